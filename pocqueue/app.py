@@ -1,0 +1,88 @@
+"""The Celery application: `celery -A pocqueue worker -Q gpu0` and `celery -A pocqueue flower`.
+
+Celery does delivery, routing, acknowledgement, revocation and events; this module only says how.
+Settings that are not Celery's defaults stand here with the reason for them.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery import Celery, signals
+
+from pocqueue.rounds.connection import broker_url, redis_url
+from pocqueue.rounds.spec import MAX_WINDOW_S
+from pocqueue.settings import settings
+
+#: Task that searches one nonce range on a GPU; versioned, as old and new workers may overlap.
+RUN_RANGE = "pocqueue.run_range.v1"
+#: Task that posts the new proofs of one round to its callback URL.
+DELIVER_PROOFS = "pocqueue.deliver_proofs.v1"
+#: Queue of everything that needs no GPU.
+IO_QUEUE = "io"
+
+
+def configuration() -> dict[str, Any]:
+    """Return Celery's configuration; called when it is first needed, not on import."""
+    url = redis_url(settings(), start=True)
+    return {
+        "broker_url": broker_url(url),
+        "broker_connection_retry_on_startup": True,
+        # A worker outlasts any outage of Redis.
+        "broker_connection_max_retries": None,
+        "broker_transport_options": {
+            # Redelivery by time is the last resort only: the scheduler gives the ranges of a dead
+            # worker to others within seconds. It must not strike while a round can still run.
+            "visibility_timeout": 2 * MAX_WINDOW_S,
+            "health_check_interval": 15,
+            "socket_keepalive": True,
+        },
+        "include": ["workers.gpu", "workers.io"],
+        "task_default_queue": IO_QUEUE,
+        # JSON only, both ways: no pickle from anybody.
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "event_serializer": "json",
+        "accept_content": ["json"],
+        # Results live in rounds/store.py.
+        "task_ignore_result": True,
+        # A range is acknowledged when it is done, so a worker that dies gives it back. How often a
+        # range is tried is bounded by the store (MAX_ATTEMPTS), not by the broker.
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        # CUDA does not survive a fork. Two threads share one engine lock: one range runs, one has
+        # been received and opened and waits, and nothing more is prefetched.
+        "worker_pool": "threads",
+        "worker_concurrency": 2,
+        "worker_prefetch_multiplier": 1,
+        "worker_enable_prefetch_count_reduction": False,
+        # What runs when the connection breaks goes on; its commits are safe to repeat.
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        # SIGTERM: the running batch is finished and committed, the rest handed back, well within.
+        "worker_soft_shutdown_timeout": 10.0,
+        # What Flower shows.
+        "worker_send_task_events": True,
+        "task_send_sent_event": True,
+        "task_publish_retry": True,
+        # The scheduler waits for Redis in its own loop.
+        "task_publish_retry_policy": {"max_retries": 1, "interval_start": 0.1},
+    }
+
+
+app = Celery("pocqueue")
+app.config_from_object("pocqueue.app:CONFIGURATION")
+
+
+def __getattr__(name: str) -> Any:
+    # `config_from_object` resolves this path on first use of the configuration, not on import.
+    if name == "CONFIGURATION":
+        return configuration()
+    raise AttributeError(f"module 'pocqueue.app' has no attribute {name!r}")
+
+
+@signals.after_setup_logger.connect
+def _show_our_messages(**_: Any) -> None:
+    """Log our own messages from `POCQUEUE_LOG_LEVEL` on, whatever level Celery runs at."""
+    for name in ("pocqueue", "workers"):
+        logging.getLogger(name).setLevel(settings().log_level)

@@ -1,0 +1,54 @@
+"""The `pocqueue` command: parsing and printing, one module a noun.
+
+Nothing heavy is imported here or at the top of the command modules, so that `pocqueue --help`
+answers at once; each command imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from pocqueue.cli import calibrate, demo, gpus, redis, round as round_commands, scheduler, up
+from pocqueue.cli.output import EXIT_BAD_INPUT, print_error
+from pocqueue.errors import PocqueueError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="pocqueue",
+    help="Proof-of-compute rounds over any number of GPUs.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(round_commands.app, name="round")
+app.add_typer(redis.app, name="redis")
+app.command("up")(up.up)
+app.command("demo")(demo.demo)
+app.command("scheduler")(scheduler.scheduler)
+app.command("gpus")(gpus.gpus)
+app.command("calibrate")(calibrate.calibrate)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: bool = typer.Option(False, "--version", help="Print the version and leave."),
+) -> None:
+    if version:
+        from pocqueue import __version__
+
+        typer.echo(f"pocqueue {__version__}")
+        raise typer.Exit
+    del context
+
+
+def main() -> None:
+    """Run the command line; errors that a user can mend end it with one sentence and code 2."""
+    try:
+        app()
+    except PocqueueError as exc:
+        print_error(str(exc))
+        sys.exit(EXIT_BAD_INPUT)

@@ -1,0 +1,50 @@
+"""What the commands print with: exit codes, errors, numbers and durations in one way everywhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+EXIT_OK = 0
+#: `round validate`: the proofs are fraud. `up`: a process it needs did not stay up.
+EXIT_FAILED = 1
+#: Bad input, or something is missing that the user can mend.
+EXIT_BAD_INPUT = 2
+#: The shell's code for Ctrl-C.
+EXIT_INTERRUPTED = 130
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console; colours only where the output is a terminal."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False)
+
+
+def print_error(message: str) -> None:
+    """Print one sentence to standard error."""
+    sys.stderr.write(f"pocqueue: {message}\n")
+
+
+def print_json(value: Any) -> None:
+    """Print JSON to standard output."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def seconds(value: float) -> str:
+    """Write a duration: ``0.4 s``, ``12 s``, ``5 min 30 s``."""
+    if value < 10:
+        return f"{value:.1f} s"
+    if value < 120:
+        return f"{value:.0f} s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest:02d} s"
+
+
+def percent(value: float) -> str:
+    """Write a share: ``9.73 %``."""
+    return f"{100 * value:.2f} %"

@@ -1,0 +1,120 @@
+"""The seam between rounds and deployed models: what an engine says about itself and what it does.
+
+Imports neither torch nor any other model runtime, so the scheduler, the APIs and the CLI may use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pocqueue.errors import InvalidRound
+
+if TYPE_CHECKING:
+    from pocqueue.poc.config import PoCConfig
+
+#: Receives one short line of text whenever loading a model gets on; called in the loading thread.
+OnProgress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What a worker tells the pool, and a round its proofs, about a deployed model."""
+
+    engine: str  #: name in the registry of ``load_engine``: "torch"
+    model: str  #: the name that the operator gave, or "embedded"
+    fingerprint: str  #: 64 hex digits over configuration and weights, see ``fingerprint.py``
+    device: str  #: "cpu" or "cuda:0"
+    device_name: str  #: for people: name of the GPU, or of the processor with its number of threads
+    dtype: str  #: of weights and activations: "bfloat16", "float16" or "float32"
+    hidden_size: int  #: width of one input embedding
+    vocab_size: int  #: number of logits
+    max_seq_len: int  #: longest sequence in tokens that the model has positions for
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain strings and integers, fit for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, object]) -> EngineInfo:
+        """Build the information from what ``to_dict`` gave, perhaps in another process.
+
+        Args:
+            data: the fields by name. Others are ignored, so that workers of two versions overlap.
+
+        Raises:
+            ValueError: a field is missing or has another type; the message names it.
+        """
+        values: dict[str, Any] = {}
+        for field in fields(cls):
+            # Annotations are strings here (``from __future__ import annotations``).
+            wanted = int if field.type == "int" else str
+            value = data.get(field.name)
+            if type(value) is not wanted:  # bool is an int to isinstance
+                raise ValueError(
+                    f"engine information: {field.name} is {value!r}; wanted: {wanted.__name__}."
+                )
+            values[field.name] = value
+        return cls(**values)
+
+
+class Engine(Protocol):
+    """A deployed model seen as a function from nonces to distances.
+
+    An engine is used by one thread at a time: callers that have several hold a lock around each call.
+    """
+
+    @property
+    def info(self) -> EngineInfo:
+        """What is deployed here; the same for the engine's whole life."""
+        ...
+
+    def distances(self, config: PoCConfig, nonces: Sequence[int]) -> list[float]:
+        """Compute the distances of one batch in one forward pass of fixed shape.
+
+        The pass has the shape [config.batch_size, config.seq_len] however few nonces there are, so
+        a nonce's distance depends on neither the other nonces nor their number.
+
+        Args:
+            config: block hash, public key and shape of the round.
+            nonces: at most ``config.batch_size`` of them.
+
+        Returns:
+            One distance a nonce, in order, each in [0, 2]; NaN where the model's logits were not
+            finite (the caller drops those). Empty for no nonces.
+
+        Raises:
+            InvalidRound: ``config.seq_len`` is above the model's limit, or there are too many nonces.
+        """
+        ...
+
+    def warm_up(self, batch_size: int, seq_len: int) -> None:
+        """Run one pass of this shape and drop the result, so that the first real one is not slow.
+
+        Raises:
+            InvalidRound: ``seq_len`` is above the model's limit.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the model and its device memory. Calling it twice is fine."""
+        ...
+
+
+def check_batch(info: EngineInfo, config: PoCConfig, nonces: Sequence[int]) -> None:
+    """Check what every engine has to refuse before it runs a batch.
+
+    Raises:
+        InvalidRound: naming ``seq_len``, ``batch_size`` or ``nonces``.
+    """
+    if not 1 <= config.seq_len <= info.max_seq_len:
+        raise InvalidRound(
+            "seq_len", config.seq_len, f"1 to {info.max_seq_len}, the limit of model {info.model}"
+        )
+    if config.batch_size < 1:
+        raise InvalidRound("batch_size", config.batch_size, "1 or more")
+    if len(nonces) > config.batch_size:
+        raise InvalidRound(
+            "nonces", f"{len(nonces)} of them", f"at most batch_size, here {config.batch_size}"
+        )

@@ -1,0 +1,98 @@
+"""Which device a GPU queue stands for on this machine. torch is imported when a question needs it."""
+
+from __future__ import annotations
+
+import re
+import warnings
+
+from pocqueue.engine.queue_names import parse_queue
+from pocqueue.errors import DeviceNotFound, SettingsError
+
+_SETTING = re.compile(r"auto|cpu|cuda(?::(?P<index>0|[1-9][0-9]{0,2}))?")
+
+
+def cuda_device_count() -> int:
+    """Count the CUDA devices that torch can use in this process: 0 without CUDA.
+
+    Imports torch (about a second). Allocates nothing on any device.
+    """
+    import torch
+
+    with warnings.catch_warnings():
+        # A driver that is too old or broken makes torch warn; "no device" says the same to us.
+        warnings.simplefilter("ignore")
+        return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def device_for_queue(name: str, device_setting: str = "auto") -> str:
+    """Name the torch device that serves a GPU queue.
+
+    Args:
+        name: a GPU queue such as ``gpu0`` or ``HOST.gpu3``.
+        device_setting: the setting ``POCQUEUE_DEVICE``. "auto" takes CUDA where there is any, else
+            the CPU for index 0; "cpu" takes the CPU whatever the index; "cuda" takes the CUDA device
+            of the queue's index; "cuda:K" takes device K whatever the index.
+
+    Returns:
+        "cpu" or "cuda:N".
+
+    Raises:
+        SettingsError: ``device_setting`` is none of those.
+        DeviceNotFound: this is not a GPU queue, or this machine has no such device.
+    """
+    setting = _SETTING.fullmatch(device_setting)
+    if setting is None:
+        raise SettingsError(
+            f"POCQUEUE_DEVICE is {device_setting!r}; allowed: auto, cpu, cuda, or cuda:N such as cuda:0."
+        )
+    parsed = parse_queue(name)
+    if parsed is None:
+        raise DeviceNotFound(
+            f"Queue {name!r} is not a GPU queue; allowed: gpuN or HOST.gpuN, such as gpu0."
+        )
+    if device_setting == "cpu":
+        return "cpu"
+    count = cuda_device_count()
+    if setting["index"] is not None:
+        index, source = int(setting["index"]), f"POCQUEUE_DEVICE={device_setting}"
+    else:
+        index, source = parsed[1], f"Queue {name}"
+    if count == 0 and device_setting == "auto":
+        if index == 0:
+            return "cpu"
+        raise DeviceNotFound(
+            f"Queue {name} names CUDA device {index}, but this machine has no CUDA device. "
+            "Use gpu0 for its CPU, or set POCQUEUE_DEVICE=cpu to run more workers on the CPU."
+        )
+    return _cuda_device(index, count, source)
+
+
+def check_device(device: str) -> None:
+    """Check that a torch device exists here before anything is loaded for it.
+
+    Args:
+        device: "cpu" or "cuda:N".
+
+    Raises:
+        SettingsError: it is written in another way.
+        DeviceNotFound: this machine has no such CUDA device.
+    """
+    if device == "cpu":
+        return
+    match = _SETTING.fullmatch(device)
+    if match is None or match["index"] is None:
+        raise SettingsError(f"device is {device!r}; allowed: cpu, or cuda:N such as cuda:0.")
+    _cuda_device(int(match["index"]), cuda_device_count(), f"Device {device}")
+
+
+def _cuda_device(index: int, count: int, source: str) -> str:
+    """Return "cuda:index", or raise DeviceNotFound in the words of whoever named it."""
+    if index < count:
+        return f"cuda:{index}"
+    if count == 0:
+        has = "no CUDA device. Set POCQUEUE_DEVICE=cpu to use the CPU"
+    elif count == 1:
+        has = "1 (device 0). Use a queue of that device, such as gpu0"
+    else:
+        has = f"{count} (0 to {count - 1}). Use a queue of one of those, such as gpu0"
+    raise DeviceNotFound(f"{source} names CUDA device {index}, but this machine has {has}.")

@@ -1,0 +1,125 @@
+"""Every error that pocqueue raises on purpose, in one small tree.
+
+PocqueueError
+├── SettingsError            a setting or an option has a value that is not allowed
+├── RoundError
+│   ├── InvalidRound         a field of a round is out of bounds (names field, value, allowed)
+│   ├── UnknownRound         no round has this id (or it expired)
+│   └── CalibrationError     too few distances to say anything
+├── StoreError
+│   ├── StoreUnavailable     Redis does not answer
+│   ├── StoreTooOld          Redis is older than 6.2
+│   └── StoreFull            Redis refuses writes: out of memory or disk
+├── PoolError
+│   ├── NoLiveGpu            nobody could run this round
+│   └── QueueTaken           another live worker serves this GPU queue
+├── EngineError
+│   ├── ModelNotFound        no folder or hub id that can be loaded as a causal LM
+│   ├── ModelMismatch        the proof was made with another model than this one
+│   └── DeviceNotFound       the queue names a GPU that this machine does not have
+├── ProofFileError           a proofs file is cut, edited or not a proofs file
+└── ProcessError             a process that `pocqueue up` needs did not start
+
+Each message is one or two sentences for the person who can mend it: what failed, on which value,
+what is allowed, what to do next. The CLI prints it and leaves with code 2.
+"""
+
+from __future__ import annotations
+
+
+class PocqueueError(Exception):
+    """Root of everything a caller, operator or peer can cause."""
+
+
+class SettingsError(PocqueueError, ValueError):
+    """A setting or an option has a value that is not allowed."""
+
+
+class RoundError(PocqueueError):
+    """Something about a round."""
+
+
+class InvalidRound(RoundError, ValueError):
+    """A field of a round is out of bounds.
+
+    Attributes:
+        field: the field's name as the caller wrote it, such as ``r_target``.
+        value: what was given.
+        allowed: what would have been accepted, in words.
+    """
+
+    def __init__(self, field: str, value: object, allowed: str) -> None:
+        self.field = field
+        self.value = value
+        self.allowed = allowed
+        shown = repr(value)
+        if len(shown) > 80:
+            shown = f"{shown[:60]}… ({len(shown)} characters)"
+        super().__init__(f"{field} is {shown}; allowed: {allowed}.")
+
+
+class UnknownRound(RoundError, LookupError):
+    """No round has this id."""
+
+    def __init__(self, round_id: str) -> None:
+        self.round_id = round_id
+        super().__init__(
+            f"Round {round_id!r} is not known: rounds are kept for an hour after they end. "
+            "`pocqueue round list` shows those there are."
+        )
+
+
+class CalibrationError(RoundError):
+    """Too few distances came back to say anything about the valid rate."""
+
+
+class StoreError(PocqueueError):
+    """Something about Redis."""
+
+
+class StoreUnavailable(StoreError, ConnectionError):
+    """Redis does not answer."""
+
+
+class StoreTooOld(StoreError):
+    """Redis is older than the oldest version that has what we use."""
+
+
+class StoreFull(StoreError):
+    """Redis refuses writes because its memory or disk is full."""
+
+
+class PoolError(PocqueueError):
+    """Something about the GPUs behind the queues."""
+
+
+class NoLiveGpu(PoolError, LookupError):
+    """No live GPU could run this round."""
+
+
+class QueueTaken(PoolError):
+    """Another live worker serves this GPU queue."""
+
+
+class EngineError(PocqueueError):
+    """Something about a deployed model."""
+
+
+class ModelNotFound(EngineError, LookupError):
+    """There is no such model, or it cannot be loaded as a causal language model."""
+
+
+class ModelMismatch(EngineError, ValueError):
+    """A proof was made with another model than the one at hand."""
+
+
+class DeviceNotFound(EngineError, LookupError):
+    """The named device does not exist on this machine."""
+
+
+class ProofFileError(PocqueueError, ValueError):
+    """A proofs file is cut, edited or not a proofs file at all."""
+
+
+class ProcessError(PocqueueError, RuntimeError):
+    """A process that has to run beside this one did not start or did not stay up."""

@@ -1,0 +1,35 @@
+"""What a round asks for, and what the manager is doing about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class PoCState(Enum):
+    """What a :class:`~pocqueue.poc.manager.PoCManager` is doing; values are the wire words."""
+
+    IDLE = "IDLE"  #: no round yet, or one that is set up and not started
+    GENERATING = "GENERATING"  #: searching nonces
+    VALIDATING = "VALIDATING"  #: answering questions about the nonces of others
+    STOPPED = "STOPPED"  #: the round is over; its results can still be read
+
+
+@dataclass
+class PoCConfig:
+    """One round as its starter describes it.
+
+    Field order, names and defaults are those of seed 004 and may be relied on. Bounds are checked
+    where a round enters the system (`rounds/spec.py`) and in `PoCManager.init_round`, not here.
+    """
+
+    block_hash: str  #: names the block; any non-empty text
+    block_height: int  #: >= 0; carried along, no part of the maths
+    public_key: str  #: whose proof this is; any non-empty text
+    r_target: float  #: a nonce is valid where its distance is below this; (0, 2]
+    fraud_threshold: float = 0.01  #: fraud where an honest node is less likely than this; (0, 1)
+    node_id: int = 0  #: which of the nodes this is; 0 … node_count - 1
+    node_count: int = 1  #: how many nodes share the nonces; >= 1
+    batch_size: int = 32  #: nonces of one forward pass; >= 1
+    seq_len: int = 256  #: tokens per nonce; >= 1, at most what the model takes
+    callback_url: str | None = None  #: http(s) URL told of valid nonces; None tells nobody

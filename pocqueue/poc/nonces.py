@@ -1,0 +1,136 @@
+"""Nonce arithmetic: which numbers belong to which node, range and batch.
+
+Node i of c owns the nonces i, i + c, i + 2c, …; the k-th of them, ``node_id + k * node_count``, has
+the *nonce index* k. Indices are what the scheduler hands out, as half-open ranges [start, stop), and
+nonces are what goes into the hash and onto the wire. Nonces fit in a signed 64-bit integer, which is
+what clients in Go, Redis and JSON readers that care for integers can hold.
+
+Everything here raises `InvalidRound` (a `ValueError`) for a node, index, nonce or size that cannot be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pocqueue.errors import InvalidRound
+
+#: Largest nonce there is: 2^63 - 1.
+MAX_NONCE = 2**63 - 1
+
+
+def check_node(node_id: int, node_count: int) -> None:
+    """Refuse a node that no set of nodes can contain.
+
+    Args:
+        node_id: 0 … node_count - 1.
+        node_count: 1 … 2^63 - 1.
+
+    Raises:
+        InvalidRound: either is out of bounds; the field says which.
+    """
+    if not 1 <= node_count <= MAX_NONCE:
+        raise InvalidRound("node_count", node_count, f"an integer from 1 to {MAX_NONCE}")
+    if not 0 <= node_id < node_count:
+        raise InvalidRound(
+            "node_id",
+            node_id,
+            f"an integer from 0 to {node_count - 1} (node_count is {node_count})",
+        )
+
+
+def last_index(node_id: int, node_count: int) -> int:
+    """Return the highest nonce index of a node, the one whose nonce is the last to fit 64 bits.
+
+    Raises:
+        InvalidRound: there is no such node.
+    """
+    check_node(node_id, node_count)
+    return (MAX_NONCE - node_id) // node_count
+
+
+def nonce_at(index: int, node_id: int, node_count: int) -> int:
+    """Return the nonce with this index.
+
+    Args:
+        index: nonce index, 0 … `last_index(node_id, node_count)`.
+        node_id: 0 … node_count - 1.
+        node_count: >= 1.
+
+    Returns:
+        ``node_id + index * node_count``, 0 … 2^63 - 1.
+
+    Raises:
+        InvalidRound: the index is negative or its nonce does not fit 64 bits, or there is no such node.
+    """
+    last = last_index(node_id, node_count)
+    if not 0 <= index <= last:
+        raise InvalidRound("nonce index", index, f"an integer from 0 to {last}")
+    return node_id + index * node_count
+
+
+def index_of(nonce: int, node_id: int, node_count: int) -> int:
+    """Return the index of a nonce; the inverse of `nonce_at`.
+
+    Raises:
+        InvalidRound: the nonce is negative, does not fit 64 bits or belongs to another node, or there
+            is no such node.
+    """
+    check_node(node_id, node_count)
+    if not 0 <= nonce <= MAX_NONCE:
+        raise InvalidRound("nonce", nonce, f"an integer from 0 to {MAX_NONCE}")
+    index, owner = divmod(nonce, node_count)
+    if owner != node_id:
+        raise InvalidRound(
+            "nonce", nonce, f"a nonce of node {node_id} of {node_count}; this one is node {owner}'s"
+        )
+    return index
+
+
+def nonces_of(start: int, stop: int, node_id: int, node_count: int) -> range:
+    """Return the nonces of the half-open range of indices [start, stop).
+
+    Args:
+        start: first nonce index; >= 0.
+        stop: one past the last; >= start. ``start == stop`` is an empty range.
+        node_id: 0 … node_count - 1.
+        node_count: >= 1.
+
+    Returns:
+        A `range`, which costs nothing however long it is and has len, slices and `in`.
+
+    Raises:
+        InvalidRound: the range is reversed or leaves 64 bits, or there is no such node.
+    """
+    check_node(node_id, node_count)
+    _check_range(start, stop)
+    if start == stop:
+        return range(0)
+    first = nonce_at(start, node_id, node_count)
+    return range(first, nonce_at(stop - 1, node_id, node_count) + 1, node_count)
+
+
+def split_range(start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
+    """Cut the half-open range of indices [start, stop) into batches, in order.
+
+    Args:
+        start: first nonce index; >= 0.
+        stop: one past the last; >= start.
+        size: indices per batch; >= 1. The last batch holds what is left.
+
+    Returns:
+        An iterator over half-open (start, stop) pairs: none empty, none overlapping, no gap.
+
+    Raises:
+        InvalidRound: at the call, not at the first item, for a reversed range or a size below 1.
+    """
+    _check_range(start, stop)
+    if size < 1:
+        raise InvalidRound("batch_size", size, "an integer of at least 1")
+    return ((first, min(first + size, stop)) for first in range(start, stop, size))
+
+
+def _check_range(start: int, stop: int) -> None:
+    if start < 0:
+        raise InvalidRound("nonce range start", start, "an integer of at least 0")
+    if stop < start:
+        raise InvalidRound("nonce range stop", stop, f"an integer of at least its start, {start}")

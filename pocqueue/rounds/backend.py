@@ -1,0 +1,53 @@
+"""The composition root of what a process has to do with rounds: one client, and what stands on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import redis
+
+from pocqueue.rounds.callbacks import CallbackOutbox
+from pocqueue.rounds.connection import connect, redis_url
+from pocqueue.rounds.pool import Pool
+from pocqueue.rounds.store import RoundStore
+from pocqueue.settings import Settings
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Store, pool and outbox on one Redis client; a context manager that closes it."""
+
+    client: redis.Redis
+    url: str
+    store: RoundStore
+    pool: Pool
+    outbox: CallbackOutbox
+
+    @classmethod
+    def open(cls, settings: Settings, *, start: bool = False, check: bool = True) -> Self:
+        """Connect to the Redis server of these settings.
+
+        Args:
+            start: start the bundled server where no URL is set and none runs.
+            check: fail now where the server is away or too old; services that wait pass False.
+
+        Raises:
+            StoreUnavailable, StoreTooOld, ProcessError: see the classes.
+        """
+        url = redis_url(settings, start=start)
+        client = connect(url, check=check)
+        store = RoundStore(client, url)
+        return cls(client, url, store, Pool(client, url), CallbackOutbox(client, url, store))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.client.close()

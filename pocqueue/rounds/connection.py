@@ -1,0 +1,153 @@
+"""Connections to Redis: which server, is it good enough, and what its failures mean.
+
+`redis_url` decides which server; `connect` opens a checked client; `store_errors` turns the
+client library's exceptions into ours, each with a sentence for the operator.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from urllib.parse import parse_qs, urlsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from pocqueue.errors import StoreError, StoreFull, StoreTooOld, StoreUnavailable
+from pocqueue.rounds.redis_server import RedisServer
+from pocqueue.settings import Settings
+
+OLDEST_REDIS = (6, 2)
+
+#: What a Redis client raises while the server is away, restarting or loading its data.
+UNAVAILABLE = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError)
+
+
+def redis_url(settings: Settings, *, start: bool = False) -> str:
+    """Return the URL of the Redis server to use, in redis-py's form.
+
+    Args:
+        start: start the bundled server where no URL is set and none runs. Services do that;
+            commands that only look do not, so that they leave nothing behind.
+
+    Raises:
+        StoreUnavailable: no URL is set, no bundled server runs and `start` is False.
+        ProcessError: the bundled server could not be started.
+    """
+    if settings.redis_url is not None:
+        return _plain(settings.redis_url.get_secret_value())
+    server = RedisServer(settings.state_dir)
+    if start:
+        server.ensure()
+    elif not server.is_running():
+        raise StoreUnavailable(
+            f"Nothing runs here: POCQUEUE_REDIS_URL is not set and {settings.state_dir} has no "
+            "running Redis. Start everything on this machine with `pocqueue up`, or set "
+            "POCQUEUE_REDIS_URL."
+        )
+    return server.url
+
+
+def broker_url(url: str) -> str:
+    """Return `url` in the form that Celery's Redis transport and Flower read."""
+    if url.startswith("unix://"):
+        parts = urlsplit(url)
+        database = parse_qs(parts.query).get("db", ["0"])[0]
+        userinfo, _, _ = parts.netloc.rpartition("@")
+        at = f"{userinfo}@" if userinfo else ""
+        return f"redis+socket://{at}{parts.path}?virtual_host={database}"
+    return url
+
+
+def _plain(url: str) -> str:
+    """Return a Celery-style Unix socket URL in redis-py's form; leave others as they are."""
+    if url.startswith("redis+socket://"):
+        parts = urlsplit(url)
+        database = parse_qs(parts.query).get("virtual_host", ["0"])[0]
+        return f"unix://{parts.netloc}{parts.path}?db={database}"
+    return url
+
+
+def connect(url: str, *, check: bool = True, timeout_s: float = 5.0) -> redis.Redis:
+    """Open a client (RESP2, decoded replies) and check that the server will do.
+
+    Args:
+        url: as `redis_url` returns it.
+        check: ask the server for its version now. Services that wait for Redis pass False.
+        timeout_s: seconds to wait for a connection or a reply.
+
+    Raises:
+        StoreUnavailable, StoreTooOld: see the classes.
+    """
+    try:
+        client = redis.Redis.from_url(
+            url,
+            decode_responses=True,
+            protocol=2,
+            socket_timeout=timeout_s,
+            health_check_interval=15,
+            # One immediate retry takes care of a connection the server closed while idle. Whoever
+            # wants to wait for Redis does so in a loop of its own, where it can be told to stop.
+            retry=Retry(NoBackoff(), 1),
+        )
+    except ValueError as exc:
+        raise StoreUnavailable(f"POCQUEUE_REDIS_URL cannot be read: {exc}.") from None
+    if check:
+        with store_errors(url):
+            version = str(client.info("server")["redis_version"])
+        numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+        if numbers < OLDEST_REDIS:
+            client.close()
+            raise StoreTooOld(
+                f"Redis at {shown_url(url)} is version {version}; 6.2 or newer is needed. "
+                "Upgrade it, or unset POCQUEUE_REDIS_URL to use the bundled one."
+            )
+    return client
+
+
+@contextlib.contextmanager
+def store_errors(url: str) -> Iterator[None]:
+    """Raise our own errors for what Redis or the way to it can do wrong."""
+    try:
+        yield
+    except redis.AuthenticationError:
+        raise StoreUnavailable(
+            f"Redis at {shown_url(url)} refuses the user or password: mend POCQUEUE_REDIS_URL "
+            "(redis://user:password@host:6379/0)."
+        ) from None
+    except UNAVAILABLE as exc:
+        raise StoreUnavailable(
+            f"Redis at {shown_url(url)} does not answer ({_reason(exc)}): check that it runs and "
+            "that POCQUEUE_REDIS_URL is right."
+        ) from exc
+    except redis.OutOfMemoryError as exc:
+        raise StoreFull(_full(url, exc)) from exc
+    except redis.ResponseError as exc:
+        message = str(exc)
+        if "OOM" in message or "MISCONF" in message:
+            raise StoreFull(_full(url, exc)) from exc
+        if "NOAUTH" in message or "WRONGPASS" in message or "NOPERM" in message:
+            raise StoreUnavailable(
+                f"Redis at {shown_url(url)} wants another user or password: mend "
+                "POCQUEUE_REDIS_URL (redis://user:password@host:6379/0)."
+            ) from None
+        raise StoreError(f"Redis at {shown_url(url)} refused a command: {message}") from exc
+
+
+def shown_url(url: str) -> str:
+    """Return `url` without user and password, for messages and logs."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}{parts.path}"
+
+
+def _reason(exc: Exception) -> str:
+    return str(exc).rstrip(".") or type(exc).__name__
+
+
+def _full(url: str, exc: Exception) -> str:
+    return (
+        f"Redis at {shown_url(url)} takes no more writes ({_reason(exc)}): free its memory or disk "
+        "or raise maxmemory; running rounds go on when it has room again."
+    )

@@ -1,0 +1,80 @@
+-- Count one batch of a range, exactly once.
+--
+-- KEYS  (all of one round, `pocqueue:1:{ROUND}:…`; gone an hour after the round ended)
+--   1 round        hash    specification, state, deadline_ms, next_index, counters
+--   2 ranges       hash    range id -> "start stop done queue worker attempts assigned_ms"; only
+--                          ranges that are out on a GPU; done = first index not yet counted
+--   3 proofs       stream  one entry a batch with valid nonces: nonces, dist (JSON lists), queue
+--   4 cover_starts hash    first index -> end, of each run of counted nonce indices; runs are
+--   5 cover_stops  hash    end -> first index     disjoint and merged when they touch
+--   6 active       set     ids of active rounds (of all rounds; lives for ever)
+-- ARGV
+--   1 round id  2 range id  3 first index  4 end index (not included)  5 number of valid nonces
+--   6 number of non-finite distances  7 nonces (JSON)  8 distances (JSON)  9 ms to keep what ended
+-- Returns {outcome, done}
+--   "committed"  the batch counts; done = its end
+--   "repeated"   it was counted before; done = where the range stands
+--   "gap"        the range stands elsewhere: go on from done
+--   "reassigned" the range is not out under this id any more: leave it
+--   "late"       the deadline is over; the batch is dropped
+--   "closed"     the round ended or is not known; the batch is dropped
+local state = redis.call('HGET', KEYS[1], 'state')
+if state ~= 'active' then return {'closed', 0} end
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+if now_ms >= tonumber(redis.call('HGET', KEYS[1], 'deadline_ms')) then
+  redis.call('HINCRBY', KEYS[1], 'late_batches', 1)
+  return {'late', 0}
+end
+local record = redis.call('HGET', KEYS[2], ARGV[2])
+if not record then return {'reassigned', 0} end
+local start, stop, done, queue, worker, attempts, assigned =
+  string.match(record, '^(%d+) (%d+) (%d+) (%S+) (%S+) (%d+) (%d+)$')
+local from, to = tonumber(ARGV[3]), tonumber(ARGV[4])
+if from ~= tonumber(done) then
+  if to <= tonumber(done) then return {'repeated', tonumber(done)} end
+  return {'gap', tonumber(done)}
+end
+if to <= from or to > tonumber(stop) then
+  return redis.error_reply('batch ' .. ARGV[3] .. '-' .. ARGV[4] .. ' is outside its range ' .. record)
+end
+
+-- %.0f, because Lua writes whole numbers from 1e14 on as 1e+14.
+local text = function(number) return string.format('%.0f', number) end
+if to == tonumber(stop) then
+  redis.call('HDEL', KEYS[2], ARGV[2])
+else
+  redis.call('HSET', KEYS[2], ARGV[2],
+    table.concat({start, stop, text(to), queue, worker, '0', assigned}, ' '))
+end
+
+local checked = redis.call('HINCRBY', KEYS[1], 'checked', text(to - from))
+redis.call('HINCRBY', KEYS[1], 'batches', 1)
+if tonumber(ARGV[6]) > 0 then redis.call('HINCRBY', KEYS[1], 'nonfinite', ARGV[6]) end
+if tonumber(ARGV[5]) > 0 then
+  redis.call('HINCRBY', KEYS[1], 'valid', ARGV[5])
+  redis.call('XADD', KEYS[3], '*', 'nonces', ARGV[7], 'dist', ARGV[8], 'queue', queue)
+end
+
+-- Merge [from, to) with the runs that end or begin where it does.
+local first, last = text(from), text(to)
+local left = redis.call('HGET', KEYS[5], first)
+if left then
+  redis.call('HDEL', KEYS[5], first)
+  first = left
+end
+local right = redis.call('HGET', KEYS[4], last)
+if right then
+  redis.call('HDEL', KEYS[4], last)
+  last = right
+end
+redis.call('HSET', KEYS[4], first, last)
+redis.call('HSET', KEYS[5], last, first)
+
+local wanted = redis.call('HGET', KEYS[1], 'max_nonces')
+if wanted ~= '' and checked >= tonumber(wanted) then
+  redis.call('HSET', KEYS[1], 'state', 'completed', 'ended_ms', text(now_ms))
+  redis.call('SREM', KEYS[6], ARGV[1])
+  for i = 1, 5 do redis.call('PEXPIRE', KEYS[i], ARGV[9]) end
+end
+return {'committed', to}

@@ -1,0 +1,184 @@
+"""The pool: which GPU queues have a live worker behind them, and what each of them can do.
+
+A worker says every second that it is alive, with its rates and what it holds. Who has been silent
+for its time to live counts as dead; its ranges go to others. A queue belongs to one live worker.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import redis
+
+from pocqueue.engine.base import EngineInfo
+from pocqueue.errors import NoLiveGpu
+from pocqueue.rounds.connection import store_errors
+from pocqueue.rounds.scripts import Scripts
+from pocqueue.rounds.store import Keys
+
+#: How long a dead worker is still shown by `pocqueue gpus`.
+FORGET_MS = 3600 * 1000
+
+
+def shape_key(seq_len: int, batch_size: int) -> str:
+    """Name the shape of a forward pass, as rates are kept by it: ``256x32``."""
+    return f"{seq_len}x{batch_size}"
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One GPU queue and the worker behind it, as its last heartbeat had it."""
+
+    queue: str
+    #: Id of the worker process; a restarted worker has another.
+    worker: str
+    host: str
+    pid: int
+    info: EngineInfo
+    #: Milliseconds after a heartbeat at which the worker counts as dead.
+    ttl_ms: int
+    #: Nonces per second while busy, by shape (`shape_key`).
+    rates: dict[str, float] = field(default_factory=dict)
+    #: Ranges it has taken from its queue: one running, one waiting (`OutstandingRange.key`).
+    held: tuple[str, ...] = ()
+    #: Share of the time since the heartbeat before that the engine was busy, 0 to 1.
+    load: float = 0.0
+    #: Nonces counted since the worker started.
+    checked: int = 0
+    #: It finishes what it holds and takes nothing new.
+    draining: bool = False
+    #: What went wrong last, or empty.
+    last_error: str = ""
+    #: Redis's clock at the last heartbeat; set by the pool.
+    seen_ms: int = 0
+    #: Redis's clock when this was read; set by the pool.
+    now_ms: int = 0
+
+    @property
+    def is_live(self) -> bool:
+        return self.now_ms - self.seen_ms < self.ttl_ms
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the last heartbeat."""
+        return max(0.0, (self.now_ms - self.seen_ms) / 1000)
+
+    def rate(self, seq_len: int, batch_size: int) -> float:
+        """Return nonces per second at a shape; 0 where nothing is known.
+
+        A shape that was never run is estimated from one that was, by positions per second, and
+        halved: the first range is rather too short than too long.
+        """
+        if known := self.rates.get(shape_key(seq_len, batch_size)):
+            return known
+        for shape, rate in self.rates.items():
+            return rate * int(shape.partition("x")[0]) / seq_len / 2
+        return 0.0
+
+    def to_json(self) -> str:
+        return json.dumps({**dataclasses.asdict(self), "seen_ms": 0, "now_ms": 0})
+
+    @classmethod
+    def from_json(cls, text: str, seen_ms: int, now_ms: int) -> Gpu:
+        known = {f.name for f in dataclasses.fields(cls)}
+        # A newer worker may say more than this process knows of.
+        values: dict[str, Any] = {k: v for k, v in json.loads(text).items() if k in known}
+        values |= {
+            "info": EngineInfo.from_dict(values["info"]),
+            "held": tuple(values["held"]),
+            "seen_ms": seen_ms,
+            "now_ms": now_ms,
+        }
+        return cls(**values)
+
+
+class Pool:
+    """The register of GPU queues in Redis. Safe to share between threads."""
+
+    def __init__(self, client: redis.Redis, url: str) -> None:
+        self.client = client
+        self.url = url
+        self._scripts = Scripts(client, url)
+
+    def beat(self, gpu: Gpu) -> Gpu | None:
+        """Register a worker or renew its heartbeat; return the other live owner of the queue."""
+        other = self._scripts.run(
+            "beat", [Keys.GPUS, Keys.HEARTBEATS], [gpu.queue, gpu.worker, gpu.to_json()]
+        )
+        return Gpu.from_json(other, 0, 0) if other else None
+
+    def leave(self, queue: str, worker: str) -> None:
+        """Take a worker out of the pool."""
+        self._scripts.run("leave", [Keys.GPUS, Keys.HEARTBEATS], [queue, worker])
+
+    def all(self) -> list[Gpu]:
+        """Return every GPU, dead ones of the last hour too, by queue."""
+        with store_errors(self.url), self.client.pipeline(transaction=True) as pipe:
+            pipe.hgetall(Keys.GPUS)
+            pipe.zrange(Keys.HEARTBEATS, 0, -1, withscores=True)
+            pipe.time()
+            records, beats, time = pipe.execute()
+        now_ms = time[0] * 1000 + time[1] // 1000
+        seen = {queue: int(score) for queue, score in beats}
+        gpus = [Gpu.from_json(text, seen.get(q, 0), now_ms) for q, text in records.items()]
+        return sorted(gpus, key=lambda gpu: _natural(gpu.queue))
+
+    def live(self) -> list[Gpu]:
+        """Return the GPUs with a live worker."""
+        return [gpu for gpu in self.all() if gpu.is_live]
+
+    def forget_dead(self, gpus: Sequence[Gpu]) -> None:
+        """Remove those that have been dead for an hour."""
+        for gpu in gpus:
+            if gpu.now_ms - gpu.seen_ms > FORGET_MS:
+                self.leave(gpu.queue, gpu.worker)
+
+
+def choose_model(gpus: Sequence[Gpu], model: str | None) -> EngineInfo:
+    """Return the deployed model that a round is to use.
+
+    Args:
+        gpus: the live GPUs.
+        model: name of a deployed model, or None where there is only one to choose.
+
+    Raises:
+        NoLiveGpu: nobody serves it, or nobody serves anything, or the choice is open.
+    """
+    ready = [gpu for gpu in gpus if not gpu.draining]
+    if not ready:
+        raise NoLiveGpu(
+            "No live GPU: start a worker with `celery -A pocqueue worker -Q gpu0`, or everything "
+            "on this machine with `pocqueue up`. `pocqueue gpus` shows the pool."
+        )
+    deployed = {gpu.info.fingerprint: gpu.info for gpu in ready}
+    names = ", ".join(sorted({info.model for info in deployed.values()}))
+    if model is not None:
+        deployed = {
+            print_: info
+            for print_, info in deployed.items()
+            if model == info.model or (len(model) >= 8 and print_.startswith(model))
+        }
+        if not deployed:
+            raise NoLiveGpu(
+                f"model is {model!r}, which no live GPU has deployed; allowed: {names}. Start a "
+                f"worker with POCQUEUE_MODEL={model}."
+            )
+    if len(deployed) > 1:
+        choices = ", ".join(
+            f"{info.model} ({print_[:12]})" for print_, info in sorted(deployed.items())
+        )
+        raise NoLiveGpu(
+            f"The live GPUs have different models deployed: {choices}. Say which with --model "
+            "(its name, or the first digits of its fingerprint where names are the same)."
+        )
+    return next(iter(deployed.values()))
+
+
+def _natural(queue: str) -> tuple[str, int]:
+    """Sort gpu2 before gpu10."""
+    digits = len(queue) - len(queue.rstrip("0123456789"))
+    return (queue[: len(queue) - digits], int(queue[len(queue) - digits :] or 0))

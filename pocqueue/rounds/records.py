@@ -1,0 +1,177 @@
+"""What the store hands out: rounds, ranges and proofs as they stood when they were read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from pocqueue.poc.data import ProofBatch
+from pocqueue.rounds.spec import RoundSpec, RoundState
+
+
+class CommitResult(NamedTuple):
+    """What became of a batch; see `lua/commit_batch.lua` for the outcomes."""
+
+    outcome: str
+    done: int
+
+    @property
+    def goes_on(self) -> bool:
+        """Say whether the range is still this worker's to search, from `done` on."""
+        return self.outcome in {"committed", "repeated", "gap"}
+
+
+class AssignedRange(NamedTuple):
+    """A half-open run of nonce indices given to one GPU."""
+
+    range_id: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutstandingRange:
+    """A range that is out on a GPU, as the store has it."""
+
+    round_id: str
+    range_id: int
+    start: int
+    stop: int
+    #: First index that is not counted yet.
+    done: int
+    queue: str
+    worker: str
+    #: Failures in a row on these nonces.
+    attempts: int
+    assigned_ms: int
+
+    @property
+    def left(self) -> int:
+        return self.stop - self.done
+
+    @property
+    def key(self) -> str:
+        """Name the range across rounds, as heartbeats do."""
+        return f"{self.round_id}:{self.range_id}"
+
+    @classmethod
+    def parse(cls, round_id: str, range_id: str, record: str) -> OutstandingRange:
+        start, stop, done, queue, worker, attempts, assigned = record.split(" ")
+        return cls(
+            round_id=round_id,
+            range_id=int(range_id),
+            start=int(start),
+            stop=int(stop),
+            done=int(done),
+            queue=queue,
+            worker=worker,
+            attempts=int(attempts),
+            assigned_ms=int(assigned),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RoundStatus:
+    """A round as it stands."""
+
+    round_id: str
+    spec: RoundSpec
+    state: RoundState
+    reason: str
+    created_ms: int
+    deadline_ms: int
+    #: When it ended; 0 while it is active.
+    ended_ms: int
+    #: Redis's clock when this was read.
+    now_ms: int
+    #: First nonce index that was never given to a GPU.
+    next_index: int
+    #: Nonce indices counted, each once.
+    checked: int
+    #: Valid nonces, exactly those in the stream of proofs.
+    valid: int
+    batches: int
+    #: Nonces whose distance was not a finite number; never valid.
+    nonfinite: int
+    #: Batches that came after the deadline and were dropped.
+    late_batches: int
+    #: Nonce indices given up after MAX_ATTEMPTS failures in a row.
+    abandoned: int
+    ranges_made: int
+    ranges_returned: int
+    #: GPU seconds given to the round over its share; None before the first range.
+    vtime: float | None
+
+    @property
+    def remaining_s(self) -> float:
+        """Seconds to the deadline; 0 where the round is over."""
+        if not self.state.is_active:
+            return 0.0
+        return max(0.0, (self.deadline_ms - self.now_ms) / 1000)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds the round ran, so far or in all."""
+        end = self.ended_ms or min(self.now_ms, self.deadline_ms)
+        return max(0.0, (min(end, self.deadline_ms) - self.created_ms) / 1000)
+
+    @property
+    def rate(self) -> float:
+        """Nonces per second over the time the round ran."""
+        return self.checked / self.elapsed_s if self.elapsed_s > 0 else 0.0
+
+    @property
+    def valid_rate(self) -> float:
+        """Share of the counted nonces that are valid."""
+        return self.valid / self.checked if self.checked else 0.0
+
+    @classmethod
+    def parse(cls, round_id: str, fields: Mapping[str, str], now_ms: int) -> RoundStatus:
+        return cls(
+            round_id=round_id,
+            spec=RoundSpec.model_validate_json(fields["spec"]),
+            state=RoundState(fields["state"]),
+            reason=fields["reason"],
+            vtime=float(fields["vtime"]) if fields["vtime"] else None,
+            now_ms=now_ms,
+            **{name: int(fields[name]) for name in _COUNTERS},
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready form for `--json`."""
+        return {
+            "round_id": self.round_id,
+            "state": self.state.value,
+            "reason": self.reason,
+            **{name: getattr(self, name) for name in _COUNTERS},
+            "remaining_s": round(self.remaining_s, 3),
+            "elapsed_s": round(self.elapsed_s, 3),
+            "rate": round(self.rate, 3),
+            "valid_rate": round(self.valid_rate, 6),
+            "spec": self.spec.model_dump(),
+        }
+
+
+_COUNTERS = (
+    "created_ms",
+    "deadline_ms",
+    "ended_ms",
+    "next_index",
+    "checked",
+    "valid",
+    "batches",
+    "nonfinite",
+    "late_batches",
+    "abandoned",
+    "ranges_made",
+    "ranges_returned",
+)
+
+
+class ProofEntry(NamedTuple):
+    """Valid nonces of one committed batch, and the cursor that stands behind them."""
+
+    cursor: str
+    queue: str
+    batch: ProofBatch

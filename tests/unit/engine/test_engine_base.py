@@ -1,0 +1,77 @@
+"""Engine information and the checks every engine shares."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pocqueue.engine import EngineInfo, load_engine
+from pocqueue.engine.base import check_batch
+from pocqueue.errors import InvalidRound, SettingsError
+from pocqueue.poc.config import PoCConfig
+
+INFO = EngineInfo("torch", "embedded", "ab" * 32, "cpu", "a CPU", "bfloat16", 128, 1024, 4096)
+
+
+def _config(batch_size: int = 4, seq_len: int = 16) -> PoCConfig:
+    return PoCConfig("block", 1, "key", 1.3, batch_size=batch_size, seq_len=seq_len)
+
+
+def test_info_survives_a_round_trip_and_fields_of_newer_workers() -> None:
+    """What one worker writes another reads, even with a field it does not know."""
+    assert EngineInfo.from_dict(INFO.to_dict()) == INFO
+    assert EngineInfo.from_dict({**INFO.to_dict(), "added_later": 1}) == INFO
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("dtype", 16), ("vocab_size", "1024"), ("device", None)]
+)
+def test_info_with_a_wrong_field_is_refused_by_name(field: str, value: object) -> None:
+    """A field of the wrong type is named."""
+    with pytest.raises(ValueError, match=field):
+        EngineInfo.from_dict({**INFO.to_dict(), field: value})
+
+
+def test_batches_within_bounds_pass() -> None:
+    """The limits themselves are allowed."""
+    check_batch(INFO, _config(batch_size=4, seq_len=4096), [1, 2, 3, 4])
+
+
+@pytest.mark.parametrize(
+    ("config", "nonces", "field"),
+    [
+        (_config(seq_len=4097), [0], "seq_len"),
+        (_config(seq_len=0), [0], "seq_len"),
+        (_config(batch_size=0), [], "batch_size"),
+        (_config(batch_size=2), [0, 1, 2], "nonces"),
+    ],
+)
+def test_batches_out_of_bounds_are_refused_by_field(
+    config: PoCConfig, nonces: list[int], field: str
+) -> None:
+    """Each refusal names its field."""
+    with pytest.raises(InvalidRound) as caught:
+        check_batch(INFO, config, nonces)
+    assert caught.value.field == field
+
+
+def test_an_unknown_engine_is_refused_with_those_there_are(tmp_path: Path) -> None:
+    """The message lists the allowed engines."""
+    with pytest.raises(SettingsError, match=r"engine is 'llama'; allowed: .*torch"):
+        load_engine(engine="llama", model="embedded", device="cpu", state_dir=tmp_path)
+
+
+def test_importing_the_package_does_not_import_torch() -> None:
+    """The scheduler and the APIs import it, and have to start at once."""
+    modules = (
+        "engine, engine.base, engine.devices, engine.fingerprint, engine.models, engine.queue_names"
+    )
+    imports = "; ".join(f"import pocqueue.{module}" for module in modules.split(", "))
+    code = (
+        f"import sys; {imports}; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,301 @@
+"""Runs nonce ranges through an engine, batch by batch, and commits each batch.
+
+Promises:
+- One forward pass at a time: whoever waits for the engine has opened its range already, so the
+  engine goes from one range to the next without waiting for Redis.
+- The commit of a batch runs while the next one is computed; at most one batch is computed for a
+  round after it was stopped, reached its deadline or gave the range to another GPU.
+- Redis may go away at any time: commits wait for it, and repeating one does no harm.
+- Draining ends the running range after the batch at hand and gives the rest back.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeVar
+
+from pocqueue.engine.base import Engine
+from pocqueue.errors import StoreError, StoreFull, StoreUnavailable
+from pocqueue.poc.nonces import nonces_of
+from pocqueue.rounds.pool import shape_key
+from pocqueue.rounds.records import CommitResult, OutstandingRange, RoundStatus
+from pocqueue.rounds.store import RoundStore
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: Between two tries to reach Redis.
+RETRY_S = 0.25
+#: Engine failures in a row after which the worker gives up on itself.
+MAX_FAILURES = 3
+
+
+@dataclass
+class RunnerStats:
+    """What a runner did; read by the heartbeat, written under the runner's own lock."""
+
+    checked: int = 0
+    busy_s: float = 0.0
+    rates: dict[str, float] = field(default_factory=dict)
+    held: set[str] = field(default_factory=set)
+    last_error: str = ""
+    failures: int = 0
+
+
+class _Pending(NamedTuple):
+    """A commit under way, and of how many nonces."""
+
+    future: Future[CommitResult]
+    size: int
+
+
+class RangeRunner:
+    """The ranges of one GPU.
+
+    Args:
+        engine: the deployed model; used by one thread at a time.
+        store: where ranges come from and batches go to.
+        on_broken: called once with a reason when the engine failed MAX_FAILURES times in a row.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        store: RoundStore,
+        on_broken: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._engine = engine
+        self._store = store
+        self._on_broken = on_broken
+        self._clock = clock
+        self._engine_lock = threading.Lock()
+        self._stats_lock = threading.Lock()
+        self._stats = RunnerStats()
+        self._busy_since: float | None = None
+        self._draining = threading.Event()
+        self._committer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commit")
+
+    def run(self, round_id: str, range_id: int) -> str:
+        """Search a range to its end, or as far as it is wanted; return one line about it.
+
+        Never raises for what Redis, the round or the engine do: such a range goes back, or is no
+        longer wanted.
+        """
+        key = f"{round_id}:{range_id}"
+        with self._hold(key) as first:
+            if not first:
+                return "delivered twice; already at work on it"
+            opened = self._retry(lambda: self._store.open_range(round_id, range_id))
+            if opened is None:
+                return "no longer wanted"
+            status, out = opened
+            deadline = self._clock() + status.remaining_s
+            with self._engine_lock:
+                try:
+                    with self._busy():
+                        num = self._search(status, out, deadline)
+                except StoreError as exc:
+                    # Refused, not just away: nothing of this range can be counted now.
+                    self._give_back(out, failed=False)
+                    return f"not counted: {exc}"
+                except Exception as exc:  # noqa: BLE001 - any runtime may raise anything
+                    self._engine_failed(out, exc)
+                    return f"failed: {exc}"
+        return f"{num} of {out.left} nonces"
+
+    def drain(self) -> None:
+        """Take nothing more; what is running ends after its batch and gives its rest back."""
+        self._draining.set()
+
+    @property
+    def draining(self) -> bool:
+        return self._draining.is_set()
+
+    def wait_idle(self, timeout_s: float) -> bool:
+        """Wait until no range is held; say whether that is so."""
+        deadline = time.monotonic() + timeout_s
+        while self.stats().held:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
+        return True
+
+    def close(self) -> None:
+        """End the commit thread."""
+        self._committer.shutdown(wait=True)
+
+    def note_rate(self, seq_len: int, batch_size: int, rate: float) -> None:
+        """Set the rate of a shape, measured outside of ranges (by a warm-up)."""
+        with self._stats_lock:
+            self._stats.rates[shape_key(seq_len, batch_size)] = rate
+
+    def stats(self) -> RunnerStats:
+        """Return a copy of the counters; busy time includes the range that runs now."""
+        with self._stats_lock:
+            stats = self._stats
+            running = self._clock() - self._busy_since if self._busy_since is not None else 0.0
+            return RunnerStats(
+                checked=stats.checked,
+                busy_s=stats.busy_s + running,
+                rates=dict(stats.rates),
+                held=set(stats.held),
+                last_error=stats.last_error,
+                failures=stats.failures,
+            )
+
+    def _search(self, status: RoundStatus, out: OutstandingRange, deadline: float) -> int:
+        """Search from `out.done` on, under the engine lock; return how many nonces counted."""
+        spec, config = status.spec, status.spec.poc_config()
+        position, counted, computed, batch_s = out.done, 0, 0, 0.0
+        pending: _Pending | None = None
+        began = self._clock()
+        try:
+            while True:
+                ended = self._why_end(position, out.stop, deadline - batch_s)
+                if not ended:
+                    stop = min(position + spec.batch_size, out.stop)
+                    nonces = nonces_of(position, stop, spec.node_id, spec.node_count)
+                    batch_began = self._clock()
+                    distances = self._engine.distances(config, nonces)
+                    batch_s = self._clock() - batch_began
+                    computed += len(nonces)
+                if pending is not None:
+                    result, size = pending.future.result(), pending.size
+                    pending = None
+                    if result.outcome == "committed":
+                        counted += size
+                    elif not result.goes_on:
+                        return counted
+                    elif result.done != position:
+                        # The store stands elsewhere (it lost its last second, or the range was
+                        # searched before): what was computed just now does not join on.
+                        position = result.done
+                        continue
+                if ended:
+                    break
+                future = self._commit(out, position, stop, nonces, distances, spec.r_target)
+                pending = _Pending(future, stop - position)
+                position = stop
+        finally:
+            if pending is not None:
+                wait([pending.future])
+            self._note(spec.seq_len, spec.batch_size, computed, counted, self._clock() - began)
+        if ended == "draining":
+            self._give_back(out, failed=False)
+        return counted
+
+    def _why_end(self, position: int, stop: int, last_start: float) -> str:
+        """Say why no further batch is to begin; empty where one is."""
+        if position >= stop:
+            return "finished"
+        if self._draining.is_set():
+            return "draining"
+        return "late" if self._clock() >= last_start else ""
+
+    def _commit(
+        self,
+        out: OutstandingRange,
+        start: int,
+        stop: int,
+        nonces: Sequence[int],
+        distances: Sequence[float],
+        r_target: float,
+    ) -> Future[CommitResult]:
+        valid = [(n, d) for n, d in zip(nonces, distances, strict=True) if d < r_target]
+        nonfinite = sum(not math.isfinite(d) for d in distances)
+        # -inf would pass for a very good distance.
+        valid = [(n, d) for n, d in valid if math.isfinite(d)]
+
+        def commit() -> CommitResult:
+            result = self._retry(
+                lambda: self._store.commit_batch(
+                    out.round_id,
+                    out.range_id,
+                    start,
+                    stop,
+                    [n for n, _ in valid],
+                    [d for _, d in valid],
+                    nonfinite,
+                )
+            )
+            return result or CommitResult("closed", 0)
+
+        return self._committer.submit(commit)
+
+    def _give_back(self, out: OutstandingRange, *, failed: bool) -> None:
+        num = self._retry(
+            lambda: self._store.release_range(out.round_id, out.range_id, failed=failed)
+        )
+        if num:
+            logger.info("Round %s: handed %d nonces back.", out.round_id, num)
+
+    def _engine_failed(self, out: OutstandingRange, exc: Exception) -> None:
+        logger.error("The engine failed on range %s.", out.key, exc_info=exc)
+        self._give_back(out, failed=True)
+        with self._stats_lock:
+            self._stats.failures += 1
+            self._stats.last_error = f"{type(exc).__name__}: {exc}"[:200]
+            broken = self._stats.failures == MAX_FAILURES
+        if broken:
+            self._on_broken(f"the engine failed {MAX_FAILURES} times in a row, last with {exc!r}")
+
+    def _note(
+        self, seq_len: int, batch_size: int, computed: int, counted: int, seconds: float
+    ) -> None:
+        with self._stats_lock:
+            self._stats.checked += counted
+            if computed == 0 or seconds <= 0:
+                return
+            self._stats.failures = 0
+            shape, rate = shape_key(seq_len, batch_size), computed / seconds
+            known = self._stats.rates.pop(shape, rate)
+            # Last in the dict: `Gpu.rate` estimates unknown shapes from the first, the warm-up's.
+            self._stats.rates[shape] = (known + rate) / 2
+
+    def _retry(self, call: Callable[[], T]) -> T | None:
+        """Call until Redis answers; None once draining, as nobody waits for the result then."""
+        warned = False
+        while True:
+            try:
+                return call()
+            except (StoreUnavailable, StoreFull) as exc:
+                if self._draining.is_set():
+                    return None
+                if not warned:
+                    warned = True
+                    logger.warning("Waiting for Redis: %s", exc)
+                self._draining.wait(RETRY_S)
+
+    @contextmanager
+    def _hold(self, key: str) -> Iterator[bool]:
+        with self._stats_lock:
+            first = key not in self._stats.held
+            self._stats.held.add(key)
+        try:
+            yield first
+        finally:
+            if first:
+                with self._stats_lock:
+                    self._stats.held.discard(key)
+
+    @contextmanager
+    def _busy(self) -> Iterator[None]:
+        with self._stats_lock:
+            self._busy_since = self._clock()
+        try:
+            yield
+        finally:
+            with self._stats_lock:
+                assert self._busy_since is not None
+                self._stats.busy_s += self._clock() - self._busy_since
+                self._busy_since = None
