@@ -13,14 +13,8 @@ from celery import Celery, signals
 
 from pocqueue.rounds.connection import broker_url, redis_url
 from pocqueue.rounds.spec import MAX_WINDOW_S
+from pocqueue.rounds.task_names import IO_QUEUE
 from pocqueue.settings import settings
-
-#: Task that searches one nonce range on a GPU; versioned, as old and new workers may overlap.
-RUN_RANGE = "pocqueue.run_range.v1"
-#: Task that posts the new proofs of one round to its callback URL.
-DELIVER_PROOFS = "pocqueue.deliver_proofs.v1"
-#: Queue of everything that needs no GPU.
-IO_QUEUE = "io"
 
 
 def configuration() -> dict[str, Any]:

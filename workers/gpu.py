@@ -15,11 +15,12 @@ from celery import bootsteps, signals
 from celery.worker import state as celery_state
 from typing_extensions import override
 
-from pocqueue.app import RUN_RANGE, app
+from pocqueue.app import app
 from pocqueue.engine.queue_names import parse_queue
 from pocqueue.errors import PocqueueError
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.pool import Gpu
+from pocqueue.rounds.task_names import RUN_RANGE
 from pocqueue.settings import Settings, settings
 from workers.heartbeat import Heartbeat
 from workers.range_runner import RangeRunner

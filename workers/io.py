@@ -12,11 +12,12 @@ import logging
 from dataclasses import asdict
 from functools import cache
 
-from pocqueue.app import DELIVER_PROOFS, app
+from pocqueue.app import app
 from pocqueue.poc.data import ProofBatch
 from pocqueue.poc.sender import PoCCallbackSender
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.records import ProofEntry, RoundStatus
+from pocqueue.rounds.task_names import DELIVER_PROOFS
 from pocqueue.settings import settings
 
 logger = logging.getLogger(__name__)

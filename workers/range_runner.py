@@ -15,6 +15,7 @@ import logging
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -83,6 +84,9 @@ class RangeRunner:
         self._stats = RunnerStats()
         self._busy_since: float | None = None
         self._draining = threading.Event()
+        #: The last rounds whose end was noticed; under the engine lock. What waited for the engine
+        #: need not find out again, with a batch of its own.
+        self._ended: deque[str] = deque(maxlen=16)
         self._committer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commit")
 
     def run(self, round_id: str, range_id: int) -> str:
@@ -101,6 +105,8 @@ class RangeRunner:
             status, out = opened
             deadline = self._clock() + status.remaining_s
             with self._engine_lock:
+                if round_id in self._ended:
+                    return "no longer wanted"
                 try:
                     with self._busy():
                         num = self._search(status, out, deadline)
@@ -157,8 +163,9 @@ class RangeRunner:
         """Search from `out.done` on, under the engine lock; return how many nonces counted."""
         spec, config = status.spec, status.spec.poc_config()
         position, counted, computed, batch_s = out.done, 0, 0, 0.0
-        pending: _Pending | None = None
         began = self._clock()
+        # It may have waited for the engine since it was opened: look again while it begins.
+        pending: _Pending | None = _Pending(self._reopen(out), 0)
         try:
             while True:
                 ended = self._why_end(position, out.stop, deadline - batch_s)
@@ -175,6 +182,8 @@ class RangeRunner:
                     if result.outcome == "committed":
                         counted += size
                     elif not result.goes_on:
+                        if result.outcome in {"closed", "late"}:
+                            self._ended.append(out.round_id)
                         return counted
                     elif result.done != position:
                         # The store stands elsewhere (it lost its last second, or the range was
@@ -231,6 +240,19 @@ class RangeRunner:
             return result or CommitResult("closed", 0)
 
         return self._committer.submit(commit)
+
+    def _reopen(self, out: OutstandingRange) -> Future[CommitResult]:
+        """Look whether a range is still this worker's, as the commit of no nonces would."""
+
+        def look() -> CommitResult:
+            opened = self._retry(lambda: self._store.open_range(out.round_id, out.range_id))
+            return (
+                CommitResult("reassigned", 0)
+                if opened is None
+                else CommitResult("repeated", opened[1].done)
+            )
+
+        return self._committer.submit(look)
 
     def _give_back(self, out: OutstandingRange, *, failed: bool) -> None:
         num = self._retry(

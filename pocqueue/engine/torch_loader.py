@@ -133,7 +133,8 @@ def _percent(what: str, on_progress: OnProgress) -> Any:
         tenth = 10 * done // max(total, 1)
         if tenth > reported:
             reported = tenth
-            on_progress(f"{what}: {tenth * 10} % of {total / 1e9:.2f} GB")
+            size = f"{total / 1e9:.1f} GB" if total >= 1e9 else f"{total / 1e6:.1f} MB"
+            on_progress(f"{what}: {tenth * 10} % of {size}")
 
     return on_bytes
 

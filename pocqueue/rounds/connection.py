@@ -91,8 +91,12 @@ def connect(url: str, *, check: bool = True, timeout_s: float = 5.0) -> redis.Re
             # wants to wait for Redis does so in a loop of its own, where it can be told to stop.
             retry=Retry(NoBackoff(), 1),
         )
-    except ValueError as exc:
-        raise StoreUnavailable(f"POCQUEUE_REDIS_URL cannot be read: {exc}.") from None
+    except ValueError:
+        # The reason is not repeated: with a `/` or `#` in the password it quotes a part of it.
+        raise StoreUnavailable(
+            "POCQUEUE_REDIS_URL cannot be read: write redis://user:password@host:6379/0, with "
+            "special characters of user and password percent-encoded (/ is %2F, @ is %40)."
+        ) from None
     if check:
         with store_errors(url):
             version = str(client.info("server")["redis_version"])
@@ -137,9 +141,10 @@ def store_errors(url: str) -> Iterator[None]:
 
 def shown_url(url: str) -> str:
     """Return `url` without user and password, for messages and logs."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path}"
+    # Cut by hand: a password with a `/` in it would be a part of the path to `urlsplit`.
+    scheme, _, rest = url.partition("://")
+    place = rest.rpartition("@")[2].partition("?")[0].partition("#")[0]
+    return f"{scheme}://{place}"
 
 
 def _reason(exc: Exception) -> str:

@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from pocqueue.errors import ProcessError
 
@@ -83,7 +85,10 @@ class RedisServer:
         return True
 
     def _client(self) -> redis.Redis:
-        return redis.Redis(unix_socket_path=str(self.socket_path), socket_timeout=5)
+        # No retries: a dead server's socket refuses at once, and whoever waits has a loop for it.
+        return redis.Redis(
+            unix_socket_path=str(self.socket_path), socket_timeout=5, retry=Retry(NoBackoff(), 0)
+        )
 
     @contextlib.contextmanager
     def _start_lock(self) -> Iterator[None]:
@@ -92,7 +97,15 @@ class RedisServer:
             yield
 
     def _start(self) -> None:
-        self.socket_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder = self.socket_path.parent
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # One below /tmp could have been made by somebody else, who could then connect to ours.
+        if folder != self.folder and folder.lstat().st_uid != os.getuid():
+            raise ProcessError(
+                f"{folder} belongs to another user: remove it, or set POCQUEUE_STATE_DIR to a "
+                "shorter path, so that the socket of the bundled Redis fits in there."
+            )
+        folder.chmod(0o700)
         self.socket_path.unlink(missing_ok=True)
         options = {
             "port": "0",

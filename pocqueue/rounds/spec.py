@@ -76,6 +76,7 @@ ALLOWED = {
     "callback_url": "an http:// or https:// URL of at most 2048 characters",
     "model": "the name of a deployed model",
     "model_fingerprint": "64 hexadecimal digits",
+    "expected_valid_rate": "a number from 0 to 1, or none",
 }
 
 
@@ -134,10 +135,14 @@ class RoundSpec(BaseModel):
             return cls(**fields)
         except ValidationError as exc:
             problem = exc.errors()[0]
+            if isinstance(raised := problem.get("ctx", {}).get("error"), InvalidRound):
+                raise raised from None
             name = str(problem["loc"][0]) if problem["loc"] else "round"
+            # For a missing field pydantic's input is all the others.
+            value = None if problem["type"] == "missing" else problem["input"]
             own_words = problem["type"] == "allowed"
             allowed = problem["msg"] if own_words else ALLOWED.get(name, problem["msg"])
-            raise InvalidRound(name, problem["input"], allowed) from None
+            raise InvalidRound(name, value, allowed) from None
 
     def poc_config(self) -> PoCConfig:
         """Return the same search in the words of `pocqueue.poc`."""

@@ -10,7 +10,8 @@ if redis.call('HGET', KEYS[1], 'lease') ~= ARGV[1] then return 0 end
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local text = function(number) return string.format('%.0f', number) end
-if ARGV[2] ~= '' then
+-- Asked twice (a lost reply), the same cursor counts once.
+if ARGV[2] ~= '' and ARGV[2] ~= redis.call('HGET', KEYS[1], 'cursor') then
   redis.call('HSET', KEYS[1], 'cursor', ARGV[2], 'attempts', '0', 'error', '')
   redis.call('HINCRBY', KEYS[1], 'delivered', ARGV[3])
 end

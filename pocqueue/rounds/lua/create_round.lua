@@ -5,7 +5,9 @@
 --       5 callbacks (set of rounds whose proofs are still to be posted somewhere)
 -- ARGV  1 round id  2 specification (JSON)  3 window in ms  4 max_nonces or ""
 --       5 ms to keep a round after its end  6 "1" where it has a callback URL
--- Returns {created_ms, deadline_ms}
+-- Returns {created_ms, deadline_ms}, or nothing where there is a round of this id already: asked
+-- twice (a lost reply), it must not put the counters of a running round back to zero.
+if redis.call('EXISTS', KEYS[1]) == 1 then return false end
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local text = function(number) return string.format('%.0f', number) end

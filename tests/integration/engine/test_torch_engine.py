@@ -75,14 +75,24 @@ def test_distances_repeat_bit_for_bit(engine: Engine, state_dir: Path) -> None:
     assert _many(_load(state_dir), _config(), 64) == first
 
 
-def test_a_distance_depends_on_neither_place_nor_company(engine: Engine) -> None:
-    """Alone, in a short batch, in another order, beside other nonces: the same bits."""
+def test_a_distance_does_not_depend_on_its_company(engine: Engine) -> None:
+    """In a short batch, or beside other nonces: the same bits."""
     config = _config()
     full = engine.distances(config, range(32))
-    assert engine.distances(config, range(31, -1, -1)) == full[::-1]
-    assert [engine.distances(config, [nonce])[0] for nonce in range(0, 32, 5)] == full[::5]
-    assert engine.distances(config, [900, 31, 2**40, 0])[1::2] == [full[31], full[0]]
-    assert engine.distances(config, range(7)) == full[:7]
+    for count in (1, 7, 31):
+        assert engine.distances(config, range(count)) == full[:count]
+    others = [nonce if nonce % 3 else 2**40 + nonce for nonce in range(32)]
+    mixed = engine.distances(config, others)
+    assert [mixed[n] for n in range(32) if n % 3] == [full[n] for n in range(32) if n % 3]
+
+
+def test_a_distance_does_not_depend_on_its_place(engine: Engine) -> None:
+    """Bit for bit where this was built; matrix kernels of some processors move the last bit."""
+    config = _config()
+    full = engine.distances(config, range(32))
+    assert engine.distances(config, range(31, -1, -1)) == pytest.approx(full[::-1], abs=1e-6)
+    alone = [engine.distances(config, [nonce])[0] for nonce in range(0, 32, 5)]
+    assert alone == pytest.approx(full[::5], abs=1e-6)
 
 
 def test_distances_agree_with_one_nonce_at_a_time_in_plain_transformers(
@@ -200,7 +210,7 @@ def test_loading_reports_its_steps(tmp_path: Path, capfd: pytest.CaptureFixture[
     load_engine(
         engine="torch", model="embedded", device="cpu", state_dir=tmp_path, on_progress=lines.append
     )
-    assert lines[0] == "Hashing the weights of embedded: 10 % of 0.00 GB"
+    assert lines[0] == "Hashing the weights of embedded: 10 % of 2.1 MB"
     assert "Loading embedded on cpu" in lines
     assert lines[-1].startswith("Loaded embedded on cpu (")
     assert lines[-1].endswith(" in bfloat16")

@@ -1,0 +1,6 @@
+"""`python -m pocqueue`: the command line where no `pocqueue` is on the PATH."""
+
+from pocqueue.cli import main
+
+if __name__ == "__main__":
+    main()

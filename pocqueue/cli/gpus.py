@@ -1,0 +1,68 @@
+"""`pocqueue gpus`: the pool."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any
+
+import typer
+
+from pocqueue.cli.output import console, print_json, seconds
+
+
+def gpus(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the pool: each GPU queue and the worker behind it."""
+    from rich.table import Table
+
+    from pocqueue.rounds.backend import Backend
+    from pocqueue.settings import load_settings
+
+    with Backend.open(load_settings()) as backend:
+        pool = backend.pool.all()
+        backend.pool.forget_dead(pool)
+    if as_json:
+        print_json([_to_dict(gpu) for gpu in pool])
+        return
+    if not pool:
+        console().print(
+            "No GPUs. `celery -A pocqueue worker -Q gpu0` starts a worker on the first one."
+        )
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("queue", "host", "device", "model", "engine"):
+        table.add_column(name)
+    for name in ("nonces/s (shape)", "load", "checked", "last seen"):
+        table.add_column(name, justify="right")
+    table.add_column("state")
+    for gpu in pool:
+        info = gpu.info
+        rates = ", ".join(f"{rate:,.0f} ({shape})" for shape, rate in gpu.rates.items())
+        table.add_row(
+            gpu.queue,
+            gpu.host,
+            f"{info.device} {info.device_name}",
+            f"{info.model} ({info.fingerprint[:12]})",
+            f"{info.engine} {info.dtype}",
+            rates,
+            f"{100 * gpu.load:.0f} %",
+            f"{gpu.checked:,}",
+            f"{seconds(gpu.silent_s)} ago",
+            _state(gpu),
+        )
+    console().print(table)
+
+
+def _state(gpu: Any) -> str:
+    if not gpu.is_live:
+        return "[red]dead[/red]"
+    if gpu.draining:
+        return "[yellow]draining[/yellow]"
+    if gpu.last_error:
+        return f"[yellow]live; last error: {gpu.last_error}[/yellow]"
+    return "[green]live[/green]"
+
+
+def _to_dict(gpu: Any) -> dict[str, Any]:
+    return {**dataclasses.asdict(gpu), "is_live": gpu.is_live, "silent_s": round(gpu.silent_s, 3)}

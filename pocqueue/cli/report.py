@@ -1,0 +1,137 @@
+"""Tables about rounds: how one went, its best nonces, the list of all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from pocqueue.cli.output import console, percent, seconds
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pocqueue.rounds.records import ProofEntry, RoundStatus
+
+NUM_BEST = 5
+
+
+def best_nonces(entries: Sequence[ProofEntry], num: int = NUM_BEST) -> list[tuple[int, float]]:
+    """Return the nonces with the smallest distances, best first."""
+    pairs = [
+        (nonce, dist)
+        for entry in entries
+        for nonce, dist in zip(entry.batch.nonces, entry.batch.dist, strict=True)
+    ]
+    return sorted(pairs, key=lambda pair: pair[1])[:num]
+
+
+def expected_rate(status: RoundStatus, vocab_size: int | None) -> tuple[float | None, str]:
+    """Return the expected share of valid nonces and where that number comes from."""
+    if status.spec.expected_valid_rate is not None:
+        return status.spec.expected_valid_rate, "calibrated"
+    if vocab_size is None:
+        return None, ""
+    from pocqueue.rounds.calibration import ideal_valid_rate
+
+    return ideal_valid_rate(status.spec.r_target, vocab_size), "of random directions"
+
+
+def rows(status: RoundStatus, vocab_size: int | None) -> list[tuple[str, str]]:
+    """Return what there is to say about a round, as (name, value)."""
+    spec = status.spec
+    state = status.state.value + (f" ({status.reason})" if status.reason else "")
+    expected, source = expected_rate(status, vocab_size)
+    found = [
+        ("round", status.round_id),
+        ("state", state),
+        ("block", f"{spec.block_hash} at height {spec.block_height}"),
+        ("public key", spec.public_key),
+        ("node", f"{spec.node_id} of {spec.node_count}"),
+        ("model", f"{spec.model} ({spec.model_fingerprint[:12]})"),
+        ("r_target", f"{spec.r_target:.9g}"),
+        ("nonces checked", f"{status.checked:,} in {status.batches:,} batches"),
+        ("valid nonces", f"{status.valid:,}"),
+    ]
+    observed = percent(status.valid_rate) if status.checked else "nothing checked yet"
+    if expected is not None:
+        observed += f"; expected {percent(expected)} ({source})"
+    found.append(("valid rate", observed))
+    if status.state.is_active:
+        found.append(("time", f"{seconds(status.elapsed_s)}, {seconds(status.remaining_s)} left"))
+    else:
+        found.append(("time", seconds(status.elapsed_s)))
+    found.append(("nonces per second", f"{status.rate:,.1f}"))
+    for name, value in (
+        ("late batches dropped", status.late_batches),
+        ("non-finite distances", status.nonfinite),
+        ("nonces given up", status.abandoned),
+        ("ranges that came back", status.ranges_returned),
+    ):
+        if value:
+            found.append((name, f"{value:,}"))
+    return found
+
+
+def print_round(
+    status: RoundStatus,
+    entries: Sequence[ProofEntry],
+    *,
+    vocab_size: int | None = None,
+    written: Path | None = None,
+) -> None:
+    """Print how a round stands, or went, with its best nonces."""
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows(status, vocab_size):
+        table.add_row(name, value)
+    for place, (nonce, dist) in enumerate(best_nonces(entries)):
+        table.add_row("best nonces" if place == 0 else "", f"{nonce:<20} distance {dist:.6f}")
+    if written is not None:
+        table.add_row("proofs written to", str(written))
+    console().print(table)
+
+
+def print_rounds(statuses: Sequence[RoundStatus]) -> None:
+    """Print one line for each round."""
+    from rich.table import Table
+
+    if not statuses:
+        console().print("No rounds. `pocqueue round start --block-hash H` starts one.")
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("round", "state", "started", "block", "model"):
+        table.add_column(name, no_wrap=True)
+    for name in ("left", "checked", "valid", "per second"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for status in statuses:
+        table.add_row(
+            status.round_id,
+            status.state.value,
+            _clock(status.created_ms),
+            status.spec.block_hash[:16],
+            status.spec.model,
+            seconds(status.remaining_s) if status.state.is_active else "",
+            f"{status.checked:,}",
+            f"{status.valid:,}",
+            f"{status.rate:,.0f}",
+        )
+    console().print(table)
+
+
+def json_round(
+    status: RoundStatus, entries: Sequence[ProofEntry], written: Path | None
+) -> dict[str, Any]:
+    """Return what `print_round` shows, for `--json`."""
+    return {
+        **status.to_dict(),
+        "best": [{"nonce": nonce, "dist": dist} for nonce, dist in best_nonces(entries)],
+        "proofs_file": None if written is None else str(written),
+    }
+
+
+def _clock(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, tz=UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,363 @@
+"""`pocqueue round …`: start, watch, stop and list rounds, read and validate their proofs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pocqueue.cli.output import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    console,
+    percent,
+    print_json,
+    seconds,
+)
+
+if TYPE_CHECKING:
+    from pocqueue.rounds.backend import Backend
+    from pocqueue.rounds.records import RoundStatus
+
+app = typer.Typer(
+    help="Start, watch, stop and list rounds; read and validate their proofs.", no_args_is_help=True
+)
+
+RoundId = Annotated[str, typer.Argument(metavar="ID", help="Id of the round, or how it begins.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+#: Nonces sampled for `--valid-rate` and `pocqueue demo`.
+CALIBRATION_SAMPLES = 1024
+
+
+@app.command()
+def start(
+    block_hash: Annotated[str, typer.Option(help="Hash of the block; fixes the target.")],
+    block_height: Annotated[int, typer.Option(help="Height of the block.")] = 0,
+    public_key: Annotated[
+        str, typer.Option(help="Key that the nonces are searched for.")
+    ] = "local",
+    node_id: Annotated[int, typer.Option(help="This node among node-count, from 0.")] = 0,
+    node_count: Annotated[int, typer.Option(help="Nodes that share the nonces.")] = 1,
+    r_target: Annotated[
+        float | None, typer.Option(help="A nonce is valid below this distance; above 0, up to 2.")
+    ] = None,
+    valid_rate: Annotated[
+        float | None,
+        typer.Option(help="Instead of --r-target: share of nonces to be valid, by calibration."),
+    ] = None,
+    window: Annotated[float, typer.Option(help="Seconds until the deadline, up to 3600.")] = 330.0,
+    seq_len: Annotated[int, typer.Option(help="Positions of one nonce's input.")] = 256,
+    batch_size: Annotated[int, typer.Option(help="Nonces of one forward pass.")] = 32,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Deployed model; needed where the live GPUs have several."),
+    ] = None,
+    callback_url: Annotated[
+        str | None, typer.Option(help="Valid nonces are posted to URL/generated.")
+    ] = None,
+    fraud_threshold: Annotated[
+        float, typer.Option(help="Validation calls it fraud below this probability.")
+    ] = 0.01,
+    max_nonces: Annotated[
+        int | None, typer.Option(help="End the round once this many nonces are checked.")
+    ] = None,
+    detach: Annotated[bool, typer.Option(help="Print the id and leave.")] = False,
+    output: Annotated[
+        Path | None, typer.Option(help="File for the proofs [default: in the state folder].")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Start a round and watch it to its end."""
+    from pocqueue.rounds.backend import Backend
+    from pocqueue.rounds.start import deployed_model, draft_spec, start_round
+    from pocqueue.settings import load_settings
+
+    _check_options(r_target, valid_rate, detach, output)
+    draft = draft_spec(
+        block_hash=block_hash,
+        block_height=block_height,
+        public_key=public_key,
+        node_id=node_id,
+        node_count=node_count,
+        window_s=window,
+        seq_len=seq_len,
+        batch_size=batch_size,
+        callback_url=callback_url,
+        fraud_threshold=fraud_threshold,
+        max_nonces=max_nonces,
+        **({} if r_target is None else {"r_target": r_target}),
+    )
+    settings = load_settings()
+    with Backend.open(settings) as backend:
+        info = deployed_model(backend, draft, model)
+        changes: dict[str, Any] = {}
+        if valid_rate is not None:
+            changes = calibrated(backend, draft, info, valid_rate, quiet=as_json)
+        round_id = start_round(backend, draft, info, **changes)
+        if detach:
+            _print_detached(round_id, window, as_json)
+            return
+        raise typer.Exit(finish(backend, round_id, output, settings.state_dir, as_json=as_json))
+
+
+@app.command()
+def status(round_id: RoundId, as_json: Json = False) -> None:
+    """Show how a round stands."""
+    from pocqueue.cli.report import json_round, print_round
+
+    with _open() as backend:
+        found = _find(backend, round_id)
+        entries = list(backend.store.iter_proofs(found))
+        if as_json:
+            print_json(
+                json_round(found, entries, None)
+                | {"coverage": backend.store.coverage(found.round_id)}
+            )
+        else:
+            print_round(found, entries, vocab_size=_vocab_size(backend, found))
+
+
+@app.command()
+def watch(
+    round_id: RoundId,
+    output: Annotated[Path | None, typer.Option(help="File for the proofs at the end.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Watch a round to its end."""
+    from pocqueue.settings import load_settings
+
+    _check_output(output)
+    with _open() as backend:
+        found = _find(backend, round_id)
+        state_dir = load_settings().state_dir
+        raise typer.Exit(finish(backend, found.round_id, output, state_dir, as_json=as_json))
+
+
+@app.command()
+def stop(round_id: RoundId) -> None:
+    """Stop a round; GPUs notice within one batch."""
+    from pocqueue.rounds.spec import RoundState
+
+    with _open() as backend:
+        before = _find(backend, round_id)
+        if not before.state.is_active:
+            console().print(f"Round {before.round_id} is over already: {before.state.value}.")
+            return
+        backend.store.close(before.round_id, RoundState.STOPPED, "stopped by its operator")
+        after = backend.store.status(before.round_id)
+        console().print(
+            f"Round {after.round_id} is {after.state.value}: {after.checked:,} nonces checked, "
+            f"{after.valid:,} valid."
+        )
+
+
+@app.command("list")
+def list_rounds(as_json: Json = False) -> None:
+    """List the rounds: active ones and those that ended within the last hour."""
+    from pocqueue.cli.report import print_rounds
+
+    with _open() as backend:
+        found = backend.store.statuses(backend.store.list_ids())
+    if as_json:
+        print_json([one.to_dict() for one in found])
+    else:
+        print_rounds(found)
+
+
+@app.command()
+def proofs(
+    round_id: RoundId,
+    output: Annotated[Path | None, typer.Option(help="Write a proofs file.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most nonces to print.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """Print the valid nonces of a round, best first, or write them to a file."""
+    from dataclasses import asdict
+
+    from pocqueue.cli.report import best_nonces
+
+    _check_output(output)
+    with _open() as backend:
+        found = _find(backend, round_id)
+        entries = list(backend.store.iter_proofs(found))
+        if output is not None:
+            written = _write(backend, found, output)
+            console(stderr=True).print(f"{found.valid:,} valid nonces written to {written}.")
+    if as_json:
+        print_json([asdict(entry.batch) | {"queue": entry.queue} for entry in entries])
+    elif output is None:
+        for nonce, dist in best_nonces(entries, limit):
+            sys.stdout.write(f"{nonce} {dist:.9f}\n")
+        if found.valid > limit:
+            console(stderr=True).print(
+                f"{found.valid - limit:,} more: --limit, or --output FILE for all of them."
+            )
+
+
+@app.command()
+def validate(
+    file: Annotated[Path, typer.Argument(help="A proofs file of `round start` or `round proofs`.")],
+    model: Annotated[
+        str | None, typer.Option(help="Model to recompute with [default: POCQUEUE_MODEL].")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Recompute the distances of a proofs file and test it for fraud: exit code 0 or 1."""
+    from rich.progress import Progress
+
+    from pocqueue.engine.local import load_local_engine
+    from pocqueue.rounds.proof_file import ProofFile
+    from pocqueue.rounds.validation import validate_proofs
+    from pocqueue.settings import load_settings
+
+    read = ProofFile.read(file)
+    view = console(stderr=True)
+    engine = load_local_engine(load_settings(), model, lambda text: view.print(text))
+    try:
+        with Progress(console=view, transient=True) as progress:
+            task = progress.add_task("recomputing", total=None)
+            result = validate_proofs(
+                read, engine, lambda done, total: progress.update(task, completed=done, total=total)
+            )
+    finally:
+        engine.close()
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        console().print(result.sentence())
+    raise typer.Exit(EXIT_FAILED if result.fraud_detected else EXIT_OK)
+
+
+def calibrated(
+    backend: Backend, draft: Any, info: Any, valid_rate: float, *, quiet: bool
+) -> dict[str, Any]:
+    """Sample distances of this block on the pool; return the r_target for a valid rate."""
+    from pocqueue.rounds.calibration import check_valid_rate, r_target_for, sample_pool
+
+    check_valid_rate(valid_rate, CALIBRATION_SAMPLES)
+    view = console(stderr=True)
+    if not quiet:
+        view.print(f"Calibrating r_target on {CALIBRATION_SAMPLES:,} nonces of this block …")
+    distances = sample_pool(
+        backend,
+        info,
+        block_hash=draft.block_hash,
+        seq_len=draft.seq_len,
+        batch_size=draft.batch_size,
+        num_nonces=CALIBRATION_SAMPLES,
+    )
+    found = r_target_for(distances, valid_rate)
+    if not quiet:
+        view.print(
+            f"r_target {found.r_target:.6f} makes {percent(valid_rate)} of them valid "
+            f"(95 % sure: {found.low:.6f} to {found.high:.6f})."
+        )
+    return {"r_target": found.r_target, "expected_valid_rate": valid_rate}
+
+
+def finish(
+    backend: Backend, round_id: str, output: Path | None, state_dir: Path, *, as_json: bool
+) -> int:
+    """Watch a round to its end, write its proofs, print how it went; return the exit code."""
+    from pocqueue.cli.report import json_round, print_round
+    from pocqueue.cli.watch import watch_round
+
+    found = watch_round(backend, round_id, quiet=as_json)
+    if found is None:
+        return EXIT_INTERRUPTED
+    if output is None:
+        folder = state_dir / "proofs"
+        folder.mkdir(parents=True, exist_ok=True)
+        output = folder / f"{round_id}.json"
+    written = _write(backend, found, output)
+    entries = list(backend.store.iter_proofs(found))
+    if as_json:
+        print_json(json_round(found, entries, written))
+    else:
+        print_round(found, entries, vocab_size=_vocab_size(backend, found), written=written)
+    return EXIT_OK
+
+
+def _open() -> Backend:
+    from pocqueue.rounds.backend import Backend
+    from pocqueue.settings import load_settings
+
+    return Backend.open(load_settings())
+
+
+def _find(backend: Backend, text: str) -> RoundStatus:
+    from pocqueue.rounds.start import find_round
+
+    return backend.store.status(find_round(backend.store, text))
+
+
+def _write(backend: Backend, status: RoundStatus, path: Path) -> Path:
+    from pocqueue.rounds.proof_file import ProofFile
+
+    file = ProofFile.from_round(
+        status, _info(backend, status), list(backend.store.iter_proofs(status))
+    )
+    file.write(path)
+    return path
+
+
+def _info(backend: Backend, status: RoundStatus) -> Any:
+    """Return what the pool says about a round's model; None once nobody serves it."""
+    wanted = status.spec.model_fingerprint
+    return next((g.info for g in backend.pool.all() if g.info.fingerprint == wanted), None)
+
+
+def _vocab_size(backend: Backend, status: RoundStatus) -> int | None:
+    info = _info(backend, status)
+    return None if info is None else int(info.vocab_size)
+
+
+def _check_options(
+    r_target: float | None, valid_rate: float | None, detach: bool, output: Path | None
+) -> None:
+    from pocqueue.errors import InvalidRound
+
+    if (r_target is None) == (valid_rate is None):
+        given = "neither" if r_target is None else "both"
+        raise InvalidRound(
+            "--r-target or --valid-rate", given, "exactly one of the two, such as --valid-rate 0.1"
+        )
+    if detach and output is not None:
+        raise InvalidRound(
+            "--output",
+            str(output),
+            "only without --detach; later `pocqueue round proofs ID --output FILE`",
+        )
+    _check_output(output)
+
+
+def _check_output(output: Path | None) -> None:
+    """Find out now, not after the round, that its proofs could not be written."""
+    import os
+
+    from pocqueue.errors import SettingsError
+
+    if output is None:
+        return
+    if output.is_dir():
+        raise SettingsError(f"--output is {str(output)!r}, a folder; allowed: a file's path.")
+    folder = output.absolute().parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise SettingsError(
+            f"--output is {str(output)!r}, but {folder} is no folder that can be written to; "
+            "make it, or name another file."
+        )
+
+
+def _print_detached(round_id: str, window: float, as_json: bool) -> None:
+    if as_json:
+        print_json({"round_id": round_id})
+        return
+    sys.stdout.write(f"{round_id}\n")
+    console(stderr=True).print(
+        f"The round runs for {seconds(window)}. `pocqueue round watch {round_id[:8]}` shows it, "
+        f"`pocqueue round stop {round_id[:8]}` ends it."
+    )

@@ -1,0 +1,154 @@
+"""The live view of a round: a progress bar on a terminal, a line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pocqueue.cli.interrupts import GRACE_S, Interrupts
+from pocqueue.cli.output import console, seconds
+from pocqueue.errors import StoreFull, StoreUnavailable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pocqueue.rounds.backend import Backend
+    from pocqueue.rounds.records import RoundStatus
+
+#: Between two looks at the round.
+REFRESH_S = 0.2
+#: Between two lines where the output is no terminal.
+LINE_S = 5.0
+#: The rate shown is the mean over this long.
+RATE_WINDOW_S = 5.0
+
+
+@dataclass
+class _Rate:
+    """Nonces per second over the last few seconds."""
+
+    points: deque[tuple[float, int]]
+
+    def add(self, checked: int) -> float:
+        now = time.monotonic()
+        self.points.append((now, checked))
+        while len(self.points) > 2 and now - self.points[0][0] > RATE_WINDOW_S:
+            self.points.popleft()
+        passed = now - self.points[0][0]
+        return (checked - self.points[0][1]) / passed if passed > 0 else 0.0
+
+
+def watch_round(backend: Backend, round_id: str, *, quiet: bool = False) -> RoundStatus | None:
+    """Show a round until it is over.
+
+    The first Ctrl-C says that the round goes on and how to stop it; a second one within a few
+    seconds stops it. Without a second one the view ends and the round goes on.
+
+    Args:
+        quiet: show nothing (for `--json`), Ctrl-C works the same.
+
+    Returns:
+        The round as it ended, or None where the user left it running.
+    """
+    view = console(stderr=True)
+    with Interrupts() as interrupts:
+        if view.is_terminal and not quiet:
+            return _with_bar(backend, round_id, view, interrupts)
+        return _with_lines(backend, round_id, view, interrupts, quiet)
+
+
+def _with_bar(
+    backend: Backend, round_id: str, view: Console, interrupts: Interrupts
+) -> RoundStatus | None:
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
+    rate, told = _Rate(deque()), 0
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[line]}"),
+        console=view,
+        refresh_per_second=8,
+    ) as progress:
+        task = progress.add_task(f"round {round_id[:8]}", total=1.0, line="")
+        while True:
+            status, line = _look(backend, round_id, rate)
+            if status is not None:
+                progress.update(task, completed=_share_done(status), line=line)
+                if not status.state.is_active:
+                    progress.update(task, completed=1.0)
+                    return status
+            else:
+                progress.update(task, line=line)
+            told = _react(backend, round_id, interrupts, told, progress.console)
+            if interrupts.leave:
+                return None
+            time.sleep(REFRESH_S)
+
+
+def _with_lines(
+    backend: Backend, round_id: str, view: Console, interrupts: Interrupts, quiet: bool
+) -> RoundStatus | None:
+    rate, told, next_line = _Rate(deque()), 0, 0.0
+    while True:
+        status, line = _look(backend, round_id, rate)
+        over = status is not None and not status.state.is_active
+        if not quiet and (over or time.monotonic() >= next_line):
+            view.print(f"round {round_id[:8]}  {line}")
+            next_line = time.monotonic() + LINE_S
+        if over:
+            return status
+        told = _react(backend, round_id, interrupts, told, view)
+        if interrupts.leave:
+            return None
+        time.sleep(REFRESH_S)
+
+
+def _look(backend: Backend, round_id: str, rate: _Rate) -> tuple[RoundStatus | None, str]:
+    """Return the round and the line about it; no round while Redis is away."""
+    try:
+        status = backend.store.status(round_id)
+        num_gpus = sum(
+            gpu.info.fingerprint == status.spec.model_fingerprint for gpu in backend.pool.live()
+        )
+    except (StoreUnavailable, StoreFull):
+        return None, "waiting for Redis; nothing is lost"
+    per_second = rate.add(status.checked)
+    gpus = "1 GPU" if num_gpus == 1 else f"{num_gpus} GPUs"
+    left = f"{seconds(status.remaining_s)} left" if status.state.is_active else status.state.value
+    return status, (
+        f"{status.checked:,} nonces  {status.valid:,} valid  {per_second:,.0f}/s  {gpus}  {left}"
+    )
+
+
+def _share_done(status: RoundStatus) -> float:
+    by_time = 1 - status.remaining_s / status.spec.window_s
+    if status.spec.max_nonces is None:
+        return by_time
+    return max(by_time, status.checked / status.spec.max_nonces)
+
+
+def _react(
+    backend: Backend, round_id: str, interrupts: Interrupts, told: int, view: Console
+) -> int:
+    """Do what the Ctrl-C since the last look ask for; return how many are dealt with."""
+    from pocqueue.rounds.spec import RoundState
+
+    if interrupts.count > told == 0:
+        view.print(
+            f"The round goes on without this view. Ctrl-C again within {GRACE_S:.0f} s stops it; "
+            f"later `pocqueue round stop {round_id}` does, and `pocqueue round watch {round_id}` "
+            "shows it again."
+        )
+        told = 1
+    if interrupts.count >= 2 and told < 2:
+        try:
+            backend.store.close(round_id, RoundState.STOPPED, "stopped with Ctrl-C")
+        except (StoreUnavailable, StoreFull):
+            return told
+        view.print("Stopping the round.")
+        told = 2
+    return told

@@ -1,0 +1,76 @@
+"""Starts a round: a checked specification, a deployed model that fits, one record in the store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pocqueue.engine.base import EngineInfo
+from pocqueue.errors import InvalidRound, StoreError, UnknownRound
+from pocqueue.rounds.backend import Backend
+from pocqueue.rounds.pool import choose_model
+from pocqueue.rounds.spec import RoundSpec
+from pocqueue.rounds.store import RoundStore
+
+
+def draft_spec(**fields: Any) -> RoundSpec:
+    """Check everything of a specification that does not depend on the pool.
+
+    Args:
+        fields: those of `RoundSpec` without model and fingerprint; without r_target where it is
+            still to be calibrated.
+
+    Raises:
+        InvalidRound: a field is out of bounds.
+    """
+    return RoundSpec.build(
+        **{"r_target": 2.0} | fields, model="undecided", model_fingerprint="0" * 64
+    )
+
+
+def deployed_model(backend: Backend, draft: RoundSpec, model: str | None) -> EngineInfo:
+    """Return the model that the live GPUs have deployed for this round.
+
+    Raises:
+        NoLiveGpu: no live GPU has it, or there are several to choose from.
+        InvalidRound: seq_len is above its limit.
+    """
+    info = choose_model(backend.pool.live(), model)
+    if draft.seq_len > info.max_seq_len:
+        raise InvalidRound(
+            "seq_len",
+            draft.seq_len,
+            f"a whole number from 1 to {info.max_seq_len}, the limit of model {info.model}",
+        )
+    return info
+
+
+def start_round(backend: Backend, draft: RoundSpec, info: EngineInfo, **changes: Any) -> str:
+    """Make the round; return its id. The scheduler sees it at once.
+
+    Args:
+        changes: fields that were decided since the draft, such as a calibrated r_target.
+    """
+    fields = draft.model_dump() | changes
+    fields |= {"model": info.model, "model_fingerprint": info.fingerprint}
+    return backend.store.create(RoundSpec.build(**fields))
+
+
+def find_round(store: RoundStore, text: str) -> str:
+    """Return the id of the round whose id is or begins with `text`.
+
+    Raises:
+        UnknownRound: there is none.
+        StoreError: there are several.
+    """
+    ids = store.list_ids()
+    if text in ids:
+        return text
+    found = [round_id for round_id in ids if len(text) >= 4 and round_id.startswith(text)]
+    if not found:
+        raise UnknownRound(text)
+    if len(found) > 1:
+        raise StoreError(
+            f"Round {text!r} could be {len(found)} rounds ({', '.join(found[:3])}, …): give more "
+            "of its id."
+        )
+    return found[0]

@@ -1,0 +1,168 @@
+"""Real processes for acceptance tests: bundled Redis, schedulers, Celery workers on the CPU."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from pocqueue.rounds.backend import Backend
+from pocqueue.rounds.records import RoundStatus
+from pocqueue.rounds.redis_server import RedisServer
+from pocqueue.rounds.start import deployed_model, draft_spec, start_round
+from pocqueue.settings import Settings
+
+#: Generous: two cores may be busy with everything else of a CI run.
+PATIENCE_S = 90.0
+
+
+class Stack:
+    """A whole pocqueue in one state folder; every process is ours to kill."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.settings = Settings(state_dir=folder / "state")
+        self.server = RedisServer(self.settings.state_dir)
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.server.ensure()
+        self.backend = Backend.open(self.settings)
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Environment of every process: CPU, one thread each, as there are only two cores."""
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("POCQUEUE_")}
+        return clean | {
+            "POCQUEUE_STATE_DIR": str(self.settings.state_dir),
+            "POCQUEUE_DEVICE": "cpu",
+            "POCQUEUE_NUM_THREADS": "1",
+            "PYTHONWARNINGS": "ignore",
+        }
+
+    def spawn(self, name: str, *argv: str) -> subprocess.Popen[bytes]:
+        """Start `python -m ...` with its output in NAME.log."""
+        with self.log(name).open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *argv],
+                env=self.env,
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        self.processes[name] = process
+        return process
+
+    def worker(self, queue: str) -> subprocess.Popen[bytes]:
+        """Start the worker of a queue, with the very line that the README gives."""
+        return self.spawn(queue, "celery", "-A", "pocqueue", "worker", "-Q", queue)
+
+    def scheduler(self, name: str = "scheduler") -> subprocess.Popen[bytes]:
+        return self.spawn(name, "pocqueue", "scheduler")
+
+    def log(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
+
+    def kill(self, name: str) -> None:
+        """Kill a process as if its machine had lost power."""
+        process = self.processes.pop(name)
+        process.kill()
+        process.wait(timeout=10)
+
+    def terminate(self, name: str) -> int:
+        """Ask a process to end; return its exit code."""
+        process = self.processes.pop(name)
+        process.terminate()
+        return process.wait(timeout=60)
+
+    def kill_redis(self) -> None:
+        """Kill the Redis server without letting it write anything more."""
+        pid = int(self.backend.client.info("server")["process_id"])
+        os.kill(pid, signal.SIGKILL)
+        self.wait(lambda: not self.server.is_running(), "Redis to be gone")
+
+    def wait_live(self, *queues: str) -> None:
+        """Wait until exactly these queues have live workers."""
+
+        def live() -> bool:
+            self.check_alive()
+            return {gpu.queue for gpu in self.backend.pool.live()} == set(queues)
+
+        self.wait(live, f"live workers on {', '.join(queues)}")
+
+    def check_alive(self) -> None:
+        """Fail at once, with its log, where a process ended by itself."""
+        for name, process in self.processes.items():
+            code = process.poll()
+            assert code is None, f"{name} ended with {code}:\n{self.log(name).read_text()[-3000:]}"
+
+    def wait(
+        self, condition: Callable[[], Any], what: str, timeout_s: float = PATIENCE_S
+    ) -> float:
+        """Wait for a condition; return the seconds that took."""
+        began = time.monotonic()
+        while True:
+            with contextlib.suppress(ConnectionError, redis.ConnectionError):
+                if condition():
+                    return time.monotonic() - began
+            assert time.monotonic() - began < timeout_s, (
+                f"waited {timeout_s:.0f} s for {what}\n" + self.tails()
+            )
+            time.sleep(0.02)
+
+    def tails(self) -> str:
+        return "\n".join(
+            f"--- {path.name}\n{path.read_text(errors='replace')[-1500:]}"
+            for path in sorted(self.folder.glob("*.log"))
+        )
+
+    def start(self, **fields: Any) -> str:
+        """Start a round in which every nonce is valid, unless told otherwise."""
+        small = {"public_key": "key", "r_target": 2.0, "seq_len": 16, "batch_size": 8}
+        draft = draft_spec(**{"block_hash": os.urandom(8).hex(), "window_s": 120.0} | small | fields)
+        return start_round(self.backend, draft, deployed_model(self.backend, draft, None))
+
+    def status(self, round_id: str) -> RoundStatus:
+        return self.backend.store.status(round_id)
+
+    def wait_checked(self, round_id: str, num: int) -> None:
+        self.wait(lambda: self.status(round_id).checked >= num, f"{num} nonces of {round_id}")
+
+    def wait_over(self, round_id: str) -> RoundStatus:
+        self.wait(lambda: not self.status(round_id).state.is_active, f"the end of {round_id}")
+        return self.status(round_id)
+
+    def nonces(self, round_id: str) -> list[int]:
+        """Return every nonce in the round's stream, in the order they were counted."""
+        entries = self.backend.store.iter_proofs(self.status(round_id))
+        return [nonce for entry in entries for nonce in entry.batch.nonces]
+
+    def check_exactly_once(self, round_id: str, num: int) -> None:
+        """Check that the counted nonce indices are 0 to num - 1, none missing, none repeated.
+
+        For rounds with r_target 2, where the stream has every nonce that was checked, and node 0
+        of 1, where a nonce is its index.
+        """
+        status = self.status(round_id)
+        assert self.backend.store.coverage(round_id) == [(0, num)]
+        assert sorted(self.nonces(round_id)) == list(range(num))
+        assert (status.checked, status.valid) == (num, num)
+
+    def close(self) -> None:
+        for process in self.processes.values():
+            process.terminate()
+        for process in self.processes.values():
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(timeout=10)
+        self.backend.client.close()
+        self.server.stop()

@@ -1,0 +1,77 @@
+"""Whole rounds through real processes, while those processes die."""
+
+from __future__ import annotations
+
+from pocqueue.rounds.spec import RoundState
+from tests.acceptance.stack import Stack
+
+#: Enough to outlast a worker's death and the time until it is noticed.
+NUM_NONCES = 4000
+
+
+def test_a_killed_worker_loses_and_repeats_nothing(stack: Stack) -> None:
+    """kill -9 on one of two workers: its ranges go to the other one."""
+    round_id = stack.start(max_nonces=NUM_NONCES)
+    stack.wait_checked(round_id, 400)
+    assert [out.queue for out in stack.backend.store.outstanding([round_id])].count("gpu1") > 0
+    stack.kill("gpu1")
+    assert stack.wait_over(round_id).state is RoundState.COMPLETED
+    stack.check_exactly_once(round_id, NUM_NONCES)
+    assert stack.status(round_id).ranges_returned > 0
+
+
+def test_a_terminated_worker_hands_its_work_back(stack: Stack) -> None:
+    """SIGTERM: the worker leaves the pool with code 0 and the other one does the rest."""
+    round_id = stack.start(max_nonces=NUM_NONCES)
+    stack.wait_checked(round_id, 400)
+    assert stack.terminate("gpu1") == 0
+    assert {gpu.queue for gpu in stack.backend.pool.all()} == {"gpu0"}
+    assert "gpu1" not in {out.queue for out in stack.backend.store.outstanding([round_id])}
+    assert stack.wait_over(round_id).state is RoundState.COMPLETED
+    stack.check_exactly_once(round_id, NUM_NONCES)
+
+
+def test_another_scheduler_takes_over(stack: Stack) -> None:
+    """kill -9 on the leading scheduler: the one that stood by goes on with all rounds."""
+    stack.scheduler("standby")
+    stack.wait(
+        lambda: "pocqueue scheduler" in stack.log("standby").read_text()
+        or stack.processes["standby"].poll() is None,
+        "the second scheduler",
+    )
+    round_id = stack.start(max_nonces=NUM_NONCES)
+    stack.wait_checked(round_id, 200)
+    stack.kill("scheduler")
+    assert stack.wait_over(round_id).state is RoundState.COMPLETED
+    stack.check_exactly_once(round_id, NUM_NONCES)
+    assert "This scheduler leads" in stack.log("standby").read_text()
+    stack.processes["scheduler"] = stack.processes.pop("standby")
+
+
+def test_a_gpu_that_joins_mid_round_gets_work(stack: Stack) -> None:
+    """A worker that starts while a round runs takes part in it."""
+    stack.terminate("gpu1")
+    round_id = stack.start()
+    stack.wait_checked(round_id, 50)
+    stack.worker("gpu1")
+    stack.wait_live("gpu0", "gpu1")
+    stack.wait(
+        lambda: any(
+            entry.queue == "gpu1"
+            for entry in stack.backend.store.iter_proofs(stack.status(round_id))
+        ),
+        "a batch of gpu1",
+    )
+
+
+def test_redis_restarted_mid_round(stack: Stack) -> None:
+    """kill -9 on Redis: everyone waits, carries on when it is back, and nothing counts twice."""
+    round_id = stack.start(max_nonces=NUM_NONCES)
+    stack.wait_checked(round_id, 400)
+    before = stack.status(round_id).checked
+    stack.kill_redis()
+    stack.server.ensure()
+    stack.wait(lambda: stack.status(round_id).checked >= before, "the data to be back")
+    assert stack.wait_over(round_id).state is RoundState.COMPLETED
+    stack.check_exactly_once(round_id, NUM_NONCES)
+    stack.check_alive()
