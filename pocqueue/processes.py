@@ -12,107 +12,24 @@ Promises:
 
 from __future__ import annotations
 
-import collections
 import contextlib
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
-from pocqueue import child_process
-from pocqueue.errors import ProcessError
+from pocqueue.child import Child, Failure, RestartPolicy, Sink
+
+__all__ = ["STOP_TIMEOUT_S", "Failure", "ProcessTree", "RestartPolicy", "Sink", "stop_signals"]
 
 #: How long a child may take to end after SIGTERM; a GPU worker finishes its batch within 25 s.
 STOP_TIMEOUT_S = 30.0
-#: Our commands' exit code for bad input.
-BAD_INPUT = 2
 
-_TAIL_LINES = 20
-# Longer ones are cut into pieces, so that a child which never ends its line costs no memory.
-_MAX_LINE_BYTES = 64 * 1024
 # What is left to do after SIGKILL takes milliseconds; this bounds a process stuck in the kernel.
 _KILL_WAIT_S = 5.0
-
-#: Takes the name of a child and one line that it wrote, without its line end.
-Sink = Callable[[str, str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class RestartPolicy:
-    """When a child that ended by itself is started again."""
-
-    #: Delay before the first restart in seconds; doubles with each exit within the window.
-    first_delay_s: float = 0.5
-    max_delay_s: float = 10.0
-    #: Restarts within the window; one exit more and the child is given up.
-    max_restarts: int = 5
-    window_s: float = 60.0
-
-    def delay_s(self, exits_s: Sequence[float], now_s: float) -> float | None:
-        """Return the seconds to wait before the next start, or None to give up.
-
-        Args:
-            exits_s: when the child ended, the exit at hand included, on the clock of `now_s`.
-        """
-        recent = sum(1 for exit_s in exits_s if now_s - exit_s < self.window_s)
-        if recent > self.max_restarts:
-            return None
-        return min(self.max_delay_s, self.first_delay_s * 2.0 ** max(0, recent - 1))
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A child that ended for good although nobody stopped it."""
-
-    name: str
-    #: Its last exit code; minus the signal's number where a signal ended it.
-    code: int
-    #: The last lines that it wrote, oldest first.
-    lines: tuple[str, ...]
-    num_exits: int = 1
-
-    @property
-    def is_bad_input(self) -> bool:
-        """It refused what it was given and said why; starting it again changes nothing."""
-        return self.code == BAD_INPUT
-
-    @property
-    def message(self) -> str:
-        """What to tell the operator."""
-        said = [line for line in self.lines if line.strip()]
-        if self.is_bad_input and said:
-            # `pocqueue:` begins our own commands' sentence, `Error:` that of Celery's and Flower's.
-            marked = [line for line in said if line.startswith(("pocqueue: ", "Error: "))]
-            sentence = (marked or said)[-1]
-            return f"{self.name}: {sentence.removeprefix('pocqueue: ').removeprefix('Error: ')}"
-        end = describe_exit(self.code)
-        what = f"{self.name} {end}"
-        if self.num_exits > 1:
-            what = f"{self.name} ended {self.num_exits} times in a row; the last time it {end}"
-        if not said:
-            return f"{what}. It wrote nothing."
-        return "\n  ".join([f"{what}. Its last lines:", *said])
-
-    def error(self) -> ProcessError:
-        """Return the same as an exception."""
-        return ProcessError(self.message)
-
-
-def describe_exit(code: int) -> str:
-    """Say how a process ended: ``ended with code 1``, ``was killed by SIGKILL``."""
-    if code >= 0:
-        return f"ended with code {code}"
-    try:
-        return f"was killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was killed by signal {-code}"
 
 
 @contextlib.contextmanager
@@ -157,8 +74,8 @@ class ProcessTree:
         self._pass_fds = tuple(pass_fds)
         self._stop_timeout_s = stop_timeout_s
         self._restarts = restarts or RestartPolicy()
-        self._added: list[_Child] = []
-        self._stages: list[list[_Child]] = []
+        self._added: list[Child] = []
+        self._stages: list[list[Child]] = []
         self._failure: Failure | None = None
         self._failed = threading.Event()
         self._failure_lock = threading.Lock()
@@ -183,7 +100,7 @@ class ProcessTree:
             env: its whole environment; None is ours.
         """
         log_path = None if self._log_dir is None else self._log_dir / f"{name}.log"
-        child = _Child(name, argv, env, self._sink, log_path, self._pass_fds, self._restarts)
+        child = Child(name, argv, env, self._sink, log_path, self._pass_fds, self._restarts)
         self._added.append(child)
 
     def start(self) -> None:
@@ -235,7 +152,7 @@ class ProcessTree:
             child.join(_KILL_WAIT_S)
         self._stages.clear()
 
-    def _stop_stage(self, stage: list[_Child]) -> None:
+    def _stop_stage(self, stage: list[Child]) -> None:
         for child in reversed(stage):
             child.terminate()
         deadline = time.monotonic() + self._stop_timeout_s
@@ -250,158 +167,3 @@ class ProcessTree:
             if self._failure is None:
                 self._failure = failure
         self._failed.set()
-
-
-class _Child:
-    """One child: a thread starts it, waits for its end and starts it again.
-
-    The thread that starts a process is the one whose end Linux reports to it as its parent's death
-    (see `child_process`), so it has to live as long; hence one thread each.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        argv: Sequence[str],
-        env: Mapping[str, str] | None,
-        sink: Sink,
-        log_path: Path | None,
-        pass_fds: tuple[int, ...],
-        restarts: RestartPolicy,
-    ) -> None:
-        self.name = name
-        self._argv = list(argv)
-        self._env = None if env is None else dict(env)
-        self._sink = sink
-        self._log_path = log_path
-        self._pass_fds = pass_fds
-        self._restarts = restarts
-        self._thread = threading.Thread(target=self._keep, name=f"keep {name}", daemon=True)
-        self._tail: collections.deque[str] = collections.deque(maxlen=_TAIL_LINES)
-        self._started = threading.Event()
-        self._stopping = threading.Event()
-        # Held to start, to signal and to reap: no signal goes to a process id that is free again.
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def pid(self) -> int | None:
-        process = self._process
-        return None if process is None else process.pid
-
-    def start(self, on_failure: Callable[[Failure], None]) -> None:
-        """Start it; `on_failure` is called, from its thread, when it has ended for good."""
-        self._on_failure = on_failure
-        if self._log_path is not None:
-            self._log_path.write_bytes(b"")
-        self._thread.start()
-        self._started.wait()
-
-    def terminate(self) -> None:
-        """Ask it to end, and do not start it again."""
-        with self._lock:
-            self._stopping.set()
-            if self._process is not None:
-                # Only the leader: it knows best how to end what it started itself.
-                os.kill(self._process.pid, signal.SIGTERM)
-
-    def kill(self) -> None:
-        """End it and everything in its process group now."""
-        with self._lock:
-            self._stopping.set()
-            if self._process is not None:
-                os.killpg(self._process.pid, signal.SIGKILL)
-
-    def join(self, timeout_s: float) -> bool:
-        """Wait for its end; return whether it has ended."""
-        if self._thread.ident is not None:
-            self._thread.join(timeout_s)
-        return not self._thread.is_alive()
-
-    def note(self, text: str) -> None:
-        """Add a line of ours to its output."""
-        line = f"[{self.name} {text}]"
-        if self._log_path is None:
-            self._sink(self.name, line)
-            return
-        with self._log_path.open("a", encoding="utf-8") as log:
-            log.write(f"{line}\n")
-
-    def _keep(self) -> None:
-        exits: list[float] = []
-        while (process := self._spawn()) is not None:
-            code = self._wait_for_end(process)
-            if self._stopping.is_set():
-                return
-            now = time.monotonic()
-            exits.append(now)
-            delay_s = None if code == BAD_INPUT else self._restarts.delay_s(exits, now)
-            if delay_s is None:
-                num_exits = sum(1 for exit_s in exits if now - exit_s < self._restarts.window_s)
-                self._on_failure(Failure(self.name, code, self._last_lines(), num_exits))
-                return
-            self.note(f"{describe_exit(code)}; it starts again in {delay_s:g} s")
-            if self._stopping.wait(delay_s):
-                return
-
-    def _spawn(self) -> subprocess.Popen[bytes] | None:
-        """Start the process, unless it is to stop."""
-        wrapper = [sys.executable, "-I", "-S", child_process.__file__, str(os.getpid())]
-        with self._lock, contextlib.ExitStack() as files:
-            if self._stopping.is_set():
-                return None
-            output: int | IO[bytes] = subprocess.PIPE
-            if self._log_path is not None:
-                output = files.enter_context(self._log_path.open("ab"))
-            try:
-                self._process = subprocess.Popen(  # noqa: S603 - the caller's fixed list, no shell
-                    [*wrapper, *self._argv],
-                    env=self._env,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    pass_fds=self._pass_fds,
-                    start_new_session=True,
-                )
-            except OSError as exc:  # no memory or no process ids left
-                self._on_failure(Failure(self.name, BAD_INPUT, (f"cannot be started: {exc}.",)))
-                return None
-            finally:
-                self._started.set()
-            return self._process
-
-    def _wait_for_end(self, process: subprocess.Popen[bytes]) -> int:
-        """Pass its lines on until it ends; return its exit code."""
-        pump = None
-        if process.stdout is not None:
-            pump = threading.Thread(
-                target=self._pump, args=(process.stdout,), name=f"read {self.name}", daemon=True
-            )
-            pump.start()
-        # Not reaped yet: until it is, its process group's number belongs to nobody else.
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        with self._lock:
-            # What it started and left behind goes with it.
-            os.killpg(process.pid, signal.SIGKILL)
-            code = process.wait()
-            self._process = None
-        if pump is not None:
-            # Bounded: a grandchild in a session of its own may hold the pipe open for ever.
-            pump.join(1.0)
-        return code
-
-    def _pump(self, stream: IO[bytes]) -> None:
-        with stream:
-            for raw in iter(lambda: stream.readline(_MAX_LINE_BYTES), b""):
-                # Of a progress bar that rewrites its line, what a terminal would show in the end.
-                line = raw.decode("utf-8", "replace").rstrip().rpartition("\r")[2]
-                self._tail.append(line)
-                self._sink(self.name, line)
-
-    def _last_lines(self) -> tuple[str, ...]:
-        if self._log_path is None:
-            return tuple(self._tail)
-        with self._log_path.open("rb") as log:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - _MAX_LINE_BYTES))
-            text = log.read().decode("utf-8", "replace")
-        return tuple(text.splitlines()[-_TAIL_LINES:])

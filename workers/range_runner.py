@@ -24,6 +24,7 @@ from typing import NamedTuple, TypeVar
 
 from pocqueue.engine.base import Engine
 from pocqueue.errors import StoreError, StoreFull, StoreUnavailable
+from pocqueue.poc.data import is_valid
 from pocqueue.poc.nonces import nonces_of
 from pocqueue.rounds.pool import shape_key
 from pocqueue.rounds.records import CommitResult, OutstandingRange, RoundStatus
@@ -220,10 +221,9 @@ class RangeRunner:
         distances: Sequence[float],
         r_target: float,
     ) -> Future[CommitResult]:
-        valid = [(n, d) for n, d in zip(nonces, distances, strict=True) if d < r_target]
-        nonfinite = sum(not math.isfinite(d) for d in distances)
-        # -inf would pass for a very good distance.
-        valid = [(n, d) for n, d in valid if math.isfinite(d)]
+        pairs = zip(nonces, distances, strict=True)
+        valid = [(nonce, dist) for nonce, dist in pairs if is_valid(dist, r_target)]
+        nonfinite = sum(not math.isfinite(dist) for dist in distances)
 
         def commit() -> CommitResult:
             result = self._retry(
@@ -232,8 +232,8 @@ class RangeRunner:
                     out.range_id,
                     start,
                     stop,
-                    [n for n, _ in valid],
-                    [d for _, d in valid],
+                    [nonce for nonce, _ in valid],
+                    [dist for _, dist in valid],
                     nonfinite,
                 )
             )

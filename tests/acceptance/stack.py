@@ -103,9 +103,7 @@ class Stack:
             code = process.poll()
             assert code is None, f"{name} ended with {code}:\n{self.log(name).read_text()[-3000:]}"
 
-    def wait(
-        self, condition: Callable[[], Any], what: str, timeout_s: float = PATIENCE_S
-    ) -> float:
+    def wait(self, condition: Callable[[], Any], what: str, timeout_s: float = PATIENCE_S) -> float:
         """Wait for a condition; return the seconds that took."""
         began = time.monotonic()
         while True:
@@ -126,7 +124,9 @@ class Stack:
     def start(self, **fields: Any) -> str:
         """Start a round in which every nonce is valid, unless told otherwise."""
         small = {"public_key": "key", "r_target": 2.0, "seq_len": 16, "batch_size": 8}
-        draft = draft_spec(**{"block_hash": os.urandom(8).hex(), "window_s": 120.0} | small | fields)
+        draft = draft_spec(
+            **{"block_hash": os.urandom(8).hex(), "window_s": 120.0} | small | fields
+        )
         return start_round(self.backend, draft, deployed_model(self.backend, draft, None))
 
     def status(self, round_id: str) -> RoundStatus:

@@ -1,6 +1,6 @@
-"""First thing that a child of `pocqueue.processes` runs: ties its life to its parent's, then execs.
+"""First thing that a child of `pocqueue.child` runs: ties its life to its parent's, then execs.
 
-Run by path as `python -I -S child_process.py PARENT_PID COMMAND ARGUMENT...`, so that it costs about
+Run by path as `python -I -S child_exec.py PARENT_PID COMMAND ARGUMENT...`, so that it costs about
 15 ms: it imports nothing of ours and next to nothing of anyone's. It stands here, and not in a
 `preexec_fn`, because the parent has threads, and after a fork only exec is safe then.
 """

@@ -1,0 +1,127 @@
+"""How long until a reader has a committed batch, and until a new round has its first valid nonce."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from benchmarks.stats import Figure, Sample
+from pocqueue.rounds.backend import Backend
+from pocqueue.rounds.records import RoundStatus
+from pocqueue.rounds.spec import RoundState
+from pocqueue.rounds.start import deployed_model, draft_spec, start_round
+from pocqueue.rounds.store import START
+
+NUM_COMMITS = 300
+NUM_STARTS = 15
+
+
+def commit_to_reader(backend: Backend) -> Figure:
+    """Time from just before a commit to its entry in the hands of a blocked reader.
+
+    Against: a bare PING of the same server, the least that any exchange with it costs.
+    """
+    status, range_id = _round_without_gpus(backend)
+    arrived: list[float] = []
+    ready = threading.Event()
+
+    def read() -> None:
+        cursor = START
+        while len(arrived) < NUM_COMMITS:
+            ready.set()
+            for entry in backend.store.read_proofs(status, cursor, block_ms=5000):
+                arrived.append(time.perf_counter())
+                cursor = entry.cursor
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    ready.wait()
+    sent, pings = [], []
+    for i in range(NUM_COMMITS):
+        began = time.perf_counter()
+        backend.client.ping()
+        pings.append(1000 * (time.perf_counter() - began))
+        sent.append(time.perf_counter())
+        backend.store.commit_batch(
+            status.round_id,
+            range_id,
+            32 * i,
+            32 * (i + 1),
+            [32 * i, 32 * i + 1, 32 * i + 2],
+            [1.3] * 3,
+        )
+        deadline = time.monotonic() + 10
+        while len(arrived) <= i and time.monotonic() < deadline:
+            # Lets the reader block again before the next commit.
+            time.sleep(0.0005)
+    reader.join()
+    backend.store.close(status.round_id, RoundState.STOPPED, "benchmark")
+    measured = Sample([1000 * (b - a) for a, b in zip(sent, arrived, strict=True)], "ms")
+    return Figure(
+        "commit to reader",
+        measured,
+        Sample(pings, "ms"),
+        "PING of the same Redis",
+        measured.median,
+        "median under 10 ms",
+        measured.median < 10,
+    )
+
+
+def start_to_first_valid(backend: Backend, r_target: float, batch_s: float) -> Figure:
+    """Time from the call that makes a round to its first valid nonce at a reader, warm worker.
+
+    Against: one batch of the bare engine, which no queue can beat.
+    """
+    times = []
+    for i in range(NUM_STARTS):
+        draft = draft_spec(
+            block_hash=f"first-{i}", public_key="bench", r_target=r_target, window_s=60.0
+        )
+        info = deployed_model(backend, draft, None)
+        began = time.perf_counter()
+        round_id = start_round(backend, draft, info)
+        status = backend.store.status(round_id)
+        while not backend.store.read_proofs(status, START, block_ms=5000):
+            pass
+        times.append(time.perf_counter() - began)
+        backend.store.close(round_id, RoundState.STOPPED, "benchmark")
+        _wait_idle(backend)
+    measured = Sample(times, "s")
+    return Figure(
+        "round start to first valid nonce",
+        measured,
+        Sample([batch_s], "s"),
+        "one batch of the bare engine",
+        measured.median,
+        "under 0.5 s",
+        measured.median < 0.5,
+    )
+
+
+def _round_without_gpus(backend: Backend) -> tuple[RoundStatus, int]:
+    """Make a round of a model that no GPU has, so that only this benchmark commits to it."""
+    from pocqueue.rounds.spec import RoundSpec
+
+    spec = RoundSpec.build(
+        block_hash="latency",
+        public_key="bench",
+        r_target=2.0,
+        window_s=120.0,
+        model="none",
+        model_fingerprint="0" * 64,
+    )
+    round_id = backend.store.create(spec)
+    # A live worker's name, so that the scheduler does not take the range for lost.
+    gpu = backend.pool.live()[0]
+    assigned = backend.store.assign_range(
+        round_id, gpu.queue, gpu.worker, 32 * NUM_COMMITS, vtime=0.0
+    )
+    assert assigned is not None
+    return backend.store.status(round_id), assigned.range_id
+
+
+def _wait_idle(backend: Backend) -> None:
+    deadline = time.monotonic() + 30
+    while any(gpu.held for gpu in backend.pool.live()) and time.monotonic() < deadline:
+        time.sleep(0.05)

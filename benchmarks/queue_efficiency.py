@@ -1,0 +1,69 @@
+"""What Celery, scheduler and store cost a GPU: the whole way against the bare engine in a loop."""
+
+from __future__ import annotations
+
+import time
+
+from benchmarks.stats import Figure, Sample
+from pocqueue.engine.base import Engine
+from pocqueue.rounds.backend import Backend
+from pocqueue.rounds.spec import RoundState
+from pocqueue.rounds.start import deployed_model, draft_spec, start_round
+
+NUM_TURNS = 7
+TURN_S = 8.0
+
+
+def queue_efficiency(backend: Backend, engine: Engine) -> Figure:
+    """Nonces per second of one worker over those of the bare engine, turn by turn.
+
+    Both use the same model, shape and number of threads, in processes of their own, and one idles
+    while the other works. A turn of the worker is measured between its first and its last commit,
+    by Redis's clock; the time before the first commit is a benchmark of its own.
+    """
+    queued, bare = [], []
+    for turn in range(NUM_TURNS):
+        bare.append(_bare(engine, turn))
+        queued.append(_queued(backend, turn))
+    measured, against = Sample(queued, "nonces/s"), Sample(bare, "nonces/s")
+    ratios = Sample([q / b for q, b in zip(queued, bare, strict=True)], "")
+    return Figure(
+        "queue efficiency",
+        measured,
+        against,
+        "bare engine in a loop",
+        ratios.median,
+        "ratio at least 0.97",
+        ratios.median >= 0.97,
+    )
+
+
+def batch_seconds(engine: Engine) -> float:
+    """Return the seconds that one batch takes the bare engine."""
+    return 32 / _bare(engine, 99, 3.0)
+
+
+def _bare(engine: Engine, turn: int, seconds: float = TURN_S) -> float:
+    spec = draft_spec(block_hash=f"bare-{turn}", public_key="bench")
+    config, num = spec.poc_config(), 0
+    engine.distances(config, range(32))
+    began = time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        engine.distances(config, range(num, num + spec.batch_size))
+        num += spec.batch_size
+    return num / (time.perf_counter() - began)
+
+
+def _queued(backend: Backend, turn: int) -> float:
+    draft = draft_spec(block_hash=f"queued-{turn}", public_key="bench", window_s=TURN_S)
+    info = deployed_model(backend, draft, None)
+    round_id = start_round(backend, draft, info, r_target=2.0)
+    status = backend.store.status(round_id)
+    while status.state.is_active:
+        time.sleep(0.25)
+        status = backend.store.status(round_id)
+    assert status.state is RoundState.EXPIRED
+    entries = list(backend.store.iter_proofs(status))
+    stamps = [int(entry.cursor.partition("-")[0]) for entry in entries]
+    # The first commit closes the time that is not measured, so its nonces do not count.
+    return (status.checked - len(entries[0].batch)) / ((stamps[-1] - stamps[0]) / 1000)

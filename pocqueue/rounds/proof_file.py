@@ -1,0 +1,470 @@
+"""Proofs files: the JSON file that a round's proofs are written to, and the checks on reading one.
+
+Content, UTF-8, one top-level key a line::
+
+    {"format": "pocqueue-proofs/1",
+     "round":  {"id", "state", "reason", "created", "ended",    times: ISO 8601 in UTC; ended may be null
+                and the fields of RoundSpec but those in LEFT_OUT},
+     "model":  {"name", "fingerprint", and of EngineInfo what is known, else null},
+     "result": {"checked", "valid", "valid_rate", "expected_valid_rate", "nonfinite", "late_batches",
+                "abandoned", "elapsed_s", "rate"},
+     "proofs": ProofBatch as it goes over the wire, nonces ascending,
+     "sha256": 64 hexadecimal digits}
+
+``sha256`` is the SHA-256 of all else in canonical form: the object without that key as JSON with keys
+sorted by code point at every level, no spaces, no escapes but those that JSON demands, UTF-8, integers
+in full, other numbers in the shortest form that reads back as the same double (Python's ``repr``), NaN
+and infinity forbidden. It finds damage; it does not sign. What is claimed is checked by recomputing it,
+see ``validation.py``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from pocqueue.engine.base import EngineInfo
+from pocqueue.errors import InvalidRound, ProofFileError
+from pocqueue.poc.data import ProofBatch, check_length
+from pocqueue.poc.nonces import index_of
+from pocqueue.rounds.calibration import ideal_valid_rate
+from pocqueue.rounds.records import ProofEntry, RoundStatus
+from pocqueue.rounds.spec import RoundSpec, RoundState
+
+FORMAT = "pocqueue-proofs/1"
+#: Larger files are not read: about 30 million proofs.
+MAX_BYTES = 1 << 30
+#: Fields of RoundSpec that are no part of the file's "round": the model has a place of its own, the
+#: share only matters while GPUs are shared out, and a callback URL may hold somebody's secret.
+LEFT_OUT = frozenset({"model", "model_fingerprint", "share", "callback_url"})
+
+_ANOTHER_COPY = (
+    "write it again with `pocqueue round proofs ID --output FILE`, or ask who made it for "
+    "another copy"
+)
+
+
+class _Part(BaseModel):
+    """One object of the file. Unknown keys are ignored: the digest covers them all the same."""
+
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
+
+
+class ModelPart(_Part):
+    """The model that the proofs were made with; null where the pool no longer knew it."""
+
+    name: str = Field(min_length=1)
+    fingerprint: str = Field(pattern=r"^[0-9a-f]{64}$")
+    engine: str | None = None
+    device_name: str | None = None
+    #: Of weights and activations. Not part of the fingerprint, and distances depend on it.
+    dtype: str | None = None
+    hidden_size: int | None = None
+    vocab_size: int | None = None
+    max_seq_len: int | None = None
+
+
+class ResultPart(_Part):
+    """How the round went."""
+
+    checked: int = Field(ge=0)
+    #: Exactly the number of proofs in the file.
+    valid: int = Field(ge=0)
+    valid_rate: float = Field(ge=0, le=1)
+    #: By calibration where the round was calibrated, else of random directions; null: not known.
+    expected_valid_rate: float | None = Field(default=None, ge=0, le=1)
+    nonfinite: int = Field(default=0, ge=0)
+    late_batches: int = Field(default=0, ge=0)
+    abandoned: int = Field(default=0, ge=0)
+    elapsed_s: float = Field(ge=0)
+    #: Nonces per second.
+    rate: float = Field(ge=0)
+
+
+class _RoundPart(_Part):
+    """What "round" holds beside the specification."""
+
+    # Not strict: enumerations and times come as JSON strings.
+    model_config = ConfigDict(strict=False)
+
+    id: str = Field(min_length=1)
+    state: RoundState
+    reason: str = ""
+    created: AwareDatetime
+    ended: AwareDatetime | None = None
+
+
+class _ProofsPart(_Part):
+    """A ProofBatch as it goes over the wire."""
+
+    public_key: str
+    block_hash: str
+    block_height: int
+    nonces: list[int]
+    dist: list[float]
+    node_id: int
+
+
+class _DamageError(ValueError):
+    """What is wrong with a file's content; completes the sentence "Proofs file X …"."""
+
+
+@dataclass(frozen=True)
+class ProofFile:
+    """The content of a proofs file; one that was read is checked (see `parse`)."""
+
+    round_id: str
+    state: RoundState
+    reason: str
+    created: datetime
+    #: None: the round was still active when the file was made.
+    ended: datetime | None
+    #: Without share and callback URL, which the file does not hold.
+    spec: RoundSpec
+    model: ModelPart
+    result: ResultPart
+    proofs: ProofBatch
+
+    @classmethod
+    def from_round(
+        cls, status: RoundStatus, info: EngineInfo | None, entries: Iterable[ProofEntry]
+    ) -> Self:
+        """Build the file of a round.
+
+        Args:
+            status: the round as it stands.
+            info: the model as a worker tells it; None where no worker serves it any more.
+            entries: all proofs of the round, in any order.
+        """
+        pairs = sorted(
+            pair for e in entries for pair in zip(e.batch.nonces, e.batch.dist, strict=True)
+        )
+        spec = status.spec
+        # Of an active round the entries may be newer than the status.
+        checked = max(status.checked, len(pairs))
+        expected = spec.expected_valid_rate
+        if expected is None and info is not None:
+            expected = ideal_valid_rate(spec.r_target, info.vocab_size)
+        known = {} if info is None else info.to_dict()
+        return cls(
+            round_id=status.round_id,
+            state=status.state,
+            reason=status.reason,
+            created=_utc(status.created_ms),
+            ended=_utc(status.ended_ms) if status.ended_ms else None,
+            spec=RoundSpec.build(**spec.model_dump(exclude={"share", "callback_url"})),
+            model=ModelPart(
+                name=spec.model,
+                fingerprint=spec.model_fingerprint,
+                **{k: known[k] for k in ModelPart.model_fields if k in known and k != "fingerprint"},
+            ),
+            result=ResultPart(
+                checked=checked,
+                valid=len(pairs),
+                valid_rate=len(pairs) / checked if checked else 0.0,
+                expected_valid_rate=expected,
+                nonfinite=status.nonfinite,
+                late_batches=status.late_batches,
+                abandoned=status.abandoned,
+                elapsed_s=round(status.elapsed_s, 3),
+                rate=round(status.rate, 3),
+            ),
+            proofs=ProofBatch(
+                public_key=spec.public_key,
+                block_hash=spec.block_hash,
+                block_height=spec.block_height,
+                nonces=[nonce for nonce, _ in pairs],
+                dist=[dist for _, dist in pairs],
+                node_id=spec.node_id,
+            ),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the file's content with its digest."""
+        content = {
+            "format": FORMAT,
+            "round": {
+                "id": self.round_id,
+                "state": self.state.value,
+                "reason": self.reason,
+                "created": _iso(self.created),
+                "ended": None if self.ended is None else _iso(self.ended),
+                **self.spec.model_dump(mode="json", exclude=set(LEFT_OUT)),
+            },
+            "model": self.model.model_dump(),
+            "result": self.result.model_dump(),
+            "proofs": asdict(self.proofs),
+        }
+        return content | {"sha256": digest(content)}
+
+    def to_bytes(self) -> bytes:
+        """Return the file's bytes."""
+        lines = [
+            f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}"
+            for key, value in self.to_dict().items()
+        ]
+        return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+
+    @classmethod
+    def parse(cls, data: bytes, name: str) -> Self:
+        """Read the bytes of a proofs file and check all that can be without the model.
+
+        Args:
+            data: the whole file.
+            name: what messages call it, such as its path.
+
+        Raises:
+            ProofFileError: it is cut, no JSON, of another format, edited, or proofs that its round
+                cannot have: of another block, node or key, repeated, without a finite distance.
+        """
+        try:
+            return cls._from_dict(_load(data))
+        except _DamageError as exc:
+            raise ProofFileError(f"Proofs file {name} {exc}.") from None
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read and check a file.
+
+        Raises:
+            ProofFileError: it cannot be read, is larger than MAX_BYTES, or as `parse` says.
+        """
+        try:
+            # Before opening: a pipe or a device would wait for ever or never end.
+            if path.exists() and not path.is_file():
+                raise ProofFileError(f"Proofs file {path} is no file: give the path of one.")
+            with path.open("rb") as file:
+                data = file.read(MAX_BYTES + 1)
+        except FileNotFoundError:
+            raise ProofFileError(
+                f"Proofs file {path} does not exist: check the path, or "
+                "write one with `pocqueue round proofs ID --output FILE`."
+            ) from None
+        except OSError as exc:
+            raise ProofFileError(
+                f"Proofs file {path} cannot be read ({exc.strerror}): check its owner and mode."
+            ) from exc
+        if len(data) > MAX_BYTES:
+            raise ProofFileError(
+                f"Proofs file {path} is larger than {MAX_BYTES >> 30} GiB, the most that is read: "
+                "it is no proofs file of one round."
+            )
+        return cls.parse(data, str(path))
+
+    def write(self, path: Path) -> None:
+        """Write the file, mode 0644, all at once: readers see the old one or the new one.
+
+        Raises:
+            ProofFileError: its folder does not exist, or it cannot be written there.
+        """
+        # A link stays one; what it points to is replaced.
+        target = Path(os.path.realpath(path))
+        if target.exists() and not target.is_file():
+            raise ProofFileError(f"Proofs cannot be written to {path}: it is no file; name one.")
+        if not target.parent.is_dir():
+            raise ProofFileError(
+                f"Proofs cannot be written to {path}: {target.parent} is no folder; make it first."
+            )
+        data = self.to_bytes()
+        try:
+            _replace(target, data)
+        except OSError as exc:
+            raise ProofFileError(
+                f"Proofs cannot be written to {path} ({exc.strerror}): "
+                "make room or take another folder."
+            ) from exc
+
+    @classmethod
+    def _from_dict(cls, content: dict[str, Any]) -> Self:
+        found = content.get("format")
+        if not isinstance(found, str) or not found.startswith("pocqueue-proofs/"):
+            raise _DamageError("is no proofs file: give one that `pocqueue round` wrote")
+        if found != FORMAT:
+            raise _DamageError(
+                f"has format {found[:40]!r}; this version reads {FORMAT!r}: use the version of "
+                "pocqueue that wrote it"
+            )
+        _check_digest(content)
+        part = _read_part(_RoundPart, content, "round")
+        model = _read_part(ModelPart, content, "model")
+        result = _read_part(ResultPart, content, "result")
+        proofs = ProofBatch(**_read_part(_ProofsPart, content, "proofs").model_dump())
+        spec = _read_spec(content["round"], model)
+        _check_proofs(proofs, spec, result)
+        return cls(
+            round_id=part.id,
+            state=part.state,
+            reason=part.reason,
+            created=part.created.astimezone(UTC),
+            ended=None if part.ended is None else part.ended.astimezone(UTC),
+            spec=spec,
+            model=model,
+            result=result,
+            proofs=proofs,
+        )
+
+
+def digest(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a file's content without its ``sha256``, 64 hexadecimal digits.
+
+    Raises:
+        ValueError: it holds a number that is not finite, or text that is no Unicode.
+    """
+    rest = {key: value for key, value in content.items() if key != "sha256"}
+    canonical = json.dumps(
+        rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _load(data: bytes) -> dict[str, Any]:
+    try:
+        content = json.loads(data.decode("utf-8"), object_pairs_hook=_no_repeats)
+    except UnicodeDecodeError:
+        raise _DamageError(f"is not UTF-8 text: {_ANOTHER_COPY}") from None
+    except json.JSONDecodeError as exc:
+        raise _DamageError(
+            f"is cut or no JSON (line {exc.lineno}, column {exc.colno}): {_ANOTHER_COPY}"
+        ) from None
+    except _DamageError:
+        raise
+    except (ValueError, RecursionError):
+        # Integers of thousands of digits, brackets in brackets in brackets.
+        raise _DamageError(
+            "is JSON of a kind that no proofs file is: give one that `pocqueue round` wrote"
+        ) from None
+    if not isinstance(content, dict):
+        raise _DamageError("is no proofs file: give one that `pocqueue round` wrote")
+    return content
+
+
+def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse an object with a key twice: another reader might take the other value."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise _DamageError(f"has the key {twice[:40]!r} twice in one object: {_ANOTHER_COPY}")
+    return found
+
+
+def _check_digest(content: Mapping[str, Any]) -> None:
+    try:
+        right = digest(content)
+    except UnicodeEncodeError:
+        raise _DamageError(f"holds text that is no Unicode: {_ANOTHER_COPY}") from None
+    except ValueError:
+        raise _DamageError(
+            f"holds {_nonfinite(content)}; allowed: finite numbers. Do not trust it: {_ANOTHER_COPY}"
+        ) from None
+    if content.get("sha256") != right:
+        raise _DamageError(
+            f"was edited or damaged after it was written (its sha256 does not fit): {_ANOTHER_COPY}"
+        )
+
+
+def _nonfinite(content: Mapping[str, Any]) -> str:
+    """Name the number that the digest stumbled over."""
+    proofs = content.get("proofs")
+    distances = proofs.get("dist") if isinstance(proofs, dict) else None
+    for place, dist in enumerate(distances if isinstance(distances, list) else []):
+        if isinstance(dist, float) and not math.isfinite(dist):
+            return f"the distance {dist} (number {place + 1} of proofs.dist)"
+    return "a number that is NaN or infinite"
+
+
+def _read_part(part: type[Part], content: Mapping[str, Any], key: str) -> Part:
+    try:
+        return part.model_validate(content.get(key))
+    except ValidationError as exc:
+        problem = exc.errors()[0]
+        place = ".".join(str(step) for step in (key, *problem["loc"]))
+        raise _DamageError(f"is wrong at {place} ({problem['msg']}): {_ANOTHER_COPY}") from None
+
+
+def _read_spec(fields: Mapping[str, Any], model: ModelPart) -> RoundSpec:
+    """Rebuild a round's specification from the file's "round" and "model"."""
+    known = set(RoundSpec.model_fields) - LEFT_OUT
+    # All of them, though some have defaults: this version wrote every one.
+    if missing := sorted(known - set(fields)):
+        raise _DamageError(f"has no round.{missing[0]}: {_ANOTHER_COPY}")
+    try:
+        return RoundSpec.build(
+            **{key: fields[key] for key in known},
+            model=model.name,
+            model_fingerprint=model.fingerprint,
+        )
+    except InvalidRound as exc:
+        raise _DamageError(
+            f"is of a round that cannot be ({str(exc).rstrip('.')}): {_ANOTHER_COPY}"
+        ) from None
+
+
+def _check_proofs(proofs: ProofBatch, spec: RoundSpec, result: ResultPart) -> None:
+    """Refuse proofs that this round cannot have."""
+    for field in ("block_hash", "block_height", "public_key", "node_id"):
+        has, wants = getattr(proofs, field), getattr(spec, field)
+        if has != wants:
+            raise _DamageError(
+                f"has proofs of {field} {has!r} in a round of {field} {wants!r}: {_ANOTHER_COPY}"
+            )
+    try:
+        check_length("proofs.dist", proofs.dist, proofs.nonces)
+        seen: set[int] = set()
+        for nonce, dist in zip(proofs.nonces, proofs.dist, strict=True):
+            index = index_of(nonce, spec.node_id, spec.node_count)
+            if spec.max_nonces is not None and index >= spec.max_nonces:
+                raise InvalidRound(
+                    "nonce", nonce, f"nonces of an index below max_nonces, {spec.max_nonces}"
+                )
+            if nonce in seen:
+                raise InvalidRound("nonce", nonce, "each nonce once; this one is repeated")
+            seen.add(nonce)
+            if not 0 <= dist <= 2:
+                raise InvalidRound(f"the distance of nonce {nonce}", dist, "0 to 2")
+    except InvalidRound as exc:
+        raise _DamageError(
+            f"has proofs that cannot be ({str(exc).rstrip('.')}): {_ANOTHER_COPY}"
+        ) from None
+    if not len(proofs) == result.valid <= result.checked:
+        raise _DamageError(
+            f"has {len(proofs)} proofs, but says {result.valid} of {result.checked} nonces are "
+            f"valid: {_ANOTHER_COPY}"
+        )
+
+
+def _replace(target: Path, data: bytes) -> None:
+    """Write a new file beside `target`, then put it in its place."""
+    temp = None
+    try:
+        with tempfile.NamedTemporaryFile(
+            dir=target.parent, prefix=".pocqueue-proofs-", delete=False
+        ) as file:
+            temp = Path(file.name)
+            file.write(data)
+            os.fchmod(file.fileno(), 0o644)
+            file.flush()
+            os.fsync(file.fileno())
+        temp.replace(target)
+    except BaseException:
+        if temp is not None:
+            temp.unlink(missing_ok=True)
+        raise
+
+
+def _utc(ms: int) -> datetime:
+    return datetime.fromtimestamp(ms / 1000, tz=UTC)
+
+
+def _iso(time: datetime) -> str:
+    return time.isoformat(timespec="milliseconds")
