@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from typing_extensions import override
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -28,6 +30,7 @@ class Sample:
             "unit": self.unit,
         }
 
+    @override
     def __str__(self) -> str:
         return (
             f"{self.median:,.4g} {self.unit} "

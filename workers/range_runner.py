@@ -197,8 +197,13 @@ class RangeRunner:
                 pending = _Pending(future, stop - position)
                 position = stop
         finally:
-            if pending is not None:
+            if pending is not None:  # the engine or Redis failed with a commit under way
                 wait([pending.future])
+                if (
+                    not pending.future.exception()
+                    and pending.future.result().outcome == "committed"
+                ):
+                    counted += pending.size
             self._note(spec.seq_len, spec.batch_size, computed, counted, self._clock() - began)
         if ended == "draining":
             self._give_back(out, failed=False)
@@ -246,11 +251,9 @@ class RangeRunner:
 
         def look() -> CommitResult:
             opened = self._retry(lambda: self._store.open_range(out.round_id, out.range_id))
-            return (
-                CommitResult("reassigned", 0)
-                if opened is None
-                else CommitResult("repeated", opened[1].done)
-            )
+            if opened is None:
+                return CommitResult("reassigned", 0)
+            return CommitResult("repeated", opened[1].done)
 
         return self._committer.submit(look)
 

@@ -81,18 +81,16 @@ def print_round(
     written: Path | None = None,
 ) -> None:
     """Print how a round stands, or went, with its best nonces."""
-    from rich.table import Table
-
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows(status, vocab_size):
-        table.add_row(name, value)
+    shown = rows(status, vocab_size)
     for place, (nonce, dist) in enumerate(best_nonces(entries)):
-        table.add_row("best nonces" if place == 0 else "", f"{nonce:<20} distance {dist:.6f}")
+        shown.append(("best nonces" if place == 0 else "", f"{nonce:<20} distance {dist:.6f}"))
     if written is not None:
-        table.add_row("proofs written to", str(written))
-    console().print(table)
+        shown.append(("proofs written to", str(written)))
+    view = console()
+    for name, value in shown:
+        # No table: its cells would break ids and paths, which people copy, at the window's edge.
+        view.print(f"{name:<22}", end="", style="bold")
+        view.print(value, markup=False, soft_wrap=True)
 
 
 def print_rounds(statuses: Sequence[RoundStatus]) -> None:

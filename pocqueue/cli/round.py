@@ -129,7 +129,7 @@ def watch(
     """Watch a round to its end."""
     from pocqueue.settings import load_settings
 
-    _check_output(output)
+    check_output(output)
     with _open() as backend:
         found = _find(backend, round_id)
         state_dir = load_settings().state_dir
@@ -179,7 +179,7 @@ def proofs(
 
     from pocqueue.cli.report import best_nonces
 
-    _check_output(output)
+    check_output(output)
     with _open() as backend:
         found = _find(backend, round_id)
         entries = list(backend.store.iter_proofs(found))
@@ -331,10 +331,10 @@ def _check_options(
             str(output),
             "only without --detach; later `pocqueue round proofs ID --output FILE`",
         )
-    _check_output(output)
+    check_output(output)
 
 
-def _check_output(output: Path | None) -> None:
+def check_output(output: Path | None) -> None:
     """Find out now, not after the round, that its proofs could not be written."""
     import os
 

@@ -29,7 +29,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
@@ -48,16 +48,19 @@ MAX_BYTES = 1 << 30
 #: share only matters while GPUs are shared out, and a callback URL may hold somebody's secret.
 LEFT_OUT = frozenset({"model", "model_fingerprint", "share", "callback_url"})
 
-_ANOTHER_COPY = (
-    "write it again with `pocqueue round proofs ID --output FILE`, or ask who made it for "
-    "another copy"
+_WRITE_AGAIN = (
+    "write it again with `pocqueue round proofs ID --output FILE`, or ask who made it for another"
 )
+_GIVE_ANOTHER = "give a file that `pocqueue round` wrote"
 
 
 class _Part(BaseModel):
     """One object of the file. Unknown keys are ignored: the digest covers them all the same."""
 
     model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
+
+
+Part = TypeVar("Part", bound=_Part)
 
 
 class ModelPart(_Part):
@@ -116,7 +119,10 @@ class _ProofsPart(_Part):
 
 
 class _DamageError(ValueError):
-    """What is wrong with a file's content; completes the sentence "Proofs file X …"."""
+    """What is wrong with a file's content and what to do; completes "Proofs file X …"."""
+
+    def __init__(self, what: str, advice: str = _WRITE_AGAIN) -> None:
+        super().__init__(f"{what}: {advice}.")
 
 
 @dataclass(frozen=True)
@@ -162,11 +168,13 @@ class ProofFile:
             reason=status.reason,
             created=_utc(status.created_ms),
             ended=_utc(status.ended_ms) if status.ended_ms else None,
-            spec=RoundSpec.build(**spec.model_dump(exclude={"share", "callback_url"})),
+            spec=spec.model_copy(update={"share": 1.0, "callback_url": None}),
             model=ModelPart(
                 name=spec.model,
                 fingerprint=spec.model_fingerprint,
-                **{k: known[k] for k in ModelPart.model_fields if k in known and k != "fingerprint"},
+                **{
+                    k: known[k] for k in ModelPart.model_fields if k in known and k != "fingerprint"
+                },
             ),
             result=ResultPart(
                 checked=checked,
@@ -230,7 +238,7 @@ class ProofFile:
         try:
             return cls._from_dict(_load(data))
         except _DamageError as exc:
-            raise ProofFileError(f"Proofs file {name} {exc}.") from None
+            raise ProofFileError(f"Proofs file {name} {exc}") from None
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -288,11 +296,11 @@ class ProofFile:
     def _from_dict(cls, content: dict[str, Any]) -> Self:
         found = content.get("format")
         if not isinstance(found, str) or not found.startswith("pocqueue-proofs/"):
-            raise _DamageError("is no proofs file: give one that `pocqueue round` wrote")
+            raise _DamageError("is no proofs file", _GIVE_ANOTHER)
         if found != FORMAT:
             raise _DamageError(
-                f"has format {found[:40]!r}; this version reads {FORMAT!r}: use the version of "
-                "pocqueue that wrote it"
+                f"has format {found[:40]!r}, but this version reads {FORMAT!r}",
+                "use the version of pocqueue that wrote it",
             )
         _check_digest(content)
         part = _read_part(_RoundPart, content, "round")
@@ -330,21 +338,18 @@ def digest(content: Mapping[str, Any]) -> str:
 def _load(data: bytes) -> dict[str, Any]:
     try:
         content = json.loads(data.decode("utf-8"), object_pairs_hook=_no_repeats)
-    except UnicodeDecodeError:
-        raise _DamageError(f"is not UTF-8 text: {_ANOTHER_COPY}") from None
-    except json.JSONDecodeError as exc:
-        raise _DamageError(
-            f"is cut or no JSON (line {exc.lineno}, column {exc.colno}): {_ANOTHER_COPY}"
-        ) from None
     except _DamageError:
         raise
+    except UnicodeDecodeError:
+        raise _DamageError("is not UTF-8 text") from None
+    except json.JSONDecodeError as exc:
+        where = f"line {exc.lineno}, column {exc.colno}"
+        raise _DamageError(f"is cut or no JSON ({where})") from None
     except (ValueError, RecursionError):
         # Integers of thousands of digits, brackets in brackets in brackets.
-        raise _DamageError(
-            "is JSON of a kind that no proofs file is: give one that `pocqueue round` wrote"
-        ) from None
+        raise _DamageError("is JSON of a kind that no proofs file is", _GIVE_ANOTHER) from None
     if not isinstance(content, dict):
-        raise _DamageError("is no proofs file: give one that `pocqueue round` wrote")
+        raise _DamageError("is no proofs file", _GIVE_ANOTHER)
     return content
 
 
@@ -354,7 +359,7 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise _DamageError(f"has the key {twice[:40]!r} twice in one object: {_ANOTHER_COPY}")
+        raise _DamageError(f"has the key {twice[:40]!r} twice in one object")
     return found
 
 
@@ -362,15 +367,11 @@ def _check_digest(content: Mapping[str, Any]) -> None:
     try:
         right = digest(content)
     except UnicodeEncodeError:
-        raise _DamageError(f"holds text that is no Unicode: {_ANOTHER_COPY}") from None
+        raise _DamageError("holds text that is no Unicode") from None
     except ValueError:
-        raise _DamageError(
-            f"holds {_nonfinite(content)}; allowed: finite numbers. Do not trust it: {_ANOTHER_COPY}"
-        ) from None
+        raise _DamageError(f"holds {_nonfinite(content)}, which is not finite") from None
     if content.get("sha256") != right:
-        raise _DamageError(
-            f"was edited or damaged after it was written (its sha256 does not fit): {_ANOTHER_COPY}"
-        )
+        raise _DamageError("was edited or damaged after it was written (its sha256 does not fit)")
 
 
 def _nonfinite(content: Mapping[str, Any]) -> str:
@@ -380,7 +381,7 @@ def _nonfinite(content: Mapping[str, Any]) -> str:
     for place, dist in enumerate(distances if isinstance(distances, list) else []):
         if isinstance(dist, float) and not math.isfinite(dist):
             return f"the distance {dist} (number {place + 1} of proofs.dist)"
-    return "a number that is NaN or infinite"
+    return "a number"
 
 
 def _read_part(part: type[Part], content: Mapping[str, Any], key: str) -> Part:
@@ -389,15 +390,15 @@ def _read_part(part: type[Part], content: Mapping[str, Any], key: str) -> Part:
     except ValidationError as exc:
         problem = exc.errors()[0]
         place = ".".join(str(step) for step in (key, *problem["loc"]))
-        raise _DamageError(f"is wrong at {place} ({problem['msg']}): {_ANOTHER_COPY}") from None
+        raise _DamageError(f"is wrong at {place} ({problem['msg']})") from None
 
 
 def _read_spec(fields: Mapping[str, Any], model: ModelPart) -> RoundSpec:
     """Rebuild a round's specification from the file's "round" and "model"."""
     known = set(RoundSpec.model_fields) - LEFT_OUT
-    # All of them, though some have defaults: this version wrote every one.
+    # Even of those with defaults: whoever wrote the file wrote every one.
     if missing := sorted(known - set(fields)):
-        raise _DamageError(f"has no round.{missing[0]}: {_ANOTHER_COPY}")
+        raise _DamageError(f"has no round.{missing[0]}")
     try:
         return RoundSpec.build(
             **{key: fields[key] for key in known},
@@ -405,9 +406,7 @@ def _read_spec(fields: Mapping[str, Any], model: ModelPart) -> RoundSpec:
             model_fingerprint=model.fingerprint,
         )
     except InvalidRound as exc:
-        raise _DamageError(
-            f"is of a round that cannot be ({str(exc).rstrip('.')}): {_ANOTHER_COPY}"
-        ) from None
+        raise _DamageError(f"is of a round that cannot be ({str(exc).rstrip('.')})") from None
 
 
 def _check_proofs(proofs: ProofBatch, spec: RoundSpec, result: ResultPart) -> None:
@@ -415,32 +414,29 @@ def _check_proofs(proofs: ProofBatch, spec: RoundSpec, result: ResultPart) -> No
     for field in ("block_hash", "block_height", "public_key", "node_id"):
         has, wants = getattr(proofs, field), getattr(spec, field)
         if has != wants:
-            raise _DamageError(
-                f"has proofs of {field} {has!r} in a round of {field} {wants!r}: {_ANOTHER_COPY}"
-            )
+            raise _DamageError(f"has proofs of {field} {has!r} in a round of {field} {wants!r}")
     try:
         check_length("proofs.dist", proofs.dist, proofs.nonces)
-        seen: set[int] = set()
-        for nonce, dist in zip(proofs.nonces, proofs.dist, strict=True):
-            index = index_of(nonce, spec.node_id, spec.node_count)
-            if spec.max_nonces is not None and index >= spec.max_nonces:
-                raise InvalidRound(
-                    "nonce", nonce, f"nonces of an index below max_nonces, {spec.max_nonces}"
-                )
-            if nonce in seen:
-                raise InvalidRound("nonce", nonce, "each nonce once; this one is repeated")
-            seen.add(nonce)
-            if not 0 <= dist <= 2:
-                raise InvalidRound(f"the distance of nonce {nonce}", dist, "0 to 2")
+        _check_nonces(proofs, spec)
     except InvalidRound as exc:
-        raise _DamageError(
-            f"has proofs that cannot be ({str(exc).rstrip('.')}): {_ANOTHER_COPY}"
-        ) from None
+        raise _DamageError(f"has proofs that cannot be ({str(exc).rstrip('.')})") from None
     if not len(proofs) == result.valid <= result.checked:
         raise _DamageError(
-            f"has {len(proofs)} proofs, but says {result.valid} of {result.checked} nonces are "
-            f"valid: {_ANOTHER_COPY}"
+            f"has {len(proofs)} proofs but says {result.valid} of {result.checked} nonces are valid"
         )
+
+
+def _check_nonces(proofs: ProofBatch, spec: RoundSpec) -> None:
+    seen: set[int] = set()
+    for nonce, dist in zip(proofs.nonces, proofs.dist, strict=True):
+        index = index_of(nonce, spec.node_id, spec.node_count)
+        if spec.max_nonces is not None and index >= spec.max_nonces:
+            raise InvalidRound("nonce index", index, f"below max_nonces, {spec.max_nonces}")
+        if nonce in seen:
+            raise InvalidRound("nonce", nonce, "each nonce once; this one is repeated")
+        seen.add(nonce)
+        if not 0 <= dist <= 2:
+            raise InvalidRound(f"the distance of nonce {nonce}", dist, "0 to 2")
 
 
 def _replace(target: Path, data: bytes) -> None:

@@ -1,0 +1,339 @@
+"""`pocqueue calibrate`: which r_target gives a valid rate with the deployed model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pocqueue.cli.output import EXIT_INTERRUPTED, console, percent, print_json
+
+if TYPE_CHECKING:
+    from pocqueue.engine.base import EngineInfo
+    from pocqueue.rounds.backend import Backend
+    from pocqueue.rounds.calibration import Calibration, OnCount, Spread
+    from pocqueue.rounds.spec import RoundSpec
+    from pocqueue.settings import Settings
+
+#: Distances stay in memory and, for an hour, in Redis.
+MAX_SAMPLES = 1_000_000
+
+#: Samples (block hash, number of nonces, progress) to distances.
+Sampler = Callable[[str, int, "OnCount"], list[float]]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where distances come from."""
+
+    name: str
+    info: EngineInfo
+    sample: Sampler
+
+
+def calibrate(
+    valid_rate: Annotated[
+        float, typer.Option(help="Share of nonces to be valid, above 0 and below 1.")
+    ] = 0.1,
+    samples: Annotated[int, typer.Option(help="Nonces to sample.")] = 2048,
+    seq_len: Annotated[int, typer.Option(help="Positions of one nonce's input.")] = 256,
+    batch_size: Annotated[int, typer.Option(help="Nonces of one forward pass.")] = 32,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Model to sample [default: the deployed one, else POCQUEUE_MODEL]."),
+    ] = None,
+    block_hash: Annotated[
+        str | None,
+        typer.Option(help="Sample this block only [default: spread over 8 made-up blocks]."),
+    ] = None,
+    window: Annotated[
+        float, typer.Option(help="Most seconds to sample on the pool, up to 3600.")
+    ] = 330.0,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write a histogram to this PNG file.", metavar="FILE.png")
+    ] = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="Load the model in this process; leave the pool alone.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Find the r_target that makes a given share of nonces valid with the deployed model.
+
+    Samples on the live pool where there is one, else loads the model in this process.
+    """
+    from pocqueue.cli.histogram import check_plot, save_plot
+    from pocqueue.rounds.calibration import made_up_blocks, r_target_for
+    from pocqueue.settings import load_settings
+
+    blocks = made_up_blocks() if block_hash is None else [block_hash]
+    draft = _check(valid_rate, samples, blocks[0], seq_len, batch_size, window)
+    if plot is not None:
+        check_plot(plot)
+    settings = load_settings()
+    try:
+        with _open_source(settings, draft, model, local) as source:
+            found = _sample(source, blocks, samples)
+    except KeyboardInterrupt:
+        console(stderr=True).print("Stopped; nothing is left running.")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    distances = [d for block in found.values() for d in block]
+    calibration = r_target_for(distances, valid_rate)
+    if plot is not None:
+        title = f"{source.info.model}, seq_len {seq_len}, batch_size {batch_size}"
+        save_plot(plot, distances, calibration, source.info.vocab_size, title)
+    report = _Report(source, draft, calibration, found, plot)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        report.print()
+
+
+@dataclass(frozen=True)
+class _Report:
+    """What the command says."""
+
+    source: _Source
+    draft: RoundSpec
+    calibration: Calibration
+    #: Distances by block hash.
+    samples: dict[str, list[float]]
+    plot: Path | None
+
+    @property
+    def spread(self) -> Spread | None:
+        from pocqueue.rounds.calibration import spread_between
+
+        if len(self.samples) < 2:
+            return None
+        return spread_between(list(self.samples.values()), self.calibration.r_target)
+
+    def ideal(self) -> tuple[float, float]:
+        """Return the valid rate of random directions at this r_target, and their r_target."""
+        from pocqueue.rounds.calibration import ideal_r_target, ideal_valid_rate
+
+        found, vocab_size = self.calibration, self.source.info.vocab_size
+        return (
+            ideal_valid_rate(found.r_target, vocab_size),
+            ideal_r_target(found.valid_rate, vocab_size),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        found, spread, info = self.calibration, self.spread, self.source.info
+        rate, r_target = self.ideal()
+        blocks = [
+            {
+                "block_hash": block,
+                "num_samples": len(distances),
+                "valid_rate": sum(d < found.r_target for d in distances) / len(distances),
+            }
+            for block, distances in self.samples.items()
+        ]
+        return {
+            **found.to_dict(),
+            "ideal_valid_rate": rate,
+            "ideal_r_target": r_target,
+            "blocks": blocks,
+            "spread": None if spread is None else spread.observed,
+            "spread_by_chance": None if spread is None else spread.chance,
+            "source": self.source.name,
+            "model": info.to_dict(),
+            "seq_len": self.draft.seq_len,
+            "batch_size": self.draft.batch_size,
+            "plot": None if self.plot is None else str(self.plot),
+        }
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return what there is to say, as (name, value)."""
+        found, spread, info = self.calibration, self.spread, self.source.info
+        rate, r_target = self.ideal()
+        if spread is None:
+            block = ("block", next(iter(self.samples)))
+        else:
+            words = (
+                f"{percent(min(spread.rates))} to {percent(max(spread.rates))} in "
+                f"{len(spread.rates)} blocks: a standard deviation of {percent(spread.observed)}, "
+                f"where chance alone makes {percent(spread.chance)}"
+            )
+            block = ("between blocks", words)
+        sampled = f"{percent(found.sampled_rate)} of {found.num_samples:,} samples"
+        asked, shape = percent(found.valid_rate), self.draft
+        rows = [
+            ("r_target", f"{found.r_target:.9g}"),
+            (f"{100 * found.confidence:g} % interval", f"{found.low:.6f} to {found.high:.6f}"),
+            ("valid rate", f"{asked} asked for; {sampled} are below r_target"),
+            ("random directions", f"{percent(rate)} at this r_target; {asked} at {r_target:.6f}"),
+            block,
+            ("model", f"{info.model} ({info.fingerprint[:12]}), {info.dtype}"),
+            (
+                "sampled",
+                f"{self.source.name}, {shape.seq_len} positions in batches of {shape.batch_size}",
+            ),
+        ]
+        if self.plot is not None:
+            rows.append(("plot", str(self.plot)))
+        return rows
+
+    def print(self) -> None:
+        from rich.table import Table
+
+        from pocqueue.cli.histogram import bin_distances, draw
+
+        view = console()
+        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, value in self.rows():
+            table.add_row(name, value)
+        view.print(table)
+        view.print()
+        distances = [d for block in self.samples.values() for d in block]
+        histogram = bin_distances(distances, self.calibration.r_target)
+        plain = not view.encoding.lower().startswith("utf")
+        view.print(draw(histogram, view.width, plain=plain))
+
+
+def _check(
+    valid_rate: float, samples: int, block_hash: str, seq_len: int, batch_size: int, window: float
+) -> RoundSpec:
+    """Check all that can be before anything is loaded or sent."""
+    from pocqueue.errors import InvalidRound
+    from pocqueue.rounds.calibration import CALIBRATION_KEY, check_valid_rate
+    from pocqueue.rounds.start import draft_spec
+
+    if not 1 <= samples <= MAX_SAMPLES:
+        raise InvalidRound("samples", samples, f"a whole number from 1 to {MAX_SAMPLES}")
+    check_valid_rate(valid_rate, samples)
+    return draft_spec(
+        block_hash=block_hash,
+        public_key=CALIBRATION_KEY,
+        seq_len=seq_len,
+        batch_size=batch_size,
+        window_s=window,
+        max_nonces=samples,
+    )
+
+
+@contextmanager
+def _open_source(
+    settings: Settings, draft: RoundSpec, model: str | None, local: bool
+) -> Iterator[_Source]:
+    """Open the pool, or an engine of this process where that is asked for or there is no pool."""
+    from pocqueue.rounds.start import deployed_model
+
+    with ExitStack() as stack:
+        backend = None if local else _open_pool(settings, stack)
+        if backend is None:
+            yield _local_source(settings, draft, model, stack)
+        else:
+            info = deployed_model(backend, draft, model)
+            yield _Source("on the pool", info, _pool_sampler(backend, info, draft))
+
+
+def _open_pool(settings: Settings, stack: ExitStack) -> Backend | None:
+    """Open the pool; None, said on standard error, where there is none or no GPU in it lives."""
+    from pocqueue.errors import StoreUnavailable
+    from pocqueue.rounds.backend import Backend
+
+    try:
+        backend = stack.enter_context(Backend.open(settings))
+        if backend.pool.live():
+            return backend
+        reason = "The pool has no live GPU"
+    except StoreUnavailable as exc:
+        reason = "No pool runs here" if settings.redis_url is None else str(exc).rstrip(".")
+    console(stderr=True).print(f"{reason}; loading the model in this process.")
+    return None
+
+
+def _pool_sampler(backend: Backend, info: EngineInfo, draft: RoundSpec) -> Sampler:
+    from pocqueue.rounds.calibration import sample_pool
+
+    deadline = time.monotonic() + draft.window_s
+
+    def sample(block_hash: str, num: int, on_progress: OnCount) -> list[float]:
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            return []
+        return sample_pool(
+            backend,
+            info,
+            block_hash=block_hash,
+            seq_len=draft.seq_len,
+            batch_size=draft.batch_size,
+            num_nonces=num,
+            window_s=left_s,
+            # Whether there are enough in all is for `r_target_for` to say.
+            at_least=1,
+            on_progress=on_progress,
+        )
+
+    return sample
+
+
+def _local_source(
+    settings: Settings, draft: RoundSpec, model: str | None, stack: ExitStack
+) -> _Source:
+    from pocqueue.engine.base import check_batch
+    from pocqueue.engine.local import load_local_engine
+    from pocqueue.rounds.calibration import sample_engine
+
+    view = console(stderr=True)
+    engine = load_local_engine(settings, model, lambda line: view.print(line))
+    stack.callback(engine.close)
+    check_batch(engine.info, draft.poc_config(), [])
+
+    def sample(block_hash: str, num: int, on_progress: OnCount) -> list[float]:
+        return sample_engine(
+            engine,
+            block_hash=block_hash,
+            seq_len=draft.seq_len,
+            batch_size=draft.batch_size,
+            num_nonces=num,
+            on_progress=on_progress,
+        )
+
+    return _Source(f"in this process on {engine.info.device}", engine.info, sample)
+
+
+def _sample(source: _Source, blocks: list[str], samples: int) -> dict[str, list[float]]:
+    """Sample every block alike, with a progress bar; blocks for which no time was left are out."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    view = console(stderr=True)
+    found: dict[str, list[float]] = {}
+    with Progress(
+        TextColumn("sampling"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=view,
+        transient=True,
+        disable=not view.is_terminal,
+    ) as progress:
+        task = progress.add_task("", total=samples)
+        done = 0
+
+        def show(num: int, _total: int) -> None:
+            progress.update(task, completed=done + num)
+
+        for place, block in enumerate(blocks):
+            # The first blocks take what does not divide evenly.
+            num = samples // len(blocks) + (place < samples % len(blocks))
+            distances = source.sample(block, num, show)
+            if distances:
+                found[block] = distances
+            done += len(distances)
+    if done < samples:
+        view.print(f"The time was over after {done:,} of {samples:,} samples.")
+    return found

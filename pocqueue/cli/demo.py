@@ -1,0 +1,107 @@
+"""`pocqueue demo`: everything this machine needs for one short round, and the round."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pocqueue.cli.output import console
+
+if TYPE_CHECKING:
+    from pocqueue.local_stack import LocalStack
+    from pocqueue.rounds.backend import Backend
+    from pocqueue.settings import Settings
+
+#: The first start compiles nothing but reads a lot; a slow disk may need this long.
+START_TIMEOUT_S = 300.0
+
+
+def demo(
+    window: Annotated[float, typer.Option(help="Seconds of the round, up to 3600.")] = 20.0,
+    valid_rate: Annotated[float, typer.Option(help="Share of nonces to be valid.")] = 0.1,
+    model: Annotated[
+        str | None, typer.Option(help="Folder or hub id [default: POCQUEUE_MODEL, else embedded].")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="File for the proofs [default: in the state folder].")
+    ] = None,
+) -> None:
+    """Run one short round on this machine, from nothing: starts what it needs and ends it again.
+
+    Uses the pool that is there where GPUs are live already.
+    """
+    from pocqueue.cli.round import calibrated, check_output, finish
+    from pocqueue.rounds.start import deployed_model, draft_spec, start_round
+    from pocqueue.settings import load_settings
+
+    check_output(output)
+    # The demonstration's own block: another one each time, as on a chain.
+    block_hash = hashlib.sha256(str(time.time_ns()).encode()).hexdigest()
+    draft = draft_spec(block_hash=block_hash, public_key="demo", window_s=window)
+    settings = load_settings()
+    with ExitStack() as stack:
+        backend = _live_backend(settings)
+        if backend is None:
+            chosen = settings if model is None else settings.model_copy(update={"model": model})
+            backend = stack.enter_context(_started(stack, chosen))
+        else:
+            stack.enter_context(backend)
+        info = deployed_model(backend, draft, model)
+        console(stderr=True).print(
+            f"Model {info.model} ({info.fingerprint[:12]}) on {info.device}, {info.device_name}."
+        )
+        changes = calibrated(backend, draft, info, valid_rate, quiet=False)
+        round_id = start_round(backend, draft, info, **changes)
+        code = finish(backend, round_id, output, settings.state_dir, as_json=False)
+    raise typer.Exit(code)
+
+
+def _live_backend(settings: Settings) -> Backend | None:
+    """Return a connection where GPUs are live already."""
+    from pocqueue.errors import StoreUnavailable
+    from pocqueue.rounds.backend import Backend
+
+    try:
+        backend = Backend.open(settings)
+    except StoreUnavailable:
+        if settings.redis_url is not None:
+            raise
+        return None
+    if backend.pool.live():
+        return backend
+    backend.client.close()
+    return None
+
+
+def _started(stack: ExitStack, settings: Settings) -> Backend:
+    """Start everything, quietly, and return a connection once a GPU is in the pool."""
+    from pocqueue.local_stack import local_stack
+    from pocqueue.rounds.backend import Backend
+
+    log_dir = settings.state_dir / "logs"
+    view = console(stderr=True)
+    with view.status("Starting Redis, a scheduler and a worker; loading the model …"):
+        tree = stack.enter_context(local_stack(settings, flower=False, log_dir=log_dir))
+        backend = Backend.open(settings)
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not backend.pool.live():
+            _check(tree, log_dir, time.monotonic() > deadline)
+            time.sleep(0.1)
+    return backend
+
+
+def _check(tree: LocalStack, log_dir: Path, too_late: bool) -> None:
+    from pocqueue.errors import ProcessError
+
+    failure = tree.failed()
+    if failure is not None:
+        raise failure.error()
+    if too_late:
+        raise ProcessError(
+            f"No GPU joined the pool within {START_TIMEOUT_S:.0f} s; the logs are in {log_dir}."
+        )

@@ -1,0 +1,268 @@
+"""Everything that a round needs, on this machine: Redis, a scheduler, workers and Flower.
+
+`pocqueue up` shows it, `pocqueue demo` uses it quietly. The parts are the same programs that an
+operator would start by hand; `ProcessTree` keeps them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pocqueue
+from pocqueue.engine.queue_names import parse_queue
+from pocqueue.errors import ProcessError, SettingsError
+from pocqueue.processes import Failure, ProcessTree, Sink
+from pocqueue.rounds.redis_server import START_TIMEOUT_S, RedisServer
+from pocqueue.settings import ENV_PREFIX, Settings
+from pocqueue.stack_lock import stack_lock
+
+#: The highest number of workers, as queue names have three digits.
+MAX_GPUS = 1000
+
+# Beginning of Celery's warning about root, which is about pickle; our workers take JSON only.
+_ROOT_WARNING = "ignore:You're running the worker with superuser privileges"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalStack:
+    """What `local_stack` has started."""
+
+    tree: ProcessTree
+    #: GPU queues, one worker each.
+    queues: tuple[str, ...]
+    #: Where Flower is, or None without it.
+    flower_url: str | None
+
+    def failed(self) -> Failure | None:
+        """Return the process that ended for good, or None while all is well."""
+        return self.tree.failed()
+
+    def wait(self, timeout_s: float | None = None) -> Failure | None:
+        """Wait until a process has ended for good; return it, or None when time is up."""
+        return self.tree.wait(timeout_s)
+
+
+@contextlib.contextmanager
+def local_stack(
+    settings: Settings,
+    *,
+    gpus: int | None = None,
+    flower: bool = True,
+    host_queues: bool = False,
+    sink: Sink | None = None,
+    log_dir: Path | None = None,
+) -> Iterator[LocalStack]:
+    """Start everything; stop it, in the reverse order, at the end of the block.
+
+    Checks first and starts nothing where one fails. Returns when all processes run, which is before
+    the workers have loaded their model: they join the pool when they have.
+
+    Args:
+        settings: what all of the processes get, whatever the environment says.
+        gpus: number of workers; None: one for each CUDA device, or one on the CPU.
+        flower: start Flower at `settings.flower_address` and `settings.flower_port` (0: any).
+        host_queues: name the queues HOST.gpu0, for several machines on one Redis.
+        sink: gets the processes' lines; see `ProcessTree`.
+        log_dir: folder for a log file of each process instead.
+
+    Raises:
+        ProcessError: something like it runs on this state folder, Flower's port is taken, or Redis
+            did not start.
+        SettingsError: a setting does not fit.
+    """
+    if gpus is not None and not 1 <= gpus <= MAX_GPUS:
+        raise SettingsError(f"--gpus is {gpus}; allowed: 1 to {MAX_GPUS}.")
+    port = _free_port(settings.flower_address, settings.flower_port) if flower else 0
+    with contextlib.ExitStack() as at_end:
+        lock_fd = at_end.enter_context(stack_lock(settings.state_dir))
+        env = environment(settings)
+        num_workers = gpus or _default_workers(settings.device, env)
+        queues = tuple(_queue(settings, number, host_queues) for number in range(num_workers))
+        redis = at_end.enter_context(_redis_as_found(settings))
+        # The children hold the lock too: while one of them is still ending, nobody starts a second.
+        tree = ProcessTree(sink, log_dir=log_dir, pass_fds=[lock_fd])
+        at_end.enter_context(tree)
+        if redis is not None:
+            tree.add("redis", _ours("redis", "run", *redis.options), env)
+            tree.start()
+            _wait_for(redis.server, tree)
+        tree.add("scheduler", _ours("scheduler"), env)
+        tree.start()
+        tree.add("io", _worker("io"), env)
+        tree.start()
+        for queue in queues:
+            tree.add(queue, _worker(queue), env | _share_of_cpu(settings, num_workers))
+        tree.start()
+        url = None
+        if flower:
+            tree.add("flower", _flower(), env | {f"{ENV_PREFIX}FLOWER_PORT": str(port)})
+            tree.start()
+            url = _url(settings.flower_address, port)
+        yield LocalStack(tree, queues, url)
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """Return our environment with exactly these settings in it."""
+    env = dict(os.environ)
+    for name in Settings.model_fields:
+        variable, value = f"{ENV_PREFIX}{name.upper()}", getattr(settings, name)
+        env.pop(variable, None)
+        if value is not None:
+            env[variable] = str(getattr(value, "get_secret_value", lambda v=value: v)())
+    # Lines arrive when they are written, not when a buffer is full.
+    env["PYTHONUNBUFFERED"] = "1"
+    env["PYTHONWARNINGS"] = ",".join(filter(None, [env.get("PYTHONWARNINGS"), _ROOT_WARNING]))
+    return env
+
+
+def _default_workers(device: str, env: dict[str, str]) -> int:
+    # `cpu` and `cuda:K` name one device.
+    return max(1, count_cuda_devices(env)) if device in {"auto", "cuda"} else 1
+
+
+def _queue(settings: Settings, number: int, host_queues: bool) -> str:
+    name = f"{settings.host_name}.gpu{number}" if host_queues else f"gpu{number}"
+    if parse_queue(name) is None:
+        raise SettingsError(
+            f"{ENV_PREFIX}HOST_NAME is {settings.host_name!r} and cannot be part of a queue's name; "
+            "allowed: letters, digits, dots, - and _."
+        )
+    return name
+
+
+def _share_of_cpu(settings: Settings, num_workers: int) -> dict[str, str]:
+    """Let several workers on the CPU share its cores: each would take all of them."""
+    if settings.device != "cpu" or num_workers == 1 or settings.num_threads is not None:
+        return {}
+    cores = len(os.sched_getaffinity(0))
+    return {f"{ENV_PREFIX}NUM_THREADS": str(max(1, cores // num_workers))}
+
+
+@dataclass(frozen=True, slots=True)
+class _OwnRedis:
+    server: RedisServer
+    #: Options of `pocqueue redis run`.
+    options: tuple[str, ...]
+
+
+@contextlib.contextmanager
+def _redis_as_found(settings: Settings) -> Iterator[_OwnRedis | None]:
+    """Decide on the bundled Redis, None where another is set, and leave it as it was found."""
+    if settings.redis_url is not None:
+        yield None
+        return
+    server = RedisServer(settings.state_dir)
+    if server.is_running():
+        yield _OwnRedis(server, ("--keep",))
+        return
+    try:
+        yield _OwnRedis(server, ())
+    finally:
+        # `pocqueue redis run` did that already, unless it was killed: the server is no child.
+        server.stop()
+
+
+def _wait_for(server: RedisServer, tree: ProcessTree) -> None:
+    deadline = time.monotonic() + 2 * START_TIMEOUT_S
+    while not server.is_running():
+        if failure := tree.wait(0.02):
+            raise failure.error()
+        if time.monotonic() > deadline:
+            raise ProcessError(f"Redis did not start in time; its log is {server.log_path}.")
+
+
+def count_cuda_devices(env: Mapping[str, str]) -> int:
+    """Count the CUDA devices that the workers will find, 0 without torch's CUDA.
+
+    torch is asked, as it decides; in a process of its own, as it would cost this one, which lives
+    long and does little, two seconds and some hundred megabytes. Where there is no driver at all it
+    is not asked.
+
+    Raises:
+        ProcessError: torch cannot be imported.
+    """
+    if not _has_gpu_driver():
+        return 0
+    code = "from pocqueue.engine.devices import cuda_device_count; print(cuda_device_count())"
+    done = subprocess.run(  # noqa: S603 - our own interpreter and code, no shell
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        reason = done.stderr.strip().rpartition("\n")[2]
+        raise ProcessError(f"The GPUs cannot be counted ({reason}): give their number with --gpus.")
+    return int(done.stdout.split()[-1])
+
+
+def _has_gpu_driver() -> bool:
+    if Path("/dev/kfd").exists():  # AMD; torch calls its GPUs CUDA devices too
+        return True
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def _ours(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "pocqueue", *arguments]
+
+
+def _celery(*arguments: str) -> list[str]:
+    # -q: without the banner.
+    return [sys.executable, "-m", "celery", "-q", "-A", "pocqueue", *arguments]
+
+
+def _worker(queue: str) -> list[str]:
+    # Mingle waits a second for other workers' answers and gossip has every worker read every
+    # other's events; nothing of ours needs either.
+    return _celery("worker", "-Q", queue, "--without-mingle", "--without-gossip")
+
+
+def _flower() -> list[str]:
+    package = Path(pocqueue.__file__).parent
+    # As the wheel ships it; in a checkout it is with the other files that an operator edits.
+    candidates = [package / "_flowerconfig.py", package.parent / "config" / "flowerconfig.py"]
+    for path in candidates:
+        if path.is_file():
+            return _celery("flower", f"--conf={path}")
+    raise ProcessError(f"Flower's configuration is not at {candidates[-1]}: use --no-flower.")
+
+
+def _free_port(address: str, port: int) -> int:
+    """Return the port, or a free one for 0, after a look whether it can be listened on."""
+    where = f"{address or '*'} port {port}"
+    try:
+        found = socket.getaddrinfo(
+            address or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        family, kind, protocol, _, target = found[0]
+        with socket.socket(family, kind, protocol) as probe:
+            # As Flower's own socket: connections that are just closing do not count.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(target)
+            return int(probe.getsockname()[1])
+    except OSError as exc:
+        if exc.errno == errno.EADDRINUSE:
+            raise ProcessError(
+                f"Port {port} on {address or 'this machine'}, where Flower would listen, is taken: "
+                "choose another with --flower-port, or leave Flower out with --no-flower."
+            ) from None
+        raise SettingsError(
+            f"Flower cannot listen on {where} ({exc.strerror or exc}): mend "
+            f"{ENV_PREFIX}FLOWER_ADDRESS or --flower-port, or use --no-flower."
+        ) from None
+
+
+def _url(address: str, port: int) -> str:
+    host = "127.0.0.1" if address in {"", "0.0.0.0", "::"} else address  # noqa: S104 - only compared
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

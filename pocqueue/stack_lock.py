@@ -1,0 +1,62 @@
+"""One `pocqueue up` or `demo` for each state folder: they would fight over its Redis and queues."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from pocqueue.errors import ProcessError
+
+_LOCK_NAME = "up.lock"
+
+
+@contextlib.contextmanager
+def stack_lock(state_dir: Path) -> Iterator[int]:
+    """Hold the lock of a state folder within the block; yields the open file that holds it.
+
+    The lock is gone when the last process that has inherited the file has ended, however it ended.
+
+    Raises:
+        ProcessError: another process holds it, or the folder cannot be written.
+    """
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock_fd = os.open(state_dir / _LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as exc:
+        raise ProcessError(
+            f"The state folder {state_dir} cannot be used ({exc.strerror}): mend it or set "
+            "POCQUEUE_STATE_DIR to another."
+        ) from None
+    try:
+        try:
+            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ProcessError(
+                f"`pocqueue up` runs on the state folder {state_dir} already (process "
+                f"{os.pread(lock_fd, 20, 0).decode() or 'unknown'}), or its last processes are just "
+                "ending: use that one, or set POCQUEUE_STATE_DIR to another folder."
+            ) from None
+        os.ftruncate(lock_fd, 0)
+        os.pwrite(lock_fd, str(os.getpid()).encode(), 0)
+        yield lock_fd
+    finally:
+        os.close(lock_fd)
+
+
+def stack_pid(state_dir: Path) -> int | None:
+    """Return the process that holds the lock of a state folder, or None where nobody does."""
+    try:
+        lock_fd = os.open(state_dir / _LOCK_NAME, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return int(os.pread(lock_fd, 20, 0) or 0)
+    else:
+        return None
+    finally:
+        os.close(lock_fd)

@@ -1,0 +1,127 @@
+"""Fixtures for every folder of tests: real Redis servers, settings and backends on them.
+
+- `redis_server`: one real server for the whole run. `backend` and `settings_for` use it, emptied.
+- `own_redis`: a server for one test that stops, fills or locks it; `own_backend` stands on it.
+- `settings_for(**changes)`: settings on the shared server, whatever the environment says.
+- `child_env`: the same as environment variables, for processes that a test starts.
+- `wait_until`: import it from here; no test sleeps by itself.
+
+A missing Redis binary fails the tests: a round without Redis is nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import hypothesis
+import pytest
+from pydantic import SecretStr
+
+from pocqueue.rounds.backend import Backend
+from pocqueue.rounds.redis_server import RedisServer
+from pocqueue.settings import ENV_PREFIX, Settings
+
+T = TypeVar("T")
+
+# The same examples on every run, and no time limit on one of them: the machine may be busy.
+hypothesis.settings.register_profile("pocqueue", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("pocqueue")
+
+
+def wait_until(
+    condition: Callable[[], T], timeout_s: float = 10.0, message: str = "the condition"
+) -> T:
+    """Return what the condition gives as soon as that is true; fail when the time is up.
+
+    Args:
+        condition: called every 5 ms, and once more when the time is up.
+        timeout_s: seconds to wait at most.
+        message: what is waited for, for the failure.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        late = time.monotonic() > deadline
+        if value := condition():
+            return value
+        if late:
+            raise AssertionError(
+                f"{message} did not come true within {timeout_s} s; it is {value!r}"
+            )
+        time.sleep(0.005)
+
+
+class SettingsFactory(Protocol):
+    """Makes settings with some fields changed."""
+
+    def __call__(self, **changes: Any) -> Settings: ...
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A real Redis server for the whole run."""
+    yield from _server()
+
+
+@pytest.fixture
+def own_redis() -> Iterator[RedisServer]:
+    """A real Redis server of this test's own, to be stopped and reconfigured at will."""
+    yield from _server()
+
+
+def _server() -> Iterator[RedisServer]:
+    # Not below pytest's folder: that path is too long for a socket.
+    with tempfile.TemporaryDirectory(prefix="pq-") as folder:
+        server = RedisServer(Path(folder))
+        server.ensure()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture
+def settings_for(
+    redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> SettingsFactory:
+    """Return a function that makes settings on the shared Redis server."""
+    for name in [name for name in os.environ if name.startswith(ENV_PREFIX)]:
+        monkeypatch.delenv(name)
+
+    def make(**changes: Any) -> Settings:
+        fields: dict[str, Any] = {
+            "redis_url": SecretStr(redis_server.url),
+            "state_dir": tmp_path,
+        }
+        return Settings(**(fields | changes))
+
+    return make
+
+
+@pytest.fixture
+def child_env(redis_server: RedisServer, tmp_path: Path) -> dict[str, str]:
+    """Return the environment of a process that is to use the shared Redis server."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(ENV_PREFIX)}
+    return env | {
+        f"{ENV_PREFIX}REDIS_URL": redis_server.url,
+        f"{ENV_PREFIX}STATE_DIR": str(tmp_path),
+    }
+
+
+@pytest.fixture
+def backend(settings_for: SettingsFactory) -> Iterator[Backend]:
+    """A backend on the shared Redis server, which is empty at first."""
+    with Backend.open(settings_for()) as backend:
+        backend.client.flushall()
+        yield backend
+
+
+@pytest.fixture
+def own_backend(own_redis: RedisServer, settings_for: SettingsFactory) -> Iterator[Backend]:
+    """A backend on this test's own Redis server."""
+    with Backend.open(settings_for(redis_url=SecretStr(own_redis.url))) as backend:
+        yield backend
