@@ -28,7 +28,7 @@ _TAIL_LINES = 20
 # Longer ones are cut into pieces, so that a child which never ends its line costs no memory.
 _MAX_LINE_BYTES = 64 * 1024
 
-#: Takes the name of a child and one line that it wrote, without its line end.
+#: Takes the name of a child and one line that it wrote, without its line end. Must not raise.
 Sink = Callable[[str, str], None]
 
 
@@ -131,6 +131,7 @@ class Child:
         self._tail: collections.deque[str] = collections.deque(maxlen=_TAIL_LINES)
         self._started = threading.Event()
         self._stopping = threading.Event()
+        self._ended = threading.Event()
         # Held to start, to signal and to reap: no signal goes to a process id that is free again.
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -165,9 +166,10 @@ class Child:
 
     def join(self, timeout_s: float) -> bool:
         """Wait for its end; return whether it has ended."""
-        if self._thread.ident is not None:
-            self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        if self._thread.ident is None:
+            return True
+        # Not Thread.join: a Ctrl-C within it makes Python 3.11 take the thread for finished.
+        return self._ended.wait(timeout_s)
 
     def note(self, text: str) -> None:
         """Add a line of ours to its output."""
@@ -175,49 +177,60 @@ class Child:
         if self._log_path is None:
             self._sink(self.name, line)
             return
-        with self._log_path.open("a", encoding="utf-8") as log:
+        # A full disk, say, must not end the thread that keeps the child.
+        with contextlib.suppress(OSError), self._log_path.open("a", encoding="utf-8") as log:
             log.write(f"{line}\n")
 
     def _keep(self) -> None:
+        try:
+            failure = self._run()
+        finally:
+            self._ended.set()
+        if failure is not None:
+            self._on_failure(failure)
+
+    def _run(self) -> Failure | None:
+        """Keep it running until it is to stop, or has failed for good."""
         exits: list[float] = []
-        while (process := self._spawn()) is not None:
+        while True:
+            try:
+                process = self._spawn()
+            except OSError as exc:  # no memory, no room for a process or on the disk
+                return Failure(self.name, BAD_INPUT, (f"cannot be started: {exc}.",))
+            if process is None:
+                return None
             code = self._wait_for_end(process)
             if self._stopping.is_set():
-                return
+                return None
             now = time.monotonic()
             exits.append(now)
             delay_s = None if code == BAD_INPUT else self._restarts.delay_s(exits, now)
             if delay_s is None:
                 num_exits = sum(1 for exit_s in exits if now - exit_s < self._restarts.window_s)
-                self._on_failure(Failure(self.name, code, self._last_lines(), num_exits))
-                return
+                return Failure(self.name, code, self._last_lines(), num_exits)
             self.note(f"{describe_exit(code)}; it starts again in {delay_s:g} s")
             if self._stopping.wait(delay_s):
-                return
+                return None
 
     def _spawn(self) -> subprocess.Popen[bytes] | None:
-        """Start the process, unless it is to stop or there is no way to."""
+        """Start the process, unless it is to stop."""
         wrapper = [sys.executable, "-I", "-S", child_exec.__file__, str(os.getpid())]
         with self._lock, contextlib.ExitStack() as at_end:
             at_end.callback(self._started.set)
             if self._stopping.is_set():
                 return None
             output: int | IO[bytes] = subprocess.PIPE
-            try:
-                if self._log_path is not None:
-                    output = at_end.enter_context(self._log_path.open("ab"))
-                self._process = subprocess.Popen(  # noqa: S603 - the caller's fixed list, no shell
-                    [*wrapper, *self._argv],
-                    env=self._env,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    pass_fds=self._pass_fds,
-                    start_new_session=True,
-                )
-            except OSError as exc:  # no memory, no room for a process or on the disk
-                self._on_failure(Failure(self.name, BAD_INPUT, (f"cannot be started: {exc}.",)))
-                return None
+            if self._log_path is not None:
+                output = at_end.enter_context(self._log_path.open("ab"))
+            self._process = subprocess.Popen(  # noqa: S603 - the caller's fixed list, no shell
+                [*wrapper, *self._argv],
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                pass_fds=self._pass_fds,
+                start_new_session=True,
+            )
             return self._process
 
     def _wait_for_end(self, process: subprocess.Popen[bytes]) -> int:
@@ -251,7 +264,10 @@ class Child:
     def _last_lines(self) -> tuple[str, ...]:
         if self._log_path is None:
             return tuple(self._tail)
-        with self._log_path.open("rb") as log:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - _MAX_LINE_BYTES))
-            text = log.read().decode("utf-8", "replace")
+        try:
+            with self._log_path.open("rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - _MAX_LINE_BYTES))
+                text = log.read().decode("utf-8", "replace")
+        except OSError as exc:
+            return (f"({self._log_path} cannot be read: {exc.strerror})",)
         return tuple(text.splitlines()[-_TAIL_LINES:])

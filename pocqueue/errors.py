@@ -54,7 +54,8 @@ class InvalidRound(RoundError, ValueError):
         self.allowed = allowed
         shown = repr(value)
         if len(shown) > 80:
-            shown = f"{shown[:60]}… ({len(shown)} characters)"
+            size = len(value) if isinstance(value, str) else len(shown)
+            shown = f"{shown[:60]}… ({size} characters)"
         super().__init__(f"{field} is {shown}; allowed: {allowed}.")
 
 

@@ -98,8 +98,8 @@ def local_stack(
             _wait_for(redis.server, tree)
         tree.add("scheduler", _ours("scheduler"), env)
         tree.start()
+        # One stage: a worker takes seconds to end, so they end at the same time.
         tree.add("io", _worker("io"), env)
-        tree.start()
         for queue in queues:
             tree.add(queue, _worker(queue), env | _share_of_cpu(settings, num_workers))
         tree.start()

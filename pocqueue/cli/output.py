@@ -17,12 +17,20 @@ EXIT_BAD_INPUT = 2
 #: The shell's code for Ctrl-C.
 EXIT_INTERRUPTED = 130
 
+#: Columns of tables that do not go to a terminal.
+PIPE_WIDTH = 200
+
 
 def console(*, stderr: bool = False) -> Console:
-    """Return a console; colours only where the output is a terminal."""
+    """Return a console; colours only where the output is a terminal.
+
+    Sentences are never broken by us: a terminal wraps them, and elsewhere people search in them.
+    """
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False)
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else PIPE_WIDTH
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, width=width)
 
 
 def print_error(message: str) -> None:

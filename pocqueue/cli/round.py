@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,23 +78,25 @@ def start(
     from pocqueue.settings import load_settings
 
     _check_options(r_target, valid_rate, detach, output)
-    draft = draft_spec(
-        block_hash=block_hash,
-        block_height=block_height,
-        public_key=public_key,
-        node_id=node_id,
-        node_count=node_count,
-        window_s=window,
-        seq_len=seq_len,
-        batch_size=batch_size,
-        callback_url=callback_url,
-        fraud_threshold=fraud_threshold,
-        max_nonces=max_nonces,
-        **({} if r_target is None else {"r_target": r_target}),
-    )
+    with _option_names():
+        draft = draft_spec(
+            block_hash=block_hash,
+            block_height=block_height,
+            public_key=public_key,
+            node_id=node_id,
+            node_count=node_count,
+            window_s=window,
+            seq_len=seq_len,
+            batch_size=batch_size,
+            callback_url=callback_url,
+            fraud_threshold=fraud_threshold,
+            max_nonces=max_nonces,
+            **({} if r_target is None else {"r_target": r_target}),
+        )
     settings = load_settings()
     with Backend.open(settings) as backend:
-        info = deployed_model(backend, draft, model)
+        with _option_names():
+            info = deployed_model(backend, draft, model)
         changes: dict[str, Any] = {}
         if valid_rate is not None:
             changes = calibrated(backend, draft, info, valid_rate, quiet=as_json)
@@ -315,21 +319,37 @@ def _vocab_size(backend: Backend, status: RoundStatus) -> int | None:
     return None if info is None else int(info.vocab_size)
 
 
+@contextmanager
+def _option_names() -> Iterator[None]:
+    """Call the fields of a round in errors as the user wrote them."""
+    from pocqueue.errors import InvalidRound
+
+    try:
+        yield
+    except InvalidRound as exc:
+        option = "--window" if exc.field == "window_s" else f"--{exc.field.replace('_', '-')}"
+        raise InvalidRound(option, exc.value, exc.allowed) from None
+
+
 def _check_options(
     r_target: float | None, valid_rate: float | None, detach: bool, output: Path | None
 ) -> None:
-    from pocqueue.errors import InvalidRound
+    from pocqueue.errors import SettingsError
 
     if (r_target is None) == (valid_rate is None):
         given = "neither" if r_target is None else "both"
-        raise InvalidRound(
-            "--r-target or --valid-rate", given, "exactly one of the two, such as --valid-rate 0.1"
+        raise SettingsError(
+            f"Give one of --r-target and --valid-rate, such as --valid-rate 0.1; {given} were given."
         )
+    if valid_rate is not None:
+        from pocqueue.rounds.calibration import check_valid_rate
+
+        with _option_names():
+            check_valid_rate(valid_rate, CALIBRATION_SAMPLES)
     if detach and output is not None:
-        raise InvalidRound(
-            "--output",
-            str(output),
-            "only without --detach; later `pocqueue round proofs ID --output FILE`",
+        raise SettingsError(
+            f"--output is {str(output)!r}, but with --detach nobody waits for the proofs; later "
+            "`pocqueue round proofs ID --output FILE` writes them."
         )
     check_output(output)
 

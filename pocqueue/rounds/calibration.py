@@ -324,6 +324,7 @@ def _spec(
         window_s=window_s,
         model=info.model,
         model_fingerprint=info.fingerprint,
+        model_dtype=info.dtype,
     )
 
 

@@ -158,6 +158,7 @@ def _next_round(
         status
         for status in rounds
         if status.spec.model_fingerprint == gpu.info.fingerprint
+        and status.spec.model_dtype in {None, gpu.info.dtype}
         and status.spec.seq_len <= gpu.info.max_seq_len
         and status.deadline_ms > now_ms + ahead_s * 1000
         and unassigned[status.round_id] != 0

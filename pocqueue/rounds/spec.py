@@ -106,6 +106,9 @@ class RoundSpec(BaseModel):
     model: Text
     #: SHA-256 over the model's config and weights, 64 hexadecimal digits.
     model_fingerprint: str = Field(pattern=r"^[0-9a-f]{64}$")
+    #: Arithmetic of the model, as its workers give it; None: any. Distances in bfloat16 and float32
+    #: differ by enough to put about one honest nonce in a hundred on the other side of r_target.
+    model_dtype: str | None = Field(default=None, max_length=32)
     callback_url: HttpUrl | None = None
     #: Weight among active rounds when GPUs are shared out.
     share: float = Field(default=1.0, ge=0.01, le=100)

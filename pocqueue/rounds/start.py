@@ -51,7 +51,11 @@ def start_round(backend: Backend, draft: RoundSpec, info: EngineInfo, **changes:
         changes: fields that were decided since the draft, such as a calibrated r_target.
     """
     fields = draft.model_dump() | changes
-    fields |= {"model": info.model, "model_fingerprint": info.fingerprint}
+    fields |= {
+        "model": info.model,
+        "model_fingerprint": info.fingerprint,
+        "model_dtype": info.dtype,
+    }
     return backend.store.create(RoundSpec.build(**fields))
 
 

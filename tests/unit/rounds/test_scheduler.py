@@ -389,26 +389,6 @@ def test_a_round_whose_gpus_were_away_does_not_take_everything_afterwards() -> N
     assert both["long"] + both["short"] == pytest.approx(120, rel=0.01)
 
 
-def test_the_time_paid_back_is_bounded() -> None:
-    """Two rounds on the same GPUs, one held back for two minutes by its model's absence."""
-    gpus = _pool(500.0, 500.0)
-    other = {
-        queue: replace(gpu, info=make_info(fingerprint=OTHER_FINGERPRINT))
-        for queue, gpu in gpus.items()
-    }
-    sim = Simulation(other)
-    sim.join("waits", make_spec(window_s=3600))
-    sim.join("runs", make_spec(window_s=3600, model_fingerprint=OTHER_FINGERPRINT))
-    sim.run(120)
-    assert sim.shares().get("waits", 0.0) == 0.0
-    # The pool is deployed anew: now both run "waits"'s model, and "runs" is joined by its like.
-    sim.leave("runs")
-    sim.gpus = gpus
-    sim.join("peer", make_spec(window_s=3600))
-    shares = sim.run(60)
-    assert abs(shares["waits"] - shares["peer"]) <= 2 * MAX_LAG_S + 2 * DEPTH
-
-
 def test_every_nonce_asked_for_is_given_exactly_once() -> None:
     """The ranges of a bounded round cover 0 … N-1 and no more."""
     sim = Simulation(_pool(1000.0, 90.0, 7.0))

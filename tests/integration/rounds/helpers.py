@@ -1,0 +1,65 @@
+"""What several tests of the store do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pocqueue.rounds.backend import Backend
+from pocqueue.rounds.records import AssignedRange, CommitResult, RoundStatus
+from pocqueue.rounds.store import Keys, RoundStore
+
+
+def pass_deadline(backend: Backend, round_id: str) -> None:
+    """Let the deadline of a round be over without waiting for it."""
+    key = Keys.of_round(round_id, "round")
+    backend.client.hset(key, "deadline_ms", str(backend.store.now_ms() - 1))
+
+
+def assign(
+    store: RoundStore, round_id: str, num_nonces: int, queue: str = "gpu0", worker: str = "w0"
+) -> AssignedRange:
+    """Take a range that has to be there."""
+    out = store.assign_range(round_id, queue, worker, num_nonces, 0.0)
+    assert out is not None
+    return out
+
+
+def commit(
+    store: RoundStore,
+    round_id: str,
+    range_id: int,
+    start: int,
+    stop: int,
+    valid: Sequence[int] = (),
+    nonfinite: int = 0,
+) -> CommitResult:
+    """Commit a batch whose valid nonces, equal to their indices, have the distance 0.5."""
+    dist = [0.5] * len(valid)
+    return store.commit_batch(round_id, range_id, start, stop, valid, dist, nonfinite)
+
+
+def proofs(store: RoundStore, round_id: str) -> list[int]:
+    """Return every nonce in the stream of a round, in its order."""
+    entries = store.iter_proofs(store.status(round_id))
+    return [nonce for entry in entries for nonce in entry.batch.nonces]
+
+
+def check_books(store: RoundStore, round_id: str) -> RoundStatus:
+    """Check that counters, stream and coverage of a round agree; return it."""
+    status = store.status(round_id)
+    found = proofs(store, round_id)
+    runs = store.coverage(round_id)
+    assert status.valid == len(found)
+    assert len(set(found)) == len(found), "a nonce is there twice"
+    assert status.checked == sum(stop - start for start, stop in runs)
+    assert all(before[1] < after[0] for before, after in zip(runs, runs[1:], strict=False)), runs
+    ends = store.client.hgetall(Keys.of_round(round_id, "cover_stops"))
+    assert sorted((int(start), int(stop)) for stop, start in ends.items()) == runs
+    assert all(any(start <= nonce < stop for start, stop in runs) for nonce in found)
+    return status
+
+
+def keys_of(backend: Backend, round_id: str) -> dict[str, int]:
+    """Return the keys of a round, each with its time to live in ms; -1: for ever."""
+    found = backend.client.scan_iter(match=Keys.of_round(round_id, "*"))
+    return {str(key): int(backend.client.pttl(key)) for key in found}

@@ -1,0 +1,79 @@
+"""GPUs as values: rates, records, and which deployed model a round takes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pocqueue.errors import NoLiveGpu
+from pocqueue.rounds.pool import Gpu, choose_model, shape_key
+
+from .factories import FINGERPRINT, NOW_MS, OTHER_FINGERPRINT, make_gpu, make_info
+
+
+def test_a_gpu_is_live_until_it_was_silent_for_its_time_to_live() -> None:
+    """The worker itself says how long that is."""
+    assert make_gpu(seen_ms=NOW_MS - 3999).is_live
+    assert not make_gpu(seen_ms=NOW_MS - 4000).is_live
+    assert make_gpu(seen_ms=NOW_MS - 4000, ttl_ms=4001).is_live
+    assert make_gpu(seen_ms=NOW_MS - 2500).silent_s == 2.5
+
+
+def test_rates_are_by_shape_and_unknown_ones_estimated_from_the_first() -> None:
+    """By positions per second, halved; nothing known is 0."""
+    gpu = make_gpu(rates={shape_key(256, 32): 64.0, shape_key(8, 10): 1000.0})
+    assert gpu.rate(256, 32) == 64.0
+    assert gpu.rate(8, 10) == 1000.0
+    assert gpu.rate(512, 32) == 64.0 * 256 / 512 / 2
+    assert make_gpu(rate=None).rate(8, 10) == 0.0
+    assert make_gpu(rates={"8x10": 0.0}).rate(8, 10) == 0.0
+
+
+def test_a_record_survives_json_and_takes_its_times_from_the_reader() -> None:
+    """Stamps are the pool's, never the worker's."""
+    gpu = make_gpu("host.gpu1", held=("r:1", "r:2"), load=0.5, draining=True, last_error="oops")
+    again = Gpu.from_json(gpu.to_json(), NOW_MS, NOW_MS)
+    assert again == gpu
+    assert json.loads(gpu.to_json())["seen_ms"] == 0
+
+
+def test_a_record_of_a_newer_worker_is_read() -> None:
+    """Fields that this version does not know are left out."""
+    record = json.loads(make_gpu().to_json()) | {"temperature_c": 80}
+    record["info"] |= {"quantisation": "none"}
+    assert Gpu.from_json(json.dumps(record), NOW_MS, NOW_MS) == make_gpu()
+
+
+def test_without_a_live_gpu_the_message_says_how_to_start_one() -> None:
+    """None at all, or only such that take nothing new."""
+    for gpus in ([], [make_gpu(draining=True)]):
+        with pytest.raises(NoLiveGpu, match="celery -A pocqueue worker -Q gpu0"):
+            choose_model(gpus, None)
+
+
+def test_the_only_deployed_model_is_chosen_by_itself() -> None:
+    """However many GPUs serve it, and by name, fingerprint or the beginning of that."""
+    gpus = [make_gpu("gpu0"), make_gpu("gpu1")]
+    for model in (None, "twin", FINGERPRINT, FINGERPRINT[:8]):
+        assert choose_model(gpus, model) == make_info()
+
+
+def test_a_model_that_nobody_deployed_is_refused_with_those_there_are() -> None:
+    """Names what was asked for and what could be."""
+    with pytest.raises(NoLiveGpu, match=r"model is 'llama', .* allowed: twin\."):
+        choose_model([make_gpu()], "llama")
+    with pytest.raises(NoLiveGpu, match="model is '0123456'"):
+        choose_model([make_gpu()], FINGERPRINT[:7])
+
+
+def test_several_deployed_models_have_to_be_told_apart() -> None:
+    """By name, or by fingerprint where two hosts gave one name to different weights."""
+    second = make_info(fingerprint=OTHER_FINGERPRINT)
+    gpus = [make_gpu("gpu0"), make_gpu("gpu1", info=second)]
+    for model in (None, "twin"):
+        with pytest.raises(NoLiveGpu) as caught:
+            choose_model(gpus, model)
+        assert FINGERPRINT[:12] in str(caught.value)
+        assert OTHER_FINGERPRINT[:12] in str(caught.value)
+    assert choose_model(gpus, OTHER_FINGERPRINT[:8]) == second
