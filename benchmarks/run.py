@@ -1,0 +1,88 @@
+"""`make bench`: run every benchmark, print a table, write JSON.
+
+    python -m benchmarks.run --output bench.json
+
+The worker is a real one in processes of its own (`pocqueue.local_stack`), on the embedded model and
+this machine's CPU or first GPU; nothing is simulated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.imports import command_line
+from benchmarks.latency import commit_to_reader, start_to_first_valid
+from benchmarks.machine import describe
+from benchmarks.queue_efficiency import batch_seconds, queue_efficiency
+from benchmarks.stats import Figure
+from pocqueue.engine.local import load_local_engine
+from pocqueue.local_stack import LocalStack, local_stack
+from pocqueue.rounds.backend import Backend
+from pocqueue.rounds.calibration import r_target_for, sample_engine
+from pocqueue.settings import Settings, load_settings
+
+
+def main() -> None:
+    """Parse the command line, measure, report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("bench.json"))
+    output: Path = parser.parse_args().output
+    began = time.monotonic()
+    machine = describe()
+    with tempfile.TemporaryDirectory(prefix="pocqueue-bench-") as folder:
+        settings = load_settings().model_copy(
+            update={"state_dir": Path(folder), "redis_url": None, "model": "embedded"}
+        )
+        figures = [command_line(), *_with_stack(settings, Path(folder) / "logs")]
+    _print(figures, machine, time.monotonic() - began)
+    content = {"machine": machine, "figures": [figure.to_dict() for figure in figures]}
+    output.write_text(json.dumps(content, indent=2) + "\n")
+    sys.stdout.write(f"\nWritten to {output}.\n")
+
+
+def _with_stack(settings: Settings, log_dir: Path) -> list[Figure]:
+    engine = load_local_engine(settings)
+    block = "calibration"
+    distances = sample_engine(engine, block_hash=block, seq_len=256, batch_size=32, num_nonces=512)
+    r_target = r_target_for(distances, 0.1).r_target
+    with (
+        local_stack(settings, flower=False, log_dir=log_dir) as stack,
+        Backend.open(settings) as backend,
+    ):
+        _wait_live(backend, stack)
+        return [
+            queue_efficiency(backend, engine),
+            commit_to_reader(backend),
+            start_to_first_valid(backend, r_target, batch_seconds(engine)),
+        ]
+
+
+def _wait_live(backend: Backend, stack: LocalStack) -> None:
+    deadline = time.monotonic() + 120
+    while not backend.pool.live():
+        failure = stack.wait(0.1)
+        if failure is not None:
+            raise failure.error()
+        assert time.monotonic() < deadline, "no worker joined the pool"
+
+
+def _print(figures: list[Figure], machine: dict[str, object], seconds: float) -> None:
+    print(f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}")
+    print(f"{machine['packages']}\n")
+    for figure in figures:
+        print(f"{figure.name}")
+        print(f"    measured   {figure.measured}")
+        if figure.against is not None:
+            print(f"    against    {figure.against}   {figure.against_name}")
+        verdict = "reached" if figure.reached else "MISSED"
+        print(f"    asked for  {figure.target}: {figure.value:.4g}, {verdict}")
+    print(f"\n{seconds:.0f} s in all")
+
+
+if __name__ == "__main__":
+    main()

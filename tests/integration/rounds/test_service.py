@@ -1,0 +1,344 @@
+"""The scheduler's service on a real Redis, with a message channel in memory instead of Celery."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from pocqueue.errors import StoreUnavailable
+from pocqueue.rounds import lease, service
+from pocqueue.rounds.backend import Backend
+from pocqueue.rounds.lease import LeaderLease
+from pocqueue.rounds.records import AssignedRange, RoundStatus
+from pocqueue.rounds.redis_server import RedisServer
+from pocqueue.rounds.scheduler import DEPTH
+from pocqueue.rounds.service import SchedulerService
+from pocqueue.rounds.spec import RoundState
+from pocqueue.rounds.store import MAX_ATTEMPTS, Keys
+from tests.conftest import wait_until
+from tests.unit.rounds.factories import OTHER_FINGERPRINT, make_gpu, make_spec
+
+from .helpers import check_books, commit, keys_of, pass_deadline
+
+
+@dataclass
+class Channel:
+    """Takes what a scheduler sends, in order; may break."""
+
+    ranges: list[tuple[str, str, AssignedRange]] = field(default_factory=list)
+    callbacks: list[tuple[str, str]] = field(default_factory=list)
+    broken: bool = False
+
+    def send_range(self, queue: str, status: RoundStatus, assigned: AssignedRange) -> None:
+        if self.broken:
+            raise StoreUnavailable("the broker is away")
+        self.ranges.append((queue, status.round_id, assigned))
+
+    def send_callback(self, round_id: str, token: str) -> None:
+        self.callbacks.append((round_id, token))
+
+    def take(self, queue: str) -> list[tuple[str, AssignedRange]]:
+        """Take everything that waits on a queue."""
+        taken = [(round_id, out) for name, round_id, out in self.ranges if name == queue]
+        self.ranges = [sent for sent in self.ranges if sent[0] != queue]
+        return taken
+
+
+def _service(backend: Backend, channel: Channel) -> SchedulerService:
+    return SchedulerService(
+        backend.store,
+        backend.pool,
+        LeaderLease(backend.client, backend.url),
+        backend.outbox,
+        channel.send_range,
+        channel.send_callback,
+        range_s=1.0,
+        grace_s=60.0,
+    )
+
+
+@contextlib.contextmanager
+def _running(*services: SchedulerService) -> Iterator[list[threading.Event]]:
+    """Run services in threads; stop them in the end."""
+    stops = [threading.Event() for _ in services]
+    threads = [
+        threading.Thread(target=one.run, args=(stop,))
+        for one, stop in zip(services, stops, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        yield stops
+    finally:
+        for stop in stops:
+            stop.set()
+        for thread in threads:
+            thread.join(timeout=30)
+        assert not any(thread.is_alive() for thread in threads)
+
+
+@pytest.fixture
+def channel() -> Channel:
+    """An empty channel."""
+    return Channel()
+
+
+def _work(backend: Backend, round_id: str, out: AssignedRange) -> None:
+    """Do a whole range, one valid nonce in it."""
+    commit(backend.store, round_id, out.range_id, out.start, out.stop, [out.start])
+
+
+# Steps
+
+
+def test_a_step_fills_every_gpu_and_the_next_one_adds_nothing(
+    backend: Backend, channel: Channel
+) -> None:
+    """Two ranges a GPU, of a second each by its rate; a finished one is replaced."""
+    scheduler = _service(backend, channel)
+    backend.pool.beat(make_gpu("gpu0", rate=100.0))
+    backend.pool.beat(make_gpu("gpu1", rate=20.0))
+    round_id = backend.store.create(make_spec())
+    assert scheduler.step()
+    sent = [(queue, out.stop - out.start) for queue, _, out in channel.ranges]
+    assert sent == [("gpu0", 100), ("gpu1", 20), ("gpu0", 100), ("gpu1", 20)]
+    assert scheduler.step()
+    assert len(channel.ranges) == 2 * DEPTH
+    first = channel.take("gpu1")[0]
+    _work(backend, *first)
+    scheduler.step()
+    assert [queue for queue, _, _ in channel.ranges] == ["gpu0", "gpu0", "gpu1"]
+    assert len(backend.store.outstanding([round_id])) == 4
+
+
+def test_a_step_without_rounds_is_idle(backend: Backend, channel: Channel) -> None:
+    """It says so, and sends nothing."""
+    backend.pool.beat(make_gpu())
+    assert not _service(backend, channel).step()
+    assert channel.ranges == []
+
+
+def test_a_gpu_that_joins_gets_work_with_the_next_step(backend: Backend, channel: Channel) -> None:
+    """Whether the round or the GPU came first."""
+    scheduler = _service(backend, channel)
+    backend.store.create(make_spec())
+    assert scheduler.step()
+    assert channel.ranges == []
+    backend.pool.beat(make_gpu())
+    scheduler.step()
+    assert len(channel.ranges) == DEPTH
+
+
+def test_a_gpu_with_another_model_gets_nothing(backend: Backend, channel: Channel) -> None:
+    """Through store and pool as in the plan."""
+    backend.store.create(make_spec(model_fingerprint=OTHER_FINGERPRINT))
+    backend.pool.beat(make_gpu())
+    _service(backend, channel).step()
+    assert channel.ranges == []
+
+
+def test_ranges_of_a_dead_worker_go_to_another(backend: Backend, channel: Channel) -> None:
+    """What it had committed stays, the rest is done by the other: all counted, each once."""
+    scheduler = _service(backend, channel)
+    dying = make_gpu("gpu0", ttl_ms=200)
+    backend.pool.beat(dying)
+    round_id = backend.store.create(make_spec(max_nonces=300))
+    scheduler.step()
+    (_, first), (_, second) = channel.take("gpu0")
+    assert (second.start, second.stop) == (100, 200)
+    commit(backend.store, round_id, first.range_id, 0, 30, [3])
+    survivor = make_gpu("gpu1", ttl_ms=60_000)
+    backend.pool.beat(survivor)
+
+    def done() -> bool:
+        scheduler.step()
+        for _, out in channel.take("gpu1"):
+            _work(backend, round_id, out)
+        return not backend.store.status(round_id).state.is_active
+
+    # Five seconds from the lost heartbeat is the promise; this worker's was 0.2 s ago.
+    wait_until(done, timeout_s=5.0, message="the other GPU did it all")
+    status = check_books(backend.store, round_id)
+    assert (status.state, status.checked) == (RoundState.COMPLETED, 300)
+    assert status.ranges_returned == 2
+    late = commit(backend.store, round_id, second.range_id, 100, 110)
+    assert late.outcome == "closed"
+
+
+def test_ranges_of_a_restarted_worker_are_sent_to_it_again(
+    backend: Backend, channel: Channel
+) -> None:
+    """The new process behind the queue does not know of them."""
+    scheduler = _service(backend, channel)
+    backend.pool.beat(make_gpu("gpu0", worker="before"))
+    round_id = backend.store.create(make_spec())
+    scheduler.step()
+    backend.pool.leave("gpu0", "before")
+    backend.pool.beat(make_gpu("gpu0", worker="after"))
+    scheduler.step()
+    spans = [(out.start, out.stop) for _, _, out in channel.ranges]
+    assert sorted(spans) == [(0, 100), (0, 100), (100, 200), (100, 200)]
+    held = backend.store.outstanding([round_id])
+    assert {(out.worker, out.attempts) for out in held} == {("after", 1)}
+
+
+def test_nonces_that_kill_every_worker_are_given_up(backend: Backend, channel: Channel) -> None:
+    """After five of them; the round goes on with the others."""
+    scheduler = _service(backend, channel)
+    round_id = backend.store.create(make_spec())
+    for life in range(MAX_ATTEMPTS + 1):
+        backend.pool.beat(make_gpu("gpu0", worker=f"life-{life}"))
+        scheduler.step()
+        backend.pool.leave("gpu0", f"life-{life}")
+    status = backend.store.status(round_id)
+    assert status.abandoned == 200
+    (out, _) = sorted(backend.store.outstanding([round_id]), key=lambda o: o.start)
+    assert (out.start, out.attempts) == (200, 0)
+
+
+def test_a_range_whose_message_was_lost_is_sent_again(
+    backend: Backend, channel: Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker lives and does not have it; that is no failure of the nonces."""
+    scheduler = _service(backend, channel)
+    backend.pool.beat(make_gpu())
+    round_id = backend.store.create(make_spec())
+    channel.broken = True
+    with pytest.raises(StoreUnavailable):
+        scheduler.step()
+    channel.broken = False
+    (lost,) = backend.store.outstanding([round_id])
+    scheduler.step()
+    assert [out.start for _, _, out in channel.ranges] == [100]
+    monkeypatch.setattr("pocqueue.rounds.scheduler.DELIVERY_MS", 100)
+
+    def again() -> list[int]:
+        backend.pool.beat(make_gpu(held=(f"{round_id}:2",)))
+        scheduler.step()
+        return [out.start for _, _, out in channel.ranges if out.start == lost.start]
+
+    assert wait_until(again, message="the lost range is sent again") == [0]
+    held = {out.start: out.attempts for out in backend.store.outstanding([round_id])}
+    assert held == {0: 0, 100: 0}
+
+
+def test_a_due_round_is_closed_and_a_vanished_one_cleaned_up(
+    backend: Backend, channel: Channel
+) -> None:
+    """The scheduler leaves no active round behind that is not."""
+    due, vanished = backend.store.create(make_spec()), backend.store.create(make_spec())
+    pass_deadline(backend, due)
+    backend.client.delete(Keys.of_round(vanished, "round"))
+    assert not _service(backend, channel).step()
+    assert backend.store.active_ids() == []
+    assert backend.store.status(due).state is RoundState.EXPIRED
+    assert keys_of(backend, vanished) == {}
+
+
+def test_unsent_proofs_are_given_to_an_io_worker_once(backend: Backend, channel: Channel) -> None:
+    """Also of a round that is over, and not again while that one is at it."""
+    scheduler = _service(backend, channel)
+    round_id = backend.store.create(make_spec(callback_url="http://receiver/"))
+    backend.pool.beat(make_gpu())
+    scheduler.step()
+    assert channel.callbacks == []
+    _work(backend, *channel.take("gpu0")[0])
+    backend.store.close(round_id, RoundState.STOPPED, "")
+    scheduler.step()
+    scheduler.step()
+    assert [name for name, _ in channel.callbacks] == [round_id]
+    assert backend.outbox.delivery(round_id).lease == channel.callbacks[0][1]
+
+
+# As a process
+
+
+def test_a_new_round_wakes_an_idle_scheduler(
+    backend: Backend, channel: Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not sit out its idle time."""
+    monkeypatch.setattr(service, "IDLE_STEP_S", 4.0)
+    backend.pool.beat(make_gpu(ttl_ms=60_000))
+    with _running(_service(backend, channel)):
+        wait_until(
+            lambda: int(backend.client.info("clients")["blocked_clients"]) == 1,
+            message="the scheduler waits for work",
+        )
+        backend.store.create(make_spec())
+        wait_until(lambda: len(channel.ranges) == DEPTH, 2.0, "ranges are sent")
+
+
+def test_of_two_schedulers_one_works_and_the_other_takes_over_when_it_stops(
+    backend: Backend, channel: Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scheduler that ends resigns, so the next one leads without waiting for the lease."""
+    monkeypatch.setattr(lease, "LEASE_MS", 60_000)
+    other = Channel()
+    backend.pool.beat(make_gpu(ttl_ms=60_000))
+    first, second = _service(backend, channel), _service(backend, other)
+    with _running(first) as (stop_first,):
+        round_id = backend.store.create(make_spec())
+        wait_until(lambda: len(channel.ranges) == DEPTH, message="the first schedules")
+        with _running(second):
+            _work(backend, *channel.take("gpu0")[0])
+            wait_until(lambda: len(channel.ranges) == 1, message="the first goes on")
+            assert other.ranges == []
+            leader = backend.client.get(Keys.LEADER)
+            stop_first.set()
+            wait_until(
+                lambda: backend.client.get(Keys.LEADER) not in {None, leader},
+                5.0,
+                "the second leads",
+            )
+            _work(backend, round_id, channel.take("gpu0")[0][1])
+            wait_until(lambda: other.ranges, message="the second schedules")
+
+
+def test_the_lead_of_a_killed_scheduler_is_taken_over_within_five_seconds(
+    backend: Backend, channel: Channel
+) -> None:
+    """It held the lead and is gone without a word."""
+    assert LeaderLease(backend.client, backend.url).hold()
+    backend.pool.beat(make_gpu(ttl_ms=60_000))
+    backend.store.create(make_spec())
+    with _running(_service(backend, channel)):
+        wait_until(lambda: channel.ranges, 5.0, "the next scheduler leads")
+
+
+def test_scheduling_goes_on_when_redis_comes_back(
+    own_redis: RedisServer, own_backend: Backend, channel: Channel
+) -> None:
+    """Redis is stopped and started in the middle of a round: nothing is lost or done twice."""
+    backend = own_backend
+    backend.pool.beat(make_gpu(ttl_ms=120_000))
+    round_id = backend.store.create(make_spec(max_nonces=600, window_s=600))
+    with _running(_service(backend, channel)):
+        wait_until(lambda: len(channel.ranges) == DEPTH, message="ranges before")
+        own_redis.stop()
+        with pytest.raises(StoreUnavailable):
+            backend.store.status(round_id)
+        own_redis.ensure()
+
+        def done() -> bool:
+            for _, out in channel.take("gpu0"):
+                _work(backend, round_id, out)
+            return backend.store.status(round_id).state is RoundState.COMPLETED
+
+        wait_until(done, 20.0, "the round completes")
+    status = check_books(backend.store, round_id)
+    assert (status.checked, status.ranges_made) == (600, 6)
+
+
+def test_a_broken_channel_is_survived(backend: Backend, channel: Channel) -> None:
+    """What could not be sent is found again; the service does not end."""
+    channel.broken = True
+    backend.pool.beat(replace(make_gpu(), ttl_ms=60_000))
+    round_id = backend.store.create(make_spec())
+    with _running(_service(backend, channel)):
+        wait_until(lambda: backend.store.outstanding([round_id]), message="a range is given")
+        channel.broken = False
+        wait_until(lambda: channel.ranges, message="the next one is sent")
