@@ -7,10 +7,8 @@ The command line wins over this file, this file over Flower's own `FLOWER_*` var
 
 from __future__ import annotations
 
-import ast
 import ipaddress
 import re
-from typing import Any
 
 import click
 import flower.command
@@ -23,10 +21,6 @@ from pocqueue.settings import load_settings
 
 #: How often to look for workers whose queues are not known yet.
 _NEWCOMER_CHECK_MS = 2000.0
-
-#: Hex strings beyond this length (block hashes, public keys) are cut; ids stay whole, to be copied.
-_LONGEST_ID = 40
-_HEX_SHOWN = 12
 
 
 class BadSetting(click.ClickException):
@@ -77,43 +71,6 @@ def guard() -> None:
     options.read_only = True
 
 
-def format_task(task: Any) -> Any:
-    """Make a task's arguments readable: `round_id=… start=0 stop=512`, long hashes cut short.
-
-    Args:
-        task: Flower's own copy of a `celery.events.state.Task`, free to be changed; its `args` and
-            `kwargs` are reprs made by the sender, cut off with `...` when long, or None.
-
-    Returns:
-        The same task.
-    """
-    task.args = _readable(task.args)
-    task.kwargs = _readable(task.kwargs)
-    return task
-
-
-def _readable(shown: str | None) -> str | None:
-    if not shown:
-        return shown
-    try:
-        value = ast.literal_eval(shown)
-    except (ValueError, SyntaxError):  # cut off by the sender: no literal any more
-        return _cut_hex(shown)
-    if isinstance(value, dict):
-        return _cut_hex(" ".join(f"{name}={item}" for name, item in value.items()))
-    if isinstance(value, list | tuple):
-        return _cut_hex(", ".join(str(item) for item in value))
-    return _cut_hex(shown)
-
-
-def _cut_hex(text: str) -> str:
-    return re.sub(
-        rf"(?:0x)?[0-9a-fA-F]{{{_LONGEST_ID + 1},}}",
-        lambda match: match.group()[:_HEX_SHOWN] + "…",
-        text,
-    )
-
-
 class QueueAwareFlower(Flower):  # type: ignore[misc]  # Flower ships no types
     """Flower that learns the queues of workers which start after it.
 
@@ -153,7 +110,8 @@ purge_offline_workers = 3600
 inspect_timeout = 2000.0
 
 auto_refresh = True
-tasks_columns = "name,uuid,state,args,kwargs,received,started,runtime,worker"
+# Kwargs are as the scheduler words them: nonce indices first, then the round.
+tasks_columns = "name,state,kwargs,result,received,started,runtime,worker,uuid"
 # To the millisecond, "3 seconds ago" on hover: ranges take a second, and the wait between received
 # and started is what tells whether the queue keeps its GPU busy.
 natural_time = False

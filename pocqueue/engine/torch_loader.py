@@ -19,6 +19,9 @@ from pocqueue.engine.models import ResolvedModel, resolve_model
 from pocqueue.engine.torch_engine import TorchEngine
 from pocqueue.errors import EngineError, ModelNotFound, SettingsError
 
+#: Weights of this size take seconds to hash.
+WORTH_A_LINE_BYTES = 1_000_000_000
+
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 #: For models whose positions have no limit of their own (ALiBi, state-space models), in tokens.
 _NO_LIMIT_SEQ_LEN = 1 << 20
@@ -125,16 +128,18 @@ def _device_name(device: str) -> str:
 
 
 def _percent(what: str, on_progress: OnProgress) -> Any:
-    """Make a callback of (bytes done, bytes in all) that reports each new tenth in words."""
+    """Make a callback of (bytes done, bytes in all) that reports each new tenth in words.
+
+    What takes less than a second or two says nothing.
+    """
     reported = -1
 
     def on_bytes(done: int, total: int) -> None:
         nonlocal reported
         tenth = 10 * done // max(total, 1)
-        if tenth > reported:
+        if tenth > reported and total >= WORTH_A_LINE_BYTES:
             reported = tenth
-            size = f"{total / 1e9:.1f} GB" if total >= 1e9 else f"{total / 1e6:.1f} MB"
-            on_progress(f"{what}: {tenth * 10} % of {size}")
+            on_progress(f"{what}: {tenth * 10} % of {total / 1e9:.1f} GB")
 
     return on_bytes
 

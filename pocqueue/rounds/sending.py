@@ -36,11 +36,12 @@ def scheduler_service(settings: Settings, app: Celery) -> Iterator[SchedulerServ
             "start": out.start,
             "stop": out.stop,
         }
-        shown = f"round={status.round_id} indices={out.start}..{out.stop - 1}"
+        # What people look for first: Flower cuts long texts.
+        shown = f"{out.start}..{out.stop - 1} of round {status.round_id}"
         send(RUN_RANGE, queue, shown, kwargs)
 
     def send_callback(round_id: str, token: str) -> None:
-        shown = f"round={round_id}"
+        shown = f"proofs of round {round_id}"
         send(DELIVER_PROOFS, IO_QUEUE, shown, {"round_id": round_id, "token": token})
 
     with Backend.open(settings, start=True, check=False) as backend:
