@@ -131,7 +131,9 @@ def store_errors(url: str) -> Iterator[None]:
         message = str(exc)
         if "OOM" in message or "MISCONF" in message:
             raise StoreFull(_full(url, exc)) from exc
-        if "NOAUTH" in message or "WRONGPASS" in message or "NOPERM" in message:
+        # The client takes the code off the errors it knows, as it does with NOPERM; scripts keep it.
+        forbidden = isinstance(exc, redis.exceptions.NoPermissionError)
+        if forbidden or any(code in message for code in ("NOAUTH", "WRONGPASS", "NOPERM")):
             raise StoreUnavailable(
                 f"Redis at {shown_url(url)} wants another user or password: mend "
                 "POCQUEUE_REDIS_URL (redis://user:password@host:6379/0)."

