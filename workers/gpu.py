@@ -17,13 +17,13 @@ from typing_extensions import override
 
 from pocqueue.app import app
 from pocqueue.engine.queue_names import parse_queue
-from pocqueue.errors import PocqueueError
+from pocqueue.errors import PocqueueError, StoreUnavailable
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.pool import Gpu
 from pocqueue.rounds.task_names import RUN_RANGE
 from pocqueue.settings import Settings, settings
 from workers.heartbeat import Heartbeat
-from workers.range_runner import RangeRunner
+from workers.range_runner import RETRY_S, RangeRunner
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class GpuService:
         from pocqueue.engine.devices import device_for_queue
 
         opts = self._settings
-        self._backend = Backend.open(opts, start=True)
+        self._backend = _open_when_there(opts)
         self._engine = load_engine(
             engine=opts.engine,
             model=opts.model,
@@ -127,6 +127,25 @@ class GpuService:
             other.pid,
         )
         _stop_worker(1)
+
+
+def _open_when_there(settings: Settings) -> Backend:
+    """Connect to Redis; wait for one that is away, as the rest of a Celery worker would.
+
+    Raises:
+        StoreError: it is there but will not do: too old, or it refuses the password.
+    """
+    told = False
+    while True:
+        try:
+            return Backend.open(settings, start=True)
+        except StoreUnavailable as exc:
+            if not told:
+                told = True
+                logger.warning("Waiting: %s", exc)
+            if celery_state.should_stop is not None or celery_state.should_terminate is not None:
+                raise
+            time.sleep(RETRY_S)
 
 
 def _stop_worker(code: int) -> None:

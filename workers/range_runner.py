@@ -17,7 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
@@ -197,13 +197,9 @@ class RangeRunner:
                 pending = _Pending(future, stop - position)
                 position = stop
         finally:
-            if pending is not None:  # the engine or Redis failed with a commit under way
-                wait([pending.future])
-                if (
-                    not pending.future.exception()
-                    and pending.future.result().outcome == "committed"
-                ):
-                    counted += pending.size
+            # Not empty where the engine or Redis failed with a commit under way: see it through.
+            if pending is not None and not pending.future.exception():
+                counted += pending.size if pending.future.result().outcome == "committed" else 0
             self._note(spec.seq_len, spec.batch_size, computed, counted, self._clock() - began)
         if ended == "draining":
             self._give_back(out, failed=False)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
+from pocqueue.rounds.redis_server import RedisServer
 from pocqueue.rounds.spec import RoundState
 from tests.acceptance.stack import Stack
 
@@ -77,3 +82,25 @@ def test_redis_restarted_mid_round(stack: Stack) -> None:
     assert stack.wait_over(round_id).state is RoundState.COMPLETED
     stack.check_exactly_once(round_id, NUM_NONCES)
     stack.check_alive()
+
+
+def test_a_worker_waits_for_redis_at_its_start(stack: Stack, tmp_path: Path) -> None:
+    """A worker that starts before its Redis, as after a power cut, joins the pool when that is up."""
+    server = RedisServer(tmp_path / "late")
+    log = tmp_path / "waiting.log"
+    with log.open("wb") as output:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "celery", "-A", "pocqueue", "worker", "-Q", "gpu0"],
+            env=stack.env | {"POCQUEUE_REDIS_URL": server.url},
+            cwd=tmp_path,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        stack.wait(lambda: "Waiting: Redis" in log.read_text(), "the worker to wait")
+        server.ensure()
+        stack.wait(lambda: "gpu0 is in the pool" in log.read_text(), "the worker in the pool")
+    finally:
+        worker.terminate()
+        assert worker.wait(timeout=60) == 0
+        server.stop()
