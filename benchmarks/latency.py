@@ -29,7 +29,7 @@ def commit_to_reader(backend: Backend) -> Figure:
         cursor = START
         while len(arrived) < NUM_COMMITS:
             ready.set()
-            for entry in backend.store.read_proofs(status, cursor, block_ms=5000):
+            for entry in backend.store.read_proofs(status, cursor, block_ms=2000):
                 arrived.append(time.perf_counter())
                 cursor = entry.cursor
 
@@ -82,7 +82,7 @@ def start_to_first_valid(backend: Backend, r_target: float, batch_s: float) -> F
         began = time.perf_counter()
         round_id = start_round(backend, draft, info)
         status = backend.store.status(round_id)
-        while not backend.store.read_proofs(status, START, block_ms=5000):
+        while not backend.store.read_proofs(status, START, block_ms=2000):
             pass
         times.append(time.perf_counter() - began)
         backend.store.close(round_id, RoundState.STOPPED, "benchmark")

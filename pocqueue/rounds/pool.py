@@ -117,7 +117,8 @@ class Pool:
 
     def all(self) -> list[Gpu]:
         """Return every GPU, dead ones of the last hour too, by queue."""
-        with store_errors(self.url), self.client.pipeline(transaction=True) as pipe:
+        # No transaction: a full Redis refuses those even where they only read.
+        with store_errors(self.url), self.client.pipeline(transaction=False) as pipe:
             pipe.hgetall(Keys.GPUS)
             pipe.zrange(Keys.HEARTBEATS, 0, -1, withscores=True)
             pipe.time()

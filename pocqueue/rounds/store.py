@@ -37,6 +37,8 @@ PREFIX = "pocqueue:1:"
 KEEP_ENDED_MS = 3600 * 1000
 #: Failures in a row on the same nonces before they are given up and reported.
 MAX_ATTEMPTS = 5
+#: Longest wait of one read; well below the client's own timeout, which would take it for an outage.
+MAX_BLOCK_MS = 2000
 
 
 class Keys:
@@ -173,7 +175,8 @@ class RoundStore:
         self, round_id: str, range_id: int
     ) -> tuple[RoundStatus, OutstandingRange] | None:
         """Read a range and its round before work on it; None where there is nothing to do."""
-        with store_errors(self.url), self.client.pipeline(transaction=True) as pipe:
+        # No transaction: a full Redis refuses those even where they only read.
+        with store_errors(self.url), self.client.pipeline(transaction=False) as pipe:
             pipe.hgetall(Keys.of_round(round_id, "round"))
             pipe.hget(Keys.of_round(round_id, "ranges"), str(range_id))
             pipe.time()
@@ -255,9 +258,12 @@ class RoundStore:
             status: the round, for the fields that every proof batch carries.
             cursor: `START` or the cursor of an entry read before.
             count: most entries to return.
-            block_ms: wait this long for the first new entry; None: do not wait.
+            block_ms: wait up to this long for the first new entry, though never longer than
+                MAX_BLOCK_MS; None: do not wait.
         """
         key = Keys.of_round(status.round_id, "proofs")
+        if block_ms is not None:
+            block_ms = max(1, min(block_ms, MAX_BLOCK_MS))
         with store_errors(self.url):
             reply: Any = self.client.xread({key: cursor}, count=count, block=block_ms)
         spec = status.spec

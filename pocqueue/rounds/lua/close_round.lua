@@ -19,7 +19,7 @@ if ARGV[5] == '1' and not over then return state end
 -- Whoever stops a round after its deadline finds it expired, as every other reader would.
 local new_state = over and 'expired' or ARGV[2]
 redis.call('HSET', KEYS[1], 'state', new_state, 'ended_ms', string.format('%.0f', now_ms),
-  'reason', ARGV[3])
+  'reason', over and '' or ARGV[3])
 redis.call('SREM', KEYS[8], ARGV[1])
 redis.call('DEL', KEYS[2], KEYS[6])
 for i = 1, 7 do redis.call('PEXPIRE', KEYS[i], ARGV[4]) end

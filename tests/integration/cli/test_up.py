@@ -25,7 +25,7 @@ from pocqueue.settings import Settings
 from tests.conftest import wait_until
 
 #: Two cores that import torch several times at once.
-PATIENCE_S = 40.0
+PATIENCE_S = 90.0
 
 
 class Up:

@@ -67,7 +67,7 @@ def test_the_queue_of_a_silent_worker_can_be_taken(pool: Pool) -> None:
 def test_a_worker_that_stops_beating_is_dead_after_its_time_to_live(pool: Pool) -> None:
     """In real time."""
     pool.beat(make_gpu(ttl_ms=150))
-    assert len(pool.live()) == 1
+    assert len(pool.all()) == 1
     wait_until(lambda: not pool.live(), message="the worker is dead")
     assert len(pool.all()) == 1
 

@@ -144,15 +144,13 @@ def test_a_gpu_with_another_model_gets_nothing(backend: Backend, channel: Channe
 def test_ranges_of_a_dead_worker_go_to_another(backend: Backend, channel: Channel) -> None:
     """What it had committed stays, the rest is done by the other: all counted, each once."""
     scheduler = _service(backend, channel)
-    dying = make_gpu("gpu0", ttl_ms=200)
-    backend.pool.beat(dying)
+    backend.pool.beat(make_gpu("gpu0", ttl_ms=60_000))
     round_id = backend.store.create(make_spec(max_nonces=300))
     scheduler.step()
     (_, first), (_, second) = channel.take("gpu0")
     assert (second.start, second.stop) == (100, 200)
     commit(backend.store, round_id, first.range_id, 0, 30, [3])
-    survivor = make_gpu("gpu1", ttl_ms=60_000)
-    backend.pool.beat(survivor)
+    backend.pool.beat(make_gpu("gpu1", ttl_ms=60_000))
 
     def done() -> bool:
         scheduler.step()
@@ -160,7 +158,10 @@ def test_ranges_of_a_dead_worker_go_to_another(backend: Backend, channel: Channe
             _work(backend, round_id, out)
         return not backend.store.status(round_id).state.is_active
 
-    # Five seconds from the lost heartbeat is the promise; this worker's was 0.2 s ago.
+    scheduler.step()
+    assert backend.store.status(round_id).ranges_returned == 0, "it is not silent for long enough"
+    backend.client.zincrby(Keys.HEARTBEATS, -60_000, "gpu0")
+    # Dead by now; with four seconds of silence by default, one is left of the five promised.
     wait_until(done, timeout_s=5.0, message="the other GPU did it all")
     status = check_books(backend.store, round_id)
     assert (status.state, status.checked) == (RoundState.COMPLETED, 300)

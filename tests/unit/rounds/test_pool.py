@@ -55,7 +55,8 @@ def test_without_a_live_gpu_the_message_says_how_to_start_one() -> None:
 def test_the_only_deployed_model_is_chosen_by_itself() -> None:
     """However many GPUs serve it, and by name, fingerprint or the beginning of that."""
     gpus = [make_gpu("gpu0"), make_gpu("gpu1")]
-    for model in (None, "twin", FINGERPRINT, FINGERPRINT[:8]):
+    names = (None, "twin", FINGERPRINT, FINGERPRINT[:8], "twin@float32", f"{FINGERPRINT}@float32")
+    for model in names:
         assert choose_model(gpus, model) == make_info()
 
 
@@ -63,8 +64,9 @@ def test_a_model_that_nobody_deployed_is_refused_with_those_there_are() -> None:
     """Names what was asked for and what could be."""
     with pytest.raises(NoLiveGpu, match=r"model is 'llama', .* allowed: twin\."):
         choose_model([make_gpu()], "llama")
-    with pytest.raises(NoLiveGpu, match="model is '0123456'"):
-        choose_model([make_gpu()], FINGERPRINT[:7])
+    for model in (FINGERPRINT[:7], "twin@float16"):
+        with pytest.raises(NoLiveGpu, match=f"model is '{model}'"):
+            choose_model([make_gpu()], model)
 
 
 def test_several_deployed_models_have_to_be_told_apart() -> None:
@@ -77,3 +79,14 @@ def test_several_deployed_models_have_to_be_told_apart() -> None:
         assert FINGERPRINT[:12] in str(caught.value)
         assert OTHER_FINGERPRINT[:12] in str(caught.value)
     assert choose_model(gpus, OTHER_FINGERPRINT[:8]) == second
+
+
+def test_one_model_in_two_arithmetics_has_to_be_told_apart() -> None:
+    """Their distances differ, so a round keeps to one of them."""
+    half = make_info(dtype="bfloat16")
+    gpus = [make_gpu("gpu0"), make_gpu("gpu1", info=half)]
+    with pytest.raises(NoLiveGpu, match="@DTYPE") as caught:
+        choose_model(gpus, "twin")
+    assert f"{FINGERPRINT[:12]}@bfloat16" in str(caught.value)
+    assert choose_model(gpus, "twin@bfloat16") == half
+    assert choose_model(gpus, f"{FINGERPRINT[:8]}@float32") == make_info()

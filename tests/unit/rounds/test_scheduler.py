@@ -148,13 +148,21 @@ def test_a_shape_never_run_is_sized_from_one_that_was() -> None:
         make_gpu(seen_ms=NOW_MS - 4000),
         make_gpu(info=make_info(fingerprint=OTHER_FINGERPRINT)),
         make_gpu(info=make_info(max_seq_len=7)),
+        make_gpu(info=make_info(dtype="bfloat16")),
     ],
-    ids=["draining", "dead", "another model", "model too short"],
+    ids=["draining", "dead", "another model", "model too short", "another arithmetic"],
 )
 def test_a_gpu_that_cannot_run_the_round_gets_nothing(gpu: Gpu) -> None:
-    """Draining, silent for its time to live, another fingerprint, too short for seq_len."""
-    assert _plan([make_status()], [gpu]) == []
-    assert len(_plan([make_status()], [gpu, make_gpu("gpu1")])) == DEPTH
+    """Draining, silent for its time to live, another model or arithmetic, too short for seq_len."""
+    status = make_status(spec=make_spec(model_dtype="float32"))
+    assert _plan([status], [gpu]) == []
+    assert len(_plan([status], [gpu, make_gpu("gpu1")])) == DEPTH
+
+
+def test_a_round_of_no_particular_arithmetic_runs_on_any() -> None:
+    """A specification may leave the dtype open."""
+    gpus = [make_gpu("gpu0"), make_gpu("gpu1", info=make_info(dtype="bfloat16"))]
+    assert {a.queue for a in _plan([make_status()], gpus)} == {"gpu0", "gpu1"}
 
 
 def test_the_limits_themselves_are_eligible() -> None:

@@ -1,0 +1,186 @@
+"""Delivery of callbacks: real outbox, real HTTP receiver, every proof once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from pocqueue.rounds import callbacks
+from pocqueue.rounds.backend import Backend
+from pocqueue.rounds.spec import RoundState
+from pocqueue.rounds.store import Keys
+from tests.conftest import wait_until
+from tests.integration.rounds.helpers import assign, commit
+from tests.unit.rounds.factories import make_spec
+from workers import io
+
+
+class Receiver:
+    """A callback receiver on loopback that refuses the first requests."""
+
+    def __init__(self) -> None:
+        self.bodies: list[dict[str, Any]] = []
+        self.refused: list[dict[str, Any]] = []
+        #: Requests to answer with 503 before it takes anything.
+        self.failures = 0
+        self.url = ""
+
+    @property
+    def nonces(self) -> list[int]:
+        """Every nonce that was taken, in order."""
+        return [nonce for body in self.bodies for nonce in body["nonces"]]
+
+    async def handle(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        if self.failures > 0:
+            self.failures -= 1
+            self.refused.append(body)
+            return web.Response(status=503)
+        self.bodies.append(body)
+        return web.Response()
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    """A receiver that listens."""
+    receiver = Receiver()
+    app = web.Application()
+    app.router.add_post("/hook/generated", receiver.handle)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    receiver.url = f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
+    yield receiver
+    await runner.cleanup()
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short waits, and several requests for what a test has to send."""
+    monkeypatch.setattr(callbacks, "FIRST_BACKOFF_MS", 20)
+    monkeypatch.setattr(io, "ENTRIES_PER_POST", 3)
+
+
+def _round(backend: Backend, url: str | None, num_valid: int) -> str:
+    round_id = backend.store.create(
+        make_spec(callback_url=url, block_height=12, node_id=0, public_key="pk")
+    )
+    assign(backend.store, round_id, 1000)
+    _find(backend, round_id, 0, num_valid)
+    return round_id
+
+
+def _find(backend: Backend, round_id: str, first: int, num: int) -> None:
+    for index in range(first, first + num):
+        commit(backend.store, round_id, 1, index, index + 1, [index])
+
+
+async def _claim(backend: Backend) -> tuple[str, str]:
+    """Wait until a delivery is due, and lease it as the scheduler does."""
+    claimed = await asyncio.to_thread(
+        wait_until, lambda: backend.outbox.claim_due(60.0), 10.0, "a due delivery"
+    )
+    return claimed[0]
+
+
+async def test_all_proofs_are_posted_in_order_and_merged(
+    backend: Backend, receiver: Receiver
+) -> None:
+    """A few batches to a request, in the words of the wire."""
+    round_id = _round(backend, receiver.url, 7)
+    _, token = await _claim(backend)
+    assert await io.deliver(backend, round_id, token) == "7 nonces delivered"
+    assert [body["nonces"] for body in receiver.bodies] == [[0, 1, 2], [3, 4, 5], [6]]
+    body = receiver.bodies[2]
+    assert body == {
+        "public_key": "pk",
+        "block_hash": "block-1",
+        "block_height": 12,
+        "nonces": [6],
+        "dist": [0.5],
+        "node_id": 0,
+    }
+    delivery = backend.outbox.delivery(round_id)
+    assert (delivery.delivered, delivery.lease) == (7, "")
+    assert backend.outbox.claim_due(60.0) == []
+
+
+async def test_a_receiver_that_fails_twice_gets_every_nonce_once(
+    backend: Backend, receiver: Receiver
+) -> None:
+    """Each failure ends the task; the next one begins with what nobody confirmed."""
+    round_id = _round(backend, receiver.url, 10)
+    receiver.failures = 2
+    for attempt in (1, 2):
+        _, token = await _claim(backend)
+        assert await io.deliver(backend, round_id, token) == "3 nonces were not taken"
+        assert backend.outbox.delivery(round_id).attempts == attempt
+    _, token = await _claim(backend)
+    assert await io.deliver(backend, round_id, token) == "10 nonces delivered"
+    assert receiver.nonces == list(range(10))
+    assert [body["nonces"] for body in receiver.refused] == [[0, 1, 2]] * 2
+    assert backend.outbox.delivery(round_id).attempts == 0
+
+
+async def test_a_failure_in_the_middle_goes_on_from_there(
+    backend: Backend, receiver: Receiver
+) -> None:
+    """What was taken before it is not sent again."""
+    round_id = _round(backend, receiver.url, 3)
+    _, token = await _claim(backend)
+    await io.deliver(backend, round_id, token)
+    _find(backend, round_id, 3, 4)
+    receiver.failures = 1
+    _, token = await _claim(backend)
+    await io.deliver(backend, round_id, token)
+    backend.store.close(round_id, RoundState.STOPPED, "")
+    _, token = await _claim(backend)
+    assert await io.deliver(backend, round_id, token) == "4 nonces delivered"
+    assert receiver.nonces == list(range(7))
+    assert backend.outbox.claim_due(60.0) == []
+    assert backend.client.smembers(Keys.CALLBACKS) == set()
+
+
+async def test_a_receiver_that_is_gone_costs_no_proof(
+    backend: Backend, receiver: Receiver, unused_tcp_port: int
+) -> None:
+    """Nobody listens: the failure is noted, the cursor stays, and it is due again."""
+    round_id = _round(backend, f"http://127.0.0.1:{unused_tcp_port}/hook", 2)
+    _, token = await _claim(backend)
+    assert await io.deliver(backend, round_id, token) == "2 nonces were not taken"
+    delivery = backend.outbox.delivery(round_id)
+    assert (delivery.delivered, delivery.attempts, delivery.lease) == (0, 1, "")
+    assert delivery.error == "2 nonces were not taken"
+    assert (await _claim(backend))[0] == round_id
+
+
+async def test_a_task_without_the_lease_sends_nothing(backend: Backend, receiver: Receiver) -> None:
+    """A message that was delivered twice, or came after another task took over."""
+    round_id = _round(backend, receiver.url, 2)
+    assert await io.deliver(backend, round_id, "stale") == "another task delivers"
+    _, token = await _claim(backend)
+    assert await io.deliver(backend, round_id, token) == "2 nonces delivered"
+    assert await io.deliver(backend, round_id, token) == "another task delivers"
+    assert receiver.nonces == [0, 1]
+
+
+async def test_a_task_that_loses_the_lease_on_the_way_stops(
+    backend: Backend, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was too slow; the other one goes on from what it knows to be confirmed."""
+    round_id = _round(backend, receiver.url, 9)
+    _, token = await _claim(backend)
+    monkeypatch.setattr(backend.outbox, "delivered", lambda *_: False)
+    assert await io.deliver(backend, round_id, token) == "another task took over"
+    assert receiver.nonces == [0, 1, 2]
+
+
+async def test_a_round_without_a_url_has_nothing_to_deliver(backend: Backend) -> None:
+    """Whoever sent the task was mistaken."""
+    round_id = _round(backend, None, 2)
+    assert await io.deliver(backend, round_id, "") == "another task delivers"
