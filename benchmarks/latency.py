@@ -114,9 +114,7 @@ def _round_without_gpus(backend: Backend) -> tuple[RoundStatus, int]:
     round_id = backend.store.create(spec)
     # A live worker's name, so that the scheduler does not take the range for lost.
     gpu = backend.pool.live()[0]
-    assigned = backend.store.assign_range(
-        round_id, gpu.queue, gpu.worker, 32 * NUM_COMMITS, vtime=0.0
-    )
+    assigned = backend.store.assign_range(round_id, gpu.queue, gpu.worker, 32 * NUM_COMMITS)
     assert assigned is not None
     return backend.store.status(round_id), assigned.range_id
 

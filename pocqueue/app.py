@@ -7,10 +7,16 @@ Settings that are not Celery's defaults stand here with the reason for them.
 from __future__ import annotations
 
 import logging
+import socket
+import sys
 from typing import Any
 
 from celery import Celery, signals
+from celery.app.amqp import AMQP
+from kombu import Connection
+from typing_extensions import override
 
+from pocqueue.errors import PocqueueError
 from pocqueue.rounds.connection import broker_url, redis_url
 from pocqueue.rounds.spec import MAX_WINDOW_S
 from pocqueue.rounds.task_names import IO_QUEUE
@@ -18,8 +24,16 @@ from pocqueue.settings import settings
 
 
 def configuration() -> dict[str, Any]:
-    """Return Celery's configuration; called when it is first needed, not on import."""
-    url = redis_url(settings(), start=True)
+    """Return Celery's configuration; called when it is first needed, not on import.
+
+    Ends the process with one sentence and code 2 where a setting is wrong or the bundled Redis cannot
+    be started: nobody above, in Celery's or Flower's command line, would print it so.
+    """
+    try:
+        url = redis_url(settings(), start=True)
+    except PocqueueError as exc:
+        sys.stderr.write(f"pocqueue: {exc}\n")
+        raise SystemExit(2) from None
     return {
         "broker_url": broker_url(url),
         "broker_connection_retry_on_startup": True,
@@ -29,8 +43,18 @@ def configuration() -> dict[str, Any]:
             # Redelivery by time is the last resort only: the scheduler gives the ranges of a dead
             # worker to others within seconds. It must not strike while a round can still run.
             "visibility_timeout": 2 * MAX_WINDOW_S,
+            # A connection that died without a word (a failover, a forgetful NAT) is noticed within
+            # seconds: without a timeout a send would wait on it for ever, and Linux alone would
+            # take two hours.
             "health_check_interval": 15,
+            "socket_timeout": 10.0,
+            "socket_connect_timeout": 5.0,
             "socket_keepalive": True,
+            "socket_keepalive_options": {
+                socket.TCP_KEEPIDLE: 15,
+                socket.TCP_KEEPINTVL: 5,
+                socket.TCP_KEEPCNT: 3,
+            },
         },
         "include": ["workers.gpu", "workers.io"],
         "task_default_queue": IO_QUEUE,
@@ -64,7 +88,26 @@ def configuration() -> dict[str, Any]:
     }
 
 
-app = Celery("pocqueue")
+class PatientConnection(Connection):
+    """A broker connection that comes back soon after an outage.
+
+    Kombu waits 2 s longer after each try, up to 30 s, and has no setting for it; half a minute in
+    which a GPU does nothing is a tenth of a round.
+    """
+
+    @override
+    def ensure_connection(self, *args: Any, **kwargs: Any) -> Any:
+        pace = {"interval_start": 0.25, "interval_step": 0.25, "interval_max": 1.0}
+        return super().ensure_connection(*args, **(pace | kwargs))
+
+
+class PatientAMQP(AMQP):
+    """Makes such connections."""
+
+    Connection = PatientConnection
+
+
+app = Celery("pocqueue", amqp=PatientAMQP)
 app.config_from_object("pocqueue.app:CONFIGURATION")
 
 

@@ -116,8 +116,10 @@ class Child:
         argv: Sequence[str],
         env: Mapping[str, str] | None,
         sink: Sink,
+        *,
         log_path: Path | None,
         pass_fds: tuple[int, ...],
+        stop_signal: signal.Signals,
         restarts: RestartPolicy,
     ) -> None:
         self.name = name
@@ -126,6 +128,7 @@ class Child:
         self._sink = sink
         self._log_path = log_path
         self._pass_fds = pass_fds
+        self._stop_signal = stop_signal
         self._restarts = restarts
         self._thread = threading.Thread(target=self._keep, name=f"keep {name}", daemon=True)
         self._tail: collections.deque[str] = collections.deque(maxlen=_TAIL_LINES)
@@ -155,7 +158,7 @@ class Child:
             self._stopping.set()
             if self._process is not None:
                 # Only the leader: it knows best how to end what it started itself.
-                os.kill(self._process.pid, signal.SIGTERM)
+                os.kill(self._process.pid, self._stop_signal)
 
     def kill(self) -> None:
         """End it and everything in its process group now."""

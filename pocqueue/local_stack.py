@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -89,23 +90,27 @@ def local_stack(
         num_workers = gpus or _default_workers(settings.device, env)
         queues = tuple(_queue(settings, number, host_queues) for number in range(num_workers))
         redis = at_end.enter_context(_redis_as_found(settings))
-        # The children hold the lock too: while one of them is still ending, nobody starts a second.
-        tree = ProcessTree(sink, log_dir=log_dir, pass_fds=[lock_fd])
-        at_end.enter_context(tree)
+        tree = at_end.enter_context(ProcessTree(sink, log_dir=log_dir))
         if redis is not None:
-            tree.add("redis", _ours("redis", "run", *redis.options), env)
+            command = _ours("redis", "run", *redis.options)
+            tree.add("redis", command, env, stop_signal=signal.SIGINT)
             tree.start()
             _wait_for(redis.server, tree)
-        tree.add("scheduler", _ours("scheduler"), env)
+        # They hold the lock too: while one of them is still ending, nobody starts a second stack,
+        # and `redis run`, which does not hold it, keeps Redis for them.
+        held = [lock_fd]
+        tree.add("scheduler", _ours("scheduler"), env, pass_fds=held)
         tree.start()
         # One stage: a worker takes seconds to end, so they end at the same time.
-        tree.add("io", _worker("io"), env)
+        tree.add("io", _worker("io"), env, pass_fds=held)
         for queue in queues:
-            tree.add(queue, _worker(queue), env | _share_of_cpu(settings, num_workers))
+            own = _share_of_cpu(settings, num_workers)
+            tree.add(queue, _worker(queue), env | own, pass_fds=held)
         tree.start()
         url = None
         if flower:
-            tree.add("flower", _flower(), env | {f"{ENV_PREFIX}FLOWER_PORT": str(port)})
+            own = {f"{ENV_PREFIX}FLOWER_PORT": str(port)}
+            tree.add("flower", _flower(), env | own, pass_fds=held)
             tree.start()
             url = _url(settings.flower_address, port)
         yield LocalStack(tree, queues, url)
@@ -223,9 +228,7 @@ def _celery(*arguments: str) -> list[str]:
 
 
 def _worker(queue: str) -> list[str]:
-    # Mingle waits a second for other workers' answers and gossip has every worker read every
-    # other's events; nothing of ours needs either.
-    return _celery("worker", "-Q", queue, "--without-mingle", "--without-gossip")
+    return _celery("worker", "-Q", queue)
 
 
 def _flower() -> list[str]:

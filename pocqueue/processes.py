@@ -6,7 +6,7 @@ Promises:
 - A Ctrl-C at the terminal reaches only the owner: each child leads a session of its own.
 - A child that ends by itself is started again, later each time, and given up after a few times. One
   that ends with code 2 (bad input, and it said what) is not: nothing would be better next time.
-- No child outlives its owner, not even one that was killed with SIGKILL (on Linux).
+- However the owner ends, by SIGKILL too, every child gets SIGTERM (on Linux): no orphan goes on.
 - Nothing goes through a shell.
 """
 
@@ -55,7 +55,6 @@ class ProcessTree:
     Args:
         sink: gets every line of every child, from several threads; None drops them.
         log_dir: write each child's output to `<log_dir>/<name>.log` instead, afresh each time.
-        pass_fds: open files that every child inherits; a lock among them lasts as long as they do.
         stop_timeout_s: seconds between SIGTERM and SIGKILL.
         restarts: when a child that ended is started again.
     """
@@ -65,13 +64,11 @@ class ProcessTree:
         sink: Sink | None = None,
         *,
         log_dir: Path | None = None,
-        pass_fds: Sequence[int] = (),
         stop_timeout_s: float = STOP_TIMEOUT_S,
         restarts: RestartPolicy | None = None,
     ) -> None:
         self._sink = sink or (lambda _name, _line: None)
         self._log_dir = log_dir
-        self._pass_fds = tuple(pass_fds)
         self._stop_timeout_s = stop_timeout_s
         self._restarts = restarts or RestartPolicy()
         self._added: list[Child] = []
@@ -91,17 +88,37 @@ class ProcessTree:
     ) -> None:
         self.stop()
 
-    def add(self, name: str, argv: Sequence[str], env: Mapping[str, str] | None = None) -> None:
+    def add(
+        self,
+        name: str,
+        argv: Sequence[str],
+        env: Mapping[str, str] | None = None,
+        *,
+        pass_fds: Sequence[int] = (),
+        stop_signal: signal.Signals = signal.SIGTERM,
+    ) -> None:
         """Add a child for the next `start`.
 
         Args:
             name: what its lines and its log file are called.
             argv: the program, by path or looked up on the PATH, and its arguments.
             env: its whole environment; None is ours.
+            pass_fds: open files that it inherits; a lock among them lasts as long as the child.
+            stop_signal: what asks it to end. When its owner dies, it gets SIGTERM all the same.
         """
         log_path = None if self._log_dir is None else self._log_dir / f"{name}.log"
-        child = Child(name, argv, env, self._sink, log_path, self._pass_fds, self._restarts)
-        self._added.append(child)
+        self._added.append(
+            Child(
+                name,
+                argv,
+                env,
+                self._sink,
+                log_path=log_path,
+                pass_fds=tuple(pass_fds),
+                stop_signal=stop_signal,
+                restarts=self._restarts,
+            )
+        )
 
     def start(self) -> None:
         """Start what was added since the last call, as one stage: these stop at the same time."""

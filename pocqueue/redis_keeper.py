@@ -16,19 +16,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import redis
-
 from pocqueue.rounds.redis_server import RedisServer
+from pocqueue.stack_lock import stack_pid
 
 _LOOK_EVERY_S = 1.0
 #: How long an orphan waits for the workers and the scheduler, which are ending as well.
-ORPHAN_GRACE_S = 25.0
+ORPHAN_GRACE_S = 60.0
 
 
 def keep_redis(server: RedisServer, say: Callable[[str], None], *, keep: bool = False) -> None:
     """Start the server, start it again whenever it has ended, stop it on SIGINT or SIGTERM.
 
-    Main thread only.
+    Main thread only. `pocqueue up` ends it with SIGINT, once nobody needs Redis any more. SIGTERM
+    comes also when `up` was killed, to everybody at the same time: then it is last.
 
     Args:
         server: the server of a state folder.
@@ -38,20 +38,20 @@ def keep_redis(server: RedisServer, say: Callable[[str], None], *, keep: bool = 
     Raises:
         ProcessError: it does not start.
     """
+    # Asking for it after the signal would be too late, or too early: a parent with several threads
+    # dies one by one, and the signal comes with the first of them.
     parent_pid = os.getppid()
     with _signals() as signals:
         started = server.ensure()
         say(f"{'started' if started else 'found running'} at {server.url}")
-        while not _within(signals, _LOOK_EVERY_S):
+        while (number := _next(signals, _LOOK_EVERY_S)) is None:
             # Not asked for a reply: a busy server must not be taken for a dead one and get a rival.
             if _is_gone(server.socket_path) and server.ensure():
                 say("had ended and was started again")
         if keep:
             return
-        if os.getppid() != parent_pid:
-            # `pocqueue up` was killed and everybody got SIGTERM at the same time. Workers hand
-            # their ranges back before they end, and that takes Redis.
-            _wait_for_others(server)
+        if number == signal.SIGTERM and not _outlast_others(server.folder.parent, parent_pid):
+            return
         server.stop()
         say("stopped")
 
@@ -75,12 +75,11 @@ def _signals() -> Iterator[queue.SimpleQueue[int]]:
             signal.signal(number, handler)
 
 
-def _within(signals: queue.SimpleQueue[int], timeout_s: float) -> bool:
+def _next(signals: queue.SimpleQueue[int], timeout_s: float) -> int | None:
     try:
-        signals.get(timeout=timeout_s)
+        return signals.get(timeout=timeout_s)
     except queue.Empty:
-        return False
-    return True
+        return None
 
 
 def _is_gone(path: Path) -> bool:
@@ -96,11 +95,16 @@ def _is_gone(path: Path) -> bool:
     return False
 
 
-def _wait_for_others(server: RedisServer) -> None:
+def _outlast_others(state_dir: Path, parent_pid: int) -> bool:
+    """Wait for the processes of the `pocqueue up` that started us, where it did.
+
+    Workers hand their ranges back before they end, and one that was just connecting ends only once
+    it has connected: both take Redis. All of them hold the lock of the state folder; we do not.
+
+    Returns:
+        False if somebody has started another `pocqueue up` in the meantime, which uses our Redis.
+    """
     deadline = time.monotonic() + ORPHAN_GRACE_S
-    try:
-        with redis.Redis(unix_socket_path=str(server.socket_path), socket_timeout=5) as client:
-            while len(client.client_list()) > 1 and time.monotonic() < deadline:
-                time.sleep(0.1)
-    except redis.RedisError:
-        return
+    while (holder := stack_pid(state_dir)) == parent_pid and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return holder in {None, parent_pid}

@@ -1,6 +1,6 @@
 """The one place that reads the environment: every `POCQUEUE_*` variable, typed and explained.
 
-`docs/operating.md` and `config/env.example` carry the same list; a test keeps the three together.
+README.md and `config/env.example` carry the same list; a test keeps the three together.
 """
 
 from __future__ import annotations

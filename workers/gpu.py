@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+import uuid
 from typing import Any
 
 from celery import bootsteps, signals
@@ -63,10 +64,12 @@ class GpuService:
             num_threads=opts.num_threads,
             on_progress=lambda text: logger.info("%s: %s", self._queue, text),
         )
-        self.runner = RangeRunner(self._engine, self._backend.store, self._broken)
+        worker = uuid.uuid4().hex[:12]
+        self.runner = RangeRunner(self._engine, self._backend.store, worker, self._broken)
         self._warm_up(self.runner)
         self._heartbeat = Heartbeat(
             self._backend.pool,
+            worker,
             self._queue,
             opts.host_name,
             self._engine.info,

@@ -6,7 +6,6 @@ import logging
 import os
 import threading
 import time
-import uuid
 from collections.abc import Callable
 
 from pocqueue.engine.base import EngineInfo
@@ -22,6 +21,7 @@ class Heartbeat:
 
     Args:
         pool: where to say it.
+        worker: id of this worker process; a restarted worker has another.
         queue: the GPU queue, such as ``gpu0``.
         host: name of this machine.
         info: the deployed model.
@@ -34,6 +34,7 @@ class Heartbeat:
     def __init__(
         self,
         pool: Pool,
+        worker: str,
         queue: str,
         host: str,
         info: EngineInfo,
@@ -43,8 +44,8 @@ class Heartbeat:
         ttl_s: float,
         on_taken: Callable[[Gpu], None],
     ) -> None:
-        self.worker = uuid.uuid4().hex[:12]
         self._pool = pool
+        self.worker = worker
         self._queue = queue
         self._host = host
         self._info = info
@@ -122,6 +123,7 @@ class Heartbeat:
             rates=stats.rates,
             held=tuple(sorted(stats.held)),
             load=self._load(stats),
+            pass_s=round(stats.pass_s, 3),
             checked=stats.checked,
             draining=self._runner.draining,
             last_error=stats.last_error,

@@ -2,7 +2,9 @@
 
 `celery -A pocqueue worker -Q io` runs it. The scheduler sends a task when a round has proofs that
 its receiver did not confirm; the task posts them in order, a bounded number at a time, and stops at
-the first failure. When to try again stands in the store, so any io worker may go on.
+the first failure. When to try again stands in the store, so any io worker may go on. What the
+receiver refuses for good (docs/protocol.md says which answers those are) is passed over, batch by
+batch, so that it does not keep the rest back.
 """
 
 from __future__ import annotations
@@ -13,8 +15,9 @@ from dataclasses import asdict
 from functools import cache
 
 from pocqueue.app import app
+from pocqueue.errors import UnknownRound
 from pocqueue.poc.data import ProofBatch
-from pocqueue.poc.sender import PoCCallbackSender
+from pocqueue.poc.sender import Delivery, PoCCallbackSender
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.records import ProofEntry, RoundStatus
 from pocqueue.rounds.task_names import DELIVER_PROOFS
@@ -39,23 +42,24 @@ def deliver_proofs(*, round_id: str, token: str) -> str:
 
 async def deliver(backend: Backend, round_id: str, token: str) -> str:
     """Post the unconfirmed proofs of a round; return one line about it."""
-    status = await asyncio.to_thread(backend.store.status, round_id)
+    try:
+        status = await asyncio.to_thread(backend.store.status, round_id)
+    except UnknownRound:
+        return "the round is forgotten"
     delivery = await asyncio.to_thread(backend.outbox.delivery, round_id)
     url = status.spec.callback_url
     if delivery.lease != token or url is None:
         return "another task delivers"
-    sender = PoCCallbackSender(url, status.spec.r_target, status.spec.fraud_threshold)
-    cursor, posted = delivery.cursor, 0
-    try:
+    cursor, posted, refused, size = delivery.cursor, 0, 0, ENTRIES_PER_POST
+    async with PoCCallbackSender(url, status.spec.r_target, status.spec.fraud_threshold) as sender:
         while True:
-            entries = await asyncio.to_thread(
-                backend.store.read_proofs, status, cursor, count=ENTRIES_PER_POST
-            )
+            entries = await asyncio.to_thread(backend.store.read_proofs, status, cursor, count=size)
             if not entries:
                 await asyncio.to_thread(backend.outbox.finish, round_id, token)
-                return f"{posted} nonces delivered"
+                return f"{posted} nonces delivered, {refused} refused"
             batch = merge(status, entries)
-            if not await sender.post("/generated", asdict(batch)):
+            answer = await sender.post("/generated", asdict(batch))
+            if answer is Delivery.RETRY:
                 error = f"{len(batch)} nonces were not taken"
                 await asyncio.to_thread(backend.outbox.failed, round_id, token, delivery, error)
                 logger.warning(
@@ -64,13 +68,26 @@ async def deliver(backend: Backend, round_id: str, token: str) -> str:
                     delivery.backoff_ms / 1000,
                 )
                 return error
-            cursor, posted = entries[-1].cursor, posted + len(batch)
+            if answer is Delivery.REFUSED and len(entries) > 1:
+                # Too large for it, perhaps, or one of them is what it will not have.
+                size = len(entries) // 2
+                continue
+            if answer is Delivery.REFUSED:
+                # A final answer: the same body would get it again, and the rest would never arrive.
+                refused += len(batch)
+                logger.warning(
+                    "Round %s: the callback receiver refuses %d nonces, from %d on.",
+                    round_id,
+                    len(batch),
+                    batch.nonces[0],
+                )
+            else:
+                posted += len(batch)
+            cursor = entries[-1].cursor
             if not await asyncio.to_thread(
                 backend.outbox.delivered, round_id, token, cursor, len(batch)
             ):
                 return "another task took over"
-    finally:
-        await sender.close()
 
 
 def merge(status: RoundStatus, entries: list[ProofEntry]) -> ProofBatch:

@@ -7,6 +7,7 @@ Promises:
   round after it was stopped, reached its deadline or gave the range to another GPU.
 - Redis may go away at any time: commits wait for it, and repeating one does no harm.
 - Draining ends the running range after the batch at hand and gives the rest back.
+- Only ranges that were given to this very worker, for the model it has deployed, are searched.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 from pocqueue.engine.base import Engine
-from pocqueue.errors import StoreError, StoreFull, StoreUnavailable
+from pocqueue.errors import PocqueueError, StoreError, StoreFull, StoreUnavailable
 from pocqueue.poc.data import is_valid
 from pocqueue.poc.nonces import nonces_of
 from pocqueue.rounds.pool import shape_key
@@ -46,6 +47,8 @@ class RunnerStats:
 
     checked: int = 0
     busy_s: float = 0.0
+    #: Seconds that the forward pass at hand has run; 0 between two.
+    pass_s: float = 0.0
     rates: dict[str, float] = field(default_factory=dict)
     held: set[str] = field(default_factory=set)
     last_error: str = ""
@@ -59,12 +62,21 @@ class _Pending(NamedTuple):
     size: int
 
 
+class _Searched(NamedTuple):
+    """How a search ended, what counted so far, and the last commit where it is under way."""
+
+    ended: str
+    counted: int
+    pending: _Pending | None
+
+
 class RangeRunner:
     """The ranges of one GPU.
 
     Args:
         engine: the deployed model; used by one thread at a time.
         store: where ranges come from and batches go to.
+        worker: id of this worker process in the pool; ranges of another one are left alone.
         on_broken: called once with a reason when the engine failed MAX_FAILURES times in a row.
         clock: monotonic seconds.
     """
@@ -73,17 +85,20 @@ class RangeRunner:
         self,
         engine: Engine,
         store: RoundStore,
+        worker: str,
         on_broken: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
         self._store = store
+        self._worker = worker
         self._on_broken = on_broken
         self._clock = clock
         self._engine_lock = threading.Lock()
         self._stats_lock = threading.Lock()
         self._stats = RunnerStats()
         self._busy_since: float | None = None
+        self._pass_since: float | None = None
         self._draining = threading.Event()
         #: The last rounds whose end was noticed; under the engine lock. What waited for the engine
         #: need not find out again, with a batch of its own.
@@ -104,21 +119,29 @@ class RangeRunner:
             if opened is None:
                 return "no longer wanted"
             status, out = opened
+            if out.worker != self._worker:
+                # Left in the queue by a worker that died; the scheduler gives the range to others.
+                return "given to another worker"
+            if not self._serves(status):
+                self._give_back(out, failed=False)
+                return "of another model"
             deadline = self._clock() + status.remaining_s
-            with self._engine_lock:
-                if round_id in self._ended:
-                    return "no longer wanted"
-                try:
+            try:
+                with self._engine_lock:
+                    if round_id in self._ended:
+                        return "no longer wanted"
                     with self._busy():
-                        num = self._search(status, out, deadline)
-                except StoreError as exc:
-                    # Refused, not just away: nothing of this range can be counted now.
-                    self._give_back(out, failed=False)
-                    return f"not counted: {exc}"
-                except Exception as exc:  # noqa: BLE001 - any runtime may raise anything
-                    self._engine_failed(out, exc)
-                    return f"failed: {exc}"
-        return f"{num} of {out.left} nonces"
+                        last = self._search(status, out, deadline)
+                # The engine has the next range by now; this one's last commit is on its way.
+                counted = self._settle(out, last)
+            except StoreError as exc:
+                # Refused, not just away: nothing of this range can be counted now.
+                self._give_back(out, failed=False)
+                return f"not counted: {exc}"
+            except Exception as exc:  # noqa: BLE001 - any runtime may raise anything
+                self._engine_failed(out, exc)
+                return f"failed: {exc}"
+        return f"{counted} of {out.left} nonces"
 
     def drain(self) -> None:
         """Take nothing more; what is running ends after its batch and gives its rest back."""
@@ -149,32 +172,37 @@ class RangeRunner:
     def stats(self) -> RunnerStats:
         """Return a copy of the counters; busy time includes the range that runs now."""
         with self._stats_lock:
-            stats = self._stats
-            running = self._clock() - self._busy_since if self._busy_since is not None else 0.0
+            stats, now = self._stats, self._clock()
+            running = now - self._busy_since if self._busy_since is not None else 0.0
             return RunnerStats(
                 checked=stats.checked,
                 busy_s=stats.busy_s + running,
+                pass_s=now - self._pass_since if self._pass_since is not None else 0.0,
                 rates=dict(stats.rates),
                 held=set(stats.held),
                 last_error=stats.last_error,
                 failures=stats.failures,
             )
 
-    def _search(self, status: RoundStatus, out: OutstandingRange, deadline: float) -> int:
-        """Search from `out.done` on, under the engine lock; return how many nonces counted."""
+    def _search(self, status: RoundStatus, out: OutstandingRange, deadline: float) -> _Searched:
+        """Search from `out.done` on, under the engine lock; the last commit may still be under way."""
         spec, config = status.spec, status.spec.poc_config()
-        position, counted, computed, batch_s = out.done, 0, 0, 0.0
+        position, counted, computed = out.done, 0, 0
+        batch_s = self._batch_seconds(spec.seq_len, spec.batch_size)
         began = self._clock()
         # It may have waited for the engine since it was opened: look again while it begins.
         pending: _Pending | None = _Pending(self._reopen(out), 0)
         try:
             while True:
                 ended = self._why_end(position, out.stop, deadline - batch_s)
+                if ended == "finished":
+                    return _Searched(ended, counted, pending)
                 if not ended:
                     stop = min(position + spec.batch_size, out.stop)
                     nonces = nonces_of(position, stop, spec.node_id, spec.node_count)
                     batch_began = self._clock()
-                    distances = self._engine.distances(config, nonces)
+                    with self._passing(batch_began):
+                        distances = self._engine.distances(config, nonces)
                     batch_s = self._clock() - batch_began
                     computed += len(nonces)
                 if pending is not None:
@@ -185,25 +213,53 @@ class RangeRunner:
                     elif not result.goes_on:
                         if result.outcome in {"closed", "late"}:
                             self._ended.append(out.round_id)
-                        return counted
+                        return _Searched(result.outcome, counted, None)
                     elif result.done != position:
                         # The store stands elsewhere (it lost its last second, or the range was
                         # searched before): what was computed just now does not join on.
                         position = result.done
                         continue
                 if ended:
-                    break
+                    return _Searched(ended, counted, None)
                 future = self._commit(out, position, stop, nonces, distances, spec.r_target)
                 pending = _Pending(future, stop - position)
                 position = stop
-        finally:
-            # Not empty where the engine or Redis failed with a commit under way: see it through.
+        except BaseException:
+            # The engine or Redis failed with a commit under way: see it through.
             if pending is not None and not pending.future.exception():
                 counted += pending.size if pending.future.result().outcome == "committed" else 0
-            self._note(spec.seq_len, spec.batch_size, computed, counted, self._clock() - began)
-        if ended == "draining":
+            with self._stats_lock:
+                self._stats.checked += counted
+            raise
+        finally:
+            self._note_rate(spec.seq_len, spec.batch_size, computed, self._clock() - began)
+
+    def _settle(self, out: OutstandingRange, last: _Searched) -> int:
+        """Wait for a range's last commit, give back what is left; return how many nonces counted."""
+        counted, left = last.counted, last.ended in {"draining", "late"}
+        if last.pending is not None:
+            result = last.pending.future.result()
+            if result.outcome == "committed":
+                counted += last.pending.size
+            else:
+                # Not this worker's any more, or the store stands elsewhere: others go on from there.
+                left = result.goes_on and result.done != out.stop
+        with self._stats_lock:
+            self._stats.checked += counted
+        if left:
             self._give_back(out, failed=False)
         return counted
+
+    def _serves(self, status: RoundStatus) -> bool:
+        """Say whether a round is searched with the model that this worker has deployed."""
+        spec, info = status.spec, self._engine.info
+        return spec.model_fingerprint == info.fingerprint and spec.model_dtype in {None, info.dtype}
+
+    def _batch_seconds(self, seq_len: int, batch_size: int) -> float:
+        """Return how long a batch of this shape took so far; 0 where none was run."""
+        with self._stats_lock:
+            rate = self._stats.rates.get(shape_key(seq_len, batch_size), 0.0)
+        return batch_size / rate if rate > 0 else 0.0
 
     def _why_end(self, position: int, stop: int, last_start: float) -> str:
         """Say why no further batch is to begin; empty where one is."""
@@ -247,7 +303,7 @@ class RangeRunner:
 
         def look() -> CommitResult:
             opened = self._retry(lambda: self._store.open_range(out.round_id, out.range_id))
-            if opened is None:
+            if opened is None or opened[1].worker != self._worker:
                 return CommitResult("reassigned", 0)
             return CommitResult("repeated", opened[1].done)
 
@@ -263,18 +319,17 @@ class RangeRunner:
     def _engine_failed(self, out: OutstandingRange, exc: Exception) -> None:
         logger.error("The engine failed on range %s.", out.key, exc_info=exc)
         self._give_back(out, failed=True)
+        # An engine that says what it cannot do (too large a batch, say) is well otherwise.
+        refused = isinstance(exc, PocqueueError)
         with self._stats_lock:
-            self._stats.failures += 1
+            self._stats.failures += not refused
             self._stats.last_error = f"{type(exc).__name__}: {exc}"[:200]
-            broken = self._stats.failures == MAX_FAILURES
+            broken = self._stats.failures == MAX_FAILURES and not refused
         if broken:
             self._on_broken(f"the engine failed {MAX_FAILURES} times in a row, last with {exc!r}")
 
-    def _note(
-        self, seq_len: int, batch_size: int, computed: int, counted: int, seconds: float
-    ) -> None:
+    def _note_rate(self, seq_len: int, batch_size: int, computed: int, seconds: float) -> None:
         with self._stats_lock:
-            self._stats.checked += counted
             if computed == 0 or seconds <= 0:
                 return
             self._stats.failures = 0
@@ -308,6 +363,17 @@ class RangeRunner:
             if first:
                 with self._stats_lock:
                     self._stats.held.discard(key)
+
+    @contextmanager
+    def _passing(self, began: float) -> Iterator[None]:
+        """Keep when the forward pass at hand began, for who wonders whether it hangs."""
+        with self._stats_lock:
+            self._pass_since = began
+        try:
+            yield
+        finally:
+            with self._stats_lock:
+                self._pass_since = None
 
     @contextmanager
     def _busy(self) -> Iterator[None]:

@@ -35,7 +35,8 @@ def demo(
 
     Uses the pool that is there where GPUs are live already.
     """
-    from pocqueue.cli.round import calibrated, check_output, finish
+    from pocqueue.cli.round import calibrated, check_output, default_output, finish
+    from pocqueue.processes import stop_signals
     from pocqueue.rounds.start import deployed_model, draft_spec, start_round
     from pocqueue.settings import load_settings
 
@@ -44,7 +45,10 @@ def demo(
     block_hash = hashlib.sha256(str(time.time_ns()).encode()).hexdigest()
     draft = draft_spec(block_hash=block_hash, public_key="demo", window_s=window)
     settings = load_settings()
+    output = output or default_output(settings.state_dir)
     with ExitStack() as stack:
+        # SIGTERM ends what was started, as Ctrl-C does.
+        stack.enter_context(stop_signals())
         backend = _live_backend(settings)
         if backend is None:
             chosen = settings if model is None else settings.model_copy(update={"model": model})
@@ -57,7 +61,7 @@ def demo(
         )
         changes = calibrated(backend, draft, info, valid_rate, quiet=False)
         round_id = start_round(backend, draft, info, **changes)
-        code = finish(backend, round_id, output, settings.state_dir, as_json=False)
+        code = finish(backend, round_id, output, as_json=False)
     raise typer.Exit(code)
 
 

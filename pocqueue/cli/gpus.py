@@ -14,6 +14,7 @@ def gpus(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the pool: each GPU queue and the worker behind it."""
+    from rich.markup import escape
     from rich.table import Table
 
     from pocqueue.rounds.backend import Backend
@@ -40,10 +41,10 @@ def gpus(
         info = gpu.info
         rates = ", ".join(f"{rate:,.0f} ({shape})" for shape, rate in gpu.rates.items())
         table.add_row(
-            gpu.queue,
-            gpu.host,
-            f"{info.device} {info.device_name}",
-            f"{info.model} ({info.fingerprint[:12]})",
+            escape(gpu.queue),
+            escape(gpu.host),
+            escape(f"{info.device} {info.device_name}"),
+            escape(f"{info.model} ({info.fingerprint[:12]})"),
             f"{info.engine} {info.dtype}",
             rates,
             f"{100 * gpu.load:.0f} %",
@@ -55,12 +56,16 @@ def gpus(
 
 
 def _state(gpu: Any) -> str:
+    from rich.markup import escape
+
     if not gpu.is_live:
         return "[red]dead[/red]"
+    if gpu.hangs:
+        return f"[red]hangs in a pass of {seconds(gpu.pass_s)}[/red]"
     if gpu.draining:
         return "[yellow]draining[/yellow]"
     if gpu.last_error:
-        return f"[yellow]live; last error: {gpu.last_error}[/yellow]"
+        return f"[yellow]live; last error: {escape(gpu.last_error)}[/yellow]"
     return "[green]live[/green]"
 
 

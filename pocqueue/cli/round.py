@@ -94,6 +94,7 @@ def start(
             **({} if r_target is None else {"r_target": r_target}),
         )
     settings = load_settings()
+    output = output or default_output(settings.state_dir)
     with Backend.open(settings) as backend:
         with _option_names():
             info = deployed_model(backend, draft, model)
@@ -104,7 +105,7 @@ def start(
         if detach:
             _print_detached(round_id, window, as_json)
             return
-        raise typer.Exit(finish(backend, round_id, output, settings.state_dir, as_json=as_json))
+        raise typer.Exit(finish(backend, round_id, output, as_json=as_json))
 
 
 @app.command()
@@ -134,10 +135,10 @@ def watch(
     from pocqueue.settings import load_settings
 
     check_output(output)
+    output = output or default_output(load_settings().state_dir)
     with _open() as backend:
         found = _find(backend, round_id)
-        state_dir = load_settings().state_dir
-        raise typer.Exit(finish(backend, found.round_id, output, state_dir, as_json=as_json))
+        raise typer.Exit(finish(backend, found.round_id, output, as_json=as_json))
 
 
 @app.command()
@@ -262,20 +263,20 @@ def calibrated(
     return {"r_target": found.r_target, "expected_valid_rate": valid_rate}
 
 
-def finish(
-    backend: Backend, round_id: str, output: Path | None, state_dir: Path, *, as_json: bool
-) -> int:
-    """Watch a round to its end, write its proofs, print how it went; return the exit code."""
+def finish(backend: Backend, round_id: str, output: Path, *, as_json: bool) -> int:
+    """Watch a round to its end, write its proofs, print how it went; return the exit code.
+
+    Args:
+        output: a file, or a folder for a file named after the round.
+    """
     from pocqueue.cli.report import json_round, print_round
     from pocqueue.cli.watch import watch_round
 
     found = watch_round(backend, round_id, quiet=as_json)
     if found is None:
         return EXIT_INTERRUPTED
-    if output is None:
-        folder = state_dir / "proofs"
-        folder.mkdir(parents=True, exist_ok=True)
-        output = folder / f"{round_id}.json"
+    if output.is_dir():
+        output /= f"{round_id}.json"
     written = _write(backend, found, output)
     entries = list(backend.store.iter_proofs(found))
     if as_json:
@@ -310,8 +311,16 @@ def _write(backend: Backend, status: RoundStatus, path: Path) -> Path:
 
 def _info(backend: Backend, status: RoundStatus) -> Any:
     """Return what the pool says about a round's model; None once nobody serves it."""
-    wanted = status.spec.model_fingerprint
-    return next((g.info for g in backend.pool.all() if g.info.fingerprint == wanted), None)
+    spec = status.spec
+    return next(
+        (
+            gpu.info
+            for gpu in backend.pool.all()
+            if gpu.info.fingerprint == spec.model_fingerprint
+            and spec.model_dtype in {None, gpu.info.dtype}
+        ),
+        None,
+    )
 
 
 def _vocab_size(backend: Backend, status: RoundStatus) -> int | None:
@@ -352,6 +361,32 @@ def _check_options(
             "`pocqueue round proofs ID --output FILE` writes them."
         )
     check_output(output)
+
+
+def default_output(state_dir: Path) -> Path:
+    """Return the folder for proofs that no file was named for; it is made now, before the round.
+
+    Raises:
+        SettingsError: it cannot be made or written to.
+    """
+    import os
+
+    from pocqueue.errors import SettingsError
+
+    folder = state_dir / "proofs"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise SettingsError(
+            f"The folder for proofs, {folder}, cannot be made ({exc.strerror}): set "
+            "POCQUEUE_STATE_DIR, or name a file with --output."
+        ) from None
+    if not os.access(folder, os.W_OK):
+        raise SettingsError(
+            f"The folder for proofs, {folder}, cannot be written to: mend it, set "
+            "POCQUEUE_STATE_DIR, or name a file with --output."
+        )
+    return folder
 
 
 def check_output(output: Path | None) -> None:

@@ -3,8 +3,30 @@
 from __future__ import annotations
 
 import signal
-import threading
+import time
 from typing import Any
+
+
+class _Stop:
+    """A flag that a signal handler may set.
+
+    Not `threading.Event`: its lock may be held by the very code that the handler interrupts.
+    """
+
+    def __init__(self) -> None:
+        self._set = False
+
+    def set(self) -> None:
+        self._set = True
+
+    def is_set(self) -> bool:
+        return self._set
+
+    def wait(self, timeout: float) -> bool:
+        deadline = time.monotonic() + timeout
+        while not self._set and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return self._set
 
 
 def scheduler() -> None:
@@ -16,7 +38,7 @@ def scheduler() -> None:
 
     settings = load_settings()
     log_to_stderr(settings.log_level)
-    stop = threading.Event()
+    stop = _Stop()
 
     def end(_signum: int, _frame: Any) -> None:
         stop.set()

@@ -111,8 +111,8 @@ class PoCCallbackSender:
         """Queue a verdict for POST ``{callback_url}/validated``."""
         self._enqueue("/validated", asdict(batch))
 
-    async def post(self, endpoint: str, body: Mapping[str, Any]) -> bool:
-        """Make one attempt now, past queue, retries and counters, and say whether it was delivered.
+    async def post(self, endpoint: str, body: Mapping[str, Any]) -> Delivery:
+        """Make one attempt now, past queue, retries and counters, and say what came of it.
 
         Args:
             endpoint: appended to the callback URL, such as ``/generated``.
@@ -121,7 +121,7 @@ class PoCCallbackSender:
         Raises:
             ValueError: the body holds NaN or an infinity, which JSON has no words for.
         """
-        return await self._attempt(endpoint, _encode(body)) is Delivery.DELIVERED
+        return await self._attempt(endpoint, _encode(body))
 
     async def flush(self, timeout_s: float) -> bool:
         """Wait until every queued batch is sent, failed or dropped.

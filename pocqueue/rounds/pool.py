@@ -22,6 +22,8 @@ from pocqueue.rounds.store import Keys
 
 #: How long a dead worker is still shown by `pocqueue gpus`.
 FORGET_MS = 3600 * 1000
+#: No forward pass takes this long, except on a GPU whose known rates say so.
+HANG_S = 120.0
 
 
 def shape_key(seq_len: int, batch_size: int) -> str:
@@ -47,6 +49,8 @@ class Gpu:
     held: tuple[str, ...] = ()
     #: Share of the time since the heartbeat before that the engine was busy, 0 to 1.
     load: float = 0.0
+    #: Seconds that its forward pass at hand has run; 0 between two.
+    pass_s: float = 0.0
     #: Nonces counted since the worker started.
     checked: int = 0
     #: It finishes what it holds and takes nothing new.
@@ -66,6 +70,15 @@ class Gpu:
     def silent_s(self) -> float:
         """Seconds since the last heartbeat."""
         return max(0.0, (self.now_ms - self.seen_ms) / 1000)
+
+    @property
+    def hangs(self) -> bool:
+        """Say whether its forward pass takes so long that it will not end.
+
+        The heartbeat is a thread of its own and goes on where a GPU is wedged.
+        """
+        passes_s = (int(k.partition("x")[2]) / rate for k, rate in self.rates.items() if rate > 0)
+        return self.pass_s > max(HANG_S, 20 * max(passes_s, default=0.0))
 
     def rate(self, seq_len: int, batch_size: int) -> float:
         """Return nonces per second at a shape; 0 where nothing is known.

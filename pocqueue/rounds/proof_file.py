@@ -162,6 +162,8 @@ class ProofFile:
         if expected is None and info is not None:
             expected = ideal_valid_rate(spec.r_target, info.vocab_size)
         known = {} if info is None else info.to_dict()
+        if spec.model_dtype is not None:
+            known["dtype"] = spec.model_dtype
         return cls(
             round_id=status.round_id,
             state=status.state,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -102,6 +103,12 @@ class RoundStatus:
     ranges_returned: int
     #: GPU seconds given to the round over its share; None before the first range.
     vtime: float | None
+
+    def as_it_should_be(self) -> RoundStatus:
+        """Return it expired where its deadline is over and nobody could write that down."""
+        if not self.state.is_active or self.now_ms < self.deadline_ms:
+            return self
+        return dataclasses.replace(self, state=RoundState.EXPIRED, ended_ms=self.deadline_ms)
 
     @property
     def remaining_s(self) -> float:

@@ -15,6 +15,7 @@ import fcntl
 import hashlib
 import importlib.metadata
 import os
+import stat
 import subprocess
 import tempfile
 import time
@@ -47,13 +48,19 @@ class RedisServer:
         return f"unix://{self.socket_path}"
 
     def is_running(self) -> bool:
-        """Say whether the server answers (one that still loads its data does)."""
+        """Say whether there is a server, even one that is busy or still loads its data.
+
+        Raises:
+            ProcessError: the folder of its socket belongs to another user.
+        """
         if not self.socket_path.exists():
             return False
+        self._check_owner()
         try:
             with self._client() as client:
                 client.ping()
-        except redis.BusyLoadingError:
+        except (redis.BusyLoadingError, redis.TimeoutError):
+            # Somebody is there, if busy. A second server must not write to the same files.
             return True
         except redis.RedisError:
             return False
@@ -67,7 +74,13 @@ class RedisServer:
         """
         if self.is_running():
             return False
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as exc:
+            raise ProcessError(
+                f"{self.folder}, the folder of the bundled Redis, cannot be made ({exc.strerror}): set "
+                "POCQUEUE_STATE_DIR to a folder that can, or POCQUEUE_REDIS_URL to a Redis you have."
+            ) from None
         with self._start_lock():
             if self.is_running():
                 return False
@@ -96,15 +109,22 @@ class RedisServer:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def _start(self) -> None:
+    def _check_owner(self) -> None:
+        """Refuse a folder that somebody else made: they could connect to our server, or be it."""
         folder = self.socket_path.parent
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # One below /tmp could have been made by somebody else, who could then connect to ours.
-        if folder != self.folder and folder.lstat().st_uid != os.getuid():
+        if folder == self.folder:
+            return
+        found = folder.lstat()
+        if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
             raise ProcessError(
                 f"{folder} belongs to another user: remove it, or set POCQUEUE_STATE_DIR to a "
                 "shorter path, so that the socket of the bundled Redis fits in there."
             )
+
+    def _start(self) -> None:
+        folder = self.socket_path.parent
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._check_owner()
         folder.chmod(0o700)
         self.socket_path.unlink(missing_ok=True)
         options = {

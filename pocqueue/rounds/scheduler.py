@@ -5,8 +5,9 @@ Promises:
   GPU's work, so that a GPU never waits for the scheduler and a stopped round wastes little.
 - GPU time is shared among active rounds by their share (start-time fair queueing: the round with
   the least GPU seconds per share goes next; one that joins begins where the others stand).
-- Nothing is sent that could not start before its round's deadline.
-- The ranges of a dead or restarted worker, and those whose message never arrived, go to others.
+- Nothing is sent whose first batch could not be done before its round's deadline.
+- The ranges of a dead, restarted or hanging worker, and those whose message never arrived, go to
+  others.
 """
 
 from __future__ import annotations
@@ -34,8 +35,15 @@ class Assignment:
     queue: str
     worker: str
     num_nonces: int
-    #: The round's virtual time once this is given.
-    vtime: float
+    #: The round's virtual time is at least this before it is given, …
+    vtime_floor: float
+    #: … and grows by this much for each nonce.
+    vtime_per_nonce: float
+
+    @property
+    def vtime(self) -> float:
+        """Return the round's virtual time once all of this is given."""
+        return self.vtime_floor + self.num_nonces * self.vtime_per_nonce
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +57,11 @@ class LostRange:
 
 
 def find_lost(
-    outstanding: Sequence[OutstandingRange], gpus: Sequence[Gpu], now_ms: int
+    outstanding: Sequence[OutstandingRange],
+    gpus: Sequence[Gpu],
+    now_ms: int,
+    *,
+    trust_silence: bool = True,
 ) -> list[LostRange]:
     """Return the ranges that must be given to others.
 
@@ -57,6 +69,8 @@ def find_lost(
         outstanding: ranges out on GPUs, of any rounds.
         gpus: the pool as the last heartbeats had it, dead workers too.
         now_ms: the clock that heartbeats and assignments are stamped with.
+        trust_silence: False where heartbeats could not be told for a while (Redis was away), so
+            that a worker's silence says nothing about it.
     """
     by_queue = {gpu.queue: gpu for gpu in gpus}
     lost = []
@@ -67,7 +81,11 @@ def find_lost(
         elif gpu.worker != out.worker:
             lost.append(LostRange(out, True, "its worker was restarted"))
         elif not gpu.is_live:
+            if not trust_silence:
+                continue
             lost.append(LostRange(out, True, f"its worker was silent for {gpu.silent_s:.1f} s"))
+        elif gpu.hangs:
+            lost.append(LostRange(out, True, f"its GPU hangs since {gpu.pass_s:.0f} s"))
         elif (
             out.key not in gpu.held
             and len(gpu.held) < DEPTH
@@ -99,7 +117,7 @@ def plan(
         Assignments in the order to make them: idle GPUs first.
     """
     by_id = {status.round_id: status for status in rounds}
-    ready = [gpu for gpu in gpus if gpu.is_live and not gpu.draining]
+    ready = [gpu for gpu in gpus if gpu.is_live and not gpu.draining and not gpu.hangs]
     backlog_s, counts = _backlogs(outstanding, ready, by_id, range_s)
     unassigned = _unassigned(rounds, outstanding)
     vtimes = _virtual_times(rounds, len(ready))
@@ -121,6 +139,7 @@ def plan(
                 num_nonces = min(num_nonces, left)
                 unassigned[status.round_id] = left - num_nonces
             cost_s = num_nonces / rate if rate > 0 else range_s
+            vtime = vtimes[status.round_id]
             vtimes[status.round_id] += cost_s / spec.share
             counts[gpu.queue] += 1
             backlog_s[gpu.queue] += cost_s
@@ -130,7 +149,8 @@ def plan(
                     queue=gpu.queue,
                     worker=gpu.worker,
                     num_nonces=num_nonces,
-                    vtime=vtimes[status.round_id],
+                    vtime_floor=vtime,
+                    vtime_per_nonce=cost_s / spec.share / num_nonces,
                 )
             )
     return assignments
@@ -160,10 +180,17 @@ def _next_round(
         if status.spec.model_fingerprint == gpu.info.fingerprint
         and status.spec.model_dtype in {None, gpu.info.dtype}
         and status.spec.seq_len <= gpu.info.max_seq_len
-        and status.deadline_ms > now_ms + ahead_s * 1000
+        and status.deadline_ms > now_ms + (ahead_s + _batch_s(gpu, status)) * 1000
         and unassigned[status.round_id] != 0
     ]
     return min(fits, key=lambda s: (vtimes[s.round_id], s.created_ms, s.round_id), default=None)
+
+
+def _batch_s(gpu: Gpu, status: RoundStatus) -> float:
+    """Return the seconds that one batch of a round takes a GPU; 0 where its rate is not known."""
+    spec = status.spec
+    rate = gpu.rate(spec.seq_len, spec.batch_size)
+    return spec.batch_size / rate if rate > 0 else 0.0
 
 
 def _backlogs(

@@ -8,8 +8,9 @@ atomic in the store. A scheduler keeps nothing between two steps.
 from __future__ import annotations
 
 import logging
-import threading
+import time
 from collections.abc import Callable
+from typing import Protocol
 
 from pocqueue.errors import StoreError
 from pocqueue.rounds.callbacks import CallbackOutbox
@@ -32,6 +33,14 @@ SendRange = Callable[[str, RoundStatus, AssignedRange], None]
 SendCallback = Callable[[str, str], None]
 
 
+class Stop(Protocol):
+    """What ends a service: a `threading.Event`, or something like it that signals may set."""
+
+    def is_set(self) -> bool: ...
+
+    def wait(self, timeout: float) -> bool: ...
+
+
 class SchedulerService:
     """One scheduler process.
 
@@ -43,6 +52,8 @@ class SchedulerService:
         send_range: puts a task for (queue, round, range) on the queue.
         send_callback: puts a task that delivers proofs of (round id, lease token) on the io queue.
         range_s: seconds that one range should take on its GPU.
+        settle_s: seconds after an outage of Redis, or after taking the lead, during which a
+            worker's silence is not taken for its death; one time to live of a heartbeat.
         grace_s: seconds after a deadline during which callbacks are still tried.
     """
 
@@ -56,6 +67,7 @@ class SchedulerService:
         send_callback: SendCallback,
         *,
         range_s: float,
+        settle_s: float,
         grace_s: float,
     ) -> None:
         self._store = store
@@ -65,11 +77,13 @@ class SchedulerService:
         self._send_range = send_range
         self._send_callback = send_callback
         self._range_s = range_s
+        self._settle_s = settle_s
         self._grace_s = grace_s
+        self._trust_silence_at = 0.0
         self._leads = False
         self._store_lost = False
 
-    def run(self, stop: threading.Event) -> None:
+    def run(self, stop: Stop) -> None:
         """Schedule until `stop` is set, waiting for Redis whenever it is away."""
         while not stop.is_set():
             try:
@@ -86,6 +100,8 @@ class SchedulerService:
                 if not self._store_lost:
                     self._store_lost = True
                     logger.warning("Scheduling waits: %s", exc)
+                # Nobody's heartbeat got through either. It takes workers a moment to be heard again.
+                self._trust_silence_at = time.monotonic() + self._settle_s
                 stop.wait(STANDBY_STEP_S)
         self._resign()
 
@@ -109,7 +125,8 @@ class SchedulerService:
         gpus = self._pool.all()
         outstanding = self._store.outstanding(list(by_id))
         now_ms = rounds[0].now_ms
-        lost = find_lost(outstanding, gpus, now_ms)
+        trust = time.monotonic() >= self._trust_silence_at
+        lost = find_lost(outstanding, gpus, now_ms, trust_silence=trust)
         for item in lost:
             out = item.range
             num = self._store.release_range(out.round_id, out.range_id, failed=item.failed)
@@ -129,7 +146,12 @@ class SchedulerService:
             if a.round_id in exhausted:
                 continue
             assigned = self._store.assign_range(
-                a.round_id, a.queue, a.worker, a.num_nonces, a.vtime
+                a.round_id,
+                a.queue,
+                a.worker,
+                a.num_nonces,
+                vtime_floor=a.vtime_floor,
+                vtime_per_nonce=a.vtime_per_nonce,
             )
             if assigned is None:
                 exhausted.add(a.round_id)
@@ -140,6 +162,8 @@ class SchedulerService:
         leads = self._lease.hold()
         if leads and not self._leads:
             logger.info("This scheduler leads.")
+            # Whoever led before may have lost Redis as well.
+            self._trust_silence_at = time.monotonic() + self._settle_s
         elif self._leads and not leads:
             logger.warning("Another scheduler took the lead.")
         self._leads = leads

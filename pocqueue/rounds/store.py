@@ -13,6 +13,7 @@ Times are milliseconds of Redis's own clock, so that hosts need not agree on the
 
 from __future__ import annotations
 
+import contextlib
 import json
 import uuid
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ from typing import Any
 
 import redis
 
-from pocqueue.errors import UnknownRound
+from pocqueue.errors import StoreFull, UnknownRound
 from pocqueue.poc.data import ProofBatch
 from pocqueue.rounds.connection import store_errors
 from pocqueue.rounds.records import (
@@ -111,9 +112,13 @@ class RoundStore:
         """Return those of these rounds that exist, in the given order."""
         read = self._read(round_ids)
         due = [s.round_id for s in read if s.state.is_active and s.now_ms >= s.deadline_ms]
-        for round_id in due:
-            self.expire(round_id)
-        return self._read(round_ids) if due else read
+        if not due:
+            return read
+        with contextlib.suppress(StoreFull):
+            for round_id in due:
+                self.expire(round_id)
+        # On a full Redis it cannot be written down that they are over, but over they are.
+        return [status.as_it_should_be() for status in self._read(round_ids)]
 
     def list_ids(self) -> list[str]:
         """Return the ids of all kept rounds, oldest first, and forget those that expired."""
@@ -153,11 +158,27 @@ class RoundStore:
     # Ranges
 
     def assign_range(
-        self, round_id: str, queue: str, worker: str, num_nonces: int, vtime: float
+        self,
+        round_id: str,
+        queue: str,
+        worker: str,
+        num_nonces: int,
+        *,
+        vtime_floor: float = 0.0,
+        vtime_per_nonce: float = 0.0,
     ) -> AssignedRange | None:
-        """Take up to `num_nonces` nonce indices for a GPU; None where the round has none left."""
+        """Take up to `num_nonces` nonce indices for a GPU; None where the round has none left.
+
+        Args:
+            vtime_floor: the round's virtual time is at least this before.
+            vtime_per_nonce: it grows by this much for each nonce that was taken.
+        """
         keys = [Keys.of_round(round_id, part) for part in ("round", "ranges", "returned")]
-        reply = self._scripts.run("assign_range", keys, [num_nonces, queue, worker, repr(vtime)])
+        reply = self._scripts.run(
+            "assign_range",
+            keys,
+            [num_nonces, queue, worker, repr(vtime_floor), repr(vtime_per_nonce)],
+        )
         return AssignedRange(*(int(number) for number in reply)) if reply else None
 
     def release_range(self, round_id: str, range_id: int, *, failed: bool) -> int:
@@ -169,7 +190,17 @@ class RoundStore:
         """
         parts = ("round", "ranges", "returned", "abandoned")
         keys = [Keys.of_round(round_id, part) for part in parts]
-        return int(self._scripts.run("release_range", keys, [range_id, int(failed), MAX_ATTEMPTS]))
+        left, verdict = self._scripts.run(
+            "release_range", keys, [range_id, int(failed), MAX_ATTEMPTS]
+        )
+        if verdict == "hopeless":
+            reason = (
+                f"GPUs failed {MAX_ATTEMPTS} times in a row on its first nonces; their logs say why"
+            )
+            self._close(round_id, RoundState.FAILED, reason, only_if_due=False)
+        elif verdict == "settled":
+            self._close(round_id, RoundState.COMPLETED, "", only_if_due=False)
+        return int(left)
 
     def open_range(
         self, round_id: str, range_id: int

@@ -98,10 +98,11 @@ def check_model(file: ProofFile, info: EngineInfo) -> None:
             f"The proofs were made with model {theirs.name} ({theirs.fingerprint[:12]}); this one is "
             f"{ours.model} ({ours.fingerprint[:12]}). Give theirs with --model or POCQUEUE_MODEL."
         )
-    if theirs.dtype is not None and theirs.dtype != ours.dtype:
+    dtype = file.spec.model_dtype or theirs.dtype
+    if dtype is not None and dtype != ours.dtype:
         raise ModelMismatch(
-            f"The proofs were made with model {theirs.name} in {theirs.dtype}; here it is loaded in "
-            f"{ours.dtype}. Set POCQUEUE_DTYPE={theirs.dtype}."
+            f"The proofs were made with model {theirs.name} in {dtype}; here it is loaded in "
+            f"{ours.dtype}. Set POCQUEUE_DTYPE={dtype}."
         )
 
 

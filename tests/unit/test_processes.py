@@ -379,8 +379,8 @@ except OSError:
 sys.exit(2)
 """
     try:
-        with ProcessTree(lines, pass_fds=[writer]) as tree:
-            tree.add("a", python(code))
+        with ProcessTree(lines) as tree:
+            tree.add("a", python(code), pass_fds=[writer])
             tree.start()
             failure_of(tree)
         assert os.read(reader, 1) == b"x"

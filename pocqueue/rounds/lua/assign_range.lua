@@ -2,7 +2,8 @@
 --
 -- KEYS  1 round (hash)  2 ranges (hash)  3 returned (list): see commit_batch.lua;
 --       returned holds "start stop attempts", runs that came back from a GPU unfinished
--- ARGV  1 most nonces wanted  2 queue  3 worker id  4 the round's virtual time after this range
+-- ARGV  1 most nonces wanted  2 queue  3 worker id  4 least virtual time of the round before this
+--       range  5 virtual time of one nonce
 -- Returns {range id, start, stop}, or nothing where the round is not active, is over, or has none left.
 if redis.call('HGET', KEYS[1], 'state') ~= 'active' then return false end
 local time = redis.call('TIME')
@@ -31,5 +32,7 @@ end
 local id = redis.call('HINCRBY', KEYS[1], 'ranges_made', 1)
 redis.call('HSET', KEYS[2], id, table.concat(
   {text(start), text(stop), text(start), ARGV[2], ARGV[3], attempts, text(now_ms)}, ' '))
-redis.call('HSET', KEYS[1], 'vtime', ARGV[4])
+local vtime = math.max(tonumber(redis.call('HGET', KEYS[1], 'vtime')) or 0, tonumber(ARGV[4]))
+redis.call('HSET', KEYS[1], 'vtime',
+  string.format('%.9f', vtime + (stop - start) * tonumber(ARGV[5])))
 return {id, start, stop}

@@ -48,31 +48,35 @@ else
     table.concat({start, stop, text(to), queue, worker, '0', assigned}, ' '))
 end
 
+-- Should nobody be left to close the round, what it wrote goes by itself all the same.
+local goes_at = string.format('%.0f',
+  tonumber(redis.call('HGET', KEYS[1], 'deadline_ms')) + tonumber(ARGV[9]))
+
 local checked = redis.call('HINCRBY', KEYS[1], 'checked', text(to - from))
 redis.call('HINCRBY', KEYS[1], 'batches', 1)
 if tonumber(ARGV[6]) > 0 then redis.call('HINCRBY', KEYS[1], 'nonfinite', ARGV[6]) end
 if tonumber(ARGV[5]) > 0 then
-  redis.call('HINCRBY', KEYS[1], 'valid', ARGV[5])
+  local valid = redis.call('HINCRBY', KEYS[1], 'valid', ARGV[5])
   redis.call('XADD', KEYS[3], '*', 'nonces', ARGV[7], 'dist', ARGV[8], 'queue', queue)
+  if valid == tonumber(ARGV[5]) then redis.call('PEXPIREAT', KEYS[3], goes_at) end
 end
 
--- Merge [from, to) with the runs that end or begin where it does.
-local first, last = text(from), text(to)
-local left = redis.call('HGET', KEYS[5], first)
-if left then
-  redis.call('HDEL', KEYS[5], first)
-  first = left
-end
-local right = redis.call('HGET', KEYS[4], last)
-if right then
-  redis.call('HDEL', KEYS[4], last)
-  last = right
-end
+-- Merge [from, to) with the runs that end or begin where it does. New fields are written before old
+-- ones go: a hash that loses its last field loses its time to live with it.
+local first = redis.call('HGET', KEYS[5], text(from)) or text(from)
+local last = redis.call('HGET', KEYS[4], text(to)) or text(to)
 redis.call('HSET', KEYS[4], first, last)
 redis.call('HSET', KEYS[5], last, first)
+if first ~= text(from) then redis.call('HDEL', KEYS[5], text(from)) end
+if last ~= text(to) then redis.call('HDEL', KEYS[4], text(to)) end
+if checked == to - from then
+  redis.call('PEXPIREAT', KEYS[4], goes_at)
+  redis.call('PEXPIREAT', KEYS[5], goes_at)
+end
 
 local wanted = redis.call('HGET', KEYS[1], 'max_nonces')
-if wanted ~= '' and checked >= tonumber(wanted) then
+local settled = checked + tonumber(redis.call('HGET', KEYS[1], 'abandoned'))
+if wanted ~= '' and settled >= tonumber(wanted) then
   redis.call('HSET', KEYS[1], 'state', 'completed', 'ended_ms', text(now_ms))
   redis.call('SREM', KEYS[6], ARGV[1])
   for i = 1, 5 do redis.call('PEXPIRE', KEYS[i], ARGV[9]) end

@@ -20,7 +20,7 @@ def assign(
     store: RoundStore, round_id: str, num_nonces: int, queue: str = "gpu0", worker: str = "w0"
 ) -> AssignedRange:
     """Take a range that has to be there."""
-    out = store.assign_range(round_id, queue, worker, num_nonces, 0.0)
+    out = store.assign_range(round_id, queue, worker, num_nonces)
     assert out is not None
     return out
 

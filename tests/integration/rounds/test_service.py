@@ -57,6 +57,7 @@ def _service(backend: Backend, channel: Channel) -> SchedulerService:
         channel.send_range,
         channel.send_callback,
         range_s=1.0,
+        settle_s=0.0,
         grace_s=60.0,
     )
 

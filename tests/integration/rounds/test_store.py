@@ -51,7 +51,7 @@ def test_an_unknown_round_is_named(store: RoundStore) -> None:
     with pytest.raises(UnknownRound, match="'nope' is not known"):
         store.close("nope", RoundState.STOPPED, "")
     assert store.statuses(["nope"]) == []
-    assert store.assign_range("nope", "gpu0", "w", 10, 0.0) is None
+    assert store.assign_range("nope", "gpu0", "w", 10) is None
     assert store.open_range("nope", 1) is None
     assert commit(store, "nope", 1, 0, 10) == CommitResult("closed", 0)
     assert store.release_range("nope", 1, failed=True) == 0
@@ -188,7 +188,7 @@ def test_nothing_after_the_deadline_counts(backend: Backend, store: RoundStore) 
     commit(store, round_id, 1, 0, 10, [1])
     pass_deadline(backend, round_id)
     assert commit(store, round_id, 1, 10, 20, [11]) == CommitResult("late", 0)
-    assert store.assign_range(round_id, "gpu1", "w1", 10, 0.0) is None
+    assert store.assign_range(round_id, "gpu1", "w1", 10) is None
     assert store.open_range(round_id, 1) is None
     status = check_books(store, round_id)
     assert (status.state, status.checked, status.late_batches) == (RoundState.EXPIRED, 10, 1)
@@ -203,7 +203,7 @@ def test_nothing_counts_once_the_round_is_stopped(store: RoundStore) -> None:
     commit(store, round_id, 1, 0, 10, [1])
     store.close(round_id, RoundState.STOPPED, "")
     assert commit(store, round_id, 1, 10, 20, [11]) == CommitResult("closed", 0)
-    assert store.assign_range(round_id, "gpu1", "w1", 10, 0.0) is None
+    assert store.assign_range(round_id, "gpu1", "w1", 10) is None
     assert store.open_range(round_id, 1) is None
     assert store.release_range(round_id, 1, failed=False) == 0
     assert store.outstanding([round_id]) == []
@@ -243,7 +243,7 @@ def test_many_gpus_take_and_commit_ranges_at_once(store: RoundStore) -> None:
     round_id = store.create(make_spec(max_nonces=1000))
 
     def work(queue: str) -> None:
-        while out := store.assign_range(round_id, queue, queue, 37, 0.0):
+        while out := store.assign_range(round_id, queue, queue, 37):
             middle = (out.start + out.stop) // 2
             if out.range_id % 5 == 0:
                 store.release_range(round_id, out.range_id, failed=False)
@@ -270,7 +270,7 @@ def test_ranges_are_taken_in_order_without_overlap(store: RoundStore) -> None:
     round_id = store.create(make_spec())
     spans = [assign(store, round_id, num)[1:] for num in (10, 25, 1)]
     assert spans == [(0, 10), (10, 35), (35, 36)]
-    store.assign_range(round_id, "gpu0", "w", 5, 1 / 3)
+    store.assign_range(round_id, "gpu0", "w", 5, vtime_floor=1 / 3)
     status = store.status(round_id)
     assert (status.next_index, status.ranges_made, status.vtime) == (41, 4, 1 / 3)
 
@@ -355,7 +355,7 @@ def test_a_bounded_round_completes_at_exactly_its_number(store: RoundStore) -> N
     round_id = store.create(make_spec(max_nonces=25))
     assert assign(store, round_id, 20)[1:] == (0, 20)
     assert assign(store, round_id, 20)[1:] == (20, 25)
-    assert store.assign_range(round_id, "gpu0", "w", 20, 0.0) is None
+    assert store.assign_range(round_id, "gpu0", "w", 20) is None
     commit(store, round_id, 2, 20, 25, [24])
     assert commit(store, round_id, 1, 0, 10).outcome == "committed"
     assert store.status(round_id).state is RoundState.ACTIVE
@@ -373,7 +373,7 @@ def test_a_bounded_round_gives_again_what_came_back(store: RoundStore) -> None:
     assign(store, round_id, 20)
     store.release_range(round_id, 1, failed=True)
     assert assign(store, round_id, 100)[1:] == (0, 20)
-    assert store.assign_range(round_id, "gpu0", "w", 100, 0.0) is None
+    assert store.assign_range(round_id, "gpu0", "w", 100) is None
 
 
 # Big numbers
@@ -501,7 +501,7 @@ def test_every_key_of_an_ended_round_goes_within_the_hour(
         for _ in range(MAX_ATTEMPTS):
             store.release_range(round_id, assign(store, round_id, 10).range_id, failed=True)
         store.release_range(round_id, assign(store, round_id, 5).range_id, failed=False)
-    while out := store.assign_range(round_id, "gpu0", "w", 10, 0.0):
+    while out := store.assign_range(round_id, "gpu0", "w", 10):
         commit(store, round_id, out.range_id, out.start, out.stop, [out.start])
         if out.stop >= 40:
             break

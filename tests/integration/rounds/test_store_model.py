@@ -81,7 +81,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def _assign(self, num: int) -> None:
         """Take a range: what came back last, else the next indices."""
-        given = self.store.assign_range(self.round_id, "gpu0", "w", num, float(self.last_id))
+        given = self.store.assign_range(self.round_id, "gpu0", "w", num)
         expected = self._expect_range(num)
         assert (None if given is None else (given.start, given.stop)) == expected
         assert given is None or given.range_id == self.last_id
@@ -207,7 +207,7 @@ class StoreMachine(RuleBasedStateMachine):
     def expire(self, data: st.DataObject) -> None:
         """Let the deadline pass with a batch on its way."""
         pass_deadline(self.backend, self.round_id)
-        assert self.store.assign_range(self.round_id, "gpu0", "w", 10, 0.0) is None
+        assert self.store.assign_range(self.round_id, "gpu0", "w", 10) is None
         assert commit(self.store, self.round_id, 1, 0, 10, [0]) == CommitResult("late", 0)
         self.late += 1
         self._end(RoundState.EXPIRED)

@@ -41,7 +41,7 @@ class Beats:
         self.pool = backend.pool
         self.taken: list[Gpu] = []
         self.engine = FakeEngine()
-        self.runner = RangeRunner(self.engine, backend.store, lambda _: None)
+        self.runner = RangeRunner(self.engine, backend.store, "w", lambda _: None)
         self._made: list[Heartbeat] = []
 
     def make(
@@ -56,6 +56,7 @@ class Beats:
         """Make a heartbeat that is not started yet."""
         heartbeat = Heartbeat(
             pool or self.pool,
+            f"worker{len(self._made)}",
             queue,
             host,
             make_info(),

@@ -79,7 +79,7 @@ class Bench:
     ) -> RangeRunner:
         """Make another runner; it is closed with the bench."""
         runner = RangeRunner(
-            engine or self.engine, store or self.store, self.broken.append, self.clock
+            engine or self.engine, store or self.store, "w0", self.broken.append, self.clock
         )
         self._runners.append(runner)
         return runner

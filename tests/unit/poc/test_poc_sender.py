@@ -12,7 +12,7 @@ import pytest
 
 from pocqueue.errors import InvalidRound
 from pocqueue.poc.data import ProofBatch, ValidatedBatch
-from pocqueue.poc.sender import PoCCallbackSender
+from pocqueue.poc.sender import Delivery, PoCCallbackSender
 
 from .callback_receiver import Receiver, receiving, until
 
@@ -224,12 +224,17 @@ async def test_what_json_cannot_hold_is_dropped(receiver: Receiver) -> None:
 
 
 async def test_post_is_one_attempt(receiver: Receiver) -> None:
-    """It says whether the receiver took it and leaves the counters alone."""
+    """It says what the receiver made of it and leaves the counters alone."""
     receiver.statuses = iter([503, 400, 201])
     async with sender_to(receiver.url) as sender:
         answers = [await sender.post("/generated", {"nonces": [1]}) for _ in range(4)]
         assert counts(sender) == (0, 0, 0)
-    assert answers == [False, False, False, True]
+    assert answers == [
+        Delivery.RETRY,
+        Delivery.REFUSED,
+        Delivery.REFUSED,
+        Delivery.DELIVERED,
+    ]
     assert receiver.received[0] == ("/v1/poc-batches/generated", {"nonces": [1]})
     assert len(receiver.received) == 4
 
