@@ -10,12 +10,13 @@ from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.spec import RoundState
 from pocqueue.rounds.start import deployed_model, draft_spec, start_round
 
-NUM_TURNS = 7
-TURN_S = 8.0
+#: Short turns, many of them, in the order A B B A: a noisy machine's moods fall on both sides.
+NUM_TURNS = 16
+TURN_S = 4.0
 
 
 def queue_efficiency(backend: Backend, engine: Engine) -> Figure:
-    """Nonces per second of one worker over those of the bare engine, turn by turn.
+    """Nonces per second of one worker over those of the bare engine, as the median over turns.
 
     Both use the same model, shape and number of threads, in processes of their own, and one idles
     while the other works. A turn of the worker is measured between its first and its last commit,
@@ -23,8 +24,12 @@ def queue_efficiency(backend: Backend, engine: Engine) -> Figure:
     """
     queued, bare = [], []
     for turn in range(NUM_TURNS):
-        bare.append(_bare(engine, turn))
-        queued.append(_queued(backend, turn))
+        if turn % 2 == 0:
+            bare.append(_bare(engine, turn))
+            queued.append(_queued(backend, turn))
+        else:
+            queued.append(_queued(backend, turn))
+            bare.append(_bare(engine, turn))
     measured, against = Sample(queued, "nonces/s"), Sample(bare, "nonces/s")
     ratios = Sample([q / b for q, b in zip(queued, bare, strict=True)], "")
     return Figure(
