@@ -237,15 +237,18 @@ class RangeRunner:
     def _settle(self, out: OutstandingRange, last: _Searched) -> int:
         """Wait for a range's last commit, give back what is left; return how many nonces counted."""
         counted, left = last.counted, last.ended in {"draining", "late"}
-        if last.pending is not None:
-            result = last.pending.future.result()
-            if result.outcome == "committed":
-                counted += last.pending.size
-            else:
-                # Not this worker's any more, or the store stands elsewhere: others go on from there.
-                left = result.goes_on and result.done != out.stop
-        with self._stats_lock:
-            self._stats.checked += counted
+        try:
+            if last.pending is not None:
+                result = last.pending.future.result()
+                if result.outcome == "committed":
+                    counted += last.pending.size
+                else:
+                    # Not this worker's any more, or the store stands elsewhere: others go on there.
+                    left = result.goes_on and result.done != out.stop
+        finally:
+            # Also where that commit was refused: those before it counted.
+            with self._stats_lock:
+                self._stats.checked += counted
         if left:
             self._give_back(out, failed=False)
         return counted

@@ -53,7 +53,8 @@ class RedisServer:
         Raises:
             ProcessError: the folder of its socket belongs to another user.
         """
-        if not self.socket_path.exists():
+        # Not Path.exists: that raises for a folder that this user may not enter.
+        if not os.path.exists(self.socket_path):
             return False
         self._check_owner()
         try:
@@ -70,17 +71,11 @@ class RedisServer:
         """Start the server unless it runs; return True if this call started it.
 
         Raises:
-            ProcessError: it did not answer within 30 seconds; names its log.
+            ProcessError: its folder cannot be used, or it did not answer within 30 seconds (names
+                its log).
         """
         if self.is_running():
             return False
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except OSError as exc:
-            raise ProcessError(
-                f"{self.folder}, the folder of the bundled Redis, cannot be made ({exc.strerror}): set "
-                "POCQUEUE_STATE_DIR to a folder that can, or POCQUEUE_REDIS_URL to a Redis you have."
-            ) from None
         with self._start_lock():
             if self.is_running():
                 return False
@@ -105,7 +100,16 @@ class RedisServer:
 
     @contextlib.contextmanager
     def _start_lock(self) -> Iterator[None]:
-        with (self.folder / "start.lock").open("w") as lock:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock = (self.folder / "start.lock").open("w")
+        except OSError as exc:
+            raise ProcessError(
+                f"{self.folder}, the folder of the bundled Redis, cannot be made or written to "
+                f"({exc.strerror}): set POCQUEUE_STATE_DIR to a folder that can, or "
+                "POCQUEUE_REDIS_URL to a Redis you have."
+            ) from None
+        with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 

@@ -237,7 +237,11 @@ class RoundStore:
             num_nonfinite: how many of the indices gave a distance that is not finite.
         """
         parts = ("round", "ranges", "proofs", "cover_starts", "cover_stops")
-        keys = [*(Keys.of_round(round_id, part) for part in parts), Keys.ACTIVE]
+        keys = [
+            *(Keys.of_round(round_id, part) for part in parts),
+            Keys.ACTIVE,
+            Keys.of_round(round_id, "abandoned"),
+        ]
         outcome, done = self._scripts.run(
             "commit_batch",
             keys,

@@ -8,6 +8,7 @@
 --   4 cover_starts hash    first index -> end, of each run of counted nonce indices; runs are
 --   5 cover_stops  hash    end -> first index     disjoint and merged when they touch
 --   6 active       set     ids of active rounds (of all rounds; lives for ever)
+--   7 abandoned    list    see release_range.lua
 -- ARGV
 --   1 round id  2 range id  3 first index  4 end index (not included)  5 number of valid nonces
 --   6 number of non-finite distances  7 nonces (JSON)  8 distances (JSON)  9 ms to keep what ended
@@ -79,6 +80,8 @@ local settled = checked + tonumber(redis.call('HGET', KEYS[1], 'abandoned'))
 if wanted ~= '' and settled >= tonumber(wanted) then
   redis.call('HSET', KEYS[1], 'state', 'completed', 'ended_ms', text(now_ms))
   redis.call('SREM', KEYS[6], ARGV[1])
-  for i = 1, 5 do redis.call('PEXPIRE', KEYS[i], ARGV[9]) end
+  for i = 1, 7 do
+    if i ~= 6 then redis.call('PEXPIRE', KEYS[i], ARGV[9]) end
+  end
 end
 return {'committed', to}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+import redis
+from typing_extensions import override
 
 from pocqueue.errors import ProcessError
 from pocqueue.rounds.connection import connect
@@ -179,6 +182,85 @@ def test_a_socket_folder_of_somebody_else_is_refused(
     with pytest.raises(ProcessError, match="belongs to another user"):
         server.ensure()
     assert not server.is_running()
+
+
+def test_a_server_behind_the_socket_of_somebody_else_is_not_asked(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever runs it would read what is meant for ours, so nobody finds it running."""
+    temporary = own_redis.folder.parent / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    me = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: me + 1)
+    server = RedisServer(own_redis.folder.parent / ("long" * 30))
+    server.socket_path.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(server.socket_path))
+        listening.listen()
+        listening.setblocking(False)
+        for ask in (server.is_running, server.ensure, server.stop):
+            with pytest.raises(ProcessError, match="belongs to another user"):
+                ask()
+        with pytest.raises(BlockingIOError):
+            listening.accept()
+
+
+def test_a_socket_folder_that_is_a_link_is_refused(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It could be turned elsewhere at any time."""
+    temporary = own_redis.folder.parent / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    server = RedisServer(own_redis.folder.parent / ("long" * 30))
+    elsewhere = temporary / "elsewhere"
+    elsewhere.mkdir()
+    server.socket_path.parent.symlink_to(elsewhere)
+    with pytest.raises(ProcessError, match="belongs to another user"):
+        server.ensure()
+
+
+class _Impatient(RedisServer):
+    """Waits half a second for an answer, not five."""
+
+    @override
+    def _client(self) -> redis.Redis:
+        client = super()._client()
+        client.connection_pool.connection_kwargs["socket_timeout"] = 0.5
+        return client
+
+
+def test_a_server_too_busy_to_answer_is_running(own_redis: RedisServer) -> None:
+    """A second one would write to the same files."""
+    server = _Impatient(own_redis.folder.parent)
+    process = psutil.Process(_process_id(own_redis))
+    process.suspend()
+    try:
+        assert server.is_running()
+        assert not server.ensure()
+    finally:
+        process.resume()
+    assert server.is_running()
+    assert _process_id(own_redis) == process.pid
+
+
+@pytest.mark.parametrize("where", ["in the way", "above", "lock"])
+def test_a_state_folder_that_cannot_be_used_is_said_with_the_ways_out(
+    tmp_path: Path, where: str
+) -> None:
+    """In one sentence, not with a traceback."""
+    state = tmp_path / "state"
+    if where == "above":
+        state.write_text("")
+    elif where == "in the way":
+        state.mkdir()
+        (state / "redis").write_text("")
+    else:
+        (state / "redis" / "start.lock").mkdir(parents=True)
+    with pytest.raises(ProcessError, match=r"POCQUEUE_STATE_DIR.*POCQUEUE_REDIS_URL") as caught:
+        RedisServer(state).ensure()
+    assert str(state / "redis") in str(caught.value)
 
 
 def test_a_server_that_cannot_start_is_said_with_its_log(own_redis: RedisServer) -> None:

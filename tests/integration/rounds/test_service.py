@@ -22,7 +22,7 @@ from pocqueue.rounds.store import MAX_ATTEMPTS, Keys
 from tests.conftest import wait_until
 from tests.unit.rounds.factories import OTHER_FINGERPRINT, make_gpu, make_spec
 
-from .helpers import check_books, commit, keys_of, pass_deadline
+from .helpers import assign, check_books, commit, keys_of, pass_deadline
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Channel:
         return taken
 
 
-def _service(backend: Backend, channel: Channel) -> SchedulerService:
+def _service(backend: Backend, channel: Channel, settle_s: float = 0.0) -> SchedulerService:
     return SchedulerService(
         backend.store,
         backend.pool,
@@ -57,7 +57,7 @@ def _service(backend: Backend, channel: Channel) -> SchedulerService:
         channel.send_range,
         channel.send_callback,
         range_s=1.0,
-        settle_s=0.0,
+        settle_s=settle_s,
         grace_s=60.0,
     )
 
@@ -192,14 +192,58 @@ def test_nonces_that_kill_every_worker_are_given_up(backend: Backend, channel: C
     """After five of them; the round goes on with the others."""
     scheduler = _service(backend, channel)
     round_id = backend.store.create(make_spec())
+    first = assign(backend.store, round_id, 10)
+    _work(backend, round_id, first)
     for life in range(MAX_ATTEMPTS + 1):
         backend.pool.beat(make_gpu("gpu0", worker=f"life-{life}"))
         scheduler.step()
         backend.pool.leave("gpu0", f"life-{life}")
     status = backend.store.status(round_id)
-    assert status.abandoned == 200
+    assert (status.state, status.abandoned) == (RoundState.ACTIVE, 200)
     (out, _) = sorted(backend.store.outstanding([round_id]), key=lambda o: o.start)
-    assert (out.start, out.attempts) == (200, 0)
+    assert (out.start, out.attempts) == (210, 0)
+
+
+def test_a_round_that_kills_every_worker_from_the_start_has_failed(
+    backend: Backend, channel: Channel
+) -> None:
+    """After five of them, with nothing counted; the scheduler goes on with other rounds."""
+    scheduler = _service(backend, channel)
+    round_id = backend.store.create(make_spec())
+    for life in range(MAX_ATTEMPTS + 1):
+        backend.pool.beat(make_gpu("gpu0", worker=f"life-{life}"))
+        scheduler.step()
+        backend.pool.leave("gpu0", f"life-{life}")
+    status = backend.store.status(round_id)
+    assert status.state is RoundState.FAILED
+    assert "5 times in a row" in status.reason
+    assert backend.store.outstanding([round_id]) == []
+    channel.ranges.clear()
+    other = backend.store.create(make_spec())
+    backend.pool.beat(make_gpu("gpu0", worker="well"))
+    scheduler.step()
+    assert [name for _, name, _ in channel.ranges] == [other] * DEPTH
+
+
+def test_ranges_of_a_hanging_gpu_go_to_another(backend: Backend, channel: Channel) -> None:
+    """Its heartbeat goes on, but its forward pass does not end: it gets nothing more."""
+    scheduler = _service(backend, channel)
+    round_id = backend.store.create(make_spec())
+    backend.pool.beat(make_gpu("gpu0"))
+    scheduler.step()
+    keys = tuple(f"{round_id}:{out.range_id}" for _, out in channel.take("gpu0"))
+    backend.pool.beat(make_gpu("gpu0", held=keys, pass_s=119.0))
+    backend.pool.beat(make_gpu("gpu1"))
+    scheduler.step()
+    assert {out.start for _, out in channel.take("gpu1")} == {200, 300}
+    for out in backend.store.outstanding([round_id]):
+        if out.queue == "gpu1":
+            commit(backend.store, round_id, out.range_id, out.start, out.stop)
+    backend.pool.beat(make_gpu("gpu0", held=keys, pass_s=121.0))
+    scheduler.step()
+    assert {out.start for _, out in channel.take("gpu1")} == {0, 100}
+    assert channel.ranges == []
+    assert {out.attempts for out in backend.store.outstanding([round_id])} == {1}
 
 
 def test_a_range_whose_message_was_lost_is_sent_again(
@@ -333,6 +377,88 @@ def test_scheduling_goes_on_when_redis_comes_back(
         wait_until(done, 20.0, "the round completes")
     status = check_books(backend.store, round_id)
     assert (status.checked, status.ranges_made) == (600, 6)
+
+
+class _Seconds:
+    """Stands for the time module in the service: seconds that the test sets."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def seconds(monkeypatch: pytest.MonkeyPatch) -> _Seconds:
+    """The service's clock."""
+    seconds = _Seconds()
+    monkeypatch.setattr(service, "time", seconds)
+    return seconds
+
+
+def _see_another_step(backend: Backend, channel: Channel, queue: str) -> None:
+    """Let a new GPU join, and wait until it is given its ranges."""
+    backend.pool.beat(make_gpu(queue, ttl_ms=120_000))
+    wait_until(
+        lambda: sum(name == queue for name, _, _ in channel.ranges) == DEPTH,
+        message=f"a step with {queue}",
+    )
+
+
+def _check_settling(
+    backend: Backend, channel: Channel, seconds: _Seconds, round_id: str, settle_s: float
+) -> None:
+    """Check that gpu0, which is silent, has its ranges until `settle_s` are over."""
+    _see_another_step(backend, channel, "gpu1")
+    seconds.now_s += 0.9 * settle_s
+    _see_another_step(backend, channel, "gpu2")
+    if settle_s > 0:
+        held = [o for o in backend.store.outstanding([round_id]) if o.queue == "gpu0"]
+        assert len(held) == DEPTH
+        assert backend.store.status(round_id).ranges_returned == 0
+    seconds.now_s += settle_s
+    wait_until(
+        lambda: backend.store.status(round_id).ranges_returned == DEPTH,
+        message="the ranges come back",
+    )
+
+
+@pytest.mark.parametrize("settle_s", [60.0, 0.0])
+def test_after_an_outage_silence_is_no_death_at_first(
+    own_redis: RedisServer,
+    own_backend: Backend,
+    channel: Channel,
+    seconds: _Seconds,
+    caplog: pytest.LogCaptureFixture,
+    settle_s: float,
+) -> None:
+    """Nobody could be heard while Redis was away: workers have time to be heard again."""
+    backend = own_backend
+    backend.pool.beat(make_gpu("gpu0", ttl_ms=60_000))
+    round_id = backend.store.create(make_spec(window_s=600))
+    with _running(_service(backend, channel, settle_s)):
+        wait_until(lambda: len(channel.ranges) == DEPTH, message="ranges before")
+        seconds.now_s += 2 * settle_s  # it has led for long
+        own_redis.stop()
+        wait_until(lambda: "Scheduling waits" in caplog.text, message="it noticed the outage")
+        own_redis.ensure()
+        backend.client.zincrby(Keys.HEARTBEATS, -60_000, "gpu0")
+        _check_settling(backend, channel, seconds, round_id, settle_s)
+
+
+@pytest.mark.parametrize("settle_s", [60.0, 0.0])
+def test_a_new_leader_does_not_take_silence_for_death_at_first(
+    backend: Backend, channel: Channel, seconds: _Seconds, settle_s: float
+) -> None:
+    """Redis may have been away just before it took the lead."""
+    round_id = backend.store.create(make_spec(window_s=600))
+    backend.pool.beat(make_gpu("gpu0", ttl_ms=60_000))
+    for _ in range(DEPTH):
+        assign(backend.store, round_id, 100, worker="worker-of-gpu0")
+    backend.client.zincrby(Keys.HEARTBEATS, -60_000, "gpu0")
+    with _running(_service(backend, channel, settle_s)):
+        _check_settling(backend, channel, seconds, round_id, settle_s)
 
 
 def test_a_broken_channel_is_survived(backend: Backend, channel: Channel) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -93,6 +95,24 @@ def test_whoever_reads_a_round_past_its_deadline_finds_it_expired(
     assert store.status(read).state is RoundState.EXPIRED
     assert store.close(stopped, RoundState.STOPPED, "") is RoundState.EXPIRED
     assert store.active_ids() == []
+
+
+def test_on_a_full_redis_a_round_past_its_deadline_is_expired_too(own_backend: Backend) -> None:
+    """That cannot be written down, but it is so; it is written down once there is room."""
+    store, client = own_backend.store, own_backend.client
+    due, active, stopped = (store.create(make_spec()) for _ in range(3))
+    store.close(stopped, RoundState.STOPPED, "enough")
+    pass_deadline(own_backend, due)
+    client.config_set("maxmemory", 1)
+    status = store.status(due)
+    assert (status.state, status.ended_ms) == (RoundState.EXPIRED, status.deadline_ms)
+    assert status.remaining_s == 0
+    states = [s.state for s in store.statuses([active, due, "nope", stopped])]
+    assert states == [RoundState.ACTIVE, RoundState.EXPIRED, RoundState.STOPPED]
+    assert due in store.active_ids()
+    client.config_set("maxmemory", 0)
+    assert store.status(due).state is RoundState.EXPIRED
+    assert store.active_ids() == [active]
 
 
 def test_a_deadline_in_real_time_ends_a_round(store: RoundStore) -> None:
@@ -272,7 +292,36 @@ def test_ranges_are_taken_in_order_without_overlap(store: RoundStore) -> None:
     assert spans == [(0, 10), (10, 35), (35, 36)]
     store.assign_range(round_id, "gpu0", "w", 5, vtime_floor=1 / 3)
     status = store.status(round_id)
-    assert (status.next_index, status.ranges_made, status.vtime) == (41, 4, 1 / 3)
+    assert (status.next_index, status.ranges_made) == (41, 4)
+    assert status.vtime == pytest.approx(1 / 3, abs=1e-9)
+
+
+def test_a_round_is_charged_for_the_nonces_it_really_got(store: RoundStore) -> None:
+    """Fewer than planned where a piece came back, or at the end of a bounded round."""
+    round_id = store.create(make_spec(max_nonces=125))
+
+    def take(num: int, floor: float) -> tuple[int, float]:
+        out = store.assign_range(
+            round_id, "gpu0", "w", num, vtime_floor=floor, vtime_per_nonce=0.01
+        )
+        vtime = store.status(round_id).vtime
+        assert vtime is not None
+        return (out.stop - out.start if out else 0), round(vtime, 6)
+
+    assert take(100, 2.0) == (100, 3.0)
+    commit(store, round_id, 1, 0, 70)
+    store.release_range(round_id, 1, failed=False)
+    assert take(100, 3.0) == (30, 3.3)
+    assert take(100, 5.0) == (25, 5.25)
+    assert take(100, 9.0) == (0, 5.25), "nothing taken, nothing charged"
+
+
+def test_the_virtual_time_of_a_round_never_goes_back(store: RoundStore) -> None:
+    """A plan that was made before another one was carried out adds to what stands there."""
+    round_id = store.create(make_spec())
+    for floor, vtime in [(4.0, 5.0), (1.0, 6.0), (6.0, 7.0)]:
+        store.assign_range(round_id, "gpu0", "w", 10, vtime_floor=floor, vtime_per_nonce=0.1)
+        assert store.status(round_id).vtime == pytest.approx(vtime)
 
 
 def test_what_comes_back_goes_out_first_and_only_the_rest_of_it(store: RoundStore) -> None:
@@ -305,15 +354,63 @@ def test_opening_a_range_tells_where_it_stands(store: RoundStore) -> None:
 
 def test_nonces_that_fail_again_and_again_are_given_up_and_reported(store: RoundStore) -> None:
     """After five failures in a row on the same nonces, in whatever hands, the rest goes on."""
-    round_id = store.create(make_spec())
+    round_id = _begun(store)
     for attempt in range(MAX_ATTEMPTS):
         out = assign(store, round_id, 10, queue=f"gpu{attempt}")
-        assert (out.start, out.stop) == (0, 10)
+        assert (out.start, out.stop) == (10, 20)
         returned = store.release_range(round_id, out.range_id, failed=True)
         assert returned == (0 if attempt == MAX_ATTEMPTS - 1 else 10)
     status = check_books(store, round_id)
     assert (status.abandoned, status.ranges_returned) == (10, MAX_ATTEMPTS - 1)
-    assert assign(store, round_id, 10).start == 10
+    assert status.state is RoundState.ACTIVE
+    assert assign(store, round_id, 10).start == 20
+
+
+def _begun(store: RoundStore, **changes: Any) -> str:
+    """Make a round whose first ten nonces are counted."""
+    round_id = store.create(make_spec(**changes))
+    out = assign(store, round_id, 10)
+    commit(store, round_id, out.range_id, out.start, out.stop, [out.start])
+    return round_id
+
+
+def _give_up(store: RoundStore, round_id: str, num_nonces: int) -> None:
+    """Fail on the next nonces until they are abandoned."""
+    before = store.status(round_id).abandoned
+    for _ in range(MAX_ATTEMPTS):
+        out = assign(store, round_id, num_nonces)
+        store.release_range(round_id, out.range_id, failed=True)
+    assert store.status(round_id).abandoned == before + num_nonces
+
+
+def test_a_round_whose_first_nonces_nobody_can_do_has_failed(
+    backend: Backend, store: RoundStore
+) -> None:
+    """Not one batch came of it: it says so and why, instead of using up its time."""
+    round_id = store.create(make_spec())
+    other = assign(store, round_id, 10)
+    _give_up(store, round_id, 20)
+    status = check_books(store, round_id)
+    assert (status.state, status.abandoned, status.checked) == (RoundState.FAILED, 20, 0)
+    assert "GPUs failed 5 times in a row" in status.reason
+    assert status.ended_ms > 0
+    assert store.active_ids() == []
+    assert commit(store, round_id, other.range_id, 0, 10) == CommitResult("closed", 0)
+    assert all(0 < ttl <= KEEP_ENDED_MS for ttl in keys_of(backend, round_id).values())
+
+
+def test_a_round_past_its_deadline_is_expired_even_where_nothing_of_it_worked(
+    backend: Backend, store: RoundStore
+) -> None:
+    """The time was up first."""
+    round_id = store.create(make_spec())
+    for _ in range(MAX_ATTEMPTS - 1):
+        store.release_range(round_id, assign(store, round_id, 10).range_id, failed=True)
+    last = assign(store, round_id, 10)
+    pass_deadline(backend, round_id)
+    assert store.release_range(round_id, last.range_id, failed=True) == 0
+    status = store.status(round_id)
+    assert (status.state, status.reason) == (RoundState.EXPIRED, "")
 
 
 def test_a_counted_batch_forgives_earlier_failures(store: RoundStore) -> None:
@@ -337,11 +434,11 @@ def test_handing_back_is_no_failure(store: RoundStore) -> None:
 
 def test_both_pieces_of_a_split_range_remember_its_failures(store: RoundStore) -> None:
     """Cutting a bad run of nonces up does not make it good."""
-    round_id = store.create(make_spec())
+    round_id = _begun(store)
     for _ in range(MAX_ATTEMPTS - 1):
         store.release_range(round_id, assign(store, round_id, 20).range_id, failed=True)
     first, second = assign(store, round_id, 10), assign(store, round_id, 10)
-    assert (first.stop, second.stop) == (10, 20)
+    assert (first.stop, second.stop) == (20, 30)
     for piece in (first, second):
         assert store.release_range(round_id, piece.range_id, failed=True) == 0
     assert store.status(round_id).abandoned == 20
@@ -374,6 +471,42 @@ def test_a_bounded_round_gives_again_what_came_back(store: RoundStore) -> None:
     store.release_range(round_id, 1, failed=True)
     assert assign(store, round_id, 100)[1:] == (0, 20)
     assert store.assign_range(round_id, "gpu0", "w", 100) is None
+
+
+def test_a_bounded_round_completes_when_the_last_of_it_is_given_up(
+    backend: Backend, store: RoundStore
+) -> None:
+    """There is nothing left to wait for."""
+    round_id = _begun(store, max_nonces=25)
+    out = assign(store, round_id, 5)
+    _give_up(store, round_id, 10)
+    assert store.status(round_id).state is RoundState.ACTIVE, "five are still out"
+    for _ in range(MAX_ATTEMPTS):
+        assert store.status(round_id).state is RoundState.ACTIVE
+        store.release_range(round_id, out.range_id, failed=True)
+        out = store.assign_range(round_id, "gpu0", "w", 5) or out
+    status = check_books(store, round_id)
+    assert (status.state, status.checked, status.abandoned) == (RoundState.COMPLETED, 10, 15)
+    assert (status.reason, store.active_ids()) == ("", [])
+    assert all(0 < ttl <= KEEP_ENDED_MS for ttl in keys_of(backend, round_id).values())
+
+
+def test_a_bounded_round_completes_with_the_last_batch_beside_what_was_given_up(
+    backend: Backend, store: RoundStore
+) -> None:
+    """Counted and given up add up to what was asked for; all of it goes within the hour."""
+    round_id = _begun(store, max_nonces=25, window_s=600)
+    out = assign(store, round_id, 5)
+    _give_up(store, round_id, 10)
+    commit(store, round_id, out.range_id, 10, 14)
+    assert store.status(round_id).state is RoundState.ACTIVE
+    assert commit(store, round_id, out.range_id, 14, 15) == CommitResult("committed", 15)
+    status = check_books(store, round_id)
+    assert (status.state, status.checked, status.abandoned) == (RoundState.COMPLETED, 15, 10)
+    assert store.active_ids() == []
+    found = keys_of(backend, round_id)
+    assert Keys.of_round(round_id, "abandoned") in found
+    assert all(0 < ttl <= KEEP_ENDED_MS for ttl in found.values()), found
 
 
 # Big numbers
@@ -497,9 +630,10 @@ def test_every_key_of_an_ended_round_goes_within_the_hour(
     """Whatever way it ended, and whatever it had by then."""
     spec = make_spec(callback_url="http://h/", max_nonces=40 if end == "completed" else None)
     round_id = store.create(spec)
+    first = assign(store, round_id, 10)
+    commit(store, round_id, first.range_id, 0, 10, [0])
     if end != "completed":  # something given up, something returned
-        for _ in range(MAX_ATTEMPTS):
-            store.release_range(round_id, assign(store, round_id, 10).range_id, failed=True)
+        _give_up(store, round_id, 10)
         store.release_range(round_id, assign(store, round_id, 5).range_id, failed=False)
     while out := store.assign_range(round_id, "gpu0", "w", 10):
         commit(store, round_id, out.range_id, out.start, out.stop, [out.start])
@@ -525,6 +659,33 @@ def test_the_callback_mark_of_a_round_goes_too(backend: Backend, store: RoundSto
     assert backend.outbox.claim_due(60.0)
     ttl = keys_of(backend, round_id)[Keys.of_round(round_id, "callback")]
     assert 0 < ttl <= 2 * KEEP_ENDED_MS + 30_000
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations([0, 10, 20])))
+def test_what_a_round_writes_goes_by_itself_from_the_first_write_on(
+    store: RoundStore, order: tuple[int, ...]
+) -> None:
+    """An hour after its deadline, should nobody close it; also where runs merge into one."""
+    round_id = store.create(make_spec(window_s=600))
+    ranges = {out.start: out.range_id for out in (assign(store, round_id, 10) for _ in order)}
+
+    def goes_at_the_end(part: str) -> bool:
+        key, goes_at = Keys.of_round(round_id, part), status.deadline_ms + KEEP_ENDED_MS
+        before = store.now_ms()
+        ttl = int(store.client.pttl(key))
+        return ttl > 0 and before + ttl <= goes_at <= store.now_ms() + ttl + 1
+
+    for number, start in enumerate(order):
+        for half in (start, start + 5):
+            # The first batch finds nothing, so that the stream of proofs begins later than the rest.
+            valid = [half] if number > 0 else []
+            result = commit(store, round_id, ranges[start], half, half + 5, valid)
+            assert result.outcome == "committed"
+            status = check_books(store, round_id)
+            assert goes_at_the_end("cover_starts")
+            assert goes_at_the_end("cover_stops")
+            assert goes_at_the_end("proofs") is (number > 0)
+    assert store.coverage(round_id) == [(0, 30)]
 
 
 def test_a_round_that_nobody_closes_goes_by_itself(store: RoundStore) -> None:

@@ -18,7 +18,7 @@ from pocqueue.errors import StoreError
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.records import CommitResult
 from pocqueue.rounds.spec import RoundState
-from pocqueue.rounds.store import MAX_ATTEMPTS
+from pocqueue.rounds.store import KEEP_ENDED_MS, MAX_ATTEMPTS, Keys
 from tests.unit.rounds.factories import make_spec
 
 from .helpers import check_books, commit, pass_deadline, proofs
@@ -65,7 +65,10 @@ class StoreMachine(RuleBasedStateMachine):
         possible = [self.take_a_range] * 3 + [self.commit_of_another]
         if self.out:
             possible += [self.commit_next] * 6 + [self.give_back] * 3
-            possible += [self.commit_out_of_order, self.commit_too_far, self.fail_until_given_up]
+            possible += [self.commit_out_of_order, self.commit_too_far]
+            # Before the first batch that is the end of the round.
+            if self.batches or self.last_id >= 4:
+                possible.append(self.fail_until_given_up)
         if any(out.done > out.start for out in self.out.values()):
             possible.append(self.commit_again)
         # What comes after the end is quickly seen, so the end waits for some ranges.
@@ -135,10 +138,14 @@ class StoreMachine(RuleBasedStateMachine):
         out.done, out.attempts = stop, 0
         if stop == out.stop:
             del self.out[range_id]
-        if len(self.counted) == self.max_nonces:
-            self.state = RoundState.COMPLETED
+        self._end_where_settled()
+
+    def _end_where_settled(self) -> None:
+        """Complete the round where each nonce that was asked for is counted or given up."""
+        if len(self.counted) + self.abandoned == self.max_nonces:
             assert not self.out
             assert not self.returned
+            self._end(RoundState.COMPLETED)
 
     def commit_again(self, data: st.DataObject) -> None:
         """Repeat something of a range that is counted already."""
@@ -178,6 +185,10 @@ class StoreMachine(RuleBasedStateMachine):
         if out.attempts + failed >= MAX_ATTEMPTS:
             assert num == 0
             self.abandoned += left
+            if self.batches == 0:
+                self._end(RoundState.FAILED)
+            else:
+                self._end_where_settled()
         else:
             assert num == left
             self.returned.insert(0, (out.done, out.stop, out.attempts + failed))
@@ -236,6 +247,21 @@ class StoreMachine(RuleBasedStateMachine):
             i: (r.start, r.stop, r.done, r.attempts) for i, r in self.out.items()
         }
         assert (self.round_id in self.store.active_ids()) is self.state.is_active
+
+    @invariant()
+    def nothing_stays_for_ever(self) -> None:
+        """Results have a time to live from the first on, and everything has one in the end."""
+        self.store.status(self.round_id)  # closes it where its deadline is over
+        results = ["round", "cover_starts", "cover_stops", "proofs"]
+        parts = [*results, "ranges", "returned", "abandoned"]
+        with self.backend.client.pipeline(transaction=False) as pipe:
+            for part in parts:
+                pipe.pttl(Keys.of_round(self.round_id, part))
+            ttls = dict(zip(parts, pipe.execute(), strict=True))
+        # -1: for ever; -2: there is no such key.
+        assert all(ttls[part] != -1 for part in (results if self.state.is_active else parts)), ttls
+        if not self.state.is_active:
+            assert max(ttls.values()) <= KEEP_ENDED_MS
 
     @invariant()
     def every_index_is_somewhere(self) -> None:

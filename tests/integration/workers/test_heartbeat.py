@@ -41,7 +41,7 @@ class Beats:
         self.pool = backend.pool
         self.taken: list[Gpu] = []
         self.engine = FakeEngine()
-        self.runner = RangeRunner(self.engine, backend.store, "w", lambda _: None)
+        self.runner = RangeRunner(self.engine, backend.store, "w0", lambda _: None)
         self._made: list[Heartbeat] = []
 
     def make(
@@ -56,7 +56,7 @@ class Beats:
         """Make a heartbeat that is not started yet."""
         heartbeat = Heartbeat(
             pool or self.pool,
-            f"worker{len(self._made)}",
+            f"w{len(self._made)}",
             queue,
             host,
             make_info(),
@@ -94,7 +94,8 @@ def test_a_worker_joins_with_all_there_is_to_know_of_it(beats: Beats) -> None:
     heartbeat.start()
     gpu = beats.the_gpu()
     assert gpu.is_live
-    assert (gpu.queue, gpu.worker, gpu.host) == ("host-7.gpu3", heartbeat.worker, "here")
+    assert (gpu.queue, gpu.worker, gpu.host) == ("host-7.gpu3", "w0", "here")
+    assert heartbeat.worker == "w0"
     assert (gpu.pid, gpu.info, gpu.ttl_ms) == (os.getpid(), make_info(), 4000)
     assert gpu.rates == {"256x32": 64.0}
     assert not gpu.draining
@@ -229,3 +230,16 @@ def test_what_a_worker_holds_and_does_is_told(beats: Beats, backend: Backend) ->
     gpu = wait_until(lambda: [g for g in beats.pool.all() if not g.held and g.load == 0])[0]
     assert gpu.checked == 10
     assert list(gpu.rates) == ["8x10"]
+
+
+def test_how_long_a_forward_pass_has_run_is_told(beats: Beats, backend: Backend) -> None:
+    """It is how a GPU that hangs is found: the heartbeat itself goes on."""
+    beats.make().start()
+    with _in_a_batch(beats, backend) as end_batch:
+        first = wait_until(lambda: [g for g in beats.pool.all() if g.pass_s > 0])[0]
+        longer = wait_until(lambda: [g for g in beats.pool.all() if g.pass_s > first.pass_s + 0.1])
+        passed_s = (longer[0].seen_ms - first.seen_ms) / 1000
+        assert longer[0].pass_s - first.pass_s == pytest.approx(passed_s, abs=0.05)
+        assert not longer[0].hangs
+        end_batch()
+    assert wait_until(lambda: [g for g in beats.pool.all() if not g.held])[0].pass_s == 0

@@ -27,6 +27,10 @@ class Receiver:
         self.refused: list[dict[str, Any]] = []
         #: Requests to answer with 503 before it takes anything.
         self.failures = 0
+        #: Most nonces in a body; 413 for more.
+        self.limit = 1000
+        #: 422 for a body with one of these.
+        self.unwanted: set[int] = set()
         self.url = ""
 
     @property
@@ -40,6 +44,12 @@ class Receiver:
             self.failures -= 1
             self.refused.append(body)
             return web.Response(status=503)
+        if len(body["nonces"]) > self.limit:
+            self.refused.append(body)
+            return web.Response(status=413)
+        if self.unwanted & set(body["nonces"]):
+            self.refused.append(body)
+            return web.Response(status=422)
         self.bodies.append(body)
         return web.Response()
 
@@ -94,7 +104,7 @@ async def test_all_proofs_are_posted_in_order_and_merged(
     """A few batches to a request, in the words of the wire."""
     round_id = _round(backend, receiver.url, 7)
     _, token = await _claim(backend)
-    assert await io.deliver(backend, round_id, token) == "7 nonces delivered"
+    assert await io.deliver(backend, round_id, token) == "7 nonces delivered, 0 refused"
     assert [body["nonces"] for body in receiver.bodies] == [[0, 1, 2], [3, 4, 5], [6]]
     body = receiver.bodies[2]
     assert body == {
@@ -121,7 +131,7 @@ async def test_a_receiver_that_fails_twice_gets_every_nonce_once(
         assert await io.deliver(backend, round_id, token) == "3 nonces were not taken"
         assert backend.outbox.delivery(round_id).attempts == attempt
     _, token = await _claim(backend)
-    assert await io.deliver(backend, round_id, token) == "10 nonces delivered"
+    assert await io.deliver(backend, round_id, token) == "10 nonces delivered, 0 refused"
     assert receiver.nonces == list(range(10))
     assert [body["nonces"] for body in receiver.refused] == [[0, 1, 2]] * 2
     assert backend.outbox.delivery(round_id).attempts == 0
@@ -140,10 +150,76 @@ async def test_a_failure_in_the_middle_goes_on_from_there(
     await io.deliver(backend, round_id, token)
     backend.store.close(round_id, RoundState.STOPPED, "")
     _, token = await _claim(backend)
-    assert await io.deliver(backend, round_id, token) == "4 nonces delivered"
+    assert await io.deliver(backend, round_id, token) == "4 nonces delivered, 0 refused"
     assert receiver.nonces == list(range(7))
     assert backend.outbox.claim_due(60.0) == []
     assert backend.client.smembers(Keys.CALLBACKS) == set()
+
+
+async def test_a_body_too_large_for_the_receiver_is_halved(
+    backend: Backend, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it takes it; what follows comes in the size that it took."""
+    monkeypatch.setattr(io, "ENTRIES_PER_POST", 8)
+    round_id = _round(backend, receiver.url, 11)
+    receiver.limit = 3
+    _, token = await _claim(backend)
+    assert await io.deliver(backend, round_id, token) == "11 nonces delivered, 0 refused"
+    assert [len(body["nonces"]) for body in receiver.refused] == [8, 4]
+    assert [len(body["nonces"]) for body in receiver.bodies] == [2, 2, 2, 2, 2, 1]
+    assert receiver.nonces == list(range(11))
+    delivery = backend.outbox.delivery(round_id)
+    assert (delivery.delivered, delivery.attempts, delivery.lease) == (11, 0, "")
+
+
+async def test_what_the_receiver_refuses_for_good_does_not_keep_the_rest_back(
+    backend: Backend, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is found by halving, passed over, counted and logged; nothing is tried for ever."""
+    round_id = _round(backend, receiver.url, 9)
+    receiver.unwanted = {4, 8}
+    _, token = await _claim(backend)
+    assert await io.deliver(backend, round_id, token) == "7 nonces delivered, 2 refused"
+    assert receiver.nonces == [0, 1, 2, 3, 5, 6, 7]
+    assert [body["nonces"] for body in receiver.refused] == [[3, 4, 5], [4], [8]]
+    for nonce in (4, 8):
+        assert f"Round {round_id}: the callback receiver refuses 1 nonces, from {nonce} on." in (
+            caplog.text
+        )
+    assert backend.outbox.claim_due(60.0) == []
+    backend.store.close(round_id, RoundState.STOPPED, "")
+    assert backend.outbox.claim_due(60.0) == []
+    assert backend.client.smembers(Keys.CALLBACKS) == set()
+
+
+async def test_a_receiver_that_refuses_everything_ends_the_task(
+    backend: Backend, receiver: Receiver
+) -> None:
+    """A wrong path, say: each is asked about once, alone, and that is it."""
+    round_id = _round(backend, receiver.url, 4)
+    receiver.limit = 0
+    _, token = await _claim(backend)
+    assert await io.deliver(backend, round_id, token) == "0 nonces delivered, 4 refused"
+    assert [body["nonces"] for body in receiver.refused] == [[0, 1, 2], [0], [1], [2], [3]]
+    assert receiver.bodies == []
+    assert backend.outbox.claim_due(60.0) == []
+
+
+async def test_a_task_that_loses_the_lease_while_it_is_refused_stops(
+    backend: Backend, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another task decides about the rest."""
+    round_id = _round(backend, receiver.url, 3)
+    receiver.limit = 0
+    _, token = await _claim(backend)
+    monkeypatch.setattr(backend.outbox, "delivered", lambda *_: False)
+    assert await io.deliver(backend, round_id, token) == "another task took over"
+    assert [body["nonces"] for body in receiver.refused] == [[0, 1, 2], [0]]
+
+
+async def test_a_forgotten_round_has_nothing_to_deliver(backend: Backend) -> None:
+    """The message was under way for longer than the round was kept."""
+    assert await io.deliver(backend, "unknown", "token") == "the round is forgotten"
 
 
 async def test_a_receiver_that_is_gone_costs_no_proof(
@@ -164,7 +240,7 @@ async def test_a_task_without_the_lease_sends_nothing(backend: Backend, receiver
     round_id = _round(backend, receiver.url, 2)
     assert await io.deliver(backend, round_id, "stale") == "another task delivers"
     _, token = await _claim(backend)
-    assert await io.deliver(backend, round_id, token) == "2 nonces delivered"
+    assert await io.deliver(backend, round_id, token) == "2 nonces delivered, 0 refused"
     assert await io.deliver(backend, round_id, token) == "another task delivers"
     assert receiver.nonces == [0, 1]
 

@@ -14,7 +14,7 @@ import redis
 from typing_extensions import override
 
 from pocqueue.engine.base import Engine
-from pocqueue.errors import StoreError, StoreUnavailable
+from pocqueue.errors import EngineError, StoreError, StoreUnavailable
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.pool import shape_key
 from pocqueue.rounds.records import CommitResult, OutstandingRange, RoundStatus
@@ -23,7 +23,7 @@ from pocqueue.rounds.spec import RoundState
 from pocqueue.rounds.store import MAX_ATTEMPTS, RoundStore
 from tests.conftest import wait_until
 from tests.integration.rounds.helpers import assign, check_books, pass_deadline, proofs
-from tests.unit.rounds.factories import make_spec
+from tests.unit.rounds.factories import OTHER_FINGERPRINT, make_spec
 from workers import range_runner
 from workers.range_runner import MAX_FAILURES, RangeRunner
 
@@ -160,6 +160,39 @@ def test_a_range_that_is_done_gone_or_unknown_is_left_alone(bench: Bench) -> Non
     assert bench.runner.stats().held == set()
 
 
+def test_a_range_of_another_worker_is_left_alone(bench: Bench) -> None:
+    """Its message outlived a restart of the worker: the scheduler will give the range to others."""
+    round_id = bench.store.create(make_spec())
+    out = assign(bench.store, round_id, 100, worker="w-before")
+    assert bench.runner.run(round_id, out.range_id) == "given to another worker"
+    assert bench.engine.batches == []
+    (held,) = bench.store.outstanding([round_id])
+    assert (held.worker, held.done) == ("w-before", 0)
+    assert bench.store.status(round_id).ranges_returned == 0
+    assert bench.runner.stats().held == set()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"model_fingerprint": OTHER_FINGERPRINT}, {"model_dtype": "bfloat16"}]
+)
+def test_a_range_of_another_model_is_given_back(bench: Bench, changes: dict[str, str]) -> None:
+    """Other distances than the round's would be wrong proofs. The nonces did not fail."""
+    round_id = bench.start(100, **changes)
+    assert bench.runner.run(round_id, 1) == "of another model"
+    assert bench.engine.batches == []
+    assert bench.store.outstanding([round_id]) == []
+    assert bench.store.status(round_id).ranges_returned == 1
+    assign(bench.store, round_id, 100)
+    (out,) = bench.store.outstanding([round_id])
+    assert (out.start, out.stop, out.attempts) == (0, 100, 0)
+
+
+def test_a_range_of_this_model_and_arithmetic_is_searched(bench: Bench) -> None:
+    """Whether the round asks for an arithmetic or not."""
+    round_id = bench.start(20, model_dtype="float32")
+    assert bench.runner.run(round_id, 1) == "20 of 20 nonces"
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_distance_that_is_no_number_never_makes_a_valid_nonce(bench: Bench, bad: float) -> None:
     """Such a nonce is counted as checked, and as what it is."""
@@ -271,6 +304,20 @@ def test_no_batch_begins_that_would_end_after_the_deadline(bench: Bench) -> None
     assert bench.runner.run(round_id, 1) == "20 of 1000 nonces"
     assert len(bench.engine.batches) == 2
     assert check_books(bench.store, round_id).checked == 20
+    assert bench.store.outstanding([round_id]) == []
+    rest = assign(bench.store, round_id, 1000)
+    assert (rest.start, rest.stop) == (20, 1000), "a faster GPU may still do it"
+
+
+def test_a_range_whose_first_batch_would_be_late_is_given_back_unbegun(bench: Bench) -> None:
+    """How long a batch takes is known from the ranges before."""
+    bench.runner.note_rate(8, 10, 0.3)  # 33 s a batch
+    round_id = bench.start(100, window_s=25)
+    assert bench.runner.run(round_id, 1) == "0 of 100 nonces"
+    assert bench.engine.batches == []
+    assert bench.store.status(round_id).ranges_returned == 1
+    assign(bench.store, round_id, 100)
+    assert bench.store.outstanding([round_id])[0].attempts == 0
 
 
 def test_a_range_given_to_another_gpu_is_left_within_one_batch(bench: Bench) -> None:
@@ -450,6 +497,100 @@ def test_a_refused_commit_gives_the_range_back(bench: Bench) -> None:
     _check_complete(bench, round_id, 100)
 
 
+def test_a_refused_last_commit_leaves_what_was_counted_before(bench: Bench) -> None:
+    """The range goes back from there on, and the worker's count has the rest."""
+    store = LosingStore(bench.store)
+    round_id = bench.start(100)
+
+    def refuse_last(batch: int) -> None:
+        if batch == 10:
+            wait_until(lambda: bench.store.status(round_id).batches == 9)
+            store.refuse = StoreError("WRONGTYPE")
+
+    bench.engine.on_batch = refuse_last
+    runner = bench.new_runner(store=store)
+    assert runner.run(round_id, 1) == "not counted: WRONGTYPE"
+    assert check_books(bench.store, round_id).checked == 90
+    assert runner.stats().checked == 90
+    rest = assign(bench.store, round_id, 100)
+    assert (rest.start, rest.stop) == (90, 100)
+
+
+class SlowStore(RoundStore):
+    """A store whose last commit of range 1 waits until it is let go."""
+
+    def __init__(self, inner: RoundStore, last: int) -> None:
+        super().__init__(inner.client, inner.url)
+        self.waits, self.go_on = threading.Event(), threading.Event()
+        self._last = last
+
+    @override
+    def commit_batch(
+        self,
+        round_id: str,
+        range_id: int,
+        start: int,
+        stop: int,
+        nonces: Sequence[int],
+        dist: Sequence[float],
+        num_nonfinite: int = 0,
+    ) -> CommitResult:
+        if range_id == 1 and stop == self._last:
+            self.waits.set()
+            _wait_for(self.go_on)
+        return super().commit_batch(round_id, range_id, start, stop, nonces, dist, num_nonfinite)
+
+
+def test_the_engine_goes_on_with_the_next_range_while_the_last_commit_is_under_way(
+    bench: Bench,
+) -> None:
+    """It does not stand idle for a slow Redis; the range is held until that commit is done."""
+    store = SlowStore(bench.store, 20)
+    runner = bench.new_runner(store=store)
+    round_id = bench.start(20, max_nonces=50)
+    assign(bench.store, round_id, 30)
+    with ThreadPoolExecutor(2) as threads:
+        try:
+            first = threads.submit(runner.run, round_id, 1)
+            assert store.waits.wait(30)
+            second = threads.submit(runner.run, round_id, 2)
+            wait_until(lambda: len(bench.engine.batches) == 3, message="the next range begins")
+            assert bench.engine.batches[2][0] == 20
+            assert not first.done()
+            assert runner.stats().held == {f"{round_id}:1", f"{round_id}:2"}
+            assert bench.store.status(round_id).checked == 10
+        finally:
+            store.go_on.set()
+        assert first.result(timeout=30) == "20 of 20 nonces"
+        assert second.result(timeout=30) == "30 of 30 nonces"
+    assert not bench.engine.overlapped
+    assert runner.stats().checked == 50
+    assert bench.store.coverage(round_id) == [(0, 50)]
+    assert bench.store.status(round_id).state is RoundState.COMPLETED
+
+
+def test_a_range_taken_back_before_its_last_commit_counts_without_it(bench: Bench) -> None:
+    """Another GPU does the rest; nothing is counted twice, and nothing given back twice."""
+    store = SlowStore(bench.store, 20)
+    runner = bench.new_runner(store=store)
+    round_id = bench.start(20)
+    with ThreadPoolExecutor(1) as threads:
+        try:
+            running = threads.submit(runner.run, round_id, 1)
+            assert store.waits.wait(30)
+            bench.store.release_range(round_id, 1, failed=True)
+            other = assign(bench.store, round_id, 20)
+            assert (other.start, other.stop) == (10, 20)
+        finally:
+            store.go_on.set()
+        assert running.result(timeout=30) == "10 of 20 nonces"
+    assert runner.stats().checked == 10
+    (out,) = bench.store.outstanding([round_id])
+    assert out.range_id == other.range_id
+    bench.runner.run(round_id, other.range_id)
+    assert check_books(bench.store, round_id).checked == 20
+
+
 def test_a_range_outlasts_a_restart_of_redis(
     own_backend: Backend, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -546,6 +687,36 @@ def test_after_three_failures_in_a_row_the_worker_is_told_once(bench: Bench) -> 
     assert "broken" in bench.broken[0]
     status = bench.store.status(round_id)
     assert (status.abandoned, status.checked) == (100, 0)
+    assert status.state is RoundState.FAILED
+
+
+def test_an_engine_that_says_what_it_cannot_do_is_not_broken(bench: Bench) -> None:
+    """A round that asks for too much does not end the worker; it is told, and does not count."""
+
+    def refuse(_: int) -> None:
+        raise EngineError("a batch of 10 does not fit")
+
+    def run() -> str:
+        return bench.runner.run(bench.start(100), 1)
+
+    bench.engine.on_batch = refuse
+    for _ in range(2 * MAX_FAILURES):
+        assert run() == "failed: a batch of 10 does not fit"
+    stats = bench.runner.stats()
+    assert (stats.failures, bench.broken) == (0, [])
+    assert stats.last_error == "EngineError: a batch of 10 does not fit"
+    for count in range(1, MAX_FAILURES):
+        bench.engine.on_batch = _fail("broken")
+        run()
+        bench.engine.on_batch = refuse
+        run()
+        assert (bench.runner.stats().failures, bench.broken) == (count, [])
+    bench.engine.on_batch = _fail("broken")
+    run()
+    assert len(bench.broken) == 1
+    bench.engine.on_batch = refuse
+    run()
+    assert len(bench.broken) == 1, "it is told once"
 
 
 def test_a_success_in_between_starts_the_count_of_failures_anew(bench: Bench) -> None:
@@ -675,6 +846,25 @@ def test_busy_time_is_that_of_the_engine_and_includes_what_runs(bench: Bench) ->
     assert seen == [2.0, 4.0, 6.0]
     bench.clock.add(100)
     assert bench.runner.stats().busy_s == 6.0
+
+
+def test_the_time_of_the_forward_pass_at_hand_is_known(bench: Bench) -> None:
+    """From its own beginning on, and nothing between two, also after one that failed."""
+    seen: list[float] = []
+
+    def pass_time(batch: int) -> None:
+        assert bench.runner.stats().pass_s == 0.0
+        bench.clock.add(batch)
+        seen.append(bench.runner.stats().pass_s)
+        if batch == 3:
+            raise RuntimeError("broken")
+
+    bench.engine.on_batch = pass_time
+    assert bench.runner.stats().pass_s == 0.0
+    bench.runner.run(bench.start(100), 1)
+    assert seen == [1.0, 2.0, 3.0]
+    bench.clock.add(100)
+    assert bench.runner.stats().pass_s == 0.0
 
 
 def test_stats_are_a_copy(bench: Bench) -> None:

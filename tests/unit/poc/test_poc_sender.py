@@ -239,12 +239,12 @@ async def test_post_is_one_attempt(receiver: Receiver) -> None:
     assert len(receiver.received) == 4
 
 
-async def test_post_to_nobody_is_not_delivered() -> None:
+async def test_post_to_nobody_is_to_be_tried_again() -> None:
     """A network error is an answer, not an exception."""
     async with receiving() as receiver:
         url = receiver.url
     async with sender_to(url) as sender:
-        assert not await sender.post("/generated", {})
+        assert await sender.post("/generated", {}) is Delivery.RETRY
 
 
 @pytest.mark.parametrize(

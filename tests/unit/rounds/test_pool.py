@@ -30,9 +30,27 @@ def test_rates_are_by_shape_and_unknown_ones_estimated_from_the_first() -> None:
     assert make_gpu(rates={"8x10": 0.0}).rate(8, 10) == 0.0
 
 
+def test_a_gpu_hangs_after_two_minutes_or_twenty_of_its_slowest_batches() -> None:
+    """Whichever is longer: a slow machine with a large batch is no broken one."""
+    assert not make_gpu().hangs
+    for rates in ({}, {"8x10": 100.0}, {"8x10": 0.0}):
+        assert not make_gpu(rates=rates, pass_s=120.0).hangs
+        assert make_gpu(rates=rates, pass_s=120.1).hangs
+    slow = {"8x10": 100.0, "256x32": 4.0, "8x1": 0.5}  # a batch takes 0.1, 8 and 2 s
+    assert not make_gpu(rates=slow, pass_s=160.0).hangs
+    assert make_gpu(rates=slow, pass_s=160.1).hangs
+
+
 def test_a_record_survives_json_and_takes_its_times_from_the_reader() -> None:
     """Stamps are the pool's, never the worker's."""
-    gpu = make_gpu("host.gpu1", held=("r:1", "r:2"), load=0.5, draining=True, last_error="oops")
+    gpu = make_gpu(
+        "host.gpu1",
+        held=("r:1", "r:2"),
+        load=0.5,
+        pass_s=1.5,
+        draining=True,
+        last_error="oops",
+    )
     again = Gpu.from_json(gpu.to_json(), NOW_MS, NOW_MS)
     assert again == gpu
     assert json.loads(gpu.to_json())["seen_ms"] == 0

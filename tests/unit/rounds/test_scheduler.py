@@ -30,7 +30,7 @@ from .factories import (
     make_spec,
     make_status,
 )
-from .simulation import Simulation, jain_index
+from .simulation import STEP_S, Simulation, jain_index
 
 
 def _plan(
@@ -149,11 +149,12 @@ def test_a_shape_never_run_is_sized_from_one_that_was() -> None:
         make_gpu(info=make_info(fingerprint=OTHER_FINGERPRINT)),
         make_gpu(info=make_info(max_seq_len=7)),
         make_gpu(info=make_info(dtype="bfloat16")),
+        make_gpu(pass_s=120.1),
     ],
-    ids=["draining", "dead", "another model", "model too short", "another arithmetic"],
+    ids=["draining", "dead", "another model", "model too short", "another arithmetic", "hangs"],
 )
 def test_a_gpu_that_cannot_run_the_round_gets_nothing(gpu: Gpu) -> None:
-    """Draining, silent for its time to live, another model or arithmetic, too short for seq_len."""
+    """Draining, silent, another model or arithmetic, too short for seq_len, hanging in a pass."""
     status = make_status(spec=make_spec(model_dtype="float32"))
     assert _plan([status], [gpu]) == []
     assert len(_plan([status], [gpu, make_gpu("gpu1")])) == DEPTH
@@ -167,7 +168,7 @@ def test_a_round_of_no_particular_arithmetic_runs_on_any() -> None:
 
 def test_the_limits_themselves_are_eligible() -> None:
     """A heartbeat just short of its time to live, and a model of exactly seq_len positions."""
-    gpu = make_gpu(seen_ms=NOW_MS - 3999, info=make_info(max_seq_len=8))
+    gpu = make_gpu(seen_ms=NOW_MS - 3999, info=make_info(max_seq_len=8), pass_s=120.0)
     assert len(_plan([make_status()], [gpu])) == DEPTH
 
 
@@ -194,17 +195,21 @@ def test_each_gpu_works_on_the_rounds_of_its_model() -> None:
         (5000, [100, 100]),
         (1500, [100, 50]),
         (1000, [100]),
-        (450, [40, 10]),
-        (50, [10]),
-        (1, [10]),
+        (1100, [100]),
+        (1101, [100, 10]),
+        (450, [40]),
+        (101, [10]),
+        (100, []),
+        (50, []),
+        (1, []),
         (0, []),
         (-1, []),
     ],
 )
-def test_ranges_shrink_towards_the_deadline_and_none_starts_after_it(
+def test_ranges_shrink_towards_the_deadline_and_none_ends_its_first_batch_after_it(
     left_ms: int, nonces: list[int]
 ) -> None:
-    """The last ranges fit what is left; one that could only start after the end is not sent."""
+    """The last ranges fit what is left; one whose first batch, 0.1 s, does not is not sent."""
     status = make_status(deadline_ms=NOW_MS + left_ms)
     assert [a.num_nonces for a in _plan([status], [make_gpu(rate=100.0)])] == nonces
 
@@ -216,6 +221,18 @@ def test_what_is_ahead_in_the_queue_counts_towards_the_deadline() -> None:
     assert _plan([status], [make_gpu()], [busy]) == []
     nearly = make_range(done=50)  # 0.5 s
     assert [a.num_nonces for a in _plan([status], [make_gpu()], [nearly])] == [30]
+    too_late = make_range(done=25)  # 0.75 s; the batch would be done 50 ms after the deadline
+    assert _plan([status], [make_gpu()], [too_late]) == []
+
+
+def test_a_gpu_too_slow_for_a_batch_leaves_the_end_of_a_round_to_faster_ones() -> None:
+    """A second before the deadline, a batch takes it two; its time goes to a round with more."""
+    ending = make_status("ending", deadline_ms=NOW_MS + 1000, vtime=0.0)
+    longer = make_status("longer", vtime=500.0)
+    slow, fast = make_gpu("gpu0", rate=5.0), make_gpu("gpu1", rate=1000.0)
+    assert _plan([ending], [slow]) == []
+    first = {a.queue: a.round_id for a in _plan([ending, longer], [slow, fast])[:2]}
+    assert first == {"gpu0": "longer", "gpu1": "ending"}
 
 
 def test_work_of_an_unknown_rate_counts_as_a_full_range_ahead() -> None:
@@ -271,6 +288,17 @@ def test_a_double_share_is_charged_half() -> None:
     """Virtual time is GPU seconds over the share."""
     status = make_status(spec=make_spec(share=2.0), vtime=1.0)
     assert [a.vtime for a in _plan([status], [make_gpu()])] == [1.5, 2.0]
+
+
+def test_virtual_time_is_told_by_nonce() -> None:
+    """So that a range cut short by the store is charged for what it has."""
+    status = make_status(spec=make_spec(share=2.0), vtime=1.0)
+    first, second = _plan([status], [make_gpu(rate=100.0)])
+    assert (first.vtime_floor, second.vtime_floor) == (1.0, 1.5)
+    assert first.vtime_per_nonce == second.vtime_per_nonce == pytest.approx(1 / 100 / 2)
+    assert first.vtime == pytest.approx(1.0 + 100 * first.vtime_per_nonce)
+    (unknown, _) = _plan([status], [make_gpu(rate=None)])
+    assert unknown.num_nonces * unknown.vtime_per_nonce == pytest.approx(0.5)
 
 
 def test_a_newcomer_starts_level_with_the_one_furthest_back() -> None:
@@ -408,14 +436,17 @@ def test_every_nonce_asked_for_is_given_exactly_once() -> None:
     assert sum(num for _, name, num in sim.begun if name == "bounded") == 12_345
 
 
-def test_nothing_begins_after_the_deadline_and_hardly_anything_ends_after_it() -> None:
-    """Every range of a ten-second round begins within it; the last ones are cut short."""
+def test_gpus_work_up_to_the_deadline_and_not_beyond_it() -> None:
+    """The last ranges of a ten-second round are cut short; nothing is computed for nothing."""
     sim = Simulation(_pool(1000.0, 100.0, 10.0))
     sim.join("short", make_spec(window_s=10.0))
-    sim.run(15)
-    assert max(began for began, _, _ in sim.begun) < 10.0
-    # The slow GPU's smallest range is one batch, which takes it a second.
-    assert all(10.0 - 1e-6 <= spent <= 11.0 for spent in _by_gpu(sim).values())
+    sim.run(10)
+    spent = _by_gpu(sim)
+    sim.run(5)
+    assert _by_gpu(sim) == spent, "something ended after the deadline"
+    # Each is idle for no longer than a batch takes it, and the step in which that was found.
+    for queue, batch_s in {"gpu0": 0.01, "gpu1": 0.1, "gpu2": 1.0}.items():
+        assert 10.0 - batch_s - STEP_S - 1e-6 <= spent[queue] <= 10.0 + 1e-6
 
 
 def _by_gpu(sim: Simulation) -> dict[str, float]:
@@ -466,6 +497,7 @@ def _gpus(draw: st.DrawFn) -> list[Gpu]:
                 )
             ),
             draining=draw(st.booleans()),
+            pass_s=draw(st.sampled_from([0.0, 0.0, 119.0, 1e9])),
             seen_ms=NOW_MS - draw(st.sampled_from([0, 3999, 4000])),
             info=make_info(
                 fingerprint=draw(st.sampled_from([OTHER_FINGERPRINT, "0123456789abcdef" * 4]))
@@ -503,6 +535,10 @@ def test_any_plan_keeps_every_promise(
         rate = gpu.rate(status.spec.seq_len, status.spec.batch_size) if status else 0.0
         return num / rate if rate > 0 else 1.0
 
+    def batch_s(status: RoundStatus, gpu: Gpu) -> float:
+        rate = gpu.rate(status.spec.seq_len, status.spec.batch_size)
+        return status.spec.batch_size / rate if rate > 0 else 0.0
+
     given_out: Counter[str] = Counter()
     for out in outstanding:
         given_out[out.round_id] += out.left
@@ -518,10 +554,12 @@ def test_any_plan_keeps_every_promise(
         gpu, status = by_queue[a.queue], by_id[a.round_id]
         assert gpu.is_live
         assert not gpu.draining
+        assert not gpu.hangs
         assert a.worker == gpu.worker
         assert status.spec.model_fingerprint == gpu.info.fingerprint
         assert status.spec.seq_len <= gpu.info.max_seq_len
-        assert NOW_MS + ahead_s[a.queue] * 1000 < status.deadline_ms
+        done_s = ahead_s[a.queue] + batch_s(status, gpu)
+        assert NOW_MS + done_s * 1000 < status.deadline_ms
         ahead_s[a.queue] += seconds(a.round_id, gpu, a.num_nonces)
         counts[a.queue] += 1
         assert counts[a.queue] <= DEPTH
@@ -541,14 +579,17 @@ def test_any_plan_keeps_every_promise(
             if status.spec.max_nonces is None
             and status.spec.model_fingerprint == gpu.info.fingerprint
             and status.spec.seq_len <= gpu.info.max_seq_len
-            and status.deadline_ms > NOW_MS
+            and status.deadline_ms > NOW_MS + batch_s(status, gpu) * 1000
         ]
-        if gpu.is_live and not gpu.draining and gpu.queue in idle_before and usable:
+        ready = gpu.is_live and not gpu.draining and not gpu.hangs
+        if ready and gpu.queue in idle_before and usable:
             assert gpu.queue in first_of, "an idle GPU is left idle although a round could use it"
 
     for round_id in by_id:
-        vtimes = [a.vtime for a in assignments if a.round_id == round_id]
+        mine = [a for a in assignments if a.round_id == round_id]
+        vtimes = [a.vtime for a in mine]
         assert vtimes == sorted(vtimes)
+        assert [a.vtime_floor for a in mine[1:]] == pytest.approx(vtimes[:-1])
 
 
 # Lost ranges
@@ -571,6 +612,31 @@ def test_the_range_of_a_worker_that_is_gone_is_lost_as_a_failure(gpu: Gpu | None
     lost = find_lost([out], [*others, gpu] if gpu else others, NOW_MS)
     assert [(item.range, item.failed) for item in lost] == [(out, True)]
     assert why in lost[0].why
+
+
+def test_silence_is_no_death_where_nobody_could_be_heard() -> None:
+    """Redis was away. Who left, was restarted or hangs is known all the same."""
+    out = make_range()
+    silent = make_gpu(seen_ms=NOW_MS - 60_000)
+    assert find_lost([out], [silent], NOW_MS, trust_silence=False) == []
+    assert len(find_lost([out], [silent], NOW_MS)) == 1
+    known = [[], [make_gpu(worker="another", seen_ms=NOW_MS - 60_000)], [make_gpu(pass_s=121.0)]]
+    for gpus in known:
+        (lost,) = find_lost([out], gpus, NOW_MS, trust_silence=False)
+        assert lost.failed
+    unsent = make_range(assigned_ms=NOW_MS - DELIVERY_MS - 1)
+    (lost,) = find_lost([unsent], [make_gpu()], NOW_MS, trust_silence=False)
+    assert "message" in lost.why
+
+
+def test_a_hanging_gpu_loses_what_it_holds_as_a_failure() -> None:
+    """The one that runs and the one that waits; its heartbeat goes on as if nothing had been."""
+    ranges = [make_range(range_id=1), make_range(range_id=2)]
+    gpu = make_gpu(pass_s=120.1, held=("round-1:1", "round-1:2"))
+    lost = find_lost(ranges, [gpu], NOW_MS)
+    assert [(item.range, item.failed) for item in lost] == [(out, True) for out in ranges]
+    assert "hangs since 120 s" in lost[0].why
+    assert find_lost(ranges, [replace(gpu, pass_s=120.0)], NOW_MS) == []
 
 
 def _out_for(ms: int, **gpu_changes: Any) -> bool:
