@@ -69,7 +69,7 @@ def configuration() -> dict[str, Any]:
         # range is tried is bounded by the store (MAX_ATTEMPTS), not by the broker.
         "task_acks_late": True,
         "task_reject_on_worker_lost": True,
-        # CUDA does not survive a fork. Two threads share one engine lock: one range runs, one has
+        # CUDA does not survive a fork. Two task threads share one engine: one range runs, one has
         # been received and opened and waits, and nothing more is prefetched.
         "worker_pool": "threads",
         "worker_concurrency": 2,

@@ -24,7 +24,7 @@ from pocqueue.rounds.pool import Gpu
 from pocqueue.rounds.task_names import RUN_RANGE
 from pocqueue.settings import Settings, settings
 from workers.heartbeat import Heartbeat
-from workers.range_runner import RETRY_S, RangeRunner
+from workers.range_runner import RETRY_S, RangeRunner, single_thread
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,10 @@ class GpuService:
 
         opts = self._settings
         self._backend = _open_when_there(opts)
-        self._engine = load_engine(
+        # Loading, warming up and searching share one thread: see RangeRunner.
+        engine_thread = single_thread("engine")
+        self._engine = engine_thread.submit(
+            load_engine,
             engine=opts.engine,
             model=opts.model,
             device=device_for_queue(self._queue, opts.device),
@@ -63,10 +66,16 @@ class GpuService:
             dtype=opts.dtype,
             num_threads=opts.num_threads,
             on_progress=lambda text: logger.info("%s: %s", self._queue, text),
-        )
+        ).result()
         worker = uuid.uuid4().hex[:12]
-        self.runner = RangeRunner(self._engine, self._backend.store, worker, self._broken)
-        self._warm_up(self.runner)
+        self.runner = RangeRunner(
+            self._engine,
+            self._backend.store,
+            worker,
+            self._broken,
+            engine_thread=engine_thread,
+        )
+        engine_thread.submit(self._warm_up, self.runner).result()
         self._heartbeat = Heartbeat(
             self._backend.pool,
             worker,

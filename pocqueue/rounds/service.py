@@ -23,7 +23,7 @@ from pocqueue.rounds.store import RoundStore
 logger = logging.getLogger(__name__)
 
 #: Between two steps while rounds are active. A range takes about a second.
-BUSY_STEP_S = 0.05
+BUSY_STEP_S = 0.1
 #: Between two steps while there is nothing to do; a new round ends the wait at once.
 IDLE_STEP_S = 0.5
 #: Between two tries of a scheduler that does not lead, or has lost Redis.
