@@ -121,6 +121,7 @@ class Heartbeat:
             info=self._info,
             ttl_ms=round(self._ttl_s * 1000),
             rates=stats.rates,
+            best_rates=stats.best_rates,
             held=tuple(sorted(stats.held)),
             load=self._load(stats),
             pass_s=round(stats.pass_s, 3),

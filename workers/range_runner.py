@@ -50,6 +50,8 @@ class RunnerStats:
     #: Seconds that the forward pass at hand has run; 0 between two.
     pass_s: float = 0.0
     rates: dict[str, float] = field(default_factory=dict)
+    #: The best rate of each shape so far.
+    best_rates: dict[str, float] = field(default_factory=dict)
     held: set[str] = field(default_factory=set)
     last_error: str = ""
     failures: int = 0
@@ -173,8 +175,10 @@ class RangeRunner:
 
     def note_rate(self, seq_len: int, batch_size: int, rate: float) -> None:
         """Set the rate of a shape, measured outside of ranges (by a warm-up)."""
+        shape = shape_key(seq_len, batch_size)
         with self._stats_lock:
-            self._stats.rates[shape_key(seq_len, batch_size)] = rate
+            self._stats.rates[shape] = rate
+            self._stats.best_rates[shape] = rate
 
     def stats(self) -> RunnerStats:
         """Return a copy of the counters; busy time includes the range that runs now."""
@@ -186,6 +190,7 @@ class RangeRunner:
                 busy_s=stats.busy_s + running,
                 pass_s=now - self._pass_since if self._pass_since is not None else 0.0,
                 rates=dict(stats.rates),
+                best_rates=dict(stats.best_rates),
                 held=set(stats.held),
                 last_error=stats.last_error,
                 failures=stats.failures,
@@ -217,7 +222,8 @@ class RangeRunner:
                     batch_began = self._clock()
                     with self._passing(batch_began):
                         distances = self._engine.distances(config, nonces)
-                    batch_s = self._clock() - batch_began
+                    took_s = self._clock() - batch_began
+                    batch_s = min(batch_s or took_s, took_s)
                     computed += len(nonces)
                 if pending is not None:
                     result, size = pending.future.result(), pending.size
@@ -273,9 +279,12 @@ class RangeRunner:
         return spec.model_fingerprint == info.fingerprint and spec.model_dtype in {None, info.dtype}
 
     def _batch_seconds(self, seq_len: int, batch_size: int) -> float:
-        """Return how long a batch of this shape took so far; 0 where none was run."""
+        """Return how long a batch of this shape takes at the least; 0 where none was run.
+
+        Not how long it took lately: after a stall no batch would ever seem to fit again.
+        """
         with self._stats_lock:
-            rate = self._stats.rates.get(shape_key(seq_len, batch_size), 0.0)
+            rate = self._stats.best_rates.get(shape_key(seq_len, batch_size), 0.0)
         return batch_size / rate if rate > 0 else 0.0
 
     def _why_end(self, position: int, stop: int, last_start: float) -> str:
@@ -354,6 +363,7 @@ class RangeRunner:
             known = self._stats.rates.pop(shape, rate)
             # Last in the dict: `Gpu.rate` estimates unknown shapes from the first, the warm-up's.
             self._stats.rates[shape] = (known + rate) / 2
+            self._stats.best_rates[shape] = max(rate, self._stats.best_rates.get(shape, 0.0))
 
     def _retry(self, call: Callable[[], T]) -> T | None:
         """Call until Redis answers; None once draining, as nobody waits for the result then."""

@@ -20,16 +20,18 @@ app = typer.Typer(
     name="pocqueue",
     help="Proof-of-compute rounds over any number of GPUs.",
     no_args_is_help=True,
+    # Plain help: Rich's takes longer to import than everything else that `--help` does.
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(round_commands.app, name="round")
-app.add_typer(redis.app, name="redis")
-app.command("up")(up.up)
-app.command("demo")(demo.demo)
-app.command("scheduler")(scheduler.scheduler)
-app.command("gpus")(gpus.gpus)
-app.command("calibrate")(calibrate.calibrate)
+app.add_typer(round_commands.app, name="round", short_help="Start, watch, stop, validate rounds.")
+app.add_typer(redis.app, name="redis", short_help="The bundled Redis server.")
+app.command("up", short_help="Start everything on this machine; Ctrl-C ends it.")(up.up)
+app.command("demo", short_help="Run one short round, from nothing.")(demo.demo)
+app.command("scheduler", short_help="Give nonce ranges to GPUs.")(scheduler.scheduler)
+app.command("gpus", short_help="List the pool of GPUs.")(gpus.gpus)
+app.command("calibrate", short_help="Find the r_target for a valid rate.")(calibrate.calibrate)
 
 
 @app.callback(invoke_without_command=True)

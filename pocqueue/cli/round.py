@@ -66,7 +66,7 @@ def start(
     max_nonces: Annotated[
         int | None, typer.Option(help="End the round once this many nonces are checked.")
     ] = None,
-    detach: Annotated[bool, typer.Option(help="Print the id and leave.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Print the id and leave.")] = False,
     output: Annotated[
         Path | None, typer.Option(help="File for the proofs [default: in the state folder].")
     ] = None,

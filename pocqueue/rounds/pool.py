@@ -45,6 +45,8 @@ class Gpu:
     ttl_ms: int
     #: Nonces per second while busy, by shape (`shape_key`).
     rates: dict[str, float] = field(default_factory=dict)
+    #: The best of these so far, by shape; what it can do, whatever slowed it down lately.
+    best_rates: dict[str, float] = field(default_factory=dict)
     #: Ranges it has taken from its queue: one running, one waiting (`OutstandingRange.key`).
     held: tuple[str, ...] = ()
     #: Share of the time since the heartbeat before that the engine was busy, 0 to 1.
@@ -91,6 +93,11 @@ class Gpu:
         for shape, rate in self.rates.items():
             return rate * int(shape.partition("x")[0]) / seq_len / 2
         return 0.0
+
+    def least_batch_s(self, seq_len: int, batch_size: int) -> float:
+        """Return the seconds that one batch takes at the least; 0 where nothing is known."""
+        best = self.best_rates.get(shape_key(seq_len, batch_size), 0.0)
+        return batch_size / best if best > 0 else 0.0
 
     def to_json(self) -> str:
         return json.dumps({**dataclasses.asdict(self), "seen_ms": 0, "now_ms": 0})

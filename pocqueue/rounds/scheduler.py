@@ -180,17 +180,11 @@ def _next_round(
         if status.spec.model_fingerprint == gpu.info.fingerprint
         and status.spec.model_dtype in {None, gpu.info.dtype}
         and status.spec.seq_len <= gpu.info.max_seq_len
-        and status.deadline_ms > now_ms + (ahead_s + _batch_s(gpu, status)) * 1000
+        and status.deadline_ms
+        > now_ms + 1000 * (ahead_s + gpu.least_batch_s(status.spec.seq_len, status.spec.batch_size))
         and unassigned[status.round_id] != 0
     ]
     return min(fits, key=lambda s: (vtimes[s.round_id], s.created_ms, s.round_id), default=None)
-
-
-def _batch_s(gpu: Gpu, status: RoundStatus) -> float:
-    """Return the seconds that one batch of a round takes a GPU; 0 where its rate is not known."""
-    spec = status.spec
-    rate = gpu.rate(spec.seq_len, spec.batch_size)
-    return spec.batch_size / rate if rate > 0 else 0.0
 
 
 def _backlogs(

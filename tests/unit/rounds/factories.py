@@ -60,7 +60,9 @@ def make_gpu(queue: str = "gpu0", rate: float | None = 100.0, **changes: Any) ->
         "seen_ms": NOW_MS,
         "now_ms": NOW_MS,
     }
-    return Gpu(**(fields | changes))
+    fields |= changes
+    # A GPU that never did better than it does now, unless told otherwise.
+    return Gpu(**({"best_rates": fields["rates"]} | fields))
 
 
 def make_status(round_id: str = "round-1", **changes: Any) -> RoundStatus:

@@ -680,3 +680,9 @@ def test_only_the_lost_ranges_are_returned() -> None:
     gpus = [make_gpu("gpu0"), make_gpu("gpu1", seen_ms=NOW_MS - 5000)]
     assert [item.range for item in find_lost([held, gone], gpus, NOW_MS)] == [gone]
     assert find_lost([], gpus, NOW_MS) == []
+
+
+def test_a_gpu_that_stalled_once_still_gets_work() -> None:
+    """What a stall made of its rate does not make every later batch seem too long for the window."""
+    stalled = make_gpu(rate=0.01, best_rates={"8x10": 100.0})
+    assert [a.num_nonces for a in _plan([make_status()], [stalled])] == [10]
