@@ -69,6 +69,11 @@ def _queued(backend: Backend, turn: int) -> float:
         status = backend.store.status(round_id)
     assert status.state is RoundState.EXPIRED
     entries = list(backend.store.iter_proofs(status))
+    if len(entries) < 3:
+        raise RuntimeError(
+            f"The worker did {len(entries)} batches in {TURN_S:.0f} s: this machine is too busy to "
+            "measure anything on."
+        )
     stamps = [int(entry.cursor.partition("-")[0]) for entry in entries]
     # The first commit closes the time that is not measured, so its nonces do not count.
     return (status.checked - len(entries[0].batch)) / ((stamps[-1] - stamps[0]) / 1000)
