@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pocqueue.cli.interrupts import Interrupts
 from pocqueue.cli.output import console
 
 if TYPE_CHECKING:
@@ -60,8 +61,9 @@ def demo(
             f"Model {info.model} ({info.fingerprint[:12]}) on {info.device}, {info.device_name}."
         )
         changes = calibrated(backend, draft, info, valid_rate, quiet=False)
-        round_id = start_round(backend, draft, info, **changes)
-        code = finish(backend, round_id, output, as_json=False)
+        with Interrupts() as interrupts:
+            round_id = start_round(backend, draft, info, **changes)
+            code = finish(backend, round_id, output, interrupts, as_json=False)
     raise typer.Exit(code)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pocqueue.cli.interrupts import Interrupts
 from pocqueue.cli.output import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -101,11 +102,13 @@ def start(
         changes: dict[str, Any] = {}
         if valid_rate is not None:
             changes = calibrated(backend, draft, info, valid_rate, quiet=as_json)
-        round_id = start_round(backend, draft, info, **changes)
-        if detach:
-            _print_detached(round_id, window, as_json)
-            return
-        raise typer.Exit(finish(backend, round_id, output, as_json=as_json))
+        with Interrupts() as interrupts:
+            round_id = start_round(backend, draft, info, **changes)
+            if detach:
+                _print_detached(round_id, window, as_json)
+                return
+            code = finish(backend, round_id, output, interrupts, as_json=as_json)
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -138,7 +141,9 @@ def watch(
     output = output or default_output(load_settings().state_dir)
     with _open() as backend:
         found = _find(backend, round_id)
-        raise typer.Exit(finish(backend, found.round_id, output, as_json=as_json))
+        with Interrupts() as interrupts:
+            code = finish(backend, found.round_id, output, interrupts, as_json=as_json)
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -263,7 +268,9 @@ def calibrated(
     return {"r_target": found.r_target, "expected_valid_rate": valid_rate}
 
 
-def finish(backend: Backend, round_id: str, output: Path, *, as_json: bool) -> int:
+def finish(
+    backend: Backend, round_id: str, output: Path, interrupts: Interrupts, *, as_json: bool
+) -> int:
     """Watch a round to its end, write its proofs, print how it went; return the exit code.
 
     Args:
@@ -272,7 +279,7 @@ def finish(backend: Backend, round_id: str, output: Path, *, as_json: bool) -> i
     from pocqueue.cli.report import json_round, print_round
     from pocqueue.cli.watch import watch_round
 
-    found = watch_round(backend, round_id, quiet=as_json)
+    found = watch_round(backend, round_id, interrupts, quiet=as_json)
     if found is None:
         return EXIT_INTERRUPTED
     if output.is_dir():

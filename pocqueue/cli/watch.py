@@ -40,23 +40,25 @@ class _Rate:
         return (checked - self.points[0][1]) / passed if passed > 0 else 0.0
 
 
-def watch_round(backend: Backend, round_id: str, *, quiet: bool = False) -> RoundStatus | None:
+def watch_round(
+    backend: Backend, round_id: str, interrupts: Interrupts, *, quiet: bool = False
+) -> RoundStatus | None:
     """Show a round until it is over.
 
     The first Ctrl-C says that the round goes on and how to stop it; a second one within a few
     seconds stops it. Without a second one the view ends and the round goes on.
 
     Args:
+        interrupts: counts Ctrl-C since before the round was made, so that none falls in between.
         quiet: show nothing (for `--json`), Ctrl-C works the same.
 
     Returns:
         The round as it ended, or None where the user left it running.
     """
     view = console(stderr=True)
-    with Interrupts() as interrupts:
-        if view.is_terminal and not quiet:
-            return _with_bar(backend, round_id, view, interrupts)
-        return _with_lines(backend, round_id, view, interrupts, quiet)
+    if view.is_terminal and not quiet:
+        return _with_bar(backend, round_id, view, interrupts)
+    return _with_lines(backend, round_id, view, interrupts, quiet)
 
 
 def _with_bar(

@@ -184,7 +184,13 @@ def _next_round(
         > now_ms + 1000 * (ahead_s + gpu.least_batch_s(status.spec.seq_len, status.spec.batch_size))
         and unassigned[status.round_id] != 0
     ]
-    return min(fits, key=lambda s: (vtimes[s.round_id], s.created_ms, s.round_id), default=None)
+    # A newcomer stands level with the one furthest behind; it has to win that tie, or it would stand
+    # there for ever while that one moves on.
+    return min(
+        fits,
+        key=lambda s: (vtimes[s.round_id], s.vtime is not None, s.created_ms, s.round_id),
+        default=None,
+    )
 
 
 def _backlogs(

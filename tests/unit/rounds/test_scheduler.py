@@ -306,7 +306,7 @@ def test_a_newcomer_starts_level_with_the_one_furthest_back() -> None:
     rounds = [make_status("a", vtime=100.0), make_status("b", vtime=100.9), make_status("new")]
     gpus = [make_gpu(f"gpu{i}") for i in range(3)]
     first = _plan(rounds, gpus)[:3]
-    assert [(a.round_id, a.vtime) for a in first] == [("a", 101.0), ("new", 101.0), ("b", 101.9)]
+    assert [(a.round_id, a.vtime) for a in first] == [("new", 101.0), ("a", 101.0), ("b", 101.9)]
 
 
 def test_a_round_that_could_not_run_is_paid_back_a_few_seconds_only() -> None:
@@ -686,3 +686,11 @@ def test_a_gpu_that_stalled_once_still_gets_work() -> None:
     """What a stall made of its rate does not make every later batch seem too long for the window."""
     stalled = make_gpu(rate=0.01, best_rates={"8x10": 100.0})
     assert [a.num_nonces for a in _plan([make_status()], [stalled])] == [10]
+
+
+def test_a_newcomer_is_served_although_only_one_place_is_free_at_a_time() -> None:
+    """It stands level with the round that was there before, and goes first."""
+    before = make_status("before", vtime=7.0, created_ms=NOW_MS - 5000)
+    newcomer = make_status("newcomer")
+    busy = [make_range(round_id="before")]
+    assert [a.round_id for a in _plan([before, newcomer], [make_gpu()], busy)] == ["newcomer"]
