@@ -81,6 +81,7 @@ class SchedulerService:
         self._grace_s = grace_s
         self._trust_silence_at = 0.0
         self._leads = False
+        self._stands_by = False
         self._store_lost = False
 
     def run(self, stop: Stop) -> None:
@@ -92,6 +93,9 @@ class SchedulerService:
                     # A new round ends this wait early.
                     self._store.wait_for_work(BUSY_STEP_S if busy else IDLE_STEP_S)
                 else:
+                    if not self._stands_by:
+                        self._stands_by = True
+                        logger.info("Another scheduler leads; this one stands by.")
                     stop.wait(STANDBY_STEP_S)
                 if self._store_lost:
                     self._store_lost = False

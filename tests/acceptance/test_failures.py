@@ -39,6 +39,8 @@ def test_a_terminated_worker_hands_its_work_back(stack: Stack) -> None:
 def test_another_scheduler_takes_over(stack: Stack) -> None:
     """kill -9 on the leading scheduler: the one that stood by goes on with all rounds."""
     stack.scheduler("standby")
+    # A start takes seconds on a busy machine: without this the round could end before it.
+    stack.wait(lambda: "stands by" in stack.log("standby").read_text(), "the second scheduler")
     round_id = stack.start(max_nonces=NUM_NONCES)
     stack.wait_checked(round_id, 200)
     stack.kill("scheduler")

@@ -535,10 +535,6 @@ def test_any_plan_keeps_every_promise(
         rate = gpu.rate(status.spec.seq_len, status.spec.batch_size) if status else 0.0
         return num / rate if rate > 0 else 1.0
 
-    def batch_s(status: RoundStatus, gpu: Gpu) -> float:
-        rate = gpu.rate(status.spec.seq_len, status.spec.batch_size)
-        return status.spec.batch_size / rate if rate > 0 else 0.0
-
     given_out: Counter[str] = Counter()
     for out in outstanding:
         given_out[out.round_id] += out.left
@@ -558,7 +554,9 @@ def test_any_plan_keeps_every_promise(
         assert a.worker == gpu.worker
         assert status.spec.model_fingerprint == gpu.info.fingerprint
         assert status.spec.seq_len <= gpu.info.max_seq_len
-        done_s = ahead_s[a.queue] + batch_s(status, gpu)
+        # By its best: a shape it never ran is no reason to leave it idle.
+        least_s = gpu.least_batch_s(status.spec.seq_len, status.spec.batch_size)
+        done_s = ahead_s[a.queue] + least_s
         assert NOW_MS + done_s * 1000 < status.deadline_ms
         ahead_s[a.queue] += seconds(a.round_id, gpu, a.num_nonces)
         counts[a.queue] += 1
@@ -579,7 +577,8 @@ def test_any_plan_keeps_every_promise(
             if status.spec.max_nonces is None
             and status.spec.model_fingerprint == gpu.info.fingerprint
             and status.spec.seq_len <= gpu.info.max_seq_len
-            and status.deadline_ms > NOW_MS + batch_s(status, gpu) * 1000
+            and status.deadline_ms
+            > NOW_MS + gpu.least_batch_s(status.spec.seq_len, status.spec.batch_size) * 1000
         ]
         ready = gpu.is_live and not gpu.draining and not gpu.hangs
         if ready and gpu.queue in idle_before and usable:
