@@ -16,7 +16,8 @@ PocqueueError
 ├── EngineError
 │   ├── ModelNotFound        no folder or hub id that can be loaded as a causal LM
 │   ├── ModelMismatch        the proof was made with another model than this one
-│   └── DeviceNotFound       the queue names a GPU that this machine does not have
+│   ├── DeviceNotFound       the queue names a GPU that this machine does not have
+│   └── EngineUnavailable    the served model does not answer, or is another one by now
 ├── ProofFileError           a proofs file is cut, edited or not a proofs file
 └── ProcessError             a process that `pocqueue up` needs did not start
 
@@ -116,6 +117,10 @@ class ModelMismatch(EngineError, ValueError):
 
 class DeviceNotFound(EngineError, LookupError):
     """The named device does not exist on this machine."""
+
+
+class EngineUnavailable(EngineError, ConnectionError):
+    """The server of a model does not answer, cannot use its model, or has another one by now."""
 
 
 class ProofFileError(PocqueueError, ValueError):

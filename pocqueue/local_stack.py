@@ -87,7 +87,7 @@ def local_stack(
     with contextlib.ExitStack() as at_end:
         lock_fd = at_end.enter_context(stack_lock(settings.state_dir))
         env = environment(settings)
-        num_workers = gpus or _default_workers(settings.device, env)
+        num_workers = gpus or _default_workers(settings, env)
         queues = tuple(_queue(settings, number, host_queues) for number in range(num_workers))
         redis = at_end.enter_context(_redis_as_found(settings))
         tree = at_end.enter_context(ProcessTree(sink, log_dir=log_dir))
@@ -130,9 +130,11 @@ def environment(settings: Settings) -> dict[str, str]:
     return env
 
 
-def _default_workers(device: str, env: dict[str, str]) -> int:
-    # `cpu` and `cuda:K` name one device.
-    return max(1, count_cuda_devices(env)) if device in {"auto", "cuda"} else 1
+def _default_workers(settings: Settings, env: dict[str, str]) -> int:
+    # `cpu` and `cuda:K` name one device, and so does the URL of a server.
+    if settings.device not in {"auto", "cuda"} or settings.engine == "vllm-server":
+        return 1
+    return max(1, count_cuda_devices(env) // settings.tensor_parallel)
 
 
 def _queue(settings: Settings, number: int, host_queues: bool) -> str:

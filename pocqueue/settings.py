@@ -44,7 +44,10 @@ class Settings(BaseSettings):
         min_length=1,
         description="`embedded`, a local folder or a hub id that transformers loads as a causal LM",
     )
-    engine: str = Field(default="torch", description="what runs the model: `torch`")
+    engine: str = Field(
+        default="torch",
+        description="what runs the model: `torch`, `vllm` (a vLLM of the worker's own) or `vllm-server`",
+    )
     device: str = Field(
         default="auto",
         pattern=r"^(auto|cpu|cuda|cuda:\d+)$",
@@ -55,6 +58,33 @@ class Settings(BaseSettings):
     )
     num_threads: int | None = Field(
         default=None, ge=1, le=1024, description="CPU threads of an engine; unset: torch's choice"
+    )
+    tensor_parallel: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="GPUs of one queue, which share the model; queue gpuN takes the N-th group (engine `vllm`)",
+    )
+    vllm_url: str = Field(
+        default="http://127.0.0.1:8000",
+        pattern=r"^https?://[^/]+/?$",
+        description="vLLM server whose model engine `vllm-server` uses",
+    )
+    vllm_token: SecretStr | None = Field(
+        default=None,
+        description="token of a vLLM server's proof routes, both sides; unset: the server's `--api-key`, if any",
+    )
+    vllm_drain_seconds: float = Field(
+        default=30.0,
+        ge=0,
+        le=600,
+        description="how long a vLLM server lets running requests finish before a round's first batch",
+    )
+    vllm_round_seconds: float = Field(
+        default=3600.0,
+        gt=0,
+        le=86400,
+        description="after this time a vLLM server ends a round that nobody stopped, and serves again",
     )
     host_name: str = Field(
         default_factory=socket.gethostname,
@@ -100,7 +130,7 @@ class Settings(BaseSettings):
             raise ValueError(f"must begin with one of {', '.join(_REDIS_SCHEMES)}")
         return url
 
-    @field_validator("num_threads", mode="before")
+    @field_validator("num_threads", "vllm_token", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value
@@ -127,7 +157,7 @@ def load_settings() -> Settings:
     except ValidationError as exc:
         problem = exc.errors()[0]
         name = str(problem["loc"][0]) if problem["loc"] else "?"
-        secret = name in {"redis_url", "flower_basic_auth"}
+        secret = name in {"redis_url", "flower_basic_auth", "vllm_token"}
         shown = "the given value" if secret else repr(problem["input"])
         reason = problem["msg"].removeprefix("Value error, ")
         raise SettingsError(

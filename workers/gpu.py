@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from pocqueue.app import app
 from pocqueue.engine.queue_names import parse_queue
-from pocqueue.errors import PocqueueError, StoreUnavailable
+from pocqueue.errors import EngineError, PocqueueError, StoreUnavailable
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.pool import Gpu
 from pocqueue.rounds.task_names import RUN_RANGE
@@ -50,22 +50,14 @@ class GpuService:
         Raises:
             PocqueueError: what stands in the way, in one sentence.
         """
-        from pocqueue.engine import load_engine
-        from pocqueue.engine.devices import device_for_queue
+        from pocqueue.engine.local import load_queue_engine
 
         opts = self._settings
         self._backend = _open_when_there(opts)
         # Loading, warming up and searching share one thread: see RangeRunner.
         engine_thread = single_thread("engine")
         self._engine = engine_thread.submit(
-            load_engine,
-            engine=opts.engine,
-            model=opts.model,
-            device=device_for_queue(self._queue, opts.device),
-            state_dir=opts.state_dir,
-            dtype=opts.dtype,
-            num_threads=opts.num_threads,
-            on_progress=lambda text: logger.info("%s: %s", self._queue, text),
+            load_queue_engine, self._queue, opts, on_progress=self._tell
         ).result()
         worker = uuid.uuid4().hex[:12]
         self.runner = RangeRunner(
@@ -126,6 +118,16 @@ class GpuService:
             seconds = time.monotonic() - began
         runner.note_rate(seq_len, WARM_UP_BATCH, WARM_UP_BATCH / max(seconds, 1e-6))
 
+    def _tell(self, text: str) -> None:
+        """Log a line of the loading engine, or end it where this worker is to stop.
+
+        Raises:
+            EngineError: the worker is stopping.
+        """
+        if _is_stopping():
+            raise EngineError(f"{self._queue} was stopped while it loaded its engine.")
+        logger.info("%s: %s", self._queue, text)
+
     def _broken(self, reason: str) -> None:
         logger.critical("%s stops: %s.", self._queue, reason)
         _stop_worker(1)
@@ -155,9 +157,13 @@ def _open_when_there(settings: Settings) -> Backend:
             if not told:
                 told = True
                 logger.warning("Waiting: %s", exc)
-            if celery_state.should_stop is not None or celery_state.should_terminate is not None:
+            if _is_stopping():
                 raise
             time.sleep(RETRY_S)
+
+
+def _is_stopping() -> bool:
+    return celery_state.should_stop is not None or celery_state.should_terminate is not None
 
 
 def _stop_worker(code: int) -> None:

@@ -24,7 +24,13 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 from pocqueue.engine.base import Engine
-from pocqueue.errors import PocqueueError, StoreError, StoreFull, StoreUnavailable
+from pocqueue.errors import (
+    EngineUnavailable,
+    PocqueueError,
+    StoreError,
+    StoreFull,
+    StoreUnavailable,
+)
 from pocqueue.poc.data import is_valid
 from pocqueue.poc.nonces import nonces_of
 from pocqueue.rounds.pool import shape_key
@@ -346,7 +352,7 @@ class RangeRunner:
         logger.error("The engine failed on range %s.", out.key, exc_info=exc)
         self._give_back(out, failed=True)
         # An engine that says what it cannot do (too large a batch, say) is well otherwise.
-        refused = isinstance(exc, PocqueueError)
+        refused = isinstance(exc, PocqueueError) and not isinstance(exc, EngineUnavailable)
         with self._stats_lock:
             self._stats.failures += not refused
             self._stats.last_error = f"{type(exc).__name__}: {exc}"[:200]

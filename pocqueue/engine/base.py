@@ -22,7 +22,7 @@ OnProgress = Callable[[str], None]
 class EngineInfo:
     """What a worker tells the pool, and a round its proofs, about a deployed model."""
 
-    engine: str  #: name in the registry of ``load_engine``: "torch"
+    engine: str  #: name in the registry of ``load_engine``, such as "torch"
     model: str  #: the name that the operator gave, or "embedded"
     fingerprint: str  #: 64 hex digits over configuration and weights, see ``fingerprint.py``
     device: str  #: "cpu" or "cuda:0"
@@ -102,8 +102,16 @@ class Engine(Protocol):
         ...
 
 
-def check_batch(info: EngineInfo, config: PoCConfig, nonces: Sequence[int]) -> None:
+def check_batch(
+    info: EngineInfo, config: PoCConfig, nonces: Sequence[int], max_batch_size: int | None = None
+) -> None:
     """Check what every engine has to refuse before it runs a batch.
+
+    Args:
+        info: the model.
+        config: the round.
+        nonces: of the batch.
+        max_batch_size: most sequences that the engine's buffers take; None: memory alone decides.
 
     Raises:
         InvalidRound: naming ``seq_len``, ``batch_size`` or ``nonces``.
@@ -112,8 +120,9 @@ def check_batch(info: EngineInfo, config: PoCConfig, nonces: Sequence[int]) -> N
         raise InvalidRound(
             "seq_len", config.seq_len, f"1 to {info.max_seq_len}, the limit of model {info.model}"
         )
-    if config.batch_size < 1:
-        raise InvalidRound("batch_size", config.batch_size, "1 or more")
+    if config.batch_size < 1 or config.batch_size > (max_batch_size or config.batch_size):
+        allowed = "1 or more" if max_batch_size is None else f"1 to {max_batch_size}"
+        raise InvalidRound("batch_size", config.batch_size, allowed)
     if len(nonces) > config.batch_size:
         raise InvalidRound(
             "nonces", f"{len(nonces)} of them", f"at most batch_size, here {config.batch_size}"

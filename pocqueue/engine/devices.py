@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import platform
 import re
 import warnings
+from pathlib import Path
 
 from pocqueue.engine.queue_names import parse_queue
 from pocqueue.errors import DeviceNotFound, SettingsError
@@ -24,14 +27,16 @@ def cuda_device_count() -> int:
         return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def device_for_queue(name: str, device_setting: str = "auto") -> str:
-    """Name the torch device that serves a GPU queue.
+def device_for_queue(name: str, device_setting: str = "auto", tensor_parallel: int = 1) -> str:
+    """Name the torch device that serves a GPU queue; the first of them where it has several.
 
     Args:
         name: a GPU queue such as ``gpu0`` or ``HOST.gpu3``.
         device_setting: the setting ``POCQUEUE_DEVICE``. "auto" takes CUDA where there is any, else
             the CPU for index 0; "cpu" takes the CPU whatever the index; "cuda" takes the CUDA device
             of the queue's index; "cuda:K" takes device K whatever the index.
+        tensor_parallel: devices of one queue; >= 1. Queue ``gpuN`` then has the devices from
+            N * tensor_parallel on.
 
     Returns:
         "cpu" or "cuda:N".
@@ -56,7 +61,7 @@ def device_for_queue(name: str, device_setting: str = "auto") -> str:
     if setting["index"] is not None:
         index, source = int(setting["index"]), f"POCQUEUE_DEVICE={device_setting}"
     else:
-        index, source = parsed[1], f"Queue {name}"
+        index, source = parsed[1] * tensor_parallel, f"Queue {name}"
     if count == 0 and device_setting == "auto":
         if index == 0:
             return "cpu"
@@ -64,6 +69,8 @@ def device_for_queue(name: str, device_setting: str = "auto") -> str:
             f"Queue {name} names CUDA device {index}, but this machine has no CUDA device. "
             "Use gpu0 for its CPU, or set POCQUEUE_DEVICE=cpu to run more workers on the CPU."
         )
+    if tensor_parallel > 1:
+        _cuda_device(index + tensor_parallel - 1, count, source)
     return _cuda_device(index, count, source)
 
 
@@ -83,6 +90,23 @@ def check_device(device: str) -> None:
     if match is None or match["index"] is None:
         raise SettingsError(f"device is {device!r}; allowed: cpu, or cuda:N such as cuda:0.")
     _cuda_device(int(match["index"]), cuda_device_count(), f"Device {device}")
+
+
+def device_name(device: str) -> str:
+    """Name a device for people: "NVIDIA H200", or "AMD EPYC 9654, 8 threads"."""
+    import torch
+
+    if device != "cpu":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine() or "CPU"
+    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
+        for line in lines:
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                name = value.strip()
+                break
+    threads = torch.get_num_threads()
+    return f"{name}, {threads} thread{'s' if threads != 1 else ''}"
 
 
 def _cuda_device(index: int, count: int, source: str) -> str:

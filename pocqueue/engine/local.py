@@ -1,8 +1,8 @@
-"""An engine in this very process, for commands that recompute or sample without the pool."""
+"""An engine by the settings: for a GPU queue, or in this very process for commands without the pool."""
 
 from __future__ import annotations
 
-from pocqueue.engine import Engine, OnProgress, load_engine
+from pocqueue.engine import Engine, EngineOptions, OnProgress, load_engine
 from pocqueue.settings import Settings
 
 
@@ -19,14 +19,42 @@ def load_local_engine(
     Raises:
         EngineError, SettingsError: as `load_engine` does.
     """
+    return load_queue_engine("gpu0", settings, model, on_progress)
+
+
+def load_queue_engine(
+    queue: str,
+    settings: Settings,
+    model: str | None = None,
+    on_progress: OnProgress | None = None,
+) -> Engine:
+    """Load a model on the device, or devices, that a GPU queue stands for.
+
+    Raises:
+        EngineError, SettingsError: as `load_engine` does.
+    """
+    return load_engine(settings.engine, engine_options(queue, settings, model), on_progress)
+
+
+def engine_options(queue: str, settings: Settings, model: str | None = None) -> EngineOptions:
+    """Return what the settings say about the engine of a GPU queue.
+
+    Raises:
+        SettingsError, DeviceNotFound: as `devices.device_for_queue` does.
+    """
     from pocqueue.engine.devices import device_for_queue
 
-    return load_engine(
-        engine=settings.engine,
+    token = settings.vllm_token
+    return EngineOptions(
         model=model or settings.model,
-        device=device_for_queue("gpu0", settings.device),
+        # A served model is on devices of the server's.
+        device="cpu"
+        if settings.engine == "vllm-server"
+        else device_for_queue(queue, settings.device, settings.tensor_parallel),
         state_dir=settings.state_dir,
         dtype=settings.dtype,
         num_threads=settings.num_threads,
-        on_progress=on_progress,
+        tensor_parallel=settings.tensor_parallel,
+        server_url=settings.vllm_url,
+        server_token=None if token is None else token.get_secret_value(),
     )

@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 
 from pocqueue.engine.base import OnProgress
 from pocqueue.engine.embedded import EMBEDDED, ensure_embedded_model
-from pocqueue.engine.fingerprint import read_config
+from pocqueue.engine.fingerprint import OnBytes, fingerprint, read_config
 from pocqueue.errors import ModelNotFound
 
 # What the hub allows: OWNER/NAME, or NAME alone for its oldest models.
 _HUB_ID = re.compile(r"(?=.{1,96}$)[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?", re.ASCII)
+#: Weights of this size take seconds to hash.
+WORTH_A_LINE_BYTES = 1_000_000_000
 _ALLOWED = '"embedded", a folder that has a config.json, or a hub id such as Qwen/Qwen3-0.6B'
 
 
@@ -88,6 +90,38 @@ def check_causal_lm(name: str, config: dict[str, Any]) -> None:
             f"Model {name!r} is not a causal language model that transformers can load: its config.json "
             f"says {what}. Name a model for text generation, such as Qwen/Qwen3-0.6B."
         )
+
+
+def fingerprint_with_progress(
+    model: ResolvedModel, state_dir: Path, on_progress: OnProgress
+) -> str:
+    """Compute or recall a model's fingerprint, telling how far it is where that takes long.
+
+    Raises:
+        ModelNotFound: the folder's files are missing, cut or unreadable.
+    """
+    return fingerprint(
+        model.path,
+        state_dir=state_dir,
+        on_bytes=_percent(f"Hashing the weights of {model.display_name}", on_progress),
+    )
+
+
+def _percent(what: str, on_progress: OnProgress) -> OnBytes:
+    """Make a callback of (bytes done, bytes in all) that reports each new tenth in words.
+
+    What takes less than a second or two says nothing.
+    """
+    reported = -1
+
+    def on_bytes(done: int, total: int) -> None:
+        nonlocal reported
+        tenth = 10 * done // max(total, 1)
+        if tenth > reported and total >= WORTH_A_LINE_BYTES:
+            reported = tenth
+            on_progress(f"{what}: {tenth * 10} % of {total / 1e9:.1f} GB")
+
+    return on_bytes
 
 
 def _expand(name: str) -> Path:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from pocqueue.engine.base import EngineInfo, check_batch
+from pocqueue.engine.base import EngineInfo
+from pocqueue.engine.proof_maths import ProofMaths, warm_up_config
 from pocqueue.errors import EngineError
 from pocqueue.poc.config import PoCConfig
-from pocqueue.poc.gpu_random import generate_inputs, generate_target, logits_to_distances
-
-#: Targets kept, one a block: a worker meets few blocks at once, and one target is 0.6 MB at most.
-_MAX_TARGETS = 8
 
 
 class TorchEngine:
@@ -40,18 +36,16 @@ class TorchEngine:
         self._model: Any = model
         self._info = info
         self._device = torch.device(info.device)
-        self._dtype: torch.dtype = model.dtype
+        self._maths = ProofMaths(info, self._device, model.dtype)
         # Without it a model computes logits of every position; the last one is taken either way.
         takes_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._last_only: dict[str, int] = {"logits_to_keep": 1} if takes_keep else {}
-        self._targets: OrderedDict[str, torch.Tensor] = OrderedDict()
 
     @property
     def info(self) -> EngineInfo:
         """What is deployed here."""
         return self._info
 
-    @torch.inference_mode()
     def distances(self, config: PoCConfig, nonces: Sequence[int]) -> list[float]:
         """Compute the distances of one batch; see ``Engine.distances``.
 
@@ -59,35 +53,13 @@ class TorchEngine:
             InvalidRound: ``config.seq_len`` is above the model's limit, or there are too many nonces.
             EngineError: the engine is closed, or the batch does not fit into the device's memory.
         """
-        check_batch(self._info, config, nonces)
-        if not nonces:
-            return []
-        # Short batches repeat their last nonce up to the fixed shape, in every step: kernels choose
-        # how to split a sum by the shape of the whole tensor, and so would its last bit.
-        padded = [*nonces, *[nonces[-1]] * (config.batch_size - len(nonces))]
-        try:
-            logits = self.forward(self.make_inputs(config, padded))
-            measured = self.measure(config, padded, logits)
-            result: list[float] = measured[: len(nonces)].tolist()
-        except torch.OutOfMemoryError as exc:
-            raise EngineError(
-                f"A batch of {config.batch_size} x {config.seq_len} tokens does not fit into the memory of "
-                f"{self._info.device} beside model {self._info.model}. Use a smaller batch_size."
-            ) from exc
-        return result
+        distances = self._maths.distances(config, nonces, self.forward)
+        assert distances is not None  # only ranks of a group give none
+        return distances
 
-    @torch.inference_mode()
     def make_inputs(self, config: PoCConfig, nonces: Sequence[int]) -> torch.Tensor:
-        """Make the embeddings of nonces: [len(nonces), seq_len, hidden], the model's dtype."""
-        return generate_inputs(
-            config.block_hash,
-            config.public_key,
-            list(nonces),
-            self._info.hidden_size,
-            config.seq_len,
-            self._device,
-            self._dtype,
-        )
+        """Make the embeddings of nonces; see ``ProofMaths.make_inputs``."""
+        return self._maths.make_inputs(config, nonces)
 
     @torch.inference_mode()
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -111,27 +83,11 @@ class TorchEngine:
         logits: torch.Tensor = output.logits[:, -1, :]
         return logits.float()
 
-    @torch.inference_mode()
     def measure(
         self, config: PoCConfig, nonces: Sequence[int], logits: torch.Tensor
     ) -> torch.Tensor:
-        """Turn logits into distances.
-
-        Args:
-            config: names the block and the public key.
-            nonces: one for each row.
-            logits: float32 [len(nonces), vocab].
-
-        Returns:
-            Distances, float32 [len(nonces)], on the model's device.
-        """
-        return logits_to_distances(
-            config.block_hash,
-            config.public_key,
-            list(nonces),
-            logits,
-            self._target(config.block_hash),
-        )
+        """Turn logits into distances; see ``ProofMaths.measure``."""
+        return self._maths.measure(config, nonces, logits)
 
     def warm_up(self, batch_size: int, seq_len: int) -> None:
         """Run one pass of this shape and drop the result.
@@ -140,31 +96,11 @@ class TorchEngine:
             InvalidRound: ``seq_len`` is above the model's limit, or ``batch_size`` below 1.
             EngineError: the engine is closed, or the batch does not fit into the device's memory.
         """
-        config = PoCConfig(
-            block_hash="warm-up",
-            block_height=0,
-            public_key="warm-up",
-            r_target=1.0,
-            batch_size=batch_size,
-            seq_len=seq_len,
-        )
-        self.distances(config, [0])
+        self.distances(warm_up_config(batch_size, seq_len), [0])
 
     def close(self) -> None:
         """Free the model and its device memory."""
         self._model = None
-        self._targets.clear()
+        self._maths.forget()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-
-    def _target(self, block_hash: str) -> torch.Tensor:
-        """Return a block's unit target, float32 [vocab], made once for each of the last few blocks."""
-        target = self._targets.get(block_hash)
-        if target is None:
-            target = generate_target(block_hash, self._info.vocab_size, self._device)
-            self._targets[block_hash] = target
-            if len(self._targets) > _MAX_TARGETS:
-                self._targets.popitem(last=False)
-        else:
-            self._targets.move_to_end(block_hash)
-        return target

@@ -3,55 +3,39 @@
 from __future__ import annotations
 
 import contextlib
-import platform
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
+from pocqueue.engine import EngineOptions
 from pocqueue.engine.base import EngineInfo, OnProgress
-from pocqueue.engine.devices import check_device
-from pocqueue.engine.fingerprint import fingerprint
-from pocqueue.engine.models import ResolvedModel, resolve_model
+from pocqueue.engine.devices import check_device, device_name
+from pocqueue.engine.models import ResolvedModel, fingerprint_with_progress, resolve_model
 from pocqueue.engine.torch_engine import TorchEngine
 from pocqueue.errors import EngineError, ModelNotFound, SettingsError
-
-#: Weights of this size take seconds to hash.
-WORTH_A_LINE_BYTES = 1_000_000_000
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 #: For models whose positions have no limit of their own (ALiBi, state-space models), in tokens.
 _NO_LIMIT_SEQ_LEN = 1 << 20
 
 
-def load_torch_engine(
-    model: str,
-    *,
-    device: str,
-    state_dir: Path,
-    dtype: str,
-    num_threads: int | None,
-    on_progress: OnProgress,
-) -> TorchEngine:
+def load_torch_engine(options: EngineOptions, on_progress: OnProgress) -> TorchEngine:
     """Resolve, fingerprint and load a model; arguments and errors are those of ``load_engine``."""
-    if dtype != "auto" and dtype not in _DTYPES:
-        raise SettingsError(f"dtype is {dtype!r}; allowed: auto, {', '.join(_DTYPES)}.")
-    if num_threads is not None:
-        if num_threads < 1:
-            raise SettingsError(f"num_threads is {num_threads}; allowed: 1 or more.")
-        torch.set_num_threads(num_threads)
+    if options.dtype != "auto" and options.dtype not in _DTYPES:
+        raise SettingsError(f"dtype is {options.dtype!r}; allowed: auto, {', '.join(_DTYPES)}.")
+    if options.num_threads is not None:
+        if options.num_threads < 1:
+            raise SettingsError(f"num_threads is {options.num_threads}; allowed: 1 or more.")
+        torch.set_num_threads(options.num_threads)
+    device = options.device
     check_device(device)
-    resolved = resolve_model(model, state_dir, on_progress)
-    digits = fingerprint(
-        resolved.path,
-        state_dir=state_dir,
-        on_bytes=_percent(f"Hashing the weights of {resolved.display_name}", on_progress),
-    )
+    resolved = resolve_model(options.model, options.state_dir, on_progress)
+    digits = fingerprint_with_progress(resolved, options.state_dir, on_progress)
     on_progress(f"Loading {resolved.display_name} on {device}")
-    loaded = _load(resolved, device, _DTYPES.get(dtype, "auto"))
+    loaded = _load(resolved, device, _DTYPES.get(options.dtype, "auto"))
     info = _describe(loaded, resolved, digits, device)
     on_progress(f"Loaded {info.model} on {device} ({info.device_name}) in {info.dtype}")
     return TorchEngine(loaded, info)
@@ -104,44 +88,12 @@ def _describe(loaded: Any, model: ResolvedModel, digits: str, device: str) -> En
         model=model.display_name,
         fingerprint=digits,
         device=device,
-        device_name=_device_name(device),
+        device_name=device_name(device),
         dtype=str(loaded.dtype).removeprefix("torch."),
         hidden_size=int(loaded.get_input_embeddings().weight.shape[1]),
         vocab_size=int(config.vocab_size),
         max_seq_len=int(getattr(config, "max_position_embeddings", None) or _NO_LIMIT_SEQ_LEN),
     )
-
-
-def _device_name(device: str) -> str:
-    """Name a device for people: "NVIDIA H200", or "AMD EPYC 9654, 8 threads"."""
-    if device != "cpu":
-        return torch.cuda.get_device_name(device)
-    name = platform.processor() or platform.machine() or "CPU"
-    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
-        for line in lines:
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                name = value.strip()
-                break
-    threads = torch.get_num_threads()
-    return f"{name}, {threads} thread{'s' if threads != 1 else ''}"
-
-
-def _percent(what: str, on_progress: OnProgress) -> Any:
-    """Make a callback of (bytes done, bytes in all) that reports each new tenth in words.
-
-    What takes less than a second or two says nothing.
-    """
-    reported = -1
-
-    def on_bytes(done: int, total: int) -> None:
-        nonlocal reported
-        tenth = 10 * done // max(total, 1)
-        if tenth > reported and total >= WORTH_A_LINE_BYTES:
-            reported = tenth
-            on_progress(f"{what}: {tenth * 10} % of {total / 1e9:.1f} GB")
-
-    return on_bytes
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from pocqueue.engine import Engine, load_engine
+from pocqueue.engine import Engine, EngineOptions, load_engine
 from pocqueue.engine.embedded import EMBEDDED_FINGERPRINT, ensure_embedded_model
 from pocqueue.engine.torch_engine import TorchEngine
 from pocqueue.errors import DeviceNotFound, EngineError, InvalidRound, ModelNotFound, SettingsError
@@ -35,7 +36,8 @@ def state_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _load(state_dir: Path, dtype: str = "auto", model: str = "embedded") -> Engine:
-    return load_engine(engine="torch", model=model, device="cpu", state_dir=state_dir, dtype=dtype)
+    options = EngineOptions(model=model, device="cpu", state_dir=state_dir, dtype=dtype)
+    return load_engine("torch", options)
 
 
 @pytest.fixture(scope="module")
@@ -210,10 +212,9 @@ def test_loading_reports_its_steps(
     """In our words, through the callback, with nothing printed by anyone."""
     lines: list[str] = []
     # The embedded model is too small to be worth a line.
-    monkeypatch.setattr("pocqueue.engine.torch_loader.WORTH_A_LINE_BYTES", 1)
-    load_engine(
-        engine="torch", model="embedded", device="cpu", state_dir=tmp_path, on_progress=lines.append
-    )
+    monkeypatch.setattr("pocqueue.engine.models.WORTH_A_LINE_BYTES", 1)
+    options = EngineOptions(model="embedded", device="cpu", state_dir=tmp_path)
+    load_engine("torch", options, lines.append)
     assert lines[0] == "Hashing the weights of embedded: 10 % of 0.0 GB"
     assert "Loading embedded on cpu" in lines
     assert lines[-1].startswith("Loaded embedded on cpu (")
@@ -241,15 +242,20 @@ def test_a_copy_of_the_folder_is_the_same_model(
         ({"num_threads": 0}, SettingsError, "num_threads is 0"),
         ({"device": "cuda:99"}, DeviceNotFound, "cuda:99"),
         ({"device": "tpu"}, SettingsError, "device is 'tpu'"),
+        (
+            {"tensor_parallel": 2},
+            SettingsError,
+            "POCQUEUE_TENSOR_PARALLEL is 2; allowed with engine torch: 1",
+        ),
     ],
 )
 def test_settings_are_checked_before_loading(
     tmp_path: Path, options: dict[str, object], error: type[Exception], words: str
 ) -> None:
     """Nothing is written for an engine that cannot be."""
-    arguments: dict[str, object] = {"engine": "torch", "model": "embedded", "device": "cpu"}
+    base = EngineOptions(model="embedded", device="cpu", state_dir=tmp_path)
     with pytest.raises(error, match=words):
-        load_engine(**{**arguments, "state_dir": tmp_path, **options})  # type: ignore[arg-type]
+        load_engine("torch", replace(base, **options))  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -193,14 +193,16 @@ def test_children_get_exactly_the_settings(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_gpus_are_counted_once_for_auto_and_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """A named device is one; without any CUDA device there is the CPU."""
     monkeypatch.setattr(local_stack, "count_cuda_devices", lambda env: 3)
-    assert [local_stack._default_workers(d, {}) for d in ("auto", "cuda", "cuda:1", "cpu")] == [
-        3,
-        3,
-        1,
-        1,
-    ]
+
+    def num_workers(**fields: object) -> int:
+        return local_stack._default_workers(Settings().model_copy(update=fields), {})
+
+    assert [num_workers(device=d) for d in ("auto", "cuda", "cuda:1", "cpu")] == [3, 3, 1, 1]
+    assert num_workers(tensor_parallel=2) == 1
+    assert num_workers(tensor_parallel=4) == 1
+    assert num_workers(engine="vllm-server") == 1
     monkeypatch.setattr(local_stack, "count_cuda_devices", lambda env: 0)
-    assert local_stack._default_workers("auto", {}) == 1
+    assert num_workers() == 1
 
 
 def test_no_driver_means_no_gpu_and_no_torch(monkeypatch: pytest.MonkeyPatch) -> None:

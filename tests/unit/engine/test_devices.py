@@ -32,6 +32,16 @@ def test_a_queue_names_a_device(
     assert devices.device_for_queue(name, setting) == device
 
 
+def test_a_queue_of_several_devices_names_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two GPUs a queue: gpu0 has devices 0 and 1, gpu1 has 2 and 3; all of them must exist."""
+    _have(monkeypatch, 4)
+    assert devices.device_for_queue("gpu0", "auto", 2) == "cuda:0"
+    assert devices.device_for_queue("gpu1", "cuda", 2) == "cuda:2"
+    assert devices.device_for_queue("gpu0", "cuda:1", 2) == "cuda:1"
+    with pytest.raises(DeviceNotFound, match="names CUDA device 5, but this machine has 4"):
+        devices.device_for_queue("gpu2", "auto", 2)
+
+
 @pytest.mark.parametrize(
     ("count", "name", "setting", "words"),
     [

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pocqueue.engine import EngineInfo, load_engine
+from pocqueue.engine import EngineInfo, EngineOptions, load_engine
 from pocqueue.engine.base import check_batch
 from pocqueue.errors import InvalidRound, SettingsError
 from pocqueue.poc.config import PoCConfig
@@ -61,13 +61,14 @@ def test_batches_out_of_bounds_are_refused_by_field(
 def test_an_unknown_engine_is_refused_with_those_there_are(tmp_path: Path) -> None:
     """The message lists the allowed engines."""
     with pytest.raises(SettingsError, match=r"engine is 'llama'; allowed: .*torch"):
-        load_engine(engine="llama", model="embedded", device="cpu", state_dir=tmp_path)
+        load_engine("llama", EngineOptions(model="embedded", device="cpu", state_dir=tmp_path))
 
 
 def test_importing_the_package_does_not_import_torch() -> None:
     """The scheduler and the APIs import it, and have to start at once."""
     modules = (
-        "engine, engine.base, engine.devices, engine.fingerprint, engine.models, engine.queue_names"
+        "engine, engine.base, engine.devices, engine.fingerprint, engine.models, engine.queue_names, "
+        "engine.local, engine.vllm_server"
     )
     imports = "; ".join(f"import pocqueue.{module}" for module in modules.split(", "))
     code = (

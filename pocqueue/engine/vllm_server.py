@@ -1,0 +1,231 @@
+"""The engine of a served model: distances computed by a vLLM server that has our plugin, over HTTP.
+
+A worker with this engine has no model and no GPU of its own. Between its batches the server goes on
+with whatever else it serves. Two routes are used (see docs/vllm.md):
+
+    GET  /api/v1/pow/model      -> fields of EngineInfo, and max_batch_size
+    POST /api/v1/pow/distances  {"block_hash", "public_key", "nonces", "batch_size", "seq_len"}
+                                -> {"distances": [float | null], "fingerprint", "dtype"}
+
+A distance that is not finite travels as null. The fingerprint comes with every reply, because a
+server may be restarted with another model between two batches.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import httpx
+
+from pocqueue.engine import EngineOptions
+from pocqueue.engine.base import EngineInfo, OnProgress, check_batch
+from pocqueue.errors import EngineError, EngineUnavailable
+from pocqueue.poc.config import PoCConfig
+
+#: A server that does not answer, or says that it cannot just now, is asked again for this long.
+PATIENCE_S = 60.0
+#: The same when a worker starts, perhaps together with its server, which has a model to load.
+START_PATIENCE_S = 900.0
+#: Longest time for one batch, as long as a server waits for its own engine and a little more.
+BATCH_TIMEOUT_S = 330.0
+_PAUSES_S = (0.1, 0.25, 0.5, 1.0, 2.0)
+_TELL_EVERY_S = 10.0
+
+
+class VllmServerEngine:
+    """A served model as a function from nonces to distances; see ``Engine``.
+
+    Args:
+        client: with the server's base URL and its token.
+        info: what is served.
+        max_batch_size: most sequences that the server takes in a pass.
+        patience_s: seconds for which a server that is away is asked again.
+    """
+
+    def __init__(
+        self,
+        client: httpx.Client,
+        info: EngineInfo,
+        max_batch_size: int,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        self._client = client
+        self._info = info
+        self._max_batch_size = max_batch_size
+        self._patience_s = patience_s
+
+    @property
+    def info(self) -> EngineInfo:
+        """What is served."""
+        return self._info
+
+    def distances(self, config: PoCConfig, nonces: Sequence[int]) -> list[float]:
+        """Compute the distances of one batch; see ``Engine.distances``.
+
+        Raises:
+            InvalidRound: a size of the batch is out of bounds.
+            EngineUnavailable: the server is away for too long, or serves another model.
+            EngineError: the server refuses, and says why.
+        """
+        check_batch(self._info, config, nonces, max_batch_size=self._max_batch_size)
+        if not nonces:
+            return []
+        body = {
+            "block_hash": config.block_hash,
+            "public_key": config.public_key,
+            "nonces": list(nonces),
+            "batch_size": config.batch_size,
+            "seq_len": config.seq_len,
+        }
+        reply = _ask(
+            self._client, "POST", "/api/v1/pow/distances", body, self._patience_s, on_wait=_nothing
+        )
+        served = (reply.get("fingerprint"), reply.get("dtype"))
+        if served != (self._info.fingerprint, self._info.dtype):
+            raise EngineUnavailable(
+                f"The vLLM server at {self._client.base_url} serves another model by now "
+                f"({str(served[0])[:12]} in {served[1]}, before {self._info.fingerprint[:12]} in "
+                f"{self._info.dtype}). Start this worker again to work with that one."
+            )
+        distances = reply.get("distances")
+        if not isinstance(distances, list) or len(distances) != len(nonces):
+            raise EngineUnavailable(
+                f"The vLLM server at {self._client.base_url} did not answer with one distance for each "
+                f"of {len(nonces)} nonces."
+            )
+        return [math.nan if distance is None else float(distance) for distance in distances]
+
+    def warm_up(self, batch_size: int, seq_len: int) -> None:
+        """Run one pass of this shape and drop the result.
+
+        Raises:
+            InvalidRound, EngineError: as ``distances`` does.
+        """
+        config = PoCConfig("warm-up", 0, "warm-up", 1.0, batch_size=batch_size, seq_len=seq_len)
+        self.distances(config, [0])
+
+    def close(self) -> None:
+        """Close the connections; the server goes on."""
+        self._client.close()
+
+
+def connect_vllm_server(options: EngineOptions, on_progress: OnProgress) -> VllmServerEngine:
+    """Ask a vLLM server what it serves; wait for one that is still starting.
+
+    Raises:
+        EngineUnavailable: it does not answer for `START_PATIENCE_S`.
+        EngineError: it has no such routes, or refuses the token.
+    """
+    headers = {}
+    if options.server_token is not None:
+        headers["Authorization"] = f"Bearer {options.server_token}"
+    client = httpx.Client(
+        base_url=options.server_url.rstrip("/"),
+        headers=headers,
+        timeout=httpx.Timeout(BATCH_TIMEOUT_S, connect=5.0),
+        # A server named by the operator is reached directly, whatever proxies the environment names.
+        trust_env=False,
+    )
+    try:
+        reply = _ask(
+            client,
+            "GET",
+            "/api/v1/pow/model",
+            None,
+            START_PATIENCE_S,
+            on_wait=lambda why: on_progress(f"Waiting for the vLLM server: {why}"),
+        )
+        info = replace(EngineInfo.from_dict(reply), engine="vllm-server")
+        max_batch_size = int(reply["max_batch_size"])
+    except (KeyError, ValueError) as exc:
+        client.close()
+        raise EngineError(
+            f"The server at {options.server_url} does not describe its model as pocqueue's plugin does "
+            f"({exc}). Both sides need the same version of pocqueue."
+        ) from exc
+    except BaseException:
+        client.close()
+        raise
+    on_progress(f"Using {info.model} of the vLLM server at {options.server_url} in {info.dtype}")
+    return VllmServerEngine(client, info, max_batch_size)
+
+
+def _ask(
+    client: httpx.Client,
+    method: str,
+    path: str,
+    body: dict[str, Any] | None,
+    patience_s: float,
+    on_wait: Callable[[str], None],
+) -> dict[str, Any]:
+    """Send a request until it is answered; repeating one does no harm.
+
+    Args:
+        client: of the server.
+        method: "GET" or "POST".
+        path: of the route.
+        body: as JSON; None for none.
+        patience_s: seconds for which no answer, or 502 to 504, is not final.
+        on_wait: told why, at most every few seconds.
+
+    Raises:
+        EngineUnavailable: patience is over.
+        EngineError: the server refused.
+    """
+    give_up = time.monotonic() + patience_s
+    told, attempt = -math.inf, 0
+    while True:
+        why = ""
+        try:
+            response = client.request(method, path, json=body)
+        except httpx.TransportError as exc:
+            why = f"{client.base_url} does not answer ({type(exc).__name__})"
+        else:
+            if response.status_code == 200:
+                reply = response.json()
+                return reply if isinstance(reply, dict) else {}
+            detail = _detail(response)
+            if response.status_code not in {502, 503, 504}:
+                raise EngineError(_refusal(client, path, response.status_code, detail))
+            why = f"{client.base_url} says {response.status_code}: {detail}"
+        now = time.monotonic()
+        pause = _PAUSES_S[min(attempt, len(_PAUSES_S) - 1)]
+        if now + pause > give_up:
+            raise EngineUnavailable(
+                f"The vLLM server cannot be used: {why}. Check POCQUEUE_VLLM_URL and the server's log."
+            )
+        if now - told > _TELL_EVERY_S:
+            told = now
+            on_wait(why)
+        time.sleep(pause)
+        attempt += 1
+
+
+def _refusal(client: httpx.Client, path: str, status: int, detail: str) -> str:
+    where = f"The vLLM server at {client.base_url}"
+    if status == 401:
+        return (
+            f"{where} refuses the token. Set POCQUEUE_VLLM_TOKEN to the server's, or its --api-key."
+        )
+    if status == 404:
+        return (
+            f"{where} has no route {path}. Start it with VLLM_PLUGINS=pocqueue and pocqueue installed "
+            "beside vLLM; `pocqueue vllm serve MODEL` does both."
+        )
+    return f"{where} refuses a batch with status {status}: {detail}"
+
+
+def _detail(response: httpx.Response) -> str:
+    try:
+        detail = response.json()["detail"]
+    except (ValueError, KeyError, TypeError):
+        return response.text[:200]
+    return str(detail)[:300]
+
+
+def _nothing(_why: str) -> None:
+    """Say nothing: the heartbeat shows that a batch takes long."""
