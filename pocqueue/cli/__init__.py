@@ -10,7 +10,17 @@ import sys
 
 import typer
 
-from pocqueue.cli import calibrate, demo, gpus, redis, round as round_commands, scheduler, up
+from pocqueue.cli import (
+    calibrate,
+    demo,
+    engine,
+    gpus,
+    redis,
+    round as round_commands,
+    scheduler,
+    up,
+    vllm,
+)
 from pocqueue.cli.output import EXIT_BAD_INPUT, print_error
 from pocqueue.errors import PocqueueError
 
@@ -26,6 +36,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(round_commands.app, name="round", short_help="Start, watch, stop, validate rounds.")
+app.add_typer(engine.app, name="engine", short_help="Compare engines on the same nonces.")
+app.add_typer(vllm.app, name="vllm", short_help="A vLLM server with the proof routes.")
 app.add_typer(redis.app, name="redis", short_help="The bundled Redis server.")
 app.command("up", short_help="Start everything on this machine; Ctrl-C ends it.")(up.up)
 app.command("demo", short_help="Run one short round, from nothing.")(demo.demo)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from pocqueue.engine.base import Engine, EngineInfo, OnProgress
@@ -63,15 +64,13 @@ def _load_torch(options: EngineOptions, on_progress: OnProgress) -> Engine:
 
 
 def _load_vllm(options: EngineOptions, on_progress: OnProgress) -> Engine:
-    try:
-        from pocqueue.engine.vllm_engine import load_vllm_engine
-    except ModuleNotFoundError as exc:
-        if exc.name != "vllm":
-            raise
+    from pocqueue.engine.vllm_engine import load_vllm_engine
+
+    if find_spec("vllm") is None:
         raise EngineError(
             "Engine vllm needs vLLM, which is not installed here: pip install 'pocqueue[vllm]', or use "
             "POCQUEUE_ENGINE=torch."
-        ) from None
+        )
     return load_vllm_engine(options, on_progress)
 
 

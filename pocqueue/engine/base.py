@@ -14,6 +14,9 @@ from pocqueue.errors import InvalidRound
 if TYPE_CHECKING:
     from pocqueue.poc.config import PoCConfig
 
+#: What an operator gives vLLM as ``--worker-extension-cls``; see ``vllm_worker.py``.
+EXTENSION = "pocqueue.engine.vllm_worker.PoCWorker"
+
 #: Receives one short line of text whenever loading a model gets on; called in the loading thread.
 OnProgress = Callable[[str], None]
 

@@ -13,11 +13,10 @@ from dataclasses import replace
 from typing import Any
 
 from pocqueue.engine import EngineOptions
-from pocqueue.engine.base import EngineInfo, OnProgress, check_batch
+from pocqueue.engine.base import EXTENSION, EngineInfo, OnProgress, check_batch
 from pocqueue.engine.devices import check_device
 from pocqueue.engine.models import ResolvedModel, fingerprint_with_progress, resolve_model
 from pocqueue.engine.proof_maths import warm_up_config
-from pocqueue.engine.vllm_worker import EXTENSION
 from pocqueue.errors import EngineError, ModelNotFound, PocqueueError, SettingsError
 from pocqueue.poc.config import PoCConfig
 

@@ -17,9 +17,6 @@ from pocqueue.engine.proof_maths import ProofMaths
 from pocqueue.engine.vllm_forward import VllmForward
 from pocqueue.poc.config import PoCConfig
 
-#: As a worker is told on a command line.
-EXTENSION = "pocqueue.engine.vllm_worker.PoCWorker"
-
 
 class PoCWorker:
     """Mixed into vLLM's worker class, which has ``model_runner``, ``vllm_config`` and ``device``."""

@@ -29,6 +29,23 @@ class ModelConfig(Protocol):
     def vocab_size(self) -> int: ...
 
 
+class DistanceSource(Protocol):
+    """What computes distances for a manager: a model in this process, or one elsewhere.
+
+    Attributes:
+        lock: held during a pass. Whoever holds it (it is re-entrant) has the model to itself.
+    """
+
+    @property
+    def lock(self) -> threading.RLock: ...
+
+    def distances(
+        self, config: PoCConfig, public_key: str, target: torch.Tensor, nonces: Sequence[int]
+    ) -> list[float]:
+        """Compute the distances of nonces, blocking until done; see `ForwardPass.distances`."""
+        ...
+
+
 class ForwardPass:
     """One model as a function from nonces to distances, one pass at a time.
 

@@ -25,8 +25,8 @@ import torch
 
 from pocqueue.errors import InvalidRound
 from pocqueue.poc.config import PoCConfig, PoCState
-from pocqueue.poc.data import ProofBatch, is_valid
-from pocqueue.poc.forward import ForwardPass, ModelConfig
+from pocqueue.poc.data import ProofBatch, ValidatedBatch, check_length, is_valid
+from pocqueue.poc.forward import DistanceSource, ForwardPass, ModelConfig
 from pocqueue.poc.gpu_random import generate_target
 from pocqueue.poc.nonces import check_node, nonces_of
 from pocqueue.poc.stats import PoCStats
@@ -58,11 +58,14 @@ class PoCManager:
 
     Args:
         model: a model as vLLM runs it; `ForwardPass` says what is called. Its first parameter tells
-            device and dtype.
+            device and dtype. None where `source` is given.
         model_config: has ``hidden_size`` and ``vocab_size``.
+        source: computes the distances instead, on a model that is not in this process. Targets are
+            then made on the CPU.
 
     Attributes:
         state: what the manager is doing.
+        error: why the round ended as failed; None where it did not.
         config: the round; None before the first.
         target: float32 ``[vocab_size]`` on the model's device; None before the first round.
         stats: counters and clock of the round.
@@ -72,15 +75,21 @@ class PoCManager:
     Methods may be called from any thread.
     """
 
-    def __init__(self, model: Any, model_config: ModelConfig) -> None:
+    def __init__(
+        self, model: Any, model_config: ModelConfig, *, source: DistanceSource | None = None
+    ) -> None:
         self.model = model
         self.model_config = model_config
-        # Taken once: some models hand out an iterator that cannot be started again.
-        parameter = next(model.parameters())
-        self.device: torch.device = parameter.device
-        self.dtype: torch.dtype = parameter.dtype
+        self.device = torch.device("cpu")
+        if source is None:
+            # Taken once: some models hand out an iterator that cannot be started again.
+            parameter = next(model.parameters())
+            self.device = parameter.device
+            source = ForwardPass(model, model_config, self.device, parameter.dtype)
+        self._source = source
 
         self.state = PoCState.IDLE
+        self.error: str | None = None
         self.config: PoCConfig | None = None
         self.target: torch.Tensor | None = None
         self.stats = PoCStats()
@@ -92,7 +101,6 @@ class PoCManager:
         self._generation_task: asyncio.Task[Any] | None = None
         self._callback_sender: PoCCallbackSender | None = None
         self._closing: set[Future[None]] = set()
-        self._forward = ForwardPass(model, model_config, self.device, self.dtype)
         self._lock = threading.RLock()  # the fields above; taken after the model's lock, if at all
 
     def init_round(self, config: PoCConfig) -> None:
@@ -122,6 +130,7 @@ class PoCManager:
             self._round_number += 1
             self._callback_sender = sender
             self.state = PoCState.IDLE
+            self.error = None
 
     def start_generate(self) -> None:
         """Start or resume searching. Call after `init_round`.
@@ -154,6 +163,16 @@ class PoCManager:
             self._retire_sender()
             self.stats.stop()
             self.state = PoCState.STOPPED
+
+    def fail_round(self, reason: str) -> None:
+        """End the round as failed: as `stop_round` does, with the reason in the status.
+
+        Args:
+            reason: one sentence; stays until the next `init_round`.
+        """
+        with self._lock:
+            self.stop_round()
+            self.error = reason
 
     async def close(self) -> None:
         """Stop the round and wait until every callback sender has flushed and closed."""
@@ -220,7 +239,7 @@ class PoCManager:
             config, target = self.config, self.target
         if config is None or target is None:
             raise RuntimeError("No round configured")
-        distances = self._forward.distances(config, public_key, target, nonces)
+        distances = self._source.distances(config, public_key, target, nonces)
         return distances, [is_valid(distance, config.r_target) for distance in distances]
 
     async def validate_async(
@@ -228,6 +247,41 @@ class PoCManager:
     ) -> tuple[list[float], list[bool]]:
         """Do as `validate` in a worker thread."""
         return await asyncio.to_thread(self.validate, nonces, public_key)
+
+    async def check_proof(self, proof: ProofBatch) -> ValidatedBatch:
+        """Recompute somebody's proof for this round's block, and queue the verdict for the callback.
+
+        The block is the round's whatever the proof says, so that one made for another block fails.
+
+        Args:
+            proof: nonces and claimed distances; the public key is the one they were searched for.
+
+        Returns:
+            The verdict; distances that were not finite count as invalid.
+
+        Raises:
+            RuntimeError: there is no round.
+            InvalidRound: there is not one distance for each nonce.
+        """
+        check_length("dist", proof.dist, proof.nonces)
+        with self._lock:
+            config, sender = self.config, self._callback_sender
+        computed, _valid = await self.validate_async(proof.nonces, proof.public_key)
+        assert config is not None  # or the line above had raised
+        verdict = ValidatedBatch(
+            public_key=proof.public_key,
+            block_hash=config.block_hash,
+            block_height=config.block_height,
+            nonces=proof.nonces,
+            dist=computed,
+            node_id=proof.node_id,
+            received_dist=proof.dist,
+            r_target=config.r_target,
+            fraud_threshold=config.fraud_threshold,
+        )
+        if sender is not None:
+            await sender.send_validated(verdict)
+        return verdict
 
     def get_status(self) -> dict[str, Any]:
         """Return state and results as JSON-ready values; the lists are copies, see `KEPT_VALID`."""
@@ -240,6 +294,9 @@ class PoCManager:
                 "total_valid": self.stats.total_valid,
                 "elapsed_seconds": self.stats.elapsed,
                 "rate_per_second": self.stats.rate,
+                "total_nonfinite": self.stats.total_nonfinite,
+                "failed": self.error is not None,
+                "error": self.error,
             }
 
     def _start(self, state: PoCState) -> None:
@@ -251,13 +308,13 @@ class PoCManager:
 
     def _search(self) -> tuple[_Work, list[float]] | None:
         """Take nonces and compute their distances; None where no round is being searched."""
-        with self._forward.lock:
+        with self._source.lock:
             # Decided here, with the model in hand: the wait for it may have outlasted the round.
             with self._lock:
                 if self.state != PoCState.GENERATING or self.config is None or self.target is None:
                     return None
                 work = _Work(self._round_number, self.config, self.target, self.get_next_nonces())
-            return work, self._forward.distances(
+            return work, self._source.distances(
                 work.config, work.config.public_key, work.target, work.nonces
             )
 

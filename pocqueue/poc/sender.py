@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -24,7 +25,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from pocqueue.errors import InvalidRound
-from pocqueue.poc.data import ProofBatch, ValidatedBatch
+from pocqueue.poc.data import ProofBatch, ValidatedBatch, is_valid
 
 logger = logging.getLogger(__name__)
 
@@ -105,11 +106,11 @@ class PoCCallbackSender:
         """Queue the valid nonces of a batch for POST ``{callback_url}/generated``; none, no call."""
         valid = batch.sub_batch(self.r_target)
         if len(valid) > 0:
-            self._enqueue("/generated", asdict(valid))
+            self._enqueue("/generated", asdict(valid) | {"r_target": self.r_target})
 
     async def send_validated(self, batch: ValidatedBatch) -> None:
         """Queue a verdict for POST ``{callback_url}/validated``."""
-        self._enqueue("/validated", asdict(batch))
+        self._enqueue("/validated", validated_body(batch))
 
     async def post(self, endpoint: str, body: Mapping[str, Any]) -> Delivery:
         """Make one attempt now, past queue, retries and counters, and say what came of it.
@@ -265,6 +266,27 @@ class PoCCallbackSender:
     def _drop(self, endpoint: str, reason: str) -> None:
         self.dropped += 1
         logger.warning("Callback %s%s: dropped, %s", self._where, endpoint, reason)
+
+
+def validated_body(batch: ValidatedBatch) -> dict[str, Any]:
+    """Return a verdict as it goes over the wire: in the words of both kinds of receivers.
+
+    The fields of `ValidatedBatch`, and beside them those that vLLM's callbacks have:
+    ``computed_distances``, ``received_distances`` and ``valid``, one item a nonce. Distances that
+    are not finite are null.
+    """
+    computed, received = _finite(batch.dist), _finite(batch.received_dist)
+    return asdict(batch) | {
+        "dist": computed,
+        "received_dist": received,
+        "computed_distances": computed,
+        "received_distances": received,
+        "valid": [is_valid(distance, batch.r_target) for distance in batch.dist],
+    }
+
+
+def _finite(distances: list[float]) -> list[float | None]:
+    return [distance if math.isfinite(distance) else None for distance in distances]
 
 
 def _judge(status: int) -> Delivery:

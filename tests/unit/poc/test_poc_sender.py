@@ -48,12 +48,13 @@ def counts(sender: PoCCallbackSender) -> tuple[int, int, int]:
 
 
 async def test_generated_sends_the_valid_nonces(receiver: Receiver) -> None:
-    """The body is asdict of the valid part, as JSON, at /generated below the callback URL."""
+    """The body is asdict of the valid part and r_target, as JSON, at /generated below the URL."""
     async with sender_to(receiver.url + "/") as sender:
         await sender.send_generated(proof(3))
         assert await sender.flush(20)
         assert counts(sender) == (1, 0, 0)
-    assert receiver.received == [("/v1/poc-batches/generated", asdict(proof(3).sub_batch(1.0)))]
+    body = asdict(proof(3).sub_batch(1.0)) | {"r_target": 1.0}
+    assert receiver.received == [("/v1/poc-batches/generated", body)]
     assert receiver.received[0][1]["nonces"] == [3]
     assert receiver.content_types == {"application/json"}
 
@@ -73,7 +74,13 @@ async def test_validated_sends_the_verdict(receiver: Receiver) -> None:
     )
     async with sender_to(receiver.url) as sender:
         await sender.send_validated(verdict)
-    assert receiver.received == [("/v1/poc-batches/validated", asdict(verdict))]
+    [(path, body)] = receiver.received
+    assert path == "/v1/poc-batches/validated"
+    assert body == asdict(verdict) | {
+        "computed_distances": verdict.dist,
+        "received_distances": verdict.received_dist,
+        "valid": [distance < 1.0 for distance in verdict.dist],
+    }
 
 
 async def test_it_tries_again_until_it_works(receiver: Receiver) -> None:
@@ -212,12 +219,27 @@ async def test_unused_sender_closes() -> None:
     await sender_to("http://127.0.0.1:9").close()
 
 
-async def test_what_json_cannot_hold_is_dropped(receiver: Receiver) -> None:
-    """NaN has no JSON; the batch is counted and the next one goes on."""
+async def test_distances_that_are_not_finite_travel_as_null(receiver: Receiver) -> None:
+    """JSON has no NaN; such a nonce is invalid on either side."""
+    verdict = ValidatedBatch(
+        "pk", "bh", 7, [1, 2], [math.nan, 0.5], 0, [0.5, math.inf], 1.0, 0.01
+    )
     async with sender_to(receiver.url) as sender:
-        for dist in (math.nan, 0.5):
+        await sender.send_validated(verdict)
+        assert await sender.flush(20)
+    [(_path, body)] = receiver.received
+    assert body["computed_distances"] == body["dist"] == [None, 0.5]
+    assert body["received_distances"] == body["received_dist"] == [0.5, None]
+    assert body["valid"] == [False, True]
+    assert body["n_invalid"] == 2
+
+
+async def test_what_json_cannot_hold_is_dropped(receiver: Receiver) -> None:
+    """Nothing is sent; the batch is counted and the next one goes on."""
+    async with sender_to(receiver.url) as sender:
+        for r_target in (math.nan, 1.0):
             await sender.send_validated(
-                ValidatedBatch("pk", "bh", 7, [1], [dist], 0, [0.5], 1.0, 0.01)
+                ValidatedBatch("pk", "bh", 7, [1], [0.5], 0, [0.5], r_target, 0.01)
             )
         assert await sender.flush(20)
         assert counts(sender) == (1, 0, 1)

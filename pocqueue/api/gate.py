@@ -1,0 +1,160 @@
+"""The gate in front of a server's inference routes: open as a rule, closed while a proof round runs.
+
+Promises:
+- A request that was let in is never cut: it runs to its end, whatever the gate does meanwhile.
+- While the gate is closed a new one gets 503 at once, with ``Retry-After`` and an error body in
+  OpenAI's shape, so that clients and load balancers go elsewhere or come again.
+- Opening has effect for the very next request.
+Health, metrics, lists of models and the proof's own routes always pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+#: Paths below which POST requests and WebSockets make the engine work, in vLLM 0.32.
+INFERENCE_PREFIXES = (
+    "/v1",
+    "/v2",
+    "/inference",
+    "/cohere",
+    "/generate",
+    "/generative_scoring",
+    "/invocations",
+    "/pooling",
+    "/classify",
+    "/embed",
+    "/score",
+    "/rerank",
+)
+#: A round may be stopped early, so nobody is sent away for longer.
+_MAX_RETRY_AFTER_S = 60.0
+#: Of these, what only reads or writes text.
+_LIGHT = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
+
+
+class InferenceGate:
+    """Lets inference requests in, or not, and counts those that run.
+
+    Used from the event loop only.
+
+    Args:
+        window_s: seconds that it is closed for, as a rule; tells refused clients when to come again.
+    """
+
+    def __init__(self, window_s: float) -> None:
+        self._window_s = window_s
+        self._closed_at: float | None = None
+        self._running = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def closed(self) -> bool:
+        """Whether new requests are refused."""
+        return self._closed_at is not None
+
+    @property
+    def running(self) -> int:
+        """Requests that were let in and have not ended."""
+        return self._running
+
+    @property
+    def retry_after(self) -> int:
+        """Whole seconds for ``Retry-After``: what is left of the window, 1 to 60."""
+        closed_for_s = time.monotonic() - (self._closed_at or 0.0)
+        return max(1, math.ceil(min(_MAX_RETRY_AFTER_S, self._window_s - closed_for_s)))
+
+    def close(self) -> None:
+        """Let nothing more in."""
+        if self._closed_at is None:
+            self._closed_at = time.monotonic()
+
+    def open(self) -> None:
+        """Let everything in again."""
+        self._closed_at = None
+
+    def enter(self) -> None:
+        """Count a request that begins."""
+        self._running += 1
+        self._idle.clear()
+
+    def leave(self) -> None:
+        """Count a request that ended."""
+        self._running -= 1
+        if not self._running:
+            self._idle.set()
+
+    async def drained(self, timeout_s: float) -> bool:
+        """Wait until no request runs; say whether that is so when the time is up."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+class GateMiddleware:
+    """ASGI middleware that asks a gate.
+
+    Args:
+        app: what comes behind.
+        gate: to ask.
+    """
+
+    def __init__(self, app: ASGIApp, gate: InferenceGate) -> None:
+        self._app = app
+        self._gate = gate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if not is_inference(scope):
+            await self._app(scope, receive, send)
+            return
+        if self._gate.closed:
+            if scope["type"] == "websocket":
+                await receive()  # the connect event, which has to be read first
+                await send({"type": "websocket.close", "code": 1013, "reason": "proof round"})
+            else:
+                await _refuse(self._gate.retry_after)(scope, receive, send)
+            return
+        self._gate.enter()
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._gate.leave()
+
+
+def is_inference(scope: Scope) -> bool:
+    """Say whether a request would make the engine work."""
+    if scope["type"] == "http":
+        if scope["method"] != "POST":
+            return False
+    elif scope["type"] != "websocket":
+        return False
+    path: str = scope["path"].removeprefix(scope.get("root_path", "").rstrip("/"))
+    if path.startswith(_LIGHT):
+        return False
+    return any(path == prefix or path.startswith(f"{prefix}/") for prefix in INFERENCE_PREFIXES)
+
+
+def _refuse(retry_after: int) -> JSONResponse:
+    return JSONResponse(
+        {
+            "error": {
+                "message": "The model is proving its compute for a proof round and takes no requests "
+                f"just now. Try again in {retry_after} seconds.",
+                "type": "service_unavailable",
+                "param": None,
+                "code": 503,
+            }
+        },
+        status_code=503,
+        headers={"Retry-After": str(retry_after)},
+    )

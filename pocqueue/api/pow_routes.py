@@ -1,0 +1,240 @@
+"""The proof routes of a vLLM server, `/api/v1/pow/…`: WIRE.md section 2, "vLLM variant".
+
+Errors are ``{"detail": sentence}`` whatever the application around them does with errors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import secrets
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
+from typing_extensions import override
+
+from pocqueue.api.pow_schema import (
+    ERRORS,
+    DistancesAnswer,
+    DistancesBody,
+    InitBody,
+    ProofBody,
+    RoundAnswer,
+    StatusAnswer,
+    VerdictAnswer,
+)
+from pocqueue.api.pow_service import NoRound, PowService, RoundRunning
+from pocqueue.errors import EngineError, InvalidRound, PocqueueError
+from pocqueue.poc.config import PoCConfig
+from pocqueue.rounds.spec import ALLOWED
+
+PREFIX = "/api/v1/pow"
+
+
+class Unauthorized(PocqueueError):
+    """The token is missing or wrong."""
+
+
+class MissingPart(PocqueueError):
+    """A part of the round is missing that older clients may leave out."""
+
+
+#: Status by class of error; the first that fits.
+_STATUS: tuple[tuple[type[Exception], int], ...] = (
+    (Unauthorized, 401),
+    (NoRound, 400),
+    (MissingPart, 400),
+    (RoundRunning, 409),
+    (InvalidRound, 422),
+    (EngineError, 503),
+)
+
+
+class _PowRoute(APIRoute):
+    """Turns what goes wrong into a status and one sentence."""
+
+    @override
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            try:
+                return await handler(request)
+            except RequestValidationError as exc:
+                return _answer(422, _sentence(exc))
+            except PocqueueError as exc:
+                status = next((code for kind, code in _STATUS if isinstance(exc, kind)), 500)
+                return _answer(status, str(exc))
+
+        return handle
+
+
+class PowState:
+    """What the routes work on, which comes after them: a server adds routes, then loads its model.
+
+    Attributes:
+        service: None until the engine is there, or where it cannot be used.
+        reason: why there is none.
+        tokens: SHA-256 of each token that opens the routes; empty: they are open.
+        model_error: why the model's fingerprint is not known yet, or never will be.
+    """
+
+    def __init__(self) -> None:
+        self.service: PowService | None = None
+        self.reason = "Engine not available: the server is still starting."
+        self.tokens: Sequence[bytes] = ()
+        self.model_error: str | None = "the model's weights are being hashed"
+
+    def ready(self, request: Request) -> PowService:
+        """Return the service for a request that may use it.
+
+        Raises:
+            Unauthorized, EngineError: see the classes.
+        """
+        self._authorize(request)
+        if self.service is None:
+            raise EngineError(self.reason)
+        return self.service
+
+    def _authorize(self, request: Request) -> None:
+        if not self.tokens:
+            return
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        given = hashlib.sha256(token.strip().encode()).digest()
+        # All of them, always: the time says nothing about which one was close.
+        matches = [secrets.compare_digest(given, known) for known in self.tokens]
+        if scheme.lower() != "bearer" or not any(matches):
+            raise Unauthorized("Invalid auth token; send it as `Authorization: Bearer TOKEN`.")
+
+
+def pow_router(state: PowState) -> APIRouter:
+    """Return the routes, over a state that is filled in later."""
+    router = APIRouter(prefix=PREFIX, route_class=_PowRoute, tags=["proof"], responses=ERRORS)
+
+    def answer(service: PowService) -> dict[str, Any]:
+        return {"status": "OK", "pow_status": service.status()}
+
+    @router.post("/init", response_model=RoundAnswer)
+    async def init(body: InitBody, request: Request) -> Any:
+        """Set up a round."""
+        service = state.ready(request)
+        service.init(_config(body))
+        return answer(service)
+
+    @router.post("/init/generate", response_model=RoundAnswer)
+    async def init_generate(body: InitBody, request: Request) -> Any:
+        """Set up a round and search its nonces. Inference routes answer 503 until it is over."""
+        service = state.ready(request)
+        service.init(_config(body))
+        service.generate()
+        return answer(service)
+
+    @router.post("/init/validate", response_model=RoundAnswer)
+    async def init_validate(body: InitBody, request: Request) -> Any:
+        """Set up a round to check proofs for. Inference routes answer 503 until it is over."""
+        service = state.ready(request)
+        service.init(_config(body))
+        service.validate()
+        return answer(service)
+
+    @router.post("/phase/generate", response_model=RoundAnswer)
+    async def phase_generate(request: Request) -> Any:
+        """Search the nonces of the round at hand."""
+        service = state.ready(request)
+        service.generate()
+        return answer(service)
+
+    @router.post("/phase/validate", response_model=RoundAnswer)
+    async def phase_validate(request: Request) -> Any:
+        """Stop searching and check proofs of the round at hand."""
+        service = state.ready(request)
+        service.validate()
+        return answer(service)
+
+    @router.post("/validate", response_model=VerdictAnswer)
+    async def validate(body: ProofBody, request: Request) -> Any:
+        """Recompute somebody's proof for the round's block and test it for fraud."""
+        verdict = await state.ready(request).check(body.to_batch())
+        return VerdictAnswer(
+            fraud_detected=verdict.fraud_detected,
+            computed_distances=_finite(verdict.dist),
+            n_invalid=verdict.n_invalid,
+            probability_honest=verdict.probability_honest,
+        )
+
+    @router.get("/status", response_model=StatusAnswer)
+    async def status(request: Request) -> Any:
+        """Say how the round stands, with its latest valid nonces."""
+        service = state.ready(request)
+        return service.status() | {"running_requests": service.gate.running}
+
+    @router.post("/stop", response_model=RoundAnswer)
+    async def stop(request: Request) -> Any:
+        """End the round; inference goes on at once."""
+        service = state.ready(request)
+        service.stop()
+        return answer(service)
+
+    @router.get("/model")
+    async def model(request: Request) -> dict[str, Any]:
+        """Say what is served, for workers with engine vllm-server."""
+        service = state.ready(request)
+        if state.model_error is not None:
+            raise EngineError(f"Engine not available: {state.model_error}.")
+        served = service.model
+        return served.info.to_dict() | {"max_batch_size": served.max_batch_size}
+
+    @router.post("/distances", response_model=DistancesAnswer)
+    async def distances(body: DistancesBody, request: Request) -> Any:
+        """Compute the distances of given nonces, beside whatever else the server does."""
+        service = state.ready(request)
+        if state.model_error is not None:
+            raise EngineError(f"Engine not available: {state.model_error}.")
+        computed = await service.model.batch_distances(
+            body.block_hash, body.public_key, body.nonces, body.batch_size, body.seq_len
+        )
+        info = service.model.info
+        return DistancesAnswer(
+            distances=_finite(computed), fingerprint=info.fingerprint, dtype=info.dtype
+        )
+
+    return router
+
+
+def _config(body: InitBody) -> PoCConfig:
+    """Return the round of a body.
+
+    Raises:
+        MissingPart: r_target or the node is not set.
+    """
+    if body.r_target is None:
+        raise MissingPart("PoC config missing r_target")
+    if body.node_id == -1 or body.node_count == -1:
+        raise MissingPart("Node ID and node count must be set")
+    return PoCConfig(**body.model_dump())
+
+
+def _finite(distances: Sequence[float]) -> list[float | None]:
+    return [distance if math.isfinite(distance) else None for distance in distances]
+
+
+def _sentence(exc: RequestValidationError) -> str:
+    """Say what is wrong with a body: field, value, what is allowed."""
+    problem = exc.errors()[0]
+    path = [str(part) for part in problem["loc"] if part != "body"]
+    field = ".".join(path) or "body"
+    if problem["type"] == "missing":
+        return f"{field} is missing."
+    if problem["type"] == "json_invalid":
+        return "The body is not JSON."
+    allowed = ALLOWED.get(field, problem["msg"])
+    return str(InvalidRound(field, problem.get("input"), allowed))
+
+
+def _answer(status: int, detail: str) -> JSONResponse:
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+    return JSONResponse({"detail": detail}, status_code=status, headers=headers)

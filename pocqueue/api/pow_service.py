@@ -1,0 +1,185 @@
+"""A proof round on a served model: one manager, the gate before inference, and the search loop.
+
+Promises:
+- GENERATING and VALIDATING close the gate; every way out of them opens it: a stop, a failure, the end
+  of `max_round_s`, a client that never comes back.
+- Requests that run when a round begins are let finish, for `drain_s` at most; then the round begins
+  beside them, batch by batch.
+- A stop is answered at once. The batch at hand cannot be interrupted; its result is thrown away.
+- What goes wrong in the engine ends the round as failed, with the reason in the status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Any
+
+from pocqueue.api.gate import InferenceGate
+from pocqueue.api.served_model import ServedModel
+from pocqueue.errors import EngineError, InvalidRound, PocqueueError
+from pocqueue.poc.config import PoCConfig, PoCState
+from pocqueue.poc.data import ProofBatch, ValidatedBatch
+from pocqueue.poc.manager import PoCManager
+
+logger = logging.getLogger(__name__)
+
+_BUSY = {PoCState.GENERATING, PoCState.VALIDATING}
+
+
+class NoRound(PocqueueError):
+    """A round is asked for, and there is none."""
+
+
+class RoundRunning(PocqueueError):
+    """A round is being searched; it has to be stopped first."""
+
+
+class PowService:
+    """Runs proof rounds on a served model. Used from its event loop only.
+
+    Args:
+        model: the served model.
+        gate: before the inference routes.
+        drain_s: seconds that running requests get to finish before the first batch.
+        max_round_s: seconds after which a round ends that nobody stopped.
+    """
+
+    def __init__(
+        self, model: ServedModel, gate: InferenceGate, *, drain_s: float, max_round_s: float
+    ) -> None:
+        self.model = model
+        self.gate = gate
+        self._manager = PoCManager(None, model.sizes, source=model)
+        self._drain_s = drain_s
+        self._max_round_s = max_round_s
+        self._end: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def status(self) -> dict[str, Any]:
+        """Return how the round stands; see `PoCManager.get_status`."""
+        return self._manager.get_status()
+
+    def init(self, config: PoCConfig) -> None:
+        """Set up a round. One that validates is over with this.
+
+        Raises:
+            RoundRunning: one is being searched.
+            InvalidRound: the model cannot run it. Nothing changes.
+        """
+        self.model.check(config.batch_size, config.seq_len)
+        if self._manager.state is PoCState.GENERATING:
+            raise RoundRunning("Round already in progress. POST /api/v1/pow/stop ends it.")
+        self._manager.init_round(config)
+        self._leave()
+
+    def generate(self) -> None:
+        """Close the gate and search, from where the round stands; in the background.
+
+        Raises:
+            NoRound: there is no round.
+        """
+        self._require_round()
+        if self._manager.state is PoCState.GENERATING:
+            return
+        self._manager.start_generate()
+        self._enter()
+        self._manager.set_generation_task(self._spawn(self._search(), "poc-generate"))
+
+    def validate(self) -> None:
+        """Close the gate and stop searching; proofs are checked as they come.
+
+        Raises:
+            NoRound: there is no round.
+        """
+        self._require_round()
+        self._manager.start_validate()
+        self._enter()
+
+    def stop(self) -> None:
+        """End the round, if any, and open the gate."""
+        self._manager.stop_round()
+        self._leave()
+
+    async def check(self, proof: ProofBatch) -> ValidatedBatch:
+        """Recompute a proof for the round's block.
+
+        Raises:
+            NoRound: there is no round.
+            InvalidRound: the proof is none.
+            EngineError: the engine failed; so did the round, if it was searching or validating.
+        """
+        if self._manager.config is None:
+            raise NoRound("No round configured")
+        try:
+            return await self._manager.check_proof(proof)
+        except InvalidRound:
+            raise
+        except EngineError as exc:
+            if self._manager.state in _BUSY:
+                self._fail(str(exc))
+            raise
+
+    async def close(self) -> None:
+        """End everything and deliver the callbacks that wait, for a bounded time."""
+        self.stop()
+        await self._manager.close()
+        for task in list(self._tasks):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _search(self) -> None:
+        """Search until the state changes. The manager cancels this where the round ends."""
+        try:
+            if not await self.gate.drained(self._drain_s):
+                logger.warning(
+                    "%d requests still run after %.0f s; the proof round begins beside them.",
+                    self.gate.running,
+                    self._drain_s,
+                )
+            while self._manager.state is PoCState.GENERATING:
+                await self._manager.run_batch_async()
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the round must not seem to go on
+            self._fail(str(exc) or type(exc).__name__)
+
+    def _fail(self, reason: str) -> None:
+        logger.error("The proof round failed: %s", reason)
+        self._manager.fail_round(reason)
+        self._leave()
+
+    def _enter(self) -> None:
+        self.gate.close()
+        if self._end is not None:
+            self._end.cancel()
+        self._end = asyncio.get_running_loop().call_later(self._max_round_s, self._overdue)
+
+    def _leave(self) -> None:
+        if self._end is not None:
+            self._end.cancel()
+            self._end = None
+        if self.gate.closed:
+            self.gate.open()
+            # Behind the batch at hand; nobody waits for it.
+            self._spawn(self._release(), "poc-release")
+
+    def _overdue(self) -> None:
+        self._fail(f"nobody stopped the round within {self._max_round_s:.0f} s")
+
+    async def _release(self) -> None:
+        """Free the workers' scratch, unless the next round has begun by then."""
+        if self.gate.closed:
+            return
+        with contextlib.suppress(EngineError):  # a dead engine holds nothing
+            await self.model.call("poc_release")
+
+    def _require_round(self) -> None:
+        if self._manager.config is None:
+            raise NoRound("PoC not initialized")
+
+    def _spawn(self, coroutine: Any, name: str) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine, name=name)
+        self._tasks.add(task)  # or the loop alone would hold it, weakly
+        task.add_done_callback(self._tasks.discard)
+        return task

@@ -1,0 +1,63 @@
+"""`pocqueue vllm serve`: a vLLM server with the proof routes, in one short line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="A vLLM server with the proof routes.", no_args_is_help=True)
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def serve(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="Folder or hub id, as `vllm serve` takes it.")],
+) -> None:
+    """Serve a model with vLLM, and proof rounds on it. All other options are passed on to vLLM.
+
+    Short for: VLLM_PLUGINS=pocqueue vllm serve MODEL --worker-extension-cls
+    pocqueue.engine.vllm_worker.PoCWorker
+    """
+    from importlib.util import find_spec
+
+    from pocqueue.errors import EngineError
+
+    if find_spec("vllm") is None:
+        raise EngineError("vLLM is not installed here: pip install 'pocqueue[vllm]'.")
+    argv, env = vllm_command(model, context.args, os.environ)
+    # In place of this process: signals, exit code and terminal are the server's own.
+    os.execve(argv[0], argv, env)  # noqa: S606 - a fixed program, and no shell
+
+
+def vllm_command(
+    model: str, args: list[str], environ: os._Environ[str] | dict[str, str]
+) -> tuple[list[str], dict[str, str]]:
+    """Return program, arguments and environment of the server.
+
+    The server is started as a module: the command `vllm` of builds that are not named vllm, such as
+    the one for the CPU, looks for its own version and fails.
+
+    Raises:
+        SettingsError: the arguments name another worker extension.
+    """
+    from pocqueue.engine.base import EXTENSION
+    from pocqueue.errors import SettingsError
+
+    for place, arg in enumerate(args):
+        name, _, value = arg.partition("=")
+        if name.replace("_", "-") == "--worker-extension-cls":
+            value = value or (args[place + 1] if place + 1 < len(args) else "")
+            if value != EXTENSION:
+                raise SettingsError(
+                    f"--worker-extension-cls is {value!r}; allowed: {EXTENSION}, which this command adds. "
+                    "A class that extends it can be served with `vllm serve` itself."
+                )
+    plugins = [name for name in environ.get("VLLM_PLUGINS", "").split(",") if name]
+    if "pocqueue" not in plugins:
+        plugins.append("pocqueue")
+    env = dict(environ) | {"VLLM_PLUGINS": ",".join(plugins)}
+    argv = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
+    return [*argv, "--worker-extension-cls", EXTENSION, *args], env
