@@ -5,6 +5,7 @@ A missing vLLM skips these tests on a laptop and fails them in CI (`need_vllm`).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -105,16 +106,11 @@ class VllmServer:
         if process is None:
             return
         process.terminate()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            pass
-        finally:
-            try:
-                os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-            process.wait(timeout=10)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=10)
 
     def pow(self, method: str, route: str, json: Any = None) -> httpx.Response:
         """Call a proof route."""

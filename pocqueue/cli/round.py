@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pocqueue.cli.interrupts import Interrupts
+from pocqueue.cli.options import option_names
 from pocqueue.cli.output import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -79,7 +78,7 @@ def start(
     from pocqueue.settings import load_settings
 
     _check_options(r_target, valid_rate, detach, output)
-    with _option_names():
+    with option_names():
         draft = draft_spec(
             block_hash=block_hash,
             block_height=block_height,
@@ -97,7 +96,7 @@ def start(
     settings = load_settings()
     output = output or default_output(settings.state_dir)
     with Backend.open(settings) as backend:
-        with _option_names():
+        with option_names():
             info = deployed_model(backend, draft, model)
         changes: dict[str, Any] = {}
         if valid_rate is not None:
@@ -335,18 +334,6 @@ def _vocab_size(backend: Backend, status: RoundStatus) -> int | None:
     return None if info is None else int(info.vocab_size)
 
 
-@contextmanager
-def _option_names() -> Iterator[None]:
-    """Call the fields of a round in errors as the user wrote them."""
-    from pocqueue.errors import InvalidRound
-
-    try:
-        yield
-    except InvalidRound as exc:
-        option = "--window" if exc.field == "window_s" else f"--{exc.field.replace('_', '-')}"
-        raise InvalidRound(option, exc.value, exc.allowed) from None
-
-
 def _check_options(
     r_target: float | None, valid_rate: float | None, detach: bool, output: Path | None
 ) -> None:
@@ -360,7 +347,7 @@ def _check_options(
     if valid_rate is not None:
         from pocqueue.rounds.calibration import check_valid_rate
 
-        with _option_names():
+        with option_names():
             check_valid_rate(valid_rate, CALIBRATION_SAMPLES)
     if detach and output is not None:
         raise SettingsError(

@@ -46,12 +46,14 @@ class Stack:
             "PYTHONWARNINGS": "ignore",
         }
 
-    def spawn(self, name: str, *argv: str) -> subprocess.Popen[bytes]:
-        """Start `python -m ...` with its output in NAME.log."""
+    def spawn(
+        self, name: str, *argv: str, env: dict[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start `python -m ...` with its output in NAME.log, and `env` beside its environment."""
         with self.log(name).open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", *argv],
-                env=self.env,
+                env=self.env | (env or {}),
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -60,9 +62,9 @@ class Stack:
         self.processes[name] = process
         return process
 
-    def worker(self, queue: str) -> subprocess.Popen[bytes]:
+    def worker(self, queue: str, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
         """Start the worker of a queue, with the very line that the README gives."""
-        return self.spawn(queue, "celery", "-A", "pocqueue", "worker", "-Q", queue)
+        return self.spawn(queue, "celery", "-A", "pocqueue", "worker", "-Q", queue, env=env)
 
     def scheduler(self, name: str = "scheduler") -> subprocess.Popen[bytes]:
         return self.spawn(name, "pocqueue", "scheduler")

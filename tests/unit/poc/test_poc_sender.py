@@ -221,9 +221,7 @@ async def test_unused_sender_closes() -> None:
 
 async def test_distances_that_are_not_finite_travel_as_null(receiver: Receiver) -> None:
     """JSON has no NaN; such a nonce is invalid on either side."""
-    verdict = ValidatedBatch(
-        "pk", "bh", 7, [1, 2], [math.nan, 0.5], 0, [0.5, math.inf], 1.0, 0.01
-    )
+    verdict = ValidatedBatch("pk", "bh", 7, [1, 2], [math.nan, 0.5], 0, [0.5, math.inf], 1.0, 0.01)
     async with sender_to(receiver.url) as sender:
         await sender.send_validated(verdict)
         assert await sender.flush(20)

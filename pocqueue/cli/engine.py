@@ -1,0 +1,255 @@
+"""`pocqueue engine …`: engines against each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pocqueue.cli.options import option_names
+from pocqueue.cli.output import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    console,
+    percent,
+    print_json,
+)
+
+if TYPE_CHECKING:
+    from pocqueue.engine.compare import Comparison, Measurement
+    from pocqueue.poc.config import PoCConfig
+    from pocqueue.settings import Settings
+
+app = typer.Typer(help="Compare engines.", no_args_is_help=True)
+
+#: Distances stay in memory.
+MAX_NONCES = 1_000_000
+BLOCK_HASH = "pocqueue engine compare"
+PUBLIC_KEY = "pocqueue-engine-compare"
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Option("--a", help="One engine.")] = "torch",
+    b: Annotated[str, typer.Option("--b", help="The other, which a is the measure for.")] = "vllm",
+    model: Annotated[
+        str | None, typer.Option(help="Model of both [default: POCQUEUE_MODEL].")
+    ] = None,
+    nonces: Annotated[int, typer.Option(help="Nonces to compute with each.")] = 256,
+    batch_size: Annotated[int, typer.Option(help="Nonces of one forward pass.")] = 32,
+    seq_len: Annotated[int, typer.Option(help="Positions of one nonce's input.")] = 256,
+    r_target: Annotated[
+        float | None,
+        typer.Option(help="Count verdicts at this distance; above 0, up to 2 [default: by rate]."),
+    ] = None,
+    valid_rate: Annotated[
+        float | None,
+        typer.Option(help="Instead of --r-target: share of a's nonces to be valid [default: 0.1]."),
+    ] = None,
+    block_hash: Annotated[str, typer.Option(help="Block of the nonces.")] = BLOCK_HASH,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Run the same nonces through two engines: differences, flipped verdicts, speed of each.
+
+    Device, dtype, threads, GPUs per model and the vLLM server's URL are those of the settings. Each
+    engine has a process of its own, one after the other. Exit code 0: the engines agree within float
+    error; 1: they do not.
+    """
+    from pocqueue.engine.compare import measure_in_child
+    from pocqueue.settings import load_settings
+
+    with option_names():
+        config = _check(a, b, nonces, batch_size, seq_len, r_target, valid_rate, block_hash)
+        settings = load_settings()
+        view = console(stderr=True)
+        try:
+            first = measure_in_child(
+                _settings_of(settings, a, model),
+                config,
+                nonces,
+                lambda line: view.print(f"a ({a}): {line}", markup=False),
+            )
+            second = measure_in_child(
+                _settings_of(settings, b, model),
+                config,
+                nonces,
+                lambda line: view.print(f"b ({b}): {line}", markup=False),
+                same_as=first.info,
+            )
+        except KeyboardInterrupt:
+            view.print("Stopped; nothing is left running.")
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+    report = _report(first, second, config, r_target, valid_rate)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        report.print()
+    raise typer.Exit(EXIT_OK if report.comparison.agrees else EXIT_FAILED)
+
+
+@dataclass(frozen=True)
+class _Report:
+    """What the command says."""
+
+    a: Measurement
+    b: Measurement
+    config: PoCConfig
+    comparison: Comparison
+    #: Where r_target comes from, in words.
+    source: str
+
+    def to_dict(self) -> dict[str, Any]:
+        from pocqueue.poc.data import PROBABILITY_MISMATCH
+
+        engines = {
+            name: {
+                **measured.info.to_dict(),
+                "nonces_per_s": measured.nonces_per_s,
+                "median_batch_s": measured.median_batch_s,
+            }
+            for name, measured in (("a", self.a), ("b", self.b))
+        }
+        return {
+            **engines,
+            **self.comparison.to_dict(),
+            "r_target_source": self.source,
+            "flips_allowed": PROBABILITY_MISMATCH,
+            "block_hash": self.config.block_hash,
+            "seq_len": self.config.seq_len,
+            "batch_size": self.config.batch_size,
+        }
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return what there is to say about the distances, as (name, value)."""
+        from pocqueue.engine.compare import share
+        from pocqueue.poc.data import PROBABILITY_MISMATCH
+
+        found, info, shape = self.comparison, self.a.info, self.config
+        spread, flips = found.spread_difference, found.flips
+        compared = f"{found.num_compared:,} of {found.num_nonces:,}"
+        apart = f"median {found.median_difference:.3g}, 99th percentile {found.p99_difference:.3g}"
+        flipped = f"{found.num_only_a:,} valid in a only, {found.num_only_b:,} in b only"
+        if flips.share_a is None or flips.share_b is None:
+            expected = "unknown: no nonces near r_target"
+        else:
+            expected = (
+                f"{share(flips.share_a)} of the nonces valid in a, {share(flips.share_b)} of those in "
+                f"b, by the {flips.num_near:,} near r_target"
+            )
+        return [
+            ("model", f"{info.model} ({info.fingerprint[:12]}), {info.dtype}"),
+            ("shape", f"{shape.seq_len} positions in batches of {shape.batch_size}"),
+            ("nonces compared", compared),
+            (
+                "not finite",
+                f"{found.num_nonfinite_a:,} in a, {found.num_nonfinite_b:,} in b; dropped",
+            ),
+            ("relative difference", share(found.relative_difference)),
+            ("part of the spread", "unknown: no spread" if spread is None else share(spread)),
+            ("absolute difference", f"{apart}, largest {found.max_difference:.3g}"),
+            ("r_target", f"{found.r_target:.9g} ({self.source})"),
+            ("valid nonces", f"{found.num_valid_a:,} in a, {found.num_valid_b:,} in b"),
+            ("flipped verdicts", f"{found.num_only_a + found.num_only_b:,}: {flipped}"),
+            ("expected flips", expected),
+            ("fraud test allows", f"{share(PROBABILITY_MISMATCH)} of the nonces of a proof"),
+        ]
+
+    def print(self) -> None:
+        from rich.markup import escape
+        from rich.table import Table
+
+        view = console()
+        engines = Table(box=None, padding=(0, 2, 0, 0))
+        for name in ("", "engine", "device", "dtype"):
+            engines.add_column(name)
+        for name in ("nonces/s", "s per batch"):
+            engines.add_column(name, justify="right")
+        for name, measured in (("a", self.a), ("b", self.b)):
+            info = measured.info
+            engines.add_row(
+                name,
+                info.engine,
+                escape(f"{info.device} {info.device_name}"),
+                info.dtype,
+                f"{measured.nonces_per_s:,.1f}",
+                f"{measured.median_batch_s:.3g}",
+            )
+        view.print(engines)
+        view.print()
+        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, value in self.rows():
+            table.add_row(name, escape(value))
+        view.print(table)
+        view.print()
+        view.print(self.comparison.sentence(), markup=False)
+
+
+def _report(
+    a: Measurement,
+    b: Measurement,
+    config: PoCConfig,
+    r_target: float | None,
+    valid_rate: float | None,
+) -> _Report:
+    from pocqueue.engine import compare as maths
+
+    source = "as given"
+    if r_target is None:
+        rate = maths.DEFAULT_VALID_RATE if valid_rate is None else valid_rate
+        r_target = maths.quantile_r_target(a.distances, rate)
+        source = f"makes {percent(rate)} of a's nonces valid"
+    comparison = maths.compare(a.distances, b.distances, r_target)
+    return _Report(a, b, config, comparison, source)
+
+
+def _check(
+    a: str,
+    b: str,
+    nonces: int,
+    batch_size: int,
+    seq_len: int,
+    r_target: float | None,
+    valid_rate: float | None,
+    block_hash: str,
+) -> PoCConfig:
+    """Check all that can be before anything is loaded."""
+    from importlib.util import find_spec
+
+    from pocqueue.engine import ENGINES
+    from pocqueue.errors import InvalidRound, SettingsError
+    from pocqueue.rounds.start import draft_spec
+
+    for option, engine in (("--a", a), ("--b", b)):
+        if engine not in ENGINES:
+            raise SettingsError(f"{option} is {engine!r}; allowed: {', '.join(sorted(ENGINES))}.")
+        if engine == "vllm" and find_spec("vllm") is None:
+            raise SettingsError(
+                f"{option} is 'vllm', but vLLM is not installed here: pip install 'pocqueue[vllm]', or "
+                "name another engine."
+            )
+    if not 1 <= nonces <= MAX_NONCES:
+        raise InvalidRound("nonces", nonces, f"a whole number from 1 to {MAX_NONCES}")
+    if r_target is not None and valid_rate is not None:
+        raise SettingsError(
+            f"--r-target is {r_target:g} and --valid-rate is {valid_rate:g}; allowed: one of them."
+        )
+    if valid_rate is not None and not 0 < valid_rate < 1:
+        raise InvalidRound("valid_rate", valid_rate, "a share above 0 and below 1, such as 0.1")
+    return draft_spec(
+        block_hash=block_hash,
+        public_key=PUBLIC_KEY,
+        seq_len=seq_len,
+        batch_size=batch_size,
+        **({} if r_target is None else {"r_target": r_target}),
+    ).poc_config()
+
+
+def _settings_of(settings: Settings, engine: str, model: str | None) -> Settings:
+    """Return the settings with this engine; only vLLM spreads a model over several GPUs."""
+    tensor_parallel = settings.tensor_parallel if engine == "vllm" else 1
+    changes = {"engine": engine, "tensor_parallel": tensor_parallel}
+    return settings.model_copy(update=changes | ({} if model is None else {"model": model}))

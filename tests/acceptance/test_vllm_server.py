@@ -1,0 +1,337 @@
+"""Proof rounds on a real vLLM server over HTTP, and workers with the vLLM engines.
+
+One server for the module, in the order of the tests: the last ones restart it and break it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from pocqueue.rounds.spec import RoundState
+from tests.acceptance.stack import Stack
+from tests.conftest import wait_until
+from tests.unit.poc.callback_receiver import receiving, until
+from tests.vllm_parts import VllmServer, need_vllm, served_model
+
+need_vllm()
+
+#: Long enough to fill several blocks of the KV cache, and to find them there again.
+PROMPTS = [" ".join(f"w{(7 * i + j) % 1000}" for j in range(300)) for i in range(4)]
+TOKEN = "a-token-of-sixteen-letters"
+ROUND = {
+    "block_hash": "0xabc",
+    "block_height": 7,
+    "public_key": "key",
+    "r_target": 1.41,
+    "batch_size": 8,
+    "seq_len": 64,
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
+    """A server as an operator starts it, compiled graphs and prefix caching included."""
+    folder = tmp_path_factory.mktemp("vllm")
+    env = {"POCQUEUE_STATE_DIR": str(folder), "POCQUEUE_VLLM_TOKEN": TOKEN}
+    with VllmServer(served_model(folder), folder / "server.log", env) as server:
+        server.client.headers["Authorization"] = f"Bearer {TOKEN}"
+        yield server
+
+
+@pytest.fixture(scope="module")
+def reference(server: VllmServer) -> list[str]:
+    """What the server completes before it ever ran a round."""
+    assert server.status()["total_checked"] == 0
+    return [_text(server.completion(prompt)) for prompt in PROMPTS]
+
+
+@pytest.fixture(autouse=True)
+def no_round(server: VllmServer) -> Iterator[None]:
+    """No round is left over from a test."""
+    yield
+    if server.process is not None and server.process.poll() is None:
+        try:
+            server.pow("POST", "stop")
+        except httpx.TransportError:
+            assert server.process.poll() is not None
+
+
+def _text(response: httpx.Response) -> str:
+    text: str = response.raise_for_status().json()["choices"][0]["text"]
+    return text
+
+
+def _search(server: VllmServer, num: int = 24, **changes: Any) -> dict[str, Any]:
+    """Run a round until so many nonces are checked; return its status after the stop."""
+    server.pow("POST", "init/generate", ROUND | changes).raise_for_status()
+    wait_until(lambda: server.status()["total_checked"] >= num, 60, "nonces to be checked")
+    status: dict[str, Any] = server.pow("POST", "stop").raise_for_status().json()["pow_status"]
+    return status
+
+
+def _proof(status: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return {
+        "public_key": "key",
+        "block_hash": "0xabc",
+        "block_height": 7,
+        "nonces": status["valid_nonces"],
+        "dist": status["valid_distances"],
+        "node_id": 0,
+    } | changes
+
+
+def _verdict(server: VllmServer, proof: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    server.pow("POST", "init/validate", ROUND | changes).raise_for_status()
+    verdict: dict[str, Any] = server.pow("POST", "validate", proof).raise_for_status().json()
+    return verdict
+
+
+def test_completions_are_the_same_before_during_and_after_a_round(
+    server: VllmServer, reference: list[str]
+) -> None:
+    """One that runs when a round begins is let finish; one that comes later gets 503, and then goes on."""
+    long = server.client.post(
+        "/v1/completions",
+        json={"model": "tiny", "prompt": PROMPTS[0], "max_tokens": 400, "temperature": 0}
+        | {"ignore_eos": True},
+    )
+    answers: list[httpx.Response] = []
+    inflight = threading.Thread(
+        target=lambda: answers.append(
+            server.client.post(
+                "/v1/completions",
+                json={"model": "tiny", "prompt": PROMPTS[0], "max_tokens": 400}
+                | {"temperature": 0, "ignore_eos": True},
+            )
+        )
+    )
+    inflight.start()
+    wait_until(lambda: server.status()["running_requests"] == 1, 20, "the request to run")
+    server.pow("POST", "init/generate", ROUND).raise_for_status()
+    refused = server.completion(PROMPTS[1])
+    assert refused.status_code == 503
+    assert 1 <= int(refused.headers["Retry-After"]) <= 60
+    error = refused.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["code"] == 503
+    assert server.client.get("/v1/models").status_code == 200
+    inflight.join(timeout=60)
+    assert _text(answers[0]) == _text(long)
+    wait_until(lambda: server.status()["total_checked"] >= 40, 60, "nonces to be checked")
+    stopped = server.pow("POST", "stop").json()["pow_status"]
+    assert stopped["state"] == "STOPPED"
+    # At once, and over the blocks that were cached before.
+    assert [_text(server.completion(prompt)) for prompt in PROMPTS] == reference
+    assert server.status()["total_checked"] == stopped["total_checked"]
+
+
+def test_states_and_their_errors(server: VllmServer) -> None:
+    """IDLE, GENERATING, VALIDATING, STOPPED, and what cannot be asked for in which."""
+    server.pow("POST", "init", ROUND).raise_for_status()
+    assert server.status()["state"] == "IDLE"
+    assert server.completion("w5").status_code == 200
+    assert server.pow("POST", "phase/generate").json()["pow_status"]["state"] == "GENERATING"
+    again = server.pow("POST", "init/generate", ROUND)
+    assert again.status_code == 409
+    assert "Round already in progress" in again.json()["detail"]
+    assert server.pow("POST", "phase/validate").json()["pow_status"]["state"] == "VALIDATING"
+    assert server.completion("w5").status_code == 503
+    assert server.pow("POST", "phase/generate").json()["pow_status"]["state"] == "GENERATING"
+    wait_until(lambda: server.status()["total_checked"] > 0, 60, "the search to go on")
+    assert server.pow("POST", "stop").json()["pow_status"]["state"] == "STOPPED"
+    assert server.completion("w5").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "words"),
+    [
+        ({"block_hash": ""}, 422, "block_hash is ''; allowed: 1 to 256 printable characters."),
+        ({"r_target": 2.5}, 422, "r_target is 2.5; allowed: a number above 0 and up to 2."),
+        ({"r_target": None}, 400, "PoC config missing r_target"),
+        ({"seq_len": 1025}, 422, "seq_len is 1025; allowed: 1 to 1024"),
+        ({"batch_size": 65}, 422, "batch_size is 65; allowed: 1 to 64."),
+        ({"node_id": 3, "node_count": 3}, 422, "node_id is 3"),
+        ({"node_id": -1, "node_count": -1}, 400, "Node ID and node count must be set"),
+        ({"callback_url": "ftp://x"}, 422, "callback_url is 'ftp://x'"),
+    ],
+)
+def test_a_round_that_cannot_be_is_refused(
+    server: VllmServer, change: dict[str, Any], status: int, words: str
+) -> None:
+    """One sentence, the right status, and inference goes on."""
+    answer = server.pow("POST", "init/generate", ROUND | change)
+    assert answer.status_code == status
+    assert words in answer.json()["detail"]
+    assert server.completion("w5").status_code == 200
+
+
+def test_another_token_is_refused(server: VllmServer) -> None:
+    """401 on every proof route; inference has keys of its own."""
+    headers = {"Authorization": "Bearer another-token-of-that-size"}
+    for method, route in (("GET", "status"), ("POST", "stop"), ("GET", "model")):
+        answer = server.client.request(method, f"/api/v1/pow/{route}", headers=headers)
+        assert answer.status_code == 401
+        assert TOKEN not in answer.text
+
+
+def test_an_honest_proof_is_honest(server: VllmServer) -> None:
+    """The same server computes the same distances again, bit for bit."""
+    status = _search(server, 40)
+    assert status["total_valid"] == len(status["valid_nonces"]) > 5
+    assert all(distance < 1.41 for distance in status["valid_distances"])
+    verdict = _verdict(server, _proof(status))
+    assert verdict["status"] == "OK"
+    assert verdict["computed_distances"] == status["valid_distances"]
+    assert not verdict["fraud_detected"]
+    assert verdict["n_invalid"] == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "round_changes"),
+    [
+        ({"public_key": "somebody else"}, {}),
+        ({"nonces": list(range(100_000, 100_020)), "dist": [1.3] * 20}, {}),
+        ({}, {"block_hash": "0xdef"}),
+        ({"block_hash": "0xdef"}, {"block_hash": "0xdef"}),
+    ],
+    ids=["another key", "made-up nonces", "of another block", "of another block, relabelled"],
+)
+def test_fraud_is_found(
+    server: VllmServer, changes: dict[str, Any], round_changes: dict[str, Any]
+) -> None:
+    """Wrong key, fabricated distances, or a proof that was made for another block."""
+    proof = _proof(_search(server, 40), **changes)
+    verdict = _verdict(server, proof, **round_changes)
+    assert verdict["fraud_detected"]
+    assert verdict["n_invalid"] > 3
+
+
+async def test_callbacks_reach_a_receiver_that_fails_twice(server: VllmServer) -> None:
+    """Every valid nonce is pushed once, in the words of both eras; and so is the verdict."""
+    async with receiving() as receiver:
+        receiver.statuses = iter([500, 503])
+        server.pow("POST", "init/generate", ROUND | {"callback_url": receiver.url})
+        await until(lambda: len(receiver.accepted) >= 3, 60)
+        status = server.pow("POST", "stop").json()["pow_status"]
+        await until(
+            lambda: sum(len(body["nonces"]) for body in receiver.accepted) == status["total_valid"],
+            60,
+        )
+        pushed = [nonce for body in receiver.accepted for nonce in body["nonces"]]
+        assert pushed == status["valid_nonces"]
+        path, body = receiver.received[0]
+        assert path.endswith("/generated")
+        assert {k: body[k] for k in ("public_key", "block_hash", "block_height", "r_target")} == {
+            "public_key": "key",
+            "block_hash": "0xabc",
+            "block_height": 7,
+            "r_target": 1.41,
+        }
+        receiver.received.clear()
+        _verdict(server, _proof(status), callback_url=receiver.url)
+        await until(lambda: receiver.received, 60)
+        path, body = receiver.received[0]
+        assert path.endswith("/validated")
+        assert body["computed_distances"] == body["received_distances"] == body["dist"]
+        assert all(body["valid"])
+        assert not body["fraud_detected"]
+
+
+def test_a_receiver_that_is_gone_does_not_stop_the_search(server: VllmServer) -> None:
+    """Push fails, pull still has everything."""
+    status = _search(server, 40, callback_url="http://127.0.0.1:9/gone")
+    assert status["total_valid"] == len(status["valid_nonces"])
+    assert not status["failed"]
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A scheduler and Redis of this module's own."""
+    stack = Stack(tmp_path_factory.mktemp("stack"))
+    try:
+        stack.scheduler()
+        yield stack
+    finally:
+        stack.close()
+
+
+def test_a_worker_runs_its_ranges_through_the_served_model(
+    server: VllmServer, stack: Stack, reference: list[str]
+) -> None:
+    """Same round, scheduler and store; the server goes on serving between two batches."""
+    worker_env = {"POCQUEUE_ENGINE": "vllm-server", "POCQUEUE_VLLM_URL": server.url}
+    stack.worker("gpu0", worker_env | {"POCQUEUE_VLLM_TOKEN": TOKEN})
+    stack.wait_live("gpu0")
+    info = stack.backend.pool.live()[0].info
+    assert (info.engine, info.model) == ("vllm-server", "tiny")
+    round_id = stack.start(max_nonces=200, block_hash="0xabc", seq_len=64)
+    assert [_text(server.completion(prompt)) for prompt in PROMPTS] == reference
+    assert stack.wait_over(round_id).state is RoundState.COMPLETED
+    stack.check_exactly_once(round_id, 200)
+    entries = stack.backend.store.iter_proofs(stack.status(round_id))
+    found = {n: d for e in entries for n, d in zip(e.batch.nonces, e.batch.dist, strict=True)}
+    searched = _search(server, 40)
+    for nonce, distance in zip(searched["valid_nonces"], searched["valid_distances"], strict=True):
+        if nonce in found:
+            assert found[nonce] == distance
+    assert stack.terminate("gpu0") == 0
+
+
+def test_a_worker_with_a_vllm_of_its_own(stack: Stack) -> None:
+    """`POCQUEUE_ENGINE=vllm celery -A pocqueue worker -Q gpu0`, and SIGTERM ends all of it."""
+    process = stack.worker("gpu0", {"POCQUEUE_ENGINE": "vllm"})
+    stack.wait_live("gpu0")
+    assert stack.backend.pool.live()[0].info.engine == "vllm"
+    round_id = stack.start(max_nonces=200)
+    assert stack.wait_over(round_id).state is RoundState.COMPLETED
+    stack.check_exactly_once(round_id, 200)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert stack.terminate("gpu0") == 0
+    wait_until(lambda: not any(child.is_running() for child in children), 20, "its children to end")
+
+
+def test_a_restarted_server_computes_the_same_distances(
+    server: VllmServer, reference: list[str], tmp_path: Path
+) -> None:
+    """The round is gone with the process; the proof of it holds, and so do the completions."""
+    status = _search(server, 40)
+    server.stop()
+    server.start()
+    assert server.status()["state"] == "IDLE"
+    assert server.pow("POST", "validate", _proof(status)).status_code == 400
+    assert server.pow("POST", "phase/generate").json() == {"detail": "PoC not initialized"}
+    assert [_text(server.completion(prompt)) for prompt in PROMPTS] == reference
+    verdict = _verdict(server, _proof(status))
+    assert verdict["computed_distances"] == status["valid_distances"]
+    assert not verdict["fraud_detected"]
+
+
+def test_a_worker_crash_ends_the_round_and_the_server_does_not_hang(server: VllmServer) -> None:
+    """The round is reported as failed, or the whole server ends; either within a minute."""
+    assert server.process is not None
+    server.pow("POST", "init/generate", ROUND).raise_for_status()
+    wait_until(lambda: server.status()["total_checked"] > 0, 60, "the search to begin")
+    below = psutil.Process(server.process.pid).children(recursive=True)
+    workers = [child for child in below if "Worker" in " ".join(child.cmdline())]
+    os.kill((workers or below)[-1].pid, signal.SIGKILL)
+
+    def ended() -> bool:
+        assert server.process is not None
+        if server.process.poll() is not None:
+            return True
+        try:
+            status = server.status()
+        except httpx.HTTPError:
+            return False
+        return bool(status["failed"]) and bool(status["error"])
+
+    wait_until(ended, 60, "the round, or the server, to end")
