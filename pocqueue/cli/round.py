@@ -219,12 +219,14 @@ def validate(
 
     from pocqueue.engine.local import load_local_engine
     from pocqueue.rounds.proof_file import ProofFile
-    from pocqueue.rounds.validation import validate_proofs
+    from pocqueue.rounds.validation import engine_note, validate_proofs
     from pocqueue.settings import load_settings
 
     read = ProofFile.read(file)
     view = console(stderr=True)
     engine = load_local_engine(load_settings(), model, lambda text: view.print(text))
+    if (note := engine_note(read, engine.info)) is not None:
+        view.print(note, style="yellow")
     try:
         with Progress(console=view, transient=True) as progress:
             task = progress.add_task("recomputing", total=None)

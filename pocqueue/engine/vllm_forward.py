@@ -6,8 +6,9 @@ Promises:
   scratch blocks, and to its own cache again afterwards, whatever happens. All layers share one
   scratch, as each has read its keys before the next one writes: a batch costs the memory of one
   layer's cache, not of all.
-- One shape, one set of kernels: no CUDA graphs, no compiled graph (it was traced for token ids), no
-  dependence on what was served before, so the same pass repeats bit for bit.
+- One shape, one set of kernels, those of an eager vLLM: no CUDA graphs, no compiled graph (it was traced
+  for token ids), no dependence on what was served before. So the same pass repeats bit for bit, and a
+  served model gives what a vLLM of the worker's own gives.
 
 Only what vLLM 0.32 offers to its own model runners is used: attention groups and their metadata
 builders, the forward context with `skip_compiled`, `compute_logits`. Both of its runners have it.
@@ -28,6 +29,7 @@ from vllm.v1.kv_cache_interface import (
     KVQuantMode,
 )
 
+from pocqueue.engine.vllm_kernels import EagerKernels
 from pocqueue.errors import EngineError
 
 #: How blocks of one layer look, whatever their number: shape, strides' order and dtype of a block.
@@ -70,6 +72,7 @@ class VllmForward:
         self._device = device
         self._layers: dict[str, Any] = vllm_config.compilation_config.static_forward_context
         self._shape: _Shape | None = None
+        self._kernels = EagerKernels(model_runner.get_model(), vllm_config)
         reasons = unsupported(vllm_config) + self._unsupported_layers()
         if reasons:
             raise EngineError(
@@ -97,12 +100,15 @@ class VllmForward:
         try:
             for name, cache in caches.items():
                 self._layers[name].kv_cache = cache
-            with set_forward_context(
-                metadata,
-                self._config,
-                num_tokens=batch * seq_len,
-                slot_mapping=slots,
-                skip_compiled=True,
+            with (
+                self._kernels.active(),
+                set_forward_context(
+                    metadata,
+                    self._config,
+                    num_tokens=batch * seq_len,
+                    slot_mapping=slots,
+                    skip_compiled=True,
+                ),
             ):
                 output = model(
                     input_ids=None,
