@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
@@ -89,18 +89,22 @@ class PowState:
         self.tokens: Sequence[bytes] = ()
         self.model_error: str | None = "the model's weights are being hashed"
 
-    def ready(self, request: Request) -> PowService:
-        """Return the service for a request that may use it.
+    def ready(self) -> PowService:
+        """Return the service.
 
         Raises:
-            Unauthorized, EngineError: see the classes.
+            EngineError: there is none; says why.
         """
-        self._authorize(request)
         if self.service is None:
             raise EngineError(self.reason)
         return self.service
 
-    def _authorize(self, request: Request) -> None:
+    async def authorize(self, request: Request) -> None:
+        """Let those pass that may use the routes.
+
+        Raises:
+            Unauthorized: the token is missing or wrong.
+        """
         if not self.tokens:
             return
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
@@ -113,52 +117,59 @@ class PowState:
 
 def pow_router(state: PowState) -> APIRouter:
     """Return the routes, over a state that is filled in later."""
-    router = APIRouter(prefix=PREFIX, route_class=_PowRoute, tags=["proof"], responses=ERRORS)
+    router = APIRouter(
+        prefix=PREFIX,
+        route_class=_PowRoute,
+        tags=["proof"],
+        responses=ERRORS,
+        # Before the fields of a body are looked at: who has no token learns nothing of them.
+        dependencies=[Depends(state.authorize)],
+    )
 
     def answer(service: PowService) -> dict[str, Any]:
         return {"status": "OK", "pow_status": service.status()}
 
     @router.post("/init", response_model=RoundAnswer)
-    async def init(body: InitBody, request: Request) -> Any:
+    async def init(body: InitBody) -> Any:
         """Set up a round."""
-        service = state.ready(request)
+        service = state.ready()
         service.init(_config(body))
         return answer(service)
 
     @router.post("/init/generate", response_model=RoundAnswer)
-    async def init_generate(body: InitBody, request: Request) -> Any:
+    async def init_generate(body: InitBody) -> Any:
         """Set up a round and search its nonces. Inference routes answer 503 until it is over."""
-        service = state.ready(request)
+        service = state.ready()
         service.init(_config(body))
         service.generate()
         return answer(service)
 
     @router.post("/init/validate", response_model=RoundAnswer)
-    async def init_validate(body: InitBody, request: Request) -> Any:
+    async def init_validate(body: InitBody) -> Any:
         """Set up a round to check proofs for. Inference routes answer 503 until it is over."""
-        service = state.ready(request)
+        service = state.ready()
         service.init(_config(body))
         service.validate()
         return answer(service)
 
     @router.post("/phase/generate", response_model=RoundAnswer)
-    async def phase_generate(request: Request) -> Any:
+    async def phase_generate() -> Any:
         """Search the nonces of the round at hand."""
-        service = state.ready(request)
+        service = state.ready()
         service.generate()
         return answer(service)
 
     @router.post("/phase/validate", response_model=RoundAnswer)
-    async def phase_validate(request: Request) -> Any:
+    async def phase_validate() -> Any:
         """Stop searching and check proofs of the round at hand."""
-        service = state.ready(request)
+        service = state.ready()
         service.validate()
         return answer(service)
 
     @router.post("/validate", response_model=VerdictAnswer)
-    async def validate(body: ProofBody, request: Request) -> Any:
+    async def validate(body: ProofBody) -> Any:
         """Recompute somebody's proof for the round's block and test it for fraud."""
-        verdict = await state.ready(request).check(body.to_batch())
+        verdict = await state.ready().check(body.to_batch())
         return VerdictAnswer(
             fraud_detected=verdict.fraud_detected,
             computed_distances=_finite(verdict.dist),
@@ -167,31 +178,31 @@ def pow_router(state: PowState) -> APIRouter:
         )
 
     @router.get("/status", response_model=StatusAnswer)
-    async def status(request: Request) -> Any:
+    async def status() -> Any:
         """Say how the round stands, with its latest valid nonces."""
-        service = state.ready(request)
+        service = state.ready()
         return service.status() | {"running_requests": service.gate.running}
 
     @router.post("/stop", response_model=RoundAnswer)
-    async def stop(request: Request) -> Any:
+    async def stop() -> Any:
         """End the round; inference goes on at once."""
-        service = state.ready(request)
+        service = state.ready()
         service.stop()
         return answer(service)
 
     @router.get("/model")
-    async def model(request: Request) -> dict[str, Any]:
+    async def model() -> dict[str, Any]:
         """Say what is served, for workers with engine vllm-server."""
-        service = state.ready(request)
+        service = state.ready()
         if state.model_error is not None:
             raise EngineError(f"Engine not available: {state.model_error}.")
         served = service.model
         return served.info.to_dict() | {"max_batch_size": served.max_batch_size}
 
     @router.post("/distances", response_model=DistancesAnswer)
-    async def distances(body: DistancesBody, request: Request) -> Any:
+    async def distances(body: DistancesBody) -> Any:
         """Compute the distances of given nonces, beside whatever else the server does."""
-        service = state.ready(request)
+        service = state.ready()
         if state.model_error is not None:
             raise EngineError(f"Engine not available: {state.model_error}.")
         computed = await service.model.batch_distances(

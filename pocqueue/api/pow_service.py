@@ -67,10 +67,12 @@ class PowService:
         Raises:
             RoundRunning: one is being searched.
             InvalidRound: the model cannot run it. Nothing changes.
+            EngineUnavailable: the engine is dead. Nothing changes.
         """
         self.model.check(config.batch_size, config.seq_len)
         if self._manager.state is PoCState.GENERATING:
             raise RoundRunning("Round already in progress. POST /api/v1/pow/stop ends it.")
+        self.model.check_alive()
         self._manager.init_round(config)
         self._leave()
 
@@ -79,10 +81,12 @@ class PowService:
 
         Raises:
             NoRound: there is no round.
+            EngineUnavailable: the engine is dead. Nothing changes.
         """
         self._require_round()
         if self._manager.state is PoCState.GENERATING:
             return
+        self.model.check_alive()
         self._manager.start_generate()
         self._enter()
         self._manager.set_generation_task(self._spawn(self._search(), "poc-generate"))
@@ -92,8 +96,10 @@ class PowService:
 
         Raises:
             NoRound: there is no round.
+            EngineUnavailable: the engine is dead. Nothing changes.
         """
         self._require_round()
+        self.model.check_alive()
         self._manager.start_validate()
         self._enter()
 
@@ -110,14 +116,16 @@ class PowService:
             InvalidRound: the proof is none.
             EngineError: the engine failed; so did the round, if it was searching or validating.
         """
-        if self._manager.config is None:
+        config = self._manager.config
+        if config is None:
             raise NoRound("No round configured")
         try:
             return await self._manager.check_proof(proof)
         except InvalidRound:
             raise
         except EngineError as exc:
-            if self._manager.state in _BUSY:
+            # Not a round that began meanwhile.
+            if self._manager.config is config and self._manager.state in _BUSY:
                 self._fail(str(exc))
             raise
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 #: Longest time for one batch. vLLM's core does nothing else meanwhile, so this also bounds how long a
 #: batch that hangs keeps a round alive.
 PASS_TIMEOUT_S = 300.0
+#: How much longer it is waited for than the engine itself waits for its workers.
+_GRACE_S = 5.0
 
 
 class EngineClient(Protocol):
@@ -138,8 +140,23 @@ class ServedModel:
             "poc_distances", block_hash, public_key, list(nonces), batch_size, seq_len
         )
         # Every rank of a tensor-parallel group that has the logits has the same.
-        distances: list[float] = next(answer for answer in answers if answer is not None)
+        distances: list[float] = next((answer for answer in answers if answer is not None), [])
+        if len(distances) != len(nonces):
+            raise EngineError(
+                f"The engine failed: it gave {len(distances)} distances for {len(nonces)} nonces."
+            )
         return distances
+
+    def check_alive(self) -> None:
+        """Refuse what needs an engine where that is dead.
+
+        Raises:
+            EngineUnavailable: vLLM says that its engine is dead.
+        """
+        if self._client.errored:
+            raise EngineUnavailable(
+                "Engine not available: vLLM's engine is dead. Restart the server."
+            )
 
     async def call(self, method: str, *args: Any) -> list[Any]:
         """Call a method of the worker extension on every rank.
@@ -147,13 +164,10 @@ class ServedModel:
         Raises:
             EngineUnavailable, EngineError: as `batch_distances` does.
         """
-        if self._client.errored:
-            raise EngineUnavailable(
-                "Engine not available: vLLM's engine is dead. Restart the server."
-            )
+        self.check_alive()
         try:
             # Bounded here too: a core that hangs would not tell that the time is up.
-            async with asyncio.timeout(self._pass_timeout_s + 5.0):
+            async with asyncio.timeout(self._pass_timeout_s + _GRACE_S):
                 return await self._client.collective_rpc(
                     method, timeout=self._pass_timeout_s, args=args
                 )
@@ -161,6 +175,13 @@ class ServedModel:
             raise EngineUnavailable(
                 f"Engine not available: no answer to a batch within {self._pass_timeout_s:.0f} s."
             ) from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # Not this call was cancelled but what it waits for. Passed on, it would end a search as
+            # if somebody had stopped it.
+            raise EngineUnavailable("Engine not available: vLLM dropped the batch.") from None
         except PocqueueError:
             raise
         except Exception as exc:

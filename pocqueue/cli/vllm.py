@@ -41,11 +41,17 @@ def vllm_command(
     the one for the CPU, looks for its own version and fails.
 
     Raises:
-        SettingsError: the arguments name another worker extension.
+        SettingsError: the arguments name another worker extension, or options come before the model.
     """
     from pocqueue.engine.base import EXTENSION
     from pocqueue.errors import SettingsError
 
+    if model.startswith("-"):
+        # What is not known here may take a value or not, so only the first word can be the model.
+        raise SettingsError(
+            f"The model is {model!r}; allowed: a folder or a hub id, before all options, as in "
+            "`pocqueue vllm serve MODEL --port 8001`."
+        )
     for place, arg in enumerate(args):
         name, _, value = arg.partition("=")
         if name.replace("_", "-") == "--worker-extension-cls":

@@ -27,6 +27,7 @@ class EngineOptions:
     tensor_parallel: int = 1  #: devices that share the model, from ``device`` on; "vllm" only
     server_url: str = ""  #: "vllm-server" only: http or https, without a path
     server_token: str | None = None  #: "vllm-server" only: what the server asks for
+    server_patience_s: float = 10.0  #: "vllm-server" only: how long a server may take to answer
 
 
 def load_engine(

@@ -5,6 +5,11 @@ from __future__ import annotations
 from pocqueue.engine import Engine, EngineOptions, OnProgress, load_engine
 from pocqueue.settings import Settings
 
+#: How long the server of a model may take to answer: to a command, at which somebody waits, and to a
+#: worker, which may have been started together with it.
+_COMMAND_PATIENCE_S = 10.0
+_WORKER_PATIENCE_S = 900.0
+
 
 def load_local_engine(
     settings: Settings, model: str | None = None, on_progress: OnProgress | None = None
@@ -19,34 +24,26 @@ def load_local_engine(
     Raises:
         EngineError, SettingsError: as `load_engine` does.
     """
-    return load_queue_engine("gpu0", settings, model, on_progress)
+    options = _options("gpu0", settings, model or settings.model, _COMMAND_PATIENCE_S)
+    return load_engine(settings.engine, options, on_progress)
 
 
-def load_queue_engine(
-    queue: str,
-    settings: Settings,
-    model: str | None = None,
-    on_progress: OnProgress | None = None,
-) -> Engine:
-    """Load a model on the device, or devices, that a GPU queue stands for.
+def load_queue_engine(queue: str, settings: Settings, on_progress: OnProgress) -> Engine:
+    """Load the settings' model on the device, or devices, that a GPU queue stands for.
 
     Raises:
         EngineError, SettingsError: as `load_engine` does.
     """
-    return load_engine(settings.engine, engine_options(queue, settings, model), on_progress)
+    options = _options(queue, settings, settings.model, _WORKER_PATIENCE_S)
+    return load_engine(settings.engine, options, on_progress)
 
 
-def engine_options(queue: str, settings: Settings, model: str | None = None) -> EngineOptions:
-    """Return what the settings say about the engine of a GPU queue.
-
-    Raises:
-        SettingsError, DeviceNotFound: as `devices.device_for_queue` does.
-    """
+def _options(queue: str, settings: Settings, model: str, patience_s: float) -> EngineOptions:
     from pocqueue.engine.devices import device_for_queue
 
     token = settings.vllm_token
     return EngineOptions(
-        model=model or settings.model,
+        model=model,
         # A served model is on devices of the server's.
         device="cpu"
         if settings.engine == "vllm-server"
@@ -57,4 +54,5 @@ def engine_options(queue: str, settings: Settings, model: str | None = None) -> 
         tensor_parallel=settings.tensor_parallel,
         server_url=settings.vllm_url,
         server_token=None if token is None else token.get_secret_value(),
+        server_patience_s=patience_s,
     )

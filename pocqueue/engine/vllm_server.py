@@ -92,7 +92,11 @@ class VllmServerEngine:
                 f"{self._info.dtype}). Start this worker again to work with that one."
             )
         distances = reply.get("distances")
-        if not isinstance(distances, list) or len(distances) != len(nonces):
+        if (
+            not isinstance(distances, list)
+            or len(distances) != len(nonces)
+            or not all(distance is None or type(distance) in {int, float} for distance in distances)
+        ):
             raise EngineUnavailable(
                 f"The vLLM server at {self._client.base_url} did not answer with one distance for each "
                 f"of {len(nonces)} nonces."
@@ -141,7 +145,7 @@ def connect_vllm_server(options: EngineOptions, on_progress: OnProgress) -> Vllm
         )
         info = replace(EngineInfo.from_dict(reply), engine="vllm-server")
         max_batch_size = int(reply["max_batch_size"])
-    except (KeyError, ValueError) as exc:
+    except (KeyError, TypeError, ValueError) as exc:
         client.close()
         raise EngineError(
             f"The server at {options.server_url} does not describe its model as pocqueue's plugin does "
@@ -173,7 +177,7 @@ def _ask(
         on_wait: told why, at most every few seconds.
 
     Raises:
-        EngineUnavailable: patience is over.
+        EngineUnavailable: patience is over, or something else than our plugin answered.
         EngineError: the server refused.
     """
     give_up = time.monotonic() + patience_s
@@ -186,8 +190,7 @@ def _ask(
             why = f"{client.base_url} does not answer ({type(exc).__name__})"
         else:
             if response.status_code == 200:
-                reply = response.json()
-                return reply if isinstance(reply, dict) else {}
+                return _reply(client, path, response)
             detail = _detail(response)
             if response.status_code not in {502, 503, 504}:
                 raise EngineError(_refusal(client, path, response.status_code, detail))
@@ -217,6 +220,24 @@ def _refusal(client: httpx.Client, path: str, status: int, detail: str) -> str:
             "beside vLLM; `pocqueue vllm serve MODEL` does both."
         )
     return f"{where} refuses a batch with status {status}: {detail}"
+
+
+def _reply(client: httpx.Client, path: str, response: httpx.Response) -> dict[str, Any]:
+    """Return the body of an answer with status 200.
+
+    Raises:
+        EngineUnavailable: it is no JSON object; something else than our plugin answered.
+    """
+    try:
+        reply = response.json()
+    except ValueError:
+        reply = None
+    if not isinstance(reply, dict):
+        raise EngineUnavailable(
+            f"What answers {client.base_url}{path} is not pocqueue's plugin: it sent no JSON object. "
+            "Check POCQUEUE_VLLM_URL."
+        )
+    return reply
 
 
 def _detail(response: httpx.Response) -> str:

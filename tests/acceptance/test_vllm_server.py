@@ -264,6 +264,11 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         stack.close()
 
 
+def _distances(stack: Stack, round_id: str) -> dict[int, float]:
+    entries = stack.backend.store.iter_proofs(stack.status(round_id))
+    return {n: d for e in entries for n, d in zip(e.batch.nonces, e.batch.dist, strict=True)}
+
+
 def test_a_worker_runs_its_ranges_through_the_served_model(
     server: VllmServer, stack: Stack, reference: list[str]
 ) -> None:
@@ -277,8 +282,7 @@ def test_a_worker_runs_its_ranges_through_the_served_model(
     assert [_text(server.completion(prompt)) for prompt in PROMPTS] == reference
     assert stack.wait_over(round_id).state is RoundState.COMPLETED
     stack.check_exactly_once(round_id, 200)
-    entries = stack.backend.store.iter_proofs(stack.status(round_id))
-    found = {n: d for e in entries for n, d in zip(e.batch.nonces, e.batch.dist, strict=True)}
+    found = _distances(stack, round_id)
     searched = _search(server, 40)
     for nonce, distance in zip(searched["valid_nonces"], searched["valid_distances"], strict=True):
         if nonce in found:
@@ -286,14 +290,18 @@ def test_a_worker_runs_its_ranges_through_the_served_model(
     assert stack.terminate("gpu0") == 0
 
 
-def test_a_worker_with_a_vllm_of_its_own(stack: Stack) -> None:
-    """`POCQUEUE_ENGINE=vllm celery -A pocqueue worker -Q gpu0`, and SIGTERM ends all of it."""
+def test_a_worker_with_a_vllm_of_its_own(server: VllmServer, stack: Stack) -> None:
+    """`POCQUEUE_ENGINE=vllm …`: the bits that the server gives, and SIGTERM ends all of it."""
     process = stack.worker("gpu0", {"POCQUEUE_ENGINE": "vllm"})
     stack.wait_live("gpu0")
     assert stack.backend.pool.live()[0].info.engine == "vllm"
-    round_id = stack.start(max_nonces=200)
+    round_id = stack.start(max_nonces=200, block_hash="0xabc", seq_len=64)
     assert stack.wait_over(round_id).state is RoundState.COMPLETED
     stack.check_exactly_once(round_id, 200)
+    found = _distances(stack, round_id)
+    body = {"block_hash": "0xabc", "public_key": "key", "batch_size": 8, "seq_len": 64}
+    served = server.pow("POST", "distances", body | {"nonces": [*range(100, 108)]}).json()
+    assert served["distances"] == [found[nonce] for nonce in range(100, 108)]
     children = psutil.Process(process.pid).children(recursive=True)
     assert stack.terminate("gpu0") == 0
     wait_until(lambda: not any(child.is_running() for child in children), 20, "its children to end")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from pocqueue.settings import ENV_PREFIX
+from tests.vllm_parts import need_vllm
 
 SHAPE = ("--nonces", "64", "--seq-len", "64", "--batch-size", "32")
 
@@ -28,12 +26,6 @@ def compare(state_dir: Path, *argv: str, **variables: str) -> subprocess.Complet
         timeout=150,
         check=False,
     )
-
-
-def need_vllm() -> None:
-    """Skip where vLLM is not installed, but not in CI, where it has to be."""
-    if importlib.util.find_spec("vllm") is None and not os.environ.get("CI"):
-        pytest.skip("vLLM is not installed")
 
 
 def test_torch_and_vllm_agree_on_the_embedded_model(tmp_path: Path) -> None:
