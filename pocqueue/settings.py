@@ -67,7 +67,7 @@ class Settings(BaseSettings):
     )
     vllm_url: str = Field(
         default="http://127.0.0.1:8000",
-        pattern=r"^https?://[^/]+/?$",
+        pattern=r"^https?://[^/@\s]+/?$",
         description="vLLM server whose model engine `vllm-server` uses",
     )
     vllm_token: SecretStr | None = Field(

@@ -34,7 +34,7 @@ INFERENCE_PREFIXES = (
 )
 #: A round may be stopped early, so nobody is sent away for longer.
 _MAX_RETRY_AFTER_S = 60.0
-#: Of these, what only reads or writes text.
+#: Of these, what does not.
 _LIGHT = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
 
 
@@ -124,6 +124,10 @@ class GateMiddleware:
             else:
                 await _refuse(self._gate.retry_after)(scope, receive, send)
             return
+        if scope["type"] == "websocket":
+            # Not counted: one may stay open for hours, at work or not.
+            await self._app(scope, receive, send)
+            return
         self._gate.enter()
         try:
             await self._app(scope, receive, send)
@@ -139,7 +143,7 @@ def is_inference(scope: Scope) -> bool:
     elif scope["type"] != "websocket":
         return False
     path: str = scope["path"].removeprefix(scope.get("root_path", "").rstrip("/"))
-    if path.startswith(_LIGHT):
+    if path.startswith(_LIGHT) or path.endswith("/cancel"):
         return False
     return any(path == prefix or path.startswith(f"{prefix}/") for prefix in INFERENCE_PREFIXES)
 

@@ -28,7 +28,7 @@ from pocqueue.api.pow_schema import (
     VerdictAnswer,
 )
 from pocqueue.api.pow_service import NoRound, PowService, RoundRunning
-from pocqueue.errors import EngineError, InvalidRound, PocqueueError
+from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound, PocqueueError
 from pocqueue.poc.config import PoCConfig
 from pocqueue.rounds.spec import ALLOWED
 
@@ -50,7 +50,8 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (MissingPart, 400),
     (RoundRunning, 409),
     (InvalidRound, 422),
-    (EngineError, 503),
+    (EngineUnavailable, 503),
+    (EngineError, 500),
 )
 
 
@@ -93,10 +94,10 @@ class PowState:
         """Return the service.
 
         Raises:
-            EngineError: there is none; says why.
+            EngineUnavailable: there is none; says why.
         """
         if self.service is None:
-            raise EngineError(self.reason)
+            raise EngineUnavailable(self.reason)
         return self.service
 
     async def authorize(self, request: Request) -> None:
@@ -195,7 +196,7 @@ def pow_router(state: PowState) -> APIRouter:
         """Say what is served, for workers with engine vllm-server."""
         service = state.ready()
         if state.model_error is not None:
-            raise EngineError(f"Engine not available: {state.model_error}.")
+            raise EngineUnavailable(f"Engine not available: {state.model_error}.")
         served = service.model
         return served.info.to_dict() | {"max_batch_size": served.max_batch_size}
 
@@ -204,7 +205,7 @@ def pow_router(state: PowState) -> APIRouter:
         """Compute the distances of given nonces, beside whatever else the server does."""
         service = state.ready()
         if state.model_error is not None:
-            raise EngineError(f"Engine not available: {state.model_error}.")
+            raise EngineUnavailable(f"Engine not available: {state.model_error}.")
         computed = await service.model.batch_distances(
             body.block_hash, body.public_key, body.nonces, body.batch_size, body.seq_len
         )

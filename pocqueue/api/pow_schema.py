@@ -150,5 +150,6 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"model": ErrorAnswer, "description": "The token is missing or wrong."},
     409: {"model": ErrorAnswer, "description": "A round is being searched; stop it first."},
     422: {"model": ErrorAnswer, "description": "A field has a value that is not allowed."},
+    500: {"model": ErrorAnswer, "description": "The engine failed on a batch; says why."},
     503: {"model": ErrorAnswer, "description": "The engine cannot be used; the sentence says why."},
 }

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from typing import Any
 
 from pocqueue.api.gate import InferenceGate
@@ -25,6 +26,7 @@ from pocqueue.poc.manager import PoCManager
 
 logger = logging.getLogger(__name__)
 
+_POLL_S = 0.02
 _BUSY = {PoCState.GENERATING, PoCState.VALIDATING}
 
 
@@ -112,7 +114,7 @@ class PowService:
         """Recompute a proof for the round's block.
 
         Raises:
-            NoRound: there is no round.
+            NoRound: there is no round, or it ended meanwhile.
             InvalidRound: the proof is none.
             EngineError: the engine failed; so did the round, if it was searching or validating.
         """
@@ -123,6 +125,8 @@ class PowService:
             return await self._manager.check_proof(proof)
         except InvalidRound:
             raise
+        except RuntimeError as exc:
+            raise NoRound(f"{exc}.") from None
         except EngineError as exc:
             # Not a round that began meanwhile.
             if self._manager.config is config and self._manager.state in _BUSY:
@@ -133,6 +137,7 @@ class PowService:
         """End everything and deliver the callbacks that wait, for a bounded time."""
         self.stop()
         await self._manager.close()
+        await self.model.close()
         for task in list(self._tasks):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -141,16 +146,28 @@ class PowService:
     async def _search(self) -> None:
         """Search until the state changes. The manager cancels this where the round ends."""
         try:
-            if not await self.gate.drained(self._drain_s):
+            if not await self._drained():
                 logger.warning(
                     "%d requests still run after %.0f s; the proof round begins beside them.",
-                    self.gate.running,
+                    max(self.gate.running, self.model.num_unfinished()),
                     self._drain_s,
                 )
             while self._manager.state is PoCState.GENERATING:
                 await self._manager.run_batch_async()
         except Exception as exc:  # noqa: BLE001 - whatever it is, the round must not seem to go on
             self._fail(str(exc) or type(exc).__name__)
+
+    async def _drained(self) -> bool:
+        """Wait until no request runs, at most `drain_s`; say whether none does."""
+        give_up = time.monotonic() + self._drain_s
+        if not await self.gate.drained(self._drain_s):
+            return False
+        # Some requests are answered before they have run: responses "in the background".
+        while self.model.num_unfinished():
+            if time.monotonic() > give_up:
+                return False
+            await asyncio.sleep(_POLL_S)
+        return True
 
     def _fail(self, reason: str) -> None:
         logger.error("The proof round failed: %s", reason)
@@ -159,28 +176,18 @@ class PowService:
 
     def _enter(self) -> None:
         self.gate.close()
-        if self._end is not None:
-            self._end.cancel()
-        self._end = asyncio.get_running_loop().call_later(self._max_round_s, self._overdue)
+        # From when the gate closed: changes of phase do not keep it closed for longer.
+        if self._end is None:
+            self._end = asyncio.get_running_loop().call_later(self._max_round_s, self._overdue)
 
     def _leave(self) -> None:
         if self._end is not None:
             self._end.cancel()
             self._end = None
-        if self.gate.closed:
-            self.gate.open()
-            # Behind the batch at hand; nobody waits for it.
-            self._spawn(self._release(), "poc-release")
+        self.gate.open()
 
     def _overdue(self) -> None:
         self._fail(f"nobody stopped the round within {self._max_round_s:.0f} s")
-
-    async def _release(self) -> None:
-        """Free the workers' scratch, unless the next round has begun by then."""
-        if self.gate.closed:
-            return
-        with contextlib.suppress(EngineError):  # a dead engine holds nothing
-            await self.model.call("poc_release")
 
     def _require_round(self) -> None:
         if self._manager.config is None:

@@ -6,6 +6,7 @@ What crosses to the workers is block hash, public key, nonces and a shape; what 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 #: Longest time for one batch. vLLM's core does nothing else meanwhile, so this also bounds how long a
 #: batch that hangs keeps a round alive.
 PASS_TIMEOUT_S = 300.0
+#: How often a call that waits looks whether the engine still lives.
+_LOOK_EVERY_S = 1.0
+#: The workers keep their scratch this long after a batch.
+IDLE_S = 30.0
 #: How much longer it is waited for than the engine itself waits for its workers.
 _GRACE_S = 5.0
 
@@ -58,6 +63,7 @@ class ServedModel:
         info: the model; its fingerprint may be filled in later.
         max_batch_size: most sequences of a pass.
         pass_timeout_s: seconds that one batch may take.
+        idle_s: seconds after the last batch at which the workers free what they hold for the next.
 
     Attributes:
         lock: held by a thread during a pass.
@@ -69,13 +75,17 @@ class ServedModel:
         info: EngineInfo,
         max_batch_size: int,
         pass_timeout_s: float = PASS_TIMEOUT_S,
+        idle_s: float = IDLE_S,
     ) -> None:
         self.info = info
         self.max_batch_size = max_batch_size
         self.lock = threading.RLock()
         self._client = client
         self._pass_timeout_s = pass_timeout_s
+        self._idle_s = idle_s
         self._loop = asyncio.get_running_loop()
+        self._release: asyncio.TimerHandle | None = None
+        self._releasing: asyncio.Task[None] | None = None
 
     @property
     def sizes(self) -> ModelSizes:
@@ -136,9 +146,12 @@ class ServedModel:
         self.check(batch_size, seq_len, nonces)
         if not nonces:
             return []
-        answers = await self.call(
-            "poc_distances", block_hash, public_key, list(nonces), batch_size, seq_len
-        )
+        try:
+            answers = await self.call(
+                "poc_distances", block_hash, public_key, list(nonces), batch_size, seq_len
+            )
+        finally:
+            self._release_later()
         # Every rank of a tensor-parallel group that has the logits has the same.
         distances: list[float] = next((answer for answer in answers if answer is not None), [])
         if len(distances) != len(nonces):
@@ -146,6 +159,11 @@ class ServedModel:
                 f"The engine failed: it gave {len(distances)} distances for {len(nonces)} nonces."
             )
         return distances
+
+    def num_unfinished(self) -> int:
+        """Return how many requests vLLM has at work; 0 where its client does not tell."""
+        processor = getattr(self._client, "output_processor", None)
+        return 0 if processor is None else int(processor.get_num_unfinished_requests())
 
     def check_alive(self) -> None:
         """Refuse what needs an engine where that is dead.
@@ -165,23 +183,20 @@ class ServedModel:
             EngineUnavailable, EngineError: as `batch_distances` does.
         """
         self.check_alive()
+        call = asyncio.ensure_future(
+            self._client.collective_rpc(method, timeout=self._pass_timeout_s, args=args)
+        )
         try:
-            # Bounded here too: a core that hangs would not tell that the time is up.
-            async with asyncio.timeout(self._pass_timeout_s + _GRACE_S):
-                return await self._client.collective_rpc(
-                    method, timeout=self._pass_timeout_s, args=args
-                )
-        except TimeoutError:
-            raise EngineUnavailable(
-                f"Engine not available: no answer to a batch within {self._pass_timeout_s:.0f} s."
-            ) from None
+            await self._wait(call)
+        finally:
+            call.cancel()  # where it is not done; the engine itself cannot be interrupted
+        try:
+            return call.result()
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            # Not this call was cancelled but what it waits for. Passed on, it would end a search as
-            # if somebody had stopped it.
+            # vLLM's doing, not ours: passed on, it would end a search as if somebody had stopped it.
             raise EngineUnavailable("Engine not available: vLLM dropped the batch.") from None
+        except TimeoutError:
+            raise self._too_slow() from None
         except PocqueueError:
             raise
         except Exception as exc:
@@ -191,3 +206,48 @@ class ServedModel:
                 ) from exc
             # What a worker raises arrives as text, of whatever class it was.
             raise EngineError(f"The engine failed: {str(exc)[:500]}") from exc
+
+    async def _wait(self, call: asyncio.Future[list[Any]]) -> None:
+        """Wait for a call; no longer than it may take, nor than the engine lives.
+
+        Raises:
+            EngineUnavailable: as `call` does.
+        """
+        # Bounded here too: a core that hangs does not tell that the time is up. And one that died
+        # leaves the calls that it had without an answer.
+        give_up = self._loop.time() + self._pass_timeout_s + _GRACE_S
+        while not call.done():
+            left_s = give_up - self._loop.time()
+            if left_s <= 0:
+                raise self._too_slow()
+            await asyncio.wait([call], timeout=min(left_s, _LOOK_EVERY_S))
+            if not call.done():
+                self.check_alive()
+
+    def _too_slow(self) -> EngineUnavailable:
+        return EngineUnavailable(
+            f"Engine not available: no answer to a batch within {self._pass_timeout_s:.0f} s."
+        )
+
+    def _release_later(self) -> None:
+        """Free the workers' scratch once no batch has come for a while."""
+        if self._release is not None:
+            self._release.cancel()
+        self._release = self._loop.call_later(self._idle_s, self._release_now)
+
+    def _release_now(self) -> None:
+        self._release = None
+        self._releasing = self._loop.create_task(self._call_release(), name="poc-release")
+
+    async def _call_release(self) -> None:
+        with contextlib.suppress(EngineError):  # a dead engine holds nothing
+            await self.call("poc_release")
+
+    async def close(self) -> None:
+        """Free the workers' scratch no more, as the server ends."""
+        if self._release is not None:
+            self._release.cancel()
+        if self._releasing is not None:
+            self._releasing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._releasing

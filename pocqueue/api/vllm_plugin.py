@@ -27,7 +27,7 @@ from pocqueue.api.pow_routes import PowState, pow_router
 from pocqueue.api.pow_service import PowService
 from pocqueue.api.served_model import ServedModel
 from pocqueue.engine.base import EXTENSION, EngineInfo
-from pocqueue.errors import EngineError, PocqueueError
+from pocqueue.errors import EngineError, EngineUnavailable, PocqueueError
 from pocqueue.rounds.spec import RoundSpec
 from pocqueue.settings import Settings, load_settings
 
@@ -48,6 +48,7 @@ class PoCEndpoints:
         self._state = PowState()
         self._gate = InferenceGate(_WINDOW_S)
         self._hashing: asyncio.Task[None] | None = None
+        self._closing = False
 
     def attach_router(self, app: FastAPI) -> None:
         """Add routes, gate and a clean end to the server's application."""
@@ -88,7 +89,9 @@ class PoCEndpoints:
 
         try:
             folder = await asyncio.to_thread(_model_folder, config)
-            digits = await asyncio.to_thread(fingerprint, folder, state_dir=settings.state_dir)
+            digits = await asyncio.to_thread(
+                fingerprint, folder, state_dir=settings.state_dir, on_bytes=self._go_on
+            )
         except Exception as exc:  # noqa: BLE001 - the hub's errors have no common class
             self._state.model_error = f"the model's files cannot be hashed ({str(exc)[:300]})"
             logger.error("pocqueue: %s", self._state.model_error)
@@ -96,7 +99,17 @@ class PoCEndpoints:
         served.info = replace(served.info, fingerprint=digits)
         self._state.model_error = None
 
+    def _go_on(self, _done: int, _total: int) -> None:
+        """End the hashing thread where the server ends: it would be waited for, for minutes.
+
+        Raises:
+            EngineUnavailable: the server ends.
+        """
+        if self._closing:
+            raise EngineUnavailable("the server ends")
+
     async def _close(self) -> None:
+        self._closing = True
         if self._hashing is not None:
             self._hashing.cancel()
         if self._state.service is not None:

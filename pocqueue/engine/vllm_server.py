@@ -28,8 +28,6 @@ from pocqueue.poc.config import PoCConfig
 
 #: A server that does not answer, or says that it cannot just now, is asked again for this long.
 PATIENCE_S = 60.0
-#: The same when a worker starts, perhaps together with its server, which has a model to load.
-START_PATIENCE_S = 900.0
 #: Longest time for one batch, as long as a server waits for its own engine and a little more.
 BATCH_TIMEOUT_S = 330.0
 _PAUSES_S = (0.1, 0.25, 0.5, 1.0, 2.0)
@@ -121,7 +119,7 @@ def connect_vllm_server(options: EngineOptions, on_progress: OnProgress) -> Vllm
     """Ask a vLLM server what it serves; wait for one that is still starting.
 
     Raises:
-        EngineUnavailable: it does not answer for `START_PATIENCE_S`.
+        EngineUnavailable: it does not answer for as long as the options say.
         EngineError: it has no such routes, or refuses the token.
     """
     headers = {}
@@ -140,7 +138,7 @@ def connect_vllm_server(options: EngineOptions, on_progress: OnProgress) -> Vllm
             "GET",
             "/api/v1/pow/model",
             None,
-            START_PATIENCE_S,
+            options.server_patience_s,
             on_wait=lambda why: on_progress(f"Waiting for the vLLM server: {why}"),
         )
         info = replace(EngineInfo.from_dict(reply), engine="vllm-server")
@@ -192,7 +190,9 @@ def _ask(
             if response.status_code == 200:
                 return _reply(client, path, response)
             detail = _detail(response)
-            if response.status_code not in {502, 503, 504}:
+            # A server that says that it will never do is not asked again.
+            passes = response.status_code in {502, 503, 504} and "not enabled" not in detail
+            if not passes:
                 raise EngineError(_refusal(client, path, response.status_code, detail))
             why = f"{client.base_url} says {response.status_code}: {detail}"
         now = time.monotonic()
@@ -219,7 +219,7 @@ def _refusal(client: httpx.Client, path: str, status: int, detail: str) -> str:
             f"{where} has no route {path}. Start it with VLLM_PLUGINS=pocqueue and pocqueue installed "
             "beside vLLM; `pocqueue vllm serve MODEL` does both."
         )
-    return f"{where} refuses a batch with status {status}: {detail}"
+    return f"{where} refuses with status {status}: {detail}"
 
 
 def _reply(client: httpx.Client, path: str, response: httpx.Response) -> dict[str, Any]:

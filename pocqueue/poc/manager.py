@@ -17,7 +17,7 @@ import logging
 import math
 import threading
 import time
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ from pocqueue.poc.config import PoCConfig, PoCState
 from pocqueue.poc.data import ProofBatch, ValidatedBatch, check_length, is_valid
 from pocqueue.poc.forward import DistanceSource, ForwardPass, ModelConfig
 from pocqueue.poc.gpu_random import generate_target
-from pocqueue.poc.nonces import check_node, nonces_of
+from pocqueue.poc.nonces import check_node, nonces_of, split_range
 from pocqueue.poc.stats import PoCStats
 
 if TYPE_CHECKING:
@@ -98,6 +98,11 @@ class PoCManager:
 
         self._next_index = 0
         self._round_number = 0
+        self._num_stops = 0
+        # Of its own, and one for each use: a pass that hangs holds up neither the other nor whatever
+        # else of this process needs a thread. They start with their first use.
+        self._searcher = ThreadPoolExecutor(1, thread_name_prefix="poc-search")
+        self._checker = ThreadPoolExecutor(1, thread_name_prefix="poc-check")
         self._generation_task: asyncio.Task[Any] | None = None
         self._callback_sender: PoCCallbackSender | None = None
         self._closing: set[Future[None]] = set()
@@ -162,13 +167,14 @@ class PoCManager:
             self._cancel_generation()
             self._retire_sender()
             self.stats.stop()
+            self._num_stops += 1
             self.state = PoCState.STOPPED
 
     def fail_round(self, reason: str) -> None:
         """End the round as failed: as `stop_round` does, with the reason in the status.
 
         Args:
-            reason: one sentence; stays until the next `init_round`.
+            reason: one sentence; stays until a round starts again.
         """
         with self._lock:
             self.stop_round()
@@ -179,6 +185,8 @@ class PoCManager:
         self.stop_round()
         closing = [asyncio.wrap_future(future) for future in list(self._closing)]
         await asyncio.gather(*closing)
+        for threads in (self._searcher, self._checker):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def set_generation_task(self, task: asyncio.Task[Any]) -> None:
         """Hand over the task that searches in the background, to be cancelled with the round."""
@@ -207,12 +215,15 @@ class PoCManager:
             All nonces of the batch with their distances, valid or not, but for distances that are not
             finite. Empty where no round is being searched, or the round ended during the pass.
         """
-        searched = self._search()
+        searched = self._search(self._round_number)
         return ProofBatch.empty() if searched is None else self._commit(*searched)
 
     async def run_batch_async(self) -> ProofBatch:
         """Do as `run_batch` in a worker thread, and queue the valid nonces for the callback URL."""
-        searched = await asyncio.to_thread(self._search)
+        # The round is that of now: a thread that has to wait must not take nonces of a later one.
+        searched = await asyncio.get_running_loop().run_in_executor(
+            self._searcher, self._search, self._round_number
+        )
         if searched is None:
             return ProofBatch.empty()
         # Nothing below gives up control, so a cancellation cannot fall between counting a batch and
@@ -246,7 +257,9 @@ class PoCManager:
         self, nonces: list[int], public_key: str
     ) -> tuple[list[float], list[bool]]:
         """Do as `validate` in a worker thread."""
-        return await asyncio.to_thread(self.validate, nonces, public_key)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._checker, self.validate, nonces, public_key
+        )
 
     async def check_proof(self, proof: ProofBatch) -> ValidatedBatch:
         """Recompute somebody's proof for this round's block, and queue the verdict for the callback.
@@ -260,14 +273,24 @@ class PoCManager:
             The verdict; distances that were not finite count as invalid.
 
         Raises:
-            RuntimeError: there is no round.
+            RuntimeError: there is no round, or it ended before the verdict.
             InvalidRound: there is not one distance for each nonce.
         """
         check_length("dist", proof.dist, proof.nonces)
         with self._lock:
-            config, sender = self.config, self._callback_sender
-        computed, _valid = await self.validate_async(proof.nonces, proof.public_key)
-        assert config is not None  # or the line above had raised
+            config, target, sender = self.config, self.target, self._callback_sender
+            began = (self._round_number, self._num_stops)
+        if config is None or target is None:
+            raise RuntimeError("No round configured")
+        computed: list[float] = []
+        # Batch by batch: many of them must not outlast the round that they are checked for.
+        for start, stop in split_range(0, len(proof.nonces), config.batch_size):
+            batch = proof.nonces[start:stop]
+            computed += await asyncio.get_running_loop().run_in_executor(
+                self._checker, self._source.distances, config, proof.public_key, target, batch
+            )
+            if (self._round_number, self._num_stops) != began:
+                raise RuntimeError("The round ended while the proof was checked")
         verdict = ValidatedBatch(
             public_key=proof.public_key,
             block_hash=config.block_hash,
@@ -304,14 +327,17 @@ class PoCManager:
             raise RuntimeError("Round not initialized")
         if self._callback_sender is None:  # closed when the round was stopped
             self._callback_sender = _make_sender(self.config)
+        self.error = None
         self.state = state
 
-    def _search(self) -> tuple[_Work, list[float]] | None:
-        """Take nonces and compute their distances; None where no round is being searched."""
+    def _search(self, round_number: int) -> tuple[_Work, list[float]] | None:
+        """Take nonces and compute their distances; None where this round is not being searched."""
         with self._source.lock:
             # Decided here, with the model in hand: the wait for it may have outlasted the round.
             with self._lock:
-                if self.state != PoCState.GENERATING or self.config is None or self.target is None:
+                if self.state != PoCState.GENERATING or self._round_number != round_number:
+                    return None
+                if self.config is None or self.target is None:
                     return None
                 work = _Work(self._round_number, self.config, self.target, self.get_next_nonces())
             return work, self._source.distances(

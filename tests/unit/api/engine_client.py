@@ -63,6 +63,7 @@ class EngineTwin:
         calls: (method, arguments) of every call.
         running: batches that are being computed.
         answered: batches that were answered.
+        output_processor: where vLLM counts requests; None: its client does not tell.
     """
 
     def __init__(self) -> None:
@@ -87,6 +88,7 @@ class EngineTwin:
         self.running = 0
         self.most_running = 0
         self.answered = 0
+        self.output_processor: Any = None
 
     @property
     def batches(self) -> list[list[int]]:

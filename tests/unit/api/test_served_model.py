@@ -148,7 +148,32 @@ async def test_a_core_that_hangs_is_given_up(
     twin.gate.clear()
     with pytest.raises(EngineUnavailable, match="no answer to a batch within 0 s"):
         await ask(model, [1])
-    assert twin.running == 0
+    await until(lambda: twin.running == 0)
+
+
+async def test_an_engine_that_dies_during_a_batch_is_noticed(
+    twin: EngineTwin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM leaves the calls that a dead engine had without an answer."""
+    monkeypatch.setattr(module, "_LOOK_EVERY_S", 0.01)
+    model = ServedModel(twin, make_info(), MAX_BATCH_SIZE)
+    twin.gate.clear()
+    call = asyncio.ensure_future(ask(model, [1]))
+    await until(lambda: twin.running)
+    twin.errored = True
+    with pytest.raises(EngineUnavailable, match="engine is dead"):
+        await call
+
+
+async def test_workers_free_their_scratch_once_nothing_comes(twin: EngineTwin) -> None:
+    """A while after the last batch, and again after the next ones."""
+    model = ServedModel(twin, make_info(), MAX_BATCH_SIZE, idle_s=0.01)
+    await ask(model, [1])
+    await ask(model, [2])
+    await until(lambda: twin.released == 1)
+    await ask(model, [3])
+    await until(lambda: twin.released == 2)
+    await model.close()
 
 
 async def test_a_worker_that_hangs_is_given_up(model: ServedModel, twin: EngineTwin) -> None:

@@ -16,7 +16,7 @@ import httpx
 import pytest
 from typing_extensions import override
 
-from pocqueue.engine import EngineOptions, load_engine, vllm_server as module
+from pocqueue.engine import EngineOptions, load_engine, local, vllm_server as module
 from pocqueue.engine.vllm_server import VllmServerEngine
 from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound
 from pocqueue.poc.config import PoCConfig
@@ -184,6 +184,7 @@ def connected(
         "device": "cpu",
         "state_dir": Path("unused"),
         "server_url": server.url,
+        "server_patience_s": 900.0,
     }
     options = EngineOptions(**fields | changes)
     engine = load_engine("vllm-server", options, (progress if progress is not None else []).append)
@@ -411,17 +412,25 @@ def test_a_worker_waits_for_a_server_that_starts(server: Server, clock: Clock) -
     assert 2 <= len(progress) - 1 <= waited / 10 + 1
 
 
-def test_a_worker_does_not_wait_for_ever(
-    server: Server, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Longer than for a batch, as a model may take its time to load."""
-    assert module.START_PATIENCE_S > 5 * module.PATIENCE_S
-    monkeypatch.setattr(module, "START_PATIENCE_S", 30.0)
+def test_a_command_does_not_wait_for_long(server: Server, clock: Clock) -> None:
+    """Somebody is looking on; a worker waits for as long as a model takes to load."""
     server.stop()
     begun = clock.now
-    with pytest.raises(EngineUnavailable, match="does not answer"), connected(server):
+    with (
+        pytest.raises(EngineUnavailable, match="does not answer"),
+        connected(server, server_patience_s=30.0),
+    ):
         pass
     assert 15 < clock.now - begun <= 30
+    assert local._COMMAND_PATIENCE_S < module.PATIENCE_S < local._WORKER_PATIENCE_S
+
+
+def test_a_server_that_never_will_is_not_waited_for(server: Server, clock: Clock) -> None:
+    """It says so."""
+    server.answers = [(503, {"detail": "PoC not enabled: --enable-lora."})]
+    with pytest.raises(EngineError, match="PoC not enabled: --enable-lora"), connected(server):
+        pass
+    assert not clock.pauses
 
 
 @pytest.mark.parametrize("field", [*make_info().to_dict(), "max_batch_size"])
