@@ -349,10 +349,15 @@ class RangeRunner:
             logger.info("Round %s: handed %d nonces back.", out.round_id, num)
 
     def _engine_failed(self, out: OutstandingRange, exc: Exception) -> None:
-        logger.error("The engine failed on range %s.", out.key, exc_info=exc)
-        self._give_back(out, failed=True)
+        # A server that is away says nothing about the range, which must not be given up for it.
+        away = isinstance(exc, EngineUnavailable)
+        if away:
+            logger.error("Range %s goes back: %s", out.key, exc)
+        else:
+            logger.error("The engine failed on range %s.", out.key, exc_info=exc)
+        self._give_back(out, failed=not away)
         # An engine that says what it cannot do (too large a batch, say) is well otherwise.
-        refused = isinstance(exc, PocqueueError) and not isinstance(exc, EngineUnavailable)
+        refused = isinstance(exc, PocqueueError) and not away
         with self._stats_lock:
             self._stats.failures += not refused
             self._stats.last_error = f"{type(exc).__name__}: {exc}"[:200]

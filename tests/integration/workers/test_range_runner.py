@@ -14,7 +14,7 @@ import redis
 from typing_extensions import override
 
 from pocqueue.engine.base import Engine
-from pocqueue.errors import EngineError, StoreError, StoreUnavailable
+from pocqueue.errors import EngineError, EngineUnavailable, StoreError, StoreUnavailable
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.pool import shape_key
 from pocqueue.rounds.records import CommitResult, OutstandingRange, RoundStatus
@@ -717,6 +717,25 @@ def test_an_engine_that_says_what_it_cannot_do_is_not_broken(bench: Bench) -> No
     bench.engine.on_batch = refuse
     run()
     assert len(bench.broken) == 1, "it is told once"
+
+
+def test_a_server_that_is_away_costs_the_worker_not_the_nonces(bench: Bench) -> None:
+    """Its ranges go back unharmed however often; a worker whose server stays away ends."""
+
+    def away(_: int) -> None:
+        raise EngineUnavailable("the server does not answer")
+
+    round_id = bench.start(100)
+    bench.engine.on_batch = away
+    for attempt in range(2 * MAX_ATTEMPTS):
+        range_id = 1 if attempt == 0 else assign(bench.store, round_id, 100).range_id
+        bench.runner.run(round_id, range_id)
+    assert len(bench.broken) == 1
+    status = bench.store.status(round_id)
+    assert (status.abandoned, status.state) == (0, RoundState.ACTIVE)
+    bench.engine.on_batch = lambda _: None
+    bench.runner.run(round_id, assign(bench.store, round_id, 100).range_id)
+    _check_complete(bench, round_id, 100)
 
 
 def test_a_success_in_between_starts_the_count_of_failures_anew(bench: Bench) -> None:
