@@ -94,6 +94,10 @@ class Gpu:
             return rate * int(shape.partition("x")[0]) / seq_len / 2
         return 0.0
 
+    def has_run(self, seq_len: int, batch_size: int) -> bool:
+        """Say whether the rate at a shape was measured."""
+        return shape_key(seq_len, batch_size) in self.rates
+
     def least_batch_s(self, seq_len: int, batch_size: int) -> float:
         """Return the seconds that one batch takes at the least; 0 where nothing is known."""
         best = self.best_rates.get(shape_key(seq_len, batch_size), 0.0)

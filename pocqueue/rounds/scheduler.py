@@ -4,7 +4,7 @@ Promises:
 - Each GPU queue holds at most two ranges, one running and one waiting, each about a second of that
   GPU's work, so that a GPU never waits for the scheduler and a stopped round wastes little.
 - GPU time is shared among active rounds by their share (start-time fair queueing: the round with
-  the least GPU seconds per share goes next; one that joins begins where the others stand).
+  the least GPU seconds per share goes next; one that joins begins where the others are).
 - Nothing is sent whose first batch could not be done before its round's deadline.
 - The ranges of a dead, restarted or hanging worker, and those whose message never arrived, go to
   others.
@@ -22,6 +22,10 @@ from pocqueue.rounds.records import OutstandingRange, RoundStatus
 DEPTH = 2
 #: After this long a live worker must have taken its range from the queue, or the message is lost.
 DELIVERY_MS = 3000
+#: Part of a range that a GPU gets of a shape which it never ran. Its rate is a guess then, by which the
+#: round is charged too: with whole ranges a round that began a moment before another kept, for good,
+#: what it had been charged too little for.
+PROBE = 0.2
 #: GPU seconds by which a round may lag behind the foremost one, for every GPU. A round that could
 #: not use any GPU for a while does not get all of them for as long afterwards.
 MAX_LAG_S = 2.0 * DEPTH
@@ -120,7 +124,7 @@ def plan(
     ready = [gpu for gpu in gpus if gpu.is_live and not gpu.draining and not gpu.hangs]
     backlog_s, counts = _backlogs(outstanding, ready, by_id, range_s)
     unassigned = _unassigned(rounds, outstanding)
-    vtimes = _virtual_times(rounds, len(ready))
+    vtimes = _virtual_times(rounds, _ahead(outstanding, ready, by_id, range_s), len(ready))
     assignments = []
     for slot in range(DEPTH):
         for gpu in ready:
@@ -133,7 +137,8 @@ def plan(
             spec = status.spec
             rate = gpu.rate(spec.seq_len, spec.batch_size)
             until_deadline_s = (status.deadline_ms - now_ms) / 1000 - ahead_s
-            num_nonces = range_size(rate, spec.batch_size, min(range_s, until_deadline_s))
+            span_s = range_s if gpu.has_run(spec.seq_len, spec.batch_size) else range_s * PROBE
+            num_nonces = range_size(rate, spec.batch_size, min(span_s, until_deadline_s))
             left = unassigned[status.round_id]
             if left is not None:
                 num_nonces = min(num_nonces, left)
@@ -228,10 +233,36 @@ def _unassigned(
     return left
 
 
-def _virtual_times(rounds: Sequence[RoundStatus], num_gpus: int) -> dict[str, float]:
-    """Return each round's virtual time: newcomers at the back, stragglers pulled up."""
-    known = [status.vtime for status in rounds if status.vtime is not None]
-    back, front = min(known, default=0.0), max(known, default=0.0)
+def _ahead(
+    outstanding: Sequence[OutstandingRange],
+    gpus: Collection[Gpu],
+    rounds: Mapping[str, RoundStatus],
+    range_s: float,
+) -> dict[str, float]:
+    """Return, by round, the virtual time that it was charged for work which is still to be done."""
+    ahead = dict.fromkeys(rounds, 0.0)
+    by_queue = {gpu.queue: gpu for gpu in gpus}
+    for out in outstanding:
+        gpu, status = by_queue.get(out.queue), rounds.get(out.round_id)
+        if gpu is not None and status is not None:
+            rate = gpu.rate(status.spec.seq_len, status.spec.batch_size)
+            ahead[out.round_id] += (out.left / rate if rate > 0 else range_s) / status.spec.share
+    return ahead
+
+
+def _virtual_times(
+    rounds: Sequence[RoundStatus], ahead: Mapping[str, float], num_gpus: int
+) -> dict[str, float]:
+    """Return each round's virtual time: newcomers at the back, stragglers pulled up.
+
+    The back is where the others are with what was done for them. Where they are with what lies on
+    the GPUs for them too would make a round that begins a moment after another lag behind it for good.
+    """
+    known = [
+        (status.vtime, ahead[status.round_id]) for status in rounds if status.vtime is not None
+    ]
+    back = min((max(0.0, vtime - undone) for vtime, undone in known), default=0.0)
+    front = max((vtime for vtime, _ in known), default=0.0)
     floor = front - MAX_LAG_S * max(1, num_gpus)
     return {
         status.round_id: back if status.vtime is None else max(status.vtime, floor)

@@ -41,11 +41,13 @@ def test_another_scheduler_takes_over(stack: Stack) -> None:
     stack.scheduler("standby")
     # A start takes seconds on a busy machine: without this the round could end before it.
     stack.wait(lambda: "stands by" in stack.log("standby").read_text(), "the second scheduler")
-    round_id = stack.start(max_nonces=NUM_NONCES)
+    # More than the GPUs hold when the leader dies, on a fast machine too.
+    num_nonces = 6 * NUM_NONCES
+    round_id = stack.start(max_nonces=num_nonces)
     stack.wait_checked(round_id, 200)
     stack.kill("scheduler")
     assert stack.wait_over(round_id).state is RoundState.COMPLETED
-    stack.check_exactly_once(round_id, NUM_NONCES)
+    stack.check_exactly_once(round_id, num_nonces)
     assert "This scheduler leads" in stack.log("standby").read_text()
     stack.processes["scheduler"] = stack.processes.pop("standby")
 

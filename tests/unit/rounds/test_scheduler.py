@@ -131,11 +131,11 @@ def test_a_gpu_of_unknown_rate_gets_single_batches() -> None:
 
 
 def test_a_shape_never_run_is_sized_from_one_that_was() -> None:
-    """By positions per second, and halved to be on the safe side."""
+    """By positions per second, halved to be on the safe side, and only a part of a range: a guess."""
     gpu = make_gpu(rates={"16x10": 100.0})
     assert gpu.rate(8, 10) == 100.0
     assert gpu.rate(32, 10) == 25.0
-    assert [a.num_nonces for a in _plan([make_status()], [gpu])] == [100, 100]
+    assert [a.num_nonces for a in _plan([make_status()], [gpu])] == [20, 20]
 
 
 # Who gets nothing
@@ -307,6 +307,17 @@ def test_a_newcomer_starts_level_with_the_one_furthest_back() -> None:
     gpus = [make_gpu(f"gpu{i}") for i in range(3)]
     first = _plan(rounds, gpus)[:3]
     assert [(a.round_id, a.vtime) for a in first] == [("new", 101.0), ("a", 101.0), ("b", 101.9)]
+
+
+def test_a_round_that_begins_a_moment_later_catches_up() -> None:
+    """What lies on the GPUs for others undone does not count as their lead."""
+    first = make_status("first", vtime=2.0)
+    lying = [make_range(round_id="first", range_id=i, stop=100, queue="gpu0") for i in range(2)]
+    rounds, gpus = [first, make_status("new")], [make_gpu("gpu0"), make_gpu("gpu1")]
+    assert [(a.round_id, a.vtime) for a in _plan(rounds, gpus, lying)] == [
+        ("new", 1.0),
+        ("new", 2.0),
+    ]
 
 
 def test_a_round_that_could_not_run_is_paid_back_a_few_seconds_only() -> None:
