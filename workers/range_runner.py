@@ -281,8 +281,7 @@ class RangeRunner:
 
     def _serves(self, status: RoundStatus) -> bool:
         """Say whether a round is searched with the model that this worker has deployed."""
-        spec, info = status.spec, self._engine.info
-        return spec.model_fingerprint == info.fingerprint and spec.model_dtype in {None, info.dtype}
+        return status.spec.is_served_by(self._engine.info)
 
     def _batch_seconds(self, seq_len: int, batch_size: int) -> float:
         """Return how long a batch of this shape takes at the least; 0 where none was run.

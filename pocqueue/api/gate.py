@@ -35,7 +35,7 @@ INFERENCE_PREFIXES = (
 #: A round may be stopped early, so nobody is sent away for longer.
 _MAX_RETRY_AFTER_S = 60.0
 #: Of these, what does not.
-_LIGHT = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
+_LIGHT = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/inference/v1/abort_requests")
 
 
 class InferenceGate:

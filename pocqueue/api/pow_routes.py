@@ -5,11 +5,13 @@ Errors are ``{"detail": sentence}`` whatever the application around them does wi
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import math
 import secrets
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from dataclasses import asdict
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.exceptions import RequestValidationError
@@ -32,11 +34,19 @@ from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound, Pocque
 from pocqueue.poc.config import PoCConfig
 from pocqueue.rounds.spec import ALLOWED
 
+T = TypeVar("T")
+
 PREFIX = "/api/v1/pow"
+#: How often a long answer looks whether anybody still waits for it.
+_LOOK_EVERY_S = 1.0
 
 
 class Unauthorized(PocqueueError):
     """The token is missing or wrong."""
+
+
+class Disconnected(PocqueueError):
+    """Nobody waits for the answer any more."""
 
 
 class MissingPart(PocqueueError):
@@ -48,6 +58,7 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (Unauthorized, 401),
     (NoRound, 400),
     (MissingPart, 400),
+    (Disconnected, 400),
     (RoundRunning, 409),
     (InvalidRound, 422),
     (EngineUnavailable, 503),
@@ -168,9 +179,9 @@ def pow_router(state: PowState) -> APIRouter:
         return answer(service)
 
     @router.post("/validate", response_model=VerdictAnswer)
-    async def validate(body: ProofBody) -> Any:
+    async def validate(body: ProofBody, request: Request) -> Any:
         """Recompute somebody's proof for the round's block and test it for fraud."""
-        verdict = await state.ready().check(body.to_batch())
+        verdict = await _while_connected(request, state.ready().check(body.to_batch()))
         return VerdictAnswer(
             fraud_detected=verdict.fraud_detected,
             computed_distances=_finite(verdict.dist),
@@ -198,7 +209,7 @@ def pow_router(state: PowState) -> APIRouter:
         if state.model_error is not None:
             raise EngineUnavailable(f"Engine not available: {state.model_error}.")
         served = service.model
-        return served.info.to_dict() | {"max_batch_size": served.max_batch_size}
+        return served.info.to_dict() | asdict(served.limits)
 
     @router.post("/distances", response_model=DistancesAnswer)
     async def distances(body: DistancesBody) -> Any:
@@ -215,6 +226,23 @@ def pow_router(state: PowState) -> APIRouter:
         )
 
     return router
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Do what a client waits for, no longer than it does.
+
+    Raises:
+        Disconnected: it went away.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        while not task.done():
+            await asyncio.wait([task], timeout=_LOOK_EVERY_S)
+            if not task.done() and await request.is_disconnected():
+                raise Disconnected("The client went away.")
+        return task.result()
+    finally:
+        task.cancel()
 
 
 def _config(body: InitBody) -> PoCConfig:

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pocqueue.engine.base import EngineInfo, check_batch
-from pocqueue.errors import EngineError, EngineUnavailable, PocqueueError
+from pocqueue.engine.base import EngineInfo
+from pocqueue.engine.rank_answers import BatchLimits, read_answers
+from pocqueue.errors import EngineError, EngineUnavailable
 from pocqueue.poc.config import PoCConfig
 from pocqueue.poc.nonces import split_range
 
@@ -27,8 +28,6 @@ PASS_TIMEOUT_S = 300.0
 _LOOK_EVERY_S = 1.0
 #: The workers keep their scratch this long after a batch.
 IDLE_S = 30.0
-#: How much longer it is waited for than the engine itself waits for its workers.
-_GRACE_S = 5.0
 
 
 class EngineClient(Protocol):
@@ -37,12 +36,7 @@ class EngineClient(Protocol):
     @property
     def errored(self) -> bool: ...
 
-    async def collective_rpc(
-        self,
-        method: str,
-        timeout: float | None = None,  # noqa: ASYNC109 - the name is vLLM's
-        args: tuple[Any, ...] = (),
-    ) -> list[Any]: ...
+    async def collective_rpc(self, method: str, *, args: tuple[Any, ...] = ()) -> list[Any]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +55,7 @@ class ServedModel:
     Args:
         client: vLLM's engine client.
         info: the model; its fingerprint may be filled in later.
-        max_batch_size: most sequences of a pass.
+        limits: what it can run.
         pass_timeout_s: seconds that one batch may take.
         idle_s: seconds after the last batch at which the workers free what they hold for the next.
 
@@ -73,12 +67,12 @@ class ServedModel:
         self,
         client: EngineClient,
         info: EngineInfo,
-        max_batch_size: int,
+        limits: BatchLimits,
         pass_timeout_s: float = PASS_TIMEOUT_S,
         idle_s: float = IDLE_S,
     ) -> None:
         self.info = info
-        self.max_batch_size = max_batch_size
+        self.limits = limits
         self.lock = threading.RLock()
         self._client = client
         self._pass_timeout_s = pass_timeout_s
@@ -98,7 +92,7 @@ class ServedModel:
             InvalidRound: names the field.
         """
         config = PoCConfig("-", 0, "-", 2.0, batch_size=batch_size, seq_len=seq_len)
-        check_batch(self.info, config, nonces, max_batch_size=self.max_batch_size)
+        self.limits.check(self.info, config, nonces)
 
     def distances(
         self, config: PoCConfig, public_key: str, target: torch.Tensor, nonces: Sequence[int]
@@ -152,13 +146,7 @@ class ServedModel:
             )
         finally:
             self._release_later()
-        # Every rank of a tensor-parallel group that has the logits has the same.
-        distances: list[float] = next((answer for answer in answers if answer is not None), [])
-        if len(distances) != len(nonces):
-            raise EngineError(
-                f"The engine failed: it gave {len(distances)} distances for {len(nonces)} nonces."
-            )
-        return distances
+        return read_answers(answers, len(nonces))
 
     def num_unfinished(self) -> int:
         """Return how many requests vLLM has at work; 0 where its client does not tell."""
@@ -184,7 +172,8 @@ class ServedModel:
         """
         self.check_alive()
         call = asyncio.ensure_future(
-            self._client.collective_rpc(method, timeout=self._pass_timeout_s, args=args)
+            # Without a timeout of vLLM's: it would leave the late answer in the queue of the next call.
+            self._client.collective_rpc(method, args=args)
         )
         try:
             await self._wait(call)
@@ -195,10 +184,6 @@ class ServedModel:
         except asyncio.CancelledError:
             # vLLM's doing, not ours: passed on, it would end a search as if somebody had stopped it.
             raise EngineUnavailable("Engine not available: vLLM dropped the batch.") from None
-        except TimeoutError:
-            raise self._too_slow() from None
-        except PocqueueError:
-            raise
         except Exception as exc:
             if self._client.errored:
                 raise EngineUnavailable(
@@ -213,21 +198,18 @@ class ServedModel:
         Raises:
             EngineUnavailable: as `call` does.
         """
-        # Bounded here too: a core that hangs does not tell that the time is up. And one that died
-        # leaves the calls that it had without an answer.
-        give_up = self._loop.time() + self._pass_timeout_s + _GRACE_S
+        # An engine that died leaves the calls that it had without an answer.
+        give_up = self._loop.time() + self._pass_timeout_s
         while not call.done():
             left_s = give_up - self._loop.time()
             if left_s <= 0:
-                raise self._too_slow()
+                raise EngineUnavailable(
+                    "Engine not available: no answer to a batch within "
+                    f"{self._pass_timeout_s:.0f} s."
+                )
             await asyncio.wait([call], timeout=min(left_s, _LOOK_EVERY_S))
             if not call.done():
                 self.check_alive()
-
-    def _too_slow(self) -> EngineUnavailable:
-        return EngineUnavailable(
-            f"Engine not available: no answer to a batch within {self._pass_timeout_s:.0f} s."
-        )
 
     def _release_later(self) -> None:
         """Free the workers' scratch once no batch has come for a while."""

@@ -26,7 +26,8 @@ from pocqueue.api.gate import GateMiddleware, InferenceGate
 from pocqueue.api.pow_routes import PowState, pow_router
 from pocqueue.api.pow_service import PowService
 from pocqueue.api.served_model import ServedModel
-from pocqueue.engine.base import EXTENSION, EngineInfo
+from pocqueue.engine.base import EXTENSION
+from pocqueue.engine.rank_answers import read_description
 from pocqueue.errors import EngineError, EngineUnavailable, PocqueueError
 from pocqueue.rounds.spec import RoundSpec
 from pocqueue.settings import Settings, load_settings
@@ -79,7 +80,7 @@ class PoCEndpoints:
         self._state.service = service
         state.poc_service = service
         self._hashing = asyncio.create_task(
-            self._fingerprint(service.model, engine_client.vllm_config.model_config, settings)
+            self._fingerprint(service.model, engine_client.vllm_config, settings)
         )
         logger.info("pocqueue: /api/v1/pow is ready on model %s.", service.model.info.model)
 
@@ -135,15 +136,15 @@ async def _make_service(
     if not extension:
         raise EngineError(f"start the server with --worker-extension-cls {EXTENSION}.")
     try:
-        described = dict((await engine_client.collective_rpc("poc_describe"))[0])
-        max_batch_size = int(described.pop("max_batch_size"))
-        info = EngineInfo.from_dict(described)
+        info, limits = read_description(await engine_client.collective_rpc("poc_describe"))
+    except EngineError:
+        raise
     except Exception as exc:
         # What a worker raises arrives as text, of whatever class it was.
         raise EngineError(str(exc)[:500]) from exc
     names = getattr(args, "served_model_name", None)
     info = replace(info, model=names[0] if names else info.model)
-    model = ServedModel(engine_client, info, max_batch_size)
+    model = ServedModel(engine_client, info, limits)
     return PowService(
         model,
         gate,
@@ -165,12 +166,20 @@ def _tokens(settings: Settings, args: Namespace) -> list[bytes]:
     return [hashlib.sha256(token.encode()).digest() for token in tokens if token]
 
 
-def _model_folder(config: Any) -> Path:
+def _model_folder(vllm_config: Any) -> Path:
     """Return the folder that vLLM loaded its weights from."""
-    folder = Path(config.model)
+    model = vllm_config.model_config
+    folder = Path(model.model)
     if folder.is_dir():
         return folder.resolve()
     from huggingface_hub import snapshot_download
 
     # vLLM has downloaded it; this only looks it up.
-    return Path(snapshot_download(config.model, revision=config.revision, local_files_only=True))
+    return Path(
+        snapshot_download(
+            model.model,
+            revision=model.revision,
+            cache_dir=vllm_config.load_config.download_dir,
+            local_files_only=True,
+        )
+    )

@@ -321,12 +321,7 @@ def _info(backend: Backend, status: RoundStatus) -> Any:
     """Return what the pool says about a round's model; None once nobody serves it."""
     spec = status.spec
     return next(
-        (
-            gpu.info
-            for gpu in backend.pool.all()
-            if gpu.info.fingerprint == spec.model_fingerprint
-            and spec.model_dtype in {None, gpu.info.dtype}
-        ),
+        (gpu.info for gpu in backend.pool.all() if spec.is_served_by(gpu.info)),
         None,
     )
 

@@ -6,7 +6,7 @@ Imports neither torch nor any other model runtime, so the scheduler, the APIs an
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pocqueue.errors import InvalidRound
@@ -34,6 +34,19 @@ class EngineInfo:
     hidden_size: int  #: width of one input embedding
     vocab_size: int  #: number of logits
     max_seq_len: int  #: longest sequence in tokens that the model has positions for
+    tensor_parallel: int = 1  #: devices that share the model
+
+    @property
+    def runtime(self) -> str:
+        """Name what decides the last bits of a distance beside model and dtype: "torch", "vllm", "vllm-x2".
+
+        The kernels, and over how many devices sums are split. Engines with different runtimes agree
+        within float error, which puts more honest nonces on the other side of r_target than the fraud
+        test allows for.
+        """
+        # A served vLLM runs the same kernels as one of the worker's own.
+        name = self.engine.removesuffix("-server")
+        return f"{name}-x{self.tensor_parallel}" if self.tensor_parallel > 1 else name
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain strings and integers, fit for JSON."""
@@ -53,7 +66,8 @@ class EngineInfo:
         for field in fields(cls):
             # Annotations are strings here (``from __future__ import annotations``).
             wanted = int if field.type == "int" else str
-            value = data.get(field.name)
+            # Fields with a default came later than the first workers.
+            value = data.get(field.name, None if field.default is MISSING else field.default)
             if type(value) is not wanted:  # bool is an int to isinstance
                 raise ValueError(
                     f"engine information: {field.name} is {value!r}; wanted: {wanted.__name__}."

@@ -13,10 +13,11 @@ from dataclasses import replace
 from typing import Any
 
 from pocqueue.engine import EngineOptions
-from pocqueue.engine.base import EXTENSION, EngineInfo, OnProgress, check_batch
+from pocqueue.engine.base import EXTENSION, EngineInfo, OnProgress
 from pocqueue.engine.devices import check_device
 from pocqueue.engine.models import ResolvedModel, fingerprint_with_progress, resolve_model
 from pocqueue.engine.proof_maths import warm_up_config
+from pocqueue.engine.rank_answers import BatchLimits, read_answers, read_description
 from pocqueue.errors import EngineError, ModelNotFound, PocqueueError, SettingsError
 from pocqueue.poc.config import PoCConfig
 
@@ -34,15 +35,17 @@ class VllmEngine:
     Used by one thread, the one that loaded it.
     """
 
-    def __init__(self, engine: Any, info: EngineInfo) -> None:
+    def __init__(self, engine: Any, info: EngineInfo, limits: BatchLimits) -> None:
         """Take over a running engine.
 
         Args:
             engine: vLLM's ``LLMEngine`` whose workers have ``PoCWorker`` mixed in.
             info: what it is.
+            limits: what it can run.
         """
         self._engine: Any = engine
         self._info = info
+        self._limits = limits
 
     @property
     def info(self) -> EngineInfo:
@@ -56,7 +59,7 @@ class VllmEngine:
             InvalidRound: a size of the batch is out of bounds.
             EngineError: the engine is closed, or the batch does not fit into the device's memory.
         """
-        check_batch(self._info, config, nonces, max_batch_size=MAX_BATCH_SIZE)
+        self._limits.check(self._info, config, nonces)
         if not nonces:
             return []
         answers = self._call(
@@ -67,7 +70,7 @@ class VllmEngine:
             config.batch_size,
             config.seq_len,
         )
-        return first_answer(answers)
+        return read_answers(answers, len(nonces))
 
     def warm_up(self, batch_size: int, seq_len: int) -> None:
         """Run one pass of this shape and drop the result.
@@ -94,11 +97,6 @@ class VllmEngine:
         return answers
 
 
-def first_answer(answers: Sequence[list[float] | None]) -> list[float]:
-    """Return the distances out of the ranks' answers; every rank that has them has the same."""
-    return next(answer for answer in answers if answer is not None)
-
-
 def load_vllm_engine(
     options: EngineOptions, on_progress: OnProgress, extension: str = EXTENSION
 ) -> VllmEngine:
@@ -117,7 +115,7 @@ def load_vllm_engine(
     on_progress(f"Loading {resolved.display_name} with vLLM on {device}")
     try:
         engine = _start(resolved, options, first, extension)
-        described = engine.collective_rpc("poc_describe")[0]
+        info, limits = read_description(engine.collective_rpc("poc_describe"))
     except PocqueueError:
         raise
     except Exception as exc:
@@ -127,14 +125,9 @@ def load_vllm_engine(
             f"Model {resolved.display_name!r} cannot be loaded by vLLM: "
             f"{type(exc).__name__}: {first_line[:300]} Name another model, or use POCQUEUE_ENGINE=torch."
         ) from exc
-    info = replace(
-        EngineInfo.from_dict(described),
-        model=resolved.display_name,
-        fingerprint=digits,
-        device=device,
-    )
+    info = replace(info, model=resolved.display_name, fingerprint=digits, device=device)
     on_progress(f"Loaded {info.model} with vLLM on {device} ({info.device_name}) in {info.dtype}")
-    return VllmEngine(engine, info)
+    return VllmEngine(engine, info, limits)
 
 
 def _first_index(device: str, tensor_parallel: int) -> int | None:
@@ -153,6 +146,8 @@ def _prepare_environment(options: EngineOptions) -> None:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    # With several devices vLLM would fork workers from this process, which has looked at CUDA by now.
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     if options.device != "cpu":
         return
     size, cores = options.tensor_parallel, sorted(os.sched_getaffinity(0))[: options.num_threads]

@@ -16,22 +16,21 @@ builders, the forward context with `skip_compiled`, `compute_logits`. Both of it
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from vllm.forward_context import set_forward_context
 from vllm.v1.attention.backend import CommonAttentionMetadata
-from vllm.v1.kv_cache_interface import (
-    AttentionSpec,
-    CrossAttentionSpec,
-    EncoderOnlyAttentionSpec,
-    KVQuantMode,
-)
+from vllm.v1.kv_cache_interface import FullAttentionSpec, KVQuantMode, SlidingWindowSpec
 
 from pocqueue.engine.vllm_kernels import EagerKernels
 from pocqueue.errors import EngineError
 
+#: What layers may keep. Exactly these: classes that extend them (MLA, attention sinks, …) lay out their
+#: blocks in other ways or write more into them than a pass should.
+_SPECS = (FullAttentionSpec, SlidingWindowSpec)
 #: How blocks of one layer look, whatever their number: shape, strides' order and dtype of a block.
 _Layout = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
 
@@ -200,11 +199,14 @@ class VllmForward:
         order = tuple(sorted(range(cache.dim()), key=cache.stride, reverse=True))
         layout = (tuple(cache.shape[1:]), order, cache.dtype)
         if layout not in shape.scratch:
-            table, _slots = shape.tables[cache.shape[2]]
+            table, slots = shape.tables[cache.shape[2]]
             size = (1 + table.numel(), *cache.shape[1:])
             # Zeros, because a masked key still enters a product: 0 times NaN would be NaN.
             made = torch.zeros([size[dim] for dim in order], dtype=cache.dtype, device=cache.device)
-            shape.scratch[layout] = made.permute([order.index(dim) for dim in range(len(order))])
+            scratch = made.permute([order.index(dim) for dim in range(len(order))])
+            # A slot outside would be somebody else's memory; no kernel checks that.
+            assert int(slots.max()) < scratch.shape[0] * scratch.shape[2]
+            shape.scratch[layout] = scratch
         return shape.scratch[layout]
 
     def _groups(self) -> list[Any]:
@@ -217,17 +219,20 @@ class VllmForward:
         for group in self._groups():
             spec = group.kv_cache_spec
             grouped.update(group.layer_names)
-            if not isinstance(spec, AttentionSpec) or isinstance(
-                spec, CrossAttentionSpec | EncoderOnlyAttentionSpec
+            cache = self._layers[group.layer_names[0]].kv_cache
+            if type(spec) not in _SPECS:
+                reasons.add(f"it has layers of kind {type(spec).__name__}")
+            elif (
+                spec.tokens_per_state != 1
+                or spec.kv_quant_mode != KVQuantMode.NONE
+                or cache.dim() != 4
             ):
-                reasons.add(f"it has layers of kind {type(spec).__name__}, not causal attention")
-            elif spec.tokens_per_state != 1 or spec.kv_quant_mode != KVQuantMode.NONE:
                 reasons.add("its KV cache is compressed or quantised")
         for name, layer in self._layers.items():
             if getattr(layer, "kv_sharing_target_layer_name", None) is not None:
                 reasons.add("its layers share keys and values")
             elif name not in grouped and hasattr(layer, "kv_cache"):
-                reasons.add(f"layer {name} is in no attention group")
+                reasons.add(f"layer {name}, of a draft model perhaps, is in no attention group")
         return sorted(reasons)
 
 
@@ -238,23 +243,45 @@ def unsupported(vllm_config: Any) -> list[str]:
         One short phrase each, with the option to change; empty where all is well.
     """
     model, parallel = vllm_config.model_config, vllm_config.parallel_config
+    cache_dtypes = {"auto", str(model.dtype).removeprefix("torch.")}
+    # Options of this vLLM; one that another build does not have cannot be set either.
+    weights_change = getattr(vllm_config, "weight_transfer_config", None) is not None
     checks = {
         "--pipeline-parallel-size above 1": parallel.pipeline_parallel_size > 1,
         "--data-parallel-size above 1": parallel.data_parallel_size > 1,
         "context parallelism": parallel.decode_context_parallel_size > 1
         or getattr(parallel, "prefill_context_parallel_size", 1) > 1,
+        "--enable-eplb": bool(getattr(parallel, "enable_eplb", False)),
         "--enable-lora": vllm_config.lora_config is not None,
+        "--enable-sleep-mode": bool(getattr(model, "enable_sleep_mode", False)),
+        "weights that are transferred while it serves": weights_change,
         "--load-format dummy": str(vllm_config.load_config.load_format) == "dummy",
         "--hf-overrides": bool(model.hf_overrides),
+        "--hf-config-path": bool(getattr(model, "hf_config_path", None)),
+        "another model class than the files name": bool(
+            getattr(model, "model_class_overrides", None)
+        ),
+        "weights from elsewhere than the model's folder": bool(
+            getattr(model, "model_weights", None)
+        ),
         # What is in the model's own files is part of its fingerprint; what is added is not.
         "--quantization of weights that are not quantised": model.quantization is not None
         and getattr(model.hf_config, "quantization_config", None) is None,
         f"--kv-cache-dtype {vllm_config.cache_config.cache_dtype}": (
-            vllm_config.cache_config.cache_dtype
-            not in {"auto", str(model.dtype).removeprefix("torch.")}
+            vllm_config.cache_config.cache_dtype not in cache_dtypes
         ),
-        "multi-dimensional positions (M-RoPE)": bool(model.uses_mrope),
+        # Their numbers depend on --max-model-len.
+        "LongRoPE, or Llama 4's attention scaling": _depends_on_max_len(model.hf_config),
+        # They mix what they keep of requests into embeddings.
+        "a multimodal model": bool(model.is_multimodal_model) or bool(model.uses_mrope),
         "an encoder-decoder or pooling model": model.is_encoder_decoder
         or model.runner_type != "generate",
     }
     return [what for what, found in checks.items() if found]
+
+
+def _depends_on_max_len(hf_config: Any) -> bool:
+    config = hf_config.to_dict()
+    return "longrope" in json.dumps(config, default=str) or "llama4" in str(
+        config.get("model_type")
+    )

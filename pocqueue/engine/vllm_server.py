@@ -22,7 +22,8 @@ from typing import Any
 import httpx
 
 from pocqueue.engine import EngineOptions
-from pocqueue.engine.base import EngineInfo, OnProgress, check_batch
+from pocqueue.engine.base import EngineInfo, OnProgress
+from pocqueue.engine.rank_answers import BatchLimits, read_limits
 from pocqueue.errors import EngineError, EngineUnavailable
 from pocqueue.poc.config import PoCConfig
 
@@ -40,7 +41,7 @@ class VllmServerEngine:
     Args:
         client: with the server's base URL and its token.
         info: what is served.
-        max_batch_size: most sequences that the server takes in a pass.
+        limits: what the server can run.
         patience_s: seconds for which a server that is away is asked again.
     """
 
@@ -48,12 +49,12 @@ class VllmServerEngine:
         self,
         client: httpx.Client,
         info: EngineInfo,
-        max_batch_size: int,
+        limits: BatchLimits,
         patience_s: float = PATIENCE_S,
     ) -> None:
         self._client = client
         self._info = info
-        self._max_batch_size = max_batch_size
+        self._limits = limits
         self._patience_s = patience_s
 
     @property
@@ -66,10 +67,11 @@ class VllmServerEngine:
 
         Raises:
             InvalidRound: a size of the batch is out of bounds.
-            EngineUnavailable: the server is away for too long, or serves another model.
-            EngineError: the server refuses, and says why.
+            EngineUnavailable: the server is away for too long, serves another model, or has changed in
+                another way: it refuses what it said that it does.
+            EngineError: the batch failed in the server's engine.
         """
-        check_batch(self._info, config, nonces, max_batch_size=self._max_batch_size)
+        self._limits.check(self._info, config, nonces)
         if not nonces:
             return []
         body = {
@@ -80,7 +82,13 @@ class VllmServerEngine:
             "seq_len": config.seq_len,
         }
         reply = _ask(
-            self._client, "POST", "/api/v1/pow/distances", body, self._patience_s, on_wait=_nothing
+            self._client,
+            "POST",
+            "/api/v1/pow/distances",
+            body,
+            self._patience_s,
+            on_wait=_nothing,
+            refusal=EngineUnavailable,
         )
         served = (reply.get("fingerprint"), reply.get("dtype"))
         if served != (self._info.fingerprint, self._info.dtype):
@@ -142,8 +150,8 @@ def connect_vllm_server(options: EngineOptions, on_progress: OnProgress) -> Vllm
             on_wait=lambda why: on_progress(f"Waiting for the vLLM server: {why}"),
         )
         info = replace(EngineInfo.from_dict(reply), engine="vllm-server")
-        max_batch_size = int(reply["max_batch_size"])
-    except (KeyError, TypeError, ValueError) as exc:
+        limits = read_limits(reply)
+    except ValueError as exc:
         client.close()
         raise EngineError(
             f"The server at {options.server_url} does not describe its model as pocqueue's plugin does "
@@ -153,7 +161,7 @@ def connect_vllm_server(options: EngineOptions, on_progress: OnProgress) -> Vllm
         client.close()
         raise
     on_progress(f"Using {info.model} of the vLLM server at {options.server_url} in {info.dtype}")
-    return VllmServerEngine(client, info, max_batch_size)
+    return VllmServerEngine(client, info, limits)
 
 
 def _ask(
@@ -163,6 +171,7 @@ def _ask(
     body: dict[str, Any] | None,
     patience_s: float,
     on_wait: Callable[[str], None],
+    refusal: type[EngineError] = EngineError,
 ) -> dict[str, Any]:
     """Send a request until it is answered; repeating one does no harm.
 
@@ -173,10 +182,11 @@ def _ask(
         body: as JSON; None for none.
         patience_s: seconds for which no answer, or 502 to 504, is not final.
         on_wait: told why, at most every few seconds.
+        refusal: what to raise where the server refuses.
 
     Raises:
         EngineUnavailable: patience is over, or something else than our plugin answered.
-        EngineError: the server refused.
+        EngineError: the engine failed (500); or, by `refusal`, the server refused.
     """
     give_up = time.monotonic() + patience_s
     told, attempt = -math.inf, 0
@@ -193,7 +203,8 @@ def _ask(
             # A server that says that it will never do is not asked again.
             passes = response.status_code in {502, 503, 504} and "not enabled" not in detail
             if not passes:
-                raise EngineError(_refusal(client, path, response.status_code, detail))
+                kind = EngineError if response.status_code == 500 else refusal
+                raise kind(_refusal(client, path, response.status_code, detail))
             why = f"{client.base_url} says {response.status_code}: {detail}"
         now = time.monotonic()
         pause = _PAUSES_S[min(attempt, len(_PAUSES_S) - 1)]

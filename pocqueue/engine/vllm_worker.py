@@ -8,6 +8,7 @@ tensor-parallel group makes the inputs for itself, so nothing else crosses betwe
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -15,7 +16,10 @@ import torch
 from pocqueue.engine.base import EngineInfo
 from pocqueue.engine.proof_maths import ProofMaths
 from pocqueue.engine.vllm_forward import VllmForward
+from pocqueue.errors import PocqueueError
 from pocqueue.poc.config import PoCConfig
+
+logger = logging.getLogger("vllm.pocqueue")
 
 
 class PoCWorker:
@@ -29,31 +33,29 @@ class PoCWorker:
     _poc_maths: ProofMaths | None = None
 
     def poc_describe(self) -> dict[str, Any]:
-        """Say what is deployed: the fields of ``EngineInfo`` but for name and fingerprint.
-
-        Returns:
-            Plain values; ``max_batch_size`` beside them, the most sequences that fit a pass.
-
-        Raises:
-            EngineError: the model is run in a way that proofs cannot be made with.
-        """
-        self._poc_ready()
-        info = vllm_info(self.vllm_config, self.device).to_dict()
-        return info | {"max_batch_size": int(self.vllm_config.scheduler_config.max_num_seqs)}
+        """Say what is deployed, all but its fingerprint, and how large a batch may be."""
+        try:
+            self._poc_ready()
+        except PocqueueError as exc:
+            return {"error": str(exc)}
+        scheduler = self.vllm_config.scheduler_config
+        # Mixtures of experts have buffers for as many tokens as the server batches.
+        is_moe = bool(self.vllm_config.model_config.is_moe)
+        return {
+            "info": vllm_info(self.vllm_config, self.device).to_dict(),
+            "max_batch_size": int(scheduler.max_num_seqs),
+            "max_tokens": int(scheduler.max_num_batched_tokens) if is_moe else None,
+        }
 
     def poc_distances(
         self, block_hash: str, public_key: str, nonces: list[int], batch_size: int, seq_len: int
-    ) -> list[float] | None:
+    ) -> dict[str, Any]:
         """Compute the distances of one batch in a pass of the shape [batch_size, seq_len].
 
         Returns:
-            One distance a nonce, NaN where the logits were not finite; None on ranks that do not
-            get the logits.
-
-        Raises:
-            EngineError, InvalidRound: as ``Engine.distances`` does.
+            ``distances``: one a nonce, NaN where the logits were not finite; None on ranks that do not
+            get the logits. Or ``error``, in one sentence.
         """
-        forward, maths = self._poc_ready()
         config = PoCConfig(
             block_hash=block_hash,
             block_height=0,
@@ -62,7 +64,15 @@ class PoCWorker:
             batch_size=batch_size,
             seq_len=seq_len,
         )
-        return maths.distances(config, nonces, forward.logits)
+        try:
+            forward, maths = self._poc_ready()
+            return {"distances": maths.distances(config, nonces, forward.logits)}
+        except PocqueueError as exc:
+            return {"error": str(exc)}
+        except Exception as exc:
+            logger.exception("A batch of the proof failed")
+            first_line = (str(exc).strip().splitlines() or [""])[0]
+            return {"error": f"The engine failed: {type(exc).__name__}: {first_line[:300]}"}
 
     def poc_release(self) -> None:
         """Free what is held between two batches of a round."""
@@ -96,4 +106,5 @@ def vllm_info(vllm_config: Any, device: torch.device) -> EngineInfo:
         hidden_size=int(model.get_hidden_size()),
         vocab_size=int(model.get_vocab_size()),
         max_seq_len=int(model.max_model_len),
+        tensor_parallel=int(size),
     )

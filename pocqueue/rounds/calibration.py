@@ -325,6 +325,7 @@ def _spec(
         model=info.model,
         model_fingerprint=info.fingerprint,
         model_dtype=info.dtype,
+        model_runtime=info.runtime,
     )
 
 

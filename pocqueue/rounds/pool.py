@@ -179,7 +179,7 @@ def choose_model(gpus: Sequence[Gpu], model: str | None) -> EngineInfo:
             "No live GPU: start a worker with `celery -A pocqueue worker -Q gpu0`, or everything "
             "on this machine with `pocqueue up`. `pocqueue gpus` shows the pool."
         )
-    deployed = {(gpu.info.fingerprint, gpu.info.dtype): gpu.info for gpu in ready}
+    deployed = {(gpu.info.fingerprint, gpu.info.dtype, gpu.info.runtime): gpu.info for gpu in ready}
     names = ", ".join(sorted({info.model for info in deployed.values()}))
     if model is not None:
         deployed = {key: info for key, info in deployed.items() if _is_called(info, model)}
@@ -190,19 +190,19 @@ def choose_model(gpus: Sequence[Gpu], model: str | None) -> EngineInfo:
             )
     if len(deployed) > 1:
         choices = ", ".join(
-            f"{info.model} ({info.fingerprint[:12]}@{info.dtype})"
+            f"{info.model} ({info.fingerprint[:12]}@{info.dtype}@{info.runtime})"
             for _, info in sorted(deployed.items(), key=lambda item: item[0])
         )
         raise NoLiveGpu(
             f"The live GPUs have different models deployed: {choices}. Say which with --model: its "
-            "name or the first digits of its fingerprint, with @DTYPE where they differ in that."
+            "name or the first digits of its fingerprint, with @DTYPE or @RUNTIME where they differ in that."
         )
     return next(iter(deployed.values()))
 
 
 def _is_called(info: EngineInfo, text: str) -> bool:
-    """Say whether `text` names a model: NAME, FINGERPRINT, NAME@DTYPE or FINGERPRINT@DTYPE."""
-    name = text.removesuffix(f"@{info.dtype}")
+    """Say whether `text` names a model: NAME or FINGERPRINT, with @DTYPE, @RUNTIME or both behind it."""
+    name = text.removesuffix(f"@{info.runtime}").removesuffix(f"@{info.dtype}")
     return name == info.model or (len(name) >= 8 and info.fingerprint.startswith(name))
 
 

@@ -182,8 +182,7 @@ def _next_round(
     fits = [
         status
         for status in rounds
-        if status.spec.model_fingerprint == gpu.info.fingerprint
-        and status.spec.model_dtype in {None, gpu.info.dtype}
+        if status.spec.is_served_by(gpu.info)
         and status.spec.seq_len <= gpu.info.max_seq_len
         and status.deadline_ms
         > now_ms + 1000 * (ahead_s + gpu.least_batch_s(status.spec.seq_len, status.spec.batch_size))

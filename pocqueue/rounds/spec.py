@@ -8,6 +8,7 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from pocqueue.engine.base import EngineInfo
 from pocqueue.errors import InvalidRound
 from pocqueue.poc.config import PoCConfig
 
@@ -109,6 +110,8 @@ class RoundSpec(BaseModel):
     #: Arithmetic of the model, as its workers give it; None: any. Distances in bfloat16 and float32
     #: differ by enough to put about one honest nonce in a hundred on the other side of r_target.
     model_dtype: str | None = Field(default=None, max_length=32)
+    #: Runtime of the model (`EngineInfo.runtime`); None: any. Torch and vLLM differ by about as much.
+    model_runtime: str | None = Field(default=None, max_length=64)
     callback_url: HttpUrl | None = None
     #: Weight among active rounds when GPUs are shared out.
     share: float = Field(default=1.0, ge=0.01, le=100)
@@ -146,6 +149,14 @@ class RoundSpec(BaseModel):
             own_words = problem["type"] == "allowed"
             allowed = problem["msg"] if own_words else ALLOWED.get(name, problem["msg"])
             raise InvalidRound(name, value, allowed) from None
+
+    def is_served_by(self, info: EngineInfo) -> bool:
+        """Say whether a GPU with this model may work on the round."""
+        return (
+            self.model_fingerprint == info.fingerprint
+            and self.model_dtype in {None, info.dtype}
+            and self.model_runtime in {None, info.runtime}
+        )
 
     def poc_config(self) -> PoCConfig:
         """Return the same search in the words of `pocqueue.poc`."""

@@ -55,6 +55,7 @@ def start_round(backend: Backend, draft: RoundSpec, info: EngineInfo, **changes:
         "model": info.model,
         "model_fingerprint": info.fingerprint,
         "model_dtype": info.dtype,
+        "model_runtime": info.runtime,
     }
     return backend.store.create(RoundSpec.build(**fields))
 

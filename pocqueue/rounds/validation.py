@@ -113,15 +113,14 @@ def engine_note(file: ProofFile, info: EngineInfo) -> str | None:
     on the embedded model), over ten times what the fraud test allows for. It is no reason to refuse,
     as the proof prescribes no runtime, but whoever reads the verdict has to know.
     """
-    theirs, ours = file.model.engine, info.engine
-    # A vLLM server and a vLLM of the worker's own run the same kernels.
-    if theirs is None or theirs.removesuffix("-server") == ours.removesuffix("-server"):
+    theirs, ours = file.spec.model_runtime, info.runtime
+    if theirs is None or theirs == ours:
         return None
+    engine = theirs.partition("-x")[0]
     return (
-        f"The proofs were made with engine {theirs} and are recomputed with {ours}: about one valid nonce "
-        "in 150 comes out on the other side of r_target by float error alone, which the fraud test takes "
-        f"for fraud. For a verdict set POCQUEUE_ENGINE={theirs}; `pocqueue engine compare --a {theirs} --b "
-        f"{ours}` measures it."
+        f"The proofs were made by {theirs} and are recomputed by {ours}: about one valid nonce in 150 comes "
+        "out on the other side of r_target by float error alone, which the fraud test takes for fraud. "
+        f"For a verdict use POCQUEUE_ENGINE={engine} on as many devices; `pocqueue engine compare` measures it."
     )
 
 

@@ -129,10 +129,34 @@ def test_what_cannot_be_run_is_refused_with_one_sentence(answers: dict[str, Any]
     assert "closed" in answers["closed"]
 
 
+def test_a_vllm_that_computes_something_else_is_refused(answers: dict[str, Any]) -> None:
+    """Each option by its own name, and nothing is said against the engine as it is."""
+    found = answers["unsupported"]
+    assert found.pop("nothing") == []
+    assert len(found) == 12
+    for change, reasons in found.items():
+        assert len(reasons) == 1, change
+    assert found["parallel_config.pipeline_parallel_size"] == ["--pipeline-parallel-size above 1"]
+    assert found["cache_config.cache_dtype"] == ["--kv-cache-dtype fp8"]
+
+
+def test_layers_that_keep_something_else_are_refused(answers: dict[str, Any]) -> None:
+    """Their blocks are laid out in another way: a pass would write beside its scratch."""
+    assert "layers of kind MLAAttentionSpec" in answers["other_layers"]
+
+
+def test_a_rank_that_fails_says_so_and_goes_on(answers: dict[str, Any]) -> None:
+    """As a value: an exception would leave the other ranks' answers in vLLM's queues."""
+    [[failed, after]] = answers["failure"]
+    assert failed["error"].startswith("The engine failed: TypeError")
+    assert len(after["distances"]) == 1
+
+
 def test_two_ranks_share_a_model(state_dir: Path, torch_distances: list[float]) -> None:
     """Tensor parallelism: each rank makes the inputs for itself, and all agree with one device."""
     answers = _probe(state_dir, size=2)
     assert "2 tensor-parallel ranks" in answers["info"]["device_name"]
+    assert answers["info"]["tensor_parallel"] == 2
     assert answers["again"] == answers["distances"]
     assert answers["alone"] == answers["distances"][:4]
     assert len(answers["cache"]) == 2

@@ -34,6 +34,9 @@ def main() -> None:
     answers: dict[str, Any] = {"info": engine.info.to_dict(), "progress": lines}
     if model == "embedded":
         answers |= _ask(engine)
+        answers["unsupported"] = engine.call("probe_unsupported")[0]
+        answers["other_layers"] = engine.call("probe_other_layers")[0]
+        answers["failure"] = engine.call("probe_failure")
     answers["cache"] = engine.call("probe_served_cache", 32, 256)
     answers["distances_of_four"] = _finite_or_none(engine.distances(CONFIG, range(4)))
     engine.close()

@@ -14,6 +14,7 @@ from pocqueue.api.gate import InferenceGate
 from pocqueue.api.pow_service import PowService
 from pocqueue.api.served_model import ServedModel
 from pocqueue.engine.base import EXTENSION
+from pocqueue.engine.rank_answers import BatchLimits
 from pocqueue.poc.config import PoCConfig
 from tests.unit.rounds.factories import make_info
 
@@ -71,9 +72,14 @@ class EngineTwin:
         self.vllm_config = SimpleNamespace(
             parallel_config=SimpleNamespace(worker_extension_cls=EXTENSION),
             model_config=SimpleNamespace(model="no-such-folder", revision=None),
+            load_config=SimpleNamespace(download_dir=None),
         )
         info = make_info(fingerprint="", max_seq_len=MAX_SEQ_LEN)
-        self.description: dict[str, Any] = info.to_dict() | {"max_batch_size": MAX_BATCH_SIZE}
+        self.description: dict[str, Any] = {
+            "info": info.to_dict(),
+            "max_batch_size": MAX_BATCH_SIZE,
+            "max_tokens": None,
+        }
         self.gate = asyncio.Event()
         self.gate.set()
         self.hold_after: int | None = None
@@ -81,10 +87,11 @@ class EngineTwin:
         self.fails_for: str | None = None
         self.dies = False
         self.is_nan: Callable[[int], bool] = lambda _: False
-        self.ranks: Callable[[list[float]], list[Any]] = lambda distances: [distances]
+        self.ranks: Callable[[list[float]], list[Any]] = lambda distances: [
+            {"distances": distances}
+        ]
         self.on_batch: Callable[[], None] = lambda: None
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
-        self.timeouts: list[float | None] = []
         self.running = 0
         self.most_running = 0
         self.answered = 0
@@ -103,11 +110,9 @@ class EngineTwin:
     async def collective_rpc(
         self,
         method: str,
-        timeout: float | None = None,  # noqa: ASYNC109 - the name is vLLM's
         args: tuple[Any, ...] = (),
     ) -> list[Any]:
         self.calls.append((method, args))
-        self.timeouts.append(timeout)
         if method == "poc_distances":
             return await self._distances(*args)
         if self.failure is not None:
@@ -151,7 +156,9 @@ async def serving(
     pass_timeout_s: float = 60.0,
 ) -> AsyncIterator[PowService]:
     """Set up a service on a twin, and end it."""
-    model = ServedModel(twin, make_info(max_seq_len=MAX_SEQ_LEN), MAX_BATCH_SIZE, pass_timeout_s)
+    model = ServedModel(
+        twin, make_info(max_seq_len=MAX_SEQ_LEN), BatchLimits(MAX_BATCH_SIZE), pass_timeout_s
+    )
     service = PowService(model, InferenceGate(330.0), drain_s=drain_s, max_round_s=max_round_s)
     try:
         yield service

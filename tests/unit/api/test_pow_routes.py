@@ -14,7 +14,6 @@ import pytest
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 
-from pocqueue.api import served_model
 from pocqueue.api.gate import GateMiddleware
 from pocqueue.api.pow_routes import PowState, pow_router
 from pocqueue.api.pow_service import PowService
@@ -600,11 +599,8 @@ async def test_an_engine_that_dies_ends_the_round(server: Server) -> None:
     assert not server.service.gate.closed
 
 
-async def test_an_engine_that_does_not_answer_ends_the_round(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Its time for a batch is bounded, whether or not it tells so itself."""
-    monkeypatch.setattr(served_model, "_GRACE_S", 0.0)
+async def test_an_engine_that_does_not_answer_ends_the_round() -> None:
+    """Its time for a batch is bounded."""
     async with server_with(pass_timeout_s=0.02) as server:
         server.twin.gate.clear()
         await server.post("init/generate")
@@ -736,7 +732,8 @@ async def test_the_verdict_goes_to_the_callback(server: Server) -> None:
 async def test_the_model_is_described(server: Server) -> None:
     """What the engine is made of, and the most sequences of a pass."""
     answer = (await server.pow("GET", "model")).json()
-    assert answer == server.service.model.info.to_dict() | {"max_batch_size": MAX_BATCH_SIZE}
+    limits = {"max_batch_size": MAX_BATCH_SIZE, "max_tokens": None}
+    assert answer == server.service.model.info.to_dict() | limits
 
 
 async def test_distances_are_computed_beside_everything_else(server: Server) -> None:

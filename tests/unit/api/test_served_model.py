@@ -8,7 +8,8 @@ import math
 import pytest
 
 from pocqueue.api import served_model as module
-from pocqueue.api.served_model import PASS_TIMEOUT_S, ServedModel
+from pocqueue.api.served_model import ServedModel
+from pocqueue.engine.rank_answers import BatchLimits
 from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound
 from tests.unit.poc.callback_receiver import until
 from tests.unit.rounds.factories import make_info
@@ -29,7 +30,7 @@ def twin() -> EngineTwin:
 
 @pytest.fixture
 async def model(twin: EngineTwin) -> ServedModel:
-    return ServedModel(twin, make_info(max_seq_len=MAX_SEQ_LEN), MAX_BATCH_SIZE)
+    return ServedModel(twin, make_info(max_seq_len=MAX_SEQ_LEN), BatchLimits(MAX_BATCH_SIZE))
 
 
 def expected(nonces: list[int]) -> list[float]:
@@ -44,7 +45,6 @@ async def test_a_batch_is_one_call_by_name(model: ServedModel, twin: EngineTwin)
     """Block hash, key, nonces and shape go in, and the time a pass may take."""
     assert await ask(model, [5, 3, 9]) == expected([5, 3, 9])
     assert twin.calls == [("poc_distances", ("block-1", "key-1", [5, 3, 9], 4, 8))]
-    assert twin.timeouts == [PASS_TIMEOUT_S]
 
 
 async def test_a_thread_gets_any_number_of_nonces(model: ServedModel, twin: EngineTwin) -> None:
@@ -58,8 +58,8 @@ async def test_a_thread_gets_any_number_of_nonces(model: ServedModel, twin: Engi
 
 
 async def test_any_rank_may_have_the_logits(model: ServedModel, twin: EngineTwin) -> None:
-    """Ranks without them answer None."""
-    twin.ranks = lambda distances: [None, distances]
+    """Ranks without them have no distances."""
+    twin.ranks = lambda distances: [{"distances": None}, {"distances": distances}]
     assert await ask(model, [1, 2]) == expected([1, 2])
 
 
@@ -68,9 +68,26 @@ async def test_another_number_of_distances_is_the_engines_fault(
     model: ServedModel, twin: EngineTwin, count: int
 ) -> None:
     """None at all, where no rank has the logits; too few; too many."""
-    twin.ranks = lambda _: [[0.5] * count or None]
-    with pytest.raises(EngineError, match=f"it gave {count} distances for 2 nonces"):
+    twin.ranks = lambda _: [{"distances": [0.5] * count or None}]
+    with pytest.raises(EngineError, match="no rank gave distances for 2 nonces"):
         await ask(model, [1, 2])
+
+
+async def test_a_rank_that_fails_is_heard(model: ServedModel, twin: EngineTwin) -> None:
+    """Though another one has distances; what it says is an answer, not an exception."""
+    twin.ranks = lambda distances: [{"distances": distances}, {"error": "It does not fit."}]
+    with pytest.raises(EngineError, match="It does not fit"):
+        await ask(model, [1])
+
+
+async def test_a_model_with_buffers_for_so_many_tokens_is_asked_for_no_more(
+    twin: EngineTwin,
+) -> None:
+    """A mixture of experts; the message says which batch would do."""
+    model = ServedModel(twin, make_info(), BatchLimits(MAX_BATCH_SIZE, max_tokens=20))
+    model.check(2, 10)
+    with pytest.raises(InvalidRound, match="batch_size is 4; allowed: at most 2 with seq_len 8"):
+        model.check(4, 8)
 
 
 async def test_nan_passes(model: ServedModel, twin: EngineTwin) -> None:
@@ -139,12 +156,9 @@ async def test_what_workers_raise_is_told_and_cut(model: ServedModel, twin: Engi
     assert await ask(model, [1]) == expected([1])
 
 
-async def test_a_core_that_hangs_is_given_up(
-    twin: EngineTwin, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_core_that_hangs_is_given_up(twin: EngineTwin) -> None:
     """Though nobody in there tells that the time is up."""
-    monkeypatch.setattr(module, "_GRACE_S", 0.01)
-    model = ServedModel(twin, make_info(), MAX_BATCH_SIZE, pass_timeout_s=0.01)
+    model = ServedModel(twin, make_info(), BatchLimits(MAX_BATCH_SIZE), pass_timeout_s=0.01)
     twin.gate.clear()
     with pytest.raises(EngineUnavailable, match="no answer to a batch within 0 s"):
         await ask(model, [1])
@@ -156,7 +170,7 @@ async def test_an_engine_that_dies_during_a_batch_is_noticed(
 ) -> None:
     """vLLM leaves the calls that a dead engine had without an answer."""
     monkeypatch.setattr(module, "_LOOK_EVERY_S", 0.01)
-    model = ServedModel(twin, make_info(), MAX_BATCH_SIZE)
+    model = ServedModel(twin, make_info(), BatchLimits(MAX_BATCH_SIZE))
     twin.gate.clear()
     call = asyncio.ensure_future(ask(model, [1]))
     await until(lambda: twin.running)
@@ -167,20 +181,13 @@ async def test_an_engine_that_dies_during_a_batch_is_noticed(
 
 async def test_workers_free_their_scratch_once_nothing_comes(twin: EngineTwin) -> None:
     """A while after the last batch, and again after the next ones."""
-    model = ServedModel(twin, make_info(), MAX_BATCH_SIZE, idle_s=0.01)
+    model = ServedModel(twin, make_info(), BatchLimits(MAX_BATCH_SIZE), idle_s=0.01)
     await ask(model, [1])
     await ask(model, [2])
     await until(lambda: twin.released == 1)
     await ask(model, [3])
     await until(lambda: twin.released == 2)
     await model.close()
-
-
-async def test_a_worker_that_hangs_is_given_up(model: ServedModel, twin: EngineTwin) -> None:
-    """The core tells that the time is up."""
-    twin.failure = TimeoutError()
-    with pytest.raises(EngineUnavailable, match="no answer to a batch within 300 s"):
-        await ask(model, [1])
 
 
 async def test_a_call_that_vllm_drops_is_an_error(model: ServedModel, twin: EngineTwin) -> None:

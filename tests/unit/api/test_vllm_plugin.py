@@ -166,7 +166,11 @@ async def test_the_fingerprint_is_computed_in_the_background(
         await until(lambda: twin.answered)
         go_on.set()
         model = await server.model()
-        assert model == twin.description | {"fingerprint": EMBEDDED_FINGERPRINT}
+        assert model == twin.description["info"] | {
+            "fingerprint": EMBEDDED_FINGERPRINT,
+            "max_batch_size": MAX_BATCH_SIZE,
+            "max_tokens": None,
+        }
         assert model["max_batch_size"] == MAX_BATCH_SIZE
         answer = (await server.pow("POST", "distances", body)).json()
         assert (answer["fingerprint"], answer["dtype"]) == (EMBEDDED_FINGERPRINT, "float32")
@@ -281,7 +285,8 @@ async def test_workers_that_cannot_prove_say_why(twin: EngineTwin) -> None:
 @pytest.mark.parametrize("field", ["max_batch_size", "hidden_size", "dtype"])
 async def test_workers_of_another_version_are_not_used(twin: EngineTwin, field: str) -> None:
     """The missing field is named."""
-    del twin.description[field]
+    twin.description.pop(field, None)
+    twin.description["info"].pop(field, None)
     async with plugged_in(twin) as server:
         await server.engine_loaded()
         reason = await server.reason()

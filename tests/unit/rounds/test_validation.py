@@ -5,25 +5,25 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from pocqueue.rounds.proof_file import ModelPart
 from pocqueue.rounds.validation import engine_note
-from tests.unit.rounds.factories import make_info
+from tests.unit.rounds.factories import make_info, make_spec
 
 
-def _file(engine: str | None) -> Any:
-    return SimpleNamespace(model=ModelPart(name="m", fingerprint="0" * 64, engine=engine))
+def _file(runtime: str | None) -> Any:
+    return SimpleNamespace(spec=make_spec(model_runtime=runtime))
 
 
 def test_another_runtime_is_named_with_what_to_do() -> None:
     """A verdict that float error alone can make is not left without a word."""
-    note = engine_note(_file("vllm"), make_info(engine="torch"))
+    note = engine_note(_file("vllm-x2"), make_info(engine="torch"))
     assert note is not None
-    assert "made with engine vllm and are recomputed with torch" in note
-    assert "POCQUEUE_ENGINE=vllm" in note
+    assert "made by vllm-x2 and are recomputed by torch" in note
+    assert "POCQUEUE_ENGINE=vllm on as many devices" in note
 
 
 def test_the_same_runtime_needs_no_note() -> None:
-    """Nor do proofs whose engine the pool no longer knew."""
+    """Nor do proofs of a round that took any; a served vLLM is a vLLM."""
     assert engine_note(_file("torch"), make_info(engine="torch")) is None
     assert engine_note(_file(None), make_info(engine="torch")) is None
-    assert engine_note(_file("vllm-server"), make_info(engine="vllm")) is None
+    assert engine_note(_file("vllm"), make_info(engine="vllm-server")) is None
+    assert engine_note(_file("vllm-x2"), make_info(engine="vllm", tensor_parallel=2)) is None
