@@ -108,3 +108,15 @@ def test_one_model_in_two_arithmetics_has_to_be_told_apart() -> None:
     assert f"{FINGERPRINT[:12]}@bfloat16" in str(caught.value)
     assert choose_model(gpus, "twin@bfloat16") == half
     assert choose_model(gpus, f"{FINGERPRINT[:8]}@float32") == make_info()
+
+
+def test_one_model_by_two_runtimes_has_to_be_told_apart() -> None:
+    """A served vLLM and one of a worker's own are the same; torch is another."""
+    vllm = make_info(engine="vllm")
+    gpus = [make_gpu("gpu0", info=make_info(engine="torch")), make_gpu("gpu1", info=vllm)]
+    with pytest.raises(NoLiveGpu, match="@RUNTIME"):
+        choose_model(gpus, "twin")
+    assert choose_model(gpus, "twin@vllm") == vllm
+    assert choose_model(gpus, "twin@float32@torch") == make_info(engine="torch")
+    served = make_gpu("gpu2", info=make_info(engine="vllm-server"))
+    assert choose_model([gpus[1], served], "twin").runtime == "vllm"

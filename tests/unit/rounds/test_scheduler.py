@@ -160,6 +160,25 @@ def test_a_gpu_that_cannot_run_the_round_gets_nothing(gpu: Gpu) -> None:
     assert len(_plan([status], [gpu, make_gpu("gpu1")])) == DEPTH
 
 
+def test_a_round_keeps_to_one_runtime() -> None:
+    """Torch and vLLM differ by more than the fraud test allows; one vLLM and another on two GPUs too."""
+    gpus = [
+        make_gpu("gpu0", info=make_info(engine="torch")),
+        make_gpu("gpu1", info=make_info(engine="vllm")),
+        make_gpu("gpu2", info=make_info(engine="vllm-server")),
+        make_gpu("gpu3", info=make_info(engine="vllm", tensor_parallel=2)),
+    ]
+
+    def queues(runtime: str | None) -> set[str]:
+        status = make_status(spec=make_spec(model_runtime=runtime))
+        return {a.queue for a in _plan([status], gpus)}
+
+    assert queues("torch") == {"gpu0"}
+    assert queues("vllm") == {"gpu1", "gpu2"}
+    assert queues("vllm-x2") == {"gpu3"}
+    assert queues(None) == {"gpu0", "gpu1", "gpu2", "gpu3"}
+
+
 def test_a_round_of_no_particular_arithmetic_runs_on_any() -> None:
     """A specification may leave the dtype open."""
     gpus = [make_gpu("gpu0"), make_gpu("gpu1", info=make_info(dtype="bfloat16"))]
