@@ -12,7 +12,7 @@ from transformers.utils import logging as transformers_logging
 
 from pocqueue.engine import EngineOptions
 from pocqueue.engine.base import EngineInfo, OnProgress
-from pocqueue.engine.devices import check_device, device_name
+from pocqueue.engine.devices import check_device, device_name, keep_freed_memory
 from pocqueue.engine.models import ResolvedModel, fingerprint_with_progress, resolve_model
 from pocqueue.engine.torch_engine import TorchEngine
 from pocqueue.errors import EngineError, ModelNotFound, SettingsError
@@ -32,6 +32,8 @@ def load_torch_engine(options: EngineOptions, on_progress: OnProgress) -> TorchE
         torch.set_num_threads(options.num_threads)
     device = options.device
     check_device(device)
+    if device == "cpu":
+        keep_freed_memory()
     resolved = resolve_model(options.model, options.state_dir, on_progress)
     digits = fingerprint_with_progress(resolved, options.state_dir, on_progress)
     on_progress(f"Loading {resolved.display_name} on {device}")

@@ -14,7 +14,7 @@ from typing import Any
 
 from pocqueue.engine import EngineOptions
 from pocqueue.engine.base import EXTENSION, EngineInfo, OnProgress
-from pocqueue.engine.devices import check_device
+from pocqueue.engine.devices import check_device, keep_freed_memory
 from pocqueue.engine.models import ResolvedModel, fingerprint_with_progress, resolve_model
 from pocqueue.engine.proof_maths import warm_up_config
 from pocqueue.engine.rank_answers import BatchLimits, read_answers, read_description
@@ -150,6 +150,7 @@ def _prepare_environment(options: EngineOptions) -> None:
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     if options.device != "cpu":
         return
+    keep_freed_memory()
     size, cores = options.tensor_parallel, sorted(os.sched_getaffinity(0))[: options.num_threads]
     if size > len(cores):
         raise SettingsError(
