@@ -54,11 +54,18 @@ local goes_at = string.format('%.0f',
   tonumber(redis.call('HGET', KEYS[1], 'deadline_ms')) + tonumber(ARGV[9]))
 
 local checked = redis.call('HINCRBY', KEYS[1], 'checked', text(to - from))
-redis.call('HINCRBY', KEYS[1], 'batches', 1)
+local batches = redis.call('HINCRBY', KEYS[1], 'batches', 1)
 if tonumber(ARGV[6]) > 0 then redis.call('HINCRBY', KEYS[1], 'nonfinite', ARGV[6]) end
 if tonumber(ARGV[5]) > 0 then
   local valid = redis.call('HINCRBY', KEYS[1], 'valid', ARGV[5])
-  redis.call('XADD', KEYS[3], '*', 'nonces', ARGV[7], 'dist', ARGV[8], 'queue', queue)
+  -- Stamped with the time that the deadline was held against: '*' takes a later one. Where the clock was
+  -- set back, '*' goes on from the last entry.
+  local id = text(now_ms) .. '-' .. text(batches)
+  local entry = {'nonces', ARGV[7], 'dist', ARGV[8], 'queue', queue}
+  local added = redis.pcall('XADD', KEYS[3], id, unpack(entry))
+  if type(added) == 'table' and added.err then
+    redis.call('XADD', KEYS[3], '*', unpack(entry))
+  end
   if valid == tonumber(ARGV[5]) then redis.call('PEXPIREAT', KEYS[3], goes_at) end
 end
 
