@@ -53,7 +53,7 @@ class PowService:
     ) -> None:
         self.model = model
         self.gate = gate
-        self._manager = PoCManager(None, model.sizes, source=model)
+        self._manager = PoCManager(None, model.info, source=model)
         self._drain_s = drain_s
         self._max_round_s = max_round_s
         self._end: asyncio.TimerHandle | None = None

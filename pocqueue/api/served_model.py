@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pocqueue.engine.base import EngineInfo
@@ -37,14 +36,6 @@ class EngineClient(Protocol):
     def errored(self) -> bool: ...
 
     async def collective_rpc(self, method: str, *, args: tuple[Any, ...] = ()) -> list[Any]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSizes:
-    """What a manager has to know of the model's configuration."""
-
-    hidden_size: int
-    vocab_size: int
 
 
 class ServedModel:
@@ -80,10 +71,6 @@ class ServedModel:
         self._loop = asyncio.get_running_loop()
         self._release: asyncio.TimerHandle | None = None
         self._releasing: asyncio.Task[None] | None = None
-
-    @property
-    def sizes(self) -> ModelSizes:
-        return ModelSizes(self.info.hidden_size, self.info.vocab_size)
 
     def check(self, batch_size: int, seq_len: int, nonces: Sequence[int] = ()) -> None:
         """Refuse a shape that the model cannot run.

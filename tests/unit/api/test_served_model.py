@@ -211,4 +211,4 @@ async def test_a_caller_who_is_cancelled_stays_so(model: ServedModel, twin: Engi
 
 async def test_a_manager_sees_the_sizes_of_the_model(model: ServedModel) -> None:
     """All it has to know."""
-    assert (model.sizes.hidden_size, model.sizes.vocab_size) == (16, 32)
+    assert (model.info.hidden_size, model.info.vocab_size) == (16, 32)
