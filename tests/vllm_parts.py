@@ -6,12 +6,15 @@ A missing vLLM skips these tests on a laptop and fails them in CI (`need_vllm`).
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
@@ -112,9 +115,9 @@ class VllmServer:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait(timeout=10)
 
-    def pow(self, method: str, route: str, json: Any = None) -> httpx.Response:
+    def pow(self, method: str, route: str, body: Any = None) -> httpx.Response:
         """Call a proof route."""
-        return self.client.request(method, f"/api/v1/pow/{route}", json=json)
+        return self.client.request(method, f"/api/v1/pow/{route}", json=body)
 
     def status(self) -> dict[str, Any]:
         """Return the status of the proof round."""
@@ -125,6 +128,16 @@ class VllmServer:
         """Ask for a greedy completion."""
         body = {"model": "tiny", "prompt": prompt, "max_tokens": max_tokens, "temperature": 0}
         return self.client.post("/v1/completions", json=body | {"ignore_eos": True})
+
+    def stream(self, prompt: str, max_tokens: int, begun: threading.Event) -> Iterator[str]:
+        """Ask for a greedy completion piece by piece; set `begun` at the first."""
+        body = {"model": "tiny", "prompt": prompt, "max_tokens": max_tokens, "temperature": 0}
+        options = {"ignore_eos": True, "stream": True}
+        with self.client.stream("POST", "/v1/completions", json=body | options) as answer:
+            for line in answer.iter_lines():
+                if line.startswith("data: {"):
+                    begun.set()
+                    yield json.loads(line.removeprefix("data: "))["choices"][0]["text"]
 
     def _answers(self) -> bool:
         assert self.process is not None
