@@ -5,6 +5,8 @@ PocqueueError
 ├── RoundError
 │   ├── InvalidRound         a field of a round is out of bounds (names field, value, allowed)
 │   ├── UnknownRound         no round has this id (or it expired)
+│   ├── SessionsFull         a delegation has as many sessions as it may have
+│   ├── ModelConflict        a session asks for another model than the deployed one
 │   └── CalibrationError     too few distances to say anything
 ├── StoreError
 │   ├── StoreUnavailable     Redis does not answer
@@ -18,6 +20,14 @@ PocqueueError
 │   ├── ModelMismatch        the proof was made with another model than this one
 │   ├── DeviceNotFound       the queue names a GPU that this machine does not have
 │   └── EngineUnavailable    the served model does not answer, or is another one by now
+├── AccessError
+│   ├── InvalidToken         the token is missing or wrong
+│   └── TooManyFailures      too many wrong tokens came from this address
+├── NodeError
+│   ├── KeyFileError         the signing key cannot be read, or others can read it
+│   ├── SignatureError       a batch is not signed, or not by who it should be
+│   ├── DelegationError      the big node cannot be reached, or refuses
+│   └── NodeStateError       the small node cannot do that now
 ├── ProofFileError           a proofs file is cut, edited or not a proofs file
 └── ProcessError             a process that `pocqueue up` needs did not start
 
@@ -71,6 +81,27 @@ class UnknownRound(RoundError, LookupError):
         )
 
 
+class SessionsFull(RoundError):
+    """A delegation has as many sessions as it may have.
+
+    Attributes:
+        limit: how many that is.
+        retry_after_s: seconds until the first of them ends, at the latest.
+    """
+
+    def __init__(self, limit: int, retry_after_s: float) -> None:
+        self.limit = limit
+        self.retry_after_s = retry_after_s
+        super().__init__(
+            f"Maximum sessions ({limit}) reached. The next one ends in {retry_after_s:.0f} s at the "
+            "latest; try again then, or stop a session of yours."
+        )
+
+
+class ModelConflict(RoundError):
+    """A session asks for another model than the deployed one: its proofs would be worth nothing."""
+
+
 class CalibrationError(RoundError):
     """Too few distances came back to say anything about the valid rate."""
 
@@ -121,6 +152,56 @@ class DeviceNotFound(EngineError, LookupError):
 
 class EngineUnavailable(EngineError, ConnectionError):
     """The server of a model does not answer, cannot use its model, or has another one by now."""
+
+
+class AccessError(PocqueueError):
+    """Who asks may not."""
+
+
+class InvalidToken(AccessError):
+    """The token is missing or wrong."""
+
+
+class TooManyFailures(AccessError):
+    """Too many wrong tokens came from this address.
+
+    Attributes:
+        retry_after_s: seconds after which it is listened to again.
+    """
+
+    def __init__(self, retry_after_s: float) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(
+            f"Too many wrong tokens from this address; try again in {retry_after_s:.0f} s."
+        )
+
+
+class NodeError(PocqueueError):
+    """Something about the small node."""
+
+
+class KeyFileError(NodeError, ValueError):
+    """The signing key cannot be read, is of another kind, or others can read it."""
+
+
+class SignatureError(NodeError, ValueError):
+    """A batch is not signed, was changed after that, or was signed by somebody else."""
+
+
+class DelegationError(NodeError, ConnectionError):
+    """The big node cannot be reached, or refuses.
+
+    Attributes:
+        is_final: the same request would be refused again.
+    """
+
+    def __init__(self, message: str, *, is_final: bool) -> None:
+        self.is_final = is_final
+        super().__init__(message)
+
+
+class NodeStateError(NodeError, RuntimeError):
+    """The small node cannot do that in the state that it is in."""
 
 
 class ProofFileError(PocqueueError, ValueError):

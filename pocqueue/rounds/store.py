@@ -52,6 +52,9 @@ class Keys:
     GPUS = f"{PREFIX}gpus"
     HEARTBEATS = f"{PREFIX}heartbeats"
     LEADER = f"{PREFIX}leader"
+    SESSIONS = f"{PREFIX}sessions"
+    AUTH_FAILURES = f"{PREFIX}auth_failures"
+    METRICS = f"{PREFIX}metrics"
 
     @staticmethod
     def of_round(round_id: str, part: str) -> str:
