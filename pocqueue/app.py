@@ -22,6 +22,8 @@ from pocqueue.rounds.spec import MAX_WINDOW_S
 from pocqueue.rounds.task_names import IO_QUEUE
 from pocqueue.settings import settings
 
+logger = logging.getLogger(__name__)
+
 
 def configuration() -> dict[str, Any]:
     """Return Celery's configuration; called when it is first needed, not on import.
@@ -99,6 +101,16 @@ class PatientConnection(Connection):
     def ensure_connection(self, *args: Any, **kwargs: Any) -> Any:
         pace = {"interval_start": 0.25, "interval_step": 0.25, "interval_max": 1.0}
         return super().ensure_connection(*args, **(pace | kwargs))
+
+    @override
+    def maybe_close_channel(self, channel: Any) -> None:
+        try:
+            super().maybe_close_channel(channel)
+        except AttributeError:
+            # Kombu's channel asks its transport for the host, to give unacknowledged messages back; where
+            # the connection broke twice in a row that transport is gone, and the error would end the
+            # worker. The scheduler finds those ranges lost and gives them to others.
+            logger.warning("A channel was closed after its connection; its ranges come back.")
 
 
 class PatientAMQP(AMQP):

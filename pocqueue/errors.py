@@ -5,8 +5,10 @@ PocqueueError
 ├── RoundError
 │   ├── InvalidRound         a field of a round is out of bounds (names field, value, allowed)
 │   ├── UnknownRound         no round has this id (or it expired)
+│   ├── UnknownSession       who asks has no session of this id
 │   ├── SessionsFull         a delegation has as many sessions as it may have
 │   ├── ModelConflict        a session asks for another model than the deployed one
+│   ├── CallbackForbidden    a callback URL leads to an address that it may not lead to
 │   └── CalibrationError     too few distances to say anything
 ├── StoreError
 │   ├── StoreUnavailable     Redis does not answer
@@ -26,6 +28,8 @@ PocqueueError
 ├── NodeError
 │   ├── KeyFileError         the signing key cannot be read, or others can read it
 │   ├── SignatureError       a batch is not signed, or not by who it should be
+│   ├── BatchFileError       a file of signed batches cannot be read
+│   ├── OutboxError          what waits to be sent cannot be read from disk, or written to it
 │   ├── DelegationError      the big node cannot be reached, or refuses
 │   └── NodeStateError       the small node cannot do that now
 ├── ProofFileError           a proofs file is cut, edited or not a proofs file
@@ -81,6 +85,18 @@ class UnknownRound(RoundError, LookupError):
         )
 
 
+class UnknownSession(RoundError, LookupError):
+    """Who asks has no session of this id, whether others have one or not."""
+
+    def __init__(self, session_id: str) -> None:
+        self.session_id = session_id
+        plain = session_id.isascii() and session_id.isprintable() and len(session_id) <= 64
+        shown = session_id if plain else f"{session_id[:40]!r}"
+        super().__init__(
+            f"Session {shown} not found: sessions are kept for an hour after they end. Start another one."
+        )
+
+
 class SessionsFull(RoundError):
     """A delegation has as many sessions as it may have.
 
@@ -100,6 +116,23 @@ class SessionsFull(RoundError):
 
 class ModelConflict(RoundError):
     """A session asks for another model than the deployed one: its proofs would be worth nothing."""
+
+
+class CallbackForbidden(RoundError, OSError):
+    """A callback URL leads to an address that is not public.
+
+    An OSError, so that an HTTP client takes it for a connection that could not be made.
+
+    Attributes:
+        host: name or address in the URL.
+    """
+
+    def __init__(self, host: str) -> None:
+        self.host = host
+        super().__init__(
+            f"callback_url leads to {host}, which is no public address; POCQUEUE_CALLBACK_PRIVATE=1 "
+            "on the io workers allows private, loopback and link-local ones."
+        )
 
 
 class CalibrationError(RoundError):
@@ -188,15 +221,25 @@ class SignatureError(NodeError, ValueError):
     """A batch is not signed, was changed after that, or was signed by somebody else."""
 
 
+class BatchFileError(NodeError, ValueError):
+    """A file of signed batches cannot be read, or is not one."""
+
+
+class OutboxError(NodeError, OSError):
+    """The file of what waits to be sent cannot be read or written, or is another node's or version's."""
+
+
 class DelegationError(NodeError, ConnectionError):
     """The big node cannot be reached, or refuses.
 
     Attributes:
         is_final: the same request would be refused again.
+        status: of the HTTP answer; None where there was none.
     """
 
-    def __init__(self, message: str, *, is_final: bool) -> None:
+    def __init__(self, message: str, *, is_final: bool, status: int | None = None) -> None:
         self.is_final = is_final
+        self.status = status
         super().__init__(message)
 
 

@@ -149,7 +149,9 @@ class Settings(BaseSettings):
             raise ValueError(f"must begin with one of {', '.join(_REDIS_SCHEMES)}")
         return url
 
-    @field_validator("num_threads", "vllm_token", "metrics_port", mode="before")
+    @field_validator(
+        "num_threads", "vllm_token", "metrics_port", "flower_basic_auth", mode="before"
+    )
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value
@@ -206,6 +208,10 @@ class DelegationSettings(BaseSettings):
         default=None, description="certificate chain of the big node, PEM; unset: plain http"
     )
     tls_key: Path | None = Field(default=None, description="private key of that certificate, PEM")
+    tls_ca: Path | None = Field(
+        default=None,
+        description="authority of the big node's certificate for the small node, PEM; unset: the system's",
+    )
     url: str | None = Field(
         default=None,
         pattern=r"^https?://[^@\s]+$",
@@ -222,7 +228,9 @@ class DelegationSettings(BaseSettings):
         description="what the small node does when the big one is away or cheats: `none` or `local` work",
     )
 
-    @field_validator("auth_token", "url", "tokens_file", "tls_cert", "tls_key", mode="before")
+    @field_validator(
+        "auth_token", "url", "tokens_file", "tls_cert", "tls_key", "tls_ca", mode="before"
+    )
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value

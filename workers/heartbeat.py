@@ -128,6 +128,7 @@ class Heartbeat:
             checked=stats.checked,
             draining=self._runner.draining,
             last_error=stats.last_error,
+            commits=stats.commits,
         )
         return self._pool.beat(gpu)
 

@@ -4,7 +4,8 @@
 its receiver did not confirm; the task posts them in order, a bounded number at a time, and stops at
 the first failure. When to try again stands in the store, so any io worker may go on. What the
 receiver refuses for good (docs/protocol.md says which answers those are) is passed over, batch by
-batch, so that it does not keep the rest back.
+batch, so that it does not keep the rest back. A URL that leads to an address which is not public is
+given up at once, unless POCQUEUE_CALLBACK_PRIVATE allows it: see `pocqueue.rounds.callback_target`.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import asdict
-from functools import cache
+from functools import cache, partial
 
 from pocqueue.app import app
-from pocqueue.errors import UnknownRound
+from pocqueue.errors import InvalidRound, UnknownRound
 from pocqueue.poc.data import ProofBatch
 from pocqueue.poc.sender import Delivery, PoCCallbackSender
 from pocqueue.rounds.backend import Backend
+from pocqueue.rounds.callback_target import check_url, checked_connector
 from pocqueue.rounds.records import ProofEntry, RoundStatus
 from pocqueue.rounds.task_names import DELIVER_PROOFS
 from pocqueue.settings import settings
@@ -37,11 +39,18 @@ def _backend() -> Backend:
 @app.task(name=DELIVER_PROOFS)
 def deliver_proofs(*, round_id: str, token: str) -> str:
     """Post what the receiver has not confirmed yet, under the lease `token`."""
-    return asyncio.run(deliver(_backend(), round_id, token))
+    private = settings().callback_private
+    return asyncio.run(deliver(_backend(), round_id, token, allow_private=private))
 
 
-async def deliver(backend: Backend, round_id: str, token: str) -> str:
-    """Post the unconfirmed proofs of a round; return one line about it."""
+async def deliver(backend: Backend, round_id: str, token: str, *, allow_private: bool) -> str:
+    """Post the unconfirmed proofs of a round; return one line about it.
+
+    Args:
+        round_id: whose proofs.
+        token: of the lease under which they are posted.
+        allow_private: post to addresses that are not public as well.
+    """
     try:
         status = await asyncio.to_thread(backend.store.status, round_id)
     except UnknownRound:
@@ -50,8 +59,18 @@ async def deliver(backend: Backend, round_id: str, token: str) -> str:
     url = status.spec.callback_url
     if delivery.lease != token or url is None:
         return "another task delivers"
+    try:
+        # Tells more than the connector does where the URL is odd as well.
+        check_url(url, allow_private=allow_private)
+    except InvalidRound as exc:
+        return await _give_up(backend, round_id, token, str(exc))
     cursor, posted, refused, size = delivery.cursor, 0, 0, ENTRIES_PER_POST
-    async with PoCCallbackSender(url, status.spec.r_target, status.spec.fraud_threshold) as sender:
+    async with PoCCallbackSender(
+        url,
+        status.spec.r_target,
+        status.spec.fraud_threshold,
+        connector=partial(checked_connector, allow_private),
+    ) as sender:
         while True:
             entries = await asyncio.to_thread(backend.store.read_proofs, status, cursor, count=size)
             if not entries:
@@ -68,6 +87,9 @@ async def deliver(backend: Backend, round_id: str, token: str) -> str:
                     delivery.backoff_ms / 1000,
                 )
                 return error
+            if sender.forbidden is not None:
+                # Nobody was asked, so nothing is passed over, and the next try would end here too.
+                return await _give_up(backend, round_id, token, str(sender.forbidden))
             if answer is Delivery.REFUSED and len(entries) > 1:
                 # Too large for it, perhaps, or one of them is what it will not have.
                 size = len(entries) // 2
@@ -88,6 +110,13 @@ async def deliver(backend: Backend, round_id: str, token: str) -> str:
                 backend.outbox.delivered, round_id, token, cursor, len(batch)
             ):
                 return "another task took over"
+
+
+async def _give_up(backend: Backend, round_id: str, token: str, error: str) -> str:
+    """End the callbacks of a round, as no further try would help."""
+    await asyncio.to_thread(backend.outbox.give_up, round_id, token, error)
+    logger.error("Round %s: no callbacks are sent. %s", round_id, error)
+    return error
 
 
 def merge(status: RoundStatus, entries: list[ProofEntry]) -> ProofBatch:

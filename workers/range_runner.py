@@ -33,6 +33,7 @@ from pocqueue.errors import (
 )
 from pocqueue.poc.data import is_valid
 from pocqueue.poc.nonces import nonces_of
+from pocqueue.rounds.latency import Latency
 from pocqueue.rounds.pool import shape_key
 from pocqueue.rounds.records import CommitResult, OutstandingRange, RoundStatus
 from pocqueue.rounds.store import RoundStore
@@ -61,6 +62,8 @@ class RunnerStats:
     held: set[str] = field(default_factory=set)
     last_error: str = ""
     failures: int = 0
+    #: How long commits took, from the first try to the answer.
+    commits: Latency = field(default_factory=Latency)
 
 
 def single_thread(name: str) -> ThreadPoolExecutor:
@@ -200,6 +203,7 @@ class RangeRunner:
                 held=set(stats.held),
                 last_error=stats.last_error,
                 failures=stats.failures,
+                commits=stats.commits,
             )
 
     def _search(self, status: RoundStatus, out: OutstandingRange, deadline: float) -> _Searched:
@@ -314,6 +318,7 @@ class RangeRunner:
         nonfinite = sum(not math.isfinite(dist) for dist in distances)
 
         def commit() -> CommitResult:
+            began = self._clock()
             result = self._retry(
                 lambda: self._store.commit_batch(
                     out.round_id,
@@ -325,6 +330,10 @@ class RangeRunner:
                     nonfinite,
                 )
             )
+            if result is not None:
+                took_s = self._clock() - began
+                with self._stats_lock:
+                    self._stats.commits = self._stats.commits.add(took_s)
             return result or CommitResult("closed", 0)
 
         return self._committer.submit(commit)

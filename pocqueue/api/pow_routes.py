@@ -9,16 +9,13 @@ import asyncio
 import hashlib
 import math
 import secrets
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
-from fastapi.routing import APIRoute
-from typing_extensions import override
 
+from pocqueue.api.errors import SentenceRoute
 from pocqueue.api.pow_schema import (
     ERRORS,
     DistancesAnswer,
@@ -32,7 +29,6 @@ from pocqueue.api.pow_schema import (
 from pocqueue.api.pow_service import NoRound, PowService, RoundRunning
 from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound, PocqueueError
 from pocqueue.poc.config import PoCConfig
-from pocqueue.rounds.spec import ALLOWED
 
 T = TypeVar("T")
 
@@ -53,36 +49,17 @@ class MissingPart(PocqueueError):
     """A part of the round is missing that older clients may leave out."""
 
 
-#: Status by class of error; the first that fits.
-_STATUS: tuple[tuple[type[Exception], int], ...] = (
-    (Unauthorized, 401),
-    (NoRound, 400),
-    (MissingPart, 400),
-    (Disconnected, 400),
-    (RoundRunning, 409),
-    (InvalidRound, 422),
-    (EngineUnavailable, 503),
-    (EngineError, 500),
-)
-
-
-class _PowRoute(APIRoute):
-    """Turns what goes wrong into a status and one sentence."""
-
-    @override
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handler = super().get_route_handler()
-
-        async def handle(request: Request) -> Response:
-            try:
-                return await handler(request)
-            except RequestValidationError as exc:
-                return _answer(422, _sentence(exc))
-            except PocqueueError as exc:
-                status = next((code for kind, code in _STATUS if isinstance(exc, kind)), 500)
-                return _answer(status, str(exc))
-
-        return handle
+class _PowRoute(SentenceRoute):
+    statuses = (
+        (Unauthorized, 401),
+        (NoRound, 400),
+        (MissingPart, 400),
+        (Disconnected, 400),
+        (RoundRunning, 409),
+        (InvalidRound, 422),
+        (EngineUnavailable, 503),
+        (EngineError, 500),
+    )
 
 
 class PowState:
@@ -260,21 +237,3 @@ def _config(body: InitBody) -> PoCConfig:
 
 def _finite(distances: Sequence[float]) -> list[float | None]:
     return [distance if math.isfinite(distance) else None for distance in distances]
-
-
-def _sentence(exc: RequestValidationError) -> str:
-    """Say what is wrong with a body: field, value, what is allowed."""
-    problem = exc.errors()[0]
-    path = [str(part) for part in problem["loc"] if part != "body"]
-    field = ".".join(path) or "body"
-    if problem["type"] == "missing":
-        return f"{field} is missing."
-    if problem["type"] == "json_invalid":
-        return "The body is not JSON."
-    allowed = ALLOWED.get(field, problem["msg"])
-    return str(InvalidRound(field, problem.get("input"), allowed))
-
-
-def _answer(status: int, detail: str) -> JSONResponse:
-    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
-    return JSONResponse({"detail": detail}, status_code=status, headers=headers)

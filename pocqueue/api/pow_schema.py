@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pocqueue.api.errors import ErrorAnswer
 from pocqueue.poc.data import ProofBatch
 from pocqueue.poc.nonces import MAX_NONCE
 from pocqueue.rounds.spec import (
@@ -136,12 +137,6 @@ class DistancesAnswer(BaseModel):
     distances: list[float | None]
     fingerprint: str
     dtype: str
-
-
-class ErrorAnswer(BaseModel):
-    """One sentence on what was wrong."""
-
-    detail: str
 
 
 #: Error answers of every route, for the OpenAPI document.

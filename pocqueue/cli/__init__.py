@@ -12,9 +12,11 @@ import typer
 
 from pocqueue.cli import (
     calibrate,
+    delegation,
     demo,
     engine,
     gpus,
+    node,
     redis,
     round as round_commands,
     scheduler,
@@ -36,8 +38,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(round_commands.app, name="round", short_help="Start, watch, stop, validate rounds.")
+app.add_typer(
+    delegation.app, name="delegation", short_help="The big node: service, customers, sessions."
+)
 app.add_typer(engine.app, name="engine", short_help="Compare engines on the same nonces.")
 app.add_typer(vllm.app, name="vllm", short_help="A vLLM server with the proof routes.")
+app.add_typer(node.app, name="node", short_help="The small node: sign, send, delegate.")
 app.add_typer(redis.app, name="redis", short_help="The bundled Redis server.")
 app.command("up", short_help="Start everything on this machine; Ctrl-C ends it.")(up.up)
 app.command("demo", short_help="Run one short round, from nothing.")(demo.demo)

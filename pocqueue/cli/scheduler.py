@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
 import signal
 import time
-from typing import Any
+from typing import Annotated, Any
+
+import typer
+
+logger = logging.getLogger(__name__)
 
 
 class _Stop:
@@ -29,13 +36,31 @@ class _Stop:
         return self._set
 
 
-def scheduler() -> None:
+def scheduler(
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            help="Serve Prometheus metrics on this port, instead of POCQUEUE_METRICS_PORT; 0 takes a free one.",
+        ),
+    ] = None,
+    metrics_address: Annotated[
+        str | None,
+        typer.Option(help="Address for them, instead of POCQUEUE_METRICS_ADDRESS."),
+    ] = None,
+) -> None:
     """Give nonce ranges to GPUs. Several may run: one leads, another takes over within 5 seconds."""
     from pocqueue.app import app
     from pocqueue.logs import log_to_stderr
+    from pocqueue.rounds.backend import Backend
+    from pocqueue.rounds.metrics import PoolCollector, process_collector, serving
     from pocqueue.rounds.sending import scheduler_service
     from pocqueue.settings import load_settings
 
+    given = {"METRICS_PORT": metrics_port, "METRICS_ADDRESS": metrics_address}
+    # Options are read and judged where all settings are.
+    os.environ.update({f"POCQUEUE_{k}": str(v) for k, v in given.items() if v is not None})
     settings = load_settings()
     log_to_stderr(settings.log_level)
     stop = _Stop()
@@ -45,5 +70,14 @@ def scheduler() -> None:
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
-    with scheduler_service(settings, app) as service:
+    with contextlib.ExitStack() as at_end:
+        service = at_end.enter_context(scheduler_service(settings, app))
+        if settings.metrics_port is not None:
+            # A client of its own: a scrape never waits for the scheduler, nor the other way round.
+            backend = at_end.enter_context(Backend.open(settings, start=True, check=False))
+            collectors = (PoolCollector(backend), process_collector())
+            port = at_end.enter_context(
+                serving(settings.metrics_address, settings.metrics_port, *collectors)
+            )
+            logger.info("Metrics: http://%s:%d/metrics", settings.metrics_address, port)
         service.run(stop)

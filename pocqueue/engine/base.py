@@ -35,6 +35,9 @@ class EngineInfo:
     vocab_size: int  #: number of logits
     max_seq_len: int  #: longest sequence in tokens that the model has positions for
     tensor_parallel: int = 1  #: devices that share the model
+    num_layers: int = 0  #: transformer blocks; 0, here and below: not known
+    num_heads: int = 0  #: attention heads of a block
+    num_kv_heads: int = 0  #: of these, those that have keys and values of their own
 
     @property
     def runtime(self) -> str:
@@ -74,6 +77,27 @@ class EngineInfo:
                 )
             values[field.name] = value
         return cls(**values)
+
+
+def attention_shape(config: Any) -> dict[str, int]:
+    """Return the fields of ``EngineInfo`` that say how a model is built, from its configuration.
+
+    Args:
+        config: of the language part, as transformers has it; what it does not tell is 0.
+    """
+    heads = _count(config, "num_attention_heads")
+    return {
+        "num_layers": _count(config, "num_hidden_layers"),
+        "num_heads": heads,
+        # Left out where every head has its own.
+        "num_kv_heads": _count(config, "num_key_value_heads") or heads,
+    }
+
+
+def _count(config: Any, name: str) -> int:
+    value = getattr(config, name, None)
+    # Some architectures have one number a layer.
+    return value if type(value) is int else 0
 
 
 class Engine(Protocol):

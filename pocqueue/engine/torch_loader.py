@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from pocqueue.engine import EngineOptions
-from pocqueue.engine.base import EngineInfo, OnProgress
+from pocqueue.engine.base import EngineInfo, OnProgress, attention_shape
 from pocqueue.engine.devices import check_device, device_name, keep_freed_memory
 from pocqueue.engine.models import ResolvedModel, fingerprint_with_progress, resolve_model
 from pocqueue.engine.torch_engine import TorchEngine
@@ -95,6 +95,7 @@ def _describe(loaded: Any, model: ResolvedModel, digits: str, device: str) -> En
         hidden_size=int(loaded.get_input_embeddings().weight.shape[1]),
         vocab_size=int(config.vocab_size),
         max_seq_len=int(getattr(config, "max_position_embeddings", None) or _NO_LIMIT_SEQ_LEN),
+        **attention_shape(config),
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from pocqueue.engine.base import EngineInfo
+from pocqueue.engine.base import EngineInfo, attention_shape
 from pocqueue.engine.proof_maths import ProofMaths
 from pocqueue.engine.vllm_forward import VllmForward
 from pocqueue.errors import PocqueueError
@@ -107,4 +107,5 @@ def vllm_info(vllm_config: Any, device: torch.device) -> EngineInfo:
         vocab_size=int(model.get_vocab_size()),
         max_seq_len=int(model.max_model_len),
         tensor_parallel=int(size),
+        **attention_shape(getattr(model, "hf_text_config", None)),
     )

@@ -15,7 +15,7 @@ import json
 import logging
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from enum import Enum
 from types import TracebackType
@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from pocqueue.errors import InvalidRound
+from pocqueue.errors import CallbackForbidden, InvalidRound
 from pocqueue.poc.data import ProofBatch, ValidatedBatch, is_valid
 
 logger = logging.getLogger(__name__)
@@ -55,12 +55,15 @@ class PoCCallbackSender:
             senders do not return to a receiver in step.
         request_timeout_s: seconds for one attempt, all of it.
         flush_timeout_s: seconds that `close` gives the queue to empty.
+        connector: makes what connections are made through, in the event loop of the sender, which
+            closes it; None: aiohttp's own, which goes wherever the URL leads.
 
     Attributes:
         sent: batches delivered.
         failed: batches given up after retries.
         dropped: batches refused by the receiver, that found the queue full, that were left when the
             sender closed or that JSON cannot hold. Every batch counts in one of the three, or waits.
+        forbidden: why the connector would not connect to where the URL leads; None where it did.
 
     Raises:
         InvalidRound: `callback_url` is no http or https URL with a host.
@@ -79,6 +82,7 @@ class PoCCallbackSender:
         max_backoff_s: float = 15.0,
         request_timeout_s: float = 10.0,
         flush_timeout_s: float = 10.0,
+        connector: Callable[[], aiohttp.BaseConnector] | None = None,
     ) -> None:
         assert attempts >= 1
         self.callback_url = callback_url.rstrip("/")
@@ -87,7 +91,9 @@ class PoCCallbackSender:
         self.sent = 0
         self.failed = 0
         self.dropped = 0
-        self._where = _without_secrets(self.callback_url)
+        self.forbidden: CallbackForbidden | None = None
+        self._connector = connector
+        self._where = without_secrets(self.callback_url)
         self._attempts = attempts
         self._give_up_after_s = give_up_after_s
         self._backoff_s = backoff_s
@@ -232,13 +238,17 @@ class PoCCallbackSender:
                 allow_redirects=False,
                 timeout=self._timeout,
             ) as response:
-                outcome = _judge(response.status)
+                outcome = judge(response.status)
                 reason = f"HTTP {response.status}"
         except aiohttp.InvalidURL:
             outcome, reason = Delivery.REFUSED, "no valid URL"
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
-            # The type only: some of these repeat the whole URL in their text.
-            outcome, reason = Delivery.RETRY, type(exc).__name__
+            if isinstance(exc.__cause__, CallbackForbidden):
+                self.forbidden = exc.__cause__
+                outcome, reason = Delivery.REFUSED, str(self.forbidden)
+            else:
+                # The type only: some of these repeat the whole URL in their text.
+                outcome, reason = Delivery.RETRY, type(exc).__name__
         if outcome is Delivery.REFUSED:
             logger.warning("Callback %s%s: refused, %s", self._where, endpoint, reason)
         elif outcome is Delivery.RETRY:
@@ -248,7 +258,11 @@ class PoCCallbackSender:
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None or self._session.closed:
             self.loop = asyncio.get_running_loop()
-            self._session = aiohttp.ClientSession()
+            # `trust_env` stays off: a proxy of the environment would be connected to unchecked, and
+            # would look names up once more.
+            self._session = aiohttp.ClientSession(
+                connector=None if self._connector is None else self._connector(), trust_env=False
+            )
         return self._session
 
     async def _abandon(self) -> None:
@@ -289,7 +303,8 @@ def _finite(distances: list[float]) -> list[float | None]:
     return [distance if math.isfinite(distance) else None for distance in distances]
 
 
-def _judge(status: int) -> Delivery:
+def judge(status: int) -> Delivery:
+    """Say what an HTTP status means for a callback: only 200 is delivered; docs/protocol.md."""
     if status == 200:
         return Delivery.DELIVERED
     if status >= 500 or status in (408, 425, 429):
@@ -301,7 +316,7 @@ def _encode(body: Mapping[str, Any]) -> bytes:
     return json.dumps(body, allow_nan=False, separators=(",", ":")).encode()
 
 
-def _without_secrets(url: str) -> str:
+def without_secrets(url: str) -> str:
     """Return scheme, host and port of a URL.
 
     Raises:

@@ -8,6 +8,7 @@ between, the next task begins with the first proof that nobody confirmed.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,15 +97,18 @@ class CallbackOutbox:
         """Return how far the callbacks of a round are."""
         with store_errors(self._url):
             fields: Any = self._client.hgetall(Keys.of_round(round_id, "callback"))
-        return Delivery(
-            cursor=fields.get("cursor", START),
-            delivered=int(fields.get("delivered", 0)),
-            lease=fields.get("lease", ""),
-            lease_ms=int(fields.get("lease_ms", 0)),
-            next_ms=int(fields.get("next_ms", 0)),
-            attempts=int(fields.get("attempts", 0)),
-            error=fields.get("error", ""),
-        )
+        return _parse(fields)
+
+    def deliveries(self) -> dict[str, Delivery]:
+        """Return how far the callbacks of every round in the outbox are, by round id."""
+        with store_errors(self._url):
+            members: Any = self._client.smembers(Keys.CALLBACKS)
+            ids = sorted(members)
+            with self._client.pipeline(transaction=False) as pipe:
+                for round_id in ids:
+                    pipe.hgetall(Keys.of_round(round_id, "callback"))
+                found = pipe.execute()
+        return {i: _parse(fields) for i, fields in zip(ids, found, strict=True)}
 
     def delivered(self, round_id: str, token: str, cursor: str, num_nonces: int) -> bool:
         """Note that the receiver took everything up to a cursor; False if the lease is lost."""
@@ -113,6 +117,15 @@ class CallbackOutbox:
     def failed(self, round_id: str, token: str, delivery: Delivery, error: str) -> bool:
         """Note a failure, and give the lease up until the backoff is over."""
         return self._advance(round_id, token, "", 0, 0, delivery.backoff_ms, error)
+
+    def give_up(self, round_id: str, token: str, error: str) -> bool:
+        """Note that no further try would help, and take the round out; False if the lease is lost."""
+        if not self._advance(round_id, token, "", 0, 0, 0, error):
+            return False
+        with store_errors(self._url):
+            if self._client.srem(Keys.CALLBACKS, round_id):
+                self._client.hincrby(Keys.METRICS, "callbacks_given_up", 1)
+        return True
 
     def finish(self, round_id: str, token: str) -> bool:
         """Give the lease up: everything there was is delivered."""
@@ -141,3 +154,15 @@ class CallbackOutbox:
             [token, cursor, num_nonces, lease_ms, wait_ms, error],
         )
         return bool(reply)
+
+
+def _parse(fields: Mapping[str, str]) -> Delivery:
+    return Delivery(
+        cursor=fields.get("cursor", START),
+        delivered=int(fields.get("delivered", 0)),
+        lease=fields.get("lease", ""),
+        lease_ms=int(fields.get("lease_ms", 0)),
+        next_ms=int(fields.get("next_ms", 0)),
+        attempts=int(fields.get("attempts", 0)),
+        error=fields.get("error", ""),
+    )

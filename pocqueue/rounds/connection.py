@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from urllib.parse import parse_qs, urlsplit
 
 import redis
+import redis.asyncio
+import redis.asyncio.retry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -108,6 +110,25 @@ def connect(url: str, *, check: bool = True, timeout_s: float = 5.0) -> redis.Re
                 "Upgrade it, or unset POCQUEUE_REDIS_URL to use the bundled one."
             )
     return client
+
+
+def connect_async(url: str, *, max_connections: int, timeout_s: float = 5.0) -> redis.asyncio.Redis:
+    """Open a client for an event loop, with connections of its own; the server is not asked yet.
+
+    Args:
+        url: as `redis_url` returns it.
+        max_connections: whoever wants more at a time has to wait for one before.
+        timeout_s: seconds to wait for a connection or a reply.
+    """
+    return redis.asyncio.Redis.from_url(
+        url,
+        decode_responses=True,
+        protocol=2,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        max_connections=max_connections,
+        retry=redis.asyncio.retry.Retry(NoBackoff(), 1),
+    )
 
 
 @contextlib.contextmanager

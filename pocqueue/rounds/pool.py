@@ -17,6 +17,7 @@ import redis
 from pocqueue.engine.base import EngineInfo
 from pocqueue.errors import NoLiveGpu
 from pocqueue.rounds.connection import store_errors
+from pocqueue.rounds.latency import Latency
 from pocqueue.rounds.scripts import Scripts
 from pocqueue.rounds.store import Keys
 
@@ -59,6 +60,8 @@ class Gpu:
     draining: bool = False
     #: What went wrong last, or empty.
     last_error: str = ""
+    #: How long its commits took since the worker started.
+    commits: Latency = field(default_factory=Latency)
     #: Redis's clock at the last heartbeat; set by the pool.
     seen_ms: int = 0
     #: Redis's clock when this was read; set by the pool.
@@ -114,6 +117,7 @@ class Gpu:
         values |= {
             "info": EngineInfo.from_dict(values["info"]),
             "held": tuple(values["held"]),
+            "commits": Latency.from_dict(values.get("commits", {})),
             "seen_ms": seen_ms,
             "now_ms": now_ms,
         }
@@ -182,7 +186,7 @@ def choose_model(gpus: Sequence[Gpu], model: str | None) -> EngineInfo:
     deployed = {(gpu.info.fingerprint, gpu.info.dtype, gpu.info.runtime): gpu.info for gpu in ready}
     names = ", ".join(sorted({info.model for info in deployed.values()}))
     if model is not None:
-        deployed = {key: info for key, info in deployed.items() if _is_called(info, model)}
+        deployed = {key: info for key, info in deployed.items() if is_called(info, model)}
         if not deployed:
             raise NoLiveGpu(
                 f"model is {model!r}, which no live GPU has deployed; allowed: {names}. Start a "
@@ -200,7 +204,7 @@ def choose_model(gpus: Sequence[Gpu], model: str | None) -> EngineInfo:
     return next(iter(deployed.values()))
 
 
-def _is_called(info: EngineInfo, text: str) -> bool:
+def is_called(info: EngineInfo, text: str) -> bool:
     """Say whether `text` names a model: NAME or FINGERPRINT, with @DTYPE, @RUNTIME or both behind it."""
     name = text.removesuffix(f"@{info.runtime}").removesuffix(f"@{info.dtype}")
     return name == info.model or (len(name) >= 8 and info.fingerprint.startswith(name))

@@ -45,8 +45,9 @@ FORMAT = "pocqueue-proofs/1"
 #: Larger files are not read: about 30 million proofs.
 MAX_BYTES = 1 << 30
 #: Fields of RoundSpec that are no part of the file's "round": the model has a place of its own, the
-#: share only matters while GPUs are shared out, and a callback URL may hold somebody's secret.
-LEFT_OUT = frozenset({"model", "model_fingerprint", "share", "callback_url"})
+#: share only matters while GPUs are shared out, a callback URL may hold somebody's secret, and whose
+#: session it was is nobody else's business.
+LEFT_OUT = frozenset({"model", "model_fingerprint", "share", "callback_url", "customer"})
 
 _WRITE_AGAIN = (
     "write it again with `pocqueue round proofs ID --output FILE`, or ask who made it for another"
@@ -170,7 +171,7 @@ class ProofFile:
             reason=status.reason,
             created=_utc(status.created_ms),
             ended=_utc(status.ended_ms) if status.ended_ms else None,
-            spec=spec.model_copy(update={"share": 1.0, "callback_url": None}),
+            spec=spec.model_copy(update={"share": 1.0, "callback_url": None, "customer": None}),
             model=ModelPart(
                 name=spec.model,
                 fingerprint=spec.model_fingerprint,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -21,6 +22,13 @@ class CommitResult(NamedTuple):
     def goes_on(self) -> bool:
         """Say whether the range is still this worker's to search, from `done` on."""
         return self.outcome in {"committed", "repeated", "gap"}
+
+
+class SessionLimits(NamedTuple):
+    """How many sessions there may be at a time."""
+
+    in_all: int
+    of_customer: int
 
 
 class AssignedRange(NamedTuple):
@@ -70,6 +78,12 @@ class OutstandingRange:
             attempts=int(attempts),
             assigned_ms=int(assigned),
         )
+
+
+@functools.lru_cache(maxsize=512)
+def parse_spec(text: str) -> RoundSpec:
+    """Read a specification as the store has it; the same text gives the same, immutable object."""
+    return RoundSpec.model_validate_json(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +151,7 @@ class RoundStatus:
     def parse(cls, round_id: str, fields: Mapping[str, str], now_ms: int) -> RoundStatus:
         return cls(
             round_id=round_id,
-            spec=RoundSpec.model_validate_json(fields["spec"]),
+            spec=parse_spec(fields["spec"]),
             state=RoundState(fields["state"]),
             reason=fields["reason"],
             vtime=float(fields["vtime"]) if fields["vtime"] else None,

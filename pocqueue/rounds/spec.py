@@ -75,6 +75,7 @@ ALLOWED = {
     "share": "a number from 0.01 to 100",
     "max_nonces": "a whole number from 1 to 2^48, or none for no limit",
     "callback_url": "an http:// or https:// URL of at most 2048 characters",
+    "customer": f"1 to {MAX_TEXT} printable characters, or none",
     "model": "the name of a deployed model",
     "model_fingerprint": "64 hexadecimal digits",
     "expected_valid_rate": "a number from 0 to 1, or none",
@@ -113,6 +114,8 @@ class RoundSpec(BaseModel):
     #: Runtime of the model (`EngineInfo.runtime`); None: any. Torch and vLLM differ by about as much.
     model_runtime: str | None = Field(default=None, max_length=64)
     callback_url: HttpUrl | None = None
+    #: Whose session of a delegation it is; None: a round of our own.
+    customer: Text | None = None
     #: Weight among active rounds when GPUs are shared out.
     share: float = Field(default=1.0, ge=0.01, le=100)
     #: End the round once this many nonce indices are checked; None: search until the deadline.

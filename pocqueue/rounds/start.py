@@ -35,13 +35,22 @@ def deployed_model(backend: Backend, draft: RoundSpec, model: str | None) -> Eng
         InvalidRound: seq_len is above its limit.
     """
     info = choose_model(backend.pool.live(), model)
-    if draft.seq_len > info.max_seq_len:
+    check_seq_len(draft.seq_len, info)
+    return info
+
+
+def check_seq_len(seq_len: int, info: EngineInfo) -> None:
+    """Refuse a sequence length that the model has no positions for.
+
+    Raises:
+        InvalidRound: it is above the model's limit.
+    """
+    if seq_len > info.max_seq_len:
         raise InvalidRound(
             "seq_len",
-            draft.seq_len,
+            seq_len,
             f"a whole number from 1 to {info.max_seq_len}, the limit of model {info.model}",
         )
-    return info
 
 
 def start_round(backend: Backend, draft: RoundSpec, info: EngineInfo, **changes: Any) -> str:

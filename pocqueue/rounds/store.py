@@ -21,7 +21,7 @@ from typing import Any
 
 import redis
 
-from pocqueue.errors import StoreFull, UnknownRound
+from pocqueue.errors import SessionsFull, StoreFull, UnknownRound
 from pocqueue.poc.data import ProofBatch
 from pocqueue.rounds.connection import store_errors
 from pocqueue.rounds.records import (
@@ -30,6 +30,7 @@ from pocqueue.rounds.records import (
     OutstandingRange,
     ProofEntry,
     RoundStatus,
+    SessionLimits,
 )
 from pocqueue.rounds.scripts import Scripts
 from pocqueue.rounds.spec import RoundSpec, RoundState
@@ -76,8 +77,22 @@ class RoundStore:
 
     # Rounds
 
-    def create(self, spec: RoundSpec, round_id: str | None = None) -> str:
-        """Make a round that is active from now on; return its id."""
+    def create(
+        self,
+        spec: RoundSpec,
+        round_id: str | None = None,
+        *,
+        limits: SessionLimits | None = None,
+    ) -> str:
+        """Make a round that is active from now on; return its id.
+
+        Args:
+            spec: what to search; a session where it names a customer.
+            limits: how many sessions there may be with this one; None: any number.
+
+        Raises:
+            SessionsFull: there are that many.
+        """
         round_id = round_id or str(uuid.uuid4())
         keys = [
             Keys.of_round(round_id, "round"),
@@ -85,19 +100,26 @@ class RoundStore:
             Keys.ACTIVE,
             Keys.WAKE,
             Keys.CALLBACKS,
+            Keys.SESSIONS,
         ]
-        self._scripts.run(
+        reply = self._scripts.run(
             "create_round",
             keys,
             [
                 round_id,
-                spec.model_dump_json(),
+                # Workers of before there were sessions know no such field.
+                spec.model_dump_json(exclude={"customer"} if spec.customer is None else None),
                 round(spec.window_s * 1000),
                 "" if spec.max_nonces is None else spec.max_nonces,
                 KEEP_ENDED_MS,
                 int(spec.callback_url is not None),
+                spec.customer or "",
+                "" if limits is None else limits.in_all,
+                "" if limits is None else limits.of_customer,
             ],
         )
+        if reply[0] == "full":
+            raise SessionsFull(int(reply[1]), int(reply[2]) / 1000)
         return round_id
 
     def status(self, round_id: str) -> RoundStatus:
@@ -192,7 +214,7 @@ class RoundStore:
                 a batch in between, the rest of the range is abandoned instead.
         """
         parts = ("round", "ranges", "returned", "abandoned")
-        keys = [Keys.of_round(round_id, part) for part in parts]
+        keys = [*(Keys.of_round(round_id, part) for part in parts), Keys.METRICS]
         left, verdict = self._scripts.run(
             "release_range", keys, [range_id, int(failed), MAX_ATTEMPTS]
         )
@@ -244,6 +266,7 @@ class RoundStore:
             *(Keys.of_round(round_id, part) for part in parts),
             Keys.ACTIVE,
             Keys.of_round(round_id, "abandoned"),
+            Keys.METRICS,
         ]
         outcome, done = self._scripts.run(
             "commit_batch",
@@ -328,6 +351,27 @@ class RoundStore:
             yield from entries
             cursor = entries[-1].cursor
 
+    # Totals
+
+    def totals(self) -> dict[str, int]:
+        """Return the counters over all rounds since ever, by name; see `lua/commit_batch.lua`."""
+        with store_errors(self.url):
+            found: Any = self.client.hgetall(Keys.METRICS)
+        return {name: int(value) for name, value in found.items()}
+
+    def snapshot(self) -> list[RoundStatus]:
+        """Return every kept round as it stands; unlike `statuses`, nothing is written."""
+        with store_errors(self.url):
+            ids: Any = self.client.zrange(Keys.ROUNDS, 0, -1)
+        return [status.as_it_should_be() for status in self._read(ids)]
+
+    def num_proofs(self, round_ids: Sequence[str]) -> list[int]:
+        """Return how many entries the stream of each of these rounds has."""
+        with store_errors(self.url), self.client.pipeline(transaction=False) as pipe:
+            for round_id in round_ids:
+                pipe.xlen(Keys.of_round(round_id, "proofs"))
+            return [int(number) for number in pipe.execute()]
+
     # Helpers
 
     def now_ms(self) -> int:
@@ -355,19 +399,18 @@ class RoundStore:
     def _close(
         self, round_id: str, state: RoundState, reason: str, *, only_if_due: bool
     ) -> RoundState | None:
-        parts = (
-            "round",
-            "ranges",
-            "proofs",
-            "cover_starts",
-            "cover_stops",
-            "returned",
-            "abandoned",
-        )
-        keys = [*(Keys.of_round(round_id, part) for part in parts), Keys.ACTIVE]
-        arguments = [round_id, state.value, reason, KEEP_ENDED_MS, int(only_if_due)]
+        keys, arguments = close_round_call(round_id, state, reason, only_if_due=only_if_due)
         reply = self._scripts.run("close_round", keys, arguments)
         return RoundState(reply) if reply else None
+
+
+def close_round_call(
+    round_id: str, state: RoundState, reason: str, *, only_if_due: bool
+) -> tuple[list[str], list[Any]]:
+    """Return keys and arguments of `lua/close_round.lua`."""
+    parts = ("round", "ranges", "proofs", "cover_starts", "cover_stops", "returned", "abandoned")
+    keys = [*(Keys.of_round(round_id, part) for part in parts), Keys.ACTIVE, Keys.SESSIONS]
+    return keys, [round_id, state.value, reason, KEEP_ENDED_MS, int(only_if_due)]
 
 
 def _ms(time: tuple[int, int]) -> int:

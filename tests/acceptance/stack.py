@@ -43,6 +43,8 @@ class Stack:
             "POCQUEUE_STATE_DIR": str(self.settings.state_dir),
             "POCQUEUE_DEVICE": "cpu",
             "POCQUEUE_NUM_THREADS": "1",
+            # Callback receivers of tests are on loopback.
+            "POCQUEUE_CALLBACK_PRIVATE": "1",
             "PYTHONWARNINGS": "ignore",
         }
 

@@ -9,20 +9,49 @@ import pytest
 from typer.testing import CliRunner
 
 from pocqueue.cli import app
-from pocqueue.settings import ENV_PREFIX, Settings
+from pocqueue.settings import (
+    DELEGATION_PREFIX,
+    ENV_PREFIX,
+    NODE_PREFIX,
+    DelegationSettings,
+    NodeSettings,
+    Settings,
+)
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def test_readme_lists_every_setting_with_its_meaning() -> None:
-    """The table of settings is that of the settings class."""
+#: Every variable of ours, with what its settings class says of it.
+VARIABLES = {
+    f"{prefix}{name.upper()}": field
+    for prefix, fields in (
+        (ENV_PREFIX, Settings.model_fields),
+        (DELEGATION_PREFIX, DelegationSettings.model_fields),
+        (NODE_PREFIX, NodeSettings.model_fields),
+    )
+    for name, field in fields.items()
+}
+
+
+@pytest.mark.parametrize("variable", VARIABLES)
+def test_readme_lists_every_setting_with_its_meaning(variable: str) -> None:
+    """The tables of settings are those of the settings classes, defaults and meanings alike."""
+    field = VARIABLES[variable]
     table = (ROOT / "README.md").read_text()
-    for name, field in Settings.model_fields.items():
-        row = rf"^\| `{ENV_PREFIX}{name.upper()}` \| .+ \| {re.escape(str(field.description))} \|$"
-        assert re.search(row, table, re.MULTILINE), name
-    named = set(re.findall(rf"`{ENV_PREFIX}([A-Z_]+)`", table))
-    assert named <= {name.upper() for name in Settings.model_fields}
+    row = rf"^\| `{variable}` \| (.+) \| {re.escape(str(field.description))} \|$"
+    found = re.findall(row, table, re.MULTILINE)
+    assert len(found) == 1
+    if field.default_factory is None:
+        default = int(field.default) if isinstance(field.default, bool) else field.default
+        assert found == ["unset" if default is None else f"`{default}`"]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_variables_in_documents_exist(document: Path) -> None:
+    """No document names a variable that nobody reads."""
+    named = re.findall(r"`((?:POCQUEUE|DELEGATION)_[A-Z_]+)(?:=[^`]*)?`", document.read_text())
+    assert set(named) <= set(VARIABLES)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -36,7 +65,7 @@ def test_commands_in_documents_exist(document: Path) -> None:
     for line in lines:
         words = line.partition("#")[0].split()
         command = [word for word in words[:2] if re.fullmatch(r"[a-z]+", word)]
-        if command[:1] and command[0] not in {"round", "redis", "engine", "vllm"}:
+        if command[:1] and command[0] not in {"round", "redis", "engine", "vllm", "delegation", "node"}:
             command = command[:1]
         if "|" in line or "…" in command:
             continue

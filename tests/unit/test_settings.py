@@ -10,13 +10,20 @@ from pathlib import Path
 import pytest
 
 from pocqueue.errors import SettingsError
-from pocqueue.settings import ENV_PREFIX, Settings, load_settings
+from pocqueue.settings import (
+    DELEGATION_PREFIX,
+    ENV_PREFIX,
+    Settings,
+    load_delegation_settings,
+    load_node_settings,
+    load_settings,
+)
 
 
 @pytest.fixture(autouse=True)
 def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     """Begin without any of our variables."""
-    for name in [name for name in os.environ if name.startswith(ENV_PREFIX)]:
+    for name in [name for name in os.environ if name.startswith((ENV_PREFIX, DELEGATION_PREFIX))]:
         monkeypatch.delenv(name)
 
 
@@ -36,6 +43,9 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         ("POCQUEUE_HEARTBEAT_SECONDS", "0.01"),
         ("POCQUEUE_HEARTBEAT_SECONDS", "soon"),
         ("POCQUEUE_CALLBACK_GRACE_SECONDS", "-1"),
+        ("POCQUEUE_CALLBACK_PRIVATE", "perhaps"),
+        ("POCQUEUE_METRICS_PORT", "65536"),
+        ("POCQUEUE_METRICS_PORT", "many"),
         ("POCQUEUE_LOG_LEVEL", "LOUD"),
         ("POCQUEUE_FLOWER_PORT", "65536"),
         ("POCQUEUE_FLOWER_ALLOW_OPEN", "perhaps"),
@@ -120,6 +130,8 @@ def test_the_defaults_run_on_a_laptop(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert loaded.range_seconds == 1.0
     assert loaded.heartbeat_seconds == 1.0
     assert loaded.callback_grace_seconds == 60.0
+    assert not loaded.callback_private
+    assert (loaded.metrics_address, loaded.metrics_port) == ("127.0.0.1", None)
     assert loaded.log_level == "INFO"
     assert (loaded.flower_address, loaded.flower_port) == ("127.0.0.1", 5555)
     assert loaded.flower_basic_auth is None
@@ -130,9 +142,11 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> N
     """Compose files and env files write `NAME=` for what is not set."""
     monkeypatch.setenv("POCQUEUE_REDIS_URL", "")
     monkeypatch.setenv("POCQUEUE_NUM_THREADS", "")
+    monkeypatch.setenv("POCQUEUE_METRICS_PORT", "")
     loaded = load_settings()
     assert loaded.redis_url is None
     assert loaded.num_threads is None
+    assert loaded.metrics_port is None
 
 
 def test_the_state_folder_is_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -155,3 +169,96 @@ def test_settings_cannot_be_changed() -> None:
     """They are read once and passed on."""
     with pytest.raises(ValueError, match="frozen"):
         Settings().model = "other"  # type: ignore[misc]
+
+
+# A delegation
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("DELEGATION_PORT", "65536"),
+        ("DELEGATION_MAX_SESSIONS", "0"),
+        ("DELEGATION_MAX_SESSIONS", "ten"),
+        ("DELEGATION_WINDOW_SECONDS", "0"),
+        ("DELEGATION_AUTH_FAILURES", "0"),
+        ("DELEGATION_URL", "192.168.1.100:9090"),
+        ("DELEGATION_URL", "ftp://192.168.1.100"),
+        ("DELEGATION_POLL_SECONDS", "0"),
+        ("DELEGATION_POLL_SECONDS", "nan"),
+        ("DELEGATION_FALLBACK", "remote"),
+        ("DELEGATION_PUBLIC_STATUS", "perhaps"),
+    ],
+)
+def test_a_bad_value_of_a_delegation_is_named(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with every other variable."""
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError) as caught:
+        load_delegation_settings()
+    assert str(caught.value).startswith(f"{variable} cannot be {value!r}: ")
+    assert "config/env.example" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("token", "words"),
+    [
+        (" hunter2-hunter2-hunter2", "there are spaces before or after the token; take them away"),
+        ("hunter2-hunter2-hunter2\t", "there are spaces before or after the token"),
+        ("hunter2 hunter2 hunter2", "printable ASCII characters without spaces"),
+        ("hunter2-hunter2-hünter2", "printable ASCII characters without spaces"),
+    ],
+)
+def test_stray_spaces_in_a_token_are_named_and_the_token_is_not(
+    token: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commonest mistake with tokens; neither message nor traceback shows it."""
+    monkeypatch.setenv("DELEGATION_AUTH_TOKEN", token)
+    with pytest.raises(SettingsError) as caught:
+        load_delegation_settings()
+    assert str(caught.value).startswith("DELEGATION_AUTH_TOKEN cannot be the given value: ")
+    assert words in str(caught.value)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "hunter2" not in shown
+    assert "hünter2" not in shown
+
+
+def test_a_delegation_is_as_operators_know_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The defaults of seed 000, and delegating only where URL and token are both set."""
+    loaded = load_delegation_settings()
+    assert (loaded.host, loaded.port, loaded.max_sessions) == ("0.0.0.0", 9090, 10)  # noqa: S104
+    assert (loaded.window_seconds, loaded.poll_seconds, loaded.fallback) == (330.0, 5.0, "none")
+    assert not loaded.is_delegating
+    monkeypatch.setenv("DELEGATION_URL", "http://192.168.1.100:9090")
+    monkeypatch.setenv("DELEGATION_AUTH_TOKEN", "")
+    assert not load_delegation_settings().is_delegating
+    monkeypatch.setenv("DELEGATION_AUTH_TOKEN", "my-secure-token-123")
+    assert load_delegation_settings().is_delegating
+    assert "my-secure" not in repr(load_delegation_settings())
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("POCQUEUE_NODE_PORT", "-1"),
+        ("POCQUEUE_NODE_WORK", "hard"),
+        ("POCQUEUE_NODE_CALLBACK_URL", "chain:9100"),
+    ],
+)
+def test_a_bad_value_of_the_small_node_is_named(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with every other variable."""
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError, match=rf"^{variable} cannot be '{value}': "):
+        load_node_settings()
+
+
+def test_the_small_node_listens_to_its_own_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its routes ask for no token."""
+    monkeypatch.setenv("POCQUEUE_NODE_KEY", "")
+    loaded = load_node_settings()
+    assert (loaded.host, loaded.port, loaded.work) == ("127.0.0.1", 8080, "auto")
+    assert loaded.key is None
+    assert loaded.callback_url is None

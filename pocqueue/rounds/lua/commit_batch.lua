@@ -9,6 +9,9 @@
 --   5 cover_stops  hash    end -> first index     disjoint and merged when they touch
 --   6 active       set     ids of active rounds (of all rounds; lives for ever)
 --   7 abandoned    list    see release_range.lua
+--   8 metrics      hash    totals of all rounds since ever, for graphs: batches, late_batches, checked,
+--                          valid, nonfinite, ranges_returned, abandoned, callbacks_given_up,
+--                          auth_failures (lives for ever, small)
 -- ARGV
 --   1 round id  2 range id  3 first index  4 end index (not included)  5 number of valid nonces
 --   6 number of non-finite distances  7 nonces (JSON)  8 distances (JSON)  9 ms to keep what ended
@@ -25,6 +28,7 @@ local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 if now_ms >= tonumber(redis.call('HGET', KEYS[1], 'deadline_ms')) then
   redis.call('HINCRBY', KEYS[1], 'late_batches', 1)
+  redis.call('HINCRBY', KEYS[8], 'late_batches', 1)
   return {'late', 0}
 end
 local record = redis.call('HGET', KEYS[2], ARGV[2])
@@ -55,8 +59,14 @@ local goes_at = string.format('%.0f',
 
 local checked = redis.call('HINCRBY', KEYS[1], 'checked', text(to - from))
 local batches = redis.call('HINCRBY', KEYS[1], 'batches', 1)
-if tonumber(ARGV[6]) > 0 then redis.call('HINCRBY', KEYS[1], 'nonfinite', ARGV[6]) end
+redis.call('HINCRBY', KEYS[8], 'checked', text(to - from))
+redis.call('HINCRBY', KEYS[8], 'batches', 1)
+if tonumber(ARGV[6]) > 0 then
+  redis.call('HINCRBY', KEYS[1], 'nonfinite', ARGV[6])
+  redis.call('HINCRBY', KEYS[8], 'nonfinite', ARGV[6])
+end
 if tonumber(ARGV[5]) > 0 then
+  redis.call('HINCRBY', KEYS[8], 'valid', ARGV[5])
   local valid = redis.call('HINCRBY', KEYS[1], 'valid', ARGV[5])
   -- Stamped with the time that the deadline was held against: '*' takes a later one. Where the clock was
   -- set back, '*' goes on from the last entry.

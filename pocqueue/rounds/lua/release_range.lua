@@ -1,7 +1,7 @@
 -- Take a range back from a GPU: what is not counted yet goes to the front of the line.
 --
 -- KEYS  1 round (hash)  2 ranges (hash)  3 returned (list)  4 abandoned (list of "start stop"):
---       see commit_batch.lua and assign_range.lua
+--       5 metrics (hash): see commit_batch.lua and assign_range.lua
 -- ARGV  1 range id  2 "1" where the GPU failed on it, "0" where it was only handed back
 --       3 most failures in a row before the rest of a range is abandoned
 -- Returns {nonces that went back, verdict}; 0 where the range was not out any more or is abandoned.
@@ -19,10 +19,12 @@ local left = tonumber(stop) - tonumber(done)
 if attempts < tonumber(ARGV[3]) then
   redis.call('LPUSH', KEYS[3], done .. ' ' .. stop .. ' ' .. string.format('%d', attempts))
   redis.call('HINCRBY', KEYS[1], 'ranges_returned', 1)
+  redis.call('HINCRBY', KEYS[5], 'ranges_returned', 1)
   return {left, ''}
 end
 redis.call('RPUSH', KEYS[4], done .. ' ' .. stop)
 local abandoned = redis.call('HINCRBY', KEYS[1], 'abandoned', string.format('%.0f', left))
+redis.call('HINCRBY', KEYS[5], 'abandoned', string.format('%.0f', left))
 local round = redis.call('HMGET', KEYS[1], 'batches', 'checked', 'max_nonces')
 if round[1] == '0' then return {0, 'hopeless'} end
 if round[3] ~= '' and abandoned + tonumber(round[2]) >= tonumber(round[3]) then

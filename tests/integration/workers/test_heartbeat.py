@@ -101,6 +101,17 @@ def test_a_worker_joins_with_all_there_is_to_know_of_it(beats: Beats) -> None:
     assert not gpu.draining
 
 
+def test_the_time_that_commits_took_is_told(beats: Beats, backend: Backend) -> None:
+    """For `pocqueue_gpu_commit_seconds`: one endpoint has the figures of every worker."""
+    round_id = backend.store.create(make_spec(max_nonces=20))
+    assign(backend.store, round_id, 20)
+    beats.runner.run(round_id, 1)
+    beats.make().start()
+    commits = beats.the_gpu().commits
+    assert sum(commits.counts) == 2
+    assert commits == beats.runner.stats().commits
+
+
 def test_it_goes_on_beating(beats: Beats) -> None:
     """Much longer than its time to live."""
     beats.make(ttl_s=0.4).start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -53,6 +54,9 @@ class Receiver:
         self.bodies.append(body)
         return web.Response()
 
+    async def redirect(self, _request: web.Request) -> web.Response:
+        return web.Response(status=307, headers={"Location": f"{self.url}/generated"})
+
 
 @pytest.fixture
 async def receiver() -> AsyncIterator[Receiver]:
@@ -60,6 +64,7 @@ async def receiver() -> AsyncIterator[Receiver]:
     receiver = Receiver()
     app = web.Application()
     app.router.add_post("/hook/generated", receiver.handle)
+    app.router.add_post("/away/generated", receiver.redirect)
     runner = web.AppRunner(app)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -90,6 +95,11 @@ def _find(backend: Backend, round_id: str, first: int, num: int) -> None:
         commit(backend.store, round_id, 1, index, index + 1, [index])
 
 
+async def deliver(backend: Backend, round_id: str, token: str) -> str:
+    """Deliver to a receiver on loopback."""
+    return await io.deliver(backend, round_id, token, allow_private=True)
+
+
 async def _claim(backend: Backend) -> tuple[str, str]:
     """Wait until a delivery is due, and lease it as the scheduler does."""
     claimed = await asyncio.to_thread(
@@ -104,7 +114,7 @@ async def test_all_proofs_are_posted_in_order_and_merged(
     """A few batches to a request, in the words of the wire."""
     round_id = _round(backend, receiver.url, 7)
     _, token = await _claim(backend)
-    assert await io.deliver(backend, round_id, token) == "7 nonces delivered, 0 refused"
+    assert await deliver(backend, round_id, token) == "7 nonces delivered, 0 refused"
     assert [body["nonces"] for body in receiver.bodies] == [[0, 1, 2], [3, 4, 5], [6]]
     body = receiver.bodies[2]
     assert body == {
@@ -128,10 +138,10 @@ async def test_a_receiver_that_fails_twice_gets_every_nonce_once(
     receiver.failures = 2
     for attempt in (1, 2):
         _, token = await _claim(backend)
-        assert await io.deliver(backend, round_id, token) == "3 nonces were not taken"
+        assert await deliver(backend, round_id, token) == "3 nonces were not taken"
         assert backend.outbox.delivery(round_id).attempts == attempt
     _, token = await _claim(backend)
-    assert await io.deliver(backend, round_id, token) == "10 nonces delivered, 0 refused"
+    assert await deliver(backend, round_id, token) == "10 nonces delivered, 0 refused"
     assert receiver.nonces == list(range(10))
     assert [body["nonces"] for body in receiver.refused] == [[0, 1, 2]] * 2
     assert backend.outbox.delivery(round_id).attempts == 0
@@ -143,14 +153,14 @@ async def test_a_failure_in_the_middle_goes_on_from_there(
     """What was taken before it is not sent again."""
     round_id = _round(backend, receiver.url, 3)
     _, token = await _claim(backend)
-    await io.deliver(backend, round_id, token)
+    await deliver(backend, round_id, token)
     _find(backend, round_id, 3, 4)
     receiver.failures = 1
     _, token = await _claim(backend)
-    await io.deliver(backend, round_id, token)
+    await deliver(backend, round_id, token)
     backend.store.close(round_id, RoundState.STOPPED, "")
     _, token = await _claim(backend)
-    assert await io.deliver(backend, round_id, token) == "4 nonces delivered, 0 refused"
+    assert await deliver(backend, round_id, token) == "4 nonces delivered, 0 refused"
     assert receiver.nonces == list(range(7))
     assert backend.outbox.claim_due(60.0) == []
     assert backend.client.smembers(Keys.CALLBACKS) == set()
@@ -164,7 +174,7 @@ async def test_a_body_too_large_for_the_receiver_is_halved(
     round_id = _round(backend, receiver.url, 11)
     receiver.limit = 3
     _, token = await _claim(backend)
-    assert await io.deliver(backend, round_id, token) == "11 nonces delivered, 0 refused"
+    assert await deliver(backend, round_id, token) == "11 nonces delivered, 0 refused"
     assert [len(body["nonces"]) for body in receiver.refused] == [8, 4]
     assert [len(body["nonces"]) for body in receiver.bodies] == [2, 2, 2, 2, 2, 1]
     assert receiver.nonces == list(range(11))
@@ -179,7 +189,7 @@ async def test_what_the_receiver_refuses_for_good_does_not_keep_the_rest_back(
     round_id = _round(backend, receiver.url, 9)
     receiver.unwanted = {4, 8}
     _, token = await _claim(backend)
-    assert await io.deliver(backend, round_id, token) == "7 nonces delivered, 2 refused"
+    assert await deliver(backend, round_id, token) == "7 nonces delivered, 2 refused"
     assert receiver.nonces == [0, 1, 2, 3, 5, 6, 7]
     assert [body["nonces"] for body in receiver.refused] == [[3, 4, 5], [4], [8]]
     for nonce in (4, 8):
@@ -199,7 +209,7 @@ async def test_a_receiver_that_refuses_everything_ends_the_task(
     round_id = _round(backend, receiver.url, 4)
     receiver.limit = 0
     _, token = await _claim(backend)
-    assert await io.deliver(backend, round_id, token) == "0 nonces delivered, 4 refused"
+    assert await deliver(backend, round_id, token) == "0 nonces delivered, 4 refused"
     assert [body["nonces"] for body in receiver.refused] == [[0, 1, 2], [0], [1], [2], [3]]
     assert receiver.bodies == []
     assert backend.outbox.claim_due(60.0) == []
@@ -213,13 +223,13 @@ async def test_a_task_that_loses_the_lease_while_it_is_refused_stops(
     receiver.limit = 0
     _, token = await _claim(backend)
     monkeypatch.setattr(backend.outbox, "delivered", lambda *_: False)
-    assert await io.deliver(backend, round_id, token) == "another task took over"
+    assert await deliver(backend, round_id, token) == "another task took over"
     assert [body["nonces"] for body in receiver.refused] == [[0, 1, 2], [0]]
 
 
 async def test_a_forgotten_round_has_nothing_to_deliver(backend: Backend) -> None:
     """The message was under way for longer than the round was kept."""
-    assert await io.deliver(backend, "unknown", "token") == "the round is forgotten"
+    assert await deliver(backend, "unknown", "token") == "the round is forgotten"
 
 
 async def test_a_receiver_that_is_gone_costs_no_proof(
@@ -228,7 +238,7 @@ async def test_a_receiver_that_is_gone_costs_no_proof(
     """Nobody listens: the failure is noted, the cursor stays, and it is due again."""
     round_id = _round(backend, f"http://127.0.0.1:{unused_tcp_port}/hook", 2)
     _, token = await _claim(backend)
-    assert await io.deliver(backend, round_id, token) == "2 nonces were not taken"
+    assert await deliver(backend, round_id, token) == "2 nonces were not taken"
     delivery = backend.outbox.delivery(round_id)
     assert (delivery.delivered, delivery.attempts, delivery.lease) == (0, 1, "")
     assert delivery.error == "2 nonces were not taken"
@@ -238,10 +248,10 @@ async def test_a_receiver_that_is_gone_costs_no_proof(
 async def test_a_task_without_the_lease_sends_nothing(backend: Backend, receiver: Receiver) -> None:
     """A message that was delivered twice, or came after another task took over."""
     round_id = _round(backend, receiver.url, 2)
-    assert await io.deliver(backend, round_id, "stale") == "another task delivers"
+    assert await deliver(backend, round_id, "stale") == "another task delivers"
     _, token = await _claim(backend)
-    assert await io.deliver(backend, round_id, token) == "2 nonces delivered, 0 refused"
-    assert await io.deliver(backend, round_id, token) == "another task delivers"
+    assert await deliver(backend, round_id, token) == "2 nonces delivered, 0 refused"
+    assert await deliver(backend, round_id, token) == "another task delivers"
     assert receiver.nonces == [0, 1]
 
 
@@ -252,11 +262,46 @@ async def test_a_task_that_loses_the_lease_on_the_way_stops(
     round_id = _round(backend, receiver.url, 9)
     _, token = await _claim(backend)
     monkeypatch.setattr(backend.outbox, "delivered", lambda *_: False)
-    assert await io.deliver(backend, round_id, token) == "another task took over"
+    assert await deliver(backend, round_id, token) == "another task took over"
     assert receiver.nonces == [0, 1, 2]
 
 
 async def test_a_round_without_a_url_has_nothing_to_deliver(backend: Backend) -> None:
     """Whoever sent the task was mistaken."""
     round_id = _round(backend, None, 2)
-    assert await io.deliver(backend, round_id, "") == "another task delivers"
+    assert await deliver(backend, round_id, "") == "another task delivers"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost.", "2130706433", "inside.test"])
+async def test_an_address_that_is_not_public_ends_the_delivery(
+    host: str,
+    backend: Backend,
+    receiver: Receiver,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing is sent, nothing is passed over, nothing is tried again; the setting is named."""
+    if host == "inside.test":
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 80))]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    url = receiver.url.replace("127.0.0.1", host)
+    round_id = _round(backend, url, 4)
+    _, token = await _claim(backend)
+    line = await io.deliver(backend, round_id, token, allow_private=False)
+    assert line.startswith("callback_url ")
+    assert "POCQUEUE_CALLBACK_PRIVATE=1" in line
+    assert f"Round {round_id}: no callbacks are sent. {line}" in caplog.text
+    delivery = backend.outbox.delivery(round_id)
+    assert (delivery.delivered, delivery.lease, delivery.error) == (0, "", line)
+    assert receiver.bodies == receiver.refused == []
+    _find(backend, round_id, 4, 1)
+    assert backend.outbox.claim_due(60.0) == []
+    assert backend.client.smembers(Keys.CALLBACKS) == set()
+
+
+async def test_a_redirect_is_not_followed(backend: Backend, receiver: Receiver) -> None:
+    """A receiver that may be called could otherwise send us to one that may not."""
+    round_id = _round(backend, receiver.url.replace("/hook", "/away"), 1)
+    _, token = await _claim(backend)
+    assert await deliver(backend, round_id, token) == "0 nonces delivered, 1 refused"
+    assert receiver.bodies == []

@@ -124,6 +124,29 @@ def test_a_range_is_counted_once_to_its_end(bench: Bench) -> None:
     assert bench.runner.stats().checked == 100
 
 
+def test_the_time_that_commits_take_is_measured(bench: Bench) -> None:
+    """Each batch once, from its first try to Redis's answer, waiting for Redis included."""
+
+    class Slow(RoundStore):
+        tries = 0
+
+        @override
+        def commit_batch(self, *args: Any, **kwargs: Any) -> CommitResult:
+            self.tries += 1
+            if self.tries == 1:
+                bench.clock.add(3.0)
+                raise StoreUnavailable("the connection broke")
+            return super().commit_batch(*args, **kwargs)
+
+    round_id = bench.start(30)
+    runner = bench.new_runner(store=Slow(bench.store.client, bench.store.url))
+    assert runner.run(round_id, 1) == "30 of 30 nonces"
+    commits = runner.stats().commits
+    assert sum(commits.counts) == 3
+    assert commits.sum_s == 3.0
+    _check_complete(bench, round_id, 30)
+
+
 def test_the_last_batch_may_be_short(bench: Bench) -> None:
     """The engine gets what there is."""
     round_id = bench.start(23)

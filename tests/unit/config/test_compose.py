@@ -8,6 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -18,6 +21,8 @@ from .env_example import ROOT, read_env_example
 
 SCHEMA = ROOT / "tests" / "data" / "compose-spec.json"
 TEXT = (ROOT / "compose.yaml").read_text()
+#: Services whose images are not ours.
+FOREIGN = {"redis", "prometheus", "grafana"}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +67,7 @@ def test_the_schema_is_the_one_described() -> None:
 
 
 def test_services_and_profiles(services: dict[str, dict[str, Any]]) -> None:
-    """Without a profile everything but workers starts; cpu and gpu add theirs."""
+    """Without a profile all that rounds need but workers starts; the profiles add theirs."""
     profiles = {name: service.get("profiles") for name, service in services.items()}
     assert {name for name, value in profiles.items() if value is None} == {
         "redis",
@@ -70,7 +75,13 @@ def test_services_and_profiles(services: dict[str, dict[str, Any]]) -> None:
         "io",
         "flower",
     }
-    assert {name for name, value in profiles.items() if value == ["cpu"]} == {"worker-cpu"}
+    by_profile: dict[str, set[str]] = {}
+    for name, value in profiles.items():
+        by_profile.setdefault((value or [""])[0], set()).add(name)
+    assert by_profile["cpu"] == {"worker-cpu"}
+    assert by_profile["delegation"] == {"delegation"}
+    assert by_profile["node"] == {"node"}
+    assert by_profile["watch"] == {"prometheus", "grafana"}
     gpu = {name for name, value in profiles.items() if value == ["gpu"]}
     assert "worker-gpu0" in gpu
     assert all(re.fullmatch(r"worker-gpu\d+", name) for name in gpu)
@@ -78,13 +89,15 @@ def test_services_and_profiles(services: dict[str, dict[str, Any]]) -> None:
 
 def test_commands_are_the_documented_ones(services: dict[str, dict[str, Any]]) -> None:
     """Containers run the very lines an operator would type."""
-    commands = {name: " ".join(s["command"]) for name, s in services.items() if name != "redis"}
+    commands = {n: " ".join(s["command"]) for n, s in services.items() if n not in FOREIGN}
     assert commands == {
         "scheduler": "pocqueue scheduler",
         "io": "celery -A pocqueue worker -Q io",
         "flower": "celery -A pocqueue flower --conf=config/flowerconfig.py",
         "worker-cpu": "celery -A pocqueue worker -Q gpu0",
         "worker-gpu0": "celery -A pocqueue worker -Q gpu0",
+        "delegation": "pocqueue delegation serve",
+        "node": "pocqueue node serve",
     }
 
 
@@ -105,7 +118,7 @@ def test_cpu_image_has_no_cuda(services: dict[str, dict[str, Any]]) -> None:
     """Only GPU workers use the image with PyPI's CUDA torch; one tag is never built in two ways."""
     builds: dict[str, set[str]] = {}
     for name, service in services.items():
-        if name != "redis":
+        if name not in FOREIGN:
             index = service["build"]["args"]["TORCH_INDEX_URL"]
             builds.setdefault(service["image"], set()).add(index)
             assert service["build"]["dockerfile"] == "config/Dockerfile"
@@ -123,7 +136,7 @@ def test_redis_password_is_required_everywhere() -> None:
 def test_every_container_of_ours_uses_that_redis(services: dict[str, dict[str, Any]]) -> None:
     """They wait until Redis is healthy and reach it with the password."""
     for name, service in services.items():
-        if name == "redis":
+        if name in FOREIGN:
             continue
         assert service["depends_on"]["redis"]["condition"] == "service_healthy"
         assert re.fullmatch(
@@ -132,10 +145,18 @@ def test_every_container_of_ours_uses_that_redis(services: dict[str, dict[str, A
         )
 
 
-def test_nothing_is_published_but_flower_on_loopback(services: dict[str, dict[str, Any]]) -> None:
-    """Redis has no port on the host at all; Flower's is for this machine only."""
+def test_nothing_but_the_delegation_is_published_off_loopback(
+    services: dict[str, dict[str, Any]],
+) -> None:
+    """It asks for a token. Redis and the scheduler's metrics have no port on the host at all."""
     published = {name: s["ports"] for name, s in services.items() if "ports" in s}
-    assert published == {"flower": ["127.0.0.1:${POCQUEUE_FLOWER_PORT:-5555}:5555"]}
+    assert published == {
+        "flower": ["127.0.0.1:${POCQUEUE_FLOWER_PORT:-5555}:5555"],
+        "delegation": ["${DELEGATION_PORT:-9090}:9090"],
+        "node": ["127.0.0.1:${POCQUEUE_NODE_PORT:-8080}:8080"],
+        "prometheus": ["127.0.0.1:${PROMETHEUS_PORT:-9091}:9090"],
+        "grafana": ["127.0.0.1:${GRAFANA_PORT:-3000}:3000"],
+    }
     assert all("network_mode" not in service for service in services.values())
 
 
@@ -154,9 +175,11 @@ def test_data_is_kept_in_named_volumes(
     compose: dict[str, Any], services: dict[str, dict[str, Any]]
 ) -> None:
     """`docker compose down` keeps rounds, models and proofs."""
-    assert set(compose["volumes"]) == {"redis", "state"}
+    assert set(compose["volumes"]) == {"redis", "state", "prometheus", "grafana"}
     assert "redis:/data" in services["redis"]["volumes"]
-    for name in set(services) - {"redis"}:
+    assert "prometheus:/prometheus" in services["prometheus"]["volumes"]
+    assert "grafana:/var/lib/grafana" in services["grafana"]["volumes"]
+    for name in set(services) - FOREIGN:
         assert services[name]["volumes"] == ["state:/var/lib/pocqueue"]
 
 
@@ -181,14 +204,70 @@ def test_settings_that_docker_fixes_reach_every_container(
     services: dict[str, dict[str, Any]],
 ) -> None:
     """Every setting either has a value in compose.yaml or is passed on from .env."""
-    settings = {name for name in read_env_example() if name.startswith("POCQUEUE_")}
-    flower = {name for name in settings if "_FLOWER_" in name}
-    workers = settings - flower
-    for name in ("worker-cpu", "worker-gpu0"):
-        assert workers <= set(services[name]["environment"])
-    assert settings - {"POCQUEUE_DEVICE"} <= set(services["flower"]["environment"])
-    for name in ("scheduler", "io"):
-        assert workers - {"POCQUEUE_DEVICE"} <= set(services[name]["environment"])
+    variables = {n for n in read_env_example() if n.startswith(("POCQUEUE_", "DELEGATION_"))}
+    flower = {name for name in variables if "_FLOWER_" in name}
+    metrics = {name for name in variables if "_METRICS_" in name}
+    node = {name for name in variables if name.startswith("POCQUEUE_NODE_")}
+    delegation = {name for name in variables if name.startswith("DELEGATION_")}
+    small = {f"DELEGATION_{name}" for name in ("URL", "POLL_SECONDS", "FALLBACK", "TLS_CA")}
+    workers = variables - flower - metrics - node - delegation
+    everywhere = workers - {"POCQUEUE_DEVICE"}
+    for name, own in {
+        "worker-cpu": {"POCQUEUE_DEVICE"},
+        "worker-gpu0": {"POCQUEUE_DEVICE"},
+        "io": set[str](),
+        "scheduler": metrics,
+        "flower": flower,
+        "delegation": delegation - small,
+        "node": node | small | {"POCQUEUE_DEVICE", "DELEGATION_AUTH_TOKEN"},
+    }.items():
+        ours = {n for n in services[name]["environment"] if n.startswith(("POCQUEUE_", "DELEG"))}
+        assert ours == everywhere | own, name
+
+
+@pytest.mark.parametrize("name", ["prometheus", "grafana"])
+def test_images_of_others_are_pinned(services: dict[str, dict[str, Any]], name: str) -> None:
+    """To a version that this was written for; what they mount of ours is there, and read-only."""
+    assert re.fullmatch(r"[\w/]+:v?\d+\.\d+\.\d+", services[name]["image"])
+    for volume in services[name]["volumes"]:
+        source, _, rest = volume.partition(":")
+        if source.startswith("."):
+            assert (ROOT / source).is_file(), source
+            assert rest.endswith(":ro"), volume
+
+
+def test_grafana_does_not_start_with_the_password_that_everybody_knows(
+    services: dict[str, dict[str, Any]],
+) -> None:
+    """Its script, run here: without a password it ends with a sentence."""
+    shell, flags, script = services["grafana"]["entrypoint"]
+    sh = shutil.which(shell)
+    assert sh is not None
+    script = script.replace("$$", "$").replace("exec /run.sh", "echo started")
+    for password, code in (("", 2), ("made-up", 0)):
+        env = {"GF_SECURITY_ADMIN_PASSWORD": password}
+        done = subprocess.run([sh, flags, script], env=env, capture_output=True, text=True)
+        assert (done.returncode != 0) == bool(code)
+        assert ("set GRAFANA_ADMIN_PASSWORD in .env" in done.stderr) == bool(code)
+
+
+def test_prometheus_gets_the_token_as_a_file_that_is_its_own(
+    services: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    """Its script, run here: the token, nothing else, and nobody else may read it."""
+    shell, flags, script = services["prometheus"]["entrypoint"]
+    sh = shutil.which(shell)
+    assert sh is not None
+    script = (
+        script.replace("$$", "$")
+        .replace("/run/secrets", str(tmp_path))
+        .replace("exec prometheus", "echo")
+    )
+    env = {"DELEGATION_AUTH_TOKEN": "made-up'$token"}
+    subprocess.run([sh, flags, script], env=env, check=True, capture_output=True)
+    token = tmp_path / "delegation_token"
+    assert token.read_text() == "made-up'$token"
+    assert token.stat().st_mode & 0o077 == 0
 
 
 def test_build_context_holds_what_the_image_copies() -> None:

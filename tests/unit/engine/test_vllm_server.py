@@ -442,8 +442,8 @@ def test_a_batch_that_failed_is_the_batchs_fault(server: Server, engine: VllmSer
     assert not isinstance(caught.value, EngineUnavailable)
 
 
-#: Later versions added this one, with a default.
-_OPTIONAL = {"tensor_parallel"}
+#: Later versions added these, with a default.
+_OPTIONAL = {"tensor_parallel", "num_layers", "num_heads", "num_kv_heads"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,162 @@
+"""How much of a core one process of the delegation API takes for 20 sessions polled at 10 Hz.
+
+A real server process on a Redis of its own, with batches committed meanwhile. By itself:
+
+    python -m benchmarks.delegation_polls
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import httpx
+
+from benchmarks.stats import Figure, Sample
+from pocqueue.engine.base import EngineInfo
+from pocqueue.rounds.backend import Backend
+from pocqueue.rounds.pool import Gpu
+from pocqueue.rounds.redis_server import RedisServer
+from pocqueue.settings import Settings
+
+NUM_SESSIONS = 20
+POLLS_PER_S = 10
+SECONDS = 10
+COMMITS_PER_S = 20
+TARGET_SHARE = 0.25
+_TOKEN = "benchmark-of-the-delegation"  # noqa: S105 - opens nothing but this run's own server
+
+
+def delegation_polls() -> Figure:
+    """Poll twenty sessions, half with a cursor and half without, and read the server's CPU time.
+
+    Against: as many polls of `/health`, the least that a request costs there.
+    """
+    with tempfile.TemporaryDirectory(prefix="pocqueue-polls-") as folder:
+        redis_server = RedisServer(Path(folder))
+        redis_server.ensure()
+        process, url = _serve(Path(folder))
+        try:
+            with Backend.open(Settings(state_dir=Path(folder))) as backend:
+                backend.pool.beat(_gpu())
+                busy = asyncio.run(_load(backend, process.pid, url, "batches"))
+                least = asyncio.run(_load(backend, process.pid, url, "health"))
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+            redis_server.stop()
+    return Figure(
+        "Delegation API: CPU of one process, 20 sessions polled at 10 Hz",
+        Sample([busy], "of a core"),
+        target=f"at most {TARGET_SHARE} of a core",
+        value=busy,
+        reached=busy <= TARGET_SHARE,
+        against=Sample([least], "of a core"),
+        against_name="as many polls of /health",
+    )
+
+
+def _serve(folder: Path) -> tuple[subprocess.Popen[str], str]:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("POCQUEUE_", "DELEGATION_"))}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pocqueue", "delegation", "serve", "--host=127.0.0.1", "--port=0"],
+        env=clean
+        | {
+            "POCQUEUE_STATE_DIR": str(folder),
+            "DELEGATION_AUTH_TOKEN": _TOKEN,
+            "DELEGATION_MAX_SESSIONS": "100",
+        },
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "serves on " in line:
+            url = line.partition("serves on ")[2].split()[0]
+            break
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            if httpx.get(f"{url}/health").status_code == 200:
+                return process, url
+        except httpx.TransportError:
+            time.sleep(0.02)
+    raise AssertionError("the delegation service did not start")
+
+
+async def _load(backend: Backend, pid: int, url: str, route: str) -> float:
+    """Poll for a while; return the server's CPU seconds a second."""
+    body = {
+        "node_id": 0,
+        "node_count": 1,
+        "block_hash": "block",
+        "block_height": 1,
+        "public_key": "key",
+        "r_target": 1.4,
+    }
+    headers = {"Authorization": f"Bearer {_TOKEN}"}
+    async with httpx.AsyncClient(base_url=url, headers=headers) as http:
+        ids = [
+            (await http.post("/start", json=body)).json()["session_id"] for _ in range(NUM_SESSIONS)
+        ]
+        ranges = {
+            session_id: backend.store.assign_range(session_id, "gpu0", "worker", 1 << 30)
+            for session_id in ids
+        }
+        end = time.monotonic() + SECONDS
+
+        async def poll(session_id: str, number: int) -> None:
+            await asyncio.sleep(number / NUM_SESSIONS / POLLS_PER_S)
+            cursor, due = "", time.monotonic()
+            while time.monotonic() < end:
+                if route == "health":
+                    await http.get("/health")
+                else:
+                    query = {"cursor": cursor} if number % 2 else {"auth_token": _TOKEN}
+                    reply = await http.get(f"/batches/{session_id}", params=query)
+                    cursor = json.loads(reply.content)["cursor"]
+                due += 1 / POLLS_PER_S
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
+
+        async def commit() -> None:
+            batch = 0
+            while time.monotonic() < end:
+                session_id = ids[batch % NUM_SESSIONS]
+                out = ranges[session_id]
+                assert out is not None
+                start = 32 * (batch // NUM_SESSIONS)
+                backend.store.commit_batch(
+                    session_id,
+                    out.range_id,
+                    start,
+                    start + 32,
+                    [start, start + 1, start + 2],
+                    [1.3123456789] * 3,
+                )
+                batch += 1
+                await asyncio.sleep(1 / COMMITS_PER_S)
+
+        before, began = _cpu_seconds(pid), time.monotonic()
+        await asyncio.gather(commit(), *(poll(one, i) for i, one in enumerate(ids)))
+        return (_cpu_seconds(pid) - before) / (time.monotonic() - began)
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _gpu() -> Gpu:
+    info = EngineInfo("torch", "embedded", "0" * 64, "cpu", "a CPU", "bfloat16", 128, 1024, 4096)
+    return Gpu("gpu0", "worker", "host", os.getpid(), info, ttl_ms=600_000)
+
+
+if __name__ == "__main__":
+    figure = delegation_polls()
+    sys.stdout.write(f"{json.dumps(figure.to_dict(), indent=2)}\n")

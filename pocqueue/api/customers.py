@@ -1,0 +1,242 @@
+"""Who may use a delegation: the one token of the settings, and a file of customers with their own.
+
+The file holds names and SHA-256 digests of tokens, never a token. It is written as a whole under a
+lock and read again when it changes, so that a token that was revoked is refused without a restart::
+
+    {"version": 1, "customers": [{"name": str, "sha256": 64 hex digits, "sessions": int | null,
+                                  "share": float, "created": ISO time}]}
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pocqueue.errors import SettingsError
+from pocqueue.settings import DelegationSettings, Settings
+
+logger = logging.getLogger(__name__)
+
+#: The customer whose token is that of the settings.
+MAIN = "main"
+FILE_NAME = "delegation-tokens.json"
+_NAME_ALLOWED = "1 to 64 letters, digits, `.`, `_` and `-`, beginning with a letter or digit"
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+class Customer(BaseModel):
+    """Somebody who may start sessions."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: Name
+    #: Of the token.
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    #: Most sessions at a time; None: as many as all customers together may have.
+    sessions: int | None = Field(default=None, ge=1, le=10_000)
+    #: Weight of each of its sessions when GPUs are shared out.
+    share: float = Field(default=1.0, ge=0.01, le=100, allow_inf_nan=False)
+    #: When the token was made, ISO 8601; empty for the token of the settings.
+    created: str = ""
+
+    def max_sessions(self, in_all: int) -> int:
+        """Return how many sessions it may have where all together may have `in_all`."""
+        return in_all if self.sessions is None else min(self.sessions, in_all)
+
+
+class _Content(BaseModel):
+    version: int
+    customers: list[Customer]
+
+
+def tokens_path(settings: Settings, delegation: DelegationSettings) -> Path:
+    """Return where the file of customers is."""
+    return delegation.tokens_file or settings.state_dir / FILE_NAME
+
+
+def digest(token: str) -> str:
+    """Return the SHA-256 of a token, 64 hex digits."""
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class TokensFile:
+    """The file of customers, for those who change it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> list[Customer]:
+        """Return the customers, by name; none where there is no file.
+
+        Raises:
+            SettingsError: the file cannot be read, or is none of ours.
+        """
+        try:
+            content = _Content.model_validate_json(self.path.read_bytes())
+        except FileNotFoundError:
+            return []
+        except OSError as exc:
+            raise SettingsError(
+                f"{self.path}, the file of customers, cannot be read ({exc.strerror}): mend its "
+                "owner or mode, or set DELEGATION_TOKENS_FILE to another."
+            ) from None
+        except ValidationError as exc:
+            problem = exc.errors()[0]
+            place = ".".join(str(part) for part in problem["loc"]) or "the file"
+            raise SettingsError(
+                f"{self.path} is no file of customers ({place}: {problem['msg']}): mend it, or move "
+                "it away and make the tokens anew with `pocqueue delegation token add NAME`."
+            ) from None
+        if content.version != 1:
+            raise SettingsError(
+                f"{self.path} has version {content.version}; this pocqueue reads version 1. Use the "
+                "pocqueue that wrote it."
+            )
+        return sorted(content.customers, key=lambda customer: customer.name)
+
+    def add(self, name: str, *, sessions: int | None = None, share: float = 1.0) -> str:
+        """Add a customer; return its new token, which is kept nowhere.
+
+        Raises:
+            SettingsError: the name is taken or not allowed, or the file cannot be used.
+        """
+        token = secrets.token_urlsafe(32)
+        try:
+            customer = Customer(
+                name=name,
+                sha256=digest(token),
+                sessions=sessions,
+                share=share,
+                created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            )
+        except ValidationError as exc:
+            problem = exc.errors()[0]
+            field = str(problem["loc"][0])
+            allowed = _NAME_ALLOWED if field == "name" else problem["msg"]
+            raise SettingsError(f"{field} is {problem['input']!r}; allowed: {allowed}.") from None
+        if name == MAIN:
+            raise SettingsError(
+                f"name is {MAIN!r}, which is whoever has DELEGATION_AUTH_TOKEN; choose another."
+            )
+        with self._locked():
+            customers = self.read()
+            if any(known.name == name for known in customers):
+                raise SettingsError(
+                    f"name is {name!r}, which has a token already: choose another, or take that "
+                    f"away first with `pocqueue delegation token revoke {name}`."
+                )
+            self._write([*customers, customer])
+        return token
+
+    def revoke(self, name: str) -> None:
+        """Take a customer's token away; its running sessions go on to their end.
+
+        Raises:
+            SettingsError: there is no such customer, or the file cannot be used.
+        """
+        with self._locked():
+            customers = self.read()
+            left = [customer for customer in customers if customer.name != name]
+            if len(left) == len(customers):
+                names = ", ".join(customer.name for customer in customers) or "none"
+                raise SettingsError(
+                    f"name is {name!r}, which has no token; those with one: {names}."
+                )
+            self._write(left)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock_fd = os.open(
+                self.path.with_name(f"{self.path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600
+            )
+        except OSError as exc:
+            raise SettingsError(
+                f"{self.path.parent}, where the file of customers is, cannot be written to "
+                f"({exc.strerror}): mend its owner or mode, or set DELEGATION_TOKENS_FILE to another place."
+            ) from None
+        try:
+            fcntl.flock(lock_fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock_fd)
+
+    def _write(self, customers: list[Customer]) -> None:
+        content: dict[str, Any] = {
+            "version": 1,
+            "customers": [customer.model_dump() for customer in customers],
+        }
+        try:
+            # Made with mode 0600, and renamed: a reader never sees half a file.
+            with tempfile.NamedTemporaryFile(
+                "w", dir=self.path.parent, prefix=f".{self.path.name}-", delete=False
+            ) as file:
+                file.write(json.dumps(content, indent=2) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(file.name, self.path)
+        except OSError as exc:
+            raise SettingsError(
+                f"{self.path}, the file of customers, cannot be written ({exc.strerror}): mend its "
+                "folder, or set DELEGATION_TOKENS_FILE to another place."
+            ) from None
+
+
+class Customers:
+    """All customers, as a running service knows them.
+
+    Args:
+        token: of the settings; whoever has it is customer `MAIN`.
+        file: the others; read again when it changes.
+
+    Raises:
+        SettingsError: the file cannot be used.
+    """
+
+    def __init__(self, token: str, file: TokensFile) -> None:
+        self._main = Customer(name=MAIN, sha256=digest(token))
+        self._file = file
+        self._stamp = self._look()
+        self._customers = [self._main, *file.read()]
+
+    def find(self, token: str) -> Customer | None:
+        """Return whose token it is; None: nobody's."""
+        self._refresh()
+        given = digest(token)
+        # All of them, always: the time says nothing about which one was close.
+        matches = [secrets.compare_digest(given, known.sha256) for known in self._customers]
+        return next(
+            (known for known, same in zip(self._customers, matches, strict=True) if same), None
+        )
+
+    def _refresh(self) -> None:
+        stamp = self._look()
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            self._customers = [self._main, *self._file.read()]
+        except SettingsError as exc:
+            # Better the customers of a moment ago than none: somebody is just editing it.
+            logger.error("DELEGATION keeps the customers that it knows: %s", exc)
+
+    def _look(self) -> tuple[int, ...] | None:
+        try:
+            found = self._file.path.stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size

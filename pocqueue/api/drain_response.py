@@ -1,0 +1,92 @@
+"""A reply that hands batches over for good, and notes that only when the client has it.
+
+Clients that keep no cursor get each batch once, and a reply that got lost would lose its batches. So
+the whole body but its last byte is sent; then it is looked whether the client is still there; then
+the store notes how far the session was handed over; then the last byte goes out. A client that went
+away before, whose connection broke, or that gave up waiting, finds the same batches in its next
+reply, as nothing was noted. Where the note cannot be made (another poll of the same session was
+faster, or Redis is gone) the connection is cut: a client that lacks the last byte of an announced
+length has no reply.
+
+What is left is the time that the last byte takes: a client that dies just then has lost them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from fastapi.responses import Response
+from starlette.types import Receive, Scope, Send
+from typing_extensions import override
+
+from pocqueue.errors import StoreError
+
+logger = logging.getLogger(__name__)
+
+
+class DrainResponse(Response):
+    """See the module.
+
+    Args:
+        body: JSON.
+        confirm: notes the hand-over; False where it was not to be.
+    """
+
+    media_type = "application/json"
+
+    def __init__(self, body: bytes, confirm: Callable[[], Awaitable[bool]]) -> None:
+        super().__init__(body)
+        self._confirm = confirm
+
+    @override
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the reply, or cut the connection before its end."""
+        body = bytes(self.body)
+        await send(
+            {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+        )
+        await send({"type": "http.response.body", "body": body[:-1], "more_body": True})
+        # A server lets one wait before it writes: this one returns once the network took most of it.
+        await send({"type": "http.response.body", "body": b"", "more_body": True})
+        if await is_gone(receive):
+            return
+        try:
+            confirmed = await self._confirm()
+        except StoreError as exc:
+            logger.warning("DELEGATION reply cut off before its end: %s", exc)
+            return
+        if confirmed:
+            await send({"type": "http.response.body", "body": body[-1:], "more_body": False})
+
+
+async def is_gone(receive: Receive) -> bool:
+    """Say whether the client closed the connection, without waiting for it.
+
+    The request's body was read before: what `receive` gives from then on is the end only.
+    """
+    message = asyncio.ensure_future(receive())
+    # A few times round the loop: for the network's news, for the server to hear it and to pass it on.
+    for _ in range(4):
+        await asyncio.sleep(0)
+        if message.done():
+            break
+    message.cancel()
+    await asyncio.wait([message])
+    return not message.cancelled() and message.result()["type"] == "http.disconnect"
+
+
+class _UnfinishedReply(logging.Filter):
+    """Keeps back what uvicorn says of a reply that was cut on purpose."""
+
+    @override
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.msg != "ASGI callable returned without completing response."
+
+
+def expect_cut_replies() -> None:
+    """Have the server say nothing of replies that are cut on purpose."""
+    server_log = logging.getLogger("uvicorn.error")
+    if not any(isinstance(known, _UnfinishedReply) for known in server_log.filters):
+        server_log.addFilter(_UnfinishedReply())

@@ -1,0 +1,90 @@
+"""What goes wrong in a route, as a status and one sentence: ``{"detail": sentence}``.
+
+One place for all services, so that their errors read alike whatever the application around the
+routes does with errors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Coroutine
+from typing import Any, ClassVar
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from typing_extensions import override
+
+from pocqueue.errors import InvalidRound, PocqueueError
+from pocqueue.rounds.spec import ALLOWED
+
+#: Seconds after which it is worth asking again where nothing better is known.
+RETRY_AFTER_S = 2
+
+
+class ErrorAnswer(BaseModel):
+    """One sentence on what was wrong."""
+
+    detail: str
+
+
+class SentenceRoute(APIRoute):
+    """Turns what goes wrong into a status and one sentence; services name their statuses."""
+
+    #: Status by class of error; the first that fits, and 500 where none does.
+    statuses: ClassVar[tuple[tuple[type[Exception], int], ...]] = ()
+
+    @override
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            try:
+                return await self.admit(request, handler)
+            except RequestValidationError as exc:
+                return answer(422, sentence(exc))
+            except PocqueueError as exc:
+                return self.refuse(exc)
+
+        return handle
+
+    async def admit(
+        self, request: Request, handler: Callable[[Request], Coroutine[Any, Any, Response]]
+    ) -> Response:
+        """Let a request through to its route; services that ask for a token do so here."""
+        return await handler(request)
+
+    def refuse(self, exc: PocqueueError) -> Response:
+        """Answer with an error."""
+        status = next((code for kind, code in self.statuses if isinstance(exc, kind)), 500)
+        headers = {}
+        if status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        if status in {429, 503}:
+            headers["Retry-After"] = str(math.ceil(getattr(exc, "retry_after_s", RETRY_AFTER_S)))
+        return answer(status, str(exc), headers)
+
+
+def sentence(exc: RequestValidationError) -> str:
+    """Say what is wrong with a body or a query: field, value, what is allowed."""
+    problem = exc.errors()[0]
+    place, *path = (str(part) for part in problem["loc"])
+    if place not in {"body", "query", "path"}:
+        path = [place, *path]
+    field = ".".join(path) or "body"
+    if problem["type"] == "missing":
+        return f"{field} is missing."
+    if problem["type"] == "json_invalid":
+        return "The body is not JSON."
+    raised = problem.get("ctx", {}).get("error")
+    if isinstance(raised, InvalidRound):
+        return str(raised)
+    allowed = ALLOWED.get(path[-1] if path else "", problem["msg"])
+    return str(InvalidRound(field, problem.get("input"), allowed))
+
+
+def answer(status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
+    """Return an error answer."""
+    return JSONResponse({"detail": detail}, status_code=status, headers=headers)

@@ -1,0 +1,343 @@
+"""`pocqueue delegation …`: the big node's service, its customers and its sessions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pocqueue.cli.output import console, print_json, seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.table import Table
+
+    from pocqueue.api.customers import TokensFile
+    from pocqueue.settings import DelegationSettings
+
+app = typer.Typer(
+    help="The big node: its service, its customers, its sessions.", no_args_is_help=True
+)
+token_app = typer.Typer(help="Customers with tokens of their own.", no_args_is_help=True)
+app.add_typer(token_app, name="token", short_help="Add, list, revoke customers' tokens.")
+
+#: Between two looks of `status --watch`.
+WATCH_S = 1.0
+
+EnvFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--env-file",
+        help="File with lines `export NAME=value`; what the environment has already wins.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command(short_help="Serve sessions to small nodes.")
+def serve(
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on, instead of DELEGATION_HOST.")
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65535, help="Port, instead of DELEGATION_PORT; 0 takes a free one."
+        ),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(help="Certificate chain, PEM, instead of DELEGATION_TLS_CERT."),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(help="Its private key, PEM, instead of DELEGATION_TLS_KEY.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that share the port.")] = 1,
+    env_file: EnvFile = None,
+) -> None:
+    """Serve the delegation API: small nodes start sessions here and fetch their batches.
+
+    Needs DELEGATION_AUTH_TOKEN, 16 characters or more. Exit code: 0 after Ctrl-C or SIGTERM, 2 for
+    bad input.
+    """
+    import os
+
+    from pocqueue.api.delegation_server import serve as run
+
+    _load_env(env_file)
+    given = {"HOST": host, "PORT": port, "TLS_CERT": tls_cert, "TLS_KEY": tls_key}
+    # Options are read and judged where all settings are, and reach the service's processes.
+    os.environ.update({f"DELEGATION_{k}": str(v) for k, v in given.items() if v is not None})
+
+    from pocqueue.settings import load_delegation_settings, load_settings
+
+    run(load_settings(), load_delegation_settings(), num_processes=workers)
+
+
+@app.command(short_help="Show sessions.")
+def status(
+    url: Annotated[
+        str | None,
+        typer.Option(
+            help="Ask the service there, with DELEGATION_AUTH_TOKEN, for the sessions of that token. "
+            "[default: read all sessions from the store]"
+        ),
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on until Ctrl-C.")] = False,
+    as_json: AsJson = False,
+    env_file: EnvFile = None,
+) -> None:
+    """Show the sessions of the last hour: whose they are, how they stand, what they found."""
+    from pocqueue.errors import PocqueueError
+    from pocqueue.settings import load_delegation_settings
+
+    _load_env(env_file)
+    delegation = load_delegation_settings()
+    look = _look_over_http(url, delegation) if url is not None else _look_at_store(delegation)
+    first = look()
+    if not watch:
+        if as_json:
+            print_json(first)
+        else:
+            _print(first)
+        return
+
+    def look_again() -> dict[str, Any] | str:
+        try:
+            return look()
+        except PocqueueError as exc:
+            # Whoever watches wants to see it come back.
+            return str(exc)
+
+    _watch(first, look_again, as_json=as_json)
+
+
+@token_app.command("add", short_help="Add a customer and print its token, once.")
+def token_add(
+    name: Annotated[str, typer.Argument(help="The customer: letters, digits, `.`, `_`, `-`.")],
+    sessions: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=10_000,
+            help="Most sessions at a time. [default: as many as all customers together may have]",
+        ),
+    ] = None,
+    share: Annotated[
+        float,
+        typer.Option(min=0.01, max=100, help="Weight of its sessions when GPUs are shared out."),
+    ] = 1.0,
+) -> None:
+    """Add a customer. Its token goes to standard output and is kept nowhere; a running service knows it at once."""
+    tokens = _tokens_file()
+    token = tokens.add(name, sessions=sessions, share=share)
+    console(stderr=True).print(
+        f"The token of {name} is below; it is not shown again. {tokens.path} has its SHA-256."
+    )
+    typer.echo(token)
+
+
+@token_app.command("list", short_help="List customers.")
+def token_list(as_json: AsJson = False) -> None:
+    """List the customers with tokens of their own; nobody can list the tokens."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    customers = _tokens_file().read()
+    if as_json:
+        print_json([customer.model_dump(exclude={"sha256"}) for customer in customers])
+        return
+    if not customers:
+        console().print("No customers. `pocqueue delegation token add NAME` adds one.")
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("name")
+    table.add_column("sessions", justify="right")
+    table.add_column("share", justify="right")
+    table.add_column("created")
+    for customer in customers:
+        limit = "all" if customer.sessions is None else str(customer.sessions)
+        table.add_row(escape(customer.name), limit, f"{customer.share:g}", customer.created)
+    console().print(table)
+
+
+@token_app.command("revoke", short_help="Take a customer's token away.")
+def token_revoke(
+    name: Annotated[str, typer.Argument(help="The customer.")],
+) -> None:
+    """Take a customer's token away, at once; its running sessions search on until they expire."""
+    _tokens_file().revoke(name)
+    console().print(f"{name} has no token any more.")
+
+
+def _load_env(path: Path | None) -> None:
+    from pocqueue.env_file import load_env_file
+
+    if path is not None:
+        load_env_file(path)
+
+
+def _tokens_file() -> TokensFile:
+    from pocqueue.api.customers import TokensFile, tokens_path
+    from pocqueue.settings import load_delegation_settings, load_settings
+
+    return TokensFile(tokens_path(load_settings(), load_delegation_settings()))
+
+
+def _look_at_store(delegation: DelegationSettings) -> Callable[[], dict[str, Any]]:
+    """Return what reads all sessions, with their customers."""
+    from pocqueue.rounds.backend import Backend
+    from pocqueue.rounds.session_views import session_views
+    from pocqueue.settings import load_settings
+
+    settings = load_settings()
+
+    def look() -> dict[str, Any]:
+        with Backend.open(settings) as backend:
+            views = session_views(backend)
+        return {
+            "total_sessions": len(views),
+            "active_sessions": sum(view.status.state.is_active for view in views),
+            "max_sessions": delegation.max_sessions,
+            "sessions": {
+                view.status.round_id: view.to_dict() | {"customer": view.customer} for view in views
+            },
+        }
+
+    return look
+
+
+def _look_over_http(url: str, delegation: DelegationSettings) -> Callable[[], dict[str, Any]]:
+    """Return what asks a service for the sessions of this environment's token."""
+    import contextlib
+
+    import httpx
+
+    from pocqueue.errors import DelegationError, SettingsError
+
+    if not url.startswith(("http://", "https://")):
+        raise SettingsError(f"--url is {url!r}; allowed: such as http://192.168.1.100:9090.")
+    token = delegation.auth_token
+    headers = {} if token is None else {"Authorization": f"Bearer {token.get_secret_value()}"}
+    verify: Any = True
+    if delegation.tls_ca is not None:
+        import ssl
+
+        try:
+            verify = ssl.create_default_context(cafile=str(delegation.tls_ca))
+        except OSError as exc:
+            raise SettingsError(
+                f"DELEGATION_TLS_CA is {str(delegation.tls_ca)!r}, which cannot be read as PEM "
+                f"certificates ({exc.strerror or exc}): give the authority's file."
+            ) from None
+
+    def look() -> dict[str, Any]:
+        try:
+            reply = httpx.get(
+                f"{url.rstrip('/')}/api/v1/delegation/status",
+                headers=headers,
+                verify=verify,
+                timeout=10,
+                trust_env=False,
+            )
+        except (httpx.HTTPError, httpx.InvalidURL) as exc:
+            raise DelegationError(
+                f"The delegation service at {url} does not answer ({exc}): check that it runs there "
+                "and that its port is open.",
+                is_final=False,
+            ) from None
+        answer: Any = None
+        with contextlib.suppress(ValueError):
+            answer = reply.json()
+        if reply.status_code != 200 or not isinstance(answer, dict) or "sessions" not in answer:
+            detail = answer.get("detail") if isinstance(answer, dict) else None
+            raise DelegationError(
+                f"The delegation service at {url} answers {reply.status_code}: "
+                f"{detail or 'this is no delegation service'}",
+                is_final=True,
+                status=reply.status_code,
+            )
+        return answer
+
+    return look
+
+
+def _print(found: dict[str, Any]) -> None:
+    if not found["sessions"]:
+        console().print(
+            f"No sessions in the last hour; {found['max_sessions']} may run at a time. Small nodes "
+            "start them at the service of `pocqueue delegation serve`."
+        )
+        return
+    console().print(_table(found))
+    console().print(_summary(found))
+
+
+def _watch(
+    first: dict[str, Any], look: Callable[[], dict[str, Any] | str], *, as_json: bool
+) -> None:
+    """Show sessions again and again until Ctrl-C."""
+    import contextlib
+    import time
+
+    from rich.console import Group
+    from rich.live import Live
+    from rich.text import Text
+
+    def shown(found: dict[str, Any] | str) -> Any:
+        if isinstance(found, str):
+            return Text(found, style="yellow")
+        return Group(_table(found), Text(_summary(found)))
+
+    view = console()
+    with contextlib.suppress(KeyboardInterrupt):
+        if as_json or not view.is_terminal:
+            found: dict[str, Any] | str = first
+            while True:
+                if as_json:
+                    print_json({"error": found} if isinstance(found, str) else found)
+                else:
+                    view.print(shown(found))
+                time.sleep(WATCH_S)
+                found = look()
+        with Live(shown(first), console=view, auto_refresh=False) as live:
+            while True:
+                time.sleep(WATCH_S)
+                live.update(shown(look()), refresh=True)
+
+
+def _summary(found: dict[str, Any]) -> str:
+    return (
+        f"{found['active_sessions']} active, {found['total_sessions']} in the last hour, "
+        f"{found['max_sessions']} at a time at most"
+    )
+
+
+def _table(found: dict[str, Any]) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    sessions: dict[str, dict[str, Any]] = found["sessions"]
+    with_customer = any("customer" in one for one in sessions.values())
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("session")
+    if with_customer:
+        table.add_column("customer")
+    for name in ("node", "GPUs", "batches", "valid", "checked", "age"):
+        table.add_column(name, justify="right")
+    table.add_column("status")
+    for session_id, one in sessions.items():
+        table.add_row(
+            escape(session_id),
+            *([escape(str(one["customer"]))] if with_customer else []),
+            f"{one['node_id']}",
+            f"{one['gpu_count']}",
+            f"{one['total_generated']:,}",
+            f"{one.get('total_nonces', 0):,}",
+            f"{one.get('total_checked', 0):,}",
+            seconds(one["age_seconds"]),
+            escape(str(one["status"])),
+        )
+    return table

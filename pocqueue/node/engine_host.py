@@ -1,0 +1,115 @@
+"""The small node's own engine: loaded once in the background, used by one thread, a batch at a time.
+
+Whoever needs distances waits for its turn between two forward passes, so that checking a proof takes
+turns with local work. Before the engine is loaded, callers wait for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from pocqueue.engine import Engine
+from pocqueue.engine.base import EngineInfo
+from pocqueue.engine.local import load_local_engine
+from pocqueue.errors import EngineError
+from pocqueue.poc.config import PoCConfig
+from pocqueue.poc.nonces import split_range
+from pocqueue.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class EngineHost:
+    """One engine, for coroutines of one event loop.
+
+    Args:
+        settings: which engine and model.
+
+    Attributes:
+        info: the deployed model; None until it is loaded.
+        error: why it cannot be used; None where it can, or is being loaded.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        # One thread for everything: CPU kernels keep their helper threads by the thread that calls.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._loading: asyncio.Task[None] | None = None
+        self._engine: Engine | None = None
+        self.info: EngineInfo | None = None
+        self.error: str | None = None
+
+    def start(self) -> None:
+        """Begin to load the model."""
+        self._loading = asyncio.create_task(self._load(), name="engine")
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether it is not known yet if the engine can be used."""
+        return self._engine is None and self.error is None
+
+    async def ready(self) -> EngineInfo:
+        """Wait until the model is loaded.
+
+        Raises:
+            EngineError: it cannot be; says why.
+        """
+        assert self._loading is not None
+        await asyncio.shield(self._loading)
+        if self.info is None:
+            raise EngineError(f"The engine of this node cannot be used: {self.error}")
+        return self.info
+
+    async def distances(self, config: PoCConfig, nonces: Sequence[int]) -> list[float]:
+        """Compute the distances of any number of nonces, in passes of the round's shape.
+
+        Raises:
+            EngineError: the engine cannot be used, or failed on a batch.
+            InvalidRound: it cannot run the round's shape.
+        """
+        await self.ready()
+        computed: list[float] = []
+        for start, stop in split_range(0, len(nonces), config.batch_size):
+            computed += await self._run(config, nonces[start:stop])
+        return computed
+
+    async def close(self) -> None:
+        """Free the engine after the pass at hand."""
+        if self._loading is not None:
+            self._loading.cancel()
+        if self._engine is not None:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._engine.close)
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _run(self, config: PoCConfig, nonces: Sequence[int]) -> list[float]:
+        assert self._engine is not None
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(
+                self._thread, self._engine.distances, config, list(nonces)
+            )
+        except RuntimeError as exc:
+            # Of the runtime below: out of memory, a kernel that fails.
+            raise EngineError(f"The engine failed on a batch: {exc}") from exc
+
+    async def _load(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            self._engine = await loop.run_in_executor(
+                self._thread, load_local_engine, self._settings, None, _log
+            )
+            self.info = self._engine.info
+        except Exception as exc:  # noqa: BLE001 - whatever a model runtime raises: the node goes on without
+            self.error = str(exc) or type(exc).__name__
+            logger.error("The engine of this node cannot be used: %s", self.error)
+            return
+        logger.info(
+            "The engine of this node is ready: %s on %s.", self.info.model, self.info.device
+        )
+
+
+def _log(line: str) -> None:
+    logger.info("%s", line)

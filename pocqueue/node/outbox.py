@@ -1,0 +1,389 @@
+"""The small node's memory across restarts: its sessions, and what the receiver has not confirmed yet.
+
+One SQLite file of one process; `outbox.sql` has its tables. `Outbox.accept` writes a page of signed
+batches and moves the session's cursor in one transaction, so a page that is read twice is kept once;
+a letter leaves by the receiver's 200 only. Whatever dies in between, the file is as before or as after
+a step, never between. Every step is on disk when it returns.
+
+Methods are quick and block; they may be called from any thread (`asyncio.to_thread`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Literal, Self
+
+from pocqueue.errors import NodeStateError
+from pocqueue.node.outbox_file import lock_outbox, open_outbox, outbox_errors
+
+Origin = Literal["delegation", "queue", "engine"]
+SessionState = Literal["open", "closed", "fraud"]
+Kind = Literal["generated", "validated"]
+LetterState = Literal["waiting", "refused", "held"]
+
+#: Name of the file in the state folder.
+OUTBOX_NAME: Final = "node-outbox.sqlite3"
+#: Seconds that a session without letters is remembered after its end.
+KEEP_ENDED_S: Final = 86_400.0
+
+_SESSION_COLUMNS = (
+    "session_id, origin, url, state, cursor, request, created_s, batches, nonces, sampled, invalid"
+)
+_LETTER_COLUMNS = (
+    "id, session_id, position, kind, url, body, nonces, created_s, attempts, next_s, state, error"
+)
+
+# The first waiting letter of each URL. The URLs are found one by one in the index, as DISTINCT would
+# read all of it, and thousands of letters may wait for one URL.
+_HEADS = f"""
+WITH RECURSIVE urls (url) AS (
+    SELECT min(url) FROM letters WHERE state = 'waiting'
+    UNION ALL
+    SELECT (SELECT min(url) FROM letters WHERE state = 'waiting' AND url > urls.url)
+    FROM urls WHERE urls.url IS NOT NULL
+)
+SELECT {_LETTER_COLUMNS} FROM letters WHERE id IN (
+    SELECT (SELECT min(id) FROM letters WHERE state = 'waiting' AND url = urls.url) FROM urls
+) ORDER BY id
+"""  # noqa: S608 - made of constants
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One search whose batches go through this node."""
+
+    session_id: str
+    origin: Origin
+    url: str | None  #: base of its callbacks
+    state: SessionState
+    cursor: str  #: behind the last page that was accepted; empty at first
+    request: str  #: JSON, as whoever opened it wrote it
+    created_s: float  #: Unix time
+    batches: int  #: generated ones that were accepted
+    nonces: int  #: in these
+    sampled: int  #: nonces that were recomputed
+    invalid: int  #: and of these, those that were wrong
+
+
+@dataclass(frozen=True, slots=True)
+class NewLetter:
+    """A signed batch or verdict, to be sent."""
+
+    position: str  #: of the batch in its session; once for each kind
+    kind: Kind
+    url: str  #: `/` and kind are appended
+    body: Mapping[str, Any]  #: signed already
+    nonces: int  #: in the body
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """One that waits, or will not be sent."""
+
+    id: int
+    session_id: str | None  #: None: of no session
+    position: str
+    kind: Kind
+    url: str
+    body: str  #: JSON, sent as it is
+    nonces: int
+    created_s: float  #: Unix time
+    attempts: int  #: that failed
+    next_s: float  #: Unix time before which it is not tried
+    state: LetterState
+    error: str  #: what became of the last attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many letters are in the outbox."""
+
+    waiting: int
+    refused: int  #: the receiver will never take these
+    held: int  #: of sessions that turned out as fraud
+    oldest_s: float  #: age of the oldest waiting one, in seconds; 0.0 where none waits
+
+
+class Outbox:
+    """The outbox in a file, made if it is not there; a context manager.
+
+    Args:
+        path: the file. `PATH.lock` beside it keeps other processes away from it.
+        clock: Unix time.
+
+    Raises:
+        OutboxError: another process has it open, it is of a newer version, corrupt, or no outbox.
+    """
+
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
+        self.path = path
+        self._clock = clock
+        self._mutex = threading.Lock()
+        self._lock_fd = lock_outbox(path)
+        try:
+            with outbox_errors(self.path):
+                self._db = open_outbox(path)
+        except BaseException:
+            os.close(self._lock_fd)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; may be called again."""
+        with self._mutex:
+            self._db.close()
+            if self._lock_fd >= 0:
+                os.close(self._lock_fd)
+                self._lock_fd = -1
+
+    def open_session(
+        self, session_id: str, origin: Origin, url: str | None, request: str, cursor: str = ""
+    ) -> None:
+        """Note a session that begins. One that is there already stays as it is.
+
+        Args:
+            session_id: unique for ever.
+            origin: where its nonces come from.
+            url: base of its callbacks, for whoever resumes it.
+            request: JSON of whatever it takes to resume it.
+            cursor: where its first page begins.
+        """
+        with self._transaction() as db:
+            db.execute(
+                "INSERT INTO sessions (session_id, origin, url, state, cursor, request, created_s)"
+                " VALUES (?, ?, ?, 'open', ?, ?, ?) ON CONFLICT DO NOTHING",
+                (session_id, origin, url, cursor, request, self._clock()),
+            )
+
+    def open_sessions(self) -> list[Session]:
+        """Return the sessions that are not over, oldest first: those to resume after a restart."""
+        with self._transaction() as db:
+            rows = db.execute(
+                f"SELECT {_SESSION_COLUMNS} FROM sessions WHERE state = 'open' ORDER BY created_s, rowid"  # noqa: S608 - constants
+            ).fetchall()
+        return [Session(*row) for row in rows]
+
+    def session(self, session_id: str) -> Session | None:
+        """Return a session, or None where it is not known (any more)."""
+        with self._transaction() as db:
+            return _session(db, session_id)
+
+    def accept(
+        self, session_id: str, cursor_before: str, cursor_after: str, letters: Sequence[NewLetter]
+    ) -> bool:
+        """Take a page of letters and move the session's cursor behind it, both or neither.
+
+        Args:
+            session_id: of an open session.
+            cursor_before: where the page was read from.
+            cursor_after: where the next one begins.
+            letters: what is to be sent of it; may be none.
+
+        Returns:
+            False where the page is not taken and nothing was changed: the cursor is no longer
+            `cursor_before`, one of the letters is there already, or the session is over.
+
+        Raises:
+            NodeStateError: the session is not known.
+            ValueError: a body holds what JSON has no words for.
+        """
+        with self._transaction() as db:
+            session = _known(db, session_id)
+            if session.state != "open" or session.cursor != cursor_before:
+                return False
+            try:
+                self._insert(db, session_id, letters)
+            except sqlite3.IntegrityError:
+                db.rollback()
+                return False
+            generated = [new.nonces for new in letters if new.kind == "generated"]
+            db.execute(
+                "UPDATE sessions SET cursor = ?, batches = batches + ?, nonces = nonces + ?"
+                " WHERE session_id = ?",
+                (cursor_after, len(generated), sum(generated), session_id),
+            )
+        return True
+
+    def put(self, letter: NewLetter) -> None:
+        """Take a letter that is of no session, such as a verdict.
+
+        Raises:
+            ValueError: its body holds what JSON has no words for.
+        """
+        with self._transaction() as db:
+            self._insert(db, None, [letter])
+
+    def add_check(self, session_id: str, *, sampled: int, invalid: int) -> None:
+        """Add to what was recomputed of a session, and to what of it was wrong.
+
+        Raises:
+            NodeStateError: the session is not known.
+        """
+        with self._transaction() as db:
+            _known(db, session_id)
+            db.execute(
+                "UPDATE sessions SET sampled = sampled + ?, invalid = invalid + ? WHERE session_id = ?",
+                (sampled, invalid, session_id),
+            )
+
+    def close_session(self, session_id: str, state: Literal["closed", "fraud"] = "closed") -> None:
+        """Note that a session is over; one that was fraud stays so. Its letters are still sent.
+
+        Raises:
+            NodeStateError: the session is not known.
+        """
+        with self._transaction() as db:
+            _known(db, session_id)
+            db.execute(
+                "UPDATE sessions SET state = ?, ended_s = coalesce(ended_s, ?)"
+                " WHERE session_id = ? AND state != 'fraud'",
+                (state, self._clock(), session_id),
+            )
+
+    def hold(self, session_id: str) -> int:
+        """Send nothing more of a session, which was fraud; return how many letters are held by it.
+
+        Raises:
+            NodeStateError: the session is not known.
+        """
+        with self._transaction() as db:
+            _known(db, session_id)
+            db.execute(
+                "UPDATE sessions SET state = 'fraud', ended_s = coalesce(ended_s, ?) WHERE session_id = ?",
+                (self._clock(), session_id),
+            )
+            held = db.execute(
+                "UPDATE letters SET state = 'held' WHERE session_id = ? AND state = 'waiting'",
+                (session_id,),
+            )
+            return held.rowcount
+
+    def heads(self) -> list[Letter]:
+        """Return the first waiting letter of each URL, oldest first, due or not.
+
+        The others of a URL wait behind its first one, so that a receiver gets them in order.
+        """
+        with self._transaction() as db:
+            return [Letter(*row) for row in db.execute(_HEADS)]
+
+    def delivered(self, letter_id: int) -> None:
+        """Remove a letter: its receiver said 200."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM letters WHERE id = ?", (letter_id,))
+
+    def failed(self, letter_id: int, error: str, next_s: float) -> None:
+        """Note that an attempt failed, and the Unix time before which there is to be no other."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE letters SET attempts = attempts + 1, error = ?, next_s = ? WHERE id = ?",
+                (error, next_s, letter_id),
+            )
+
+    def refused(self, letter_id: int, error: str) -> None:
+        """Put a letter aside for good: the same body would be refused again."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE letters SET attempts = attempts + 1, error = ?, state = 'refused'"
+                " WHERE id = ? AND state = 'waiting'",
+                (error, letter_id),
+            )
+
+    def letters(self, session_id: str, state: LetterState | None = None) -> list[Letter]:
+        """Return the letters of a session, in order; None: of every state."""
+        with self._transaction() as db:
+            rows = db.execute(
+                f"SELECT {_LETTER_COLUMNS} FROM letters WHERE session_id = ?"  # noqa: S608 - constants
+                " AND coalesce(?, state) = state ORDER BY id",
+                (session_id, state),
+            ).fetchall()
+        return [Letter(*row) for row in rows]
+
+    def counts(self) -> Counts:
+        """Count the letters."""
+        with self._transaction() as db:
+            by_state: dict[str, int] = dict(
+                db.execute("SELECT state, count(*) FROM letters GROUP BY state").fetchall()
+            )
+            [oldest_s] = db.execute(
+                "SELECT min(created_s) FROM letters WHERE state = 'waiting'"
+            ).fetchone()
+        return Counts(
+            waiting=by_state.get("waiting", 0),
+            refused=by_state.get("refused", 0),
+            held=by_state.get("held", 0),
+            # Not negative where the clock was set back.
+            oldest_s=0.0 if oldest_s is None else max(0.0, self._clock() - oldest_s),
+        )
+
+    def prune(self) -> int:
+        """Forget sessions that ended a day ago and have no letters; return how many."""
+        with self._transaction() as db:
+            gone = db.execute(
+                "DELETE FROM sessions WHERE ended_s < ? AND NOT EXISTS"
+                " (SELECT 1 FROM letters WHERE letters.session_id = sessions.session_id)",
+                (self._clock() - KEEP_ENDED_S,),
+            )
+            return gone.rowcount
+
+    def _insert(
+        self, db: sqlite3.Connection, session_id: str | None, letters: Sequence[NewLetter]
+    ) -> None:
+        now_s = self._clock()
+        db.executemany(
+            "INSERT INTO letters (session_id, position, kind, url, body, nonces, created_s)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [
+                (session_id, new.position, new.kind, new.url, _encode(new.body), new.nonces, now_s)
+                for new in letters
+            ],
+        )
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Hold the connection within the block, which is one transaction: all of it or nothing."""
+        with self._mutex, outbox_errors(self.path):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.rollback()
+                raise
+            self._db.commit()
+
+
+def _encode(body: Mapping[str, Any]) -> str:
+    return json.dumps(body, allow_nan=False, separators=(",", ":"))
+
+
+def _session(db: sqlite3.Connection, session_id: str) -> Session | None:
+    row = db.execute(
+        f"SELECT {_SESSION_COLUMNS} FROM sessions WHERE session_id = ?",  # noqa: S608 - constants
+        (session_id,),
+    ).fetchone()
+    return None if row is None else Session(*row)
+
+
+def _known(db: sqlite3.Connection, session_id: str) -> Session:
+    session = _session(db, session_id)
+    if session is None:
+        raise NodeStateError(f"The outbox knows no session {session_id!r}: open it first.")
+    return session

@@ -1,0 +1,329 @@
+"""Which nonces of a session are recomputed, and what is made of them. Pure maths, no engine.
+
+A big node that makes nonces up is found by recomputing a random sample of what it sends, which it
+cannot foresee. Two numbers have to be right: how often a cheat is caught, and how seldom an honest
+node is called one.
+
+**When it is fraud.** An honest nonce comes out as invalid with probability 5e-4 (float error;
+`poc.data.PROBABILITY_MISMATCH`), independently of the others. The sample grows during the session and
+is looked at over and over, and each look is one more chance to be wrong. So the round's
+fraud_threshold is split over the counts of invalid nonces: the k-th one, k >= 2, is given
+fraud_threshold / (k (k - 1)), which sums to fraud_threshold over all k. It is fraud where k nonces
+are invalid among n and
+
+    P(X >= k) < fraud_threshold / (k (k - 1)),   X ~ B(n, 5e-4).
+
+Let n_k be the largest n for which that holds. Counts never fall, so to be called a fraud at any look,
+with k among n <= n_k, means to have at least k among the first n_k; the chance of that is below k's
+part. An honest session is thus called fraud with a probability below fraud_threshold, however often
+and whenever it is looked at, and however long it is. For the threshold 0.01: n_2 = 207, n_3 = 456,
+n_4 = 816. One invalid nonce alone is never fraud.
+
+**How many.** A made-up nonce claims to be valid, and its true distance is as anybody's: it comes out
+as invalid with probability 1 - valid_rate, 0.9 for a calibrated r_target. With 100 made-up ones among
+2000 and the threshold 0.01, a fixed sample of 141 holds at least 2 that come out as invalid with
+probability 0.9901 (exact, hypergeometric; 140 would have 0.9897): `sample_size` is 141. A stream whose
+end is not known cannot be given a fixed sample, so each nonce is taken by itself, with probability
+`sample_rate`: 144 / 2000 = 0.072, the margin being what the chance in the number taken costs. Then
+enough of them come out as invalid for the size of the sample with probability 0.9902 or more; the
+session's end is one of the looks.
+
+**Long and short sessions.** A small node may have one GPU for the proofs of a hundred. Beyond 2000
+nonces the rate falls as 2000 / seen, which adds about 100 nonces to the sample for each doubling of
+the session. A session shorter than 2000 nonces is sampled at the same rate and so with less certainty:
+5 % of 1000 are caught with 0.84.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import random
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pocqueue.poc.data import PROBABILITY_MISMATCH, fraud_test, is_mismatch
+
+#: Nonces of the session that the sample is made for (issue 4).
+SESSION_NONCES = 2000
+#: Share of made-up nonces that is to be caught.
+MADE_UP = 0.05
+#: Probability with which it is.
+CERTAINTY = 0.99
+FRAUD_THRESHOLD = 0.01
+#: Share of made-up nonces that come out as invalid: 1 - valid_rate of a calibrated r_target.
+RECOMPUTED_INVALID = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is known about a session after some of it was recomputed."""
+
+    num_sampled: int
+    num_invalid: int
+    #: Chance of an honest node to have that many invalid ones, or more, among so many.
+    probability_honest: float
+    #: It is fraud where the chance is below this.
+    threshold: float
+    fraud_detected: bool
+
+
+def judge_sample(
+    num_invalid: int,
+    num_sampled: int,
+    fraud_threshold: float,
+    probability_mismatch: float = PROBABILITY_MISMATCH,
+) -> Verdict:
+    """Say what a sample tells, at any time and as often as wanted; the module says why that is right.
+
+    Args:
+        num_invalid: nonces that came out as invalid; 0 … num_sampled.
+        num_sampled: nonces that were recomputed.
+        fraud_threshold: an honest session is called fraud with less than this probability; (0, 1).
+        probability_mismatch: chance of an honest nonce to come out as invalid; (0, 1).
+
+    Raises:
+        ValueError: `num_invalid` is negative or above `num_sampled`.
+    """
+    threshold = _part(num_invalid, fraud_threshold)
+    probability, detected = fraud_test(num_invalid, num_sampled, threshold, probability_mismatch)
+    return Verdict(num_sampled, num_invalid, probability, threshold, detected)
+
+
+class SessionCheck:
+    """The sample of one session, and the verdict on all of it so far.
+
+    Args:
+        r_target: distance that the session's nonces have to stay below.
+        fraud_threshold: of the round; (0, 1).
+        num_sampled: of a check that goes on after a restart.
+        num_invalid: likewise.
+        probability_mismatch: chance of an honest nonce to come out as invalid; (0, 1).
+    """
+
+    def __init__(
+        self,
+        r_target: float,
+        fraud_threshold: float = FRAUD_THRESHOLD,
+        *,
+        num_sampled: int = 0,
+        num_invalid: int = 0,
+        probability_mismatch: float = PROBABILITY_MISMATCH,
+    ) -> None:
+        self._r_target = r_target
+        self._probability_mismatch = probability_mismatch
+        self._fraud_threshold = fraud_threshold
+        self._num_sampled = num_sampled
+        self._num_invalid = num_invalid
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict on what was added so far."""
+        return judge_sample(
+            self._num_invalid,
+            self._num_sampled,
+            self._fraud_threshold,
+            self._probability_mismatch,
+        )
+
+    def add(self, received: Sequence[float], computed: Sequence[float]) -> Verdict:
+        """Add recomputed nonces and return the verdict on all of the session's.
+
+        Args:
+            received: the distance that each of them was sent with.
+            computed: the distance that each of them has, in the same order.
+
+        Raises:
+            ValueError: there are not as many of the one as of the other.
+        """
+        self._num_invalid += sum(
+            is_mismatch(claim, distance, self._r_target)
+            for claim, distance in zip(received, computed, strict=True)
+        )
+        self._num_sampled += len(received)
+        return self.verdict
+
+
+class Sampler:
+    """Picks which nonces of a session to recompute, unforeseeably, page by page.
+
+    Args:
+        rate: probability of each of the first `num_nonces` to be picked; (0, 1]. None: `sample_rate`.
+        fraud_threshold: of the round; what that rate depends on.
+        num_nonces: beyond these the rate falls as num_nonces / seen.
+        seen: nonces of the session that went by before, where it goes on after a restart.
+        rng: randomness; None: the system's, which a big node cannot foresee.
+    """
+
+    def __init__(
+        self,
+        rate: float | None = None,
+        *,
+        fraud_threshold: float = FRAUD_THRESHOLD,
+        num_nonces: int = SESSION_NONCES,
+        seen: int = 0,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._rate = (
+            sample_rate(num_nonces, fraud_threshold=fraud_threshold) if rate is None else rate
+        )
+        self._num_nonces = num_nonces
+        self._seen = seen
+        self._rng = secrets.SystemRandom() if rng is None else rng
+
+    def pick(self, count: int) -> list[int]:
+        """Return which of the next `count` nonces to recompute: positions 0 … count - 1, ascending."""
+        picked = []
+        for position in range(count):
+            self._seen += 1
+            rate = self._rate * min(1.0, self._num_nonces / self._seen)
+            if self._rng.random() < rate:
+                picked.append(position)
+        return picked
+
+
+@functools.lru_cache(maxsize=256)
+def sample_size(
+    num_nonces: int,
+    made_up: float = MADE_UP,
+    certainty: float = CERTAINTY,
+    fraud_threshold: float = FRAUD_THRESHOLD,
+    recomputed_invalid: float = RECOMPUTED_INVALID,
+) -> int:
+    """Return how many nonces of a session to recompute, chosen at random without repetition.
+
+    Args:
+        num_nonces: of the session; >= 0.
+        made_up: share of these that are made up; the number is rounded down. [0, 1].
+        certainty: probability that it is found to be fraud; (0, 1).
+        fraud_threshold: of the round; (0, 1).
+        recomputed_invalid: probability of a made-up nonce to come out as invalid; (0, 1].
+
+    Returns:
+        The least number that is enough; all of them where no number is.
+    """
+    num_made_up = math.floor(num_nonces * made_up + 1e-9)
+    for size in range(2, num_nonces):
+        needed = _needed(size, fraud_threshold)
+        if needed > min(size, num_made_up):
+            continue
+        missed = sum(
+            _hypergeometric(hits, num_nonces, num_made_up, size)
+            * _binomial_below(needed, hits, recomputed_invalid)
+            for hits in range(min(size, num_made_up) + 1)
+        )
+        if missed <= 1.0 - certainty:
+            return size
+    return num_nonces
+
+
+@functools.lru_cache(maxsize=256)
+def sample_rate(
+    num_nonces: int = SESSION_NONCES,
+    made_up: float = MADE_UP,
+    certainty: float = CERTAINTY,
+    fraud_threshold: float = FRAUD_THRESHOLD,
+    recomputed_invalid: float = RECOMPUTED_INVALID,
+) -> float:
+    """Return the probability to recompute each nonce of a stream with, by itself.
+
+    Args:
+        num_nonces: of the session that the certainty is for; >= 1. The others as for `sample_size`.
+
+    Returns:
+        A whole number of nonces over `num_nonces`, in (0, 1]; 1 where nothing less is enough.
+    """
+    num_made_up = math.floor(num_nonces * made_up + 1e-9)
+    start = sample_size(num_nonces, made_up, certainty, fraud_threshold, recomputed_invalid)
+    for expected in range(max(start, 1), num_nonces):
+        rate = expected / num_nonces
+        missed = _missed(rate, num_nonces, num_made_up, fraud_threshold, recomputed_invalid)
+        if missed <= 1.0 - certainty:
+            return rate
+    return 1.0
+
+
+def _missed(
+    rate: float, num_nonces: int, num_made_up: int, threshold: float, invalid: float
+) -> float:
+    """Return a bound from above on the chance that a cheat is not found at the session's end.
+
+    `found` made-up nonces are picked and come out as invalid; it is missed where that is too few for
+    the size of the sample. Each of the other nonces is picked with a probability of at most `rate`.
+    """
+    missed = 0.0
+    for found in range(num_made_up + 1):
+        others_at_most = _largest_sample(found, threshold) - found
+        missed += _binomial(found, num_made_up, rate * invalid) * (
+            1.0 - _binomial_below(others_at_most + 1, num_nonces - found, rate)
+        )
+    return missed
+
+
+def _part(num_invalid: int, fraud_threshold: float) -> float:
+    """Return the part of the fraud threshold that this count of invalid nonces is given."""
+    return fraud_threshold / (num_invalid * (num_invalid - 1)) if num_invalid >= 2 else 0.0
+
+
+def _needed(num_sampled: int, fraud_threshold: float) -> int:
+    """Return how many invalid nonces make a sample of this size fraud; more than it has: none do."""
+    needed = 2
+    while needed <= num_sampled and not _is_fraud(needed, num_sampled, fraud_threshold):
+        needed += 1
+    return needed
+
+
+@functools.lru_cache(maxsize=4096)
+def _largest_sample(num_invalid: int, fraud_threshold: float) -> int:
+    """Return the largest sample that this many invalid nonces make fraud; 0: none."""
+    if num_invalid < 2 or not _is_fraud(num_invalid, num_invalid, fraud_threshold):
+        return 0
+    good, bad = num_invalid, 2 * num_invalid
+    while _is_fraud(num_invalid, bad, fraud_threshold):
+        good, bad = bad, 2 * bad
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        if _is_fraud(num_invalid, middle, fraud_threshold):
+            good = middle
+        else:
+            bad = middle
+    return good
+
+
+def _is_fraud(num_invalid: int, num_sampled: int, fraud_threshold: float) -> bool:
+    return fraud_test(num_invalid, num_sampled, _part(num_invalid, fraud_threshold))[1]
+
+
+def _hypergeometric(hits: int, total: int, marked: int, drawn: int) -> float:
+    """Return P(hits marked ones among those drawn without repetition)."""
+    if drawn - hits > total - marked:
+        return 0.0
+    # In logarithms: the numbers themselves have hundreds of digits.
+    return math.exp(
+        _log_ways(marked, hits) + _log_ways(total - marked, drawn - hits) - _log_ways(total, drawn)
+    )
+
+
+def _log_ways(total: int, chosen: int) -> float:
+    """Return the logarithm of the binomial coefficient."""
+    return math.lgamma(total + 1) - math.lgamma(chosen + 1) - math.lgamma(total - chosen + 1)
+
+
+def _binomial(hits: int, total: int, probability: float) -> float:
+    """Return P(X = hits) for X ~ B(total, probability)."""
+    if hits > total:
+        return 0.0
+    return float(math.comb(total, hits) * probability**hits * (1.0 - probability) ** (total - hits))
+
+
+def _binomial_below(bound: int, total: int, probability: float) -> float:
+    """Return P(X < bound) for X ~ B(total, probability)."""
+    if bound <= 0:
+        return 0.0
+    if bound > total:
+        return 1.0
+    # As an incomplete beta function; imported here as in poc/data.py.
+    from scipy.special import betainc
+
+    return 1.0 - float(betainc(bound, total - bound + 1, probability))

@@ -1,0 +1,177 @@
+"""Recomputes a random sample of what a big node sends, with the engine of the small one.
+
+The sample and its test are in `sampling.py`. The engine has to have the model that the big node
+searches with; where only its arithmetic differs (dtype, or torch against vLLM) more honest nonces come
+out on the other side of r_target than the proof allows for, and the test allows for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+
+from pocqueue.engine.base import EngineInfo
+from pocqueue.errors import PocqueueError
+from pocqueue.node.delegation_client import RemoteModel
+from pocqueue.node.engine_host import EngineHost
+from pocqueue.node.metrics import NodeMetrics
+from pocqueue.node.node_round import NodeRound
+from pocqueue.node.outbox import Outbox
+from pocqueue.node.sampling import FRAUD_THRESHOLD, Sampler, SessionCheck
+from pocqueue.poc.data import PROBABILITY_MISMATCH, ProofBatch, is_mismatch
+
+logger = logging.getLogger(__name__)
+
+#: Of valid nonces that come out on the other side where engines differ in runtime or dtype; 0.6 to
+#: 0.7 % were measured between torch and vLLM in bfloat16, 1 % between bfloat16 and float32.
+OTHER_ARITHMETIC = 0.02
+#: Samples that may wait for the engine. A slow one checks fewer rather than ever later ones.
+MAX_WAITING = 2000
+
+
+class SpotCheck:
+    """The sample of one session.
+
+    Args:
+        engine: of this node.
+        node_round: what is searched.
+        model: what the big node says that it searches with.
+        outbox: keeps what was found, across restarts.
+        session_id: in the outbox.
+        metrics: counts.
+        any_model: a session of another model than the engine's is not ended, but cannot be checked.
+
+    Attributes:
+        sampled: nonces recomputed so far.
+        invalid: and of these, those that were wrong.
+    """
+
+    def __init__(
+        self,
+        engine: EngineHost,
+        node_round: NodeRound,
+        model: RemoteModel,
+        outbox: Outbox,
+        session_id: str,
+        metrics: NodeMetrics,
+        *,
+        any_model: bool,
+    ) -> None:
+        self.sampled = 0
+        self.invalid = 0
+        self._engine = engine
+        self._round = node_round
+        self._model = model
+        self._outbox = outbox
+        self._session_id = session_id
+        self._metrics = metrics
+        self._any_model = any_model
+        self._waiting: deque[tuple[int, float]] = deque()
+        self._wake = asyncio.Event()
+        self._ended = False
+        session = outbox.session(session_id)
+        if session is not None:
+            self.sampled, self.invalid = session.sampled, session.invalid
+        self._sampler = Sampler(seen=0 if session is None else session.nonces)
+
+    def offer(self, batches: list[ProofBatch]) -> None:
+        """Take a sample of new batches."""
+        for batch in batches:
+            for position in self._sampler.pick(len(batch)):
+                if len(self._waiting) < MAX_WAITING:
+                    self._waiting.append((batch.nonces[position], batch.dist[position]))
+        if self._waiting:
+            self._wake.set()
+
+    def end(self) -> None:
+        """Say that nothing more will be offered."""
+        self._ended = True
+        self._wake.set()
+
+    async def run(self) -> str | None:
+        """Recompute samples until the end; return why the session is fraud, or None.
+
+        Where the engine fails, the session cannot be checked, which is no fraud.
+        """
+        try:
+            info = await self._engine.ready()
+            probability = self._probability(info)
+        except _NotComparable as exc:
+            if not self._any_model:
+                return str(exc)
+            logger.warning("DELEGATION session %s cannot be checked: %s", self._session_id, exc)
+            return None
+        except PocqueueError as exc:
+            logger.error("DELEGATION session %s cannot be checked: %s", self._session_id, exc)
+            return None
+        check = SessionCheck(
+            self._round.r_target,
+            # The round's own is for whole proofs; some chains set it so low that no sample reaches it.
+            max(self._round.fraud_threshold, FRAUD_THRESHOLD),
+            num_sampled=self.sampled,
+            num_invalid=self.invalid,
+            probability_mismatch=probability,
+        )
+        while True:
+            while not self._waiting:
+                if self._ended:
+                    return None
+                self._wake.clear()
+                await self._wake.wait()
+            try:
+                reason = await self._recompute(check)
+            except PocqueueError as exc:
+                logger.error("DELEGATION session %s cannot be checked: %s", self._session_id, exc)
+                return None
+            if reason is not None:
+                return reason
+
+    async def _recompute(self, check: SessionCheck) -> str | None:
+        size = min(len(self._waiting), self._round.batch_size)
+        some = [self._waiting.popleft() for _ in range(size)]
+        received = [distance for _, distance in some]
+        computed = await self._engine.distances(
+            self._round.poc_config(), [nonce for nonce, _ in some]
+        )
+        verdict = check.add(received, computed)
+        wrong = sum(
+            is_mismatch(claim, distance, self._round.r_target)
+            for claim, distance in zip(received, computed, strict=True)
+        )
+        self.sampled, self.invalid = verdict.num_sampled, verdict.num_invalid
+        self._metrics.sampled.inc(size)
+        await asyncio.to_thread(
+            self._outbox.add_check, self._session_id, sampled=size, invalid=wrong
+        )
+        if not verdict.fraud_detected:
+            return None
+        return (
+            f"{verdict.num_invalid} of {verdict.num_sampled} recomputed nonces are invalid; an honest node "
+            f"has that many with probability {verdict.probability_honest:.2g}"
+        )
+
+    def _probability(self, info: EngineInfo) -> float:
+        theirs = self._model
+        if theirs.model_fingerprint and theirs.model_fingerprint != info.fingerprint:
+            raise _NotComparable(
+                f"the big node searches with model {theirs.model} ({theirs.model_fingerprint[:12]}), this "
+                f"node's engine has {info.model} ({info.fingerprint[:12]}); set POCQUEUE_MODEL to the same"
+            )
+        same = theirs.model_dtype in {"", info.dtype} and theirs.model_runtime in {"", info.runtime}
+        if same:
+            return PROBABILITY_MISMATCH
+        logger.warning(
+            "DELEGATION session %s: the big node runs the model by %s in %s, this node by %s in %s: "
+            "fraud of a few per cent is not told from float error.",
+            self._session_id,
+            theirs.model_runtime,
+            theirs.model_dtype,
+            info.runtime,
+            info.dtype,
+        )
+        return OTHER_ARITHMETIC
+
+
+class _NotComparable(PocqueueError):
+    """The big node has another model."""

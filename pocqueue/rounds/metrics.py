@@ -1,0 +1,283 @@
+"""What Prometheus is told about rounds, GPUs and sessions: computed from Redis when it asks.
+
+All that is worth a graph is in Redis: rounds, totals, and each worker's last heartbeat. So one
+endpoint covers any number of GPUs and hosts, any process can serve it, and it says the same whichever
+does. Two of them scraped at once are two sources of one truth: take the `max`, not the `sum`.
+
+Promises:
+- Nothing of a customer is in a label: no names, tokens, keys, block hashes, round or session ids.
+- While Redis is away there is `pocqueue_up 0` and nothing else, at HTTP 200.
+- A scrape only reads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from prometheus_client import (
+    CollectorRegistry,
+    ProcessCollector,
+    generate_latest,
+    start_http_server,
+)
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+from typing_extensions import override
+
+from pocqueue.errors import SettingsError, StoreError
+from pocqueue.rounds.backend import Backend
+from pocqueue.rounds.callbacks import Delivery
+from pocqueue.rounds.pool import Gpu
+from pocqueue.rounds.records import OutstandingRange, RoundStatus
+from pocqueue.rounds.spec import RoundState
+
+logger = logging.getLogger(__name__)
+
+#: Totals of the store (`RoundStore.totals`) -> name and meaning of its metric.
+TOTALS = {
+    "batches": ("pocqueue_batches_total", "batches counted"),
+    "late_batches": (
+        "pocqueue_late_batches_total",
+        "batches dropped because they came after the deadline of their round",
+    ),
+    "checked": ("pocqueue_nonces_checked_total", "nonces counted, each once"),
+    "valid": ("pocqueue_nonces_valid_total", "valid nonces found"),
+    "nonfinite": ("pocqueue_nonces_nonfinite_total", "nonces whose distance was no finite number"),
+    "abandoned": ("pocqueue_nonces_abandoned_total", "nonces given up after failures in a row"),
+    "ranges_returned": (
+        "pocqueue_ranges_returned_total",
+        "nonce ranges that came back from a GPU unfinished",
+    ),
+    "callbacks_given_up": (
+        "pocqueue_callbacks_given_up_total",
+        "rounds whose callback URL leads to an address that is not allowed",
+    ),
+    "auth_failures": ("pocqueue_auth_failures_total", "requests with a missing or wrong token"),
+}
+
+#: What `pocqueue_gpus` tells apart.
+GPU_STATES = ("live", "draining", "hanging", "dead")
+
+
+class PoolCollector(Collector):
+    """Collects everything from one backend. Safe to be asked from several threads.
+
+    Args:
+        backend: where to read. Not closed by the collector.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    @override
+    def collect(self) -> Iterator[Metric]:
+        # Read all of it before the first line is out: half a page would look like lost GPUs.
+        try:
+            found = self._read()
+        except StoreError as exc:
+            logger.debug("No metrics: %s", exc)
+            yield _up(0)
+            return
+        yield _up(1)
+        yield from found
+
+    def _read(self) -> list[Metric]:
+        store = self._backend.store
+        rounds = store.snapshot()
+        gpus = self._backend.pool.all()
+        active = [status.round_id for status in rounds if status.state.is_active]
+        outstanding = store.outstanding(active)
+        deliveries = self._backend.outbox.deliveries()
+        return [
+            *_totals(store.totals()),
+            *_rounds(rounds),
+            *_callbacks(rounds, deliveries),
+            *_gpus(gpus, outstanding),
+        ]
+
+
+def render(*collectors: Collector) -> tuple[bytes, str]:
+    """Return the page that Prometheus reads, and its content type."""
+    return generate_latest(_registry(collectors)), CONTENT_TYPE_LATEST
+
+
+def process_collector() -> Collector:
+    """Return what this process itself uses: processor time, memory, open files."""
+    return ProcessCollector(registry=None)
+
+
+@contextlib.contextmanager
+def serving(address: str, port: int, *collectors: Collector) -> Iterator[int]:
+    """Serve the page over HTTP from a thread; yield the port.
+
+    Args:
+        address: to listen on.
+        port: 0 takes a free one.
+        collectors: what the page is made of.
+
+    Raises:
+        SettingsError: address and port cannot be listened on.
+    """
+    try:
+        server, thread = start_http_server(port, address, _registry(collectors))
+    except OSError as exc:
+        raise SettingsError(
+            f"Metrics cannot be served on {address}:{port} ({exc.strerror or exc}): set "
+            "POCQUEUE_METRICS_PORT or --metrics-port to a free port, and POCQUEUE_METRICS_ADDRESS to "
+            "an address of this machine."
+        ) from None
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _registry(collectors: Iterable[Collector]) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    for collector in collectors:
+        registry.register(collector)
+    return registry
+
+
+def _up(value: int) -> Metric:
+    return GaugeMetricFamily("pocqueue_up", "whether Redis answered when this was read", value)
+
+
+def _totals(totals: Mapping[str, int]) -> Iterator[Metric]:
+    for field, (name, meaning) in TOTALS.items():
+        # All of them, from zero on: a rate over a series that begins with its first event misses it.
+        yield CounterMetricFamily(name, meaning, totals.get(field, 0))
+
+
+def _rounds(rounds: Iterable[RoundStatus]) -> Iterator[Metric]:
+    states: Counter[RoundState] = Counter()
+    sessions: Counter[RoundState] = Counter()
+    for status in rounds:
+        states[status.state] += 1
+        if status.spec.customer is not None:
+            sessions[status.state] += 1
+    for name, counts, what in (
+        ("pocqueue_rounds", states, "rounds"),
+        ("pocqueue_sessions", sessions, "those of the rounds that small nodes started, sessions"),
+    ):
+        family = GaugeMetricFamily(
+            name, f"{what}, active and of the last hour, by state", labels=["state"]
+        )
+        for state in RoundState:
+            family.add_metric([state.value], counts[state])
+        yield family
+
+
+def _callbacks(
+    rounds: Iterable[RoundStatus], deliveries: Mapping[str, Delivery]
+) -> Iterator[Metric]:
+    valid = {status.round_id: status.valid for status in rounds}
+    behind = {
+        round_id: max(0, valid.get(round_id, 0) - delivery.delivered)
+        for round_id, delivery in deliveries.items()
+    }
+    states = GaugeMetricFamily(
+        "pocqueue_callbacks",
+        "rounds whose receiver took everything so far, is still to get some, or failed last time",
+        labels=["state"],
+    )
+    failing = sum(delivery.attempts > 0 for delivery in deliveries.values())
+    waiting = sum(
+        behind[round_id] > 0 and delivery.attempts == 0 for round_id, delivery in deliveries.items()
+    )
+    states.add_metric(["delivered"], len(deliveries) - failing - waiting)
+    states.add_metric(["waiting"], waiting)
+    states.add_metric(["failing"], failing)
+    yield states
+    yield GaugeMetricFamily(
+        "pocqueue_callback_nonces_waiting",
+        "valid nonces that callback receivers did not take yet",
+        sum(behind.values()),
+    )
+
+
+def _gpus(gpus: Iterable[Gpu], outstanding: Iterable[OutstandingRange]) -> Iterator[Metric]:
+    """Gauges are of live GPUs only; counters stay for the hour that a dead one is remembered."""
+    gpus = list(gpus)
+    states = Counter(_state(gpu) for gpu in gpus)
+    by_state = GaugeMetricFamily("pocqueue_gpus", "GPU queues by state", labels=["state"])
+    for state in GPU_STATES:
+        by_state.add_metric([state], states[state])
+    yield by_state
+
+    out = Counter(one.queue for one in outstanding)
+    for name, meaning, value in GPU_GAUGES:
+        family = GaugeMetricFamily(name, meaning, labels=["queue", "host"])
+        for gpu in gpus:
+            if gpu.is_live:
+                family.add_metric([gpu.queue, gpu.host], value(gpu, out[gpu.queue]))
+        yield family
+
+    checked = CounterMetricFamily(
+        "pocqueue_gpu_nonces_checked_total",
+        "nonces counted since its worker started",
+        labels=["queue", "host"],
+    )
+    commits = HistogramMetricFamily(
+        "pocqueue_gpu_commit_seconds",
+        "time from the first try to commit a batch to Redis's answer",
+        labels=["queue", "host"],
+    )
+    for gpu in gpus:
+        checked.add_metric([gpu.queue, gpu.host], gpu.checked)
+        commits.add_metric([gpu.queue, gpu.host], gpu.commits.cumulative(), gpu.commits.sum_s)
+    yield checked
+    yield commits
+
+
+def _state(gpu: Gpu) -> str:
+    if not gpu.is_live:
+        return "dead"
+    if gpu.hangs:
+        return "hanging"
+    return "draining" if gpu.draining else "live"
+
+
+#: Name, meaning and value of each gauge of a live GPU; the value from its last heartbeat and from how
+#: many ranges it was given and did not finish.
+GPU_GAUGES: tuple[tuple[str, str, Callable[[Gpu, int], float]], ...] = (
+    (
+        "pocqueue_gpu_nonces_per_second",
+        "nonces a second while it is busy, at the shape it ran last",
+        lambda gpu, _: gpu.rates.get(_last_shape(gpu), 0.0),
+    ),
+    (
+        "pocqueue_gpu_best_nonces_per_second",
+        "its best rate so far at that shape",
+        lambda gpu, _: gpu.best_rates.get(_last_shape(gpu), 0.0),
+    ),
+    ("pocqueue_gpu_load_ratio", "share of its time that it is busy", lambda gpu, _: gpu.load),
+    ("pocqueue_gpu_ranges_out", "ranges given to it and not done", lambda _, num_out: num_out),
+    (
+        "pocqueue_gpu_ranges_held",
+        "ranges it has taken from its queue: one running, one waiting",
+        lambda gpu, _: len(gpu.held),
+    ),
+    (
+        "pocqueue_gpu_pass_seconds",
+        "how long the forward pass at hand has run",
+        lambda gpu, _: gpu.pass_s,
+    ),
+    ("pocqueue_gpu_silent_seconds", "time since its last heartbeat", lambda gpu, _: gpu.silent_s),
+)
+
+
+def _last_shape(gpu: Gpu) -> str:
+    """Return the shape that ran last, which workers keep at the end; empty before the first."""
+    return next(reversed(gpu.rates), "")
