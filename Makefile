@@ -1,4 +1,4 @@
-# make install | run | test | lint | bench. All of it works on a machine that has only Python 3.11+ and pip.
+# make install | run | test | lint | bench | soak. All of it works on a machine that has only Python 3.11+ and pip.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 VLLM ?= cpu
 VLLM_STAMP := $(VENV)/.vllm-$(VLLM)
 
-.PHONY: install run test lint format bench clean
+.PHONY: install run test lint format bench soak clean
 
 install: $(STAMP)
 
@@ -39,6 +39,10 @@ format: install
 
 bench: install $(VLLM_STAMP)
 	$(BIN)/python -m benchmarks.run --output bench.json
+
+# Twenty sessions for a whole window of 330 s; docs/soak.md has the report of one.
+soak: install
+	$(BIN)/python -m benchmarks.soak --output soak.json
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -15,6 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.delegation import delegation
 from benchmarks.imports import command_line
 from benchmarks.latency import commit_to_reader, start_to_first_valid
 from benchmarks.machine import describe
@@ -67,6 +68,7 @@ def _with_stack(settings: Settings, engine: Engine, log_dir: Path) -> list[Figur
             queue_efficiency(backend, engine),
             commit_to_reader(backend),
             start_to_first_valid(backend, r_target, batch_seconds(engine)),
+            *delegation(backend, settings, r_target, log_dir),
         ]
 
 

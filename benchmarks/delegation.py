@@ -1,0 +1,173 @@
+"""From a batch on a GPU worker to the chain's 200 by way of both nodes, and what the service costs."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+
+from benchmarks.services import (
+    Receiver,
+    big_client,
+    big_node,
+    small_node,
+    start_body,
+    wait_until,
+)
+from benchmarks.stats import Figure, Sample
+from pocqueue.rounds.backend import Backend
+from pocqueue.settings import Settings
+
+#: Length of the measured part of a session.
+SESSION_S = 15.0
+#: How often today's client asks.
+OLD_POLL_S = 5.0
+NUM_STARTS = 7
+NUM_SESSIONS = 20
+POLLS_PER_S = 10
+LOAD_S = 10.0
+
+
+def delegation(backend: Backend, settings: Settings, r_target: float, folder: Path) -> list[Figure]:
+    """Measure latency, start, and the cost of twenty sessions."""
+    receiver = Receiver()
+    with contextlib.ExitStack() as at_end:
+        at_end.callback(receiver.close)
+        big_url, process = at_end.enter_context(
+            big_node(settings, folder / "delegation.log", DELEGATION_MAX_SESSIONS="30")
+        )
+        node = at_end.enter_context(small_node(settings, big_url, folder / "small"))
+        ours, theirs = _latencies(backend, receiver, big_url, node, r_target)
+        starts = [_start(receiver, node, r_target, number) for number in range(NUM_STARTS)]
+        idle, load = _twenty_sessions(big_url, process.pid, r_target)
+    latency, start, cpu = Sample(ours, "ms"), Sample(starts, "s"), Sample(load, "%")
+    return [
+        Figure(
+            "commit on a worker to signed batch at the receiver",
+            latency,
+            Sample(theirs, "ms"),
+            f"a client of today that asks every {OLD_POLL_S:.0f} s",
+            latency.median,
+            "median under 100 ms",
+            latency.median < 100,
+        ),
+        Figure(
+            "small node's start to its first batch",
+            start,
+            None,
+            "",
+            start.median,
+            "median under 1 s",
+            start.median < 1,
+        ),
+        Figure(
+            f"CPU of the delegation service at {NUM_SESSIONS} sessions x {POLLS_PER_S} Hz",
+            cpu,
+            Sample(idle, "%"),
+            "the service idle",
+            cpu.median,
+            "under 25 % of a core",
+            cpu.median < 25,
+        ),
+    ]
+
+
+def _latencies(
+    backend: Backend, receiver: Receiver, big_url: str, node: httpx.Client, r_target: float
+) -> tuple[list[float], list[float]]:
+    """Return milliseconds from commit to acceptance, of each batch: by our client, and by today's.
+
+    Both read a session of their own at the same time. A batch is committed when Redis says so: its
+    stream's ids are that clock, of the same machine.
+    """
+    old_arrived: dict[int, float] = {}
+    block = f"latency-{time.time_ns()}"
+    _generate(node, block, r_target, receiver.url)
+    with big_client(big_url) as client:
+        old_session = client.post("/start", json=start_body(f"{block}-old", r_target)).json()
+        deadline = time.monotonic() + SESSION_S
+        while time.monotonic() < deadline:
+            time.sleep(OLD_POLL_S)
+            page = client.get(f"/batches/{old_session['session_id']}").json()
+            now = time.time()
+            old_arrived |= {n: now for batch in page["batches"] for n in batch["nonces"]}
+        client.post("/stop", json={"session_id": old_session["session_id"]})
+    session_id = node.get("/status").json()["session_id"]
+    node.post("/stop").raise_for_status()
+    committed = _committed(backend, session_id)
+    wait_until(lambda: len(receiver.nonces(block)) >= len(committed), 30, "the rest of the batches")
+    arrived = receiver.nonces(block)
+    ours = [1000 * (arrived[nonce] - at) for nonce, at in committed.items()]
+    old = _committed(backend, old_session["session_id"])
+    theirs = [1000 * (at - old[nonce]) for nonce, at in old_arrived.items()]
+    return ours, theirs
+
+
+def _start(receiver: Receiver, node: httpx.Client, r_target: float, number: int) -> float:
+    block = f"start-{number}-{time.time_ns()}"
+    began = time.time()
+    _generate(node, block, r_target, receiver.url)
+    wait_until(lambda: receiver.nonces(block), 30, "the first batch")
+    first = min(receiver.nonces(block).values())
+    node.post("/stop").raise_for_status()
+    # What is left of it would be in the way of the next one.
+    time.sleep(1.5)
+    return first - began
+
+
+def _twenty_sessions(big_url: str, pid: int, r_target: float) -> tuple[list[float], list[float]]:
+    """Return per cent of a core that the service takes: idle, and polled by twenty clients."""
+    service = psutil.Process(pid)
+    idle = [_percent(service, 1.0) for _ in range(3)]
+    stop = threading.Event()
+
+    def poll(number: int) -> None:
+        with big_client(big_url) as client:
+            body = start_body(f"load-{number}-{time.time_ns()}", r_target)
+            session_id = client.post("/start", json=body).json()["session_id"]
+            cursor, due = "", time.monotonic()
+            while not stop.is_set():
+                page = client.get(f"/batches/{session_id}", params={"cursor": cursor}).json()
+                cursor = page["cursor"]
+                due += 1 / POLLS_PER_S
+                stop.wait(max(0.0, due - time.monotonic()))
+            client.post("/stop", json={"session_id": session_id})
+
+    clients = [threading.Thread(target=poll, args=(n,)) for n in range(NUM_SESSIONS)]
+    for client in clients:
+        client.start()
+    time.sleep(2.0)
+    load = [_percent(service, 1.0) for _ in range(round(LOAD_S))]
+    stop.set()
+    for client in clients:
+        client.join()
+    return idle, load
+
+
+def _percent(process: psutil.Process, seconds: float) -> float:
+    def used() -> float:
+        times = process.cpu_times()
+        return float(times.user + times.system)
+
+    before, began = used(), time.monotonic()
+    time.sleep(seconds)
+    return 100 * (used() - before) / (time.monotonic() - began)
+
+
+def _committed(backend: Backend, session_id: str) -> dict[int, float]:
+    """Return Redis's time of each nonce's commit, in Unix seconds."""
+    entries = backend.store.iter_proofs(backend.store.status(session_id))
+    return {
+        nonce: int(entry.cursor.partition("-")[0]) / 1000
+        for entry in entries
+        for nonce in entry.batch.nonces
+    }
+
+
+def _generate(node: httpx.Client, block: str, r_target: float, url: str) -> None:
+    body = start_body(block, r_target) | {"url": url}
+    node.post("/init/generate", json=body).raise_for_status()
