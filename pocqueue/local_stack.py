@@ -59,6 +59,7 @@ def local_stack(
     *,
     gpus: int | None = None,
     flower: bool = True,
+    delegation: bool = False,
     host_queues: bool = False,
     sink: Sink | None = None,
     log_dir: Path | None = None,
@@ -72,6 +73,7 @@ def local_stack(
         settings: what all of the processes get, whatever the environment says.
         gpus: number of workers; None: one for each CUDA device, or one on the CPU.
         flower: start Flower at `settings.flower_address` and `settings.flower_port` (0: any).
+        delegation: serve the delegation API, as the DELEGATION_ variables say.
         host_queues: name the queues HOST.gpu0, for several machines on one Redis.
         sink: gets the processes' lines; see `ProcessTree`.
         log_dir: folder for a log file of each process instead.
@@ -107,6 +109,9 @@ def local_stack(
             own = _share_of_cpu(settings, num_workers)
             tree.add(queue, _worker(queue), env | own, pass_fds=held)
         tree.start()
+        if delegation:
+            tree.add("delegation", _ours("delegation", "serve"), env, pass_fds=held)
+            tree.start()
         url = None
         if flower:
             own = {f"{ENV_PREFIX}FLOWER_PORT": str(port)}

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from pocqueue.cli import node_key
+from pocqueue.cli.node_try import try_node
 from pocqueue.cli.node_verify import verify
 from pocqueue.cli.output import EXIT_INTERRUPTED, console, print_json, seconds
 
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 app.add_typer(node_key.app, name="key", short_help="Make or show the signing key.")
 app.command("verify", short_help="Check the signatures of batches in a file.")(verify)
+app.command("try", short_help="Play the chain for a running node.")(try_node)
 
 EnvFile = Annotated[
     Path | None,

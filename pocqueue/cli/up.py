@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pocqueue.local_stack import LocalStack
 
 _OURSELVES = "pocqueue"
-_NAME_WIDTH = len("scheduler")
+_NAME_WIDTH = len("delegation")
 # Cyan, yellow, green, magenta, blue, then their bright forms; red is for what children colour so.
 _COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
 
@@ -45,6 +45,12 @@ def up(
         bool,
         typer.Option(
             "--host-queues", help="Name the queues HOST.gpu0, for several machines on one Redis."
+        ),
+    ] = False,
+    delegation: Annotated[
+        bool,
+        typer.Option(
+            "--delegation", help="Serve small nodes too; needs DELEGATION_AUTH_TOKEN (port 9090)."
         ),
     ] = False,
     no_flower: Annotated[bool, typer.Option("--no-flower", help="Start no Flower.")] = False,
@@ -76,7 +82,12 @@ def up(
         with (
             stop_signals(),
             local_stack(
-                settings, gpus=gpus, flower=not no_flower, host_queues=host_queues, sink=lines
+                settings,
+                gpus=gpus,
+                flower=not no_flower,
+                delegation=delegation,
+                host_queues=host_queues,
+                sink=lines,
             ) as stack,
         ):
             try:

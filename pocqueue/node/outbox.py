@@ -90,7 +90,7 @@ class Letter:
     """One that waits, or will not be sent."""
 
     id: int
-    session_id: str | None  #: None: of no session
+    session_id: str
     position: str
     kind: Kind
     url: str
@@ -110,7 +110,8 @@ class Counts:
     waiting: int
     refused: int  #: the receiver will never take these
     held: int  #: of sessions that turned out as fraud
-    oldest_s: float  #: age of the oldest waiting one, in seconds; 0.0 where none waits
+    #: Unix time at which the oldest waiting one was written; None: none waits.
+    oldest_s: float | None
 
 
 class Outbox:
@@ -210,8 +211,24 @@ class Outbox:
             session = _known(db, session_id)
             if session.state != "open" or session.cursor != cursor_before:
                 return False
+            now_s = self._clock()
             try:
-                self._insert(db, session_id, letters)
+                db.executemany(
+                    "INSERT INTO letters (session_id, position, kind, url, body, nonces, created_s)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    [
+                        (
+                            session_id,
+                            new.position,
+                            new.kind,
+                            new.url,
+                            _encode(new.body),
+                            new.nonces,
+                            now_s,
+                        )
+                        for new in letters
+                    ],
+                )
             except sqlite3.IntegrityError:
                 db.rollback()
                 return False
@@ -222,15 +239,6 @@ class Outbox:
                 (cursor_after, len(generated), sum(generated), session_id),
             )
         return True
-
-    def put(self, letter: NewLetter) -> None:
-        """Take a letter that is of no session, such as a verdict.
-
-        Raises:
-            ValueError: its body holds what JSON has no words for.
-        """
-        with self._transaction() as db:
-            self._insert(db, None, [letter])
 
     def add_check(self, session_id: str, *, sampled: int, invalid: int) -> None:
         """Add to what was recomputed of a session, and to what of it was wrong.
@@ -330,8 +338,7 @@ class Outbox:
             waiting=by_state.get("waiting", 0),
             refused=by_state.get("refused", 0),
             held=by_state.get("held", 0),
-            # Not negative where the clock was set back.
-            oldest_s=0.0 if oldest_s is None else max(0.0, self._clock() - oldest_s),
+            oldest_s=oldest_s,
         )
 
     def prune(self) -> int:
@@ -343,19 +350,6 @@ class Outbox:
                 (self._clock() - KEEP_ENDED_S,),
             )
             return gone.rowcount
-
-    def _insert(
-        self, db: sqlite3.Connection, session_id: str | None, letters: Sequence[NewLetter]
-    ) -> None:
-        now_s = self._clock()
-        db.executemany(
-            "INSERT INTO letters (session_id, position, kind, url, body, nonces, created_s)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [
-                (session_id, new.position, new.kind, new.url, _encode(new.body), new.nonces, now_s)
-                for new in letters
-            ],
-        )
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

@@ -22,7 +22,7 @@ CREATE TABLE sessions (
 
 CREATE TABLE letters (
     id         INTEGER PRIMARY KEY AUTOINCREMENT,  -- order of sending; never used again
-    session_id TEXT REFERENCES sessions (session_id),  -- NULL: of none, such as a verdict
+    session_id TEXT NOT NULL REFERENCES sessions (session_id),
     position   TEXT NOT NULL,            -- of the batch in its session
     kind       TEXT NOT NULL CHECK (kind IN ('generated', 'validated')),
     url        TEXT NOT NULL,            -- '/' and kind are appended

@@ -215,7 +215,8 @@ class Postman:
                     return Attempt(outcome, reason)
                 asked_s = retry_after_s(response.headers.get("Retry-After"), time.time())
                 return Attempt(outcome, reason, asked_s)
-        except aiohttp.InvalidURL:
+        except ValueError:
+            # aiohttp.InvalidURL, and UnicodeError where a host name cannot be written for DNS.
             return Attempt(Delivery.REFUSED, "the callback URL is none")
         except TimeoutError:
             return Attempt(Delivery.RETRY, f"no answer within {self._timeout.total:g} s")
@@ -310,5 +311,4 @@ def _named(letter: Letter) -> str:
         where = without_secrets(letter.url)
     except InvalidRound:
         where = "a callback URL that is none"
-    session = "" if letter.session_id is None else f" of session {letter.session_id}"
-    return f"Letter {letter.id} ({letter.kind}){session} to {where}"
+    return f"Letter {letter.id} ({letter.kind}) of session {letter.session_id} to {where}"

@@ -15,7 +15,7 @@ from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.callback_target import check_url
 from pocqueue.rounds.records import RoundStatus, SessionLimits
 from pocqueue.rounds.session_model import ModelWish, choose_session_model
-from pocqueue.rounds.session_views import SessionView, num_serving, session_views
+from pocqueue.rounds.session_views import SessionView, check_session_id, num_serving, session_views
 from pocqueue.rounds.spec import RoundSpec, RoundState
 
 logger = logging.getLogger(__name__)
@@ -120,6 +120,7 @@ class SessionDesk:
             UnknownSession: this customer has none of this id.
             StoreError: Redis is away.
         """
+        check_session_id(session_id)
         try:
             status = self._backend.store.status(session_id)
             if status.spec.customer != customer:

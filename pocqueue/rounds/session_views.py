@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from pocqueue.errors import UnknownSession
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.pool import Gpu
 from pocqueue.rounds.records import RoundStatus
 from pocqueue.rounds.spec import RoundSpec, RoundState
+
+#: Ids of rounds are UUIDs, of 36 characters.
+MAX_ID_LENGTH = 64
 
 
 def session_word(state: RoundState, *, begun: bool) -> str:
@@ -21,6 +25,16 @@ def session_word(state: RoundState, *, begun: bool) -> str:
         return "generating" if begun else "initializing"
     # Sessions search until their deadline, so that none is completed unless it asked for a number.
     return {RoundState.EXPIRED: "expired", RoundState.FAILED: "error"}.get(state, "stopped")
+
+
+def check_session_id(text: str) -> None:
+    """Refuse what cannot be a session's id, before a store is asked for it.
+
+    Raises:
+        UnknownSession: it is not made of plain characters, or too long.
+    """
+    if not (text.isascii() and text.isprintable() and 0 < len(text) <= MAX_ID_LENGTH):
+        raise UnknownSession(text)
 
 
 class SessionView(NamedTuple):

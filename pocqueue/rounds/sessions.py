@@ -28,7 +28,7 @@ from typing import Any, Self
 from pocqueue.errors import InvalidRound, StoreFull, UnknownSession
 from pocqueue.rounds.connection import connect_async, store_errors
 from pocqueue.rounds.records import parse_spec
-from pocqueue.rounds.session_views import session_word
+from pocqueue.rounds.session_views import check_session_id, session_word
 from pocqueue.rounds.spec import RoundSpec, RoundState
 from pocqueue.rounds.store import KEEP_ENDED_MS, START, Keys, close_round_call
 
@@ -179,6 +179,7 @@ class SessionReader:
             UnknownSession: there is no such round.
             StoreError: Redis is away.
         """
+        check_session_id(session_id)
         page, is_due = await self._read(session_id, cursor, limit)
         if not is_due:
             return page

@@ -65,7 +65,14 @@ def test_commands_in_documents_exist(document: Path) -> None:
     for line in lines:
         words = line.partition("#")[0].split()
         command = [word for word in words[:2] if re.fullmatch(r"[a-z]+", word)]
-        if command[:1] and command[0] not in {"round", "redis", "engine", "vllm", "delegation", "node"}:
+        if command[:1] and command[0] not in {
+            "round",
+            "redis",
+            "engine",
+            "vllm",
+            "delegation",
+            "node",
+        }:
             command = command[:1]
         if "|" in line or "…" in command:
             continue

@@ -27,6 +27,7 @@ def test_metrics_are_served_where_a_port_is_set(child_env: dict[str, str], tmp_p
                 30.0,
                 "the address in the log",
             )
+            assert found is not None
             with urllib.request.urlopen(found[1], timeout=10) as answer:  # noqa: S310 - loopback
                 page = answer.read().decode()
             assert "\npocqueue_up 1.0\n" in page

@@ -48,7 +48,7 @@ def test_prefixes_are_aligned() -> None:
     lines = PrefixedLines(stream)
     lines("gpu0", "text")
     lines("scheduler", "more")
-    assert stream.getvalue() == "gpu0      | text\nscheduler | more\n"
+    assert stream.getvalue() == "gpu0       | text\nscheduler  | more\n"
 
 
 def test_one_colour_a_name_on_a_terminal() -> None:

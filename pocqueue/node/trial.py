@@ -1,0 +1,194 @@
+"""Plays the chain for a small node, to see that a whole installation works: asks for a round and takes it in.
+
+The receiver listens on loopback for the time of the trial. It holds every batch to what a chain holds
+it to: the signature, the round, distances below r_target.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+from typing_extensions import override
+
+from pocqueue.errors import NodeError, SignatureError
+from pocqueue.node.signing import verify_body
+
+#: Larger bodies are refused.
+_MAX_BODY = 64 * 1024 * 1024
+#: How long the last batches may take after the round was stopped.
+DRAIN_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A batch that was taken."""
+
+    body: dict[str, Any]
+    signer: str
+    #: Seconds since the round was asked for.
+    after_s: float
+
+
+class Trial:
+    """One round of a small node; a context manager that ends the receiver.
+
+    Args:
+        url: of the node.
+        block_hash: of the round; None: a new one.
+        public_key: in the round.
+        r_target: distance in [0, 2] that a nonce has to stay below.
+        seq_len: positions of one nonce's input.
+        batch_size: nonces of one forward pass.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        block_hash: str | None = None,
+        public_key: str,
+        r_target: float,
+        seq_len: int,
+        batch_size: int,
+    ) -> None:
+        self.block_hash = block_hash or f"0x{os.urandom(16).hex()}"
+        self._http = httpx.Client(
+            base_url=f"{url.rstrip('/')}/api/v1/pow", timeout=60, trust_env=False
+        )
+        self._url = url
+        self._taken: queue.Queue[Taken | SignatureError] = queue.Queue()
+        self._began = time.monotonic()
+        self._server = _receiver(self)
+        self._body = {
+            "node_id": 0,
+            "node_count": 1,
+            "block_hash": self.block_hash,
+            "block_height": 1,
+            "public_key": public_key,
+            "batch_size": batch_size,
+            "r_target": r_target,
+            "params": {"seq_len": seq_len},
+            "url": f"http://127.0.0.1:{self._server.server_port}/v1/poc-batches",
+        }
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._http.close()
+
+    def start(self) -> dict[str, Any]:
+        """Ask for the round; return the node's status.
+
+        Raises:
+            NodeError: nobody answers, the node cannot, or it has another round at the moment.
+        """
+        before = self._ask("GET", "/status")
+        if before["status"] in {"GENERATING", "VALIDATING"}:
+            raise NodeError(
+                f"The node at {self._url} is {before['status']} for block {before['block_hash']}: it is not "
+                "disturbed for a trial. Try again when that round is over."
+            )
+        self._began = time.monotonic()
+        status: dict[str, Any] = self._ask("POST", "/init/generate", self._body)["pow_status"]
+        return status
+
+    def batches(self, seconds: float) -> Iterator[Taken]:
+        """Yield batches as they come, for some seconds.
+
+        Raises:
+            SignatureError: one is not signed, or wrongly.
+        """
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                found = self._taken.get(timeout=left)
+            except queue.Empty:
+                return
+            if isinstance(found, SignatureError):
+                raise found
+            yield found
+
+    def stop(self) -> Iterator[Taken]:
+        """End the round; yield what still comes until the node has nothing more of it to send.
+
+        Raises:
+            NodeError, SignatureError: see the classes.
+        """
+        self._ask("POST", "/stop")
+        deadline = time.monotonic() + DRAIN_S
+        quiet = 0
+        while quiet < 3 and time.monotonic() < deadline:
+            came = list(self.batches(0.5))
+            yield from came
+            idle = not came and self._ask("GET", "/status")["outbox"]["waiting"] == 0
+            quiet = quiet + 1 if idle else 0
+
+    def take(self, content: bytes) -> int:
+        """Judge a batch; return the status to answer with."""
+        try:
+            body = json.loads(content)
+            signer = verify_body(body)
+            if body["block_hash"] != self.block_hash:
+                # Of a round before: the node still had it on disk for this port.
+                return 200
+        except (ValueError, KeyError, TypeError, SignatureError) as exc:
+            self._taken.put(SignatureError(f"The node sent what no chain would take: {exc}"))
+            return 400
+        self._taken.put(Taken(body, signer, time.monotonic() - self._began))
+        return 200
+
+    def _ask(self, method: str, path: str, body: Any = None) -> Any:
+        try:
+            reply = self._http.request(method, path, json=body)
+        except (httpx.HTTPError, httpx.InvalidURL) as exc:
+            raise NodeError(
+                f"No small node answers at {self._url} ({exc or type(exc).__name__}): start one with "
+                "`pocqueue node serve`, or give its --url."
+            ) from None
+        try:
+            answer = reply.json()
+        except ValueError:
+            answer = {}
+        if reply.status_code != 200:
+            detail = answer.get("detail") if isinstance(answer, dict) else None
+            raise NodeError(str(detail or f"The node at {self._url} answers {reply.status_code}."))
+        return answer
+
+
+def _receiver(trial: Trial) -> ThreadingHTTPServer:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            size = int(self.headers.get("Content-Length", 0))
+            status = 413 if size > _MAX_BODY else trial.take(self.rfile.read(size))
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        @override
+        def log_message(self, *_: object) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    return server
