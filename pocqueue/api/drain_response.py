@@ -18,12 +18,15 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from fastapi.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 from typing_extensions import override
 
 from pocqueue.errors import StoreError
 
 logger = logging.getLogger(__name__)
+
+#: Pieces of a body that are passed over when it is looked whether the client is still there.
+_MAX_BODY_MESSAGES = 8
 
 
 class DrainResponse(Response):
@@ -62,10 +65,19 @@ class DrainResponse(Response):
 
 
 async def is_gone(receive: Receive) -> bool:
-    """Say whether the client closed the connection, without waiting for it.
+    """Say whether the client closed the connection, without waiting for it."""
+    # Before that comes the body, empty as a rule, that a route without one leaves unread.
+    for _ in range(_MAX_BODY_MESSAGES):
+        message = await _next_message(receive)
+        if message is None:
+            return False
+        if message["type"] == "http.disconnect":
+            return True
+    return False
 
-    The request's body was read before: what `receive` gives from then on is the end only.
-    """
+
+async def _next_message(receive: Receive) -> Message | None:
+    """Return what the server has to say of the request; None where that is nothing new."""
     message = asyncio.ensure_future(receive())
     # A few times round the loop: for the network's news, for the server to hear it and to pass it on.
     for _ in range(4):
@@ -74,7 +86,7 @@ async def is_gone(receive: Receive) -> bool:
             break
     message.cancel()
     await asyncio.wait([message])
-    return not message.cancelled() and message.result()["type"] == "http.disconnect"
+    return None if message.cancelled() else message.result()
 
 
 class _UnfinishedReply(logging.Filter):

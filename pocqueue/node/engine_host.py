@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from pocqueue.engine import Engine
+from pocqueue.engine import Engine, OnProgress
 from pocqueue.engine.base import EngineInfo
 from pocqueue.engine.local import load_local_engine
-from pocqueue.errors import EngineError
+from pocqueue.errors import EngineError, PocqueueError
 from pocqueue.poc.config import PoCConfig
 from pocqueue.poc.nonces import split_range
 from pocqueue.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+#: As `load_local_engine` is.
+Loader = Callable[[Settings, str | None, OnProgress | None], Engine]
 
 
 class EngineHost:
@@ -27,14 +30,16 @@ class EngineHost:
 
     Args:
         settings: which engine and model.
+        load: makes the engine, in its thread.
 
     Attributes:
         info: the deployed model; None until it is loaded.
         error: why it cannot be used; None where it can, or is being loaded.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, load: Loader = load_local_engine) -> None:
         self._settings = settings
+        self._load_engine = load
         # One thread for everything: CPU kernels keep their helper threads by the thread that calls.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._loading: asyncio.Task[None] | None = None
@@ -91,15 +96,18 @@ class EngineHost:
             return await loop.run_in_executor(
                 self._thread, self._engine.distances, config, list(nonces)
             )
-        except RuntimeError as exc:
-            # Of the runtime below: out of memory, a kernel that fails.
-            raise EngineError(f"The engine failed on a batch: {exc}") from exc
+        except PocqueueError:
+            raise
+        except Exception as exc:
+            # Whatever the runtime below raises: out of memory, a kernel that fails.
+            reason = str(exc) or type(exc).__name__
+            raise EngineError(f"The engine failed on a batch: {reason}") from exc
 
     async def _load(self) -> None:
         loop = asyncio.get_running_loop()
         try:
             self._engine = await loop.run_in_executor(
-                self._thread, load_local_engine, self._settings, None, _log
+                self._thread, self._load_engine, self._settings, None, _log
             )
             self.info = self._engine.info
         except Exception as exc:  # noqa: BLE001 - whatever a model runtime raises: the node goes on without

@@ -221,7 +221,8 @@ class Outbox:
                             session_id,
                             new.position,
                             new.kind,
-                            new.url,
+                            # With and without the slash it is one receiver, and one order.
+                            new.url.rstrip("/"),
                             _encode(new.body),
                             new.nonces,
                             now_s,

@@ -201,7 +201,7 @@ class Postman:
         """POST a letter once. Network errors are an outcome here, not an exception."""
         try:
             async with session.post(
-                f"{letter.url.rstrip('/')}/{letter.kind}",
+                f"{letter.url}/{letter.kind}",
                 data=letter.body.encode(),
                 headers={"Content-Type": "application/json"},
                 allow_redirects=False,

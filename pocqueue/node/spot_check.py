@@ -12,7 +12,7 @@ import logging
 from collections import deque
 
 from pocqueue.engine.base import EngineInfo
-from pocqueue.errors import PocqueueError
+from pocqueue.errors import OutboxError, PocqueueError
 from pocqueue.node.delegation_client import RemoteModel
 from pocqueue.node.engine_host import EngineHost
 from pocqueue.node.metrics import NodeMetrics
@@ -45,6 +45,7 @@ class SpotCheck:
     Attributes:
         sampled: nonces recomputed so far.
         invalid: and of these, those that were wrong.
+        error: why nothing is recomputed any more; None while it is.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class SpotCheck:
     ) -> None:
         self.sampled = 0
         self.invalid = 0
+        self.error: str | None = None
         self._engine = engine
         self._round = node_round
         self._model = model
@@ -77,6 +79,8 @@ class SpotCheck:
 
     def offer(self, batches: list[ProofBatch]) -> None:
         """Take a sample of new batches."""
+        if self.error is not None:
+            return
         for batch in batches:
             for position in self._sampler.pick(len(batch)):
                 if len(self._waiting) < MAX_WAITING:
@@ -95,16 +99,25 @@ class SpotCheck:
         Where the engine fails, the session cannot be checked, which is no fraud.
         """
         try:
-            info = await self._engine.ready()
-            probability = self._probability(info)
+            return await self._run()
         except _NotComparable as exc:
             if not self._any_model:
                 return str(exc)
-            logger.warning("DELEGATION session %s cannot be checked: %s", self._session_id, exc)
-            return None
+            self._give_up(str(exc), logging.WARNING)
         except PocqueueError as exc:
-            logger.error("DELEGATION session %s cannot be checked: %s", self._session_id, exc)
-            return None
+            self._give_up(str(exc), logging.ERROR)
+        except Exception as exc:
+            logger.exception("DELEGATION session %s: the check failed.", self._session_id)
+            self._give_up(str(exc) or type(exc).__name__, logging.ERROR)
+        return None
+
+    def _give_up(self, reason: str, level: int) -> None:
+        self.error = f"The session cannot be checked: {reason}"
+        self._waiting.clear()
+        logger.log(level, "DELEGATION session %s cannot be checked: %s", self._session_id, reason)
+
+    async def _run(self) -> str | None:
+        probability = self._probability(await self._engine.ready())
         check = SessionCheck(
             self._round.r_target,
             # The round's own is for whole proofs; some chains set it so low that no sample reaches it.
@@ -119,12 +132,7 @@ class SpotCheck:
                     return None
                 self._wake.clear()
                 await self._wake.wait()
-            try:
-                reason = await self._recompute(check)
-            except PocqueueError as exc:
-                logger.error("DELEGATION session %s cannot be checked: %s", self._session_id, exc)
-                return None
-            if reason is not None:
+            if reason := await self._recompute(check):
                 return reason
 
     async def _recompute(self, check: SessionCheck) -> str | None:
@@ -141,9 +149,13 @@ class SpotCheck:
         )
         self.sampled, self.invalid = verdict.num_sampled, verdict.num_invalid
         self._metrics.sampled.inc(size)
-        await asyncio.to_thread(
-            self._outbox.add_check, self._session_id, sampled=size, invalid=wrong
-        )
+        try:
+            await asyncio.to_thread(
+                self._outbox.add_check, self._session_id, sampled=size, invalid=wrong
+            )
+        except OutboxError as exc:
+            # What is not noted is missing after a restart alone.
+            logger.error("DELEGATION session %s: %s", self._session_id, exc)
         if not verdict.fraud_detected:
             return None
         return (

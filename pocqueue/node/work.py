@@ -13,7 +13,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Protocol
 
-from pocqueue.errors import InvalidRound
+from pocqueue.errors import DelegationError, EngineUnavailable, InvalidRound, StoreError
 from pocqueue.node.delegation_client import DelegationClient
 from pocqueue.node.engine_host import EngineHost
 from pocqueue.node.node_round import NodeRound
@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 WAIT_S = 20.0
 #: Proofs of one page from the store.
 ENTRIES = 1000
+#: Between two questions where the big node does not wait with its answer although it was asked to.
+IDLE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,8 @@ class Work(Protocol):
     session_id: str
     #: GPUs that search.
     gpu_count: int
+    #: What a read that is under way has got is lost if it is not let end.
+    must_end: bool
 
     async def read(self, cursor: str) -> Page:
         """Return the page behind a cursor, empty for the first; may wait for it.
@@ -94,25 +98,44 @@ class RemoteWork:
     ) -> None:
         self.session_id = session_id
         self.gpu_count = gpu_count
+        self.must_end = False
         self._client = client
         self._poll_s = poll_s
-        self._polls = 0
-        self._pause = False
+        #: Whether it takes a cursor; None: not known before its first answer.
+        self._has_cursors: bool | None = None
+        self._pause_s = 0.0
 
     async def read(self, cursor: str) -> Page:
-        if self._pause:
-            await asyncio.sleep(self._poll_s)
-        page = await self._client.batches(self.session_id, cursor, WAIT_S)
-        self._polls += 1
-        self._pause = page.cursor is None
-        # One that hands every batch out once has no cursors; each reply gets a name all the same.
-        behind = page.cursor if page.cursor is not None else f"poll-{uuid.uuid4().hex}"
-        return Page(behind, page.batches, not page.active, page.status)
+        if self._pause_s:
+            await asyncio.sleep(self._pause_s)
+            self._pause_s = 0.0
+        # Not before it is known to wait: one without cursors has handed out what it answers for good.
+        wait_s = WAIT_S if self._has_cursors else 0.0
+        begun = time.monotonic()
+        self.must_end = not self._has_cursors
+        try:
+            page = await self._client.batches(self.session_id, cursor, wait_s)
+        finally:
+            self.must_end = False
+        self._has_cursors = page.cursor is not None
+        if page.cursor is None:
+            # Each of its replies gets a name all the same.
+            self._pause_s = self._poll_s
+            behind = f"poll-{uuid.uuid4().hex}"
+            return Page(behind, page.batches, not page.active, page.status)
+        if page.batches and page.cursor == cursor:
+            raise DelegationError(
+                f"The big node hands out batches and leaves the cursor at {cursor[:40]!r}",
+                is_final=True,
+            )
+        if wait_s and not page.batches and time.monotonic() - begun < IDLE_S:
+            self._pause_s = min(IDLE_S, self._poll_s)
+        return Page(page.cursor, page.batches, not page.active, page.status)
 
     async def stop(self) -> None:
         await self._client.stop(self.session_id)
         # Not the whole pause more before what is left is fetched.
-        self._pause = False
+        self._pause_s = 0.0
 
     async def close(self) -> None:
         await self._client.close()
@@ -126,6 +149,7 @@ class QueueWork:
     def __init__(self, backend: Backend, round_id: str, gpu_count: int) -> None:
         self.session_id = round_id
         self.gpu_count = gpu_count
+        self.must_end = False
         self._backend = backend
 
     @classmethod
@@ -201,6 +225,7 @@ class EngineWork:
     ) -> None:
         self.session_id = session_id or str(uuid.uuid4())
         self.gpu_count = 1
+        self.must_end = False
         self._engine = engine
         self._round = node_round
         self._deadline_s = deadline_s
@@ -248,6 +273,13 @@ class EngineWork:
         return Page(cursor, [], over=True, status="stopped" if self._stopped else "expired")
 
 
+def is_refused(exc: Exception) -> bool:
+    """Say whether a source does not let us in, which whoever changed its token may mend."""
+    return isinstance(exc, DelegationError) and exc.status in {401, 403}
+
+
 def is_final(exc: Exception) -> bool:
-    """Say whether a source that failed will fail again: whatever is not an outage."""
-    return not (isinstance(exc, ConnectionError) and not getattr(exc, "is_final", False))
+    """Say whether a source that failed in the middle of a search will fail again."""
+    if isinstance(exc, DelegationError):
+        return exc.is_final and not is_refused(exc)
+    return not isinstance(exc, StoreError | EngineUnavailable)

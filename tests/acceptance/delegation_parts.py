@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx
+from typing_extensions import override
 
 from pocqueue.node.keys import SigningKey
 from pocqueue.node.signing import verify_body
@@ -54,6 +55,7 @@ class Chain:
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
+            @override
             def log_message(self, *_: object) -> None:
                 return
 
@@ -267,6 +269,7 @@ class Cheat:
                 self.end_headers()
                 self.wfile.write(answer)
 
+            @override
             def log_message(self, *_: object) -> None:
                 return
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
+import httpx
 import pytest
 
+from pocqueue.node.keys import SigningKey
 from tests.acceptance.delegation_parts import (
     POW,
     TOKEN,
@@ -257,12 +262,13 @@ def test_what_cannot_begin_says_why(stack: Stack, big: BigNode, chain: Chain) ->
                 client.post("/stop", json={"session_id": session_id}).raise_for_status()
 
 
-def start(client: object, **fields: object) -> object:
+def start(client: httpx.Client, **fields: object) -> httpx.Response:
     """Start a session as WIRE.md's clients do."""
-    body = {"node_id": 0, "node_count": 1, "block_hash": block(), "block_height": 1}
+    body: dict[str, object] = {"node_id": 0, "node_count": 1, "block_hash": block()}
+    body |= {"block_height": 1}
     body |= {"public_key": "key", "batch_size": 8, "r_target": 2.0, "fraud_threshold": 0.01}
     body |= {"params": {"seq_len": 16}}
-    return client.post("/start", json=body | fields)  # type: ignore[attr-defined]
+    return client.post("/start", json=body | fields)
 
 
 def test_a_cheat_is_found_out(stack: Stack, big: BigNode, chain: Chain) -> None:
@@ -325,9 +331,6 @@ def test_a_node_works_and_validates_by_itself(stack: Stack, chain: Chain) -> Non
 
 def test_two_customers_do_not_see_each_other(stack: Stack, big: BigNode) -> None:
     """A token of the tokens file has sessions of its own, and works at once; a revoked one does not."""
-    import subprocess
-    import sys
-
     argv = [sys.executable, "-m", "pocqueue", "delegation", "token"]
     added = subprocess.run(
         [*argv, "add", "other", "--sessions", "1"],
@@ -338,14 +341,37 @@ def test_two_customers_do_not_see_each_other(stack: Stack, big: BigNode) -> None
     )
     token = max(added.stdout.split(), key=len)
     with big.client() as main, big.client(token) as other:
-        session_id = start(main).json()["session_id"]  # type: ignore[attr-defined]
+        session_id = start(main).json()["session_id"]
         assert other.get(f"/batches/{session_id}").status_code == 404
         assert other.post("/stop", json={"session_id": session_id}).status_code == 404
         assert session_id not in other.get("/status").json()["sessions"]
-        assert start(other).status_code == 200  # type: ignore[attr-defined]
-        assert start(other).status_code == 429  # type: ignore[attr-defined]
+        assert start(other).status_code == 200
+        assert start(other).status_code == 429
         subprocess.run([*argv, "revoke", "other"], env=stack.env, check=True, capture_output=True)
         deadline = time.monotonic() + 20
         while other.get("/status").status_code != 401:
             assert time.monotonic() < deadline, "the token is still taken"
         main.post("/stop", json={"session_id": session_id}).raise_for_status()
+
+
+def test_a_trial_shows_that_all_of_it_works(stack: Stack, small: SmallNode, tmp_path: Path) -> None:
+    """`node try` plays the chain; what it wrote down verifies, and not with another's key."""
+    file = str(tmp_path / "signed.jsonl")
+    argv = [sys.executable, "-m", "pocqueue", "node"]
+    shape = ("--seconds", "2", "--seq-len", "16", "--batch-size", "8", "--r-target", "2")
+    tried = subprocess.run(
+        [*argv, "try", "--url", small.url, "--output", file, *shape],
+        env=stack.env,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "delegated, 2 GPUs" in tried.stdout
+    assert f"signed by {small.signer[:12]}" in tried.stdout
+    verify = [*argv, "verify", file, "--signer"]
+    verified = subprocess.run(
+        [*verify, small.signer], env=stack.env, capture_output=True, text=True
+    )
+    assert verified.returncode == 0, verified.stderr
+    other = SigningKey.generate().public_hex
+    assert subprocess.run([*verify, other], env=stack.env, capture_output=True).returncode == 1

@@ -28,6 +28,7 @@ from tests.conftest import wait_until
 from tests.integration.rounds.helpers import pass_deadline
 from tests.unit.api.delegation_server import BODY, TOKEN, Work, live_gpus, nonces_of
 from tests.unit.poc.callback_receiver import until
+from tests.unit.rounds.factories import make_spec
 
 
 class Service:
@@ -435,3 +436,52 @@ def test_a_port_that_is_taken(service: Service, tmp_path: Path) -> None:
         )
     assert done.returncode == 2
     assert f"DELEGATION_PORT is {port} on 127.0.0.1" in done.stderr
+
+
+def test_status_over_http(service: Service, backend: Backend) -> None:
+    """The table and the JSON of one token's sessions; a wrong token hears why."""
+    service.start()
+    session_id = service.begin()
+    Work(backend, session_id).batch()
+
+    def status(*options: str, **env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "pocqueue",
+                "delegation",
+                "status",
+                f"--url={service.url}",
+                *options,
+            ],
+            env=service.env | {"PYTHONWARNINGS": "ignore"} | env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    table = status().stdout.splitlines()
+    assert table[1].split()[:6] == [session_id, "0", "2", "1", "2", "10"]
+    assert list(json.loads(status("--json").stdout)["sessions"]) == [session_id]
+    refused = status(DELEGATION_AUTH_TOKEN="another-token-than-ours")
+    assert refused.returncode == 2
+    assert "answers 401: Invalid auth token" in refused.stderr
+    service.end()
+
+
+def test_a_watch_goes_on_until_it_is_told_to_end(service: Service, backend: Backend) -> None:
+    """It shows a session that began after it, and Ctrl-C is its ordinary end."""
+    watch = subprocess.Popen(
+        [sys.executable, "-m", "pocqueue", "delegation", "status", "--watch", "--json"],
+        env=service.env | {"PYTHONWARNINGS": "ignore", "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert watch.stdout is not None
+    with watch:
+        assert watch.stdout.readline() == "{\n"
+        session_id = backend.store.create(make_spec(customer="alice"))
+        assert any(session_id in line for line in watch.stdout)
+        watch.send_signal(signal.SIGINT)
+        assert watch.wait(timeout=20) == 0

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from pocqueue.cli import app
@@ -64,17 +66,16 @@ def test_commands_in_documents_exist(document: Path) -> None:
     lines = [line.removeprefix("pocqueue ") for line in code if line.startswith("pocqueue ")]
     for line in lines:
         words = line.partition("#")[0].split()
-        command = [word for word in words[:2] if re.fullmatch(r"[a-z]+", word)]
-        if command[:1] and command[0] not in {
-            "round",
-            "redis",
-            "engine",
-            "vllm",
-            "delegation",
-            "node",
-        }:
-            command = command[:1]
-        if "|" in line or "…" in command:
+        command: list[str] = []
+        place: Any = get_command(app)
+        while hasattr(place, "commands") and len(command) < len(words):
+            word = words[len(command)]
+            if not re.fullmatch(r"[a-z]+", word):
+                break
+            assert word in place.commands, line
+            place = place.commands[word]
+            command.append(word)
+        if "|" in line:
             continue
         shown = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "200"})
         assert shown.exit_code == 0, line

@@ -1,0 +1,209 @@
+"""The sample of a session: its size, exactly; cheats caught and honest nodes spared, simulated."""
+
+from __future__ import annotations
+
+import random
+import secrets
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from pocqueue.node.sampling import (
+    SESSION_NONCES,
+    Sampler,
+    SessionCheck,
+    judge_sample,
+    sample_rate,
+    sample_size,
+)
+from pocqueue.poc.data import PROBABILITY_MISMATCH, fraud_test
+
+THRESHOLD = 0.01
+
+
+def needed(num_sampled: int, threshold: float = THRESHOLD) -> int:
+    """Return the fewest invalid nonces of a sample that are fraud."""
+    return next(
+        k for k in range(num_sampled + 1) if judge_sample(k, num_sampled, threshold).fraud_detected
+    )
+
+
+def caught(size: int, threshold: float = THRESHOLD, invalid: float = 0.9) -> float:
+    """Return the chance that a fixed sample finds 100 made-up nonces of 2000, by scipy.stats."""
+    hits = np.arange(101)
+    weights = stats.hypergeom.pmf(hits, 2000, 100, size)
+    return float(weights @ stats.binom.sf(needed(size, threshold) - 1, hits, invalid))
+
+
+def caught_by_rate(rate: float, threshold: float, invalid: float) -> float:
+    """Return the same for a sample that takes each nonce with a probability, at the session's end."""
+    others = stats.binom.pmf(np.arange(1901), 1900, rate)
+    total = 0.0
+    for found in range(61):  # more than that have no chance
+        taken_but_valid = rate * (1 - invalid) / (1 - rate * invalid)
+        bad = stats.binom.pmf(np.arange(101 - found), 100 - found, taken_but_valid)
+        sizes = np.convolve(others, bad)[: max(0, largest(found, threshold) - found + 1)]
+        total += float(stats.binom.pmf(found, 100, rate * invalid) * sizes.sum())
+    return total
+
+
+def largest(num_invalid: int, threshold: float = THRESHOLD) -> int:
+    """Return the largest sample that so many invalid nonces make fraud; 0: none."""
+    if num_invalid < 2:
+        return 0
+    part = threshold / (num_invalid * (num_invalid - 1))
+    sizes = np.arange(num_invalid, 1000 * num_invalid)
+    fraud = np.asarray(stats.binom.sf(num_invalid - 1, sizes, PROBABILITY_MISMATCH)) < part
+    return int(sizes[fraud][-1]) if fraud.any() else 0
+
+
+@pytest.mark.parametrize(
+    ("threshold", "invalid", "size", "expected"),
+    [(0.01, 0.9, 141, 144), (1e-7, 0.9, 307, 311), (0.01, 0.5, 323, 326)],
+)
+def test_sample_of_a_session(threshold: float, invalid: float, size: int, expected: int) -> None:
+    """The least that catches 5 % of 2000 with 99 %, and the rate that does so on average."""
+    arguments = {"fraud_threshold": threshold, "recomputed_invalid": invalid}
+    assert sample_size(2000, **arguments) == size
+    assert caught(size, threshold, invalid) >= 0.99
+    assert max(caught(smaller, threshold, invalid) for smaller in range(20, size, 7)) < 0.99
+    assert caught(size - 1, threshold, invalid) < 0.99
+    rate = sample_rate(**arguments)
+    assert rate == expected / 2000
+    assert caught_by_rate(rate, threshold, invalid) >= 0.99
+    assert caught_by_rate(rate - 2 / 2000, threshold, invalid) < 0.99
+
+
+def test_a_larger_sample_is_never_worse_than_asked_for() -> None:
+    """Where one more invalid nonce is needed, the sample is large enough for it."""
+    steps = [207, 208, 456, 457, 816, 817]
+    assert [needed(size) for size in steps] == [2, 3, 3, 4, 4, 5]
+    assert min(caught(size) for size in (*range(141, 300), *steps)) >= 0.99
+
+
+def test_sessions_of_other_sizes() -> None:
+    """All of a short one; ever less of the whole for a long one."""
+    assert [sample_size(count) for count in (0, 1, 2, 10, 30)] == [0, 1, 2, 10, 30]
+    sizes = [sample_size(count) for count in (200, 500, 2000, 20_000)]
+    assert sizes == sorted(sizes)
+    assert sizes[-1] < 160
+    assert sample_size(500, fraud_threshold=1e-300) == 500
+    assert sample_rate(500, fraud_threshold=1e-300) == 1.0
+    assert sample_rate(1) == sample_rate(30) == 1.0
+
+
+def test_parts_of_the_threshold_add_up_to_it() -> None:
+    """Whatever the count of looks: the chance to have k among the first n_k, summed over all k."""
+    total = 0.0
+    for k in range(2, 40):
+        size = largest(k)
+        assert judge_sample(k, size, THRESHOLD).fraud_detected
+        assert not judge_sample(k, size + 1, THRESHOLD).fraud_detected
+        total += float(stats.binom.sf(k - 1, size, PROBABILITY_MISMATCH))
+    assert 0.005 < total < THRESHOLD
+
+
+def test_one_invalid_nonce_is_no_fraud() -> None:
+    """However few there are; and none at all is none."""
+    assert not judge_sample(1, 1, 0.5).fraud_detected
+    assert not judge_sample(0, 0, 0.5).fraud_detected
+    verdict = judge_sample(2, 100, THRESHOLD)
+    assert verdict.fraud_detected
+    assert verdict.threshold == THRESHOLD / 2
+    assert verdict.probability_honest == fraud_test(2, 100, 0.5)[0]
+    with pytest.raises(ValueError, match="n_invalid is 3"):
+        judge_sample(3, 2, THRESHOLD)
+
+
+def test_check_adds_up() -> None:
+    """Over pages and restarts, with the rules of a proof's validation."""
+    check = SessionCheck(1.0, THRESHOLD)
+    assert not check.add([0.5] * 20, [0.5] * 20).fraud_detected
+    assert not check.add([], []).fraud_detected
+    # Computed exactly at the target is valid, claimed exactly at it is not; nor is no number.
+    verdict = check.add([0.5, 1.0], [1.0, 0.5])
+    assert (verdict.num_sampled, verdict.num_invalid, verdict.fraud_detected) == (22, 1, False)
+    again = SessionCheck(1.0, THRESHOLD, num_sampled=22, num_invalid=1)
+    assert again.verdict == verdict == check.verdict
+    assert again.add([0.5], [float("nan")]).fraud_detected
+    with pytest.raises(ValueError, match="zip"):
+        check.add([0.5], [])
+
+
+def test_other_arithmetic() -> None:
+    """Where honest nonces differ more often, it takes more of them to be fraud."""
+    verdicts = [
+        SessionCheck(1.0, probability_mismatch=chance).add([0.5] * 100, [2.0] * 4 + [0.5] * 96)
+        for chance in (PROBABILITY_MISMATCH, 0.02)
+    ]
+    assert [verdict.fraud_detected for verdict in verdicts] == [True, False]
+
+
+def simulate(made_up: float, num_sessions: int, num_nonces: int, page: int, seed: int) -> float:
+    """Return the share of sessions called fraud, where a look follows each page.
+
+    The sampler's rate is `sample_rate`'s; made-up nonces are spread at random.
+    """
+    rng = np.random.default_rng(seed)
+    rate = sample_rate()
+    rates = rate * np.minimum(1.0, SESSION_NONCES / np.arange(1, num_nonces + 1))
+    limits = [(k, largest(k)) for k in range(2, 8)]
+    found = 0
+    for _ in range(num_sessions):
+        invalid = rng.random(num_nonces) < PROBABILITY_MISMATCH
+        bad = rng.permutation(num_nonces)[: round(made_up * num_nonces)]
+        invalid[bad] = rng.random(len(bad)) < 0.9
+        picked = rng.random(num_nonces) < rates
+        sampled = np.cumsum(picked)[page - 1 :: page]
+        wrong = np.cumsum(picked & invalid)[page - 1 :: page]
+        found += any(((wrong >= k) & (sampled <= limit)).any() for k, limit in limits)
+    return found / num_sessions
+
+
+def test_cheats_are_caught() -> None:
+    """5 % of 2000 made up, in simulated sessions: caught in 99 %. Also in long ones."""
+    # 20 000 sessions leave a standard error of 0.0007.
+    assert simulate(0.05, 20_000, 2000, page=50, seed=1) >= 0.99 - 2 * 0.0007
+    assert simulate(0.05, 500, 20_000, page=500, seed=2) >= 0.99
+
+
+@pytest.mark.parametrize("page", [1, 10, 200])
+def test_honest_nodes_are_spared(page: int) -> None:
+    """20 times the sample of a session, with a look after every page: less than the threshold."""
+    assert simulate(0.0, 1500, 40_000, page=page, seed=3) < THRESHOLD
+
+
+def test_honest_sample_looked_at_all_the_time() -> None:
+    """3000 samples of 2000 nonces each, a look after each: the plain test would call far more fraud."""
+    rng = np.random.default_rng(4)
+    ours = plain = 0
+    for _ in range(3000):
+        [places] = np.nonzero(rng.random(2000) < PROBABILITY_MISMATCH)
+        looks = [(k, int(place) + 1) for k, place in enumerate(places, 1)]
+        ours += any(judge_sample(k, n, THRESHOLD).fraud_detected for k, n in looks)
+        plain += any(fraud_test(k, n, THRESHOLD)[1] for k, n in looks)
+    assert ours / 3000 < THRESHOLD < plain / 3000
+
+
+def test_sampler_picks_at_its_rate() -> None:
+    """Of each page, ascending; less and less of a long session, also after a restart."""
+    sampler = Sampler(0.1, num_nonces=10_000, rng=random.Random(5))  # noqa: S311 - a fixed seed
+    pages = [sampler.pick(100) for _ in range(100)]
+    assert all(page == sorted(set(page)) for page in pages)
+    assert all(0 <= position < 100 for page in pages for position in page)
+    assert 900 < sum(map(len, pages)) < 1100
+    # Doubled, and doubled once more: 10 000 * 0.1 * ln 2 = 693 each.
+    assert 620 < len(sampler.pick(10_000)) < 770
+    again = Sampler(0.1, num_nonces=10_000, seen=20_000, rng=random.Random(6))  # noqa: S311
+    assert 620 < len(again.pick(20_000)) < 770
+    assert sampler.pick(0) == []
+    assert Sampler(1.0).pick(5) == [0, 1, 2, 3, 4]
+
+
+def test_sampler_cannot_be_foreseen() -> None:
+    """Its randomness is the system's, and its rate that of the session that it is made for."""
+    sampler = Sampler()
+    assert isinstance(sampler._rng, secrets.SystemRandom)
+    assert sampler._rate == sample_rate() == 0.072
+    assert Sampler(fraud_threshold=1e-7)._rate == 0.1555
