@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from pathlib import Path
 
 import httpx
-import psutil
 
+from benchmarks.delegation_polls import delegation_polls
 from benchmarks.services import (
     Receiver,
     big_client,
@@ -27,9 +26,6 @@ SESSION_S = 15.0
 #: How often today's client asks.
 OLD_POLL_S = 5.0
 NUM_STARTS = 7
-NUM_SESSIONS = 20
-POLLS_PER_S = 10
-LOAD_S = 10.0
 
 
 def delegation(backend: Backend, settings: Settings, r_target: float, folder: Path) -> list[Figure]:
@@ -37,14 +33,13 @@ def delegation(backend: Backend, settings: Settings, r_target: float, folder: Pa
     receiver = Receiver()
     with contextlib.ExitStack() as at_end:
         at_end.callback(receiver.close)
-        big_url, process = at_end.enter_context(
+        big_url, _ = at_end.enter_context(
             big_node(settings, folder / "delegation.log", DELEGATION_MAX_SESSIONS="30")
         )
         node = at_end.enter_context(small_node(settings, big_url, folder / "small"))
         ours, theirs = _latencies(backend, receiver, big_url, node, r_target)
         starts = [_start(receiver, node, r_target, number) for number in range(NUM_STARTS)]
-        idle, load = _twenty_sessions(big_url, process.pid, r_target)
-    latency, start, cpu = Sample(ours, "ms"), Sample(starts, "s"), Sample(load, "%")
+    latency, start = Sample(ours, "ms"), Sample(starts, "s")
     return [
         Figure(
             "commit on a worker to signed batch at the receiver",
@@ -64,15 +59,7 @@ def delegation(backend: Backend, settings: Settings, r_target: float, folder: Pa
             "median under 1 s",
             start.median < 1,
         ),
-        Figure(
-            f"CPU of the delegation service at {NUM_SESSIONS} sessions x {POLLS_PER_S} Hz",
-            cpu,
-            Sample(idle, "%"),
-            "the service idle",
-            cpu.median,
-            "under 25 % of a core",
-            cpu.median < 25,
-        ),
+        delegation_polls(),
     ]
 
 
@@ -117,45 +104,6 @@ def _start(receiver: Receiver, node: httpx.Client, r_target: float, number: int)
     # What is left of it would be in the way of the next one.
     time.sleep(1.5)
     return first - began
-
-
-def _twenty_sessions(big_url: str, pid: int, r_target: float) -> tuple[list[float], list[float]]:
-    """Return per cent of a core that the service takes: idle, and polled by twenty clients."""
-    service = psutil.Process(pid)
-    idle = [_percent(service, 1.0) for _ in range(3)]
-    stop = threading.Event()
-
-    def poll(number: int) -> None:
-        with big_client(big_url) as client:
-            body = start_body(f"load-{number}-{time.time_ns()}", r_target)
-            session_id = client.post("/start", json=body).json()["session_id"]
-            cursor, due = "", time.monotonic()
-            while not stop.is_set():
-                page = client.get(f"/batches/{session_id}", params={"cursor": cursor}).json()
-                cursor = page["cursor"]
-                due += 1 / POLLS_PER_S
-                stop.wait(max(0.0, due - time.monotonic()))
-            client.post("/stop", json={"session_id": session_id})
-
-    clients = [threading.Thread(target=poll, args=(n,)) for n in range(NUM_SESSIONS)]
-    for client in clients:
-        client.start()
-    time.sleep(2.0)
-    load = [_percent(service, 1.0) for _ in range(round(LOAD_S))]
-    stop.set()
-    for client in clients:
-        client.join()
-    return idle, load
-
-
-def _percent(process: psutil.Process, seconds: float) -> float:
-    def used() -> float:
-        times = process.cpu_times()
-        return float(times.user + times.system)
-
-    before, began = used(), time.monotonic()
-    time.sleep(seconds)
-    return 100 * (used() - before) / (time.monotonic() - began)
 
 
 def _committed(backend: Backend, session_id: str) -> dict[int, float]:

@@ -206,6 +206,7 @@ def start(body: StartBody, request: Request) -> StartAnswer:
         customer=customer.name,
         max_sessions=customer.max_sessions(delegation.settings.max_sessions),
         share=customer.share,
+        request_id=None if body.request_id is None else str(body.request_id),
     )
     message = f"Session created with {started.num_gpus} GPU groups"
     return StartAnswer(
@@ -215,6 +216,8 @@ def start(body: StartBody, request: Request) -> StartAnswer:
         gpu_count=started.num_gpus,
         model=started.spec.model,
         model_fingerprint=started.spec.model_fingerprint,
+        model_dtype=started.spec.model_dtype or "",
+        model_runtime=started.spec.model_runtime or "",
         expires_in=started.spec.window_s,
     )
 

@@ -7,6 +7,7 @@ session starts. Unknown fields are ignored: clients of several generations send 
 from __future__ import annotations
 
 from typing import Annotated, Any
+from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -90,6 +91,11 @@ class StartBody(BaseModel):
     fraud_threshold: float = Field(default=0.01, gt=0, lt=1)
     params: Params = Field(default_factory=Params)
     auth_token: str | None = Field(default=None, description="The token, where no header has it.")
+    request_id: UUID | None = Field(
+        default=None,
+        description="Your own name for this request. Asked again with the same one, as after an answer "
+        "that was lost, the same session is the answer.",
+    )
     callback_url: HttpUrl | None = Field(
         default=None,
         description="Where batches are posted as well (`/generated` is appended); a public address.",
@@ -108,7 +114,7 @@ class StartBody(BaseModel):
         Raises:
             InvalidRound: a field is out of bounds.
         """
-        fields = self.model_dump(exclude={"params", "auth_token"})
+        fields = self.model_dump(exclude={"params", "auth_token", "request_id"})
         return draft_spec(**fields, seq_len=self.params.seq_len)
 
     @model_validator(mode="after")
@@ -135,6 +141,8 @@ class StartAnswer(BaseModel):
                     "gpu_count": 100,
                     "model": "embedded",
                     "model_fingerprint": "0" * 64,
+                    "model_dtype": "bfloat16",
+                    "model_runtime": "vllm",
                     "expires_in": 330.0,
                 }
             ]
@@ -146,7 +154,9 @@ class StartAnswer(BaseModel):
     message: str = Field(description="With a warning behind it where another model is searched.")
     gpu_count: int = Field(description="Live GPUs that search for it.")
     model: str
-    model_fingerprint: str
+    model_fingerprint: str = Field(description="SHA-256 over its configuration and weights.")
+    model_dtype: str = Field(description="Arithmetic, such as bfloat16.")
+    model_runtime: str = Field(description="What runs it, such as torch, vllm or vllm-x2.")
     expires_in: float = Field(description="Seconds after which the session ends by itself.")
 
 

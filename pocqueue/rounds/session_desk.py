@@ -7,6 +7,7 @@ A customer's session is known to that customer only.
 from __future__ import annotations
 
 import logging
+import uuid
 from typing import NamedTuple
 
 from pocqueue.engine.base import EngineInfo
@@ -19,6 +20,9 @@ from pocqueue.rounds.session_views import SessionView, check_session_id, num_ser
 from pocqueue.rounds.spec import RoundSpec, RoundState
 
 logger = logging.getLogger(__name__)
+
+#: Namespace of session ids that are made of a request's (RFC 9562, version 5).
+_REQUESTS = uuid.UUID("6f1f8b57-6c39-4d0d-9a2e-0f6d4bb0a8c1")
 
 
 class StartedSession(NamedTuple):
@@ -59,9 +63,16 @@ class SessionDesk:
         self._callback_private = callback_private
 
     def start(
-        self, draft: RoundSpec, wish: ModelWish, *, customer: str, max_sessions: int, share: float
+        self,
+        draft: RoundSpec,
+        wish: ModelWish,
+        *,
+        customer: str,
+        max_sessions: int,
+        share: float,
+        request_id: str | None = None,
     ) -> StartedSession:
-        """Start a session.
+        """Start a session; asked again with the same request id, return the one that was started.
 
         Args:
             draft: what to search, from `start.draft_spec`; the model is still open.
@@ -69,6 +80,8 @@ class SessionDesk:
             customer: whose it is.
             max_sessions: that this customer may have at a time.
             share: weight of the session when GPUs are shared out.
+            request_id: the customer's own name for this request, so that one whose answer was lost
+                can be made again; None: every request is another session.
 
         Raises:
             InvalidRound: seq_len or callback_url is not allowed.
@@ -94,7 +107,9 @@ class SessionDesk:
             | {"customer": customer, "share": share, "window_s": self._window_s}
         )
         session_id = self._backend.store.create(
-            spec, limits=SessionLimits(self._max_sessions, max_sessions)
+            spec,
+            None if request_id is None else _session_id(customer, request_id),
+            limits=SessionLimits(self._max_sessions, max_sessions),
         )
         num_gpus = num_serving(gpus, spec)
         logger.info(
@@ -151,6 +166,11 @@ class SessionDesk:
             customer: whose; None: everybody's.
         """
         return session_views(self._backend, customer)
+
+
+def _session_id(customer: str, request_id: str) -> str:
+    """Name the session of a request; nobody else's request can have the same name."""
+    return str(uuid.uuid5(_REQUESTS, f"{request_id} {customer}"))
 
 
 def _model_fields(info: EngineInfo) -> dict[str, str]:

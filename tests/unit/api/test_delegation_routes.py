@@ -66,6 +66,8 @@ async def test_a_session_as_the_wire_has_it(client: Client, backend: Backend) ->
         "gpu_count": 2,
         "model": "twin",
         "model_fingerprint": FINGERPRINT,
+        "model_dtype": make_info().dtype,
+        "model_runtime": make_info().runtime,
         "expires_in": 330.0,
     }
     answer = await client.batches(session_id)
@@ -169,6 +171,21 @@ async def test_stopping_twice_is_fine(client: Client) -> None:
     """The second answer is the first one."""
     session_id = await client.start()
     assert await client.stop(session_id) == await client.stop(session_id)
+
+
+async def test_a_request_may_be_made_again(client: Client, tokens: TokensFile) -> None:
+    """With an id of its own, as after a lost answer, it is the same session, of this customer."""
+    named = BODY | {"request_id": "0e8a4c1f-55a1-4a5c-8a56-0f7cf9e0c3d2"}
+    first, again = (await client.post("start", named), await client.post("start", named))
+    assert again.status_code == 200
+    assert again.json() == first.json()
+    status = (await client.get("status")).json()
+    assert list(status["sessions"]) == [first.json()["session_id"]]
+    other = Client(client.http, tokens.add("other"))
+    theirs = await other.post("start", named)
+    assert theirs.json()["session_id"] != first.json()["session_id"]
+    bad = await client.post("start", BODY | {"request_id": "again"})
+    assert (await refusal(bad))[0] == 422
 
 
 async def test_a_session_expires_by_itself(client: Client, backend: Backend) -> None:
