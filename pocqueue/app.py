@@ -22,8 +22,6 @@ from pocqueue.rounds.spec import MAX_WINDOW_S
 from pocqueue.rounds.task_names import IO_QUEUE
 from pocqueue.settings import settings
 
-logger = logging.getLogger(__name__)
-
 
 def configuration() -> dict[str, Any]:
     """Return Celery's configuration; called when it is first needed, not on import.
@@ -103,14 +101,14 @@ class PatientConnection(Connection):
         return super().ensure_connection(*args, **(pace | kwargs))
 
     @override
-    def maybe_close_channel(self, channel: Any) -> None:
-        try:
-            super().maybe_close_channel(channel)
-        except AttributeError:
-            # Kombu's channel asks its transport for the host, to give unacknowledged messages back; where
-            # the connection broke twice in a row that transport is gone, and the error would end the
-            # worker. The scheduler finds those ranges lost and gives them to others.
-            logger.warning("A channel was closed after its connection; its ranges come back.")
+    def _do_close_transport(self) -> None:
+        transport = getattr(self, "_transport", None)
+        super()._do_close_transport()
+        if transport is not None:
+            # Kombu lets go of us here, also where an event could not be sent, while a channel of this
+            # transport is still in use: to acknowledge a message, or to give one back, that asks for the
+            # host and ended the worker with an AttributeError instead of the outage it can wait out.
+            transport.client = self
 
 
 class PatientAMQP(AMQP):

@@ -55,6 +55,18 @@ def wait_until(
         time.sleep(0.005)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say which tests share expensive processes: they run in the same one of pytest's processes."""
+    for item in items:
+        path = item.path.relative_to(Path(__file__).parent)
+        # One vLLM at a time, and one stack of workers.
+        group = "vllm" if "vllm" in path.name else str(path)
+        if path.parts[0] == "acceptance" and group != "vllm":
+            group = "stack"
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 class SettingsFactory(Protocol):
     """Makes settings with some fields changed."""
 

@@ -314,7 +314,8 @@ def test_a_node_works_and_validates_by_itself(stack: Stack, chain: Chain) -> Non
         small.http.post(f"{POW}/phase/validate").raise_for_status()
         assert small.status()["status"] == "VALIDATING"
         proof = chain.bodies(block_hash)[0]
-        made_up = proof | {"nonces": [n + 10**9 for n in proof["nonces"]]}
+        num = 50
+        made_up = proof | {"nonces": list(range(10**9, 10**9 + num)), "dist": num * [1.3]}
         for body in (proof, made_up):
             assert small.http.post(f"{POW}/validate", json=body).raise_for_status().json() is None
         stack.wait(lambda: len(chain.bodies(block_hash, "validated")) == 2, "both verdicts")

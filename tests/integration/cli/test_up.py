@@ -134,14 +134,14 @@ def test_up_and_down(state_dir: Path, ups: list[Up]) -> None:
     """Everything comes up; SIGINT ends it all with code 0 and leaves no process and no Redis."""
     up = Up(state_dir, "--gpus", "2", "--device", "cpu", "--flower-port", "0")
     ups.append(up)
-    url = up.wait_for_line(r"^pocqueue  \| Flower: (\S+)$")[1]
+    url = up.wait_for_line(r"^pocqueue   \| Flower: (\S+)$")[1]
     up.wait_for_gpus("gpu0", "gpu1")
     wait_until(lambda: healthy(url), PATIENCE_S, "Flower's health check")
     text = up.log.read_text()
-    assert "pocqueue  | 2 GPU workers: gpu0, gpu1" in text
+    assert "pocqueue   | 2 GPU workers: gpu0, gpu1" in text
     assert "pocqueue round start --block-hash" in text
     assert "superuser" not in text
-    assert "gpu1      | " in text
+    assert "gpu1       | " in text
     commands = [" ".join(process.cmdline()[1:]) for process in up.processes()]
     for part in ("redis run", "scheduler", "-Q io", "-Q gpu0", "-Q gpu1", "pocqueue flower"):
         assert sum(part in command for command in commands) == 1, (part, commands)
@@ -161,13 +161,13 @@ def test_dead_parts_come_back_and_a_killed_up_leaves_nothing(
     ups.append(up)
     [gpu] = up.wait_for_gpus("gpu0")
     os.kill(gpu.pid, signal.SIGKILL)
-    up.wait_for_line(r"^gpu0      \| \[gpu0 was killed by SIGKILL; it starts again in 0.5 s\]$")
+    up.wait_for_line(r"^gpu0       \| \[gpu0 was killed by SIGKILL; it starts again in 0.5 s\]$")
     again = wait_until(
         lambda: [g for g in up.live_gpus() if g.worker != gpu.worker], PATIENCE_S, "a new worker"
     )
     [server] = [p for p in up.processes() if p.name().startswith("redis-server")]
     server.kill()
-    up.wait_for_line(r"^redis     \| Redis had ended and was started again$")
+    up.wait_for_line(r"^redis      \| Redis had ended and was started again$")
     assert up.wait_for_gpus("gpu0")[0].worker == again[0].worker
 
     up.process.kill()
@@ -182,8 +182,8 @@ def test_a_redis_that_ran_before_goes_on(state_dir: Path, ups: list[Up]) -> None
     try:
         up = Up(state_dir, "--device", "cpu", "--no-flower")
         ups.append(up)
-        up.wait_for_line(r"^redis     \| Redis found running at ")
-        up.wait_for_line(r"^pocqueue  \| Ctrl-C ends everything")
+        up.wait_for_line(r"^redis      \| Redis found running at ")
+        up.wait_for_line(r"^pocqueue   \| Ctrl-C ends everything")
         up.process.terminate()
         assert up.process.wait(PATIENCE_S) == 0, up.log.read_text()
         assert [process.name() for process in up.processes()] == ["redis-server"]

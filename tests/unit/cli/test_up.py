@@ -58,8 +58,8 @@ def test_one_colour_a_name_on_a_terminal() -> None:
     for name in ("gpu0", "gpu1", "gpu0"):
         lines(name, "text")
     first, second, third = stream.getvalue().splitlines()
-    assert first == third == "\x1b[36mgpu0      | \x1b[0mtext"
-    assert second == "\x1b[33mgpu1      | \x1b[0mtext"
+    assert first == third == "\x1b[36mgpu0       | \x1b[0mtext"
+    assert second == "\x1b[33mgpu1       | \x1b[0mtext"
 
 
 @pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
@@ -70,7 +70,7 @@ def test_colours_can_be_switched_off(
     monkeypatch.setenv(name, value)
     stream = Terminal()
     PrefixedLines(stream)("gpu0", "text")
-    assert stream.getvalue() == "gpu0      | text\n"
+    assert stream.getvalue() == "gpu0       | text\n"
 
 
 def test_a_lost_terminal_is_no_error() -> None:
@@ -86,7 +86,7 @@ def test_letters_that_the_terminal_lacks_are_replaced() -> None:
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding="ascii")
     PrefixedLines(stream)("gpu0", "10 µs")
-    assert raw.getvalue() == b"gpu0      | 10 ?s\n"
+    assert raw.getvalue() == b"gpu0       | 10 ?s\n"
 
 
 @pytest.fixture
