@@ -11,12 +11,13 @@ from typing import Any
 
 import uvicorn
 
+from pocqueue.api import listener
 from pocqueue.api.customers import Customers, TokensFile, tokens_path
 from pocqueue.api.delegation_app import service_token
 from pocqueue.errors import SettingsError
 from pocqueue.logs import log_to_stderr
 from pocqueue.rounds.connection import redis_url
-from pocqueue.settings import DelegationSettings, Settings
+from pocqueue.settings import DELEGATION_PREFIX, DelegationSettings, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -44,10 +45,9 @@ def serve(settings: Settings, delegation: DelegationSettings, *, num_processes: 
     Customers(service_token(delegation), TokensFile(tokens_path(settings, delegation)))
     check_tls(delegation)
     redis_url(settings, start=True)
-    listener = listen(delegation)
+    open_port = listen(delegation)
     scheme = "http" if delegation.tls_cert is None else "https"
-    host, port = listener.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
+    host, port = open_port.getsockname()[:2]
     options: dict[str, Any] = {
         "factory": True,
         "loop": "uvloop",
@@ -63,16 +63,18 @@ def serve(settings: Settings, delegation: DelegationSettings, *, num_processes: 
         "ssl_keyfile": delegation.tls_key,
     }
     processes = "1 process" if num_processes == 1 else f"{num_processes} processes"
-    logger.info("DELEGATION serves on %s://%s:%d with %s.", scheme, shown, port, processes)
+    logger.info(
+        "DELEGATION serves on %s://%s with %s.", scheme, listener.address_of(open_port), processes
+    )
     # The server ends by itself on these and raises them once more for whoever was there before.
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: None)
     if num_processes == 1:
-        with contextlib.closing(listener):
-            uvicorn.Server(uvicorn.Config(APP, **options)).run(sockets=[listener])
+        with contextlib.closing(open_port):
+            uvicorn.Server(uvicorn.Config(APP, **options)).run(sockets=[open_port])
     else:
         # Several processes get the port from their parent, which takes no open one from us.
-        listener.close()
+        open_port.close()
         uvicorn.run(APP, host=str(host), port=port, workers=num_processes, **options)
 
 
@@ -82,30 +84,7 @@ def listen(delegation: DelegationSettings) -> socket.socket:
     Raises:
         SettingsError: it cannot be had.
     """
-    host, port = delegation.host, delegation.port
-    try:
-        family, _, _, _, place = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except OSError as exc:
-        raise SettingsError(
-            f"DELEGATION_HOST is {host!r}, which is no address ({exc.strerror}); allowed: an address of "
-            "this machine, such as 0.0.0.0 or 127.0.0.1."
-        ) from None
-    listener = socket.socket(family)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(place)
-        # Now, as two may bind with the option above and only one may listen.
-        listener.listen(2048)
-    except OSError as exc:
-        listener.close()
-        raise SettingsError(
-            f"DELEGATION_PORT is {port} on {host}, which cannot be listened on ({exc.strerror}): end what "
-            "uses it, or choose another with --port."
-        ) from None
-    listener.set_inheritable(True)
-    return listener
+    return listener.listen(delegation.host, delegation.port, DELEGATION_PREFIX)
 
 
 def check_tls(delegation: DelegationSettings) -> None:

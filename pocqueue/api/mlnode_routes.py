@@ -10,20 +10,19 @@ import re
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from typing_extensions import override
 
-from pocqueue.api.errors import ErrorAnswer, SentenceRoute, answer
+from pocqueue.api.errors import RETRY_AFTER_S, SentenceRoute, answer
 from pocqueue.api.mlnode_schema import (
-    ERRORS,
     InitBody,
     OkAnswer,
     PowStatus,
+    ProofBody,
     RoundAnswer,
     StateAnswer,
+    errors,
 )
-from pocqueue.api.pow_schema import ProofBody
 from pocqueue.errors import (
     DelegationError,
     EngineError,
@@ -31,8 +30,11 @@ from pocqueue.errors import (
     InvalidRound,
     ModelConflict,
     NodeStateError,
+    OutboxError,
     PocqueueError,
     PoolError,
+    ProcessError,
+    SettingsError,
     StoreError,
 )
 from pocqueue.node.node_round import NodeRound
@@ -40,6 +42,15 @@ from pocqueue.node.service import NodeService
 from pocqueue.poc.nonces import check_node
 from pocqueue.settings import NodeSettings
 
+_METRICS: dict[str, Any] = {
+    "description": "Exposition text.",
+    "content": {
+        "text/plain": {
+            "schema": {"type": "string"},
+            "example": 'pocqueue_node_outbox_letters{state="waiting"} 1.0',
+        }
+    },
+}
 _VERSION = re.compile(r"^/v\d+(?:\.\d+)+(?=/)")
 
 
@@ -54,6 +65,10 @@ class _NodeRoute(SentenceRoute):
         (EngineError, 500),
         (StoreError, 503),
         (PoolError, 503),
+        (OutboxError, 503),
+        # Of local work: a Redis, or a file of the settings, that is not there any more.
+        (ProcessError, 503),
+        (SettingsError, 503),
     )
 
     @override
@@ -62,7 +77,8 @@ class _NodeRoute(SentenceRoute):
             # What is wrong with the round is the chain's to know; what is wrong between the nodes is not.
             passed_on = exc.status in {409, 422, 429, 503}
             status = exc.status if passed_on and exc.status else (502 if exc.status else 503)
-            return answer(status, str(exc))
+            headers = {"Retry-After": str(RETRY_AFTER_S)} if status in {429, 503} else None
+            return answer(status, str(exc), headers)
         return super().refuse(exc)
 
 
@@ -83,12 +99,10 @@ class VersionPrefix:
 def mlnode_router(settings: NodeSettings) -> APIRouter:
     """Return all routes; the service is found in the application's state."""
     router = APIRouter(route_class=_NodeRoute)
-    proof = APIRouter(
-        prefix="/api/v1/pow", tags=["proof"], responses=ERRORS, route_class=_NodeRoute
-    )
+    proof = APIRouter(prefix="/api/v1/pow", tags=["proof"], route_class=_NodeRoute)
 
-    def done(service: NodeService) -> dict[str, Any]:
-        return {"status": "OK", "pow_status": service.status()}
+    async def done(service: NodeService) -> dict[str, Any]:
+        return {"status": "OK", "pow_status": await service.status()}
 
     def round_of(body: InitBody, purpose: str = "") -> NodeRound:
         if not body.has_node:
@@ -103,14 +117,24 @@ def mlnode_router(settings: NodeSettings) -> APIRouter:
             )
         return node_round
 
-    @proof.post("/init", response_model=RoundAnswer)
+    @proof.post(
+        "/init",
+        summary="Take a round",
+        response_model=RoundAnswer,
+        responses=errors(400, 413, 422, 503),
+    )
     async def init(body: InitBody, request: Request) -> Any:
         """Take a round, without starting it."""
         service = _service(request)
         await service.init(round_of(body))
-        return done(service)
+        return await done(service)
 
-    @proof.post("/init/generate", response_model=RoundAnswer)
+    @proof.post(
+        "/init/generate",
+        summary="Take a round and search",
+        response_model=RoundAnswer,
+        responses=errors(400, 409, 413, 422, 429, 502, 503),
+    )
     async def init_generate(body: InitBody, request: Request) -> Any:
         """Take a round and search its nonces: by delegation where that is set up, else by itself.
 
@@ -118,30 +142,50 @@ def mlnode_router(settings: NodeSettings) -> APIRouter:
         """
         service = _service(request)
         await service.generate(round_of(body, " to start generating"))
-        return done(service)
+        return await done(service)
 
-    @proof.post("/init/validate", response_model=RoundAnswer)
+    @proof.post(
+        "/init/validate",
+        summary="Take a round to validate for",
+        response_model=RoundAnswer,
+        responses=errors(400, 413, 422, 503),
+    )
     async def init_validate(body: InitBody, request: Request) -> Any:
         """Take a round to check proofs of others for. Needs an engine of this node's own."""
         service = _service(request)
         await service.validate_phase(round_of(body, " to start validating"))
-        return done(service)
+        return await done(service)
 
-    @proof.post("/phase/generate", response_model=RoundAnswer)
+    @proof.post(
+        "/phase/generate",
+        summary="Search",
+        response_model=RoundAnswer,
+        responses=errors(400, 409, 413, 422, 429, 502, 503),
+    )
     async def phase_generate(request: Request) -> Any:
         """Search the nonces of the round at hand."""
         service = _service(request)
         await service.generate()
-        return done(service)
+        return await done(service)
 
-    @proof.post("/phase/validate", response_model=RoundAnswer)
+    @proof.post(
+        "/phase/validate",
+        summary="Validate",
+        response_model=RoundAnswer,
+        responses=errors(400, 413, 503),
+    )
     async def phase_validate(request: Request) -> Any:
         """Stop searching and check proofs of the round at hand."""
         service = _service(request)
         await service.validate_phase()
-        return done(service)
+        return await done(service)
 
-    @proof.post("/validate", response_model=None)
+    @proof.post(
+        "/validate",
+        summary="Validate a proof",
+        response_model=None,
+        responses=errors(400, 413, 422, 500, 503),
+    )
     async def validate(body: ProofBody, request: Request) -> None:
         """Recompute somebody's proof; the signed verdict goes to the callback URL.
 
@@ -149,49 +193,87 @@ def mlnode_router(settings: NodeSettings) -> APIRouter:
         """
         await _service(request).validate(body.to_batch())
 
-    @proof.get("/status", response_model=PowStatus)
+    @proof.get(
+        "/status",
+        summary="Show how the node stands",
+        response_model=PowStatus,
+        responses=errors(503),
+    )
     async def status(request: Request) -> Any:
         """Say how the node stands."""
-        return _service(request).status()
+        return await _service(request).status()
 
-    @proof.post("/stop", response_model=RoundAnswer)
+    @proof.post(
+        "/stop", summary="End the round", response_model=RoundAnswer, responses=errors(413, 503)
+    )
     async def stop(request: Request) -> Any:
         """End the round; what was found is still signed and sent."""
         service = _service(request)
         if not await service.stop():
             return {"status": "OK", "pow_status": "PoW is not running"}
-        return done(service)
+        return await done(service)
 
     router.include_router(proof)
 
-    @router.get("/api/v1/state", response_model=StateAnswer, tags=["node"])
+    @router.get(
+        "/api/v1/state",
+        summary="Show what the machine does",
+        response_model=StateAnswer,
+        tags=["node"],
+    )
     async def state(request: Request) -> Any:
         """Say what the machine is used for."""
         return {"state": "STOPPED" if _service(request).round is None else "POW"}
 
-    @router.post("/api/v1/stop", response_model=OkAnswer, tags=["node"])
+    @router.post(
+        "/api/v1/stop",
+        summary="End whatever runs",
+        response_model=OkAnswer,
+        tags=["node"],
+        responses=errors(413),
+    )
     async def stop_all(request: Request) -> Any:
         """End whatever runs."""
         await _service(request).stop()
         return {"status": "OK"}
 
-    unhealthy: dict[int | str, dict[str, Any]] = {
-        503: {"model": ErrorAnswer, "description": "The node cannot work; says why."}
-    }
-
-    @router.get("/health", response_model=OkAnswer, tags=["node"], responses=unhealthy)
-    @router.get("/livez", response_model=OkAnswer, tags=["node"], responses=unhealthy)
-    @router.get("/readyz", response_model=OkAnswer, tags=["node"], responses=unhealthy)
+    @router.get(
+        "/health",
+        summary="Say whether the node can work",
+        response_model=OkAnswer,
+        tags=["node"],
+        responses=errors(503),
+    )
+    @router.get(
+        "/livez",
+        summary="The same, for supervisors",
+        response_model=OkAnswer,
+        tags=["node"],
+        responses=errors(503),
+    )
+    @router.get(
+        "/readyz",
+        summary="The same, for load balancers",
+        response_model=OkAnswer,
+        tags=["node"],
+        responses=errors(503),
+    )
     async def health(request: Request) -> Any:
         """Say whether the node can work."""
         if reason := _service(request).unhealthy:
-            return JSONResponse({"detail": reason}, status_code=503)
+            return answer(503, reason, {"Retry-After": str(RETRY_AFTER_S)})
         return {"status": "OK"}
 
-    @router.get("/metrics", tags=["node"], response_class=Response)
+    @router.get(
+        "/metrics",
+        summary="Figures for Prometheus",
+        tags=["node"],
+        response_class=Response,
+        responses=errors(503) | {200: _METRICS},
+    )
     async def metrics(request: Request) -> Any:
-        """Figures for Prometheus."""
-        content, media_type = _service(request).render_metrics()
+        """Return the node's figures in the text format of Prometheus."""
+        content, media_type = await _service(request).render_metrics()
         return Response(content, media_type=media_type)
 
     return router

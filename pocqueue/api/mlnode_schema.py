@@ -6,11 +6,14 @@ Unknown fields are ignored: clients of several generations send more than this o
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from pocqueue.api.errors import ErrorAnswer
+from pocqueue.api import pow_schema
+from pocqueue.api.errors import RETRY_AFTER_S, ErrorAnswer
+from pocqueue.errors import InvalidRound
 from pocqueue.node.node_round import NodeRound
 from pocqueue.rounds.spec import (
     MAX_BATCH_SIZE,
@@ -22,6 +25,12 @@ from pocqueue.rounds.spec import (
 
 #: What MLNode takes where neither the body nor its params say.
 DEFAULT_SEQ_LEN = 16
+
+#: More than any model has positions for.
+MAX_SEQ_LEN = 1 << 24
+
+_SESSION_ID = "7f0c5e8e-55a4-4b0e-9d0a-3c1f6f0c9f5e"
+_SIGNER = "02c6047f9441ed7d6d3045406e95c07cd85c778e4b8cef3ca7abac09b95c709ee5"
 
 _EXAMPLE: dict[str, Any] = {
     "node_id": 0,
@@ -42,13 +51,31 @@ class Params(BaseModel):
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
-    model: Text | None = None
-    seq_len: int | None = Field(default=None, ge=1)
-    dim: int | None = Field(default=None, ge=1)
-    n_layers: int | None = Field(default=None, ge=1)
-    n_heads: int | None = Field(default=None, ge=1)
-    n_kv_heads: int | None = Field(default=None, ge=1)
-    vocab_size: int | None = Field(default=None, ge=1)
+    model: Text | None = Field(default=None, description="Name of the model, as it is deployed.")
+    seq_len: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_SEQ_LEN,
+        description=f"Positions of one nonce's input; {DEFAULT_SEQ_LEN} where nothing says.",
+    )
+    dim: int | None = Field(default=None, ge=1, description="Width of an embedding.")
+    n_layers: int | None = Field(default=None, ge=1, description="Transformer blocks.")
+    n_heads: int | None = Field(default=None, ge=1, description="Attention heads of a block.")
+    n_kv_heads: int | None = Field(
+        default=None, ge=1, description="Of these, those with keys and values of their own."
+    )
+    vocab_size: int | None = Field(default=None, ge=1, description="Number of logits.")
+
+    @model_validator(mode="after")
+    def _can_be_passed_on(self) -> Self:
+        # The others go to the big node as they came.
+        try:
+            json.dumps(self.__pydantic_extra__, allow_nan=False, ensure_ascii=False).encode()
+        except (ValueError, RecursionError):
+            raise InvalidRound(
+                "params", "an object that JSON cannot hold", "finite numbers and valid Unicode"
+            ) from None
+        return self
 
 
 class InitBody(BaseModel):
@@ -56,26 +83,77 @@ class InitBody(BaseModel):
 
     model_config = ConfigDict(allow_inf_nan=False, json_schema_extra={"examples": [_EXAMPLE]})
 
-    #: -1, in both, is how clients say "not set".
-    node_id: int = Field(default=-1, ge=-1)
-    node_count: int = Field(default=-1, ge=-1, le=MAX_NODE_COUNT)
-    block_hash: Text
+    node_id: int = Field(
+        default=-1, ge=-1, description="Which of the nodes this is, from 0 on; -1: not set."
+    )
+    node_count: int = Field(
+        default=-1,
+        ge=-1,
+        le=MAX_NODE_COUNT,
+        description="How many nodes share the nonces; -1: not set.",
+    )
+    block_hash: Text = Field(description="Names the block.")
     block_height: int = Field(ge=0, le=MAX_BLOCK_HEIGHT)
-    public_key: Text
-    batch_size: int = Field(default=32, ge=1, le=MAX_BATCH_SIZE)
-    #: Distance in [0, 2] that a nonce has to stay below.
-    r_target: float = Field(gt=0, le=2)
-    fraud_threshold: float = Field(default=0.01, gt=0, lt=1)
-    params: Params = Field(default_factory=Params)
-    #: Where signed batches go: `/generated` and `/validated` are appended.
-    url: HttpUrl | None = None
-    #: The same, in the words of the vLLM variant.
-    callback_url: HttpUrl | None = None
-    #: Of the vLLM variant; `params.seq_len` goes before it.
-    seq_len: int | None = Field(default=None, ge=1)
-    #: Delegate this round to another big node than that of the settings.
-    delegation_url: HttpUrl | None = None
-    delegation_auth_token: str | None = Field(default=None, max_length=1024)
+    public_key: Text = Field(description="Whose proof it is: part of what is searched.")
+    batch_size: int = Field(
+        default=32, ge=1, le=MAX_BATCH_SIZE, description="Nonces of one forward pass."
+    )
+    r_target: float = Field(
+        gt=0, le=2, description="Distance in [0, 2] that a nonce has to stay below."
+    )
+    fraud_threshold: float = Field(
+        default=0.01,
+        gt=0,
+        lt=1,
+        description="A proof is fraud where an honest node is less likely than this to have made it.",
+    )
+    params: Params = Field(default_factory=Params, description="The model, by name or dimensions.")
+    url: HttpUrl | None = Field(
+        default=None,
+        description="Where signed batches go: `/generated` and `/validated` are appended. Left out: "
+        "POCQUEUE_NODE_CALLBACK_URL.",
+    )
+    callback_url: HttpUrl | None = Field(
+        default=None, description="The same, in the words of the vLLM variant."
+    )
+    seq_len: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_SEQ_LEN,
+        description="Of the vLLM variant; `params.seq_len` goes before it.",
+    )
+    delegation_url: HttpUrl | None = Field(
+        default=None,
+        description="Delegate this round to another big node than that of the settings.",
+    )
+    delegation_auth_token: str | None = Field(
+        default=None,
+        max_length=1024,
+        description="Token for that big node; both of them, or none.",
+    )
+
+    @field_validator("params", mode="before")
+    @classmethod
+    def _no_params(cls, value: object) -> object:
+        return {} if value is None else value
+
+    @field_validator("url", "callback_url", "delegation_url", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @field_validator("delegation_auth_token", mode="before")
+    @classmethod
+    def _is_token(cls, value: object) -> object:
+        if value is None or value == "":
+            return None
+        plain = isinstance(value, str) and value.isascii() and value.isprintable()
+        if not plain or " " in str(value) or len(str(value)) > 1024:
+            # The value is nobody's to see.
+            raise InvalidRound(
+                "delegation_auth_token", "…", "1 to 1024 printable ASCII characters without spaces"
+            )
+        return value
 
     @property
     def has_node(self) -> bool:
@@ -100,75 +178,158 @@ class InitBody(BaseModel):
         )
 
 
+class ProofBody(pow_schema.ProofBody):
+    """Somebody's proof, to be recomputed for the block of the round at hand."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {name: _EXAMPLE[name] for name in ("public_key", "block_hash", "block_height")}
+                | {"nonces": [3, 17], "dist": [1.3801, 1.3994], "node_id": 0}
+            ]
+        }
+    )
+
+
 class OutboxStatus(BaseModel):
     """Signed batches that are still on disk."""
 
-    #: Not confirmed by the receiver yet.
-    waiting: int
-    #: Answered with a final error by the receiver.
-    refused: int
-    #: Of a session that was found to be fraud; never sent.
-    held: int
-    #: Age of the oldest one that waits, seconds; 0 where none does.
-    oldest_seconds: float
+    waiting: int = Field(description="Not confirmed by their receiver yet.")
+    refused: int = Field(description="Answered with a final error by their receiver.")
+    held: int = Field(description="Of a session that was found to be fraud; never sent.")
+    oldest_seconds: float = Field(
+        description="Age of the oldest one that waits; 0 where none does."
+    )
+
+
+_STATUS: dict[str, Any] = {
+    "status": "GENERATING",
+    "is_model_initialized": True,
+    "delegation_mode": True,
+    "gpu_count": 100,
+    "session_id": _SESSION_ID,
+    "block_hash": _EXAMPLE["block_hash"],
+    "node_id": 0,
+    "total_batches": 50,
+    "total_nonces": 104,
+    "poll_lag_seconds": 0.412,
+    "sampled_nonces": 9,
+    "fraud_detected": False,
+    "error": None,
+    "signer": _SIGNER,
+    "outbox": {"waiting": 1, "refused": 0, "held": 0, "oldest_seconds": 0.02},
+}
 
 
 class PowStatus(BaseModel):
     """How the small node stands. The first four fields are seed 000's."""
 
-    status: str = Field(description="IDLE, NOT_LOADED, LOADING, GENERATING, VALIDATING or STOPPED")
-    is_model_initialized: bool
-    delegation_mode: bool
-    gpu_count: int
-    session_id: str | None = None
-    block_hash: str | None = None
-    node_id: int | None = None
-    #: Batches and valid nonces received or found in this round.
-    total_batches: int = 0
-    total_nonces: int = 0
-    #: Seconds since the big node was last heard; null where none is asked.
-    poll_lag_seconds: float | None = None
-    #: Nonces of this round that were recomputed here, and whether they are fraud.
-    sampled_nonces: int = 0
-    fraud_detected: bool = False
-    #: What is wrong, in one sentence.
-    error: str | None = None
-    signer: str
+    model_config = ConfigDict(json_schema_extra={"examples": [_STATUS]})
+
+    status: str = Field(description="IDLE, NOT_LOADED, LOADING, GENERATING, VALIDATING or STOPPED.")
+    is_model_initialized: bool = Field(description="Whether it has a round.")
+    delegation_mode: bool = Field(description="Whether a big node searches for it.")
+    gpu_count: int = Field(description="GPUs that search.")
+    session_id: str | None = Field(default=None, description="Of the search at hand.")
+    block_hash: str | None = Field(default=None, description="Of the round at hand.")
+    node_id: int | None = Field(default=None, description="In the round at hand.")
+    total_batches: int = Field(
+        default=0, description="Batches with valid nonces that came in this search."
+    )
+    total_nonces: int = Field(default=0, description="Valid nonces in them.")
+    poll_lag_seconds: float | None = Field(
+        default=None, description="Since the big node was last heard; null where none is asked."
+    )
+    sampled_nonces: int = Field(
+        default=0, description="Nonces of this search that were recomputed here."
+    )
+    fraud_detected: bool = Field(
+        default=False, description="Whether what came cannot be true; then nothing more is sent."
+    )
+    error: str | None = Field(default=None, description="What is wrong, in one sentence.")
+    signer: str = Field(
+        description="Public key that batches are signed with: compressed secp256k1, hexadecimal."
+    )
     outbox: OutboxStatus
 
 
 class RoundAnswer(BaseModel):
     """What changed a round is answered with."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"status": "OK", "pow_status": _STATUS}]}
+    )
+
     status: str = "OK"
-    pow_status: PowStatus | str
+    pow_status: PowStatus | str = Field(
+        description="How the node stands; after a stop of nothing, `PoW is not running`."
+    )
 
 
 class StateAnswer(BaseModel):
     """What the machine is used for."""
 
-    state: str = Field(description="POW or STOPPED", examples=["POW"])
+    model_config = ConfigDict(json_schema_extra={"examples": [{"state": "POW"}]})
+
+    state: str = Field(description="POW, or STOPPED where there is no round.")
 
 
 class OkAnswer(BaseModel):
     """It is done."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "OK"}]})
+
     status: str = "OK"
 
 
-#: Error answers of the proof routes, for the OpenAPI document.
-ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {
-        "model": ErrorAnswer,
-        "description": "There is no round, or it cannot be validated here.",
-    },
-    409: {
-        "model": ErrorAnswer,
-        "description": "The round is for another model than the deployed one.",
-    },
-    422: {"model": ErrorAnswer, "description": "A field has a value that is not allowed."},
-    429: {"model": ErrorAnswer, "description": "The big node takes no more sessions now."},
-    500: {"model": ErrorAnswer, "description": "The engine failed on a batch; says why."},
-    502: {"model": ErrorAnswer, "description": "The big node refuses us; says why."},
-    503: {"model": ErrorAnswer, "description": "Nobody can work on it now; says why."},
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return error answers for the OpenAPI document."""
+    return {
+        status: {
+            "model": ErrorAnswer,
+            "description": description,
+            "content": {"application/json": {"example": {"detail": example}}},
+            **({"headers": _RETRY_AFTER} if status in {429, 503} else {}),
+        }
+        for status, (description, example) in _ERRORS.items()
+        if status in statuses
+    }
+
+
+_RETRY_AFTER = {
+    "Retry-After": {
+        "description": f"Seconds after which to try again, {RETRY_AFTER_S} where nothing better is known.",
+        "schema": {"type": "integer", "minimum": 1},
+    }
+}
+_ERRORS = {
+    400: (
+        "There is no round, its node is not set, or it cannot be validated here.",
+        "Validation phase not supported in delegation mode",
+    ),
+    409: (
+        "The round is for another model than the deployed one; names both.",
+        "Model conflict: params ask for 'other'; deployed here is embedded (dim 256). …",
+    ),
+    413: ("The body is too large.", "The body is larger than 16777216 bytes."),
+    422: (
+        "A field has a value that is not allowed.",
+        "r_target is 3.0; allowed: a number above 0 and up to 2.",
+    ),
+    429: (
+        "The big node takes no more sessions now.",
+        "Failed to start delegation session: Maximum sessions (10) reached. …",
+    ),
+    500: (
+        "The engine failed on a batch; says why.",
+        "The engine failed on a batch: CUDA out of memory",
+    ),
+    502: (
+        "The big node refuses us; says why.",
+        "Failed to start delegation session: Invalid auth token: …",
+    ),
+    503: (
+        "Nobody can work on it now: no big node, GPU, engine or disk; says which.",
+        "Failed to start delegation session: Connection refused. Check that …",
+    ),
 }

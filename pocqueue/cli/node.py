@@ -50,11 +50,15 @@ def serve(
 
     if env_file is not None:
         load_env_file(env_file)
+    import logging
+
     import uvicorn
 
+    from pocqueue.api.listener import address_of, listen
     from pocqueue.api.mlnode_app import create_app
     from pocqueue.logs import log_to_stderr
     from pocqueue.settings import (
+        NODE_PREFIX,
         load_delegation_settings,
         load_node_settings,
         load_settings,
@@ -65,18 +69,29 @@ def serve(
         node = node.model_copy(update={"key": key})
     log_to_stderr(settings.log_level)
     application = create_app(settings, delegation, node)
+    # Before anything is resumed or loaded.
+    listener = listen(host or node.host, node.port if port is None else port, NODE_PREFIX)
     # The server ends by itself on these and raises them once more for whoever was there before.
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: None)
-    uvicorn.run(
+    mode = f"delegates to {delegation.url}" if delegation.is_delegating else "works by itself"
+    logging.getLogger(__name__).info(
+        "Small node on http://%s: DELEGATION %s, it %s.",
+        address_of(listener),
+        "on" if delegation.is_delegating else "off",
+        mode,
+    )
+    config = uvicorn.Config(
         application,
-        host=host or node.host,
-        port=node.port if port is None else port,
         log_config=None,
         access_log=False,
+        server_header=False,
+        ws="none",
         # Long polls of our own end with the searches.
         timeout_graceful_shutdown=10,
     )
+    with listener:
+        uvicorn.Server(config).run(sockets=[listener])
 
 
 @app.command("status", short_help="Show how a node stands.")
@@ -90,7 +105,8 @@ def status(
 
     if url is None:
         settings = load_node_settings()
-        url = f"http://{settings.host}:{settings.port}"
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        url = f"http://{host}:{settings.port}"
     if not watch:
         found = _fetch(url)
         if as_json:
@@ -116,14 +132,26 @@ def _fetch(url: str) -> dict[str, Any]:
 
     try:
         reply = httpx.get(f"{url.rstrip('/')}/api/v1/pow/status", timeout=5, trust_env=False)
-        reply.raise_for_status()
-        found: dict[str, Any] = reply.json()
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as exc:
+        found = reply.json()
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, RecursionError) as exc:
+        # What is no JSON is no small node, whatever the decoder says of it.
+        reason = str(exc) if isinstance(exc, httpx.HTTPError | httpx.InvalidURL) else ""
         raise NodeError(
-            f"No small node answers at {url} ({exc or type(exc).__name__}): start one with "
+            f"No small node answers at {url} ({reason or type(exc).__name__}): start one with "
             "`pocqueue node serve`, or give its --url."
         ) from None
-    return found
+    if (
+        reply.status_code == 200
+        and isinstance(found, dict)
+        and isinstance(found.get("outbox"), dict)
+    ):
+        return found
+    detail = found.get("detail") if isinstance(found, dict) else None
+    if reply.status_code == 503 and isinstance(detail, str):
+        raise NodeError(f"The small node at {url} cannot say how it stands: {detail}")
+    raise NodeError(
+        f"What answers at {url} is no small node (HTTP {reply.status_code}): give the --url of one."
+    )
 
 
 def _table(found: dict[str, Any]) -> Any:

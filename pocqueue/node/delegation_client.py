@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import ssl
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,13 +146,20 @@ class DelegationClient:
         await self._http.aclose()
 
     async def start(self, node_round: NodeRound) -> StartedSession:
-        """Start a session.
+        """Start a session. Where the answer breaks off it is asked again, once, for the same one.
 
         Raises:
             DelegationError: unreachable, or refused: wrong token, too many sessions, another model …
         """
-        body = node_round.start_body() | {"auth_token": self._token}
-        started = self._read(_Started, await self._post("/start", body, START_WAIT_S))
+        # One of ours knows by the id that it is the same request; others ignore it.
+        body = node_round.start_body() | self._as_field | {"request_id": str(uuid.uuid4())}
+        try:
+            reply = await self._post("/start", body, START_WAIT_S)
+        except DelegationError as exc:
+            if not isinstance(exc.__cause__, httpx.RemoteProtocolError | httpx.ReadError):
+                raise
+            reply = await self._post("/start", body, START_WAIT_S)
+        started = self._read(_Started, reply)
         model = RemoteModel(**started.model_dump(include=set(RemoteModel.model_fields)))
         return StartedSession(started.session_id, started.gpu_count, started.message, model)
 
@@ -258,8 +266,8 @@ class DelegationClient:
                 detail = f"HTTP {status} from the big node ({place}: {detail[0]['msg']})"
         if not isinstance(detail, str) or not detail.strip():
             detail = f"HTTP {status} from the big node"
-        elif status in {404, 405} and len(detail) < 20:
-            # "Not Found" is the answer of a server that has no such path.
+        elif detail in {"Not Found", "Method Not Allowed"}:
+            # The answer of a server that has no such path.
             detail = f"{self.url} is no delegation service (HTTP {status}: {detail}). Check DELEGATION_URL"
         # One line, and nothing that a terminal would obey.
         shown = "".join(c if c.isprintable() else " " for c in detail[:500])

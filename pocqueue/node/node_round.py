@@ -44,7 +44,7 @@ class NodeRound(BaseModel):
             (r.block_hash, r.block_height, r.public_key, r.node_id, r.node_count, r.r_target)
             for r in (self, other)
         )
-        return ours == theirs
+        return ours == theirs and (self.seq_len, self.wish) == (other.seq_len, other.wish)
 
     @property
     def wish(self) -> ModelWish:

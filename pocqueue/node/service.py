@@ -11,20 +11,24 @@ Promises:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 import uuid
+from collections.abc import Coroutine
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from pocqueue.engine.base import EngineInfo
 from pocqueue.errors import (
     DelegationError,
     EngineError,
+    EngineUnavailable,
     ModelConflict,
     NodeStateError,
+    OutboxError,
     PocqueueError,
 )
 from pocqueue.node.delegation_client import DelegationClient, RemoteModel
@@ -32,7 +36,7 @@ from pocqueue.node.engine_host import EngineHost
 from pocqueue.node.keys import SigningKey
 from pocqueue.node.metrics import NodeMetrics
 from pocqueue.node.node_round import NodeRound
-from pocqueue.node.outbox import Letter, NewLetter, Outbox, Session
+from pocqueue.node.outbox import Counts, Letter, NewLetter, Outbox, Session
 from pocqueue.node.postman import Postman
 from pocqueue.node.runner import SessionRunner
 from pocqueue.node.signing import sign_body
@@ -51,6 +55,10 @@ logger = logging.getLogger(__name__)
 #: Beginning of the ids of sessions that hold one verdict.
 VERDICTS = "verdict-"
 PRUNE_EVERY_S = 3600.0
+#: Seconds that a new search waits for the stop of the one before to arrive, which takes up a place.
+STOP_S = 2.0
+#: Before a postman that failed is sent out again.
+AGAIN_S = 1.0
 NOT_HERE = "Validation phase not supported in delegation mode"
 
 
@@ -83,6 +91,7 @@ class NodeService:
         node: what this one can do by itself.
         key: signs what is sent.
         outbox: on disk; closed with this.
+        engine: its own, where it works with one; None: that of the settings.
     """
 
     def __init__(
@@ -92,6 +101,7 @@ class NodeService:
         node: NodeSettings,
         key: SigningKey,
         outbox: Outbox,
+        engine: EngineHost | None = None,
     ) -> None:
         self.metrics = NodeMetrics()
         self.key = key
@@ -100,10 +110,10 @@ class NodeService:
         self._settings = settings
         self._delegation = delegation
         self._outbox = outbox
-        self._work_kind = node.work
-        if node.work == "auto":
-            self._work_kind = "none" if delegation.is_delegating else "engine"
-        self.engine = EngineHost(settings) if self._work_kind == "engine" else None
+        self._work_kind = work_kind(delegation, node)
+        self.engine = None
+        if self._work_kind == "engine":
+            self.engine = engine or EngineHost(settings)
         self._backend: Backend | None = None
         self._postman = Postman(outbox, on_delivered=self._delivered)
         self._stop = asyncio.Event()
@@ -112,6 +122,8 @@ class NodeService:
         self._runners: list[SessionRunner] = []
         self._current: SessionRunner | None = None
         self._changing = asyncio.Lock()
+        #: Set, and replaced, by a stop: for those that came before it and wait for the engine.
+        self._stopped = asyncio.Event()
         self._error: str | None = None
 
     # Life
@@ -120,7 +132,7 @@ class NodeService:
         """Load the engine in the background, send what waits, and go on with open searches."""
         if self.engine is not None:
             self.engine.start()
-        self._sending = asyncio.create_task(self._postman.run(self._stop), name="postman")
+        self._sending = asyncio.create_task(self._send(), name="postman")
         self._pruning = asyncio.create_task(self._prune(), name="prune")
         for session in await asyncio.to_thread(self._outbox.open_sessions):
             await self._resume(session)
@@ -130,10 +142,12 @@ class NodeService:
         self._stop.set()
         if self._pruning is not None:
             self._pruning.cancel()
-        for runner in self._runners:
-            await runner.close()
+        while self._runners:
+            # Local work may take over meanwhile, with a runner of its own.
+            runners, self._runners = self._runners, []
+            await asyncio.gather(*(runner.close() for runner in runners))
         if self._sending is not None:
-            await self._sending
+            await asyncio.wait([self._sending])
         if self.engine is not None:
             await self.engine.close()
         if self._backend is not None:
@@ -153,21 +167,22 @@ class NodeService:
         The same round again changes nothing.
 
         Raises:
-            NodeStateError: there is no round.
+            NodeStateError: there is no round, or it was stopped meanwhile.
             DelegationError: the big node cannot be reached or refuses, and nothing else can be done.
             PocqueueError: local work cannot begin; says why.
         """
+        stopped = self._stopped
         async with self._changing:
             if node_round is not None:
                 self._init(node_round)
             if self.round is None:
                 raise NodeStateError("PoW is not running")
-            if self._is_searching():
+            if self._current is not None and self._current.is_searching:
                 self.state = NodeState.GENERATING
                 return
             self._error = None
             try:
-                await self._begin(self.round)
+                await self._begin(self.round, stopped)
             except PocqueueError as exc:
                 self._error = str(exc)
                 raise
@@ -198,7 +213,8 @@ class NodeService:
 
         Raises:
             NodeStateError: there is no round, or nothing to check with.
-            EngineError: the engine cannot be used, or failed on a batch.
+            EngineUnavailable: the engine cannot be used.
+            EngineError: it failed on a batch.
             InvalidRound: there is not one distance for each nonce, or the shape cannot be run.
         """
         if self.engine is None:
@@ -209,6 +225,7 @@ class NodeService:
         check_length("dist", proof.dist, proof.nonces)
         config = node_round.poc_config()
         config.public_key = proof.public_key
+        await self._usable(self.engine)
         computed = await self.engine.distances(config, proof.nonces)
         verdict = ValidatedBatch(
             public_key=proof.public_key,
@@ -226,6 +243,9 @@ class NodeService:
 
     async def stop(self) -> bool:
         """End the round; what was found is still sent. Return whether there was one."""
+        # A model may take minutes to load, and a search that waits for it holds the lock.
+        self._stopped.set()
+        self._stopped = asyncio.Event()
         async with self._changing:
             had = self.round is not None
             if self._current is not None:
@@ -234,19 +254,19 @@ class NodeService:
             self.state = NodeState.STOPPED
             return had
 
-    def status(self) -> dict[str, Any]:
-        """Return how the node stands, for `GET /status`."""
-        runner, counts = self._current, self._outbox.counts()
-        searching = self._is_searching()
+    async def status(self) -> dict[str, Any]:
+        """Return how the node stands, for `GET /status`.
+
+        Raises:
+            OutboxError: see the class.
+        """
+        counts = await asyncio.to_thread(self._outbox.counts)
+        runner = self._current
         lag = None
         if runner is not None and runner.work.origin == "delegation" and not runner.over:
             lag = time.monotonic() - runner.heard_at
-        sampled = runner.spot_check.sampled if runner and runner.spot_check else 0
-        error = (runner.error if runner else None) or self._error
-        if error is None and self.engine is not None:
-            error = self.engine.error
         return {
-            "status": self._status_word(searching),
+            "status": self._status_word(),
             "is_model_initialized": self.round is not None,
             "delegation_mode": self._delegates(self.round)
             if runner is None
@@ -258,9 +278,9 @@ class NodeService:
             "total_batches": runner.batches if runner else 0,
             "total_nonces": runner.nonces if runner else 0,
             "poll_lag_seconds": None if lag is None else round(lag, 3),
-            "sampled_nonces": sampled,
+            "sampled_nonces": runner.spot_check.sampled if runner and runner.spot_check else 0,
             "fraud_detected": runner is not None and runner.fraud is not None,
-            "error": error,
+            "error": self._trouble(runner),
             "signer": self.key.public_hex,
             "outbox": {
                 "waiting": counts.waiting,
@@ -273,13 +293,18 @@ class NodeService:
     @property
     def unhealthy(self) -> str | None:
         """Why the node cannot work; None where it can."""
-        if self.engine is not None and self.engine.error is not None:
-            return f"The engine of this node cannot be used: {self.engine.error}"
-        return None
+        # One that delegates can do without: its status says what is missing.
+        if self.engine is None or self.engine.error is None or self._delegation.is_delegating:
+            return None
+        return f"The engine of this node cannot be used: {self.engine.error}"
 
-    def render_metrics(self) -> tuple[bytes, str]:
-        """Return what `/metrics` answers."""
-        counts = self._outbox.counts()
+    async def render_metrics(self) -> tuple[bytes, str]:
+        """Return what `/metrics` answers.
+
+        Raises:
+            OutboxError: see the class.
+        """
+        counts: Counts = await asyncio.to_thread(self._outbox.counts)
         for name in ("waiting", "refused", "held"):
             self.metrics.letters.labels(name).set(getattr(counts, name))
         self.metrics.oldest.set(_age_s(counts.oldest_s))
@@ -295,6 +320,9 @@ class NodeService:
 
     def _init(self, node_round: NodeRound) -> None:
         if self.round is not None and self.round.is_same_search(node_round):
+            if self._current is None or not self._current.is_searching:
+                # It may name another URL or big node than one that could not begin, or is over.
+                self.round = node_round
             return
         if self._current is not None and not self._current.over:
             logger.info("%s another round begins; this one is stopped.", self._current.tag)
@@ -304,11 +332,20 @@ class NodeService:
         self.state = NodeState.IDLE
         self._error = None
 
-    def _is_searching(self) -> bool:
-        return self._current is not None and not self._current.over
+    def _trouble(self, runner: SessionRunner | None) -> str | None:
+        """Return what is wrong, in one sentence."""
+        check = runner.spot_check if runner else None
+        found = (
+            runner.error if runner else None,
+            self._error,
+            check.error if check else None,
+            self.engine.error if self.engine else None,
+        )
+        return next((error for error in found if error is not None), None)
 
-    def _status_word(self, searching: bool) -> str:
-        if self.state is NodeState.GENERATING and not searching:
+    def _status_word(self) -> str:
+        over = self._current is None or self._current.over
+        if self.state is NodeState.GENERATING and over:
             return NodeState.STOPPED.value
         if self.state in {NodeState.IDLE, NodeState.STOPPED} and self.engine is not None:
             if self.engine.is_loading:
@@ -334,9 +371,10 @@ class NodeService:
             "POCQUEUE_NODE_WORK=engine"
         )
 
-    async def _begin(self, node_round: NodeRound) -> None:
+    async def _begin(self, node_round: NodeRound, stopped: asyncio.Event) -> None:
+        window_s = self._delegation.window_seconds
         if not self._delegates(node_round):
-            await self._begin_locally(node_round)
+            await self._begin_locally(node_round, window_s, stopped)
             return
         try:
             await self._begin_remotely(node_round)
@@ -347,18 +385,22 @@ class NodeService:
                 exc,
             )
             self.metrics.delegation_errors.inc()
-            if self._delegation.fallback == "local" and self._work_kind != "none":
+            reason = f"Failed to start delegation session: {exc}"
+            if self._may_take_over:
                 logger.warning("DELEGATION node %d: local work takes over.", node_round.node_id)
-                await self._begin_locally(node_round)
-                return
-            raise DelegationError(
-                f"Failed to start delegation session: {exc}",
-                is_final=exc.is_final,
-                status=exc.status,
-            ) from exc
+                try:
+                    await self._begin_locally(node_round, window_s, stopped)
+                except PocqueueError as local:
+                    reason = f"{reason} Local work cannot take over: {local}"
+                else:
+                    self._error = reason
+                    return
+            raise DelegationError(reason, is_final=exc.is_final, status=exc.status) from exc
 
     async def _begin_remotely(self, node_round: NodeRound) -> None:
         client = self._client(node_round)
+        for runner in self._runners:
+            await runner.stop_arrived(STOP_S)
         try:
             started = await client.start(node_round)
         except BaseException:
@@ -372,16 +414,17 @@ class NodeService:
             started.session_id,
             node_round.node_id,
             client.url,
-            started.message,
+            _one_line(started.message),
         )
-        await self._open(work, node_round, started.model)
+        await self._open(work, node_round, self._delegation.window_seconds, started.model)
 
-    async def _begin_locally(self, node_round: NodeRound) -> None:
+    async def _begin_locally(
+        self, node_round: NodeRound, window_s: float, stopped: asyncio.Event
+    ) -> None:
         work: Work
-        window_s = self._delegation.window_seconds
         if self._work_kind == "engine":
             assert self.engine is not None
-            info = await self.engine.ready()
+            info = await self._unless_stopped(self._usable(self.engine), stopped)
             self._check_model(node_round, info)
             work = EngineWork(self.engine, node_round, time.time() + window_s)
         elif self._work_kind == "queue":
@@ -398,14 +441,45 @@ class NodeService:
                 "This node neither delegates nor works itself: set DELEGATION_URL and "
                 "DELEGATION_AUTH_TOKEN, or POCQUEUE_NODE_WORK=engine or queue"
             )
-        await self._open(work, node_round, RemoteModel())
+        await self._open(work, node_round, window_s, RemoteModel())
+
+    async def _usable(self, engine: EngineHost) -> EngineInfo:
+        """Wait for the engine.
+
+        Raises:
+            EngineUnavailable: it cannot be used.
+        """
+        try:
+            return await engine.ready()
+        except EngineError as exc:
+            raise EngineUnavailable(str(exc)) from exc
+
+    async def _unless_stopped(
+        self, coming: Coroutine[Any, Any, EngineInfo], stopped: asyncio.Event
+    ) -> EngineInfo:
+        """Return what comes, unless a stop comes first.
+
+        Raises:
+            NodeStateError: it did.
+        """
+        ready = asyncio.ensure_future(coming)
+        waiting = asyncio.ensure_future(stopped.wait())
+        try:
+            await asyncio.wait({ready, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            if not ready.done():
+                raise NodeStateError("The round was stopped before the engine was loaded")
+            return ready.result()
+        finally:
+            ready.cancel()
+            waiting.cancel()
 
     def _check_model(self, node_round: NodeRound, info: EngineInfo) -> None:
         check_seq_len(node_round.seq_len, info)
         wish = node_round.wish
         if wish.fits(info):
             return
-        conflict = f"Model conflict: params ask for {wish}; deployed here is {info.model} ({dimensions(info)})"
+        shape = ", ".join(f"{name} {value}" for name, value in dimensions(info).items())
+        conflict = f"Model conflict: params ask for {wish}; deployed here is {info.model} ({shape})"
         if not self._delegation.any_model:
             raise ModelConflict(
                 f"{conflict}. Proofs of another model would be worth nothing: ask for the deployed one, or "
@@ -413,21 +487,38 @@ class NodeService:
             )
         logger.warning("LOCAL node %d: %s.", node_round.node_id, conflict)
 
-    async def _open(self, work: Work, node_round: NodeRound, model: RemoteModel) -> None:
+    async def _open(
+        self, work: Work, node_round: NodeRound, window_s: float, model: RemoteModel
+    ) -> None:
         request = _Request(
             round=node_round,
             gpu_count=work.gpu_count,
-            deadline_s=time.time() + self._delegation.window_seconds,
+            deadline_s=time.time() + window_s,
             model=model,
         )
-        await asyncio.to_thread(
-            self._outbox.open_session,
-            work.session_id,
-            work.origin,
-            url=node_round.url,
-            request=request.model_dump_json(),
+        try:
+            await asyncio.to_thread(self._note, work, request)
+            self._current = self._run(work, request)
+        except BaseException as exc:
+            # Nobody would read what it finds; unless that is another round's session.
+            if not isinstance(exc, DelegationError):
+                with contextlib.suppress(PocqueueError):
+                    await work.stop()
+            await work.close()
+            raise
+
+    def _note(self, work: Work, request: _Request) -> None:
+        session_id = work.session_id
+        if session_id.startswith(VERDICTS) or self._outbox.session(session_id) is not None:
+            # Two rounds would share its cursor and its letters.
+            raise DelegationError(
+                f"The big node answers with session {session_id[:64]}, which is another one. "
+                "Check DELEGATION_URL.",
+                is_final=True,
+            )
+        self._outbox.open_session(
+            session_id, work.origin, url=request.round.url, request=request.model_dump_json()
         )
-        self._current = self._run(work, request)
 
     def _run(self, work: Work, request: _Request) -> SessionRunner:
         spot_check = None
@@ -451,9 +542,9 @@ class NodeService:
             spot_check=spot_check,
             # As long as a big node keeps what it found.
             give_up_s=request.deadline_s + KEEP_ENDED_MS / 1000,
-            on_fraud=self._after_fraud,
+            on_lost=lambda lost: self._after_loss(lost, request.deadline_s),
         )
-        self._runners = [other for other in self._runners if not other.over]
+        self._runners = [other for other in self._runners if not other.is_done]
         self._runners.append(runner)
         runner.start()
         return runner
@@ -463,16 +554,28 @@ class NodeService:
         if session.session_id.startswith(VERDICTS):
             await asyncio.to_thread(self._outbox.close_session, session.session_id)
             return
+        kept_until = session.created_s + KEEP_ENDED_MS / 1000
         try:
             request = _Request.model_validate_json(session.request)
+            kept_until = request.deadline_s + KEEP_ENDED_MS / 1000
             work = await self._find_work(session, request)
-        except (PocqueueError, ValueError) as exc:
-            logger.error("Session %s cannot go on and is closed: %s", session.session_id, exc)
+        except (PocqueueError, ValidationError) as exc:
+            reason = exc if isinstance(exc, PocqueueError) else "it cannot be read"
+            if isinstance(exc, PocqueueError) and time.time() < kept_until:
+                # A setting that is mended brings it back.
+                logger.error(
+                    "Session %s cannot go on until the next start: %s", session.session_id, reason
+                )
+                return
+            logger.error("Session %s cannot go on and is closed: %s", session.session_id, reason)
             await asyncio.to_thread(self._outbox.close_session, session.session_id)
             return
         runner = self._run(work, request)
         logger.info("%s goes on after a restart.", runner.tag)
         if time.time() < request.deadline_s:
+            if self._current is not None:
+                # One round at a time; the stop of the one before may not have arrived.
+                self._current.stop()
             self.round, self._current = request.round, runner
             self.state = NodeState.GENERATING
 
@@ -507,22 +610,41 @@ class NodeService:
             self._backend = Backend.open(self._settings, start=True, check=False)
         return self._backend
 
-    async def _after_fraud(self, runner: SessionRunner) -> None:
-        """Let local work take over the rest of the round, where it can and may."""
-        if runner is not self._current or self.state is not NodeState.GENERATING:
-            return
-        self._error = f"The big node's session was fraud: {runner.fraud}"
-        if self._delegation.fallback != "local" or self._work_kind == "none":
+    @property
+    def _may_take_over(self) -> bool:
+        return self._delegation.fallback == "local" and self._work_kind != "none"
+
+    async def _after_loss(self, runner: SessionRunner, deadline_s: float) -> None:
+        """Let local work take over the rest of the round from a big node, where it can and may."""
+        stopped = self._stopped
+        if runner.work.origin != "delegation" or runner is not self._current:
             return
         async with self._changing:
-            if runner is not self._current:
+            if runner is not self._current or self.state is not NodeState.GENERATING:
+                return
+            reason = f"The big node's session ended early: {runner.error}"
+            if runner.fraud is not None:
+                reason = f"The big node's session was fraud: {runner.fraud}"
+            self._error = reason
+            left_s = deadline_s - time.time()
+            if not self._may_take_over or left_s <= 0:
                 return
             try:
-                await self._begin_locally(runner.round)
+                await self._begin_locally(runner.round, left_s, stopped)
             except PocqueueError as exc:
                 logger.error("LOCAL node %d cannot take over: %s", runner.round.node_id, exc)
+                self._error = f"{reason}. Local work cannot take over: {exc}"
                 return
         logger.warning("LOCAL node %d: local work takes over.", runner.round.node_id)
+
+    async def _send(self) -> None:
+        """Keep a postman on its way."""
+        while not self._stop.is_set():
+            try:
+                await self._postman.run(self._stop)
+            except Exception:
+                logger.exception("The sending of signed batches failed and begins again.")
+                await asyncio.sleep(AGAIN_S)
 
     def _delivered(self, _letter: Letter, latency_s: float) -> None:
         self.metrics.delivered.inc()
@@ -531,7 +653,10 @@ class NodeService:
     async def _prune(self) -> None:
         """Forget, once an hour, the sessions that need no remembering."""
         while True:
-            await asyncio.to_thread(self._outbox.prune)
+            try:
+                await asyncio.to_thread(self._outbox.prune)
+            except OutboxError as exc:
+                logger.error("%s", exc)
             await asyncio.sleep(PRUNE_EVERY_S)
 
     async def _post_verdict(self, node_round: NodeRound, verdict: ValidatedBatch) -> None:
@@ -553,6 +678,19 @@ class NodeService:
         self._outbox.open_session(session_id, "engine", url=letter.url, request="{}")
         self._outbox.accept(session_id, "", "", [letter])
         self._outbox.close_session(session_id)
+
+
+def work_kind(
+    delegation: DelegationSettings, node: NodeSettings
+) -> Literal["engine", "queue", "none"]:
+    """Return what a node works with itself."""
+    if node.work == "auto":
+        return "none" if delegation.is_delegating else "engine"
+    return node.work
+
+
+def _one_line(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text[:500])
 
 
 def _age_s(since_s: float | None) -> float:

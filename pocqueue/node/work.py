@@ -29,8 +29,10 @@ from pocqueue.rounds.store import START
 
 logger = logging.getLogger(__name__)
 
-#: How long a big node, or our own store, may wait for something to say.
+#: How long a big node may wait for something to say.
 WAIT_S = 20.0
+#: The same of our own store. A thread waits there, and a stop is noticed in between.
+STORE_WAIT_S = 0.5
 #: Proofs of one page from the store.
 ENTRIES = 1000
 #: Between two questions where the big node does not wait with its answer although it was asked to.
@@ -195,7 +197,7 @@ class QueueWork:
     def _read(self, cursor: str) -> Page:
         # The round first, its proofs after it: where it is over, nothing comes later.
         status: RoundStatus = self._backend.store.status(self.session_id)
-        block_ms = round(1000 * min(WAIT_S, status.remaining_s)) or None
+        block_ms = round(1000 * min(STORE_WAIT_S, status.remaining_s)) or None
         entries = self._backend.store.read_proofs(
             status, cursor or START, count=ENTRIES, block_ms=block_ms
         )

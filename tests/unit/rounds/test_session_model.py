@@ -20,7 +20,13 @@ LLAMA: dict[str, Any] = {
     "num_heads": 16,
     "num_kv_heads": 16,
 }
-OLD_PARAMS: dict[str, Any] = {"dim": 2048, "n_layers": 16, "n_heads": 16, "n_kv_heads": 16, "vocab_size": 8192}
+OLD_PARAMS: dict[str, Any] = {
+    "dim": 2048,
+    "n_layers": 16,
+    "n_heads": 16,
+    "n_kv_heads": 16,
+    "vocab_size": 8192,
+}
 
 
 def gpu_of(queue: str = "gpu0", *, draining: bool = False, **changes: Any) -> Gpu:

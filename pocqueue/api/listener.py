@@ -1,0 +1,49 @@
+"""Takes the port of a service before anything of it starts, so that one that is taken is known at once."""
+
+from __future__ import annotations
+
+import socket
+
+from pocqueue.errors import SettingsError
+
+
+def listen(host: str, port: int, prefix: str) -> socket.socket:
+    """Return a socket that listens.
+
+    Args:
+        host: name or address of this machine.
+        port: 0 takes a free one.
+        prefix: of the variables HOST and PORT, for messages.
+
+    Raises:
+        SettingsError: the port cannot be had.
+    """
+    try:
+        family, _, _, _, place = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (OSError, UnicodeError) as exc:
+        raise SettingsError(
+            f"{prefix}HOST is {host!r}, which is no address ({getattr(exc, 'strerror', None) or exc}); "
+            "allowed: an address of this machine, such as 0.0.0.0 or 127.0.0.1."
+        ) from None
+    listener = socket.socket(family)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(place)
+        # Now, as two may bind with the option above and only one may listen.
+        listener.listen(2048)
+    except OSError as exc:
+        listener.close()
+        raise SettingsError(
+            f"{prefix}PORT is {port} on {host}, which cannot be listened on ({exc.strerror}): end what "
+            "uses it, or choose another with --port."
+        ) from None
+    listener.set_inheritable(True)
+    return listener
+
+
+def address_of(listener: socket.socket) -> str:
+    """Return host and port as they are written in a URL."""
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
