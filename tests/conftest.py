@@ -21,6 +21,8 @@ from typing import Any, Protocol, TypeVar
 import hypothesis
 import pytest
 from pydantic import SecretStr
+from typing_extensions import override
+from xdist.scheduler import LoadScopeScheduling
 
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.redis_server import RedisServer
@@ -55,16 +57,22 @@ def wait_until(
         time.sleep(0.005)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say which tests share expensive processes: they run in the same one of pytest's processes."""
-    for item in items:
-        path = item.path.relative_to(Path(__file__).parent)
+class _Groups(LoadScopeScheduling):  # type: ignore[misc]  # has no types
+    """Keeps tests that share expensive processes in the same one of pytest's processes."""
+
+    @override
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
         # One vLLM at a time, and one stack of workers.
-        group = "vllm" if "vllm" in path.name else str(path)
-        if path.parts[0] == "acceptance" and group != "vllm":
-            group = "stack"
-        item.add_marker(pytest.mark.xdist_group(group))
+        if "vllm" in path or "engine_compare" in path:
+            return "vllm"
+        return "stack" if path.startswith("tests/acceptance/") else path
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Groups:
+    """Say how tests are shared out with `-n`."""
+    return _Groups(config, log)
 
 
 class SettingsFactory(Protocol):
