@@ -20,7 +20,8 @@ from pocqueue.node.delegation_client import tls_context
 from pocqueue.node.engine_host import EngineHost
 from pocqueue.node.keys import SigningKey, key_path
 from pocqueue.node.outbox import OUTBOX_NAME, Outbox
-from pocqueue.node.service import NodeService, work_kind
+from pocqueue.node.searches import work_kind
+from pocqueue.node.service import NodeService
 from pocqueue.rounds.spec import HttpUrl
 from pocqueue.settings import DelegationSettings, NodeSettings, Settings
 

@@ -175,6 +175,17 @@ class Outbox:
                 (session_id, origin, url, cursor, request, self._clock()),
             )
 
+    def set_request(self, session_id: str, request: str) -> None:
+        """Replace what it takes to resume a session; one that is not known is left so.
+
+        Args:
+            request: as for `open_session`.
+        """
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE sessions SET request = ? WHERE session_id = ?", (request, session_id)
+            )
+
     def open_sessions(self) -> list[Session]:
         """Return the sessions that are not over, oldest first: those to resume after a restart."""
         with self._transaction() as db:

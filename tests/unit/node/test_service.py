@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import contextlib
 import threading
 import time
@@ -467,6 +468,22 @@ async def test_the_last_of_several_rounds_goes_on(settings_for: SettingsFactory)
                 "closed",
                 "closed",
             ]
+
+
+async def test_a_stop_outlasts_a_restart(settings_for: SettingsFactory) -> None:
+    """One that the big node did not hear of is told to it afterwards; nothing is searched again."""
+    settings = settings_for()
+    async with big_node_of_today() as big:
+        async with node_at_work(settings, delegating(big.url)) as node:
+            await node.generate(make_round())
+            big.failures = itertools.repeat(503)
+            await node.stop()
+        assert big.stopped == []
+        big.failures = iter(())
+        async with node_at_work(settings, delegating(big.url)) as node:
+            await until(lambda: big.stopped == ["old-1"])
+            assert await word(node) == "STOPPED"
+            assert node.round is None
 
 
 async def test_a_search_of_long_ago_is_read_to_its_end(

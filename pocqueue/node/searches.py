@@ -1,0 +1,382 @@
+"""The searches of a small node: begins them at a big node or here, and goes on with them after a restart.
+
+A search is on disk (`outbox.py`) before anybody follows it: what it takes to go on with it, and, once
+the chain has stopped it, that it is to be stopped. Each is followed by a runner of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ValidationError
+
+from pocqueue.engine.base import EngineInfo
+from pocqueue.errors import (
+    DelegationError,
+    EngineError,
+    EngineUnavailable,
+    ModelConflict,
+    NodeStateError,
+    OutboxError,
+    PocqueueError,
+)
+from pocqueue.node.delegation_client import DelegationClient, RemoteModel
+from pocqueue.node.engine_host import EngineHost
+from pocqueue.node.keys import SigningKey
+from pocqueue.node.metrics import NodeMetrics
+from pocqueue.node.node_round import NodeRound
+from pocqueue.node.outbox import Outbox, Session
+from pocqueue.node.postman import Postman
+from pocqueue.node.runner import SessionRunner
+from pocqueue.node.spot_check import SpotCheck
+from pocqueue.node.work import EngineWork, QueueWork, RemoteWork, Work
+from pocqueue.rounds.backend import Backend
+from pocqueue.rounds.session_model import dimensions
+from pocqueue.rounds.start import check_seq_len
+from pocqueue.rounds.store import KEEP_ENDED_MS
+from pocqueue.settings import DelegationSettings, NodeSettings, Settings
+
+logger = logging.getLogger(__name__)
+
+#: Beginning of the ids of sessions that hold one verdict, and no search.
+VERDICTS = "verdict-"
+#: Seconds that a new search waits for the stop of the one before to arrive, which takes up a place.
+STOP_S = 2.0
+
+WorkKind = Literal["engine", "queue", "none"]
+
+
+class SearchRequest(BaseModel):
+    """What is kept of a search on disk, beside its cursor."""
+
+    round: NodeRound
+    gpu_count: int
+    #: Unix time at which its window closes.
+    deadline_s: float
+    #: What a big node searches with.
+    model: RemoteModel = RemoteModel()
+    #: The chain has stopped it, and whoever searches may not know yet.
+    stopped: bool = False
+
+
+class Search(NamedTuple):
+    """A search and whoever follows it."""
+
+    request: SearchRequest
+    runner: SessionRunner
+
+
+class Searches:
+    """All searches of a node that are not over.
+
+    Args:
+        settings: engine, model and Redis of local work.
+        delegation: the big node.
+        kind: what the node works with itself; see `work_kind`.
+        engine: where that is an engine.
+        outbox: on disk.
+        key: signs what is found.
+        postman: sends it.
+        metrics: counts.
+        on_lost: called with a search that its big node ended early or cheated in.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        delegation: DelegationSettings,
+        kind: WorkKind,
+        engine: EngineHost | None,
+        *,
+        outbox: Outbox,
+        key: SigningKey,
+        postman: Postman,
+        metrics: NodeMetrics,
+        on_lost: Callable[[Search], Awaitable[None]],
+    ) -> None:
+        self.kind = kind
+        self.engine = engine
+        self.runners: list[SessionRunner] = []
+        self._settings = settings
+        self._delegation = delegation
+        self._outbox = outbox
+        self._key = key
+        self._postman = postman
+        self._metrics = metrics
+        self._on_lost = on_lost
+        self._backend: Backend | None = None
+
+    async def close(self) -> None:
+        """Follow nothing any more; searches on big nodes and in the store go on."""
+        while self.runners:
+            # Local work may take over meanwhile, with a runner of its own.
+            runners, self.runners = self.runners, []
+            await asyncio.gather(*(runner.close() for runner in runners))
+        if self._backend is not None:
+            self._backend.client.close()
+
+    async def stop(self, search: Search) -> None:
+        """Have a search end, also after a restart; what it found is still read."""
+        search.runner.stop()
+        if search.runner.over:
+            return
+        request = search.request.model_copy(update={"stopped": True})
+        try:
+            await asyncio.to_thread(
+                self._outbox.set_request, search.runner.work.session_id, request.model_dump_json()
+            )
+        except OutboxError as exc:
+            logger.error("%s the stop is not on disk: %s", search.runner.tag, exc)
+
+    async def begin_remotely(self, node_round: NodeRound) -> Search:
+        """Start a session on the big node and follow it.
+
+        Raises:
+            DelegationError: it cannot be reached, or refuses.
+            OutboxError: the disk is in trouble.
+        """
+        client = self._client(node_round)
+        for runner in self.runners:
+            await runner.stop_arrived(STOP_S)
+        try:
+            started = await client.start(node_round)
+        except BaseException:
+            await client.close()
+            raise
+        work = RemoteWork(
+            client, started.session_id, started.gpu_count, self._delegation.poll_seconds
+        )
+        logger.info(
+            "DELEGATION session %s node %d: started on %s: %s",
+            started.session_id,
+            node_round.node_id,
+            client.url,
+            _one_line(started.message),
+        )
+        return await self._open(work, node_round, self._delegation.window_seconds, started.model)
+
+    async def begin_locally(
+        self, node_round: NodeRound, window_s: float, stopped: asyncio.Event
+    ) -> Search:
+        """Search with what the node has itself.
+
+        Args:
+            window_s: seconds that the search takes.
+            stopped: ends the wait for an engine that is still being loaded.
+
+        Raises:
+            NodeStateError: it has nothing, or was stopped meanwhile.
+            PocqueueError: what it has cannot be used for this round; says why.
+        """
+        work: Work
+        if self.kind == "engine":
+            assert self.engine is not None
+            info = await _unless_stopped(usable(self.engine), stopped)
+            self._check_model(node_round, info)
+            work = EngineWork(self.engine, node_round, time.time() + window_s)
+        elif self.kind == "queue":
+            backend = await asyncio.to_thread(self._open_backend)
+            work = await asyncio.to_thread(
+                QueueWork.start,
+                backend,
+                node_round,
+                window_s=window_s,
+                any_model=self._delegation.any_model,
+            )
+        else:
+            raise NodeStateError(
+                "This node neither delegates nor works itself: set DELEGATION_URL and "
+                "DELEGATION_AUTH_TOKEN, or POCQUEUE_NODE_WORK=engine or queue"
+            )
+        return await self._open(work, node_round, window_s, RemoteModel())
+
+    def _check_model(self, node_round: NodeRound, info: EngineInfo) -> None:
+        check_seq_len(node_round.seq_len, info)
+        wish = node_round.wish
+        if wish.fits(info):
+            return
+        shape = ", ".join(f"{name} {value}" for name, value in dimensions(info).items())
+        conflict = f"Model conflict: params ask for {wish}; deployed here is {info.model} ({shape})"
+        if not self._delegation.any_model:
+            raise ModelConflict(
+                f"{conflict}. Proofs of another model would be worth nothing: ask for the deployed one, or "
+                "set POCQUEUE_MODEL (DELEGATION_ANY_MODEL=1 goes on with a warning)."
+            )
+        logger.warning("LOCAL node %d: %s.", node_round.node_id, conflict)
+
+    async def _open(
+        self, work: Work, node_round: NodeRound, window_s: float, model: RemoteModel
+    ) -> Search:
+        request = SearchRequest(
+            round=node_round,
+            gpu_count=work.gpu_count,
+            deadline_s=time.time() + window_s,
+            model=model,
+        )
+        try:
+            await asyncio.to_thread(self._note, work, request)
+            return self._run(work, request)
+        except BaseException as exc:
+            # Nobody would read what it finds; unless that is another round's session.
+            if not isinstance(exc, DelegationError):
+                with contextlib.suppress(PocqueueError):
+                    await work.stop()
+            await work.close()
+            raise
+
+    def _note(self, work: Work, request: SearchRequest) -> None:
+        session_id = work.session_id
+        if session_id.startswith(VERDICTS) or self._outbox.session(session_id) is not None:
+            # Two rounds would share its cursor and its letters.
+            raise DelegationError(
+                f"The big node answers with session {session_id[:64]}, which is another one. "
+                "Check DELEGATION_URL.",
+                is_final=True,
+            )
+        self._outbox.open_session(
+            session_id, work.origin, url=request.round.url, request=request.model_dump_json()
+        )
+
+    def _run(self, work: Work, request: SearchRequest) -> Search:
+        spot_check = None
+        if work.origin == "delegation" and self.engine is not None:
+            spot_check = SpotCheck(
+                self.engine,
+                request.round,
+                request.model,
+                self._outbox,
+                work.session_id,
+                self._metrics,
+                any_model=self._delegation.any_model,
+            )
+
+        async def lost(runner: SessionRunner) -> None:
+            await self._on_lost(Search(request, runner))
+
+        runner = SessionRunner(
+            work,
+            request.round,
+            outbox=self._outbox,
+            key=self._key,
+            postman=self._postman,
+            metrics=self._metrics,
+            spot_check=spot_check,
+            # As long as a big node keeps what it found.
+            give_up_s=request.deadline_s + KEEP_ENDED_MS / 1000,
+            on_lost=lost,
+        )
+        self.runners = [other for other in self.runners if not other.is_done]
+        self.runners.append(runner)
+        runner.start()
+        return Search(request, runner)
+
+    async def resume(self, session: Session) -> Search | None:
+        """Go on with a search that an earlier run of this program left open; None: it cannot.
+
+        Raises:
+            OutboxError: the disk is in trouble.
+        """
+        if session.session_id.startswith(VERDICTS):
+            await asyncio.to_thread(self._outbox.close_session, session.session_id)
+            return None
+        kept_until = session.created_s + KEEP_ENDED_MS / 1000
+        try:
+            request = SearchRequest.model_validate_json(session.request)
+            kept_until = request.deadline_s + KEEP_ENDED_MS / 1000
+            work = await self._find_work(session, request)
+        except (PocqueueError, ValidationError) as exc:
+            reason = exc if isinstance(exc, PocqueueError) else "it cannot be read"
+            if isinstance(exc, PocqueueError) and time.time() < kept_until:
+                # A setting that is mended brings it back.
+                logger.error(
+                    "Session %s cannot go on until the next start: %s", session.session_id, reason
+                )
+                return None
+            logger.error("Session %s cannot go on and is closed: %s", session.session_id, reason)
+            await asyncio.to_thread(self._outbox.close_session, session.session_id)
+            return None
+        search = self._run(work, request)
+        logger.info("%s goes on after a restart.", search.runner.tag)
+        if request.stopped:
+            # Whoever searches may not have heard of it.
+            search.runner.stop()
+        return search
+
+    async def _find_work(self, session: Session, request: SearchRequest) -> Work:
+        if session.origin == "delegation":
+            return RemoteWork(
+                self._client(request.round),
+                session.session_id,
+                request.gpu_count,
+                self._delegation.poll_seconds,
+            )
+        if session.origin == "queue":
+            backend = await asyncio.to_thread(self._open_backend)
+            return QueueWork(backend, session.session_id, request.gpu_count)
+        if self.engine is None:
+            raise EngineError("it was searched by an engine, and this node has none any more")
+        return EngineWork(self.engine, request.round, request.deadline_s, session.session_id)
+
+    def _client(self, node_round: NodeRound) -> DelegationClient:
+        url, token = node_round.delegation_url, node_round.delegation_auth_token
+        if not url or not token:
+            ours = self._delegation
+            if ours.url is None or ours.auth_token is None:
+                raise NodeStateError(
+                    "DELEGATION_URL and DELEGATION_AUTH_TOKEN are not set any more"
+                )
+            url, token = ours.url, ours.auth_token.get_secret_value()
+        return DelegationClient(url, token, ca=self._delegation.tls_ca)
+
+    def _open_backend(self) -> Backend:
+        if self._backend is None:
+            self._backend = Backend.open(self._settings, start=True, check=False)
+        return self._backend
+
+
+def work_kind(delegation: DelegationSettings, node: NodeSettings) -> WorkKind:
+    """Return what a node works with itself."""
+    if node.work == "auto":
+        return "none" if delegation.is_delegating else "engine"
+    return node.work
+
+
+async def usable(engine: EngineHost) -> EngineInfo:
+    """Wait for the engine.
+
+    Raises:
+        EngineUnavailable: it cannot be used.
+    """
+    try:
+        return await engine.ready()
+    except EngineError as exc:
+        raise EngineUnavailable(str(exc)) from exc
+
+
+async def _unless_stopped(
+    coming: Coroutine[Any, Any, EngineInfo], stopped: asyncio.Event
+) -> EngineInfo:
+    """Return what comes, unless a stop comes first.
+
+    Raises:
+        NodeStateError: it did.
+    """
+    ready = asyncio.ensure_future(coming)
+    waiting = asyncio.ensure_future(stopped.wait())
+    try:
+        await asyncio.wait({ready, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if not ready.done():
+            raise NodeStateError("The round was stopped before the engine was loaded")
+        return ready.result()
+    finally:
+        ready.cancel()
+        waiting.cancel()
+
+
+def _one_line(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text[:500])
