@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import asdict
+import time
+from dataclasses import asdict, replace
 from functools import cache, partial
 
 from pocqueue.app import app
@@ -27,6 +28,8 @@ from pocqueue.settings import settings
 
 logger = logging.getLogger(__name__)
 
+#: Seconds after which a task goes to the end of the queue.
+TASK_S = 20.0
 #: Batches merged into one request.
 ENTRIES_PER_POST = 256
 
@@ -65,6 +68,7 @@ async def deliver(backend: Backend, round_id: str, token: str, *, allow_private:
     except InvalidRound as exc:
         return await _give_up(backend, round_id, token, str(exc))
     cursor, posted, refused, size = delivery.cursor, 0, 0, ENTRIES_PER_POST
+    give_back_at = time.monotonic() + TASK_S
     async with PoCCallbackSender(
         url,
         status.spec.r_target,
@@ -105,11 +109,17 @@ async def deliver(backend: Backend, round_id: str, token: str, *, allow_private:
                 )
             else:
                 posted += len(batch)
-            cursor = entries[-1].cursor
+            # What failed before this success is over.
+            cursor, delivery = entries[-1].cursor, replace(delivery, attempts=0)
             if not await asyncio.to_thread(
                 backend.outbox.delivered, round_id, token, cursor, len(batch)
             ):
                 return "another task took over"
+            if time.monotonic() > give_back_at:
+                # A slow receiver must not keep the others waiting; the scheduler comes back to it, for as
+                # long as the round's proofs are to be delivered.
+                await asyncio.to_thread(backend.outbox.finish, round_id, token)
+                return f"{posted} nonces delivered, {refused} refused; more to come"
 
 
 async def _give_up(backend: Backend, round_id: str, token: str, error: str) -> str:

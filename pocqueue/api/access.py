@@ -3,13 +3,16 @@
 Wrong tokens are counted in Redis, by the client's address (an IPv6 one by its /64, which is what one
 subscriber has), so that all processes of a service count together. An address over the limit hears
 429 for the rest of its minute, even with a right token: a lucky guess gains nothing. Each process
-remembers the addresses that it refuses, so that a right token costs no question to Redis.
+counts for itself too, before it asks Redis: a burst of guesses, or a Redis that is away, gets nobody
+past the limit, and a right token costs no question to Redis.
 
 A missing token is refused and not counted: it is no guess.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ipaddress
 import time
 from collections.abc import Callable
@@ -17,12 +20,14 @@ from collections.abc import Callable
 import redis.asyncio
 
 from pocqueue.api.customers import Customer, Customers
-from pocqueue.errors import InvalidToken, TooManyFailures
+from pocqueue.errors import InvalidToken, StoreError, TooManyFailures
 from pocqueue.rounds.connection import store_errors
 from pocqueue.rounds.store import Keys
 
 #: Wrong tokens are counted over this long, from the first one on.
 WINDOW_S = 60
+#: Wrong tokens that are counted at the same time.
+_TURNS = 8
 #: Addresses remembered as refused; beyond it, those whose time is over are forgotten.
 _MANY = 10_000
 
@@ -52,6 +57,10 @@ class Access:
         self._max_failures = max_failures
         self._clock = clock
         self._blocked_until: dict[str, float] = {}
+        #: By address: wrong tokens seen by this process, and when they are forgotten.
+        self._seen: dict[str, tuple[int, float]] = {}
+        # Of the connections that sessions are read by, guesses get a few.
+        self._turns = asyncio.Semaphore(_TURNS)
 
     async def admit(self, address: str, token: str | None) -> Customer:
         """Return whose token it is.
@@ -63,7 +72,6 @@ class Access:
         Raises:
             InvalidToken: it is missing or wrong.
             TooManyFailures: too many wrong ones came from there.
-            StoreError: Redis is away, and the failure could not be counted.
         """
         if self._blocked_until:
             self._refuse_blocked(address)
@@ -86,22 +94,44 @@ class Access:
             raise TooManyFailures(left_s)
 
     async def _count_failure(self, address: str) -> None:
-        key = f"{Keys.AUTH_FAILURES}:{address}"
-        with store_errors(self._url):
-            async with self._client.pipeline(transaction=True) as pipe:
-                # First, so that no counter is ever without an end.
-                pipe.set(key, 0, ex=WINDOW_S, nx=True)
-                pipe.incr(key)
-                pipe.pttl(key)
-                pipe.hincrby(Keys.METRICS, "auth_failures", 1)
-                _, count, left_ms, _ = await pipe.execute()
+        now = self._clock()
+        count, until = self._seen.get(address, (0, 0.0))
+        count, until = (1, now + WINDOW_S) if until <= now else (count + 1, until)
+        if len(self._seen) >= _MANY:
+            self._seen = {a: seen for a, seen in self._seen.items() if seen[1] > now}
+        self._seen[address] = count, until
         if count > self._max_failures:
-            now = self._clock()
-            if len(self._blocked_until) >= _MANY:
-                self._blocked_until = {a: t for a, t in self._blocked_until.items() if t > now}
-            left_s = max(left_ms, 1) / 1000
-            self._blocked_until[address] = now + left_s
-            raise TooManyFailures(left_s)
+            # Before anything is waited for: those that came at the same time are judged after it.
+            self._block(address, until - now)
+        # Where Redis is away, each process counts for itself alone.
+        with contextlib.suppress(StoreError):
+            await self._count_in_redis(address)
+        self._refuse_blocked(address)
+
+    async def _count_in_redis(self, address: str) -> None:
+        key = f"{Keys.AUTH_FAILURES}:{address}"
+        async with self._turns:
+            with store_errors(self._url):
+                count, left_ms = await self._increment(key)
+        if count > self._max_failures:
+            self._block(address, max(left_ms, 1) / 1000)
+
+    async def _increment(self, key: str) -> tuple[int, int]:
+        async with self._client.pipeline(transaction=True) as pipe:
+            # First, so that no counter is ever without an end.
+            pipe.set(key, 0, ex=WINDOW_S, nx=True)
+            pipe.incr(key)
+            pipe.pttl(key)
+            pipe.hincrby(Keys.METRICS, "auth_failures", 1)
+            _, count, left_ms, _ = await pipe.execute()
+        return int(count), int(left_ms)
+
+    def _block(self, address: str, left_s: float) -> None:
+        """Refuse an address from now on."""
+        now = self._clock()
+        if len(self._blocked_until) >= _MANY:
+            self._blocked_until = {a: t for a, t in self._blocked_until.items() if t > now}
+        self._blocked_until[address] = now + left_s
 
 
 def subscriber(address: str) -> str:

@@ -211,6 +211,8 @@ class Customers:
         self._main = Customer(name=MAIN, sha256=digest(token))
         self._file = file
         self._stamp = self._look()
+        #: The state of the file that could not be read, once that was logged.
+        self._unread: tuple[int, ...] | None = None
         self._customers = [self._main, *file.read()]
 
     def find(self, token: str) -> Customer | None:
@@ -227,12 +229,16 @@ class Customers:
         stamp = self._look()
         if stamp == self._stamp:
             return
-        self._stamp = stamp
         try:
             self._customers = [self._main, *self._file.read()]
         except SettingsError as exc:
-            # Better the customers of a moment ago than none: somebody is just editing it.
-            logger.error("DELEGATION keeps the customers that it knows: %s", exc)
+            # Better the customers of a moment ago than none: somebody is just editing it. It is read again
+            # with the next request, as whoever was revoked must not stay for one failure to read.
+            if stamp != self._unread:
+                logger.error("DELEGATION keeps the customers that it knows: %s", exc)
+            self._unread = stamp
+            return
+        self._stamp = stamp
 
     def _look(self) -> tuple[int, ...] | None:
         try:

@@ -13,9 +13,12 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from prometheus_client import Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from typing_extensions import override
 
-from pocqueue.api.delegation_routes import PREFIX, SECURITY, StatusRoute
+from pocqueue.api.customers import MAIN
+from pocqueue.api.delegation_routes import PREFIX, SECURITY, Handler, TokenRoute
 from pocqueue.api.delegation_schema import errors
+from pocqueue.errors import InvalidToken
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.metrics import PoolCollector, process_collector, render
 
@@ -74,9 +77,24 @@ def request_histogram() -> Histogram:
     )
 
 
+class MetricsRoute(TokenRoute):
+    """A route for the operator: the figures are those of all customers together."""
+
+    @override
+    async def admit(self, request: Request, handler: Handler) -> Response:
+        async def for_operator(admitted: Request) -> Response:
+            if admitted.state.customer.name != MAIN:
+                raise InvalidToken(
+                    "Invalid auth token: figures are the operator's; send DELEGATION_AUTH_TOKEN."
+                )
+            return await handler(admitted)
+
+        return await super().admit(request, for_operator)
+
+
 def metrics_router(histogram: Histogram) -> APIRouter:
-    """Return the route, which asks for a token as `/status` does."""
-    router = APIRouter(tags=["delegation"], route_class=StatusRoute)
+    """Return the route, for the token of the settings only."""
+    router = APIRouter(tags=["delegation"], route_class=MetricsRoute)
     process = process_collector()
 
     # Not a coroutine: reading all of Redis's figures blocks, so it runs in a thread.

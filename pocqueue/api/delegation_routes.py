@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 from fastapi.security import APIKeyQuery, HTTPBearer
+from starlette.requests import ClientDisconnect
 from typing_extensions import override
 
 from pocqueue.api.access import Access
@@ -53,7 +54,7 @@ PREFIX = "/api/v1/delegation"
 #: Longest time that a request for batches may wait, in seconds.
 MAX_WAIT_S = 30.0
 
-_Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class TokenRoute(DelegationRoute):
     """
 
     @override
-    async def admit(self, request: Request, handler: _Handler) -> Response:
+    async def admit(self, request: Request, handler: Handler) -> Response:
         delegation: Delegation = request.app.state.delegation
         token = _token_beside_body(request)
         is_object = True
@@ -323,7 +324,7 @@ async def _read_body(request: Request) -> tuple[bool, str | None]:
     """
     try:
         body = await request.json()
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, ClientDisconnect):
         return False, None
     if not isinstance(body, dict):
         return False, None

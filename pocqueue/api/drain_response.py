@@ -8,7 +8,9 @@ reply, as nothing was noted. Where the note cannot be made (another poll of the 
 faster, or Redis is gone) the connection is cut: a client that lacks the last byte of an announced
 length has no reply.
 
-What is left is the time that the last byte takes: a client that dies just then has lost them.
+What a server can know is what its kernel knows. A client whose machine or network vanishes without a
+word, while the body still lies in the send buffer, looks connected and loses that reply; so does one
+whose note was made by a Redis that did not get to say so for ten seconds. Cursors have no such gap.
 """
 
 from __future__ import annotations

@@ -129,8 +129,10 @@ def token_add(
         float,
         typer.Option(min=0.01, max=100, help="Weight of its sessions when GPUs are shared out."),
     ] = 1.0,
+    env_file: EnvFile = None,
 ) -> None:
     """Add a customer. Its token goes to standard output and is kept nowhere; a running service knows it at once."""
+    _load_env(env_file)
     tokens = _tokens_file()
     token = tokens.add(name, sessions=sessions, share=share)
     console(stderr=True).print(
@@ -140,11 +142,12 @@ def token_add(
 
 
 @token_app.command("list", short_help="List customers.")
-def token_list(as_json: AsJson = False) -> None:
+def token_list(as_json: AsJson = False, env_file: EnvFile = None) -> None:
     """List the customers with tokens of their own; nobody can list the tokens."""
     from rich.markup import escape
     from rich.table import Table
 
+    _load_env(env_file)
     customers = _tokens_file().read()
     if as_json:
         print_json([customer.model_dump(exclude={"sha256"}) for customer in customers])
@@ -166,8 +169,10 @@ def token_list(as_json: AsJson = False) -> None:
 @token_app.command("revoke", short_help="Take a customer's token away.")
 def token_revoke(
     name: Annotated[str, typer.Argument(help="The customer.")],
+    env_file: EnvFile = None,
 ) -> None:
     """Take a customer's token away, at once; its running sessions search on until they expire."""
+    _load_env(env_file)
     _tokens_file().revoke(name)
     console().print(f"{name} has no token any more.")
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import asdict
 from typing import Any, ParamSpec, TypeVar
 
@@ -67,6 +67,7 @@ class SessionRunner:
         metrics: counts.
         spot_check: recomputes samples; None: nothing can be recomputed here.
         give_up_s: Unix time after which an absent source is not waited for any more.
+        seen: nonces of the same round that were kept already, by another search; they are left out.
         on_lost: called once where the source ended the search before its time, or for fraud.
 
     Attributes:
@@ -76,6 +77,7 @@ class SessionRunner:
         status: how the source says it stands.
         fraud: why the session is fraud; None where it is not.
         batches: read so far; and nonces in them.
+        seen: nonces that were kept, of this search and of those before it in its round.
         heard_at: monotonic time of the last answer.
     """
 
@@ -90,6 +92,7 @@ class SessionRunner:
         metrics: NodeMetrics,
         spot_check: SpotCheck | None,
         give_up_s: float,
+        seen: Collection[int] = (),
         on_lost: Callable[[SessionRunner], Awaitable[None]] | None = None,
     ) -> None:
         self.work = work
@@ -109,7 +112,7 @@ class SessionRunner:
         self._metrics = metrics
         self._give_up_s = give_up_s
         self._on_lost = on_lost
-        self._seen: set[int] = set()
+        self.seen = set(seen)
         self._closing = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
         self._read_all = False
@@ -201,7 +204,7 @@ class SessionRunner:
             if not await self._on_disk(
                 self._outbox.accept, self.work.session_id, cursor, page.cursor, letters
             ):
-                self._seen.difference_update(n for batch in batches for n in batch.nonces)
+                self.seen.difference_update(n for batch in batches for n in batch.nonces)
                 session = await self._on_disk(self._outbox.session, self.work.session_id)
                 if session is None or session.state != "open":
                     return
@@ -317,12 +320,12 @@ class SessionRunner:
                 self._check(batch)
             kept = self._batch([], [])
             for nonce, distance in zip(batch.nonces, batch.dist, strict=True):
-                if nonce not in self._seen:
-                    self._seen.add(nonce)
+                if nonce not in self.seen:
+                    self.seen.add(nonce)
                     kept.nonces.append(nonce)
                     kept.dist.append(distance)
             if repeated := len(batch) - len(kept):
-                logger.warning("%s %d nonces came twice; kept once.", self.tag, repeated)
+                logger.info("%s %d nonces came twice; kept once.", self.tag, repeated)
             if kept.nonces:
                 kept_batches.append(kept)
         return kept_batches

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ValidationError
@@ -123,8 +123,6 @@ class Searches:
     async def stop(self, search: Search) -> None:
         """Have a search end, also after a restart; what it found is still read."""
         search.runner.stop()
-        if search.runner.over:
-            return
         request = search.request.model_copy(update={"stopped": True})
         try:
             await asyncio.to_thread(
@@ -161,13 +159,18 @@ class Searches:
         return await self._open(work, node_round, self._delegation.window_seconds, started.model)
 
     async def begin_locally(
-        self, node_round: NodeRound, window_s: float, stopped: asyncio.Event
+        self,
+        node_round: NodeRound,
+        window_s: float,
+        stopped: asyncio.Event,
+        seen: Collection[int] = (),
     ) -> Search:
         """Search with what the node has itself.
 
         Args:
             window_s: seconds that the search takes.
             stopped: ends the wait for an engine that is still being loaded.
+            seen: nonces of this round that are not to be sent again.
 
         Raises:
             NodeStateError: it has nothing, or was stopped meanwhile.
@@ -193,7 +196,7 @@ class Searches:
                 "This node neither delegates nor works itself: set DELEGATION_URL and "
                 "DELEGATION_AUTH_TOKEN, or POCQUEUE_NODE_WORK=engine or queue"
             )
-        return await self._open(work, node_round, window_s, RemoteModel())
+        return await self._open(work, node_round, window_s, RemoteModel(), seen)
 
     def _check_model(self, node_round: NodeRound, info: EngineInfo) -> None:
         check_seq_len(node_round.seq_len, info)
@@ -210,7 +213,12 @@ class Searches:
         logger.warning("LOCAL node %d: %s.", node_round.node_id, conflict)
 
     async def _open(
-        self, work: Work, node_round: NodeRound, window_s: float, model: RemoteModel
+        self,
+        work: Work,
+        node_round: NodeRound,
+        window_s: float,
+        model: RemoteModel,
+        seen: Collection[int] = (),
     ) -> Search:
         request = SearchRequest(
             round=node_round,
@@ -220,7 +228,7 @@ class Searches:
         )
         try:
             await asyncio.to_thread(self._note, work, request)
-            return self._run(work, request)
+            return self._run(work, request, seen)
         except BaseException as exc:
             # Nobody would read what it finds; unless that is another round's session.
             if not isinstance(exc, DelegationError):
@@ -242,7 +250,7 @@ class Searches:
             session_id, work.origin, url=request.round.url, request=request.model_dump_json()
         )
 
-    def _run(self, work: Work, request: SearchRequest) -> Search:
+    def _run(self, work: Work, request: SearchRequest, seen: Collection[int] = ()) -> Search:
         spot_check = None
         if work.origin == "delegation" and self.engine is not None:
             spot_check = SpotCheck(
@@ -268,6 +276,7 @@ class Searches:
             spot_check=spot_check,
             # As long as a big node keeps what it found.
             give_up_s=request.deadline_s + KEEP_ENDED_MS / 1000,
+            seen=seen,
             on_lost=lost,
         )
         self.runners = [other for other in self.runners if not other.is_done]

@@ -153,6 +153,10 @@ class NodeService:
             if self._current is not None and self._current.is_searching:
                 self.state = NodeState.GENERATING
                 return
+            if self._has_had_its_window():
+                logger.info("Node %d: this round has had its window.", self.round.node_id)
+                self.state = NodeState.GENERATING
+                return
             self._error = None
             try:
                 await self._begin(self.round, stopped)
@@ -293,6 +297,18 @@ class NodeService:
     def _current(self) -> SessionRunner | None:
         return None if self._search is None else self._search.runner
 
+    def _has_had_its_window(self) -> bool:
+        """Say whether the round at hand was searched until its end: again it would find the same."""
+        search = self._search
+        return (
+            search is not None
+            and self.round is not None
+            and search.request.round.is_same_search(self.round)
+            and not search.runner.lost
+            and search.runner.fraud is None
+            and time.time() >= search.request.deadline_s
+        )
+
     async def _stop_search(self) -> None:
         if self._search is not None:
             await self._searches.stop(self._search)
@@ -405,7 +421,11 @@ class NodeService:
             if not self._may_take_over or left_s <= 0:
                 return
             try:
-                self._search = await self._searches.begin_locally(runner.round, left_s, stopped)
+                # After fraud nobody knows what of it was sent; receivers ignore what comes twice.
+                seen = runner.seen if runner.fraud is None else ()
+                self._search = await self._searches.begin_locally(
+                    runner.round, left_s, stopped, seen
+                )
             except PocqueueError as exc:
                 logger.error("LOCAL node %d cannot take over: %s", runner.round.node_id, exc)
                 self._error = f"{reason}. Local work cannot take over: {exc}"

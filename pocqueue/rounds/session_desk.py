@@ -6,6 +6,7 @@ A customer's session is known to that customer only.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import uuid
 from typing import NamedTuple
@@ -87,6 +88,9 @@ class SessionDesk:
             InvalidRound: seq_len or callback_url is not allowed.
             NoLiveGpu, ModelConflict, SessionsFull, StoreError: see the classes.
         """
+        if request_id is not None:
+            with contextlib.suppress(UnknownRound):
+                return self._known(_session_id(customer, request_id))
         if draft.callback_url is not None:
             check_url(draft.callback_url, allow_private=self._callback_private)
         gpus = self._backend.pool.live()
@@ -127,6 +131,12 @@ class SessionDesk:
                 "DELEGATION session %s of node %d: %s", session_id, spec.node_id, warning
             )
         return StartedSession(session_id, spec, num_gpus, warning)
+
+    def _known(self, session_id: str) -> StartedSession:
+        """Return a session that was started before."""
+        status = self._backend.store.status(session_id)
+        num_gpus = num_serving(self._backend.pool.live(), status.spec)
+        return StartedSession(session_id, status.spec, num_gpus, "")
 
     def stop(self, session_id: str, customer: str) -> RoundStatus:
         """End a session, once; return it as it stands afterwards.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import logging
@@ -207,6 +208,16 @@ async def test_the_door_shuts_and_opens_again(
     assert 0 < left_ms <= 1000 * WINDOW_S
     clock.now += WINDOW_S
     assert (await access.admit("192.0.2.1", TOKEN)).name == MAIN
+
+
+async def test_a_burst_of_guesses_gets_nobody_in(access: Access) -> None:
+    """They are judged in the order they came in, however many wait for Redis; nobody else waits long."""
+    burst = await asyncio.gather(*(guess(access, "192.0.2.1") for _ in range(200)))
+    assert burst.count(InvalidToken) <= 2
+    assert burst.count(TooManyFailures) >= 198
+    with pytest.raises(TooManyFailures):
+        await access.admit("192.0.2.1", TOKEN)
+    assert (await access.admit("192.0.2.2", TOKEN)).name == MAIN
 
 
 async def test_all_processes_count_together(

@@ -8,6 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
+from pocqueue.api.customers import TokensFile, tokens_path
 from pocqueue.api.delegation_app import create_app
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.redis_server import RedisServer
@@ -39,11 +40,16 @@ def test_a_token_is_asked_for(client: TestClient) -> None:
     assert TOKEN not in page.text
 
 
-def test_it_is_public_where_the_status_is(backend: Backend, settings_for: SettingsFactory) -> None:
-    """One setting for both."""
+def test_it_is_the_operators_alone(backend: Backend, settings_for: SettingsFactory) -> None:
+    """Public status does not open it, nor does a customer's token: it has everybody's figures."""
     delegation = DelegationSettings(auth_token=SecretStr(TOKEN), public_status=True)
     with TestClient(create_app(settings_for(), delegation)) as client:
-        assert client.get("/metrics").status_code == 200
+        assert client.get("/metrics").status_code == 401
+        settings = settings_for()
+        token = TokensFile(tokens_path(settings, delegation)).add("other")
+        customer = {"Authorization": f"Bearer {token}"}
+        assert client.get("/metrics", headers=customer).status_code == 401
+        assert client.get("/metrics", headers=BEARER).status_code == 200
 
 
 def test_pool_sessions_and_requests_are_on_it(client: TestClient, backend: Backend) -> None:

@@ -210,6 +210,7 @@ def test_settings_that_docker_fixes_reach_every_container(
     node = {name for name in variables if name.startswith("POCQUEUE_NODE_")}
     delegation = {name for name in variables if name.startswith("DELEGATION_")}
     small = {f"DELEGATION_{name}" for name in ("URL", "POLL_SECONDS", "FALLBACK", "TLS_CA")}
+    both = {f"DELEGATION_{name}" for name in ("AUTH_TOKEN", "WINDOW_SECONDS", "ANY_MODEL")}
     workers = variables - flower - metrics - node - delegation
     everywhere = workers - {"POCQUEUE_DEVICE"}
     for name, own in {
@@ -219,7 +220,7 @@ def test_settings_that_docker_fixes_reach_every_container(
         "scheduler": metrics,
         "flower": flower,
         "delegation": delegation - small,
-        "node": node | small | {"POCQUEUE_DEVICE", "DELEGATION_AUTH_TOKEN"},
+        "node": node | small | {"POCQUEUE_DEVICE"} | both,
     }.items():
         ours = {n for n in services[name]["environment"] if n.startswith(("POCQUEUE_", "DELEG"))}
         assert ours == everywhere | own, name

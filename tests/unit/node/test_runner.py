@@ -231,6 +231,7 @@ async def test_a_repeated_nonce_is_kept_once(
     work = ScriptedWork(
         page("1", batch(0, 0), batch(1, 0)), page("2", batch(1)), page("3", batch(2), over=True)
     )
+    caplog.set_level("INFO", logger="pocqueue")
     await followed(work, outbox)
     assert nonces_in(bodies(outbox)) == [0, 1, 2]
     assert "1 nonces came twice; kept once" in caplog.text

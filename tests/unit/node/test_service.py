@@ -305,6 +305,19 @@ async def test_a_round_with_an_engine(settings_for: SettingsFactory, chain: Rece
     assert not engine.overlapped
 
 
+async def test_a_round_has_one_window(settings_for: SettingsFactory, chain: Receiver) -> None:
+    """Asked for again when that is over, the same nonces are not searched and sent again."""
+    async with node_at_work(settings_for(), DelegationSettings(window_seconds=0.3)) as node:
+        await node.generate(make_round(chain.url))
+        await until(lambda: node._current is not None and node._current.is_done)
+        session_id = (await node.status())["session_id"]
+        await node.generate(make_round(chain.url))
+        status = await node.status()
+        assert (status["status"], status["session_id"]) == ("STOPPED", session_id)
+        await node.generate(make_round(chain.url, block_hash="block-2"))
+        assert (await node.status())["session_id"] != session_id
+
+
 async def test_a_verdict(settings_for: SettingsFactory, chain: Receiver) -> None:
     """Signed, at the chain once; of an honest proof and of a made-up one."""
     async with node_at_work(settings_for()) as node:
