@@ -12,6 +12,7 @@ A missing Redis binary fails the tests: a round without Redis is nothing.
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -55,6 +56,14 @@ def wait_until(
                 f"{message} did not come true within {timeout_s} s; it is {value!r}"
             )
         time.sleep(0.005)
+
+
+def pytest_configure() -> None:
+    """Have signals as users have them: in the background of a shell, or under nohup, some are ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 class _Groups(LoadScopeScheduling):  # type: ignore[misc]  # has no types
