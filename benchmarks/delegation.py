@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 
 from benchmarks.delegation_polls import delegation_polls
+from benchmarks.latency import wait_idle
 from benchmarks.services import (
     Receiver,
     big_client,
@@ -38,7 +39,7 @@ def delegation(backend: Backend, settings: Settings, r_target: float, folder: Pa
         )
         node = at_end.enter_context(small_node(settings, big_url, folder / "small"))
         ours, theirs = _latencies(backend, receiver, big_url, node, r_target)
-        starts = [_start(receiver, node, r_target, number) for number in range(NUM_STARTS)]
+        starts = [_start(backend, receiver, node, r_target, n) for n in range(NUM_STARTS)]
     latency, start = Sample(ours, "ms"), Sample(starts, "s")
     return [
         Figure(
@@ -94,7 +95,9 @@ def _latencies(
     return ours, theirs
 
 
-def _start(receiver: Receiver, node: httpx.Client, r_target: float, number: int) -> float:
+def _start(
+    backend: Backend, receiver: Receiver, node: httpx.Client, r_target: float, number: int
+) -> float:
     block = f"start-{number}-{time.time_ns()}"
     began = time.time()
     _generate(node, block, r_target, receiver.url)
@@ -102,7 +105,7 @@ def _start(receiver: Receiver, node: httpx.Client, r_target: float, number: int)
     first = min(receiver.nonces(block).values())
     node.post("/stop").raise_for_status()
     # What is left of it would be in the way of the next one.
-    time.sleep(1.5)
+    wait_idle(backend)
     return first - began
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import httpx
 
+from benchmarks.services import TOKEN, big_node, start_body
 from benchmarks.stats import Figure, Sample
 from pocqueue.engine.base import EngineInfo
 from pocqueue.rounds.backend import Backend
@@ -30,7 +30,6 @@ POLLS_PER_S = 10
 SECONDS = 10
 COMMITS_PER_S = 20
 TARGET_SHARE = 0.25
-_TOKEN = "benchmark-of-the-delegation"  # noqa: S105 - opens nothing but this run's own server
 
 
 def delegation_polls() -> Figure:
@@ -39,17 +38,19 @@ def delegation_polls() -> Figure:
     Against: as many polls of `/health`, the least that a request costs there.
     """
     with tempfile.TemporaryDirectory(prefix="pocqueue-polls-") as folder:
-        redis_server = RedisServer(Path(folder))
+        settings = Settings(state_dir=Path(folder))
+        redis_server = RedisServer(settings.state_dir)
         redis_server.ensure()
-        process, url = _serve(Path(folder))
+        log = settings.state_dir / "delegation.log"
         try:
-            with Backend.open(Settings(state_dir=Path(folder))) as backend:
+            with (
+                big_node(settings, log, DELEGATION_MAX_SESSIONS="100") as (url, process),
+                Backend.open(settings) as backend,
+            ):
                 backend.pool.beat(_gpu())
                 busy = asyncio.run(_load(backend, process.pid, url, "batches"))
                 least = asyncio.run(_load(backend, process.pid, url, "health"))
         finally:
-            process.terminate()
-            process.wait(timeout=30)
             redis_server.stop()
     return Figure(
         "Delegation API: CPU of one process, 20 sessions polled at 10 Hz",
@@ -62,45 +63,10 @@ def delegation_polls() -> Figure:
     )
 
 
-def _serve(folder: Path) -> tuple[subprocess.Popen[str], str]:
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("POCQUEUE_", "DELEGATION_"))}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pocqueue", "delegation", "serve", "--host=127.0.0.1", "--port=0"],
-        env=clean
-        | {
-            "POCQUEUE_STATE_DIR": str(folder),
-            "DELEGATION_AUTH_TOKEN": _TOKEN,
-            "DELEGATION_MAX_SESSIONS": "100",
-        },
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "serves on " in line:
-            url = line.partition("serves on ")[2].split()[0]
-            break
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        try:
-            if httpx.get(f"{url}/health").status_code == 200:
-                return process, url
-        except httpx.TransportError:
-            time.sleep(0.02)
-    raise AssertionError("the delegation service did not start")
-
-
 async def _load(backend: Backend, pid: int, url: str, route: str) -> float:
     """Poll for a while; return the server's CPU seconds a second."""
-    body = {
-        "node_id": 0,
-        "node_count": 1,
-        "block_hash": "block",
-        "block_height": 1,
-        "public_key": "key",
-        "r_target": 1.4,
-    }
-    headers = {"Authorization": f"Bearer {_TOKEN}"}
+    body = start_body("block", 1.4)
+    headers = {"Authorization": f"Bearer {TOKEN}"}
     async with httpx.AsyncClient(base_url=url, headers=headers) as http:
         ids = [
             (await http.post("/start", json=body)).json()["session_id"] for _ in range(NUM_SESSIONS)
@@ -118,7 +84,7 @@ async def _load(backend: Backend, pid: int, url: str, route: str) -> float:
                 if route == "health":
                     await http.get("/health")
                 else:
-                    query = {"cursor": cursor} if number % 2 else {"auth_token": _TOKEN}
+                    query = {"cursor": cursor} if number % 2 else {"auth_token": TOKEN}
                     reply = await http.get(f"/batches/{session_id}", params=query)
                     cursor = json.loads(reply.content)["cursor"]
                 due += 1 / POLLS_PER_S

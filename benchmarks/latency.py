@@ -86,7 +86,7 @@ def start_to_first_valid(backend: Backend, r_target: float, batch_s: float) -> F
             pass
         times.append(time.perf_counter() - began)
         backend.store.close(round_id, RoundState.STOPPED, "benchmark")
-        _wait_idle(backend)
+        wait_idle(backend)
     measured = Sample(times, "s")
     return Figure(
         "round start to first valid nonce",
@@ -119,7 +119,8 @@ def _round_without_gpus(backend: Backend) -> tuple[RoundStatus, int]:
     return backend.store.status(round_id), assigned.range_id
 
 
-def _wait_idle(backend: Backend) -> None:
+def wait_idle(backend: Backend) -> None:
+    """Wait until no worker holds a range."""
     deadline = time.monotonic() + 30
     while any(gpu.held for gpu in backend.pool.live()) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -11,16 +11,16 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
-from typing_extensions import override
 
+from pocqueue.errors import SignatureError
 from pocqueue.local_stack import environment
 from pocqueue.node.keys import SigningKey
 from pocqueue.node.signing import verify_body
+from pocqueue.node.trial import receiver
 from pocqueue.settings import Settings
 
 TOKEN = "a-token-for-benchmarks-only"  # noqa: S105 - of a service on loopback for the time of a run
@@ -31,7 +31,7 @@ class Receiver:
     """Takes signed batches as a chain does.
 
     Attributes:
-        arrived: nonce -> Unix time at which its batch was answered with 200, by block hash.
+        arrived: nonce -> Unix time at which its batch came in whole, by block hash.
         repeated: nonces that came again.
         bad: batches whose signature was wrong.
     """
@@ -41,40 +41,26 @@ class Receiver:
         self.repeated = 0
         self.bad = 0
         self._lock = threading.Lock()
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                content = self.rfile.read(int(self.headers["Content-Length"]))
-                self.send_response(200)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                receiver.take(json.loads(content), time.time())
-
-            @override
-            def log_message(self, *_: object) -> None:
-                return
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = receiver(self.take)
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1/poc-batches"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
-    def take(self, body: dict[str, Any], now: float) -> None:
-        """Note a batch."""
+    def take(self, _path: str, content: bytes) -> int:
+        """Note a batch; return the status to answer with."""
+        now = time.time()
+        body = json.loads(content)
         try:
             verify_body(body)
-        except ValueError:
+        except SignatureError:
             with self._lock:
                 self.bad += 1
-            return
+            return 400
         with self._lock:
             times = self.arrived.setdefault(body["block_hash"], {})
             for nonce in body["nonces"]:
                 self.repeated += nonce in times
                 times.setdefault(nonce, now)
+        return 200
 
     def nonces(self, block_hash: str) -> dict[int, float]:
         """Return the nonces of a block with the time of each."""

@@ -170,7 +170,9 @@ class Settings(BaseSettings):
 class DelegationSettings(BaseSettings):
     """Both ends of a delegation: what the big node serves, and where the small node finds it."""
 
-    model_config = SettingsConfigDict(env_prefix=DELEGATION_PREFIX, frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix=DELEGATION_PREFIX, env_ignore_empty=True, frozen=True, extra="ignore"
+    )
 
     auth_token: SecretStr | None = Field(
         default=None,
@@ -228,13 +230,6 @@ class DelegationSettings(BaseSettings):
         description="what the small node does when the big one is away or cheats: `none` or `local` work",
     )
 
-    @field_validator(
-        "auth_token", "url", "tokens_file", "tls_cert", "tls_key", "tls_ca", mode="before"
-    )
-    @classmethod
-    def _empty_is_unset(cls, value: object) -> object:
-        return None if value == "" else value
-
     @field_validator("auth_token")
     @classmethod
     def _no_stray_spaces(cls, token: SecretStr | None) -> SecretStr | None:
@@ -254,7 +249,9 @@ class DelegationSettings(BaseSettings):
 class NodeSettings(BaseSettings):
     """The small node: its address, its key, and what it can do by itself."""
 
-    model_config = SettingsConfigDict(env_prefix=NODE_PREFIX, frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix=NODE_PREFIX, env_ignore_empty=True, frozen=True, extra="ignore"
+    )
 
     host: str = Field(
         default="127.0.0.1",
@@ -276,11 +273,6 @@ class NodeSettings(BaseSettings):
         pattern=r"^https?://[^@\s]+$",
         description="where signed batches go when a request names no URL; `/generated` and `/validated` are appended",
     )
-
-    @field_validator("key", "callback_url", mode="before")
-    @classmethod
-    def _empty_is_unset(cls, value: object) -> object:
-        return None if value == "" else value
 
 
 AnySettings = TypeVar("AnySettings", Settings, DelegationSettings, NodeSettings)

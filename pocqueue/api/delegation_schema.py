@@ -11,7 +11,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pocqueue.api.errors import ErrorAnswer
+from pocqueue.api.errors import error_answers
 from pocqueue.errors import InvalidRound
 from pocqueue.rounds.session_model import ModelWish
 from pocqueue.rounds.spec import (
@@ -289,24 +289,9 @@ class HealthAnswer(BaseModel):
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return error answers for the OpenAPI document."""
-    return {
-        status: {
-            "model": ErrorAnswer,
-            "description": description,
-            "content": {"application/json": {"example": {"detail": example}}},
-            **({"headers": _RETRY_AFTER} if status in {429, 503} else {}),
-        }
-        for status, (description, example) in _ERRORS.items()
-        if status in statuses
-    }
+    return error_answers(_ERRORS, statuses)
 
 
-_RETRY_AFTER = {
-    "Retry-After": {
-        "description": "Seconds after which to try again.",
-        "schema": {"type": "integer", "minimum": 1},
-    }
-}
 _ERRORS = {
     401: (
         "The token is missing or wrong.",

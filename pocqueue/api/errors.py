@@ -7,7 +7,7 @@ routes does with errors.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import Any, ClassVar
 
 from fastapi import Request
@@ -24,10 +24,41 @@ from pocqueue.rounds.spec import ALLOWED
 RETRY_AFTER_S = 2
 
 
+#: Statuses that come with `Retry-After`.
+RETRIED = {429, 503}
+_RETRY_AFTER = {
+    "Retry-After": {
+        "description": f"Seconds after which to try again, {RETRY_AFTER_S} where nothing better is known.",
+        "schema": {"type": "integer", "minimum": 1},
+    }
+}
+
+
 class ErrorAnswer(BaseModel):
     """One sentence on what was wrong."""
 
     detail: str
+
+
+def error_answers(
+    texts: Mapping[int, tuple[str, str]], statuses: Collection[int]
+) -> dict[int | str, dict[str, Any]]:
+    """Return error answers for an OpenAPI document.
+
+    Args:
+        texts: by status, what it means and an example of its sentence.
+        statuses: those that a route has.
+    """
+    return {
+        status: {
+            "model": ErrorAnswer,
+            "description": description,
+            "content": {"application/json": {"example": {"detail": example}}},
+            **({"headers": _RETRY_AFTER} if status in RETRIED else {}),
+        }
+        for status, (description, example) in texts.items()
+        if status in statuses
+    }
 
 
 class SentenceRoute(APIRoute):
@@ -62,7 +93,7 @@ class SentenceRoute(APIRoute):
         headers = {}
         if status == 401:
             headers["WWW-Authenticate"] = "Bearer"
-        if status in {429, 503}:
+        if status in RETRIED:
             headers["Retry-After"] = str(math.ceil(getattr(exc, "retry_after_s", RETRY_AFTER_S)))
         return answer(status, str(exc), headers)
 

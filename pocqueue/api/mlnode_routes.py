@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from typing_extensions import override
 
-from pocqueue.api.errors import RETRY_AFTER_S, SentenceRoute, answer
+from pocqueue.api.errors import RETRIED, RETRY_AFTER_S, SentenceRoute, answer
 from pocqueue.api.mlnode_schema import (
     InitBody,
     OkAnswer,
@@ -75,9 +75,11 @@ class _NodeRoute(SentenceRoute):
     def refuse(self, exc: PocqueueError) -> Response:
         if isinstance(exc, DelegationError):
             # What is wrong with the round is the chain's to know; what is wrong between the nodes is not.
-            passed_on = exc.status in {409, 422, 429, 503}
-            status = exc.status if passed_on and exc.status else (502 if exc.status else 503)
-            headers = {"Retry-After": str(RETRY_AFTER_S)} if status in {429, 503} else None
+            if exc.status is None:
+                status = 503
+            else:
+                status = exc.status if exc.status in {409, 422, 429, 503} else 502
+            headers = {"Retry-After": str(RETRY_AFTER_S)} if status in RETRIED else None
             return answer(status, str(exc), headers)
         return super().refuse(exc)
 

@@ -12,7 +12,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pocqueue.api import pow_schema
-from pocqueue.api.errors import RETRY_AFTER_S, ErrorAnswer
+from pocqueue.api.errors import error_answers
 from pocqueue.errors import InvalidRound
 from pocqueue.node.node_round import NodeRound
 from pocqueue.rounds.spec import (
@@ -284,24 +284,9 @@ class OkAnswer(BaseModel):
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return error answers for the OpenAPI document."""
-    return {
-        status: {
-            "model": ErrorAnswer,
-            "description": description,
-            "content": {"application/json": {"example": {"detail": example}}},
-            **({"headers": _RETRY_AFTER} if status in {429, 503} else {}),
-        }
-        for status, (description, example) in _ERRORS.items()
-        if status in statuses
-    }
+    return error_answers(_ERRORS, statuses)
 
 
-_RETRY_AFTER = {
-    "Retry-After": {
-        "description": f"Seconds after which to try again, {RETRY_AFTER_S} where nothing better is known.",
-        "schema": {"type": "integer", "minimum": 1},
-    }
-}
 _ERRORS = {
     400: (
         "There is no round, its node is not set, or it cannot be validated here.",

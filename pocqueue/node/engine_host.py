@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pocqueue.engine import Engine, OnProgress
 from pocqueue.engine.base import EngineInfo
 from pocqueue.engine.local import load_local_engine
-from pocqueue.errors import EngineError, PocqueueError
+from pocqueue.errors import EngineError, EngineUnavailable, PocqueueError
 from pocqueue.poc.config import PoCConfig
 from pocqueue.poc.nonces import split_range
 from pocqueue.settings import Settings
@@ -60,19 +60,20 @@ class EngineHost:
         """Wait until the model is loaded.
 
         Raises:
-            EngineError: it cannot be; says why.
+            EngineUnavailable: it cannot be; says why.
         """
         assert self._loading is not None
         await asyncio.shield(self._loading)
         if self.info is None:
-            raise EngineError(f"The engine of this node cannot be used: {self.error}")
+            raise EngineUnavailable(f"The engine of this node cannot be used: {self.error}")
         return self.info
 
     async def distances(self, config: PoCConfig, nonces: Sequence[int]) -> list[float]:
         """Compute the distances of any number of nonces, in passes of the round's shape.
 
         Raises:
-            EngineError: the engine cannot be used, or failed on a batch.
+            EngineUnavailable: the engine cannot be used.
+            EngineError: it failed on a batch.
             InvalidRound: it cannot run the round's shape.
         """
         await self.ready()

@@ -10,6 +10,8 @@ from pocqueue.poc.config import PoCConfig
 from pocqueue.rounds.session_model import ModelWish
 from pocqueue.rounds.spec import MAX_BATCH_SIZE, MAX_BLOCK_HEIGHT, MAX_NODE_COUNT, HttpUrl, Text
 
+_NOT_OF_THE_SEARCH = {"params", "url", "delegation_url", "delegation_auth_token"}
+
 
 class NodeRound(BaseModel):
     """What to search, with which model, and where the signed batches go.
@@ -54,33 +56,20 @@ class NodeRound(BaseModel):
         }
         return ModelWish(**{name: self.params[name] for name in known})
 
+    @property
+    def search(self) -> dict[str, Any]:
+        """What is searched, by the names that `PoCConfig` and `RoundSpec` have in common."""
+        return self.model_dump(exclude=_NOT_OF_THE_SEARCH)
+
     def poc_config(self) -> PoCConfig:
         """Return the same search in the words of `pocqueue.poc`."""
-        return PoCConfig(
-            block_hash=self.block_hash,
-            block_height=self.block_height,
-            public_key=self.public_key,
-            r_target=self.r_target,
-            fraud_threshold=self.fraud_threshold,
-            node_id=self.node_id,
-            node_count=self.node_count,
-            batch_size=self.batch_size,
-            seq_len=self.seq_len,
-            callback_url=self.url,
-        )
+        return PoCConfig(**self.search, callback_url=self.url)
 
     def start_body(self) -> dict[str, Any]:
         """Return the body of the delegation API's `start`, without the token (WIRE.md section 1)."""
-        return {
-            "node_id": self.node_id,
-            "node_count": self.node_count,
-            "block_hash": self.block_hash,
-            "block_height": self.block_height,
-            "public_key": self.public_key,
-            "batch_size": self.batch_size,
-            "r_target": self.r_target,
-            "fraud_threshold": self.fraud_threshold,
-            "params": self.params | {"seq_len": self.seq_len},
-            # The batches are fetched and signed here; a push would go around the key.
+        body = self.search
+        # No callback URL: the batches are fetched and signed here; a push would go around the key.
+        return body | {
+            "params": self.params | {"seq_len": body.pop("seq_len")},
             "callback_url": None,
         }

@@ -19,7 +19,6 @@ from pocqueue.engine.base import EngineInfo
 from pocqueue.errors import (
     DelegationError,
     EngineError,
-    EngineUnavailable,
     ModelConflict,
     NodeStateError,
     OutboxError,
@@ -139,8 +138,7 @@ class Searches:
             OutboxError: the disk is in trouble.
         """
         client = self._client(node_round)
-        for runner in self.runners:
-            await runner.stop_arrived(STOP_S)
+        await asyncio.gather(*(runner.stop_arrived(STOP_S) for runner in self.runners))
         try:
             started = await client.start(node_round)
         except BaseException:
@@ -179,7 +177,7 @@ class Searches:
         work: Work
         if self.kind == "engine":
             assert self.engine is not None
-            info = await _unless_stopped(usable(self.engine), stopped)
+            info = await _unless_stopped(self.engine.ready(), stopped)
             self._check_model(node_round, info)
             work = EngineWork(self.engine, node_round, time.time() + window_s)
         elif self.kind == "queue":
@@ -353,18 +351,6 @@ def work_kind(delegation: DelegationSettings, node: NodeSettings) -> WorkKind:
     if node.work == "auto":
         return "none" if delegation.is_delegating else "engine"
     return node.work
-
-
-async def usable(engine: EngineHost) -> EngineInfo:
-    """Wait for the engine.
-
-    Raises:
-        EngineUnavailable: it cannot be used.
-    """
-    try:
-        return await engine.ready()
-    except EngineError as exc:
-        raise EngineUnavailable(str(exc)) from exc
 
 
 async def _unless_stopped(

@@ -30,7 +30,7 @@ from pocqueue.node.node_round import NodeRound
 from pocqueue.node.outbox import Counts, Letter, NewLetter, Outbox, Session
 from pocqueue.node.postman import Postman
 from pocqueue.node.runner import SessionRunner
-from pocqueue.node.searches import VERDICTS, Search, Searches, usable, work_kind
+from pocqueue.node.searches import VERDICTS, Search, Searches, work_kind
 from pocqueue.node.signing import sign_body
 from pocqueue.poc.data import ProofBatch, ValidatedBatch, check_length
 from pocqueue.poc.sender import validated_body
@@ -201,7 +201,6 @@ class NodeService:
         check_length("dist", proof.dist, proof.nonces)
         config = node_round.poc_config()
         config.public_key = proof.public_key
-        await usable(self.engine)
         computed = await self.engine.distances(config, proof.nonces)
         verdict = ValidatedBatch(
             public_key=proof.public_key,

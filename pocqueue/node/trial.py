@@ -11,7 +11,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -68,7 +68,7 @@ class Trial:
         self._url = url
         self._taken: queue.Queue[Taken | SignatureError] = queue.Queue()
         self._began = time.monotonic()
-        self._server = _receiver(self)
+        self._server = receiver(self.take)
         self._body = {
             "node_id": 0,
             "node_count": 1,
@@ -142,7 +142,7 @@ class Trial:
             idle = not came and self._ask("GET", "/status")["outbox"]["waiting"] == 0
             quiet = quiet + 1 if idle else 0
 
-    def take(self, content: bytes) -> int:
+    def take(self, _path: str, content: bytes) -> int:
         """Judge a batch; return the status to answer with."""
         try:
             body = json.loads(content)
@@ -174,13 +174,19 @@ class Trial:
         return answer
 
 
-def _receiver(trial: Trial) -> ThreadingHTTPServer:
+def receiver(take: Callable[[str, bytes], int]) -> ThreadingHTTPServer:
+    """Return a server on loopback that takes posted batches; its owner runs, and ends, it.
+
+    Args:
+        take: gets path and body of each, in a thread of its own; returns the status to answer with.
+    """
+
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
             size = int(self.headers.get("Content-Length", 0))
-            status = 413 if size > _MAX_BODY else trial.take(self.rfile.read(size))
+            status = 413 if size > _MAX_BODY else take(self.path, self.rfile.read(size))
             self.send_response(status)
             self.send_header("Content-Length", "0")
             self.end_headers()

@@ -23,6 +23,7 @@ from pocqueue.poc.nonces import nonces_of
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.records import RoundStatus
 from pocqueue.rounds.session_model import choose_session_model
+from pocqueue.rounds.session_views import num_serving
 from pocqueue.rounds.spec import RoundState
 from pocqueue.rounds.start import check_seq_len, draft_spec, start_round
 from pocqueue.rounds.store import START
@@ -163,25 +164,14 @@ class QueueWork:
         Raises:
             NoLiveGpu, ModelConflict, InvalidRound, StoreError: see the classes.
         """
-        draft = draft_spec(
-            block_hash=node_round.block_hash,
-            block_height=node_round.block_height,
-            public_key=node_round.public_key,
-            node_id=node_round.node_id,
-            node_count=node_round.node_count,
-            batch_size=node_round.batch_size,
-            r_target=node_round.r_target,
-            fraud_threshold=node_round.fraud_threshold,
-            seq_len=node_round.seq_len,
-            window_s=window_s,
-        )
+        draft = draft_spec(**node_round.search, window_s=window_s)
         gpus = backend.pool.live()
         info, warning = choose_session_model(gpus, node_round.wish, any_model=any_model)
         if warning:
             logger.warning("LOCAL node %d: %s", node_round.node_id, warning)
         check_seq_len(draft.seq_len, info)
-        num_gpus = sum(gpu.info.fingerprint == info.fingerprint for gpu in gpus)
-        return cls(backend, start_round(backend, draft, info), num_gpus)
+        round_id = start_round(backend, draft, info)
+        return cls(backend, round_id, num_serving(gpus, backend.store.status(round_id).spec))
 
     async def read(self, cursor: str) -> Page:
         return await asyncio.to_thread(self._read, cursor)

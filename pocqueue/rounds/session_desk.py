@@ -12,13 +12,14 @@ import uuid
 from typing import NamedTuple
 
 from pocqueue.engine.base import EngineInfo
-from pocqueue.errors import InvalidRound, ModelConflict, UnknownRound, UnknownSession
+from pocqueue.errors import ModelConflict, UnknownRound, UnknownSession
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.callback_target import check_url
 from pocqueue.rounds.records import RoundStatus, SessionLimits
 from pocqueue.rounds.session_model import ModelWish, choose_session_model
 from pocqueue.rounds.session_views import SessionView, check_session_id, num_serving, session_views
 from pocqueue.rounds.spec import RoundSpec, RoundState
+from pocqueue.rounds.start import check_seq_len
 
 logger = logging.getLogger(__name__)
 
@@ -99,12 +100,7 @@ class SessionDesk:
         except ModelConflict as exc:
             logger.warning("DELEGATION start of node %d refused: %s", draft.node_id, exc)
             raise
-        if draft.seq_len > info.max_seq_len:
-            raise InvalidRound(
-                "params.seq_len",
-                draft.seq_len,
-                f"a whole number from 1 to {info.max_seq_len}, the limit of model {info.model}",
-            )
+        check_seq_len(draft.seq_len, info, "params.seq_len")
         spec = RoundSpec.build(
             **draft.model_dump()
             | _model_fields(info)

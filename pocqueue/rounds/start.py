@@ -39,15 +39,18 @@ def deployed_model(backend: Backend, draft: RoundSpec, model: str | None) -> Eng
     return info
 
 
-def check_seq_len(seq_len: int, info: EngineInfo) -> None:
+def check_seq_len(seq_len: int, info: EngineInfo, field: str = "seq_len") -> None:
     """Refuse a sequence length that the model has no positions for.
+
+    Args:
+        field: what whoever gave it calls it.
 
     Raises:
         InvalidRound: it is above the model's limit.
     """
     if seq_len > info.max_seq_len:
         raise InvalidRound(
-            "seq_len",
+            field,
             seq_len,
             f"a whole number from 1 to {info.max_seq_len}, the limit of model {info.model}",
         )

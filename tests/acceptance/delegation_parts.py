@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from pocqueue.node.keys import SigningKey
 from pocqueue.node.signing import verify_body
+from pocqueue.node.trial import receiver
 from tests.acceptance.stack import Stack
 
 TOKEN = "a-token-of-the-tests-123"
@@ -45,22 +46,7 @@ class Chain:
         self.signers: set[str] = set()
         self.bad: list[str] = []
         self._lock = threading.Lock()
-        chain = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                status = chain.answer(self.path, body)
-                self.send_response(status)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            @override
-            def log_message(self, *_: object) -> None:
-                return
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = receiver(self.answer)
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1/poc-batches"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
