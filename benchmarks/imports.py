@@ -6,15 +6,16 @@ import subprocess
 import sys
 import time
 
+from benchmarks.effort import FULL, Effort
 from benchmarks.stats import Figure, Sample
 
 NUM_RUNS = 15
 
 
-def command_line() -> Figure:
+def command_line(effort: Effort = FULL) -> Figure:
     """Time of `pocqueue --help`, against an interpreter that does nothing; alternating."""
     ours, bare = [], []
-    for _ in range(NUM_RUNS):
+    for _ in range(effort.runs(NUM_RUNS)):
         ours.append(_run("-m", "pocqueue", "--help"))
         bare.append(_run("-c", "pass"))
     measured = Sample(ours, "s")

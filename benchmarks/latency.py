@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
+from benchmarks.effort import FULL, Effort
 from benchmarks.stats import Figure, Sample
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.records import RoundStatus
@@ -16,18 +17,19 @@ NUM_COMMITS = 300
 NUM_STARTS = 15
 
 
-def commit_to_reader(backend: Backend) -> Figure:
+def commit_to_reader(backend: Backend, effort: Effort = FULL) -> Figure:
     """Time from just before a commit to its entry in the hands of a blocked reader.
 
     Against: a bare PING of the same server, the least that any exchange with it costs.
     """
-    status, range_id = _round_without_gpus(backend)
+    num_commits = effort.runs(NUM_COMMITS)
+    status, range_id = _round_without_gpus(backend, num_commits)
     arrived: list[float] = []
     ready = threading.Event()
 
     def read() -> None:
         cursor = START
-        while len(arrived) < NUM_COMMITS:
+        while len(arrived) < num_commits:
             ready.set()
             for entry in backend.store.read_proofs(status, cursor, block_ms=2000):
                 arrived.append(time.perf_counter())
@@ -37,7 +39,7 @@ def commit_to_reader(backend: Backend) -> Figure:
     reader.start()
     ready.wait()
     sent, pings = [], []
-    for i in range(NUM_COMMITS):
+    for i in range(num_commits):
         began = time.perf_counter()
         backend.client.ping()
         pings.append(1000 * (time.perf_counter() - began))
@@ -68,13 +70,15 @@ def commit_to_reader(backend: Backend) -> Figure:
     )
 
 
-def start_to_first_valid(backend: Backend, r_target: float, batch_s: float) -> Figure:
+def start_to_first_valid(
+    backend: Backend, r_target: float, batch_s: float, effort: Effort = FULL
+) -> Figure:
     """Time from the call that makes a round to its first valid nonce at a reader, warm worker.
 
     Against: one batch of the bare engine, which no queue can beat.
     """
     times = []
-    for i in range(NUM_STARTS):
+    for i in range(effort.runs(NUM_STARTS)):
         draft = draft_spec(
             block_hash=f"first-{i}", public_key="bench", r_target=r_target, window_s=60.0
         )
@@ -99,7 +103,7 @@ def start_to_first_valid(backend: Backend, r_target: float, batch_s: float) -> F
     )
 
 
-def _round_without_gpus(backend: Backend) -> tuple[RoundStatus, int]:
+def _round_without_gpus(backend: Backend, num_commits: int) -> tuple[RoundStatus, int]:
     """Make a round of a model that no GPU has, so that only this benchmark commits to it."""
     from pocqueue.rounds.spec import RoundSpec
 
@@ -114,7 +118,7 @@ def _round_without_gpus(backend: Backend) -> tuple[RoundStatus, int]:
     round_id = backend.store.create(spec)
     # A live worker's name, so that the scheduler does not take the range for lost.
     gpu = backend.pool.live()[0]
-    assigned = backend.store.assign_range(round_id, gpu.queue, gpu.worker, 32 * NUM_COMMITS)
+    assigned = backend.store.assign_range(round_id, gpu.queue, gpu.worker, 32 * num_commits)
     assert assigned is not None
     return backend.store.status(round_id), assigned.range_id
 

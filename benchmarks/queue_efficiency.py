@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from benchmarks.effort import FULL, Effort
 from benchmarks.stats import Figure, Sample
 from pocqueue.engine.base import Engine
 from pocqueue.rounds.backend import Backend
@@ -11,11 +12,11 @@ from pocqueue.rounds.spec import RoundState
 from pocqueue.rounds.start import deployed_model, draft_spec, start_round
 
 #: Short turns, many of them, in the order A B B A: a noisy machine's moods fall on both sides.
-NUM_TURNS = 16
+NUM_TURNS = 10
 TURN_S = 4.0
 
 
-def queue_efficiency(backend: Backend, engine: Engine) -> Figure:
+def queue_efficiency(backend: Backend, engine: Engine, effort: Effort = FULL) -> Figure:
     """Nonces per second of one worker over those of the bare engine, as the median over turns.
 
     Both use the same model, shape and number of threads, in processes of their own, and one idles
@@ -23,13 +24,13 @@ def queue_efficiency(backend: Backend, engine: Engine) -> Figure:
     by Redis's clock; the time before the first commit is a benchmark of its own.
     """
     queued, bare = [], []
-    for turn in range(NUM_TURNS):
-        if turn % 2 == 0:
-            bare.append(_bare(engine, turn))
-            queued.append(_queued(backend, turn))
-        else:
-            queued.append(_queued(backend, turn))
-            bare.append(_bare(engine, turn))
+    for turn in range(effort.runs(NUM_TURNS)):
+        sides = [
+            lambda turn=turn: bare.append(_bare(engine, turn, effort.seconds(TURN_S))),
+            lambda turn=turn: queued.append(_queued(backend, turn, effort)),
+        ]
+        for side in sides if turn % 2 == 0 else reversed(sides):
+            side()
     measured, against = Sample(queued, "nonces/s"), Sample(bare, "nonces/s")
     ratios = Sample([q / b for q, b in zip(queued, bare, strict=True)], "")
     return Figure(
@@ -48,7 +49,7 @@ def batch_seconds(engine: Engine) -> float:
     return 32 / _bare(engine, 99, 3.0)
 
 
-def _bare(engine: Engine, turn: int, seconds: float = TURN_S) -> float:
+def _bare(engine: Engine, turn: int, seconds: float) -> float:
     spec = draft_spec(block_hash=f"bare-{turn}", public_key="bench")
     config, num = spec.poc_config(), 0
     engine.distances(config, range(32))
@@ -59,8 +60,10 @@ def _bare(engine: Engine, turn: int, seconds: float = TURN_S) -> float:
     return num / (time.perf_counter() - began)
 
 
-def _queued(backend: Backend, turn: int) -> float:
-    draft = draft_spec(block_hash=f"queued-{turn}", public_key="bench", window_s=TURN_S)
+def _queued(backend: Backend, turn: int, effort: Effort) -> float:
+    # Less would be over before there are three batches to measure between.
+    window_s = max(2.0, effort.seconds(TURN_S))
+    draft = draft_spec(block_hash=f"queued-{turn}", public_key="bench", window_s=window_s)
     info = deployed_model(backend, draft, None)
     round_id = start_round(backend, draft, info, r_target=2.0)
     status = backend.store.status(round_id)
@@ -71,7 +74,7 @@ def _queued(backend: Backend, turn: int) -> float:
     entries = list(backend.store.iter_proofs(status))
     if len(entries) < 3:
         raise RuntimeError(
-            f"The worker did {len(entries)} batches in {TURN_S:.0f} s: this machine is too busy to "
+            f"The worker did {len(entries)} batches in {window_s:.0f} s: this machine is too busy to "
             "measure anything on."
         )
     stamps = [int(entry.cursor.partition("-")[0]) for entry in entries]

@@ -1,9 +1,11 @@
 """`make bench`: run every benchmark, print a table, write JSON.
 
     python -m benchmarks.run --output bench.json
+    python -m benchmarks.run --smoke --output smoke.json
 
 The worker is a real one in processes of its own (`pocqueue.local_stack`), on the embedded model and
-this machine's CPU or first GPU; nothing is simulated.
+this machine's CPU or first GPU; nothing is simulated. `--smoke` does a little of everything but vLLM, to
+see in about twenty seconds that the benchmarks work; its figures mean nothing.
 """
 
 from __future__ import annotations
@@ -16,10 +18,15 @@ import time
 from pathlib import Path
 
 from benchmarks.delegation import delegation
+from benchmarks.effort import FULL, SMOKE, Effort
+from benchmarks.gpu_busy import gpu_busy
 from benchmarks.imports import command_line
+from benchmarks.kernels import kernels
 from benchmarks.latency import commit_to_reader, start_to_first_valid
 from benchmarks.machine import describe
+from benchmarks.pipeline import pipeline
 from benchmarks.queue_efficiency import batch_seconds, queue_efficiency
+from benchmarks.range_gap import range_gap
 from benchmarks.stats import Figure
 from benchmarks.vllm_engine import vllm_engine
 from pocqueue.engine.base import Engine
@@ -34,7 +41,10 @@ def main() -> None:
     """Parse the command line, measure, report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("bench.json"))
-    output: Path = parser.parse_args().output
+    parser.add_argument("--smoke", action="store_true", help="see that it works; no figures")
+    arguments = parser.parse_args()
+    output: Path = arguments.output
+    effort = SMOKE if arguments.smoke else FULL
     began = time.monotonic()
     machine = describe()
     with tempfile.TemporaryDirectory(prefix="pocqueue-bench-") as folder:
@@ -46,16 +56,22 @@ def main() -> None:
                 "engine": "torch",
             }
         )
+        figures = [command_line(effort), *kernels(effort), *pipeline(effort)]
         engine = load_local_engine(settings)
-        figures = [command_line(), *_with_stack(settings, engine, Path(folder) / "logs")]
-        figures += vllm_engine(engine, settings.state_dir)
+        figures += _with_stack(settings, engine, Path(folder) / "logs", effort)
+        if effort.is_full:
+            figures += vllm_engine(engine, settings.state_dir)
     _print(figures, machine, time.monotonic() - began)
-    content = {"machine": machine, "figures": [figure.to_dict() for figure in figures]}
+    content = {
+        "machine": machine,
+        "smoke": not effort.is_full,
+        "figures": [figure.to_dict() for figure in figures],
+    }
     output.write_text(json.dumps(content, indent=2) + "\n")
     sys.stdout.write(f"\nWritten to {output}.\n")
 
 
-def _with_stack(settings: Settings, engine: Engine, log_dir: Path) -> list[Figure]:
+def _with_stack(settings: Settings, engine: Engine, log_dir: Path, effort: Effort) -> list[Figure]:
     block = "calibration"
     distances = sample_engine(engine, block_hash=block, seq_len=256, batch_size=32, num_nonces=512)
     r_target = r_target_for(distances, 0.1).r_target
@@ -65,10 +81,12 @@ def _with_stack(settings: Settings, engine: Engine, log_dir: Path) -> list[Figur
     ):
         _wait_live(backend, stack)
         return [
-            queue_efficiency(backend, engine),
-            commit_to_reader(backend),
-            start_to_first_valid(backend, r_target, batch_seconds(engine)),
-            *delegation(backend, settings, r_target, log_dir),
+            queue_efficiency(backend, engine, effort),
+            range_gap(backend),
+            *gpu_busy(backend, effort),
+            commit_to_reader(backend, effort),
+            start_to_first_valid(backend, r_target, batch_seconds(engine), effort),
+            *delegation(backend, settings, r_target, log_dir, effort),
         ]
 
 

@@ -33,7 +33,7 @@ class BenchWorker(PoCWorker):
         forward, maths = self._poc_ready()
         if self._bench_inputs is None:
             config = draft_spec(block_hash="bare", public_key="bench").poc_config()
-            self._bench_inputs = maths.make_inputs(config, range(BATCH_SIZE))
+            self._bench_inputs = maths.make_inputs(config, range(BATCH_SIZE)).clone()
         torch.accelerator.synchronize()
         began = time.perf_counter()
         for _ in range(num_passes):

@@ -129,6 +129,7 @@ class Heartbeat:
             draining=self._runner.draining,
             last_error=stats.last_error,
             commits=stats.commits,
+            gaps=stats.gaps,
         )
         return self._pool.beat(gpu)
 

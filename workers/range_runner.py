@@ -3,6 +3,8 @@
 Promises:
 - One forward pass at a time, all of them in one thread: whoever waits for the engine has opened its
   range already, so the engine goes from one range to the next without waiting for Redis.
+- The engine is told of the next batch with each one, the first of the next range with the last of this
+  one, so that it can make inputs and permutations while the model is busy.
 - The commit of a batch runs while the next one is computed; at most one batch is computed for a
   round after it was stopped, reached its deadline or gave the range to another GPU.
 - Redis may go away at any time: commits wait for it, and repeating one does no harm.
@@ -23,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
-from pocqueue.engine.base import Engine
+from pocqueue.engine.base import Batch, Engine
 from pocqueue.errors import (
     EngineUnavailable,
     PocqueueError,
@@ -64,6 +66,8 @@ class RunnerStats:
     failures: int = 0
     #: How long commits took, from the first try to the answer.
     commits: Latency = field(default_factory=Latency)
+    #: How long the engine was idle between two ranges of which the second one was here already.
+    gaps: Latency = field(default_factory=Latency)
 
 
 def single_thread(name: str) -> ThreadPoolExecutor:
@@ -76,6 +80,18 @@ class _Pending(NamedTuple):
 
     future: Future[CommitResult]
     size: int
+
+
+class _Opened(NamedTuple):
+    """A range that waits for the engine, or has it."""
+
+    status: RoundStatus
+    out: OutstandingRange
+    since: float
+
+    def first_batch(self) -> Batch | None:
+        """Return the batch that its search begins with; None where there is nothing left."""
+        return _batch_at(self.status, self.out, self.out.done)
 
 
 class _Searched(NamedTuple):
@@ -124,6 +140,10 @@ class RangeRunner:
         #: The last rounds whose end was noticed; of the engine thread. What waited for the engine
         #: need not find out again, with a batch of its own.
         self._ended: deque[str] = deque(maxlen=16)
+        #: Ranges in the order in which the engine gets them; the lock keeps the executor in step.
+        self._waiting: deque[_Opened] = deque()
+        self._waiting_lock = threading.Lock()
+        self._pass_ended = -math.inf  # of the engine thread
         self._committer = single_thread("commit")
 
     def run(self, round_id: str, range_id: int) -> str:
@@ -148,7 +168,7 @@ class RangeRunner:
                 return "of another model"
             deadline = self._clock() + status.remaining_s
             try:
-                last = self._engine_thread.submit(self._search, status, out, deadline).result()
+                last = self._enqueue(status, out, deadline).result()
                 # The engine has the next range by now; this one's last commit is on its way.
                 counted = self._settle(out, last)
             except StoreError as exc:
@@ -204,17 +224,30 @@ class RangeRunner:
                 last_error=stats.last_error,
                 failures=stats.failures,
                 commits=stats.commits,
+                gaps=stats.gaps,
             )
 
-    def _search(self, status: RoundStatus, out: OutstandingRange, deadline: float) -> _Searched:
-        """Search a range in the engine thread; the last commit may be under way at the end."""
+    def _enqueue(
+        self, status: RoundStatus, out: OutstandingRange, deadline: float
+    ) -> Future[_Searched]:
+        """Have a range searched once the engine is free."""
+        with self._waiting_lock:
+            self._waiting.append(_Opened(status, out, self._clock()))
+            return self._engine_thread.submit(self._search, deadline)
+
+    def _search(self, deadline: float) -> _Searched:
+        """Search the next range in the engine thread; its last commit may be under way at the end."""
+        with self._waiting_lock:
+            status, out, since = self._waiting.popleft()
         if out.round_id in self._ended:
             return _Searched("closed", 0, None)
         with self._busy():
-            return self._search_on(status, out, deadline)
+            return self._search_on(status, out, deadline, waited=since < self._pass_ended)
 
-    def _search_on(self, status: RoundStatus, out: OutstandingRange, deadline: float) -> _Searched:
-        """Search batch by batch from `out.done` on."""
+    def _search_on(
+        self, status: RoundStatus, out: OutstandingRange, deadline: float, *, waited: bool
+    ) -> _Searched:
+        """Search batch by batch from `out.done` on; `waited`: since before the engine was free."""
         spec, config = status.spec, status.spec.poc_config()
         position, counted, computed = out.done, 0, 0
         batch_s = self._batch_seconds(spec.seq_len, spec.batch_size)
@@ -229,10 +262,15 @@ class RangeRunner:
                 if not ended:
                     stop = min(position + spec.batch_size, out.stop)
                     nonces = nonces_of(position, stop, spec.node_id, spec.node_count)
+                    upcoming = self._upcoming(status, out, stop)
                     batch_began = self._clock()
+                    if waited:
+                        waited = False
+                        self._note_gap(batch_began - self._pass_ended)
                     with self._passing(batch_began):
-                        distances = self._engine.distances(config, nonces)
-                    took_s = self._clock() - batch_began
+                        distances = self._engine.distances(config, nonces, upcoming)
+                    self._pass_ended = self._clock()
+                    took_s = self._pass_ended - batch_began
                     batch_s = min(batch_s or took_s, took_s)
                     computed += len(nonces)
                 if pending is not None:
@@ -263,6 +301,14 @@ class RangeRunner:
             raise
         finally:
             self._note_rate(spec.seq_len, spec.batch_size, computed, self._clock() - began)
+
+    def _upcoming(self, status: RoundStatus, out: OutstandingRange, position: int) -> Batch | None:
+        """Return the batch behind the present one, of this range or of the one that waits."""
+        batch = _batch_at(status, out, position)
+        if batch is None:
+            with self._waiting_lock:
+                batch = self._waiting[0].first_batch() if self._waiting else None
+        return batch
 
     def _settle(self, out: OutstandingRange, last: _Searched) -> int:
         """Wait for a range's last commit, give back what is left; return how many nonces counted."""
@@ -384,6 +430,10 @@ class RangeRunner:
             self._stats.rates[shape] = (known + rate) / 2
             self._stats.best_rates[shape] = max(rate, self._stats.best_rates.get(shape, 0.0))
 
+    def _note_gap(self, seconds: float) -> None:
+        with self._stats_lock:
+            self._stats.gaps = self._stats.gaps.add(seconds)
+
     def _retry(self, call: Callable[[], T]) -> T | None:
         """Call until Redis answers; None once draining, as nobody waits for the result then."""
         warned = False
@@ -432,3 +482,13 @@ class RangeRunner:
                 assert self._busy_since is not None
                 self._stats.busy_s += self._clock() - self._busy_since
                 self._busy_since = None
+
+
+def _batch_at(status: RoundStatus, out: OutstandingRange, position: int) -> Batch | None:
+    """Return the batch of a range that begins at this index; None behind its end."""
+    spec = status.spec
+    if position >= out.stop:
+        return None
+    stop = min(position + spec.batch_size, out.stop)
+    nonces = nonces_of(position, stop, spec.node_id, spec.node_count)
+    return Batch.of(spec.poc_config(), nonces)

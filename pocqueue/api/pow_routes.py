@@ -194,9 +194,8 @@ def pow_router(state: PowState) -> APIRouter:
         service = state.ready()
         if state.model_error is not None:
             raise EngineUnavailable(f"Engine not available: {state.model_error}.")
-        computed = await service.model.batch_distances(
-            body.block_hash, body.public_key, body.nonces, body.batch_size, body.seq_len
-        )
+        upcoming = None if body.upcoming is None else body.upcoming.to_batch()
+        computed = await service.model.batch_distances(body.to_batch(), upcoming)
         info = service.model.info
         return DistancesAnswer(
             distances=_finite(computed), fingerprint=info.fingerprint, dtype=info.dtype

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from pocqueue.api.errors import ErrorAnswer
+from pocqueue.engine.base import Batch
 from pocqueue.poc.data import ProofBatch
 from pocqueue.poc.nonces import MAX_NONCE
 from pocqueue.rounds.spec import (
@@ -77,14 +78,25 @@ class ProofBody(BaseModel):
         return ProofBatch(**self.model_dump())
 
 
-class DistancesBody(BaseModel):
-    """Nonces whose distances are wanted, for one pass of the shape [batch_size, seq_len]."""
+class BatchBody(BaseModel):
+    """Nonces for one pass of the shape [batch_size, seq_len]."""
 
     block_hash: Text
     public_key: Text
     nonces: list[Nonce] = Field(max_length=MAX_BATCH_SIZE)
     batch_size: int = Field(ge=1, le=MAX_BATCH_SIZE)
     seq_len: int = Field(ge=1)
+
+    def to_batch(self) -> Batch:
+        """Return the same as the engines have it."""
+        return Batch(**self.model_dump(include=set(BatchBody.model_fields)))
+
+
+class DistancesBody(BatchBody):
+    """Nonces whose distances are wanted."""
+
+    #: What will be asked for next, so that its inputs are made meanwhile; computed only when asked for.
+    upcoming: BatchBody | None = None
 
 
 class PowStatus(BaseModel):

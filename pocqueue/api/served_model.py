@@ -11,9 +11,9 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pocqueue.engine.base import EngineInfo
+from pocqueue.engine.base import Batch, EngineInfo
 from pocqueue.engine.rank_answers import BatchLimits, read_answers
-from pocqueue.errors import EngineError, EngineUnavailable
+from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound
 from pocqueue.poc.config import PoCConfig
 from pocqueue.poc.nonces import split_range
 
@@ -78,8 +78,7 @@ class ServedModel:
         Raises:
             InvalidRound: names the field.
         """
-        config = PoCConfig("-", 0, "-", 2.0, batch_size=batch_size, seq_len=seq_len)
-        self.limits.check(self.info, config, nonces)
+        self.limits.check(self.info, Batch("-", "-", tuple(nonces), batch_size, seq_len))
 
     def distances(
         self, config: PoCConfig, public_key: str, target: torch.Tensor, nonces: Sequence[int]
@@ -98,42 +97,43 @@ class ServedModel:
         del target
         distances: list[float] = []
         for start, stop in split_range(0, len(nonces), config.batch_size):
-            batch = self.batch_distances(
+            batch = Batch(
                 config.block_hash,
                 public_key,
-                nonces[start:stop],
+                tuple(nonces[start:stop]),
                 config.batch_size,
                 config.seq_len,
             )
             with self.lock:
-                distances += asyncio.run_coroutine_threadsafe(batch, self._loop).result()
+                computing = self.batch_distances(batch)
+                distances += asyncio.run_coroutine_threadsafe(computing, self._loop).result()
         return distances
 
-    async def batch_distances(
-        self,
-        block_hash: str,
-        public_key: str,
-        nonces: Sequence[int],
-        batch_size: int,
-        seq_len: int,
-    ) -> list[float]:
+    async def batch_distances(self, batch: Batch, upcoming: Batch | None = None) -> list[float]:
         """Compute the distances of one batch.
+
+        Args:
+            batch: what is asked for.
+            upcoming: the next batch, to be made ready meanwhile; left out where it cannot be run.
 
         Raises:
             InvalidRound: the shape, or the number of nonces, is out of bounds.
             EngineUnavailable: the engine is dead, or did not answer in time.
             EngineError: it failed; says why.
         """
-        self.check(batch_size, seq_len, nonces)
-        if not nonces:
+        self.limits.check(self.info, batch)
+        if not batch.nonces:
             return []
+        following = None
+        if upcoming is not None:
+            with contextlib.suppress(InvalidRound):  # said when it is asked for
+                self.limits.check(self.info, upcoming)
+                following = upcoming.to_wire()
         try:
-            answers = await self.call(
-                "poc_distances", block_hash, public_key, list(nonces), batch_size, seq_len
-            )
+            answers = await self.call("poc_distances", *batch.to_wire(), following)
         finally:
             self._release_later()
-        return read_answers(answers, len(nonces))
+        return read_answers(answers, len(batch.nonces))
 
     def num_unfinished(self) -> int:
         """Return how many requests vLLM has at work; 0 where its client does not tell."""

@@ -11,6 +11,7 @@ import sys
 import typer
 
 from pocqueue.cli import (
+    bench,
     calibrate,
     delegation,
     demo,
@@ -49,6 +50,7 @@ app.command("up", short_help="Start everything on this machine; Ctrl-C ends it."
 app.command("demo", short_help="Run one short round, from nothing.")(demo.demo)
 app.command("scheduler", short_help="Give nonce ranges to GPUs.")(scheduler.scheduler)
 app.command("gpus", short_help="List the pool of GPUs.")(gpus.gpus)
+app.command("bench", short_help="Measure one GPU: speed, time, best batch size.")(bench.bench)
 app.command("calibrate", short_help="Find the r_target for a valid rate.")(calibrate.calibrate)
 
 

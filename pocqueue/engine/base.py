@@ -6,7 +6,7 @@ Imports neither torch nor any other model runtime, so the scheduler, the APIs an
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pocqueue.errors import InvalidRound
@@ -100,6 +100,39 @@ def _count(config: Any, name: str) -> int:
     return value if type(value) is int else 0
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The nonces of one forward pass and the shape that it has."""
+
+    block_hash: str
+    public_key: str
+    nonces: tuple[int, ...]  #: at most `batch_size` of them
+    batch_size: int
+    seq_len: int
+
+    @classmethod
+    def of(cls, config: PoCConfig, nonces: Sequence[int]) -> Batch:
+        """Return a round's batch of these nonces."""
+        return cls(
+            config.block_hash, config.public_key, tuple(nonces), config.batch_size, config.seq_len
+        )
+
+    @classmethod
+    def from_wire(cls, values: Sequence[Any]) -> Batch:
+        """Return the batch that ``to_wire`` described."""
+        block_hash, public_key, nonces, batch_size, seq_len = values
+        return cls(block_hash, public_key, tuple(nonces), batch_size, seq_len)
+
+    def to_wire(self) -> list[Any]:
+        """Return the fields in their order, as plain values for a process elsewhere."""
+        return [self.block_hash, self.public_key, list(self.nonces), self.batch_size, self.seq_len]
+
+    def padded(self) -> Batch:
+        """Return the batch filled up to its size with its last nonce, whose results nobody reads."""
+        missing = self.batch_size - len(self.nonces)
+        return replace(self, nonces=self.nonces + self.nonces[-1:] * missing)
+
+
 class Engine(Protocol):
     """A deployed model seen as a function from nonces to distances.
 
@@ -111,7 +144,9 @@ class Engine(Protocol):
         """What is deployed here; the same for the engine's whole life."""
         ...
 
-    def distances(self, config: PoCConfig, nonces: Sequence[int]) -> list[float]:
+    def distances(
+        self, config: PoCConfig, nonces: Sequence[int], upcoming: Batch | None = None
+    ) -> list[float]:
         """Compute the distances of one batch in one forward pass of fixed shape.
 
         The pass has the shape [config.batch_size, config.seq_len] however few nonces there are, so
@@ -120,6 +155,9 @@ class Engine(Protocol):
         Args:
             config: block hash, public key and shape of the round.
             nonces: at most ``config.batch_size`` of them.
+            upcoming: what the next call will ask for, as far as the caller knows. An engine may make
+                its inputs and permutations while this batch is in the model; another next call is
+                answered all the same.
 
         Returns:
             One distance a nonce, in order, each in [0, 2]; NaN where the model's logits were not
@@ -143,28 +181,27 @@ class Engine(Protocol):
         ...
 
 
-def check_batch(
-    info: EngineInfo, config: PoCConfig, nonces: Sequence[int], max_batch_size: int | None = None
-) -> None:
+def check_batch(info: EngineInfo, batch: Batch, max_batch_size: int | None = None) -> None:
     """Check what every engine has to refuse before it runs a batch.
 
     Args:
         info: the model.
-        config: the round.
-        nonces: of the batch.
+        batch: what is asked for.
         max_batch_size: most sequences that the engine's buffers take; None: memory alone decides.
 
     Raises:
         InvalidRound: naming ``seq_len``, ``batch_size`` or ``nonces``.
     """
-    if not 1 <= config.seq_len <= info.max_seq_len:
+    if not 1 <= batch.seq_len <= info.max_seq_len:
         raise InvalidRound(
-            "seq_len", config.seq_len, f"1 to {info.max_seq_len}, the limit of model {info.model}"
+            "seq_len", batch.seq_len, f"1 to {info.max_seq_len}, the limit of model {info.model}"
         )
-    if config.batch_size < 1 or config.batch_size > (max_batch_size or config.batch_size):
+    if batch.batch_size < 1 or batch.batch_size > (max_batch_size or batch.batch_size):
         allowed = "1 or more" if max_batch_size is None else f"1 to {max_batch_size}"
-        raise InvalidRound("batch_size", config.batch_size, allowed)
-    if len(nonces) > config.batch_size:
+        raise InvalidRound("batch_size", batch.batch_size, allowed)
+    if len(batch.nonces) > batch.batch_size:
         raise InvalidRound(
-            "nonces", f"{len(nonces)} of them", f"at most batch_size, here {config.batch_size}"
+            "nonces",
+            f"{len(batch.nonces)} of them",
+            f"at most batch_size, here {batch.batch_size}",
         )

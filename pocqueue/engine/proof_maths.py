@@ -1,4 +1,8 @@
-"""The steps around a model's forward pass that every engine in this process shares."""
+"""The steps around a model's forward pass that every engine in this process shares.
+
+The host waits for the device once a batch, when it reads the distances. What it can do before that, it
+does: see `preparation.py`.
+"""
 
 from __future__ import annotations
 
@@ -7,82 +11,105 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from pocqueue.engine.base import EngineInfo, check_batch
+from pocqueue.engine.base import Batch, EngineInfo, check_batch
+from pocqueue.engine.preparation import CudaAside, Preparation
 from pocqueue.errors import EngineError
 from pocqueue.poc.config import PoCConfig
-from pocqueue.poc.gpu_random import generate_inputs, generate_target, logits_to_distances
+from pocqueue.poc.gpu_random import generate_target
+from pocqueue.poc.kernels import Kernels, kernels_for
+from pocqueue.poc.seeds import permutation_seeds
 
 #: Targets kept, one a block: a worker meets few blocks at once, and one target is 0.6 MB at most.
 _MAX_TARGETS = 8
 
 
 class ProofMaths:
-    """Inputs from nonces, and distances from logits, for one model on one device.
+    """Inputs from nonces, and distances from logits, for one model on one device. For one thread.
 
     Args:
         info: the model; its name stands in messages, its sizes are used.
         device: where inputs are wanted and logits come from.
         dtype: of the inputs.
+        kernels: the maths; None: what is best on `device`.
     """
 
-    def __init__(self, info: EngineInfo, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        info: EngineInfo,
+        device: torch.device,
+        dtype: torch.dtype,
+        kernels: Kernels | None = None,
+    ) -> None:
         self._info = info
         self._device = device
-        self._dtype = dtype
+        self._kernels = kernels or kernels_for(device)
+        self._preparation = Preparation(
+            self._kernels,
+            info.hidden_size,
+            info.vocab_size,
+            device,
+            dtype,
+            CudaAside(device) if device.type == "cuda" else None,
+        )
         self._targets: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._host = torch.empty(0)  #: where distances of a GPU are read
 
+    @property
+    def kernels(self) -> str:
+        """Name the kernels in use."""
+        return self._kernels.name
+
+    @torch.inference_mode()
     def distances(
         self,
-        config: PoCConfig,
-        nonces: Sequence[int],
+        batch: Batch,
         forward: Callable[[torch.Tensor], torch.Tensor | None],
+        upcoming: Batch | None = None,
     ) -> list[float] | None:
         """Compute the distances of one batch in one pass; see ``Engine.distances``.
 
         Args:
-            config: the round.
-            nonces: at most ``config.batch_size`` of them.
+            batch: what is asked for.
             forward: embeddings [batch, seq_len, hidden] to logits [batch, vocab], or to None where
-                this process is not the one that gets them.
+                this process is not the one that gets them. It may overwrite the embeddings.
+            upcoming: the next batch, to be made ready meanwhile.
 
         Returns:
             The distances, or None where ``forward`` gave none.
 
         Raises:
-            InvalidRound: ``config.seq_len`` is above the model's limit, or there are too many nonces.
+            InvalidRound: the sequences are longer than the model takes, or there are too many nonces.
             EngineError: the batch does not fit into the device's memory.
         """
-        check_batch(self._info, config, nonces)
-        if not nonces:
+        check_batch(self._info, batch)
+        if not batch.nonces:
             return []
-        # Short batches repeat their last nonce up to the fixed shape, in every step: kernels choose
-        # how to split a sum by the shape of the whole tensor, and so would its last bit.
-        padded = [*nonces, *[nonces[-1]] * (config.batch_size - len(nonces))]
         try:
-            logits = forward(self.make_inputs(config, padded))
+            # Short batches repeat their last nonce up to the fixed shape, in every step: kernels choose
+            # how to split a sum by the shape of the whole tensor, and so would its last bit.
+            prepared = self._preparation.take(batch.padded())
+            if upcoming is not None and upcoming.nonces:
+                self._preparation.announce(upcoming.padded())
+            logits = forward(prepared.inputs)
+            self._preparation.advance()
             if logits is None:
                 return None
-            measured = self.measure(config, padded, logits)
-            result: list[float] = measured[: len(nonces)].tolist()
+            target = self._target(batch.block_hash)
+            measured = self._kernels.distances(logits, prepared.order, target)
+            return self._read(measured)[: len(batch.nonces)]
         except torch.OutOfMemoryError as exc:
             raise EngineError(
-                f"A batch of {config.batch_size} x {config.seq_len} tokens does not fit into the memory of "
+                f"A batch of {batch.batch_size} x {batch.seq_len} tokens does not fit into the memory of "
                 f"{self._info.device} beside model {self._info.model}. Use a smaller batch_size."
             ) from exc
-        return result
 
     @torch.inference_mode()
     def make_inputs(self, config: PoCConfig, nonces: Sequence[int]) -> torch.Tensor:
-        """Make the embeddings of nonces: [len(nonces), seq_len, hidden], the model's dtype."""
-        return generate_inputs(
-            config.block_hash,
-            config.public_key,
-            list(nonces),
-            self._info.hidden_size,
-            config.seq_len,
-            self._device,
-            self._dtype,
-        )
+        """Make the embeddings of one batch, [batch_size, seq_len, hidden] in the model's dtype.
+
+        They are good until the next batch is made.
+        """
+        return self._preparation.take(Batch.of(config, nonces).padded()).inputs
 
     @torch.inference_mode()
     def measure(
@@ -98,17 +125,30 @@ class ProofMaths:
         Returns:
             Distances, float32 [len(nonces)], on the model's device.
         """
-        return logits_to_distances(
-            config.block_hash,
-            config.public_key,
-            list(nonces),
-            logits,
-            self._target(config.block_hash),
-        )
+        seeds = permutation_seeds(config.block_hash, config.public_key, nonces)
+        order = self._kernels.prepare(seeds, self._info.vocab_size)
+        return self._kernels.distances(logits, order, self._target(config.block_hash))
 
     def forget(self) -> None:
-        """Free the targets."""
+        """Free targets and buffers; the next batch makes its own."""
         self._targets.clear()
+        self._preparation.forget()
+
+    def close(self) -> None:
+        """Free what is held, for good."""
+        self._targets.clear()
+        self._preparation.close()
+
+    def _read(self, distances: torch.Tensor) -> list[float]:
+        """Bring a batch's distances to the host; the one place where it waits for the device."""
+        if distances.device.type == "cuda":
+            if self._host.shape != distances.shape:
+                self._host = torch.empty_like(distances, device="cpu", pin_memory=True)
+            self._host.copy_(distances, non_blocking=True)
+            torch.cuda.current_stream(distances.device).synchronize()
+            distances = self._host
+        result: list[float] = distances.tolist()
+        return result
 
     def _target(self, block_hash: str) -> torch.Tensor:
         """Return a block's unit target, float32 [vocab], made once for each of the last few blocks."""

@@ -13,11 +13,19 @@ from dataclasses import replace
 from typing import Any
 
 from pocqueue.engine import EngineOptions
-from pocqueue.engine.base import EXTENSION, EngineInfo, OnProgress
+from pocqueue.engine.base import EXTENSION, Batch, EngineInfo, OnProgress
 from pocqueue.engine.devices import check_device, keep_freed_memory
 from pocqueue.engine.models import ResolvedModel, fingerprint_with_progress, resolve_model
+from pocqueue.engine.profile import MatmulParameters
 from pocqueue.engine.proof_maths import warm_up_config
-from pocqueue.engine.rank_answers import BatchLimits, read_answers, read_description
+from pocqueue.engine.rank_answers import (
+    BatchLimits,
+    read_answers,
+    read_description,
+    read_parameters,
+    read_seconds,
+    read_stages,
+)
 from pocqueue.errors import EngineError, ModelNotFound, PocqueueError, SettingsError
 from pocqueue.poc.config import PoCConfig
 
@@ -52,25 +60,21 @@ class VllmEngine:
         """What is deployed here."""
         return self._info
 
-    def distances(self, config: PoCConfig, nonces: Sequence[int]) -> list[float]:
+    def distances(
+        self, config: PoCConfig, nonces: Sequence[int], upcoming: Batch | None = None
+    ) -> list[float]:
         """Compute the distances of one batch; see ``Engine.distances``.
 
         Raises:
             InvalidRound: a size of the batch is out of bounds.
             EngineError: the engine is closed, or the batch does not fit into the device's memory.
         """
-        self._limits.check(self._info, config, nonces)
+        batch = Batch.of(config, nonces)
+        self._limits.check(self._info, batch)
         if not nonces:
             return []
-        answers = self._call(
-            "poc_distances",
-            config.block_hash,
-            config.public_key,
-            list(nonces),
-            config.batch_size,
-            config.seq_len,
-        )
-        return read_answers(answers, len(nonces))
+        following = None if upcoming is None else upcoming.to_wire()
+        return read_answers(self._call("poc_distances", *batch.to_wire(), following), len(nonces))
 
     def warm_up(self, batch_size: int, seq_len: int) -> None:
         """Run one pass of this shape and drop the result.
@@ -79,6 +83,18 @@ class VllmEngine:
             InvalidRound, EngineError: as ``distances`` does.
         """
         self.distances(warm_up_config(batch_size, seq_len), [0])
+
+    def time_stages(self, batch: Batch, num_batches: int) -> dict[str, float]:
+        """Return median seconds by stage, of the slowest rank; see ``Profiled.time_stages``."""
+        return read_stages(self._call("poc_time_stages", batch.to_wire(), num_batches))
+
+    def time_forward(self, batch: Batch, num_batches: int) -> float:
+        """Return the seconds of so many passes alone; see ``Profiled.time_forward``."""
+        return read_seconds(self._call("poc_time_forward", batch.to_wire(), num_batches))
+
+    def num_matmul_parameters(self) -> MatmulParameters | None:
+        """Count the parameters that positions are multiplied with, on all ranks; see ``Profiled``."""
+        return read_parameters(self._call("poc_count_parameters"))
 
     def close(self) -> None:
         """Free the model and its device memory."""

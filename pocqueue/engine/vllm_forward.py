@@ -91,7 +91,8 @@ class VllmForward:
         """
         batch, seq_len, hidden_size = inputs.shape
         shape = self._shape_for(batch, seq_len)
-        # What the worker was doing on the device may still use buffers of the metadata builders.
+        # What the worker was doing on the device may still use buffers of the metadata builders. Between
+        # two batches of a round there is nothing to wait for but this one's inputs, if at all.
         torch.accelerator.synchronize()
         metadata, slots, caches = self._attention(shape)
         own = {name: self._layers[name].kv_cache for name in caches}

@@ -4,7 +4,8 @@ A worker with this engine has no model and no GPU of its own. Between its batche
 with whatever else it serves. Two routes are used (see docs/vllm.md):
 
     GET  /api/v1/pow/model      -> fields of EngineInfo, and max_batch_size
-    POST /api/v1/pow/distances  {"block_hash", "public_key", "nonces", "batch_size", "seq_len"}
+    POST /api/v1/pow/distances  {"block_hash", "public_key", "nonces", "batch_size", "seq_len",
+                                 "upcoming": the same of the batch that is expected next, or null}
                                 -> {"distances": [float | null], "fingerprint", "dtype"}
 
 A distance that is not finite travels as null. The fingerprint comes with every reply, because a
@@ -16,13 +17,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import httpx
 
 from pocqueue.engine import EngineOptions
-from pocqueue.engine.base import EngineInfo, OnProgress
+from pocqueue.engine.base import Batch, EngineInfo, OnProgress
 from pocqueue.engine.rank_answers import BatchLimits, read_limits
 from pocqueue.errors import EngineError, EngineUnavailable
 from pocqueue.poc.config import PoCConfig
@@ -62,7 +63,9 @@ class VllmServerEngine:
         """What is served."""
         return self._info
 
-    def distances(self, config: PoCConfig, nonces: Sequence[int]) -> list[float]:
+    def distances(
+        self, config: PoCConfig, nonces: Sequence[int], upcoming: Batch | None = None
+    ) -> list[float]:
         """Compute the distances of one batch; see ``Engine.distances``.
 
         Raises:
@@ -71,16 +74,11 @@ class VllmServerEngine:
                 another way: it refuses what it said that it does.
             EngineError: the batch failed in the server's engine.
         """
-        self._limits.check(self._info, config, nonces)
+        batch = Batch.of(config, nonces)
+        self._limits.check(self._info, batch)
         if not nonces:
             return []
-        body = {
-            "block_hash": config.block_hash,
-            "public_key": config.public_key,
-            "nonces": list(nonces),
-            "batch_size": config.batch_size,
-            "seq_len": config.seq_len,
-        }
+        body = asdict(batch) | {"upcoming": None if upcoming is None else asdict(upcoming)}
         reply = _ask(
             self._client,
             "POST",

@@ -9,15 +9,17 @@ tensor-parallel group makes the inputs for itself, so nothing else crosses betwe
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
-from pocqueue.engine.base import EngineInfo, attention_shape
+from pocqueue.engine.base import Batch, EngineInfo, attention_shape
+from pocqueue.engine.profile_stages import StageTimer, count_matmul_parameters
 from pocqueue.engine.proof_maths import ProofMaths
 from pocqueue.engine.vllm_forward import VllmForward
 from pocqueue.errors import PocqueueError
-from pocqueue.poc.config import PoCConfig
 
 logger = logging.getLogger("vllm.pocqueue")
 
@@ -48,31 +50,56 @@ class PoCWorker:
         }
 
     def poc_distances(
-        self, block_hash: str, public_key: str, nonces: list[int], batch_size: int, seq_len: int
+        self,
+        block_hash: str,
+        public_key: str,
+        nonces: list[int],
+        batch_size: int,
+        seq_len: int,
+        upcoming: list[Any] | None = None,
     ) -> dict[str, Any]:
         """Compute the distances of one batch in a pass of the shape [batch_size, seq_len].
+
+        Args:
+            block_hash, public_key, nonces, batch_size, seq_len: the batch, within the limits of
+                ``poc_describe``.
+            upcoming: the same five of the batch that is expected next; see ``Engine.distances``.
 
         Returns:
             ``distances``: one a nonce, NaN where the logits were not finite; None on ranks that do not
             get the logits. Or ``error``, in one sentence.
         """
-        config = PoCConfig(
-            block_hash=block_hash,
-            block_height=0,
-            public_key=public_key,
-            r_target=2.0,
-            batch_size=batch_size,
-            seq_len=seq_len,
-        )
-        try:
+        batch = Batch(block_hash, public_key, tuple(nonces), batch_size, seq_len)
+        following = None if upcoming is None else Batch.from_wire(upcoming)
+
+        def distances() -> dict[str, Any]:
             forward, maths = self._poc_ready()
-            return {"distances": maths.distances(config, nonces, forward.logits)}
-        except PocqueueError as exc:
-            return {"error": str(exc)}
-        except Exception as exc:
-            logger.exception("A batch of the proof failed")
-            first_line = (str(exc).strip().splitlines() or [""])[0]
-            return {"error": f"The engine failed: {type(exc).__name__}: {first_line[:300]}"}
+            return {"distances": maths.distances(batch, forward.logits, following)}
+
+        return self._poc_answer(distances)
+
+    def poc_time_stages(self, batch: list[Any], num_batches: int) -> dict[str, Any]:
+        """Return ``stages``, median seconds by name (see ``StageTimer``), or ``error``.
+
+        Args:
+            batch: from ``Batch.to_wire``.
+            num_batches: >= 1.
+        """
+        return self._poc_answer(
+            lambda: {"stages": self._poc_timer().time_stages(Batch.from_wire(batch), num_batches)}
+        )
+
+    def poc_time_forward(self, batch: list[Any], num_batches: int) -> dict[str, Any]:
+        """Return ``seconds`` of so many passes alone, or ``error``; see ``poc_time_stages``."""
+        return self._poc_answer(
+            lambda: {"seconds": self._poc_timer().time_forward(Batch.from_wire(batch), num_batches)}
+        )
+
+    def poc_count_parameters(self) -> dict[str, Any]:
+        """Return ``parameters`` of this rank's part: fields of ``MatmulParameters``, or None."""
+        info = vllm_info(self.vllm_config, self.device)
+        counted = count_matmul_parameters(self.model_runner.get_model(), info)
+        return {"parameters": None if counted is None else asdict(counted)}
 
     def poc_release(self) -> None:
         """Free what is held between two batches of a round."""
@@ -80,6 +107,24 @@ class PoCWorker:
             self._poc_forward.release()
         if self._poc_maths is not None:
             self._poc_maths.forget()
+
+    def _poc_answer(self, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return what the work returns; its failure as a value (see ``rank_answers.py``)."""
+        try:
+            return work()
+        except PocqueueError as exc:
+            return {"error": str(exc)}
+        except Exception as exc:
+            logger.exception("A batch of the proof failed")
+            first_line = (str(exc).strip().splitlines() or [""])[0]
+            return {"error": f"The engine failed: {type(exc).__name__}: {first_line[:300]}"}
+
+    def _poc_timer(self) -> StageTimer:
+        forward, maths = self._poc_ready()
+        # The buffers of a batch would be held beside the timer's.
+        maths.forget()
+        info = vllm_info(self.vllm_config, self.device)
+        return StageTimer(info, self.vllm_config.model_config.dtype, self.device, forward.logits)
 
     def _poc_ready(self) -> tuple[VllmForward, ProofMaths]:
         if self._poc_forward is None or self._poc_maths is None:

@@ -234,11 +234,18 @@ def _gpus(gpus: Iterable[Gpu], outstanding: Iterable[OutstandingRange]) -> Itera
         "time from the first try to commit a batch to Redis's answer",
         labels=["queue", "host"],
     )
+    gaps = HistogramMetricFamily(
+        "pocqueue_gpu_gap_seconds",
+        "idle time of the engine between two ranges of which the second one was there already",
+        labels=["queue", "host"],
+    )
     for gpu in gpus:
         checked.add_metric([gpu.queue, gpu.host], gpu.checked)
         commits.add_metric([gpu.queue, gpu.host], gpu.commits.cumulative(), gpu.commits.sum_s)
+        gaps.add_metric([gpu.queue, gpu.host], gpu.gaps.cumulative(), gpu.gaps.sum_s)
     yield checked
     yield commits
+    yield gaps
 
 
 def _state(gpu: Gpu) -> str:

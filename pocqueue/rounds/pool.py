@@ -62,6 +62,8 @@ class Gpu:
     last_error: str = ""
     #: How long its commits took since the worker started.
     commits: Latency = field(default_factory=Latency)
+    #: How long its engine was idle between two ranges of which the second one was there already.
+    gaps: Latency = field(default_factory=Latency)
     #: Redis's clock at the last heartbeat; set by the pool.
     seen_ms: int = 0
     #: Redis's clock when this was read; set by the pool.
@@ -82,8 +84,10 @@ class Gpu:
 
         The heartbeat is a thread of its own and goes on where a GPU is wedged.
         """
+        if self.pass_s <= HANG_S:  # asked of every range ten times a second
+            return False
         passes_s = (int(k.partition("x")[2]) / rate for k, rate in self.rates.items() if rate > 0)
-        return self.pass_s > max(HANG_S, 20 * max(passes_s, default=0.0))
+        return self.pass_s > 20 * max(passes_s, default=0.0)
 
     def rate(self, seq_len: int, batch_size: int) -> float:
         """Return nonces per second at a shape; 0 where nothing is known.
@@ -118,6 +122,7 @@ class Gpu:
             "info": EngineInfo.from_dict(values["info"]),
             "held": tuple(values["held"]),
             "commits": Latency.from_dict(values.get("commits", {})),
+            "gaps": Latency.from_dict(values.get("gaps", {})),
             "seen_ms": seen_ms,
             "now_ms": now_ms,
         }
@@ -131,12 +136,12 @@ class Pool:
         self.client = client
         self.url = url
         self._scripts = Scripts(client, url)
+        #: The last record of each queue, as it was read. Never changed in place: threads may share it.
+        self._known: dict[str, Gpu] = {}
 
     def beat(self, gpu: Gpu) -> Gpu | None:
         """Register a worker or renew its heartbeat; return the other live owner of the queue."""
-        other = self._scripts.run(
-            "beat", [Keys.GPUS, Keys.HEARTBEATS], [gpu.queue, gpu.worker, gpu.to_json()]
-        )
+        other = self._scripts.run("beat", *beat_call(gpu))
         return Gpu.from_json(other, 0, 0) if other else None
 
     def leave(self, queue: str, worker: str) -> None:
@@ -147,14 +152,27 @@ class Pool:
         """Return every GPU, dead ones of the last hour too, by queue."""
         # No transaction: a full Redis refuses those even where they only read.
         with store_errors(self.url), self.client.pipeline(transaction=False) as pipe:
-            pipe.hgetall(Keys.GPUS)
             pipe.zrange(Keys.HEARTBEATS, 0, -1, withscores=True)
             pipe.time()
-            records, beats, time = pipe.execute()
+            beats, time = pipe.execute()
         now_ms = time[0] * 1000 + time[1] // 1000
-        seen = {queue: int(score) for queue, score in beats}
-        gpus = [Gpu.from_json(text, seen.get(q, 0), now_ms) for q, text in records.items()]
-        return sorted(gpus, key=lambda gpu: _natural(gpu.queue))
+        seen = {str(queue): int(score) for queue, score in beats}
+        # A scheduler asks ten times a second, a worker speaks once: most records are here already. Not
+        # those that were read in the very millisecond of their heartbeat: another may have followed in it.
+        gpus = {q: gpu for q, gpu in self._known.items() if seen.get(q) == gpu.seen_ms < gpu.now_ms}
+        if heard := [queue for queue in seen if queue not in gpus]:
+            with store_errors(self.url):
+                texts: Any = self.client.hmget(Keys.GPUS, heard)
+            gpus |= {
+                queue: Gpu.from_json(text, seen[queue], now_ms)
+                for queue, text in zip(heard, texts, strict=True)
+                if text is not None  # it left the pool just now
+            }
+        self._known = gpus
+        return [
+            dataclasses.replace(gpu, now_ms=now_ms)
+            for _, gpu in sorted(gpus.items(), key=lambda item: _natural(item[0]))
+        ]
 
     def live(self) -> list[Gpu]:
         """Return the GPUs with a live worker."""
@@ -165,6 +183,11 @@ class Pool:
         for gpu in gpus:
             if gpu.now_ms - gpu.seen_ms > FORGET_MS:
                 self.leave(gpu.queue, gpu.worker)
+
+
+def beat_call(gpu: Gpu) -> tuple[list[str], list[Any]]:
+    """Return keys and arguments of `lua/beat.lua`; see `Pool.beat`."""
+    return [Keys.GPUS, Keys.HEARTBEATS], [gpu.queue, gpu.worker, gpu.to_json()]
 
 
 def choose_model(gpus: Sequence[Gpu], model: str | None) -> EngineInfo:

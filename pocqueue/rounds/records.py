@@ -1,4 +1,4 @@
-"""What the store hands out: rounds, ranges and proofs as they stood when they were read."""
+"""What the store hands out, rounds, ranges and proofs as they stood when they were read; and what it is asked for."""
 
 from __future__ import annotations
 
@@ -29,6 +29,25 @@ class SessionLimits(NamedTuple):
 
     in_all: int
     of_customer: int
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """Give so many nonces of a round to a GPU."""
+
+    round_id: str
+    queue: str
+    worker: str
+    num_nonces: int
+    #: The round's virtual time is at least this before it is given, …
+    vtime_floor: float
+    #: … and grows by this much for each nonce.
+    vtime_per_nonce: float
+
+    @property
+    def vtime(self) -> float:
+        """Return the round's virtual time once all of this is given."""
+        return self.vtime_floor + self.num_nonces * self.vtime_per_nonce
 
 
 class AssignedRange(NamedTuple):
@@ -64,10 +83,13 @@ class OutstandingRange:
         """Name the range across rounds, as heartbeats do."""
         return f"{self.round_id}:{self.range_id}"
 
-    @classmethod
-    def parse(cls, round_id: str, range_id: str, record: str) -> OutstandingRange:
+    @staticmethod
+    # Asked of every range ten times a second; most have not moved since, as they wait.
+    @functools.lru_cache(maxsize=8192)
+    def parse(round_id: str, range_id: str, record: str) -> OutstandingRange:
+        """Read a record as the store has it; the same text gives the same, immutable object."""
         start, stop, done, queue, worker, attempts, assigned = record.split(" ")
-        return cls(
+        return OutstandingRange(
             round_id=round_id,
             range_id=int(range_id),
             start=int(start),

@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from pocqueue.rounds.pool import Gpu
-from pocqueue.rounds.records import OutstandingRange, RoundStatus
+from pocqueue.rounds.records import Assignment, OutstandingRange, RoundStatus
 
 #: Ranges on one GPU queue: one running, one waiting.
 DEPTH = 2
@@ -29,25 +29,6 @@ PROBE = 0.2
 #: GPU seconds by which a round may lag behind the foremost one, for every GPU. A round that could
 #: not use any GPU for a while does not get all of them for as long afterwards.
 MAX_LAG_S = 2.0 * DEPTH
-
-
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """Give so many nonces of a round to a GPU."""
-
-    round_id: str
-    queue: str
-    worker: str
-    num_nonces: int
-    #: The round's virtual time is at least this before it is given, …
-    vtime_floor: float
-    #: … and grows by this much for each nonce.
-    vtime_per_nonce: float
-
-    @property
-    def vtime(self) -> float:
-        """Return the round's virtual time once all of this is given."""
-        return self.vtime_floor + self.num_nonces * self.vtime_per_nonce
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,11 +28,48 @@ class Scripts:
         with store_errors(self._url):
             return self._registered[name](keys=keys, args=args)
 
+    def run_many(
+        self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Any]]]
+    ) -> list[Any]:
+        """Run one script many times, in order, each an atomic step of its own; return the replies.
+
+        All of it is one round trip. After a failure in the midst nobody knows which of them ran.
+
+        Args:
+            name: of the script.
+            calls: keys and arguments of each run.
+
+        Raises:
+            StoreError: Redis is away, full or refuses the script.
+        """
+        script = self._registered[name]
+        with store_errors(self._url):
+            try:
+                return self._pipelined(script.sha, calls)
+            except redis.exceptions.NoScriptError:
+                # Redis was restarted. None of them ran: they are all the same script.
+                self._client.script_load(script.script)
+                return self._pipelined(script.sha, calls)
+
+    def _pipelined(
+        self, sha: str, calls: Sequence[tuple[Sequence[str], Sequence[Any]]]
+    ) -> list[Any]:
+        # No transaction: a full Redis would refuse it as a whole.
+        with self._client.pipeline(transaction=False) as pipe:
+            for keys, args in calls:
+                pipe.evalsha(sha, len(keys), *keys, *args)
+            return pipe.execute()
+
     @cached_property
     def _registered(self) -> dict[str, Any]:
-        folder = resources.files("pocqueue.rounds") / "lua"
-        return {
-            file.name.removesuffix(".lua"): self._client.register_script(file.read_text("utf-8"))
-            for file in folder.iterdir()
-            if file.name.endswith(".lua")
-        }
+        return {name: self._client.register_script(text) for name, text in read_scripts().items()}
+
+
+def read_scripts() -> dict[str, str]:
+    """Return the text of each script in `lua/`, by its name without the ending."""
+    folder = resources.files("pocqueue.rounds") / "lua"
+    return {
+        file.name.removesuffix(".lua"): file.read_text("utf-8")
+        for file in folder.iterdir()
+        if file.name.endswith(".lua")
+    }

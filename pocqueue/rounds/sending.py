@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from celery import Celery
-from kombu.exceptions import OperationalError
+from kombu.exceptions import BatchPublishError, OperationalError  # type: ignore[attr-defined]
 
 from pocqueue.errors import StoreUnavailable
 from pocqueue.rounds.backend import Backend
@@ -22,27 +23,14 @@ from pocqueue.settings import Settings
 def scheduler_service(settings: Settings, app: Celery) -> Iterator[SchedulerService]:
     """Wire a scheduler; it waits for a Redis that is away, and starts the bundled one."""
 
-    def send(name: str, queue: str, shown: str, kwargs: dict[str, Any]) -> None:
-        try:
-            app.send_task(name, kwargs=kwargs, queue=queue, kwargsrepr=shown, ignore_result=True)
-        except OperationalError as exc:
-            # The range stays assigned; if its message really did not arrive, it is found lost.
-            raise StoreUnavailable(f"Celery cannot send to {queue}: {exc}") from exc
-
-    def send_range(queue: str, status: RoundStatus, out: AssignedRange) -> None:
-        kwargs = {
-            "round_id": status.round_id,
-            "range_id": out.range_id,
-            "start": out.start,
-            "stop": out.stop,
-        }
-        # What people look for first: Flower cuts long texts.
-        shown = f"{out.start}..{out.stop - 1} of round {status.round_id}"
-        send(RUN_RANGE, queue, shown, kwargs)
-
     def send_callback(round_id: str, token: str) -> None:
-        shown = f"proofs of round {round_id}"
-        send(DELIVER_PROOFS, IO_QUEUE, shown, {"round_id": round_id, "token": token})
+        shown, kwargs = f"proofs of round {round_id}", {"round_id": round_id, "token": token}
+        try:
+            app.send_task(
+                DELIVER_PROOFS, kwargs=kwargs, queue=IO_QUEUE, kwargsrepr=shown, ignore_result=True
+            )
+        except OperationalError as exc:
+            raise StoreUnavailable(f"Celery cannot send to {IO_QUEUE}: {exc}") from exc
 
     with Backend.open(settings, start=True, check=False) as backend:
         yield SchedulerService(
@@ -50,9 +38,52 @@ def scheduler_service(settings: Settings, app: Celery) -> Iterator[SchedulerServ
             backend.pool,
             LeaderLease(backend.client, backend.url),
             backend.outbox,
-            send_range,
+            functools.partial(send_ranges, app),
             send_callback,
             range_s=settings.range_seconds,
             settle_s=settings.heartbeat_ttl_s,
             grace_s=settings.callback_grace_seconds,
         )
+
+
+def send_ranges(app: Celery, sent: Sequence[tuple[str, RoundStatus, AssignedRange]]) -> None:
+    """Put a task for each (queue, round, range) on its queue, all of them in one round trip.
+
+    Raises:
+        StoreUnavailable: Redis did not take them, also when asked a second time.
+    """
+    for last in (False, True):
+        try:
+            _publish_ranges(app, sent)
+        except (BatchPublishError, OperationalError) as exc:
+            # The first failure may only say that the connection was closed while idle. Some of the
+            # messages may have arrived: a range that is delivered twice is run once.
+            if last:
+                # The ranges stay assigned; where a message really did not arrive they are found lost.
+                raise StoreUnavailable(f"Celery cannot send to the GPU queues: {exc}") from exc
+        else:
+            return
+
+
+def _publish_ranges(app: Celery, sent: Sequence[tuple[str, RoundStatus, AssignedRange]]) -> None:
+    producer: Any
+    with app.producer_or_acquire() as producer, producer.batch():
+        for queue, status, out in sent:
+            app.send_task(
+                RUN_RANGE,
+                kwargs={
+                    "round_id": status.round_id,
+                    "range_id": out.range_id,
+                    "start": out.start,
+                    "stop": out.stop,
+                },
+                queue=queue,
+                # What people look for first: Flower cuts long texts.
+                kwargsrepr=f"{out.start}..{out.stop - 1} of round {status.round_id}",
+                ignore_result=True,
+                producer=producer,
+                # Its worker declares the queue; on Redis that costs as much here as the message itself.
+                declare=(),
+                # The batch is what is tried again.
+                retry=False,
+            )

@@ -2,14 +2,14 @@
 
 Several may run. One leads by a lease in Redis that it renews with every step; when it dies another
 one takes the lead within three seconds. Two leaders for a moment would do no harm: every step is
-atomic in the store. A scheduler keeps nothing between two steps.
+atomic in the store. A scheduler keeps nothing between two steps that it does not hold against Redis again.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from pocqueue.errors import StoreError
@@ -24,12 +24,17 @@ logger = logging.getLogger(__name__)
 
 #: Between two steps while rounds are active. A range takes about a second.
 BUSY_STEP_S = 0.1
+#: Longer where a step takes long itself, with many hundreds of GPUs: so many times as long, up to …
+PAUSE_FACTOR = 8.0
+#: … this, which leaves a GPU that was just given its second range most of a second of work.
+MAX_BUSY_STEP_S = 0.25
 #: Between two steps while there is nothing to do; a new round ends the wait at once.
 IDLE_STEP_S = 0.5
 #: Between two tries of a scheduler that does not lead, or has lost Redis.
 STANDBY_STEP_S = 0.5
 
-SendRange = Callable[[str, RoundStatus, AssignedRange], None]
+#: Of queue, round and range each.
+SendRanges = Callable[[Sequence[tuple[str, RoundStatus, AssignedRange]]], None]
 SendCallback = Callable[[str, str], None]
 
 
@@ -49,7 +54,7 @@ class SchedulerService:
         pool: the GPU queues.
         lease: the lead among schedulers.
         outbox: proofs that callback URLs did not take yet.
-        send_range: puts a task for (queue, round, range) on the queue.
+        send_ranges: puts a task for each (queue, round, range) on its queue.
         send_callback: puts a task that delivers proofs of (round id, lease token) on the io queue.
         range_s: seconds that one range should take on its GPU.
         settle_s: seconds after an outage of Redis, or after taking the lead, during which a
@@ -63,7 +68,7 @@ class SchedulerService:
         pool: Pool,
         lease: LeaderLease,
         outbox: CallbackOutbox,
-        send_range: SendRange,
+        send_ranges: SendRanges,
         send_callback: SendCallback,
         *,
         range_s: float,
@@ -74,7 +79,7 @@ class SchedulerService:
         self._pool = pool
         self._lease = lease
         self._outbox = outbox
-        self._send_range = send_range
+        self._send_ranges = send_ranges
         self._send_callback = send_callback
         self._range_s = range_s
         self._settle_s = settle_s
@@ -89,9 +94,12 @@ class SchedulerService:
         while not stop.is_set():
             try:
                 if self._lead():
+                    began = time.monotonic()
                     busy = self.step()
+                    pause_s = PAUSE_FACTOR * (time.monotonic() - began)
+                    pause_s = min(max(pause_s, BUSY_STEP_S), MAX_BUSY_STEP_S)
                     # A new round ends this wait early.
-                    self._store.wait_for_work(BUSY_STEP_S if busy else IDLE_STEP_S)
+                    self._store.wait_for_work(pause_s if busy else IDLE_STEP_S)
                 else:
                     if not self._stands_by:
                         self._stands_by = True
@@ -145,22 +153,17 @@ class SchedulerService:
             )
         gone = {item.range.key for item in lost}
         held = [out for out in outstanding if out.key not in gone]
-        exhausted: set[str] = set()
-        for a in plan(rounds, gpus, held, now_ms, self._range_s):
-            if a.round_id in exhausted:
-                continue
-            assigned = self._store.assign_range(
-                a.round_id,
-                a.queue,
-                a.worker,
-                a.num_nonces,
-                vtime_floor=a.vtime_floor,
-                vtime_per_nonce=a.vtime_per_nonce,
-            )
-            if assigned is None:
-                exhausted.add(a.round_id)
-                continue
-            self._send_range(a.queue, by_id[a.round_id], assigned)
+        wanted = plan(rounds, gpus, held, now_ms, self._range_s)
+        # Two round trips for all GPUs, not two for each: with hundreds of them a step would take longer
+        # than the pause between two.
+        sent = [
+            (a.queue, by_id[a.round_id], assigned)
+            for a, assigned in zip(wanted, self._store.assign_ranges(wanted), strict=True)
+            # None: its round ended meanwhile, or has nothing left.
+            if assigned is not None
+        ]
+        if sent:
+            self._send_ranges(sent)
 
     def _lead(self) -> bool:
         leads = self._lease.hold()

@@ -26,6 +26,7 @@ from pocqueue.poc.data import ProofBatch
 from pocqueue.rounds.connection import store_errors
 from pocqueue.rounds.records import (
     AssignedRange,
+    Assignment,
     CommitResult,
     OutstandingRange,
     ProofEntry,
@@ -198,13 +199,31 @@ class RoundStore:
             vtime_floor: the round's virtual time is at least this before.
             vtime_per_nonce: it grows by this much for each nonce that was taken.
         """
-        keys = [Keys.of_round(round_id, part) for part in ("round", "ranges", "returned")]
-        reply = self._scripts.run(
-            "assign_range",
-            keys,
-            [num_nonces, queue, worker, repr(vtime_floor), repr(vtime_per_nonce)],
-        )
-        return AssignedRange(*(int(number) for number in reply)) if reply else None
+        wanted = Assignment(round_id, queue, worker, num_nonces, vtime_floor, vtime_per_nonce)
+        return self.assign_ranges([wanted])[0]
+
+    def assign_ranges(self, wanted: Sequence[Assignment]) -> list[AssignedRange | None]:
+        """Do many `assign_range` in one round trip, in order; return what each of them gave."""
+        if not wanted:
+            return []
+        calls = [
+            (
+                [Keys.of_round(one.round_id, part) for part in ("round", "ranges", "returned")],
+                [
+                    one.num_nonces,
+                    one.queue,
+                    one.worker,
+                    repr(one.vtime_floor),
+                    repr(one.vtime_per_nonce),
+                ],
+            )
+            for one in wanted
+        ]
+        replies = self._scripts.run_many("assign_range", calls)
+        return [
+            AssignedRange(*(int(number) for number in reply)) if reply else None
+            for reply in replies
+        ]
 
     def release_range(self, round_id: str, range_id: int, *, failed: bool) -> int:
         """Put what is left of a range back in front of the line; return how many nonces.
@@ -213,11 +232,8 @@ class RoundStore:
             failed: the GPU could not do it or died on it; after MAX_ATTEMPTS such in a row without
                 a batch in between, the rest of the range is abandoned instead.
         """
-        parts = ("round", "ranges", "returned", "abandoned")
-        keys = [*(Keys.of_round(round_id, part) for part in parts), Keys.METRICS]
-        left, verdict = self._scripts.run(
-            "release_range", keys, [range_id, int(failed), MAX_ATTEMPTS]
-        )
+        keys, arguments = release_range_call(round_id, range_id, failed=failed)
+        left, verdict = self._scripts.run("release_range", keys, arguments)
         if verdict == "hopeless":
             reason = (
                 f"GPUs failed {MAX_ATTEMPTS} times in a row on its first nonces; their logs say why"
@@ -261,28 +277,8 @@ class RoundStore:
             dist: their distances, all finite.
             num_nonfinite: how many of the indices gave a distance that is not finite.
         """
-        parts = ("round", "ranges", "proofs", "cover_starts", "cover_stops")
-        keys = [
-            *(Keys.of_round(round_id, part) for part in parts),
-            Keys.ACTIVE,
-            Keys.of_round(round_id, "abandoned"),
-            Keys.METRICS,
-        ]
-        outcome, done = self._scripts.run(
-            "commit_batch",
-            keys,
-            [
-                round_id,
-                range_id,
-                start,
-                stop,
-                len(nonces),
-                num_nonfinite,
-                json.dumps(list(nonces)),
-                json.dumps(list(dist), allow_nan=False),
-                KEEP_ENDED_MS,
-            ],
-        )
+        call = commit_batch_call(round_id, range_id, start, stop, nonces, dist, num_nonfinite)
+        outcome, done = self._scripts.run("commit_batch", *call)
         return CommitResult(str(outcome), int(done))
 
     def outstanding(self, round_ids: Sequence[str]) -> list[OutstandingRange]:
@@ -402,6 +398,45 @@ class RoundStore:
         keys, arguments = close_round_call(round_id, state, reason, only_if_due=only_if_due)
         reply = self._scripts.run("close_round", keys, arguments)
         return RoundState(reply) if reply else None
+
+
+def commit_batch_call(
+    round_id: str,
+    range_id: int,
+    start: int,
+    stop: int,
+    nonces: Sequence[int],
+    dist: Sequence[float],
+    num_nonfinite: int,
+) -> tuple[list[str], list[Any]]:
+    """Return keys and arguments of `lua/commit_batch.lua`; see `RoundStore.commit_batch`."""
+    parts = ("round", "ranges", "proofs", "cover_starts", "cover_stops")
+    keys = [
+        *(Keys.of_round(round_id, part) for part in parts),
+        Keys.ACTIVE,
+        Keys.of_round(round_id, "abandoned"),
+        Keys.METRICS,
+    ]
+    return keys, [
+        round_id,
+        range_id,
+        start,
+        stop,
+        len(nonces),
+        num_nonfinite,
+        json.dumps(list(nonces)),
+        json.dumps(list(dist), allow_nan=False),
+        KEEP_ENDED_MS,
+    ]
+
+
+def release_range_call(
+    round_id: str, range_id: int, *, failed: bool
+) -> tuple[list[str], list[Any]]:
+    """Return keys and arguments of `lua/release_range.lua`; see `RoundStore.release_range`."""
+    parts = ("round", "ranges", "returned", "abandoned")
+    keys = [*(Keys.of_round(round_id, part) for part in parts), Keys.METRICS]
+    return keys, [range_id, int(failed), MAX_ATTEMPTS]
 
 
 def close_round_call(

@@ -22,11 +22,14 @@
 --   "reassigned" the range is not out under this id any more: leave it
 --   "late"       the deadline is over; the batch is dropped
 --   "closed"     the round ended or is not known; the batch is dropped
-local state = redis.call('HGET', KEYS[1], 'state')
-if state ~= 'active' then return {'closed', 0} end
+-- As few commands as will do: each costs more than what it changes, and this runs for every batch of every GPU.
+local round = redis.call('HMGET', KEYS[1], 'state', 'deadline_ms', 'checked', 'batches', 'valid', 'max_nonces',
+  'abandoned')
+if round[1] ~= 'active' then return {'closed', 0} end
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-if now_ms >= tonumber(redis.call('HGET', KEYS[1], 'deadline_ms')) then
+local deadline_ms = tonumber(round[2])
+if now_ms >= deadline_ms then
   redis.call('HINCRBY', KEYS[1], 'late_batches', 1)
   redis.call('HINCRBY', KEYS[8], 'late_batches', 1)
   return {'late', 0}
@@ -46,55 +49,53 @@ end
 
 -- %.0f, because Lua writes whole numbers from 1e14 on as 1e+14.
 local text = function(number) return string.format('%.0f', number) end
+local from_text, to_text = text(from), text(to)
 if to == tonumber(stop) then
   redis.call('HDEL', KEYS[2], ARGV[2])
 else
   redis.call('HSET', KEYS[2], ARGV[2],
-    table.concat({start, stop, text(to), queue, worker, '0', assigned}, ' '))
+    table.concat({start, stop, to_text, queue, worker, '0', assigned}, ' '))
 end
 
 -- Should nobody be left to close the round, what it wrote goes by itself all the same.
-local goes_at = string.format('%.0f',
-  tonumber(redis.call('HGET', KEYS[1], 'deadline_ms')) + tonumber(ARGV[9]))
+local goes_at = text(deadline_ms + tonumber(ARGV[9]))
 
-local checked = redis.call('HINCRBY', KEYS[1], 'checked', text(to - from))
-local batches = redis.call('HINCRBY', KEYS[1], 'batches', 1)
-redis.call('HINCRBY', KEYS[8], 'checked', text(to - from))
-redis.call('HINCRBY', KEYS[8], 'batches', 1)
-if tonumber(ARGV[6]) > 0 then
+local num_valid, num_nonfinite = tonumber(ARGV[5]), tonumber(ARGV[6])
+local checked, batches = tonumber(round[3]) + to - from, tonumber(round[4]) + 1
+local valid = tonumber(round[5]) + num_valid
+local totals = redis.call('HMGET', KEYS[8], 'checked', 'batches', 'valid')
+local total = function(i, more) return text((tonumber(totals[i]) or 0) + more) end
+redis.call('HSET', KEYS[1], 'checked', text(checked), 'batches', text(batches), 'valid', text(valid))
+redis.call('HSET', KEYS[8], 'checked', total(1, to - from), 'batches', total(2, 1), 'valid', total(3, num_valid))
+if num_nonfinite > 0 then
   redis.call('HINCRBY', KEYS[1], 'nonfinite', ARGV[6])
   redis.call('HINCRBY', KEYS[8], 'nonfinite', ARGV[6])
 end
-if tonumber(ARGV[5]) > 0 then
-  redis.call('HINCRBY', KEYS[8], 'valid', ARGV[5])
-  local valid = redis.call('HINCRBY', KEYS[1], 'valid', ARGV[5])
+if num_valid > 0 then
   -- Stamped with the time that the deadline was held against: '*' takes a later one. Where the clock was
   -- set back, '*' goes on from the last entry.
   local id = text(now_ms) .. '-' .. text(batches)
-  local entry = {'nonces', ARGV[7], 'dist', ARGV[8], 'queue', queue}
-  local added = redis.pcall('XADD', KEYS[3], id, unpack(entry))
+  local added = redis.pcall('XADD', KEYS[3], id, 'nonces', ARGV[7], 'dist', ARGV[8], 'queue', queue)
   if type(added) == 'table' and added.err then
-    redis.call('XADD', KEYS[3], '*', unpack(entry))
+    redis.call('XADD', KEYS[3], '*', 'nonces', ARGV[7], 'dist', ARGV[8], 'queue', queue)
   end
-  if valid == tonumber(ARGV[5]) then redis.call('PEXPIREAT', KEYS[3], goes_at) end
+  if valid == num_valid then redis.call('PEXPIREAT', KEYS[3], goes_at) end
 end
 
 -- Merge [from, to) with the runs that end or begin where it does. New fields are written before old
 -- ones go: a hash that loses its last field loses its time to live with it.
-local first = redis.call('HGET', KEYS[5], text(from)) or text(from)
-local last = redis.call('HGET', KEYS[4], text(to)) or text(to)
+local first = redis.call('HGET', KEYS[5], from_text) or from_text
+local last = redis.call('HGET', KEYS[4], to_text) or to_text
 redis.call('HSET', KEYS[4], first, last)
 redis.call('HSET', KEYS[5], last, first)
-if first ~= text(from) then redis.call('HDEL', KEYS[5], text(from)) end
-if last ~= text(to) then redis.call('HDEL', KEYS[4], text(to)) end
+if first ~= from_text then redis.call('HDEL', KEYS[5], from_text) end
+if last ~= to_text then redis.call('HDEL', KEYS[4], to_text) end
 if checked == to - from then
   redis.call('PEXPIREAT', KEYS[4], goes_at)
   redis.call('PEXPIREAT', KEYS[5], goes_at)
 end
 
-local wanted = redis.call('HGET', KEYS[1], 'max_nonces')
-local settled = checked + tonumber(redis.call('HGET', KEYS[1], 'abandoned'))
-if wanted ~= '' and settled >= tonumber(wanted) then
+if round[6] ~= '' and checked + tonumber(round[7]) >= tonumber(round[6]) then
   redis.call('HSET', KEYS[1], 'state', 'completed', 'ended_ms', text(now_ms))
   redis.call('SREM', KEYS[6], ARGV[1])
   for i = 1, 7 do

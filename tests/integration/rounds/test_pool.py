@@ -102,3 +102,45 @@ def test_the_dead_are_forgotten_after_an_hour(pool: Pool) -> None:
     pool.beat(make_gpu("gpu2", worker="came back"))
     pool.forget_dead(seen)
     assert [gpu.queue for gpu in pool.all()] == ["gpu1", "gpu2"]
+
+
+def test_records_are_read_again_only_after_a_heartbeat(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scheduler asks ten times a second, a worker speaks once; what is shown is as new as ever."""
+    for queue in ("gpu0", "gpu1", "gpu2"):
+        pool.beat(make_gpu(queue, load=0.1))
+    read: list[list[str]] = []
+    original = pool.client.hmget
+
+    def hmget(name: str, keys: list[str]) -> object:
+        read.append(keys)
+        return original(name, keys)
+
+    monkeypatch.setattr(pool.client, "hmget", hmget)
+
+    def known() -> bool:
+        del read[:]
+        pool.all()
+        return not read
+
+    # What was read in the millisecond of its heartbeat is read once more.
+    wait_until(known, message="all records are known")
+    before = {gpu.queue: gpu for gpu in pool.all()}
+    pool.beat(make_gpu("gpu1", load=0.9))
+    pool.leave("gpu2", make_gpu("gpu2").worker)
+    after = {gpu.queue: gpu for gpu in pool.all()}
+    assert read == [["gpu1"]]
+    assert {queue: gpu.load for queue, gpu in after.items()} == {"gpu0": 0.1, "gpu1": 0.9}
+    assert after["gpu0"].seen_ms == before["gpu0"].seen_ms
+    assert after["gpu0"].now_ms >= before["gpu0"].now_ms
+
+
+def test_a_second_heartbeat_in_the_same_millisecond_is_seen(pool: Pool) -> None:
+    """Its stamp is that of the first: a record is not trusted before that millisecond is over."""
+    pool.beat(make_gpu(load=0.1))
+    later_ms = pool.all()[0].now_ms + 60_000
+    pool.client.zadd(Keys.HEARTBEATS, {"gpu0": later_ms})
+    assert pool.all()[0].load == 0.1
+    pool.client.hset(Keys.GPUS, "gpu0", make_gpu(load=0.9).to_json())
+    assert pool.all()[0].load == 0.9

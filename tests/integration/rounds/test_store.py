@@ -11,7 +11,7 @@ import pytest
 
 from pocqueue.errors import StoreError, UnknownRound
 from pocqueue.rounds.backend import Backend
-from pocqueue.rounds.records import CommitResult
+from pocqueue.rounds.records import AssignedRange, Assignment, CommitResult
 from pocqueue.rounds.spec import RoundState
 from pocqueue.rounds.store import KEEP_ENDED_MS, MAX_ATTEMPTS, START, Keys, RoundStore
 from tests.conftest import wait_until
@@ -322,6 +322,45 @@ def test_the_virtual_time_of_a_round_never_goes_back(store: RoundStore) -> None:
     for floor, vtime in [(4.0, 5.0), (1.0, 6.0), (6.0, 7.0)]:
         store.assign_range(round_id, "gpu0", "w", 10, vtime_floor=floor, vtime_per_nonce=0.1)
         assert store.status(round_id).vtime == pytest.approx(vtime)
+
+
+def test_many_ranges_are_given_in_one_go(store: RoundStore) -> None:
+    """In order, each as if it were asked for alone; nothing where a round has none left."""
+    endless, short = store.create(make_spec()), store.create(make_spec(max_nonces=15))
+    wanted = [
+        Assignment(endless, "gpu0", "w0", 10, 2.0, 0.1),
+        Assignment(short, "gpu0", "w0", 10, 0.0, 0.0),
+        Assignment(endless, "gpu1", "w1", 20, 0.0, 0.1),
+        Assignment(short, "gpu1", "w1", 10, 0.0, 0.0),
+        Assignment(short, "gpu2", "w2", 10, 0.0, 0.0),
+        Assignment("unknown", "gpu2", "w2", 10, 0.0, 0.0),
+    ]
+    assert store.assign_ranges(wanted) == [
+        AssignedRange(1, 0, 10),
+        AssignedRange(1, 0, 10),
+        AssignedRange(2, 10, 30),
+        AssignedRange(2, 10, 15),
+        None,
+        None,
+    ]
+    assert store.status(endless).vtime == pytest.approx(2.0 + 30 * 0.1)
+    held = {(out.round_id, out.queue): out.worker for out in store.outstanding([endless, short])}
+    assert held == {
+        (endless, "gpu0"): "w0",
+        (endless, "gpu1"): "w1",
+        (short, "gpu0"): "w0",
+        (short, "gpu1"): "w1",
+    }
+    assert store.assign_ranges([]) == []
+
+
+def test_many_ranges_are_given_by_a_redis_that_forgot_its_scripts(store: RoundStore) -> None:
+    """As after a restart."""
+    round_id = store.create(make_spec())
+    assert store.assign_range(round_id, "gpu0", "w", 10) == AssignedRange(1, 0, 10)
+    store.client.script_flush()
+    wanted = [Assignment(round_id, "gpu0", "w", 10, 0.0, 0.0)] * 2
+    assert store.assign_ranges(wanted) == [AssignedRange(2, 10, 20), AssignedRange(3, 20, 30)]
 
 
 def test_what_comes_back_goes_out_first_and_only_the_rest_of_it(store: RoundStore) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
-from pocqueue.engine.base import EngineInfo, check_batch
+from pocqueue.engine.base import Batch, EngineInfo, check_batch
 from pocqueue.poc.config import PoCConfig
 from tests.unit.rounds.factories import make_info
 
@@ -36,6 +36,7 @@ class FakeEngine:
     ) -> None:
         self.on_batch = on_batch
         self.batches: list[list[int]] = []
+        self.upcoming: list[Batch | None] = []
         self.overlapped = False
         self.closed = False
         self._distance = distance
@@ -45,13 +46,16 @@ class FakeEngine:
     def info(self) -> EngineInfo:
         return make_info()
 
-    def distances(self, config: PoCConfig, nonces: Sequence[int]) -> list[float]:
-        check_batch(self.info, config, nonces)
+    def distances(
+        self, config: PoCConfig, nonces: Sequence[int], upcoming: Batch | None = None
+    ) -> list[float]:
+        check_batch(self.info, Batch.of(config, nonces))
         if not self._inside.acquire(blocking=False):
             self.overlapped = True
             raise AssertionError("two forward passes at once")
         try:
             self.batches.append(list(nonces))
+            self.upcoming.append(upcoming)
             self.on_batch(len(self.batches))
             return [self._distance(nonce) for nonce in nonces]
         finally:

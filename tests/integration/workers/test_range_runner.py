@@ -13,7 +13,7 @@ import pytest
 import redis
 from typing_extensions import override
 
-from pocqueue.engine.base import Engine
+from pocqueue.engine.base import Batch, Engine
 from pocqueue.errors import EngineError, EngineUnavailable, StoreError, StoreUnavailable
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.pool import shape_key
@@ -780,8 +780,10 @@ def test_an_engine_that_returns_too_few_distances_has_failed(bench: Bench) -> No
 
     class Short(FakeEngine):
         @override
-        def distances(self, config: Any, nonces: Sequence[int]) -> list[float]:
-            return super().distances(config, nonces)[:-1]
+        def distances(
+            self, config: Any, nonces: Sequence[int], upcoming: Batch | None = None
+        ) -> list[float]:
+            return super().distances(config, nonces, upcoming)[:-1]
 
     round_id = bench.start(100)
     said = bench.new_runner(engine=Short()).run(round_id, 1)
@@ -848,6 +850,57 @@ def test_both_ranges_of_a_worker_are_held(bench: Bench) -> None:
             future.result(timeout=30)
     assert bench.runner.stats().held == set()
     assert check_books(bench.store, round_id).checked == 200
+
+
+def test_the_engine_is_told_what_comes_next(bench: Bench) -> None:
+    """Batch by batch, across the border to a range that waits; nothing where nothing waits."""
+    round_id = bench.store.create(make_spec(max_nonces=45))
+    for size in (20, 25):
+        assign(bench.store, round_id, size)
+    go_on = threading.Event()
+    bench.engine.on_batch = lambda _: _wait_for(go_on)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(bench.runner.run, round_id, 1)
+        wait_until(lambda: bench.engine.batches)
+        second = threads.submit(bench.runner.run, round_id, 2)
+        wait_until(lambda: (round_id, 2) in bench.store.opened)
+        wait_until(lambda: bench.runner.stats().held == {f"{round_id}:1", f"{round_id}:2"})
+        go_on.set()
+        for future in (first, second):
+            future.result(timeout=30)
+    told = [list(batch.nonces) if batch else None for batch in bench.engine.upcoming]
+    assert told == [*bench.engine.batches[1:], None]
+    batch = bench.engine.upcoming[0]
+    assert batch is not None
+    spec = make_spec()
+    assert (batch.block_hash, batch.public_key) == (spec.block_hash, spec.public_key)
+    assert (batch.batch_size, batch.seq_len) == (spec.batch_size, spec.seq_len)
+
+
+def test_the_gap_between_two_ranges_is_measured(bench: Bench) -> None:
+    """Where the second one waited; what the scheduler took to send one is none of it."""
+    round_id = bench.store.create(make_spec(max_nonces=60))
+    for _ in range(3):
+        assign(bench.store, round_id, 20)
+    go_on = threading.Event()
+
+    def on_batch(_number: int) -> None:
+        bench.clock.add(1)
+        _wait_for(go_on)
+
+    bench.engine.on_batch = on_batch
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(bench.runner.run, round_id, 1)
+        wait_until(lambda: bench.engine.batches)
+        second = threads.submit(bench.runner.run, round_id, 2)
+        wait_until(lambda: (round_id, 2) in bench.store.opened)
+        go_on.set()
+        for future in (first, second):
+            future.result(timeout=30)
+    bench.clock.add(100)
+    bench.runner.run(round_id, 3)
+    gaps = bench.runner.stats().gaps
+    assert (sum(gaps.counts), gaps.sum_s) == (1, 0)
 
 
 # Rates and load

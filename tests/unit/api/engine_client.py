@@ -120,7 +120,13 @@ class EngineTwin:
         return [dict(self.description) if method == "poc_describe" else None]
 
     async def _distances(
-        self, block_hash: str, public_key: str, nonces: list[int], batch_size: int, seq_len: int
+        self,
+        block_hash: str,
+        public_key: str,
+        nonces: list[int],
+        batch_size: int,
+        seq_len: int,
+        upcoming: list[Any] | None,
     ) -> list[Any]:
         assert len(nonces) <= batch_size <= MAX_BATCH_SIZE
         assert seq_len <= MAX_SEQ_LEN

@@ -242,7 +242,7 @@ async def test_generate_searches_the_nodes_nonces(server: Server) -> None:
     assert status["rate_per_second"] > 0
     assert server.twin.calls[0] == (
         "poc_distances",
-        ("block-1", "key-1", [2, 7, 12, 17], 4, 8),
+        ("block-1", "key-1", [2, 7, 12, 17], 4, 8, None),
     )
 
 
@@ -746,6 +746,15 @@ async def test_distances_are_computed_beside_everything_else(server: Server) -> 
         "dtype": "float32",
     }
     assert await server.serves()
+
+
+async def test_what_comes_next_is_passed_on(server: Server) -> None:
+    """The workers get the upcoming batch with the present one; the answer is of the present one."""
+    body = ROUTES[-1][2] | {"nonces": [4]}
+    upcoming = body | {"nonces": [8, 9]}
+    answer = (await server.pow("POST", "distances", body | {"upcoming": upcoming})).json()
+    assert len(answer["distances"]) == 1
+    assert server.twin.calls[-1][1][5][2] == [8, 9]
 
 
 @pytest.mark.parametrize(

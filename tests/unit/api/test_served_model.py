@@ -9,6 +9,7 @@ import pytest
 
 from pocqueue.api import served_model as module
 from pocqueue.api.served_model import ServedModel
+from pocqueue.engine.base import Batch
 from pocqueue.engine.rank_answers import BatchLimits
 from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound
 from tests.unit.poc.callback_receiver import until
@@ -38,13 +39,22 @@ def expected(nonces: list[int]) -> list[float]:
 
 
 async def ask(model: ServedModel, nonces: list[int]) -> list[float]:
-    return await model.batch_distances("block-1", "key-1", nonces, 4, 8)
+    return await model.batch_distances(Batch("block-1", "key-1", tuple(nonces), 4, 8))
 
 
 async def test_a_batch_is_one_call_by_name(model: ServedModel, twin: EngineTwin) -> None:
     """Block hash, key, nonces and shape go in, and the time a pass may take."""
     assert await ask(model, [5, 3, 9]) == expected([5, 3, 9])
-    assert twin.calls == [("poc_distances", ("block-1", "key-1", [5, 3, 9], 4, 8))]
+    assert twin.calls == [("poc_distances", ("block-1", "key-1", [5, 3, 9], 4, 8, None))]
+
+
+async def test_the_workers_are_told_of_the_next_batch(model: ServedModel, twin: EngineTwin) -> None:
+    """One that they could not run is left out; it is refused when it is asked for."""
+    batch = Batch("block-1", "key-1", (5,), 4, 8)
+    await model.batch_distances(batch, Batch("block-2", "key-2", (6, 7), 4, 8))
+    await model.batch_distances(batch, Batch("block-2", "key-2", (6, 7), 4, 10**6))
+    told = [args[5] for _, args in twin.calls]
+    assert told == [["block-2", "key-2", [6, 7], 4, 8], None]
 
 
 async def test_a_thread_gets_any_number_of_nonces(model: ServedModel, twin: EngineTwin) -> None:
@@ -122,7 +132,7 @@ async def test_what_the_model_cannot_run_does_not_reach_it(
 ) -> None:
     """The error names the field."""
     with pytest.raises(InvalidRound) as caught:
-        await model.batch_distances("block-1", "key-1", nonces, batch_size, seq_len)
+        await model.batch_distances(Batch("block-1", "key-1", tuple(nonces), batch_size, seq_len))
     assert caught.value.field == field
     assert twin.calls == []
 

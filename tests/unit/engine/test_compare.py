@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from pocqueue.cli import app
 from pocqueue.engine import EngineInfo, OnProgress
+from pocqueue.engine.base import Batch
 from pocqueue.engine.compare import (
     Measurement,
     check_same_model,
@@ -206,7 +207,9 @@ class RecordingEngine:
     def __init__(self) -> None:
         self.calls: list[object] = []
 
-    def distances(self, config: PoCConfig, nonces: Sequence[int]) -> list[float]:
+    def distances(
+        self, config: PoCConfig, nonces: Sequence[int], upcoming: Batch | None = None
+    ) -> list[float]:
         self.calls.append(list(nonces))
         return [float(nonce) for nonce in nonces]
 

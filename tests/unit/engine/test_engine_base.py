@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pocqueue.engine import EngineInfo, EngineOptions, load_engine
-from pocqueue.engine.base import check_batch
+from pocqueue.engine.base import Batch, check_batch
 from pocqueue.errors import InvalidRound, SettingsError
 from pocqueue.poc.config import PoCConfig
 
@@ -37,7 +37,7 @@ def test_info_with_a_wrong_field_is_refused_by_name(field: str, value: object) -
 
 def test_batches_within_bounds_pass() -> None:
     """The limits themselves are allowed."""
-    check_batch(INFO, _config(batch_size=4, seq_len=4096), [1, 2, 3, 4])
+    check_batch(INFO, Batch.of(_config(batch_size=4, seq_len=4096), [1, 2, 3, 4]))
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_batches_out_of_bounds_are_refused_by_field(
 ) -> None:
     """Each refusal names its field."""
     with pytest.raises(InvalidRound) as caught:
-        check_batch(INFO, config, nonces)
+        check_batch(INFO, Batch.of(config, nonces))
     assert caught.value.field == field
 
 

@@ -17,6 +17,7 @@ import pytest
 from typing_extensions import override
 
 from pocqueue.engine import EngineOptions, load_engine, local, vllm_server as module
+from pocqueue.engine.base import Batch
 from pocqueue.engine.rank_answers import BatchLimits
 from pocqueue.engine.vllm_server import VllmServerEngine
 from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound
@@ -232,6 +233,22 @@ def test_a_batch_is_one_request(server: Server, engine: VllmServerEngine) -> Non
         "block_hash": "block-1",
         "public_key": "key-1",
         "nonces": [2**62, 1, 2],
+        "batch_size": 4,
+        "seq_len": 8,
+        "upcoming": None,
+    }
+
+
+def test_the_server_is_told_of_the_next_batch(server: Server, engine: VllmServerEngine) -> None:
+    """With the fields of a batch, so that it can make inputs meanwhile."""
+    config = round_of()
+    engine.distances(config, [1], Batch("block-2", "key-2", (5, 6), 4, 8))
+    [(_, _, _, body)] = server.requests
+    assert body is not None
+    assert body["upcoming"] == {
+        "block_hash": "block-2",
+        "public_key": "key-2",
+        "nonces": [5, 6],
         "batch_size": 4,
         "seq_len": 8,
     }

@@ -10,12 +10,11 @@ import pytest
 from hypothesis import given, strategies as st
 
 from pocqueue.rounds.pool import Gpu
-from pocqueue.rounds.records import OutstandingRange, RoundStatus
+from pocqueue.rounds.records import Assignment, OutstandingRange, RoundStatus
 from pocqueue.rounds.scheduler import (
     DELIVERY_MS,
     DEPTH,
     MAX_LAG_S,
-    Assignment,
     find_lost,
     plan,
     range_size,

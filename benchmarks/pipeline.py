@@ -1,0 +1,265 @@
+"""What a worker's pipeline leaves of a model's speed: the runner against the forward pass alone.
+
+    python -m benchmarks.pipeline
+
+Everything is in one process and takes turns: the runner as workers have it (two task threads, one engine
+thread, commits to a real Redis), the same with the reference maths, and the forward pass on embeddings
+in memory, logits included. Celery and the scheduler are not in it: `queue_efficiency` has the whole way.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import override
+
+from benchmarks.effort import FULL, Effort
+from benchmarks.shapes import SHAPES, write_model
+from benchmarks.stats import Figure, Sample
+from pocqueue.engine.torch_engine import TorchEngine
+from pocqueue.rounds.backend import Backend
+from pocqueue.rounds.redis_server import RedisServer
+from pocqueue.rounds.spec import RoundSpec, RoundState
+from pocqueue.settings import Settings, load_settings
+from workers.range_runner import RangeRunner, single_thread
+
+#: In the order A B C C B A: a noisy machine's moods fall on all sides.
+NUM_TURNS = 10
+#: Length of a turn at the speed of the forward pass.
+TURN_S = 1.2
+#: The scheduler's aim.
+RANGE_S = 0.6
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and the shape of its batches."""
+
+    title: str
+    model: str
+    batch_size: int
+    seq_len: int
+    target: float  #: least ratio of the worker to its forward pass
+    judged: bool = True  #: whether to measure with the reference maths, too
+
+
+class WatchedRunner(RangeRunner):
+    """A runner that keeps each gap between two ranges, in seconds."""
+
+    gaps: list[float]
+
+    @override
+    def _note_gap(self, seconds: float) -> None:
+        self.gaps.append(seconds)
+
+
+class PipelineBench:
+    """One model in this process, under a runner with the fast maths and one with the judge's.
+
+    Args:
+        case: what to run.
+        settings: for the engine.
+        backend: a Redis without a scheduler.
+    """
+
+    def __init__(self, case: Case, settings: Settings, backend: Backend) -> None:
+        self.case = case
+        self._store = backend.store
+        self._engine_thread = single_thread("engine")
+        self._tasks = ThreadPoolExecutor(2, thread_name_prefix="task")
+        fast, judged = self._engine_thread.submit(_load, settings, case.model).result()
+        self._engine = fast
+        self.fast, self.judged = (
+            WatchedRunner(engine, self._store, "w0", print, engine_thread=self._engine_thread)
+            for engine in (fast, judged)
+        )
+        self.fast.gaps, self.judged.gaps = [], []
+        self._inputs = self._run(
+            fast.make_inputs, self._spec(1).poc_config(), range(case.batch_size)
+        )
+        self._run(fast.forward, self._inputs)
+        self.num_batches = 4
+        self.num_batches = max(2, round(TURN_S / (case.batch_size / self.forward()) / 4))
+
+    @property
+    def threads(self) -> str:
+        """Say what the maths runs on."""
+        import torch
+
+        return f"{self._engine.kernels}, {torch.get_num_threads()} threads"
+
+    def forward(self) -> float:
+        """Return nonces per second of the forward pass alone."""
+        rate: float = self._run(self._forward_turn)
+        return rate
+
+    def worker(self, runner: RangeRunner) -> float:
+        """Return nonces per second of a runner that has a range waiting whenever one ends."""
+        size = self.case.batch_size
+        per_range = max(1, round(self.num_batches * RANGE_S / TURN_S)) * size
+        total = self.num_batches * size
+        round_id = self._store.create(self._spec(total))
+        ids = []
+        while assigned := self._store.assign_range(round_id, "gpu0", "w0", per_range):
+            ids.append(assigned.range_id)
+        began = time.perf_counter()
+        said = list(self._tasks.map(lambda range_id: runner.run(round_id, range_id), ids))
+        seconds = time.perf_counter() - began
+        status = self._store.status(round_id)
+        if status.state is not RoundState.COMPLETED or status.checked != total:
+            raise RuntimeError(f"The runner did not search its ranges: {said}")
+        return total / seconds
+
+    def close(self) -> None:
+        """Free the model."""
+        self._tasks.shutdown()
+        self._run(self._engine.close)
+        self.fast.close()
+        self.judged.close()
+
+    def _forward_turn(self) -> float:
+        _synchronize(self._inputs)
+        began = time.perf_counter()
+        for _ in range(self.num_batches):
+            self._engine.forward(self._inputs)
+        _synchronize(self._inputs)
+        return self.num_batches * self.case.batch_size / (time.perf_counter() - began)
+
+    def _run(self, function: Any, *arguments: Any) -> Any:
+        """Call in the engine thread: torch's team of threads belongs to one."""
+        return self._engine_thread.submit(function, *arguments).result()
+
+    def _spec(self, num_nonces: int) -> RoundSpec:
+        return RoundSpec.build(
+            block_hash=f"pipeline-{time.time_ns()}",
+            public_key="bench",
+            r_target=1.38,
+            window_s=600.0,
+            batch_size=self.case.batch_size,
+            seq_len=self.case.seq_len,
+            max_nonces=num_nonces,
+            model=self._engine.info.model,
+            model_fingerprint=self._engine.info.fingerprint,
+        )
+
+
+def pipeline(effort: Effort = FULL) -> list[Figure]:
+    """Measure every case that this machine's device is for."""
+    figures: list[Figure] = []
+    with tempfile.TemporaryDirectory(prefix="pocqueue-pipeline-") as folder:
+        settings = load_settings().model_copy(
+            update={"state_dir": Path(folder), "redis_url": None, "engine": "torch"}
+        )
+        server = RedisServer(settings.state_dir)
+        server.ensure()
+        try:
+            with Backend.open(settings) as backend:
+                for case in _cases(Path(folder), effort):
+                    bench = PipelineBench(case, settings, backend)
+                    try:
+                        figures += _measure(bench, effort)
+                    finally:
+                        bench.close()
+        finally:
+            server.stop()
+    return figures
+
+
+def _cases(folder: Path, effort: Effort) -> list[Case]:
+    import torch
+
+    if torch.cuda.is_available():
+        path = str(write_model(SHAPES["0.6b"], folder / "0.6b"))
+        return [Case("0.6 B parameters, 32x256", path, 32, 256, 0.97)]
+    cases = [Case("tiny model, 32x256", "embedded", 32, 256, 0.93)]
+    if effort.is_full:
+        path = str(write_model(SHAPES["100m"], folder / "100m"))
+        # On two cores a batch of the default shape would take ten seconds.
+        cases.append(Case("100 M parameters, 8x64", path, 8, 64, 0.97, judged=False))
+    return cases
+
+
+def _measure(bench: PipelineBench, effort: Effort) -> list[Figure]:
+    forward: list[float] = []
+    fast: list[float] = []
+    judged: list[float] = []
+    sides: list[Callable[[], None]] = [
+        lambda: forward.append(bench.forward()),
+        lambda: fast.append(bench.worker(bench.fast)),
+    ]
+    if bench.case.judged:
+        sides.append(lambda: judged.append(bench.worker(bench.judged)))
+    for turn in range(effort.runs(NUM_TURNS)):
+        for side in sides if turn % 2 == 0 else reversed(sides):
+            side()
+    target, title = bench.case.target, bench.case.title
+    worker = Sample(fast, "nonces/s")
+    over_forward = _median_ratio(fast, forward)
+    gaps = Sample([1000 * gap for gap in bench.fast.gaps], "ms")
+    figures = [
+        Figure(
+            f"worker over its forward pass, {title}, {bench.threads}",
+            worker,
+            Sample(forward, "nonces/s"),
+            "forward pass in a loop, inputs in memory",
+            over_forward,
+            f"ratio at least {target}",
+            over_forward >= target,
+        ),
+        Figure(
+            f"gap between two ranges in the runner, {title}",
+            gaps,
+            None,
+            "",
+            gaps.median,
+            "median at most 0.5 ms",
+            gaps.median <= 0.5,
+        ),
+    ]
+    if judged:
+        over_judge = _median_ratio(fast, judged)
+        figures.append(
+            Figure(
+                f"worker over the same with the reference maths, {title}",
+                worker,
+                Sample(judged, "nonces/s"),
+                "the same worker with the reference maths",
+                over_judge,
+                "above 1",
+                over_judge > 1,
+            )
+        )
+    return figures
+
+
+def _load(settings: Settings, model: str) -> tuple[TorchEngine, TorchEngine]:
+    import torch
+
+    from pocqueue.engine.local import load_local_engine
+    from pocqueue.poc.kernels.reference import ReferenceKernels
+
+    engine = load_local_engine(settings, model)
+    assert isinstance(engine, TorchEngine)
+    return engine, engine.with_kernels(ReferenceKernels(torch.device(engine.info.device)))
+
+
+def _median_ratio(ours: list[float], theirs: list[float]) -> float:
+    return Sample([a / b for a, b in zip(ours, theirs, strict=True)], "").median
+
+
+def _synchronize(tensor: Any) -> None:
+    import torch
+
+    if tensor.device.type == "cuda":
+        torch.cuda.synchronize(tensor.device)
+
+
+if __name__ == "__main__":
+    for figure in pipeline():
+        print(figure.name, "|", figure.measured, "|", figure.against, "|", f"{figure.value:.4g}")

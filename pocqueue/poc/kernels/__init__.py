@@ -1,0 +1,108 @@
+"""The proof's maths around the forward pass, as fast as the device at hand allows.
+
+`kernels_for` chooses at run time: numba on the CPU, Triton on CUDA, the judge (`reference`) elsewhere
+and where the fast ones do not work. They are tried on a few small rows first: kernels that a compiler
+got wrong would make an honest node's nonces look like fraud. Nothing heavy is imported before that.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import torch
+
+from pocqueue.poc.kernels.base import Kernels
+from pocqueue.poc.kernels.reference import ReferenceKernels, norm, normal
+
+__all__ = ["Kernels", "kernels_for"]
+
+logger = logging.getLogger(__name__)
+
+_chosen: dict[torch.device, Kernels] = {}
+_lock = threading.Lock()
+
+
+def kernels_for(device: torch.device | str) -> Kernels:
+    """Return the kernels of a device, the same object in the whole process.
+
+    The first call compiles them, or loads them from disk, and checks them: about a second, or some
+    more where nothing is on disk yet.
+
+    Args:
+        device: "cuda" without an index means the calling thread's present device.
+    """
+    device = torch.device(device)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
+    kernels = _chosen.get(device)
+    if kernels is None:
+        with _lock:
+            kernels = _chosen.get(device) or _choose(device)
+            _chosen[device] = kernels
+    return kernels
+
+
+def _choose(device: torch.device) -> Kernels:
+    try:
+        kernels = _fast_kernels(device)
+        wrong = None if kernels is None else _disagreement(kernels, device)
+    except Exception as exc:  # noqa: BLE001 - compilers and drivers can fail in any way
+        wrong = f"{type(exc).__name__}: {(str(exc).strip().splitlines() or [''])[0][:300]}"
+    else:
+        if kernels is not None and wrong is None:
+            return kernels
+    if wrong is not None:
+        logger.warning(
+            "The fast kernels for %s cannot be used, so the reference takes their place; inputs and "
+            "distances are right but take many times longer. %s",
+            device,
+            wrong,
+        )
+    return ReferenceKernels(device)
+
+
+def _fast_kernels(device: torch.device) -> Kernels | None:
+    if device.type == "cpu":
+        from pocqueue.poc.kernels.cpu import CpuKernels
+
+        return CpuKernels()
+    if device.type == "cuda":
+        from pocqueue.poc.kernels.cuda import CudaKernels
+
+        return CudaKernels(device)
+    return None
+
+
+@torch.inference_mode()
+def _disagreement(kernels: Kernels, device: torch.device) -> str | None:
+    """Say how kernels differ from the judge on a few small rows; None where they do not."""
+    judge = ReferenceKernels(device)
+    seeds = [7, 2**32 - 1, 0]
+    for dtype, tolerance in (
+        # One unit in the last place near the largest number there can be, 6.8.
+        (torch.float32, 2e-6),
+        (torch.bfloat16, 2.0**-5),
+        (torch.float16, 2.0**-8),
+    ):
+        expected, got = (torch.zeros(len(seeds), 2999, dtype=dtype, device=device) for _ in "ab")
+        judge.write_inputs(seeds, expected)
+        kernels.write_inputs(seeds, got)
+        difference = (got.double() - expected.double()).abs()
+        if not bool((difference <= tolerance).all()) or not bool(
+            (difference > 0).double().mean() < 0.5
+        ):
+            return f"Inputs in {dtype} differ from the reference by {difference.max().item():.3g}."
+    vocab_size = 3001
+    if not torch.equal(
+        kernels.permutations(seeds, vocab_size), judge.permutations(seeds, vocab_size)
+    ):
+        return "Permutations differ from the reference."
+    logits = torch.stack([normal(seed + 1, vocab_size, device) for seed in (5, 6, 7)])
+    target = normal(1, vocab_size, device)
+    target = target / norm(target)
+    expected = judge.distances(logits, judge.prepare(seeds, vocab_size), target)
+    got = kernels.distances(logits, kernels.prepare(seeds, vocab_size), target)
+    if not bool(((got - expected).abs() <= 2e-6).all()):
+        return f"Distances {got.tolist()} are {expected.tolist()} by the reference."
+    return None

@@ -1,0 +1,73 @@
+"""What a device has to offer for the proof's maths around the forward pass.
+
+Promises of every implementation: a row depends on its own seed (and logits) alone, bit for bit, and
+on neither the other rows nor the number of threads. Against the judge (`reference`) permutations are
+equal, inputs are within one unit in the last place of bfloat16 on at most 1 element in 100,000 and
+equal elsewhere, and distances are within 2e-6. On CUDA everything runs on the current stream, without
+synchronising or reading back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+
+
+class Kernels(Protocol):
+    """The proof's maths for one device. Seeds are 0 … 2^32 - 1, one for each row (nonce)."""
+
+    @property
+    def name(self) -> str:
+        """What does the work: "numba", "triton" or "reference"."""
+        ...
+
+    def write_inputs(self, seeds: Sequence[int], out: torch.Tensor) -> None:
+        """Fill each row with the standard normal numbers of its seed.
+
+        Args:
+            seeds: one per row.
+            out: float32, bfloat16 or float16 ``[len(seeds), n]`` on the device, contiguous, n >= 1;
+                written over. The numbers are made in float32 and rounded to its dtype.
+        """
+        ...
+
+    def permutations(self, seeds: Sequence[int], vocab_size: int) -> torch.Tensor:
+        """Return the permutation of each seed.
+
+        Args:
+            seeds: one per row.
+            vocab_size: 1 … 2^31 - 1.
+
+        Returns:
+            int64 ``[len(seeds), vocab_size]`` on the device.
+        """
+        ...
+
+    def prepare(self, seeds: Sequence[int], vocab_size: int) -> object:
+        """Do what `distances` needs and what can be done before the logits are there.
+
+        Args:
+            seeds: of the permutations, one per row.
+            vocab_size: 1 … 2^31 - 1.
+
+        Returns:
+            What `distances` of the same object takes; of no meaning to others.
+        """
+        ...
+
+    def distances(
+        self, logits: torch.Tensor, prepared: object, target: torch.Tensor
+    ) -> torch.Tensor:
+        """Measure how far the permuted unit logits are from the target.
+
+        Args:
+            logits: any float ``[rows, vocab_size]`` on the device, of any strides; not changed.
+            prepared: from `prepare`, for as many rows and the same vocabulary.
+            target: float32 ``[vocab_size]`` on the device, of norm 1.
+
+        Returns:
+            float32 ``[rows]`` on the device, in [0, 2]; NaN where logits are all zero or not finite.
+        """
+        ...

@@ -1,0 +1,36 @@
+"""The benchmarks work: a little of each, about twenty seconds, no figure is looked at."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_smoke_run_gives_every_figure(tmp_path: Path) -> None:
+    """Real processes end to end; the result says that it is no measurement."""
+    output = tmp_path / "smoke.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.run", "--smoke", "--output", str(output)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=170,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    content = json.loads(output.read_text())
+    assert content["smoke"] is True
+    assert content["machine"]["packages"]["torch"]
+    names = [figure["name"] for figure in content["figures"]]
+    assert len(set(names)) == len(names)
+    for part in ("--help", "permutation", "forward pass", "queue", "gap", "commit", "delegation"):
+        assert any(part.lower() in name.lower() for name in names), part
+    for figure in content["figures"]:
+        assert math.isfinite(figure["value"]), figure
+        assert figure["value"] > 0, figure
+        assert figure["name"] in done.stdout
