@@ -1,4 +1,4 @@
-# make install | run | test | lint | bench | soak. All of it works on a machine that has only Python 3.11+ and pip.
+# make install | run | test | lint | bench | soak | fleet. All of it works on a machine that has only Python 3.11+ and pip.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 VLLM ?= cpu
 VLLM_STAMP := $(VENV)/.vllm-$(VLLM)
 
-.PHONY: install run test lint format bench soak clean
+.PHONY: install run test lint format bench soak fleet clean
 
 install: $(STAMP)
 
@@ -44,6 +44,10 @@ bench: install $(VLLM_STAMP)
 # Twenty sessions for a whole window of 330 s; docs/soak.md has the report of one.
 soak: install
 	$(BIN)/python -m benchmarks.soak --output soak.json
+
+# Hundreds of simulated GPUs, 48 minutes; docs/scaling.md has the report of one.
+fleet: install
+	$(BIN)/python -m benchmarks.fleet --output fleet.json --plot docs/scaling.png
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -58,6 +59,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("fleet.json"))
     parser.add_argument("--plot", type=Path)
     given = parser.parse_args()
+    # Ended from outside (a time limit, say), take Redis and scheduler along.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     report: dict[str, Any] = {"machine": describe(), "seconds": given.seconds, "runs": []}
     for kill_share in dict.fromkeys((0.0, given.kill_share)):
         for gpus in map(int, given.gpus.split(",")):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -38,6 +39,8 @@ Start = Callable[[Settings, RedisServer, Path], contextlib.AbstractContextManage
 
 def main() -> None:
     """Measure both, print the table."""
+    # Ended from outside (a time limit, say), take Redis and scheduler along.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     real, batch_s = measure(_real_worker)
 
     def simulated(

@@ -96,10 +96,9 @@ class SchedulerService:
                 if self._lead():
                     began = time.monotonic()
                     busy = self.step()
-                    pause_s = PAUSE_FACTOR * (time.monotonic() - began)
-                    pause_s = min(max(pause_s, BUSY_STEP_S), MAX_BUSY_STEP_S)
+                    pause_s = busy_pause_s(time.monotonic() - began) if busy else IDLE_STEP_S
                     # A new round ends this wait early.
-                    self._store.wait_for_work(pause_s if busy else IDLE_STEP_S)
+                    self._store.wait_for_work(pause_s)
                 else:
                     if not self._stands_by:
                         self._stands_by = True
@@ -183,3 +182,8 @@ class SchedulerService:
             self._lease.resign()
         except StoreError as exc:
             logger.warning("The lead could not be given up and ends by itself: %s", exc)
+
+
+def busy_pause_s(step_s: float) -> float:
+    """Return how long to wait for the next step, in seconds, after one that took `step_s`."""
+    return min(max(BUSY_STEP_S, PAUSE_FACTOR * step_s), MAX_BUSY_STEP_S)

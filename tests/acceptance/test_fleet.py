@@ -48,6 +48,7 @@ def test_the_report_is_written_after_every_run(
     monkeypatch.setattr("benchmarks.fleet.table", lambda _: "the table")
     arguments = ["fleet", "--gpus", "2,3", "--output", str(output)]
     monkeypatch.setattr("sys.argv", arguments)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
     with pytest.raises(SystemExit, match="1"):
         main()
     assert seen == [(2, 0.0, 0), (3, 0.0, 1), (2, 0.1, 2), (3, 0.1, 3)]

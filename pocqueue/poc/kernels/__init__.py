@@ -79,20 +79,19 @@ def _disagreement(kernels: Kernels, device: torch.device) -> str | None:
     """Say how kernels differ from the judge on a few small rows; None where they do not."""
     judge = ReferenceKernels(device)
     seeds = [7, 2**32 - 1, 0]
-    for dtype, tolerance in (
-        # One unit in the last place near the largest number there can be, 6.8.
-        (torch.float32, 2e-6),
-        (torch.bfloat16, 2.0**-5),
-        (torch.float16, 2.0**-8),
+    for dtype, tolerance, share in (
+        # One unit in the last place of the largest numbers, 4 to 7, and how many may be off by it.
+        (torch.float32, 2e-6, 1.0),
+        (torch.bfloat16, 2.0**-5, 1e-3),
+        (torch.float16, 2.0**-8, 1e-2),
     ):
         expected, got = (torch.zeros(len(seeds), 2999, dtype=dtype, device=device) for _ in "ab")
         judge.write_inputs(seeds, expected)
         kernels.write_inputs(seeds, got)
-        difference = (got.double() - expected.double()).abs()
-        if not bool((difference <= tolerance).all()) or not bool(
-            (difference > 0).double().mean() < 0.5
-        ):
-            return f"Inputs in {dtype} differ from the reference by {difference.max().item():.3g}."
+        off = (got.double() - expected.double()).abs()
+        # Compared in this way round, so that NaN is found too.
+        if not (off.max().item() <= tolerance and (off > 0).double().mean().item() <= share):
+            return f"Inputs in {dtype} differ from the reference by {off.max().item():.3g}."
     vocab_size = 3001
     if not torch.equal(
         kernels.permutations(seeds, vocab_size), judge.permutations(seeds, vocab_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ class CpuKernels(Kernels):
 
     def __init__(self) -> None:
         self._team = Team()
+        self._results = _ReusedMemory()
 
     @property
     @override
@@ -62,8 +64,7 @@ class CpuKernels(Kernels):
     @override
     def permutations(self, seeds: Sequence[int], vocab_size: int) -> torch.Tensor:
         words, rows, n = _words(seeds), len(seeds), vocab_size
-        # numpy asks for huge pages, where there are any: each page of 4 KiB costs 0.5 µs at first.
-        out = torch.from_numpy(np.empty((rows, n), dtype=np.int64))
+        out = self._results.empty(rows, n)
         self._team.run(
             write_permutations,
             rows,
@@ -107,6 +108,32 @@ class CpuKernels(Kernels):
             logits.stride(0) * logits.element_size(),
         )
         return out
+
+
+class _ReusedMemory:
+    """Memory for large results: that of one is given out again when nobody has it any more.
+
+    Fresh memory costs a page fault every 4 KiB, together as much as sorting what goes into it.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[np.ndarray[Any, np.dtype[np.int64]]] = []
+
+    def empty(self, rows: int, n: int) -> torch.Tensor:
+        """Return int64 ``[rows, n]`` with anything in it."""
+        try:
+            memory = self._free.pop()
+        except IndexError:
+            memory = np.empty(0, dtype=np.int64)
+        if len(memory) < rows * n:
+            memory = np.empty(rows * n, dtype=np.int64)
+        # The tensor holds this very array for as long as any view of it is alive.
+        result = memory[: rows * n].reshape(rows, n)
+        weakref.finalize(result, self._keep, memory).atexit = False
+        return torch.from_numpy(result)
+
+    def _keep(self, memory: np.ndarray[Any, np.dtype[np.int64]]) -> None:
+        self._free[:] = [memory]
 
 
 def _words(seeds: Sequence[int]) -> np.ndarray[tuple[int], np.dtype[Any]]:

@@ -116,6 +116,13 @@ def test_a_step_fills_every_gpu_and_the_next_one_adds_nothing(
     assert len(backend.store.outstanding([round_id])) == 4
 
 
+def test_slow_steps_are_further_apart() -> None:
+    """As many as a tenth of a core can do, and never so far apart that a GPU's second range runs out."""
+    assert service.busy_pause_s(0.001) == service.BUSY_STEP_S
+    assert service.busy_pause_s(0.02) == pytest.approx(0.16)
+    assert service.busy_pause_s(1.0) == service.MAX_BUSY_STEP_S < 0.5
+
+
 def test_a_step_without_rounds_is_idle(backend: Backend, channel: Channel) -> None:
     """It says so, and sends nothing."""
     backend.pool.beat(make_gpu())
