@@ -96,26 +96,18 @@ def write_normals(job: int) -> None:
 @inline
 def _normals(seed: Any, first: int, half: int, cosines: Any, sines: Any) -> None:
     """Write the numbers `first` … and `half` + `first` … of a row; see `reference.normal`."""
-    _write_floats(seed, first, cosines)
-    _write_floats(seed, half + first, sines)
+    write_hashes(seed, first, cosines.view(u32))
+    write_hashes(seed, half + first, sines.view(u32))
     _to_radius(cosines)
     _turn(cosines, sines)
 
 
 @inline
-def _write_floats(seed: Any, first: int, out: Any) -> None:
-    """Write hashes as float32, rounded; 2^32 at most."""
-    bits = out.view(u32)
-    write_hashes(seed, first, bits)
-    for i in range(len(out)):
-        out[i] = f32(bits[i])
-
-
-@inline
 def _to_radius(u1: Any) -> None:
-    """Replace uniform numbers, times 2^32, by sqrt(-2 ln u1)."""
+    """Replace the hashes behind uniform numbers by sqrt(-2 ln u1)."""
+    hashes = u1.view(u32)
     for i in range(len(u1)):
-        u = max(u1[i], _MIN_U1)
+        u = max(f32(hashes[i]), _MIN_U1)
         # u = 2^exponent * (1 + f)
         exponent = i32(i32(i32(bits_of(u)) - _SQRT_HALF_BITS) >> i32(23))
         f = float_of(u32(bits_of(u) - u32(exponent << i32(23)))) - _ONE
@@ -128,10 +120,11 @@ def _to_radius(u1: Any) -> None:
 
 @inline
 def _turn(radius_to_cosine: Any, u2_to_sine: Any) -> None:
-    """Replace radius and uniform number, times 2^32, by radius * cos and * sin of 2 pi u2."""
-    for i in range(len(radius_to_cosine)):
+    """Replace radius and the hash behind a uniform number by radius * cos and * sin of 2 pi u2."""
+    hashes = u2_to_sine.view(u32)
+    for i in range(len(hashes)):
         radius = radius_to_cosine[i]
-        angle = u2_to_sine[i] * _RADIANS
+        angle = f32(hashes[i]) * _RADIANS
         # angle = quarters * pi / 2 + a + low
         rounder = angle * _QUARTERS + _ROUNDER
         quarters = rounder - _ROUNDER

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from pocqueue.engine import EngineOptions, load_engine
 from pocqueue.engine.embedded import EMBEDDED_FINGERPRINT, ensure_embedded_model
+from pocqueue.engine.profile import STAGES
 from pocqueue.errors import EngineError
 from tests.integration.engine.vllm_engine_probe import CONFIG, NUM_NONCES
 from tests.vllm_parts import need_vllm
@@ -162,6 +163,22 @@ def test_two_ranks_share_a_model(state_dir: Path, torch_distances: list[float]) 
     assert len(answers["cache"]) == 2
     assert all(rank["unchanged"] and rank["bound_again"] for rank in answers["cache"])
     _check_agreement(answers["distances"], torch_distances)
+    # Each counts its part of the matrices; a stage takes as long as on the slower one.
+    _check_profile(answers)
+
+
+def _check_profile(answers: dict[str, Any]) -> None:
+    # Of the embedded model: four layers, then the output layer.
+    per_token = 4 * (2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 384)
+    assert answers["parameters"]["per_token"] == per_token
+    assert answers["parameters"]["last_token"] == 1024 * 128
+    assert tuple(answers["stages"]) == STAGES
+    assert min(*answers["stages"].values(), answers["forward_s"]) > 0
+
+
+def test_its_parts_can_be_timed_and_its_matrices_counted(answers: dict[str, Any]) -> None:
+    """As of the torch engine, wherever vLLM's kernels keep the weights."""
+    _check_profile(answers)
 
 
 def test_logits_that_are_not_finite_give_nan(state_dir: Path, tmp_path: Path) -> None:

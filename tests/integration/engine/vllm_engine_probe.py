@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import math
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from pocqueue.engine import EngineOptions
-from pocqueue.engine.base import Engine
+from pocqueue.engine.base import Batch, Engine
+from pocqueue.engine.profile import MatmulParameters
 from pocqueue.engine.vllm_engine import load_vllm_engine
 from pocqueue.errors import PocqueueError
 from pocqueue.poc.config import PoCConfig
@@ -33,6 +34,10 @@ def main() -> None:
     engine = load_vllm_engine(options, lines.append, extension=EXTENSION)
     answers: dict[str, Any] = {"info": engine.info.to_dict(), "progress": lines}
     if model == "embedded":
+        batch = Batch.of(CONFIG, range(4))
+        answers["parameters"] = asdict(not_none(engine.num_matmul_parameters()))
+        answers["stages"] = engine.time_stages(batch, 2)
+        answers["forward_s"] = engine.time_forward(batch, 2)
         answers |= _ask(engine)
         answers["unsupported"] = engine.call("probe_unsupported")[0]
         answers["other_layers"] = engine.call("probe_other_layers")[0]
@@ -46,6 +51,11 @@ def main() -> None:
         answers["closed"] = str(exc)
     # Behind a mark, as vLLM prints to standard output too.
     sys.stdout.write(f"\nANSWERS {json.dumps(answers)}\n")
+
+
+def not_none(parameters: MatmulParameters | None) -> MatmulParameters:
+    assert parameters is not None
+    return parameters
 
 
 def _ask(engine: Engine) -> dict[str, Any]:
