@@ -24,10 +24,10 @@ from pocqueue.rounds.backend import Backend
 from pocqueue.settings import Settings
 
 #: Length of the measured part of a session.
-SESSION_S = 15.0
+SESSION_S = 10.0
 #: How often today's client asks.
 OLD_POLL_S = 5.0
-NUM_STARTS = 7
+NUM_STARTS = 5
 
 
 def delegation(

@@ -28,7 +28,7 @@ from pocqueue.settings import Settings
 
 NUM_SESSIONS = 20
 POLLS_PER_S = 10
-SECONDS = 10
+SECONDS = 6
 COMMITS_PER_S = 20
 TARGET_SHARE = 0.25
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _NUM_NONCES = 32
 #: A turn repeats what takes less than this.
 _TURN_S = 0.02
-_NUM_TURNS = 11
+_NUM_TURNS = 9
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pocqueue.rounds.start import deployed_model, draft_spec, start_round
 from pocqueue.rounds.store import START
 
 NUM_COMMITS = 300
-NUM_STARTS = 15
+NUM_STARTS = 9
 
 
 def commit_to_reader(backend: Backend, effort: Effort = FULL) -> Figure:

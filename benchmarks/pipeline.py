@@ -30,7 +30,7 @@ from pocqueue.settings import Settings, load_settings
 from workers.range_runner import RangeRunner, single_thread
 
 #: In the order A B C C B A: a noisy machine's moods fall on all sides.
-NUM_TURNS = 10
+NUM_TURNS = 8
 #: Length of a turn at the speed of the forward pass.
 TURN_S = 1.2
 #: The scheduler's aim.

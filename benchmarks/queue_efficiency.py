@@ -12,7 +12,7 @@ from pocqueue.rounds.spec import RoundState
 from pocqueue.rounds.start import deployed_model, draft_spec, start_round
 
 #: Short turns, many of them, in the order A B B A: a noisy machine's moods fall on both sides.
-NUM_TURNS = 10
+NUM_TURNS = 8
 TURN_S = 4.0
 
 

@@ -15,7 +15,7 @@ from pocqueue.engine.base import Engine
 from pocqueue.rounds.start import draft_spec
 
 #: Short turns, many of them, in alternating order: a noisy machine's moods fall on all sides.
-NUM_TURNS = 16
+NUM_TURNS = 10
 BATCHES_PER_TURN = 8
 
 
