@@ -9,7 +9,6 @@ from pathlib import Path
 import httpx
 
 from benchmarks.delegation_polls import delegation_polls
-from benchmarks.effort import FULL, Effort
 from benchmarks.latency import wait_idle
 from benchmarks.services import (
     Receiver,
@@ -30,9 +29,7 @@ OLD_POLL_S = 5.0
 NUM_STARTS = 5
 
 
-def delegation(
-    backend: Backend, settings: Settings, r_target: float, folder: Path, effort: Effort = FULL
-) -> list[Figure]:
+def delegation(backend: Backend, settings: Settings, r_target: float, folder: Path) -> list[Figure]:
     """Measure latency, start, and the cost of twenty sessions."""
     receiver = Receiver()
     with contextlib.ExitStack() as at_end:
@@ -41,10 +38,8 @@ def delegation(
             big_node(settings, folder / "delegation.log", DELEGATION_MAX_SESSIONS="30")
         )
         node = at_end.enter_context(small_node(settings, big_url, folder / "small"))
-        ours, theirs = _latencies(backend, receiver, big_url, node, r_target, effort)
-        starts = [
-            _start(backend, receiver, node, r_target, n) for n in range(effort.runs(NUM_STARTS))
-        ]
+        ours, theirs = _latencies(backend, receiver, big_url, node, r_target)
+        starts = [_start(backend, receiver, node, r_target, n) for n in range(NUM_STARTS)]
     latency, start = Sample(ours, "ms"), Sample(starts, "s")
     return [
         Figure(
@@ -65,17 +60,12 @@ def delegation(
             "median under 1 s",
             start.median < 1,
         ),
-        delegation_polls(effort),
+        delegation_polls(),
     ]
 
 
 def _latencies(
-    backend: Backend,
-    receiver: Receiver,
-    big_url: str,
-    node: httpx.Client,
-    r_target: float,
-    effort: Effort,
+    backend: Backend, receiver: Receiver, big_url: str, node: httpx.Client, r_target: float
 ) -> tuple[list[float], list[float]]:
     """Return milliseconds from commit to acceptance, of each batch: by our client, and by today's.
 
@@ -87,9 +77,9 @@ def _latencies(
     _generate(node, block, r_target, receiver.url)
     with big_client(big_url) as client:
         old_session = client.post("/start", json=start_body(f"{block}-old", r_target)).json()
-        deadline = time.monotonic() + effort.seconds(SESSION_S)
+        deadline = time.monotonic() + SESSION_S
         while time.monotonic() < deadline:
-            time.sleep(effort.seconds(OLD_POLL_S))
+            time.sleep(OLD_POLL_S)
             page = client.get(f"/batches/{old_session['session_id']}").json()
             now = time.time()
             old_arrived |= {n: now for batch in page["batches"] for n in batch["nonces"]}

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import httpx
 
-from benchmarks.effort import FULL, Effort
 from benchmarks.services import TOKEN, big_node, start_body
 from benchmarks.stats import Figure, Sample
 from pocqueue.engine.base import EngineInfo
@@ -33,7 +32,7 @@ COMMITS_PER_S = 20
 TARGET_SHARE = 0.25
 
 
-def delegation_polls(effort: Effort = FULL) -> Figure:
+def delegation_polls() -> Figure:
     """Poll twenty sessions, half with a cursor and half without, and read the server's CPU time.
 
     Against: as many polls of `/health`, the least that a request costs there.
@@ -49,8 +48,8 @@ def delegation_polls(effort: Effort = FULL) -> Figure:
                 Backend.open(settings) as backend,
             ):
                 backend.pool.beat(_gpu())
-                busy = asyncio.run(_load(backend, process.pid, url, "batches", effort))
-                least = asyncio.run(_load(backend, process.pid, url, "health", effort))
+                busy = asyncio.run(_load(backend, process.pid, url, "batches"))
+                least = asyncio.run(_load(backend, process.pid, url, "health"))
         finally:
             redis_server.stop()
     return Figure(
@@ -64,7 +63,7 @@ def delegation_polls(effort: Effort = FULL) -> Figure:
     )
 
 
-async def _load(backend: Backend, pid: int, url: str, route: str, effort: Effort) -> float:
+async def _load(backend: Backend, pid: int, url: str, route: str) -> float:
     """Poll for a while; return the server's CPU seconds a second."""
     body = start_body("block", 1.4)
     headers = {"Authorization": f"Bearer {TOKEN}"}
@@ -76,7 +75,7 @@ async def _load(backend: Backend, pid: int, url: str, route: str, effort: Effort
             session_id: backend.store.assign_range(session_id, "gpu0", "worker", 1 << 30)
             for session_id in ids
         }
-        end = time.monotonic() + effort.seconds(SECONDS)
+        end = time.monotonic() + SECONDS
 
         async def poll(session_id: str, number: int) -> None:
             await asyncio.sleep(number / NUM_SESSIONS / POLLS_PER_S)

@@ -61,16 +61,17 @@ def _bare(engine: Engine, turn: int, seconds: float) -> float:
 
 
 def _queued(backend: Backend, turn: int, effort: Effort) -> float:
-    # Less would be over before there are three batches to measure between.
-    window_s = max(2.0, effort.seconds(TURN_S))
+    # A smoke run ends with its fourth batch, however long a busy machine takes for it.
+    window_s = TURN_S if effort.is_full else 60.0
     draft = draft_spec(block_hash=f"queued-{turn}", public_key="bench", window_s=window_s)
     info = deployed_model(backend, draft, None)
     round_id = start_round(backend, draft, info, r_target=2.0)
     status = backend.store.status(round_id)
     while status.state.is_active:
         time.sleep(0.25)
+        if not effort.is_full and status.checked >= 4 * 32:
+            backend.store.close(round_id, RoundState.STOPPED, "smoke run")
         status = backend.store.status(round_id)
-    assert status.state is RoundState.EXPIRED
     entries = list(backend.store.iter_proofs(status))
     if len(entries) < 3:
         raise RuntimeError(

@@ -4,8 +4,8 @@
     python -m benchmarks.run --smoke --output smoke.json
 
 The worker is a real one in processes of its own (`pocqueue.local_stack`), on the embedded model and
-this machine's CPU or first GPU; nothing is simulated. `--smoke` does a little of everything but vLLM, to
-see in about twenty seconds that the benchmarks work; its figures mean nothing.
+this machine's CPU or first GPU; nothing is simulated. `--smoke` does a little of everything but vLLM and
+delegation, to see in about twenty seconds that the benchmarks work; its figures mean nothing.
 """
 
 from __future__ import annotations
@@ -73,21 +73,29 @@ def main() -> None:
 
 def _with_stack(settings: Settings, engine: Engine, log_dir: Path, effort: Effort) -> list[Figure]:
     block = "calibration"
-    distances = sample_engine(engine, block_hash=block, seq_len=256, batch_size=32, num_nonces=512)
+    distances = sample_engine(
+        engine,
+        block_hash=block,
+        seq_len=256,
+        batch_size=32,
+        num_nonces=512 if effort.is_full else 64,
+    )
     r_target = r_target_for(distances, 0.1).r_target
     with (
         local_stack(settings, flower=False, log_dir=log_dir) as stack,
         Backend.open(settings) as backend,
     ):
         _wait_live(backend, stack)
-        return [
+        figures = [
             queue_efficiency(backend, engine, effort),
-            range_gap(backend),
+            *range_gap(backend, effort),
             *gpu_busy(backend, effort),
             commit_to_reader(backend, effort),
             start_to_first_valid(backend, r_target, batch_seconds(engine), effort),
-            *delegation(backend, settings, r_target, log_dir, effort),
         ]
+        if effort.is_full:
+            figures += delegation(backend, settings, r_target, log_dir)
+        return figures
 
 
 def _wait_live(backend: Backend, stack: LocalStack) -> None:

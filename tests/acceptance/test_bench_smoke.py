@@ -28,7 +28,7 @@ def test_a_smoke_run_gives_every_figure(tmp_path: Path) -> None:
     assert content["machine"]["packages"]["torch"]
     names = [figure["name"] for figure in content["figures"]]
     assert len(set(names)) == len(names)
-    for part in ("--help", "permutation", "forward pass", "queue", "gap", "commit", "delegation"):
+    for part in ("--help", "permutation", "forward pass", "queue", "gap", "commit", "first valid"):
         assert any(part.lower() in name.lower() for name in names), part
     for figure in content["figures"]:
         assert math.isfinite(figure["value"]), figure
