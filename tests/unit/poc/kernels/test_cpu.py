@@ -221,6 +221,18 @@ def test_no_rows_are_no_work() -> None:
     assert FAST.distances(torch.ones(0, 5), FAST.prepare([], 5), unit(5)).shape == (0,)
 
 
+def test_memory_of_a_result_is_used_again_when_nobody_has_it() -> None:
+    """And not before: a view of a tensor is enough to keep it."""
+    kernels = CpuKernels()
+    first = kernels.permutations([1, 2], 1000)
+    address, row, expected = first.data_ptr(), first[1], first[1].clone()
+    del first
+    assert kernels.permutations([3, 4], 1000).data_ptr() != address
+    assert torch.equal(row, expected)
+    del row
+    assert kernels.permutations([5], 1000).data_ptr() == address
+
+
 def _in_a_process(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", code],
