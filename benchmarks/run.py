@@ -78,7 +78,7 @@ def _with_stack(settings: Settings, engine: Engine, log_dir: Path, effort: Effor
         block_hash=block,
         seq_len=256,
         batch_size=32,
-        num_nonces=512 if effort.is_full else 64,
+        num_nonces=512 if effort.is_full else 128,
     )
     r_target = r_target_for(distances, 0.1).r_target
     with (
