@@ -22,6 +22,7 @@ from typing_extensions import override
 from benchmarks.effort import FULL, Effort
 from benchmarks.shapes import SHAPES, write_model
 from benchmarks.stats import Figure, Sample
+from pocqueue.engine.base import Batch
 from pocqueue.engine.torch_engine import TorchEngine
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.redis_server import RedisServer
@@ -80,10 +81,7 @@ class PipelineBench:
             for engine in (fast, judged)
         )
         self.fast.gaps, self.judged.gaps = [], []
-        self._inputs = self._run(
-            fast.make_inputs, self._spec(1).poc_config(), range(case.batch_size)
-        )
-        self._run(fast.forward, self._inputs)
+        self._batch = Batch.of(self._spec(1).poc_config(), range(case.batch_size))
         self.num_batches = 4
         self.num_batches = max(2, round(TURN_S / (case.batch_size / self.forward()) / 4))
 
@@ -96,8 +94,8 @@ class PipelineBench:
 
     def forward(self) -> float:
         """Return nonces per second of the forward pass alone."""
-        rate: float = self._run(self._forward_turn)
-        return rate
+        seconds: float = self._run(self._engine.time_forward, self._batch, self.num_batches)
+        return self.num_batches * self.case.batch_size / seconds
 
     def worker(self, runner: RangeRunner) -> float:
         """Return nonces per second of a runner that has a range waiting whenever one ends."""
@@ -122,14 +120,6 @@ class PipelineBench:
         self._run(self._engine.close)
         self.fast.close()
         self.judged.close()
-
-    def _forward_turn(self) -> float:
-        _synchronize(self._inputs)
-        began = time.perf_counter()
-        for _ in range(self.num_batches):
-            self._engine.forward(self._inputs)
-        _synchronize(self._inputs)
-        return self.num_batches * self.case.batch_size / (time.perf_counter() - began)
 
     def _run(self, function: Any, *arguments: Any) -> Any:
         """Call in the engine thread: torch's team of threads belongs to one."""
@@ -251,13 +241,6 @@ def _load(settings: Settings, model: str) -> tuple[TorchEngine, TorchEngine]:
 
 def _median_ratio(ours: list[float], theirs: list[float]) -> float:
     return Sample([a / b for a, b in zip(ours, theirs, strict=True)], "").median
-
-
-def _synchronize(tensor: Any) -> None:
-    import torch
-
-    if tensor.device.type == "cuda":
-        torch.cuda.synchronize(tensor.device)
 
 
 if __name__ == "__main__":

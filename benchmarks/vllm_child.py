@@ -11,35 +11,13 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from pocqueue.engine import EngineOptions
+from pocqueue.engine.base import Batch
 from pocqueue.engine.vllm_engine import VllmEngine, load_vllm_engine
-from pocqueue.engine.vllm_worker import PoCWorker
 from pocqueue.rounds.start import draft_spec
 
 BATCH_SIZE, SEQ_LEN = 32, 256
-
-
-class BenchWorker(PoCWorker):
-    """`PoCWorker`, and the forward pass alone."""
-
-    _bench_inputs: Any = None
-
-    def bench_bare(self, num_passes: int) -> float:
-        """Return the seconds of so many passes, logits included, on random inputs made before."""
-        import torch
-
-        forward, maths = self._poc_ready()
-        if self._bench_inputs is None:
-            config = draft_spec(block_hash="bare", public_key="bench").poc_config()
-            self._bench_inputs = maths.make_inputs(config, range(BATCH_SIZE)).clone()
-        torch.accelerator.synchronize()
-        began = time.perf_counter()
-        for _ in range(num_passes):
-            forward.logits(self._bench_inputs)
-        torch.accelerator.synchronize()
-        return time.perf_counter() - began
 
 
 def main() -> None:
@@ -48,12 +26,9 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     options = EngineOptions(model="embedded", device=sys.argv[2], state_dir=Path(sys.argv[1]))
-    extension = f"{BenchWorker.__module__}.{BenchWorker.__name__}".replace(
-        "__main__", "benchmarks.vllm_child"
-    )
-    engine = load_vllm_engine(options, lambda _line: None, extension=extension)
+    engine = load_vllm_engine(options, lambda _line: None)
     engine.warm_up(BATCH_SIZE, SEQ_LEN)
-    engine.call("bench_bare", 1)
+    _bare(engine, 1)
     answers.write("ready\n")
     for line in sys.stdin:
         kind, num = line.split()
@@ -71,8 +46,8 @@ def _engine(engine: VllmEngine, num_batches: int) -> float:
 
 
 def _bare(engine: VllmEngine, num_batches: int) -> float:
-    seconds: float = engine.call("bench_bare", num_batches)[0]
-    return seconds
+    config = draft_spec(block_hash="bare", public_key="bench").poc_config()
+    return engine.time_forward(Batch.of(config, range(BATCH_SIZE)), num_batches)
 
 
 if __name__ == "__main__":

@@ -260,8 +260,8 @@ class RangeRunner:
                 if ended == "finished":
                     return _Searched(ended, counted, pending)
                 if not ended:
-                    stop = min(position + spec.batch_size, out.stop)
-                    nonces = nonces_of(position, stop, spec.node_id, spec.node_count)
+                    nonces = _nonces_at(status, out, position)
+                    stop = position + len(nonces)
                     upcoming = self._upcoming(status, out, stop)
                     batch_began = self._clock()
                     if waited:
@@ -486,9 +486,13 @@ class RangeRunner:
 
 def _batch_at(status: RoundStatus, out: OutstandingRange, position: int) -> Batch | None:
     """Return the batch of a range that begins at this index; None behind its end."""
-    spec = status.spec
     if position >= out.stop:
         return None
+    return Batch.of(status.spec.poc_config(), _nonces_at(status, out, position))
+
+
+def _nonces_at(status: RoundStatus, out: OutstandingRange, position: int) -> range:
+    """Return the nonces of the batch of a range that begins at this index."""
+    spec = status.spec
     stop = min(position + spec.batch_size, out.stop)
-    nonces = nonces_of(position, stop, spec.node_id, spec.node_count)
-    return Batch.of(spec.poc_config(), nonces)
+    return nonces_of(position, stop, spec.node_id, spec.node_count)

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ import torch
 from pocqueue.engine.base import Batch, EngineInfo
 from pocqueue.engine.profile import STAGES, MatmulParameters
 from pocqueue.engine.profile_rate import synchronize
-from pocqueue.errors import EngineError
+from pocqueue.engine.proof_maths import enough_memory
 from pocqueue.poc.gpu_random import generate_target
 from pocqueue.poc.kernels import Kernels, kernels_for
 from pocqueue.poc.seeds import input_seeds, permutation_seeds
@@ -61,7 +60,7 @@ class StageTimer:
         """Return median seconds by stage; see `Profiled.time_stages`."""
         batch = batch.padded()
         found: dict[str, list[float]] = {stage: [] for stage in STAGES}
-        with self._enough_memory(batch):
+        with enough_memory(self._info, batch):
             inputs = self._buffer(batch)
             target = generate_target(batch.block_hash, self._info.vocab_size, self._device)
             for _ in range(num_batches):
@@ -76,7 +75,7 @@ class StageTimer:
     def time_forward(self, batch: Batch, num_batches: int) -> float:
         """Return the seconds of so many passes; see `Profiled.time_forward`."""
         batch = batch.padded()
-        with self._enough_memory(batch):
+        with enough_memory(self._info, batch):
             inputs = self._buffer(batch)
             seeds = input_seeds(batch.block_hash, batch.public_key, batch.nonces)
             self._kernels.write_inputs(seeds, inputs.view(batch.batch_size, -1))
@@ -114,16 +113,6 @@ class StageTimer:
     def _buffer(self, batch: Batch) -> torch.Tensor:
         shape = (batch.batch_size, batch.seq_len, self._info.hidden_size)
         return torch.empty(shape, dtype=self._dtype, device=self._device)
-
-    @contextmanager
-    def _enough_memory(self, batch: Batch) -> Iterator[None]:
-        try:
-            yield
-        except torch.OutOfMemoryError as exc:
-            raise EngineError(
-                f"A batch of {batch.batch_size} x {batch.seq_len} tokens does not fit into the memory of "
-                f"{self._info.device} beside model {self._info.model}. Use a smaller batch_size."
-            ) from exc
 
 
 def count_matmul_parameters(model: Any, info: EngineInfo) -> MatmulParameters | None:

@@ -7,7 +7,8 @@ does: see `preparation.py`.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
@@ -17,7 +18,6 @@ from pocqueue.errors import EngineError
 from pocqueue.poc.config import PoCConfig
 from pocqueue.poc.gpu_random import generate_target
 from pocqueue.poc.kernels import Kernels, kernels_for
-from pocqueue.poc.seeds import permutation_seeds
 
 #: Targets kept, one a block: a worker meets few blocks at once, and one target is 0.6 MB at most.
 _MAX_TARGETS = 8
@@ -84,7 +84,7 @@ class ProofMaths:
         check_batch(self._info, batch)
         if not batch.nonces:
             return []
-        try:
+        with enough_memory(self._info, batch):
             # Short batches repeat their last nonce up to the fixed shape, in every step: kernels choose
             # how to split a sum by the shape of the whole tensor, and so would its last bit.
             prepared = self._preparation.take(batch.padded())
@@ -97,11 +97,6 @@ class ProofMaths:
             target = self._target(batch.block_hash)
             measured = self._kernels.distances(logits, prepared.order, target)
             return self._read(measured)[: len(batch.nonces)]
-        except torch.OutOfMemoryError as exc:
-            raise EngineError(
-                f"A batch of {batch.batch_size} x {batch.seq_len} tokens does not fit into the memory of "
-                f"{self._info.device} beside model {self._info.model}. Use a smaller batch_size."
-            ) from exc
 
     @torch.inference_mode()
     def make_inputs(self, config: PoCConfig, nonces: Sequence[int]) -> torch.Tensor:
@@ -110,24 +105,6 @@ class ProofMaths:
         They are good until the next batch is made.
         """
         return self._preparation.take(Batch.of(config, nonces).padded()).inputs
-
-    @torch.inference_mode()
-    def measure(
-        self, config: PoCConfig, nonces: Sequence[int], logits: torch.Tensor
-    ) -> torch.Tensor:
-        """Turn logits into distances.
-
-        Args:
-            config: names the block and the public key.
-            nonces: one for each row.
-            logits: any float [len(nonces), vocab].
-
-        Returns:
-            Distances, float32 [len(nonces)], on the model's device.
-        """
-        seeds = permutation_seeds(config.block_hash, config.public_key, nonces)
-        order = self._kernels.prepare(seeds, self._info.vocab_size)
-        return self._kernels.distances(logits, order, self._target(config.block_hash))
 
     def forget(self) -> None:
         """Free targets and buffers; the next batch makes its own."""
@@ -161,6 +138,22 @@ class ProofMaths:
         else:
             self._targets.move_to_end(block_hash)
         return target
+
+
+@contextmanager
+def enough_memory(info: EngineInfo, batch: Batch) -> Iterator[None]:
+    """Say in one sentence that a batch is too large for its device.
+
+    Raises:
+        EngineError: in place of torch's error.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as exc:
+        raise EngineError(
+            f"A batch of {batch.batch_size} x {batch.seq_len} tokens does not fit into the memory of "
+            f"{info.device} beside model {info.model}. Use a smaller batch_size."
+        ) from exc
 
 
 def warm_up_config(batch_size: int, seq_len: int) -> PoCConfig:

@@ -98,12 +98,6 @@ class TorchEngine:
         logits: torch.Tensor = output.logits[:, -1, :]
         return logits.float()
 
-    def measure(
-        self, config: PoCConfig, nonces: Sequence[int], logits: torch.Tensor
-    ) -> torch.Tensor:
-        """Turn logits into distances; see ``ProofMaths.measure``."""
-        return self._maths.measure(config, nonces, logits)
-
     def warm_up(self, batch_size: int, seq_len: int) -> None:
         """Run one pass of this shape and drop the result.
 

@@ -96,10 +96,14 @@ class PoCWorker:
         )
 
     def poc_count_parameters(self) -> dict[str, Any]:
-        """Return ``parameters`` of this rank's part: fields of ``MatmulParameters``, or None."""
-        info = vllm_info(self.vllm_config, self.device)
-        counted = count_matmul_parameters(self.model_runner.get_model(), info)
-        return {"parameters": None if counted is None else asdict(counted)}
+        """Return ``parameters`` of this rank's part: fields of ``MatmulParameters``, or None; or ``error``."""
+
+        def count() -> dict[str, Any]:
+            info = vllm_info(self.vllm_config, self.device)
+            counted = count_matmul_parameters(self.model_runner.get_model(), info)
+            return {"parameters": None if counted is None else asdict(counted)}
+
+        return self._poc_answer(count)
 
     def poc_release(self) -> None:
         """Free what is held between two batches of a round."""
