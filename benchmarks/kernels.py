@@ -85,7 +85,7 @@ def main(num_turns: int = _NUM_TURNS) -> None:
     """Print one line of JSON for each row: threads, what runs them, and both sides' ms."""
     import torch
 
-    from pocqueue.poc.kernels.cpu import CpuKernels
+    from pocqueue.poc.kernels.cpu.kernels import CpuKernels
     from pocqueue.poc.kernels.reference import ReferenceKernels
 
     fast, judge = CpuKernels(), ReferenceKernels(torch.device("cpu"))

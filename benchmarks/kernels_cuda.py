@@ -34,7 +34,7 @@ def main() -> int:
         print("No CUDA device: run this on a host with a GPU and a CUDA build of torch.")
         return ABSENT
     # Here, as Triton is there only where a CUDA build of torch is.
-    from pocqueue.poc.kernels.cuda import CudaKernels
+    from pocqueue.poc.kernels.cuda.kernels import CudaKernels
 
     device = torch.device("cuda", torch.cuda.current_device())
     print(f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}")

@@ -23,7 +23,7 @@ from benchmarks.effort import FULL, Effort
 from benchmarks.shapes import SHAPES, write_model
 from benchmarks.stats import Figure, Sample
 from pocqueue.engine.base import Batch
-from pocqueue.engine.torch_engine import TorchEngine
+from pocqueue.engine.torch_model.engine import TorchEngine
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.redis_server import RedisServer
 from pocqueue.rounds.spec import RoundSpec, RoundState

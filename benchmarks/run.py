@@ -32,8 +32,8 @@ from benchmarks.vllm_engine import vllm_engine
 from pocqueue.engine.base import Engine
 from pocqueue.engine.local import load_local_engine
 from pocqueue.local_stack import LocalStack, local_stack
+from pocqueue.measure.calibration import r_target_for, sample_engine
 from pocqueue.rounds.backend import Backend
-from pocqueue.rounds.calibration import r_target_for, sample_engine
 from pocqueue.settings import Settings, load_settings
 
 

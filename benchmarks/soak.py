@@ -37,8 +37,8 @@ from benchmarks.services import (
 )
 from pocqueue.engine.local import load_local_engine
 from pocqueue.local_stack import local_stack
+from pocqueue.measure.calibration import r_target_for, sample_engine
 from pocqueue.rounds.backend import Backend
-from pocqueue.rounds.calibration import r_target_for, sample_engine
 from pocqueue.settings import Settings, load_settings
 
 NUM_SMALL_NODES = 2

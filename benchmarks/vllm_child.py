@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pocqueue.engine import EngineOptions
 from pocqueue.engine.base import Batch
-from pocqueue.engine.vllm_engine import VllmEngine, load_vllm_engine
+from pocqueue.engine.vllm.engine import VllmEngine, load_vllm_engine
 from pocqueue.rounds.start import draft_spec
 
 BATCH_SIZE, SEQ_LEN = 32, 256

@@ -22,10 +22,10 @@ from pathlib import Path
 import pocqueue
 from pocqueue.engine.queue_names import parse_queue
 from pocqueue.errors import ProcessError, SettingsError
-from pocqueue.processes import Failure, ProcessTree, Sink
+from pocqueue.processes.stack_lock import stack_lock
+from pocqueue.processes.tree import Failure, ProcessTree, Sink
 from pocqueue.rounds.redis_server import START_TIMEOUT_S, RedisServer
 from pocqueue.settings import ENV_PREFIX, Settings
-from pocqueue.stack_lock import stack_lock
 
 #: The highest number of workers, as queue names have three digits.
 MAX_GPUS = 1000

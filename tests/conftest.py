@@ -4,7 +4,6 @@
 - `own_redis`: a server for one test that stops, fills or locks it; `own_backend` stands on it.
 - `settings_for(**changes)`: settings on the shared server, whatever the environment says.
 - `child_env`: the same as environment variables, for processes that a test starts.
-- `wait_until`: import it from here; no test sleeps by itself.
 
 A missing Redis binary fails the tests: a round without Redis is nothing.
 """
@@ -14,10 +13,9 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import hypothesis
 import pytest
@@ -28,34 +26,11 @@ from xdist.scheduler import LoadScopeScheduling
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.redis_server import RedisServer
 from pocqueue.settings import ENV_PREFIX, Settings
-
-T = TypeVar("T")
+from tests.support.fixtures import SettingsFactory
 
 # The same examples on every run, and no time limit on one of them: the machine may be busy.
 hypothesis.settings.register_profile("pocqueue", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("pocqueue")
-
-
-def wait_until(
-    condition: Callable[[], T], timeout_s: float = 10.0, message: str = "the condition"
-) -> T:
-    """Return what the condition gives as soon as that is true; fail when the time is up.
-
-    Args:
-        condition: called every 5 ms, and once more when the time is up.
-        timeout_s: seconds to wait at most.
-        message: what is waited for, for the failure.
-    """
-    deadline = time.monotonic() + timeout_s
-    while True:
-        late = time.monotonic() > deadline
-        if value := condition():
-            return value
-        if late:
-            raise AssertionError(
-                f"{message} did not come true within {timeout_s} s; it is {value!r}"
-            )
-        time.sleep(0.005)
 
 
 def pytest_configure() -> None:
@@ -64,6 +39,13 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a Redis server: `-m "not redis"` does without."""
+    for item in items:
+        if {"redis_server", "own_redis"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.redis)
 
 
 class _Groups(LoadScopeScheduling):  # type: ignore[misc]  # has no types
@@ -82,12 +64,6 @@ class _Groups(LoadScopeScheduling):  # type: ignore[misc]  # has no types
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Groups:
     """Say how tests are shared out with `-n`."""
     return _Groups(config, log)
-
-
-class SettingsFactory(Protocol):
-    """Makes settings with some fields changed."""
-
-    def __call__(self, **changes: Any) -> Settings: ...
 
 
 @pytest.fixture(scope="session")

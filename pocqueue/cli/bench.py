@@ -11,7 +11,7 @@ from pocqueue.cli.options import option_names
 from pocqueue.cli.output import EXIT_INTERRUPTED, console, print_json
 
 if TYPE_CHECKING:
-    from pocqueue.engine.profile_run import ProfileRequest
+    from pocqueue.measure.bench import ProfileRequest
     from pocqueue.rounds.spec import RoundSpec
     from pocqueue.settings import Settings
 
@@ -60,7 +60,7 @@ def bench(
     from pocqueue.cli.bench_report import BenchReport
     from pocqueue.cli.histogram import check_plot
     from pocqueue.cli.stacked import save_plot
-    from pocqueue.engine.profile_run import profile_in_child
+    from pocqueue.measure.bench import profile_in_child
     from pocqueue.settings import load_settings
 
     view = console(stderr=True)
@@ -102,10 +102,10 @@ def _check(
     r_target: float | None,
 ) -> tuple[ProfileRequest, RoundSpec]:
     """Check all that can be before anything is loaded."""
-    from pocqueue.engine.profile_run import DEFAULT_BATCH_SIZE, ProfileRequest
     from pocqueue.engine.queue_names import parse_queue
     from pocqueue.errors import InvalidRound, SettingsError
-    from pocqueue.rounds.calibration import made_up_blocks
+    from pocqueue.measure.bench import DEFAULT_BATCH_SIZE, ProfileRequest
+    from pocqueue.measure.calibration import made_up_blocks
     from pocqueue.rounds.spec import MAX_BATCH_SIZE
     from pocqueue.rounds.start import draft_spec
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from pocqueue.cli.output import console, percent
 
 if TYPE_CHECKING:
-    from pocqueue.engine.profile import Profile, Sweep
-    from pocqueue.engine.profile_window import WindowEstimate
+    from pocqueue.measure.profile import Profile, Sweep
+    from pocqueue.measure.window import WindowEstimate
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class BenchReport:
     plot: Path | None
 
     def window(self) -> WindowEstimate | None:
-        from pocqueue.engine.profile_window import estimate_window
-        from pocqueue.rounds.calibration import spread_between
+        from pocqueue.measure.calibration import spread_between
+        from pocqueue.measure.window import estimate_window
 
         if self.r_target is None:
             return None
@@ -95,7 +95,7 @@ class BenchReport:
         from rich.table import Table
 
         from pocqueue.cli.stacked import draw_stages
-        from pocqueue.engine.profile import SAME_RATE
+        from pocqueue.measure.profile import SAME_RATE
 
         view, found = console(), self.profile
         if found.sweep is not None:
@@ -163,7 +163,7 @@ def _sweep_table(sweep: Sweep) -> Any:
 
 
 def _advice(sweep: Sweep) -> str:
-    from pocqueue.engine.profile import SAME_RATE
+    from pocqueue.measure.profile import SAME_RATE
     from pocqueue.rounds.spec import MAX_BATCH_SIZE
 
     best = sweep.best.batch_size

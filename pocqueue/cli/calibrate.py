@@ -15,8 +15,8 @@ from pocqueue.cli.output import EXIT_INTERRUPTED, console, percent, print_json
 
 if TYPE_CHECKING:
     from pocqueue.engine.base import EngineInfo
+    from pocqueue.measure.calibration import Calibration, OnCount, Spread
     from pocqueue.rounds.backend import Backend
-    from pocqueue.rounds.calibration import Calibration, OnCount, Spread
     from pocqueue.rounds.spec import RoundSpec
     from pocqueue.settings import Settings
 
@@ -67,7 +67,7 @@ def calibrate(
     Samples on the live pool where there is one, else loads the model in this process.
     """
     from pocqueue.cli.histogram import check_plot, save_plot
-    from pocqueue.rounds.calibration import made_up_blocks, r_target_for
+    from pocqueue.measure.calibration import made_up_blocks, r_target_for
     from pocqueue.settings import load_settings
 
     blocks = made_up_blocks() if block_hash is None else [block_hash]
@@ -106,7 +106,7 @@ class _Report:
 
     @property
     def spread(self) -> Spread | None:
-        from pocqueue.rounds.calibration import spread_between
+        from pocqueue.measure.calibration import spread_between
 
         if len(self.samples) < 2:
             return None
@@ -114,7 +114,7 @@ class _Report:
 
     def ideal(self) -> tuple[float, float]:
         """Return the valid rate of random directions at this r_target, and their r_target."""
-        from pocqueue.rounds.calibration import ideal_r_target, ideal_valid_rate
+        from pocqueue.measure.calibration import ideal_r_target, ideal_valid_rate
 
         found, vocab_size = self.calibration, self.source.info.vocab_size
         return (
@@ -202,7 +202,7 @@ def _check(
 ) -> RoundSpec:
     """Check all that can be before anything is loaded or sent."""
     from pocqueue.errors import InvalidRound
-    from pocqueue.rounds.calibration import CALIBRATION_KEY, check_valid_rate
+    from pocqueue.measure.calibration import CALIBRATION_KEY, check_valid_rate
     from pocqueue.rounds.start import draft_spec
 
     if not 1 <= samples <= MAX_SAMPLES:
@@ -251,7 +251,7 @@ def _open_pool(settings: Settings, stack: ExitStack) -> Backend | None:
 
 
 def _pool_sampler(backend: Backend, info: EngineInfo, draft: RoundSpec) -> Sampler:
-    from pocqueue.rounds.calibration import sample_pool
+    from pocqueue.measure.calibration import sample_pool
 
     deadline = time.monotonic() + draft.window_s
 
@@ -280,7 +280,7 @@ def _local_source(
 ) -> _Source:
     from pocqueue.engine.base import Batch, check_batch
     from pocqueue.engine.local import load_local_engine
-    from pocqueue.rounds.calibration import sample_engine
+    from pocqueue.measure.calibration import sample_engine
 
     view = console(stderr=True)
     engine = load_local_engine(settings, model, lambda line: view.print(line))

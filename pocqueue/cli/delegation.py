@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from pocqueue.api.customers import TokensFile
+    from pocqueue.delegation.customers import TokensFile
     from pocqueue.settings import DelegationSettings
 
 app = typer.Typer(
@@ -64,7 +64,7 @@ def serve(
     """
     import os
 
-    from pocqueue.api.delegation_server import serve as run
+    from pocqueue.delegation.server import serve as run
 
     _load_env(env_file)
     given = {"HOST": host, "PORT": port, "TLS_CERT": tls_cert, "TLS_KEY": tls_key}
@@ -185,7 +185,7 @@ def _load_env(path: Path | None) -> None:
 
 
 def _tokens_file() -> TokensFile:
-    from pocqueue.api.customers import TokensFile, tokens_path
+    from pocqueue.delegation.customers import TokensFile, tokens_path
     from pocqueue.settings import load_delegation_settings, load_settings
 
     return TokensFile(tokens_path(load_settings(), load_delegation_settings()))
@@ -194,7 +194,7 @@ def _tokens_file() -> TokensFile:
 def _look_at_store(delegation: DelegationSettings) -> Callable[[], dict[str, Any]]:
     """Return what reads all sessions, with their customers."""
     from pocqueue.rounds.backend import Backend
-    from pocqueue.rounds.session_views import session_views
+    from pocqueue.rounds.sessions.views import session_views
     from pocqueue.settings import load_settings
 
     settings = load_settings()

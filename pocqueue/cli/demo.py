@@ -37,7 +37,7 @@ def demo(
     Uses the pool that is there where GPUs are live already.
     """
     from pocqueue.cli.round import calibrated, check_output, default_output, finish
-    from pocqueue.processes import stop_signals
+    from pocqueue.processes.tree import stop_signals
     from pocqueue.rounds.start import deployed_model, draft_spec, start_round
     from pocqueue.settings import load_settings
 

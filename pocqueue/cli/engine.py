@@ -18,7 +18,7 @@ from pocqueue.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from pocqueue.engine.compare import Comparison, Measurement
+    from pocqueue.measure.compare import Comparison, Measurement
     from pocqueue.poc.config import PoCConfig
     from pocqueue.settings import Settings
 
@@ -57,7 +57,7 @@ def compare(
     engine has a process of its own, one after the other. Exit code 0: the engines agree within float
     error; 1: they do not.
     """
-    from pocqueue.engine.compare import measure_in_child
+    from pocqueue.measure.compare import measure_in_child
     from pocqueue.settings import load_settings
 
     with option_names():
@@ -123,7 +123,7 @@ class _Report:
 
     def rows(self) -> list[tuple[str, str]]:
         """Return what there is to say about the distances, as (name, value)."""
-        from pocqueue.engine.compare import share
+        from pocqueue.measure.compare import share
         from pocqueue.poc.data import PROBABILITY_MISMATCH
 
         found, info, shape = self.comparison, self.a.info, self.config
@@ -195,7 +195,7 @@ def _report(
     r_target: float | None,
     valid_rate: float | None,
 ) -> _Report:
-    from pocqueue.engine import compare as maths
+    from pocqueue.measure import compare as maths
 
     source = "as given"
     if r_target is None:

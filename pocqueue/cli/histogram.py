@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from rich.text import Text
 
-    from pocqueue.rounds.calibration import Calibration
+    from pocqueue.measure.calibration import Calibration
 
 #: Bars from nothing to a whole cell, in eighths.
 _EIGHTHS = " ▏▎▍▌▋▊▉"
@@ -141,7 +141,7 @@ def save_plot(
     # Not pyplot: no window system, no state that outlives the call.
     from matplotlib.figure import Figure
 
-    from pocqueue.rounds.calibration import ideal_valid_rate
+    from pocqueue.measure.calibration import ideal_valid_rate
 
     histogram = bin_distances(distances, found.r_target, NUM_BARS)
     edges, counts = histogram.edges, histogram.counts

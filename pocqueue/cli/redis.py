@@ -29,8 +29,8 @@ def start() -> None:
 def stop() -> None:
     """Stop the server after it has written everything."""
     from pocqueue.errors import ProcessError
+    from pocqueue.processes.stack_lock import stack_pid
     from pocqueue.settings import load_settings
-    from pocqueue.stack_lock import stack_pid
 
     server = _server()
     if (pid := stack_pid(load_settings().state_dir)) is not None:
@@ -58,7 +58,7 @@ def run(
     ] = False,
 ) -> None:
     """Keep the server running in the foreground until Ctrl-C; start it again if it ends."""
-    from pocqueue.redis_keeper import keep_redis
+    from pocqueue.rounds.redis_keeper import keep_redis
 
     keep_redis(_server(), lambda text: typer.echo(f"Redis {text}"), keep=keep)
 

@@ -32,7 +32,7 @@ def expected_rate(status: RoundStatus, vocab_size: int | None) -> tuple[float | 
         return status.spec.expected_valid_rate, "calibrated"
     if vocab_size is None:
         return None, ""
-    from pocqueue.rounds.calibration import ideal_valid_rate
+    from pocqueue.measure.calibration import ideal_valid_rate
 
     return ideal_valid_rate(status.spec.r_target, vocab_size), "of random directions"
 

@@ -246,7 +246,7 @@ def calibrated(
     backend: Backend, draft: Any, info: Any, valid_rate: float, *, quiet: bool
 ) -> dict[str, Any]:
     """Sample distances of this block on the pool; return the r_target for a valid rate."""
-    from pocqueue.rounds.calibration import check_valid_rate, r_target_for, sample_pool
+    from pocqueue.measure.calibration import check_valid_rate, r_target_for, sample_pool
 
     check_valid_rate(valid_rate, CALIBRATION_SAMPLES)
     view = console(stderr=True)
@@ -342,7 +342,7 @@ def _check_options(
             f"Give one of --r-target and --valid-rate, such as --valid-rate 0.1; {given} were given."
         )
     if valid_rate is not None:
-        from pocqueue.rounds.calibration import check_valid_rate
+        from pocqueue.measure.calibration import check_valid_rate
 
         with option_names():
             check_valid_rate(valid_rate, CALIBRATION_SAMPLES)

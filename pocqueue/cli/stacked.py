@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from rich.text import Text
 
-    from pocqueue.engine.profile import Profile
+    from pocqueue.measure.profile import Profile
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ def up(
     second Ctrl-C cut the stopping short.
     """
     from pocqueue.local_stack import local_stack
-    from pocqueue.processes import stop_signals
+    from pocqueue.processes.tree import stop_signals
     from pocqueue.settings import load_settings
 
     given = {"MODEL": model, "ENGINE": engine, "DEVICE": device, "FLOWER_PORT": flower_port}

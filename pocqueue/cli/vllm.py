@@ -19,7 +19,7 @@ def serve(
     """Serve a model with vLLM, and proof rounds on it. All other options are passed on to vLLM.
 
     Short for: VLLM_PLUGINS=pocqueue vllm serve MODEL --worker-extension-cls
-    pocqueue.engine.vllm_worker.PoCWorker
+    pocqueue.engine.vllm.worker.PoCWorker
     """
     from importlib.util import find_spec
 

@@ -59,13 +59,13 @@ def load_engine(
 
 
 def _load_torch(options: EngineOptions, on_progress: OnProgress) -> Engine:
-    from pocqueue.engine.torch_loader import load_torch_engine
+    from pocqueue.engine.torch_model.loader import load_torch_engine
 
     return load_torch_engine(options, on_progress)
 
 
 def _load_vllm(options: EngineOptions, on_progress: OnProgress) -> Engine:
-    from pocqueue.engine.vllm_engine import load_vllm_engine
+    from pocqueue.engine.vllm.engine import load_vllm_engine
 
     if find_spec("vllm") is None:
         raise EngineError(
@@ -76,7 +76,7 @@ def _load_vllm(options: EngineOptions, on_progress: OnProgress) -> Engine:
 
 
 def _load_vllm_server(options: EngineOptions, on_progress: OnProgress) -> Engine:
-    from pocqueue.engine.vllm_server import connect_vllm_server
+    from pocqueue.engine.vllm.server import connect_vllm_server
 
     return connect_vllm_server(options, on_progress)
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pocqueue.poc.config import PoCConfig
 
 #: What an operator gives vLLM as ``--worker-extension-cls``; see ``vllm_worker.py``.
-EXTENSION = "pocqueue.engine.vllm_worker.PoCWorker"
+EXTENSION = "pocqueue.engine.vllm.worker.PoCWorker"
 
 #: Receives one short line of text whenever loading a model gets on; called in the loading thread.
 OnProgress = Callable[[str], None]

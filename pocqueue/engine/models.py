@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pocqueue.engine.base import OnProgress
-from pocqueue.engine.embedded import EMBEDDED, ensure_embedded_model
 from pocqueue.engine.fingerprint import OnBytes, fingerprint, read_config
+from pocqueue.engine.torch_model.embedded import EMBEDDED, ensure_embedded_model
 from pocqueue.errors import ModelNotFound
 
 # What the hub allows: OWNER/NAME, or NAME alone for its oldest models.

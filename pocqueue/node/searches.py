@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
+from pocqueue.delegation.client import DelegationClient, RemoteModel
 from pocqueue.engine.base import EngineInfo
 from pocqueue.errors import (
     DelegationError,
@@ -24,18 +25,17 @@ from pocqueue.errors import (
     OutboxError,
     PocqueueError,
 )
-from pocqueue.node.delegation_client import DelegationClient, RemoteModel
 from pocqueue.node.engine_host import EngineHost
+from pocqueue.node.follower import SessionRunner
 from pocqueue.node.keys import SigningKey
 from pocqueue.node.metrics import NodeMetrics
-from pocqueue.node.node_round import NodeRound
 from pocqueue.node.outbox import Outbox, Session
 from pocqueue.node.postman import Postman
-from pocqueue.node.runner import SessionRunner
+from pocqueue.node.round import NodeRound
+from pocqueue.node.sources import EngineWork, QueueWork, RemoteWork, Work
 from pocqueue.node.spot_check import SpotCheck
-from pocqueue.node.work import EngineWork, QueueWork, RemoteWork, Work
 from pocqueue.rounds.backend import Backend
-from pocqueue.rounds.session_model import dimensions
+from pocqueue.rounds.sessions.model import dimensions
 from pocqueue.rounds.start import check_seq_len
 from pocqueue.rounds.store import KEEP_ENDED_MS
 from pocqueue.settings import DelegationSettings, NodeSettings, Settings

@@ -24,12 +24,12 @@ from pocqueue.errors import (
     PocqueueError,
 )
 from pocqueue.node.engine_host import EngineHost
+from pocqueue.node.follower import SessionRunner
 from pocqueue.node.keys import SigningKey
 from pocqueue.node.metrics import NodeMetrics
-from pocqueue.node.node_round import NodeRound
 from pocqueue.node.outbox import Counts, Letter, NewLetter, Outbox, Session
 from pocqueue.node.postman import Postman
-from pocqueue.node.runner import SessionRunner
+from pocqueue.node.round import NodeRound
 from pocqueue.node.searches import VERDICTS, Search, Searches, work_kind
 from pocqueue.node.signing import sign_body
 from pocqueue.poc.data import ProofBatch, ValidatedBatch, check_length

@@ -11,13 +11,13 @@ import asyncio
 import logging
 from collections import deque
 
+from pocqueue.delegation.client import RemoteModel
 from pocqueue.engine.base import EngineInfo
 from pocqueue.errors import OutboxError, PocqueueError
-from pocqueue.node.delegation_client import RemoteModel
 from pocqueue.node.engine_host import EngineHost
 from pocqueue.node.metrics import NodeMetrics
-from pocqueue.node.node_round import NodeRound
 from pocqueue.node.outbox import Outbox
+from pocqueue.node.round import NodeRound
 from pocqueue.node.sampling import FRAUD_THRESHOLD, Sampler, SessionCheck
 from pocqueue.poc.data import PROBABILITY_MISMATCH, ProofBatch, is_mismatch
 

@@ -35,9 +35,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from pocqueue.engine.base import EngineInfo
 from pocqueue.errors import InvalidRound, ProofFileError
+from pocqueue.measure.calibration import ideal_valid_rate
 from pocqueue.poc.data import ProofBatch, check_length
 from pocqueue.poc.nonces import index_of
-from pocqueue.rounds.calibration import ideal_valid_rate
 from pocqueue.rounds.records import ProofEntry, RoundStatus
 from pocqueue.rounds.spec import RoundSpec, RoundState
 

@@ -14,7 +14,7 @@ from pocqueue.errors import StoreUnavailable
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.lease import LeaderLease
 from pocqueue.rounds.records import AssignedRange, RoundStatus
-from pocqueue.rounds.service import SchedulerService
+from pocqueue.rounds.scheduler import SchedulerService
 from pocqueue.rounds.task_names import DELIVER_PROOFS, IO_QUEUE, RUN_RANGE
 from pocqueue.settings import Settings
 

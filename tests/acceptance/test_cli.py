@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pocqueue.rounds.spec import RoundState
-from tests.acceptance.stack import Stack
+from tests.support.stack import Stack
 
 
 def pocqueue(stack: Stack, *argv: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from pocqueue.node.keys import SigningKey
-from tests.acceptance.delegation_parts import (
+from tests.support.delegation_parts import (
     POW,
     TOKEN,
     BigNode,
@@ -24,7 +24,7 @@ from tests.acceptance.delegation_parts import (
     Wire,
     block,
 )
-from tests.acceptance.stack import Stack
+from tests.support.stack import Stack
 
 #: With r_target 2 every nonce is valid, so that a missing one shows.
 ENOUGH = 400

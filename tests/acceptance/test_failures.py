@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pocqueue.rounds.redis_server import RedisServer
 from pocqueue.rounds.spec import RoundState
-from tests.acceptance.stack import Stack
+from tests.support.stack import Stack
 
 #: Enough to outlast a worker's death and the time until it is noticed.
 NUM_NONCES = 4000

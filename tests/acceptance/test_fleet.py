@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.fleet import is_wrong, main, run_fleet
-from benchmarks.fleet_report import plot, table
-from benchmarks.fleet_rounds import PLANS
+from benchmarks.fleet.__main__ import is_wrong, main, run_fleet
+from benchmarks.fleet.report import plot, table
+from benchmarks.fleet.rounds import PLANS
 
 
 def test_nothing_is_lost_nor_twice_while_gpus_die(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from pocqueue.rounds.spec import RoundState
-from tests.acceptance.stack import Stack
+from tests.support.stack import Stack
 
 
 def test_two_workers_check_every_nonce_exactly_once(stack: Stack) -> None:

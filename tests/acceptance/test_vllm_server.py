@@ -17,10 +17,10 @@ import psutil
 import pytest
 
 from pocqueue.rounds.spec import RoundState
-from tests.acceptance.stack import Stack
-from tests.conftest import wait_until
-from tests.unit.poc.callback_receiver import receiving, until
-from tests.vllm_parts import VllmServer, need_vllm, served_model
+from tests.support.callback_receiver import receiving
+from tests.support.stack import Stack
+from tests.support.vllm_parts import VllmServer, need_vllm, served_model
+from tests.support.waiting import until, wait_until
 
 need_vllm()
 

@@ -64,11 +64,11 @@ def _choose(device: torch.device) -> Kernels:
 
 def _fast_kernels(device: torch.device) -> Kernels | None:
     if device.type == "cpu":
-        from pocqueue.poc.kernels.cpu import CpuKernels
+        from pocqueue.poc.kernels.cpu.kernels import CpuKernels
 
         return CpuKernels()
     if device.type == "cuda":
-        from pocqueue.poc.kernels.cuda import CudaKernels
+        from pocqueue.poc.kernels.cuda.kernels import CudaKernels
 
         return CudaKernels(device)
     return None

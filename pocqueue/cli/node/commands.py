@@ -1,0 +1,193 @@
+"""`pocqueue node …`: the small node, its key, and what it signed."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pocqueue.cli.node import key as node_key
+from pocqueue.cli.node.trial import try_node
+from pocqueue.cli.node.verify import verify
+from pocqueue.cli.output import EXIT_INTERRUPTED, console, print_json, seconds
+
+app = typer.Typer(
+    help="The small node: owns the key, delegates or works itself, signs and sends.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(node_key.app, name="key", short_help="Make or show the signing key.")
+app.command("verify", short_help="Check the signatures of batches in a file.")(verify)
+app.command("try", short_help="Play the chain for a running node.")(try_node)
+
+EnvFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--env-file",
+        help="File with lines NAME=value or export NAME=value; the environment goes before it.",
+    ),
+]
+
+
+@app.command("serve", short_help="Serve the node's routes; Ctrl-C ends it.")
+def serve(
+    host: Annotated[str | None, typer.Option(help="Instead of POCQUEUE_NODE_HOST.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Instead of POCQUEUE_NODE_PORT.")
+    ] = None,
+    key: Annotated[Path | None, typer.Option(help="Instead of POCQUEUE_NODE_KEY.")] = None,
+    env_file: EnvFile = None,
+) -> None:
+    """Serve the chain's routes: delegated where DELEGATION_URL and DELEGATION_AUTH_TOKEN are set.
+
+    What it reads is signed and kept in the state folder until its receiver has taken it. Exit code: 0
+    after Ctrl-C or SIGTERM, 2 for bad input.
+    """
+    from pocqueue.env_file import load_env_file
+
+    if env_file is not None:
+        load_env_file(env_file)
+    import logging
+
+    import uvicorn
+
+    from pocqueue.logs import log_to_stderr
+    from pocqueue.node.app import create_app
+    from pocqueue.settings import (
+        NODE_PREFIX,
+        load_delegation_settings,
+        load_node_settings,
+        load_settings,
+    )
+    from pocqueue.web.listener import address_of, listen
+
+    settings, delegation, node = load_settings(), load_delegation_settings(), load_node_settings()
+    if key is not None:
+        node = node.model_copy(update={"key": key})
+    log_to_stderr(settings.log_level)
+    application = create_app(settings, delegation, node)
+    # Before anything is resumed or loaded.
+    listener = listen(host or node.host, node.port if port is None else port, NODE_PREFIX)
+    # The server ends by itself on these and raises them once more for whoever was there before.
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda *_: None)
+    mode = f"delegates to {delegation.url}" if delegation.is_delegating else "works by itself"
+    logging.getLogger(__name__).info(
+        "Small node on http://%s: DELEGATION %s, it %s.",
+        address_of(listener),
+        "on" if delegation.is_delegating else "off",
+        mode,
+    )
+    config = uvicorn.Config(
+        application,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws="none",
+        # Long polls of our own end with the searches.
+        timeout_graceful_shutdown=10,
+    )
+    with listener:
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+@app.command("status", short_help="Show how a node stands.")
+def status(
+    url: Annotated[str | None, typer.Option(help="Of the node. [default: by the settings]")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Again every second.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show how a node stands: what it does, what it received, what waits to be sent."""
+    from pocqueue.settings import load_node_settings
+
+    if url is None:
+        settings = load_node_settings()
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        url = f"http://{host}:{settings.port}"
+    if not watch:
+        found = _fetch(url)
+        if as_json:
+            print_json(found)
+        else:
+            console().print(_table(found))
+        return
+    from rich.live import Live
+
+    try:
+        with Live(console=console(), auto_refresh=False) as live:
+            while True:
+                live.update(_table(_fetch(url)), refresh=True)
+                time.sleep(1.0)
+    except KeyboardInterrupt:
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def _fetch(url: str) -> dict[str, Any]:
+    import httpx
+
+    from pocqueue.errors import NodeError
+
+    try:
+        reply = httpx.get(f"{url.rstrip('/')}/api/v1/pow/status", timeout=5, trust_env=False)
+        found = reply.json()
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, RecursionError) as exc:
+        # What is no JSON is no small node, whatever the decoder says of it.
+        reason = str(exc) if isinstance(exc, httpx.HTTPError | httpx.InvalidURL) else ""
+        raise NodeError(
+            f"No small node answers at {url} ({reason or type(exc).__name__}): start one with "
+            "`pocqueue node serve`, or give its --url."
+        ) from None
+    if (
+        reply.status_code == 200
+        and isinstance(found, dict)
+        and isinstance(found.get("outbox"), dict)
+    ):
+        return found
+    detail = found.get("detail") if isinstance(found, dict) else None
+    if reply.status_code == 503 and isinstance(detail, str):
+        raise NodeError(f"The small node at {url} cannot say how it stands: {detail}")
+    raise NodeError(
+        f"What answers at {url} is no small node (HTTP {reply.status_code}): give the --url of one."
+    )
+
+
+def _table(found: dict[str, Any]) -> Any:
+    from rich.markup import escape
+    from rich.table import Table
+
+    outbox = found.get("outbox", {})
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold")
+    table.add_column()
+    lag = found.get("poll_lag_seconds")
+    mode = "delegation" if found.get("delegation_mode") else "local"
+    rows = [
+        ("status", str(found.get("status"))),
+        ("mode", f"{mode}, {found.get('gpu_count', 0)} GPUs"),
+        ("session", str(found.get("session_id") or "none")),
+        ("block", str(found.get("block_hash") or "none")),
+        (
+            "received",
+            f"{found.get('total_nonces', 0):,} valid nonces in {found.get('total_batches', 0):,} batches",
+        ),
+        (
+            "outbox",
+            (
+                f"{outbox.get('waiting', 0):,} waiting (oldest {seconds(outbox.get('oldest_seconds', 0))}), "
+                f"{outbox.get('refused', 0):,} refused, {outbox.get('held', 0):,} held"
+            ),
+        ),
+        ("recomputed", f"{found.get('sampled_nonces', 0):,} nonces"),
+        ("big node heard", "-" if lag is None else f"{seconds(lag)} ago"),
+        ("signer", str(found.get("signer"))),
+    ]
+    for name, value in rows:
+        table.add_row(name, escape(value))
+    if found.get("fraud_detected"):
+        table.add_row("[red]fraud[/red]", "the session was stopped; nothing more of it is sent")
+    if found.get("error"):
+        table.add_row("[red]error[/red]", escape(str(found["error"])))
+    return table

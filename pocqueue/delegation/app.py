@@ -1,0 +1,153 @@
+"""The delegation service as an application: the composition root of each of its processes.
+
+    uvicorn.run("pocqueue.delegation.app:create_app", factory=True, workers=N)
+
+All that sessions are is in Redis: processes may come and go in the middle of one, and any of them
+answers any request.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from types import FrameType
+from typing import Any
+
+from fastapi import FastAPI
+
+from pocqueue import __version__
+from pocqueue.delegation.customers import Customers, TokensFile, tokens_path
+from pocqueue.delegation.drain_response import expect_cut_replies
+from pocqueue.delegation.metrics import RequestTimes, metrics_router, request_histogram
+from pocqueue.delegation.routes import PREFIX, Delegation, delegation_router
+from pocqueue.errors import SettingsError
+from pocqueue.logs import log_to_stderr
+from pocqueue.rounds.backend import Backend
+from pocqueue.rounds.sessions.control import SessionDesk
+from pocqueue.rounds.sessions.reader import SessionReader
+from pocqueue.settings import (
+    MIN_TOKEN_LENGTH,
+    DelegationSettings,
+    Settings,
+    load_delegation_settings,
+    load_settings,
+)
+from pocqueue.web.access import Access
+from pocqueue.web.body_limit import BodyLimit
+
+#: Requests have no lists in them: the longest texts and the parameters take a few thousand bytes.
+MAX_BODY_BYTES = 64 << 10
+
+_DESCRIPTION = """
+Searches nonces for small nodes on the GPUs of a big one.
+
+A small node starts a *session*, fetches its *batches* until a reply has `session_active: false`, and
+signs them with a key that never leaves it. Sessions end by themselves after their window. Every route
+is also there without its prefix. Errors are `{"detail": sentence}`.
+"""
+
+
+def service_token(delegation: DelegationSettings) -> str:
+    """Return the token that a big node has to have.
+
+    Raises:
+        SettingsError: there is none, or it can be guessed.
+    """
+    token = "" if delegation.auth_token is None else delegation.auth_token.get_secret_value()
+    if len(token) < MIN_TOKEN_LENGTH:
+        found = f"has {len(token)} characters" if token else "is not set"
+        raise SettingsError(
+            f"DELEGATION_AUTH_TOKEN {found}; a big node needs one of {MIN_TOKEN_LENGTH} or more, the "
+            "same as on its small nodes. Make one with `python3 -c 'import secrets; "
+            "print(secrets.token_urlsafe(32))'`."
+        )
+    return token
+
+
+def create_app(
+    settings: Settings | None = None, delegation: DelegationSettings | None = None
+) -> FastAPI:
+    """Make the application.
+
+    Args:
+        settings: of this process; None: from the environment, as uvicorn's processes want it, and
+            logging is set up as well.
+        delegation: of the service; None: from the environment.
+
+    Raises:
+        SettingsError: a setting is missing or not allowed, or the file of customers cannot be used.
+    """
+    if settings is None:
+        settings = load_settings()
+        log_to_stderr(settings.log_level)
+    delegation = delegation or load_delegation_settings()
+    customers = Customers(service_token(delegation), TokensFile(tokens_path(settings, delegation)))
+    expect_cut_replies()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        # A Redis that is away is waited for: until then every route says so.
+        with Backend.open(settings, start=True, check=False) as backend:
+            async with SessionReader(backend.url) as reader:
+                app.state.delegation = Delegation(
+                    settings=delegation,
+                    access=Access(customers, reader.client, reader.url, delegation.auth_failures),
+                    desk=SessionDesk(
+                        backend,
+                        max_sessions=delegation.max_sessions,
+                        window_s=delegation.window_seconds,
+                        any_model=delegation.any_model,
+                        callback_private=settings.callback_private,
+                    ),
+                    reader=reader,
+                )
+                app.state.backend = backend
+                with _ending_waits(reader):
+                    yield
+
+    app = FastAPI(
+        title="pocqueue delegation",
+        version=__version__,
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        # A path is one thing: no redirects from `/status/`.
+        redirect_slashes=False,
+    )
+    router = delegation_router()
+    app.include_router(router, prefix=PREFIX)
+    # Once is enough in the OpenAPI document.
+    app.include_router(router, include_in_schema=False)
+    histogram = request_histogram()
+    app.include_router(metrics_router(histogram))
+    app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
+    app.add_middleware(RequestTimes, histogram=histogram)
+    return app
+
+
+@contextmanager
+def _ending_waits(reader: SessionReader) -> Iterator[None]:
+    """Let nobody wait for batches any more once the server is told to end.
+
+    The server answers all requests before it ends the application, so nobody else would tell.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before: dict[signal.Signals, Any] = {}
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        reader.end_waits()
+        handler = before[signal.Signals(signum)]
+        if callable(handler):
+            handler(signum, frame)
+
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        before[signum] = signal.signal(signum, end)
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            if signal.getsignal(signum) is end:
+                signal.signal(signum, handler)

@@ -1,0 +1,347 @@
+"""The delegation API of a big node, as its small node calls it (WIRE.md section 1).
+
+Works with big nodes of ours, which take a cursor and wait with their answer, and with those of today,
+which hand every batch out once. What goes wrong is a `DelegationError` that says what to check.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import ssl
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, Field, ValidationError
+
+from pocqueue.errors import DelegationError, SettingsError
+from pocqueue.node.round import NodeRound
+from pocqueue.poc.data import ProofBatch
+
+#: Of one request, beside the time that the big node is asked to wait.
+TIMEOUT_S = 10.0
+#: Largest reply that is read: two million nonces, more than a session finds.
+MAX_REPLY_BYTES = 128 << 20
+#: Beside that, of a big node that sets up its GPUs before it answers to `start`.
+START_WAIT_S = 20.0
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class StartedSession:
+    """What a big node said to `start`."""
+
+    session_id: str
+    gpu_count: int
+    message: str
+    #: What it searches with; empty where it does not say.
+    model: RemoteModel
+
+
+class RemoteModel(BaseModel):
+    """What a big node of ours says about the model of a session; empty: nothing."""
+
+    model: str = ""
+    model_fingerprint: str = ""
+    model_dtype: str = ""
+    model_runtime: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPage:
+    """What a big node said to `batches`."""
+
+    batches: list[ProofBatch]
+    active: bool
+    status: str
+    #: Where the next page begins; None: the big node knows no cursors.
+    cursor: str | None
+
+
+class _Started(RemoteModel):
+    # It comes into paths, file and log lines.
+    session_id: str = Field(max_length=256, pattern=r"^[\x21-\x7e]+$")
+    gpu_count: int = Field(default=0, ge=0)
+    message: str = ""
+
+
+class _Batch(BaseModel):
+    public_key: str
+    block_hash: str
+    block_height: int
+    nonces: list[int] = Field(max_length=1_000_000)
+    dist: list[float] = Field(max_length=1_000_000)
+    node_id: int = 0
+
+
+class _Page(BaseModel):
+    batches: list[_Batch]
+    session_active: bool
+    status: str = ""
+    cursor: str | None = Field(default=None, max_length=256)
+
+
+class DelegationClient:
+    """A client of one big node; an async context manager.
+
+    Args:
+        url: of the big node, such as ``http://192.168.1.100:9090``.
+        token: its token for us.
+        ca: PEM file with the authority of its certificate; None: the system's.
+        timeout_s: seconds for one request, beside a wait that was asked for.
+
+    Raises:
+        SettingsError: the PEM file cannot be read.
+        DelegationError: the URL or the token cannot be one.
+    """
+
+    def __init__(
+        self, url: str, token: str, *, ca: Path | None = None, timeout_s: float = TIMEOUT_S
+    ) -> None:
+        self.url = url.rstrip("/")
+        self._token = token
+        self._timeout_s = timeout_s
+        # In a URL a token ends up in logs, so only where the big node reads it nowhere else.
+        self._token_in_query = False
+        # To make a context takes tens of milliseconds.
+        verify = tls_context(ca) if self.url.startswith("https:") else False
+        try:
+            self._http = httpx.AsyncClient(
+                base_url=f"{self.url}/api/v1/delegation",
+                # Uncompressed: so many bytes of a reply are so many in memory.
+                headers={"Authorization": f"Bearer {token}", "Accept-Encoding": "identity"},
+                timeout=timeout_s,
+                verify=verify,
+                # A proxy of the environment is for other traffic.
+                trust_env=False,
+            )
+        except (httpx.InvalidURL, UnicodeError):
+            raise DelegationError(
+                f"{self.url!r} with its token cannot be asked. Check DELEGATION_URL and "
+                "DELEGATION_AUTH_TOKEN, or delegation_url and delegation_auth_token of the request.",
+                is_final=True,
+            ) from None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def start(self, node_round: NodeRound) -> StartedSession:
+        """Start a session. Where the answer breaks off it is asked again, once, for the same one.
+
+        Raises:
+            DelegationError: unreachable, or refused: wrong token, too many sessions, another model …
+        """
+        # One of ours knows by the id that it is the same request; others ignore it.
+        body = node_round.start_body() | self._as_field | {"request_id": str(uuid.uuid4())}
+        try:
+            reply = await self._post("/start", body, START_WAIT_S)
+        except DelegationError as exc:
+            if not isinstance(exc.__cause__, httpx.RemoteProtocolError | httpx.ReadError):
+                raise
+            reply = await self._post("/start", body, START_WAIT_S)
+        started = self._read(_Started, reply)
+        model = RemoteModel(**started.model_dump(include=set(RemoteModel.model_fields)))
+        return StartedSession(started.session_id, started.gpu_count, started.message, model)
+
+    async def batches(self, session_id: str, cursor: str, wait_s: float) -> BatchPage:
+        """Fetch the batches behind a cursor.
+
+        Args:
+            session_id: from `start`.
+            cursor: of the page before, empty before the first.
+            wait_s: seconds that the big node may wait for something to say.
+
+        Raises:
+            DelegationError: unreachable, or the session is not known (any more).
+        """
+        query = {"cursor": cursor, "wait": f"{wait_s:g}"}
+        path = f"/batches/{quote(session_id, safe='')}"
+        if self._token_in_query:
+            reply = await self._ask("GET", path, params=query | self._as_field, wait_s=wait_s)
+        else:
+            reply = await self._ask("GET", path, params=query, wait_s=wait_s)
+            if _wants_query_token(reply):
+                reply = await self._ask("GET", path, params=query | self._as_field, wait_s=wait_s)
+                self._token_in_query = reply.status_code == 200
+        page = self._read(_Page, self._checked(reply))
+        batches = [ProofBatch(**batch.model_dump()) for batch in page.batches]
+        return BatchPage(batches, page.session_active, page.status[:100], page.cursor)
+
+    async def stop(self, session_id: str) -> None:
+        """Stop a session; what it found can still be fetched.
+
+        Raises:
+            DelegationError: unreachable, or the session is not known (any more).
+        """
+        await self._post("/stop", {"session_id": session_id} | self._as_field, 0.0)
+
+    @property
+    def _as_field(self) -> dict[str, str]:
+        return {"auth_token": self._token}
+
+    async def _post(self, path: str, body: dict[str, Any], wait_s: float) -> httpx.Response:
+        try:
+            # For all of it: nobody may hold up what comes next by answering a byte at a time.
+            async with asyncio.timeout(self._timeout_s + wait_s):
+                return self._checked(await self._ask("POST", path, wait_s=wait_s, json=body))
+        except TimeoutError as exc:
+            raise self._unreachable(exc, wait_s) from exc
+
+    async def _ask(
+        self, method: str, path: str, *, wait_s: float = 0.0, **parts: Any
+    ) -> httpx.Response:
+        """Return the reply, whatever its status."""
+        timeout = httpx.Timeout(self._timeout_s + wait_s, connect=self._timeout_s)
+        request = self._http.build_request(method, path, timeout=timeout, **parts)
+        try:
+            reply = await self._http.send(request, stream=True)
+            try:
+                content = bytearray()
+                async for piece in reply.aiter_raw():
+                    content += piece
+                    if len(content) > MAX_REPLY_BYTES:
+                        raise DelegationError(
+                            f"The big node at {self.url} answers with more than "
+                            f"{MAX_REPLY_BYTES >> 20} MiB, which no session needs",
+                            is_final=True,
+                        )
+            finally:
+                await reply.aclose()
+        # UnicodeError: a host name that cannot be written for DNS.
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as exc:
+            if isinstance(exc, DelegationError):
+                raise
+            raise self._unreachable(exc, wait_s) from exc
+        return httpx.Response(reply.status_code, headers=reply.headers, content=bytes(content))
+
+    def _checked(self, reply: httpx.Response) -> httpx.Response:
+        """Return a reply that is none of an error.
+
+        Raises:
+            DelegationError: it is.
+        """
+        if reply.status_code == 200:
+            return reply
+        raise DelegationError(
+            self._refusal(reply),
+            is_final=reply.status_code < 500 and reply.status_code not in {408, 425, 429},
+            status=reply.status_code,
+        )
+
+    def _refusal(self, reply: httpx.Response) -> str:
+        """Return the sentence of an error answer."""
+        status = reply.status_code
+        if 300 <= status < 400:
+            return (
+                f"{self.url} answers with a redirect (HTTP {status}), and redirects are not followed. "
+                "Set DELEGATION_URL to where it leads"
+            )
+        detail: object = None
+        with contextlib.suppress(ValueError, AttributeError, RecursionError):
+            detail = reply.json().get("detail")
+        if isinstance(detail, list):
+            # FastAPI's own; what was sent is in there too, and stays out of messages.
+            with contextlib.suppress(LookupError, TypeError):
+                place = ".".join(str(part) for part in detail[0]["loc"])
+                detail = f"HTTP {status} from the big node ({place}: {detail[0]['msg']})"
+        if not isinstance(detail, str) or not detail.strip():
+            detail = f"HTTP {status} from the big node"
+        elif detail in {"Not Found", "Method Not Allowed"}:
+            # The answer of a server that has no such path.
+            detail = f"{self.url} is no delegation service (HTTP {status}: {detail}). Check DELEGATION_URL"
+        # One line, and nothing that a terminal would obey.
+        shown = "".join(c if c.isprintable() else " " for c in detail[:500])
+        return shown.replace(self._token, "…")
+
+    def _unreachable(self, exc: BaseException, wait_s: float) -> DelegationError:
+        connecting = isinstance(exc, httpx.ConnectTimeout)
+        return DelegationError(
+            f"{_cause(exc, self._timeout_s + (0.0 if connecting else wait_s))}. Check that the delegation service runs at "
+            f"{self.url}, that DELEGATION_URL is right and that the port is open between the nodes.",
+            is_final=False,
+        )
+
+    def _read(self, kind: type[Model], reply: httpx.Response) -> Model:
+        try:
+            return kind.model_validate_json(reply.content)
+        except ValidationError as exc:
+            problem = exc.errors()[0]
+            field = ".".join(str(part) for part in problem["loc"]) or "the reply"
+            raise DelegationError(
+                f"The big node at {self.url} answers what no delegation service does "
+                f"({field[:80]}: {problem['msg']}). Check DELEGATION_URL.",
+                is_final=False,
+            ) from None
+
+
+def tls_context(ca: Path | None) -> ssl.SSLContext:
+    """Return what the certificates of big nodes are checked with.
+
+    Args:
+        ca: PEM file with their authority; None: the system's.
+
+    Raises:
+        SettingsError: the file cannot be read.
+    """
+    try:
+        return ssl.create_default_context(cafile=None if ca is None else str(ca))
+    except (OSError, ssl.SSLError) as exc:
+        raise SettingsError(
+            f"DELEGATION_TLS_CA is {str(ca)!r}, which cannot be read as PEM certificates "
+            f"({getattr(exc, 'strerror', None) or 'no certificate in it'}): give the authority's file."
+        ) from None
+
+
+def _wants_query_token(reply: httpx.Response) -> bool:
+    """Say whether a big node did not see the token in the header; today's read the query and nothing else."""
+    knows_headers = "bearer" in reply.headers.get("WWW-Authenticate", "").lower()
+    return reply.status_code in {400, 401, 403, 422} and not knows_headers
+
+
+def _cause(exc: BaseException, timeout_s: float) -> str:
+    """Say in a few words why there is no answer."""
+    for error in _chain(exc):
+        if isinstance(error, ssl.SSLError):
+            reason = getattr(error, "verify_message", None) or error.reason or "no TLS there"
+            return f"TLS failed ({reason})"
+        if isinstance(error, OSError) and error.errno is not None:
+            return (
+                error.strerror if error.errno < 0 and error.strerror else os.strerror(error.errno)
+            )
+    if isinstance(exc, httpx.TimeoutException | TimeoutError):
+        return f"No answer within {timeout_s:g} s"
+    if isinstance(exc, httpx.RemoteProtocolError | httpx.NetworkError):
+        return "The connection was closed before the answer was complete"
+    if isinstance(exc, UnicodeError):
+        return "The host name cannot be one"
+    # Some of these repeat what was sent, the token with it.
+    return type(exc).__name__
+
+
+def _chain(exc: BaseException | None) -> Iterator[BaseException]:
+    while exc is not None:
+        if isinstance(exc, BaseExceptionGroup):
+            for inner in exc.exceptions:
+                yield from _chain(inner)
+        yield exc
+        exc = exc.__cause__ or exc.__context__

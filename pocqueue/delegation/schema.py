@@ -1,0 +1,321 @@
+"""Bodies of the delegation routes: WIRE.md section 1.
+
+Bounds are those of a round (`rounds/spec.py`); what depends on the deployed model is checked when the
+session starts. Unknown fields are ignored: clients of several generations send more than is needed.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from pocqueue.errors import InvalidRound
+from pocqueue.rounds.sessions.model import ModelWish
+from pocqueue.rounds.spec import (
+    MAX_BATCH_SIZE,
+    MAX_BLOCK_HEIGHT,
+    MAX_NODE_COUNT,
+    HttpUrl,
+    RoundSpec,
+    Text,
+)
+from pocqueue.rounds.start import draft_spec
+from pocqueue.web.errors import error_answers
+
+#: Any dimension of a model.
+Dimension = Annotated[int, Field(ge=1, le=2**31 - 1)]
+_SESSION_ID = "7f9c24e8-3b12-4fef-91d0-4a1c8a3b5d11"
+_BATCH: dict[str, Any] = {
+    "public_key": "MYKEY",
+    "block_hash": "0xabc",
+    "block_height": 100,
+    "nonces": [12, 57],
+    "dist": [1.3712, 1.3589],
+    "node_id": 0,
+}
+
+
+class Params(BaseModel):
+    """The model that is meant. Other fields of older clients are accepted and not looked at."""
+
+    model: Text | None = Field(
+        default=None,
+        description="Name of the deployed model, or the first digits (8 or more) of its fingerprint.",
+    )
+    seq_len: int = Field(default=256, ge=1, description="Positions of one nonce's input.")
+    dim: Dimension | None = Field(default=None, description="Width of an input embedding.")
+    n_layers: Dimension | None = None
+    n_heads: Dimension | None = None
+    n_kv_heads: Dimension | None = None
+    vocab_size: Dimension | None = None
+
+    def to_wish(self) -> ModelWish:
+        """Return what is said about the model."""
+        return ModelWish(**self.model_dump(exclude={"seq_len"}))
+
+
+class StartBody(BaseModel):
+    """A session as a small node asks for it."""
+
+    model_config = ConfigDict(
+        allow_inf_nan=False,
+        json_schema_extra={
+            "examples": [
+                {
+                    "node_id": 0,
+                    "node_count": 1,
+                    "block_hash": "0xabc",
+                    "block_height": 100,
+                    "public_key": "MYKEY",
+                    "batch_size": 32,
+                    "r_target": 1.38,
+                    "fraud_threshold": 0.01,
+                    "params": {"model": "embedded", "seq_len": 256},
+                    "auth_token": "YOUR-TOKEN",
+                }
+            ]
+        },
+    )
+
+    node_id: int = Field(ge=0, description="Which of the nodes this is, below node_count.")
+    node_count: int = Field(ge=1, le=MAX_NODE_COUNT, description="How many share the nonces.")
+    block_hash: Text
+    block_height: int = Field(ge=0, le=MAX_BLOCK_HEIGHT)
+    public_key: Text
+    batch_size: int = Field(
+        default=32, ge=1, le=MAX_BATCH_SIZE, description="Nonces of one forward pass."
+    )
+    r_target: float = Field(gt=0, le=2, description="Distance that a nonce has to stay below.")
+    fraud_threshold: float = Field(default=0.01, gt=0, lt=1)
+    params: Params = Field(default_factory=Params)
+    auth_token: str | None = Field(default=None, description="The token, where no header has it.")
+    request_id: UUID | None = Field(
+        default=None,
+        description="Your own name for this request. Asked again with the same one, as after an answer "
+        "that was lost, the same session is the answer.",
+    )
+    callback_url: HttpUrl | None = Field(
+        default=None,
+        description="Where batches are posted as well (`/generated` is appended); a public address.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_unset(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("params", ...) is None:
+            return {k: v for k, v in value.items() if k != "params"}
+        return value
+
+    def to_draft(self) -> RoundSpec:
+        """Return what is to be searched.
+
+        Raises:
+            InvalidRound: a field is out of bounds.
+        """
+        fields = self.model_dump(exclude={"params", "auth_token", "request_id"})
+        return draft_spec(**fields, seq_len=self.params.seq_len)
+
+    @model_validator(mode="after")
+    def _node_id_below_count(self) -> StartBody:
+        if self.node_id >= self.node_count:
+            raise InvalidRound(
+                "node_id",
+                self.node_id,
+                f"a whole number from 0 to node_count - 1 = {self.node_count - 1}",
+            )
+        return self
+
+
+class StartAnswer(BaseModel):
+    """A session that began."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "session_id": _SESSION_ID,
+                    "status": "initializing",
+                    "message": "Session created with 100 GPU groups",
+                    "gpu_count": 100,
+                    "model": "embedded",
+                    "model_fingerprint": "0" * 64,
+                    "model_dtype": "bfloat16",
+                    "model_runtime": "vllm",
+                    "expires_in": 330.0,
+                }
+            ]
+        }
+    )
+
+    session_id: str
+    status: str
+    message: str = Field(description="With a warning behind it where another model is searched.")
+    gpu_count: int = Field(description="Live GPUs that search for it.")
+    model: str
+    model_fingerprint: str = Field(description="SHA-256 over its configuration and weights.")
+    model_dtype: str = Field(description="Arithmetic, such as bfloat16.")
+    model_runtime: str = Field(description="What runs it, such as torch, vllm or vllm-x2.")
+    expires_in: float = Field(description="Seconds after which the session ends by itself.")
+
+
+class BatchAnswer(BaseModel):
+    """Valid nonces of one batch: a `ProofBatch`."""
+
+    public_key: str
+    block_hash: str
+    block_height: int
+    nonces: list[int]
+    dist: list[float]
+    node_id: int
+
+
+class BatchesAnswer(BaseModel):
+    """Batches of a session, oldest first, and how it stands."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "session_id": _SESSION_ID,
+                    "batches": [_BATCH],
+                    "session_active": True,
+                    "status": "generating",
+                    "total_batches_generated": 50,
+                    "cursor": "1800000000000-50",
+                }
+            ]
+        }
+    )
+
+    session_id: str
+    batches: list[BatchAnswer]
+    session_active: bool = Field(
+        description="Whether more may come: false only where nothing is left to hand over either."
+    )
+    status: str = Field(description="initializing, generating, stopped, expired or error.")
+    total_batches_generated: int = Field(description="Batches with valid nonces, of all replies.")
+    cursor: str = Field(description="Behind the last batch: for the next request, or again later.")
+    reason: str | None = Field(
+        default=None, description="Why the session ended, where that is known."
+    )
+
+
+class StopBody(BaseModel):
+    """A session that is to end."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"session_id": _SESSION_ID, "auth_token": "YOUR-TOKEN"}]}
+    )
+
+    session_id: str = Field(max_length=256)
+    auth_token: str | None = Field(default=None, description="The token, where no header has it.")
+
+
+class StopAnswer(BaseModel):
+    """A session that ended; its batches can still be fetched."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "session_id": _SESSION_ID,
+                    "status": "stopped",
+                    "message": "Session stopped successfully",
+                    "total_batches_generated": 50,
+                }
+            ]
+        }
+    )
+
+    session_id: str
+    status: str
+    message: str
+    total_batches_generated: int
+
+
+class SessionAnswer(BaseModel):
+    """How a session stands."""
+
+    status: str = Field(description="initializing, generating, stopped, expired or error.")
+    node_id: int
+    gpu_count: int = Field(description="Live GPUs that can search for it.")
+    total_generated: int = Field(description="Batches with valid nonces.")
+    age_seconds: float
+    created_at: float = Field(description="Unix time in seconds.")
+    total_nonces: int = Field(description="Valid nonces.")
+    total_checked: int = Field(description="Nonces searched.")
+
+
+class StatusAnswer(BaseModel):
+    """The sessions of the last hour: the caller's, or all where status is public."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "total_sessions": 1,
+                    "active_sessions": 1,
+                    "max_sessions": 10,
+                    "sessions": {
+                        _SESSION_ID: {
+                            "status": "generating",
+                            "node_id": 0,
+                            "gpu_count": 100,
+                            "total_generated": 50,
+                            "age_seconds": 120.5,
+                            "created_at": 1800000000.0,
+                            "total_nonces": 104,
+                            "total_checked": 51200,
+                        }
+                    },
+                }
+            ]
+        }
+    )
+
+    total_sessions: int
+    active_sessions: int
+    max_sessions: int = Field(description="That the caller may have at a time.")
+    sessions: dict[str, SessionAnswer]
+
+
+class HealthAnswer(BaseModel):
+    """The service and its Redis answer."""
+
+    status: str = "ok"
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return error answers for the OpenAPI document."""
+    return error_answers(_ERRORS, statuses)
+
+
+_ERRORS = {
+    401: (
+        "The token is missing or wrong.",
+        "Invalid auth token: check that DELEGATION_AUTH_TOKEN is the same on both nodes.",
+    ),
+    404: (
+        "The caller has no such session.",
+        f"Session {_SESSION_ID} not found: sessions are kept for an hour after they end. Start another one.",
+    ),
+    409: (
+        "Another model is deployed than the one asked for; names both.",
+        "Model conflict: params ask for 'other'; deployed is embedded (03696e98f7bf@bfloat16@torch). …",
+    ),
+    413: ("The body is too large.", "The body is larger than 65536 bytes."),
+    422: (
+        "A field has a value that is not allowed.",
+        "r_target is 3.0; allowed: a number above 0 and up to 2.",
+    ),
+    429: (
+        "There are as many sessions as there may be, or too many wrong tokens came from this address.",
+        "Maximum sessions (10) reached. The next one ends in 42 s at the latest; try again then, …",
+    ),
+    503: (
+        "No GPU is live, or Redis does not answer.",
+        "No live GPU: none of the big node's workers takes work now. …",
+    ),
+}

@@ -1,0 +1,129 @@
+"""What the ranks of a vLLM engine answer to a call, in plain values; see ``vllm_worker.py``.
+
+    poc_describe   -> {"info": {fields of EngineInfo}, "max_batch_size": int, "max_tokens": int | null}
+    poc_distances  -> {"distances": [float] | null}; null on ranks that do not get the logits
+    poc_time_stages      -> {"stages": {name: float}}, seconds
+    poc_time_forward     -> {"seconds": float}
+    poc_count_parameters -> {"parameters": {fields of MatmulParameters} | null}, of the rank's part
+    any                  -> {"error": sentence} where it cannot be done
+
+Failures are values: a rank that raises leaves the answers of the others in vLLM's queues, and the next
+call, a step of inference perhaps, would take them for its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pocqueue.engine.base import Batch, EngineInfo, check_batch
+from pocqueue.errors import EngineError, InvalidRound
+from pocqueue.measure.profile import MatmulParameters
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """What an engine can run at most, beside the model's own limit of positions."""
+
+    max_batch_size: int  #: sequences of one pass; attention backends have buffers for that many
+    max_tokens: int | None = None  #: batch size times sequence length; None: memory decides
+
+    def check(self, info: EngineInfo, batch: Batch) -> None:
+        """Refuse a batch that is beyond them.
+
+        Raises:
+            InvalidRound: names the field.
+        """
+        check_batch(info, batch, max_batch_size=self.max_batch_size)
+        tokens = batch.batch_size * batch.seq_len
+        if self.max_tokens is not None and tokens > self.max_tokens:
+            raise InvalidRound(
+                "batch_size",
+                batch.batch_size,
+                f"at most {self.max_tokens // batch.seq_len} with seq_len {batch.seq_len}, as this model "
+                f"takes {self.max_tokens} tokens at once (--max-num-batched-tokens)",
+            )
+
+
+def read_description(answers: Sequence[Any]) -> tuple[EngineInfo, BatchLimits]:
+    """Read the ranks' answers to ``poc_describe``.
+
+    Raises:
+        EngineError: one of them says that it cannot make proofs, and why.
+        ValueError: an answer is not what this version of pocqueue gives.
+    """
+    _raise_errors(answers)
+    described = answers[0]
+    if not isinstance(described, dict):
+        raise ValueError(f"a rank described itself as {described!r}")
+    info = EngineInfo.from_dict(described.get("info", {}))
+    return info, read_limits(described)
+
+
+def read_limits(described: dict[str, Any]) -> BatchLimits:
+    """Read the limits of a description.
+
+    Raises:
+        ValueError: they are missing.
+    """
+    size, tokens = described.get("max_batch_size"), described.get("max_tokens")
+    if type(size) is not int or type(tokens) not in {int, type(None)}:
+        raise ValueError(f"max_batch_size is {size!r} and max_tokens is {tokens!r}")
+    return BatchLimits(size, tokens)
+
+
+def read_answers(answers: Sequence[Any], num_nonces: int) -> list[float]:
+    """Read the ranks' answers to ``poc_distances``; every rank that has distances has the same.
+
+    Raises:
+        EngineError: a rank failed, and says why; or none gave one distance for each nonce.
+    """
+    _raise_errors(answers)
+    for answer in answers:
+        distances = answer.get("distances") if isinstance(answer, dict) else None
+        if isinstance(distances, list) and len(distances) == num_nonces:
+            return distances
+    raise EngineError(f"The engine failed: no rank gave distances for {num_nonces} nonces.")
+
+
+def read_stages(answers: Sequence[Any]) -> dict[str, float]:
+    """Read the ranks' answers to ``poc_time_stages``: each stage as long as the slowest rank takes.
+
+    Raises:
+        EngineError: a rank failed, and says why.
+    """
+    _raise_errors(answers)
+    ranks: list[dict[str, float]] = [answer["stages"] for answer in answers]
+    return {stage: max(rank[stage] for rank in ranks) for stage in ranks[0]}
+
+
+def read_seconds(answers: Sequence[Any]) -> float:
+    """Read the ranks' answers to ``poc_time_forward``: as long as the slowest rank takes.
+
+    Raises:
+        EngineError: a rank failed, and says why.
+    """
+    _raise_errors(answers)
+    return max(float(answer["seconds"]) for answer in answers)
+
+
+def read_parameters(answers: Sequence[Any]) -> MatmulParameters | None:
+    """Read the ranks' answers to ``poc_count_parameters``: all parts together; None: unknown.
+
+    Raises:
+        EngineError: a rank failed, and says why.
+    """
+    _raise_errors(answers)
+    counted = [answer["parameters"] for answer in answers]
+    if None in counted:
+        return None
+    parts = [MatmulParameters(**fields) for fields in counted]
+    # The output layer is counted whole by each.
+    return replace(parts[0], per_token=sum(part.per_token for part in parts))
+
+
+def _raise_errors(answers: Sequence[Any]) -> None:
+    for answer in answers:
+        if isinstance(answer, dict) and "error" in answer:
+            raise EngineError(str(answer["error"]))

@@ -1,0 +1,349 @@
+"""Two engines on the same nonces: how far their distances are apart, how many verdicts flip, how fast.
+
+The comparison is a function from distances to numbers. Running an engine is the other half: each has a
+process of its own, so that it has the machine and the device's memory to itself, and what a runtime
+changes process-wide or prints (threads, environment, standard output) touches nothing else.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pocqueue.engine.base import Engine, EngineInfo, OnProgress
+from pocqueue.errors import EngineError, InvalidRound, ModelMismatch
+from pocqueue.logs import log_to_stderr
+from pocqueue.measure.run_in_child import run_in_child
+from pocqueue.poc.config import PoCConfig
+from pocqueue.poc.data import PROBABILITY_MISMATCH, is_valid
+from pocqueue.poc.nonces import split_range
+from pocqueue.settings import Settings
+
+#: Engines whose relative difference is at least this much disagree.
+MAX_RELATIVE_DIFFERENCE = 0.01
+#: So do engines whose differences are at least this much of the spread of the distances. All chords of
+#: a large vocabulary are near the square root of 2 and hardly spread (0.003 for 150,000 logits), so
+#: that the relative difference of two engines that have nothing in common is 0.3 %; this is 1.4 then.
+MAX_SPREAD_DIFFERENCE = 0.5
+#: r_target where none is given: this share of a's nonces is valid.
+DEFAULT_VALID_RATE = 0.1
+
+_TELL_EVERY_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """What one engine gave for the nonces from 0 on."""
+
+    info: EngineInfo
+    distances: list[float]  #: one a nonce; NaN where it is not finite
+    batch_size: int  #: nonces of one pass; a short last batch is padded to it
+    batch_s: list[float]  #: seconds of each pass
+
+    @property
+    def median_batch_s(self) -> float:
+        """Median of the passes, in seconds."""
+        return statistics.median(self.batch_s)
+
+    @property
+    def nonces_per_s(self) -> float:
+        """Nonces per second of the median pass."""
+        return self.batch_size / self.median_batch_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """How the distances of an engine b differ from those of an engine a."""
+
+    num_nonces: int
+    num_compared: int  #: those whose distance is finite in both
+    num_nonfinite_a: int
+    num_nonfinite_b: int
+    relative_difference: float  #: ||a - b|| / ||a||
+    spread_difference: float | None  #: ||a - b|| / ||a - mean(a)||; None where a has no spread
+    median_difference: float  #: of |a - b|, as are the next two
+    p99_difference: float
+    max_difference: float
+    r_target: float
+    num_valid_a: int
+    num_valid_b: int
+    num_only_a: int  #: valid in a, not in b
+    num_only_b: int
+    flips: Flips
+
+    @property
+    def agrees(self) -> bool:
+        """The engines differ by no more than float error can make."""
+        spread = self.spread_difference
+        return self.relative_difference < MAX_RELATIVE_DIFFERENCE and (
+            spread is None or spread < MAX_SPREAD_DIFFERENCE
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, fit for JSON."""
+        return asdict(self) | {
+            "agrees": self.agrees,
+            "interchangeable": self.agrees and self.flips.allowed,
+            "sentence": self.sentence(),
+        }
+
+    def sentence(self) -> str:
+        """Say what it means."""
+        relative = (
+            f"the relative difference of their distances is {share(self.relative_difference)}"
+        )
+        limit = share(MAX_RELATIVE_DIFFERENCE)
+        if self.relative_difference >= MAX_RELATIVE_DIFFERENCE:
+            return f"The engines disagree: {relative}, and float error stays below {limit}."
+        if not self.agrees:
+            assert self.spread_difference is not None
+            return (
+                f"The engines disagree: {relative}, below {limit}, but that is "
+                f"{share(self.spread_difference)} of what distances spread, and float error stays "
+                f"below {share(MAX_SPREAD_DIFFERENCE)}."
+            )
+        agree = f"The engines agree within float error: {relative}, below {limit}"
+        worst = self.flips.worst
+        if worst is None:
+            return f"{agree}; too few nonces are near r_target to say how many verdicts flip."
+        flip = (
+            f"about {share(worst)} of the valid nonces flip, and the fraud test allows "
+            f"{share(PROBABILITY_MISMATCH)}"
+        )
+        if self.flips.allowed:
+            return f"{agree}; proofs of one may be validated with the other: {flip}."
+        return f"{agree}; but do not validate proofs of one with the other: {flip}."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flips:
+    """Which share of valid nonces the other engine is expected to find invalid; None: unknown."""
+
+    share_a: float | None  #: of the nonces valid in a, by b: proofs of a, validated with b
+    share_b: float | None  #: of the nonces valid in b, by a
+    num_near: int  #: nonces near r_target, which this is estimated from
+
+    @property
+    def worst(self) -> float | None:
+        """The larger share of the two; None where one is unknown."""
+        if self.share_a is None or self.share_b is None:
+            return None
+        return max(self.share_a, self.share_b)
+
+    @property
+    def allowed(self) -> bool:
+        """The fraud test takes that many for float error, in both directions."""
+        return self.worst is not None and self.worst <= PROBABILITY_MISMATCH
+
+
+def share(value: float) -> str:
+    """Write a share that may be tiny: ``12.3 %``, ``0.000412 %``."""
+    text = f"{100 * value:.3g}"
+    # 1e-07 is harder to read than its zeros.
+    return f"{100 * value:.12f}".rstrip("0") + " %" if "e-" in text else f"{text} %"
+
+
+def quantile_r_target(distances: Sequence[float], valid_rate: float) -> float:
+    """Return the distance below which a share of nonces lies, by the quantile of type 6.
+
+    Args:
+        distances: those that are not finite are left out.
+        valid_rate: (0, 1).
+
+    Raises:
+        InvalidRound: valid_rate is out of bounds.
+        EngineError: no distance is finite.
+    """
+    import numpy as np
+
+    if not 0 < valid_rate < 1:
+        raise InvalidRound("valid_rate", valid_rate, "a share above 0 and below 1, such as 0.1")
+    finite = [d for d in distances if math.isfinite(d)]
+    if not finite:
+        raise EngineError(
+            f"None of {len(distances):,} distances is a finite number: try another dtype "
+            "(POCQUEUE_DTYPE)."
+        )
+    return float(np.quantile(finite, valid_rate, method="weibull"))
+
+
+def compare(a: Sequence[float], b: Sequence[float], r_target: float) -> Comparison:
+    """Compare two engines' distances of the same nonces.
+
+    Args:
+        a: distances of one engine; those that are not finite, in either, are dropped and counted.
+        b: of the other, for the same nonces in the same order.
+        r_target: a nonce is valid where its distance is below.
+
+    Raises:
+        EngineError: no nonce has a finite distance in both.
+    """
+    import numpy as np
+
+    kept = [
+        pair for pair in zip(a, b, strict=True) if math.isfinite(pair[0]) and math.isfinite(pair[1])
+    ]
+    bad_a, bad_b = (sum(not math.isfinite(d) for d in distances) for distances in (a, b))
+    if not kept:
+        raise EngineError(
+            f"No nonce of {len(a):,} has a finite distance in both engines ({bad_a:,} are not finite "
+            f"in a, {bad_b:,} in b): try another dtype (POCQUEUE_DTYPE)."
+        )
+    first, second = np.asarray(kept, dtype=np.float64).T
+    apart = np.abs(first - second)
+    norm = float(np.linalg.norm(apart))
+    spread = float(np.linalg.norm(first - first.mean()))
+    verdicts = [(is_valid(x, r_target), is_valid(y, r_target)) for x, y in kept]
+    return Comparison(
+        num_nonces=len(a),
+        num_compared=len(kept),
+        num_nonfinite_a=bad_a,
+        num_nonfinite_b=bad_b,
+        relative_difference=norm / float(np.linalg.norm(first)),
+        spread_difference=norm / spread if spread > 0 else None,
+        median_difference=float(np.median(apart)),
+        p99_difference=float(np.quantile(apart, 0.99)),
+        max_difference=float(apart.max()),
+        r_target=r_target,
+        num_valid_a=sum(in_a for in_a, _ in verdicts),
+        num_valid_b=sum(in_b for _, in_b in verdicts),
+        num_only_a=verdicts.count((True, False)),
+        num_only_b=verdicts.count((False, True)),
+        flips=expected_flips([x for x, _ in kept], [y for _, y in kept], r_target),
+    )
+
+
+def expected_flips(a: Sequence[float], b: Sequence[float], r_target: float) -> Flips:
+    """Estimate which share of valid nonces flips, from many thresholds instead of r_target alone.
+
+    At one threshold few of a sample's nonces flip, if any. So this takes all thresholds t between two
+    quantiles of a's distances, t0 and t1: those at q - w and q + w, where r_target makes the share q
+    of a's nonces valid and w = min(q, 1 - q) / 2. For q = 10 % these are 5 % and 15 %. Then
+
+        share_a = mean over t of #{i: a_i < t <= b_i} / mean over t of #{i: a_i < t}
+
+    and share_b the same with a and b exchanged. Nonce i is valid in a for the t above a_i, and flips
+    for those in (a_i, b_i], so both means are sums of lengths, with no grid of thresholds between. It
+    is unbiased as far as differences are the same all over [t0, t1]; its own relative error is about
+    one by the square root of the number of nonces there.
+
+    Args:
+        a: finite distances of one engine, at least one.
+        b: of the other, for the same nonces in the same order.
+        r_target: where the thresholds are to lie around.
+
+    Returns:
+        The shares, each None where no threshold makes a nonce valid in that engine.
+    """
+    import numpy as np
+
+    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    rate = float(np.mean(first < r_target))
+    width = min(rate, 1 - rate) / 2
+    low, high = np.quantile(first, [rate - width, rate + width], method="weibull")
+    near = (first >= low) & (first <= high)
+    in_a, in_b = np.clip(first, low, high), np.clip(second, low, high)
+
+    def part(valid: Any, other: Any) -> float | None:
+        length = float((high - valid).sum())
+        return float(np.clip(other - valid, 0, None).sum()) / length if length > 0 else None
+
+    return Flips(share_a=part(in_a, in_b), share_b=part(in_b, in_a), num_near=int(near.sum()))
+
+
+def check_same_model(a: EngineInfo, b: EngineInfo) -> None:
+    """Refuse to compare engines that have not the same model in the same dtype.
+
+    Raises:
+        ModelMismatch: naming both.
+    """
+    if a.fingerprint != b.fingerprint:
+        raise ModelMismatch(
+            f"Engine a ({a.engine}) has model {a.model} ({a.fingerprint[:12]}) and engine b "
+            f"({b.engine}) has model {b.model} ({b.fingerprint[:12]}): name with --model the one that "
+            "both are to have."
+        )
+    if a.dtype != b.dtype:
+        raise ModelMismatch(
+            f"Engine a ({a.engine}) has {a.model} in {a.dtype} and engine b ({b.engine}) in {b.dtype}: "
+            "set POCQUEUE_DTYPE to the one that both are to use."
+        )
+
+
+def measure(
+    engine: Engine, config: PoCConfig, num_nonces: int, on_progress: OnProgress
+) -> Measurement:
+    """Run one pass that does not count, then the nonces 0 to num_nonces - 1, timing each batch.
+
+    Raises:
+        EngineError, InvalidRound: as the engine does.
+    """
+    engine.warm_up(config.batch_size, config.seq_len)
+    distances: list[float] = []
+    batch_s: list[float] = []
+    told = time.monotonic()
+    for start, stop in split_range(0, num_nonces, config.batch_size):
+        began = time.perf_counter()
+        distances += engine.distances(config, range(start, stop))
+        batch_s.append(time.perf_counter() - began)
+        if time.monotonic() - told > _TELL_EVERY_S:
+            told = time.monotonic()
+            on_progress(f"{stop:,} of {num_nonces:,} nonces")
+    return Measurement(
+        info=engine.info, distances=distances, batch_size=config.batch_size, batch_s=batch_s
+    )
+
+
+def measure_in_child(
+    settings: Settings,
+    config: PoCConfig,
+    num_nonces: int,
+    on_progress: OnProgress,
+    *,
+    same_as: EngineInfo | None = None,
+) -> Measurement:
+    """Load the engine that the settings say in a process of its own and measure it there.
+
+    Args:
+        settings: engine, model, device and everything else that an engine takes.
+        config: the round.
+        num_nonces: how many; >= 1.
+        on_progress: told in one line each what is being done.
+        same_as: the engine to compare with; another model than its is refused before it runs.
+
+    Raises:
+        ModelMismatch: it has another model or dtype than `same_as`.
+        EngineError, InvalidRound, SettingsError: as the engine and `load_engine` do; EngineError, too,
+            where the process ends without an answer.
+    """
+    work = functools.partial(_load_and_measure, settings, config, num_nonces, same_as)
+    return run_in_child(f"Engine {settings.engine}", work, on_progress)
+
+
+def _load_and_measure(
+    settings: Settings,
+    config: PoCConfig,
+    num_nonces: int,
+    same_as: EngineInfo | None,
+    on_progress: OnProgress,
+) -> Measurement:
+    from pocqueue.engine.local import load_local_engine
+
+    # Not otherwise: others' warnings, which have handlers of their own, would come twice.
+    if settings.log_level == "DEBUG":
+        log_to_stderr(settings.log_level)
+    engine = load_local_engine(settings, on_progress=on_progress)
+    try:
+        if same_as is not None:
+            check_same_model(same_as, engine.info)
+        on_progress(
+            f"Measuring {num_nonces:,} nonces in batches of {config.batch_size} x {config.seq_len}"
+        )
+        return measure(engine, config, num_nonces, on_progress)
+    finally:
+        engine.close()

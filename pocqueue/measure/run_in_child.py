@@ -1,0 +1,158 @@
+"""A function in a fresh process: what a model's runtime changes or prints there touches nothing here."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing import connection, resource_tracker
+from multiprocessing.process import BaseProcess
+from typing import Any, TypeVar
+
+from pocqueue.engine.base import OnProgress
+from pocqueue.errors import EngineError, InvalidRound, PocqueueError
+from pocqueue.processes.child import describe_exit
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_POLL_S = 0.5
+#: How long a process may take to end after its answer, before it is killed.
+_END_WAIT_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class _Raised:
+    kind: type[PocqueueError]
+    args: tuple[Any, ...]
+
+
+def run_in_child(name: str, work: Callable[[OnProgress], T], on_progress: OnProgress) -> T:
+    """Run a function in a fresh process and return what it returns.
+
+    The process leads a session of its own: Ctrl-C reaches only us, and it ends, with all that it
+    started, when this call does or this process dies. What it prints goes to standard error.
+
+    Args:
+        name: what the process is called where it fails, to begin a sentence with.
+        work: a picklable function of an on_progress; what it returns is pickled too.
+        on_progress: told here what `work` tells.
+
+    Raises:
+        PocqueueError: whatever `work` raised of that kind.
+        EngineError: it raised something else, or ended without an answer.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_child_main, args=(name, work, sender))
+    with receiver:
+        with sender:
+            _start_without_interrupts(process)
+        answer, wait_s = None, 0.0
+        try:
+            answer = _follow(process, receiver, on_progress)
+            wait_s = _END_WAIT_S
+        finally:
+            _end(process, wait_s)
+    if answer is None:
+        raise EngineError(_how_it_ended(name, process.exitcode or 0))
+    if isinstance(answer, _Raised):
+        raise answer.kind(*answer.args)
+    value: T = answer.value
+    return value
+
+
+def _start_without_interrupts(process: BaseProcess) -> None:
+    """Start a process that a Ctrl-C does not reach, not even before it leads its own session."""
+    # Else `start` makes it and unblocks the signal behind it.
+    resource_tracker.ensure_running()
+    # Kept by the child for good. Here, a Ctrl-C meanwhile is raised when it is unblocked.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _follow(
+    process: BaseProcess, receiver: connection.Connection[Any, Any], on_progress: OnProgress
+) -> _Answer | _Raised | None:
+    """Pass progress on until there is an answer; None where it ends without one."""
+    assert process.pid is not None
+    while True:
+        # Not the end of the pipe alone: what the process started may hold the other side open.
+        while not receiver.poll(_POLL_S):
+            ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+            if ended is not None and not receiver.poll():
+                return None
+        try:
+            message = receiver.recv()
+        except (EOFError, OSError):
+            return None
+        if isinstance(message, (_Answer, _Raised)):
+            return message
+        on_progress(message)
+
+
+def _end(process: BaseProcess, wait_s: float) -> None:
+    """Wait for the end of a process, no longer than `wait_s`, and kill it and all that it started."""
+    assert process.pid is not None
+    connection.wait([process.sentinel], wait_s)
+    # Not reaped yet: until it is, its process group's number belongs to nobody else.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.join()
+
+
+def _how_it_ended(name: str, code: int) -> str:
+    advice = (
+        "Most often the machine's memory has run out: use a smaller batch or model."
+        if code == -signal.SIGKILL
+        else "What it wrote is above."
+    )
+    return f"{name} {describe_exit(code)} before it had an answer. {advice}"
+
+
+def _child_main(
+    name: str,
+    work: Callable[[OnProgress], object],
+    sender: connection.Connection[Any, Any],
+) -> None:
+    os.setsid()
+    threading.Thread(target=_end_with_parent, name="end with parent", daemon=True).start()
+    # Below Python: runtimes print from C++ too, and standard output is for results alone.
+    os.dup2(2, 1)
+    answer: _Answer | _Raised
+    try:
+        answer = _Answer(work(sender.send))
+    except InvalidRound as exc:
+        answer = _Raised(type(exc), (exc.field, exc.value, exc.allowed))
+    except PocqueueError as exc:
+        answer = _Raised(type(exc), (str(exc),))
+    except Exception as exc:  # any runtime may raise anything
+        logger.debug("%s failed", name, exc_info=True)
+        first_line = (str(exc).strip().splitlines() or [""])[0]
+        said = f"{type(exc).__name__}: {first_line[:300]}".rstrip(".: ")
+        sentence = f"{name} failed ({said}); POCQUEUE_LOG_LEVEL=DEBUG shows where."
+        answer = _Raised(EngineError, (sentence,))
+    sender.send(answer)
+
+
+def _end_with_parent() -> None:
+    """Wait for the parent's end, then kill this process and all that it started."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.killpg(0, signal.SIGKILL)

@@ -1,0 +1,113 @@
+"""The small node's application: its routes over one `NodeService`, which lives as long as it does.
+
+One process: the searches that it follows and its outbox belong to it alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from pydantic import TypeAdapter, ValidationError
+
+from pocqueue import __version__
+from pocqueue.delegation.client import tls_context
+from pocqueue.errors import SettingsError
+from pocqueue.node.engine_host import EngineHost
+from pocqueue.node.keys import SigningKey, key_path
+from pocqueue.node.outbox import OUTBOX_NAME, Outbox
+from pocqueue.node.routes import VersionPrefix, mlnode_router
+from pocqueue.node.searches import work_kind
+from pocqueue.node.service import NodeService
+from pocqueue.rounds.spec import HttpUrl
+from pocqueue.settings import DelegationSettings, NodeSettings, Settings
+from pocqueue.web.body_limit import BodyLimit
+
+logger = logging.getLogger(__name__)
+
+#: A proof of 100 000 nonces takes some 4 MB.
+MAX_BODY_BYTES = 16 << 20
+
+_DESCRIPTION = """
+Owns a key: has rounds searched by a big node or by itself, signs what is found and sends it to the
+chain.
+
+The chain *inits* a round, which is searched in its *phase* `generate`; signed batches are posted to
+`{url}/generated` until they are taken, and verdicts on proofs of others to `{url}/validated`. Paths may
+begin with a version (`/v3.0.8/api/v1/…`). No token is asked for. Errors are `{"detail": sentence}`.
+"""
+
+
+def create_app(
+    settings: Settings,
+    delegation: DelegationSettings,
+    node: NodeSettings,
+    engine: EngineHost | None = None,
+) -> FastAPI:
+    """Make the application.
+
+    Args:
+        settings: of all processes.
+        delegation: of the big node.
+        node: of this one.
+        engine: where it works with an engine: which; None: that of the settings.
+
+    Raises:
+        SettingsError: a setting cannot be used, or not beside another.
+        KeyFileError: the signing key cannot be read, or others can read it.
+        OutboxError: the outbox cannot be opened.
+    """
+    check_settings(delegation, node)
+    key = SigningKey.load(key_path(settings, node))
+    outbox = Outbox(settings.state_dir / OUTBOX_NAME)
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        service = NodeService(settings, delegation, node, key, outbox, engine)
+        app.state.service = service
+        await service.start()
+        try:
+            yield
+        finally:
+            await service.close()
+
+    app = FastAPI(
+        title="pocqueue small node",
+        version=__version__,
+        description=_DESCRIPTION,
+        lifespan=life,
+        # A path is one thing: no redirects from `/status/`.
+        redirect_slashes=False,
+    )
+    app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
+    app.add_middleware(VersionPrefix)
+    app.include_router(mlnode_router(node))
+    return app
+
+
+def check_settings(delegation: DelegationSettings, node: NodeSettings) -> None:
+    """Find at the start what would be found in the middle of a round; warn of what is half set.
+
+    Raises:
+        SettingsError: a setting cannot be used, or not beside another.
+    """
+    if node.callback_url is not None:
+        try:
+            TypeAdapter(HttpUrl).validate_python(node.callback_url)
+        except ValidationError as exc:
+            raise SettingsError(
+                f"POCQUEUE_NODE_CALLBACK_URL is {node.callback_url!r}; allowed: {exc.errors()[0]['msg']}."
+            ) from None
+    if delegation.tls_ca is not None:
+        tls_context(delegation.tls_ca)
+    if delegation.fallback == "local" and work_kind(delegation, node) == "none":
+        raise SettingsError(
+            "DELEGATION_FALLBACK is local, and this node has nothing to work with itself: set "
+            "POCQUEUE_NODE_WORK to engine or queue, or DELEGATION_FALLBACK to none."
+        )
+    if delegation.url is not None and delegation.auth_token is None:
+        logger.warning(
+            "DELEGATION_URL is set and DELEGATION_AUTH_TOKEN is not: this node works by itself."
+        )

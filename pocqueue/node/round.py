@@ -1,0 +1,75 @@
+"""A round as the chain asked the small node for it, kept as JSON for as long as it has batches to send."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pocqueue.poc.config import PoCConfig
+from pocqueue.rounds.sessions.model import ModelWish
+from pocqueue.rounds.spec import MAX_BATCH_SIZE, MAX_BLOCK_HEIGHT, MAX_NODE_COUNT, HttpUrl, Text
+
+_NOT_OF_THE_SEARCH = {"params", "url", "delegation_url", "delegation_auth_token"}
+
+
+class NodeRound(BaseModel):
+    """What to search, with which model, and where the signed batches go.
+
+    The bounds are those of a round (`rounds/spec.py`). What depends on the model is for whoever has it.
+    """
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    block_hash: Text
+    block_height: int = Field(ge=0, le=MAX_BLOCK_HEIGHT)
+    public_key: Text
+    node_id: int = Field(ge=0)
+    node_count: int = Field(ge=1, le=MAX_NODE_COUNT)
+    batch_size: int = Field(default=32, ge=1, le=MAX_BATCH_SIZE)
+    #: Distance in [0, 2] that a nonce has to stay below.
+    r_target: float = Field(gt=0, le=2)
+    fraud_threshold: float = Field(default=0.01, gt=0, lt=1)
+    #: Positions of one nonce's input.
+    seq_len: int = Field(ge=1)
+    #: The request's own `params`, passed on as they came: the big node judges them.
+    params: dict[str, Any] = Field(default_factory=dict)
+    #: Base of the callbacks; `/generated` and `/validated` are appended.
+    url: HttpUrl
+    #: Big node of this round alone; None: that of the settings.
+    delegation_url: HttpUrl | None = None
+    delegation_auth_token: str | None = Field(default=None, repr=False)
+
+    def is_same_search(self, other: NodeRound) -> bool:
+        """Say whether another request asks for what this one asks for already."""
+        ours, theirs = (
+            (r.block_hash, r.block_height, r.public_key, r.node_id, r.node_count, r.r_target)
+            for r in (self, other)
+        )
+        return ours == theirs and (self.seq_len, self.wish) == (other.seq_len, other.wish)
+
+    @property
+    def wish(self) -> ModelWish:
+        """What the request says about its model."""
+        known = {
+            name for name in ModelWish.__dataclass_fields__ if self.params.get(name) is not None
+        }
+        return ModelWish(**{name: self.params[name] for name in known})
+
+    @property
+    def search(self) -> dict[str, Any]:
+        """What is searched, by the names that `PoCConfig` and `RoundSpec` have in common."""
+        return self.model_dump(exclude=_NOT_OF_THE_SEARCH)
+
+    def poc_config(self) -> PoCConfig:
+        """Return the same search in the words of `pocqueue.poc`."""
+        return PoCConfig(**self.search, callback_url=self.url)
+
+    def start_body(self) -> dict[str, Any]:
+        """Return the body of the delegation API's `start`, without the token (WIRE.md section 1)."""
+        body = self.search
+        # No callback URL: the batches are fetched and signed here; a push would go around the key.
+        return body | {
+            "params": self.params | {"seq_len": body.pop("seq_len")},
+            "callback_url": None,
+        }

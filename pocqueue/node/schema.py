@@ -1,0 +1,320 @@
+"""Bodies of the small node's routes: WIRE.md section 2, both of its eras.
+
+Bounds are those of a round (`rounds/spec.py`); what depends on the model is checked by whoever has it.
+Unknown fields are ignored: clients of several generations send more than this one needs.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from pocqueue.errors import InvalidRound
+from pocqueue.node.round import NodeRound
+from pocqueue.rounds.spec import (
+    MAX_BATCH_SIZE,
+    MAX_BLOCK_HEIGHT,
+    MAX_NODE_COUNT,
+    HttpUrl,
+    Text,
+)
+from pocqueue.served import schema as pow_schema
+from pocqueue.web.errors import error_answers
+
+#: What MLNode takes where neither the body nor its params say.
+DEFAULT_SEQ_LEN = 16
+
+#: More than any model has positions for.
+MAX_SEQ_LEN = 1 << 24
+
+_SESSION_ID = "7f0c5e8e-55a4-4b0e-9d0a-3c1f6f0c9f5e"
+_SIGNER = "02c6047f9441ed7d6d3045406e95c07cd85c778e4b8cef3ca7abac09b95c709ee5"
+
+_EXAMPLE: dict[str, Any] = {
+    "node_id": 0,
+    "node_count": 1,
+    "block_hash": "0x3a7bd3e2360a3d29eea436fcfb7e44c735d117c42d1c1835420b6b9942dd4f1b",
+    "block_height": 1458,
+    "public_key": "gonka1qy352euf40x77qfrg4ncn27dauqjx3t83x4umm",
+    "batch_size": 100,
+    "r_target": 1.4013564660458173,
+    "fraud_threshold": 1e-7,
+    "params": {"model": "embedded", "seq_len": 256},
+    "url": "http://127.0.0.1:9100/v1/poc-batches",
+}
+
+
+class Params(BaseModel):
+    """The model that the proof is for: by name, or by the dimensions that older chains send."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    model: Text | None = Field(default=None, description="Name of the model, as it is deployed.")
+    seq_len: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_SEQ_LEN,
+        description=f"Positions of one nonce's input; {DEFAULT_SEQ_LEN} where nothing says.",
+    )
+    dim: int | None = Field(default=None, ge=1, description="Width of an embedding.")
+    n_layers: int | None = Field(default=None, ge=1, description="Transformer blocks.")
+    n_heads: int | None = Field(default=None, ge=1, description="Attention heads of a block.")
+    n_kv_heads: int | None = Field(
+        default=None, ge=1, description="Of these, those with keys and values of their own."
+    )
+    vocab_size: int | None = Field(default=None, ge=1, description="Number of logits.")
+
+    @model_validator(mode="after")
+    def _can_be_passed_on(self) -> Self:
+        # The others go to the big node as they came.
+        try:
+            json.dumps(self.__pydantic_extra__, allow_nan=False, ensure_ascii=False).encode()
+        except (ValueError, RecursionError):
+            raise InvalidRound(
+                "params", "an object that JSON cannot hold", "finite numbers and valid Unicode"
+            ) from None
+        return self
+
+
+class InitBody(BaseModel):
+    """A round as the chain describes it."""
+
+    model_config = ConfigDict(allow_inf_nan=False, json_schema_extra={"examples": [_EXAMPLE]})
+
+    node_id: int = Field(
+        default=-1, ge=-1, description="Which of the nodes this is, from 0 on; -1: not set."
+    )
+    node_count: int = Field(
+        default=-1,
+        ge=-1,
+        le=MAX_NODE_COUNT,
+        description="How many nodes share the nonces; -1: not set.",
+    )
+    block_hash: Text = Field(description="Names the block.")
+    block_height: int = Field(ge=0, le=MAX_BLOCK_HEIGHT)
+    public_key: Text = Field(description="Whose proof it is: part of what is searched.")
+    batch_size: int = Field(
+        default=32, ge=1, le=MAX_BATCH_SIZE, description="Nonces of one forward pass."
+    )
+    r_target: float = Field(
+        gt=0, le=2, description="Distance in [0, 2] that a nonce has to stay below."
+    )
+    fraud_threshold: float = Field(
+        default=0.01,
+        gt=0,
+        lt=1,
+        description="A proof is fraud where an honest node is less likely than this to have made it.",
+    )
+    params: Params = Field(default_factory=Params, description="The model, by name or dimensions.")
+    url: HttpUrl | None = Field(
+        default=None,
+        description="Where signed batches go: `/generated` and `/validated` are appended. Left out: "
+        "POCQUEUE_NODE_CALLBACK_URL.",
+    )
+    callback_url: HttpUrl | None = Field(
+        default=None, description="The same, in the words of the vLLM variant."
+    )
+    seq_len: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_SEQ_LEN,
+        description="Of the vLLM variant; `params.seq_len` goes before it.",
+    )
+    delegation_url: HttpUrl | None = Field(
+        default=None,
+        description="Delegate this round to another big node than that of the settings.",
+    )
+    delegation_auth_token: str | None = Field(
+        default=None,
+        max_length=1024,
+        description="Token for that big node; both of them, or none.",
+    )
+
+    @field_validator("params", mode="before")
+    @classmethod
+    def _no_params(cls, value: object) -> object:
+        return {} if value is None else value
+
+    @field_validator("url", "callback_url", "delegation_url", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @field_validator("delegation_auth_token", mode="before")
+    @classmethod
+    def _is_token(cls, value: object) -> object:
+        if value is None or value == "":
+            return None
+        plain = isinstance(value, str) and value.isascii() and value.isprintable()
+        if not plain or " " in str(value) or len(str(value)) > 1024:
+            # The value is nobody's to see.
+            raise InvalidRound(
+                "delegation_auth_token", "…", "1 to 1024 printable ASCII characters without spaces"
+            )
+        return value
+
+    @property
+    def has_node(self) -> bool:
+        """Whether the body says which node of how many this is."""
+        return self.node_id != -1 and self.node_count != -1
+
+    def to_round(self, default_url: str | None) -> NodeRound | None:
+        """Return the round, or None where the body has no URL and there is no other.
+
+        Args:
+            default_url: callback URL of the settings.
+        """
+        url = self.url or self.callback_url or default_url
+        if url is None:
+            return None
+        fields = self.model_dump(exclude={"params", "url", "callback_url", "seq_len"})
+        return NodeRound(
+            **fields,
+            seq_len=self.params.seq_len or self.seq_len or DEFAULT_SEQ_LEN,
+            params=self.params.model_dump(exclude_none=True),
+            url=url,
+        )
+
+
+class ProofBody(pow_schema.ProofBody):
+    """Somebody's proof, to be recomputed for the block of the round at hand."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {name: _EXAMPLE[name] for name in ("public_key", "block_hash", "block_height")}
+                | {"nonces": [3, 17], "dist": [1.3801, 1.3994], "node_id": 0}
+            ]
+        }
+    )
+
+
+class OutboxStatus(BaseModel):
+    """Signed batches that are still on disk."""
+
+    waiting: int = Field(description="Not confirmed by their receiver yet.")
+    refused: int = Field(description="Answered with a final error by their receiver.")
+    held: int = Field(description="Of a session that was found to be fraud; never sent.")
+    oldest_seconds: float = Field(
+        description="Age of the oldest one that waits; 0 where none does."
+    )
+
+
+_STATUS: dict[str, Any] = {
+    "status": "GENERATING",
+    "is_model_initialized": True,
+    "delegation_mode": True,
+    "gpu_count": 100,
+    "session_id": _SESSION_ID,
+    "block_hash": _EXAMPLE["block_hash"],
+    "node_id": 0,
+    "total_batches": 50,
+    "total_nonces": 104,
+    "poll_lag_seconds": 0.412,
+    "sampled_nonces": 9,
+    "fraud_detected": False,
+    "error": None,
+    "signer": _SIGNER,
+    "outbox": {"waiting": 1, "refused": 0, "held": 0, "oldest_seconds": 0.02},
+}
+
+
+class PowStatus(BaseModel):
+    """How the small node stands. The first four fields are seed 000's."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_STATUS]})
+
+    status: str = Field(description="IDLE, NOT_LOADED, LOADING, GENERATING, VALIDATING or STOPPED.")
+    is_model_initialized: bool = Field(description="Whether it has a round.")
+    delegation_mode: bool = Field(description="Whether a big node searches for it.")
+    gpu_count: int = Field(description="GPUs that search.")
+    session_id: str | None = Field(default=None, description="Of the search at hand.")
+    block_hash: str | None = Field(default=None, description="Of the round at hand.")
+    node_id: int | None = Field(default=None, description="In the round at hand.")
+    total_batches: int = Field(
+        default=0, description="Batches with valid nonces that came in this search."
+    )
+    total_nonces: int = Field(default=0, description="Valid nonces in them.")
+    poll_lag_seconds: float | None = Field(
+        default=None, description="Since the big node was last heard; null where none is asked."
+    )
+    sampled_nonces: int = Field(
+        default=0, description="Nonces of this search that were recomputed here."
+    )
+    fraud_detected: bool = Field(
+        default=False, description="Whether what came cannot be true; then nothing more is sent."
+    )
+    error: str | None = Field(default=None, description="What is wrong, in one sentence.")
+    signer: str = Field(
+        description="Public key that batches are signed with: compressed secp256k1, hexadecimal."
+    )
+    outbox: OutboxStatus
+
+
+class RoundAnswer(BaseModel):
+    """What changed a round is answered with."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"status": "OK", "pow_status": _STATUS}]}
+    )
+
+    status: str = "OK"
+    pow_status: PowStatus | str = Field(
+        description="How the node stands; after a stop of nothing, `PoW is not running`."
+    )
+
+
+class StateAnswer(BaseModel):
+    """What the machine is used for."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"state": "POW"}]})
+
+    state: str = Field(description="POW, or STOPPED where there is no round.")
+
+
+class OkAnswer(BaseModel):
+    """It is done."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "OK"}]})
+
+    status: str = "OK"
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return error answers for the OpenAPI document."""
+    return error_answers(_ERRORS, statuses)
+
+
+_ERRORS = {
+    400: (
+        "There is no round, its node is not set, or it cannot be validated here.",
+        "Validation phase not supported in delegation mode",
+    ),
+    409: (
+        "The round is for another model than the deployed one; names both.",
+        "Model conflict: params ask for 'other'; deployed here is embedded (dim 256). …",
+    ),
+    413: ("The body is too large.", "The body is larger than 16777216 bytes."),
+    422: (
+        "A field has a value that is not allowed.",
+        "r_target is 3.0; allowed: a number above 0 and up to 2.",
+    ),
+    429: (
+        "The big node takes no more sessions now.",
+        "Failed to start delegation session: Maximum sessions (10) reached. …",
+    ),
+    500: (
+        "The engine failed on a batch; says why.",
+        "The engine failed on a batch: CUDA out of memory",
+    ),
+    502: (
+        "The big node refuses us; says why.",
+        "Failed to start delegation session: Invalid auth token: …",
+    ),
+    503: (
+        "Nobody can work on it now: no big node, GPU, engine or disk; says which.",
+        "Failed to start delegation session: Connection refused. Check that …",
+    ),
+}

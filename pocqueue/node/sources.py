@@ -1,0 +1,277 @@
+"""Where the nonces of a small node come from: a big node, its own GPU queues, or an engine of its own.
+
+All three are read page by page with a cursor, which is kept on disk beside what was read. So reading
+goes on after a restart where it ended, and what is read twice is found out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Protocol
+
+from pocqueue.delegation.client import DelegationClient
+from pocqueue.errors import DelegationError, EngineUnavailable, InvalidRound, StoreError
+from pocqueue.node.engine_host import EngineHost
+from pocqueue.node.outbox import Origin
+from pocqueue.node.round import NodeRound
+from pocqueue.poc.data import ProofBatch, is_valid
+from pocqueue.poc.nonces import nonces_of
+from pocqueue.rounds.backend import Backend
+from pocqueue.rounds.records import RoundStatus
+from pocqueue.rounds.sessions.model import choose_session_model
+from pocqueue.rounds.sessions.views import num_serving
+from pocqueue.rounds.spec import RoundState
+from pocqueue.rounds.start import check_seq_len, draft_spec, start_round
+from pocqueue.rounds.store import START
+
+logger = logging.getLogger(__name__)
+
+#: How long a big node may wait for something to say.
+WAIT_S = 20.0
+#: The same of our own store. A thread waits there, and a stop is noticed in between.
+STORE_WAIT_S = 0.5
+#: Proofs of one page from the store.
+ENTRIES = 1000
+#: Between two questions where the big node does not wait with its answer although it was asked to.
+IDLE_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Valid nonces that were found since the page before."""
+
+    #: Where the next page begins.
+    cursor: str
+    batches: list[ProofBatch]
+    #: Nothing comes after this page.
+    over: bool
+    #: Why it is over, or how it stands; in the words of the source.
+    status: str = ""
+
+
+class Work(Protocol):
+    """A search that goes on somewhere."""
+
+    origin: Origin
+    session_id: str
+    #: GPUs that search.
+    gpu_count: int
+    #: What a read that is under way has got is lost if it is not let end.
+    must_end: bool
+
+    async def read(self, cursor: str) -> Page:
+        """Return the page behind a cursor, empty for the first; may wait for it.
+
+        Raises:
+            DelegationError, StoreError, EngineError: not now, or never again (`is_final`).
+        """
+        ...
+
+    async def stop(self) -> None:
+        """End the search; what it found can still be read.
+
+        Raises:
+            DelegationError, StoreError: see the classes.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Give up connections."""
+        ...
+
+
+class RemoteWork:
+    """A session on a big node.
+
+    Args:
+        client: of the big node; closed with this.
+        session_id: from the big node.
+        gpu_count: as it said.
+        poll_s: seconds between two questions to a big node that cannot wait with its answer.
+    """
+
+    origin: Origin = "delegation"
+
+    def __init__(
+        self, client: DelegationClient, session_id: str, gpu_count: int, poll_s: float
+    ) -> None:
+        self.session_id = session_id
+        self.gpu_count = gpu_count
+        self.must_end = False
+        self._client = client
+        self._poll_s = poll_s
+        #: Whether it takes a cursor; None: not known before its first answer.
+        self._has_cursors: bool | None = None
+        self._pause_s = 0.0
+
+    async def read(self, cursor: str) -> Page:
+        if self._pause_s:
+            await asyncio.sleep(self._pause_s)
+            self._pause_s = 0.0
+        # Not before it is known to wait: one without cursors has handed out what it answers for good.
+        wait_s = WAIT_S if self._has_cursors else 0.0
+        begun = time.monotonic()
+        self.must_end = not self._has_cursors
+        try:
+            page = await self._client.batches(self.session_id, cursor, wait_s)
+        finally:
+            self.must_end = False
+        self._has_cursors = page.cursor is not None
+        if page.cursor is None:
+            # Each of its replies gets a name all the same.
+            self._pause_s = self._poll_s
+            behind = f"poll-{uuid.uuid4().hex}"
+            return Page(behind, page.batches, not page.active, page.status)
+        if page.batches and page.cursor == cursor:
+            raise DelegationError(
+                f"The big node hands out batches and leaves the cursor at {cursor[:40]!r}",
+                is_final=True,
+            )
+        if wait_s and not page.batches and time.monotonic() - begun < IDLE_S:
+            self._pause_s = min(IDLE_S, self._poll_s)
+        return Page(page.cursor, page.batches, not page.active, page.status)
+
+    async def stop(self) -> None:
+        await self._client.stop(self.session_id)
+        # Not the whole pause more before what is left is fetched.
+        self._pause_s = 0.0
+
+    async def close(self) -> None:
+        await self._client.close()
+
+
+class QueueWork:
+    """A round on the GPU queues of the node's own Redis."""
+
+    origin: Origin = "queue"
+
+    def __init__(self, backend: Backend, round_id: str, gpu_count: int) -> None:
+        self.session_id = round_id
+        self.gpu_count = gpu_count
+        self.must_end = False
+        self._backend = backend
+
+    @classmethod
+    def start(
+        cls, backend: Backend, node_round: NodeRound, *, window_s: float, any_model: bool
+    ) -> QueueWork:
+        """Start the round.
+
+        Raises:
+            NoLiveGpu, ModelConflict, InvalidRound, StoreError: see the classes.
+        """
+        draft = draft_spec(**node_round.search, window_s=window_s)
+        gpus = backend.pool.live()
+        info, warning = choose_session_model(gpus, node_round.wish, any_model=any_model)
+        if warning:
+            logger.warning("LOCAL node %d: %s", node_round.node_id, warning)
+        check_seq_len(draft.seq_len, info)
+        round_id = start_round(backend, draft, info)
+        return cls(backend, round_id, num_serving(gpus, backend.store.status(round_id).spec))
+
+    async def read(self, cursor: str) -> Page:
+        return await asyncio.to_thread(self._read, cursor)
+
+    async def stop(self) -> None:
+        await asyncio.to_thread(
+            self._backend.store.close, self.session_id, RoundState.STOPPED, "stopped by the node"
+        )
+
+    async def close(self) -> None:
+        return
+
+    def _read(self, cursor: str) -> Page:
+        # The round first, its proofs after it: where it is over, nothing comes later.
+        status: RoundStatus = self._backend.store.status(self.session_id)
+        block_ms = round(1000 * min(STORE_WAIT_S, status.remaining_s)) or None
+        entries = self._backend.store.read_proofs(
+            status, cursor or START, count=ENTRIES, block_ms=block_ms
+        )
+        over = not status.state.is_active and len(entries) < ENTRIES
+        behind = entries[-1].cursor if entries else cursor
+        return Page(behind, [entry.batch for entry in entries], over, status.state.value)
+
+
+class EngineWork:
+    """A search with an engine in this process. The cursor is the next nonce index.
+
+    Args:
+        engine: to search with.
+        node_round: what to search.
+        session_id: of a search that goes on after a restart; None: a new one.
+        deadline_s: Unix time after which nothing counts.
+    """
+
+    origin: Origin = "engine"
+
+    def __init__(
+        self,
+        engine: EngineHost,
+        node_round: NodeRound,
+        deadline_s: float,
+        session_id: str | None = None,
+    ) -> None:
+        self.session_id = session_id or str(uuid.uuid4())
+        self.gpu_count = 1
+        self.must_end = False
+        self._engine = engine
+        self._round = node_round
+        self._deadline_s = deadline_s
+        self._stopped = False
+
+    async def read(self, cursor: str) -> Page:
+        start = int(cursor or 0)
+        if self._stopped or time.time() >= self._deadline_s:
+            return self._end(cursor)
+        node_round, config = self._round, self._round.poc_config()
+        try:
+            nonces = list(
+                nonces_of(
+                    start, start + config.batch_size, node_round.node_id, node_round.node_count
+                )
+            )
+        except InvalidRound:
+            return Page(cursor, [], over=True, status="every nonce of this node is searched")
+        distances = await self._engine.distances(config, nonces)
+        # A pass cannot be interrupted; what a stop or the deadline overtook does not count.
+        if self._stopped or time.time() >= self._deadline_s:
+            return self._end(cursor)
+        valid = [
+            (nonce, distance)
+            for nonce, distance in zip(nonces, distances, strict=True)
+            if is_valid(distance, config.r_target)
+        ]
+        batch = ProofBatch(
+            public_key=node_round.public_key,
+            block_hash=node_round.block_hash,
+            block_height=node_round.block_height,
+            nonces=[nonce for nonce, _ in valid],
+            dist=[distance for _, distance in valid],
+            node_id=node_round.node_id,
+        )
+        return Page(str(start + len(nonces)), [batch] if valid else [], over=False)
+
+    async def stop(self) -> None:
+        self._stopped = True
+
+    async def close(self) -> None:
+        return
+
+    def _end(self, cursor: str) -> Page:
+        return Page(cursor, [], over=True, status="stopped" if self._stopped else "expired")
+
+
+def is_refused(exc: Exception) -> bool:
+    """Say whether a source does not let us in, which whoever changed its token may mend."""
+    return isinstance(exc, DelegationError) and exc.status in {401, 403}
+
+
+def is_final(exc: Exception) -> bool:
+    """Say whether a source that failed in the middle of a search will fail again."""
+    if isinstance(exc, DelegationError):
+        return exc.is_final and not is_refused(exc)
+    return not isinstance(exc, StoreError | EngineUnavailable)

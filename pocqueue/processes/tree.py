@@ -1,0 +1,186 @@
+"""A supervised tree of child processes in the foreground: what `pocqueue up` and `demo` stand on.
+
+Promises:
+- Children start in the order of the calls of `start` and stop in the reverse order: SIGTERM, a
+  bounded wait, then SIGKILL to the whole process group. Ctrl-C while stopping kills at once.
+- A Ctrl-C at the terminal reaches only the owner: each child leads a session of its own.
+- A child that ends by itself is started again, later each time, and given up after a few times. One
+  that ends with code 2 (bad input, and it said what) is not: nothing would be better next time.
+- However the owner ends, by SIGKILL too, every child gets SIGTERM (on Linux): no orphan goes on.
+- Nothing goes through a shell.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pocqueue.processes.child import Child, Failure, RestartPolicy, Sink
+
+__all__ = ["STOP_TIMEOUT_S", "Failure", "ProcessTree", "RestartPolicy", "Sink", "stop_signals"]
+
+#: How long a child may take to end after SIGTERM; a GPU worker finishes its batch within 25 s.
+STOP_TIMEOUT_S = 30.0
+
+# What is left to do after SIGKILL takes milliseconds; this bounds a process stuck in the kernel.
+_KILL_WAIT_S = 5.0
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[None]:
+    """Within the block SIGINT, SIGTERM and a hang-up of the terminal raise KeyboardInterrupt.
+
+    Main thread only. A hang-up that is ignored, as under nohup, stays ignored.
+    """
+    signals = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signals.append(signal.SIGHUP)
+    before = [(number, signal.signal(number, signal.default_int_handler)) for number in signals]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+class ProcessTree:
+    """Child processes that start, run and stop together. A context manager that stops them.
+
+    Args:
+        sink: gets every line of every child, from several threads; None drops them.
+        log_dir: write each child's output to `<log_dir>/<name>.log` instead, afresh each time.
+        stop_timeout_s: seconds between SIGTERM and SIGKILL.
+        restarts: when a child that ended is started again.
+    """
+
+    def __init__(
+        self,
+        sink: Sink | None = None,
+        *,
+        log_dir: Path | None = None,
+        stop_timeout_s: float = STOP_TIMEOUT_S,
+        restarts: RestartPolicy | None = None,
+    ) -> None:
+        self._sink = sink or (lambda _name, _line: None)
+        self._log_dir = log_dir
+        self._stop_timeout_s = stop_timeout_s
+        self._restarts = restarts or RestartPolicy()
+        self._added: list[Child] = []
+        self._stages: list[list[Child]] = []
+        self._failure: Failure | None = None
+        self._failed = threading.Event()
+        self._failure_lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def add(
+        self,
+        name: str,
+        argv: Sequence[str],
+        env: Mapping[str, str] | None = None,
+        *,
+        pass_fds: Sequence[int] = (),
+        stop_signal: signal.Signals = signal.SIGTERM,
+    ) -> None:
+        """Add a child for the next `start`.
+
+        Args:
+            name: what its lines and its log file are called.
+            argv: the program, by path or looked up on the PATH, and its arguments.
+            env: its whole environment; None is ours.
+            pass_fds: open files that it inherits; a lock among them lasts as long as the child.
+            stop_signal: what asks it to end. When its owner dies, it gets SIGTERM all the same.
+        """
+        log_path = None if self._log_dir is None else self._log_dir / f"{name}.log"
+        self._added.append(
+            Child(
+                name,
+                argv,
+                env,
+                self._sink,
+                log_path=log_path,
+                pass_fds=tuple(pass_fds),
+                stop_signal=stop_signal,
+                restarts=self._restarts,
+            )
+        )
+
+    def start(self) -> None:
+        """Start what was added since the last call, as one stage: these stop at the same time."""
+        if self._log_dir is not None:
+            self._log_dir.mkdir(parents=True, exist_ok=True)
+        stage, self._added = self._added, []
+        self._stages.append(stage)
+        for child in stage:
+            child.start(self._fail)
+
+    def pids(self) -> dict[str, int]:
+        """Return the process ids of the children that run now, by name, in the order of start."""
+        children = (child for stage in self._stages for child in stage)
+        return {child.name: child.pid for child in children if child.pid is not None}
+
+    def failed(self) -> Failure | None:
+        """Return the first child that ended for good, or None while all is well."""
+        return self._failure
+
+    def wait(self, timeout_s: float | None = None) -> Failure | None:
+        """Wait until a child has ended for good; return it, or None when time is up.
+
+        The others go on; leaving the context, or `stop`, ends them.
+        """
+        self._failed.wait(timeout_s)
+        return self._failure
+
+    def stop(self) -> None:
+        """Stop all children in the reverse order of their start; may be called again.
+
+        Raises:
+            KeyboardInterrupt: a second Ctrl-C; everything was killed by then.
+        """
+        try:
+            while self._stages:
+                self._stop_stage(self._stages[-1])
+                self._stages.pop()
+        except BaseException:
+            self.kill()
+            raise
+
+    def kill(self) -> None:
+        """End all children at once with SIGKILL."""
+        children = [child for stage in self._stages for child in stage]
+        for child in children:
+            child.kill()
+        for child in children:
+            child.join(_KILL_WAIT_S)
+        self._stages.clear()
+
+    def _stop_stage(self, stage: list[Child]) -> None:
+        for child in reversed(stage):
+            child.terminate()
+        deadline = time.monotonic() + self._stop_timeout_s
+        for child in reversed(stage):
+            if not child.join(max(0.0, deadline - time.monotonic())):
+                child.note(f"did not end within {self._stop_timeout_s:g} s and is killed")
+                child.kill()
+                child.join(_KILL_WAIT_S)
+
+    def _fail(self, failure: Failure) -> None:
+        with self._failure_lock:
+            if self._failure is None:
+                self._failure = failure
+        self._failed.set()

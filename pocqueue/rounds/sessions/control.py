@@ -1,0 +1,188 @@
+"""Starts, stops and lists sessions: what a delegation does beside handing out batches.
+
+Nothing is kept here: a session is a round in the store, and its customer stands in its specification.
+A customer's session is known to that customer only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import uuid
+from typing import NamedTuple
+
+from pocqueue.engine.base import EngineInfo
+from pocqueue.errors import ModelConflict, UnknownRound, UnknownSession
+from pocqueue.rounds.backend import Backend
+from pocqueue.rounds.callback_target import check_url
+from pocqueue.rounds.records import RoundStatus, SessionLimits
+from pocqueue.rounds.sessions.model import ModelWish, choose_session_model
+from pocqueue.rounds.sessions.views import SessionView, check_session_id, num_serving, session_views
+from pocqueue.rounds.spec import RoundSpec, RoundState
+from pocqueue.rounds.start import check_seq_len
+
+logger = logging.getLogger(__name__)
+
+#: Namespace of session ids that are made of a request's (RFC 9562, version 5).
+_REQUESTS = uuid.UUID("6f1f8b57-6c39-4d0d-9a2e-0f6d4bb0a8c1")
+
+
+class StartedSession(NamedTuple):
+    """A session that began."""
+
+    session_id: str
+    spec: RoundSpec
+    #: Live GPUs that search for it.
+    num_gpus: int
+    #: What is wrong with its model, or empty.
+    warning: str
+
+
+class SessionDesk:
+    """Starts, stops and lists sessions. Safe to share between threads.
+
+    Args:
+        backend: store and pool.
+        max_sessions: sessions at a time, of all customers.
+        window_s: seconds after which a session ends by itself.
+        any_model: take sessions that ask for another model than the deployed one, with a warning.
+        callback_private: callback URLs may name addresses that are not public.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        max_sessions: int,
+        window_s: float,
+        any_model: bool,
+        callback_private: bool,
+    ) -> None:
+        self._backend = backend
+        self._max_sessions = max_sessions
+        self._window_s = window_s
+        self._any_model = any_model
+        self._callback_private = callback_private
+
+    def start(
+        self,
+        draft: RoundSpec,
+        wish: ModelWish,
+        *,
+        customer: str,
+        max_sessions: int,
+        share: float,
+        request_id: str | None = None,
+    ) -> StartedSession:
+        """Start a session; asked again with the same request id, return the one that was started.
+
+        Args:
+            draft: what to search, from `start.draft_spec`; the model is still open.
+            wish: the model.
+            customer: whose it is.
+            max_sessions: that this customer may have at a time.
+            share: weight of the session when GPUs are shared out.
+            request_id: the customer's own name for this request, so that one whose answer was lost
+                can be made again; None: every request is another session.
+
+        Raises:
+            InvalidRound: seq_len or callback_url is not allowed.
+            NoLiveGpu, ModelConflict, SessionsFull, StoreError: see the classes.
+        """
+        if request_id is not None:
+            with contextlib.suppress(UnknownRound):
+                return self._known(_session_id(customer, request_id))
+        if draft.callback_url is not None:
+            check_url(draft.callback_url, allow_private=self._callback_private)
+        gpus = self._backend.pool.live()
+        try:
+            info, warning = choose_session_model(gpus, wish, any_model=self._any_model)
+        except ModelConflict as exc:
+            logger.warning("DELEGATION start of node %d refused: %s", draft.node_id, exc)
+            raise
+        check_seq_len(draft.seq_len, info, "params.seq_len")
+        spec = RoundSpec.build(
+            **draft.model_dump()
+            | _model_fields(info)
+            | {"customer": customer, "share": share, "window_s": self._window_s}
+        )
+        session_id = self._backend.store.create(
+            spec,
+            None if request_id is None else _session_id(customer, request_id),
+            limits=SessionLimits(self._max_sessions, max_sessions),
+        )
+        num_gpus = num_serving(gpus, spec)
+        logger.info(
+            "DELEGATION session %s of node %d started: customer %s, block height %d, %d GPUs, "
+            "%.0f s.",
+            session_id,
+            spec.node_id,
+            customer,
+            spec.block_height,
+            num_gpus,
+            spec.window_s,
+        )
+        if warning:
+            logger.warning(
+                "DELEGATION session %s of node %d: %s", session_id, spec.node_id, warning
+            )
+        return StartedSession(session_id, spec, num_gpus, warning)
+
+    def _known(self, session_id: str) -> StartedSession:
+        """Return a session that was started before."""
+        status = self._backend.store.status(session_id)
+        num_gpus = num_serving(self._backend.pool.live(), status.spec)
+        return StartedSession(session_id, status.spec, num_gpus, "")
+
+    def stop(self, session_id: str, customer: str) -> RoundStatus:
+        """End a session, once; return it as it stands afterwards.
+
+        Raises:
+            UnknownSession: this customer has none of this id.
+            StoreError: Redis is away.
+        """
+        check_session_id(session_id)
+        try:
+            status = self._backend.store.status(session_id)
+            if status.spec.customer != customer:
+                raise UnknownSession(session_id)
+            if not status.state.is_active:
+                return status
+            self._backend.store.close(session_id, RoundState.STOPPED, "stopped by its small node")
+            status = self._backend.store.status(session_id)
+        except UnknownRound:
+            raise UnknownSession(session_id) from None
+        logger.info(
+            "DELEGATION session %s of node %d stopped: %d batches checked, %d valid nonces.",
+            session_id,
+            status.spec.node_id,
+            status.batches,
+            status.valid,
+        )
+        return status
+
+    def num_proofs(self, session_id: str) -> int:
+        """Return how many batches with valid nonces a session has, handed out or not."""
+        return self._backend.store.num_proofs([session_id])[0]
+
+    def views(self, customer: str | None = None) -> list[SessionView]:
+        """Return the sessions of the last hour, oldest first.
+
+        Args:
+            customer: whose; None: everybody's.
+        """
+        return session_views(self._backend, customer)
+
+
+def _session_id(customer: str, request_id: str) -> str:
+    """Name the session of a request; nobody else's request can have the same name."""
+    return str(uuid.uuid5(_REQUESTS, f"{request_id} {customer}"))
+
+
+def _model_fields(info: EngineInfo) -> dict[str, str]:
+    return {
+        "model": info.model,
+        "model_fingerprint": info.fingerprint,
+        "model_dtype": info.dtype,
+        "model_runtime": info.runtime,
+    }

@@ -1,0 +1,315 @@
+"""Sessions as their readers see them: rounds of a delegation, read by many clients many times a second.
+
+A session is a round with a customer; its id is the round's. Promises:
+- A page is how the session stood at one moment: where it says that the session is over, no proof can
+  come after those in the stream.
+- A session whose deadline is over is over, whether a scheduler lives or not.
+- Clients that keep no cursor get each batch once: the drain cursor moves only when whoever answered
+  them confirms it, and only from where that answer began.
+- Any number of clients may wait; they share a bounded number of connections.
+
+For the event loop. What starts, stops and lists sessions is in `session_desk.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import re
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from importlib import resources
+from types import TracebackType
+from typing import Any, Self
+
+from pocqueue.errors import InvalidRound, StoreFull, UnknownSession
+from pocqueue.rounds.connection import connect_async, store_errors
+from pocqueue.rounds.records import parse_spec
+from pocqueue.rounds.sessions.views import check_session_id, session_word
+from pocqueue.rounds.spec import RoundSpec, RoundState
+from pocqueue.rounds.store import KEEP_ENDED_MS, START, Keys, close_round_call
+
+logger = logging.getLogger(__name__)
+
+#: Most batches of one page, and most bytes of their nonces and distances.
+MAX_ENTRIES = 10_000
+MAX_PAGE_BYTES = 8 << 20
+#: Readers at Redis at the same time; the others wait for a moment.
+MAX_READS = 32
+#: Readers that wait there for proofs at the same time; the others look a few times a second.
+MAX_WAITS = 64
+#: A stop or an expiry ends a wait within this time.
+WAIT_STEP_S = 0.5
+LOOK_STEP_S = 0.25
+
+_CURSOR = re.compile(r"([0-9]{1,19})-([0-9]{1,19})")
+_MAX_ID = 2**63
+
+
+def parse_cursor(text: str) -> str:
+    """Check a cursor that came from a client; empty is the start.
+
+    Raises:
+        InvalidRound: it is none.
+    """
+    if not text:
+        return START
+    found = _CURSOR.fullmatch(text)
+    if found is None or any(int(part) >= _MAX_ID for part in found.groups()):
+        raise InvalidRound(
+            "cursor", text, "the cursor of an earlier reply, or empty for the session's first batch"
+        )
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of a session's proofs, and how it stood when they were read."""
+
+    session_id: str
+    spec: RoundSpec
+    state: RoundState
+    reason: str
+    #: Whether any nonces were given to a GPU yet.
+    begun: bool
+    #: Batches in the stream: before this page, in it and behind it.
+    total: int
+    #: Where the page begins, and behind its last batch.
+    before: str
+    cursor: str
+    #: Batches in the page.
+    num_batches: int
+    #: No batch is behind this page, and none will come.
+    drained: bool
+    #: The page's batches, ``nonces;distances|…``: see lua/read_session.lua.
+    packed: str
+
+    @property
+    def is_over(self) -> bool:
+        """Say whether no batch will come any more."""
+        return not self.state.is_active
+
+    @property
+    def word(self) -> str:
+        """The session's status in the word that clients know."""
+        return session_word(self.state, begun=self.begun)
+
+    @property
+    def entries(self) -> list[tuple[list[int], list[float]]]:
+        """Nonces and distances of each batch."""
+        if not self.num_batches:
+            return []
+        pairs = (entry.split(";") for entry in self.packed.split("|"))
+        return [(json.loads(nonces), json.loads(dist)) for nonces, dist in pairs]
+
+    def batches_json(self) -> str:
+        """Return the batches as a JSON list of `ProofBatch`; what is JSON already is not parsed."""
+        if not self.num_batches:
+            return "[]"
+        spec = self.spec
+        head = (
+            f'{{"public_key":{json.dumps(spec.public_key)},'
+            f'"block_hash":{json.dumps(spec.block_hash)},'
+            f'"block_height":{spec.block_height},"node_id":{spec.node_id},"nonces":'
+        )
+        # In this order: a key or a hash may have any sign in it, and is put in last.
+        lists = self.packed.replace(";", ',"dist":').replace("|", "}," + head)
+        return f"[{head}{lists}}}]"
+
+
+class SessionReader:
+    """Reads sessions for the requests of one process; an async context manager.
+
+    Used from one event loop only.
+
+    Args:
+        url: of Redis, as `connection.redis_url` gives it.
+
+    Attributes:
+        client: for whoever else has short questions to Redis in the same loop.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        # Somewhat more connections than readers, for those others.
+        self.client = connect_async(url, max_connections=2 * MAX_READS)
+        self._waiters = connect_async(url, max_connections=MAX_WAITS)
+        self._turns = asyncio.Semaphore(MAX_READS)
+        self._waiting = 0
+        self._closing = False
+        self._read_script = self._script("read_session")
+        self._confirm_script = self._script("confirm_drain")
+        self._close_script = self._script("close_round")
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        self.end_waits()
+        await self._waiters.aclose()
+        await self.client.aclose()
+
+    def end_waits(self) -> None:
+        """Let nobody wait any more, as the process is to end."""
+        self._closing = True
+
+    async def read(
+        self, session_id: str, cursor: str | None = None, limit: int = MAX_ENTRIES
+    ) -> Page:
+        """Read the batches behind a cursor, in one round trip.
+
+        Args:
+            session_id: the session, or any other round.
+            cursor: from `parse_cursor`; None: where the session's drain cursor stands.
+            limit: most batches, 1 to MAX_ENTRIES.
+
+        Raises:
+            UnknownSession: there is no such round.
+            StoreError: Redis is away.
+        """
+        check_session_id(session_id)
+        page, is_due = await self._read(session_id, cursor, limit)
+        if not is_due:
+            return page
+        # Written down, so that a clock that is set back brings no late batch; then read again.
+        with contextlib.suppress(StoreFull):
+            await self._expire(session_id)
+        logger.info("DELEGATION session %s of node %d expired.", session_id, page.spec.node_id)
+        page, _ = await self._read(session_id, cursor, limit)
+        return page
+
+    async def wait(
+        self,
+        session_id: str,
+        cursor: str,
+        timeout_s: float,
+        gone: Callable[[], Awaitable[bool]] | None = None,
+    ) -> None:
+        """Wait until there is a batch behind a cursor, the session is over, or the time is up.
+
+        Args:
+            cursor: of a `Page`.
+            timeout_s: seconds.
+            gone: asked now and then whether nobody waits for the answer any more.
+
+        Raises:
+            StoreError: Redis is away.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + timeout_s
+        while not self._closing and (left_s := end - loop.time()) > 0:
+            if self._waiting < MAX_WAITS:
+                self._waiting += 1
+                try:
+                    if await self._block(session_id, cursor, min(left_s, WAIT_STEP_S)):
+                        return
+                finally:
+                    self._waiting -= 1
+            else:
+                await asyncio.sleep(min(left_s, LOOK_STEP_S))
+            if await self._is_worth_reading(session_id, cursor):
+                return
+            if gone is not None and await gone():
+                return
+
+    async def confirm_drain(self, session_id: str, before: str, after: str) -> bool:
+        """Move the drain cursor; False where it does not stand at `before` any more.
+
+        Args:
+            before: cursor that the answer began at.
+            after: cursor behind its last batch.
+
+        Raises:
+            StoreError: Redis is away.
+        """
+        keys = [Keys.of_round(session_id, "round"), Keys.of_round(session_id, "drain")]
+        async with self._turns:
+            with store_errors(self.url):
+                reply = await self._confirm_script(
+                    keys=keys, args=[before, after, uuid.uuid4().hex, KEEP_ENDED_MS]
+                )
+        return bool(reply)
+
+    async def ping(self) -> None:
+        """Ask Redis for a sign of life.
+
+        Raises:
+            StoreError: there is none.
+        """
+        async with self._turns:
+            with store_errors(self.url):
+                await self.client.ping()
+
+    async def _read(self, session_id: str, cursor: str | None, limit: int) -> tuple[Page, bool]:
+        """Read a page; say whether nobody has written down yet that the session expired."""
+        parts = ("round", "proofs", "drain")
+        async with self._turns:
+            with store_errors(self.url):
+                reply = await self._read_script(
+                    keys=[Keys.of_round(session_id, part) for part in parts],
+                    args=["" if cursor is None else cursor, limit, MAX_PAGE_BYTES],
+                )
+        if not reply:
+            raise UnknownSession(session_id)
+        spec, word, reason, deadline_ms, next_index, now_ms, total, *rest = reply
+        before, after, more, num_batches, packed = rest
+        state = RoundState(word)
+        is_due = state.is_active and int(now_ms) >= int(deadline_ms)
+        if is_due:
+            state = RoundState.EXPIRED
+        page = Page(
+            session_id=session_id,
+            spec=parse_spec(spec),
+            state=state,
+            reason=reason,
+            begun=next_index != "0",
+            total=total,
+            before=before,
+            cursor=after,
+            num_batches=num_batches,
+            drained=not state.is_active and more == "0",
+            packed=packed,
+        )
+        return page, is_due
+
+    async def _expire(self, session_id: str) -> None:
+        keys, args = close_round_call(session_id, RoundState.EXPIRED, "", only_if_due=True)
+        with store_errors(self.url):
+            await self._close_script(keys=keys, args=args)
+
+    async def _block(self, session_id: str, cursor: str, timeout_s: float) -> bool:
+        key = Keys.of_round(session_id, "proofs")
+        with store_errors(self.url):
+            reply = await self._waiters.xread(
+                {key: cursor}, count=1, block=max(1, round(timeout_s * 1000))
+            )
+        return bool(reply)
+
+    async def _is_worth_reading(self, session_id: str, cursor: str) -> bool:
+        """Say whether there is a batch behind the cursor, or the session is over."""
+        async with self._turns:
+            # No transaction: a full Redis refuses those even where they only read.
+            with store_errors(self.url):
+                async with self.client.pipeline(transaction=False) as pipe:
+                    pipe.hmget(Keys.of_round(session_id, "round"), "state", "deadline_ms")
+                    pipe.time()
+                    pipe.xread({Keys.of_round(session_id, "proofs"): cursor}, count=1)
+                    (state, deadline_ms), time, found = await pipe.execute()
+        now_ms = time[0] * 1000 + time[1] // 1000
+        return bool(found) or state != RoundState.ACTIVE.value or now_ms >= int(deadline_ms)
+
+    def _script(self, name: str) -> Any:
+        file = resources.files("pocqueue.rounds") / "lua" / f"{name}.lua"
+        return self.client.register_script(file.read_text("utf-8"))

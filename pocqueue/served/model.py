@@ -1,0 +1,222 @@
+"""The model that a server serves, as its API process sees it: reached by name through the engine client.
+
+What crosses to the workers is block hash, public key, nonces and a shape; what comes back is distances.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pocqueue.engine.base import Batch, EngineInfo
+from pocqueue.engine.vllm.ranks import BatchLimits, read_answers
+from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound
+from pocqueue.poc.config import PoCConfig
+from pocqueue.poc.nonces import split_range
+
+if TYPE_CHECKING:
+    import torch
+
+#: Longest time for one batch. vLLM's core does nothing else meanwhile, so this also bounds how long a
+#: batch that hangs keeps a round alive.
+PASS_TIMEOUT_S = 300.0
+#: How often a call that waits looks whether the engine still lives.
+_LOOK_EVERY_S = 1.0
+#: The workers keep their scratch this long after a batch.
+IDLE_S = 30.0
+
+
+class EngineClient(Protocol):
+    """What is used of vLLM's engine client."""
+
+    @property
+    def errored(self) -> bool: ...
+
+    async def collective_rpc(self, method: str, *, args: tuple[Any, ...] = ()) -> list[Any]: ...
+
+
+class ServedModel:
+    """Distances by the workers of a vLLM server; a `DistanceSource` for its `PoCManager`.
+
+    Made and closed in the event loop that the engine client lives in.
+
+    Args:
+        client: vLLM's engine client.
+        info: the model; its fingerprint may be filled in later.
+        limits: what it can run.
+        pass_timeout_s: seconds that one batch may take.
+        idle_s: seconds after the last batch at which the workers free what they hold for the next.
+
+    Attributes:
+        lock: held by a thread during a pass.
+    """
+
+    def __init__(
+        self,
+        client: EngineClient,
+        info: EngineInfo,
+        limits: BatchLimits,
+        pass_timeout_s: float = PASS_TIMEOUT_S,
+        idle_s: float = IDLE_S,
+    ) -> None:
+        self.info = info
+        self.limits = limits
+        self.lock = threading.RLock()
+        self._client = client
+        self._pass_timeout_s = pass_timeout_s
+        self._idle_s = idle_s
+        self._loop = asyncio.get_running_loop()
+        self._release: asyncio.TimerHandle | None = None
+        self._releasing: asyncio.Task[None] | None = None
+
+    def check(self, batch_size: int, seq_len: int, nonces: Sequence[int] = ()) -> None:
+        """Refuse a shape that the model cannot run.
+
+        Raises:
+            InvalidRound: names the field.
+        """
+        self.limits.check(self.info, Batch("-", "-", tuple(nonces), batch_size, seq_len))
+
+    def distances(
+        self, config: PoCConfig, public_key: str, target: torch.Tensor, nonces: Sequence[int]
+    ) -> list[float]:
+        """Compute the distances of nonces, blocking this thread, which must not be the loop's.
+
+        Args:
+            config: the round; its block hash, batch size and sequence length are used.
+            public_key: whose nonces they are.
+            target: not used; each worker makes its own.
+            nonces: any number of them.
+
+        Raises:
+            EngineError: as `batch_distances` does.
+        """
+        del target
+        distances: list[float] = []
+        for start, stop in split_range(0, len(nonces), config.batch_size):
+            batch = Batch(
+                config.block_hash,
+                public_key,
+                tuple(nonces[start:stop]),
+                config.batch_size,
+                config.seq_len,
+            )
+            with self.lock:
+                computing = self.batch_distances(batch)
+                distances += asyncio.run_coroutine_threadsafe(computing, self._loop).result()
+        return distances
+
+    async def batch_distances(self, batch: Batch, upcoming: Batch | None = None) -> list[float]:
+        """Compute the distances of one batch.
+
+        Args:
+            batch: what is asked for.
+            upcoming: the next batch, to be made ready meanwhile; left out where it cannot be run.
+
+        Raises:
+            InvalidRound: the shape, or the number of nonces, is out of bounds.
+            EngineUnavailable: the engine is dead, or did not answer in time.
+            EngineError: it failed; says why.
+        """
+        self.limits.check(self.info, batch)
+        if not batch.nonces:
+            return []
+        following = None
+        if upcoming is not None:
+            with contextlib.suppress(InvalidRound):  # said when it is asked for
+                self.limits.check(self.info, upcoming)
+                following = upcoming.to_wire()
+        try:
+            answers = await self.call("poc_distances", *batch.to_wire(), following)
+        finally:
+            self._release_later()
+        return read_answers(answers, len(batch.nonces))
+
+    def num_unfinished(self) -> int:
+        """Return how many requests vLLM has at work; 0 where its client does not tell."""
+        processor = getattr(self._client, "output_processor", None)
+        return 0 if processor is None else int(processor.get_num_unfinished_requests())
+
+    def check_alive(self) -> None:
+        """Refuse what needs an engine where that is dead.
+
+        Raises:
+            EngineUnavailable: vLLM says that its engine is dead.
+        """
+        if self._client.errored:
+            raise EngineUnavailable(
+                "Engine not available: vLLM's engine is dead. Restart the server."
+            )
+
+    async def call(self, method: str, *args: Any) -> list[Any]:
+        """Call a method of the worker extension on every rank.
+
+        Raises:
+            EngineUnavailable, EngineError: as `batch_distances` does.
+        """
+        self.check_alive()
+        call = asyncio.ensure_future(
+            # Without a timeout of vLLM's: it would leave the late answer in the queue of the next call.
+            self._client.collective_rpc(method, args=args)
+        )
+        try:
+            await self._wait(call)
+        finally:
+            call.cancel()  # where it is not done; the engine itself cannot be interrupted
+        try:
+            return call.result()
+        except asyncio.CancelledError:
+            # vLLM's doing, not ours: passed on, it would end a search as if somebody had stopped it.
+            raise EngineUnavailable("Engine not available: vLLM dropped the batch.") from None
+        except Exception as exc:
+            if self._client.errored:
+                raise EngineUnavailable(
+                    f"Engine not available: vLLM's engine died ({type(exc).__name__}). Restart the server."
+                ) from exc
+            # What a worker raises arrives as text, of whatever class it was.
+            raise EngineError(f"The engine failed: {str(exc)[:500]}") from exc
+
+    async def _wait(self, call: asyncio.Future[list[Any]]) -> None:
+        """Wait for a call; no longer than it may take, nor than the engine lives.
+
+        Raises:
+            EngineUnavailable: as `call` does.
+        """
+        # An engine that died leaves the calls that it had without an answer.
+        give_up = self._loop.time() + self._pass_timeout_s
+        while not call.done():
+            left_s = give_up - self._loop.time()
+            if left_s <= 0:
+                raise EngineUnavailable(
+                    "Engine not available: no answer to a batch within "
+                    f"{self._pass_timeout_s:.0f} s."
+                )
+            await asyncio.wait([call], timeout=min(left_s, _LOOK_EVERY_S))
+            if not call.done():
+                self.check_alive()
+
+    def _release_later(self) -> None:
+        """Free the workers' scratch once no batch has come for a while."""
+        if self._release is not None:
+            self._release.cancel()
+        self._release = self._loop.call_later(self._idle_s, self._release_now)
+
+    def _release_now(self) -> None:
+        self._release = None
+        self._releasing = self._loop.create_task(self._call_release(), name="poc-release")
+
+    async def _call_release(self) -> None:
+        with contextlib.suppress(EngineError):  # a dead engine holds nothing
+            await self.call("poc_release")
+
+    async def close(self) -> None:
+        """Free the workers' scratch no more, as the server ends."""
+        if self._release is not None:
+            self._release.cancel()
+        if self._releasing is not None:
+            self._releasing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._releasing

@@ -1,0 +1,185 @@
+"""The plugin that an unmodified vLLM server loads: proof routes on the model that it already serves.
+
+    VLLM_PLUGINS=pocqueue vllm serve MODEL --worker-extension-cls pocqueue.engine.vllm.worker.PoCWorker
+
+vLLM finds the class through the entry point group ``vllm.endpoint_plugins``, has it add its routes, and
+hands it the engine client once the model is loaded. Where the proof cannot be made on this server, the
+routes say why and everything else works as ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+from argparse import Namespace
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+
+from pocqueue.engine.base import EXTENSION
+from pocqueue.engine.vllm.ranks import read_description
+from pocqueue.errors import EngineError, EngineUnavailable, PocqueueError
+from pocqueue.rounds.spec import RoundSpec
+from pocqueue.served.gate import GateMiddleware, InferenceGate
+from pocqueue.served.model import ServedModel
+from pocqueue.served.routes import PowState, pow_router
+from pocqueue.served.service import PowService
+from pocqueue.settings import Settings, load_settings
+
+logger = logging.getLogger("vllm.pocqueue")
+
+#: How long a round closes the gate, as a rule.
+_WINDOW_S: float = RoundSpec.model_fields["window_s"].default
+
+
+class PoCEndpoints:
+    """Fits vLLM's ``EndpointPlugin``."""
+
+    name = "pocqueue"
+    #: Models that generate text; servers for embeddings only do not load it.
+    required_tasks = ("generate",)
+
+    def __init__(self) -> None:
+        self._state = PowState()
+        self._gate = InferenceGate(_WINDOW_S)
+        self._hashing: asyncio.Task[None] | None = None
+        self._closing = False
+
+    def attach_router(self, app: FastAPI) -> None:
+        """Add routes, gate and a clean end to the server's application."""
+        app.include_router(pow_router(self._state))
+        app.add_middleware(GateMiddleware, gate=self._gate)
+        around = app.router.lifespan_context
+
+        @asynccontextmanager
+        async def lifespan(app: Any) -> AsyncIterator[Any]:
+            async with around(app) as state:
+                try:
+                    yield state
+                finally:
+                    await self._close()
+
+        app.router.lifespan_context = lifespan
+
+    async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
+        """Look at the engine; from here on the routes work, or say why not."""
+        try:
+            settings = load_settings()
+            self._state.tokens = _tokens(settings, args)
+            service = await _make_service(engine_client, self._gate, args, settings)
+        except PocqueueError as exc:
+            self._state.reason = f"PoC not enabled: {exc}"
+            logger.error("pocqueue: %s", self._state.reason)
+            return
+        self._state.service = service
+        state.poc_service = service
+        self._hashing = asyncio.create_task(
+            self._fingerprint(service.model, engine_client.vllm_config, settings)
+        )
+        logger.info("pocqueue: /api/v1/pow is ready on model %s.", service.model.info.model)
+
+    async def _fingerprint(self, served: ServedModel, config: Any, settings: Settings) -> None:
+        """Hash the model's files in the background; a large model takes minutes, once."""
+        from pocqueue.engine.fingerprint import fingerprint
+
+        try:
+            folder = await asyncio.to_thread(_model_folder, config)
+            digits = await asyncio.to_thread(
+                fingerprint, folder, state_dir=settings.state_dir, on_bytes=self._go_on
+            )
+        except Exception as exc:  # noqa: BLE001 - the hub's errors have no common class
+            self._state.model_error = f"the model's files cannot be hashed ({str(exc)[:300]})"
+            logger.error("pocqueue: %s", self._state.model_error)
+            return
+        served.info = replace(served.info, fingerprint=digits)
+        self._state.model_error = None
+
+    def _go_on(self, _done: int, _total: int) -> None:
+        """End the hashing thread where the server ends: it would be waited for, for minutes.
+
+        Raises:
+            EngineUnavailable: the server ends.
+        """
+        if self._closing:
+            raise EngineUnavailable("the server ends")
+
+    async def _close(self) -> None:
+        self._closing = True
+        if self._hashing is not None:
+            self._hashing.cancel()
+        if self._state.service is not None:
+            await self._state.service.close()
+
+
+async def _make_service(
+    engine_client: Any, gate: InferenceGate, args: Namespace, settings: Settings
+) -> PowService:
+    """Ask the workers what they have, and set up the service.
+
+    Raises:
+        EngineError: the proof cannot be made on this server; says why.
+    """
+    if engine_client is None:
+        raise EngineError("this server has no engine.")
+    if (getattr(args, "api_server_count", None) or 1) > 1:
+        raise EngineError(
+            "the server runs several API processes, and a round lives in one. Start it with "
+            "--api-server-count 1."
+        )
+    extension = engine_client.vllm_config.parallel_config.worker_extension_cls
+    if not extension:
+        raise EngineError(f"start the server with --worker-extension-cls {EXTENSION}.")
+    try:
+        info, limits = read_description(await engine_client.collective_rpc("poc_describe"))
+    except EngineError:
+        raise
+    except Exception as exc:
+        # What a worker raises arrives as text, of whatever class it was.
+        raise EngineError(str(exc)[:500]) from exc
+    names = getattr(args, "served_model_name", None)
+    info = replace(info, model=names[0] if names else info.model)
+    model = ServedModel(engine_client, info, limits)
+    return PowService(
+        model,
+        gate,
+        drain_s=settings.vllm_drain_seconds,
+        max_round_s=settings.vllm_round_seconds,
+    )
+
+
+def _tokens(settings: Settings, args: Namespace) -> list[bytes]:
+    """Return the SHA-256 of each token that opens the routes; none where they are open.
+
+    The server's own keys count as well where no other is set: who may not ask for a completion may
+    not stop all of them either.
+    """
+    if settings.vllm_token is not None:
+        tokens = [settings.vllm_token.get_secret_value()]
+    else:
+        tokens = list(getattr(args, "api_key", None) or [os.environ.get("VLLM_API_KEY")])
+    return [hashlib.sha256(token.encode()).digest() for token in tokens if token]
+
+
+def _model_folder(vllm_config: Any) -> Path:
+    """Return the folder that vLLM loaded its weights from."""
+    model = vllm_config.model_config
+    folder = Path(model.model)
+    if folder.is_dir():
+        return folder.resolve()
+    from huggingface_hub import snapshot_download
+
+    # vLLM has downloaded it; this only looks it up.
+    return Path(
+        snapshot_download(
+            model.model,
+            revision=model.revision,
+            cache_dir=vllm_config.load_config.download_dir,
+            local_files_only=True,
+        )
+    )

@@ -1,0 +1,162 @@
+"""Bodies of the proof routes that a vLLM server answers: WIRE.md section 2, "vLLM variant".
+
+Bounds are those of a round (`rounds/spec.py`); what depends on the model is checked by the service.
+Unknown fields are ignored: clients of several generations send more than this one needs.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pocqueue.engine.base import Batch
+from pocqueue.poc.data import ProofBatch
+from pocqueue.poc.nonces import MAX_NONCE
+from pocqueue.rounds.spec import (
+    MAX_BATCH_SIZE,
+    MAX_BLOCK_HEIGHT,
+    MAX_NODE_COUNT,
+    HttpUrl,
+    Text,
+)
+from pocqueue.web.errors import ErrorAnswer
+
+#: Nonces of one request. A round of 330 seconds finds fewer valid ones.
+MAX_NONCES = 100_000
+
+Nonce = Annotated[int, Field(ge=0, le=MAX_NONCE)]
+
+
+class InitBody(BaseModel):
+    """A round as its starter describes it."""
+
+    model_config = ConfigDict(
+        allow_inf_nan=False,
+        json_schema_extra={
+            "examples": [
+                {
+                    "block_hash": "0xabc",
+                    "block_height": 100,
+                    "public_key": "MYKEY",
+                    "r_target": 1.38,
+                    "node_id": 0,
+                    "node_count": 1,
+                    "callback_url": "http://10.0.0.5:9100/v1/poc-batches",
+                }
+            ]
+        },
+    )
+
+    block_hash: Text
+    block_height: int = Field(ge=0, le=MAX_BLOCK_HEIGHT)
+    public_key: Text
+    #: Distance in [0, 2] that a nonce has to stay below. Missing is answered apart, as it always was.
+    r_target: float | None = Field(default=None, gt=0, le=2)
+    fraud_threshold: float = Field(default=0.01, gt=0, lt=1)
+    #: -1, in both, is how older clients say "not set".
+    node_id: int = Field(default=0, ge=-1)
+    node_count: int = Field(default=1, ge=-1, le=MAX_NODE_COUNT)
+    batch_size: int = Field(default=32, ge=1, le=MAX_BATCH_SIZE)
+    seq_len: int = Field(default=256, ge=1)
+    callback_url: HttpUrl | None = None
+
+
+class ProofBody(BaseModel):
+    """Somebody's proof, to be recomputed."""
+
+    public_key: Text
+    block_hash: Text
+    block_height: int = Field(ge=0, le=MAX_BLOCK_HEIGHT)
+    nonces: list[Nonce] = Field(max_length=MAX_NONCES)
+    #: Claimed distances, one a nonce.
+    dist: list[float] = Field(max_length=MAX_NONCES)
+    node_id: int = Field(default=0, ge=0, le=MAX_NODE_COUNT)
+
+    def to_batch(self) -> ProofBatch:
+        """Return the same as `pocqueue.poc` has it."""
+        return ProofBatch(**self.model_dump())
+
+
+class BatchBody(BaseModel):
+    """Nonces for one pass of the shape [batch_size, seq_len]."""
+
+    block_hash: Text
+    public_key: Text
+    nonces: list[Nonce] = Field(max_length=MAX_BATCH_SIZE)
+    batch_size: int = Field(ge=1, le=MAX_BATCH_SIZE)
+    seq_len: int = Field(ge=1)
+
+    def to_batch(self) -> Batch:
+        """Return the same as the engines have it."""
+        return Batch(**self.model_dump(include=set(BatchBody.model_fields)))
+
+
+class DistancesBody(BatchBody):
+    """Nonces whose distances are wanted."""
+
+    #: What will be asked for next, so that its inputs are made meanwhile; computed only when asked for.
+    upcoming: BatchBody | None = None
+
+
+class PowStatus(BaseModel):
+    """How a round stands; the fields of `PoCManager.get_status`."""
+
+    state: str
+    valid_nonces: list[int]
+    valid_distances: list[float]
+    total_checked: int
+    total_valid: int
+    elapsed_seconds: float
+    rate_per_second: float
+    #: Of those checked, distances that were NaN or infinite; dropped.
+    total_nonfinite: int
+    #: Whether the round ended because the engine could not go on; then the state is STOPPED.
+    failed: bool
+    #: Why.
+    error: str | None
+
+
+class StatusAnswer(PowStatus):
+    """How a round stands, and what else the server does."""
+
+    #: Inference requests that still run; a round waits for them, for a bounded time.
+    running_requests: int
+
+
+class RoundAnswer(BaseModel):
+    """What changed a round is answered with."""
+
+    status: str = "OK"
+    pow_status: PowStatus
+
+
+class VerdictAnswer(BaseModel):
+    """What a proof is worth."""
+
+    status: str = "OK"
+    fraud_detected: bool
+    #: One distance a nonce; null where it was not finite.
+    computed_distances: list[float | None]
+    n_invalid: int
+    probability_honest: float
+
+
+class DistancesAnswer(BaseModel):
+    """Distances, and of which model."""
+
+    #: One distance a nonce; null where it was not finite.
+    distances: list[float | None]
+    fingerprint: str
+    dtype: str
+
+
+#: Error answers of every route, for the OpenAPI document.
+ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorAnswer, "description": "There is no round, or a part of it is missing."},
+    401: {"model": ErrorAnswer, "description": "The token is missing or wrong."},
+    409: {"model": ErrorAnswer, "description": "A round is being searched; stop it first."},
+    422: {"model": ErrorAnswer, "description": "A field has a value that is not allowed."},
+    500: {"model": ErrorAnswer, "description": "The engine failed on a batch; says why."},
+    503: {"model": ErrorAnswer, "description": "The engine cannot be used; the sentence says why."},
+}

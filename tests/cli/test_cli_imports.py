@@ -1,0 +1,59 @@
+"""The command line, the APIs' ground and the scheduler start without a model runtime."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+RUNTIMES = ("torch", "vllm", "transformers")
+
+
+def loaded(code: str) -> set[str]:
+    """Return the top-level packages that a fresh interpreter has loaded after some code."""
+    report = f"{code}\nimport sys\nprint('LOADED', *{{n.partition('.')[0] for n in sys.modules}})"
+    done = subprocess.run(
+        [sys.executable, "-c", report], capture_output=True, text=True, check=True, timeout=60
+    )
+    return set(done.stdout.rpartition("LOADED")[2].split())
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """`pocqueue --help` answers without torch, Celery, pydantic, Redis, numpy or Rich."""
+    code = """
+import sys
+sys.argv = ["pocqueue", "--help"]
+from pocqueue.cli import main
+try:
+    main()
+except SystemExit as exc:
+    assert exc.code == 0
+"""
+    packages = loaded(code)
+    assert "typer" in packages
+    assert not packages & {
+        *RUNTIMES,
+        "celery",
+        "kombu",
+        "pydantic",
+        "redis",
+        "numpy",
+        "scipy",
+        "rich",
+    }
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "pocqueue.app",
+        "pocqueue.rounds.sending",
+        "pocqueue.measure.calibration",
+        "pocqueue.local_stack",
+        "workers.io",
+    ],
+)
+def test_only_engines_import_a_runtime(module: str) -> None:
+    """Scheduler, io worker and everything around rounds do without torch."""
+    assert not loaded(f"import {module}") & set(RUNTIMES)

@@ -1,0 +1,67 @@
+"""`pocqueue engine compare` with real engines on the embedded model."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from pocqueue.settings import ENV_PREFIX
+from tests.support.vllm_parts import need_vllm
+
+SHAPE = ("--nonces", "64", "--seq-len", "64", "--batch-size", "32")
+
+
+def compare(state_dir: Path, *argv: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the command on the CPU, with settings from here alone."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
+    env |= {"POCQUEUE_STATE_DIR": str(state_dir), "POCQUEUE_DEVICE": "cpu", **variables}
+    return subprocess.run(
+        [sys.executable, "-m", "pocqueue", "engine", "compare", *argv],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+
+
+def test_torch_and_vllm_agree_on_the_embedded_model(tmp_path: Path) -> None:
+    """The JSON, alone on standard output, has both engines and says that float error is all."""
+    need_vllm()
+    done = compare(tmp_path, "--a", "torch", "--b", "vllm", *SHAPE, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["a"]["engine"], found["b"]["engine"]) == ("torch", "vllm")
+    assert found["a"]["fingerprint"] == found["b"]["fingerprint"]
+    assert found["a"]["dtype"] == found["b"]["dtype"] == "bfloat16"
+    assert min(found[name]["nonces_per_s"] for name in "ab") > 0
+    assert (found["num_compared"], found["num_nonfinite_a"], found["num_nonfinite_b"]) == (64, 0, 0)
+    assert found["relative_difference"] < 0.01
+    assert found["spread_difference"] < 0.1
+    assert found["num_valid_a"] == 6
+    assert found["agrees"]
+    assert "a (torch): Loading embedded on cpu" in done.stderr
+    assert "b (vllm): Loading embedded with vLLM on cpu" in done.stderr
+
+
+def test_a_model_that_is_not_there_ends_with_a_sentence(tmp_path: Path) -> None:
+    """Raised in the engine's process, said by the command, exit code 2."""
+    done = compare(tmp_path, "--b", "torch", "--model", str(tmp_path / "none"), *SHAPE)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("pocqueue: Model ")
+    assert str(tmp_path / "none") in last
+    assert "Traceback" not in done.stderr
+
+
+def test_a_sequence_too_long_for_the_model_names_the_option(tmp_path: Path) -> None:
+    """The limit is known once the model is loaded."""
+    done = compare(tmp_path, "--b", "torch", "--seq-len", "5000", POCQUEUE_TENSOR_PARALLEL="2")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1] == (
+        "pocqueue: --seq-len is 5000; allowed: 1 to 4096, the limit of model embedded."
+    )

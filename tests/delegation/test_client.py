@@ -1,0 +1,308 @@
+"""The client of a big node, with big nodes of both kinds, and with what is none."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from pocqueue.delegation import client as delegation_client
+from pocqueue.delegation.client import DelegationClient
+from pocqueue.errors import DelegationError, SettingsError
+from pocqueue.rounds.backend import Backend
+from tests.support.delegation_server import Work, live_gpus
+from tests.support.factories import FINGERPRINT
+from tests.support.fixtures import SettingsFactory
+from tests.support.node import (
+    TOKEN,
+    answering,
+    batch,
+    big_node_of_ours,
+    big_node_of_today,
+    make_round,
+)
+
+
+async def refusal(url: str, token: str = TOKEN, **options: Any) -> DelegationError:
+    """Return why a session cannot be started."""
+    with pytest.raises(DelegationError) as caught:
+        async with DelegationClient(url, token, **options) as client:
+            await client.start(make_round())
+    sentence = str(caught.value)
+    assert sentence.isprintable()
+    assert token not in sentence
+    return caught.value
+
+
+async def test_a_big_node_of_today() -> None:
+    """Every field of WIRE.md; the token goes into the query because it is read there only."""
+    async with big_node_of_today() as node, DelegationClient(node.url + "/", TOKEN) as client:
+        node_round = make_round(params={"dim": 2048}, node_id=1, node_count=3)
+        started = await client.start(node_round)
+        assert (started.session_id, started.gpu_count) == ("old-1", 3)
+        assert started.message == "Session created with 3 GPU groups"
+        assert started.model.model_fingerprint == ""
+        _, path, _, body = node.requests[0]
+        assert path == "/api/v1/delegation/start"
+        assert len(body.pop("request_id")) == 36
+        assert body == {
+            "node_id": 1,
+            "node_count": 3,
+            "block_hash": "block-1",
+            "block_height": 7,
+            "public_key": "key-1",
+            "batch_size": 10,
+            "r_target": 1.0,
+            "fraud_threshold": 0.01,
+            "params": {"dim": 2048, "seq_len": 8},
+            "callback_url": None,
+            "auth_token": TOKEN,
+        }
+        node.pages.append([batch(0, 1)])
+        page = await client.batches("old-1", "", 0.0)
+        assert [found.nonces for found in page.batches] == [[0, 1]]
+        assert (page.active, page.status, page.cursor) == (True, "generating", None)
+        asked = [query.get("auth_token") for _, path, query, _ in node.requests if "old-1" in path]
+        assert asked == [None, TOKEN]
+        await client.batches("old-1", "", 0.0)
+        assert node.polls == 2
+        assert len(node.requests) == 4
+        await client.stop("old-1")
+        assert node.stopped == ["old-1"]
+        assert not (await client.batches("old-1", "", 0.0)).active
+
+
+async def test_our_big_node(backend: Backend, settings_for: SettingsFactory) -> None:
+    """A page can be read twice from its cursor, and the model is told; nothing is in a query."""
+    live_gpus(backend, 2)
+    with big_node_of_ours(settings_for()) as url:
+        async with DelegationClient(url, TOKEN) as client:
+            started = await client.start(make_round())
+            assert started.gpu_count == 2
+            model = started.model
+            assert (model.model_fingerprint, model.model_dtype) == (FINGERPRINT, "float32")
+            assert model.model_runtime == "twin"
+            work = Work(backend, started.session_id)
+            work.batch()
+            first = await client.batches(started.session_id, "", 5.0)
+            assert first.cursor is not None
+            work.batch()
+            for _ in range(2):
+                page = await client.batches(started.session_id, first.cursor, 5.0)
+                assert [found.nonces for found in page.batches] == [[10, 11]]
+            await client.stop(started.session_id)
+            assert page.cursor is not None
+            last = await client.batches(started.session_id, page.cursor, 5.0)
+            assert (last.batches, last.active, last.status) == ([], False, "stopped")
+            with pytest.raises(DelegationError, match="Session nobody not found") as caught:
+                await client.batches("nobody", "", 0.0)
+            assert (caught.value.status, caught.value.is_final) == (404, True)
+        async with DelegationClient(url, "not-the-token-of-it") as client:
+            with pytest.raises(DelegationError, match="Invalid auth token"):
+                await client.batches(started.session_id, "", 0.0)
+            assert not client._token_in_query
+
+
+async def test_what_is_not_there() -> None:
+    """Nobody listens, no such host: the cause in the system's words, and what to check."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    error = await refusal(url)
+    assert str(error) == (
+        f"Connection refused. Check that the delegation service runs at {url}, that DELEGATION_URL is "
+        "right and that the port is open between the nodes."
+    )
+    assert (error.is_final, error.status) == (False, None)
+    error = await refusal("http://no-such-host.invalid:9090")
+    assert str(error).split(". Check")[0] in {
+        "Name or service not known",
+        "Temporary failure in name resolution",
+        "No address associated with hostname",
+    }
+
+
+@pytest.mark.parametrize(
+    ("url", "token"),
+    [
+        ("http://[", TOKEN),
+        ("http://" + "a" * 64 + ".invalid", TOKEN),
+        ("http://host", "gehäim-und-lang-genug"),
+        ("http://\u2603.\u0080", TOKEN),
+    ],
+)
+async def test_what_cannot_be_asked(url: str, token: str) -> None:
+    """A URL or token that HTTP has no words for ends in a sentence, not in a traceback."""
+    assert "Check" in str(await refusal(url, token))
+
+
+async def test_what_speaks_something_else() -> None:
+    """TLS to a plain port, and a server that hangs up."""
+    async with big_node_of_today() as node:
+        error = await refusal(node.url.replace("http:", "https:"))
+        assert str(error).startswith("TLS failed (")
+
+    async def hang_up(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        request.transport.close()
+        return web.Response()
+
+    async with answering(hang_up) as url:
+        error = await refusal(url)
+    assert str(error).startswith("The connection was closed before the answer was complete. Check")
+
+
+async def test_an_answer_to_start_that_breaks_off() -> None:
+    """It is asked for again, by the same name, so that there is one session."""
+    asked: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append((await request.json())["request_id"])
+        if len(asked) == 1:
+            assert request.transport is not None
+            request.transport.close()
+        return web.json_response({"session_id": "s", "gpu_count": 1})
+
+    async with answering(answer) as url, DelegationClient(url, TOKEN) as client:
+        assert (await client.start(make_round())).session_id == "s"
+    assert len(asked) == 2
+    assert len(set(asked)) == 1
+
+
+async def test_what_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither by silence nor a byte at a time is a session held up."""
+    monkeypatch.setattr(delegation_client, "START_WAIT_S", 0.1)
+    ended = asyncio.Event()
+
+    async def silent(_: web.Request) -> web.Response:
+        await ended.wait()
+        return web.Response()
+
+    async def trickle(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        with contextlib.suppress(ConnectionError):
+            while not ended.is_set():
+                await response.write(b" ")
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(0.01):
+                        await ended.wait()
+        return response
+
+    for answer in (silent, trickle):
+        async with answering(answer) as url:
+            error = await refusal(url, timeout_s=0.1)
+            # Or already the connection, on a busy machine.
+            assert re.match(r"No answer within 0\.[12] s\. Check", str(error))
+            ended.set()
+        ended.clear()
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "said", "is_final"),
+    [
+        (200, "<html>hello</html>", "answers what no delegation service does (the reply: ", False),
+        (
+            200,
+            '{"session_id": "a b"}',
+            "answers what no delegation service does (session_id: ",
+            False,
+        ),
+        (200, '{"session_id": ""}', "answers what no delegation service does (session_id: ", False),
+        (302, "", "answers with a redirect (HTTP 302)", True),
+        (401, '{"detail": "Invalid auth token"}', "Invalid auth token", True),
+        (
+            404,
+            '{"detail": "Not Found"}',
+            "is no delegation service (HTTP 404: Not Found). Check",
+            True,
+        ),
+        (404, "<html>", "HTTP 404 from the big node", True),
+        (409, '{"detail": "Model conflict"}', "Model conflict", True),
+        (
+            422,
+            '{"detail": [{"loc": ["body", "node_id"], "msg": "Too small", "input": "secret"}]}',
+            "HTTP 422 from the big node (body.node_id: Too small)",
+            True,
+        ),
+        (422, '{"detail": []}', "HTTP 422 from the big node", True),
+        (
+            429,
+            '{"detail": "Maximum sessions (2) reached."}',
+            "Maximum sessions (2) reached.",
+            False,
+        ),
+        (500, "[]", "HTTP 500 from the big node", False),
+        (503, f'{{"detail": "two\\nlines, {TOKEN}"}}', "two lines, …", False),
+    ],
+)
+async def test_refusals(status: int, content: str, said: str, is_final: bool) -> None:
+    """Each status has its sentence, and says whether it is worth to ask again."""
+
+    async def answer(_: web.Request) -> web.Response:
+        headers = {"Location": "http://127.0.0.1:9/"} if status == 302 else {}
+        return web.Response(text=content, status=status, headers=headers)
+
+    async with answering(answer) as url:
+        error = await refusal(url)
+    assert said in str(error)
+    assert error.is_final is is_final
+    assert error.status == (None if status == 200 else status)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        {"batches": [], "status": "generating"},
+        {"batches": [{"nonces": [1]}], "session_active": True},
+        {"batches": [batch(1) | {"nonces": ["one"]}], "session_active": True},
+        {"batches": [], "session_active": True, "cursor": "x" * 300},
+    ],
+)
+async def test_pages_that_are_none(page: dict[str, Any]) -> None:
+    """A reply that cannot be read is asked for again, as a proxy may have sent it."""
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response(page)
+
+    async with answering(answer) as url, DelegationClient(url, TOKEN) as client:
+        with pytest.raises(
+            DelegationError, match="answers what no delegation service does"
+        ) as caught:
+            await client.batches("s", "", 0.0)
+    assert not caught.value.is_final
+
+
+async def test_a_reply_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody fills the small node's memory; the session's id stays in its part of the path."""
+    monkeypatch.setattr(delegation_client, "MAX_REPLY_BYTES", 10_000)
+    paths: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        paths.append(request.raw_path.partition("?")[0])
+        return web.Response(body=b" " * 20_000)
+
+    async with answering(answer) as url, DelegationClient(url, TOKEN) as client:
+        with pytest.raises(DelegationError, match="more than"):
+            await client.batches("../stop?x", "", 0.0)
+    assert paths == ["/api/v1/delegation/batches/..%2Fstop%3Fx"]
+
+
+@pytest.fixture
+def some_file(tmp_path: Path) -> Path:
+    path = tmp_path / "ca.pem"
+    path.write_text("no certificate")
+    return path
+
+
+async def test_an_authority_that_cannot_be_read(some_file: Path) -> None:
+    """The setting is named."""
+    for path in (some_file, some_file.with_name("missing")):
+        with pytest.raises(SettingsError, match="DELEGATION_TLS_CA is"):
+            DelegationClient("https://host", TOKEN, ca=path)

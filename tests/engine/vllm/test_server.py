@@ -1,0 +1,535 @@
+"""The engine of a served model, against a real HTTP server: what it asks, and how patient it is."""
+
+from __future__ import annotations
+
+import json
+import math
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from typing_extensions import override
+
+from pocqueue.engine import EngineOptions, load_engine, local
+from pocqueue.engine.base import Batch
+from pocqueue.engine.vllm import server as module
+from pocqueue.engine.vllm.ranks import BatchLimits
+from pocqueue.engine.vllm.server import VllmServerEngine
+from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound
+from pocqueue.poc.config import PoCConfig
+from tests.support.factories import FINGERPRINT, OTHER_FINGERPRINT, make_info
+
+MAX_BATCH_SIZE = 16
+PATIENCE_S = 5.0
+
+
+class Clock:
+    """Stands in for `time` in the engine's module: a pause takes no time, and is where things change.
+
+    Attributes:
+        pauses: the length of each.
+        on_pause: called in each with its number, from 1 on.
+    """
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.pauses: list[float] = []
+        self.on_pause: Callable[[int], None] = lambda _: None
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.pauses.append(seconds)
+        assert len(self.pauses) < 10_000
+        self.on_pause(len(self.pauses))
+
+
+class QuietServer(ThreadingHTTPServer):
+    """Waits for its threads when it closes, and prints nothing of clients that went away."""
+
+    daemon_threads = False
+
+    @override
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing."""
+
+
+class Server:
+    """A vLLM server with the plugin, on loopback.
+
+    Attributes:
+        answers: status and body of the answers still to give, in order; then the good ones follow.
+        model: answer of the route of the model.
+        distance: of a nonce.
+        fingerprint: of the model that it serves.
+        requests: (method, path, token, body) of each.
+    """
+
+    def __init__(self) -> None:
+        self.answers: list[tuple[int, Any]] = []
+        self.model: dict[str, Any] = make_info().to_dict() | {"max_batch_size": MAX_BATCH_SIZE}
+        self.distance: Callable[[int], float | None] = lambda nonce: nonce / 100
+        self.fingerprint = FINGERPRINT
+        self.dtype = "float32"
+        self.requests: list[tuple[str, str, str | None, Any]] = []
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port: int = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._http: QuietServer | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Serve from now on."""
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self._handle()
+
+            def do_POST(self) -> None:
+                self._handle()
+
+            def _handle(self) -> None:
+                size = int(self.headers.get("Content-Length") or 0)
+                body = json.loads(self.rfile.read(size)) if size else None
+                token = self.headers.get("Authorization")
+                outer.requests.append((self.command, self.path, token, body))
+                status, answer = outer.answer(self.path, body)
+                data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            @override
+            def log_message(self, format: str, *args: Any) -> None:
+                """Say nothing."""
+
+        self._http = QuietServer(("127.0.0.1", self.port), Handler)
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.005,))
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Be away."""
+        if self._http is not None and self._thread is not None:
+            self._http.shutdown()
+            self._http.server_close()
+            self._thread.join()
+            self._http = None
+
+    def answer(self, path: str, body: Any) -> tuple[int, Any]:
+        """Return status and body for a request."""
+        if self.answers:
+            return self.answers.pop(0)
+        if path == "/api/v1/pow/model":
+            return 200, self.model
+        assert path == "/api/v1/pow/distances"
+        return 200, {
+            "distances": [self.distance(nonce) for nonce in body["nonces"]],
+            "fingerprint": self.fingerprint,
+            "dtype": self.dtype,
+        }
+
+
+def round_of(**changes: Any) -> PoCConfig:
+    fields: dict[str, Any] = {
+        "block_hash": "block-1",
+        "block_height": 7,
+        "public_key": "key-1",
+        "r_target": 1.0,
+        "batch_size": 4,
+        "seq_len": 8,
+    }
+    return PoCConfig(**fields | changes)
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def engine(server: Server) -> Iterator[VllmServerEngine]:
+    """An engine that knows its server already."""
+    client = httpx.Client(base_url=server.url, trust_env=False)
+    engine = VllmServerEngine(
+        client, make_info(engine="vllm-server"), BatchLimits(MAX_BATCH_SIZE), PATIENCE_S
+    )
+    yield engine
+    engine.close()
+
+
+@contextmanager
+def connected(
+    server: Server, progress: list[str] | None = None, **changes: Any
+) -> Iterator[VllmServerEngine]:
+    """Load the engine as a worker does."""
+    fields: dict[str, Any] = {
+        "model": "any",
+        "device": "cpu",
+        "state_dir": Path("unused"),
+        "server_url": server.url,
+        "server_patience_s": 900.0,
+    }
+    options = EngineOptions(**fields | changes)
+    engine = load_engine("vllm-server", options, (progress if progress is not None else []).append)
+    assert isinstance(engine, VllmServerEngine)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def test_a_worker_takes_what_is_served(server: Server) -> None:
+    """The description is the server's; it is told in one line."""
+    progress: list[str] = []
+    with connected(server, progress) as engine:
+        assert engine.info == make_info(engine="vllm-server")
+        assert progress == [f"Using twin of the vLLM server at {server.url} in float32"]
+        assert server.requests == [("GET", "/api/v1/pow/model", None, None)]
+        assert engine.distances(round_of(), [7]) == [0.07]
+
+
+def test_the_token_goes_with_every_request(server: Server) -> None:
+    """As a bearer token; a slash after the URL does no harm."""
+    with connected(server, server_url=f"{server.url}/", server_token="secret") as engine:
+        engine.distances(round_of(), [1])
+        assert [(path, token) for _, path, token, _ in server.requests] == [
+            ("/api/v1/pow/model", "Bearer secret"),
+            ("/api/v1/pow/distances", "Bearer secret"),
+        ]
+
+
+def test_a_batch_is_one_request(server: Server, engine: VllmServerEngine) -> None:
+    """Distances come back in the order of the nonces; null is NaN, whole numbers are numbers."""
+    server.distance = lambda nonce: {1: None, 2: 1, 2**62: 0.25}[nonce]
+    distances = engine.distances(round_of(), [2**62, 1, 2])
+    assert distances[0] == 0.25
+    assert math.isnan(distances[1])
+    assert distances[2] == 1.0
+    assert all(type(distance) is float for distance in distances)
+    [(method, path, _, body)] = server.requests
+    assert (method, path) == ("POST", "/api/v1/pow/distances")
+    assert body == {
+        "block_hash": "block-1",
+        "public_key": "key-1",
+        "nonces": [2**62, 1, 2],
+        "batch_size": 4,
+        "seq_len": 8,
+        "upcoming": None,
+    }
+
+
+def test_the_server_is_told_of_the_next_batch(server: Server, engine: VllmServerEngine) -> None:
+    """With the fields of a batch, so that it can make inputs meanwhile."""
+    config = round_of()
+    engine.distances(config, [1], Batch("block-2", "key-2", (5, 6), 4, 8))
+    [(_, _, _, body)] = server.requests
+    assert body is not None
+    assert body["upcoming"] == {
+        "block_hash": "block-2",
+        "public_key": "key-2",
+        "nonces": [5, 6],
+        "batch_size": 4,
+        "seq_len": 8,
+    }
+
+
+def test_warming_up_is_a_batch(server: Server, engine: VllmServerEngine) -> None:
+    """Of the round's shape."""
+    engine.warm_up(8, 32)
+    [(_, _, _, body)] = server.requests
+    assert (body["batch_size"], body["seq_len"], len(body["nonces"])) == (8, 32, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "nonces", "field"),
+    [
+        ({"batch_size": MAX_BATCH_SIZE + 1}, [1], "batch_size"),
+        ({"seq_len": 1025}, [1], "seq_len"),
+        ({}, [1, 2, 3, 4, 5], "nonces"),
+    ],
+)
+def test_what_the_server_cannot_run_is_not_sent(
+    server: Server,
+    engine: VllmServerEngine,
+    changes: dict[str, Any],
+    nonces: list[int],
+    field: str,
+) -> None:
+    """The error names the field; neither are no nonces sent."""
+    with pytest.raises(InvalidRound) as caught:
+        engine.distances(round_of(**changes), nonces)
+    assert caught.value.field == field
+    assert engine.distances(round_of(), []) == []
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_a_server_that_cannot_just_now_is_asked_again(
+    server: Server, engine: VllmServerEngine, clock: Clock, status: int
+) -> None:
+    """With growing pauses."""
+    server.answers = [(status, {"detail": "not now"})] * 3
+    assert engine.distances(round_of(), [1, 2]) == [0.01, 0.02]
+    assert len(server.requests) == 4
+    assert len({repr(request) for request in server.requests}) == 1
+    assert clock.pauses == sorted(clock.pauses)
+    assert len(clock.pauses) == 3
+
+
+def test_a_server_that_restarts_is_waited_for(
+    server: Server, engine: VllmServerEngine, clock: Clock
+) -> None:
+    """The batch is sent again, and nobody notices."""
+    assert engine.distances(round_of(), [1]) == [0.01]
+    server.stop()
+    clock.on_pause = lambda number: server.start() if number == 3 else None
+    assert engine.distances(round_of(), [2]) == [0.02]
+    assert len(server.requests) == 2
+
+
+def test_patience_ends(server: Server, engine: VllmServerEngine, clock: Clock) -> None:
+    """A server that is away for good is unavailable; the sentence says where to look."""
+    server.stop()
+    begun = clock.now
+    with pytest.raises(EngineUnavailable, match=r"does not answer \(ConnectError\)") as caught:
+        engine.distances(round_of(), [1])
+    assert server.url in str(caught.value)
+    assert "Check POCQUEUE_VLLM_URL and the server's log." in str(caught.value)
+    assert PATIENCE_S / 2 < clock.now - begun <= PATIENCE_S
+
+
+def test_patience_ends_with_the_servers_own_reason(
+    server: Server, engine: VllmServerEngine
+) -> None:
+    """Where it answers, but cannot use its engine."""
+    server.answers = [(503, {"detail": "Engine not available: vLLM's engine is dead."})] * 100
+    with pytest.raises(EngineUnavailable, match="says 503: Engine not available: vLLM's engine is"):
+        engine.distances(round_of(), [1])
+
+
+def test_each_batch_has_patience_of_its_own(
+    server: Server, engine: VllmServerEngine, clock: Clock
+) -> None:
+    """What the one before has used up does not count."""
+    server.stop()
+    with pytest.raises(EngineUnavailable):
+        engine.distances(round_of(), [1])
+    used = len(clock.pauses)
+    clock.on_pause = lambda number: server.start() if number == used + 2 else None
+    assert engine.distances(round_of(), [1]) == [0.01]
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "sentence"),
+    [
+        (401, {"error": "Unauthorized"}, r"refuses the token\. Set POCQUEUE_VLLM_TOKEN"),
+        (404, {"detail": "Not Found"}, r"no route /api/v1/pow/distances\. .*VLLM_PLUGINS=pocqueue"),
+        (422, {"detail": "seq_len is 9; allowed: 1 to 8."}, r"status 422: seq_len is 9; allowed:"),
+        (400, ["no", "detail"], r'status 400: \["no", "detail"\]'),
+        (307, {}, "status 307"),
+    ],
+)
+def test_a_refusal_is_final(
+    server: Server,
+    engine: VllmServerEngine,
+    clock: Clock,
+    status: int,
+    body: Any,
+    sentence: str,
+) -> None:
+    """One sentence that says what to do; the server has changed, and asking again would not help."""
+    server.answers = [(status, body)]
+    with pytest.raises(EngineUnavailable, match=sentence) as caught:
+        engine.distances(round_of(), [1])
+    assert f"The vLLM server at {server.url}" in str(caught.value)
+    assert clock.pauses == []
+    assert engine.distances(round_of(), [1]) == [0.01]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("fingerprint", OTHER_FINGERPRINT), ("dtype", "bfloat16")]
+)
+def test_another_model_is_noticed_at_once(
+    server: Server, engine: VllmServerEngine, field: str, value: str
+) -> None:
+    """A server may be restarted with another one between two batches; its distances do not count."""
+    engine.distances(round_of(), [1])
+    setattr(server, field, value)
+    with pytest.raises(EngineUnavailable, match="serves another model by now") as caught:
+        engine.distances(round_of(), [1])
+    assert value[:12] in str(caught.value)
+    assert "Start this worker again" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "distances", [None, "0.1", [], [0.1], [0.1, 0.2, 0.3], [0.1, "0.2"], [0.1, [0.2]], [0.1, True]]
+)
+def test_other_than_one_distance_a_nonce_is_no_answer(
+    server: Server, engine: VllmServerEngine, distances: Any
+) -> None:
+    """Too few, too many, none, or something else."""
+    body = {"distances": distances, "fingerprint": FINGERPRINT, "dtype": "float32"}
+    server.answers = [(200, body)]
+    with pytest.raises(EngineUnavailable, match="one distance for each of 2 nonces"):
+        engine.distances(round_of(), [1, 2])
+
+
+@pytest.mark.parametrize("body", [b"<html>Welcome</html>", b"", ["a list"]])
+def test_something_else_than_the_plugin_is_noticed(
+    server: Server, engine: VllmServerEngine, body: Any
+) -> None:
+    """A proxy's page, for one; also where a worker starts."""
+    server.answers = [(200, body)] * 2
+    with pytest.raises(EngineUnavailable, match="is not pocqueue's plugin"):
+        engine.distances(round_of(), [1])
+    with pytest.raises(EngineError, match="is not pocqueue's plugin"), connected(server):
+        pass
+
+
+def test_a_worker_waits_for_a_server_that_starts(server: Server, clock: Clock) -> None:
+    """First it is not there, then it loads its model, then it hashes it; the worker tells now and then."""
+    server.stop()
+    server.answers = [(503, {"detail": "the server is still starting."})] * 12
+
+    def get_on(number: int) -> None:
+        if number == 10:
+            server.start()
+
+    clock.on_pause = get_on
+    progress: list[str] = []
+    with connected(server, progress) as engine:
+        assert engine.info.model == "twin"
+    waited = sum(clock.pauses)
+    assert len(clock.pauses) == 22
+    assert progress[0] == (
+        f"Waiting for the vLLM server: {server.url} does not answer (ConnectError)"
+    )
+    assert "says 503: the server is still starting." in progress[-2]
+    assert progress[-1].startswith("Using twin of the vLLM server")
+    assert 2 <= len(progress) - 1 <= waited / 10 + 1
+
+
+def test_a_command_does_not_wait_for_long(server: Server, clock: Clock) -> None:
+    """Somebody is looking on; a worker waits for as long as a model takes to load."""
+    server.stop()
+    begun = clock.now
+    with (
+        pytest.raises(EngineUnavailable, match="does not answer"),
+        connected(server, server_patience_s=30.0),
+    ):
+        pass
+    assert 15 < clock.now - begun <= 30
+    assert local._COMMAND_PATIENCE_S < module.PATIENCE_S < local._WORKER_PATIENCE_S
+
+
+def test_a_server_that_never_will_is_not_waited_for(server: Server, clock: Clock) -> None:
+    """It says so."""
+    server.answers = [(503, {"detail": "PoC not enabled: --enable-lora."})]
+    with pytest.raises(EngineError, match="PoC not enabled: --enable-lora"), connected(server):
+        pass
+    assert not clock.pauses
+
+
+def test_a_batch_that_failed_is_the_batchs_fault(server: Server, engine: VllmServerEngine) -> None:
+    """The server is well, so the worker is too."""
+    server.answers = [(500, {"detail": "It does not fit."})]
+    with pytest.raises(EngineError, match="It does not fit") as caught:
+        engine.distances(round_of(), [1])
+    assert not isinstance(caught.value, EngineUnavailable)
+
+
+#: Later versions added these, with a default.
+_OPTIONAL = {"tensor_parallel", "num_layers", "num_heads", "num_kv_heads"}
+
+
+@pytest.mark.parametrize(
+    "field", [*sorted(make_info().to_dict().keys() - _OPTIONAL), "max_batch_size"]
+)
+@pytest.mark.parametrize("value", [None, "left out"])
+def test_a_description_without_a_field_is_refused(
+    server: Server, field: str, value: str | None
+) -> None:
+    """Left out or null: the plugin is of another version."""
+    del server.model[field]
+    if value is None:
+        server.model[field] = None
+    with (
+        pytest.raises(EngineError, match="does not describe its model") as caught,
+        connected(server),
+    ):
+        pass
+    assert "Both sides need the same version of pocqueue." in str(caught.value)
+    assert not isinstance(caught.value, EngineUnavailable)
+    assert value is None or field in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "sentence"), [(401, "refuses the token"), (404, "no route /api/v1/pow/model")]
+)
+def test_a_server_that_refuses_a_worker(server: Server, status: int, sentence: str) -> None:
+    """At once, in one sentence."""
+    server.answers = [(status, {"detail": "no"})]
+    with pytest.raises(EngineError, match=sentence), connected(server):
+        pass
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("answer", [(401, {}), (200, {})])
+def test_a_worker_that_cannot_start_leaves_no_connection(
+    server: Server, monkeypatch: pytest.MonkeyPatch, answer: tuple[int, Any]
+) -> None:
+    """Refused, or with a description that is none."""
+    clients: list[httpx.Client] = []
+
+    class Noted(httpx.Client):
+        def __init__(self, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            clients.append(self)
+
+    monkeypatch.setattr(httpx, "Client", Noted)
+    server.answers = [answer]
+    with pytest.raises(EngineError), connected(server):
+        pass
+    assert [client.is_closed for client in clients] == [True]
+
+
+def test_a_batch_that_hangs_is_given_up(server: Server, clock: Clock) -> None:
+    """A server that takes a request and never answers is as good as away."""
+    never = threading.Event()
+    server.distance = lambda _: float(never.wait(20))
+    client = httpx.Client(base_url=server.url, trust_env=False, timeout=0.02)
+    engine = VllmServerEngine(client, make_info(), BatchLimits(MAX_BATCH_SIZE), patience_s=0.2)
+    with pytest.raises(EngineUnavailable, match=r"does not answer \(ReadTimeout\)"):
+        engine.distances(round_of(), [1])
+    never.set()
+    engine.close()
+
+
+def test_closing_twice_is_fine(server: Server) -> None:
+    """The server goes on."""
+    with connected(server) as engine:
+        engine.close()
+    with connected(server) as engine:
+        assert engine.distances(round_of(), [1]) == [0.01]

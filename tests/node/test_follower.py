@@ -1,0 +1,386 @@
+"""What follows a search: each page once on disk and signed, whatever the source or the disk does."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typing_extensions import override
+
+from pocqueue.errors import DelegationError, OutboxError, PocqueueError
+from pocqueue.node import follower as runner_module
+from pocqueue.node.follower import SessionRunner
+from pocqueue.node.keys import SigningKey
+from pocqueue.node.metrics import NodeMetrics
+from pocqueue.node.outbox import Origin, Outbox
+from pocqueue.node.postman import Postman
+from pocqueue.node.round import NodeRound
+from pocqueue.node.signing import verify_body
+from pocqueue.node.sources import Page
+from pocqueue.poc.data import ProofBatch
+from tests.support.node import batch, make_round, nonces_in
+from tests.support.waiting import until
+
+KEY = SigningKey.generate()
+
+
+class ScriptedWork:
+    """Hands out pages and errors in turn, and waits for ever after the last.
+
+    Attributes:
+        read_from: cursors that it was read from.
+        stops: errors that a stop still meets, in order.
+        stopped: a stop arrived.
+        held: reads wait here while it is cleared.
+    """
+
+    def __init__(
+        self, *script: Page | Exception, origin: Origin = "delegation", must_end: bool = False
+    ) -> None:
+        self.origin = origin
+        self.session_id = "s"
+        self.gpu_count = 1
+        self.must_end = must_end
+        self.script = list(script)
+        self.read_from: list[str] = []
+        self.stops: list[Exception] = []
+        self.stopped = False
+        self.closed = False
+        self.held = asyncio.Event()
+        self.held.set()
+
+    async def read(self, cursor: str) -> Page:
+        self.read_from.append(cursor)
+        await self.held.wait()
+        if not self.script:
+            await asyncio.Event().wait()
+        step = self.script.pop(0)
+        if isinstance(step, Exception):
+            raise step
+        return step
+
+    async def stop(self) -> None:
+        if self.stops:
+            raise self.stops.pop(0)
+        self.stopped = True
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+class TroubledOutbox(Outbox):
+    """An outbox on a disk that is full for the next steps; `trouble` counts them."""
+
+    trouble = 0
+
+    @override
+    def accept(self, *args: Any) -> bool:
+        self._meet_trouble()
+        return super().accept(*args)
+
+    @override
+    def hold(self, session_id: str) -> int:
+        self._meet_trouble()
+        return super().hold(session_id)
+
+    def _meet_trouble(self) -> None:
+        if self.trouble:
+            self.trouble -= 1
+            raise OutboxError("The outbox cannot be used: disk full.")
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let outages be short."""
+    for name in ("FIRST_PAUSE_S", "MAX_PAUSE_S", "DISK_PAUSE_S", "REFUSED_PAUSE_S"):
+        monkeypatch.setattr(runner_module, name, 0.002)
+
+
+@pytest.fixture
+def outbox(tmp_path: Path) -> Iterator[TroubledOutbox]:
+    """An outbox with an open session."""
+    with TroubledOutbox(tmp_path / "outbox.sqlite3") as outbox:
+        outbox.open_session("s", "delegation", None, "{}")
+        yield outbox
+
+
+def page(cursor: str, *batches: dict[str, Any], over: bool = False) -> Page:
+    return Page(cursor, [ProofBatch(**found) for found in batches], over, "generating")
+
+
+def follow(
+    work: ScriptedWork,
+    outbox: Outbox,
+    node_round: NodeRound | None = None,
+    give_up_s: float | None = None,
+    on_lost: Callable[[SessionRunner], Any] | None = None,
+) -> SessionRunner:
+    """Begin to follow a search."""
+    runner = SessionRunner(
+        work,
+        node_round or make_round(),
+        outbox=outbox,
+        key=KEY,
+        postman=Postman(outbox),
+        metrics=NodeMetrics(),
+        spot_check=None,
+        give_up_s=time.time() + 60 if give_up_s is None else give_up_s,
+        on_lost=on_lost,
+    )
+    runner.start()
+    return runner
+
+
+async def followed(work: ScriptedWork, outbox: Outbox, **options: Any) -> SessionRunner:
+    """Follow a search to its end."""
+    runner = follow(work, outbox, **options)
+    assert runner.task is not None
+    await asyncio.wait([runner.task])
+    assert runner.task.exception() is None
+    assert runner.over
+    assert runner.is_done
+    assert work.closed
+    return runner
+
+
+def bodies(outbox: Outbox) -> list[Any]:
+    """Return the bodies in the outbox, each signed with our key."""
+    import json
+
+    found = [json.loads(letter.body) for letter in outbox.letters("s")]
+    assert {verify_body(body) for body in found} <= {KEY.public_hex}
+    return found
+
+
+def state(outbox: Outbox) -> str:
+    session = outbox.session("s")
+    assert session is not None
+    return session.state
+
+
+async def test_pages_become_letters(outbox: TroubledOutbox) -> None:
+    """Each page one letter, or more where there are many nonces; the cursor goes along."""
+    many = range(100, 2600)
+    work = ScriptedWork(
+        page("1", batch(0, 1), batch(2)), page("2"), page("3", batch(*many), over=True)
+    )
+    runner = await followed(work, outbox)
+    found = bodies(outbox)
+    assert [len(body["nonces"]) for body in found] == [3, 1000, 1000, 500]
+    assert nonces_in(found) == [0, 1, 2, *many]
+    assert {body["r_target"] for body in found} == {1.0}
+    assert work.read_from == ["", "1", "2"]
+    assert (state(outbox), runner.error, runner.lost) == ("closed", None, False)
+    assert (runner.batches, runner.nonces) == (3, 2503)
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (batch(3, block_hash="other"), "a batch is of another round (block 'other')"),
+        (batch(3, block_height=8), "a batch is of another round"),
+        (batch(3, public_key="other"), "a batch is of another round"),
+        (batch(4), "nonce 4 is not one of node 0 of 3"),
+        (batch(-3), "nonce -3 is not one of node 0"),
+        (batch(3 * 2**63), "is not one of node 0"),
+        (batch(3, dist=1.0), "nonce 3 claims distance 1.0, which is not valid"),
+        (batch(3, dist=-0.1), "nonce 3 claims distance -0.1, which is not valid"),
+        (batch(3, dist=float("nan")), "nonce 3 claims distance nan, which is not valid"),
+        (batch(3, 6) | {"dist": [0.5]}, "a batch has not one distance for each nonce"),
+    ],
+)
+async def test_what_cannot_be_true_is_fraud(
+    outbox: TroubledOutbox, bad: dict[str, Any], said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing of that page is kept, what waits is held, the source is stopped, once."""
+    work = ScriptedWork(page("1", batch(0)), page("2", batch(9), bad))
+    work.stops = [DelegationError("away", is_final=False)]
+    outbox.trouble = 1
+    lost: list[SessionRunner] = []
+
+    async def on_lost(runner: SessionRunner) -> None:
+        lost.append(runner)
+
+    runner = await followed(work, outbox, node_round=make_round(node_count=3), on_lost=on_lost)
+    assert runner.fraud is not None
+    assert said in runner.fraud
+    assert runner.error == runner.fraud
+    assert (state(outbox), outbox.counts().held, outbox.counts().waiting) == ("fraud", 1, 0)
+    assert work.stopped
+    assert lost == [runner]
+    assert f"DELEGATION session s node 0: FRAUD: {runner.fraud}" in caplog.text
+
+
+async def test_local_work_is_not_suspected(outbox: TroubledOutbox) -> None:
+    """Only what comes from elsewhere is checked."""
+    work = ScriptedWork(page("1", batch(4), over=True), origin="engine")
+    runner = await followed(work, outbox, node_round=make_round(node_count=3))
+    assert (runner.fraud, nonces_in(bodies(outbox))) == (None, [4])
+
+
+async def test_a_repeated_nonce_is_kept_once(
+    outbox: TroubledOutbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Within a batch, within a page, and from page to page."""
+    work = ScriptedWork(
+        page("1", batch(0, 0), batch(1, 0)), page("2", batch(1)), page("3", batch(2), over=True)
+    )
+    caplog.set_level("INFO", logger="pocqueue")
+    await followed(work, outbox)
+    assert nonces_in(bodies(outbox)) == [0, 1, 2]
+    assert "1 nonces came twice; kept once" in caplog.text
+
+
+async def test_a_page_read_twice_is_kept_once(outbox: TroubledOutbox) -> None:
+    """The cursor on disk is what counts; nothing of what follows is missed."""
+    work = ScriptedWork(page("1", batch(0)), page("2", batch(0, 1), over=True))
+    work.held.clear()
+    runner = follow(work, outbox)
+    await until(lambda: work.read_from)
+    assert outbox.accept("s", "", "elsewhere", [])
+    work.held.set()
+    assert runner.task is not None
+    await asyncio.wait([runner.task])
+    assert work.read_from == ["", "elsewhere"]
+    assert nonces_in(bodies(outbox)) == [0, 1]
+
+
+async def test_a_cursor_for_two_pages_ends_it(outbox: TroubledOutbox) -> None:
+    """A source that goes round in circles is not followed for ever."""
+    work = ScriptedWork(page("1", batch(0)), page("2", batch(1)), page("1", batch(2)))
+    runner = await followed(work, outbox)
+    assert runner.error == "The source gives cursor '1' for two pages"
+    assert (runner.lost, state(outbox)) == (True, "closed")
+
+
+async def test_an_outage_is_waited_out(
+    outbox: TroubledOutbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With one warning; the same cursor is asked for again."""
+    caplog.set_level(logging.INFO)
+    away = DelegationError("Connection refused", is_final=False)
+    work = ScriptedWork(page("1", batch(0)), away, away, away, page("2", batch(1), over=True))
+    runner = await followed(work, outbox)
+    assert work.read_from == ["", "1", "1", "1", "1"]
+    assert nonces_in(bodies(outbox)) == [0, 1]
+    assert runner.error is None
+    assert caplog.text.count("waits: Connection refused") == 1
+    assert caplog.text.count("goes on") == 1
+
+
+async def test_a_final_error_ends_it(outbox: TroubledOutbox) -> None:
+    """What was read is still sent; whoever may take over is told."""
+    gone = DelegationError("Session s not found", is_final=True, status=404)
+    lost: list[SessionRunner] = []
+
+    async def on_lost(runner: SessionRunner) -> None:
+        lost.append(runner)
+
+    work = ScriptedWork(page("1", batch(0)), gone)
+    runner = await followed(work, outbox, on_lost=on_lost)
+    assert (runner.error, runner.lost, lost) == ("Session s not found", True, [runner])
+    assert (state(outbox), outbox.counts().waiting) == ("closed", 1)
+
+
+async def test_a_refused_token_is_waited_for(outbox: TroubledOutbox) -> None:
+    """Somebody may be changing it on both nodes; a restart with the right one goes on."""
+    wrong = DelegationError("Invalid auth token", is_final=True, status=401)
+    work = ScriptedWork(wrong, wrong, page("1", batch(0), over=True))
+    runner = await followed(work, outbox)
+    assert (runner.lost, nonces_in(bodies(outbox))) == (False, [0])
+
+
+async def test_an_absent_source_is_given_up_in_the_end(outbox: TroubledOutbox) -> None:
+    """Once it cannot have kept anything."""
+    away = DelegationError("Connection refused", is_final=False)
+    runner = await followed(ScriptedWork(away), outbox, give_up_s=0.0)
+    assert (runner.error, state(outbox)) == ("Connection refused", "closed")
+
+
+async def test_a_full_disk_is_waited_for(
+    outbox: TroubledOutbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the page at hand: it may be one that is handed out once."""
+    outbox.trouble = 3
+    work = ScriptedWork(page("poll-1", batch(0)), page("poll-2", batch(1), over=True))
+    runner = await followed(work, outbox)
+    assert work.read_from == ["", "poll-1"]
+    assert (nonces_in(bodies(outbox)), runner.error) == ([0, 1], None)
+    assert caplog.text.count("disk full") == 1
+
+
+async def test_our_own_bug_is_seen(
+    outbox: TroubledOutbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In log and status; the session stays open for the next run."""
+    runner = await followed(ScriptedWork(ZeroDivisionError("oh")), outbox)
+    assert runner.error == "The session is not followed any more: oh"
+    assert state(outbox) == "open"
+    assert "Traceback" in caplog.text
+
+
+async def test_a_stop_in_the_middle_of_an_outage(outbox: TroubledOutbox) -> None:
+    """It arrives as soon as it can, and what was found is read."""
+    away: PocqueueError = DelegationError("Connection refused", is_final=False)
+    work = ScriptedWork(away, away, away)
+    work.stops = [away, away]
+    runner = follow(work, outbox)
+    runner.stop()
+    runner.stop()
+    assert not runner.is_searching
+    await runner.stop_arrived(20.0)
+    assert work.stopped
+    work.script.append(page("1", batch(0), over=True))
+    await until(lambda: runner.is_done)
+    assert nonces_in(bodies(outbox)) == [0]
+
+
+async def test_a_stop_that_comes_too_late(outbox: TroubledOutbox) -> None:
+    """A search that is over needs none, and a session that is not known cannot be."""
+    away = DelegationError("Connection refused", is_final=False)
+    work = ScriptedWork(page("1", over=True))
+    work.held.clear()
+    work.stops = [away] * 10_000
+    runner = follow(work, outbox)
+    runner.stop()
+    await until(lambda: len(work.stops) < 9_999)
+    work.held.set()
+    await until(lambda: runner.is_done)
+    assert work.stops
+    again = ScriptedWork(page("1", over=True))
+    again.stops = [DelegationError("Session s not found", is_final=True, status=404)]
+    other = follow(again, outbox)
+    other.stop()
+    await until(lambda: other.is_done)
+    runner.stop()
+
+
+@pytest.mark.parametrize("must_end", [True, False])
+async def test_the_end_of_the_process(outbox: TroubledOutbox, must_end: bool) -> None:
+    """A reply that comes once is waited for and kept; one that can be had again is cut off."""
+    work = ScriptedWork(page("1", batch(0)), must_end=must_end)
+    work.held.clear()
+    runner = follow(work, outbox)
+    await until(lambda: work.read_from)
+    closing = asyncio.create_task(runner.close())
+    await until(lambda: runner._closing.is_set())
+    await asyncio.sleep(0)
+    work.held.set()
+    await closing
+    assert nonces_in(bodies(outbox)) == ([0] if must_end else [])
+    assert (state(outbox), work.closed, work.stopped) == ("open", True, False)
+
+
+async def test_the_end_of_the_process_in_a_pause(outbox: TroubledOutbox) -> None:
+    """Nobody waits for a source that is away."""
+    away = DelegationError("Connection refused", is_final=False)
+    work = ScriptedWork(*[away] * 100_000)
+    runner = follow(work, outbox)
+    await until(lambda: len(work.read_from) > 3)
+    await runner.close()
+    assert (state(outbox), work.closed) == ("open", True)

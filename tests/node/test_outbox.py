@@ -1,0 +1,351 @@
+"""The outbox: what is accepted once, sent in order, and still there after a crash at any point."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pocqueue.errors import NodeStateError, OutboxError
+from pocqueue.node.outbox import KEEP_ENDED_S, Counts, Kind, NewLetter, Outbox
+from tests.support.waiting import wait_until
+
+URL = "http://127.0.0.1:1/v1/poc-batches"
+
+
+class Clock:
+    """Unix time that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now_s = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "outbox.sqlite3"
+
+
+@pytest.fixture
+def outbox(path: Path, clock: Clock) -> Iterator[Outbox]:
+    with Outbox(path, clock=clock) as outbox:
+        outbox.open_session("s", "delegation", URL, "{}")
+        yield outbox
+
+
+def letter(position: str, url: str = URL, kind: Kind = "generated", nonces: int = 2) -> NewLetter:
+    return NewLetter(position, kind, url, {"position": position, "dist": [0.1]}, nonces)
+
+
+def positions(outbox: Outbox, session_id: str = "s") -> list[str]:
+    return [kept.position for kept in outbox.letters(session_id)]
+
+
+def test_session_is_kept(path: Path, outbox: Outbox, clock: Clock) -> None:
+    """As it was opened, also after a restart; a second opening changes nothing."""
+    outbox.open_session("t", "engine", None, '{"a": 1}', cursor="7")
+    outbox.open_session("t", "queue", URL, "{}", cursor="8")
+    session = outbox.session("t")
+    assert session is not None
+    assert (session.origin, session.url, session.state) == ("engine", None, "open")
+    assert (session.cursor, session.request, session.created_s) == ("7", '{"a": 1}', clock.now_s)
+    outbox.close()
+    with Outbox(path) as again:
+        assert again.session("t") == session
+        assert [open_.session_id for open_ in again.open_sessions()] == ["s", "t"]
+        assert again.session("u") is None
+
+
+def test_page_moves_the_cursor_with_its_letters(outbox: Outbox, clock: Clock) -> None:
+    """And counts batches and nonces, though not verdicts."""
+    assert outbox.accept("s", "", "1", [letter("a"), letter("b", nonces=3)])
+    assert outbox.accept("s", "1", "2", [letter("a", kind="validated")])
+    assert outbox.accept("s", "2", "3", [])
+    session = outbox.session("s")
+    assert session is not None
+    assert (session.cursor, session.batches, session.nonces) == ("3", 2, 5)
+    first = outbox.letters("s")[0]
+    assert (first.position, first.kind, first.url, first.nonces) == ("a", "generated", URL, 2)
+    assert json.loads(first.body) == {"position": "a", "dist": [0.1]}
+    assert (first.created_s, first.attempts, first.state) == (clock.now_s, 0, "waiting")
+
+
+def test_page_read_twice_is_kept_once(outbox: Outbox) -> None:
+    """Whether the cursor or a letter says so; then nothing of the page is kept."""
+    assert outbox.accept("s", "", "1", [letter("a")])
+    assert not outbox.accept("s", "", "1", [letter("a")])
+    assert not outbox.accept("s", "", "2", [letter("c")])
+    assert not outbox.accept("s", "1", "2", [letter("b"), letter("a")])
+    assert positions(outbox) == ["a"]
+    session = outbox.session("s")
+    assert session is not None
+    assert (session.cursor, session.batches) == ("1", 1)
+
+
+def test_nothing_more_of_a_session_that_is_over(outbox: Outbox) -> None:
+    """Closed or fraud; of one that was never opened, an error says so."""
+    outbox.close_session("s")
+    assert not outbox.accept("s", "", "1", [letter("a")])
+    assert outbox.open_sessions() == []
+    for step in (
+        lambda: outbox.accept("t", "", "1", []),
+        lambda: outbox.close_session("t"),
+        lambda: outbox.hold("t"),
+        lambda: outbox.add_check("t", sampled=1, invalid=0),
+    ):
+        with pytest.raises(NodeStateError, match="knows no session 't'"):
+            step()
+
+
+def test_body_that_json_cannot_hold(outbox: Outbox) -> None:
+    """The page is not taken."""
+    bad = NewLetter("b", "generated", URL, {"dist": [float("nan")]}, 1)
+    with pytest.raises(ValueError, match="JSON"):
+        outbox.accept("s", "", "1", [letter("a"), bad])
+    assert positions(outbox) == []
+    assert outbox.accept("s", "", "1", [letter("a")])
+
+
+def test_letters_of_a_closed_session_are_still_sent(outbox: Outbox) -> None:
+    """Only fraud holds them."""
+    outbox.accept("s", "", "1", [letter("a")])
+    outbox.close_session("s")
+    assert [head.position for head in outbox.heads()] == ["a"]
+
+
+def test_fraud_holds_what_waits(outbox: Outbox) -> None:
+    """Of that session alone; refused ones stay refused, and the session stays fraud."""
+    outbox.open_session("t", "delegation", URL, "{}")
+    outbox.accept("t", "", "1", [letter("x")])
+    outbox.accept("s", "", "1", [letter("a"), letter("b"), letter("c")])
+    a, b, _ = outbox.letters("s")
+    outbox.refused(a.id, "HTTP 400")
+    assert outbox.hold("s") == 2
+    assert outbox.hold("s") == 0
+    outbox.close_session("s", "closed")
+    session = outbox.session("s")
+    assert session is not None
+    assert session.state == "fraud"
+    assert [head.position for head in outbox.heads()] == ["x"]
+    # One that was under way meanwhile: not sent again, and gone if it was taken.
+    outbox.failed(b.id, "timeout", 0.0)
+    outbox.refused(b.id, "HTTP 400")
+    assert [kept.state for kept in outbox.letters("s")] == ["refused", "held", "held"]
+    outbox.delivered(b.id)
+    assert [kept.position for kept in outbox.letters("s", "held")] == ["c"]
+
+
+def test_first_letter_of_each_url(outbox: Outbox) -> None:
+    """In order for each URL; a pause of the first one holds back the others of its URL."""
+    other = "http://127.0.0.1:2/x"
+    outbox.accept("s", "", "1", [letter("a"), letter("b"), letter("c", other), letter("d", other)])
+    a, c = outbox.heads()
+    assert (a.position, c.position) == ("a", "c")
+    outbox.failed(a.id, "HTTP 500", 5.0)
+    outbox.delivered(c.id)
+    a, d = outbox.heads()
+    assert (a.position, a.attempts, a.next_s, a.error) == ("a", 1, 5.0, "HTTP 500")
+    assert d.position == "d"
+    outbox.refused(a.id, "HTTP 400")
+    assert [head.position for head in outbox.heads()] == ["b", "d"]
+    outbox.delivered(outbox.heads()[0].id)
+    outbox.delivered(d.id)
+    assert outbox.heads() == []
+
+
+def test_counts(outbox: Outbox, clock: Clock) -> None:
+    """By state, and since when the oldest waits."""
+    assert outbox.counts() == Counts(waiting=0, refused=0, held=0, oldest_s=None)
+    start_s = clock.now_s
+    outbox.accept("s", "", "1", [letter("a"), letter("b")])
+    clock.now_s += 10
+    outbox.accept("s", "1", "2", [letter("c")])
+    assert outbox.counts() == Counts(waiting=3, refused=0, held=0, oldest_s=start_s)
+    first, second, _ = outbox.letters("s")
+    outbox.refused(first.id, "HTTP 400")
+    outbox.delivered(second.id)
+    assert outbox.counts() == Counts(waiting=1, refused=1, held=0, oldest_s=clock.now_s)
+    outbox.hold("s")
+    assert outbox.counts() == Counts(waiting=0, refused=1, held=1, oldest_s=None)
+
+
+def test_checks_add_up(outbox: Outbox) -> None:
+    """For a verdict that goes on after a restart."""
+    outbox.add_check("s", sampled=10, invalid=1)
+    outbox.add_check("s", sampled=5, invalid=0)
+    session = outbox.session("s")
+    assert session is not None
+    assert (session.sampled, session.invalid) == (15, 1)
+
+
+def test_old_sessions_are_forgotten(outbox: Outbox, clock: Clock) -> None:
+    """A day after their end, and not while they have letters of any kind."""
+    for name in ("open", "new", "old", "letters"):
+        outbox.open_session(name, "delegation", URL, "{}")
+    outbox.accept("letters", "", "1", [letter("a")])
+    outbox.refused(outbox.letters("letters")[0].id, "HTTP 400")
+    for name in ("old", "letters"):
+        outbox.close_session(name)
+    clock.now_s += KEEP_ENDED_S + 1
+    outbox.close_session("new")
+    assert outbox.prune() == 1
+    assert [n for n in ("open", "new", "old", "letters") if outbox.session(n)] == [
+        "open",
+        "new",
+        "letters",
+    ]
+
+
+def test_only_the_owner_can_read_it(path: Path, outbox: Outbox) -> None:
+    """The file and what SQLite puts beside it; a session's request may hold a token."""
+    outbox.accept("s", "", "1", [letter("a")])
+    modes = {found.name: found.stat().st_mode & 0o777 for found in path.parent.iterdir()}
+    assert len(modes) == 4
+    assert set(modes.values()) == {0o600}
+
+
+def test_one_process_at_a_time(path: Path, outbox: Outbox) -> None:
+    """Two would send everything twice; when the first has closed it, it is free."""
+    with pytest.raises(OutboxError, match="in use by another small node"):
+        Outbox(path)
+    outbox.close()
+    outbox.close()
+    with Outbox(path) as again:
+        assert again.session("s") is not None
+    with pytest.raises(OutboxError):
+        outbox.counts()
+
+
+def test_newer_version_is_refused(path: Path, outbox: Outbox) -> None:
+    """It is left alone."""
+    outbox.close()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version = 2")
+    with pytest.raises(
+        OutboxError, match="is of version 2, and this pocqueue knows versions up to 1"
+    ):
+        Outbox(path)
+
+
+def test_foreign_database_is_refused(tmp_path: Path) -> None:
+    """Nothing is written into it."""
+    path = tmp_path / "other"
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE TABLE people (name)")
+    with pytest.raises(OutboxError, match="database of another program"):
+        Outbox(path)
+
+
+def test_damaged_file_is_refused(path: Path, outbox: Outbox) -> None:
+    """With what to do, both where it is no database and where a page of it is overwritten."""
+    outbox.accept("s", "", "1", [letter(str(n)) for n in range(500)])
+    outbox.close()
+    data = bytearray(path.read_bytes())
+    data[8192:12288] = os.urandom(4096)
+    path.write_bytes(data)
+    with pytest.raises(OutboxError, match="The file is damaged: with the node stopped"):
+        Outbox(path)
+    path.write_bytes(b"no database " * 1000)
+    with pytest.raises(OutboxError, match=r"not a database\. The file is damaged"):
+        Outbox(path)
+
+
+def test_place_that_cannot_be_used(tmp_path: Path) -> None:
+    """A folder in the file's place, and a file in the folder's."""
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutboxError, match="has to be a file"):
+        Outbox(tmp_path / "folder")
+    (tmp_path / "file").touch()
+    with pytest.raises(OutboxError, match="mend its folder"):
+        Outbox(tmp_path / "file" / "outbox")
+
+
+def test_threads_take_turns(outbox: Outbox) -> None:
+    """One page is taken by one of many threads, and nothing is lost between them."""
+
+    def turn(number: int) -> bool:
+        taken = outbox.accept("s", "", "1", [letter(f"page-{number}")])
+        outbox.open_session(f"t{number}", "engine", URL, "{}")
+        outbox.accept(f"t{number}", "", "1", [letter("a")])
+        return taken
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(turn, range(40))) == 1
+    assert outbox.counts().waiting == 41
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from pocqueue.node.outbox import NewLetter, Outbox
+
+# Takes pages of three and delivers two letters of each, for ever. What is delivered is written to
+# standard output just before it is removed, as a receiver would have it just before the 200.
+with Outbox(Path(sys.argv[1])) as outbox:
+    outbox.open_session("s", "engine", "http://host", "{}")
+    print("ready", flush=True)
+    while True:
+        cursor = outbox.session("s").cursor
+        page = int(cursor or 0)
+        letters = [
+            NewLetter(str(3 * page + n), "generated", "http://host", {"n": 3 * page + n}, 1)
+            for n in range(3)
+        ]
+        assert outbox.accept("s", cursor, str(page + 1), letters)
+        assert not outbox.accept("s", cursor, str(page + 1), letters)
+        for _ in range(2):
+            head = outbox.heads()[0]
+            print(head.position, flush=True)
+            outbox.delivered(head.id)
+"""
+
+
+def test_killed_at_any_point(path: Path) -> None:
+    """Nothing is lost, nothing repeated in the file, and at most one letter is sent again a crash."""
+    rng = random.Random(4)  # noqa: S311 - where to kill
+    sent: list[int] = []
+    rounds = 12
+    for number in range(rounds):
+        # Files, not pipes: what a killed child has said is all there.
+        log = path.parent.parent / f"log-{number}"
+        with log.open("wb") as out:
+            child = subprocess.Popen([sys.executable, "-c", CHILD, str(path)], stdout=out)
+            try:
+                wait_until(lambda log=log: b"ready" in log.read_bytes(), 30)  # type: ignore[misc]
+                goal = rng.randrange(1, 60)
+                wait_until(lambda log=log, goal=goal: log.read_bytes().count(b"\n") > goal, 30)  # type: ignore[misc]
+                time.sleep(rng.random() * 0.003)  # a point between two steps, not a wait for one
+            finally:
+                child.send_signal(signal.SIGKILL)
+                child.wait()
+        lines = log.read_text().split("\n")[:-1]
+        sent += [int(line) for line in lines if line != "ready"]
+    with Outbox(path) as outbox:
+        session = outbox.session("s")
+        assert session is not None
+        left = [int(position) for position in positions(outbox)]
+        pages = int(session.cursor)
+        assert session.batches == session.nonces == 3 * pages
+    assert sorted({*sent, *left}) == list(range(3 * pages))
+    assert left == sorted(set(left))
+    # Only the letter whose removal was cut off may be in both, and may have been sent twice.
+    assert len(sent) - len(set(sent)) + len(set(sent) & set(left)) <= rounds
+    assert sorted(set(sent)) == list(range(len(set(sent))))

@@ -1,0 +1,593 @@
+"""The small node's state: rounds begin, change, end, fail and go on after a restart."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import threading
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
+
+from pocqueue.errors import (
+    DelegationError,
+    EngineUnavailable,
+    InvalidRound,
+    ModelConflict,
+    NodeStateError,
+    NoLiveGpu,
+    OutboxError,
+)
+from pocqueue.node.engine_host import EngineHost
+from pocqueue.node.outbox import OUTBOX_NAME, Outbox
+from pocqueue.node.service import NodeService
+from pocqueue.node.signing import verify_body
+from pocqueue.poc.data import ProofBatch
+from pocqueue.rounds.backend import Backend
+from pocqueue.rounds.store import Keys
+from pocqueue.settings import DelegationSettings
+from tests.support.callback_receiver import Receiver, receiving
+from tests.support.delegation_server import Work as Gpus, live_gpus
+from tests.support.fake_engine import FakeEngine, distance_of, valid_below
+from tests.support.fixtures import SettingsFactory
+from tests.support.node import (
+    TOKEN,
+    batch,
+    big_node_of_ours,
+    big_node_of_today,
+    delegating,
+    honest,
+    made_up,
+    make_round,
+    node_at_work,
+    nonces_in,
+)
+from tests.support.waiting import until
+
+
+@pytest.fixture
+async def chain() -> AsyncIterator[Receiver]:
+    """Where signed batches go."""
+    async with receiving() as receiver:
+        yield receiver
+
+
+def sent(chain: Receiver) -> list[int]:
+    """Return the nonces that the chain took, each signed."""
+    for body in chain.accepted:
+        verify_body(body)
+    return nonces_in(chain.accepted)
+
+
+async def all_sent(service: NodeService) -> None:
+    """Wait until nothing waits to be sent."""
+    await until(lambda: service._outbox.counts().waiting == 0)
+
+
+async def word(service: NodeService) -> str:
+    return str((await service.status())["status"])
+
+
+# Delegated
+
+
+async def test_a_round_on_our_big_node(
+    backend: Backend, settings_for: SettingsFactory, chain: Receiver
+) -> None:
+    """From the request to signed batches at the chain, and to the stop; the status in seed 000's words."""
+    live_gpus(backend, 2)
+    with big_node_of_ours(settings_for()) as url:
+        async with node_at_work(settings_for(), delegating(url)) as node:
+            assert await word(node) == "STOPPED"
+            await node.generate(make_round(chain.url))
+            status = await node.status()
+            seed = {"status": "GENERATING", "is_model_initialized": True}
+            seed |= {"delegation_mode": True, "gpu_count": 2}
+            assert seed.items() <= status.items()
+            session_id = status["session_id"]
+            work = Gpus(backend, session_id)
+            for _ in range(3):
+                await asyncio.to_thread(work.batch)
+            await until(lambda: len(sent(chain)) == 6)
+            await asyncio.to_thread(work.batch)
+            assert await node.stop()
+            await until(lambda: len(sent(chain)) == 8)
+            assert sent(chain) == work.nonces
+            assert {body["signer"] for body in chain.accepted} == {node.key.public_hex}
+            await until(lambda: node._current is not None and node._current.is_done)
+            status = await node.status()
+            assert (status["total_nonces"], status["status"]) == (8, "STOPPED")
+            assert status["poll_lag_seconds"] is None
+            assert not await node.stop()
+    assert not backend.store.status(session_id).state.is_active
+
+
+async def test_a_round_on_a_big_node_of_today(
+    settings_for: SettingsFactory, chain: Receiver
+) -> None:
+    """Polled, drained to the end, once each; the token is in no status and no log."""
+    async with (
+        big_node_of_today() as big,
+        node_at_work(settings_for(), delegating(big.url)) as node,
+    ):
+        big.pages.extend([[batch(0, 1)], [], [batch(2), batch(2, 3)]])
+        await node.generate(make_round(chain.url))
+        await until(lambda: len(sent(chain)) == 4)
+        big.pages.append([batch(4)])
+        await node.stop()
+        await until(lambda: len(sent(chain)) == 5)
+        assert sent(chain) == [0, 1, 2, 3, 4]
+        assert big.stopped == ["old-1"]
+        assert TOKEN not in str(await node.status())
+
+
+async def test_same_round_again_changes_nothing(settings_for: SettingsFactory) -> None:
+    """Nor do two requests at once; another round ends the one before."""
+    async with (
+        big_node_of_today() as big,
+        node_at_work(settings_for(), delegating(big.url)) as node,
+    ):
+        await asyncio.gather(*(node.generate(make_round()) for _ in range(3)))
+        assert big.started == 1
+        await node.generate(make_round(block_hash="block-2"))
+        assert (big.started, big.stopped) == (2, ["old-1"])
+        status = await node.status()
+        assert (status["block_hash"], status["session_id"]) == ("block-2", "old-2")
+        await node.init(make_round(block_hash="block-2"))
+        assert await word(node) == "GENERATING"
+        await node.init(make_round(block_hash="block-3"))
+        assert await word(node) == "IDLE"
+        await until(lambda: big.stopped == ["old-1", "old-2"])
+        await node.generate()
+        assert big.started == 3
+
+
+async def test_what_cannot_start(settings_for: SettingsFactory) -> None:
+    """The big node's sentence, for the caller and in the status; the round is still at hand."""
+    async with big_node_of_today() as big:
+        wrong = delegating(big.url, auth_token=SecretStr("not-the-token-of-it"))
+        async with node_at_work(settings_for(), wrong) as node:
+            with pytest.raises(NodeStateError, match="PoW is not running"):
+                await node.generate()
+            with pytest.raises(DelegationError) as caught:
+                await node.generate(make_round())
+            assert str(caught.value) == "Failed to start delegation session: Invalid auth token"
+            assert caught.value.status == 400
+            status = await node.status()
+            assert (status["status"], status["error"]) == ("IDLE", str(caught.value))
+            ours = {"delegation_url": big.url, "delegation_auth_token": TOKEN}
+            await node.generate(make_round(block_hash="block-2", **ours))
+            assert (await node.status())["error"] is None
+
+
+async def test_a_session_that_is_known_already(settings_for: SettingsFactory) -> None:
+    """Two rounds never share a session, whatever a big node says."""
+    async with (
+        big_node_of_today() as big,
+        node_at_work(settings_for(), delegating(big.url)) as node,
+    ):
+        await node.generate(make_round())
+        big.started = 0
+        with pytest.raises(DelegationError, match="session old-1, which is another one"):
+            await node.generate(make_round(block_hash="block-2"))
+        assert big.stopped == ["old-1"]
+
+
+async def test_a_big_node_that_goes_away(settings_for: SettingsFactory, chain: Receiver) -> None:
+    """In the middle of a session, and at the moment of a stop."""
+    async with contextlib.AsyncExitStack() as at_end:
+        away = contextlib.AsyncExitStack()
+        big = await away.enter_async_context(big_node_of_today())
+        port = int(big.url.rpartition(":")[2])
+        node = await at_end.enter_async_context(node_at_work(settings_for(), delegating(big.url)))
+        big.pages.append([batch(0)])
+        await node.generate(make_round(chain.url))
+        await until(lambda: sent(chain) == [0])
+        await away.aclose()
+        await until(lambda: node._current is not None and node._current.error is not None)
+        status = await node.status()
+        assert status["status"] == "GENERATING"
+        assert status["error"].startswith("Connection refused. Check that")
+        await node.stop()
+        back = await at_end.enter_async_context(big_node_of_today(port))
+        back.pages.append([batch(1)])
+        await until(lambda: sent(chain) == [0, 1])
+        await until(lambda: back.stopped == ["old-1"])
+
+
+async def test_fraud_ends_a_session(settings_for: SettingsFactory, chain: Receiver) -> None:
+    """What waits is held, nothing more is sent, and the status says why; nobody takes over unasked."""
+    chain.gate.clear()
+    async with (
+        big_node_of_today() as big,
+        node_at_work(settings_for(), delegating(big.url)) as node,
+    ):
+        big.pages.extend([[batch(0)], [batch(1)], [batch(2, block_hash="other")]])
+        await node.generate(make_round(chain.url))
+        await until(lambda: big.stopped == ["old-1"])
+        await until(lambda: node._current is not None and node._current.is_done)
+        # The first letter was under way.
+        chain.gate.set()
+        await until(lambda: node._outbox.counts().held == 1)
+        assert sent(chain) == [0]
+        status = await node.status()
+        assert (status["status"], status["fraud_detected"]) == ("STOPPED", True)
+        assert status["outbox"]["held"] == 1
+        assert status["error"] == "a batch is of another round (block 'other')"
+
+
+async def test_local_work_takes_over_after_fraud(
+    settings_for: SettingsFactory, chain: Receiver
+) -> None:
+    """Found by recomputing a sample; although the cheat does not even answer to a stop."""
+    engine = FakeEngine(made_up)
+    async with (
+        big_node_of_today() as big,
+        node_at_work(
+            settings_for(),
+            delegating(big.url, fallback="local"),
+            work="engine",
+            engine=engine,
+        ) as node,
+    ):
+        chain.gate.clear()
+        big.pages.append([batch(*range(2000))])
+        await node.generate(make_round(chain.url))
+        await until(lambda: engine.batches)
+        big.failures = iter([503] * 10_000)
+        await until(lambda: node._current is not None and node._current.work.origin == "engine")
+        status = await node.status()
+        assert status["delegation_mode"] is False
+        assert status["error"].startswith("The big node's session was fraud: ")
+        assert "recomputed nonces are invalid" in status["error"]
+        assert status["outbox"]["held"] >= 1
+        chain.gate.set()
+        families = text_string_to_metric_families((await node.render_metrics())[0].decode())
+        values = {s.name: s.value for family in families for s in family.samples}
+        assert values["pocqueue_node_fraud_total"] == 1
+        assert values["pocqueue_node_sampled_nonces_total"] > 0
+
+
+async def test_local_work_takes_over_a_lost_session(
+    settings_for: SettingsFactory, chain: Receiver
+) -> None:
+    """A big node that forgot it has nothing more to give, and the round is not over."""
+    async with (
+        big_node_of_today() as big,
+        node_at_work(settings_for(), delegating(big.url, fallback="local"), work="engine") as node,
+    ):
+        await node.generate(make_round(chain.url))
+        big.failures = iter([404] * 10_000)
+        await until(lambda: len(sent(chain)) > 20)
+        status = await node.status()
+        assert (status["delegation_mode"], status["status"]) == (False, "GENERATING")
+        assert status["error"] == "The big node's session ended early: Session not found"
+
+
+async def test_a_fallback_at_the_start(settings_for: SettingsFactory, chain: Receiver) -> None:
+    """Local work begins, and the status says why; where it cannot either, both reasons are given."""
+    away = delegating("http://127.0.0.1:9", fallback="local")
+    async with node_at_work(settings_for(), away, work="engine") as node:
+        await node.generate(make_round(chain.url))
+        status = await node.status()
+        assert (status["status"], status["delegation_mode"]) == ("GENERATING", False)
+        assert status["error"].startswith("Failed to start delegation session: Connection refused.")
+        await until(lambda: len(sent(chain)) > 20)
+        with pytest.raises(DelegationError, match="Local work cannot take over: seq_len is 2000"):
+            await node.generate(make_round(chain.url, seq_len=2000, block_hash="block-2"))
+
+
+# Local
+
+
+async def test_a_round_with_an_engine(settings_for: SettingsFactory, chain: Receiver) -> None:
+    """Its valid nonces, in order; validating ends it, and generating begins again."""
+    engine = FakeEngine()
+    async with node_at_work(settings_for(), engine=engine) as node:
+        await node.generate(make_round(chain.url, params={"model": "twin", "dim": 16}))
+        assert {"delegation_mode": False, "gpu_count": 1}.items() <= (await node.status()).items()
+        await until(lambda: len(sent(chain)) > 50)
+        await node.validate_phase()
+        assert await word(node) == "VALIDATING"
+        assert sent(chain)[:20] == valid_below(1.0, range(100))[:20]
+        first = (await node.status())["session_id"]
+        await node.generate()
+        status = await node.status()
+        assert status["status"] == "GENERATING"
+        assert status["session_id"] != first
+        with pytest.raises(ModelConflict, match="dim 1792"):
+            await node.generate(make_round(block_hash="block-2", params={"dim": 1792}))
+    assert not engine.overlapped
+
+
+async def test_a_round_has_one_window(settings_for: SettingsFactory, chain: Receiver) -> None:
+    """Asked for again when that is over, the same nonces are not searched and sent again."""
+    async with node_at_work(settings_for(), DelegationSettings(window_seconds=0.3)) as node:
+        await node.generate(make_round(chain.url))
+        await until(lambda: node._current is not None and node._current.is_done)
+        session_id = (await node.status())["session_id"]
+        await node.generate(make_round(chain.url))
+        status = await node.status()
+        assert (status["status"], status["session_id"]) == ("STOPPED", session_id)
+        await node.generate(make_round(chain.url, block_hash="block-2"))
+        assert (await node.status())["session_id"] != session_id
+
+
+async def test_a_verdict(settings_for: SettingsFactory, chain: Receiver) -> None:
+    """Signed, at the chain once; of an honest proof and of a made-up one."""
+    async with node_at_work(settings_for()) as node:
+        proof = ProofBatch(**batch(*valid_below(1.0, range(100))))
+        with pytest.raises(NodeStateError, match="PoW is not running"):
+            await node.validate(proof)
+        with pytest.raises(NodeStateError, match="PoW is not running"):
+            await node.validate_phase()
+        await node.validate_phase(make_round(chain.url))
+        assert not (await node.validate(proof)).fraud_detected
+        lie = ProofBatch(**batch(*(n for n in range(40) if distance_of(n) > 1)))
+        assert (await node.validate(lie)).fraud_detected
+        await until(lambda: len(chain.accepted) == 2)
+        assert [body["fraud_detected"] for body in chain.accepted] == [False, True]
+        assert {path for path, _ in chain.received} == {"/v1/poc-batches/validated"}
+        for body in chain.accepted:
+            verify_body(body)
+        with pytest.raises(InvalidRound, match="dist is 'a list of 1'"):
+            await node.validate(ProofBatch(**batch(0, 1) | {"dist": [0.5]}))
+
+
+async def test_no_validation_without_an_engine(settings_for: SettingsFactory) -> None:
+    """In the words of seed 000 where it delegates."""
+    async with node_at_work(settings_for(), delegating("http://127.0.0.1:9")) as node:
+        for ask in (node.validate_phase(make_round()), node.validate(ProofBatch(**batch(0)))):
+            with pytest.raises(NodeStateError) as caught:
+                await ask
+            assert str(caught.value) == "Validation phase not supported in delegation mode"
+    async with node_at_work(settings_for(), work="none") as node:
+        with pytest.raises(NodeStateError, match="set POCQUEUE_NODE_WORK=engine"):
+            await node.validate_phase(make_round())
+        with pytest.raises(NodeStateError, match="neither delegates nor works itself"):
+            await node.generate(make_round())
+
+
+async def test_a_stop_while_the_engine_is_loaded(settings_for: SettingsFactory) -> None:
+    """It does not wait for that; those who asked before it are told, those after it are served."""
+    loaded = threading.Event()
+
+    def load(*_: object) -> FakeEngine:
+        loaded.wait(60)
+        return FakeEngine()
+
+    host = EngineHost(settings_for(), load)
+    async with node_at_work(settings_for(), host=host) as node:
+        assert await word(node) == "LOADING"
+        asked = [asyncio.create_task(node.generate(make_round())) for _ in range(2)]
+        await until(lambda: node.round is not None)
+        assert await node.stop()
+        for answer in await asyncio.gather(*asked, return_exceptions=True):
+            assert str(answer) == "The round was stopped before the engine was loaded"
+        assert node.round is None
+        later = asyncio.create_task(node.generate(make_round()))
+        loaded.set()
+        await later
+        assert await word(node) == "GENERATING"
+
+
+async def test_an_engine_that_cannot_be_loaded(settings_for: SettingsFactory) -> None:
+    """Nothing can be done by a node that has nothing else; one that delegates goes on."""
+
+    def load(*_: object) -> FakeEngine:
+        raise RuntimeError("no such model")
+
+    async with node_at_work(settings_for(), host=EngineHost(settings_for(), load)) as node:
+        with pytest.raises(EngineUnavailable, match="no such model"):
+            await node.generate(make_round())
+        assert node.unhealthy == "The engine of this node cannot be used: no such model"
+        with pytest.raises(EngineUnavailable, match="no such model"):
+            await node.validate(ProofBatch(**batch(0)))
+        await node.stop()
+        assert await word(node) == "NOT_LOADED"
+    async with (
+        big_node_of_today() as big,
+        node_at_work(
+            settings_for(),
+            delegating(big.url),
+            work="engine",
+            host=EngineHost(settings_for(), load),
+        ) as node,
+    ):
+        await node.generate(make_round())
+        assert node.unhealthy is None
+        assert "no such model" in (await node.status())["error"]
+
+
+async def test_a_round_on_the_queues(
+    backend: Backend, settings_for: SettingsFactory, chain: Receiver
+) -> None:
+    """The node's own GPU pool, as a big node of its own."""
+    async with node_at_work(settings_for(), work="queue") as node:
+        with pytest.raises(NoLiveGpu):
+            await node.generate(make_round(chain.url))
+        live_gpus(backend, 2)
+        await node.generate()
+        status = await node.status()
+        assert (status["gpu_count"], status["delegation_mode"]) == (2, False)
+        work = Gpus(backend, status["session_id"])
+        await asyncio.to_thread(work.batch)
+        await until(lambda: sent(chain) == work.nonces)
+        await node.stop()
+        await until(lambda: node._current is not None and node._current.is_done)
+    assert not backend.store.status(status["session_id"]).state.is_active
+
+
+# Restarts
+
+
+@pytest.mark.parametrize("origin", ["delegation", "queue", "engine"])
+async def test_a_search_goes_on_after_a_restart(
+    origin: str, backend: Backend, settings_for: SettingsFactory, chain: Receiver
+) -> None:
+    """From its cursor, with its counts, as the round at hand; nothing is lost, nothing twice."""
+    live_gpus(backend)
+    with big_node_of_ours(settings_for()) as url:
+        delegation = delegating(url) if origin == "delegation" else DelegationSettings()
+        work = "auto" if origin == "delegation" else origin
+        async with node_at_work(settings_for(), delegation, work=work) as node:
+            await node.generate(make_round(chain.url))
+            session_id = (await node.status())["session_id"]
+            gpus = Gpus(backend, session_id) if origin != "engine" else None
+            if gpus is not None:
+                await asyncio.to_thread(gpus.batch)
+            await until(lambda: sent(chain))
+        if gpus is not None:
+            gpus.batch()
+        before = len(sent(chain))
+        async with node_at_work(settings_for(), delegation, work=work) as node:
+            status = await node.status()
+            assert (status["status"], status["session_id"]) == ("GENERATING", session_id)
+            assert status["block_hash"] == "block-1"
+            await until(lambda: len(sent(chain)) > before)
+            await node.generate(make_round(chain.url))
+            assert (await node.status())["session_id"] == session_id
+            await node.stop()
+            await until(lambda: node._current is not None and node._current.is_done)
+            await all_sent(node)
+    found = sent(chain)
+    assert len(found) == len(set(found))
+    assert found == (gpus.nonces if gpus else valid_below(1.0, range(found[-1] + 1)))
+
+
+async def test_the_last_of_several_rounds_goes_on(settings_for: SettingsFactory) -> None:
+    """The stop of the one before may not have arrived when the node went down."""
+    settings = settings_for()
+    async with big_node_of_today() as big:
+        async with node_at_work(settings, delegating(big.url)) as node:
+            await node.generate(make_round())
+        with Outbox(settings.state_dir / OUTBOX_NAME) as outbox:
+            [first] = outbox.open_sessions()
+            request = first.request.replace("block-1", "block-2")
+            outbox.open_session("old-2", "delegation", None, request)
+            outbox.open_session("spoilt", "delegation", None, "{}")
+            outbox.open_session("verdict-1", "engine", None, "{}")
+        async with node_at_work(settings, delegating(big.url)) as node:
+            assert (await node.status())["block_hash"] == "block-2"
+            await until(lambda: big.stopped == ["old-1"])
+            states = {name: node._outbox.session(name) for name in ("old-2", "spoilt", "verdict-1")}
+            assert [found and found.state for found in states.values()] == [
+                "open",
+                "closed",
+                "closed",
+            ]
+
+
+async def test_a_stop_outlasts_a_restart(settings_for: SettingsFactory) -> None:
+    """One that the big node did not hear of is told to it afterwards; nothing is searched again."""
+    settings = settings_for()
+    async with big_node_of_today() as big:
+        async with node_at_work(settings, delegating(big.url)) as node:
+            await node.generate(make_round())
+            big.failures = itertools.repeat(503)
+            await node.stop()
+        assert big.stopped == []
+        big.failures = iter(())
+        async with node_at_work(settings, delegating(big.url)) as node:
+            await until(lambda: big.stopped == ["old-1"])
+            assert await word(node) == "STOPPED"
+            assert node.round is None
+
+
+async def test_a_search_of_long_ago_is_read_to_its_end(
+    backend: Backend, settings_for: SettingsFactory, chain: Receiver
+) -> None:
+    """After its deadline too, although it is no round at hand any more."""
+    live_gpus(backend)
+    settings = settings_for()
+    with big_node_of_ours(settings) as url:
+        soon = delegating(url, window_seconds=0.3)
+        async with node_at_work(settings, soon) as node:
+            await node.generate(make_round(chain.url))
+            session_id = (await node.status())["session_id"]
+        Gpus(backend, session_id).batch()
+        deadline_ms = int(
+            backend.client.hget(Keys.of_round(session_id, "round"), "created_ms") or 0
+        )
+        await until(lambda: time.time() * 1000 > deadline_ms + 400)
+        backend.store.expire(session_id)
+        async with node_at_work(settings, soon) as node:
+            assert await word(node) == "STOPPED"
+            await until(lambda: sent(chain) == [0, 1])
+
+
+async def test_a_setting_that_is_missing_after_a_restart(
+    settings_for: SettingsFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The session stays open, and goes on once the setting is back."""
+    settings = settings_for()
+    async with big_node_of_today() as big:
+        async with node_at_work(settings, delegating(big.url)) as node:
+            await node.generate(make_round())
+        async with node_at_work(settings, work="none") as node:
+            assert await word(node) == "STOPPED"
+        assert "DELEGATION_URL and DELEGATION_AUTH_TOKEN are not set any more" in caplog.text
+        async with node_at_work(settings, delegating(big.url)) as node:
+            assert await word(node) == "GENERATING"
+
+
+async def test_a_reply_under_way_at_the_end(settings_for: SettingsFactory, chain: Receiver) -> None:
+    """What a big node of today hands out while the node is told to end is kept, and sent by the next run."""
+    settings = settings_for()
+    async with big_node_of_today() as big:
+        async with contextlib.AsyncExitStack() as first:
+            node = await first.enter_async_context(node_at_work(settings, delegating(big.url)))
+            big.gate.clear()
+            big.pages.append([batch(0, 1)])
+            await node.generate(make_round(chain.url))
+            await until(lambda: not big.pages)
+            closing = asyncio.create_task(first.aclose())
+            await asyncio.sleep(0)
+            big.gate.set()
+            await closing
+        async with node_at_work(settings, delegating(big.url)):
+            await until(lambda: sent(chain) == [0, 1])
+
+
+# Trouble
+
+
+async def test_an_outbox_that_cannot_be_used(
+    settings_for: SettingsFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A session that was begun is ended again, as nobody would read it."""
+    async with (
+        big_node_of_today() as big,
+        node_at_work(settings_for(), delegating(big.url)) as node,
+    ):
+        # From here on every step is an error of the disk, as SQLite has it.
+        node._outbox._db.execute("PRAGMA query_only = ON")
+        with pytest.raises(OutboxError, match="cannot be used"):
+            await node.generate(make_round())
+        assert big.stopped == ["old-1"]
+        node._outbox._db.execute("PRAGMA query_only = OFF")
+
+
+async def test_metrics_are_readable(settings_for: SettingsFactory, chain: Receiver) -> None:
+    """Every name that the dashboard uses, with the values of a round."""
+    async with node_at_work(settings_for(), engine=FakeEngine(honest)) as node:
+        await node.generate(make_round(chain.url))
+        await until(lambda: len(sent(chain)) > 50)
+        await node.stop()
+        await all_sent(node)
+        text, media_type = await node.render_metrics()
+        assert media_type.startswith("text/plain")
+        found: dict[str, Any] = {}
+        for family in text_string_to_metric_families(text.decode()):
+            for sample in family.samples:
+                found[sample.name + "".join(f"|{v}" for v in sample.labels.values())] = sample.value
+        assert found["pocqueue_node_nonces_total|engine"] >= len(sent(chain))
+        assert found["pocqueue_node_delivered_total"] == len(chain.accepted)
+        assert found["pocqueue_node_delivery_seconds_count"] == len(chain.accepted)
+        assert found["pocqueue_node_outbox_letters|waiting"] == 0
+        assert found["pocqueue_node_poll_lag_seconds"] == 0

@@ -1,0 +1,188 @@
+"""The three places that nonces come from, read with a cursor from beginning to end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from pocqueue.delegation.client import DelegationClient
+from pocqueue.errors import (
+    DelegationError,
+    EngineError,
+    EngineUnavailable,
+    InvalidRound,
+    ModelConflict,
+    NoLiveGpu,
+    StoreFull,
+    StoreUnavailable,
+    UnknownRound,
+)
+from pocqueue.node.sources import EngineWork, QueueWork, RemoteWork, is_final, is_refused
+from pocqueue.poc.nonces import MAX_NONCE
+from pocqueue.rounds.backend import Backend
+from tests.support.delegation_server import Work as Gpus, live_gpus
+from tests.support.fake_engine import FakeEngine, valid_below
+from tests.support.fixtures import SettingsFactory
+from tests.support.node import (
+    TOKEN,
+    answering,
+    batch,
+    big_node_of_ours,
+    big_node_of_today,
+    host_of,
+    make_round,
+    nonces_in,
+)
+from tests.support.waiting import until
+
+
+async def test_a_session_on_a_big_node_of_today() -> None:
+    """Pages without cursors get names of their own; what is under way has to be let end."""
+    async with big_node_of_today() as node:
+        work = RemoteWork(DelegationClient(node.url, TOKEN), "s", 3, poll_s=0.01)
+        node.pages.append([batch(0)])
+        node.pages.append([batch(1)])
+        pages = [await work.read(""), await work.read("poll-before")]
+        assert [found.nonces for page in pages for found in page.batches] == [[0], [1]]
+        assert len({page.cursor for page in pages}) == 2
+        assert not work.must_end
+        node.gate.clear()
+        reading = asyncio.create_task(work.read("x"))
+        await until(lambda: work.must_end)
+        node.gate.set()
+        assert not (await reading).over
+        await work.stop()
+        assert (await work.read("x")).over
+        await work.close()
+
+
+async def test_a_session_on_our_big_node(backend: Backend, settings_for: SettingsFactory) -> None:
+    """It is asked to wait once it is known to have cursors, and may be cut off then."""
+    live_gpus(backend)
+    with big_node_of_ours(settings_for()) as url:
+        client = DelegationClient(url, TOKEN)
+        started = await client.start(make_round())
+        work = RemoteWork(client, started.session_id, 1, poll_s=5.0)
+        first = await work.read("")
+        assert first.batches == []
+        reading = asyncio.create_task(work.read(first.cursor))
+        await asyncio.sleep(0)
+        assert not work.must_end
+        await asyncio.to_thread(Gpus(backend, started.session_id).batch)
+        page = await reading
+        assert [found.nonces for found in page.batches] == [[0, 1]]
+        await work.stop()
+        assert (await work.read(page.cursor)).over
+        await work.close()
+
+
+async def test_a_cursor_that_stands_still() -> None:
+    """Batches without end would be read for ever, or again and again."""
+
+    async def answer(_: object) -> object:
+        from aiohttp import web
+
+        page = {"batches": [batch(0)], "session_active": True, "cursor": "c"}
+        return web.json_response(page)
+
+    async with answering(answer) as url:
+        work = RemoteWork(DelegationClient(url, TOKEN), "s", 1, poll_s=0.01)
+        page = await work.read("")
+        with pytest.raises(DelegationError, match="leaves the cursor at 'c'") as caught:
+            await work.read(page.cursor)
+        assert is_final(caught.value)
+        await work.close()
+
+
+async def test_a_round_on_the_queues(backend: Backend) -> None:
+    """Started, read from any cursor, stopped and read to its end."""
+    with pytest.raises(NoLiveGpu):
+        QueueWork.start(backend, make_round(), window_s=30.0, any_model=False)
+    live_gpus(backend, 2)
+    with pytest.raises(ModelConflict):
+        QueueWork.start(backend, make_round(params={"dim": 1792}), window_s=30.0, any_model=False)
+    with pytest.raises(InvalidRound, match="seq_len is 2000"):
+        QueueWork.start(backend, make_round(seq_len=2000), window_s=30.0, any_model=False)
+    work = QueueWork.start(backend, make_round(params={"dim": 1792}), window_s=30.0, any_model=True)
+    assert work.gpu_count == 2
+    gpus = Gpus(backend, work.session_id)
+    gpus.batch()
+    first = await work.read("")
+    gpus.batch()
+    second = await work.read(first.cursor)
+    assert [b.nonces for page in (first, second) for b in page.batches] == [[0, 1], [10, 11]]
+    assert [b.nonces for b in (await work.read("")).batches] == [[0, 1], [10, 11]]
+    await work.stop()
+    last = await work.read(second.cursor)
+    assert (last.over, last.status, last.cursor) == (True, "stopped", second.cursor)
+    with pytest.raises(UnknownRound) as caught:
+        await QueueWork(backend, "no-such-round", 1).read("")
+    assert is_final(caught.value)
+
+
+async def test_a_search_with_an_engine(settings_for: SettingsFactory) -> None:
+    """Its own nonces only, from the cursor on; what a stop or the deadline overtakes does not count."""
+    engine = FakeEngine()
+    host = host_of(settings_for(), engine)
+    host.start()
+    node_round = make_round(node_id=1, node_count=3)
+    work = EngineWork(host, node_round, time.time() + 60)
+    found, cursor = [], ""
+    for _ in range(3):
+        page = await work.read(cursor)
+        found += [{"nonces": b.nonces} for b in page.batches]
+        cursor = page.cursor
+    assert cursor == "30"
+    assert nonces_in(found) == valid_below(1.0, range(1, 91, 3))
+    again = EngineWork(host, node_round, time.time() + 60, work.session_id)
+    assert again.session_id == work.session_id
+    await again.read(cursor)
+    assert engine.batches[-1] == list(range(91, 121, 3))
+    assert (await again.read(str(MAX_NONCE // 3))).over
+    engine.on_batch = lambda _: setattr(again, "_stopped", True)
+    page = await again.read("40")
+    assert (page.batches, page.over, page.status, page.cursor) == ([], True, "stopped", "40")
+    late = EngineWork(host, node_round, time.time() - 1)
+    assert (await late.read("40")).status == "expired"
+    await host.close()
+    assert engine.closed
+
+
+async def test_an_engine_that_fails(settings_for: SettingsFactory) -> None:
+    """Whatever a runtime raises is an error of the engine; one that is not there says why."""
+
+    def fail(_: int) -> None:
+        raise MemoryError
+
+    host = host_of(settings_for(), FakeEngine(on_batch=fail))
+    host.start()
+    work = EngineWork(host, make_round(), time.time() + 60)
+    with pytest.raises(EngineError, match="The engine failed on a batch: MemoryError") as caught:
+        await work.read("")
+    assert is_final(caught.value)
+    with pytest.raises(InvalidRound, match="nonces") as refused:
+        host.info and await host._run(make_round(batch_size=1).poc_config(), [1, 2])
+    assert is_final(refused.value)
+    await host.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "final", "refused"),
+    [
+        (DelegationError("away", is_final=False), False, False),
+        (DelegationError("gone", is_final=True, status=404), True, False),
+        (DelegationError("token", is_final=True, status=401), False, True),
+        (DelegationError("token", is_final=True, status=403), False, True),
+        (StoreUnavailable("away"), False, False),
+        (StoreFull("full"), False, False),
+        (UnknownRound("r"), True, False),
+        (EngineError("failed"), True, False),
+        (EngineUnavailable("server away"), False, False),
+    ],
+)
+def test_what_is_final(error: Exception, final: bool, refused: bool) -> None:
+    """Outages are waited out, and so is a token that somebody is about to mend."""
+    assert is_final(error) is final
+    assert is_refused(error) is refused

@@ -1,0 +1,197 @@
+"""The sample that is recomputed: who is caught, who is not, and what cannot be checked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typing_extensions import override
+
+from pocqueue.delegation.client import RemoteModel
+from pocqueue.errors import OutboxError
+from pocqueue.node import spot_check as spot_check_module
+from pocqueue.node.engine_host import EngineHost
+from pocqueue.node.metrics import NodeMetrics
+from pocqueue.node.outbox import Outbox
+from pocqueue.node.spot_check import SpotCheck
+from pocqueue.poc.data import ProofBatch
+from pocqueue.settings import Settings
+from tests.support.factories import FINGERPRINT, OTHER_FINGERPRINT
+from tests.support.fake_engine import FakeEngine
+from tests.support.fixtures import SettingsFactory
+from tests.support.node import batch, honest, made_up, make_round
+from tests.support.waiting import until
+
+SAME = RemoteModel(
+    model="twin", model_fingerprint=FINGERPRINT, model_dtype="float32", model_runtime="twin"
+)
+
+
+@pytest.fixture
+def outbox(tmp_path: Path) -> Iterator[Outbox]:
+    with Outbox(tmp_path / "outbox.sqlite3") as outbox:
+        outbox.open_session("s", "delegation", None, "{}")
+        yield outbox
+
+
+@asynccontextmanager
+async def checking(
+    settings: Settings,
+    outbox: Outbox,
+    distance: Callable[[int], float] = honest,
+    model: RemoteModel = SAME,
+    any_model: bool = False,
+    load: Callable[..., Any] | None = None,
+    on_batch: Callable[[int], None] = lambda _: None,
+) -> AsyncIterator[SpotCheck]:
+    """Make a check that recomputes with a formula."""
+    host = EngineHost(settings, load or (lambda *_: FakeEngine(distance, on_batch)))
+    host.start()
+    yield SpotCheck(host, make_round(), model, outbox, "s", NodeMetrics(), any_model=any_model)
+    await host.close()
+
+
+def proofs(num: int, start: int = 0) -> list[ProofBatch]:
+    return [ProofBatch(**batch(*range(start, start + num)))]
+
+
+async def verdict(check: SpotCheck, num: int) -> str | None:
+    """Offer a whole session and return what comes of it."""
+    check.offer(proofs(num))
+    check.end()
+    return await check.run()
+
+
+async def test_an_honest_session(settings_for: SettingsFactory, outbox: Outbox) -> None:
+    """About one nonce in fourteen is recomputed, and noted on disk."""
+    async with checking(settings_for(), outbox) as check:
+        assert await verdict(check, 2000) is None
+        assert 70 < check.sampled < 250
+        assert (check.invalid, check.error) == (0, None)
+        session = outbox.session("s")
+        assert session is not None
+        assert (session.sampled, session.invalid) == (check.sampled, 0)
+        check.offer(proofs(10))
+
+
+async def test_made_up_nonces(settings_for: SettingsFactory, outbox: Outbox) -> None:
+    """Found out with the first of them, in words and numbers."""
+    async with checking(settings_for(), outbox, made_up) as check:
+        reason = await verdict(check, 2000)
+        assert reason is not None
+        assert f"{check.invalid} of {check.sampled} recomputed nonces are invalid" in reason
+        assert check.invalid == check.sampled
+
+
+async def test_a_check_goes_on_after_a_restart(
+    settings_for: SettingsFactory, outbox: Outbox
+) -> None:
+    """What was found before counts."""
+    outbox.add_check("s", sampled=3, invalid=3)
+    async with checking(settings_for(), outbox) as check:
+        assert (check.sampled, check.invalid) == (3, 3)
+        reason = await verdict(check, 1000)
+        assert reason is not None
+        assert reason.startswith("3 of ")
+
+
+async def test_another_model(settings_for: SettingsFactory, outbox: Outbox) -> None:
+    """Its proofs would be worth nothing here; where any model will do, it cannot be checked."""
+    other = SAME.model_copy(update={"model": "big", "model_fingerprint": OTHER_FINGERPRINT})
+    async with checking(settings_for(), outbox, model=other) as check:
+        reason = await verdict(check, 100)
+        assert reason is not None
+        assert "searches with model big (fedcba987654), this node's engine has twin" in reason
+    async with checking(settings_for(), outbox, made_up, other, any_model=True) as check:
+        assert await verdict(check, 1000) is None
+        assert check.error is not None
+        assert "set POCQUEUE_MODEL to the same" in check.error
+        assert check.sampled == 0
+
+
+@pytest.mark.parametrize("other", [{"model_dtype": "bfloat16"}, {"model_runtime": "vllm"}])
+async def test_another_arithmetic(
+    settings_for: SettingsFactory,
+    outbox: Outbox,
+    other: dict[str, str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A few honest nonces come out on the other side; made-up ones are still found out."""
+
+    def now_and_then(nonce: int) -> float:
+        return 1.5 if nonce % 100 == 0 else 0.5
+
+    model = SAME.model_copy(update=other)
+    async with checking(settings_for(), outbox, now_and_then, model) as check:
+        assert await verdict(check, 4000) is None
+    assert "is not told from float error" in caplog.text
+    async with checking(settings_for(), outbox, made_up, model) as check:
+        assert await verdict(check, 1000) is not None
+
+
+async def test_a_big_node_that_does_not_say(settings_for: SettingsFactory, outbox: Outbox) -> None:
+    """One of today names no model: it has to have ours."""
+    async with checking(settings_for(), outbox, model=RemoteModel()) as check:
+        assert await verdict(check, 1000) is None
+        assert check.sampled > 0
+
+
+async def test_an_engine_that_cannot_be_used(
+    settings_for: SettingsFactory, outbox: Outbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That is no fraud, and is said."""
+
+    def load(*_: object) -> FakeEngine:
+        raise RuntimeError("no such model")
+
+    async with checking(settings_for(), outbox, load=load) as check:
+        assert await verdict(check, 1000) is None
+        assert check.error is not None
+        assert "no such model" in check.error
+
+    def fail(_: int) -> None:
+        raise RuntimeError("out of memory")
+
+    async with checking(settings_for(), outbox, on_batch=fail) as check:
+        assert await verdict(check, 1000) is None
+        assert check.error is not None
+        assert "out of memory" in check.error
+        check.offer(proofs(1000))
+        assert not check._waiting
+    assert caplog.text.count("cannot be checked") == 2
+
+
+async def test_a_disk_in_trouble(
+    settings_for: SettingsFactory, outbox: Outbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The check goes on: fraud is found out with a full disk as well."""
+
+    class Full(Outbox):
+        @override
+        def add_check(self, *_: Any, **__: Any) -> None:
+            raise OutboxError("The outbox cannot be used: disk full.")
+
+    outbox.close()
+    with Full(outbox.path) as full:
+        async with checking(settings_for(), full, made_up) as check:
+            assert await verdict(check, 1000) is not None
+    assert "disk full" in caplog.text
+
+
+async def test_a_slow_engine_checks_fewer(
+    settings_for: SettingsFactory, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits for it has a limit; what comes later wakes it."""
+    monkeypatch.setattr(spot_check_module, "MAX_WAITING", 20)
+    async with checking(settings_for(), outbox) as check:
+        check.offer(proofs(5000))
+        running = asyncio.create_task(check.run())
+        await until(lambda: check.sampled == 20)
+        check.offer(proofs(5000, start=5000))
+        check.end()
+        assert await running is None
+        assert check.sampled == 40

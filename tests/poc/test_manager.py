@@ -1,0 +1,366 @@
+"""The manager with a real, tiny model: searching, validating, stopping, callbacks, NaN, bounds."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import Any
+
+import pytest
+import torch
+
+from pocqueue.errors import InvalidRound
+from pocqueue.poc import manager as manager_module
+from pocqueue.poc.config import PoCConfig, PoCState
+from pocqueue.poc.data import ProofBatch
+from pocqueue.poc.manager import PoCManager
+from pocqueue.poc.stats import PoCStats
+from tests.support.callback_receiver import receiving
+from tests.support.tiny_model import HIDDEN_SIZE, VOCAB_SIZE, NanModel, TinyConfig, TinyModel
+from tests.support.waiting import until
+
+SEQ_LEN = 6
+
+
+def round_of(**changes: Any) -> PoCConfig:
+    fields: dict[str, Any] = {
+        "block_hash": "bh",
+        "block_height": 7,
+        "public_key": "pk",
+        "r_target": 1.4,
+        "node_id": 1,
+        "node_count": 3,
+        "batch_size": 4,
+        "seq_len": SEQ_LEN,
+    }
+    return PoCConfig(**fields | changes)
+
+
+def generating(model: TinyModel, **changes: Any) -> PoCManager:
+    manager = PoCManager(model, TinyConfig())
+    manager.init_round(round_of(**changes))
+    manager.start_generate()
+    return manager
+
+
+@pytest.fixture
+def model() -> TinyModel:
+    return TinyModel(SEQ_LEN)
+
+
+def test_run_batch_computes_and_counts(model: TinyModel) -> None:
+    """Each batch holds the node's next nonces; the valid ones are kept."""
+    manager = generating(model)
+    batches = [manager.run_batch() for _ in range(5)]
+    nonces = [nonce for batch in batches for nonce in batch.nonces]
+    dist = [distance for batch in batches for distance in batch.dist]
+    assert nonces == [1 + 3 * index for index in range(20)]
+    assert all(0 <= distance <= 2 for distance in dist)
+    assert len(set(dist)) == 20
+    valid = [(n, d) for n, d in zip(nonces, dist, strict=True) if d < 1.4]
+    assert 0 < len(valid) < 20
+    status = manager.get_status()
+    assert list(zip(status["valid_nonces"], status["valid_distances"], strict=True)) == valid
+    assert (status["total_checked"], status["total_valid"]) == (20, len(valid))
+    assert status["state"] == "GENERATING"
+    assert status["elapsed_seconds"] > 0
+    assert status["rate_per_second"] > 0
+    first = batches[0]
+    assert (first.public_key, first.block_hash, first.block_height, first.node_id) == (
+        "pk",
+        "bh",
+        7,
+        1,
+    )
+
+
+def test_the_target_is_the_blocks(model: TinyModel) -> None:
+    """float32, on the model's device, of norm 1."""
+    manager = generating(model)
+    assert manager.target is not None
+    assert manager.target.shape == (VOCAB_SIZE,)
+    assert manager.target.device == manager.device == model.head.device
+    assert manager.target.norm().item() == pytest.approx(1)
+
+
+def test_validation_finds_the_same_distances(model: TinyModel) -> None:
+    """Whatever the number of nonces and their order, on another manager, and in a fixed shape."""
+    searcher = generating(model)
+    batches = [searcher.run_batch() for _ in range(3)]
+    nonces = [nonce for batch in batches for nonce in batch.nonces]
+    dist = dict(zip(nonces, (d for batch in batches for d in batch.dist), strict=True))
+    validator = PoCManager(TinyModel(SEQ_LEN), TinyConfig())
+    validator.init_round(round_of(public_key="another", node_id=0))
+    validator.start_validate()
+    asked = [*nonces[::-1], nonces[5]]
+    distances, valid = validator.validate(asked, "pk")
+    assert distances == pytest.approx([dist[nonce] for nonce in asked], abs=1e-6)
+    assert valid == [distance < 1.4 for distance in distances]
+    assert validator.validate(asked[:1], "pk")[0] == pytest.approx(distances[:1], abs=1e-6)
+    assert validator.validate(asked[:1], "another")[0] != distances[:1]
+    assert set(validator.model.shapes) == {(4 * SEQ_LEN, HIDDEN_SIZE)}
+    assert validator.stats.total_checked == 0
+
+
+def test_validating_nothing_takes_no_pass(model: TinyModel) -> None:
+    """No nonces, no distances; no round, an error."""
+    manager = PoCManager(model, TinyConfig())
+    with pytest.raises(RuntimeError, match="No round configured"):
+        manager.validate([1], "pk")
+    manager.init_round(round_of())
+    assert manager.validate([], "pk") == ([], [])
+    assert model.shapes == []
+
+
+@pytest.mark.parametrize("state", ["IDLE", "VALIDATING", "STOPPED"])
+def test_only_a_started_round_is_searched(model: TinyModel, state: str) -> None:
+    """In every other state a batch is empty and costs nothing."""
+    manager = PoCManager(model, TinyConfig())
+    assert manager.run_batch() == ProofBatch.empty()
+    manager.init_round(round_of())
+    if state == "VALIDATING":
+        manager.start_validate()
+    elif state == "STOPPED":
+        manager.stop_round()
+    assert manager.state.value == state
+    assert manager.run_batch() == ProofBatch.empty()
+    assert model.shapes == []
+
+
+def test_nonces_need_a_round(model: TinyModel) -> None:
+    """The seed's message, where it had none."""
+    with pytest.raises(RuntimeError, match="Round not initialized"):
+        PoCManager(model, TinyConfig()).get_next_nonces()
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"node_id": 3}, "node_id"),
+        ({"node_count": 0}, "node_count"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"seq_len": 0}, "seq_len"),
+        ({"callback_url": "nowhere"}, "callback_url"),
+    ],
+)
+def test_impossible_round_changes_nothing(
+    model: TinyModel, changes: dict[str, Any], field: str
+) -> None:
+    """The round before stays as it was."""
+    manager = generating(model)
+    manager.run_batch()
+    manager.stop_round()
+    before = manager.get_status()
+    with pytest.raises(InvalidRound) as caught:
+        manager.init_round(round_of(**changes))
+    assert caught.value.field == field
+    assert manager.get_status() == before
+    assert manager.config == round_of()
+
+
+def test_nan_and_infinity_are_dropped_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    """They are never valid and never handed out; it is logged once per round."""
+    manager = generating(NanModel(SEQ_LEN), r_target=2.0)
+    batches = [manager.run_batch() for _ in range(2)]
+    assert [batch.nonces for batch in batches] == [[7, 10], [19, 22]]
+    assert (manager.stats.total_checked, manager.stats.total_nonfinite) == (8, 4)
+    assert manager.stats.total_valid == len(manager.valid_nonces) == 4
+    assert caplog.text.count("not finite") == 1
+    distances, valid = manager.validate([1, 4, 7], "pk")
+    assert [torch.isfinite(torch.tensor(d)).item() for d in distances] == [False, False, True]
+    assert valid == [False, False, True]
+
+
+def test_kept_nonces_are_bounded(model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The latest stay, the count is exact."""
+    monkeypatch.setattr(manager_module, "KEPT_VALID", 6)
+    manager = generating(model, r_target=2.0)
+    for _ in range(5):
+        manager.run_batch()
+    status = manager.get_status()
+    assert status["valid_nonces"] == [1 + 3 * index for index in range(14, 20)]
+    assert len(status["valid_distances"]) == 6
+    assert status["total_valid"] == 20
+
+
+def test_status_is_a_copy(model: TinyModel) -> None:
+    """What was handed out does not change behind the reader's back."""
+    manager = generating(model, r_target=2.0)
+    manager.run_batch()
+    status = manager.get_status()
+    manager.run_batch()
+    assert len(status["valid_nonces"]) == 4
+
+
+def test_clock_stops_with_the_round(model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elapsed freezes on stop, stays frozen, and leaves out the pause when resumed."""
+    now = 1000.0
+    monkeypatch.setattr(time, "time", lambda: now)
+    manager = generating(model)
+    now = 1010.0
+    assert manager.stats.elapsed == 10.0
+    manager.stop_round()
+    now = 1500.0
+    manager.stop_round()
+    assert manager.get_status()["elapsed_seconds"] == 10.0
+    manager.start_generate()
+    now = 1505.0
+    assert manager.stats.elapsed == 15.0
+    manager.start_validate()
+    now = 1600.0
+    assert manager.stats.elapsed == 15.0
+    manager.init_round(round_of())
+    assert manager.stats.elapsed == 0.0
+
+
+def test_stats_never_run_backwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wall clock that is set back gives zero; a round that never was has nothing to stop."""
+    monkeypatch.setattr(time, "time", lambda: 5.0)
+    assert PoCStats(total_checked=3, start_time=10.0).elapsed == 0.0
+    assert PoCStats(total_checked=3, start_time=10.0).rate == 0.0
+    stats = PoCStats()
+    stats.stop()
+    assert stats == PoCStats()
+
+
+async def test_async_batches_leave_the_event_loop_free(model: TinyModel) -> None:
+    """The pass runs in another thread while the loop goes on."""
+    manager = generating(model)
+    model.gate.clear()
+    task = asyncio.create_task(manager.run_batch_async())
+    await until(model.entered.is_set)
+    assert not task.done()
+    assert manager.get_status()["total_checked"] == 0
+    model.gate.set()
+    assert (await task).nonces == [1, 4, 7, 10]
+    assert threading.current_thread().name not in model.threads
+
+
+async def test_never_two_passes_at_once(model: TinyModel) -> None:
+    """Searchers and validators wait for each other; every nonce is searched once."""
+    manager = generating(model, r_target=2.0)
+    results = await asyncio.gather(
+        *(manager.run_batch_async() for _ in range(8)),
+        *(manager.validate_async([1, 4, 7, 10, 13], "pk") for _ in range(4)),
+    )
+    assert model.most_running == 1
+    batches = [result for result in results if isinstance(result, ProofBatch)]
+    nonces = sorted(nonce for batch in batches for nonce in batch.nonces)
+    assert nonces == [1 + 3 * index for index in range(32)] == sorted(manager.valid_nonces)
+
+
+@pytest.mark.parametrize("end", ["stop", "validate"])
+async def test_pass_that_a_stop_overtook_does_not_count(model: TinyModel, end: str) -> None:
+    """What comes back after the end of the search is thrown away."""
+    manager = generating(model)
+    model.gate.clear()
+    task = asyncio.create_task(manager.run_batch_async())
+    await until(model.entered.is_set)
+    if end == "stop":
+        manager.stop_round()
+    else:
+        manager.start_validate()
+    model.gate.set()
+    assert await task == ProofBatch.empty()
+    assert manager.stats.total_checked == 0
+
+
+async def test_old_pass_does_not_count_for_a_new_round(model: TinyModel) -> None:
+    """Not even where the new round has the very same configuration."""
+    manager = generating(model)
+    model.gate.clear()
+    old = asyncio.create_task(manager.run_batch_async())
+    await until(model.entered.is_set)
+    manager.stop_round()
+    manager.init_round(round_of())
+    manager.start_generate()
+    new = asyncio.create_task(manager.run_batch_async())
+    model.gate.set()
+    assert await old == ProofBatch.empty()
+    assert (await new).nonces == [1, 4, 7, 10]
+    assert manager.stats.total_checked == 4
+
+
+@pytest.mark.parametrize("end", ["stop_round", "start_validate", "init_round"])
+async def test_end_of_the_search_cancels_its_task(model: TinyModel, end: str) -> None:
+    """Whichever way it ends; the pass under way ends unheard."""
+    manager = generating(model)
+    model.gate.clear()
+
+    async def search() -> None:
+        while True:
+            await manager.run_batch_async()
+
+    task = asyncio.create_task(search())
+    manager.set_generation_task(task)
+    await until(model.entered.is_set)
+    if end == "init_round":
+        manager.state = PoCState.IDLE  # a task may outlive its state, as in the seed
+        manager.init_round(round_of())
+    else:
+        getattr(manager, end)()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    model.gate.set()
+    assert manager.stats.total_checked == 0
+
+
+async def test_stop_from_another_thread_cancels_too(model: TinyModel) -> None:
+    """As where a web framework runs a handler in a thread."""
+    manager = generating(model)
+    task = asyncio.create_task(asyncio.Event().wait())
+    manager.set_generation_task(task)
+    await asyncio.to_thread(manager.stop_round)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_valid_nonces_reach_the_callback(model: TinyModel) -> None:
+    """All of them and only them, in order, flushed when the manager closes."""
+    async with receiving() as receiver:
+        manager = generating(model, callback_url=receiver.url)
+        receiver.gate.clear()
+        for _ in range(5):
+            await manager.run_batch_async()
+        found = list(manager.valid_nonces)
+        receiver.gate.set()
+        await manager.close()
+        assert [n for body in receiver.accepted for n in body["nonces"]] == found
+        assert {path for path, _ in receiver.received} == {"/v1/poc-batches/generated"}
+        assert manager.state == PoCState.STOPPED
+
+
+async def test_new_round_closes_the_old_sender(model: TinyModel) -> None:
+    """What the old round found is still delivered, to its own URL, and its session is closed."""
+    async with receiving() as old, receiving() as new:
+        manager = generating(model, r_target=2.0, callback_url=old.url)
+        await manager.run_batch_async()
+        manager.stop_round()
+        manager.init_round(round_of(r_target=2.0, callback_url=new.url, block_hash="next"))
+        manager.start_generate()
+        await manager.run_batch_async()
+        await manager.close()
+        assert [body["block_hash"] for body in old.accepted] == ["bh"]
+        assert [body["block_hash"] for body in new.accepted] == ["next"]
+
+
+async def test_resumed_round_calls_back_again(model: TinyModel) -> None:
+    """A stop closes the sender; going on opens another."""
+    async with receiving() as receiver:
+        manager = generating(model, r_target=2.0, callback_url=receiver.url)
+        await manager.run_batch_async()
+        await asyncio.to_thread(manager.stop_round)
+        manager.start_generate()
+        await manager.run_batch_async()
+        await manager.close()
+        nonces = [n for body in receiver.accepted for n in body["nonces"]]
+        assert sorted(nonces) == [1 + 3 * index for index in range(8)]
+
+
+async def test_round_without_url_has_no_sender(model: TinyModel) -> None:
+    """Nobody is told, and closing works all the same."""
+    manager = generating(model)
+    await manager.run_batch_async()
+    assert manager._callback_sender is None
+    await manager.close()

@@ -1,0 +1,121 @@
+"""Which model a session gets: by name, by dimensions, or none, with both sides named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pocqueue.errors import ModelConflict, NoLiveGpu
+from pocqueue.rounds.pool import Gpu
+from pocqueue.rounds.sessions.model import ModelWish, choose_session_model
+from tests.support.factories import OTHER_FINGERPRINT, make_gpu, make_info
+
+LLAMA: dict[str, Any] = {
+    "model": "llama",
+    "fingerprint": OTHER_FINGERPRINT,
+    "hidden_size": 2048,
+    "vocab_size": 8192,
+    "num_layers": 16,
+    "num_heads": 16,
+    "num_kv_heads": 16,
+}
+OLD_PARAMS: dict[str, Any] = {
+    "dim": 2048,
+    "n_layers": 16,
+    "n_heads": 16,
+    "n_kv_heads": 16,
+    "vocab_size": 8192,
+}
+
+
+def gpu_of(queue: str = "gpu0", *, draining: bool = False, **changes: Any) -> Gpu:
+    """Make a live GPU with a model like the twin."""
+    return make_gpu(queue, info=make_info(**changes), draining=draining)
+
+
+BOTH = [gpu_of("gpu0"), gpu_of("gpu1", **LLAMA)]
+
+
+@pytest.mark.parametrize(
+    ("wish", "name"),
+    [
+        (ModelWish(model="twin"), "twin"),
+        (ModelWish(model="llama"), "llama"),
+        (ModelWish(model="fedcba98"), "llama"),
+        (ModelWish(model="llama@float32"), "llama"),
+        (ModelWish(**OLD_PARAMS), "llama"),
+        (ModelWish(dim=2048), "llama"),
+        (ModelWish(dim=16), "twin"),
+        (ModelWish(model="llama", **OLD_PARAMS), "llama"),
+        # The twin's layers are not known: what cannot be told decides nothing.
+        (ModelWish(dim=16, n_layers=99), "twin"),
+    ],
+)
+def test_a_wish_decides_among_several(wish: ModelWish, name: str) -> None:
+    """By name or by dimensions."""
+    assert choose_session_model(BOTH, wish).info.model == name
+
+
+def test_the_only_model_needs_no_name() -> None:
+    """Of several GPUs with the same one."""
+    chosen = choose_session_model([gpu_of("gpu0"), gpu_of("gpu1")], ModelWish())
+    assert (chosen.info.model, chosen.warning) == ("twin", "")
+
+
+@pytest.mark.parametrize("field", list(OLD_PARAMS))
+def test_each_dimension_counts(field: str) -> None:
+    """One that differs is named with both values."""
+    wish = ModelWish(**OLD_PARAMS | {field: 7})
+    with pytest.raises(ModelConflict) as caught:
+        choose_session_model([gpu_of(**LLAMA)], wish)
+    message = str(caught.value)
+    assert f"{field} 7" in message
+    assert f"{field} {OLD_PARAMS[field]}" in message
+    assert "llama (fedcba987654@float32@twin)" in message
+
+
+@pytest.mark.parametrize(
+    "wish", [ModelWish(model="other"), ModelWish(dim=1), ModelWish(model="twin", dim=17)]
+)
+def test_another_model_is_refused(wish: ModelWish) -> None:
+    """Both sides are named, and what to do."""
+    with pytest.raises(ModelConflict) as caught:
+        choose_session_model(BOTH, wish)
+    message = str(caught.value)
+    assert str(wish) in message
+    assert "twin (" in message
+    assert "llama (" in message
+    assert "DELEGATION_ANY_MODEL=1" in message
+
+
+@pytest.mark.parametrize(
+    ("gpus", "wish"),
+    [
+        (BOTH, ModelWish()),
+        ([gpu_of("gpu0"), gpu_of("gpu1", dtype="bfloat16")], ModelWish(model="twin")),
+        ([gpu_of("gpu0"), gpu_of("gpu1", engine="vllm")], ModelWish(dim=16)),
+    ],
+)
+def test_an_open_choice_is_refused(gpus: list[Gpu], wish: ModelWish) -> None:
+    """With the choices; dtype and runtime count as well, since distances differ by them."""
+    with pytest.raises(ModelConflict, match=r"params\.model") as caught:
+        choose_session_model(gpus, wish)
+    assert str(caught.value).count("(") >= 2
+
+
+def test_any_model_takes_the_one_that_most_have() -> None:
+    """With a warning that names both; a model that was asked for is taken without one."""
+    gpus = [gpu_of("gpu0"), gpu_of("gpu1", **LLAMA), gpu_of("gpu2", **LLAMA)]
+    chosen = choose_session_model(gpus, ModelWish(model="other"), any_model=True)
+    assert chosen.info.model == "llama"
+    assert "'other'" in chosen.warning
+    assert "llama (" in chosen.warning
+    assert choose_session_model(gpus, ModelWish(model="twin"), any_model=True).warning == ""
+
+
+@pytest.mark.parametrize("gpus", [[], [gpu_of(draining=True)]])
+def test_without_a_gpu_there_is_no_choice(gpus: list[Gpu]) -> None:
+    """Those that drain take nothing new."""
+    with pytest.raises(NoLiveGpu):
+        choose_session_model(gpus, ModelWish())

@@ -1,0 +1,210 @@
+"""The outbox on a real Redis: what is due, under a lease, from the first unconfirmed proof on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pocqueue.rounds import callbacks
+from pocqueue.rounds.backend import Backend
+from pocqueue.rounds.callbacks import FIRST_BACKOFF_MS, MAX_BACKOFF_MS, Delivery
+from pocqueue.rounds.spec import RoundState
+from pocqueue.rounds.store import START, Keys
+from tests.support.factories import make_spec
+from tests.support.rounds import assign, commit, pass_deadline
+from tests.support.waiting import wait_until
+
+GRACE_S = 60.0
+
+
+def _round(backend: Backend, num_valid: int = 1, **changes: Any) -> str:
+    """Make a round with a callback URL and one valid nonce in each of so many batches."""
+    round_id = backend.store.create(make_spec(callback_url="http://receiver/", **changes))
+    assign(backend.store, round_id, 1000)
+    _find(backend, round_id, 0, num_valid)
+    return round_id
+
+
+def _find(backend: Backend, round_id: str, first: int, num: int) -> None:
+    for index in range(first, first + num):
+        commit(backend.store, round_id, 1, index, index + 1, [index])
+
+
+def _cursors(backend: Backend, round_id: str) -> list[str]:
+    return [e.cursor for e in backend.store.iter_proofs(backend.store.status(round_id))]
+
+
+def _claim(backend: Backend) -> tuple[str, str]:
+    (claimed,) = backend.outbox.claim_due(GRACE_S)
+    return claimed
+
+
+def _waiting(backend: Backend) -> set[str]:
+    members: Any = backend.client.smembers(Keys.CALLBACKS)
+    return set(members)
+
+
+def test_a_round_with_proofs_is_claimed_once(backend: Backend) -> None:
+    """While one task holds the lease, no other gets it."""
+    round_id = _round(backend)
+    claimed_id, token = _claim(backend)
+    assert claimed_id == round_id
+    assert backend.outbox.delivery(round_id).lease == token
+    assert backend.outbox.claim_due(GRACE_S) == []
+
+
+def test_rounds_without_url_or_without_proofs_are_not_claimed(backend: Backend) -> None:
+    """There is nothing to send, yet or ever."""
+    backend.store.create(make_spec())
+    quiet = _round(backend, num_valid=0)
+    assert backend.outbox.claim_due(GRACE_S) == []
+    assert _waiting(backend) == {quiet}
+
+
+def test_the_cursor_moves_only_with_what_the_receiver_took(backend: Backend) -> None:
+    """A failure leaves it where it was."""
+    round_id = _round(backend, num_valid=3)
+    cursors = _cursors(backend, round_id)
+    _, token = _claim(backend)
+    assert backend.outbox.delivery(round_id).cursor == START
+    assert backend.outbox.delivered(round_id, token, cursors[1], 2)
+    delivery = backend.outbox.delivery(round_id)
+    assert (delivery.cursor, delivery.delivered) == (cursors[1], 2)
+    assert backend.outbox.failed(round_id, token, delivery, "HTTP 503")
+    delivery = backend.outbox.delivery(round_id)
+    assert (delivery.cursor, delivery.delivered) == (cursors[1], 2)
+    assert (delivery.attempts, delivery.error, delivery.lease) == (1, "HTTP 503", "")
+
+
+def test_a_success_noted_twice_counts_once(backend: Backend) -> None:
+    """A lost reply must not make the outbox believe that all is delivered."""
+    round_id = _round(backend, num_valid=4)
+    cursors = _cursors(backend, round_id)
+    _, token = _claim(backend)
+    for _ in range(2):
+        assert backend.outbox.delivered(round_id, token, cursors[1], 2)
+    assert backend.outbox.delivery(round_id).delivered == 2
+    assert backend.outbox.delivered(round_id, token, cursors[3], 2)
+    assert backend.outbox.delivery(round_id).delivered == 4
+
+
+def test_without_the_lease_nothing_is_noted(backend: Backend) -> None:
+    """A task that was too slow cannot move the cursor of the one that took over."""
+    round_id = _round(backend)
+    (cursor,) = _cursors(backend, round_id)
+    _claim(backend)
+    before = backend.outbox.delivery(round_id)
+    assert not backend.outbox.delivered(round_id, "stale", cursor, 1)
+    assert not backend.outbox.failed(round_id, "stale", before, "late")
+    assert not backend.outbox.finish(round_id, "stale")
+    assert not backend.outbox.finish("never claimed", "stale")
+    assert backend.outbox.delivery(round_id) == before
+
+
+def test_a_lease_that_is_not_renewed_goes_to_another_task(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The io worker died; the next one begins at the first unconfirmed proof."""
+    monkeypatch.setattr(callbacks, "LEASE_MS", 100)
+    round_id = _round(backend, num_valid=2)
+    first = _cursors(backend, round_id)[0]
+    _, dead = _claim(backend)
+    backend.outbox.delivered(round_id, dead, first, 1)
+    claimed = wait_until(lambda: backend.outbox.claim_due(GRACE_S), message="the lease ran out")
+    assert claimed[0][0] == round_id
+    assert claimed[0][1] != dead
+    assert backend.outbox.delivery(round_id).cursor == first
+    assert not backend.outbox.finish(round_id, dead)
+
+
+def test_every_success_renews_the_lease(backend: Backend) -> None:
+    """A long delivery is not taken away while it gets on."""
+    round_id = _round(backend, num_valid=2)
+    _, token = _claim(backend)
+    key = Keys.of_round(round_id, "callback")
+    backend.client.hset(key, "lease_ms", str(backend.store.now_ms() + 5))
+    backend.outbox.delivered(round_id, token, _cursors(backend, round_id)[0], 1)
+    left_ms = backend.outbox.delivery(round_id).lease_ms - backend.store.now_ms()
+    assert callbacks.LEASE_MS - 5000 < left_ms <= callbacks.LEASE_MS
+
+
+def test_after_a_failure_it_is_due_again_when_the_backoff_is_over(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not before, and by itself."""
+    monkeypatch.setattr(callbacks, "FIRST_BACKOFF_MS", 300)
+    round_id = _round(backend)
+    _, token = _claim(backend)
+    failed_ms = backend.store.now_ms()
+    backend.outbox.failed(round_id, token, backend.outbox.delivery(round_id), "no")
+    assert wait_until(lambda: backend.outbox.claim_due(GRACE_S), message="it is due again")
+    assert backend.store.now_ms() - failed_ms >= 299
+
+
+@pytest.mark.parametrize(
+    ("attempts", "wait_ms"), [(0, 500), (1, 1000), (2, 2000), (4, 8000), (5, 15_000), (900, 15_000)]
+)
+def test_the_backoff_doubles_up_to_its_limit(attempts: int, wait_ms: int) -> None:
+    """From half a second to fifteen."""
+    assert (FIRST_BACKOFF_MS, MAX_BACKOFF_MS) == (500, 15_000)
+    assert Delivery(attempts=attempts).backoff_ms == wait_ms
+
+
+def test_a_success_forgets_the_failures_before_it(backend: Backend) -> None:
+    """The next failure waits the shortest time again."""
+    round_id = _round(backend)
+    for _ in range(3):
+        backend.client.hset(Keys.of_round(round_id, "callback"), "next_ms", "0")
+        _, token = _claim(backend)
+        backend.outbox.failed(round_id, token, backend.outbox.delivery(round_id), "no")
+    assert backend.outbox.delivery(round_id).attempts == 3
+    backend.client.hset(Keys.of_round(round_id, "callback"), "next_ms", "0")
+    _, token = _claim(backend)
+    backend.outbox.delivered(round_id, token, _cursors(backend, round_id)[0], 1)
+    delivery = backend.outbox.delivery(round_id)
+    assert (delivery.attempts, delivery.error) == (0, "")
+
+
+def test_a_finished_delivery_is_due_again_with_the_next_proof(backend: Backend) -> None:
+    """The round goes on, and so do its callbacks, at once."""
+    round_id = _round(backend)
+    _, token = _claim(backend)
+    backend.outbox.delivered(round_id, token, _cursors(backend, round_id)[0], 1)
+    assert backend.outbox.finish(round_id, token)
+    assert backend.outbox.claim_due(GRACE_S) == []
+    assert _waiting(backend) == {round_id}
+    _find(backend, round_id, 1, 1)
+    assert _claim(backend)[0] == round_id
+
+
+def test_an_ended_round_leaves_the_outbox_once_all_is_delivered(backend: Backend) -> None:
+    """And not before."""
+    round_id = _round(backend)
+    pass_deadline(backend, round_id)
+    _, token = _claim(backend)
+    assert _waiting(backend) == {round_id}
+    backend.outbox.delivered(round_id, token, _cursors(backend, round_id)[0], 1)
+    backend.outbox.finish(round_id, token)
+    assert backend.outbox.claim_due(GRACE_S) == []
+    assert _waiting(backend) == set()
+
+
+def test_after_its_grace_time_a_round_is_given_up(backend: Backend) -> None:
+    """A receiver that is gone for good does not keep a round for ever."""
+    round_id = _round(backend)
+    backend.store.close(round_id, RoundState.STOPPED, "")
+    key = Keys.of_round(round_id, "round")
+    backend.client.hset(key, "ended_ms", str(backend.store.now_ms() - 59_000))
+    assert _claim(backend)[0] == round_id
+    backend.client.hset(key, "ended_ms", str(backend.store.now_ms() - 61_000))
+    assert backend.outbox.claim_due(GRACE_S) == []
+    assert _waiting(backend) == set()
+
+
+def test_a_vanished_round_leaves_the_outbox(backend: Backend) -> None:
+    """Its record expired; the others are claimed all the same."""
+    gone, there = _round(backend), _round(backend)
+    backend.client.delete(Keys.of_round(gone, "round"))
+    assert _claim(backend)[0] == there
+    assert _waiting(backend) == {there}

@@ -1,0 +1,63 @@
+"""The lead among schedulers on a real Redis."""
+
+from __future__ import annotations
+
+import pytest
+
+from pocqueue.rounds import lease
+from pocqueue.rounds.backend import Backend
+from pocqueue.rounds.lease import LeaderLease
+from pocqueue.rounds.store import Keys
+from tests.support.waiting import wait_until
+
+
+def _lease(backend: Backend) -> LeaderLease:
+    return LeaderLease(backend.client, backend.url)
+
+
+def test_one_of_two_leads_and_goes_on_leading(backend: Backend) -> None:
+    """The first to ask has it, as long as it renews."""
+    first, second = _lease(backend), _lease(backend)
+    assert first.id != second.id
+    assert first.hold()
+    assert not second.hold()
+    assert first.hold()
+    assert not second.hold()
+
+
+def test_the_lead_ends_within_its_time(backend: Backend) -> None:
+    """It always has an end that is soon enough for the five seconds promised."""
+    assert _lease(backend).hold()
+    assert 0 < int(backend.client.pttl(Keys.LEADER)) <= lease.LEASE_MS < 5000
+
+
+def test_after_a_resignation_another_leads_at_once(backend: Backend) -> None:
+    """Nobody waits for a lease that was given up."""
+    first, second = _lease(backend), _lease(backend)
+    assert first.hold()
+    first.resign()
+    # It has one millisecond left; three seconds would be the lease.
+    wait_until(second.hold, timeout_s=1.0, message="the second leads")
+    assert not first.hold()
+
+
+def test_who_does_not_lead_cannot_resign_for_the_leader(backend: Backend) -> None:
+    """The lease knows its holder."""
+    first, second = _lease(backend), _lease(backend)
+    first.hold()
+    second.resign()
+    assert not second.hold()
+    assert first.hold()
+
+
+def test_the_lead_of_a_dead_scheduler_is_taken_over(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once its lease has run out, and not before."""
+    monkeypatch.setattr(lease, "LEASE_MS", 300)
+    first, second = _lease(backend), _lease(backend)
+    began_ms = backend.store.now_ms()
+    assert first.hold()
+    wait_until(second.hold, timeout_s=5.0, message="the second leads")
+    assert backend.store.now_ms() - began_ms >= 299
+    assert not first.hold()

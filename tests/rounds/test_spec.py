@@ -1,0 +1,229 @@
+"""The specification of a round: what is let in, and what is said about the rest."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given, strategies as st
+
+from pocqueue.errors import InvalidRound, PocqueueError
+from pocqueue.rounds.spec import RoundSpec, RoundState
+from tests.support.factories import FINGERPRINT, make_spec
+
+_LONG = "x" * 257
+
+# field, bad value, a part of what the message has to say is allowed
+BAD_FIELDS: list[tuple[str, Any, str]] = [
+    ("block_hash", "", "1 to 256"),
+    ("block_hash", "   ", "not all of them blank"),
+    ("block_hash", _LONG, "1 to 256"),
+    ("block_hash", "two\nlines", "on one line"),
+    ("block_hash", "\x1b[31m", "printable"),
+    ("block_hash", "\ud800", "printable"),
+    ("block_hash", 5, "1 to 256"),
+    ("block_hash", None, "1 to 256"),
+    ("public_key", "", "1 to 256"),
+    ("public_key", _LONG, "1 to 256"),
+    ("public_key", "\t", "not all of them blank"),
+    ("block_height", -1, "from 0"),
+    ("block_height", 2**63, "2^63 - 1"),
+    ("block_height", 1.5, "whole number"),
+    ("node_id", -1, "from 0 to node_count - 1"),
+    ("node_id", 1, "node_count - 1 = 0"),
+    ("node_count", 0, "from 1"),
+    ("node_count", 2**31, "2147483647"),
+    ("r_target", 0, "above 0 and up to 2"),
+    ("r_target", 0.0, "above 0 and up to 2"),
+    ("r_target", -0.5, "above 0 and up to 2"),
+    ("r_target", 2.0000001, "above 0 and up to 2"),
+    ("r_target", math.nan, "above 0 and up to 2"),
+    ("r_target", math.inf, "above 0 and up to 2"),
+    ("r_target", "near", "above 0 and up to 2"),
+    ("fraud_threshold", 0, "above 0 and below 1"),
+    ("fraud_threshold", 1, "above 0 and below 1"),
+    ("window_s", 0, "above 0 and up to 3600"),
+    ("window_s", -5, "above 0 and up to 3600"),
+    ("window_s", 3600.5, "one hour"),
+    ("window_s", math.inf, "one hour"),
+    ("window_s", math.nan, "one hour"),
+    ("seq_len", 0, "from 1 to the model's limit"),
+    ("seq_len", -256, "from 1 to the model's limit"),
+    ("batch_size", 0, "from 1 to 4096"),
+    ("batch_size", 4097, "from 1 to 4096"),
+    ("batch_size", 2.5, "from 1 to 4096"),
+    ("model", "", "name of a deployed model"),
+    ("model_fingerprint", "abc", "64 hexadecimal digits"),
+    ("model_fingerprint", "G" * 64, "64 hexadecimal digits"),
+    ("model_fingerprint", FINGERPRINT + "\n", "64 hexadecimal digits"),
+    ("callback_url", "ftp://receiver/", "http:// or https://"),
+    ("callback_url", "receiver:80", "http:// or https://"),
+    ("callback_url", "http://", "with a host"),
+    ("callback_url", "http://[::1/", "with a host"),
+    ("callback_url", "http://receiver:99999/", "with a host"),
+    ("callback_url", "http://receiver/a b", "http:// or https://"),
+    ("callback_url", "http://user:word@receiver/", "without a user name or password"),
+    ("callback_url", "http://receiver/" + "x" * 2048, "2048 characters"),
+    ("share", 0, "from 0.01 to 100"),
+    ("share", 101, "from 0.01 to 100"),
+    ("max_nonces", 0, "from 1 to 2^48"),
+    ("max_nonces", 2**48 + 1, "from 1 to 2^48"),
+    ("expected_valid_rate", 1.5, "from 0 to 1"),
+    ("expected_valid_rate", -0.1, "from 0 to 1"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "allowed"), BAD_FIELDS)
+def test_a_bad_field_is_named_with_its_value_and_what_is_allowed(
+    field: str, value: Any, allowed: str
+) -> None:
+    """Each bad field gives one sentence with field, value and what is allowed."""
+    with pytest.raises(InvalidRound) as caught:
+        make_spec(**{field: value})
+    error, message = caught.value, str(caught.value)
+    assert error.field == field
+    assert error.value is value or error.value == value
+    assert message.startswith(f"{field} is ")
+    assert allowed in message
+    assert repr(value)[:60] in message
+    assert "\n" not in message
+    assert "Value error" not in message
+    assert message.endswith(".")
+    assert not message.endswith("..")
+    assert isinstance(error, PocqueueError)
+    assert isinstance(error, ValueError)
+
+
+@pytest.mark.parametrize(
+    "field", ["block_hash", "public_key", "r_target", "model", "model_fingerprint"]
+)
+def test_a_missing_field_is_named_without_showing_the_others(field: str) -> None:
+    """What has no default has to be given; the other fields are not repeated."""
+    fields = make_spec(block_height=987654).model_dump()
+    del fields[field]
+    with pytest.raises(InvalidRound, match=f"^{field} is None; allowed: ") as caught:
+        RoundSpec.build(**fields)
+    assert "987654" not in str(caught.value)
+
+
+def test_an_unknown_field_is_refused_by_name() -> None:
+    """A misspelt field does not pass silently."""
+    with pytest.raises(InvalidRound, match=r"^blockhash is 'x'"):
+        make_spec(blockhash="x")
+
+
+def test_a_node_id_beyond_the_count_names_the_count() -> None:
+    """The bound of node_id depends on node_count, and the message has the number."""
+    with pytest.raises(InvalidRound) as caught:
+        make_spec(node_id=8, node_count=8)
+    assert (
+        str(caught.value) == "node_id is 8; allowed: a whole number from 0 to node_count - 1 = 7."
+    )
+
+
+def test_a_long_value_is_cut_in_the_message() -> None:
+    """A message stays a sentence whatever was given."""
+    with pytest.raises(InvalidRound) as caught:
+        make_spec(block_hash="x" * 100_000)
+    assert len(str(caught.value)) < 200
+    assert "100000 characters" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("block_hash", "x"),
+        ("block_hash", "x" * 256),
+        ("block_hash", "блок № 1"),
+        ("block_height", 0),
+        ("block_height", 2**63 - 1),
+        ("node_count", 2**31 - 1),
+        ("r_target", 2),
+        ("r_target", 1e-9),
+        ("window_s", 0.2),
+        ("window_s", 3600),
+        ("seq_len", 1),
+        ("batch_size", 1),
+        ("batch_size", 4096),
+        ("callback_url", None),
+        ("callback_url", "http://127.0.0.1:8080/hook?a=b"),
+        ("callback_url", "https://[::1]:9090"),
+        ("share", 0.01),
+        ("share", 100),
+        ("max_nonces", 1),
+        ("max_nonces", 2**48),
+        ("expected_valid_rate", 0),
+        ("expected_valid_rate", 1),
+    ],
+)
+def test_the_bounds_themselves_are_allowed(field: str, value: Any) -> None:
+    """The least and the greatest allowed value pass and are kept."""
+    assert getattr(make_spec(**{field: value}), field) == value
+
+
+def test_the_defaults_are_those_of_the_protocol() -> None:
+    """A round that names only what it has to is 330 s of 32 x 256."""
+    spec = RoundSpec.build(
+        block_hash="b", public_key="k", r_target=1, model="m", model_fingerprint=FINGERPRINT
+    )
+    assert (spec.window_s, spec.seq_len, spec.batch_size) == (330, 256, 32)
+    assert (spec.node_id, spec.node_count, spec.block_height) == (0, 1, 0)
+    assert (spec.share, spec.max_nonces, spec.callback_url) == (1, None, None)
+    assert spec.fraud_threshold == 0.01
+
+
+@given(
+    r_target=st.floats(0, 2, exclude_min=True),
+    window_s=st.floats(0.001, 3600),
+    share=st.floats(0.01, 100),
+    block_hash=st.text(min_size=1, max_size=256).filter(lambda t: t.isprintable() and t.strip()),
+    node=st.integers(1, 2**31 - 1).flatmap(
+        lambda count: st.tuples(st.integers(0, count - 1), st.just(count))
+    ),
+    max_nonces=st.none() | st.integers(1, 2**48),
+)
+def test_json_brings_back_the_same_specification(
+    r_target: float,
+    window_s: float,
+    share: float,
+    block_hash: str,
+    node: tuple[int, int],
+    max_nonces: int | None,
+) -> None:
+    """What the store writes is what it reads, to the last bit."""
+    spec = make_spec(
+        r_target=r_target,
+        window_s=window_s,
+        share=share,
+        block_hash=block_hash,
+        node_id=node[0],
+        node_count=node[1],
+        max_nonces=max_nonces,
+    )
+    assert RoundSpec.model_validate_json(spec.model_dump_json()) == spec
+    assert RoundSpec.build(**spec.model_dump()) == spec
+
+
+def test_the_words_of_the_proof_carry_every_field_over() -> None:
+    """`poc_config` is the same search."""
+    spec = make_spec(node_id=2, node_count=5, callback_url="http://h/", fraud_threshold=0.2)
+    config = spec.poc_config()
+    for name in (
+        "block_hash",
+        "block_height",
+        "public_key",
+        "r_target",
+        "fraud_threshold",
+        "node_id",
+        "node_count",
+        "batch_size",
+        "seq_len",
+        "callback_url",
+    ):
+        assert getattr(config, name) == getattr(spec, name), name
+
+
+def test_only_an_active_round_is_active() -> None:
+    """Every other state is an end."""
+    assert [state for state in RoundState if state.is_active] == [RoundState.ACTIVE]

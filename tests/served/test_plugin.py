@@ -1,0 +1,355 @@
+"""The plugin: what it adds to a vLLM server, when its routes work, and what they say where they cannot."""
+
+from __future__ import annotations
+
+import os
+import threading
+from argparse import Namespace
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from pocqueue.engine import fingerprint as fingerprint_module
+from pocqueue.engine.base import EXTENSION
+from pocqueue.engine.fingerprint import fingerprint
+from pocqueue.engine.torch_model.embedded import EMBEDDED_FINGERPRINT, ensure_embedded_model
+from pocqueue.served.plugin import PoCEndpoints
+from pocqueue.settings import ENV_PREFIX
+from tests.support.callback_receiver import receiving
+from tests.support.engine_client import MAX_BATCH_SIZE, EngineTwin
+from tests.support.waiting import until
+
+BODY = {
+    "block_hash": "block-1",
+    "block_height": 7,
+    "public_key": "key-1",
+    "r_target": 2.0,
+    "batch_size": 4,
+    "seq_len": 8,
+}
+
+
+class PluggedIn:
+    """A server's application with the plugin, between its start and its end.
+
+    Attributes:
+        events: "start" and "end" of the application's own life.
+    """
+
+    def __init__(self, twin: EngineTwin | None) -> None:
+        self.twin = twin
+        self.plugin = PoCEndpoints()
+        self.events: list[str] = []
+        self.app = FastAPI(lifespan=self._lifespan)
+        self.app.add_api_route("/v1/completions", self._completion, methods=["POST"])
+        self.plugin.attach_router(self.app)
+        transport = httpx.ASGITransport(self.app)
+        self.http = httpx.AsyncClient(transport=transport, base_url="http://server")
+
+    async def engine_loaded(self, **args: Any) -> None:
+        """Tell the plugin that the engine is there, as the server does; with the server's arguments."""
+        fields: dict[str, Any] = {"api_key": None, "served_model_name": None}
+        namespace = Namespace(**{"api_server_count": 1} | fields | args)
+        await self.plugin.init_state(self.twin, self.app.state, namespace)
+
+    async def pow(
+        self, method: str, route: str, body: Any = None, token: str | None = None
+    ) -> httpx.Response:
+        """Call a proof route."""
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        return await self.http.request(method, f"/api/v1/pow/{route}", json=body, headers=headers)
+
+    async def reason(self, route: str = "status") -> str:
+        """Return why a route is answered with 503."""
+        response = await self.pow("GET", route)
+        assert response.status_code == 503, response.text
+        return str(response.json()["detail"])
+
+    async def hashed(self) -> None:
+        """Wait until the model's files are hashed, or cannot be."""
+        await until(lambda: self.plugin._hashing is not None and self.plugin._hashing.done())
+
+    async def model(self) -> dict[str, Any]:
+        """Return the description of the model once it is known."""
+        await self.hashed()
+        response = await self.pow("GET", "model")
+        assert response.status_code == 200, response.text
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    @asynccontextmanager
+    async def _lifespan(self, _app: FastAPI) -> AsyncIterator[dict[str, str]]:
+        self.events.append("start")
+        yield {"left": "alone"}
+        self.events.append("end")
+
+    async def _completion(self) -> dict[str, str]:
+        return {"text": "w1"}
+
+
+@asynccontextmanager
+async def plugged_in(twin: EngineTwin | None) -> AsyncIterator[PluggedIn]:
+    """Start an application with the plugin, and end it."""
+    server = PluggedIn(twin)
+    async with server.app.router.lifespan_context(server.app) as state, server.http:
+        assert state == {"left": "alone"}
+        try:
+            yield server
+        finally:
+            if twin is not None:
+                twin.gate.set()
+
+
+@pytest.fixture(autouse=True)
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment of the test's own."""
+    for name in [name for name in os.environ if name.startswith(ENV_PREFIX)]:
+        monkeypatch.delenv(name)
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
+    monkeypatch.setenv("POCQUEUE_STATE_DIR", str(tmp_path))
+
+
+@pytest.fixture
+def twin(tmp_path: Path) -> EngineTwin:
+    """An engine that has loaded the embedded model."""
+    twin = EngineTwin()
+    twin.vllm_config.model_config.model = str(ensure_embedded_model(tmp_path))
+    return twin
+
+
+def test_vllm_finds_the_plugin() -> None:
+    """By the entry point, for models that generate."""
+    [entry] = entry_points(group="vllm.endpoint_plugins", name="pocqueue")
+    assert entry.load() is PoCEndpoints
+    assert (PoCEndpoints.name, PoCEndpoints.required_tasks) == ("pocqueue", ("generate",))
+
+
+async def test_a_round_on_a_server_with_the_plugin(twin: EngineTwin) -> None:
+    """From the start of the server to a round that closes the gate, and a stop that opens it."""
+    async with plugged_in(twin) as server:
+        assert await server.reason() == "Engine not available: the server is still starting."
+        assert (await server.http.post("/v1/completions")).status_code == 200
+        await server.engine_loaded()
+        twin.hold_after = 3
+        assert (await server.pow("POST", "init/generate", BODY)).status_code == 200
+        await until(lambda: twin.running)
+        assert (await server.http.post("/v1/completions")).status_code == 503
+        status = (await server.pow("POST", "stop")).json()["pow_status"]
+        assert (status["state"], status["valid_nonces"]) == ("STOPPED", list(range(8)))
+        assert (await server.http.post("/v1/completions")).status_code == 200
+
+
+async def test_the_fingerprint_is_computed_in_the_background(
+    twin: EngineTwin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the folder that vLLM loaded. Rounds do not wait for it; workers are told to."""
+    go_on = threading.Event()
+
+    def slowly(folder: Path, **kwargs: Any) -> str:
+        assert go_on.wait(20)
+        return fingerprint(folder, **kwargs)
+
+    monkeypatch.setattr(fingerprint_module, "fingerprint", slowly)
+    async with plugged_in(twin) as server:
+        await server.engine_loaded()
+        hashing = "Engine not available: the model's weights are being hashed."
+        assert await server.reason("model") == hashing
+        body = {"block_hash": "b", "public_key": "k", "nonces": [1], "batch_size": 4, "seq_len": 8}
+        assert (await server.pow("POST", "distances", body)).status_code == 503
+        assert (await server.pow("POST", "init/generate", BODY)).status_code == 200
+        await until(lambda: twin.answered)
+        go_on.set()
+        model = await server.model()
+        assert model == twin.description["info"] | {
+            "fingerprint": EMBEDDED_FINGERPRINT,
+            "max_batch_size": MAX_BATCH_SIZE,
+            "max_tokens": None,
+        }
+        assert model["max_batch_size"] == MAX_BATCH_SIZE
+        answer = (await server.pow("POST", "distances", body)).json()
+        assert (answer["fingerprint"], answer["dtype"]) == (EMBEDDED_FINGERPRINT, "float32")
+
+
+async def test_the_model_has_the_name_that_it_is_served_under(twin: EngineTwin) -> None:
+    """The first, where there are several."""
+    async with plugged_in(twin) as server:
+        await server.engine_loaded(served_model_name=["tiny", "small"])
+        assert (await server.model())["model"] == "tiny"
+
+
+@pytest.mark.parametrize("damage", ["no weights", "no such model"])
+async def test_a_model_that_cannot_be_hashed_serves_rounds_only(
+    twin: EngineTwin, tmp_path: Path, damage: str
+) -> None:
+    """Workers are told why; nothing else suffers."""
+    config = twin.vllm_config.model_config
+    if damage == "no weights":
+        (Path(config.model) / "model.safetensors").unlink()
+    else:
+        config.model = "nobody/has-this-model"
+    async with plugged_in(twin) as server:
+        await server.engine_loaded()
+        await server.hashed()
+        reason = await server.reason("model")
+        assert reason.startswith("Engine not available: the model's files cannot be hashed (")
+        assert (await server.pow("POST", "init/generate", BODY)).status_code == 200
+        await until(lambda: twin.answered)
+        assert (await server.pow("POST", "stop")).status_code == 200
+
+
+@pytest.mark.parametrize("source", ["settings", "arguments", "environment"])
+async def test_a_token_may_come_from_three_places(
+    twin: EngineTwin, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    """pocqueue's own, or else the server's keys: those of the command line, or that of the environment."""
+    monkeypatch.setenv("VLLM_API_KEY", "environment")
+    if source == "settings":
+        monkeypatch.setenv("POCQUEUE_VLLM_TOKEN", "settings")
+    keys = None if source == "environment" else ["arguments", "arguments-2"]
+    async with plugged_in(twin) as server:
+        await server.engine_loaded(api_key=keys)
+        opened = [
+            token
+            for token in (None, "", "settings", "arguments", "arguments-2", "environment")
+            if (await server.pow("GET", "status", token=token)).status_code == 200
+        ]
+        assert opened == (["arguments", "arguments-2"] if source == "arguments" else [source])
+
+
+@pytest.mark.parametrize("keys", [None, [], [""]])
+async def test_without_any_token_the_routes_are_open(
+    twin: EngineTwin, monkeypatch: pytest.MonkeyPatch, keys: list[str] | None
+) -> None:
+    """As the inference routes of such a server are; an empty one is none."""
+    monkeypatch.setenv("POCQUEUE_VLLM_TOKEN", "")
+    monkeypatch.setenv("VLLM_API_KEY", "")
+    async with plugged_in(twin) as server:
+        await server.engine_loaded(api_key=keys)
+        assert (await server.pow("GET", "status")).status_code == 200
+
+
+async def test_a_server_without_the_extension_says_how_to_start_it(twin: EngineTwin) -> None:
+    """Its workers could not compute distances; they are not asked."""
+    twin.vllm_config.parallel_config.worker_extension_cls = ""
+    async with plugged_in(twin) as server:
+        await server.engine_loaded()
+        wanted = f"PoC not enabled: start the server with --worker-extension-cls {EXTENSION}."
+        assert await server.reason() == wanted
+        assert (await server.http.post("/v1/completions")).status_code == 200
+        assert twin.calls == []
+
+
+@pytest.mark.parametrize("count", [2, 8])
+async def test_several_api_processes_cannot_share_a_round(twin: EngineTwin, count: int) -> None:
+    """Each would have a round and a gate of its own."""
+    async with plugged_in(twin) as server:
+        await server.engine_loaded(api_server_count=count)
+        assert (await server.reason()).endswith("Start it with --api-server-count 1.")
+
+
+@pytest.mark.parametrize("count", [None, 0, 1])
+async def test_one_api_process_is_one_however_it_is_said(
+    twin: EngineTwin, count: int | None
+) -> None:
+    """vLLM has several ways."""
+    async with plugged_in(twin) as server:
+        await server.engine_loaded(api_server_count=count)
+        assert (await server.pow("GET", "status")).status_code == 200
+
+
+async def test_a_server_without_an_engine_says_so() -> None:
+    """As one that only renders prompts."""
+    async with plugged_in(None) as server:
+        await server.engine_loaded()
+        assert await server.reason() == "PoC not enabled: this server has no engine."
+
+
+async def test_workers_that_cannot_prove_say_why(twin: EngineTwin) -> None:
+    """What they raise arrives as text."""
+    twin.failure = RuntimeError(
+        "EngineError: pipeline parallelism; use tensor parallelism." + "x" * 999
+    )
+    async with plugged_in(twin) as server:
+        await server.engine_loaded()
+        reason = await server.reason()
+        assert reason.startswith("PoC not enabled: EngineError: pipeline parallelism")
+        assert len(reason) < 600
+
+
+@pytest.mark.parametrize("field", ["max_batch_size", "hidden_size", "dtype"])
+async def test_workers_of_another_version_are_not_used(twin: EngineTwin, field: str) -> None:
+    """The missing field is named."""
+    twin.description.pop(field, None)
+    twin.description["info"].pop(field, None)
+    async with plugged_in(twin) as server:
+        await server.engine_loaded()
+        reason = await server.reason()
+        assert reason.startswith("PoC not enabled: ")
+        assert field in reason
+
+
+async def test_a_setting_that_cannot_be_is_named(
+    twin: EngineTwin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server serves all the same."""
+    monkeypatch.setenv("POCQUEUE_VLLM_DRAIN_SECONDS", "soon")
+    async with plugged_in(twin) as server:
+        await server.engine_loaded()
+        assert "POCQUEUE_VLLM_DRAIN_SECONDS cannot be 'soon'" in await server.reason()
+        assert (await server.http.post("/v1/completions")).status_code == 200
+
+
+async def test_settings_bound_the_round(twin: EngineTwin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one whose first batch waits for running requests."""
+    monkeypatch.setenv("POCQUEUE_VLLM_ROUND_SECONDS", "0.02")
+    async with plugged_in(twin) as server:
+        await server.engine_loaded()
+        server.plugin._gate.enter()
+        await server.pow("POST", "init/generate", BODY)
+        await until(lambda: not server.plugin._gate.closed)
+        status = (await server.pow("GET", "status")).json()
+        assert (status["failed"], status["total_checked"]) == (True, 0)
+        assert "nobody stopped the round" in status["error"]
+
+
+async def test_settings_bound_the_wait_for_requests(
+    twin: EngineTwin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Zero does not wait at all."""
+    monkeypatch.setenv("POCQUEUE_VLLM_DRAIN_SECONDS", "0")
+    async with plugged_in(twin) as server:
+        await server.engine_loaded()
+        server.plugin._gate.enter()
+        await server.pow("POST", "init/generate", BODY)
+        await until(lambda: twin.answered)
+
+
+async def test_the_end_of_the_server_ends_the_round(twin: EngineTwin) -> None:
+    """Callbacks that wait are delivered, before the application's own end."""
+    async with receiving() as receiver:
+        async with plugged_in(twin) as server:
+            await server.engine_loaded()
+            receiver.gate.clear()
+            twin.hold_after = 3
+            await server.pow("POST", "init/generate", BODY | {"callback_url": receiver.url})
+            await until(lambda: twin.running)
+            assert server.events == ["start"]
+            receiver.gate.set()
+        assert server.events == ["start", "end"]
+        assert [body["nonces"] for body in receiver.accepted] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+        assert not server.plugin._gate.closed
+        service = server.app.state.poc_service
+        assert service.status()["state"] == "STOPPED"
+
+
+async def test_a_server_that_ends_before_its_engine_is_there(twin: EngineTwin) -> None:
+    """There is nothing to end but the application itself."""
+    async with plugged_in(twin) as server:
+        pass
+    assert server.events == ["start", "end"]

@@ -1,0 +1,834 @@
+"""The proof routes over HTTP, beside the inference of the same server: every state and every error."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
+
+from pocqueue.poc.nonces import MAX_NONCE
+from pocqueue.served.gate import GateMiddleware
+from pocqueue.served.routes import PowState, pow_router
+from pocqueue.served.service import PowService
+from tests.support.callback_receiver import receiving
+from tests.support.engine_client import (
+    MAX_BATCH_SIZE,
+    MAX_SEQ_LEN,
+    EngineTwin,
+    distance_of,
+    passes_over,
+    serving,
+)
+from tests.support.waiting import until
+
+BODY: dict[str, Any] = {
+    "block_hash": "block-1",
+    "block_height": 7,
+    "public_key": "key-1",
+    "r_target": 1.0,
+    "batch_size": 4,
+    "seq_len": 8,
+}
+#: Every route, with a body that it takes.
+ROUTES: list[tuple[str, str, Any]] = [
+    ("POST", "init", BODY),
+    ("POST", "init/generate", BODY),
+    ("POST", "init/validate", BODY),
+    ("POST", "phase/generate", None),
+    ("POST", "phase/validate", None),
+    (
+        "POST",
+        "validate",
+        {
+            "public_key": "key-2",
+            "block_hash": "block-1",
+            "block_height": 7,
+            "nonces": [1],
+            "dist": [0.5],
+        },
+    ),
+    ("GET", "status", None),
+    ("POST", "stop", None),
+    ("GET", "model", None),
+    (
+        "POST",
+        "distances",
+        {
+            "block_hash": "block-1",
+            "public_key": "key-1",
+            "nonces": [1],
+            "batch_size": 4,
+            "seq_len": 8,
+        },
+    ),
+]
+
+
+class Server:
+    """A server with inference and proof routes, as its clients see it.
+
+    Attributes:
+        twin: its engine.
+        state: of the proof routes.
+        service: of the rounds.
+        finish: completions wait for this, and streams between their two parts.
+        events: what happened, in order: "completion" for each that ended, "batch" for each that began.
+    """
+
+    def __init__(self, twin: EngineTwin, service: PowService) -> None:
+        self.twin = twin
+        self.service = service
+        self.state = PowState()
+        self.state.service = service
+        self.state.model_error = None
+        self.finish = asyncio.Event()
+        self.events: list[str] = []
+        twin.on_batch = lambda: self.events.append("batch")
+        app = FastAPI()
+        app.include_router(pow_router(self.state))
+        app.add_middleware(GateMiddleware, gate=service.gate)
+        app.add_api_route("/v1/completions", self._completion, methods=["POST"])
+        app.add_api_route("/v1/stream", self._stream, methods=["POST"])
+        for path in ("/health", "/v1/models"):
+            app.add_api_route(path, self._nothing, methods=["GET"])
+        app.add_api_route("/tokenize", self._nothing, methods=["POST"])
+        transport = httpx.ASGITransport(app)
+        self.http = httpx.AsyncClient(transport=transport, base_url="http://server")
+
+    async def pow(self, method: str, route: str, body: Any = None, **kwargs: Any) -> httpx.Response:
+        """Call a proof route."""
+        return await self.http.request(method, f"/api/v1/pow/{route}", json=body, **kwargs)
+
+    async def post(self, route: str, **changes: Any) -> dict[str, Any]:
+        """Call a route that changes the round, and return the status it answers with."""
+        body = BODY | changes if route.startswith("init") else None
+        response = await self.pow("POST", route, body)
+        assert response.status_code == 200, response.text
+        answer = response.json()
+        assert answer["status"] == "OK"
+        status: dict[str, Any] = answer["pow_status"]
+        return status
+
+    async def status(self) -> dict[str, Any]:
+        """Return the status of the round."""
+        response = await self.pow("GET", "status")
+        assert response.status_code == 200, response.text
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    async def refusal(self, method: str, route: str, body: Any = None) -> tuple[int, str]:
+        """Return status and sentence of an answer that is an error."""
+        response = await self.pow(method, route, body)
+        [(key, sentence)] = response.json().items()
+        assert key == "detail"
+        return response.status_code, sentence
+
+    def completion(self) -> asyncio.Task[httpx.Response]:
+        """Begin a completion, which ends once `finish` is set."""
+        return asyncio.create_task(self.http.post("/v1/completions"))
+
+    async def serves(self) -> bool:
+        """Say whether a completion is served that asks just now."""
+        self.finish.set()
+        return (await self.completion()).status_code == 200
+
+    async def _completion(self) -> dict[str, str]:
+        await self.finish.wait()
+        self.events.append("completion")
+        return {"text": "w1 w2"}
+
+    async def _stream(self) -> StreamingResponse:
+        async def parts() -> AsyncIterator[str]:
+            yield "first "
+            self.events.append("first")
+            await self.finish.wait()
+            yield "second"
+
+        return StreamingResponse(parts())
+
+    async def _nothing(self) -> dict[str, str]:
+        return {}
+
+
+@asynccontextmanager
+async def server_with(**kwargs: float) -> AsyncIterator[Server]:
+    """Set up a server; see `serving` for the arguments."""
+    twin = EngineTwin()
+    async with serving(twin, **kwargs) as service:
+        server = Server(twin, service)
+        async with server.http:
+            yield server
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    async with server_with() as server:
+        yield server
+
+
+def proof_of(nonces: list[int], **changes: Any) -> dict[str, Any]:
+    """Return an honest proof of key-2 for block-1, or one with some fields changed."""
+    return {
+        "public_key": "key-2",
+        "block_hash": "block-1",
+        "block_height": 7,
+        "nonces": nonces,
+        "dist": [distance_of("block-1", "key-2", nonce) for nonce in nonces],
+        "node_id": 0,
+    } | changes
+
+
+def valid_nonces(count: int, block_hash: str = "block-1", public_key: str = "key-2") -> list[int]:
+    """Return the first valid nonces, for an r_target of 1."""
+    found = (n for n in range(10 * count) if distance_of(block_hash, public_key, n) < 1.0)
+    return [next(found) for _ in range(count)]
+
+
+async def threads_and_tasks_get_on() -> None:
+    """Give a search that must not begin yet every chance to do so."""
+    for _ in range(20):
+        await asyncio.to_thread(int)
+
+
+# The states of a round.
+
+
+async def test_a_fresh_server_is_idle(server: Server) -> None:
+    """The fields of the manager's status, and the requests that run."""
+    assert await server.status() == {
+        "state": "IDLE",
+        "valid_nonces": [],
+        "valid_distances": [],
+        "total_checked": 0,
+        "total_valid": 0,
+        "elapsed_seconds": 0.0,
+        "rate_per_second": 0.0,
+        "total_nonfinite": 0,
+        "failed": False,
+        "error": None,
+        "running_requests": 0,
+    }
+
+
+async def test_init_sets_up_and_starts_nothing(server: Server) -> None:
+    """The gate stays open and the engine is not asked."""
+    assert (await server.post("init"))["state"] == "IDLE"
+    assert await server.serves()
+    assert server.twin.calls == []
+
+
+async def test_generate_searches_the_nodes_nonces(server: Server) -> None:
+    """Batch by batch, of the round's shape; those below r_target are kept."""
+    server.twin.hold_after = 4
+    await server.post("init", node_id=2, node_count=5)
+    assert (await server.post("phase/generate"))["state"] == "GENERATING"
+    await until(lambda: server.twin.running)
+    status = await server.status()
+    searched = [2 + 5 * index for index in range(12)]
+    valid = [n for n in searched if distance_of("block-1", "key-1", n) < 1.0]
+    assert status["state"] == "GENERATING"
+    assert (status["total_checked"], status["total_valid"]) == (12, len(valid))
+    assert status["valid_nonces"] == valid
+    assert status["valid_distances"] == [distance_of("block-1", "key-1", n) for n in valid]
+    assert status["elapsed_seconds"] > 0
+    assert status["rate_per_second"] > 0
+    assert server.twin.calls[0] == (
+        "poc_distances",
+        ("block-1", "key-1", [2, 7, 12, 17], 4, 8, None),
+    )
+
+
+async def test_every_way_between_the_states(server: Server) -> None:
+    """Searching, validating, searching on, stopping, starting again: state and gate go together."""
+    steps = [
+        ("init", "IDLE"),
+        ("phase/validate", "VALIDATING"),
+        ("phase/validate", "VALIDATING"),
+        ("phase/generate", "GENERATING"),
+        ("phase/generate", "GENERATING"),
+        ("phase/validate", "VALIDATING"),
+        ("init", "IDLE"),
+        ("stop", "STOPPED"),
+        ("phase/validate", "VALIDATING"),
+        ("stop", "STOPPED"),
+        ("phase/generate", "GENERATING"),
+        ("stop", "STOPPED"),
+        ("stop", "STOPPED"),
+        ("init/generate", "GENERATING"),
+        ("stop", "STOPPED"),
+        ("init/validate", "VALIDATING"),
+        ("init/generate", "GENERATING"),
+        ("phase/validate", "VALIDATING"),
+        ("init/validate", "VALIDATING"),
+        ("stop", "STOPPED"),
+        ("init", "IDLE"),
+    ]
+    for route, state in steps:
+        assert (await server.post(route))["state"] == state, route
+        assert (await server.status())["state"] == state, route
+        assert await server.serves() is (state in {"IDLE", "STOPPED"}), route
+        assert (await server.status())["failed"] is False, route
+
+
+async def test_init_while_validating_opens_the_gate(server: Server) -> None:
+    """The round that validated is over, its results are forgotten."""
+    server.twin.hold_after = 3
+    await server.post("init/generate")
+    await until(lambda: server.twin.running)
+    assert (await server.post("phase/validate"))["total_checked"] == 8
+    assert not await server.serves()
+    status = await server.post("init", block_hash="block-2")
+    assert (status["state"], status["total_checked"]) == ("IDLE", 0)
+    assert await server.serves()
+
+
+async def test_generating_twice_is_one_search(server: Server) -> None:
+    """The second request changes nothing: each nonce is searched once, in order."""
+    await server.post("init/generate", r_target=2.0)
+    await server.post("phase/generate")
+    await asyncio.gather(*(server.post("phase/generate") for _ in range(4)))
+    await until(lambda: server.twin.answered >= 20)
+    searches = [task for task in asyncio.all_tasks() if task.get_name() == "poc-generate"]
+    assert len(searches) == 1
+    status = await server.post("stop")
+    assert status["valid_nonces"] == list(range(status["total_checked"]))
+    await passes_over(server.service)
+    flat = [nonce for batch in server.twin.batches for nonce in batch]
+    assert flat == list(range(len(flat)))
+    assert server.twin.most_running == 1
+
+
+async def test_a_search_goes_on_after_validating(server: Server) -> None:
+    """From where it stood; what was found before is kept."""
+    server.twin.hold_after = 3
+    await server.post("init/generate", r_target=2.0)
+    await until(lambda: server.twin.running)
+    await server.post("phase/validate")
+    server.twin.hold_after = 5
+    server.twin.gate.set()
+    await passes_over(server.service)
+    await server.post("phase/generate")
+    await until(lambda: server.twin.running)
+    # The batch that the change of phase overtook, 8 to 11, was thrown away.
+    assert (await server.post("stop"))["valid_nonces"] == [*range(8), *range(12, 16)]
+
+
+async def test_init_while_generating_is_a_conflict(server: Server) -> None:
+    """The search goes on; the sentence says how to end it."""
+    await server.post("init/generate")
+    for route in ("init", "init/generate", "init/validate"):
+        code, sentence = await server.refusal("POST", route, BODY | {"block_hash": "block-2"})
+        assert code == 409
+        assert sentence == "Round already in progress. POST /api/v1/pow/stop ends it."
+    assert (await server.status())["state"] == "GENERATING"
+    assert {args[0] for _, args in server.twin.calls} <= {"block-1"}
+
+
+async def test_what_needs_a_round_says_that_there_is_none(server: Server) -> None:
+    """In the words that clients know; a stop needs none."""
+    for route in ("phase/generate", "phase/validate"):
+        assert await server.refusal("POST", route) == (400, "PoC not initialized")
+    assert await server.refusal("POST", "validate", proof_of([1])) == (400, "No round configured")
+    assert (await server.post("stop"))["state"] == "STOPPED"
+    assert await server.serves()
+
+
+# What a round is described with.
+
+
+@pytest.mark.parametrize("route", ["init", "init/generate", "init/validate"])
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"r_target": None}, "PoC config missing r_target"),
+        ({"node_id": -1}, "Node ID and node count must be set"),
+        ({"node_count": -1}, "Node ID and node count must be set"),
+        ({"node_id": -1, "node_count": -1}, "Node ID and node count must be set"),
+    ],
+)
+async def test_what_older_clients_leave_out(
+    server: Server, route: str, changes: dict[str, Any], sentence: str
+) -> None:
+    """400 in the words that they know; nothing changes."""
+    assert await server.refusal("POST", route, BODY | changes) == (400, sentence)
+    assert (await server.status())["state"] == "IDLE"
+    assert await server.serves()
+
+
+async def test_a_target_left_out_is_a_target_missing(server: Server) -> None:
+    """Null or not there is the same."""
+    body = {name: value for name, value in BODY.items() if name != "r_target"}
+    assert await server.refusal("POST", "init", body) == (400, "PoC config missing r_target")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("block_hash", "", "1 to 256 printable characters"),
+        ("block_hash", "a\nb", "1 to 256 printable characters"),
+        ("block_hash", 7, "1 to 256 printable characters"),
+        ("public_key", " ", "1 to 256 printable characters"),
+        ("block_height", -1, "a whole number from 0 to"),
+        ("block_height", 2**63, "a whole number from 0 to"),
+        ("r_target", 0, "a number above 0 and up to 2"),
+        ("r_target", 2.01, "a number above 0 and up to 2"),
+        ("r_target", "low", "a number above 0 and up to 2"),
+        ("fraud_threshold", 1, "a number above 0 and below 1"),
+        ("node_id", -2, "a whole number from 0 to node_count - 1"),
+        ("node_id", 1, "an integer from 0 to 0"),
+        ("node_count", 0, "an integer from 1 to"),
+        ("node_count", -2, "a whole number from 1 to"),
+        ("batch_size", 0, "a whole number from 1 to 4096"),
+        ("batch_size", MAX_BATCH_SIZE + 1, f"1 to {MAX_BATCH_SIZE}"),
+        ("seq_len", 0, "a whole number from 1 to the model's limit"),
+        ("seq_len", MAX_SEQ_LEN + 1, f"1 to {MAX_SEQ_LEN}, the limit of model twin"),
+        ("callback_url", "ftp://host/", "an http:// or https:// URL"),
+        ("callback_url", "http://user:word@host/", "an http:// or https:// URL"),
+    ],
+)
+async def test_a_bad_field_is_named_with_what_is_allowed(
+    server: Server, field: str, value: Any, allowed: str
+) -> None:
+    """422 and one sentence; nothing changes, not even a round that validates."""
+    await server.post("init/validate")
+    code, sentence = await server.refusal("POST", "init/generate", BODY | {field: value})
+    assert code == 422
+    assert sentence.startswith(f"{field} is {value!r}; allowed: {allowed}")
+    assert (await server.status())["state"] == "VALIDATING"
+    assert not await server.serves()
+    assert server.twin.calls == []
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity"])
+async def test_no_number_is_no_target(server: Server, value: str) -> None:
+    """JSON has no words for it, but Python reads them."""
+    text = json.dumps(BODY).replace('"r_target": 1.0', f'"r_target": {value}')
+    headers = {"Content-Type": "application/json"}
+    response = await server.http.post("/api/v1/pow/init", content=text, headers=headers)
+    assert response.status_code == 422
+    assert "allowed: a number above 0 and up to 2" in response.json()["detail"]
+
+
+@pytest.mark.parametrize("field", ["block_hash", "block_height", "public_key"])
+async def test_a_missing_field_is_named(server: Server, field: str) -> None:
+    """Without repeating the others."""
+    body = {name: value for name, value in BODY.items() if name != field}
+    assert await server.refusal("POST", "init", body) == (422, f"{field} is missing.")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [(b"", "body is missing."), (b"{", "The body is not JSON."), (b"[]", "body is []; allowed: ")],
+)
+async def test_a_body_that_is_none(server: Server, content: bytes, sentence: str) -> None:
+    """422 as well."""
+    headers = {"Content-Type": "application/json"}
+    response = await server.http.post("/api/v1/pow/init", content=content, headers=headers)
+    assert response.status_code == 422
+    assert response.json()["detail"].startswith(sentence)
+
+
+async def test_fields_of_other_generations_are_ignored(server: Server) -> None:
+    """Clients send more than this server needs."""
+    status = await server.post("init", params={"dim": 2048}, url="http://elsewhere", group_id=0)
+    assert status["state"] == "IDLE"
+
+
+# Inference beside rounds.
+
+
+async def test_running_requests_end_before_the_first_batch(server: Server) -> None:
+    """They are told of in the status; new ones are refused meanwhile."""
+    running = [server.completion() for _ in range(3)]
+    await until(lambda: server.service.gate.running == 3)
+    assert (await server.post("init/generate"))["state"] == "GENERATING"
+    assert (await server.status())["running_requests"] == 3
+    assert (await server.completion()).status_code == 503
+    await threads_and_tasks_get_on()
+    server.finish.set()
+    assert [(await task).status_code for task in running] == [200] * 3
+    await until(lambda: server.twin.answered)
+    assert server.events[:4] == ["completion"] * 3 + ["batch"]
+    assert (await server.status())["running_requests"] == 0
+
+
+async def test_a_round_begins_beside_requests_that_take_too_long(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """After drain_s, and they still run to their end."""
+    async with server_with(drain_s=0.01) as server:
+        running = server.completion()
+        await until(lambda: server.service.gate.running)
+        await server.post("init/generate")
+        await until(lambda: server.twin.answered >= 2)
+        assert "1 requests still run" in caplog.text
+        assert (await server.status())["running_requests"] == 1
+        server.finish.set()
+        assert (await running).json() == {"text": "w1 w2"}
+        assert (await server.status())["state"] == "GENERATING"
+
+
+async def test_a_stop_while_requests_are_waited_for(server: Server) -> None:
+    """The round ends without a batch."""
+    running = server.completion()
+    await until(lambda: server.service.gate.running)
+    await server.post("init/generate")
+    await threads_and_tasks_get_on()
+    assert (await server.post("stop"))["total_checked"] == 0
+    server.finish.set()
+    assert (await running).status_code == 200
+    assert await server.serves()
+    assert server.twin.batches == []
+
+
+async def test_a_stream_that_began_before_runs_to_its_end() -> None:
+    """A round, its first batches and its end later."""
+    async with server_with(drain_s=0.01) as server:
+        stream = asyncio.create_task(server.http.post("/v1/stream"))
+        await until(lambda: server.events)
+        await server.post("init/generate")
+        await until(lambda: server.twin.answered >= 2)
+        assert (await server.http.post("/v1/stream")).status_code == 503
+        await server.post("stop")
+        server.finish.set()
+        response = await stream
+        assert (response.status_code, response.text) == (200, "first second")
+        assert (await server.status())["running_requests"] == 0
+
+
+@pytest.mark.parametrize("route", ["init/generate", "init/validate"])
+async def test_refused_requests_are_told_when_to_come_again(server: Server, route: str) -> None:
+    """503 with Retry-After and the error body that OpenAI clients read."""
+    await server.post(route)
+    response = await server.completion()
+    assert response.status_code == 503
+    assert 1 <= int(response.headers["Retry-After"]) <= 60
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert (error["type"], error["param"], error["code"]) == ("service_unavailable", None, 503)
+    assert "proof round" in error["message"]
+    assert "completion" not in server.events
+
+
+async def test_other_routes_pass_a_closed_gate(server: Server) -> None:
+    """Health, lists, text tools, and the proof's own routes."""
+    await server.post("init/generate")
+    for path in ("/health", "/v1/models"):
+        assert (await server.http.get(path)).status_code == 200
+    assert (await server.http.post("/tokenize")).status_code == 200
+    for method, route, body in ROUTES:
+        if method == "GET" or route in {"distances", "validate"}:
+            assert (await server.pow(method, route, body)).status_code == 200, route
+
+
+async def test_a_stop_does_not_wait_for_the_batch_at_hand(server: Server) -> None:
+    """It is answered at once, the gate is open for the next request, the batch is thrown away."""
+    server.twin.hold_after = 3
+    await server.post("init/generate", r_target=2.0)
+    await until(lambda: server.twin.running)
+    status = await server.post("stop")
+    assert (status["state"], status["total_checked"]) == ("STOPPED", 8)
+    assert await server.serves()
+    assert server.twin.running == 1
+    server.twin.gate.set()
+    await until(lambda: server.twin.answered == 3)
+    await passes_over(server.service)
+    status = await server.status()
+    assert (status["total_checked"], status["valid_nonces"]) == (8, list(range(8)))
+    assert len(server.twin.batches) == 3
+
+
+async def test_a_round_that_nobody_stops_ends_by_itself() -> None:
+    """As failed, with the reason, though the engine hangs; the gate is open."""
+    async with server_with(max_round_s=0.02) as server:
+        server.twin.gate.clear()
+        await server.post("init/generate")
+        await until(lambda: not server.service.gate.closed)
+        status = await server.status()
+        assert (status["state"], status["failed"]) == ("STOPPED", True)
+        assert "nobody stopped the round within" in status["error"]
+        assert await server.serves()
+
+
+# Engines that fail.
+
+
+async def test_an_engine_that_raises_ends_the_round(server: Server) -> None:
+    """The reason stays in the status, inference goes on, and the next round works."""
+    server.twin.failure = RuntimeError("CUDA out of memory")
+    await server.post("init/generate")
+    await until(lambda: not server.service.gate.closed)
+    status = await server.status()
+    assert (status["state"], status["failed"]) == ("STOPPED", True)
+    assert status["error"] == "The engine failed: CUDA out of memory"
+    assert await server.serves()
+    server.twin.failure = None
+    status = await server.post("init/generate")
+    assert (status["state"], status["failed"], status["error"]) == ("GENERATING", False, None)
+    answered = server.twin.answered
+    await until(lambda: server.twin.answered > answered + 2)
+
+
+async def test_an_engine_that_dies_ends_the_round(server: Server) -> None:
+    """From then on what needs it is answered with 503; status and stop work."""
+    server.twin.hold_after = 2
+    await server.post("init/generate", r_target=2.0)
+    await until(lambda: server.twin.running)
+    server.twin.dies = True
+    server.twin.gate.set()
+    await until(lambda: not server.service.gate.closed)
+    status = await server.status()
+    assert (status["state"], status["failed"]) == ("STOPPED", True)
+    assert "vLLM's engine died" in status["error"]
+    assert status["valid_nonces"] == [0, 1, 2, 3]
+    for method, route, body in ROUTES:
+        response = await server.pow(method, route, body)
+        if route in {"status", "stop", "model"}:
+            assert response.status_code == 200, route
+        else:
+            assert response.status_code == 503, route
+            assert response.json()["detail"].startswith("Engine not available: "), route
+    assert not server.service.gate.closed
+
+
+async def test_an_engine_that_does_not_answer_ends_the_round() -> None:
+    """Its time for a batch is bounded."""
+    async with server_with(pass_timeout_s=0.02) as server:
+        server.twin.gate.clear()
+        await server.post("init/generate")
+        await until(lambda: not server.service.gate.closed)
+        status = await server.status()
+        assert (status["state"], status["failed"]) == ("STOPPED", True)
+        assert status["error"] == "Engine not available: no answer to a batch within 0 s."
+        assert await server.serves()
+
+
+async def test_nan_is_counted_and_never_valid(server: Server) -> None:
+    """Null where distances are asked for, an invalid nonce where a proof is checked."""
+    server.twin.is_nan = lambda nonce: nonce % 2 == 1
+    server.twin.hold_after = 3
+    await server.post("init/generate", r_target=2.0)
+    await until(lambda: server.twin.running)
+    status = await server.post("stop")
+    assert (status["total_checked"], status["total_nonfinite"]) == (8, 4)
+    assert status["valid_nonces"] == [0, 2, 4, 6]
+    server.twin.gate.set()
+    answer = (await server.pow("POST", "validate", proof_of([2, 3]))).json()
+    assert answer["computed_distances"] == [distance_of("block-1", "key-2", 2), None]
+    assert (answer["n_invalid"], answer["fraud_detected"]) == (1, True)
+    body = ROUTES[-1][2] | {"nonces": [2, 3]}
+    answer = (await server.pow("POST", "distances", body)).json()
+    assert answer["distances"] == [distance_of("block-1", "key-1", 2), None]
+
+
+# Proofs of others.
+
+
+@pytest.mark.parametrize("route", ["init", "init/generate", "init/validate"])
+async def test_an_honest_proof_is_no_fraud(server: Server, route: str) -> None:
+    """In any state, also while searching; more nonces than a batch, in any order."""
+    await server.post(route)
+    nonces = valid_nonces(11)[::-1]
+    response = await server.pow("POST", "validate", proof_of(nonces))
+    assert response.json() == {
+        "status": "OK",
+        "fraud_detected": False,
+        "computed_distances": [distance_of("block-1", "key-2", nonce) for nonce in nonces],
+        "n_invalid": 0,
+        "probability_honest": 1.0,
+    }
+
+
+@pytest.mark.parametrize("fraud", ["fabricated", "key", "block", "own"])
+async def test_fraud_is_found(server: Server, fraud: str) -> None:
+    """Made-up nonces, somebody else's, those of another block, and claims that are not valid at all."""
+    proofs = {
+        "fabricated": proof_of(list(range(20)), dist=[0.1] * 20),
+        "key": proof_of(valid_nonces(20), public_key="key-3"),
+        "block": proof_of(
+            nonces := valid_nonces(20, "block-0"),
+            block_hash="block-0",
+            dist=[distance_of("block-0", "key-2", nonce) for nonce in nonces],
+        ),
+        "own": proof_of(valid_nonces(20), dist=[1.0] * 20),
+    }
+    await server.post("init/validate")
+    answer = (await server.pow("POST", "validate", proofs[fraud])).json()
+    assert answer["fraud_detected"] is True
+    assert answer["n_invalid"] >= 5
+    assert answer["probability_honest"] < 0.01
+    assert {args[0] for _, args in server.twin.calls} == {"block-1"}
+    assert (await server.status())["state"] == "VALIDATING"
+
+
+async def test_the_threshold_is_the_rounds(server: Server) -> None:
+    """One nonce in twenty is fraud or not, as the round says."""
+    invalid = next(n for n in range(100) if distance_of("block-1", "key-2", n) > 1.0)
+    proof = proof_of([*valid_nonces(19), invalid])
+    for threshold, fraud in ((0.01, True), (0.009, False)):
+        await server.post("init/validate", fraud_threshold=threshold)
+        answer = (await server.pow("POST", "validate", proof)).json()
+        assert (answer["n_invalid"], answer["fraud_detected"]) == (1, fraud)
+
+
+async def test_an_empty_proof_is_no_fraud(server: Server) -> None:
+    """And takes no pass."""
+    await server.post("init/validate")
+    answer = (await server.pow("POST", "validate", proof_of([]))).json()
+    assert (answer["fraud_detected"], answer["computed_distances"]) == (False, [])
+    assert server.twin.calls == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"dist": [0.5]}, "dist is 'a list of 1'; allowed: one distance for each nonce"),
+        ({"dist": None}, "dist is None; allowed: "),
+        ({"nonces": [1, -1]}, "nonces.1 is -1; allowed: "),
+        ({"nonces": [1, MAX_NONCE + 1]}, f"nonces.1 is {MAX_NONCE + 1}; allowed: "),
+        ({"nonces": [1, 2.5]}, "nonces.1 is 2.5; allowed: "),
+        ({"nonces": [1, "x"]}, "nonces.1 is 'x'; allowed: "),
+        ({"nonces": [0] * 100_001}, "nonces is [0, 0"),
+        ({"public_key": ""}, "public_key is ''; allowed: "),
+    ],
+)
+async def test_a_proof_that_is_none_is_refused(
+    server: Server, changes: dict[str, Any], sentence: str
+) -> None:
+    """422 with field, value and what is allowed; the round goes on."""
+    await server.post("init/validate")
+    code, text = await server.refusal("POST", "validate", proof_of([1, 2]) | changes)
+    assert code == 422
+    assert text.startswith(sentence)
+    assert len(text) < 300
+    assert server.twin.calls == []
+    assert (await server.status())["state"] == "VALIDATING"
+
+
+async def test_the_verdict_goes_to_the_callback(server: Server) -> None:
+    """Beside the answer."""
+    async with receiving() as receiver:
+        await server.post("init/validate", callback_url=receiver.url)
+        answer = (await server.pow("POST", "validate", proof_of([1, 2]))).json()
+        await until(lambda: receiver.accepted)
+        [(path, body)] = receiver.received
+        assert path == "/v1/poc-batches/validated"
+        assert body["computed_distances"] == answer["computed_distances"]
+        assert body["received_distances"] == proof_of([1, 2])["dist"]
+        assert body["fraud_detected"] == answer["fraud_detected"]
+
+
+# What workers with engine vllm-server use.
+
+
+async def test_the_model_is_described(server: Server) -> None:
+    """What the engine is made of, and the most sequences of a pass."""
+    answer = (await server.pow("GET", "model")).json()
+    limits = {"max_batch_size": MAX_BATCH_SIZE, "max_tokens": None}
+    assert answer == server.service.model.info.to_dict() | limits
+
+
+async def test_distances_are_computed_beside_everything_else(server: Server) -> None:
+    """With no round and an open gate; with the model that they are of."""
+    body = ROUTES[-1][2] | {"block_hash": "block-9", "nonces": [4, 2]}
+    answer = (await server.pow("POST", "distances", body)).json()
+    assert answer == {
+        "distances": [distance_of("block-9", "key-1", nonce) for nonce in (4, 2)],
+        "fingerprint": server.service.model.info.fingerprint,
+        "dtype": "float32",
+    }
+    assert await server.serves()
+
+
+async def test_what_comes_next_is_passed_on(server: Server) -> None:
+    """The workers get the upcoming batch with the present one; the answer is of the present one."""
+    body = ROUTES[-1][2] | {"nonces": [4]}
+    upcoming = body | {"nonces": [8, 9]}
+    answer = (await server.pow("POST", "distances", body | {"upcoming": upcoming})).json()
+    assert len(answer["distances"]) == 1
+    assert server.twin.calls[-1][1][5][2] == [8, 9]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"nonces": list(range(5))}, "nonces is '5 of them'; allowed: at most batch_size, here 4"),
+        ({"batch_size": MAX_BATCH_SIZE + 1}, "batch_size is 17; allowed: 1 to 16"),
+        ({"seq_len": MAX_SEQ_LEN + 1}, "seq_len is 65; allowed: 1 to 64"),
+        ({"nonces": [-1]}, "nonces.0 is -1; allowed: "),
+    ],
+)
+async def test_distances_that_cannot_be_computed(
+    server: Server, changes: dict[str, Any], sentence: str
+) -> None:
+    """422 with field, value and what is allowed."""
+    code, text = await server.refusal("POST", "distances", ROUTES[-1][2] | changes)
+    assert code == 422
+    assert text.startswith(sentence)
+    assert server.twin.calls == []
+
+
+async def test_a_model_without_a_fingerprint_is_not_described(server: Server) -> None:
+    """Workers wait; rounds do not need it."""
+    server.state.model_error = "the model's weights are being hashed"
+    expected = (503, "Engine not available: the model's weights are being hashed.")
+    assert await server.refusal("GET", "model") == expected
+    assert await server.refusal("POST", "distances", ROUTES[-1][2]) == expected
+    assert (await server.post("init/generate"))["state"] == "GENERATING"
+
+
+# Who may, and whether the routes work at all.
+
+
+@pytest.mark.parametrize("method, route, body", ROUTES)  # noqa: PT006 - one row a route
+async def test_a_token_opens_the_routes(server: Server, method: str, route: str, body: Any) -> None:
+    """Any of those there are; 401 and no effect without one."""
+    server.state.tokens = [hashlib.sha256(token).digest() for token in (b"one", b"two")]
+    for header in (None, "one", "Bearer", "Bearer three", "Basic one", "Bearer onetwo", "Bearer é"):
+        headers = {} if header is None else {"Authorization": header.encode()}
+        response = await server.pow(method, route, body, headers=headers)
+        assert response.status_code == 401, header
+        assert response.json()["detail"].startswith("Invalid auth token"), header
+        assert response.headers["WWW-Authenticate"] == "Bearer"
+    assert server.twin.calls == []
+    assert server.service.status()["state"] == "IDLE"
+    for header in ("Bearer one", "bearer two", "Bearer  two "):
+        response = await server.pow(method, route, body, headers={"Authorization": header})
+        assert response.status_code != 401, header
+        server.service.stop()
+
+
+async def test_without_a_token_nothing_is_said_of_the_fields(server: Server) -> None:
+    """The token is looked at first."""
+    server.state.tokens = [hashlib.sha256(b"one").digest()]
+    assert (await server.pow("POST", "init", {"r_target": 3})).status_code == 401
+    headers = {"Authorization": "Bearer one"}
+    assert (await server.pow("POST", "init", {"r_target": 3}, headers=headers)).status_code == 422
+
+
+@pytest.mark.parametrize("method, route, body", ROUTES)  # noqa: PT006 - one row a route
+async def test_a_server_without_an_engine_says_why(
+    server: Server, method: str, route: str, body: Any
+) -> None:
+    """503 while it starts and where the proof cannot be made."""
+    server.state.service = None
+    assert await server.refusal(method, route, body) == (
+        503,
+        "Engine not available: the server is still starting.",
+    )
+    server.state.reason = "PoC not enabled: this server has no engine."
+    assert await server.refusal(method, route, body) == (503, server.state.reason)
+
+
+async def test_unknown_routes_are_404(server: Server) -> None:
+    """Also with the right token."""
+    assert (await server.pow("GET", "nothing")).status_code == 404
+    assert (await server.pow("GET", "init")).status_code == 405

@@ -1,0 +1,60 @@
+"""A real HTTP server on loopback that keeps the callbacks it gets and answers as it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from aiohttp import web
+
+
+class Receiver:
+    """What came in, and what is answered.
+
+    Attributes:
+        url: callback URL, with a path prefix of its own.
+        statuses: answers still to give, in order; 200 once they are used up.
+        received: (path, body) of every request, whatever was answered.
+        accepted: the bodies that were answered with 200.
+        gate: requests wait here while it is cleared.
+    """
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.statuses: Iterator[int] = iter(())
+        self.received: list[tuple[str, Any]] = []
+        self.accepted: list[Any] = []
+        self.content_types: set[str] = set()
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def answer(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        self.content_types.add(request.content_type)
+        self.received.append((request.path, body))
+        await self.gate.wait()
+        status = next(self.statuses, 200)
+        if status == 200:
+            self.accepted.append(body)
+        headers = {"Location": "/elsewhere"} if 300 <= status < 400 else {}
+        return web.Response(status=status, headers=headers)
+
+
+@contextlib.asynccontextmanager
+async def receiving(port: int = 0) -> AsyncIterator[Receiver]:
+    """Serve on a loopback port until left; 0 takes a free one."""
+    receiver = Receiver()
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", receiver.answer)
+    runner = web.AppRunner(app, shutdown_timeout=1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", port)
+    await site.start()
+    receiver.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1/poc-batches"
+    try:
+        yield receiver
+    finally:
+        receiver.gate.set()
+        await runner.cleanup()

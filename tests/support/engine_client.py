@@ -1,0 +1,183 @@
+"""vLLM's engine client in memory: distances by a formula, and all that may go wrong with an engine."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+
+from pocqueue.engine.base import EXTENSION
+from pocqueue.engine.vllm.ranks import BatchLimits
+from pocqueue.poc.config import PoCConfig
+from pocqueue.served.gate import InferenceGate
+from pocqueue.served.model import ServedModel
+from pocqueue.served.service import PowService
+from tests.support.factories import make_info
+
+#: Of the described model.
+MAX_BATCH_SIZE = 16
+MAX_SEQ_LEN = 64
+
+
+class EngineDeadError(Exception):
+    """What vLLM raises once its engine is dead."""
+
+
+def distance_of(block_hash: str, public_key: str, nonce: int) -> float:
+    """Return the distance of a nonce: spread evenly over [0, 2), of block, key and nonce."""
+    digest = hashlib.sha256(f"{block_hash}|{public_key}|{nonce}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") / 2**31
+
+
+def round_of(**changes: Any) -> PoCConfig:
+    """Make a round of batches of 4 nonces, about half of which are valid."""
+    fields: dict[str, Any] = {
+        "block_hash": "block-1",
+        "block_height": 7,
+        "public_key": "key-1",
+        "r_target": 1.0,
+        "batch_size": 4,
+        "seq_len": 8,
+    }
+    return PoCConfig(**fields | changes)
+
+
+class EngineTwin:
+    """Implements what is used of vLLM's ``EngineClient``.
+
+    Attributes:
+        errored: as vLLM has it.
+        vllm_config: what the plugin reads of it; a test replaces parts.
+        description: what ``poc_describe`` answers.
+        gate: batches wait here while it is cleared, as behind a pass that takes long.
+        hold_after: clears the gate when this many batches have begun; None: never.
+        failure: raised in place of an answer.
+        fails_for: the public key whose batches fail so; None: all.
+        dies: answers no more: the batch at hand fails, and `errored` is true from then on.
+        is_nan: says of a nonce whether its distance is NaN.
+        ranks: what all ranks answer, made of the distances.
+        on_batch: called where a batch begins.
+        calls: (method, arguments) of every call.
+        running: batches that are being computed.
+        answered: batches that were answered.
+        output_processor: where vLLM counts requests; None: its client does not tell.
+    """
+
+    def __init__(self) -> None:
+        self.errored = False
+        self.vllm_config = SimpleNamespace(
+            parallel_config=SimpleNamespace(worker_extension_cls=EXTENSION),
+            model_config=SimpleNamespace(model="no-such-folder", revision=None),
+            load_config=SimpleNamespace(download_dir=None),
+        )
+        info = make_info(fingerprint="", max_seq_len=MAX_SEQ_LEN)
+        self.description: dict[str, Any] = {
+            "info": info.to_dict(),
+            "max_batch_size": MAX_BATCH_SIZE,
+            "max_tokens": None,
+        }
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.hold_after: int | None = None
+        self.failure: BaseException | None = None
+        self.fails_for: str | None = None
+        self.dies = False
+        self.is_nan: Callable[[int], bool] = lambda _: False
+        self.ranks: Callable[[list[float]], list[Any]] = lambda distances: [
+            {"distances": distances}
+        ]
+        self.on_batch: Callable[[], None] = lambda: None
+        self.calls: list[tuple[str, tuple[Any, ...]]] = []
+        self.running = 0
+        self.most_running = 0
+        self.answered = 0
+        self.output_processor: Any = None
+
+    @property
+    def batches(self) -> list[list[int]]:
+        """The nonces of each batch that began."""
+        return [args[2] for method, args in self.calls if method == "poc_distances"]
+
+    @property
+    def released(self) -> int:
+        """How often the workers were told to free what they hold."""
+        return sum(method == "poc_release" for method, _ in self.calls)
+
+    async def collective_rpc(
+        self,
+        method: str,
+        args: tuple[Any, ...] = (),
+    ) -> list[Any]:
+        self.calls.append((method, args))
+        if method == "poc_distances":
+            return await self._distances(*args)
+        if self.failure is not None:
+            raise self.failure
+        return [dict(self.description) if method == "poc_describe" else None]
+
+    async def _distances(
+        self,
+        block_hash: str,
+        public_key: str,
+        nonces: list[int],
+        batch_size: int,
+        seq_len: int,
+        upcoming: list[Any] | None,
+    ) -> list[Any]:
+        assert len(nonces) <= batch_size <= MAX_BATCH_SIZE
+        assert seq_len <= MAX_SEQ_LEN
+        self.on_batch()
+        if len(self.batches) == self.hold_after:
+            self.gate.clear()
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        try:
+            await self.gate.wait()
+            if self.dies:
+                self.errored = True
+                raise EngineDeadError("EngineCore encountered an issue.")
+            if self.failure is not None and self.fails_for in {None, public_key}:
+                raise self.failure
+        finally:
+            self.running -= 1
+        self.answered += 1
+        return self.ranks(
+            [
+                math.nan if self.is_nan(nonce) else distance_of(block_hash, public_key, nonce)
+                for nonce in nonces
+            ]
+        )
+
+
+@asynccontextmanager
+async def serving(
+    twin: EngineTwin,
+    *,
+    drain_s: float = 30.0,
+    max_round_s: float = 60.0,
+    pass_timeout_s: float = 60.0,
+) -> AsyncIterator[PowService]:
+    """Set up a service on a twin, and end it."""
+    model = ServedModel(
+        twin, make_info(max_seq_len=MAX_SEQ_LEN), BatchLimits(MAX_BATCH_SIZE), pass_timeout_s
+    )
+    service = PowService(model, InferenceGate(330.0), drain_s=drain_s, max_round_s=max_round_s)
+    try:
+        yield service
+    finally:
+        twin.gate.set()
+        await service.close()
+
+
+async def passes_over(service: PowService) -> None:
+    """Wait until no thread is inside a pass, nor about to hand in what one gave."""
+
+    def take_lock() -> None:
+        with service.model.lock:
+            pass
+
+    await asyncio.to_thread(take_lock)

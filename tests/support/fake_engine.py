@@ -1,0 +1,68 @@
+"""An engine in memory: distances by a formula, at a pace that the test sets."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+from pocqueue.engine.base import Batch, EngineInfo, check_batch
+from pocqueue.poc.config import PoCConfig
+from tests.support.factories import make_info
+
+
+def distance_of(nonce: int) -> float:
+    """Return the distance of a nonce: spread evenly over [0, 2), about half of them below 1."""
+    return (nonce * 2654435761 % 2**32) / 2**31
+
+
+def valid_below(r_target: float, nonces: Sequence[int]) -> list[int]:
+    """Return those of the nonces that are valid."""
+    return [nonce for nonce in nonces if distance_of(nonce) < r_target]
+
+
+class FakeEngine:
+    """Implements `Engine`; notes each batch, and whether two ever ran at once.
+
+    Args:
+        distance: distance of a nonce.
+        on_batch: called inside each forward pass with its number, from 1 on. A test waits, stops
+            the round, moves the clock or raises in there.
+    """
+
+    def __init__(
+        self,
+        distance: Callable[[int], float] = distance_of,
+        on_batch: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self.on_batch = on_batch
+        self.batches: list[list[int]] = []
+        self.upcoming: list[Batch | None] = []
+        self.overlapped = False
+        self.closed = False
+        self._distance = distance
+        self._inside = threading.Lock()
+
+    @property
+    def info(self) -> EngineInfo:
+        return make_info()
+
+    def distances(
+        self, config: PoCConfig, nonces: Sequence[int], upcoming: Batch | None = None
+    ) -> list[float]:
+        check_batch(self.info, Batch.of(config, nonces))
+        if not self._inside.acquire(blocking=False):
+            self.overlapped = True
+            raise AssertionError("two forward passes at once")
+        try:
+            self.batches.append(list(nonces))
+            self.upcoming.append(upcoming)
+            self.on_batch(len(self.batches))
+            return [self._distance(nonce) for nonce in nonces]
+        finally:
+            self._inside.release()
+
+    def warm_up(self, batch_size: int, seq_len: int) -> None:
+        """Nothing is slow here."""
+
+    def close(self) -> None:
+        self.closed = True

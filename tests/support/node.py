@@ -1,0 +1,230 @@
+"""What tests of the small node are made of: big nodes of both kinds over HTTP, rounds, a node at work."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from aiohttp import web
+from fastapi import FastAPI
+from pydantic import SecretStr
+
+from pocqueue.delegation.app import create_app
+from pocqueue.node.engine_host import EngineHost
+from pocqueue.node.keys import SigningKey
+from pocqueue.node.outbox import OUTBOX_NAME, Outbox
+from pocqueue.node.round import NodeRound
+from pocqueue.node.service import NodeService
+from pocqueue.settings import DelegationSettings, NodeSettings, Settings
+from pocqueue.web.listener import address_of, listen
+from tests.support.delegation_server import TOKEN, make_delegation
+from tests.support.fake_engine import FakeEngine
+
+__all__ = ["TOKEN"]
+
+#: Where nothing listens and nobody looks.
+NOWHERE = "http://127.0.0.1:9/v1/poc-batches"
+
+
+def make_round(url: str = NOWHERE, **changes: Any) -> NodeRound:
+    """Make the round of `factories.make_spec`, as the chain asks a small node for it."""
+    fields: dict[str, Any] = {
+        "block_hash": "block-1",
+        "block_height": 7,
+        "public_key": "key-1",
+        "node_id": 0,
+        "node_count": 1,
+        "batch_size": 10,
+        "r_target": 1.0,
+        "seq_len": 8,
+        "params": {},
+        "url": url,
+    }
+    return NodeRound(**(fields | changes))
+
+
+def batch(*nonces: int, dist: float = 0.5, **changes: Any) -> dict[str, Any]:
+    """Make a batch of `make_round` as it goes over the wire."""
+    fields: dict[str, Any] = {
+        "public_key": "key-1",
+        "block_hash": "block-1",
+        "block_height": 7,
+        "nonces": list(nonces),
+        "dist": [dist] * len(nonces),
+        "node_id": 0,
+    }
+    return fields | changes
+
+
+class BigNodeOfToday:
+    """Answers as the public big nodes do: token in body and query, each batch handed out once.
+
+    Attributes:
+        url: of the node.
+        pages: what the next requests for batches get, one each; nothing once they are used up.
+        requests: (method, path, query, body) of each.
+        failures: statuses to answer with instead, in order; None: with the answer itself.
+        gate: requests for batches wait here, with what they will answer, while it is cleared.
+        stopped: ids of sessions that were told to end, and do once the pages are used up.
+    """
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.pages: deque[list[dict[str, Any]]] = deque()
+        self.requests: list[tuple[str, str, dict[str, str], Any]] = []
+        self.failures: Iterator[int | None] = iter(())
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.stopped: list[str] = []
+        self.started = 0
+
+    async def answer(self, request: web.Request) -> web.Response:
+        body: Any = await request.json() if request.can_read_body else None
+        self.requests.append((request.method, request.path, dict(request.query), body))
+        status = next(self.failures, None)
+        if status is not None:
+            return _error(status, "Big node in trouble" if status >= 500 else "Session not found")
+        name = request.path.removeprefix("/api/v1/delegation")
+        token = (body or request.query).get("auth_token")
+        if token is None:
+            missing = [{"loc": ["query", "auth_token"], "msg": "Field required", "input": None}]
+            return web.json_response({"detail": missing}, status=422)
+        if token != TOKEN:
+            return _error(400, "Invalid auth token")
+        if name == "/start":
+            self.started += 1
+            answer: dict[str, Any] = {"session_id": f"old-{self.started}", "status": "initializing"}
+            answer |= {"message": "Session created with 3 GPU groups", "gpu_count": 3}
+            return web.json_response(answer)
+        if name == "/stop":
+            self.stopped.append(body["session_id"])
+            return web.json_response({"session_id": body["session_id"], "status": "stopped"})
+        page = self.pages.popleft() if self.pages else []
+        session_id = name.rpartition("/")[2]
+        over = session_id in self.stopped and not self.pages
+        await self.gate.wait()
+        answer = {"session_id": session_id, "batches": page}
+        answer |= {"session_active": not over, "status": "stopped" if over else "generating"}
+        return web.json_response(answer | {"total_batches_generated": 1})
+
+    @property
+    def polls(self) -> int:
+        """How often batches were asked for with the token where it is read."""
+        return sum("/batches/" in path and "auth_token" in q for _, path, q, _ in self.requests)
+
+
+@contextlib.asynccontextmanager
+async def big_node_of_today(port: int = 0) -> AsyncIterator[BigNodeOfToday]:
+    """Serve one until left."""
+    node = BigNodeOfToday()
+    async with answering(node.answer, port) as node.url:
+        yield node
+        node.gate.set()
+
+
+@contextlib.asynccontextmanager
+async def answering(answer: Callable[[web.Request], Any], port: int = 0) -> AsyncIterator[str]:
+    """Answer every request on a loopback port; yields its URL."""
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(app, shutdown_timeout=0.2)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+@contextlib.contextmanager
+def big_node_of_ours(settings: Settings, **changes: Any) -> Iterator[str]:
+    """Serve our delegation API in a thread; yields its URL."""
+    with serving_in_thread(create_app(settings, make_delegation(**changes))) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def serving_in_thread(app: FastAPI) -> Iterator[str]:
+    """Serve an application on a loopback port; yields its URL."""
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none"))
+    with listen("127.0.0.1", 0, "TEST_") as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield f"http://{address_of(listener)}"
+        finally:
+            # A small node's long poll is not waited for.
+            server.should_exit = server.force_exit = True
+            thread.join()
+
+
+def delegating(url: str, **changes: Any) -> DelegationSettings:
+    """Make the settings of a node that delegates, and asks old big nodes often."""
+    fields: dict[str, Any] = {"url": url, "auth_token": SecretStr(TOKEN), "poll_seconds": 0.1}
+    return DelegationSettings(**(fields | changes))
+
+
+def host_of(settings: Settings, engine: FakeEngine) -> EngineHost:
+    """Return the place of an engine that is there already."""
+    return EngineHost(settings, lambda *_: engine)
+
+
+def honest(_: int) -> float:
+    """Return the distance that every nonce of `batch` has."""
+    return 0.5
+
+
+def made_up(_: int) -> float:
+    """Return a distance that no valid nonce has."""
+    return 1.5
+
+
+@contextlib.asynccontextmanager
+async def node_at_work(
+    settings: Settings,
+    delegation: DelegationSettings | None = None,
+    *,
+    work: str = "auto",
+    engine: FakeEngine | None = None,
+    host: EngineHost | None = None,
+) -> AsyncIterator[NodeService]:
+    """Run the state of a small node; its key and outbox are in the state folder and stay there."""
+    service = NodeService(
+        settings,
+        delegation or DelegationSettings(),
+        NodeSettings.model_validate({"work": work}),
+        make_key(settings.state_dir),
+        Outbox(settings.state_dir / OUTBOX_NAME),
+        host or host_of(settings, engine or FakeEngine()),
+    )
+    await service.start()
+    try:
+        yield service
+    finally:
+        await service.close()
+
+
+def make_key(folder: Path) -> SigningKey:
+    """Return the key in a folder, which is made if it is not there."""
+    path = folder / "node-key.pem"
+    if not path.exists():
+        SigningKey.generate().save_pem(path)
+    return SigningKey.load(path)
+
+
+def nonces_in(bodies: list[Any]) -> list[int]:
+    """Return the nonces of bodies, in order."""
+    return [nonce for body in bodies for nonce in body["nonces"]]
+
+
+def _error(status: int, detail: str) -> web.Response:
+    return web.Response(
+        text=json.dumps({"detail": detail}), status=status, content_type="application/json"
+    )

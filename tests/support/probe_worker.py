@@ -1,0 +1,97 @@
+"""A worker extension that looks at what `PoCWorker` does, from inside vLLM's worker."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from types import SimpleNamespace
+from typing import Any
+
+from vllm.v1.kv_cache_interface import MLAAttentionSpec
+
+from pocqueue.engine.vllm.forward import VllmForward, unsupported
+from pocqueue.engine.vllm.worker import PoCWorker
+from pocqueue.errors import EngineError
+
+#: Parts of vLLM's configuration, a field of each, and a value with which no proof can be made.
+UNSUPPORTED: list[tuple[str, str, Any]] = [
+    ("parallel_config", "pipeline_parallel_size", 2),
+    ("parallel_config", "data_parallel_size", 2),
+    ("parallel_config", "decode_context_parallel_size", 2),
+    ("parallel_config", "enable_eplb", True),
+    ("model_config", "enable_sleep_mode", True),
+    ("load_config", "load_format", "dummy"),
+    ("model_config", "hf_overrides", {"rope_theta": 1.0}),
+    ("model_config", "hf_config_path", "/elsewhere"),
+    ("model_config", "quantization", "fp8"),
+    ("cache_config", "cache_dtype", "fp8"),
+    ("model_config", "runner_type", "pooling"),
+    ("model_config", "model_weights", "s3://elsewhere"),
+]
+
+
+class ProbeWorker(PoCWorker):
+    """`PoCWorker`, and questions."""
+
+    def probe_served_cache(self, batch_size: int, seq_len: int) -> dict[str, bool]:
+        """Fill the served caches with a pattern, run a pass, and say what became of them."""
+        layers = self.vllm_config.compilation_config.static_forward_context
+        caches = {name: layer.kv_cache for name, layer in layers.items()}
+        for cache in caches.values():
+            cache.fill_(1.5)
+        self.poc_distances("block", "key", [0, 1], batch_size, seq_len)
+        unchanged = all(bool((cache == 1.5).all()) for cache in caches.values())
+        bound = all(layers[name].kv_cache is cache for name, cache in caches.items())
+        forward = self._poc_forward
+        assert forward is not None
+        scratch_held = forward._shape is not None
+        self.poc_release()
+        released = forward._shape is None
+        for cache in caches.values():
+            cache.zero_()
+        return {
+            "unchanged": unchanged,
+            "bound_again": bound,
+            "scratch_held": scratch_held,
+            "released": released,
+        }
+
+    def probe_unsupported(self) -> dict[str, list[str]]:
+        """Change one thing at a time of the configuration, and say what is said against it."""
+        found = {"nothing": unsupported(self.vllm_config)}
+        for part, field, value in UNSUPPORTED:
+            config = copy.copy(self.vllm_config)
+            changed = copy.copy(getattr(config, part))
+            object.__setattr__(changed, field, value)
+            object.__setattr__(config, part, changed)
+            found[f"{part}.{field}"] = unsupported(config)
+        return found
+
+    def probe_other_layers(self) -> str:
+        """Say what is said to a model of which one layer keeps keys and values as MLA does."""
+        [[group]] = self.model_runner.attn_groups
+        spec = group.kv_cache_spec
+        latent = MLAAttentionSpec(
+            block_size=spec.block_size,
+            num_kv_heads=1,
+            head_size=spec.head_size,
+            dtype=spec.dtype,
+        )
+        runner = SimpleNamespace(
+            get_model=self.model_runner.get_model,
+            attn_groups=[[dataclasses.replace(group, kv_cache_spec=latent)]],
+        )
+        try:
+            VllmForward(runner, self.vllm_config, self.device)
+        except EngineError as exc:
+            return str(exc)
+        return "nothing"
+
+    def probe_failure(self) -> list[Any]:
+        """Return what a rank answers where the model raises, and afterwards."""
+        forward, _maths = self._poc_ready()
+        runner = forward._runner
+        forward._runner = SimpleNamespace(attn_groups=runner.attn_groups, get_model=lambda: None)
+        failed = self.poc_distances("block", "key", [0], 4, 16)
+        forward._runner = runner
+        return [failed, self.poc_distances("block", "key", [0], 4, 16)]

@@ -1,0 +1,96 @@
+"""A child process that answers questions about the vLLM engine; vLLM changes its process for good.
+
+    python -m tests.support.vllm_engine_probe STATE_DIR MODEL TENSOR_PARALLEL
+
+Prints one line of JSON. Run by test_vllm_engine.py.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from pocqueue.engine import EngineOptions
+from pocqueue.engine.base import Batch, Engine
+from pocqueue.engine.vllm.engine import load_vllm_engine
+from pocqueue.errors import PocqueueError
+from pocqueue.measure.profile import MatmulParameters
+from pocqueue.poc.config import PoCConfig
+
+CONFIG = PoCConfig(block_hash="block", block_height=7, public_key="key", r_target=1.38)
+NUM_NONCES = 256
+EXTENSION = "tests.support.probe_worker.ProbeWorker"
+
+
+def main() -> None:
+    """Load the engine, ask it everything, print the answers."""
+    state_dir, model, size = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    lines: list[str] = []
+    options = EngineOptions(model=model, device="cpu", state_dir=state_dir, tensor_parallel=size)
+    engine = load_vllm_engine(options, lines.append, extension=EXTENSION)
+    answers: dict[str, Any] = {"info": engine.info.to_dict(), "progress": lines}
+    if model == "embedded":
+        batch = Batch.of(CONFIG, range(4))
+        answers["parameters"] = asdict(not_none(engine.num_matmul_parameters()))
+        answers["stages"] = engine.time_stages(batch, 2)
+        answers["forward_s"] = engine.time_forward(batch, 2)
+        answers |= _ask(engine)
+        answers["unsupported"] = engine.call("probe_unsupported")[0]
+        answers["other_layers"] = engine.call("probe_other_layers")[0]
+        answers["failure"] = engine.call("probe_failure")
+    answers["cache"] = engine.call("probe_served_cache", 32, 256)
+    answers["distances_of_four"] = _finite_or_none(engine.distances(CONFIG, range(4)))
+    engine.close()
+    try:
+        engine.distances(CONFIG, [0])
+    except PocqueueError as exc:
+        answers["closed"] = str(exc)
+    # Behind a mark, as vLLM prints to standard output too.
+    sys.stdout.write(f"\nANSWERS {json.dumps(answers)}\n")
+
+
+def not_none(parameters: MatmulParameters | None) -> MatmulParameters:
+    assert parameters is not None
+    return parameters
+
+
+def _ask(engine: Engine) -> dict[str, Any]:
+    batches = [range(first, first + 32) for first in range(0, NUM_NONCES, 32)]
+    distances = [d for batch in batches for d in engine.distances(CONFIG, batch)]
+    shuffled = [*range(31, -1, -1)]
+    small = replace(CONFIG, batch_size=5, seq_len=130)
+    return {
+        "distances": distances,
+        "again": [d for batch in batches for d in engine.distances(CONFIG, batch)],
+        "alone": [engine.distances(CONFIG, [nonce])[0] for nonce in range(4)],
+        "shuffled": engine.distances(CONFIG, shuffled)[::-1],
+        "small": engine.distances(small, range(5)),
+        "large_again": engine.distances(CONFIG, batches[0]),
+        "small_again": engine.distances(small, range(5)),
+        "none": engine.distances(CONFIG, []),
+        "refusals": [
+            _refusal(engine, replace(CONFIG, seq_len=4097), [0]),
+            _refusal(engine, replace(CONFIG, batch_size=1025), [0]),
+            _refusal(engine, CONFIG, range(33)),
+        ],
+    }
+
+
+def _refusal(engine: Engine, config: PoCConfig, nonces: Any) -> str:
+    try:
+        engine.distances(config, nonces)
+    except PocqueueError as exc:
+        return str(exc)
+    return "none"
+
+
+def _finite_or_none(distances: list[float]) -> list[float | None]:
+    return [distance if math.isfinite(distance) else None for distance in distances]
+
+
+if __name__ == "__main__":
+    main()

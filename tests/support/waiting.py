@@ -1,0 +1,39 @@
+"""Waiting for conditions: no test sleeps by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def wait_until(
+    condition: Callable[[], T], timeout_s: float = 10.0, message: str = "the condition"
+) -> T:
+    """Return what the condition gives as soon as that is true; fail when the time is up.
+
+    Args:
+        condition: called every 5 ms, and once more when the time is up.
+        timeout_s: seconds to wait at most.
+        message: what is waited for, for the failure.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        late = time.monotonic() > deadline
+        if value := condition():
+            return value
+        if late:
+            raise AssertionError(
+                f"{message} did not come true within {timeout_s} s; it is {value!r}"
+            )
+        time.sleep(0.005)
+
+
+async def until(condition: Callable[[], object], deadline_s: float = 20.0) -> None:
+    """Wait until a condition holds; fail after the deadline."""
+    async with asyncio.timeout(deadline_s):
+        while not condition():  # noqa: ASYNC110 - any condition, whoever makes it true
+            await asyncio.sleep(0.001)

@@ -1,0 +1,93 @@
+"""What the documents say is what there is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from pocqueue.cli import app
+from pocqueue.settings import (
+    DELEGATION_PREFIX,
+    ENV_PREFIX,
+    NODE_PREFIX,
+    DelegationSettings,
+    NodeSettings,
+    Settings,
+)
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+#: Every variable of ours, with what its settings class says of it.
+VARIABLES = {
+    f"{prefix}{name.upper()}": field
+    for prefix, fields in (
+        (ENV_PREFIX, Settings.model_fields),
+        (DELEGATION_PREFIX, DelegationSettings.model_fields),
+        (NODE_PREFIX, NodeSettings.model_fields),
+    )
+    for name, field in fields.items()
+}
+
+
+@pytest.mark.parametrize("variable", VARIABLES)
+def test_readme_lists_every_setting_with_its_meaning(variable: str) -> None:
+    """The tables of settings are those of the settings classes, defaults and meanings alike."""
+    field = VARIABLES[variable]
+    table = (ROOT / "README.md").read_text()
+    row = rf"^\| `{variable}` \| (.+) \| {re.escape(str(field.description))} \|$"
+    found = re.findall(row, table, re.MULTILINE)
+    assert len(found) == 1
+    if field.default_factory is None:
+        default = int(field.default) if isinstance(field.default, bool) else field.default
+        assert found == ["unset" if default is None else f"`{default}`"]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_variables_in_documents_exist(document: Path) -> None:
+    """No document names a variable that nobody reads."""
+    named = re.findall(r"`((?:POCQUEUE|DELEGATION)_[A-Z_]+)(?:=[^`]*)?`", document.read_text())
+    assert set(named) <= set(VARIABLES)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_in_documents_exist(document: Path) -> None:
+    """Every `pocqueue …` command line that is shown has its command, and its options."""
+    text = document.read_text()
+    fenced = re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)
+    spans = re.findall(r"`(pocqueue [^`\n]+)`", text)
+    code = [line.strip() for block in fenced for line in block.splitlines()] + spans
+    lines = [line.removeprefix("pocqueue ") for line in code if line.startswith("pocqueue ")]
+    for line in lines:
+        words = line.partition("#")[0].split()
+        command: list[str] = []
+        place: Any = get_command(app)
+        while hasattr(place, "commands") and len(command) < len(words):
+            word = words[len(command)]
+            if not re.fullmatch(r"[a-z]+", word):
+                break
+            assert word in place.commands, line
+            place = place.commands[word]
+            command.append(word)
+        if "|" in line:
+            continue
+        shown = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "200"})
+        assert shown.exit_code == 0, line
+        for option in (word for word in words if word.startswith("--")):
+            assert option in shown.output, line
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_files_in_documents_exist(document: Path) -> None:
+    """Every path of the repository that is named is there."""
+    text = document.read_text()
+    paths = re.findall(r"`((?:pocqueue|workers|config|tests|docs|benchmarks)/[\w./-]+)`", text)
+    links = re.findall(r"\]\(([\w./-]+)\)", text)
+    for path in [*paths, *(str((document.parent / link).relative_to(ROOT)) for link in links)]:
+        assert (ROOT / path).exists(), path

@@ -1,0 +1,307 @@
+"""Delivery of callbacks: real outbox, real HTTP receiver, every proof once."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from pocqueue.rounds import callbacks
+from pocqueue.rounds.backend import Backend
+from pocqueue.rounds.spec import RoundState
+from pocqueue.rounds.store import Keys
+from tests.support.factories import make_spec
+from tests.support.rounds import assign, commit
+from tests.support.waiting import wait_until
+from workers import io
+
+
+class Receiver:
+    """A callback receiver on loopback that refuses the first requests."""
+
+    def __init__(self) -> None:
+        self.bodies: list[dict[str, Any]] = []
+        self.refused: list[dict[str, Any]] = []
+        #: Requests to answer with 503 before it takes anything.
+        self.failures = 0
+        #: Most nonces in a body; 413 for more.
+        self.limit = 1000
+        #: 422 for a body with one of these.
+        self.unwanted: set[int] = set()
+        self.url = ""
+
+    @property
+    def nonces(self) -> list[int]:
+        """Every nonce that was taken, in order."""
+        return [nonce for body in self.bodies for nonce in body["nonces"]]
+
+    async def handle(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        if self.failures > 0:
+            self.failures -= 1
+            self.refused.append(body)
+            return web.Response(status=503)
+        if len(body["nonces"]) > self.limit:
+            self.refused.append(body)
+            return web.Response(status=413)
+        if self.unwanted & set(body["nonces"]):
+            self.refused.append(body)
+            return web.Response(status=422)
+        self.bodies.append(body)
+        return web.Response()
+
+    async def redirect(self, _request: web.Request) -> web.Response:
+        return web.Response(status=307, headers={"Location": f"{self.url}/generated"})
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    """A receiver that listens."""
+    receiver = Receiver()
+    app = web.Application()
+    app.router.add_post("/hook/generated", receiver.handle)
+    app.router.add_post("/away/generated", receiver.redirect)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    receiver.url = f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
+    yield receiver
+    await runner.cleanup()
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short waits, and several requests for what a test has to send."""
+    monkeypatch.setattr(callbacks, "FIRST_BACKOFF_MS", 20)
+    monkeypatch.setattr(io, "ENTRIES_PER_POST", 3)
+
+
+def _round(backend: Backend, url: str | None, num_valid: int) -> str:
+    round_id = backend.store.create(
+        make_spec(callback_url=url, block_height=12, node_id=0, public_key="pk")
+    )
+    assign(backend.store, round_id, 1000)
+    _find(backend, round_id, 0, num_valid)
+    return round_id
+
+
+def _find(backend: Backend, round_id: str, first: int, num: int) -> None:
+    for index in range(first, first + num):
+        commit(backend.store, round_id, 1, index, index + 1, [index])
+
+
+async def deliver(backend: Backend, round_id: str, token: str) -> str:
+    """Deliver to a receiver on loopback."""
+    return await io.deliver(backend, round_id, token, allow_private=True)
+
+
+async def _claim(backend: Backend) -> tuple[str, str]:
+    """Wait until a delivery is due, and lease it as the scheduler does."""
+    claimed = await asyncio.to_thread(
+        wait_until, lambda: backend.outbox.claim_due(60.0), 10.0, "a due delivery"
+    )
+    return claimed[0]
+
+
+async def test_all_proofs_are_posted_in_order_and_merged(
+    backend: Backend, receiver: Receiver
+) -> None:
+    """A few batches to a request, in the words of the wire."""
+    round_id = _round(backend, receiver.url, 7)
+    _, token = await _claim(backend)
+    assert await deliver(backend, round_id, token) == "7 nonces delivered, 0 refused"
+    assert [body["nonces"] for body in receiver.bodies] == [[0, 1, 2], [3, 4, 5], [6]]
+    body = receiver.bodies[2]
+    assert body == {
+        "public_key": "pk",
+        "block_hash": "block-1",
+        "block_height": 12,
+        "nonces": [6],
+        "dist": [0.5],
+        "node_id": 0,
+    }
+    delivery = backend.outbox.delivery(round_id)
+    assert (delivery.delivered, delivery.lease) == (7, "")
+    assert backend.outbox.claim_due(60.0) == []
+
+
+async def test_a_receiver_that_fails_twice_gets_every_nonce_once(
+    backend: Backend, receiver: Receiver
+) -> None:
+    """Each failure ends the task; the next one begins with what nobody confirmed."""
+    round_id = _round(backend, receiver.url, 10)
+    receiver.failures = 2
+    for attempt in (1, 2):
+        _, token = await _claim(backend)
+        assert await deliver(backend, round_id, token) == "3 nonces were not taken"
+        assert backend.outbox.delivery(round_id).attempts == attempt
+    _, token = await _claim(backend)
+    assert await deliver(backend, round_id, token) == "10 nonces delivered, 0 refused"
+    assert receiver.nonces == list(range(10))
+    assert [body["nonces"] for body in receiver.refused] == [[0, 1, 2]] * 2
+    assert backend.outbox.delivery(round_id).attempts == 0
+
+
+async def test_a_failure_in_the_middle_goes_on_from_there(
+    backend: Backend, receiver: Receiver
+) -> None:
+    """What was taken before it is not sent again."""
+    round_id = _round(backend, receiver.url, 3)
+    _, token = await _claim(backend)
+    await deliver(backend, round_id, token)
+    _find(backend, round_id, 3, 4)
+    receiver.failures = 1
+    _, token = await _claim(backend)
+    await deliver(backend, round_id, token)
+    backend.store.close(round_id, RoundState.STOPPED, "")
+    _, token = await _claim(backend)
+    assert await deliver(backend, round_id, token) == "4 nonces delivered, 0 refused"
+    assert receiver.nonces == list(range(7))
+    assert backend.outbox.claim_due(60.0) == []
+    assert backend.client.smembers(Keys.CALLBACKS) == set()
+
+
+async def test_a_body_too_large_for_the_receiver_is_halved(
+    backend: Backend, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it takes it; what follows comes in the size that it took."""
+    monkeypatch.setattr(io, "ENTRIES_PER_POST", 8)
+    round_id = _round(backend, receiver.url, 11)
+    receiver.limit = 3
+    _, token = await _claim(backend)
+    assert await deliver(backend, round_id, token) == "11 nonces delivered, 0 refused"
+    assert [len(body["nonces"]) for body in receiver.refused] == [8, 4]
+    assert [len(body["nonces"]) for body in receiver.bodies] == [2, 2, 2, 2, 2, 1]
+    assert receiver.nonces == list(range(11))
+    delivery = backend.outbox.delivery(round_id)
+    assert (delivery.delivered, delivery.attempts, delivery.lease) == (11, 0, "")
+
+
+async def test_what_the_receiver_refuses_for_good_does_not_keep_the_rest_back(
+    backend: Backend, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is found by halving, passed over, counted and logged; nothing is tried for ever."""
+    round_id = _round(backend, receiver.url, 9)
+    receiver.unwanted = {4, 8}
+    _, token = await _claim(backend)
+    assert await deliver(backend, round_id, token) == "7 nonces delivered, 2 refused"
+    assert receiver.nonces == [0, 1, 2, 3, 5, 6, 7]
+    assert [body["nonces"] for body in receiver.refused] == [[3, 4, 5], [4], [8]]
+    for nonce in (4, 8):
+        assert f"Round {round_id}: the callback receiver refuses 1 nonces, from {nonce} on." in (
+            caplog.text
+        )
+    assert backend.outbox.claim_due(60.0) == []
+    backend.store.close(round_id, RoundState.STOPPED, "")
+    assert backend.outbox.claim_due(60.0) == []
+    assert backend.client.smembers(Keys.CALLBACKS) == set()
+
+
+async def test_a_receiver_that_refuses_everything_ends_the_task(
+    backend: Backend, receiver: Receiver
+) -> None:
+    """A wrong path, say: each is asked about once, alone, and that is it."""
+    round_id = _round(backend, receiver.url, 4)
+    receiver.limit = 0
+    _, token = await _claim(backend)
+    assert await deliver(backend, round_id, token) == "0 nonces delivered, 4 refused"
+    assert [body["nonces"] for body in receiver.refused] == [[0, 1, 2], [0], [1], [2], [3]]
+    assert receiver.bodies == []
+    assert backend.outbox.claim_due(60.0) == []
+
+
+async def test_a_task_that_loses_the_lease_while_it_is_refused_stops(
+    backend: Backend, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another task decides about the rest."""
+    round_id = _round(backend, receiver.url, 3)
+    receiver.limit = 0
+    _, token = await _claim(backend)
+    monkeypatch.setattr(backend.outbox, "delivered", lambda *_: False)
+    assert await deliver(backend, round_id, token) == "another task took over"
+    assert [body["nonces"] for body in receiver.refused] == [[0, 1, 2], [0]]
+
+
+async def test_a_forgotten_round_has_nothing_to_deliver(backend: Backend) -> None:
+    """The message was under way for longer than the round was kept."""
+    assert await deliver(backend, "unknown", "token") == "the round is forgotten"
+
+
+async def test_a_receiver_that_is_gone_costs_no_proof(
+    backend: Backend, receiver: Receiver, unused_tcp_port: int
+) -> None:
+    """Nobody listens: the failure is noted, the cursor stays, and it is due again."""
+    round_id = _round(backend, f"http://127.0.0.1:{unused_tcp_port}/hook", 2)
+    _, token = await _claim(backend)
+    assert await deliver(backend, round_id, token) == "2 nonces were not taken"
+    delivery = backend.outbox.delivery(round_id)
+    assert (delivery.delivered, delivery.attempts, delivery.lease) == (0, 1, "")
+    assert delivery.error == "2 nonces were not taken"
+    assert (await _claim(backend))[0] == round_id
+
+
+async def test_a_task_without_the_lease_sends_nothing(backend: Backend, receiver: Receiver) -> None:
+    """A message that was delivered twice, or came after another task took over."""
+    round_id = _round(backend, receiver.url, 2)
+    assert await deliver(backend, round_id, "stale") == "another task delivers"
+    _, token = await _claim(backend)
+    assert await deliver(backend, round_id, token) == "2 nonces delivered, 0 refused"
+    assert await deliver(backend, round_id, token) == "another task delivers"
+    assert receiver.nonces == [0, 1]
+
+
+async def test_a_task_that_loses_the_lease_on_the_way_stops(
+    backend: Backend, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was too slow; the other one goes on from what it knows to be confirmed."""
+    round_id = _round(backend, receiver.url, 9)
+    _, token = await _claim(backend)
+    monkeypatch.setattr(backend.outbox, "delivered", lambda *_: False)
+    assert await deliver(backend, round_id, token) == "another task took over"
+    assert receiver.nonces == [0, 1, 2]
+
+
+async def test_a_round_without_a_url_has_nothing_to_deliver(backend: Backend) -> None:
+    """Whoever sent the task was mistaken."""
+    round_id = _round(backend, None, 2)
+    assert await deliver(backend, round_id, "") == "another task delivers"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost.", "2130706433", "inside.test"])
+async def test_an_address_that_is_not_public_ends_the_delivery(
+    host: str,
+    backend: Backend,
+    receiver: Receiver,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing is sent, nothing is passed over, nothing is tried again; the setting is named."""
+    if host == "inside.test":
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 80))]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    url = receiver.url.replace("127.0.0.1", host)
+    round_id = _round(backend, url, 4)
+    _, token = await _claim(backend)
+    line = await io.deliver(backend, round_id, token, allow_private=False)
+    assert line.startswith("callback_url ")
+    assert "POCQUEUE_CALLBACK_PRIVATE=1" in line
+    assert f"Round {round_id}: no callbacks are sent. {line}" in caplog.text
+    delivery = backend.outbox.delivery(round_id)
+    assert (delivery.delivered, delivery.lease, delivery.error) == (0, "", line)
+    assert receiver.bodies == receiver.refused == []
+    _find(backend, round_id, 4, 1)
+    assert backend.outbox.claim_due(60.0) == []
+    assert backend.client.smembers(Keys.CALLBACKS) == set()
+
+
+async def test_a_redirect_is_not_followed(backend: Backend, receiver: Receiver) -> None:
+    """A receiver that may be called could otherwise send us to one that may not."""
+    round_id = _round(backend, receiver.url.replace("/hook", "/away"), 1)
+    _, token = await _claim(backend)
+    assert await deliver(backend, round_id, token) == "0 nonces delivered, 1 refused"
+    assert receiver.bodies == []
