@@ -43,7 +43,7 @@ def test_the_report_is_written_after_every_run(
         seen.append((gpus, kill_share, len(written)))
         return {"gpus": gpus, "lost": gpus == 3, "twice": 0, "foreign": 0, "wrong": []}
 
-    monkeypatch.setattr("benchmarks.fleet.run_fleet", run)
+    monkeypatch.setattr("benchmarks.fleet.__main__.run_fleet", run)
     monkeypatch.setattr("benchmarks.fleet.summary", lambda *_: "a line")
     monkeypatch.setattr("benchmarks.fleet.table", lambda _: "the table")
     arguments = ["fleet", "--gpus", "2,3", "--output", str(output)]
