@@ -46,6 +46,12 @@ class PocqueueError(Exception):
     """Root of everything a caller, operator or peer can cause."""
 
 
+def first_line(exc: BaseException) -> str:
+    """Return what to show of an error of somebody else's: its class and the first line that it says."""
+    said = (str(exc).strip().splitlines() or [""])[0][:300]
+    return f"{type(exc).__name__}: {said}".rstrip(": ")
+
+
 class SettingsError(PocqueueError, ValueError):
     """A setting or an option has a value that is not allowed."""
 

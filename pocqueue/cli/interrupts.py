@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import signal
 import time
-from types import FrameType, TracebackType
-from typing import Self
+from types import FrameType
+
+from typing_extensions import override
+
+from pocqueue.closing import Closing
 
 #: After the first Ctrl-C, how long a second one still stops the round.
 GRACE_S = 5.0
 
 
-class Interrupts:
-    """Context manager: Ctrl-C is counted instead of raised."""
+class Interrupts(Closing):
+    """Ctrl-C is counted instead of raised, from now until it is closed."""
 
     def __init__(self) -> None:
         self.count = 0
         self._first = 0.0
-        self._before: signal._HANDLER = None
-
-    def __enter__(self) -> Self:
         self._before = signal.signal(signal.SIGINT, self._note)
-        return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    @override
+    def close(self) -> None:
+        """Let Ctrl-C do again what it did before."""
         signal.signal(signal.SIGINT, self._before)
 
     @property

@@ -14,13 +14,14 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import httpx
 from pydantic import BaseModel, Field, ValidationError
+from typing_extensions import override
 
+from pocqueue.closing import AsyncClosing
 from pocqueue.errors import DelegationError, SettingsError
 from pocqueue.node.round import NodeRound
 from pocqueue.poc.data import ProofBatch
@@ -89,7 +90,7 @@ class _Page(BaseModel):
     cursor: str | None = Field(default=None, max_length=256)
 
 
-class DelegationClient:
+class DelegationClient(AsyncClosing):
     """A client of one big node; an async context manager.
 
     Args:
@@ -130,17 +131,7 @@ class DelegationClient:
                 is_final=True,
             ) from None
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
-
+    @override
     async def close(self) -> None:
         """Close the connections."""
         await self._http.aclose()

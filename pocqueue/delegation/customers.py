@@ -9,22 +9,18 @@ lock and read again when it changes, so that a token that was revoked is refused
 
 from __future__ import annotations
 
-import contextlib
 import datetime
-import fcntl
 import hashlib
 import json
 import logging
-import os
 import secrets
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pocqueue.errors import SettingsError
+from pocqueue.files import FileLock, replace_file
 from pocqueue.settings import DelegationSettings, Settings
 
 logger = logging.getLogger(__name__)
@@ -157,23 +153,14 @@ class TokensFile:
                 )
             self._write(left)
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self) -> FileLock:
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock_fd = os.open(
-                self.path.with_name(f"{self.path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600
-            )
+            return FileLock(self.path.with_name(f"{self.path.name}.lock"))
         except OSError as exc:
             raise SettingsError(
                 f"{self.path.parent}, where the file of customers is, cannot be written to "
                 f"({exc.strerror}): mend its owner or mode, or set DELEGATION_TOKENS_FILE to another place."
             ) from None
-        try:
-            fcntl.flock(lock_fd, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(lock_fd)
 
     def _write(self, customers: list[Customer]) -> None:
         content: dict[str, Any] = {
@@ -181,14 +168,7 @@ class TokensFile:
             "customers": [customer.model_dump() for customer in customers],
         }
         try:
-            # Made with mode 0600, and renamed: a reader never sees half a file.
-            with tempfile.NamedTemporaryFile(
-                "w", dir=self.path.parent, prefix=f".{self.path.name}-", delete=False
-            ) as file:
-                file.write(json.dumps(content, indent=2) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(file.name, self.path)
+            replace_file(self.path, f"{json.dumps(content, indent=2)}\n".encode())
         except OSError as exc:
             raise SettingsError(
                 f"{self.path}, the file of customers, cannot be written ({exc.strerror}): mend its "

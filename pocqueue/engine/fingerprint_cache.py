@@ -9,15 +9,14 @@ or the folder, the model is hashed again: a cache must never stop a worker.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from pocqueue.files import FileLock, replace_file
 
 _VERSION = 1
 _HEX_DIGITS = re.compile(r"[0-9a-f]{64}")
@@ -55,11 +54,7 @@ class FingerprintCache:
         """
         with contextlib.ExitStack() as stack:
             with contextlib.suppress(OSError):
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                file = stack.enter_context(self._path.with_suffix(".lock").open("a"))
-                fcntl.flock(
-                    file, fcntl.LOCK_EX
-                )  # the kernel drops it with the file, or the process
+                stack.enter_context(FileLock(self._path.with_suffix(".lock")))
             yield
 
     def read(self) -> str | None:
@@ -80,10 +75,4 @@ class FingerprintCache:
         text = json.dumps({**self._key, "fingerprint": fingerprint}, indent=1)
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            handle, scratch = tempfile.mkstemp(prefix=".new-", dir=self._path.parent)
-            try:
-                with os.fdopen(handle, "w", encoding="utf-8") as file:
-                    file.write(text)
-                Path(scratch).replace(self._path)
-            except OSError:
-                Path(scratch).unlink(missing_ok=True)
+            replace_file(self._path, text.encode())

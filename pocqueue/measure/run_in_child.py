@@ -15,7 +15,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 from pocqueue.engine.base import OnProgress
-from pocqueue.errors import EngineError, InvalidRound, PocqueueError
+from pocqueue.errors import EngineError, InvalidRound, PocqueueError, first_line
 from pocqueue.processes.child import describe_exit
 
 logger = logging.getLogger(__name__)
@@ -143,9 +143,9 @@ def _child_main(
         answer = _Raised(type(exc), (str(exc),))
     except Exception as exc:  # any runtime may raise anything
         logger.debug("%s failed", name, exc_info=True)
-        first_line = (str(exc).strip().splitlines() or [""])[0]
-        said = f"{type(exc).__name__}: {first_line[:300]}".rstrip(".: ")
-        sentence = f"{name} failed ({said}); POCQUEUE_LOG_LEVEL=DEBUG shows where."
+        sentence = (
+            f"{name} failed ({first_line(exc).rstrip('.')}); POCQUEUE_LOG_LEVEL=DEBUG shows where."
+        )
         answer = _Raised(EngineError, (sentence,))
     sender.send(answer)
 

@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal
 
+from typing_extensions import override
+
+from pocqueue.closing import Closing
 from pocqueue.errors import NodeStateError
 from pocqueue.node.outbox_file import lock_outbox, open_outbox, outbox_errors
 
@@ -114,7 +115,7 @@ class Counts:
     oldest_s: float | None
 
 
-class Outbox:
+class Outbox(Closing):
     """The outbox in a file, made if it is not there; a context manager.
 
     Args:
@@ -129,32 +130,20 @@ class Outbox:
         self.path = path
         self._clock = clock
         self._mutex = threading.Lock()
-        self._lock_fd = lock_outbox(path)
+        self._lock = lock_outbox(path)
         try:
             with outbox_errors(self.path):
                 self._db = open_outbox(path)
         except BaseException:
-            os.close(self._lock_fd)
+            self._lock.close()
             raise
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
+    @override
     def close(self) -> None:
         """Close the file; may be called again."""
         with self._mutex:
             self._db.close()
-            if self._lock_fd >= 0:
-                os.close(self._lock_fd)
-                self._lock_fd = -1
+            self._lock.close()
 
     def open_session(
         self, session_id: str, origin: Origin, url: str | None, request: str, cursor: str = ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 
 from pocqueue.errors import OutboxError
+from pocqueue.files import FileLock
 
 #: Of the tables in `outbox.sql`, kept in the file's user_version.
 VERSION = 1
@@ -26,8 +26,8 @@ def outbox_errors(path: Path) -> Iterator[None]:
         raise OutboxError(f"The outbox {path} cannot be used: {what}. {_advice(what)}") from exc
 
 
-def lock_outbox(path: Path) -> int:
-    """Return an open file that holds the outbox's lock until it is closed or the process ends.
+def lock_outbox(path: Path) -> FileLock:
+    """Return the outbox's lock, held until it is closed or the process ends.
 
     Raises:
         OutboxError: another process holds it, or the folder cannot be written.
@@ -35,22 +35,17 @@ def lock_outbox(path: Path) -> int:
     # A file of its own: SQLite's locks are of another kind, and are lost when anything in this process
     # opens and closes the database file.
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock_fd = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return FileLock(path.with_name(f"{path.name}.lock"), wait=False)
+    except BlockingIOError:
+        raise OutboxError(
+            f"The outbox {path} is in use by another small node, and two would send everything twice: "
+            "stop that one, or set POCQUEUE_STATE_DIR to another folder."
+        ) from None
     except OSError as exc:
         raise OutboxError(
             f"The outbox {path} cannot be opened ({exc.strerror}): mend its folder, or set "
             "POCQUEUE_STATE_DIR to another."
         ) from None
-    try:
-        fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock_fd)
-        raise OutboxError(
-            f"The outbox {path} is in use by another small node, and two would send everything twice: "
-            "stop that one, or set POCQUEUE_STATE_DIR to another folder."
-        ) from None
-    return lock_fd
 
 
 def open_outbox(path: Path) -> sqlite3.Connection:

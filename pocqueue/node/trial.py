@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import httpx
 from typing_extensions import override
 
+from pocqueue.closing import Closing
 from pocqueue.errors import NodeError, SignatureError
 from pocqueue.node.signing import verify_body
 
@@ -39,7 +39,7 @@ class Taken:
     after_s: float
 
 
-class Trial:
+class Trial(Closing):
     """One round of a small node; a context manager that ends the receiver.
 
     Args:
@@ -69,6 +69,7 @@ class Trial:
         self._taken: queue.Queue[Taken | SignatureError] = queue.Queue()
         self._began = time.monotonic()
         self._server = receiver(self.take)
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
         self._body = {
             "node_id": 0,
             "node_count": 1,
@@ -81,16 +82,9 @@ class Trial:
             "url": f"http://127.0.0.1:{self._server.server_port}/v1/poc-batches",
         }
 
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    @override
+    def close(self) -> None:
+        """End the receiver, and close the connections."""
         self._server.shutdown()
         self._server.server_close()
         self._http.close()

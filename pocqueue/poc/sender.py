@@ -18,12 +18,13 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from enum import Enum
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
+from typing_extensions import override
 
+from pocqueue.closing import AsyncClosing
 from pocqueue.errors import CallbackForbidden, InvalidRound
 from pocqueue.poc.data import ProofBatch, ValidatedBatch, is_valid
 
@@ -40,7 +41,7 @@ class Delivery(Enum):
     REFUSED = "refused"  #: the same body would be refused again
 
 
-class PoCCallbackSender:
+class PoCCallbackSender(AsyncClosing):
     """Delivers batches to a callback URL from the event loop it is first used in.
 
     Args:
@@ -145,6 +146,7 @@ class PoCCallbackSender:
             return False
         return True
 
+    @override
     async def close(self) -> None:
         """Take no more batches, flush for `flush_timeout_s`, drop what is left, close the session.
 
@@ -156,17 +158,6 @@ class PoCCallbackSender:
                 await self.flush(self._flush_timeout_s)
         finally:
             await self._abandon()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     def _enqueue(self, endpoint: str, body: Mapping[str, Any]) -> None:
         try:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pocqueue.errors import ProcessError
+from pocqueue.files import FileLock
 
 _LOCK_NAME = "up.lock"
 
@@ -23,27 +24,22 @@ def stack_lock(state_dir: Path) -> Iterator[int]:
         ProcessError: another process holds it, or the folder cannot be written.
     """
     try:
-        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock_fd = os.open(state_dir / _LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+        lock = FileLock(state_dir / _LOCK_NAME, wait=False)
+    except BlockingIOError:
+        raise ProcessError(
+            f"`pocqueue up` runs on the state folder {state_dir} already (process "
+            f"{(state_dir / _LOCK_NAME).read_text() or 'unknown'}), or its last processes are just "
+            "ending: use that one, or set POCQUEUE_STATE_DIR to another folder."
+        ) from None
     except OSError as exc:
         raise ProcessError(
             f"The state folder {state_dir} cannot be used ({exc.strerror}): mend it or set "
             "POCQUEUE_STATE_DIR to another."
         ) from None
-    try:
-        try:
-            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ProcessError(
-                f"`pocqueue up` runs on the state folder {state_dir} already (process "
-                f"{os.pread(lock_fd, 20, 0).decode() or 'unknown'}), or its last processes are just "
-                "ending: use that one, or set POCQUEUE_STATE_DIR to another folder."
-            ) from None
-        os.ftruncate(lock_fd, 0)
-        os.pwrite(lock_fd, str(os.getpid()).encode(), 0)
-        yield lock_fd
-    finally:
-        os.close(lock_fd)
+    with lock:
+        os.ftruncate(lock.fd, 0)
+        os.pwrite(lock.fd, str(os.getpid()).encode(), 0)
+        yield lock.fd
 
 
 def stack_pid(state_dir: Path) -> int | None:

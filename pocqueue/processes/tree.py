@@ -18,9 +18,10 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from typing_extensions import override
+
+from pocqueue.closing import Closing
 from pocqueue.processes.child import Child, Failure, RestartPolicy, Sink
 
 __all__ = ["STOP_TIMEOUT_S", "Failure", "ProcessTree", "RestartPolicy", "Sink", "stop_signals"]
@@ -49,7 +50,7 @@ def stop_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-class ProcessTree:
+class ProcessTree(Closing):
     """Child processes that start, run and stop together. A context manager that stops them.
 
     Args:
@@ -76,17 +77,6 @@ class ProcessTree:
         self._failure: Failure | None = None
         self._failed = threading.Event()
         self._failure_lock = threading.Lock()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
 
     def add(
         self,
@@ -145,6 +135,11 @@ class ProcessTree:
         """
         self._failed.wait(timeout_s)
         return self._failure
+
+    @override
+    def close(self) -> None:
+        """Stop all children, as `stop` does."""
+        self.stop()
 
     def stop(self) -> None:
         """Stop all children in the reverse order of their start; may be called again.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
 import redis
+from typing_extensions import override
 
+from pocqueue.closing import Closing
 from pocqueue.rounds.callbacks import CallbackOutbox
 from pocqueue.rounds.connection import connect, redis_url
 from pocqueue.rounds.pool import Pool
@@ -16,7 +17,7 @@ from pocqueue.settings import Settings
 
 
 @dataclass(frozen=True)
-class Backend:
+class Backend(Closing):
     """Store, pool and outbox on one Redis client; a context manager that closes it."""
 
     client: redis.Redis
@@ -41,13 +42,7 @@ class Backend:
         store = RoundStore(client, url)
         return cls(client, url, store, Pool(client, url), CallbackOutbox(client, url, store))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    @override
+    def close(self) -> None:
+        """Close the client."""
         self.client.close()

@@ -24,7 +24,6 @@ import hashlib
 import json
 import math
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -35,6 +34,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from pocqueue.engine.base import EngineInfo
 from pocqueue.errors import InvalidRound, ProofFileError
+from pocqueue.files import replace_file
 from pocqueue.measure.calibration import ideal_valid_rate
 from pocqueue.poc.data import ProofBatch, check_length
 from pocqueue.poc.nonces import index_of
@@ -288,7 +288,7 @@ class ProofFile:
             )
         data = self.to_bytes()
         try:
-            _replace(target, data)
+            replace_file(target, data, mode=0o644)
         except OSError as exc:
             raise ProofFileError(
                 f"Proofs cannot be written to {path} ({exc.strerror}): "
@@ -440,25 +440,6 @@ def _check_nonces(proofs: ProofBatch, spec: RoundSpec) -> None:
         seen.add(nonce)
         if not 0 <= dist <= 2:
             raise InvalidRound(f"the distance of nonce {nonce}", dist, "0 to 2")
-
-
-def _replace(target: Path, data: bytes) -> None:
-    """Write a new file beside `target`, then put it in its place."""
-    temp = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            dir=target.parent, prefix=".pocqueue-proofs-", delete=False
-        ) as file:
-            temp = Path(file.name)
-            file.write(data)
-            os.fchmod(file.fileno(), 0o644)
-            file.flush()
-            os.fsync(file.fileno())
-        temp.replace(target)
-    except BaseException:
-        if temp is not None:
-            temp.unlink(missing_ok=True)
-        raise
 
 
 def _utc(ms: int) -> datetime:

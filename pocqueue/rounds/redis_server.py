@@ -11,7 +11,6 @@ Promises:
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import importlib.metadata
 import os
@@ -19,7 +18,7 @@ import stat
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import redis
@@ -27,6 +26,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from pocqueue.errors import ProcessError
+from pocqueue.files import FileLock
 
 START_TIMEOUT_S = 30.0
 
@@ -98,20 +98,15 @@ class RedisServer:
             unix_socket_path=str(self.socket_path), socket_timeout=5, retry=Retry(NoBackoff(), 0)
         )
 
-    @contextlib.contextmanager
-    def _start_lock(self) -> Iterator[None]:
+    def _start_lock(self) -> FileLock:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock = (self.folder / "start.lock").open("w")
+            return FileLock(self.folder / "start.lock")
         except OSError as exc:
             raise ProcessError(
                 f"{self.folder}, the folder of the bundled Redis, cannot be made or written to "
                 f"({exc.strerror}): set POCQUEUE_STATE_DIR to a folder that can, or "
                 "POCQUEUE_REDIS_URL to a Redis you have."
             ) from None
-        with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
 
     def _check_owner(self) -> None:
         """Refuse a folder that somebody else made: they could connect to our server, or be it."""

@@ -15,7 +15,7 @@ from pocqueue.engine.base import EngineInfo, OnProgress, attention_shape
 from pocqueue.engine.devices import check_device, device_name, keep_freed_memory
 from pocqueue.engine.models import ResolvedModel, fingerprint_with_progress, resolve_model
 from pocqueue.engine.torch_model.engine import TorchEngine
-from pocqueue.errors import EngineError, ModelNotFound, SettingsError
+from pocqueue.errors import EngineError, ModelNotFound, SettingsError, first_line
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 #: For models whose positions have no limit of their own (ALiBi, state-space models), in tokens.
@@ -76,10 +76,9 @@ def _load(model: ResolvedModel, device: str, dtype: torch.dtype | str) -> Any:
     except Exception as exc:
         # A folder from anywhere can go wrong in any way (validation, unpickling, shapes, quantisation
         # packages that are missing), and each has another class; all mean that it cannot be loaded.
-        first_line = (str(exc).strip().splitlines() or [""])[0]
         raise ModelNotFound(
             f"Model {model.display_name!r} cannot be loaded by transformers: "
-            f"{type(exc).__name__}: {first_line[:300]} Download it again, or name another model."
+            f"{first_line(exc)} Download it again, or name another model."
         ) from exc
 
 

@@ -25,7 +25,7 @@ from pocqueue.engine.vllm.ranks import (
     read_seconds,
     read_stages,
 )
-from pocqueue.errors import EngineError, ModelNotFound, PocqueueError, SettingsError
+from pocqueue.errors import EngineError, ModelNotFound, PocqueueError, SettingsError, first_line
 from pocqueue.measure.profile import MatmulParameters
 from pocqueue.poc.config import PoCConfig
 
@@ -136,10 +136,9 @@ def load_vllm_engine(
         raise
     except Exception as exc:
         # vLLM answers a model that it cannot run with errors of many classes.
-        first_line = (str(exc).strip().splitlines() or [""])[0]
         raise ModelNotFound(
             f"Model {resolved.display_name!r} cannot be loaded by vLLM: "
-            f"{type(exc).__name__}: {first_line[:300]} Name another model, or use POCQUEUE_ENGINE=torch."
+            f"{first_line(exc)} Name another model, or use POCQUEUE_ENGINE=torch."
         ) from exc
     info = replace(info, model=resolved.display_name, fingerprint=digits, device=device)
     on_progress(f"Loaded {info.model} with vLLM on {device} ({info.device_name}) in {info.dtype}")

@@ -18,7 +18,7 @@ import torch
 from pocqueue.engine.base import Batch, EngineInfo, attention_shape
 from pocqueue.engine.pipeline import ProofMaths
 from pocqueue.engine.vllm.forward import VllmForward
-from pocqueue.errors import PocqueueError
+from pocqueue.errors import PocqueueError, first_line
 from pocqueue.measure.stages import StageTimer, count_matmul_parameters
 
 logger = logging.getLogger("vllm.pocqueue")
@@ -120,8 +120,7 @@ class PoCWorker:
             return {"error": str(exc)}
         except Exception as exc:
             logger.exception("A batch of the proof failed")
-            first_line = (str(exc).strip().splitlines() or [""])[0]
-            return {"error": f"The engine failed: {type(exc).__name__}: {first_line[:300]}"}
+            return {"error": f"The engine failed: {first_line(exc)}"}
 
     def _poc_timer(self) -> StageTimer:
         forward, maths = self._poc_ready()

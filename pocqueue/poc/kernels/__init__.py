@@ -12,6 +12,7 @@ import threading
 
 import torch
 
+from pocqueue.errors import first_line
 from pocqueue.poc.kernels.base import Kernels
 from pocqueue.poc.kernels.reference import ReferenceKernels, norm, normal
 
@@ -48,7 +49,7 @@ def _choose(device: torch.device) -> Kernels:
         kernels = _fast_kernels(device)
         wrong = None if kernels is None else _disagreement(kernels, device)
     except Exception as exc:  # noqa: BLE001 - compilers and drivers can fail in any way
-        wrong = f"{type(exc).__name__}: {(str(exc).strip().splitlines() or [''])[0][:300]}"
+        wrong = first_line(exc)
     else:
         if kernels is not None and wrong is None:
             return kernels

@@ -22,9 +22,11 @@ import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from importlib import resources
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from typing_extensions import override
+
+from pocqueue.closing import AsyncClosing
 from pocqueue.errors import InvalidRound, StoreFull, UnknownSession
 from pocqueue.rounds.connection import connect_async, store_errors
 from pocqueue.rounds.records import parse_spec
@@ -120,7 +122,7 @@ class Page:
         return f"[{head}{lists}}}]"
 
 
-class SessionReader:
+class SessionReader(AsyncClosing):
     """Reads sessions for the requests of one process; an async context manager.
 
     Used from one event loop only.
@@ -144,17 +146,7 @@ class SessionReader:
         self._confirm_script = self._script("confirm_drain")
         self._close_script = self._script("close_round")
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
-
+    @override
     async def close(self) -> None:
         """Close the connections."""
         self.end_waits()

@@ -1,0 +1,63 @@
+"""Files that several processes share: a lock between them, and content that is never half written."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+from pathlib import Path
+
+from typing_extensions import override
+
+from pocqueue.closing import Closing
+
+
+class FileLock(Closing):
+    """An exclusive lock between processes; gone when every process that has the open file has ended.
+
+    Args:
+        path: of the lock file, which is made where it is missing, with its folder, and stays.
+        wait: for whoever holds the lock; False raises instead.
+
+    Raises:
+        BlockingIOError: another holds it, and `wait` is False.
+        OSError: the file cannot be made or opened; `strerror` says why.
+    """
+
+    #: The open file that holds the lock; -1 once closed.
+    fd: int
+
+    def __init__(self, path: Path, *, wait: bool = True) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BaseException:
+            self.close()
+            raise
+
+    @override
+    def close(self) -> None:
+        """Give the lock back; may be called again."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def replace_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Write a new file beside `path`, then put it in its place: a reader sees the old one or the new one.
+
+    Raises:
+        OSError: it cannot be written; `path` is as it was, and nothing is left beside it.
+    """
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            os.fchmod(file.fileno(), mode)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
