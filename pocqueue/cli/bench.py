@@ -106,7 +106,7 @@ def _check(
     from pocqueue.errors import InvalidRound, SettingsError
     from pocqueue.measure.bench import DEFAULT_BATCH_SIZE, ProfileRequest
     from pocqueue.measure.calibration import made_up_blocks
-    from pocqueue.rounds.spec import MAX_BATCH_SIZE
+    from pocqueue.poc.search import MAX_BATCH_SIZE
     from pocqueue.rounds.start import draft_spec
 
     if parse_queue(queue) is None:

@@ -164,7 +164,7 @@ def _sweep_table(sweep: Sweep) -> Any:
 
 def _advice(sweep: Sweep) -> str:
     from pocqueue.measure.profile import SAME_RATE
-    from pocqueue.rounds.spec import MAX_BATCH_SIZE
+    from pocqueue.poc.search import MAX_BATCH_SIZE
 
     best = sweep.best.batch_size
     return (

@@ -1,6 +1,6 @@
 """Bodies of the delegation routes: WIRE.md section 1.
 
-Bounds are those of a round (`rounds/spec.py`); what depends on the deployed model is checked when the
+Bounds are those of a round (`poc/search.py`); what depends on the deployed model is checked when the
 session starts. Unknown fields are ignored: clients of several generations send more than is needed.
 """
 
@@ -11,16 +11,10 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pocqueue.errors import InvalidRound
+from pocqueue.poc.fields import HttpUrl, Text
+from pocqueue.poc.search import SearchBody, SeqLen
 from pocqueue.rounds.sessions.model import ModelWish
-from pocqueue.rounds.spec import (
-    MAX_BATCH_SIZE,
-    MAX_BLOCK_HEIGHT,
-    MAX_NODE_COUNT,
-    HttpUrl,
-    RoundSpec,
-    Text,
-)
+from pocqueue.rounds.spec import FraudThreshold, RoundSpec, RTarget
 from pocqueue.rounds.start import draft_spec
 from pocqueue.web.errors import error_answers
 
@@ -44,7 +38,7 @@ class Params(BaseModel):
         default=None,
         description="Name of the deployed model, or the first digits (8 or more) of its fingerprint.",
     )
-    seq_len: int = Field(default=256, ge=1, description="Positions of one nonce's input.")
+    seq_len: SeqLen = 256
     dim: Dimension | None = Field(default=None, description="Width of an input embedding.")
     n_layers: Dimension | None = None
     n_heads: Dimension | None = None
@@ -56,11 +50,10 @@ class Params(BaseModel):
         return ModelWish(**self.model_dump(exclude={"seq_len"}))
 
 
-class StartBody(BaseModel):
+class StartBody(SearchBody):
     """A session as a small node asks for it."""
 
     model_config = ConfigDict(
-        allow_inf_nan=False,
         json_schema_extra={
             "examples": [
                 {
@@ -79,16 +72,8 @@ class StartBody(BaseModel):
         },
     )
 
-    node_id: int = Field(ge=0, description="Which of the nodes this is, below node_count.")
-    node_count: int = Field(ge=1, le=MAX_NODE_COUNT, description="How many share the nonces.")
-    block_hash: Text
-    block_height: int = Field(ge=0, le=MAX_BLOCK_HEIGHT)
-    public_key: Text
-    batch_size: int = Field(
-        default=32, ge=1, le=MAX_BATCH_SIZE, description="Nonces of one forward pass."
-    )
-    r_target: float = Field(gt=0, le=2, description="Distance that a nonce has to stay below.")
-    fraud_threshold: float = Field(default=0.01, gt=0, lt=1)
+    r_target: RTarget
+    fraud_threshold: FraudThreshold = 0.01
     params: Params = Field(default_factory=Params)
     auth_token: str | None = Field(default=None, description="The token, where no header has it.")
     request_id: UUID | None = Field(
@@ -116,16 +101,6 @@ class StartBody(BaseModel):
         """
         fields = self.model_dump(exclude={"params", "auth_token", "request_id"})
         return draft_spec(**fields, seq_len=self.params.seq_len)
-
-    @model_validator(mode="after")
-    def _node_id_below_count(self) -> StartBody:
-        if self.node_id >= self.node_count:
-            raise InvalidRound(
-                "node_id",
-                self.node_id,
-                f"a whole number from 0 to node_count - 1 = {self.node_count - 1}",
-            )
-        return self
 
 
 class StartAnswer(BaseModel):

@@ -21,7 +21,7 @@ from pocqueue.node.outbox import OUTBOX_NAME, Outbox
 from pocqueue.node.routes import VersionPrefix, mlnode_router
 from pocqueue.node.searches import work_kind
 from pocqueue.node.service import NodeService
-from pocqueue.rounds.spec import HttpUrl
+from pocqueue.poc.fields import HttpUrl
 from pocqueue.settings import DelegationSettings, NodeSettings, Settings
 from pocqueue.web.body_limit import BodyLimit
 

@@ -4,34 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from pocqueue.poc.config import PoCConfig
+from pocqueue.poc.fields import HttpUrl
+from pocqueue.poc.search import Search
 from pocqueue.rounds.sessions.model import ModelWish
-from pocqueue.rounds.spec import MAX_BATCH_SIZE, MAX_BLOCK_HEIGHT, MAX_NODE_COUNT, HttpUrl, Text
+from pocqueue.rounds.spec import FraudThreshold, RTarget
 
 _NOT_OF_THE_SEARCH = {"params", "url", "delegation_url", "delegation_auth_token"}
 
 
-class NodeRound(BaseModel):
+class NodeRound(Search):
     """What to search, with which model, and where the signed batches go.
 
-    The bounds are those of a round (`rounds/spec.py`). What depends on the model is for whoever has it.
+    The bounds are those of a round (`poc/search.py`). What depends on the model is for whoever has it.
     """
 
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
-
-    block_hash: Text
-    block_height: int = Field(ge=0, le=MAX_BLOCK_HEIGHT)
-    public_key: Text
-    node_id: int = Field(ge=0)
-    node_count: int = Field(ge=1, le=MAX_NODE_COUNT)
-    batch_size: int = Field(default=32, ge=1, le=MAX_BATCH_SIZE)
-    #: Distance in [0, 2] that a nonce has to stay below.
-    r_target: float = Field(gt=0, le=2)
-    fraud_threshold: float = Field(default=0.01, gt=0, lt=1)
-    #: Positions of one nonce's input.
-    seq_len: int = Field(ge=1)
+    r_target: RTarget
+    fraud_threshold: FraudThreshold = 0.01
     #: The request's own `params`, passed on as they came: the big node judges them.
     params: dict[str, Any] = Field(default_factory=dict)
     #: Base of the callbacks; `/generated` and `/validated` are appended.

@@ -1,6 +1,6 @@
 """Bodies of the small node's routes: WIRE.md section 2, both of its eras.
 
-Bounds are those of a round (`rounds/spec.py`); what depends on the model is checked by whoever has it.
+Bounds are those of a round (`poc/search.py`); what depends on the model is checked by whoever has it.
 Unknown fields are ignored: clients of several generations send more than this one needs.
 """
 
@@ -13,13 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from pocqueue.errors import InvalidRound
 from pocqueue.node.round import NodeRound
-from pocqueue.rounds.spec import (
-    MAX_BATCH_SIZE,
-    MAX_BLOCK_HEIGHT,
-    MAX_NODE_COUNT,
-    HttpUrl,
-    Text,
-)
+from pocqueue.poc.fields import HttpUrl, Text
+from pocqueue.poc.search import NOT_SET, MaybeNodeCount, MaybeNodeId, SearchBody
+from pocqueue.rounds.spec import FraudThreshold, RTarget
 from pocqueue.served import schema as pow_schema
 from pocqueue.web.errors import error_answers
 
@@ -78,35 +74,15 @@ class Params(BaseModel):
         return self
 
 
-class InitBody(BaseModel):
+class InitBody(SearchBody):
     """A round as the chain describes it."""
 
-    model_config = ConfigDict(allow_inf_nan=False, json_schema_extra={"examples": [_EXAMPLE]})
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
-    node_id: int = Field(
-        default=-1, ge=-1, description="Which of the nodes this is, from 0 on; -1: not set."
-    )
-    node_count: int = Field(
-        default=-1,
-        ge=-1,
-        le=MAX_NODE_COUNT,
-        description="How many nodes share the nonces; -1: not set.",
-    )
-    block_hash: Text = Field(description="Names the block.")
-    block_height: int = Field(ge=0, le=MAX_BLOCK_HEIGHT)
-    public_key: Text = Field(description="Whose proof it is: part of what is searched.")
-    batch_size: int = Field(
-        default=32, ge=1, le=MAX_BATCH_SIZE, description="Nonces of one forward pass."
-    )
-    r_target: float = Field(
-        gt=0, le=2, description="Distance in [0, 2] that a nonce has to stay below."
-    )
-    fraud_threshold: float = Field(
-        default=0.01,
-        gt=0,
-        lt=1,
-        description="A proof is fraud where an honest node is less likely than this to have made it.",
-    )
+    node_id: MaybeNodeId = NOT_SET
+    node_count: MaybeNodeCount = NOT_SET
+    r_target: RTarget
+    fraud_threshold: FraudThreshold = 0.01
     params: Params = Field(default_factory=Params, description="The model, by name or dimensions.")
     url: HttpUrl | None = Field(
         default=None,
@@ -158,7 +134,7 @@ class InitBody(BaseModel):
     @property
     def has_node(self) -> bool:
         """Whether the body says which node of how many this is."""
-        return self.node_id != -1 and self.node_count != -1
+        return NOT_SET not in (self.node_id, self.node_count)
 
     def to_round(self, default_url: str | None) -> NodeRound | None:
         """Return the round, or None where the body has no URL and there is no other.

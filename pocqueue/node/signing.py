@@ -33,7 +33,7 @@ from typing import Any, Final
 from pocqueue.errors import SignatureError
 from pocqueue.node.keys import SigningKey, check_public_key, verify_signature
 from pocqueue.poc.data import is_valid
-from pocqueue.rounds.spec import MAX_TEXT
+from pocqueue.poc.fields import MAX_TEXT
 
 #: Curve and hash, and the version of the canonical form.
 SCHEME: Final = "secp256k1-sha256-v1"

@@ -20,7 +20,7 @@ class PoCConfig:
     """One round as its starter describes it.
 
     Field order, names and defaults are those of seed 004 and may be relied on. Bounds are checked
-    where a round enters the system (`rounds/spec.py`) and in `PoCManager.init_round`, not here.
+    where a round enters the system (`poc/search.py`) and in `PoCManager.init_round`, not here.
     """
 
     block_hash: str  #: names the block; any non-empty text

@@ -1,6 +1,6 @@
 """Bodies of the proof routes that a vLLM server answers: WIRE.md section 2, "vLLM variant".
 
-Bounds are those of a round (`rounds/spec.py`); what depends on the model is checked by the service.
+Bounds are those of a round (`poc/search.py`); what depends on the model is checked by the service.
 Unknown fields are ignored: clients of several generations send more than this one needs.
 """
 
@@ -12,14 +12,19 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pocqueue.engine.base import Batch
 from pocqueue.poc.data import ProofBatch
+from pocqueue.poc.fields import HttpUrl, Text
 from pocqueue.poc.nonces import MAX_NONCE
-from pocqueue.rounds.spec import (
+from pocqueue.poc.search import (
     MAX_BATCH_SIZE,
-    MAX_BLOCK_HEIGHT,
     MAX_NODE_COUNT,
-    HttpUrl,
-    Text,
+    BatchSize,
+    BlockHeight,
+    MaybeNodeCount,
+    MaybeNodeId,
+    Search,
+    SeqLen,
 )
+from pocqueue.rounds.spec import FraudThreshold, RTarget
 from pocqueue.web.errors import ErrorAnswer
 
 #: Nonces of one request. A round of 330 seconds finds fewer valid ones.
@@ -28,11 +33,10 @@ MAX_NONCES = 100_000
 Nonce = Annotated[int, Field(ge=0, le=MAX_NONCE)]
 
 
-class InitBody(BaseModel):
+class InitBody(Search):
     """A round as its starter describes it."""
 
     model_config = ConfigDict(
-        allow_inf_nan=False,
         json_schema_extra={
             "examples": [
                 {
@@ -48,17 +52,11 @@ class InitBody(BaseModel):
         },
     )
 
-    block_hash: Text
-    block_height: int = Field(ge=0, le=MAX_BLOCK_HEIGHT)
-    public_key: Text
-    #: Distance in [0, 2] that a nonce has to stay below. Missing is answered apart, as it always was.
-    r_target: float | None = Field(default=None, gt=0, le=2)
-    fraud_threshold: float = Field(default=0.01, gt=0, lt=1)
-    #: -1, in both, is how older clients say "not set".
-    node_id: int = Field(default=0, ge=-1)
-    node_count: int = Field(default=1, ge=-1, le=MAX_NODE_COUNT)
-    batch_size: int = Field(default=32, ge=1, le=MAX_BATCH_SIZE)
-    seq_len: int = Field(default=256, ge=1)
+    #: Missing is answered apart, as it always was.
+    r_target: RTarget | None = None
+    fraud_threshold: FraudThreshold = 0.01
+    node_id: MaybeNodeId = 0
+    node_count: MaybeNodeCount = 1
     callback_url: HttpUrl | None = None
 
 
@@ -67,7 +65,7 @@ class ProofBody(BaseModel):
 
     public_key: Text
     block_hash: Text
-    block_height: int = Field(ge=0, le=MAX_BLOCK_HEIGHT)
+    block_height: BlockHeight
     nonces: list[Nonce] = Field(max_length=MAX_NONCES)
     #: Claimed distances, one a nonce.
     dist: list[float] = Field(max_length=MAX_NONCES)
@@ -84,8 +82,8 @@ class BatchBody(BaseModel):
     block_hash: Text
     public_key: Text
     nonces: list[Nonce] = Field(max_length=MAX_BATCH_SIZE)
-    batch_size: int = Field(ge=1, le=MAX_BATCH_SIZE)
-    seq_len: int = Field(ge=1)
+    batch_size: BatchSize
+    seq_len: SeqLen
 
     def to_batch(self) -> Batch:
         """Return the same as the engines have it."""

@@ -18,7 +18,6 @@ from pydantic import BaseModel
 from typing_extensions import override
 
 from pocqueue.errors import InvalidRound, PocqueueError
-from pocqueue.rounds.spec import ALLOWED
 
 #: Seconds after which it is worth asking again where nothing better is known.
 RETRY_AFTER_S = 2
@@ -112,8 +111,7 @@ def sentence(exc: RequestValidationError) -> str:
     raised = problem.get("ctx", {}).get("error")
     if isinstance(raised, InvalidRound):
         return str(raised)
-    allowed = ALLOWED.get(path[-1] if path else "", problem["msg"])
-    return str(InvalidRound(field, problem.get("input"), allowed))
+    return str(InvalidRound(field, problem.get("input"), problem["msg"]))
 
 
 def answer(status: int, detail: str, headers: dict[str, str] | None = None) -> Response:

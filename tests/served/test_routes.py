@@ -375,7 +375,7 @@ async def test_a_target_left_out_is_a_target_missing(server: Server) -> None:
         ("block_hash", "", "1 to 256 printable characters"),
         ("block_hash", "a\nb", "1 to 256 printable characters"),
         ("block_hash", 7, "1 to 256 printable characters"),
-        ("public_key", " ", "1 to 256 printable characters"),
+        ("public_key", " ", "1 to 256 characters, not all of them blank"),
         ("block_height", -1, "a whole number from 0 to"),
         ("block_height", 2**63, "a whole number from 0 to"),
         ("r_target", 0, "a number above 0 and up to 2"),
@@ -383,7 +383,7 @@ async def test_a_target_left_out_is_a_target_missing(server: Server) -> None:
         ("r_target", "low", "a number above 0 and up to 2"),
         ("fraud_threshold", 1, "a number above 0 and below 1"),
         ("node_id", -2, "a whole number from 0 to node_count - 1"),
-        ("node_id", 1, "an integer from 0 to 0"),
+        ("node_id", 1, "a whole number from 0 to node_count - 1 = 0"),
         ("node_count", 0, "an integer from 1 to"),
         ("node_count", -2, "a whole number from 1 to"),
         ("batch_size", 0, "a whole number from 1 to 4096"),
@@ -391,7 +391,7 @@ async def test_a_target_left_out_is_a_target_missing(server: Server) -> None:
         ("seq_len", 0, "a whole number from 1 to the model's limit"),
         ("seq_len", MAX_SEQ_LEN + 1, f"1 to {MAX_SEQ_LEN}, the limit of model twin"),
         ("callback_url", "ftp://host/", "an http:// or https:// URL"),
-        ("callback_url", "http://user:word@host/", "an http:// or https:// URL"),
+        ("callback_url", "http://user:word@host/", "a URL without a user name or password"),
     ],
 )
 async def test_a_bad_field_is_named_with_what_is_allowed(
