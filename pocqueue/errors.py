@@ -35,6 +35,8 @@ PocqueueError
 ├── ProofFileError           a proofs file is cut, edited or not a proofs file
 └── ProcessError             a process that `pocqueue up` needs did not start
 
+`http_status` is what an HTTP service answers with; a class without one of its own has its parent's.
+
 Each message is one or two sentences for the person who can mend it: what failed, on which value,
 what is allowed, what to do next. The CLI prints it and leaves with code 2.
 """
@@ -43,7 +45,15 @@ from __future__ import annotations
 
 
 class PocqueueError(Exception):
-    """Root of everything a caller, operator or peer can cause."""
+    """Root of everything a caller, operator or peer can cause.
+
+    Attributes:
+        http_status: status of the answer where it ends an HTTP request.
+        retry_after_s: seconds after which the request is worth repeating, for statuses that say so.
+    """
+
+    http_status: int = 500
+    retry_after_s: float = 2.0
 
 
 def first_line(exc: BaseException) -> str:
@@ -54,6 +64,8 @@ def first_line(exc: BaseException) -> str:
 
 class SettingsError(PocqueueError, ValueError):
     """A setting or an option has a value that is not allowed."""
+
+    http_status = 503
 
 
 class RoundError(PocqueueError):
@@ -69,6 +81,8 @@ class InvalidRound(RoundError, ValueError):
         allowed: what would have been accepted, in words.
     """
 
+    http_status = 422
+
     def __init__(self, field: str, value: object, allowed: str) -> None:
         self.field = field
         self.value = value
@@ -83,6 +97,8 @@ class InvalidRound(RoundError, ValueError):
 class UnknownRound(RoundError, LookupError):
     """No round has this id."""
 
+    http_status = 404
+
     def __init__(self, round_id: str) -> None:
         self.round_id = round_id
         super().__init__(
@@ -93,6 +109,8 @@ class UnknownRound(RoundError, LookupError):
 
 class UnknownSession(RoundError, LookupError):
     """Who asks has no session of this id, whether others have one or not."""
+
+    http_status = 404
 
     def __init__(self, session_id: str) -> None:
         self.session_id = session_id
@@ -111,6 +129,8 @@ class SessionsFull(RoundError):
         retry_after_s: seconds until the first of them ends, at the latest.
     """
 
+    http_status = 429
+
     def __init__(self, limit: int, retry_after_s: float) -> None:
         self.limit = limit
         self.retry_after_s = retry_after_s
@@ -122,6 +142,8 @@ class SessionsFull(RoundError):
 
 class ModelConflict(RoundError):
     """A session asks for another model than the deployed one: its proofs would be worth nothing."""
+
+    http_status = 409
 
 
 class CallbackForbidden(RoundError, OSError):
@@ -148,6 +170,8 @@ class CalibrationError(RoundError):
 class StoreError(PocqueueError):
     """Something about Redis."""
 
+    http_status = 503
+
 
 class StoreUnavailable(StoreError, ConnectionError):
     """Redis does not answer."""
@@ -163,6 +187,8 @@ class StoreFull(StoreError):
 
 class PoolError(PocqueueError):
     """Something about the GPUs behind the queues."""
+
+    http_status = 503
 
 
 class NoLiveGpu(PoolError, LookupError):
@@ -192,6 +218,8 @@ class DeviceNotFound(EngineError, LookupError):
 class EngineUnavailable(EngineError, ConnectionError):
     """The server of a model does not answer, cannot use its model, or has another one by now."""
 
+    http_status = 503
+
 
 class AccessError(PocqueueError):
     """Who asks may not."""
@@ -200,6 +228,8 @@ class AccessError(PocqueueError):
 class InvalidToken(AccessError):
     """The token is missing or wrong."""
 
+    http_status = 401
+
 
 class TooManyFailures(AccessError):
     """Too many wrong tokens came from this address.
@@ -207,6 +237,8 @@ class TooManyFailures(AccessError):
     Attributes:
         retry_after_s: seconds after which it is listened to again.
     """
+
+    http_status = 429
 
     def __init__(self, retry_after_s: float) -> None:
         self.retry_after_s = retry_after_s
@@ -234,6 +266,8 @@ class BatchFileError(NodeError, ValueError):
 class OutboxError(NodeError, OSError):
     """The file of what waits to be sent cannot be read or written, or is another node's or version's."""
 
+    http_status = 503
+
 
 class DelegationError(NodeError, ConnectionError):
     """The big node cannot be reached, or refuses.
@@ -241,16 +275,24 @@ class DelegationError(NodeError, ConnectionError):
     Attributes:
         is_final: the same request would be refused again.
         status: of the HTTP answer; None where there was none.
+        http_status: what is wrong with the round is passed on, as its caller can mend that; what is wrong
+            between the nodes is 502.
     """
 
     def __init__(self, message: str, *, is_final: bool, status: int | None = None) -> None:
         self.is_final = is_final
         self.status = status
+        if status is None:
+            self.http_status = 503
+        else:
+            self.http_status = status if status in {409, 422, 429, 503} else 502
         super().__init__(message)
 
 
 class NodeStateError(NodeError, RuntimeError):
     """The small node cannot do that in the state that it is in."""
+
+    http_status = 400
 
 
 class ProofFileError(PocqueueError, ValueError):
@@ -259,3 +301,5 @@ class ProofFileError(PocqueueError, ValueError):
 
 class ProcessError(PocqueueError, RuntimeError):
     """A process that has to run beside this one did not start or did not stay up."""
+
+    http_status = 503

@@ -30,16 +30,7 @@ from pocqueue.delegation.schema import (
     StopBody,
     errors,
 )
-from pocqueue.errors import (
-    InvalidRound,
-    InvalidToken,
-    ModelConflict,
-    NoLiveGpu,
-    SessionsFull,
-    StoreError,
-    TooManyFailures,
-    UnknownSession,
-)
+from pocqueue.errors import UnknownSession
 from pocqueue.rounds.sessions.control import SessionDesk
 from pocqueue.rounds.sessions.reader import MAX_ENTRIES, Page, SessionReader, parse_cursor
 from pocqueue.rounds.sessions.views import session_word
@@ -67,22 +58,7 @@ class Delegation:
     reader: SessionReader
 
 
-class DelegationRoute(SentenceRoute):
-    """A route without a token."""
-
-    statuses = (
-        (InvalidToken, 401),
-        (UnknownSession, 404),
-        (ModelConflict, 409),
-        (InvalidRound, 422),
-        (SessionsFull, 429),
-        (TooManyFailures, 429),
-        (NoLiveGpu, 503),
-        (StoreError, 503),
-    )
-
-
-class TokenRoute(DelegationRoute):
+class TokenRoute(SentenceRoute):
     """A route for customers: `request.state.customer` is who asks.
 
     The token is looked for before anything else is judged: who has none learns nothing of the rest.
@@ -180,7 +156,7 @@ def delegation_router() -> APIRouter:
         responses=errors(401, 429, 503),
         dependencies=SECURITY,
     )
-    health_router = APIRouter(tags=["delegation"], route_class=DelegationRoute)
+    health_router = APIRouter(tags=["delegation"], route_class=SentenceRoute)
     health_router.add_api_route(
         "/health",
         health,

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import signal
 import socket
 import ssl
-from typing import Any
-
-import uvicorn
 
 from pocqueue.delegation.app import service_token
 from pocqueue.delegation.customers import Customers, TokensFile, tokens_path
@@ -18,14 +13,11 @@ from pocqueue.logs import log_to_stderr
 from pocqueue.rounds.connection import redis_url
 from pocqueue.settings import DELEGATION_PREFIX, DelegationSettings, Settings
 from pocqueue.web import listener
+from pocqueue.web.serve import Certificate, serve as serve_app
 
 logger = logging.getLogger(__name__)
 
 APP = "pocqueue.delegation.app:create_app"
-#: Small nodes ask every 5 s; an idle connection is kept for longer than that.
-KEEP_ALIVE_S = 75
-#: Requests at work when the service is told to end may take this long.
-END_S = 10
 
 
 def serve(settings: Settings, delegation: DelegationSettings, *, num_processes: int) -> None:
@@ -43,39 +35,15 @@ def serve(settings: Settings, delegation: DelegationSettings, *, num_processes: 
     log_to_stderr(settings.log_level)
     # All that can be wrong is found here, before there are processes to find it.
     Customers(service_token(delegation), TokensFile(tokens_path(settings, delegation)))
-    check_tls(delegation)
+    certificate = check_tls(delegation)
     redis_url(settings, start=True)
     open_port = listen(delegation)
-    scheme = "http" if delegation.tls_cert is None else "https"
-    host, port = open_port.getsockname()[:2]
-    options: dict[str, Any] = {
-        "factory": True,
-        "loop": "uvloop",
-        "http": "httptools",
-        "ws": "none",
-        # The log of requests would have tokens in it: older clients send them in the query.
-        "access_log": False,
-        "log_config": None,
-        "server_header": False,
-        "timeout_keep_alive": KEEP_ALIVE_S,
-        "timeout_graceful_shutdown": END_S,
-        "ssl_certfile": delegation.tls_cert,
-        "ssl_keyfile": delegation.tls_key,
-    }
+    scheme = "http" if certificate is None else "https"
     processes = "1 process" if num_processes == 1 else f"{num_processes} processes"
     logger.info(
         "DELEGATION serves on %s://%s with %s.", scheme, listener.address_of(open_port), processes
     )
-    # The server ends by itself on these and raises them once more for whoever was there before.
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, lambda *_: None)
-    if num_processes == 1:
-        with contextlib.closing(open_port):
-            uvicorn.Server(uvicorn.Config(APP, **options)).run(sockets=[open_port])
-    else:
-        # Several processes get the port from their parent, which takes no open one from us.
-        open_port.close()
-        uvicorn.run(APP, host=str(host), port=port, workers=num_processes, **options)
+    serve_app(APP, open_port, num_processes=num_processes, certificate=certificate)
 
 
 def listen(delegation: DelegationSettings) -> socket.socket:
@@ -87,15 +55,15 @@ def listen(delegation: DelegationSettings) -> socket.socket:
     return listener.listen(delegation.host, delegation.port, DELEGATION_PREFIX)
 
 
-def check_tls(delegation: DelegationSettings) -> None:
-    """Check that the certificate can be used.
+def check_tls(delegation: DelegationSettings) -> Certificate | None:
+    """Return the certificate, of which is known that it can be used; None: there is none.
 
     Raises:
         SettingsError: one of the two files is missing, or they cannot be used together.
     """
     cert, key = delegation.tls_cert, delegation.tls_key
     if cert is None and key is None:
-        return
+        return None
     if cert is None or key is None:
         given, missing = ("--tls-cert", "--tls-key") if key is None else ("--tls-key", "--tls-cert")
         raise SettingsError(f"{given} is set and {missing} is not: https needs both of them.")
@@ -122,3 +90,4 @@ def check_tls(delegation: DelegationSettings) -> None:
             f"--tls-cert {str(cert)!r} and --tls-key {str(key)!r} cannot be used together ({reason}); "
             "allowed: a certificate and its own private key, both PEM."
         ) from None
+    return Certificate(cert, key)

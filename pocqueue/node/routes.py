@@ -11,22 +11,8 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
-from typing_extensions import override
 
-from pocqueue.errors import (
-    DelegationError,
-    EngineError,
-    EngineUnavailable,
-    InvalidRound,
-    ModelConflict,
-    NodeStateError,
-    OutboxError,
-    PocqueueError,
-    PoolError,
-    ProcessError,
-    SettingsError,
-    StoreError,
-)
+from pocqueue.errors import InvalidRound, NodeStateError, PocqueueError
 from pocqueue.node.round import NodeRound
 from pocqueue.node.schema import (
     InitBody,
@@ -40,7 +26,7 @@ from pocqueue.node.schema import (
 from pocqueue.node.service import NodeService
 from pocqueue.poc.nonces import check_node
 from pocqueue.settings import NodeSettings
-from pocqueue.web.errors import RETRIED, RETRY_AFTER_S, SentenceRoute, answer
+from pocqueue.web.errors import SentenceRoute
 
 _METRICS: dict[str, Any] = {
     "description": "Exposition text.",
@@ -54,34 +40,10 @@ _METRICS: dict[str, Any] = {
 _VERSION = re.compile(r"^/v\d+(?:\.\d+)+(?=/)")
 
 
-class _NodeRoute(SentenceRoute):
-    """Statuses of the small node's errors."""
+class Unhealthy(PocqueueError):
+    """The node cannot work; says why."""
 
-    statuses = (
-        (NodeStateError, 400),
-        (ModelConflict, 409),
-        (InvalidRound, 422),
-        (EngineUnavailable, 503),
-        (EngineError, 500),
-        (StoreError, 503),
-        (PoolError, 503),
-        (OutboxError, 503),
-        # Of local work: a Redis, or a file of the settings, that is not there any more.
-        (ProcessError, 503),
-        (SettingsError, 503),
-    )
-
-    @override
-    def refuse(self, exc: PocqueueError) -> Response:
-        if isinstance(exc, DelegationError):
-            # What is wrong with the round is the chain's to know; what is wrong between the nodes is not.
-            if exc.status is None:
-                status = 503
-            else:
-                status = exc.status if exc.status in {409, 422, 429, 503} else 502
-            headers = {"Retry-After": str(RETRY_AFTER_S)} if status in RETRIED else None
-            return answer(status, str(exc), headers)
-        return super().refuse(exc)
+    http_status = 503
 
 
 class VersionPrefix:
@@ -100,8 +62,8 @@ class VersionPrefix:
 
 def mlnode_router(settings: NodeSettings) -> APIRouter:
     """Return all routes; the service is found in the application's state."""
-    router = APIRouter(route_class=_NodeRoute)
-    proof = APIRouter(prefix="/api/v1/pow", tags=["proof"], route_class=_NodeRoute)
+    router = APIRouter(route_class=SentenceRoute)
+    proof = APIRouter(prefix="/api/v1/pow", tags=["proof"], route_class=SentenceRoute)
 
     async def done(service: NodeService) -> dict[str, Any]:
         return {"status": "OK", "pow_status": await service.status()}
@@ -263,7 +225,7 @@ def mlnode_router(settings: NodeSettings) -> APIRouter:
     async def health(request: Request) -> Any:
         """Say whether the node can work."""
         if reason := _service(request).unhealthy:
-            return answer(503, reason, {"Retry-After": str(RETRY_AFTER_S)})
+            raise Unhealthy(reason)
         return {"status": "OK"}
 
     @router.get(

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request
 
-from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound, PocqueueError
+from pocqueue.errors import EngineUnavailable, InvalidToken, PocqueueError
 from pocqueue.poc.config import PoCConfig
 from pocqueue.served.schema import (
     ERRORS,
@@ -27,7 +27,7 @@ from pocqueue.served.schema import (
     StatusAnswer,
     VerdictAnswer,
 )
-from pocqueue.served.service import NoRound, PowService, RoundRunning
+from pocqueue.served.service import PowService
 from pocqueue.web.errors import SentenceRoute
 
 T = TypeVar("T")
@@ -37,29 +37,16 @@ PREFIX = "/api/v1/pow"
 _LOOK_EVERY_S = 1.0
 
 
-class Unauthorized(PocqueueError):
-    """The token is missing or wrong."""
-
-
 class Disconnected(PocqueueError):
     """Nobody waits for the answer any more."""
+
+    http_status = 400
 
 
 class MissingPart(PocqueueError):
     """A part of the round is missing that older clients may leave out."""
 
-
-class _PowRoute(SentenceRoute):
-    statuses = (
-        (Unauthorized, 401),
-        (NoRound, 400),
-        (MissingPart, 400),
-        (Disconnected, 400),
-        (RoundRunning, 409),
-        (InvalidRound, 422),
-        (EngineUnavailable, 503),
-        (EngineError, 500),
-    )
+    http_status = 400
 
 
 class PowState:
@@ -92,7 +79,7 @@ class PowState:
         """Let those pass that may use the routes.
 
         Raises:
-            Unauthorized: the token is missing or wrong.
+            InvalidToken: the token is missing or wrong.
         """
         if not self.tokens:
             return
@@ -101,14 +88,14 @@ class PowState:
         # All of them, always: the time says nothing about which one was close.
         matches = [secrets.compare_digest(given, known) for known in self.tokens]
         if scheme.lower() != "bearer" or not any(matches):
-            raise Unauthorized("Invalid auth token; send it as `Authorization: Bearer TOKEN`.")
+            raise InvalidToken("Invalid auth token; send it as `Authorization: Bearer TOKEN`.")
 
 
 def pow_router(state: PowState) -> APIRouter:
     """Return the routes, over a state that is filled in later."""
     router = APIRouter(
         prefix=PREFIX,
-        route_class=_PowRoute,
+        route_class=SentenceRoute,
         tags=["proof"],
         responses=ERRORS,
         # Before the fields of a body are looked at: who has no token learns nothing of them.

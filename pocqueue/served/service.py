@@ -33,9 +33,13 @@ _BUSY = {PoCState.GENERATING, PoCState.VALIDATING}
 class NoRound(PocqueueError):
     """A round is asked for, and there is none."""
 
+    http_status = 400
+
 
 class RoundRunning(PocqueueError):
     """A round is being searched; it has to be stopped first."""
+
+    http_status = 409
 
 
 class PowService:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Coroutine, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
@@ -19,15 +19,12 @@ from typing_extensions import override
 
 from pocqueue.errors import InvalidRound, PocqueueError
 
-#: Seconds after which it is worth asking again where nothing better is known.
-RETRY_AFTER_S = 2
-
-
 #: Statuses that come with `Retry-After`.
 RETRIED = {429, 503}
 _RETRY_AFTER = {
     "Retry-After": {
-        "description": f"Seconds after which to try again, {RETRY_AFTER_S} where nothing better is known.",
+        "description": f"Seconds after which to try again, {PocqueueError.retry_after_s:.0f} where nothing better "
+        "is known.",
         "schema": {"type": "integer", "minimum": 1},
     }
 }
@@ -61,10 +58,7 @@ def error_answers(
 
 
 class SentenceRoute(APIRoute):
-    """Turns what goes wrong into a status and one sentence; services name their statuses."""
-
-    #: Status by class of error; the first that fits, and 500 where none does.
-    statuses: ClassVar[tuple[tuple[type[Exception], int], ...]] = ()
+    """Turns what goes wrong into a status and one sentence."""
 
     @override
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -76,7 +70,7 @@ class SentenceRoute(APIRoute):
             except RequestValidationError as exc:
                 return answer(422, sentence(exc))
             except PocqueueError as exc:
-                return self.refuse(exc)
+                return refusal(exc)
 
         return handle
 
@@ -86,15 +80,15 @@ class SentenceRoute(APIRoute):
         """Let a request through to its route; services that ask for a token do so here."""
         return await handler(request)
 
-    def refuse(self, exc: PocqueueError) -> Response:
-        """Answer with an error."""
-        status = next((code for kind, code in self.statuses if isinstance(exc, kind)), 500)
-        headers = {}
-        if status == 401:
-            headers["WWW-Authenticate"] = "Bearer"
-        if status in RETRIED:
-            headers["Retry-After"] = str(math.ceil(getattr(exc, "retry_after_s", RETRY_AFTER_S)))
-        return answer(status, str(exc), headers)
+
+def refusal(exc: PocqueueError) -> Response:
+    """Return the answer that an error is."""
+    headers = {}
+    if exc.http_status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if exc.http_status in RETRIED:
+        headers["Retry-After"] = str(math.ceil(exc.retry_after_s))
+    return answer(exc.http_status, str(exc), headers)
 
 
 def sentence(exc: RequestValidationError) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -52,8 +51,6 @@ def serve(
         load_env_file(env_file)
     import logging
 
-    import uvicorn
-
     from pocqueue.logs import log_to_stderr
     from pocqueue.node.app import create_app
     from pocqueue.settings import (
@@ -63,6 +60,7 @@ def serve(
         load_settings,
     )
     from pocqueue.web.listener import address_of, listen
+    from pocqueue.web.serve import serve as serve_app
 
     settings, delegation, node = load_settings(), load_delegation_settings(), load_node_settings()
     if key is not None:
@@ -71,9 +69,6 @@ def serve(
     application = create_app(settings, delegation, node)
     # Before anything is resumed or loaded.
     listener = listen(host or node.host, node.port if port is None else port, NODE_PREFIX)
-    # The server ends by itself on these and raises them once more for whoever was there before.
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, lambda *_: None)
     mode = f"delegates to {delegation.url}" if delegation.is_delegating else "works by itself"
     logging.getLogger(__name__).info(
         "Small node on http://%s: DELEGATION %s, it %s.",
@@ -81,17 +76,7 @@ def serve(
         "on" if delegation.is_delegating else "off",
         mode,
     )
-    config = uvicorn.Config(
-        application,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        ws="none",
-        # Long polls of our own end with the searches.
-        timeout_graceful_shutdown=10,
-    )
-    with listener:
-        uvicorn.Server(config).run(sockets=[listener])
+    serve_app(application, listener)
 
 
 @app.command("status", short_help="Show how a node stands.")

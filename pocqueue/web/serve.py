@@ -1,0 +1,72 @@
+"""Runs the application of a service on its port, in one process or several, until a signal ends it."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import uvicorn
+from starlette.types import ASGIApp
+
+#: Clients that poll ask every few seconds; an idle connection is kept for longer than that.
+KEEP_ALIVE_S = 75
+#: Requests at work when the service is told to end may take this long.
+END_S = 10
+#: Longest WebSocket message, in bytes.
+MAX_MESSAGE_BYTES = 4 << 20
+
+
+class Certificate(NamedTuple):
+    """What a service answers https with: PEM files of a certificate and of its key."""
+
+    cert: Path
+    key: Path
+
+
+def serve(
+    app: ASGIApp | str,
+    listener: socket.socket,
+    *,
+    num_processes: int = 1,
+    certificate: Certificate | None = None,
+    websockets: bool = False,
+) -> None:
+    """Serve until SIGTERM or SIGINT; the listener is closed then.
+
+    Args:
+        app: the application, or ``module:function`` of what makes it, which several processes need.
+        listener: from `listener.listen`.
+        num_processes: that share the port. Each calls the function, and reads its settings itself.
+        certificate: for https; None: http.
+        websockets: the application has WebSocket routes; the package `websockets` is needed then.
+    """
+    host, port = listener.getsockname()[:2]
+    options: dict[str, Any] = {
+        "factory": isinstance(app, str),
+        "loop": "uvloop",
+        "http": "httptools",
+        "ws": "websockets-sansio" if websockets else "none",
+        "ws_max_size": MAX_MESSAGE_BYTES,
+        "ws_per_message_deflate": False,
+        # The server's own log of requests has tokens in it that clients send in the query; see `requests`.
+        "access_log": False,
+        "log_config": None,
+        "server_header": False,
+        "timeout_keep_alive": KEEP_ALIVE_S,
+        "timeout_graceful_shutdown": END_S,
+    }
+    if certificate is not None:
+        options |= {"ssl_certfile": certificate.cert, "ssl_keyfile": certificate.key}
+    # The server ends by itself on these, and raises them once more for the handlers that were there before.
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda *_: None)
+    if num_processes == 1:
+        with contextlib.closing(listener):
+            uvicorn.Server(uvicorn.Config(app, **options)).run(sockets=[listener])
+    else:
+        # Several processes get the port from their parent, which takes no open one from us.
+        listener.close()
+        uvicorn.run(app, host=str(host), port=port, workers=num_processes, **options)
