@@ -22,8 +22,8 @@ from typing_extensions import override
 from benchmarks.effort import FULL, Effort
 from benchmarks.shapes import SHAPES, write_model
 from benchmarks.stats import Figure, Sample
-from pocqueue.engine.base import Batch
 from pocqueue.engine.torch_model.engine import TorchEngine
+from pocqueue.poc.batch import Batch
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.redis_server import RedisServer
 from pocqueue.rounds.spec import RoundSpec, RoundState
@@ -81,7 +81,7 @@ class PipelineBench:
             for engine in (fast, judged)
         )
         self.fast.gaps, self.judged.gaps = [], []
-        self._batch = Batch.of(self._spec(1).poc_config(), range(case.batch_size))
+        self._batch = Batch.of(self._spec(1), range(case.batch_size))
         self.num_batches = 4
         self.num_batches = max(2, round(TURN_S / (case.batch_size / self.forward()) / 4))
 

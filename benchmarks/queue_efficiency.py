@@ -7,6 +7,7 @@ import time
 from benchmarks.effort import FULL, Effort
 from benchmarks.stats import Figure, Sample
 from pocqueue.engine.base import Engine
+from pocqueue.poc.batch import Batch
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.spec import RoundState
 from pocqueue.rounds.start import deployed_model, draft_spec, start_round
@@ -52,10 +53,10 @@ def batch_seconds(engine: Engine) -> float:
 def _bare(engine: Engine, turn: int, seconds: float) -> float:
     spec = draft_spec(block_hash=f"bare-{turn}", public_key="bench")
     config, num = spec.poc_config(), 0
-    engine.distances(config, range(32))
+    engine.values(Batch.of(config, range(32)))
     began = time.perf_counter()
     while time.perf_counter() - began < seconds:
-        engine.distances(config, range(num, num + spec.batch_size))
+        engine.values(Batch.of(config, range(num, num + spec.batch_size)))
         num += spec.batch_size
     return num / (time.perf_counter() - began)
 

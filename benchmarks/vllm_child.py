@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 from pocqueue.engine import EngineOptions
-from pocqueue.engine.base import Batch
 from pocqueue.engine.vllm.engine import VllmEngine, load_vllm_engine
+from pocqueue.poc.batch import Batch
 from pocqueue.rounds.start import draft_spec
 
 BATCH_SIZE, SEQ_LEN = 32, 256
@@ -41,7 +41,7 @@ def _engine(engine: VllmEngine, num_batches: int) -> float:
     config = draft_spec(block_hash="bare", public_key="bench").poc_config()
     began = time.perf_counter()
     for batch in range(num_batches):
-        engine.distances(config, range(batch * BATCH_SIZE, (batch + 1) * BATCH_SIZE))
+        engine.values(Batch.of(config, range(batch * BATCH_SIZE, (batch + 1) * BATCH_SIZE)))
     return time.perf_counter() - began
 
 

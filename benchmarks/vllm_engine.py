@@ -12,6 +12,7 @@ from pathlib import Path
 from benchmarks.stats import Figure, Sample
 from benchmarks.vllm_child import BATCH_SIZE
 from pocqueue.engine.base import Engine
+from pocqueue.poc.batch import Batch
 from pocqueue.rounds.start import draft_spec
 
 #: Short turns, many of them, in alternating order: a noisy machine's moods fall on all sides.
@@ -68,7 +69,7 @@ def _torch_turn(engine: Engine) -> float:
     config = draft_spec(block_hash="bare", public_key="bench").poc_config()
     began = time.perf_counter()
     for batch in range(BATCHES_PER_TURN):
-        engine.distances(config, range(batch * BATCH_SIZE, (batch + 1) * BATCH_SIZE))
+        engine.values(Batch.of(config, range(batch * BATCH_SIZE, (batch + 1) * BATCH_SIZE)))
     return BATCHES_PER_TURN * BATCH_SIZE / (time.perf_counter() - began)
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pocqueue
+from pocqueue.engine.kinds import is_remote
 from pocqueue.engine.queue_names import parse_queue
 from pocqueue.errors import ProcessError, SettingsError
 from pocqueue.processes.stack_lock import stack_lock
@@ -137,7 +138,7 @@ def environment(settings: Settings) -> dict[str, str]:
 
 def _default_workers(settings: Settings, env: dict[str, str]) -> int:
     # `cpu` and `cuda:K` name one device, and so does the URL of a server.
-    if settings.device not in {"auto", "cuda"} or settings.engine == "vllm-server":
+    if settings.device not in {"auto", "cuda"} or is_remote(settings.engine):
         return 1
     return max(1, count_cuda_devices(env) // settings.tensor_parallel)
 

@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
-from pocqueue.engine.base import Batch, Engine
+from pocqueue.engine.base import Engine
 from pocqueue.errors import (
     EngineUnavailable,
     PocqueueError,
@@ -33,11 +33,12 @@ from pocqueue.errors import (
     StoreFull,
     StoreUnavailable,
 )
+from pocqueue.poc.batch import Batch
 from pocqueue.poc.data import is_valid
 from pocqueue.poc.nonces import nonces_of
 from pocqueue.rounds.latency import Latency
 from pocqueue.rounds.pool import shape_key
-from pocqueue.rounds.records import CommitResult, OutstandingRange, RoundStatus
+from pocqueue.rounds.records import CommitResult, Outcome, OutstandingRange, RoundStatus
 from pocqueue.rounds.store import RoundStore
 
 logger = logging.getLogger(__name__)
@@ -248,7 +249,7 @@ class RangeRunner:
         self, status: RoundStatus, out: OutstandingRange, deadline: float, *, waited: bool
     ) -> _Searched:
         """Search batch by batch from `out.done` on; `waited`: since before the engine was free."""
-        spec, config = status.spec, status.spec.poc_config()
+        spec = status.spec
         position, counted, computed = out.done, 0, 0
         batch_s = self._batch_seconds(spec.seq_len, spec.batch_size)
         began = self._clock()
@@ -268,7 +269,7 @@ class RangeRunner:
                         waited = False
                         self._note_gap(batch_began - self._pass_ended)
                     with self._passing(batch_began):
-                        distances = self._engine.distances(config, nonces, upcoming)
+                        distances = self._engine.values(Batch.of(spec, nonces), upcoming)
                     self._pass_ended = self._clock()
                     took_s = self._pass_ended - batch_began
                     batch_s = min(batch_s or took_s, took_s)
@@ -276,10 +277,10 @@ class RangeRunner:
                 if pending is not None:
                     result, size = pending.future.result(), pending.size
                     pending = None
-                    if result.outcome == "committed":
+                    if result.outcome is Outcome.COMMITTED:
                         counted += size
-                    elif not result.goes_on:
-                        if result.outcome in {"closed", "late"}:
+                    elif not result.outcome.goes_on:
+                        if result.outcome.ends_round:
                             self._ended.append(out.round_id)
                         return _Searched(result.outcome, counted, None)
                     elif result.done != position:
@@ -295,7 +296,9 @@ class RangeRunner:
         except BaseException:
             # The engine or Redis failed with a commit under way: see it through.
             if pending is not None and not pending.future.exception():
-                counted += pending.size if pending.future.result().outcome == "committed" else 0
+                counted += (
+                    pending.size if pending.future.result().outcome is Outcome.COMMITTED else 0
+                )
             with self._stats_lock:
                 self._stats.checked += counted
             raise
@@ -316,11 +319,11 @@ class RangeRunner:
         try:
             if last.pending is not None:
                 result = last.pending.future.result()
-                if result.outcome == "committed":
+                if result.outcome is Outcome.COMMITTED:
                     counted += last.pending.size
                 else:
                     # Not this worker's any more, or the store stands elsewhere: others go on there.
-                    left = result.goes_on and result.done != out.stop
+                    left = result.outcome.goes_on and result.done != out.stop
         finally:
             # Also where that commit was refused: those before it counted.
             with self._stats_lock:
@@ -380,7 +383,7 @@ class RangeRunner:
                 took_s = self._clock() - began
                 with self._stats_lock:
                     self._stats.commits = self._stats.commits.add(took_s)
-            return result or CommitResult("closed", 0)
+            return result or CommitResult(Outcome.CLOSED, 0)
 
         return self._committer.submit(commit)
 
@@ -390,8 +393,8 @@ class RangeRunner:
         def look() -> CommitResult:
             opened = self._retry(lambda: self._store.open_range(out.round_id, out.range_id))
             if opened is None or opened[1].worker != self._worker:
-                return CommitResult("reassigned", 0)
-            return CommitResult("repeated", opened[1].done)
+                return CommitResult(Outcome.REASSIGNED, 0)
+            return CommitResult(Outcome.REPEATED, opened[1].done)
 
         return self._committer.submit(look)
 
@@ -488,7 +491,7 @@ def _batch_at(status: RoundStatus, out: OutstandingRange, position: int) -> Batc
     """Return the batch of a range that begins at this index; None behind its end."""
     if position >= out.stop:
         return None
-    return Batch.of(status.spec.poc_config(), _nonces_at(status, out, position))
+    return Batch.of(status.spec, _nonces_at(status, out, position))
 
 
 def _nonces_at(status: RoundStatus, out: OutstandingRange, position: int) -> range:

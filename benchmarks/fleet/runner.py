@@ -20,7 +20,7 @@ from benchmarks.fleet.ledger import Ledger, distance, valid_indices
 from benchmarks.fleet.wire import Command, Wire, WireClosed
 from pocqueue.rounds.latency import Latency
 from pocqueue.rounds.pool import shape_key
-from pocqueue.rounds.records import CommitResult, OutstandingRange, RoundStatus
+from pocqueue.rounds.records import CommitResult, Outcome, OutstandingRange, RoundStatus
 from pocqueue.rounds.store import Keys, commit_batch_call, release_range_call
 
 SEQ_LEN, BATCH_SIZE = 256, 32
@@ -164,8 +164,8 @@ class VirtualRunner:
         except WireClosed:
             work = None
         if work is None or work.out.worker != self.worker:
-            return CommitResult("reassigned", 0)
-        return CommitResult("repeated", work.out.done)
+            return CommitResult(Outcome.REASSIGNED, 0)
+        return CommitResult(Outcome.REPEATED, work.out.done)
 
     async def _search(
         self, work: _Range, pending: asyncio.Task[CommitResult]
@@ -189,13 +189,13 @@ class VirtualRunner:
                 self._noticed_at = time.monotonic()
                 self._idle(self._ledger.on_commit, self._noticed_at - woke)
             result = pending.result()
-            if not result.goes_on:
-                if result.outcome in {"closed", "late"}:
+            if not result.outcome.goes_on:
+                if result.outcome.ends_round:
                     self._ended.append(out.round_id)
                 self._ledger.dropped_s[result.outcome] += took_s
                 self._note_rate(computed, self._free_at - began)
                 return result.outcome
-            if result.outcome != "committed" and result.done != position:
+            if result.outcome is not Outcome.COMMITTED and result.done != position:
                 self._ledger.dropped_s["elsewhere"] += took_s
                 position = result.done
                 continue
@@ -230,13 +230,13 @@ class VirtualRunner:
         try:
             reply = await self._committer.send(evalsha(self._scripts.commit_batch, *call))
         except WireClosed:
-            return CommitResult("closed", 0)
+            return CommitResult(Outcome.CLOSED, 0)
         del self._in_flight[number]
         seconds = time.monotonic() - began
         self._ledger.commit_s.append(seconds)
         self.commits = self.commits.add(seconds)
-        outcome, done = reply[0]
-        if outcome == "committed":
+        outcome, done = Outcome(reply[0][0]), reply[0][1]
+        if outcome is Outcome.COMMITTED:
             self._ledger.committed[name].extend((start, stop))
             self.checked += stop - start
         else:
@@ -250,7 +250,7 @@ class VirtualRunner:
         else:
             result = await ended
             word = result.outcome
-            left = word != "committed" and result.goes_on and result.done != work.out.stop
+            left = word != "committed" and result.outcome.goes_on and result.done != work.out.stop
         if left:
             call = release_range_call(work.out.round_id, work.out.range_id, failed=False)
             await self._store.send(evalsha(self._scripts.release_range, *call))

@@ -142,6 +142,7 @@ def _workers_beside(settings: Settings, queue: str) -> list[str]:
     Those of this host for the same queue, device or, as all share its processor, the CPU; for a vLLM
     server, those that use one.
     """
+    from pocqueue.engine.kinds import is_remote
     from pocqueue.engine.queue_names import parse_queue
     from pocqueue.errors import StoreError
     from pocqueue.rounds.connection import connect, redis_url
@@ -158,7 +159,7 @@ def _workers_beside(settings: Settings, queue: str) -> list[str]:
     try:
         for gpu in Pool(client, url).live():
             own = parse_queue(gpu.queue)
-            if settings.engine == "vllm-server" or gpu.info.engine == "vllm-server":
+            if is_remote(settings.engine) or gpu.info.is_remote:
                 beside = settings.engine == gpu.info.engine
             else:
                 same_queue = own is not None and own[1] == parsed[1] and settings.device == "auto"

@@ -278,14 +278,15 @@ def _pool_sampler(backend: Backend, info: EngineInfo, draft: RoundSpec) -> Sampl
 def _local_source(
     settings: Settings, draft: RoundSpec, model: str | None, stack: ExitStack
 ) -> _Source:
-    from pocqueue.engine.base import Batch, check_batch
+    from pocqueue.engine.base import check_batch
     from pocqueue.engine.local import load_local_engine
     from pocqueue.measure.calibration import sample_engine
+    from pocqueue.poc.batch import Batch
 
     view = console(stderr=True)
     engine = load_local_engine(settings, model, lambda line: view.print(line))
     stack.callback(engine.close)
-    check_batch(engine.info, Batch.of(draft.poc_config(), []))
+    check_batch(engine.info, Batch.of(draft, []))
 
     def sample(block_hash: str, num: int, on_progress: OnCount) -> list[float]:
         return sample_engine(

@@ -219,13 +219,13 @@ def _check(
     """Check all that can be before anything is loaded."""
     from importlib.util import find_spec
 
-    from pocqueue.engine import ENGINES
+    from pocqueue.engine.kinds import KINDS
     from pocqueue.errors import InvalidRound, SettingsError
     from pocqueue.rounds.start import draft_spec
 
     for option, engine in (("--a", a), ("--b", b)):
-        if engine not in ENGINES:
-            raise SettingsError(f"{option} is {engine!r}; allowed: {', '.join(sorted(ENGINES))}.")
+        if engine not in KINDS:
+            raise SettingsError(f"{option} is {engine!r}; allowed: {', '.join(sorted(KINDS))}.")
         if engine == "vllm" and find_spec("vllm") is None:
             raise SettingsError(
                 f"{option} is 'vllm', but vLLM is not installed here: pip install 'pocqueue[vllm]', or "

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from pocqueue.engine.base import Engine, EngineInfo, OnProgress
+from pocqueue.engine.kinds import KINDS
 from pocqueue.errors import EngineError, SettingsError
 
-__all__ = ["ENGINES", "Engine", "EngineInfo", "EngineOptions", "OnProgress", "load_engine"]
+__all__ = ["Engine", "EngineInfo", "EngineOptions", "OnProgress", "load_engine"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +38,7 @@ def load_engine(
     """Load a model into an engine. Takes seconds for the embedded model, minutes for a large one.
 
     Args:
-        engine: one of ``ENGINES``.
+        engine: one of ``KINDS``.
         options: what to load; "vllm-server" loads nothing and takes what is served.
         on_progress: told in one line each what is being done.
 
@@ -47,47 +49,25 @@ def load_engine(
         EngineError: the model does not fit into the device's memory, or its runtime is not installed.
         EngineUnavailable: the server does not answer.
     """
-    loader = ENGINES.get(engine)
-    if loader is None:
-        raise SettingsError(f"engine is {engine!r}; allowed: {', '.join(sorted(ENGINES))}.")
-    if options.tensor_parallel != 1 and engine != "vllm":
+    kind = KINDS.get(engine)
+    if kind is None:
+        raise SettingsError(f"engine is {engine!r}; allowed: {', '.join(sorted(KINDS))}.")
+    if options.tensor_parallel != 1 and not kind.spreads:
         raise SettingsError(
             f"POCQUEUE_TENSOR_PARALLEL is {options.tensor_parallel}; allowed with engine {engine}: 1. "
             "Only engine vllm spreads a model over several GPUs."
         )
-    return loader(options, on_progress or _ignore)
-
-
-def _load_torch(options: EngineOptions, on_progress: OnProgress) -> Engine:
-    from pocqueue.engine.torch_model.loader import load_torch_engine
-
-    return load_torch_engine(options, on_progress)
-
-
-def _load_vllm(options: EngineOptions, on_progress: OnProgress) -> Engine:
-    from pocqueue.engine.vllm.engine import load_vllm_engine
-
-    if find_spec("vllm") is None:
+    if kind.package and find_spec(kind.package) is None:
         raise EngineError(
-            "Engine vllm needs vLLM, which is not installed here: pip install 'pocqueue[vllm]', or use "
-            "POCQUEUE_ENGINE=torch."
+            f"Engine {engine} needs {kind.package}, which is not installed here: pip install "
+            f"'pocqueue[{kind.package}]', or use POCQUEUE_ENGINE=torch."
         )
-    return load_vllm_engine(options, on_progress)
-
-
-def _load_vllm_server(options: EngineOptions, on_progress: OnProgress) -> Engine:
-    from pocqueue.engine.vllm.server import connect_vllm_server
-
-    return connect_vllm_server(options, on_progress)
+    module, name = kind.loader.split(":")
+    # Each imports its runtime, which takes seconds, so not before it is wanted.
+    load: Any = getattr(import_module(module), name)
+    loaded: Engine = load(options, on_progress or _ignore)
+    return loaded
 
 
 def _ignore(_text: str) -> None:
     """Stand in for a progress callback that nobody gave."""
-
-
-#: Loaders by engine name. Each imports its runtime when it is called.
-ENGINES: dict[str, Callable[[EngineOptions, OnProgress], Engine]] = {
-    "torch": _load_torch,
-    "vllm": _load_vllm,
-    "vllm-server": _load_vllm_server,
-}

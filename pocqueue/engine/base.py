@@ -5,14 +5,13 @@ Imports neither torch nor any other model runtime, so the scheduler, the APIs an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any, Protocol
 
+from pocqueue.engine.kinds import KINDS, is_remote
 from pocqueue.errors import InvalidRound
-
-if TYPE_CHECKING:
-    from pocqueue.poc.config import PoCConfig
+from pocqueue.poc.batch import Batch
 
 #: What an operator gives vLLM as ``--worker-extension-cls``; see ``vllm_worker.py``.
 EXTENSION = "pocqueue.engine.vllm.worker.PoCWorker"
@@ -47,9 +46,13 @@ class EngineInfo:
         within float error, which puts more honest nonces on the other side of r_target than the fraud
         test allows for.
         """
-        # A served vLLM runs the same kernels as one of the worker's own.
-        name = self.engine.removesuffix("-server")
+        name = KINDS[self.engine].kernels if self.engine in KINDS else self.engine
         return f"{name}-x{self.tensor_parallel}" if self.tensor_parallel > 1 else name
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether a server has the model, and the process that says so neither model nor device."""
+        return is_remote(self.engine)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain strings and integers, fit for JSON."""
@@ -100,41 +103,8 @@ def _count(config: Any, name: str) -> int:
     return value if type(value) is int else 0
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """The nonces of one forward pass and the shape that it has."""
-
-    block_hash: str
-    public_key: str
-    nonces: tuple[int, ...]  #: at most `batch_size` of them
-    batch_size: int
-    seq_len: int
-
-    @classmethod
-    def of(cls, config: PoCConfig, nonces: Sequence[int]) -> Batch:
-        """Return a round's batch of these nonces."""
-        return cls(
-            config.block_hash, config.public_key, tuple(nonces), config.batch_size, config.seq_len
-        )
-
-    @classmethod
-    def from_wire(cls, values: Sequence[Any]) -> Batch:
-        """Return the batch that ``to_wire`` described."""
-        block_hash, public_key, nonces, batch_size, seq_len = values
-        return cls(block_hash, public_key, tuple(nonces), batch_size, seq_len)
-
-    def to_wire(self) -> list[Any]:
-        """Return the fields in their order, as plain values for a process elsewhere."""
-        return [self.block_hash, self.public_key, list(self.nonces), self.batch_size, self.seq_len]
-
-    def padded(self) -> Batch:
-        """Return the batch filled up to its size with its last nonce, whose results nobody reads."""
-        missing = self.batch_size - len(self.nonces)
-        return replace(self, nonces=self.nonces + self.nonces[-1:] * missing)
-
-
 class Engine(Protocol):
-    """A deployed model seen as a function from nonces to distances.
+    """A deployed model seen as a function from a batch to values.
 
     An engine is used by one thread at a time: callers that have several hold a lock around each call.
     """
@@ -144,27 +114,25 @@ class Engine(Protocol):
         """What is deployed here; the same for the engine's whole life."""
         ...
 
-    def distances(
-        self, config: PoCConfig, nonces: Sequence[int], upcoming: Batch | None = None
-    ) -> list[float]:
-        """Compute the distances of one batch in one forward pass of fixed shape.
+    def values(self, batch: Batch, upcoming: Batch | None = None) -> list[Any]:
+        """Compute what a proof keeps of each nonce, in one forward pass of fixed shape.
 
-        The pass has the shape [config.batch_size, config.seq_len] however few nonces there are, so
-        a nonce's distance depends on neither the other nonces nor their number.
+        The pass has the shape [batch_size, seq_len] however few nonces there are, so a nonce's value
+        depends on neither the other nonces nor their number.
 
         Args:
-            config: block hash, public key and shape of the round.
-            nonces: at most ``config.batch_size`` of them.
-            upcoming: what the next call will ask for, as far as the caller knows. An engine may make
+            batch: what to compute; its proof scheme says what a value is.
+            upcoming: what the next call will ask for, as far as the caller knows. An engine may prefetch
                 its inputs and permutations while this batch is in the model; another next call is
                 answered all the same.
 
         Returns:
-            One distance a nonce, in order, each in [0, 2]; NaN where the model's logits were not
-            finite (the caller drops those). Empty for no nonces.
+            One JSON-ready value a nonce, in order. With scheme "distance" a float in [0, 2], or NaN if the
+            model's logits were not finite (the caller drops those). Empty for no nonces.
 
         Raises:
-            InvalidRound: ``config.seq_len`` is above the model's limit, or there are too many nonces.
+            InvalidRound: ``seq_len`` is above the model's limit, there are too many nonces, or this engine
+                cannot compute the scheme.
         """
         ...
 

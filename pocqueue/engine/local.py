@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pocqueue.engine import Engine, EngineOptions, OnProgress, load_engine
+from pocqueue.engine.kinds import is_remote
 from pocqueue.settings import Settings
 
 #: How long the server of a model may take to answer: to a command, at which somebody waits, and to a
@@ -46,7 +47,7 @@ def _options(queue: str, settings: Settings, model: str, patience_s: float) -> E
         model=model,
         # A served model is on devices of the server's.
         device="cpu"
-        if settings.engine == "vllm-server"
+        if is_remote(settings.engine)
         else device_for_queue(queue, settings.device, settings.tensor_parallel),
         state_dir=settings.state_dir,
         dtype=settings.dtype,

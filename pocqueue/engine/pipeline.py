@@ -7,15 +7,15 @@ does: see `preparation.py`.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 
-from pocqueue.engine.base import Batch, EngineInfo, check_batch
+from pocqueue.engine.base import EngineInfo, check_batch
 from pocqueue.engine.prefetch import CudaAside, Preparation
 from pocqueue.errors import EngineError
-from pocqueue.poc.config import PoCConfig
+from pocqueue.poc.batch import Batch
 from pocqueue.poc.gpu_random import generate_target
 from pocqueue.poc.kernels import Kernels, kernels_for
 
@@ -60,13 +60,13 @@ class ProofMaths:
         return self._kernels.name
 
     @torch.inference_mode()
-    def distances(
+    def values(
         self,
         batch: Batch,
         forward: Callable[[torch.Tensor], torch.Tensor | None],
         upcoming: Batch | None = None,
     ) -> list[float] | None:
-        """Compute the distances of one batch in one pass; see ``Engine.distances``.
+        """Compute the distances of one batch in one pass; see ``Engine.values``.
 
         Args:
             batch: what is asked for.
@@ -97,14 +97,6 @@ class ProofMaths:
             target = self._target(batch.block_hash)
             measured = self._kernels.distances(logits, prepared.order, target)
             return self._read(measured)[: len(batch.nonces)]
-
-    @torch.inference_mode()
-    def make_inputs(self, config: PoCConfig, nonces: Sequence[int]) -> torch.Tensor:
-        """Make the embeddings of one batch, [batch_size, seq_len, hidden] in the model's dtype.
-
-        They are good until the next batch is made.
-        """
-        return self._preparation.take(Batch.of(config, nonces).padded()).inputs
 
     def forget(self) -> None:
         """Free targets and buffers; the next batch makes its own."""
@@ -154,15 +146,3 @@ def enough_memory(info: EngineInfo, batch: Batch) -> Iterator[None]:
             f"A batch of {batch.batch_size} x {batch.seq_len} tokens does not fit into the memory of "
             f"{info.device} beside model {info.model}. Use a smaller batch_size."
         ) from exc
-
-
-def warm_up_config(batch_size: int, seq_len: int) -> PoCConfig:
-    """Return a round for a pass whose result nobody wants."""
-    return PoCConfig(
-        block_hash="warm-up",
-        block_height=0,
-        public_key="warm-up",
-        r_target=1.0,
-        batch_size=batch_size,
-        seq_len=seq_len,
-    )

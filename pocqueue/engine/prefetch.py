@@ -19,7 +19,7 @@ from typing import Protocol
 
 import torch
 
-from pocqueue.engine.base import Batch
+from pocqueue.poc.batch import Batch
 from pocqueue.poc.kernels import Kernels
 from pocqueue.poc.seeds import input_seeds, permutation_seeds
 

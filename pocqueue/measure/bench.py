@@ -12,14 +12,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pocqueue.engine.base import Batch, Engine, OnProgress
+from pocqueue.engine.base import Engine, OnProgress
+from pocqueue.engine.kinds import is_remote
 from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound
 from pocqueue.logs import log_to_stderr
 from pocqueue.measure.memory import MemoryGuard
 from pocqueue.measure.profile import Profile, Profiled, Sweep, SweepPoint
 from pocqueue.measure.run_in_child import run_in_child
+from pocqueue.poc.batch import Batch, batches_of
 from pocqueue.poc.config import PoCConfig
-from pocqueue.poc.nonces import split_range
 from pocqueue.settings import Settings
 
 #: Of a round that does not say.
@@ -162,7 +163,7 @@ def _load_and_profile(
 
     if settings.log_level == "DEBUG":
         log_to_stderr(settings.log_level)
-    if settings.engine == "vllm-server":
+    if is_remote(settings.engine):
         # A worker waits for a server that starts; whoever types a command does not.
         engine = load_local_engine(settings, on_progress=on_progress)
     else:
@@ -187,18 +188,15 @@ def _call_engine(engine: Engine, config: PoCConfig, num_batches: int) -> tuple[f
         before which nothing was made ready, and a last one, during which nothing is.
     """
     total = (num_batches + 2) * config.batch_size
-    batches = [
-        Batch.of(config, range(start, stop))
-        for start, stop in split_range(0, total, config.batch_size)
-    ]
-    distances = engine.distances(config, batches[0].nonces, batches[1])
+    batches = list(batches_of(config, range(total)))
+    distances = engine.values(batches[0], batches[1])
 
     def loop() -> None:
         for batch, following in itertools.pairwise(batches[1:]):
-            distances.extend(engine.distances(config, batch.nonces, following))
+            distances.extend(engine.values(batch, following))
 
     took = _seconds(loop)
-    distances.extend(engine.distances(config, batches[-1].nonces))
+    distances.extend(engine.values(batches[-1]))
     return took / num_batches, distances
 
 

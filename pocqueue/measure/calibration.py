@@ -21,7 +21,7 @@ from typing import Any
 
 from pocqueue.engine.base import Engine, EngineInfo
 from pocqueue.errors import CalibrationError, InvalidRound, PocqueueError, StoreUnavailable
-from pocqueue.poc.nonces import split_range
+from pocqueue.poc.batch import batches_of
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.records import RoundStatus
 from pocqueue.rounds.spec import RoundSpec, RoundState
@@ -296,10 +296,9 @@ def sample_engine(
         InvalidRound: a field is out of bounds, or seq_len is above the model's limit.
     """
     spec = _spec(engine.info, block_hash, public_key, seq_len, batch_size, num_nonces, 1.0)
-    config = spec.poc_config()
     distances: list[float] = []
-    for start, stop in split_range(0, num_nonces, batch_size):
-        distances += engine.distances(config, range(start, stop))
+    for batch in batches_of(spec, range(num_nonces)):
+        distances += engine.values(batch)
         if on_progress is not None:
             on_progress(len(distances), num_nonces)
     return distances

@@ -19,9 +19,9 @@ from pocqueue.engine.base import Engine, EngineInfo, OnProgress
 from pocqueue.errors import EngineError, InvalidRound, ModelMismatch
 from pocqueue.logs import log_to_stderr
 from pocqueue.measure.run_in_child import run_in_child
+from pocqueue.poc.batch import batches_of
 from pocqueue.poc.config import PoCConfig
 from pocqueue.poc.data import PROBABILITY_MISMATCH, is_valid
-from pocqueue.poc.nonces import split_range
 from pocqueue.settings import Settings
 
 #: Engines whose relative difference is at least this much disagree.
@@ -287,13 +287,13 @@ def measure(
     distances: list[float] = []
     batch_s: list[float] = []
     told = time.monotonic()
-    for start, stop in split_range(0, num_nonces, config.batch_size):
+    for batch in batches_of(config, range(num_nonces)):
         began = time.perf_counter()
-        distances += engine.distances(config, range(start, stop))
+        distances += engine.values(batch)
         batch_s.append(time.perf_counter() - began)
         if time.monotonic() - told > _TELL_EVERY_S:
             told = time.monotonic()
-            on_progress(f"{stop:,} of {num_nonces:,} nonces")
+            on_progress(f"{len(distances):,} of {num_nonces:,} nonces")
     return Measurement(
         info=engine.info, distances=distances, batch_size=config.batch_size, batch_s=batch_s
     )

@@ -17,7 +17,8 @@ import statistics
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from pocqueue.engine.base import Batch, EngineInfo
+from pocqueue.engine.base import EngineInfo
+from pocqueue.poc.batch import Batch
 
 #: What a batch goes through, in order.
 STAGES = ("seeds", "inputs", "forward", "distances")

@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
-from pocqueue.engine.base import Batch, EngineInfo
+from pocqueue.engine.base import EngineInfo
 from pocqueue.engine.pipeline import enough_memory
 from pocqueue.measure.device_rate import synchronize
 from pocqueue.measure.profile import STAGES, MatmulParameters
+from pocqueue.poc.batch import Batch
 from pocqueue.poc.gpu_random import generate_target
 from pocqueue.poc.kernels import Kernels, kernels_for
 from pocqueue.poc.seeds import input_seeds, permutation_seeds

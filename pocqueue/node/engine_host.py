@@ -15,8 +15,8 @@ from pocqueue.engine import Engine, OnProgress
 from pocqueue.engine.base import EngineInfo
 from pocqueue.engine.local import load_local_engine
 from pocqueue.errors import EngineError, EngineUnavailable, PocqueueError
+from pocqueue.poc.batch import Batch, batches_of
 from pocqueue.poc.config import PoCConfig
-from pocqueue.poc.nonces import split_range
 from pocqueue.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -78,8 +78,8 @@ class EngineHost:
         """
         await self.ready()
         computed: list[float] = []
-        for start, stop in split_range(0, len(nonces), config.batch_size):
-            computed += await self._run(config, nonces[start:stop])
+        for batch in batches_of(config, nonces):
+            computed += await self._run(batch)
         return computed
 
     async def close(self) -> None:
@@ -90,13 +90,11 @@ class EngineHost:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._engine.close)
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def _run(self, config: PoCConfig, nonces: Sequence[int]) -> list[float]:
+    async def _run(self, batch: Batch) -> list[float]:
         assert self._engine is not None
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(
-                self._thread, self._engine.distances, config, list(nonces)
-            )
+            return await loop.run_in_executor(self._thread, self._engine.values, batch)
         except PocqueueError:
             raise
         except Exception as exc:

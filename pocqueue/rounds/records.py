@@ -6,22 +6,39 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, NamedTuple
 
 from pocqueue.poc.data import ProofBatch
 from pocqueue.rounds.spec import RoundSpec, RoundState
 
 
-class CommitResult(NamedTuple):
-    """What became of a batch; see `lua/commit_batch.lua` for the outcomes."""
+class Outcome(StrEnum):
+    """What became of a batch that was committed; see `lua/commit_batch.lua`."""
 
-    outcome: str
-    done: int
+    COMMITTED = "committed"  #: it counts
+    REPEATED = "repeated"  #: it was counted before
+    GAP = "gap"  #: the range stands elsewhere: go on from there
+    REASSIGNED = "reassigned"  #: the range is not this worker's any more
+    LATE = "late"  #: the deadline is over
+    CLOSED = "closed"  #: the round ended or is not known
 
     @property
     def goes_on(self) -> bool:
-        """Say whether the range is still this worker's to search, from `done` on."""
-        return self.outcome in {"committed", "repeated", "gap"}
+        """Whether the range is still this worker's to search."""
+        return self in {Outcome.COMMITTED, Outcome.REPEATED, Outcome.GAP}
+
+    @property
+    def ends_round(self) -> bool:
+        """Whether no batch of this round will count any more."""
+        return self in {Outcome.LATE, Outcome.CLOSED}
+
+
+class CommitResult(NamedTuple):
+    """What became of a batch."""
+
+    outcome: Outcome
+    done: int  #: first nonce index of the range that is not counted; 0 unless the range goes on
 
 
 class SessionLimits(NamedTuple):

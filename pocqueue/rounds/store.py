@@ -28,6 +28,7 @@ from pocqueue.rounds.records import (
     AssignedRange,
     Assignment,
     CommitResult,
+    Outcome,
     OutstandingRange,
     ProofEntry,
     RoundStatus,
@@ -279,7 +280,7 @@ class RoundStore:
         """
         call = commit_batch_call(round_id, range_id, start, stop, nonces, dist, num_nonfinite)
         outcome, done = self._scripts.run("commit_batch", *call)
-        return CommitResult(str(outcome), int(done))
+        return CommitResult(Outcome(outcome), int(done))
 
     def outstanding(self, round_ids: Sequence[str]) -> list[OutstandingRange]:
         """Return the ranges of these rounds that are out on GPUs."""

@@ -13,8 +13,8 @@ from typing import Any
 
 from pocqueue.engine.base import Engine, EngineInfo
 from pocqueue.errors import ModelMismatch
+from pocqueue.poc.batch import batches_of
 from pocqueue.poc.data import ValidatedBatch, is_mismatch
-from pocqueue.poc.nonces import split_range
 from pocqueue.rounds.proof_file import ProofFile
 
 #: Receives (nonces done, nonces in all), after every batch and once before the first.
@@ -142,10 +142,10 @@ def validate_proofs(
     proofs, config = file.proofs, file.spec.poc_config()
     total = len(proofs)
     computed: list[float] = []
-    for start, stop in split_range(0, total, config.batch_size):
+    for batch in batches_of(config, proofs.nonces):
         if on_progress is not None:
-            on_progress(start, total)
-        computed += engine.distances(config, proofs.nonces[start:stop])
+            on_progress(len(computed), total)
+        computed += engine.values(batch)
     if on_progress is not None:
         on_progress(total, total)
     return CheckedProofs(

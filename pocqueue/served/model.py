@@ -9,13 +9,14 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pocqueue.engine.base import Batch, EngineInfo
+from pocqueue.engine.base import EngineInfo
 from pocqueue.engine.vllm.ranks import BatchLimits, read_answers
 from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound
+from pocqueue.poc.batch import Batch, batches_of
 from pocqueue.poc.config import PoCConfig
-from pocqueue.poc.nonces import split_range
 
 if TYPE_CHECKING:
     import torch
@@ -96,14 +97,7 @@ class ServedModel:
         """
         del target
         distances: list[float] = []
-        for start, stop in split_range(0, len(nonces), config.batch_size):
-            batch = Batch(
-                config.block_hash,
-                public_key,
-                tuple(nonces[start:stop]),
-                config.batch_size,
-                config.seq_len,
-            )
+        for batch in batches_of(replace(config, public_key=public_key), nonces):
             with self.lock:
                 computing = self.batch_distances(batch)
                 distances += asyncio.run_coroutine_threadsafe(computing, self._loop).result()
@@ -130,7 +124,7 @@ class ServedModel:
                 self.limits.check(self.info, upcoming)
                 following = upcoming.to_wire()
         try:
-            answers = await self.call("poc_distances", *batch.to_wire(), following)
+            answers = await self.call("poc_values", batch.to_wire(), following)
         finally:
             self._release_later()
         return read_answers(answers, len(batch.nonces))

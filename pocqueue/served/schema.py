@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pocqueue.engine.base import Batch
+from pocqueue.poc.batch import Batch
 from pocqueue.poc.data import ProofBatch
 from pocqueue.poc.fields import HttpUrl, Text
 from pocqueue.poc.nonces import MAX_NONCE

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from benchmarks.shapes import SHAPES, write_model
 from pocqueue.engine import EngineOptions, load_engine
 from pocqueue.measure.stages import count_matmul_parameters
+from pocqueue.poc.batch import Batch
 from pocqueue.poc.config import PoCConfig
 from tests.support.factories import make_info
 
@@ -46,7 +47,7 @@ def test_an_engine_loads_what_is_written(tmp_path: Path) -> None:
     info = engine.info
     assert (info.dtype, info.hidden_size, info.vocab_size) == ("bfloat16", 64, 500)
     config = PoCConfig("block", 1, "key", 1.4, batch_size=4, seq_len=16)
-    distances = engine.distances(config, range(4))
+    distances = engine.values(Batch.of(config, range(4)))
     engine.close()
     assert all(math.isfinite(distance) and 0 < distance < 2 for distance in distances)
     assert len(set(distances)) == 4

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from pocqueue.engine import EngineInfo, EngineOptions, load_engine
-from pocqueue.engine.base import Batch, check_batch
+from pocqueue.engine.base import check_batch
 from pocqueue.errors import InvalidRound, SettingsError
+from pocqueue.poc.batch import Batch
 from pocqueue.poc.config import PoCConfig
 
 INFO = EngineInfo("torch", "embedded", "ab" * 32, "cpu", "a CPU", "bfloat16", 128, 1024, 4096)
@@ -68,7 +69,7 @@ def test_importing_the_package_does_not_import_torch() -> None:
     """The scheduler and the APIs import it, and have to start at once."""
     modules = (
         "engine, engine.base, engine.devices, engine.fingerprint, engine.models, engine.queue_names, "
-        "engine.local, engine.vllm_server"
+        "engine.local, engine.kinds, engine.vllm.server, poc.batch"
     )
     imports = "; ".join(f"import pocqueue.{module}" for module in modules.split(", "))
     code = (

@@ -9,8 +9,8 @@ import pytest
 import torch
 from typing_extensions import override
 
-from pocqueue.engine.base import Batch
 from pocqueue.engine.prefetch import Preparation, Prepared
+from pocqueue.poc.batch import Batch
 from pocqueue.poc.kernels import kernels_for
 from pocqueue.poc.kernels.reference import ReferenceKernels
 from pocqueue.poc.seeds import input_seeds, permutation_seeds

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 
-from pocqueue.engine.base import Batch, EngineInfo, check_batch
+from pocqueue.engine.base import EngineInfo, check_batch
 from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound
 from pocqueue.measure.bench import ProfileRequest, profile_engine, sweep_batch_sizes
 from pocqueue.measure.memory import MemoryGuard, free_bytes
@@ -25,7 +24,7 @@ from pocqueue.measure.profile import (
     SweepPoint,
 )
 from pocqueue.measure.window import estimate_window
-from pocqueue.poc.config import PoCConfig
+from pocqueue.poc.batch import Batch
 from tests.support.factories import make_info
 
 AnyEngine = TypeVar("AnyEngine", bound="CallsOnly")
@@ -58,20 +57,16 @@ class CallsOnly:
     def info(self) -> EngineInfo:
         return make_info()
 
-    def distances(
-        self, config: PoCConfig, nonces: Sequence[int], upcoming: Batch | None = None
-    ) -> list[float]:
-        batch = Batch.of(config, nonces)
+    def values(self, batch: Batch, upcoming: Batch | None = None) -> list[Any]:
         check_batch(self.info, batch)
         if batch.batch_size > self._max_batch_size:
             raise self._failure
         self.calls.append((batch, upcoming))
         self.now += PASS_S + NONCE_S * batch.batch_size
-        return [(nonce % 10) / 10 for nonce in nonces]
+        return [(nonce % 10) / 10 for nonce in batch.nonces]
 
     def warm_up(self, batch_size: int, seq_len: int) -> None:
-        config = PoCConfig("warm-up", 0, "warm-up", 1.0, batch_size=batch_size, seq_len=seq_len)
-        self.distances(config, [0])
+        self.values(Batch.warm_up(batch_size, seq_len))
 
     def close(self) -> None:
         """Nothing is held."""

@@ -6,8 +6,8 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 
 from pocqueue.cli import app
 from pocqueue.engine import EngineInfo, OnProgress
-from pocqueue.engine.base import Batch
 from pocqueue.errors import EngineError, InvalidRound, ModelMismatch, ModelNotFound, PocqueueError
 from pocqueue.measure.compare import (
     Measurement,
@@ -27,6 +26,7 @@ from pocqueue.measure.compare import (
     share,
 )
 from pocqueue.measure.run_in_child import run_in_child
+from pocqueue.poc.batch import Batch
 from pocqueue.poc.config import PoCConfig
 from pocqueue.poc.data import PROBABILITY_MISMATCH
 
@@ -207,11 +207,9 @@ class RecordingEngine:
     def __init__(self) -> None:
         self.calls: list[object] = []
 
-    def distances(
-        self, config: PoCConfig, nonces: Sequence[int], upcoming: Batch | None = None
-    ) -> list[float]:
-        self.calls.append(list(nonces))
-        return [float(nonce) for nonce in nonces]
+    def values(self, batch: Batch, upcoming: Batch | None = None) -> list[Any]:
+        self.calls.append(list(batch.nonces))
+        return [float(nonce) for nonce in batch.nonces]
 
     def warm_up(self, batch_size: int, seq_len: int) -> None:
         self.calls.append((batch_size, seq_len))

@@ -19,11 +19,12 @@ from transformers import (
 )
 from typing_extensions import override
 
-from pocqueue.engine.base import Batch, EngineInfo
+from pocqueue.engine.base import EngineInfo
 from pocqueue.errors import EngineError
 from pocqueue.measure.device_rate import measure_matrix_rate
 from pocqueue.measure.profile import STAGES, MatmulParameters
 from pocqueue.measure.stages import StageTimer, count_matmul_parameters
+from pocqueue.poc.batch import Batch
 from pocqueue.poc.kernels.reference import ReferenceKernels
 from pocqueue.poc.seeds import input_seeds
 from tests.support.factories import make_info

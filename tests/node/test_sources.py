@@ -162,8 +162,8 @@ async def test_an_engine_that_fails(settings_for: SettingsFactory) -> None:
     with pytest.raises(EngineError, match="The engine failed on a batch: MemoryError") as caught:
         await work.read("")
     assert is_final(caught.value)
-    with pytest.raises(InvalidRound, match="nonces") as refused:
-        host.info and await host._run(make_round(batch_size=1).poc_config(), [1, 2])
+    with pytest.raises(InvalidRound, match="seq_len") as refused:
+        await host.distances(make_round(seq_len=10**6).poc_config(), [1])
     assert is_final(refused.value)
     await host.close()
 

@@ -15,6 +15,7 @@ from pocqueue.errors import PocqueueError, StoreError, StoreFull, StoreTooOld, S
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.connection import broker_url, connect, redis_url, shown_url, store_errors
 from pocqueue.rounds.lease import LeaderLease
+from pocqueue.rounds.records import Outcome
 from pocqueue.rounds.redis_server import RedisServer
 from tests.support.factories import make_gpu, make_spec
 from tests.support.fixtures import SettingsFactory
@@ -250,7 +251,7 @@ def test_a_full_redis_refuses_new_work_and_goes_on_when_it_has_room(own_backend:
     assert own_backend.outbox.delivery(round_id).lease == ""
     client.config_set("maxmemory", 0)
     assert own_backend.pool.all() == []
-    assert commit(store, round_id, out.range_id, 10, 20, [11]).outcome == "committed"
+    assert commit(store, round_id, out.range_id, 10, 20, [11]).outcome is Outcome.COMMITTED
     assert check_books(store, round_id).valid == 2
     assert own_backend.outbox.claim_due(60.0)
 

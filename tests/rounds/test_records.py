@@ -6,25 +6,27 @@ import json
 
 import pytest
 
-from pocqueue.rounds.records import CommitResult, OutstandingRange
+from pocqueue.rounds.records import Outcome, OutstandingRange
 from pocqueue.rounds.spec import RoundState
 from tests.support.factories import NOW_MS, make_range, make_spec, make_status
 
 
 @pytest.mark.parametrize(
-    ("outcome", "goes_on"),
+    ("outcome", "goes_on", "ends_round"),
     [
-        ("committed", True),
-        ("repeated", True),
-        ("gap", True),
-        ("reassigned", False),
-        ("late", False),
-        ("closed", False),
+        (Outcome.COMMITTED, True, False),
+        (Outcome.REPEATED, True, False),
+        (Outcome.GAP, True, False),
+        (Outcome.REASSIGNED, False, False),
+        (Outcome.LATE, False, True),
+        (Outcome.CLOSED, False, True),
     ],
 )
-def test_a_worker_goes_on_only_while_the_range_is_its_own(outcome: str, goes_on: bool) -> None:
+def test_a_worker_goes_on_only_while_the_range_is_its_own(
+    outcome: Outcome, goes_on: bool, ends_round: bool
+) -> None:
     """Repeats and gaps are no reason to stop; a lost range or an ended round is."""
-    assert CommitResult(outcome, 0).goes_on is goes_on
+    assert (outcome.goes_on, outcome.ends_round) == (goes_on, ends_round)
 
 
 def test_a_range_reads_what_the_store_keeps() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from pocqueue.errors import StoreError, UnknownRound
 from pocqueue.rounds.backend import Backend
-from pocqueue.rounds.records import AssignedRange, Assignment, CommitResult
+from pocqueue.rounds.records import AssignedRange, Assignment, CommitResult, Outcome
 from pocqueue.rounds.spec import RoundState
 from pocqueue.rounds.store import KEEP_ENDED_MS, MAX_ATTEMPTS, START, Keys, RoundStore
 from tests.support.factories import make_spec
@@ -54,7 +54,7 @@ def test_an_unknown_round_is_named(store: RoundStore) -> None:
     assert store.statuses(["nope"]) == []
     assert store.assign_range("nope", "gpu0", "w", 10) is None
     assert store.open_range("nope", 1) is None
-    assert commit(store, "nope", 1, 0, 10) == CommitResult("closed", 0)
+    assert commit(store, "nope", 1, 0, 10) == CommitResult(Outcome.CLOSED, 0)
     assert store.release_range("nope", 1, failed=True) == 0
     store.expire("nope")
     assert list(store.client.scan_iter(match="*nope*")) == []
@@ -139,11 +139,13 @@ def test_batches_of_a_range_are_counted_one_after_another(store: RoundStore) -> 
     round_id = store.create(make_spec(r_target=0.9))
     out = assign(store, round_id, 25, queue="host.gpu3")
     assert (out.range_id, out.start, out.stop) == (1, 0, 25)
-    assert commit(store, round_id, 1, 0, 10, [2, 7]) == CommitResult("committed", 10)
+    assert commit(store, round_id, 1, 0, 10, [2, 7]) == CommitResult(Outcome.COMMITTED, 10)
     (held,) = store.outstanding([round_id])
     assert (held.start, held.done, held.stop, held.queue) == (0, 10, 25, "host.gpu3")
-    assert commit(store, round_id, 1, 10, 20, [], nonfinite=3) == CommitResult("committed", 20)
-    assert commit(store, round_id, 1, 20, 25, [24]) == CommitResult("committed", 25)
+    assert commit(store, round_id, 1, 10, 20, [], nonfinite=3) == CommitResult(
+        Outcome.COMMITTED, 20
+    )
+    assert commit(store, round_id, 1, 20, 25, [24]) == CommitResult(Outcome.COMMITTED, 25)
     status = check_books(store, round_id)
     assert (status.checked, status.valid, status.batches, status.nonfinite) == (25, 3, 3, 3)
     assert store.coverage(round_id) == [(0, 25)]
@@ -157,8 +159,8 @@ def test_a_repeated_batch_does_not_count_again(store: RoundStore) -> None:
     assign(store, round_id, 30)
     commit(store, round_id, 1, 0, 10, [1])
     commit(store, round_id, 1, 10, 20, [11])
-    assert commit(store, round_id, 1, 10, 20, [11]) == CommitResult("repeated", 20)
-    assert commit(store, round_id, 1, 0, 10, [1]) == CommitResult("repeated", 20)
+    assert commit(store, round_id, 1, 10, 20, [11]) == CommitResult(Outcome.REPEATED, 20)
+    assert commit(store, round_id, 1, 0, 10, [1]) == CommitResult(Outcome.REPEATED, 20)
     assert check_books(store, round_id).checked == 20
     assert proofs(store, round_id) == [1, 11]
 
@@ -168,8 +170,8 @@ def test_a_batch_beyond_the_mark_leaves_a_gap_and_does_not_count(store: RoundSto
     round_id = store.create(make_spec())
     assign(store, round_id, 30)
     commit(store, round_id, 1, 0, 10)
-    assert commit(store, round_id, 1, 20, 30, [21]) == CommitResult("gap", 10)
-    assert commit(store, round_id, 1, 5, 15, [6]) == CommitResult("gap", 10)
+    assert commit(store, round_id, 1, 20, 30, [21]) == CommitResult(Outcome.GAP, 10)
+    assert commit(store, round_id, 1, 5, 15, [6]) == CommitResult(Outcome.GAP, 10)
     assert check_books(store, round_id).checked == 10
 
 
@@ -184,7 +186,7 @@ def test_a_batch_outside_its_range_is_refused_and_changes_nothing(
     with pytest.raises(StoreError, match="outside its range"):
         commit(store, round_id, 1, start, stop, [11])
     assert check_books(store, round_id).checked == 10
-    assert commit(store, round_id, 1, 10, 30) == CommitResult("committed", 30)
+    assert commit(store, round_id, 1, 10, 30) == CommitResult(Outcome.COMMITTED, 30)
 
 
 def test_a_range_that_is_someone_elses_by_now_does_not_count(store: RoundStore) -> None:
@@ -195,8 +197,8 @@ def test_a_range_that_is_someone_elses_by_now_does_not_count(store: RoundStore) 
     store.release_range(round_id, 1, failed=True)
     other = assign(store, round_id, 30, worker="other")
     assert (other.range_id, other.start, other.stop) == (2, 10, 30)
-    assert commit(store, round_id, 1, 10, 20, [11]) == CommitResult("reassigned", 0)
-    assert commit(store, round_id, 2, 10, 20, [11]) == CommitResult("committed", 20)
+    assert commit(store, round_id, 1, 10, 20, [11]) == CommitResult(Outcome.REASSIGNED, 0)
+    assert commit(store, round_id, 2, 10, 20, [11]) == CommitResult(Outcome.COMMITTED, 20)
     assert check_books(store, round_id).checked == 20
 
 
@@ -206,12 +208,12 @@ def test_nothing_after_the_deadline_counts(backend: Backend, store: RoundStore) 
     assign(store, round_id, 30)
     commit(store, round_id, 1, 0, 10, [1])
     pass_deadline(backend, round_id)
-    assert commit(store, round_id, 1, 10, 20, [11]) == CommitResult("late", 0)
+    assert commit(store, round_id, 1, 10, 20, [11]) == CommitResult(Outcome.LATE, 0)
     assert store.assign_range(round_id, "gpu1", "w1", 10) is None
     assert store.open_range(round_id, 1) is None
     status = check_books(store, round_id)
     assert (status.state, status.checked, status.late_batches) == (RoundState.EXPIRED, 10, 1)
-    assert commit(store, round_id, 1, 10, 20, [11]) == CommitResult("closed", 0)
+    assert commit(store, round_id, 1, 10, 20, [11]) == CommitResult(Outcome.CLOSED, 0)
     assert store.status(round_id).late_batches == 1
 
 
@@ -221,7 +223,7 @@ def test_nothing_counts_once_the_round_is_stopped(store: RoundStore) -> None:
     assign(store, round_id, 30)
     commit(store, round_id, 1, 0, 10, [1])
     store.close(round_id, RoundState.STOPPED, "")
-    assert commit(store, round_id, 1, 10, 20, [11]) == CommitResult("closed", 0)
+    assert commit(store, round_id, 1, 10, 20, [11]) == CommitResult(Outcome.CLOSED, 0)
     assert store.assign_range(round_id, "gpu1", "w1", 10) is None
     assert store.open_range(round_id, 1) is None
     assert store.release_range(round_id, 1, failed=False) == 0
@@ -242,7 +244,7 @@ def test_the_same_batches_from_many_threads_count_once_each(
         won = []
         for start in range(0, 200, 10):
             result = commit(store, round_id, 1, start, start + 10, [start + 5])
-            if result.outcome == "committed":
+            if result.outcome is Outcome.COMMITTED:
                 won.append(start)
         return won
 
@@ -433,7 +435,7 @@ def test_a_round_whose_first_nonces_nobody_can_do_has_failed(
     assert "GPUs failed 5 times in a row" in status.reason
     assert status.ended_ms > 0
     assert store.active_ids() == []
-    assert commit(store, round_id, other.range_id, 0, 10) == CommitResult("closed", 0)
+    assert commit(store, round_id, other.range_id, 0, 10) == CommitResult(Outcome.CLOSED, 0)
     assert all(0 < ttl <= KEEP_ENDED_MS for ttl in keys_of(backend, round_id).values())
 
 
@@ -492,14 +494,14 @@ def test_a_bounded_round_completes_at_exactly_its_number(store: RoundStore) -> N
     assert assign(store, round_id, 20)[1:] == (20, 25)
     assert store.assign_range(round_id, "gpu0", "w", 20) is None
     commit(store, round_id, 2, 20, 25, [24])
-    assert commit(store, round_id, 1, 0, 10).outcome == "committed"
+    assert commit(store, round_id, 1, 0, 10).outcome is Outcome.COMMITTED
     assert store.status(round_id).state is RoundState.ACTIVE
-    assert commit(store, round_id, 1, 10, 20).outcome == "committed"
+    assert commit(store, round_id, 1, 10, 20).outcome is Outcome.COMMITTED
     status = check_books(store, round_id)
     assert (status.state, status.checked) == (RoundState.COMPLETED, 25)
     assert status.ended_ms > 0
     assert store.active_ids() == []
-    assert commit(store, round_id, 1, 10, 20) == CommitResult("closed", 0)
+    assert commit(store, round_id, 1, 10, 20) == CommitResult(Outcome.CLOSED, 0)
 
 
 def test_a_bounded_round_gives_again_what_came_back(store: RoundStore) -> None:
@@ -538,7 +540,7 @@ def test_a_bounded_round_completes_with_the_last_batch_beside_what_was_given_up(
     _give_up(store, round_id, 10)
     commit(store, round_id, out.range_id, 10, 14)
     assert store.status(round_id).state is RoundState.ACTIVE
-    assert commit(store, round_id, out.range_id, 14, 15) == CommitResult("committed", 15)
+    assert commit(store, round_id, out.range_id, 14, 15) == CommitResult(Outcome.COMMITTED, 15)
     status = check_books(store, round_id)
     assert (status.state, status.checked, status.abandoned) == (RoundState.COMPLETED, 15, 10)
     assert store.active_ids() == []
@@ -718,7 +720,7 @@ def test_what_a_round_writes_goes_by_itself_from_the_first_write_on(
             # The first batch finds nothing, so that the stream of proofs begins later than the rest.
             valid = [half] if number > 0 else []
             result = commit(store, round_id, ranges[start], half, half + 5, valid)
-            assert result.outcome == "committed"
+            assert result.outcome is Outcome.COMMITTED
             status = check_books(store, round_id)
             assert goes_at_the_end("cover_starts")
             assert goes_at_the_end("cover_stops")

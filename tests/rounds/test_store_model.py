@@ -16,7 +16,7 @@ from hypothesis.stateful import (
 
 from pocqueue.errors import StoreError
 from pocqueue.rounds.backend import Backend
-from pocqueue.rounds.records import CommitResult
+from pocqueue.rounds.records import CommitResult, Outcome
 from pocqueue.rounds.spec import RoundState
 from pocqueue.rounds.store import KEEP_ENDED_MS, MAX_ATTEMPTS, Keys
 from tests.support.factories import make_spec
@@ -118,7 +118,7 @@ class StoreMachine(RuleBasedStateMachine):
         valid = list(range(start + step - 1, stop, step))
         bad = (stop - start - len(valid)) // 2
         result = commit(self.store, self.round_id, range_id, start, stop, valid, bad)
-        assert result == CommitResult("committed", stop)
+        assert result == CommitResult(Outcome.COMMITTED, stop)
         self._count(range_id, out, stop, valid, bad)
 
     def commit_of_another(self, data: st.DataObject) -> None:
@@ -127,7 +127,7 @@ class StoreMachine(RuleBasedStateMachine):
         range_id = data.draw(st.sampled_from(others))
         result = commit(self.store, self.round_id, range_id, 0, 10, [0])
         active = self.state is RoundState.ACTIVE
-        assert result == CommitResult("reassigned" if active else "closed", 0)
+        assert result == CommitResult(Outcome.REASSIGNED if active else Outcome.CLOSED, 0)
 
     def _count(self, range_id: int, out: _Range, stop: int, valid: list[int], bad: int) -> None:
         self.counted.extend(range(out.done, stop))
@@ -154,7 +154,7 @@ class StoreMachine(RuleBasedStateMachine):
         start = data.draw(st.integers(out.start, out.done - 1))
         stop = data.draw(st.integers(start + 1, out.done))
         result = commit(self.store, self.round_id, range_id, start, stop, [start])
-        assert result == CommitResult("repeated", out.done)
+        assert result == CommitResult(Outcome.REPEATED, out.done)
 
     def commit_out_of_order(self, data: st.DataObject) -> None:
         """Commit from beyond where the range stands, or across it."""
@@ -164,7 +164,7 @@ class StoreMachine(RuleBasedStateMachine):
         start = data.draw(st.sampled_from(starts))
         stop = data.draw(st.integers(max(start, out.done) + 1, out.stop + 10))
         result = commit(self.store, self.round_id, range_id, start, stop, [start])
-        assert result == CommitResult("gap", out.done)
+        assert result == CommitResult(Outcome.GAP, out.done)
 
     def commit_too_far(self, data: st.DataObject) -> None:
         """Commit more than the range has."""
@@ -218,7 +218,7 @@ class StoreMachine(RuleBasedStateMachine):
         """Let the deadline pass with a batch on its way."""
         pass_deadline(self.backend, self.round_id)
         assert self.store.assign_range(self.round_id, "gpu0", "w", 10) is None
-        assert commit(self.store, self.round_id, 1, 0, 10, [0]) == CommitResult("late", 0)
+        assert commit(self.store, self.round_id, 1, 0, 10, [0]) == CommitResult(Outcome.LATE, 0)
         self.late += 1
         self._end(RoundState.EXPIRED)
 

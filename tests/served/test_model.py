@@ -7,9 +7,9 @@ import math
 
 import pytest
 
-from pocqueue.engine.base import Batch
 from pocqueue.engine.vllm.ranks import BatchLimits
 from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound
+from pocqueue.poc.batch import Batch
 from pocqueue.served import model as module
 from pocqueue.served.model import ServedModel
 from tests.support.engine_client import (
@@ -44,7 +44,9 @@ async def ask(model: ServedModel, nonces: list[int]) -> list[float]:
 async def test_a_batch_is_one_call_by_name(model: ServedModel, twin: EngineTwin) -> None:
     """Block hash, key, nonces and shape go in, and the time a pass may take."""
     assert await ask(model, [5, 3, 9]) == expected([5, 3, 9])
-    assert twin.calls == [("poc_distances", ("block-1", "key-1", [5, 3, 9], 4, 8, None))]
+    assert twin.calls == [
+        ("poc_values", (Batch("block-1", "key-1", (5, 3, 9), 4, 8).to_wire(), None))
+    ]
 
 
 async def test_the_workers_are_told_of_the_next_batch(model: ServedModel, twin: EngineTwin) -> None:
@@ -52,8 +54,8 @@ async def test_the_workers_are_told_of_the_next_batch(model: ServedModel, twin: 
     batch = Batch("block-1", "key-1", (5,), 4, 8)
     await model.batch_distances(batch, Batch("block-2", "key-2", (6, 7), 4, 8))
     await model.batch_distances(batch, Batch("block-2", "key-2", (6, 7), 4, 10**6))
-    told = [args[5] for _, args in twin.calls]
-    assert told == [["block-2", "key-2", [6, 7], 4, 8], None]
+    told = [args[1] for _, args in twin.calls]
+    assert told == [Batch("block-2", "key-2", (6, 7), 4, 8).to_wire(), None]
 
 
 async def test_a_thread_gets_any_number_of_nonces(model: ServedModel, twin: EngineTwin) -> None:
@@ -68,7 +70,7 @@ async def test_a_thread_gets_any_number_of_nonces(model: ServedModel, twin: Engi
 
 async def test_any_rank_may_have_the_logits(model: ServedModel, twin: EngineTwin) -> None:
     """Ranks without them have no distances."""
-    twin.ranks = lambda distances: [{"distances": None}, {"distances": distances}]
+    twin.ranks = lambda distances: [{"values": None}, {"values": distances}]
     assert await ask(model, [1, 2]) == expected([1, 2])
 
 
@@ -77,14 +79,14 @@ async def test_another_number_of_distances_is_the_engines_fault(
     model: ServedModel, twin: EngineTwin, count: int
 ) -> None:
     """None at all, where no rank has the logits; too few; too many."""
-    twin.ranks = lambda _: [{"distances": [0.5] * count or None}]
-    with pytest.raises(EngineError, match="no rank gave distances for 2 nonces"):
+    twin.ranks = lambda _: [{"values": [0.5] * count or None}]
+    with pytest.raises(EngineError, match="no rank gave values for 2 nonces"):
         await ask(model, [1, 2])
 
 
 async def test_a_rank_that_fails_is_heard(model: ServedModel, twin: EngineTwin) -> None:
     """Though another one has distances; what it says is an answer, not an exception."""
-    twin.ranks = lambda distances: [{"distances": distances}, {"error": "It does not fit."}]
+    twin.ranks = lambda distances: [{"values": distances}, {"error": "It does not fit."}]
     with pytest.raises(EngineError, match="It does not fit"):
         await ask(model, [1])
 

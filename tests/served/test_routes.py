@@ -14,6 +14,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 
+from pocqueue.poc.batch import Batch
 from pocqueue.poc.nonces import MAX_NONCE
 from pocqueue.served.gate import GateMiddleware
 from pocqueue.served.routes import PowState, pow_router
@@ -241,8 +242,8 @@ async def test_generate_searches_the_nodes_nonces(server: Server) -> None:
     assert status["elapsed_seconds"] > 0
     assert status["rate_per_second"] > 0
     assert server.twin.calls[0] == (
-        "poc_distances",
-        ("block-1", "key-1", [2, 7, 12, 17], 4, 8, None),
+        "poc_values",
+        (Batch("block-1", "key-1", (2, 7, 12, 17), 4, 8).to_wire(), None),
     )
 
 
@@ -329,7 +330,7 @@ async def test_init_while_generating_is_a_conflict(server: Server) -> None:
         assert code == 409
         assert sentence == "Round already in progress. POST /api/v1/pow/stop ends it."
     assert (await server.status())["state"] == "GENERATING"
-    assert {args[0] for _, args in server.twin.calls} <= {"block-1"}
+    assert {args[0][0] for _, args in server.twin.calls} <= {"block-1"}
 
 
 async def test_what_needs_a_round_says_that_there_is_none(server: Server) -> None:
@@ -665,7 +666,7 @@ async def test_fraud_is_found(server: Server, fraud: str) -> None:
     assert answer["fraud_detected"] is True
     assert answer["n_invalid"] >= 5
     assert answer["probability_honest"] < 0.01
-    assert {args[0] for _, args in server.twin.calls} == {"block-1"}
+    assert {args[0][0] for _, args in server.twin.calls} == {"block-1"}
     assert (await server.status())["state"] == "VALIDATING"
 
 
@@ -754,7 +755,7 @@ async def test_what_comes_next_is_passed_on(server: Server) -> None:
     upcoming = body | {"nonces": [8, 9]}
     answer = (await server.pow("POST", "distances", body | {"upcoming": upcoming})).json()
     assert len(answer["distances"]) == 1
-    assert server.twin.calls[-1][1][5][2] == [8, 9]
+    assert server.twin.calls[-1][1][1][2] == [8, 9]
 
 
 @pytest.mark.parametrize(

@@ -150,10 +150,10 @@ async def test_a_search_that_vllm_cancels_has_failed(twin: EngineTwin) -> None:
 async def test_wrong_number_of_distances_fails_the_round(twin: EngineTwin) -> None:
     """Nothing of such a batch counts."""
     async with serving(twin) as service:
-        twin.ranks = lambda distances: [{"distances": distances[1:]}]
+        twin.ranks = lambda distances: [{"values": distances[1:]}]
         start(service)
         await until(lambda: service.status()["failed"])
-        assert "no rank gave distances for 4 nonces" in service.status()["error"]
+        assert "no rank gave values for 4 nonces" in service.status()["error"]
         assert service.status()["total_checked"] == 0
         assert not service.gate.closed
 

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from pocqueue.delegation.app import create_app
 from pocqueue.delegation.routes import PREFIX
 from pocqueue.rounds.backend import Backend
-from pocqueue.rounds.records import AssignedRange
+from pocqueue.rounds.records import AssignedRange, Outcome
 from pocqueue.settings import DelegationSettings, Settings
 from tests.support.factories import make_gpu
 from tests.support.rounds import assign, commit
@@ -119,7 +119,7 @@ class Work:
         done = commit(
             self.backend.store, self.session_id, self._out.range_id, start, self._next, valid
         )
-        assert done.outcome == "committed", done
+        assert done.outcome is Outcome.COMMITTED, done
         self.nonces += valid
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from pocqueue.engine.base import EXTENSION
 from pocqueue.engine.vllm.ranks import BatchLimits
+from pocqueue.poc.batch import Batch
 from pocqueue.poc.config import PoCConfig
 from pocqueue.served.gate import InferenceGate
 from pocqueue.served.model import ServedModel
@@ -87,9 +88,7 @@ class EngineTwin:
         self.fails_for: str | None = None
         self.dies = False
         self.is_nan: Callable[[int], bool] = lambda _: False
-        self.ranks: Callable[[list[float]], list[Any]] = lambda distances: [
-            {"distances": distances}
-        ]
+        self.ranks: Callable[[list[float]], list[Any]] = lambda distances: [{"values": distances}]
         self.on_batch: Callable[[], None] = lambda: None
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
         self.running = 0
@@ -100,7 +99,7 @@ class EngineTwin:
     @property
     def batches(self) -> list[list[int]]:
         """The nonces of each batch that began."""
-        return [args[2] for method, args in self.calls if method == "poc_distances"]
+        return [args[0][2] for method, args in self.calls if method == "poc_values"]
 
     @property
     def released(self) -> int:
@@ -113,23 +112,16 @@ class EngineTwin:
         args: tuple[Any, ...] = (),
     ) -> list[Any]:
         self.calls.append((method, args))
-        if method == "poc_distances":
-            return await self._distances(*args)
+        if method == "poc_values":
+            return await self._values(*args)
         if self.failure is not None:
             raise self.failure
         return [dict(self.description) if method == "poc_describe" else None]
 
-    async def _distances(
-        self,
-        block_hash: str,
-        public_key: str,
-        nonces: list[int],
-        batch_size: int,
-        seq_len: int,
-        upcoming: list[Any] | None,
-    ) -> list[Any]:
-        assert len(nonces) <= batch_size <= MAX_BATCH_SIZE
-        assert seq_len <= MAX_SEQ_LEN
+    async def _values(self, fields: list[Any], _upcoming: list[Any] | None) -> list[Any]:
+        batch = Batch.from_wire(fields)
+        assert len(batch.nonces) <= batch.batch_size <= MAX_BATCH_SIZE
+        assert batch.seq_len <= MAX_SEQ_LEN
         self.on_batch()
         if len(self.batches) == self.hold_after:
             self.gate.clear()
@@ -140,15 +132,17 @@ class EngineTwin:
             if self.dies:
                 self.errored = True
                 raise EngineDeadError("EngineCore encountered an issue.")
-            if self.failure is not None and self.fails_for in {None, public_key}:
+            if self.failure is not None and self.fails_for in {None, batch.public_key}:
                 raise self.failure
         finally:
             self.running -= 1
         self.answered += 1
         return self.ranks(
             [
-                math.nan if self.is_nan(nonce) else distance_of(block_hash, public_key, nonce)
-                for nonce in nonces
+                math.nan
+                if self.is_nan(nonce)
+                else distance_of(batch.block_hash, batch.public_key, nonce)
+                for nonce in batch.nonces
             ]
         )
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from pocqueue.engine.base import Batch, EngineInfo, check_batch
-from pocqueue.poc.config import PoCConfig
+from pocqueue.engine.base import EngineInfo, check_batch
+from pocqueue.poc.batch import Batch
 from tests.support.factories import make_info
 
 
@@ -46,18 +47,16 @@ class FakeEngine:
     def info(self) -> EngineInfo:
         return make_info()
 
-    def distances(
-        self, config: PoCConfig, nonces: Sequence[int], upcoming: Batch | None = None
-    ) -> list[float]:
-        check_batch(self.info, Batch.of(config, nonces))
+    def values(self, batch: Batch, upcoming: Batch | None = None) -> list[Any]:
+        check_batch(self.info, batch)
         if not self._inside.acquire(blocking=False):
             self.overlapped = True
             raise AssertionError("two forward passes at once")
         try:
-            self.batches.append(list(nonces))
+            self.batches.append(list(batch.nonces))
             self.upcoming.append(upcoming)
             self.on_batch(len(self.batches))
-            return [self._distance(nonce) for nonce in nonces]
+            return [self._distance(nonce) for nonce in batch.nonces]
         finally:
             self._inside.release()
 

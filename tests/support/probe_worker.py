@@ -12,6 +12,7 @@ from vllm.v1.kv_cache_interface import MLAAttentionSpec
 from pocqueue.engine.vllm.forward import VllmForward, unsupported
 from pocqueue.engine.vllm.worker import PoCWorker
 from pocqueue.errors import EngineError
+from pocqueue.poc.batch import Batch
 
 #: Parts of vLLM's configuration, a field of each, and a value with which no proof can be made.
 UNSUPPORTED: list[tuple[str, str, Any]] = [
@@ -39,7 +40,7 @@ class ProbeWorker(PoCWorker):
         caches = {name: layer.kv_cache for name, layer in layers.items()}
         for cache in caches.values():
             cache.fill_(1.5)
-        self.poc_distances("block", "key", [0, 1], batch_size, seq_len)
+        self.poc_values(Batch("block", "key", (0, 1), batch_size, seq_len).to_wire())
         unchanged = all(bool((cache == 1.5).all()) for cache in caches.values())
         bound = all(layers[name].kv_cache is cache for name, cache in caches.items())
         forward = self._poc_forward
@@ -92,6 +93,7 @@ class ProbeWorker(PoCWorker):
         forward, _maths = self._poc_ready()
         runner = forward._runner
         forward._runner = SimpleNamespace(attn_groups=runner.attn_groups, get_model=lambda: None)
-        failed = self.poc_distances("block", "key", [0], 4, 16)
+        batch = Batch("block", "key", (0,), 4, 16).to_wire()
+        failed = self.poc_values(batch)
         forward._runner = runner
-        return [failed, self.poc_distances("block", "key", [0], 4, 16)]
+        return [failed, self.poc_values(batch)]

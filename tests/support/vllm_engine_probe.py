@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from pocqueue.engine import EngineOptions
-from pocqueue.engine.base import Batch, Engine
+from pocqueue.engine.base import Engine
 from pocqueue.engine.vllm.engine import load_vllm_engine
 from pocqueue.errors import PocqueueError
 from pocqueue.measure.profile import MatmulParameters
+from pocqueue.poc.batch import Batch
 from pocqueue.poc.config import PoCConfig
 
 CONFIG = PoCConfig(block_hash="block", block_height=7, public_key="key", r_target=1.38)
@@ -43,10 +44,10 @@ def main() -> None:
         answers["other_layers"] = engine.call("probe_other_layers")[0]
         answers["failure"] = engine.call("probe_failure")
     answers["cache"] = engine.call("probe_served_cache", 32, 256)
-    answers["distances_of_four"] = _finite_or_none(engine.distances(CONFIG, range(4)))
+    answers["distances_of_four"] = _finite_or_none(engine.values(Batch.of(CONFIG, range(4))))
     engine.close()
     try:
-        engine.distances(CONFIG, [0])
+        engine.values(Batch.of(CONFIG, [0]))
     except PocqueueError as exc:
         answers["closed"] = str(exc)
     # Behind a mark, as vLLM prints to standard output too.
@@ -60,18 +61,18 @@ def not_none(parameters: MatmulParameters | None) -> MatmulParameters:
 
 def _ask(engine: Engine) -> dict[str, Any]:
     batches = [range(first, first + 32) for first in range(0, NUM_NONCES, 32)]
-    distances = [d for batch in batches for d in engine.distances(CONFIG, batch)]
+    distances = [d for batch in batches for d in engine.values(Batch.of(CONFIG, batch))]
     shuffled = [*range(31, -1, -1)]
     small = replace(CONFIG, batch_size=5, seq_len=130)
     return {
         "distances": distances,
-        "again": [d for batch in batches for d in engine.distances(CONFIG, batch)],
-        "alone": [engine.distances(CONFIG, [nonce])[0] for nonce in range(4)],
-        "shuffled": engine.distances(CONFIG, shuffled)[::-1],
-        "small": engine.distances(small, range(5)),
-        "large_again": engine.distances(CONFIG, batches[0]),
-        "small_again": engine.distances(small, range(5)),
-        "none": engine.distances(CONFIG, []),
+        "again": [d for batch in batches for d in engine.values(Batch.of(CONFIG, batch))],
+        "alone": [engine.values(Batch.of(CONFIG, [nonce]))[0] for nonce in range(4)],
+        "shuffled": engine.values(Batch.of(CONFIG, shuffled))[::-1],
+        "small": engine.values(Batch.of(small, range(5))),
+        "large_again": engine.values(Batch.of(CONFIG, batches[0])),
+        "small_again": engine.values(Batch.of(small, range(5))),
+        "none": engine.values(Batch.of(CONFIG, [])),
         "refusals": [
             _refusal(engine, replace(CONFIG, seq_len=4097), [0]),
             _refusal(engine, replace(CONFIG, batch_size=1025), [0]),
@@ -82,7 +83,7 @@ def _ask(engine: Engine) -> dict[str, Any]:
 
 def _refusal(engine: Engine, config: PoCConfig, nonces: Any) -> str:
     try:
-        engine.distances(config, nonces)
+        engine.values(Batch.of(config, nonces))
     except PocqueueError as exc:
         return str(exc)
     return "none"

@@ -13,8 +13,9 @@ import pytest
 import redis
 from typing_extensions import override
 
-from pocqueue.engine.base import Batch, Engine
+from pocqueue.engine.base import Engine
 from pocqueue.errors import EngineError, EngineUnavailable, StoreError, StoreUnavailable
+from pocqueue.poc.batch import Batch
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.pool import shape_key
 from pocqueue.rounds.records import CommitResult, OutstandingRange, RoundStatus
@@ -779,10 +780,8 @@ def test_an_engine_that_returns_too_few_distances_has_failed(bench: Bench) -> No
 
     class Short(FakeEngine):
         @override
-        def distances(
-            self, config: Any, nonces: Sequence[int], upcoming: Batch | None = None
-        ) -> list[float]:
-            return super().distances(config, nonces, upcoming)[:-1]
+        def values(self, batch: Batch, upcoming: Batch | None = None) -> list[Any]:
+            return super().values(batch, upcoming)[:-1]
 
     round_id = bench.start(100)
     said = bench.new_runner(engine=Short()).run(round_id, 1)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from pocqueue.engine.base import Batch, EngineInfo
-from pocqueue.engine.pipeline import ProofMaths, warm_up_config
+from pocqueue.engine.base import EngineInfo
+from pocqueue.engine.pipeline import ProofMaths
 from pocqueue.errors import EngineError
 from pocqueue.measure.profile import MatmulParameters
 from pocqueue.measure.stages import StageTimer, count_matmul_parameters
-from pocqueue.poc.config import PoCConfig
+from pocqueue.poc.batch import Batch
 from pocqueue.poc.kernels import Kernels
 
 
@@ -50,18 +49,16 @@ class TorchEngine:
         """What is deployed here."""
         return self._info
 
-    def distances(
-        self, config: PoCConfig, nonces: Sequence[int], upcoming: Batch | None = None
-    ) -> list[float]:
-        """Compute the distances of one batch; see ``Engine.distances``.
+    def values(self, batch: Batch, upcoming: Batch | None = None) -> list[Any]:
+        """Compute the values of one batch; see ``Engine.values``.
 
         Raises:
-            InvalidRound: ``config.seq_len`` is above the model's limit, or there are too many nonces.
+            InvalidRound: ``seq_len`` is above the model's limit, or there are too many nonces.
             EngineError: the engine is closed, or the batch does not fit into the device's memory.
         """
-        distances = self._maths.distances(Batch.of(config, nonces), self.forward, upcoming)
-        assert distances is not None  # only ranks of a group give none
-        return distances
+        values = self._maths.values(batch, self.forward, upcoming)
+        assert values is not None  # only ranks of a group give none
+        return values
 
     @property
     def kernels(self) -> str:
@@ -71,10 +68,6 @@ class TorchEngine:
     def with_kernels(self, kernels: Kernels) -> TorchEngine:
         """Return an engine over the same model whose maths others do; for comparisons."""
         return TorchEngine(self._model, self._info, kernels)
-
-    def make_inputs(self, config: PoCConfig, nonces: Sequence[int]) -> torch.Tensor:
-        """Make the embeddings of nonces; see ``ProofMaths.make_inputs``."""
-        return self._maths.make_inputs(config, nonces)
 
     @torch.inference_mode()
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -105,7 +98,7 @@ class TorchEngine:
             InvalidRound: ``seq_len`` is above the model's limit, or ``batch_size`` below 1.
             EngineError: the engine is closed, or the batch does not fit into the device's memory.
         """
-        self.distances(warm_up_config(batch_size, seq_len), [0])
+        self.values(Batch.warm_up(batch_size, seq_len))
 
     def time_stages(self, batch: Batch, num_batches: int) -> dict[str, float]:
         """Return median seconds by stage; see ``Profiled.time_stages``."""

@@ -8,15 +8,13 @@ device has a worker process of vLLM's, which ends when this process does.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from pocqueue.engine import EngineOptions
-from pocqueue.engine.base import EXTENSION, Batch, EngineInfo, OnProgress
+from pocqueue.engine.base import EXTENSION, EngineInfo, OnProgress
 from pocqueue.engine.devices import check_device, keep_freed_memory
 from pocqueue.engine.models import ResolvedModel, fingerprint_with_progress, resolve_model
-from pocqueue.engine.pipeline import warm_up_config
 from pocqueue.engine.vllm.ranks import (
     BatchLimits,
     read_answers,
@@ -27,7 +25,7 @@ from pocqueue.engine.vllm.ranks import (
 )
 from pocqueue.errors import EngineError, ModelNotFound, PocqueueError, SettingsError, first_line
 from pocqueue.measure.profile import MatmulParameters
-from pocqueue.poc.config import PoCConfig
+from pocqueue.poc.batch import Batch
 
 #: Longest sequence, where the model takes longer ones: vLLM wants KV cache for one such request.
 MAX_SEQ_LEN = 4096
@@ -60,29 +58,26 @@ class VllmEngine:
         """What is deployed here."""
         return self._info
 
-    def distances(
-        self, config: PoCConfig, nonces: Sequence[int], upcoming: Batch | None = None
-    ) -> list[float]:
-        """Compute the distances of one batch; see ``Engine.distances``.
+    def values(self, batch: Batch, upcoming: Batch | None = None) -> list[Any]:
+        """Compute the values of one batch; see ``Engine.values``.
 
         Raises:
             InvalidRound: a size of the batch is out of bounds.
             EngineError: the engine is closed, or the batch does not fit into the device's memory.
         """
-        batch = Batch.of(config, nonces)
         self._limits.check(self._info, batch)
-        if not nonces:
+        if not batch.nonces:
             return []
         following = None if upcoming is None else upcoming.to_wire()
-        return read_answers(self._call("poc_distances", *batch.to_wire(), following), len(nonces))
+        return read_answers(self._call("poc_values", batch.to_wire(), following), len(batch.nonces))
 
     def warm_up(self, batch_size: int, seq_len: int) -> None:
         """Run one pass of this shape and drop the result.
 
         Raises:
-            InvalidRound, EngineError: as ``distances`` does.
+            InvalidRound, EngineError: as ``values`` does.
         """
-        self.distances(warm_up_config(batch_size, seq_len), [0])
+        self.values(Batch.warm_up(batch_size, seq_len))
 
     def time_stages(self, batch: Batch, num_batches: int) -> dict[str, float]:
         """Return median seconds by stage, of the slowest rank; see ``Profiled.time_stages``."""

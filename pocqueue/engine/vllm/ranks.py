@@ -1,7 +1,7 @@
 """What the ranks of a vLLM engine answer to a call, in plain values; see ``vllm_worker.py``.
 
     poc_describe   -> {"info": {fields of EngineInfo}, "max_batch_size": int, "max_tokens": int | null}
-    poc_distances  -> {"distances": [float] | null}; null on ranks that do not get the logits
+    poc_values     -> {"values": [one a nonce] | null}; null on ranks that do not get the logits
     poc_time_stages      -> {"stages": {name: float}}, seconds
     poc_time_forward     -> {"seconds": float}
     poc_count_parameters -> {"parameters": {fields of MatmulParameters} | null}, of the rank's part
@@ -17,9 +17,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pocqueue.engine.base import Batch, EngineInfo, check_batch
+from pocqueue.engine.base import EngineInfo, check_batch
 from pocqueue.errors import EngineError, InvalidRound
 from pocqueue.measure.profile import MatmulParameters
+from pocqueue.poc.batch import Batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +74,18 @@ def read_limits(described: dict[str, Any]) -> BatchLimits:
     return BatchLimits(size, tokens)
 
 
-def read_answers(answers: Sequence[Any], num_nonces: int) -> list[float]:
-    """Read the ranks' answers to ``poc_distances``; every rank that has distances has the same.
+def read_answers(answers: Sequence[Any], num_nonces: int) -> list[Any]:
+    """Read the ranks' answers to ``poc_values``; every rank that has values has the same.
 
     Raises:
-        EngineError: a rank failed, and says why; or none gave one distance for each nonce.
+        EngineError: a rank failed, and says why; or none gave one value for each nonce.
     """
     _raise_errors(answers)
     for answer in answers:
-        distances = answer.get("distances") if isinstance(answer, dict) else None
-        if isinstance(distances, list) and len(distances) == num_nonces:
-            return distances
-    raise EngineError(f"The engine failed: no rank gave distances for {num_nonces} nonces.")
+        values = answer.get("values") if isinstance(answer, dict) else None
+        if isinstance(values, list) and len(values) == num_nonces:
+            return values
+    raise EngineError(f"The engine failed: no rank gave values for {num_nonces} nonces.")
 
 
 def read_stages(answers: Sequence[Any]) -> dict[str, float]:

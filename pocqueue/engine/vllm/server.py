@@ -16,17 +16,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import httpx
 
 from pocqueue.engine import EngineOptions
-from pocqueue.engine.base import Batch, EngineInfo, OnProgress
+from pocqueue.engine.base import EngineInfo, OnProgress
 from pocqueue.engine.vllm.ranks import BatchLimits, read_limits
-from pocqueue.errors import EngineError, EngineUnavailable
-from pocqueue.poc.config import PoCConfig
+from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound
+from pocqueue.poc.batch import Batch
 
 #: A server that does not answer, or says that it cannot just now, is asked again for this long.
 PATIENCE_S = 60.0
@@ -63,27 +63,28 @@ class VllmServerEngine:
         """What is served."""
         return self._info
 
-    def distances(
-        self, config: PoCConfig, nonces: Sequence[int], upcoming: Batch | None = None
-    ) -> list[float]:
-        """Compute the distances of one batch; see ``Engine.distances``.
+    def values(self, batch: Batch, upcoming: Batch | None = None) -> list[Any]:
+        """Compute the distances of one batch; see ``Engine.values``.
 
         Raises:
-            InvalidRound: a size of the batch is out of bounds.
+            InvalidRound: a size of the batch is out of bounds, or its scheme is another one.
             EngineUnavailable: the server is away for too long, serves another model, or has changed in
                 another way: it refuses what it said that it does.
             EngineError: the batch failed in the server's engine.
         """
-        batch = Batch.of(config, nonces)
+        if batch.scheme != "distance":
+            raise InvalidRound("scheme", batch.scheme, "distance, with engine vllm-server")
         self._limits.check(self._info, batch)
-        if not nonces:
+        if not batch.nonces:
             return []
-        body = asdict(batch) | {"upcoming": None if upcoming is None else asdict(upcoming)}
+        next_body = None
+        if upcoming is not None and upcoming.scheme == "distance":
+            next_body = _body(upcoming)
         reply = _ask(
             self._client,
             "POST",
             "/api/v1/pow/distances",
-            body,
+            _body(batch) | {"upcoming": next_body},
             self._patience_s,
             on_wait=_nothing,
             refusal=EngineUnavailable,
@@ -98,12 +99,12 @@ class VllmServerEngine:
         distances = reply.get("distances")
         if (
             not isinstance(distances, list)
-            or len(distances) != len(nonces)
+            or len(distances) != len(batch.nonces)
             or not all(distance is None or type(distance) in {int, float} for distance in distances)
         ):
             raise EngineUnavailable(
                 f"The vLLM server at {self._client.base_url} did not answer with one distance for each "
-                f"of {len(nonces)} nonces."
+                f"of {len(batch.nonces)} nonces."
             )
         return [math.nan if distance is None else float(distance) for distance in distances]
 
@@ -111,14 +112,18 @@ class VllmServerEngine:
         """Run one pass of this shape and drop the result.
 
         Raises:
-            InvalidRound, EngineError: as ``distances`` does.
+            InvalidRound, EngineError: as ``values`` does.
         """
-        config = PoCConfig("warm-up", 0, "warm-up", 1.0, batch_size=batch_size, seq_len=seq_len)
-        self.distances(config, [0])
+        self.values(Batch.warm_up(batch_size, seq_len))
 
     def close(self) -> None:
         """Close the connections; the server goes on."""
         self._client.close()
+
+
+def _body(batch: Batch) -> dict[str, Any]:
+    names = ("block_hash", "public_key", "nonces", "batch_size", "seq_len")
+    return {name: getattr(batch, name) for name in names}
 
 
 def connect_vllm_server(options: EngineOptions, on_progress: OnProgress) -> VllmServerEngine:

@@ -1,8 +1,8 @@
-"""What pocqueue adds to each worker process of vLLM: distances of nonces on the model that it has.
+"""What pocqueue adds to each worker process of vLLM: values of nonces on the model that it has.
 
 Named on the command line of an unmodified server, ``--worker-extension-cls
 pocqueue.engine.vllm.worker.PoCWorker``, and called by method name through ``collective_rpc``. Plain
-values go in and out: block hash, public key and nonces in, distances out. Every rank of a
+values go in and out: a batch in, what its proof keeps of each nonce out. Every rank of a
 tensor-parallel group makes the inputs for itself, so nothing else crosses between processes.
 """
 
@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 
-from pocqueue.engine.base import Batch, EngineInfo, attention_shape
+from pocqueue.engine.base import EngineInfo, attention_shape
 from pocqueue.engine.pipeline import ProofMaths
 from pocqueue.engine.vllm.forward import VllmForward
 from pocqueue.errors import PocqueueError, first_line
 from pocqueue.measure.stages import StageTimer, count_matmul_parameters
+from pocqueue.poc.batch import Batch
 
 logger = logging.getLogger("vllm.pocqueue")
 
@@ -49,34 +50,24 @@ class PoCWorker:
             "max_tokens": int(scheduler.max_num_batched_tokens) if is_moe else None,
         }
 
-    def poc_distances(
-        self,
-        block_hash: str,
-        public_key: str,
-        nonces: list[int],
-        batch_size: int,
-        seq_len: int,
-        upcoming: list[Any] | None = None,
-    ) -> dict[str, Any]:
-        """Compute the distances of one batch in a pass of the shape [batch_size, seq_len].
+    def poc_values(self, batch: list[Any], upcoming: list[Any] | None = None) -> dict[str, Any]:
+        """Compute the values of one batch in a pass of its shape.
 
         Args:
-            block_hash, public_key, nonces, batch_size, seq_len: the batch, within the limits of
-                ``poc_describe``.
-            upcoming: the same five of the batch that is expected next; see ``Engine.distances``.
+            batch: from ``Batch.to_wire``, within the limits of ``poc_describe``.
+            upcoming: the same of the batch that is expected next; see ``Engine.values``.
 
         Returns:
-            ``distances``: one a nonce, NaN where the logits were not finite; None on ranks that do not
-            get the logits. Or ``error``, in one sentence.
+            ``values``: one a nonce; None on ranks that do not get the logits. Or ``error``, in one
+            sentence.
         """
-        batch = Batch(block_hash, public_key, tuple(nonces), batch_size, seq_len)
-        following = None if upcoming is None else Batch.from_wire(upcoming)
 
-        def distances() -> dict[str, Any]:
+        def values() -> dict[str, Any]:
             forward, maths = self._poc_ready()
-            return {"distances": maths.distances(batch, forward.logits, following)}
+            following = None if upcoming is None else Batch.from_wire(upcoming)
+            return {"values": maths.values(Batch.from_wire(batch), forward.logits, following)}
 
-        return self._poc_answer(distances)
+        return self._poc_answer(values)
 
     def poc_time_stages(self, batch: list[Any], num_batches: int) -> dict[str, Any]:
         """Return ``stages``, median seconds by name (see ``StageTimer``), or ``error``.

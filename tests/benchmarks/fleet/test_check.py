@@ -10,6 +10,7 @@ import pytest
 from benchmarks.fleet.check import audit, compare
 from benchmarks.fleet.ledger import PERIOD, Books, Ledger, distance, valid_indices, valid_of_runs
 from pocqueue.rounds.backend import Backend
+from pocqueue.rounds.records import Outcome
 from pocqueue.rounds.store import Keys
 from tests.support.factories import make_spec
 from tests.support.rounds import assign
@@ -38,7 +39,7 @@ class Fleet:
         result = self.backend.store.commit_batch(
             self.round_id, self.out.range_id, start, stop, nonces, dist
         )
-        assert result.outcome == "committed"
+        assert result.outcome is Outcome.COMMITTED
 
     def key(self, part: str) -> str:
         return Keys.of_round(self.round_id, part)

@@ -18,6 +18,7 @@ from pocqueue.engine import Engine, EngineOptions, load_engine
 from pocqueue.engine.torch_model.embedded import EMBEDDED_FINGERPRINT, ensure_embedded_model
 from pocqueue.engine.torch_model.engine import TorchEngine
 from pocqueue.errors import DeviceNotFound, EngineError, InvalidRound, ModelNotFound, SettingsError
+from pocqueue.poc.batch import Batch, batches_of
 from pocqueue.poc.config import PoCConfig
 from pocqueue.poc.gpu_random import (
     compute_distances,
@@ -54,10 +55,15 @@ def _config(
 
 def _many(engine: Engine, config: PoCConfig, count: int) -> list[float]:
     """Compute the distances of nonces 0 … count-1."""
-    found: list[float] = []
-    for start in range(0, count, config.batch_size):
-        found += engine.distances(config, range(start, min(start + config.batch_size, count)))
-    return found
+    return [value for batch in batches_of(config, range(count)) for value in engine.values(batch)]
+
+
+def _inputs(engine: TorchEngine, config: PoCConfig, nonces: range) -> torch.Tensor:
+    dtype = {"bfloat16": torch.bfloat16, "float32": torch.float32}[engine.info.dtype]
+    dim = engine.info.hidden_size
+    return generate_inputs(
+        config.block_hash, config.public_key, nonces, dim, config.seq_len, "cpu", dtype
+    )
 
 
 def test_the_engine_says_what_it_is(engine: Engine) -> None:
@@ -80,20 +86,20 @@ def test_distances_repeat_bit_for_bit(engine: Engine, state_dir: Path) -> None:
 def test_a_distance_does_not_depend_on_its_company(engine: Engine) -> None:
     """In a short batch, or beside other nonces: the same bits."""
     config = _config()
-    full = engine.distances(config, range(32))
+    full = engine.values(Batch.of(config, range(32)))
     for count in (1, 7, 31):
-        assert engine.distances(config, range(count)) == full[:count]
+        assert engine.values(Batch.of(config, range(count))) == full[:count]
     others = [nonce if nonce % 3 else 2**40 + nonce for nonce in range(32)]
-    mixed = engine.distances(config, others)
+    mixed = engine.values(Batch.of(config, others))
     assert [mixed[n] for n in range(32) if n % 3] == [full[n] for n in range(32) if n % 3]
 
 
 def test_a_distance_does_not_depend_on_its_place(engine: Engine) -> None:
     """Bit for bit where this was built; matrix kernels of some processors move the last bit."""
     config = _config()
-    full = engine.distances(config, range(32))
-    assert engine.distances(config, range(31, -1, -1)) == pytest.approx(full[::-1], abs=1e-6)
-    alone = [engine.distances(config, [nonce])[0] for nonce in range(0, 32, 5)]
+    full = engine.values(Batch.of(config, range(32)))
+    assert engine.values(Batch.of(config, range(31, -1, -1))) == pytest.approx(full[::-1], abs=1e-6)
+    alone = [engine.values(Batch.of(config, [nonce]))[0] for nonce in range(0, 32, 5)]
     assert alone == pytest.approx(full[::5], abs=1e-6)
 
 
@@ -113,7 +119,7 @@ def test_distances_agree_with_one_nonce_at_a_time_in_plain_transformers(
         permutations = generate_permutations("block", "key", [nonce], 1024, device)
         target = generate_target("block", 1024, device)
         expected.append(float(compute_distances(logits, permutations, target)))
-    assert engine.distances(_config(), range(16)) == pytest.approx(expected, abs=2e-3)
+    assert engine.values(Batch.of(_config(), range(16))) == pytest.approx(expected, abs=2e-3)
 
 
 def test_bfloat16_and_float32_agree_within_a_percent(engine: Engine, state_dir: Path) -> None:
@@ -123,13 +129,13 @@ def test_bfloat16_and_float32_agree_within_a_percent(engine: Engine, state_dir: 
     assert isinstance(engine, TorchEngine)
     assert isinstance(exact, TorchEngine)
     config = _config()
-    rough = engine.forward(engine.make_inputs(config, range(32)))
-    fine = exact.forward(exact.make_inputs(config, range(32)))
+    rough = engine.forward(_inputs(engine, config, range(32)))
+    fine = exact.forward(_inputs(exact, config, range(32)))
     assert rough.dtype == fine.dtype == torch.float32
     # One part in 256 a step over four layers: 1 to 2 % of the logits, far less of the distance.
     assert float((rough - fine).norm() / fine.norm()) < 0.03
-    assert engine.distances(config, range(32)) == pytest.approx(
-        exact.distances(config, range(32)), rel=0.01
+    assert engine.values(Batch.of(config, range(32))) == pytest.approx(
+        exact.values(Batch.of(config, range(32))), rel=0.01
     )
 
 
@@ -145,7 +151,7 @@ def test_distances_spread_like_those_of_random_directions(engine: Engine) -> Non
 def test_logits_depend_on_every_position_of_the_input(engine: Engine) -> None:
     """Those of two nonces have nothing to do with each other, and the first token reaches the last."""
     assert isinstance(engine, TorchEngine)
-    inputs = engine.make_inputs(_config(), range(32))
+    inputs = _inputs(engine, _config(), range(32))
     logits = torch.nn.functional.normalize(engine.forward(inputs), dim=1)
     cosines = (logits @ logits.T).fill_diagonal_(0)
     # All logits lie in the 128 dimensions of the hidden state: 1/sqrt(128) = 0.088 is chance.
@@ -159,7 +165,7 @@ def test_logits_depend_on_every_position_of_the_input(engine: Engine) -> None:
 def test_block_and_key_decide_the_distances(engine: Engine) -> None:
     """Another block or another key is another search."""
     found = [
-        engine.distances(_config(block_hash=block, key=key), [0, 1])
+        engine.values(Batch.of(_config(block_hash=block, key=key), [0, 1]))
         for block, key in (("block", "key"), ("block", "kez"), ("bloc", "kkey"))
     ]
     assert len({value for pair in found for value in pair}) == 6
@@ -170,21 +176,21 @@ def test_many_blocks_in_turn_keep_their_own_targets(engine: Engine) -> None:
     blocks = [f"block {number}" for number in range(12)]
 
     def run() -> list[list[float]]:
-        return [engine.distances(_config(4, 8, block), [0, 1]) for block in blocks]
+        return [engine.values(Batch.of(_config(4, 8, block), [0, 1])) for block in blocks]
 
     assert run() == run()
 
 
 def test_bounds_are_checked_before_anything_runs(engine: Engine) -> None:
     """No nonces is an empty answer; what is too long or too many is refused."""
-    assert engine.distances(_config(), []) == []
+    assert engine.values(Batch.of(_config(), [])) == []
     with pytest.raises(InvalidRound, match=r"seq_len is 4097; allowed: 1 to 4096"):
-        engine.distances(_config(seq_len=4097), [0])
+        engine.values(Batch.of(_config(seq_len=4097), [0]))
     with pytest.raises(InvalidRound, match="nonces"):
-        engine.distances(_config(batch_size=2), [0, 1, 2])
+        engine.values(Batch.of(_config(batch_size=2), [0, 1, 2]))
     with pytest.raises(InvalidRound, match="seq_len"):
         engine.warm_up(1, 5000)
-    assert len(engine.distances(_config(batch_size=1, seq_len=1), [3])) == 1
+    assert len(engine.values(Batch.of(_config(batch_size=1, seq_len=1), [3]))) == 1
 
 
 def test_logits_that_are_not_finite_come_back_as_nan(state_dir: Path) -> None:
@@ -193,7 +199,7 @@ def test_logits_that_are_not_finite_come_back_as_nan(state_dir: Path) -> None:
     assert isinstance(broken, TorchEngine)
     with torch.no_grad():
         broken._model.lm_head.weight[5, 5] = math.inf
-    assert all(math.isnan(value) for value in broken.distances(_config(4, 8), [0, 1]))
+    assert all(math.isnan(value) for value in broken.values(Batch.of(_config(4, 8), [0, 1])))
 
 
 def test_a_closed_engine_says_so(state_dir: Path) -> None:
@@ -203,7 +209,7 @@ def test_a_closed_engine_says_so(state_dir: Path) -> None:
     engine.close()
     engine.close()
     with pytest.raises(EngineError, match="closed"):
-        engine.distances(_config(), [0])
+        engine.values(Batch.of(_config(), [0]))
 
 
 def test_loading_reports_its_steps(
@@ -232,7 +238,9 @@ def test_a_copy_of_the_folder_is_the_same_model(
     other = _load(state_dir, model=str(copy))
     assert other.info.model == str(copy)
     assert other.info.fingerprint == engine.info.fingerprint
-    assert other.distances(_config(), range(4)) == engine.distances(_config(), range(4))
+    assert other.values(Batch.of(_config(), range(4))) == engine.values(
+        Batch.of(_config(), range(4))
+    )
 
 
 @pytest.mark.parametrize(

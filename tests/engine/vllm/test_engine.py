@@ -19,6 +19,7 @@ from pocqueue.engine import EngineOptions, load_engine
 from pocqueue.engine.torch_model.embedded import EMBEDDED_FINGERPRINT, ensure_embedded_model
 from pocqueue.errors import EngineError
 from pocqueue.measure.profile import STAGES
+from pocqueue.poc.batch import Batch
 from tests.support.vllm_engine_probe import CONFIG, NUM_NONCES
 from tests.support.vllm_parts import need_vllm
 
@@ -63,7 +64,9 @@ def torch_distances(state_dir: Path) -> list[float]:
     options = EngineOptions(model="embedded", device="cpu", state_dir=state_dir)
     engine = load_engine("torch", options)
     starts = range(0, NUM_NONCES, 32)
-    return [d for first in starts for d in engine.distances(CONFIG, range(first, first + 32))]
+    return [
+        d for first in starts for d in engine.values(Batch.of(CONFIG, range(first, first + 32)))
+    ]
 
 
 def _check_agreement(ours: list[float], theirs: list[float]) -> None:

@@ -17,11 +17,11 @@ import pytest
 from typing_extensions import override
 
 from pocqueue.engine import EngineOptions, load_engine, local
-from pocqueue.engine.base import Batch
 from pocqueue.engine.vllm import server as module
 from pocqueue.engine.vllm.ranks import BatchLimits
 from pocqueue.engine.vllm.server import VllmServerEngine
 from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound
+from pocqueue.poc.batch import Batch
 from pocqueue.poc.config import PoCConfig
 from tests.support.factories import FINGERPRINT, OTHER_FINGERPRINT, make_info
 
@@ -207,13 +207,13 @@ def test_a_worker_takes_what_is_served(server: Server) -> None:
         assert engine.info == make_info(engine="vllm-server")
         assert progress == [f"Using twin of the vLLM server at {server.url} in float32"]
         assert server.requests == [("GET", "/api/v1/pow/model", None, None)]
-        assert engine.distances(round_of(), [7]) == [0.07]
+        assert engine.values(Batch.of(round_of(), [7])) == [0.07]
 
 
 def test_the_token_goes_with_every_request(server: Server) -> None:
     """As a bearer token; a slash after the URL does no harm."""
     with connected(server, server_url=f"{server.url}/", server_token="secret") as engine:
-        engine.distances(round_of(), [1])
+        engine.values(Batch.of(round_of(), [1]))
         assert [(path, token) for _, path, token, _ in server.requests] == [
             ("/api/v1/pow/model", "Bearer secret"),
             ("/api/v1/pow/distances", "Bearer secret"),
@@ -223,7 +223,7 @@ def test_the_token_goes_with_every_request(server: Server) -> None:
 def test_a_batch_is_one_request(server: Server, engine: VllmServerEngine) -> None:
     """Distances come back in the order of the nonces; null is NaN, whole numbers are numbers."""
     server.distance = lambda nonce: {1: None, 2: 1, 2**62: 0.25}[nonce]
-    distances = engine.distances(round_of(), [2**62, 1, 2])
+    distances = engine.values(Batch.of(round_of(), [2**62, 1, 2]))
     assert distances[0] == 0.25
     assert math.isnan(distances[1])
     assert distances[2] == 1.0
@@ -243,7 +243,7 @@ def test_a_batch_is_one_request(server: Server, engine: VllmServerEngine) -> Non
 def test_the_server_is_told_of_the_next_batch(server: Server, engine: VllmServerEngine) -> None:
     """With the fields of a batch, so that it can make inputs meanwhile."""
     config = round_of()
-    engine.distances(config, [1], Batch("block-2", "key-2", (5, 6), 4, 8))
+    engine.values(Batch.of(config, [1]), Batch("block-2", "key-2", (5, 6), 4, 8))
     [(_, _, _, body)] = server.requests
     assert body is not None
     assert body["upcoming"] == {
@@ -279,9 +279,9 @@ def test_what_the_server_cannot_run_is_not_sent(
 ) -> None:
     """The error names the field; neither are no nonces sent."""
     with pytest.raises(InvalidRound) as caught:
-        engine.distances(round_of(**changes), nonces)
+        engine.values(Batch.of(round_of(**changes), nonces))
     assert caught.value.field == field
-    assert engine.distances(round_of(), []) == []
+    assert engine.values(Batch.of(round_of(), [])) == []
     assert server.requests == []
 
 
@@ -291,7 +291,7 @@ def test_a_server_that_cannot_just_now_is_asked_again(
 ) -> None:
     """With growing pauses."""
     server.answers = [(status, {"detail": "not now"})] * 3
-    assert engine.distances(round_of(), [1, 2]) == [0.01, 0.02]
+    assert engine.values(Batch.of(round_of(), [1, 2])) == [0.01, 0.02]
     assert len(server.requests) == 4
     assert len({repr(request) for request in server.requests}) == 1
     assert clock.pauses == sorted(clock.pauses)
@@ -302,10 +302,10 @@ def test_a_server_that_restarts_is_waited_for(
     server: Server, engine: VllmServerEngine, clock: Clock
 ) -> None:
     """The batch is sent again, and nobody notices."""
-    assert engine.distances(round_of(), [1]) == [0.01]
+    assert engine.values(Batch.of(round_of(), [1])) == [0.01]
     server.stop()
     clock.on_pause = lambda number: server.start() if number == 3 else None
-    assert engine.distances(round_of(), [2]) == [0.02]
+    assert engine.values(Batch.of(round_of(), [2])) == [0.02]
     assert len(server.requests) == 2
 
 
@@ -314,7 +314,7 @@ def test_patience_ends(server: Server, engine: VllmServerEngine, clock: Clock) -
     server.stop()
     begun = clock.now
     with pytest.raises(EngineUnavailable, match=r"does not answer \(ConnectError\)") as caught:
-        engine.distances(round_of(), [1])
+        engine.values(Batch.of(round_of(), [1]))
     assert server.url in str(caught.value)
     assert "Check POCQUEUE_VLLM_URL and the server's log." in str(caught.value)
     assert PATIENCE_S / 2 < clock.now - begun <= PATIENCE_S
@@ -326,7 +326,7 @@ def test_patience_ends_with_the_servers_own_reason(
     """Where it answers, but cannot use its engine."""
     server.answers = [(503, {"detail": "Engine not available: vLLM's engine is dead."})] * 100
     with pytest.raises(EngineUnavailable, match="says 503: Engine not available: vLLM's engine is"):
-        engine.distances(round_of(), [1])
+        engine.values(Batch.of(round_of(), [1]))
 
 
 def test_each_batch_has_patience_of_its_own(
@@ -335,10 +335,10 @@ def test_each_batch_has_patience_of_its_own(
     """What the one before has used up does not count."""
     server.stop()
     with pytest.raises(EngineUnavailable):
-        engine.distances(round_of(), [1])
+        engine.values(Batch.of(round_of(), [1]))
     used = len(clock.pauses)
     clock.on_pause = lambda number: server.start() if number == used + 2 else None
-    assert engine.distances(round_of(), [1]) == [0.01]
+    assert engine.values(Batch.of(round_of(), [1])) == [0.01]
 
 
 @pytest.mark.parametrize(
@@ -362,10 +362,10 @@ def test_a_refusal_is_final(
     """One sentence that says what to do; the server has changed, and asking again would not help."""
     server.answers = [(status, body)]
     with pytest.raises(EngineUnavailable, match=sentence) as caught:
-        engine.distances(round_of(), [1])
+        engine.values(Batch.of(round_of(), [1]))
     assert f"The vLLM server at {server.url}" in str(caught.value)
     assert clock.pauses == []
-    assert engine.distances(round_of(), [1]) == [0.01]
+    assert engine.values(Batch.of(round_of(), [1])) == [0.01]
 
 
 @pytest.mark.parametrize(
@@ -375,10 +375,10 @@ def test_another_model_is_noticed_at_once(
     server: Server, engine: VllmServerEngine, field: str, value: str
 ) -> None:
     """A server may be restarted with another one between two batches; its distances do not count."""
-    engine.distances(round_of(), [1])
+    engine.values(Batch.of(round_of(), [1]))
     setattr(server, field, value)
     with pytest.raises(EngineUnavailable, match="serves another model by now") as caught:
-        engine.distances(round_of(), [1])
+        engine.values(Batch.of(round_of(), [1]))
     assert value[:12] in str(caught.value)
     assert "Start this worker again" in str(caught.value)
 
@@ -393,7 +393,7 @@ def test_other_than_one_distance_a_nonce_is_no_answer(
     body = {"distances": distances, "fingerprint": FINGERPRINT, "dtype": "float32"}
     server.answers = [(200, body)]
     with pytest.raises(EngineUnavailable, match="one distance for each of 2 nonces"):
-        engine.distances(round_of(), [1, 2])
+        engine.values(Batch.of(round_of(), [1, 2]))
 
 
 @pytest.mark.parametrize("body", [b"<html>Welcome</html>", b"", ["a list"]])
@@ -403,7 +403,7 @@ def test_something_else_than_the_plugin_is_noticed(
     """A proxy's page, for one; also where a worker starts."""
     server.answers = [(200, body)] * 2
     with pytest.raises(EngineUnavailable, match="is not pocqueue's plugin"):
-        engine.distances(round_of(), [1])
+        engine.values(Batch.of(round_of(), [1]))
     with pytest.raises(EngineError, match="is not pocqueue's plugin"), connected(server):
         pass
 
@@ -456,7 +456,7 @@ def test_a_batch_that_failed_is_the_batchs_fault(server: Server, engine: VllmSer
     """The server is well, so the worker is too."""
     server.answers = [(500, {"detail": "It does not fit."})]
     with pytest.raises(EngineError, match="It does not fit") as caught:
-        engine.distances(round_of(), [1])
+        engine.values(Batch.of(round_of(), [1]))
     assert not isinstance(caught.value, EngineUnavailable)
 
 
@@ -522,7 +522,7 @@ def test_a_batch_that_hangs_is_given_up(server: Server, clock: Clock) -> None:
     client = httpx.Client(base_url=server.url, trust_env=False, timeout=0.02)
     engine = VllmServerEngine(client, make_info(), BatchLimits(MAX_BATCH_SIZE), patience_s=0.2)
     with pytest.raises(EngineUnavailable, match=r"does not answer \(ReadTimeout\)"):
-        engine.distances(round_of(), [1])
+        engine.values(Batch.of(round_of(), [1]))
     never.set()
     engine.close()
 
@@ -532,4 +532,4 @@ def test_closing_twice_is_fine(server: Server) -> None:
     with connected(server) as engine:
         engine.close()
     with connected(server) as engine:
-        assert engine.distances(round_of(), [1]) == [0.01]
+        assert engine.values(Batch.of(round_of(), [1])) == [0.01]
