@@ -1,4 +1,4 @@
-"""What needs no GPU: posts the valid nonces of a round to its callback URL.
+"""Callbacks: posts the valid nonces of a round to its callback URL.
 
 `celery -A pocqueue worker -Q io` runs it. The scheduler sends a task when a round has proofs that
 its receiver did not confirm; the task posts them in order, a bounded number at a time, and stops at
@@ -13,13 +13,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cache, partial
 
 from pocqueue.app import app
 from pocqueue.errors import InvalidRound, UnknownRound
+from pocqueue.poc.callback import CallbackClient, PostOutcome, encode_body
 from pocqueue.poc.data import ProofBatch
-from pocqueue.poc.sender import Delivery, PoCCallbackSender
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.callback_target import check_url, checked_connector
 from pocqueue.rounds.records import ProofEntry, RoundStatus
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 #: Seconds after which a task goes to the end of the queue.
 TASK_S = 20.0
-#: Batches merged into one request.
+#: Batches merged into one request, at most.
 ENTRIES_PER_POST = 256
 
 
@@ -46,85 +46,92 @@ def deliver_proofs(*, round_id: str, token: str) -> str:
     return asyncio.run(deliver(_backend(), round_id, token, allow_private=private))
 
 
-async def deliver(backend: Backend, round_id: str, token: str, *, allow_private: bool) -> str:
+async def deliver(
+    backend: Backend,
+    round_id: str,
+    token: str,
+    *,
+    allow_private: bool,
+    entries_per_post: int = ENTRIES_PER_POST,
+) -> str:
     """Post the unconfirmed proofs of a round; return one line about it.
 
     Args:
         round_id: whose proofs.
         token: of the lease under which they are posted.
         allow_private: post to addresses that are not public as well.
+        entries_per_post: batches merged into one request, at most.
     """
+    callbacks = backend.callbacks
     try:
         status = await asyncio.to_thread(backend.store.status, round_id)
     except UnknownRound:
         return "the round is forgotten"
-    delivery = await asyncio.to_thread(backend.outbox.delivery, round_id)
+    progress = await asyncio.to_thread(callbacks.progress, round_id)
     url = status.spec.callback_url
-    if delivery.lease != token or url is None:
+    if progress.lease != token or url is None:
         return "another task delivers"
     try:
-        # Tells more than the connector does where the URL is odd as well.
+        # Tells more than the connector does if the URL is odd as well.
         check_url(url, allow_private=allow_private)
     except InvalidRound as exc:
         return await _give_up(backend, round_id, token, str(exc))
-    cursor, posted, refused, size = delivery.cursor, 0, 0, ENTRIES_PER_POST
+    cursor, attempts, size = progress.cursor, progress.attempts, entries_per_post
+    posted = refused = 0
     give_back_at = time.monotonic() + TASK_S
-    async with PoCCallbackSender(
-        url,
-        status.spec.r_target,
-        status.spec.fraud_threshold,
-        connector=partial(checked_connector, allow_private),
-    ) as sender:
+    async with CallbackClient(connector=partial(checked_connector, allow_private)) as client:
         while True:
             entries = await asyncio.to_thread(backend.store.read_proofs, status, cursor, count=size)
             if not entries:
-                await asyncio.to_thread(backend.outbox.finish, round_id, token)
+                await asyncio.to_thread(callbacks.finish, round_id, token)
                 return f"{posted} nonces delivered, {refused} refused"
             batch = merge(status, entries)
-            answer = await sender.post("/generated", asdict(batch))
-            if answer is Delivery.RETRY:
+            result = await client.post(url, "generated", encode_body(asdict(batch)))
+            if result.outcome is PostOutcome.RETRY:
                 error = f"{len(batch)} nonces were not taken"
-                await asyncio.to_thread(backend.outbox.failed, round_id, token, delivery, error)
+                await asyncio.to_thread(callbacks.failed, round_id, token, attempts, error)
                 logger.warning(
-                    "Round %s: the callback receiver took nothing; next try in %.1f s.",
+                    "Round %s: the callback receiver took nothing, %s; next try in %.1f s.",
                     round_id,
-                    delivery.backoff_ms / 1000,
+                    result.reason,
+                    callbacks.backoff_ms(attempts) / 1000,
                 )
                 return error
-            if sender.forbidden is not None:
-                # Nobody was asked, so nothing is passed over, and the next try would end here too.
-                return await _give_up(backend, round_id, token, str(sender.forbidden))
-            if answer is Delivery.REFUSED and len(entries) > 1:
-                # Too large for it, perhaps, or one of them is what it will not have.
+            if result.outcome is PostOutcome.FORBIDDEN:
+                # Nothing was sent, so nothing is passed over, and the next try would end here too.
+                return await _give_up(backend, round_id, token, result.reason)
+            if result.outcome is PostOutcome.REFUSED and len(entries) > 1:
+                # The body may be too large, or one batch in it is what the receiver refuses.
                 size = len(entries) // 2
                 continue
-            if answer is Delivery.REFUSED:
+            if result.outcome is PostOutcome.REFUSED:
                 # A final answer: the same body would get it again, and the rest would never arrive.
                 refused += len(batch)
                 logger.warning(
-                    "Round %s: the callback receiver refuses %d nonces, from %d on.",
+                    "Round %s: the callback receiver refuses %d nonces, from %d on: %s",
                     round_id,
                     len(batch),
                     batch.nonces[0],
+                    result.reason,
                 )
             else:
                 posted += len(batch)
-            # What failed before this success is over.
-            cursor, delivery = entries[-1].cursor, replace(delivery, attempts=0)
+            # Failures before this success no longer count.
+            cursor, attempts = entries[-1].cursor, 0
             if not await asyncio.to_thread(
-                backend.outbox.delivered, round_id, token, cursor, len(batch)
+                callbacks.delivered, round_id, token, cursor, len(batch)
             ):
                 return "another task took over"
             if time.monotonic() > give_back_at:
-                # A slow receiver must not keep the others waiting; the scheduler comes back to it, for as
-                # long as the round's proofs are to be delivered.
-                await asyncio.to_thread(backend.outbox.finish, round_id, token)
+                # A slow receiver must not keep the others waiting; the scheduler comes back to this round
+                # for as long as it has proofs to deliver.
+                await asyncio.to_thread(callbacks.finish, round_id, token)
                 return f"{posted} nonces delivered, {refused} refused; more to come"
 
 
 async def _give_up(backend: Backend, round_id: str, token: str, error: str) -> str:
     """End the callbacks of a round, as no further try would help."""
-    await asyncio.to_thread(backend.outbox.give_up, round_id, token, error)
+    await asyncio.to_thread(backend.callbacks.give_up, round_id, token, error)
     logger.error("Round %s: no callbacks are sent. %s", round_id, error)
     return error
 

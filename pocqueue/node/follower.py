@@ -1,7 +1,7 @@
 """Takes one search to its end: reads its pages, signs what is valid, and keeps it on disk to be sent.
 
 Promises:
-- A page counts once: its letters and the cursor behind it go to disk in one step, or not at all.
+- A page counts once: its messages and the cursor behind it go to disk in one step, or not at all.
 - An outage of the source is waited out, for as long as the source keeps what it found.
 - What comes from a big node is checked before it is signed: a batch of another round, a nonce of
   another node, a distance that is not below r_target end the session as fraud. A nonce that came
@@ -9,7 +9,7 @@ Promises:
 - A disk in trouble is waited for with the page at hand, and so is, where this process ends, a reply
   that a big node without cursors gives only once.
 - With an engine a random sample is recomputed beside that (`spot_check.py`). After fraud nothing more
-  of the session is sent, letters that wait included.
+  of the session is sent, messages that wait included.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from dataclasses import asdict
 from typing import Any, ParamSpec, TypeVar
 
 from pocqueue.errors import DelegationError, OutboxError, PocqueueError
+from pocqueue.node.dispatcher import Dispatcher
 from pocqueue.node.keys import SigningKey
 from pocqueue.node.metrics import NodeMetrics
-from pocqueue.node.outbox import NewLetter, Outbox
-from pocqueue.node.postman import Postman
+from pocqueue.node.outbox import NewMessage, Outbox
 from pocqueue.node.round import NodeRound
 from pocqueue.node.signing import sign_body
-from pocqueue.node.sources import Page, Work, is_final, is_refused
+from pocqueue.node.sources import Page, Source, is_final, is_refused
 from pocqueue.node.spot_check import SpotCheck
 from pocqueue.poc.data import ProofBatch, is_valid
 from pocqueue.poc.nonces import MAX_NONCE
 
 logger = logging.getLogger(__name__)
 
-#: Most nonces of one letter. Receivers of today take thousands.
-NONCES_PER_LETTER = 1000
+#: Most nonces of one message. Known receivers take thousands.
+NONCES_PER_MESSAGE = 1000
 #: Between two tries while the source is away: first, and at most.
 FIRST_PAUSE_S = 0.25
 MAX_PAUSE_S = 5.0
@@ -55,15 +55,15 @@ class Fraud(PocqueueError):
     """What the big node sent cannot be true."""
 
 
-class SessionRunner:
+class Follower:
     """One search and the task that follows it.
 
     Args:
-        work: where the nonces come from.
+        source: where the nonces come from.
         node_round: what was asked for.
         outbox: on disk.
-        key: signs every letter.
-        postman: told of new letters.
+        key: signs every message.
+        dispatcher: told of new messages.
         metrics: counts.
         spot_check: recomputes samples; None: nothing can be recomputed here.
         give_up_s: Unix time after which an absent source is not waited for any more.
@@ -83,19 +83,19 @@ class SessionRunner:
 
     def __init__(
         self,
-        work: Work,
+        source: Source,
         node_round: NodeRound,
         *,
         outbox: Outbox,
         key: SigningKey,
-        postman: Postman,
+        dispatcher: Dispatcher,
         metrics: NodeMetrics,
         spot_check: SpotCheck | None,
         give_up_s: float,
         seen: Collection[int] = (),
-        on_lost: Callable[[SessionRunner], Awaitable[None]] | None = None,
+        on_lost: Callable[[Follower], Awaitable[None]] | None = None,
     ) -> None:
-        self.work = work
+        self.source = source
         self.round = node_round
         self.error: str | None = None
         self.over = False
@@ -108,7 +108,7 @@ class SessionRunner:
         self.spot_check = spot_check
         self._outbox = outbox
         self._key = key
-        self._postman = postman
+        self._dispatcher = dispatcher
         self._metrics = metrics
         self._give_up_s = give_up_s
         self._on_lost = on_lost
@@ -121,8 +121,8 @@ class SessionRunner:
     @property
     def tag(self) -> str:
         """Name the session in log lines; the word is what operators search for."""
-        word = "DELEGATION" if self.work.origin == "delegation" else "LOCAL"
-        return f"{word} session {self.work.session_id} node {self.round.node_id}:"
+        word = "DELEGATION" if self.source.origin == "delegation" else "LOCAL"
+        return f"{word} session {self.source.session_id} node {self.round.node_id}:"
 
     @property
     def is_searching(self) -> bool:
@@ -136,12 +136,12 @@ class SessionRunner:
 
     def start(self) -> None:
         """Begin to follow the search."""
-        self.task = asyncio.create_task(self._run(), name=f"session {self.work.session_id}")
+        self.task = asyncio.create_task(self._run(), name=f"session {self.source.session_id}")
 
     def stop(self) -> None:
         """Have the source end the search; what it found is still read."""
         if self._stopping is None and not self.over:
-            self._stopping = asyncio.create_task(self._stop_work())
+            self._stopping = asyncio.create_task(self._stop_source())
 
     async def stop_arrived(self, timeout_s: float) -> None:
         """Wait until the source knows of a stop, if there was one, though not for longer than that."""
@@ -157,7 +157,7 @@ class SessionRunner:
             if task is not None:
                 task.cancel()
                 await asyncio.wait([task])
-        await self.work.close()
+        await self.source.close()
 
     async def _run(self) -> None:
         checking = None
@@ -180,10 +180,10 @@ class SessionRunner:
         if self._stopping is not None and not self._closing.is_set():
             await self._or_closing(self._stopping)
         if not self._closing.is_set():
-            await self.work.close()
+            await self.source.close()
 
     async def _follow(self, checking: asyncio.Task[str | None] | None) -> None:
-        session = await self._on_disk(self._outbox.session, self.work.session_id)
+        session = await self._on_disk(self._outbox.session, self.source.session_id)
         assert session is not None
         cursor, self.batches, self.nonces = session.cursor, session.batches, session.nonces
         pause = FIRST_PAUSE_S
@@ -200,23 +200,23 @@ class SessionRunner:
                 return
             pause = FIRST_PAUSE_S
             batches = self._checked(page)
-            letters = self._letters(page.cursor, batches)
+            messages = self._messages(page.cursor, batches)
             if not await self._on_disk(
-                self._outbox.accept, self.work.session_id, cursor, page.cursor, letters
+                self._outbox.accept, self.source.session_id, cursor, page.cursor, messages
             ):
                 self.seen.difference_update(n for batch in batches for n in batch.nonces)
-                session = await self._on_disk(self._outbox.session, self.work.session_id)
+                session = await self._on_disk(self._outbox.session, self.source.session_id)
                 if session is None or session.state != "open":
                     return
                 if session.cursor == cursor:
-                    # One of its letters is on disk already.
+                    # One of its messages is on disk already.
                     again = f"The source gives cursor {page.cursor[:40]!r} for two pages"
                     await self._give_up(DelegationError(again, is_final=True))
                     return
                 logger.warning("%s a page was read twice; kept once.", self.tag)
                 cursor = session.cursor
                 continue
-            self._postman.notify()
+            self._dispatcher.notify()
             cursor, self.status = page.cursor, page.status
             self._count(batches)
             if self.spot_check is not None:
@@ -241,12 +241,12 @@ class SessionRunner:
         Raises:
             Fraud: the sample was found to be, meanwhile.
         """
-        reading = asyncio.ensure_future(self.work.read(cursor))
+        reading = asyncio.ensure_future(self.source.read(cursor))
         try:
             await self._or_closing(reading, checking)
             if checking is not None and checking.done() and (reason := checking.result()):
                 raise Fraud(reason)
-            if self._closing.is_set() and not reading.done() and not self.work.must_end:
+            if self._closing.is_set() and not reading.done() and not self.source.must_end:
                 return None, None
             page = await reading
         except PocqueueError as exc:
@@ -316,7 +316,7 @@ class SessionRunner:
         """
         kept_batches = []
         for batch in page.batches:
-            if self.work.origin == "delegation":
+            if self.source.origin == "delegation":
                 self._check(batch)
             kept = self._batch([], [])
             for nonce, distance in zip(batch.nonces, batch.dist, strict=True):
@@ -348,18 +348,18 @@ class SessionRunner:
             if distance < 0 or not is_valid(distance, ours.r_target):
                 raise Fraud(f"nonce {nonce} claims distance {distance}, which is not valid")
 
-    def _letters(self, position: str, batches: list[ProofBatch]) -> list[NewLetter]:
+    def _messages(self, position: str, batches: list[ProofBatch]) -> list[NewMessage]:
         nonces = [nonce for batch in batches for nonce in batch.nonces]
         dist = [distance for batch in batches for distance in batch.dist]
-        letters = []
-        for start in range(0, len(nonces), NONCES_PER_LETTER):
-            stop = start + NONCES_PER_LETTER
+        messages = []
+        for start in range(0, len(nonces), NONCES_PER_MESSAGE):
+            stop = start + NONCES_PER_MESSAGE
             piece = self._batch(nonces[start:stop], dist[start:stop])
             with self._metrics.signing.time():
                 body = sign_body(asdict(piece) | {"r_target": self.round.r_target}, self._key)
             self._metrics.signed.inc()
-            letters.append(
-                NewLetter(
+            messages.append(
+                NewMessage(
                     position=f"{position}/{start}",
                     kind="generated",
                     url=self.round.url,
@@ -367,7 +367,7 @@ class SessionRunner:
                     nonces=len(piece),
                 )
             )
-        return letters
+        return messages
 
     def _batch(self, nonces: list[int], dist: list[float]) -> ProofBatch:
         return ProofBatch(
@@ -383,11 +383,11 @@ class SessionRunner:
         num_nonces = sum(len(batch) for batch in batches)
         self.batches += len(batches)
         self.nonces += num_nonces
-        self._metrics.batches.labels(self.work.origin).inc(len(batches))
-        self._metrics.nonces.labels(self.work.origin).inc(num_nonces)
+        self._metrics.batches.labels(self.source.origin).inc(len(batches))
+        self._metrics.nonces.labels(self.source.origin).inc(num_nonces)
 
     async def _close(self, why: str, level: int = logging.INFO) -> None:
-        await self._on_disk(self._outbox.close_session, self.work.session_id)
+        await self._on_disk(self._outbox.close_session, self.source.session_id)
         logger.log(
             level,
             "%s %s; %d batches with %d valid nonces.",
@@ -405,7 +405,7 @@ class SessionRunner:
     async def _end_as_fraud(self, reason: str) -> None:
         self.fraud = reason
         self._metrics.fraud.inc()
-        held = await self._on_disk(self._outbox.hold, self.work.session_id)
+        held = await self._on_disk(self._outbox.hold, self.source.session_id)
         self.error = reason
         logger.error(
             "%s FRAUD: %s. The session is stopped, %d signed batches of it are held back.",
@@ -416,13 +416,13 @@ class SessionRunner:
         # Not waited for: a cheat that does not answer must not hold up local work.
         self.stop()
 
-    async def _stop_work(self) -> None:
+    async def _stop_source(self) -> None:
         """Tell the source, again and again while it is away and the round could still run."""
         pause = FIRST_PAUSE_S
         # What was read to its end has stopped.
         while not self._read_all or self.fraud is not None:
             try:
-                await self.work.stop()
+                await self.source.stop()
             except PocqueueError as exc:
                 if is_final(exc) or time.time() > self._give_up_s:
                     logger.warning("%s cannot be stopped: %s", self.tag, exc)

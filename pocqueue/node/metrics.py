@@ -25,8 +25,8 @@ class NodeMetrics:
             "Seconds since the big node was last heard; 0 where none is asked.",
             registry=r,
         )
-        self.letters = Gauge(
-            "pocqueue_node_outbox_letters",
+        self.messages = Gauge(
+            "pocqueue_node_outbox_messages",
             "Signed batches on disk, by what becomes of them.",
             ["state"],
             registry=r,

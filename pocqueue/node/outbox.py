@@ -2,7 +2,7 @@
 
 One SQLite file of one process; `outbox.sql` has its tables. `Outbox.accept` writes a page of signed
 batches and moves the session's cursor in one transaction, so a page that is read twice is kept once;
-a letter leaves by the receiver's 200 only. Whatever dies in between, the file is as before or as after
+a message leaves by the receiver's 200 only. Whatever dies in between, the file is as before or as after
 a step, never between. Every step is on disk when it returns.
 
 Methods are quick and block; they may be called from any thread (`asyncio.to_thread`).
@@ -11,7 +11,6 @@ Methods are quick and block; they may be called from any thread (`asyncio.to_thr
 from __future__ import annotations
 
 import contextlib
-import json
 import sqlite3
 import threading
 import time
@@ -25,35 +24,35 @@ from typing_extensions import override
 from pocqueue.closing import Closing
 from pocqueue.errors import NodeStateError
 from pocqueue.node.outbox_file import lock_outbox, open_outbox, outbox_errors
+from pocqueue.poc.callback import Kind, encode_body
 
 Origin = Literal["delegation", "queue", "engine"]
 SessionState = Literal["open", "closed", "fraud"]
-Kind = Literal["generated", "validated"]
-LetterState = Literal["waiting", "refused", "held"]
+MessageState = Literal["waiting", "refused", "held"]
 
 #: Name of the file in the state folder.
 OUTBOX_NAME: Final = "node-outbox.sqlite3"
-#: Seconds that a session without letters is remembered after its end.
+#: Seconds that a session without messages is remembered after its end.
 KEEP_ENDED_S: Final = 86_400.0
 
 _SESSION_COLUMNS = (
-    "session_id, origin, url, state, cursor, request, created_s, batches, nonces, sampled, invalid"
+    "session_id, origin, state, cursor, request, created_s, batches, nonces, sampled, invalid"
 )
-_LETTER_COLUMNS = (
+_MESSAGE_COLUMNS = (
     "id, session_id, position, kind, url, body, nonces, created_s, attempts, next_s, state, error"
 )
 
-# The first waiting letter of each URL. The URLs are found one by one in the index, as DISTINCT would
-# read all of it, and thousands of letters may wait for one URL.
+# The first waiting message of each URL. The URLs are found one by one in the index, as DISTINCT would
+# read all of it, and thousands of messages may wait for one URL.
 _HEADS = f"""
 WITH RECURSIVE urls (url) AS (
-    SELECT min(url) FROM letters WHERE state = 'waiting'
+    SELECT min(url) FROM messages WHERE state = 'waiting'
     UNION ALL
-    SELECT (SELECT min(url) FROM letters WHERE state = 'waiting' AND url > urls.url)
+    SELECT (SELECT min(url) FROM messages WHERE state = 'waiting' AND url > urls.url)
     FROM urls WHERE urls.url IS NOT NULL
 )
-SELECT {_LETTER_COLUMNS} FROM letters WHERE id IN (
-    SELECT (SELECT min(id) FROM letters WHERE state = 'waiting' AND url = urls.url) FROM urls
+SELECT {_MESSAGE_COLUMNS} FROM messages WHERE id IN (
+    SELECT (SELECT min(id) FROM messages WHERE state = 'waiting' AND url = urls.url) FROM urls
 ) ORDER BY id
 """  # noqa: S608 - made of constants
 
@@ -64,7 +63,6 @@ class Session:
 
     session_id: str
     origin: Origin
-    url: str | None  #: base of its callbacks
     state: SessionState
     cursor: str  #: behind the last page that was accepted; empty at first
     request: str  #: JSON, as whoever opened it wrote it
@@ -76,7 +74,7 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
-class NewLetter:
+class NewMessage:
     """A signed batch or verdict, to be sent."""
 
     position: str  #: of the batch in its session; once for each kind
@@ -87,7 +85,7 @@ class NewLetter:
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class Message:
     """One that waits, or will not be sent."""
 
     id: int
@@ -100,13 +98,13 @@ class Letter:
     created_s: float  #: Unix time
     attempts: int  #: that failed
     next_s: float  #: Unix time before which it is not tried
-    state: LetterState
+    state: MessageState
     error: str  #: what became of the last attempt
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many letters are in the outbox."""
+    """How many messages are in the outbox."""
 
     waiting: int
     refused: int  #: the receiver will never take these
@@ -121,19 +119,26 @@ class Outbox(Closing):
     Args:
         path: the file. `PATH.lock` beside it keeps other processes away from it.
         clock: Unix time.
+        busy_timeout_s: seconds to wait if another program, such as a backup, holds the file.
 
     Raises:
         OutboxError: another process has it open, it is of a newer version, corrupt, or no outbox.
     """
 
-    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        clock: Callable[[], float] = time.time,
+        busy_timeout_s: float = 10.0,
+    ) -> None:
         self.path = path
         self._clock = clock
         self._mutex = threading.Lock()
         self._lock = lock_outbox(path)
         try:
             with outbox_errors(self.path):
-                self._db = open_outbox(path)
+                self._db = open_outbox(path, busy_timeout_s)
         except BaseException:
             self._lock.close()
             raise
@@ -145,23 +150,20 @@ class Outbox(Closing):
             self._db.close()
             self._lock.close()
 
-    def open_session(
-        self, session_id: str, origin: Origin, url: str | None, request: str, cursor: str = ""
-    ) -> None:
+    def open_session(self, session_id: str, origin: Origin, request: str, cursor: str = "") -> None:
         """Note a session that begins. One that is there already stays as it is.
 
         Args:
             session_id: unique for ever.
             origin: where its nonces come from.
-            url: base of its callbacks, for whoever resumes it.
             request: JSON of whatever it takes to resume it.
             cursor: where its first page begins.
         """
         with self._transaction() as db:
             db.execute(
-                "INSERT INTO sessions (session_id, origin, url, state, cursor, request, created_s)"
-                " VALUES (?, ?, ?, 'open', ?, ?, ?) ON CONFLICT DO NOTHING",
-                (session_id, origin, url, cursor, request, self._clock()),
+                "INSERT INTO sessions (session_id, origin, state, cursor, request, created_s)"
+                " VALUES (?, ?, 'open', ?, ?, ?) ON CONFLICT DO NOTHING",
+                (session_id, origin, cursor, request, self._clock()),
             )
 
     def set_request(self, session_id: str, request: str) -> None:
@@ -189,19 +191,19 @@ class Outbox(Closing):
             return _session(db, session_id)
 
     def accept(
-        self, session_id: str, cursor_before: str, cursor_after: str, letters: Sequence[NewLetter]
+        self, session_id: str, cursor_before: str, cursor_after: str, messages: Sequence[NewMessage]
     ) -> bool:
-        """Take a page of letters and move the session's cursor behind it, both or neither.
+        """Take a page of messages and move the session's cursor behind it, both or neither.
 
         Args:
             session_id: of an open session.
             cursor_before: where the page was read from.
             cursor_after: where the next one begins.
-            letters: what is to be sent of it; may be none.
+            messages: what is to be sent of it; may be none.
 
         Returns:
             False where the page is not taken and nothing was changed: the cursor is no longer
-            `cursor_before`, one of the letters is there already, or the session is over.
+            `cursor_before`, one of the messages is there already, or the session is over.
 
         Raises:
             NodeStateError: the session is not known.
@@ -214,7 +216,7 @@ class Outbox(Closing):
             now_s = self._clock()
             try:
                 db.executemany(
-                    "INSERT INTO letters (session_id, position, kind, url, body, nonces, created_s)"
+                    "INSERT INTO messages (session_id, position, kind, url, body, nonces, created_s)"
                     " VALUES (?, ?, ?, ?, ?, ?, ?)",
                     [
                         (
@@ -223,17 +225,17 @@ class Outbox(Closing):
                             new.kind,
                             # With and without the slash it is one receiver, and one order.
                             new.url.rstrip("/"),
-                            _encode(new.body),
+                            encode_body(new.body),
                             new.nonces,
                             now_s,
                         )
-                        for new in letters
+                        for new in messages
                     ],
                 )
             except sqlite3.IntegrityError:
                 db.rollback()
                 return False
-            generated = [new.nonces for new in letters if new.kind == "generated"]
+            generated = [new.nonces for new in messages if new.kind == "generated"]
             db.execute(
                 "UPDATE sessions SET cursor = ?, batches = batches + ?, nonces = nonces + ?"
                 " WHERE session_id = ?",
@@ -255,7 +257,7 @@ class Outbox(Closing):
             )
 
     def close_session(self, session_id: str, state: Literal["closed", "fraud"] = "closed") -> None:
-        """Note that a session is over; one that was fraud stays so. Its letters are still sent.
+        """Note that a session is over; one that was fraud stays so. Its messages are still sent.
 
         Raises:
             NodeStateError: the session is not known.
@@ -269,7 +271,7 @@ class Outbox(Closing):
             )
 
     def hold(self, session_id: str) -> int:
-        """Send nothing more of a session, which was fraud; return how many letters are held by it.
+        """Send nothing more of a session, which was fraud; return how many messages are held by it.
 
         Raises:
             NodeStateError: the session is not known.
@@ -281,59 +283,59 @@ class Outbox(Closing):
                 (self._clock(), session_id),
             )
             held = db.execute(
-                "UPDATE letters SET state = 'held' WHERE session_id = ? AND state = 'waiting'",
+                "UPDATE messages SET state = 'held' WHERE session_id = ? AND state = 'waiting'",
                 (session_id,),
             )
             return held.rowcount
 
-    def heads(self) -> list[Letter]:
-        """Return the first waiting letter of each URL, oldest first, due or not.
+    def heads(self) -> list[Message]:
+        """Return the first waiting message of each URL, oldest first, due or not.
 
         The others of a URL wait behind its first one, so that a receiver gets them in order.
         """
         with self._transaction() as db:
-            return [Letter(*row) for row in db.execute(_HEADS)]
+            return [Message(*row) for row in db.execute(_HEADS)]
 
-    def delivered(self, letter_id: int) -> None:
-        """Remove a letter: its receiver said 200."""
+    def delivered(self, message_id: int) -> None:
+        """Remove a message: its receiver said 200."""
         with self._transaction() as db:
-            db.execute("DELETE FROM letters WHERE id = ?", (letter_id,))
+            db.execute("DELETE FROM messages WHERE id = ?", (message_id,))
 
-    def failed(self, letter_id: int, error: str, next_s: float) -> None:
+    def failed(self, message_id: int, error: str, next_s: float) -> None:
         """Note that an attempt failed, and the Unix time before which there is to be no other."""
         with self._transaction() as db:
             db.execute(
-                "UPDATE letters SET attempts = attempts + 1, error = ?, next_s = ? WHERE id = ?",
-                (error, next_s, letter_id),
+                "UPDATE messages SET attempts = attempts + 1, error = ?, next_s = ? WHERE id = ?",
+                (error, next_s, message_id),
             )
 
-    def refused(self, letter_id: int, error: str) -> None:
-        """Put a letter aside for good: the same body would be refused again."""
+    def refused(self, message_id: int, error: str) -> None:
+        """Put a message aside for good: the same body would be refused again."""
         with self._transaction() as db:
             db.execute(
-                "UPDATE letters SET attempts = attempts + 1, error = ?, state = 'refused'"
+                "UPDATE messages SET attempts = attempts + 1, error = ?, state = 'refused'"
                 " WHERE id = ? AND state = 'waiting'",
-                (error, letter_id),
+                (error, message_id),
             )
 
-    def letters(self, session_id: str, state: LetterState | None = None) -> list[Letter]:
-        """Return the letters of a session, in order; None: of every state."""
+    def messages(self, session_id: str, state: MessageState | None = None) -> list[Message]:
+        """Return the messages of a session, in order; None: of every state."""
         with self._transaction() as db:
             rows = db.execute(
-                f"SELECT {_LETTER_COLUMNS} FROM letters WHERE session_id = ?"  # noqa: S608 - constants
+                f"SELECT {_MESSAGE_COLUMNS} FROM messages WHERE session_id = ?"  # noqa: S608 - constants
                 " AND coalesce(?, state) = state ORDER BY id",
                 (session_id, state),
             ).fetchall()
-        return [Letter(*row) for row in rows]
+        return [Message(*row) for row in rows]
 
     def counts(self) -> Counts:
-        """Count the letters."""
+        """Count the messages."""
         with self._transaction() as db:
             by_state: dict[str, int] = dict(
-                db.execute("SELECT state, count(*) FROM letters GROUP BY state").fetchall()
+                db.execute("SELECT state, count(*) FROM messages GROUP BY state").fetchall()
             )
             [oldest_s] = db.execute(
-                "SELECT min(created_s) FROM letters WHERE state = 'waiting'"
+                "SELECT min(created_s) FROM messages WHERE state = 'waiting'"
             ).fetchone()
         return Counts(
             waiting=by_state.get("waiting", 0),
@@ -343,11 +345,11 @@ class Outbox(Closing):
         )
 
     def prune(self) -> int:
-        """Forget sessions that ended a day ago and have no letters; return how many."""
+        """Forget sessions that ended a day ago and have no messages; return how many."""
         with self._transaction() as db:
             gone = db.execute(
                 "DELETE FROM sessions WHERE ended_s < ? AND NOT EXISTS"
-                " (SELECT 1 FROM letters WHERE letters.session_id = sessions.session_id)",
+                " (SELECT 1 FROM messages WHERE messages.session_id = sessions.session_id)",
                 (self._clock() - KEEP_ENDED_S,),
             )
             return gone.rowcount
@@ -363,10 +365,6 @@ class Outbox(Closing):
                 self._db.rollback()
                 raise
             self._db.commit()
-
-
-def _encode(body: Mapping[str, Any]) -> str:
-    return json.dumps(body, allow_nan=False, separators=(",", ":"))
 
 
 def _session(db: sqlite3.Connection, session_id: str) -> Session | None:

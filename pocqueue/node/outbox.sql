@@ -1,14 +1,13 @@
 -- The outbox of a small node, version 1. Text is UTF-8, times are Unix seconds.
 --
 -- sessions   one row for each search whose batches go through this node. Removed a day after the end of
---            the session, if it has no letters left.
--- letters    what the receiver has not confirmed: one row for each signed batch or verdict. Removed by
+--            the session, if it has no messages left.
+-- messages    what the receiver has not confirmed: one row for each signed batch or verdict. Removed by
 --            the receiver's 200 and by nothing else.
 
 CREATE TABLE sessions (
     session_id TEXT PRIMARY KEY,
     origin     TEXT NOT NULL CHECK (origin IN ('delegation', 'queue', 'engine')),
-    url        TEXT,                     -- base of its callbacks
     state      TEXT NOT NULL CHECK (state IN ('open', 'closed', 'fraud')),
     cursor     TEXT NOT NULL,            -- behind the last page that is in the outbox; '' at first
     request    TEXT NOT NULL,            -- JSON, as the owner of the session wrote it
@@ -20,7 +19,7 @@ CREATE TABLE sessions (
     invalid    INTEGER NOT NULL DEFAULT 0   -- and of these, those that were wrong
 );
 
-CREATE TABLE letters (
+CREATE TABLE messages (
     id         INTEGER PRIMARY KEY AUTOINCREMENT,  -- order of sending; never used again
     session_id TEXT NOT NULL REFERENCES sessions (session_id),
     position   TEXT NOT NULL,            -- of the batch in its session
@@ -36,6 +35,6 @@ CREATE TABLE letters (
     UNIQUE (session_id, kind, position)
 );
 
-CREATE INDEX letters_waiting ON letters (url, id) WHERE state = 'waiting';
+CREATE INDEX messages_waiting ON messages (url, id) WHERE state = 'waiting';
 
 PRAGMA user_version = 1;

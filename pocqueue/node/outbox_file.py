@@ -48,7 +48,7 @@ def lock_outbox(path: Path) -> FileLock:
         ) from None
 
 
-def open_outbox(path: Path) -> sqlite3.Connection:
+def open_outbox(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
     """Return a connection to an outbox, made if it is not there. May be used from any thread, one at a time.
 
     Raises:
@@ -65,7 +65,9 @@ def open_outbox(path: Path) -> sqlite3.Connection:
             "user may write to."
         ) from None
     # Transactions are begun by hand (isolation_level None); the mutex keeps threads apart.
-    db = sqlite3.connect(path, timeout=10.0, isolation_level=None, check_same_thread=False)
+    db = sqlite3.connect(
+        path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False
+    )
     try:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")

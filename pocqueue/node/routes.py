@@ -33,7 +33,7 @@ _METRICS: dict[str, Any] = {
     "content": {
         "text/plain": {
             "schema": {"type": "string"},
-            "example": 'pocqueue_node_outbox_letters{state="waiting"} 1.0',
+            "example": 'pocqueue_node_outbox_messages{state="waiting"} 1.0',
         }
     },
 }

@@ -1,7 +1,7 @@
 """The searches of a small node: begins them at a big node or here, and goes on with them after a restart.
 
 A search is on disk (`outbox.py`) before anybody follows it: what it takes to go on with it, and, once
-the chain has stopped it, that it is to be stopped. Each is followed by a runner of its own.
+the chain has stopped it, that it is to be stopped. Each is followed by a follower of its own.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from pocqueue.errors import (
     OutboxError,
     PocqueueError,
 )
+from pocqueue.node.dispatcher import Dispatcher
 from pocqueue.node.engine_host import EngineHost
-from pocqueue.node.follower import SessionRunner
+from pocqueue.node.follower import Follower
 from pocqueue.node.keys import SigningKey
 from pocqueue.node.metrics import NodeMetrics
 from pocqueue.node.outbox import Outbox, Session
-from pocqueue.node.postman import Postman
 from pocqueue.node.round import NodeRound
-from pocqueue.node.sources import EngineWork, QueueWork, RemoteWork, Work
+from pocqueue.node.sources import EngineSource, QueueSource, RemoteSource, Source
 from pocqueue.node.spot_check import SpotCheck
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.sessions.model import dimensions
@@ -67,7 +67,7 @@ class Search(NamedTuple):
     """A search and whoever follows it."""
 
     request: SearchRequest
-    runner: SessionRunner
+    follower: Follower
 
 
 class Searches:
@@ -80,7 +80,7 @@ class Searches:
         engine: where that is an engine.
         outbox: on disk.
         key: signs what is found.
-        postman: sends it.
+        dispatcher: sends it.
         metrics: counts.
         on_lost: called with a search that its big node ended early or cheated in.
     """
@@ -94,41 +94,43 @@ class Searches:
         *,
         outbox: Outbox,
         key: SigningKey,
-        postman: Postman,
+        dispatcher: Dispatcher,
         metrics: NodeMetrics,
         on_lost: Callable[[Search], Awaitable[None]],
     ) -> None:
         self.kind = kind
         self.engine = engine
-        self.runners: list[SessionRunner] = []
+        self.followers: list[Follower] = []
         self._settings = settings
         self._delegation = delegation
         self._outbox = outbox
         self._key = key
-        self._postman = postman
+        self._dispatcher = dispatcher
         self._metrics = metrics
         self._on_lost = on_lost
         self._backend: Backend | None = None
 
     async def close(self) -> None:
         """Follow nothing any more; searches on big nodes and in the store go on."""
-        while self.runners:
-            # Local work may take over meanwhile, with a runner of its own.
-            runners, self.runners = self.runners, []
-            await asyncio.gather(*(runner.close() for runner in runners))
+        while self.followers:
+            # Local work may take over meanwhile, with a follower of its own.
+            followers, self.followers = self.followers, []
+            await asyncio.gather(*(follower.close() for follower in followers))
         if self._backend is not None:
             self._backend.client.close()
 
     async def stop(self, search: Search) -> None:
         """Have a search end, also after a restart; what it found is still read."""
-        search.runner.stop()
+        search.follower.stop()
         request = search.request.model_copy(update={"stopped": True})
         try:
             await asyncio.to_thread(
-                self._outbox.set_request, search.runner.work.session_id, request.model_dump_json()
+                self._outbox.set_request,
+                search.follower.source.session_id,
+                request.model_dump_json(),
             )
         except OutboxError as exc:
-            logger.error("%s the stop is not on disk: %s", search.runner.tag, exc)
+            logger.error("%s the stop is not on disk: %s", search.follower.tag, exc)
 
     async def begin_remotely(self, node_round: NodeRound) -> Search:
         """Start a session on the big node and follow it.
@@ -138,13 +140,13 @@ class Searches:
             OutboxError: the disk is in trouble.
         """
         client = self._client(node_round)
-        await asyncio.gather(*(runner.stop_arrived(STOP_S) for runner in self.runners))
+        await asyncio.gather(*(follower.stop_arrived(STOP_S) for follower in self.followers))
         try:
             started = await client.start(node_round)
         except BaseException:
             await client.close()
             raise
-        work = RemoteWork(
+        source = RemoteSource(
             client, started.session_id, started.gpu_count, self._delegation.poll_seconds
         )
         logger.info(
@@ -154,7 +156,7 @@ class Searches:
             client.url,
             _one_line(started.message),
         )
-        return await self._open(work, node_round, self._delegation.window_seconds, started.model)
+        return await self._open(source, node_round, self._delegation.window_seconds, started.model)
 
     async def begin_locally(
         self,
@@ -174,16 +176,16 @@ class Searches:
             NodeStateError: it has nothing, or was stopped meanwhile.
             PocqueueError: what it has cannot be used for this round; says why.
         """
-        work: Work
+        source: Source
         if self.kind == "engine":
             assert self.engine is not None
             info = await _unless_stopped(self.engine.ready(), stopped)
             self._check_model(node_round, info)
-            work = EngineWork(self.engine, node_round, time.time() + window_s)
+            source = EngineSource(self.engine, node_round, time.time() + window_s)
         elif self.kind == "queue":
             backend = await asyncio.to_thread(self._open_backend)
-            work = await asyncio.to_thread(
-                QueueWork.start,
+            source = await asyncio.to_thread(
+                QueueSource.start,
                 backend,
                 node_round,
                 window_s=window_s,
@@ -194,7 +196,7 @@ class Searches:
                 "This node neither delegates nor works itself: set DELEGATION_URL and "
                 "DELEGATION_AUTH_TOKEN, or POCQUEUE_NODE_WORK=engine or queue"
             )
-        return await self._open(work, node_round, window_s, RemoteModel(), seen)
+        return await self._open(source, node_round, window_s, RemoteModel(), seen)
 
     def _check_model(self, node_round: NodeRound, info: EngineInfo) -> None:
         check_seq_len(node_round.seq_len, info)
@@ -212,7 +214,7 @@ class Searches:
 
     async def _open(
         self,
-        work: Work,
+        source: Source,
         node_round: NodeRound,
         window_s: float,
         model: RemoteModel,
@@ -220,56 +222,54 @@ class Searches:
     ) -> Search:
         request = SearchRequest(
             round=node_round,
-            gpu_count=work.gpu_count,
+            gpu_count=source.gpu_count,
             deadline_s=time.time() + window_s,
             model=model,
         )
         try:
-            await asyncio.to_thread(self._note, work, request)
-            return self._run(work, request, seen)
+            await asyncio.to_thread(self._note, source, request)
+            return self._run(source, request, seen)
         except BaseException as exc:
             # Nobody would read what it finds; unless that is another round's session.
             if not isinstance(exc, DelegationError):
                 with contextlib.suppress(PocqueueError):
-                    await work.stop()
-            await work.close()
+                    await source.stop()
+            await source.close()
             raise
 
-    def _note(self, work: Work, request: SearchRequest) -> None:
-        session_id = work.session_id
+    def _note(self, source: Source, request: SearchRequest) -> None:
+        session_id = source.session_id
         if session_id.startswith(VERDICTS) or self._outbox.session(session_id) is not None:
-            # Two rounds would share its cursor and its letters.
+            # Two rounds would share its cursor and its messages.
             raise DelegationError(
                 f"The big node answers with session {session_id[:64]}, which is another one. "
                 "Check DELEGATION_URL.",
                 is_final=True,
             )
-        self._outbox.open_session(
-            session_id, work.origin, url=request.round.url, request=request.model_dump_json()
-        )
+        self._outbox.open_session(session_id, source.origin, request=request.model_dump_json())
 
-    def _run(self, work: Work, request: SearchRequest, seen: Collection[int] = ()) -> Search:
+    def _run(self, source: Source, request: SearchRequest, seen: Collection[int] = ()) -> Search:
         spot_check = None
-        if work.origin == "delegation" and self.engine is not None:
+        if source.origin == "delegation" and self.engine is not None:
             spot_check = SpotCheck(
                 self.engine,
                 request.round,
                 request.model,
                 self._outbox,
-                work.session_id,
+                source.session_id,
                 self._metrics,
                 any_model=self._delegation.any_model,
             )
 
-        async def lost(runner: SessionRunner) -> None:
-            await self._on_lost(Search(request, runner))
+        async def lost(follower: Follower) -> None:
+            await self._on_lost(Search(request, follower))
 
-        runner = SessionRunner(
-            work,
+        follower = Follower(
+            source,
             request.round,
             outbox=self._outbox,
             key=self._key,
-            postman=self._postman,
+            dispatcher=self._dispatcher,
             metrics=self._metrics,
             spot_check=spot_check,
             # As long as a big node keeps what it found.
@@ -277,10 +277,10 @@ class Searches:
             seen=seen,
             on_lost=lost,
         )
-        self.runners = [other for other in self.runners if not other.is_done]
-        self.runners.append(runner)
-        runner.start()
-        return Search(request, runner)
+        self.followers = [other for other in self.followers if not other.is_done]
+        self.followers.append(follower)
+        follower.start()
+        return Search(request, follower)
 
     async def resume(self, session: Session) -> Search | None:
         """Go on with a search that an earlier run of this program left open; None: it cannot.
@@ -295,7 +295,7 @@ class Searches:
         try:
             request = SearchRequest.model_validate_json(session.request)
             kept_until = request.deadline_s + KEEP_ENDED_MS / 1000
-            work = await self._find_work(session, request)
+            source = await self._find_source(session, request)
         except (PocqueueError, ValidationError) as exc:
             reason = exc if isinstance(exc, PocqueueError) else "it cannot be read"
             if isinstance(exc, PocqueueError) and time.time() < kept_until:
@@ -307,16 +307,16 @@ class Searches:
             logger.error("Session %s cannot go on and is closed: %s", session.session_id, reason)
             await asyncio.to_thread(self._outbox.close_session, session.session_id)
             return None
-        search = self._run(work, request)
-        logger.info("%s goes on after a restart.", search.runner.tag)
+        search = self._run(source, request)
+        logger.info("%s goes on after a restart.", search.follower.tag)
         if request.stopped:
             # Whoever searches may not have heard of it.
-            search.runner.stop()
+            search.follower.stop()
         return search
 
-    async def _find_work(self, session: Session, request: SearchRequest) -> Work:
+    async def _find_source(self, session: Session, request: SearchRequest) -> Source:
         if session.origin == "delegation":
-            return RemoteWork(
+            return RemoteSource(
                 self._client(request.round),
                 session.session_id,
                 request.gpu_count,
@@ -324,10 +324,10 @@ class Searches:
             )
         if session.origin == "queue":
             backend = await asyncio.to_thread(self._open_backend)
-            return QueueWork(backend, session.session_id, request.gpu_count)
+            return QueueSource(backend, session.session_id, request.gpu_count)
         if self.engine is None:
             raise EngineError("it was searched by an engine, and this node has none any more")
-        return EngineWork(self.engine, request.round, request.deadline_s, session.session_id)
+        return EngineSource(self.engine, request.round, request.deadline_s, session.session_id)
 
     def _client(self, node_round: NodeRound) -> DelegationClient:
         url, token = node_round.delegation_url, node_round.delegation_auth_token

@@ -23,12 +23,12 @@ from pocqueue.errors import (
     OutboxError,
     PocqueueError,
 )
+from pocqueue.node.dispatcher import Dispatcher
 from pocqueue.node.engine_host import EngineHost
-from pocqueue.node.follower import SessionRunner
+from pocqueue.node.follower import Follower
 from pocqueue.node.keys import SigningKey
 from pocqueue.node.metrics import NodeMetrics
-from pocqueue.node.outbox import Counts, Letter, NewLetter, Outbox, Session
-from pocqueue.node.postman import Postman
+from pocqueue.node.outbox import Counts, NewMessage, Outbox, Session
 from pocqueue.node.round import NodeRound
 from pocqueue.node.searches import VERDICTS, Search, Searches, work_kind
 from pocqueue.node.signing import sign_body
@@ -39,7 +39,7 @@ from pocqueue.settings import DelegationSettings, NodeSettings, Settings
 logger = logging.getLogger(__name__)
 
 PRUNE_EVERY_S = 3600.0
-#: Before a postman that failed is sent out again.
+#: Before a dispatcher that failed begins again.
 AGAIN_S = 1.0
 NOT_HERE = "Validation phase not supported in delegation mode"
 
@@ -82,7 +82,7 @@ class NodeService:
         self._outbox = outbox
         kind = work_kind(delegation, node)
         self.engine = (engine or EngineHost(settings)) if kind == "engine" else None
-        self._postman = Postman(outbox, on_delivered=self._delivered)
+        self._dispatcher = Dispatcher(outbox, on_delivered=self._delivered)
         self._stop = asyncio.Event()
         self._sending: asyncio.Task[None] | None = None
         self._pruning: asyncio.Task[None] | None = None
@@ -93,7 +93,7 @@ class NodeService:
             self.engine,
             outbox=outbox,
             key=key,
-            postman=self._postman,
+            dispatcher=self._dispatcher,
             metrics=self.metrics,
             on_lost=self._after_loss,
         )
@@ -110,7 +110,7 @@ class NodeService:
         """Load the engine in the background, send what waits, and go on with open searches."""
         if self.engine is not None:
             self.engine.start()
-        self._sending = asyncio.create_task(self._send(), name="postman")
+        self._sending = asyncio.create_task(self._send(), name="dispatcher")
         self._pruning = asyncio.create_task(self._prune(), name="prune")
         for session in await asyncio.to_thread(self._outbox.open_sessions):
             await self._resume(session)
@@ -235,26 +235,28 @@ class NodeService:
             OutboxError: see the class.
         """
         counts = await asyncio.to_thread(self._outbox.counts)
-        runner = self._current
+        follower = self._current
         lag = None
-        if runner is not None and runner.work.origin == "delegation" and not runner.over:
-            lag = time.monotonic() - runner.heard_at
+        if follower is not None and follower.source.origin == "delegation" and not follower.over:
+            lag = time.monotonic() - follower.heard_at
         return {
             "status": self._status_word(),
             "is_model_initialized": self.round is not None,
             "delegation_mode": self._delegates(self.round)
-            if runner is None
-            else runner.work.origin == "delegation",
-            "gpu_count": runner.work.gpu_count if runner else 0,
-            "session_id": runner.work.session_id if runner else None,
+            if follower is None
+            else follower.source.origin == "delegation",
+            "gpu_count": follower.source.gpu_count if follower else 0,
+            "session_id": follower.source.session_id if follower else None,
             "block_hash": self.round.block_hash if self.round else None,
             "node_id": self.round.node_id if self.round else None,
-            "total_batches": runner.batches if runner else 0,
-            "total_nonces": runner.nonces if runner else 0,
+            "total_batches": follower.batches if follower else 0,
+            "total_nonces": follower.nonces if follower else 0,
             "poll_lag_seconds": None if lag is None else round(lag, 3),
-            "sampled_nonces": runner.spot_check.sampled if runner and runner.spot_check else 0,
-            "fraud_detected": runner is not None and runner.fraud is not None,
-            "error": self._trouble(runner),
+            "sampled_nonces": follower.spot_check.sampled
+            if follower and follower.spot_check
+            else 0,
+            "fraud_detected": follower is not None and follower.fraud is not None,
+            "error": self._trouble(follower),
             "signer": self.key.public_hex,
             "outbox": {
                 "waiting": counts.waiting,
@@ -280,12 +282,12 @@ class NodeService:
         """
         counts: Counts = await asyncio.to_thread(self._outbox.counts)
         for name in ("waiting", "refused", "held"):
-            self.metrics.letters.labels(name).set(getattr(counts, name))
+            self.metrics.messages.labels(name).set(getattr(counts, name))
         self.metrics.oldest.set(_age_s(counts.oldest_s))
         lags = [
-            time.monotonic() - runner.heard_at
-            for runner in self._searches.runners
-            if not runner.over and runner.work.origin == "delegation"
+            time.monotonic() - follower.heard_at
+            for follower in self._searches.followers
+            if not follower.over and follower.source.origin == "delegation"
         ]
         self.metrics.poll_lag.set(max(lags, default=0.0))
         return self.metrics.render()
@@ -293,8 +295,8 @@ class NodeService:
     # Helpers
 
     @property
-    def _current(self) -> SessionRunner | None:
-        return None if self._search is None else self._search.runner
+    def _current(self) -> Follower | None:
+        return None if self._search is None else self._search.follower
 
     def _has_had_its_window(self) -> bool:
         """Say whether the round at hand was searched until its end: again it would find the same."""
@@ -303,8 +305,8 @@ class NodeService:
             search is not None
             and self.round is not None
             and search.request.round.is_same_search(self.round)
-            and not search.runner.lost
-            and search.runner.fraud is None
+            and not search.follower.lost
+            and search.follower.fraud is None
             and time.time() >= search.request.deadline_s
         )
 
@@ -335,11 +337,11 @@ class NodeService:
         self.state = NodeState.IDLE
         self._error = None
 
-    def _trouble(self, runner: SessionRunner | None) -> str | None:
+    def _trouble(self, follower: Follower | None) -> str | None:
         """Return what is wrong, in one sentence."""
-        check = runner.spot_check if runner else None
+        check = follower.spot_check if follower else None
         found = (
-            runner.error if runner else None,
+            follower.error if follower else None,
             self._error,
             check.error if check else None,
             self.engine.error if self.engine else None,
@@ -406,41 +408,41 @@ class NodeService:
 
     async def _after_loss(self, search: Search) -> None:
         """Let local work take over the rest of the round from a big node, where it can and may."""
-        stopped, runner = self._stopped, search.runner
-        if runner.work.origin != "delegation" or runner is not self._current:
+        stopped, follower = self._stopped, search.follower
+        if follower.source.origin != "delegation" or follower is not self._current:
             return
         async with self._changing:
-            if runner is not self._current or self.state is not NodeState.GENERATING:
+            if follower is not self._current or self.state is not NodeState.GENERATING:
                 return
-            reason = f"The big node's session ended early: {runner.error}"
-            if runner.fraud is not None:
-                reason = f"The big node's session was fraud: {runner.fraud}"
+            reason = f"The big node's session ended early: {follower.error}"
+            if follower.fraud is not None:
+                reason = f"The big node's session was fraud: {follower.fraud}"
             self._error = reason
             left_s = search.request.deadline_s - time.time()
             if not self._may_take_over or left_s <= 0:
                 return
             try:
                 # After fraud nobody knows what of it was sent; receivers ignore what comes twice.
-                seen = runner.seen if runner.fraud is None else ()
+                seen = follower.seen if follower.fraud is None else ()
                 self._search = await self._searches.begin_locally(
-                    runner.round, left_s, stopped, seen
+                    follower.round, left_s, stopped, seen
                 )
             except PocqueueError as exc:
-                logger.error("LOCAL node %d cannot take over: %s", runner.round.node_id, exc)
+                logger.error("LOCAL node %d cannot take over: %s", follower.round.node_id, exc)
                 self._error = f"{reason}. Local work cannot take over: {exc}"
                 return
-        logger.warning("LOCAL node %d: local work takes over.", runner.round.node_id)
+        logger.warning("LOCAL node %d: local work takes over.", follower.round.node_id)
 
     async def _send(self) -> None:
-        """Keep a postman on its way."""
+        """Keep the dispatcher running."""
         while not self._stop.is_set():
             try:
-                await self._postman.run(self._stop)
+                await self._dispatcher.run(self._stop)
             except Exception:
                 logger.exception("The sending of signed batches failed and begins again.")
                 await asyncio.sleep(AGAIN_S)
 
-    def _delivered(self, _letter: Letter, latency_s: float) -> None:
+    def _delivered(self, latency_s: float) -> None:
         self.metrics.delivered.inc()
         self.metrics.delivery.observe(latency_s)
 
@@ -456,7 +458,7 @@ class NodeService:
     async def _post_verdict(self, node_round: NodeRound, verdict: ValidatedBatch) -> None:
         body = sign_body(validated_body(verdict), self.key)
         self.metrics.signed.inc()
-        letter = NewLetter(
+        message = NewMessage(
             position=uuid.uuid4().hex,
             kind="validated",
             url=node_round.url,
@@ -465,12 +467,12 @@ class NodeService:
         )
         # A session with no search of its own; it has no pages, and so its cursor stays.
         session_id = f"{VERDICTS}{uuid.uuid4()}"
-        await asyncio.to_thread(self._keep_verdict, session_id, letter)
-        self._postman.notify()
+        await asyncio.to_thread(self._keep_verdict, session_id, message)
+        self._dispatcher.notify()
 
-    def _keep_verdict(self, session_id: str, letter: NewLetter) -> None:
-        self._outbox.open_session(session_id, "engine", url=letter.url, request="{}")
-        self._outbox.accept(session_id, "", "", [letter])
+    def _keep_verdict(self, session_id: str, message: NewMessage) -> None:
+        self._outbox.open_session(session_id, "engine", request="{}")
+        self._outbox.accept(session_id, "", "", [message])
         self._outbox.close_session(session_id)
 
 

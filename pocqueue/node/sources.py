@@ -53,7 +53,7 @@ class Page:
     status: str = ""
 
 
-class Work(Protocol):
+class Source(Protocol):
     """A search that goes on somewhere."""
 
     origin: Origin
@@ -84,7 +84,7 @@ class Work(Protocol):
         ...
 
 
-class RemoteWork:
+class RemoteSource:
     """A session on a big node.
 
     Args:
@@ -144,7 +144,7 @@ class RemoteWork:
         await self._client.close()
 
 
-class QueueWork:
+class QueueSource:
     """A round on the GPU queues of the node's own Redis."""
 
     origin: Origin = "queue"
@@ -158,7 +158,7 @@ class QueueWork:
     @classmethod
     def start(
         cls, backend: Backend, node_round: NodeRound, *, window_s: float, any_model: bool
-    ) -> QueueWork:
+    ) -> QueueSource:
         """Start the round.
 
         Raises:
@@ -196,7 +196,7 @@ class QueueWork:
         return Page(behind, [entry.batch for entry in entries], over, status.state.value)
 
 
-class EngineWork:
+class EngineSource:
     """A search with an engine in this process. The cursor is the next nonce index.
 
     Args:

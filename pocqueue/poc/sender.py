@@ -1,70 +1,54 @@
-"""Callbacks: tell a URL of valid nonces and of verdicts, in order, without making anyone wait.
+"""Callbacks of one round, without making anyone wait: a bounded queue and one task that empties it.
 
-``send_generated`` and ``send_validated`` put a batch into a bounded queue and return at once; one
-background task delivers, retrying with growing pauses. Only HTTP 200 counts as delivered. No reply
-(or 408, 425, 429, 5xx) is tried again; any other reply is final, as the same body would get it again.
-Redirects are not followed: the URL was checked where it entered the system, its redirects were not.
-
-Logs name scheme, host, port and endpoint only: user, password, path and query may be secrets.
+The interface is that of the reference implementation. `callback.py` says which answers are final.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import math
-import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
-from enum import Enum
 from typing import Any
-from urllib.parse import urlsplit
 
-import aiohttp
 from typing_extensions import override
 
 from pocqueue.closing import AsyncClosing
-from pocqueue.errors import CallbackForbidden, InvalidRound
+from pocqueue.poc.callback import (
+    CallbackClient,
+    Kind,
+    PostOutcome,
+    encode_body,
+    retry_pause_s,
+    without_secrets,
+)
 from pocqueue.poc.data import ProofBatch, ValidatedBatch, is_valid
 
 logger = logging.getLogger(__name__)
 
-_random = secrets.SystemRandom()
-
-
-class Delivery(Enum):
-    """What became of one attempt."""
-
-    DELIVERED = "delivered"  #: the receiver said 200
-    RETRY = "retry"  #: no reply, or one that says to try again
-    REFUSED = "refused"  #: the same body would be refused again
-
 
 class PoCCallbackSender(AsyncClosing):
-    """Delivers batches to a callback URL from the event loop it is first used in.
+    """Delivers batches to a callback URL, in order, from the event loop it is first used in.
 
     Args:
         callback_url: http or https; ``/generated`` and ``/validated`` are appended to it.
         r_target: only nonces with a distance below this are sent.
-        fraud_threshold: of the round; kept for the reader's use.
+        fraud_threshold: not used; verdicts carry their own.
         queue_size: batches that wait at most; a batch that finds the queue full is dropped.
         attempts: tries per batch, the first included; >= 1.
         give_up_after_s: seconds after which a batch is not tried again.
-        backoff_s: pause before the second try; doubles with each try.
-        max_backoff_s: longest pause. Each pause is shortened at random by up to half, so that many
-            senders do not return to a receiver in step.
+        backoff_s: pause before the second try; see `callback.retry_pause_s`.
+        max_backoff_s: longest pause between two tries.
         request_timeout_s: seconds for one attempt, all of it.
         flush_timeout_s: seconds that `close` gives the queue to empty.
-        connector: makes what connections are made through, in the event loop of the sender, which
-            closes it; None: aiohttp's own, which goes wherever the URL leads.
 
     Attributes:
         sent: batches delivered.
         failed: batches given up after retries.
         dropped: batches refused by the receiver, that found the queue full, that were left when the
             sender closed or that JSON cannot hold. Every batch counts in one of the three, or waits.
-        forbidden: why the connector would not connect to where the URL leads; None where it did.
+        loop: the event loop that queue, connections and task live in; None until the first batch.
 
     Raises:
         InvalidRound: `callback_url` is no http or https URL with a host.
@@ -83,53 +67,36 @@ class PoCCallbackSender(AsyncClosing):
         max_backoff_s: float = 15.0,
         request_timeout_s: float = 10.0,
         flush_timeout_s: float = 10.0,
-        connector: Callable[[], aiohttp.BaseConnector] | None = None,
     ) -> None:
+        del fraud_threshold
         assert attempts >= 1
-        self.callback_url = callback_url.rstrip("/")
-        self.r_target = r_target
-        self.fraud_threshold = fraud_threshold
         self.sent = 0
         self.failed = 0
         self.dropped = 0
-        self.forbidden: CallbackForbidden | None = None
-        self._connector = connector
-        self._where = without_secrets(self.callback_url)
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self._url = callback_url
+        self._name = without_secrets(callback_url)
+        self._r_target = r_target
         self._attempts = attempts
         self._give_up_after_s = give_up_after_s
         self._backoff_s = backoff_s
         self._max_backoff_s = max_backoff_s
         self._flush_timeout_s = flush_timeout_s
-        self._timeout = aiohttp.ClientTimeout(total=request_timeout_s)
-        self._queue: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue(queue_size)
+        self._client = CallbackClient(request_timeout_s=request_timeout_s)
+        self._queue: asyncio.Queue[tuple[Kind, str]] = asyncio.Queue(queue_size)
         self._queue_was_full = False
-        self._session: aiohttp.ClientSession | None = None
         self._delivery: asyncio.Task[None] | None = None
         self._closing = False
-        #: The loop that queue, session and task live in; None until the first batch or attempt.
-        self.loop: asyncio.AbstractEventLoop | None = None
 
     async def send_generated(self, batch: ProofBatch) -> None:
         """Queue the valid nonces of a batch for POST ``{callback_url}/generated``; none, no call."""
-        valid = batch.sub_batch(self.r_target)
+        valid = batch.sub_batch(self._r_target)
         if len(valid) > 0:
-            self._enqueue("/generated", asdict(valid) | {"r_target": self.r_target})
+            self._enqueue("generated", asdict(valid) | {"r_target": self._r_target})
 
     async def send_validated(self, batch: ValidatedBatch) -> None:
         """Queue a verdict for POST ``{callback_url}/validated``."""
-        self._enqueue("/validated", validated_body(batch))
-
-    async def post(self, endpoint: str, body: Mapping[str, Any]) -> Delivery:
-        """Make one attempt now, past queue, retries and counters, and say what came of it.
-
-        Args:
-            endpoint: appended to the callback URL, such as ``/generated``.
-            body: what to send as JSON.
-
-        Raises:
-            ValueError: the body holds NaN or an infinity, which JSON has no words for.
-        """
-        return await self._attempt(endpoint, _encode(body))
+        self._enqueue("validated", validated_body(batch))
 
     async def flush(self, timeout_s: float) -> bool:
         """Wait until every queued batch is sent, failed or dropped.
@@ -148,7 +115,7 @@ class PoCCallbackSender(AsyncClosing):
 
     @override
     async def close(self) -> None:
-        """Take no more batches, flush for `flush_timeout_s`, drop what is left, close the session.
+        """Take no more batches, flush for `flush_timeout_s`, drop what is left, close the connections.
 
         May be called again, also before the first batch.
         """
@@ -159,14 +126,14 @@ class PoCCallbackSender(AsyncClosing):
         finally:
             await self._abandon()
 
-    def _enqueue(self, endpoint: str, body: Mapping[str, Any]) -> None:
+    def _enqueue(self, kind: Kind, body: Mapping[str, Any]) -> None:
         try:
-            item = (endpoint, _encode(body))
+            item = (kind, encode_body(body))
         except ValueError as exc:
-            self._drop(endpoint, f"JSON cannot hold it ({exc})")
+            self._drop(kind, f"JSON cannot hold it ({exc})")
             return
         if self._closing:
-            self._drop(endpoint, "the sender is closed")
+            self._drop(kind, "the sender is closed")
             return
         try:
             self._queue.put_nowait(item)
@@ -175,7 +142,7 @@ class PoCCallbackSender(AsyncClosing):
             if not self._queue_was_full:  # once per outage, not once per batch
                 logger.warning(
                     "Callbacks to %s: %d wait already; dropping new ones until it catches up",
-                    self._where,
+                    self._name,
                     self._queue.maxsize,
                 )
             self._queue_was_full = True
@@ -188,89 +155,49 @@ class PoCCallbackSender(AsyncClosing):
     async def _deliver_all(self) -> None:
         """Deliver what the queue holds, one at a time and in order, until cancelled."""
         while True:
-            endpoint, payload = await self._queue.get()
+            kind, body = await self._queue.get()
             try:
-                await self._deliver(endpoint, payload)
+                await self._deliver(kind, body)
             except asyncio.CancelledError:
-                self._drop(endpoint, "the sender was closed first")
+                self._drop(kind, "the sender was closed first")
                 raise
             finally:
                 self._queue.task_done()
 
-    async def _deliver(self, endpoint: str, payload: bytes) -> None:
-        """Try one payload until it is delivered, refused or given up, and count it."""
+    async def _deliver(self, kind: Kind, body: str) -> None:
+        """Try one body until it is delivered, refused or given up, and count it."""
         now = asyncio.get_running_loop().time
         give_up_at = now() + self._give_up_after_s
-        pause = self._backoff_s
-        for attempt in range(1, self._attempts + 1):
-            outcome = await self._attempt(endpoint, payload)
-            if outcome is Delivery.DELIVERED:
+        for attempt in range(self._attempts):
+            result = await self._client.post(self._url, kind, body)
+            if result.outcome is PostOutcome.DELIVERED:
                 self.sent += 1
                 return
-            if outcome is Delivery.REFUSED:
-                self.dropped += 1  # logged with its status where it was refused
+            if result.outcome is not PostOutcome.RETRY:
+                self._drop(kind, f"refused, {result.reason}")
                 return
-            wait = min(pause, self._max_backoff_s) * (0.5 + 0.5 * _random.random())
-            if attempt == self._attempts or now() + wait > give_up_at:
+            logger.info("Callback %s/%s: %s", self._name, kind, result.reason)
+            pause = retry_pause_s(attempt, self._backoff_s, self._max_backoff_s)
+            if attempt + 1 == self._attempts or now() + pause > give_up_at:
                 break
-            await asyncio.sleep(wait)
-            pause *= 2
+            await asyncio.sleep(pause)
         self.failed += 1
-        logger.warning("Callback %s%s: given up after %d tries", self._where, endpoint, attempt)
-
-    async def _attempt(self, endpoint: str, payload: bytes) -> Delivery:
-        """POST a payload once. Network errors are an outcome here, not an exception."""
-        session = self._open_session()
-        try:
-            async with session.post(
-                self.callback_url + endpoint,
-                data=payload,
-                headers={"Content-Type": "application/json"},
-                allow_redirects=False,
-                timeout=self._timeout,
-            ) as response:
-                outcome = judge(response.status)
-                reason = f"HTTP {response.status}"
-        except aiohttp.InvalidURL:
-            outcome, reason = Delivery.REFUSED, "no valid URL"
-        except (aiohttp.ClientError, TimeoutError, OSError) as exc:
-            if isinstance(exc.__cause__, CallbackForbidden):
-                self.forbidden = exc.__cause__
-                outcome, reason = Delivery.REFUSED, str(self.forbidden)
-            else:
-                # The type only: some of these repeat the whole URL in their text.
-                outcome, reason = Delivery.RETRY, type(exc).__name__
-        if outcome is Delivery.REFUSED:
-            logger.warning("Callback %s%s: refused, %s", self._where, endpoint, reason)
-        elif outcome is Delivery.RETRY:
-            logger.info("Callback %s%s: %s", self._where, endpoint, reason)
-        return outcome
-
-    def _open_session(self) -> aiohttp.ClientSession:
-        if self._session is None or self._session.closed:
-            self.loop = asyncio.get_running_loop()
-            # `trust_env` stays off: a proxy of the environment would be connected to unchecked, and
-            # would look names up once more.
-            self._session = aiohttp.ClientSession(
-                connector=None if self._connector is None else self._connector(), trust_env=False
-            )
-        return self._session
+        logger.warning("Callback %s/%s: given up after %d tries", self._name, kind, attempt + 1)
 
     async def _abandon(self) -> None:
-        """Stop the delivery task, count what it leaves, close the session."""
+        """Stop the delivery task, count what it leaves, close the connections."""
         if self._delivery is not None:
             self._delivery.cancel()
             await asyncio.wait([self._delivery])
         while not self._queue.empty():
-            endpoint, _ = self._queue.get_nowait()
+            kind, _ = self._queue.get_nowait()
             self._queue.task_done()
-            self._drop(endpoint, "the sender was closed first")
-        if self._session is not None:
-            await self._session.close()
+            self._drop(kind, "the sender was closed first")
+        await self._client.close()
 
-    def _drop(self, endpoint: str, reason: str) -> None:
+    def _drop(self, kind: Kind, reason: str) -> None:
         self.dropped += 1
-        logger.warning("Callback %s%s: dropped, %s", self._where, endpoint, reason)
+        logger.warning("Callback %s/%s: dropped, %s", self._name, kind, reason)
 
 
 def validated_body(batch: ValidatedBatch) -> dict[str, Any]:
@@ -292,35 +219,3 @@ def validated_body(batch: ValidatedBatch) -> dict[str, Any]:
 
 def _finite(distances: list[float]) -> list[float | None]:
     return [distance if math.isfinite(distance) else None for distance in distances]
-
-
-def judge(status: int) -> Delivery:
-    """Say what an HTTP status means for a callback: only 200 is delivered; docs/protocol.md."""
-    if status == 200:
-        return Delivery.DELIVERED
-    if status >= 500 or status in (408, 425, 429):
-        return Delivery.RETRY
-    return Delivery.REFUSED
-
-
-def _encode(body: Mapping[str, Any]) -> bytes:
-    return json.dumps(body, allow_nan=False, separators=(",", ":")).encode()
-
-
-def without_secrets(url: str) -> str:
-    """Return scheme, host and port of a URL.
-
-    Raises:
-        InvalidRound: it is no http or https URL with a host.
-    """
-    allowed = "a URL such as http://host:port/path (http or https)"
-    try:
-        parts = urlsplit(url)
-        port = f":{parts.port}" if parts.port is not None else ""
-    except ValueError:
-        raise InvalidRound("callback_url", "no URL", allowed) from None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        # The value is not repeated in full: it may carry a password.
-        raise InvalidRound("callback_url", f"{parts.scheme}://{parts.hostname or ''}", allowed)
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    return f"{parts.scheme}://{host}{port}"

@@ -9,7 +9,7 @@ import redis
 from typing_extensions import override
 
 from pocqueue.closing import Closing
-from pocqueue.rounds.callbacks import CallbackOutbox
+from pocqueue.rounds.callbacks import Callbacks
 from pocqueue.rounds.connection import connect, redis_url
 from pocqueue.rounds.pool import Pool
 from pocqueue.rounds.store import RoundStore
@@ -18,13 +18,13 @@ from pocqueue.settings import Settings
 
 @dataclass(frozen=True)
 class Backend(Closing):
-    """Store, pool and outbox on one Redis client; a context manager that closes it."""
+    """Store, pool and callbacks on one Redis client; a context manager that closes it."""
 
     client: redis.Redis
     url: str
     store: RoundStore
     pool: Pool
-    outbox: CallbackOutbox
+    callbacks: Callbacks
 
     @classmethod
     def open(cls, settings: Settings, *, start: bool = False, check: bool = True) -> Self:
@@ -40,7 +40,7 @@ class Backend(Closing):
         url = redis_url(settings, start=start)
         client = connect(url, check=check)
         store = RoundStore(client, url)
-        return cls(client, url, store, Pool(client, url), CallbackOutbox(client, url, store))
+        return cls(client, url, store, Pool(client, url), Callbacks(client, url, store))
 
     @override
     def close(self) -> None:

@@ -27,7 +27,7 @@ from typing_extensions import override
 from yarl import URL
 
 from pocqueue.errors import CallbackForbidden, InvalidRound
-from pocqueue.poc.sender import without_secrets
+from pocqueue.poc.callback import without_secrets
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 

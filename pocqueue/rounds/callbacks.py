@@ -1,4 +1,4 @@
-"""The outbox of callbacks: which rounds have proofs that their callback URL did not take yet.
+"""Callbacks of rounds: which rounds have proofs that their callback URL did not take yet.
 
 The scheduler asks what is due and hands it to an io worker under a lease; the worker notes every
 success and failure here. The cursor moves only after the receiver said 200, so whatever dies in
@@ -19,16 +19,9 @@ from pocqueue.rounds.records import RoundStatus
 from pocqueue.rounds.scripts import Scripts
 from pocqueue.rounds.store import KEEP_ENDED_MS, START, Keys, RoundStore
 
-#: How long an io worker may be silent about a delivery before another one takes it over. Longer
-#: than one attempt, whose HTTP timeout is 10 s.
-LEASE_MS = 30_000
-#: Wait after the first failure; doubled with each one, up to MAX_BACKOFF_MS.
-FIRST_BACKOFF_MS = 500
-MAX_BACKOFF_MS = 15_000
-
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
+class CallbackProgress:
     """How far the callbacks of a round are."""
 
     cursor: str = START
@@ -39,41 +32,58 @@ class Delivery:
     attempts: int = 0
     error: str = ""
 
-    @property
-    def backoff_ms(self) -> int:
-        """Milliseconds to wait after one more failure."""
-        return int(min(FIRST_BACKOFF_MS * 2.0**self.attempts, MAX_BACKOFF_MS))
 
-
-def is_due(status: RoundStatus, delivery: Delivery) -> bool:
+def is_due(status: RoundStatus, progress: CallbackProgress) -> bool:
     """Say whether a delivery should begin now."""
     return (
-        status.valid > delivery.delivered
-        and status.now_ms >= delivery.next_ms
-        and status.now_ms >= delivery.lease_ms
+        status.valid > progress.delivered
+        and status.now_ms >= progress.next_ms
+        and status.now_ms >= progress.lease_ms
     )
 
 
-def is_finished(status: RoundStatus, delivery: Delivery, grace_s: float) -> bool:
+def is_finished(status: RoundStatus, progress: CallbackProgress, grace_s: float) -> bool:
     """Say whether nothing more is to be sent: all is delivered, or the grace time is over."""
     if status.state.is_active:
         return False
-    return delivery.delivered >= status.valid or status.now_ms > status.ended_ms + grace_s * 1000
+    return progress.delivered >= status.valid or status.now_ms > status.ended_ms + grace_s * 1000
 
 
-class CallbackOutbox:
-    """Deliveries in Redis."""
+class Callbacks:
+    """The callbacks of all rounds, in Redis.
 
-    def __init__(self, client: redis.Redis, url: str, store: RoundStore) -> None:
+    Args:
+        client: of the store.
+        url: of the store, for messages.
+        store: has the rounds.
+        lease_ms: how long an io worker may be silent about a delivery before another one takes it over.
+            Longer than one attempt, whose HTTP timeout is 10 s.
+        backoff_ms: wait after the first failure; doubles with each one.
+        max_backoff_ms: longest wait.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        url: str,
+        store: RoundStore,
+        *,
+        lease_ms: int = 30_000,
+        backoff_ms: int = 500,
+        max_backoff_ms: int = 15_000,
+    ) -> None:
         self._client = client
         self._url = url
         self._store = store
+        self._lease_ms = lease_ms
+        self._backoff_ms = backoff_ms
+        self._max_backoff_ms = max_backoff_ms
         self._scripts = Scripts(client, url)
 
     def claim_due(self, grace_s: float) -> list[tuple[str, str]]:
         """Lease every delivery that is due; return (round id, lease token) of each.
 
-        Rounds whose proofs are all delivered, or whose time for it is over, leave the outbox.
+        Rounds whose proofs are all delivered, or whose time for it is over, are not looked at again.
         """
         with store_errors(self._url):
             members: Any = self._client.smembers(Keys.CALLBACKS)
@@ -83,24 +93,24 @@ class CallbackOutbox:
         claimed = []
         for round_id in sorted(members):
             status = statuses.get(round_id)
-            delivery = self.delivery(round_id)
-            if status is None or is_finished(status, delivery, grace_s):
+            progress = self.progress(round_id)
+            if status is None or is_finished(status, progress, grace_s):
                 with store_errors(self._url):
                     self._client.srem(Keys.CALLBACKS, round_id)
-            elif is_due(status, delivery):
+            elif is_due(status, progress):
                 token = uuid.uuid4().hex
                 self._lease(status, token)
                 claimed.append((round_id, token))
         return claimed
 
-    def delivery(self, round_id: str) -> Delivery:
+    def progress(self, round_id: str) -> CallbackProgress:
         """Return how far the callbacks of a round are."""
         with store_errors(self._url):
             fields: Any = self._client.hgetall(Keys.of_round(round_id, "callback"))
         return _parse(fields)
 
-    def deliveries(self) -> dict[str, Delivery]:
-        """Return how far the callbacks of every round in the outbox are, by round id."""
+    def progress_of_all(self) -> dict[str, CallbackProgress]:
+        """Return how far the callbacks of every round with proofs to send are, by round id."""
         with store_errors(self._url):
             members: Any = self._client.smembers(Keys.CALLBACKS)
             ids = sorted(members)
@@ -112,11 +122,11 @@ class CallbackOutbox:
 
     def delivered(self, round_id: str, token: str, cursor: str, num_nonces: int) -> bool:
         """Note that the receiver took everything up to a cursor; False if the lease is lost."""
-        return self._advance(round_id, token, cursor, num_nonces, LEASE_MS, 0, "")
+        return self._advance(round_id, token, cursor, num_nonces, self._lease_ms, 0, "")
 
-    def failed(self, round_id: str, token: str, delivery: Delivery, error: str) -> bool:
-        """Note a failure, and give the lease up until the backoff is over."""
-        return self._advance(round_id, token, "", 0, 0, delivery.backoff_ms, error)
+    def failed(self, round_id: str, token: str, attempts: int, error: str) -> bool:
+        """Note a failure after so many others, and give the lease up until the backoff is over."""
+        return self._advance(round_id, token, "", 0, 0, self.backoff_ms(attempts), error)
 
     def give_up(self, round_id: str, token: str, error: str) -> bool:
         """Note that no further try would help, and take the round out; False if the lease is lost."""
@@ -131,10 +141,14 @@ class CallbackOutbox:
         """Give the lease up: everything there was is delivered."""
         return self._advance(round_id, token, "", 0, 0, 0, "")
 
+    def backoff_ms(self, attempts: int) -> int:
+        """Return the milliseconds to wait after one more failure than these."""
+        return int(min(self._backoff_ms * 2.0 ** min(attempts, 30), self._max_backoff_ms))
+
     def _lease(self, status: RoundStatus, token: str) -> None:
         key = Keys.of_round(status.round_id, "callback")
         with store_errors(self._url), self._client.pipeline(transaction=True) as pipe:
-            pipe.hset(key, mapping={"lease": token, "lease_ms": status.now_ms + LEASE_MS})
+            pipe.hset(key, mapping={"lease": token, "lease_ms": status.now_ms + self._lease_ms})
             pipe.pexpireat(key, status.deadline_ms + 2 * KEEP_ENDED_MS)
             pipe.execute()
 
@@ -156,8 +170,8 @@ class CallbackOutbox:
         return bool(reply)
 
 
-def _parse(fields: Mapping[str, str]) -> Delivery:
-    return Delivery(
+def _parse(fields: Mapping[str, str]) -> CallbackProgress:
+    return CallbackProgress(
         cursor=fields.get("cursor", START),
         delivered=int(fields.get("delivered", 0)),
         lease=fields.get("lease", ""),

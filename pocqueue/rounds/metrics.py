@@ -35,7 +35,7 @@ from typing_extensions import override
 
 from pocqueue.errors import SettingsError, StoreError
 from pocqueue.rounds.backend import Backend
-from pocqueue.rounds.callbacks import Delivery
+from pocqueue.rounds.callbacks import CallbackProgress
 from pocqueue.rounds.pool import Gpu
 from pocqueue.rounds.records import OutstandingRange, RoundStatus
 from pocqueue.rounds.spec import RoundState
@@ -96,11 +96,11 @@ class PoolCollector(Collector):
         gpus = self._backend.pool.all()
         active = [status.round_id for status in rounds if status.state.is_active]
         outstanding = store.outstanding(active)
-        deliveries = self._backend.outbox.deliveries()
+        progress = self._backend.callbacks.progress_of_all()
         return [
             *_totals(store.totals()),
             *_rounds(rounds),
-            *_callbacks(rounds, deliveries),
+            *_callbacks(rounds, progress),
             *_gpus(gpus, outstanding),
         ]
 
@@ -180,23 +180,21 @@ def _rounds(rounds: Iterable[RoundStatus]) -> Iterator[Metric]:
 
 
 def _callbacks(
-    rounds: Iterable[RoundStatus], deliveries: Mapping[str, Delivery]
+    rounds: Iterable[RoundStatus], progress: Mapping[str, CallbackProgress]
 ) -> Iterator[Metric]:
     valid = {status.round_id: status.valid for status in rounds}
     behind = {
-        round_id: max(0, valid.get(round_id, 0) - delivery.delivered)
-        for round_id, delivery in deliveries.items()
+        round_id: max(0, valid.get(round_id, 0) - one.delivered)
+        for round_id, one in progress.items()
     }
     states = GaugeMetricFamily(
         "pocqueue_callbacks",
         "rounds whose receiver took everything so far, is still to get some, or failed last time",
         labels=["state"],
     )
-    failing = sum(delivery.attempts > 0 for delivery in deliveries.values())
-    waiting = sum(
-        behind[round_id] > 0 and delivery.attempts == 0 for round_id, delivery in deliveries.items()
-    )
-    states.add_metric(["delivered"], len(deliveries) - failing - waiting)
+    failing = sum(one.attempts > 0 for one in progress.values())
+    waiting = sum(behind[round_id] > 0 and one.attempts == 0 for round_id, one in progress.items())
+    states.add_metric(["delivered"], len(progress) - failing - waiting)
     states.add_metric(["waiting"], waiting)
     states.add_metric(["failing"], failing)
     yield states

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from pocqueue.errors import StoreError
-from pocqueue.rounds.callbacks import CallbackOutbox
+from pocqueue.rounds.callbacks import Callbacks
 from pocqueue.rounds.lease import LeaderLease
 from pocqueue.rounds.planner import find_lost, plan
 from pocqueue.rounds.pool import Pool
@@ -53,7 +53,7 @@ class SchedulerService:
         store: rounds and ranges.
         pool: the GPU queues.
         lease: the lead among schedulers.
-        outbox: proofs that callback URLs did not take yet.
+        callbacks: proofs that callback URLs did not take yet.
         send_ranges: puts a task for each (queue, round, range) on its queue.
         send_callback: puts a task that delivers proofs of (round id, lease token) on the io queue.
         range_s: seconds that one range should take on its GPU.
@@ -67,7 +67,7 @@ class SchedulerService:
         store: RoundStore,
         pool: Pool,
         lease: LeaderLease,
-        outbox: CallbackOutbox,
+        callbacks: Callbacks,
         send_ranges: SendRanges,
         send_callback: SendCallback,
         *,
@@ -78,7 +78,7 @@ class SchedulerService:
         self._store = store
         self._pool = pool
         self._lease = lease
-        self._outbox = outbox
+        self._callbacks = callbacks
         self._send_ranges = send_ranges
         self._send_callback = send_callback
         self._range_s = range_s
@@ -123,7 +123,7 @@ class SchedulerService:
         self._close_due(active, {status.round_id for status in rounds})
         if rounds:
             self._schedule(rounds)
-        for round_id, token in self._outbox.claim_due(self._grace_s):
+        for round_id, token in self._callbacks.claim_due(self._grace_s):
             self._send_callback(round_id, token)
         return bool(rounds)
 

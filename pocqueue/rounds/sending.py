@@ -37,7 +37,7 @@ def scheduler_service(settings: Settings, app: Celery) -> Iterator[SchedulerServ
             backend.store,
             backend.pool,
             LeaderLease(backend.client, backend.url),
-            backend.outbox,
+            backend.callbacks,
             functools.partial(send_ranges, app),
             send_callback,
             range_s=settings.range_seconds,

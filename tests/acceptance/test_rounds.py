@@ -99,7 +99,7 @@ async def test_callbacks_deliver_every_valid_nonce_once(stack: Stack) -> None:
         await asyncio.to_thread(stack.wait, lambda: len(received) >= 400, "400 nonces")
         await asyncio.to_thread(
             stack.wait,
-            lambda: stack.backend.outbox.delivery(round_id).delivered == 400,
+            lambda: stack.backend.callbacks.progress(round_id).delivered == 400,
             "the last confirmation",
         )
         assert sorted(received) == list(range(400))

@@ -79,7 +79,7 @@ def test_the_dashboard_shows_all_that_a_small_node_says() -> None:
         "pocqueue_late_batches_total",
         "pocqueue_sessions",
         "pocqueue_node_delivery_seconds_bucket",
-        "pocqueue_node_outbox_letters",
+        "pocqueue_node_outbox_messages",
         "pocqueue_node_fraud_total",
         "pocqueue_auth_failures_total",
     ],

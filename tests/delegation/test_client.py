@@ -23,8 +23,8 @@ from tests.support.node import (
     TOKEN,
     answering,
     batch,
-    big_node_of_ours,
-    big_node_of_today,
+    big_node,
+    legacy_big_node,
     make_round,
 )
 
@@ -40,9 +40,9 @@ async def refusal(url: str, token: str = TOKEN, **options: Any) -> DelegationErr
     return caught.value
 
 
-async def test_a_big_node_of_today() -> None:
+async def test_a_legacy_big_node() -> None:
     """Every field of WIRE.md; the token goes into the query because it is read there only."""
-    async with big_node_of_today() as node, DelegationClient(node.url + "/", TOKEN) as client:
+    async with legacy_big_node() as node, DelegationClient(node.url + "/", TOKEN) as client:
         node_round = make_round(params={"dim": 2048}, node_id=1, node_count=3)
         started = await client.start(node_round)
         assert (started.session_id, started.gpu_count) == ("old-1", 3)
@@ -81,7 +81,7 @@ async def test_a_big_node_of_today() -> None:
 async def test_our_big_node(backend: Backend, settings_for: SettingsFactory) -> None:
     """A page can be read twice from its cursor, and the model is told; nothing is in a query."""
     live_gpus(backend, 2)
-    with big_node_of_ours(settings_for()) as url:
+    with big_node(settings_for()) as url:
         async with DelegationClient(url, TOKEN) as client:
             started = await client.start(make_round())
             assert started.gpu_count == 2
@@ -144,7 +144,7 @@ async def test_what_cannot_be_asked(url: str, token: str) -> None:
 
 async def test_what_speaks_something_else() -> None:
     """TLS to a plain port, and a server that hangs up."""
-    async with big_node_of_today() as node:
+    async with legacy_big_node() as node:
         error = await refusal(node.url.replace("http:", "https:"))
         assert str(error).startswith("TLS failed (")
 

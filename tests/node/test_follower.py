@@ -13,12 +13,12 @@ import pytest
 from typing_extensions import override
 
 from pocqueue.errors import DelegationError, OutboxError, PocqueueError
-from pocqueue.node import follower as runner_module
-from pocqueue.node.follower import SessionRunner
+from pocqueue.node import follower as follower_module
+from pocqueue.node.dispatcher import Dispatcher
+from pocqueue.node.follower import Follower
 from pocqueue.node.keys import SigningKey
 from pocqueue.node.metrics import NodeMetrics
 from pocqueue.node.outbox import Origin, Outbox
-from pocqueue.node.postman import Postman
 from pocqueue.node.round import NodeRound
 from pocqueue.node.signing import verify_body
 from pocqueue.node.sources import Page
@@ -98,14 +98,14 @@ class TroubledOutbox(Outbox):
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let outages be short."""
     for name in ("FIRST_PAUSE_S", "MAX_PAUSE_S", "DISK_PAUSE_S", "REFUSED_PAUSE_S"):
-        monkeypatch.setattr(runner_module, name, 0.002)
+        monkeypatch.setattr(follower_module, name, 0.002)
 
 
 @pytest.fixture
 def outbox(tmp_path: Path) -> Iterator[TroubledOutbox]:
     """An outbox with an open session."""
     with TroubledOutbox(tmp_path / "outbox.sqlite3") as outbox:
-        outbox.open_session("s", "delegation", None, "{}")
+        outbox.open_session("s", "delegation", "{}")
         yield outbox
 
 
@@ -118,41 +118,41 @@ def follow(
     outbox: Outbox,
     node_round: NodeRound | None = None,
     give_up_s: float | None = None,
-    on_lost: Callable[[SessionRunner], Any] | None = None,
-) -> SessionRunner:
+    on_lost: Callable[[Follower], Any] | None = None,
+) -> Follower:
     """Begin to follow a search."""
-    runner = SessionRunner(
+    follower = Follower(
         work,
         node_round or make_round(),
         outbox=outbox,
         key=KEY,
-        postman=Postman(outbox),
+        dispatcher=Dispatcher(outbox),
         metrics=NodeMetrics(),
         spot_check=None,
         give_up_s=time.time() + 60 if give_up_s is None else give_up_s,
         on_lost=on_lost,
     )
-    runner.start()
-    return runner
+    follower.start()
+    return follower
 
 
-async def followed(work: ScriptedWork, outbox: Outbox, **options: Any) -> SessionRunner:
+async def followed(work: ScriptedWork, outbox: Outbox, **options: Any) -> Follower:
     """Follow a search to its end."""
-    runner = follow(work, outbox, **options)
-    assert runner.task is not None
-    await asyncio.wait([runner.task])
-    assert runner.task.exception() is None
-    assert runner.over
-    assert runner.is_done
+    follower = follow(work, outbox, **options)
+    assert follower.task is not None
+    await asyncio.wait([follower.task])
+    assert follower.task.exception() is None
+    assert follower.over
+    assert follower.is_done
     assert work.closed
-    return runner
+    return follower
 
 
 def bodies(outbox: Outbox) -> list[Any]:
     """Return the bodies in the outbox, each signed with our key."""
     import json
 
-    found = [json.loads(letter.body) for letter in outbox.letters("s")]
+    found = [json.loads(message.body) for message in outbox.messages("s")]
     assert {verify_body(body) for body in found} <= {KEY.public_hex}
     return found
 
@@ -163,20 +163,20 @@ def state(outbox: Outbox) -> str:
     return session.state
 
 
-async def test_pages_become_letters(outbox: TroubledOutbox) -> None:
-    """Each page one letter, or more where there are many nonces; the cursor goes along."""
+async def test_pages_become_messages(outbox: TroubledOutbox) -> None:
+    """Each page one message, or more where there are many nonces; the cursor goes along."""
     many = range(100, 2600)
     work = ScriptedWork(
         page("1", batch(0, 1), batch(2)), page("2"), page("3", batch(*many), over=True)
     )
-    runner = await followed(work, outbox)
+    follower = await followed(work, outbox)
     found = bodies(outbox)
     assert [len(body["nonces"]) for body in found] == [3, 1000, 1000, 500]
     assert nonces_in(found) == [0, 1, 2, *many]
     assert {body["r_target"] for body in found} == {1.0}
     assert work.read_from == ["", "1", "2"]
-    assert (state(outbox), runner.error, runner.lost) == ("closed", None, False)
-    assert (runner.batches, runner.nonces) == (3, 2503)
+    assert (state(outbox), follower.error, follower.lost) == ("closed", None, False)
+    assert (follower.batches, follower.nonces) == (3, 2503)
 
 
 @pytest.mark.parametrize(
@@ -201,26 +201,26 @@ async def test_what_cannot_be_true_is_fraud(
     work = ScriptedWork(page("1", batch(0)), page("2", batch(9), bad))
     work.stops = [DelegationError("away", is_final=False)]
     outbox.trouble = 1
-    lost: list[SessionRunner] = []
+    lost: list[Follower] = []
 
-    async def on_lost(runner: SessionRunner) -> None:
-        lost.append(runner)
+    async def on_lost(follower: Follower) -> None:
+        lost.append(follower)
 
-    runner = await followed(work, outbox, node_round=make_round(node_count=3), on_lost=on_lost)
-    assert runner.fraud is not None
-    assert said in runner.fraud
-    assert runner.error == runner.fraud
+    follower = await followed(work, outbox, node_round=make_round(node_count=3), on_lost=on_lost)
+    assert follower.fraud is not None
+    assert said in follower.fraud
+    assert follower.error == follower.fraud
     assert (state(outbox), outbox.counts().held, outbox.counts().waiting) == ("fraud", 1, 0)
     assert work.stopped
-    assert lost == [runner]
-    assert f"DELEGATION session s node 0: FRAUD: {runner.fraud}" in caplog.text
+    assert lost == [follower]
+    assert f"DELEGATION session s node 0: FRAUD: {follower.fraud}" in caplog.text
 
 
 async def test_local_work_is_not_suspected(outbox: TroubledOutbox) -> None:
     """Only what comes from elsewhere is checked."""
     work = ScriptedWork(page("1", batch(4), over=True), origin="engine")
-    runner = await followed(work, outbox, node_round=make_round(node_count=3))
-    assert (runner.fraud, nonces_in(bodies(outbox))) == (None, [4])
+    follower = await followed(work, outbox, node_round=make_round(node_count=3))
+    assert (follower.fraud, nonces_in(bodies(outbox))) == (None, [4])
 
 
 async def test_a_repeated_nonce_is_kept_once(
@@ -240,12 +240,12 @@ async def test_a_page_read_twice_is_kept_once(outbox: TroubledOutbox) -> None:
     """The cursor on disk is what counts; nothing of what follows is missed."""
     work = ScriptedWork(page("1", batch(0)), page("2", batch(0, 1), over=True))
     work.held.clear()
-    runner = follow(work, outbox)
+    follower = follow(work, outbox)
     await until(lambda: work.read_from)
     assert outbox.accept("s", "", "elsewhere", [])
     work.held.set()
-    assert runner.task is not None
-    await asyncio.wait([runner.task])
+    assert follower.task is not None
+    await asyncio.wait([follower.task])
     assert work.read_from == ["", "elsewhere"]
     assert nonces_in(bodies(outbox)) == [0, 1]
 
@@ -253,9 +253,9 @@ async def test_a_page_read_twice_is_kept_once(outbox: TroubledOutbox) -> None:
 async def test_a_cursor_for_two_pages_ends_it(outbox: TroubledOutbox) -> None:
     """A source that goes round in circles is not followed for ever."""
     work = ScriptedWork(page("1", batch(0)), page("2", batch(1)), page("1", batch(2)))
-    runner = await followed(work, outbox)
-    assert runner.error == "The source gives cursor '1' for two pages"
-    assert (runner.lost, state(outbox)) == (True, "closed")
+    follower = await followed(work, outbox)
+    assert follower.error == "The source gives cursor '1' for two pages"
+    assert (follower.lost, state(outbox)) == (True, "closed")
 
 
 async def test_an_outage_is_waited_out(
@@ -265,10 +265,10 @@ async def test_an_outage_is_waited_out(
     caplog.set_level(logging.INFO)
     away = DelegationError("Connection refused", is_final=False)
     work = ScriptedWork(page("1", batch(0)), away, away, away, page("2", batch(1), over=True))
-    runner = await followed(work, outbox)
+    follower = await followed(work, outbox)
     assert work.read_from == ["", "1", "1", "1", "1"]
     assert nonces_in(bodies(outbox)) == [0, 1]
-    assert runner.error is None
+    assert follower.error is None
     assert caplog.text.count("waits: Connection refused") == 1
     assert caplog.text.count("goes on") == 1
 
@@ -276,14 +276,14 @@ async def test_an_outage_is_waited_out(
 async def test_a_final_error_ends_it(outbox: TroubledOutbox) -> None:
     """What was read is still sent; whoever may take over is told."""
     gone = DelegationError("Session s not found", is_final=True, status=404)
-    lost: list[SessionRunner] = []
+    lost: list[Follower] = []
 
-    async def on_lost(runner: SessionRunner) -> None:
-        lost.append(runner)
+    async def on_lost(follower: Follower) -> None:
+        lost.append(follower)
 
     work = ScriptedWork(page("1", batch(0)), gone)
-    runner = await followed(work, outbox, on_lost=on_lost)
-    assert (runner.error, runner.lost, lost) == ("Session s not found", True, [runner])
+    follower = await followed(work, outbox, on_lost=on_lost)
+    assert (follower.error, follower.lost, lost) == ("Session s not found", True, [follower])
     assert (state(outbox), outbox.counts().waiting) == ("closed", 1)
 
 
@@ -291,15 +291,15 @@ async def test_a_refused_token_is_waited_for(outbox: TroubledOutbox) -> None:
     """Somebody may be changing it on both nodes; a restart with the right one goes on."""
     wrong = DelegationError("Invalid auth token", is_final=True, status=401)
     work = ScriptedWork(wrong, wrong, page("1", batch(0), over=True))
-    runner = await followed(work, outbox)
-    assert (runner.lost, nonces_in(bodies(outbox))) == (False, [0])
+    follower = await followed(work, outbox)
+    assert (follower.lost, nonces_in(bodies(outbox))) == (False, [0])
 
 
 async def test_an_absent_source_is_given_up_in_the_end(outbox: TroubledOutbox) -> None:
     """Once it cannot have kept anything."""
     away = DelegationError("Connection refused", is_final=False)
-    runner = await followed(ScriptedWork(away), outbox, give_up_s=0.0)
-    assert (runner.error, state(outbox)) == ("Connection refused", "closed")
+    follower = await followed(ScriptedWork(away), outbox, give_up_s=0.0)
+    assert (follower.error, state(outbox)) == ("Connection refused", "closed")
 
 
 async def test_a_full_disk_is_waited_for(
@@ -308,9 +308,9 @@ async def test_a_full_disk_is_waited_for(
     """With the page at hand: it may be one that is handed out once."""
     outbox.trouble = 3
     work = ScriptedWork(page("poll-1", batch(0)), page("poll-2", batch(1), over=True))
-    runner = await followed(work, outbox)
+    follower = await followed(work, outbox)
     assert work.read_from == ["", "poll-1"]
-    assert (nonces_in(bodies(outbox)), runner.error) == ([0, 1], None)
+    assert (nonces_in(bodies(outbox)), follower.error) == ([0, 1], None)
     assert caplog.text.count("disk full") == 1
 
 
@@ -318,8 +318,8 @@ async def test_our_own_bug_is_seen(
     outbox: TroubledOutbox, caplog: pytest.LogCaptureFixture
 ) -> None:
     """In log and status; the session stays open for the next run."""
-    runner = await followed(ScriptedWork(ZeroDivisionError("oh")), outbox)
-    assert runner.error == "The session is not followed any more: oh"
+    follower = await followed(ScriptedWork(ZeroDivisionError("oh")), outbox)
+    assert follower.error == "The session is not followed any more: oh"
     assert state(outbox) == "open"
     assert "Traceback" in caplog.text
 
@@ -329,14 +329,14 @@ async def test_a_stop_in_the_middle_of_an_outage(outbox: TroubledOutbox) -> None
     away: PocqueueError = DelegationError("Connection refused", is_final=False)
     work = ScriptedWork(away, away, away)
     work.stops = [away, away]
-    runner = follow(work, outbox)
-    runner.stop()
-    runner.stop()
-    assert not runner.is_searching
-    await runner.stop_arrived(20.0)
+    follower = follow(work, outbox)
+    follower.stop()
+    follower.stop()
+    assert not follower.is_searching
+    await follower.stop_arrived(20.0)
     assert work.stopped
     work.script.append(page("1", batch(0), over=True))
-    await until(lambda: runner.is_done)
+    await until(lambda: follower.is_done)
     assert nonces_in(bodies(outbox)) == [0]
 
 
@@ -346,18 +346,18 @@ async def test_a_stop_that_comes_too_late(outbox: TroubledOutbox) -> None:
     work = ScriptedWork(page("1", over=True))
     work.held.clear()
     work.stops = [away] * 10_000
-    runner = follow(work, outbox)
-    runner.stop()
+    follower = follow(work, outbox)
+    follower.stop()
     await until(lambda: len(work.stops) < 9_999)
     work.held.set()
-    await until(lambda: runner.is_done)
+    await until(lambda: follower.is_done)
     assert work.stops
     again = ScriptedWork(page("1", over=True))
     again.stops = [DelegationError("Session s not found", is_final=True, status=404)]
     other = follow(again, outbox)
     other.stop()
     await until(lambda: other.is_done)
-    runner.stop()
+    follower.stop()
 
 
 @pytest.mark.parametrize("must_end", [True, False])
@@ -365,10 +365,10 @@ async def test_the_end_of_the_process(outbox: TroubledOutbox, must_end: bool) ->
     """A reply that comes once is waited for and kept; one that can be had again is cut off."""
     work = ScriptedWork(page("1", batch(0)), must_end=must_end)
     work.held.clear()
-    runner = follow(work, outbox)
+    follower = follow(work, outbox)
     await until(lambda: work.read_from)
-    closing = asyncio.create_task(runner.close())
-    await until(lambda: runner._closing.is_set())
+    closing = asyncio.create_task(follower.close())
+    await until(lambda: follower._closing.is_set())
     await asyncio.sleep(0)
     work.held.set()
     await closing
@@ -380,7 +380,7 @@ async def test_the_end_of_the_process_in_a_pause(outbox: TroubledOutbox) -> None
     """Nobody waits for a source that is away."""
     away = DelegationError("Connection refused", is_final=False)
     work = ScriptedWork(*[away] * 100_000)
-    runner = follow(work, outbox)
+    follower = follow(work, outbox)
     await until(lambda: len(work.read_from) > 3)
-    await runner.close()
+    await follower.close()
     assert (state(outbox), work.closed) == ("open", True)

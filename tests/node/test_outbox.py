@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from pocqueue.errors import NodeStateError, OutboxError
-from pocqueue.node.outbox import KEEP_ENDED_S, Counts, Kind, NewLetter, Outbox
+from pocqueue.node.outbox import KEEP_ENDED_S, Counts, NewMessage, Outbox
+from pocqueue.poc.callback import Kind
 from tests.support.waiting import wait_until
 
 URL = "http://127.0.0.1:1/v1/poc-batches"
@@ -47,25 +48,25 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def outbox(path: Path, clock: Clock) -> Iterator[Outbox]:
     with Outbox(path, clock=clock) as outbox:
-        outbox.open_session("s", "delegation", URL, "{}")
+        outbox.open_session("s", "delegation", "{}")
         yield outbox
 
 
-def letter(position: str, url: str = URL, kind: Kind = "generated", nonces: int = 2) -> NewLetter:
-    return NewLetter(position, kind, url, {"position": position, "dist": [0.1]}, nonces)
+def message(position: str, url: str = URL, kind: Kind = "generated", nonces: int = 2) -> NewMessage:
+    return NewMessage(position, kind, url, {"position": position, "dist": [0.1]}, nonces)
 
 
 def positions(outbox: Outbox, session_id: str = "s") -> list[str]:
-    return [kept.position for kept in outbox.letters(session_id)]
+    return [kept.position for kept in outbox.messages(session_id)]
 
 
 def test_session_is_kept(path: Path, outbox: Outbox, clock: Clock) -> None:
     """As it was opened, also after a restart; a second opening changes nothing."""
-    outbox.open_session("t", "engine", None, '{"a": 1}', cursor="7")
-    outbox.open_session("t", "queue", URL, "{}", cursor="8")
+    outbox.open_session("t", "engine", '{"a": 1}', cursor="7")
+    outbox.open_session("t", "queue", "{}", cursor="8")
     session = outbox.session("t")
     assert session is not None
-    assert (session.origin, session.url, session.state) == ("engine", None, "open")
+    assert (session.origin, session.state) == ("engine", "open")
     assert (session.cursor, session.request, session.created_s) == ("7", '{"a": 1}', clock.now_s)
     outbox.close()
     with Outbox(path) as again:
@@ -74,26 +75,26 @@ def test_session_is_kept(path: Path, outbox: Outbox, clock: Clock) -> None:
         assert again.session("u") is None
 
 
-def test_page_moves_the_cursor_with_its_letters(outbox: Outbox, clock: Clock) -> None:
+def test_page_moves_the_cursor_with_its_messages(outbox: Outbox, clock: Clock) -> None:
     """And counts batches and nonces, though not verdicts."""
-    assert outbox.accept("s", "", "1", [letter("a"), letter("b", nonces=3)])
-    assert outbox.accept("s", "1", "2", [letter("a", kind="validated")])
+    assert outbox.accept("s", "", "1", [message("a"), message("b", nonces=3)])
+    assert outbox.accept("s", "1", "2", [message("a", kind="validated")])
     assert outbox.accept("s", "2", "3", [])
     session = outbox.session("s")
     assert session is not None
     assert (session.cursor, session.batches, session.nonces) == ("3", 2, 5)
-    first = outbox.letters("s")[0]
+    first = outbox.messages("s")[0]
     assert (first.position, first.kind, first.url, first.nonces) == ("a", "generated", URL, 2)
     assert json.loads(first.body) == {"position": "a", "dist": [0.1]}
     assert (first.created_s, first.attempts, first.state) == (clock.now_s, 0, "waiting")
 
 
 def test_page_read_twice_is_kept_once(outbox: Outbox) -> None:
-    """Whether the cursor or a letter says so; then nothing of the page is kept."""
-    assert outbox.accept("s", "", "1", [letter("a")])
-    assert not outbox.accept("s", "", "1", [letter("a")])
-    assert not outbox.accept("s", "", "2", [letter("c")])
-    assert not outbox.accept("s", "1", "2", [letter("b"), letter("a")])
+    """Whether the cursor or a message says so; then nothing of the page is kept."""
+    assert outbox.accept("s", "", "1", [message("a")])
+    assert not outbox.accept("s", "", "1", [message("a")])
+    assert not outbox.accept("s", "", "2", [message("c")])
+    assert not outbox.accept("s", "1", "2", [message("b"), message("a")])
     assert positions(outbox) == ["a"]
     session = outbox.session("s")
     assert session is not None
@@ -103,7 +104,7 @@ def test_page_read_twice_is_kept_once(outbox: Outbox) -> None:
 def test_nothing_more_of_a_session_that_is_over(outbox: Outbox) -> None:
     """Closed or fraud; of one that was never opened, an error says so."""
     outbox.close_session("s")
-    assert not outbox.accept("s", "", "1", [letter("a")])
+    assert not outbox.accept("s", "", "1", [message("a")])
     assert outbox.open_sessions() == []
     for step in (
         lambda: outbox.accept("t", "", "1", []),
@@ -117,26 +118,26 @@ def test_nothing_more_of_a_session_that_is_over(outbox: Outbox) -> None:
 
 def test_body_that_json_cannot_hold(outbox: Outbox) -> None:
     """The page is not taken."""
-    bad = NewLetter("b", "generated", URL, {"dist": [float("nan")]}, 1)
+    bad = NewMessage("b", "generated", URL, {"dist": [float("nan")]}, 1)
     with pytest.raises(ValueError, match="JSON"):
-        outbox.accept("s", "", "1", [letter("a"), bad])
+        outbox.accept("s", "", "1", [message("a"), bad])
     assert positions(outbox) == []
-    assert outbox.accept("s", "", "1", [letter("a")])
+    assert outbox.accept("s", "", "1", [message("a")])
 
 
-def test_letters_of_a_closed_session_are_still_sent(outbox: Outbox) -> None:
+def test_messages_of_a_closed_session_are_still_sent(outbox: Outbox) -> None:
     """Only fraud holds them."""
-    outbox.accept("s", "", "1", [letter("a")])
+    outbox.accept("s", "", "1", [message("a")])
     outbox.close_session("s")
     assert [head.position for head in outbox.heads()] == ["a"]
 
 
 def test_fraud_holds_what_waits(outbox: Outbox) -> None:
     """Of that session alone; refused ones stay refused, and the session stays fraud."""
-    outbox.open_session("t", "delegation", URL, "{}")
-    outbox.accept("t", "", "1", [letter("x")])
-    outbox.accept("s", "", "1", [letter("a"), letter("b"), letter("c")])
-    a, b, _ = outbox.letters("s")
+    outbox.open_session("t", "delegation", "{}")
+    outbox.accept("t", "", "1", [message("x")])
+    outbox.accept("s", "", "1", [message("a"), message("b"), message("c")])
+    a, b, _ = outbox.messages("s")
     outbox.refused(a.id, "HTTP 400")
     assert outbox.hold("s") == 2
     assert outbox.hold("s") == 0
@@ -148,15 +149,17 @@ def test_fraud_holds_what_waits(outbox: Outbox) -> None:
     # One that was under way meanwhile: not sent again, and gone if it was taken.
     outbox.failed(b.id, "timeout", 0.0)
     outbox.refused(b.id, "HTTP 400")
-    assert [kept.state for kept in outbox.letters("s")] == ["refused", "held", "held"]
+    assert [kept.state for kept in outbox.messages("s")] == ["refused", "held", "held"]
     outbox.delivered(b.id)
-    assert [kept.position for kept in outbox.letters("s", "held")] == ["c"]
+    assert [kept.position for kept in outbox.messages("s", "held")] == ["c"]
 
 
 def test_first_letter_of_each_url(outbox: Outbox) -> None:
     """In order for each URL; a pause of the first one holds back the others of its URL."""
     other = "http://127.0.0.1:2/x"
-    outbox.accept("s", "", "1", [letter("a"), letter("b"), letter("c", other), letter("d", other)])
+    outbox.accept(
+        "s", "", "1", [message("a"), message("b"), message("c", other), message("d", other)]
+    )
     a, c = outbox.heads()
     assert (a.position, c.position) == ("a", "c")
     outbox.failed(a.id, "HTTP 500", 5.0)
@@ -175,11 +178,11 @@ def test_counts(outbox: Outbox, clock: Clock) -> None:
     """By state, and since when the oldest waits."""
     assert outbox.counts() == Counts(waiting=0, refused=0, held=0, oldest_s=None)
     start_s = clock.now_s
-    outbox.accept("s", "", "1", [letter("a"), letter("b")])
+    outbox.accept("s", "", "1", [message("a"), message("b")])
     clock.now_s += 10
-    outbox.accept("s", "1", "2", [letter("c")])
+    outbox.accept("s", "1", "2", [message("c")])
     assert outbox.counts() == Counts(waiting=3, refused=0, held=0, oldest_s=start_s)
-    first, second, _ = outbox.letters("s")
+    first, second, _ = outbox.messages("s")
     outbox.refused(first.id, "HTTP 400")
     outbox.delivered(second.id)
     assert outbox.counts() == Counts(waiting=1, refused=1, held=0, oldest_s=clock.now_s)
@@ -197,26 +200,26 @@ def test_checks_add_up(outbox: Outbox) -> None:
 
 
 def test_old_sessions_are_forgotten(outbox: Outbox, clock: Clock) -> None:
-    """A day after their end, and not while they have letters of any kind."""
-    for name in ("open", "new", "old", "letters"):
-        outbox.open_session(name, "delegation", URL, "{}")
-    outbox.accept("letters", "", "1", [letter("a")])
-    outbox.refused(outbox.letters("letters")[0].id, "HTTP 400")
-    for name in ("old", "letters"):
+    """A day after their end, and not while they have messages of any kind."""
+    for name in ("open", "new", "old", "messages"):
+        outbox.open_session(name, "delegation", "{}")
+    outbox.accept("messages", "", "1", [message("a")])
+    outbox.refused(outbox.messages("messages")[0].id, "HTTP 400")
+    for name in ("old", "messages"):
         outbox.close_session(name)
     clock.now_s += KEEP_ENDED_S + 1
     outbox.close_session("new")
     assert outbox.prune() == 1
-    assert [n for n in ("open", "new", "old", "letters") if outbox.session(n)] == [
+    assert [n for n in ("open", "new", "old", "messages") if outbox.session(n)] == [
         "open",
         "new",
-        "letters",
+        "messages",
     ]
 
 
 def test_only_the_owner_can_read_it(path: Path, outbox: Outbox) -> None:
     """The file and what SQLite puts beside it; a session's request may hold a token."""
-    outbox.accept("s", "", "1", [letter("a")])
+    outbox.accept("s", "", "1", [message("a")])
     modes = {found.name: found.stat().st_mode & 0o777 for found in path.parent.iterdir()}
     assert len(modes) == 4
     assert set(modes.values()) == {0o600}
@@ -256,7 +259,7 @@ def test_foreign_database_is_refused(tmp_path: Path) -> None:
 
 def test_damaged_file_is_refused(path: Path, outbox: Outbox) -> None:
     """With what to do, both where it is no database and where a page of it is overwritten."""
-    outbox.accept("s", "", "1", [letter(str(n)) for n in range(500)])
+    outbox.accept("s", "", "1", [message(str(n)) for n in range(500)])
     outbox.close()
     data = bytearray(path.read_bytes())
     data[8192:12288] = os.urandom(4096)
@@ -282,9 +285,9 @@ def test_threads_take_turns(outbox: Outbox) -> None:
     """One page is taken by one of many threads, and nothing is lost between them."""
 
     def turn(number: int) -> bool:
-        taken = outbox.accept("s", "", "1", [letter(f"page-{number}")])
-        outbox.open_session(f"t{number}", "engine", URL, "{}")
-        outbox.accept(f"t{number}", "", "1", [letter("a")])
+        taken = outbox.accept("s", "", "1", [message(f"page-{number}")])
+        outbox.open_session(f"t{number}", "engine", "{}")
+        outbox.accept(f"t{number}", "", "1", [message("a")])
         return taken
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
@@ -295,22 +298,22 @@ def test_threads_take_turns(outbox: Outbox) -> None:
 CHILD = """
 import sys
 from pathlib import Path
-from pocqueue.node.outbox import NewLetter, Outbox
+from pocqueue.node.outbox import NewMessage, Outbox
 
-# Takes pages of three and delivers two letters of each, for ever. What is delivered is written to
+# Takes pages of three and delivers two messages of each, for ever. What is delivered is written to
 # standard output just before it is removed, as a receiver would have it just before the 200.
 with Outbox(Path(sys.argv[1])) as outbox:
-    outbox.open_session("s", "engine", "http://host", "{}")
+    outbox.open_session("s", "engine", "{}")
     print("ready", flush=True)
     while True:
         cursor = outbox.session("s").cursor
         page = int(cursor or 0)
-        letters = [
-            NewLetter(str(3 * page + n), "generated", "http://host", {"n": 3 * page + n}, 1)
+        messages = [
+            NewMessage(str(3 * page + n), "generated", "http://host", {"n": 3 * page + n}, 1)
             for n in range(3)
         ]
-        assert outbox.accept("s", cursor, str(page + 1), letters)
-        assert not outbox.accept("s", cursor, str(page + 1), letters)
+        assert outbox.accept("s", cursor, str(page + 1), messages)
+        assert not outbox.accept("s", cursor, str(page + 1), messages)
         for _ in range(2):
             head = outbox.heads()[0]
             print(head.position, flush=True)
@@ -319,7 +322,7 @@ with Outbox(Path(sys.argv[1])) as outbox:
 
 
 def test_killed_at_any_point(path: Path) -> None:
-    """Nothing is lost, nothing repeated in the file, and at most one letter is sent again a crash."""
+    """Nothing is lost, nothing repeated in the file, and at most one message is sent again a crash."""
     rng = random.Random(4)  # noqa: S311 - where to kill
     sent: list[int] = []
     rounds = 12
@@ -346,6 +349,6 @@ def test_killed_at_any_point(path: Path) -> None:
         assert session.batches == session.nonces == 3 * pages
     assert sorted({*sent, *left}) == list(range(3 * pages))
     assert left == sorted(set(left))
-    # Only the letter whose removal was cut off may be in both, and may have been sent twice.
+    # Only the message whose removal was cut off may be in both, and may have been sent twice.
     assert len(sent) - len(set(sent)) + len(set(sent) & set(left)) <= rounds
     assert sorted(set(sent)) == list(range(len(set(sent))))

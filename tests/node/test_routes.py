@@ -27,9 +27,9 @@ from tests.support.node import (
     NOWHERE,
     TOKEN,
     answering,
-    big_node_of_today,
     delegating,
     host_of,
+    legacy_big_node,
     make_key,
     serving_in_thread,
 )
@@ -280,7 +280,7 @@ async def test_params_of_every_era(
 ) -> None:
     """They go to the big node, with the length of a sequence; what is unknown is passed on too."""
     async with (
-        big_node_of_today() as big,
+        legacy_big_node() as big,
         running(make_app(settings_for(), delegating(big.url))) as http,
     ):
         body = {name: value for name, value in OLD.items() if name != "url"}
@@ -295,7 +295,7 @@ async def test_params_of_every_era(
 async def test_params_of_old_chains_are_passed_on(settings_for: SettingsFactory) -> None:
     """All of them, as they came; and the small node's own URL and token are nobody's."""
     async with (
-        big_node_of_today() as big,
+        legacy_big_node() as big,
         running(make_app(settings_for(), delegating(big.url), callback_url=NOWHERE)) as http,
     ):
         body = {name: value for name, value in OLD.items() if name != "url"}
@@ -308,7 +308,7 @@ async def test_params_of_old_chains_are_passed_on(settings_for: SettingsFactory)
 
 async def test_a_round_of_another_big_node(settings_for: SettingsFactory) -> None:
     """The request names it, where the settings name none."""
-    async with big_node_of_today() as big, running(make_app(settings_for(), work="none")) as http:
+    async with legacy_big_node() as big, running(make_app(settings_for(), work="none")) as http:
         theirs = {"delegation_url": big.url, "delegation_auth_token": TOKEN}
         reply = await http.post(f"{POW}/init/generate", json=OLD | theirs)
         assert reply.json()["pow_status"]["delegation_mode"] is True
@@ -421,7 +421,7 @@ async def test_metrics(http: httpx.AsyncClient) -> None:
     reply = await http.get("/metrics")
     assert reply.headers["content-type"].startswith("text/plain; version=")
     names = {family.name for family in text_string_to_metric_families(reply.text)}
-    assert {"pocqueue_node_signed", "pocqueue_node_outbox_letters"} <= names
+    assert {"pocqueue_node_signed", "pocqueue_node_outbox_messages"} <= names
 
 
 # What it does not start with

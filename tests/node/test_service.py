@@ -38,10 +38,10 @@ from tests.support.fixtures import SettingsFactory
 from tests.support.node import (
     TOKEN,
     batch,
-    big_node_of_ours,
-    big_node_of_today,
+    big_node,
     delegating,
     honest,
+    legacy_big_node,
     made_up,
     make_round,
     node_at_work,
@@ -81,7 +81,7 @@ async def test_a_round_on_our_big_node(
 ) -> None:
     """From the request to signed batches at the chain, and to the stop; the status in seed 000's words."""
     live_gpus(backend, 2)
-    with big_node_of_ours(settings_for()) as url:
+    with big_node(settings_for()) as url:
         async with node_at_work(settings_for(), delegating(url)) as node:
             assert await word(node) == "STOPPED"
             await node.generate(make_round(chain.url))
@@ -107,12 +107,10 @@ async def test_a_round_on_our_big_node(
     assert not backend.store.status(session_id).state.is_active
 
 
-async def test_a_round_on_a_big_node_of_today(
-    settings_for: SettingsFactory, chain: Receiver
-) -> None:
+async def test_a_round_on_a_legacy_big_node(settings_for: SettingsFactory, chain: Receiver) -> None:
     """Polled, drained to the end, once each; the token is in no status and no log."""
     async with (
-        big_node_of_today() as big,
+        legacy_big_node() as big,
         node_at_work(settings_for(), delegating(big.url)) as node,
     ):
         big.pages.extend([[batch(0, 1)], [], [batch(2), batch(2, 3)]])
@@ -129,7 +127,7 @@ async def test_a_round_on_a_big_node_of_today(
 async def test_same_round_again_changes_nothing(settings_for: SettingsFactory) -> None:
     """Nor do two requests at once; another round ends the one before."""
     async with (
-        big_node_of_today() as big,
+        legacy_big_node() as big,
         node_at_work(settings_for(), delegating(big.url)) as node,
     ):
         await asyncio.gather(*(node.generate(make_round()) for _ in range(3)))
@@ -149,7 +147,7 @@ async def test_same_round_again_changes_nothing(settings_for: SettingsFactory) -
 
 async def test_what_cannot_start(settings_for: SettingsFactory) -> None:
     """The big node's sentence, for the caller and in the status; the round is still at hand."""
-    async with big_node_of_today() as big:
+    async with legacy_big_node() as big:
         wrong = delegating(big.url, auth_token=SecretStr("not-the-token-of-it"))
         async with node_at_work(settings_for(), wrong) as node:
             with pytest.raises(NodeStateError, match="PoW is not running"):
@@ -168,7 +166,7 @@ async def test_what_cannot_start(settings_for: SettingsFactory) -> None:
 async def test_a_session_that_is_known_already(settings_for: SettingsFactory) -> None:
     """Two rounds never share a session, whatever a big node says."""
     async with (
-        big_node_of_today() as big,
+        legacy_big_node() as big,
         node_at_work(settings_for(), delegating(big.url)) as node,
     ):
         await node.generate(make_round())
@@ -182,7 +180,7 @@ async def test_a_big_node_that_goes_away(settings_for: SettingsFactory, chain: R
     """In the middle of a session, and at the moment of a stop."""
     async with contextlib.AsyncExitStack() as at_end:
         away = contextlib.AsyncExitStack()
-        big = await away.enter_async_context(big_node_of_today())
+        big = await away.enter_async_context(legacy_big_node())
         port = int(big.url.rpartition(":")[2])
         node = await at_end.enter_async_context(node_at_work(settings_for(), delegating(big.url)))
         big.pages.append([batch(0)])
@@ -194,7 +192,7 @@ async def test_a_big_node_that_goes_away(settings_for: SettingsFactory, chain: R
         assert status["status"] == "GENERATING"
         assert status["error"].startswith("Connection refused. Check that")
         await node.stop()
-        back = await at_end.enter_async_context(big_node_of_today(port))
+        back = await at_end.enter_async_context(legacy_big_node(port))
         back.pages.append([batch(1)])
         await until(lambda: sent(chain) == [0, 1])
         await until(lambda: back.stopped == ["old-1"])
@@ -204,14 +202,14 @@ async def test_fraud_ends_a_session(settings_for: SettingsFactory, chain: Receiv
     """What waits is held, nothing more is sent, and the status says why; nobody takes over unasked."""
     chain.gate.clear()
     async with (
-        big_node_of_today() as big,
+        legacy_big_node() as big,
         node_at_work(settings_for(), delegating(big.url)) as node,
     ):
         big.pages.extend([[batch(0)], [batch(1)], [batch(2, block_hash="other")]])
         await node.generate(make_round(chain.url))
         await until(lambda: big.stopped == ["old-1"])
         await until(lambda: node._current is not None and node._current.is_done)
-        # The first letter was under way.
+        # The first message was under way.
         chain.gate.set()
         await until(lambda: node._outbox.counts().held == 1)
         assert sent(chain) == [0]
@@ -227,7 +225,7 @@ async def test_local_work_takes_over_after_fraud(
     """Found by recomputing a sample; although the cheat does not even answer to a stop."""
     engine = FakeEngine(made_up)
     async with (
-        big_node_of_today() as big,
+        legacy_big_node() as big,
         node_at_work(
             settings_for(),
             delegating(big.url, fallback="local"),
@@ -240,7 +238,7 @@ async def test_local_work_takes_over_after_fraud(
         await node.generate(make_round(chain.url))
         await until(lambda: engine.batches)
         big.failures = iter([503] * 10_000)
-        await until(lambda: node._current is not None and node._current.work.origin == "engine")
+        await until(lambda: node._current is not None and node._current.source.origin == "engine")
         status = await node.status()
         assert status["delegation_mode"] is False
         assert status["error"].startswith("The big node's session was fraud: ")
@@ -258,7 +256,7 @@ async def test_local_work_takes_over_a_lost_session(
 ) -> None:
     """A big node that forgot it has nothing more to give, and the round is not over."""
     async with (
-        big_node_of_today() as big,
+        legacy_big_node() as big,
         node_at_work(settings_for(), delegating(big.url, fallback="local"), work="engine") as node,
     ):
         await node.generate(make_round(chain.url))
@@ -391,7 +389,7 @@ async def test_an_engine_that_cannot_be_loaded(settings_for: SettingsFactory) ->
         await node.stop()
         assert await word(node) == "NOT_LOADED"
     async with (
-        big_node_of_today() as big,
+        legacy_big_node() as big,
         node_at_work(
             settings_for(),
             delegating(big.url),
@@ -432,7 +430,7 @@ async def test_a_search_goes_on_after_a_restart(
 ) -> None:
     """From its cursor, with its counts, as the round at hand; nothing is lost, nothing twice."""
     live_gpus(backend)
-    with big_node_of_ours(settings_for()) as url:
+    with big_node(settings_for()) as url:
         delegation = delegating(url) if origin == "delegation" else DelegationSettings()
         work = "auto" if origin == "delegation" else origin
         async with node_at_work(settings_for(), delegation, work=work) as node:
@@ -463,15 +461,15 @@ async def test_a_search_goes_on_after_a_restart(
 async def test_the_last_of_several_rounds_goes_on(settings_for: SettingsFactory) -> None:
     """The stop of the one before may not have arrived when the node went down."""
     settings = settings_for()
-    async with big_node_of_today() as big:
+    async with legacy_big_node() as big:
         async with node_at_work(settings, delegating(big.url)) as node:
             await node.generate(make_round())
         with Outbox(settings.state_dir / OUTBOX_NAME) as outbox:
             [first] = outbox.open_sessions()
             request = first.request.replace("block-1", "block-2")
-            outbox.open_session("old-2", "delegation", None, request)
-            outbox.open_session("spoilt", "delegation", None, "{}")
-            outbox.open_session("verdict-1", "engine", None, "{}")
+            outbox.open_session("old-2", "delegation", request)
+            outbox.open_session("spoilt", "delegation", "{}")
+            outbox.open_session("verdict-1", "engine", "{}")
         async with node_at_work(settings, delegating(big.url)) as node:
             assert (await node.status())["block_hash"] == "block-2"
             await until(lambda: big.stopped == ["old-1"])
@@ -486,7 +484,7 @@ async def test_the_last_of_several_rounds_goes_on(settings_for: SettingsFactory)
 async def test_a_stop_outlasts_a_restart(settings_for: SettingsFactory) -> None:
     """One that the big node did not hear of is told to it afterwards; nothing is searched again."""
     settings = settings_for()
-    async with big_node_of_today() as big:
+    async with legacy_big_node() as big:
         async with node_at_work(settings, delegating(big.url)) as node:
             await node.generate(make_round())
             big.failures = itertools.repeat(503)
@@ -505,7 +503,7 @@ async def test_a_search_of_long_ago_is_read_to_its_end(
     """After its deadline too, although it is no round at hand any more."""
     live_gpus(backend)
     settings = settings_for()
-    with big_node_of_ours(settings) as url:
+    with big_node(settings) as url:
         soon = delegating(url, window_seconds=0.3)
         async with node_at_work(settings, soon) as node:
             await node.generate(make_round(chain.url))
@@ -526,7 +524,7 @@ async def test_a_setting_that_is_missing_after_a_restart(
 ) -> None:
     """The session stays open, and goes on once the setting is back."""
     settings = settings_for()
-    async with big_node_of_today() as big:
+    async with legacy_big_node() as big:
         async with node_at_work(settings, delegating(big.url)) as node:
             await node.generate(make_round())
         async with node_at_work(settings, work="none") as node:
@@ -537,9 +535,9 @@ async def test_a_setting_that_is_missing_after_a_restart(
 
 
 async def test_a_reply_under_way_at_the_end(settings_for: SettingsFactory, chain: Receiver) -> None:
-    """What a big node of today hands out while the node is told to end is kept, and sent by the next run."""
+    """What a legacy big node hands out while the node is told to end is kept, and sent by the next run."""
     settings = settings_for()
-    async with big_node_of_today() as big:
+    async with legacy_big_node() as big:
         async with contextlib.AsyncExitStack() as first:
             node = await first.enter_async_context(node_at_work(settings, delegating(big.url)))
             big.gate.clear()
@@ -562,7 +560,7 @@ async def test_an_outbox_that_cannot_be_used(
 ) -> None:
     """A session that was begun is ended again, as nobody would read it."""
     async with (
-        big_node_of_today() as big,
+        legacy_big_node() as big,
         node_at_work(settings_for(), delegating(big.url)) as node,
     ):
         # From here on every step is an error of the disk, as SQLite has it.
@@ -589,5 +587,5 @@ async def test_metrics_are_readable(settings_for: SettingsFactory, chain: Receiv
         assert found["pocqueue_node_nonces_total|engine"] >= len(sent(chain))
         assert found["pocqueue_node_delivered_total"] == len(chain.accepted)
         assert found["pocqueue_node_delivery_seconds_count"] == len(chain.accepted)
-        assert found["pocqueue_node_outbox_letters|waiting"] == 0
+        assert found["pocqueue_node_outbox_messages|waiting"] == 0
         assert found["pocqueue_node_poll_lag_seconds"] == 0

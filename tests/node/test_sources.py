@@ -6,6 +6,7 @@ import asyncio
 import time
 
 import pytest
+from aiohttp import web
 
 from pocqueue.delegation.client import DelegationClient
 from pocqueue.errors import (
@@ -19,7 +20,7 @@ from pocqueue.errors import (
     StoreUnavailable,
     UnknownRound,
 )
-from pocqueue.node.sources import EngineWork, QueueWork, RemoteWork, is_final, is_refused
+from pocqueue.node.sources import EngineSource, QueueSource, RemoteSource, is_final, is_refused
 from pocqueue.poc.nonces import MAX_NONCE
 from pocqueue.rounds.backend import Backend
 from tests.support.delegation_server import Work as Gpus, live_gpus
@@ -29,19 +30,19 @@ from tests.support.node import (
     TOKEN,
     answering,
     batch,
-    big_node_of_ours,
-    big_node_of_today,
+    big_node,
     host_of,
+    legacy_big_node,
     make_round,
     nonces_in,
 )
 from tests.support.waiting import until
 
 
-async def test_a_session_on_a_big_node_of_today() -> None:
+async def test_a_session_on_a_legacy_big_node() -> None:
     """Pages without cursors get names of their own; what is under way has to be let end."""
-    async with big_node_of_today() as node:
-        work = RemoteWork(DelegationClient(node.url, TOKEN), "s", 3, poll_s=0.01)
+    async with legacy_big_node() as node:
+        work = RemoteSource(DelegationClient(node.url, TOKEN), "s", 3, poll_s=0.01)
         node.pages.append([batch(0)])
         node.pages.append([batch(1)])
         pages = [await work.read(""), await work.read("poll-before")]
@@ -61,10 +62,10 @@ async def test_a_session_on_a_big_node_of_today() -> None:
 async def test_a_session_on_our_big_node(backend: Backend, settings_for: SettingsFactory) -> None:
     """It is asked to wait once it is known to have cursors, and may be cut off then."""
     live_gpus(backend)
-    with big_node_of_ours(settings_for()) as url:
+    with big_node(settings_for()) as url:
         client = DelegationClient(url, TOKEN)
         started = await client.start(make_round())
-        work = RemoteWork(client, started.session_id, 1, poll_s=5.0)
+        work = RemoteSource(client, started.session_id, 1, poll_s=5.0)
         first = await work.read("")
         assert first.batches == []
         reading = asyncio.create_task(work.read(first.cursor))
@@ -81,14 +82,12 @@ async def test_a_session_on_our_big_node(backend: Backend, settings_for: Setting
 async def test_a_cursor_that_stands_still() -> None:
     """Batches without end would be read for ever, or again and again."""
 
-    async def answer(_: object) -> object:
-        from aiohttp import web
-
+    async def answer(_: web.Request) -> web.Response:
         page = {"batches": [batch(0)], "session_active": True, "cursor": "c"}
         return web.json_response(page)
 
     async with answering(answer) as url:
-        work = RemoteWork(DelegationClient(url, TOKEN), "s", 1, poll_s=0.01)
+        work = RemoteSource(DelegationClient(url, TOKEN), "s", 1, poll_s=0.01)
         page = await work.read("")
         with pytest.raises(DelegationError, match="leaves the cursor at 'c'") as caught:
             await work.read(page.cursor)
@@ -99,13 +98,15 @@ async def test_a_cursor_that_stands_still() -> None:
 async def test_a_round_on_the_queues(backend: Backend) -> None:
     """Started, read from any cursor, stopped and read to its end."""
     with pytest.raises(NoLiveGpu):
-        QueueWork.start(backend, make_round(), window_s=30.0, any_model=False)
+        QueueSource.start(backend, make_round(), window_s=30.0, any_model=False)
     live_gpus(backend, 2)
     with pytest.raises(ModelConflict):
-        QueueWork.start(backend, make_round(params={"dim": 1792}), window_s=30.0, any_model=False)
+        QueueSource.start(backend, make_round(params={"dim": 1792}), window_s=30.0, any_model=False)
     with pytest.raises(InvalidRound, match="seq_len is 2000"):
-        QueueWork.start(backend, make_round(seq_len=2000), window_s=30.0, any_model=False)
-    work = QueueWork.start(backend, make_round(params={"dim": 1792}), window_s=30.0, any_model=True)
+        QueueSource.start(backend, make_round(seq_len=2000), window_s=30.0, any_model=False)
+    work = QueueSource.start(
+        backend, make_round(params={"dim": 1792}), window_s=30.0, any_model=True
+    )
     assert work.gpu_count == 2
     gpus = Gpus(backend, work.session_id)
     gpus.batch()
@@ -118,7 +119,7 @@ async def test_a_round_on_the_queues(backend: Backend) -> None:
     last = await work.read(second.cursor)
     assert (last.over, last.status, last.cursor) == (True, "stopped", second.cursor)
     with pytest.raises(UnknownRound) as caught:
-        await QueueWork(backend, "no-such-round", 1).read("")
+        await QueueSource(backend, "no-such-round", 1).read("")
     assert is_final(caught.value)
 
 
@@ -128,7 +129,7 @@ async def test_a_search_with_an_engine(settings_for: SettingsFactory) -> None:
     host = host_of(settings_for(), engine)
     host.start()
     node_round = make_round(node_id=1, node_count=3)
-    work = EngineWork(host, node_round, time.time() + 60)
+    work = EngineSource(host, node_round, time.time() + 60)
     found, cursor = [], ""
     for _ in range(3):
         page = await work.read(cursor)
@@ -136,7 +137,7 @@ async def test_a_search_with_an_engine(settings_for: SettingsFactory) -> None:
         cursor = page.cursor
     assert cursor == "30"
     assert nonces_in(found) == valid_below(1.0, range(1, 91, 3))
-    again = EngineWork(host, node_round, time.time() + 60, work.session_id)
+    again = EngineSource(host, node_round, time.time() + 60, work.session_id)
     assert again.session_id == work.session_id
     await again.read(cursor)
     assert engine.batches[-1] == list(range(91, 121, 3))
@@ -144,7 +145,7 @@ async def test_a_search_with_an_engine(settings_for: SettingsFactory) -> None:
     engine.on_batch = lambda _: setattr(again, "_stopped", True)
     page = await again.read("40")
     assert (page.batches, page.over, page.status, page.cursor) == ([], True, "stopped", "40")
-    late = EngineWork(host, node_round, time.time() - 1)
+    late = EngineSource(host, node_round, time.time() - 1)
     assert (await late.read("40")).status == "expired"
     await host.close()
     assert engine.closed
@@ -158,7 +159,7 @@ async def test_an_engine_that_fails(settings_for: SettingsFactory) -> None:
 
     host = host_of(settings_for(), FakeEngine(on_batch=fail))
     host.start()
-    work = EngineWork(host, make_round(), time.time() + 60)
+    work = EngineSource(host, make_round(), time.time() + 60)
     with pytest.raises(EngineError, match="The engine failed on a batch: MemoryError") as caught:
         await work.read("")
     assert is_final(caught.value)

@@ -34,7 +34,7 @@ SAME = RemoteModel(
 @pytest.fixture
 def outbox(tmp_path: Path) -> Iterator[Outbox]:
     with Outbox(tmp_path / "outbox.sqlite3") as outbox:
-        outbox.open_session("s", "delegation", None, "{}")
+        outbox.open_session("s", "delegation", "{}")
         yield outbox
 
 
@@ -134,7 +134,7 @@ async def test_another_arithmetic(
 
 
 async def test_a_big_node_that_does_not_say(settings_for: SettingsFactory, outbox: Outbox) -> None:
-    """One of today names no model: it has to have ours."""
+    """A legacy one names no model: it has to have ours."""
     async with checking(settings_for(), outbox, model=RemoteModel()) as check:
         assert await verdict(check, 1000) is None
         assert check.sampled > 0

@@ -12,7 +12,7 @@ import pytest
 
 from pocqueue.errors import InvalidRound
 from pocqueue.poc.data import ProofBatch, ValidatedBatch
-from pocqueue.poc.sender import Delivery, PoCCallbackSender
+from pocqueue.poc.sender import PoCCallbackSender
 from tests.support.callback_receiver import Receiver, receiving
 from tests.support.waiting import until
 
@@ -241,30 +241,6 @@ async def test_what_json_cannot_hold_is_dropped(receiver: Receiver) -> None:
             )
         assert await sender.flush(20)
         assert counts(sender) == (1, 0, 1)
-
-
-async def test_post_is_one_attempt(receiver: Receiver) -> None:
-    """It says what the receiver made of it and leaves the counters alone."""
-    receiver.statuses = iter([503, 400, 201])
-    async with sender_to(receiver.url) as sender:
-        answers = [await sender.post("/generated", {"nonces": [1]}) for _ in range(4)]
-        assert counts(sender) == (0, 0, 0)
-    assert answers == [
-        Delivery.RETRY,
-        Delivery.REFUSED,
-        Delivery.REFUSED,
-        Delivery.DELIVERED,
-    ]
-    assert receiver.received[0] == ("/v1/poc-batches/generated", {"nonces": [1]})
-    assert len(receiver.received) == 4
-
-
-async def test_post_to_nobody_is_to_be_tried_again() -> None:
-    """A network error is an answer, not an exception."""
-    async with receiving() as receiver:
-        url = receiver.url
-    async with sender_to(url) as sender:
-        assert await sender.post("/generated", {}) is Delivery.RETRY
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pocqueue.errors import InvalidRound
-from pocqueue.poc.sender import Delivery, PoCCallbackSender
+from pocqueue.poc.callback import CallbackClient, PostOutcome
 from pocqueue.rounds import callback_target
 from pocqueue.rounds.callback_target import check_url, checked_connector, is_public
 from tests.support.callback_receiver import receiving
@@ -139,28 +139,25 @@ def test_what_is_no_callback_url_is_refused_always(url: str, allow_private: bool
     assert "hunter2" not in str(caught.value)
 
 
-async def _post(url: str, *, allow_private: bool) -> tuple[Delivery, str]:
-    """Post once; return what came of it and why the target is forbidden."""
-    connector = partial(checked_connector, allow_private)
-    async with PoCCallbackSender(url, 1.0, 0.01, connector=connector) as sender:
-        answer = await sender.post("/generated", {"nonces": [1]})
-        assert (sender.forbidden is None) == (answer is not Delivery.REFUSED)
-        return answer, str(sender.forbidden or "")
+async def _post(url: str, *, allow_private: bool) -> tuple[PostOutcome, str]:
+    """Post once; return what came of it and why."""
+    async with CallbackClient(connector=partial(checked_connector, allow_private)) as client:
+        result = await client.post(url, "generated", "{}")
+        return result.outcome, result.reason
 
 
 @pytest.mark.parametrize(
     "host", ["127.0.0.1", "localhost", "0x7f.1", "[::ffff:127.0.0.1]", "[::1]"]
 )
 async def test_no_connection_is_made_to_what_is_not_public(
-    host: str, caplog: pytest.LogCaptureFixture
+    host: str,
 ) -> None:
-    """A receiver that listens gets nothing; the log says which setting would allow it."""
+    """A receiver that listens gets nothing; the reason says which setting would allow it."""
     async with receiving() as receiver:
         url = receiver.url.replace("127.0.0.1", host)
         answer, why = await _post(url, allow_private=False)
         assert receiver.received == []
-    assert answer is Delivery.REFUSED
-    assert why in caplog.text
+    assert answer is PostOutcome.FORBIDDEN
     assert "POCQUEUE_CALLBACK_PRIVATE=1" in why
 
 
@@ -169,7 +166,7 @@ async def test_the_setting_allows_it(host: str) -> None:
     """The same receiver gets it."""
     async with receiving() as receiver:
         url = receiver.url.replace("127.0.0.1", host)
-        assert await _post(url, allow_private=True) == (Delivery.DELIVERED, "")
+        assert await _post(url, allow_private=True) == (PostOutcome.DELIVERED, "")
         assert len(receiver.accepted) == 1
 
 
@@ -179,7 +176,7 @@ async def test_a_proxy_of_the_environment_is_not_used(monkeypatch: pytest.Monkey
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
             monkeypatch.setenv(name, proxy.url)
         answer, _ = await _post("http://169.254.169.254/latest", allow_private=False)
-        assert answer is Delivery.REFUSED
+        assert answer is PostOutcome.FORBIDDEN
         assert proxy.received == []
 
 
@@ -203,7 +200,7 @@ async def test_a_name_that_leads_inside_is_refused(monkeypatch: pytest.MonkeyPat
     names = Names(["10.1.2.3", "169.254.169.254"])
     monkeypatch.setattr(socket, "getaddrinfo", names.getaddrinfo)
     answer, why = await _post("http://callback.test/hook", allow_private=False)
-    assert answer is Delivery.REFUSED
+    assert answer is PostOutcome.FORBIDDEN
     assert why.startswith("callback_url leads to callback.test, which is no public address; ")
 
 
@@ -219,14 +216,14 @@ async def test_the_address_that_was_judged_is_the_one_connected_to(
     monkeypatch.setattr(socket, "getaddrinfo", names.getaddrinfo)
     async with receiving() as receiver:
         url = receiver.url.replace("127.0.0.1", "callback.test")
-        assert await _post(url, allow_private=False) == (Delivery.DELIVERED, "")
+        assert await _post(url, allow_private=False) == (PostOutcome.DELIVERED, "")
         assert names.lookups == 1
         answer, _ = await _post(url, allow_private=False)
-        assert answer is Delivery.REFUSED
+        assert answer is PostOutcome.FORBIDDEN
         assert len(receiver.received) == 1
 
 
 async def test_a_name_that_is_not_known_is_tried_again() -> None:
     """Name servers fail now and then; nothing is known about the address then."""
     answer, why = await _post("http://nowhere.invalid/hook", allow_private=False)
-    assert (answer, why) == (Delivery.RETRY, "")
+    assert (answer, why) == (PostOutcome.RETRY, "no answer (ClientConnectorDNSError)")

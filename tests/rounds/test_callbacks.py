@@ -1,4 +1,4 @@
-"""The outbox on a real Redis: what is due, under a lease, from the first unconfirmed proof on."""
+"""The callbacks on a real Redis: what is due, under a lease, from the first unconfirmed proof on."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from pocqueue.rounds import callbacks
 from pocqueue.rounds.backend import Backend
-from pocqueue.rounds.callbacks import FIRST_BACKOFF_MS, MAX_BACKOFF_MS, Delivery
+from pocqueue.rounds.callbacks import Callbacks
 from pocqueue.rounds.spec import RoundState
 from pocqueue.rounds.store import START, Keys
 from tests.support.factories import make_spec
@@ -36,7 +35,7 @@ def _cursors(backend: Backend, round_id: str) -> list[str]:
 
 
 def _claim(backend: Backend) -> tuple[str, str]:
-    (claimed,) = backend.outbox.claim_due(GRACE_S)
+    (claimed,) = backend.callbacks.claim_due(GRACE_S)
     return claimed
 
 
@@ -50,15 +49,15 @@ def test_a_round_with_proofs_is_claimed_once(backend: Backend) -> None:
     round_id = _round(backend)
     claimed_id, token = _claim(backend)
     assert claimed_id == round_id
-    assert backend.outbox.delivery(round_id).lease == token
-    assert backend.outbox.claim_due(GRACE_S) == []
+    assert backend.callbacks.progress(round_id).lease == token
+    assert backend.callbacks.claim_due(GRACE_S) == []
 
 
 def test_rounds_without_url_or_without_proofs_are_not_claimed(backend: Backend) -> None:
     """There is nothing to send, yet or ever."""
     backend.store.create(make_spec())
     quiet = _round(backend, num_valid=0)
-    assert backend.outbox.claim_due(GRACE_S) == []
+    assert backend.callbacks.claim_due(GRACE_S) == []
     assert _waiting(backend) == {quiet}
 
 
@@ -67,26 +66,26 @@ def test_the_cursor_moves_only_with_what_the_receiver_took(backend: Backend) -> 
     round_id = _round(backend, num_valid=3)
     cursors = _cursors(backend, round_id)
     _, token = _claim(backend)
-    assert backend.outbox.delivery(round_id).cursor == START
-    assert backend.outbox.delivered(round_id, token, cursors[1], 2)
-    delivery = backend.outbox.delivery(round_id)
-    assert (delivery.cursor, delivery.delivered) == (cursors[1], 2)
-    assert backend.outbox.failed(round_id, token, delivery, "HTTP 503")
-    delivery = backend.outbox.delivery(round_id)
-    assert (delivery.cursor, delivery.delivered) == (cursors[1], 2)
-    assert (delivery.attempts, delivery.error, delivery.lease) == (1, "HTTP 503", "")
+    assert backend.callbacks.progress(round_id).cursor == START
+    assert backend.callbacks.delivered(round_id, token, cursors[1], 2)
+    progress = backend.callbacks.progress(round_id)
+    assert (progress.cursor, progress.delivered) == (cursors[1], 2)
+    assert backend.callbacks.failed(round_id, token, 0, "HTTP 503")
+    progress = backend.callbacks.progress(round_id)
+    assert (progress.cursor, progress.delivered) == (cursors[1], 2)
+    assert (progress.attempts, progress.error, progress.lease) == (1, "HTTP 503", "")
 
 
 def test_a_success_noted_twice_counts_once(backend: Backend) -> None:
-    """A lost reply must not make the outbox believe that all is delivered."""
+    """A lost reply must not make us believe that all is delivered."""
     round_id = _round(backend, num_valid=4)
     cursors = _cursors(backend, round_id)
     _, token = _claim(backend)
     for _ in range(2):
-        assert backend.outbox.delivered(round_id, token, cursors[1], 2)
-    assert backend.outbox.delivery(round_id).delivered == 2
-    assert backend.outbox.delivered(round_id, token, cursors[3], 2)
-    assert backend.outbox.delivery(round_id).delivered == 4
+        assert backend.callbacks.delivered(round_id, token, cursors[1], 2)
+    assert backend.callbacks.progress(round_id).delivered == 2
+    assert backend.callbacks.delivered(round_id, token, cursors[3], 2)
+    assert backend.callbacks.progress(round_id).delivered == 4
 
 
 def test_without_the_lease_nothing_is_noted(backend: Backend) -> None:
@@ -94,99 +93,96 @@ def test_without_the_lease_nothing_is_noted(backend: Backend) -> None:
     round_id = _round(backend)
     (cursor,) = _cursors(backend, round_id)
     _claim(backend)
-    before = backend.outbox.delivery(round_id)
-    assert not backend.outbox.delivered(round_id, "stale", cursor, 1)
-    assert not backend.outbox.failed(round_id, "stale", before, "late")
-    assert not backend.outbox.finish(round_id, "stale")
-    assert not backend.outbox.finish("never claimed", "stale")
-    assert backend.outbox.delivery(round_id) == before
+    before = backend.callbacks.progress(round_id)
+    assert not backend.callbacks.delivered(round_id, "stale", cursor, 1)
+    assert not backend.callbacks.failed(round_id, "stale", 0, "late")
+    assert not backend.callbacks.finish(round_id, "stale")
+    assert not backend.callbacks.finish("never claimed", "stale")
+    assert backend.callbacks.progress(round_id) == before
 
 
-def test_a_lease_that_is_not_renewed_goes_to_another_task(
-    backend: Backend, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lease_that_is_not_renewed_goes_to_another_task(backend: Backend) -> None:
     """The io worker died; the next one begins at the first unconfirmed proof."""
-    monkeypatch.setattr(callbacks, "LEASE_MS", 100)
+    callbacks = Callbacks(backend.client, backend.url, backend.store, lease_ms=100)
     round_id = _round(backend, num_valid=2)
     first = _cursors(backend, round_id)[0]
-    _, dead = _claim(backend)
-    backend.outbox.delivered(round_id, dead, first, 1)
-    claimed = wait_until(lambda: backend.outbox.claim_due(GRACE_S), message="the lease ran out")
+    [(_, dead)] = callbacks.claim_due(GRACE_S)
+    callbacks.delivered(round_id, dead, first, 1)
+    claimed = wait_until(lambda: callbacks.claim_due(GRACE_S), message="the lease ran out")
     assert claimed[0][0] == round_id
     assert claimed[0][1] != dead
-    assert backend.outbox.delivery(round_id).cursor == first
-    assert not backend.outbox.finish(round_id, dead)
+    assert callbacks.progress(round_id).cursor == first
+    assert not callbacks.finish(round_id, dead)
 
 
 def test_every_success_renews_the_lease(backend: Backend) -> None:
     """A long delivery is not taken away while it gets on."""
+    callbacks = Callbacks(backend.client, backend.url, backend.store, lease_ms=30_000)
     round_id = _round(backend, num_valid=2)
     _, token = _claim(backend)
     key = Keys.of_round(round_id, "callback")
     backend.client.hset(key, "lease_ms", str(backend.store.now_ms() + 5))
-    backend.outbox.delivered(round_id, token, _cursors(backend, round_id)[0], 1)
-    left_ms = backend.outbox.delivery(round_id).lease_ms - backend.store.now_ms()
-    assert callbacks.LEASE_MS - 5000 < left_ms <= callbacks.LEASE_MS
+    callbacks.delivered(round_id, token, _cursors(backend, round_id)[0], 1)
+    left_ms = callbacks.progress(round_id).lease_ms - backend.store.now_ms()
+    assert 25_000 < left_ms <= 30_000
 
 
-def test_after_a_failure_it_is_due_again_when_the_backoff_is_over(
-    backend: Backend, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_after_a_failure_it_is_due_again_when_the_backoff_is_over(backend: Backend) -> None:
     """Not before, and by itself."""
-    monkeypatch.setattr(callbacks, "FIRST_BACKOFF_MS", 300)
+    callbacks = Callbacks(backend.client, backend.url, backend.store, backoff_ms=300)
     round_id = _round(backend)
-    _, token = _claim(backend)
+    [(_, token)] = callbacks.claim_due(GRACE_S)
     failed_ms = backend.store.now_ms()
-    backend.outbox.failed(round_id, token, backend.outbox.delivery(round_id), "no")
-    assert wait_until(lambda: backend.outbox.claim_due(GRACE_S), message="it is due again")
+    callbacks.failed(round_id, token, 0, "no")
+    assert wait_until(lambda: callbacks.claim_due(GRACE_S), message="it is due again")
     assert backend.store.now_ms() - failed_ms >= 299
 
 
 @pytest.mark.parametrize(
-    ("attempts", "wait_ms"), [(0, 500), (1, 1000), (2, 2000), (4, 8000), (5, 15_000), (900, 15_000)]
+    ("attempts", "wait_ms"),
+    [(0, 500), (1, 1000), (2, 2000), (4, 8000), (5, 15_000), (9000, 15_000)],
 )
-def test_the_backoff_doubles_up_to_its_limit(attempts: int, wait_ms: int) -> None:
+def test_the_backoff_doubles_up_to_its_limit(backend: Backend, attempts: int, wait_ms: int) -> None:
     """From half a second to fifteen."""
-    assert (FIRST_BACKOFF_MS, MAX_BACKOFF_MS) == (500, 15_000)
-    assert Delivery(attempts=attempts).backoff_ms == wait_ms
+    assert backend.callbacks.backoff_ms(attempts) == wait_ms
 
 
 def test_a_success_forgets_the_failures_before_it(backend: Backend) -> None:
     """The next failure waits the shortest time again."""
     round_id = _round(backend)
-    for _ in range(3):
+    for attempts in range(3):
         backend.client.hset(Keys.of_round(round_id, "callback"), "next_ms", "0")
         _, token = _claim(backend)
-        backend.outbox.failed(round_id, token, backend.outbox.delivery(round_id), "no")
-    assert backend.outbox.delivery(round_id).attempts == 3
+        backend.callbacks.failed(round_id, token, attempts, "no")
+    assert backend.callbacks.progress(round_id).attempts == 3
     backend.client.hset(Keys.of_round(round_id, "callback"), "next_ms", "0")
     _, token = _claim(backend)
-    backend.outbox.delivered(round_id, token, _cursors(backend, round_id)[0], 1)
-    delivery = backend.outbox.delivery(round_id)
-    assert (delivery.attempts, delivery.error) == (0, "")
+    backend.callbacks.delivered(round_id, token, _cursors(backend, round_id)[0], 1)
+    progress = backend.callbacks.progress(round_id)
+    assert (progress.attempts, progress.error) == (0, "")
 
 
 def test_a_finished_delivery_is_due_again_with_the_next_proof(backend: Backend) -> None:
     """The round goes on, and so do its callbacks, at once."""
     round_id = _round(backend)
     _, token = _claim(backend)
-    backend.outbox.delivered(round_id, token, _cursors(backend, round_id)[0], 1)
-    assert backend.outbox.finish(round_id, token)
-    assert backend.outbox.claim_due(GRACE_S) == []
+    backend.callbacks.delivered(round_id, token, _cursors(backend, round_id)[0], 1)
+    assert backend.callbacks.finish(round_id, token)
+    assert backend.callbacks.claim_due(GRACE_S) == []
     assert _waiting(backend) == {round_id}
     _find(backend, round_id, 1, 1)
     assert _claim(backend)[0] == round_id
 
 
-def test_an_ended_round_leaves_the_outbox_once_all_is_delivered(backend: Backend) -> None:
+def test_an_ended_round_is_not_looked_at_again_once_all_is_delivered(backend: Backend) -> None:
     """And not before."""
     round_id = _round(backend)
     pass_deadline(backend, round_id)
     _, token = _claim(backend)
     assert _waiting(backend) == {round_id}
-    backend.outbox.delivered(round_id, token, _cursors(backend, round_id)[0], 1)
-    backend.outbox.finish(round_id, token)
-    assert backend.outbox.claim_due(GRACE_S) == []
+    backend.callbacks.delivered(round_id, token, _cursors(backend, round_id)[0], 1)
+    backend.callbacks.finish(round_id, token)
+    assert backend.callbacks.claim_due(GRACE_S) == []
     assert _waiting(backend) == set()
 
 
@@ -198,11 +194,11 @@ def test_after_its_grace_time_a_round_is_given_up(backend: Backend) -> None:
     backend.client.hset(key, "ended_ms", str(backend.store.now_ms() - 59_000))
     assert _claim(backend)[0] == round_id
     backend.client.hset(key, "ended_ms", str(backend.store.now_ms() - 61_000))
-    assert backend.outbox.claim_due(GRACE_S) == []
+    assert backend.callbacks.claim_due(GRACE_S) == []
     assert _waiting(backend) == set()
 
 
-def test_a_vanished_round_leaves_the_outbox(backend: Backend) -> None:
+def test_a_vanished_round_is_not_looked_at_again(backend: Backend) -> None:
     """Its record expired; the others are claimed all the same."""
     gone, there = _round(backend), _round(backend)
     backend.client.delete(Keys.of_round(gone, "round"))

@@ -238,7 +238,7 @@ def test_a_full_redis_refuses_new_work_and_goes_on_when_it_has_room(own_backend:
         lambda: commit(store, round_id, out.range_id, 10, 15, [11]),
         lambda: LeaderLease(client, own_backend.url).hold(),
         lambda: own_backend.pool.beat(make_gpu()),
-        lambda: own_backend.outbox.claim_due(60.0),
+        lambda: own_backend.callbacks.claim_due(60.0),
     ]
     for write in writes:
         with pytest.raises(StoreFull) as caught:
@@ -248,12 +248,12 @@ def test_a_full_redis_refuses_new_work_and_goes_on_when_it_has_room(own_backend:
         assert "raise maxmemory" in message
     assert check_books(store, round_id).checked == 10
     assert store.list_ids() == [round_id]
-    assert own_backend.outbox.delivery(round_id).lease == ""
+    assert own_backend.callbacks.progress(round_id).lease == ""
     client.config_set("maxmemory", 0)
     assert own_backend.pool.all() == []
     assert commit(store, round_id, out.range_id, 10, 20, [11]).outcome is Outcome.COMMITTED
     assert check_books(store, round_id).valid == 2
-    assert own_backend.outbox.claim_due(60.0)
+    assert own_backend.callbacks.claim_due(60.0)
 
 
 @pytest.mark.parametrize(

@@ -202,15 +202,15 @@ def test_commit_latency_is_a_cumulative_histogram(backend: Backend) -> None:
 
 def test_callbacks_that_wait_and_fail_are_told_apart(backend: Backend) -> None:
     """Also how many nonces their receivers are behind, and what was given up."""
-    store, outbox = backend.store, backend.outbox
+    store, callbacks = backend.store, backend.callbacks
     ids = [store.create(make_spec(callback_url="http://callback.test")) for _ in range(4)]
     for round_id in ids:
         assign(store, round_id, 100)
         commit(store, round_id, 1, 0, 10, [1, 2])
-    tokens = dict(outbox.claim_due(60.0))
-    outbox.failed(ids[1], tokens[ids[1]], outbox.delivery(ids[1]), "no answer")
-    outbox.delivered(ids[2], tokens[ids[2]], "1-1", 2)
-    outbox.give_up(ids[3], tokens[ids[3]], "no public address")
+    tokens = dict(callbacks.claim_due(60.0))
+    callbacks.failed(ids[1], tokens[ids[1]], 0, "no answer")
+    callbacks.delivered(ids[2], tokens[ids[2]], "1-1", 2)
+    callbacks.give_up(ids[3], tokens[ids[3]], "no public address")
     samples = read(backend)
     states = {s: of(samples, "pocqueue_callbacks", state=s) for s in ("waiting", "failing")}
     assert states == {"waiting": 1, "failing": 1}

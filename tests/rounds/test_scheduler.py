@@ -52,7 +52,7 @@ def _service(backend: Backend, channel: Channel, settle_s: float = 0.0) -> Sched
         backend.store,
         backend.pool,
         LeaderLease(backend.client, backend.url),
-        backend.outbox,
+        backend.callbacks,
         channel.send_ranges,
         channel.send_callback,
         range_s=1.0,
@@ -303,7 +303,7 @@ def test_unsent_proofs_are_given_to_an_io_worker_once(backend: Backend, channel:
     scheduler.step()
     scheduler.step()
     assert [name for name, _ in channel.callbacks] == [round_id]
-    assert backend.outbox.delivery(round_id).lease == channel.callbacks[0][1]
+    assert backend.callbacks.progress(round_id).lease == channel.callbacks[0][1]
 
 
 # As a process

@@ -696,7 +696,7 @@ def test_the_callback_mark_of_a_round_goes_too(backend: Backend, store: RoundSto
     round_id = store.create(make_spec(callback_url="http://h/"))
     assign(store, round_id, 10)
     commit(store, round_id, 1, 0, 10, [1])
-    assert backend.outbox.claim_due(60.0)
+    assert backend.callbacks.claim_due(60.0)
     ttl = keys_of(backend, round_id)[Keys.of_round(round_id, "callback")]
     assert 0 < ttl <= 2 * KEEP_ENDED_MS + 30_000
 

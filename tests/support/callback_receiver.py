@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 from aiohttp import web
@@ -46,15 +46,40 @@ class Receiver:
 async def receiving(port: int = 0) -> AsyncIterator[Receiver]:
     """Serve on a loopback port until left; 0 takes a free one."""
     receiver = Receiver()
+    async with answering(receiver.answer, port=port) as url:
+        receiver.url = f"{url}/v1/poc-batches"
+        try:
+            yield receiver
+        finally:
+            receiver.gate.set()
+
+
+Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@contextlib.asynccontextmanager
+async def answering(
+    answer: Answer | int, words: str = "", headers: Mapping[str, str] | None = None, port: int = 0
+) -> AsyncIterator[str]:
+    """Answer every request on a loopback port; yields its URL.
+
+    Args:
+        answer: makes the answer, or its status.
+        words: with a status: the body of the answer.
+        headers: with a status: of the answer.
+        port: 0 takes a free one.
+    """
+
+    async def same(_: web.Request) -> web.Response:
+        assert isinstance(answer, int)
+        return web.Response(status=answer, text=words, headers=headers)
+
     app = web.Application()
-    app.router.add_route("*", "/{path:.*}", receiver.answer)
-    runner = web.AppRunner(app, shutdown_timeout=1)
+    app.router.add_route("*", "/{path:.*}", same if isinstance(answer, int) else answer)
+    runner = web.AppRunner(app, shutdown_timeout=0.2)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", port)
-    await site.start()
-    receiver.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1/poc-batches"
+    await web.TCPSite(runner, "127.0.0.1", port).start()
     try:
-        yield receiver
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
     finally:
-        receiver.gate.set()
         await runner.cleanup()

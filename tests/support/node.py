@@ -7,7 +7,7 @@ import contextlib
 import json
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,11 @@ from pocqueue.node.round import NodeRound
 from pocqueue.node.service import NodeService
 from pocqueue.settings import DelegationSettings, NodeSettings, Settings
 from pocqueue.web.listener import address_of, listen
+from tests.support.callback_receiver import answering
 from tests.support.delegation_server import TOKEN, make_delegation
 from tests.support.fake_engine import FakeEngine
 
-__all__ = ["TOKEN"]
+__all__ = ["TOKEN", "answering"]
 
 #: Where nothing listens and nobody looks.
 NOWHERE = "http://127.0.0.1:9/v1/poc-batches"
@@ -63,7 +64,7 @@ def batch(*nonces: int, dist: float = 0.5, **changes: Any) -> dict[str, Any]:
     return fields | changes
 
 
-class BigNodeOfToday:
+class LegacyBigNode:
     """Answers as the public big nodes do: token in body and query, each batch handed out once.
 
     Attributes:
@@ -121,30 +122,16 @@ class BigNodeOfToday:
 
 
 @contextlib.asynccontextmanager
-async def big_node_of_today(port: int = 0) -> AsyncIterator[BigNodeOfToday]:
+async def legacy_big_node(port: int = 0) -> AsyncIterator[LegacyBigNode]:
     """Serve one until left."""
-    node = BigNodeOfToday()
-    async with answering(node.answer, port) as node.url:
+    node = LegacyBigNode()
+    async with answering(node.answer, port=port) as node.url:
         yield node
         node.gate.set()
 
 
-@contextlib.asynccontextmanager
-async def answering(answer: Callable[[web.Request], Any], port: int = 0) -> AsyncIterator[str]:
-    """Answer every request on a loopback port; yields its URL."""
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", answer)
-    runner = web.AppRunner(app, shutdown_timeout=0.2)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", port).start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
-
-
 @contextlib.contextmanager
-def big_node_of_ours(settings: Settings, **changes: Any) -> Iterator[str]:
+def big_node(settings: Settings, **changes: Any) -> Iterator[str]:
     """Serve our delegation API in a thread; yields its URL."""
     with serving_in_thread(create_app(settings, make_delegation(**changes))) as url:
         yield url

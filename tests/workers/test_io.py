@@ -1,17 +1,18 @@
-"""Delivery of callbacks: real outbox, real HTTP receiver, every proof once."""
+"""Delivery of callbacks: real Redis, real HTTP receiver, every proof once."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 from aiohttp import web
 
-from pocqueue.rounds import callbacks
 from pocqueue.rounds.backend import Backend
+from pocqueue.rounds.callbacks import Callbacks
 from pocqueue.rounds.spec import RoundState
 from pocqueue.rounds.store import Keys
 from tests.support.factories import make_spec
@@ -32,6 +33,8 @@ class Receiver:
         self.limit = 1000
         #: 422 for a body with one of these.
         self.unwanted: set[int] = set()
+        #: Called with each request, before it is answered.
+        self.on_request: Callable[[], object] = lambda: None
         self.url = ""
 
     @property
@@ -41,6 +44,7 @@ class Receiver:
 
     async def handle(self, request: web.Request) -> web.Response:
         body = await request.json()
+        self.on_request()
         if self.failures > 0:
             self.failures -= 1
             self.refused.append(body)
@@ -74,11 +78,11 @@ async def receiver() -> AsyncIterator[Receiver]:
     await runner.cleanup()
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Short waits, and several requests for what a test has to send."""
-    monkeypatch.setattr(callbacks, "FIRST_BACKOFF_MS", 20)
-    monkeypatch.setattr(io, "ENTRIES_PER_POST", 3)
+@pytest.fixture
+def backend(backend: Backend) -> Backend:
+    """The same, with callbacks that are due again soon after a failure."""
+    callbacks = Callbacks(backend.client, backend.url, backend.store, backoff_ms=20)
+    return dataclasses.replace(backend, callbacks=callbacks)
 
 
 def _round(backend: Backend, url: str | None, num_valid: int) -> str:
@@ -95,15 +99,22 @@ def _find(backend: Backend, round_id: str, first: int, num: int) -> None:
         commit(backend.store, round_id, 1, index, index + 1, [index])
 
 
-async def deliver(backend: Backend, round_id: str, token: str) -> str:
-    """Deliver to a receiver on loopback."""
-    return await io.deliver(backend, round_id, token, allow_private=True)
+async def deliver(backend: Backend, round_id: str, token: str, entries_per_post: int = 3) -> str:
+    """Deliver to a receiver on loopback, with several requests for what a test has to send."""
+    return await io.deliver(
+        backend, round_id, token, allow_private=True, entries_per_post=entries_per_post
+    )
+
+
+def _take_over(backend: Backend, round_id: str) -> None:
+    """Give the lease to another task, as the scheduler does once it has run out."""
+    backend.client.hset(Keys.of_round(round_id, "callback"), "lease", "another")
 
 
 async def _claim(backend: Backend) -> tuple[str, str]:
     """Wait until a delivery is due, and lease it as the scheduler does."""
     claimed = await asyncio.to_thread(
-        wait_until, lambda: backend.outbox.claim_due(60.0), 10.0, "a due delivery"
+        wait_until, lambda: backend.callbacks.claim_due(60.0), 10.0, "a due delivery"
     )
     return claimed[0]
 
@@ -125,9 +136,9 @@ async def test_all_proofs_are_posted_in_order_and_merged(
         "dist": [0.5],
         "node_id": 0,
     }
-    delivery = backend.outbox.delivery(round_id)
-    assert (delivery.delivered, delivery.lease) == (7, "")
-    assert backend.outbox.claim_due(60.0) == []
+    progress = backend.callbacks.progress(round_id)
+    assert (progress.delivered, progress.lease) == (7, "")
+    assert backend.callbacks.claim_due(60.0) == []
 
 
 async def test_a_receiver_that_fails_twice_gets_every_nonce_once(
@@ -139,12 +150,12 @@ async def test_a_receiver_that_fails_twice_gets_every_nonce_once(
     for attempt in (1, 2):
         _, token = await _claim(backend)
         assert await deliver(backend, round_id, token) == "3 nonces were not taken"
-        assert backend.outbox.delivery(round_id).attempts == attempt
+        assert backend.callbacks.progress(round_id).attempts == attempt
     _, token = await _claim(backend)
     assert await deliver(backend, round_id, token) == "10 nonces delivered, 0 refused"
     assert receiver.nonces == list(range(10))
     assert [body["nonces"] for body in receiver.refused] == [[0, 1, 2]] * 2
-    assert backend.outbox.delivery(round_id).attempts == 0
+    assert backend.callbacks.progress(round_id).attempts == 0
 
 
 async def test_a_failure_in_the_middle_goes_on_from_there(
@@ -162,24 +173,23 @@ async def test_a_failure_in_the_middle_goes_on_from_there(
     _, token = await _claim(backend)
     assert await deliver(backend, round_id, token) == "4 nonces delivered, 0 refused"
     assert receiver.nonces == list(range(7))
-    assert backend.outbox.claim_due(60.0) == []
+    assert backend.callbacks.claim_due(60.0) == []
     assert backend.client.smembers(Keys.CALLBACKS) == set()
 
 
 async def test_a_body_too_large_for_the_receiver_is_halved(
-    backend: Backend, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    backend: Backend, receiver: Receiver
 ) -> None:
     """Until it takes it; what follows comes in the size that it took."""
-    monkeypatch.setattr(io, "ENTRIES_PER_POST", 8)
     round_id = _round(backend, receiver.url, 11)
     receiver.limit = 3
     _, token = await _claim(backend)
-    assert await deliver(backend, round_id, token) == "11 nonces delivered, 0 refused"
+    assert await deliver(backend, round_id, token, 8) == "11 nonces delivered, 0 refused"
     assert [len(body["nonces"]) for body in receiver.refused] == [8, 4]
     assert [len(body["nonces"]) for body in receiver.bodies] == [2, 2, 2, 2, 2, 1]
     assert receiver.nonces == list(range(11))
-    delivery = backend.outbox.delivery(round_id)
-    assert (delivery.delivered, delivery.attempts, delivery.lease) == (11, 0, "")
+    progress = backend.callbacks.progress(round_id)
+    assert (progress.delivered, progress.attempts, progress.lease) == (11, 0, "")
 
 
 async def test_what_the_receiver_refuses_for_good_does_not_keep_the_rest_back(
@@ -193,12 +203,13 @@ async def test_what_the_receiver_refuses_for_good_does_not_keep_the_rest_back(
     assert receiver.nonces == [0, 1, 2, 3, 5, 6, 7]
     assert [body["nonces"] for body in receiver.refused] == [[3, 4, 5], [4], [8]]
     for nonce in (4, 8):
-        assert f"Round {round_id}: the callback receiver refuses 1 nonces, from {nonce} on." in (
-            caplog.text
+        assert (
+            f"Round {round_id}: the callback receiver refuses 1 nonces, from {nonce} on: HTTP 422"
+            in caplog.text
         )
-    assert backend.outbox.claim_due(60.0) == []
+    assert backend.callbacks.claim_due(60.0) == []
     backend.store.close(round_id, RoundState.STOPPED, "")
-    assert backend.outbox.claim_due(60.0) == []
+    assert backend.callbacks.claim_due(60.0) == []
     assert backend.client.smembers(Keys.CALLBACKS) == set()
 
 
@@ -212,17 +223,17 @@ async def test_a_receiver_that_refuses_everything_ends_the_task(
     assert await deliver(backend, round_id, token) == "0 nonces delivered, 4 refused"
     assert [body["nonces"] for body in receiver.refused] == [[0, 1, 2], [0], [1], [2], [3]]
     assert receiver.bodies == []
-    assert backend.outbox.claim_due(60.0) == []
+    assert backend.callbacks.claim_due(60.0) == []
 
 
 async def test_a_task_that_loses_the_lease_while_it_is_refused_stops(
-    backend: Backend, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    backend: Backend, receiver: Receiver
 ) -> None:
     """Another task decides about the rest."""
     round_id = _round(backend, receiver.url, 3)
     receiver.limit = 0
     _, token = await _claim(backend)
-    monkeypatch.setattr(backend.outbox, "delivered", lambda *_: False)
+    receiver.on_request = lambda: _take_over(backend, round_id)
     assert await deliver(backend, round_id, token) == "another task took over"
     assert [body["nonces"] for body in receiver.refused] == [[0, 1, 2], [0]]
 
@@ -239,9 +250,9 @@ async def test_a_receiver_that_is_gone_costs_no_proof(
     round_id = _round(backend, f"http://127.0.0.1:{unused_tcp_port}/hook", 2)
     _, token = await _claim(backend)
     assert await deliver(backend, round_id, token) == "2 nonces were not taken"
-    delivery = backend.outbox.delivery(round_id)
-    assert (delivery.delivered, delivery.attempts, delivery.lease) == (0, 1, "")
-    assert delivery.error == "2 nonces were not taken"
+    progress = backend.callbacks.progress(round_id)
+    assert (progress.delivered, progress.attempts, progress.lease) == (0, 1, "")
+    assert progress.error == "2 nonces were not taken"
     assert (await _claim(backend))[0] == round_id
 
 
@@ -256,12 +267,12 @@ async def test_a_task_without_the_lease_sends_nothing(backend: Backend, receiver
 
 
 async def test_a_task_that_loses_the_lease_on_the_way_stops(
-    backend: Backend, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    backend: Backend, receiver: Receiver
 ) -> None:
     """It was too slow; the other one goes on from what it knows to be confirmed."""
     round_id = _round(backend, receiver.url, 9)
     _, token = await _claim(backend)
-    monkeypatch.setattr(backend.outbox, "delivered", lambda *_: False)
+    receiver.on_request = lambda: _take_over(backend, round_id)
     assert await deliver(backend, round_id, token) == "another task took over"
     assert receiver.nonces == [0, 1, 2]
 
@@ -291,11 +302,11 @@ async def test_an_address_that_is_not_public_ends_the_delivery(
     assert line.startswith("callback_url ")
     assert "POCQUEUE_CALLBACK_PRIVATE=1" in line
     assert f"Round {round_id}: no callbacks are sent. {line}" in caplog.text
-    delivery = backend.outbox.delivery(round_id)
-    assert (delivery.delivered, delivery.lease, delivery.error) == (0, "", line)
+    progress = backend.callbacks.progress(round_id)
+    assert (progress.delivered, progress.lease, progress.error) == (0, "", line)
     assert receiver.bodies == receiver.refused == []
     _find(backend, round_id, 4, 1)
-    assert backend.outbox.claim_due(60.0) == []
+    assert backend.callbacks.claim_due(60.0) == []
     assert backend.client.smembers(Keys.CALLBACKS) == set()
 
 

@@ -1,0 +1,201 @@
+"""Sends what is in the outbox: POST to ``{url}/generated`` or ``{url}/validated`` until it is taken.
+
+Each URL gets its messages one at a time and in order; different URLs do not wait for each other. What may
+be tried again is, for ever, with growing pauses; what was refused is put aside (`pocqueue.poc.callback`
+says which answers are final).
+
+A message whose 200 is lost, by a crash between the reply and the disk, is sent again: receivers ignore
+duplicates. Logs name scheme, host, port and kind only: path and query may be secrets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+
+from pocqueue.errors import InvalidRound, OutboxError
+from pocqueue.node.outbox import Message, Outbox
+from pocqueue.poc.callback import (
+    MAX_RETRY_AFTER_S,
+    CallbackClient,
+    PostOutcome,
+    PostResult,
+    retry_pause_s,
+    without_secrets,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class Dispatcher:
+    """Delivers the messages of an outbox.
+
+    Args:
+        outbox: where they wait. Nothing else delivers from it.
+        on_delivered: called with the seconds from a message on disk to its receiver's 200.
+        backoff_s: pause after the first failure; see `callback.retry_pause_s`.
+        max_backoff_s: longest pause of our own.
+        request_timeout_s: seconds for one attempt, all of it.
+        stop_timeout_s: seconds that attempts under way get to end when it is stopped.
+        disk_pause_s: between two tries to read or write the outbox while its disk is in trouble.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        *,
+        on_delivered: Callable[[float], None] | None = None,
+        backoff_s: float = 0.25,
+        max_backoff_s: float = 30.0,
+        request_timeout_s: float = 10.0,
+        stop_timeout_s: float = 3.0,
+        disk_pause_s: float = 1.0,
+    ) -> None:
+        self._outbox = outbox
+        self._on_delivered = on_delivered
+        self._backoff_s = backoff_s
+        self._max_backoff_s = max_backoff_s
+        self._request_timeout_s = request_timeout_s
+        self._stop_timeout_s = stop_timeout_s
+        self._disk_pause_s = disk_pause_s
+        self._wake = asyncio.Event()
+        self._busy: dict[str, asyncio.Task[None]] = {}
+
+    def notify(self) -> None:
+        """Look into the outbox now: there is a new message. To be called in the event loop."""
+        self._wake.set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Deliver until `stop` is set. What is under way then gets a moment to end."""
+        waiting_for_stop = asyncio.create_task(stop.wait(), name="dispatcher-stop")
+        waiting_for_stop.add_done_callback(lambda _: self._wake.set())
+        try:
+            async with CallbackClient(request_timeout_s=self._request_timeout_s) as client:
+                try:
+                    while not stop.is_set():
+                        # Cleared before the outbox is read: a message that comes after that wakes.
+                        self._wake.clear()
+                        await self._wait(await self._start_due(client))
+                finally:
+                    await self._finish()
+        finally:
+            waiting_for_stop.cancel()
+
+    async def _start_due(self, client: CallbackClient) -> float | None:
+        """Start a delivery for each URL that is due and idle; return the seconds to the next pause's end."""
+        try:
+            heads = await asyncio.to_thread(self._outbox.heads)
+        except OutboxError as exc:
+            logger.error("%s", exc)
+            return self._disk_pause_s
+        now_s = time.time()
+        pauses = []
+        for message in heads:
+            if message.url in self._busy:
+                continue
+            pause = pause_left(message.next_s, now_s)
+            if pause > 0:
+                pauses.append(pause)
+                continue
+            self._busy[message.url] = asyncio.create_task(
+                self._deliver(client, message), name=f"message-{message.id}"
+            )
+        return min(pauses, default=None)
+
+    async def _wait(self, timeout_s: float | None) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), timeout_s)
+
+    async def _deliver(self, client: CallbackClient, message: Message) -> None:
+        """Make one attempt and note what came of it."""
+        try:
+            result = await client.post(message.url, message.kind, message.body)
+            if result.outcome is PostOutcome.DELIVERED:
+                await self._note(self._outbox.delivered, message.id)
+                _log_delivered(message)
+                if self._on_delivered is not None:
+                    self._on_delivered(max(0.0, time.time() - message.created_s))
+            elif result.outcome is PostOutcome.RETRY:
+                await self._put_off(message, result)
+            else:
+                await self._note(self._outbox.refused, message.id, result.reason)
+                logger.error(
+                    "%s was refused and will not be tried again: %s",
+                    _named(message),
+                    result.reason,
+                )
+        finally:
+            del self._busy[message.url]
+            self._wake.set()
+
+    async def _put_off(self, message: Message, result: PostResult) -> None:
+        """Note a failure and when to try again."""
+        own_pause_s = retry_pause_s(message.attempts, self._backoff_s, self._max_backoff_s)
+        pause_s = max(own_pause_s, result.retry_after_s)
+        await self._note(self._outbox.failed, message.id, result.reason, time.time() + pause_s)
+        logger.log(
+            # One warning for each outage.
+            logging.WARNING if message.attempts == 0 else logging.INFO,
+            "%s: %s; try %d follows in %.1f s",
+            _named(message),
+            result.reason,
+            message.attempts + 2,
+            pause_s,
+        )
+
+    async def _note(self, method: Callable[..., None], *args: object) -> None:
+        """Write what came of an attempt, however long the disk is in trouble.
+
+        Until then the URL is busy: a message that was taken must not be sent again for a full disk.
+        """
+        while True:
+            try:
+                await asyncio.to_thread(method, *args)
+            except OutboxError as exc:
+                logger.error("%s", exc)
+                await asyncio.sleep(self._disk_pause_s)
+            else:
+                return
+
+    async def _finish(self) -> None:
+        """Let what is under way end, and cut off what takes too long; the next run sends that again."""
+        tasks = list(self._busy.values())
+        if not tasks:
+            return
+        try:
+            await asyncio.wait(tasks, timeout=self._stop_timeout_s)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def pause_left(next_s: float, now_s: float) -> float:
+    """Return the seconds until a message may be tried; 0.0 if it may be now.
+
+    A pause that is longer than any that is ever made began before the clock was set back, and is over.
+
+    Args:
+        next_s: Unix time before which the message is not tried.
+        now_s: Unix time.
+    """
+    left = next_s - now_s
+    return left if 0.0 < left <= MAX_RETRY_AFTER_S else 0.0
+
+
+def _log_delivered(message: Message) -> None:
+    if message.attempts:
+        logger.info("%s: taken at try %d", _named(message), message.attempts + 1)
+    else:
+        logger.debug("%s: taken", _named(message))
+
+
+def _named(message: Message) -> str:
+    try:
+        where = without_secrets(message.url)
+    except InvalidRound:
+        where = "a callback URL that is none"
+    return f"Message {message.id} ({message.kind}) of session {message.session_id} to {where}"

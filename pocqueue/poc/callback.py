@@ -1,0 +1,235 @@
+"""One POST of JSON to a callback URL, and what its answer means. Who tries again, and when, is the caller's.
+
+Only HTTP 200 counts as delivered. No answer (or 408, 425, 429, 5xx) may be tried again; any other answer
+is final, as the same body would get it again. Redirects are not followed: the URL was checked where it
+entered the system, its redirects were not.
+
+Reasons and names for logs hold scheme, host and port of a URL only: user, password, path and query may be
+secrets.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from enum import Enum
+from http import HTTPStatus
+from typing import Any, Final, Literal
+from urllib.parse import urlsplit
+
+import aiohttp
+from typing_extensions import override
+
+from pocqueue.closing import AsyncClosing
+from pocqueue.errors import CallbackForbidden, InvalidRound
+
+#: What a callback is about; appended to the callback URL behind a slash.
+Kind = Literal["generated", "validated"]
+
+#: Longest pause that a receiver can ask for with Retry-After.
+MAX_RETRY_AFTER_S: Final = 300.0
+#: Most characters of the receiver's own words in a reason.
+_MAX_WORDS = 200
+_random = secrets.SystemRandom()
+
+_REDIRECT = "redirects are not followed: give the URL that it leads to"
+_HINTS: dict[int, str] = {
+    HTTPStatus.MOVED_PERMANENTLY: _REDIRECT,
+    HTTPStatus.FOUND: _REDIRECT,
+    HTTPStatus.TEMPORARY_REDIRECT: _REDIRECT,
+    HTTPStatus.PERMANENT_REDIRECT: _REDIRECT,
+    HTTPStatus.UNAUTHORIZED: "it wants a login, and callbacks have none",
+    HTTPStatus.FORBIDDEN: "it does not let this host in: check its address lists",
+    HTTPStatus.NOT_FOUND: "nothing is there: check the path of the callback URL",
+    HTTPStatus.METHOD_NOT_ALLOWED: "it takes no POST there: check the path of the callback URL",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "its limit for the size of a body is too low",
+}
+_OTHER_HINT = "it does not take this batch"
+
+
+class PostOutcome(Enum):
+    """What became of one POST."""
+
+    DELIVERED = "delivered"  #: the receiver said 200
+    RETRY = "retry"  #: no answer, or one that says to try again
+    REFUSED = "refused"  #: the same body would be refused again
+    FORBIDDEN = "forbidden"  #: nothing was sent: the URL leads to an address that is not allowed
+
+
+@dataclass(frozen=True, slots=True)
+class PostResult:
+    """What became of one POST, and why."""
+
+    outcome: PostOutcome
+    #: In words, without secrets; empty if it was delivered.
+    reason: str = ""
+    #: Seconds that the receiver asks to be left alone for.
+    retry_after_s: float = 0.0
+
+
+class CallbackClient(AsyncClosing):
+    """Posts to callback URLs; an async context manager that closes its connections.
+
+    Args:
+        request_timeout_s: seconds for one POST, all of it.
+        connector: makes what connections are made through, in the event loop of the first POST. One that
+            refuses an address fails with a client error caused by `CallbackForbidden`. None: aiohttp's
+            own, which goes wherever a URL leads.
+    """
+
+    def __init__(
+        self,
+        *,
+        request_timeout_s: float = 10.0,
+        connector: Callable[[], aiohttp.BaseConnector] | None = None,
+    ) -> None:
+        self._timeout_s = request_timeout_s
+        self._connector = connector
+        self._session: aiohttp.ClientSession | None = None
+
+    @override
+    async def close(self) -> None:
+        """Close the connections; a later POST opens new ones."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def post(self, url: str, kind: Kind, body: str) -> PostResult:
+        """Make one attempt. Network errors are an outcome here, not an exception.
+
+        Args:
+            url: callback URL; a slash and `kind` are appended.
+            kind: what the body is.
+            body: JSON, sent as it is.
+        """
+        session = self._open_session()
+        try:
+            async with session.post(
+                f"{url.rstrip('/')}/{kind}",
+                data=body.encode(),
+                headers={"Content-Type": "application/json"},
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=self._timeout_s),
+            ) as response:
+                return await _result(response, url)
+        except ValueError:
+            # aiohttp.InvalidURL, and UnicodeError if a host name cannot be written for DNS.
+            return PostResult(PostOutcome.REFUSED, "the callback URL is none")
+        except TimeoutError:
+            return PostResult(PostOutcome.RETRY, f"no answer within {self._timeout_s:g} s")
+        except (aiohttp.ClientError, OSError) as exc:
+            if isinstance(exc.__cause__, CallbackForbidden):
+                return PostResult(PostOutcome.FORBIDDEN, str(exc.__cause__))
+            # The type only: some of these repeat the whole URL in their text.
+            return PostResult(PostOutcome.RETRY, f"no answer ({type(exc).__name__})")
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None or self._session.closed:
+            # `trust_env` stays off: a proxy of the environment would be connected to unchecked, and
+            # would look names up once more.
+            self._session = aiohttp.ClientSession(
+                connector=None if self._connector is None else self._connector(), trust_env=False
+            )
+        return self._session
+
+
+def encode_body(body: Mapping[str, Any]) -> str:
+    """Return a body as it is sent.
+
+    Raises:
+        ValueError: it holds NaN or an infinity, which JSON has no words for.
+    """
+    return json.dumps(body, allow_nan=False, separators=(",", ":"))
+
+
+def judge(status: int) -> PostOutcome:
+    """Say what an HTTP status means for a callback: only 200 is delivered; docs/protocol.md."""
+    if status == 200:
+        return PostOutcome.DELIVERED
+    if status >= 500 or status in (408, 425, 429):
+        return PostOutcome.RETRY
+    return PostOutcome.REFUSED
+
+
+def retry_pause_s(attempts: int, first_s: float, longest_s: float) -> float:
+    """Return the seconds to wait after a failure, shortened at random by up to half.
+
+    The chance keeps many senders from returning to a receiver in step.
+
+    Args:
+        attempts: failures before this one; each doubles the pause.
+        first_s: pause after the first failure.
+        longest_s: longest pause.
+    """
+    # The exponent is bounded: after a day of failures the power would not fit into a float.
+    pause = min(first_s * 2.0 ** min(attempts, 30), longest_s)
+    return pause * (0.5 + 0.5 * _random.random())
+
+
+def retry_after_s(header: str | None, now_s: float) -> float:
+    """Return the seconds that a Retry-After header asks for: 0.0 … MAX_RETRY_AFTER_S.
+
+    Args:
+        header: seconds or an HTTP date (RFC 9110, section 10.2.3); None or nonsense count as 0.
+        now_s: Unix time.
+    """
+    if header is None:
+        return 0.0
+    header = header.strip()
+    if header.isascii() and header.isdigit():
+        asked_s = float(header[:10])
+    else:
+        try:
+            asked_s = parsedate_to_datetime(header).timestamp() - now_s
+        except (ValueError, OverflowError):
+            return 0.0
+    return min(max(asked_s, 0.0), MAX_RETRY_AFTER_S)
+
+
+def without_secrets(url: str) -> str:
+    """Return scheme, host and port of a URL.
+
+    Raises:
+        InvalidRound: it is no http or https URL with a host.
+    """
+    allowed = "a URL such as http://host:port/path (http or https)"
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port is not None else ""
+    except ValueError:
+        raise InvalidRound("callback_url", "no URL", allowed) from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        # The value is not repeated in full: it may carry a password.
+        raise InvalidRound("callback_url", f"{parts.scheme}://{parts.hostname or ''}", allowed)
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{parts.scheme}://{host}{port}"
+
+
+async def _result(response: aiohttp.ClientResponse, url: str) -> PostResult:
+    outcome = judge(response.status)
+    if outcome is PostOutcome.DELIVERED:
+        return PostResult(outcome)
+    reason = await _reason(response, outcome, url)
+    if outcome is PostOutcome.REFUSED:
+        return PostResult(outcome, reason)
+    asked_s = retry_after_s(response.headers.get("Retry-After"), time.time())
+    return PostResult(outcome, reason, asked_s)
+
+
+async def _reason(response: aiohttp.ClientResponse, outcome: PostOutcome, url: str) -> str:
+    """Return status, hint and the receiver's own words, unless these repeat a part of the URL."""
+    text = f"HTTP {response.status}"
+    if outcome is PostOutcome.REFUSED:
+        text += f", {_HINTS.get(response.status, _OTHER_HINT)}"
+    try:
+        words = (await response.content.read(4 * _MAX_WORDS)).decode("utf-8", "replace").strip()
+    except (aiohttp.ClientError, TimeoutError, OSError):
+        return text  # the status is all there is to know
+    parts = urlsplit(url)
+    is_secret = any(
+        part in words for part in (parts.path.rstrip("/"), parts.query) if len(part) > 1
+    )
+    return text if is_secret or not words else f"{text}: {words[:_MAX_WORDS]!r}"

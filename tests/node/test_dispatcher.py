@@ -1,0 +1,281 @@
+"""The dispatcher against real receivers: order, retries, refusals, and what it does when it is stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pocqueue.node.dispatcher import Dispatcher, pause_left
+from pocqueue.node.outbox import NewMessage, Outbox
+from pocqueue.poc.callback import MAX_RETRY_AFTER_S, Kind
+from tests.support.callback_receiver import Receiver, answering, receiving
+from tests.support.waiting import until
+
+
+@pytest.fixture
+def outbox(tmp_path: Path) -> Iterator[Outbox]:
+    with Outbox(tmp_path / "outbox") as outbox:
+        yield outbox
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    async with receiving() as receiver:
+        yield receiver
+
+
+class Post:
+    """A dispatcher that runs, and what it reported."""
+
+    def __init__(self, outbox: Outbox, **options: Any) -> None:
+        self.outbox = outbox
+        self.latencies_s: list[float] = []
+        self.stop = asyncio.Event()
+        timings = {
+            "backoff_s": 0.001,
+            "max_backoff_s": 0.004,
+            "request_timeout_s": 2,
+            "stop_timeout_s": 1,
+            "disk_pause_s": 0.01,
+        }
+        self.dispatcher = Dispatcher(
+            outbox, on_delivered=self.latencies_s.append, **(timings | options)
+        )
+        self._pages = 0
+
+    def write(self, url: str, *numbers: int, kind: Kind = "generated") -> None:
+        """Put messages into the outbox as one page and tell the dispatcher."""
+        self.outbox.open_session("s", "delegation", "{}")
+        session = self.outbox.session("s")
+        assert session is not None
+        self._pages += 1
+        messages = [NewMessage(f"{kind} {n}", kind, url, {"n": n}, 1) for n in numbers]
+        position = f"page {self._pages} {time.monotonic_ns()}"
+        assert self.outbox.accept("s", session.cursor, position, messages)
+        self.dispatcher.notify()
+
+    @property
+    def waiting(self) -> int:
+        return self.outbox.counts().waiting
+
+    @property
+    def refused(self) -> int:
+        return self.outbox.counts().refused
+
+
+@contextlib.asynccontextmanager
+async def posting(outbox: Outbox, **options: Any) -> AsyncIterator[Post]:
+    post = Post(outbox, **options)
+    task = asyncio.create_task(post.dispatcher.run(post.stop))
+    try:
+        yield post
+    finally:
+        post.stop.set()
+        await asyncio.wait_for(task, 10)
+
+
+def numbers(receiver: Receiver) -> list[int]:
+    return [body["n"] for body in receiver.accepted]
+
+
+async def test_messages_go_out_in_order(outbox: Outbox, receiver: Receiver) -> None:
+    """Each once, to the path of its kind, as JSON; then the outbox is empty."""
+    async with posting(outbox) as post:
+        post.write(receiver.url, *range(20))
+        post.write(receiver.url + "/", 20, kind="validated")
+        await until(lambda: len(post.latencies_s) == 21)
+    assert numbers(receiver)[:20] == sorted(numbers(receiver)[:20])
+    paths = {body["n"]: path for path, body in receiver.received}
+    assert paths[0] == "/v1/poc-batches/generated"
+    assert paths[20] == "/v1/poc-batches/validated"
+    assert receiver.content_types == {"application/json"}
+    assert outbox.counts().waiting == 0
+    assert all(latency_s >= 0 for latency_s in post.latencies_s)
+
+
+async def test_messages_of_an_earlier_run_are_sent(outbox: Outbox, receiver: Receiver) -> None:
+    """Without being told."""
+    Post(outbox).write(receiver.url, 1, 2)
+    async with posting(outbox) as post:
+        await until(lambda: not post.waiting)
+    assert numbers(receiver) == [1, 2]
+
+
+async def test_trouble_is_waited_out_in_order(
+    outbox: Outbox, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing overtakes a message whose receiver says to try again."""
+    receiver.statuses = iter([500, 503, 408, 425, 429, 200, 502])
+    caplog.set_level(logging.INFO)
+    async with posting(outbox) as post:
+        post.write(receiver.url, 1, 2, 3)
+        await until(lambda: len(post.latencies_s) == 3)
+    assert [body["n"] for _, body in receiver.received] == [1] * 6 + [2] * 2 + [3]
+    assert "taken at try 6" in caplog.text
+
+
+async def test_refused_messages_hold_nobody_back(
+    outbox: Outbox, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They stay in the file with the reason, and are not tried again."""
+    receiver.statuses = iter([400, 204, 302, 200])
+    async with posting(outbox) as post:
+        post.write(receiver.url, 1, 2, 3, 4)
+        await until(lambda: len(post.latencies_s) == 1)
+    assert numbers(receiver) == [4]
+    assert len(receiver.received) == 4
+    refused = outbox.messages("s", "refused")
+    assert [message.position for message in refused] == [f"generated {n}" for n in (1, 2, 3)]
+    errors = [message.error for message in refused]
+    assert errors[0] == "HTTP 400, it does not take this batch"
+    assert "redirects are not followed" in errors[2]
+    assert outbox.counts().waiting == 0
+    assert sum("will not be tried again" in line for line in caplog.messages) == 3
+
+
+async def test_one_receiver_does_not_hold_back_another(outbox: Outbox, receiver: Receiver) -> None:
+    """Each URL has its own order; one that hangs gets one message at a time."""
+    receiver.gate.clear()
+    async with receiving() as other, posting(outbox) as post:
+        post.write(receiver.url, 1, 2)
+        await until(lambda: receiver.received)
+        post.write(other.url, 3, 4)
+        await until(lambda: numbers(other) == [3, 4])
+        assert len(receiver.received) == 1
+        receiver.gate.set()
+        await until(lambda: numbers(receiver) == [1, 2])
+
+
+async def test_receiver_that_comes_later(outbox: Outbox) -> None:
+    """Nobody listens at first."""
+    async with receiving() as gone:
+        port = int(gone.url.split(":")[2].split("/")[0])
+    async with posting(outbox) as post:
+        post.write(gone.url, 1)
+        await until(lambda: post.outbox.messages("s")[0].attempts >= 2)
+        assert "no answer (ClientConnectorError)" in post.outbox.messages("s")[0].error
+        async with receiving(port) as receiver:
+            await until(lambda: numbers(receiver) == [1])
+            await until(lambda: not post.waiting)
+
+
+async def test_receiver_that_hangs(outbox: Outbox, receiver: Receiver) -> None:
+    """The attempt is given up, and the message sent again."""
+    receiver.gate.clear()
+    async with posting(outbox, request_timeout_s=0.2) as post:
+        post.write(receiver.url, 1)
+        await until(lambda: post.outbox.messages("s")[0].attempts >= 1)
+        assert "no answer within" in post.outbox.messages("s")[0].error
+        receiver.gate.set()
+        await until(lambda: not post.waiting)
+
+
+async def test_pause_that_the_receiver_asks_for(outbox: Outbox) -> None:
+    """Retry-After counts where it is longer than our own pause, and its words are kept."""
+    async with answering(429, "slow down", {"Retry-After": "120"}) as url, posting(outbox) as post:
+        before_s = time.time()
+        post.write(url, 1)
+        await until(lambda: post.outbox.messages("s")[0].attempts)
+    [message] = outbox.messages("s")
+    assert before_s + 120 <= message.next_s <= time.time() + 120
+    assert message.error == "HTTP 429: 'slow down'"
+
+
+async def test_held_messages_are_not_sent(outbox: Outbox, receiver: Receiver) -> None:
+    """Also those that stood right behind the one under way."""
+    receiver.gate.clear()
+    async with posting(outbox) as post:
+        post.write(receiver.url, 1, 2, 3)
+        await until(lambda: receiver.received)
+        assert outbox.hold("s") == 3
+        receiver.gate.set()
+        await until(lambda: post.latencies_s)
+    assert len(receiver.received) == 1
+    assert [message.position for message in outbox.messages("s", "held")] == [
+        "generated 2",
+        "generated 3",
+    ]
+
+
+async def test_stop_lets_what_is_under_way_end(outbox: Outbox, receiver: Receiver) -> None:
+    """Its 200 counts; the next message waits for the next run."""
+    receiver.gate.clear()
+    async with posting(outbox) as post:
+        post.write(receiver.url, 1, 2)
+        await until(lambda: receiver.received)
+        post.stop.set()
+        receiver.gate.set()
+    assert numbers(receiver) == [1]
+    assert [message.position for message in outbox.messages("s")] == ["generated 2"]
+
+
+async def test_stop_cuts_off_what_hangs(outbox: Outbox, receiver: Receiver) -> None:
+    """The message stays."""
+    receiver.gate.clear()
+    async with posting(outbox, stop_timeout_s=0.05) as post:
+        post.write(receiver.url, 1)
+        await until(lambda: receiver.received)
+    assert outbox.counts().waiting == 1
+
+
+async def test_disk_in_trouble(
+    receiver: Receiver, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A message that was taken is not sent again while its removal cannot be written."""
+    receiver.gate.clear()
+    path = tmp_path / "outbox"
+    with Outbox(path, busy_timeout_s=0.01) as outbox:
+        async with posting(outbox) as post:
+            post.write(receiver.url, 1)
+            await until(lambda: receiver.received)
+            # Another program holds the file, longer than the outbox waits for it.
+            with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+                db.execute("BEGIN IMMEDIATE")
+                receiver.gate.set()
+                await until(
+                    lambda: sum("database is locked" in line for line in caplog.messages) > 2
+                )
+                db.execute("ROLLBACK")
+            await until(lambda: not outbox.counts().waiting)
+    assert len(receiver.received) == 1
+
+
+@pytest.mark.parametrize("url", ["http://a..b/x", "http://[::1", "http://host:99999/"])
+async def test_url_that_is_none(outbox: Outbox, url: str) -> None:
+    """It is refused, and does not end the dispatcher."""
+    async with posting(outbox) as post:
+        post.write(url, 1)
+        await until(lambda: post.refused == 1)
+
+
+async def test_logs_keep_secrets(
+    outbox: Outbox, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Path, query and what repeats them stay out; session, host and status are there."""
+    caplog.set_level(logging.DEBUG)
+    receiver.statuses = iter([404])
+    async with posting(outbox) as post:
+        post.write(f"{receiver.url}/key-1234", 1)
+        async with answering(400, "POST /hook-5678/generated: not you") as url:
+            post.write(f"{url}/hook-5678", 2)
+            await until(lambda: post.refused == 2)
+    lines = [record.getMessage() for record in caplog.records if "dispatcher" in record.name]
+    assert any("HTTP 404" in line and "of session s to http://127.0.0.1" in line for line in lines)
+    assert not any(secret in line for line in lines for secret in ("1234", "5678", "poc-batches"))
+
+
+def test_pause_left() -> None:
+    """Until its end; one longer than any that is made was begun before the clock was set back."""
+    assert pause_left(0.0, 1000.0) == 0
+    assert pause_left(1000.0, 1000.0) == 0
+    assert pause_left(1002.5, 1000.0) == 2.5
+    assert pause_left(1000 + MAX_RETRY_AFTER_S, 1000.0) == MAX_RETRY_AFTER_S
+    assert pause_left(5000.0, 1000.0) == 0
