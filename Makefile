@@ -1,4 +1,4 @@
-# make install | run | test | lint | bench | soak | fleet. All of it works on a machine that has only Python 3.11+ and pip.
+# make install | run | test | lint | format | settings | bench | soak | fleet. All of it works on a machine that has only Python 3.11+ and pip.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 VLLM ?= cpu
 VLLM_STAMP := $(VENV)/.vllm-$(VLLM)
 
-.PHONY: install run test lint format bench soak fleet clean
+.PHONY: install run test lint format settings bench soak fleet clean
 
 install: $(STAMP)
 
@@ -37,6 +37,11 @@ lint: install
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# After a change of pocqueue/settings/: a test says when these are old.
+settings: install
+	$(BIN)/python -m pocqueue.settings env > config/env.example
+	$(BIN)/python -m pocqueue.settings markdown > docs/settings.md
 
 bench: install $(VLLM_STAMP)
 	$(BIN)/python -m benchmarks.run --output bench.json

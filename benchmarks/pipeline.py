@@ -27,7 +27,7 @@ from pocqueue.poc.batch import Batch
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.redis_server import RedisServer
 from pocqueue.rounds.spec import RoundSpec, RoundState
-from pocqueue.settings import Settings, load_settings
+from pocqueue.settings import Settings
 from workers.range_runner import RangeRunner, single_thread
 
 #: In the order A B C C B A: a noisy machine's moods fall on all sides.
@@ -143,7 +143,7 @@ def pipeline(effort: Effort = FULL) -> list[Figure]:
     """Measure every case that this machine's device is for."""
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="pocqueue-pipeline-") as folder:
-        settings = load_settings().model_copy(
+        settings = Settings.load().model_copy(
             update={"state_dir": Path(folder), "redis_url": None, "engine": "torch"}
         )
         server = RedisServer(settings.state_dir)

@@ -34,7 +34,7 @@ from pocqueue.engine.local import load_local_engine
 from pocqueue.local_stack import LocalStack, local_stack
 from pocqueue.measure.calibration import r_target_for, sample_engine
 from pocqueue.rounds.backend import Backend
-from pocqueue.settings import Settings, load_settings
+from pocqueue.settings import Settings
 
 
 def main() -> None:
@@ -48,7 +48,7 @@ def main() -> None:
     began = time.monotonic()
     machine = describe()
     with tempfile.TemporaryDirectory(prefix="pocqueue-bench-") as folder:
-        settings = load_settings().model_copy(
+        settings = Settings.load().model_copy(
             update={
                 "state_dir": Path(folder),
                 "redis_url": None,

@@ -39,7 +39,7 @@ from pocqueue.engine.local import load_local_engine
 from pocqueue.local_stack import local_stack
 from pocqueue.measure.calibration import r_target_for, sample_engine
 from pocqueue.rounds.backend import Backend
-from pocqueue.settings import Settings, load_settings
+from pocqueue.settings import Settings
 
 NUM_SMALL_NODES = 2
 NUM_CURSORS = 9
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--window", type=float, default=330.0)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="pocqueue-soak-") as folder:
-        settings = load_settings().model_copy(
+        settings = Settings.load().model_copy(
             update={"state_dir": Path(folder), "redis_url": None, "model": "embedded"}
         )
         report = run(settings, Path(folder), given.window)

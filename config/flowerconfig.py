@@ -17,7 +17,7 @@ from tornado.ioloop import PeriodicCallback
 from tornado.options import options
 
 from pocqueue.errors import SettingsError
-from pocqueue.settings import load_settings
+from pocqueue.settings import Settings
 
 #: How often to look for workers whose queues are not known yet.
 _NEWCOMER_CHECK_MS = 2000.0
@@ -30,7 +30,7 @@ class BadSetting(click.ClickException):
 
 
 try:
-    _settings = load_settings()
+    _settings = Settings.load()
 except SettingsError as exc:
     raise BadSetting(str(exc)) from None
 

@@ -125,11 +125,10 @@ def local_stack(
 def environment(settings: Settings) -> dict[str, str]:
     """Return our environment with exactly these settings in it."""
     env = dict(os.environ)
-    for name in Settings.model_fields:
-        variable, value = f"{ENV_PREFIX}{name.upper()}", getattr(settings, name)
+    for variable, value in settings.variables().items():
         env.pop(variable, None)
         if value is not None:
-            env[variable] = str(getattr(value, "get_secret_value", lambda v=value: v)())
+            env[variable] = value
     # Lines arrive when they are written, not when a buffer is full.
     env["PYTHONUNBUFFERED"] = "1"
     env["PYTHONWARNINGS"] = ",".join(filter(None, [env.get("PYTHONWARNINGS"), _ROOT_WARNING]))

@@ -1,4 +1,4 @@
-"""The environment as settings: names in messages, secrets nowhere, defaults."""
+"""The environment as settings: names in messages, secrets nowhere, defaults, options before it."""
 
 from __future__ import annotations
 
@@ -10,21 +10,15 @@ from pathlib import Path
 import pytest
 
 from pocqueue.errors import SettingsError
-from pocqueue.settings import (
-    DELEGATION_PREFIX,
-    ENV_PREFIX,
-    Settings,
-    load_delegation_settings,
-    load_node_settings,
-    load_settings,
-)
+from pocqueue.settings import ALL, DelegationSettings, NodeSettings, Settings
 
 
 @pytest.fixture(autouse=True)
 def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Begin without any of our variables."""
-    for name in [name for name in os.environ if name.startswith((ENV_PREFIX, DELEGATION_PREFIX))]:
-        monkeypatch.delenv(name)
+    """Begin without any of our variables, and leave none behind."""
+    prefixes = tuple(kind.variable("") for kind in ALL)
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
+    monkeypatch.setattr(os, "environ", environ)
 
 
 @pytest.mark.parametrize(
@@ -37,18 +31,28 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         ("POCQUEUE_NUM_THREADS", "many"),
         ("POCQUEUE_HOST_NAME", ""),
         ("POCQUEUE_MODEL", ""),
-        ("POCQUEUE_RANGE_SECONDS", "0"),
-        ("POCQUEUE_RANGE_SECONDS", "61"),
-        ("POCQUEUE_RANGE_SECONDS", "nan"),
-        ("POCQUEUE_HEARTBEAT_SECONDS", "0.01"),
-        ("POCQUEUE_HEARTBEAT_SECONDS", "soon"),
-        ("POCQUEUE_CALLBACK_GRACE_SECONDS", "-1"),
+        ("POCQUEUE_VLLM_DRAIN_SECONDS", "-1"),
+        ("POCQUEUE_VLLM_DRAIN_SECONDS", "soon"),
         ("POCQUEUE_CALLBACK_PRIVATE", "perhaps"),
         ("POCQUEUE_METRICS_PORT", "65536"),
         ("POCQUEUE_METRICS_PORT", "many"),
         ("POCQUEUE_LOG_LEVEL", "LOUD"),
         ("POCQUEUE_FLOWER_PORT", "65536"),
         ("POCQUEUE_FLOWER_ALLOW_OPEN", "perhaps"),
+        ("DELEGATION_PORT", "65536"),
+        ("DELEGATION_MAX_SESSIONS", "0"),
+        ("DELEGATION_MAX_SESSIONS", "ten"),
+        ("DELEGATION_WINDOW_SECONDS", "0"),
+        ("DELEGATION_AUTH_FAILURES", "0"),
+        ("DELEGATION_URL", "192.168.1.100:9090"),
+        ("DELEGATION_URL", "ftp://192.168.1.100"),
+        ("DELEGATION_POLL_SECONDS", "0"),
+        ("DELEGATION_POLL_SECONDS", "nan"),
+        ("DELEGATION_FALLBACK", "remote"),
+        ("DELEGATION_PUBLIC_STATUS", "perhaps"),
+        ("POCQUEUE_NODE_PORT", "-1"),
+        ("POCQUEUE_NODE_WORK", "hard"),
+        ("POCQUEUE_NODE_CALLBACK_URL", "chain:9100"),
     ],
 )
 def test_a_bad_value_names_the_variable_and_the_value(
@@ -56,12 +60,36 @@ def test_a_bad_value_names_the_variable_and_the_value(
 ) -> None:
     """Whoever set it can see which one to mend."""
     monkeypatch.setenv(variable, value)
+    [kind] = [k for k in ALL if variable in {k.variable(name) for name in k.model_fields}]
     with pytest.raises(SettingsError) as caught:
-        load_settings()
+        kind.load()
     message = str(caught.value)
     assert message.startswith(f"{variable} cannot be {value!r}: ")
     assert "config/env.example" in message
     assert "\n" not in message
+
+
+def test_options_go_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that were given: they are judged like variables, and child processes see them."""
+    monkeypatch.setenv("POCQUEUE_MODEL", "other")
+    monkeypatch.setenv("POCQUEUE_DEVICE", "cuda")
+    loaded = Settings.override(model=None, device="cpu", flower_port=0)
+    assert (loaded.model, loaded.device, loaded.flower_port) == ("other", "cpu", 0)
+    assert (os.environ["POCQUEUE_DEVICE"], os.environ["POCQUEUE_FLOWER_PORT"]) == ("cpu", "0")
+    with pytest.raises(SettingsError, match=r"^POCQUEUE_DEVICE cannot be 'gpu': "):
+        Settings.override(device="gpu")
+
+
+def test_settings_can_be_handed_on_as_an_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Secrets included; what is not set is named, so that it can be taken away."""
+    changed = Settings(num_threads=2, callback_private=True, redis_url="redis://:hunter2@host")
+    for name, value in changed.variables().items():
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+    assert Settings.load() == changed
+    assert changed.variables()["POCQUEUE_METRICS_PORT"] is None
 
 
 @pytest.mark.parametrize("url", ["http://user:hunter2@host", "hunter2", "file:///hunter2"])
@@ -69,7 +97,7 @@ def test_a_bad_redis_url_is_not_repeated(url: str, monkeypatch: pytest.MonkeyPat
     """The URL may hold a password: neither message nor traceback has it."""
     monkeypatch.setenv("POCQUEUE_REDIS_URL", url)
     with pytest.raises(SettingsError) as caught:
-        load_settings()
+        Settings.load()
     assert str(caught.value).startswith("POCQUEUE_REDIS_URL cannot be the given value: ")
     assert "redis://" in str(caught.value)
     assert "hunter2" not in "".join(traceback.format_exception(caught.value))
@@ -79,7 +107,7 @@ def test_secrets_are_masked_wherever_settings_are_shown(monkeypatch: pytest.Monk
     """Neither repr nor str nor a JSON dump has a secret in it."""
     monkeypatch.setenv("POCQUEUE_REDIS_URL", "redis://user:hunter2@host:6379/0")
     monkeypatch.setenv("POCQUEUE_FLOWER_BASIC_AUTH", "admin:hunter3")
-    loaded = load_settings()
+    loaded = Settings.load()
     shown = f"{loaded!r} {loaded} {loaded.model_dump_json()} {loaded.model_dump()}"
     assert "hunter" not in shown
     assert loaded.redis_url is not None
@@ -92,7 +120,7 @@ def test_secrets_stay_out_of_errors_about_other_variables(monkeypatch: pytest.Mo
     monkeypatch.setenv("POCQUEUE_FLOWER_BASIC_AUTH", "admin:hunter3")
     monkeypatch.setenv("POCQUEUE_FLOWER_PORT", "none")
     with pytest.raises(SettingsError) as caught:
-        load_settings()
+        Settings.load()
     assert "hunter" not in "".join(traceback.format_exception(caught.value))
 
 
@@ -108,7 +136,7 @@ def test_secrets_stay_out_of_errors_about_other_variables(monkeypatch: pytest.Mo
 def test_every_form_of_redis_url_is_taken(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both what redis-py and what Celery write."""
     monkeypatch.setenv("POCQUEUE_REDIS_URL", url)
-    loaded = load_settings()
+    loaded = Settings.load()
     assert loaded.redis_url is not None
     assert loaded.redis_url.get_secret_value() == url
 
@@ -116,7 +144,7 @@ def test_every_form_of_redis_url_is_taken(url: str, monkeypatch: pytest.MonkeyPa
 def test_the_defaults_run_on_a_laptop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """With nothing set: own Redis, embedded model, best device, loopback only."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    loaded = load_settings()
+    loaded = Settings.load()
     assert loaded.redis_url is None
     assert loaded.state_dir == tmp_path / "pocqueue"
     assert (loaded.model, loaded.engine, loaded.device, loaded.dtype) == (
@@ -127,9 +155,6 @@ def test_the_defaults_run_on_a_laptop(monkeypatch: pytest.MonkeyPatch, tmp_path:
     )
     assert loaded.num_threads is None
     assert loaded.host_name == socket.gethostname()
-    assert loaded.range_seconds == 1.0
-    assert loaded.heartbeat_seconds == 1.0
-    assert loaded.callback_grace_seconds == 60.0
     assert not loaded.callback_private
     assert (loaded.metrics_address, loaded.metrics_port) == ("127.0.0.1", None)
     assert loaded.log_level == "INFO"
@@ -143,7 +168,7 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("POCQUEUE_REDIS_URL", "")
     monkeypatch.setenv("POCQUEUE_NUM_THREADS", "")
     monkeypatch.setenv("POCQUEUE_METRICS_PORT", "")
-    loaded = load_settings()
+    loaded = Settings.load()
     assert loaded.redis_url is None
     assert loaded.num_threads is None
     assert loaded.metrics_port is None
@@ -153,16 +178,10 @@ def test_the_state_folder_is_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path:
     """`~` and relative paths mean the same in every process."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("POCQUEUE_STATE_DIR", "~/state")
-    assert load_settings().state_dir == tmp_path / "state"
+    assert Settings.load().state_dir == tmp_path / "state"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("POCQUEUE_STATE_DIR", "here")
-    assert load_settings().state_dir == tmp_path / "here"
-
-
-def test_a_dead_worker_is_found_within_the_promise() -> None:
-    """Four heartbeats of silence, by default, leave a second of the five for the scheduler."""
-    assert Settings().heartbeat_ttl_s == 4.0
-    assert Settings(heartbeat_seconds=0.25).heartbeat_ttl_s == 1.0
+    assert Settings.load().state_dir == tmp_path / "here"
 
 
 def test_settings_cannot_be_changed() -> None:
@@ -172,33 +191,6 @@ def test_settings_cannot_be_changed() -> None:
 
 
 # A delegation
-
-
-@pytest.mark.parametrize(
-    ("variable", "value"),
-    [
-        ("DELEGATION_PORT", "65536"),
-        ("DELEGATION_MAX_SESSIONS", "0"),
-        ("DELEGATION_MAX_SESSIONS", "ten"),
-        ("DELEGATION_WINDOW_SECONDS", "0"),
-        ("DELEGATION_AUTH_FAILURES", "0"),
-        ("DELEGATION_URL", "192.168.1.100:9090"),
-        ("DELEGATION_URL", "ftp://192.168.1.100"),
-        ("DELEGATION_POLL_SECONDS", "0"),
-        ("DELEGATION_POLL_SECONDS", "nan"),
-        ("DELEGATION_FALLBACK", "remote"),
-        ("DELEGATION_PUBLIC_STATUS", "perhaps"),
-    ],
-)
-def test_a_bad_value_of_a_delegation_is_named(
-    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As with every other variable."""
-    monkeypatch.setenv(variable, value)
-    with pytest.raises(SettingsError) as caught:
-        load_delegation_settings()
-    assert str(caught.value).startswith(f"{variable} cannot be {value!r}: ")
-    assert "config/env.example" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +208,7 @@ def test_stray_spaces_in_a_token_are_named_and_the_token_is_not(
     """The commonest mistake with tokens; neither message nor traceback shows it."""
     monkeypatch.setenv("DELEGATION_AUTH_TOKEN", token)
     with pytest.raises(SettingsError) as caught:
-        load_delegation_settings()
+        DelegationSettings.load()
     assert str(caught.value).startswith("DELEGATION_AUTH_TOKEN cannot be the given value: ")
     assert words in str(caught.value)
     shown = "".join(traceback.format_exception(caught.value))
@@ -225,40 +217,23 @@ def test_stray_spaces_in_a_token_are_named_and_the_token_is_not(
 
 
 def test_a_delegation_is_as_operators_know_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The defaults of seed 000, and delegating only where URL and token are both set."""
-    loaded = load_delegation_settings()
+    """The defaults that clients count on, and delegating only where URL and token are both set."""
+    loaded = DelegationSettings.load()
     assert (loaded.host, loaded.port, loaded.max_sessions) == ("0.0.0.0", 9090, 10)  # noqa: S104
     assert (loaded.window_seconds, loaded.poll_seconds, loaded.fallback) == (330.0, 5.0, "none")
     assert not loaded.is_delegating
     monkeypatch.setenv("DELEGATION_URL", "http://192.168.1.100:9090")
     monkeypatch.setenv("DELEGATION_AUTH_TOKEN", "")
-    assert not load_delegation_settings().is_delegating
+    assert not DelegationSettings.load().is_delegating
     monkeypatch.setenv("DELEGATION_AUTH_TOKEN", "my-secure-token-123")
-    assert load_delegation_settings().is_delegating
-    assert "my-secure" not in repr(load_delegation_settings())
-
-
-@pytest.mark.parametrize(
-    ("variable", "value"),
-    [
-        ("POCQUEUE_NODE_PORT", "-1"),
-        ("POCQUEUE_NODE_WORK", "hard"),
-        ("POCQUEUE_NODE_CALLBACK_URL", "chain:9100"),
-    ],
-)
-def test_a_bad_value_of_the_small_node_is_named(
-    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As with every other variable."""
-    monkeypatch.setenv(variable, value)
-    with pytest.raises(SettingsError, match=rf"^{variable} cannot be '{value}': "):
-        load_node_settings()
+    assert DelegationSettings.load().is_delegating
+    assert "my-secure" not in repr(DelegationSettings.load())
 
 
 def test_the_small_node_listens_to_its_own_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its routes ask for no token."""
     monkeypatch.setenv("POCQUEUE_NODE_KEY", "")
-    loaded = load_node_settings()
+    loaded = NodeSettings.load()
     assert (loaded.host, loaded.port, loaded.work) == ("127.0.0.1", 8080, "auto")
     assert loaded.key is None
     assert loaded.callback_url is None

@@ -75,8 +75,6 @@ class GpuService:
             opts.host_name,
             self._engine.info,
             self.runner,
-            interval_s=opts.heartbeat_seconds,
-            ttl_s=opts.heartbeat_ttl_s,
             on_taken=self._taken,
         )
         self._heartbeat.start()

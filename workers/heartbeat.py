@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from pocqueue.engine.base import EngineInfo
 from pocqueue.errors import QueueTaken, StoreError
-from pocqueue.rounds.pool import Gpu, Pool
+from pocqueue.rounds.pool import HEARTBEAT_S, HEARTBEAT_TTL_S, Gpu, Pool
 from workers.range_runner import RangeRunner, RunnerStats
 
 logger = logging.getLogger(__name__)
@@ -26,9 +26,9 @@ class Heartbeat:
         host: name of this machine.
         info: the deployed model.
         runner: whose rates, load and ranges are told.
+        on_taken: called with the other worker if the queue is lost to it.
         interval_s: seconds between two beats.
         ttl_s: seconds of silence after which this worker counts as dead.
-        on_taken: called with the other worker if the queue is lost to it.
     """
 
     def __init__(
@@ -40,9 +40,9 @@ class Heartbeat:
         info: EngineInfo,
         runner: RangeRunner,
         *,
-        interval_s: float,
-        ttl_s: float,
         on_taken: Callable[[Gpu], None],
+        interval_s: float = HEARTBEAT_S,
+        ttl_s: float = HEARTBEAT_TTL_S,
     ) -> None:
         self._pool = pool
         self.worker = worker

@@ -35,7 +35,7 @@ from benchmarks.machine import describe
 from pocqueue.local_stack import environment
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.redis_server import RedisServer
-from pocqueue.settings import Settings, load_settings
+from pocqueue.settings import Settings
 
 AUDIT_S = 10.0
 #: After the last stop everything is idle within this, or the run has failed.
@@ -91,7 +91,7 @@ def run_fleet(
     rate = sum(BATCH_SIZE / batch_s for batch_s in speeds(num_gpus, fastest_s))
     with tempfile.TemporaryDirectory(prefix="pq-fleet-") as name, contextlib.ExitStack() as at_end:
         folder = Path(name)
-        settings = load_settings().model_copy(update={"state_dir": folder, "redis_url": None})
+        settings = Settings.load().model_copy(update={"state_dir": folder, "redis_url": None})
         server = RedisServer(folder)
         server.ensure()
         at_end.callback(server.stop)

@@ -26,7 +26,7 @@ from pocqueue.local_stack import environment
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.redis_server import RedisServer
 from pocqueue.rounds.start import deployed_model, draft_spec, start_round
-from pocqueue.settings import Settings, load_settings
+from pocqueue.settings import Settings
 
 SECONDS = 15.0
 #: A calibrated model's share of valid nonces is about a tenth at this target.
@@ -67,7 +67,7 @@ def measure(start: Start) -> tuple[tuple[Figures, Figures], float]:
     with tempfile.TemporaryDirectory(prefix="pq-fleet-") as name, contextlib.ExitStack() as at_end:
         folder = Path(name)
         changes = {"state_dir": folder, "redis_url": None, "device": "cpu", "num_threads": 1}
-        settings = load_settings().model_copy(update=changes)
+        settings = Settings.load().model_copy(update=changes)
         server = RedisServer(folder)
         server.ensure()
         at_end.callback(server.stop)

@@ -61,16 +61,14 @@ def bench(
     from pocqueue.cli.histogram import check_plot
     from pocqueue.cli.stacked import save_plot
     from pocqueue.measure.bench import profile_in_child
-    from pocqueue.settings import load_settings
+    from pocqueue.settings import Settings
 
     view = console(stderr=True)
     with option_names():
         request, draft = _check(queue, seq_len, batch_size, seconds, sweep, max_batch, r_target)
         if plot is not None:
             check_plot(plot)
-        settings = load_settings()
-        if model is not None:
-            settings = settings.model_copy(update={"model": model})
+        settings = Settings.override(model=model)
         shared_with = _workers_beside(settings, queue)
         if shared_with:
             view.print(_warning(shared_with), style="yellow", markup=False)

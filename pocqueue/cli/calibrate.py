@@ -68,13 +68,13 @@ def calibrate(
     """
     from pocqueue.cli.histogram import check_plot, save_plot
     from pocqueue.measure.calibration import made_up_blocks, r_target_for
-    from pocqueue.settings import load_settings
+    from pocqueue.settings import Settings
 
     blocks = made_up_blocks() if block_hash is None else [block_hash]
     draft = _check(valid_rate, samples, blocks[0], seq_len, batch_size, window)
     if plot is not None:
         check_plot(plot)
-    settings = load_settings()
+    settings = Settings.load()
     try:
         with _open_source(settings, draft, model, local) as source:
             found = _sample(source, blocks, samples)

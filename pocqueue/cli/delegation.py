@@ -62,18 +62,14 @@ def serve(
     Needs DELEGATION_AUTH_TOKEN, 16 characters or more. Exit code: 0 after Ctrl-C or SIGTERM, 2 for
     bad input.
     """
-    import os
-
     from pocqueue.delegation.server import serve as run
+    from pocqueue.settings import DelegationSettings, Settings
 
     _load_env(env_file)
-    given = {"HOST": host, "PORT": port, "TLS_CERT": tls_cert, "TLS_KEY": tls_key}
-    # Options are read and judged where all settings are, and reach the service's processes.
-    os.environ.update({f"DELEGATION_{k}": str(v) for k, v in given.items() if v is not None})
-
-    from pocqueue.settings import load_delegation_settings, load_settings
-
-    run(load_settings(), load_delegation_settings(), num_processes=workers)
+    delegation = DelegationSettings.override(
+        host=host, port=port, tls_cert=tls_cert, tls_key=tls_key
+    )
+    run(Settings.load(), delegation, num_processes=workers)
 
 
 @app.command(short_help="Show sessions.")
@@ -91,10 +87,10 @@ def status(
 ) -> None:
     """Show the sessions of the last hour: whose they are, how they stand, what they found."""
     from pocqueue.errors import PocqueueError
-    from pocqueue.settings import load_delegation_settings
+    from pocqueue.settings import DelegationSettings
 
     _load_env(env_file)
-    delegation = load_delegation_settings()
+    delegation = DelegationSettings.load()
     look = _look_over_http(url, delegation) if url is not None else _look_at_store(delegation)
     first = look()
     if not watch:
@@ -186,18 +182,18 @@ def _load_env(path: Path | None) -> None:
 
 def _tokens_file() -> TokensFile:
     from pocqueue.delegation.customers import TokensFile, tokens_path
-    from pocqueue.settings import load_delegation_settings, load_settings
+    from pocqueue.settings import DelegationSettings, Settings
 
-    return TokensFile(tokens_path(load_settings(), load_delegation_settings()))
+    return TokensFile(tokens_path(Settings.load(), DelegationSettings.load()))
 
 
 def _look_at_store(delegation: DelegationSettings) -> Callable[[], dict[str, Any]]:
     """Return what reads all sessions, with their customers."""
     from pocqueue.rounds.backend import Backend
     from pocqueue.rounds.sessions.views import session_views
-    from pocqueue.settings import load_settings
+    from pocqueue.settings import Settings
 
-    settings = load_settings()
+    settings = Settings.load()
 
     def look() -> dict[str, Any]:
         with Backend.open(settings) as backend:

@@ -39,21 +39,20 @@ def demo(
     from pocqueue.cli.round import calibrated, check_output, default_output, finish
     from pocqueue.processes.tree import stop_signals
     from pocqueue.rounds.start import deployed_model, draft_spec, start_round
-    from pocqueue.settings import load_settings
+    from pocqueue.settings import Settings
 
     check_output(output)
     # The demonstration's own block: another one each time, as on a chain.
     block_hash = hashlib.sha256(str(time.time_ns()).encode()).hexdigest()
     draft = draft_spec(block_hash=block_hash, public_key="demo", window_s=window)
-    settings = load_settings()
+    settings = Settings.override(model=model)
     output = output or default_output(settings.state_dir)
     with ExitStack() as stack:
         # SIGTERM ends what was started, as Ctrl-C does.
         stack.enter_context(stop_signals())
         backend = _live_backend(settings)
         if backend is None:
-            chosen = settings if model is None else settings.model_copy(update={"model": model})
-            backend = stack.enter_context(_started(stack, chosen))
+            backend = stack.enter_context(_started(stack, settings))
         else:
             stack.enter_context(backend)
         info = deployed_model(backend, draft, model)

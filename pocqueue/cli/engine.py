@@ -58,21 +58,21 @@ def compare(
     error; 1: they do not.
     """
     from pocqueue.measure.compare import measure_in_child
-    from pocqueue.settings import load_settings
+    from pocqueue.settings import Settings
 
     with option_names():
         config = _check(a, b, nonces, batch_size, seq_len, r_target, valid_rate, block_hash)
-        settings = load_settings()
+        settings = Settings.override(model=model)
         view = console(stderr=True)
         try:
             first = measure_in_child(
-                _settings_of(settings, a, model),
+                _settings_of(settings, a),
                 config,
                 nonces,
                 lambda line: view.print(f"a ({a}): {line}", markup=False),
             )
             second = measure_in_child(
-                _settings_of(settings, b, model),
+                _settings_of(settings, b),
                 config,
                 nonces,
                 lambda line: view.print(f"b ({b}): {line}", markup=False),
@@ -248,8 +248,7 @@ def _check(
     ).poc_config()
 
 
-def _settings_of(settings: Settings, engine: str, model: str | None) -> Settings:
+def _settings_of(settings: Settings, engine: str) -> Settings:
     """Return the settings with this engine; only vLLM spreads a model over several GPUs."""
     tensor_parallel = settings.tensor_parallel if engine == "vllm" else 1
-    changes = {"engine": engine, "tensor_parallel": tensor_parallel}
-    return settings.model_copy(update=changes | ({} if model is None else {"model": model}))
+    return settings.model_copy(update={"engine": engine, "tensor_parallel": tensor_parallel})

@@ -18,9 +18,9 @@ def gpus(
     from rich.table import Table
 
     from pocqueue.rounds.backend import Backend
-    from pocqueue.settings import load_settings
+    from pocqueue.settings import Settings
 
-    with Backend.open(load_settings()) as backend:
+    with Backend.open(Settings.load()) as backend:
         pool = backend.pool.all()
         backend.pool.forget_dead(pool)
     if as_json:

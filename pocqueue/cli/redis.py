@@ -30,10 +30,10 @@ def stop() -> None:
     """Stop the server after it has written everything."""
     from pocqueue.errors import ProcessError
     from pocqueue.processes.stack_lock import stack_pid
-    from pocqueue.settings import load_settings
+    from pocqueue.settings import Settings
 
     server = _server()
-    if (pid := stack_pid(load_settings().state_dir)) is not None:
+    if (pid := stack_pid(Settings.load().state_dir)) is not None:
         raise ProcessError(
             f"`pocqueue up` (process {pid}) needs this Redis and would start it again: "
             "end that with Ctrl-C, which stops Redis as well."
@@ -67,9 +67,9 @@ def _server() -> RedisServer:
     from pocqueue.errors import SettingsError
     from pocqueue.rounds.connection import shown_url
     from pocqueue.rounds.redis_server import RedisServer
-    from pocqueue.settings import load_settings
+    from pocqueue.settings import Settings
 
-    settings = load_settings()
+    settings = Settings.load()
     if settings.redis_url is not None:
         raise SettingsError(
             "POCQUEUE_REDIS_URL is set, so the server at "

@@ -75,7 +75,7 @@ def start(
     """Start a round and watch it to its end."""
     from pocqueue.rounds.backend import Backend
     from pocqueue.rounds.start import deployed_model, draft_spec, start_round
-    from pocqueue.settings import load_settings
+    from pocqueue.settings import Settings
 
     _check_options(r_target, valid_rate, detach, output)
     with option_names():
@@ -93,7 +93,7 @@ def start(
             max_nonces=max_nonces,
             **({} if r_target is None else {"r_target": r_target}),
         )
-    settings = load_settings()
+    settings = Settings.load()
     output = output or default_output(settings.state_dir)
     with Backend.open(settings) as backend:
         with option_names():
@@ -134,10 +134,10 @@ def watch(
     as_json: Json = False,
 ) -> None:
     """Watch a round to its end."""
-    from pocqueue.settings import load_settings
+    from pocqueue.settings import Settings
 
     check_output(output)
-    output = output or default_output(load_settings().state_dir)
+    output = output or default_output(Settings.load().state_dir)
     with _open() as backend:
         found = _find(backend, round_id)
         with Interrupts() as interrupts:
@@ -220,11 +220,11 @@ def validate(
     from pocqueue.engine.local import load_local_engine
     from pocqueue.rounds.proof_file import ProofFile
     from pocqueue.rounds.validation import engine_note, validate_proofs
-    from pocqueue.settings import load_settings
+    from pocqueue.settings import Settings
 
     read = ProofFile.read(file)
     view = console(stderr=True)
-    engine = load_local_engine(load_settings(), model, lambda text: view.print(text))
+    engine = load_local_engine(Settings.load(), model, lambda text: view.print(text))
     if (note := engine_note(read, engine.info)) is not None:
         view.print(note, style="yellow")
     try:
@@ -296,9 +296,9 @@ def finish(
 
 def _open() -> Backend:
     from pocqueue.rounds.backend import Backend
-    from pocqueue.settings import load_settings
+    from pocqueue.settings import Settings
 
-    return Backend.open(load_settings())
+    return Backend.open(Settings.load())
 
 
 def _find(backend: Backend, text: str) -> RoundStatus:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import signal
 import time
 from typing import Annotated, Any
@@ -56,12 +55,9 @@ def scheduler(
     from pocqueue.rounds.backend import Backend
     from pocqueue.rounds.metrics import PoolCollector, process_collector, serving
     from pocqueue.rounds.sending import scheduler_service
-    from pocqueue.settings import load_settings
+    from pocqueue.settings import Settings
 
-    given = {"METRICS_PORT": metrics_port, "METRICS_ADDRESS": metrics_address}
-    # Options are read and judged where all settings are.
-    os.environ.update({f"POCQUEUE_{k}": str(v) for k, v in given.items() if v is not None})
-    settings = load_settings()
+    settings = Settings.override(metrics_port=metrics_port, metrics_address=metrics_address)
     log_to_stderr(settings.log_level)
     stop = _Stop()
 

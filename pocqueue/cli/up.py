@@ -70,12 +70,9 @@ def up(
     """
     from pocqueue.local_stack import local_stack
     from pocqueue.processes.tree import stop_signals
-    from pocqueue.settings import load_settings
+    from pocqueue.settings import Settings
 
-    given = {"MODEL": model, "ENGINE": engine, "DEVICE": device, "FLOWER_PORT": flower_port}
-    # Options are read and judged where all settings are.
-    os.environ.update({f"POCQUEUE_{k}": str(v) for k, v in given.items() if v is not None})
-    settings = load_settings()
+    settings = Settings.override(model=model, engine=engine, device=device, flower_port=flower_port)
     lines = PrefixedLines(sys.stdout)
     failure = None
     try:

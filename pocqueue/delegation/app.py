@@ -31,8 +31,6 @@ from pocqueue.settings import (
     MIN_TOKEN_LENGTH,
     DelegationSettings,
     Settings,
-    load_delegation_settings,
-    load_settings,
 )
 from pocqueue.web.access import Access
 from pocqueue.web.body_limit import BodyLimit
@@ -80,9 +78,9 @@ def create_app(
         SettingsError: a setting is missing or not allowed, or the file of customers cannot be used.
     """
     if settings is None:
-        settings = load_settings()
+        settings = Settings.load()
         log_to_stderr(settings.log_level)
-    delegation = delegation or load_delegation_settings()
+    delegation = delegation or DelegationSettings.load()
     customers = Customers(service_token(delegation), TokensFile(tokens_path(settings, delegation)))
     expect_cut_replies()
 

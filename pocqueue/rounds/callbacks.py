@@ -19,6 +19,9 @@ from pocqueue.rounds.records import RoundStatus
 from pocqueue.rounds.scripts import Scripts
 from pocqueue.rounds.store import KEEP_ENDED_MS, START, Keys, RoundStore
 
+#: How long after its round has ended a callback is still tried.
+CALLBACK_GRACE_S = 60.0
+
 
 @dataclass(frozen=True, slots=True)
 class CallbackProgress:

@@ -22,6 +22,8 @@ from pocqueue.rounds.records import Assignment, OutstandingRange, RoundStatus
 DEPTH = 2
 #: After this long a live worker must have taken its range from the queue, or the message is lost.
 DELIVERY_MS = 3000
+#: How long a GPU should take for one range.
+RANGE_S = 1.0
 #: Part of a range that a GPU gets of a shape which it never ran. Its rate is a guess then, by which the
 #: round is charged too: with whole ranges a round that began a moment before another kept, for good,
 #: what it had been charged too little for.
@@ -87,7 +89,7 @@ def plan(
     gpus: Sequence[Gpu],
     outstanding: Sequence[OutstandingRange],
     now_ms: int,
-    range_s: float = 1.0,
+    range_s: float = RANGE_S,
 ) -> list[Assignment]:
     """Decide what to send where, now.
 

@@ -23,6 +23,10 @@ from pocqueue.rounds.store import Keys
 
 #: How long a dead worker is still shown by `pocqueue gpus`.
 FORGET_MS = 3600 * 1000
+#: How often a worker says that it is alive, and after how much silence it counts as dead: a second of the
+#: five that the loss of a worker may cost is left for the scheduler.
+HEARTBEAT_S = 1.0
+HEARTBEAT_TTL_S = 4 * HEARTBEAT_S
 #: No forward pass takes this long, except on a GPU whose known rates say so.
 HANG_S = 120.0
 

@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from pocqueue.errors import StoreError
-from pocqueue.rounds.callbacks import Callbacks
+from pocqueue.rounds.callbacks import CALLBACK_GRACE_S, Callbacks
 from pocqueue.rounds.lease import LeaderLease
-from pocqueue.rounds.planner import find_lost, plan
-from pocqueue.rounds.pool import Pool
+from pocqueue.rounds.planner import RANGE_S, find_lost, plan
+from pocqueue.rounds.pool import HEARTBEAT_TTL_S, Pool
 from pocqueue.rounds.records import AssignedRange, RoundStatus
 from pocqueue.rounds.store import RoundStore
 
@@ -71,9 +71,9 @@ class SchedulerService:
         send_ranges: SendRanges,
         send_callback: SendCallback,
         *,
-        range_s: float,
-        settle_s: float,
-        grace_s: float,
+        range_s: float = RANGE_S,
+        settle_s: float = HEARTBEAT_TTL_S,
+        grace_s: float = CALLBACK_GRACE_S,
     ) -> None:
         self._store = store
         self._pool = pool

@@ -40,9 +40,6 @@ def scheduler_service(settings: Settings, app: Celery) -> Iterator[SchedulerServ
             backend.callbacks,
             functools.partial(send_ranges, app),
             send_callback,
-            range_s=settings.range_seconds,
-            settle_s=settings.heartbeat_ttl_s,
-            grace_s=settings.callback_grace_seconds,
         )
 
 

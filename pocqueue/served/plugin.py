@@ -30,12 +30,14 @@ from pocqueue.served.gate import GateMiddleware, InferenceGate
 from pocqueue.served.model import ServedModel
 from pocqueue.served.routes import PowState, pow_router
 from pocqueue.served.service import PowService
-from pocqueue.settings import Settings, load_settings
+from pocqueue.settings import Settings
 
 logger = logging.getLogger("vllm.pocqueue")
 
 #: How long a round closes the gate, as a rule.
 _WINDOW_S: float = RoundSpec.model_fields["window_s"].default
+#: When a round ends that nobody stopped.
+MAX_ROUND_S = 3600.0
 
 
 class PoCEndpoints:
@@ -45,7 +47,8 @@ class PoCEndpoints:
     #: Models that generate text; servers for embeddings only do not load it.
     required_tasks = ("generate",)
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_round_s: float = MAX_ROUND_S) -> None:
+        self._max_round_s = max_round_s
         self._state = PowState()
         self._gate = InferenceGate(_WINDOW_S)
         self._hashing: asyncio.Task[None] | None = None
@@ -70,9 +73,11 @@ class PoCEndpoints:
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
         """Look at the engine; from here on the routes work, or say why not."""
         try:
-            settings = load_settings()
+            settings = Settings.load()
             self._state.tokens = _tokens(settings, args)
-            service = await _make_service(engine_client, self._gate, args, settings)
+            service = await _make_service(
+                engine_client, self._gate, args, settings, self._max_round_s
+            )
         except PocqueueError as exc:
             self._state.reason = f"PoC not enabled: {exc}"
             logger.error("pocqueue: %s", self._state.reason)
@@ -118,7 +123,11 @@ class PoCEndpoints:
 
 
 async def _make_service(
-    engine_client: Any, gate: InferenceGate, args: Namespace, settings: Settings
+    engine_client: Any,
+    gate: InferenceGate,
+    args: Namespace,
+    settings: Settings,
+    max_round_s: float,
 ) -> PowService:
     """Ask the workers what they have, and set up the service.
 
@@ -145,12 +154,7 @@ async def _make_service(
     names = getattr(args, "served_model_name", None)
     info = replace(info, model=names[0] if names else info.model)
     model = ServedModel(engine_client, info, limits)
-    return PowService(
-        model,
-        gate,
-        drain_s=settings.vllm_drain_seconds,
-        max_round_s=settings.vllm_round_seconds,
-    )
+    return PowService(model, gate, drain_s=settings.vllm_drain_seconds, max_round_s=max_round_s)
 
 
 def _tokens(settings: Settings, args: Namespace) -> list[bytes]:

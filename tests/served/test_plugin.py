@@ -42,9 +42,9 @@ class PluggedIn:
         events: "start" and "end" of the application's own life.
     """
 
-    def __init__(self, twin: EngineTwin | None) -> None:
+    def __init__(self, twin: EngineTwin | None, max_round_s: float) -> None:
         self.twin = twin
-        self.plugin = PoCEndpoints()
+        self.plugin = PoCEndpoints(max_round_s=max_round_s)
         self.events: list[str] = []
         self.app = FastAPI(lifespan=self._lifespan)
         self.app.add_api_route("/v1/completions", self._completion, methods=["POST"])
@@ -94,9 +94,11 @@ class PluggedIn:
 
 
 @asynccontextmanager
-async def plugged_in(twin: EngineTwin | None) -> AsyncIterator[PluggedIn]:
+async def plugged_in(
+    twin: EngineTwin | None, *, max_round_s: float = 3600.0
+) -> AsyncIterator[PluggedIn]:
     """Start an application with the plugin, and end it."""
-    server = PluggedIn(twin)
+    server = PluggedIn(twin, max_round_s)
     async with server.app.router.lifespan_context(server.app) as state, server.http:
         assert state == {"left": "alone"}
         try:
@@ -305,10 +307,9 @@ async def test_a_setting_that_cannot_be_is_named(
         assert (await server.http.post("/v1/completions")).status_code == 200
 
 
-async def test_settings_bound_the_round(twin: EngineTwin, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_round_that_nobody_stops_ends(twin: EngineTwin) -> None:
     """Also one whose first batch waits for running requests."""
-    monkeypatch.setenv("POCQUEUE_VLLM_ROUND_SECONDS", "0.02")
-    async with plugged_in(twin) as server:
+    async with plugged_in(twin, max_round_s=0.02) as server:
         await server.engine_loaded()
         server.plugin._gate.enter()
         await server.pow("POST", "init/generate", BODY)

@@ -69,9 +69,8 @@ class Stack:
         return self.spawn(queue, "celery", "-A", "pocqueue", "worker", "-Q", queue, env=env)
 
     def scheduler(self, name: str = "scheduler") -> subprocess.Popen[bytes]:
-        """Start a scheduler. Short ranges: rounds of seconds here are to show what minutes would."""
-        env = {"POCQUEUE_RANGE_SECONDS": "0.25"}
-        return self.spawn(name, "pocqueue", "scheduler", env=env)
+        """Start a scheduler."""
+        return self.spawn(name, "pocqueue", "scheduler")
 
     def log(self, name: str) -> Path:
         return self.folder / f"{name}.log"

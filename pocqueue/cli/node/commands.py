@@ -55,20 +55,19 @@ def serve(
     from pocqueue.node.app import create_app
     from pocqueue.settings import (
         NODE_PREFIX,
-        load_delegation_settings,
-        load_node_settings,
-        load_settings,
+        DelegationSettings,
+        NodeSettings,
+        Settings,
     )
     from pocqueue.web.listener import address_of, listen
     from pocqueue.web.serve import serve as serve_app
 
-    settings, delegation, node = load_settings(), load_delegation_settings(), load_node_settings()
-    if key is not None:
-        node = node.model_copy(update={"key": key})
+    settings, delegation = Settings.load(), DelegationSettings.load()
+    node = NodeSettings.override(host=host, port=port, key=key)
     log_to_stderr(settings.log_level)
     application = create_app(settings, delegation, node)
     # Before anything is resumed or loaded.
-    listener = listen(host or node.host, node.port if port is None else port, NODE_PREFIX)
+    listener = listen(node.host, node.port, NODE_PREFIX)
     mode = f"delegates to {delegation.url}" if delegation.is_delegating else "works by itself"
     logging.getLogger(__name__).info(
         "Small node on http://%s: DELEGATION %s, it %s.",
@@ -86,10 +85,10 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show how a node stands: what it does, what it received, what waits to be sent."""
-    from pocqueue.settings import load_node_settings
+    from pocqueue.settings import NodeSettings
 
     if url is None:
-        settings = load_node_settings()
+        settings = NodeSettings.load()
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         url = f"http://{host}:{settings.port}"
     if not watch:

@@ -67,9 +67,9 @@ def show(
 
 def _default() -> Path:
     from pocqueue.node.keys import key_path
-    from pocqueue.settings import load_node_settings, load_settings
+    from pocqueue.settings import NodeSettings, Settings
 
-    return key_path(load_settings(), load_node_settings())
+    return key_path(Settings.load(), NodeSettings.load())
 
 
 def _make_folder(folder: Path) -> None:

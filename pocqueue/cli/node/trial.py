@@ -38,10 +38,10 @@ def try_node(
 
     from pocqueue.errors import SignatureError
     from pocqueue.node.trial import Taken, Trial
-    from pocqueue.settings import load_node_settings
+    from pocqueue.settings import NodeSettings
 
     if url is None:
-        settings = load_node_settings()
+        settings = NodeSettings.load()
         url = f"http://{settings.host}:{settings.port}"
     out = console()
     signers: set[str] = set()
