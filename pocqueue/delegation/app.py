@@ -12,16 +12,25 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.middleware import Middleware
 
-from pocqueue import __version__
+from pocqueue.delegation.access import (
+    PREFIX,
+    BodyToken,
+    RedisFailures,
+    asks,
+    customer_access,
+    token_of,
+)
 from pocqueue.delegation.customers import Customers, TokensFile, tokens_path
 from pocqueue.delegation.drain_response import expect_cut_replies
-from pocqueue.delegation.metrics import RequestTimes, metrics_router, request_histogram
-from pocqueue.delegation.routes import PREFIX, Delegation, delegation_router
+from pocqueue.delegation.metrics import metrics_router
+from pocqueue.delegation.routes import Delegation, delegation_router
 from pocqueue.errors import SettingsError
 from pocqueue.logs import log_to_stderr
 from pocqueue.rounds.backend import Backend
@@ -32,8 +41,9 @@ from pocqueue.settings import (
     DelegationSettings,
     Settings,
 )
-from pocqueue.web.access import Access
-from pocqueue.web.body_limit import BodyLimit
+from pocqueue.web.app import make_app
+from pocqueue.web.door import Door
+from pocqueue.web.requests import request_histogram
 
 #: Requests have no lists in them: the longest texts and the parameters take a few thousand bytes.
 MAX_BODY_BYTES = 64 << 10
@@ -82,6 +92,7 @@ def create_app(
         log_to_stderr(settings.log_level)
     delegation = delegation or DelegationSettings.load()
     customers = Customers(service_token(delegation), TokensFile(tokens_path(settings, delegation)))
+    access = customer_access(customers, delegation.auth_failures)
     expect_cut_replies()
 
     @asynccontextmanager
@@ -89,9 +100,9 @@ def create_app(
         # A Redis that is away is waited for: until then every route says so.
         with Backend.open(settings, start=True, check=False) as backend:
             async with SessionReader(backend.url) as reader:
+                access.limit.shared = RedisFailures(reader.client, reader.url)
                 app.state.delegation = Delegation(
                     settings=delegation,
-                    access=Access(customers, reader.client, reader.url, delegation.auth_failures),
                     desk=SessionDesk(
                         backend,
                         max_sessions=delegation.max_sessions,
@@ -105,22 +116,29 @@ def create_app(
                 with _ending_waits(reader):
                     yield
 
-    app = FastAPI(
-        title="pocqueue delegation",
-        version=__version__,
-        description=_DESCRIPTION,
-        lifespan=lifespan,
-        # A path is one thing: no redirects from `/status/`.
-        redirect_slashes=False,
+    histogram = request_histogram("delegation")
+    app = make_app(
+        "pocqueue delegation",
+        _DESCRIPTION,
+        lifespan,
+        max_body_bytes=MAX_BODY_BYTES,
+        histogram=histogram,
+        prefix=PREFIX,
+        middleware=[
+            Middleware(BodyToken),
+            Middleware(
+                Door,
+                access,
+                asks=partial(asks, public_status=delegation.public_status),
+                token=token_of,
+            ),
+        ],
     )
     router = delegation_router()
     app.include_router(router, prefix=PREFIX)
     # Once is enough in the OpenAPI document.
     app.include_router(router, include_in_schema=False)
-    histogram = request_histogram()
     app.include_router(metrics_router(histogram))
-    app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
-    app.add_middleware(RequestTimes, histogram=histogram)
     return app
 
 

@@ -10,7 +10,6 @@ lock and read again when it changes, so that a token that was revoked is refused
 from __future__ import annotations
 
 import datetime
-import hashlib
 import json
 import logging
 import secrets
@@ -22,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pocqueue.errors import SettingsError
 from pocqueue.files import FileLock, replace_file
 from pocqueue.settings import DelegationSettings, Settings
+from pocqueue.web.door import digest, find_token
 
 logger = logging.getLogger(__name__)
 
@@ -61,11 +61,6 @@ class _Content(BaseModel):
 def tokens_path(settings: Settings, delegation: DelegationSettings) -> Path:
     """Return where the file of customers is."""
     return delegation.tokens_file or settings.state_dir / FILE_NAME
-
-
-def digest(token: str) -> str:
-    """Return the SHA-256 of a token, 64 hex digits."""
-    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class TokensFile:
@@ -198,12 +193,8 @@ class Customers:
     def find(self, token: str) -> Customer | None:
         """Return whose token it is; None: nobody's."""
         self._refresh()
-        given = digest(token)
-        # All of them, always: the time says nothing about which one was close.
-        matches = [secrets.compare_digest(given, known.sha256) for known in self._customers]
-        return next(
-            (known for known, same in zip(self._customers, matches, strict=True) if same), None
-        )
+        found = find_token(token, [customer.sha256 for customer in self._customers])
+        return None if found is None else self._customers[found]
 
     def _refresh(self) -> None:
         stamp = self._look()

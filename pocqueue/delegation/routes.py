@@ -9,12 +9,12 @@ import json
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 from fastapi.security import APIKeyQuery, HTTPBearer
-from starlette.requests import ClientDisconnect
 from typing_extensions import override
 
 from pocqueue.delegation.customers import Customer
@@ -36,16 +36,12 @@ from pocqueue.rounds.sessions.reader import MAX_ENTRIES, Page, SessionReader, pa
 from pocqueue.rounds.sessions.views import session_word
 from pocqueue.rounds.store import START
 from pocqueue.settings import DelegationSettings
-from pocqueue.web.access import Access
 from pocqueue.web.errors import SentenceRoute, answer
 
 logger = logging.getLogger(__name__)
 
-PREFIX = "/api/v1/delegation"
 #: Longest time that a request for batches may wait, in seconds.
 MAX_WAIT_S = 30.0
-
-Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 @dataclass(frozen=True)
@@ -53,49 +49,27 @@ class Delegation:
     """What the routes work on; `app.state.delegation` has it while the application runs."""
 
     settings: DelegationSettings
-    access: Access
     desk: SessionDesk
     reader: SessionReader
 
 
-class TokenRoute(SentenceRoute):
-    """A route for customers: `request.state.customer` is who asks.
-
-    The token is looked for before anything else is judged: who has none learns nothing of the rest.
-    """
+class DelegationRoute(SentenceRoute):
+    """A route behind the door; ``request.user`` is the customer."""
 
     @override
-    async def admit(self, request: Request, handler: Handler) -> Response:
-        delegation: Delegation = request.app.state.delegation
-        token = _token_beside_body(request)
-        is_object = True
-        if request.method == "POST":
-            is_object, in_body = await _read_body(request)
-            token = token or in_body
-        if token is None and self.is_public(delegation.settings):
-            request.state.customer = None
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            if request.scope.get("bad_body"):
+                # Never shown: what cannot be read may have a token in it.
+                return answer(422, "The body is not a JSON object.")
             return await handler(request)
-        address = request.client.host if request.client is not None else ""
-        request.state.customer = await delegation.access.admit(address, token)
-        if not is_object:
-            # Never shown: what cannot be read may have a token in it.
-            return answer(422, "The body is not a JSON object.")
-        return await handler(request)
 
-    def is_public(self, settings: DelegationSettings) -> bool:
-        """Say whether who sends no token is let in as well."""
-        return False
+        return handle
 
 
-class StatusRoute(TokenRoute):
-    """A route for customers, or for all where the operator has status public."""
-
-    @override
-    def is_public(self, settings: DelegationSettings) -> bool:
-        return settings.public_status
-
-
-#: For the OpenAPI document; the routes' classes do the work.
+#: For the OpenAPI document; the door does the work.
 SECURITY = [
     Depends(
         HTTPBearer(
@@ -118,55 +92,37 @@ SECURITY = [
 
 def delegation_router() -> APIRouter:
     """Return the routes without a prefix."""
-    router = APIRouter(tags=["delegation"], route_class=TokenRoute)
-    router.add_api_route(
-        "/start",
-        start,
-        methods=["POST"],
-        summary="Start a session",
-        response_model=StartAnswer,
-        responses=errors(401, 409, 413, 422, 429, 503),
-        dependencies=SECURITY,
-    )
-    router.add_api_route(
+    router = APIRouter(tags=["delegation"], route_class=DelegationRoute)
+
+    def add(
+        method: str, path: str, route: Callable[..., Any], model: Any, summary: str, *statuses: int
+    ) -> None:
+        router.add_api_route(
+            path,
+            route,
+            methods=[method],
+            summary=summary,
+            response_model=model,
+            responses=errors(*statuses),
+            dependencies=SECURITY if 401 in statuses else [],
+        )
+
+    get, post = partial(add, "GET"), partial(add, "POST")
+    post("/start", start, StartAnswer, "Start a session", 401, 409, 413, 422, 429, 503)
+    get(
         "/batches/{session_id}",
         batches,
-        methods=["GET"],
-        summary="Fetch a session's batches",
-        response_model=BatchesAnswer,
-        responses=errors(401, 404, 422, 429, 503),
-        dependencies=SECURITY,
+        BatchesAnswer,
+        "Fetch a session's batches",
+        401,
+        404,
+        422,
+        429,
+        503,
     )
-    router.add_api_route(
-        "/stop",
-        stop,
-        methods=["POST"],
-        summary="Stop a session",
-        response_model=StopAnswer,
-        responses=errors(401, 404, 413, 422, 429, 503),
-        dependencies=SECURITY,
-    )
-    status_router = APIRouter(tags=["delegation"], route_class=StatusRoute)
-    status_router.add_api_route(
-        "/status",
-        status,
-        methods=["GET"],
-        summary="Show sessions",
-        response_model=StatusAnswer,
-        responses=errors(401, 429, 503),
-        dependencies=SECURITY,
-    )
-    health_router = APIRouter(tags=["delegation"], route_class=SentenceRoute)
-    health_router.add_api_route(
-        "/health",
-        health,
-        methods=["GET"],
-        summary="Say whether the service works",
-        response_model=HealthAnswer,
-        responses=errors(503),
-    )
-    router.include_router(status_router)
-    router.include_router(health_router)
+    post("/stop", stop, StopAnswer, "Stop a session", 401, 404, 413, 422, 429, 503)
+    get("/status", status, StatusAnswer, "Show sessions", 401, 429, 503)
+    get("/health", health, HealthAnswer, "Say whether the service works", 503)
     return router
 
 
@@ -176,7 +132,7 @@ def start(body: StartBody, request: Request) -> StartAnswer:
     It shares them fairly with the other sessions. The search begins at once.
     """
     delegation: Delegation = request.app.state.delegation
-    customer: Customer = request.state.customer
+    customer: Customer = request.user
     started = delegation.desk.start(
         body.to_draft(),
         body.params.to_wish(),
@@ -230,7 +186,7 @@ async def batches(
     comes after the session was stopped or has expired, and once all of its batches are handed over.
     """
     delegation: Delegation = request.app.state.delegation
-    customer: Customer = request.state.customer
+    customer: Customer = request.user
     reader = delegation.reader
     begin = None if cursor is None else parse_cursor(cursor)
     page = await reader.read(session_id, begin, limit)
@@ -252,7 +208,7 @@ async def batches(
 def stop(body: StopBody, request: Request) -> StopAnswer:
     """Stop a session. What it found can still be fetched, for an hour; stopping twice is fine."""
     delegation: Delegation = request.app.state.delegation
-    customer: Customer = request.state.customer
+    customer: Customer = request.user
     ended = delegation.desk.stop(body.session_id, customer.name)
     return StopAnswer(
         session_id=ended.round_id,
@@ -265,7 +221,7 @@ def stop(body: StopBody, request: Request) -> StopAnswer:
 def status(request: Request) -> StatusAnswer:
     """Show the caller's sessions of the last hour; everybody's where status is public and no token sent."""
     delegation: Delegation = request.app.state.delegation
-    customer: Customer | None = request.state.customer
+    customer: Customer | None = request.user
     in_all = delegation.settings.max_sessions
     views = delegation.desk.views(None if customer is None else customer.name)
     return StatusAnswer(
@@ -281,35 +237,6 @@ async def health(request: Request) -> HealthAnswer:
     delegation: Delegation = request.app.state.delegation
     await delegation.reader.ping()
     return HealthAnswer()
-
-
-def _token_beside_body(request: Request) -> str | None:
-    """Return the token of the header or of the query."""
-    header = request.headers.get("authorization")
-    if header is not None:
-        scheme, _, token = header.partition(" ")
-        if scheme.lower() == "bearer" and token.strip():
-            return token.strip()
-    return request.query_params.get("auth_token") or None
-
-
-async def _read_body(request: Request) -> tuple[bool, str | None]:
-    """Read a body; return whether it is a JSON object, and the token in it.
-
-    What is JSON is taken as such, whatever its content type: curl's `-d` says that it is a form.
-    """
-    try:
-        body = await request.json()
-    except (ValueError, RecursionError, ClientDisconnect):
-        return False, None
-    if not isinstance(body, dict):
-        return False, None
-    # In place: the request has looked at its headers before and keeps that list.
-    headers = request.scope["headers"]
-    headers[:] = [pair for pair in headers if pair[0] != b"content-type"]
-    headers.append((b"content-type", b"application/json"))
-    token = body.get("auth_token")
-    return True, token if isinstance(token, str) and token else None
 
 
 def _batches_body(page: Page) -> bytes:

@@ -6,6 +6,7 @@ session starts. Unknown fields are ignored: clients of several generations send 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -262,11 +263,6 @@ class HealthAnswer(BaseModel):
     status: str = "ok"
 
 
-def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return error answers for the OpenAPI document."""
-    return error_answers(_ERRORS, statuses)
-
-
 _ERRORS = {
     401: (
         "The token is missing or wrong.",
@@ -294,3 +290,5 @@ _ERRORS = {
         "No live GPU: none of the big node's workers takes work now. …",
     ),
 }
+#: Error answers for the OpenAPI document, by status.
+errors = partial(error_answers, _ERRORS)

@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from pydantic import TypeAdapter, ValidationError
+from starlette.middleware import Middleware
 
-from pocqueue import __version__
 from pocqueue.delegation.client import tls_context
 from pocqueue.errors import SettingsError
 from pocqueue.node.engine_host import EngineHost
@@ -23,7 +23,7 @@ from pocqueue.node.searches import work_kind
 from pocqueue.node.service import NodeService
 from pocqueue.poc.fields import HttpUrl
 from pocqueue.settings import DelegationSettings, NodeSettings, Settings
-from pocqueue.web.body_limit import BodyLimit
+from pocqueue.web.app import make_app
 
 logger = logging.getLogger(__name__)
 
@@ -73,16 +73,13 @@ def create_app(
         finally:
             await service.close()
 
-    app = FastAPI(
-        title="pocqueue small node",
-        version=__version__,
-        description=_DESCRIPTION,
-        lifespan=life,
-        # A path is one thing: no redirects from `/status/`.
-        redirect_slashes=False,
+    app = make_app(
+        "pocqueue small node",
+        _DESCRIPTION,
+        life,
+        max_body_bytes=MAX_BODY_BYTES,
+        middleware=[Middleware(VersionPrefix)],
     )
-    app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
-    app.add_middleware(VersionPrefix)
     app.include_router(mlnode_router(node))
     return app
 

@@ -7,6 +7,7 @@ Unknown fields are ignored: clients of several generations send more than this o
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -258,11 +259,6 @@ class OkAnswer(BaseModel):
     status: str = "OK"
 
 
-def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return error answers for the OpenAPI document."""
-    return error_answers(_ERRORS, statuses)
-
-
 _ERRORS = {
     400: (
         "There is no round, its node is not set, or it cannot be validated here.",
@@ -294,3 +290,5 @@ _ERRORS = {
         "Failed to start delegation session: Connection refused. Check that …",
     ),
 }
+#: Error answers for the OpenAPI document, by status.
+errors = partial(error_answers, _ERRORS)

@@ -1,13 +1,13 @@
-"""What goes wrong in a route, as a status and one sentence: ``{"detail": sentence}``.
+"""Error answers of every service: a status and one sentence, ``{"detail": sentence}``.
 
-One place for all services, so that their errors read alike whatever the application around the
-routes does with errors.
+The status is that of the error's class (`PocqueueError.http_status`). Routes answer so by themselves,
+whatever the application around them does with errors.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from fastapi import Request
@@ -23,8 +23,8 @@ from pocqueue.errors import InvalidRound, PocqueueError
 RETRIED = {429, 503}
 _RETRY_AFTER = {
     "Retry-After": {
-        "description": f"Seconds after which to try again, {PocqueueError.retry_after_s:.0f} where nothing better "
-        "is known.",
+        "description": "Seconds after which to try again, "
+        f"{PocqueueError.retry_after_s:.0f} where nothing better is known.",
         "schema": {"type": "integer", "minimum": 1},
     }
 }
@@ -37,9 +37,9 @@ class ErrorAnswer(BaseModel):
 
 
 def error_answers(
-    texts: Mapping[int, tuple[str, str]], statuses: Collection[int]
+    texts: Mapping[int, tuple[str, str]], *statuses: int
 ) -> dict[int | str, dict[str, Any]]:
-    """Return error answers for an OpenAPI document.
+    """Return error answers for the OpenAPI document of a route.
 
     Args:
         texts: by status, what it means and an example of its sentence.
@@ -58,7 +58,7 @@ def error_answers(
 
 
 class SentenceRoute(APIRoute):
-    """Turns what goes wrong into a status and one sentence."""
+    """Answers with a status and one sentence when something goes wrong."""
 
     @override
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -66,19 +66,13 @@ class SentenceRoute(APIRoute):
 
         async def handle(request: Request) -> Response:
             try:
-                return await self.admit(request, handler)
+                return await handler(request)
             except RequestValidationError as exc:
                 return answer(422, sentence(exc))
             except PocqueueError as exc:
                 return refusal(exc)
 
         return handle
-
-    async def admit(
-        self, request: Request, handler: Callable[[Request], Coroutine[Any, Any, Response]]
-    ) -> Response:
-        """Let a request through to its route; services that ask for a token do so here."""
-        return await handler(request)
 
 
 def refusal(exc: PocqueueError) -> Response:

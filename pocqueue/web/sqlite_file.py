@@ -12,17 +12,18 @@ when its block ends.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from typing_extensions import override
+
+from pocqueue.closing import Closing
 from pocqueue.errors import PocqueueError
+from pocqueue.files import FileLock
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class FileRole:
     error: type[PocqueueError]
 
 
-class SqliteFile:
+class SqliteFile(Closing):
     """An open database file, made if it is not there; a context manager. May be used from any thread.
 
     Args:
@@ -63,32 +64,20 @@ class SqliteFile:
         self.path = path
         self._role = role
         self._mutex = threading.Lock()
-        self._lock_fd = self._lock()
+        self._lock = self._locked()
         try:
             with self._errors():
                 self._db = self._open(upgrades)
         except BaseException:
-            os.close(self._lock_fd)
+            self._lock.close()
             raise
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
+    @override
     def close(self) -> None:
         """Close the file and give its lock back; may be called again."""
         with self._mutex:
             self._db.close()
-            if self._lock_fd >= 0:
-                os.close(self._lock_fd)
-                self._lock_fd = -1
+            self._lock.close()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -106,27 +95,21 @@ class SqliteFile:
                 raise
             self._db.commit()
 
-    def _lock(self) -> int:
-        """Return an open file that holds the lock until it is closed or the process ends."""
+    def _locked(self) -> FileLock:
         role = self._role
         # A file of its own: SQLite's locks are of another kind, and are lost when anything in this process
         # opens and closes the database file.
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock_fd = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as exc:
-            raise self._error(
-                f"cannot be opened ({exc.strerror}): mend its folder, or set {role.setting} to another."
-            ) from None
-        try:
-            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return FileLock(self.path.with_name(f"{self.path.name}.lock"), wait=False)
         except BlockingIOError:
-            os.close(lock_fd)
             raise self._error(
                 f"is in use by another {role.owner}, and {role.if_shared}: stop that one, or set "
                 f"{role.setting} to another folder."
             ) from None
-        return lock_fd
+        except OSError as exc:
+            raise self._error(
+                f"cannot be opened ({exc.strerror}): mend its folder, or set {role.setting} to another."
+            ) from None
 
     def _open(self, upgrades: Sequence[str]) -> sqlite3.Connection:
         # Made here, so that it never has another mode; SQLite gives its -wal and -shm files the same. There

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
-from pocqueue.delegation.metrics import request_histogram
 from pocqueue.node.metrics import NodeMetrics
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.metrics import PoolCollector
+from pocqueue.web.requests import request_histogram
 from tests.support.env_example import ROOT
 
 CONFIG = ROOT / "config"
@@ -49,7 +49,7 @@ def known(backend: Backend) -> set[str]:
     """Every name that our processes show."""
     families = [
         *PoolCollector(backend).collect(),
-        *request_histogram().collect(),
+        *request_histogram("delegation").collect(),
         *NodeMetrics().registry.collect(),
     ]
     return {name for family in families for name in series(family.name, family.type)}

@@ -9,19 +9,23 @@ import logging
 import stat
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 
-from pocqueue.delegation.customers import MAIN, Customers, TokensFile
+from pocqueue.delegation.access import RedisFailures
+from pocqueue.delegation.customers import MAIN, Customer, Customers, TokensFile
 from pocqueue.errors import InvalidToken, SettingsError, TooManyFailures
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.sessions.reader import SessionReader
 from pocqueue.rounds.store import Keys
-from pocqueue.web.access import WINDOW_S, Access, subscriber
+from pocqueue.web.door import Access
+from pocqueue.web.failures import WINDOW_S, FailureLimit
 
 TOKEN = "a-token-of-the-big-node"
+CustomerAccess: TypeAlias = Access[Customer]
 
 
 @pytest.fixture
@@ -173,14 +177,25 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture
-async def access(backend: Backend, file: TokensFile, clock: Clock) -> AsyncIterator[Access]:
-    """A door that shuts after two wrong tokens."""
+@asynccontextmanager
+async def process(
+    backend: Backend, file: TokensFile, clock: Clock
+) -> AsyncIterator[CustomerAccess]:
+    """The door of one process of a service: it shuts after two wrong tokens."""
     async with SessionReader(backend.url) as reader:
-        yield Access(Customers(TOKEN, file), reader.client, reader.url, 2, clock)
+        access: CustomerAccess = Access(Customers(TOKEN, file).find, FailureLimit(2, clock))
+        access.limit.shared = RedisFailures(reader.client, reader.url)
+        yield access
 
 
-async def guess(access: Access, address: str) -> type[Exception]:
+@pytest.fixture
+async def access(backend: Backend, file: TokensFile, clock: Clock) -> AsyncIterator[CustomerAccess]:
+    """The door of a process."""
+    async with process(backend, file, clock) as access:
+        yield access
+
+
+async def guess(access: CustomerAccess, address: str) -> type[Exception]:
     """Try a wrong token; return what it is answered with."""
     with pytest.raises((InvalidToken, TooManyFailures)) as caught:
         await access.admit(address, "a-wrong-token")
@@ -189,7 +204,7 @@ async def guess(access: Access, address: str) -> type[Exception]:
 
 
 async def test_the_door_shuts_and_opens_again(
-    access: Access, backend: Backend, clock: Clock
+    access: CustomerAccess, backend: Backend, clock: Clock
 ) -> None:
     """For one address, for what is left of its minute, whatever token it has."""
     assert [await guess(access, "192.0.2.1") for _ in range(3)] == [
@@ -210,7 +225,7 @@ async def test_the_door_shuts_and_opens_again(
     assert (await access.admit("192.0.2.1", TOKEN)).name == MAIN
 
 
-async def test_a_burst_of_guesses_gets_nobody_in(access: Access) -> None:
+async def test_a_burst_of_guesses_gets_nobody_in(access: CustomerAccess) -> None:
     """They are judged in the order they came in, however many wait for Redis; nobody else waits long."""
     burst = await asyncio.gather(*(guess(access, "192.0.2.1") for _ in range(200)))
     assert burst.count(InvalidToken) <= 2
@@ -221,39 +236,18 @@ async def test_a_burst_of_guesses_gets_nobody_in(access: Access) -> None:
 
 
 async def test_all_processes_count_together(
-    access: Access, backend: Backend, file: TokensFile
+    access: CustomerAccess, backend: Backend, file: TokensFile
 ) -> None:
     """Two wrong ones here and one there are three."""
-    async with SessionReader(backend.url) as reader:
-        other = Access(Customers(TOKEN, file), reader.client, reader.url, 2)
+    async with process(backend, file, Clock()) as other:
         await guess(access, "192.0.2.1")
         await guess(access, "192.0.2.1")
         assert await guess(other, "192.0.2.1") is TooManyFailures
 
 
-async def test_no_token_is_no_guess(access: Access) -> None:
+async def test_no_token_is_no_guess(access: CustomerAccess) -> None:
     """However often."""
     for _ in range(5):
         with pytest.raises(InvalidToken, match="there is none"):
             await access.admit("192.0.2.1", None)
     assert (await access.admit("192.0.2.1", TOKEN)).name == MAIN
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ("2001:db8:1:2::1", "2001:db8:1:2:ffff::9"),
-        ("::ffff:192.0.2.1", "192.0.2.1"),
-        ("fe80::1%eth0", "fe80::2"),
-        ("", "testclient"),
-    ],
-)
-def test_addresses_of_one_subscriber(one: str, other: str) -> None:
-    """Count as one."""
-    assert subscriber(one) == subscriber(other)
-
-
-def test_addresses_of_two_subscribers() -> None:
-    """Count as two."""
-    assert subscriber("2001:db8:1:2::1") != subscriber("2001:db8:1:3::1")
-    assert subscriber("192.0.2.1") != subscriber("192.0.2.2")

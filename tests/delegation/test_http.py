@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
-from pocqueue.delegation.routes import PREFIX
+from pocqueue.delegation.access import PREFIX
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.redis_server import RedisServer
 from pocqueue.rounds.spec import RoundState

@@ -59,7 +59,7 @@ def test_pool_sessions_and_requests_are_on_it(client: TestClient, backend: Backe
     for prefix in ("", "/api/v1/delegation"):
         answer = client.get(f"{prefix}/batches/{session_id}", headers=BEARER)
         assert answer.status_code == 200
-    assert client.get("/no/such/path").status_code == 404
+    assert client.get("/no/such/path", headers=BEARER).status_code == 404
     page = client.get("/metrics", headers=BEARER).text
     assert '\npocqueue_sessions{state="active"} 1.0\n' in page
     assert '\npocqueue_gpus{state="live"} 1.0\n' in page

@@ -13,8 +13,8 @@ from fastapi import FastAPI
 from schemathesis.checks import CHECKS
 from starlette.testclient import TestClient
 
+from pocqueue.delegation.access import PREFIX
 from pocqueue.delegation.app import create_app
-from pocqueue.delegation.routes import PREFIX
 from pocqueue.rounds.backend import Backend
 from tests.support.delegation_server import BODY, TOKEN, live_gpus, make_delegation
 from tests.support.fixtures import SettingsFactory

@@ -10,8 +10,8 @@ import httpx
 from fastapi import FastAPI
 from pydantic import SecretStr
 
+from pocqueue.delegation.access import PREFIX
 from pocqueue.delegation.app import create_app
-from pocqueue.delegation.routes import PREFIX
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.records import AssignedRange, Outcome
 from pocqueue.settings import DelegationSettings, Settings

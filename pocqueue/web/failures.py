@@ -1,0 +1,118 @@
+"""Counts the wrong tokens that come from an address, and refuses addresses that try too many.
+
+An address over the limit is refused for the rest of its window, even with a right token: a lucky guess
+gains nothing. Each process counts for itself, before it awaits anything, so that a burst of guesses is
+judged as it comes in. Where a store is shared, all processes of a service count together as well; one that
+is away lets nobody past the limit of each process.
+
+IPv6 addresses count by their /64, which is what one subscriber has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from pocqueue.errors import StoreError, TooManyFailures
+
+#: Wrong tokens are counted over this long, from the first one on.
+WINDOW_S = 60
+#: Wrong tokens of one window that are still answered as such, where nothing else is set.
+MAX_FAILURES = 20
+#: Addresses that are remembered; beyond it, those whose window is over are forgotten.
+_MANY = 10_000
+
+
+class SharedFailures(Protocol):
+    """A count of wrong tokens that all processes of a service share."""
+
+    async def count(self, address: str) -> tuple[int, float]:
+        """Count one more; return how many it is in this window, and the seconds that are left of that.
+
+        Raises:
+            StoreError: the store is away; each process counts for itself then.
+        """
+        ...
+
+
+class FailureLimit:
+    """The wrong tokens of each address.
+
+    Args:
+        max_failures: wrong tokens from one address in `WINDOW_S` that are still answered as such.
+        clock: seconds that only go forward.
+
+    Attributes:
+        shared: count of all processes; None: there is none (yet).
+    """
+
+    def __init__(
+        self, max_failures: int = MAX_FAILURES, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.shared: SharedFailures | None = None
+        self._max_failures = max_failures
+        self._clock = clock
+        self._blocked_until: dict[str, float] = {}
+        #: By address: wrong tokens seen by this process, and when they are forgotten.
+        self._seen: dict[str, tuple[int, float]] = {}
+
+    def check(self, address: str) -> None:
+        """Refuse an address that is over the limit.
+
+        Args:
+            address: an IP address, or any other text.
+
+        Raises:
+            TooManyFailures: it is.
+        """
+        if self._blocked_until:
+            self._refuse_blocked(subscriber(address))
+
+    async def count(self, address: str) -> None:
+        """Count a wrong token.
+
+        Raises:
+            TooManyFailures: it is one too many.
+        """
+        address, now = subscriber(address), self._clock()
+        count, until = self._seen.get(address, (0, 0.0))
+        count, until = (1, now + WINDOW_S) if until <= now else (count + 1, until)
+        if len(self._seen) >= _MANY:
+            self._seen = {a: seen for a, seen in self._seen.items() if seen[1] > now}
+        self._seen[address] = count, until
+        if count > self._max_failures:
+            # Before anything is awaited: those that came at the same time are judged after it.
+            self._block(address, until - now)
+        if self.shared is not None:
+            with contextlib.suppress(StoreError):
+                count, left_s = await self.shared.count(address)
+                if count > self._max_failures:
+                    self._block(address, left_s)
+        self._refuse_blocked(address)
+
+    def _refuse_blocked(self, address: str) -> None:
+        left_s = self._blocked_until.get(address, 0.0) - self._clock()
+        if left_s > 0:
+            raise TooManyFailures(left_s)
+
+    def _block(self, address: str, left_s: float) -> None:
+        now = self._clock()
+        if len(self._blocked_until) >= _MANY:
+            self._blocked_until = {a: t for a, t in self._blocked_until.items() if t > now}
+        self._blocked_until[address] = now + left_s
+
+
+def subscriber(address: str) -> str:
+    """Return what an address is counted by: itself, or the /64 of an IPv6 one."""
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return "unknown"
+    if isinstance(found, ipaddress.IPv4Address):
+        return str(found)
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return str(ipaddress.IPv6Network((found, 64), strict=False).network_address)

@@ -1,0 +1,70 @@
+"""Refuses bodies that are larger, or come in more slowly, than any that a client needs to send."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pocqueue.web.errors import answer
+
+#: Time for a body to come in, in seconds.
+MAX_BODY_S = 60.0
+
+
+class _Refused(HTTPException):
+    # Of this class, as FastAPI takes any other error while it reads a body for the body's own.
+    pass
+
+
+class BodyLimit:
+    """ASGI middleware: 413 for larger bodies, announced or not, and 408 for slower ones.
+
+    Args:
+        app: what comes behind.
+        max_bytes: largest body.
+        max_s: seconds from the request's head to the end of its body.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, max_s: float = MAX_BODY_S) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+        self._max_s = max_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] != "http" or scope["method"] == "GET":
+            await self._app(scope, receive, send)
+            return
+        too_large = 413, f"The body is larger than {self._max_bytes} bytes."
+        announced = dict(scope["headers"]).get(b"content-length", b"0")
+        if not announced.isdigit() or int(announced) > self._max_bytes:
+            await answer(*too_large)(scope, receive, send)
+            return
+        end = asyncio.get_running_loop().time() + self._max_s
+        num_bytes, is_whole = 0, False
+
+        async def limited() -> Message:
+            nonlocal num_bytes, is_whole
+            if is_whole:
+                # What comes next is the news that the client has gone, whenever that is.
+                return await receive()
+            try:
+                async with asyncio.timeout_at(end):
+                    message = await receive()
+            except TimeoutError:
+                raise _Refused(
+                    408, f"The body did not come within {self._max_s:g} seconds."
+                ) from None
+            num_bytes += len(message.get("body", b""))
+            is_whole = not message.get("more_body", False)
+            if num_bytes > self._max_bytes:
+                raise _Refused(*too_large)
+            return message
+
+        try:
+            await self._app(scope, limited, send)
+        except _Refused as exc:
+            # Bodies are read before anything is answered.
+            await answer(exc.status_code, exc.detail)(scope, receive, send)
