@@ -14,13 +14,14 @@ from dataclasses import dataclass
 
 from pocqueue.engine.base import Engine, OnProgress
 from pocqueue.engine.kinds import is_remote
+from pocqueue.engine.profiled import Profiled
 from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound
 from pocqueue.logs import log_to_stderr
 from pocqueue.measure.memory import MemoryGuard
-from pocqueue.measure.profile import Profile, Profiled, Sweep, SweepPoint
-from pocqueue.measure.run_in_child import run_in_child
+from pocqueue.measure.profile import Profile, Sweep, SweepPoint
 from pocqueue.poc.batch import Batch, batches_of
 from pocqueue.poc.config import PoCConfig
+from pocqueue.processes.function import run_in_child
 from pocqueue.settings import Settings
 
 #: Of a round that does not say.
@@ -65,7 +66,7 @@ def profile_engine(engine: Engine, request: ProfileRequest, on_progress: OnProgr
     matrix = parameters = sweep = None
     if profiled is not None:
         # Here and not above: commands read profiles without torch.
-        from pocqueue.measure.device_rate import measure_matrix_rate
+        from pocqueue.measure.matrix_rate import measure_matrix_rate
 
         on_progress("Measuring what the device can multiply")
         matrix = measure_matrix_rate(engine.info)

@@ -18,10 +18,10 @@ from typing import Any
 from pocqueue.engine.base import Engine, EngineInfo, OnProgress
 from pocqueue.errors import EngineError, InvalidRound, ModelMismatch
 from pocqueue.logs import log_to_stderr
-from pocqueue.measure.run_in_child import run_in_child
 from pocqueue.poc.batch import batches_of
 from pocqueue.poc.config import PoCConfig
 from pocqueue.poc.data import PROBABILITY_MISMATCH, is_valid
+from pocqueue.processes.function import run_in_child
 from pocqueue.settings import Settings
 
 #: Engines whose relative difference is at least this much disagree.

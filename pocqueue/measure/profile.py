@@ -2,81 +2,27 @@
 
 Promises:
 - Nothing is taken from a data sheet. The rate that shares are of is that of a large matrix product on
-  the same device, in the model's dtype (`profile_rate.py`).
+  the same device, in the model's dtype (`matrix_rate.py`).
 - Work is counted as 2 FLOP for each parameter that a position is multiplied with. The table of input
   embeddings has no part in that, as inputs are embeddings; the output layer has, once a nonce, for its
   last position. Attention between positions, norms and the proof's own maths are not counted, so a share
   of the rate is on the low side.
 
-Measuring is in `profile_run.py`. Imports no torch: commands read these values.
+Measuring is in `bench.py`. Imports no torch: commands read these values.
 """
 
 from __future__ import annotations
 
 import statistics
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from pocqueue.engine.base import EngineInfo
-from pocqueue.poc.batch import Batch
+from pocqueue.engine.profiled import MatmulParameters
 
-#: What a batch goes through, in order.
-STAGES = ("seeds", "inputs", "forward", "distances")
 #: Of batch sizes whose rates differ by less than this share the smallest is the best: it ends sooner when
 #: a round does, and needs less memory.
 SAME_RATE = 0.02
-
-
-@dataclass(frozen=True, slots=True)
-class MatmulParameters:
-    """The parameters of a model that positions are multiplied with."""
-
-    per_token: int  #: for every position: all matrices but embedding table and output layer
-    last_token: int  #: for the last position of a nonce alone: the output layer
-    counts_all_experts: bool = False  #: of a mixture whose active experts are not known
-
-    def flop(self, seq_len: int) -> int:
-        """Return the FLOP of one nonce: a multiplication and an addition for each of them."""
-        return 2 * (self.per_token * seq_len + self.last_token)
-
-
-@runtime_checkable
-class Profiled(Protocol):
-    """An engine in this process, whose parts can be timed."""
-
-    def time_stages(self, batch: Batch, num_batches: int) -> dict[str, float]:
-        """Run batches stage by stage, the device idle before and after each.
-
-        Args:
-            batch: at least one nonce; filled up to its size.
-            num_batches: how often; >= 1.
-
-        Returns:
-            Median seconds of each of `STAGES`.
-
-        Raises:
-            EngineError: the engine is closed, or the batch does not fit into the device's memory.
-        """
-        ...
-
-    def time_forward(self, batch: Batch, num_batches: int) -> float:
-        """Run the model alone in a loop, on inputs in memory, logits included.
-
-        Args:
-            batch: names the inputs, as for `time_stages`.
-            num_batches: passes; >= 1.
-
-        Returns:
-            Seconds of all passes together; the device is waited for at the end alone.
-
-        Raises:
-            EngineError: as `time_stages`.
-        """
-        ...
-
-    def num_matmul_parameters(self) -> MatmulParameters | None:
-        """Count the parameters of the whole model; None where they are packed and cannot be counted."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

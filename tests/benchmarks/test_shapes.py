@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.shapes import SHAPES, write_model
 from pocqueue.engine import EngineOptions, load_engine
-from pocqueue.measure.stages import count_matmul_parameters
+from pocqueue.engine.stages import count_matmul_parameters
 from pocqueue.poc.batch import Batch
 from pocqueue.poc.config import PoCConfig
 from tests.support.factories import make_info

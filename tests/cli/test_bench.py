@@ -12,9 +12,10 @@ from typer.testing import CliRunner, Result
 from pocqueue.cli import app
 from pocqueue.cli.stacked import draw_stages, save_plot, share_cells
 from pocqueue.engine.base import OnProgress
+from pocqueue.engine.profiled import MatmulParameters
 from pocqueue.errors import InvalidRound, PocqueueError
 from pocqueue.measure.bench import ProfileRequest
-from pocqueue.measure.profile import MatmulParameters, MatrixRate, Profile, Sweep, SweepPoint
+from pocqueue.measure.profile import MatrixRate, Profile, Sweep, SweepPoint
 from pocqueue.rounds.backend import Backend
 from pocqueue.settings import Settings
 from tests.cli.test_cli_imports import RUNTIMES, loaded

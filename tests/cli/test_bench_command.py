@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pocqueue.measure.profile import STAGES
+from pocqueue.engine.profiled import STAGES
 from pocqueue.settings import ENV_PREFIX
 
 SHAPE = ("--seconds", "0.2", "--seq-len", "16")

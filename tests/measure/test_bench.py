@@ -11,18 +11,11 @@ import numpy as np
 import pytest
 
 from pocqueue.engine.base import EngineInfo, check_batch
+from pocqueue.engine.profiled import STAGES, MatmulParameters, Profiled
 from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound
 from pocqueue.measure.bench import ProfileRequest, profile_engine, sweep_batch_sizes
 from pocqueue.measure.memory import MemoryGuard, free_bytes
-from pocqueue.measure.profile import (
-    STAGES,
-    MatmulParameters,
-    MatrixRate,
-    Profile,
-    Profiled,
-    Sweep,
-    SweepPoint,
-)
+from pocqueue.measure.profile import MatrixRate, Profile, Sweep, SweepPoint
 from pocqueue.measure.window import estimate_window
 from pocqueue.poc.batch import Batch
 from tests.support.factories import make_info
@@ -99,7 +92,7 @@ def clocked(engine: AnyEngine, monkeypatch: pytest.MonkeyPatch) -> AnyEngine:
     """Have measurements read the engine's clock, and its device's rate, which is never measured here."""
     clock = SimpleNamespace(perf_counter=lambda: engine.now)
     monkeypatch.setattr("pocqueue.measure.bench.time", clock)
-    monkeypatch.setattr("pocqueue.measure.device_rate.measure_matrix_rate", lambda _info: RATE)
+    monkeypatch.setattr("pocqueue.measure.matrix_rate.measure_matrix_rate", lambda _info: RATE)
     return engine
 
 

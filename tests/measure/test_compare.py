@@ -25,10 +25,10 @@ from pocqueue.measure.compare import (
     quantile_r_target,
     share,
 )
-from pocqueue.measure.run_in_child import run_in_child
 from pocqueue.poc.batch import Batch
 from pocqueue.poc.config import PoCConfig
 from pocqueue.poc.data import PROBABILITY_MISMATCH
+from pocqueue.processes.function import run_in_child
 
 NAN, INF = math.nan, math.inf
 INFO = EngineInfo("torch", "embedded", "ab" * 32, "cpu", "a CPU", "bfloat16", 128, 1024, 4096)

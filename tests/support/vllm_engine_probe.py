@@ -16,9 +16,9 @@ from typing import Any
 
 from pocqueue.engine import EngineOptions
 from pocqueue.engine.base import Engine
+from pocqueue.engine.profiled import MatmulParameters
 from pocqueue.engine.vllm.engine import load_vllm_engine
 from pocqueue.errors import PocqueueError
-from pocqueue.measure.profile import MatmulParameters
 from pocqueue.poc.batch import Batch
 from pocqueue.poc.config import PoCConfig
 

@@ -9,9 +9,9 @@ import torch
 
 from pocqueue.engine.base import EngineInfo
 from pocqueue.engine.pipeline import ProofMaths
+from pocqueue.engine.profiled import MatmulParameters
+from pocqueue.engine.stages import StageTimer, count_matmul_parameters
 from pocqueue.errors import EngineError
-from pocqueue.measure.profile import MatmulParameters
-from pocqueue.measure.stages import StageTimer, count_matmul_parameters
 from pocqueue.poc.batch import Batch
 from pocqueue.poc.kernels import Kernels
 

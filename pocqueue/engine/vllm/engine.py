@@ -15,6 +15,7 @@ from pocqueue.engine import EngineOptions
 from pocqueue.engine.base import EXTENSION, EngineInfo, OnProgress
 from pocqueue.engine.devices import check_device, keep_freed_memory
 from pocqueue.engine.models import ResolvedModel, fingerprint_with_progress, resolve_model
+from pocqueue.engine.profiled import MatmulParameters
 from pocqueue.engine.vllm.ranks import (
     BatchLimits,
     read_answers,
@@ -24,7 +25,6 @@ from pocqueue.engine.vllm.ranks import (
     read_stages,
 )
 from pocqueue.errors import EngineError, ModelNotFound, PocqueueError, SettingsError, first_line
-from pocqueue.measure.profile import MatmulParameters
 from pocqueue.poc.batch import Batch
 
 #: Longest sequence, where the model takes longer ones: vLLM wants KV cache for one such request.

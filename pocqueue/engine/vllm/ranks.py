@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pocqueue.engine.base import EngineInfo, check_batch
+from pocqueue.engine.profiled import MatmulParameters
 from pocqueue.errors import EngineError, InvalidRound
-from pocqueue.measure.profile import MatmulParameters
 from pocqueue.poc.batch import Batch
 
 

@@ -17,9 +17,9 @@ import torch
 
 from pocqueue.engine.base import EngineInfo, attention_shape
 from pocqueue.engine.pipeline import ProofMaths
+from pocqueue.engine.stages import StageTimer, count_matmul_parameters
 from pocqueue.engine.vllm.forward import VllmForward
 from pocqueue.errors import PocqueueError, first_line
-from pocqueue.measure.stages import StageTimer, count_matmul_parameters
 from pocqueue.poc.batch import Batch
 
 logger = logging.getLogger("vllm.pocqueue")

@@ -16,9 +16,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from pocqueue.engine import EngineOptions, load_engine
+from pocqueue.engine.profiled import STAGES
 from pocqueue.engine.torch_model.embedded import EMBEDDED_FINGERPRINT, ensure_embedded_model
 from pocqueue.errors import EngineError
-from pocqueue.measure.profile import STAGES
 from pocqueue.poc.batch import Batch
 from tests.support.vllm_engine_probe import CONFIG, NUM_NONCES
 from tests.support.vllm_parts import need_vllm

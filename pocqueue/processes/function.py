@@ -14,9 +14,11 @@ from multiprocessing import connection, resource_tracker
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
-from pocqueue.engine.base import OnProgress
 from pocqueue.errors import EngineError, InvalidRound, PocqueueError, first_line
 from pocqueue.processes.child import describe_exit
+
+#: Receives one line of progress.
+OnProgress = Callable[[str], None]
 
 logger = logging.getLogger(__name__)
 

@@ -8,6 +8,7 @@ import time
 import torch
 
 from pocqueue.engine.base import EngineInfo
+from pocqueue.engine.stages import synchronize
 from pocqueue.measure.profile import MatrixRate
 
 #: Sizes of the square matrices: from the first, twice as large each time, to the last at most.
@@ -63,9 +64,3 @@ def _rates(size: int, device: torch.device, dtype: torch.dtype, seconds: float) 
         # So many that starting and waiting for them do not count.
         repeats = max(repeats, round(_TOGETHER_S * repeats / took))
     return found
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait until a device has done all it was given; a CPU has."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)

@@ -1,6 +1,6 @@
 """A batch stage by stage: how long each takes by itself, with the engine's own kernels and model.
 
-Engines keep a timer and show its three methods as their own; see `profile.Profiled`.
+Engines keep a timer and show its methods as their own; see `profiled.Profiled`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import torch
 
 from pocqueue.engine.base import EngineInfo
 from pocqueue.engine.pipeline import enough_memory
-from pocqueue.measure.device_rate import synchronize
-from pocqueue.measure.profile import STAGES, MatmulParameters
+from pocqueue.engine.profiled import STAGES, MatmulParameters
 from pocqueue.poc.batch import Batch
 from pocqueue.poc.gpu_random import generate_target
 from pocqueue.poc.kernels import Kernels, kernels_for
@@ -114,6 +113,12 @@ class StageTimer:
     def _buffer(self, batch: Batch) -> torch.Tensor:
         shape = (batch.batch_size, batch.seq_len, self._info.hidden_size)
         return torch.empty(shape, dtype=self._dtype, device=self._device)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has done all it was given; a CPU has."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def count_matmul_parameters(model: Any, info: EngineInfo) -> MatmulParameters | None:

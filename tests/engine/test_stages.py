@@ -20,10 +20,10 @@ from transformers import (
 from typing_extensions import override
 
 from pocqueue.engine.base import EngineInfo
+from pocqueue.engine.profiled import STAGES, MatmulParameters
+from pocqueue.engine.stages import StageTimer, count_matmul_parameters
 from pocqueue.errors import EngineError
-from pocqueue.measure.device_rate import measure_matrix_rate
-from pocqueue.measure.profile import STAGES, MatmulParameters
-from pocqueue.measure.stages import StageTimer, count_matmul_parameters
+from pocqueue.measure.matrix_rate import measure_matrix_rate
 from pocqueue.poc.batch import Batch
 from pocqueue.poc.kernels.reference import ReferenceKernels
 from pocqueue.poc.seeds import input_seeds
