@@ -6,9 +6,12 @@ import contextlib
 import logging
 import signal
 import time
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from pocqueue.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -50,14 +53,23 @@ def scheduler(
     ] = None,
 ) -> None:
     """Give nonce ranges to GPUs. Several may run: one leads, another takes over within 5 seconds."""
+    from pocqueue.settings import Settings
+
+    run(Settings.override(metrics_port=metrics_port, metrics_address=metrics_address))
+
+
+def run(settings: Settings, **timings: float) -> None:
+    """Schedule until SIGTERM or Ctrl-C.
+
+    Args:
+        timings: of the scheduler, where they are not its own: `range_s`, `settle_s`, `grace_s`.
+    """
     from pocqueue.app import app
     from pocqueue.logs import log_to_stderr
     from pocqueue.rounds.backend import Backend
     from pocqueue.rounds.metrics import PoolCollector, process_collector, serving
     from pocqueue.rounds.sending import scheduler_service
-    from pocqueue.settings import Settings
 
-    settings = Settings.override(metrics_port=metrics_port, metrics_address=metrics_address)
     log_to_stderr(settings.log_level)
     stop = _Stop()
 
@@ -67,7 +79,7 @@ def scheduler(
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
     with contextlib.ExitStack() as at_end:
-        service = at_end.enter_context(scheduler_service(settings, app))
+        service = at_end.enter_context(scheduler_service(settings, app, **timings))
         if settings.metrics_port is not None:
             # A client of its own: a scrape never waits for the scheduler, nor the other way round.
             backend = at_end.enter_context(Backend.open(settings, start=True, check=False))

@@ -20,8 +20,10 @@ from pocqueue.settings import Settings
 
 
 @contextmanager
-def scheduler_service(settings: Settings, app: Celery) -> Iterator[SchedulerService]:
-    """Wire a scheduler; it waits for a Redis that is away, and starts the bundled one."""
+def scheduler_service(
+    settings: Settings, app: Celery, **timings: float
+) -> Iterator[SchedulerService]:
+    """Wire a scheduler; it waits for a Redis that is away, and starts the bundled one. `timings` are its own."""
 
     def send_callback(round_id: str, token: str) -> None:
         shown, kwargs = f"proofs of round {round_id}", {"round_id": round_id, "token": token}
@@ -40,6 +42,7 @@ def scheduler_service(settings: Settings, app: Celery) -> Iterator[SchedulerServ
             backend.callbacks,
             functools.partial(send_ranges, app),
             send_callback,
+            **timings,
         )
 
 

@@ -20,6 +20,7 @@ from pocqueue.rounds.redis_server import RedisServer
 from pocqueue.rounds.start import deployed_model, draft_spec, start_round
 from pocqueue.settings import Settings
 
+ROOT = Path(__file__).parents[2]
 #: Generous: two cores may be busy with everything else of a CI run.
 PATIENCE_S = 90.0
 
@@ -69,8 +70,8 @@ class Stack:
         return self.spawn(queue, "celery", "-A", "pocqueue", "worker", "-Q", queue, env=env)
 
     def scheduler(self, name: str = "scheduler") -> subprocess.Popen[bytes]:
-        """Start a scheduler."""
-        return self.spawn(name, "pocqueue", "scheduler")
+        """Start a scheduler. Short ranges: rounds of seconds here are to show what minutes would."""
+        return self.spawn(name, "tests.support.scheduler", env={"PYTHONPATH": str(ROOT)})
 
     def log(self, name: str) -> Path:
         return self.folder / f"{name}.log"
