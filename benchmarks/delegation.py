@@ -115,7 +115,7 @@ def _committed(backend: Backend, session_id: str) -> dict[int, float]:
     return {
         nonce: int(entry.cursor.partition("-")[0]) / 1000
         for entry in entries
-        for nonce in entry.batch.nonces
+        for nonce in entry.proofs.nonces
     }
 
 

@@ -20,6 +20,7 @@ import httpx
 from benchmarks.services import TOKEN, big_node, start_body
 from benchmarks.stats import Figure, Sample
 from pocqueue.engine.base import EngineInfo
+from pocqueue.poc.proofs import Proofs
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.pool import Gpu
 from pocqueue.rounds.redis_server import RedisServer
@@ -102,8 +103,7 @@ async def _load(backend: Backend, pid: int, url: str, route: str) -> float:
                     out.range_id,
                     start,
                     start + 32,
-                    [start, start + 1, start + 2],
-                    [1.3123456789] * 3,
+                    Proofs([start, start + 1, start + 2], [1.3123456789] * 3),
                 )
                 batch += 1
                 await asyncio.sleep(1 / COMMITS_PER_S)

@@ -7,6 +7,7 @@ import time
 
 from benchmarks.effort import FULL, Effort
 from benchmarks.stats import Figure, Sample
+from pocqueue.poc.proofs import Proofs
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.records import RoundStatus
 from pocqueue.rounds.spec import RoundState
@@ -49,8 +50,7 @@ def commit_to_reader(backend: Backend, effort: Effort = FULL) -> Figure:
             range_id,
             32 * i,
             32 * (i + 1),
-            [32 * i, 32 * i + 1, 32 * i + 2],
-            [1.3] * 3,
+            Proofs([32 * i, 32 * i + 1, 32 * i + 2], [1.3] * 3),
         )
         deadline = time.monotonic() + 10
         while len(arrived) <= i and time.monotonic() < deadline:

@@ -52,7 +52,7 @@ def batch_seconds(engine: Engine) -> float:
 
 def _bare(engine: Engine, turn: int, seconds: float) -> float:
     spec = draft_spec(block_hash=f"bare-{turn}", public_key="bench")
-    config, num = spec.poc_config(), 0
+    config, num = spec, 0
     engine.values(Batch.of(config, range(32)))
     began = time.perf_counter()
     while time.perf_counter() - began < seconds:
@@ -81,4 +81,4 @@ def _queued(backend: Backend, turn: int, effort: Effort) -> float:
         )
     stamps = [int(entry.cursor.partition("-")[0]) for entry in entries]
     # The first commit closes the time that is not measured, so its nonces do not count.
-    return (status.checked - len(entries[0].batch)) / ((stamps[-1] - stamps[0]) / 1000)
+    return (status.checked - len(entries[0].proofs)) / ((stamps[-1] - stamps[0]) / 1000)

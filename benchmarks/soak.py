@@ -236,7 +236,7 @@ def _compare(backend: Backend, readers: list[Reader]) -> dict[str, Any]:
 
 def _nonces(backend: Backend, session_id: str) -> list[int]:
     entries = backend.store.iter_proofs(backend.store.status(session_id))
-    return [nonce for entry in entries for nonce in entry.batch.nonces]
+    return [nonce for entry in entries for nonce in entry.proofs.nonces]
 
 
 def _cpu(pid: int) -> float:

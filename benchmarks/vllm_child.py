@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def _engine(engine: VllmEngine, num_batches: int) -> float:
-    config = draft_spec(block_hash="bare", public_key="bench").poc_config()
+    config = draft_spec(block_hash="bare", public_key="bench")
     began = time.perf_counter()
     for batch in range(num_batches):
         engine.values(Batch.of(config, range(batch * BATCH_SIZE, (batch + 1) * BATCH_SIZE)))
@@ -46,7 +46,7 @@ def _engine(engine: VllmEngine, num_batches: int) -> float:
 
 
 def _bare(engine: VllmEngine, num_batches: int) -> float:
-    config = draft_spec(block_hash="bare", public_key="bench").poc_config()
+    config = draft_spec(block_hash="bare", public_key="bench")
     return engine.time_forward(Batch.of(config, range(BATCH_SIZE)), num_batches)
 
 

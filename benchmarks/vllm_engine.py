@@ -66,7 +66,7 @@ def _median_ratio(ours: list[float], theirs: list[float]) -> float:
 
 
 def _torch_turn(engine: Engine) -> float:
-    config = draft_spec(block_hash="bare", public_key="bench").poc_config()
+    config = draft_spec(block_hash="bare", public_key="bench")
     began = time.perf_counter()
     for batch in range(BATCHES_PER_TURN):
         engine.values(Batch.of(config, range(batch * BATCH_SIZE, (batch + 1) * BATCH_SIZE)))

@@ -13,16 +13,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import asdict
 from functools import cache, partial
 
 from pocqueue.app import app
 from pocqueue.errors import InvalidRound, UnknownRound
 from pocqueue.poc.callback import CallbackClient, PostOutcome, encode_body
-from pocqueue.poc.data import ProofBatch
+from pocqueue.poc.proofs import Proofs
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.callback_target import check_url, checked_connector
-from pocqueue.rounds.records import ProofEntry, RoundStatus
 from pocqueue.rounds.task_names import DELIVER_PROOFS
 from pocqueue.settings import settings
 
@@ -67,6 +65,7 @@ async def deliver(
         status = await asyncio.to_thread(backend.store.status, round_id)
     except UnknownRound:
         return "the round is forgotten"
+    proof = status.spec.proof
     progress = await asyncio.to_thread(callbacks.progress, round_id)
     url = status.spec.callback_url
     if progress.lease != token or url is None:
@@ -85,8 +84,10 @@ async def deliver(
             if not entries:
                 await asyncio.to_thread(callbacks.finish, round_id, token)
                 return f"{posted} nonces delivered, {refused} refused"
-            batch = merge(status, entries)
-            result = await client.post(url, "generated", encode_body(asdict(batch)))
+            batch = Proofs.joined(entry.proofs for entry in entries)
+            result = await client.post(
+                url, "generated", encode_body(proof.callback_body(status.spec, batch))
+            )
             if result.outcome is PostOutcome.RETRY:
                 error = f"{len(batch)} nonces were not taken"
                 await asyncio.to_thread(callbacks.failed, round_id, token, attempts, error)
@@ -134,15 +135,3 @@ async def _give_up(backend: Backend, round_id: str, token: str, error: str) -> s
     await asyncio.to_thread(backend.callbacks.give_up, round_id, token, error)
     logger.error("Round %s: no callbacks are sent. %s", round_id, error)
     return error
-
-
-def merge(status: RoundStatus, entries: list[ProofEntry]) -> ProofBatch:
-    """Return the nonces of several batches of one round as one."""
-    return ProofBatch(
-        public_key=status.spec.public_key,
-        block_hash=status.spec.block_hash,
-        block_height=status.spec.block_height,
-        nonces=[nonce for entry in entries for nonce in entry.batch.nonces],
-        dist=[dist for entry in entries for dist in entry.batch.dist],
-        node_id=status.spec.node_id,
-    )

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pocqueue.engine.base import Engine
 from pocqueue.errors import (
@@ -34,8 +34,8 @@ from pocqueue.errors import (
     StoreUnavailable,
 )
 from pocqueue.poc.batch import Batch
-from pocqueue.poc.data import is_valid
 from pocqueue.poc.nonces import nonces_of
+from pocqueue.poc.scheme import ProofScheme
 from pocqueue.rounds.latency import Latency
 from pocqueue.rounds.pool import shape_key
 from pocqueue.rounds.records import CommitResult, Outcome, OutstandingRange, RoundStatus
@@ -269,7 +269,7 @@ class RangeRunner:
                         waited = False
                         self._note_gap(batch_began - self._pass_ended)
                     with self._passing(batch_began):
-                        distances = self._engine.values(Batch.of(spec, nonces), upcoming)
+                        values = self._engine.values(Batch.of(spec, nonces), upcoming)
                     self._pass_ended = self._clock()
                     took_s = self._pass_ended - batch_began
                     batch_s = min(batch_s or took_s, took_s)
@@ -290,7 +290,7 @@ class RangeRunner:
                         continue
                 if ended:
                     return _Searched(ended, counted, None)
-                future = self._commit(out, position, stop, nonces, distances, spec.r_target)
+                future = self._commit(out, position, stop, nonces, values, spec.proof)
                 pending = _Pending(future, stop - position)
                 position = stop
         except BaseException:
@@ -359,12 +359,10 @@ class RangeRunner:
         start: int,
         stop: int,
         nonces: Sequence[int],
-        distances: Sequence[float],
-        r_target: float,
+        values: Sequence[Any],
+        proof: ProofScheme,
     ) -> Future[CommitResult]:
-        pairs = zip(nonces, distances, strict=True)
-        valid = [(nonce, dist) for nonce, dist in pairs if is_valid(dist, r_target)]
-        nonfinite = sum(not math.isfinite(dist) for dist in distances)
+        valid, broken = proof.sift(nonces, values)
 
         def commit() -> CommitResult:
             began = self._clock()
@@ -374,9 +372,8 @@ class RangeRunner:
                     out.range_id,
                     start,
                     stop,
-                    [nonce for nonce, _ in valid],
-                    [dist for _, dist in valid],
-                    nonfinite,
+                    valid,
+                    broken,
                 )
             )
             if result is not None:

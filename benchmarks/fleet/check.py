@@ -63,8 +63,8 @@ def compare(backend: Backend, round_ids: list[str], books: Books) -> dict[str, A
         nonces: list[int] = []
         dist: list[float] = []
         for entry in backend.store.iter_proofs(status):
-            nonces += entry.batch.nonces
-            dist += entry.batch.dist
+            nonces += entry.proofs.nonces
+            dist += entry.proofs.values
             entries += 1
         spec = status.spec
         found = (np.array(nonces, np.int64) - spec.node_id) // spec.node_count

@@ -73,7 +73,7 @@ def measure(start: Start) -> tuple[tuple[Figures, Figures], float]:
         at_end.callback(server.stop)
         backend = at_end.enter_context(Backend.open(settings))
         at_end.enter_context(scheduler_process(settings, folder / "scheduler.log"))
-        wait_until(lambda: backend.client.exists("pocqueue:1:leader"), 60, "the scheduler")
+        wait_until(lambda: backend.client.exists("pocqueue:2:leader"), 60, "the scheduler")
         time.sleep(2.0)
         connections = int(backend.client.info("clients")["connected_clients"])
         at_end.enter_context(start(settings, server, folder))

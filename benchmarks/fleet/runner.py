@@ -18,6 +18,7 @@ from typing import Any
 
 from benchmarks.fleet.ledger import Ledger, distance, valid_indices
 from benchmarks.fleet.wire import Command, Wire, WireClosed
+from pocqueue.poc.proofs import Proofs
 from pocqueue.rounds.latency import Latency
 from pocqueue.rounds.pool import shape_key
 from pocqueue.rounds.records import CommitResult, Outcome, OutstandingRange, RoundStatus
@@ -222,9 +223,8 @@ class VirtualRunner:
     async def _commit(self, work: _Range, start: int, stop: int, took_s: float) -> CommitResult:
         spec, out = work.status.spec, work.out
         found, name = valid_indices(start, stop), out.round_id
-        nonces = [spec.node_id + index * spec.node_count for index in found]
-        dist = [distance(index) for index in found]
-        call = commit_batch_call(name, out.range_id, start, stop, nonces, dist, 0)
+        valid = Proofs.of((spec.node_id + i * spec.node_count, distance(i)) for i in found)
+        call = commit_batch_call(name, out.range_id, start, stop, valid, 0)
         number, began = next(self._commit_ids), time.monotonic()
         self._in_flight[number] = (name, start, stop)
         try:

@@ -19,7 +19,7 @@ from pocqueue.cli.output import (
 
 if TYPE_CHECKING:
     from pocqueue.measure.compare import Comparison, Measurement
-    from pocqueue.poc.config import PoCConfig
+    from pocqueue.rounds.spec import RoundSpec
     from pocqueue.settings import Settings
 
 app = typer.Typer(help="Compare engines.", no_args_is_help=True)
@@ -95,7 +95,7 @@ class _Report:
 
     a: Measurement
     b: Measurement
-    config: PoCConfig
+    config: RoundSpec
     comparison: Comparison
     #: Where r_target comes from, in words.
     source: str
@@ -191,7 +191,7 @@ class _Report:
 def _report(
     a: Measurement,
     b: Measurement,
-    config: PoCConfig,
+    config: RoundSpec,
     r_target: float | None,
     valid_rate: float | None,
 ) -> _Report:
@@ -215,7 +215,7 @@ def _check(
     r_target: float | None,
     valid_rate: float | None,
     block_hash: str,
-) -> PoCConfig:
+) -> RoundSpec:
     """Check all that can be before anything is loaded."""
     from importlib.util import find_spec
 
@@ -245,7 +245,7 @@ def _check(
         seq_len=seq_len,
         batch_size=batch_size,
         **({} if r_target is None else {"r_target": r_target}),
-    ).poc_config()
+    )
 
 
 def _settings_of(settings: Settings, engine: str) -> Settings:

@@ -141,7 +141,7 @@ def save_plot(
     # Not pyplot: no window system, no state that outlives the call.
     from matplotlib.figure import Figure
 
-    from pocqueue.measure.calibration import ideal_valid_rate
+    from pocqueue.poc.distance.directions import ideal_valid_rate
 
     histogram = bin_distances(distances, found.r_target, NUM_BARS)
     edges, counts = histogram.edges, histogram.counts

@@ -16,14 +16,12 @@ if TYPE_CHECKING:
 NUM_BEST = 5
 
 
-def best_nonces(entries: Sequence[ProofEntry], num: int = NUM_BEST) -> list[tuple[int, float]]:
-    """Return the nonces with the smallest distances, best first."""
-    pairs = [
-        (nonce, dist)
-        for entry in entries
-        for nonce, dist in zip(entry.batch.nonces, entry.batch.dist, strict=True)
-    ]
-    return sorted(pairs, key=lambda pair: pair[1])[:num]
+def best_nonces(
+    status: RoundStatus, entries: Sequence[ProofEntry], num: int = NUM_BEST
+) -> list[tuple[int, Any]]:
+    """Return the best nonces with their values, as the round's proof scheme ranks them."""
+    pairs = (pair for entry in entries for pair in entry.proofs)
+    return sorted(pairs, key=lambda pair: status.spec.proof.rank(pair[1]))[:num]
 
 
 def expected_rate(status: RoundStatus, vocab_size: int | None) -> tuple[float | None, str]:
@@ -32,9 +30,7 @@ def expected_rate(status: RoundStatus, vocab_size: int | None) -> tuple[float | 
         return status.spec.expected_valid_rate, "calibrated"
     if vocab_size is None:
         return None, ""
-    from pocqueue.measure.calibration import ideal_valid_rate
-
-    return ideal_valid_rate(status.spec.r_target, vocab_size), "of random directions"
+    return status.spec.proof.expected_rate(vocab_size), "of random directions"
 
 
 def rows(status: RoundStatus, vocab_size: int | None) -> list[tuple[str, str]]:
@@ -49,7 +45,7 @@ def rows(status: RoundStatus, vocab_size: int | None) -> list[tuple[str, str]]:
         ("public key", spec.public_key),
         ("node", f"{spec.node_id} of {spec.node_count}"),
         ("model", f"{spec.model} ({spec.model_fingerprint[:12]})"),
-        ("r_target", f"{spec.r_target:.9g}"),
+        *spec.proof.facts(),
         ("nonces checked", f"{status.checked:,} in {status.batches:,} batches"),
         ("valid nonces", f"{status.valid:,}"),
     ]
@@ -64,7 +60,7 @@ def rows(status: RoundStatus, vocab_size: int | None) -> list[tuple[str, str]]:
     found.append(("nonces per second", f"{status.rate:,.1f}"))
     for name, value in (
         ("late batches dropped", status.late_batches),
-        ("non-finite distances", status.nonfinite),
+        (f"non-finite {status.spec.proof.noun}s", status.nonfinite),
         ("nonces given up", status.abandoned),
         ("ranges that came back", status.ranges_returned),
     ):
@@ -82,8 +78,10 @@ def print_round(
 ) -> None:
     """Print how a round stands, or went, with its best nonces."""
     shown = rows(status, vocab_size)
-    for place, (nonce, dist) in enumerate(best_nonces(entries)):
-        shown.append(("best nonces" if place == 0 else "", f"{nonce:<20} distance {dist:.6f}"))
+    proof = status.spec.proof
+    for place, (nonce, value) in enumerate(best_nonces(status, entries)):
+        text = f"{nonce:<20} {proof.noun} {proof.show(value)}"
+        shown.append(("best nonces" if place == 0 else "", text))
     if written is not None:
         shown.append(("proofs written to", str(written)))
     view = console()
@@ -124,9 +122,10 @@ def json_round(
     status: RoundStatus, entries: Sequence[ProofEntry], written: Path | None
 ) -> dict[str, Any]:
     """Return what `print_round` shows, for `--json`."""
+    field = status.spec.proof.field
     return {
         **status.to_dict(),
-        "best": [{"nonce": nonce, "dist": dist} for nonce, dist in best_nonces(entries)],
+        "best": [{"nonce": nonce, field: value} for nonce, value in best_nonces(status, entries)],
         "proofs_file": None if written is None else str(written),
     }
 

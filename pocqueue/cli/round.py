@@ -184,8 +184,6 @@ def proofs(
     as_json: Json = False,
 ) -> None:
     """Print the valid nonces of a round, best first, or write them to a file."""
-    from dataclasses import asdict
-
     from pocqueue.cli.report import best_nonces
 
     check_output(output)
@@ -196,10 +194,10 @@ def proofs(
             written = _write(backend, found, output)
             console(stderr=True).print(f"{found.valid:,} valid nonces written to {written}.")
     if as_json:
-        print_json([asdict(entry.batch) | {"queue": entry.queue} for entry in entries])
+        print_json([found.spec.body(entry.proofs) | {"queue": entry.queue} for entry in entries])
     elif output is None:
-        for nonce, dist in best_nonces(entries, limit):
-            sys.stdout.write(f"{nonce} {dist:.9f}\n")
+        for nonce, value in best_nonces(found, entries, limit):
+            sys.stdout.write(f"{nonce} {found.spec.proof.show(value, digits=9)}\n")
         if found.valid > limit:
             console(stderr=True).print(
                 f"{found.valid - limit:,} more: --limit, or --output FILE for all of them."
@@ -239,7 +237,7 @@ def validate(
         print_json(result.to_dict())
     else:
         console().print(result.sentence())
-    raise typer.Exit(EXIT_FAILED if result.fraud_detected else EXIT_OK)
+    raise typer.Exit(EXIT_FAILED if result.verdict.fraud_detected else EXIT_OK)
 
 
 def calibrated(

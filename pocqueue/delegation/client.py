@@ -13,18 +13,20 @@ import ssl
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 import httpx
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, create_model
 from typing_extensions import override
 
 from pocqueue.closing import AsyncClosing
 from pocqueue.errors import DelegationError, SettingsError
 from pocqueue.node.round import NodeRound
-from pocqueue.poc.data import ProofBatch
+from pocqueue.poc.proofs import ReceivedBatch
+from pocqueue.poc.scheme import DEFAULT, ProofScheme, scheme_class
 
 #: Of one request, beside the time that the big node is asked to wait.
 TIMEOUT_S = 10.0
@@ -60,7 +62,7 @@ class RemoteModel(BaseModel):
 class BatchPage:
     """What a big node said to `batches`."""
 
-    batches: list[ProofBatch]
+    batches: list[ReceivedBatch]
     active: bool
     status: str
     #: Where the next page begins; None: the big node knows no cursors.
@@ -74,20 +76,17 @@ class _Started(RemoteModel):
     message: str = ""
 
 
-class _Batch(BaseModel):
-    public_key: str
-    block_hash: str
-    block_height: int
-    nonces: list[int] = Field(max_length=1_000_000)
-    dist: list[float] = Field(max_length=1_000_000)
-    node_id: int = 0
-
-
 class _Page(BaseModel):
-    batches: list[_Batch]
+    batches: list[Any]
     session_active: bool
     status: str = ""
     cursor: str | None = Field(default=None, max_length=256)
+
+
+@cache
+def _page_of(scheme: type[ProofScheme]) -> type[_Page]:
+    batches: Any = (list[scheme.batch_model()], ...)  # type: ignore[misc]
+    return create_model("Page", __base__=_Page, batches=batches)
 
 
 class DelegationClient(AsyncClosing):
@@ -98,6 +97,7 @@ class DelegationClient(AsyncClosing):
         token: its token for us.
         ca: PEM file with the authority of its certificate; None: the system's.
         timeout_s: seconds for one request, beside a wait that was asked for.
+        scheme: how the proofs of its sessions are made.
 
     Raises:
         SettingsError: the PEM file cannot be read.
@@ -105,11 +105,18 @@ class DelegationClient(AsyncClosing):
     """
 
     def __init__(
-        self, url: str, token: str, *, ca: Path | None = None, timeout_s: float = TIMEOUT_S
+        self,
+        url: str,
+        token: str,
+        *,
+        ca: Path | None = None,
+        timeout_s: float = TIMEOUT_S,
+        scheme: str = DEFAULT,
     ) -> None:
         self.url = url.rstrip("/")
         self._token = token
         self._timeout_s = timeout_s
+        self._scheme = scheme_class(scheme)
         # In a URL a token ends up in logs, so only where the big node reads it nowhere else.
         self._token_in_query = False
         # To make a context takes tens of milliseconds.
@@ -174,8 +181,8 @@ class DelegationClient(AsyncClosing):
             if _wants_query_token(reply):
                 reply = await self._ask("GET", path, params=query | self._as_field, wait_s=wait_s)
                 self._token_in_query = reply.status_code == 200
-        page = self._read(_Page, self._checked(reply))
-        batches = [ProofBatch(**batch.model_dump()) for batch in page.batches]
+        page = self._read(_page_of(self._scheme), self._checked(reply))
+        batches = [self._scheme.read(batch) for batch in page.batches]
         return BatchPage(batches, page.session_active, page.status[:100], page.cursor)
 
     async def stop(self, session_id: str) -> None:

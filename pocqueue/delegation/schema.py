@@ -13,9 +13,10 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pocqueue.poc.fields import HttpUrl, Text
+from pocqueue.poc.scheme import WithProof
 from pocqueue.poc.search import SearchBody, SeqLen
 from pocqueue.rounds.sessions.model import ModelWish
-from pocqueue.rounds.spec import FraudThreshold, RoundSpec, RTarget
+from pocqueue.rounds.spec import RoundSpec
 from pocqueue.rounds.start import draft_spec
 from pocqueue.web.errors import error_answers
 
@@ -51,7 +52,7 @@ class Params(BaseModel):
         return ModelWish(**self.model_dump(exclude={"seq_len"}))
 
 
-class StartBody(SearchBody):
+class StartBody(SearchBody, WithProof):
     """A session as a small node asks for it."""
 
     model_config = ConfigDict(
@@ -73,8 +74,6 @@ class StartBody(SearchBody):
         },
     )
 
-    r_target: RTarget
-    fraud_threshold: FraudThreshold = 0.01
     params: Params = Field(default_factory=Params)
     auth_token: str | None = Field(default=None, description="The token, where no header has it.")
     request_id: UUID | None = Field(

@@ -1,6 +1,6 @@
 """Which r_target makes a given share of nonces valid, for the model that is deployed.
 
-A random direction in R^vocab would need no sampling: see `ideal_valid_rate`. A language model's logits
+A random direction in R^vocab would need no sampling: see `poc/distance/directions.py`. A language model's logits
 are no random direction. Their mean is not zero, so every nonce's distance to the target t of a block is
 shifted by about cos(logits, 1) * cos(t, 1), 1 being the vector of ones: the same for all nonces of the
 block (a permutation does not move the vector of ones), another for the next block, and spread less. At
@@ -164,50 +164,6 @@ def _interval_places(num: int, rate: float, confidence: float) -> tuple[int, int
     return first, last
 
 
-def ideal_valid_rate(r_target: float, vocab_size: int) -> float:
-    """Return the probability that a random direction is nearer to a fixed one than r_target.
-
-    For a direction uniform on the sphere in R^n, (1 + cos) / 2 to any fixed one follows the
-    distribution Beta((n-1)/2, (n-1)/2), and the squared chord is 2 - 2 cos; so a quarter of the
-    squared distance follows it too (Li, Concise formulas for the area of a spherical cap, 2011).
-
-    Args:
-        r_target: (0, 2].
-        vocab_size: n, at least 2.
-
-    Raises:
-        InvalidRound: either is out of bounds.
-    """
-    from scipy.special import betainc
-
-    if not 0 < r_target <= 2:
-        raise InvalidRound("r_target", r_target, "a number above 0 and up to 2")
-    half = _half_degrees(vocab_size)
-    return float(betainc(half, half, r_target * r_target / 4))
-
-
-def ideal_r_target(valid_rate: float, vocab_size: int) -> float:
-    """Return the r_target at which random directions have this valid rate.
-
-    The inverse of `ideal_valid_rate`.
-
-    Raises:
-        InvalidRound: valid_rate is not inside (0, 1), or vocab_size is below 2.
-    """
-    from scipy.special import betaincinv
-
-    if not 0 < valid_rate < 1:
-        raise InvalidRound("valid_rate", valid_rate, "a share above 0 and below 1, such as 0.1")
-    half = _half_degrees(vocab_size)
-    return 2 * math.sqrt(float(betaincinv(half, half, valid_rate)))
-
-
-def _half_degrees(vocab_size: int) -> float:
-    if vocab_size < 2:
-        raise InvalidRound("vocab_size", vocab_size, "a whole number of at least 2")
-    return (vocab_size - 1) / 2
-
-
 def made_up_blocks(num: int = 8) -> list[str]:
     """Return block hashes that no chain has; the same ones every time, so that results repeat."""
     texts = (f"pocqueue calibration block {i}" for i in range(num))
@@ -352,7 +308,7 @@ def _follow(
             time.sleep(POLL_MS / 1000)
             continue
         for entry in entries:
-            distances += entry.batch.dist
+            distances += entry.proofs.values
             cursor = entry.cursor
         if entries and on_progress is not None:
             on_progress(len(distances), spec.max_nonces)

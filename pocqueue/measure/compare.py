@@ -18,8 +18,7 @@ from typing import Any
 from pocqueue.engine.base import Engine, EngineInfo, OnProgress
 from pocqueue.errors import EngineError, InvalidRound, ModelMismatch
 from pocqueue.logs import log_to_stderr
-from pocqueue.poc.batch import batches_of
-from pocqueue.poc.config import PoCConfig
+from pocqueue.poc.batch import Searched, batches_of
 from pocqueue.poc.data import PROBABILITY_MISMATCH, is_valid
 from pocqueue.processes.function import run_in_child
 from pocqueue.settings import Settings
@@ -276,7 +275,7 @@ def check_same_model(a: EngineInfo, b: EngineInfo) -> None:
 
 
 def measure(
-    engine: Engine, config: PoCConfig, num_nonces: int, on_progress: OnProgress
+    engine: Engine, config: Searched, num_nonces: int, on_progress: OnProgress
 ) -> Measurement:
     """Run one pass that does not count, then the nonces 0 to num_nonces - 1, timing each batch.
 
@@ -301,7 +300,7 @@ def measure(
 
 def measure_in_child(
     settings: Settings,
-    config: PoCConfig,
+    config: Searched,
     num_nonces: int,
     on_progress: OnProgress,
     *,
@@ -327,7 +326,7 @@ def measure_in_child(
 
 def _load_and_measure(
     settings: Settings,
-    config: PoCConfig,
+    config: Searched,
     num_nonces: int,
     same_as: EngineInfo | None,
     on_progress: OnProgress,

@@ -10,13 +10,13 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from pocqueue.engine import Engine, OnProgress
 from pocqueue.engine.base import EngineInfo
 from pocqueue.engine.local import load_local_engine
 from pocqueue.errors import EngineError, EngineUnavailable, PocqueueError
-from pocqueue.poc.batch import Batch, batches_of
-from pocqueue.poc.config import PoCConfig
+from pocqueue.poc.batch import Batch, Searched, batches_of
 from pocqueue.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -68,8 +68,8 @@ class EngineHost:
             raise EngineUnavailable(f"The engine of this node cannot be used: {self.error}")
         return self.info
 
-    async def distances(self, config: PoCConfig, nonces: Sequence[int]) -> list[float]:
-        """Compute the distances of any number of nonces, in passes of the round's shape.
+    async def values(self, search: Searched, nonces: Sequence[int]) -> list[Any]:
+        """Compute the values of any number of nonces, in passes of a search's shape.
 
         Raises:
             EngineUnavailable: the engine cannot be used.
@@ -77,8 +77,8 @@ class EngineHost:
             InvalidRound: it cannot run the round's shape.
         """
         await self.ready()
-        computed: list[float] = []
-        for batch in batches_of(config, nonces):
+        computed: list[Any] = []
+        for batch in batches_of(search, nonces):
             computed += await self._run(batch)
         return computed
 
@@ -90,7 +90,7 @@ class EngineHost:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._engine.close)
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def _run(self, batch: Batch) -> list[float]:
+    async def _run(self, batch: Batch) -> list[Any]:
         assert self._engine is not None
         loop = asyncio.get_running_loop()
         try:

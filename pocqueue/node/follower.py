@@ -18,7 +18,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import asdict
 from typing import Any, ParamSpec, TypeVar
 
 from pocqueue.errors import DelegationError, OutboxError, PocqueueError
@@ -30,8 +29,8 @@ from pocqueue.node.round import NodeRound
 from pocqueue.node.signing import sign_body
 from pocqueue.node.sources import Page, Source, is_final, is_refused
 from pocqueue.node.spot_check import SpotCheck
-from pocqueue.poc.data import ProofBatch, is_valid
-from pocqueue.poc.nonces import MAX_NONCE
+from pocqueue.poc.nonces import MAX_NONCE, split_range
+from pocqueue.poc.proofs import Proofs, ReceivedBatch
 
 logger = logging.getLogger(__name__)
 
@@ -308,7 +307,7 @@ class Follower:
                     self.error = None
                 return done
 
-    def _checked(self, page: Page) -> list[ProofBatch]:
+    def _checked(self, page: Page) -> list[Proofs]:
         """Return the page's batches without nonces that came before.
 
         Raises:
@@ -318,45 +317,43 @@ class Follower:
         for batch in page.batches:
             if self.source.origin == "delegation":
                 self._check(batch)
-            kept = self._batch([], [])
-            for nonce, distance in zip(batch.nonces, batch.dist, strict=True):
+            kept = Proofs()
+            for nonce, value in batch.proofs:
                 if nonce not in self.seen:
                     self.seen.add(nonce)
                     kept.nonces.append(nonce)
-                    kept.dist.append(distance)
-            if repeated := len(batch) - len(kept):
+                    kept.values.append(value)
+            if repeated := len(batch.proofs) - len(kept):
                 logger.info("%s %d nonces came twice; kept once.", self.tag, repeated)
             if kept.nonces:
                 kept_batches.append(kept)
         return kept_batches
 
-    def _check(self, batch: ProofBatch) -> None:
-        ours = self.round
+    def _check(self, batch: ReceivedBatch) -> None:
+        ours, proof = self.round, self.round.proof
         if (batch.public_key, batch.block_hash, batch.block_height) != (
             ours.public_key,
             ours.block_hash,
             ours.block_height,
         ):
             raise Fraud(f"a batch is of another round (block {batch.block_hash[:80]!r})")
-        if len(batch.nonces) != len(batch.dist):
-            raise Fraud("a batch has not one distance for each nonce")
-        for nonce, distance in zip(batch.nonces, batch.dist, strict=True):
+        if len(batch.proofs.nonces) != len(batch.proofs.values):
+            raise Fraud(f"a batch has not one {proof.noun} for each nonce")
+        for nonce, value in batch.proofs:
             if not 0 <= nonce <= MAX_NONCE or nonce % ours.node_count != ours.node_id:
                 raise Fraud(
                     f"nonce {str(nonce)[:40]} is not one of node {ours.node_id} of {ours.node_count}"
                 )
-            if distance < 0 or not is_valid(distance, ours.r_target):
-                raise Fraud(f"nonce {nonce} claims distance {distance}, which is not valid")
+            if reason := proof.refusal(value):
+                raise Fraud(f"nonce {nonce} {reason}")
 
-    def _messages(self, position: str, batches: list[ProofBatch]) -> list[NewMessage]:
-        nonces = [nonce for batch in batches for nonce in batch.nonces]
-        dist = [distance for batch in batches for distance in batch.dist]
+    def _messages(self, position: str, batches: list[Proofs]) -> list[NewMessage]:
+        found = Proofs.joined(batches)
         messages = []
-        for start in range(0, len(nonces), NONCES_PER_MESSAGE):
-            stop = start + NONCES_PER_MESSAGE
-            piece = self._batch(nonces[start:stop], dist[start:stop])
+        for start, stop in split_range(0, len(found), NONCES_PER_MESSAGE):
+            piece = Proofs(found.nonces[start:stop], found.values[start:stop])
             with self._metrics.signing.time():
-                body = sign_body(asdict(piece) | {"r_target": self.round.r_target}, self._key)
+                body = sign_body(self.round.proof.signed_body(self.round, piece), self._key)
             self._metrics.signed.inc()
             messages.append(
                 NewMessage(
@@ -369,17 +366,7 @@ class Follower:
             )
         return messages
 
-    def _batch(self, nonces: list[int], dist: list[float]) -> ProofBatch:
-        return ProofBatch(
-            public_key=self.round.public_key,
-            block_hash=self.round.block_hash,
-            block_height=self.round.block_height,
-            nonces=nonces,
-            dist=dist,
-            node_id=self.round.node_id,
-        )
-
-    def _count(self, batches: list[ProofBatch]) -> None:
+    def _count(self, batches: list[Proofs]) -> None:
         num_nonces = sum(len(batch) for batch in batches)
         self.batches += len(batches)
         self.nonces += num_nonces

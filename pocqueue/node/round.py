@@ -6,23 +6,19 @@ from typing import Any
 
 from pydantic import Field
 
-from pocqueue.poc.config import PoCConfig
 from pocqueue.poc.fields import HttpUrl
-from pocqueue.poc.search import Search
+from pocqueue.poc.scheme import ProofSearch
 from pocqueue.rounds.sessions.model import ModelWish
-from pocqueue.rounds.spec import FraudThreshold, RTarget
 
 _NOT_OF_THE_SEARCH = {"params", "url", "delegation_url", "delegation_auth_token"}
 
 
-class NodeRound(Search):
+class NodeRound(ProofSearch):
     """What to search, with which model, and where the signed batches go.
 
     The bounds are those of a round (`poc/search.py`). What depends on the model is for whoever has it.
     """
 
-    r_target: RTarget
-    fraud_threshold: FraudThreshold = 0.01
     #: The request's own `params`, passed on as they came: the big node judges them.
     params: dict[str, Any] = Field(default_factory=dict)
     #: Base of the callbacks; `/generated` and `/validated` are appended.
@@ -34,7 +30,10 @@ class NodeRound(Search):
     def is_same_search(self, other: NodeRound) -> bool:
         """Say whether another request asks for what this one asks for already."""
         ours, theirs = (
-            (r.block_hash, r.block_height, r.public_key, r.node_id, r.node_count, r.r_target)
+            (
+                (r.block_hash, r.block_height, r.public_key, r.node_id, r.node_count),
+                (r.scheme, r.proof.model_dump(exclude={"fraud_threshold"})),
+            )
             for r in (self, other)
         )
         return ours == theirs and (self.seq_len, self.wish) == (other.seq_len, other.wish)
@@ -49,12 +48,8 @@ class NodeRound(Search):
 
     @property
     def search(self) -> dict[str, Any]:
-        """What is searched, by the names that `PoCConfig` and `RoundSpec` have in common."""
+        """What is searched, by the names of `RoundSpec`."""
         return self.model_dump(exclude=_NOT_OF_THE_SEARCH)
-
-    def poc_config(self) -> PoCConfig:
-        """Return the same search in the words of `pocqueue.poc`."""
-        return PoCConfig(**self.search, callback_url=self.url)
 
     def start_body(self) -> dict[str, Any]:
         """Return the body of the delegation API's `start`, without the token (WIRE.md section 1)."""

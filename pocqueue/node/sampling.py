@@ -5,7 +5,7 @@ cannot foresee. Two numbers have to be right: how often a cheat is caught, and h
 node is called one.
 
 **When it is fraud.** An honest nonce comes out as invalid with probability 5e-4 (float error;
-`poc.data.PROBABILITY_MISMATCH`), independently of the others. The sample grows during the session and
+`poc.distance.data.PROBABILITY_MISMATCH`), independently of the others. The sample grows during the session and
 is looked at over and over, and each look is one more chance to be wrong. So the round's
 fraud_threshold is split over the counts of invalid nonces: the k-th one, k >= 2, is given
 fraud_threshold / (k (k - 1)), which sums to fraud_threshold over all k. It is fraud where k nonces
@@ -40,10 +40,10 @@ import functools
 import math
 import random
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pocqueue.poc.data import PROBABILITY_MISMATCH, fraud_test, is_mismatch
+from pocqueue.poc.distance.data import PROBABILITY_MISMATCH
+from pocqueue.poc.fraud import fraud_test
 
 #: Nonces of the session that the sample is made for (issue 4).
 SESSION_NONCES = 2000
@@ -95,7 +95,6 @@ class SessionCheck:
     """The sample of one session, and the verdict on all of it so far.
 
     Args:
-        r_target: distance that the session's nonces have to stay below.
         fraud_threshold: of the round; (0, 1).
         num_sampled: of a check that goes on after a restart.
         num_invalid: likewise.
@@ -104,14 +103,12 @@ class SessionCheck:
 
     def __init__(
         self,
-        r_target: float,
         fraud_threshold: float = FRAUD_THRESHOLD,
         *,
         num_sampled: int = 0,
         num_invalid: int = 0,
         probability_mismatch: float = PROBABILITY_MISMATCH,
     ) -> None:
-        self._r_target = r_target
         self._probability_mismatch = probability_mismatch
         self._fraud_threshold = fraud_threshold
         self._num_sampled = num_sampled
@@ -127,21 +124,15 @@ class SessionCheck:
             self._probability_mismatch,
         )
 
-    def add(self, received: Sequence[float], computed: Sequence[float]) -> Verdict:
+    def add(self, *, sampled: int, invalid: int) -> Verdict:
         """Add recomputed nonces and return the verdict on all of the session's.
 
         Args:
-            received: the distance that each of them was sent with.
-            computed: the distance that each of them has, in the same order.
-
-        Raises:
-            ValueError: there are not as many of the one as of the other.
+            sampled: how many they are.
+            invalid: and of these, how many came out as invalid.
         """
-        self._num_invalid += sum(
-            is_mismatch(claim, distance, self._r_target)
-            for claim, distance in zip(received, computed, strict=True)
-        )
-        self._num_sampled += len(received)
+        self._num_sampled += sampled
+        self._num_invalid += invalid
         return self.verdict
 
 
@@ -292,7 +283,8 @@ def _largest_sample(num_invalid: int, fraud_threshold: float) -> int:
 
 
 def _is_fraud(num_invalid: int, num_sampled: int, fraud_threshold: float) -> bool:
-    return fraud_test(num_invalid, num_sampled, _part(num_invalid, fraud_threshold))[1]
+    threshold = _part(num_invalid, fraud_threshold)
+    return fraud_test(num_invalid, num_sampled, threshold, PROBABILITY_MISMATCH)[1]
 
 
 def _hypergeometric(hits: int, total: int, marked: int, drawn: int) -> float:

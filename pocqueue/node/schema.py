@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from pocqueue.errors import InvalidRound
 from pocqueue.node.round import NodeRound
 from pocqueue.poc.fields import HttpUrl, Text
+from pocqueue.poc.scheme import WithProof
 from pocqueue.poc.search import NOT_SET, MaybeNodeCount, MaybeNodeId, SearchBody
-from pocqueue.rounds.spec import FraudThreshold, RTarget
 from pocqueue.served import schema as pow_schema
 from pocqueue.web.errors import error_answers
 
@@ -75,15 +75,13 @@ class Params(BaseModel):
         return self
 
 
-class InitBody(SearchBody):
+class InitBody(SearchBody, WithProof):
     """A round as the chain describes it."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
     node_id: MaybeNodeId = NOT_SET
     node_count: MaybeNodeCount = NOT_SET
-    r_target: RTarget
-    fraud_threshold: FraudThreshold = 0.01
     params: Params = Field(default_factory=Params, description="The model, by name or dimensions.")
     url: HttpUrl | None = Field(
         default=None,

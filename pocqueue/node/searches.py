@@ -338,7 +338,7 @@ class Searches:
                     "DELEGATION_URL and DELEGATION_AUTH_TOKEN are not set any more"
                 )
             url, token = ours.url, ours.auth_token.get_secret_value()
-        return DelegationClient(url, token, ca=self._delegation.tls_ca)
+        return DelegationClient(url, token, ca=self._delegation.tls_ca, scheme=node_round.scheme)
 
     def _open_backend(self) -> Backend:
         if self._backend is None:

@@ -32,8 +32,8 @@ from pocqueue.node.outbox import Counts, NewMessage, Outbox, Session
 from pocqueue.node.round import NodeRound
 from pocqueue.node.searches import VERDICTS, Search, Searches, work_kind
 from pocqueue.node.signing import sign_body
-from pocqueue.poc.data import ProofBatch, ValidatedBatch, check_length
-from pocqueue.poc.sender import validated_body
+from pocqueue.poc.data import ProofBatch
+from pocqueue.poc.proofs import Proofs, Verdict, check_length
 from pocqueue.settings import DelegationSettings, NodeSettings, Settings
 
 logger = logging.getLogger(__name__)
@@ -181,7 +181,7 @@ class NodeService:
             await self._stop_search()
             self.state = NodeState.VALIDATING
 
-    async def validate(self, proof: ProofBatch) -> ValidatedBatch:
+    async def validate(self, proof: ProofBatch) -> Verdict:
         """Recompute somebody's proof for the round's block; the signed verdict goes to the callback URL.
 
         Returns once the verdict is on disk. The block is the round's whatever the proof says, so that
@@ -198,22 +198,14 @@ class NodeService:
         node_round = self.round
         if node_round is None:
             raise NodeStateError("PoW is not running")
-        check_length("dist", proof.dist, proof.nonces)
-        config = node_round.poc_config()
-        config.public_key = proof.public_key
-        computed = await self.engine.distances(config, proof.nonces)
-        verdict = ValidatedBatch(
-            public_key=proof.public_key,
-            block_hash=node_round.block_hash,
-            block_height=node_round.block_height,
-            nonces=proof.nonces,
-            dist=computed,
-            node_id=proof.node_id,
-            received_dist=proof.dist,
-            r_target=node_round.r_target,
-            fraud_threshold=node_round.fraud_threshold,
+        claimed = Proofs(proof.nonces, proof.dist)
+        # The nonces of whoever is judged, in the block of the round.
+        search = node_round.model_copy(
+            update={"public_key": proof.public_key, "node_id": proof.node_id}
         )
-        await self._post_verdict(node_round, verdict)
+        check_length(search.proof.field, claimed.values, claimed.nonces, search.proof.noun)
+        verdict = search.proof.judge(claimed, await self.engine.values(search, proof.nonces))
+        await self._post_verdict(node_round.url, search, verdict)
         return verdict
 
     async def stop(self) -> bool:
@@ -455,15 +447,15 @@ class NodeService:
                 logger.error("%s", exc)
             await asyncio.sleep(PRUNE_EVERY_S)
 
-    async def _post_verdict(self, node_round: NodeRound, verdict: ValidatedBatch) -> None:
-        body = sign_body(validated_body(verdict), self.key)
+    async def _post_verdict(self, url: str, search: NodeRound, verdict: Verdict) -> None:
+        body = sign_body(search.proof.verdict_body(search, verdict), self.key)
         self.metrics.signed.inc()
         message = NewMessage(
             position=uuid.uuid4().hex,
             kind="validated",
-            url=node_round.url,
+            url=url,
             body=body,
-            nonces=len(verdict),
+            nonces=len(verdict.proofs),
         )
         # A session with no search of its own; it has no pages, and so its cursor stays.
         session_id = f"{VERDICTS}{uuid.uuid4()}"

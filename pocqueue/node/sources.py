@@ -18,8 +18,7 @@ from pocqueue.errors import DelegationError, EngineUnavailable, InvalidRound, St
 from pocqueue.node.engine_host import EngineHost
 from pocqueue.node.outbox import Origin
 from pocqueue.node.round import NodeRound
-from pocqueue.poc.data import ProofBatch, is_valid
-from pocqueue.poc.nonces import nonces_of
+from pocqueue.poc.proofs import ReceivedBatch
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.records import RoundStatus
 from pocqueue.rounds.sessions.model import choose_session_model
@@ -46,7 +45,7 @@ class Page:
 
     #: Where the next page begins.
     cursor: str
-    batches: list[ProofBatch]
+    batches: list[ReceivedBatch]
     #: Nothing comes after this page.
     over: bool
     #: Why it is over, or how it stands; in the words of the source.
@@ -193,7 +192,8 @@ class QueueSource:
         )
         over = not status.state.is_active and len(entries) < ENTRIES
         behind = entries[-1].cursor if entries else cursor
-        return Page(behind, [entry.batch for entry in entries], over, status.state.value)
+        batches = [ReceivedBatch.of(status.spec, entry.proofs) for entry in entries]
+        return Page(behind, batches, over, status.state.value)
 
 
 class EngineSource:
@@ -227,33 +227,18 @@ class EngineSource:
         start = int(cursor or 0)
         if self._stopped or time.time() >= self._deadline_s:
             return self._end(cursor)
-        node_round, config = self._round, self._round.poc_config()
+        node_round = self._round
         try:
-            nonces = list(
-                nonces_of(
-                    start, start + config.batch_size, node_round.node_id, node_round.node_count
-                )
-            )
+            nonces = node_round.nonces(start, start + node_round.batch_size)
         except InvalidRound:
             return Page(cursor, [], over=True, status="every nonce of this node is searched")
-        distances = await self._engine.distances(config, nonces)
+        values = await self._engine.values(node_round, nonces)
         # A pass cannot be interrupted; what a stop or the deadline overtook does not count.
         if self._stopped or time.time() >= self._deadline_s:
             return self._end(cursor)
-        valid = [
-            (nonce, distance)
-            for nonce, distance in zip(nonces, distances, strict=True)
-            if is_valid(distance, config.r_target)
-        ]
-        batch = ProofBatch(
-            public_key=node_round.public_key,
-            block_hash=node_round.block_hash,
-            block_height=node_round.block_height,
-            nonces=[nonce for nonce, _ in valid],
-            dist=[distance for _, distance in valid],
-            node_id=node_round.node_id,
-        )
-        return Page(str(start + len(nonces)), [batch] if valid else [], over=False)
+        valid, _ = node_round.proof.sift(nonces, values)
+        found = [ReceivedBatch.of(node_round, valid)] if len(valid) else []
+        return Page(str(start + len(nonces)), found, over=False)
 
     async def stop(self) -> None:
         self._stopped = True

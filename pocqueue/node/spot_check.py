@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from typing import Any
 
 from pocqueue.delegation.client import RemoteModel
 from pocqueue.engine.base import EngineInfo
@@ -19,13 +20,10 @@ from pocqueue.node.metrics import NodeMetrics
 from pocqueue.node.outbox import Outbox
 from pocqueue.node.round import NodeRound
 from pocqueue.node.sampling import FRAUD_THRESHOLD, Sampler, SessionCheck
-from pocqueue.poc.data import PROBABILITY_MISMATCH, ProofBatch, is_mismatch
+from pocqueue.poc.proofs import Proofs
 
 logger = logging.getLogger(__name__)
 
-#: Of valid nonces that come out on the other side where engines differ in runtime or dtype; 0.6 to
-#: 0.7 % were measured between torch and vLLM in bfloat16, 1 % between bfloat16 and float32.
-OTHER_ARITHMETIC = 0.02
 #: Samples that may wait for the engine. A slow one checks fewer rather than ever later ones.
 MAX_WAITING = 2000
 
@@ -69,7 +67,7 @@ class SpotCheck:
         self._session_id = session_id
         self._metrics = metrics
         self._any_model = any_model
-        self._waiting: deque[tuple[int, float]] = deque()
+        self._waiting: deque[tuple[int, Any]] = deque()
         self._wake = asyncio.Event()
         self._ended = False
         session = outbox.session(session_id)
@@ -77,14 +75,14 @@ class SpotCheck:
             self.sampled, self.invalid = session.sampled, session.invalid
         self._sampler = Sampler(seen=0 if session is None else session.nonces)
 
-    def offer(self, batches: list[ProofBatch]) -> None:
+    def offer(self, batches: list[Proofs]) -> None:
         """Take a sample of new batches."""
         if self.error is not None:
             return
         for batch in batches:
             for position in self._sampler.pick(len(batch)):
                 if len(self._waiting) < MAX_WAITING:
-                    self._waiting.append((batch.nonces[position], batch.dist[position]))
+                    self._waiting.append((batch.nonces[position], batch.values[position]))
         if self._waiting:
             self._wake.set()
 
@@ -119,9 +117,8 @@ class SpotCheck:
     async def _run(self) -> str | None:
         probability = self._probability(await self._engine.ready())
         check = SessionCheck(
-            self._round.r_target,
             # The round's own is for whole proofs; some chains set it so low that no sample reaches it.
-            max(self._round.fraud_threshold, FRAUD_THRESHOLD),
+            max(self._round.proof.fraud_threshold, FRAUD_THRESHOLD),
             num_sampled=self.sampled,
             num_invalid=self.invalid,
             probability_mismatch=probability,
@@ -138,15 +135,12 @@ class SpotCheck:
     async def _recompute(self, check: SessionCheck) -> str | None:
         size = min(len(self._waiting), self._round.batch_size)
         some = [self._waiting.popleft() for _ in range(size)]
-        received = [distance for _, distance in some]
-        computed = await self._engine.distances(
-            self._round.poc_config(), [nonce for nonce, _ in some]
-        )
-        verdict = check.add(received, computed)
+        computed = await self._engine.values(self._round, [nonce for nonce, _ in some])
         wrong = sum(
-            is_mismatch(claim, distance, self._round.r_target)
-            for claim, distance in zip(received, computed, strict=True)
+            self._round.proof.is_mismatch(claim, own)
+            for (_, claim), own in zip(some, computed, strict=True)
         )
+        verdict = check.add(sampled=size, invalid=wrong)
         self.sampled, self.invalid = verdict.num_sampled, verdict.num_invalid
         self._metrics.sampled.inc(size)
         try:
@@ -172,7 +166,7 @@ class SpotCheck:
             )
         same = theirs.model_dtype in {"", info.dtype} and theirs.model_runtime in {"", info.runtime}
         if same:
-            return PROBABILITY_MISMATCH
+            return self._round.proof.probability_mismatch()
         logger.warning(
             "DELEGATION session %s: the big node runs the model by %s in %s, this node by %s in %s: "
             "fraud of a few per cent is not told from float error.",
@@ -182,7 +176,7 @@ class SpotCheck:
             info.runtime,
             info.dtype,
         )
-        return OTHER_ARITHMETIC
+        return self._round.proof.probability_mismatch(same_arithmetic=False)
 
 
 class _NotComparable(PocqueueError):

@@ -20,6 +20,10 @@ class Searched(Protocol):
     def batch_size(self) -> int: ...
     @property
     def seq_len(self) -> int: ...
+    @property
+    def scheme(self) -> str: ...
+    @property
+    def options(self) -> tuple[tuple[str, Any], ...]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,13 @@ class Batch:
     def of(cls, search: Searched, nonces: Sequence[int]) -> Batch:
         """Return the batch of these nonces in the shape of a search."""
         return cls(
-            search.block_hash, search.public_key, tuple(nonces), search.batch_size, search.seq_len
+            search.block_hash,
+            search.public_key,
+            tuple(nonces),
+            search.batch_size,
+            search.seq_len,
+            search.scheme,
+            search.options,
         )
 
     @classmethod

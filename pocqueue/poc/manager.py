@@ -25,10 +25,11 @@ import torch
 
 from pocqueue.errors import InvalidRound
 from pocqueue.poc.config import PoCConfig, PoCState
-from pocqueue.poc.data import ProofBatch, ValidatedBatch, check_length, is_valid
+from pocqueue.poc.data import ProofBatch, ValidatedBatch, is_valid
 from pocqueue.poc.forward import DistanceSource, ForwardPass, ModelConfig
 from pocqueue.poc.gpu_random import generate_target
 from pocqueue.poc.nonces import check_node, nonces_of, split_range
+from pocqueue.poc.proofs import check_length
 from pocqueue.poc.stats import PoCStats
 
 if TYPE_CHECKING:
@@ -276,7 +277,7 @@ class PoCManager:
             RuntimeError: there is no round, or it ended before the verdict.
             InvalidRound: there is not one distance for each nonce.
         """
-        check_length("dist", proof.dist, proof.nonces)
+        check_length("dist", proof.dist, proof.nonces, "distance")
         with self._lock:
             config, target, sender = self.config, self.target, self._callback_sender
             began = (self._round_number, self._num_stops)

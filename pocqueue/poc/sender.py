@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -23,7 +22,7 @@ from pocqueue.poc.callback import (
     retry_pause_s,
     without_secrets,
 )
-from pocqueue.poc.data import ProofBatch, ValidatedBatch, is_valid
+from pocqueue.poc.distance.data import ProofBatch, ValidatedBatch, validated_body
 
 logger = logging.getLogger(__name__)
 
@@ -198,24 +197,3 @@ class PoCCallbackSender(AsyncClosing):
     def _drop(self, kind: Kind, reason: str) -> None:
         self.dropped += 1
         logger.warning("Callback %s/%s: dropped, %s", self._name, kind, reason)
-
-
-def validated_body(batch: ValidatedBatch) -> dict[str, Any]:
-    """Return a verdict as it goes over the wire: in the words of both kinds of receivers.
-
-    The fields of `ValidatedBatch`, and beside them those that vLLM's callbacks have:
-    ``computed_distances``, ``received_distances`` and ``valid``, one item a nonce. Distances that
-    are not finite are null.
-    """
-    computed, received = _finite(batch.dist), _finite(batch.received_dist)
-    return asdict(batch) | {
-        "dist": computed,
-        "received_dist": received,
-        "computed_distances": computed,
-        "received_distances": received,
-        "valid": [is_valid(distance, batch.r_target) for distance in batch.dist],
-    }
-
-
-def _finite(distances: list[float]) -> list[float | None]:
-    return [distance if math.isfinite(distance) else None for distance in distances]

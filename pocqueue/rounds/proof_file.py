@@ -8,7 +8,7 @@ Content, UTF-8, one top-level key a line::
      "model":  {"name", "fingerprint", and of EngineInfo what is known, else null},
      "result": {"checked", "valid", "valid_rate", "expected_valid_rate", "nonfinite", "late_batches",
                 "abandoned", "elapsed_s", "rate"},
-     "proofs": ProofBatch as it goes over the wire, nonces ascending,
+     "proofs": a batch as its scheme writes it (`ProofScheme.body`), nonces ascending,
      "sha256": 64 hexadecimal digits}
 
 ``sha256`` is the SHA-256 of all else in canonical form: the object without that key as JSON with keys
@@ -25,8 +25,9 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -35,9 +36,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from pocqueue.engine.base import EngineInfo
 from pocqueue.errors import InvalidRound, ProofFileError
 from pocqueue.files import replace_file
-from pocqueue.measure.calibration import ideal_valid_rate
-from pocqueue.poc.data import ProofBatch, check_length
 from pocqueue.poc.nonces import index_of
+from pocqueue.poc.proofs import Proofs, ReceivedBatch, check_length
+from pocqueue.poc.scheme import DEFAULT, named, scheme_class
 from pocqueue.rounds.records import ProofEntry, RoundStatus
 from pocqueue.rounds.spec import RoundSpec, RoundState
 
@@ -61,7 +62,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
 
 
-Part = TypeVar("Part", bound=_Part)
+Part = TypeVar("Part", bound=BaseModel)
 
 
 class ModelPart(_Part):
@@ -108,17 +109,6 @@ class _RoundPart(_Part):
     ended: AwareDatetime | None = None
 
 
-class _ProofsPart(_Part):
-    """A ProofBatch as it goes over the wire."""
-
-    public_key: str
-    block_hash: str
-    block_height: int
-    nonces: list[int]
-    dist: list[float]
-    node_id: int
-
-
 class _DamageError(ValueError):
     """What is wrong with a file's content and what to do; completes "Proofs file X …"."""
 
@@ -140,7 +130,7 @@ class ProofFile:
     spec: RoundSpec
     model: ModelPart
     result: ResultPart
-    proofs: ProofBatch
+    proofs: Proofs
 
     @classmethod
     def from_round(
@@ -153,15 +143,13 @@ class ProofFile:
             info: the model as a worker tells it; None where no worker serves it any more.
             entries: all proofs of the round, in any order.
         """
-        pairs = sorted(
-            pair for e in entries for pair in zip(e.batch.nonces, e.batch.dist, strict=True)
-        )
+        proofs = Proofs.of(sorted(Proofs.joined(e.proofs for e in entries), key=itemgetter(0)))
         spec = status.spec
         # Of an active round the entries may be newer than the status.
-        checked = max(status.checked, len(pairs))
+        checked = max(status.checked, len(proofs))
         expected = spec.expected_valid_rate
         if expected is None and info is not None:
-            expected = ideal_valid_rate(spec.r_target, info.vocab_size)
+            expected = spec.proof.expected_rate(info.vocab_size)
         known = {} if info is None else info.to_dict()
         if spec.model_dtype is not None:
             known["dtype"] = spec.model_dtype
@@ -181,8 +169,8 @@ class ProofFile:
             ),
             result=ResultPart(
                 checked=checked,
-                valid=len(pairs),
-                valid_rate=len(pairs) / checked if checked else 0.0,
+                valid=len(proofs),
+                valid_rate=len(proofs) / checked if checked else 0.0,
                 expected_valid_rate=expected,
                 nonfinite=status.nonfinite,
                 late_batches=status.late_batches,
@@ -190,14 +178,7 @@ class ProofFile:
                 elapsed_s=round(status.elapsed_s, 3),
                 rate=round(status.rate, 3),
             ),
-            proofs=ProofBatch(
-                public_key=spec.public_key,
-                block_hash=spec.block_hash,
-                block_height=spec.block_height,
-                nonces=[nonce for nonce, _ in pairs],
-                dist=[dist for _, dist in pairs],
-                node_id=spec.node_id,
-            ),
+            proofs=proofs,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -214,7 +195,7 @@ class ProofFile:
             },
             "model": self.model.model_dump(),
             "result": self.result.model_dump(),
-            "proofs": asdict(self.proofs),
+            "proofs": self.spec.body(self.proofs),
         }
         return content | {"sha256": digest(content)}
 
@@ -309,9 +290,9 @@ class ProofFile:
         part = _read_part(_RoundPart, content, "round")
         model = _read_part(ModelPart, content, "model")
         result = _read_part(ResultPart, content, "result")
-        proofs = ProofBatch(**_read_part(_ProofsPart, content, "proofs").model_dump())
         spec = _read_spec(content["round"], model)
-        _check_proofs(proofs, spec, result)
+        batch = spec.proof.read(_read_part(spec.proof.batch_model(strict=True), content, "proofs"))
+        _check_proofs(batch, spec, result)
         return cls(
             round_id=part.id,
             state=part.state,
@@ -321,7 +302,7 @@ class ProofFile:
             spec=spec,
             model=model,
             result=result,
-            proofs=proofs,
+            proofs=batch.proofs,
         )
 
 
@@ -380,10 +361,10 @@ def _check_digest(content: Mapping[str, Any]) -> None:
 def _nonfinite(content: Mapping[str, Any]) -> str:
     """Name the number that the digest stumbled over."""
     proofs = content.get("proofs")
-    distances = proofs.get("dist") if isinstance(proofs, dict) else None
-    for place, dist in enumerate(distances if isinstance(distances, list) else []):
-        if isinstance(dist, float) and not math.isfinite(dist):
-            return f"the distance {dist} (number {place + 1} of proofs.dist)"
+    for name, values in proofs.items() if isinstance(proofs, dict) else ():
+        for place, value in enumerate(values if isinstance(values, list) else (), start=1):
+            if isinstance(value, float) and not math.isfinite(value):
+                return f"{value} (number {place} of proofs.{name})"
     return "a number"
 
 
@@ -398,13 +379,15 @@ def _read_part(part: type[Part], content: Mapping[str, Any], key: str) -> Part:
 
 def _read_spec(fields: Mapping[str, Any], model: ModelPart) -> RoundSpec:
     """Rebuild a round's specification from the file's "round" and "model"."""
-    known = set(RoundSpec.model_fields) - LEFT_OUT
-    # Even of those with defaults: whoever wrote the file wrote every one.
-    if missing := sorted(known - set(fields)):
-        raise _DamageError(f"has no round.{missing[0]}")
     try:
+        proof = scheme_class(fields.get("scheme", DEFAULT))
+        known = {*RoundSpec.model_fields, *proof.model_fields} - LEFT_OUT - {"proof"}
+        # Even of those with defaults: whoever wrote the file wrote every one.
+        if missing := sorted(known - set(fields)):
+            raise _DamageError(f"has no round.{missing[0]}")
         return RoundSpec.build(
             **{key: fields[key] for key in known},
+            **named(proof.name),
             model=model.name,
             model_fingerprint=model.fingerprint,
         )
@@ -412,15 +395,16 @@ def _read_spec(fields: Mapping[str, Any], model: ModelPart) -> RoundSpec:
         raise _DamageError(f"is of a round that cannot be ({str(exc).rstrip('.')})") from None
 
 
-def _check_proofs(proofs: ProofBatch, spec: RoundSpec, result: ResultPart) -> None:
+def _check_proofs(batch: ReceivedBatch, spec: RoundSpec, result: ResultPart) -> None:
     """Refuse proofs that this round cannot have."""
     for field in ("block_hash", "block_height", "public_key", "node_id"):
-        has, wants = getattr(proofs, field), getattr(spec, field)
+        has, wants = getattr(batch, field), getattr(spec, field)
         if has != wants:
             raise _DamageError(f"has proofs of {field} {has!r} in a round of {field} {wants!r}")
+    proofs, proof = batch.proofs, spec.proof
     try:
-        check_length("proofs.dist", proofs.dist, proofs.nonces)
-        _check_nonces(proofs, spec)
+        check_length(f"proofs.{proof.field}", proofs.values, proofs.nonces, proof.noun)
+        _check_pairs(proofs, spec)
     except InvalidRound as exc:
         raise _DamageError(f"has proofs that cannot be ({str(exc).rstrip('.')})") from None
     if not len(proofs) == result.valid <= result.checked:
@@ -429,17 +413,18 @@ def _check_proofs(proofs: ProofBatch, spec: RoundSpec, result: ResultPart) -> No
         )
 
 
-def _check_nonces(proofs: ProofBatch, spec: RoundSpec) -> None:
+def _check_pairs(proofs: Proofs, spec: RoundSpec) -> None:
     seen: set[int] = set()
-    for nonce, dist in zip(proofs.nonces, proofs.dist, strict=True):
+    for nonce, value in proofs:
         index = index_of(nonce, spec.node_id, spec.node_count)
         if spec.max_nonces is not None and index >= spec.max_nonces:
             raise InvalidRound("nonce index", index, f"below max_nonces, {spec.max_nonces}")
         if nonce in seen:
             raise InvalidRound("nonce", nonce, "each nonce once; this one is repeated")
         seen.add(nonce)
-        if not 0 <= dist <= 2:
-            raise InvalidRound(f"the distance of nonce {nonce}", dist, "0 to 2")
+        if not spec.proof.is_possible(value):
+            name = f"the {spec.proof.noun} of nonce {nonce}"
+            raise InvalidRound(name, value, spec.proof.possible)
 
 
 def _utc(ms: int) -> datetime:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from pocqueue.poc.data import ProofBatch
+from pocqueue.poc.proofs import Proofs
 from pocqueue.rounds.spec import RoundSpec, RoundState
 
 
@@ -234,4 +234,4 @@ class ProofEntry(NamedTuple):
 
     cursor: str
     queue: str
-    batch: ProofBatch
+    proofs: Proofs

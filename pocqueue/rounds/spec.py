@@ -8,9 +8,9 @@ from typing import Annotated, Any, Self
 from pydantic import ConfigDict, Field
 
 from pocqueue.engine.base import EngineInfo
-from pocqueue.poc.config import PoCConfig
 from pocqueue.poc.fields import Allowed, HttpUrl, Text, build
-from pocqueue.poc.search import BlockHeight, NodeCount, NodeId, Search
+from pocqueue.poc.scheme import ProofSearch
+from pocqueue.poc.search import BlockHeight, NodeCount, NodeId
 
 MAX_WINDOW_S = 3600.0
 
@@ -29,21 +29,6 @@ class RoundState(Enum):
         return self is RoundState.ACTIVE
 
 
-#: A distance in [0, 2].
-RTarget = Annotated[
-    float,
-    Field(gt=0, le=2, description="Distance that a nonce has to stay below."),
-    Allowed("a number above 0 and up to 2"),
-]
-FraudThreshold = Annotated[
-    float,
-    Field(
-        gt=0,
-        lt=1,
-        description="A proof is fraud if an honest node is less likely than this to have made it.",
-    ),
-    Allowed("a number above 0 and below 1"),
-]
 Seconds = Annotated[
     float,
     Field(gt=0, le=MAX_WINDOW_S),
@@ -61,7 +46,7 @@ ModelName = Annotated[Text, Allowed("the name of a deployed model")]
 Fingerprint = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$"), Allowed("64 hexadecimal digits")]
 
 
-class RoundSpec(Search):
+class RoundSpec(ProofSearch):
     """One search: what to look for, with which model, for how long.
 
     Made through `RoundSpec.build`, which turns a bad field into `InvalidRound`.
@@ -73,8 +58,6 @@ class RoundSpec(Search):
     block_height: BlockHeight = 0
     node_id: NodeId = 0
     node_count: NodeCount = 1
-    r_target: RTarget
-    fraud_threshold: FraudThreshold = 0.01
     #: From the start of the round to its deadline.
     window_s: Seconds = 330.0
     #: Name of the deployed model, as its workers give it.
@@ -111,19 +94,4 @@ class RoundSpec(Search):
             self.model_fingerprint == info.fingerprint
             and self.model_dtype in {None, info.dtype}
             and self.model_runtime in {None, info.runtime}
-        )
-
-    def poc_config(self) -> PoCConfig:
-        """Return the same search in the words of `pocqueue.poc`."""
-        return PoCConfig(
-            block_hash=self.block_hash,
-            block_height=self.block_height,
-            public_key=self.public_key,
-            r_target=self.r_target,
-            fraud_threshold=self.fraud_threshold,
-            node_id=self.node_id,
-            node_count=self.node_count,
-            batch_size=self.batch_size,
-            seq_len=self.seq_len,
-            callback_url=self.callback_url,
         )

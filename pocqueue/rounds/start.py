@@ -6,6 +6,7 @@ from typing import Any
 
 from pocqueue.engine.base import EngineInfo
 from pocqueue.errors import InvalidRound, StoreError, UnknownRound
+from pocqueue.poc.scheme import DEFAULT, scheme_class
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.pool import choose_model
 from pocqueue.rounds.spec import RoundSpec
@@ -16,14 +17,15 @@ def draft_spec(**fields: Any) -> RoundSpec:
     """Check everything of a specification that does not depend on the pool.
 
     Args:
-        fields: those of `RoundSpec` without model and fingerprint; without r_target where it is
-            still to be calibrated.
+        fields: those of `RoundSpec` without model and fingerprint; without parameters of the proof,
+            such as r_target, that are still to be calibrated.
 
     Raises:
         InvalidRound: a field is out of bounds.
     """
+    proof = scheme_class(fields.get("scheme", DEFAULT))
     return RoundSpec.build(
-        **{"r_target": 2.0} | fields, model="undecided", model_fingerprint="0" * 64
+        **{**proof.draft, **fields}, model="undecided", model_fingerprint="0" * 64
     )
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import redis
 
 from pocqueue.errors import SessionsFull, StoreFull, UnknownRound
-from pocqueue.poc.data import ProofBatch
+from pocqueue.poc.proofs import Proofs
 from pocqueue.rounds.connection import store_errors
 from pocqueue.rounds.records import (
     AssignedRange,
@@ -37,7 +37,7 @@ from pocqueue.rounds.records import (
 from pocqueue.rounds.scripts import Scripts
 from pocqueue.rounds.spec import RoundSpec, RoundState
 
-PREFIX = "pocqueue:1:"
+PREFIX = "pocqueue:2:"
 KEEP_ENDED_MS = 3600 * 1000
 #: Failures in a row on the same nonces before they are given up and reported.
 MAX_ATTEMPTS = 5
@@ -267,18 +267,16 @@ class RoundStore:
         range_id: int,
         start: int,
         stop: int,
-        nonces: Sequence[int],
-        dist: Sequence[float],
-        num_nonfinite: int = 0,
+        valid: Proofs,
+        num_broken: int = 0,
     ) -> CommitResult:
         """Count the nonce indices [start, stop) of a range and keep its valid nonces.
 
         Args:
-            nonces: the valid nonces among them.
-            dist: their distances, all finite.
-            num_nonfinite: how many of the indices gave a distance that is not finite.
+            valid: the valid nonces among them, with values that JSON can hold.
+            num_broken: how many of the indices gave a value that could not be computed.
         """
-        call = commit_batch_call(round_id, range_id, start, stop, nonces, dist, num_nonfinite)
+        call = commit_batch_call(round_id, range_id, start, stop, valid, num_broken)
         outcome, done = self._scripts.run("commit_batch", *call)
         return CommitResult(Outcome(outcome), int(done))
 
@@ -324,19 +322,11 @@ class RoundStore:
             block_ms = max(1, min(block_ms, MAX_BLOCK_MS))
         with store_errors(self.url):
             reply: Any = self.client.xread({key: cursor}, count=count, block=block_ms)
-        spec = status.spec
         return [
             ProofEntry(
                 cursor=entry_id,
                 queue=fields["queue"],
-                batch=ProofBatch(
-                    public_key=spec.public_key,
-                    block_hash=spec.block_hash,
-                    block_height=spec.block_height,
-                    nonces=json.loads(fields["nonces"]),
-                    dist=json.loads(fields["dist"]),
-                    node_id=spec.node_id,
-                ),
+                proofs=Proofs(json.loads(fields["nonces"]), json.loads(fields["values"])),
             )
             for _, entries in reply
             for entry_id, fields in entries
@@ -406,9 +396,8 @@ def commit_batch_call(
     range_id: int,
     start: int,
     stop: int,
-    nonces: Sequence[int],
-    dist: Sequence[float],
-    num_nonfinite: int,
+    valid: Proofs,
+    num_broken: int,
 ) -> tuple[list[str], list[Any]]:
     """Return keys and arguments of `lua/commit_batch.lua`; see `RoundStore.commit_batch`."""
     parts = ("round", "ranges", "proofs", "cover_starts", "cover_stops")
@@ -423,10 +412,10 @@ def commit_batch_call(
         range_id,
         start,
         stop,
-        len(nonces),
-        num_nonfinite,
-        json.dumps(list(nonces)),
-        json.dumps(list(dist), allow_nan=False),
+        len(valid),
+        num_broken,
+        json.dumps(valid.nonces, separators=(",", ":")),
+        json.dumps(valid.values, separators=(",", ":"), allow_nan=False),
         KEEP_ENDED_MS,
     ]
 

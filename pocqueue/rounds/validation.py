@@ -1,21 +1,21 @@
 """Checks somebody's proofs: recomputes every nonce of a proofs file with the same model.
 
-The verdict is the fraud test of `pocqueue.poc.data`: a nonce is invalid where its claimed distance is
-not below r_target or the computed one is above it, and it is fraud where an honest node would have so
-many invalid ones with less probability than the round's fraud_threshold.
+Which nonces are invalid, and how many of them are fraud, is for the round's proof scheme to say.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from pocqueue.engine.base import Engine, EngineInfo
 from pocqueue.errors import ModelMismatch
 from pocqueue.poc.batch import batches_of
-from pocqueue.poc.data import ValidatedBatch, is_mismatch
+from pocqueue.poc.proofs import Verdict
 from pocqueue.rounds.proof_file import ProofFile
+from pocqueue.rounds.spec import RoundSpec
 
 #: Receives (nonces done, nonces in all), after every batch and once before the first.
 OnCount = Callable[[int, int], None]
@@ -24,61 +24,58 @@ OnCount = Callable[[int, int], None]
 NUM_NAMED = 100
 
 
-class CheckedProofs(ValidatedBatch):
-    """A validated batch and what there is to say about it."""
+@dataclass(frozen=True, slots=True)
+class CheckedProofs:
+    """A file's verdict and what there is to say about it."""
+
+    spec: RoundSpec
+    verdict: Verdict
 
     @property
     def n(self) -> int:
         """Number of nonces checked."""
-        return len(self.nonces)
-
-    @property
-    def verdict(self) -> str:
-        """Say "honest" or "fraud"."""
-        return "fraud" if self.fraud_detected else "honest"
+        return len(self.verdict.proofs)
 
     @property
     def max_difference(self) -> float:
-        """Return the largest |received - computed| of the nonces whose both are finite; 0 if none."""
-        pairs = zip(self.received_dist, self.dist, strict=True)
-        differences = (abs(received - computed) for received, computed in pairs)
+        """Return the largest difference between a claimed and a computed value; 0 if none is known."""
+        pairs = zip(self.verdict.proofs.values, self.verdict.computed, strict=True)
+        differences = (self.spec.proof.difference(received, own) for received, own in pairs)
         return max(filter(math.isfinite, differences), default=0.0)
-
-    @property
-    def invalid_nonces(self) -> list[int]:
-        """Return the nonces that fail on either side, in the batch's order."""
-        rows = zip(self.nonces, self.received_dist, self.dist, strict=True)
-        return [nonce for nonce, got, own in rows if is_mismatch(got, own, self.r_target)]
 
     def sentence(self) -> str:
         """Say the verdict and its reasons in one sentence, for a person."""
         if not self.n:
             return "Honest: the file has no proofs, so there is nothing to recompute."
-        difference = f"largest difference between a claimed and a computed distance {self.max_difference:.2g}"
-        if not self.n_invalid:
+        found, proof = self.verdict, self.spec.proof
+        difference = (
+            f"largest difference between a claimed and a computed {proof.noun} "
+            f"{self.max_difference:.2g}"
+        )
+        if not found.n_invalid:
             return f"Honest: all {self.n:,} nonces recomputed, none is invalid; {difference}."
-        counted = f"{self.n_invalid:,} of {self.n:,} nonces are invalid"
-        chance = f"an honest node has that many with probability {self.probability_honest:.2g}"
-        if self.fraud_detected:
-            return f"Fraud: {counted}; {chance}, below the threshold of {self.fraud_threshold:g}; {difference}."
-        return f"Honest: {counted}, but {chance}, the threshold is {self.fraud_threshold:g}; {difference}."
+        counted = f"{found.n_invalid:,} of {self.n:,} nonces are invalid"
+        chance = f"an honest node has that many with probability {found.probability_honest:.2g}"
+        if found.fraud_detected:
+            return f"Fraud: {counted}; {chance}, below the threshold of {proof.fraud_threshold:g}; {difference}."
+        return f"Honest: {counted}, but {chance}, the threshold is {proof.fraud_threshold:g}; {difference}."
 
     def to_dict(self) -> dict[str, Any]:
         """Return the verdict for `--json`; of the nonces only the first NUM_NAMED invalid ones."""
+        found, spec = self.verdict, self.spec
         return {
-            "verdict": self.verdict,
-            "fraud_detected": self.fraud_detected,
+            "verdict": "fraud" if found.fraud_detected else "honest",
+            "fraud_detected": found.fraud_detected,
             "n": self.n,
-            "n_invalid": self.n_invalid,
-            "probability_honest": self.probability_honest,
-            "fraud_threshold": self.fraud_threshold,
-            "r_target": self.r_target,
+            "n_invalid": found.n_invalid,
+            "probability_honest": found.probability_honest,
+            **spec.proof.parameters(),
             "max_difference": self.max_difference,
-            "invalid_nonces": self.invalid_nonces[:NUM_NAMED],
-            "block_hash": self.block_hash,
-            "block_height": self.block_height,
-            "public_key": self.public_key,
-            "node_id": self.node_id,
+            "invalid_nonces": found.invalid[:NUM_NAMED],
+            "block_hash": spec.block_hash,
+            "block_height": spec.block_height,
+            "public_key": spec.public_key,
+            "node_id": spec.node_id,
         }
 
 
@@ -109,18 +106,15 @@ def check_model(file: ProofFile, info: EngineInfo) -> None:
 def engine_note(file: ProofFile, info: EngineInfo) -> str | None:
     """Say that proofs are recomputed by another runtime than they were made by; None where not.
 
-    Torch and vLLM in bfloat16 put 0.6 to 0.7 % of valid nonces on different sides of r_target (measured
-    on the embedded model), over ten times what the fraud test allows for. It is no reason to refuse,
-    as the proof prescribes no runtime, but whoever reads the verdict has to know.
+    It is no reason to refuse, as the proof prescribes no runtime, but whoever reads the verdict has to know.
     """
     theirs, ours = file.spec.model_runtime, info.runtime
     if theirs is None or theirs == ours:
         return None
     engine = theirs.partition("-x")[0]
     return (
-        f"The proofs were made by {theirs} and are recomputed by {ours}: about one valid nonce in 150 comes "
-        "out on the other side of r_target by float error alone, which the fraud test takes for fraud. "
-        f"For a verdict use POCQUEUE_ENGINE={engine} on as many devices; `pocqueue engine compare` measures it."
+        f"The proofs were made by {theirs} and are recomputed by {ours}: "
+        f"{file.spec.proof.other_runtime}. For a verdict use POCQUEUE_ENGINE={engine} on as many devices; `pocqueue engine compare` measures it."
     )
 
 
@@ -139,23 +133,12 @@ def validate_proofs(
         InvalidRound: the engine cannot run the round's shape.
     """
     check_model(file, engine.info)
-    proofs, config = file.proofs, file.spec.poc_config()
-    total = len(proofs)
-    computed: list[float] = []
-    for batch in batches_of(config, proofs.nonces):
+    spec, total = file.spec, len(file.proofs)
+    computed: list[Any] = []
+    for batch in batches_of(spec, file.proofs.nonces):
         if on_progress is not None:
             on_progress(len(computed), total)
         computed += engine.values(batch)
     if on_progress is not None:
         on_progress(total, total)
-    return CheckedProofs(
-        public_key=proofs.public_key,
-        block_hash=proofs.block_hash,
-        block_height=proofs.block_height,
-        nonces=proofs.nonces,
-        dist=computed,
-        node_id=proofs.node_id,
-        received_dist=proofs.dist,
-        r_target=config.r_target,
-        fraud_threshold=config.fraud_threshold,
-    )
+    return CheckedProofs(spec, spec.proof.judge(file.proofs, computed))

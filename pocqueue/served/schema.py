@@ -12,8 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pocqueue.poc.batch import Batch
 from pocqueue.poc.data import ProofBatch
+from pocqueue.poc.distance.scheme import RTarget
 from pocqueue.poc.fields import HttpUrl, Text
 from pocqueue.poc.nonces import MAX_NONCE
+from pocqueue.poc.scheme import FraudThreshold
 from pocqueue.poc.search import (
     MAX_BATCH_SIZE,
     MAX_NODE_COUNT,
@@ -24,7 +26,6 @@ from pocqueue.poc.search import (
     Search,
     SeqLen,
 )
-from pocqueue.rounds.spec import FraudThreshold, RTarget
 from pocqueue.web.errors import ErrorAnswer
 
 #: Nonces of one request. A round of 330 seconds finds fewer valid ones.

@@ -29,7 +29,7 @@ def test_only_nonces_below_r_target_are_kept(stack: Stack) -> None:
     everything = stack.start(max_nonces=256, block_hash="same block")
     stack.wait_over(everything)
     entries = list(stack.backend.store.iter_proofs(stack.status(everything)))
-    dist = {n: d for e in entries for n, d in zip(e.batch.nonces, e.batch.dist, strict=True)}
+    dist = {n: d for e in entries for n, d in e.proofs}
     r_target = sorted(dist.values())[50]
     some = stack.start(max_nonces=256, block_hash="same block", r_target=r_target)
     status = stack.wait_over(some)

@@ -256,7 +256,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 def _distances(stack: Stack, round_id: str) -> dict[int, float]:
     entries = stack.backend.store.iter_proofs(stack.status(round_id))
-    return {n: d for e in entries for n, d in zip(e.batch.nonces, e.batch.dist, strict=True)}
+    return {n: d for e in entries for n, d in e.proofs}
 
 
 def test_a_worker_runs_its_ranges_through_the_served_model(

@@ -66,7 +66,7 @@ async def test_a_legacy_big_node() -> None:
         }
         node.pages.append([batch(0, 1)])
         page = await client.batches("old-1", "", 0.0)
-        assert [found.nonces for found in page.batches] == [[0, 1]]
+        assert [found.proofs.nonces for found in page.batches] == [[0, 1]]
         assert (page.active, page.status, page.cursor) == (True, "generating", None)
         asked = [query.get("auth_token") for _, path, query, _ in node.requests if "old-1" in path]
         assert asked == [None, TOKEN]
@@ -95,7 +95,7 @@ async def test_our_big_node(backend: Backend, settings_for: SettingsFactory) -> 
             work.batch()
             for _ in range(2):
                 page = await client.batches(started.session_id, first.cursor, 5.0)
-                assert [found.nonces for found in page.batches] == [[10, 11]]
+                assert [found.proofs.nonces for found in page.batches] == [[10, 11]]
             await client.stop(started.session_id)
             assert page.cursor is not None
             last = await client.batches(started.session_id, page.cursor, 5.0)

@@ -15,6 +15,7 @@ import pytest
 from pocqueue.delegation.app import create_app
 from pocqueue.delegation.customers import TokensFile
 from pocqueue.errors import SettingsError
+from pocqueue.poc.distance.scheme import Distance
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.spec import RoundState
 from tests.support.delegation_server import (
@@ -120,7 +121,7 @@ async def test_the_round_is_what_was_asked_for(client: Client, backend: Backend)
     )
     spec = backend.store.status(session_id).spec
     assert (spec.node_id, spec.node_count, spec.batch_size, spec.seq_len) == (3, 7, 100, 16)
-    assert (spec.fraud_threshold, spec.r_target) == (1e-7, 1.4013564660458173)
+    assert spec.proof == Distance(r_target=1.4013564660458173, fraud_threshold=1e-7)
     assert spec.callback_url == "https://example.com/v1/poc-batches"
     assert (spec.customer, spec.share, spec.window_s) == ("main", 1.0, 330.0)
     assert (spec.model, spec.model_dtype, spec.model_runtime) == ("twin", "float32", "twin")
@@ -197,7 +198,7 @@ async def test_a_session_expires_by_itself(client: Client, backend: Backend) -> 
     assert (answer["session_active"], answer["status"]) == (False, "expired")
     assert nonces_of(answer) == work.nonces
     # Written down: no clock that is set back brings it to life again.
-    assert backend.client.hget(f"pocqueue:1:{{{session_id}}}:round", "state") == "expired"
+    assert backend.client.hget(f"pocqueue:2:{{{session_id}}}:round", "state") == "expired"
     assert (await client.stop(session_id))["status"] == "expired"
 
 

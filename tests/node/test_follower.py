@@ -22,7 +22,8 @@ from pocqueue.node.outbox import Origin, Outbox
 from pocqueue.node.round import NodeRound
 from pocqueue.node.signing import verify_body
 from pocqueue.node.sources import Page
-from pocqueue.poc.data import ProofBatch
+from pocqueue.poc.distance.scheme import Distance
+from pocqueue.poc.proofs import ReceivedBatch
 from tests.support.node import batch, make_round, nonces_in
 from tests.support.waiting import until
 
@@ -109,8 +110,12 @@ def outbox(tmp_path: Path) -> Iterator[TroubledOutbox]:
         yield outbox
 
 
+def received(body: dict[str, Any]) -> ReceivedBatch:
+    return Distance.read(Distance.batch_model()(**body))
+
+
 def page(cursor: str, *batches: dict[str, Any], over: bool = False) -> Page:
-    return Page(cursor, [ProofBatch(**found) for found in batches], over, "generating")
+    return Page(cursor, [received(found) for found in batches], over, "generating")
 
 
 def follow(

@@ -117,24 +117,21 @@ def test_one_invalid_nonce_is_no_fraud() -> None:
 
 
 def test_check_adds_up() -> None:
-    """Over pages and restarts, with the rules of a proof's validation."""
-    check = SessionCheck(1.0, THRESHOLD)
-    assert not check.add([0.5] * 20, [0.5] * 20).fraud_detected
-    assert not check.add([], []).fraud_detected
-    # Computed exactly at the target is valid, claimed exactly at it is not; nor is no number.
-    verdict = check.add([0.5, 1.0], [1.0, 0.5])
+    """Over pages and restarts."""
+    check = SessionCheck(THRESHOLD)
+    assert not check.add(sampled=20, invalid=0).fraud_detected
+    assert not check.add(sampled=0, invalid=0).fraud_detected
+    verdict = check.add(sampled=2, invalid=1)
     assert (verdict.num_sampled, verdict.num_invalid, verdict.fraud_detected) == (22, 1, False)
-    again = SessionCheck(1.0, THRESHOLD, num_sampled=22, num_invalid=1)
+    again = SessionCheck(THRESHOLD, num_sampled=22, num_invalid=1)
     assert again.verdict == verdict == check.verdict
-    assert again.add([0.5], [float("nan")]).fraud_detected
-    with pytest.raises(ValueError, match="zip"):
-        check.add([0.5], [])
+    assert again.add(sampled=1, invalid=1).fraud_detected
 
 
 def test_other_arithmetic() -> None:
     """Where honest nonces differ more often, it takes more of them to be fraud."""
     verdicts = [
-        SessionCheck(1.0, probability_mismatch=chance).add([0.5] * 100, [2.0] * 4 + [0.5] * 96)
+        SessionCheck(probability_mismatch=chance).add(sampled=100, invalid=4)
         for chance in (PROBABILITY_MISMATCH, 0.02)
     ]
     assert [verdict.fraud_detected for verdict in verdicts] == [True, False]

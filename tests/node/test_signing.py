@@ -15,9 +15,10 @@ from hypothesis import given, strategies as st
 
 from pocqueue.errors import SignatureError
 from pocqueue.node.keys import SigningKey
-from pocqueue.node.signing import canonical, sign_body, verify_body
+from pocqueue.node.signing import sign_body, verify_body
+from pocqueue.poc.canonical import canonical
 from pocqueue.poc.data import ProofBatch, ValidatedBatch
-from pocqueue.poc.sender import validated_body
+from pocqueue.poc.distance.data import validated_body
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "signing.md"
 KEY = SigningKey.generate()

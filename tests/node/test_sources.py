@@ -46,7 +46,7 @@ async def test_a_session_on_a_legacy_big_node() -> None:
         node.pages.append([batch(0)])
         node.pages.append([batch(1)])
         pages = [await work.read(""), await work.read("poll-before")]
-        assert [found.nonces for page in pages for found in page.batches] == [[0], [1]]
+        assert [found.proofs.nonces for page in pages for found in page.batches] == [[0], [1]]
         assert len({page.cursor for page in pages}) == 2
         assert not work.must_end
         node.gate.clear()
@@ -73,7 +73,7 @@ async def test_a_session_on_our_big_node(backend: Backend, settings_for: Setting
         assert not work.must_end
         await asyncio.to_thread(Gpus(backend, started.session_id).batch)
         page = await reading
-        assert [found.nonces for found in page.batches] == [[0, 1]]
+        assert [found.proofs.nonces for found in page.batches] == [[0, 1]]
         await work.stop()
         assert (await work.read(page.cursor)).over
         await work.close()
@@ -113,8 +113,8 @@ async def test_a_round_on_the_queues(backend: Backend) -> None:
     first = await work.read("")
     gpus.batch()
     second = await work.read(first.cursor)
-    assert [b.nonces for page in (first, second) for b in page.batches] == [[0, 1], [10, 11]]
-    assert [b.nonces for b in (await work.read("")).batches] == [[0, 1], [10, 11]]
+    assert [b.proofs.nonces for page in (first, second) for b in page.batches] == [[0, 1], [10, 11]]
+    assert [b.proofs.nonces for b in (await work.read("")).batches] == [[0, 1], [10, 11]]
     await work.stop()
     last = await work.read(second.cursor)
     assert (last.over, last.status, last.cursor) == (True, "stopped", second.cursor)
@@ -133,7 +133,7 @@ async def test_a_search_with_an_engine(settings_for: SettingsFactory) -> None:
     found, cursor = [], ""
     for _ in range(3):
         page = await work.read(cursor)
-        found += [{"nonces": b.nonces} for b in page.batches]
+        found += [{"nonces": b.proofs.nonces} for b in page.batches]
         cursor = page.cursor
     assert cursor == "30"
     assert nonces_in(found) == valid_below(1.0, range(1, 91, 3))
@@ -164,7 +164,7 @@ async def test_an_engine_that_fails(settings_for: SettingsFactory) -> None:
         await work.read("")
     assert is_final(caught.value)
     with pytest.raises(InvalidRound, match="seq_len") as refused:
-        await host.distances(make_round(seq_len=10**6).poc_config(), [1])
+        await host.values(make_round(seq_len=10**6), [1])
     assert is_final(refused.value)
     await host.close()
 

@@ -18,7 +18,7 @@ from pocqueue.node.engine_host import EngineHost
 from pocqueue.node.metrics import NodeMetrics
 from pocqueue.node.outbox import Outbox
 from pocqueue.node.spot_check import SpotCheck
-from pocqueue.poc.data import ProofBatch
+from pocqueue.poc.proofs import Proofs
 from pocqueue.settings import Settings
 from tests.support.factories import FINGERPRINT, OTHER_FINGERPRINT
 from tests.support.fake_engine import FakeEngine
@@ -55,8 +55,9 @@ async def checking(
     await host.close()
 
 
-def proofs(num: int, start: int = 0) -> list[ProofBatch]:
-    return [ProofBatch(**batch(*range(start, start + num)))]
+def proofs(num: int, start: int = 0) -> list[Proofs]:
+    found = batch(*range(start, start + num))
+    return [Proofs(found["nonces"], found["dist"])]
 
 
 async def verdict(check: SpotCheck, num: int) -> str | None:

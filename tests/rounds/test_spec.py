@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from pocqueue.errors import InvalidRound, PocqueueError
+from pocqueue.poc.distance.scheme import Distance
 from pocqueue.rounds.spec import RoundSpec, RoundState
 from tests.support.factories import FINGERPRINT, make_spec
 
@@ -159,7 +160,7 @@ def test_a_long_value_is_cut_in_the_message() -> None:
 )
 def test_the_bounds_themselves_are_allowed(field: str, value: Any) -> None:
     """The least and the greatest allowed value pass and are kept."""
-    assert getattr(make_spec(**{field: value}), field) == value
+    assert make_spec(**{field: value}).model_dump()[field] == value
 
 
 def test_the_defaults_are_those_of_the_protocol() -> None:
@@ -170,7 +171,7 @@ def test_the_defaults_are_those_of_the_protocol() -> None:
     assert (spec.window_s, spec.seq_len, spec.batch_size) == (330, 256, 32)
     assert (spec.node_id, spec.node_count, spec.block_height) == (0, 1, 0)
     assert (spec.share, spec.max_nonces, spec.callback_url) == (1, None, None)
-    assert spec.fraud_threshold == 0.01
+    assert spec.proof == Distance(r_target=1, fraud_threshold=0.01)
 
 
 @given(
@@ -205,23 +206,15 @@ def test_json_brings_back_the_same_specification(
     assert RoundSpec.build(**spec.model_dump()) == spec
 
 
-def test_the_words_of_the_proof_carry_every_field_over() -> None:
-    """`poc_config` is the same search."""
-    spec = make_spec(node_id=2, node_count=5, callback_url="http://h/", fraud_threshold=0.2)
-    config = spec.poc_config()
-    for name in (
-        "block_hash",
-        "block_height",
-        "public_key",
-        "r_target",
-        "fraud_threshold",
-        "node_id",
-        "node_count",
-        "batch_size",
-        "seq_len",
-        "callback_url",
-    ):
-        assert getattr(config, name) == getattr(spec, name), name
+def test_the_parameters_of_the_proof_stand_flat() -> None:
+    """They are the scheme's, and part of the specification wherever it is written."""
+    spec = make_spec(r_target=1.5, fraud_threshold=0.2)
+    assert spec.proof == Distance(r_target=1.5, fraud_threshold=0.2)
+    written = spec.model_dump()
+    assert (written["r_target"], written["fraud_threshold"]) == (1.5, 0.2)
+    assert not {"proof", "scheme"} & set(written)
+    with pytest.raises(InvalidRound, match=r"^scheme is 'chance'; allowed: distance"):
+        make_spec(scheme="chance")
 
 
 def test_only_an_active_round_is_active() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pocqueue.errors import StoreError, UnknownRound
+from pocqueue.poc.proofs import Proofs
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.records import AssignedRange, Assignment, CommitResult, Outcome
 from pocqueue.rounds.spec import RoundState
@@ -597,9 +598,9 @@ def test_nonces_of_the_full_64_bits_come_back_as_they_went_in(store: RoundStore)
     round_id = store.create(make_spec())
     assign(store, round_id, 10)
     nonces, dist = [2**63 - 1, 2**53 + 1], [0.1 + 0.2, 5e-324]
-    store.commit_batch(round_id, 1, 0, 10, nonces, dist)
+    store.commit_batch(round_id, 1, 0, 10, Proofs(nonces, dist))
     (entry,) = store.iter_proofs(store.status(round_id))
-    assert (entry.batch.nonces, entry.batch.dist) == (nonces, dist)
+    assert entry.proofs == Proofs(nonces, dist)
 
 
 # Proofs
@@ -613,14 +614,12 @@ def test_proofs_can_be_read_from_any_point(store: RoundStore) -> None:
         commit(store, round_id, 1, start, start + 10, [start])
     status = store.status(round_id)
     entries = store.read_proofs(status)
-    assert [entry.batch.nonces for entry in entries] == [[start] for start in range(0, 100, 10)]
+    assert [entry.proofs.nonces for entry in entries] == [[start] for start in range(0, 100, 10)]
     for position, entry in enumerate(entries):
         rest = list(store.iter_proofs(status, entry.cursor))
         assert rest == entries[position + 1 :]
     assert store.read_proofs(status, START, count=3) == entries[:3]
     assert store.read_proofs(status, entries[-1].cursor) == []
-    batch = entries[0].batch
-    assert (batch.block_hash, batch.public_key, batch.node_id) == ("bh", "pk", 0)
     assert entries[0].queue == "gpu5"
 
 
@@ -644,7 +643,7 @@ def test_a_reader_can_wait_for_the_next_proof(store: RoundStore) -> None:
         wait_until(lambda: _blocked(store) == 1, message="the reader waits in Redis")
         commit(store, round_id, 1, 0, 10, [3])
         (entry,) = waiting.result(timeout=10)
-    assert entry.batch.nonces == [3]
+    assert entry.proofs.nonces == [3]
 
 
 def _blocked(store: RoundStore) -> int:

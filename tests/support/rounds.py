@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+from pocqueue.poc.proofs import Proofs
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.records import AssignedRange, CommitResult, RoundStatus
 from pocqueue.rounds.store import Keys, RoundStore
@@ -35,14 +36,14 @@ def commit(
     nonfinite: int = 0,
 ) -> CommitResult:
     """Commit a batch whose valid nonces, equal to their indices, have the distance 0.5."""
-    dist = [0.5] * len(valid)
-    return store.commit_batch(round_id, range_id, start, stop, valid, dist, nonfinite)
+    found = Proofs(list(valid), [0.5] * len(valid))
+    return store.commit_batch(round_id, range_id, start, stop, found, nonfinite)
 
 
 def proofs(store: RoundStore, round_id: str) -> list[int]:
     """Return every nonce in the stream of a round, in its order."""
     entries = store.iter_proofs(store.status(round_id))
-    return [nonce for entry in entries for nonce in entry.batch.nonces]
+    return [nonce for entry in entries for nonce in entry.proofs.nonces]
 
 
 def check_books(store: RoundStore, round_id: str) -> RoundStatus:

@@ -148,7 +148,7 @@ class Stack:
     def nonces(self, round_id: str) -> list[int]:
         """Return every nonce in the round's stream, in the order they were counted."""
         entries = self.backend.store.iter_proofs(self.status(round_id))
-        return [nonce for entry in entries for nonce in entry.batch.nonces]
+        return [nonce for entry in entries for nonce in entry.proofs.nonces]
 
     def check_exactly_once(self, round_id: str, num: int) -> None:
         """Check that the counted nonce indices are 0 to num - 1, none missing, none repeated.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,6 +16,7 @@ from typing_extensions import override
 from pocqueue.engine.base import Engine
 from pocqueue.errors import EngineError, EngineUnavailable, StoreError, StoreUnavailable
 from pocqueue.poc.batch import Batch
+from pocqueue.poc.proofs import Proofs
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.pool import shape_key
 from pocqueue.rounds.records import CommitResult, OutstandingRange, RoundStatus
@@ -167,7 +168,8 @@ def test_nonces_are_those_of_the_node(bench: Bench) -> None:
 def test_a_range_goes_on_where_it_stands(bench: Bench) -> None:
     """What was committed before it was delivered again is not computed again."""
     round_id = bench.start(50)
-    bench.store.commit_batch(round_id, 1, 0, 30, valid_below(1.0, range(30)), [0.5] * 16)
+    found = Proofs(valid_below(1.0, range(30)), [0.5] * 16)
+    bench.store.commit_batch(round_id, 1, 0, 30, found)
     assert bench.runner.run(round_id, 1) == "20 of 20 nonces"
     assert bench.engine.batches[0][0] == 30
     _check_complete(bench, round_id, 50)
@@ -440,14 +442,13 @@ class LosingStore(RoundStore):
         range_id: int,
         start: int,
         stop: int,
-        nonces: Sequence[int],
-        dist: Sequence[float],
-        num_nonfinite: int = 0,
+        valid: Proofs,
+        num_broken: int = 0,
     ) -> CommitResult:
         self.calls += 1
         if self.refuse is not None:
             raise self.refuse
-        arguments = (round_id, range_id, start, stop, nonces, dist, num_nonfinite)
+        arguments = (round_id, range_id, start, stop, valid, num_broken)
         done = self.lost.get(self.calls)
         if done is None:
             return super().commit_batch(*arguments)
@@ -554,14 +555,13 @@ class SlowStore(RoundStore):
         range_id: int,
         start: int,
         stop: int,
-        nonces: Sequence[int],
-        dist: Sequence[float],
-        num_nonfinite: int = 0,
+        valid: Proofs,
+        num_broken: int = 0,
     ) -> CommitResult:
         if range_id == 1 and stop == self._last:
             self.waits.set()
             _wait_for(self.go_on)
-        return super().commit_batch(round_id, range_id, start, stop, nonces, dist, num_nonfinite)
+        return super().commit_batch(round_id, range_id, start, stop, valid, num_broken)
 
 
 def test_the_engine_goes_on_with_the_next_range_while_the_last_commit_is_under_way(

@@ -1,10 +1,10 @@
 -- Count one batch of a range, exactly once.
 --
--- KEYS  (all of one round, `pocqueue:1:{ROUND}:…`; gone an hour after the round ended)
+-- KEYS  (all of one round, `pocqueue:2:{ROUND}:…`; gone an hour after the round ended)
 --   1 round        hash    specification, state, deadline_ms, next_index, counters
 --   2 ranges       hash    range id -> "start stop done queue worker attempts assigned_ms"; only
 --                          ranges that are out on a GPU; done = first index not yet counted
---   3 proofs       stream  one entry a batch with valid nonces: nonces, dist (JSON lists), queue
+--   3 proofs       stream  one entry a batch with valid nonces: nonces, values (JSON lists), queue
 --   4 cover_starts hash    first index -> end, of each run of counted nonce indices; runs are
 --   5 cover_stops  hash    end -> first index     disjoint and merged when they touch
 --   6 active       set     ids of active rounds (of all rounds; lives for ever)
@@ -14,7 +14,7 @@
 --                          auth_failures (lives for ever, small)
 -- ARGV
 --   1 round id  2 range id  3 first index  4 end index (not included)  5 number of valid nonces
---   6 number of non-finite distances  7 nonces (JSON)  8 distances (JSON)  9 ms to keep what ended
+--   6 number of values that could not be computed  7 nonces (JSON)  8 their values (JSON)  9 ms to keep what ended
 -- Returns {outcome, done}
 --   "committed"  the batch counts; done = its end
 --   "repeated"   it was counted before; done = where the range stands
@@ -75,9 +75,9 @@ if num_valid > 0 then
   -- Stamped with the time that the deadline was held against: '*' takes a later one. Where the clock was
   -- set back, '*' goes on from the last entry.
   local id = text(now_ms) .. '-' .. text(batches)
-  local added = redis.pcall('XADD', KEYS[3], id, 'nonces', ARGV[7], 'dist', ARGV[8], 'queue', queue)
+  local added = redis.pcall('XADD', KEYS[3], id, 'nonces', ARGV[7], 'values', ARGV[8], 'queue', queue)
   if type(added) == 'table' and added.err then
-    redis.call('XADD', KEYS[3], '*', 'nonces', ARGV[7], 'dist', ARGV[8], 'queue', queue)
+    redis.call('XADD', KEYS[3], '*', 'nonces', ARGV[7], 'values', ARGV[8], 'queue', queue)
   end
   if valid == num_valid then redis.call('PEXPIREAT', KEYS[3], goes_at) end
 end

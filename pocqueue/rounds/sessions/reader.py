@@ -28,6 +28,7 @@ from typing_extensions import override
 
 from pocqueue.closing import AsyncClosing
 from pocqueue.errors import InvalidRound, StoreFull, UnknownSession
+from pocqueue.poc.proofs import Proofs
 from pocqueue.rounds.connection import connect_async, store_errors
 from pocqueue.rounds.records import parse_spec
 from pocqueue.rounds.sessions.views import check_session_id, session_word
@@ -36,7 +37,10 @@ from pocqueue.rounds.store import KEEP_ENDED_MS, START, Keys, close_round_call
 
 logger = logging.getLogger(__name__)
 
-#: Most batches of one page, and most bytes of their nonces and distances.
+#: What stands between two batches, and between the lists of one: see lua/read_session.lua.
+RECORD = "\x1e"
+UNIT = "\x1f"
+#: Most batches of one page, and most bytes of their nonces and values.
 MAX_ENTRIES = 10_000
 MAX_PAGE_BYTES = 8 << 20
 #: Readers at Redis at the same time; the others wait for a moment.
@@ -86,7 +90,7 @@ class Page:
     num_batches: int
     #: No batch is behind this page, and none will come.
     drained: bool
-    #: The page's batches, ``nonces;distances|…``: see lua/read_session.lua.
+    #: The page's batches with RECORD between two, each its nonces, UNIT, its values.
     packed: str
 
     @property
@@ -99,26 +103,15 @@ class Page:
         """The session's status in the word that clients know."""
         return session_word(self.state, begun=self.begun)
 
-    @property
-    def entries(self) -> list[tuple[list[int], list[float]]]:
-        """Nonces and distances of each batch."""
-        if not self.num_batches:
-            return []
-        pairs = (entry.split(";") for entry in self.packed.split("|"))
-        return [(json.loads(nonces), json.loads(dist)) for nonces, dist in pairs]
-
     def batches_json(self) -> str:
-        """Return the batches as a JSON list of `ProofBatch`; what is JSON already is not parsed."""
+        """Return the batches as a JSON list (`ProofScheme.body`); what is JSON already is not parsed."""
         if not self.num_batches:
             return "[]"
-        spec = self.spec
-        head = (
-            f'{{"public_key":{json.dumps(spec.public_key)},'
-            f'"block_hash":{json.dumps(spec.block_hash)},'
-            f'"block_height":{spec.block_height},"node_id":{spec.node_id},"nonces":'
-        )
-        # In this order: a key or a hash may have any sign in it, and is put in last.
-        lists = self.packed.replace(";", ',"dist":').replace("|", "}," + head)
+        proof = self.spec.proof
+        alike = proof.body(self.spec, Proofs())
+        del alike["nonces"], alike[proof.field]
+        head = json.dumps(alike, separators=(",", ":"))[:-1] + ',"nonces":'
+        lists = self.packed.replace(UNIT, f',"{proof.field}":').replace(RECORD, "}," + head)
         return f"[{head}{lists}}}]"
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.fleet.check import audit, compare
 from benchmarks.fleet.ledger import PERIOD, Books, Ledger, distance, valid_indices, valid_of_runs
+from pocqueue.poc.proofs import Proofs
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.records import Outcome
 from pocqueue.rounds.store import Keys
@@ -35,9 +36,9 @@ class Fleet:
     def commit(self, start: int, stop: int) -> None:
         """Commit a batch as a simulated GPU does."""
         found = valid_indices(start, stop)
-        nonces, dist = [2 + 5 * index for index in found], [distance(index) for index in found]
+        valid = Proofs.of((2 + 5 * index, distance(index)) for index in found)
         result = self.backend.store.commit_batch(
-            self.round_id, self.out.range_id, start, stop, nonces, dist
+            self.round_id, self.out.range_id, start, stop, valid
         )
         assert result.outcome is Outcome.COMMITTED
 
@@ -82,7 +83,7 @@ def test_a_lost_entry_is_found(fleet: Fleet) -> None:
 def test_a_repeated_and_a_foreign_entry_are_found(fleet: Fleet) -> None:
     """One nonce that is there twice, one of an index that nobody committed, a wrong distance."""
     (index, *_) = valid_indices(0, SIZE)
-    fields: dict[Any, Any] = {"dist": "[0.25, 1.0]", "queue": "gpu0"}
+    fields: dict[Any, Any] = {"values": "[0.25, 1.0]", "queue": "gpu0"}
     fields["nonces"] = f"[{2 + 5 * index}, {2 + 5 * 399}]"
     fleet.backend.client.xadd(fleet.key("proofs"), fields)
     found = fleet.judge()

@@ -1,0 +1,51 @@
+"""What random directions in place of a model's logits would give: distances as on a sphere."""
+
+from __future__ import annotations
+
+import math
+
+from pocqueue.errors import InvalidRound
+
+
+def ideal_valid_rate(r_target: float, vocab_size: int) -> float:
+    """Return the probability that a random direction is nearer to a fixed one than r_target.
+
+    For a direction uniform on the sphere in R^n, (1 + cos) / 2 to any fixed one follows the
+    distribution Beta((n-1)/2, (n-1)/2), and the squared chord is 2 - 2 cos; so a quarter of the
+    squared distance follows it too (Li, Concise formulas for the area of a spherical cap, 2011).
+
+    Args:
+        r_target: (0, 2].
+        vocab_size: n, at least 2.
+
+    Raises:
+        InvalidRound: either is out of bounds.
+    """
+    from scipy.special import betainc
+
+    if not 0 < r_target <= 2:
+        raise InvalidRound("r_target", r_target, "a number above 0 and up to 2")
+    half = _half_degrees(vocab_size)
+    return float(betainc(half, half, r_target * r_target / 4))
+
+
+def ideal_r_target(valid_rate: float, vocab_size: int) -> float:
+    """Return the r_target at which random directions have this valid rate.
+
+    The inverse of `ideal_valid_rate`.
+
+    Raises:
+        InvalidRound: valid_rate is not inside (0, 1), or vocab_size is below 2.
+    """
+    from scipy.special import betaincinv
+
+    if not 0 < valid_rate < 1:
+        raise InvalidRound("valid_rate", valid_rate, "a share above 0 and below 1, such as 0.1")
+    half = _half_degrees(vocab_size)
+    return 2 * math.sqrt(float(betaincinv(half, half, valid_rate)))
+
+
+def _half_degrees(vocab_size: int) -> float:
+    if vocab_size < 2:
+        raise InvalidRound("vocab_size", vocab_size, "a whole number of at least 2")
+    return (vocab_size - 1) / 2
