@@ -23,6 +23,7 @@ from pocqueue.engine.base import EngineInfo
 from pocqueue.poc.proofs import Proofs
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.pool import Gpu
+from pocqueue.rounds.records import BatchCommit
 from pocqueue.rounds.redis_server import RedisServer
 from pocqueue.settings import Settings
 
@@ -99,11 +100,13 @@ async def _load(backend: Backend, pid: int, url: str, route: str) -> float:
                 assert out is not None
                 start = 32 * (batch // NUM_SESSIONS)
                 backend.store.commit_batch(
-                    session_id,
-                    out.range_id,
-                    start,
-                    start + 32,
-                    Proofs([start, start + 1, start + 2], [1.3123456789] * 3),
+                    BatchCommit(
+                        session_id,
+                        out.range_id,
+                        start,
+                        start + 32,
+                        Proofs([start, start + 1, start + 2], [1.3123456789] * 3),
+                    )
                 )
                 batch += 1
                 await asyncio.sleep(1 / COMMITS_PER_S)

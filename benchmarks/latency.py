@@ -9,7 +9,7 @@ from benchmarks.effort import FULL, Effort
 from benchmarks.stats import Figure, Sample
 from pocqueue.poc.proofs import Proofs
 from pocqueue.rounds.backend import Backend
-from pocqueue.rounds.records import RoundStatus
+from pocqueue.rounds.records import BatchCommit, RoundStatus
 from pocqueue.rounds.spec import RoundState
 from pocqueue.rounds.start import deployed_model, draft_spec, start_round
 from pocqueue.rounds.store import START
@@ -46,11 +46,13 @@ def commit_to_reader(backend: Backend, effort: Effort = FULL) -> Figure:
         pings.append(1000 * (time.perf_counter() - began))
         sent.append(time.perf_counter())
         backend.store.commit_batch(
-            status.round_id,
-            range_id,
-            32 * i,
-            32 * (i + 1),
-            Proofs([32 * i, 32 * i + 1, 32 * i + 2], [1.3] * 3),
+            BatchCommit(
+                status.round_id,
+                range_id,
+                32 * i,
+                32 * (i + 1),
+                Proofs([32 * i, 32 * i + 1, 32 * i + 2], [1.3] * 3),
+            )
         )
         deadline = time.monotonic() + 10
         while len(arrived) <= i and time.monotonic() < deadline:

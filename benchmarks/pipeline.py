@@ -17,11 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from typing_extensions import override
-
 from benchmarks.effort import FULL, Effort
 from benchmarks.shapes import SHAPES, write_model
 from benchmarks.stats import Figure, Sample
+from pocqueue.engine.base import EngineInfo
 from pocqueue.engine.torch_model.engine import TorchEngine
 from pocqueue.poc.batch import Batch
 from pocqueue.rounds.backend import Backend
@@ -50,14 +49,29 @@ class Case:
     judged: bool = True  #: whether to measure with the reference maths, too
 
 
-class WatchedRunner(RangeRunner):
-    """A runner that keeps each gap between two ranges, in seconds."""
+class WatchedEngine:
+    """An engine that keeps how long it waited for each of its calls, in seconds."""
 
-    gaps: list[float]
+    def __init__(self, engine: TorchEngine) -> None:
+        self.waits: list[float] = []
+        self._engine = engine
+        self._free_since = time.perf_counter()
 
-    @override
-    def _note_gap(self, seconds: float) -> None:
-        self.gaps.append(seconds)
+    @property
+    def info(self) -> EngineInfo:
+        return self._engine.info
+
+    def values(self, batch: Batch, upcoming: Batch | None = None) -> list[Any]:
+        self.waits.append(time.perf_counter() - self._free_since)
+        values = self._engine.values(batch, upcoming)
+        self._free_since = time.perf_counter()
+        return values
+
+    def warm_up(self, batch_size: int, seq_len: int) -> None:
+        self._engine.warm_up(batch_size, seq_len)
+
+    def close(self) -> None:
+        self._engine.close()
 
 
 class PipelineBench:
@@ -76,11 +90,13 @@ class PipelineBench:
         self._tasks = ThreadPoolExecutor(2, thread_name_prefix="task")
         fast, judged = self._engine_thread.submit(_load, settings, case.model).result()
         self._engine = fast
+        self._watched = WatchedEngine(fast)
+        #: Of the fast maths: what the engine waited for each range that was there already.
+        self.gaps: list[float] = []
         self.fast, self.judged = (
-            WatchedRunner(engine, self._store, "w0", print, engine_thread=self._engine_thread)
-            for engine in (fast, judged)
+            RangeRunner(engine, self._store, "w0", print, engine_thread=self._engine_thread)
+            for engine in (self._watched, judged)
         )
-        self.fast.gaps, self.judged.gaps = [], []
         self._batch = Batch.of(self._spec(1), range(case.batch_size))
         self.num_batches = 4
         self.num_batches = max(2, round(TURN_S / (case.batch_size / self.forward()) / 4))
@@ -102,6 +118,7 @@ class PipelineBench:
         size = self.case.batch_size
         per_range = max(1, round(self.num_batches * RANGE_S / TURN_S)) * size
         total = self.num_batches * size
+        self._watched.waits.clear()
         round_id = self._store.create(self._spec(total))
         ids = []
         while assigned := self._store.assign_range(round_id, "gpu0", "w0", per_range):
@@ -112,6 +129,7 @@ class PipelineBench:
         status = self._store.status(round_id)
         if status.state is not RoundState.COMPLETED or status.checked != total:
             raise RuntimeError(f"The runner did not search its ranges: {said}")
+        self.gaps += self._watched.waits[:: per_range // size][1:]
         return total / seconds
 
     def close(self) -> None:
@@ -191,7 +209,7 @@ def _measure(bench: PipelineBench, effort: Effort) -> list[Figure]:
     target, title = bench.case.target, bench.case.title
     worker = Sample(fast, "nonces/s")
     over_forward = _median_ratio(fast, forward)
-    gaps = Sample([1000 * gap for gap in bench.fast.gaps], "ms")
+    gaps = Sample([1000 * gap for gap in bench.gaps], "ms")
     figures = [
         Figure(
             f"worker over its forward pass, {title}, {bench.threads}",

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
-import uuid
+from functools import partial
 from typing import Any
 
 from celery import bootsteps, signals
@@ -18,158 +17,26 @@ from typing_extensions import override
 
 from pocqueue.app import app
 from pocqueue.engine.queue_names import parse_queue
-from pocqueue.errors import EngineError, PocqueueError, StoreUnavailable
-from pocqueue.rounds.backend import Backend
-from pocqueue.rounds.pool import Gpu
+from pocqueue.errors import PocqueueError
 from pocqueue.rounds.task_names import RUN_RANGE
-from pocqueue.settings import Settings, settings
-from workers.heartbeat import Heartbeat
-from workers.range_runner import RETRY_S, RangeRunner, single_thread
+from pocqueue.settings import settings
+from workers.gpu_service import GpuService
 
 logger = logging.getLogger(__name__)
-
-#: Shape of the warm-up pass, the default one of a round; its rate sizes the first range.
-WARM_UP_BATCH, WARM_UP_SEQ_LEN = 32, 256
-#: How long a stopping worker waits for its batch at hand; Docker's and systemd's patience is longer.
-DRAIN_TIMEOUT_S = 25.0
-
-
-class GpuService:
-    """One GPU's engine, runner and heartbeat, from load to drain."""
-
-    def __init__(self, queue: str, settings: Settings) -> None:
-        self._settings = settings
-        self._queue = queue
-        self._backend: Backend | None = None
-        self._heartbeat: Heartbeat | None = None
-        self.runner: RangeRunner | None = None
-
-    def start(self) -> None:
-        """Load the engine, warm it up and join the pool.
-
-        Raises:
-            PocqueueError: what stands in the way, in one sentence.
-        """
-        from pocqueue.engine.local import load_queue_engine
-
-        opts = self._settings
-        self._backend = _open_when_there(opts)
-        # Loading, warming up and searching share one thread: see RangeRunner.
-        engine_thread = single_thread("engine")
-        self._engine = engine_thread.submit(
-            load_queue_engine, self._queue, opts, on_progress=self._tell
-        ).result()
-        worker = uuid.uuid4().hex[:12]
-        self.runner = RangeRunner(
-            self._engine,
-            self._backend.store,
-            worker,
-            self._broken,
-            engine_thread=engine_thread,
-        )
-        engine_thread.submit(self._warm_up, self.runner).result()
-        self._heartbeat = Heartbeat(
-            self._backend.pool,
-            worker,
-            self._queue,
-            opts.host_name,
-            self._engine.info,
-            self.runner,
-            on_taken=self._taken,
-        )
-        self._heartbeat.start()
-        info = self._engine.info
-        logger.info(
-            "%s is in the pool: model %s (%s) on %s, %s.",
-            self._queue,
-            info.model,
-            info.fingerprint[:12],
-            info.device,
-            info.device_name,
-        )
-
-    def drain(self) -> None:
-        """Take nothing new and hand back what is not done."""
-        if self.runner is not None:
-            self.runner.drain()
-        if self._heartbeat is not None:
-            self._heartbeat.now()
-
-    def stop(self) -> None:
-        """Leave the pool once nothing is held, and free the engine."""
-        if self.runner is not None and not self.runner.wait_idle(DRAIN_TIMEOUT_S):
-            logger.warning("A batch still runs; its range goes to another GPU.")
-        if self._heartbeat is not None:
-            self._heartbeat.stop()
-        if self.runner is not None:
-            self.runner.close()
-            self._engine.close()
-        if self._backend is not None:
-            self._backend.client.close()
-
-    def _warm_up(self, runner: RangeRunner) -> None:
-        seq_len = min(WARM_UP_SEQ_LEN, self._engine.info.max_seq_len)
-        # The first pass pays for allocations and code generation, the second is measured.
-        for _ in range(2):
-            began = time.monotonic()
-            self._engine.warm_up(WARM_UP_BATCH, seq_len)
-            seconds = time.monotonic() - began
-        runner.note_rate(seq_len, WARM_UP_BATCH, WARM_UP_BATCH / max(seconds, 1e-6))
-
-    def _tell(self, text: str) -> None:
-        """Log a line of the loading engine, or end it where this worker is to stop.
-
-        Raises:
-            EngineError: the worker is stopping.
-        """
-        if _is_stopping():
-            raise EngineError(f"{self._queue} was stopped while it loaded its engine.")
-        logger.info("%s: %s", self._queue, text)
-
-    def _broken(self, reason: str) -> None:
-        logger.critical("%s stops: %s.", self._queue, reason)
-        _stop_worker(1)
-
-    def _taken(self, other: Gpu) -> None:
-        logger.critical(
-            "%s stops: host %s, process %d serves this queue by now, as this worker was silent for "
-            "too long.",
-            self._queue,
-            other.host,
-            other.pid,
-        )
-        _stop_worker(1)
-
-
-def _open_when_there(settings: Settings) -> Backend:
-    """Connect to Redis; wait for one that is away, as the rest of a Celery worker would.
-
-    Raises:
-        StoreError: it is there but will not do: too old, or it refuses the password.
-    """
-    told = False
-    while True:
-        try:
-            return Backend.open(settings, start=True)
-        except StoreUnavailable as exc:
-            if not told:
-                told = True
-                logger.warning("Waiting: %s", exc)
-            if _is_stopping():
-                raise
-            time.sleep(RETRY_S)
 
 
 def _is_stopping() -> bool:
     return celery_state.should_stop is not None or celery_state.should_terminate is not None
 
 
-def _stop_worker(code: int) -> None:
+def _end(queue: str, reason: str) -> None:
     """Begin a warm shutdown of this worker process, from any thread."""
+    logger.critical("%s stops: %s.", queue, reason)
     # The consumer looks at this flag between messages, as the signal handlers of Celery rely on.
-    setattr(celery_state, "should_stop", code)  # noqa: B010 - typed as None
+    setattr(celery_state, "should_stop", 1)  # noqa: B010 - typed as None
 
 
+#: One GPU a process, so that a GPU that fails takes no other with it.
 _service: GpuService | None = None
 
 
@@ -230,7 +97,7 @@ class GpuStep(bootsteps.StartStopStep):
     def start(self, parent: Any) -> None:
         global _service
         assert self.queue is not None
-        _service = GpuService(self.queue, settings())
+        _service = GpuService(self.queue, settings(), partial(_end, self.queue), _is_stopping)
         try:
             _service.start()
         except PocqueueError as exc:
@@ -263,5 +130,4 @@ app.steps["worker"].add(GpuStep)
 def run_range(*, round_id: str, range_id: int, start: int, stop: int) -> str:
     """Search one nonce range; `start` and `stop` are for the eyes of Flower, the store decides."""
     assert _service is not None
-    assert _service.runner is not None
-    return _service.runner.run(round_id, range_id)
+    return _service.run(round_id, range_id)

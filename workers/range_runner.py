@@ -19,11 +19,11 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
 
 from pocqueue.engine.base import Engine
 from pocqueue.errors import (
@@ -34,12 +34,9 @@ from pocqueue.errors import (
     StoreUnavailable,
 )
 from pocqueue.poc.batch import Batch
-from pocqueue.poc.nonces import nonces_of
-from pocqueue.poc.scheme import ProofScheme
-from pocqueue.rounds.latency import Latency
-from pocqueue.rounds.pool import shape_key
-from pocqueue.rounds.records import CommitResult, Outcome, OutstandingRange, RoundStatus
-from pocqueue.rounds.store import RoundStore
+from pocqueue.rounds.range_search import RangeBook, RangeSearch, second_look
+from pocqueue.rounds.records import BatchCommit, CommitResult, Outcome, OutstandingRange
+from workers.runner_stats import RunnerStats
 
 logger = logging.getLogger(__name__)
 
@@ -51,56 +48,27 @@ RETRY_S = 0.25
 MAX_FAILURES = 3
 
 
-@dataclass
-class RunnerStats:
-    """What a runner did; read by the heartbeat, written under the runner's own lock."""
-
-    checked: int = 0
-    busy_s: float = 0.0
-    #: Seconds that the forward pass at hand has run; 0 between two.
-    pass_s: float = 0.0
-    rates: dict[str, float] = field(default_factory=dict)
-    #: The best rate of each shape so far.
-    best_rates: dict[str, float] = field(default_factory=dict)
-    held: set[str] = field(default_factory=set)
-    last_error: str = ""
-    failures: int = 0
-    #: How long commits took, from the first try to the answer.
-    commits: Latency = field(default_factory=Latency)
-    #: How long the engine was idle between two ranges of which the second one was here already.
-    gaps: Latency = field(default_factory=Latency)
-
-
 def single_thread(name: str) -> ThreadPoolExecutor:
     """Return an executor of one thread."""
     return ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
 
 
-class _Pending(NamedTuple):
-    """A commit under way, and of how many nonces."""
+@dataclass
+class _Work:
+    """A range that waits for the engine, or has it; and its commit under way, if there is one."""
 
-    future: Future[CommitResult]
-    size: int
+    search: RangeSearch
+    pending: Future[CommitResult] | None = None
 
+    def settle(self) -> None:
+        """Wait for the commit under way.
 
-class _Opened(NamedTuple):
-    """A range that waits for the engine, or has it."""
-
-    status: RoundStatus
-    out: OutstandingRange
-    since: float
-
-    def first_batch(self) -> Batch | None:
-        """Return the batch that its search begins with; None where there is nothing left."""
-        return _batch_at(self.status, self.out, self.out.done)
-
-
-class _Searched(NamedTuple):
-    """How a search ended, what counted so far, and the last commit where it is under way."""
-
-    ended: str
-    counted: int
-    pending: _Pending | None
+        Raises:
+            StoreError: the store refused it.
+        """
+        if self.pending is not None:
+            pending, self.pending = self.pending, None
+            self.search.committed(pending.result())
 
 
 class RangeRunner:
@@ -108,7 +76,7 @@ class RangeRunner:
 
     Args:
         engine: the deployed model; used by one thread at a time.
-        store: where ranges come from and batches go to.
+        book: where ranges come from and batches go to.
         worker: id of this worker process in the pool; ranges of another one are left alone.
         on_broken: called once with a reason when the engine failed MAX_FAILURES times in a row.
         clock: monotonic seconds.
@@ -116,35 +84,36 @@ class RangeRunner:
             Each thread that enters torch's CPU kernels gets a team of helper threads of its own, and
             once there are more of those than cores, libgomp has them all sleep between kernels
             instead of spin: with two calling threads the engine ran at half its speed.
+        retry_s: seconds between two tries to reach Redis.
     """
 
     def __init__(
         self,
         engine: Engine,
-        store: RoundStore,
+        book: RangeBook,
         worker: str,
         on_broken: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
         engine_thread: ThreadPoolExecutor | None = None,
+        retry_s: float = RETRY_S,
     ) -> None:
         self._engine = engine
-        self._store = store
+        self._book = book
         self._worker = worker
         self._on_broken = on_broken
         self._clock = clock
         self._engine_thread = engine_thread or single_thread("engine")
+        self._retry_s = retry_s
         self._stats_lock = threading.Lock()
         self._stats = RunnerStats()
-        self._busy_since: float | None = None
-        self._pass_since: float | None = None
         self._draining = threading.Event()
-        #: The last rounds whose end was noticed; of the engine thread. What waited for the engine
-        #: need not find out again, with a batch of its own.
+        #: The last rounds whose end was noticed; of the engine thread. A range that waited for the
+        #: engine does not need a batch of its own to find out.
         self._ended: deque[str] = deque(maxlen=16)
         #: Ranges in the order in which the engine gets them; the lock keeps the executor in step.
-        self._waiting: deque[_Opened] = deque()
+        self._waiting: deque[_Work] = deque()
         self._waiting_lock = threading.Lock()
-        self._pass_ended = -math.inf  # of the engine thread
+        self._free_since = -math.inf  # of the engine thread
         self._committer = single_thread("commit")
 
     def run(self, round_id: str, range_id: int) -> str:
@@ -153,25 +122,24 @@ class RangeRunner:
         Never raises for what Redis, the round or the engine do: such a range goes back, or is no
         longer wanted.
         """
-        key = f"{round_id}:{range_id}"
-        with self._hold(key) as first:
+        with self._hold(f"{round_id}:{range_id}") as first:
             if not first:
                 return "delivered twice; already at work on it"
-            opened = self._retry(lambda: self._store.open_range(round_id, range_id))
+            opened = self._retry(lambda: self._book.open_range(round_id, range_id))
             if opened is None:
                 return "no longer wanted"
             status, out = opened
             if out.worker != self._worker:
                 # Left in the queue by a worker that died; the scheduler gives the range to others.
                 return "given to another worker"
-            if not self._serves(status):
+            if not status.spec.is_served_by(self._engine.info):
                 self._give_back(out, failed=False)
                 return "of another model"
-            deadline = self._clock() + status.remaining_s
+            work = _Work(RangeSearch(opened, self._clock()))
             try:
-                last = self._enqueue(status, out, deadline).result()
+                self._enqueue(work).result()
                 # The engine has the next range by now; this one's last commit is on its way.
-                counted = self._settle(out, last)
+                work.settle()
             except StoreError as exc:
                 # Refused, not just away: nothing of this range can be counted now.
                 self._give_back(out, failed=False)
@@ -179,7 +147,13 @@ class RangeRunner:
             except Exception as exc:  # noqa: BLE001 - any runtime may raise anything
                 self._engine_failed(out, exc)
                 return f"failed: {exc}"
-        return f"{counted} of {out.left} nonces"
+            finally:
+                # Also if a commit was refused: those before it count.
+                with self._stats_lock:
+                    self._stats.checked += work.search.counted
+            if work.search.gives_back:
+                self._give_back(out, failed=False)
+        return f"{work.search.counted} of {out.left} nonces"
 
     def drain(self) -> None:
         """Take nothing more; what is running ends after its batch and gives its rest back."""
@@ -203,201 +177,81 @@ class RangeRunner:
         self._engine_thread.shutdown(wait=False, cancel_futures=True)
         self._committer.shutdown(wait=True)
 
-    def note_rate(self, seq_len: int, batch_size: int, rate: float) -> None:
+    def set_rate(self, seq_len: int, batch_size: int, rate: float) -> None:
         """Set the rate of a shape, measured outside of ranges (by a warm-up)."""
-        shape = shape_key(seq_len, batch_size)
         with self._stats_lock:
-            self._stats.rates[shape] = rate
-            self._stats.best_rates[shape] = rate
+            self._stats.set_rate(seq_len, batch_size, rate)
 
     def stats(self) -> RunnerStats:
         """Return a copy of the counters; busy time includes the range that runs now."""
         with self._stats_lock:
-            stats, now = self._stats, self._clock()
-            running = now - self._busy_since if self._busy_since is not None else 0.0
-            return RunnerStats(
-                checked=stats.checked,
-                busy_s=stats.busy_s + running,
-                pass_s=now - self._pass_since if self._pass_since is not None else 0.0,
-                rates=dict(stats.rates),
-                best_rates=dict(stats.best_rates),
-                held=set(stats.held),
-                last_error=stats.last_error,
-                failures=stats.failures,
-                commits=stats.commits,
-                gaps=stats.gaps,
-            )
+            return self._stats.snapshot(self._clock())
 
-    def _enqueue(
-        self, status: RoundStatus, out: OutstandingRange, deadline: float
-    ) -> Future[_Searched]:
+    def _enqueue(self, work: _Work) -> Future[None]:
         """Have a range searched once the engine is free."""
         with self._waiting_lock:
-            self._waiting.append(_Opened(status, out, self._clock()))
-            return self._engine_thread.submit(self._search, deadline)
+            self._waiting.append(work)
+            return self._engine_thread.submit(self._search)
 
-    def _search(self, deadline: float) -> _Searched:
+    def _search(self) -> None:
         """Search the next range in the engine thread; its last commit may be under way at the end."""
         with self._waiting_lock:
-            status, out, since = self._waiting.popleft()
-        if out.round_id in self._ended:
-            return _Searched("closed", 0, None)
-        with self._busy():
-            return self._search_on(status, out, deadline, waited=since < self._pass_ended)
+            work = self._waiting.popleft()
+        if work.search.out.round_id in self._ended:
+            work.search.skip()
+            return
+        with self._busy(work.search):
+            try:
+                self._search_batches(work)
+            except BaseException:
+                # The engine or Redis failed with a commit under way: see it through.
+                if work.pending is not None and not work.pending.exception():
+                    work.settle()
+                raise
+        if work.search.round_is_over:
+            self._ended.append(work.search.out.round_id)
 
-    def _search_on(
-        self, status: RoundStatus, out: OutstandingRange, deadline: float, *, waited: bool
-    ) -> _Searched:
-        """Search batch by batch from `out.done` on; `waited`: since before the engine was free."""
-        spec = status.spec
-        position, counted, computed = out.done, 0, 0
-        batch_s = self._batch_seconds(spec.seq_len, spec.batch_size)
-        began = self._clock()
+    def _search_batches(self, work: _Work) -> None:
+        search = work.search
         # It may have waited for the engine since it was opened: look again while it begins.
-        pending: _Pending | None = _Pending(self._reopen(out), 0)
-        try:
-            while True:
-                ended = self._why_end(position, out.stop, deadline - batch_s)
-                if ended == "finished":
-                    return _Searched(ended, counted, pending)
-                if not ended:
-                    nonces = _nonces_at(status, out, position)
-                    stop = position + len(nonces)
-                    upcoming = self._upcoming(status, out, stop)
-                    batch_began = self._clock()
-                    if waited:
-                        waited = False
-                        self._note_gap(batch_began - self._pass_ended)
-                    with self._passing(batch_began):
-                        values = self._engine.values(Batch.of(spec, nonces), upcoming)
-                    self._pass_ended = self._clock()
-                    took_s = self._pass_ended - batch_began
-                    batch_s = min(batch_s or took_s, took_s)
-                    computed += len(nonces)
-                if pending is not None:
-                    result, size = pending.future.result(), pending.size
-                    pending = None
-                    if result.outcome is Outcome.COMMITTED:
-                        counted += size
-                    elif not result.outcome.goes_on:
-                        if result.outcome.ends_round:
-                            self._ended.append(out.round_id)
-                        return _Searched(result.outcome, counted, None)
-                    elif result.done != position:
-                        # The store stands elsewhere (it lost its last second, or the range was
-                        # searched before): what was computed just now does not join on.
-                        position = result.done
-                        continue
-                if ended:
-                    return _Searched(ended, counted, None)
-                future = self._commit(out, position, stop, nonces, values, spec.proof)
-                pending = _Pending(future, stop - position)
-                position = stop
-        except BaseException:
-            # The engine or Redis failed with a commit under way: see it through.
-            if pending is not None and not pending.future.exception():
-                counted += (
-                    pending.size if pending.future.result().outcome is Outcome.COMMITTED else 0
-                )
-            with self._stats_lock:
-                self._stats.checked += counted
-            raise
-        finally:
-            self._note_rate(spec.seq_len, spec.batch_size, computed, self._clock() - began)
-
-    def _upcoming(self, status: RoundStatus, out: OutstandingRange, position: int) -> Batch | None:
-        """Return the batch behind the present one, of this range or of the one that waits."""
-        batch = _batch_at(status, out, position)
-        if batch is None:
-            with self._waiting_lock:
-                batch = self._waiting[0].first_batch() if self._waiting else None
-        return batch
-
-    def _settle(self, out: OutstandingRange, last: _Searched) -> int:
-        """Wait for a range's last commit, give back what is left; return how many nonces counted."""
-        counted, left = last.counted, last.ended in {"draining", "late"}
-        try:
-            if last.pending is not None:
-                result = last.pending.future.result()
-                if result.outcome is Outcome.COMMITTED:
-                    counted += last.pending.size
-                else:
-                    # Not this worker's any more, or the store stands elsewhere: others go on there.
-                    left = result.outcome.goes_on and result.done != out.stop
-        finally:
-            # Also where that commit was refused: those before it counted.
-            with self._stats_lock:
-                self._stats.checked += counted
-        if left:
-            self._give_back(out, failed=False)
-        return counted
-
-    def _serves(self, status: RoundStatus) -> bool:
-        """Say whether a round is searched with the model that this worker has deployed."""
-        return status.spec.is_served_by(self._engine.info)
-
-    def _batch_seconds(self, seq_len: int, batch_size: int) -> float:
-        """Return how long a batch of this shape takes at the least; 0 where none was run.
-
-        Not how long it took lately: after a stall no batch would ever seem to fit again.
-        """
-        with self._stats_lock:
-            rate = self._stats.best_rates.get(shape_key(seq_len, batch_size), 0.0)
-        return batch_size / rate if rate > 0 else 0.0
-
-    def _why_end(self, position: int, stop: int, last_start: float) -> str:
-        """Say why no further batch is to begin; empty where one is."""
-        if position >= stop:
-            return "finished"
-        if self._draining.is_set():
-            return "draining"
-        return "late" if self._clock() >= last_start else ""
-
-    def _commit(
-        self,
-        out: OutstandingRange,
-        start: int,
-        stop: int,
-        nonces: Sequence[int],
-        values: Sequence[Any],
-        proof: ProofScheme,
-    ) -> Future[CommitResult]:
-        valid, broken = proof.sift(nonces, values)
-
-        def commit() -> CommitResult:
+        work.pending = self._look_again(search.out)
+        while isinstance(batch := search.next(self._clock(), draining=self.draining), Batch):
+            upcoming = search.upcoming() or self._first_that_waits()
             began = self._clock()
-            result = self._retry(
-                lambda: self._store.commit_batch(
-                    out.round_id,
-                    out.range_id,
-                    start,
-                    stop,
-                    valid,
-                    broken,
-                )
-            )
-            if result is not None:
-                took_s = self._clock() - began
-                with self._stats_lock:
-                    self._stats.commits = self._stats.commits.add(took_s)
-            return result or CommitResult(Outcome.CLOSED, 0)
+            with self._passing(began):
+                values = self._engine.values(batch, upcoming)
+            self._free_since = self._clock()
+            search.computed(values, began, self._free_since)
+            work.settle()
+            if (commit := search.to_commit()) is not None:
+                work.pending = self._committer.submit(self._commit, commit)
 
-        return self._committer.submit(commit)
+    def _first_that_waits(self) -> Batch | None:
+        with self._waiting_lock:
+            return self._waiting[0].search.upcoming() if self._waiting else None
 
-    def _reopen(self, out: OutstandingRange) -> Future[CommitResult]:
+    def _commit(self, batch: BatchCommit) -> CommitResult:
+        began = self._clock()
+        result = self._retry(lambda: self._book.commit_batch(batch))
+        if result is None:
+            return CommitResult(Outcome.CLOSED, 0)
+        took_s = self._clock() - began
+        with self._stats_lock:
+            self._stats.commits = self._stats.commits.add(took_s)
+        return result
+
+    def _look_again(self, out: OutstandingRange) -> Future[CommitResult]:
         """Look whether a range is still this worker's, as the commit of no nonces would."""
 
         def look() -> CommitResult:
-            opened = self._retry(lambda: self._store.open_range(out.round_id, out.range_id))
-            if opened is None or opened[1].worker != self._worker:
-                return CommitResult(Outcome.REASSIGNED, 0)
-            return CommitResult(Outcome.REPEATED, opened[1].done)
+            opened = self._retry(lambda: self._book.open_range(out.round_id, out.range_id))
+            return second_look(opened, self._worker)
 
         return self._committer.submit(look)
 
     def _give_back(self, out: OutstandingRange, *, failed: bool) -> None:
         num = self._retry(
-            lambda: self._store.release_range(out.round_id, out.range_id, failed=failed)
+            lambda: self._book.release_range(out.round_id, out.range_id, failed=failed)
         )
         if num:
             logger.info("Round %s: handed %d nonces back.", out.round_id, num)
@@ -419,21 +273,6 @@ class RangeRunner:
         if broken:
             self._on_broken(f"the engine failed {MAX_FAILURES} times in a row, last with {exc!r}")
 
-    def _note_rate(self, seq_len: int, batch_size: int, computed: int, seconds: float) -> None:
-        with self._stats_lock:
-            if computed == 0 or seconds <= 0:
-                return
-            self._stats.failures = 0
-            shape, rate = shape_key(seq_len, batch_size), computed / seconds
-            known = self._stats.rates.pop(shape, rate)
-            # Last in the dict: `Gpu.rate` estimates unknown shapes from the first, the warm-up's.
-            self._stats.rates[shape] = (known + rate) / 2
-            self._stats.best_rates[shape] = max(rate, self._stats.best_rates.get(shape, 0.0))
-
-    def _note_gap(self, seconds: float) -> None:
-        with self._stats_lock:
-            self._stats.gaps = self._stats.gaps.add(seconds)
-
     def _retry(self, call: Callable[[], T]) -> T | None:
         """Call until Redis answers; None once draining, as nobody waits for the result then."""
         warned = False
@@ -446,7 +285,7 @@ class RangeRunner:
                 if not warned:
                     warned = True
                     logger.warning("Waiting for Redis: %s", exc)
-                self._draining.wait(RETRY_S)
+                self._draining.wait(self._retry_s)
 
     @contextmanager
     def _hold(self, key: str) -> Iterator[bool]:
@@ -462,37 +301,22 @@ class RangeRunner:
 
     @contextmanager
     def _passing(self, began: float) -> Iterator[None]:
-        """Keep when the forward pass at hand began, for who wonders whether it hangs."""
+        """Keep when the forward pass at hand began: from that it is known whether it hangs."""
         with self._stats_lock:
-            self._pass_since = began
+            self._stats.pass_since = began
         try:
             yield
         finally:
             with self._stats_lock:
-                self._pass_since = None
+                self._stats.pass_since = None
 
     @contextmanager
-    def _busy(self) -> Iterator[None]:
+    def _busy(self, search: RangeSearch) -> Iterator[None]:
+        """Begin a search; keep in the end how long it took and how fast it was."""
         with self._stats_lock:
-            self._busy_since = self._clock()
+            self._stats.begin(search, self._clock(), self._free_since)
         try:
             yield
         finally:
             with self._stats_lock:
-                assert self._busy_since is not None
-                self._stats.busy_s += self._clock() - self._busy_since
-                self._busy_since = None
-
-
-def _batch_at(status: RoundStatus, out: OutstandingRange, position: int) -> Batch | None:
-    """Return the batch of a range that begins at this index; None behind its end."""
-    if position >= out.stop:
-        return None
-    return Batch.of(status.spec, _nonces_at(status, out, position))
-
-
-def _nonces_at(status: RoundStatus, out: OutstandingRange, position: int) -> range:
-    """Return the nonces of the batch of a range that begins at this index."""
-    spec = status.spec
-    stop = min(position + spec.batch_size, out.stop)
-    return nonces_of(position, stop, spec.node_id, spec.node_count)
+                self._stats.end(search, self._clock())

@@ -2,8 +2,8 @@
 
 It holds as many connections as a Celery worker of ours does and sends the same commands over them, in the
 same order and sizes: BRPOP for a second at a time while fewer than two messages are unacknowledged, kombu's
-book of unacknowledged messages, Celery's events, the heartbeat. `fleet_runner` has what it does with a range,
-`fleet_honesty` holds it against a real worker.
+book of unacknowledged messages, Celery's events, the heartbeat. `runner.py` has what it does with a range,
+`honesty.py` holds it against a real worker.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from benchmarks.fleet.ledger import Ledger
 from benchmarks.fleet.runner import Scripts, VirtualRunner, evalsha
 from benchmarks.fleet.wire import Wire
 from pocqueue.engine.base import EngineInfo
-from pocqueue.rounds.pool import Gpu, beat_call
+from pocqueue.rounds.pool import HEARTBEAT_S, beat_call
+from workers.runner_stats import Member
 
 #: Unacknowledged messages of one worker: one running, one waiting.
 PREFETCH = 2
-HEARTBEAT_S, TTL_S = 1.0, 4.0
 EVENT_HEARTBEAT_S = 2.0
 #: Connections of a real worker. Five of them are used here, the pools of redis-py keep the others.
 NUM_WIRES = 7
@@ -79,7 +79,6 @@ class VirtualGpu:
         self._to_unix = to_unix
         self._rng = rng
         self._slots = asyncio.Semaphore(PREFETCH)
-        self._told_busy_s = self._told_at = 0.0
 
     async def live(self, load_s: float) -> None:
         """Load, join the pool and serve the queue until cancelled; that is its death.
@@ -92,8 +91,10 @@ class VirtualGpu:
         self._brpop, self._broker, self._events, committer, self._store, *idle = wires
         # Remote control of workers listens on one of the others.
         await idle[0].send(("PSUBSCRIBE", "/0.celery.pidbox"))
+        worker, host = uuid.uuid4().hex[:12], f"host{int(self._queue.removeprefix('gpu')) // 8}"
+        self._member = Member(self._queue, worker, host, 4242, INFO)
         self._runner = VirtualRunner(
-            uuid.uuid4().hex[:12],
+            worker,
             self._batch_s,
             self._store,
             committer,
@@ -127,26 +128,7 @@ class VirtualGpu:
                 raise RuntimeError(f"{self._queue} is somebody else's by now")
 
     async def _beat(self) -> str | None:
-        runner, now = self._runner, time.monotonic()
-        pass_s = 0.0 if runner.pass_since is None else max(0.0, now - runner.pass_since)
-        busy_s, passed_s = runner.busy_s + pass_s, now - self._told_at
-        load = (busy_s - self._told_busy_s) / passed_s if self._told_at and passed_s > 0 else 0.0
-        self._told_busy_s, self._told_at = busy_s, now
-        gpu = Gpu(
-            queue=self._queue,
-            worker=runner.worker,
-            host=f"host{int(self._queue.removeprefix('gpu')) // 8}",
-            pid=4242,
-            info=INFO,
-            ttl_ms=round(TTL_S * 1000),
-            rates=runner.rates,
-            best_rates=runner.best_rates,
-            held=tuple(sorted(runner.held)),
-            load=round(min(1.0, max(0.0, load)), 3),
-            pass_s=round(pass_s, 3),
-            checked=runner.checked,
-            commits=runner.commits,
-        )
+        gpu = self._member.record(self._runner.stats.snapshot(time.monotonic()))
         (reply,) = await self._store.send(evalsha(self._scripts.beat, *beat_call(gpu)))
         return None if reply is None else str(reply)
 

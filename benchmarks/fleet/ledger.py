@@ -10,12 +10,16 @@ import json
 from array import array
 from bisect import bisect_left
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from pocqueue.poc.nonces import index_of
+from pocqueue.rounds.spec import RoundSpec
 
 #: Validity repeats with this period; rounds get longer than that, but no two batches of a run are alike.
 PERIOD = 1 << 20
@@ -67,6 +71,15 @@ def valid_of_runs(runs: list[tuple[int, int]]) -> Ints:
 def distance(index: int) -> float:
     """Return the distance of a valid nonce: as many digits as a real one has, below R_TARGET."""
     return 0.9 + float(_MIXED[index % PERIOD]) / 2**32 * 4.5 + (index // PERIOD) * 2e-9
+
+
+def values_of(spec: RoundSpec, nonces: Sequence[int]) -> list[float]:
+    """Return the distances of the nonces of one batch, in their order; 2 for those that are not valid."""
+    start = index_of(nonces[0], spec.node_id, spec.node_count)
+    values = [2.0] * len(nonces)
+    for index in valid_indices(start, start + len(nonces)):
+        values[index - start] = distance(index)
+    return values
 
 
 @dataclass

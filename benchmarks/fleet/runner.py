@@ -1,8 +1,7 @@
-"""How one simulated GPU runs its ranges: as `workers.range_runner` does, with a made-up forward pass.
+"""How one simulated GPU runs its ranges: `RangeSearch` as in a worker, with a made-up forward pass.
 
 A pass takes as long as this GPU needs for a batch, on a clock of the GPU's own: the next batch begins where the
-last one ended, not when this busy process noticed it. All else is what the real runner does, in its order: a
-second look at the range while its first batch runs, the commit of each batch during the next one.
+last one ended, not when this busy process noticed it.
 """
 
 from __future__ import annotations
@@ -16,13 +15,21 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.fleet.ledger import Ledger, distance, valid_indices
+from benchmarks.fleet.ledger import Ledger, values_of
 from benchmarks.fleet.wire import Command, Wire, WireClosed
-from pocqueue.poc.proofs import Proofs
-from pocqueue.rounds.latency import Latency
+from pocqueue.poc.batch import Batch
 from pocqueue.rounds.pool import shape_key
-from pocqueue.rounds.records import CommitResult, Outcome, OutstandingRange, RoundStatus
+from pocqueue.rounds.range_search import RangeSearch, second_look
+from pocqueue.rounds.records import (
+    BatchCommit,
+    CommitResult,
+    OpenedRange,
+    Outcome,
+    OutstandingRange,
+    RoundStatus,
+)
 from pocqueue.rounds.store import Keys, commit_batch_call, release_range_call
+from workers.runner_stats import RunnerStats
 
 SEQ_LEN, BATCH_SIZE = 256, 32
 SHAPE = shape_key(SEQ_LEN, BATCH_SIZE)
@@ -37,19 +44,6 @@ class Scripts:
     commit_batch: str
     release_range: str
     beat: str
-
-
-@dataclass
-class _Range:
-    """A range at work: its round, its record and when it was opened, on the GPU's clock."""
-
-    status: RoundStatus
-    out: OutstandingRange
-    opened: float
-
-    @property
-    def deadline(self) -> float:
-        return self.opened + self.status.remaining_s
 
 
 class VirtualRunner:
@@ -93,15 +87,9 @@ class VirtualRunner:
         self._in_flight: dict[int, tuple[str, int, int]] = {}
         self._commit_ids = itertools.count()
         self._tasks: set[asyncio.Task[CommitResult]] = set()
-        # What the heartbeat tells.
-        self.held: set[str] = set()
-        self.pass_since: float | None = None
-        self.busy_s = 0.0
+        self.stats = RunnerStats()
         # Warmed up, as a worker is before it joins.
-        self.rates = {SHAPE: BATCH_SIZE / batch_s}
-        self.best_rates = dict(self.rates)
-        self.checked = 0
-        self.commits = Latency()
+        self.stats.set_rate(SEQ_LEN, BATCH_SIZE, BATCH_SIZE / batch_s)
 
     def join(self) -> None:
         """Begin: from now on the GPU is in the pool."""
@@ -115,29 +103,34 @@ class VirtualRunner:
             return
         now = time.monotonic()
         self._ledger.lives.append((self._to_unix(self._joined), self._to_unix(now)))
-        if self.pass_since is None:
+        if self.stats.pass_since is None:
             self._idle(self._ledger.no_work, now - self._noticed_at)
 
     async def run(self, round_id: str, range_id: int) -> str:
         """Search a range to its end, or as far as it is wanted; return what became of it."""
         key = f"{round_id}:{range_id}"
-        if key in self.held:
+        if key in self.stats.held:
             return "delivered twice; already at work on it"
-        self.held.add(key)
+        self.stats.held.add(key)
         try:
-            work = await self._open(round_id, range_id)
-            if work is None:
+            opened = await self._open(round_id, range_id)
+            if opened is None:
                 return "no longer wanted"
-            if work.out.worker != self.worker:
+            if opened.out.worker != self.worker:
                 return "given to another worker"
+            search = RangeSearch(opened, time.monotonic())
             async with self._engine:
-                pending = self._search_begins(work)
-                ended = await self._search(work, pending) if pending else "closed"
-            return await self._settle(work, ended)
+                last = await self._search(search)
+            if last is not None:
+                search.committed(await last)
+            if search.gives_back:
+                call = release_range_call(round_id, range_id, failed=False)
+                await self._store.send(evalsha(self._scripts.release_range, *call))
+            return search.end.value if search.end is not None else ""
         finally:
-            self.held.discard(key)
+            self.stats.held.discard(key)
 
-    async def _open(self, round_id: str, range_id: int) -> _Range | None:
+    async def _open(self, round_id: str, range_id: int) -> OpenedRange | None:
         fields, record, now = await self._store.send(
             ("HGETALL", Keys.of_round(round_id, "round")),
             ("HGET", Keys.of_round(round_id, "ranges"), range_id),
@@ -151,82 +144,71 @@ class VirtualRunner:
         if status.remaining_s <= 0:
             return None
         out = OutstandingRange.parse(round_id, str(range_id), record)
-        return _Range(status, out, time.monotonic())
+        return OpenedRange(status, out)
 
-    def _search_begins(self, work: _Range) -> asyncio.Task[CommitResult] | None:
-        """Look again at the range while its first batch runs; None where its round is over."""
-        if work.out.round_id in self._ended:
-            return None
-        return self._spawn(self._reopen(work.out))
-
-    async def _reopen(self, out: OutstandingRange) -> CommitResult:
+    async def _look_again(self, out: OutstandingRange) -> CommitResult:
         try:
-            work = await self._open(out.round_id, out.range_id)
+            opened = await self._open(out.round_id, out.range_id)
         except WireClosed:
-            work = None
-        if work is None or work.out.worker != self.worker:
-            return CommitResult(Outcome.REASSIGNED, 0)
-        return CommitResult(Outcome.REPEATED, work.out.done)
+            opened = None
+        return second_look(opened, self.worker)
 
-    async def _search(
-        self, work: _Range, pending: asyncio.Task[CommitResult]
-    ) -> asyncio.Task[CommitResult] | str:
-        """Search batch by batch; return the last commit, under way, or why the search ended."""
-        out = work.out
-        self._idle(self._ledger.no_work, work.opened - self._noticed_at)
-        position, began, computed = out.done, self._free_at, 0
-        while True:
-            if position >= out.stop:
-                self._note_rate(computed, self._free_at - began)
-                return pending
-            late = self._free_at >= work.deadline - BATCH_SIZE / self.best_rates[SHAPE]
-            stop, took_s = min(position + BATCH_SIZE, out.stop), 0.0
-            if not late:
-                took_s = await self._pass(out.round_id)
-                computed += stop - position
-            if not pending.done():
-                woke = time.monotonic()
-                await asyncio.wait([pending])
-                self._noticed_at = time.monotonic()
-                self._idle(self._ledger.on_commit, self._noticed_at - woke)
-            result = pending.result()
-            if not result.outcome.goes_on:
-                if result.outcome.ends_round:
-                    self._ended.append(out.round_id)
-                self._ledger.dropped_s[result.outcome] += took_s
-                self._note_rate(computed, self._free_at - began)
-                return result.outcome
-            if result.outcome is not Outcome.COMMITTED and result.done != position:
-                self._ledger.dropped_s["elsewhere"] += took_s
-                position = result.done
-                continue
-            if late:
-                self._note_rate(computed, self._free_at - began)
-                return "late"
-            pending = self._spawn(self._commit(work, position, stop, took_s))
-            position = stop
+    async def _search(self, search: RangeSearch) -> asyncio.Task[CommitResult] | None:
+        """Search batch by batch; return the last commit where it is under way."""
+        out = search.out
+        if out.round_id in self._ended:
+            search.skip()
+            return None
+        free_since = self._free_at
+        self._idle(self._ledger.no_work, search.opened_at - self._noticed_at)
+        self.stats.begin(search, self._free_at, free_since)
+        pending: asyncio.Task[CommitResult] | None = self._spawn(self._look_again(out))
+        while isinstance(batch := search.next(self._free_at), Batch):
+            began = self._free_at
+            took_s = await self._pass(out.round_id)
+            search.computed(values_of(search.status.spec, batch.nonces), began, self._free_at)
+            result = None
+            if pending is not None:
+                result = await self._waited_for(pending)
+                search.committed(result)
+            commit, pending = search.to_commit(), None
+            if commit is not None:
+                pending = self._spawn(self._commit(commit, took_s))
+            elif result is not None:
+                lost = result.outcome.value if not result.outcome.goes_on else "elsewhere"
+                self._ledger.dropped_s[lost] += took_s
+        if search.round_is_over:
+            self._ended.append(out.round_id)
+        self.stats.end(search, self._free_at)
+        return pending
+
+    async def _waited_for(self, pending: asyncio.Task[CommitResult]) -> CommitResult:
+        """Return the result of a commit; note for how long the GPU had to wait for it."""
+        if not pending.done():
+            woke = time.monotonic()
+            await asyncio.wait([pending])
+            self._noticed_at = time.monotonic()
+            self._idle(self._ledger.on_commit, self._noticed_at - woke)
+        return pending.result()
 
     async def _pass(self, round_id: str) -> float:
         """Let one forward pass go by; return how long it took."""
         took_s = self._batch_s * self._rng.lognormvariate(0.0, NOISE)
         end = self._free_at + took_s
-        self.pass_since = self._free_at
+        self.stats.pass_since = self._free_at
         await asyncio.sleep(max(0.0, end - time.monotonic()))
-        self.pass_since = None
+        self.stats.pass_since = None
         self._noticed_at = time.monotonic()
         self._ledger.late_s.append(max(0.0, self._noticed_at - end))
         self._ledger.spent_s[round_id] += took_s
-        self.busy_s += took_s
         self._free_at = end
         return took_s
 
-    async def _commit(self, work: _Range, start: int, stop: int, took_s: float) -> CommitResult:
-        spec, out = work.status.spec, work.out
-        found, name = valid_indices(start, stop), out.round_id
-        valid = Proofs.of((spec.node_id + i * spec.node_count, distance(i)) for i in found)
-        call = commit_batch_call(name, out.range_id, start, stop, valid, 0)
+    async def _commit(self, batch: BatchCommit, took_s: float) -> CommitResult:
+        name, run = batch.round_id, (batch.start, batch.stop)
         number, began = next(self._commit_ids), time.monotonic()
-        self._in_flight[number] = (name, start, stop)
+        self._in_flight[number] = (name, *run)
+        call = commit_batch_call(batch)
         try:
             reply = await self._committer.send(evalsha(self._scripts.commit_batch, *call))
         except WireClosed:
@@ -234,40 +216,20 @@ class VirtualRunner:
         del self._in_flight[number]
         seconds = time.monotonic() - began
         self._ledger.commit_s.append(seconds)
-        self.commits = self.commits.add(seconds)
-        outcome, done = Outcome(reply[0][0]), reply[0][1]
-        if outcome is Outcome.COMMITTED:
-            self._ledger.committed[name].extend((start, stop))
-            self.checked += stop - start
+        self.stats.commits = self.stats.commits.add(seconds)
+        result = CommitResult(Outcome(reply[0][0]), int(reply[0][1]))
+        if result.outcome is Outcome.COMMITTED:
+            self._ledger.committed[name].extend(run)
+            self.stats.checked += batch.stop - batch.start
         else:
-            self._ledger.dropped_s[outcome] += took_s
-        return CommitResult(outcome, int(done))
-
-    async def _settle(self, work: _Range, ended: asyncio.Task[CommitResult] | str) -> str:
-        """Wait for the last commit, give back what is left; return one word about the range."""
-        if isinstance(ended, str):
-            word, left = ended, ended == "late"
-        else:
-            result = await ended
-            word = result.outcome
-            left = word != "committed" and result.outcome.goes_on and result.done != work.out.stop
-        if left:
-            call = release_range_call(work.out.round_id, work.out.range_id, failed=False)
-            await self._store.send(evalsha(self._scripts.release_range, *call))
-        return word
+            self._ledger.dropped_s[result.outcome.value] += took_s
+        return result
 
     def _spawn(self, work: Coroutine[Any, Any, CommitResult]) -> asyncio.Task[CommitResult]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)  # the loop itself keeps no hold of it
         task.add_done_callback(self._tasks.discard)
         return task
-
-    def _note_rate(self, computed: int, seconds: float) -> None:
-        if computed == 0 or seconds <= 0:
-            return
-        rate = computed / seconds
-        self.rates[SHAPE] = (self.rates[SHAPE] + rate) / 2
-        self.best_rates[SHAPE] = max(rate, self.best_rates[SHAPE])
 
     def _idle(self, kind: list[tuple[float, float]], seconds: float) -> None:
         """Note that the GPU had to wait, and move its clock on.

@@ -41,6 +41,17 @@ class CommitResult(NamedTuple):
     done: int  #: first nonce index of the range that is not counted; 0 unless the range goes on
 
 
+class BatchCommit(NamedTuple):
+    """A computed batch of a range, as it is to be counted."""
+
+    round_id: str
+    range_id: int
+    start: int  #: first nonce index
+    stop: int  #: one past the last
+    valid: Proofs  #: what the proof keeps of it
+    num_broken: int = 0  #: indices whose value could not be computed
+
+
 class SessionLimits(NamedTuple):
     """How many sessions there may be at a time."""
 
@@ -211,6 +222,13 @@ class RoundStatus:
             "valid_rate": round(self.valid_rate, 6),
             "spec": self.spec.model_dump(),
         }
+
+
+class OpenedRange(NamedTuple):
+    """A range and its round, as they were read before work on it."""
+
+    status: RoundStatus
+    out: OutstandingRange
 
 
 _COUNTERS = (

@@ -27,7 +27,9 @@ from pocqueue.rounds.connection import store_errors
 from pocqueue.rounds.records import (
     AssignedRange,
     Assignment,
+    BatchCommit,
     CommitResult,
+    OpenedRange,
     Outcome,
     OutstandingRange,
     ProofEntry,
@@ -244,9 +246,7 @@ class RoundStore:
             self._close(round_id, RoundState.COMPLETED, "", only_if_due=False)
         return int(left)
 
-    def open_range(
-        self, round_id: str, range_id: int
-    ) -> tuple[RoundStatus, OutstandingRange] | None:
+    def open_range(self, round_id: str, range_id: int) -> OpenedRange | None:
         """Read a range and its round before work on it; None where there is nothing to do."""
         # No transaction: a full Redis refuses those even where they only read.
         with store_errors(self.url), self.client.pipeline(transaction=False) as pipe:
@@ -259,25 +259,11 @@ class RoundStore:
         status = RoundStatus.parse(round_id, fields, _ms(time))
         if status.remaining_s <= 0:
             return None
-        return status, OutstandingRange.parse(round_id, str(range_id), record)
+        return OpenedRange(status, OutstandingRange.parse(round_id, str(range_id), record))
 
-    def commit_batch(
-        self,
-        round_id: str,
-        range_id: int,
-        start: int,
-        stop: int,
-        valid: Proofs,
-        num_broken: int = 0,
-    ) -> CommitResult:
-        """Count the nonce indices [start, stop) of a range and keep its valid nonces.
-
-        Args:
-            valid: the valid nonces among them, with values that JSON can hold.
-            num_broken: how many of the indices gave a value that could not be computed.
-        """
-        call = commit_batch_call(round_id, range_id, start, stop, valid, num_broken)
-        outcome, done = self._scripts.run("commit_batch", *call)
+    def commit_batch(self, batch: BatchCommit) -> CommitResult:
+        """Count the nonce indices of a batch and keep its valid nonces, exactly once."""
+        outcome, done = self._scripts.run("commit_batch", *commit_batch_call(batch))
         return CommitResult(Outcome(outcome), int(done))
 
     def outstanding(self, round_ids: Sequence[str]) -> list[OutstandingRange]:
@@ -391,31 +377,24 @@ class RoundStore:
         return RoundState(reply) if reply else None
 
 
-def commit_batch_call(
-    round_id: str,
-    range_id: int,
-    start: int,
-    stop: int,
-    valid: Proofs,
-    num_broken: int,
-) -> tuple[list[str], list[Any]]:
+def commit_batch_call(batch: BatchCommit) -> tuple[list[str], list[Any]]:
     """Return keys and arguments of `lua/commit_batch.lua`; see `RoundStore.commit_batch`."""
     parts = ("round", "ranges", "proofs", "cover_starts", "cover_stops")
     keys = [
-        *(Keys.of_round(round_id, part) for part in parts),
+        *(Keys.of_round(batch.round_id, part) for part in parts),
         Keys.ACTIVE,
-        Keys.of_round(round_id, "abandoned"),
+        Keys.of_round(batch.round_id, "abandoned"),
         Keys.METRICS,
     ]
     return keys, [
-        round_id,
-        range_id,
-        start,
-        stop,
-        len(valid),
-        num_broken,
-        json.dumps(valid.nonces, separators=(",", ":")),
-        json.dumps(valid.values, separators=(",", ":"), allow_nan=False),
+        batch.round_id,
+        batch.range_id,
+        batch.start,
+        batch.stop,
+        len(batch.valid),
+        batch.num_broken,
+        json.dumps(batch.valid.nonces, separators=(",", ":")),
+        json.dumps(batch.valid.values, separators=(",", ":"), allow_nan=False),
         KEEP_ENDED_MS,
     ]
 

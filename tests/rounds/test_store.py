@@ -12,7 +12,7 @@ import pytest
 from pocqueue.errors import StoreError, UnknownRound
 from pocqueue.poc.proofs import Proofs
 from pocqueue.rounds.backend import Backend
-from pocqueue.rounds.records import AssignedRange, Assignment, CommitResult, Outcome
+from pocqueue.rounds.records import AssignedRange, Assignment, BatchCommit, CommitResult, Outcome
 from pocqueue.rounds.spec import RoundState
 from pocqueue.rounds.store import KEEP_ENDED_MS, MAX_ATTEMPTS, START, Keys, RoundStore
 from tests.support.factories import make_spec
@@ -598,7 +598,7 @@ def test_nonces_of_the_full_64_bits_come_back_as_they_went_in(store: RoundStore)
     round_id = store.create(make_spec())
     assign(store, round_id, 10)
     nonces, dist = [2**63 - 1, 2**53 + 1], [0.1 + 0.2, 5e-324]
-    store.commit_batch(round_id, 1, 0, 10, Proofs(nonces, dist))
+    store.commit_batch(BatchCommit(round_id, 1, 0, 10, Proofs(nonces, dist)))
     (entry,) = store.iter_proofs(store.status(round_id))
     assert entry.proofs == Proofs(nonces, dist)
 

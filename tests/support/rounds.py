@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from pocqueue.poc.proofs import Proofs
 from pocqueue.rounds.backend import Backend
-from pocqueue.rounds.records import AssignedRange, CommitResult, RoundStatus
+from pocqueue.rounds.records import AssignedRange, BatchCommit, CommitResult, RoundStatus
 from pocqueue.rounds.store import Keys, RoundStore
 
 
@@ -37,7 +37,7 @@ def commit(
 ) -> CommitResult:
     """Commit a batch whose valid nonces, equal to their indices, have the distance 0.5."""
     found = Proofs(list(valid), [0.5] * len(valid))
-    return store.commit_batch(round_id, range_id, start, stop, found, nonfinite)
+    return store.commit_batch(BatchCommit(round_id, range_id, start, stop, found, nonfinite))
 
 
 def proofs(store: RoundStore, round_id: str) -> list[int]:

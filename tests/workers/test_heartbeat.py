@@ -19,6 +19,7 @@ from tests.support.rounds import assign
 from tests.support.waiting import wait_until
 from workers.heartbeat import Heartbeat
 from workers.range_runner import RangeRunner
+from workers.runner_stats import Member
 
 
 class BreakablePool(Pool):
@@ -55,13 +56,9 @@ class Beats:
         """Make a heartbeat that is not started yet."""
         heartbeat = Heartbeat(
             pool or self.pool,
-            f"w{len(self._made)}",
-            queue,
-            host,
-            make_info(),
+            Member(queue, f"w{len(self._made)}", host, os.getpid(), make_info(), ttl_s),
             self.runner,
             interval_s=interval_s,
-            ttl_s=ttl_s,
             on_taken=self.taken.append,
         )
         self._made.append(heartbeat)
@@ -89,12 +86,11 @@ def beats(backend: Backend) -> Iterator[Beats]:
 def test_a_worker_joins_with_all_there_is_to_know_of_it(beats: Beats) -> None:
     """It is in the pool when `start` returns."""
     heartbeat = beats.make(queue="host-7.gpu3", ttl_s=4.0)
-    beats.runner.note_rate(256, 32, 64.0)
+    beats.runner.set_rate(256, 32, 64.0)
     heartbeat.start()
     gpu = beats.the_gpu()
     assert gpu.is_live
     assert (gpu.queue, gpu.worker, gpu.host) == ("host-7.gpu3", "w0", "here")
-    assert heartbeat.worker == "w0"
     assert (gpu.pid, gpu.info, gpu.ttl_ms) == (os.getpid(), make_info(), 4000)
     assert gpu.rates == {"256x32": 64.0}
     assert not gpu.draining
@@ -140,9 +136,9 @@ def test_a_second_worker_on_a_live_queue_is_refused(beats: Beats) -> None:
     assert "host there" in message
     assert f"process {os.getpid()}" in message
     assert "-Q" in message
-    assert beats.the_gpu().worker == first.worker
+    assert beats.the_gpu().worker == "w0"
     second.stop()
-    assert beats.the_gpu().worker == first.worker
+    assert beats.the_gpu().worker == "w0"
     assert beats.taken == []
 
 
@@ -151,7 +147,7 @@ def test_the_queue_of_a_killed_worker_is_taken_over(beats: Beats) -> None:
     beats.pool.beat(make_gpu(worker="killed", ttl_ms=300))
     heartbeat = beats.make(ttl_s=5.0)
     heartbeat.start()
-    assert beats.the_gpu().worker == heartbeat.worker
+    assert beats.the_gpu().worker == "w0"
 
 
 def test_a_worker_that_lost_its_queue_is_told_by_whom(beats: Beats, backend: Backend) -> None:

@@ -16,18 +16,16 @@ from typing_extensions import override
 from pocqueue.engine.base import Engine
 from pocqueue.errors import EngineError, EngineUnavailable, StoreError, StoreUnavailable
 from pocqueue.poc.batch import Batch
-from pocqueue.poc.proofs import Proofs
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.pool import shape_key
-from pocqueue.rounds.records import CommitResult, OutstandingRange, RoundStatus
+from pocqueue.rounds.records import BatchCommit, CommitResult, OpenedRange
 from pocqueue.rounds.redis_server import RedisServer
 from pocqueue.rounds.spec import RoundState
 from pocqueue.rounds.store import MAX_ATTEMPTS, RoundStore
 from tests.support.factories import OTHER_FINGERPRINT, make_spec
 from tests.support.fake_engine import FakeEngine, valid_below
-from tests.support.rounds import assign, check_books, pass_deadline, proofs
+from tests.support.rounds import assign, check_books, commit, pass_deadline, proofs
 from tests.support.waiting import wait_until
-from workers import range_runner
 from workers.range_runner import MAX_FAILURES, RangeRunner
 
 SHAPE = shape_key(8, 10)  # of make_spec
@@ -55,9 +53,7 @@ class WatchedStore(RoundStore):
         self.opened: list[tuple[str, int]] = []
 
     @override
-    def open_range(
-        self, round_id: str, range_id: int
-    ) -> tuple[RoundStatus, OutstandingRange] | None:
+    def open_range(self, round_id: str, range_id: int) -> OpenedRange | None:
         found = super().open_range(round_id, range_id)
         self.opened.append((round_id, range_id))
         return found
@@ -80,7 +76,12 @@ class Bench:
     ) -> RangeRunner:
         """Make another runner; it is closed with the bench."""
         runner = RangeRunner(
-            engine or self.engine, store or self.store, "w0", self.broken.append, self.clock
+            engine or self.engine,
+            store or self.store,
+            "w0",
+            self.broken.append,
+            self.clock,
+            retry_s=0.01,
         )
         self._runners.append(runner)
         return runner
@@ -97,9 +98,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+def bench(backend: Backend) -> Iterator[Bench]:
     """A bench on an empty Redis, with quick retries."""
-    monkeypatch.setattr(range_runner, "RETRY_S", 0.01)
     bench = Bench(backend)
     yield bench
     bench.close()
@@ -132,12 +132,12 @@ def test_the_time_that_commits_take_is_measured(bench: Bench) -> None:
         tries = 0
 
         @override
-        def commit_batch(self, *args: Any, **kwargs: Any) -> CommitResult:
+        def commit_batch(self, batch: BatchCommit) -> CommitResult:
             self.tries += 1
             if self.tries == 1:
                 bench.clock.add(3.0)
                 raise StoreUnavailable("the connection broke")
-            return super().commit_batch(*args, **kwargs)
+            return super().commit_batch(batch)
 
     round_id = bench.start(30)
     runner = bench.new_runner(store=Slow(bench.store.client, bench.store.url))
@@ -168,8 +168,7 @@ def test_nonces_are_those_of_the_node(bench: Bench) -> None:
 def test_a_range_goes_on_where_it_stands(bench: Bench) -> None:
     """What was committed before it was delivered again is not computed again."""
     round_id = bench.start(50)
-    found = Proofs(valid_below(1.0, range(30)), [0.5] * 16)
-    bench.store.commit_batch(round_id, 1, 0, 30, found)
+    commit(bench.store, round_id, 1, 0, 30, valid_below(1.0, range(30)))
     assert bench.runner.run(round_id, 1) == "20 of 20 nonces"
     assert bench.engine.batches[0][0] == 30
     _check_complete(bench, round_id, 50)
@@ -336,7 +335,7 @@ def test_no_batch_begins_that_would_end_after_the_deadline(bench: Bench) -> None
 
 def test_a_range_whose_first_batch_would_be_late_is_given_back_unbegun(bench: Bench) -> None:
     """How long a batch takes is known from the ranges before."""
-    bench.runner.note_rate(8, 10, 0.3)  # 33 s a batch
+    bench.runner.set_rate(8, 10, 0.3)  # 33 s a batch
     round_id = bench.start(100, window_s=25)
     assert bench.runner.run(round_id, 1) == "0 of 100 nonces"
     assert bench.engine.batches == []
@@ -436,24 +435,15 @@ class LosingStore(RoundStore):
         self.refuse: Exception | None = None
 
     @override
-    def commit_batch(
-        self,
-        round_id: str,
-        range_id: int,
-        start: int,
-        stop: int,
-        valid: Proofs,
-        num_broken: int = 0,
-    ) -> CommitResult:
+    def commit_batch(self, batch: BatchCommit) -> CommitResult:
         self.calls += 1
         if self.refuse is not None:
             raise self.refuse
-        arguments = (round_id, range_id, start, stop, valid, num_broken)
         done = self.lost.get(self.calls)
         if done is None:
-            return super().commit_batch(*arguments)
+            return super().commit_batch(batch)
         if done:
-            super().commit_batch(*arguments)
+            super().commit_batch(batch)
         raise StoreUnavailable("the connection broke")
 
 
@@ -549,19 +539,11 @@ class SlowStore(RoundStore):
         self._last = last
 
     @override
-    def commit_batch(
-        self,
-        round_id: str,
-        range_id: int,
-        start: int,
-        stop: int,
-        valid: Proofs,
-        num_broken: int = 0,
-    ) -> CommitResult:
-        if range_id == 1 and stop == self._last:
+    def commit_batch(self, batch: BatchCommit) -> CommitResult:
+        if batch.range_id == 1 and batch.stop == self._last:
             self.waits.set()
             _wait_for(self.go_on)
-        return super().commit_batch(round_id, range_id, start, stop, valid, num_broken)
+        return super().commit_batch(batch)
 
 
 def test_the_engine_goes_on_with_the_next_range_while_the_last_commit_is_under_way(
@@ -614,11 +596,8 @@ def test_a_range_taken_back_before_its_last_commit_counts_without_it(bench: Benc
     assert check_books(bench.store, round_id).checked == 20
 
 
-def test_a_range_outlasts_a_restart_of_redis(
-    own_backend: Backend, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_range_outlasts_a_restart_of_redis(own_backend: Backend, own_redis: RedisServer) -> None:
     """Stopped in the middle of a range: the runner waits, and goes on when it is back."""
-    monkeypatch.setattr(range_runner, "RETRY_S", 0.01)
     bench = Bench(own_backend)
     round_id = bench.start(100)
     with ThreadPoolExecutor(1) as threads:
@@ -638,10 +617,9 @@ def test_a_range_outlasts_a_restart_of_redis(
 
 
 def test_draining_does_not_wait_for_a_redis_that_is_away(
-    own_backend: Backend, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+    own_backend: Backend, own_redis: RedisServer
 ) -> None:
     """SIGTERM during an outage ends the worker; the scheduler finds its range when Redis is back."""
-    monkeypatch.setattr(range_runner, "RETRY_S", 0.01)
     bench = Bench(own_backend)
     round_id = bench.start(100)
 
@@ -920,7 +898,7 @@ def test_the_rate_of_a_shape_is_measured_and_smoothed(bench: Bench) -> None:
 
 def test_a_warm_up_sets_the_rate_that_other_shapes_are_estimated_from(bench: Bench) -> None:
     """It stays first among the rates, whatever is measured later."""
-    bench.runner.note_rate(256, 32, 64.0)
+    bench.runner.set_rate(256, 32, 64.0)
     bench.engine.on_batch = lambda _: bench.clock.add(1)
     bench.runner.run(bench.start(20), 1)
     assert list(bench.runner.stats().rates) == [shape_key(256, 32), SHAPE]

@@ -11,7 +11,7 @@ from benchmarks.fleet.check import audit, compare
 from benchmarks.fleet.ledger import PERIOD, Books, Ledger, distance, valid_indices, valid_of_runs
 from pocqueue.poc.proofs import Proofs
 from pocqueue.rounds.backend import Backend
-from pocqueue.rounds.records import Outcome
+from pocqueue.rounds.records import BatchCommit, Outcome
 from pocqueue.rounds.store import Keys
 from tests.support.factories import make_spec
 from tests.support.rounds import assign
@@ -38,7 +38,7 @@ class Fleet:
         found = valid_indices(start, stop)
         valid = Proofs.of((2 + 5 * index, distance(index)) for index in found)
         result = self.backend.store.commit_batch(
-            self.round_id, self.out.range_id, start, stop, valid
+            BatchCommit(self.round_id, self.out.range_id, start, stop, valid)
         )
         assert result.outcome is Outcome.COMMITTED
 

@@ -1,0 +1,161 @@
+"""One GPU's engine, runner and heartbeat, from load to drain.
+
+Knows nothing of Celery: whatever runs it says when to stop, and several may live in one process.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import uuid
+from collections.abc import Callable
+from functools import partial
+
+from pocqueue.engine import Engine, OnProgress
+from pocqueue.engine.local import load_queue_engine
+from pocqueue.errors import EngineError, StoreUnavailable
+from pocqueue.rounds.backend import Backend
+from pocqueue.rounds.pool import Gpu
+from pocqueue.settings import Settings
+from workers.heartbeat import Heartbeat
+from workers.range_runner import RETRY_S, RangeRunner, single_thread
+from workers.runner_stats import Member
+
+logger = logging.getLogger(__name__)
+
+#: Shape of the warm-up pass, the default one of a round; its rate sizes the first range.
+WARM_UP_BATCH, WARM_UP_SEQ_LEN = 32, 256
+#: How long a stopping worker waits for its batch at hand; Docker's and systemd's patience is longer.
+DRAIN_TIMEOUT_S = 25.0
+
+
+class GpuService:
+    """One member of the pool. Its ranges come by `run`, from any thread.
+
+    Args:
+        queue: its name in the pool; also names the device, unless `load` knows better.
+        settings: of the store and, for the default `load`, the engine.
+        on_broken: called with a reason, from any thread, when it cannot go on; it is to be stopped then.
+        is_stopping: whether it is to be stopped; while it loads, it gives up then.
+        load: loads the engine; called in the engine's own thread.
+    """
+
+    def __init__(
+        self,
+        queue: str,
+        settings: Settings,
+        on_broken: Callable[[str], None],
+        is_stopping: Callable[[], bool] = lambda: False,
+        load: Callable[[OnProgress], Engine] | None = None,
+    ) -> None:
+        self._queue = queue
+        self._settings = settings
+        self._on_broken = on_broken
+        self._is_stopping = is_stopping
+        self._load = load or partial(load_queue_engine, queue, settings)
+        self._backend: Backend | None = None
+        self._engine: Engine | None = None
+        self._runner: RangeRunner | None = None
+        self._heartbeat: Heartbeat | None = None
+
+    def start(self) -> None:
+        """Load the engine, warm it up and join the pool.
+
+        Raises:
+            PocqueueError: what stands in the way, in one sentence.
+        """
+        self._backend = self._open_backend()
+        # Loading, warming up and searching share one thread: see RangeRunner.
+        engine_thread = single_thread("engine")
+        engine = self._engine = engine_thread.submit(self._load, self._tell).result()
+        worker = uuid.uuid4().hex[:12]
+        runner = self._runner = RangeRunner(
+            engine, self._backend.store, worker, self._on_broken, engine_thread=engine_thread
+        )
+        engine_thread.submit(_warm_up, engine, runner).result()
+        info = engine.info
+        self._heartbeat = Heartbeat(
+            self._backend.pool,
+            Member(self._queue, worker, self._settings.host_name, os.getpid(), info),
+            runner,
+            on_taken=self._taken,
+        )
+        self._heartbeat.start()
+        logger.info(
+            "%s is in the pool: model %s (%s) on %s, %s.",
+            self._queue,
+            info.model,
+            info.fingerprint[:12],
+            info.device,
+            info.device_name,
+        )
+
+    def run(self, round_id: str, range_id: int) -> str:
+        """Search a range; see `RangeRunner.run`."""
+        assert self._runner is not None
+        return self._runner.run(round_id, range_id)
+
+    def drain(self) -> None:
+        """Take nothing new and hand back what is not done."""
+        if self._runner is not None:
+            self._runner.drain()
+        if self._heartbeat is not None:
+            self._heartbeat.now()
+
+    def stop(self) -> None:
+        """Leave the pool once nothing is held, and free the engine."""
+        if self._runner is not None and not self._runner.wait_idle(DRAIN_TIMEOUT_S):
+            logger.warning("A batch still runs; its range goes to another GPU.")
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
+        if self._runner is not None:
+            self._runner.close()
+        if self._engine is not None:
+            self._engine.close()
+        if self._backend is not None:
+            self._backend.client.close()
+
+    def _open_backend(self) -> Backend:
+        """Connect to Redis; wait for one that is away, as the rest of a Celery worker would.
+
+        Raises:
+            StoreError: it is there but will not do: too old, or it refuses the password.
+        """
+        told = False
+        while True:
+            try:
+                return Backend.open(self._settings, start=True)
+            except StoreUnavailable as exc:
+                if not told:
+                    told = True
+                    logger.warning("Waiting: %s", exc)
+                if self._is_stopping():
+                    raise
+                time.sleep(RETRY_S)
+
+    def _tell(self, text: str) -> None:
+        """Log a line of the loading engine, or give up if this is to stop.
+
+        Raises:
+            EngineError: it is to stop.
+        """
+        if self._is_stopping():
+            raise EngineError(f"{self._queue} was stopped while it loaded its engine.")
+        logger.info("%s: %s", self._queue, text)
+
+    def _taken(self, other: Gpu) -> None:
+        self._on_broken(
+            f"host {other.host}, process {other.pid} serves this queue by now, as this worker was "
+            "silent for too long"
+        )
+
+
+def _warm_up(engine: Engine, runner: RangeRunner) -> None:
+    seq_len = min(WARM_UP_SEQ_LEN, engine.info.max_seq_len)
+    # The first pass pays for allocations and code generation, the second is measured.
+    for _ in range(2):
+        began = time.monotonic()
+        engine.warm_up(WARM_UP_BATCH, seq_len)
+        seconds = time.monotonic() - began
+    runner.set_rate(seq_len, WARM_UP_BATCH, WARM_UP_BATCH / max(seconds, 1e-6))

@@ -1,0 +1,138 @@
+"""What a runner of ranges did, and the record that a heartbeat makes of it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+
+from pocqueue.engine.base import EngineInfo
+from pocqueue.rounds.latency import Latency
+from pocqueue.rounds.pool import HEARTBEAT_TTL_S, Gpu, shape_key
+from pocqueue.rounds.range_search import RangeSearch
+
+
+@dataclass
+class RunnerStats:
+    """Counters of one runner. Not locked: a runner with several threads locks around each use."""
+
+    checked: int = 0
+    busy_s: float = 0.0
+    #: Since when the engine has its range at hand, and its forward pass at hand; None: it has none.
+    busy_since: float | None = None
+    pass_since: float | None = None
+    #: Seconds that the forward pass at hand has run; 0 between two. Of a snapshot only.
+    pass_s: float = 0.0
+    rates: dict[str, float] = field(default_factory=dict)
+    #: The best rate of each shape so far.
+    best_rates: dict[str, float] = field(default_factory=dict)
+    held: set[str] = field(default_factory=set)
+    last_error: str = ""
+    #: Engine failures in a row.
+    failures: int = 0
+    #: How long commits took, from the first try to the answer.
+    commits: Latency = field(default_factory=Latency)
+    #: How long the engine was idle between two ranges of which the second one was here already.
+    gaps: Latency = field(default_factory=Latency)
+
+    def snapshot(self, now: float) -> RunnerStats:
+        """Return a copy in which the times at hand are counted up to now."""
+        return replace(
+            self,
+            busy_s=self.busy_s + (now - self.busy_since if self.busy_since is not None else 0.0),
+            pass_s=max(0.0, now - self.pass_since) if self.pass_since is not None else 0.0,
+            rates=dict(self.rates),
+            best_rates=dict(self.best_rates),
+            held=set(self.held),
+        )
+
+    def set_rate(self, seq_len: int, batch_size: int, rate: float) -> None:
+        """Set the rate of a shape, measured outside of ranges (by a warm-up)."""
+        shape = shape_key(seq_len, batch_size)
+        self.rates[shape] = self.best_rates[shape] = rate
+
+    def begin(self, search: RangeSearch, now: float, free_since: float) -> None:
+        """Begin the search of a range with the engine.
+
+        Args:
+            search: of the range.
+            now: monotonic seconds.
+            free_since: when the engine became free.
+        """
+        self.busy_since = now
+        spec = search.status.spec
+        best = self.best_rates.get(shape_key(spec.seq_len, spec.batch_size), 0.0)
+        # Not how long a batch took lately: after a stall none would ever seem to fit again.
+        batch_s = spec.batch_size / best if best > 0 else 0.0
+        search.begin(now, batch_s=batch_s, free_since=free_since)
+
+    def end(self, search: RangeSearch, now: float) -> None:
+        """Count what a search took; the rate of a range weighs as much as all before it."""
+        if self.busy_since is not None:
+            self.busy_s += now - self.busy_since
+            self.busy_since = None
+        if search.gap_s is not None:
+            self.gaps = self.gaps.add(search.gap_s)
+        if (rate := search.rate(now)) is None:
+            return
+        self.failures = 0
+        shape = shape_key(search.status.spec.seq_len, search.status.spec.batch_size)
+        known = self.rates.pop(shape, rate)
+        # Last in the dict: `Gpu.rate` estimates unknown shapes from the first, the warm-up's.
+        self.rates[shape] = (known + rate) / 2
+        self.best_rates[shape] = max(rate, self.best_rates.get(shape, 0.0))
+
+
+class Member:
+    """One worker as a member of the pool: makes the records that its heartbeats carry.
+
+    Args:
+        queue: the GPU queue, such as ``gpu0``.
+        worker: id of this worker process; a restarted worker has another.
+        host: name of this machine.
+        pid: of the process.
+        info: the deployed model.
+        ttl_s: seconds of silence after which this worker counts as dead.
+    """
+
+    def __init__(
+        self,
+        queue: str,
+        worker: str,
+        host: str,
+        pid: int,
+        info: EngineInfo,
+        ttl_s: float = HEARTBEAT_TTL_S,
+    ) -> None:
+        self.queue = queue
+        self.worker = worker
+        self._host = host
+        self._pid = pid
+        self._info = info
+        self.ttl_s = ttl_s
+        self._told_busy_s = 0.0
+        self._told_at = time.monotonic()
+
+    def record(self, stats: RunnerStats, *, draining: bool = False) -> Gpu:
+        """Return what there is to tell now; the load is that since the record before."""
+        now = time.monotonic()
+        busy_s, passed_s = stats.busy_s - self._told_busy_s, now - self._told_at
+        self._told_busy_s, self._told_at = stats.busy_s, now
+        load = min(1.0, max(0.0, busy_s / passed_s)) if passed_s > 0 else 0.0
+        return Gpu(
+            queue=self.queue,
+            worker=self.worker,
+            host=self._host,
+            pid=self._pid,
+            info=self._info,
+            ttl_ms=round(self.ttl_s * 1000),
+            rates=stats.rates,
+            best_rates=stats.best_rates,
+            held=tuple(sorted(stats.held)),
+            load=round(load, 3),
+            pass_s=round(stats.pass_s, 3),
+            checked=stats.checked,
+            draining=draining,
+            last_error=stats.last_error,
+            commits=stats.commits,
+            gaps=stats.gaps,
+        )
