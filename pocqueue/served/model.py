@@ -1,25 +1,19 @@
 """The model that a server serves, as its API process sees it: reached by name through the engine client.
 
-What crosses to the workers is block hash, public key, nonces and a shape; what comes back is distances.
+What crosses to the workers is block hash, public key, nonces and a shape; what comes back is their values.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from pocqueue.engine.base import EngineInfo
 from pocqueue.engine.vllm.ranks import BatchLimits, read_answers
 from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound
-from pocqueue.poc.batch import Batch, batches_of
-from pocqueue.poc.config import PoCConfig
-
-if TYPE_CHECKING:
-    import torch
+from pocqueue.poc.batch import Batch
 
 #: Longest time for one batch. vLLM's core does nothing else meanwhile, so this also bounds how long a
 #: batch that hangs keeps a round alive.
@@ -40,7 +34,7 @@ class EngineClient(Protocol):
 
 
 class ServedModel:
-    """Distances by the workers of a vLLM server; a `DistanceSource` for its `PoCManager`.
+    """What the workers of a vLLM server compute.
 
     Made and closed in the event loop that the engine client lives in.
 
@@ -50,9 +44,6 @@ class ServedModel:
         limits: what it can run.
         pass_timeout_s: seconds that one batch may take.
         idle_s: seconds after the last batch at which the workers free what they hold for the next.
-
-    Attributes:
-        lock: held by a thread during a pass.
     """
 
     def __init__(
@@ -65,7 +56,6 @@ class ServedModel:
     ) -> None:
         self.info = info
         self.limits = limits
-        self.lock = threading.RLock()
         self._client = client
         self._pass_timeout_s = pass_timeout_s
         self._idle_s = idle_s
@@ -81,30 +71,8 @@ class ServedModel:
         """
         self.limits.check(self.info, Batch("-", "-", tuple(nonces), batch_size, seq_len))
 
-    def distances(
-        self, config: PoCConfig, public_key: str, target: torch.Tensor, nonces: Sequence[int]
-    ) -> list[float]:
-        """Compute the distances of nonces, blocking this thread, which must not be the loop's.
-
-        Args:
-            config: the round; its block hash, batch size and sequence length are used.
-            public_key: whose nonces they are.
-            target: not used; each worker makes its own.
-            nonces: any number of them.
-
-        Raises:
-            EngineError: as `batch_distances` does.
-        """
-        del target
-        distances: list[float] = []
-        for batch in batches_of(replace(config, public_key=public_key), nonces):
-            with self.lock:
-                computing = self.batch_distances(batch)
-                distances += asyncio.run_coroutine_threadsafe(computing, self._loop).result()
-        return distances
-
-    async def batch_distances(self, batch: Batch, upcoming: Batch | None = None) -> list[float]:
-        """Compute the distances of one batch.
+    async def values(self, batch: Batch, upcoming: Batch | None = None) -> list[float]:
+        """Compute the values of one batch.
 
         Args:
             batch: what is asked for.
@@ -149,7 +117,7 @@ class ServedModel:
         """Call a method of the worker extension on every rank.
 
         Raises:
-            EngineUnavailable, EngineError: as `batch_distances` does.
+            EngineUnavailable, EngineError: as `values` does.
         """
         self.check_alive()
         call = asyncio.ensure_future(
@@ -207,7 +175,7 @@ class ServedModel:
             await self.call("poc_release")
 
     async def close(self) -> None:
-        """Free the workers' scratch no more, as the server ends."""
+        """Cancel the timer that frees the workers' scratch: the server ends, and with it the workers."""
         if self._release is not None:
             self._release.cancel()
         if self._releasing is not None:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from fastapi import APIRouter, Depends, Request
 
 from pocqueue.errors import EngineUnavailable, InvalidToken, PocqueueError
-from pocqueue.poc.config import PoCConfig
+from pocqueue.poc.fields import build
 from pocqueue.served.schema import (
     ERRORS,
     DistancesAnswer,
@@ -27,7 +27,7 @@ from pocqueue.served.schema import (
     StatusAnswer,
     VerdictAnswer,
 )
-from pocqueue.served.service import PowService
+from pocqueue.served.service import PowService, ServedRound
 from pocqueue.web.errors import SentenceRoute
 
 T = TypeVar("T")
@@ -109,14 +109,14 @@ def pow_router(state: PowState) -> APIRouter:
     async def init(body: InitBody) -> Any:
         """Set up a round."""
         service = state.ready()
-        service.init(_config(body))
+        service.init(_round(body))
         return answer(service)
 
     @router.post("/init/generate", response_model=RoundAnswer)
     async def init_generate(body: InitBody) -> Any:
         """Set up a round and search its nonces. Inference routes answer 503 until it is over."""
         service = state.ready()
-        service.init(_config(body))
+        service.init(_round(body))
         service.generate()
         return answer(service)
 
@@ -124,7 +124,7 @@ def pow_router(state: PowState) -> APIRouter:
     async def init_validate(body: InitBody) -> Any:
         """Set up a round to check proofs for. Inference routes answer 503 until it is over."""
         service = state.ready()
-        service.init(_config(body))
+        service.init(_round(body))
         service.validate()
         return answer(service)
 
@@ -182,7 +182,7 @@ def pow_router(state: PowState) -> APIRouter:
         if state.model_error is not None:
             raise EngineUnavailable(f"Engine not available: {state.model_error}.")
         upcoming = None if body.upcoming is None else body.upcoming.to_batch()
-        computed = await service.model.batch_distances(body.to_batch(), upcoming)
+        computed = await service.model.values(body.to_batch(), upcoming)
         info = service.model.info
         return DistancesAnswer(
             distances=_finite(computed), fingerprint=info.fingerprint, dtype=info.dtype
@@ -208,17 +208,18 @@ async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
         task.cancel()
 
 
-def _config(body: InitBody) -> PoCConfig:
+def _round(body: InitBody) -> ServedRound:
     """Return the round of a body.
 
     Raises:
         MissingPart: r_target or the node is not set.
+        InvalidRound: a field is out of bounds.
     """
     if body.r_target is None:
         raise MissingPart("PoC config missing r_target")
     if body.node_id == -1 or body.node_count == -1:
         raise MissingPart("Node ID and node count must be set")
-    return PoCConfig(**body.model_dump())
+    return build(ServedRound, body.model_dump())
 
 
 def _finite(distances: Sequence[float]) -> list[float | None]:

@@ -1,4 +1,4 @@
-"""A proof round on a served model: one manager, the gate before inference, and the search loop.
+"""A proof round on a served model: its results, the gate before inference, and the search loop.
 
 Promises:
 - GENERATING and VALIDATING close the gate; every way out of them opens it: a stop, a failure, the end
@@ -6,6 +6,8 @@ Promises:
 - Requests that run when a round begins are let finish, for `drain_s` at most; then the round begins
   beside them, batch by batch.
 - A stop is answered at once. The batch at hand cannot be interrupted; its result is thrown away.
+- One batch at a time is computed, whether it is searched or checked, and they take turns. A search takes
+  its nonces when its turn has come, so each nonce is searched at most once in a round.
 - What goes wrong in the engine ends the round as failed, with the reason in the status.
 """
 
@@ -14,18 +16,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
 from typing import Any
 
 from pocqueue.errors import EngineError, InvalidRound, PocqueueError
-from pocqueue.poc.config import PoCConfig, PoCState
-from pocqueue.poc.data import ProofBatch, ValidatedBatch
-from pocqueue.poc.manager import PoCManager
+from pocqueue.poc.batch import Batch, batches_of
+from pocqueue.poc.config import PoCState
+from pocqueue.poc.data import ProofBatch, ValidatedBatch, check_length
+from pocqueue.poc.fields import HttpUrl
+from pocqueue.poc.search import Search
+from pocqueue.poc.sender import PoCCallbackSender
+from pocqueue.poc.stats import PoCStats
+from pocqueue.rounds.spec import FraudThreshold, RTarget
 from pocqueue.served.gate import InferenceGate
 from pocqueue.served.model import ServedModel
 
 logger = logging.getLogger(__name__)
 
+#: Valid nonces that the status has: the latest of the round. All of them went to the callback URL.
+KEPT_VALID = 10_000
 _POLL_S = 0.02
 _BUSY = {PoCState.GENERATING, PoCState.VALIDATING}
 
@@ -42,6 +54,46 @@ class RoundRunning(PocqueueError):
     http_status = 409
 
 
+class ServedRound(Search):
+    """What to search on the served model, and who is told."""
+
+    r_target: RTarget
+    fraud_threshold: FraudThreshold = 0.01
+    callback_url: HttpUrl | None = None
+
+
+@dataclass
+class _Found:
+    """What a round has come to."""
+
+    next_index: int = 0
+    stats: PoCStats = field(default_factory=PoCStats)
+    #: The latest `KEPT_VALID` valid nonces, in the order found, and their distances.
+    nonces: list[int] = field(default_factory=list)
+    distances: list[float] = field(default_factory=list)
+
+    def take(self, asked: ServedRound) -> tuple[Batch, Batch | None]:
+        """Take the nonces of the next batch; return it, and the one behind it if there is one.
+
+        Raises:
+            InvalidRound: the node's nonces are used up, at 2^63.
+        """
+        middle = self.next_index + asked.batch_size
+        batch = Batch.of(asked, asked.nonces(self.next_index, middle))
+        self.next_index = middle
+        with contextlib.suppress(InvalidRound):
+            return batch, Batch.of(asked, asked.nonces(middle, middle + asked.batch_size))
+        return batch, None
+
+    def keep(self, valid: ProofBatch) -> None:
+        """Keep the valid nonces of a batch."""
+        self.nonces += valid.nonces
+        self.distances += valid.dist
+        del self.nonces[:-KEPT_VALID]
+        del self.distances[:-KEPT_VALID]
+        self.stats.total_valid += len(valid)
+
+
 class PowService:
     """Runs proof rounds on a served model. Used from its event loop only.
 
@@ -50,36 +102,72 @@ class PowService:
         gate: before the inference routes.
         drain_s: seconds that running requests get to finish before the first batch.
         max_round_s: seconds after which a round ends that nobody stopped.
+        make_sender: makes what delivers a round's callbacks, of callback URL, r_target and fraud_threshold.
     """
 
     def __init__(
-        self, model: ServedModel, gate: InferenceGate, *, drain_s: float, max_round_s: float
+        self,
+        model: ServedModel,
+        gate: InferenceGate,
+        *,
+        drain_s: float,
+        max_round_s: float,
+        make_sender: Callable[[str, float, float], PoCCallbackSender] = PoCCallbackSender,
     ) -> None:
         self.model = model
         self.gate = gate
-        self._manager = PoCManager(None, model.info, source=model)
         self._drain_s = drain_s
         self._max_round_s = max_round_s
+        self._make_sender = make_sender
+        self._state = PoCState.IDLE
+        self._error: str | None = None
+        self._round: ServedRound | None = None
+        self._found = _Found()
+        #: Of the round; None where it has no callback URL, or was stopped.
+        self._sender: PoCCallbackSender | None = None
+        #: Rounds that were stopped or made room for another.
+        self._num_ends = 0
+        #: Held while a batch is computed, by whoever asked for it or by nobody any more.
+        self._turn = asyncio.Lock()
+        self._computing: asyncio.Future[list[float]] | None = None
+        self._search: asyncio.Task[None] | None = None
         self._end: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     def status(self) -> dict[str, Any]:
-        """Return how the round stands; see `PoCManager.get_status`."""
-        return self._manager.get_status()
+        """Return how the round stands, as JSON-ready values; the lists are copies."""
+        found, stats = self._found, self._found.stats
+        return {
+            "state": self._state.value,
+            "valid_nonces": list(found.nonces),
+            "valid_distances": list(found.distances),
+            "total_checked": stats.total_checked,
+            "total_valid": stats.total_valid,
+            "elapsed_seconds": stats.elapsed,
+            "rate_per_second": stats.rate,
+            "total_nonfinite": stats.total_nonfinite,
+            "failed": self._error is not None,
+            "error": self._error,
+        }
 
-    def init(self, config: PoCConfig) -> None:
+    def init(self, asked: ServedRound) -> None:
         """Set up a round. One that validates is over with this.
 
         Raises:
             RoundRunning: one is being searched.
-            InvalidRound: the model cannot run it. Nothing changes.
+            InvalidRound: the model cannot run it, or the callback URL is none. Nothing changes.
             EngineUnavailable: the engine is dead. Nothing changes.
         """
-        self.model.check(config.batch_size, config.seq_len)
-        if self._manager.state is PoCState.GENERATING:
+        self.model.check(asked.batch_size, asked.seq_len)
+        if self._state is PoCState.GENERATING:
             raise RoundRunning("Round already in progress. POST /api/v1/pow/stop ends it.")
         self.model.check_alive()
-        self._manager.init_round(config)
+        sender = self._sender_of(asked)
+        self._retire_sender()
+        self._round, self._sender = asked, sender
+        self._found = _Found(stats=PoCStats(start_time=time.time()))
+        self._state, self._error = PoCState.IDLE, None
+        self._num_ends += 1
         self._leave()
 
     def generate(self) -> None:
@@ -89,13 +177,12 @@ class PowService:
             NoRound: there is no round.
             EngineUnavailable: the engine is dead. Nothing changes.
         """
-        self._require_round()
-        if self._manager.state is PoCState.GENERATING:
+        asked = self._require_round()
+        if self._state is PoCState.GENERATING:
             return
-        self.model.check_alive()
-        self._manager.start_generate()
-        self._enter()
-        self._manager.set_generation_task(self._spawn(self._search(), "poc-generate"))
+        self._enter(PoCState.GENERATING, asked)
+        self._found.stats.resume()
+        self._search = self._spawn(self._run(asked, self._found), "poc-generate")
 
     def validate(self) -> None:
         """Close the gate and stop searching; proofs are checked as they come.
@@ -104,51 +191,67 @@ class PowService:
             NoRound: there is no round.
             EngineUnavailable: the engine is dead. Nothing changes.
         """
-        self._require_round()
-        self.model.check_alive()
-        self._manager.start_validate()
-        self._enter()
+        self._enter(PoCState.VALIDATING, self._require_round())
+        self._end_search()
 
     def stop(self) -> None:
         """End the round, if any, and open the gate."""
-        self._manager.stop_round()
+        self._end_search()
+        self._retire_sender()
+        self._num_ends += 1
+        self._state = PoCState.STOPPED
         self._leave()
 
     async def check(self, proof: ProofBatch) -> ValidatedBatch:
-        """Recompute a proof for the round's block.
+        """Recompute a proof for the round's block, which it was made for or not; tell the callback URL.
 
         Raises:
             NoRound: there is no round, or it ended meanwhile.
             InvalidRound: the proof is none.
             EngineError: the engine failed; so did the round, if it was searching or validating.
         """
-        config = self._manager.config
-        if config is None:
+        asked, sender, num_ends = self._round, self._sender, self._num_ends
+        if asked is None:
             raise NoRound("No round configured")
-        try:
-            return await self._manager.check_proof(proof)
-        except InvalidRound:
-            raise
-        except RuntimeError as exc:
-            raise NoRound(f"{exc}.") from None
-        except EngineError as exc:
-            # Not a round that began meanwhile.
-            if self._manager.config is config and self._manager.state in _BUSY:
-                self._fail(str(exc))
-            raise
+        check_length("dist", proof.dist, proof.nonces)
+        computed: list[float] = []
+        theirs = asked.model_copy(update={"public_key": proof.public_key})
+        # Batch by batch: many of them must not outlast the round that they are checked for.
+        for batch in batches_of(theirs, proof.nonces):
+            try:
+                computed += await self._recompute(batch)
+            except EngineError as exc:
+                # Not a round that began meanwhile.
+                if self._round is asked and self._state in _BUSY:
+                    self._fail(str(exc))
+                raise
+            if self._num_ends != num_ends:
+                raise NoRound("The round ended while the proof was checked.")
+        verdict = ValidatedBatch(
+            public_key=proof.public_key,
+            block_hash=asked.block_hash,
+            block_height=asked.block_height,
+            nonces=proof.nonces,
+            dist=computed,
+            node_id=proof.node_id,
+            received_dist=proof.dist,
+            r_target=asked.r_target,
+            fraud_threshold=asked.fraud_threshold,
+        )
+        if sender is not None:
+            await sender.send_validated(verdict)
+        return verdict
 
     async def close(self) -> None:
         """End everything and deliver the callbacks that wait, for a bounded time."""
         self.stop()
-        await self._manager.close()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._computing is not None:
+            self._computing.cancel()
         await self.model.close()
-        for task in list(self._tasks):
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
 
-    async def _search(self) -> None:
-        """Search until the state changes. The manager cancels this where the round ends."""
+    async def _run(self, asked: ServedRound, found: _Found) -> None:
+        """Search until cancelled, which is what ends a round's search."""
         try:
             if not await self._drained():
                 logger.warning(
@@ -156,10 +259,61 @@ class PowService:
                     max(self.gate.running, self.model.num_unfinished()),
                     self._drain_s,
                 )
-            while self._manager.state is PoCState.GENERATING:
-                await self._manager.run_batch_async()
+            while True:
+                batch, distances = await self._compute(lambda: found.take(asked))
+                # Nothing below gives up control, so a cancellation cannot fall between counting a batch
+                # and queueing it: both happen or neither.
+                await self._commit(asked, found, batch, distances)
         except Exception as exc:  # noqa: BLE001 - whatever it is, the round must not seem to go on
             self._fail(str(exc) or type(exc).__name__)
+
+    async def _recompute(self, batch: Batch) -> list[float]:
+        _, values = await self._compute(lambda: (batch, None))
+        return values
+
+    async def _compute(
+        self, take: Callable[[], tuple[Batch, Batch | None]]
+    ) -> tuple[Batch, list[float]]:
+        """Compute a batch in turn. When the caller is cancelled, the turn lasts until the batch is done.
+
+        Args:
+            take: called when the turn has come; returns the batch, and the next one if that is known.
+        """
+        await self._turn.acquire()
+        try:
+            batch, upcoming = take()
+            self._computing = asyncio.ensure_future(self.model.values(batch, upcoming))
+        except BaseException:
+            self._turn.release()
+            raise
+        self._computing.add_done_callback(lambda _: self._turn.release())
+        return batch, await asyncio.shield(self._computing)
+
+    async def _commit(
+        self, asked: ServedRound, found: _Found, batch: Batch, distances: list[float]
+    ) -> None:
+        """Count a batch, keep its valid nonces and queue them for the callback URL."""
+        stats = found.stats
+        num_nonfinite = sum(not math.isfinite(distance) for distance in distances)
+        if num_nonfinite and not stats.total_nonfinite:
+            logger.warning(
+                "The model gave %d distances that are not finite for block %s; dropped",
+                num_nonfinite,
+                asked.block_hash,
+            )
+        valid = ProofBatch(
+            public_key=asked.public_key,
+            block_hash=asked.block_hash,
+            block_height=asked.block_height,
+            nonces=list(batch.nonces),
+            dist=distances,
+            node_id=asked.node_id,
+        ).sub_batch(asked.r_target)
+        stats.total_checked += len(distances)
+        stats.total_nonfinite += num_nonfinite
+        found.keep(valid)
+        if self._sender is not None:
+            await self._sender.send_generated(valid)
 
     async def _drained(self) -> bool:
         """Wait until no request runs, at most `drain_s`; say whether none does."""
@@ -175,10 +329,19 @@ class PowService:
 
     def _fail(self, reason: str) -> None:
         logger.error("The proof round failed: %s", reason)
-        self._manager.fail_round(reason)
-        self._leave()
+        self.stop()
+        self._error = reason
 
-    def _enter(self) -> None:
+    def _require_round(self) -> ServedRound:
+        if self._round is None:
+            raise NoRound("PoC not initialized")
+        return self._round
+
+    def _enter(self, state: PoCState, asked: ServedRound) -> None:
+        self.model.check_alive()
+        if self._sender is None:
+            self._sender = self._sender_of(asked)
+        self._state, self._error = state, None
         self.gate.close()
         # From when the gate closed: changes of phase do not keep it closed for longer.
         if self._end is None:
@@ -193,12 +356,25 @@ class PowService:
     def _overdue(self) -> None:
         self._fail(f"nobody stopped the round within {self._max_round_s:.0f} s")
 
-    def _require_round(self) -> None:
-        if self._manager.config is None:
-            raise NoRound("PoC not initialized")
+    def _end_search(self) -> None:
+        if self._search is not None:
+            self._search.cancel()
+            self._search = None
+        self._found.stats.stop()
 
-    def _spawn(self, coroutine: Any, name: str) -> asyncio.Task[None]:
-        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine, name=name)
+    def _sender_of(self, asked: ServedRound) -> PoCCallbackSender | None:
+        if asked.callback_url is None:
+            return None
+        return self._make_sender(asked.callback_url, asked.r_target, asked.fraud_threshold)
+
+    def _retire_sender(self) -> None:
+        """Let the sender deliver what waits, and close."""
+        sender, self._sender = self._sender, None
+        if sender is not None:
+            self._spawn(sender.close(), "poc-callbacks-close")
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(coroutine, name=name)
         self._tasks.add(task)  # or the loop alone would hold it, weakly
         task.add_done_callback(self._tasks.discard)
         return task

@@ -17,7 +17,6 @@ from tests.support.engine_client import (
     MAX_SEQ_LEN,
     EngineTwin,
     distance_of,
-    round_of,
 )
 from tests.support.factories import make_info
 from tests.support.waiting import until
@@ -38,7 +37,7 @@ def expected(nonces: list[int]) -> list[float]:
 
 
 async def ask(model: ServedModel, nonces: list[int]) -> list[float]:
-    return await model.batch_distances(Batch("block-1", "key-1", tuple(nonces), 4, 8))
+    return await model.values(Batch("block-1", "key-1", tuple(nonces), 4, 8))
 
 
 async def test_a_batch_is_one_call_by_name(model: ServedModel, twin: EngineTwin) -> None:
@@ -52,20 +51,10 @@ async def test_a_batch_is_one_call_by_name(model: ServedModel, twin: EngineTwin)
 async def test_the_workers_are_told_of_the_next_batch(model: ServedModel, twin: EngineTwin) -> None:
     """One that they could not run is left out; it is refused when it is asked for."""
     batch = Batch("block-1", "key-1", (5,), 4, 8)
-    await model.batch_distances(batch, Batch("block-2", "key-2", (6, 7), 4, 8))
-    await model.batch_distances(batch, Batch("block-2", "key-2", (6, 7), 4, 10**6))
+    await model.values(batch, Batch("block-2", "key-2", (6, 7), 4, 8))
+    await model.values(batch, Batch("block-2", "key-2", (6, 7), 4, 10**6))
     told = [args[1] for _, args in twin.calls]
     assert told == [Batch("block-2", "key-2", (6, 7), 4, 8).to_wire(), None]
-
-
-async def test_a_thread_gets_any_number_of_nonces(model: ServedModel, twin: EngineTwin) -> None:
-    """In batches of the round's size, in order, for the key that is asked for."""
-    nonces = list(range(100, 110))
-    config = round_of(public_key="another")
-    distances = await asyncio.to_thread(model.distances, config, "key-1", None, nonces)  # type: ignore[arg-type]
-    assert distances == expected(nonces)
-    assert twin.batches == [nonces[:4], nonces[4:8], nonces[8:]]
-    assert twin.most_running == 1
 
 
 async def test_any_rank_may_have_the_logits(model: ServedModel, twin: EngineTwin) -> None:
@@ -133,7 +122,7 @@ async def test_what_the_model_cannot_run_does_not_reach_it(
 ) -> None:
     """The error names the field."""
     with pytest.raises(InvalidRound) as caught:
-        await model.batch_distances(Batch("block-1", "key-1", tuple(nonces), batch_size, seq_len))
+        await model.values(Batch("block-1", "key-1", tuple(nonces), batch_size, seq_len))
     assert caught.value.field == field
     assert twin.calls == []
 
@@ -206,8 +195,6 @@ async def test_a_call_that_vllm_drops_is_an_error(model: ServedModel, twin: Engi
     twin.failure = asyncio.CancelledError()
     with pytest.raises(EngineUnavailable, match="dropped the batch"):
         await ask(model, [1])
-    with pytest.raises(EngineUnavailable, match="dropped the batch"):
-        await asyncio.to_thread(model.distances, round_of(), "key-1", None, [1])  # type: ignore[arg-type]
 
 
 async def test_a_caller_who_is_cancelled_stays_so(model: ServedModel, twin: EngineTwin) -> None:
@@ -218,8 +205,3 @@ async def test_a_caller_who_is_cancelled_stays_so(model: ServedModel, twin: Engi
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-
-
-async def test_a_manager_sees_the_sizes_of_the_model(model: ServedModel) -> None:
-    """All it has to know."""
-    assert (model.info.hidden_size, model.info.vocab_size) == (16, 32)

@@ -241,10 +241,12 @@ async def test_generate_searches_the_nodes_nonces(server: Server) -> None:
     assert status["valid_distances"] == [distance_of("block-1", "key-1", n) for n in valid]
     assert status["elapsed_seconds"] > 0
     assert status["rate_per_second"] > 0
-    assert server.twin.calls[0] == (
-        "poc_values",
-        (Batch("block-1", "key-1", (2, 7, 12, 17), 4, 8).to_wire(), None),
+    first, second = (
+        Batch("block-1", "key-1", nonces, 4, 8).to_wire()
+        for nonces in ((2, 7, 12, 17), (22, 27, 32, 37))
     )
+    # The workers hear of the next batch while they compute one.
+    assert server.twin.calls[0] == ("poc_values", (first, second))
 
 
 async def test_every_way_between_the_states(server: Server) -> None:
@@ -301,7 +303,7 @@ async def test_generating_twice_is_one_search(server: Server) -> None:
     assert len(searches) == 1
     status = await server.post("stop")
     assert status["valid_nonces"] == list(range(status["total_checked"]))
-    await passes_over(server.service)
+    await passes_over(server.twin)
     flat = [nonce for batch in server.twin.batches for nonce in batch]
     assert flat == list(range(len(flat)))
     assert server.twin.most_running == 1
@@ -315,7 +317,7 @@ async def test_a_search_goes_on_after_validating(server: Server) -> None:
     await server.post("phase/validate")
     server.twin.hold_after = 5
     server.twin.gate.set()
-    await passes_over(server.service)
+    await passes_over(server.twin)
     await server.post("phase/generate")
     await until(lambda: server.twin.running)
     # The batch that the change of phase overtook, 8 to 11, was thrown away.
@@ -385,7 +387,7 @@ async def test_a_target_left_out_is_a_target_missing(server: Server) -> None:
         ("fraud_threshold", 1, "a number above 0 and below 1"),
         ("node_id", -2, "a whole number from 0 to node_count - 1"),
         ("node_id", 1, "a whole number from 0 to node_count - 1 = 0"),
-        ("node_count", 0, "an integer from 1 to"),
+        ("node_count", 0, "a whole number from 1 to"),
         ("node_count", -2, "a whole number from 1 to"),
         ("batch_size", 0, "a whole number from 1 to 4096"),
         ("batch_size", MAX_BATCH_SIZE + 1, f"1 to {MAX_BATCH_SIZE}"),
@@ -541,7 +543,7 @@ async def test_a_stop_does_not_wait_for_the_batch_at_hand(server: Server) -> Non
     assert server.twin.running == 1
     server.twin.gate.set()
     await until(lambda: server.twin.answered == 3)
-    await passes_over(server.service)
+    await passes_over(server.twin)
     status = await server.status()
     assert (status["total_checked"], status["valid_nonces"]) == (8, list(range(8)))
     assert len(server.twin.batches) == 3

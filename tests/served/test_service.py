@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import itertools
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -12,9 +11,7 @@ from typing import Any
 import pytest
 
 from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound
-from pocqueue.poc import sender as sender_module
 from pocqueue.poc.data import ProofBatch
-from pocqueue.poc.sender import PoCCallbackSender
 from pocqueue.served.service import NoRound, PowService, RoundRunning
 from tests.support.callback_receiver import receiving
 from tests.support.engine_client import EngineTwin, distance_of, passes_over, round_of, serving
@@ -28,11 +25,8 @@ def twin() -> EngineTwin:
     return EngineTwin()
 
 
-@pytest.fixture
-def quick_sender(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let callback senders try again at once, and give up early when they close."""
-    quick = functools.partial(PoCCallbackSender, backoff_s=0.001, flush_timeout_s=0.1)
-    monkeypatch.setattr(sender_module, "PoCCallbackSender", quick)
+#: Callback senders that try again at once, and give up early when they close.
+QUICK = {"backoff_s": 0.001, "flush_timeout_s": 0.1}
 
 
 def start(service: PowService, **changes: object) -> None:
@@ -87,14 +81,14 @@ async def test_a_round_goes_on_where_it_stood(twin: EngineTwin) -> None:
         await until(lambda: twin.running)
         service.validate()
         twin.gate.set()
-        await passes_over(service)
+        await passes_over(twin)
         assert service.status()["total_checked"] == 8
         twin.hold_after = 5
         service.generate()
         await until(lambda: twin.running)
         service.stop()
         twin.gate.set()
-        await passes_over(service)
+        await passes_over(twin)
         assert twin.batches == [[4 * i, 4 * i + 1, 4 * i + 2, 4 * i + 3] for i in range(5)]
         assert service.status()["total_checked"] == 12
 
@@ -297,9 +291,9 @@ async def test_the_time_of_a_round_ends_with_it(
         assert [timer.cancelled() for timer in timers] == [True]
 
 
-async def test_closing_ends_the_round_and_delivers(twin: EngineTwin, quick_sender: None) -> None:
+async def test_closing_ends_the_round_and_delivers(twin: EngineTwin) -> None:
     """With a batch at hand, and callbacks that wait."""
-    async with receiving() as receiver, serving(twin) as service:
+    async with receiving() as receiver, serving(twin, **QUICK) as service:
         receiver.gate.clear()
         twin.hold_after = 4
         start(service, r_target=2.0, callback_url=receiver.url)
@@ -321,11 +315,9 @@ async def test_closing_twice_or_before_a_round_is_fine(twin: EngineTwin) -> None
         assert twin.calls == []
 
 
-async def test_callbacks_hold_the_target_and_all_valid_nonces(
-    twin: EngineTwin, quick_sender: None
-) -> None:
+async def test_callbacks_hold_the_target_and_all_valid_nonces(twin: EngineTwin) -> None:
     """A receiver that fails twice gets everything all the same, in order, each once."""
-    async with receiving() as receiver, serving(twin) as service:
+    async with receiving() as receiver, serving(twin, **QUICK) as service:
         receiver.statuses = iter([503, 500])
         twin.hold_after = 6
         start(service, callback_url=receiver.url, node_id=1, node_count=3)
@@ -349,13 +341,11 @@ async def test_callbacks_hold_the_target_and_all_valid_nonces(
         }
 
 
-async def test_a_receiver_that_is_gone_does_not_stop_the_search(
-    twin: EngineTwin, quick_sender: None
-) -> None:
+async def test_a_receiver_that_is_gone_does_not_stop_the_search(twin: EngineTwin) -> None:
     """Nor the stop of the round, nor the next one."""
     async with receiving() as receiver:
         url = receiver.url
-    async with serving(twin) as service:
+    async with serving(twin, **QUICK) as service:
         start(service, callback_url=url)
         await until(lambda: service.status()["total_checked"] >= 100)
         assert not service.status()["failed"]
@@ -364,12 +354,10 @@ async def test_a_receiver_that_is_gone_does_not_stop_the_search(
         await until(lambda: service.status()["total_checked"] >= 100)
 
 
-async def test_a_verdict_is_told_in_both_ways_of_speaking(
-    twin: EngineTwin, quick_sender: None
-) -> None:
+async def test_a_verdict_is_told_in_both_ways_of_speaking(twin: EngineTwin) -> None:
     """The fields of a validated batch, vLLM's names beside them, null for NaN."""
     twin.is_nan = lambda nonce: nonce == 3
-    async with receiving() as receiver, serving(twin) as service:
+    async with receiving() as receiver, serving(twin, **QUICK) as service:
         service.init(round_of(callback_url=receiver.url, r_target=2.0))
         service.validate()
         verdict = await service.check(proof([1, 2, 3]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import math
 from collections.abc import AsyncIterator, Callable
@@ -13,11 +14,12 @@ from typing import Any
 from pocqueue.engine.base import EXTENSION
 from pocqueue.engine.vllm.ranks import BatchLimits
 from pocqueue.poc.batch import Batch
-from pocqueue.poc.config import PoCConfig
+from pocqueue.poc.sender import PoCCallbackSender
 from pocqueue.served.gate import InferenceGate
 from pocqueue.served.model import ServedModel
-from pocqueue.served.service import PowService
+from pocqueue.served.service import PowService, ServedRound
 from tests.support.factories import make_info
+from tests.support.waiting import until
 
 #: Of the described model.
 MAX_BATCH_SIZE = 16
@@ -34,17 +36,19 @@ def distance_of(block_hash: str, public_key: str, nonce: int) -> float:
     return int.from_bytes(digest[:4], "big") / 2**31
 
 
-def round_of(**changes: Any) -> PoCConfig:
+def round_of(**changes: Any) -> ServedRound:
     """Make a round of batches of 4 nonces, about half of which are valid."""
     fields: dict[str, Any] = {
         "block_hash": "block-1",
         "block_height": 7,
         "public_key": "key-1",
         "r_target": 1.0,
+        "node_id": 0,
+        "node_count": 1,
         "batch_size": 4,
         "seq_len": 8,
     }
-    return PoCConfig(**fields | changes)
+    return ServedRound(**fields | changes)
 
 
 class EngineTwin:
@@ -154,12 +158,23 @@ async def serving(
     drain_s: float = 30.0,
     max_round_s: float = 60.0,
     pass_timeout_s: float = 60.0,
+    **sending: Any,
 ) -> AsyncIterator[PowService]:
-    """Set up a service on a twin, and end it."""
+    """Set up a service on a twin, and end it.
+
+    Args:
+        sending: timings of its callback senders.
+    """
     model = ServedModel(
         twin, make_info(max_seq_len=MAX_SEQ_LEN), BatchLimits(MAX_BATCH_SIZE), pass_timeout_s
     )
-    service = PowService(model, InferenceGate(330.0), drain_s=drain_s, max_round_s=max_round_s)
+    service = PowService(
+        model,
+        InferenceGate(330.0),
+        drain_s=drain_s,
+        max_round_s=max_round_s,
+        make_sender=functools.partial(PoCCallbackSender, **sending),
+    )
     try:
         yield service
     finally:
@@ -167,11 +182,8 @@ async def serving(
         await service.close()
 
 
-async def passes_over(service: PowService) -> None:
-    """Wait until no thread is inside a pass, nor about to hand in what one gave."""
-
-    def take_lock() -> None:
-        with service.model.lock:
-            pass
-
-    await asyncio.to_thread(take_lock)
+async def passes_over(twin: EngineTwin) -> None:
+    """Wait until no batch is being computed, and whoever waited for one has heard of it."""
+    await until(lambda: not twin.running)
+    for _ in range(5):
+        await asyncio.sleep(0)
