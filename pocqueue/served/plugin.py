@@ -10,7 +10,6 @@ routes say why and everything else works as ever.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import os
 from argparse import Namespace
@@ -28,9 +27,10 @@ from pocqueue.errors import EngineError, EngineUnavailable, PocqueueError
 from pocqueue.rounds.spec import RoundSpec
 from pocqueue.served.gate import GateMiddleware, InferenceGate
 from pocqueue.served.model import ServedModel
-from pocqueue.served.routes import PowState, pow_router
-from pocqueue.served.service import PowService
+from pocqueue.served.prover import Prover
+from pocqueue.served.routes import RouteState, add_routes
 from pocqueue.settings import Settings
+from pocqueue.web.door import digest
 
 logger = logging.getLogger("vllm.pocqueue")
 
@@ -49,14 +49,14 @@ class PoCEndpoints:
 
     def __init__(self, *, max_round_s: float = MAX_ROUND_S) -> None:
         self._max_round_s = max_round_s
-        self._state = PowState()
+        self._state = RouteState()
         self._gate = InferenceGate(_WINDOW_S)
         self._hashing: asyncio.Task[None] | None = None
         self._closing = False
 
     def attach_router(self, app: FastAPI) -> None:
         """Add routes, gate and a clean end to the server's application."""
-        app.include_router(pow_router(self._state))
+        add_routes(app, self._state)
         app.add_middleware(GateMiddleware, gate=self._gate)
         around = app.router.lifespan_context
 
@@ -75,19 +75,19 @@ class PoCEndpoints:
         try:
             settings = Settings.load()
             self._state.tokens = _tokens(settings, args)
-            service = await _make_service(
+            prover = await _make_prover(
                 engine_client, self._gate, args, settings, self._max_round_s
             )
         except PocqueueError as exc:
             self._state.reason = f"PoC not enabled: {exc}"
             logger.error("pocqueue: %s", self._state.reason)
             return
-        self._state.service = service
-        state.poc_service = service
+        self._state.prover = prover
+        state.poc_service = prover
         self._hashing = asyncio.create_task(
-            self._fingerprint(service.model, engine_client.vllm_config, settings)
+            self._fingerprint(prover.model, engine_client.vllm_config, settings)
         )
-        logger.info("pocqueue: /api/v1/pow is ready on model %s.", service.model.info.model)
+        logger.info("pocqueue: /api/v1/pow is ready on model %s.", prover.model.info.model)
 
     async def _fingerprint(self, served: ServedModel, config: Any, settings: Settings) -> None:
         """Hash the model's files in the background; a large model takes minutes, once."""
@@ -118,17 +118,17 @@ class PoCEndpoints:
         self._closing = True
         if self._hashing is not None:
             self._hashing.cancel()
-        if self._state.service is not None:
-            await self._state.service.close()
+        if self._state.prover is not None:
+            await self._state.prover.close()
 
 
-async def _make_service(
+async def _make_prover(
     engine_client: Any,
     gate: InferenceGate,
     args: Namespace,
     settings: Settings,
     max_round_s: float,
-) -> PowService:
+) -> Prover:
     """Ask the workers what they have, and set up the service.
 
     Raises:
@@ -154,11 +154,11 @@ async def _make_service(
     names = getattr(args, "served_model_name", None)
     info = replace(info, model=names[0] if names else info.model)
     model = ServedModel(engine_client, info, limits)
-    return PowService(model, gate, drain_s=settings.vllm_drain_seconds, max_round_s=max_round_s)
+    return Prover(model, gate, drain_s=settings.vllm_drain_seconds, max_round_s=max_round_s)
 
 
-def _tokens(settings: Settings, args: Namespace) -> list[bytes]:
-    """Return the SHA-256 of each token that opens the routes; none where they are open.
+def _tokens(settings: Settings, args: Namespace) -> list[str]:
+    """Return the digest of each token that opens the routes; none where they are open.
 
     The server's own keys count as well where no other is set: who may not ask for a completion may
     not stop all of them either.
@@ -167,7 +167,7 @@ def _tokens(settings: Settings, args: Namespace) -> list[bytes]:
         tokens = [settings.vllm_token.get_secret_value()]
     else:
         tokens = list(getattr(args, "api_key", None) or [os.environ.get("VLLM_API_KEY")])
-    return [hashlib.sha256(token.encode()).digest() for token in tokens if token]
+    return [digest(token) for token in tokens if token]
 
 
 def _model_folder(vllm_config: Any) -> Path:

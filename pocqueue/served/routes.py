@@ -6,33 +6,35 @@ Errors are ``{"detail": sentence}`` whatever the application around them does wi
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import math
-import secrets
 from collections.abc import Coroutine, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, FastAPI, Request
+from starlette.types import Scope
 
-from pocqueue.errors import EngineUnavailable, InvalidToken, PocqueueError
+from pocqueue.errors import EngineUnavailable, PocqueueError
 from pocqueue.poc.fields import build
+from pocqueue.served.prover import Prover, ServedRound
 from pocqueue.served.schema import (
     ERRORS,
     DistancesAnswer,
     DistancesBody,
-    InitBody,
     ProofBody,
-    RoundAnswer,
-    StatusAnswer,
+    ServedRoundAnswer,
+    ServedRoundBody,
+    ServedStatusAnswer,
     VerdictAnswer,
 )
-from pocqueue.served.service import PowService, ServedRound
+from pocqueue.web.door import Access, Asks, Door, find_token
 from pocqueue.web.errors import SentenceRoute
+from pocqueue.web.failures import FailureLimit
 
 T = TypeVar("T")
 
 PREFIX = "/api/v1/pow"
+_REFUSAL = "Invalid auth token; send it as `Authorization: Bearer TOKEN`."
 #: How often a long answer looks whether anybody still waits for it.
 _LOOK_EVERY_S = 1.0
 
@@ -49,98 +51,97 @@ class MissingPart(PocqueueError):
     http_status = 400
 
 
-class PowState:
+class RouteState:
     """What the routes work on, which comes after them: a server adds routes, then loads its model.
 
     Attributes:
-        service: None until the engine is there, or where it cannot be used.
+        prover: None until the engine is there, or where it cannot be used.
         reason: why there is none.
-        tokens: SHA-256 of each token that opens the routes; empty: they are open.
+        tokens: digest of each token that opens the routes; empty: they are open.
         model_error: why the model's fingerprint is not known yet, or never will be.
     """
 
     def __init__(self) -> None:
-        self.service: PowService | None = None
+        self.prover: Prover | None = None
         self.reason = "Engine not available: the server is still starting."
-        self.tokens: Sequence[bytes] = ()
+        self.tokens: Sequence[str] = ()
         self.model_error: str | None = "the model's weights are being hashed"
 
-    def ready(self) -> PowService:
-        """Return the service.
+    def ready(self) -> Prover:
+        """Return the prover.
 
         Raises:
             EngineUnavailable: there is none; says why.
         """
-        if self.service is None:
+        if self.prover is None:
             raise EngineUnavailable(self.reason)
-        return self.service
+        return self.prover
 
-    async def authorize(self, request: Request) -> None:
-        """Let those pass that may use the routes.
+    def find(self, token: str) -> bool | None:
+        """Say whether a token is one that opens the routes; None: it is not."""
+        return find_token(token, self.tokens) is not None or None
 
-        Raises:
-            InvalidToken: the token is missing or wrong.
-        """
-        if not self.tokens:
-            return
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        given = hashlib.sha256(token.strip().encode()).digest()
-        # All of them, always: the time says nothing about which one was close.
-        matches = [secrets.compare_digest(given, known) for known in self.tokens]
-        if scheme.lower() != "bearer" or not any(matches):
-            raise InvalidToken("Invalid auth token; send it as `Authorization: Bearer TOKEN`.")
+    def asks(self, scope: Scope) -> Asks:
+        """Say what is asked for at a path; those of the server's other routes are not ours to guard."""
+        # Wherever the server mounts its application, a path that leads here has this in it.
+        return Asks.TOKEN if self.tokens and PREFIX in scope["path"] else Asks.NOTHING
 
 
-def pow_router(state: PowState) -> APIRouter:
+def add_routes(app: FastAPI, state: RouteState) -> None:
+    """Add the routes to the server's application, behind a door of their own."""
+    app.include_router(pow_router(state))
+    access = Access(state.find, FailureLimit(), if_missing=_REFUSAL, if_wrong=_REFUSAL)
+    app.add_middleware(Door, access, asks=state.asks)
+
+
+def pow_router(state: RouteState) -> APIRouter:
     """Return the routes, over a state that is filled in later."""
     router = APIRouter(
         prefix=PREFIX,
         route_class=SentenceRoute,
         tags=["proof"],
         responses=ERRORS,
-        # Before the fields of a body are looked at: who has no token learns nothing of them.
-        dependencies=[Depends(state.authorize)],
     )
 
-    def answer(service: PowService) -> dict[str, Any]:
-        return {"status": "OK", "pow_status": service.status()}
+    def answer(prover: Prover) -> dict[str, Any]:
+        return {"status": "OK", "pow_status": prover.status()}
 
-    @router.post("/init", response_model=RoundAnswer)
-    async def init(body: InitBody) -> Any:
+    @router.post("/init", response_model=ServedRoundAnswer)
+    async def init(body: ServedRoundBody) -> Any:
         """Set up a round."""
-        service = state.ready()
-        service.init(_round(body))
-        return answer(service)
+        prover = state.ready()
+        prover.init(_round(body))
+        return answer(prover)
 
-    @router.post("/init/generate", response_model=RoundAnswer)
-    async def init_generate(body: InitBody) -> Any:
+    @router.post("/init/generate", response_model=ServedRoundAnswer)
+    async def init_generate(body: ServedRoundBody) -> Any:
         """Set up a round and search its nonces. Inference routes answer 503 until it is over."""
-        service = state.ready()
-        service.init(_round(body))
-        service.generate()
-        return answer(service)
+        prover = state.ready()
+        prover.init(_round(body))
+        prover.generate()
+        return answer(prover)
 
-    @router.post("/init/validate", response_model=RoundAnswer)
-    async def init_validate(body: InitBody) -> Any:
+    @router.post("/init/validate", response_model=ServedRoundAnswer)
+    async def init_validate(body: ServedRoundBody) -> Any:
         """Set up a round to check proofs for. Inference routes answer 503 until it is over."""
-        service = state.ready()
-        service.init(_round(body))
-        service.validate()
-        return answer(service)
+        prover = state.ready()
+        prover.init(_round(body))
+        prover.validate()
+        return answer(prover)
 
-    @router.post("/phase/generate", response_model=RoundAnswer)
+    @router.post("/phase/generate", response_model=ServedRoundAnswer)
     async def phase_generate() -> Any:
         """Search the nonces of the round at hand."""
-        service = state.ready()
-        service.generate()
-        return answer(service)
+        prover = state.ready()
+        prover.generate()
+        return answer(prover)
 
-    @router.post("/phase/validate", response_model=RoundAnswer)
+    @router.post("/phase/validate", response_model=ServedRoundAnswer)
     async def phase_validate() -> Any:
         """Stop searching and check proofs of the round at hand."""
-        service = state.ready()
-        service.validate()
-        return answer(service)
+        prover = state.ready()
+        prover.validate()
+        return answer(prover)
 
     @router.post("/validate", response_model=VerdictAnswer)
     async def validate(body: ProofBody, request: Request) -> Any:
@@ -153,37 +154,37 @@ def pow_router(state: PowState) -> APIRouter:
             probability_honest=verdict.probability_honest,
         )
 
-    @router.get("/status", response_model=StatusAnswer)
+    @router.get("/status", response_model=ServedStatusAnswer)
     async def status() -> Any:
         """Say how the round stands, with its latest valid nonces."""
-        service = state.ready()
-        return service.status() | {"running_requests": service.gate.running}
+        prover = state.ready()
+        return prover.status() | {"running_requests": prover.gate.running}
 
-    @router.post("/stop", response_model=RoundAnswer)
+    @router.post("/stop", response_model=ServedRoundAnswer)
     async def stop() -> Any:
         """End the round; inference goes on at once."""
-        service = state.ready()
-        service.stop()
-        return answer(service)
+        prover = state.ready()
+        prover.stop()
+        return answer(prover)
 
     @router.get("/model")
     async def model() -> dict[str, Any]:
         """Say what is served, for workers with engine vllm-server."""
-        service = state.ready()
+        prover = state.ready()
         if state.model_error is not None:
             raise EngineUnavailable(f"Engine not available: {state.model_error}.")
-        served = service.model
+        served = prover.model
         return served.info.to_dict() | asdict(served.limits)
 
     @router.post("/distances", response_model=DistancesAnswer)
     async def distances(body: DistancesBody) -> Any:
         """Compute the distances of given nonces, beside whatever else the server does."""
-        service = state.ready()
+        prover = state.ready()
         if state.model_error is not None:
             raise EngineUnavailable(f"Engine not available: {state.model_error}.")
         upcoming = None if body.upcoming is None else body.upcoming.to_batch()
-        computed = await service.model.values(body.to_batch(), upcoming)
-        info = service.model.info
+        computed = await prover.model.values(body.to_batch(), upcoming)
+        info = prover.model.info
         return DistancesAnswer(
             distances=_finite(computed), fingerprint=info.fingerprint, dtype=info.dtype
         )
@@ -208,7 +209,7 @@ async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
         task.cancel()
 
 
-def _round(body: InitBody) -> ServedRound:
+def _round(body: ServedRoundBody) -> ServedRound:
     """Return the round of a body.
 
     Raises:

@@ -6,7 +6,7 @@ Unknown fields are ignored: clients of several generations send more than this o
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -26,7 +26,7 @@ from pocqueue.poc.search import (
     Search,
     SeqLen,
 )
-from pocqueue.web.errors import ErrorAnswer
+from pocqueue.web.errors import error_answers
 
 #: Nonces of one request. A round of 330 seconds finds fewer valid ones.
 MAX_NONCES = 100_000
@@ -34,7 +34,7 @@ MAX_NONCES = 100_000
 Nonce = Annotated[int, Field(ge=0, le=MAX_NONCE)]
 
 
-class InitBody(Search):
+class ServedRoundBody(Search):
     """A round as its starter describes it."""
 
     model_config = ConfigDict(
@@ -98,8 +98,8 @@ class DistancesBody(BatchBody):
     upcoming: BatchBody | None = None
 
 
-class PowStatus(BaseModel):
-    """How a round stands; the fields of `PoCManager.get_status`."""
+class ServedStatus(BaseModel):
+    """How a round stands; see `Prover.status`."""
 
     state: str
     valid_nonces: list[int]
@@ -116,18 +116,18 @@ class PowStatus(BaseModel):
     error: str | None
 
 
-class StatusAnswer(PowStatus):
+class ServedStatusAnswer(ServedStatus):
     """How a round stands, and what else the server does."""
 
     #: Inference requests that still run; a round waits for them, for a bounded time.
     running_requests: int
 
 
-class RoundAnswer(BaseModel):
+class ServedRoundAnswer(BaseModel):
     """What changed a round is answered with."""
 
     status: str = "OK"
-    pow_status: PowStatus
+    pow_status: ServedStatus
 
 
 class VerdictAnswer(BaseModel):
@@ -150,12 +150,29 @@ class DistancesAnswer(BaseModel):
     dtype: str
 
 
-#: Error answers of every route, for the OpenAPI document.
-ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {"model": ErrorAnswer, "description": "There is no round, or a part of it is missing."},
-    401: {"model": ErrorAnswer, "description": "The token is missing or wrong."},
-    409: {"model": ErrorAnswer, "description": "A round is being searched; stop it first."},
-    422: {"model": ErrorAnswer, "description": "A field has a value that is not allowed."},
-    500: {"model": ErrorAnswer, "description": "The engine failed on a batch; says why."},
-    503: {"model": ErrorAnswer, "description": "The engine cannot be used; the sentence says why."},
+_ERRORS = {
+    400: ("There is no round, or a part of it is missing.", "PoC not initialized"),
+    401: (
+        "The token is missing or wrong.",
+        "Invalid auth token; send it as `Authorization: Bearer TOKEN`.",
+    ),
+    409: (
+        "A round is being searched; stop it first.",
+        "Round already in progress. POST /api/v1/pow/stop ends it.",
+    ),
+    422: (
+        "A field has a value that is not allowed.",
+        "r_target is 3.0; allowed: a number above 0 and up to 2.",
+    ),
+    429: (
+        "Too many wrong tokens came from this address.",
+        "Too many wrong tokens from this address; try again in 42 s.",
+    ),
+    500: ("The engine failed on a batch; says why.", "The engine failed: CUDA out of memory"),
+    503: (
+        "The engine cannot be used; the sentence says why.",
+        "Engine not available: the server is still starting.",
+    ),
 }
+#: Error answers of every route, for the OpenAPI document.
+ERRORS = error_answers(_ERRORS, *_ERRORS)

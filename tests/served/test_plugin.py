@@ -345,8 +345,8 @@ async def test_the_end_of_the_server_ends_the_round(twin: EngineTwin) -> None:
         assert server.events == ["start", "end"]
         assert [body["nonces"] for body in receiver.accepted] == [[0, 1, 2, 3], [4, 5, 6, 7]]
         assert not server.plugin._gate.closed
-        service = server.app.state.poc_service
-        assert service.status()["state"] == "STOPPED"
+        prover = server.app.state.poc_service
+        assert prover.status()["state"] == "STOPPED"
 
 
 async def test_a_server_that_ends_before_its_engine_is_there(twin: EngineTwin) -> None:

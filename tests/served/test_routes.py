@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,8 +16,10 @@ from fastapi.responses import StreamingResponse
 from pocqueue.poc.batch import Batch
 from pocqueue.poc.nonces import MAX_NONCE
 from pocqueue.served.gate import GateMiddleware
-from pocqueue.served.routes import PowState, pow_router
-from pocqueue.served.service import PowService
+from pocqueue.served.prover import Prover
+from pocqueue.served.routes import RouteState, add_routes
+from pocqueue.web.door import digest
+from pocqueue.web.failures import MAX_FAILURES
 from tests.support.callback_receiver import receiving
 from tests.support.engine_client import (
     MAX_BATCH_SIZE,
@@ -79,23 +80,23 @@ class Server:
     Attributes:
         twin: its engine.
         state: of the proof routes.
-        service: of the rounds.
+        prover: of the rounds.
         finish: completions wait for this, and streams between their two parts.
         events: what happened, in order: "completion" for each that ended, "batch" for each that began.
     """
 
-    def __init__(self, twin: EngineTwin, service: PowService) -> None:
+    def __init__(self, twin: EngineTwin, prover: Prover) -> None:
         self.twin = twin
-        self.service = service
-        self.state = PowState()
-        self.state.service = service
+        self.prover = prover
+        self.state = RouteState()
+        self.state.prover = prover
         self.state.model_error = None
         self.finish = asyncio.Event()
         self.events: list[str] = []
         twin.on_batch = lambda: self.events.append("batch")
         app = FastAPI()
-        app.include_router(pow_router(self.state))
-        app.add_middleware(GateMiddleware, gate=service.gate)
+        add_routes(app, self.state)
+        app.add_middleware(GateMiddleware, gate=prover.gate)
         app.add_api_route("/v1/completions", self._completion, methods=["POST"])
         app.add_api_route("/v1/stream", self._stream, methods=["POST"])
         for path in ("/health", "/v1/models"):
@@ -163,8 +164,8 @@ class Server:
 async def server_with(**kwargs: float) -> AsyncIterator[Server]:
     """Set up a server; see `serving` for the arguments."""
     twin = EngineTwin()
-    async with serving(twin, **kwargs) as service:
-        server = Server(twin, service)
+    async with serving(twin, **kwargs) as prover:
+        server = Server(twin, prover)
         async with server.http:
             yield server
 
@@ -451,7 +452,7 @@ async def test_fields_of_other_generations_are_ignored(server: Server) -> None:
 async def test_running_requests_end_before_the_first_batch(server: Server) -> None:
     """They are told of in the status; new ones are refused meanwhile."""
     running = [server.completion() for _ in range(3)]
-    await until(lambda: server.service.gate.running == 3)
+    await until(lambda: server.prover.gate.running == 3)
     assert (await server.post("init/generate"))["state"] == "GENERATING"
     assert (await server.status())["running_requests"] == 3
     assert (await server.completion()).status_code == 503
@@ -469,7 +470,7 @@ async def test_a_round_begins_beside_requests_that_take_too_long(
     """After drain_s, and they still run to their end."""
     async with server_with(drain_s=0.01) as server:
         running = server.completion()
-        await until(lambda: server.service.gate.running)
+        await until(lambda: server.prover.gate.running)
         await server.post("init/generate")
         await until(lambda: server.twin.answered >= 2)
         assert "1 requests still run" in caplog.text
@@ -482,7 +483,7 @@ async def test_a_round_begins_beside_requests_that_take_too_long(
 async def test_a_stop_while_requests_are_waited_for(server: Server) -> None:
     """The round ends without a batch."""
     running = server.completion()
-    await until(lambda: server.service.gate.running)
+    await until(lambda: server.prover.gate.running)
     await server.post("init/generate")
     await threads_and_tasks_get_on()
     assert (await server.post("stop"))["total_checked"] == 0
@@ -554,7 +555,7 @@ async def test_a_round_that_nobody_stops_ends_by_itself() -> None:
     async with server_with(max_round_s=0.02) as server:
         server.twin.gate.clear()
         await server.post("init/generate")
-        await until(lambda: not server.service.gate.closed)
+        await until(lambda: not server.prover.gate.closed)
         status = await server.status()
         assert (status["state"], status["failed"]) == ("STOPPED", True)
         assert "nobody stopped the round within" in status["error"]
@@ -568,7 +569,7 @@ async def test_an_engine_that_raises_ends_the_round(server: Server) -> None:
     """The reason stays in the status, inference goes on, and the next round works."""
     server.twin.failure = RuntimeError("CUDA out of memory")
     await server.post("init/generate")
-    await until(lambda: not server.service.gate.closed)
+    await until(lambda: not server.prover.gate.closed)
     status = await server.status()
     assert (status["state"], status["failed"]) == ("STOPPED", True)
     assert status["error"] == "The engine failed: CUDA out of memory"
@@ -587,7 +588,7 @@ async def test_an_engine_that_dies_ends_the_round(server: Server) -> None:
     await until(lambda: server.twin.running)
     server.twin.dies = True
     server.twin.gate.set()
-    await until(lambda: not server.service.gate.closed)
+    await until(lambda: not server.prover.gate.closed)
     status = await server.status()
     assert (status["state"], status["failed"]) == ("STOPPED", True)
     assert "vLLM's engine died" in status["error"]
@@ -599,7 +600,7 @@ async def test_an_engine_that_dies_ends_the_round(server: Server) -> None:
         else:
             assert response.status_code == 503, route
             assert response.json()["detail"].startswith("Engine not available: "), route
-    assert not server.service.gate.closed
+    assert not server.prover.gate.closed
 
 
 async def test_an_engine_that_does_not_answer_ends_the_round() -> None:
@@ -607,7 +608,7 @@ async def test_an_engine_that_does_not_answer_ends_the_round() -> None:
     async with server_with(pass_timeout_s=0.02) as server:
         server.twin.gate.clear()
         await server.post("init/generate")
-        await until(lambda: not server.service.gate.closed)
+        await until(lambda: not server.prover.gate.closed)
         status = await server.status()
         assert (status["state"], status["failed"]) == ("STOPPED", True)
         assert status["error"] == "Engine not available: no answer to a batch within 0 s."
@@ -736,7 +737,7 @@ async def test_the_model_is_described(server: Server) -> None:
     """What the engine is made of, and the most sequences of a pass."""
     answer = (await server.pow("GET", "model")).json()
     limits = {"max_batch_size": MAX_BATCH_SIZE, "max_tokens": None}
-    assert answer == server.service.model.info.to_dict() | limits
+    assert answer == server.prover.model.info.to_dict() | limits
 
 
 async def test_distances_are_computed_beside_everything_else(server: Server) -> None:
@@ -745,7 +746,7 @@ async def test_distances_are_computed_beside_everything_else(server: Server) -> 
     answer = (await server.pow("POST", "distances", body)).json()
     assert answer == {
         "distances": [distance_of("block-9", "key-1", nonce) for nonce in (4, 2)],
-        "fingerprint": server.service.model.info.fingerprint,
+        "fingerprint": server.prover.model.info.fingerprint,
         "dtype": "float32",
     }
     assert await server.serves()
@@ -794,7 +795,7 @@ async def test_a_model_without_a_fingerprint_is_not_described(server: Server) ->
 @pytest.mark.parametrize("method, route, body", ROUTES)  # noqa: PT006 - one row a route
 async def test_a_token_opens_the_routes(server: Server, method: str, route: str, body: Any) -> None:
     """Any of those there are; 401 and no effect without one."""
-    server.state.tokens = [hashlib.sha256(token).digest() for token in (b"one", b"two")]
+    server.state.tokens = [digest(token) for token in ("one", "two")]
     for header in (None, "one", "Bearer", "Bearer three", "Basic one", "Bearer onetwo", "Bearer é"):
         headers = {} if header is None else {"Authorization": header.encode()}
         response = await server.pow(method, route, body, headers=headers)
@@ -802,19 +803,32 @@ async def test_a_token_opens_the_routes(server: Server, method: str, route: str,
         assert response.json()["detail"].startswith("Invalid auth token"), header
         assert response.headers["WWW-Authenticate"] == "Bearer"
     assert server.twin.calls == []
-    assert server.service.status()["state"] == "IDLE"
+    assert server.prover.status()["state"] == "IDLE"
     for header in ("Bearer one", "bearer two", "Bearer  two "):
         response = await server.pow(method, route, body, headers={"Authorization": header})
         assert response.status_code != 401, header
-        server.service.stop()
+        server.prover.stop()
 
 
 async def test_without_a_token_nothing_is_said_of_the_fields(server: Server) -> None:
     """The token is looked at first."""
-    server.state.tokens = [hashlib.sha256(b"one").digest()]
+    server.state.tokens = [digest("one")]
     assert (await server.pow("POST", "init", {"r_target": 3})).status_code == 401
     headers = {"Authorization": "Bearer one"}
     assert (await server.pow("POST", "init", {"r_target": 3}, headers=headers)).status_code == 422
+
+
+async def test_guesses_are_limited(server: Server) -> None:
+    """After so many wrong tokens in a minute even the right one is refused; inference goes on."""
+    server.state.tokens = [digest("one")]
+    for number in range(MAX_FAILURES + 1):
+        headers = {"Authorization": f"Bearer guess-{number}"}
+        response = await server.pow("GET", "status", headers=headers)
+        assert response.status_code == (401 if number < MAX_FAILURES else 429)
+    response = await server.pow("GET", "status", headers={"Authorization": "Bearer one"})
+    assert response.status_code == 429
+    assert 1 <= int(response.headers["Retry-After"]) <= 60
+    assert await server.serves()
 
 
 @pytest.mark.parametrize("method, route, body", ROUTES)  # noqa: PT006 - one row a route
@@ -822,7 +836,7 @@ async def test_a_server_without_an_engine_says_why(
     server: Server, method: str, route: str, body: Any
 ) -> None:
     """503 while it starts and where the proof cannot be made."""
-    server.state.service = None
+    server.state.prover = None
     assert await server.refusal(method, route, body) == (
         503,
         "Engine not available: the server is still starting.",

@@ -17,7 +17,7 @@ from pocqueue.poc.batch import Batch
 from pocqueue.poc.sender import PoCCallbackSender
 from pocqueue.served.gate import InferenceGate
 from pocqueue.served.model import ServedModel
-from pocqueue.served.service import PowService, ServedRound
+from pocqueue.served.prover import Prover, ServedRound
 from tests.support.factories import make_info
 from tests.support.waiting import until
 
@@ -159,8 +159,8 @@ async def serving(
     max_round_s: float = 60.0,
     pass_timeout_s: float = 60.0,
     **sending: Any,
-) -> AsyncIterator[PowService]:
-    """Set up a service on a twin, and end it.
+) -> AsyncIterator[Prover]:
+    """Set up a prover on a twin, and end it.
 
     Args:
         sending: timings of its callback senders.
@@ -168,7 +168,7 @@ async def serving(
     model = ServedModel(
         twin, make_info(max_seq_len=MAX_SEQ_LEN), BatchLimits(MAX_BATCH_SIZE), pass_timeout_s
     )
-    service = PowService(
+    prover = Prover(
         model,
         InferenceGate(330.0),
         drain_s=drain_s,
@@ -176,10 +176,10 @@ async def serving(
         make_sender=functools.partial(PoCCallbackSender, **sending),
     )
     try:
-        yield service
+        yield prover
     finally:
         twin.gate.set()
-        await service.close()
+        await prover.close()
 
 
 async def passes_over(twin: EngineTwin) -> None:

@@ -1,4 +1,4 @@
-"""The service of rounds: gate and state go together, whatever the engine or the callers do."""
+"""The prover of rounds: gate and state go together, whatever the engine or the callers do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound
 from pocqueue.poc.data import ProofBatch
-from pocqueue.served.service import NoRound, PowService, RoundRunning
+from pocqueue.served.prover import NoRound, Prover, RoundRunning
 from tests.support.callback_receiver import receiving
 from tests.support.engine_client import EngineTwin, distance_of, passes_over, round_of, serving
 from tests.support.waiting import until
@@ -29,9 +29,9 @@ def twin() -> EngineTwin:
 QUICK = {"backoff_s": 0.001, "flush_timeout_s": 0.1}
 
 
-def start(service: PowService, **changes: object) -> None:
-    service.init(round_of(**changes))
-    service.generate()
+def start(prover: Prover, **changes: object) -> None:
+    prover.init(round_of(**changes))
+    prover.generate()
 
 
 def proof(nonces: list[int], **changes: object) -> ProofBatch:
@@ -51,61 +51,61 @@ def proof(nonces: list[int], **changes: object) -> ProofBatch:
 
 async def test_gate_is_closed_exactly_while_a_round_is_busy(twin: EngineTwin) -> None:
     """After every order of four commands, refused ones included."""
-    async with serving(twin) as service:
+    async with serving(twin) as prover:
         commands = {
-            "init": lambda: service.init(round_of()),
-            "generate": service.generate,
-            "validate": service.validate,
-            "stop": service.stop,
+            "init": lambda: prover.init(round_of()),
+            "generate": prover.generate,
+            "validate": prover.validate,
+            "stop": prover.stop,
         }
         for sequence in itertools.product(commands, repeat=4):
             for name in sequence:
-                before = service.status()["state"]
+                before = prover.status()["state"]
                 try:
                     commands[name]()
                 except RoundRunning:
                     assert (name, before) == ("init", "GENERATING")
                 except NoRound:
                     assert before in {"IDLE", "STOPPED"}
-                state = service.status()["state"]
-                assert service.gate.closed is (state in BUSY), sequence
-        service.stop()
-        assert not service.gate.closed
+                state = prover.status()["state"]
+                assert prover.gate.closed is (state in BUSY), sequence
+        prover.stop()
+        assert not prover.gate.closed
 
 
 async def test_a_round_goes_on_where_it_stood(twin: EngineTwin) -> None:
     """After validating, and after a stop: no nonce twice, and none left out but those of a lost batch."""
-    async with serving(twin) as service:
+    async with serving(twin) as prover:
         twin.hold_after = 3
-        start(service)
+        start(prover)
         await until(lambda: twin.running)
-        service.validate()
+        prover.validate()
         twin.gate.set()
         await passes_over(twin)
-        assert service.status()["total_checked"] == 8
+        assert prover.status()["total_checked"] == 8
         twin.hold_after = 5
-        service.generate()
+        prover.generate()
         await until(lambda: twin.running)
-        service.stop()
+        prover.stop()
         twin.gate.set()
         await passes_over(twin)
         assert twin.batches == [[4 * i, 4 * i + 1, 4 * i + 2, 4 * i + 3] for i in range(5)]
-        assert service.status()["total_checked"] == 12
+        assert prover.status()["total_checked"] == 12
 
 
 async def test_a_batch_of_a_stopped_round_does_not_count_for_the_next(twin: EngineTwin) -> None:
     """The next round waits for the engine, and starts with its own first nonce."""
-    async with serving(twin) as service:
+    async with serving(twin) as prover:
         twin.hold_after = 1
-        start(service)
+        start(prover)
         await until(lambda: twin.running)
-        service.stop()
+        prover.stop()
         twin.hold_after = 3
-        start(service, block_hash="block-2", r_target=2.0)
+        start(prover, block_hash="block-2", r_target=2.0)
         twin.gate.set()
-        await until(lambda: service.status()["total_checked"] == 4)
-        assert service.status()["valid_nonces"] == [0, 1, 2, 3]
-        assert service.status()["valid_distances"] == [
+        await until(lambda: prover.status()["total_checked"] == 4)
+        assert prover.status()["valid_nonces"] == [0, 1, 2, 3]
+        assert prover.status()["valid_distances"] == [
             distance_of("block-2", "key-1", nonce) for nonce in range(4)
         ]
         assert twin.most_running == 1
@@ -113,150 +113,150 @@ async def test_a_batch_of_a_stopped_round_does_not_count_for_the_next(twin: Engi
 
 async def test_a_dead_engine_starts_no_round(twin: EngineTwin) -> None:
     """Nothing changes and the gate stays as it is; a stop works all the same."""
-    async with serving(twin) as service:
-        service.init(round_of())
+    async with serving(twin) as prover:
+        prover.init(round_of())
         twin.errored = True
-        before = service.status() | {"elapsed_seconds": 0, "rate_per_second": 0}
+        before = prover.status() | {"elapsed_seconds": 0, "rate_per_second": 0}
         commands: list[Callable[[], None]] = [
-            lambda: service.init(round_of()),
-            service.generate,
-            service.validate,
+            lambda: prover.init(round_of()),
+            prover.generate,
+            prover.validate,
         ]
         for command in commands:
             with pytest.raises(EngineUnavailable, match="engine is dead"):
                 command()
-        assert service.status() | {"elapsed_seconds": 0, "rate_per_second": 0} == before
-        assert not service.gate.closed
-        service.stop()
-        assert service.status()["state"] == "STOPPED"
+        assert prover.status() | {"elapsed_seconds": 0, "rate_per_second": 0} == before
+        assert not prover.gate.closed
+        prover.stop()
+        assert prover.status()["state"] == "STOPPED"
 
 
 async def test_a_search_that_vllm_cancels_has_failed(twin: EngineTwin) -> None:
     """It must not seem to go on, behind a closed gate."""
-    async with serving(twin) as service:
+    async with serving(twin) as prover:
         twin.failure = asyncio.CancelledError()
-        start(service)
-        await until(lambda: service.status()["failed"])
-        assert "dropped the batch" in service.status()["error"]
-        assert not service.gate.closed
+        start(prover)
+        await until(lambda: prover.status()["failed"])
+        assert "dropped the batch" in prover.status()["error"]
+        assert not prover.gate.closed
 
 
 async def test_wrong_number_of_distances_fails_the_round(twin: EngineTwin) -> None:
     """Nothing of such a batch counts."""
-    async with serving(twin) as service:
+    async with serving(twin) as prover:
         twin.ranks = lambda distances: [{"values": distances[1:]}]
-        start(service)
-        await until(lambda: service.status()["failed"])
-        assert "no rank gave values for 4 nonces" in service.status()["error"]
-        assert service.status()["total_checked"] == 0
-        assert not service.gate.closed
+        start(prover)
+        await until(lambda: prover.status()["failed"])
+        assert "no rank gave values for 4 nonces" in prover.status()["error"]
+        assert prover.status()["total_checked"] == 0
+        assert not prover.gate.closed
 
 
 @pytest.mark.parametrize("phase", ["generate", "validate"])
 async def test_a_check_that_fails_ends_the_round(twin: EngineTwin, phase: str) -> None:
     """Searching or validating, the engine is the same."""
-    async with serving(twin) as service:
-        service.init(round_of())
-        getattr(service, phase)()
+    async with serving(twin) as prover:
+        prover.init(round_of())
+        getattr(prover, phase)()
         twin.failure, twin.fails_for = RuntimeError("broken"), "key-2"
         with pytest.raises(EngineError, match="broken"):
-            await service.check(proof([1, 2]))
-        status = service.status()
+            await prover.check(proof([1, 2]))
+        status = prover.status()
         assert (status["state"], status["failed"]) == ("STOPPED", True)
         assert "broken" in status["error"]
-        assert not service.gate.closed
+        assert not prover.gate.closed
 
 
 async def test_a_check_that_fails_outside_a_round_fails_alone(twin: EngineTwin) -> None:
     """There is no round to end."""
-    async with serving(twin) as service:
-        service.init(round_of())
+    async with serving(twin) as prover:
+        prover.init(round_of())
         twin.failure = RuntimeError("broken")
         with pytest.raises(EngineError, match="broken"):
-            await service.check(proof([1, 2]))
-        assert (service.status()["state"], service.status()["failed"]) == ("IDLE", False)
+            await prover.check(proof([1, 2]))
+        assert (prover.status()["state"], prover.status()["failed"]) == ("IDLE", False)
 
 
 async def test_a_check_of_an_older_round_ends_no_newer_one(twin: EngineTwin) -> None:
     """Though that one validates by the time the failure is known."""
-    async with serving(twin) as service:
-        service.init(round_of())
-        service.validate()
+    async with serving(twin) as prover:
+        prover.init(round_of())
+        prover.validate()
         twin.gate.clear()
-        checking = asyncio.create_task(service.check(proof([1, 2])))
+        checking = asyncio.create_task(prover.check(proof([1, 2])))
         await until(lambda: twin.running)
-        service.init(round_of(block_hash="block-2"))
-        service.validate()
+        prover.init(round_of(block_hash="block-2"))
+        prover.validate()
         twin.failure = RuntimeError("broken")
         twin.gate.set()
         with pytest.raises(EngineError, match="broken"):
             await checking
-        assert service.status()["state"] == "VALIDATING"
-        assert service.gate.closed
+        assert prover.status()["state"] == "VALIDATING"
+        assert prover.gate.closed
 
 
 async def test_a_proof_that_is_none_ends_nothing(twin: EngineTwin) -> None:
     """The caller's mistake is the caller's."""
-    async with serving(twin) as service:
+    async with serving(twin) as prover:
         with pytest.raises(NoRound, match="No round configured"):
-            await service.check(proof([1]))
-        service.init(round_of())
-        service.validate()
+            await prover.check(proof([1]))
+        prover.init(round_of())
+        prover.validate()
         with pytest.raises(InvalidRound, match="dist"):
-            await service.check(proof([1, 2], dist=[0.5]))
-        assert service.status()["state"] == "VALIDATING"
+            await prover.check(proof([1, 2], dist=[0.5]))
+        assert prover.status()["state"] == "VALIDATING"
         assert twin.calls == []
 
 
 async def test_the_searching_goes_on_beside_checks(twin: EngineTwin) -> None:
     """One pass at a time, and proofs get theirs in between."""
-    async with serving(twin) as service:
-        start(service)
+    async with serving(twin) as prover:
+        start(prover)
         verdicts = await asyncio.gather(
-            *(service.check(proof(list(range(first, first + 6)))) for first in (0, 100, 200))
+            *(prover.check(proof(list(range(first, first + 6)))) for first in (0, 100, 200))
         )
         assert [verdict.dist for verdict in verdicts] == [
             verdict.received_dist for verdict in verdicts
         ]
-        done = service.status()["total_checked"]
-        await until(lambda: service.status()["total_checked"] > done)
+        done = prover.status()["total_checked"]
+        await until(lambda: prover.status()["total_checked"] > done)
         assert twin.most_running == 1
 
 
 @pytest.mark.parametrize("end", ["failed", "overdue", "stopped"])
 async def test_the_next_round_has_a_clean_slate(twin: EngineTwin, end: str) -> None:
     """However the one before ended."""
-    async with serving(twin, max_round_s=0.02 if end == "overdue" else 60) as service:
-        start(service)
+    async with serving(twin, max_round_s=0.02 if end == "overdue" else 60) as prover:
+        start(prover)
         if end != "overdue":
-            await until(lambda: service.status()["total_checked"])
+            await until(lambda: prover.status()["total_checked"])
         if end == "failed":
             twin.failure = RuntimeError("broken")
         if end == "stopped":
-            service.stop()
-        await until(lambda: service.status()["state"] == "STOPPED")
-        assert service.status()["failed"] is (end != "stopped")
-        service.init(round_of())
-        status = service.status()
+            prover.stop()
+        await until(lambda: prover.status()["state"] == "STOPPED")
+        assert prover.status()["failed"] is (end != "stopped")
+        prover.init(round_of())
+        status = prover.status()
         assert (status["state"], status["failed"], status["error"]) == ("IDLE", False, None)
         assert (status["total_checked"], status["valid_nonces"]) == (0, [])
 
 
 async def test_a_round_overdue_says_so_with_its_results(twin: EngineTwin) -> None:
     """Searched or validated: it ends as failed, its nonces stay readable, the gate opens."""
-    async with serving(twin, max_round_s=0.02) as service:
+    async with serving(twin, max_round_s=0.02) as prover:
         twin.hold_after = 3
-        start(service, r_target=2.0)
-        await until(lambda: not service.gate.closed)
-        status = service.status()
+        start(prover, r_target=2.0)
+        await until(lambda: not prover.gate.closed)
+        status = prover.status()
         assert (status["state"], status["failed"]) == ("STOPPED", True)
         assert "nobody stopped the round" in status["error"]
         assert status["valid_nonces"] == list(range(status["total_checked"]))
-        service.init(round_of())
-        service.validate()
-        assert service.gate.closed
-        await until(lambda: not service.gate.closed)
-        assert "nobody stopped the round" in service.status()["error"]
+        prover.init(round_of())
+        prover.validate()
+        assert prover.gate.closed
+        await until(lambda: not prover.gate.closed)
+        assert "nobody stopped the round" in prover.status()["error"]
 
 
 @pytest.mark.parametrize("end", ["stop", "init", "failure"])
@@ -275,55 +275,55 @@ async def test_the_time_of_a_round_ends_with_it(
         return timer
 
     monkeypatch.setattr(loop, "call_later", noting)
-    async with serving(twin, max_round_s=54321.0) as service:
-        start(service)
-        service.generate()
-        service.validate()
+    async with serving(twin, max_round_s=54321.0) as prover:
+        start(prover)
+        prover.generate()
+        prover.validate()
         assert [timer.cancelled() for timer in timers] == [False]
         if end == "stop":
-            service.stop()
+            prover.stop()
         elif end == "init":
-            service.init(round_of())
+            prover.init(round_of())
         else:
             twin.failure = RuntimeError("broken")
             with pytest.raises(EngineError):
-                await service.check(proof([1]))
+                await prover.check(proof([1]))
         assert [timer.cancelled() for timer in timers] == [True]
 
 
 async def test_closing_ends_the_round_and_delivers(twin: EngineTwin) -> None:
     """With a batch at hand, and callbacks that wait."""
-    async with receiving() as receiver, serving(twin, **QUICK) as service:
+    async with receiving() as receiver, serving(twin, **QUICK) as prover:
         receiver.gate.clear()
         twin.hold_after = 4
-        start(service, r_target=2.0, callback_url=receiver.url)
+        start(prover, r_target=2.0, callback_url=receiver.url)
         await until(lambda: twin.running)
         receiver.gate.set()
-        await service.close()
+        await prover.close()
         assert [body["nonces"] for body in receiver.accepted] == [
             [4 * i, 4 * i + 1, 4 * i + 2, 4 * i + 3] for i in range(3)
         ]
-        assert service.status()["state"] == "STOPPED"
-        assert not service.gate.closed
+        assert prover.status()["state"] == "STOPPED"
+        assert not prover.gate.closed
 
 
 async def test_closing_twice_or_before_a_round_is_fine(twin: EngineTwin) -> None:
     """A server may be stopped at any time."""
-    async with serving(twin) as service:
-        await service.close()
-        await service.close()
+    async with serving(twin) as prover:
+        await prover.close()
+        await prover.close()
         assert twin.calls == []
 
 
 async def test_callbacks_hold_the_target_and_all_valid_nonces(twin: EngineTwin) -> None:
     """A receiver that fails twice gets everything all the same, in order, each once."""
-    async with receiving() as receiver, serving(twin, **QUICK) as service:
+    async with receiving() as receiver, serving(twin, **QUICK) as prover:
         receiver.statuses = iter([503, 500])
         twin.hold_after = 6
-        start(service, callback_url=receiver.url, node_id=1, node_count=3)
+        start(prover, callback_url=receiver.url, node_id=1, node_count=3)
         await until(lambda: twin.running)
-        service.stop()
-        found = service.status()["valid_nonces"]
+        prover.stop()
+        found = prover.status()["valid_nonces"]
         assert found
         await until(lambda: sum(len(body["nonces"]) for body in receiver.accepted) >= len(found))
         assert [nonce for body in receiver.accepted for nonce in body["nonces"]] == found
@@ -345,22 +345,22 @@ async def test_a_receiver_that_is_gone_does_not_stop_the_search(twin: EngineTwin
     """Nor the stop of the round, nor the next one."""
     async with receiving() as receiver:
         url = receiver.url
-    async with serving(twin, **QUICK) as service:
-        start(service, callback_url=url)
-        await until(lambda: service.status()["total_checked"] >= 100)
-        assert not service.status()["failed"]
-        service.stop()
-        start(service, callback_url=url)
-        await until(lambda: service.status()["total_checked"] >= 100)
+    async with serving(twin, **QUICK) as prover:
+        start(prover, callback_url=url)
+        await until(lambda: prover.status()["total_checked"] >= 100)
+        assert not prover.status()["failed"]
+        prover.stop()
+        start(prover, callback_url=url)
+        await until(lambda: prover.status()["total_checked"] >= 100)
 
 
 async def test_a_verdict_is_told_in_both_ways_of_speaking(twin: EngineTwin) -> None:
     """The fields of a validated batch, vLLM's names beside them, null for NaN."""
     twin.is_nan = lambda nonce: nonce == 3
-    async with receiving() as receiver, serving(twin, **QUICK) as service:
-        service.init(round_of(callback_url=receiver.url, r_target=2.0))
-        service.validate()
-        verdict = await service.check(proof([1, 2, 3]))
+    async with receiving() as receiver, serving(twin, **QUICK) as prover:
+        prover.init(round_of(callback_url=receiver.url, r_target=2.0))
+        prover.validate()
+        verdict = await prover.check(proof([1, 2, 3]))
         await until(lambda: receiver.accepted)
         [(path, body)] = receiver.received
         claimed = [distance_of("block-1", "key-2", nonce) for nonce in (1, 2, 3)]
@@ -387,27 +387,27 @@ async def test_a_verdict_is_told_in_both_ways_of_speaking(twin: EngineTwin) -> N
 
 async def test_a_search_that_waited_takes_no_nonces_of_a_later_round(twin: EngineTwin) -> None:
     """Rounds come and go while a batch hangs; the last one still begins with its first nonce."""
-    async with serving(twin) as service:
+    async with serving(twin) as prover:
         twin.gate.clear()
-        start(service)
+        start(prover)
         await until(lambda: twin.running)
         for _ in range(3):
-            service.stop()
-            start(service, block_hash="the next", r_target=2.0)
+            prover.stop()
+            start(prover, block_hash="the next", r_target=2.0)
         twin.gate.set()
-        await until(lambda: service.status()["total_checked"] >= 8)
-        assert service.status()["valid_nonces"][:8] == list(range(8))
+        await until(lambda: prover.status()["total_checked"] >= 8)
+        assert prover.status()["valid_nonces"][:8] == list(range(8))
 
 
 async def test_a_proof_is_not_checked_beyond_its_round(twin: EngineTwin) -> None:
     """Neither for another block, nor on and on after a stop."""
-    async with serving(twin) as service:
-        service.init(round_of())
-        service.validate()
+    async with serving(twin) as prover:
+        prover.init(round_of())
+        prover.validate()
         twin.gate.clear()
-        check = asyncio.ensure_future(service.check(proof(list(range(40)))))
+        check = asyncio.ensure_future(prover.check(proof(list(range(40)))))
         await until(lambda: twin.running)
-        service.init(round_of(block_hash="another"))
+        prover.init(round_of(block_hash="another"))
         twin.gate.set()
         with pytest.raises(NoRound, match="The round ended while the proof was checked"):
             await check
@@ -416,23 +416,23 @@ async def test_a_proof_is_not_checked_beyond_its_round(twin: EngineTwin) -> None
 
 async def test_a_round_that_failed_can_go_on(twin: EngineTwin) -> None:
     """Started again, it is no longer a failed one."""
-    async with serving(twin) as service:
+    async with serving(twin) as prover:
         twin.failure = RuntimeError("broken")
-        start(service)
-        await until(lambda: service.status()["failed"])
+        start(prover)
+        await until(lambda: prover.status()["failed"])
         twin.failure = None
-        service.generate()
-        assert (service.status()["failed"], service.status()["error"]) == (False, None)
-        await until(lambda: service.status()["total_checked"])
+        prover.generate()
+        assert (prover.status()["failed"], prover.status()["error"]) == (False, None)
+        await until(lambda: prover.status()["total_checked"])
 
 
 async def test_requests_that_were_answered_early_are_waited_for(twin: EngineTwin) -> None:
     """What runs in the background counts, where vLLM tells of it."""
     unfinished = 1
     twin.output_processor = SimpleNamespace(get_num_unfinished_requests=lambda: unfinished)
-    async with serving(twin) as service:
-        start(service)
-        await until(lambda: service.model.num_unfinished() == 1)
+    async with serving(twin) as prover:
+        start(prover)
+        await until(lambda: prover.model.num_unfinished() == 1)
         assert not twin.batches
         unfinished = 0
         await until(lambda: twin.batches)

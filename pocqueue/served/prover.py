@@ -94,7 +94,7 @@ class _Found:
         self.stats.total_valid += len(valid)
 
 
-class PowService:
+class Prover:
     """Runs proof rounds on a served model. Used from its event loop only.
 
     Args:
