@@ -1,6 +1,6 @@
 """Callbacks of one round, without making anyone wait: a bounded queue and one task that empties it.
 
-The interface is that of the reference implementation. `callback.py` says which answers are final.
+`callback.py` says which answers are final.
 """
 
 from __future__ import annotations
@@ -27,13 +27,11 @@ from pocqueue.poc.distance.data import ProofBatch, ValidatedBatch, validated_bod
 logger = logging.getLogger(__name__)
 
 
-class PoCCallbackSender(AsyncClosing):
-    """Delivers batches to a callback URL, in order, from the event loop it is first used in.
+class CallbackQueue(AsyncClosing):
+    """Delivers bodies to a callback URL, in order, from the event loop it is first used in.
 
     Args:
         callback_url: http or https; ``/generated`` and ``/validated`` are appended to it.
-        r_target: only nonces with a distance below this are sent.
-        fraud_threshold: not used; verdicts carry their own.
         queue_size: batches that wait at most; a batch that finds the queue full is dropped.
         attempts: tries per batch, the first included; >= 1.
         give_up_after_s: seconds after which a batch is not tried again.
@@ -56,8 +54,6 @@ class PoCCallbackSender(AsyncClosing):
     def __init__(
         self,
         callback_url: str,
-        r_target: float,
-        fraud_threshold: float,
         *,
         queue_size: int = 1000,
         attempts: int = 8,
@@ -67,7 +63,6 @@ class PoCCallbackSender(AsyncClosing):
         request_timeout_s: float = 10.0,
         flush_timeout_s: float = 10.0,
     ) -> None:
-        del fraud_threshold
         assert attempts >= 1
         self.sent = 0
         self.failed = 0
@@ -75,7 +70,6 @@ class PoCCallbackSender(AsyncClosing):
         self.loop: asyncio.AbstractEventLoop | None = None
         self._url = callback_url
         self._name = without_secrets(callback_url)
-        self._r_target = r_target
         self._attempts = attempts
         self._give_up_after_s = give_up_after_s
         self._backoff_s = backoff_s
@@ -86,16 +80,6 @@ class PoCCallbackSender(AsyncClosing):
         self._queue_was_full = False
         self._delivery: asyncio.Task[None] | None = None
         self._closing = False
-
-    async def send_generated(self, batch: ProofBatch) -> None:
-        """Queue the valid nonces of a batch for POST ``{callback_url}/generated``; none, no call."""
-        valid = batch.sub_batch(self._r_target)
-        if len(valid) > 0:
-            self._enqueue("generated", asdict(valid) | {"r_target": self._r_target})
-
-    async def send_validated(self, batch: ValidatedBatch) -> None:
-        """Queue a verdict for POST ``{callback_url}/validated``."""
-        self._enqueue("validated", validated_body(batch))
 
     async def flush(self, timeout_s: float) -> bool:
         """Wait until every queued batch is sent, failed or dropped.
@@ -125,7 +109,8 @@ class PoCCallbackSender(AsyncClosing):
         finally:
             await self._abandon()
 
-    def _enqueue(self, kind: Kind, body: Mapping[str, Any]) -> None:
+    def send(self, kind: Kind, body: Mapping[str, Any]) -> None:
+        """Queue a body for POST ``{callback_url}/{kind}``; from the event loop."""
         try:
             item = (kind, encode_body(body))
         except ValueError as exc:
@@ -197,3 +182,31 @@ class PoCCallbackSender(AsyncClosing):
     def _drop(self, kind: Kind, reason: str) -> None:
         self.dropped += 1
         logger.warning("Callback %s/%s: dropped, %s", self._name, kind, reason)
+
+
+class PoCCallbackSender(CallbackQueue):
+    """A callback queue for the batches of one round, with the reference implementation's interface.
+
+    Args:
+        callback_url: see `CallbackQueue`.
+        r_target: only nonces with a distance below this are sent.
+        fraud_threshold: not used; verdicts carry their own.
+        timings: see `CallbackQueue`.
+    """
+
+    def __init__(
+        self, callback_url: str, r_target: float, fraud_threshold: float, **timings: Any
+    ) -> None:
+        del fraud_threshold
+        super().__init__(callback_url, **timings)
+        self._r_target = r_target
+
+    async def send_generated(self, batch: ProofBatch) -> None:
+        """Queue the valid nonces of a batch for POST ``{callback_url}/generated``; none, no call."""
+        valid = batch.sub_batch(self._r_target)
+        if len(valid) > 0:
+            self.send("generated", asdict(valid) | {"r_target": self._r_target})
+
+    async def send_validated(self, batch: ValidatedBatch) -> None:
+        """Queue a verdict for POST ``{callback_url}/validated``."""
+        self.send("validated", validated_body(batch))

@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -25,12 +24,11 @@ from typing import Any
 from pocqueue.errors import EngineError, InvalidRound, PocqueueError
 from pocqueue.poc.batch import Batch, batches_of
 from pocqueue.poc.config import PoCState
-from pocqueue.poc.data import ProofBatch, ValidatedBatch, check_length
 from pocqueue.poc.fields import HttpUrl
-from pocqueue.poc.search import Search
-from pocqueue.poc.sender import PoCCallbackSender
+from pocqueue.poc.proofs import Proofs, ReceivedBatch, Verdict, check_length
+from pocqueue.poc.scheme import ProofSearch
+from pocqueue.poc.sender import CallbackQueue
 from pocqueue.poc.stats import PoCStats
-from pocqueue.rounds.spec import FraudThreshold, RTarget
 from pocqueue.served.gate import InferenceGate
 from pocqueue.served.model import ServedModel
 
@@ -54,11 +52,9 @@ class RoundRunning(PocqueueError):
     http_status = 409
 
 
-class ServedRound(Search):
+class ServedRound(ProofSearch):
     """What to search on the served model, and who is told."""
 
-    r_target: RTarget
-    fraud_threshold: FraudThreshold = 0.01
     callback_url: HttpUrl | None = None
 
 
@@ -68,9 +64,8 @@ class _Found:
 
     next_index: int = 0
     stats: PoCStats = field(default_factory=PoCStats)
-    #: The latest `KEPT_VALID` valid nonces, in the order found, and their distances.
-    nonces: list[int] = field(default_factory=list)
-    distances: list[float] = field(default_factory=list)
+    #: The latest `KEPT_VALID` valid nonces, in the order found.
+    proofs: Proofs = field(default_factory=Proofs)
 
     def take(self, asked: ServedRound) -> tuple[Batch, Batch | None]:
         """Take the nonces of the next batch; return it, and the one behind it if there is one.
@@ -85,12 +80,11 @@ class _Found:
             return batch, Batch.of(asked, asked.nonces(middle, middle + asked.batch_size))
         return batch, None
 
-    def keep(self, valid: ProofBatch) -> None:
+    def keep(self, valid: Proofs) -> None:
         """Keep the valid nonces of a batch."""
-        self.nonces += valid.nonces
-        self.distances += valid.dist
-        del self.nonces[:-KEPT_VALID]
-        del self.distances[:-KEPT_VALID]
+        for kept, new in ((self.proofs.nonces, valid.nonces), (self.proofs.values, valid.values)):
+            kept += new
+            del kept[:-KEPT_VALID]
         self.stats.total_valid += len(valid)
 
 
@@ -102,7 +96,7 @@ class Prover:
         gate: before the inference routes.
         drain_s: seconds that running requests get to finish before the first batch.
         max_round_s: seconds after which a round ends that nobody stopped.
-        make_sender: makes what delivers a round's callbacks, of callback URL, r_target and fraud_threshold.
+        make_sender: makes what delivers to a callback URL.
     """
 
     def __init__(
@@ -112,7 +106,7 @@ class Prover:
         *,
         drain_s: float,
         max_round_s: float,
-        make_sender: Callable[[str, float, float], PoCCallbackSender] = PoCCallbackSender,
+        make_sender: Callable[[str], CallbackQueue] = CallbackQueue,
     ) -> None:
         self.model = model
         self.gate = gate
@@ -124,12 +118,12 @@ class Prover:
         self._round: ServedRound | None = None
         self._found = _Found()
         #: Of the round; None where it has no callback URL, or was stopped.
-        self._sender: PoCCallbackSender | None = None
+        self._sender: CallbackQueue | None = None
         #: Rounds that were stopped or made room for another.
         self._num_ends = 0
         #: Held while a batch is computed, by whoever asked for it or by nobody any more.
         self._turn = asyncio.Lock()
-        self._computing: asyncio.Future[list[float]] | None = None
+        self._computing: asyncio.Future[list[Any]] | None = None
         self._search: asyncio.Task[None] | None = None
         self._end: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -139,8 +133,8 @@ class Prover:
         found, stats = self._found, self._found.stats
         return {
             "state": self._state.value,
-            "valid_nonces": list(found.nonces),
-            "valid_distances": list(found.distances),
+            "valid_nonces": list(found.proofs.nonces),
+            "valid_distances": list(found.proofs.values),
             "total_checked": stats.total_checked,
             "total_valid": stats.total_valid,
             "elapsed_seconds": stats.elapsed,
@@ -202,7 +196,7 @@ class Prover:
         self._state = PoCState.STOPPED
         self._leave()
 
-    async def check(self, proof: ProofBatch) -> ValidatedBatch:
+    async def check(self, claimed: ReceivedBatch) -> Verdict:
         """Recompute a proof for the round's block, which it was made for or not; tell the callback URL.
 
         Raises:
@@ -213,11 +207,14 @@ class Prover:
         asked, sender, num_ends = self._round, self._sender, self._num_ends
         if asked is None:
             raise NoRound("No round configured")
-        check_length("dist", proof.dist, proof.nonces)
-        computed: list[float] = []
-        theirs = asked.model_copy(update={"public_key": proof.public_key})
+        proof, proofs = asked.proof, claimed.proofs
+        check_length(proof.field, proofs.values, proofs.nonces, proof.noun)
+        computed: list[Any] = []
+        theirs = asked.model_copy(
+            update={"public_key": claimed.public_key, "node_id": claimed.node_id}
+        )
         # Batch by batch: many of them must not outlast the round that they are checked for.
-        for batch in batches_of(theirs, proof.nonces):
+        for batch in batches_of(theirs, proofs.nonces):
             try:
                 computed += await self._recompute(batch)
             except EngineError as exc:
@@ -227,19 +224,9 @@ class Prover:
                 raise
             if self._num_ends != num_ends:
                 raise NoRound("The round ended while the proof was checked.")
-        verdict = ValidatedBatch(
-            public_key=proof.public_key,
-            block_hash=asked.block_hash,
-            block_height=asked.block_height,
-            nonces=proof.nonces,
-            dist=computed,
-            node_id=proof.node_id,
-            received_dist=proof.dist,
-            r_target=asked.r_target,
-            fraud_threshold=asked.fraud_threshold,
-        )
+        verdict = proof.judge(proofs, computed)
         if sender is not None:
-            await sender.send_validated(verdict)
+            sender.send("validated", proof.verdict_body(theirs, verdict))
         return verdict
 
     async def close(self) -> None:
@@ -260,20 +247,18 @@ class Prover:
                     self._drain_s,
                 )
             while True:
-                batch, distances = await self._compute(lambda: found.take(asked))
-                # Nothing below gives up control, so a cancellation cannot fall between counting a batch
-                # and queueing it: both happen or neither.
-                await self._commit(asked, found, batch, distances)
+                batch, values = await self._compute(lambda: found.take(asked))
+                self._commit(asked, found, batch, values)
         except Exception as exc:  # noqa: BLE001 - whatever it is, the round must not seem to go on
             self._fail(str(exc) or type(exc).__name__)
 
-    async def _recompute(self, batch: Batch) -> list[float]:
+    async def _recompute(self, batch: Batch) -> list[Any]:
         _, values = await self._compute(lambda: (batch, None))
         return values
 
     async def _compute(
         self, take: Callable[[], tuple[Batch, Batch | None]]
-    ) -> tuple[Batch, list[float]]:
+    ) -> tuple[Batch, list[Any]]:
         """Compute a batch in turn. When the caller is cancelled, the turn lasts until the batch is done.
 
         Args:
@@ -289,31 +274,22 @@ class Prover:
         self._computing.add_done_callback(lambda _: self._turn.release())
         return batch, await asyncio.shield(self._computing)
 
-    async def _commit(
-        self, asked: ServedRound, found: _Found, batch: Batch, distances: list[float]
-    ) -> None:
+    def _commit(self, asked: ServedRound, found: _Found, batch: Batch, values: list[Any]) -> None:
         """Count a batch, keep its valid nonces and queue them for the callback URL."""
-        stats = found.stats
-        num_nonfinite = sum(not math.isfinite(distance) for distance in distances)
-        if num_nonfinite and not stats.total_nonfinite:
+        stats, proof = found.stats, asked.proof
+        valid, num_broken = proof.sift(batch.nonces, values)
+        if num_broken and not stats.total_nonfinite:
             logger.warning(
-                "The model gave %d distances that are not finite for block %s; dropped",
-                num_nonfinite,
+                "The model gave %d %ss that are not finite for block %s; dropped",
+                num_broken,
+                proof.noun,
                 asked.block_hash,
             )
-        valid = ProofBatch(
-            public_key=asked.public_key,
-            block_hash=asked.block_hash,
-            block_height=asked.block_height,
-            nonces=list(batch.nonces),
-            dist=distances,
-            node_id=asked.node_id,
-        ).sub_batch(asked.r_target)
-        stats.total_checked += len(distances)
-        stats.total_nonfinite += num_nonfinite
+        stats.total_checked += len(values)
+        stats.total_nonfinite += num_broken
         found.keep(valid)
-        if self._sender is not None:
-            await self._sender.send_generated(valid)
+        if self._sender is not None and len(valid):
+            self._sender.send("generated", proof.signed_body(asked, valid))
 
     async def _drained(self) -> bool:
         """Wait until no request runs, at most `drain_s`; say whether none does."""
@@ -362,10 +338,10 @@ class Prover:
             self._search = None
         self._found.stats.stop()
 
-    def _sender_of(self, asked: ServedRound) -> PoCCallbackSender | None:
+    def _sender_of(self, asked: ServedRound) -> CallbackQueue | None:
         if asked.callback_url is None:
             return None
-        return self._make_sender(asked.callback_url, asked.r_target, asked.fraud_threshold)
+        return self._make_sender(asked.callback_url)
 
     def _retire_sender(self) -> None:
         """Let the sender deliver what waits, and close."""

@@ -6,7 +6,6 @@ Errors are ``{"detail": sentence}`` whatever the application around them does wi
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Coroutine, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
@@ -15,6 +14,8 @@ from fastapi import APIRouter, FastAPI, Request
 from starlette.types import Scope
 
 from pocqueue.errors import EngineUnavailable, PocqueueError
+from pocqueue.poc.distance.data import finite_or_none
+from pocqueue.poc.distance.scheme import Distance
 from pocqueue.poc.fields import build
 from pocqueue.served.prover import Prover, ServedRound
 from pocqueue.served.schema import (
@@ -146,10 +147,10 @@ def pow_router(state: RouteState) -> APIRouter:
     @router.post("/validate", response_model=VerdictAnswer)
     async def validate(body: ProofBody, request: Request) -> Any:
         """Recompute somebody's proof for the round's block and test it for fraud."""
-        verdict = await _while_connected(request, state.ready().check(body.to_batch()))
+        verdict = await _while_connected(request, state.ready().check(Distance.read(body)))
         return VerdictAnswer(
             fraud_detected=verdict.fraud_detected,
-            computed_distances=_finite(verdict.dist),
+            computed_distances=list(map(finite_or_none, verdict.computed)),
             n_invalid=verdict.n_invalid,
             probability_honest=verdict.probability_honest,
         )
@@ -186,7 +187,9 @@ def pow_router(state: RouteState) -> APIRouter:
         computed = await prover.model.values(body.to_batch(), upcoming)
         info = prover.model.info
         return DistancesAnswer(
-            distances=_finite(computed), fingerprint=info.fingerprint, dtype=info.dtype
+            distances=list(map(finite_or_none, computed)),
+            fingerprint=info.fingerprint,
+            dtype=info.dtype,
         )
 
     return router
@@ -221,7 +224,3 @@ def _round(body: ServedRoundBody) -> ServedRound:
     if body.node_id == -1 or body.node_count == -1:
         raise MissingPart("Node ID and node count must be set")
     return build(ServedRound, body.model_dump())
-
-
-def _finite(distances: Sequence[float]) -> list[float | None]:
-    return [distance if math.isfinite(distance) else None for distance in distances]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound
-from pocqueue.poc.data import ProofBatch
+from pocqueue.poc.proofs import Proofs, ReceivedBatch
 from pocqueue.served.prover import NoRound, Prover, RoundRunning
 from tests.support.callback_receiver import receiving
 from tests.support.engine_client import EngineTwin, distance_of, passes_over, round_of, serving
@@ -34,19 +34,11 @@ def start(prover: Prover, **changes: object) -> None:
     prover.generate()
 
 
-def proof(nonces: list[int], **changes: object) -> ProofBatch:
-    """Return an honest proof for the round at hand, or one with some fields changed."""
-    batch = ProofBatch(
-        public_key="key-2",
-        block_hash="block-1",
-        block_height=7,
-        nonces=nonces,
-        dist=[distance_of("block-1", "key-2", nonce) for nonce in nonces],
-        node_id=0,
-    )
-    for name, value in changes.items():
-        setattr(batch, name, value)
-    return batch
+def proof(nonces: list[int], values: list[float] | None = None) -> ReceivedBatch:
+    """Return a proof for the round at hand, an honest one unless its values are given."""
+    if values is None:
+        values = [distance_of("block-1", "key-2", nonce) for nonce in nonces]
+    return ReceivedBatch("key-2", "block-1", 7, 0, Proofs(nonces, values))
 
 
 async def test_gate_is_closed_exactly_while_a_round_is_busy(twin: EngineTwin) -> None:
@@ -203,7 +195,7 @@ async def test_a_proof_that_is_none_ends_nothing(twin: EngineTwin) -> None:
         prover.init(round_of())
         prover.validate()
         with pytest.raises(InvalidRound, match="dist"):
-            await prover.check(proof([1, 2], dist=[0.5]))
+            await prover.check(proof([1, 2], [0.5]))
         assert prover.status()["state"] == "VALIDATING"
         assert twin.calls == []
 
@@ -215,8 +207,8 @@ async def test_the_searching_goes_on_beside_checks(twin: EngineTwin) -> None:
         verdicts = await asyncio.gather(
             *(prover.check(proof(list(range(first, first + 6)))) for first in (0, 100, 200))
         )
-        assert [verdict.dist for verdict in verdicts] == [
-            verdict.received_dist for verdict in verdicts
+        assert [verdict.computed for verdict in verdicts] == [
+            verdict.proofs.values for verdict in verdicts
         ]
         done = prover.status()["total_checked"]
         await until(lambda: prover.status()["total_checked"] > done)

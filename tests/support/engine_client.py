@@ -14,7 +14,7 @@ from typing import Any
 from pocqueue.engine.base import EXTENSION
 from pocqueue.engine.vllm.ranks import BatchLimits
 from pocqueue.poc.batch import Batch
-from pocqueue.poc.sender import PoCCallbackSender
+from pocqueue.poc.sender import CallbackQueue
 from pocqueue.served.gate import InferenceGate
 from pocqueue.served.model import ServedModel
 from pocqueue.served.prover import Prover, ServedRound
@@ -173,7 +173,7 @@ async def serving(
         InferenceGate(330.0),
         drain_s=drain_s,
         max_round_s=max_round_s,
-        make_sender=functools.partial(PoCCallbackSender, **sending),
+        make_sender=functools.partial(CallbackQueue, **sending),
     )
     try:
         yield prover
