@@ -19,7 +19,7 @@ from pocqueue.node.engine_host import EngineHost
 from pocqueue.node.keys import SigningKey, key_path
 from pocqueue.node.outbox import OUTBOX_NAME, Outbox
 from pocqueue.node.routes import VersionPrefix, mlnode_router
-from pocqueue.node.searches import work_kind
+from pocqueue.node.searches import local_work
 from pocqueue.node.service import NodeService
 from pocqueue.poc.fields import HttpUrl
 from pocqueue.settings import DelegationSettings, NodeSettings, Settings
@@ -99,7 +99,7 @@ def check_settings(delegation: DelegationSettings, node: NodeSettings) -> None:
             ) from None
     if delegation.tls_ca is not None:
         tls_context(delegation.tls_ca)
-    if delegation.fallback == "local" and work_kind(delegation, node) == "none":
+    if delegation.fallback == "local" and local_work(delegation, node) == "none":
         raise SettingsError(
             "DELEGATION_FALLBACK is local, and this node has nothing to work with itself: set "
             "POCQUEUE_NODE_WORK to engine or queue, or DELEGATION_FALLBACK to none."

@@ -16,6 +16,9 @@ import logging
 import time
 from collections.abc import Callable
 
+from typing_extensions import override
+
+from pocqueue.closing import AsyncClosing
 from pocqueue.errors import InvalidRound, OutboxError
 from pocqueue.node.outbox import Message, Outbox
 from pocqueue.poc.callback import (
@@ -30,8 +33,8 @@ from pocqueue.poc.callback import (
 logger = logging.getLogger(__name__)
 
 
-class Dispatcher:
-    """Delivers the messages of an outbox.
+class Dispatcher(AsyncClosing):
+    """Delivers the messages of an outbox; an async context manager that ends it.
 
     Args:
         outbox: where they wait. Nothing else delivers from it.
@@ -62,27 +65,39 @@ class Dispatcher:
         self._stop_timeout_s = stop_timeout_s
         self._disk_pause_s = disk_pause_s
         self._wake = asyncio.Event()
+        self._closing = False
+        self._task: asyncio.Task[None] | None = None
         self._busy: dict[str, asyncio.Task[None]] = {}
 
     def notify(self) -> None:
         """Look into the outbox now: there is a new message. To be called in the event loop."""
         self._wake.set()
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Deliver until `stop` is set. What is under way then gets a moment to end."""
-        waiting_for_stop = asyncio.create_task(stop.wait(), name="dispatcher-stop")
-        waiting_for_stop.add_done_callback(lambda _: self._wake.set())
-        try:
-            async with CallbackClient(request_timeout_s=self._request_timeout_s) as client:
+    def start(self) -> None:
+        """Begin to deliver, in the running event loop."""
+        self._task = asyncio.create_task(self._run(), name="dispatcher")
+
+    @override
+    async def close(self) -> None:
+        """Start no more deliveries; what is under way gets a moment to end."""
+        self._closing = True
+        self._wake.set()
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        async with CallbackClient(request_timeout_s=self._request_timeout_s) as client:
+            while not self._closing:
+                # Cleared before the outbox is read: a message that comes after that wakes.
+                self._wake.clear()
                 try:
-                    while not stop.is_set():
-                        # Cleared before the outbox is read: a message that comes after that wakes.
-                        self._wake.clear()
-                        await self._wait(await self._start_due(client))
-                finally:
-                    await self._finish()
-        finally:
-            waiting_for_stop.cancel()
+                    pause_s = await self._start_due(client)
+                except Exception:
+                    # Our own bug must not end the deliveries for good.
+                    logger.exception("The outbox could not be looked into.")
+                    pause_s = self._disk_pause_s
+                await self._wait(pause_s)
+            await self._finish()
 
     async def _start_due(self, client: CallbackClient) -> float | None:
         """Start a delivery for each URL that is due and idle; return the seconds to the next pause's end."""

@@ -1,7 +1,7 @@
 """The small node's own engine: loaded once in the background, used by one thread, a batch at a time.
 
-Whoever needs distances waits for its turn between two forward passes, so that checking a proof takes
-turns with local work. Before the engine is loaded, callers wait for it.
+Callers take turns between two forward passes, so that checking a proof does not wait for local work to
+end. Before the engine is loaded, callers wait for it.
 """
 
 from __future__ import annotations
@@ -69,12 +69,12 @@ class EngineHost:
         return self.info
 
     async def values(self, search: Searched, nonces: Sequence[int]) -> list[Any]:
-        """Compute the values of any number of nonces, in passes of a search's shape.
+        """Compute the values of any number of nonces, in passes of the search's shape.
 
         Raises:
             EngineUnavailable: the engine cannot be used.
             EngineError: it failed on a batch.
-            InvalidRound: it cannot run the round's shape.
+            InvalidRound: it cannot run that shape.
         """
         await self.ready()
         computed: list[Any] = []

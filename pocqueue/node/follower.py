@@ -1,13 +1,13 @@
-"""Takes one search to its end: reads its pages, signs what is valid, and keeps it on disk to be sent.
+"""Follows one search to its end: reads its pages, signs what is valid, and keeps it on disk to be sent.
 
 Promises:
 - A page counts once: its messages and the cursor behind it go to disk in one step, or not at all.
 - An outage of the source is waited out, for as long as the source keeps what it found.
 - What comes from a big node is checked before it is signed: a batch of another round, a nonce of
-  another node, a distance that is not below r_target end the session as fraud. A nonce that came
-  before is left out.
-- A disk in trouble is waited for with the page at hand, and so is, where this process ends, a reply
-  that a big node without cursors gives only once.
+  another node, a value that no valid nonce has end the session as fraud. A nonce that came before is
+  left out (`page_check.py`).
+- If the disk is in trouble, the follower waits with the page in memory; so it does when this process
+  ends, if the page is one that a big node without cursors hands out only once.
 - With an engine a random sample is recomputed beside that (`spot_check.py`). After fraud nothing more
   of the session is sent, messages that wait included.
 """
@@ -17,41 +17,40 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
 from pocqueue.errors import DelegationError, OutboxError, PocqueueError
-from pocqueue.node.dispatcher import Dispatcher
-from pocqueue.node.keys import SigningKey
-from pocqueue.node.metrics import NodeMetrics
-from pocqueue.node.outbox import NewMessage, Outbox
-from pocqueue.node.round import NodeRound
-from pocqueue.node.signing import sign_body
+from pocqueue.node.outbox import NewMessage
+from pocqueue.node.outgoing import Outgoing
+from pocqueue.node.page_check import Fraud, PageCheck
+from pocqueue.node.search_request import SearchRequest
 from pocqueue.node.sources import Page, Source, is_final, is_refused
 from pocqueue.node.spot_check import SpotCheck
-from pocqueue.poc.nonces import MAX_NONCE, split_range
-from pocqueue.poc.proofs import Proofs, ReceivedBatch
+from pocqueue.poc.nonces import split_range
+from pocqueue.poc.proofs import Proofs
 
 logger = logging.getLogger(__name__)
 
 #: Most nonces of one message. Known receivers take thousands.
 NONCES_PER_MESSAGE = 1000
-#: Between two tries while the source is away: first, and at most.
-FIRST_PAUSE_S = 0.25
-MAX_PAUSE_S = 5.0
-#: Where it refuses our token: too many wrong ones, and it would not listen to the right one either.
-REFUSED_PAUSE_S = 20.0
-#: Between two tries to write to the outbox.
-DISK_PAUSE_S = 1.0
-#: Seconds that a step under way gets when this process ends.
-CLOSE_S = 5.0
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Fraud(PocqueueError):
-    """What the big node sent cannot be true."""
+@dataclass(frozen=True, slots=True)
+class Pauses:
+    """How long a follower waits, in seconds."""
+
+    first_s: float = 0.25  #: between two tries while the source is away; doubles with each one
+    longest_s: float = 5.0  #: the most that it doubles to
+    #: Between two tries if the source refuses our token: after too many wrong ones it would not listen
+    #: to the right one either.
+    refused_s: float = 20.0
+    disk_s: float = 1.0  #: between two tries to write to the outbox
+    close_s: float = 5.0  #: for a step under way when this process ends
 
 
 class Follower:
@@ -59,83 +58,87 @@ class Follower:
 
     Args:
         source: where the nonces come from.
-        node_round: what was asked for.
-        outbox: on disk.
-        key: signs every message.
-        dispatcher: told of new messages.
-        metrics: counts.
+        request: what was asked for, and when its window closes.
+        outgoing: where signed batches go.
         spot_check: recomputes samples; None: nothing can be recomputed here.
-        give_up_s: Unix time after which an absent source is not waited for any more.
         seen: nonces of the same round that were kept already, by another search; they are left out.
-        on_lost: called once where the source ended the search before its time, or for fraud.
+        on_lost: called once if the source ended the search before its time, or for fraud.
+        pauses: how long it waits.
 
     Attributes:
         error: what is wrong now or was at the end; None while all is well.
         over: nothing more will come.
         lost: the source will give nothing more, although the round was not over.
-        status: how the source says it stands.
-        fraud: why the session is fraud; None where it is not.
+        fraud: why the session is fraud; None if it is not.
         batches: read so far; and nonces in them.
-        seen: nonces that were kept, of this search and of those before it in its round.
         heard_at: monotonic time of the last answer.
     """
 
     def __init__(
         self,
         source: Source,
-        node_round: NodeRound,
+        request: SearchRequest,
+        outgoing: Outgoing,
         *,
-        outbox: Outbox,
-        key: SigningKey,
-        dispatcher: Dispatcher,
-        metrics: NodeMetrics,
         spot_check: SpotCheck | None,
-        give_up_s: float,
         seen: Collection[int] = (),
         on_lost: Callable[[Follower], Awaitable[None]] | None = None,
+        pauses: Pauses = Pauses(),
     ) -> None:
         self.source = source
-        self.round = node_round
+        self.request = request
+        self.round = request.round
         self.error: str | None = None
         self.over = False
         self.lost = False
-        self.status = ""
         self.fraud: str | None = None
         self.batches = 0
         self.nonces = 0
         self.heard_at = time.monotonic()
         self.spot_check = spot_check
-        self._outbox = outbox
-        self._key = key
-        self._dispatcher = dispatcher
-        self._metrics = metrics
-        self._give_up_s = give_up_s
+        self._check = PageCheck(request.round, is_trusted=not self.is_remote, seen=seen)
+        self._outgoing = outgoing
         self._on_lost = on_lost
-        self.seen = set(seen)
+        self._pauses = pauses
         self._closing = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
-        self._read_all = False
-        self.task: asyncio.Task[None] | None = None
+        self._has_read_all = False
+        self._task: asyncio.Task[None] | None = None
 
     @property
     def tag(self) -> str:
         """Name the session in log lines; the word is what operators search for."""
-        word = "DELEGATION" if self.source.origin == "delegation" else "LOCAL"
+        word = "DELEGATION" if self.is_remote else "LOCAL"
         return f"{word} session {self.source.session_id} node {self.round.node_id}:"
 
     @property
+    def is_remote(self) -> bool:
+        """Whether a big node searches."""
+        return self.source.origin == "delegation"
+
+    @property
+    def seen(self) -> Collection[int]:
+        """Nonces that were kept, of this search and of those before it in its round."""
+        return self._check.seen
+
+    @property
+    def lag_s(self) -> float | None:
+        """Seconds since the big node was last heard; None if none is asked any more."""
+        return time.monotonic() - self.heard_at if self.is_remote and not self.over else None
+
+    @property
     def is_searching(self) -> bool:
-        """Whether the source searches on, as far as is known: nobody stopped it, and it is not over."""
+        """Whether the source is still searching, as far as is known: not stopped, and not over."""
         return self._stopping is None and not self.over
 
     @property
     def is_done(self) -> bool:
         """Whether there is nothing left to do, and no connection left open."""
-        return self.task is not None and self.task.done()
+        return self._task is not None and self._task.done()
 
     def start(self) -> None:
         """Begin to follow the search."""
-        self.task = asyncio.create_task(self._run(), name=f"session {self.source.session_id}")
+        self._task = asyncio.create_task(self._run(), name=f"session {self.source.session_id}")
 
     def stop(self) -> None:
         """Have the source end the search; what it found is still read."""
@@ -143,16 +146,16 @@ class Follower:
             self._stopping = asyncio.create_task(self._stop_source())
 
     async def stop_arrived(self, timeout_s: float) -> None:
-        """Wait until the source knows of a stop, if there was one, though not for longer than that."""
+        """Wait until a stop has reached the source, if there was one, for at most so many seconds."""
         if self._stopping is not None:
             await asyncio.wait([self._stopping], timeout=timeout_s)
 
     async def close(self) -> None:
-        """Stop following; the search itself goes on, and so may another run of this program."""
+        """Stop following; the search itself goes on, and another run of this program may follow it."""
         self._closing.set()
-        if self.task is not None:
-            await asyncio.wait([self.task], timeout=CLOSE_S)
-        for task in (self.task, self._stopping):
+        if self._task is not None:
+            await asyncio.wait([self._task], timeout=self._pauses.close_s)
+        for task in (self._task, self._stopping):
             if task is not None:
                 task.cancel()
                 await asyncio.wait([task])
@@ -177,34 +180,33 @@ class Follower:
         if (self.lost or self.fraud is not None) and self._on_lost is not None:
             await self._on_lost(self)
         if self._stopping is not None and not self._closing.is_set():
-            await self._or_closing(self._stopping)
+            await self._wait_for(self._stopping)
         if not self._closing.is_set():
             await self.source.close()
 
     async def _follow(self, checking: asyncio.Task[str | None] | None) -> None:
-        session = await self._on_disk(self._outbox.session, self.source.session_id)
+        outbox, session_id = self._outgoing.outbox, self.source.session_id
+        session = await self._on_disk(outbox.session, session_id)
         assert session is not None
         cursor, self.batches, self.nonces = session.cursor, session.batches, session.nonces
-        pause = FIRST_PAUSE_S
+        pause_s = self._pauses.first_s
         while not self._closing.is_set():
             page, trouble = await self._read(cursor, checking)
             if trouble is not None:
-                if is_final(trouble) or time.time() > self._give_up_s:
+                if is_final(trouble) or time.time() > self.request.give_up_s:
                     await self._give_up(trouble)
                     return
-                await self._sleep(REFUSED_PAUSE_S if is_refused(trouble) else pause)
-                pause = min(2 * pause, MAX_PAUSE_S)
+                await self._sleep(self._pauses.refused_s if is_refused(trouble) else pause_s)
+                pause_s = min(2 * pause_s, self._pauses.longest_s)
                 continue
             if page is None:
                 return
-            pause = FIRST_PAUSE_S
-            batches = self._checked(page)
+            pause_s = self._pauses.first_s
+            batches = self._new_batches(page)
             messages = self._messages(page.cursor, batches)
-            if not await self._on_disk(
-                self._outbox.accept, self.source.session_id, cursor, page.cursor, messages
-            ):
-                self.seen.difference_update(n for batch in batches for n in batch.nonces)
-                session = await self._on_disk(self._outbox.session, self.source.session_id)
+            if not await self._on_disk(outbox.accept, session_id, cursor, page.cursor, messages):
+                self._check.forget(batches)
+                session = await self._on_disk(outbox.session, session_id)
                 if session is None or session.state != "open":
                     return
                 if session.cursor == cursor:
@@ -215,34 +217,26 @@ class Follower:
                 logger.warning("%s a page was read twice; kept once.", self.tag)
                 cursor = session.cursor
                 continue
-            self._dispatcher.notify()
-            cursor, self.status = page.cursor, page.status
+            self._outgoing.dispatcher.notify()
+            cursor = page.cursor
             self._count(batches)
             if self.spot_check is not None:
                 self.spot_check.offer(batches)
             if page.over:
-                self._read_all = True
-                if checking is not None and self.spot_check is not None:
-                    self.spot_check.end()
-                    await self._or_closing(checking)
-                    if not checking.done():
-                        return
-                    if reason := checking.result():
-                        raise Fraud(reason)
-                await self._close(f"over ({page.status})")
+                await self._end(page, checking)
                 return
 
     async def _read(
         self, cursor: str, checking: asyncio.Task[str | None] | None
     ) -> tuple[Page | None, Exception | None]:
-        """Read a page, or return what went wrong; neither where this process ends.
+        """Read a page, or return what went wrong; neither if this process ends.
 
         Raises:
-            Fraud: the sample was found to be, meanwhile.
+            Fraud: the sample showed it meanwhile.
         """
         reading = asyncio.ensure_future(self.source.read(cursor))
         try:
-            await self._or_closing(reading, checking)
+            await self._wait_for(reading, checking)
             if checking is not None and checking.done() and (reason := checking.result()):
                 raise Fraud(reason)
             if self._closing.is_set() and not reading.done() and not self.source.must_end:
@@ -255,11 +249,11 @@ class Follower:
                 logger.warning("%s waits: %s", self.tag, exc)
             self.error = str(exc)
             if isinstance(exc, DelegationError):
-                self._metrics.delegation_errors.inc()
+                self._outgoing.metrics.delegation_errors.inc()
             return None, exc
         finally:
             reading.cancel()
-            # Whatever it ended with was seen, or does not matter any more.
+            # Its result was used above, or is not wanted any more.
             await asyncio.gather(reading, return_exceptions=True)
         if self.error is not None:
             logger.info("%s goes on.", self.tag)
@@ -267,16 +261,111 @@ class Follower:
         self.heard_at = time.monotonic()
         return page, None
 
-    async def _or_closing(
-        self, future: asyncio.Future[Any], also: asyncio.Future[Any] | None = None
+    def _new_batches(self, page: Page) -> list[Proofs]:
+        """Return what of a page is to be kept.
+
+        Raises:
+            Fraud: something in it cannot be right.
+        """
+        batches = self._check.keep_new(page)
+        if repeated := _total(batch.proofs for batch in page.batches) - _total(batches):
+            logger.info("%s %d nonces came twice; kept once.", self.tag, repeated)
+        return batches
+
+    def _messages(self, position: str, batches: list[Proofs]) -> list[NewMessage]:
+        """Return a page's batches, signed, in pieces that a receiver takes."""
+        found = Proofs.joined(batches)
+        messages = []
+        for start, stop in split_range(0, len(found), NONCES_PER_MESSAGE):
+            piece = Proofs(found.nonces[start:stop], found.values[start:stop])
+            body = self.round.proof.signed_body(self.round, piece)
+            messages.append(
+                self._outgoing.message(f"{position}/{start}", "generated", self.round.url, body)
+            )
+        return messages
+
+    def _count(self, batches: list[Proofs]) -> None:
+        num_nonces = _total(batches)
+        self.batches += len(batches)
+        self.nonces += num_nonces
+        metrics = self._outgoing.metrics
+        metrics.batches.labels(self.source.origin).inc(len(batches))
+        metrics.nonces.labels(self.source.origin).inc(num_nonces)
+
+    async def _end(self, page: Page, checking: asyncio.Task[str | None] | None) -> None:
+        """Close the session after its last page, once the sample is recomputed.
+
+        Raises:
+            Fraud: the sample shows it.
+        """
+        self._has_read_all = True
+        if checking is not None and self.spot_check is not None:
+            self.spot_check.end()
+            await self._wait_for(checking)
+            if not checking.done():
+                return
+            if reason := checking.result():
+                raise Fraud(reason)
+        await self._close_session(f"over ({page.status})")
+
+    async def _close_session(self, why: str, level: int = logging.INFO) -> None:
+        await self._on_disk(self._outgoing.outbox.close_session, self.source.session_id)
+        logger.log(
+            level,
+            "%s %s; %d batches with %d valid nonces.",
+            self.tag,
+            why,
+            self.batches,
+            self.nonces,
+        )
+
+    async def _give_up(self, trouble: Exception) -> None:
+        await self._close_session(f"given up: {trouble}", logging.ERROR)
+        self.error = str(trouble)
+        self.lost = True
+
+    async def _end_as_fraud(self, reason: str) -> None:
+        self.fraud = reason
+        self._outgoing.metrics.fraud.inc()
+        held = await self._on_disk(self._outgoing.outbox.hold, self.source.session_id)
+        self.error = reason
+        logger.error(
+            "%s FRAUD: %s. The session is stopped, %d signed batches of it are held back.",
+            self.tag,
+            reason,
+            held,
+        )
+        # Not waited for: a cheat that does not answer must not hold up local work.
+        self.stop()
+
+    async def _stop_source(self) -> None:
+        """Tell the source to stop, again and again while it is away and may still be searching."""
+        pauses, pause_s = self._pauses, self._pauses.first_s
+        # A source that was read to its end has stopped.
+        while not self._has_read_all or self.fraud is not None:
+            try:
+                await self.source.stop()
+            except PocqueueError as exc:
+                if is_final(exc) or time.time() > self.request.give_up_s:
+                    logger.warning("%s cannot be stopped: %s", self.tag, exc)
+                    return
+                if pause_s == pauses.first_s:
+                    logger.warning("%s is not stopped yet: %s", self.tag, exc)
+                await asyncio.sleep(pauses.refused_s if is_refused(exc) else pause_s)
+                pause_s = min(2 * pause_s, pauses.longest_s)
+            else:
+                return
+
+    async def _wait_for(
+        self, future: asyncio.Future[Any], other: asyncio.Future[Any] | None = None
     ) -> None:
-        """Wait until this is done, or this process ends, or the other is done, if it was not before."""
+        """Wait for the future; also end the wait when this process ends, or when `other` gets done."""
         if future.done():
             return
         closing = asyncio.ensure_future(self._closing.wait())
         waited: set[asyncio.Future[Any]] = {future, closing}
-        if also is not None and not also.done():
-            waited.add(also)
+        if other is not None and not other.done():
+            waited.add(other)
         try:
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -300,123 +389,13 @@ class Follower:
                     logger.error("%s waits: %s", self.tag, exc)
                 in_trouble = True
                 self.error = str(exc)
-                await asyncio.sleep(DISK_PAUSE_S)
+                await asyncio.sleep(self._pauses.disk_s)
             else:
                 if in_trouble:
                     logger.info("%s goes on.", self.tag)
                     self.error = None
                 return done
 
-    def _checked(self, page: Page) -> list[Proofs]:
-        """Return the page's batches without nonces that came before.
 
-        Raises:
-            Fraud: one of them cannot be right.
-        """
-        kept_batches = []
-        for batch in page.batches:
-            if self.source.origin == "delegation":
-                self._check(batch)
-            kept = Proofs()
-            for nonce, value in batch.proofs:
-                if nonce not in self.seen:
-                    self.seen.add(nonce)
-                    kept.nonces.append(nonce)
-                    kept.values.append(value)
-            if repeated := len(batch.proofs) - len(kept):
-                logger.info("%s %d nonces came twice; kept once.", self.tag, repeated)
-            if kept.nonces:
-                kept_batches.append(kept)
-        return kept_batches
-
-    def _check(self, batch: ReceivedBatch) -> None:
-        ours, proof = self.round, self.round.proof
-        if (batch.public_key, batch.block_hash, batch.block_height) != (
-            ours.public_key,
-            ours.block_hash,
-            ours.block_height,
-        ):
-            raise Fraud(f"a batch is of another round (block {batch.block_hash[:80]!r})")
-        if len(batch.proofs.nonces) != len(batch.proofs.values):
-            raise Fraud(f"a batch has not one {proof.noun} for each nonce")
-        for nonce, value in batch.proofs:
-            if not 0 <= nonce <= MAX_NONCE or nonce % ours.node_count != ours.node_id:
-                raise Fraud(
-                    f"nonce {str(nonce)[:40]} is not one of node {ours.node_id} of {ours.node_count}"
-                )
-            if reason := proof.refusal(value):
-                raise Fraud(f"nonce {nonce} {reason}")
-
-    def _messages(self, position: str, batches: list[Proofs]) -> list[NewMessage]:
-        found = Proofs.joined(batches)
-        messages = []
-        for start, stop in split_range(0, len(found), NONCES_PER_MESSAGE):
-            piece = Proofs(found.nonces[start:stop], found.values[start:stop])
-            with self._metrics.signing.time():
-                body = sign_body(self.round.proof.signed_body(self.round, piece), self._key)
-            self._metrics.signed.inc()
-            messages.append(
-                NewMessage(
-                    position=f"{position}/{start}",
-                    kind="generated",
-                    url=self.round.url,
-                    body=body,
-                    nonces=len(piece),
-                )
-            )
-        return messages
-
-    def _count(self, batches: list[Proofs]) -> None:
-        num_nonces = sum(len(batch) for batch in batches)
-        self.batches += len(batches)
-        self.nonces += num_nonces
-        self._metrics.batches.labels(self.source.origin).inc(len(batches))
-        self._metrics.nonces.labels(self.source.origin).inc(num_nonces)
-
-    async def _close(self, why: str, level: int = logging.INFO) -> None:
-        await self._on_disk(self._outbox.close_session, self.source.session_id)
-        logger.log(
-            level,
-            "%s %s; %d batches with %d valid nonces.",
-            self.tag,
-            why,
-            self.batches,
-            self.nonces,
-        )
-
-    async def _give_up(self, trouble: Exception) -> None:
-        await self._close(f"given up: {trouble}", logging.ERROR)
-        self.error = str(trouble)
-        self.lost = True
-
-    async def _end_as_fraud(self, reason: str) -> None:
-        self.fraud = reason
-        self._metrics.fraud.inc()
-        held = await self._on_disk(self._outbox.hold, self.source.session_id)
-        self.error = reason
-        logger.error(
-            "%s FRAUD: %s. The session is stopped, %d signed batches of it are held back.",
-            self.tag,
-            reason,
-            held,
-        )
-        # Not waited for: a cheat that does not answer must not hold up local work.
-        self.stop()
-
-    async def _stop_source(self) -> None:
-        """Tell the source, again and again while it is away and the round could still run."""
-        pause = FIRST_PAUSE_S
-        # What was read to its end has stopped.
-        while not self._read_all or self.fraud is not None:
-            try:
-                await self.source.stop()
-            except PocqueueError as exc:
-                if is_final(exc) or time.time() > self._give_up_s:
-                    logger.warning("%s cannot be stopped: %s", self.tag, exc)
-                    return
-                if pause == FIRST_PAUSE_S:
-                    logger.warning("%s is not stopped yet: %s", self.tag, exc)
-                await asyncio.sleep(REFUSED_PAUSE_S if is_refused(exc) else pause)
-                pause = min(2 * pause, MAX_PAUSE_S)
-            else:
-                return
+def _total(batches: Iterable[Proofs]) -> int:
+    return sum(len(batch) for batch in batches)

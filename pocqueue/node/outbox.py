@@ -10,21 +10,17 @@ Methods are quick and block; they may be called from any thread (`asyncio.to_thr
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from typing_extensions import override
-
-from pocqueue.closing import Closing
-from pocqueue.errors import NodeStateError
-from pocqueue.node.outbox_file import lock_outbox, open_outbox, outbox_errors
+from pocqueue.errors import NodeStateError, OutboxError
 from pocqueue.poc.callback import Kind, encode_body
+from pocqueue.web.sqlite_file import FileRole, SqliteFile
 
 Origin = Literal["delegation", "queue", "engine"]
 SessionState = Literal["open", "closed", "fraud"]
@@ -35,6 +31,14 @@ OUTBOX_NAME: Final = "node-outbox.sqlite3"
 #: Seconds that a session without messages is remembered after its end.
 KEEP_ENDED_S: Final = 86_400.0
 
+_ROLE = FileRole(
+    name="outbox",
+    owner="small node",
+    if_shared="two would send everything twice",
+    setting="POCQUEUE_STATE_DIR",
+    if_lost="what waits in it is then not sent",
+    error=OutboxError,
+)
 _SESSION_COLUMNS = (
     "session_id, origin, state, cursor, request, created_s, batches, nonces, sampled, invalid"
 )
@@ -113,7 +117,7 @@ class Counts:
     oldest_s: float | None
 
 
-class Outbox(Closing):
+class Outbox(SqliteFile):
     """The outbox in a file, made if it is not there; a context manager.
 
     Args:
@@ -132,23 +136,9 @@ class Outbox(Closing):
         clock: Callable[[], float] = time.time,
         busy_timeout_s: float = 10.0,
     ) -> None:
-        self.path = path
         self._clock = clock
-        self._mutex = threading.Lock()
-        self._lock = lock_outbox(path)
-        try:
-            with outbox_errors(self.path):
-                self._db = open_outbox(path, busy_timeout_s)
-        except BaseException:
-            self._lock.close()
-            raise
-
-    @override
-    def close(self) -> None:
-        """Close the file; may be called again."""
-        with self._mutex:
-            self._db.close()
-            self._lock.close()
+        schema = resources.files(__package__).joinpath("outbox.sql").read_text("utf-8")
+        super().__init__(path, _ROLE, [schema], busy_timeout_s=busy_timeout_s)
 
     def open_session(self, session_id: str, origin: Origin, request: str, cursor: str = "") -> None:
         """Note a session that begins. One that is there already stays as it is.
@@ -159,7 +149,7 @@ class Outbox(Closing):
             request: JSON of whatever it takes to resume it.
             cursor: where its first page begins.
         """
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute(
                 "INSERT INTO sessions (session_id, origin, state, cursor, request, created_s)"
                 " VALUES (?, ?, 'open', ?, ?, ?) ON CONFLICT DO NOTHING",
@@ -172,14 +162,14 @@ class Outbox(Closing):
         Args:
             request: as for `open_session`.
         """
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute(
                 "UPDATE sessions SET request = ? WHERE session_id = ?", (request, session_id)
             )
 
     def open_sessions(self) -> list[Session]:
         """Return the sessions that are not over, oldest first: those to resume after a restart."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             rows = db.execute(
                 f"SELECT {_SESSION_COLUMNS} FROM sessions WHERE state = 'open' ORDER BY created_s, rowid"  # noqa: S608 - constants
             ).fetchall()
@@ -187,7 +177,7 @@ class Outbox(Closing):
 
     def session(self, session_id: str) -> Session | None:
         """Return a session, or None where it is not known (any more)."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             return _session(db, session_id)
 
     def accept(
@@ -209,7 +199,7 @@ class Outbox(Closing):
             NodeStateError: the session is not known.
             ValueError: a body holds what JSON has no words for.
         """
-        with self._transaction() as db:
+        with self.transaction() as db:
             session = _known(db, session_id)
             if session.state != "open" or session.cursor != cursor_before:
                 return False
@@ -249,7 +239,7 @@ class Outbox(Closing):
         Raises:
             NodeStateError: the session is not known.
         """
-        with self._transaction() as db:
+        with self.transaction() as db:
             _known(db, session_id)
             db.execute(
                 "UPDATE sessions SET sampled = sampled + ?, invalid = invalid + ? WHERE session_id = ?",
@@ -262,7 +252,7 @@ class Outbox(Closing):
         Raises:
             NodeStateError: the session is not known.
         """
-        with self._transaction() as db:
+        with self.transaction() as db:
             _known(db, session_id)
             db.execute(
                 "UPDATE sessions SET state = ?, ended_s = coalesce(ended_s, ?)"
@@ -276,7 +266,7 @@ class Outbox(Closing):
         Raises:
             NodeStateError: the session is not known.
         """
-        with self._transaction() as db:
+        with self.transaction() as db:
             _known(db, session_id)
             db.execute(
                 "UPDATE sessions SET state = 'fraud', ended_s = coalesce(ended_s, ?) WHERE session_id = ?",
@@ -293,17 +283,17 @@ class Outbox(Closing):
 
         The others of a URL wait behind its first one, so that a receiver gets them in order.
         """
-        with self._transaction() as db:
+        with self.transaction() as db:
             return [Message(*row) for row in db.execute(_HEADS)]
 
     def delivered(self, message_id: int) -> None:
         """Remove a message: its receiver said 200."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute("DELETE FROM messages WHERE id = ?", (message_id,))
 
     def failed(self, message_id: int, error: str, next_s: float) -> None:
         """Note that an attempt failed, and the Unix time before which there is to be no other."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute(
                 "UPDATE messages SET attempts = attempts + 1, error = ?, next_s = ? WHERE id = ?",
                 (error, next_s, message_id),
@@ -311,7 +301,7 @@ class Outbox(Closing):
 
     def refused(self, message_id: int, error: str) -> None:
         """Put a message aside for good: the same body would be refused again."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute(
                 "UPDATE messages SET attempts = attempts + 1, error = ?, state = 'refused'"
                 " WHERE id = ? AND state = 'waiting'",
@@ -320,7 +310,7 @@ class Outbox(Closing):
 
     def messages(self, session_id: str, state: MessageState | None = None) -> list[Message]:
         """Return the messages of a session, in order; None: of every state."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             rows = db.execute(
                 f"SELECT {_MESSAGE_COLUMNS} FROM messages WHERE session_id = ?"  # noqa: S608 - constants
                 " AND coalesce(?, state) = state ORDER BY id",
@@ -330,7 +320,7 @@ class Outbox(Closing):
 
     def counts(self) -> Counts:
         """Count the messages."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             by_state: dict[str, int] = dict(
                 db.execute("SELECT state, count(*) FROM messages GROUP BY state").fetchall()
             )
@@ -346,25 +336,13 @@ class Outbox(Closing):
 
     def prune(self) -> int:
         """Forget sessions that ended a day ago and have no messages; return how many."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             gone = db.execute(
                 "DELETE FROM sessions WHERE ended_s < ? AND NOT EXISTS"
                 " (SELECT 1 FROM messages WHERE messages.session_id = sessions.session_id)",
                 (self._clock() - KEEP_ENDED_S,),
             )
             return gone.rowcount
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """Hold the connection within the block, which is one transaction: all of it or nothing."""
-        with self._mutex, outbox_errors(self.path):
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-            except BaseException:
-                self._db.rollback()
-                raise
-            self._db.commit()
 
 
 def _session(db: sqlite3.Connection, session_id: str) -> Session | None:

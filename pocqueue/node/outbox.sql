@@ -1,8 +1,8 @@
--- The outbox of a small node, version 1. Text is UTF-8, times are Unix seconds.
+-- The outbox of a small node. Text is UTF-8, times are Unix seconds.
 --
 -- sessions   one row for each search whose batches go through this node. Removed a day after the end of
 --            the session, if it has no messages left.
--- messages    what the receiver has not confirmed: one row for each signed batch or verdict. Removed by
+-- messages   what the receiver has not confirmed: one row for each signed batch or verdict. Removed by
 --            the receiver's 200 and by nothing else.
 
 CREATE TABLE sessions (
@@ -36,5 +36,3 @@ CREATE TABLE messages (
 );
 
 CREATE INDEX messages_waiting ON messages (url, id) WHERE state = 'waiting';
-
-PRAGMA user_version = 1;

@@ -52,7 +52,7 @@ class NodeRound(ProofSearch):
         return self.model_dump(exclude=_NOT_OF_THE_SEARCH)
 
     def start_body(self) -> dict[str, Any]:
-        """Return the body of the delegation API's `start`, without the token (WIRE.md section 1)."""
+        """Return the body of the delegation API's `start`, without the token (docs/wire.md)."""
         body = self.search
         # No callback URL: the batches are fetched and signed here; a push would go around the key.
         return body | {

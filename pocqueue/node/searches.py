@@ -1,7 +1,7 @@
 """The searches of a small node: begins them at a big node or here, and goes on with them after a restart.
 
-A search is on disk (`outbox.py`) before anybody follows it: what it takes to go on with it, and, once
-the chain has stopped it, that it is to be stopped. Each is followed by a follower of its own.
+A search is on disk (`outbox.py`) before its pages are read: what it takes to go on with it, and, once the
+chain has stopped it, that it is to be stopped. Each has a `Follower` of its own.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from pocqueue.delegation.client import DelegationClient, RemoteModel
 from pocqueue.engine.base import EngineInfo
@@ -25,15 +25,15 @@ from pocqueue.errors import (
     OutboxError,
     PocqueueError,
 )
-from pocqueue.node.dispatcher import Dispatcher
 from pocqueue.node.engine_host import EngineHost
-from pocqueue.node.follower import Follower
-from pocqueue.node.keys import SigningKey
-from pocqueue.node.metrics import NodeMetrics
-from pocqueue.node.outbox import Outbox, Session
+from pocqueue.node.follower import Follower, Pauses
+from pocqueue.node.outbox import Session
+from pocqueue.node.outgoing import Outgoing
 from pocqueue.node.round import NodeRound
+from pocqueue.node.search_request import SearchRequest
 from pocqueue.node.sources import EngineSource, QueueSource, RemoteSource, Source
 from pocqueue.node.spot_check import SpotCheck
+from pocqueue.node.validator import VERDICT_PREFIX
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.sessions.model import dimensions
 from pocqueue.rounds.start import check_seq_len
@@ -42,32 +42,14 @@ from pocqueue.settings import DelegationSettings, NodeSettings, Settings
 
 logger = logging.getLogger(__name__)
 
-#: Beginning of the ids of sessions that hold one verdict, and no search.
-VERDICTS = "verdict-"
-#: Seconds that a new search waits for the stop of the one before to arrive, which takes up a place.
+#: Seconds that a new search waits until the stop of the one before has reached the big node, which may
+#: have room for one session only.
 STOP_S = 2.0
+#: Between two looks for sessions that can be forgotten.
+PRUNE_EVERY_S = 3600.0
 
-WorkKind = Literal["engine", "queue", "none"]
-
-
-class SearchRequest(BaseModel):
-    """What is kept of a search on disk, beside its cursor."""
-
-    round: NodeRound
-    gpu_count: int
-    #: Unix time at which its window closes.
-    deadline_s: float
-    #: What a big node searches with.
-    model: RemoteModel = RemoteModel()
-    #: The chain has stopped it, and whoever searches may not know yet.
-    stopped: bool = False
-
-
-class Search(NamedTuple):
-    """A search and whoever follows it."""
-
-    request: SearchRequest
-    follower: Follower
+#: What a node searches with by itself.
+LocalWork = Literal["engine", "queue", "none"]
 
 
 class Searches:
@@ -76,63 +58,68 @@ class Searches:
     Args:
         settings: engine, model and Redis of local work.
         delegation: the big node.
-        kind: what the node works with itself; see `work_kind`.
-        engine: where that is an engine.
-        outbox: on disk.
-        key: signs what is found.
-        dispatcher: sends it.
-        metrics: counts.
-        on_lost: called with a search that its big node ended early or cheated in.
+        local_work: what the node searches with by itself.
+        engine: the engine, if it works with one.
+        outgoing: where signed batches go.
+        on_lost: called with the follower of a search that its big node ended early or cheated in.
+        pauses: how long followers wait.
+
+    Attributes:
+        followers: of the searches that are not over, and of some that are.
     """
 
     def __init__(
         self,
         settings: Settings,
         delegation: DelegationSettings,
-        kind: WorkKind,
+        local_work: LocalWork,
         engine: EngineHost | None,
+        outgoing: Outgoing,
         *,
-        outbox: Outbox,
-        key: SigningKey,
-        dispatcher: Dispatcher,
-        metrics: NodeMetrics,
-        on_lost: Callable[[Search], Awaitable[None]],
+        on_lost: Callable[[Follower], Awaitable[None]],
+        pauses: Pauses = Pauses(),  # noqa: B008 - it is frozen
     ) -> None:
-        self.kind = kind
-        self.engine = engine
+        self.local_work = local_work
         self.followers: list[Follower] = []
         self._settings = settings
         self._delegation = delegation
-        self._outbox = outbox
-        self._key = key
-        self._dispatcher = dispatcher
-        self._metrics = metrics
+        self._engine = engine
+        self._outgoing = outgoing
+        self._outbox = outgoing.outbox
         self._on_lost = on_lost
+        self._pauses = pauses
         self._backend: Backend | None = None
+        self._pruning: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to forget sessions that need no remembering."""
+        self._pruning = asyncio.create_task(self._prune(), name="prune")
 
     async def close(self) -> None:
-        """Follow nothing any more; searches on big nodes and in the store go on."""
+        """Stop following; searches on big nodes and in the store go on."""
+        if self._pruning is not None:
+            self._pruning.cancel()
         while self.followers:
             # Local work may take over meanwhile, with a follower of its own.
             followers, self.followers = self.followers, []
             await asyncio.gather(*(follower.close() for follower in followers))
         if self._backend is not None:
-            self._backend.client.close()
+            self._backend.close()
 
-    async def stop(self, search: Search) -> None:
-        """Have a search end, also after a restart; what it found is still read."""
-        search.follower.stop()
-        request = search.request.model_copy(update={"stopped": True})
+    async def stop(self, follower: Follower) -> None:
+        """Have a search end, if need be after a restart; what it found is still read."""
+        follower.stop()
+        request = follower.request.model_copy(update={"stopped": True})
         try:
             await asyncio.to_thread(
                 self._outbox.set_request,
-                search.follower.source.session_id,
+                follower.source.session_id,
                 request.model_dump_json(),
             )
         except OutboxError as exc:
-            logger.error("%s the stop is not on disk: %s", search.follower.tag, exc)
+            logger.error("%s the stop is not on disk: %s", follower.tag, exc)
 
-    async def begin_remotely(self, node_round: NodeRound) -> Search:
+    async def begin_remotely(self, node_round: NodeRound) -> Follower:
         """Start a session on the big node and follow it.
 
         Raises:
@@ -164,8 +151,8 @@ class Searches:
         window_s: float,
         stopped: asyncio.Event,
         seen: Collection[int] = (),
-    ) -> Search:
-        """Search with what the node has itself.
+    ) -> Follower:
+        """Search with the node's own engine or queues.
 
         Args:
             window_s: seconds that the search takes.
@@ -173,16 +160,16 @@ class Searches:
             seen: nonces of this round that are not to be sent again.
 
         Raises:
-            NodeStateError: it has nothing, or was stopped meanwhile.
-            PocqueueError: what it has cannot be used for this round; says why.
+            NodeStateError: it has neither, or was stopped meanwhile.
+            PocqueueError: they cannot be used for this round; says why.
         """
         source: Source
-        if self.kind == "engine":
-            assert self.engine is not None
-            info = await _unless_stopped(self.engine.ready(), stopped)
+        if self.local_work == "engine":
+            assert self._engine is not None
+            info = await _unless_stopped(self._engine.ready(), stopped)
             self._check_model(node_round, info)
-            source = EngineSource(self.engine, node_round, time.time() + window_s)
-        elif self.kind == "queue":
+            source = EngineSource(self._engine, node_round, time.time() + window_s)
+        elif self.local_work == "queue":
             backend = await asyncio.to_thread(self._open_backend)
             source = await asyncio.to_thread(
                 QueueSource.start,
@@ -219,7 +206,7 @@ class Searches:
         window_s: float,
         model: RemoteModel,
         seen: Collection[int] = (),
-    ) -> Search:
+    ) -> Follower:
         request = SearchRequest(
             round=node_round,
             gpu_count=source.gpu_count,
@@ -230,7 +217,7 @@ class Searches:
             await asyncio.to_thread(self._note, source, request)
             return self._run(source, request, seen)
         except BaseException as exc:
-            # Nobody would read what it finds; unless that is another round's session.
+            # Its results would not be read. But a session that is another round's is not ours to stop.
             if not isinstance(exc, DelegationError):
                 with contextlib.suppress(PocqueueError):
                     await source.stop()
@@ -239,7 +226,7 @@ class Searches:
 
     def _note(self, source: Source, request: SearchRequest) -> None:
         session_id = source.session_id
-        if session_id.startswith(VERDICTS) or self._outbox.session(session_id) is not None:
+        if session_id.startswith(VERDICT_PREFIX) or self._outbox.session(session_id) is not None:
             # Two rounds would share its cursor and its messages.
             raise DelegationError(
                 f"The big node answers with session {session_id[:64]}, which is another one. "
@@ -248,58 +235,51 @@ class Searches:
             )
         self._outbox.open_session(session_id, source.origin, request=request.model_dump_json())
 
-    def _run(self, source: Source, request: SearchRequest, seen: Collection[int] = ()) -> Search:
+    def _run(self, source: Source, request: SearchRequest, seen: Collection[int] = ()) -> Follower:
         spot_check = None
-        if source.origin == "delegation" and self.engine is not None:
+        if source.origin == "delegation" and self._engine is not None:
             spot_check = SpotCheck(
-                self.engine,
+                self._engine,
                 request.round,
                 request.model,
                 self._outbox,
                 source.session_id,
-                self._metrics,
+                self._outgoing.metrics,
                 any_model=self._delegation.any_model,
             )
 
-        async def lost(follower: Follower) -> None:
-            await self._on_lost(Search(request, follower))
-
         follower = Follower(
             source,
-            request.round,
-            outbox=self._outbox,
-            key=self._key,
-            dispatcher=self._dispatcher,
-            metrics=self._metrics,
+            request,
+            self._outgoing,
             spot_check=spot_check,
-            # As long as a big node keeps what it found.
-            give_up_s=request.deadline_s + KEEP_ENDED_MS / 1000,
             seen=seen,
-            on_lost=lost,
+            on_lost=self._on_lost,
+            pauses=self._pauses,
         )
         self.followers = [other for other in self.followers if not other.is_done]
         self.followers.append(follower)
         follower.start()
-        return Search(request, follower)
+        return follower
 
-    async def resume(self, session: Session) -> Search | None:
+    async def resume(self, session: Session) -> Follower | None:
         """Go on with a search that an earlier run of this program left open; None: it cannot.
 
         Raises:
             OutboxError: the disk is in trouble.
         """
-        if session.session_id.startswith(VERDICTS):
+        if session.session_id.startswith(VERDICT_PREFIX):
             await asyncio.to_thread(self._outbox.close_session, session.session_id)
             return None
         kept_until = session.created_s + KEEP_ENDED_MS / 1000
         try:
             request = SearchRequest.model_validate_json(session.request)
-            kept_until = request.deadline_s + KEEP_ENDED_MS / 1000
+            kept_until = request.give_up_s
             source = await self._find_source(session, request)
         except (PocqueueError, ValidationError) as exc:
             reason = exc if isinstance(exc, PocqueueError) else "it cannot be read"
             if isinstance(exc, PocqueueError) and time.time() < kept_until:
-                # A setting that is mended brings it back.
+                # It goes on once the setting is mended.
                 logger.error(
                     "Session %s cannot go on until the next start: %s", session.session_id, reason
                 )
@@ -307,12 +287,12 @@ class Searches:
             logger.error("Session %s cannot go on and is closed: %s", session.session_id, reason)
             await asyncio.to_thread(self._outbox.close_session, session.session_id)
             return None
-        search = self._run(source, request)
-        logger.info("%s goes on after a restart.", search.follower.tag)
+        follower = self._run(source, request)
+        logger.info("%s goes on after a restart.", follower.tag)
         if request.stopped:
-            # Whoever searches may not have heard of it.
-            search.follower.stop()
-        return search
+            # Its source may not know of that yet.
+            follower.stop()
+        return follower
 
     async def _find_source(self, session: Session, request: SearchRequest) -> Source:
         if session.origin == "delegation":
@@ -325,9 +305,9 @@ class Searches:
         if session.origin == "queue":
             backend = await asyncio.to_thread(self._open_backend)
             return QueueSource(backend, session.session_id, request.gpu_count)
-        if self.engine is None:
+        if self._engine is None:
             raise EngineError("it was searched by an engine, and this node has none any more")
-        return EngineSource(self.engine, request.round, request.deadline_s, session.session_id)
+        return EngineSource(self._engine, request.round, request.deadline_s, session.session_id)
 
     def _client(self, node_round: NodeRound) -> DelegationClient:
         url, token = node_round.delegation_url, node_round.delegation_auth_token
@@ -345,9 +325,17 @@ class Searches:
             self._backend = Backend.open(self._settings, start=True, check=False)
         return self._backend
 
+    async def _prune(self) -> None:
+        while True:
+            try:
+                await asyncio.to_thread(self._outbox.prune)
+            except OutboxError as exc:
+                logger.error("%s", exc)
+            await asyncio.sleep(PRUNE_EVERY_S)
 
-def work_kind(delegation: DelegationSettings, node: NodeSettings) -> WorkKind:
-    """Return what a node works with itself."""
+
+def local_work(delegation: DelegationSettings, node: NodeSettings) -> LocalWork:
+    """Return what a node searches with by itself."""
     if node.work == "auto":
         return "none" if delegation.is_delegating else "engine"
     return node.work

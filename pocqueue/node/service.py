@@ -4,8 +4,8 @@ Promises:
 - What was read is signed and on disk before anything else happens to it, and leaves the disk with the
   receiver's 200. Open searches go on after a restart of this process.
 - A stop, or another round, ends the search at hand; what it found meanwhile is still sent.
-- Where the big node cannot be reached, or cheats, the reason is in the status, and local work takes
-  over if the settings say so.
+- If the big node cannot be reached, or cheats, the reason is in the status, and local work takes over if
+  the settings say so.
 """
 
 from __future__ import annotations
@@ -13,39 +13,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import uuid
 from enum import Enum
 from typing import Any
 
-from pocqueue.errors import (
-    DelegationError,
-    NodeStateError,
-    OutboxError,
-    PocqueueError,
-)
+from pocqueue.errors import DelegationError, NodeStateError, PocqueueError
 from pocqueue.node.dispatcher import Dispatcher
 from pocqueue.node.engine_host import EngineHost
-from pocqueue.node.follower import Follower
+from pocqueue.node.follower import Follower, Pauses
 from pocqueue.node.keys import SigningKey
 from pocqueue.node.metrics import NodeMetrics
-from pocqueue.node.outbox import Counts, NewMessage, Outbox, Session
+from pocqueue.node.outbox import Outbox, Session
+from pocqueue.node.outgoing import Outgoing
 from pocqueue.node.round import NodeRound
-from pocqueue.node.searches import VERDICTS, Search, Searches, work_kind
-from pocqueue.node.signing import sign_body
+from pocqueue.node.searches import Searches, local_work
+from pocqueue.node.validator import Validator
 from pocqueue.poc.data import ProofBatch
-from pocqueue.poc.proofs import Proofs, Verdict, check_length
+from pocqueue.poc.proofs import Verdict
 from pocqueue.settings import DelegationSettings, NodeSettings, Settings
 
 logger = logging.getLogger(__name__)
 
-PRUNE_EVERY_S = 3600.0
-#: Before a dispatcher that failed begins again.
-AGAIN_S = 1.0
 NOT_HERE = "Validation phase not supported in delegation mode"
 
 
 class NodeState(Enum):
-    """What the node does for the chain, in the words of WIRE.md."""
+    """What the node does for the chain, in the words of docs/wire.md."""
 
     IDLE = "IDLE"  #: it has a round and has not begun
     GENERATING = "GENERATING"
@@ -62,7 +54,8 @@ class NodeService:
         node: what this one can do by itself.
         key: signs what is sent.
         outbox: on disk; closed with this.
-        engine: its own, where it works with one; None: that of the settings.
+        engine: its own, if it works with one; None: that of the settings.
+        pauses: how long searches wait for sources and disk.
     """
 
     def __init__(
@@ -73,6 +66,8 @@ class NodeService:
         key: SigningKey,
         outbox: Outbox,
         engine: EngineHost | None = None,
+        *,
+        pauses: Pauses = Pauses(),  # noqa: B008 - it is frozen
     ) -> None:
         self.metrics = NodeMetrics()
         self.key = key
@@ -80,27 +75,24 @@ class NodeService:
         self.round: NodeRound | None = None
         self._delegation = delegation
         self._outbox = outbox
-        kind = work_kind(delegation, node)
-        self.engine = (engine or EngineHost(settings)) if kind == "engine" else None
-        self._dispatcher = Dispatcher(outbox, on_delivered=self._delivered)
-        self._stop = asyncio.Event()
-        self._sending: asyncio.Task[None] | None = None
-        self._pruning: asyncio.Task[None] | None = None
+        local = local_work(delegation, node)
+        self.engine = (engine or EngineHost(settings)) if local == "engine" else None
+        self._dispatcher = Dispatcher(outbox, on_delivered=self.metrics.count_delivery)
+        outgoing = Outgoing(key, outbox, self._dispatcher, self.metrics)
+        self._validator = None if self.engine is None else Validator(self.engine, outgoing)
         self._searches = Searches(
             settings,
             delegation,
-            kind,
+            local,
             self.engine,
-            outbox=outbox,
-            key=key,
-            dispatcher=self._dispatcher,
-            metrics=self.metrics,
+            outgoing,
             on_lost=self._after_loss,
+            pauses=pauses,
         )
         #: Of the round at hand, or of the one that was stopped last.
-        self._search: Search | None = None
+        self._current: Follower | None = None
         self._changing = asyncio.Lock()
-        #: Set, and replaced, by a stop: for those that came before it and wait for the engine.
+        #: Set, and replaced, by a stop: for requests that came before it and wait for the engine.
         self._stopped = asyncio.Event()
         self._error: str | None = None
 
@@ -110,19 +102,15 @@ class NodeService:
         """Load the engine in the background, send what waits, and go on with open searches."""
         if self.engine is not None:
             self.engine.start()
-        self._sending = asyncio.create_task(self._send(), name="dispatcher")
-        self._pruning = asyncio.create_task(self._prune(), name="prune")
+        self._dispatcher.start()
+        self._searches.start()
         for session in await asyncio.to_thread(self._outbox.open_sessions):
             await self._resume(session)
 
     async def close(self) -> None:
         """End this process's part; searches on big nodes and in the store go on."""
-        self._stop.set()
-        if self._pruning is not None:
-            self._pruning.cancel()
         await self._searches.close()
-        if self._sending is not None:
-            await asyncio.wait([self._sending])
+        await self._dispatcher.close()
         if self.engine is not None:
             await self.engine.close()
         await asyncio.to_thread(self._outbox.close)
@@ -172,7 +160,7 @@ class NodeService:
             NodeStateError: there is no round, or nothing to check with.
         """
         async with self._changing:
-            if self.engine is None:
+            if self._validator is None:
                 raise NodeStateError(self._cannot_validate())
             if node_round is not None:
                 await self._init(node_round)
@@ -184,33 +172,19 @@ class NodeService:
     async def validate(self, proof: ProofBatch) -> Verdict:
         """Recompute somebody's proof for the round's block; the signed verdict goes to the callback URL.
 
-        Returns once the verdict is on disk. The block is the round's whatever the proof says, so that
-        one made for another block fails.
-
         Raises:
             NodeStateError: there is no round, or nothing to check with.
-            EngineUnavailable: the engine cannot be used.
-            EngineError: it failed on a batch.
-            InvalidRound: there is not one distance for each nonce, or the shape cannot be run.
+            PocqueueError: see `Validator.validate`.
         """
-        if self.engine is None:
+        if self._validator is None:
             raise NodeStateError(self._cannot_validate())
-        node_round = self.round
-        if node_round is None:
+        if self.round is None:
             raise NodeStateError("PoW is not running")
-        claimed = Proofs(proof.nonces, proof.dist)
-        # The nonces of whoever is judged, in the block of the round.
-        search = node_round.model_copy(
-            update={"public_key": proof.public_key, "node_id": proof.node_id}
-        )
-        check_length(search.proof.field, claimed.values, claimed.nonces, search.proof.noun)
-        verdict = search.proof.judge(claimed, await self.engine.values(search, proof.nonces))
-        await self._post_verdict(node_round.url, search, verdict)
-        return verdict
+        return await self._validator.validate(proof, self.round)
 
     async def stop(self) -> bool:
         """End the round; what was found is still sent. Return whether there was one."""
-        # A model may take minutes to load, and a search that waits for it holds the lock.
+        # A search that waits for the model, which may take minutes to load, holds the lock.
         self._stopped.set()
         self._stopped = asyncio.Event()
         async with self._changing:
@@ -227,28 +201,14 @@ class NodeService:
             OutboxError: see the class.
         """
         counts = await asyncio.to_thread(self._outbox.counts)
-        follower = self._current
-        lag = None
-        if follower is not None and follower.source.origin == "delegation" and not follower.over:
-            lag = time.monotonic() - follower.heard_at
-        return {
+        found: dict[str, Any] = {
             "status": self._status_word(),
             "is_model_initialized": self.round is not None,
-            "delegation_mode": self._delegates(self.round)
-            if follower is None
-            else follower.source.origin == "delegation",
-            "gpu_count": follower.source.gpu_count if follower else 0,
-            "session_id": follower.source.session_id if follower else None,
+            "delegation_mode": self._delegates(self.round),
+            "gpu_count": 0,
             "block_hash": self.round.block_hash if self.round else None,
             "node_id": self.round.node_id if self.round else None,
-            "total_batches": follower.batches if follower else 0,
-            "total_nonces": follower.nonces if follower else 0,
-            "poll_lag_seconds": None if lag is None else round(lag, 3),
-            "sampled_nonces": follower.spot_check.sampled
-            if follower and follower.spot_check
-            else 0,
-            "fraud_detected": follower is not None and follower.fraud is not None,
-            "error": self._trouble(follower),
+            "error": self._trouble(),
             "signer": self.key.public_hex,
             "outbox": {
                 "waiting": counts.waiting,
@@ -257,11 +217,24 @@ class NodeService:
                 "oldest_seconds": round(_age_s(counts.oldest_s), 3),
             },
         }
+        if (follower := self._current) is not None:
+            lag_s = follower.lag_s
+            found |= {
+                "delegation_mode": follower.is_remote,
+                "gpu_count": follower.source.gpu_count,
+                "session_id": follower.source.session_id,
+                "total_batches": follower.batches,
+                "total_nonces": follower.nonces,
+                "poll_lag_seconds": None if lag_s is None else round(lag_s, 3),
+                "sampled_nonces": follower.spot_check.sampled if follower.spot_check else 0,
+                "fraud_detected": follower.fraud is not None,
+            }
+        return found
 
     @property
     def unhealthy(self) -> str | None:
-        """Why the node cannot work; None where it can."""
-        # One that delegates can do without: its status says what is missing.
+        """Why the node cannot work; None if it can."""
+        # A node that delegates works without an engine; its status says what is missing.
         if self.engine is None or self.engine.error is None or self._delegation.is_delegating:
             return None
         return f"The engine of this node cannot be used: {self.engine.error}"
@@ -272,65 +245,62 @@ class NodeService:
         Raises:
             OutboxError: see the class.
         """
-        counts: Counts = await asyncio.to_thread(self._outbox.counts)
+        counts = await asyncio.to_thread(self._outbox.counts)
         for name in ("waiting", "refused", "held"):
             self.metrics.messages.labels(name).set(getattr(counts, name))
         self.metrics.oldest.set(_age_s(counts.oldest_s))
-        lags = [
-            time.monotonic() - follower.heard_at
-            for follower in self._searches.followers
-            if not follower.over and follower.source.origin == "delegation"
-        ]
+        lags = [follower.lag_s or 0.0 for follower in self._searches.followers]
         self.metrics.poll_lag.set(max(lags, default=0.0))
         return self.metrics.render()
 
     # Helpers
 
-    @property
-    def _current(self) -> Follower | None:
-        return None if self._search is None else self._search.follower
-
     def _has_had_its_window(self) -> bool:
         """Say whether the round at hand was searched until its end: again it would find the same."""
-        search = self._search
+        current = self._current
         return (
-            search is not None
+            current is not None
             and self.round is not None
-            and search.request.round.is_same_search(self.round)
-            and not search.follower.lost
-            and search.follower.fraud is None
-            and time.time() >= search.request.deadline_s
+            and current.round.is_same_search(self.round)
+            and not current.lost
+            and current.fraud is None
+            and time.time() >= current.request.deadline_s
         )
 
     async def _stop_search(self) -> None:
-        if self._search is not None:
-            await self._searches.stop(self._search)
+        if self._current is not None:
+            await self._searches.stop(self._current)
 
     async def _resume(self, session: Session) -> None:
-        search = await self._searches.resume(session)
-        if search is None or search.request.stopped or time.time() >= search.request.deadline_s:
+        follower = await self._searches.resume(session)
+        if (
+            follower is None
+            or follower.request.stopped
+            or time.time() >= follower.request.deadline_s
+        ):
             return
         # One round at a time; the stop of the one before may not have arrived.
         await self._stop_search()
-        self.round, self._search = search.request.round, search
+        self.round, self._current = follower.round, follower
         self.state = NodeState.GENERATING
 
     async def _init(self, node_round: NodeRound) -> None:
         if self.round is not None and self.round.is_same_search(node_round):
             if self._current is None or not self._current.is_searching:
-                # It may name another URL or big node than one that could not begin, or is over.
+                # It may name another URL or big node than the request that failed or is over.
                 self.round = node_round
             return
         if self._current is not None and not self._current.over:
             logger.info("%s another round begins; this one is stopped.", self._current.tag)
             await self._stop_search()
-        self._search = None
+        self._current = None
         self.round = node_round
         self.state = NodeState.IDLE
         self._error = None
 
-    def _trouble(self, follower: Follower | None) -> str | None:
+    def _trouble(self) -> str | None:
         """Return what is wrong, in one sentence."""
+        follower = self._current
         check = follower.spot_check if follower else None
         found = (
             follower.error if follower else None,
@@ -371,10 +341,10 @@ class NodeService:
     async def _begin(self, node_round: NodeRound, stopped: asyncio.Event) -> None:
         window_s = self._delegation.window_seconds
         if not self._delegates(node_round):
-            self._search = await self._searches.begin_locally(node_round, window_s, stopped)
+            self._current = await self._searches.begin_locally(node_round, window_s, stopped)
             return
         try:
-            self._search = await self._searches.begin_remotely(node_round)
+            self._current = await self._searches.begin_remotely(node_round)
         except DelegationError as exc:
             logger.error(
                 "DELEGATION node %d: Failed to start delegation session: %s",
@@ -386,7 +356,9 @@ class NodeService:
             if self._may_take_over:
                 logger.warning("DELEGATION node %d: local work takes over.", node_round.node_id)
                 try:
-                    self._search = await self._searches.begin_locally(node_round, window_s, stopped)
+                    self._current = await self._searches.begin_locally(
+                        node_round, window_s, stopped
+                    )
                 except PocqueueError as local:
                     reason = f"{reason} Local work cannot take over: {local}"
                 else:
@@ -396,12 +368,12 @@ class NodeService:
 
     @property
     def _may_take_over(self) -> bool:
-        return self._delegation.fallback == "local" and self._searches.kind != "none"
+        return self._delegation.fallback == "local" and self._searches.local_work != "none"
 
-    async def _after_loss(self, search: Search) -> None:
-        """Let local work take over the rest of the round from a big node, where it can and may."""
-        stopped, follower = self._stopped, search.follower
-        if follower.source.origin != "delegation" or follower is not self._current:
+    async def _after_loss(self, follower: Follower) -> None:
+        """Let local work take over the rest of a round from a big node, if it can and may."""
+        stopped = self._stopped
+        if not follower.is_remote or follower is not self._current:
             return
         async with self._changing:
             if follower is not self._current or self.state is not NodeState.GENERATING:
@@ -410,13 +382,13 @@ class NodeService:
             if follower.fraud is not None:
                 reason = f"The big node's session was fraud: {follower.fraud}"
             self._error = reason
-            left_s = search.request.deadline_s - time.time()
+            left_s = follower.request.deadline_s - time.time()
             if not self._may_take_over or left_s <= 0:
                 return
             try:
-                # After fraud nobody knows what of it was sent; receivers ignore what comes twice.
+                # After fraud it is not known what of it was sent; receivers ignore what comes twice.
                 seen = follower.seen if follower.fraud is None else ()
-                self._search = await self._searches.begin_locally(
+                self._current = await self._searches.begin_locally(
                     follower.round, left_s, stopped, seen
                 )
             except PocqueueError as exc:
@@ -424,48 +396,6 @@ class NodeService:
                 self._error = f"{reason}. Local work cannot take over: {exc}"
                 return
         logger.warning("LOCAL node %d: local work takes over.", follower.round.node_id)
-
-    async def _send(self) -> None:
-        """Keep the dispatcher running."""
-        while not self._stop.is_set():
-            try:
-                await self._dispatcher.run(self._stop)
-            except Exception:
-                logger.exception("The sending of signed batches failed and begins again.")
-                await asyncio.sleep(AGAIN_S)
-
-    def _delivered(self, latency_s: float) -> None:
-        self.metrics.delivered.inc()
-        self.metrics.delivery.observe(latency_s)
-
-    async def _prune(self) -> None:
-        """Forget, once an hour, the sessions that need no remembering."""
-        while True:
-            try:
-                await asyncio.to_thread(self._outbox.prune)
-            except OutboxError as exc:
-                logger.error("%s", exc)
-            await asyncio.sleep(PRUNE_EVERY_S)
-
-    async def _post_verdict(self, url: str, search: NodeRound, verdict: Verdict) -> None:
-        body = sign_body(search.proof.verdict_body(search, verdict), self.key)
-        self.metrics.signed.inc()
-        message = NewMessage(
-            position=uuid.uuid4().hex,
-            kind="validated",
-            url=url,
-            body=body,
-            nonces=len(verdict.proofs),
-        )
-        # A session with no search of its own; it has no pages, and so its cursor stays.
-        session_id = f"{VERDICTS}{uuid.uuid4()}"
-        await asyncio.to_thread(self._keep_verdict, session_id, message)
-        self._dispatcher.notify()
-
-    def _keep_verdict(self, session_id: str, message: NewMessage) -> None:
-        self._outbox.open_session(session_id, "engine", request="{}")
-        self._outbox.accept(session_id, "", "", [message])
-        self._outbox.close_session(session_id)
 
 
 def _age_s(since_s: float | None) -> float:

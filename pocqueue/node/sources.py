@@ -1,7 +1,7 @@
 """Where the nonces of a small node come from: a big node, its own GPU queues, or an engine of its own.
 
-All three are read page by page with a cursor, which is kept on disk beside what was read. So reading
-goes on after a restart where it ended, and what is read twice is found out.
+All three are read page by page with a cursor, which is kept on disk beside what was read. So a restart
+begins behind the last page that was kept, and a page that is read twice is noticed.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from pocqueue.rounds.store import START
 
 logger = logging.getLogger(__name__)
 
-#: How long a big node may wait for something to say.
+#: How long a big node may hold a request (long poll) until it has batches.
 WAIT_S = 20.0
-#: The same of our own store. A thread waits there, and a stop is noticed in between.
+#: The same for our own store. A thread waits there, and a stop is noticed between two waits.
 STORE_WAIT_S = 0.5
-#: Proofs of one page from the store.
+#: Proofs of one page from the store, at most.
 ENTRIES = 1000
-#: Between two questions where the big node does not wait with its answer although it was asked to.
+#: Between two requests if the big node answers at once although it was asked to hold them.
 IDLE_S = 1.0
 
 
@@ -48,25 +48,25 @@ class Page:
     batches: list[ReceivedBatch]
     #: Nothing comes after this page.
     over: bool
-    #: Why it is over, or how it stands; in the words of the source.
+    #: Why it is over, or the state of the search; in the words of the source.
     status: str = ""
 
 
 class Source(Protocol):
-    """A search that goes on somewhere."""
+    """A search that runs somewhere, whose results can be read."""
 
     origin: Origin
     session_id: str
     #: GPUs that search.
     gpu_count: int
-    #: What a read that is under way has got is lost if it is not let end.
+    #: A read under way must not be cut off: its page is handed out only once.
     must_end: bool
 
     async def read(self, cursor: str) -> Page:
-        """Return the page behind a cursor, empty for the first; may wait for it.
+        """Return the page behind a cursor (empty: the first page); may wait for it.
 
         Raises:
-            DelegationError, StoreError, EngineError: not now, or never again (`is_final`).
+            DelegationError, StoreError, EngineError: it cannot be read now, or never again (`is_final`).
         """
         ...
 
@@ -79,7 +79,7 @@ class Source(Protocol):
         ...
 
     async def close(self) -> None:
-        """Give up connections."""
+        """Close its connections."""
         ...
 
 
@@ -90,7 +90,7 @@ class RemoteSource:
         client: of the big node; closed with this.
         session_id: from the big node.
         gpu_count: as it said.
-        poll_s: seconds between two questions to a big node that cannot wait with its answer.
+        poll_s: seconds between two requests to a big node without long polling.
     """
 
     origin: Origin = "delegation"
@@ -103,7 +103,7 @@ class RemoteSource:
         self.must_end = False
         self._client = client
         self._poll_s = poll_s
-        #: Whether it takes a cursor; None: not known before its first answer.
+        #: Whether it has cursors and long polling; None: not known before its first answer.
         self._has_cursors: bool | None = None
         self._pause_s = 0.0
 
@@ -111,7 +111,8 @@ class RemoteSource:
         if self._pause_s:
             await asyncio.sleep(self._pause_s)
             self._pause_s = 0.0
-        # Not before it is known to wait: one without cursors has handed out what it answers for good.
+        # No long poll until it is known to have cursors: until then a read must not be cut off, and a long
+        # one would hold up the end of this process.
         wait_s = WAIT_S if self._has_cursors else 0.0
         begun = time.monotonic()
         self.must_end = not self._has_cursors
@@ -121,7 +122,7 @@ class RemoteSource:
             self.must_end = False
         self._has_cursors = page.cursor is not None
         if page.cursor is None:
-            # Each of its replies gets a name all the same.
+            # Without cursors each reply is a page of its own; it gets a name, so that it counts once.
             self._pause_s = self._poll_s
             behind = f"poll-{uuid.uuid4().hex}"
             return Page(behind, page.batches, not page.active, page.status)
@@ -136,7 +137,7 @@ class RemoteSource:
 
     async def stop(self) -> None:
         await self._client.stop(self.session_id)
-        # Not the whole pause more before what is left is fetched.
+        # What is left is fetched at once, not after the rest of the pause.
         self._pause_s = 0.0
 
     async def close(self) -> None:
@@ -184,7 +185,7 @@ class QueueSource:
         return
 
     def _read(self, cursor: str) -> Page:
-        # The round first, its proofs after it: where it is over, nothing comes later.
+        # The state before the proofs: once it is not active, no proof is added after this read.
         status: RoundStatus = self._backend.store.status(self.session_id)
         block_ms = round(1000 * min(STORE_WAIT_S, status.remaining_s)) or None
         entries = self._backend.store.read_proofs(
@@ -233,7 +234,7 @@ class EngineSource:
         except InvalidRound:
             return Page(cursor, [], over=True, status="every nonce of this node is searched")
         values = await self._engine.values(node_round, nonces)
-        # A pass cannot be interrupted; what a stop or the deadline overtook does not count.
+        # A pass cannot be interrupted; its result does not count after a stop or the deadline.
         if self._stopped or time.time() >= self._deadline_s:
             return self._end(cursor)
         valid, _ = node_round.proof.sift(nonces, values)
@@ -251,12 +252,12 @@ class EngineSource:
 
 
 def is_refused(exc: Exception) -> bool:
-    """Say whether a source does not let us in, which whoever changed its token may mend."""
+    """Say whether a source refuses our token, which a change on either node may mend."""
     return isinstance(exc, DelegationError) and exc.status in {401, 403}
 
 
 def is_final(exc: Exception) -> bool:
-    """Say whether a source that failed in the middle of a search will fail again."""
+    """Say whether a source that failed in the middle of a search is lost for good."""
     if isinstance(exc, DelegationError):
         return exc.is_final and not is_refused(exc)
     return not isinstance(exc, StoreError | EngineUnavailable)

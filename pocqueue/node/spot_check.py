@@ -1,8 +1,8 @@
 """Recomputes a random sample of what a big node sends, with the engine of the small one.
 
 The sample and its test are in `sampling.py`. The engine has to have the model that the big node
-searches with; where only its arithmetic differs (dtype, or torch against vLLM) more honest nonces come
-out on the other side of r_target than the proof allows for, and the test allows for them.
+searches with. If only its arithmetic differs (dtype, or torch against vLLM), more honest nonces come out
+on the other side of r_target than the proof allows for, and the test allows for as many.
 """
 
 from __future__ import annotations
@@ -24,9 +24,6 @@ from pocqueue.poc.proofs import Proofs
 
 logger = logging.getLogger(__name__)
 
-#: Samples that may wait for the engine. A slow one checks fewer rather than ever later ones.
-MAX_WAITING = 2000
-
 
 class SpotCheck:
     """The sample of one session.
@@ -39,6 +36,8 @@ class SpotCheck:
         session_id: in the outbox.
         metrics: counts.
         any_model: a session of another model than the engine's is not ended, but cannot be checked.
+        max_waiting: samples that wait for the engine at most; a slow engine checks fewer of them, so that
+            it does not fall behind more and more.
 
     Attributes:
         sampled: nonces recomputed so far.
@@ -56,6 +55,7 @@ class SpotCheck:
         metrics: NodeMetrics,
         *,
         any_model: bool,
+        max_waiting: int = 2000,
     ) -> None:
         self.sampled = 0
         self.invalid = 0
@@ -67,6 +67,7 @@ class SpotCheck:
         self._session_id = session_id
         self._metrics = metrics
         self._any_model = any_model
+        self._max_waiting = max_waiting
         self._waiting: deque[tuple[int, Any]] = deque()
         self._wake = asyncio.Event()
         self._ended = False
@@ -75,13 +76,18 @@ class SpotCheck:
             self.sampled, self.invalid = session.sampled, session.invalid
         self._sampler = Sampler(seen=0 if session is None else session.nonces)
 
+    @property
+    def num_waiting(self) -> int:
+        """Samples that wait for the engine."""
+        return len(self._waiting)
+
     def offer(self, batches: list[Proofs]) -> None:
         """Take a sample of new batches."""
         if self.error is not None:
             return
         for batch in batches:
             for position in self._sampler.pick(len(batch)):
-                if len(self._waiting) < MAX_WAITING:
+                if len(self._waiting) < self._max_waiting:
                     self._waiting.append((batch.nonces[position], batch.values[position]))
         if self._waiting:
             self._wake.set()
@@ -94,7 +100,7 @@ class SpotCheck:
     async def run(self) -> str | None:
         """Recompute samples until the end; return why the session is fraud, or None.
 
-        Where the engine fails, the session cannot be checked, which is no fraud.
+        If the engine fails, the session cannot be checked, which is no fraud.
         """
         try:
             return await self._run()
@@ -117,7 +123,7 @@ class SpotCheck:
     async def _run(self) -> str | None:
         probability = self._probability(await self._engine.ready())
         check = SessionCheck(
-            # The round's own is for whole proofs; some chains set it so low that no sample reaches it.
+            # The round's own threshold is for whole proofs; some chains set it too low for any sample.
             max(self._round.proof.fraud_threshold, FRAUD_THRESHOLD),
             num_sampled=self.sampled,
             num_invalid=self.invalid,
@@ -148,7 +154,7 @@ class SpotCheck:
                 self._outbox.add_check, self._session_id, sampled=size, invalid=wrong
             )
         except OutboxError as exc:
-            # What is not noted is missing after a restart alone.
+            # The counts in memory are right; only after a restart these are missing.
             logger.error("DELEGATION session %s: %s", self._session_id, exc)
         if not verdict.fraud_detected:
             return None

@@ -54,20 +54,23 @@ class SqliteFile(Closing):
         path: the file. `PATH.lock` beside it keeps other processes away.
         role: what it is, for messages.
         upgrades: SQL scripts; number i (from 1 on) takes version i - 1 to version i.
+        busy_timeout_s: seconds to wait if another program, such as a backup, holds the file.
 
     Raises:
         PocqueueError: of the role's class: another process has it open, it is of a newer version, damaged
             or another program's, or it cannot be written.
     """
 
-    def __init__(self, path: Path, role: FileRole, upgrades: Sequence[str]) -> None:
+    def __init__(
+        self, path: Path, role: FileRole, upgrades: Sequence[str], *, busy_timeout_s: float = 10.0
+    ) -> None:
         self.path = path
         self._role = role
         self._mutex = threading.Lock()
         self._lock = self._locked()
         try:
             with self._errors():
-                self._db = self._open(upgrades)
+                self._db = self._open(upgrades, busy_timeout_s)
         except BaseException:
             self._lock.close()
             raise
@@ -111,7 +114,7 @@ class SqliteFile(Closing):
                 f"cannot be opened ({exc.strerror}): mend its folder, or set {role.setting} to another."
             ) from None
 
-    def _open(self, upgrades: Sequence[str]) -> sqlite3.Connection:
+    def _open(self, upgrades: Sequence[str], busy_timeout_s: float) -> sqlite3.Connection:
         # Made here, so that it never has another mode; SQLite gives its -wal and -shm files the same. There
         # may be tokens in it.
         try:
@@ -123,7 +126,9 @@ class SqliteFile(Closing):
                 f"{self._role.owner} may write to."
             ) from None
         # Transactions are begun by hand (isolation_level None); the mutex keeps threads apart.
-        db = sqlite3.connect(self.path, timeout=10.0, isolation_level=None, check_same_thread=False)
+        db = sqlite3.connect(
+            self.path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False
+        )
         try:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from typer.testing import CliRunner, Result
 
 from pocqueue.cli import app
@@ -77,8 +79,10 @@ def test_no_secret_is_printed(state_dir: Path) -> None:
     """By neither command, in either form."""
     outputs = [run("key", "new").output]
     outputs += [run("key", "show").output, run("key", "show", "--json").output]
-    secret = SigningKey.load(state_dir / "node-key.pem")._private.private_numbers().private_value
-    pem = (state_dir / "node-key.pem").read_text().splitlines()[1]
+    content = (state_dir / "node-key.pem").read_bytes()
+    key = serialization.load_pem_private_key(content, password=None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    secret, pem = key.private_numbers().private_value, content.decode().splitlines()[1]
     assert not any(f"{secret:x}" in out or pem in out for out in outputs)
 
 

@@ -38,7 +38,6 @@ class Post:
     def __init__(self, outbox: Outbox, **options: Any) -> None:
         self.outbox = outbox
         self.latencies_s: list[float] = []
-        self.stop = asyncio.Event()
         timings = {
             "backoff_s": 0.001,
             "max_backoff_s": 0.004,
@@ -74,12 +73,9 @@ class Post:
 @contextlib.asynccontextmanager
 async def posting(outbox: Outbox, **options: Any) -> AsyncIterator[Post]:
     post = Post(outbox, **options)
-    task = asyncio.create_task(post.dispatcher.run(post.stop))
-    try:
+    async with post.dispatcher:
+        post.dispatcher.start()
         yield post
-    finally:
-        post.stop.set()
-        await asyncio.wait_for(task, 10)
 
 
 def numbers(receiver: Receiver) -> list[int]:
@@ -211,8 +207,10 @@ async def test_stop_lets_what_is_under_way_end(outbox: Outbox, receiver: Receive
     async with posting(outbox) as post:
         post.write(receiver.url, 1, 2)
         await until(lambda: receiver.received)
-        post.stop.set()
+        closing = asyncio.create_task(post.dispatcher.close())
+        await asyncio.sleep(0)
         receiver.gate.set()
+        await closing
     assert numbers(receiver) == [1]
     assert [message.position for message in outbox.messages("s")] == ["generated 2"]
 

@@ -10,27 +10,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typing_extensions import override
 
-from pocqueue.errors import DelegationError, OutboxError, PocqueueError
-from pocqueue.node import follower as follower_module
+from pocqueue.errors import DelegationError, PocqueueError
 from pocqueue.node.dispatcher import Dispatcher
-from pocqueue.node.follower import Follower
+from pocqueue.node.follower import Follower, Pauses
 from pocqueue.node.keys import SigningKey
 from pocqueue.node.metrics import NodeMetrics
 from pocqueue.node.outbox import Origin, Outbox
+from pocqueue.node.outgoing import Outgoing
 from pocqueue.node.round import NodeRound
+from pocqueue.node.search_request import SearchRequest
 from pocqueue.node.signing import verify_body
 from pocqueue.node.sources import Page
 from pocqueue.poc.distance.scheme import Distance
 from pocqueue.poc.proofs import ReceivedBatch
-from tests.support.node import batch, make_round, nonces_in
+from pocqueue.rounds.store import KEEP_ENDED_MS
+from tests.support.node import TroubledOutbox, batch, make_round, nonces_in
 from tests.support.waiting import until
 
 KEY = SigningKey.generate()
 
 
-class ScriptedWork:
+class ScriptedSource:
     """Hands out pages and errors in turn, and waits for ever after the last.
 
     Attributes:
@@ -74,32 +75,8 @@ class ScriptedWork:
         self.closed = True
 
 
-class TroubledOutbox(Outbox):
-    """An outbox on a disk that is full for the next steps; `trouble` counts them."""
-
-    trouble = 0
-
-    @override
-    def accept(self, *args: Any) -> bool:
-        self._meet_trouble()
-        return super().accept(*args)
-
-    @override
-    def hold(self, session_id: str) -> int:
-        self._meet_trouble()
-        return super().hold(session_id)
-
-    def _meet_trouble(self) -> None:
-        if self.trouble:
-            self.trouble -= 1
-            raise OutboxError("The outbox cannot be used: disk full.")
-
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let outages be short."""
-    for name in ("FIRST_PAUSE_S", "MAX_PAUSE_S", "DISK_PAUSE_S", "REFUSED_PAUSE_S"):
-        monkeypatch.setattr(follower_module, name, 0.002)
+#: Outages are short.
+QUICK = Pauses(first_s=0.002, longest_s=0.002, refused_s=0.002, disk_s=0.002)
 
 
 @pytest.fixture
@@ -119,37 +96,33 @@ def page(cursor: str, *batches: dict[str, Any], over: bool = False) -> Page:
 
 
 def follow(
-    work: ScriptedWork,
+    source: ScriptedSource,
     outbox: Outbox,
     node_round: NodeRound | None = None,
-    give_up_s: float | None = None,
+    left_s: float = 60.0,
     on_lost: Callable[[Follower], Any] | None = None,
 ) -> Follower:
-    """Begin to follow a search."""
+    """Begin to follow a search whose window closes in so many seconds."""
     follower = Follower(
-        work,
-        node_round or make_round(),
-        outbox=outbox,
-        key=KEY,
-        dispatcher=Dispatcher(outbox),
-        metrics=NodeMetrics(),
+        source,
+        SearchRequest(
+            round=node_round or make_round(), gpu_count=1, deadline_s=time.time() + left_s
+        ),
+        Outgoing(KEY, outbox, Dispatcher(outbox), NodeMetrics()),
         spot_check=None,
-        give_up_s=time.time() + 60 if give_up_s is None else give_up_s,
         on_lost=on_lost,
+        pauses=QUICK,
     )
     follower.start()
     return follower
 
 
-async def followed(work: ScriptedWork, outbox: Outbox, **options: Any) -> Follower:
+async def followed(source: ScriptedSource, outbox: Outbox, **options: Any) -> Follower:
     """Follow a search to its end."""
-    follower = follow(work, outbox, **options)
-    assert follower.task is not None
-    await asyncio.wait([follower.task])
-    assert follower.task.exception() is None
+    follower = follow(source, outbox, **options)
+    await until(lambda: follower.is_done)
     assert follower.over
-    assert follower.is_done
-    assert work.closed
+    assert source.closed
     return follower
 
 
@@ -171,15 +144,15 @@ def state(outbox: Outbox) -> str:
 async def test_pages_become_messages(outbox: TroubledOutbox) -> None:
     """Each page one message, or more where there are many nonces; the cursor goes along."""
     many = range(100, 2600)
-    work = ScriptedWork(
+    source = ScriptedSource(
         page("1", batch(0, 1), batch(2)), page("2"), page("3", batch(*many), over=True)
     )
-    follower = await followed(work, outbox)
+    follower = await followed(source, outbox)
     found = bodies(outbox)
     assert [len(body["nonces"]) for body in found] == [3, 1000, 1000, 500]
     assert nonces_in(found) == [0, 1, 2, *many]
     assert {body["r_target"] for body in found} == {1.0}
-    assert work.read_from == ["", "1", "2"]
+    assert source.read_from == ["", "1", "2"]
     assert (state(outbox), follower.error, follower.lost) == ("closed", None, False)
     assert (follower.batches, follower.nonces) == (3, 2503)
 
@@ -203,28 +176,28 @@ async def test_what_cannot_be_true_is_fraud(
     outbox: TroubledOutbox, bad: dict[str, Any], said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nothing of that page is kept, what waits is held, the source is stopped, once."""
-    work = ScriptedWork(page("1", batch(0)), page("2", batch(9), bad))
-    work.stops = [DelegationError("away", is_final=False)]
+    source = ScriptedSource(page("1", batch(0)), page("2", batch(9), bad))
+    source.stops = [DelegationError("away", is_final=False)]
     outbox.trouble = 1
     lost: list[Follower] = []
 
     async def on_lost(follower: Follower) -> None:
         lost.append(follower)
 
-    follower = await followed(work, outbox, node_round=make_round(node_count=3), on_lost=on_lost)
+    follower = await followed(source, outbox, node_round=make_round(node_count=3), on_lost=on_lost)
     assert follower.fraud is not None
     assert said in follower.fraud
     assert follower.error == follower.fraud
     assert (state(outbox), outbox.counts().held, outbox.counts().waiting) == ("fraud", 1, 0)
-    assert work.stopped
+    assert source.stopped
     assert lost == [follower]
     assert f"DELEGATION session s node 0: FRAUD: {follower.fraud}" in caplog.text
 
 
 async def test_local_work_is_not_suspected(outbox: TroubledOutbox) -> None:
     """Only what comes from elsewhere is checked."""
-    work = ScriptedWork(page("1", batch(4), over=True), origin="engine")
-    follower = await followed(work, outbox, node_round=make_round(node_count=3))
+    source = ScriptedSource(page("1", batch(4), over=True), origin="engine")
+    follower = await followed(source, outbox, node_round=make_round(node_count=3))
     assert (follower.fraud, nonces_in(bodies(outbox))) == (None, [4])
 
 
@@ -232,33 +205,32 @@ async def test_a_repeated_nonce_is_kept_once(
     outbox: TroubledOutbox, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Within a batch, within a page, and from page to page."""
-    work = ScriptedWork(
+    source = ScriptedSource(
         page("1", batch(0, 0), batch(1, 0)), page("2", batch(1)), page("3", batch(2), over=True)
     )
     caplog.set_level("INFO", logger="pocqueue")
-    await followed(work, outbox)
+    await followed(source, outbox)
     assert nonces_in(bodies(outbox)) == [0, 1, 2]
     assert "1 nonces came twice; kept once" in caplog.text
 
 
 async def test_a_page_read_twice_is_kept_once(outbox: TroubledOutbox) -> None:
     """The cursor on disk is what counts; nothing of what follows is missed."""
-    work = ScriptedWork(page("1", batch(0)), page("2", batch(0, 1), over=True))
-    work.held.clear()
-    follower = follow(work, outbox)
-    await until(lambda: work.read_from)
+    source = ScriptedSource(page("1", batch(0)), page("2", batch(0, 1), over=True))
+    source.held.clear()
+    follower = follow(source, outbox)
+    await until(lambda: source.read_from)
     assert outbox.accept("s", "", "elsewhere", [])
-    work.held.set()
-    assert follower.task is not None
-    await asyncio.wait([follower.task])
-    assert work.read_from == ["", "elsewhere"]
+    source.held.set()
+    await until(lambda: follower.is_done)
+    assert source.read_from == ["", "elsewhere"]
     assert nonces_in(bodies(outbox)) == [0, 1]
 
 
 async def test_a_cursor_for_two_pages_ends_it(outbox: TroubledOutbox) -> None:
     """A source that goes round in circles is not followed for ever."""
-    work = ScriptedWork(page("1", batch(0)), page("2", batch(1)), page("1", batch(2)))
-    follower = await followed(work, outbox)
+    source = ScriptedSource(page("1", batch(0)), page("2", batch(1)), page("1", batch(2)))
+    follower = await followed(source, outbox)
     assert follower.error == "The source gives cursor '1' for two pages"
     assert (follower.lost, state(outbox)) == (True, "closed")
 
@@ -269,9 +241,9 @@ async def test_an_outage_is_waited_out(
     """With one warning; the same cursor is asked for again."""
     caplog.set_level(logging.INFO)
     away = DelegationError("Connection refused", is_final=False)
-    work = ScriptedWork(page("1", batch(0)), away, away, away, page("2", batch(1), over=True))
-    follower = await followed(work, outbox)
-    assert work.read_from == ["", "1", "1", "1", "1"]
+    source = ScriptedSource(page("1", batch(0)), away, away, away, page("2", batch(1), over=True))
+    follower = await followed(source, outbox)
+    assert source.read_from == ["", "1", "1", "1", "1"]
     assert nonces_in(bodies(outbox)) == [0, 1]
     assert follower.error is None
     assert caplog.text.count("waits: Connection refused") == 1
@@ -286,8 +258,8 @@ async def test_a_final_error_ends_it(outbox: TroubledOutbox) -> None:
     async def on_lost(follower: Follower) -> None:
         lost.append(follower)
 
-    work = ScriptedWork(page("1", batch(0)), gone)
-    follower = await followed(work, outbox, on_lost=on_lost)
+    source = ScriptedSource(page("1", batch(0)), gone)
+    follower = await followed(source, outbox, on_lost=on_lost)
     assert (follower.error, follower.lost, lost) == ("Session s not found", True, [follower])
     assert (state(outbox), outbox.counts().waiting) == ("closed", 1)
 
@@ -295,15 +267,15 @@ async def test_a_final_error_ends_it(outbox: TroubledOutbox) -> None:
 async def test_a_refused_token_is_waited_for(outbox: TroubledOutbox) -> None:
     """Somebody may be changing it on both nodes; a restart with the right one goes on."""
     wrong = DelegationError("Invalid auth token", is_final=True, status=401)
-    work = ScriptedWork(wrong, wrong, page("1", batch(0), over=True))
-    follower = await followed(work, outbox)
+    source = ScriptedSource(wrong, wrong, page("1", batch(0), over=True))
+    follower = await followed(source, outbox)
     assert (follower.lost, nonces_in(bodies(outbox))) == (False, [0])
 
 
 async def test_an_absent_source_is_given_up_in_the_end(outbox: TroubledOutbox) -> None:
     """Once it cannot have kept anything."""
     away = DelegationError("Connection refused", is_final=False)
-    follower = await followed(ScriptedWork(away), outbox, give_up_s=0.0)
+    follower = await followed(ScriptedSource(away), outbox, left_s=-KEEP_ENDED_MS / 1000)
     assert (follower.error, state(outbox)) == ("Connection refused", "closed")
 
 
@@ -312,9 +284,9 @@ async def test_a_full_disk_is_waited_for(
 ) -> None:
     """With the page at hand: it may be one that is handed out once."""
     outbox.trouble = 3
-    work = ScriptedWork(page("poll-1", batch(0)), page("poll-2", batch(1), over=True))
-    follower = await followed(work, outbox)
-    assert work.read_from == ["", "poll-1"]
+    source = ScriptedSource(page("poll-1", batch(0)), page("poll-2", batch(1), over=True))
+    follower = await followed(source, outbox)
+    assert source.read_from == ["", "poll-1"]
     assert (nonces_in(bodies(outbox)), follower.error) == ([0, 1], None)
     assert caplog.text.count("disk full") == 1
 
@@ -323,7 +295,7 @@ async def test_our_own_bug_is_seen(
     outbox: TroubledOutbox, caplog: pytest.LogCaptureFixture
 ) -> None:
     """In log and status; the session stays open for the next run."""
-    follower = await followed(ScriptedWork(ZeroDivisionError("oh")), outbox)
+    follower = await followed(ScriptedSource(ZeroDivisionError("oh")), outbox)
     assert follower.error == "The session is not followed any more: oh"
     assert state(outbox) == "open"
     assert "Traceback" in caplog.text
@@ -332,15 +304,15 @@ async def test_our_own_bug_is_seen(
 async def test_a_stop_in_the_middle_of_an_outage(outbox: TroubledOutbox) -> None:
     """It arrives as soon as it can, and what was found is read."""
     away: PocqueueError = DelegationError("Connection refused", is_final=False)
-    work = ScriptedWork(away, away, away)
-    work.stops = [away, away]
-    follower = follow(work, outbox)
+    source = ScriptedSource(away, away, away)
+    source.stops = [away, away]
+    follower = follow(source, outbox)
     follower.stop()
     follower.stop()
     assert not follower.is_searching
     await follower.stop_arrived(20.0)
-    assert work.stopped
-    work.script.append(page("1", batch(0), over=True))
+    assert source.stopped
+    source.script.append(page("1", batch(0), over=True))
     await until(lambda: follower.is_done)
     assert nonces_in(bodies(outbox)) == [0]
 
@@ -348,16 +320,16 @@ async def test_a_stop_in_the_middle_of_an_outage(outbox: TroubledOutbox) -> None
 async def test_a_stop_that_comes_too_late(outbox: TroubledOutbox) -> None:
     """A search that is over needs none, and a session that is not known cannot be."""
     away = DelegationError("Connection refused", is_final=False)
-    work = ScriptedWork(page("1", over=True))
-    work.held.clear()
-    work.stops = [away] * 10_000
-    follower = follow(work, outbox)
+    source = ScriptedSource(page("1", over=True))
+    source.held.clear()
+    source.stops = [away] * 10_000
+    follower = follow(source, outbox)
     follower.stop()
-    await until(lambda: len(work.stops) < 9_999)
-    work.held.set()
+    await until(lambda: len(source.stops) < 9_999)
+    source.held.set()
     await until(lambda: follower.is_done)
-    assert work.stops
-    again = ScriptedWork(page("1", over=True))
+    assert source.stops
+    again = ScriptedSource(page("1", over=True))
     again.stops = [DelegationError("Session s not found", is_final=True, status=404)]
     other = follow(again, outbox)
     other.stop()
@@ -368,24 +340,25 @@ async def test_a_stop_that_comes_too_late(outbox: TroubledOutbox) -> None:
 @pytest.mark.parametrize("must_end", [True, False])
 async def test_the_end_of_the_process(outbox: TroubledOutbox, must_end: bool) -> None:
     """A reply that comes once is waited for and kept; one that can be had again is cut off."""
-    work = ScriptedWork(page("1", batch(0)), must_end=must_end)
-    work.held.clear()
-    follower = follow(work, outbox)
-    await until(lambda: work.read_from)
+    source = ScriptedSource(page("1", batch(0)), must_end=must_end)
+    source.held.clear()
+    follower = follow(source, outbox)
+    await until(lambda: source.read_from)
     closing = asyncio.create_task(follower.close())
-    await until(lambda: follower._closing.is_set())
-    await asyncio.sleep(0)
-    work.held.set()
+    if must_end:
+        await asyncio.sleep(0.02)
+        assert not closing.done()
+        source.held.set()
     await closing
     assert nonces_in(bodies(outbox)) == ([0] if must_end else [])
-    assert (state(outbox), work.closed, work.stopped) == ("open", True, False)
+    assert (state(outbox), source.closed, source.stopped) == ("open", True, False)
 
 
 async def test_the_end_of_the_process_in_a_pause(outbox: TroubledOutbox) -> None:
     """Nobody waits for a source that is away."""
     away = DelegationError("Connection refused", is_final=False)
-    work = ScriptedWork(*[away] * 100_000)
-    follower = follow(work, outbox)
-    await until(lambda: len(work.read_from) > 3)
+    source = ScriptedSource(*[away] * 100_000)
+    follower = follow(source, outbox)
+    await until(lambda: len(source.read_from) > 3)
     await follower.close()
-    assert (state(outbox), work.closed) == ("open", True)
+    assert (state(outbox), source.closed) == ("open", True)

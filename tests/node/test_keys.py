@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -157,7 +158,10 @@ def test_signature_is_deterministic(one: SigningKey) -> None:
 @given(number=st.integers(1, ORDER - 1), message=st.binary(max_size=200))
 def test_signatures_verify_and_are_low(number: int, message: bytes) -> None:
     """For every key and message, and for no other message."""
-    key = SigningKey._of(number, Path("test"))
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(f"{number:064x}".encode())
+        file.flush()
+        key = SigningKey.load(Path(file.name))
     signature = key.sign(message)
     assert len(signature) == 128
     assert int(signature[64:], 16) <= ORDER // 2

@@ -1,8 +1,10 @@
-"""The small node's routes over HTTP: what chain-side clients of WIRE.md send and read, and every refusal."""
+"""The small node's routes over HTTP: what chain-side clients send and read, and every refusal."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -19,6 +21,7 @@ from schemathesis.checks import CHECKS
 from pocqueue.errors import EngineUnavailable, KeyFileError, OutboxError, SettingsError
 from pocqueue.node.app import create_app
 from pocqueue.node.engine_host import EngineHost
+from pocqueue.node.outbox import OUTBOX_NAME
 from pocqueue.settings import DelegationSettings, NodeSettings, Settings
 from tests.support.callback_receiver import receiving
 from tests.support.fake_engine import FakeEngine, valid_below
@@ -111,7 +114,7 @@ async def refusal(reply: httpx.Response) -> tuple[int, str]:
 
 
 async def test_a_round_in_phases(http: httpx.AsyncClient) -> None:
-    """Init, generate, validate, stop: statuses and fields as WIRE.md has them."""
+    """Init, generate, validate, stop: statuses and fields as docs/wire.md has them."""
     assert (await http.get("/api/v1/state")).json() == {"state": "STOPPED"}
     reply = await http.post(f"{POW}/init", json=OLD)
     assert reply.status_code == 200
@@ -187,7 +190,7 @@ async def test_without_a_round(http: httpx.AsyncClient, path: str) -> None:
 
 @pytest.mark.parametrize("path", ["init/validate", "phase/validate", "validate"])
 async def test_validation_while_delegated(settings_for: SettingsFactory, path: str) -> None:
-    """In the words of seed 000."""
+    """In the words of docs/wire.md."""
     proof = {"public_key": "k", "block_hash": "b", "block_height": 1, "nonces": [], "dist": []}
     async with running(make_app(settings_for(), delegating("http://127.0.0.1:9"))) as http:
         reply = await http.post(f"{POW}/{path}", json=OLD | proof)
@@ -395,14 +398,14 @@ async def test_an_engine_that_fails(settings_for: SettingsFactory) -> None:
 
 async def test_a_disk_in_trouble(settings_for: SettingsFactory) -> None:
     """A sentence, not a traceback."""
-    app = make_app(settings_for())
-    async with running(app) as http:
-        outbox = app.state.service._outbox
-        outbox._db.execute("PRAGMA query_only = ON")
+    settings = settings_for()
+    async with running(make_app(settings)) as http:
+        with contextlib.closing(sqlite3.connect(settings.state_dir / OUTBOX_NAME)) as db:
+            db.execute("ALTER TABLE messages RENAME TO gone")
         status, sentence = await refusal(await http.post(f"{POW}/init/generate", json=OLD))
         assert status == 503
         assert sentence.startswith("The outbox ")
-        outbox._db.execute("PRAGMA query_only = OFF")
+        assert "cannot be used: no such table: messages" in sentence
 
 
 @pytest.mark.parametrize("prefix", ["/v3.0.8", "/v0.2.11.4", ""])

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-import secrets
 
 import numpy as np
 import pytest
 from scipy import stats
+from typing_extensions import override
 
 from pocqueue.node.sampling import (
     SESSION_NONCES,
@@ -199,8 +199,23 @@ def test_sampler_picks_at_its_rate() -> None:
 
 
 def test_sampler_cannot_be_foreseen() -> None:
-    """Its randomness is the system's, and its rate that of the session that it is made for."""
-    sampler = Sampler()
-    assert isinstance(sampler._rng, secrets.SystemRandom)
-    assert sampler._rate == sample_rate() == 0.072
-    assert Sampler(fraud_threshold=1e-7)._rate == 0.1555
+    """Whoever knows the state of Python's generator knows nothing of the sample."""
+    samples = []
+    for _ in range(2):
+        random.seed(1)
+        samples.append(Sampler().pick(2000))
+    assert samples[0] != samples[1]
+
+
+@pytest.mark.parametrize(("fraud_threshold", "rate"), [(0.01, 0.072), (1e-7, 0.1555)])
+def test_sampler_has_the_rate_of_its_session(fraud_threshold: float, rate: float) -> None:
+    """It depends on the threshold that the sample is tested against."""
+    draws = iter([rate - 1e-9, rate + 1e-9])
+
+    class Scripted(random.Random):
+        @override
+        def random(self) -> float:
+            return next(draws)
+
+    assert sample_rate(fraud_threshold=fraud_threshold) == rate
+    assert Sampler(fraud_threshold=fraud_threshold, rng=Scripted()).pick(2) == [0]

@@ -37,6 +37,7 @@ from tests.support.fake_engine import FakeEngine, distance_of, valid_below
 from tests.support.fixtures import SettingsFactory
 from tests.support.node import (
     TOKEN,
+    TroubledOutbox,
     batch,
     big_node,
     delegating,
@@ -64,9 +65,14 @@ def sent(chain: Receiver) -> list[int]:
     return nonces_in(chain.accepted)
 
 
-async def all_sent(service: NodeService) -> None:
-    """Wait until nothing waits to be sent."""
-    await until(lambda: service._outbox.counts().waiting == 0)
+async def shows(service: NodeService, **fields: object) -> None:
+    """Wait until the status, or its part about the outbox, shows these fields."""
+
+    async def is_shown() -> bool:
+        status = await service.status()
+        return fields.items() <= (status | status["outbox"]).items()
+
+    await until(is_shown)
 
 
 async def word(service: NodeService) -> str:
@@ -79,7 +85,7 @@ async def word(service: NodeService) -> str:
 async def test_a_round_on_our_big_node(
     backend: Backend, settings_for: SettingsFactory, chain: Receiver
 ) -> None:
-    """From the request to signed batches at the chain, and to the stop; the status in seed 000's words."""
+    """From the request to signed batches at the chain, and to the stop; the status as in docs/wire.md."""
     live_gpus(backend, 2)
     with big_node(settings_for()) as url:
         async with node_at_work(settings_for(), delegating(url)) as node:
@@ -99,10 +105,7 @@ async def test_a_round_on_our_big_node(
             await until(lambda: len(sent(chain)) == 8)
             assert sent(chain) == work.nonces
             assert {body["signer"] for body in chain.accepted} == {node.key.public_hex}
-            await until(lambda: node._current is not None and node._current.is_done)
-            status = await node.status()
-            assert (status["total_nonces"], status["status"]) == (8, "STOPPED")
-            assert status["poll_lag_seconds"] is None
+            await shows(node, status="STOPPED", total_nonces=8, poll_lag_seconds=None)
             assert not await node.stop()
     assert not backend.store.status(session_id).state.is_active
 
@@ -187,7 +190,11 @@ async def test_a_big_node_that_goes_away(settings_for: SettingsFactory, chain: R
         await node.generate(make_round(chain.url))
         await until(lambda: sent(chain) == [0])
         await away.aclose()
-        await until(lambda: node._current is not None and node._current.error is not None)
+
+        async def has_error() -> bool:
+            return (await node.status())["error"] is not None
+
+        await until(has_error)
         status = await node.status()
         assert status["status"] == "GENERATING"
         assert status["error"].startswith("Connection refused. Check that")
@@ -208,14 +215,13 @@ async def test_fraud_ends_a_session(settings_for: SettingsFactory, chain: Receiv
         big.pages.extend([[batch(0)], [batch(1)], [batch(2, block_hash="other")]])
         await node.generate(make_round(chain.url))
         await until(lambda: big.stopped == ["old-1"])
-        await until(lambda: node._current is not None and node._current.is_done)
+        await shows(node, status="STOPPED")
         # The first message was under way.
         chain.gate.set()
-        await until(lambda: node._outbox.counts().held == 1)
+        await shows(node, held=1)
         assert sent(chain) == [0]
         status = await node.status()
         assert (status["status"], status["fraud_detected"]) == ("STOPPED", True)
-        assert status["outbox"]["held"] == 1
         assert status["error"] == "a batch is of another round (block 'other')"
 
 
@@ -238,7 +244,7 @@ async def test_local_work_takes_over_after_fraud(
         await node.generate(make_round(chain.url))
         await until(lambda: engine.batches)
         big.failures = iter([503] * 10_000)
-        await until(lambda: node._current is not None and node._current.source.origin == "engine")
+        await shows(node, delegation_mode=False)
         status = await node.status()
         assert status["delegation_mode"] is False
         assert status["error"].startswith("The big node's session was fraud: ")
@@ -307,7 +313,7 @@ async def test_a_round_has_one_window(settings_for: SettingsFactory, chain: Rece
     """Asked for again when that is over, the same nonces are not searched and sent again."""
     async with node_at_work(settings_for(), DelegationSettings(window_seconds=0.3)) as node:
         await node.generate(make_round(chain.url))
-        await until(lambda: node._current is not None and node._current.is_done)
+        await shows(node, status="STOPPED")
         session_id = (await node.status())["session_id"]
         await node.generate(make_round(chain.url))
         status = await node.status()
@@ -338,7 +344,7 @@ async def test_a_verdict(settings_for: SettingsFactory, chain: Receiver) -> None
 
 
 async def test_no_validation_without_an_engine(settings_for: SettingsFactory) -> None:
-    """In the words of seed 000 where it delegates."""
+    """In the words of docs/wire.md if it delegates."""
     async with node_at_work(settings_for(), delegating("http://127.0.0.1:9")) as node:
         for ask in (node.validate_phase(make_round()), node.validate(ProofBatch(**batch(0)))):
             with pytest.raises(NodeStateError) as caught:
@@ -417,8 +423,7 @@ async def test_a_round_on_the_queues(
         await asyncio.to_thread(work.batch)
         await until(lambda: sent(chain) == work.nonces)
         await node.stop()
-        await until(lambda: node._current is not None and node._current.is_done)
-    assert not backend.store.status(status["session_id"]).state.is_active
+        await until(lambda: not backend.store.status(status["session_id"]).state.is_active)
 
 
 # Restarts
@@ -451,8 +456,8 @@ async def test_a_search_goes_on_after_a_restart(
             await node.generate(make_round(chain.url))
             assert (await node.status())["session_id"] == session_id
             await node.stop()
-            await until(lambda: node._current is not None and node._current.is_done)
-            await all_sent(node)
+            await shows(node, status="STOPPED")
+            await shows(node, waiting=0)
     found = sent(chain)
     assert len(found) == len(set(found))
     assert found == (gpus.nonces if gpus else valid_below(1.0, range(found[-1] + 1)))
@@ -473,12 +478,9 @@ async def test_the_last_of_several_rounds_goes_on(settings_for: SettingsFactory)
         async with node_at_work(settings, delegating(big.url)) as node:
             assert (await node.status())["block_hash"] == "block-2"
             await until(lambda: big.stopped == ["old-1"])
-            states = {name: node._outbox.session(name) for name in ("old-2", "spoilt", "verdict-1")}
-            assert [found and found.state for found in states.values()] == [
-                "open",
-                "closed",
-                "closed",
-            ]
+        with Outbox(settings.state_dir / OUTBOX_NAME) as outbox:
+            found = [outbox.session(name) for name in ("old-2", "spoilt", "verdict-1")]
+            assert [kept and kept.state for kept in found] == ["open", "closed", "closed"]
 
 
 async def test_a_stop_outlasts_a_restart(settings_for: SettingsFactory) -> None:
@@ -555,20 +557,19 @@ async def test_a_reply_under_way_at_the_end(settings_for: SettingsFactory, chain
 # Trouble
 
 
-async def test_an_outbox_that_cannot_be_used(
-    settings_for: SettingsFactory, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A session that was begun is ended again, as nobody would read it."""
+async def test_an_outbox_that_cannot_be_used(settings_for: SettingsFactory) -> None:
+    """A session that was begun is ended again, as its results would not be read."""
+    settings = settings_for()
+    outbox = TroubledOutbox(settings.state_dir / OUTBOX_NAME)
     async with (
         legacy_big_node() as big,
-        node_at_work(settings_for(), delegating(big.url)) as node,
+        node_at_work(settings, delegating(big.url), outbox=outbox) as node,
     ):
-        # From here on every step is an error of the disk, as SQLite has it.
-        node._outbox._db.execute("PRAGMA query_only = ON")
+        outbox.trouble = 10_000
         with pytest.raises(OutboxError, match="cannot be used"):
             await node.generate(make_round())
         assert big.stopped == ["old-1"]
-        node._outbox._db.execute("PRAGMA query_only = OFF")
+        outbox.trouble = 0
 
 
 async def test_metrics_are_readable(settings_for: SettingsFactory, chain: Receiver) -> None:
@@ -577,7 +578,7 @@ async def test_metrics_are_readable(settings_for: SettingsFactory, chain: Receiv
         await node.generate(make_round(chain.url))
         await until(lambda: len(sent(chain)) > 50)
         await node.stop()
-        await all_sent(node)
+        await shows(node, waiting=0)
         text, media_type = await node.render_metrics()
         assert media_type.startswith("text/plain")
         found: dict[str, Any] = {}

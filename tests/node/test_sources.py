@@ -42,21 +42,21 @@ from tests.support.waiting import until
 async def test_a_session_on_a_legacy_big_node() -> None:
     """Pages without cursors get names of their own; what is under way has to be let end."""
     async with legacy_big_node() as node:
-        work = RemoteSource(DelegationClient(node.url, TOKEN), "s", 3, poll_s=0.01)
+        source = RemoteSource(DelegationClient(node.url, TOKEN), "s", 3, poll_s=0.01)
         node.pages.append([batch(0)])
         node.pages.append([batch(1)])
-        pages = [await work.read(""), await work.read("poll-before")]
+        pages = [await source.read(""), await source.read("poll-before")]
         assert [found.proofs.nonces for page in pages for found in page.batches] == [[0], [1]]
         assert len({page.cursor for page in pages}) == 2
-        assert not work.must_end
+        assert not source.must_end
         node.gate.clear()
-        reading = asyncio.create_task(work.read("x"))
-        await until(lambda: work.must_end)
+        reading = asyncio.create_task(source.read("x"))
+        await until(lambda: source.must_end)
         node.gate.set()
         assert not (await reading).over
-        await work.stop()
-        assert (await work.read("x")).over
-        await work.close()
+        await source.stop()
+        assert (await source.read("x")).over
+        await source.close()
 
 
 async def test_a_session_on_our_big_node(backend: Backend, settings_for: SettingsFactory) -> None:
@@ -65,18 +65,18 @@ async def test_a_session_on_our_big_node(backend: Backend, settings_for: Setting
     with big_node(settings_for()) as url:
         client = DelegationClient(url, TOKEN)
         started = await client.start(make_round())
-        work = RemoteSource(client, started.session_id, 1, poll_s=5.0)
-        first = await work.read("")
+        source = RemoteSource(client, started.session_id, 1, poll_s=5.0)
+        first = await source.read("")
         assert first.batches == []
-        reading = asyncio.create_task(work.read(first.cursor))
+        reading = asyncio.create_task(source.read(first.cursor))
         await asyncio.sleep(0)
-        assert not work.must_end
+        assert not source.must_end
         await asyncio.to_thread(Gpus(backend, started.session_id).batch)
         page = await reading
         assert [found.proofs.nonces for found in page.batches] == [[0, 1]]
-        await work.stop()
-        assert (await work.read(page.cursor)).over
-        await work.close()
+        await source.stop()
+        assert (await source.read(page.cursor)).over
+        await source.close()
 
 
 async def test_a_cursor_that_stands_still() -> None:
@@ -87,12 +87,12 @@ async def test_a_cursor_that_stands_still() -> None:
         return web.json_response(page)
 
     async with answering(answer) as url:
-        work = RemoteSource(DelegationClient(url, TOKEN), "s", 1, poll_s=0.01)
-        page = await work.read("")
+        source = RemoteSource(DelegationClient(url, TOKEN), "s", 1, poll_s=0.01)
+        page = await source.read("")
         with pytest.raises(DelegationError, match="leaves the cursor at 'c'") as caught:
-            await work.read(page.cursor)
+            await source.read(page.cursor)
         assert is_final(caught.value)
-        await work.close()
+        await source.close()
 
 
 async def test_a_round_on_the_queues(backend: Backend) -> None:
@@ -104,19 +104,19 @@ async def test_a_round_on_the_queues(backend: Backend) -> None:
         QueueSource.start(backend, make_round(params={"dim": 1792}), window_s=30.0, any_model=False)
     with pytest.raises(InvalidRound, match="seq_len is 2000"):
         QueueSource.start(backend, make_round(seq_len=2000), window_s=30.0, any_model=False)
-    work = QueueSource.start(
+    source = QueueSource.start(
         backend, make_round(params={"dim": 1792}), window_s=30.0, any_model=True
     )
-    assert work.gpu_count == 2
-    gpus = Gpus(backend, work.session_id)
+    assert source.gpu_count == 2
+    gpus = Gpus(backend, source.session_id)
     gpus.batch()
-    first = await work.read("")
+    first = await source.read("")
     gpus.batch()
-    second = await work.read(first.cursor)
+    second = await source.read(first.cursor)
     assert [b.proofs.nonces for page in (first, second) for b in page.batches] == [[0, 1], [10, 11]]
-    assert [b.proofs.nonces for b in (await work.read("")).batches] == [[0, 1], [10, 11]]
-    await work.stop()
-    last = await work.read(second.cursor)
+    assert [b.proofs.nonces for b in (await source.read("")).batches] == [[0, 1], [10, 11]]
+    await source.stop()
+    last = await source.read(second.cursor)
     assert (last.over, last.status, last.cursor) == (True, "stopped", second.cursor)
     with pytest.raises(UnknownRound) as caught:
         await QueueSource(backend, "no-such-round", 1).read("")
@@ -129,16 +129,16 @@ async def test_a_search_with_an_engine(settings_for: SettingsFactory) -> None:
     host = host_of(settings_for(), engine)
     host.start()
     node_round = make_round(node_id=1, node_count=3)
-    work = EngineSource(host, node_round, time.time() + 60)
+    source = EngineSource(host, node_round, time.time() + 60)
     found, cursor = [], ""
     for _ in range(3):
-        page = await work.read(cursor)
+        page = await source.read(cursor)
         found += [{"nonces": b.proofs.nonces} for b in page.batches]
         cursor = page.cursor
     assert cursor == "30"
     assert nonces_in(found) == valid_below(1.0, range(1, 91, 3))
-    again = EngineSource(host, node_round, time.time() + 60, work.session_id)
-    assert again.session_id == work.session_id
+    again = EngineSource(host, node_round, time.time() + 60, source.session_id)
+    assert again.session_id == source.session_id
     await again.read(cursor)
     assert engine.batches[-1] == list(range(91, 121, 3))
     assert (await again.read(str(MAX_NONCE // 3))).over
@@ -159,9 +159,9 @@ async def test_an_engine_that_fails(settings_for: SettingsFactory) -> None:
 
     host = host_of(settings_for(), FakeEngine(on_batch=fail))
     host.start()
-    work = EngineSource(host, make_round(), time.time() + 60)
+    source = EngineSource(host, make_round(), time.time() + 60)
     with pytest.raises(EngineError, match="The engine failed on a batch: MemoryError") as caught:
-        await work.read("")
+        await source.read("")
     assert is_final(caught.value)
     with pytest.raises(InvalidRound, match="seq_len") as refused:
         await host.values(make_round(seq_len=10**6), [1])

@@ -13,7 +13,6 @@ from typing_extensions import override
 
 from pocqueue.delegation.client import RemoteModel
 from pocqueue.errors import OutboxError
-from pocqueue.node import spot_check as spot_check_module
 from pocqueue.node.engine_host import EngineHost
 from pocqueue.node.metrics import NodeMetrics
 from pocqueue.node.outbox import Outbox
@@ -47,11 +46,21 @@ async def checking(
     any_model: bool = False,
     load: Callable[..., Any] | None = None,
     on_batch: Callable[[int], None] = lambda _: None,
+    max_waiting: int = 2000,
 ) -> AsyncIterator[SpotCheck]:
     """Make a check that recomputes with a formula."""
     host = EngineHost(settings, load or (lambda *_: FakeEngine(distance, on_batch)))
     host.start()
-    yield SpotCheck(host, make_round(), model, outbox, "s", NodeMetrics(), any_model=any_model)
+    yield SpotCheck(
+        host,
+        make_round(),
+        model,
+        outbox,
+        "s",
+        NodeMetrics(),
+        any_model=any_model,
+        max_waiting=max_waiting,
+    )
     await host.close()
 
 
@@ -162,7 +171,7 @@ async def test_an_engine_that_cannot_be_used(
         assert check.error is not None
         assert "out of memory" in check.error
         check.offer(proofs(1000))
-        assert not check._waiting
+        assert check.num_waiting == 0
     assert caplog.text.count("cannot be checked") == 2
 
 
@@ -183,12 +192,9 @@ async def test_a_disk_in_trouble(
     assert "disk full" in caplog.text
 
 
-async def test_a_slow_engine_checks_fewer(
-    settings_for: SettingsFactory, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_slow_engine_checks_fewer(settings_for: SettingsFactory, outbox: Outbox) -> None:
     """What waits for it has a limit; what comes later wakes it."""
-    monkeypatch.setattr(spot_check_module, "MAX_WAITING", 20)
-    async with checking(settings_for(), outbox) as check:
+    async with checking(settings_for(), outbox, max_waiting=20) as check:
         check.offer(proofs(5000))
         running = asyncio.create_task(check.run())
         await until(lambda: check.sampled == 20)

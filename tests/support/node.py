@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import sqlite3
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
@@ -15,8 +16,10 @@ import uvicorn
 from aiohttp import web
 from fastapi import FastAPI
 from pydantic import SecretStr
+from typing_extensions import override
 
 from pocqueue.delegation.app import create_app
+from pocqueue.errors import OutboxError
 from pocqueue.node.engine_host import EngineHost
 from pocqueue.node.keys import SigningKey
 from pocqueue.node.outbox import OUTBOX_NAME, Outbox
@@ -181,6 +184,7 @@ async def node_at_work(
     work: str = "auto",
     engine: FakeEngine | None = None,
     host: EngineHost | None = None,
+    outbox: Outbox | None = None,
 ) -> AsyncIterator[NodeService]:
     """Run the state of a small node; its key and outbox are in the state folder and stay there."""
     service = NodeService(
@@ -188,7 +192,7 @@ async def node_at_work(
         delegation or DelegationSettings(),
         NodeSettings.model_validate({"work": work}),
         make_key(settings.state_dir),
-        Outbox(settings.state_dir / OUTBOX_NAME),
+        outbox or Outbox(settings.state_dir / OUTBOX_NAME),
         host or host_of(settings, engine or FakeEngine()),
     )
     await service.start()
@@ -196,6 +200,21 @@ async def node_at_work(
         yield service
     finally:
         await service.close()
+
+
+class TroubledOutbox(Outbox):
+    """An outbox on a disk that is full for the next `trouble` transactions."""
+
+    trouble = 0
+
+    @override
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        if self.trouble:
+            self.trouble -= 1
+            raise OutboxError("The outbox cannot be used: disk full.")
+        with super().transaction() as db:
+            yield db
 
 
 def make_key(folder: Path) -> SigningKey:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -33,7 +34,10 @@ def wait_until(
 
 
 async def until(condition: Callable[[], object], deadline_s: float = 20.0) -> None:
-    """Wait until a condition holds; fail after the deadline."""
+    """Wait until a condition holds, which may be a coroutine function; fail after the deadline."""
     async with asyncio.timeout(deadline_s):
-        while not condition():  # noqa: ASYNC110 - any condition, whoever makes it true
+        while True:
+            value = condition()
+            if await value if inspect.isawaitable(value) else value:
+                return
             await asyncio.sleep(0.001)

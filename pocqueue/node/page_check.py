@@ -1,0 +1,77 @@
+"""What is kept of the pages of a search, and what in them cannot be true. Without an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from pocqueue.errors import PocqueueError
+from pocqueue.node.round import NodeRound
+from pocqueue.node.sources import Page
+from pocqueue.poc.nonces import MAX_NONCE
+from pocqueue.poc.proofs import Proofs, ReceivedBatch
+
+
+class Fraud(PocqueueError):
+    """What the big node sent cannot be true."""
+
+
+class PageCheck:
+    """Checks the pages of one search.
+
+    Args:
+        node_round: what is searched.
+        is_trusted: the pages are of this node's own GPUs, and their claims are not checked.
+        seen: nonces of the same round that were kept already, by another search.
+
+    Attributes:
+        seen: nonces that were kept, of this search and of those before it in its round.
+    """
+
+    def __init__(
+        self, node_round: NodeRound, *, is_trusted: bool, seen: Collection[int] = ()
+    ) -> None:
+        self._round = node_round
+        self._is_trusted = is_trusted
+        self.seen = set(seen)
+
+    def keep_new(self, page: Page) -> list[Proofs]:
+        """Return the page's batches without nonces that came before, and without empty batches.
+
+        Raises:
+            Fraud: one of them cannot be right.
+        """
+        kept_batches = []
+        for batch in page.batches:
+            if not self._is_trusted:
+                self._check(batch)
+            kept = Proofs()
+            for nonce, value in batch.proofs:
+                if nonce not in self.seen:
+                    self.seen.add(nonce)
+                    kept.nonces.append(nonce)
+                    kept.values.append(value)
+            if kept.nonces:
+                kept_batches.append(kept)
+        return kept_batches
+
+    def forget(self, batches: Collection[Proofs]) -> None:
+        """Forget batches of `keep_new` that were not kept after all."""
+        self.seen.difference_update(nonce for batch in batches for nonce in batch.nonces)
+
+    def _check(self, batch: ReceivedBatch) -> None:
+        ours, proof = self._round, self._round.proof
+        if (batch.public_key, batch.block_hash, batch.block_height) != (
+            ours.public_key,
+            ours.block_hash,
+            ours.block_height,
+        ):
+            raise Fraud(f"a batch is of another round (block {batch.block_hash[:80]!r})")
+        if len(batch.proofs.nonces) != len(batch.proofs.values):
+            raise Fraud(f"a batch has not one {proof.noun} for each nonce")
+        for nonce, value in batch.proofs:
+            if not 0 <= nonce <= MAX_NONCE or nonce % ours.node_count != ours.node_id:
+                raise Fraud(
+                    f"nonce {str(nonce)[:40]} is not one of node {ours.node_id} of {ours.node_count}"
+                )
+            if reason := proof.refusal(value):
+                raise Fraud(f"nonce {nonce} {reason}")
