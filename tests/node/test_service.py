@@ -70,7 +70,7 @@ async def shows(service: NodeService, **fields: object) -> None:
 
     async def is_shown() -> bool:
         status = await service.status()
-        return fields.items() <= (status | status["outbox"]).items()
+        return bool(fields.items() <= (status | status["outbox"]).items())
 
     await until(is_shown)
 
