@@ -8,7 +8,6 @@ seq_len]; what is missing is filled up with nonces that are thrown away. See doc
 from __future__ import annotations
 
 import inspect
-import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
@@ -29,25 +28,8 @@ class ModelConfig(Protocol):
     def vocab_size(self) -> int: ...
 
 
-class DistanceSource(Protocol):
-    """What computes distances for a manager: a model in this process, or one elsewhere.
-
-    Attributes:
-        lock: held during a pass. Whoever holds it (it is re-entrant) has the model to itself.
-    """
-
-    @property
-    def lock(self) -> threading.RLock: ...
-
-    def distances(
-        self, config: PoCConfig, public_key: str, target: torch.Tensor, nonces: Sequence[int]
-    ) -> list[float]:
-        """Compute the distances of nonces, blocking until done; see `ForwardPass.distances`."""
-        ...
-
-
 class ForwardPass:
-    """One model as a function from nonces to distances, one pass at a time.
+    """One model as a function from nonces to distances.
 
     Args:
         model: called as ``model(input_ids=None, positions=…, inputs_embeds=…)``, the tokens of all
@@ -57,15 +39,11 @@ class ForwardPass:
         model_config: has ``hidden_size`` and ``vocab_size``.
         device: the model's.
         dtype: of its embeddings.
-
-    Attributes:
-        lock: held during a pass. Whoever holds it (it is re-entrant) has the model to itself.
     """
 
     def __init__(
         self, model: Any, model_config: ModelConfig, device: torch.device, dtype: torch.dtype
     ) -> None:
-        self.lock = threading.RLock()
         self._model = model
         self._model_config = model_config
         self._device = device
@@ -93,7 +71,7 @@ class ForwardPass:
         for start, stop in split_range(0, len(nonces), config.batch_size):
             wanted = list(nonces[start:stop])
             padding = wanted[-1:] * (config.batch_size - len(wanted))  # thrown away below
-            with self.lock, self._current_device(), torch.inference_mode():
+            with self._current_device(), torch.inference_mode():
                 batch = wanted + padding
                 logits = self._last_logits(config, public_key, batch)
                 computed = logits_to_distances(config.block_hash, public_key, batch, logits, target)
@@ -136,5 +114,5 @@ class ForwardPass:
         raise RuntimeError("Model does not have compute_logits or lm_head")
 
     def _current_device(self) -> AbstractContextManager[Any]:
-        # A new thread starts on the first GPU, whichever one the model is on.
+        # A thread starts on the first GPU, whichever one the model is on.
         return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()

@@ -73,7 +73,7 @@ def test_half_precision_model() -> None:
 
 
 def test_model_without_logits() -> None:
-    """The seed's message."""
+    """The reference implementation's message."""
 
     class NoHead:
         def __call__(self, **kwargs: Any) -> Any:

@@ -1,9 +1,7 @@
-"""The manager with a real, tiny model: searching, validating, stopping, callbacks, NaN, bounds."""
+"""The manager with a real, tiny model: searching, validating, stopping, NaN, bounds."""
 
 from __future__ import annotations
 
-import asyncio
-import threading
 import time
 from typing import Any
 
@@ -11,14 +9,11 @@ import pytest
 import torch
 
 from pocqueue.errors import InvalidRound
-from pocqueue.poc import manager as manager_module
-from pocqueue.poc.config import PoCConfig, PoCState
+from pocqueue.poc.config import PoCConfig
 from pocqueue.poc.data import ProofBatch
 from pocqueue.poc.manager import PoCManager
 from pocqueue.poc.stats import PoCStats
-from tests.support.callback_receiver import receiving
 from tests.support.tiny_model import HIDDEN_SIZE, VOCAB_SIZE, NanModel, TinyConfig, TinyModel
-from tests.support.waiting import until
 
 SEQ_LEN = 6
 
@@ -129,7 +124,7 @@ def test_only_a_started_round_is_searched(model: TinyModel, state: str) -> None:
 
 
 def test_nonces_need_a_round(model: TinyModel) -> None:
-    """The seed's message, where it had none."""
+    """Before the first one there are none."""
     with pytest.raises(RuntimeError, match="Round not initialized"):
         PoCManager(model, TinyConfig()).get_next_nonces()
 
@@ -141,7 +136,6 @@ def test_nonces_need_a_round(model: TinyModel) -> None:
         ({"node_count": 0}, "node_count"),
         ({"batch_size": 0}, "batch_size"),
         ({"seq_len": 0}, "seq_len"),
-        ({"callback_url": "nowhere"}, "callback_url"),
     ],
 )
 def test_impossible_round_changes_nothing(
@@ -170,18 +164,6 @@ def test_nan_and_infinity_are_dropped_and_counted(caplog: pytest.LogCaptureFixtu
     distances, valid = manager.validate([1, 4, 7], "pk")
     assert [torch.isfinite(torch.tensor(d)).item() for d in distances] == [False, False, True]
     assert valid == [False, False, True]
-
-
-def test_kept_nonces_are_bounded(model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The latest stay, the count is exact."""
-    monkeypatch.setattr(manager_module, "KEPT_VALID", 6)
-    manager = generating(model, r_target=2.0)
-    for _ in range(5):
-        manager.run_batch()
-    status = manager.get_status()
-    assert status["valid_nonces"] == [1 + 3 * index for index in range(14, 20)]
-    assert len(status["valid_distances"]) == 6
-    assert status["total_valid"] == 20
 
 
 def test_status_is_a_copy(model: TinyModel) -> None:
@@ -222,145 +204,3 @@ def test_stats_never_run_backwards(monkeypatch: pytest.MonkeyPatch) -> None:
     stats = PoCStats()
     stats.stop()
     assert stats == PoCStats()
-
-
-async def test_async_batches_leave_the_event_loop_free(model: TinyModel) -> None:
-    """The pass runs in another thread while the loop goes on."""
-    manager = generating(model)
-    model.gate.clear()
-    task = asyncio.create_task(manager.run_batch_async())
-    await until(model.entered.is_set)
-    assert not task.done()
-    assert manager.get_status()["total_checked"] == 0
-    model.gate.set()
-    assert (await task).nonces == [1, 4, 7, 10]
-    assert threading.current_thread().name not in model.threads
-
-
-async def test_never_two_passes_at_once(model: TinyModel) -> None:
-    """Searchers and validators wait for each other; every nonce is searched once."""
-    manager = generating(model, r_target=2.0)
-    results = await asyncio.gather(
-        *(manager.run_batch_async() for _ in range(8)),
-        *(manager.validate_async([1, 4, 7, 10, 13], "pk") for _ in range(4)),
-    )
-    assert model.most_running == 1
-    batches = [result for result in results if isinstance(result, ProofBatch)]
-    nonces = sorted(nonce for batch in batches for nonce in batch.nonces)
-    assert nonces == [1 + 3 * index for index in range(32)] == sorted(manager.valid_nonces)
-
-
-@pytest.mark.parametrize("end", ["stop", "validate"])
-async def test_pass_that_a_stop_overtook_does_not_count(model: TinyModel, end: str) -> None:
-    """What comes back after the end of the search is thrown away."""
-    manager = generating(model)
-    model.gate.clear()
-    task = asyncio.create_task(manager.run_batch_async())
-    await until(model.entered.is_set)
-    if end == "stop":
-        manager.stop_round()
-    else:
-        manager.start_validate()
-    model.gate.set()
-    assert await task == ProofBatch.empty()
-    assert manager.stats.total_checked == 0
-
-
-async def test_old_pass_does_not_count_for_a_new_round(model: TinyModel) -> None:
-    """Not even where the new round has the very same configuration."""
-    manager = generating(model)
-    model.gate.clear()
-    old = asyncio.create_task(manager.run_batch_async())
-    await until(model.entered.is_set)
-    manager.stop_round()
-    manager.init_round(round_of())
-    manager.start_generate()
-    new = asyncio.create_task(manager.run_batch_async())
-    model.gate.set()
-    assert await old == ProofBatch.empty()
-    assert (await new).nonces == [1, 4, 7, 10]
-    assert manager.stats.total_checked == 4
-
-
-@pytest.mark.parametrize("end", ["stop_round", "start_validate", "init_round"])
-async def test_end_of_the_search_cancels_its_task(model: TinyModel, end: str) -> None:
-    """Whichever way it ends; the pass under way ends unheard."""
-    manager = generating(model)
-    model.gate.clear()
-
-    async def search() -> None:
-        while True:
-            await manager.run_batch_async()
-
-    task = asyncio.create_task(search())
-    manager.set_generation_task(task)
-    await until(model.entered.is_set)
-    if end == "init_round":
-        manager.state = PoCState.IDLE  # a task may outlive its state, as in the seed
-        manager.init_round(round_of())
-    else:
-        getattr(manager, end)()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    model.gate.set()
-    assert manager.stats.total_checked == 0
-
-
-async def test_stop_from_another_thread_cancels_too(model: TinyModel) -> None:
-    """As where a web framework runs a handler in a thread."""
-    manager = generating(model)
-    task = asyncio.create_task(asyncio.Event().wait())
-    manager.set_generation_task(task)
-    await asyncio.to_thread(manager.stop_round)
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
-
-async def test_valid_nonces_reach_the_callback(model: TinyModel) -> None:
-    """All of them and only them, in order, flushed when the manager closes."""
-    async with receiving() as receiver:
-        manager = generating(model, callback_url=receiver.url)
-        receiver.gate.clear()
-        for _ in range(5):
-            await manager.run_batch_async()
-        found = list(manager.valid_nonces)
-        receiver.gate.set()
-        await manager.close()
-        assert [n for body in receiver.accepted for n in body["nonces"]] == found
-        assert {path for path, _ in receiver.received} == {"/v1/poc-batches/generated"}
-        assert manager.state == PoCState.STOPPED
-
-
-async def test_new_round_closes_the_old_sender(model: TinyModel) -> None:
-    """What the old round found is still delivered, to its own URL, and its session is closed."""
-    async with receiving() as old, receiving() as new:
-        manager = generating(model, r_target=2.0, callback_url=old.url)
-        await manager.run_batch_async()
-        manager.stop_round()
-        manager.init_round(round_of(r_target=2.0, callback_url=new.url, block_hash="next"))
-        manager.start_generate()
-        await manager.run_batch_async()
-        await manager.close()
-        assert [body["block_hash"] for body in old.accepted] == ["bh"]
-        assert [body["block_hash"] for body in new.accepted] == ["next"]
-
-
-async def test_resumed_round_calls_back_again(model: TinyModel) -> None:
-    """A stop closes the sender; going on opens another."""
-    async with receiving() as receiver:
-        manager = generating(model, r_target=2.0, callback_url=receiver.url)
-        await manager.run_batch_async()
-        await asyncio.to_thread(manager.stop_round)
-        manager.start_generate()
-        await manager.run_batch_async()
-        await manager.close()
-        nonces = [n for body in receiver.accepted for n in body["nonces"]]
-        assert sorted(nonces) == [1 + 3 * index for index in range(8)]
-
-
-async def test_round_without_url_has_no_sender(model: TinyModel) -> None:
-    """Nobody is told, and closing works all the same."""
-    manager = generating(model)
-    await manager.run_batch_async()
-    assert manager._callback_sender is None
-    await manager.close()
