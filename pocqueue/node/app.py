@@ -18,7 +18,7 @@ from pocqueue.errors import SettingsError
 from pocqueue.node.engine_host import EngineHost
 from pocqueue.node.keys import SigningKey, key_path
 from pocqueue.node.outbox import OUTBOX_NAME, Outbox
-from pocqueue.node.routes import VersionPrefix, mlnode_router
+from pocqueue.node.routes import VersionPrefix, node_router
 from pocqueue.node.searches import local_work
 from pocqueue.node.service import NodeService
 from pocqueue.poc.fields import HttpUrl
@@ -80,7 +80,7 @@ def create_app(
         max_body_bytes=MAX_BODY_BYTES,
         middleware=[Middleware(VersionPrefix)],
     )
-    app.include_router(mlnode_router(node))
+    app.include_router(node_router(node))
     return app
 
 

@@ -1,4 +1,4 @@
-"""The small node's routes: WIRE.md section 2, as chain-side clients of today call them.
+"""The small node's routes, as chain-side clients call them: docs/wire.md.
 
 Paths may carry the version prefix that chains put before them (`/v3.0.8/api/v1/…`). The routes ask for
 no token, as they never did: they listen on loopback unless told otherwise.
@@ -7,9 +7,10 @@ no token, as they never did: they listen on loopback unless told otherwise.
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pocqueue.errors import InvalidRound, NodeStateError, PocqueueError
@@ -37,6 +38,8 @@ _METRICS: dict[str, Any] = {
         }
     },
 }
+Handler = TypeVar("Handler", bound=Callable[..., Coroutine[Any, Any, Any]])
+
 _VERSION = re.compile(r"^/v\d+(?:\.\d+)+(?=/)")
 
 
@@ -60,10 +63,23 @@ class VersionPrefix:
         await self._app(scope, receive, send)
 
 
-def mlnode_router(settings: NodeSettings) -> APIRouter:
+def _service(request: Request) -> NodeService:
+    service: NodeService = request.app.state.service
+    return service
+
+
+Service = Annotated[NodeService, Depends(_service)]
+
+
+def node_router(settings: NodeSettings) -> APIRouter:
     """Return all routes; the service is found in the application's state."""
-    router = APIRouter(route_class=SentenceRoute)
+    node = APIRouter(tags=["node"], route_class=SentenceRoute)
     proof = APIRouter(prefix="/api/v1/pow", tags=["proof"], route_class=SentenceRoute)
+
+    def post(path: str, summary: str, *statuses: int) -> Callable[[Handler], Handler]:
+        """Register what changes the round: it is answered with how the node stands afterwards."""
+        responses = errors(413, 503, *statuses)
+        return proof.post(path, summary=summary, response_model=RoundAnswer, responses=responses)
 
     async def done(service: NodeService) -> dict[str, Any]:
         return {"status": "OK", "pow_status": await service.status()}
@@ -81,67 +97,44 @@ def mlnode_router(settings: NodeSettings) -> APIRouter:
             )
         return node_round
 
-    @proof.post(
-        "/init",
-        summary="Take a round",
-        response_model=RoundAnswer,
-        responses=errors(400, 413, 422, 503),
-    )
-    async def init(body: InitBody, request: Request) -> Any:
+    @post("/init", "Take a round", 400, 422)
+    async def init(body: InitBody, service: Service) -> Any:
         """Take a round, without starting it."""
-        service = _service(request)
         await service.init(round_of(body))
         return await done(service)
 
-    @proof.post(
-        "/init/generate",
-        summary="Take a round and search",
-        response_model=RoundAnswer,
-        responses=errors(400, 409, 413, 422, 429, 502, 503),
-    )
-    async def init_generate(body: InitBody, request: Request) -> Any:
-        """Take a round and search its nonces: by delegation where that is set up, else by itself.
+    @post("/init/generate", "Take a round and search", 400, 409, 422, 429, 502)
+    async def init_generate(body: InitBody, service: Service) -> Any:
+        """Take a round and search its nonces: by delegation if that is set up, else by itself.
 
         The same round again changes nothing; another one ends the round at hand.
         """
-        service = _service(request)
         await service.generate(round_of(body, " to start generating"))
         return await done(service)
 
-    @proof.post(
-        "/init/validate",
-        summary="Take a round to validate for",
-        response_model=RoundAnswer,
-        responses=errors(400, 413, 422, 503),
-    )
-    async def init_validate(body: InitBody, request: Request) -> Any:
+    @post("/init/validate", "Take a round to validate for", 400, 422)
+    async def init_validate(body: InitBody, service: Service) -> Any:
         """Take a round to check proofs of others for. Needs an engine of this node's own."""
-        service = _service(request)
         await service.validate_phase(round_of(body, " to start validating"))
         return await done(service)
 
-    @proof.post(
-        "/phase/generate",
-        summary="Search",
-        response_model=RoundAnswer,
-        responses=errors(400, 409, 413, 422, 429, 502, 503),
-    )
-    async def phase_generate(request: Request) -> Any:
+    @post("/phase/generate", "Search", 400, 409, 422, 429, 502)
+    async def phase_generate(service: Service) -> Any:
         """Search the nonces of the round at hand."""
-        service = _service(request)
         await service.generate()
         return await done(service)
 
-    @proof.post(
-        "/phase/validate",
-        summary="Validate",
-        response_model=RoundAnswer,
-        responses=errors(400, 413, 503),
-    )
-    async def phase_validate(request: Request) -> Any:
+    @post("/phase/validate", "Validate", 400)
+    async def phase_validate(service: Service) -> Any:
         """Stop searching and check proofs of the round at hand."""
-        service = _service(request)
         await service.validate_phase()
+        return await done(service)
+
+    @post("/stop", "End the round")
+    async def stop(service: Service) -> Any:
+        """End the round; what was found is still signed and sent."""
+        if not await service.stop():
+            return {"status": "OK", "pow_status": "PoW is not running"}
         return await done(service)
 
     @proof.post(
@@ -150,99 +143,50 @@ def mlnode_router(settings: NodeSettings) -> APIRouter:
         response_model=None,
         responses=errors(400, 413, 422, 500, 503),
     )
-    async def validate(body: ProofBody, request: Request) -> None:
+    async def validate(body: ProofBody, service: Service) -> None:
         """Recompute somebody's proof; the signed verdict goes to the callback URL.
 
         Answers `null` once the verdict is on disk.
         """
-        await _service(request).validate(body.to_batch())
+        await service.validate(body.to_batch())
 
-    @proof.get(
-        "/status",
-        summary="Show how the node stands",
-        response_model=PowStatus,
-        responses=errors(503),
-    )
-    async def status(request: Request) -> Any:
+    @proof.get("/status", summary="Show how the node stands", responses=errors(503))
+    async def status(service: Service) -> PowStatus:
         """Say how the node stands."""
-        return await _service(request).status()
+        return PowStatus(**await service.status())
 
-    @proof.post(
-        "/stop", summary="End the round", response_model=RoundAnswer, responses=errors(413, 503)
-    )
-    async def stop(request: Request) -> Any:
-        """End the round; what was found is still signed and sent."""
-        service = _service(request)
-        if not await service.stop():
-            return {"status": "OK", "pow_status": "PoW is not running"}
-        return await done(service)
-
-    router.include_router(proof)
-
-    @router.get(
-        "/api/v1/state",
-        summary="Show what the machine does",
-        response_model=StateAnswer,
-        tags=["node"],
-    )
-    async def state(request: Request) -> Any:
+    @node.get("/api/v1/state", summary="Show what the machine does")
+    async def state(service: Service) -> StateAnswer:
         """Say what the machine is used for."""
-        return {"state": "STOPPED" if _service(request).round is None else "POW"}
+        return StateAnswer(state="STOPPED" if service.round is None else "POW")
 
-    @router.post(
-        "/api/v1/stop",
-        summary="End whatever runs",
-        response_model=OkAnswer,
-        tags=["node"],
-        responses=errors(413),
-    )
-    async def stop_all(request: Request) -> Any:
+    @node.post("/api/v1/stop", summary="End whatever runs", responses=errors(413))
+    async def stop_all(service: Service) -> OkAnswer:
         """End whatever runs."""
-        await _service(request).stop()
-        return {"status": "OK"}
+        await service.stop()
+        return OkAnswer()
 
-    @router.get(
-        "/health",
-        summary="Say whether the node can work",
-        response_model=OkAnswer,
-        tags=["node"],
-        responses=errors(503),
-    )
-    @router.get(
-        "/livez",
-        summary="The same, for supervisors",
-        response_model=OkAnswer,
-        tags=["node"],
-        responses=errors(503),
-    )
-    @router.get(
-        "/readyz",
-        summary="The same, for load balancers",
-        response_model=OkAnswer,
-        tags=["node"],
-        responses=errors(503),
-    )
-    async def health(request: Request) -> Any:
+    @node.get("/health", summary="Say whether the node can work", responses=errors(503))
+    @node.get("/livez", summary="The same, for supervisors", responses=errors(503))
+    @node.get("/readyz", summary="The same, for load balancers", responses=errors(503))
+    async def health(service: Service) -> OkAnswer:
         """Say whether the node can work."""
-        if reason := _service(request).unhealthy:
+        if reason := service.unhealthy:
             raise Unhealthy(reason)
-        return {"status": "OK"}
+        return OkAnswer()
 
-    @router.get(
+    @node.get(
         "/metrics",
         summary="Figures for Prometheus",
-        tags=["node"],
         response_class=Response,
         responses=errors(503) | {200: _METRICS},
     )
-    async def metrics(request: Request) -> Any:
+    async def metrics(service: Service) -> Any:
         """Return the node's figures in the text format of Prometheus."""
-        content, media_type = await _service(request).render_metrics()
+        content, media_type = await service.render_metrics()
         return Response(content, media_type=media_type)
 
+    router = APIRouter()
+    router.include_router(proof)
+    router.include_router(node)
     return router
-
-
-def _service(request: Request) -> NodeService:
-    service: NodeService = request.app.state.service
-    return service
