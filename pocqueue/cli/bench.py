@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pocqueue.cli.options import option_names
-from pocqueue.cli.output import EXIT_INTERRUPTED, console, print_json
+from pocqueue.cli.options import Json, Model, SeqLen, option_names
+from pocqueue.cli.output import (
+    EXIT_INTERRUPTED,
+    columns,
+    console,
+    facts,
+    is_plain,
+    percent,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from pocqueue.measure.bench import ProfileRequest
+    from pocqueue.measure.profile import Profile, Sweep
+    from pocqueue.measure.window import WindowEstimate
     from pocqueue.rounds.spec import RoundSpec
-    from pocqueue.settings import Settings
 
 #: Largest batch size of a sweep that does not say.
 MAX_BATCH = 1024
 #: Distances of that time stay in memory.
 MAX_SECONDS = 60.0
 PUBLIC_KEY = "pocqueue-bench"
-#: How long to wait for the pool, which is asked for a warning's sake alone.
-_POOL_TIMEOUT_S = 1.0
 
 
 def bench(
     queue: Annotated[
         str, typer.Option(help="GPU queue whose device to measure, such as gpu0.")
     ] = "gpu0",
-    model: Annotated[
-        str | None, typer.Option(help="Model to measure [default: POCQUEUE_MODEL].")
-    ] = None,
-    seq_len: Annotated[int, typer.Option(help="Positions of one nonce's input.")] = 256,
+    model: Model = None,
+    seq_len: SeqLen = 256,
     batch_size: Annotated[
         int | None,
         typer.Option(help="Nonces of one forward pass [default: 32, or the best of --sweep]."),
@@ -47,29 +53,21 @@ def bench(
         float | None,
         typer.Option(help="Say how many nonces of a window will be valid; above 0, up to 2."),
     ] = None,
-    plot: Annotated[
-        Path | None, typer.Option(help="Write a stacked bar to this PNG file.", metavar="FILE.png")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Measure the engine of the settings on one GPU, or on the CPU, with a model.
 
     Loads the model in a process of its own; stop the worker that serves this GPU first. Of a vLLM
     server only whole engine calls can be measured.
     """
-    from pocqueue.cli.bench_report import BenchReport
-    from pocqueue.cli.histogram import check_plot
-    from pocqueue.cli.stacked import save_plot
-    from pocqueue.measure.bench import profile_in_child
+    from pocqueue.measure.bench import profile_in_child, workers_beside
     from pocqueue.settings import Settings
 
     view = console(stderr=True)
     with option_names():
         request, draft = _check(queue, seq_len, batch_size, seconds, sweep, max_batch, r_target)
-        if plot is not None:
-            check_plot(plot)
         settings = Settings.override(model=model)
-        shared_with = _workers_beside(settings, queue)
+        shared_with = workers_beside(settings, queue)
         if shared_with:
             view.print(_warning(shared_with), style="yellow", markup=False)
         try:
@@ -79,11 +77,7 @@ def bench(
         except KeyboardInterrupt:
             view.print("Stopped; nothing is left running.")
             raise typer.Exit(EXIT_INTERRUPTED) from None
-    if plot is not None:
-        info = profile.info
-        shape = f"{profile.batch_size} x {profile.seq_len}"
-        save_plot(plot, profile, f"{info.model}, {info.engine}, {info.device_name}, {shape}")
-    report = BenchReport(profile, draft.window_s, r_target, shared_with, plot)
+    report = _Report(profile, draft.window_s, r_target, shared_with)
     if as_json:
         print_json(report.to_dict())
     else:
@@ -134,48 +128,178 @@ def _check(
     return request, draft
 
 
-def _workers_beside(settings: Settings, queue: str) -> list[str]:
-    """Return the queues of live workers that keep the same device busy, where the pool says so at once.
-
-    Those of this host for the same queue, device or, as all share its processor, the CPU; for a vLLM
-    server, those that use one.
-    """
-    from pocqueue.engine.kinds import is_remote
-    from pocqueue.engine.queue_names import parse_queue
-    from pocqueue.errors import StoreError
-    from pocqueue.rounds.connection import connect, redis_url
-    from pocqueue.rounds.pool import Pool
-
-    parsed = parse_queue(queue)
-    assert parsed is not None  # checked with the options
-    try:
-        url = redis_url(settings)
-        client = connect(url, timeout_s=_POOL_TIMEOUT_S)
-    except StoreError:
-        return []
-    found = []
-    try:
-        for gpu in Pool(client, url).live():
-            own = parse_queue(gpu.queue)
-            if is_remote(settings.engine) or gpu.info.is_remote:
-                beside = settings.engine == gpu.info.engine
-            else:
-                same_queue = own is not None and own[1] == parsed[1] and settings.device == "auto"
-                beside = gpu.host == settings.host_name and (
-                    same_queue or gpu.info.device in {"cpu", settings.device}
-                )
-            if beside:
-                found.append(gpu.queue)
-    except StoreError:
-        return []
-    finally:
-        client.close()
-    return found
-
-
 def _warning(queues: list[str]) -> str:
     names = ", ".join(queues)
     return (
         f"A live worker of the pool may use this device, too ({names}): figures will be too low while a round "
         "runs. Stop it first, or measure while the pool is idle."
     )
+
+
+@dataclass(frozen=True)
+class _Report:
+    """What the command says."""
+
+    profile: Profile
+    #: Seconds of a round.
+    window_s: float
+    r_target: float | None
+    #: Queues of live workers on the same device.
+    shared_with: list[str]
+
+    def window(self) -> WindowEstimate | None:
+        from pocqueue.measure.calibration import spread_between
+        from pocqueue.measure.window import estimate_window
+
+        if self.r_target is None:
+            return None
+        samples = [*self.profile.distances.values()]
+        between = None
+        if len(samples) > 1:
+            spread = spread_between(samples, self.r_target)
+            between = math.sqrt(max(0.0, spread.observed**2 - spread.chance**2))
+        return estimate_window(
+            self.profile.nonces_per_s, self.window_s, samples, self.r_target, between
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        window = self.window()
+        return {
+            **self.profile.to_dict(),
+            "window_s": self.window_s,
+            "nonces_per_window": int(self.profile.nonces_per_s * self.window_s),
+            "window": None if window is None else window.to_dict(),
+            "shared_with": self.shared_with,
+        }
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return what there is to say beside the figures, as (name, value)."""
+        found = self.profile
+        info, matrix, parameters = found.info, found.matrix, found.parameters
+        rows = [
+            ("model", f"{info.model} ({info.fingerprint[:12]}), {info.dtype}"),
+            ("device", f"{info.device} {info.device_name}, engine {info.engine}"),
+            ("shape", f"{found.seq_len} positions in batches of {found.batch_size}"),
+        ]
+        if matrix is not None:
+            size = f"{matrix.size} x {matrix.size}"
+            rate = f"{_flop(matrix.flop_per_s)}/s, measured with {size} matrices in {matrix.dtype}"
+            if matrix.num_devices > 1:
+                rate += f" on the first of {matrix.num_devices} GPUs, times {matrix.num_devices}"
+            rows.append(("matrix rate", rate))
+        if parameters is not None and found.flop_per_nonce is not None:
+            counted = (
+                f"{_flop(found.flop_per_nonce)}: 2 x ({parameters.per_token:,} parameters x "
+                f"{found.seq_len} positions + {parameters.last_token:,} for the last one)"
+            )
+            if parameters.counts_all_experts:
+                counted += "; all experts counted, so shares are upper bounds"
+            rows.append(("work of a nonce", counted))
+        elif found.stages_s:
+            rows.append(("work of a nonce", "unknown: the model's weights are packed"))
+        else:
+            rows.append(("not measured", "all but whole engine calls: the model is in a server"))
+        if found.sweep is not None:
+            rows.append(("best batch size", _advice(found.sweep)))
+        nonces = int(found.nonces_per_s * self.window_s)
+        rows.append((f"{self.window_s:g} s window", f"{nonces:,} nonces at this rate"))
+        window = self.window()
+        if window is not None:
+            rows += _window_rows(window)
+        return rows
+
+    def print(self) -> None:
+        from pocqueue.cli.charts import draw_stages
+        from pocqueue.measure.profile import SAME_RATE
+
+        view, found = console(), self.profile
+        if found.sweep is not None:
+            view.print(_sweep_table(found.sweep))
+            view.print()
+        view.print(_figures(found))
+        view.print()
+        view.print(facts(self.rows()))
+        if not found.stages_s:
+            return
+        view.print()
+        view.print(draw_stages(found, view.width, plain=is_plain(view)))
+        if found.overlap_s > SAME_RATE * found.batch_s:  # less is what measurements differ by
+            view.print(
+                f"One after another the stages take {_ms(sum(found.stages_s.values()))}, and an engine call "
+                f"{_ms(found.batch_s)}: {_ms(found.overlap_s)} run beside something else."
+            )
+
+
+def _figures(found: Profile) -> Any:
+    """Make the table of nonces per second: whole engine, model alone, one by the other."""
+    flop = found.flop_per_nonce
+    shares = () if flop is None else ("FLOP/s", "of the matrix rate")
+    table = columns("", right=("nonces/s", "per batch", *shares))
+    rates = [("engine", found.nonces_per_s), ("forward pass alone", found.forward_nonces_per_s)]
+    for name, rate in rates:
+        if rate is None:
+            continue
+        cells = [name, f"{rate:,.1f}", _ms(found.batch_size / rate)]
+        if flop is not None:
+            share = found.share_of_rate(rate)
+            cells += [f"{_flop(rate * flop)}/s", "" if share is None else percent(share)]
+        table.add_row(*cells)
+    if found.ratio is not None:
+        table.add_row("engine / forward pass", f"{found.ratio:.3f}")
+    return table
+
+
+def _sweep_table(sweep: Sweep) -> Any:
+    table = columns(right=("batch size", "nonces/s", "per batch"))
+    table.add_column("")
+    for point in sweep.points:
+        table.add_row(
+            str(point.batch_size),
+            f"{point.nonces_per_s:,.1f}",
+            _ms(point.batch_s),
+            "[green]best[/green]" if point == sweep.best else "",
+        )
+    return table
+
+
+def _advice(sweep: Sweep) -> str:
+    from pocqueue.measure.profile import SAME_RATE
+    from pocqueue.poc.search import MAX_BATCH_SIZE
+
+    best = sweep.best.batch_size
+    return (
+        f"{best}: the smallest within {100 * SAME_RATE:g} % of the fastest. Give it to a round with --batch-size "
+        f"{best} (1 to {MAX_BATCH_SIZE}). No larger ones were tried than {sweep.points[-1].batch_size}: "
+        f"{sweep.end}."
+    )
+
+
+def _window_rows(window: WindowEstimate) -> list[tuple[str, str]]:
+    shown = f"{100 * window.confidence:g} % interval"
+    rate = (
+        f"{percent(window.rate)} of {window.num_samples:,} samples are below {window.r_target:.9g}; "
+        f"{shown} {percent(window.rate_low)} to {percent(window.rate_high)}"
+    )
+    if window.between_blocks is None:
+        blocks = "; one block only, and others differ: more --seconds sample more blocks"
+    else:
+        blocks = (
+            f"; {window.num_blocks} blocks differ by {percent(window.between_blocks)} beyond chance"
+        )
+    valid = (
+        f"{window.num_valid:,.0f} in a window; {shown} {window.num_valid_low:,.0f} to "
+        f"{window.num_valid_high:,.0f}"
+    )
+    return [("valid rate", rate + blocks), ("valid nonces", valid)]
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:,.2f} ms"
+
+
+def _flop(value: float) -> str:
+    """Write a number of FLOP: ``3.21 TFLOP``."""
+    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G")):
+        if value >= factor:
+            return f"{value / factor:,.2f} {prefix}FLOP"
+    return f"{value / 1e6:,.2f} MFLOP"

@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pocqueue.cli.output import EXIT_INTERRUPTED, console, percent, print_json
+from pocqueue.cli.options import BatchSize, Json, SeqLen, ValidRate
+from pocqueue.cli.output import EXIT_INTERRUPTED, console, facts, is_plain, percent, print_json
 
 if TYPE_CHECKING:
     from pocqueue.engine.base import EngineInfo
@@ -37,12 +37,10 @@ class _Source:
 
 
 def calibrate(
-    valid_rate: Annotated[
-        float, typer.Option(help="Share of nonces to be valid, above 0 and below 1.")
-    ] = 0.1,
+    valid_rate: ValidRate = 0.1,
     samples: Annotated[int, typer.Option(help="Nonces to sample.")] = 2048,
-    seq_len: Annotated[int, typer.Option(help="Positions of one nonce's input.")] = 256,
-    batch_size: Annotated[int, typer.Option(help="Nonces of one forward pass.")] = 32,
+    seq_len: SeqLen = 256,
+    batch_size: BatchSize = 32,
     model: Annotated[
         str | None,
         typer.Option(help="Model to sample [default: the deployed one, else POCQUEUE_MODEL]."),
@@ -54,26 +52,20 @@ def calibrate(
     window: Annotated[
         float, typer.Option(help="Most seconds to sample on the pool, up to 3600.")
     ] = 330.0,
-    plot: Annotated[
-        Path | None, typer.Option(help="Write a histogram to this PNG file.", metavar="FILE.png")
-    ] = None,
     local: Annotated[
         bool, typer.Option("--local", help="Load the model in this process; leave the pool alone.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Find the r_target that makes a given share of nonces valid with the deployed model.
 
     Samples on the live pool where there is one, else loads the model in this process.
     """
-    from pocqueue.cli.histogram import check_plot, save_plot
     from pocqueue.measure.calibration import made_up_blocks, r_target_for
     from pocqueue.settings import Settings
 
     blocks = made_up_blocks() if block_hash is None else [block_hash]
     draft = _check(valid_rate, samples, blocks[0], seq_len, batch_size, window)
-    if plot is not None:
-        check_plot(plot)
     settings = Settings.load()
     try:
         with _open_source(settings, draft, model, local) as source:
@@ -83,10 +75,7 @@ def calibrate(
         raise typer.Exit(EXIT_INTERRUPTED) from None
     distances = [d for block in found.values() for d in block]
     calibration = r_target_for(distances, valid_rate)
-    if plot is not None:
-        title = f"{source.info.model}, seq_len {seq_len}, batch_size {batch_size}"
-        save_plot(plot, distances, calibration, source.info.vocab_size, title)
-    report = _Report(source, draft, calibration, found, plot)
+    report = _Report(source, draft, calibration, found)
     if as_json:
         print_json(report.to_dict())
     else:
@@ -102,7 +91,6 @@ class _Report:
     calibration: Calibration
     #: Distances by block hash.
     samples: dict[str, list[float]]
-    plot: Path | None
 
     @property
     def spread(self) -> Spread | None:
@@ -144,7 +132,6 @@ class _Report:
             "model": info.to_dict(),
             "seq_len": self.draft.seq_len,
             "batch_size": self.draft.batch_size,
-            "plot": None if self.plot is None else str(self.plot),
         }
 
     def rows(self) -> list[tuple[str, str]]:
@@ -162,7 +149,7 @@ class _Report:
             block = ("between blocks", words)
         sampled = f"{percent(found.sampled_rate)} of {found.num_samples:,} samples"
         asked, shape = percent(found.valid_rate), self.draft
-        rows = [
+        return [
             ("r_target", f"{found.r_target:.9g}"),
             (f"{100 * found.confidence:g} % interval", f"{found.low:.6f} to {found.high:.6f}"),
             ("valid rate", f"{asked} asked for; {sampled} are below r_target"),
@@ -174,27 +161,16 @@ class _Report:
                 f"{self.source.name}, {shape.seq_len} positions in batches of {shape.batch_size}",
             ),
         ]
-        if self.plot is not None:
-            rows.append(("plot", str(self.plot)))
-        return rows
 
     def print(self) -> None:
-        from rich.table import Table
-
-        from pocqueue.cli.histogram import bin_distances, draw
+        from pocqueue.cli.charts import bin_distances, draw_histogram
 
         view = console()
-        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-        table.add_column(style="bold", no_wrap=True)
-        table.add_column(overflow="fold")
-        for name, value in self.rows():
-            table.add_row(name, value)
-        view.print(table)
+        view.print(facts(self.rows()))
         view.print()
         distances = [d for block in self.samples.values() for d in block]
         histogram = bin_distances(distances, self.calibration.r_target)
-        plain = not view.encoding.lower().startswith("utf")
-        view.print(draw(histogram, view.width, plain=plain))
+        view.print(draw_histogram(histogram, view.width, plain=is_plain(view)))
 
 
 def _check(

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pocqueue.cli.output import console, print_json, seconds
+from pocqueue.cli.options import EnvFile, Host, Json, Port, Watch
+from pocqueue.cli.output import columns, console, print_json, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,27 +27,11 @@ app.add_typer(token_app, name="token", short_help="Add, list, revoke customers' 
 #: Between two looks of `status --watch`.
 WATCH_S = 1.0
 
-EnvFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--env-file",
-        help="File with lines `export NAME=value`; what the environment has already wins.",
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
 
 @app.command(short_help="Serve sessions to small nodes.")
 def serve(
-    host: Annotated[
-        str | None, typer.Option(help="Address to listen on, instead of DELEGATION_HOST.")
-    ] = None,
-    port: Annotated[
-        int | None,
-        typer.Option(
-            min=0, max=65535, help="Port, instead of DELEGATION_PORT; 0 takes a free one."
-        ),
-    ] = None,
+    host: Host = None,
+    port: Port = None,
     tls_cert: Annotated[
         Path | None,
         typer.Option(help="Certificate chain, PEM, instead of DELEGATION_TLS_CERT."),
@@ -65,7 +50,6 @@ def serve(
     from pocqueue.delegation.server import serve as run
     from pocqueue.settings import DelegationSettings, Settings
 
-    _load_env(env_file)
     delegation = DelegationSettings.override(
         host=host, port=port, tls_cert=tls_cert, tls_key=tls_key
     )
@@ -81,15 +65,14 @@ def status(
             "[default: read all sessions from the store]"
         ),
     ] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Go on until Ctrl-C.")] = False,
-    as_json: AsJson = False,
+    watch: Watch = False,
+    as_json: Json = False,
     env_file: EnvFile = None,
 ) -> None:
     """Show the sessions of the last hour: whose they are, how they stand, what they found."""
     from pocqueue.errors import PocqueueError
     from pocqueue.settings import DelegationSettings
 
-    _load_env(env_file)
     delegation = DelegationSettings.load()
     look = _look_over_http(url, delegation) if url is not None else _look_at_store(delegation)
     first = look()
@@ -128,7 +111,6 @@ def token_add(
     env_file: EnvFile = None,
 ) -> None:
     """Add a customer. Its token goes to standard output and is kept nowhere; a running service knows it at once."""
-    _load_env(env_file)
     tokens = _tokens_file()
     token = tokens.add(name, sessions=sessions, share=share)
     console(stderr=True).print(
@@ -138,12 +120,10 @@ def token_add(
 
 
 @token_app.command("list", short_help="List customers.")
-def token_list(as_json: AsJson = False, env_file: EnvFile = None) -> None:
+def token_list(as_json: Json = False, env_file: EnvFile = None) -> None:
     """List the customers with tokens of their own; nobody can list the tokens."""
     from rich.markup import escape
-    from rich.table import Table
 
-    _load_env(env_file)
     customers = _tokens_file().read()
     if as_json:
         print_json([customer.model_dump(exclude={"sha256"}) for customer in customers])
@@ -151,10 +131,7 @@ def token_list(as_json: AsJson = False, env_file: EnvFile = None) -> None:
     if not customers:
         console().print("No customers. `pocqueue delegation token add NAME` adds one.")
         return
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("name")
-    table.add_column("sessions", justify="right")
-    table.add_column("share", justify="right")
+    table = columns("name", right=("sessions", "share"))
     table.add_column("created")
     for customer in customers:
         limit = "all" if customer.sessions is None else str(customer.sessions)
@@ -168,16 +145,8 @@ def token_revoke(
     env_file: EnvFile = None,
 ) -> None:
     """Take a customer's token away, at once; its running sessions search on until they expire."""
-    _load_env(env_file)
     _tokens_file().revoke(name)
     console().print(f"{name} has no token any more.")
-
-
-def _load_env(path: Path | None) -> None:
-    from pocqueue.env_file import load_env_file
-
-    if path is not None:
-        load_env_file(path)
 
 
 def _tokens_file() -> TokensFile:
@@ -318,16 +287,11 @@ def _summary(found: dict[str, Any]) -> str:
 
 def _table(found: dict[str, Any]) -> Table:
     from rich.markup import escape
-    from rich.table import Table
 
     sessions: dict[str, dict[str, Any]] = found["sessions"]
     with_customer = any("customer" in one for one in sessions.values())
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("session")
-    if with_customer:
-        table.add_column("customer")
-    for name in ("node", "GPUs", "batches", "valid", "checked", "age"):
-        table.add_column(name, justify="right")
+    names = ("session", "customer") if with_customer else ("session",)
+    table = columns(*names, right=("node", "GPUs", "batches", "valid", "checked", "age"))
     table.add_column("status")
     for session_id, one in sessions.items():
         table.add_row(

@@ -6,11 +6,12 @@ import hashlib
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from pocqueue.cli.interrupts import Interrupts
+from pocqueue.cli.options import Model, Output, ValidRate, Window
 from pocqueue.cli.output import console
 
 if TYPE_CHECKING:
@@ -23,14 +24,10 @@ START_TIMEOUT_S = 300.0
 
 
 def demo(
-    window: Annotated[float, typer.Option(help="Seconds of the round, up to 3600.")] = 20.0,
-    valid_rate: Annotated[float, typer.Option(help="Share of nonces to be valid.")] = 0.1,
-    model: Annotated[
-        str | None, typer.Option(help="Folder or hub id [default: POCQUEUE_MODEL, else embedded].")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="File for the proofs [default: in the state folder].")
-    ] = None,
+    window: Window = 20.0,
+    valid_rate: ValidRate = 0.1,
+    model: Model = None,
+    output: Output = None,
 ) -> None:
     """Run one short round on this machine, from nothing: starts what it needs and ends it again.
 

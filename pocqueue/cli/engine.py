@@ -7,17 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pocqueue.cli.options import option_names
+from pocqueue.cli.options import BatchSize, Json, Model, SeqLen, option_names
 from pocqueue.cli.output import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     EXIT_OK,
+    columns,
     console,
+    facts,
     percent,
     print_json,
 )
 
 if TYPE_CHECKING:
+    from pocqueue.engine.base import EngineInfo
     from pocqueue.measure.compare import Comparison, Measurement
     from pocqueue.rounds.spec import RoundSpec
     from pocqueue.settings import Settings
@@ -34,12 +37,10 @@ PUBLIC_KEY = "pocqueue-engine-compare"
 def compare(
     a: Annotated[str, typer.Option("--a", help="One engine.")] = "torch",
     b: Annotated[str, typer.Option("--b", help="The other, which a is the measure for.")] = "vllm",
-    model: Annotated[
-        str | None, typer.Option(help="Model of both [default: POCQUEUE_MODEL].")
-    ] = None,
+    model: Model = None,
     nonces: Annotated[int, typer.Option(help="Nonces to compute with each.")] = 256,
-    batch_size: Annotated[int, typer.Option(help="Nonces of one forward pass.")] = 32,
-    seq_len: Annotated[int, typer.Option(help="Positions of one nonce's input.")] = 256,
+    batch_size: BatchSize = 32,
+    seq_len: SeqLen = 256,
     r_target: Annotated[
         float | None,
         typer.Option(help="Count verdicts at this distance; above 0, up to 2 [default: by rate]."),
@@ -49,7 +50,7 @@ def compare(
         typer.Option(help="Instead of --r-target: share of a's nonces to be valid [default: 0.1]."),
     ] = None,
     block_hash: Annotated[str, typer.Option(help="Block of the nonces.")] = BLOCK_HASH,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Run the same nonces through two engines: differences, flipped verdicts, speed of each.
 
@@ -61,27 +62,26 @@ def compare(
     from pocqueue.settings import Settings
 
     with option_names():
-        config = _check(a, b, nonces, batch_size, seq_len, r_target, valid_rate, block_hash)
+        search = _check(a, b, nonces, batch_size, seq_len, r_target, valid_rate, block_hash)
         settings = Settings.override(model=model)
         view = console(stderr=True)
+
+        def measured(name: str, engine: str, same_as: EngineInfo | None = None) -> Measurement:
+            return measure_in_child(
+                _settings_of(settings, engine),
+                search,
+                nonces,
+                lambda line: view.print(f"{name} ({engine}): {line}", markup=False),
+                same_as=same_as,
+            )
+
         try:
-            first = measure_in_child(
-                _settings_of(settings, a),
-                config,
-                nonces,
-                lambda line: view.print(f"a ({a}): {line}", markup=False),
-            )
-            second = measure_in_child(
-                _settings_of(settings, b),
-                config,
-                nonces,
-                lambda line: view.print(f"b ({b}): {line}", markup=False),
-                same_as=first.info,
-            )
+            first = measured("a", a)
+            second = measured("b", b, first.info)
         except KeyboardInterrupt:
             view.print("Stopped; nothing is left running.")
             raise typer.Exit(EXIT_INTERRUPTED) from None
-    report = _report(first, second, config, r_target, valid_rate)
+    report = _report(first, second, search, r_target, valid_rate)
     if as_json:
         print_json(report.to_dict())
     else:
@@ -95,7 +95,7 @@ class _Report:
 
     a: Measurement
     b: Measurement
-    config: RoundSpec
+    search: RoundSpec
     comparison: Comparison
     #: Where r_target comes from, in words.
     source: str
@@ -116,9 +116,9 @@ class _Report:
             **self.comparison.to_dict(),
             "r_target_source": self.source,
             "flips_allowed": PROBABILITY_MISMATCH,
-            "block_hash": self.config.block_hash,
-            "seq_len": self.config.seq_len,
-            "batch_size": self.config.batch_size,
+            "block_hash": self.search.block_hash,
+            "seq_len": self.search.seq_len,
+            "batch_size": self.search.batch_size,
         }
 
     def rows(self) -> list[tuple[str, str]]:
@@ -126,7 +126,7 @@ class _Report:
         from pocqueue.measure.compare import share
         from pocqueue.poc.data import PROBABILITY_MISMATCH
 
-        found, info, shape = self.comparison, self.a.info, self.config
+        found, info, shape = self.comparison, self.a.info, self.search
         spread, flips = found.spread_difference, found.flips
         compared = f"{found.num_compared:,} of {found.num_nonces:,}"
         apart = f"median {found.median_difference:.3g}, 99th percentile {found.p99_difference:.3g}"
@@ -158,14 +158,9 @@ class _Report:
 
     def print(self) -> None:
         from rich.markup import escape
-        from rich.table import Table
 
         view = console()
-        engines = Table(box=None, padding=(0, 2, 0, 0))
-        for name in ("", "engine", "device", "dtype"):
-            engines.add_column(name)
-        for name in ("nonces/s", "s per batch"):
-            engines.add_column(name, justify="right")
+        engines = columns("", "engine", "device", "dtype", right=("nonces/s", "s per batch"))
         for name, measured in (("a", self.a), ("b", self.b)):
             info = measured.info
             engines.add_row(
@@ -178,12 +173,7 @@ class _Report:
             )
         view.print(engines)
         view.print()
-        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-        table.add_column(style="bold", no_wrap=True)
-        table.add_column(overflow="fold")
-        for name, value in self.rows():
-            table.add_row(name, escape(value))
-        view.print(table)
+        view.print(facts(self.rows()))
         view.print()
         view.print(self.comparison.sentence(), markup=False)
 
@@ -191,7 +181,7 @@ class _Report:
 def _report(
     a: Measurement,
     b: Measurement,
-    config: RoundSpec,
+    search: RoundSpec,
     r_target: float | None,
     valid_rate: float | None,
 ) -> _Report:
@@ -203,7 +193,7 @@ def _report(
         r_target = maths.quantile_r_target(a.distances, rate)
         source = f"makes {percent(rate)} of a's nonces valid"
     comparison = maths.compare(a.distances, b.distances, r_target)
-    return _Report(a, b, config, comparison, source)
+    return _Report(a, b, search, comparison, source)
 
 
 def _check(

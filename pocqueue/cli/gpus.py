@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+from pocqueue.cli.options import Json
+from pocqueue.cli.output import columns, console, print_json, seconds
 
-from pocqueue.cli.output import console, print_json, seconds
 
-
-def gpus(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
+def gpus(as_json: Json = False) -> None:
     """List the pool: each GPU queue and the worker behind it."""
     from rich.markup import escape
-    from rich.table import Table
 
     from pocqueue.rounds.backend import Backend
     from pocqueue.settings import Settings
@@ -31,11 +27,10 @@ def gpus(
             "No GPUs. `celery -A pocqueue worker -Q gpu0` starts a worker on the first one."
         )
         return
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("queue", "host", "device", "model", "engine"):
-        table.add_column(name)
-    for name in ("nonces/s (shape)", "load", "checked", "last seen"):
-        table.add_column(name, justify="right")
+    table = columns(
+        *("queue", "host", "device", "model", "engine"),
+        right=("nonces/s (shape)", "load", "checked", "last seen"),
+    )
     table.add_column("state")
     for gpu in pool:
         info = gpu.info

@@ -1,9 +1,53 @@
-"""Options in the words of whoever typed them."""
+"""Options that several commands take, each declared once, and errors in the words of whoever typed them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def _load_env_file(path: Path | None) -> Path | None:
+    if path is not None:
+        from pocqueue.env_file import load_env_file
+
+        load_env_file(path)
+    return path
+
+
+#: Its variables are in the environment before the command runs.
+EnvFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--env-file",
+        callback=_load_env_file,
+        help="File with lines NAME=value or export NAME=value; the environment goes before it.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Watch = Annotated[bool, typer.Option("--watch", help="Go on until Ctrl-C.")]
+Output = Annotated[
+    Path | None, typer.Option(help="File for the proofs [default: in the state folder].")
+]
+Port = Annotated[
+    int | None,
+    typer.Option(
+        min=0, max=65535, help="Port to listen on, instead of the setting; 0 takes a free one."
+    ),
+]
+Host = Annotated[str | None, typer.Option(help="Address to listen on, instead of the setting.")]
+
+Model = Annotated[
+    str | None,
+    typer.Option(help="Model: embedded, a folder or a hub id [default: POCQUEUE_MODEL]."),
+]
+SeqLen = Annotated[int, typer.Option(help="Positions of one nonce's input.")]
+BatchSize = Annotated[int, typer.Option(help="Nonces of one forward pass.")]
+Window = Annotated[float, typer.Option(help="Seconds until the deadline, up to 3600.")]
+ValidRate = Annotated[float, typer.Option(help="Share of nonces to be valid, above 0 and below 1.")]
 
 
 @contextmanager

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 EXIT_OK = 0
 #: `round validate`: the proofs are fraud. `up`: a process it needs did not stay up.
@@ -31,6 +33,36 @@ def console(*, stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else PIPE_WIDTH
     return Console(stderr=stderr, highlight=False, soft_wrap=True, width=width)
+
+
+def is_plain(view: Console) -> bool:
+    """Say whether a terminal shows ASCII only."""
+    return not view.encoding.lower().startswith("utf")
+
+
+def columns(*left: str, right: Iterable[str] = ()) -> Table:
+    """Make a table without lines: of columns of words, then columns of numbers."""
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in left:
+        table.add_column(name)
+    for name in right:
+        table.add_column(name, justify="right")
+    return table
+
+
+def facts(rows: Iterable[tuple[str, str]]) -> Table:
+    """Make a table of names and what there is to say of each, as plain text."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, escape(value))
+    return table
 
 
 def print_error(message: str) -> None:

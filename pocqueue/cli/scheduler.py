@@ -6,9 +6,9 @@ import contextlib
 import logging
 import signal
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+from pocqueue.cli.options import Host, Port
 
 if TYPE_CHECKING:
     from pocqueue.settings import Settings
@@ -39,20 +39,13 @@ class _Stop:
 
 
 def scheduler(
-    metrics_port: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            max=65535,
-            help="Serve Prometheus metrics on this port, instead of POCQUEUE_METRICS_PORT; 0 takes a free one.",
-        ),
-    ] = None,
-    metrics_address: Annotated[
-        str | None,
-        typer.Option(help="Address for them, instead of POCQUEUE_METRICS_ADDRESS."),
-    ] = None,
+    metrics_port: Port = None,
+    metrics_address: Host = None,
 ) -> None:
-    """Give nonce ranges to GPUs. Several may run: one leads, another takes over within 5 seconds."""
+    """Give nonce ranges to GPUs. Several may run: one leads, another takes over within 5 seconds.
+
+    Where a metrics port is set it serves Prometheus metrics there.
+    """
     from pocqueue.settings import Settings
 
     run(Settings.override(metrics_port=metrics_port, metrics_address=metrics_address))

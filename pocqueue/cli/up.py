@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
+from pocqueue.cli.options import Model, Port
 from pocqueue.cli.output import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, print_error
 
 if TYPE_CHECKING:
@@ -22,12 +23,10 @@ _COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
 
 
 def up(
-    model: Annotated[
-        str | None,
-        typer.Option(help="Model, instead of POCQUEUE_MODEL: embedded, a folder or a hub id."),
-    ] = None,
+    model: Model = None,
     engine: Annotated[
-        str | None, typer.Option(help="Engine, instead of POCQUEUE_ENGINE: torch.")
+        str | None,
+        typer.Option(help="Engine, instead of POCQUEUE_ENGINE: torch, vllm or vllm-server."),
     ] = None,
     device: Annotated[
         str | None,
@@ -54,14 +53,7 @@ def up(
         ),
     ] = False,
     no_flower: Annotated[bool, typer.Option("--no-flower", help="Start no Flower.")] = False,
-    flower_port: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            max=65535,
-            help="Flower's port, instead of POCQUEUE_FLOWER_PORT; 0 takes a free one.",
-        ),
-    ] = None,
+    flower_port: Port = None,
 ) -> None:
     """Start Redis (if no URL is set), a scheduler, a worker for each GPU and Flower; Ctrl-C ends it.
 

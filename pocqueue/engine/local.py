@@ -13,19 +13,23 @@ _WORKER_PATIENCE_S = 900.0
 
 
 def load_local_engine(
-    settings: Settings, model: str | None = None, on_progress: OnProgress | None = None
+    settings: Settings,
+    model: str | None = None,
+    on_progress: OnProgress | None = None,
+    queue: str = "gpu0",
 ) -> Engine:
-    """Load a model on the first CUDA device, or on the CPU where there is none.
+    """Load a model for a command: on the first CUDA device, or on the CPU where there is none.
 
     Args:
         settings: engine, device, dtype and threads are taken from here.
         model: instead of the settings' model.
         on_progress: told in one line each what is being done.
+        queue: of another GPU than the first.
 
     Raises:
         EngineError, SettingsError: as `load_engine` does.
     """
-    options = _options("gpu0", settings, model or settings.model, _COMMAND_PATIENCE_S)
+    options = _options(queue, settings, model or settings.model, _COMMAND_PATIENCE_S)
     return load_engine(settings.engine, options, on_progress)
 
 

@@ -5,23 +5,24 @@ A measurement takes about as long as asked for, or a few batches where those tak
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
+import resource
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from pocqueue.engine.base import Engine, OnProgress
-from pocqueue.engine.kinds import is_remote
+from pocqueue.engine.base import Engine, EngineInfo, OnProgress
 from pocqueue.engine.profiled import Profiled
 from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound
-from pocqueue.logs import log_to_stderr
-from pocqueue.measure.memory import MemoryGuard
-from pocqueue.measure.profile import Profile, Sweep, SweepPoint
+from pocqueue.measure.child import with_engine_in_child
+from pocqueue.measure.profile import MatrixRate, Profile, Sweep, SweepPoint
 from pocqueue.poc.batch import Batch, batches_of
-from pocqueue.poc.config import PoCConfig
-from pocqueue.processes.function import run_in_child
+from pocqueue.poc.search import Search
 from pocqueue.settings import Settings
 
 #: Of a round that does not say.
@@ -30,6 +31,10 @@ DEFAULT_BATCH_SIZE = 32
 #: disturb one of them the others stand.
 _MAX_TURNS = 8
 _BATCHES_A_TURN = 4
+#: Of the memory that is free, the share that twice the batch may be expected to need.
+_MOST_MEMORY = 0.9
+#: How long to wait for the pool, which is asked for a warning's sake alone.
+_POOL_TIMEOUT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,99 +48,17 @@ class ProfileRequest:
     blocks: tuple[str, ...]  #: block hashes, one a turn; then again from the first
     public_key: str
 
-    def config(self, batch_size: int, block: int = 0) -> PoCConfig:
-        """Return a round with such batches, of one of the blocks."""
-        return PoCConfig(
-            block_hash=self.blocks[block % len(self.blocks)],
+    def search(self, batch_size: int, turn: int = 0) -> Search:
+        """Return what is searched in a turn, in batches of this size."""
+        return Search(
+            block_hash=self.blocks[turn % len(self.blocks)],
             block_height=0,
             public_key=self.public_key,
-            r_target=2.0,
+            node_id=0,
+            node_count=1,
             batch_size=batch_size,
             seq_len=self.seq_len,
         )
-
-
-def profile_engine(engine: Engine, request: ProfileRequest, on_progress: OnProgress) -> Profile:
-    """Measure an engine; one that is not `Profiled` by its calls alone.
-
-    Raises:
-        InvalidRound: the model or the engine does not take such batches.
-        EngineError: as the engine does; not where a size of the sweep is too large.
-    """
-    profiled = engine if isinstance(engine, Profiled) else None
-    matrix = parameters = sweep = None
-    if profiled is not None:
-        # Here and not above: commands read profiles without torch.
-        from pocqueue.measure.matrix_rate import measure_matrix_rate
-
-        on_progress("Measuring what the device can multiply")
-        matrix = measure_matrix_rate(engine.info)
-        parameters = profiled.num_matmul_parameters()
-    if request.max_batch is not None:
-        sweep = sweep_batch_sizes(engine, request, request.max_batch, on_progress)
-    batch_size = request.batch_size or (
-        DEFAULT_BATCH_SIZE if sweep is None else sweep.best.batch_size
-    )
-    on_progress(f"Measuring batches of {batch_size} x {request.seq_len}")
-    batch_s = _warm_up(engine, request.config(batch_size))
-    num_turns, num_batches = _plan(request.seconds, batch_s)
-    engine_s, forward_s, stages, distances = [], [], [], {}
-    for turn in range(num_turns):
-        config = request.config(batch_size, turn)
-        seconds, found = _call_engine(engine, config, num_batches)
-        engine_s.append(seconds)
-        distances[config.block_hash] = found
-        if profiled is not None:
-            batch = Batch.of(config, range(batch_size))
-            forward_s.append(profiled.time_forward(batch, num_batches) / num_batches)
-            stages.append(profiled.time_stages(batch, num_batches))
-    return Profile(
-        info=engine.info,
-        batch_size=batch_size,
-        seq_len=request.seq_len,
-        engine_s=tuple(engine_s),
-        forward_s=tuple(forward_s),
-        stages_s=_medians(stages),
-        parameters=parameters,
-        matrix=matrix,
-        distances=distances,
-        sweep=sweep,
-    )
-
-
-def sweep_batch_sizes(
-    engine: Engine, request: ProfileRequest, max_batch: int, on_progress: OnProgress
-) -> Sweep:
-    """Measure batch sizes 1, 2, 4 … for as long as they fit into memory and take no longer than asked.
-
-    Raises:
-        InvalidRound, EngineError: not even one nonce can be run.
-    """
-    guard = MemoryGuard(engine.info, in_process=isinstance(engine, Profiled))
-    points: list[SweepPoint] = []
-    for batch_size in itertools.takewhile(lambda size: size <= max_batch, _powers_of_two()):
-        if points and not guard.has_room_for_twice():
-            return Sweep(
-                tuple(points), "twice the batch would not fit into the memory that is free"
-            )
-        config = request.config(batch_size)
-        try:
-            batch_s = _warm_up(engine, config)
-            num_turns, num_batches = _plan(request.seconds, batch_s)
-            turns = [_call_engine(engine, config, num_batches)[0] for _ in range(num_turns)]
-            batch_s = statistics.median(turns)
-        except EngineUnavailable:
-            raise
-        except (EngineError, InvalidRound) as exc:
-            if not points:
-                raise
-            return Sweep(tuple(points), str(exc).rstrip("."))
-        points.append(SweepPoint(batch_size, batch_s))
-        on_progress(f"Batch size {batch_size}: {points[-1].nonces_per_s:,.1f} nonces/s")
-        if batch_s > request.seconds:
-            why = f"one batch takes {batch_s:.1f} s, more than the {request.seconds:g} s for each"
-            return Sweep(tuple(points), why)
-    return Sweep(tuple(points), f"{max_batch} is the largest that was asked for")
 
 
 def profile_in_child(
@@ -150,73 +73,241 @@ def profile_in_child(
         on_progress: told in one line each what is being done.
 
     Raises:
-        EngineError, InvalidRound, SettingsError: as `profile_engine` and `load_engine` do; EngineError,
-            too, where the process ends without an answer.
+        EngineError, InvalidRound, SettingsError: as `Bench.run` and `with_engine_in_child` do.
     """
-    work = functools.partial(_load_and_profile, settings, queue, request)
-    return run_in_child(f"Engine {settings.engine}", work, on_progress)
+    work = functools.partial(_profile, request)
+    return with_engine_in_child(settings, work, on_progress, queue=queue)
 
 
-def _load_and_profile(
-    settings: Settings, queue: str, request: ProfileRequest, on_progress: OnProgress
-) -> Profile:
-    from pocqueue.engine.local import load_local_engine, load_queue_engine
+def _profile(request: ProfileRequest, engine: Engine, on_progress: OnProgress) -> Profile:
+    # Here and not above: commands read profiles without torch.
+    from pocqueue.measure.matrix_rate import measure_matrix_rate
 
-    if settings.log_level == "DEBUG":
-        log_to_stderr(settings.log_level)
-    if is_remote(settings.engine):
-        # A worker waits for a server that starts; whoever types a command does not.
-        engine = load_local_engine(settings, on_progress=on_progress)
-    else:
-        engine = load_queue_engine(queue, settings, on_progress)
+    return Bench(engine, request, on_progress, matrix_rate=measure_matrix_rate).run()
+
+
+class Bench:
+    """Measures one engine; one that is not `Profiled` by its calls alone.
+
+    Args:
+        engine: the engine.
+        request: what to measure.
+        on_progress: told in one line each what is being done.
+        matrix_rate: measures what a device can multiply.
+        clock: seconds.
+        has_room: says before each batch size whether it may be tried; None: a `MemoryGuard` does.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        request: ProfileRequest,
+        on_progress: OnProgress,
+        *,
+        matrix_rate: Callable[[EngineInfo], MatrixRate],
+        clock: Callable[[], float] = time.perf_counter,
+        has_room: Callable[[], bool] | None = None,
+    ) -> None:
+        self._engine = engine
+        self._profiled = engine if isinstance(engine, Profiled) else None
+        self._request = request
+        self._tell = on_progress
+        self._matrix_rate = matrix_rate
+        self._clock = clock
+        self._has_room = (
+            has_room
+            or MemoryGuard(engine.info, in_process=self._profiled is not None).has_room_for_twice
+        )
+
+    def run(self) -> Profile:
+        """Measure what was asked for.
+
+        Raises:
+            InvalidRound: the model or the engine does not take such batches.
+            EngineError: as the engine does; not where a size of the sweep is too large.
+        """
+        engine, profiled, request = self._engine, self._profiled, self._request
+        matrix = parameters = sweep = None
+        if profiled is not None:
+            self._tell("Measuring what the device can multiply")
+            matrix = self._matrix_rate(engine.info)
+            parameters = profiled.num_matmul_parameters()
+        if request.max_batch is not None:
+            sweep = self.sweep(request.max_batch)
+        batch_size = request.batch_size or (
+            DEFAULT_BATCH_SIZE if sweep is None else sweep.best.batch_size
+        )
+        self._tell(f"Measuring batches of {batch_size} x {request.seq_len}")
+        num_turns, num_batches = self._plan(self._warm_up(batch_size))
+        engine_s, forward_s, stages, distances = [], [], [], {}
+        for turn in range(num_turns):
+            search = request.search(batch_size, turn)
+            seconds, found = self._call(search, num_batches)
+            engine_s.append(seconds)
+            distances[search.block_hash] = found
+            if profiled is not None:
+                batch = Batch.of(search, range(batch_size))
+                forward_s.append(profiled.time_forward(batch, num_batches) / num_batches)
+                stages.append(profiled.time_stages(batch, num_batches))
+        return Profile(
+            info=engine.info,
+            batch_size=batch_size,
+            seq_len=request.seq_len,
+            engine_s=tuple(engine_s),
+            forward_s=tuple(forward_s),
+            stages_s=_medians(stages),
+            parameters=parameters,
+            matrix=matrix,
+            distances=distances,
+            sweep=sweep,
+        )
+
+    def sweep(self, max_batch: int) -> Sweep:
+        """Measure batch sizes 1, 2, 4 … for as long as they fit into memory and take no longer than asked.
+
+        Raises:
+            InvalidRound, EngineError: not even one nonce can be run.
+        """
+        seconds, points = self._request.seconds, list[SweepPoint]()
+        end = f"{max_batch} is the largest that was asked for"
+        for batch_size in itertools.takewhile(lambda size: size <= max_batch, _powers_of_two()):
+            if points and not self._has_room():
+                end = "twice the batch would not fit into the memory that is free"
+                break
+            try:
+                num_turns, num_batches = self._plan(self._warm_up(batch_size))
+                search = self._request.search(batch_size)
+                turns = [self._call(search, num_batches)[0] for _ in range(num_turns)]
+            except EngineUnavailable:
+                raise
+            except (EngineError, InvalidRound) as exc:
+                if not points:
+                    raise
+                end = str(exc).rstrip(".")
+                break
+            points.append(SweepPoint(batch_size, statistics.median(turns)))
+            self._tell(f"Batch size {batch_size}: {points[-1].nonces_per_s:,.1f} nonces/s")
+            if (batch_s := points[-1].batch_s) > seconds:
+                end = f"one batch takes {batch_s:.1f} s, more than the {seconds:g} s for each"
+                break
+        return Sweep(tuple(points), end)
+
+    def _warm_up(self, batch_size: int) -> float:
+        """Run two passes; return the seconds of the second."""
+        self._engine.warm_up(batch_size, self._request.seq_len)
+        began = self._clock()
+        self._engine.warm_up(batch_size, self._request.seq_len)
+        return self._clock() - began
+
+    def _plan(self, batch_s: float) -> tuple[int, int]:
+        """Return how many turns to measure in, and of how many batches each; at least one of one."""
+        seconds = self._request.seconds
+        num_turns = max(1, min(_MAX_TURNS, int(seconds / (_BATCHES_A_TURN * batch_s))))
+        return num_turns, max(1, round(seconds / num_turns / batch_s))
+
+    def _call(self, search: Search, num_batches: int) -> tuple[float, list[Any]]:
+        """Call the engine as a worker does, each call knowing of the next one.
+
+        Returns:
+            Seconds a batch, and the values of all nonces, of the two batches more too: a first one,
+            before which nothing was prefetched, and a last one, during which nothing is.
+        """
+        first, *others = batches_of(search, range((num_batches + 2) * search.batch_size))
+        values = self._engine.values(first, others[0])
+        began = self._clock()
+        for batch, upcoming in itertools.pairwise(others):
+            values += self._engine.values(batch, upcoming)
+        took = self._clock() - began
+        values += self._engine.values(others[-1])
+        return took / num_batches, values
+
+
+class MemoryGuard:
+    """Whether an engine on the CPU may try twice the batch: Linux kills whoever asks for too much memory.
+
+    Args:
+        info: of the engine. A GPU refuses what does not fit and goes on, so it is not watched, and nor
+            are ranks, which are processes of their own.
+        in_process: the model is in this process.
+        peak: the most memory that this process has had, in bytes.
+        free: the memory that it may still get, in bytes; None: unknown.
+    """
+
+    def __init__(
+        self,
+        info: EngineInfo,
+        *,
+        in_process: bool,
+        peak: Callable[[], int] | None = None,
+        free: Callable[[], int | None] | None = None,
+    ) -> None:
+        self._watches = in_process and info.device == "cpu" and info.tensor_parallel == 1
+        self._peak = peak or peak_bytes
+        self._free = free or free_bytes
+        self._before = self._peak()
+
+    def has_room_for_twice(self) -> bool:
+        """Say whether what batches have needed so far can be had once more; yes where nobody knows."""
+        free = self._free() if self._watches else None
+        return free is None or self._peak() - self._before < _MOST_MEMORY * free
+
+
+def free_bytes() -> int | None:
+    """Return the memory that this process may still get, of the machine and of its control group."""
+    machine = None
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                machine = 1024 * int(line.split()[1])
+    group = None
+    with contextlib.suppress(OSError, ValueError):  # "max" is no number, and no limit
+        folder = Path("/sys/fs/cgroup")
+        limit = int((folder / "memory.max").read_text())
+        group = max(0, limit - int((folder / "memory.current").read_text()))
+    return min((free for free in (machine, group) if free is not None), default=None)
+
+
+def peak_bytes() -> int:
+    """Return the most memory that this process has had so far."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def workers_beside(settings: Settings, queue: str) -> list[str]:
+    """Return the queues of live workers that keep the same device busy, where the pool says so at once.
+
+    Those of this host for the same queue, device or, as all share its processor, the CPU; for a vLLM
+    server, those that use one.
+    """
+    from pocqueue.engine.kinds import is_remote
+    from pocqueue.engine.queue_names import parse_queue
+    from pocqueue.errors import StoreError
+    from pocqueue.rounds.connection import connect, redis_url
+    from pocqueue.rounds.pool import Gpu, Pool
+
     try:
-        return profile_engine(engine, request, on_progress)
-    finally:
-        engine.close()
+        url = redis_url(settings)
+        with contextlib.closing(connect(url, timeout_s=_POOL_TIMEOUT_S)) as client:
+            gpus = Pool(client, url).live()
+    except StoreError:
+        return []
 
+    def is_beside(gpu: Gpu) -> bool:
+        if is_remote(settings.engine) or gpu.info.is_remote:
+            return settings.engine == gpu.info.engine
+        asked, own = parse_queue(queue), parse_queue(gpu.queue)
+        assert asked is not None  # checked with the options
+        same_queue = own is not None and own[1] == asked[1] and settings.device == "auto"
+        return gpu.host == settings.host_name and (
+            same_queue or gpu.info.device in {"cpu", settings.device}
+        )
 
-def _warm_up(engine: Engine, config: PoCConfig) -> float:
-    """Run two passes; return the seconds of the second."""
-    engine.warm_up(config.batch_size, config.seq_len)
-    return _seconds(lambda: engine.warm_up(config.batch_size, config.seq_len))
-
-
-def _call_engine(engine: Engine, config: PoCConfig, num_batches: int) -> tuple[float, list[float]]:
-    """Call an engine as a worker does, each call knowing of the next one.
-
-    Returns:
-        Seconds a batch, and the distances of all nonces, of the two batches more too: a first one,
-        before which nothing was made ready, and a last one, during which nothing is.
-    """
-    total = (num_batches + 2) * config.batch_size
-    batches = list(batches_of(config, range(total)))
-    distances = engine.values(batches[0], batches[1])
-
-    def loop() -> None:
-        for batch, following in itertools.pairwise(batches[1:]):
-            distances.extend(engine.values(batch, following))
-
-    took = _seconds(loop)
-    distances.extend(engine.values(batches[-1]))
-    return took / num_batches, distances
+    return [gpu.queue for gpu in gpus if is_beside(gpu)]
 
 
 def _medians(turns: list[dict[str, float]]) -> dict[str, float]:
     """Return the median of each stage over the turns; nothing for no turns."""
     stages = turns[0] if turns else ()
     return {stage: statistics.median(turn[stage] for turn in turns) for stage in stages}
-
-
-def _plan(seconds: float, batch_s: float) -> tuple[int, int]:
-    """Return how many turns to measure so long in, and of how many batches each; at least one of one."""
-    num_turns = max(1, min(_MAX_TURNS, int(seconds / (_BATCHES_A_TURN * batch_s))))
-    return num_turns, max(1, round(seconds / num_turns / batch_s))
-
-
-def _seconds(work: Callable[[], None]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 def _powers_of_two() -> itertools.accumulate[int]:

@@ -1,8 +1,7 @@
 """Two engines on the same nonces: how far their distances are apart, how many verdicts flip, how fast.
 
 The comparison is a function from distances to numbers. Running an engine is the other half: each has a
-process of its own, so that it has the machine and the device's memory to itself, and what a runtime
-changes process-wide or prints (threads, environment, standard output) touches nothing else.
+process of its own (`child.py`).
 """
 
 from __future__ import annotations
@@ -17,10 +16,9 @@ from typing import Any
 
 from pocqueue.engine.base import Engine, EngineInfo, OnProgress
 from pocqueue.errors import EngineError, InvalidRound, ModelMismatch
-from pocqueue.logs import log_to_stderr
+from pocqueue.measure.child import with_engine_in_child
 from pocqueue.poc.batch import Searched, batches_of
 from pocqueue.poc.data import PROBABILITY_MISMATCH, is_valid
-from pocqueue.processes.function import run_in_child
 from pocqueue.settings import Settings
 
 #: Engines whose relative difference is at least this much disagree.
@@ -275,18 +273,18 @@ def check_same_model(a: EngineInfo, b: EngineInfo) -> None:
 
 
 def measure(
-    engine: Engine, config: Searched, num_nonces: int, on_progress: OnProgress
+    engine: Engine, search: Searched, num_nonces: int, on_progress: OnProgress
 ) -> Measurement:
     """Run one pass that does not count, then the nonces 0 to num_nonces - 1, timing each batch.
 
     Raises:
         EngineError, InvalidRound: as the engine does.
     """
-    engine.warm_up(config.batch_size, config.seq_len)
+    engine.warm_up(search.batch_size, search.seq_len)
     distances: list[float] = []
     batch_s: list[float] = []
     told = time.monotonic()
-    for batch in batches_of(config, range(num_nonces)):
+    for batch in batches_of(search, range(num_nonces)):
         began = time.perf_counter()
         distances += engine.values(batch)
         batch_s.append(time.perf_counter() - began)
@@ -294,13 +292,13 @@ def measure(
             told = time.monotonic()
             on_progress(f"{len(distances):,} of {num_nonces:,} nonces")
     return Measurement(
-        info=engine.info, distances=distances, batch_size=config.batch_size, batch_s=batch_s
+        info=engine.info, distances=distances, batch_size=search.batch_size, batch_s=batch_s
     )
 
 
 def measure_in_child(
     settings: Settings,
-    config: Searched,
+    search: Searched,
     num_nonces: int,
     on_progress: OnProgress,
     *,
@@ -310,7 +308,7 @@ def measure_in_child(
 
     Args:
         settings: engine, model, device and everything else that an engine takes.
-        config: the round.
+        search: block, key and shape of the batches.
         num_nonces: how many; >= 1.
         on_progress: told in one line each what is being done.
         same_as: the engine to compare with; another model than its is refused before it runs.
@@ -320,29 +318,20 @@ def measure_in_child(
         EngineError, InvalidRound, SettingsError: as the engine and `load_engine` do; EngineError, too,
             where the process ends without an answer.
     """
-    work = functools.partial(_load_and_measure, settings, config, num_nonces, same_as)
-    return run_in_child(f"Engine {settings.engine}", work, on_progress)
+    work = functools.partial(_measure, search, num_nonces, same_as)
+    return with_engine_in_child(settings, work, on_progress)
 
 
-def _load_and_measure(
-    settings: Settings,
-    config: Searched,
+def _measure(
+    search: Searched,
     num_nonces: int,
     same_as: EngineInfo | None,
+    engine: Engine,
     on_progress: OnProgress,
 ) -> Measurement:
-    from pocqueue.engine.local import load_local_engine
-
-    # Not otherwise: others' warnings, which have handlers of their own, would come twice.
-    if settings.log_level == "DEBUG":
-        log_to_stderr(settings.log_level)
-    engine = load_local_engine(settings, on_progress=on_progress)
-    try:
-        if same_as is not None:
-            check_same_model(same_as, engine.info)
-        on_progress(
-            f"Measuring {num_nonces:,} nonces in batches of {config.batch_size} x {config.seq_len}"
-        )
-        return measure(engine, config, num_nonces, on_progress)
-    finally:
-        engine.close()
+    if same_as is not None:
+        check_same_model(same_as, engine.info)
+    on_progress(
+        f"Measuring {num_nonces:,} nonces in batches of {search.batch_size} x {search.seq_len}"
+    )
+    return measure(engine, search, num_nonces, on_progress)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from pocqueue.cli import app
-from pocqueue.cli.stacked import draw_stages, save_plot, share_cells
+from pocqueue.cli.charts import bin_distances, draw_histogram, draw_stages, share_cells
 from pocqueue.engine.base import OnProgress
 from pocqueue.engine.profiled import MatmulParameters
 from pocqueue.errors import InvalidRound, PocqueueError
@@ -156,11 +155,10 @@ def test_a_window_is_estimated_from_the_sampled_distances(bench: Bench) -> None:
     assert "one block only" in bench.run("--r-target", "0.3").stdout
 
 
-def test_json_is_all_there_is_on_standard_output(bench: Bench, tmp_path: Path) -> None:
-    """With the figures of the table and where the plot is."""
-    plot = tmp_path / "bench.png"
+def test_json_is_all_there_is_on_standard_output(bench: Bench) -> None:
+    """With the figures of the table."""
     bench.profile = make_profile(sweep=SWEEP)
-    found = json.loads(bench.run("--sweep", "--json", "--plot", str(plot)).stdout)
+    found = json.loads(bench.run("--sweep", "--json").stdout)
     assert found["nonces_per_s"] == pytest.approx(1600)
     assert found["ratio"] == pytest.approx(0.95)
     assert found["share_of_rate"] == pytest.approx(1600 * 225.58e9 / 600e12, rel=1e-3)
@@ -168,14 +166,12 @@ def test_json_is_all_there_is_on_standard_output(bench: Bench, tmp_path: Path) -
     assert found["sweep"]["best_batch_size"] == 16
     assert (found["window_s"], found["nonces_per_window"]) == (330.0, 528_000)
     assert (found["window"], found["shared_with"]) == (None, [])
-    assert found["plot"] == str(plot)
-    assert plot.read_bytes().startswith(b"\x89PNG")
 
 
-def test_of_a_server_only_calls_are_measured(bench: Bench, tmp_path: Path) -> None:
+def test_of_a_server_only_calls_are_measured(bench: Bench) -> None:
     """It says so in one sentence, and draws no stages that it does not know."""
     bench.profile = make_profile(forward_s=(), stages_s={}, parameters=None, matrix=None)
-    done = bench.run("--plot", str(tmp_path / "bench.png"))
+    done = bench.run()
     assert "all but whole engine calls: the model is in a server" in done.stdout
     assert "1,600.0" in done.stdout
     for word in ("forward pass", "matrix rate", "work of a nonce", "permutation"):
@@ -199,7 +195,7 @@ def test_gpus_that_share_a_model_are_counted_together(bench: Bench) -> None:
 
 def test_the_command_itself_needs_no_runtime() -> None:
     """The engine has a process of its own; this one only asks and prints."""
-    code = "import pocqueue.cli.bench_report, pocqueue.cli.stacked, pocqueue.measure.bench"
+    code = "import pocqueue.cli.bench, pocqueue.cli.charts, pocqueue.measure.bench"
     assert not loaded(f"{code}, pocqueue.measure.window") & set(RUNTIMES)
 
 
@@ -262,7 +258,6 @@ def test_a_pool_that_is_away_is_not_waited_for(
         (("--batch-size", "0"), "--batch-size is 0; allowed: a whole number from 1 to 4096."),
         (("--r-target", "3"), "--r-target is 3.0; allowed: a number above 0 and up to 2."),
         (("--queue", "io"), "--queue is 'io'; allowed: gpuN or HOST.gpuN, such as gpu0."),
-        (("--plot", "bench.pdf"), "--plot is 'bench.pdf'; allowed: the path of a .png file."),
     ],
 )
 def test_bad_options_are_refused_before_anything_is_loaded(
@@ -300,7 +295,23 @@ def test_stages_can_be_told_apart_without_colours() -> None:
         assert not plain or lines[0].isascii()
 
 
-def test_a_plot_that_cannot_be_written_ends_with_a_sentence(tmp_path: Path) -> None:
-    """The folder may have gone meanwhile."""
-    with pytest.raises(PocqueueError, match="cannot be written"):
-        save_plot(tmp_path / "gone" / "bench.png", make_profile(), "title")
+def test_a_histogram_has_r_target_between_two_of_its_bins() -> None:
+    """A bin is valid as a whole or not at all; what is no finite number is in none."""
+    distances = [0.1, 0.2, 0.3, 0.5, 0.5, float("nan"), float("inf")]
+    found = bin_distances(distances, 0.3, 4)
+    assert 0.3 in found.edges
+    assert (found.num, found.num_below, found.num_nonfinite) == (7, 2, 2)
+    assert sum(found.counts) == 5
+    for plain in (False, True):
+        lines = draw_histogram(found, 60, plain=plain).plain.splitlines()
+        assert len(lines) == len(found.counts) + 2
+        assert "r_target 0.300000: 28.57 % below" in "\n".join(lines)
+        assert lines[-1] == "2 more are no finite numbers"
+        assert not plain or "\n".join(lines).isascii()
+
+
+def test_a_histogram_of_equal_distances_has_one_bar() -> None:
+    """A model that ignores its input."""
+    found = bin_distances([1.0] * 5, 1.0)
+    assert max(found.counts) == 5
+    assert found.num_below == 0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from types import SimpleNamespace
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,14 +13,11 @@ import pytest
 from pocqueue.engine.base import EngineInfo, check_batch
 from pocqueue.engine.profiled import STAGES, MatmulParameters, Profiled
 from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound
-from pocqueue.measure.bench import ProfileRequest, profile_engine, sweep_batch_sizes
-from pocqueue.measure.memory import MemoryGuard, free_bytes
+from pocqueue.measure.bench import Bench, MemoryGuard, ProfileRequest, free_bytes
 from pocqueue.measure.profile import MatrixRate, Profile, Sweep, SweepPoint
 from pocqueue.measure.window import estimate_window
 from pocqueue.poc.batch import Batch
 from tests.support.factories import make_info
-
-AnyEngine = TypeVar("AnyEngine", bound="CallsOnly")
 
 #: A pass takes the first, and the second for each of its nonces.
 PASS_S, NONCE_S = 0.01, 0.001
@@ -83,17 +80,21 @@ class Timed(CallsOnly):
 
 
 @pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> Timed:
-    """An engine whose parts can be timed, and its clock in place."""
-    return clocked(Timed(), monkeypatch)
+def engine() -> Timed:
+    """An engine whose parts can be timed."""
+    return Timed()
 
 
-def clocked(engine: AnyEngine, monkeypatch: pytest.MonkeyPatch) -> AnyEngine:
-    """Have measurements read the engine's clock, and its device's rate, which is never measured here."""
-    clock = SimpleNamespace(perf_counter=lambda: engine.now)
-    monkeypatch.setattr("pocqueue.measure.bench.time", clock)
-    monkeypatch.setattr("pocqueue.measure.matrix_rate.measure_matrix_rate", lambda _info: RATE)
-    return engine
+def bench(engine: CallsOnly, has_room: Callable[[], bool] | None = None, **changes: Any) -> Bench:
+    """A measurement by the engine's own clock, on a device whose rate is known."""
+    return Bench(
+        engine,
+        request(**changes),
+        silent,
+        matrix_rate=lambda _info: RATE,
+        clock=lambda: engine.now,
+        has_room=has_room,
+    )
 
 
 def request(**changes: Any) -> ProfileRequest:
@@ -187,7 +188,7 @@ def test_the_best_batch_is_the_smallest_of_those_alike() -> None:
 def test_engine_and_model_are_measured_in_turns(engine: Timed) -> None:
     """As long as asked for, on one block a turn; the other figures as the engine gives them."""
     assert isinstance(engine, Profiled)
-    found = profile_engine(engine, request(), silent)
+    found = bench(engine).run()
     assert len(found.engine_s) == len(found.forward_s) == 8
     assert found.engine_s == pytest.approx([0.02] * 8)
     assert found.ratio == pytest.approx(0.9)
@@ -199,7 +200,7 @@ def test_engine_and_model_are_measured_in_turns(engine: Timed) -> None:
 
 def test_every_measured_call_knows_of_the_next(engine: Timed) -> None:
     """As a worker's do; the two that differ are not timed, and their distances count as well."""
-    found = profile_engine(engine, request(seconds=0.1), silent)
+    found = bench(engine, seconds=0.1).run()
     calls = [call for call in engine.calls if call[0].block_hash == "block-1"]
     for (_, upcoming), (batch, _) in itertools.pairwise(calls):
         assert upcoming == batch
@@ -212,25 +213,23 @@ def test_every_measured_call_knows_of_the_next(engine: Timed) -> None:
 
 def test_a_slow_engine_is_measured_once(engine: Timed) -> None:
     """A batch may take longer than there is time."""
-    found = profile_engine(engine, request(seconds=0.1, batch_size=4000), silent)
+    found = bench(engine, seconds=0.1, batch_size=4000).run()
     assert found.engine_s == pytest.approx([4.01])
     assert [batch.batch_size for batch, _ in engine.calls] == [4000] * 5
 
 
-def test_an_engine_with_calls_alone_is_measured_by_those(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_an_engine_with_calls_alone_is_measured_by_those() -> None:
     """As a served model is: nothing else is said of it."""
-    engine = clocked(CallsOnly(), monkeypatch)
+    engine = CallsOnly()
     assert not isinstance(engine, Profiled)
-    found = profile_engine(engine, request(), silent)
+    found = bench(engine).run()
     assert found.nonces_per_s == pytest.approx(500)
     assert (found.forward_s, found.stages_s, found.matrix, found.parameters) == ((), {}, None, None)
 
 
 def test_the_sweep_decides_about_the_batch_size(engine: Timed) -> None:
     """Unless there is one already; without either it is a round's default."""
-    found = profile_engine(engine, request(batch_size=None, max_batch=100), silent)
+    found = bench(engine, batch_size=None, max_batch=100).run()
     assert found.sweep is not None
     assert [point.batch_size for point in found.sweep.points] == [1, 2, 4, 8, 16, 32, 64]
     assert [point.nonces_per_s for point in found.sweep.points] == pytest.approx(
@@ -238,8 +237,8 @@ def test_the_sweep_decides_about_the_batch_size(engine: Timed) -> None:
     )
     assert found.batch_size == found.sweep.best.batch_size == 64
     assert "100" in found.sweep.end
-    assert profile_engine(engine, request(max_batch=2), silent).batch_size == 10
-    assert profile_engine(engine, request(batch_size=None), silent).batch_size == 32
+    assert bench(engine, max_batch=2).run().batch_size == 10
+    assert bench(engine, batch_size=None).run().batch_size == 32
 
 
 @pytest.mark.parametrize(
@@ -248,53 +247,52 @@ def test_the_sweep_decides_about_the_batch_size(engine: Timed) -> None:
     ids=["memory", "limit"],
 )
 def test_a_sweep_ends_where_the_engine_refuses(
-    failure: Exception, monkeypatch: pytest.MonkeyPatch
+    failure: Exception,
 ) -> None:
     """With the engine's words; what was measured stands."""
-    engine = clocked(Timed(max_batch_size=7, failure=failure), monkeypatch)
-    sweep = sweep_batch_sizes(engine, request(), 64, silent)
+    engine = Timed(max_batch_size=7, failure=failure)
+    sweep = bench(engine).sweep(64)
     assert [point.batch_size for point in sweep.points] == [1, 2, 4]
     assert sweep.end == str(failure).rstrip(".")
 
 
 def test_a_sweep_ends_where_a_batch_takes_too_long(engine: Timed) -> None:
     """The next one would take twice as long."""
-    sweep = sweep_batch_sizes(engine, request(seconds=0.1), 4096, silent)
+    sweep = bench(engine, seconds=0.1).sweep(4096)
     assert sweep.points[-1].batch_size == 128
     assert sweep.end == "one batch takes 0.1 s, more than the 0.1 s for each"
 
 
-def test_a_sweep_without_one_size_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_without_one_size_is_an_error() -> None:
     """And so is a server that goes away, whatever was measured before."""
-    engine = clocked(Timed(max_batch_size=0), monkeypatch)
+    engine = Timed(max_batch_size=0)
     with pytest.raises(EngineError, match="does not fit"):
-        sweep_batch_sizes(engine, request(), 64, silent)
-    gone = clocked(CallsOnly(4, EngineUnavailable("It does not answer.")), monkeypatch)
+        bench(engine).sweep(64)
+    gone = CallsOnly(4, EngineUnavailable("It does not answer."))
     with pytest.raises(EngineUnavailable):
-        sweep_batch_sizes(gone, request(), 64, silent)
+        bench(gone).sweep(64)
 
 
-def test_a_sweep_ends_before_linux_would_end_it(
-    engine: Timed, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sweep_ends_before_linux_would_end_it(engine: Timed) -> None:
     """On the CPU nobody refuses: whoever asks for too much is killed."""
     peaks = iter([1_000, 1_100, 1_200, 1_900])
-    monkeypatch.setattr("pocqueue.measure.memory._peak_bytes", lambda: next(peaks))
-    monkeypatch.setattr("pocqueue.measure.memory.free_bytes", lambda: 900)
-    sweep = sweep_batch_sizes(engine, request(), 64, silent)
+    guard = MemoryGuard(engine.info, in_process=True, peak=lambda: next(peaks), free=lambda: 900)
+    sweep = bench(engine, guard.has_room_for_twice).sweep(64)
     assert [point.batch_size for point in sweep.points] == [1, 2, 4]
     assert "memory" in sweep.end
 
 
+@pytest.mark.parametrize(
+    ("changes", "in_process"),
+    [({}, False), ({"device": "cuda:0"}, True), ({"tensor_parallel": 2}, True)],
+)
 def test_only_a_model_in_this_process_on_the_cpu_is_guarded(
-    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any], in_process: bool
 ) -> None:
     """GPUs refuse by themselves; other processes are not ours to measure."""
-    monkeypatch.setattr("pocqueue.measure.memory.free_bytes", lambda: 0)
-    assert not MemoryGuard(make_info(), in_process=True).has_room_for_twice()
-    assert MemoryGuard(make_info(), in_process=False).has_room_for_twice()
-    assert MemoryGuard(make_info(device="cuda:0"), in_process=True).has_room_for_twice()
-    assert MemoryGuard(make_info(tensor_parallel=2), in_process=True).has_room_for_twice()
+    guard = MemoryGuard(make_info(**changes), in_process=in_process, free=lambda: 0)
+    assert guard.has_room_for_twice()
+    assert not MemoryGuard(make_info(), in_process=True, free=lambda: 0).has_room_for_twice()
 
 
 def test_free_memory_is_what_the_machine_says() -> None:

@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from pocqueue.cli.node import key as node_key
-from pocqueue.cli.node.trial import try_node
+from pocqueue.cli.node.trial import NodeUrl, try_node, url_by_settings
 from pocqueue.cli.node.verify import verify
-from pocqueue.cli.output import EXIT_INTERRUPTED, console, print_json, seconds
+from pocqueue.cli.options import EnvFile, Host, Json, Port, Watch
+from pocqueue.cli.output import EXIT_INTERRUPTED, console, facts, print_json, seconds
 
 app = typer.Typer(
     help="The small node: owns the key, delegates or works itself, signs and sends.",
@@ -22,21 +23,11 @@ app.add_typer(node_key.app, name="key", short_help="Make or show the signing key
 app.command("verify", short_help="Check the signatures of batches in a file.")(verify)
 app.command("try", short_help="Play the chain for a running node.")(try_node)
 
-EnvFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--env-file",
-        help="File with lines NAME=value or export NAME=value; the environment goes before it.",
-    ),
-]
-
 
 @app.command("serve", short_help="Serve the node's routes; Ctrl-C ends it.")
 def serve(
-    host: Annotated[str | None, typer.Option(help="Instead of POCQUEUE_NODE_HOST.")] = None,
-    port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="Instead of POCQUEUE_NODE_PORT.")
-    ] = None,
+    host: Host = None,
+    port: Port = None,
     key: Annotated[Path | None, typer.Option(help="Instead of POCQUEUE_NODE_KEY.")] = None,
     env_file: EnvFile = None,
 ) -> None:
@@ -45,10 +36,6 @@ def serve(
     What it reads is signed and kept in the state folder until its receiver has taken it. Exit code: 0
     after Ctrl-C or SIGTERM, 2 for bad input.
     """
-    from pocqueue.env_file import load_env_file
-
-    if env_file is not None:
-        load_env_file(env_file)
     import logging
 
     from pocqueue.logs import log_to_stderr
@@ -80,17 +67,13 @@ def serve(
 
 @app.command("status", short_help="Show how a node stands.")
 def status(
-    url: Annotated[str | None, typer.Option(help="Of the node. [default: by the settings]")] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Again every second.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    url: NodeUrl = None,
+    watch: Watch = False,
+    as_json: Json = False,
+    env_file: EnvFile = None,
 ) -> None:
     """Show how a node stands: what it does, what it received, what waits to be sent."""
-    from pocqueue.settings import NodeSettings
-
-    if url is None:
-        settings = NodeSettings.load()
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        url = f"http://{host}:{settings.port}"
+    url = url or url_by_settings()
     if not watch:
         found = _fetch(url)
         if as_json:
@@ -140,12 +123,8 @@ def _fetch(url: str) -> dict[str, Any]:
 
 def _table(found: dict[str, Any]) -> Any:
     from rich.markup import escape
-    from rich.table import Table
 
     outbox = found.get("outbox", {})
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(style="bold")
-    table.add_column()
     lag = found.get("poll_lag_seconds")
     mode = "delegation" if found.get("delegation_mode") else "local"
     rows = [
@@ -168,8 +147,7 @@ def _table(found: dict[str, Any]) -> Any:
         ("big node heard", "-" if lag is None else f"{seconds(lag)} ago"),
         ("signer", str(found.get("signer"))),
     ]
-    for name, value in rows:
-        table.add_row(name, escape(value))
+    table = facts(rows)
     if found.get("fraud_detected"):
         table.add_row("[red]fraud[/red]", "the session was stopped; nothing more of it is sent")
     if found.get("error"):

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from pocqueue.cli.options import EnvFile, Json
 from pocqueue.cli.output import print_json
 
 app = typer.Typer(
@@ -14,8 +15,6 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command(short_help="Make a key.")
@@ -26,7 +25,8 @@ def new(
             "--out", help="New file; unset: POCQUEUE_NODE_KEY, or node-key.pem in the state folder."
         ),
     ] = None,
-    as_json: AsJson = False,
+    as_json: Json = False,
+    env_file: EnvFile = None,
 ) -> None:
     """Make a key in a new file of mode 0600, and print its public key. No file is overwritten."""
     from pocqueue.node.keys import SigningKey
@@ -52,7 +52,8 @@ def show(
             "--key", help="Its file; unset: POCQUEUE_NODE_KEY, or node-key.pem in the state folder."
         ),
     ] = None,
-    as_json: AsJson = False,
+    as_json: Json = False,
+    env_file: EnvFile = None,
 ) -> None:
     """Print the public key, which receivers know the node by. The secret is never printed."""
     from pocqueue.node.keys import SigningKey

@@ -8,13 +8,23 @@ from typing import Annotated
 
 import typer
 
+from pocqueue.cli.options import BatchSize, EnvFile, SeqLen
 from pocqueue.cli.output import EXIT_FAILED, console, print_error
+
+NodeUrl = Annotated[str | None, typer.Option(help="Of the node. [default: by the settings]")]
+
+
+def url_by_settings() -> str:
+    """Return where a node on this machine listens."""
+    from pocqueue.settings import NodeSettings
+
+    settings = NodeSettings.load()
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"http://{host}:{settings.port}"
 
 
 def try_node(
-    url: Annotated[
-        str | None, typer.Option(help="Of the node, on this machine. [default: by the settings]")
-    ] = None,
+    url: NodeUrl = None,
     seconds: Annotated[
         float, typer.Option(min=1, max=3600, help="How long the round runs.")
     ] = 20.0,
@@ -26,8 +36,9 @@ def try_node(
     ] = None,
     public_key: Annotated[str, typer.Option(help="In the round.")] = "trial",
     r_target: Annotated[float, typer.Option(help="Distance to stay below, up to 2.")] = 1.38,
-    seq_len: Annotated[int, typer.Option(min=1, help="Positions of one nonce's input.")] = 256,
-    batch_size: Annotated[int, typer.Option(min=1, help="Nonces of one forward pass.")] = 32,
+    seq_len: SeqLen = 256,
+    batch_size: BatchSize = 32,
+    env_file: EnvFile = None,
 ) -> None:
     """Ask a running node for a round, take its batches as the chain would, check their signatures.
 
@@ -38,11 +49,8 @@ def try_node(
 
     from pocqueue.errors import SignatureError
     from pocqueue.node.trial import Taken, Trial
-    from pocqueue.settings import NodeSettings
 
-    if url is None:
-        settings = NodeSettings.load()
-        url = f"http://{settings.host}:{settings.port}"
+    url = url or url_by_settings()
     out = console()
     signers: set[str] = set()
     nonces = batches = 0

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pocqueue.cli.options import Json
 from pocqueue.cli.output import EXIT_FAILED, print_error, print_json
 from pocqueue.errors import BatchFileError, SignatureError
 
@@ -32,7 +33,7 @@ def verify(
         str | None,
         typer.Option("--signer", help="Public key that all have to be signed with, 66 hex digits."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Check the signatures of batches and verdicts, in the form that the node sends them in.
 

@@ -1,31 +1,101 @@
-"""Histograms of distances: in the terminal and as a PNG, with r_target between two bins."""
+"""Charts in the terminal: where a batch's time goes as one bar, and a histogram of distances."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pocqueue.cli.output import percent
-from pocqueue.errors import SettingsError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rich.text import Text
 
-    from pocqueue.measure.calibration import Calibration
+    from pocqueue.measure.profile import Profile
 
+_MAX_WIDTH = 100
 #: Bars from nothing to a whole cell, in eighths.
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _FULL = "█"
-#: Rows in the terminal, about, and bars in the plot.
+#: Rows of a histogram, about.
 NUM_ROWS = 20
-NUM_BARS = 60
 #: Below this the distances are equal for all that can be seen.
 _LEAST_WIDTH = 1e-7
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """How a stage is shown: never by colour alone."""
+
+    label: str
+    cell: str
+    plain: str  #: for terminals that know no block characters
+    colour: str
+
+
+#: By the names of `profiled.STAGES`, the rest, and a call of which no more is known.
+_LOOKS = {
+    "seeds": _Look("seeds", "░", ".", "yellow"),
+    "inputs": _Look("inputs", "▒", ":", "cyan"),
+    "forward": _Look("forward pass", "█", "#", "green"),
+    "distances": _Look("permutation and distance", "▓", "%", "magenta"),
+    "rest": _Look("rest", "·", "-", "blue"),
+    "call": _Look("engine call", "█", "#", "green"),
+}
+
+
+def parts_of(profile: Profile) -> list[tuple[str, float]]:
+    """Return the stages and the rest of a batch, as (name, seconds), in order.
+
+    If the stages are not known the call is one part.
+    """
+    if not profile.stages_s:
+        return [("call", profile.batch_s)]
+    return [*profile.stages_s.items(), ("rest", profile.rest_s)]
+
+
+def share_cells(seconds: Sequence[float], width: int) -> list[int]:
+    """Share out the cells of a bar: in proportion, and all of them.
+
+    Args:
+        seconds: of each part, >= 0, together more than 0.
+        width: cells; >= 1.
+
+    Returns:
+        Cells of each part; where rounding leaves some over, those that lost most have them.
+    """
+    total = sum(seconds)
+    exact = [width * part / total for part in seconds]
+    cells = [int(part) for part in exact]
+    lost = sorted(range(len(cells)), key=lambda place: cells[place] - exact[place])
+    for place in lost[: width - sum(cells)]:
+        cells[place] += 1
+    return cells
+
+
+def draw_stages(profile: Profile, width: int = 80, *, plain: bool = False) -> Text:
+    """Draw one bar and, below it, a line for each part of it with its milliseconds and share.
+
+    Args:
+        profile: of an engine with known stages.
+        width: columns of the terminal.
+        plain: ASCII only.
+    """
+    from rich.text import Text
+
+    parts = parts_of(profile)
+    total = sum(seconds for _, seconds in parts)
+    text = Text(no_wrap=True)
+    cells = share_cells([seconds for _, seconds in parts], min(width, _MAX_WIDTH))
+    for (name, _), num in zip(parts, cells, strict=True):
+        look = _LOOKS[name]
+        text.append((look.plain if plain else look.cell) * num, look.colour)
+    for name, seconds in parts:
+        look = _LOOKS[name]
+        text.append(f"\n{(look.plain if plain else look.cell) * 2} ", look.colour)
+        text.append(f"{look.label:<24} {1000 * seconds:10.3f} ms  {percent(seconds / total):>8}")
+    return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +129,7 @@ def bin_distances(
     Args:
         distances: any number; NaN and the infinities are counted apart.
         r_target: becomes an edge, so that every bin is valid as a whole or not at all.
-        num_bins: how many to make, about: one or two more where r_target asks for it.
+        num_bins: how many to make, about; one or two more if r_target needs them.
     """
     finite = [d for d in distances if math.isfinite(d)]
     low, high = min([*finite, r_target]), max([*finite, r_target])
@@ -76,7 +146,7 @@ def bin_distances(
     return Histogram(edges, tuple(counts), r_target, len(distances) - len(finite))
 
 
-def draw(histogram: Histogram, width: int = 80, *, plain: bool = False) -> Text:
+def draw_histogram(histogram: Histogram, width: int = 80, *, plain: bool = False) -> Text:
     """Draw a histogram in lines of text, one a bin, with a line where r_target is.
 
     Args:
@@ -89,12 +159,14 @@ def draw(histogram: Histogram, width: int = 80, *, plain: bool = False) -> Text:
     digits = max(2, math.ceil(-math.log10(bin_width)) + 1)
     most = max(histogram.counts) or 1
     label_width, count_width = 2 + digits, len(f"{most:,}")
-    bar_width = max(10, min(width, 100) - label_width - count_width - 5)
+    bar_width = max(10, min(width, _MAX_WIDTH) - label_width - count_width - 5)
     wall = "|" if plain else "│"
     text = Text(no_wrap=True)
     for edge, count in zip(histogram.edges, histogram.counts, strict=False):
         if edge == histogram.r_target:
-            text.append(_mark(histogram, min(width, 100), "-" if plain else "─"), "bold yellow")
+            text.append(
+                _mark(histogram, min(width, _MAX_WIDTH), "-" if plain else "─"), "bold yellow"
+            )
         bar = _bar(count / most * bar_width, plain)
         text.append(f"{edge:{label_width}.{digits}f} {wall}", "dim")
         text.append(f"{bar:<{bar_width}}", "green" if edge < histogram.r_target else "blue")
@@ -105,71 +177,8 @@ def draw(histogram: Histogram, width: int = 80, *, plain: bool = False) -> Text:
     return text
 
 
-def check_plot(path: Path) -> None:
-    """Find out before the work that a plot could not be made or written.
-
-    Raises:
-        SettingsError: matplotlib is not installed, or the path is no place for a file.
-    """
-    import os
-    from importlib.util import find_spec
-
-    if path.suffix.lower() != ".png":
-        raise SettingsError(f"--plot is {str(path)!r}; allowed: the path of a .png file.")
-    if path.exists() and not path.is_file():
-        raise SettingsError(f"--plot is {str(path)!r}, which is no file; allowed: a file's path.")
-    folder = path.absolute().parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise SettingsError(
-            f"--plot is {str(path)!r}, but {folder} is no folder that can be written to; make it, "
-            "or name another file."
-        )
-    if find_spec("matplotlib") is None:
-        raise SettingsError(
-            "--plot needs matplotlib, which is not installed: `pip install 'pocqueue[plot]'`."
-        )
-
-
-def save_plot(
-    path: Path, distances: Sequence[float], found: Calibration, vocab_size: int, title: str
-) -> None:
-    """Write a PNG: the histogram, r_target with its interval, and what random directions would give.
-
-    Raises:
-        SettingsError: it cannot be written.
-    """
-    # Not pyplot: no window system, no state that outlives the call.
-    from matplotlib.figure import Figure
-
-    from pocqueue.poc.distance.directions import ideal_valid_rate
-
-    histogram = bin_distances(distances, found.r_target, NUM_BARS)
-    edges, counts = histogram.edges, histogram.counts
-    shares = [ideal_valid_rate(min(max(edge, 1e-9), 2.0), vocab_size) for edge in edges]
-    ideal = [histogram.num * (b - a) for a, b in itertools.pairwise(shares)]
-    colours = ["#2a9d54" if edge < found.r_target else "#5b8db8" for edge in edges[:-1]]
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = figure.add_subplot()
-    axes.bar(edges[:-1], counts, width=edges[1] - edges[0], align="edge", color=colours)
-    axes.stairs(ideal, edges, color="#555555", linewidth=1, label="random directions")
-    axes.axvspan(found.low, found.high, color="#e9b949", alpha=0.35, linewidth=0)
-    axes.axvline(
-        found.r_target,
-        color="#b8860b",
-        label=f"r_target {found.r_target:.6f}, {found.confidence:.0%} interval shaded",
-    )
-    axes.set_title(f"{title}\n{percent(found.sampled_rate)} of {histogram.num:,} below r_target")
-    axes.set_xlabel("distance")
-    axes.set_ylabel("nonces")
-    axes.legend()
-    try:
-        figure.savefig(path, format="png", dpi=150)
-    except OSError as exc:
-        raise SettingsError(f"--plot {path} cannot be written ({exc.strerror}).") from exc
-
-
 def _bar(cells: float, plain: bool) -> str:
-    """Return a bar so many cells long; what is not nothing shows as something."""
+    """Return a bar of this many cells; any amount above zero shows."""
     if plain:
         return "#" * (round(cells) or int(cells > 0))
     eighths = round(cells * 8) or int(cells > 0)
