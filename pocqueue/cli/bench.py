@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from pocqueue.measure.bench import ProfileRequest
     from pocqueue.measure.profile import Profile, Sweep
     from pocqueue.measure.window import WindowEstimate
-    from pocqueue.rounds.spec import RoundSpec
 
 #: Largest batch size of a sweep that does not say.
 MAX_BATCH = 1024
@@ -65,7 +64,7 @@ def bench(
 
     view = console(stderr=True)
     with option_names():
-        request, draft = _check(queue, seq_len, batch_size, seconds, sweep, max_batch, r_target)
+        request = _check(queue, seq_len, batch_size, seconds, sweep, max_batch, r_target)
         settings = Settings.override(model=model)
         shared_with = workers_beside(settings, queue)
         if shared_with:
@@ -77,7 +76,7 @@ def bench(
         except KeyboardInterrupt:
             view.print("Stopped; nothing is left running.")
             raise typer.Exit(EXIT_INTERRUPTED) from None
-    report = _Report(profile, draft.window_s, r_target, shared_with)
+    report = _Report(profile, request.round.window_s, r_target, shared_with)
     if as_json:
         print_json(report.to_dict())
     else:
@@ -92,7 +91,7 @@ def _check(
     sweep: bool,
     max_batch: int | None,
     r_target: float | None,
-) -> tuple[ProfileRequest, RoundSpec]:
+) -> ProfileRequest:
     """Check all that can be before anything is loaded."""
     from pocqueue.engine.queue_names import parse_queue
     from pocqueue.errors import InvalidRound, SettingsError
@@ -117,15 +116,13 @@ def _check(
         batch_size=DEFAULT_BATCH_SIZE if batch_size is None else batch_size,
         **({} if r_target is None else {"r_target": r_target}),
     )
-    request = ProfileRequest(
+    return ProfileRequest(
+        round=draft,
         batch_size=batch_size,
-        seq_len=seq_len,
         seconds=seconds,
         max_batch=(max_batch or MAX_BATCH) if sweep else None,
         blocks=tuple(blocks),
-        public_key=PUBLIC_KEY,
     )
-    return request, draft
 
 
 def _warning(queues: list[str]) -> str:

@@ -21,8 +21,8 @@ from pocqueue.engine.profiled import Profiled
 from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound
 from pocqueue.measure.child import with_engine_in_child
 from pocqueue.measure.profile import MatrixRate, Profile, Sweep, SweepPoint
-from pocqueue.poc.batch import Batch, batches_of
-from pocqueue.poc.search import Search
+from pocqueue.poc.batch import Batch, Searched, batches_of
+from pocqueue.rounds.spec import RoundSpec
 from pocqueue.settings import Settings
 
 #: Of a round that does not say.
@@ -41,24 +41,21 @@ _POOL_TIMEOUT_S = 1.0
 class ProfileRequest:
     """What to measure."""
 
+    round: RoundSpec  #: key, sequence length and proof; block and batch size are those of the turn
     batch_size: int | None  #: None: the best one of the sweep, else `DEFAULT_BATCH_SIZE`
-    seq_len: int
     seconds: float  #: for each figure
     max_batch: int | None  #: largest batch size of the sweep; None: no sweep
     blocks: tuple[str, ...]  #: block hashes, one a turn; then again from the first
-    public_key: str
 
-    def search(self, batch_size: int, turn: int = 0) -> Search:
+    @property
+    def seq_len(self) -> int:
+        """Positions of one nonce's input."""
+        return self.round.seq_len
+
+    def search(self, batch_size: int, turn: int = 0) -> RoundSpec:
         """Return what is searched in a turn, in batches of this size."""
-        return Search(
-            block_hash=self.blocks[turn % len(self.blocks)],
-            block_height=0,
-            public_key=self.public_key,
-            node_id=0,
-            node_count=1,
-            batch_size=batch_size,
-            seq_len=self.seq_len,
-        )
+        block_hash = self.blocks[turn % len(self.blocks)]
+        return self.round.model_copy(update={"block_hash": block_hash, "batch_size": batch_size})
 
 
 def profile_in_child(
@@ -205,7 +202,7 @@ class Bench:
         num_turns = max(1, min(_MAX_TURNS, int(seconds / (_BATCHES_A_TURN * batch_s))))
         return num_turns, max(1, round(seconds / num_turns / batch_s))
 
-    def _call(self, search: Search, num_batches: int) -> tuple[float, list[Any]]:
+    def _call(self, search: Searched, num_batches: int) -> tuple[float, list[Any]]:
         """Call the engine as a worker does, each call knowing of the next one.
 
         Returns:

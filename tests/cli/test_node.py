@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import subprocess
@@ -207,3 +208,17 @@ def test_the_table(other: Other) -> None:
     assert lines["fraud"].endswith("nothing more of it is sent")
     assert lines["error"].endswith("2 of 17 recomputed nonces are invalid")
     assert json.loads(status(other.url, "--json").output) == found
+
+
+@pytest.mark.parametrize("command", ["status", "try"])
+def test_the_node_is_found_by_its_config_env(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every command that needs to know where it listens takes the same file."""
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.chdir(tmp_path)
+    config = tmp_path / "config.env"
+    config.write_text("export POCQUEUE_NODE_PORT=1\n")
+    done = CliRunner().invoke(app, ["node", command, "--env-file", str(config)])
+    assert isinstance(done.exception, NodeError)
+    assert "http://127.0.0.1:1" in str(done.exception)

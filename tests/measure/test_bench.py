@@ -17,6 +17,7 @@ from pocqueue.measure.bench import Bench, MemoryGuard, ProfileRequest, free_byte
 from pocqueue.measure.profile import MatrixRate, Profile, Sweep, SweepPoint
 from pocqueue.measure.window import estimate_window
 from pocqueue.poc.batch import Batch
+from pocqueue.rounds.start import draft_spec
 from tests.support.factories import make_info
 
 #: A pass takes the first, and the second for each of its nonces.
@@ -100,12 +101,11 @@ def bench(engine: CallsOnly, has_room: Callable[[], bool] | None = None, **chang
 def request(**changes: Any) -> ProfileRequest:
     """Ask for a second of batches of 10 x 8, without a sweep."""
     fields: dict[str, Any] = {
+        "round": draft_spec(block_hash=BLOCKS[0], public_key="key", seq_len=8),
         "batch_size": 10,
-        "seq_len": 8,
         "seconds": 1.0,
         "max_batch": None,
         "blocks": BLOCKS,
-        "public_key": "key",
     }
     return ProfileRequest(**(fields | changes))
 
