@@ -25,14 +25,14 @@ class FakeEngine:
     """Implements `Engine`; notes each batch, and whether two ever ran at once.
 
     Args:
-        distance: distance of a nonce.
+        value: of a nonce; by default its distance.
         on_batch: called inside each forward pass with its number, from 1 on. A test waits, stops
             the round, moves the clock or raises in there.
     """
 
     def __init__(
         self,
-        distance: Callable[[int], float] = distance_of,
+        value: Callable[[int], Any] = distance_of,
         on_batch: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.on_batch = on_batch
@@ -40,7 +40,7 @@ class FakeEngine:
         self.upcoming: list[Batch | None] = []
         self.overlapped = False
         self.closed = False
-        self._distance = distance
+        self._value = value
         self._inside = threading.Lock()
 
     @property
@@ -56,7 +56,7 @@ class FakeEngine:
             self.batches.append(list(batch.nonces))
             self.upcoming.append(upcoming)
             self.on_batch(len(self.batches))
-            return [self._distance(nonce) for nonce in batch.nonces]
+            return [self._value(nonce) for nonce in batch.nonces]
         finally:
             self._inside.release()
 
