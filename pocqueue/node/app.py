@@ -52,7 +52,7 @@ def create_app(
         settings: of all processes.
         delegation: of the big node.
         node: of this one.
-        engine: where it works with an engine: which; None: that of the settings.
+        engine: its own, if it works with one; None: that of the settings.
 
     Raises:
         SettingsError: a setting cannot be used, or not beside another.

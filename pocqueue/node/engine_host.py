@@ -34,7 +34,7 @@ class EngineHost:
 
     Attributes:
         info: the deployed model; None until it is loaded.
-        error: why it cannot be used; None where it can, or is being loaded.
+        error: why it cannot be used; None if it can, or is being loaded.
     """
 
     def __init__(self, settings: Settings, load: Loader = load_local_engine) -> None:

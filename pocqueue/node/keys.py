@@ -33,7 +33,7 @@ from pocqueue.settings import NodeSettings, Settings
 
 #: Number of points of secp256k1 (SEC 2, section 2.4.1): secrets, r and s are 1 … ORDER - 1.
 ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
-#: Name of the key in the state folder, where no other file is set.
+#: Name of the key in the state folder, if no other file is set.
 KEY_NAME = "node-key.pem"
 
 _MAX_FILE_BYTES = 64 * 1024
@@ -46,7 +46,7 @@ _HEX_SIGNATURE = re.compile(r"[0-9a-f]{128}")
 class SigningKey:
     """A secret number and its public point. Made by `load` or `generate`.
 
-    Two are equal where their public keys are. It shows the public key only, and cannot be pickled or
+    Two are equal if their public keys are. It shows the public key only, and cannot be pickled or
     copied.
     """
 
@@ -140,7 +140,7 @@ class SigningKey:
 
 
 def key_path(settings: Settings, node: NodeSettings) -> Path:
-    """Return where the node's key is: where POCQUEUE_NODE_KEY says, or in the state folder."""
+    """Return the path of the node's key: POCQUEUE_NODE_KEY, or a file in the state folder."""
     return settings.state_dir / KEY_NAME if node.key is None else node.key.expanduser().absolute()
 
 
@@ -242,7 +242,7 @@ def _pem_number(data: bytes, path: Path) -> int:
     try:
         key = serialization.load_pem_private_key(data, password=None)
     except TypeError:
-        # What `cryptography` raises where a password is needed and none given.
+        # What `cryptography` raises if a password is needed and none given.
         raise KeyFileError(
             f"The key in {path} is encrypted, and the node has nobody to ask for a password: decrypt "
             "it with `openssl pkey -in OLD -out NEW` and then `chmod 600 NEW`."

@@ -22,12 +22,12 @@ class NodeMetrics:
         r = self.registry
         self.poll_lag = Gauge(
             "pocqueue_node_poll_lag_seconds",
-            "Seconds since the big node was last heard; 0 where none is asked.",
+            "Seconds since the big node last answered; 0 if none is asked.",
             registry=r,
         )
         self.messages = Gauge(
             "pocqueue_node_outbox_messages",
-            "Signed batches on disk, by what becomes of them.",
+            "Signed batches on disk: waiting, refused or held.",
             ["state"],
             registry=r,
         )

@@ -176,7 +176,7 @@ class Outbox(SqliteFile):
         return [Session(*row) for row in rows]
 
     def session(self, session_id: str) -> Session | None:
-        """Return a session, or None where it is not known (any more)."""
+        """Return a session, or None if it is not known (any more)."""
         with self.transaction() as db:
             return _session(db, session_id)
 
@@ -192,7 +192,7 @@ class Outbox(SqliteFile):
             messages: what is to be sent of it; may be none.
 
         Returns:
-            False where the page is not taken and nothing was changed: the cursor is no longer
+            False if the page is not taken and nothing was changed: the cursor is no longer
             `cursor_before`, one of the messages is there already, or the session is over.
 
         Raises:

@@ -25,6 +25,7 @@ from pocqueue.node.schema import (
     errors,
 )
 from pocqueue.node.service import NodeService
+from pocqueue.poc.distance.scheme import Distance
 from pocqueue.poc.nonces import check_node
 from pocqueue.settings import NodeSettings
 from pocqueue.web.errors import SentenceRoute
@@ -148,7 +149,7 @@ def node_router(settings: NodeSettings) -> APIRouter:
 
         Answers `null` once the verdict is on disk.
         """
-        await service.validate(body.to_batch())
+        await service.validate(Distance.read(body))
 
     @proof.get("/status", summary="Show how the node stands", responses=errors(503))
     async def status(service: Service) -> PowStatus:

@@ -1,14 +1,14 @@
-"""Which nonces of a session are recomputed, and what is made of them. Pure maths, no engine.
+"""Which nonces of a session are recomputed, and when the result is called fraud. Pure maths, no engine.
 
 A big node that makes nonces up is found by recomputing a random sample of what it sends, which it
 cannot foresee. Two numbers have to be right: how often a cheat is caught, and how seldom an honest
 node is called one.
 
 **When it is fraud.** An honest nonce comes out as invalid with probability 5e-4 (float error;
-`poc.distance.data.PROBABILITY_MISMATCH`), independently of the others. The sample grows during the session and
-is looked at over and over, and each look is one more chance to be wrong. So the round's
+`poc.distance.data.PROBABILITY_MISMATCH`), independently of the others. The sample grows during the
+session and is looked at over and over, and each look is one more chance to be wrong. So the round's
 fraud_threshold is split over the counts of invalid nonces: the k-th one, k >= 2, is given
-fraud_threshold / (k (k - 1)), which sums to fraud_threshold over all k. It is fraud where k nonces
+fraud_threshold / (k (k - 1)), which sums to fraud_threshold over all k. It is fraud if k nonces
 are invalid among n and
 
     P(X >= k) < fraud_threshold / (k (k - 1)),   X ~ B(n, 5e-4).
@@ -45,7 +45,7 @@ from dataclasses import dataclass
 from pocqueue.poc.distance.data import PROBABILITY_MISMATCH
 from pocqueue.poc.fraud import fraud_test
 
-#: Nonces of the session that the sample is made for (issue 4).
+#: Nonces of the session that the sample is made for.
 SESSION_NONCES = 2000
 #: Share of made-up nonces that is to be caught.
 MADE_UP = 0.05
@@ -57,14 +57,14 @@ RECOMPUTED_INVALID = 0.9
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class SampleVerdict:
     """What is known about a session after some of it was recomputed."""
 
     num_sampled: int
     num_invalid: int
     #: Chance of an honest node to have that many invalid ones, or more, among so many.
     probability_honest: float
-    #: It is fraud where the chance is below this.
+    #: It is fraud if the chance is below this.
     threshold: float
     fraud_detected: bool
 
@@ -74,7 +74,7 @@ def judge_sample(
     num_sampled: int,
     fraud_threshold: float,
     probability_mismatch: float = PROBABILITY_MISMATCH,
-) -> Verdict:
+) -> SampleVerdict:
     """Say what a sample tells, at any time and as often as wanted; the module says why that is right.
 
     Args:
@@ -88,7 +88,7 @@ def judge_sample(
     """
     threshold = _part(num_invalid, fraud_threshold)
     probability, detected = fraud_test(num_invalid, num_sampled, threshold, probability_mismatch)
-    return Verdict(num_sampled, num_invalid, probability, threshold, detected)
+    return SampleVerdict(num_sampled, num_invalid, probability, threshold, detected)
 
 
 class SessionCheck:
@@ -115,7 +115,7 @@ class SessionCheck:
         self._num_invalid = num_invalid
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> SampleVerdict:
         """The verdict on what was added so far."""
         return judge_sample(
             self._num_invalid,
@@ -124,7 +124,7 @@ class SessionCheck:
             self._probability_mismatch,
         )
 
-    def add(self, *, sampled: int, invalid: int) -> Verdict:
+    def add(self, *, sampled: int, invalid: int) -> SampleVerdict:
         """Add recomputed nonces and return the verdict on all of the session's.
 
         Args:
@@ -143,7 +143,7 @@ class Sampler:
         rate: probability of each of the first `num_nonces` to be picked; (0, 1]. None: `sample_rate`.
         fraud_threshold: of the round; what that rate depends on.
         num_nonces: beyond these the rate falls as num_nonces / seen.
-        seen: nonces of the session that went by before, where it goes on after a restart.
+        seen: nonces of the session before a restart, if it goes on after one.
         rng: randomness; None: the system's, which a big node cannot foresee.
     """
 
@@ -192,7 +192,7 @@ def sample_size(
         recomputed_invalid: probability of a made-up nonce to come out as invalid; (0, 1].
 
     Returns:
-        The least number that is enough; all of them where no number is.
+        The least number that is enough; all of them if no number is.
     """
     num_made_up = math.floor(num_nonces * made_up + 1e-9)
     for size in range(2, num_nonces):
@@ -223,7 +223,7 @@ def sample_rate(
         num_nonces: of the session that the certainty is for; >= 1. The others as for `sample_size`.
 
     Returns:
-        A whole number of nonces over `num_nonces`, in (0, 1]; 1 where nothing less is enough.
+        A whole number of nonces over `num_nonces`, in (0, 1]; 1 if nothing less is enough.
     """
     num_made_up = math.floor(num_nonces * made_up + 1e-9)
     start = sample_size(num_nonces, made_up, certainty, fraud_threshold, recomputed_invalid)
@@ -240,7 +240,7 @@ def _missed(
 ) -> float:
     """Return a bound from above on the chance that a cheat is not found at the session's end.
 
-    `found` made-up nonces are picked and come out as invalid; it is missed where that is too few for
+    `found` made-up nonces are picked and come out as invalid; it is missed if that is too few for
     the size of the sample. Each of the other nonces is picked with a probability of at most `rate`.
     """
     missed = 0.0

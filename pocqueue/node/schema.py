@@ -1,4 +1,4 @@
-"""Bodies of the small node's routes: WIRE.md section 2, both of its eras.
+"""Bodies of the small node's routes, of legacy and later chains: docs/wire.md.
 
 Bounds are those of a round (`poc/search.py`); what depends on the model is checked by whoever has it.
 Unknown fields are ignored: clients of several generations send more than this one needs.
@@ -20,7 +20,7 @@ from pocqueue.poc.search import NOT_SET, MaybeNodeCount, MaybeNodeId, SearchBody
 from pocqueue.served import schema as pow_schema
 from pocqueue.web.errors import error_answers
 
-#: What MLNode takes where neither the body nor its params say.
+#: What legacy nodes take if neither the body nor its params say.
 DEFAULT_SEQ_LEN = 16
 
 #: More than any model has positions for.
@@ -53,7 +53,7 @@ class Params(BaseModel):
         default=None,
         ge=1,
         le=MAX_SEQ_LEN,
-        description=f"Positions of one nonce's input; {DEFAULT_SEQ_LEN} where nothing says.",
+        description=f"Positions of one nonce's input; {DEFAULT_SEQ_LEN} if nothing says.",
     )
     dim: int | None = Field(default=None, ge=1, description="Width of an embedding.")
     n_layers: int | None = Field(default=None, ge=1, description="Transformer blocks.")
@@ -136,7 +136,7 @@ class InitBody(SearchBody, WithProof):
         return NOT_SET not in (self.node_id, self.node_count)
 
     def to_round(self, default_url: str | None) -> NodeRound | None:
-        """Return the round, or None where the body has no URL and there is no other.
+        """Return the round, or None if the body has no URL and there is no other.
 
         Args:
             default_url: callback URL of the settings.
@@ -172,9 +172,7 @@ class OutboxStatus(BaseModel):
     waiting: int = Field(description="Not confirmed by their receiver yet.")
     refused: int = Field(description="Answered with a final error by their receiver.")
     held: int = Field(description="Of a session that was found to be fraud; never sent.")
-    oldest_seconds: float = Field(
-        description="Age of the oldest one that waits; 0 where none does."
-    )
+    oldest_seconds: float = Field(description="Age of the oldest one that waits; 0 if none does.")
 
 
 _STATUS: dict[str, Any] = {
@@ -197,7 +195,7 @@ _STATUS: dict[str, Any] = {
 
 
 class PowStatus(BaseModel):
-    """How the small node stands. The first four fields are seed 000's."""
+    """How the small node stands. Legacy clients read the first four fields."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_STATUS]})
 
@@ -213,7 +211,7 @@ class PowStatus(BaseModel):
     )
     total_nonces: int = Field(default=0, description="Valid nonces in them.")
     poll_lag_seconds: float | None = Field(
-        default=None, description="Since the big node was last heard; null where none is asked."
+        default=None, description="Since the big node last answered; null if none is asked."
     )
     sampled_nonces: int = Field(
         default=0, description="Nonces of this search that were recomputed here."
@@ -246,7 +244,7 @@ class StateAnswer(BaseModel):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"state": "POW"}]})
 
-    state: str = Field(description="POW, or STOPPED where there is no round.")
+    state: str = Field(description="POW, or STOPPED if there is no round.")
 
 
 class OkAnswer(BaseModel):
@@ -284,7 +282,7 @@ _ERRORS = {
         "Failed to start delegation session: Invalid auth token: …",
     ),
     503: (
-        "Nobody can work on it now: no big node, GPU, engine or disk; says which.",
+        "It cannot be worked on now: no big node, GPU, engine or disk; says which.",
         "Failed to start delegation session: Connection refused. Check that …",
     ),
 }

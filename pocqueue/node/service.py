@@ -27,8 +27,7 @@ from pocqueue.node.outgoing import Outgoing
 from pocqueue.node.round import NodeRound
 from pocqueue.node.searches import Searches, local_work
 from pocqueue.node.validator import Validator
-from pocqueue.poc.data import ProofBatch
-from pocqueue.poc.proofs import Verdict
+from pocqueue.poc.proofs import ReceivedBatch, Verdict
 from pocqueue.settings import DelegationSettings, NodeSettings, Settings
 
 logger = logging.getLogger(__name__)
@@ -169,7 +168,7 @@ class NodeService:
             await self._stop_search()
             self.state = NodeState.VALIDATING
 
-    async def validate(self, proof: ProofBatch) -> Verdict:
+    async def validate(self, proof: ReceivedBatch) -> Verdict:
         """Recompute somebody's proof for the round's block; the signed verdict goes to the callback URL.
 
         Raises:

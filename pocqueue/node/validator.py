@@ -9,8 +9,7 @@ from pocqueue.node.engine_host import EngineHost
 from pocqueue.node.outbox import NewMessage
 from pocqueue.node.outgoing import Outgoing
 from pocqueue.node.round import NodeRound
-from pocqueue.poc.data import ProofBatch
-from pocqueue.poc.proofs import Proofs, Verdict, check_length
+from pocqueue.poc.proofs import ReceivedBatch, Verdict, check_length
 
 #: How ids of sessions begin that hold one verdict, and no search.
 VERDICT_PREFIX = "verdict-"
@@ -28,7 +27,7 @@ class Validator:
         self._engine = engine
         self._outgoing = outgoing
 
-    async def validate(self, proof: ProofBatch, node_round: NodeRound) -> Verdict:
+    async def validate(self, received: ReceivedBatch, node_round: NodeRound) -> Verdict:
         """Recompute a proof for the round's block; the verdict is on disk when this returns.
 
         The block is the round's whatever the proof says, so that one made for another block fails.
@@ -36,13 +35,13 @@ class Validator:
         Raises:
             EngineUnavailable: the engine cannot be used.
             EngineError: it failed on a batch.
-            InvalidRound: there is not one distance for each nonce, or the shape cannot be run.
+            InvalidRound: there is not one value for each nonce, or the shape cannot be run.
             OutboxError: the verdict cannot be kept.
         """
-        claimed = Proofs(proof.nonces, proof.dist)
+        claimed = received.proofs
         # The nonces of the node whose proof it is, in the block of the round.
         search = node_round.model_copy(
-            update={"public_key": proof.public_key, "node_id": proof.node_id}
+            update={"public_key": received.public_key, "node_id": received.node_id}
         )
         check_length(search.proof.field, claimed.values, claimed.nonces, search.proof.noun)
         verdict = search.proof.judge(claimed, await self._engine.values(search, claimed.nonces))

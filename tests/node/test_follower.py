@@ -22,10 +22,8 @@ from pocqueue.node.round import NodeRound
 from pocqueue.node.search_request import SearchRequest
 from pocqueue.node.signing import verify_body
 from pocqueue.node.sources import Page
-from pocqueue.poc.distance.scheme import Distance
-from pocqueue.poc.proofs import ReceivedBatch
 from pocqueue.rounds.store import KEEP_ENDED_MS
-from tests.support.node import TroubledOutbox, batch, make_round, nonces_in
+from tests.support.node import TroubledOutbox, batch, make_round, nonces_in, received
 from tests.support.waiting import until
 
 KEY = SigningKey.generate()
@@ -85,10 +83,6 @@ def outbox(tmp_path: Path) -> Iterator[TroubledOutbox]:
     with TroubledOutbox(tmp_path / "outbox.sqlite3") as outbox:
         outbox.open_session("s", "delegation", "{}")
         yield outbox
-
-
-def received(body: dict[str, Any]) -> ReceivedBatch:
-    return Distance.read(Distance.batch_model()(**body))
 
 
 def page(cursor: str, *batches: dict[str, Any], over: bool = False) -> Page:

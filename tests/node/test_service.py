@@ -27,7 +27,6 @@ from pocqueue.node.engine_host import EngineHost
 from pocqueue.node.outbox import OUTBOX_NAME, Outbox
 from pocqueue.node.service import NodeService
 from pocqueue.node.signing import verify_body
-from pocqueue.poc.data import ProofBatch
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.store import Keys
 from pocqueue.settings import DelegationSettings
@@ -47,6 +46,7 @@ from tests.support.node import (
     make_round,
     node_at_work,
     nonces_in,
+    received,
 )
 from tests.support.waiting import until
 
@@ -325,14 +325,14 @@ async def test_a_round_has_one_window(settings_for: SettingsFactory, chain: Rece
 async def test_a_verdict(settings_for: SettingsFactory, chain: Receiver) -> None:
     """Signed, at the chain once; of an honest proof and of a made-up one."""
     async with node_at_work(settings_for()) as node:
-        proof = ProofBatch(**batch(*valid_below(1.0, range(100))))
+        proof = received(batch(*valid_below(1.0, range(100))))
         with pytest.raises(NodeStateError, match="PoW is not running"):
             await node.validate(proof)
         with pytest.raises(NodeStateError, match="PoW is not running"):
             await node.validate_phase()
         await node.validate_phase(make_round(chain.url))
         assert not (await node.validate(proof)).fraud_detected
-        lie = ProofBatch(**batch(*(n for n in range(40) if distance_of(n) > 1)))
+        lie = received(batch(*(n for n in range(40) if distance_of(n) > 1)))
         assert (await node.validate(lie)).fraud_detected
         await until(lambda: len(chain.accepted) == 2)
         assert [body["fraud_detected"] for body in chain.accepted] == [False, True]
@@ -340,13 +340,13 @@ async def test_a_verdict(settings_for: SettingsFactory, chain: Receiver) -> None
         for body in chain.accepted:
             verify_body(body)
         with pytest.raises(InvalidRound, match="dist is 'a list of 1'"):
-            await node.validate(ProofBatch(**batch(0, 1) | {"dist": [0.5]}))
+            await node.validate(received(batch(0, 1) | {"dist": [0.5]}))
 
 
 async def test_no_validation_without_an_engine(settings_for: SettingsFactory) -> None:
     """In the words of docs/wire.md if it delegates."""
     async with node_at_work(settings_for(), delegating("http://127.0.0.1:9")) as node:
-        for ask in (node.validate_phase(make_round()), node.validate(ProofBatch(**batch(0)))):
+        for ask in (node.validate_phase(make_round()), node.validate(received(batch(0)))):
             with pytest.raises(NodeStateError) as caught:
                 await ask
             assert str(caught.value) == "Validation phase not supported in delegation mode"
@@ -391,7 +391,7 @@ async def test_an_engine_that_cannot_be_loaded(settings_for: SettingsFactory) ->
             await node.generate(make_round())
         assert node.unhealthy == "The engine of this node cannot be used: no such model"
         with pytest.raises(EngineUnavailable, match="no such model"):
-            await node.validate(ProofBatch(**batch(0)))
+            await node.validate(received(batch(0)))
         await node.stop()
         assert await word(node) == "NOT_LOADED"
     async with (

@@ -25,6 +25,8 @@ from pocqueue.node.keys import SigningKey
 from pocqueue.node.outbox import OUTBOX_NAME, Outbox
 from pocqueue.node.round import NodeRound
 from pocqueue.node.service import NodeService
+from pocqueue.poc.distance.scheme import Distance
+from pocqueue.poc.proofs import ReceivedBatch
 from pocqueue.settings import DelegationSettings, NodeSettings, Settings
 from pocqueue.web.listener import address_of, listen
 from tests.support.callback_receiver import answering
@@ -65,6 +67,11 @@ def batch(*nonces: int, dist: float = 0.5, **changes: Any) -> dict[str, Any]:
         "node_id": 0,
     }
     return fields | changes
+
+
+def received(body: dict[str, Any]) -> ReceivedBatch:
+    """Return such a batch as it is received."""
+    return Distance.read(Distance.batch_model()(**body))
 
 
 class LegacyBigNode:
