@@ -159,7 +159,7 @@ def _tokens_file() -> TokensFile:
 def _look_at_store(delegation: DelegationSettings) -> Callable[[], dict[str, Any]]:
     """Return what reads all sessions, with their customers."""
     from pocqueue.rounds.backend import Backend
-    from pocqueue.rounds.sessions.views import session_views
+    from pocqueue.rounds.sessions.control import session_views
     from pocqueue.settings import Settings
 
     settings = Settings.load()

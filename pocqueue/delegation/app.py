@@ -34,7 +34,7 @@ from pocqueue.delegation.routes import Delegation, delegation_router
 from pocqueue.errors import SettingsError
 from pocqueue.logs import log_to_stderr
 from pocqueue.rounds.backend import Backend
-from pocqueue.rounds.sessions.control import SessionDesk
+from pocqueue.rounds.sessions.control import SessionControl
 from pocqueue.rounds.sessions.reader import SessionReader
 from pocqueue.settings import (
     MIN_TOKEN_LENGTH,
@@ -103,7 +103,8 @@ def create_app(
                 access.limit.shared = RedisFailures(reader.client, reader.url)
                 app.state.delegation = Delegation(
                     settings=delegation,
-                    desk=SessionDesk(
+                    backend=backend,
+                    sessions=SessionControl(
                         backend,
                         max_sessions=delegation.max_sessions,
                         window_s=delegation.window_seconds,
@@ -112,7 +113,6 @@ def create_app(
                     ),
                     reader=reader,
                 )
-                app.state.backend = backend
                 with _ending_waits(reader):
                     yield
 

@@ -12,10 +12,9 @@ from fastapi.responses import Response
 from prometheus_client import Histogram
 
 from pocqueue.delegation.customers import MAIN
-from pocqueue.delegation.routes import SECURITY
+from pocqueue.delegation.routes import SECURITY, Delegation
 from pocqueue.delegation.schema import errors
 from pocqueue.errors import InvalidToken
-from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.metrics import PoolCollector, process_collector, render
 from pocqueue.web.errors import SentenceRoute
 
@@ -33,8 +32,8 @@ def metrics_router(histogram: Histogram) -> APIRouter:
             raise InvalidToken(
                 "Invalid auth token: figures are the operator's; send DELEGATION_AUTH_TOKEN."
             )
-        backend: Backend = request.app.state.backend
-        page, media_type = render(PoolCollector(backend), histogram, process)
+        delegation: Delegation = request.app.state.delegation
+        page, media_type = render(PoolCollector(delegation.backend), histogram, process)
         return Response(page, headers={"Content-Type": media_type})
 
     router.add_api_route(

@@ -1,6 +1,6 @@
 """The routes of a delegation: WIRE.md section 1, as `/api/v1/delegation/X` and as bare `/X`.
 
-Thin: who asks is found out here, what sessions do is in `rounds/sessions.py` and `session_desk.py`.
+Thin: who asks is found out here, what sessions do is in `rounds/sessions/`.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from pocqueue.delegation.schema import (
     errors,
 )
 from pocqueue.errors import UnknownSession
-from pocqueue.rounds.sessions.control import SessionDesk
+from pocqueue.rounds.backend import Backend
+from pocqueue.rounds.sessions.control import SessionControl, session_views, session_word
 from pocqueue.rounds.sessions.reader import MAX_ENTRIES, Page, SessionReader, parse_cursor
-from pocqueue.rounds.sessions.views import session_word
 from pocqueue.rounds.store import START
 from pocqueue.settings import DelegationSettings
 from pocqueue.web.errors import SentenceRoute, answer
@@ -49,7 +49,8 @@ class Delegation:
     """What the routes work on; `app.state.delegation` has it while the application runs."""
 
     settings: DelegationSettings
-    desk: SessionDesk
+    backend: Backend
+    sessions: SessionControl
     reader: SessionReader
 
 
@@ -133,7 +134,7 @@ def start(body: StartBody, request: Request) -> StartAnswer:
     """
     delegation: Delegation = request.app.state.delegation
     customer: Customer = request.user
-    started = delegation.desk.start(
+    started = delegation.sessions.start(
         body.to_draft(),
         body.params.to_wish(),
         customer=customer.name,
@@ -209,12 +210,12 @@ def stop(body: StopBody, request: Request) -> StopAnswer:
     """Stop a session. What it found can still be fetched, for an hour; stopping twice is fine."""
     delegation: Delegation = request.app.state.delegation
     customer: Customer = request.user
-    ended = delegation.desk.stop(body.session_id, customer.name)
+    ended = delegation.sessions.stop(body.session_id, customer.name)
     return StopAnswer(
         session_id=ended.round_id,
         status=session_word(ended.state, begun=ended.next_index > 0),
         message="Session stopped successfully",
-        total_batches_generated=delegation.desk.num_proofs(ended.round_id),
+        total_batches_generated=delegation.sessions.num_proofs(ended.round_id),
     )
 
 
@@ -223,7 +224,7 @@ def status(request: Request) -> StatusAnswer:
     delegation: Delegation = request.app.state.delegation
     customer: Customer | None = request.user
     in_all = delegation.settings.max_sessions
-    views = delegation.desk.views(None if customer is None else customer.name)
+    views = session_views(delegation.backend, None if customer is None else customer.name)
     return StatusAnswer(
         total_sessions=len(views),
         active_sessions=sum(view.status.state.is_active for view in views),

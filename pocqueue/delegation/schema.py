@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pocqueue.poc.fields import HttpUrl, Text
 from pocqueue.poc.scheme import WithProof
 from pocqueue.poc.search import SearchBody, SeqLen
-from pocqueue.rounds.sessions.model import ModelWish
+from pocqueue.rounds.model_choice import ModelWish
 from pocqueue.rounds.spec import RoundSpec
 from pocqueue.rounds.start import draft_spec
 from pocqueue.web.errors import error_answers

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from pocqueue.poc.fields import HttpUrl
 from pocqueue.poc.scheme import ProofSearch
-from pocqueue.rounds.sessions.model import ModelWish
+from pocqueue.rounds.model_choice import ModelWish
 
 _NOT_OF_THE_SEARCH = {"params", "url", "delegation_url", "delegation_auth_token"}
 

@@ -35,7 +35,7 @@ from pocqueue.node.sources import EngineSource, QueueSource, RemoteSource, Sourc
 from pocqueue.node.spot_check import SpotCheck
 from pocqueue.node.validator import VERDICT_PREFIX
 from pocqueue.rounds.backend import Backend
-from pocqueue.rounds.sessions.model import dimensions
+from pocqueue.rounds.model_choice import dimensions
 from pocqueue.rounds.start import check_seq_len
 from pocqueue.rounds.store import KEEP_ENDED_MS
 from pocqueue.settings import DelegationSettings, NodeSettings, Settings

@@ -20,9 +20,8 @@ from pocqueue.node.outbox import Origin
 from pocqueue.node.round import NodeRound
 from pocqueue.poc.proofs import ReceivedBatch
 from pocqueue.rounds.backend import Backend
+from pocqueue.rounds.model_choice import choose_session_model, num_serving
 from pocqueue.rounds.records import RoundStatus
-from pocqueue.rounds.sessions.model import choose_session_model
-from pocqueue.rounds.sessions.views import num_serving
 from pocqueue.rounds.spec import RoundState
 from pocqueue.rounds.start import check_seq_len, draft_spec, start_round
 from pocqueue.rounds.store import START

@@ -15,7 +15,6 @@ from typing import Any
 import redis
 
 from pocqueue.engine.base import EngineInfo
-from pocqueue.errors import NoLiveGpu
 from pocqueue.rounds.connection import store_errors
 from pocqueue.rounds.latency import Latency
 from pocqueue.rounds.scripts import Scripts
@@ -192,49 +191,6 @@ class Pool:
 def beat_call(gpu: Gpu) -> tuple[list[str], list[Any]]:
     """Return keys and arguments of `lua/beat.lua`; see `Pool.beat`."""
     return [Keys.GPUS, Keys.HEARTBEATS], [gpu.queue, gpu.worker, gpu.to_json()]
-
-
-def choose_model(gpus: Sequence[Gpu], model: str | None) -> EngineInfo:
-    """Return the deployed model that a round is to use.
-
-    Args:
-        gpus: the live GPUs.
-        model: name of a deployed model, or None where there is only one to choose.
-
-    Raises:
-        NoLiveGpu: nobody serves it, or nobody serves anything, or the choice is open.
-    """
-    ready = [gpu for gpu in gpus if not gpu.draining]
-    if not ready:
-        raise NoLiveGpu(
-            "No live GPU: start a worker with `celery -A pocqueue worker -Q gpu0`, or everything "
-            "on this machine with `pocqueue up`. `pocqueue gpus` shows the pool."
-        )
-    deployed = {(gpu.info.fingerprint, gpu.info.dtype, gpu.info.runtime): gpu.info for gpu in ready}
-    names = ", ".join(sorted({info.model for info in deployed.values()}))
-    if model is not None:
-        deployed = {key: info for key, info in deployed.items() if is_called(info, model)}
-        if not deployed:
-            raise NoLiveGpu(
-                f"model is {model!r}, which no live GPU has deployed; allowed: {names}. Start a "
-                f"worker with POCQUEUE_MODEL={model}."
-            )
-    if len(deployed) > 1:
-        choices = ", ".join(
-            f"{info.model} ({info.fingerprint[:12]}@{info.dtype}@{info.runtime})"
-            for _, info in sorted(deployed.items(), key=lambda item: item[0])
-        )
-        raise NoLiveGpu(
-            f"The live GPUs have different models deployed: {choices}. Say which with --model: its "
-            "name or the first digits of its fingerprint, with @DTYPE or @RUNTIME where they differ in that."
-        )
-    return next(iter(deployed.values()))
-
-
-def is_called(info: EngineInfo, text: str) -> bool:
-    """Say whether `text` names a model: NAME or FINGERPRINT, with @DTYPE, @RUNTIME or both behind it."""
-    name = text.removesuffix(f"@{info.runtime}").removesuffix(f"@{info.dtype}")
-    return name == info.model or (len(name) >= 8 and info.fingerprint.startswith(name))
 
 
 def _natural(queue: str) -> tuple[str, int]:

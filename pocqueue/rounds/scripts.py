@@ -8,6 +8,7 @@ from importlib import resources
 from typing import Any
 
 import redis
+import redis.asyncio
 
 from pocqueue.rounds.connection import store_errors
 
@@ -62,7 +63,12 @@ class Scripts:
 
     @cached_property
     def _registered(self) -> dict[str, Any]:
-        return {name: self._client.register_script(text) for name, text in read_scripts().items()}
+        return register_scripts(self._client)
+
+
+def register_scripts(client: redis.Redis | redis.asyncio.Redis) -> dict[str, Any]:
+    """Return every script by its name, to be called (or awaited) with keys and args on this client."""
+    return {name: client.register_script(text) for name, text in read_scripts().items()}
 
 
 def read_scripts() -> dict[str, str]:

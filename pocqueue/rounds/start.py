@@ -8,7 +8,7 @@ from pocqueue.engine.base import EngineInfo
 from pocqueue.errors import InvalidRound, StoreError, UnknownRound
 from pocqueue.poc.scheme import DEFAULT, scheme_class
 from pocqueue.rounds.backend import Backend
-from pocqueue.rounds.pool import choose_model
+from pocqueue.rounds.model_choice import choose_model
 from pocqueue.rounds.spec import RoundSpec
 from pocqueue.rounds.store import RoundStore
 
@@ -58,20 +58,31 @@ def check_seq_len(seq_len: int, info: EngineInfo, field: str = "seq_len") -> Non
         )
 
 
-def start_round(backend: Backend, draft: RoundSpec, info: EngineInfo, **changes: Any) -> str:
-    """Make the round; return its id. The scheduler sees it at once.
+def decided(draft: RoundSpec, info: EngineInfo, **changes: Any) -> RoundSpec:
+    """Return a draft whose model is decided.
 
     Args:
         changes: fields that were decided since the draft, such as a calibrated r_target.
     """
-    fields = draft.model_dump() | changes
-    fields |= {
-        "model": info.model,
-        "model_fingerprint": info.fingerprint,
-        "model_dtype": info.dtype,
-        "model_runtime": info.runtime,
-    }
-    return backend.store.create(RoundSpec.build(**fields))
+    return RoundSpec.build(
+        **draft.model_dump()
+        | {
+            "model": info.model,
+            "model_fingerprint": info.fingerprint,
+            "model_dtype": info.dtype,
+            "model_runtime": info.runtime,
+        }
+        | changes
+    )
+
+
+def start_round(backend: Backend, draft: RoundSpec, info: EngineInfo, **changes: Any) -> str:
+    """Make the round; return its id. The scheduler sees it at once.
+
+    Args:
+        changes: see `decided`.
+    """
+    return backend.store.create(decided(draft, info, **changes))
 
 
 def find_round(store: RoundStore, text: str) -> str:

@@ -256,7 +256,7 @@ def test_a_reply_that_is_cut_off_loses_nothing(service: Service, backend: Backen
     big = " " * 2_000_000
     key = Keys.of_round(session_id, "proofs")
     for i in range(4):
-        entry = {"nonces": f"[{i}]{big}", "dist": "[0.5]", "queue": "gpu0"}
+        entry = {"nonces": f"[{i}]{big}", "values": "[0.5]", "queue": "gpu0"}
         backend.client.xadd(key, entry)  # type: ignore[arg-type]
     work.batch()
     with _request(service, session_id) as connection:
@@ -330,7 +330,7 @@ def test_redis_gone_in_the_middle_of_a_reply(
         session_id = service.begin()
         key = Keys.of_round(session_id, "proofs")
         for i in range(4):
-            entry = {"nonces": f"[{i}]{' ' * 2_000_000}", "dist": "[0.5]", "queue": "gpu0"}
+            entry = {"nonces": f"[{i}]{' ' * 2_000_000}", "values": "[0.5]", "queue": "gpu0"}
             own_backend.client.xadd(key, entry)  # type: ignore[arg-type]
         with _request(service, session_id) as connection:
             received = len(connection.recv(100))

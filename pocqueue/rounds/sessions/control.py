@@ -1,7 +1,7 @@
 """Starts, stops and lists sessions: what a delegation does beside handing out batches.
 
-Nothing is kept here: a session is a round in the store, and its customer stands in its specification.
-A customer's session is known to that customer only.
+Nothing is kept here: a session is a round in the store, its id is the round's, and its customer stands in
+its specification. A customer's session is known to that customer only.
 """
 
 from __future__ import annotations
@@ -9,22 +9,83 @@ from __future__ import annotations
 import contextlib
 import logging
 import uuid
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from pocqueue.engine.base import EngineInfo
 from pocqueue.errors import ModelConflict, UnknownRound, UnknownSession
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.callback_target import check_url
+from pocqueue.rounds.model_choice import ModelWish, choose_session_model, num_serving
 from pocqueue.rounds.records import RoundStatus, SessionLimits
-from pocqueue.rounds.sessions.model import ModelWish, choose_session_model
-from pocqueue.rounds.sessions.views import SessionView, check_session_id, num_serving, session_views
 from pocqueue.rounds.spec import RoundSpec, RoundState
-from pocqueue.rounds.start import check_seq_len
+from pocqueue.rounds.start import check_seq_len, decided
 
 logger = logging.getLogger(__name__)
 
 #: Namespace of session ids that are made of a request's (RFC 9562, version 5).
 _REQUESTS = uuid.UUID("6f1f8b57-6c39-4d0d-9a2e-0f6d4bb0a8c1")
+
+
+#: Ids of rounds are UUIDs, of 36 characters.
+MAX_ID_LENGTH = 64
+
+
+def session_word(state: RoundState, *, begun: bool) -> str:
+    """Return a session's status in the word that clients know.
+
+    Args:
+        begun: whether any of its nonces were given to a GPU yet.
+    """
+    if state is RoundState.ACTIVE:
+        return "generating" if begun else "initializing"
+    # Sessions search until their deadline, so that none is completed unless it asked for a number.
+    return {RoundState.EXPIRED: "expired", RoundState.FAILED: "error"}.get(state, "stopped")
+
+
+def check_session_id(text: str) -> None:
+    """Refuse what cannot be a session's id, before a store is asked for it.
+
+    Raises:
+        UnknownSession: it is not made of plain characters, or too long.
+    """
+    if not (text.isascii() and text.isprintable() and 0 < len(text) <= MAX_ID_LENGTH):
+        raise UnknownSession(text)
+
+
+class SessionView(NamedTuple):
+    """A session as it stands, for people who watch."""
+
+    status: RoundStatus
+    #: Live GPUs that can search for it.
+    num_gpus: int
+    #: Batches with valid nonces, handed out or not.
+    num_proofs: int
+
+    @property
+    def customer(self) -> str:
+        return self.status.spec.customer or ""
+
+    @property
+    def word(self) -> str:
+        """Its status in the word that clients know."""
+        return session_word(self.status.state, begun=self.status.next_index > 0)
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since it began."""
+        return (self.status.now_ms - self.status.created_ms) / 1000
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as the wire has it: its customer sees it so."""
+        return {
+            "status": self.word,
+            "node_id": self.status.spec.node_id,
+            "gpu_count": self.num_gpus,
+            "total_generated": self.num_proofs,
+            "age_seconds": round(self.age_s, 3),
+            "created_at": self.status.created_ms / 1000,
+            "total_nonces": self.status.valid,
+            "total_checked": self.status.checked,
+        }
 
 
 class StartedSession(NamedTuple):
@@ -38,8 +99,8 @@ class StartedSession(NamedTuple):
     warning: str
 
 
-class SessionDesk:
-    """Starts, stops and lists sessions. Safe to share between threads.
+class SessionControl:
+    """Starts and stops sessions. Safe to share between threads.
 
     Args:
         backend: store and pool.
@@ -101,11 +162,7 @@ class SessionDesk:
             logger.warning("DELEGATION start of node %d refused: %s", draft.node_id, exc)
             raise
         check_seq_len(draft.seq_len, info, "params.seq_len")
-        spec = RoundSpec.build(
-            **draft.model_dump()
-            | _model_fields(info)
-            | {"customer": customer, "share": share, "window_s": self._window_s}
-        )
+        spec = decided(draft, info, customer=customer, share=share, window_s=self._window_s)
         session_id = self._backend.store.create(
             spec,
             None if request_id is None else _session_id(customer, request_id),
@@ -165,24 +222,31 @@ class SessionDesk:
         """Return how many batches with valid nonces a session has, handed out or not."""
         return self._backend.store.num_proofs([session_id])[0]
 
-    def views(self, customer: str | None = None) -> list[SessionView]:
-        """Return the sessions of the last hour, oldest first.
 
-        Args:
-            customer: whose; None: everybody's.
-        """
-        return session_views(self._backend, customer)
+def session_views(backend: Backend, customer: str | None = None) -> list[SessionView]:
+    """Return the sessions of the last hour, oldest first.
+
+    Args:
+        backend: store and pool.
+        customer: whose; None: everybody's.
+
+    Raises:
+        StoreError: Redis is away.
+    """
+    store = backend.store
+    gpus = backend.pool.live()
+    found = [
+        status
+        for status in store.statuses(store.list_ids())
+        if status.spec.customer is not None and customer in {None, status.spec.customer}
+    ]
+    numbers = store.num_proofs([status.round_id for status in found])
+    return [
+        SessionView(status, num_serving(gpus, status.spec), number)
+        for status, number in zip(found, numbers, strict=True)
+    ]
 
 
 def _session_id(customer: str, request_id: str) -> str:
     """Name the session of a request; nobody else's request can have the same name."""
     return str(uuid.uuid5(_REQUESTS, f"{request_id} {customer}"))
-
-
-def _model_fields(info: EngineInfo) -> dict[str, str]:
-    return {
-        "model": info.model,
-        "model_fingerprint": info.fingerprint,
-        "model_dtype": info.dtype,
-        "model_runtime": info.runtime,
-    }

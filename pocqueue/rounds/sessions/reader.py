@@ -8,7 +8,7 @@ A session is a round with a customer; its id is the round's. Promises:
   them confirms it, and only from where that answer began.
 - Any number of clients may wait; they share a bounded number of connections.
 
-For the event loop. What starts, stops and lists sessions is in `session_desk.py`.
+For the event loop. What starts, stops and lists sessions is in `control.py`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ import re
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from importlib import resources
-from typing import Any
 
 from typing_extensions import override
 
@@ -31,7 +29,8 @@ from pocqueue.errors import InvalidRound, StoreFull, UnknownSession
 from pocqueue.poc.proofs import Proofs
 from pocqueue.rounds.connection import connect_async, store_errors
 from pocqueue.rounds.records import parse_spec
-from pocqueue.rounds.sessions.views import check_session_id, session_word
+from pocqueue.rounds.scripts import register_scripts
+from pocqueue.rounds.sessions.control import check_session_id, session_word
 from pocqueue.rounds.spec import RoundSpec, RoundState
 from pocqueue.rounds.store import KEEP_ENDED_MS, START, Keys, close_round_call
 
@@ -135,9 +134,7 @@ class SessionReader(AsyncClosing):
         self._turns = asyncio.Semaphore(MAX_READS)
         self._waiting = 0
         self._closing = False
-        self._read_script = self._script("read_session")
-        self._confirm_script = self._script("confirm_drain")
-        self._close_script = self._script("close_round")
+        self._scripts = register_scripts(self.client)
 
     @override
     async def close(self) -> None:
@@ -222,7 +219,7 @@ class SessionReader(AsyncClosing):
         keys = [Keys.of_round(session_id, "round"), Keys.of_round(session_id, "drain")]
         async with self._turns:
             with store_errors(self.url):
-                reply = await self._confirm_script(
+                reply = await self._scripts["confirm_drain"](
                     keys=keys, args=[before, after, uuid.uuid4().hex, KEEP_ENDED_MS]
                 )
         return bool(reply)
@@ -242,7 +239,7 @@ class SessionReader(AsyncClosing):
         parts = ("round", "proofs", "drain")
         async with self._turns:
             with store_errors(self.url):
-                reply = await self._read_script(
+                reply = await self._scripts["read_session"](
                     keys=[Keys.of_round(session_id, part) for part in parts],
                     args=["" if cursor is None else cursor, limit, MAX_PAGE_BYTES],
                 )
@@ -272,7 +269,7 @@ class SessionReader(AsyncClosing):
     async def _expire(self, session_id: str) -> None:
         keys, args = close_round_call(session_id, RoundState.EXPIRED, "", only_if_due=True)
         with store_errors(self.url):
-            await self._close_script(keys=keys, args=args)
+            await self._scripts["close_round"](keys=keys, args=args)
 
     async def _block(self, session_id: str, cursor: str, timeout_s: float) -> bool:
         key = Keys.of_round(session_id, "proofs")
@@ -294,7 +291,3 @@ class SessionReader(AsyncClosing):
                     (state, deadline_ms), time, found = await pipe.execute()
         now_ms = time[0] * 1000 + time[1] // 1000
         return bool(found) or state != RoundState.ACTIVE.value or now_ms >= int(deadline_ms)
-
-    def _script(self, name: str) -> Any:
-        file = resources.files("pocqueue.rounds") / "lua" / f"{name}.lua"
-        return self.client.register_script(file.read_text("utf-8"))
