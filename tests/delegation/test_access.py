@@ -23,6 +23,7 @@ from pocqueue.rounds.sessions.reader import SessionReader
 from pocqueue.rounds.store import Keys
 from pocqueue.web.door import Access
 from pocqueue.web.failures import WINDOW_S, FailureLimit
+from tests.support.waiting import Clock
 
 TOKEN = "a-token-of-the-big-node"
 CustomerAccess: TypeAlias = Access[Customer]
@@ -161,16 +162,6 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 # The door
 
 
-class Clock:
-    """Seconds that a test moves on."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
     """A clock that stands."""
@@ -221,7 +212,7 @@ async def test_the_door_shuts_and_opens_again(
     assert backend.client.hget(Keys.METRICS, "auth_failures") == "3"
     left_ms = backend.client.pttl(f"{Keys.AUTH_FAILURES}:192.0.2.1")
     assert 0 < left_ms <= 1000 * WINDOW_S
-    clock.now += WINDOW_S
+    clock.now_s += WINDOW_S
     assert (await access.admit("192.0.2.1", TOKEN)).name == MAIN
 
 

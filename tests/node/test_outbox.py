@@ -18,19 +18,9 @@ import pytest
 from pocqueue.errors import NodeStateError, OutboxError
 from pocqueue.node.outbox import KEEP_ENDED_S, Counts, NewMessage, Outbox
 from pocqueue.poc.callback import Kind
-from tests.support.waiting import wait_until
+from tests.support.waiting import Clock, wait_until
 
 URL = "http://127.0.0.1:1/v1/poc-batches"
-
-
-class Clock:
-    """Unix time that stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.now_s = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 @pytest.fixture

@@ -11,23 +11,14 @@ from pocqueue.rounds.callbacks import Callbacks
 from pocqueue.rounds.spec import RoundState
 from pocqueue.rounds.store import START, Keys
 from tests.support.factories import make_spec
-from tests.support.rounds import assign, commit, pass_deadline
+from tests.support.rounds import find, pass_deadline, round_with_proofs
 from tests.support.waiting import wait_until
 
 GRACE_S = 60.0
 
 
-def _round(backend: Backend, num_valid: int = 1, **changes: Any) -> str:
-    """Make a round with a callback URL and one valid nonce in each of so many batches."""
-    round_id = backend.store.create(make_spec(callback_url="http://receiver/", **changes))
-    assign(backend.store, round_id, 1000)
-    _find(backend, round_id, 0, num_valid)
-    return round_id
-
-
-def _find(backend: Backend, round_id: str, first: int, num: int) -> None:
-    for index in range(first, first + num):
-        commit(backend.store, round_id, 1, index, index + 1, [index])
+def _round(backend: Backend, num_valid: int = 1) -> str:
+    return round_with_proofs(backend, num_valid, callback_url="http://receiver/")
 
 
 def _cursors(backend: Backend, round_id: str) -> list[str]:
@@ -170,7 +161,7 @@ def test_a_finished_delivery_is_due_again_with_the_next_proof(backend: Backend) 
     assert backend.callbacks.finish(round_id, token)
     assert backend.callbacks.claim_due(GRACE_S) == []
     assert _waiting(backend) == {round_id}
-    _find(backend, round_id, 1, 1)
+    find(backend, round_id, 1, 1)
     assert _claim(backend)[0] == round_id
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 from pocqueue.poc.proofs import Proofs
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.records import AssignedRange, BatchCommit, CommitResult, RoundStatus
 from pocqueue.rounds.store import Keys, RoundStore
+from tests.support.factories import make_spec
 
 
 def pass_deadline(backend: Backend, round_id: str) -> None:
@@ -38,6 +40,20 @@ def commit(
     """Commit a batch whose valid nonces, equal to their indices, have the distance 0.5."""
     found = Proofs(list(valid), [0.5] * len(valid))
     return store.commit_batch(BatchCommit(round_id, range_id, start, stop, found, nonfinite))
+
+
+def round_with_proofs(backend: Backend, num_valid: int, **changes: Any) -> str:
+    """Make a round of `make_spec` with one valid nonce in each of so many batches."""
+    round_id = backend.store.create(make_spec(**changes))
+    assign(backend.store, round_id, 1000)
+    find(backend, round_id, 0, num_valid)
+    return round_id
+
+
+def find(backend: Backend, round_id: str, first: int, num: int) -> None:
+    """Commit so many batches of one nonce each, all of them valid, from an index on."""
+    for index in range(first, first + num):
+        commit(backend.store, round_id, 1, index, index + 1, [index])
 
 
 def proofs(store: RoundStore, round_id: str) -> list[int]:

@@ -15,8 +15,8 @@ from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.callbacks import Callbacks
 from pocqueue.rounds.spec import RoundState
 from pocqueue.rounds.store import Keys
-from tests.support.factories import make_spec
-from tests.support.rounds import assign, commit
+from tests.support.callback_receiver import answering
+from tests.support.rounds import find, round_with_proofs
 from tests.support.waiting import wait_until
 from workers import io
 
@@ -42,7 +42,9 @@ class Receiver:
         """Every nonce that was taken, in order."""
         return [nonce for body in self.bodies for nonce in body["nonces"]]
 
-    async def handle(self, request: web.Request) -> web.Response:
+    async def answer(self, request: web.Request) -> web.Response:
+        if request.path == "/away/generated":
+            return web.Response(status=307, headers={"Location": f"{self.url}/generated"})
         body = await request.json()
         self.on_request()
         if self.failures > 0:
@@ -58,24 +60,14 @@ class Receiver:
         self.bodies.append(body)
         return web.Response()
 
-    async def redirect(self, _request: web.Request) -> web.Response:
-        return web.Response(status=307, headers={"Location": f"{self.url}/generated"})
-
 
 @pytest.fixture
 async def receiver() -> AsyncIterator[Receiver]:
     """A receiver that listens."""
     receiver = Receiver()
-    app = web.Application()
-    app.router.add_post("/hook/generated", receiver.handle)
-    app.router.add_post("/away/generated", receiver.redirect)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    receiver.url = f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
-    yield receiver
-    await runner.cleanup()
+    async with answering(receiver.answer) as url:
+        receiver.url = f"{url}/hook"
+        yield receiver
 
 
 @pytest.fixture
@@ -86,17 +78,9 @@ def backend(backend: Backend) -> Backend:
 
 
 def _round(backend: Backend, url: str | None, num_valid: int) -> str:
-    round_id = backend.store.create(
-        make_spec(callback_url=url, block_height=12, node_id=0, public_key="pk")
+    return round_with_proofs(
+        backend, num_valid, callback_url=url, block_height=12, node_id=0, public_key="pk"
     )
-    assign(backend.store, round_id, 1000)
-    _find(backend, round_id, 0, num_valid)
-    return round_id
-
-
-def _find(backend: Backend, round_id: str, first: int, num: int) -> None:
-    for index in range(first, first + num):
-        commit(backend.store, round_id, 1, index, index + 1, [index])
 
 
 async def deliver(backend: Backend, round_id: str, token: str, entries_per_post: int = 3) -> str:
@@ -104,6 +88,12 @@ async def deliver(backend: Backend, round_id: str, token: str, entries_per_post:
     return await io.deliver(
         backend, round_id, token, allow_private=True, entries_per_post=entries_per_post
     )
+
+
+async def claim_and_deliver(backend: Backend, entries_per_post: int = 3) -> str:
+    """Wait until a delivery is due, lease it as the scheduler does, and deliver."""
+    round_id, token = await _claim(backend)
+    return await deliver(backend, round_id, token, entries_per_post)
 
 
 def _take_over(backend: Backend, round_id: str) -> None:
@@ -124,8 +114,7 @@ async def test_all_proofs_are_posted_in_order_and_merged(
 ) -> None:
     """A few batches to a request, in the words of the wire."""
     round_id = _round(backend, receiver.url, 7)
-    _, token = await _claim(backend)
-    assert await deliver(backend, round_id, token) == "7 nonces delivered, 0 refused"
+    assert await claim_and_deliver(backend) == "7 nonces delivered, 0 refused"
     assert [body["nonces"] for body in receiver.bodies] == [[0, 1, 2], [3, 4, 5], [6]]
     body = receiver.bodies[2]
     assert body == {
@@ -148,11 +137,9 @@ async def test_a_receiver_that_fails_twice_gets_every_nonce_once(
     round_id = _round(backend, receiver.url, 10)
     receiver.failures = 2
     for attempt in (1, 2):
-        _, token = await _claim(backend)
-        assert await deliver(backend, round_id, token) == "3 nonces were not taken"
+        assert await claim_and_deliver(backend) == "3 nonces were not taken"
         assert backend.callbacks.progress(round_id).attempts == attempt
-    _, token = await _claim(backend)
-    assert await deliver(backend, round_id, token) == "10 nonces delivered, 0 refused"
+    assert await claim_and_deliver(backend) == "10 nonces delivered, 0 refused"
     assert receiver.nonces == list(range(10))
     assert [body["nonces"] for body in receiver.refused] == [[0, 1, 2]] * 2
     assert backend.callbacks.progress(round_id).attempts == 0
@@ -163,15 +150,12 @@ async def test_a_failure_in_the_middle_goes_on_from_there(
 ) -> None:
     """What was taken before it is not sent again."""
     round_id = _round(backend, receiver.url, 3)
-    _, token = await _claim(backend)
-    await deliver(backend, round_id, token)
-    _find(backend, round_id, 3, 4)
+    await claim_and_deliver(backend)
+    find(backend, round_id, 3, 4)
     receiver.failures = 1
-    _, token = await _claim(backend)
-    await deliver(backend, round_id, token)
+    await claim_and_deliver(backend)
     backend.store.close(round_id, RoundState.STOPPED, "")
-    _, token = await _claim(backend)
-    assert await deliver(backend, round_id, token) == "4 nonces delivered, 0 refused"
+    assert await claim_and_deliver(backend) == "4 nonces delivered, 0 refused"
     assert receiver.nonces == list(range(7))
     assert backend.callbacks.claim_due(60.0) == []
     assert backend.client.smembers(Keys.CALLBACKS) == set()
@@ -183,8 +167,7 @@ async def test_a_body_too_large_for_the_receiver_is_halved(
     """Until it takes it; what follows comes in the size that it took."""
     round_id = _round(backend, receiver.url, 11)
     receiver.limit = 3
-    _, token = await _claim(backend)
-    assert await deliver(backend, round_id, token, 8) == "11 nonces delivered, 0 refused"
+    assert await claim_and_deliver(backend, entries_per_post=8) == "11 nonces delivered, 0 refused"
     assert [len(body["nonces"]) for body in receiver.refused] == [8, 4]
     assert [len(body["nonces"]) for body in receiver.bodies] == [2, 2, 2, 2, 2, 1]
     assert receiver.nonces == list(range(11))
@@ -198,8 +181,7 @@ async def test_what_the_receiver_refuses_for_good_does_not_keep_the_rest_back(
     """It is found by halving, passed over, counted and logged; nothing is tried for ever."""
     round_id = _round(backend, receiver.url, 9)
     receiver.unwanted = {4, 8}
-    _, token = await _claim(backend)
-    assert await deliver(backend, round_id, token) == "7 nonces delivered, 2 refused"
+    assert await claim_and_deliver(backend) == "7 nonces delivered, 2 refused"
     assert receiver.nonces == [0, 1, 2, 3, 5, 6, 7]
     assert [body["nonces"] for body in receiver.refused] == [[3, 4, 5], [4], [8]]
     for nonce in (4, 8):
@@ -217,10 +199,9 @@ async def test_a_receiver_that_refuses_everything_ends_the_task(
     backend: Backend, receiver: Receiver
 ) -> None:
     """A wrong path, say: each is asked about once, alone, and that is it."""
-    round_id = _round(backend, receiver.url, 4)
+    _round(backend, receiver.url, 4)
     receiver.limit = 0
-    _, token = await _claim(backend)
-    assert await deliver(backend, round_id, token) == "0 nonces delivered, 4 refused"
+    assert await claim_and_deliver(backend) == "0 nonces delivered, 4 refused"
     assert [body["nonces"] for body in receiver.refused] == [[0, 1, 2], [0], [1], [2], [3]]
     assert receiver.bodies == []
     assert backend.callbacks.claim_due(60.0) == []
@@ -248,8 +229,7 @@ async def test_a_receiver_that_is_gone_costs_no_proof(
 ) -> None:
     """Nobody listens: the failure is noted, the cursor stays, and it is due again."""
     round_id = _round(backend, f"http://127.0.0.1:{unused_tcp_port}/hook", 2)
-    _, token = await _claim(backend)
-    assert await deliver(backend, round_id, token) == "2 nonces were not taken"
+    assert await claim_and_deliver(backend) == "2 nonces were not taken"
     progress = backend.callbacks.progress(round_id)
     assert (progress.delivered, progress.attempts, progress.lease) == (0, 1, "")
     assert progress.error == "2 nonces were not taken"
@@ -305,14 +285,13 @@ async def test_an_address_that_is_not_public_ends_the_delivery(
     progress = backend.callbacks.progress(round_id)
     assert (progress.delivered, progress.lease, progress.error) == (0, "", line)
     assert receiver.bodies == receiver.refused == []
-    _find(backend, round_id, 4, 1)
+    find(backend, round_id, 4, 1)
     assert backend.callbacks.claim_due(60.0) == []
     assert backend.client.smembers(Keys.CALLBACKS) == set()
 
 
 async def test_a_redirect_is_not_followed(backend: Backend, receiver: Receiver) -> None:
     """A receiver that may be called could otherwise send us to one that may not."""
-    round_id = _round(backend, receiver.url.replace("/hook", "/away"), 1)
-    _, token = await _claim(backend)
-    assert await deliver(backend, round_id, token) == "0 nonces delivered, 1 refused"
+    _round(backend, receiver.url.replace("/hook", "/away"), 1)
+    assert await claim_and_deliver(backend) == "0 nonces delivered, 1 refused"
     assert receiver.bodies == []
