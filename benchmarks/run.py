@@ -32,7 +32,8 @@ from benchmarks.vllm_engine import vllm_engine
 from pocqueue.engine.base import Engine
 from pocqueue.engine.local import load_local_engine
 from pocqueue.local_stack import LocalStack, local_stack
-from pocqueue.measure.calibration import r_target_for, sample_engine
+from pocqueue.measure.samples import sample_draft, sample_engine
+from pocqueue.measure.valid_rate import r_target_for
 from pocqueue.rounds.backend import Backend
 from pocqueue.settings import Settings
 
@@ -72,14 +73,8 @@ def main() -> None:
 
 
 def _with_stack(settings: Settings, engine: Engine, log_dir: Path, effort: Effort) -> list[Figure]:
-    block = "calibration"
-    distances = sample_engine(
-        engine,
-        block_hash=block,
-        seq_len=256,
-        batch_size=32,
-        num_nonces=512 if effort.is_full else 128,
-    )
+    num_samples = 512 if effort.is_full else 128
+    distances = sample_engine(engine, sample_draft("calibration"), num_samples)
     r_target = r_target_for(distances, 0.1).r_target
     with (
         local_stack(settings, flower=False, log_dir=log_dir) as stack,

@@ -37,7 +37,8 @@ from benchmarks.services import (
 )
 from pocqueue.engine.local import load_local_engine
 from pocqueue.local_stack import local_stack
-from pocqueue.measure.calibration import r_target_for, sample_engine
+from pocqueue.measure.samples import sample_draft, sample_engine
+from pocqueue.measure.valid_rate import r_target_for
 from pocqueue.rounds.backend import Backend
 from pocqueue.settings import Settings
 
@@ -81,9 +82,7 @@ def main() -> None:
 def run(settings: Settings, folder: Path, window_s: float) -> dict[str, Any]:
     """Run one window; return the report."""
     engine = load_local_engine(settings)
-    distances = sample_engine(
-        engine, block_hash="calibration", seq_len=256, batch_size=32, num_nonces=512
-    )
+    distances = sample_engine(engine, sample_draft("calibration"), 512)
     r_target = r_target_for(distances, 0.1).r_target
     engine.close()
     variables = {

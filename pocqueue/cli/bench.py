@@ -22,7 +22,7 @@ from pocqueue.cli.output import (
 if TYPE_CHECKING:
     from pocqueue.measure.bench import ProfileRequest
     from pocqueue.measure.profile import Profile, Sweep
-    from pocqueue.measure.window import WindowEstimate
+    from pocqueue.measure.valid_rate import WindowEstimate
 
 #: Largest batch size of a sweep that does not say.
 MAX_BATCH = 1024
@@ -96,7 +96,7 @@ def _check(
     from pocqueue.engine.queue_names import parse_queue
     from pocqueue.errors import InvalidRound, SettingsError
     from pocqueue.measure.bench import DEFAULT_BATCH_SIZE, ProfileRequest
-    from pocqueue.measure.calibration import made_up_blocks
+    from pocqueue.measure.samples import made_up_blocks
     from pocqueue.poc.search import MAX_BATCH_SIZE
     from pocqueue.rounds.start import draft_spec
 
@@ -145,8 +145,7 @@ class _Report:
     shared_with: list[str]
 
     def window(self) -> WindowEstimate | None:
-        from pocqueue.measure.calibration import spread_between
-        from pocqueue.measure.window import estimate_window
+        from pocqueue.measure.valid_rate import estimate_window, spread_between
 
         if self.r_target is None:
             return None

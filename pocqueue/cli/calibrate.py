@@ -15,7 +15,8 @@ from pocqueue.cli.output import EXIT_INTERRUPTED, console, facts, is_plain, perc
 
 if TYPE_CHECKING:
     from pocqueue.engine.base import EngineInfo
-    from pocqueue.measure.calibration import Calibration, OnCount, Spread
+    from pocqueue.measure.samples import OnCount
+    from pocqueue.measure.valid_rate import Calibration, Spread
     from pocqueue.rounds.backend import Backend
     from pocqueue.rounds.spec import RoundSpec
     from pocqueue.settings import Settings
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 #: Distances stay in memory and, for an hour, in Redis.
 MAX_SAMPLES = 1_000_000
 
-#: Samples (block hash, number of nonces, progress) to distances.
-Sampler = Callable[[str, int, "OnCount"], list[float]]
+#: Samples (what is searched, number of nonces, progress) to distances.
+Sampler = Callable[["RoundSpec", int, "OnCount"], list[float]]
 
 
 @dataclass(frozen=True)
@@ -61,15 +62,18 @@ def calibrate(
 
     Samples on the live pool where there is one, else loads the model in this process.
     """
-    from pocqueue.measure.calibration import made_up_blocks, r_target_for
+    from pocqueue.measure.samples import made_up_blocks
+    from pocqueue.measure.valid_rate import r_target_for
     from pocqueue.settings import Settings
 
     blocks = made_up_blocks() if block_hash is None else [block_hash]
-    draft = _check(valid_rate, samples, blocks[0], seq_len, batch_size, window)
+    draft = _check(
+        valid_rate, samples, blocks[0], seq_len=seq_len, batch_size=batch_size, window_s=window
+    )
     settings = Settings.load()
     try:
         with _open_source(settings, draft, model, local) as source:
-            found = _sample(source, blocks, samples)
+            found = _sample(source, draft, blocks)
     except KeyboardInterrupt:
         console(stderr=True).print("Stopped; nothing is left running.")
         raise typer.Exit(EXIT_INTERRUPTED) from None
@@ -94,7 +98,7 @@ class _Report:
 
     @property
     def spread(self) -> Spread | None:
-        from pocqueue.measure.calibration import spread_between
+        from pocqueue.measure.valid_rate import spread_between
 
         if len(self.samples) < 2:
             return None
@@ -173,45 +177,33 @@ class _Report:
         view.print(draw_histogram(histogram, view.width, plain=is_plain(view)))
 
 
-def _check(
-    valid_rate: float, samples: int, block_hash: str, seq_len: int, batch_size: int, window: float
-) -> RoundSpec:
+def _check(valid_rate: float, samples: int, block_hash: str, **fields: Any) -> RoundSpec:
     """Check all that can be before anything is loaded or sent."""
     from pocqueue.errors import InvalidRound
-    from pocqueue.measure.calibration import CALIBRATION_KEY, check_valid_rate
-    from pocqueue.rounds.start import draft_spec
+    from pocqueue.measure.samples import sample_draft
+    from pocqueue.measure.valid_rate import check_valid_rate
 
     if not 1 <= samples <= MAX_SAMPLES:
         raise InvalidRound("samples", samples, f"a whole number from 1 to {MAX_SAMPLES}")
     check_valid_rate(valid_rate, samples)
-    return draft_spec(
-        block_hash=block_hash,
-        public_key=CALIBRATION_KEY,
-        seq_len=seq_len,
-        batch_size=batch_size,
-        window_s=window,
-        max_nonces=samples,
-    )
+    return sample_draft(block_hash, max_nonces=samples, **fields)
 
 
 @contextmanager
 def _open_source(
     settings: Settings, draft: RoundSpec, model: str | None, local: bool
 ) -> Iterator[_Source]:
-    """Open the pool, or an engine of this process where that is asked for or there is no pool."""
-    from pocqueue.rounds.start import deployed_model
-
+    """Open the pool, or an engine of this process if that is asked for or there is no pool."""
     with ExitStack() as stack:
         backend = None if local else _open_pool(settings, stack)
         if backend is None:
             yield _local_source(settings, draft, model, stack)
         else:
-            info = deployed_model(backend, draft, model)
-            yield _Source("on the pool", info, _pool_sampler(backend, info, draft))
+            yield _pool_source(backend, draft, model)
 
 
 def _open_pool(settings: Settings, stack: ExitStack) -> Backend | None:
-    """Open the pool; None, said on standard error, where there is none or no GPU in it lives."""
+    """Open the pool; None, said on standard error, if there is none or no GPU in it lives."""
     from pocqueue.errors import StoreUnavailable
     from pocqueue.rounds.backend import Backend
 
@@ -226,29 +218,22 @@ def _open_pool(settings: Settings, stack: ExitStack) -> Backend | None:
     return None
 
 
-def _pool_sampler(backend: Backend, info: EngineInfo, draft: RoundSpec) -> Sampler:
-    from pocqueue.measure.calibration import sample_pool
+def _pool_source(backend: Backend, draft: RoundSpec, model: str | None) -> _Source:
+    from pocqueue.measure.samples import sample_pool
+    from pocqueue.rounds.start import deployed_model
 
+    info = deployed_model(backend, draft, model)
     deadline = time.monotonic() + draft.window_s
 
-    def sample(block_hash: str, num: int, on_progress: OnCount) -> list[float]:
+    def sample(search: RoundSpec, num: int, on_progress: OnCount) -> list[float]:
         left_s = deadline - time.monotonic()
         if left_s <= 0:
             return []
-        return sample_pool(
-            backend,
-            info,
-            block_hash=block_hash,
-            seq_len=draft.seq_len,
-            batch_size=draft.batch_size,
-            num_nonces=num,
-            window_s=left_s,
-            # Whether there are enough in all is for `r_target_for` to say.
-            at_least=1,
-            on_progress=on_progress,
-        )
+        search = search.model_copy(update={"window_s": left_s})
+        # Whether there are enough in all is for `r_target_for` to say.
+        return sample_pool(backend, info, search, num, at_least=1, on_progress=on_progress)
 
-    return sample
+    return _Source("on the pool", info, sample)
 
 
 def _local_source(
@@ -256,7 +241,7 @@ def _local_source(
 ) -> _Source:
     from pocqueue.engine.base import check_batch
     from pocqueue.engine.local import load_local_engine
-    from pocqueue.measure.calibration import sample_engine
+    from pocqueue.measure.samples import sample_engine
     from pocqueue.poc.batch import Batch
 
     view = console(stderr=True)
@@ -264,20 +249,13 @@ def _local_source(
     stack.callback(engine.close)
     check_batch(engine.info, Batch.of(draft, []))
 
-    def sample(block_hash: str, num: int, on_progress: OnCount) -> list[float]:
-        return sample_engine(
-            engine,
-            block_hash=block_hash,
-            seq_len=draft.seq_len,
-            batch_size=draft.batch_size,
-            num_nonces=num,
-            on_progress=on_progress,
-        )
+    def sample(search: RoundSpec, num: int, on_progress: OnCount) -> list[float]:
+        return sample_engine(engine, search, num, on_progress=on_progress)
 
     return _Source(f"in this process on {engine.info.device}", engine.info, sample)
 
 
-def _sample(source: _Source, blocks: list[str], samples: int) -> dict[str, list[float]]:
+def _sample(source: _Source, draft: RoundSpec, blocks: list[str]) -> dict[str, list[float]]:
     """Sample every block alike, with a progress bar; blocks for which no time was left are out."""
     from rich.progress import (
         BarColumn,
@@ -287,7 +265,8 @@ def _sample(source: _Source, blocks: list[str], samples: int) -> dict[str, list[
         TimeRemainingColumn,
     )
 
-    view = console(stderr=True)
+    assert draft.max_nonces is not None
+    samples, view = draft.max_nonces, console(stderr=True)
     found: dict[str, list[float]] = {}
     with Progress(
         TextColumn("sampling"),
@@ -307,7 +286,8 @@ def _sample(source: _Source, blocks: list[str], samples: int) -> dict[str, list[
         for place, block in enumerate(blocks):
             # The first blocks take what does not divide evenly.
             num = samples // len(blocks) + (place < samples % len(blocks))
-            distances = source.sample(block, num, show)
+            search = draft.model_copy(update={"block_hash": block})
+            distances = source.sample(search, num, show)
             if distances:
                 found[block] = distances
             done += len(distances)

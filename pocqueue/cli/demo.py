@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from pocqueue.cli.interrupts import Interrupts
-from pocqueue.cli.options import Model, Output, ValidRate, Window
+from pocqueue.cli.options import Model, Output, ValidRate, Window, default_output
 from pocqueue.cli.output import console
 
 if TYPE_CHECKING:
@@ -33,12 +33,11 @@ def demo(
 
     Uses the pool that is there where GPUs are live already.
     """
-    from pocqueue.cli.round import calibrated, check_output, default_output, finish
+    from pocqueue.cli.round import calibrated, finish
     from pocqueue.processes.tree import stop_signals
     from pocqueue.rounds.start import deployed_model, draft_spec, start_round
     from pocqueue.settings import Settings
 
-    check_output(output)
     # The demonstration's own block: another one each time, as on a chain.
     block_hash = hashlib.sha256(str(time.time_ns()).encode()).hexdigest()
     draft = draft_spec(block_hash=block_hash, public_key="demo", window_s=window)

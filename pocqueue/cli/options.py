@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,23 @@ def _load_env_file(path: Path | None) -> Path | None:
     return path
 
 
+def check_output(output: Path | None) -> Path | None:
+    """Find out now, not after the round, that its proofs could not be written."""
+    from pocqueue.errors import SettingsError
+
+    if output is None:
+        return None
+    if output.is_dir():
+        raise SettingsError(f"--output is {str(output)!r}, a folder; allowed: a file's path.")
+    folder = output.absolute().parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise SettingsError(
+            f"--output is {str(output)!r}, but {folder} is no folder that can be written to; "
+            "make it, or name another file."
+        )
+    return output
+
+
 #: Its variables are in the environment before the command runs.
 EnvFile = Annotated[
     Path | None,
@@ -29,8 +47,10 @@ EnvFile = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Watch = Annotated[bool, typer.Option("--watch", help="Go on until Ctrl-C.")]
+#: It can be written to, as far as anybody can tell beforehand.
 Output = Annotated[
-    Path | None, typer.Option(help="File for the proofs [default: in the state folder].")
+    Path | None,
+    typer.Option(callback=check_output, help="File for the proofs [default: in the state folder]."),
 ]
 Port = Annotated[
     int | None,
@@ -48,6 +68,27 @@ SeqLen = Annotated[int, typer.Option(help="Positions of one nonce's input.")]
 BatchSize = Annotated[int, typer.Option(help="Nonces of one forward pass.")]
 Window = Annotated[float, typer.Option(help="Seconds until the deadline, up to 3600.")]
 ValidRate = Annotated[float, typer.Option(help="Share of nonces to be valid, above 0 and below 1.")]
+
+
+def default_output(state_dir: Path) -> Path:
+    """Return the folder for proofs that no file was named for; it is made now, before the round.
+
+    Raises:
+        SettingsError: it cannot be made or written to.
+    """
+    from pocqueue.errors import SettingsError
+
+    folder, reason = state_dir / "proofs", "no right to write to it"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+    except OSError as exc:
+        reason = exc.strerror or str(exc)
+    raise SettingsError(
+        f"The folder for proofs, {folder}, cannot be used ({reason}): mend it, set "
+        "POCQUEUE_STATE_DIR, or name a file with --output."
+    )
 
 
 @contextmanager

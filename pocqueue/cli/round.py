@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pocqueue.cli.interrupts import Interrupts
-from pocqueue.cli.options import option_names
+from pocqueue.cli.options import (
+    BatchSize,
+    Json,
+    Model,
+    Output,
+    SeqLen,
+    Window,
+    check_output,
+    default_output,
+    option_names,
+)
 from pocqueue.cli.output import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -29,7 +39,6 @@ app = typer.Typer(
 )
 
 RoundId = Annotated[str, typer.Argument(metavar="ID", help="Id of the round, or how it begins.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 #: Nonces sampled for `--valid-rate` and `pocqueue demo`.
 CALIBRATION_SAMPLES = 1024
 
@@ -50,9 +59,9 @@ def start(
         float | None,
         typer.Option(help="Instead of --r-target: share of nonces to be valid, by calibration."),
     ] = None,
-    window: Annotated[float, typer.Option(help="Seconds until the deadline, up to 3600.")] = 330.0,
-    seq_len: Annotated[int, typer.Option(help="Positions of one nonce's input.")] = 256,
-    batch_size: Annotated[int, typer.Option(help="Nonces of one forward pass.")] = 32,
+    window: Window = 330.0,
+    seq_len: SeqLen = 256,
+    batch_size: BatchSize = 32,
     model: Annotated[
         str | None,
         typer.Option(help="Deployed model; needed where the live GPUs have several."),
@@ -67,9 +76,7 @@ def start(
         int | None, typer.Option(help="End the round once this many nonces are checked.")
     ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Print the id and leave.")] = False,
-    output: Annotated[
-        Path | None, typer.Option(help="File for the proofs [default: in the state folder].")
-    ] = None,
+    output: Output = None,
     as_json: Json = False,
 ) -> None:
     """Start a round and watch it to its end."""
@@ -130,13 +137,12 @@ def status(round_id: RoundId, as_json: Json = False) -> None:
 @app.command()
 def watch(
     round_id: RoundId,
-    output: Annotated[Path | None, typer.Option(help="File for the proofs at the end.")] = None,
+    output: Output = None,
     as_json: Json = False,
 ) -> None:
     """Watch a round to its end."""
     from pocqueue.settings import Settings
 
-    check_output(output)
     output = output or default_output(Settings.load().state_dir)
     with _open() as backend:
         found = _find(backend, round_id)
@@ -179,14 +185,15 @@ def list_rounds(as_json: Json = False) -> None:
 @app.command()
 def proofs(
     round_id: RoundId,
-    output: Annotated[Path | None, typer.Option(help="Write a proofs file.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(callback=check_output, help="Write a proofs file.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Most nonces to print.")] = 50,
     as_json: Json = False,
 ) -> None:
     """Print the valid nonces of a round, best first, or write them to a file."""
     from pocqueue.cli.report import best_nonces
 
-    check_output(output)
     with _open() as backend:
         found = _find(backend, round_id)
         entries = list(backend.store.iter_proofs(found))
@@ -207,9 +214,7 @@ def proofs(
 @app.command()
 def validate(
     file: Annotated[Path, typer.Argument(help="A proofs file of `round start` or `round proofs`.")],
-    model: Annotated[
-        str | None, typer.Option(help="Model to recompute with [default: POCQUEUE_MODEL].")
-    ] = None,
+    model: Model = None,
     as_json: Json = False,
 ) -> None:
     """Recompute the distances of a proofs file and test it for fraud: exit code 0 or 1."""
@@ -244,20 +249,15 @@ def calibrated(
     backend: Backend, draft: Any, info: Any, valid_rate: float, *, quiet: bool
 ) -> dict[str, Any]:
     """Sample distances of this block on the pool; return the r_target for a valid rate."""
-    from pocqueue.measure.calibration import check_valid_rate, r_target_for, sample_pool
+    from pocqueue.measure.samples import sample_draft, sample_pool
+    from pocqueue.measure.valid_rate import check_valid_rate, r_target_for
 
     check_valid_rate(valid_rate, CALIBRATION_SAMPLES)
     view = console(stderr=True)
     if not quiet:
         view.print(f"Calibrating r_target on {CALIBRATION_SAMPLES:,} nonces of this block …")
-    distances = sample_pool(
-        backend,
-        info,
-        block_hash=draft.block_hash,
-        seq_len=draft.seq_len,
-        batch_size=draft.batch_size,
-        num_nonces=CALIBRATION_SAMPLES,
-    )
+    search = sample_draft(draft.block_hash, seq_len=draft.seq_len, batch_size=draft.batch_size)
+    distances = sample_pool(backend, info, search, CALIBRATION_SAMPLES)
     found = r_target_for(distances, valid_rate)
     if not quiet:
         view.print(
@@ -340,7 +340,7 @@ def _check_options(
             f"Give one of --r-target and --valid-rate, such as --valid-rate 0.1; {given} were given."
         )
     if valid_rate is not None:
-        from pocqueue.measure.calibration import check_valid_rate
+        from pocqueue.measure.valid_rate import check_valid_rate
 
         with option_names():
             check_valid_rate(valid_rate, CALIBRATION_SAMPLES)
@@ -348,51 +348,6 @@ def _check_options(
         raise SettingsError(
             f"--output is {str(output)!r}, but with --detach nobody waits for the proofs; later "
             "`pocqueue round proofs ID --output FILE` writes them."
-        )
-    check_output(output)
-
-
-def default_output(state_dir: Path) -> Path:
-    """Return the folder for proofs that no file was named for; it is made now, before the round.
-
-    Raises:
-        SettingsError: it cannot be made or written to.
-    """
-    import os
-
-    from pocqueue.errors import SettingsError
-
-    folder = state_dir / "proofs"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise SettingsError(
-            f"The folder for proofs, {folder}, cannot be made ({exc.strerror}): set "
-            "POCQUEUE_STATE_DIR, or name a file with --output."
-        ) from None
-    if not os.access(folder, os.W_OK):
-        raise SettingsError(
-            f"The folder for proofs, {folder}, cannot be written to: mend it, set "
-            "POCQUEUE_STATE_DIR, or name a file with --output."
-        )
-    return folder
-
-
-def check_output(output: Path | None) -> None:
-    """Find out now, not after the round, that its proofs could not be written."""
-    import os
-
-    from pocqueue.errors import SettingsError
-
-    if output is None:
-        return
-    if output.is_dir():
-        raise SettingsError(f"--output is {str(output)!r}, a folder; allowed: a file's path.")
-    folder = output.absolute().parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise SettingsError(
-            f"--output is {str(output)!r}, but {folder} is no folder that can be written to; "
-            "make it, or name another file."
         )
 
 

@@ -63,6 +63,9 @@ def decided(draft: RoundSpec, info: EngineInfo, **changes: Any) -> RoundSpec:
 
     Args:
         changes: fields that were decided since the draft, such as a calibrated r_target.
+
+    Raises:
+        InvalidRound: one of those is out of bounds.
     """
     return RoundSpec.build(
         **draft.model_dump()

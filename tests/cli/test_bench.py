@@ -196,7 +196,7 @@ def test_gpus_that_share_a_model_are_counted_together(bench: Bench) -> None:
 def test_the_command_itself_needs_no_runtime() -> None:
     """The engine has a process of its own; this one only asks and prints."""
     code = "import pocqueue.cli.bench, pocqueue.cli.charts, pocqueue.measure.bench"
-    assert not loaded(f"{code}, pocqueue.measure.window") & set(RUNTIMES)
+    assert not loaded(f"{code}, pocqueue.measure.valid_rate") & set(RUNTIMES)
 
 
 def test_stages_that_overlap_say_by_how_much(bench: Bench) -> None:

@@ -49,7 +49,7 @@ except SystemExit as exc:
     [
         "pocqueue.app",
         "pocqueue.rounds.sending",
-        "pocqueue.measure.calibration",
+        "pocqueue.measure.samples",
         "pocqueue.local_stack",
         "workers.io",
     ],

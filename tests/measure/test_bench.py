@@ -15,7 +15,7 @@ from pocqueue.engine.profiled import STAGES, MatmulParameters, Profiled
 from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound
 from pocqueue.measure.bench import Bench, MemoryGuard, ProfileRequest, free_bytes
 from pocqueue.measure.profile import MatrixRate, Profile, Sweep, SweepPoint
-from pocqueue.measure.window import estimate_window
+from pocqueue.measure.valid_rate import estimate_window
 from pocqueue.poc.batch import Batch
 from pocqueue.rounds.start import draft_spec
 from tests.support.factories import make_info

@@ -1,0 +1,164 @@
+"""Samples of distances: through the queue, or with an engine of this process."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from pocqueue.engine.base import Engine, EngineInfo
+from pocqueue.errors import CalibrationError, PocqueueError, StoreUnavailable
+from pocqueue.poc.batch import Searched, batches_of
+from pocqueue.rounds.backend import Backend
+from pocqueue.rounds.records import RoundStatus
+from pocqueue.rounds.spec import RoundSpec, RoundState
+from pocqueue.rounds.start import decided, draft_spec
+from pocqueue.rounds.store import START, Keys
+
+#: Key that calibration searches for, so that no nonce of a real round is computed before it.
+CALIBRATION_KEY = "pocqueue-calibration"
+#: How long to wait for new distances before looking at the round again.
+POLL_MS = 500
+#: After this long without a range given to any GPU, a missing scheduler is an error.
+NO_SCHEDULER_S = 5.0
+
+#: Receives (nonces sampled, nonces in all).
+OnCount = Callable[[int, int], None]
+
+
+def made_up_blocks(num: int = 8) -> list[str]:
+    """Return block hashes that no chain has; the same ones every time, so that results repeat."""
+    texts = (f"pocqueue calibration block {i}" for i in range(num))
+    return [hashlib.sha256(text.encode()).hexdigest() for text in texts]
+
+
+def sample_draft(block_hash: str, **fields: Any) -> RoundSpec:
+    """Return a round to sample nonces of a block with, in other nonces than those of real rounds.
+
+    Args:
+        fields: of `RoundSpec` that differ from its own, such as seq_len and batch_size.
+
+    Raises:
+        InvalidRound: a field is out of bounds.
+    """
+    return draft_spec(block_hash=block_hash, public_key=CALIBRATION_KEY, r_target=2.0, **fields)
+
+
+def sample_pool(
+    backend: Backend,
+    info: EngineInfo,
+    draft: RoundSpec,
+    num_nonces: int,
+    *,
+    at_least: int | None = None,
+    on_progress: OnCount | None = None,
+) -> list[float]:
+    """Sample distances through the queue, on all live GPUs that have the model deployed.
+
+    This is a round like any other, with r_target 2, below which every distance is. It is stopped
+    if this is interrupted. While Redis is away this waits, to the end of the draft's window.
+
+    Args:
+        backend: store and pool.
+        info: the model, as `choose_model` returns it.
+        draft: of `sample_draft`.
+        num_nonces: how many to sample; the nonces 0 to num_nonces - 1.
+        at_least: fewer than this are an error; None: fewer than num_nonces are.
+        on_progress: told whenever distances came.
+
+    Returns:
+        A distance for each nonce that was counted, in no order; NaN where it is not finite.
+
+    Raises:
+        CalibrationError: it ended with fewer than `at_least`; says why.
+    """
+    spec = decided(draft, info, max_nonces=num_nonces)
+    # Named here, so that it can be stopped even where the answer to its making is lost.
+    round_id = str(uuid.uuid4())
+    try:
+        backend.store.create(spec, round_id)
+        status, distances = _follow(backend, round_id, spec, on_progress)
+    finally:
+        _stop(backend, round_id)
+    if status.checked < (num_nonces if at_least is None else at_least):
+        raise CalibrationError(
+            f"Calibration ended after {status.elapsed_s:.0f} s with {status.checked:,} of "
+            f"{num_nonces:,} nonces: {_why_short(status)}."
+        )
+    missing = status.checked - len(distances) - status.nonfinite
+    # Not below r_target 2 and finite: exactly 2.
+    return distances + [math.nan] * status.nonfinite + [2.0] * missing
+
+
+def sample_engine(
+    engine: Engine, search: Searched, num_nonces: int, *, on_progress: OnCount | None = None
+) -> list[float]:
+    """Sample distances with an engine of this process; as `sample_pool`, without a queue.
+
+    Raises:
+        InvalidRound: seq_len is above the model's limit.
+    """
+    distances: list[float] = []
+    for batch in batches_of(search, range(num_nonces)):
+        distances += engine.values(batch)
+        if on_progress is not None:
+            on_progress(len(distances), num_nonces)
+    return distances
+
+
+def _follow(
+    backend: Backend, round_id: str, spec: RoundSpec, on_progress: OnCount | None
+) -> tuple[RoundStatus, list[float]]:
+    """Collect a calibration round's distances until it is over; return how it ended, too."""
+    assert spec.max_nonces is not None
+    store, cursor = backend.store, START
+    distances: list[float] = []
+    patience = time.monotonic() + spec.window_s
+    while True:
+        try:
+            # Before the proofs: once it is over, what is read next is all there will be.
+            status = store.status(round_id)
+            over = not status.state.is_active or (
+                status.checked + status.abandoned >= spec.max_nonces
+            )
+            entries = store.read_proofs(status, cursor, block_ms=None if over else POLL_MS)
+            if not entries and (over or _no_scheduler(backend, status)):
+                return status, distances
+        except StoreUnavailable:
+            if time.monotonic() > patience:
+                raise
+            time.sleep(POLL_MS / 1000)
+            continue
+        for entry in entries:
+            distances += entry.proofs.values
+            cursor = entry.cursor
+        if entries and on_progress is not None:
+            on_progress(len(distances), spec.max_nonces)
+
+
+def _no_scheduler(backend: Backend, status: RoundStatus) -> bool:
+    """Say whether a round waits for a scheduler that is not there."""
+    if status.next_index > 0 or status.elapsed_s < NO_SCHEDULER_S:
+        return False
+    return not backend.client.exists(Keys.LEADER)
+
+
+def _why_short(status: RoundStatus) -> str:
+    if status.state.is_active and status.next_index == 0:
+        return "no scheduler is there to give them to GPUs; start one with `pocqueue scheduler`"
+    if status.abandoned:
+        return f"{status.abandoned:,} were given up after failing on every GPU; the workers' logs say why"
+    if status.state is RoundState.EXPIRED:
+        return "its time was over; give it more, ask for fewer samples, or look at `pocqueue gpus`"
+    return f"the round is {status.state.value}" + (f" ({status.reason})" if status.reason else "")
+
+
+def _stop(backend: Backend, round_id: str) -> None:
+    """End the round if it still runs. Where that fails its window ends it."""
+    try:
+        backend.store.close(round_id, RoundState.STOPPED, "calibration ended")
+    except PocqueueError:
+        return

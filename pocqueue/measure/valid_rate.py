@@ -1,0 +1,247 @@
+"""Which r_target makes a given share of nonces valid, for the model that is deployed.
+
+A random direction in R^vocab would need no sampling: see `poc/distance/directions.py`. A language model's logits
+are no random direction. Their mean is not zero, so every nonce's distance to the target t of a block is
+shifted by about cos(logits, 1) * cos(t, 1), 1 being the vector of ones: the same for all nonces of the
+block (a permutation does not move the vector of ones), another for the next block, and spread less. At
+a fixed r_target the valid rate hence differs from block to block. So `round start --valid-rate` samples
+nonces of the round's own block, and `pocqueue calibrate` without a block spreads its sample over several
+made-up ones and says how much they differ, beside the interval that the size of the sample gives.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pocqueue.errors import CalibrationError, EngineError, InvalidRound
+from pocqueue.poc.data import is_valid
+
+#: A quantile says nothing where fewer samples than this are expected on one of its sides.
+MIN_EXPECTED = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """An r_target and how sure it is."""
+
+    r_target: float
+    #: Confidence interval of r_target; 0 or 2 where the sample gives no bound.
+    low: float
+    high: float
+    #: Probability that [low, high] holds the right r_target.
+    confidence: float
+    #: What was asked for.
+    valid_rate: float
+    #: Share of the samples below r_target.
+    sampled_rate: float
+    num_samples: int
+    #: Samples whose distance is not a finite number; they count as never valid.
+    num_nonfinite: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How much the valid rate differs between blocks at one r_target."""
+
+    #: Of each block, in the order given.
+    rates: tuple[float, ...]
+    #: Standard deviation of those.
+    observed: float
+    #: What that would be, about, if blocks did not differ: chance alone.
+    chance: float
+
+
+def check_valid_rate(valid_rate: float, num_samples: int) -> None:
+    """Check before sampling that a rate can be asked for, and with so many samples.
+
+    Raises:
+        InvalidRound: the rate is not inside (0, 1).
+        CalibrationError: that many samples say too little about it.
+    """
+    if not 0 < valid_rate < 1:
+        raise InvalidRound("valid_rate", valid_rate, "a share above 0 and below 1, such as 0.1")
+    needed = math.ceil(MIN_EXPECTED / min(valid_rate, 1 - valid_rate))
+    if num_samples < needed:
+        raise CalibrationError(
+            f"{num_samples:,} samples are too few for a valid rate of {valid_rate:g}: "
+            f"at least {needed:,} are needed."
+        )
+
+
+def r_target_for(
+    distances: Sequence[float], valid_rate: float, confidence: float = 0.95
+) -> Calibration:
+    """Estimate the r_target below which the given share of distances lies.
+
+    The estimate is the quantile of type 6 of Hyndman & Fan (1996): a new nonce is below it with
+    probability `valid_rate` on average, whatever the distribution. The interval is that of order
+    statistics (David & Nagaraja, Order Statistics, 7.1): how many of n samples lie below the right
+    r_target is binomial, so it is free of the distribution too, and holds its confidence or more.
+
+    Args:
+        distances: of a sample of nonces; one that is not finite counts as never valid.
+        valid_rate: (0, 1).
+        confidence: (0, 1).
+
+    Raises:
+        InvalidRound: valid_rate or confidence is out of bounds.
+        CalibrationError: there are too few samples, or too many of them are equal or not finite.
+    """
+    if not 0 < confidence < 1:
+        raise InvalidRound("confidence", confidence, "above 0 and below 1, such as 0.95")
+    num = len(distances)
+    check_valid_rate(valid_rate, num)
+    ordered = sorted(d if math.isfinite(d) else math.inf for d in distances)
+    num_finite = sum(map(math.isfinite, ordered))
+    # 1 <= place <= num, as at least MIN_EXPECTED are expected on either side.
+    place = (num + 1) * valid_rate
+    below = int(place)
+    value = ordered[below - 1]
+    if place > below:
+        value += (place - below) * (ordered[below] - value)
+    if not math.isfinite(value):
+        raise CalibrationError(
+            f"{num - num_finite:,} of {num:,} distances are not finite numbers, so no r_target "
+            f"gives a valid rate of {valid_rate:g}: try another dtype (POCQUEUE_DTYPE)."
+        )
+    sampled_rate = sum(d < value for d in ordered) / num
+    if sampled_rate < valid_rate / 2:
+        raise CalibrationError(
+            f"Many distances are exactly {value:g}, so no r_target gives a valid rate of "
+            f"{valid_rate:g}: the model's logits hardly depend on its input; try another model."
+        )
+    first, last = _interval_places(num, valid_rate, confidence)
+    low = ordered[first - 1] if first >= 1 else 0.0
+    high = ordered[last - 1] if last <= num_finite else 2.0
+    return Calibration(
+        r_target=value,
+        low=low,
+        high=high,
+        confidence=confidence,
+        valid_rate=valid_rate,
+        sampled_rate=sampled_rate,
+        num_samples=num,
+        num_nonfinite=num - num_finite,
+    )
+
+
+def _interval_places(num: int, rate: float, confidence: float) -> tuple[int, int]:
+    """Return the places, from 1, of the order statistics that bound a quantile.
+
+    0 or num + 1 where the sample gives no bound on that side.
+    """
+    import numpy as np
+    from scipy.special import bdtr
+
+    # tail[k] = P(at most k of num samples are below the quantile)
+    tail = bdtr(np.arange(num + 1, dtype=np.float64), num, rate)
+    error = (1 - confidence) / 2
+    first = int(np.searchsorted(tail, error, side="right"))
+    last = int(np.searchsorted(tail, 1 - error, side="left")) + 1
+    return first, last
+
+
+def spread_between(samples: Sequence[Sequence[float]], r_target: float) -> Spread:
+    """Compare the valid rates of blocks.
+
+    Args:
+        samples: distances of each block, none empty; at least two blocks.
+        r_target: a distance below it is valid; NaN never is.
+    """
+    rates = [sum(d < r_target for d in block) / len(block) for block in samples]
+    mean = math.fsum(rates) / len(rates)
+    variance = math.fsum((rate - mean) ** 2 for rate in rates) / (len(rates) - 1)
+    # The mean over blocks of a binomial share's variance.
+    chance = math.fsum(mean * (1 - mean) / len(block) for block in samples) / len(samples)
+    return Spread(tuple(rates), math.sqrt(variance), math.sqrt(chance))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowEstimate:
+    """What a window will give, and how sure that is."""
+
+    window_s: float
+    num_nonces: int  #: that the engine gets through
+    r_target: float
+    confidence: float  #: of both intervals
+    num_samples: int
+    num_blocks: int  #: that the samples are of
+    rate: float  #: share of the samples that are valid
+    rate_low: float
+    rate_high: float
+    between_blocks: (
+        float | None
+    )  #: standard deviation, beyond chance, of blocks' rates; None: unknown
+    num_valid: float  #: expected number of valid nonces
+    num_valid_low: float
+    num_valid_high: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def estimate_window(
+    nonces_per_s: float,
+    window_s: float,
+    samples: Sequence[Sequence[float]],
+    r_target: float,
+    between_blocks: float | None,
+    confidence: float = 0.95,
+) -> WindowEstimate:
+    """Estimate the number of valid nonces of a window, for a block that nobody has seen yet.
+
+    The interval of the rate is Clopper and Pearson's (1934), from the same binomial distribution as that
+    of a calibration, and likewise holds its confidence or more. The number of valid nonces differs from
+    rate x nonces for three reasons that have nothing to do with each other: the sample's error, the
+    block's own rate, and chance among the nonces of the window. Their squares are added. How fast the
+    engine will be is taken as known.
+
+    Args:
+        nonces_per_s: of the engine.
+        window_s: seconds.
+        samples: distances of each block; those that are not finite count as never valid.
+        r_target: (0, 2].
+        between_blocks: standard deviation of blocks' valid rates without what chance makes of it.
+        confidence: (0, 1).
+
+    Raises:
+        EngineError: there are no samples.
+    """
+    from scipy.special import betaincinv, ndtri, stdtrit
+
+    num = sum(map(len, samples))
+    if num == 0:
+        raise EngineError("There are no distances to estimate a valid rate from.")
+    valid = sum(is_valid(distance, r_target) for block in samples for distance in block)
+    error = (1 - confidence) / 2
+    rate = valid / num
+    low = float(betaincinv(valid, num - valid + 1, error)) if valid else 0.0
+    high = float(betaincinv(valid + 1, num - valid, 1 - error)) if valid < num else 1.0
+    nonces = nonces_per_s * window_s
+    block = 0.0
+    if between_blocks:
+        block = float(stdtrit(len(samples) - 1, 1 - error)) * between_blocks * nonces
+    chance = float(ndtri(1 - error)) * math.sqrt(nonces * rate * (1 - rate))
+    below = math.hypot(nonces * (rate - low), block, chance)
+    above = math.hypot(nonces * (high - rate), block, chance)
+    return WindowEstimate(
+        window_s=window_s,
+        num_nonces=int(nonces),
+        r_target=r_target,
+        confidence=confidence,
+        num_samples=num,
+        num_blocks=len(samples),
+        rate=rate,
+        rate_low=low,
+        rate_high=high,
+        between_blocks=between_blocks,
+        num_valid=nonces * rate,
+        num_valid_low=max(0.0, nonces * rate - below),
+        num_valid_high=min(nonces, nonces * rate + above),
+    )
