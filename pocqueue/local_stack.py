@@ -15,8 +15,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pocqueue
@@ -26,13 +26,24 @@ from pocqueue.errors import ProcessError, SettingsError
 from pocqueue.processes.stack_lock import stack_lock
 from pocqueue.processes.tree import Failure, ProcessTree, Sink
 from pocqueue.rounds.redis_server import START_TIMEOUT_S, RedisServer
-from pocqueue.settings import ENV_PREFIX, Settings
+from pocqueue.settings import Settings
+from pocqueue.web.listener import url_of
 
 #: The highest number of workers, as queue names have three digits.
 MAX_GPUS = 1000
 
 # Beginning of Celery's warning about root, which is about pickle; our workers take JSON only.
 _ROOT_WARNING = "ignore:You're running the worker with superuser privileges"
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A process of the stack."""
+
+    name: str
+    argv: Sequence[str]
+    #: Variables of its own, beside those of the settings.
+    env: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +101,11 @@ def local_stack(
     with contextlib.ExitStack() as at_end:
         lock_fd = at_end.enter_context(stack_lock(settings.state_dir))
         env = environment(settings)
-        num_workers = gpus or _default_workers(settings, env)
+        num_workers = gpus or default_workers(settings, env)
         queues = tuple(_queue(settings, number, host_queues) for number in range(num_workers))
+        stages = services(
+            settings, queues, delegation=delegation, flower_port=port if flower else None
+        )
         redis = at_end.enter_context(_redis_as_found(settings))
         tree = at_end.enter_context(ProcessTree(sink, log_dir=log_dir))
         if redis is not None:
@@ -99,27 +113,30 @@ def local_stack(
             tree.add("redis", command, env, stop_signal=signal.SIGINT)
             tree.start()
             _wait_for(redis.server, tree)
-        # They hold the lock too: while one of them is still ending, nobody starts a second stack,
-        # and `redis run`, which does not hold it, keeps Redis for them.
-        held = [lock_fd]
-        tree.add("scheduler", _ours("scheduler"), env, pass_fds=held)
-        tree.start()
-        # One stage: a worker takes seconds to end, so they end at the same time.
-        tree.add("io", _worker("io"), env, pass_fds=held)
-        for queue in queues:
-            own = _share_of_cpu(settings, num_workers)
-            tree.add(queue, _worker(queue), env | own, pass_fds=held)
-        tree.start()
-        if delegation:
-            tree.add("delegation", _ours("delegation", "serve"), env, pass_fds=held)
+        for stage in stages:
+            for service in stage:
+                # They hold the lock too: while one of them is still ending, nobody starts a second stack,
+                # and `redis run`, which does not hold it, keeps Redis for them.
+                own = {**env, **service.env}
+                tree.add(service.name, service.argv, own, pass_fds=[lock_fd])
             tree.start()
-        url = None
-        if flower:
-            own = {f"{ENV_PREFIX}FLOWER_PORT": str(port)}
-            tree.add("flower", _flower(), env | own, pass_fds=held)
-            tree.start()
-            url = _url(settings.flower_address, port)
+        url = url_of(settings.flower_address, port) if flower else None
         yield LocalStack(tree, queues, url)
+
+
+def services(
+    settings: Settings, queues: Sequence[str], *, delegation: bool, flower_port: int | None
+) -> list[list[Service]]:
+    """Return what runs beside Redis, in stages: each starts, and in the reverse order ends, as a whole."""
+    own = _share_of_cpu(settings, len(queues))
+    workers = [Service(queue, _worker(queue), own) for queue in queues]
+    stages = [[Service("scheduler", _ours("scheduler"))], [Service("io", _worker("io")), *workers]]
+    if delegation:
+        stages.append([Service("delegation", _ours("delegation", "serve"))])
+    if flower_port is not None:
+        own = {Settings.variable("flower_port"): str(flower_port)}
+        stages.append([Service("flower", _flower(), own)])
+    return stages
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -135,18 +152,28 @@ def environment(settings: Settings) -> dict[str, str]:
     return env
 
 
-def _default_workers(settings: Settings, env: dict[str, str]) -> int:
+def default_workers(
+    settings: Settings,
+    env: Mapping[str, str],
+    count: Callable[[Mapping[str, str]], int] | None = None,
+) -> int:
+    """Return how many workers to start if nobody says: one for each group of CUDA devices, or one.
+
+    Args:
+        env: environment of the workers.
+        count: counts the CUDA devices that they will find; None: `count_cuda_devices`.
+    """
     # `cpu` and `cuda:K` name one device, and so does the URL of a server.
     if settings.device not in {"auto", "cuda"} or is_remote(settings.engine):
         return 1
-    return max(1, count_cuda_devices(env) // settings.tensor_parallel)
+    return max(1, (count or count_cuda_devices)(env) // settings.tensor_parallel)
 
 
 def _queue(settings: Settings, number: int, host_queues: bool) -> str:
     name = f"{settings.host_name}.gpu{number}" if host_queues else f"gpu{number}"
     if parse_queue(name) is None:
         raise SettingsError(
-            f"{ENV_PREFIX}HOST_NAME is {settings.host_name!r} and cannot be part of a queue's name; "
+            f"{Settings.variable('host_name')} is {settings.host_name!r} and cannot be part of a queue's name; "
             "allowed: letters, digits, dots, - and _."
         )
     return name
@@ -157,7 +184,7 @@ def _share_of_cpu(settings: Settings, num_workers: int) -> dict[str, str]:
     if settings.device != "cpu" or num_workers == 1 or settings.num_threads is not None:
         return {}
     cores = len(os.sched_getaffinity(0))
-    return {f"{ENV_PREFIX}NUM_THREADS": str(max(1, cores // num_workers))}
+    return {Settings.variable("num_threads"): str(max(1, cores // num_workers))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +220,20 @@ def _wait_for(server: RedisServer, tree: ProcessTree) -> None:
             raise ProcessError(f"Redis did not start in time; its log is {server.log_path}.")
 
 
-def count_cuda_devices(env: Mapping[str, str]) -> int:
+def has_gpu_driver() -> bool:
+    """Say whether this machine has a driver of NVIDIA's or AMD's GPUs."""
+    if Path("/dev/kfd").exists():  # AMD; torch calls its GPUs CUDA devices too
+        return True
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def count_cuda_devices(
+    env: Mapping[str, str], has_driver: Callable[[], bool] = has_gpu_driver
+) -> int:
     """Count the CUDA devices that the workers will find, 0 without torch's CUDA.
 
     torch is asked, as it decides; in a process of its own, as it would cost this one, which lives
@@ -203,7 +243,7 @@ def count_cuda_devices(env: Mapping[str, str]) -> int:
     Raises:
         ProcessError: torch cannot be imported.
     """
-    if not _has_gpu_driver():
+    if not has_driver():
         return 0
     code = "from pocqueue.engine.devices import cuda_device_count; print(cuda_device_count())"
     done = subprocess.run(  # noqa: S603 - our own interpreter and code, no shell
@@ -213,16 +253,6 @@ def count_cuda_devices(env: Mapping[str, str]) -> int:
         reason = done.stderr.strip().rpartition("\n")[2]
         raise ProcessError(f"The GPUs cannot be counted ({reason}): give their number with --gpus.")
     return int(done.stdout.split()[-1])
-
-
-def _has_gpu_driver() -> bool:
-    if Path("/dev/kfd").exists():  # AMD; torch calls its GPUs CUDA devices too
-        return True
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    return True
 
 
 def _ours(*arguments: str) -> list[str]:
@@ -269,10 +299,5 @@ def _free_port(address: str, port: int) -> int:
             ) from None
         raise SettingsError(
             f"Flower cannot listen on {where} ({exc.strerror or exc}): mend "
-            f"{ENV_PREFIX}FLOWER_ADDRESS or --flower-port, or use --no-flower."
+            f"{Settings.variable('flower_address')} or --flower-port, or use --no-flower."
         ) from None
-
-
-def _url(address: str, port: int) -> str:
-    host = "127.0.0.1" if address in {"", "0.0.0.0", "::"} else address  # noqa: S104 - only compared
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

@@ -47,3 +47,9 @@ def address_of(listener: socket.socket) -> str:
     """Return host and port as they are written in a URL."""
     host, port = listener.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def url_of(address: str, port: int) -> str:
+    """Return the URL by which this machine reaches what listens there; every interface: loopback."""
+    host = "127.0.0.1" if address in {"", "0.0.0.0", "::"} else address  # noqa: S104 - only compared
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

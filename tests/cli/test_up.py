@@ -8,6 +8,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -20,6 +21,7 @@ from pocqueue.cli.up import PrefixedLines
 from pocqueue.errors import PocqueueError, ProcessError, SettingsError
 from pocqueue.processes.stack_lock import stack_lock, stack_pid
 from pocqueue.settings import Settings
+from pocqueue.web.listener import url_of
 
 
 class Terminal(io.StringIO):
@@ -190,60 +192,74 @@ def test_children_get_exactly_the_settings(monkeypatch: pytest.MonkeyPatch, tmp_
     assert Settings() == settings
 
 
-def test_gpus_are_counted_once_for_auto_and_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_are_counted_once_for_auto_and_cuda() -> None:
     """A named device is one; without any CUDA device there is the CPU."""
-    monkeypatch.setattr(local_stack, "count_cuda_devices", lambda env: 3)
 
-    def num_workers(**fields: object) -> int:
-        return local_stack._default_workers(Settings().model_copy(update=fields), {})
+    def num_workers(num_gpus: int = 3, **fields: Any) -> int:
+        return local_stack.default_workers(Settings(**fields), {}, lambda env: num_gpus)
 
     assert [num_workers(device=d) for d in ("auto", "cuda", "cuda:1", "cpu")] == [3, 3, 1, 1]
     assert num_workers(tensor_parallel=2) == 1
     assert num_workers(tensor_parallel=4) == 1
     assert num_workers(engine="vllm-server") == 1
-    monkeypatch.setattr(local_stack, "count_cuda_devices", lambda env: 0)
-    assert num_workers() == 1
+    assert num_workers(0) == 1
 
 
 def test_no_driver_means_no_gpu_and_no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is started to find that out."""
-    monkeypatch.setattr(local_stack, "_has_gpu_driver", lambda: False)
     monkeypatch.setattr(subprocess, "run", None)
-    assert local_stack.count_cuda_devices({}) == 0
+    assert local_stack.count_cuda_devices({}, lambda: False) == 0
 
 
-def test_a_torch_that_cannot_be_asked_is_named(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_torch_that_cannot_be_asked_is_named(tmp_path: Path) -> None:
     """With its reason, and the way round it."""
     (tmp_path / "torch.py").write_text("raise ImportError('no such luck')")
-    monkeypatch.setattr(local_stack, "_has_gpu_driver", lambda: True)
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
     with pytest.raises(ProcessError, match=r"ImportError: no such luck.*--gpus"):
-        local_stack.count_cuda_devices({**os.environ, "PYTHONPATH": str(tmp_path)})
+        local_stack.count_cuda_devices(env, lambda: True)
 
 
-def test_torch_is_asked_where_there_is_a_driver(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_torch_is_asked_where_there_is_a_driver(tmp_path: Path) -> None:
     """What it says on its last line counts, whatever a driver writes before."""
     (tmp_path / "torch.py").write_text(
         "class cuda:\n"
         "    is_available = staticmethod(lambda: print('chatter') or True)\n"
         "    device_count = staticmethod(lambda: 5)\n"
     )
-    monkeypatch.setattr(local_stack, "_has_gpu_driver", lambda: True)
-    assert local_stack.count_cuda_devices({**os.environ, "PYTHONPATH": str(tmp_path)}) == 5
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    assert local_stack.count_cuda_devices(env, lambda: True) == 5
 
 
-def test_workers_on_the_cpu_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("fields", "num_workers", "threads"),
+    [
+        ({"device": "cpu"}, 3, "2"),
+        ({"device": "cpu"}, 20, "1"),
+        ({"device": "cpu"}, 1, None),
+        ({"device": "cpu", "num_threads": 4}, 3, None),
+        ({"device": "cuda"}, 3, None),
+    ],
+)
+def test_workers_on_the_cpu_share_its_cores(
+    fields: dict[str, Any], num_workers: int, threads: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Unless the number of threads is set, or there is one worker, or GPUs do the work."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
-    share = local_stack._share_of_cpu
-    assert share(Settings(device="cpu"), 3) == {"POCQUEUE_NUM_THREADS": "2"}
-    assert share(Settings(device="cpu"), 20) == {"POCQUEUE_NUM_THREADS": "1"}
-    assert share(Settings(device="cpu"), 1) == {}
-    assert share(Settings(device="cpu", num_threads=4), 3) == {}
-    assert share(Settings(device="cuda"), 3) == {}
+    queues = [f"gpu{number}" for number in range(num_workers)]
+    stages = local_stack.services(Settings(**fields), queues, delegation=False, flower_port=None)
+    workers = [one for stage in stages for one in stage if one.name in queues]
+    assert [one.env.get("POCQUEUE_NUM_THREADS") for one in workers] == [threads] * num_workers
+
+
+def test_what_stands_on_others_starts_after_them() -> None:
+    """Each stage is up before the next one begins, and ends after it."""
+    stages = local_stack.services(Settings(), ["gpu0"], delegation=True, flower_port=5555)
+    assert [[one.name for one in stage] for stage in stages] == [
+        ["scheduler"],
+        ["io", "gpu0"],
+        ["delegation"],
+        ["flower"],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -256,9 +272,9 @@ def test_workers_on_the_cpu_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> 
         ("gpu-box", "http://gpu-box:5555"),
     ],
 )
-def test_the_url_of_flower_can_be_opened(address: str, url: str) -> None:
+def test_the_url_of_a_service_can_be_opened(address: str, url: str) -> None:
     """An address that means every interface is shown as this machine's own."""
-    assert local_stack._url(address, 5555) == url
+    assert url_of(address, 5555) == url
 
 
 @pytest.mark.parametrize("gpus", [0, 1001])

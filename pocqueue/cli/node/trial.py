@@ -17,10 +17,10 @@ NodeUrl = Annotated[str | None, typer.Option(help="Of the node. [default: by the
 def url_by_settings() -> str:
     """Return where a node on this machine listens."""
     from pocqueue.settings import NodeSettings
+    from pocqueue.web.listener import url_of
 
     settings = NodeSettings.load()
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return f"http://{host}:{settings.port}"
+    return url_of(settings.host, settings.port)
 
 
 def try_node(
