@@ -186,22 +186,13 @@ def _look_over_http(url: str, delegation: DelegationSettings) -> Callable[[], di
     import httpx
 
     from pocqueue.errors import DelegationError, SettingsError
+    from pocqueue.web.tls import tls_context
 
     if not url.startswith(("http://", "https://")):
         raise SettingsError(f"--url is {url!r}; allowed: such as http://192.168.1.100:9090.")
     token = delegation.auth_token
     headers = {} if token is None else {"Authorization": f"Bearer {token.get_secret_value()}"}
-    verify: Any = True
-    if delegation.tls_ca is not None:
-        import ssl
-
-        try:
-            verify = ssl.create_default_context(cafile=str(delegation.tls_ca))
-        except OSError as exc:
-            raise SettingsError(
-                f"DELEGATION_TLS_CA is {str(delegation.tls_ca)!r}, which cannot be read as PEM "
-                f"certificates ({exc.strerror or exc}): give the authority's file."
-            ) from None
+    verify = tls_context(delegation.tls_ca)
 
     def look() -> dict[str, Any]:
         try:

@@ -1,7 +1,7 @@
-"""The delegation API of a big node, as its small node calls it (WIRE.md section 1).
+"""The delegation API of a big node, as its small node calls it (docs/wire.md).
 
-Works with big nodes of ours, which take a cursor and wait with their answer, and with those of today,
-which hand every batch out once. What goes wrong is a `DelegationError` that says what to check.
+Works with big nodes of ours, which take a cursor and answer long polls, and with legacy ones, which have no
+cursors and hand every batch out once. What goes wrong is a `DelegationError` that says what to check.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import os
 import ssl
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,10 +23,10 @@ from pydantic import BaseModel, Field, ValidationError, create_model
 from typing_extensions import override
 
 from pocqueue.closing import AsyncClosing
-from pocqueue.errors import DelegationError, SettingsError
-from pocqueue.node.round import NodeRound
+from pocqueue.errors import DelegationError
 from pocqueue.poc.proofs import ReceivedBatch
 from pocqueue.poc.scheme import DEFAULT, ProofScheme, scheme_class
+from pocqueue.web.tls import tls_context
 
 #: Of one request, beside the time that the big node is asked to wait.
 TIMEOUT_S = 10.0
@@ -39,7 +39,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
-class StartedSession:
+class RemoteSession:
     """What a big node said to `start`."""
 
     session_id: str
@@ -143,14 +143,17 @@ class DelegationClient(AsyncClosing):
         """Close the connections."""
         await self._http.aclose()
 
-    async def start(self, node_round: NodeRound) -> StartedSession:
-        """Start a session. Where the answer breaks off it is asked again, once, for the same one.
+    async def start(self, search: Mapping[str, Any]) -> RemoteSession:
+        """Start a session. If the answer breaks off, ask again, once, for the same session.
+
+        Args:
+            search: body of the request without token and request id.
 
         Raises:
             DelegationError: unreachable, or refused: wrong token, too many sessions, another model …
         """
         # One of ours knows by the id that it is the same request; others ignore it.
-        body = node_round.start_body() | self._as_field | {"request_id": str(uuid.uuid4())}
+        body = {**search, **self._as_field} | {"request_id": str(uuid.uuid4())}
         try:
             reply = await self._post("/start", body, START_WAIT_S)
         except DelegationError as exc:
@@ -159,7 +162,7 @@ class DelegationClient(AsyncClosing):
             reply = await self._post("/start", body, START_WAIT_S)
         started = self._read(_Started, reply)
         model = RemoteModel(**started.model_dump(include=set(RemoteModel.model_fields)))
-        return StartedSession(started.session_id, started.gpu_count, started.message, model)
+        return RemoteSession(started.session_id, started.gpu_count, started.message, model)
 
     async def batches(self, session_id: str, cursor: str, wait_s: float) -> BatchPage:
         """Fetch the batches behind a cursor.
@@ -292,26 +295,8 @@ class DelegationClient(AsyncClosing):
             ) from None
 
 
-def tls_context(ca: Path | None) -> ssl.SSLContext:
-    """Return what the certificates of big nodes are checked with.
-
-    Args:
-        ca: PEM file with their authority; None: the system's.
-
-    Raises:
-        SettingsError: the file cannot be read.
-    """
-    try:
-        return ssl.create_default_context(cafile=None if ca is None else str(ca))
-    except (OSError, ssl.SSLError) as exc:
-        raise SettingsError(
-            f"DELEGATION_TLS_CA is {str(ca)!r}, which cannot be read as PEM certificates "
-            f"({getattr(exc, 'strerror', None) or 'no certificate in it'}): give the authority's file."
-        ) from None
-
-
 def _wants_query_token(reply: httpx.Response) -> bool:
-    """Say whether a big node did not see the token in the header; today's read the query and nothing else."""
+    """Say whether a big node did not see the token in the header; legacy ones read the query only."""
     knows_headers = "bearer" in reply.headers.get("WWW-Authenticate", "").lower()
     return reply.status_code in {400, 401, 403, 422} and not knows_headers
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 import socket
-import ssl
 
 from pocqueue.delegation.app import service_token
 from pocqueue.delegation.customers import Customers, TokensFile, tokens_path
-from pocqueue.errors import SettingsError
 from pocqueue.logs import log_to_stderr
 from pocqueue.rounds.connection import redis_url
 from pocqueue.settings import DELEGATION_PREFIX, DelegationSettings, Settings
 from pocqueue.web import listener
-from pocqueue.web.serve import Certificate, serve as serve_app
+from pocqueue.web.serve import serve as serve_app
+from pocqueue.web.tls import check_certificate
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +34,7 @@ def serve(settings: Settings, delegation: DelegationSettings, *, num_processes: 
     log_to_stderr(settings.log_level)
     # All that can be wrong is found here, before there are processes to find it.
     Customers(service_token(delegation), TokensFile(tokens_path(settings, delegation)))
-    certificate = check_tls(delegation)
+    certificate = check_certificate(delegation.tls_cert, delegation.tls_key)
     redis_url(settings, start=True)
     open_port = listen(delegation)
     scheme = "http" if certificate is None else "https"
@@ -53,41 +52,3 @@ def listen(delegation: DelegationSettings) -> socket.socket:
         SettingsError: it cannot be had.
     """
     return listener.listen(delegation.host, delegation.port, DELEGATION_PREFIX)
-
-
-def check_tls(delegation: DelegationSettings) -> Certificate | None:
-    """Return the certificate, of which is known that it can be used; None: there is none.
-
-    Raises:
-        SettingsError: one of the two files is missing, or they cannot be used together.
-    """
-    cert, key = delegation.tls_cert, delegation.tls_key
-    if cert is None and key is None:
-        return None
-    if cert is None or key is None:
-        given, missing = ("--tls-cert", "--tls-key") if key is None else ("--tls-key", "--tls-cert")
-        raise SettingsError(f"{given} is set and {missing} is not: https needs both of them.")
-    for name, path in (("--tls-cert", cert), ("--tls-key", key)):
-        try:
-            path.open("rb").close()
-        except OSError as exc:
-            raise SettingsError(
-                f"{name} is {str(path)!r}, which cannot be read ({exc.strerror}); allowed: a PEM file."
-            ) from None
-
-    def no_password() -> str:
-        raise SettingsError(
-            f"--tls-key is {str(key)!r}, which is encrypted; allowed: a PEM file without a password."
-        )
-
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password=no_password)
-    except (ssl.SSLError, ValueError) as exc:
-        if isinstance(exc, SettingsError):
-            raise
-        reason = getattr(exc, "reason", None) or str(exc)
-        raise SettingsError(
-            f"--tls-cert {str(cert)!r} and --tls-key {str(key)!r} cannot be used together ({reason}); "
-            "allowed: a certificate and its own private key, both PEM."
-        ) from None
-    return Certificate(cert, key)

@@ -13,7 +13,6 @@ from fastapi import FastAPI
 from pydantic import TypeAdapter, ValidationError
 from starlette.middleware import Middleware
 
-from pocqueue.delegation.client import tls_context
 from pocqueue.errors import SettingsError
 from pocqueue.node.engine_host import EngineHost
 from pocqueue.node.keys import SigningKey, key_path
@@ -24,6 +23,7 @@ from pocqueue.node.service import NodeService
 from pocqueue.poc.fields import HttpUrl
 from pocqueue.settings import DelegationSettings, NodeSettings, Settings
 from pocqueue.web.app import make_app
+from pocqueue.web.tls import tls_context
 
 logger = logging.getLogger(__name__)
 

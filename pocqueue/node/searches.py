@@ -129,7 +129,7 @@ class Searches:
         client = self._client(node_round)
         await asyncio.gather(*(follower.stop_arrived(STOP_S) for follower in self.followers))
         try:
-            started = await client.start(node_round)
+            started = await client.start(node_round.start_body())
         except BaseException:
             await client.close()
             raise

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
+
+from pocqueue.web.tls import Certificate
 
 #: Clients that poll ask every few seconds; an idle connection is kept for longer than that.
 KEEP_ALIVE_S = 75
@@ -17,13 +18,6 @@ KEEP_ALIVE_S = 75
 END_S = 10
 #: Longest WebSocket message, in bytes.
 MAX_MESSAGE_BYTES = 4 << 20
-
-
-class Certificate(NamedTuple):
-    """What a service answers https with: PEM files of a certificate and of its key."""
-
-    cert: Path
-    key: Path
 
 
 def serve(

@@ -33,7 +33,7 @@ async def refusal(url: str, token: str = TOKEN, **options: Any) -> DelegationErr
     """Return why a session cannot be started."""
     with pytest.raises(DelegationError) as caught:
         async with DelegationClient(url, token, **options) as client:
-            await client.start(make_round())
+            await client.start(make_round().start_body())
     sentence = str(caught.value)
     assert sentence.isprintable()
     assert token not in sentence
@@ -44,7 +44,7 @@ async def test_a_legacy_big_node() -> None:
     """Every field of WIRE.md; the token goes into the query because it is read there only."""
     async with legacy_big_node() as node, DelegationClient(node.url + "/", TOKEN) as client:
         node_round = make_round(params={"dim": 2048}, node_id=1, node_count=3)
-        started = await client.start(node_round)
+        started = await client.start(node_round.start_body())
         assert (started.session_id, started.gpu_count) == ("old-1", 3)
         assert started.message == "Session created with 3 GPU groups"
         assert started.model.model_fingerprint == ""
@@ -83,7 +83,7 @@ async def test_our_big_node(backend: Backend, settings_for: SettingsFactory) -> 
     live_gpus(backend, 2)
     with big_node(settings_for()) as url:
         async with DelegationClient(url, TOKEN) as client:
-            started = await client.start(make_round())
+            started = await client.start(make_round().start_body())
             assert started.gpu_count == 2
             model = started.model
             assert (model.model_fingerprint, model.model_dtype) == (FINGERPRINT, "float32")
@@ -170,7 +170,7 @@ async def test_an_answer_to_start_that_breaks_off() -> None:
         return web.json_response({"session_id": "s", "gpu_count": 1})
 
     async with answering(answer) as url, DelegationClient(url, TOKEN) as client:
-        assert (await client.start(make_round())).session_id == "s"
+        assert (await client.start(make_round().start_body())).session_id == "s"
     assert len(asked) == 2
     assert len(set(asked)) == 1
 

@@ -64,7 +64,7 @@ async def test_a_session_on_our_big_node(backend: Backend, settings_for: Setting
     live_gpus(backend)
     with big_node(settings_for()) as url:
         client = DelegationClient(url, TOKEN)
-        started = await client.start(make_round())
+        started = await client.start(make_round().start_body())
         source = RemoteSource(client, started.session_id, 1, poll_s=5.0)
         first = await source.read("")
         assert first.batches == []

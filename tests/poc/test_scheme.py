@@ -118,7 +118,7 @@ async def test_a_small_node_reads_a_session(
     live_gpus(backend)
     with big_node(settings_for()) as url:
         async with DelegationClient(url, TOKEN, scheme="vector") as node:
-            started = await node.start(vector_round())
+            started = await node.start(vector_round().start_body())
             searched(backend, started.session_id)
             page = await node.batches(started.session_id, "", 0.0)
             assert Proofs.joined(batch.proofs for batch in page.batches).nonces == FOUND
