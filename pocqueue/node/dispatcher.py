@@ -23,10 +23,10 @@ from pocqueue.errors import InvalidRound, OutboxError
 from pocqueue.node.outbox import Message, Outbox
 from pocqueue.poc.callback import (
     MAX_RETRY_AFTER_S,
+    Backoff,
     CallbackClient,
     PostOutcome,
     PostResult,
-    retry_pause_s,
     without_secrets,
 )
 
@@ -39,8 +39,7 @@ class Dispatcher(AsyncClosing):
     Args:
         outbox: where they wait. Nothing else delivers from it.
         on_delivered: called with the seconds from a message on disk to its receiver's 200.
-        backoff_s: pause after the first failure; see `callback.retry_pause_s`.
-        max_backoff_s: longest pause of our own.
+        backoff: pauses between tries; a receiver may ask for longer ones.
         request_timeout_s: seconds for one attempt, all of it.
         stop_timeout_s: seconds that attempts under way get to end when it is stopped.
         disk_pause_s: between two tries to read or write the outbox while its disk is in trouble.
@@ -51,16 +50,14 @@ class Dispatcher(AsyncClosing):
         outbox: Outbox,
         *,
         on_delivered: Callable[[float], None] | None = None,
-        backoff_s: float = 0.25,
-        max_backoff_s: float = 30.0,
+        backoff: Backoff = Backoff(first_s=0.25, longest_s=30.0),  # noqa: B008 - it is frozen
         request_timeout_s: float = 10.0,
         stop_timeout_s: float = 3.0,
         disk_pause_s: float = 1.0,
     ) -> None:
         self._outbox = outbox
         self._on_delivered = on_delivered
-        self._backoff_s = backoff_s
-        self._max_backoff_s = max_backoff_s
+        self._backoff = backoff
         self._request_timeout_s = request_timeout_s
         self._stop_timeout_s = stop_timeout_s
         self._disk_pause_s = disk_pause_s
@@ -148,8 +145,7 @@ class Dispatcher(AsyncClosing):
 
     async def _put_off(self, message: Message, result: PostResult) -> None:
         """Note a failure and when to try again."""
-        own_pause_s = retry_pause_s(message.attempts, self._backoff_s, self._max_backoff_s)
-        pause_s = max(own_pause_s, result.retry_after_s)
+        pause_s = max(self._backoff.pause_s(message.attempts), result.retry_after_s)
         await self._note(self._outbox.failed, message.id, result.reason, time.time() + pause_s)
         logger.log(
             # One warning for each outage.

@@ -60,8 +60,6 @@ RECOMPUTED_INVALID = 0.9
 class SampleVerdict:
     """What is known about a session after some of it was recomputed."""
 
-    num_sampled: int
-    num_invalid: int
     #: Chance of an honest node to have that many invalid ones, or more, among so many.
     probability_honest: float
     #: It is fraud if the chance is below this.
@@ -88,52 +86,7 @@ def judge_sample(
     """
     threshold = _part(num_invalid, fraud_threshold)
     probability, detected = fraud_test(num_invalid, num_sampled, threshold, probability_mismatch)
-    return SampleVerdict(num_sampled, num_invalid, probability, threshold, detected)
-
-
-class SessionCheck:
-    """The sample of one session, and the verdict on all of it so far.
-
-    Args:
-        fraud_threshold: of the round; (0, 1).
-        num_sampled: of a check that goes on after a restart.
-        num_invalid: likewise.
-        probability_mismatch: chance of an honest nonce to come out as invalid; (0, 1).
-    """
-
-    def __init__(
-        self,
-        fraud_threshold: float = FRAUD_THRESHOLD,
-        *,
-        num_sampled: int = 0,
-        num_invalid: int = 0,
-        probability_mismatch: float = PROBABILITY_MISMATCH,
-    ) -> None:
-        self._probability_mismatch = probability_mismatch
-        self._fraud_threshold = fraud_threshold
-        self._num_sampled = num_sampled
-        self._num_invalid = num_invalid
-
-    @property
-    def verdict(self) -> SampleVerdict:
-        """The verdict on what was added so far."""
-        return judge_sample(
-            self._num_invalid,
-            self._num_sampled,
-            self._fraud_threshold,
-            self._probability_mismatch,
-        )
-
-    def add(self, *, sampled: int, invalid: int) -> SampleVerdict:
-        """Add recomputed nonces and return the verdict on all of the session's.
-
-        Args:
-            sampled: how many they are.
-            invalid: and of these, how many came out as invalid.
-        """
-        self._num_sampled += sampled
-        self._num_invalid += invalid
-        return self.verdict
+    return SampleVerdict(probability, threshold, detected)
 
 
 class Sampler:
@@ -177,24 +130,20 @@ class Sampler:
 @functools.lru_cache(maxsize=256)
 def sample_size(
     num_nonces: int,
-    made_up: float = MADE_UP,
-    certainty: float = CERTAINTY,
     fraud_threshold: float = FRAUD_THRESHOLD,
     recomputed_invalid: float = RECOMPUTED_INVALID,
 ) -> int:
     """Return how many nonces of a session to recompute, chosen at random without repetition.
 
     Args:
-        num_nonces: of the session; >= 0.
-        made_up: share of these that are made up; the number is rounded down. [0, 1].
-        certainty: probability that it is found to be fraud; (0, 1).
+        num_nonces: of the session; >= 0. MADE_UP of these are made up, rounded down.
         fraud_threshold: of the round; (0, 1).
         recomputed_invalid: probability of a made-up nonce to come out as invalid; (0, 1].
 
     Returns:
-        The least number that is enough; all of them if no number is.
+        The least number by which fraud is found with CERTAINTY; all of them if no number is enough.
     """
-    num_made_up = math.floor(num_nonces * made_up + 1e-9)
+    num_made_up = math.floor(num_nonces * MADE_UP + 1e-9)
     for size in range(2, num_nonces):
         needed = _needed(size, fraud_threshold)
         if needed > min(size, num_made_up):
@@ -204,7 +153,7 @@ def sample_size(
             * _binomial_below(needed, hits, recomputed_invalid)
             for hits in range(min(size, num_made_up) + 1)
         )
-        if missed <= 1.0 - certainty:
+        if missed <= 1.0 - CERTAINTY:
             return size
     return num_nonces
 
@@ -212,8 +161,6 @@ def sample_size(
 @functools.lru_cache(maxsize=256)
 def sample_rate(
     num_nonces: int = SESSION_NONCES,
-    made_up: float = MADE_UP,
-    certainty: float = CERTAINTY,
     fraud_threshold: float = FRAUD_THRESHOLD,
     recomputed_invalid: float = RECOMPUTED_INVALID,
 ) -> float:
@@ -225,12 +172,12 @@ def sample_rate(
     Returns:
         A whole number of nonces over `num_nonces`, in (0, 1]; 1 if nothing less is enough.
     """
-    num_made_up = math.floor(num_nonces * made_up + 1e-9)
-    start = sample_size(num_nonces, made_up, certainty, fraud_threshold, recomputed_invalid)
+    num_made_up = math.floor(num_nonces * MADE_UP + 1e-9)
+    start = sample_size(num_nonces, fraud_threshold, recomputed_invalid)
     for expected in range(max(start, 1), num_nonces):
         rate = expected / num_nonces
         missed = _missed(rate, num_nonces, num_made_up, fraud_threshold, recomputed_invalid)
-        if missed <= 1.0 - certainty:
+        if missed <= 1.0 - CERTAINTY:
             return rate
     return 1.0
 

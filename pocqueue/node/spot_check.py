@@ -19,7 +19,7 @@ from pocqueue.node.engine_host import EngineHost
 from pocqueue.node.metrics import NodeMetrics
 from pocqueue.node.outbox import Outbox
 from pocqueue.node.round import NodeRound
-from pocqueue.node.sampling import FRAUD_THRESHOLD, Sampler, SessionCheck
+from pocqueue.node.sampling import FRAUD_THRESHOLD, Sampler, judge_sample
 from pocqueue.poc.proofs import Proofs
 
 logger = logging.getLogger(__name__)
@@ -122,23 +122,17 @@ class SpotCheck:
 
     async def _run(self) -> str | None:
         probability = self._probability(await self._engine.ready())
-        check = SessionCheck(
-            # The round's own threshold is for whole proofs; some chains set it too low for any sample.
-            max(self._round.proof.fraud_threshold, FRAUD_THRESHOLD),
-            num_sampled=self.sampled,
-            num_invalid=self.invalid,
-            probability_mismatch=probability,
-        )
         while True:
             while not self._waiting:
                 if self._ended:
                     return None
                 self._wake.clear()
                 await self._wake.wait()
-            if reason := await self._recompute(check):
+            if reason := await self._recompute(probability):
                 return reason
 
-    async def _recompute(self, check: SessionCheck) -> str | None:
+    async def _recompute(self, probability: float) -> str | None:
+        """Recompute as many samples as a batch holds; return why the session is fraud, or None."""
         size = min(len(self._waiting), self._round.batch_size)
         some = [self._waiting.popleft() for _ in range(size)]
         computed = await self._engine.values(self._round, [nonce for nonce, _ in some])
@@ -146,8 +140,8 @@ class SpotCheck:
             self._round.proof.is_mismatch(claim, own)
             for (_, claim), own in zip(some, computed, strict=True)
         )
-        verdict = check.add(sampled=size, invalid=wrong)
-        self.sampled, self.invalid = verdict.num_sampled, verdict.num_invalid
+        self.sampled += size
+        self.invalid += wrong
         self._metrics.sampled.inc(size)
         try:
             await asyncio.to_thread(
@@ -156,10 +150,13 @@ class SpotCheck:
         except OutboxError as exc:
             # The counts in memory are right; only after a restart these are missing.
             logger.error("DELEGATION session %s: %s", self._session_id, exc)
+        # The round's own threshold is for whole proofs; some chains set it too low for any sample.
+        threshold = max(self._round.proof.fraud_threshold, FRAUD_THRESHOLD)
+        verdict = judge_sample(self.invalid, self.sampled, threshold, probability)
         if not verdict.fraud_detected:
             return None
         return (
-            f"{verdict.num_invalid} of {verdict.num_sampled} recomputed nonces are invalid; an honest node "
+            f"{self.invalid} of {self.sampled} recomputed nonces are invalid; an honest node "
             f"has that many with probability {verdict.probability_honest:.2g}"
         )
 

@@ -71,6 +71,26 @@ class PostResult:
     retry_after_s: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """How long to wait between tries: longer after each failure."""
+
+    first_s: float  #: pause after the first failure; doubles with each one
+    longest_s: float  #: the most that it doubles to
+
+    def pause_s(self, attempts: int) -> float:
+        """Return the seconds to wait after a failure, shortened at random by up to half.
+
+        The chance keeps many senders from returning to a receiver in step.
+
+        Args:
+            attempts: failures before this one.
+        """
+        # The exponent is bounded: after a day of failures the power would not fit into a float.
+        pause_s = min(self.first_s * 2.0 ** min(attempts, 30), self.longest_s)
+        return pause_s * (0.5 + 0.5 * _random.random())
+
+
 class CallbackClient(AsyncClosing):
     """Posts to callback URLs; an async context manager that closes its connections.
 
@@ -152,21 +172,6 @@ def judge(status: int) -> PostOutcome:
     if status >= 500 or status in (408, 425, 429):
         return PostOutcome.RETRY
     return PostOutcome.REFUSED
-
-
-def retry_pause_s(attempts: int, first_s: float, longest_s: float) -> float:
-    """Return the seconds to wait after a failure, shortened at random by up to half.
-
-    The chance keeps many senders from returning to a receiver in step.
-
-    Args:
-        attempts: failures before this one; each doubles the pause.
-        first_s: pause after the first failure.
-        longest_s: longest pause.
-    """
-    # The exponent is bounded: after a day of failures the power would not fit into a float.
-    pause = min(first_s * 2.0 ** min(attempts, 30), longest_s)
-    return pause * (0.5 + 0.5 * _random.random())
 
 
 def retry_after_s(header: str | None, now_s: float) -> float:

@@ -15,11 +15,11 @@ from typing_extensions import override
 
 from pocqueue.closing import AsyncClosing
 from pocqueue.poc.callback import (
+    Backoff,
     CallbackClient,
     Kind,
     PostOutcome,
     encode_body,
-    retry_pause_s,
     without_secrets,
 )
 from pocqueue.poc.distance.data import ProofBatch, ValidatedBatch, validated_body
@@ -35,7 +35,7 @@ class CallbackQueue(AsyncClosing):
         queue_size: batches that wait at most; a batch that finds the queue full is dropped.
         attempts: tries per batch, the first included; >= 1.
         give_up_after_s: seconds after which a batch is not tried again.
-        backoff_s: pause before the second try; see `callback.retry_pause_s`.
+        backoff_s: pause before the second try; doubles with each one (`callback.Backoff`).
         max_backoff_s: longest pause between two tries.
         request_timeout_s: seconds for one attempt, all of it.
         flush_timeout_s: seconds that `close` gives the queue to empty.
@@ -72,8 +72,7 @@ class CallbackQueue(AsyncClosing):
         self._name = without_secrets(callback_url)
         self._attempts = attempts
         self._give_up_after_s = give_up_after_s
-        self._backoff_s = backoff_s
-        self._max_backoff_s = max_backoff_s
+        self._backoff = Backoff(backoff_s, max_backoff_s)
         self._flush_timeout_s = flush_timeout_s
         self._client = CallbackClient(request_timeout_s=request_timeout_s)
         self._queue: asyncio.Queue[tuple[Kind, str]] = asyncio.Queue(queue_size)
@@ -161,7 +160,7 @@ class CallbackQueue(AsyncClosing):
                 self._drop(kind, f"refused, {result.reason}")
                 return
             logger.info("Callback %s/%s: %s", self._name, kind, result.reason)
-            pause = retry_pause_s(attempt, self._backoff_s, self._max_backoff_s)
+            pause = self._backoff.pause_s(attempt)
             if attempt + 1 == self._attempts or now() + pause > give_up_at:
                 break
             await asyncio.sleep(pause)

@@ -15,7 +15,7 @@ import pytest
 
 from pocqueue.node.dispatcher import Dispatcher, pause_left
 from pocqueue.node.outbox import NewMessage, Outbox
-from pocqueue.poc.callback import MAX_RETRY_AFTER_S, Kind
+from pocqueue.poc.callback import MAX_RETRY_AFTER_S, Backoff, Kind
 from tests.support.callback_receiver import Receiver, answering, receiving
 from tests.support.waiting import until
 
@@ -38,9 +38,8 @@ class Post:
     def __init__(self, outbox: Outbox, **options: Any) -> None:
         self.outbox = outbox
         self.latencies_s: list[float] = []
-        timings = {
-            "backoff_s": 0.001,
-            "max_backoff_s": 0.004,
+        timings: dict[str, Any] = {
+            "backoff": Backoff(0.001, 0.004),
             "request_timeout_s": 2,
             "stop_timeout_s": 1,
             "disk_pause_s": 0.01,

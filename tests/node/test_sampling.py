@@ -12,7 +12,6 @@ from typing_extensions import override
 from pocqueue.node.sampling import (
     SESSION_NONCES,
     Sampler,
-    SessionCheck,
     judge_sample,
     sample_rate,
     sample_size,
@@ -116,24 +115,9 @@ def test_one_invalid_nonce_is_no_fraud() -> None:
         judge_sample(3, 2, THRESHOLD)
 
 
-def test_check_adds_up() -> None:
-    """Over pages and restarts."""
-    check = SessionCheck(THRESHOLD)
-    assert not check.add(sampled=20, invalid=0).fraud_detected
-    assert not check.add(sampled=0, invalid=0).fraud_detected
-    verdict = check.add(sampled=2, invalid=1)
-    assert (verdict.num_sampled, verdict.num_invalid, verdict.fraud_detected) == (22, 1, False)
-    again = SessionCheck(THRESHOLD, num_sampled=22, num_invalid=1)
-    assert again.verdict == verdict == check.verdict
-    assert again.add(sampled=1, invalid=1).fraud_detected
-
-
 def test_other_arithmetic() -> None:
-    """Where honest nonces differ more often, it takes more of them to be fraud."""
-    verdicts = [
-        SessionCheck(probability_mismatch=chance).add(sampled=100, invalid=4)
-        for chance in (PROBABILITY_MISMATCH, 0.02)
-    ]
+    """If honest nonces differ more often, it takes more of them to be fraud."""
+    verdicts = [judge_sample(4, 100, THRESHOLD, chance) for chance in (PROBABILITY_MISMATCH, 0.02)]
     assert [verdict.fraud_detected for verdict in verdicts] == [True, False]
 
 

@@ -13,12 +13,12 @@ from aiohttp import web
 from pocqueue.errors import CallbackForbidden, InvalidRound
 from pocqueue.poc.callback import (
     MAX_RETRY_AFTER_S,
+    Backoff,
     CallbackClient,
     PostOutcome,
     PostResult,
     encode_body,
     retry_after_s,
-    retry_pause_s,
     without_secrets,
 )
 from tests.support.callback_receiver import Receiver, answering, receiving
@@ -164,7 +164,7 @@ def test_retry_after(header: str | None, asked_s: float) -> None:
 def test_pauses_grow() -> None:
     """From the first to the longest, shortened by up to half."""
     for attempts, longest_s in ((0, 0.25), (1, 0.5), (5, 8.0), (7, 30.0), (100_000, 30.0)):
-        pauses = [retry_pause_s(attempts, 0.25, 30.0) for _ in range(50)]
+        pauses = [Backoff(0.25, 30.0).pause_s(attempts) for _ in range(50)]
         assert longest_s / 2 <= min(pauses) < max(pauses) <= longest_s
 
 

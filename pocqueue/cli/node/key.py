@@ -16,15 +16,12 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+_UNSET = "; unset: POCQUEUE_NODE_KEY, or node-key.pem in the state folder."
+
 
 @app.command(short_help="Make a key.")
 def new(
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", help="New file; unset: POCQUEUE_NODE_KEY, or node-key.pem in the state folder."
-        ),
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help=f"New file{_UNSET}")] = None,
     as_json: Json = False,
     env_file: EnvFile = None,
 ) -> None:
@@ -46,12 +43,7 @@ def new(
 
 @app.command(short_help="Print the public key.")
 def show(
-    key: Annotated[
-        Path | None,
-        typer.Option(
-            "--key", help="Its file; unset: POCQUEUE_NODE_KEY, or node-key.pem in the state folder."
-        ),
-    ] = None,
+    key: Annotated[Path | None, typer.Option(help=f"Its file{_UNSET}")] = None,
     as_json: Json = False,
     env_file: EnvFile = None,
 ) -> None:
