@@ -23,7 +23,7 @@ from pocqueue.engine.base import EngineInfo
 from pocqueue.poc.proofs import Proofs
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.pool import Gpu
-from pocqueue.rounds.records import BatchCommit
+from pocqueue.rounds.records import Assignment, BatchCommit
 from pocqueue.rounds.redis_server import RedisServer
 from pocqueue.settings import Settings
 
@@ -74,7 +74,9 @@ async def _load(backend: Backend, pid: int, url: str, route: str) -> float:
             (await http.post("/start", json=body)).json()["session_id"] for _ in range(NUM_SESSIONS)
         ]
         ranges = {
-            session_id: backend.store.assign_range(session_id, "gpu0", "worker", 1 << 30)
+            session_id: backend.store.assign_ranges(
+                [Assignment(session_id, "gpu0", "worker", 1 << 30)]
+            )[0]
             for session_id in ids
         }
         end = time.monotonic() + SECONDS

@@ -9,7 +9,7 @@ from benchmarks.effort import FULL, Effort
 from benchmarks.stats import Figure, Sample
 from pocqueue.poc.proofs import Proofs
 from pocqueue.rounds.backend import Backend
-from pocqueue.rounds.records import BatchCommit, RoundStatus
+from pocqueue.rounds.records import Assignment, BatchCommit, RoundStatus
 from pocqueue.rounds.spec import RoundState
 from pocqueue.rounds.start import deployed_model, draft_spec, start_round
 from pocqueue.rounds.store import START
@@ -120,7 +120,8 @@ def _round_without_gpus(backend: Backend, num_commits: int) -> tuple[RoundStatus
     round_id = backend.store.create(spec)
     # A live worker's name, so that the scheduler does not take the range for lost.
     gpu = backend.pool.live()[0]
-    assigned = backend.store.assign_range(round_id, gpu.queue, gpu.worker, 32 * num_commits)
+    wanted = Assignment(round_id, gpu.queue, gpu.worker, 32 * num_commits)
+    [assigned] = backend.store.assign_ranges([wanted])
     assert assigned is not None
     return backend.store.status(round_id), assigned.range_id
 

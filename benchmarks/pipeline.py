@@ -24,6 +24,7 @@ from pocqueue.engine.base import EngineInfo
 from pocqueue.engine.torch_model.engine import TorchEngine
 from pocqueue.poc.batch import Batch
 from pocqueue.rounds.backend import Backend
+from pocqueue.rounds.records import Assignment
 from pocqueue.rounds.redis_server import RedisServer
 from pocqueue.rounds.spec import RoundSpec, RoundState
 from pocqueue.settings import Settings
@@ -121,7 +122,8 @@ class PipelineBench:
         self._watched.waits.clear()
         round_id = self._store.create(self._spec(total))
         ids = []
-        while assigned := self._store.assign_range(round_id, "gpu0", "w0", per_range):
+        wanted = Assignment(round_id, "gpu0", "w0", per_range)
+        while assigned := self._store.assign_ranges([wanted])[0]:
             ids.append(assigned.range_id)
         began = time.perf_counter()
         said = list(self._tasks.map(lambda range_id: runner.run(round_id, range_id), ids))

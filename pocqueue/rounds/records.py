@@ -68,9 +68,9 @@ class Assignment:
     worker: str
     num_nonces: int
     #: The round's virtual time is at least this before it is given, …
-    vtime_floor: float
+    vtime_floor: float = 0.0
     #: … and grows by this much for each nonce.
-    vtime_per_nonce: float
+    vtime_per_nonce: float = 0.0
 
     @property
     def vtime(self) -> float:

@@ -186,27 +186,8 @@ class RoundStore:
 
     # Ranges
 
-    def assign_range(
-        self,
-        round_id: str,
-        queue: str,
-        worker: str,
-        num_nonces: int,
-        *,
-        vtime_floor: float = 0.0,
-        vtime_per_nonce: float = 0.0,
-    ) -> AssignedRange | None:
-        """Take up to `num_nonces` nonce indices for a GPU; None where the round has none left.
-
-        Args:
-            vtime_floor: the round's virtual time is at least this before.
-            vtime_per_nonce: it grows by this much for each nonce that was taken.
-        """
-        wanted = Assignment(round_id, queue, worker, num_nonces, vtime_floor, vtime_per_nonce)
-        return self.assign_ranges([wanted])[0]
-
     def assign_ranges(self, wanted: Sequence[Assignment]) -> list[AssignedRange | None]:
-        """Do many `assign_range` in one round trip, in order; return what each of them gave."""
+        """Take nonce indices for GPUs, in order and in one round trip; None for a round that has none left."""
         if not wanted:
             return []
         calls = [

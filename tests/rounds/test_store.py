@@ -16,7 +16,15 @@ from pocqueue.rounds.records import AssignedRange, Assignment, BatchCommit, Comm
 from pocqueue.rounds.spec import RoundState
 from pocqueue.rounds.store import KEEP_ENDED_MS, MAX_ATTEMPTS, START, Keys, RoundStore
 from tests.support.factories import make_spec
-from tests.support.rounds import assign, check_books, commit, keys_of, pass_deadline, proofs
+from tests.support.rounds import (
+    assign,
+    assign_range,
+    check_books,
+    commit,
+    keys_of,
+    pass_deadline,
+    proofs,
+)
 from tests.support.waiting import wait_until
 
 
@@ -53,7 +61,7 @@ def test_an_unknown_round_is_named(store: RoundStore) -> None:
     with pytest.raises(UnknownRound, match="'nope' is not known"):
         store.close("nope", RoundState.STOPPED, "")
     assert store.statuses(["nope"]) == []
-    assert store.assign_range("nope", "gpu0", "w", 10) is None
+    assert assign_range(store, "nope", "gpu0", "w", 10) is None
     assert store.open_range("nope", 1) is None
     assert commit(store, "nope", 1, 0, 10) == CommitResult(Outcome.CLOSED, 0)
     assert store.release_range("nope", 1, failed=True) == 0
@@ -210,7 +218,7 @@ def test_nothing_after_the_deadline_counts(backend: Backend, store: RoundStore) 
     commit(store, round_id, 1, 0, 10, [1])
     pass_deadline(backend, round_id)
     assert commit(store, round_id, 1, 10, 20, [11]) == CommitResult(Outcome.LATE, 0)
-    assert store.assign_range(round_id, "gpu1", "w1", 10) is None
+    assert assign_range(store, round_id, "gpu1", "w1", 10) is None
     assert store.open_range(round_id, 1) is None
     status = check_books(store, round_id)
     assert (status.state, status.checked, status.late_batches) == (RoundState.EXPIRED, 10, 1)
@@ -225,7 +233,7 @@ def test_nothing_counts_once_the_round_is_stopped(store: RoundStore) -> None:
     commit(store, round_id, 1, 0, 10, [1])
     store.close(round_id, RoundState.STOPPED, "")
     assert commit(store, round_id, 1, 10, 20, [11]) == CommitResult(Outcome.CLOSED, 0)
-    assert store.assign_range(round_id, "gpu1", "w1", 10) is None
+    assert assign_range(store, round_id, "gpu1", "w1", 10) is None
     assert store.open_range(round_id, 1) is None
     assert store.release_range(round_id, 1, failed=False) == 0
     assert store.outstanding([round_id]) == []
@@ -265,7 +273,7 @@ def test_many_gpus_take_and_commit_ranges_at_once(store: RoundStore) -> None:
     round_id = store.create(make_spec(max_nonces=1000))
 
     def work(queue: str) -> None:
-        while out := store.assign_range(round_id, queue, queue, 37):
+        while out := assign_range(store, round_id, queue, queue, 37):
             middle = (out.start + out.stop) // 2
             if out.range_id % 5 == 0:
                 store.release_range(round_id, out.range_id, failed=False)
@@ -292,7 +300,7 @@ def test_ranges_are_taken_in_order_without_overlap(store: RoundStore) -> None:
     round_id = store.create(make_spec())
     spans = [assign(store, round_id, num)[1:] for num in (10, 25, 1)]
     assert spans == [(0, 10), (10, 35), (35, 36)]
-    store.assign_range(round_id, "gpu0", "w", 5, vtime_floor=1 / 3)
+    assign_range(store, round_id, "gpu0", "w", 5, vtime_floor=1 / 3)
     status = store.status(round_id)
     assert (status.next_index, status.ranges_made) == (41, 4)
     assert status.vtime == pytest.approx(1 / 3, abs=1e-9)
@@ -303,8 +311,8 @@ def test_a_round_is_charged_for_the_nonces_it_really_got(store: RoundStore) -> N
     round_id = store.create(make_spec(max_nonces=125))
 
     def take(num: int, floor: float) -> tuple[int, float]:
-        out = store.assign_range(
-            round_id, "gpu0", "w", num, vtime_floor=floor, vtime_per_nonce=0.01
+        out = assign_range(
+            store, round_id, "gpu0", "w", num, vtime_floor=floor, vtime_per_nonce=0.01
         )
         vtime = store.status(round_id).vtime
         assert vtime is not None
@@ -322,7 +330,7 @@ def test_the_virtual_time_of_a_round_never_goes_back(store: RoundStore) -> None:
     """A plan that was made before another one was carried out adds to what stands there."""
     round_id = store.create(make_spec())
     for floor, vtime in [(4.0, 5.0), (1.0, 6.0), (6.0, 7.0)]:
-        store.assign_range(round_id, "gpu0", "w", 10, vtime_floor=floor, vtime_per_nonce=0.1)
+        assign_range(store, round_id, "gpu0", "w", 10, vtime_floor=floor, vtime_per_nonce=0.1)
         assert store.status(round_id).vtime == pytest.approx(vtime)
 
 
@@ -359,7 +367,7 @@ def test_many_ranges_are_given_in_one_go(store: RoundStore) -> None:
 def test_many_ranges_are_given_by_a_redis_that_forgot_its_scripts(store: RoundStore) -> None:
     """As after a restart."""
     round_id = store.create(make_spec())
-    assert store.assign_range(round_id, "gpu0", "w", 10) == AssignedRange(1, 0, 10)
+    assert assign_range(store, round_id, "gpu0", "w", 10) == AssignedRange(1, 0, 10)
     store.client.script_flush()
     wanted = [Assignment(round_id, "gpu0", "w", 10, 0.0, 0.0)] * 2
     assert store.assign_ranges(wanted) == [AssignedRange(2, 10, 20), AssignedRange(3, 20, 30)]
@@ -493,7 +501,7 @@ def test_a_bounded_round_completes_at_exactly_its_number(store: RoundStore) -> N
     round_id = store.create(make_spec(max_nonces=25))
     assert assign(store, round_id, 20)[1:] == (0, 20)
     assert assign(store, round_id, 20)[1:] == (20, 25)
-    assert store.assign_range(round_id, "gpu0", "w", 20) is None
+    assert assign_range(store, round_id, "gpu0", "w", 20) is None
     commit(store, round_id, 2, 20, 25, [24])
     assert commit(store, round_id, 1, 0, 10).outcome is Outcome.COMMITTED
     assert store.status(round_id).state is RoundState.ACTIVE
@@ -511,7 +519,7 @@ def test_a_bounded_round_gives_again_what_came_back(store: RoundStore) -> None:
     assign(store, round_id, 20)
     store.release_range(round_id, 1, failed=True)
     assert assign(store, round_id, 100)[1:] == (0, 20)
-    assert store.assign_range(round_id, "gpu0", "w", 100) is None
+    assert assign_range(store, round_id, "gpu0", "w", 100) is None
 
 
 def test_a_bounded_round_completes_when_the_last_of_it_is_given_up(
@@ -525,7 +533,7 @@ def test_a_bounded_round_completes_when_the_last_of_it_is_given_up(
     for _ in range(MAX_ATTEMPTS):
         assert store.status(round_id).state is RoundState.ACTIVE
         store.release_range(round_id, out.range_id, failed=True)
-        out = store.assign_range(round_id, "gpu0", "w", 5) or out
+        out = assign_range(store, round_id, "gpu0", "w", 5) or out
     status = check_books(store, round_id)
     assert (status.state, status.checked, status.abandoned) == (RoundState.COMPLETED, 10, 15)
     assert (status.reason, store.active_ids()) == ("", [])
@@ -674,7 +682,7 @@ def test_every_key_of_an_ended_round_goes_within_the_hour(
     if end != "completed":  # something given up, something returned
         _give_up(store, round_id, 10)
         store.release_range(round_id, assign(store, round_id, 5).range_id, failed=False)
-    while out := store.assign_range(round_id, "gpu0", "w", 10):
+    while out := assign_range(store, round_id, "gpu0", "w", 10):
         commit(store, round_id, out.range_id, out.start, out.stop, [out.start])
         if out.stop >= 40:
             break

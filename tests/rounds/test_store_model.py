@@ -20,7 +20,7 @@ from pocqueue.rounds.records import CommitResult, Outcome
 from pocqueue.rounds.spec import RoundState
 from pocqueue.rounds.store import KEEP_ENDED_MS, MAX_ATTEMPTS, Keys
 from tests.support.factories import make_spec
-from tests.support.rounds import check_books, commit, pass_deadline, proofs
+from tests.support.rounds import assign_range, check_books, commit, pass_deadline, proofs
 
 
 @dataclass
@@ -83,7 +83,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def _assign(self, num: int) -> None:
         """Take a range: what came back last, else the next indices."""
-        given = self.store.assign_range(self.round_id, "gpu0", "w", num)
+        given = assign_range(self.store, self.round_id, "gpu0", "w", num)
         expected = self._expect_range(num)
         assert (None if given is None else (given.start, given.stop)) == expected
         assert given is None or given.range_id == self.last_id
@@ -217,7 +217,7 @@ class StoreMachine(RuleBasedStateMachine):
     def expire(self, data: st.DataObject) -> None:
         """Let the deadline pass with a batch on its way."""
         pass_deadline(self.backend, self.round_id)
-        assert self.store.assign_range(self.round_id, "gpu0", "w", 10) is None
+        assert assign_range(self.store, self.round_id, "gpu0", "w", 10) is None
         assert commit(self.store, self.round_id, 1, 0, 10, [0]) == CommitResult(Outcome.LATE, 0)
         self.late += 1
         self._end(RoundState.EXPIRED)

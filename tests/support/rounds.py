@@ -8,7 +8,13 @@ from typing import Any
 
 from pocqueue.poc.proofs import Proofs
 from pocqueue.rounds.backend import Backend
-from pocqueue.rounds.records import AssignedRange, BatchCommit, CommitResult, RoundStatus
+from pocqueue.rounds.records import (
+    AssignedRange,
+    Assignment,
+    BatchCommit,
+    CommitResult,
+    RoundStatus,
+)
 from pocqueue.rounds.store import Keys, RoundStore
 from tests.support.factories import make_spec
 
@@ -23,9 +29,24 @@ def assign(
     store: RoundStore, round_id: str, num_nonces: int, queue: str = "gpu0", worker: str = "w0"
 ) -> AssignedRange:
     """Take a range that has to be there."""
-    out = store.assign_range(round_id, queue, worker, num_nonces)
+    out = assign_range(store, round_id, queue, worker, num_nonces)
     assert out is not None
     return out
+
+
+def assign_range(
+    store: RoundStore,
+    round_id: str,
+    queue: str,
+    worker: str,
+    num_nonces: int,
+    *,
+    vtime_floor: float = 0.0,
+    vtime_per_nonce: float = 0.0,
+) -> AssignedRange | None:
+    """Take up to so many nonce indices for a GPU; None if the round has none left."""
+    wanted = Assignment(round_id, queue, worker, num_nonces, vtime_floor, vtime_per_nonce)
+    return store.assign_ranges([wanted])[0]
 
 
 def commit(
