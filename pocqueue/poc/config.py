@@ -20,8 +20,8 @@ class PoCState(Enum):
 class PoCConfig:
     """One round as its starter describes it.
 
-    Field order, names and defaults are those of seed 004 and may be relied on. Bounds are checked
-    where a round enters the system (`poc/search.py`) and in `PoCManager.init_round`, not here.
+    Field order, names and defaults are those of the reference implementation. Bounds are checked
+    where a round enters the system (`poc/search.py`), not here.
     """
 
     block_hash: str  #: names the block; any non-empty text

@@ -1,6 +1,6 @@
 """The proof's random numbers and its distance, for batches of nonces on any device.
 
-The face (names and arguments) is that of seed 004. The maths is in `pocqueue.poc.kernels`, chosen by
+Names and arguments are those of the reference implementation. The maths is in `pocqueue.poc.kernels`, chosen by
 device when it is first needed; a nonce's numbers never depend on the other nonces of its batch, bit
 for bit. Here texts become seeds. docs/protocol.md states all of it in words.
 """

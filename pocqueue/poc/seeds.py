@@ -1,6 +1,6 @@
 """The seeds of a proof: which texts are hashed for a block, a nonce and its permutation.
 
-Plain Python without torch; DESIGN.md, "The proof, exactly", has the texts.
+Plain Python without torch; docs/protocol.md has the texts.
 """
 
 from __future__ import annotations

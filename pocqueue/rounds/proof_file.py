@@ -22,17 +22,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+)
 
+from pocqueue import strict_json
 from pocqueue.engine.base import EngineInfo
 from pocqueue.errors import InvalidRound, ProofFileError
 from pocqueue.files import replace_file
@@ -63,6 +71,12 @@ class _Part(BaseModel):
 
 
 Part = TypeVar("Part", bound=BaseModel)
+#: In the file always in UTC and with milliseconds.
+Time = Annotated[
+    AwareDatetime,
+    AfterValidator(lambda time: time.astimezone(UTC)),
+    PlainSerializer(lambda time: time.isoformat(timespec="milliseconds")),
+]
 
 
 class ModelPart(_Part):
@@ -77,6 +91,10 @@ class ModelPart(_Part):
     hidden_size: int | None = None
     vocab_size: int | None = None
     max_seq_len: int | None = None
+
+
+#: Those of `EngineInfo`.
+_KNOWN = set(ModelPart.model_fields) - {"name", "fingerprint"}
 
 
 class ResultPart(_Part):
@@ -96,7 +114,7 @@ class ResultPart(_Part):
     rate: float = Field(ge=0)
 
 
-class _RoundPart(_Part):
+class RoundPart(_Part):
     """What "round" holds beside the specification."""
 
     # Not strict: enumerations and times come as JSON strings.
@@ -105,8 +123,9 @@ class _RoundPart(_Part):
     id: str = Field(min_length=1)
     state: RoundState
     reason: str = ""
-    created: AwareDatetime
-    ended: AwareDatetime | None = None
+    created: Time
+    #: None: the round was still active when the file was made.
+    ended: Time | None = None
 
 
 class _DamageError(ValueError):
@@ -120,12 +139,7 @@ class _DamageError(ValueError):
 class ProofFile:
     """The content of a proofs file; one that was read is checked (see `parse`)."""
 
-    round_id: str
-    state: RoundState
-    reason: str
-    created: datetime
-    #: None: the round was still active when the file was made.
-    ended: datetime | None
+    round: RoundPart
     #: Without share and callback URL, which the file does not hold.
     spec: RoundSpec
     model: ModelPart
@@ -154,18 +168,18 @@ class ProofFile:
         if spec.model_dtype is not None:
             known["dtype"] = spec.model_dtype
         return cls(
-            round_id=status.round_id,
-            state=status.state,
-            reason=status.reason,
-            created=_utc(status.created_ms),
-            ended=_utc(status.ended_ms) if status.ended_ms else None,
+            round=RoundPart(
+                id=status.round_id,
+                state=status.state,
+                reason=status.reason,
+                created=_utc(status.created_ms),
+                ended=_utc(status.ended_ms) if status.ended_ms else None,
+            ),
             spec=spec.model_copy(update={"share": 1.0, "callback_url": None, "customer": None}),
             model=ModelPart(
                 name=spec.model,
                 fingerprint=spec.model_fingerprint,
-                **{
-                    k: known[k] for k in ModelPart.model_fields if k in known and k != "fingerprint"
-                },
+                **{key: known[key] for key in _KNOWN if key in known},
             ),
             result=ResultPart(
                 checked=checked,
@@ -185,14 +199,8 @@ class ProofFile:
         """Return the file's content with its digest."""
         content = {
             "format": FORMAT,
-            "round": {
-                "id": self.round_id,
-                "state": self.state.value,
-                "reason": self.reason,
-                "created": _iso(self.created),
-                "ended": None if self.ended is None else _iso(self.ended),
-                **self.spec.model_dump(mode="json", exclude=set(LEFT_OUT)),
-            },
+            "round": self.round.model_dump(mode="json")
+            | self.spec.model_dump(mode="json", exclude=set(LEFT_OUT)),
             "model": self.model.model_dump(),
             "result": self.result.model_dump(),
             "proofs": self.spec.body(self.proofs),
@@ -287,18 +295,14 @@ class ProofFile:
                 "use the version of pocqueue that wrote it",
             )
         _check_digest(content)
-        part = _read_part(_RoundPart, content, "round")
+        part = _read_part(RoundPart, content, "round")
         model = _read_part(ModelPart, content, "model")
         result = _read_part(ResultPart, content, "result")
         spec = _read_spec(content["round"], model)
         batch = spec.proof.read(_read_part(spec.proof.batch_model(strict=True), content, "proofs"))
         _check_proofs(batch, spec, result)
         return cls(
-            round_id=part.id,
-            state=part.state,
-            reason=part.reason,
-            created=part.created.astimezone(UTC),
-            ended=None if part.ended is None else part.ended.astimezone(UTC),
+            round=part,
             spec=spec,
             model=model,
             result=result,
@@ -321,30 +325,14 @@ def digest(content: Mapping[str, Any]) -> str:
 
 def _load(data: bytes) -> dict[str, Any]:
     try:
-        content = json.loads(data.decode("utf-8"), object_pairs_hook=_no_repeats)
-    except _DamageError:
-        raise
+        content = strict_json.loads(data.decode("utf-8"))
     except UnicodeDecodeError:
         raise _DamageError("is not UTF-8 text") from None
-    except json.JSONDecodeError as exc:
-        where = f"line {exc.lineno}, column {exc.colno}"
-        raise _DamageError(f"is cut or no JSON ({where})") from None
-    except (ValueError, RecursionError):
-        # Integers of thousands of digits, brackets in brackets in brackets.
-        raise _DamageError("is JSON of a kind that no proofs file is", _GIVE_ANOTHER) from None
+    except ValueError as exc:
+        raise _DamageError(f"is cut or no JSON ({exc})") from None
     if not isinstance(content, dict):
         raise _DamageError("is no proofs file", _GIVE_ANOTHER)
     return content
-
-
-def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse an object with a key twice: another reader might take the other value."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise _DamageError(f"has the key {twice[:40]!r} twice in one object")
-    return found
 
 
 def _check_digest(content: Mapping[str, Any]) -> None:
@@ -353,19 +341,9 @@ def _check_digest(content: Mapping[str, Any]) -> None:
     except UnicodeEncodeError:
         raise _DamageError("holds text that is no Unicode") from None
     except ValueError:
-        raise _DamageError(f"holds {_nonfinite(content)}, which is not finite") from None
+        raise _DamageError("holds a number that is not finite") from None
     if content.get("sha256") != right:
         raise _DamageError("was edited or damaged after it was written (its sha256 does not fit)")
-
-
-def _nonfinite(content: Mapping[str, Any]) -> str:
-    """Name the number that the digest stumbled over."""
-    proofs = content.get("proofs")
-    for name, values in proofs.items() if isinstance(proofs, dict) else ():
-        for place, value in enumerate(values if isinstance(values, list) else (), start=1):
-            if isinstance(value, float) and not math.isfinite(value):
-                return f"{value} (number {place} of proofs.{name})"
-    return "a number"
 
 
 def _read_part(part: type[Part], content: Mapping[str, Any], key: str) -> Part:
@@ -429,7 +407,3 @@ def _check_pairs(proofs: Proofs, spec: RoundSpec) -> None:
 
 def _utc(ms: int) -> datetime:
     return datetime.fromtimestamp(ms / 1000, tz=UTC)
-
-
-def _iso(time: datetime) -> str:
-    return time.isoformat(timespec="milliseconds")

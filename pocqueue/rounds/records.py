@@ -168,8 +168,8 @@ class RoundStatus:
     #: GPU seconds given to the round over its share; None before the first range.
     vtime: float | None
 
-    def as_it_should_be(self) -> RoundStatus:
-        """Return it expired where its deadline is over and nobody could write that down."""
+    def seen_now(self) -> RoundStatus:
+        """Return the round as expired if its deadline is over, whether the store says so yet or not."""
         if not self.state.is_active or self.now_ms < self.deadline_ms:
             return self
         return dataclasses.replace(self, state=RoundState.EXPIRED, ended_ms=self.deadline_ms)

@@ -66,6 +66,11 @@ class Keys:
         """Name one of a round's keys, such as ``proofs``."""
         return f"{PREFIX}{{{round_id}}}:{part}"
 
+    @classmethod
+    def parts(cls, round_id: str, *parts: str) -> list[str]:
+        """Name several of a round's keys."""
+        return [cls.of_round(round_id, part) for part in parts]
+
 
 #: Cursor before the first entry of every stream.
 START = "0-0"
@@ -91,28 +96,20 @@ class RoundStore:
         """Make a round that is active from now on; return its id.
 
         Args:
-            spec: what to search; a session where it names a customer.
+            spec: what to search; a session if it names a customer.
             limits: how many sessions there may be with this one; None: any number.
 
         Raises:
             SessionsFull: there are that many.
         """
         round_id = round_id or str(uuid.uuid4())
-        keys = [
-            Keys.of_round(round_id, "round"),
-            Keys.ROUNDS,
-            Keys.ACTIVE,
-            Keys.WAKE,
-            Keys.CALLBACKS,
-            Keys.SESSIONS,
-        ]
+        of_all = [Keys.ROUNDS, Keys.ACTIVE, Keys.WAKE, Keys.CALLBACKS, Keys.SESSIONS]
         reply = self._scripts.run(
             "create_round",
-            keys,
+            [Keys.of_round(round_id, "round"), *of_all],
             [
                 round_id,
-                # Workers of before there were sessions know no such field.
-                spec.model_dump_json(exclude={"customer"} if spec.customer is None else None),
+                spec.model_dump_json(),
                 round(spec.window_s * 1000),
                 "" if spec.max_nonces is None else spec.max_nonces,
                 KEEP_ENDED_MS,
@@ -127,7 +124,7 @@ class RoundStore:
         return round_id
 
     def status(self, round_id: str) -> RoundStatus:
-        """Return a round as it stands, closed first where its deadline is over.
+        """Return a round as it stands, closed first if its deadline is over.
 
         Raises:
             UnknownRound: there is none with this id.
@@ -147,7 +144,7 @@ class RoundStore:
             for round_id in due:
                 self.expire(round_id)
         # On a full Redis it cannot be written down that they are over, but over they are.
-        return [status.as_it_should_be() for status in self._read(round_ids)]
+        return [status.seen_now() for status in self._read(round_ids)]
 
     def list_ids(self) -> list[str]:
         """Return the ids of all kept rounds, oldest first, and forget those that expired."""
@@ -192,7 +189,7 @@ class RoundStore:
             return []
         calls = [
             (
-                [Keys.of_round(one.round_id, part) for part in ("round", "ranges", "returned")],
+                Keys.parts(one.round_id, "round", "ranges", "returned"),
                 [
                     one.num_nonces,
                     one.queue,
@@ -278,7 +275,7 @@ class RoundStore:
         """Return the next proofs after a cursor, oldest first.
 
         Args:
-            status: the round, for the fields that every proof batch carries.
+            status: the round.
             cursor: `START` or the cursor of an entry read before.
             count: most entries to return.
             block_ms: wait up to this long for the first new entry, though never longer than
@@ -317,7 +314,7 @@ class RoundStore:
         """Return every kept round as it stands; unlike `statuses`, nothing is written."""
         with store_errors(self.url):
             ids: Any = self.client.zrange(Keys.ROUNDS, 0, -1)
-        return [status.as_it_should_be() for status in self._read(ids)]
+        return [status.seen_now() for status in self._read(ids)]
 
     def num_proofs(self, round_ids: Sequence[str]) -> list[int]:
         """Return how many entries the stream of each of these rounds has."""
@@ -360,14 +357,9 @@ class RoundStore:
 
 def commit_batch_call(batch: BatchCommit) -> tuple[list[str], list[Any]]:
     """Return keys and arguments of `lua/commit_batch.lua`; see `RoundStore.commit_batch`."""
-    parts = ("round", "ranges", "proofs", "cover_starts", "cover_stops")
-    keys = [
-        *(Keys.of_round(batch.round_id, part) for part in parts),
-        Keys.ACTIVE,
-        Keys.of_round(batch.round_id, "abandoned"),
-        Keys.METRICS,
-    ]
-    return keys, [
+    before = Keys.parts(batch.round_id, "round", "ranges", "proofs", "cover_starts", "cover_stops")
+    behind = [Keys.of_round(batch.round_id, "abandoned"), Keys.METRICS]
+    return [*before, Keys.ACTIVE, *behind], [
         batch.round_id,
         batch.range_id,
         batch.start,
@@ -384,9 +376,8 @@ def release_range_call(
     round_id: str, range_id: int, *, failed: bool
 ) -> tuple[list[str], list[Any]]:
     """Return keys and arguments of `lua/release_range.lua`; see `RoundStore.release_range`."""
-    parts = ("round", "ranges", "returned", "abandoned")
-    keys = [*(Keys.of_round(round_id, part) for part in parts), Keys.METRICS]
-    return keys, [range_id, int(failed), MAX_ATTEMPTS]
+    keys = Keys.parts(round_id, "round", "ranges", "returned", "abandoned")
+    return [*keys, Keys.METRICS], [range_id, int(failed), MAX_ATTEMPTS]
 
 
 def close_round_call(
@@ -394,7 +385,7 @@ def close_round_call(
 ) -> tuple[list[str], list[Any]]:
     """Return keys and arguments of `lua/close_round.lua`."""
     parts = ("round", "ranges", "proofs", "cover_starts", "cover_stops", "returned", "abandoned")
-    keys = [*(Keys.of_round(round_id, part) for part in parts), Keys.ACTIVE, Keys.SESSIONS]
+    keys = [*Keys.parts(round_id, *parts), Keys.ACTIVE, Keys.SESSIONS]
     return keys, [round_id, state.value, reason, KEEP_ENDED_MS, int(only_if_due)]
 
 

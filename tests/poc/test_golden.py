@@ -1,4 +1,4 @@
-"""The consensus maths against every golden value of DESIGN.md's, from an independent implementation.
+"""The consensus maths against every golden value of `tests/data/rng_golden.json`, from an independent implementation.
 
 `tests/data/rng_golden.json` also holds householder, picked, haar and strong values. They belong to the
 later, artifact era of the protocol and are out of scope of these modules, so nothing here reads them.

@@ -1,4 +1,4 @@
-"""The unit tests of seed 004, as they stand but for the package path: `pocqueue.poc`, once `vllm.poc`."""
+"""The unit tests of the reference implementation, as they stand but for the package path: `pocqueue.poc`, once `vllm.poc`."""
 
 # Another's text, kept as it came: no linting, typing or formatting of ours.
 # mypy: ignore-errors

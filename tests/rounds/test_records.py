@@ -60,12 +60,12 @@ def test_no_time_remains_past_the_deadline_nor_in_an_ended_round() -> None:
 
 def test_a_round_past_its_deadline_is_expired_whoever_could_not_write_it_down() -> None:
     """From the deadline on, and since then; every other round is as it is."""
-    over = make_status(now_ms=NOW_MS + 30_000, checked=5).as_it_should_be()
+    over = make_status(now_ms=NOW_MS + 30_000, checked=5).seen_now()
     assert (over.state, over.ended_ms, over.checked) == (RoundState.EXPIRED, NOW_MS + 30_000, 5)
     active = make_status(now_ms=NOW_MS + 29_999)
     stopped = make_status(state=RoundState.STOPPED, ended_ms=NOW_MS + 5, now_ms=NOW_MS + 90_000)
     for status in (active, stopped):
-        assert status.as_it_should_be() == status
+        assert status.seen_now() == status
 
 
 def test_rates_of_a_round_that_did_nothing_are_zero() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pocqueue import strict_json
 from pocqueue.cli.options import Json
 from pocqueue.cli.output import EXIT_FAILED, print_error, print_json
 from pocqueue.errors import BatchFileError, SignatureError
@@ -111,7 +111,7 @@ def _bodies(text: str, name: str) -> Iterator[tuple[str, Any]]:
         raise BatchFileError(f"{name} is empty: there is nothing to verify.")
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     try:
-        whole = _parse(text)
+        whole = strict_json.loads(text)
     except ValueError as exc:
         if len(lines) == 1 or not lines[0][1].rstrip().endswith("}"):
             raise BatchFileError(_no_json(name, exc)) from None
@@ -123,36 +123,9 @@ def _bodies(text: str, name: str) -> Iterator[tuple[str, Any]]:
         return
     for number, line in lines:
         try:
-            yield f"line {number}", _parse(line)
+            yield f"line {number}", strict_json.loads(line)
         except ValueError as exc:
             raise BatchFileError(_no_json(f"Line {number} of {name}", exc)) from None
-
-
-def _parse(text: str) -> Any:
-    """Return JSON; a field twice, NaN and the infinities are none.
-
-    Raises:
-        ValueError: it is no JSON.
-    """
-    try:
-        return json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    # Readers differ in which of the two they take: one may see what another has not verified.
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(
-            name for name, count in Counter(name for name, _ in pairs).items() if count > 1
-        )
-        raise ValueError(f"the field {twice[:40]!r} is there twice")
-    return found
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
 
 
 def _no_json(what: str, exc: ValueError) -> str:

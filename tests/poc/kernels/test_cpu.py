@@ -247,7 +247,7 @@ def _in_a_process(code: str, **environment: str) -> subprocess.CompletedProcess[
 _PERMUTE = """
 import logging, os, torch
 logging.basicConfig(level=logging.WARNING)
-from pocqueue.poc.kernels import cpu_team
+from pocqueue.poc.kernels.cpu import team as cpu_team
 from pocqueue.poc.kernels.cpu.kernels import CpuKernels
 from pocqueue.poc.kernels.cpu.order import write_permutations
 kernels = CpuKernels()
@@ -288,7 +288,7 @@ def test_without_a_place_to_keep_code_it_works_all_the_same(
 
     def nowhere(signature: str, **options: Any) -> Any:
         if options.pop("cache", False):
-            raise RuntimeError("no locator available for file 'cpu_order.py'.")
+            raise RuntimeError("no locator available for file 'order.py'.")
         return cfunc(signature, **options)
 
     monkeypatch.setattr(numba, "cfunc", nowhere)

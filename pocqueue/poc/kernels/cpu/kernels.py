@@ -28,7 +28,7 @@ _KINDS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.float16: FLOAT
 
 
 class CpuKernels(Kernels):
-    """Compiled kernels. Safe for several threads at once; see `cpu_team` for what that costs."""
+    """Compiled kernels. Safe for several threads at once; see `team.py` for what that costs."""
 
     def __init__(self) -> None:
         self._team = Team()
