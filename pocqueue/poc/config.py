@@ -27,8 +27,8 @@ class PoCConfig:
     block_hash: str  #: names the block; any non-empty text
     block_height: int  #: >= 0; carried along, no part of the maths
     public_key: str  #: whose proof this is; any non-empty text
-    r_target: float  #: a nonce is valid where its distance is below this; (0, 2]
-    fraud_threshold: float = 0.01  #: fraud where an honest node is less likely than this; (0, 1)
+    r_target: float  #: a nonce is valid if its distance is below this; (0, 2]
+    fraud_threshold: float = 0.01  #: fraud if an honest node is less likely than this; (0, 1)
     node_id: int = 0  #: which of the nodes this is; 0 … node_count - 1
     node_count: int = 1  #: how many nodes share the nonces; >= 1
     batch_size: int = 32  #: nonces of one forward pass; >= 1

@@ -109,7 +109,7 @@ def compute_distances(
         target: float32 ``[vocab_size]``, from `generate_target`. All three on one device.
 
     Returns:
-        float32 ``[batch]`` on that device, in [0, 2]; NaN where logits are all zero or not finite.
+        float32 ``[batch]`` on that device, in [0, 2]; NaN if logits are all zero or not finite.
 
     Raises:
         InvalidRound: the model has another number of logits than the round's vocabulary.

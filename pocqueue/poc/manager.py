@@ -37,7 +37,7 @@ class PoCManager:
         config: the round; None before the first.
         target: float32 ``[vocab_size]`` on the model's device; None before the first round.
         stats: counters and clock of the round.
-        valid_nonces: what was found, in order; with `valid_distances` for whoever searches to fill.
+        valid_nonces: what was found, in order; with `valid_distances` filled by the caller.
     """
 
     def __init__(self, model: Any, model_config: ModelConfig) -> None:

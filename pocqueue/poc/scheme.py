@@ -306,7 +306,7 @@ class WithProof(BaseModel):
         rest = dict(fields)
         rest.pop("scheme", None)
         own = {name: rest.pop(name) for name in kind.model_fields if name in rest}
-        # What is wrong in there is told as if it stood here, where whoever gave it put it.
+        # Its errors name the fields as they stand here: flat.
         return rest | {"proof": kind.model_validate(own)}
 
     @model_serializer(mode="wrap")

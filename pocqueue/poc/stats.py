@@ -11,7 +11,7 @@ class PoCStats:
     """Counters of one round. Wall-clock times, because `start_time` is set and read by others."""
 
     total_checked: int = 0  #: nonces whose distance was computed
-    total_valid: int = 0  #: of these, valid ones; exact, also where their list is cut
+    total_valid: int = 0  #: of these, valid ones; exact, also if their list is cut
     start_time: float = 0.0  #: seconds since the epoch; 0.0 before the first round
     stop_time: float = 0.0  #: seconds since the epoch when the clock stopped; 0.0 while it runs
     total_nonfinite: int = 0  #: of those checked, distances that were NaN or infinite, and dropped

@@ -31,8 +31,8 @@ class Backend(Closing):
         """Connect to the Redis server of these settings.
 
         Args:
-            start: start the bundled server where no URL is set and none runs.
-            check: fail now where the server is away or too old; services that wait pass False.
+            start: start the bundled server if no URL is set and none runs.
+            check: fail now if the server is away or too old; services that wait pass False.
 
         Raises:
             StoreUnavailable, StoreTooOld, ProcessError: see the classes.

@@ -30,7 +30,7 @@ def redis_url(settings: Settings, *, start: bool = False) -> str:
     """Return the URL of the Redis server to use, in redis-py's form.
 
     Args:
-        start: start the bundled server where no URL is set and none runs. Services do that;
+        start: start the bundled server if no URL is set and none runs. Services do that;
             commands that only look do not, so that they leave nothing behind.
 
     Raises:
@@ -117,7 +117,7 @@ def connect_async(url: str, *, max_connections: int, timeout_s: float = 5.0) -> 
 
     Args:
         url: as `redis_url` returns it.
-        max_connections: whoever wants more at a time has to wait for one before.
+        max_connections: at a time; further calls wait for a free one.
         timeout_s: seconds to wait for a connection or a reply.
     """
     return redis.asyncio.Redis.from_url(

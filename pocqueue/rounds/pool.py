@@ -153,7 +153,7 @@ class Pool:
 
     def all(self) -> list[Gpu]:
         """Return every GPU, dead ones of the last hour too, by queue."""
-        # No transaction: a full Redis refuses those even where they only read.
+        # No transaction: a full Redis refuses those even if they only read.
         with store_errors(self.url), self.client.pipeline(transaction=False) as pipe:
             pipe.zrange(Keys.HEARTBEATS, 0, -1, withscores=True)
             pipe.time()

@@ -80,7 +80,7 @@ Time = Annotated[
 
 
 class ModelPart(_Part):
-    """The model that the proofs were made with; null where the pool no longer knew it."""
+    """The model that the proofs were made with; null if the pool no longer knew it."""
 
     name: str = Field(min_length=1)
     fingerprint: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -104,7 +104,7 @@ class ResultPart(_Part):
     #: Exactly the number of proofs in the file.
     valid: int = Field(ge=0)
     valid_rate: float = Field(ge=0, le=1)
-    #: By calibration where the round was calibrated, else of random directions; null: not known.
+    #: By calibration if the round was calibrated, else of random directions; null: not known.
     expected_valid_rate: float | None = Field(default=None, ge=0, le=1)
     nonfinite: int = Field(default=0, ge=0)
     late_batches: int = Field(default=0, ge=0)
@@ -154,7 +154,7 @@ class ProofFile:
 
         Args:
             status: the round as it stands.
-            info: the model as a worker tells it; None where no worker serves it any more.
+            info: the model as a worker tells it; None if no worker serves it any more.
             entries: all proofs of the round, in any order.
         """
         proofs = Proofs.of(sorted(Proofs.joined(e.proofs for e in entries), key=itemgetter(0)))
@@ -360,7 +360,7 @@ def _read_spec(fields: Mapping[str, Any], model: ModelPart) -> RoundSpec:
     try:
         proof = scheme_class(fields.get("scheme", DEFAULT))
         known = {*RoundSpec.model_fields, *proof.model_fields} - LEFT_OUT - {"proof"}
-        # Even of those with defaults: whoever wrote the file wrote every one.
+        # Even of those with defaults: each of them is written.
         if missing := sorted(known - set(fields)):
             raise _DamageError(f"has no round.{missing[0]}")
         return RoundSpec.build(

@@ -176,7 +176,7 @@ class RoundStatus:
 
     @property
     def remaining_s(self) -> float:
-        """Seconds to the deadline; 0 where the round is over."""
+        """Seconds to the deadline; 0 if the round is over."""
         if not self.state.is_active:
             return 0.0
         return max(0.0, (self.deadline_ms - self.now_ms) / 1000)

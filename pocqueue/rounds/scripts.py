@@ -34,7 +34,7 @@ class Scripts:
     ) -> list[Any]:
         """Run one script many times, in order, each an atomic step of its own; return the replies.
 
-        All of it is one round trip. After a failure in the midst nobody knows which of them ran.
+        All of it is one round trip. After a failure it is not known which of them ran.
 
         Args:
             name: of the script.

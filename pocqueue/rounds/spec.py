@@ -54,7 +54,7 @@ class RoundSpec(ProofSearch):
 
     model_config = ConfigDict(extra="forbid")
 
-    # The only node, of a block whose height nobody asks for, unless something else is given.
+    # The only node, and no particular height, unless the round says otherwise.
     block_height: BlockHeight = 0
     node_id: NodeId = 0
     node_count: NodeCount = 1
@@ -76,7 +76,7 @@ class RoundSpec(ProofSearch):
     share: Share = 1.0
     #: End the round once this many nonce indices are checked; None: search until the deadline.
     max_nonces: MaxNonces = None
-    #: Share of nonces expected to be valid, where the r_target was chosen by calibration.
+    #: Share of nonces expected to be valid, if the r_target was chosen by calibration.
     expected_valid_rate: ValidRate = None
 
     @classmethod

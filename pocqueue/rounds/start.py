@@ -45,7 +45,7 @@ def check_seq_len(seq_len: int, info: EngineInfo, field: str = "seq_len") -> Non
     """Refuse a sequence length that the model has no positions for.
 
     Args:
-        field: what whoever gave it calls it.
+        field: its name for whoever gave it.
 
     Raises:
         InvalidRound: it is above the model's limit.

@@ -225,8 +225,8 @@ class RoundStore:
         return int(left)
 
     def open_range(self, round_id: str, range_id: int) -> OpenedRange | None:
-        """Read a range and its round before work on it; None where there is nothing to do."""
-        # No transaction: a full Redis refuses those even where they only read.
+        """Read a range and its round before work on it; None if there is nothing to do."""
+        # No transaction: a full Redis refuses those even if they only read.
         with store_errors(self.url), self.client.pipeline(transaction=False) as pipe:
             pipe.hgetall(Keys.of_round(round_id, "round"))
             pipe.hget(Keys.of_round(round_id, "ranges"), str(range_id))

@@ -104,9 +104,9 @@ def check_model(file: ProofFile, info: EngineInfo) -> None:
 
 
 def engine_note(file: ProofFile, info: EngineInfo) -> str | None:
-    """Say that proofs are recomputed by another runtime than they were made by; None where not.
+    """Say that proofs are recomputed by another runtime than they were made by; None if not.
 
-    It is no reason to refuse, as the proof prescribes no runtime, but whoever reads the verdict has to know.
+    It is no reason to refuse, as the proof prescribes no runtime, but a reader of the verdict has to know.
     """
     theirs, ours = file.spec.model_runtime, info.runtime
     if theirs is None or theirs == ours:

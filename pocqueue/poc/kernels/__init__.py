@@ -1,7 +1,7 @@
 """The proof's maths around the forward pass, as fast as the device at hand allows.
 
 `kernels_for` chooses at run time: numba on the CPU, Triton on CUDA, the judge (`reference`) elsewhere
-and where the fast ones do not work. They are tried on a few small rows first: kernels that a compiler
+and if the fast ones do not work. They are tried on a few small rows first: kernels that a compiler
 got wrong would make an honest node's nonces look like fraud. Nothing heavy is imported before that.
 """
 
@@ -28,7 +28,7 @@ def kernels_for(device: torch.device | str) -> Kernels:
     """Return the kernels of a device, the same object in the whole process.
 
     The first call compiles them, or loads them from disk, and checks them: about a second, or some
-    more where nothing is on disk yet.
+    more if nothing is on disk yet.
 
     Args:
         device: "cuda" without an index means the calling thread's present device.
@@ -77,7 +77,7 @@ def _fast_kernels(device: torch.device) -> Kernels | None:
 
 @torch.inference_mode()
 def _disagreement(kernels: Kernels, device: torch.device) -> str | None:
-    """Say how kernels differ from the judge on a few small rows; None where they do not."""
+    """Say how kernels differ from the judge on a few small rows; None if they do not."""
     judge = ReferenceKernels(device)
     seeds = [7, 2**32 - 1, 0]
     for dtype, tolerance, share in (

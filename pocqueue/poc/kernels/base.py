@@ -68,6 +68,6 @@ class Kernels(Protocol):
             target: float32 ``[vocab_size]`` on the device, of norm 1.
 
         Returns:
-            float32 ``[rows]`` on the device, in [0, 2]; NaN where logits are all zero or not finite.
+            float32 ``[rows]`` on the device, in [0, 2]; NaN if logits are all zero or not finite.
         """
         ...

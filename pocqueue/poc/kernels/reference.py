@@ -121,7 +121,7 @@ def distance(logits: torch.Tensor, permutation: torch.Tensor, target: torch.Tens
         target: float32 ``[vocab_size]``. All three on one device.
 
     Returns:
-        float32 ``[]`` on that device, in [0, 2]; NaN where logits are all zero or not finite.
+        float32 ``[]`` on that device, in [0, 2]; NaN if logits are all zero or not finite.
     """
     permuted = logits.to(torch.float32)[permutation]
     return norm(permuted / norm(permuted) - target)

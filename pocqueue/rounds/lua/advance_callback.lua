@@ -5,7 +5,7 @@
 --                   (not before), attempts (failures in a row), error; gone with the round
 -- ARGV  1 token  2 cursor or ""  3 nonces taken  4 ms to extend the lease by; 0 gives it up
 --       5 ms to wait before the next try  6 error or ""
--- Returns 1, or 0 where the lease is another task's by now.
+-- Returns 1, or 0 if the lease is another task's by now.
 if redis.call('HGET', KEYS[1], 'lease') ~= ARGV[1] then return 0 end
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)

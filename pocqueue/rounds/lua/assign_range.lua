@@ -4,7 +4,7 @@
 --       returned holds "start stop attempts", runs that came back from a GPU unfinished
 -- ARGV  1 most nonces wanted  2 queue  3 worker id  4 least virtual time of the round before this
 --       range  5 virtual time of one nonce
--- Returns {range id, start, stop}, or nothing where the round is not active, is over, or has none left.
+-- Returns {range id, start, stop}, or nothing if the round is not active, is over, or has none left.
 if redis.call('HGET', KEYS[1], 'state') ~= 'active' then return false end
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)

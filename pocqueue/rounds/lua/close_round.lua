@@ -3,7 +3,7 @@
 -- KEYS  1 round  2 ranges  3 proofs  4 cover_starts  5 cover_stops  6 returned  7 abandoned
 --       8 active (set of all active rounds)  9 sessions (hash): see the other scripts
 -- ARGV  1 round id  2 new state  3 reason  4 ms to keep it  5 "1": only if its deadline is over
--- Returns the round's state after the call, or nothing where there is no such round.
+-- Returns the round's state after the call, or nothing if there is no such round.
 local state = redis.call('HGET', KEYS[1], 'state')
 if not state then
   -- Its hash expired before anybody closed it: leave nothing of it behind.

@@ -57,7 +57,7 @@ else
     table.concat({start, stop, to_text, queue, worker, '0', assigned}, ' '))
 end
 
--- Should nobody be left to close the round, what it wrote goes by itself all the same.
+-- What is written expires by itself as well, should every scheduler be gone.
 local goes_at = text(deadline_ms + tonumber(ARGV[9]))
 
 local num_valid, num_nonfinite = tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -72,7 +72,7 @@ if num_nonfinite > 0 then
   redis.call('HINCRBY', KEYS[8], 'nonfinite', ARGV[6])
 end
 if num_valid > 0 then
-  -- Stamped with the time that the deadline was held against: '*' takes a later one. Where the clock was
+  -- Stamped with the time that the deadline was held against: '*' takes a later one. If the clock was
   -- set back, '*' goes on from the last entry.
   local id = text(now_ms) .. '-' .. text(batches)
   local added = redis.pcall('XADD', KEYS[3], id, 'nonces', ARGV[7], 'values', ARGV[8], 'queue', queue)

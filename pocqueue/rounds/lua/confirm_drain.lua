@@ -5,7 +5,7 @@
 --         that was; gone with the round)
 -- ARGV  1 cursor that the reply began at  2 cursor behind its last entry  3 token of the reply
 --       4 ms to keep a round after its end
--- Returns 1, also where this very reply was noted before (a lost answer asked for again); 0 where
+-- Returns 1, also if this very reply was noted before (a lost answer asked for again); 0 if
 -- another reply was faster or the round is gone.
 local deadline_ms = redis.call('HGET', KEYS[1], 'deadline_ms')
 if not deadline_ms then return 0 end

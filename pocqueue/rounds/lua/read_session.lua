@@ -5,9 +5,9 @@
 --         cursor; gone with the round): see confirm_drain.lua
 -- ARGV  1 cursor, or "" for where the drain stands  2 most entries  3 most bytes of their nonces and
 --       values, though one entry is always read
--- Returns nothing where there is no such round, else {specification, state, reason, deadline_ms,
+-- Returns nothing if there is no such round, else {specification, state, reason, deadline_ms,
 --   next_index, now_ms, entries in the stream, cursor read from, cursor behind the last entry read,
---   "1" where more are there, number of entries read, the entries}
+--   "1" if more are there, number of entries read, the entries}
 -- The entries are one text: nonces and values of each with ASCII 31 in between, entries with ASCII 30
 -- in between. JSON as it is stored has neither, so that the reader replaces them and has the JSON of all
 -- batches without parsing any.

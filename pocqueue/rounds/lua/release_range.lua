@@ -2,9 +2,9 @@
 --
 -- KEYS  1 round (hash)  2 ranges (hash)  3 returned (list)  4 abandoned (list of "start stop"):
 --       5 metrics (hash): see commit_batch.lua and assign_range.lua
--- ARGV  1 range id  2 "1" where the GPU failed on it, "0" where it was only handed back
+-- ARGV  1 range id  2 "1" if the GPU failed on it, "0" if it was only handed back
 --       3 most failures in a row before the rest of a range is abandoned
--- Returns {nonces that went back, verdict}; 0 where the range was not out any more or is abandoned.
+-- Returns {nonces that went back, verdict}; 0 if the range was not out any more or is abandoned.
 --   verdict "hopeless"  abandoned, and the round never had a batch: nobody can do it
 --           "settled"   abandoned, and with that all its nonces are counted or abandoned
 --           ""          otherwise

@@ -41,7 +41,7 @@ _ARGUMENTS = 5
 
 @inline
 def claim_item(job: int) -> Any:
-    """Claim the next item of a job. Returns -1 where none is left."""
+    """Claim the next item of a job. Returns -1 if none is left."""
     item = claim_at(job + 8 * _NEXT)
     return item if item < i64_array(job, _ARGUMENTS)[_NUM_ITEMS] else -1
 
@@ -60,7 +60,7 @@ def arguments(job: int, count: int) -> Any:
 
 
 class Team:
-    """The threads of torch's OpenMP team, or the calling thread where torch has none.
+    """The threads of torch's OpenMP team, or the calling thread if torch has none.
 
     Scratch memory is kept for the next task: one piece per calling thread, which goes with it, as
     large as its largest task needed.
@@ -120,7 +120,7 @@ class Team:
 
 @cache
 def compiled(function: TaskFunction) -> Any:
-    """Compile a task, or load it from the disk where an earlier process compiled it.
+    """Compile a task, or load it from the disk if an earlier process compiled it.
 
     numba keeps compiled code in a folder beside the source, or else in the user's cache folder, or
     where NUMBA_CACHE_DIR says. It compiles anew when the file of the task has changed, but does not
@@ -145,7 +145,7 @@ def _sources_digest() -> str:
 
 
 def _find_parallel() -> Any:
-    """Return GOMP_parallel of the OpenMP library that torch runs on; None where there is none.
+    """Return GOMP_parallel of the OpenMP library that torch runs on; None if there is none.
 
     Which one that is, the dynamic linker decides as it did for torch: what the process has loaded for
     all to see comes first (LD_PRELOAD too), then what torch's library itself asks for.
