@@ -97,6 +97,8 @@ class DelegationClient(AsyncClosing):
         token: its token for us.
         ca: PEM file with the authority of its certificate; None: the system's.
         timeout_s: seconds for one request, beside a wait that was asked for.
+        start_wait_s: seconds more for `start`: some big nodes set up their GPUs before they answer.
+        max_reply_bytes: largest reply that is read.
         scheme: how the proofs of its sessions are made.
 
     Raises:
@@ -111,11 +113,15 @@ class DelegationClient(AsyncClosing):
         *,
         ca: Path | None = None,
         timeout_s: float = TIMEOUT_S,
+        start_wait_s: float = START_WAIT_S,
+        max_reply_bytes: int = MAX_REPLY_BYTES,
         scheme: str = DEFAULT,
     ) -> None:
         self.url = url.rstrip("/")
         self._token = token
         self._timeout_s = timeout_s
+        self._start_wait_s = start_wait_s
+        self._max_reply_bytes = max_reply_bytes
         self._scheme = scheme_class(scheme)
         # In a URL a token ends up in logs, so only where the big node reads it nowhere else.
         self._token_in_query = False
@@ -155,11 +161,11 @@ class DelegationClient(AsyncClosing):
         # One of ours knows by the id that it is the same request; others ignore it.
         body = {**search, **self._as_field} | {"request_id": str(uuid.uuid4())}
         try:
-            reply = await self._post("/start", body, START_WAIT_S)
+            reply = await self._post("/start", body, self._start_wait_s)
         except DelegationError as exc:
             if not isinstance(exc.__cause__, httpx.RemoteProtocolError | httpx.ReadError):
                 raise
-            reply = await self._post("/start", body, START_WAIT_S)
+            reply = await self._post("/start", body, self._start_wait_s)
         started = self._read(_Started, reply)
         model = RemoteModel(**started.model_dump(include=set(RemoteModel.model_fields)))
         return RemoteSession(started.session_id, started.gpu_count, started.message, model)
@@ -220,10 +226,10 @@ class DelegationClient(AsyncClosing):
                 content = bytearray()
                 async for piece in reply.aiter_raw():
                     content += piece
-                    if len(content) > MAX_REPLY_BYTES:
+                    if len(content) > self._max_reply_bytes:
                         raise DelegationError(
                             f"The big node at {self.url} answers with more than "
-                            f"{MAX_REPLY_BYTES >> 20} MiB, which no session needs",
+                            f"{self._max_reply_bytes >> 20} MiB, which no session needs",
                             is_final=True,
                         )
             finally:

@@ -1,4 +1,4 @@
-"""The routes of a delegation: WIRE.md section 1, as `/api/v1/delegation/X` and as bare `/X`.
+"""The routes of a delegation (docs/wire.md), as `/api/v1/delegation/X` and as bare `/X`.
 
 Thin: who asks is found out here, what sessions do is in `rounds/sessions/`.
 """
@@ -23,9 +23,9 @@ from pocqueue.delegation.schema import (
     BatchesAnswer,
     HealthAnswer,
     SessionAnswer,
+    SessionsAnswer,
     StartAnswer,
     StartBody,
-    StatusAnswer,
     StopAnswer,
     StopBody,
     errors,
@@ -122,7 +122,7 @@ def delegation_router() -> APIRouter:
         503,
     )
     post("/stop", stop, StopAnswer, "Stop a session", 401, 404, 413, 422, 429, 503)
-    get("/status", status, StatusAnswer, "Show sessions", 401, 429, 503)
+    get("/status", status, SessionsAnswer, "Show sessions", 401, 429, 503)
     get("/health", health, HealthAnswer, "Say whether the service works", 503)
     return router
 
@@ -219,13 +219,13 @@ def stop(body: StopBody, request: Request) -> StopAnswer:
     )
 
 
-def status(request: Request) -> StatusAnswer:
+def status(request: Request) -> SessionsAnswer:
     """Show the caller's sessions of the last hour; everybody's where status is public and no token sent."""
     delegation: Delegation = request.app.state.delegation
     customer: Customer | None = request.user
     in_all = delegation.settings.max_sessions
     views = session_views(delegation.backend, None if customer is None else customer.name)
-    return StatusAnswer(
+    return SessionsAnswer(
         total_sessions=len(views),
         active_sessions=sum(view.status.state.is_active for view in views),
         max_sessions=in_all if customer is None else customer.max_sessions(in_all),

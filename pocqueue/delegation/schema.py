@@ -1,4 +1,4 @@
-"""Bodies of the delegation routes: WIRE.md section 1.
+"""Bodies of the delegation routes; docs/wire.md.
 
 Bounds are those of a round (`poc/search.py`); what depends on the deployed model is checked when the
 session starts. Unknown fields are ignored: clients of several generations send more than is needed.
@@ -10,7 +10,7 @@ from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from pocqueue.poc.fields import HttpUrl, Text
 from pocqueue.poc.scheme import WithProof
@@ -19,10 +19,13 @@ from pocqueue.rounds.model_choice import ModelWish
 from pocqueue.rounds.spec import RoundSpec
 from pocqueue.rounds.start import draft_spec
 from pocqueue.web.errors import error_answers
+from pocqueue.web.schema import example
 
 #: Any dimension of a model.
 Dimension = Annotated[int, Field(ge=1, le=2**31 - 1)]
 _SESSION_ID = "7f9c24e8-3b12-4fef-91d0-4a1c8a3b5d11"
+#: In examples, in the place of a token.
+_YOURS = "YOUR-TOKEN"
 _BATCH: dict[str, Any] = {
     "public_key": "MYKEY",
     "block_hash": "0xabc",
@@ -33,8 +36,8 @@ _BATCH: dict[str, Any] = {
 }
 
 
-class Params(BaseModel):
-    """The model that is meant. Other fields of older clients are accepted and not looked at."""
+class ModelParams(BaseModel):
+    """The model that is asked for. Other fields, which older clients send, are ignored."""
 
     model: Text | None = Field(
         default=None,
@@ -55,27 +58,21 @@ class Params(BaseModel):
 class StartBody(SearchBody, WithProof):
     """A session as a small node asks for it."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "node_id": 0,
-                    "node_count": 1,
-                    "block_hash": "0xabc",
-                    "block_height": 100,
-                    "public_key": "MYKEY",
-                    "batch_size": 32,
-                    "r_target": 1.38,
-                    "fraud_threshold": 0.01,
-                    "params": {"model": "embedded", "seq_len": 256},
-                    "auth_token": "YOUR-TOKEN",
-                }
-            ]
-        },
+    model_config = example(
+        node_id=0,
+        node_count=1,
+        block_hash="0xabc",
+        block_height=100,
+        public_key="MYKEY",
+        batch_size=32,
+        r_target=1.38,
+        fraud_threshold=0.01,
+        params={"model": "embedded", "seq_len": 256},
+        auth_token=_YOURS,
     )
 
-    params: Params = Field(default_factory=Params)
-    auth_token: str | None = Field(default=None, description="The token, where no header has it.")
+    params: ModelParams = Field(default_factory=ModelParams)
+    auth_token: str | None = Field(default=None, description="The token, if it is not in a header.")
     request_id: UUID | None = Field(
         default=None,
         description="Your own name for this request. Asked again with the same one, as after an answer "
@@ -106,27 +103,21 @@ class StartBody(SearchBody, WithProof):
 class StartAnswer(BaseModel):
     """A session that began."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "session_id": _SESSION_ID,
-                    "status": "initializing",
-                    "message": "Session created with 100 GPU groups",
-                    "gpu_count": 100,
-                    "model": "embedded",
-                    "model_fingerprint": "0" * 64,
-                    "model_dtype": "bfloat16",
-                    "model_runtime": "vllm",
-                    "expires_in": 330.0,
-                }
-            ]
-        }
+    model_config = example(
+        session_id=_SESSION_ID,
+        status="initializing",
+        message="Session created with 100 GPU groups",
+        gpu_count=100,
+        model="embedded",
+        model_fingerprint="0" * 64,
+        model_dtype="bfloat16",
+        model_runtime="vllm",
+        expires_in=330.0,
     )
 
     session_id: str
     status: str
-    message: str = Field(description="With a warning behind it where another model is searched.")
+    message: str = Field(description="With a warning behind it if another model is searched.")
     gpu_count: int = Field(description="Live GPUs that search for it.")
     model: str
     model_fingerprint: str = Field(description="SHA-256 over its configuration and weights.")
@@ -136,7 +127,7 @@ class StartAnswer(BaseModel):
 
 
 class BatchAnswer(BaseModel):
-    """Valid nonces of one batch: a `ProofBatch`."""
+    """Valid nonces of one batch."""
 
     public_key: str
     block_hash: str
@@ -149,59 +140,43 @@ class BatchAnswer(BaseModel):
 class BatchesAnswer(BaseModel):
     """Batches of a session, oldest first, and how it stands."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "session_id": _SESSION_ID,
-                    "batches": [_BATCH],
-                    "session_active": True,
-                    "status": "generating",
-                    "total_batches_generated": 50,
-                    "cursor": "1800000000000-50",
-                }
-            ]
-        }
+    model_config = example(
+        session_id=_SESSION_ID,
+        batches=[_BATCH],
+        session_active=True,
+        status="generating",
+        total_batches_generated=50,
+        cursor="1800000000000-50",
     )
 
     session_id: str
     batches: list[BatchAnswer]
     session_active: bool = Field(
-        description="Whether more may come: false only where nothing is left to hand over either."
+        description="Whether more may come: false only once all batches are handed over."
     )
     status: str = Field(description="initializing, generating, stopped, expired or error.")
     total_batches_generated: int = Field(description="Batches with valid nonces, of all replies.")
     cursor: str = Field(description="Behind the last batch: for the next request, or again later.")
-    reason: str | None = Field(
-        default=None, description="Why the session ended, where that is known."
-    )
+    reason: str | None = Field(default=None, description="Why the session ended, if that is known.")
 
 
 class StopBody(BaseModel):
     """A session that is to end."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"session_id": _SESSION_ID, "auth_token": "YOUR-TOKEN"}]}
-    )
+    model_config = example(session_id=_SESSION_ID, auth_token=_YOURS)
 
     session_id: str = Field(max_length=256)
-    auth_token: str | None = Field(default=None, description="The token, where no header has it.")
+    auth_token: str | None = Field(default=None, description="The token, if it is not in a header.")
 
 
 class StopAnswer(BaseModel):
     """A session that ended; its batches can still be fetched."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "session_id": _SESSION_ID,
-                    "status": "stopped",
-                    "message": "Session stopped successfully",
-                    "total_batches_generated": 50,
-                }
-            ]
-        }
+    model_config = example(
+        session_id=_SESSION_ID,
+        status="stopped",
+        message="Session stopped successfully",
+        total_batches_generated=50,
     )
 
     session_id: str
@@ -223,31 +198,25 @@ class SessionAnswer(BaseModel):
     total_checked: int = Field(description="Nonces searched.")
 
 
-class StatusAnswer(BaseModel):
-    """The sessions of the last hour: the caller's, or all where status is public."""
+class SessionsAnswer(BaseModel):
+    """The sessions of the last hour: the caller's, or everybody's if status is public."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "total_sessions": 1,
-                    "active_sessions": 1,
-                    "max_sessions": 10,
-                    "sessions": {
-                        _SESSION_ID: {
-                            "status": "generating",
-                            "node_id": 0,
-                            "gpu_count": 100,
-                            "total_generated": 50,
-                            "age_seconds": 120.5,
-                            "created_at": 1800000000.0,
-                            "total_nonces": 104,
-                            "total_checked": 51200,
-                        }
-                    },
-                }
-            ]
-        }
+    model_config = example(
+        total_sessions=1,
+        active_sessions=1,
+        max_sessions=10,
+        sessions={
+            _SESSION_ID: {
+                "status": "generating",
+                "node_id": 0,
+                "gpu_count": 100,
+                "total_generated": 50,
+                "age_seconds": 120.5,
+                "created_at": 1800000000.0,
+                "total_nonces": 104,
+                "total_checked": 51200,
+            }
+        },
     )
 
     total_sessions: int

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Callable
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -32,10 +33,10 @@ INFERENCE_PREFIXES = (
     "/score",
     "/rerank",
 )
+#: Paths below those that do not make it work.
+_LIGHT = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/inference/v1/abort_requests")
 #: A round may be stopped early, so nobody is sent away for longer.
 _MAX_RETRY_AFTER_S = 60.0
-#: Of these, what does not.
-_LIGHT = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/inference/v1/abort_requests")
 
 
 class InferenceGate:
@@ -45,10 +46,12 @@ class InferenceGate:
 
     Args:
         window_s: seconds that it is closed for, as a rule; tells refused clients when to come again.
+        clock: seconds that only go forward.
     """
 
-    def __init__(self, window_s: float) -> None:
+    def __init__(self, window_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._window_s = window_s
+        self._clock = clock
         self._closed_at: float | None = None
         self._running = 0
         self._idle = asyncio.Event()
@@ -67,13 +70,13 @@ class InferenceGate:
     @property
     def retry_after(self) -> int:
         """Whole seconds for ``Retry-After``: what is left of the window, 1 to 60."""
-        closed_for_s = time.monotonic() - (self._closed_at or 0.0)
+        closed_for_s = self._clock() - (self._closed_at or 0.0)
         return max(1, math.ceil(min(_MAX_RETRY_AFTER_S, self._window_s - closed_for_s)))
 
     def close(self) -> None:
         """Let nothing more in."""
         if self._closed_at is None:
-            self._closed_at = time.monotonic()
+            self._closed_at = self._clock()
 
     def open(self) -> None:
         """Let everything in again."""

@@ -19,7 +19,7 @@ from pocqueue.poc.batch import Batch
 #: batch that hangs keeps a round alive.
 PASS_TIMEOUT_S = 300.0
 #: How often a call that waits looks whether the engine still lives.
-_LOOK_EVERY_S = 1.0
+LOOK_EVERY_S = 1.0
 #: The workers keep their scratch this long after a batch.
 IDLE_S = 30.0
 
@@ -43,6 +43,7 @@ class ServedModel:
         info: the model; its fingerprint may be filled in later.
         limits: what it can run.
         pass_timeout_s: seconds that one batch may take.
+        look_every_s: how often a call that waits looks whether the engine still lives.
         idle_s: seconds after the last batch at which the workers free what they hold for the next.
     """
 
@@ -53,12 +54,14 @@ class ServedModel:
         limits: BatchLimits,
         pass_timeout_s: float = PASS_TIMEOUT_S,
         idle_s: float = IDLE_S,
+        look_every_s: float = LOOK_EVERY_S,
     ) -> None:
         self.info = info
         self.limits = limits
         self._client = client
         self._pass_timeout_s = pass_timeout_s
         self._idle_s = idle_s
+        self._look_every_s = look_every_s
         self._loop = asyncio.get_running_loop()
         self._release: asyncio.TimerHandle | None = None
         self._releasing: asyncio.Task[None] | None = None
@@ -156,7 +159,7 @@ class ServedModel:
                     "Engine not available: no answer to a batch within "
                     f"{self._pass_timeout_s:.0f} s."
                 )
-            await asyncio.wait([call], timeout=min(left_s, _LOOK_EVERY_S))
+            await asyncio.wait([call], timeout=min(left_s, self._look_every_s))
             if not call.done():
                 self.check_alive()
 

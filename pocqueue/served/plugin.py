@@ -50,14 +50,14 @@ class PoCEndpoints:
     def __init__(self, *, max_round_s: float = MAX_ROUND_S) -> None:
         self._max_round_s = max_round_s
         self._state = RouteState()
-        self._gate = InferenceGate(_WINDOW_S)
-        self._hashing: asyncio.Task[None] | None = None
+        self.gate = InferenceGate(_WINDOW_S)
+        self.hashing: asyncio.Task[None] | None = None
         self._closing = False
 
     def attach_router(self, app: FastAPI) -> None:
         """Add routes, gate and a clean end to the server's application."""
         add_routes(app, self._state)
-        app.add_middleware(GateMiddleware, gate=self._gate)
+        app.add_middleware(GateMiddleware, gate=self.gate)
         around = app.router.lifespan_context
 
         @asynccontextmanager
@@ -75,16 +75,14 @@ class PoCEndpoints:
         try:
             settings = Settings.load()
             self._state.tokens = _tokens(settings, args)
-            prover = await _make_prover(
-                engine_client, self._gate, args, settings, self._max_round_s
-            )
+            prover = await _make_prover(engine_client, self.gate, args, settings, self._max_round_s)
         except PocqueueError as exc:
             self._state.reason = f"PoC not enabled: {exc}"
             logger.error("pocqueue: %s", self._state.reason)
             return
         self._state.prover = prover
         state.poc_service = prover
-        self._hashing = asyncio.create_task(
+        self.hashing = asyncio.create_task(
             self._fingerprint(prover.model, engine_client.vllm_config, settings)
         )
         logger.info("pocqueue: /api/v1/pow is ready on model %s.", prover.model.info.model)
@@ -116,8 +114,8 @@ class PoCEndpoints:
 
     async def _close(self) -> None:
         self._closing = True
-        if self._hashing is not None:
-            self._hashing.cancel()
+        if self.hashing is not None:
+            self.hashing.cancel()
         if self._state.prover is not None:
             await self._state.prover.close()
 

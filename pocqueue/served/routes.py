@@ -1,4 +1,4 @@
-"""The proof routes of a vLLM server, `/api/v1/pow/…`: WIRE.md section 2, "vLLM variant".
+"""The proof routes of a vLLM server, `/api/v1/pow/…`; docs/wire.md.
 
 Errors are ``{"detail": sentence}`` whatever the application around them does with errors.
 """
@@ -6,7 +6,7 @@ Errors are ``{"detail": sentence}`` whatever the application around them does wi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from pocqueue.errors import EngineUnavailable, PocqueueError
 from pocqueue.poc.distance.data import finite_or_none
 from pocqueue.poc.distance.scheme import Distance
 from pocqueue.poc.fields import build
+from pocqueue.served.model import ServedModel
 from pocqueue.served.prover import Prover, ServedRound
 from pocqueue.served.schema import (
     ERRORS,
@@ -78,6 +79,17 @@ class RouteState:
             raise EngineUnavailable(self.reason)
         return self.prover
 
+    def hashed(self) -> ServedModel:
+        """Return the model, whose fingerprint is known.
+
+        Raises:
+            EngineUnavailable: there is none, or it is not known; says why.
+        """
+        prover = self.ready()
+        if self.model_error is not None:
+            raise EngineUnavailable(f"Engine not available: {self.model_error}.")
+        return prover.model
+
     def find(self, token: str) -> bool | None:
         """Say whether a token is one that opens the routes; None: it is not."""
         return find_token(token, self.tokens) is not None or None
@@ -107,42 +119,35 @@ def pow_router(state: RouteState) -> APIRouter:
     def answer(prover: Prover) -> dict[str, Any]:
         return {"status": "OK", "pow_status": prover.status()}
 
-    @router.post("/init", response_model=ServedRoundAnswer)
-    async def init(body: ServedRoundBody) -> Any:
-        """Set up a round."""
-        prover = state.ready()
-        prover.init(_round(body))
-        return answer(prover)
+    def add(path: str, route: Callable[..., Any], text: str) -> None:
+        router.add_api_route(
+            path, route, methods=["POST"], response_model=ServedRoundAnswer, description=text
+        )
 
-    @router.post("/init/generate", response_model=ServedRoundAnswer)
-    async def init_generate(body: ServedRoundBody) -> Any:
-        """Set up a round and search its nonces. Inference routes answer 503 until it is over."""
-        prover = state.ready()
-        prover.init(_round(body))
-        prover.generate()
-        return answer(prover)
+    def begins(path: str, then: Callable[[Prover], None], text: str) -> None:
+        async def begin(body: ServedRoundBody) -> Any:
+            prover = state.ready()
+            prover.init(_round(body))
+            then(prover)
+            return answer(prover)
 
-    @router.post("/init/validate", response_model=ServedRoundAnswer)
-    async def init_validate(body: ServedRoundBody) -> Any:
-        """Set up a round to check proofs for. Inference routes answer 503 until it is over."""
-        prover = state.ready()
-        prover.init(_round(body))
-        prover.validate()
-        return answer(prover)
+        add(path, begin, text)
 
-    @router.post("/phase/generate", response_model=ServedRoundAnswer)
-    async def phase_generate() -> Any:
-        """Search the nonces of the round at hand."""
-        prover = state.ready()
-        prover.generate()
-        return answer(prover)
+    def changes(path: str, act: Callable[[Prover], None], text: str) -> None:
+        async def change() -> Any:
+            prover = state.ready()
+            act(prover)
+            return answer(prover)
 
-    @router.post("/phase/validate", response_model=ServedRoundAnswer)
-    async def phase_validate() -> Any:
-        """Stop searching and check proofs of the round at hand."""
-        prover = state.ready()
-        prover.validate()
-        return answer(prover)
+        add(path, change, text)
+
+    busy = "Inference routes answer 503 until it is over."
+    begins("/init", lambda _: None, "Set up a round.")
+    begins("/init/generate", Prover.generate, f"Set up a round and search its nonces. {busy}")
+    begins("/init/validate", Prover.validate, f"Set up a round to check proofs for. {busy}")
+    changes("/phase/generate", Prover.generate, "Search the nonces of the round at hand.")
+    changes("/phase/validate", Prover.validate, "Stop searching and check proofs of the round.")
+    changes("/stop", Prover.stop, "End the round; inference goes on at once.")
 
     @router.post("/validate", response_model=VerdictAnswer)
     async def validate(body: ProofBody, request: Request) -> Any:
@@ -161,31 +166,19 @@ def pow_router(state: RouteState) -> APIRouter:
         prover = state.ready()
         return prover.status() | {"running_requests": prover.gate.running}
 
-    @router.post("/stop", response_model=ServedRoundAnswer)
-    async def stop() -> Any:
-        """End the round; inference goes on at once."""
-        prover = state.ready()
-        prover.stop()
-        return answer(prover)
-
     @router.get("/model")
     async def model() -> dict[str, Any]:
         """Say what is served, for workers with engine vllm-server."""
-        prover = state.ready()
-        if state.model_error is not None:
-            raise EngineUnavailable(f"Engine not available: {state.model_error}.")
-        served = prover.model
+        served = state.hashed()
         return served.info.to_dict() | asdict(served.limits)
 
     @router.post("/distances", response_model=DistancesAnswer)
     async def distances(body: DistancesBody) -> Any:
         """Compute the distances of given nonces, beside whatever else the server does."""
-        prover = state.ready()
-        if state.model_error is not None:
-            raise EngineUnavailable(f"Engine not available: {state.model_error}.")
+        served = state.hashed()
         upcoming = None if body.upcoming is None else body.upcoming.to_batch()
-        computed = await prover.model.values(body.to_batch(), upcoming)
-        info = prover.model.info
+        computed = await served.values(body.to_batch(), upcoming)
+        info = served.info
         return DistancesAnswer(
             distances=list(map(finite_or_none, computed)),
             fingerprint=info.fingerprint,

@@ -1,4 +1,4 @@
-"""Bodies of the proof routes that a vLLM server answers: WIRE.md section 2, "vLLM variant".
+"""Bodies of the proof routes that a vLLM server answers; docs/wire.md.
 
 Bounds are those of a round (`poc/search.py`); what depends on the model is checked by the service.
 Unknown fields are ignored: clients of several generations send more than this one needs.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from pocqueue.poc.batch import Batch
 from pocqueue.poc.data import ProofBatch
@@ -27,6 +27,7 @@ from pocqueue.poc.search import (
     SeqLen,
 )
 from pocqueue.web.errors import error_answers
+from pocqueue.web.schema import example
 
 #: Nonces of one request. A round of 330 seconds finds fewer valid ones.
 MAX_NONCES = 100_000
@@ -37,20 +38,14 @@ Nonce = Annotated[int, Field(ge=0, le=MAX_NONCE)]
 class ServedRoundBody(Search):
     """A round as its starter describes it."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "block_hash": "0xabc",
-                    "block_height": 100,
-                    "public_key": "MYKEY",
-                    "r_target": 1.38,
-                    "node_id": 0,
-                    "node_count": 1,
-                    "callback_url": "http://10.0.0.5:9100/v1/poc-batches",
-                }
-            ]
-        },
+    model_config = example(
+        block_hash="0xabc",
+        block_height=100,
+        public_key="MYKEY",
+        r_target=1.38,
+        node_id=0,
+        node_count=1,
+        callback_url="http://10.0.0.5:9100/v1/poc-batches",
     )
 
     #: Missing is answered apart, as it always was.

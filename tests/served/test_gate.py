@@ -9,20 +9,10 @@ from typing import Any
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from pocqueue.served import gate as module
 from pocqueue.served.gate import GateMiddleware, InferenceGate, is_inference
-from tests.support.waiting import until
+from tests.support.waiting import Clock, until
 
 WINDOW_S = 330.0
-
-
-class Clock:
-    """Stands in for `time` in the gate's module."""
-
-    now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 class Inner:
@@ -219,14 +209,11 @@ async def test_opening_has_effect_for_the_very_next_request() -> None:
 @pytest.mark.parametrize(
     ("closed_for_s", "retry_after"), [(0, 60), (269.5, 60), (270.5, 60), (300.5, 30), (1000, 1)]
 )
-def test_retry_after_is_what_is_left_of_the_window(
-    monkeypatch: pytest.MonkeyPatch, closed_for_s: float, retry_after: int
-) -> None:
+def test_retry_after_is_what_is_left_of_the_window(closed_for_s: float, retry_after: int) -> None:
     """At most a minute, as a round may be stopped early; at least a second. Closing again changes nothing."""
     clock = Clock()
-    monkeypatch.setattr(module, "time", clock)
-    gate = InferenceGate(WINDOW_S)
+    gate = InferenceGate(WINDOW_S, clock)
     gate.close()
-    clock.now += closed_for_s
+    clock.now_s += closed_for_s
     gate.close()
     assert gate.retry_after == retry_after

@@ -10,7 +10,6 @@ import pytest
 from pocqueue.engine.vllm.ranks import BatchLimits
 from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound
 from pocqueue.poc.batch import Batch
-from pocqueue.served import model as module
 from pocqueue.served.model import ServedModel
 from tests.support.engine_client import (
     MAX_BATCH_SIZE,
@@ -165,12 +164,9 @@ async def test_a_core_that_hangs_is_given_up(twin: EngineTwin) -> None:
     await until(lambda: twin.running == 0)
 
 
-async def test_an_engine_that_dies_during_a_batch_is_noticed(
-    twin: EngineTwin, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_engine_that_dies_during_a_batch_is_noticed(twin: EngineTwin) -> None:
     """vLLM leaves the calls that a dead engine had without an answer."""
-    monkeypatch.setattr(module, "_LOOK_EVERY_S", 0.01)
-    model = ServedModel(twin, make_info(), BatchLimits(MAX_BATCH_SIZE))
+    model = ServedModel(twin, make_info(), BatchLimits(MAX_BATCH_SIZE), look_every_s=0.01)
     twin.gate.clear()
     call = asyncio.ensure_future(ask(model, [1]))
     await until(lambda: twin.running)

@@ -73,7 +73,7 @@ class PluggedIn:
 
     async def hashed(self) -> None:
         """Wait until the model's files are hashed, or cannot be."""
-        await until(lambda: self.plugin._hashing is not None and self.plugin._hashing.done())
+        await until(lambda: self.plugin.hashing is not None and self.plugin.hashing.done())
 
     async def model(self) -> dict[str, Any]:
         """Return the description of the model once it is known."""
@@ -311,9 +311,9 @@ async def test_a_round_that_nobody_stops_ends(twin: EngineTwin) -> None:
     """Also one whose first batch waits for running requests."""
     async with plugged_in(twin, max_round_s=0.02) as server:
         await server.engine_loaded()
-        server.plugin._gate.enter()
+        server.plugin.gate.enter()
         await server.pow("POST", "init/generate", BODY)
-        await until(lambda: not server.plugin._gate.closed)
+        await until(lambda: not server.plugin.gate.closed)
         status = (await server.pow("GET", "status")).json()
         assert (status["failed"], status["total_checked"]) == (True, 0)
         assert "nobody stopped the round" in status["error"]
@@ -326,7 +326,7 @@ async def test_settings_bound_the_wait_for_requests(
     monkeypatch.setenv("POCQUEUE_VLLM_DRAIN_SECONDS", "0")
     async with plugged_in(twin) as server:
         await server.engine_loaded()
-        server.plugin._gate.enter()
+        server.plugin.gate.enter()
         await server.pow("POST", "init/generate", BODY)
         await until(lambda: twin.answered)
 
@@ -344,7 +344,7 @@ async def test_the_end_of_the_server_ends_the_round(twin: EngineTwin) -> None:
             receiver.gate.set()
         assert server.events == ["start", "end"]
         assert [body["nonces"] for body in receiver.accepted] == [[0, 1, 2, 3], [4, 5, 6, 7]]
-        assert not server.plugin._gate.closed
+        assert not server.plugin.gate.closed
         prover = server.app.state.poc_service
         assert prover.status()["state"] == "STOPPED"
 

@@ -8,17 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pocqueue.errors import OutboxError
-from pocqueue.web.sqlite_file import FileRole, SqliteFile
+from pocqueue.web.sqlite_file import SqliteFile
+from tests.web.guest_book.store import ROLE, GuestBookError
 
-ROLE = FileRole(
-    name="ledger",
-    owner="bank",
-    if_shared="two would pay twice",
-    setting="BANK_DIR",
-    if_lost="what is in it is then not paid",
-    error=OutboxError,
-)
 TABLES = "CREATE TABLE account (name TEXT PRIMARY KEY, coins INTEGER NOT NULL);"
 #: Makes a table anew that another refers to: SQLite wants foreign keys off for this.
 NOTES = """
@@ -47,7 +39,7 @@ def test_an_upgrade_keeps_what_is_there(path: Path) -> None:
     with SqliteFile(path.with_name("new"), ROLE, [TABLES, NOTES]) as file:
         with file.transaction() as db:
             db.execute("INSERT INTO account VALUES ('b', 1, 'me')")
-        with pytest.raises(OutboxError, match="FOREIGN KEY"), file.transaction() as db:
+        with pytest.raises(GuestBookError, match="FOREIGN KEY"), file.transaction() as db:
             db.execute("INSERT INTO note VALUES ('nobody has it', '')")
 
 
@@ -56,7 +48,7 @@ def test_an_upgrade_that_fails_changes_nothing(path: Path) -> None:
     with SqliteFile(path, ROLE, [TABLES]) as file, file.transaction() as db:
         db.execute("INSERT INTO account VALUES ('a', 5)")
     broken = "\n".join((NOTES, "INSERT INTO no_such_table VALUES (1);"))
-    with pytest.raises(OutboxError, match="no_such_table"):
+    with pytest.raises(GuestBookError, match="no_such_table"):
         SqliteFile(path, ROLE, [TABLES, broken])
     with SqliteFile(path, ROLE, [TABLES]) as file, file.transaction() as db:
         assert db.execute("SELECT * FROM account").fetchall() == [("a", 5)]
@@ -77,19 +69,21 @@ def test_messages_name_the_role(path: Path) -> None:
     with (
         SqliteFile(path, ROLE, [TABLES, NOTES]),
         pytest.raises(
-            OutboxError,
-            match=r"The ledger .* in use by another bank, and two would pay twice: .* BANK_DIR",
+            GuestBookError,
+            match=r"The guest book .* in use by another guest book service, and two would number .*: .* GUEST_BOOK_DIR",
         ),
     ):
         SqliteFile(path, ROLE, [TABLES, NOTES])
-    with pytest.raises(OutboxError, match="version 2, and this pocqueue knows versions up to 1"):
+    with pytest.raises(GuestBookError, match="version 2, and this pocqueue knows versions up to 1"):
         SqliteFile(path, ROLE, [TABLES])
     with contextlib.closing(sqlite3.connect(path.with_name("other"))) as db:
         db.execute("CREATE TABLE people (name)")
-    with pytest.raises(OutboxError, match="database of another program"):
+    with pytest.raises(GuestBookError, match="database of another program"):
         SqliteFile(path.with_name("other"), ROLE, [TABLES])
     path.write_bytes(b"no database " * 1000)
-    with pytest.raises(OutboxError, match=r"with the bank stopped, .* is then not paid"):
+    with pytest.raises(
+        GuestBookError, match=r"with the guest book service stopped, .* is then gone"
+    ):
         SqliteFile(path, ROLE, [TABLES])
 
 

@@ -121,16 +121,22 @@ class SessionReader(AsyncClosing):
 
     Args:
         url: of Redis, as `connection.redis_url` gives it.
+        max_page_bytes: most bytes of one page's nonces and values; one batch there is at least.
+        max_waits: readers that wait in Redis for proofs at the same time; others look now and then.
 
     Attributes:
         client: for whoever else has short questions to Redis in the same loop.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(
+        self, url: str, *, max_page_bytes: int = MAX_PAGE_BYTES, max_waits: int = MAX_WAITS
+    ) -> None:
         self.url = url
+        self._max_page_bytes = max_page_bytes
+        self._max_waits = max_waits
         # Somewhat more connections than readers, for those others.
         self.client = connect_async(url, max_connections=2 * MAX_READS)
-        self._waiters = connect_async(url, max_connections=MAX_WAITS)
+        self._waiters = connect_async(url, max_connections=max_waits)
         self._turns = asyncio.Semaphore(MAX_READS)
         self._waiting = 0
         self._closing = False
@@ -192,7 +198,7 @@ class SessionReader(AsyncClosing):
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout_s
         while not self._closing and (left_s := end - loop.time()) > 0:
-            if self._waiting < MAX_WAITS:
+            if self._waiting < self._max_waits:
                 self._waiting += 1
                 try:
                     if await self._block(session_id, cursor, min(left_s, WAIT_STEP_S)):
@@ -241,7 +247,7 @@ class SessionReader(AsyncClosing):
             with store_errors(self.url):
                 reply = await self._scripts["read_session"](
                     keys=[Keys.of_round(session_id, part) for part in parts],
-                    args=["" if cursor is None else cursor, limit, MAX_PAGE_BYTES],
+                    args=["" if cursor is None else cursor, limit, self._max_page_bytes],
                 )
         if not reply:
             raise UnknownSession(session_id)

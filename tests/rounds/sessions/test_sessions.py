@@ -14,7 +14,6 @@ from pocqueue.errors import InvalidRound, SessionsFull, StoreUnavailable, Unknow
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.records import SessionLimits
 from pocqueue.rounds.redis_server import RedisServer
-from pocqueue.rounds.sessions import reader as sessions
 from pocqueue.rounds.sessions.reader import Page, SessionReader, parse_cursor
 from pocqueue.rounds.spec import RoundState
 from pocqueue.rounds.store import START, Keys
@@ -108,19 +107,17 @@ async def test_pages_follow_each_other(backend: Backend, reader: SessionReader) 
 
 
 @pytest.mark.parametrize("room", [1, 50, 2000])
-async def test_a_page_is_bounded_by_its_size(
-    backend: Backend, reader: SessionReader, room: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_page_is_bounded_by_its_size(backend: Backend, room: int) -> None:
     """At least one batch, however large, and all of them in the end."""
-    monkeypatch.setattr(sessions, "MAX_PAGE_BYTES", room)
     session_id = make_session(backend, 150)
     backend.store.close(session_id, RoundState.STOPPED, "")
     cursor, found, drained = START, [], False
-    while not drained:
-        page = await reader.read(session_id, cursor)
-        assert len(page.packed) <= room + page.num_batches * 2 or page.num_batches == 1
-        found += nonces_of(page)
-        cursor, drained = page.cursor, page.drained
+    async with SessionReader(backend.url, max_page_bytes=room) as reader:
+        while not drained:
+            page = await reader.read(session_id, cursor)
+            assert len(page.packed) <= room + page.num_batches * 2 or page.num_batches == 1
+            found += nonces_of(page)
+            cursor, drained = page.cursor, page.drained
     assert found == [10 * i for i in range(150)]
 
 
@@ -229,13 +226,10 @@ async def test_a_wait_ends_with_a_batch(backend: Backend, reader: SessionReader)
     assert nonces_of(await reader.read(session_id, page.cursor)) == [10]
 
 
-async def test_waits_beyond_the_connections_go_on(
-    backend: Backend, reader: SessionReader, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_waits_beyond_the_connections_go_on(backend: Backend) -> None:
     """They look now and then, hear of the batch all the same, and hold up no reader."""
-    monkeypatch.setattr(sessions, "MAX_WAITS", 2)
     session_id = make_session(backend)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(10), SessionReader(backend.url, max_waits=2) as reader:
         waits = [asyncio.create_task(reader.wait(session_id, START, 60)) for _ in range(10)]
         await until(lambda: blocked(backend) >= 2)
         assert blocked(backend) == 2
