@@ -20,7 +20,9 @@ from typing import Any
 from benchmarks.effort import FULL, Effort
 from benchmarks.shapes import SHAPES, write_model
 from benchmarks.stats import Figure, Sample
+from pocqueue.engine import EngineOptions
 from pocqueue.engine.base import EngineInfo
+from pocqueue.engine.devices import device_for_queue
 from pocqueue.engine.torch_model.engine import TorchEngine
 from pocqueue.poc.batch import Batch
 from pocqueue.rounds.backend import Backend
@@ -90,7 +92,7 @@ class PipelineBench:
         self._engine_thread = single_thread("engine")
         self._tasks = ThreadPoolExecutor(2, thread_name_prefix="task")
         fast, judged = self._engine_thread.submit(_load, settings, case.model).result()
-        self._engine = fast
+        self._engine, self._timer = fast, fast.timer()
         self._watched = WatchedEngine(fast)
         #: Of the fast maths: what the engine waited for each range that was there already.
         self.gaps: list[float] = []
@@ -107,11 +109,14 @@ class PipelineBench:
         """Say what the maths runs on."""
         import torch
 
-        return f"{self._engine.kernels}, {torch.get_num_threads()} threads"
+        from pocqueue.poc.kernels import kernels_for
+
+        kernels = kernels_for(self._engine.info.device)
+        return f"{kernels.name}, {torch.get_num_threads()} threads"
 
     def forward(self) -> float:
         """Return nonces per second of the forward pass alone."""
-        seconds: float = self._run(self._engine.time_forward, self._batch, self.num_batches)
+        seconds: float = self._run(self._timer.time_forward, self._batch, self.num_batches)
         return self.num_batches * self.case.batch_size / seconds
 
     def worker(self, runner: RangeRunner) -> float:
@@ -251,12 +256,14 @@ def _measure(bench: PipelineBench, effort: Effort) -> list[Figure]:
 def _load(settings: Settings, model: str) -> tuple[TorchEngine, TorchEngine]:
     import torch
 
-    from pocqueue.engine.local import load_local_engine
+    from pocqueue.engine.torch_model.loader import load_model
     from pocqueue.poc.kernels.reference import ReferenceKernels
 
-    engine = load_local_engine(settings, model)
-    assert isinstance(engine, TorchEngine)
-    return engine, engine.with_kernels(ReferenceKernels(torch.device(engine.info.device)))
+    device = device_for_queue("gpu0", settings.device)
+    options = EngineOptions(model=model, device=device, state_dir=settings.state_dir)
+    loaded, info = load_model(options, lambda _line: None)
+    judged = TorchEngine(loaded, info, ReferenceKernels(torch.device(device)))
+    return TorchEngine(loaded, info), judged
 
 
 def _median_ratio(ours: list[float], theirs: list[float]) -> float:

@@ -47,7 +47,7 @@ def _engine(engine: VllmEngine, num_batches: int) -> float:
 
 def _bare(engine: VllmEngine, num_batches: int) -> float:
     config = draft_spec(block_hash="bare", public_key="bench")
-    return engine.time_forward(Batch.of(config, range(BATCH_SIZE)), num_batches)
+    return engine.timer().time_forward(Batch.of(config, range(BATCH_SIZE)), num_batches)
 
 
 if __name__ == "__main__":

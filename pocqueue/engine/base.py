@@ -13,7 +13,7 @@ from pocqueue.engine.kinds import KINDS, is_remote
 from pocqueue.errors import InvalidRound
 from pocqueue.poc.batch import Batch
 
-#: What an operator gives vLLM as ``--worker-extension-cls``; see ``vllm_worker.py``.
+#: What an operator gives vLLM as ``--worker-extension-cls``; see ``vllm/worker.py``.
 EXTENSION = "pocqueue.engine.vllm.worker.PoCWorker"
 
 #: Receives one short line of text whenever loading a model gets on; called in the loading thread.

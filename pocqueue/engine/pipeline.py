@@ -1,34 +1,31 @@
 """The steps around a model's forward pass that every engine in this process shares.
 
-The host waits for the device once a batch, when it reads the distances. What it can do before that, it
-does: see `preparation.py`.
+The host waits for the device once a batch, when it reads the values. What it can do before that, it
+does: see `prefetch.py`. What the steps are is for the batch's proof scheme to say: see `poc/maths.py`.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import torch
 
 from pocqueue.engine.base import EngineInfo, check_batch
-from pocqueue.engine.prefetch import CudaAside, Preparation
-from pocqueue.errors import EngineError
+from pocqueue.engine.prefetch import CudaSideStream, Prefetch
+from pocqueue.errors import EngineError, InvalidRound
 from pocqueue.poc.batch import Batch
-from pocqueue.poc.gpu_random import generate_target
 from pocqueue.poc.kernels import Kernels, kernels_for
-
-#: Targets kept, one a block: a worker meets few blocks at once, and one target is 0.6 MB at most.
-_MAX_TARGETS = 8
+from pocqueue.poc.maths import Forward, SchemeMaths, maths_class
 
 
-class ProofMaths:
-    """Inputs from nonces, and distances from logits, for one model on one device. For one thread.
+class Pipeline:
+    """From batches to values with one model on one device. For one thread.
 
     Args:
         info: the model; its name stands in messages, its sizes are used.
-        device: where inputs are wanted and logits come from.
+        device: where inputs are wanted and the model's outputs come from.
         dtype: of the inputs.
         kernels: the maths; None: what is best on `device`.
     """
@@ -40,109 +37,104 @@ class ProofMaths:
         dtype: torch.dtype,
         kernels: Kernels | None = None,
     ) -> None:
-        self._info = info
-        self._device = device
-        self._kernels = kernels or kernels_for(device)
-        self._preparation = Preparation(
-            self._kernels,
-            info.hidden_size,
-            info.vocab_size,
-            device,
-            dtype,
-            CudaAside(device) if device.type == "cuda" else None,
-        )
-        self._targets: OrderedDict[str, torch.Tensor] = OrderedDict()
-        self._host = torch.empty(0)  #: where distances of a GPU are read
-
-    @property
-    def kernels(self) -> str:
-        """Name the kernels in use."""
-        return self._kernels.name
+        self.info = info
+        self.device = device
+        self.kernels = kernels or kernels_for(device)
+        self._dtype = dtype
+        self._maths: dict[str, SchemeMaths] = {}
+        side = CudaSideStream(device) if device.type == "cuda" else None
+        self._prefetch = Prefetch(self.maths, self.new_inputs, side)
+        self._host = torch.empty(0)  #: where values of a GPU are read
 
     @torch.inference_mode()
     def values(
-        self,
-        batch: Batch,
-        forward: Callable[[torch.Tensor], torch.Tensor | None],
-        upcoming: Batch | None = None,
-    ) -> list[float] | None:
-        """Compute the distances of one batch in one pass; see ``Engine.values``.
+        self, batch: Batch, forward: Forward, upcoming: Batch | None = None
+    ) -> list[Any] | None:
+        """Compute the values of one batch in one pass; see ``Engine.values``.
 
         Args:
             batch: what is asked for.
-            forward: embeddings [batch, seq_len, hidden] to logits [batch, vocab], or to None where
-                this process is not the one that gets them. It may overwrite the embeddings.
-            upcoming: the next batch, to be made ready meanwhile.
+            forward: the model.
+            upcoming: the next batch, to be prefetched meanwhile.
 
         Returns:
-            The distances, or None where ``forward`` gave none.
+            The values, or None if ``forward`` gave None.
 
         Raises:
-            InvalidRound: the sequences are longer than the model takes, or there are too many nonces.
+            InvalidRound: the sequences are longer than the model takes, there are too many nonces, or the
+                scheme is not known here.
             EngineError: the batch does not fit into the device's memory.
         """
-        check_batch(self._info, batch)
+        check_batch(self.info, batch)
+        maths = self.maths(batch.scheme)
         if not batch.nonces:
             return []
-        with enough_memory(self._info, batch):
+        with self.enough_memory(batch):
             # Short batches repeat their last nonce up to the fixed shape, in every step: kernels choose
             # how to split a sum by the shape of the whole tensor, and so would its last bit.
-            prepared = self._preparation.take(batch.padded())
+            prepared = self._prefetch.get(batch.padded())
             if upcoming is not None and upcoming.nonces:
-                self._preparation.announce(upcoming.padded())
-            logits = forward(prepared.inputs)
-            self._preparation.advance()
-            if logits is None:
+                with suppress(InvalidRound):  # raised when it is asked for
+                    self._prefetch.expect(upcoming.padded())
+            output = forward(prepared.inputs, maths.reads)
+            self._prefetch.make_expected()
+            if output is None:
                 return None
-            target = self._target(batch.block_hash)
-            measured = self._kernels.distances(logits, prepared.order, target)
-            return self._read(measured)[: len(batch.nonces)]
+            values = maths.values(prepared.batch, prepared.rest, output)
+            return self._read(values)[: len(batch.nonces)]
+
+    def maths(self, scheme: str) -> SchemeMaths:
+        """Return the maths of a proof scheme for this model.
+
+        Raises:
+            InvalidRound: there is no such scheme.
+        """
+        maths = self._maths.get(scheme)
+        if maths is None:
+            info = self.info
+            make = maths_class(scheme)
+            maths = make(self.kernels, info.hidden_size, info.vocab_size, self.device)
+            self._maths[scheme] = maths
+        return maths
+
+    def new_inputs(self, batch: Batch) -> torch.Tensor:
+        """Return a new buffer for the inputs of batches of this shape, [batch, seq_len, hidden]."""
+        shape = (batch.batch_size, batch.seq_len, self.info.hidden_size)
+        return torch.empty(shape, dtype=self._dtype, device=self.device)
+
+    @contextmanager
+    def enough_memory(self, batch: Batch) -> Iterator[None]:
+        """Say in one sentence that a batch is too large for its device.
+
+        Raises:
+            EngineError: in place of torch's error.
+        """
+        try:
+            yield
+        except torch.OutOfMemoryError as exc:
+            raise EngineError(
+                f"A batch of {batch.batch_size} x {batch.seq_len} tokens does not fit into the memory of "
+                f"{self.info.device} beside model {self.info.model}. Use a smaller batch_size."
+            ) from exc
 
     def forget(self) -> None:
-        """Free targets and buffers; the next batch makes its own."""
-        self._targets.clear()
-        self._preparation.forget()
+        """Free buffers and whatever is kept for the next batch, which makes its own."""
+        for maths in self._maths.values():
+            maths.forget()
+        self._prefetch.forget()
 
     def close(self) -> None:
         """Free what is held, for good."""
-        self._targets.clear()
-        self._preparation.close()
+        self.forget()
+        self._prefetch.close()
 
-    def _read(self, distances: torch.Tensor) -> list[float]:
-        """Bring a batch's distances to the host; the one place where it waits for the device."""
-        if distances.device.type == "cuda":
-            if self._host.shape != distances.shape:
-                self._host = torch.empty_like(distances, device="cpu", pin_memory=True)
-            self._host.copy_(distances, non_blocking=True)
-            torch.cuda.current_stream(distances.device).synchronize()
-            distances = self._host
-        result: list[float] = distances.tolist()
+    def _read(self, values: torch.Tensor) -> list[Any]:
+        """Bring a batch's values to the host; the one place where it waits for the device."""
+        if values.device.type == "cuda":
+            if self._host.shape != values.shape or self._host.dtype != values.dtype:
+                self._host = torch.empty_like(values, device="cpu", pin_memory=True)
+            self._host.copy_(values, non_blocking=True)
+            torch.cuda.current_stream(values.device).synchronize()
+            values = self._host
+        result: list[Any] = values.tolist()
         return result
-
-    def _target(self, block_hash: str) -> torch.Tensor:
-        """Return a block's unit target, float32 [vocab], made once for each of the last few blocks."""
-        target = self._targets.get(block_hash)
-        if target is None:
-            target = generate_target(block_hash, self._info.vocab_size, self._device)
-            self._targets[block_hash] = target
-            if len(self._targets) > _MAX_TARGETS:
-                self._targets.popitem(last=False)
-        else:
-            self._targets.move_to_end(block_hash)
-        return target
-
-
-@contextmanager
-def enough_memory(info: EngineInfo, batch: Batch) -> Iterator[None]:
-    """Say in one sentence that a batch is too large for its device.
-
-    Raises:
-        EngineError: in place of torch's error.
-    """
-    try:
-        yield
-    except torch.OutOfMemoryError as exc:
-        raise EngineError(
-            f"A batch of {batch.batch_size} x {batch.seq_len} tokens does not fit into the memory of "
-            f"{info.device} beside model {info.model}. Use a smaller batch_size."
-        ) from exc

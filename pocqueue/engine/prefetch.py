@@ -1,27 +1,27 @@
-"""What a batch needs beside the model, its inputs and permutations, made out of the model's way.
+"""Prefetching the next batch: its inputs and whatever else it needs beside the model.
 
-- On CUDA the next batch's inputs and permutations are made on a stream of their own while the model has
-  the present one. Two input buffers take turns; the streams wait for each other, the host for neither.
+- On CUDA they are made on a second stream while the model has the present batch. Two input buffers take
+  turns; the streams wait for each other, the host for neither.
 - On the CPU there is nothing to hide behind: the pass has all cores, and kernels of a second thread
   would take one of them from its team, which then waits for the last one (docs/benchmarks.md compares).
-  Inputs are made between two passes instead, on all cores. Seeds are plain Python on short texts; they
-  are made ahead by a thread, which works while the pass has let go of the interpreter.
-- A batch that was announced and does not come costs what was made for it, nothing else.
+  Inputs are made between two passes instead, on all cores.
+- Seeds are plain Python on short texts. A thread makes them ahead, while the pass has let go of the
+  interpreter.
+- If another batch comes than the expected one, what was made for that one is thrown away.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
 from pocqueue.poc.batch import Batch
-from pocqueue.poc.kernels import Kernels
-from pocqueue.poc.seeds import input_seeds, permutation_seeds
+from pocqueue.poc.maths import SchemeMaths
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,41 +29,29 @@ class Prepared:
     """A batch on its way into the model."""
 
     batch: Batch  #: padded
-    inputs: (
-        torch.Tensor
-    )  #: embeddings [batch, seq_len, hidden]; good until the model has the next batch
-    order: object  #: what `Kernels.distances` wants to know of the permutations
+    #: Embeddings [batch, seq_len, hidden]; good until the model has the next batch.
+    inputs: torch.Tensor
+    rest: Any  #: from `SchemeMaths.prepare`
 
 
-@dataclass(frozen=True, slots=True)
-class _Seeds:
-    inputs: list[int]
-    permutations: list[int]
-
-    @classmethod
-    def of(cls, batch: Batch) -> _Seeds:
-        names = (batch.block_hash, batch.public_key, batch.nonces)
-        return cls(input_seeds(*names), permutation_seeds(*names))
-
-
-class Aside(Protocol):
+class SideStream(Protocol):
     """Work beside the model's, on the same device."""
 
-    def mark(self) -> None:
+    def fork(self) -> None:
         """Note that what the model's stream has been given so far has to come first."""
 
     def working(self) -> AbstractContextManager[None]:
-        """Put the work of the block beside the model's, behind what was marked."""
+        """Put the work of the block beside the model's, behind the last fork."""
 
     def join(self) -> None:
         """Have the model's stream wait for all of that work."""
 
 
-class CudaAside:
+class CudaSideStream:
     """A second stream.
 
     Memory that the allocator takes for one stream may be used on the other: all work here waits for
-    the mark, and the mark for all that the model's stream did with that memory before.
+    the fork, and the fork for all that the model's stream did with that memory before.
 
     Args:
         device: the model's.
@@ -72,14 +60,14 @@ class CudaAside:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._marked = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._forked = torch.cuda.Event()  # type: ignore[no-untyped-call]
 
-    def mark(self) -> None:
-        self._marked.record(torch.cuda.current_stream(self._device))
+    def fork(self) -> None:
+        self._forked.record(torch.cuda.current_stream(self._device))
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        self._stream.wait_event(self._marked)
+        self._stream.wait_event(self._forked)
         with torch.cuda.stream(self._stream):
             yield
 
@@ -87,70 +75,61 @@ class CudaAside:
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
 
 
-class Preparation:
-    """Inputs and permutations of one model's batches, each of which is padded. For one thread.
+class Prefetch:
+    """The batches of one model, each of which is padded. For one thread.
 
     Args:
-        kernels: the proof's maths on `device`.
-        hidden_size: of the model.
-        vocab_size: of the model.
-        device: the model's.
-        dtype: of the inputs.
-        aside: where to make batches ahead; None: nowhere.
+        maths: what makes a batch, by its proof scheme.
+        buffer: makes an input buffer [batch, seq_len, hidden] for batches of a shape.
+        side: where to make batches ahead; None: nowhere.
     """
 
     def __init__(
         self,
-        kernels: Kernels,
-        hidden_size: int,
-        vocab_size: int,
-        device: torch.device,
-        dtype: torch.dtype,
-        aside: Aside | None = None,
+        maths: Callable[[str], SchemeMaths],
+        buffer: Callable[[Batch], torch.Tensor],
+        side: SideStream | None = None,
     ) -> None:
-        self._kernels = kernels
-        self._hidden_size = hidden_size
-        self._vocab_size = vocab_size
-        self._device = device
-        self._dtype = dtype
-        self._aside = aside
+        self._maths = maths
+        self._buffer = buffer
+        self._side = side
         self._seeder = ThreadPoolExecutor(1, thread_name_prefix="seeds")
-        self._announced: tuple[Batch, Future[_Seeds]] | None = None
+        self._expected: tuple[Batch, Future[Any]] | None = None
         self._made: Prepared | None = None
         self._buffers: list[torch.Tensor | None] = [None, None]
         self._current = 0  #: buffer of the batch that the model has
 
-    def take(self, batch: Batch) -> Prepared:
-        """Return what this batch needs, as made ahead or made now."""
+    def get(self, batch: Batch) -> Prepared:
+        """Return what this batch needs, prefetched or made now."""
         made = self._drop_made()
         if made is not None and made.batch == batch:
             self._current = 1 - self._current
         else:
             made = self._make(batch, self._current)
-        if self._aside is not None:
-            self._aside.mark()
+        if self._side is not None:
+            self._side.fork()
         return made
 
-    def announce(self, batch: Batch) -> None:
-        """Have the seeds of the next batch made, from before the pass of the present one."""
-        self._announced = (batch, self._seeder.submit(_Seeds.of, batch))
+    def expect(self, batch: Batch) -> None:
+        """Say which batch comes next, before the present one's pass; its seeds are made from now on."""
+        self._expected = (batch, self._seeder.submit(self._maths(batch.scheme).seeds, batch))
 
-    def advance(self) -> None:
-        """Make the batch that was announced, once the present one's pass is on the model's stream."""
-        if self._aside is None or self._announced is None:
+    def make_expected(self) -> None:
+        """Make the expected batch on the side, once the present one's pass is on the model's stream."""
+        if self._side is None or self._expected is None:
             return
-        batch, _ = self._announced
+        batch, _ = self._expected
         try:
-            with self._aside.working():
+            with self._side.working():
                 self._made = self._make(batch, 1 - self._current)
         except torch.OutOfMemoryError:
-            # No room for a second batch beside the one at hand, which shall not fail for it.
+            # No room for a second batch beside the one at hand, which must not fail for that.
             self._buffers[1 - self._current] = None
 
     def forget(self) -> None:
         """Free the buffers; the next batch makes them again."""
         self._drop_made()
-        self._announced = None
+        self._expected = None
         self._buffers = [None, None]
 
     def close(self) -> None:
@@ -160,24 +139,21 @@ class Preparation:
 
     def _drop_made(self) -> Prepared | None:
         made, self._made = self._made, None
-        if made is not None and self._aside is not None:
-            # Also where it is not wanted: its memory is given to others now.
-            self._aside.join()
+        if made is not None and self._side is not None:
+            # Also if it is not wanted: its memory is used for others now.
+            self._side.join()
         return made
 
     def _make(self, batch: Batch, slot: int) -> Prepared:
         """Make a batch on the current stream, in one of the two buffers."""
-        seeds = self._seeds(batch)
-        shape = (batch.batch_size, batch.seq_len, self._hidden_size)
+        maths = self._maths(batch.scheme)
+        if self._expected is not None and self._expected[0] == batch:
+            seeds = self._expected[1].result()
+        else:
+            seeds = maths.seeds(batch)
         inputs = self._buffers[slot]
-        if inputs is None or inputs.shape != shape:
+        if inputs is None or inputs.shape[:2] != (batch.batch_size, batch.seq_len):
             self._buffers[slot] = None  # freed first
-            inputs = torch.empty(shape, dtype=self._dtype, device=self._device)
-            self._buffers[slot] = inputs
-        self._kernels.write_inputs(seeds.inputs, inputs.view(batch.batch_size, -1))
-        return Prepared(batch, inputs, self._kernels.prepare(seeds.permutations, self._vocab_size))
-
-    def _seeds(self, batch: Batch) -> _Seeds:
-        if self._announced is not None and self._announced[0] == batch:
-            return self._announced[1].result()
-        return _Seeds.of(batch)
+            inputs = self._buffers[slot] = self._buffer(batch)
+        maths.write_inputs(seeds, inputs.view(batch.batch_size, -1))
+        return Prepared(batch, inputs, maths.prepare(seeds))

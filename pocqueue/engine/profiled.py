@@ -24,9 +24,8 @@ class MatmulParameters:
         return 2 * (self.per_token * seq_len + self.last_token)
 
 
-@runtime_checkable
-class Profiled(Protocol):
-    """An engine in this process, whose parts can be timed."""
+class Timer(Protocol):
+    """Times the parts of one engine's batches, between the engine's own."""
 
     def time_stages(self, batch: Batch, num_batches: int) -> dict[str, float]:
         """Run batches stage by stage, the device idle before and after each.
@@ -39,7 +38,7 @@ class Profiled(Protocol):
             Median seconds of each of `STAGES`.
 
         Raises:
-            EngineError: the engine is closed, or the batch does not fit into the device's memory.
+            EngineError: the engine is closed by now, or the batch does not fit into the device's memory.
         """
         ...
 
@@ -60,4 +59,17 @@ class Profiled(Protocol):
 
     def num_matmul_parameters(self) -> MatmulParameters | None:
         """Count the parameters of the whole model; None where they are packed and cannot be counted."""
+        ...
+
+
+@runtime_checkable
+class Profiled(Protocol):
+    """An engine in this process, whose parts can be timed."""
+
+    def timer(self) -> Timer:
+        """Return what times them, for the engine's own thread.
+
+        Raises:
+            EngineError: the engine is closed.
+        """
         ...

@@ -1,24 +1,23 @@
 """A batch stage by stage: how long each takes by itself, with the engine's own kernels and model.
 
-Engines keep a timer and show its methods as their own; see `profiled.Profiled`.
+See `profiled.Profiled`.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from pocqueue.engine.base import EngineInfo
-from pocqueue.engine.pipeline import enough_memory
+from pocqueue.engine.pipeline import Pipeline
 from pocqueue.engine.profiled import STAGES, MatmulParameters
 from pocqueue.poc.batch import Batch
-from pocqueue.poc.gpu_random import generate_target
-from pocqueue.poc.kernels import Kernels, kernels_for
-from pocqueue.poc.seeds import input_seeds, permutation_seeds
+from pocqueue.poc.maths import Forward
 
 #: What configurations call the number of experts, and of those that one position goes through.
 _NUM_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
@@ -28,91 +27,75 @@ _NO_EXPERT = {"gate", "router", "shared_expert", "shared_experts"}
 
 
 class StageTimer:
-    """Times the parts of one model's batches on one device. For the engine's own thread.
+    """Times the parts of one model's batches. For the engine's own thread; see `profiled.Timer`.
 
     Holds no buffers between two calls.
 
     Args:
-        info: the model.
-        dtype: of its inputs.
-        device: its.
-        forward: embeddings [batch, seq_len, hidden] to logits [batch, vocab], or to None on ranks that
-            do not get them. It may overwrite the embeddings.
-        kernels: the proof's maths; None: what is best on the device.
+        pipeline: of the engine.
+        forward: the model; see `poc.maths.Forward`.
+        model: of transformers or vLLM, to count its parameters.
     """
 
-    def __init__(
-        self,
-        info: EngineInfo,
-        dtype: torch.dtype,
-        device: torch.device,
-        forward: Callable[[torch.Tensor], torch.Tensor | None],
-        kernels: Kernels | None = None,
-    ) -> None:
-        self._info = info
-        self._dtype = dtype
-        self._device = device
+    def __init__(self, pipeline: Pipeline, forward: Forward, model: Any = None) -> None:
+        self._pipeline = pipeline
         self._forward = forward
-        self._kernels = kernels or kernels_for(device)
+        self._model = model
 
     @torch.inference_mode()
     def time_stages(self, batch: Batch, num_batches: int) -> dict[str, float]:
-        """Return median seconds by stage; see `Profiled.time_stages`."""
-        batch = batch.padded()
+        """Return median seconds by stage."""
         found: dict[str, list[float]] = {stage: [] for stage in STAGES}
-        with enough_memory(self._info, batch):
-            inputs = self._buffer(batch)
-            target = generate_target(batch.block_hash, self._info.vocab_size, self._device)
+        with self._with_inputs(batch) as inputs:
             for _ in range(num_batches):
-                synchronize(self._device)
-                marks = [time.perf_counter()]
-                self._run(batch, inputs, target, marks)
+                marks = [self._now()]
+                self._run(batch.padded(), inputs, marks)
                 for stage, begin, end in zip(STAGES, marks, marks[1:], strict=False):
                     found[stage].append(end - begin)
         return {stage: statistics.median(seconds) for stage, seconds in found.items()}
 
     @torch.inference_mode()
     def time_forward(self, batch: Batch, num_batches: int) -> float:
-        """Return the seconds of so many passes; see `Profiled.time_forward`."""
-        batch = batch.padded()
-        with enough_memory(self._info, batch):
-            inputs = self._buffer(batch)
-            seeds = input_seeds(batch.block_hash, batch.public_key, batch.nonces)
-            self._kernels.write_inputs(seeds, inputs.view(batch.batch_size, -1))
-            synchronize(self._device)
-            began = time.perf_counter()
+        """Return the seconds of so many passes."""
+        maths = self._pipeline.maths(batch.scheme)
+        with self._with_inputs(batch) as inputs:
+            maths.write_inputs(maths.seeds(batch.padded()), inputs.view(batch.batch_size, -1))
+            began = self._now()
             for _ in range(num_batches):
                 # Not freed before the next: a pipeline holds logits, too, while the next pass runs.
-                logits = self._forward(inputs)
-            synchronize(self._device)
-            took = time.perf_counter() - began
-            del logits
+                output = self._forward(inputs, maths.reads)
+            took = self._now() - began
+            del output
         return took
 
-    def _run(
-        self, batch: Batch, inputs: torch.Tensor, target: torch.Tensor, marks: list[float]
-    ) -> None:
+    def num_matmul_parameters(self) -> MatmulParameters | None:
+        """Count the parameters that positions are multiplied with."""
+        return count_matmul_parameters(self._model, self._pipeline.info)
+
+    @contextmanager
+    def _with_inputs(self, batch: Batch) -> Iterator[torch.Tensor]:
+        # The buffers of a batch would be held beside these.
+        self._pipeline.forget()
+        with self._pipeline.enough_memory(batch):
+            yield self._pipeline.new_inputs(batch)
+
+    def _run(self, batch: Batch, inputs: torch.Tensor, marks: list[float]) -> None:
         """Run one batch, noting when each stage ends."""
+        maths = self._pipeline.maths(batch.scheme)
+        seeds = maths.seeds(batch)
+        marks.append(self._now())
+        maths.write_inputs(seeds, inputs.view(batch.batch_size, -1))
+        marks.append(self._now())
+        output = self._forward(inputs, maths.reads)
+        marks.append(self._now())
+        if output is not None:
+            maths.values(batch, maths.prepare(seeds), output).tolist()
+        marks.append(self._now())
 
-        def mark() -> None:
-            synchronize(self._device)
-            marks.append(time.perf_counter())
-
-        names = (batch.block_hash, batch.public_key, batch.nonces)
-        for_inputs, for_permutations = input_seeds(*names), permutation_seeds(*names)
-        mark()
-        self._kernels.write_inputs(for_inputs, inputs.view(batch.batch_size, -1))
-        mark()
-        logits = self._forward(inputs)
-        mark()
-        if logits is not None:
-            order = self._kernels.prepare(for_permutations, self._info.vocab_size)
-            self._kernels.distances(logits, order, target).tolist()
-        mark()
-
-    def _buffer(self, batch: Batch) -> torch.Tensor:
-        shape = (batch.batch_size, batch.seq_len, self._info.hidden_size)
-        return torch.empty(shape, dtype=self._dtype, device=self._device)
+    def _now(self) -> float:
+        """Return the time, once the device has done all it was given."""
+        synchronize(self._pipeline.device)
+        return time.perf_counter()
 
 
 def synchronize(device: torch.device) -> None:

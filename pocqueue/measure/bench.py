@@ -106,14 +106,14 @@ class Bench:
         has_room: Callable[[], bool] | None = None,
     ) -> None:
         self._engine = engine
-        self._profiled = engine if isinstance(engine, Profiled) else None
+        self._timer = engine.timer() if isinstance(engine, Profiled) else None
         self._request = request
         self._tell = on_progress
         self._matrix_rate = matrix_rate
         self._clock = clock
         self._has_room = (
             has_room
-            or MemoryGuard(engine.info, in_process=self._profiled is not None).has_room_for_twice
+            or MemoryGuard(engine.info, in_process=self._timer is not None).has_room_for_twice
         )
 
     def run(self) -> Profile:
@@ -123,12 +123,12 @@ class Bench:
             InvalidRound: the model or the engine does not take such batches.
             EngineError: as the engine does; not where a size of the sweep is too large.
         """
-        engine, profiled, request = self._engine, self._profiled, self._request
+        engine, timer, request = self._engine, self._timer, self._request
         matrix = parameters = sweep = None
-        if profiled is not None:
+        if timer is not None:
             self._tell("Measuring what the device can multiply")
             matrix = self._matrix_rate(engine.info)
-            parameters = profiled.num_matmul_parameters()
+            parameters = timer.num_matmul_parameters()
         if request.max_batch is not None:
             sweep = self.sweep(request.max_batch)
         batch_size = request.batch_size or (
@@ -142,10 +142,10 @@ class Bench:
             seconds, found = self._call(search, num_batches)
             engine_s.append(seconds)
             distances[search.block_hash] = found
-            if profiled is not None:
+            if timer is not None:
                 batch = Batch.of(search, range(batch_size))
-                forward_s.append(profiled.time_forward(batch, num_batches) / num_batches)
-                stages.append(profiled.time_stages(batch, num_batches))
+                forward_s.append(timer.time_forward(batch, num_batches) / num_batches)
+                stages.append(timer.time_stages(batch, num_batches))
         return Profile(
             info=engine.info,
             batch_size=batch_size,

@@ -9,7 +9,7 @@ which holds the scheme's parameters; everything else asks that object and never 
     node        `refusal` finds claims that cannot be, `judge` those that are not true
     signature   `signed_value` and `signed_parameters`; see `canonical.py`
 
-What a scheme does on a device is in `engine/`, looked up by `name`.
+What a scheme computes on a device is a class of its own, named by `maths`: torch is not imported here.
 """
 
 from __future__ import annotations
@@ -90,6 +90,8 @@ class ProofScheme(BaseModel, ABC):
     possible: ClassVar[str]
     #: What it means that another runtime recomputes a value; completes "…: ".
     other_runtime: ClassVar[str]
+    #: Class of its device part, a `SchemeMaths`, as ``module:name``; see `maths.py`.
+    maths: ClassVar[str]
     #: Parameters of a round whose own are still to be found out.
     draft: ClassVar[Mapping[str, Any]] = {}
     #: Parameters that are signed with a verdict, each a number.

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from pocqueue.engine.base import EngineInfo
-from pocqueue.engine.vllm.ranks import BatchLimits, read_answers
+from pocqueue.engine.vllm.ranks import BatchLimits, read_values
 from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound
 from pocqueue.poc.batch import Batch
 
@@ -98,7 +98,7 @@ class ServedModel:
             answers = await self.call("poc_values", batch.to_wire(), following)
         finally:
             self._release_later()
-        return read_answers(answers, len(batch.nonces))
+        return read_values(answers, len(batch.nonces))
 
     def num_unfinished(self) -> int:
         """Return how many requests vLLM has at work; 0 where its client does not tell."""

@@ -20,6 +20,7 @@ from transformers import (
 from typing_extensions import override
 
 from pocqueue.engine.base import EngineInfo
+from pocqueue.engine.pipeline import Pipeline
 from pocqueue.engine.profiled import STAGES, MatmulParameters
 from pocqueue.engine.stages import StageTimer, count_matmul_parameters
 from pocqueue.errors import EngineError
@@ -60,13 +61,13 @@ class Model:
     def __init__(self) -> None:
         self.inputs: list[torch.Tensor] = []
 
-    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+    def __call__(self, inputs: torch.Tensor, output: str = "logits") -> torch.Tensor:
         self.inputs.append(inputs.clone())
         return inputs.float().sum(dim=1).repeat(1, 3)[:, : INFO.vocab_size]
 
 
 def timer(kernels: Journal, forward: Any) -> StageTimer:
-    return StageTimer(INFO, torch.float32, CPU, forward, kernels)
+    return StageTimer(Pipeline(INFO, CPU, torch.float32, kernels), forward)
 
 
 def test_a_batch_goes_through_all_stages_as_often_as_asked() -> None:
@@ -93,7 +94,7 @@ def test_the_model_alone_has_its_inputs_in_memory() -> None:
 def test_a_rank_without_logits_measures_no_distances() -> None:
     """As on all but the first of a tensor-parallel group."""
     kernels = Journal()
-    found = timer(kernels, lambda _inputs: None).time_stages(BATCH, 1)
+    found = timer(kernels, lambda _inputs, _output: None).time_stages(BATCH, 1)
     assert kernels.said == ["inputs"]
     assert tuple(found) == STAGES
 
@@ -101,7 +102,7 @@ def test_a_rank_without_logits_measures_no_distances() -> None:
 def test_a_batch_without_room_is_refused_with_a_sentence() -> None:
     """The caller may go on with a smaller one."""
 
-    def full(_inputs: torch.Tensor) -> torch.Tensor:
+    def full(_inputs: torch.Tensor, _output: str) -> torch.Tensor:
         raise torch.OutOfMemoryError("no room")
 
     for measure in (timer(Journal(), full).time_stages, timer(Journal(), full).time_forward):

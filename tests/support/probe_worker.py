@@ -45,9 +45,9 @@ class ProbeWorker(PoCWorker):
         bound = all(layers[name].kv_cache is cache for name, cache in caches.items())
         forward = self._poc_forward
         assert forward is not None
-        scratch_held = forward._shape is not None
+        scratch_held = forward.held is not None
         self.poc_release()
-        released = forward._shape is None
+        released = forward.held is None
         for cache in caches.values():
             cache.zero_()
         return {
@@ -90,10 +90,10 @@ class ProbeWorker(PoCWorker):
 
     def probe_failure(self) -> list[Any]:
         """Return what a rank answers where the model raises, and afterwards."""
-        forward, _maths = self._poc_ready()
-        runner = forward._runner
-        forward._runner = SimpleNamespace(attn_groups=runner.attn_groups, get_model=lambda: None)
+        model = self.model_runner.get_model()
+        compute_logits = model.compute_logits
+        model.compute_logits = None
         batch = Batch("block", "key", (0,), 4, 16).to_wire()
         failed = self.poc_values(batch)
-        forward._runner = runner
+        model.compute_logits = compute_logits
         return [failed, self.poc_values(batch)]

@@ -36,14 +36,14 @@ def main() -> None:
     answers: dict[str, Any] = {"info": engine.info.to_dict(), "progress": lines}
     if model == "embedded":
         batch = Batch.of(CONFIG, range(4))
-        answers["parameters"] = asdict(not_none(engine.num_matmul_parameters()))
-        answers["stages"] = engine.time_stages(batch, 2)
-        answers["forward_s"] = engine.time_forward(batch, 2)
+        answers["parameters"] = asdict(not_none(engine.timer().num_matmul_parameters()))
+        answers["stages"] = engine.timer().time_stages(batch, 2)
+        answers["forward_s"] = engine.timer().time_forward(batch, 2)
         answers |= _ask(engine)
-        answers["unsupported"] = engine.call("probe_unsupported")[0]
-        answers["other_layers"] = engine.call("probe_other_layers")[0]
-        answers["failure"] = engine.call("probe_failure")
-    answers["cache"] = engine.call("probe_served_cache", 32, 256)
+        answers["unsupported"] = engine.call_ranks("probe_unsupported")[0]
+        answers["other_layers"] = engine.call_ranks("probe_other_layers")[0]
+        answers["failure"] = engine.call_ranks("probe_failure")
+    answers["cache"] = engine.call_ranks("probe_served_cache", 32, 256)
     answers["distances_of_four"] = _finite_or_none(engine.values(Batch.of(CONFIG, range(4))))
     engine.close()
     try:

@@ -23,7 +23,12 @@ _NO_LIMIT_SEQ_LEN = 1 << 20
 
 
 def load_torch_engine(options: EngineOptions, on_progress: OnProgress) -> TorchEngine:
-    """Resolve, fingerprint and load a model; arguments and errors are those of ``load_engine``."""
+    """Load a model into an engine; arguments and errors are those of ``load_engine``."""
+    return TorchEngine(*load_model(options, on_progress))
+
+
+def load_model(options: EngineOptions, on_progress: OnProgress) -> tuple[Any, EngineInfo]:
+    """Resolve, fingerprint and load a model; say what it is. As ``load_torch_engine``."""
     if options.dtype != "auto" and options.dtype not in _DTYPES:
         raise SettingsError(f"dtype is {options.dtype!r}; allowed: auto, {', '.join(_DTYPES)}.")
     if options.num_threads is not None:
@@ -40,7 +45,7 @@ def load_torch_engine(options: EngineOptions, on_progress: OnProgress) -> TorchE
     loaded = _load(resolved, device, _DTYPES.get(options.dtype, "auto"))
     info = _describe(loaded, resolved, digits, device)
     on_progress(f"Loaded {info.model} on {device} ({info.device_name}) in {info.dtype}")
-    return TorchEngine(loaded, info)
+    return loaded, info
 
 
 def _load(model: ResolvedModel, device: str, dtype: torch.dtype | str) -> Any:

@@ -15,15 +15,7 @@ from pocqueue.engine import EngineOptions
 from pocqueue.engine.base import EXTENSION, EngineInfo, OnProgress
 from pocqueue.engine.devices import check_device, keep_freed_memory
 from pocqueue.engine.models import ResolvedModel, fingerprint_with_progress, resolve_model
-from pocqueue.engine.profiled import MatmulParameters
-from pocqueue.engine.vllm.ranks import (
-    BatchLimits,
-    read_answers,
-    read_description,
-    read_parameters,
-    read_seconds,
-    read_stages,
-)
+from pocqueue.engine.vllm.ranks import BatchLimits, RankTimer, read_description, read_values
 from pocqueue.errors import EngineError, ModelNotFound, PocqueueError, SettingsError, first_line
 from pocqueue.poc.batch import Batch
 
@@ -36,9 +28,12 @@ _MAX_BATCHED_TOKENS = 32 * 256
 
 
 class VllmEngine:
-    """A vLLM of our own as a function from nonces to distances; see ``Engine``.
+    """A vLLM of our own as a function from batches to values; see ``Engine``.
 
     Used by one thread, the one that loaded it.
+
+    Attributes:
+        info: what is deployed here.
     """
 
     def __init__(self, engine: Any, info: EngineInfo, limits: BatchLimits) -> None:
@@ -50,13 +45,8 @@ class VllmEngine:
             limits: what it can run.
         """
         self._engine: Any = engine
-        self._info = info
+        self.info = info
         self._limits = limits
-
-    @property
-    def info(self) -> EngineInfo:
-        """What is deployed here."""
-        return self._info
 
     def values(self, batch: Batch, upcoming: Batch | None = None) -> list[Any]:
         """Compute the values of one batch; see ``Engine.values``.
@@ -65,11 +55,13 @@ class VllmEngine:
             InvalidRound: a size of the batch is out of bounds.
             EngineError: the engine is closed, or the batch does not fit into the device's memory.
         """
-        self._limits.check(self._info, batch)
+        self._limits.check(self.info, batch)
         if not batch.nonces:
             return []
         following = None if upcoming is None else upcoming.to_wire()
-        return read_answers(self._call("poc_values", batch.to_wire(), following), len(batch.nonces))
+        return read_values(
+            self.call_ranks("poc_values", batch.to_wire(), following), len(batch.nonces)
+        )
 
     def warm_up(self, batch_size: int, seq_len: int) -> None:
         """Run one pass of this shape and drop the result.
@@ -79,17 +71,9 @@ class VllmEngine:
         """
         self.values(Batch.warm_up(batch_size, seq_len))
 
-    def time_stages(self, batch: Batch, num_batches: int) -> dict[str, float]:
-        """Return median seconds by stage, of the slowest rank; see ``Profiled.time_stages``."""
-        return read_stages(self._call("poc_time_stages", batch.to_wire(), num_batches))
-
-    def time_forward(self, batch: Batch, num_batches: int) -> float:
-        """Return the seconds of so many passes alone; see ``Profiled.time_forward``."""
-        return read_seconds(self._call("poc_time_forward", batch.to_wire(), num_batches))
-
-    def num_matmul_parameters(self) -> MatmulParameters | None:
-        """Count the parameters that positions are multiplied with, on all ranks; see ``Profiled``."""
-        return read_parameters(self._call("poc_count_parameters"))
+    def timer(self) -> RankTimer:
+        """Return what times the parts of a batch on all ranks; see ``Profiled``."""
+        return RankTimer(self.call_ranks)
 
     def close(self) -> None:
         """Free the model and its device memory."""
@@ -97,11 +81,12 @@ class VllmEngine:
         if engine is not None:
             engine.engine_core.shutdown()
 
-    def call(self, method: str, *args: Any) -> list[Any]:
-        """Call a method of the worker extension on every rank; for benchmarks with one of their own."""
-        return self._call(method, *args)
+    def call_ranks(self, method: str, *args: Any) -> list[Any]:
+        """Call a method of the worker extension on every rank; return what each answers.
 
-    def _call(self, method: str, *args: Any) -> list[Any]:
+        Raises:
+            EngineError: the engine is closed.
+        """
         if self._engine is None:
             raise EngineError("This engine is closed; load the model again.")
         answers: list[Any] = self._engine.collective_rpc(method, args=args)

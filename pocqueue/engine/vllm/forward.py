@@ -27,6 +27,7 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec, KVQuantMode, SlidingWi
 
 from pocqueue.engine.vllm.kernels import EagerKernels
 from pocqueue.errors import EngineError
+from pocqueue.poc.maths import Output
 
 #: What layers may keep. Exactly these: classes that extend them (MLA, attention sinks, …) lay out their
 #: blocks in other ways or write more into them than a pass should.
@@ -52,7 +53,7 @@ class _Shape:
 
 
 class VllmForward:
-    """The model of one vLLM worker as a function from embeddings to logits.
+    """The model of one vLLM worker as a function from embeddings to what a proof reads of it.
 
     Call it from the thread that the worker computes in, between two of its steps.
 
@@ -60,6 +61,9 @@ class VllmForward:
         model_runner: of the worker; either of vLLM's two.
         vllm_config: of the worker.
         device: the worker's.
+
+    Attributes:
+        held: what is kept for a next pass of the same shape; None: nothing.
 
     Raises:
         EngineError: vLLM runs this model in a way that the proof cannot be computed in; says which.
@@ -70,7 +74,7 @@ class VllmForward:
         self._config = vllm_config
         self._device = device
         self._layers: dict[str, Any] = vllm_config.compilation_config.static_forward_context
-        self._shape: _Shape | None = None
+        self.held: _Shape | None = None
         self._kernels = EagerKernels(model_runner.get_model(), vllm_config)
         reasons = unsupported(vllm_config) + self._unsupported_layers()
         if reasons:
@@ -79,15 +83,16 @@ class VllmForward:
             )
 
     @torch.inference_mode()
-    def logits(self, inputs: torch.Tensor) -> torch.Tensor | None:
+    def run(self, inputs: torch.Tensor, output: Output = "logits") -> torch.Tensor | None:
         """Run the model on embeddings.
 
         Args:
             inputs: [batch, seq_len, hidden] in the model's dtype, on its device.
+            output: what is wanted of each sequence's last position.
 
         Returns:
-            Logits of each sequence's last position, [batch, vocab]; None on a rank of a tensor-parallel
-            group to which the logits are not gathered.
+            That, [batch, vocab] or [batch, hidden]; None for logits on a rank of a tensor-parallel group to
+            which they are not gathered.
         """
         batch, seq_len, hidden_size = inputs.shape
         shape = self._shape_for(batch, seq_len)
@@ -110,23 +115,25 @@ class VllmForward:
                     skip_compiled=True,
                 ),
             ):
-                output = model(
+                answer = model(
                     input_ids=None,
                     positions=shape.positions,
                     inputs_embeds=inputs.view(batch * seq_len, hidden_size),
                 )
                 # Models whose inner states a drafter reads answer with those as well.
-                hidden = output[0] if isinstance(output, tuple) else output
+                hidden = answer[0] if isinstance(answer, tuple) else answer
                 last = hidden.view(batch, seq_len, -1)[:, -1].contiguous()
-                logits: torch.Tensor | None = model.compute_logits(last)
+                found: torch.Tensor | None = (
+                    last if output == "hidden" else model.compute_logits(last)
+                )
         finally:
             for name, cache in own.items():
                 self._layers[name].kv_cache = cache
-        return logits
+        return found
 
     def release(self) -> None:
         """Free the scratch; the next pass makes it again."""
-        self._shape = None
+        self.held = None
 
     def _attention(
         self, shape: _Shape
@@ -163,13 +170,13 @@ class VllmForward:
         return metadata, slots, caches
 
     def _shape_for(self, batch: int, seq_len: int) -> _Shape:
-        if self._shape is not None and (self._shape.batch, self._shape.seq_len) == (batch, seq_len):
-            return self._shape
-        self._shape = None  # frees its scratch first
+        if self.held is not None and (self.held.batch, self.held.seq_len) == (batch, seq_len):
+            return self.held
+        self.held = None  # frees its scratch first
         starts = torch.arange(0, batch * seq_len + 1, seq_len, dtype=torch.int32)
         lengths = torch.full((batch,), seq_len, dtype=torch.int32)
         positions = torch.arange(seq_len, device=self._device).repeat(batch)
-        self._shape = _Shape(
+        self.held = _Shape(
             batch,
             seq_len,
             positions,
@@ -180,7 +187,7 @@ class VllmForward:
             {},
             {},
         )
-        return self._shape
+        return self.held
 
     def _table(self, shape: _Shape, block_size: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the block table and slot mapping of sequences that lie end to end in the scratch."""

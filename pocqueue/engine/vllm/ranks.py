@@ -1,11 +1,11 @@
-"""What the ranks of a vLLM engine answer to a call, in plain values; see ``vllm_worker.py``.
+"""What the ranks of a vLLM engine answer to a call, in plain values; see ``worker.py``.
 
     poc_describe   -> {"info": {fields of EngineInfo}, "max_batch_size": int, "max_tokens": int | null}
     poc_values     -> {"values": [one a nonce] | null}; null on ranks that do not get the logits
-    poc_time_stages      -> {"stages": {name: float}}, seconds
-    poc_time_forward     -> {"seconds": float}
-    poc_count_parameters -> {"parameters": {fields of MatmulParameters} | null}, of the rank's part
-    any                  -> {"error": sentence} where it cannot be done
+    poc_time_stages      -> {"answer": {name: float}}, seconds
+    poc_time_forward     -> {"answer": float}, seconds
+    poc_count_parameters -> {"answer": {fields of MatmulParameters} | null}, of the rank's part
+    any                  -> {"error": sentence} if it cannot be done
 
 Failures are values: a rank that raises leaves the answers of the others in vLLM's queues, and the next
 call, a step of inference perhaps, would take them for its own.
@@ -13,7 +13,7 @@ call, a step of inference perhaps, would take them for its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -74,7 +74,7 @@ def read_limits(described: dict[str, Any]) -> BatchLimits:
     return BatchLimits(size, tokens)
 
 
-def read_answers(answers: Sequence[Any], num_nonces: int) -> list[Any]:
+def read_values(answers: Sequence[Any], num_nonces: int) -> list[Any]:
     """Read the ranks' answers to ``poc_values``; every rank that has values has the same.
 
     Raises:
@@ -88,40 +88,44 @@ def read_answers(answers: Sequence[Any], num_nonces: int) -> list[Any]:
     raise EngineError(f"The engine failed: no rank gave values for {num_nonces} nonces.")
 
 
-def read_stages(answers: Sequence[Any]) -> dict[str, float]:
-    """Read the ranks' answers to ``poc_time_stages``: each stage as long as the slowest rank takes.
+class RankTimer:
+    """Times the parts of a batch on every rank; see ``profiled.Timer``.
 
-    Raises:
-        EngineError: a rank failed, and says why.
+    Args:
+        call: calls a method of the worker extension on every rank.
     """
-    _raise_errors(answers)
-    ranks: list[dict[str, float]] = [answer["stages"] for answer in answers]
-    return {stage: max(rank[stage] for rank in ranks) for stage in ranks[0]}
 
+    def __init__(self, call: Callable[..., Sequence[Any]]) -> None:
+        self._call = call
 
-def read_seconds(answers: Sequence[Any]) -> float:
-    """Read the ranks' answers to ``poc_time_forward``: as long as the slowest rank takes.
+    def time_stages(self, batch: Batch, num_batches: int) -> dict[str, float]:
+        """Return median seconds by stage, each as long as the slowest rank takes."""
+        ranks = self._ask("poc_time_stages", batch.to_wire(), num_batches)
+        return {stage: max(rank[stage] for rank in ranks) for stage in ranks[0]}
 
-    Raises:
-        EngineError: a rank failed, and says why.
-    """
-    _raise_errors(answers)
-    return max(float(answer["seconds"]) for answer in answers)
+    def time_forward(self, batch: Batch, num_batches: int) -> float:
+        """Return the seconds of so many passes, as long as the slowest rank takes."""
+        return float(max(self._ask("poc_time_forward", batch.to_wire(), num_batches)))
 
+    def num_matmul_parameters(self) -> MatmulParameters | None:
+        """Count the parameters that positions are multiplied with, those of all ranks together."""
+        parts = [
+            fields and MatmulParameters(**fields) for fields in self._ask("poc_count_parameters")
+        ]
+        if None in parts:
+            return None
+        # The output layer is counted whole by each.
+        return replace(parts[0], per_token=sum(part.per_token for part in parts))
 
-def read_parameters(answers: Sequence[Any]) -> MatmulParameters | None:
-    """Read the ranks' answers to ``poc_count_parameters``: all parts together; None: unknown.
+    def _ask(self, method: str, *args: Any) -> list[Any]:
+        """Return what each rank answers.
 
-    Raises:
-        EngineError: a rank failed, and says why.
-    """
-    _raise_errors(answers)
-    counted = [answer["parameters"] for answer in answers]
-    if None in counted:
-        return None
-    parts = [MatmulParameters(**fields) for fields in counted]
-    # The output layer is counted whole by each.
-    return replace(parts[0], per_token=sum(part.per_token for part in parts))
+        Raises:
+            EngineError: a rank failed, and says why.
+        """
+        answers = self._call(method, *args)
+        _raise_errors(answers)
+        return [answer["answer"] for answer in answers]
 
 
 def _raise_errors(answers: Sequence[Any]) -> None:

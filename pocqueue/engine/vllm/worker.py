@@ -1,4 +1,4 @@
-"""What pocqueue adds to each worker process of vLLM: values of nonces on the model that it has.
+"""What pocqueue adds to each worker process of vLLM: values of nonces on its model.
 
 Named on the command line of an unmodified server, ``--worker-extension-cls
 pocqueue.engine.vllm.worker.PoCWorker``, and called by method name through ``collective_rpc``. Plain
@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from pocqueue.engine.base import EngineInfo, attention_shape
-from pocqueue.engine.pipeline import ProofMaths
-from pocqueue.engine.stages import StageTimer, count_matmul_parameters
+from pocqueue.engine.pipeline import Pipeline
+from pocqueue.engine.stages import StageTimer
 from pocqueue.engine.vllm.forward import VllmForward
 from pocqueue.errors import PocqueueError, first_line
 from pocqueue.poc.batch import Batch
@@ -33,7 +33,7 @@ class PoCWorker:
     device: torch.device
 
     _poc_forward: VllmForward | None = None
-    _poc_maths: ProofMaths | None = None
+    _poc_pipeline: Pipeline | None = None
 
     def poc_describe(self) -> dict[str, Any]:
         """Say what is deployed, all but its fingerprint, and how large a batch may be."""
@@ -62,51 +62,53 @@ class PoCWorker:
             sentence.
         """
 
-        def values() -> dict[str, Any]:
-            forward, maths = self._poc_ready()
+        def values() -> Any:
+            forward, pipeline = self._poc_ready()
             following = None if upcoming is None else Batch.from_wire(upcoming)
-            return {"values": maths.values(Batch.from_wire(batch), forward.logits, following)}
+            return pipeline.values(Batch.from_wire(batch), forward.run, following)
 
-        return self._poc_answer(values)
+        return self._poc_answer("values", values)
 
     def poc_time_stages(self, batch: list[Any], num_batches: int) -> dict[str, Any]:
-        """Return ``stages``, median seconds by name (see ``StageTimer``), or ``error``.
+        """Return median seconds by stage; see ``StageTimer``.
 
         Args:
             batch: from ``Batch.to_wire``.
             num_batches: >= 1.
+
+        Returns:
+            ``answer``, or ``error`` in one sentence.
         """
         return self._poc_answer(
-            lambda: {"stages": self._poc_timer().time_stages(Batch.from_wire(batch), num_batches)}
+            "answer", lambda: self._poc_timer().time_stages(Batch.from_wire(batch), num_batches)
         )
 
     def poc_time_forward(self, batch: list[Any], num_batches: int) -> dict[str, Any]:
-        """Return ``seconds`` of so many passes alone, or ``error``; see ``poc_time_stages``."""
+        """Return the seconds of so many passes alone; see ``poc_time_stages``."""
         return self._poc_answer(
-            lambda: {"seconds": self._poc_timer().time_forward(Batch.from_wire(batch), num_batches)}
+            "answer", lambda: self._poc_timer().time_forward(Batch.from_wire(batch), num_batches)
         )
 
     def poc_count_parameters(self) -> dict[str, Any]:
-        """Return ``parameters`` of this rank's part: fields of ``MatmulParameters``, or None; or ``error``."""
+        """Return the fields of ``MatmulParameters`` of this rank's part, or None; see ``poc_time_stages``."""
 
-        def count() -> dict[str, Any]:
-            info = vllm_info(self.vllm_config, self.device)
-            counted = count_matmul_parameters(self.model_runner.get_model(), info)
-            return {"parameters": None if counted is None else asdict(counted)}
+        def count() -> dict[str, Any] | None:
+            counted = self._poc_timer().num_matmul_parameters()
+            return None if counted is None else asdict(counted)
 
-        return self._poc_answer(count)
+        return self._poc_answer("answer", count)
 
     def poc_release(self) -> None:
         """Free what is held between two batches of a round."""
         if self._poc_forward is not None:
             self._poc_forward.release()
-        if self._poc_maths is not None:
-            self._poc_maths.forget()
+        if self._poc_pipeline is not None:
+            self._poc_pipeline.forget()
 
-    def _poc_answer(self, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Return what the work returns; its failure as a value (see ``rank_answers.py``)."""
+    def _poc_answer(self, name: str, work: Callable[[], Any]) -> dict[str, Any]:
+        """Return what the work returns, by this name; its failure as a value (see ``ranks.py``)."""
         try:
-            return work()
+            return {name: work()}
         except PocqueueError as exc:
             return {"error": str(exc)}
         except Exception as exc:
@@ -114,18 +116,15 @@ class PoCWorker:
             return {"error": f"The engine failed: {first_line(exc)}"}
 
     def _poc_timer(self) -> StageTimer:
-        forward, maths = self._poc_ready()
-        # The buffers of a batch would be held beside the timer's.
-        maths.forget()
-        info = vllm_info(self.vllm_config, self.device)
-        return StageTimer(info, self.vllm_config.model_config.dtype, self.device, forward.logits)
+        forward, pipeline = self._poc_ready()
+        return StageTimer(pipeline, forward.run, self.model_runner.get_model())
 
-    def _poc_ready(self) -> tuple[VllmForward, ProofMaths]:
-        if self._poc_forward is None or self._poc_maths is None:
+    def _poc_ready(self) -> tuple[VllmForward, Pipeline]:
+        if self._poc_forward is None or self._poc_pipeline is None:
             self._poc_forward = VllmForward(self.model_runner, self.vllm_config, self.device)
             info = vllm_info(self.vllm_config, self.device)
-            self._poc_maths = ProofMaths(info, self.device, self.vllm_config.model_config.dtype)
-        return self._poc_forward, self._poc_maths
+            self._poc_pipeline = Pipeline(info, self.device, self.vllm_config.model_config.dtype)
+        return self._poc_forward, self._poc_pipeline
 
 
 def vllm_info(vllm_config: Any, device: torch.device) -> EngineInfo:

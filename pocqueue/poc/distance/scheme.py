@@ -36,6 +36,7 @@ class Distance(ProofScheme):
 
     name: ClassVar[str] = "distance"
     field: ClassVar[str] = "dist"
+    maths: ClassVar[str] = "pocqueue.poc.distance.maths:DistanceMaths"
     value_type: ClassVar[Any] = float
     noun: ClassVar[str] = "distance"
     possible: ClassVar[str] = "0 to 2"

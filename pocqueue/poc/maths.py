@@ -1,0 +1,97 @@
+"""The device part of a proof scheme: what is computed of a batch around a model's forward pass.
+
+Each scheme has one in its folder, named by `ProofScheme.maths`. An engine's pipeline calls it in this order:
+
+    seeds         of a batch, in plain Python; perhaps ahead and in another thread
+    write_inputs  into the buffer that the model gets; perhaps ahead, on a stream of its own
+    prepare       whatever else can be made before the pass; like `write_inputs`
+    values        of what the model gave for the last position, on the model's stream
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pkgutil import resolve_name
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from pocqueue.poc.batch import Batch
+from pocqueue.poc.kernels import Kernels
+from pocqueue.poc.scheme import scheme_class
+
+#: What a scheme reads of a pass, of each sequence's last position: float logits [batch, vocab], or the
+#: hidden state behind the final norm, what the output layer gets, [batch, hidden].
+Output = Literal["logits", "hidden"]
+
+
+#: A model: runs on embeddings [batch, seq_len, hidden] in its dtype, which it may overwrite; returns what is
+#: wanted of them, or None on a rank of a group that does not get it.
+Forward = Callable[[torch.Tensor, Output], torch.Tensor | None]
+
+
+class SchemeMaths(ABC):
+    """One scheme's maths for one model on one device. For one thread, but for `seeds`.
+
+    Args:
+        kernels: of the device.
+        hidden_size: width of one input embedding.
+        vocab_size: number of logits.
+        device: where inputs are wanted and the model's outputs come from.
+    """
+
+    #: What is read of a pass.
+    reads: ClassVar[Output] = "logits"
+
+    def __init__(
+        self, kernels: Kernels, hidden_size: int, vocab_size: int, device: torch.device
+    ) -> None:
+        self.kernels = kernels
+        self.hidden_size = hidden_size
+        self.vocab_size = vocab_size
+        self.device = device
+
+    @abstractmethod
+    def seeds(self, batch: Batch) -> Any:
+        """Return what the other steps need of a padded batch's texts. Called from any thread."""
+
+    @abstractmethod
+    def write_inputs(self, seeds: Any, out: torch.Tensor) -> None:
+        """Fill the embeddings of a batch.
+
+        Args:
+            seeds: of the batch.
+            out: [batch, seq_len * hidden] in the model's dtype, on the device.
+        """
+
+    def prepare(self, seeds: Any) -> Any:
+        """Make what `values` needs and what does not depend on the model."""
+        return seeds
+
+    @abstractmethod
+    def values(self, batch: Batch, prepared: Any, output: torch.Tensor) -> torch.Tensor:
+        """Compute the values of a batch, without waiting for the device.
+
+        Args:
+            batch: padded.
+            prepared: from `prepare`.
+            output: what the model gave of it; see `reads`.
+
+        Returns:
+            [batch, …] on the device: a value a row, as `tolist` makes it one.
+        """
+
+    def forget(self) -> None:
+        """Free what is kept between two batches."""
+        return
+
+
+def maths_class(scheme: str) -> type[SchemeMaths]:
+    """Return the device part of a scheme by the scheme's name.
+
+    Raises:
+        InvalidRound: there is no such scheme.
+    """
+    found: type[SchemeMaths] = resolve_name(scheme_class(scheme).maths)
+    return found
