@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import signal
 import time
 from typing import TYPE_CHECKING, Any
@@ -12,8 +10,6 @@ from pocqueue.cli.options import Host, Port
 
 if TYPE_CHECKING:
     from pocqueue.settings import Settings
-
-logger = logging.getLogger(__name__)
 
 
 class _Stop:
@@ -59,9 +55,7 @@ def run(settings: Settings, **timings: float) -> None:
     """
     from pocqueue.app import app
     from pocqueue.logs import log_to_stderr
-    from pocqueue.rounds.backend import Backend
-    from pocqueue.rounds.metrics import PoolCollector, process_collector, serving
-    from pocqueue.rounds.sending import scheduler_service
+    from pocqueue.rounds.scheduler_process import run_scheduler
 
     log_to_stderr(settings.log_level)
     stop = _Stop()
@@ -71,14 +65,4 @@ def run(settings: Settings, **timings: float) -> None:
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
-    with contextlib.ExitStack() as at_end:
-        service = at_end.enter_context(scheduler_service(settings, app, **timings))
-        if settings.metrics_port is not None:
-            # A client of its own: a scrape never waits for the scheduler, nor the other way round.
-            backend = at_end.enter_context(Backend.open(settings, start=True, check=False))
-            collectors = (PoolCollector(backend), process_collector())
-            port = at_end.enter_context(
-                serving(settings.metrics_address, settings.metrics_port, *collectors)
-            )
-            logger.info("Metrics: http://%s:%d/metrics", settings.metrics_address, port)
-        service.run(stop)
+    run_scheduler(settings, app, stop, **timings)

@@ -10,19 +10,26 @@ from pocqueue.rounds.scripts import Scripts
 from pocqueue.rounds.store import Keys
 
 #: A leader that does not renew for this long loses the lead.
-LEASE_MS = 3000
+LEASE_S = 3.0
 
 
 class LeaderLease:
-    """The lead among schedulers, as one of them sees it."""
+    """The lead among schedulers, as one of them sees it.
 
-    def __init__(self, client: redis.Redis, url: str) -> None:
+    Args:
+        client: of the Redis server.
+        url: its address, for messages.
+        lease_s: seconds after which a leader that does not renew loses the lead.
+    """
+
+    def __init__(self, client: redis.Redis, url: str, lease_s: float = LEASE_S) -> None:
         self.id = uuid.uuid4().hex
         self._scripts = Scripts(client, url)
+        self._lease_ms = round(1000 * lease_s)
 
     def hold(self) -> bool:
         """Take or renew the lead; say whether this scheduler has it."""
-        return bool(self._scripts.run("lead", [Keys.LEADER], [self.id, LEASE_MS]))
+        return bool(self._scripts.run("lead", [Keys.LEADER], [self.id, self._lease_ms]))
 
     def resign(self) -> None:
         """Give the lead up so that another scheduler need not wait for it to run out."""

@@ -8,11 +8,31 @@ Promises:
 - Nothing is sent whose first batch could not be done before its round's deadline.
 - The ranges of a dead, restarted or hanging worker, and those whose message never arrived, go to
   others.
+
+The ideas, in the order in which to learn them. How much a GPU gets:
+ 1. *rate*: nonces per second of a GPU at a shape (seq_len x batch_size), as its heartbeat tells (`Gpu.rate`).
+ 2. *range*: the nonces of one message; as many whole batches as this GPU does in RANGE_S (`range_size`).
+ 3. *outstanding*: given to a GPU and not finished; `left` of its nonces are still to be done.
+ 4. *depth*: ranges outstanding on one queue, at most DEPTH: the second one is prefetched.
+ 5. *backlog*: seconds of work outstanding on a queue, the queueing delay of whatever is sent now.
+ 6. *in time*: backlog and one batch at the GPU's best rate end before the round's deadline.
+ 7. *probe*: a shape that a GPU never ran has an estimated rate, and gets a small range to measure it.
+Which round gets it, by start-time fair queueing (Goyal, Vin, Cheng 1996) with GPU seconds as service:
+ 8. *unassigned*: what a round of `max_nonces` has left to give; 0 leaves it out.
+ 9. *share*: the weight of a round.
+10. *virtual time*: GPU seconds that a round was given, by its share. The least one goes next, and is charged
+    for the whole range when it is sent, not when it is done.
+11. *undone*: the part of it that was charged and is still to be done; outstanding work in virtual time.
+12. *start*: a new round begins where the furthest of the others is with what was done for it.
+13. *lag*: how far a round may stay behind the foremost (MAX_LAG_S); what it missed beyond that is forgiven.
+What has to be given again (`find_lost`):
+14. *lost*: ranges of workers that left, were restarted, hang or fell silent, and messages that did not arrive.
+    After an outage of Redis silence proves nothing (`trust_silence`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pocqueue.rounds.pool import Gpu
@@ -21,12 +41,12 @@ from pocqueue.rounds.records import Assignment, OutstandingRange, RoundStatus
 #: Ranges on one GPU queue: one running, one waiting.
 DEPTH = 2
 #: After this long a live worker must have taken its range from the queue, or the message is lost.
-DELIVERY_MS = 3000
+DELIVERY_S = 3.0
 #: How long a GPU should take for one range.
 RANGE_S = 1.0
-#: Part of a range that a GPU gets of a shape which it never ran. Its rate is a guess then, by which the
-#: round is charged too: with whole ranges a round that began a moment before another kept, for good,
-#: what it had been charged too little for.
+#: Part of a range that a GPU gets of a shape which it never ran. Its rate is an estimate then, by which the
+#: round is charged too. With whole ranges, a round that began a moment before another would keep for good
+#: what it was charged too little for.
 PROBE = 0.2
 #: GPU seconds by which a round may lag behind the foremost one, for every GPU. A round that could
 #: not use any GPU for a while does not get all of them for as long afterwards.
@@ -49,6 +69,7 @@ def find_lost(
     now_ms: int,
     *,
     trust_silence: bool = True,
+    delivery_s: float = DELIVERY_S,
 ) -> list[LostRange]:
     """Return the ranges that must be given to others.
 
@@ -56,9 +77,11 @@ def find_lost(
         outstanding: ranges out on GPUs, of any rounds.
         gpus: the pool as the last heartbeats had it, dead workers too.
         now_ms: the clock that heartbeats and assignments are stamped with.
-        trust_silence: False where heartbeats could not be told for a while (Redis was away), so
+        trust_silence: False if heartbeats could not be told for a while (Redis was away), so
             that a worker's silence says nothing about it.
+        delivery_s: how long a message may take to its worker.
     """
+    delivery_ms = 1000 * delivery_s
     by_queue = {gpu.queue: gpu for gpu in gpus}
     lost = []
     for out in outstanding:
@@ -76,9 +99,9 @@ def find_lost(
         elif (
             out.key not in gpu.held
             and len(gpu.held) < DEPTH
-            and now_ms - out.assigned_ms > DELIVERY_MS
+            and now_ms - out.assigned_ms > delivery_ms
             # What the worker holds must have been said well after the range was sent.
-            and gpu.seen_ms - out.assigned_ms > DELIVERY_MS / 2
+            and gpu.seen_ms - out.assigned_ms > delivery_ms / 2
         ):
             lost.append(LostRange(out, False, "its message did not arrive"))
     return lost
@@ -103,34 +126,33 @@ def plan(
     Returns:
         Assignments in the order to make them: idle GPUs first.
     """
-    by_id = {status.round_id: status for status in rounds}
     ready = [gpu for gpu in gpus if gpu.is_live and not gpu.draining and not gpu.hangs]
-    backlog_s, counts = _backlogs(outstanding, ready, by_id, range_s)
-    unassigned = _unassigned(rounds, outstanding)
-    vtimes = _virtual_times(rounds, _ahead(outstanding, ready, by_id, range_s), len(ready))
+    load = _Load.of(outstanding, ready, rounds, range_s)
+    unassigned = _unassigned(rounds, load.out_nonces)
+    vtimes = _virtual_times(rounds, load.undone_vtime, len(ready))
     assignments = []
     for slot in range(DEPTH):
         for gpu in ready:
-            if counts[gpu.queue] > slot:
+            if load.depth[gpu.queue] > slot:
                 continue
-            ahead_s = backlog_s[gpu.queue]
-            status = _next_round(gpu, rounds, vtimes, unassigned, now_ms, ahead_s)
+            backlog_s = load.backlog_s[gpu.queue]
+            status = _next_round(gpu, rounds, vtimes, unassigned, now_ms, backlog_s)
             if status is None:
                 continue
             spec = status.spec
             rate = gpu.rate(spec.seq_len, spec.batch_size)
-            until_deadline_s = (status.deadline_ms - now_ms) / 1000 - ahead_s
+            until_deadline_s = (status.deadline_ms - now_ms) / 1000 - backlog_s
             span_s = range_s if gpu.has_run(spec.seq_len, spec.batch_size) else range_s * PROBE
             num_nonces = range_size(rate, spec.batch_size, min(span_s, until_deadline_s))
             left = unassigned[status.round_id]
             if left is not None:
                 num_nonces = min(num_nonces, left)
                 unassigned[status.round_id] = left - num_nonces
-            cost_s = num_nonces / rate if rate > 0 else range_s
+            cost_s = _seconds(num_nonces, rate, range_s)
             vtime = vtimes[status.round_id]
             vtimes[status.round_id] += cost_s / spec.share
-            counts[gpu.queue] += 1
-            backlog_s[gpu.queue] += cost_s
+            load.depth[gpu.queue] += 1
+            load.backlog_s[gpu.queue] += cost_s
             assignments.append(
                 Assignment(
                     round_id=status.round_id,
@@ -148,7 +170,7 @@ def range_size(rate: float, batch_size: int, seconds: float) -> int:
     """Return how many nonces take about so many seconds: whole batches, at least one.
 
     Args:
-        rate: nonces per second of the GPU at the round's shape; 0 where it is not known yet.
+        rate: nonces per second of the GPU at the round's shape; 0: not known yet.
     """
     return max(1, int(rate * seconds / batch_size + 1e-9)) * batch_size
 
@@ -159,20 +181,21 @@ def _next_round(
     vtimes: Mapping[str, float],
     unassigned: Mapping[str, int | None],
     now_ms: int,
-    ahead_s: float,
+    backlog_s: float,
 ) -> RoundStatus | None:
-    """Return the round that is furthest behind among those this GPU could begin in time."""
+    """Return the round with the least virtual time among those that this GPU could begin in time."""
     fits = [
         status
         for status in rounds
         if status.spec.is_served_by(gpu.info)
         and status.spec.seq_len <= gpu.info.max_seq_len
         and status.deadline_ms
-        > now_ms + 1000 * (ahead_s + gpu.least_batch_s(status.spec.seq_len, status.spec.batch_size))
+        > now_ms
+        + 1000 * (backlog_s + gpu.least_batch_s(status.spec.seq_len, status.spec.batch_size))
         and unassigned[status.round_id] != 0
     ]
-    # A newcomer stands level with the one furthest behind; it has to win that tie, or it would stand
-    # there for ever while that one moves on.
+    # A new round starts level with the furthest of the others and has to win that tie; otherwise that one
+    # would be served and the new one start from where it is then, again and again.
     return min(
         fits,
         key=lambda s: (vtimes[s.round_id], s.vtime is not None, s.created_ms, s.round_id),
@@ -180,73 +203,80 @@ def _next_round(
     )
 
 
-def _backlogs(
-    outstanding: Sequence[OutstandingRange],
-    gpus: Collection[Gpu],
-    rounds: Mapping[str, RoundStatus],
-    range_s: float,
-) -> tuple[dict[str, float], dict[str, int]]:
-    """Return, by queue, the seconds of work ahead and the number of ranges."""
-    backlog_s = {gpu.queue: 0.0 for gpu in gpus}
-    counts = {gpu.queue: 0 for gpu in gpus}
-    by_queue = {gpu.queue: gpu for gpu in gpus}
-    for out in outstanding:
-        gpu, status = by_queue.get(out.queue), rounds.get(out.round_id)
-        if gpu is None:
-            continue
-        counts[gpu.queue] += 1
-        rate = gpu.rate(status.spec.seq_len, status.spec.batch_size) if status else 0.0
-        backlog_s[gpu.queue] += out.left / rate if rate > 0 else range_s
-    return backlog_s, counts
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """What is outstanding, summed up by queue and by round."""
+
+    backlog_s: dict[str, float]  #: by queue of the GPUs: seconds of work
+    depth: dict[str, int]  #: by queue of the GPUs: ranges
+    undone_vtime: dict[str, float]  #: by round: virtual time charged for work on these GPUs
+    out_nonces: dict[str, int]  #: by round: nonces on any GPU
+
+    @classmethod
+    def of(
+        cls,
+        outstanding: Iterable[OutstandingRange],
+        gpus: Sequence[Gpu],
+        rounds: Sequence[RoundStatus],
+        range_s: float,
+    ) -> _Load:
+        """Sum up in one pass: there are two ranges a GPU, ten times a second."""
+        by_queue = {gpu.queue: gpu for gpu in gpus}
+        by_id = {status.round_id: status for status in rounds}
+        load = cls(
+            dict.fromkeys(by_queue, 0.0),
+            dict.fromkeys(by_queue, 0),
+            dict.fromkeys(by_id, 0.0),
+            dict.fromkeys(by_id, 0),
+        )
+        for out in outstanding:
+            gpu, status = by_queue.get(out.queue), by_id.get(out.round_id)
+            if status is not None:
+                load.out_nonces[out.round_id] += out.left
+            if gpu is None:
+                continue
+            rate = gpu.rate(status.spec.seq_len, status.spec.batch_size) if status else 0.0
+            seconds = _seconds(out.left, rate, range_s)
+            load.depth[gpu.queue] += 1
+            load.backlog_s[gpu.queue] += seconds
+            if status is not None:
+                load.undone_vtime[out.round_id] += seconds / status.spec.share
+        return load
+
+
+def _seconds(num_nonces: int, rate: float, range_s: float) -> float:
+    """Return how long a GPU takes for so many nonces; `range_s` if its rate is not known."""
+    return num_nonces / rate if rate > 0 else range_s
 
 
 def _unassigned(
-    rounds: Sequence[RoundStatus], outstanding: Sequence[OutstandingRange]
+    rounds: Sequence[RoundStatus], out_nonces: Mapping[str, int]
 ) -> dict[str, int | None]:
     """Return how many nonces each round has left to give; None: no end."""
-    out_on_gpus: dict[str, int] = {}
-    for out in outstanding:
-        out_on_gpus[out.round_id] = out_on_gpus.get(out.round_id, 0) + out.left
     left: dict[str, int | None] = {}
     for status in rounds:
         limit = status.spec.max_nonces
-        settled = status.checked + status.abandoned + out_on_gpus.get(status.round_id, 0)
+        settled = status.checked + status.abandoned + out_nonces[status.round_id]
         left[status.round_id] = None if limit is None else max(0, limit - settled)
     return left
 
 
-def _ahead(
-    outstanding: Sequence[OutstandingRange],
-    gpus: Collection[Gpu],
-    rounds: Mapping[str, RoundStatus],
-    range_s: float,
-) -> dict[str, float]:
-    """Return, by round, the virtual time that it was charged for work which is still to be done."""
-    ahead = dict.fromkeys(rounds, 0.0)
-    by_queue = {gpu.queue: gpu for gpu in gpus}
-    for out in outstanding:
-        gpu, status = by_queue.get(out.queue), rounds.get(out.round_id)
-        if gpu is not None and status is not None:
-            rate = gpu.rate(status.spec.seq_len, status.spec.batch_size)
-            ahead[out.round_id] += (out.left / rate if rate > 0 else range_s) / status.spec.share
-    return ahead
-
-
 def _virtual_times(
-    rounds: Sequence[RoundStatus], ahead: Mapping[str, float], num_gpus: int
+    rounds: Sequence[RoundStatus], undone: Mapping[str, float], num_gpus: int
 ) -> dict[str, float]:
-    """Return each round's virtual time: newcomers at the back, stragglers pulled up.
+    """Return each round's virtual time, with a start for new rounds and the lag of others bounded.
 
-    The back is where the others are with what was done for them. Where they are with what lies on
-    the GPUs for them too would make a round that begins a moment after another lag behind it for good.
+    A round starts at the least virtual time of the others, counting only what was done for them.
+    Counting what they were charged for and wait for, too, would put a round that begins a moment after
+    another behind it for good.
     """
     known = [
-        (status.vtime, ahead[status.round_id]) for status in rounds if status.vtime is not None
+        (status.vtime, undone[status.round_id]) for status in rounds if status.vtime is not None
     ]
-    back = min((max(0.0, vtime - undone) for vtime, undone in known), default=0.0)
-    front = max((vtime for vtime, _ in known), default=0.0)
-    floor = front - MAX_LAG_S * max(1, num_gpus)
+    start = min((max(0.0, vtime - undone_vtime) for vtime, undone_vtime in known), default=0.0)
+    foremost = max((vtime for vtime, _ in known), default=0.0)
+    floor = foremost - MAX_LAG_S * max(1, num_gpus)
     return {
-        status.round_id: back if status.vtime is None else max(status.vtime, floor)
+        status.round_id: start if status.vtime is None else max(status.vtime, floor)
         for status in rounds
     }

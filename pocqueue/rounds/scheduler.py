@@ -1,8 +1,8 @@
-"""The scheduler as a service: reads the store, lets `scheduler` decide, carries it out.
+"""The scheduler: reads the store, lets the planner decide, carries it out.
 
 Several may run. One leads by a lease in Redis that it renews with every step; when it dies another
 one takes the lead within three seconds. Two leaders for a moment would do no harm: every step is
-atomic in the store. A scheduler keeps nothing between two steps that it does not hold against Redis again.
+atomic in the store. A scheduler keeps nothing between two steps that it does not check against Redis again.
 """
 
 from __future__ import annotations
@@ -13,77 +13,80 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from pocqueue.errors import StoreError
-from pocqueue.rounds.callbacks import CALLBACK_GRACE_S, Callbacks
+from pocqueue.rounds.backend import Backend
+from pocqueue.rounds.callbacks import CALLBACK_GRACE_S
 from pocqueue.rounds.lease import LeaderLease
-from pocqueue.rounds.planner import RANGE_S, find_lost, plan
-from pocqueue.rounds.pool import HEARTBEAT_TTL_S, Pool
+from pocqueue.rounds.planner import DELIVERY_S, RANGE_S, find_lost, plan
+from pocqueue.rounds.pool import HEARTBEAT_TTL_S
 from pocqueue.rounds.records import AssignedRange, RoundStatus
-from pocqueue.rounds.store import RoundStore
 
 logger = logging.getLogger(__name__)
 
 #: Between two steps while rounds are active. A range takes about a second.
 BUSY_STEP_S = 0.1
-#: Longer where a step takes long itself, with many hundreds of GPUs: so many times as long, up to …
+#: With many hundreds of GPUs a step takes long itself; the pause after it is this many times as long.
 PAUSE_FACTOR = 8.0
-#: … this, which leaves a GPU that was just given its second range most of a second of work.
+#: Longest pause between two steps while rounds are active. It leaves a GPU that was just given its second
+#: range most of a second of work.
 MAX_BUSY_STEP_S = 0.25
 #: Between two steps while there is nothing to do; a new round ends the wait at once.
 IDLE_STEP_S = 0.5
 #: Between two tries of a scheduler that does not lead, or has lost Redis.
 STANDBY_STEP_S = 0.5
 
-#: Of queue, round and range each.
-SendRanges = Callable[[Sequence[tuple[str, RoundStatus, AssignedRange]]], None]
-SendCallback = Callable[[str, str], None]
-
 
 class Stop(Protocol):
-    """What ends a service: a `threading.Event`, or something like it that signals may set."""
+    """What ends a scheduler: a `threading.Event`, or something like it that signals may set."""
 
     def is_set(self) -> bool: ...
 
     def wait(self, timeout: float) -> bool: ...
 
 
-class SchedulerService:
-    """One scheduler process.
+class Sender(Protocol):
+    """What brings tasks to workers; raises `StoreUnavailable` if it cannot."""
+
+    def send_ranges(self, sent: Sequence[tuple[str, RoundStatus, AssignedRange]]) -> None:
+        """Put a task for each (queue, round, range) on its queue."""
+
+    def send_callback(self, round_id: str, token: str) -> None:
+        """Put a task that delivers a round's proofs, with the token of its lease, on the io queue."""
+
+
+class Scheduler:
+    """One scheduler.
 
     Args:
-        store: rounds and ranges.
-        pool: the GPU queues.
-        lease: the lead among schedulers.
-        callbacks: proofs that callback URLs did not take yet.
-        send_ranges: puts a task for each (queue, round, range) on its queue.
-        send_callback: puts a task that delivers proofs of (round id, lease token) on the io queue.
+        backend: rounds, ranges, GPU queues, and proofs that callback URLs did not take yet.
+        sender: brings tasks to workers.
+        lease: the lead among schedulers; None: of `backend`.
         range_s: seconds that one range should take on its GPU.
         settle_s: seconds after an outage of Redis, or after taking the lead, during which a
             worker's silence is not taken for its death; one time to live of a heartbeat.
         grace_s: seconds after a deadline during which callbacks are still tried.
+        delivery_s: seconds after which a worker that did not get its range will not get it any more.
+        idle_s: seconds between two steps while there is nothing to do.
+        clock: monotonic seconds.
     """
 
     def __init__(
         self,
-        store: RoundStore,
-        pool: Pool,
-        lease: LeaderLease,
-        callbacks: Callbacks,
-        send_ranges: SendRanges,
-        send_callback: SendCallback,
+        backend: Backend,
+        sender: Sender,
+        lease: LeaderLease | None = None,
         *,
         range_s: float = RANGE_S,
         settle_s: float = HEARTBEAT_TTL_S,
         grace_s: float = CALLBACK_GRACE_S,
+        delivery_s: float = DELIVERY_S,
+        idle_s: float = IDLE_STEP_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._store = store
-        self._pool = pool
-        self._lease = lease
-        self._callbacks = callbacks
-        self._send_ranges = send_ranges
-        self._send_callback = send_callback
-        self._range_s = range_s
-        self._settle_s = settle_s
-        self._grace_s = grace_s
+        self._store, self._pool, self._callbacks = backend.store, backend.pool, backend.callbacks
+        self._sender = sender
+        self._lease = lease or LeaderLease(backend.client, backend.url)
+        self._range_s, self._settle_s, self._grace_s = range_s, settle_s, grace_s
+        self._delivery_s, self._idle_s, self._clock = delivery_s, idle_s, clock
         self._trust_silence_at = 0.0
         self._leads = False
         self._stands_by = False
@@ -94,9 +97,9 @@ class SchedulerService:
         while not stop.is_set():
             try:
                 if self._lead():
-                    began = time.monotonic()
+                    began = self._clock()
                     busy = self.step()
-                    pause_s = busy_pause_s(time.monotonic() - began) if busy else IDLE_STEP_S
+                    pause_s = busy_pause_s(self._clock() - began) if busy else self._idle_s
                     # A new round ends this wait early.
                     self._store.wait_for_work(pause_s)
                 else:
@@ -111,8 +114,8 @@ class SchedulerService:
                 if not self._store_lost:
                     self._store_lost = True
                     logger.warning("Scheduling waits: %s", exc)
-                # Nobody's heartbeat got through either. It takes workers a moment to be heard again.
-                self._trust_silence_at = time.monotonic() + self._settle_s
+                # No heartbeat got through either. It takes workers a moment to be heard again.
+                self._trust_silence_at = self._clock() + self._settle_s
                 stop.wait(STANDBY_STEP_S)
         self._resign()
 
@@ -124,7 +127,7 @@ class SchedulerService:
         if rounds:
             self._schedule(rounds)
         for round_id, token in self._callbacks.claim_due(self._grace_s):
-            self._send_callback(round_id, token)
+            self._sender.send_callback(round_id, token)
         return bool(rounds)
 
     def _close_due(self, active: list[str], still_active: set[str]) -> None:
@@ -136,8 +139,10 @@ class SchedulerService:
         gpus = self._pool.all()
         outstanding = self._store.outstanding(list(by_id))
         now_ms = rounds[0].now_ms
-        trust = time.monotonic() >= self._trust_silence_at
-        lost = find_lost(outstanding, gpus, now_ms, trust_silence=trust)
+        trust = self._clock() >= self._trust_silence_at
+        lost = find_lost(
+            outstanding, gpus, now_ms, trust_silence=trust, delivery_s=self._delivery_s
+        )
         for item in lost:
             out = item.range
             num = self._store.release_range(out.round_id, out.range_id, failed=item.failed)
@@ -158,18 +163,18 @@ class SchedulerService:
         sent = [
             (a.queue, by_id[a.round_id], assigned)
             for a, assigned in zip(wanted, self._store.assign_ranges(wanted), strict=True)
-            # None: its round ended meanwhile, or has nothing left.
+            # None: its round has ended meanwhile, or has nothing left.
             if assigned is not None
         ]
         if sent:
-            self._send_ranges(sent)
+            self._sender.send_ranges(sent)
 
     def _lead(self) -> bool:
         leads = self._lease.hold()
         if leads and not self._leads:
             logger.info("This scheduler leads.")
-            # Whoever led before may have lost Redis as well.
-            self._trust_silence_at = time.monotonic() + self._settle_s
+            # The one that led before may have lost Redis as well.
+            self._trust_silence_at = self._clock() + self._settle_s
         elif self._leads and not leads:
             logger.warning("Another scheduler took the lead.")
         self._leads = leads

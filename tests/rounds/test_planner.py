@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from pocqueue.rounds.planner import (
-    DELIVERY_MS,
+    DELIVERY_S,
     DEPTH,
     MAX_LAG_S,
     find_lost,
@@ -651,7 +651,7 @@ def test_silence_is_no_death_where_nobody_could_be_heard() -> None:
     for gpus in known:
         (lost,) = find_lost([out], gpus, NOW_MS, trust_silence=False)
         assert lost.failed
-    unsent = make_range(assigned_ms=NOW_MS - DELIVERY_MS - 1)
+    unsent = make_range(assigned_ms=NOW_MS - round(1000 * DELIVERY_S) - 1)
     (lost,) = find_lost([unsent], [make_gpu()], NOW_MS, trust_silence=False)
     assert "message" in lost.why
 
@@ -676,9 +676,9 @@ def _out_for(ms: int, **gpu_changes: Any) -> bool:
 
 def test_a_message_that_never_arrived_is_found_by_a_worker_that_does_not_have_it() -> None:
     """After three seconds; no failure of the nonces."""
-    assert _out_for(DELIVERY_MS + 1)
-    assert _out_for(DELIVERY_MS + 1, held=("round-1:2",))
-    assert not _out_for(DELIVERY_MS)
+    assert _out_for(round(1000 * DELIVERY_S) + 1)
+    assert _out_for(round(1000 * DELIVERY_S) + 1, held=("round-1:2",))
+    assert not _out_for(round(1000 * DELIVERY_S))
     assert not _out_for(0)
 
 

@@ -1,4 +1,4 @@
-"""The scheduler's service on a real Redis, with a message channel in memory instead of Celery."""
+"""The scheduler on a real Redis, with a message channel in memory instead of Celery."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 
 from pocqueue.errors import StoreUnavailable
-from pocqueue.rounds import lease, scheduler as service
 from pocqueue.rounds.backend import Backend
-from pocqueue.rounds.lease import LeaderLease
+from pocqueue.rounds.lease import LEASE_S, LeaderLease
 from pocqueue.rounds.planner import DEPTH
 from pocqueue.rounds.records import AssignedRange, RoundStatus
 from pocqueue.rounds.redis_server import RedisServer
-from pocqueue.rounds.scheduler import SchedulerService
+from pocqueue.rounds.scheduler import BUSY_STEP_S, MAX_BUSY_STEP_S, Scheduler, busy_pause_s
 from pocqueue.rounds.spec import RoundState
 from pocqueue.rounds.store import MAX_ATTEMPTS, Keys
 from tests.support.factories import OTHER_FINGERPRINT, make_gpu, make_spec
@@ -47,27 +47,19 @@ class Channel:
         return taken
 
 
-def _service(backend: Backend, channel: Channel, settle_s: float = 0.0) -> SchedulerService:
-    return SchedulerService(
-        backend.store,
-        backend.pool,
-        LeaderLease(backend.client, backend.url),
-        backend.callbacks,
-        channel.send_ranges,
-        channel.send_callback,
-        range_s=1.0,
-        settle_s=settle_s,
-        grace_s=60.0,
-    )
+def _scheduler(backend: Backend, channel: Channel, **changes: Any) -> Scheduler:
+    lease = LeaderLease(backend.client, backend.url, changes.pop("lease_s", LEASE_S))
+    timings: dict[str, Any] = {"range_s": 1.0, "settle_s": 0.0, "grace_s": 60.0}
+    return Scheduler(backend, channel, lease, **(timings | changes))
 
 
 @contextlib.contextmanager
-def _running(*services: SchedulerService) -> Iterator[list[threading.Event]]:
-    """Run services in threads; stop them in the end."""
-    stops = [threading.Event() for _ in services]
+def _running(*schedulers: Scheduler) -> Iterator[list[threading.Event]]:
+    """Run schedulers in threads; stop them in the end."""
+    stops = [threading.Event() for _ in schedulers]
     threads = [
         threading.Thread(target=one.run, args=(stop,))
-        for one, stop in zip(services, stops, strict=True)
+        for one, stop in zip(schedulers, stops, strict=True)
     ]
     for thread in threads:
         thread.start()
@@ -99,7 +91,7 @@ def test_a_step_fills_every_gpu_and_the_next_one_adds_nothing(
     backend: Backend, channel: Channel
 ) -> None:
     """Two ranges a GPU, of a second each by its rate; a finished one is replaced."""
-    scheduler = _service(backend, channel)
+    scheduler = _scheduler(backend, channel)
     backend.pool.beat(make_gpu("gpu0", rate=100.0))
     backend.pool.beat(make_gpu("gpu1", rate=20.0))
     round_id = backend.store.create(make_spec())
@@ -117,21 +109,21 @@ def test_a_step_fills_every_gpu_and_the_next_one_adds_nothing(
 
 def test_slow_steps_are_further_apart() -> None:
     """As many as a tenth of a core can do, and never so far apart that a GPU's second range runs out."""
-    assert service.busy_pause_s(0.001) == service.BUSY_STEP_S
-    assert service.busy_pause_s(0.02) == pytest.approx(0.16)
-    assert service.busy_pause_s(1.0) == service.MAX_BUSY_STEP_S < 0.5
+    assert busy_pause_s(0.001) == BUSY_STEP_S
+    assert busy_pause_s(0.02) == pytest.approx(0.16)
+    assert busy_pause_s(1.0) == MAX_BUSY_STEP_S < 0.5
 
 
 def test_a_step_without_rounds_is_idle(backend: Backend, channel: Channel) -> None:
     """It says so, and sends nothing."""
     backend.pool.beat(make_gpu())
-    assert not _service(backend, channel).step()
+    assert not _scheduler(backend, channel).step()
     assert channel.ranges == []
 
 
 def test_a_gpu_that_joins_gets_work_with_the_next_step(backend: Backend, channel: Channel) -> None:
     """Whether the round or the GPU came first."""
-    scheduler = _service(backend, channel)
+    scheduler = _scheduler(backend, channel)
     backend.store.create(make_spec())
     assert scheduler.step()
     assert channel.ranges == []
@@ -144,13 +136,13 @@ def test_a_gpu_with_another_model_gets_nothing(backend: Backend, channel: Channe
     """Through store and pool as in the plan."""
     backend.store.create(make_spec(model_fingerprint=OTHER_FINGERPRINT))
     backend.pool.beat(make_gpu())
-    _service(backend, channel).step()
+    _scheduler(backend, channel).step()
     assert channel.ranges == []
 
 
 def test_ranges_of_a_dead_worker_go_to_another(backend: Backend, channel: Channel) -> None:
     """What it had committed stays, the rest is done by the other: all counted, each once."""
-    scheduler = _service(backend, channel)
+    scheduler = _scheduler(backend, channel)
     backend.pool.beat(make_gpu("gpu0", ttl_ms=60_000))
     round_id = backend.store.create(make_spec(max_nonces=300))
     scheduler.step()
@@ -181,7 +173,7 @@ def test_ranges_of_a_restarted_worker_are_sent_to_it_again(
     backend: Backend, channel: Channel
 ) -> None:
     """The new process behind the queue does not know of them."""
-    scheduler = _service(backend, channel)
+    scheduler = _scheduler(backend, channel)
     backend.pool.beat(make_gpu("gpu0", worker="before"))
     round_id = backend.store.create(make_spec())
     scheduler.step()
@@ -196,7 +188,7 @@ def test_ranges_of_a_restarted_worker_are_sent_to_it_again(
 
 def test_nonces_that_kill_every_worker_are_given_up(backend: Backend, channel: Channel) -> None:
     """After five of them; the round goes on with the others."""
-    scheduler = _service(backend, channel)
+    scheduler = _scheduler(backend, channel)
     round_id = backend.store.create(make_spec())
     first = assign(backend.store, round_id, 10)
     _work(backend, round_id, first)
@@ -214,7 +206,7 @@ def test_a_round_that_kills_every_worker_from_the_start_has_failed(
     backend: Backend, channel: Channel
 ) -> None:
     """After five of them, with nothing counted; the scheduler goes on with other rounds."""
-    scheduler = _service(backend, channel)
+    scheduler = _scheduler(backend, channel)
     round_id = backend.store.create(make_spec())
     for life in range(MAX_ATTEMPTS + 1):
         backend.pool.beat(make_gpu("gpu0", worker=f"life-{life}"))
@@ -233,7 +225,7 @@ def test_a_round_that_kills_every_worker_from_the_start_has_failed(
 
 def test_ranges_of_a_hanging_gpu_go_to_another(backend: Backend, channel: Channel) -> None:
     """Its heartbeat goes on, but its forward pass does not end: it gets nothing more."""
-    scheduler = _service(backend, channel)
+    scheduler = _scheduler(backend, channel)
     round_id = backend.store.create(make_spec())
     backend.pool.beat(make_gpu("gpu0"))
     scheduler.step()
@@ -252,11 +244,9 @@ def test_ranges_of_a_hanging_gpu_go_to_another(backend: Backend, channel: Channe
     assert {out.attempts for out in backend.store.outstanding([round_id])} == {1}
 
 
-def test_a_range_whose_message_was_lost_is_sent_again(
-    backend: Backend, channel: Channel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_range_whose_message_was_lost_is_sent_again(backend: Backend, channel: Channel) -> None:
     """The worker lives and does not have it; that is no failure of the nonces."""
-    scheduler = _service(backend, channel)
+    scheduler = _scheduler(backend, channel)
     backend.pool.beat(make_gpu())
     round_id = backend.store.create(make_spec())
     channel.broken = True
@@ -266,7 +256,7 @@ def test_a_range_whose_message_was_lost_is_sent_again(
     assert len(backend.store.outstanding([round_id])) == DEPTH
     scheduler.step()
     assert channel.ranges == [], "they count as on their way at first"
-    monkeypatch.setattr("pocqueue.rounds.planner.DELIVERY_MS", 100)
+    scheduler = _scheduler(backend, channel, delivery_s=0.1)
 
     def again() -> list[int]:
         backend.pool.beat(make_gpu())
@@ -285,7 +275,7 @@ def test_a_due_round_is_closed_and_a_vanished_one_cleaned_up(
     due, vanished = backend.store.create(make_spec()), backend.store.create(make_spec())
     pass_deadline(backend, due)
     backend.client.delete(Keys.of_round(vanished, "round"))
-    assert not _service(backend, channel).step()
+    assert not _scheduler(backend, channel).step()
     assert backend.store.active_ids() == []
     assert backend.store.status(due).state is RoundState.EXPIRED
     assert keys_of(backend, vanished) == {}
@@ -293,7 +283,7 @@ def test_a_due_round_is_closed_and_a_vanished_one_cleaned_up(
 
 def test_unsent_proofs_are_given_to_an_io_worker_once(backend: Backend, channel: Channel) -> None:
     """Also of a round that is over, and not again while that one is at it."""
-    scheduler = _service(backend, channel)
+    scheduler = _scheduler(backend, channel)
     round_id = backend.store.create(make_spec(callback_url="http://receiver/"))
     backend.pool.beat(make_gpu())
     scheduler.step()
@@ -309,13 +299,10 @@ def test_unsent_proofs_are_given_to_an_io_worker_once(backend: Backend, channel:
 # As a process
 
 
-def test_a_new_round_wakes_an_idle_scheduler(
-    backend: Backend, channel: Channel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_new_round_wakes_an_idle_scheduler(backend: Backend, channel: Channel) -> None:
     """It does not sit out its idle time."""
-    monkeypatch.setattr(service, "IDLE_STEP_S", 4.0)
     backend.pool.beat(make_gpu(ttl_ms=60_000))
-    with _running(_service(backend, channel)):
+    with _running(_scheduler(backend, channel, idle_s=4.0)):
         wait_until(
             lambda: int(backend.client.info("clients")["blocked_clients"]) == 1,
             message="the scheduler waits for work",
@@ -325,13 +312,12 @@ def test_a_new_round_wakes_an_idle_scheduler(
 
 
 def test_of_two_schedulers_one_works_and_the_other_takes_over_when_it_stops(
-    backend: Backend, channel: Channel, monkeypatch: pytest.MonkeyPatch
+    backend: Backend, channel: Channel
 ) -> None:
     """A scheduler that ends resigns, so the next one leads without waiting for the lease."""
-    monkeypatch.setattr(lease, "LEASE_MS", 60_000)
     other = Channel()
     backend.pool.beat(make_gpu(ttl_ms=60_000))
-    first, second = _service(backend, channel), _service(backend, other)
+    first, second = (_scheduler(backend, to, lease_s=60.0) for to in (channel, other))
     with _running(first) as (stop_first,):
         round_id = backend.store.create(make_spec())
         wait_until(lambda: len(channel.ranges) == DEPTH, message="the first schedules")
@@ -357,7 +343,7 @@ def test_the_lead_of_a_killed_scheduler_is_taken_over_within_five_seconds(
     assert LeaderLease(backend.client, backend.url).hold()
     backend.pool.beat(make_gpu(ttl_ms=60_000))
     backend.store.create(make_spec())
-    with _running(_service(backend, channel)):
+    with _running(_scheduler(backend, channel)):
         wait_until(lambda: channel.ranges, 5.0, "the next scheduler leads")
 
 
@@ -368,7 +354,7 @@ def test_scheduling_goes_on_when_redis_comes_back(
     backend = own_backend
     backend.pool.beat(make_gpu(ttl_ms=120_000))
     round_id = backend.store.create(make_spec(max_nonces=600, window_s=600))
-    with _running(_service(backend, channel)):
+    with _running(_scheduler(backend, channel)):
         wait_until(lambda: len(channel.ranges) == DEPTH, message="ranges before")
         own_redis.stop()
         with pytest.raises(StoreUnavailable):
@@ -386,21 +372,18 @@ def test_scheduling_goes_on_when_redis_comes_back(
 
 
 class _Seconds:
-    """Stands for the time module in the service: seconds that the test sets."""
+    """A scheduler's clock: seconds that the test sets."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0
 
-    def monotonic(self) -> float:
+    def __call__(self) -> float:
         return self.now_s
 
 
 @pytest.fixture
-def seconds(monkeypatch: pytest.MonkeyPatch) -> _Seconds:
-    """The service's clock."""
-    seconds = _Seconds()
-    monkeypatch.setattr(service, "time", seconds)
-    return seconds
+def seconds() -> _Seconds:
+    return _Seconds()
 
 
 def _see_another_step(backend: Backend, channel: Channel, queue: str) -> None:
@@ -443,7 +426,7 @@ def test_after_an_outage_silence_is_no_death_at_first(
     backend = own_backend
     backend.pool.beat(make_gpu("gpu0", ttl_ms=60_000))
     round_id = backend.store.create(make_spec(window_s=600))
-    with _running(_service(backend, channel, settle_s)):
+    with _running(_scheduler(backend, channel, settle_s=settle_s, clock=seconds)):
         wait_until(lambda: len(channel.ranges) == DEPTH, message="ranges before")
         seconds.now_s += 2 * settle_s  # it has led for long
         own_redis.stop()
@@ -463,16 +446,16 @@ def test_a_new_leader_does_not_take_silence_for_death_at_first(
     for _ in range(DEPTH):
         assign(backend.store, round_id, 100, worker="worker-of-gpu0")
     backend.client.zincrby(Keys.HEARTBEATS, -60_000, "gpu0")
-    with _running(_service(backend, channel, settle_s)):
+    with _running(_scheduler(backend, channel, settle_s=settle_s, clock=seconds)):
         _check_settling(backend, channel, seconds, round_id, settle_s)
 
 
 def test_a_broken_channel_is_survived(backend: Backend, channel: Channel) -> None:
-    """Others get their ranges once it works again; the service does not end."""
+    """Others get their ranges once it works again; the scheduler does not end."""
     channel.broken = True
     backend.pool.beat(replace(make_gpu("gpu0"), ttl_ms=60_000))
     round_id = backend.store.create(make_spec())
-    with _running(_service(backend, channel)):
+    with _running(_scheduler(backend, channel)):
         wait_until(lambda: backend.store.outstanding([round_id]), message="ranges are given")
         channel.broken = False
         backend.pool.beat(replace(make_gpu("gpu1"), ttl_ms=60_000))

@@ -16,7 +16,7 @@ from pocqueue import app as pocqueue_app
 from pocqueue.errors import StoreUnavailable
 from pocqueue.rounds.records import AssignedRange, RoundStatus
 from pocqueue.rounds.redis_server import RedisServer
-from pocqueue.rounds.sending import send_ranges
+from pocqueue.rounds.sending import CelerySender
 from pocqueue.rounds.task_names import RUN_RANGE
 from tests.support.factories import make_status
 from tests.support.fixtures import SettingsFactory
@@ -53,7 +53,7 @@ def _lengths(client: redis.Redis, num: int) -> list[int]:
 
 def test_every_queue_gets_its_message(app: Celery, client: redis.Redis) -> None:
     """With the task, its arguments, and what Flower shows."""
-    send_ranges(app, _ranges(3))
+    CelerySender(app).send_ranges(_ranges(3))
     for number in range(3):
         texts: Any = client.lrange(f"gpu{number}", 0, -1)
         (message,) = map(json.loads, texts)
@@ -76,17 +76,17 @@ def test_a_connection_that_was_closed_meanwhile_loses_nothing(
     app: Celery, client: redis.Redis
 ) -> None:
     """The first failure is not the last word; nor does a message come twice for it."""
-    send_ranges(app, _ranges(5))
+    CelerySender(app).send_ranges(_ranges(5))
     client.client_kill_filter(_type="normal", skipme=True)
-    send_ranges(app, _ranges(5))
+    CelerySender(app).send_ranges(_ranges(5))
     assert _lengths(client, 5) == [2] * 5
 
 
 def test_a_redis_that_is_away_is_told_in_our_words(app: Celery, own_redis: RedisServer) -> None:
     """And sending works again when it is back."""
-    send_ranges(app, _ranges(1))
+    CelerySender(app).send_ranges(_ranges(1))
     own_redis.stop()
     with pytest.raises(StoreUnavailable, match="Celery cannot send to the GPU queues"):
-        send_ranges(app, _ranges(1))
+        CelerySender(app).send_ranges(_ranges(1))
     own_redis.ensure()
-    send_ranges(app, _ranges(1))
+    CelerySender(app).send_ranges(_ranges(1))

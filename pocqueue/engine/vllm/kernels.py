@@ -1,7 +1,7 @@
 """The kernels that an eager vLLM would run, for the length of a pass on a server that is not eager.
 
 A server that compiles its graphs turns its hand-written kernels off, as the compiler fuses the plain
-operations instead. The proof's pass is not compiled (see `vllm_forward.py`); left as it is, it would run
+operations instead. The proof's pass is not compiled (see `forward.py`); left as it is, it would run
 those plain operations one by one, slowly, and give other last bits than a vLLM of the worker's own.
 """
 

@@ -153,7 +153,7 @@ def test_a_rank_that_fails_says_so_and_goes_on(answers: dict[str, Any]) -> None:
     """As a value: an exception would leave the other ranks' answers in vLLM's queues."""
     [[failed, after]] = answers["failure"]
     assert failed["error"].startswith("The engine failed: TypeError")
-    assert len(after["distances"]) == 1
+    assert len(after["values"]) == 1
 
 
 def test_two_ranks_share_a_model(state_dir: Path, torch_distances: list[float]) -> None:
