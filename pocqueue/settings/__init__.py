@@ -1,4 +1,4 @@
-"""The one place that reads the environment: every variable of ours, typed and explained, a module a prefix.
+"""The one place that reads the environment: every variable of ours, typed and explained, a class a prefix.
 
 `docs/settings.md` and `config/env.example` are made from these classes (`make settings`).
 """
@@ -6,28 +6,171 @@
 from __future__ import annotations
 
 import functools
+import os
+import socket
+from pathlib import Path
+from typing import Annotated, Literal
 
-from pocqueue.settings.delegation import MIN_TOKEN_LENGTH, DelegationSettings
-from pocqueue.settings.node import NodeSettings
-from pocqueue.settings.shared import Settings
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import SettingsConfigDict
 
-__all__ = [
-    "ALL",
-    "DELEGATION_PREFIX",
-    "ENV_PREFIX",
-    "MIN_TOKEN_LENGTH",
-    "NODE_PREFIX",
-    "DelegationSettings",
-    "NodeSettings",
-    "Settings",
-    "settings",
-]
+from pocqueue.settings.base import EnvSettings
+
+#: A token that can be guessed is none.
+MIN_TOKEN_LENGTH = 16
+_REDIS_SCHEMES = ("redis://", "rediss://", "redis+socket://", "unix://")
+
+_Port = Annotated[int, Field(ge=0, le=65535)]
+_HttpUrl = Annotated[str, Field(pattern=r"^https?://[^@\s]+$")]
+
+
+def _default_state_dir() -> Path:
+    base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(base).expanduser() / "pocqueue"
+
+
+class Settings(EnvSettings):
+    """All processes."""
+
+    model_config = SettingsConfigDict(env_prefix="POCQUEUE_", env_ignore_empty=False)
+
+    redis_url: SecretStr | None = None
+    """Redis 6.2 or newer for rounds and Celery, such as `redis://:PASSWORD@HOST:6379/0`; unset: a server of our own in the state folder"""
+    state_dir: Path = Field(
+        default_factory=_default_state_dir, examples=["~/.local/state/pocqueue"]
+    )
+    """folder for what outlives a process: own Redis, embedded model, proofs, logs; unset: below `$XDG_STATE_HOME`, where that is set"""
+    model: str = Field(default="embedded", min_length=1)
+    """`embedded`, a local folder or a hub id that transformers loads as a causal LM"""
+    engine: str = "torch"
+    """what runs the model: `torch`, `vllm` (a vLLM of the worker's own) or `vllm-server`"""
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda|cuda:\d+)$")
+    """`auto`: queue gpuN takes CUDA device N, or gpu0 the CPU; or `cpu`, `cuda`, `cuda:N`"""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """arithmetic of the model: `bfloat16`, `float16`, `float32`, or `auto` for what its config says"""
+    num_threads: int | None = Field(default=None, ge=1, le=1024)
+    """CPU threads of an engine; unset: torch's choice"""
+    tensor_parallel: int = Field(default=1, ge=1, le=64)
+    """GPUs of one queue, which share the model; queue gpuN takes the N-th group (engine `vllm`)"""
+    vllm_url: str = Field(default="http://127.0.0.1:8000", pattern=r"^https?://[^/@\s]+/?$")
+    """vLLM server whose model engine `vllm-server` uses; started with `VLLM_PLUGINS=pocqueue`"""
+    vllm_token: SecretStr | None = None
+    """token of a vLLM server's proof routes, both sides; unset: the server's `--api-key`, if any"""
+    vllm_drain_seconds: float = Field(default=30.0, ge=0, le=600)
+    """how long a vLLM server lets running requests finish before a round's first batch"""
+    host_name: str = Field(default_factory=socket.gethostname, min_length=1)
+    """name of this machine in the pool and in worker names; unset: its host name"""
+    callback_private: bool = False
+    """post callbacks to private, loopback and link-local addresses too; without it only to public ones"""
+    metrics_address: str = "127.0.0.1"
+    """address that a scheduler serves Prometheus metrics on"""
+    metrics_port: _Port | None = None
+    """port that a scheduler serves Prometheus metrics on, such as 9101; unset: none"""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """least severe message that is logged: `DEBUG`, `INFO`, `WARNING` or `ERROR`"""
+    flower_address: str = "127.0.0.1"
+    """address that Flower listens on"""
+    flower_port: _Port = 5555
+    """port that Flower listens on"""
+    flower_basic_auth: SecretStr | None = None
+    """`user:password` that Flower asks for; needed off loopback. Unset: it shows but changes nothing"""
+    flower_allow_open: bool = False
+    """let Flower listen off loopback without a password: for a container whose port is published on loopback only"""
+
+    @field_validator("redis_url")
+    @classmethod
+    def _known_scheme(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is None or not url.get_secret_value():
+            return None
+        if not url.get_secret_value().startswith(_REDIS_SCHEMES):
+            raise ValueError(f"must begin with one of {', '.join(_REDIS_SCHEMES)}")
+        return url
+
+    @field_validator(
+        "num_threads", "vllm_token", "metrics_port", "flower_basic_auth", mode="before"
+    )
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @field_validator("state_dir")
+    @classmethod
+    def _absolute(cls, path: Path) -> Path:
+        return path.expanduser().absolute()
+
+
+class DelegationSettings(EnvSettings):
+    """A delegation: what the big node serves, and where the small node finds it."""
+
+    model_config = SettingsConfigDict(env_prefix="DELEGATION_")
+
+    auth_token: SecretStr | None = None
+    """token of the sessions, the same on both nodes; a big node needs it, 16 characters or more (make one: `openssl rand -hex 32`)"""
+    host: str = "0.0.0.0"  # noqa: S104 - small nodes are elsewhere
+    """address that the big node listens on"""
+    port: _Port = 9090
+    """port that the big node listens on"""
+    max_sessions: int = Field(default=10, ge=1, le=10_000)
+    """sessions at a time on the big node, of all customers"""
+    window_seconds: float = Field(default=330.0, gt=0, le=3600)
+    """seconds after which a session ends by itself"""
+    tokens_file: Path | None = None
+    """customers with tokens of their own, kept by `pocqueue delegation token`; unset: `delegation-tokens.json` in the state folder"""
+    public_status: bool = False
+    """show the big node's status and metrics without a token"""
+    any_model: bool = False
+    """take sessions that ask for another model than the deployed one, with a warning"""
+    auth_failures: int = Field(default=20, ge=1, le=1_000_000)
+    """wrong tokens from one address in a minute, after which it is refused; more where many small nodes come from one address, through a proxy or NAT"""
+    tls_cert: Path | None = None
+    """certificate chain of the big node, PEM; unset: plain http"""
+    tls_key: Path | None = None
+    """private key of that certificate, PEM"""
+    tls_ca: Path | None = None
+    """authority of the big node's certificate for the small node, PEM; unset: the system's"""
+    url: _HttpUrl | None = None
+    """big node that the small node delegates to; unset: it works by itself"""
+    poll_seconds: float = Field(default=5.0, ge=0.1, le=60)
+    """seconds between two requests of the small node to a big node that does not support long polling"""
+    fallback: Literal["none", "local"] = "none"
+    """what the small node does when the big one is away or cheats: `none` or `local` work"""
+
+    @field_validator("auth_token")
+    @classmethod
+    def _no_stray_spaces(cls, token: SecretStr | None) -> SecretStr | None:
+        text = "" if token is None else token.get_secret_value()
+        if text != text.strip():
+            raise ValueError("there are spaces before or after the token; take them away")
+        if not text.isprintable() or not text.isascii() or " " in text:
+            raise ValueError("a token is printable ASCII characters without spaces")
+        return token
+
+    @property
+    def is_delegating(self) -> bool:
+        """Whether the small node delegates: URL and token are both set."""
+        return self.url is not None and self.auth_token is not None
+
+
+class NodeSettings(EnvSettings):
+    """The small node: its address, its key, and what it can do by itself."""
+
+    model_config = SettingsConfigDict(env_prefix="POCQUEUE_NODE_")
+
+    host: str = "127.0.0.1"
+    """address that the small node listens on; its routes ask for no token"""
+    port: _Port = 8080
+    """port that the small node listens on"""
+    key: Path | None = None
+    """its signing key, PEM or hex, readable by its owner only; unset: `node-key.pem` in the state folder (make one: `pocqueue node key new`)"""
+    work: Literal["auto", "engine", "queue", "none"] = "auto"
+    """what it works with itself: an `engine`, the GPU `queue`s, `none`; `auto`: none where it delegates, else an engine"""
+    callback_url: _HttpUrl | None = None
+    """where signed batches go when a request names no URL; `/generated` and `/validated` are appended"""
+
 
 #: Every class of settings, in the order in which they are explained.
 ALL = (Settings, DelegationSettings, NodeSettings)
-ENV_PREFIX = Settings.model_config["env_prefix"]
-DELEGATION_PREFIX = DelegationSettings.model_config["env_prefix"]
-NODE_PREFIX = NodeSettings.model_config["env_prefix"]
+ENV_PREFIX, DELEGATION_PREFIX, NODE_PREFIX = (kind.variable("") for kind in ALL)
 
 
 @functools.cache

@@ -12,34 +12,27 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from pocqueue.settings import ALL
+from pocqueue.settings.base import EnvSettings
 
-#: Variables that `compose.yaml` reads and no process of ours: name, default, meaning.
-DOCKER = (
-    (
-        "REDIS_PASSWORD",
-        "",
-        "password of Redis, required. It becomes part of a URL: use only letters, digits and - . _ ~ (make one: `openssl rand -hex 32`)",
-    ),
-    (
-        "COMPOSE_PROFILES",
-        None,
-        "workers to start without `--profile` on the command line: `cpu` or `gpu`; not both, they would serve the same queue gpu0",
-    ),
-    (
-        "TORCH_INDEX_URL",
-        None,
-        "where the GPU image takes torch from beside the default index; for an older driver such as https://download.pytorch.org/whl/cu126",
-    ),
-    ("HF_TOKEN", None, "token for models on the Hugging Face hub that are not public"),
-    (
-        "GRAFANA_ADMIN_PASSWORD",
-        None,
-        "password of Grafana's user admin; `--profile watch` needs it",
-    ),
-    ("GRAFANA_PORT", "3000", "port of Grafana on this machine's loopback"),
-    ("PROMETHEUS_PORT", "9091", "port of Prometheus on this machine's loopback"),
-)
-_DOCKER_TITLE = "Docker alone (`compose.yaml`)."
+
+class Docker(EnvSettings):
+    """Docker alone (`compose.yaml`)."""
+
+    redis_password: str = ""
+    """password of Redis, required. It becomes part of a URL: use only letters, digits and - . _ ~ (make one: `openssl rand -hex 32`)"""
+    compose_profiles: str | None = None
+    """workers to start without `--profile` on the command line: `cpu` or `gpu`; not both, they would serve the same queue gpu0"""
+    torch_index_url: str | None = None
+    """where the GPU image takes torch from beside the default index; for an older driver such as https://download.pytorch.org/whl/cu126"""
+    hf_token: str | None = None
+    """token for models on the Hugging Face hub that are not public"""
+    grafana_admin_password: str | None = None
+    """password of Grafana's user admin; `--profile watch` needs it"""
+    grafana_port: int = 3000
+    """port of Grafana on this machine's loopback"""
+    prometheus_port: int = 9091
+    """port of Prometheus on this machine's loopback"""
+
 
 _ENV_HEAD = """\
 # Every environment variable of pocqueue, with its default behind `#NAME=`. Made by `make settings`.
@@ -61,13 +54,12 @@ _Row = tuple[str, str | None, str]
 
 def sections() -> Iterator[tuple[str, list[_Row]]]:
     """Return all variables, as (title, rows of name, default and meaning)."""
-    for kind in ALL:
+    for kind in (*ALL, Docker):
         fields = kind.model_fields
         rows = [
             (kind.variable(name), _default(f), str(f.description)) for name, f in fields.items()
         ]
         yield str(kind.__doc__), rows
-    yield _DOCKER_TITLE, list(DOCKER)
 
 
 def env_example() -> str:

@@ -17,7 +17,10 @@ class EnvSettings(BaseSettings):
     Read once, then passed on as an argument.
     """
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+    # A field is explained by the docstring behind it.
+    model_config = SettingsConfigDict(
+        frozen=True, extra="ignore", env_ignore_empty=True, use_attribute_docstrings=True
+    )
 
     @classmethod
     def load(cls) -> Self:
