@@ -167,14 +167,14 @@ class _Report:
         ]
 
     def print(self) -> None:
-        from pocqueue.cli.charts import bin_distances, draw_histogram
+        from pocqueue.cli.charts import draw_histogram
 
         view = console()
         view.print(facts(self.rows()))
         view.print()
         distances = [d for block in self.samples.values() for d in block]
-        histogram = bin_distances(distances, self.calibration.r_target)
-        view.print(draw_histogram(histogram, view.width, plain=is_plain(view)))
+        target, plain = self.calibration.r_target, is_plain(view)
+        view.print(draw_histogram(distances, target, view.width, plain=plain))
 
 
 def _check(valid_rate: float, samples: int, block_hash: str, **fields: Any) -> RoundSpec:

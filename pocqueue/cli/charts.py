@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -98,81 +99,61 @@ def draw_stages(profile: Profile, width: int = 80, *, plain: bool = False) -> Te
     return text
 
 
-@dataclass(frozen=True, slots=True)
-class Histogram:
-    """Counts of distances in bins of one width, of which r_target is an edge."""
-
-    #: One more than there are bins; ascending.
-    edges: tuple[float, ...]
-    counts: tuple[int, ...]
-    r_target: float
-    #: Distances that are no finite number; in no bin.
-    num_nonfinite: int
-
-    @property
-    def num(self) -> int:
-        """Number of distances, those in no bin too."""
-        return sum(self.counts) + self.num_nonfinite
-
-    @property
-    def num_below(self) -> int:
-        """Number of distances below r_target: those of valid nonces."""
-        pairs = zip(self.edges, self.counts, strict=False)
-        return sum(count for edge, count in pairs if edge < self.r_target)
-
-
 def bin_distances(
     distances: Sequence[float], r_target: float, num_bins: int = NUM_ROWS
-) -> Histogram:
-    """Count distances in bins.
+) -> list[tuple[float, int]]:
+    """Count distances in bins of one width.
 
     Args:
-        distances: any number; NaN and the infinities are counted apart.
+        distances: any number; NaN and the infinities are in no bin.
         r_target: becomes an edge, so that every bin is valid as a whole or not at all.
         num_bins: how many to make, about; one or two more if r_target needs them.
+
+    Returns:
+        The lower edge of each bin and the number of distances in it, in order.
     """
     finite = [d for d in distances if math.isfinite(d)]
     low, high = min([*finite, r_target]), max([*finite, r_target])
     width = max((high - low) / num_bins, _LEAST_WIDTH)
     # Bins by their number from r_target on: those below zero are valid, exactly as `d < r_target`.
-    numbers = [math.floor((d - r_target) / width) for d in finite]
-    first, last = min([*numbers, -1]), max([*numbers, 0])
-    counts = [0] * (last - first + 1)
-    for number in numbers:
-        counts[number - first] += 1
-    edges = tuple(
-        r_target + number * width if number else r_target for number in range(first, last + 2)
-    )
-    return Histogram(edges, tuple(counts), r_target, len(distances) - len(finite))
+    counts = Counter(math.floor((d - r_target) / width) for d in finite)
+    numbers = range(min([*counts, -1]), max([*counts, 0]) + 1)
+    return [
+        (r_target + number * width if number else r_target, counts[number]) for number in numbers
+    ]
 
 
-def draw_histogram(histogram: Histogram, width: int = 80, *, plain: bool = False) -> Text:
+def draw_histogram(
+    distances: Sequence[float], r_target: float, width: int = 80, *, plain: bool = False
+) -> Text:
     """Draw a histogram in lines of text, one a bin, with a line where r_target is.
 
     Args:
+        distances: at least one.
+        r_target: a distance below it is that of a valid nonce.
         width: columns of the terminal.
         plain: ASCII only, for terminals that know no block characters.
     """
     from rich.text import Text
 
-    bin_width = histogram.edges[1] - histogram.edges[0]
-    digits = max(2, math.ceil(-math.log10(bin_width)) + 1)
-    most = max(histogram.counts) or 1
+    bins, width = bin_distances(distances, r_target), min(width, _MAX_WIDTH)
+    digits = max(2, math.ceil(-math.log10(bins[1][0] - bins[0][0])) + 1)
+    most = max(count for _, count in bins) or 1
     label_width, count_width = 2 + digits, len(f"{most:,}")
-    bar_width = max(10, min(width, _MAX_WIDTH) - label_width - count_width - 5)
-    wall = "|" if plain else "│"
+    bar_width = max(10, width - label_width - count_width - 5)
+    wall, dash = ("|", "-") if plain else ("│", "─")
+    below = percent(sum(d < r_target for d in distances) / len(distances))
+    mark = f"{dash * 2} r_target {r_target:.6f}: {below} below "
     text = Text(no_wrap=True)
-    for edge, count in zip(histogram.edges, histogram.counts, strict=False):
-        if edge == histogram.r_target:
-            text.append(
-                _mark(histogram, min(width, _MAX_WIDTH), "-" if plain else "─"), "bold yellow"
-            )
+    for edge, count in bins:
+        if edge == r_target:
+            text.append(f"{mark:{dash}<{max(width, len(mark) + 2)}}\n", "bold yellow")
         bar = _bar(count / most * bar_width, plain)
         text.append(f"{edge:{label_width}.{digits}f} {wall}", "dim")
-        text.append(f"{bar:<{bar_width}}", "green" if edge < histogram.r_target else "blue")
+        text.append(f"{bar:<{bar_width}}", "green" if edge < r_target else "blue")
         text.append(f" {count:{count_width},}\n")
-    if histogram.num_nonfinite:
-        text.append(f"{histogram.num_nonfinite:,} more are no finite numbers\n", "red")
+    if num_nonfinite := len(distances) - sum(count for _, count in bins):
+        text.append(f"{num_nonfinite:,} more are no finite numbers\n", "red")
     text.right_crop(1)
     return text
 
@@ -184,9 +165,3 @@ def _bar(cells: float, plain: bool) -> str:
     eighths = round(cells * 8) or int(cells > 0)
     whole, rest = divmod(eighths, 8)
     return _FULL * whole + (_EIGHTHS[rest] if rest else "")
-
-
-def _mark(histogram: Histogram, width: int, dash: str) -> str:
-    share = histogram.num_below / histogram.num if histogram.num else 0.0
-    words = f" r_target {histogram.r_target:.6f}: {percent(share)} below "
-    return f"{dash * 2}{words}{dash * max(2, width - len(words) - 2)}\n"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -56,17 +58,43 @@ def watch_round(
         The round as it ended, or None where the user left it running.
     """
     view = console(stderr=True)
-    if view.is_terminal and not quiet:
-        return _with_bar(backend, round_id, view, interrupts)
-    return _with_lines(backend, round_id, view, interrupts, quiet)
+    rate, told = _Rate(deque()), 0
+    with _shown(view, round_id, quiet) as show:
+        while True:
+            status, line = _look(backend, round_id, rate)
+            over = status is not None and not status.state.is_active
+            show(status, line, over)
+            if over:
+                return status
+            told = _react(backend, round_id, interrupts, told, view)
+            if interrupts.leave:
+                return None
+            time.sleep(REFRESH_S)
 
 
-def _with_bar(
-    backend: Backend, round_id: str, view: Console, interrupts: Interrupts
-) -> RoundStatus | None:
+#: Shows how a round stands (None: unknown), the line about it, and whether it is over.
+_Show = Callable[["RoundStatus | None", str, bool], None]
+
+
+@contextmanager
+def _shown(view: Console, round_id: str, quiet: bool) -> Iterator[_Show]:
+    """Show a round as a bar on a terminal, in lines elsewhere, or not at all."""
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
-    rate, told = _Rate(deque()), 0
+    name, next_line = f"round {round_id[:8]}", 0.0
+
+    def show_line(_status: RoundStatus | None, line: str, over: bool) -> None:
+        nonlocal next_line
+        if over or time.monotonic() >= next_line:
+            view.print(f"{name}  {line}")
+            next_line = time.monotonic() + LINE_S
+
+    if quiet:
+        yield lambda *_: None
+        return
+    if not view.is_terminal:
+        yield show_line
+        return
     with Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -75,38 +103,13 @@ def _with_bar(
         console=view,
         refresh_per_second=8,
     ) as progress:
-        task = progress.add_task(f"round {round_id[:8]}", total=1.0, line="")
-        while True:
-            status, line = _look(backend, round_id, rate)
-            if status is not None:
-                progress.update(task, completed=_share_done(status), line=line)
-                if not status.state.is_active:
-                    progress.update(task, completed=1.0)
-                    return status
-            else:
-                progress.update(task, line=line)
-            told = _react(backend, round_id, interrupts, told, progress.console)
-            if interrupts.leave:
-                return None
-            time.sleep(REFRESH_S)
+        task = progress.add_task(name, total=1.0, line="")
 
+        def show_bar(status: RoundStatus | None, line: str, over: bool) -> None:
+            done = 1.0 if over else None if status is None else _share_done(status)
+            progress.update(task, completed=done, line=line)
 
-def _with_lines(
-    backend: Backend, round_id: str, view: Console, interrupts: Interrupts, quiet: bool
-) -> RoundStatus | None:
-    rate, told, next_line = _Rate(deque()), 0, 0.0
-    while True:
-        status, line = _look(backend, round_id, rate)
-        over = status is not None and not status.state.is_active
-        if not quiet and (over or time.monotonic() >= next_line):
-            view.print(f"round {round_id[:8]}  {line}")
-            next_line = time.monotonic() + LINE_S
-        if over:
-            return status
-        told = _react(backend, round_id, interrupts, told, view)
-        if interrupts.leave:
-            return None
-        time.sleep(REFRESH_S)
+        yield show_bar
 
 
 def _look(backend: Backend, round_id: str, rate: _Rate) -> tuple[RoundStatus | None, str]:
