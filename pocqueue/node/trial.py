@@ -1,7 +1,7 @@
-"""Plays the chain for a small node, to see that a whole installation works: asks for a round and takes it in.
+"""Plays the chain for a small node, to try a whole installation: asks for a round and receives its batches.
 
-The receiver listens on loopback for the time of the trial. It holds every batch to what a chain holds
-it to: the signature, the round, distances below r_target.
+The receiver listens on loopback while the trial runs. It checks every batch as a chain does: the
+signature and the round.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-import httpx
 from typing_extensions import override
 
 from pocqueue.closing import Closing
 from pocqueue.errors import NodeError, SignatureError
+from pocqueue.node.client import NodeClient
 from pocqueue.node.signing import verify_body
 
 #: Larger bodies are refused.
 _MAX_BODY = 64 * 1024 * 1024
-#: How long the last batches may take after the round was stopped.
+#: Seconds that the last batches may take after the round was stopped.
 DRAIN_S = 30.0
 
 
@@ -62,10 +62,7 @@ class Trial(Closing):
         batch_size: int,
     ) -> None:
         self.block_hash = block_hash or f"0x{os.urandom(16).hex()}"
-        self._http = httpx.Client(
-            base_url=f"{url.rstrip('/')}/api/v1/pow", timeout=60, trust_env=False
-        )
-        self._url = url
+        self._node = NodeClient(url, timeout_s=60)
         self._taken: queue.Queue[Taken | SignatureError] = queue.Queue()
         self._began = time.monotonic()
         self._server = receiver(self.take)
@@ -87,22 +84,22 @@ class Trial(Closing):
         """End the receiver, and close the connections."""
         self._server.shutdown()
         self._server.server_close()
-        self._http.close()
+        self._node.close()
 
     def start(self) -> dict[str, Any]:
         """Ask for the round; return the node's status.
 
         Raises:
-            NodeError: nobody answers, the node cannot, or it has another round at the moment.
+            NodeError: there is no node, it cannot, or it has another round at the moment.
         """
-        before = self._ask("GET", "/status")
+        before = self._node.status()
         if before["status"] in {"GENERATING", "VALIDATING"}:
             raise NodeError(
-                f"The node at {self._url} is {before['status']} for block {before['block_hash']}: it is not "
+                f"The node at {self._node.url} is {before['status']} for block {before['block_hash']}: it is not "
                 "disturbed for a trial. Try again when that round is over."
             )
         self._began = time.monotonic()
-        status: dict[str, Any] = self._ask("POST", "/init/generate", self._body)["pow_status"]
+        status: dict[str, Any] = self._node.post("/init/generate", self._body)["pow_status"]
         return status
 
     def batches(self, seconds: float) -> Iterator[Taken]:
@@ -122,50 +119,33 @@ class Trial(Closing):
             yield found
 
     def stop(self) -> Iterator[Taken]:
-        """End the round; yield what still comes until the node has nothing more of it to send.
+        """End the round; yield the batches that still come, until the node has no more of them to send.
 
         Raises:
             NodeError, SignatureError: see the classes.
         """
-        self._ask("POST", "/stop")
+        self._node.post("/stop")
         deadline = time.monotonic() + DRAIN_S
         quiet = 0
         while quiet < 3 and time.monotonic() < deadline:
             came = list(self.batches(0.5))
             yield from came
-            idle = not came and self._ask("GET", "/status")["outbox"]["waiting"] == 0
+            idle = not came and self._node.status()["outbox"]["waiting"] == 0
             quiet = quiet + 1 if idle else 0
 
     def take(self, _path: str, content: bytes) -> int:
-        """Judge a batch; return the status to answer with."""
+        """Check a batch; return the status to answer with."""
         try:
             body = json.loads(content)
             signer = verify_body(body)
             if body["block_hash"] != self.block_hash:
-                # Of a round before: the node still had it on disk for this port.
+                # Of an earlier round, which was still in the node's outbox for this port.
                 return 200
         except (ValueError, KeyError, TypeError, SignatureError) as exc:
             self._taken.put(SignatureError(f"The node sent what no chain would take: {exc}"))
             return 400
         self._taken.put(Taken(body, signer, time.monotonic() - self._began))
         return 200
-
-    def _ask(self, method: str, path: str, body: Any = None) -> Any:
-        try:
-            reply = self._http.request(method, path, json=body)
-        except (httpx.HTTPError, httpx.InvalidURL) as exc:
-            raise NodeError(
-                f"No small node answers at {self._url} ({exc or type(exc).__name__}): start one with "
-                "`pocqueue node serve`, or give its --url."
-            ) from None
-        try:
-            answer = reply.json()
-        except ValueError:
-            answer = {}
-        if reply.status_code != 200:
-            detail = answer.get("detail") if isinstance(answer, dict) else None
-            raise NodeError(str(detail or f"The node at {self._url} answers {reply.status_code}."))
-        return answer
 
 
 def receiver(take: Callable[[str, bytes], int]) -> ThreadingHTTPServer:

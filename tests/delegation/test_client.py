@@ -16,17 +16,11 @@ from pocqueue.delegation.client import DelegationClient
 from pocqueue.errors import DelegationError, SettingsError
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.store import Keys
-from tests.support.delegation_server import Work, live_gpus
+from tests.support.callback_receiver import answering
+from tests.support.delegation_server import TOKEN, Work, live_gpus
 from tests.support.factories import FINGERPRINT
 from tests.support.fixtures import SettingsFactory
-from tests.support.node import (
-    TOKEN,
-    answering,
-    batch,
-    big_node,
-    legacy_big_node,
-    make_round,
-)
+from tests.support.node import batch, big_node, legacy_big_node, make_round
 
 
 async def refusal(url: str, token: str = TOKEN, **options: Any) -> DelegationError:

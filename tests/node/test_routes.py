@@ -21,14 +21,12 @@ from pocqueue.node.app import create_app
 from pocqueue.node.engine_host import EngineHost
 from pocqueue.node.outbox import OUTBOX_NAME
 from pocqueue.settings import DelegationSettings, NodeSettings, Settings
-from tests.support.callback_receiver import receiving
-from tests.support.delegation_server import BODY
+from tests.support.callback_receiver import answering, receiving
+from tests.support.delegation_server import BODY, TOKEN
 from tests.support.fake_engine import FakeEngine, valid_below
 from tests.support.fixtures import SettingsFactory
 from tests.support.node import (
     NOWHERE,
-    TOKEN,
-    answering,
     delegating,
     host_of,
     legacy_big_node,

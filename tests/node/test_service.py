@@ -31,11 +31,10 @@ from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.store import Keys
 from pocqueue.settings import DelegationSettings
 from tests.support.callback_receiver import Receiver, receiving
-from tests.support.delegation_server import Work as Gpus, live_gpus
+from tests.support.delegation_server import TOKEN, Work as Gpus, live_gpus
 from tests.support.fake_engine import FakeEngine, distance_of, valid_below
 from tests.support.fixtures import SettingsFactory
 from tests.support.node import (
-    TOKEN,
     TroubledOutbox,
     batch,
     big_node,

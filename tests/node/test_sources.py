@@ -23,19 +23,11 @@ from pocqueue.errors import (
 from pocqueue.node.sources import EngineSource, QueueSource, RemoteSource, is_final, is_refused
 from pocqueue.poc.nonces import MAX_NONCE
 from pocqueue.rounds.backend import Backend
-from tests.support.delegation_server import Work as Gpus, live_gpus
+from tests.support.callback_receiver import answering
+from tests.support.delegation_server import TOKEN, Work as Gpus, live_gpus
 from tests.support.fake_engine import FakeEngine, valid_below
 from tests.support.fixtures import SettingsFactory
-from tests.support.node import (
-    TOKEN,
-    answering,
-    batch,
-    big_node,
-    host_of,
-    legacy_big_node,
-    make_round,
-    nonces_in,
-)
+from tests.support.node import batch, big_node, host_of, legacy_big_node, make_round, nonces_in
 from tests.support.waiting import until
 
 

@@ -33,8 +33,6 @@ from tests.support.callback_receiver import answering
 from tests.support.delegation_server import TOKEN, make_delegation
 from tests.support.fake_engine import FakeEngine
 
-__all__ = ["TOKEN", "answering"]
-
 #: Where nothing listens and nobody looks.
 NOWHERE = "http://127.0.0.1:9/v1/poc-batches"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,9 @@ from pocqueue.cli.node.trial import NodeUrl, try_node, url_by_settings
 from pocqueue.cli.node.verify import verify
 from pocqueue.cli.options import EnvFile, Host, Json, Port, Watch
 from pocqueue.cli.output import EXIT_INTERRUPTED, console, facts, print_json, seconds
+
+if TYPE_CHECKING:
+    from pocqueue.node.client import NodeClient
 
 app = typer.Typer(
     help="The small node: owns the key, delegates or works itself, signs and sends.",
@@ -73,52 +76,27 @@ def status(
     env_file: EnvFile = None,
 ) -> None:
     """Show how a node stands: what it does, what it received, what waits to be sent."""
-    url = url or url_by_settings()
-    if not watch:
-        found = _fetch(url)
-        if as_json:
-            print_json(found)
+    from pocqueue.node.client import NodeClient
+
+    with NodeClient(url or url_by_settings()) as node:
+        if watch:
+            _watch(node)
+        elif as_json:
+            print_json(node.status())
         else:
-            console().print(_table(found))
-        return
+            console().print(_table(node.status()))
+
+
+def _watch(node: NodeClient) -> None:
     from rich.live import Live
 
     try:
         with Live(console=console(), auto_refresh=False) as live:
             while True:
-                live.update(_table(_fetch(url)), refresh=True)
+                live.update(_table(node.status()), refresh=True)
                 time.sleep(1.0)
     except KeyboardInterrupt:
         raise typer.Exit(EXIT_INTERRUPTED) from None
-
-
-def _fetch(url: str) -> dict[str, Any]:
-    import httpx
-
-    from pocqueue.errors import NodeError
-
-    try:
-        reply = httpx.get(f"{url.rstrip('/')}/api/v1/pow/status", timeout=5, trust_env=False)
-        found = reply.json()
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError, RecursionError) as exc:
-        # What is no JSON is no small node, whatever the decoder says of it.
-        reason = str(exc) if isinstance(exc, httpx.HTTPError | httpx.InvalidURL) else ""
-        raise NodeError(
-            f"No small node answers at {url} ({reason or type(exc).__name__}): start one with "
-            "`pocqueue node serve`, or give its --url."
-        ) from None
-    if (
-        reply.status_code == 200
-        and isinstance(found, dict)
-        and isinstance(found.get("outbox"), dict)
-    ):
-        return found
-    detail = found.get("detail") if isinstance(found, dict) else None
-    if reply.status_code == 503 and isinstance(detail, str):
-        raise NodeError(f"The small node at {url} cannot say how it stands: {detail}")
-    raise NodeError(
-        f"What answers at {url} is no small node (HTTP {reply.status_code}): give the --url of one."
-    )
 
 
 def _table(found: dict[str, Any]) -> Any:
