@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from pocqueue.cli.report import print_round
 from pocqueue.delegation.client import DelegationClient, RemoteModel
+from pocqueue.engine import EngineOptions, load_engine
 from pocqueue.errors import DelegationError, InvalidRound, ProofFileError, SignatureError
 from pocqueue.node.engine_host import EngineHost
 from pocqueue.node.keys import SigningKey
@@ -20,6 +22,7 @@ from pocqueue.node.outbox import Outbox
 from pocqueue.node.round import NodeRound
 from pocqueue.node.signing import sign_body, verify_body
 from pocqueue.node.spot_check import SpotCheck
+from pocqueue.poc.batch import Batch
 from pocqueue.poc.proofs import Proofs
 from pocqueue.poc.scheme import scheme_class
 from pocqueue.rounds.backend import Backend
@@ -72,7 +75,7 @@ def test_its_parameters_stand_flat_beside_its_name() -> None:
     """In a specification and whatever it is written to; those of another scheme are refused."""
     spec = vector_spec(size=5)
     assert spec.proof == Vectors(size=5)
-    assert (spec.scheme, spec.options) == ("vector", (("size", 5),))
+    assert (spec.scheme, spec.options) == ("vector", (("k_dim", 5),))
     written = json.loads(spec.model_dump_json())
     assert (written["scheme"], written["size"], written["tolerance"]) == ("vector", 5, 0.01)
     assert RoundSpec.model_validate_json(spec.model_dump_json()) == spec
@@ -213,3 +216,29 @@ def test_people_are_shown_its_facts(backend: Backend, capsys: pytest.CaptureFixt
     assert "vector size           3" in shown
     assert "vector 1.000000 1.125000 1.250000" in shown
     assert "r_target" not in shown
+
+
+def test_a_model_computes_the_vectors(backend: Backend, tmp_path: Path) -> None:
+    """With the torch engine: the same as its worker keeps, whatever stands beside a nonce."""
+    options = EngineOptions(model="embedded", device="cpu", state_dir=tmp_path, dtype="float32")
+    engine = load_engine("torch", options)
+    info = engine.info
+    spec = vector_spec(model=info.model, model_fingerprint=info.fingerprint, batch_size=4, size=2)
+    round_id = backend.store.create(spec)
+    assign(backend.store, round_id, 10)
+    runner = RangeRunner(engine, backend.store, "w0", pytest.fail)
+    try:
+        assert runner.run(round_id, 1) == "10 of 10 nonces"
+        status = backend.store.status(round_id)
+        kept = Proofs.joined(entry.proofs for entry in backend.store.iter_proofs(status))
+        assert kept.nonces == list(range(10))
+        assert len({tuple(vector) for vector in kept.values}) == 10
+        assert all(len(vector) == 2 for vector in kept.values)
+        assert engine.values(Batch.of(spec, [7])) == [kept.values[7]]
+        distance = Batch("block-1", "key-1", (7,), 4, 8)
+        assert 0 <= engine.values(distance, Batch.of(spec, [8]))[0] <= 2
+        with pytest.raises(InvalidRound, match=r"^scheme is 'chance'"):
+            engine.values(replace(distance, scheme="chance"))
+    finally:
+        runner.close()
+        engine.close()

@@ -35,7 +35,7 @@ class Vectors(ProofScheme):
     @property
     @override
     def options(self) -> tuple[tuple[str, Any], ...]:
-        return (("size", self.size),)
+        return (("k_dim", self.size),)
 
     @override
     def is_kept(self, value: Any) -> bool:

@@ -57,12 +57,7 @@ def hash(seed: int, n: int, device: torch.device | str) -> torch.Tensor:
 
 
 def uniform(seed: int, n: int, device: torch.device | str) -> torch.Tensor:
-    """Return n uniform numbers: the hashes as float32, divided by 2^32.
-
-    Args:
-        seed: 0 … 2^32 - 1.
-        n: 1 … 2^31.
-        device: where to compute.
+    """Return n uniform numbers: the hashes as float32, divided by 2^32; arguments as for `hash`.
 
     Returns:
         float32 ``[n]`` on `device`, in [0, 1]: 1.0 occurs, as the largest hashes round up.
@@ -98,12 +93,7 @@ def normal(seed: int, n: int, device: torch.device | str) -> torch.Tensor:
 
 
 def permutation(seed: int, vocab_size: int, device: torch.device | str) -> torch.Tensor:
-    """Return the stable ascending order of the unsigned hashes of 0 … vocab_size - 1.
-
-    Args:
-        seed: 0 … 2^32 - 1.
-        vocab_size: 1 … 2^31.
-        device: where to compute.
+    """Return the stable ascending order of the unsigned hashes of 0 … vocab_size - 1; see `hash`.
 
     Returns:
         int64 ``[vocab_size]`` on `device`.

@@ -338,11 +338,3 @@ def test_a_session_that_ends_frees_its_place(backend: Backend) -> None:
                 backend.client.delete(Keys.of_round(session_id, "round"))
             backend.store.expire(session_id)
         assert not backend.client.hexists(Keys.SESSIONS, session_id)
-
-
-def test_older_workers_read_rounds_without_customers(backend: Backend) -> None:
-    """They know no such field, and refuse what they do not know."""
-    round_id = backend.store.create(make_spec())
-    spec = str(backend.client.hget(Keys.of_round(round_id, "round"), "spec"))
-    assert "customer" not in spec
-    assert backend.store.status(make_session(backend)).spec.customer == "main"
