@@ -81,7 +81,7 @@ class Pipeline:
             if output is None:
                 return None
             values = maths.values(prepared.batch, prepared.rest, output)
-            return self._read(values)[: len(batch.nonces)]
+            return maths.written(self._read(values)[: len(batch.nonces)])
 
     def maths(self, scheme: str) -> SchemeMaths:
         """Return the maths of a proof scheme for this model.

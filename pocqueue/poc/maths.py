@@ -6,6 +6,7 @@ Each scheme has one in its folder, named by `ProofScheme.maths`. An engine's pip
     write_inputs  into the buffer that the model gets; perhaps ahead, on a stream of its own
     prepare       whatever else can be made before the pass; like `write_inputs`
     values        of what the model gave for the last position, on the model's stream
+    written       once the host has read them
 """
 
 from __future__ import annotations
@@ -79,8 +80,12 @@ class SchemeMaths(ABC):
             output: what the model gave of it; see `reads`.
 
         Returns:
-            [batch, …] on the device: a value a row, as `tolist` makes it one.
+            [batch, …] on the device: a row a value.
         """
+
+    def written(self, rows: list[Any]) -> list[Any]:
+        """Return rows of `values`, as the host has read them, as values that JSON can hold."""
+        return rows
 
     def forget(self) -> None:
         """Free what is kept between two batches."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import ClassVar, cast
 
 import pytest
 import torch
@@ -14,8 +13,8 @@ from pocqueue.errors import EngineError, InvalidRound
 from pocqueue.poc.batch import Batch
 from pocqueue.poc.kernels.reference import ReferenceKernels
 from pocqueue.poc.maths import Output
-from pocqueue.poc.scheme import ProofScheme, register
 from tests.support.factories import make_info
+from tests.support.vectors import Vectors
 
 CPU = torch.device("cpu")
 HIDDEN, VOCAB = 16, 40
@@ -33,16 +32,6 @@ class Model:
         self.outputs.append(output)
         hidden = inputs.sum(dim=1)
         return hidden if output == "hidden" else hidden.repeat(1, 3)[:, :VOCAB]
-
-
-class Vector:
-    """As much of a scheme as an engine asks for."""
-
-    name: ClassVar[str] = "vector-of-engine-tests"
-    maths: ClassVar[str] = "tests.support.vector_maths:VectorMaths"
-
-
-register(cast(type[ProofScheme], Vector))
 
 
 @pytest.fixture
@@ -72,8 +61,8 @@ def test_every_pass_has_the_shape_of_its_round(pipeline: Pipeline) -> None:
 def test_a_scheme_says_what_it_reads_and_what_a_value_is(pipeline: Pipeline) -> None:
     """Here a vector for each nonce, of the hidden state, as long as the batch's options say."""
     model = Model()
-    found = pipeline.values(batch_of(1, 2, 3, scheme=Vector.name), model)
-    longer = pipeline.values(batch_of(2, scheme=Vector.name, k_dim=HIDDEN), model)
+    found = pipeline.values(batch_of(1, 2, 3, scheme=Vectors.name), model)
+    longer = pipeline.values(batch_of(2, scheme=Vectors.name, k_dim=HIDDEN), model)
     assert found is not None
     assert longer is not None
     assert [len(vector) for vector in found] == [3, 3, 3]
@@ -85,7 +74,7 @@ def test_a_scheme_says_what_it_reads_and_what_a_value_is(pipeline: Pipeline) -> 
 
 def test_schemes_may_alternate_with_prefetching(pipeline: Pipeline) -> None:
     """Two rounds of different schemes share a GPU; each batch is prefetched by its own."""
-    batches = [batch_of(n, scheme=("distance", Vector.name)[n % 2]) for n in range(6)]
+    batches = [batch_of(n, scheme=("distance", Vectors.name)[n % 2]) for n in range(6)]
     alone = [pipeline.values(batch, Model()) for batch in batches]
     told = [
         pipeline.values(batch, Model(), upcoming)

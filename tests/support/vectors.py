@@ -1,6 +1,6 @@
 """A second proof scheme, for tests alone: a vector a nonce, no r_target, every nonce kept.
 
-What the seam in `poc/scheme.py` promises: this module and `vector_maths.py` are all there is of it.
+This module and `vector_maths.py` are all there is of it, as `poc/scheme.py` promises.
 """
 
 from __future__ import annotations
