@@ -19,12 +19,12 @@ from pocqueue.node.schema import (
     InitBody,
     OkAnswer,
     PowStatus,
-    ProofBody,
     RoundAnswer,
     StateAnswer,
     errors,
 )
 from pocqueue.node.service import NodeService
+from pocqueue.poc.distance.bodies import ProofBody
 from pocqueue.poc.distance.scheme import Distance
 from pocqueue.poc.nonces import check_node
 from pocqueue.settings import NodeSettings

@@ -17,7 +17,6 @@ from pocqueue.node.round import NodeRound
 from pocqueue.poc.fields import HttpUrl, Text
 from pocqueue.poc.scheme import WithProof
 from pocqueue.poc.search import NOT_SET, MaybeNodeCount, MaybeNodeId, SearchBody
-from pocqueue.served import schema as pow_schema
 from pocqueue.web.errors import error_answers
 
 #: What legacy nodes take if neither the body nor its params say.
@@ -151,19 +150,6 @@ class InitBody(SearchBody, WithProof):
             params=self.params.model_dump(exclude_none=True),
             url=url,
         )
-
-
-class ProofBody(pow_schema.ProofBody):
-    """Somebody's proof, to be recomputed for the block of the round at hand."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {name: _EXAMPLE[name] for name in ("public_key", "block_hash", "block_height")}
-                | {"nonces": [3, 17], "dist": [1.3801, 1.3994], "node_id": 0}
-            ]
-        }
-    )
 
 
 class OutboxStatus(BaseModel):

@@ -14,6 +14,7 @@ from fastapi import APIRouter, FastAPI, Request
 from starlette.types import Scope
 
 from pocqueue.errors import EngineUnavailable, PocqueueError
+from pocqueue.poc.distance.bodies import ProofBody
 from pocqueue.poc.distance.data import finite_or_none
 from pocqueue.poc.distance.scheme import Distance
 from pocqueue.poc.fields import build
@@ -23,7 +24,6 @@ from pocqueue.served.schema import (
     ERRORS,
     DistancesAnswer,
     DistancesBody,
-    ProofBody,
     ServedRoundAnswer,
     ServedRoundBody,
     ServedStatusAnswer,

@@ -6,21 +6,16 @@ Unknown fields are ignored: clients of several generations send more than this o
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from pydantic import BaseModel, Field
 
 from pocqueue.poc.batch import Batch
-from pocqueue.poc.data import ProofBatch
+from pocqueue.poc.distance.bodies import Nonce
 from pocqueue.poc.distance.scheme import RTarget
 from pocqueue.poc.fields import HttpUrl, Text
-from pocqueue.poc.nonces import MAX_NONCE
 from pocqueue.poc.scheme import FraudThreshold
 from pocqueue.poc.search import (
     MAX_BATCH_SIZE,
-    MAX_NODE_COUNT,
     BatchSize,
-    BlockHeight,
     MaybeNodeCount,
     MaybeNodeId,
     Search,
@@ -28,11 +23,6 @@ from pocqueue.poc.search import (
 )
 from pocqueue.web.errors import error_answers
 from pocqueue.web.schema import example
-
-#: Nonces of one request. A round of 330 seconds finds fewer valid ones.
-MAX_NONCES = 100_000
-
-Nonce = Annotated[int, Field(ge=0, le=MAX_NONCE)]
 
 
 class ServedRoundBody(Search):
@@ -54,22 +44,6 @@ class ServedRoundBody(Search):
     node_id: MaybeNodeId = 0
     node_count: MaybeNodeCount = 1
     callback_url: HttpUrl | None = None
-
-
-class ProofBody(BaseModel):
-    """Somebody's proof, to be recomputed."""
-
-    public_key: Text
-    block_hash: Text
-    block_height: BlockHeight
-    nonces: list[Nonce] = Field(max_length=MAX_NONCES)
-    #: Claimed distances, one a nonce.
-    dist: list[float] = Field(max_length=MAX_NONCES)
-    node_id: int = Field(default=0, ge=0, le=MAX_NODE_COUNT)
-
-    def to_batch(self) -> ProofBatch:
-        """Return the same as `pocqueue.poc` has it."""
-        return ProofBatch(**self.model_dump())
 
 
 class BatchBody(BaseModel):

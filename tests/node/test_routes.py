@@ -500,7 +500,8 @@ def test_the_document_is_complete(at_work: str) -> None:
 
 async def test_the_examples_are_true(http: httpx.AsyncClient) -> None:
     """That of a round begins one, but for its model; that of a proof can be validated."""
-    from pocqueue.node.schema import InitBody, PowStatus, ProofBody
+    from pocqueue.node.schema import InitBody, PowStatus
+    from pocqueue.poc.distance.bodies import ProofBody
 
     def example(model: Any) -> Any:
         return model.model_json_schema()["examples"][0]
