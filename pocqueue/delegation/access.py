@@ -1,4 +1,4 @@
-"""Who is let in to a delegation: customers, each with a token of its own.
+"""Access to a delegation: each customer has a token of its own.
 
 Clients send the token as the header ``Authorization: Bearer TOKEN``. Legacy clients send it as
 ``auth_token``, in the query or in the JSON body; `BodyToken` reads it there before the door asks for it.
@@ -22,7 +22,7 @@ from pocqueue.web.failures import WINDOW_S, FailureLimit
 PREFIX = "/api/v1/delegation"
 #: Wrong tokens that are counted at the same time.
 _TURNS = 8
-#: Whether the service works, and what it has to offer, is for everybody to know.
+#: Health and documentation are for everybody.
 _PUBLIC = frozenset(
     {"/health", f"{PREFIX}/health", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"}
 )
@@ -48,7 +48,7 @@ def asks(scope: Scope, *, public_status: bool) -> Asks:
     """Say what is asked for at a path.
 
     Args:
-        public_status: the status is shown to whoever sends no token.
+        public_status: the status needs no token.
     """
     if scope["path"] in _PUBLIC:
         return Asks.NOTHING
@@ -136,7 +136,7 @@ class BodyToken:
 
 
 async def _read(receive: Receive) -> bytes:
-    """Return a whole body; what there is of it where the client went away."""
+    """Return a whole body, or the part that came before the client went away."""
     parts = []
     more = True
     while more:
@@ -147,7 +147,7 @@ async def _read(receive: Receive) -> bytes:
 
 
 def _parse(content: bytes) -> dict[str, object] | None:
-    """Return a JSON object; None where it is none."""
+    """Return a JSON object; None: it is none."""
     try:
         body = json.loads(content)
     except (ValueError, RecursionError):

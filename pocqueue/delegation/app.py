@@ -144,9 +144,9 @@ def create_app(
 
 @contextmanager
 def _ending_waits(reader: SessionReader) -> Iterator[None]:
-    """Let nobody wait for batches any more once the server is told to end.
+    """End all long polls once the server is told to end.
 
-    The server answers all requests before it ends the application, so nobody else would tell.
+    The server answers all requests before it ends the application, whose lifespan would be too late.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

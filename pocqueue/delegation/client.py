@@ -1,7 +1,7 @@
 """The delegation API of a big node, as its small node calls it (docs/wire.md).
 
-Works with big nodes of ours, which take a cursor and answer long polls, and with legacy ones, which have no
-cursors and hand every batch out once. What goes wrong is a `DelegationError` that says what to check.
+Works with big nodes that have cursors and long polls, as this project's do, and with legacy ones, which have
+neither and hand every batch out once. What goes wrong is a `DelegationError` that says what to check.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class RemoteSession:
     session_id: str
     gpu_count: int
     message: str
-    #: What it searches with; empty where it does not say.
+    #: What it searches with; its fields are empty if it does not say.
     model: RemoteModel
 
 
 class RemoteModel(BaseModel):
-    """What a big node of ours says about the model of a session; empty: nothing."""
+    """What a big node says about the model of a session; legacy ones say nothing."""
 
     model: str = ""
     model_fingerprint: str = ""
@@ -123,7 +123,7 @@ class DelegationClient(AsyncClosing):
         self._start_wait_s = start_wait_s
         self._max_reply_bytes = max_reply_bytes
         self._scheme = scheme_class(scheme)
-        # In a URL a token ends up in logs, so only where the big node reads it nowhere else.
+        # In a URL a token ends up in logs, so it stands there only if the big node reads it nowhere else.
         self._token_in_query = False
         # To make a context takes tens of milliseconds.
         verify = tls_context(ca) if self.url.startswith("https:") else False
@@ -158,7 +158,7 @@ class DelegationClient(AsyncClosing):
         Raises:
             DelegationError: unreachable, or refused: wrong token, too many sessions, another model …
         """
-        # One of ours knows by the id that it is the same request; others ignore it.
+        # By the id a big node knows that it is the same request; legacy ones ignore it.
         body = {**search, **self._as_field} | {"request_id": str(uuid.uuid4())}
         try:
             reply = await self._post("/start", body, self._start_wait_s)
@@ -208,7 +208,7 @@ class DelegationClient(AsyncClosing):
 
     async def _post(self, path: str, body: dict[str, Any], wait_s: float) -> httpx.Response:
         try:
-            # For all of it: nobody may hold up what comes next by answering a byte at a time.
+            # For the whole exchange: a reply that comes a byte at a time must not hold up what comes next.
             async with asyncio.timeout(self._timeout_s + wait_s):
                 return self._checked(await self._ask("POST", path, wait_s=wait_s, json=body))
         except TimeoutError as exc:

@@ -1,4 +1,4 @@
-"""Who may use a delegation: the one token of the settings, and a file of customers with their own.
+"""The customers of a delegation: the one that has the token of the settings, and those of a file.
 
 The file holds names and SHA-256 digests of tokens, never a token. It is written as a whole under a
 lock and read again when it changes, so that a token that was revoked is refused without a restart::
@@ -34,7 +34,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
 class Customer(BaseModel):
-    """Somebody who may start sessions."""
+    """The owner of a token."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -49,7 +49,7 @@ class Customer(BaseModel):
     created: str = ""
 
     def max_sessions(self, in_all: int) -> int:
-        """Return how many sessions it may have where all together may have `in_all`."""
+        """Return how many sessions it may have at a time, out of `in_all` for all customers together."""
         return in_all if self.sessions is None else min(self.sessions, in_all)
 
 
@@ -59,21 +59,21 @@ class _Content(BaseModel):
 
 
 def tokens_path(settings: Settings, delegation: DelegationSettings) -> Path:
-    """Return where the file of customers is."""
+    """Return the path of the file of customers."""
     return delegation.tokens_file or settings.state_dir / FILE_NAME
 
 
 class TokensFile:
-    """The file of customers, for those who change it."""
+    """The file of customers, as commands read and change it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def read(self) -> list[Customer]:
-        """Return the customers, by name; none where there is no file.
+        """Return the customers, by name; none if there is no file.
 
         Raises:
-            SettingsError: the file cannot be read, or is none of ours.
+            SettingsError: the file cannot be read, or is no file of customers.
         """
         try:
             content = _Content.model_validate_json(self.path.read_bytes())
@@ -175,7 +175,7 @@ class Customers:
     """All customers, as a running service knows them.
 
     Args:
-        token: of the settings; whoever has it is customer `MAIN`.
+        token: of the settings; its owner is customer `MAIN`.
         file: the others; read again when it changes.
 
     Raises:
@@ -191,7 +191,7 @@ class Customers:
         self._customers = [self._main, *file.read()]
 
     def find(self, token: str) -> Customer | None:
-        """Return whose token it is; None: nobody's."""
+        """Return the owner of a token; None: it has none."""
         self._refresh()
         found = find_token(token, [customer.sha256 for customer in self._customers])
         return None if found is None else self._customers[found]
@@ -203,8 +203,8 @@ class Customers:
         try:
             self._customers = [self._main, *self._file.read()]
         except SettingsError as exc:
-            # Better the customers of a moment ago than none: somebody is just editing it. It is read again
-            # with the next request, as whoever was revoked must not stay for one failure to read.
+            # The customers of a moment ago are better than none, as somebody may be editing the file. It is
+            # read again with the next request: a failure must not keep a revoked token alive.
             if stamp != self._unread:
                 logger.error("DELEGATION keeps the customers that it knows: %s", exc)
             self._unread = stamp

@@ -4,7 +4,7 @@ Clients that keep no cursor get each batch once, and a reply that got lost would
 the whole body but its last byte is sent; then it is looked whether the client is still there; then
 the store notes how far the session was handed over; then the last byte goes out. A client that went
 away before, whose connection broke, or that gave up waiting, finds the same batches in its next
-reply, as nothing was noted. Where the note cannot be made (another poll of the same session was
+reply, as nothing was noted. If the note cannot be made (another poll of the same session was
 faster, or Redis is gone) the connection is cut: a client that lacks the last byte of an announced
 length has no reply.
 
@@ -36,7 +36,7 @@ class DrainResponse(Response):
 
     Args:
         body: JSON.
-        confirm: notes the hand-over; False where it was not to be.
+        confirm: notes the hand-over; False: another reply was faster.
     """
 
     media_type = "application/json"
@@ -79,7 +79,7 @@ async def is_gone(receive: Receive) -> bool:
 
 
 async def _next_message(receive: Receive) -> Message | None:
-    """Return what the server has to say of the request; None where that is nothing new."""
+    """Return the next message of the server about the request; None: there is none yet."""
     message = asyncio.ensure_future(receive())
     # A few times round the loop: for the network's news, for the server to hear it and to pass it on.
     for _ in range(4):

@@ -2,7 +2,7 @@
 
 The pool's figures (`pocqueue.rounds.metrics`) are the same from every process. Times of requests and
 what the process uses are its own: with several processes behind one port, each scrape shows the one
-that happened to answer it. Who needs those exactly runs one process.
+that happened to answer it. To have those exactly, run one process.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The routes of a delegation (docs/wire.md), as `/api/v1/delegation/X` and as bare `/X`.
 
-Thin: who asks is found out here, what sessions do is in `rounds/sessions/`.
+Thin: the door (`access.py`) has found the caller, and what sessions do is in `rounds/sessions/`.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ async def batches(
             ge=0,
             le=MAX_WAIT_S,
             allow_inf_nan=False,
-            description="Seconds to wait where there is nothing yet; the answer comes as soon as there is.",
+            description="Seconds to wait for a batch if there is none yet; the answer comes with the first one.",
         ),
     ] = 0.0,
     limit: Annotated[
@@ -220,7 +220,7 @@ def stop(body: StopBody, request: Request) -> StopAnswer:
 
 
 def status(request: Request) -> SessionsAnswer:
-    """Show the caller's sessions of the last hour; everybody's where status is public and no token sent."""
+    """Show the caller's sessions of the last hour; everybody's if status is public and no token sent."""
     delegation: Delegation = request.app.state.delegation
     customer: Customer | None = request.user
     in_all = delegation.settings.max_sessions

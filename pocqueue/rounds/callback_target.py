@@ -1,7 +1,7 @@
 """Where the callbacks of rounds may go: to public addresses, unless the operator allows others.
 
-Whoever starts a round names its callback URL, and the io worker that posts to it may stand inside a
-network that this person has no business in. Promises:
+The callback URL of a round comes from outside, and the io worker that posts to it may stand inside a network
+that is closed to those who chose it. Promises:
 
 - Only http and https, without a user name or password in the URL.
 - No connection to an address that is private, loopback, link-local, multicast, unspecified or
@@ -32,7 +32,7 @@ from pocqueue.poc.callback import without_secrets
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 #: Translation prefixes of RFC 6052 and RFC 8215. The first has the IPv4 address in its last 32 bits;
-#: where the second has it is each network's own affair.
+#: in the second its place differs from network to network.
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _NAT64_LOCAL = ipaddress.IPv6Network("64:ff9b:1::/48")
 #: RFC 4291, 2.5.5.1: "::a.b.c.d". `::` and `::1` are in it too, as 0.0.0.0 and 0.0.0.1.
@@ -148,7 +148,7 @@ def _carried(address: Address) -> list[Address]:
 
 
 def _literal(host: str) -> Address | None:
-    """Return the address that a host is written as; None where it is a name."""
+    """Return the address that a host is written as; None: it is a name."""
     try:
         return ipaddress.ip_address(host)
     except ValueError:

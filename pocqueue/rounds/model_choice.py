@@ -1,8 +1,8 @@
 """Which of the deployed models a round or a session gets: the one that is asked for, or none.
 
-A search with another model would be for nothing: nobody could validate its proofs. So what is asked for by
-name, or by the dimensions that older clients of a delegation send, has to be what is deployed, and where
-several models fit whoever asks has to say which.
+A search with another model would be for nothing, as its proofs could not be validated. So what is asked for
+by name, or by the dimensions that older clients of a delegation send, has to be deployed; and if several
+models fit, the request has to say which.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ class ServedModel:
 
         Args:
             batch: what is asked for.
-            upcoming: the next batch, to be made ready meanwhile; left out where it cannot be run.
+            upcoming: the next batch, whose inputs are made meanwhile; ignored if the model cannot run it.
 
         Raises:
             InvalidRound: the shape, or the number of nonces, is out of bounds.
@@ -101,12 +101,12 @@ class ServedModel:
         return read_values(answers, len(batch.nonces))
 
     def num_unfinished(self) -> int:
-        """Return how many requests vLLM has at work; 0 where its client does not tell."""
+        """Return how many requests vLLM has at work; 0 if its client does not tell."""
         processor = getattr(self._client, "output_processor", None)
         return 0 if processor is None else int(processor.get_num_unfinished_requests())
 
     def check_alive(self) -> None:
-        """Refuse what needs an engine where that is dead.
+        """Check that the engine is not dead.
 
         Raises:
             EngineUnavailable: vLLM says that its engine is dead.
@@ -130,7 +130,7 @@ class ServedModel:
         try:
             await self._wait(call)
         finally:
-            call.cancel()  # where it is not done; the engine itself cannot be interrupted
+            call.cancel()  # if it is not done; the engine itself cannot be interrupted
         try:
             return call.result()
         except asyncio.CancelledError:

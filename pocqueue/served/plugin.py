@@ -4,7 +4,7 @@
 
 vLLM finds the class through the entry point group ``vllm.endpoint_plugins``, has it add its routes, and
 hands it the engine client once the model is loaded. Where the proof cannot be made on this server, the
-routes say why and everything else works as ever.
+routes say why, and everything else works.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ logger = logging.getLogger("vllm.pocqueue")
 
 #: How long a round closes the gate, as a rule.
 _WINDOW_S: float = RoundSpec.model_fields["window_s"].default
-#: When a round ends that nobody stopped.
+#: A round that nobody stopped ends after this time.
 MAX_ROUND_S = 3600.0
 
 
@@ -104,7 +104,7 @@ class PoCEndpoints:
         self._state.model_error = None
 
     def _go_on(self, _done: int, _total: int) -> None:
-        """End the hashing thread where the server ends: it would be waited for, for minutes.
+        """End the hashing thread when the server ends, which would wait for it for minutes.
 
         Raises:
             EngineUnavailable: the server ends.
@@ -156,9 +156,9 @@ async def _make_prover(
 
 
 def _tokens(settings: Settings, args: Namespace) -> list[str]:
-    """Return the digest of each token that opens the routes; none where they are open.
+    """Return the digest of each token that opens the routes; none: they are open to all.
 
-    The server's own keys count as well where no other is set: who may not ask for a completion may
+    The server's own keys count if no other token is set: a client that may not ask for a completion must
     not stop all of them either.
     """
     if settings.vllm_token is not None:

@@ -53,7 +53,7 @@ class RoundRunning(PocqueueError):
 
 
 class ServedRound(ProofSearch):
-    """What to search on the served model, and who is told."""
+    """What to search on the served model, and the callback URL for what is found."""
 
     callback_url: HttpUrl | None = None
 
@@ -95,7 +95,7 @@ class Prover:
         model: the served model.
         gate: before the inference routes.
         drain_s: seconds that running requests get to finish before the first batch.
-        max_round_s: seconds after which a round ends that nobody stopped.
+        max_round_s: seconds after which a round ends by itself.
         make_sender: makes what delivers to a callback URL.
     """
 
@@ -117,11 +117,11 @@ class Prover:
         self._error: str | None = None
         self._round: ServedRound | None = None
         self._found = _Found()
-        #: Of the round; None where it has no callback URL, or was stopped.
+        #: Of the round; None: it has no callback URL, or was stopped.
         self._sender: CallbackQueue | None = None
         #: Rounds that were stopped or made room for another.
         self._num_ends = 0
-        #: Held while a batch is computed, by whoever asked for it or by nobody any more.
+        #: Held while a batch is computed, even if its caller was cancelled.
         self._turn = asyncio.Lock()
         self._computing: asyncio.Future[list[Any]] | None = None
         self._search: asyncio.Task[None] | None = None

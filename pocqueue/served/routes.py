@@ -57,7 +57,7 @@ class RouteState:
     """What the routes work on, which comes after them: a server adds routes, then loads its model.
 
     Attributes:
-        prover: None until the engine is there, or where it cannot be used.
+        prover: None until the engine is there, or if it cannot be used.
         reason: why there is none.
         tokens: digest of each token that opens the routes; empty: they are open.
         model_error: why the model's fingerprint is not known yet, or never will be.

@@ -104,7 +104,7 @@ class VerdictAnswer(BaseModel):
 
     status: str = "OK"
     fraud_detected: bool
-    #: One distance a nonce; null where it was not finite.
+    #: One distance a nonce; null: it is not finite.
     computed_distances: list[float | None]
     n_invalid: int
     probability_honest: float
@@ -113,7 +113,7 @@ class VerdictAnswer(BaseModel):
 class DistancesAnswer(BaseModel):
     """Distances, and of which model."""
 
-    #: One distance a nonce; null where it was not finite.
+    #: One distance a nonce; null: it is not finite.
     distances: list[float | None]
     fingerprint: str
     dtype: str

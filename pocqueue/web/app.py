@@ -1,4 +1,4 @@
-"""The application of a service: FastAPI, with what every service of ours puts before its routes."""
+"""The application of a service: FastAPI, with the middleware that all services share."""
 
 from __future__ import annotations
 

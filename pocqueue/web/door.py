@@ -1,13 +1,13 @@
-"""The door of a service: lets those in that have a token, over HTTP and WebSocket alike.
+"""The door of a service: only requests with a token get in, over HTTP and WebSocket alike.
 
 Promises:
-- The token is judged before anything else of a request is looked at, so that whoever has none learns
-  nothing of the rest, and every path is behind the door unless the service says otherwise.
+- The token is judged before anything else of a request, so that a client without one learns nothing of the
+  rest. Every path is behind the door unless the service says otherwise.
 - Tokens are kept and compared as SHA-256 digests, all of them each time: how long it takes says nothing.
 - A token is in no log line and in no error message.
 - A missing token is refused and not counted: it is no guess. Wrong ones are counted, see `failures`.
 
-A service gives `Access` its rule for tokens (a function from a token to whoever has it) and puts `Door`
+A service gives `Access` its rule for tokens (a function from a token to its owner) and puts `Door`
 before its application; its routes find the caller as ``request.user`` or ``websocket.user``. A protocol
 that sends the token in its first message, as some WebSockets do, calls `Access.admit` itself.
 """
@@ -45,7 +45,7 @@ class Access(Generic[Caller]):
     """Judges tokens.
 
     Args:
-        find: returns whoever has a token; None: nobody has it.
+        find: returns the owner of a token; None: it has none.
         limit: of wrong tokens.
         if_missing: the sentence for requests without one.
         if_wrong: the sentence for a wrong one.
@@ -65,7 +65,7 @@ class Access(Generic[Caller]):
         self._if_wrong = if_wrong
 
     async def admit(self, address: str, token: str | None) -> Caller:
-        """Return whoever has a token.
+        """Return the owner of a token.
 
         Args:
             address: the client's, an IP address or any other text.
@@ -103,7 +103,7 @@ class Door:
         app: what is behind it.
         access: judges the tokens.
         asks: what is asked for, by request; paths that do not exist are no exception.
-        token: where a request has its token.
+        token: finds the token of a request.
     """
 
     def __init__(

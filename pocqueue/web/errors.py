@@ -24,7 +24,7 @@ RETRIED = {429, 503}
 _RETRY_AFTER = {
     "Retry-After": {
         "description": "Seconds after which to try again, "
-        f"{PocqueueError.retry_after_s:.0f} where nothing better is known.",
+        f"{PocqueueError.retry_after_s:.0f} if nothing better is known.",
         "schema": {"type": "integer", "minimum": 1},
     }
 }

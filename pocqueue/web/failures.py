@@ -1,9 +1,9 @@
 """Counts the wrong tokens that come from an address, and refuses addresses that try too many.
 
 An address over the limit is refused for the rest of its window, even with a right token: a lucky guess
-gains nothing. Each process counts for itself, before it awaits anything, so that a burst of guesses is
-judged as it comes in. Where a store is shared, all processes of a service count together as well; one that
-is away lets nobody past the limit of each process.
+gains nothing. Each process counts on its own before it awaits anything, so that a burst of guesses is
+judged in the order in which it came. With a shared store, all processes of a service count together as
+well; while that store is away, the limit of each process still holds.
 
 IPv6 addresses count by their /64, which is what one subscriber has.
 """
@@ -20,7 +20,7 @@ from pocqueue.errors import StoreError, TooManyFailures
 
 #: Wrong tokens are counted over this long, from the first one on.
 WINDOW_S = 60
-#: Wrong tokens of one window that are still answered as such, where nothing else is set.
+#: Wrong tokens of one window that are still answered as such, by default.
 MAX_FAILURES = 20
 #: Addresses that are remembered; beyond it, those whose window is over are forgotten.
 _MANY = 10_000

@@ -1,6 +1,6 @@
 """A SQLite file of one process: its lock, its version, its upgrades, and what can be wrong with it.
 
-Whoever has a database declares its `FileRole` and a list of upgrades, which are SQL scripts: the first
+The owner of a database declares its `FileRole` and a list of upgrades, which are SQL scripts: the first
 makes the tables, the next one changes what the first has made, and so on. A file's version is the number
 of upgrades that it has had (SQLite's ``user_version``); opening it applies the ones that it lacks, each
 in a transaction of its own. An upgrade that was released is never edited.

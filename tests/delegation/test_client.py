@@ -35,7 +35,7 @@ async def refusal(url: str, token: str = TOKEN, **options: Any) -> DelegationErr
 
 
 async def test_a_legacy_big_node() -> None:
-    """Every field of WIRE.md; the token goes into the query because it is read there only."""
+    """Every field of docs/wire.md; the token goes into the query because it is read there only."""
     async with legacy_big_node() as node, DelegationClient(node.url + "/", TOKEN) as client:
         node_round = make_round(params={"dim": 2048}, node_id=1, node_count=3)
         started = await client.start(node_round.start_body())

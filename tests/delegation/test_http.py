@@ -95,7 +95,7 @@ class Service:
         self.process.send_signal(signum)
         return self.process.wait(timeout=30)
 
-    # A client as WIRE.md describes those of today: the token in query and body, no cursor.
+    # A legacy client: the token in query and body, no cursor.
 
     def call(self, method: str, path: str, body: Any = None, **query: Any) -> httpx.Response:
         """Send a request to a path behind the prefix."""
@@ -140,7 +140,7 @@ def running(env: dict[str, str], folder: Path) -> Iterator[Service]:
         assert "Traceback" not in text
 
 
-def test_the_flow_of_seed_000(service: Service, backend: Backend) -> None:
+def test_the_flow_of_a_legacy_client(service: Service, backend: Backend) -> None:
     """Two processes on one port: start, poll until the session is over, every batch once."""
     service.start("--workers=2")
     session_id = service.begin()
@@ -398,7 +398,7 @@ def make_certificate(folder: Path) -> tuple[Path, Path]:
 
 
 def test_settings_come_from_an_env_file(service: Service, tmp_path: Path) -> None:
-    """As seed 000 writes it; what the environment has already wins."""
+    """As operators write it; what the environment has already wins."""
     path = tmp_path / "config.env"
     path.write_text(
         "# big node\n"

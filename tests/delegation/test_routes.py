@@ -1,4 +1,4 @@
-"""The delegation's routes over HTTP: what clients of WIRE.md send and read, every state, every error."""
+"""The delegation's routes over HTTP: what clients of docs/wire.md send and read, every state, every error."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def refusal(reply: httpx.Response) -> tuple[int, str]:
 
 
 async def test_a_session_as_the_wire_has_it(client: Client, backend: Backend) -> None:
-    """Start, fetch twice, stop, fetch the rest: every field of WIRE.md and of seed 000."""
+    """Start, fetch twice, stop, fetch the rest: every field of docs/wire.md."""
     reply = await client.post("start", BODY)
     started = reply.json()
     session_id = started["session_id"]
@@ -141,7 +141,7 @@ async def test_params_may_be_left_out(client: Client, backend: Backend, params: 
 
 @pytest.mark.parametrize("prefix", ["", "/api/v1/delegation"])
 async def test_every_route_is_there_twice(client: Client, prefix: str) -> None:
-    """With the prefix and bare; the token in body and query, as today's clients send it."""
+    """With the prefix and bare; the token in body and query, as legacy clients send it."""
     http, token = client.http, {"auth_token": TOKEN}
     reply = await http.post(f"{prefix}/start", json=BODY | token)
     assert reply.status_code == 200
@@ -635,7 +635,7 @@ async def test_too_many_wrong_tokens_shut_the_address_out(
 
 
 async def test_status_may_be_public(backend: Backend, settings_for: SettingsFactory) -> None:
-    """Seed 000's plain curl sees all sessions; a wrong token is still wrong, other routes stay shut."""
+    """A plain curl sees all sessions; a wrong token is still wrong, other routes stay shut."""
     live_gpus(backend, 2)
     async with serving(settings_for(), make_delegation(public_status=True)) as client:
         session_id = await client.start(node_id=1, node_count=2)

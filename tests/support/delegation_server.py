@@ -78,7 +78,7 @@ class Client:
         return answer
 
     async def drain(self, session_id: str) -> tuple[list[int], dict[str, Any]]:
-        """Fetch batches as today's clients do, until the session is not active; return the nonces."""
+        """Fetch batches as legacy clients do, until the session is not active; return the nonces."""
         nonces: list[int] = []
         for _ in range(1000):
             answer = await self.batches(session_id)

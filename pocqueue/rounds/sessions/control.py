@@ -52,7 +52,7 @@ def check_session_id(text: str) -> None:
 
 
 class SessionView(NamedTuple):
-    """A session as it stands, for people who watch."""
+    """A session as it stands."""
 
     status: RoundStatus
     #: Live GPUs that can search for it.
@@ -248,5 +248,5 @@ def session_views(backend: Backend, customer: str | None = None) -> list[Session
 
 
 def _session_id(customer: str, request_id: str) -> str:
-    """Name the session of a request; nobody else's request can have the same name."""
+    """Name the session of a request; no other customer's request can have the same name."""
     return str(uuid.uuid5(_REQUESTS, f"{request_id} {customer}"))

@@ -1,11 +1,11 @@
-"""Sessions as their readers see them: rounds of a delegation, read by many clients many times a second.
+"""Reads sessions, the rounds of a delegation, for many clients many times a second.
 
-A session is a round with a customer; its id is the round's. Promises:
-- A page is how the session stood at one moment: where it says that the session is over, no proof can
-  come after those in the stream.
+Promises:
+- A page is how the session stood at one moment: if it says that the session is over, no proof can come after
+  those in the stream.
 - A session whose deadline is over is over, whether a scheduler lives or not.
-- Clients that keep no cursor get each batch once: the drain cursor moves only when whoever answered
-  them confirms it, and only from where that answer began.
+- Clients that keep no cursor get each batch once: the drain cursor moves only when a reply is confirmed, and
+  only if it still stands where that reply began.
 - Any number of clients may wait; they share a bounded number of connections.
 
 For the event loop. What starts, stops and lists sessions is in `control.py`.
@@ -125,7 +125,7 @@ class SessionReader(AsyncClosing):
         max_waits: readers that wait in Redis for proofs at the same time; others look now and then.
 
     Attributes:
-        client: for whoever else has short questions to Redis in the same loop.
+        client: for other short questions to Redis in the same loop.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class SessionReader(AsyncClosing):
         await self.client.aclose()
 
     def end_waits(self) -> None:
-        """Let nobody wait any more, as the process is to end."""
+        """End all waits, now and later: the process is to end."""
         self._closing = True
 
     async def read(
@@ -160,7 +160,7 @@ class SessionReader(AsyncClosing):
 
         Args:
             session_id: the session, or any other round.
-            cursor: from `parse_cursor`; None: where the session's drain cursor stands.
+            cursor: from `parse_cursor`; None: the session's drain cursor.
             limit: most batches, 1 to MAX_ENTRIES.
 
         Raises:
@@ -171,7 +171,7 @@ class SessionReader(AsyncClosing):
         page, is_due = await self._read(session_id, cursor, limit)
         if not is_due:
             return page
-        # Written down, so that a clock that is set back brings no late batch; then read again.
+        # Marked in the store, so that a clock that is set back brings no late batch; then read again.
         with contextlib.suppress(StoreFull):
             await self._expire(session_id)
         logger.info("DELEGATION session %s of node %d expired.", session_id, page.spec.node_id)
@@ -190,7 +190,7 @@ class SessionReader(AsyncClosing):
         Args:
             cursor: of a `Page`.
             timeout_s: seconds.
-            gone: asked now and then whether nobody waits for the answer any more.
+            gone: asked now and then whether the client has gone away.
 
         Raises:
             StoreError: Redis is away.
@@ -213,7 +213,7 @@ class SessionReader(AsyncClosing):
                 return
 
     async def confirm_drain(self, session_id: str, before: str, after: str) -> bool:
-        """Move the drain cursor; False where it does not stand at `before` any more.
+        """Move the drain cursor; False: it does not stand at `before` any more.
 
         Args:
             before: cursor that the answer began at.
@@ -241,7 +241,7 @@ class SessionReader(AsyncClosing):
                 await self.client.ping()
 
     async def _read(self, session_id: str, cursor: str | None, limit: int) -> tuple[Page, bool]:
-        """Read a page; say whether nobody has written down yet that the session expired."""
+        """Read a page; say whether the session expired and is not yet marked so."""
         parts = ("round", "proofs", "drain")
         async with self._turns:
             with store_errors(self.url):
@@ -288,7 +288,7 @@ class SessionReader(AsyncClosing):
     async def _is_worth_reading(self, session_id: str, cursor: str) -> bool:
         """Say whether there is a batch behind the cursor, or the session is over."""
         async with self._turns:
-            # No transaction: a full Redis refuses those even where they only read.
+            # No transaction: a full Redis refuses those even if they only read.
             with store_errors(self.url):
                 async with self.client.pipeline(transaction=False) as pipe:
                     pipe.hmget(Keys.of_round(session_id, "round"), "state", "deadline_ms")
