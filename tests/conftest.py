@@ -4,6 +4,7 @@
 - `own_redis`: a server for one test that stops, fills or locks it; `own_backend` stands on it.
 - `settings_for(**changes)`: settings on the shared server, whatever the environment says.
 - `child_env`: the same as environment variables, for processes that a test starts.
+- `receiver`: an HTTP server that takes callbacks.
 
 A missing Redis binary fails the tests: a round without Redis is nothing.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from xdist.scheduler import LoadScopeScheduling
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.redis_server import RedisServer
 from pocqueue.settings import ENV_PREFIX, Settings
+from tests.support.callback_receiver import Receiver, receiving
 from tests.support.fixtures import SettingsFactory
 
 # The same examples on every run, and no time limit on one of them: the machine may be busy.
@@ -130,3 +132,10 @@ def own_backend(own_redis: RedisServer, settings_for: SettingsFactory) -> Iterat
     """A backend on this test's own Redis server."""
     with Backend.open(settings_for(redis_url=SecretStr(own_redis.url))) as backend:
         yield backend
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    """Make a receiver of callbacks that listens."""
+    async with receiving() as receiver:
+        yield receiver

@@ -58,7 +58,7 @@ class Dispatcher(AsyncClosing):
         self._outbox = outbox
         self._on_delivered = on_delivered
         self._backoff = backoff
-        self._request_timeout_s = request_timeout_s
+        self._client = CallbackClient(request_timeout_s=request_timeout_s)
         self._stop_timeout_s = stop_timeout_s
         self._disk_pause_s = disk_pause_s
         self._wake = asyncio.Event()
@@ -83,12 +83,12 @@ class Dispatcher(AsyncClosing):
             await asyncio.wait([self._task])
 
     async def _run(self) -> None:
-        async with CallbackClient(request_timeout_s=self._request_timeout_s) as client:
+        async with self._client:
             while not self._closing:
                 # Cleared before the outbox is read: a message that comes after that wakes.
                 self._wake.clear()
                 try:
-                    pause_s = await self._start_due(client)
+                    pause_s = await self._start_due()
                 except Exception:
                     # Our own bug must not end the deliveries for good.
                     logger.exception("The outbox could not be looked into.")
@@ -96,7 +96,7 @@ class Dispatcher(AsyncClosing):
                 await self._wait(pause_s)
             await self._finish()
 
-    async def _start_due(self, client: CallbackClient) -> float | None:
+    async def _start_due(self) -> float | None:
         """Start a delivery for each URL that is due and idle; return the seconds to the next pause's end."""
         try:
             heads = await asyncio.to_thread(self._outbox.heads)
@@ -113,7 +113,7 @@ class Dispatcher(AsyncClosing):
                 pauses.append(pause)
                 continue
             self._busy[message.url] = asyncio.create_task(
-                self._deliver(client, message), name=f"message-{message.id}"
+                self._deliver(message), name=f"message-{message.id}"
             )
         return min(pauses, default=None)
 
@@ -121,10 +121,10 @@ class Dispatcher(AsyncClosing):
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), timeout_s)
 
-    async def _deliver(self, client: CallbackClient, message: Message) -> None:
+    async def _deliver(self, message: Message) -> None:
         """Make one attempt and note what came of it."""
         try:
-            result = await client.post(message.url, message.kind, message.body)
+            result = await self._client.post(message.url, message.kind, message.body)
             if result.outcome is PostOutcome.DELIVERED:
                 await self._note(self._outbox.delivered, message.id)
                 _log_delivered(message)

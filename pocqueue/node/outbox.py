@@ -69,7 +69,7 @@ class Session:
     origin: Origin
     state: SessionState
     cursor: str  #: behind the last page that was accepted; empty at first
-    request: str  #: JSON, as whoever opened it wrote it
+    request: str  #: JSON of what it takes to go on with it
     created_s: float  #: Unix time
     batches: int  #: generated ones that were accepted
     nonces: int  #: in these
@@ -246,19 +246,14 @@ class Outbox(SqliteFile):
                 (sampled, invalid, session_id),
             )
 
-    def close_session(self, session_id: str, state: Literal["closed", "fraud"] = "closed") -> None:
+    def close_session(self, session_id: str) -> None:
         """Note that a session is over; one that was fraud stays so. Its messages are still sent.
 
         Raises:
             NodeStateError: the session is not known.
         """
         with self.transaction() as db:
-            _known(db, session_id)
-            db.execute(
-                "UPDATE sessions SET state = ?, ended_s = coalesce(ended_s, ?)"
-                " WHERE session_id = ? AND state != 'fraud'",
-                (state, self._clock(), session_id),
-            )
+            _end(db, session_id, "closed", self._clock())
 
     def hold(self, session_id: str) -> int:
         """Send nothing more of a session, which was fraud; return how many messages are held by it.
@@ -267,11 +262,7 @@ class Outbox(SqliteFile):
             NodeStateError: the session is not known.
         """
         with self.transaction() as db:
-            _known(db, session_id)
-            db.execute(
-                "UPDATE sessions SET state = 'fraud', ended_s = coalesce(ended_s, ?) WHERE session_id = ?",
-                (self._clock(), session_id),
-            )
+            _end(db, session_id, "fraud", self._clock())
             held = db.execute(
                 "UPDATE messages SET state = 'held' WHERE session_id = ? AND state = 'waiting'",
                 (session_id,),
@@ -351,6 +342,15 @@ def _session(db: sqlite3.Connection, session_id: str) -> Session | None:
         (session_id,),
     ).fetchone()
     return None if row is None else Session(*row)
+
+
+def _end(db: sqlite3.Connection, session_id: str, state: SessionState, now_s: float) -> None:
+    _known(db, session_id)
+    db.execute(
+        "UPDATE sessions SET state = ?, ended_s = coalesce(ended_s, ?)"
+        " WHERE session_id = ? AND state != 'fraud'",
+        (state, now_s, session_id),
+    )
 
 
 def _known(db: sqlite3.Connection, session_id: str) -> Session:

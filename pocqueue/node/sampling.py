@@ -45,12 +45,8 @@ from dataclasses import dataclass
 from pocqueue.poc.distance.data import PROBABILITY_MISMATCH
 from pocqueue.poc.fraud import fraud_test
 
-#: Nonces of the session that the sample is made for.
-SESSION_NONCES = 2000
-#: Share of made-up nonces that is to be caught.
-MADE_UP = 0.05
-#: Probability with which it is.
-CERTAINTY = 0.99
+#: The sample catches, with this certainty, a big node that makes up this share of so many nonces.
+CERTAINTY, MADE_UP, SESSION_NONCES = 0.99, 0.05, 2000
 FRAUD_THRESHOLD = 0.01
 #: Share of made-up nonces that come out as invalid: 1 - valid_rate of a calibrated r_target.
 RECOMPUTED_INVALID = 0.9

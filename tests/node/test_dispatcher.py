@@ -26,12 +26,6 @@ def outbox(tmp_path: Path) -> Iterator[Outbox]:
         yield outbox
 
 
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    async with receiving() as receiver:
-        yield receiver
-
-
 class Post:
     """A dispatcher that runs, and what it reported."""
 

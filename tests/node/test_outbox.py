@@ -129,7 +129,7 @@ def test_fraud_holds_what_waits(outbox: Outbox) -> None:
     outbox.refused(a.id, "HTTP 400")
     assert outbox.hold("s") == 2
     assert outbox.hold("s") == 0
-    outbox.close_session("s", "closed")
+    outbox.close_session("s")
     session = outbox.session("s")
     assert session is not None
     assert session.state == "fraud"

@@ -7,7 +7,6 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -30,7 +29,7 @@ from pocqueue.node.signing import verify_body
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.store import Keys
 from pocqueue.settings import DelegationSettings
-from tests.support.callback_receiver import Receiver, receiving
+from tests.support.callback_receiver import Receiver
 from tests.support.delegation_server import TOKEN, Work as Gpus, live_gpus
 from tests.support.fake_engine import FakeEngine, distance_of, valid_below
 from tests.support.fixtures import SettingsFactory
@@ -51,10 +50,9 @@ from tests.support.waiting import until
 
 
 @pytest.fixture
-async def chain() -> AsyncIterator[Receiver]:
+def chain(receiver: Receiver) -> Receiver:
     """Where signed batches go."""
-    async with receiving() as receiver:
-        yield receiver
+    return receiver
 
 
 def sent(chain: Receiver) -> list[int]:

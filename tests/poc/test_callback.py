@@ -25,12 +25,6 @@ from tests.support.callback_receiver import Receiver, answering, receiving
 
 
 @pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    async with receiving() as receiver:
-        yield receiver
-
-
-@pytest.fixture
 async def client() -> AsyncIterator[CallbackClient]:
     async with CallbackClient(request_timeout_s=5) as client:
         yield client

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator
 from dataclasses import asdict
 
 import pytest
@@ -15,12 +14,6 @@ from pocqueue.poc.data import ProofBatch, ValidatedBatch
 from pocqueue.poc.sender import PoCCallbackSender
 from tests.support.callback_receiver import Receiver, receiving
 from tests.support.waiting import until
-
-
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    async with receiving() as receiver:
-        yield receiver
 
 
 def sender_to(
