@@ -1,8 +1,8 @@
-"""The proof's random numbers and its distance, for batches of nonces on any device.
+"""The proof's random numbers and its distance, by the names of the reference implementation.
 
-Names and arguments are those of the reference implementation. The maths is in `pocqueue.poc.kernels`, chosen by
-device when it is first needed; a nonce's numbers never depend on the other nonces of its batch, bit
-for bit. Here texts become seeds. docs/protocol.md states all of it in words.
+The maths is in `pocqueue.poc.kernels`, chosen by device when it is first needed; a nonce's numbers never
+depend on the other nonces of its batch, bit for bit. Here texts become seeds. docs/protocol.md states all
+of it in words. Nonces are 0 … 2^63 - 1, one for each row; sizes are at least 1.
 """
 
 from __future__ import annotations
@@ -37,16 +37,7 @@ def generate_inputs(
     device: torch.device | str,
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
-    """Make the input embeddings of nonces.
-
-    Args:
-        block_hash: names the block.
-        public_key: whose proof this is.
-        nonces: one per row; each 0 … 2^63 - 1.
-        dim: hidden size of the model; >= 1.
-        seq_len: tokens per nonce; >= 1.
-        device: where to compute.
-        dtype: float32, bfloat16 or float16, the model's; the numbers are made in float32 and cast.
+    """Make the input embeddings of nonces, in float32, cast to the model's dtype.
 
     Returns:
         `dtype` ``[len(nonces), seq_len, dim]`` on `device`, contiguous.
@@ -66,13 +57,6 @@ def generate_permutations(
 ) -> torch.Tensor:
     """Make the permutation of the vocabulary that belongs to each nonce.
 
-    Args:
-        block_hash: names the block.
-        public_key: whose proof this is.
-        nonces: one per row; each 0 … 2^63 - 1.
-        vocab_size: logits of the model; >= 1.
-        device: where to compute.
-
     Returns:
         int64 ``[len(nonces), vocab_size]`` on `device`: each row the stable ascending order of the
         unsigned hashes of 0 … vocab_size - 1.
@@ -82,14 +66,7 @@ def generate_permutations(
 
 
 def generate_target(block_hash: str, vocab_size: int, device: torch.device | str) -> torch.Tensor:
-    """Make the target of a block: a random direction among the logits.
-
-    It is made once a block, by the judge.
-
-    Args:
-        block_hash: names the block.
-        vocab_size: logits of the model; >= 1.
-        device: where to compute.
+    """Make the target of a block, by the judge: a random direction among the logits.
 
     Returns:
         float32 ``[vocab_size]`` on `device`, of norm 1.
@@ -105,8 +82,8 @@ def compute_distances(
 
     Args:
         logits: any float ``[batch, vocab_size]``, of the last position; used as float32, unchanged.
-        permutations: int64 ``[batch, vocab_size]``, from `generate_permutations`.
-        target: float32 ``[vocab_size]``, from `generate_target`. All three on one device.
+        permutations: int64 ``[batch, vocab_size]``.
+        target: float32 ``[vocab_size]``. All three on one device.
 
     Returns:
         float32 ``[batch]`` on that device, in [0, 2]; NaN if logits are all zero or not finite.
@@ -131,18 +108,7 @@ def logits_to_distances(
 ) -> torch.Tensor:
     """Turn the logits of nonces into their distances: permutation and distance in one step.
 
-    Args:
-        block_hash: names the block.
-        public_key: whose proof this is.
-        nonces: one per row of `logits`.
-        logits: any float ``[len(nonces), vocab_size]``, of the last position.
-        target: float32 ``[vocab_size]`` on the device of `logits`.
-
-    Returns:
-        float32 ``[len(nonces)]`` on that device.
-
-    Raises:
-        InvalidRound: `logits` and `target` do not belong to one vocabulary.
+    Arguments, result and errors are those of `compute_distances`.
     """
     kernels = kernels_for(logits.device)
     prepared = kernels.prepare(permutation_seeds(block_hash, public_key, nonces), len(target))

@@ -38,38 +38,8 @@ def check_node(node_id: int, node_count: int) -> None:
         )
 
 
-def last_index(node_id: int, node_count: int) -> int:
-    """Return the highest nonce index of a node, the one whose nonce is the last to fit 64 bits.
-
-    Raises:
-        InvalidRound: there is no such node.
-    """
-    check_node(node_id, node_count)
-    return (MAX_NONCE - node_id) // node_count
-
-
-def nonce_at(index: int, node_id: int, node_count: int) -> int:
-    """Return the nonce with this index.
-
-    Args:
-        index: nonce index, 0 … `last_index(node_id, node_count)`.
-        node_id: 0 … node_count - 1.
-        node_count: >= 1.
-
-    Returns:
-        ``node_id + index * node_count``, 0 … 2^63 - 1.
-
-    Raises:
-        InvalidRound: the index is negative or its nonce does not fit 64 bits, or there is no such node.
-    """
-    last = last_index(node_id, node_count)
-    if not 0 <= index <= last:
-        raise InvalidRound("nonce index", index, f"an integer from 0 to {last}")
-    return node_id + index * node_count
-
-
 def index_of(nonce: int, node_id: int, node_count: int) -> int:
-    """Return the index of a nonce; the inverse of `nonce_at`.
+    """Return the index of a nonce.
 
     Raises:
         InvalidRound: the nonce is negative, does not fit 64 bits or belongs to another node, or there
@@ -105,8 +75,10 @@ def nonces_of(start: int, stop: int, node_id: int, node_count: int) -> range:
     _check_range(start, stop)
     if start == stop:
         return range(0)
-    first = nonce_at(start, node_id, node_count)
-    return range(first, nonce_at(stop - 1, node_id, node_count) + 1, node_count)
+    last = (MAX_NONCE - node_id) // node_count
+    if stop - 1 > last:
+        raise InvalidRound("nonce index", stop - 1, f"an integer from 0 to {last}")
+    return range(node_id + start * node_count, node_id + stop * node_count, node_count)
 
 
 def split_range(start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:

@@ -10,11 +10,20 @@ from pocqueue.poc.nonces import (
     MAX_NONCE,
     check_node,
     index_of,
-    last_index,
-    nonce_at,
     nonces_of,
     split_range,
 )
+
+
+def last_index(node_id: int, node_count: int) -> int:
+    """Return the highest nonce index of a node, whose nonce is the last to fit 64 bits."""
+    return (MAX_NONCE - node_id) // node_count
+
+
+def nonce_at(index: int, node_id: int, node_count: int) -> int:
+    """Return the nonce with this index."""
+    [nonce] = nonces_of(index, index + 1, node_id, node_count)
+    return nonce
 
 
 @st.composite
