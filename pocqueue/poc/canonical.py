@@ -28,13 +28,11 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from pocqueue.errors import InvalidRound, SignatureError
 from pocqueue.poc.fields import MAX_TEXT
-
-if TYPE_CHECKING:
-    from pocqueue.poc.scheme import ProofScheme
+from pocqueue.poc.scheme import DEFAULT, ProofScheme, named, scheme_class
 
 PROOF_DOMAIN: Final = "pocqueue.proof-batch.v1"
 VERDICT_DOMAIN: Final = "pocqueue.validated-batch.v1"
@@ -56,9 +54,6 @@ def scheme_of(body: Mapping[str, object]) -> type[ProofScheme]:
     Raises:
         SignatureError: it is not known.
     """
-    # Schemes use the helpers below.
-    from pocqueue.poc.scheme import DEFAULT, scheme_class
-
     try:
         return scheme_class(body.get("scheme", DEFAULT))
     except InvalidRound as exc:
@@ -71,8 +66,6 @@ def canonical(body: Mapping[str, object]) -> bytes:
     Raises:
         SignatureError: a field is missing or malformed; says which.
     """
-    from pocqueue.poc.scheme import named
-
     scheme, verdict = scheme_of(body), is_verdict(body)
     nonces = [whole(item, "nonces", _NONCES) for item in list_field(body, "nonces")]
 
