@@ -19,7 +19,7 @@ class Heartbeat:
     """The heartbeat of one GPU queue.
 
     Args:
-        pool: where to say it.
+        pool: gets the heartbeats.
         member: makes the records; says which queue and worker this is.
         runner: whose rates, load and ranges are told.
         on_taken: called with the other worker if the queue is lost to it.
@@ -73,7 +73,7 @@ class Heartbeat:
             logger.warning("Could not leave the pool, it will notice by itself: %s", exc)
 
     def now(self) -> None:
-        """Beat once, out of turn: something changed that the scheduler should know."""
+        """Send a heartbeat now: something changed that the scheduler should know."""
         try:
             self._beat()
         except StoreError as exc:

@@ -1,10 +1,10 @@
 """Runs nonce ranges through an engine, batch by batch, and commits each batch.
 
 Promises:
-- One forward pass at a time, all of them in one thread: whoever waits for the engine has opened its
-  range already, so the engine goes from one range to the next without waiting for Redis.
+- One forward pass at a time, all of them in one thread. A range that waits for the engine is open
+  already, so the engine goes from one range to the next without waiting for Redis.
 - The engine is told of the next batch with each one, the first of the next range with the last of this
-  one, so that it can make inputs and permutations while the model is busy.
+  one, so that it can prefetch inputs and permutations while the model is busy.
 - The commit of a batch runs while the next one is computed; at most one batch is computed for a
   round after it was stopped, reached its deadline or gave the range to another GPU.
 - Redis may go away at any time: commits wait for it, and repeating one does no harm.

@@ -5,7 +5,7 @@
 For each size a new Redis, a real scheduler and one process of simulated GPUs (`process.py`) run twenty
 rounds (`rounds.py`) for the given time; then the same with GPUs that die without a word and come back.
 Every run is held against what the GPUs wrote down, nonce for nonce (`check.py`). The report is written
-after each run, and the table of docs/scaling.md is printed at the end. Leaves with code 1 where a
+after each run, and the table of docs/scaling.md is printed at the end. Exits with code 1 if a
 nonce was lost, came twice, or the books contradict each other. docs/scaling.md says how honest this is.
 """
 

@@ -1,4 +1,4 @@
-"""What a simulated fleet knows of itself: written by its process, read by whoever checks and reports.
+"""What a simulated fleet knows of itself: written by its process, read by `check.py` and `report.py`.
 
 Nothing in here comes from Redis, so that the store can be held against it. Times are seconds of the
 Unix clock. Which nonces are valid, and their distances, are functions of the nonce index alone.

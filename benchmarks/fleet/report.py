@@ -41,7 +41,7 @@ ROWS: tuple[tuple[str, Callable[[Run], str], str], ...] = (
 
 
 def jain_index(values: list[float]) -> float:
-    """Return Jain's index of fairness: 1 where all are equal, 1/n where one has all.
+    """Return Jain's index of fairness: 1 if all are equal, 1/n if one has all.
 
     R. Jain, D. Chiu, W. Hawe: A Quantitative Measure of Fairness, DEC-TR-301, 1984.
     """
@@ -63,7 +63,7 @@ def figures(books: Books, watch: Watch, rounds: dict[int, RoundStatus], last_sto
             groups.setdefault(plan.group, []).append(number)
     spent = [[books.spent_s.get(rounds[n].round_id, 0.0) for n in g] for g in groups.values()]
     checked = [[float(rounds[n].checked) for n in group] for group in groups.values()]
-    # On the clocks of the GPUs, which fall behind where the simulator does not keep up.
+    # On the clocks of the GPUs, which fall behind if the simulator does not keep up.
     gpu_s = busy_s + no_work_s + on_commit_s
     return {
         "active_s": round(active_s, 2),

@@ -28,7 +28,7 @@ class Plan:
     start: float
     #: When it is stopped; None: it ends by itself.
     stop: float | None = None
-    #: Its window, where it is not stopped.
+    #: Its window, unless it is stopped.
     window: float = 1.0
     share: float = 1.0
     #: Nonces to check, as a share of what the fleet can do in the whole run; 0: no limit.

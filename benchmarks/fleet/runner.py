@@ -154,7 +154,7 @@ class VirtualRunner:
         return second_look(opened, self.worker)
 
     async def _search(self, search: RangeSearch) -> asyncio.Task[CommitResult] | None:
-        """Search batch by batch; return the last commit where it is under way."""
+        """Search batch by batch; return the last commit if it is under way."""
         out = search.out
         if out.round_id in self._ended:
             search.skip()

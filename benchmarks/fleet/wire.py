@@ -39,7 +39,7 @@ class Wire(asyncio.Protocol):
 
     @classmethod
     async def open(cls, path: str) -> Wire:
-        """Connect to the Unix socket of a Redis server; wait where too many do so at once."""
+        """Connect to the Unix socket of a Redis server; wait if too many do so at once."""
         while True:
             try:
                 _, wire = await asyncio.get_running_loop().create_unix_connection(cls, path)
@@ -51,7 +51,7 @@ class Wire(asyncio.Protocol):
     def send(self, *commands: Command) -> asyncio.Future[list[Any]]:
         """Send commands in one write; return a future of their replies, in order.
 
-        It gets a `WireError` where one of them was refused, `WireClosed` where the connection ended.
+        It gets a `WireError` if one of them was refused, `WireClosed` if the connection ended.
         """
         future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
         if self._transport is None:
@@ -108,7 +108,7 @@ class Wire(asyncio.Protocol):
         for waiting in self._waiting:
             if not waiting.future.done():
                 waiting.future.set_exception(WireClosed())
-                # Nobody has to look: whoever sent it may be gone as well.
+                # Not an error if nobody looks: the sender may be gone as well.
                 waiting.future.exception()
         self._waiting.clear()
 

@@ -92,7 +92,7 @@ def attention_shape(config: Any) -> dict[str, int]:
     return {
         "num_layers": _count(config, "num_hidden_layers"),
         "num_heads": heads,
-        # Left out where every head has its own.
+        # Left out if every head has its own.
         "num_kv_heads": _count(config, "num_key_value_heads") or heads,
     }
 

@@ -31,11 +31,11 @@ def cuda_device_count() -> int:
 
 
 def device_for_queue(name: str, device_setting: str = "auto", tensor_parallel: int = 1) -> str:
-    """Name the torch device that serves a GPU queue; the first of them where it has several.
+    """Name the torch device that serves a GPU queue; the first of them if it has several.
 
     Args:
         name: a GPU queue such as ``gpu0`` or ``HOST.gpu3``.
-        device_setting: the setting ``POCQUEUE_DEVICE``. "auto" takes CUDA where there is any, else
+        device_setting: the setting ``POCQUEUE_DEVICE``. "auto" takes CUDA if there is any, else
             the CPU for index 0; "cpu" takes the CPU whatever the index; "cuda" takes the CUDA device
             of the queue's index; "cuda:K" takes device K whatever the index.
         tensor_parallel: devices of one queue; >= 1. Queue ``gpuN`` then has the devices from
@@ -126,7 +126,7 @@ def keep_freed_memory() -> None:
 
 
 def _cuda_device(index: int, count: int, source: str) -> str:
-    """Return "cuda:index", or raise DeviceNotFound in the words of whoever named it."""
+    """Return "cuda:index", or raise DeviceNotFound naming what asked for it."""
     if index < count:
         return f"cuda:{index}"
     if count == 0:

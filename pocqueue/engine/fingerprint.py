@@ -56,7 +56,7 @@ _CHUNK_BYTES = 8 << 20
 def fingerprint(
     model_dir: Path, *, state_dir: Path | None = None, on_bytes: OnBytes | None = None
 ) -> str:
-    """Compute the fingerprint of a model folder, or recall it where no file has changed.
+    """Compute the fingerprint of a model folder, or recall it if no file has changed.
 
     Hashing runs at about 1-2 GB/s a core. The result is kept in ``state_dir``, keyed by the folder's
     path and every file's size and modification time, and processes that start together wait for the

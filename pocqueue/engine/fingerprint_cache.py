@@ -2,8 +2,8 @@
 
 One JSON file a model folder, ``<state_dir>/fingerprints/<SHA-256 of the folder's path>.json``:
 ``{"version": 1, "folder": str, "files": [[name, size in bytes, mtime in ns], ...], "fingerprint": str}``.
-It counts only where all but the fingerprint is what is on disk now. Whatever is wrong with the file
-or the folder, the model is hashed again: a cache must never stop a worker.
+It counts only if everything else in it is what is on disk now. If anything is wrong with the file or the
+folder, the model is hashed again: a cache must never stop a worker.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class FingerprintCache:
     def lock(self) -> Iterator[None]:
         """Hold this model's lock between processes, so that eight workers hash it once, not eight times.
 
-        Where the lock file cannot be made (a read-only state folder) nothing is held.
+        If the lock file cannot be made (a read-only state folder), nothing is held.
         """
         with contextlib.ExitStack() as stack:
             with contextlib.suppress(OSError):
@@ -58,7 +58,7 @@ class FingerprintCache:
             yield
 
     def read(self) -> str | None:
-        """Return the fingerprint, or None where there is none for the files as they were looked at."""
+        """Return the fingerprint, or None if there is none for the files as they are."""
         try:
             cached = json.loads(self._path.read_bytes())
         except (OSError, ValueError):

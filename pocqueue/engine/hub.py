@@ -28,7 +28,7 @@ def fetch_from_hub(
     cache_dir: Path | None = None,
     timeout_s: float = ANSWER_TIMEOUT_S,
 ) -> Path:
-    """Download a model into the hub's cache, or find it there where the hub does not answer.
+    """Download a model into the hub's cache, or find it there if the hub does not answer.
 
     Args:
         repo_id: OWNER/NAME or NAME.

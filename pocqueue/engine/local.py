@@ -8,8 +8,8 @@ from pocqueue.settings import Settings
 
 #: How long the server of a model may take to answer: to a command, at which somebody waits, and to a
 #: worker, which may have been started together with it.
-_COMMAND_PATIENCE_S = 10.0
-_WORKER_PATIENCE_S = 900.0
+COMMAND_PATIENCE_S = 10.0
+WORKER_PATIENCE_S = 900.0
 
 
 def load_local_engine(
@@ -18,7 +18,7 @@ def load_local_engine(
     on_progress: OnProgress | None = None,
     queue: str = "gpu0",
 ) -> Engine:
-    """Load a model for a command: on the first CUDA device, or on the CPU where there is none.
+    """Load a model for a command: on the first CUDA device, or on the CPU if there is none.
 
     Args:
         settings: engine, device, dtype and threads are taken from here.
@@ -29,7 +29,7 @@ def load_local_engine(
     Raises:
         EngineError, SettingsError: as `load_engine` does.
     """
-    options = _options(queue, settings, model or settings.model, _COMMAND_PATIENCE_S)
+    options = _options(queue, settings, model or settings.model, COMMAND_PATIENCE_S)
     return load_engine(settings.engine, options, on_progress)
 
 
@@ -39,7 +39,7 @@ def load_queue_engine(queue: str, settings: Settings, on_progress: OnProgress) -
     Raises:
         EngineError, SettingsError: as `load_engine` does.
     """
-    options = _options(queue, settings, settings.model, _WORKER_PATIENCE_S)
+    options = _options(queue, settings, settings.model, WORKER_PATIENCE_S)
     return load_engine(settings.engine, options, on_progress)
 
 

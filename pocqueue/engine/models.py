@@ -14,7 +14,7 @@ from pocqueue.errors import ModelNotFound
 # What the hub allows: OWNER/NAME, or NAME alone for its oldest models.
 _HUB_ID = re.compile(r"(?=.{1,96}$)[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?", re.ASCII)
 #: Weights of this size take seconds to hash.
-WORTH_A_LINE_BYTES = 1_000_000_000
+TOLD_FROM_BYTES = 1_000_000_000
 _ALLOWED = '"embedded", a folder that has a config.json, or a hub id such as Qwen/Qwen3-0.6B'
 
 
@@ -93,9 +93,18 @@ def check_causal_lm(name: str, config: dict[str, Any]) -> None:
 
 
 def fingerprint_with_progress(
-    model: ResolvedModel, state_dir: Path, on_progress: OnProgress
+    model: ResolvedModel,
+    state_dir: Path,
+    on_progress: OnProgress,
+    told_from_bytes: int = TOLD_FROM_BYTES,
 ) -> str:
-    """Compute or recall a model's fingerprint, telling how far it is where that takes long.
+    """Compute or recall a model's fingerprint, telling how far it is if that takes long.
+
+    Args:
+        model: its folder and name.
+        state_dir: pocqueue's state folder.
+        on_progress: told each tenth, in one line.
+        told_from_bytes: weights of less than this size are hashed without a word.
 
     Raises:
         ModelNotFound: the folder's files are missing, cut or unreadable.
@@ -103,21 +112,20 @@ def fingerprint_with_progress(
     return fingerprint(
         model.path,
         state_dir=state_dir,
-        on_bytes=_percent(f"Hashing the weights of {model.display_name}", on_progress),
+        on_bytes=_tenths(
+            f"Hashing the weights of {model.display_name}", on_progress, told_from_bytes
+        ),
     )
 
 
-def _percent(what: str, on_progress: OnProgress) -> OnBytes:
-    """Make a callback of (bytes done, bytes in all) that reports each new tenth in words.
-
-    What takes less than a second or two says nothing.
-    """
+def _tenths(what: str, on_progress: OnProgress, told_from_bytes: int) -> OnBytes:
+    """Make a callback of (bytes done, bytes in all) that reports each new tenth in words."""
     reported = -1
 
     def on_bytes(done: int, total: int) -> None:
         nonlocal reported
         tenth = 10 * done // max(total, 1)
-        if tenth > reported and total >= WORTH_A_LINE_BYTES:
+        if tenth > reported and total >= told_from_bytes:
             reported = tenth
             on_progress(f"{what}: {tenth * 10} % of {total / 1e9:.1f} GB")
 

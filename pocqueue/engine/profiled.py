@@ -58,7 +58,7 @@ class Timer(Protocol):
         ...
 
     def num_matmul_parameters(self) -> MatmulParameters | None:
-        """Count the parameters of the whole model; None where they are packed and cannot be counted."""
+        """Count the parameters of the whole model; None if they are packed and cannot be counted."""
         ...
 
 

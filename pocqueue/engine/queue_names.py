@@ -18,7 +18,7 @@ def parse_queue(name: str) -> tuple[str | None, int] | None:
         name: a Celery queue name. A host has letters, digits, dots, ``-`` and ``_``.
 
     Returns:
-        (host, index), host None where the name has none and index 0 to 999; or None where this is
+        (host, index), host None if the name has none and index 0 to 999; or None if this is
         not the name of a GPU queue.
     """
     match = _GPU_QUEUE.fullmatch(name)

@@ -116,7 +116,7 @@ def count_matmul_parameters(model: Any, info: EngineInfo) -> MatmulParameters | 
         info: says how large the output layer is.
 
     Returns:
-        None where weights that are no linear layer are packed or moved, so that their number is unknown.
+        None if weights that are no linear layer are packed or moved, so that their number is unknown.
     """
     active_share, known = _active_share(getattr(model, "config", None))
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
@@ -138,7 +138,7 @@ def count_matmul_parameters(model: Any, info: EngineInfo) -> MatmulParameters | 
 
 
 def _matrix_elements(module: Any) -> float | None:
-    """Return how many elements a module's own matrices have; None where that cannot be seen."""
+    """Return how many elements a module's own matrices have; None if that cannot be seen."""
     sizes = _linear_sizes(module)
     if sizes is not None:
         return float(sizes[0] * sizes[1])

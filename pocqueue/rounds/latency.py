@@ -36,7 +36,7 @@ class Latency:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read what `dataclasses.asdict` wrote; nothing where it was written with other buckets."""
+        """Read what `dataclasses.asdict` wrote; nothing if it was written with other buckets."""
         counts = tuple(int(count) for count in values.get("counts", ()))
         if len(counts) != len(BOUNDS_S) + 1:
             return cls()

@@ -1,7 +1,7 @@
 """The pool: which GPU queues have a live worker behind them, and what each of them can do.
 
-A worker says every second that it is alive, with its rates and what it holds. Who has been silent
-for its time to live counts as dead; its ranges go to others. A queue belongs to one live worker.
+A worker sends a heartbeat every second, with its rates and what it holds. After a time to live without
+one it counts as dead and its ranges go to others. A queue belongs to one live worker.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Gpu:
     def hangs(self) -> bool:
         """Say whether its forward pass takes so long that it will not end.
 
-        The heartbeat is a thread of its own and goes on where a GPU is wedged.
+        The heartbeat is a thread of its own and goes on even if the GPU hangs.
         """
         if self.pass_s <= HANG_S:  # asked of every range ten times a second
             return False
@@ -93,7 +93,7 @@ class Gpu:
         return self.pass_s > 20 * max(passes_s, default=0.0)
 
     def rate(self, seq_len: int, batch_size: int) -> float:
-        """Return nonces per second at a shape; 0 where nothing is known.
+        """Return nonces per second at a shape; 0: not known.
 
         A shape that was never run is estimated from one that was, by positions per second, and
         halved: the first range is rather too short than too long.
@@ -109,7 +109,7 @@ class Gpu:
         return shape_key(seq_len, batch_size) in self.rates
 
     def least_batch_s(self, seq_len: int, batch_size: int) -> float:
-        """Return the seconds that one batch takes at the least; 0 where nothing is known."""
+        """Return the seconds that one batch takes at the least; 0: not known."""
         best = self.best_rates.get(shape_key(seq_len, batch_size), 0.0)
         return batch_size / best if best > 0 else 0.0
 
@@ -160,8 +160,9 @@ class Pool:
             beats, time = pipe.execute()
         now_ms = time[0] * 1000 + time[1] // 1000
         seen = {str(queue): int(score) for queue, score in beats}
-        # A scheduler asks ten times a second, a worker speaks once: most records are here already. Not
-        # those that were read in the very millisecond of their heartbeat: another may have followed in it.
+        # A scheduler asks ten times a second, a worker speaks once: most records are here already. A record
+        # that was read in the same millisecond as it was written is read again: it may have been
+        # overwritten within that millisecond.
         gpus = {q: gpu for q, gpu in self._known.items() if seen.get(q) == gpu.seen_ms < gpu.now_ms}
         if heard := [queue for queue in seen if queue not in gpus]:
             with store_errors(self.url):

@@ -49,7 +49,7 @@ class CelerySender:
                 # The first failure may only say that the connection was closed while idle. Some of the
                 # messages may have arrived: a range that is delivered twice is run once.
                 if last:
-                    # The ranges stay assigned; where a message really did not arrive they are found lost.
+                    # The ranges stay assigned; those whose message did not arrive are found lost.
                     raise StoreUnavailable(f"Celery cannot send to the GPU queues: {exc}") from exc
             else:
                 return

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pocqueue.engine import hub
-from pocqueue.engine.models import resolve_model
+from pocqueue.engine.models import ResolvedModel, fingerprint_with_progress, resolve_model
 from pocqueue.errors import ModelNotFound
 from tests.support.model_folders import write_config, write_model
 
@@ -98,3 +98,14 @@ def test_causal_language_models_pass(tmp_path: Path, architectures: list[str] | 
     folder = write_model(tmp_path / "m")
     write_config(folder, architectures=architectures)
     assert resolve_model(str(folder), tmp_path, _quiet).path == folder.resolve()
+
+
+def test_hashing_large_weights_tells_how_far_it_is(tmp_path: Path) -> None:
+    """Each tenth once; small ones are hashed without a word."""
+    model = ResolvedModel(write_model(tmp_path / "m"), "small")
+    lines: list[str] = []
+    fingerprint_with_progress(model, tmp_path / "state", lines.append)
+    assert lines == []
+    fingerprint_with_progress(model, tmp_path / "another", lines.append, told_from_bytes=1)
+    assert lines[-1] == "Hashing the weights of small: 100 % of 0.0 GB"
+    assert len(lines) == len(set(lines)) <= 10

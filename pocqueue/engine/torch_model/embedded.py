@@ -59,7 +59,7 @@ CONFIG: dict[str, Any] = {
 
 
 def ensure_embedded_model(state_dir: Path) -> Path:
-    """Make the embedded model's folder where it is missing or differs, and return it.
+    """Make the embedded model's folder if it is missing or differs, and return it.
 
     Any number of processes may call this at once: each writes a folder of its own and renames it
     into place, so a reader never sees half a model.

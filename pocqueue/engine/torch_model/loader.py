@@ -88,7 +88,7 @@ def _load(model: ResolvedModel, device: str, dtype: torch.dtype | str) -> Any:
 
 
 def _describe(loaded: Any, model: ResolvedModel, digits: str, device: str) -> EngineInfo:
-    config = loaded.config.get_text_config()  # of the language part, where a model has others
+    config = loaded.config.get_text_config()  # of the language part, if a model has others
     return EngineInfo(
         engine="torch",
         model=model.display_name,

@@ -19,7 +19,7 @@ from pocqueue.engine.vllm.ranks import BatchLimits, RankTimer, read_description,
 from pocqueue.errors import EngineError, ModelNotFound, PocqueueError, SettingsError, first_line
 from pocqueue.poc.batch import Batch
 
-#: Longest sequence, where the model takes longer ones: vLLM wants KV cache for one such request.
+#: Longest sequence, even if the model takes longer ones: vLLM wants KV cache for one such request.
 MAX_SEQ_LEN = 4096
 #: Most sequences of a batch; buffers of attention backends are made for that many.
 MAX_BATCH_SIZE = 1024
@@ -136,7 +136,7 @@ def _first_index(device: str, tensor_parallel: int) -> int | None:
 
 
 def _prepare_environment(options: EngineOptions) -> None:
-    """Set what vLLM reads from the environment, where the operator has not."""
+    """Set what vLLM reads from the environment, unless the operator has."""
     # The core in this process: one batch less on its way, and no process that could outlive us.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")

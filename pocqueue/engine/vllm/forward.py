@@ -248,7 +248,7 @@ def unsupported(vllm_config: Any) -> list[str]:
     """Name the options of a vLLM engine with which it computes something else than the model's files.
 
     Returns:
-        One short phrase each, with the option to change; empty where all is well.
+        One short phrase each, with the option to change; empty if all is well.
     """
     model, parallel = vllm_config.model_config, vllm_config.parallel_config
     cache_dtypes = {"auto", str(model.dtype).removeprefix("torch.")}

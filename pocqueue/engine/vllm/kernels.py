@@ -33,7 +33,7 @@ class EagerKernels:
             for op in model.modules()
             if isinstance(op, CustomOp)
             and type(op).name in compilation.disabled_custom_ops
-            # Turned off by name: whoever did had a reason that holds for the proof as well.
+            # Turned off by name, for a reason that holds for the proof as well.
             and f"-{type(op).name}" not in compilation.custom_ops
             and (method := _device_method(op)) is not None
         ]

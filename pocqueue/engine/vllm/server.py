@@ -32,36 +32,156 @@ from pocqueue.poc.batch import Batch
 PATIENCE_S = 60.0
 #: Longest time for one batch, as long as a server waits for its own engine and a little more.
 BATCH_TIMEOUT_S = 330.0
+#: Between two tries, the last one again and again.
 _PAUSES_S = (0.1, 0.25, 0.5, 1.0, 2.0)
 _TELL_EVERY_S = 10.0
 
 
-class VllmServerEngine:
-    """A served model as a function from nonces to distances; see ``Engine``.
+class VllmServer:
+    """A vLLM server with our plugin, asked over HTTP until it answers; repeating a request does no harm.
 
     Args:
-        client: with the server's base URL and its token.
-        info: what is served.
-        limits: what the server can run.
-        patience_s: seconds for which a server that is away is asked again.
+        url: http or https, without a path.
+        token: what it asks for; None: nothing.
+        timeout_s: for the answer to one request.
+        clock: monotonic seconds.
+        sleep: waits for seconds.
+
+    Attributes:
+        client: with its address and token.
     """
 
     def __init__(
         self,
-        client: httpx.Client,
+        url: str,
+        token: str | None = None,
+        *,
+        timeout_s: float = BATCH_TIMEOUT_S,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.client = httpx.Client(
+            base_url=url.rstrip("/"),
+            headers={} if token is None else {"Authorization": f"Bearer {token}"},
+            timeout=httpx.Timeout(timeout_s, connect=5.0),
+            # A server named by the operator is reached directly, whatever proxies the environment names.
+            trust_env=False,
+        )
+        self._clock = clock
+        self._sleep = sleep
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        *,
+        patience_s: float,
+        on_wait: Callable[[str], None] | None = None,
+        refusal: type[EngineError] = EngineError,
+    ) -> dict[str, Any]:
+        """Send a request until it is answered.
+
+        Args:
+            method: "GET" or "POST".
+            path: of the route.
+            body: as JSON; None for none.
+            patience_s: seconds for which no answer, or 502 to 504, is not final.
+            on_wait: told why, at most every few seconds.
+            refusal: what to raise if the server refuses.
+
+        Raises:
+            EngineUnavailable: patience is over, or something else than our plugin answered.
+            EngineError: the engine failed (500); or, by `refusal`, the server refused.
+        """
+        give_up = self._clock() + patience_s
+        told, attempt = -math.inf, 0
+        while True:
+            try:
+                response = self.client.request(method, path, json=body)
+            except httpx.TransportError as exc:
+                why = f"{self.client.base_url} does not answer ({type(exc).__name__})"
+            else:
+                if response.status_code == 200:
+                    return self._reply(path, response)
+                why = self._why_later(path, response, refusal)
+            now = self._clock()
+            pause_s = _PAUSES_S[min(attempt, len(_PAUSES_S) - 1)]
+            if now + pause_s > give_up:
+                raise EngineUnavailable(
+                    f"The vLLM server cannot be used: {why}. Check POCQUEUE_VLLM_URL and the server's log."
+                )
+            if on_wait is not None and now - told > _TELL_EVERY_S:
+                told = now
+                on_wait(why)
+            self._sleep(pause_s)
+            attempt += 1
+
+    def _why_later(self, path: str, response: httpx.Response, refusal: type[EngineError]) -> str:
+        """Say why a request is to be sent again.
+
+        Raises:
+            EngineError: it is not; see `ask`.
+        """
+        status, detail = response.status_code, _detail(response)
+        # A server that says that it will never do is not asked again.
+        if status in {502, 503, 504} and "not enabled" not in detail:
+            return f"{self.client.base_url} says {status}: {detail}"
+        name = f"The vLLM server at {self.client.base_url}"
+        if status == 401:
+            raise refusal(
+                f"{name} refuses the token. Set POCQUEUE_VLLM_TOKEN to the server's, or its --api-key."
+            )
+        if status == 404:
+            raise refusal(
+                f"{name} has no route {path}. Start it with VLLM_PLUGINS=pocqueue and pocqueue installed "
+                "beside vLLM; `pocqueue vllm serve MODEL` does both."
+            )
+        kind = EngineError if status == 500 else refusal
+        raise kind(f"{name} refuses with status {status}: {detail}")
+
+    def _reply(self, path: str, response: httpx.Response) -> dict[str, Any]:
+        """Return the body of an answer with status 200.
+
+        Raises:
+            EngineUnavailable: it is no JSON object; something else than our plugin answered.
+        """
+        try:
+            reply = response.json()
+        except ValueError:
+            reply = None
+        if not isinstance(reply, dict):
+            raise EngineUnavailable(
+                f"What answers {self.client.base_url}{path} is not pocqueue's plugin: it sent no JSON object. "
+                "Check POCQUEUE_VLLM_URL."
+            )
+        return reply
+
+
+class VllmServerEngine:
+    """A served model as a function from batches to values; see ``Engine``.
+
+    Args:
+        server: that has the model.
+        info: what is served.
+        limits: what the server can run.
+        patience_s: seconds for which a server that is away is asked again.
+
+    Attributes:
+        info: what is served.
+    """
+
+    def __init__(
+        self,
+        server: VllmServer,
         info: EngineInfo,
         limits: BatchLimits,
         patience_s: float = PATIENCE_S,
     ) -> None:
-        self._client = client
-        self._info = info
+        self.info = info
+        self._server = server
         self._limits = limits
         self._patience_s = patience_s
-
-    @property
-    def info(self) -> EngineInfo:
-        """What is served."""
-        return self._info
 
     def values(self, batch: Batch, upcoming: Batch | None = None) -> list[Any]:
         """Compute the distances of one batch; see ``Engine.values``.
@@ -74,27 +194,26 @@ class VllmServerEngine:
         """
         if batch.scheme != "distance":
             raise InvalidRound("scheme", batch.scheme, "distance, with engine vllm-server")
-        self._limits.check(self._info, batch)
+        self._limits.check(self.info, batch)
         if not batch.nonces:
             return []
         next_body = None
         if upcoming is not None and upcoming.scheme == "distance":
             next_body = _body(upcoming)
-        reply = _ask(
-            self._client,
+        reply = self._server.ask(
             "POST",
             "/api/v1/pow/distances",
             _body(batch) | {"upcoming": next_body},
-            self._patience_s,
-            on_wait=_nothing,
+            patience_s=self._patience_s,
             refusal=EngineUnavailable,
         )
+        name = f"The vLLM server at {self._server.client.base_url}"
         served = (reply.get("fingerprint"), reply.get("dtype"))
-        if served != (self._info.fingerprint, self._info.dtype):
+        if served != (self.info.fingerprint, self.info.dtype):
             raise EngineUnavailable(
-                f"The vLLM server at {self._client.base_url} serves another model by now "
-                f"({str(served[0])[:12]} in {served[1]}, before {self._info.fingerprint[:12]} in "
-                f"{self._info.dtype}). Start this worker again to work with that one."
+                f"{name} serves another model by now ({str(served[0])[:12]} in {served[1]}, before "
+                f"{self.info.fingerprint[:12]} in {self.info.dtype}). Start this worker again to work with "
+                "that one."
             )
         distances = reply.get("distances")
         if (
@@ -103,8 +222,7 @@ class VllmServerEngine:
             or not all(distance is None or type(distance) in {int, float} for distance in distances)
         ):
             raise EngineUnavailable(
-                f"The vLLM server at {self._client.base_url} did not answer with one distance for each "
-                f"of {len(batch.nonces)} nonces."
+                f"{name} did not answer with one distance for each of {len(batch.nonces)} nonces."
             )
         return [math.nan if distance is None else float(distance) for distance in distances]
 
@@ -118,140 +236,49 @@ class VllmServerEngine:
 
     def close(self) -> None:
         """Close the connections; the server goes on."""
-        self._client.close()
+        self._server.client.close()
 
 
-def _body(batch: Batch) -> dict[str, Any]:
-    names = ("block_hash", "public_key", "nonces", "batch_size", "seq_len")
-    return {name: getattr(batch, name) for name in names}
-
-
-def connect_vllm_server(options: EngineOptions, on_progress: OnProgress) -> VllmServerEngine:
+def connect_vllm_server(
+    options: EngineOptions, on_progress: OnProgress, server: VllmServer | None = None
+) -> VllmServerEngine:
     """Ask a vLLM server what it serves; wait for one that is still starting.
+
+    Args:
+        options: which server, and how long it may take to answer.
+        on_progress: told in one line each what is being done.
+        server: None: the one of the options.
 
     Raises:
         EngineUnavailable: it does not answer for as long as the options say.
         EngineError: it has no such routes, or refuses the token.
     """
-    headers = {}
-    if options.server_token is not None:
-        headers["Authorization"] = f"Bearer {options.server_token}"
-    client = httpx.Client(
-        base_url=options.server_url.rstrip("/"),
-        headers=headers,
-        timeout=httpx.Timeout(BATCH_TIMEOUT_S, connect=5.0),
-        # A server named by the operator is reached directly, whatever proxies the environment names.
-        trust_env=False,
-    )
+    server = server or VllmServer(options.server_url, options.server_token)
     try:
-        reply = _ask(
-            client,
+        reply = server.ask(
             "GET",
             "/api/v1/pow/model",
-            None,
-            options.server_patience_s,
+            patience_s=options.server_patience_s,
             on_wait=lambda why: on_progress(f"Waiting for the vLLM server: {why}"),
         )
         info = replace(EngineInfo.from_dict(reply), engine="vllm-server")
         limits = read_limits(reply)
     except ValueError as exc:
-        client.close()
+        server.client.close()
         raise EngineError(
             f"The server at {options.server_url} does not describe its model as pocqueue's plugin does "
             f"({exc}). Both sides need the same version of pocqueue."
         ) from exc
     except BaseException:
-        client.close()
+        server.client.close()
         raise
     on_progress(f"Using {info.model} of the vLLM server at {options.server_url} in {info.dtype}")
-    return VllmServerEngine(client, info, limits)
+    return VllmServerEngine(server, info, limits)
 
 
-def _ask(
-    client: httpx.Client,
-    method: str,
-    path: str,
-    body: dict[str, Any] | None,
-    patience_s: float,
-    on_wait: Callable[[str], None],
-    refusal: type[EngineError] = EngineError,
-) -> dict[str, Any]:
-    """Send a request until it is answered; repeating one does no harm.
-
-    Args:
-        client: of the server.
-        method: "GET" or "POST".
-        path: of the route.
-        body: as JSON; None for none.
-        patience_s: seconds for which no answer, or 502 to 504, is not final.
-        on_wait: told why, at most every few seconds.
-        refusal: what to raise where the server refuses.
-
-    Raises:
-        EngineUnavailable: patience is over, or something else than our plugin answered.
-        EngineError: the engine failed (500); or, by `refusal`, the server refused.
-    """
-    give_up = time.monotonic() + patience_s
-    told, attempt = -math.inf, 0
-    while True:
-        why = ""
-        try:
-            response = client.request(method, path, json=body)
-        except httpx.TransportError as exc:
-            why = f"{client.base_url} does not answer ({type(exc).__name__})"
-        else:
-            if response.status_code == 200:
-                return _reply(client, path, response)
-            detail = _detail(response)
-            # A server that says that it will never do is not asked again.
-            passes = response.status_code in {502, 503, 504} and "not enabled" not in detail
-            if not passes:
-                kind = EngineError if response.status_code == 500 else refusal
-                raise kind(_refusal(client, path, response.status_code, detail))
-            why = f"{client.base_url} says {response.status_code}: {detail}"
-        now = time.monotonic()
-        pause = _PAUSES_S[min(attempt, len(_PAUSES_S) - 1)]
-        if now + pause > give_up:
-            raise EngineUnavailable(
-                f"The vLLM server cannot be used: {why}. Check POCQUEUE_VLLM_URL and the server's log."
-            )
-        if now - told > _TELL_EVERY_S:
-            told = now
-            on_wait(why)
-        time.sleep(pause)
-        attempt += 1
-
-
-def _refusal(client: httpx.Client, path: str, status: int, detail: str) -> str:
-    where = f"The vLLM server at {client.base_url}"
-    if status == 401:
-        return (
-            f"{where} refuses the token. Set POCQUEUE_VLLM_TOKEN to the server's, or its --api-key."
-        )
-    if status == 404:
-        return (
-            f"{where} has no route {path}. Start it with VLLM_PLUGINS=pocqueue and pocqueue installed "
-            "beside vLLM; `pocqueue vllm serve MODEL` does both."
-        )
-    return f"{where} refuses with status {status}: {detail}"
-
-
-def _reply(client: httpx.Client, path: str, response: httpx.Response) -> dict[str, Any]:
-    """Return the body of an answer with status 200.
-
-    Raises:
-        EngineUnavailable: it is no JSON object; something else than our plugin answered.
-    """
-    try:
-        reply = response.json()
-    except ValueError:
-        reply = None
-    if not isinstance(reply, dict):
-        raise EngineUnavailable(
-            f"What answers {client.base_url}{path} is not pocqueue's plugin: it sent no JSON object. "
-            "Check POCQUEUE_VLLM_URL."
-        )
-    return reply
+def _body(batch: Batch) -> dict[str, Any]:
+    names = ("block_hash", "public_key", "nonces", "batch_size", "seq_len")
+    return {name: getattr(batch, name) for name in names}
 
 
 def _detail(response: httpx.Response) -> str:
@@ -260,7 +287,3 @@ def _detail(response: httpx.Response) -> str:
     except (ValueError, KeyError, TypeError):
         return response.text[:200]
     return str(detail)[:300]
-
-
-def _nothing(_why: str) -> None:
-    """Say nothing: the heartbeat shows that a batch takes long."""

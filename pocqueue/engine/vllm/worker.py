@@ -128,7 +128,7 @@ class PoCWorker:
 
 
 def vllm_info(vllm_config: Any, device: torch.device) -> EngineInfo:
-    """Describe a model as vLLM runs it; the fingerprint is for whoever knows its files."""
+    """Describe a model as vLLM runs it; the fingerprint is added by the caller, which knows its files."""
     from pocqueue.engine.devices import device_name
 
     model = vllm_config.model_config

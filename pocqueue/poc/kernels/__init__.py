@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 
 import torch
 
@@ -39,14 +40,30 @@ def kernels_for(device: torch.device | str) -> Kernels:
     kernels = _chosen.get(device)
     if kernels is None:
         with _lock:
-            kernels = _chosen.get(device) or _choose(device)
+            kernels = _chosen.get(device) or working_kernels(device)
             _chosen[device] = kernels
     return kernels
 
 
-def _choose(device: torch.device) -> Kernels:
+def fast_kernels(device: torch.device) -> Kernels | None:
+    """Make the kernels that are meant for a device; None: there are none for such devices."""
+    if device.type == "cpu":
+        from pocqueue.poc.kernels.cpu.kernels import CpuKernels
+
+        return CpuKernels()
+    if device.type == "cuda":
+        from pocqueue.poc.kernels.cuda.kernels import CudaKernels
+
+        return CudaKernels(device)
+    return None
+
+
+def working_kernels(
+    device: torch.device, make: Callable[[torch.device], Kernels | None] = fast_kernels
+) -> Kernels:
+    """Return what `make` makes if that works and agrees with the judge; otherwise the judge."""
     try:
-        kernels = _fast_kernels(device)
+        kernels = make(device)
         wrong = None if kernels is None else _disagreement(kernels, device)
     except Exception as exc:  # noqa: BLE001 - compilers and drivers can fail in any way
         wrong = first_line(exc)
@@ -61,18 +78,6 @@ def _choose(device: torch.device) -> Kernels:
             wrong,
         )
     return ReferenceKernels(device)
-
-
-def _fast_kernels(device: torch.device) -> Kernels | None:
-    if device.type == "cpu":
-        from pocqueue.poc.kernels.cpu.kernels import CpuKernels
-
-        return CpuKernels()
-    if device.type == "cuda":
-        from pocqueue.poc.kernels.cuda.kernels import CudaKernels
-
-        return CudaKernels(device)
-    return None
 
 
 @torch.inference_mode()

@@ -12,14 +12,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from typing_extensions import override
 
-from pocqueue.engine import EngineOptions, load_engine, local
-from pocqueue.engine.vllm import server as module
+from pocqueue.engine import EngineOptions, local
 from pocqueue.engine.vllm.ranks import BatchLimits
-from pocqueue.engine.vllm.server import VllmServerEngine
+from pocqueue.engine.vllm.server import (
+    PATIENCE_S as BATCH_PATIENCE_S,
+    VllmServer,
+    VllmServerEngine,
+    connect_vllm_server,
+)
 from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound
 from pocqueue.poc.batch import Batch
 from pocqueue.poc.config import PoCConfig
@@ -30,7 +33,7 @@ PATIENCE_S = 5.0
 
 
 class Clock:
-    """Stands in for `time` in the engine's module: a pause takes no time, and is where things change.
+    """Monotonic seconds of an engine: a pause takes no time, and is where things change.
 
     Attributes:
         pauses: the length of each.
@@ -153,11 +156,9 @@ def round_of(**changes: Any) -> PoCConfig:
     return PoCConfig(**fields | changes)
 
 
-@pytest.fixture(autouse=True)
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(module, "time", clock)
-    return clock
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture
@@ -169,21 +170,24 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def engine(server: Server) -> Iterator[VllmServerEngine]:
+def engine(server: Server, clock: Clock) -> Iterator[VllmServerEngine]:
     """An engine that knows its server already."""
-    client = httpx.Client(base_url=server.url, trust_env=False)
-    engine = VllmServerEngine(
-        client, make_info(engine="vllm-server"), BatchLimits(MAX_BATCH_SIZE), PATIENCE_S
-    )
+    asked = VllmServer(server.url, clock=clock.monotonic, sleep=clock.sleep)
+    limits = BatchLimits(MAX_BATCH_SIZE)
+    engine = VllmServerEngine(asked, make_info(engine="vllm-server"), limits, PATIENCE_S)
     yield engine
     engine.close()
 
 
 @contextmanager
 def connected(
-    server: Server, progress: list[str] | None = None, **changes: Any
+    server: Server,
+    progress: list[str] | None = None,
+    clock: Clock | None = None,
+    **changes: Any,
 ) -> Iterator[VllmServerEngine]:
-    """Load the engine as a worker does."""
+    """Connect as a worker does, with pauses that take no time."""
+    clock = clock or Clock()
     fields: dict[str, Any] = {
         "model": "any",
         "device": "cpu",
@@ -192,8 +196,8 @@ def connected(
         "server_patience_s": 900.0,
     }
     options = EngineOptions(**fields | changes)
-    engine = load_engine("vllm-server", options, (progress if progress is not None else []).append)
-    assert isinstance(engine, VllmServerEngine)
+    asked = VllmServer(server.url, options.server_token, clock=clock.monotonic, sleep=clock.sleep)
+    engine = connect_vllm_server(options, ([] if progress is None else progress).append, asked)
     try:
         yield engine
     finally:
@@ -419,7 +423,7 @@ def test_a_worker_waits_for_a_server_that_starts(server: Server, clock: Clock) -
 
     clock.on_pause = get_on
     progress: list[str] = []
-    with connected(server, progress) as engine:
+    with connected(server, progress, clock) as engine:
         assert engine.info.model == "twin"
     waited = sum(clock.pauses)
     assert len(clock.pauses) == 22
@@ -437,17 +441,20 @@ def test_a_command_does_not_wait_for_long(server: Server, clock: Clock) -> None:
     begun = clock.now
     with (
         pytest.raises(EngineUnavailable, match="does not answer"),
-        connected(server, server_patience_s=30.0),
+        connected(server, clock=clock, server_patience_s=30.0),
     ):
         pass
     assert 15 < clock.now - begun <= 30
-    assert local._COMMAND_PATIENCE_S < module.PATIENCE_S < local._WORKER_PATIENCE_S
+    assert local.COMMAND_PATIENCE_S < BATCH_PATIENCE_S < local.WORKER_PATIENCE_S
 
 
 def test_a_server_that_never_will_is_not_waited_for(server: Server, clock: Clock) -> None:
     """It says so."""
     server.answers = [(503, {"detail": "PoC not enabled: --enable-lora."})]
-    with pytest.raises(EngineError, match="PoC not enabled: --enable-lora"), connected(server):
+    with (
+        pytest.raises(EngineError, match="PoC not enabled: --enable-lora"),
+        connected(server, clock=clock),
+    ):
         pass
     assert not clock.pauses
 
@@ -498,29 +505,23 @@ def test_a_server_that_refuses_a_worker(server: Server, status: int, sentence: s
 
 @pytest.mark.parametrize("answer", [(401, {}), (200, {})])
 def test_a_worker_that_cannot_start_leaves_no_connection(
-    server: Server, monkeypatch: pytest.MonkeyPatch, answer: tuple[int, Any]
+    server: Server, answer: tuple[int, Any]
 ) -> None:
     """Refused, or with a description that is none."""
-    clients: list[httpx.Client] = []
-
-    class Noted(httpx.Client):
-        def __init__(self, **kwargs: Any) -> None:
-            super().__init__(**kwargs)
-            clients.append(self)
-
-    monkeypatch.setattr(httpx, "Client", Noted)
+    asked = VllmServer(server.url)
     server.answers = [answer]
-    with pytest.raises(EngineError), connected(server):
-        pass
-    assert [client.is_closed for client in clients] == [True]
+    options = EngineOptions(model="any", device="cpu", state_dir=Path("unused"))
+    with pytest.raises(EngineError):
+        connect_vllm_server(options, lambda _line: None, asked)
+    assert asked.client.is_closed
 
 
 def test_a_batch_that_hangs_is_given_up(server: Server, clock: Clock) -> None:
     """A server that takes a request and never answers is as good as away."""
     never = threading.Event()
     server.distance = lambda _: float(never.wait(20))
-    client = httpx.Client(base_url=server.url, trust_env=False, timeout=0.02)
-    engine = VllmServerEngine(client, make_info(), BatchLimits(MAX_BATCH_SIZE), patience_s=0.2)
+    asked = VllmServer(server.url, timeout_s=0.02, clock=clock.monotonic, sleep=clock.sleep)
+    engine = VllmServerEngine(asked, make_info(), BatchLimits(MAX_BATCH_SIZE), patience_s=0.2)
     with pytest.raises(EngineUnavailable, match=r"does not answer \(ReadTimeout\)"):
         engine.values(Batch.of(round_of(), [1]))
     never.set()

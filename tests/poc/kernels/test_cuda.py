@@ -177,13 +177,11 @@ def test_permutations_are_the_judges(
 
 
 @on_device
-def test_buckets_may_be_fuller_than_a_tile(
-    kernels: Any, judge: ReferenceKernels, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_buckets_may_be_fuller_than_a_tile(judge: ReferenceKernels) -> None:
     """Keys that fall together more than ever expected are sorted all the same."""
-    from pocqueue.poc.kernels.cuda import kernels as cuda
+    from pocqueue.poc.kernels.cuda.kernels import CudaKernels
 
-    monkeypatch.setattr(cuda, "_MAX_EXPECTED", 300)
+    kernels = CudaKernels(DEVICE, bucket_size=300)
     assert torch.equal(kernels.permutations([5, 6], 601), judge.permutations([5, 6], 601))
 
 

@@ -11,18 +11,11 @@ import pytest
 import torch
 from typing_extensions import override
 
-from pocqueue.poc import kernels as module
-from pocqueue.poc.kernels import Kernels, kernels_for
+from pocqueue.poc.kernels import Kernels, kernels_for, working_kernels
 from pocqueue.poc.kernels.cpu.kernels import CpuKernels
 from pocqueue.poc.kernels.reference import ReferenceKernels
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def nothing_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a new process."""
-    monkeypatch.setattr(module, "_chosen", {})
 
 
 def test_the_cpu_gets_compiled_ones_once() -> None:
@@ -31,11 +24,10 @@ def test_the_cpu_gets_compiled_ones_once() -> None:
     assert kernels_for("cpu") is kernels_for(CPU)
 
 
-@pytest.mark.usefixtures("nothing_chosen")
 def test_another_device_gets_the_judge(caplog: pytest.LogCaptureFixture) -> None:
     """Nothing is wrong with that, so nothing is said."""
     with caplog.at_level(logging.WARNING):
-        assert kernels_for("meta").name == "reference"
+        assert working_kernels(torch.device("meta")).name == "reference"
     assert caplog.text == ""
 
 
@@ -66,7 +58,6 @@ class _WrongDistance(CpuKernels):
         return super().distances(logits, prepared, target) + 1e-4
 
 
-@pytest.mark.usefixtures("nothing_chosen")
 @pytest.mark.parametrize(
     ("make", "why"),
     [
@@ -77,16 +68,11 @@ class _WrongDistance(CpuKernels):
     ],
 )
 def test_kernels_that_do_not_work_are_replaced(
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    make: Callable[[torch.device], Kernels],
-    why: str,
+    caplog: pytest.LogCaptureFixture, make: Callable[[torch.device], Kernels], why: str
 ) -> None:
-    """By the judge, with one warning that says why; asking again says nothing more."""
-    monkeypatch.setattr(module, "_fast_kernels", make)
+    """By the judge, with one warning that says why."""
     with caplog.at_level(logging.WARNING):
-        chosen = kernels_for("cpu")
-        assert kernels_for("cpu") is chosen
+        chosen = working_kernels(CPU, make)
     assert isinstance(chosen, ReferenceKernels)
     [record] = caplog.records
     assert why in record.getMessage()

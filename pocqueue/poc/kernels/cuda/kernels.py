@@ -27,7 +27,7 @@ _PAIRS, _ROWS = 256, 4
 _KEYS = 1024
 #: Members of a bucket that are compared at once, one a thread. Of the 10 to 20 that are expected in a
 #: bucket there are more than 32 in one of 200 at most.
-_TILE, _MAX_EXPECTED = 32, 20
+_TILE, _BUCKET_SIZE = 32, 20
 #: Positions of a program of `sum_products`; fixed, so that a row is summed alike in any batch.
 _CHUNK, _BLOCK = 8192, 1024
 
@@ -38,16 +38,18 @@ class CudaKernels(Kernels):
     Tensors that a call returns belong to that stream, as all of torch's do.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, bucket_size: int = _BUCKET_SIZE) -> None:
         """Name the device.
 
         Args:
             device: a CUDA device; without an index the calling thread's. Under Triton's interpreter
                 (TRITON_INTERPRET=1), for tests, also the CPU.
+            bucket_size: keys that are expected in a bucket of the sort at most.
         """
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", torch.cuda.current_device())
         self._device = device
+        self._bucket_size = bucket_size
 
     @property
     @override
@@ -109,7 +111,7 @@ class CudaKernels(Kernels):
     def _order(self, seeds: Sequence[int], n: int, dtype: torch.dtype) -> torch.Tensor:
         """Return the permutations. `dtype` ``[len(seeds), n]``, on the device."""
         rows = len(seeds)
-        bits = max(1, (_ceil_div(n, _MAX_EXPECTED) - 1).bit_length())
+        bits = max(1, (_ceil_div(n, self._bucket_size) - 1).bit_length())
         order = torch.empty(rows, n, dtype=dtype, device=self._device)
         members = torch.empty(rows, n, dtype=torch.int32, device=self._device)
         counts = torch.zeros(rows, 1 + 2**bits, dtype=torch.int32, device=self._device)
