@@ -28,6 +28,7 @@ from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.redis_server import RedisServer
 from pocqueue.settings import ENV_PREFIX, Settings
 from tests.support.callback_receiver import Receiver, receiving
+from tests.support.commands import without_settings
 from tests.support.fixtures import SettingsFactory
 
 # The same examples on every run, and no time limit on one of them: the machine may be busy.
@@ -112,7 +113,7 @@ def settings_for(
 @pytest.fixture
 def child_env(redis_server: RedisServer, tmp_path: Path) -> dict[str, str]:
     """Return the environment of a process that is to use the shared Redis server."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith(ENV_PREFIX)}
+    env = without_settings()
     return env | {
         f"{ENV_PREFIX}REDIS_URL": redis_server.url,
         f"{ENV_PREFIX}STATE_DIR": str(tmp_path),

@@ -11,14 +11,13 @@ import pytest
 
 from pocqueue.errors import SettingsError
 from pocqueue.settings import ALL, DelegationSettings, NodeSettings, Settings
+from tests.support.commands import without_settings
 
 
 @pytest.fixture(autouse=True)
 def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     """Begin without any of our variables, and leave none behind."""
-    prefixes = tuple(kind.variable("") for kind in ALL)
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
-    monkeypatch.setattr(os, "environ", environ)
+    monkeypatch.setattr(os, "environ", without_settings())
 
 
 @pytest.mark.parametrize(

@@ -35,9 +35,15 @@ _MAX_SOCKET_PATH = 100
 
 
 class RedisServer:
-    """One bundled Redis server, known by its state folder."""
+    """One bundled Redis server, known by its state folder.
 
-    def __init__(self, state_dir: Path) -> None:
+    Args:
+        state_dir: pocqueue's state folder.
+        answer_timeout_s: seconds after which a server that does not answer counts as busy.
+    """
+
+    def __init__(self, state_dir: Path, *, answer_timeout_s: float = 5.0) -> None:
+        self._answer_timeout_s = answer_timeout_s
         self.folder = state_dir / "redis"
         self.socket_path = _socket_path(self.folder)
         self.log_path = self.folder / "redis.log"
@@ -95,7 +101,9 @@ class RedisServer:
     def _client(self) -> redis.Redis:
         # No retries: a dead server's socket refuses at once, and whoever waits has a loop for it.
         return redis.Redis(
-            unix_socket_path=str(self.socket_path), socket_timeout=5, retry=Retry(NoBackoff(), 0)
+            unix_socket_path=str(self.socket_path),
+            socket_timeout=self._answer_timeout_s,
+            retry=Retry(NoBackoff(), 0),
         )
 
     def _start_lock(self) -> FileLock:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 from pocqueue.engine.profiled import STAGES
-from pocqueue.settings import ENV_PREFIX
+from tests.support.commands import pocqueue
 
 SHAPE = ("--seconds", "0.2", "--seq-len", "16")
 #: Matrices of the embedded model: four layers, then the output layer.
@@ -17,17 +15,8 @@ PER_TOKEN, LAST_TOKEN = 4 * (2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 384), 1024
 
 
 def bench(state_dir: Path, *argv: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run the command on the CPU, with settings from here alone."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
-    env |= {"POCQUEUE_STATE_DIR": str(state_dir), "POCQUEUE_DEVICE": "cpu", **variables}
-    return subprocess.run(
-        [sys.executable, "-m", "pocqueue", "bench", *argv],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=150,
-        check=False,
-    )
+    """Run the command."""
+    return pocqueue(state_dir, "bench", *argv, **variables)
 
 
 def test_the_embedded_model_is_measured(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pocqueue.errors import PocqueueError
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.redis_server import RedisServer
 from tests.delegation.test_http import make_certificate
+from tests.support.commands import without_settings
 from tests.support.delegation_server import TOKEN, Work, live_gpus
 from tests.support.factories import make_spec
 from tests.support.fixtures import SettingsFactory
@@ -30,7 +31,7 @@ def _environment(
     """The shared Redis, a state folder of this test's own, and nothing else of ours."""
     # That fixture takes our variables away, so it has to come first.
     del settings_for
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("POCQUEUE_", "DELEGATION_"))}
+    clean = without_settings()
     clean |= {"POCQUEUE_REDIS_URL": redis_server.url, "POCQUEUE_STATE_DIR": str(tmp_path)}
     monkeypatch.setattr(os, "environ", clean)
 

@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
-from pocqueue.settings import ENV_PREFIX
+from tests.support.commands import pocqueue
 from tests.support.vllm_parts import need_vllm
 
 SHAPE = ("--nonces", "64", "--seq-len", "64", "--batch-size", "32")
 
 
 def compare(state_dir: Path, *argv: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run the command on the CPU, with settings from here alone."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
-    env |= {"POCQUEUE_STATE_DIR": str(state_dir), "POCQUEUE_DEVICE": "cpu", **variables}
-    return subprocess.run(
-        [sys.executable, "-m", "pocqueue", "engine", "compare", *argv],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=150,
-        check=False,
-    )
+    """Run the command."""
+    return pocqueue(state_dir, "engine", "compare", *argv, **variables)
 
 
 def test_torch_and_vllm_agree_on_the_embedded_model(tmp_path: Path) -> None:

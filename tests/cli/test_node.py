@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from pocqueue.cli import app
 from pocqueue.errors import NodeError
 from pocqueue.node.keys import SigningKey
 from pocqueue.settings import DELEGATION_PREFIX
-from tests.support.waiting import wait_until
+from tests.support.waiting import wait_for_line, wait_until
 
 SERVE = [sys.executable, "-m", "pocqueue", "node", "serve"]
 TOKEN = "a-token-of-the-tests-123"
@@ -58,12 +57,7 @@ def test_a_node_serves_until_it_is_told_to_end(env: dict[str, str], tmp_path: Pa
     argv = [*SERVE, "--env-file", str(config)]
     with log.open("wb") as out, subprocess.Popen(argv, env=env, stderr=out) as process:
         try:
-            found = wait_until(
-                lambda: re.search(r"on (http://127\.0\.0\.1:\d+): DELEGATION on", log.read_text()),
-                60.0,
-                "the address in the log",
-            )
-            assert found is not None
+            found = wait_for_line(log, r"on (http://127\.0\.0\.1:\d+): DELEGATION on")
             url = found[1]
             wait_until(lambda: answers(url), 30.0, "an answer")
             shown = CliRunner().invoke(app, ["node", "status", "--url", url])

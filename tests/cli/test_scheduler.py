@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import socket
 import subprocess
 import sys
 import urllib.request
 from pathlib import Path
 
-from tests.support.waiting import wait_until
+from tests.support.waiting import wait_for_line
 
 COMMAND = [sys.executable, "-m", "pocqueue", "scheduler"]
 
@@ -22,12 +21,7 @@ def test_metrics_are_served_where_a_port_is_set(child_env: dict[str, str], tmp_p
         subprocess.Popen([*COMMAND, "--metrics-port", "0"], env=child_env, stderr=out) as process,
     ):
         try:
-            found = wait_until(
-                lambda: re.search(r"Metrics: (http://127\.0\.0\.1:\d+/metrics)", log.read_text()),
-                30.0,
-                "the address in the log",
-            )
-            assert found is not None
+            found = wait_for_line(log, r"Metrics: (http://127\.0\.0\.1:\d+/metrics)")
             with urllib.request.urlopen(found[1], timeout=10) as answer:  # noqa: S310 - loopback
                 page = answer.read().decode()
             assert "\npocqueue_up 1.0\n" in page

@@ -22,6 +22,7 @@ from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.pool import Gpu
 from pocqueue.rounds.redis_server import RedisServer
 from pocqueue.settings import Settings
+from tests.support.commands import without_settings
 from tests.support.waiting import wait_until
 
 #: Two cores that import torch several times at once.
@@ -33,7 +34,7 @@ class Up:
 
     def __init__(self, state_dir: Path, *options: str) -> None:
         self.state_dir = state_dir
-        clean = {k: v for k, v in os.environ.items() if not k.startswith("POCQUEUE_")}
+        clean = without_settings()
         self.env = clean | {"POCQUEUE_STATE_DIR": str(state_dir), "POCQUEUE_NUM_THREADS": "1"}
         self.log = state_dir / "up.log"
         with self.log.open("w") as log:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.env_example import ROOT
-from tests.support.processes import REDIS_SERVER, answers_ping, connect, running, wait_until
+from tests.support.processes import REDIS_SERVER, answers_ping, connect, running, wait_ready
 
 
 @pytest.fixture
@@ -30,5 +30,5 @@ def redis_socket(short_dir: Path) -> Iterator[Path]:
         running(command, short_dir / "redis.log") as server,
         connect(socket) as client,
     ):
-        wait_until(lambda: answers_ping(client), server)
+        wait_ready(lambda: answers_ping(client), server)
         yield socket

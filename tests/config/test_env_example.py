@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from pocqueue.settings import ALL, Settings
+from tests.support.commands import PREFIXES
 from tests.support.env_example import read_env_example
-
-PREFIXES = tuple(kind.variable("") for kind in ALL)
 
 
 @pytest.fixture(autouse=True)

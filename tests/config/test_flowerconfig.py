@@ -25,7 +25,7 @@ from flower.utils.broker import Broker
 from flower.views.tasks import TASK_COLUMNS
 
 from tests.support.env_example import ROOT
-from tests.support.processes import running, wait_until
+from tests.support.processes import running, wait_ready
 
 CONF = ROOT / "config" / "flowerconfig.py"
 
@@ -189,7 +189,7 @@ def test_real_flower_shows_queues_and_tasks(redis_socket: Path, short_dir: Path)
     site = f"http://127.0.0.1:{port}"
     command = [*celery, "flower", f"--conf={CONF}"]
     with running(command, short_dir / "flower.log", env=env, cwd=ROOT) as server:
-        wait_until(lambda: fetch(f"{site}/healthcheck") == "OK", server)
+        wait_ready(lambda: fetch(f"{site}/healthcheck") == "OK", server)
         assert fetch(f"{site}/broker") == ""
         assert fetch(f"{site}/broker", "me:wrong") == ""
 
@@ -203,11 +203,11 @@ def test_real_flower_shows_queues_and_tasks(redis_socket: Path, short_dir: Path)
         command = [*celery, "worker", "-P", "solo", "-Q", "gpu3"]
         sender = Celery("sender", broker=url)
         with running(command, short_dir / "worker.log", env=env, cwd=ROOT), sender as app:
-            wait_until(lambda: length() == 0, server)
+            wait_ready(lambda: length() == 0, server)
             shown = "0..511 of round 9b2e6c1e"  # as pocqueue/rounds/sending.py words it
             app.send_task("broker_app.nothing", kwargsrepr=shown, queue="gpu3")
-            wait_until(lambda: shown in tasks() and "SUCCESS" in tasks(), server)
+            wait_ready(lambda: shown in tasks() and "SUCCESS" in tasks(), server)
         with sender as app:
             for _ in range(3):
                 app.send_task("broker_app.nothing", queue="gpu3")
-            wait_until(lambda: length() == 3, server)
+            wait_ready(lambda: length() == 3, server)

@@ -11,7 +11,7 @@ import redis
 import yaml
 
 from tests.support.env_example import ROOT
-from tests.support.processes import REDIS_SERVER, answers_ping, connect, running, wait_until
+from tests.support.processes import REDIS_SERVER, answers_ping, connect, running, wait_ready
 
 EXPECTED = {
     "appendonly": "yes",
@@ -71,7 +71,7 @@ def test_compose_command_starts_it_with_a_password(short_dir: Path) -> None:
         connect(socket, password) as client,
         connect(socket) as stranger,
     ):
-        wait_until(lambda: answers_ping(client), server)
+        wait_ready(lambda: answers_ping(client), server)
         with pytest.raises(redis.AuthenticationError):
             stranger.ping()
         assert client.config_get("appendonly")["appendonly"] == "yes"

@@ -14,13 +14,20 @@ from pathlib import Path
 
 import psutil
 import pytest
-import redis
-from typing_extensions import override
 
 from pocqueue.errors import ProcessError
 from pocqueue.rounds.connection import connect
 from pocqueue.rounds.redis_server import RedisServer
 from tests.support.waiting import wait_until
+
+
+@pytest.fixture
+def long_path(own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A state folder whose path is too long for a socket, and a temporary folder of this test's own."""
+    temporary = own_redis.folder.parent / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    return own_redis.folder.parent / ("long" * 30)
 
 
 def _process_id(server: RedisServer) -> int:
@@ -142,20 +149,14 @@ def test_a_folder_that_was_open_to_others_is_closed(own_redis: RedisServer) -> N
     assert _mode(own_redis.folder) == 0o700
 
 
-def test_a_long_state_path_gets_a_short_socket(
-    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_state_path_gets_a_short_socket(own_redis: RedisServer, long_path: Path) -> None:
     """A socket's path may have about a hundred bytes; each state folder has its own place."""
-    temporary = own_redis.folder.parent / "tmp"
-    temporary.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    state = own_redis.folder.parent / ("long" * 30)
-    server, other = RedisServer(state), RedisServer(state / "other")
-    assert server.folder == state / "redis"
+    server, other = RedisServer(long_path), RedisServer(long_path / "other")
+    assert server.folder == long_path / "redis"
     assert len(os.fsencode(server.socket_path)) <= 100
-    assert server.socket_path.parent.parent == temporary
+    assert server.socket_path.parent.parent == Path(tempfile.gettempdir())
     assert server.socket_path != other.socket_path
-    assert RedisServer(state).socket_path == server.socket_path
+    assert RedisServer(long_path).socket_path == server.socket_path
     try:
         assert server.ensure()
         assert _mode(server.socket_path.parent) == 0o700
@@ -169,32 +170,26 @@ def test_a_long_state_path_gets_a_short_socket(
 
 
 def test_a_socket_folder_of_somebody_else_is_refused(
-    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+    long_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a temporary folder that all users share, another one may have been there first."""
-    temporary = own_redis.folder.parent / "tmp"
-    temporary.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    server = RedisServer(long_path)
+    server.socket_path.parent.mkdir()
     me = os.getuid()
     monkeypatch.setattr(os, "getuid", lambda: me + 1)
-    server = RedisServer(own_redis.folder.parent / ("long" * 30))
-    server.socket_path.parent.mkdir()
     with pytest.raises(ProcessError, match="belongs to another user"):
         server.ensure()
     assert not server.is_running()
 
 
 def test_a_server_behind_the_socket_of_somebody_else_is_not_asked(
-    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+    long_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever runs it would read what is meant for ours, so nobody finds it running."""
-    temporary = own_redis.folder.parent / "tmp"
-    temporary.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    server = RedisServer(long_path)
+    server.socket_path.parent.mkdir()
     me = os.getuid()
     monkeypatch.setattr(os, "getuid", lambda: me + 1)
-    server = RedisServer(own_redis.folder.parent / ("long" * 30))
-    server.socket_path.parent.mkdir()
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(server.socket_path))
         listening.listen()
@@ -206,34 +201,19 @@ def test_a_server_behind_the_socket_of_somebody_else_is_not_asked(
             listening.accept()
 
 
-def test_a_socket_folder_that_is_a_link_is_refused(
-    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_socket_folder_that_is_a_link_is_refused(long_path: Path) -> None:
     """It could be turned elsewhere at any time."""
-    temporary = own_redis.folder.parent / "tmp"
-    temporary.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    server = RedisServer(own_redis.folder.parent / ("long" * 30))
-    elsewhere = temporary / "elsewhere"
+    server = RedisServer(long_path)
+    elsewhere = long_path.parent / "elsewhere"
     elsewhere.mkdir()
     server.socket_path.parent.symlink_to(elsewhere)
     with pytest.raises(ProcessError, match="belongs to another user"):
         server.ensure()
 
 
-class _Impatient(RedisServer):
-    """Waits half a second for an answer, not five."""
-
-    @override
-    def _client(self) -> redis.Redis:
-        client = super()._client()
-        client.connection_pool.connection_kwargs["socket_timeout"] = 0.5
-        return client
-
-
 def test_a_server_too_busy_to_answer_is_running(own_redis: RedisServer) -> None:
     """A second one would write to the same files."""
-    server = _Impatient(own_redis.folder.parent)
+    server = RedisServer(own_redis.folder.parent, answer_timeout_s=0.5)
     process = psutil.Process(_process_id(own_redis))
     process.suspend()
     try:

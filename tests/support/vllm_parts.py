@@ -23,6 +23,7 @@ import httpx
 import pytest
 
 from pocqueue.engine.torch_model.embedded import CONFIG, ensure_embedded_model
+from tests.support.commands import without_settings
 from tests.support.waiting import wait_until
 
 #: Generous: two cores may be busy with everything else of a CI run.
@@ -68,7 +69,7 @@ class VllmServer:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
         self.log = log
-        clean = {k: v for k, v in os.environ.items() if not k.startswith("POCQUEUE_")}
+        clean = without_settings()
         self._env = clean | {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"} | env
         self._argv = [
             *(sys.executable, "-m", "pocqueue", "vllm", "serve", str(model)),

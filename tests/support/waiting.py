@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -22,7 +24,7 @@ class Clock:
 
 
 def wait_until(
-    condition: Callable[[], T], timeout_s: float = 10.0, message: str = "the condition"
+    condition: Callable[[], T | None], timeout_s: float = 10.0, message: str = "the condition"
 ) -> T:
     """Return what the condition gives as soon as that is true; fail when the time is up.
 
@@ -41,6 +43,13 @@ def wait_until(
                 f"{message} did not come true within {timeout_s} s; it is {value!r}"
             )
         time.sleep(0.005)
+
+
+def wait_for_line(log: Path, pattern: str, timeout_s: float = 60.0) -> re.Match[str]:
+    """Return where a pattern stands in a log file, as soon as it does."""
+    return wait_until(
+        lambda: re.search(pattern, log.read_text()), timeout_s, f"{pattern!r} in {log}"
+    )
 
 
 async def until(condition: Callable[[], object], deadline_s: float = 20.0) -> None:
