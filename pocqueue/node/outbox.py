@@ -24,7 +24,6 @@ from pocqueue.web.sqlite_file import FileRole, SqliteFile
 
 Origin = Literal["delegation", "queue", "engine"]
 SessionState = Literal["open", "closed", "fraud"]
-MessageState = Literal["waiting", "refused", "held"]
 
 #: Name of the file in the state folder.
 OUTBOX_NAME: Final = "node-outbox.sqlite3"
@@ -42,9 +41,7 @@ _ROLE = FileRole(
 _SESSION_COLUMNS = (
     "session_id, origin, state, cursor, request, created_s, batches, nonces, sampled, invalid"
 )
-_MESSAGE_COLUMNS = (
-    "id, session_id, position, kind, url, body, nonces, created_s, attempts, next_s, state, error"
-)
+_MESSAGE_COLUMNS = "id, session_id, kind, url, body, created_s, attempts, next_s"
 
 # The first waiting message of each URL. The URLs are found one by one in the index, as DISTINCT would
 # read all of it, and thousands of messages may wait for one URL.
@@ -90,20 +87,16 @@ class NewMessage:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One that waits, or will not be sent."""
+    """One that waits for its receiver."""
 
     id: int
     session_id: str
-    position: str
     kind: Kind
     url: str
     body: str  #: JSON, sent as it is
-    nonces: int
     created_s: float  #: Unix time
     attempts: int  #: that failed
     next_s: float  #: Unix time before which it is not tried
-    state: MessageState
-    error: str  #: what became of the last attempt
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,20 +133,19 @@ class Outbox(SqliteFile):
         schema = resources.files(__package__).joinpath("outbox.sql").read_text("utf-8")
         super().__init__(path, _ROLE, [schema], busy_timeout_s=busy_timeout_s)
 
-    def open_session(self, session_id: str, origin: Origin, request: str, cursor: str = "") -> None:
+    def open_session(self, session_id: str, origin: Origin, request: str) -> None:
         """Note a session that begins. One that is there already stays as it is.
 
         Args:
             session_id: unique for ever.
             origin: where its nonces come from.
             request: JSON of whatever it takes to resume it.
-            cursor: where its first page begins.
         """
         with self.transaction() as db:
             db.execute(
                 "INSERT INTO sessions (session_id, origin, state, cursor, request, created_s)"
-                " VALUES (?, ?, 'open', ?, ?, ?) ON CONFLICT DO NOTHING",
-                (session_id, origin, cursor, request, self._clock()),
+                " VALUES (?, ?, 'open', '', ?, ?) ON CONFLICT DO NOTHING",
+                (session_id, origin, request, self._clock()),
             )
 
     def set_request(self, session_id: str, request: str) -> None:
@@ -298,16 +290,6 @@ class Outbox(SqliteFile):
                 " WHERE id = ? AND state = 'waiting'",
                 (error, message_id),
             )
-
-    def messages(self, session_id: str, state: MessageState | None = None) -> list[Message]:
-        """Return the messages of a session, in order; None: of every state."""
-        with self.transaction() as db:
-            rows = db.execute(
-                f"SELECT {_MESSAGE_COLUMNS} FROM messages WHERE session_id = ?"  # noqa: S608 - constants
-                " AND coalesce(?, state) = state ORDER BY id",
-                (session_id, state),
-            ).fetchall()
-        return [Message(*row) for row in rows]
 
     def counts(self) -> Counts:
         """Count the messages."""

@@ -22,9 +22,9 @@ n_4 = 816. One invalid nonce alone is never fraud.
 **How many.** A made-up nonce claims to be valid, and its true distance is as anybody's: it comes out
 as invalid with probability 1 - valid_rate, 0.9 for a calibrated r_target. With 100 made-up ones among
 2000 and the threshold 0.01, a fixed sample of 141 holds at least 2 that come out as invalid with
-probability 0.9901 (exact, hypergeometric; 140 would have 0.9897): `sample_size` is 141. A stream whose
-end is not known cannot be given a fixed sample, so each nonce is taken by itself, with probability
-`sample_rate`: 144 / 2000 = 0.072, the margin being what the chance in the number taken costs. Then
+probability 0.9901 (exact, hypergeometric; 140 would have 0.9897). A stream whose end is not known cannot
+be given a fixed sample, so each nonce is taken by itself, with probability `sample_rate`: 144 / 2000 =
+0.072, the margin being what the chance in the number taken costs. Then
 enough of them come out as invalid for the size of the sample with probability 0.9902 or more; the
 session's end is one of the looks.
 
@@ -124,37 +124,6 @@ class Sampler:
 
 
 @functools.lru_cache(maxsize=256)
-def sample_size(
-    num_nonces: int,
-    fraud_threshold: float = FRAUD_THRESHOLD,
-    recomputed_invalid: float = RECOMPUTED_INVALID,
-) -> int:
-    """Return how many nonces of a session to recompute, chosen at random without repetition.
-
-    Args:
-        num_nonces: of the session; >= 0. MADE_UP of these are made up, rounded down.
-        fraud_threshold: of the round; (0, 1).
-        recomputed_invalid: probability of a made-up nonce to come out as invalid; (0, 1].
-
-    Returns:
-        The least number by which fraud is found with CERTAINTY; all of them if no number is enough.
-    """
-    num_made_up = math.floor(num_nonces * MADE_UP + 1e-9)
-    for size in range(2, num_nonces):
-        needed = _needed(size, fraud_threshold)
-        if needed > min(size, num_made_up):
-            continue
-        missed = sum(
-            _hypergeometric(hits, num_nonces, num_made_up, size)
-            * _binomial_below(needed, hits, recomputed_invalid)
-            for hits in range(min(size, num_made_up) + 1)
-        )
-        if missed <= 1.0 - CERTAINTY:
-            return size
-    return num_nonces
-
-
-@functools.lru_cache(maxsize=256)
 def sample_rate(
     num_nonces: int = SESSION_NONCES,
     fraud_threshold: float = FRAUD_THRESHOLD,
@@ -163,14 +132,15 @@ def sample_rate(
     """Return the probability to recompute each nonce of a stream with, by itself.
 
     Args:
-        num_nonces: of the session that the certainty is for; >= 1. The others as for `sample_size`.
+        num_nonces: of the session that CERTAINTY is for; >= 1. MADE_UP of these are made up, rounded down.
+        fraud_threshold: of the round; (0, 1).
+        recomputed_invalid: probability of a made-up nonce to come out as invalid; (0, 1].
 
     Returns:
         A whole number of nonces over `num_nonces`, in (0, 1]; 1 if nothing less is enough.
     """
     num_made_up = math.floor(num_nonces * MADE_UP + 1e-9)
-    start = sample_size(num_nonces, fraud_threshold, recomputed_invalid)
-    for expected in range(max(start, 1), num_nonces):
+    for expected in range(1, num_nonces):
         rate = expected / num_nonces
         missed = _missed(rate, num_nonces, num_made_up, fraud_threshold, recomputed_invalid)
         if missed <= 1.0 - CERTAINTY:
@@ -200,14 +170,6 @@ def _part(num_invalid: int, fraud_threshold: float) -> float:
     return fraud_threshold / (num_invalid * (num_invalid - 1)) if num_invalid >= 2 else 0.0
 
 
-def _needed(num_sampled: int, fraud_threshold: float) -> int:
-    """Return how many invalid nonces make a sample of this size fraud; more than it has: none do."""
-    needed = 2
-    while needed <= num_sampled and not _is_fraud(needed, num_sampled, fraud_threshold):
-        needed += 1
-    return needed
-
-
 @functools.lru_cache(maxsize=4096)
 def _largest_sample(num_invalid: int, fraud_threshold: float) -> int:
     """Return the largest sample that this many invalid nonces make fraud; 0: none."""
@@ -228,21 +190,6 @@ def _largest_sample(num_invalid: int, fraud_threshold: float) -> int:
 def _is_fraud(num_invalid: int, num_sampled: int, fraud_threshold: float) -> bool:
     threshold = _part(num_invalid, fraud_threshold)
     return fraud_test(num_invalid, num_sampled, threshold, PROBABILITY_MISMATCH)[1]
-
-
-def _hypergeometric(hits: int, total: int, marked: int, drawn: int) -> float:
-    """Return P(hits marked ones among those drawn without repetition)."""
-    if drawn - hits > total - marked:
-        return 0.0
-    # In logarithms: the numbers themselves have hundreds of digits.
-    return math.exp(
-        _log_ways(marked, hits) + _log_ways(total - marked, drawn - hits) - _log_ways(total, drawn)
-    )
-
-
-def _log_ways(total: int, chosen: int) -> float:
-    """Return the logarithm of the binomial coefficient."""
-    return math.lgamma(total + 1) - math.lgamma(chosen + 1) - math.lgamma(total - chosen + 1)
 
 
 def _binomial(hits: int, total: int, probability: float) -> float:

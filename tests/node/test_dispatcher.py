@@ -17,6 +17,7 @@ from pocqueue.node.dispatcher import Dispatcher, pause_left
 from pocqueue.node.outbox import NewMessage, Outbox
 from pocqueue.poc.callback import MAX_RETRY_AFTER_S, Backoff, Kind
 from tests.support.callback_receiver import Receiver, answering, receiving
+from tests.support.node import messages_in
 from tests.support.waiting import until
 
 
@@ -121,7 +122,7 @@ async def test_refused_messages_hold_nobody_back(
         await until(lambda: len(post.latencies_s) == 1)
     assert numbers(receiver) == [4]
     assert len(receiver.received) == 4
-    refused = outbox.messages("s", "refused")
+    refused = messages_in(outbox, "s", "refused")
     assert [message.position for message in refused] == [f"generated {n}" for n in (1, 2, 3)]
     errors = [message.error for message in refused]
     assert errors[0] == "HTTP 400, it does not take this batch"
@@ -149,8 +150,8 @@ async def test_receiver_that_comes_later(outbox: Outbox) -> None:
         port = int(gone.url.split(":")[2].split("/")[0])
     async with posting(outbox) as post:
         post.write(gone.url, 1)
-        await until(lambda: post.outbox.messages("s")[0].attempts >= 2)
-        assert "no answer (ClientConnectorError)" in post.outbox.messages("s")[0].error
+        await until(lambda: messages_in(post.outbox, "s")[0].attempts >= 2)
+        assert "no answer (ClientConnectorError)" in messages_in(post.outbox, "s")[0].error
         async with receiving(port) as receiver:
             await until(lambda: numbers(receiver) == [1])
             await until(lambda: not post.waiting)
@@ -161,8 +162,8 @@ async def test_receiver_that_hangs(outbox: Outbox, receiver: Receiver) -> None:
     receiver.gate.clear()
     async with posting(outbox, request_timeout_s=0.2) as post:
         post.write(receiver.url, 1)
-        await until(lambda: post.outbox.messages("s")[0].attempts >= 1)
-        assert "no answer within" in post.outbox.messages("s")[0].error
+        await until(lambda: messages_in(post.outbox, "s")[0].attempts >= 1)
+        assert "no answer within" in messages_in(post.outbox, "s")[0].error
         receiver.gate.set()
         await until(lambda: not post.waiting)
 
@@ -172,8 +173,8 @@ async def test_pause_that_the_receiver_asks_for(outbox: Outbox) -> None:
     async with answering(429, "slow down", {"Retry-After": "120"}) as url, posting(outbox) as post:
         before_s = time.time()
         post.write(url, 1)
-        await until(lambda: post.outbox.messages("s")[0].attempts)
-    [message] = outbox.messages("s")
+        await until(lambda: messages_in(post.outbox, "s")[0].attempts)
+    [message] = messages_in(outbox, "s")
     assert before_s + 120 <= message.next_s <= time.time() + 120
     assert message.error == "HTTP 429: 'slow down'"
 
@@ -188,7 +189,7 @@ async def test_held_messages_are_not_sent(outbox: Outbox, receiver: Receiver) ->
         receiver.gate.set()
         await until(lambda: post.latencies_s)
     assert len(receiver.received) == 1
-    assert [message.position for message in outbox.messages("s", "held")] == [
+    assert [message.position for message in messages_in(outbox, "s", "held")] == [
         "generated 2",
         "generated 3",
     ]
@@ -205,7 +206,7 @@ async def test_stop_lets_what_is_under_way_end(outbox: Outbox, receiver: Receive
         receiver.gate.set()
         await closing
     assert numbers(receiver) == [1]
-    assert [message.position for message in outbox.messages("s")] == ["generated 2"]
+    assert [message.position for message in messages_in(outbox, "s")] == ["generated 2"]
 
 
 async def test_stop_cuts_off_what_hangs(outbox: Outbox, receiver: Receiver) -> None:

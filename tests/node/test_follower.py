@@ -23,7 +23,7 @@ from pocqueue.node.search_request import SearchRequest
 from pocqueue.node.signing import verify_body
 from pocqueue.node.sources import Page
 from pocqueue.rounds.store import KEEP_ENDED_MS
-from tests.support.node import TroubledOutbox, batch, make_round, nonces_in, received
+from tests.support.node import TroubledOutbox, batch, make_round, messages_in, nonces_in, received
 from tests.support.waiting import until
 
 KEY = SigningKey.generate()
@@ -124,7 +124,7 @@ def bodies(outbox: Outbox) -> list[Any]:
     """Return the bodies in the outbox, each signed with our key."""
     import json
 
-    found = [json.loads(message.body) for message in outbox.messages("s")]
+    found = [json.loads(message.body) for message in messages_in(outbox, "s")]
     assert {verify_body(body) for body in found} <= {KEY.public_hex}
     return found
 

@@ -14,7 +14,6 @@ from pocqueue.node.sampling import (
     Sampler,
     judge_sample,
     sample_rate,
-    sample_size,
 )
 from pocqueue.poc.data import PROBABILITY_MISMATCH, fraud_test
 
@@ -62,13 +61,11 @@ def largest(num_invalid: int, threshold: float = THRESHOLD) -> int:
     [(0.01, 0.9, 141, 144), (1e-7, 0.9, 307, 311), (0.01, 0.5, 323, 326)],
 )
 def test_sample_of_a_session(threshold: float, invalid: float, size: int, expected: int) -> None:
-    """The least that catches 5 % of 2000 with 99 %, and the rate that does so on average."""
-    arguments = {"fraud_threshold": threshold, "recomputed_invalid": invalid}
-    assert sample_size(2000, **arguments) == size
+    """The least fixed one that catches 5 % of 2000 with 99 %, and the rate that does so on average."""
     assert caught(size, threshold, invalid) >= 0.99
     assert max(caught(smaller, threshold, invalid) for smaller in range(20, size, 7)) < 0.99
     assert caught(size - 1, threshold, invalid) < 0.99
-    rate = sample_rate(**arguments)
+    rate = sample_rate(fraud_threshold=threshold, recomputed_invalid=invalid)
     assert rate == expected / 2000
     assert caught_by_rate(rate, threshold, invalid) >= 0.99
     assert caught_by_rate(rate - 2 / 2000, threshold, invalid) < 0.99
@@ -83,13 +80,11 @@ def test_a_larger_sample_is_never_worse_than_asked_for() -> None:
 
 def test_sessions_of_other_sizes() -> None:
     """All of a short one; ever less of the whole for a long one."""
-    assert [sample_size(count) for count in (0, 1, 2, 10, 30)] == [0, 1, 2, 10, 30]
-    sizes = [sample_size(count) for count in (200, 500, 2000, 20_000)]
+    assert [sample_rate(count) for count in (1, 2, 10, 30)] == [1.0] * 4
+    sizes = [count * sample_rate(count) for count in (200, 500, 2000, 20_000)]
     assert sizes == sorted(sizes)
     assert sizes[-1] < 160
-    assert sample_size(500, fraud_threshold=1e-300) == 500
     assert sample_rate(500, fraud_threshold=1e-300) == 1.0
-    assert sample_rate(1) == sample_rate(30) == 1.0
 
 
 def test_parts_of_the_threshold_add_up_to_it() -> None:

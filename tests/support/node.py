@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import uvicorn
@@ -220,6 +221,17 @@ class TroubledOutbox(Outbox):
             raise OutboxError("The outbox cannot be used: disk full.")
         with super().transaction() as db:
             yield db
+
+
+def messages_in(outbox: Outbox, session_id: str, state: str | None = None) -> list[Any]:
+    """Return the messages of a session as they are in the file, in order; None: of every state."""
+    with outbox.transaction() as db:
+        found = db.execute(
+            "SELECT * FROM messages WHERE session_id = ? AND coalesce(?, state) = state ORDER BY id",
+            (session_id, state),
+        )
+        names = [name for name, *_ in found.description]
+        return [SimpleNamespace(**dict(zip(names, row, strict=True))) for row in found]
 
 
 def make_key(folder: Path) -> SigningKey:
