@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -34,8 +34,15 @@ class Allowed:
         )
 
 
-def build(model: type[Model], fields: Mapping[str, Any]) -> Model:
+def build(
+    model: type[Model], fields: Mapping[str, Any], flat: Sequence[type[BaseModel]] = ()
+) -> Model:
     """Make a model.
+
+    Args:
+        model: its class.
+        fields: by name.
+        flat: models whose fields are given among the others.
 
     Raises:
         InvalidRound: a field is out of bounds; names the field, the value and what is allowed.
@@ -50,13 +57,13 @@ def build(model: type[Model], fields: Mapping[str, Any]) -> Model:
         if problem["type"] != "missing":
             raise InvalidRound(name, problem["input"], problem["msg"]) from None
         # For a missing field pydantic's input is all the others.
-        raise InvalidRound(name, None, _words(model, name) or problem["msg"]) from None
+        raise InvalidRound(name, None, _words([model, *flat], name) or problem["msg"]) from None
 
 
-def _words(model: type[BaseModel], name: str) -> str | None:
-    field = model.model_fields.get(name)
-    found = (item.words for item in (field.metadata if field else ()) if isinstance(item, Allowed))
-    return next(found, None)
+def _words(models: Sequence[type[BaseModel]], name: str) -> str | None:
+    fields = (model.model_fields.get(name) for model in models)
+    items = (item for field in fields if field is not None for item in field.metadata)
+    return next((item.words for item in items if isinstance(item, Allowed)), None)
 
 
 def _printable(text: str) -> str:

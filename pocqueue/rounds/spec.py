@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 
 from pocqueue.engine.base import EngineInfo
 from pocqueue.poc.fields import Allowed, HttpUrl, Text, build
-from pocqueue.poc.scheme import ProofSearch
+from pocqueue.poc.scheme import DEFAULT, ProofSearch, scheme_class
 from pocqueue.poc.search import BlockHeight, NodeCount, NodeId
 
 MAX_WINDOW_S = 3600.0
@@ -86,7 +86,7 @@ class RoundSpec(ProofSearch):
         Raises:
             InvalidRound: a field is out of bounds; names the field, the value and what is allowed.
         """
-        return build(cls, fields)
+        return build(cls, fields, [scheme_class(fields.get("scheme", DEFAULT))])
 
     def is_served_by(self, info: EngineInfo) -> bool:
         """Say whether a GPU with this model may work on the round."""
