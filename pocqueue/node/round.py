@@ -27,6 +27,13 @@ class NodeRound(ProofSearch):
     delegation_url: HttpUrl | None = None
     delegation_auth_token: str | None = Field(default=None, repr=False)
 
+    @property
+    def own_big_node(self) -> tuple[str, str] | None:
+        """URL and token of the big node of this round alone, if it names both."""
+        if self.delegation_url and self.delegation_auth_token:
+            return self.delegation_url, self.delegation_auth_token
+        return None
+
     def is_same_search(self, other: NodeRound) -> bool:
         """Say whether another request asks for what this one asks for already."""
         ours, theirs = (

@@ -37,7 +37,6 @@ from pocqueue.node.validator import VERDICT_PREFIX
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.model_choice import dimensions
 from pocqueue.rounds.start import check_seq_len
-from pocqueue.rounds.store import KEEP_ENDED_MS
 from pocqueue.settings import DelegationSettings, NodeSettings, Settings
 
 logger = logging.getLogger(__name__)
@@ -268,25 +267,28 @@ class Searches:
         Raises:
             OutboxError: the disk is in trouble.
         """
-        if session.session_id.startswith(VERDICT_PREFIX):
-            await asyncio.to_thread(self._outbox.close_session, session.session_id)
+        session_id = session.session_id
+        if session_id.startswith(VERDICT_PREFIX):
+            await asyncio.to_thread(self._outbox.close_session, session_id)
             return None
-        kept_until = session.created_s + KEEP_ENDED_MS / 1000
         try:
             request = SearchRequest.model_validate_json(session.request)
-            kept_until = request.give_up_s
             source = await self._find_source(session, request)
-        except (PocqueueError, ValidationError) as exc:
-            reason = exc if isinstance(exc, PocqueueError) else "it cannot be read"
-            if isinstance(exc, PocqueueError) and time.time() < kept_until:
+        except ValidationError:
+            reason = "it cannot be read"
+        except PocqueueError as exc:
+            if time.time() < request.give_up_s:
                 # It goes on once the setting is mended.
-                logger.error(
-                    "Session %s cannot go on until the next start: %s", session.session_id, reason
-                )
+                logger.error("Session %s cannot go on until the next start: %s", session_id, exc)
                 return None
-            logger.error("Session %s cannot go on and is closed: %s", session.session_id, reason)
-            await asyncio.to_thread(self._outbox.close_session, session.session_id)
-            return None
+            reason = str(exc)
+        else:
+            return self._go_on(source, request)
+        logger.error("Session %s cannot go on and is closed: %s", session_id, reason)
+        await asyncio.to_thread(self._outbox.close_session, session_id)
+        return None
+
+    def _go_on(self, source: Source, request: SearchRequest) -> Follower:
         follower = self._run(source, request)
         logger.info("%s goes on after a restart.", follower.tag)
         if request.stopped:
@@ -310,15 +312,14 @@ class Searches:
         return EngineSource(self._engine, request.round, request.deadline_s, session.session_id)
 
     def _client(self, node_round: NodeRound) -> DelegationClient:
-        url, token = node_round.delegation_url, node_round.delegation_auth_token
-        if not url or not token:
-            ours = self._delegation
-            if ours.url is None or ours.auth_token is None:
-                raise NodeStateError(
-                    "DELEGATION_URL and DELEGATION_AUTH_TOKEN are not set any more"
-                )
+        ours = self._delegation
+        if node_round.own_big_node is not None:
+            url, token = node_round.own_big_node
+        elif ours.url is None or ours.auth_token is None:
+            raise NodeStateError("DELEGATION_URL and DELEGATION_AUTH_TOKEN are not set any more")
+        else:
             url, token = ours.url, ours.auth_token.get_secret_value()
-        return DelegationClient(url, token, ca=self._delegation.tls_ca, scheme=node_round.scheme)
+        return DelegationClient(url, token, ca=ours.tls_ca, scheme=node_round.scheme)
 
     def _open_backend(self) -> Backend:
         if self._backend is None:

@@ -321,13 +321,8 @@ class NodeService:
         return self.state.value
 
     def _delegates(self, node_round: NodeRound | None) -> bool:
-        if (
-            node_round is not None
-            and node_round.delegation_url
-            and node_round.delegation_auth_token
-        ):
-            return True
-        return self._delegation.is_delegating
+        has_own = node_round is not None and node_round.own_big_node is not None
+        return has_own or self._delegation.is_delegating
 
     def _cannot_validate(self) -> str:
         if self._delegates(self.round):
