@@ -1,4 +1,4 @@
-"""`python -m pocqueue`: the command line where no `pocqueue` is on the PATH."""
+"""`python -m pocqueue`: the command line if no `pocqueue` is on the PATH."""
 
 from pocqueue.cli import main
 

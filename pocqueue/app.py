@@ -26,7 +26,7 @@ from pocqueue.settings import settings
 def configuration() -> dict[str, Any]:
     """Return Celery's configuration; called when it is first needed, not on import.
 
-    Ends the process with one sentence and code 2 where a setting is wrong or the bundled Redis cannot
+    Ends the process with one sentence and code 2 if a setting is wrong or the bundled Redis cannot
     be started: nobody above, in Celery's or Flower's command line, would print it so.
     """
     try:
@@ -105,7 +105,7 @@ class PatientConnection(Connection):
         transport = getattr(self, "_transport", None)
         super()._do_close_transport()
         if transport is not None:
-            # Kombu lets go of us here, also where an event could not be sent, while a channel of this
+            # Kombu lets go of us here, also if an event could not be sent, while a channel of this
             # transport is still in use: to acknowledge a message, or to give one back, that asks for the
             # host and ended the worker with an AttributeError instead of the outage it can wait out.
             transport.client = self

@@ -16,8 +16,8 @@ class FileLock(Closing):
     """An exclusive lock between processes; gone when every process that has the open file has ended.
 
     Args:
-        path: of the lock file, which is made where it is missing, with its folder, and stays.
-        wait: for whoever holds the lock; False raises instead.
+        path: of the lock file, made with its folder if it is missing; it stays.
+        wait: until the lock is free; False raises instead.
 
     Raises:
         BlockingIOError: another holds it, and `wait` is False.

@@ -78,7 +78,7 @@ def local_stack(
 ) -> Iterator[LocalStack]:
     """Start everything; stop it, in the reverse order, at the end of the block.
 
-    Checks first and starts nothing where one fails. Returns when all processes run, which is before
+    Checks first and starts nothing if one fails. Returns when all processes run, which is before
     the workers have loaded their model: they join the pool when they have.
 
     Args:
@@ -196,7 +196,7 @@ class _OwnRedis:
 
 @contextlib.contextmanager
 def _redis_as_found(settings: Settings) -> Iterator[_OwnRedis | None]:
-    """Decide on the bundled Redis, None where another is set, and leave it as it was found."""
+    """Decide on the bundled Redis, None if another is set, and leave it as it was found."""
     if settings.redis_url is not None:
         yield None
         return

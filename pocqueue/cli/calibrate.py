@@ -60,7 +60,7 @@ def calibrate(
 ) -> None:
     """Find the r_target that makes a given share of nonces valid with the deployed model.
 
-    Samples on the live pool where there is one, else loads the model in this process.
+    Samples on the live pool if there is one, else loads the model in this process.
     """
     from pocqueue.measure.samples import made_up_blocks
     from pocqueue.measure.valid_rate import r_target_for

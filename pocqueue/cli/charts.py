@@ -64,7 +64,7 @@ def share_cells(seconds: Sequence[float], width: int) -> list[int]:
         width: cells; >= 1.
 
     Returns:
-        Cells of each part; where rounding leaves some over, those that lost most have them.
+        Cells of each part; if rounding leaves some over, those that lost most get them.
     """
     total = sum(seconds)
     exact = [width * part / total for part in seconds]

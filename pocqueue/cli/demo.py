@@ -31,7 +31,7 @@ def demo(
 ) -> None:
     """Run one short round on this machine, from nothing: starts what it needs and ends it again.
 
-    Uses the pool that is there where GPUs are live already.
+    Uses the pool if GPUs are live already.
     """
     from pocqueue.cli.round import calibrated, finish
     from pocqueue.processes.tree import stop_signals
@@ -63,7 +63,7 @@ def demo(
 
 
 def _live_backend(settings: Settings) -> Backend | None:
-    """Return a connection where GPUs are live already."""
+    """Return a connection if GPUs are live already."""
     from pocqueue.errors import StoreUnavailable
     from pocqueue.rounds.backend import Backend
 

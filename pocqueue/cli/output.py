@@ -24,7 +24,7 @@ PIPE_WIDTH = 200
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Return a console; colours only where the output is a terminal.
+    """Return a console; colours only if the output is a terminal.
 
     Sentences are never broken by us: a terminal wraps them, and elsewhere people search in them.
     """

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pocqueue.rounds.redis_server import RedisServer
 
 app = typer.Typer(
-    help="The bundled Redis server, used where POCQUEUE_REDIS_URL is not set.",
+    help="The bundled Redis server, used if POCQUEUE_REDIS_URL is not set.",
     no_args_is_help=True,
 )
 

@@ -64,7 +64,7 @@ def start(
     batch_size: BatchSize = 32,
     model: Annotated[
         str | None,
-        typer.Option(help="Deployed model; needed where the live GPUs have several."),
+        typer.Option(help="Deployed model; needed if the live GPUs have several."),
     ] = None,
     callback_url: Annotated[
         str | None, typer.Option(help="Valid nonces are posted to URL/generated.")

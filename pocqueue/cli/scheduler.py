@@ -51,7 +51,7 @@ def run(settings: Settings, **timings: float) -> None:
     """Schedule until SIGTERM or Ctrl-C.
 
     Args:
-        timings: of the scheduler, where they are not its own: `range_s`, `settle_s`, `grace_s`.
+        timings: that differ from the scheduler's defaults: `range_s`, `settle_s`, `grace_s`.
     """
     from pocqueue.app import app
     from pocqueue.logs import log_to_stderr

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 #: Between two looks at the round.
 REFRESH_S = 0.2
-#: Between two lines where the output is no terminal.
+#: Between two lines if the output is no terminal.
 LINE_S = 5.0
 #: The rate shown is the mean over this long.
 RATE_WINDOW_S = 5.0
@@ -55,7 +55,7 @@ def watch_round(
         quiet: show nothing (for `--json`), Ctrl-C works the same.
 
     Returns:
-        The round as it ended, or None where the user left it running.
+        The round as it ended, or None if the user left it running.
     """
     view = console(stderr=True)
     rate, told = _Rate(deque()), 0

@@ -1,6 +1,6 @@
 """Measuring an engine: in turns with its model alone and with its stages, and by batch size.
 
-A measurement takes about as long as asked for, or a few batches where those take longer.
+A measurement takes about as long as asked for, or a few batches if those take longer.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from pocqueue.settings import Settings
 
 #: Of a round that does not say.
 DEFAULT_BATCH_SIZE = 32
-#: A figure is the median of so many turns, at most, and a turn has so many batches, at least. Where others
-#: disturb one of them the others stand.
+#: A figure is the median of at most this many turns of at least this many batches: if another process
+#: disturbs one turn, the others stand.
 _MAX_TURNS = 8
 _BATCHES_A_TURN = 4
 #: Of the memory that is free, the share that twice the batch may be expected to need.
@@ -65,7 +65,7 @@ def profile_in_child(
 
     Args:
         settings: engine, model, device and everything else that an engine takes.
-        queue: names the device; of no meaning where a server has the model.
+        queue: names the device; without meaning if a server has the model.
         request: what to measure.
         on_progress: told in one line each what is being done.
 
@@ -121,7 +121,7 @@ class Bench:
 
         Raises:
             InvalidRound: the model or the engine does not take such batches.
-            EngineError: as the engine does; not where a size of the sweep is too large.
+            EngineError: as the engine does; not if a size of the sweep is too large.
         """
         engine, timer, request = self._engine, self._timer, self._request
         matrix = parameters = sweep = None
@@ -244,7 +244,7 @@ class MemoryGuard:
         self._before = self._peak()
 
     def has_room_for_twice(self) -> bool:
-        """Say whether what batches have needed so far can be had once more; yes where nobody knows."""
+        """Say whether what batches have needed so far can be had once more; yes if that is unknown."""
         free = self._free() if self._watches else None
         return free is None or self._peak() - self._before < _MOST_MEMORY * free
 
@@ -270,7 +270,7 @@ def peak_bytes() -> int:
 
 
 def workers_beside(settings: Settings, queue: str) -> list[str]:
-    """Return the queues of live workers that keep the same device busy, where the pool says so at once.
+    """Return the queues of live workers that keep the same device busy, if the pool answers at once.
 
     Those of this host for the same queue, device or, as all share its processor, the CPU; for a vLLM
     server, those that use one.

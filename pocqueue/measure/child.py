@@ -29,10 +29,10 @@ def with_engine_in_child(
         settings: engine, model, device and everything else that an engine takes.
         work: a picklable function of the engine and an on_progress; what it returns is pickled too.
         on_progress: told in one line each what is being done.
-        queue: names the device; of no meaning where a server has the model.
+        queue: names the device; without meaning if a server has the model.
 
     Raises:
-        EngineError, InvalidRound, SettingsError: as `work` and `load_engine` do; EngineError, too, where the
+        EngineError, InvalidRound, SettingsError: as `work` and `load_engine` do; EngineError, too, if the
             process ends without an answer.
     """
     loaded = functools.partial(_load_and_run, settings, queue, work)

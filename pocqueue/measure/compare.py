@@ -27,7 +27,7 @@ MAX_RELATIVE_DIFFERENCE = 0.01
 #: a large vocabulary are near the square root of 2 and hardly spread (0.003 for 150,000 logits), so
 #: that the relative difference of two engines that have nothing in common is 0.3 %; this is 1.4 then.
 MAX_SPREAD_DIFFERENCE = 0.5
-#: r_target where none is given: this share of a's nonces is valid.
+#: r_target if none is given: this share of a's nonces is valid.
 DEFAULT_VALID_RATE = 0.1
 
 _TELL_EVERY_S = 5.0
@@ -38,7 +38,7 @@ class Measurement:
     """What one engine gave for the nonces from 0 on."""
 
     info: EngineInfo
-    distances: list[float]  #: one a nonce; NaN where it is not finite
+    distances: list[float]  #: one a nonce; NaN if it is not finite
     batch_size: int  #: nonces of one pass; a short last batch is padded to it
     batch_s: list[float]  #: seconds of each pass
 
@@ -62,7 +62,7 @@ class Comparison:
     num_nonfinite_a: int
     num_nonfinite_b: int
     relative_difference: float  #: ||a - b|| / ||a||
-    spread_difference: float | None  #: ||a - b|| / ||a - mean(a)||; None where a has no spread
+    spread_difference: float | None  #: ||a - b|| / ||a - mean(a)||; None if a has no spread
     median_difference: float  #: of |a - b|, as are the next two
     p99_difference: float
     max_difference: float
@@ -127,7 +127,7 @@ class Flips:
 
     @property
     def worst(self) -> float | None:
-        """The larger share of the two; None where one is unknown."""
+        """The larger share of the two; None if one is unknown."""
         if self.share_a is None or self.share_b is None:
             return None
         return max(self.share_a, self.share_b)
@@ -175,7 +175,7 @@ def compare(a: Sequence[float], b: Sequence[float], r_target: float) -> Comparis
     Args:
         a: distances of one engine; those that are not finite, in either, are dropped and counted.
         b: of the other, for the same nonces in the same order.
-        r_target: a nonce is valid where its distance is below.
+        r_target: a nonce is valid if its distance is below.
 
     Raises:
         EngineError: no nonce has a finite distance in both.
@@ -232,10 +232,10 @@ def expected_flips(a: Sequence[float], b: Sequence[float], r_target: float) -> F
     Args:
         a: finite distances of one engine, at least one.
         b: of the other, for the same nonces in the same order.
-        r_target: where the thresholds are to lie around.
+        r_target: the thresholds lie around it.
 
     Returns:
-        The shares, each None where no threshold makes a nonce valid in that engine.
+        The shares, each None if no threshold makes a nonce valid in that engine.
     """
     import numpy as np
 
@@ -316,7 +316,7 @@ def measure_in_child(
     Raises:
         ModelMismatch: it has another model or dtype than `same_as`.
         EngineError, InvalidRound, SettingsError: as the engine and `load_engine` do; EngineError, too,
-            where the process ends without an answer.
+            if the process ends without an answer.
     """
     work = functools.partial(_measure, search, num_nonces, same_as)
     return with_engine_in_child(settings, work, on_progress)

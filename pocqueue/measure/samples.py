@@ -70,13 +70,13 @@ def sample_pool(
         on_progress: told whenever distances came.
 
     Returns:
-        A distance for each nonce that was counted, in no order; NaN where it is not finite.
+        A distance for each nonce that was counted, in no order; NaN if it is not finite.
 
     Raises:
         CalibrationError: it ended with fewer than `at_least`; says why.
     """
     spec = decided(draft, info, max_nonces=num_nonces)
-    # Named here, so that it can be stopped even where the answer to its making is lost.
+    # Named here, so that it can be stopped even if the reply to `create` is lost.
     round_id = str(uuid.uuid4())
     try:
         backend.store.create(spec, round_id)

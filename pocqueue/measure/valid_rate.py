@@ -19,7 +19,7 @@ from typing import Any
 from pocqueue.errors import CalibrationError, EngineError, InvalidRound
 from pocqueue.poc.data import is_valid
 
-#: A quantile says nothing where fewer samples than this are expected on one of its sides.
+#: A quantile says nothing if fewer samples than this are expected on one of its sides.
 MIN_EXPECTED = 10
 
 
@@ -28,7 +28,7 @@ class Calibration:
     """An r_target and how sure it is."""
 
     r_target: float
-    #: Confidence interval of r_target; 0 or 2 where the sample gives no bound.
+    #: Confidence interval of r_target; 0 or 2 if the sample gives no bound.
     low: float
     high: float
     #: Probability that [low, high] holds the right r_target.
@@ -58,7 +58,7 @@ class Spread:
 
 
 def check_valid_rate(valid_rate: float, num_samples: int) -> None:
-    """Check before sampling that a rate can be asked for, and with so many samples.
+    """Check before sampling that this many samples can say something about a rate.
 
     Raises:
         InvalidRound: the rate is not inside (0, 1).
@@ -134,7 +134,7 @@ def r_target_for(
 def _interval_places(num: int, rate: float, confidence: float) -> tuple[int, int]:
     """Return the places, from 1, of the order statistics that bound a quantile.
 
-    0 or num + 1 where the sample gives no bound on that side.
+    0 or num + 1 if the sample gives no bound on that side.
     """
     import numpy as np
     from scipy.special import bdtr

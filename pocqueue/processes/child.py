@@ -60,7 +60,7 @@ class Failure:
     """A child that ended for good although nobody stopped it."""
 
     name: str
-    #: Its last exit code; minus the signal's number where a signal ended it.
+    #: Its last exit code; minus the signal's number if a signal ended it.
     code: int
     #: The last lines that it wrote, oldest first.
     lines: tuple[str, ...]

@@ -47,7 +47,7 @@ def run_in_child(name: str, work: Callable[[OnProgress], T], on_progress: OnProg
     started, when this call does or this process dies. What it prints goes to standard error.
 
     Args:
-        name: what the process is called where it fails, to begin a sentence with.
+        name: of the process, to begin a sentence about its failure with.
         work: a picklable function of an on_progress; what it returns is pickled too.
         on_progress: told here what `work` tells.
 
@@ -90,7 +90,7 @@ def _start_without_interrupts(process: BaseProcess) -> None:
 def _follow(
     process: BaseProcess, receiver: connection.Connection[Any, Any], on_progress: OnProgress
 ) -> _Answer | _Raised | None:
-    """Pass progress on until there is an answer; None where it ends without one."""
+    """Pass progress on until there is an answer; None if it ends without one."""
     assert process.pid is not None
     while True:
         # Not the end of the pipe alone: what the process started may hold the other side open.

@@ -43,7 +43,7 @@ def stack_lock(state_dir: Path) -> Iterator[int]:
 
 
 def stack_pid(state_dir: Path) -> int | None:
-    """Return the process that holds the lock of a state folder, or None where nobody does."""
+    """Return the process that holds the lock of a state folder, or None if nobody does."""
     try:
         lock_fd = os.open(state_dir / _LOCK_NAME, os.O_RDONLY)
     except OSError:

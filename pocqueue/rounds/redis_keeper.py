@@ -96,7 +96,7 @@ def _is_gone(path: Path) -> bool:
 
 
 def _outlast_others(state_dir: Path, parent_pid: int) -> bool:
-    """Wait for the processes of the `pocqueue up` that started us, where it did.
+    """Wait for the processes of the `pocqueue up` that started us, if one did.
 
     Workers hand their ranges back before they end, and one that was just connecting ends only once
     it has connected: both take Redis. All of them hold the lock of the state folder; we do not.

