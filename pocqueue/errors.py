@@ -43,6 +43,10 @@ what is allowed, what to do next. The CLI prints it and leaves with code 2.
 
 from __future__ import annotations
 
+from typing import Any
+
+from typing_extensions import override
+
 
 class PocqueueError(Exception):
     """Root of everything a caller, operator or peer can cause.
@@ -54,6 +58,19 @@ class PocqueueError(Exception):
 
     http_status: int = 500
     retry_after_s: float = 2.0
+
+    @override
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Python's own calls the class with the message, which most constructors do not take.
+        return _restored, (type(self), self.args, vars(self))
+
+
+def _restored(kind: type[PocqueueError], args: tuple[Any, ...], fields: Any) -> PocqueueError:
+    """Return an error as it was when it was pickled."""
+    exc = kind.__new__(kind)
+    exc.args = args
+    vars(exc).update(fields)
+    return exc
 
 
 def first_line(exc: BaseException) -> str:

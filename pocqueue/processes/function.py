@@ -9,12 +9,11 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from multiprocessing import connection, resource_tracker
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
-from pocqueue.errors import EngineError, InvalidRound, PocqueueError, first_line
+from pocqueue.errors import EngineError, PocqueueError, first_line
 from pocqueue.processes.child import describe_exit
 
 #: Receives one line of progress.
@@ -29,15 +28,8 @@ _POLL_S = 0.5
 _END_WAIT_S = 15.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    value: Any
-
-
-@dataclass(frozen=True, slots=True)
-class _Raised:
-    kind: type[PocqueueError]
-    args: tuple[Any, ...]
+#: What a process sends: ("told", a line), then ("answer", a value) or ("raised", an error).
+_Message = tuple[str, Any]
 
 
 def run_in_child(name: str, work: Callable[[OnProgress], T], on_progress: OnProgress) -> T:
@@ -61,18 +53,19 @@ def run_in_child(name: str, work: Callable[[OnProgress], T], on_progress: OnProg
     with receiver:
         with sender:
             _start_without_interrupts(process)
-        answer, wait_s = None, 0.0
+        message, wait_s = None, 0.0
         try:
-            answer = _follow(process, receiver, on_progress)
+            message = _follow(process, receiver, on_progress)
             wait_s = _END_WAIT_S
         finally:
             _end(process, wait_s)
-    if answer is None:
+    if message is None:
         raise EngineError(_how_it_ended(name, process.exitcode or 0))
-    if isinstance(answer, _Raised):
-        raise answer.kind(*answer.args)
-    value: T = answer.value
-    return value
+    kind, value = message
+    if kind == "raised":
+        raise value
+    answer: T = value
+    return answer
 
 
 def _start_without_interrupts(process: BaseProcess) -> None:
@@ -89,7 +82,7 @@ def _start_without_interrupts(process: BaseProcess) -> None:
 
 def _follow(
     process: BaseProcess, receiver: connection.Connection[Any, Any], on_progress: OnProgress
-) -> _Answer | _Raised | None:
+) -> _Message | None:
     """Pass progress on until there is an answer; None if it ends without one."""
     assert process.pid is not None
     while True:
@@ -99,12 +92,12 @@ def _follow(
             if ended is not None and not receiver.poll():
                 return None
         try:
-            message = receiver.recv()
+            kind, value = receiver.recv()
         except (EOFError, OSError):
             return None
-        if isinstance(message, (_Answer, _Raised)):
-            return message
-        on_progress(message)
+        if kind != "told":
+            return kind, value
+        on_progress(value)
 
 
 def _end(process: BaseProcess, wait_s: float) -> None:
@@ -136,20 +129,17 @@ def _child_main(
     threading.Thread(target=_end_with_parent, name="end with parent", daemon=True).start()
     # Below Python: runtimes print from C++ too, and standard output is for results alone.
     os.dup2(2, 1)
-    answer: _Answer | _Raised
+    message: _Message
     try:
-        answer = _Answer(work(sender.send))
-    except InvalidRound as exc:
-        answer = _Raised(type(exc), (exc.field, exc.value, exc.allowed))
+        message = "answer", work(lambda line: sender.send(("told", line)))
     except PocqueueError as exc:
-        answer = _Raised(type(exc), (str(exc),))
+        message = "raised", exc
     except Exception as exc:  # any runtime may raise anything
         logger.debug("%s failed", name, exc_info=True)
-        sentence = (
-            f"{name} failed ({first_line(exc).rstrip('.')}); POCQUEUE_LOG_LEVEL=DEBUG shows where."
-        )
-        answer = _Raised(EngineError, (sentence,))
-    sender.send(answer)
+        said = first_line(exc).rstrip(".")
+        sentence = f"{name} failed ({said}); POCQUEUE_LOG_LEVEL=DEBUG shows where."
+        message = "raised", EngineError(sentence)
+    sender.send(message)
 
 
 def _end_with_parent() -> None:
