@@ -35,11 +35,8 @@ class Heartbeat:
         on_taken: Callable[[Gpu], None],
         interval_s: float = HEARTBEAT_S,
     ) -> None:
-        self._pool = pool
-        self._member = member
-        self._runner = runner
-        self._interval_s = interval_s
-        self._on_taken = on_taken
+        self._pool, self._member, self._runner = pool, member, runner
+        self._on_taken, self._interval_s = on_taken, interval_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 

@@ -97,13 +97,9 @@ class RangeRunner:
         engine_thread: ThreadPoolExecutor | None = None,
         retry_s: float = RETRY_S,
     ) -> None:
-        self._engine = engine
-        self._book = book
-        self._worker = worker
-        self._on_broken = on_broken
-        self._clock = clock
+        self._engine, self._book, self._worker = engine, book, worker
+        self._on_broken, self._clock, self._retry_s = on_broken, clock, retry_s
         self._engine_thread = engine_thread or single_thread("engine")
-        self._retry_s = retry_s
         self._stats_lock = threading.Lock()
         self._stats = RunnerStats()
         self._draining = threading.Event()

@@ -82,35 +82,19 @@ class RunnerStats:
         self.best_rates[shape] = max(rate, self.best_rates.get(shape, 0.0))
 
 
+@dataclass
 class Member:
-    """One worker as a member of the pool: makes the records that its heartbeats carry.
+    """One worker as a member of the pool: makes the records that its heartbeats carry."""
 
-    Args:
-        queue: the GPU queue, such as ``gpu0``.
-        worker: id of this worker process; a restarted worker has another.
-        host: name of this machine.
-        pid: of the process.
-        info: the deployed model.
-        ttl_s: seconds of silence after which this worker counts as dead.
-    """
-
-    def __init__(
-        self,
-        queue: str,
-        worker: str,
-        host: str,
-        pid: int,
-        info: EngineInfo,
-        ttl_s: float = HEARTBEAT_TTL_S,
-    ) -> None:
-        self.queue = queue
-        self.worker = worker
-        self._host = host
-        self._pid = pid
-        self._info = info
-        self.ttl_s = ttl_s
-        self._told_busy_s = 0.0
-        self._told_at = time.monotonic()
+    queue: str  #: the GPU queue, such as ``gpu0``
+    worker: str  #: id of this worker process; a restarted worker has another
+    host: str  #: name of this machine
+    pid: int
+    info: EngineInfo
+    #: Seconds of silence after which this worker counts as dead.
+    ttl_s: float = HEARTBEAT_TTL_S
+    _told_busy_s: float = field(default=0.0, init=False)
+    _told_at: float = field(default_factory=time.monotonic, init=False)
 
     def record(self, stats: RunnerStats, *, draining: bool = False) -> Gpu:
         """Return what there is to tell now; the load is that since the record before."""
@@ -121,9 +105,9 @@ class Member:
         return Gpu(
             queue=self.queue,
             worker=self.worker,
-            host=self._host,
-            pid=self._pid,
-            info=self._info,
+            host=self.host,
+            pid=self.pid,
+            info=self.info,
             ttl_ms=round(self.ttl_s * 1000),
             rates=stats.rates,
             best_rates=stats.best_rates,

@@ -14,11 +14,9 @@ import json
 import random
 import time
 import uuid
-from collections.abc import Callable
 from typing import Any
 
-from benchmarks.fleet.ledger import Ledger
-from benchmarks.fleet.runner import Scripts, VirtualRunner, evalsha
+from benchmarks.fleet.runner import Shared, VirtualRunner, evalsha
 from benchmarks.fleet.wire import Wire
 from pocqueue.engine.base import EngineInfo
 from pocqueue.rounds.pool import HEARTBEAT_S, beat_call
@@ -55,29 +53,15 @@ class VirtualGpu:
         path: Unix socket of Redis.
         queue: the GPU queue.
         batch_s: seconds that this GPU takes for a batch.
-        scripts: the scripts that were loaded.
-        ledger: where everything is noted.
-        to_unix: turns the monotonic clock into the Unix clock.
+        shared: with the other GPUs.
         rng: for noise.
     """
 
     def __init__(
-        self,
-        path: str,
-        queue: str,
-        batch_s: float,
-        scripts: Scripts,
-        ledger: Ledger,
-        to_unix: Callable[[float], float],
-        rng: random.Random,
+        self, path: str, queue: str, batch_s: float, shared: Shared, rng: random.Random
     ) -> None:
-        self._path = path
-        self._queue = queue
-        self._batch_s = batch_s
-        self._scripts = scripts
-        self._ledger = ledger
-        self._to_unix = to_unix
-        self._rng = rng
+        self._path, self._queue, self._batch_s = path, queue, batch_s
+        self._shared, self._rng = shared, rng
         self._slots = asyncio.Semaphore(PREFETCH)
 
     async def live(self, load_s: float) -> None:
@@ -94,14 +78,7 @@ class VirtualGpu:
         worker, host = uuid.uuid4().hex[:12], f"host{int(self._queue.removeprefix('gpu')) // 8}"
         self._member = Member(self._queue, worker, host, 4242, INFO)
         self._runner = VirtualRunner(
-            worker,
-            self._batch_s,
-            self._store,
-            committer,
-            self._scripts,
-            self._ledger,
-            self._to_unix,
-            self._rng,
+            worker, self._batch_s, self._store, committer, self._shared, self._rng
         )
         try:
             other = await self._beat()
@@ -129,7 +106,7 @@ class VirtualGpu:
 
     async def _beat(self) -> str | None:
         gpu = self._member.record(self._runner.stats.snapshot(time.monotonic()))
-        (reply,) = await self._store.send(evalsha(self._scripts.beat, *beat_call(gpu)))
+        (reply,) = await self._store.send(evalsha(self._shared.scripts.beat, *beat_call(gpu)))
         return None if reply is None else str(reply)
 
     async def _event_heartbeats(self) -> None:
@@ -164,11 +141,11 @@ class VirtualGpu:
         self._publish("started")
         _, given, _ = json.loads(base64.b64decode(message["body"]))
         result = await self._runner.run(given["round_id"], given["range_id"])
-        self._ledger.tasks[result] += 1
+        self._shared.ledger.tasks[result] += 1
         # Acknowledged late, when the range is done.
         await self._broker.send(
             ("MULTI",), ("ZREM", "unacked_index", tag), ("HDEL", "unacked", tag), ("EXEC",)
         )
-        self._ledger.last_ack = self._to_unix(time.monotonic())
+        self._shared.ledger.last_ack = self._shared.to_unix(time.monotonic())
         self._publish("succeeded")
         self._slots.release()

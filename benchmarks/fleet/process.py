@@ -22,7 +22,7 @@ import uvloop
 
 from benchmarks.fleet.gpu import VirtualGpu
 from benchmarks.fleet.ledger import Ledger
-from benchmarks.fleet.runner import Scripts
+from benchmarks.fleet.runner import Scripts, Shared
 from pocqueue.rounds.scripts import read_scripts
 
 #: How many times longer the slowest GPU takes for a batch than the fastest; in between the logarithm is
@@ -59,6 +59,7 @@ async def simulate(
     """
     loop, ledger = asyncio.get_running_loop(), Ledger()
     offset = time.time() - time.monotonic()
+    shared = Shared(scripts, ledger, lambda monotonic: monotonic + offset)
     rng = random.Random(5)  # noqa: S311 - the same fleet on every run
     doomed = set(rng.sample(range(len(batch_s)), round(kill_share * len(batch_s))))
 
@@ -66,9 +67,7 @@ async def simulate(
         own = random.Random(number)  # noqa: S311 - as above
 
         def life() -> VirtualGpu:
-            return VirtualGpu(
-                socket, f"gpu{number}", batch_s[number], scripts, ledger, lambda t: t + offset, own
-            )
+            return VirtualGpu(socket, f"gpu{number}", batch_s[number], shared, own)
 
         load_s = seconds * own.uniform(*LOAD)
         if number in doomed:

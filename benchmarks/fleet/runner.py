@@ -46,6 +46,17 @@ class Scripts:
     beat: str
 
 
+@dataclass
+class Shared:
+    """What all GPUs of one simulated fleet share."""
+
+    scripts: Scripts
+    #: Where everything is noted.
+    ledger: Ledger
+    #: Turns the monotonic clock into the Unix clock.
+    to_unix: Callable[[float], float]
+
+
 class VirtualRunner:
     """The ranges of one simulated GPU.
 
@@ -54,9 +65,7 @@ class VirtualRunner:
         batch_s: seconds that this GPU takes for a batch.
         store: connection for looks at ranges and for what goes back.
         committer: connection for commits.
-        scripts: the scripts that were loaded.
-        ledger: where everything is noted.
-        to_unix: turns the monotonic clock into the Unix clock.
+        shared: with the other GPUs.
         rng: for noise.
     """
 
@@ -66,19 +75,13 @@ class VirtualRunner:
         batch_s: float,
         store: Wire,
         committer: Wire,
-        scripts: Scripts,
-        ledger: Ledger,
-        to_unix: Callable[[float], float],
+        shared: Shared,
         rng: random.Random,
     ) -> None:
         self.worker = worker
-        self._batch_s = batch_s
-        self._store = store
-        self._committer = committer
-        self._scripts = scripts
-        self._ledger = ledger
-        self._to_unix = to_unix
-        self._rng = rng
+        self._batch_s, self._rng = batch_s, rng
+        self._store, self._committer = store, committer
+        self._scripts, self._ledger, self._to_unix = shared.scripts, shared.ledger, shared.to_unix
         self._engine = asyncio.Lock()
         self._ended: deque[str] = deque(maxlen=16)
         #: Since when the GPU is free, on its own clock, and since when this process knows.

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import torch
 
 from pocqueue.poc.kernels import kernels_for
-from pocqueue.poc.kernels.reference import check_logits, distance, hash, norm, normal, uniform
+from pocqueue.poc.kernels.base import check_logits
+from pocqueue.poc.kernels.reference import distance, hash, norm, normal, uniform
 from pocqueue.poc.seeds import input_seeds, permutation_seeds, seed, target_seed
 
 __all__ = [

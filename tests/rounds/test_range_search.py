@@ -161,26 +161,23 @@ def test_what_is_computed_elsewhere_than_the_store_stands_is_dropped() -> None:
     assert driver.search.counted == 20
 
 
-def test_what_another_worker_counted_is_skipped() -> None:
-    """Repeated: the range stands further on. What was computed meanwhile does not join on."""
+@pytest.mark.parametrize(
+    ("done", "following"), [(50, 50), (10, 20)], ids=["another worker's", "its own"]
+)
+def test_what_was_counted_before_is_not_committed_again(done: int, following: int) -> None:
+    """Repeated: by another worker, further on, or by this one, whose first answer was lost.
+
+    In the first case what was computed meanwhile does not join on.
+    """
     driver = Driver().begin()
     driver.compute()
     driver.commit()
     driver.compute()
-    driver.answer(Outcome.REPEATED, 50)
-    assert driver.search.to_commit() is None
-    assert driver.compute() == 50
+    driver.answer(Outcome.REPEATED, done)
+    joins = driver.search.to_commit()
+    assert (joins is not None) == (done == 10)
+    assert driver.compute() == following
     assert driver.search.counted == 0
-
-
-def test_a_repeated_commit_whose_first_answer_was_lost_changes_nothing() -> None:
-    """The store stands where it should."""
-    driver = Driver().begin()
-    driver.compute()
-    driver.commit()
-    driver.compute()
-    driver.answer(Outcome.REPEATED, 10)
-    assert driver.commit().start == 10
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -400,14 +401,21 @@ def test_a_draining_runner_hands_back_what_it_is_given(bench: Bench) -> None:
     assert bench.store.status(round_id).abandoned == 0
 
 
+@contextmanager
+def _running(bench: Bench, round_id: str) -> Iterator[Future[str]]:
+    """Run range 1 in another thread, from its first batch on."""
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(bench.runner.run, round_id, 1)
+        wait_until(lambda: bench.engine.batches)
+        yield running
+
+
 def test_wait_idle_says_whether_the_work_is_done(bench: Bench) -> None:
     """It waits for the batch at hand, for as long as it may."""
     round_id = bench.start(100)
     go_on = threading.Event()
     bench.engine.on_batch = lambda _: _wait_for(go_on)
-    with ThreadPoolExecutor(1) as threads:
-        running = threads.submit(bench.runner.run, round_id, 1)
-        wait_until(lambda: bench.runner.stats().held)
+    with _running(bench, round_id) as running:
         assert not bench.runner.wait_idle(0.02)
         bench.runner.drain()
         go_on.set()
@@ -776,9 +784,7 @@ def test_a_range_delivered_twice_at_once_is_searched_once(bench: Bench) -> None:
     round_id = bench.start(50)
     go_on = threading.Event()
     bench.engine.on_batch = lambda _: _wait_for(go_on)
-    with ThreadPoolExecutor(1) as threads:
-        first = threads.submit(bench.runner.run, round_id, 1)
-        wait_until(lambda: bench.engine.batches)
+    with _running(bench, round_id) as first:
         assert bench.runner.run(round_id, 1) == "delivered twice; already at work on it"
         assert bench.runner.stats().held == {f"{round_id}:1"}
         go_on.set()

@@ -179,9 +179,7 @@ class VllmServerEngine:
         patience_s: float = PATIENCE_S,
     ) -> None:
         self.info = info
-        self._server = server
-        self._limits = limits
-        self._patience_s = patience_s
+        self._server, self._limits, self._patience_s = server, limits, patience_s
 
     def values(self, batch: Batch, upcoming: Batch | None = None) -> list[Any]:
         """Compute the distances of one batch; see ``Engine.values``.

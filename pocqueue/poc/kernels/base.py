@@ -9,20 +9,22 @@ synchronising or reading back.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, ClassVar
 
 import torch
 
+from pocqueue.errors import InvalidRound
 
-class Kernels(Protocol):
+
+class Kernels(ABC):
     """The proof's maths for one device. Seeds are 0 … 2^32 - 1, one for each row (nonce)."""
 
-    @property
-    def name(self) -> str:
-        """What does the work: "numba", "triton" or "reference"."""
-        ...
+    #: What does the work: "numba", "triton" or "reference".
+    name: ClassVar[str]
 
+    @abstractmethod
     def write_inputs(self, seeds: Sequence[int], out: torch.Tensor) -> None:
         """Fill each row with the standard normal numbers of its seed.
 
@@ -31,8 +33,8 @@ class Kernels(Protocol):
             out: float32, bfloat16 or float16 ``[len(seeds), n]`` on the device, contiguous, n >= 1;
                 written over. The numbers are made in float32 and rounded to its dtype.
         """
-        ...
 
+    @abstractmethod
     def permutations(self, seeds: Sequence[int], vocab_size: int) -> torch.Tensor:
         """Return the permutation of each seed.
 
@@ -43,9 +45,9 @@ class Kernels(Protocol):
         Returns:
             int64 ``[len(seeds), vocab_size]`` on the device.
         """
-        ...
 
-    def prepare(self, seeds: Sequence[int], vocab_size: int) -> object:
+    @abstractmethod
+    def prepare(self, seeds: Sequence[int], vocab_size: int) -> Any:
         """Do what `distances` needs and what can be done before the logits are there.
 
         Args:
@@ -55,11 +57,8 @@ class Kernels(Protocol):
         Returns:
             What `distances` of the same object takes; of no meaning to others.
         """
-        ...
 
-    def distances(
-        self, logits: torch.Tensor, prepared: object, target: torch.Tensor
-    ) -> torch.Tensor:
+    def distances(self, logits: torch.Tensor, prepared: Any, target: torch.Tensor) -> torch.Tensor:
         """Measure how far the permuted unit logits are from the target.
 
         Args:
@@ -68,6 +67,30 @@ class Kernels(Protocol):
             target: float32 ``[vocab_size]`` on the device, of norm 1.
 
         Returns:
-            float32 ``[rows]`` on the device, in [0, 2]; NaN if logits are all zero or not finite.
+            float32 ``[rows]`` on the device, in [0, 2]; NaN for logits that are all zero or not finite.
+
+        Raises:
+            InvalidRound: there are other logits than that.
         """
-        ...
+        check_logits(logits, len(prepared), target)
+        return self._distances(logits, prepared, target)
+
+    @abstractmethod
+    def _distances(self, logits: torch.Tensor, prepared: Any, target: torch.Tensor) -> torch.Tensor:
+        """Measure distances of logits that have the right shape."""
+
+
+def check_logits(logits: torch.Tensor, num_rows: int, target: torch.Tensor) -> None:
+    """Refuse logits of another vocabulary or another number of nonces.
+
+    Checked, because more logits than the round has would quietly be left out of a distance.
+
+    Raises:
+        InvalidRound: `logits` is not ``[num_rows, len(target)]``.
+    """
+    if logits.shape != (num_rows, len(target)):
+        raise InvalidRound(
+            "vocab_size",
+            len(target),
+            f"that of the model's logits, which are {list(logits.shape)} for {num_rows} nonces",
+        )

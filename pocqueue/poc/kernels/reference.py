@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from typing_extensions import override
 
-from pocqueue.errors import InvalidRound
 from pocqueue.poc.kernels.base import Kernels
 
 
@@ -126,32 +126,13 @@ def norm(vector: torch.Tensor) -> torch.Tensor:
     return result.to(torch.float32)
 
 
-def check_logits(logits: torch.Tensor, num_rows: int, target: torch.Tensor) -> None:
-    """Refuse logits of another vocabulary or another number of nonces.
-
-    Checked, because more logits than the round has would quietly be left out of a distance.
-
-    Raises:
-        InvalidRound: `logits` is not ``[num_rows, len(target)]``.
-    """
-    if logits.shape != (num_rows, len(target)):
-        raise InvalidRound(
-            "vocab_size",
-            len(target),
-            f"that of the model's logits, which are {list(logits.shape)} for {num_rows} nonces",
-        )
-
-
 class ReferenceKernels(Kernels):
     """The judge behind the interface of the fast kernels, for devices that have none."""
 
+    name = "reference"
+
     def __init__(self, device: torch.device) -> None:
         self._device = device
-
-    @property
-    @override
-    def name(self) -> str:
-        return "reference"
 
     @override
     def write_inputs(self, seeds: Sequence[int], out: torch.Tensor) -> None:
@@ -166,15 +147,11 @@ class ReferenceKernels(Kernels):
         return out
 
     @override
-    def prepare(self, seeds: Sequence[int], vocab_size: int) -> object:
+    def prepare(self, seeds: Sequence[int], vocab_size: int) -> Any:
         return list(seeds)
 
     @override
-    def distances(
-        self, logits: torch.Tensor, prepared: object, target: torch.Tensor
-    ) -> torch.Tensor:
-        assert isinstance(prepared, list)
-        check_logits(logits, len(prepared), target)
+    def _distances(self, logits: torch.Tensor, prepared: Any, target: torch.Tensor) -> torch.Tensor:
         out = torch.empty(len(logits), dtype=torch.float32, device=self._device)
         for i, (row, seed) in enumerate(zip(logits, prepared, strict=True)):
             out[i] = distance(row, permutation(seed, len(target), self._device), target)

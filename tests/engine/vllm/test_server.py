@@ -25,7 +25,7 @@ from pocqueue.engine.vllm.server import (
 )
 from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound
 from pocqueue.poc.batch import Batch
-from pocqueue.poc.config import PoCConfig
+from tests.support.engine_client import round_of
 from tests.support.factories import FINGERPRINT, OTHER_FINGERPRINT, make_info
 
 MAX_BATCH_SIZE = 16
@@ -142,18 +142,6 @@ class Server:
             "fingerprint": self.fingerprint,
             "dtype": self.dtype,
         }
-
-
-def round_of(**changes: Any) -> PoCConfig:
-    fields: dict[str, Any] = {
-        "block_hash": "block-1",
-        "block_height": 7,
-        "public_key": "key-1",
-        "r_target": 1.0,
-        "batch_size": 4,
-        "seq_len": 8,
-    }
-    return PoCConfig(**fields | changes)
 
 
 @pytest.fixture

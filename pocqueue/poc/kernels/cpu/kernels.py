@@ -22,7 +22,6 @@ from pocqueue.poc.kernels.cpu.normal import (
 )
 from pocqueue.poc.kernels.cpu.order import digit_bits, sort_scratch_bytes, write_permutations
 from pocqueue.poc.kernels.cpu.team import Team
-from pocqueue.poc.kernels.reference import check_logits
 
 _KINDS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
 
@@ -30,14 +29,11 @@ _KINDS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.float16: FLOAT
 class CpuKernels(Kernels):
     """Compiled kernels. Safe for several threads at once; see `team.py` for what that costs."""
 
+    name = "numba"
+
     def __init__(self) -> None:
         self._team = Team()
         self._results = _ReusedMemory()
-
-    @property
-    @override
-    def name(self) -> str:
-        return "numba"
 
     @property
     def layer(self) -> str:
@@ -77,15 +73,11 @@ class CpuKernels(Kernels):
         return out
 
     @override
-    def prepare(self, seeds: Sequence[int], vocab_size: int) -> object:
+    def prepare(self, seeds: Sequence[int], vocab_size: int) -> Any:
         return _words(seeds)
 
     @override
-    def distances(
-        self, logits: torch.Tensor, prepared: object, target: torch.Tensor
-    ) -> torch.Tensor:
-        assert isinstance(prepared, np.ndarray)
-        check_logits(logits, len(prepared), target)
+    def _distances(self, logits: torch.Tensor, prepared: Any, target: torch.Tensor) -> torch.Tensor:
         if logits.dtype not in _KINDS:
             logits = logits.to(torch.float32)
         if logits.stride(1) != 1:

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from typing_extensions import override
 
 from pocqueue.poc.kernels.base import Kernels
 from pocqueue.poc.kernels.cuda import triton_kernels
-from pocqueue.poc.kernels.reference import check_logits
 
 #: No multiply-adds but those written as such. Without a word on it Triton 3.9 warns.
 _EXACT = {"enable_fp_fusion": False}
@@ -38,6 +38,8 @@ class CudaKernels(Kernels):
     Tensors that a call returns belong to that stream, as all of torch's do.
     """
 
+    name = "triton"
+
     def __init__(self, device: torch.device, bucket_size: int = _BUCKET_SIZE) -> None:
         """Name the device.
 
@@ -50,11 +52,6 @@ class CudaKernels(Kernels):
             device = torch.device("cuda", torch.cuda.current_device())
         self._device = device
         self._bucket_size = bucket_size
-
-    @property
-    @override
-    def name(self) -> str:
-        return "triton"
 
     @override
     def write_inputs(self, seeds: Sequence[int], out: torch.Tensor) -> None:
@@ -80,15 +77,11 @@ class CudaKernels(Kernels):
         return self._order(seeds, vocab_size, torch.int64)
 
     @override
-    def prepare(self, seeds: Sequence[int], vocab_size: int) -> object:
+    def prepare(self, seeds: Sequence[int], vocab_size: int) -> Any:
         return self._order(seeds, vocab_size, torch.int32)
 
     @override
-    def distances(
-        self, logits: torch.Tensor, prepared: object, target: torch.Tensor
-    ) -> torch.Tensor:
-        assert isinstance(prepared, torch.Tensor)
-        check_logits(logits, len(prepared), target)
+    def _distances(self, logits: torch.Tensor, prepared: Any, target: torch.Tensor) -> torch.Tensor:
         rows, n = logits.shape
         chunks = _ceil_div(n, _CHUNK)
         sums = torch.empty(rows, 3, chunks, dtype=torch.float64, device=self._device)
