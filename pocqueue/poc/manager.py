@@ -1,20 +1,30 @@
-"""A round's book by the names of the reference implementation: its state, nonces, results and clock.
+"""A round on a model in this process, by the names of the reference implementation.
 
 Nothing of the product uses it: workers search with an engine (`workers/range_runner.py`), a served vLLM
-with its prover (`served/prover.py`). It is what code that was written against the reference finds.
+with its prover (`served/prover.py`). It is what code that was written against the reference finds, for one
+thread, one blocking forward pass at a time.
 """
 
 from __future__ import annotations
 
+import inspect
+import math
 import time
-from typing import Any, Protocol
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from pocqueue.errors import InvalidRound
 from pocqueue.poc.config import PoCConfig, PoCState
-from pocqueue.poc.gpu_random import generate_target
-from pocqueue.poc.nonces import nonces_of
+from pocqueue.poc.data import ProofBatch, is_valid
+from pocqueue.poc.gpu_random import generate_inputs, generate_target, logits_to_distances
+from pocqueue.poc.nonces import check_node, nonces_of, split_range
 from pocqueue.poc.stats import PoCStats
+
+if TYPE_CHECKING:
+    from pocqueue.poc.sender import PoCCallbackSender
 
 __all__ = ["PoCManager", "PoCStats"]
 
@@ -23,28 +33,37 @@ class ModelConfig(Protocol):
     """What has to be known of a model's configuration."""
 
     @property
+    def hidden_size(self) -> int: ...
+    @property
     def vocab_size(self) -> int: ...
 
 
 class PoCManager:
-    """One round at a time, for one thread.
+    """One round at a time.
 
     Args:
-        model: its first parameter tells the device.
+        model: called as ``model(input_ids=None, positions=…, inputs_embeds=…)``, the tokens of all
+            nonces end to end: positions int64 ``[tokens]``, embeddings ``[tokens, hidden]``; answers
+            hidden states ``[tokens, hidden]``. Logits come from its ``compute_logits(hidden_states)``,
+            with ``sampling_metadata=None`` if it has that parameter, or from its ``lm_head``. Its first
+            parameter tells device and dtype.
         model_config: of the model.
 
     Attributes:
         config: the round; None before the first.
         target: float32 ``[vocab_size]`` on the model's device; None before the first round.
         stats: counters and clock of the round.
-        valid_nonces: what was found, in order; with `valid_distances` filled by the caller.
+        valid_nonces: all valid nonces of the round, in the order found.
+        valid_distances: their distances.
     """
 
     def __init__(self, model: Any, model_config: ModelConfig) -> None:
         self.model = model
         self.model_config = model_config
         # Taken once: some models hand out an iterator that cannot be started again.
-        self.device: torch.device = next(model.parameters()).device
+        parameter = next(model.parameters())
+        self.device: torch.device = parameter.device
+        self._dtype: torch.dtype = parameter.dtype
         self.state = PoCState.IDLE
         self.config: PoCConfig | None = None
         self.target: torch.Tensor | None = None
@@ -52,15 +71,22 @@ class PoCManager:
         self.valid_nonces: list[int] = []
         self.valid_distances: list[float] = []
         self._next_index = 0
+        self._sender: PoCCallbackSender | None = None
 
     def init_round(self, config: PoCConfig) -> None:
         """Set up a round and its target, without starting it. The round before is forgotten.
 
         Raises:
             RuntimeError: a round is being searched; stop it first.
+            InvalidRound: node, batch size, sequence length or callback URL cannot be. Nothing changes.
         """
+        check_node(config.node_id, config.node_count)
+        for name in ("batch_size", "seq_len"):
+            if getattr(config, name) < 1:
+                raise InvalidRound(name, getattr(config, name), "an integer of at least 1")
         if self.state == PoCState.GENERATING:
             raise RuntimeError("Round already in progress")
+        self._sender = _sender(config)
         self.target = generate_target(config.block_hash, self.model_config.vocab_size, self.device)
         self.config = config
         self.stats = PoCStats(start_time=time.time())
@@ -99,13 +125,72 @@ class PoCManager:
 
         Raises:
             RuntimeError: there is no round.
-            InvalidRound: there is no such node, or its nonces are used up, at 2^63.
+            InvalidRound: the node's nonces are used up, at 2^63.
         """
         config = self._round()
         stop = self._next_index + config.batch_size
         nonces = nonces_of(self._next_index, stop, config.node_id, config.node_count)
         self._next_index = stop
         return list(nonces)
+
+    def run_batch(self) -> ProofBatch:
+        """Search the next batch of nonces, blocking for one forward pass. Sends no callback.
+
+        Returns:
+            All nonces of the batch with their distances, valid or not, but for distances that are not
+            finite. Empty unless a round is being searched.
+        """
+        if self.state != PoCState.GENERATING:
+            return ProofBatch.empty()
+        config = self._round()
+        nonces = self.get_next_nonces()
+        distances = self._distances(config, config.public_key, nonces)
+        finite = [pair for pair in zip(nonces, distances, strict=True) if math.isfinite(pair[1])]
+        batch = ProofBatch(
+            public_key=config.public_key,
+            block_hash=config.block_hash,
+            block_height=config.block_height,
+            nonces=[nonce for nonce, _ in finite],
+            dist=[distance for _, distance in finite],
+            node_id=config.node_id,
+        )
+        valid = batch.sub_batch(config.r_target)
+        self.stats.total_checked += len(nonces)
+        self.stats.total_nonfinite += len(nonces) - len(batch)
+        self.stats.total_valid += len(valid)
+        self.valid_nonces += valid.nonces
+        self.valid_distances += valid.dist
+        return batch
+
+    async def run_batch_async(self) -> ProofBatch:
+        """Do as `run_batch`, and queue the valid nonces for the round's callback URL."""
+        batch = self.run_batch()
+        if self._sender is not None and len(batch) > 0:
+            await self._sender.send_generated(batch)
+        return batch
+
+    async def close(self) -> None:
+        """Stop the round, and wait until the callbacks that are queued are sent or given up."""
+        self.stop_round()
+        if self._sender is not None:
+            await self._sender.close()
+
+    def validate(self, nonces: list[int], public_key: str) -> tuple[list[float], list[bool]]:
+        """Recompute the distances of nonces for the round's block, blocking until done.
+
+        Args:
+            nonces: any number of them.
+            public_key: whose nonces they are, which need not be the round's own key.
+
+        Returns:
+            The distance of each nonce, and whether it is valid. NaN and infinities are not.
+
+        Raises:
+            RuntimeError: there is no round.
+        """
+        config = self._round("No round configured")
+        distances = self._distances(config, public_key, nonces)
+        return distances, [is_valid(distance, config.r_target) for distance in distances]
 
     def get_status(self) -> dict[str, Any]:
         """Return state and results as JSON-ready values; the lists are copies."""
@@ -119,7 +204,61 @@ class PoCManager:
             "rate_per_second": self.stats.rate,
         }
 
-    def _round(self) -> PoCConfig:
+    def _round(self, missing: str = "Round not initialized") -> PoCConfig:
         if self.config is None:
-            raise RuntimeError("Round not initialized")
+            raise RuntimeError(missing)
         return self.config
+
+    def _distances(self, config: PoCConfig, public_key: str, nonces: Sequence[int]) -> list[float]:
+        """Compute distances in passes of one shape: docs/protocol.md says why short ones are filled up."""
+        assert self.target is not None
+        distances: list[float] = []
+        # A thread starts on the first GPU, whichever one the model is on.
+        on_cuda = self.device.type == "cuda"
+        with torch.cuda.device(self.device) if on_cuda else nullcontext(), torch.inference_mode():
+            for start, stop in split_range(0, len(nonces), config.batch_size):
+                wanted = list(nonces[start:stop])
+                batch = wanted + wanted[-1:] * (config.batch_size - len(wanted))
+                computed = logits_to_distances(
+                    config.block_hash,
+                    public_key,
+                    batch,
+                    self._last_logits(config, public_key, batch),
+                    self.target,
+                )
+                distances += computed[: len(wanted)].tolist()
+        return distances
+
+    def _last_logits(self, config: PoCConfig, public_key: str, nonces: list[int]) -> torch.Tensor:
+        """Run one pass; return the logits of each nonce's last token, ``[batch, vocab_size]``."""
+        hidden_size, seq_len = self.model_config.hidden_size, config.seq_len
+        inputs_embeds = generate_inputs(
+            config.block_hash, public_key, nonces, hidden_size, seq_len, self.device, self._dtype
+        )
+        hidden_states = self.model(
+            input_ids=None,
+            positions=torch.arange(seq_len, device=self.device).repeat(len(nonces)),
+            inputs_embeds=inputs_embeds.view(-1, hidden_size),
+        )
+        last_hidden = hidden_states.reshape(len(nonces), seq_len, -1)[:, -1, :]
+        if hasattr(self.model, "compute_logits"):
+            compute = self.model.compute_logits
+            # vLLM had this argument, without a default, and has it no more.
+            is_old = "sampling_metadata" in inspect.signature(compute).parameters
+            logits: torch.Tensor = compute(
+                last_hidden, **({"sampling_metadata": None} if is_old else {})
+            )
+            return logits
+        if hasattr(self.model, "lm_head"):
+            logits = self.model.lm_head(last_hidden)
+            return logits
+        raise RuntimeError("Model does not have compute_logits or lm_head")
+
+
+def _sender(config: PoCConfig) -> PoCCallbackSender | None:
+    if not config.callback_url:
+        return None
+    # Imported when it is needed: most managers send no callbacks, and aiohttp is not small.
+    from pocqueue.poc.sender import PoCCallbackSender
+
+    return PoCCallbackSender(config.callback_url, config.r_target, config.fraud_threshold)
