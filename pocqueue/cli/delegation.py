@@ -47,7 +47,7 @@ def serve(
     Needs DELEGATION_AUTH_TOKEN, 16 characters or more. Exit code: 0 after Ctrl-C or SIGTERM, 2 for
     bad input.
     """
-    from pocqueue.delegation.server import serve as run
+    from pocqueue.delegation.app import serve as run
     from pocqueue.settings import DelegationSettings, Settings
 
     delegation = DelegationSettings.override(

@@ -1,6 +1,4 @@
-"""The delegation service as an application: the composition root of each of its processes.
-
-    uvicorn.run("pocqueue.delegation.app:create_app", factory=True, workers=N)
+"""The delegation service: its application, the composition root of each of its processes, and what runs it.
 
 All that sessions are is in Redis: processes may come and go in the middle of one, and any of them
 answers any request.
@@ -8,13 +6,13 @@ answers any request.
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from types import FrameType
-from typing import Any
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
@@ -29,21 +27,29 @@ from pocqueue.delegation.access import (
 )
 from pocqueue.delegation.customers import Customers, TokensFile, tokens_path
 from pocqueue.delegation.drain_response import expect_cut_replies
-from pocqueue.delegation.metrics import metrics_router
-from pocqueue.delegation.routes import Delegation, delegation_router
+from pocqueue.delegation.routes import Delegation, delegation_router, metrics_router
 from pocqueue.errors import SettingsError
 from pocqueue.logs import log_to_stderr
 from pocqueue.rounds.backend import Backend
+from pocqueue.rounds.connection import redis_url
 from pocqueue.rounds.sessions.control import SessionControl
 from pocqueue.rounds.sessions.reader import SessionReader
 from pocqueue.settings import (
+    DELEGATION_PREFIX,
     MIN_TOKEN_LENGTH,
     DelegationSettings,
     Settings,
 )
 from pocqueue.web.app import make_app
 from pocqueue.web.door import Door
+from pocqueue.web.listener import address_of, listen
 from pocqueue.web.requests import request_histogram
+from pocqueue.web.serve import serve as serve_app
+from pocqueue.web.tls import check_certificate
+
+logger = logging.getLogger(__name__)
+
+APP = "pocqueue.delegation.app:create_app"
 
 #: Requests have no lists in them: the longest texts and the parameters take a few thousand bytes.
 MAX_BODY_BYTES = 64 << 10
@@ -142,6 +148,30 @@ def create_app(
     return app
 
 
+def serve(settings: Settings, delegation: DelegationSettings, *, num_processes: int) -> None:
+    """Serve until a signal ends it. The processes read their settings from the environment.
+
+    Args:
+        settings: of all processes.
+        delegation: of the service.
+        num_processes: that share the port.
+
+    Raises:
+        SettingsError: a setting is missing or not allowed, or the port cannot be had.
+        ProcessError: the bundled Redis did not start.
+    """
+    log_to_stderr(settings.log_level)
+    # All that can be wrong is found here, before there are processes to find it.
+    Customers(service_token(delegation), TokensFile(tokens_path(settings, delegation)))
+    certificate = check_certificate(delegation.tls_cert, delegation.tls_key)
+    redis_url(settings, start=True)
+    listener = listen(delegation.host, delegation.port, DELEGATION_PREFIX)
+    scheme = "http" if certificate is None else "https"
+    processes = "1 process" if num_processes == 1 else f"{num_processes} processes"
+    logger.info("DELEGATION serves on %s://%s with %s.", scheme, address_of(listener), processes)
+    serve_app(APP, listener, num_processes=num_processes, certificate=certificate)
+
+
 @contextmanager
 def _ending_waits(reader: SessionReader) -> Iterator[None]:
     """End all long polls once the server is told to end.
@@ -151,7 +181,7 @@ def _ending_waits(reader: SessionReader) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before: dict[signal.Signals, Any] = {}
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
 
     def end(signum: int, frame: FrameType | None) -> None:
         reader.end_waits()
@@ -159,8 +189,8 @@ def _ending_waits(reader: SessionReader) -> Iterator[None]:
         if callable(handler):
             handler(signum, frame)
 
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        before[signum] = signal.signal(signum, end)
+    for signum in before:
+        signal.signal(signum, end)
     try:
         yield
     finally:

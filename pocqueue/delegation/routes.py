@@ -15,9 +15,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 from fastapi.security import APIKeyQuery, HTTPBearer
+from prometheus_client import Histogram
 from typing_extensions import override
 
-from pocqueue.delegation.customers import Customer
+from pocqueue.delegation.customers import MAIN, Customer
 from pocqueue.delegation.drain_response import DrainResponse, is_gone
 from pocqueue.delegation.schema import (
     BatchesAnswer,
@@ -30,8 +31,9 @@ from pocqueue.delegation.schema import (
     StopBody,
     errors,
 )
-from pocqueue.errors import UnknownSession
+from pocqueue.errors import InvalidToken, UnknownSession
 from pocqueue.rounds.backend import Backend
+from pocqueue.rounds.metrics import PoolCollector, process_collector, render
 from pocqueue.rounds.sessions.control import SessionControl, session_views, session_word
 from pocqueue.rounds.sessions.reader import MAX_ENTRIES, Page, SessionReader, parse_cursor
 from pocqueue.rounds.store import START
@@ -124,6 +126,46 @@ def delegation_router() -> APIRouter:
     post("/stop", stop, StopAnswer, "Stop a session", 401, 404, 413, 422, 429, 503)
     get("/status", status, SessionsAnswer, "Show sessions", 401, 429, 503)
     get("/health", health, HealthAnswer, "Say whether the service works", 503)
+    return router
+
+
+def metrics_router(histogram: Histogram) -> APIRouter:
+    """Return `GET /metrics`, which is for the token of the settings only.
+
+    The pool's figures (`pocqueue.rounds.metrics`) are the same from every process. Times of requests and
+    what the process uses are its own: with several processes behind one port, each scrape shows the one
+    that happened to answer it. To have those exactly, run one process.
+    """
+    router = APIRouter(tags=["delegation"], route_class=SentenceRoute)
+    process = process_collector()
+
+    # Not a coroutine: reading all of Redis's figures blocks, so it runs in a thread.
+    def metrics(request: Request) -> Response:
+        """Show counters and gauges of the pool and of this process, in Prometheus's text format."""
+        if request.user.name != MAIN:
+            # They are those of all customers together.
+            raise InvalidToken(
+                "Invalid auth token: figures are the operator's; send DELEGATION_AUTH_TOKEN."
+            )
+        delegation: Delegation = request.app.state.delegation
+        page, media_type = render(PoolCollector(delegation.backend), histogram, process)
+        return Response(page, headers={"Content-Type": media_type})
+
+    router.add_api_route(
+        "/metrics",
+        metrics,
+        methods=["GET"],
+        summary="Figures for Prometheus",
+        response_class=Response,
+        responses={
+            200: {
+                "description": "The figures; `pocqueue_up 0` and those of the process while Redis is away.",
+                "content": {"text/plain": {"example": "pocqueue_up 1.0\n"}},
+            },
+            **errors(401, 429),
+        },
+        dependencies=SECURITY,
+    )
     return router
 
 
