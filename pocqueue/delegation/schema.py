@@ -12,6 +12,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field, model_validator
 
+from pocqueue.poc.distance.bodies import BATCH_EXAMPLE, SEARCH_EXAMPLE
 from pocqueue.poc.fields import HttpUrl, Text
 from pocqueue.poc.scheme import WithProof
 from pocqueue.poc.search import SearchBody, SeqLen
@@ -26,14 +27,6 @@ Dimension = Annotated[int, Field(ge=1, le=2**31 - 1)]
 _SESSION_ID = "7f9c24e8-3b12-4fef-91d0-4a1c8a3b5d11"
 #: In examples, in the place of a token.
 _YOURS = "YOUR-TOKEN"
-_BATCH: dict[str, Any] = {
-    "public_key": "MYKEY",
-    "block_hash": "0xabc",
-    "block_height": 100,
-    "nonces": [12, 57],
-    "dist": [1.3712, 1.3589],
-    "node_id": 0,
-}
 
 
 class ModelParams(BaseModel):
@@ -59,16 +52,7 @@ class StartBody(SearchBody, WithProof):
     """A session as a small node asks for it."""
 
     model_config = example(
-        node_id=0,
-        node_count=1,
-        block_hash="0xabc",
-        block_height=100,
-        public_key="MYKEY",
-        batch_size=32,
-        r_target=1.38,
-        fraud_threshold=0.01,
-        params={"model": "embedded", "seq_len": 256},
-        auth_token=_YOURS,
+        **SEARCH_EXAMPLE, params={"model": "embedded", "seq_len": 256}, auth_token=_YOURS
     )
 
     params: ModelParams = Field(default_factory=ModelParams)
@@ -142,7 +126,7 @@ class BatchesAnswer(BaseModel):
 
     model_config = example(
         session_id=_SESSION_ID,
-        batches=[_BATCH],
+        batches=[BATCH_EXAMPLE],
         session_active=True,
         status="generating",
         total_batches_generated=50,

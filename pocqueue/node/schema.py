@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from pocqueue.errors import InvalidRound
 from pocqueue.node.round import NodeRound
+from pocqueue.poc.distance.bodies import SEARCH_EXAMPLE
 from pocqueue.poc.fields import HttpUrl, Text
 from pocqueue.poc.scheme import WithProof
 from pocqueue.poc.search import NOT_SET, MaybeNodeCount, MaybeNodeId, SearchBody
@@ -29,14 +30,7 @@ _SESSION_ID = "7f0c5e8e-55a4-4b0e-9d0a-3c1f6f0c9f5e"
 _SIGNER = "02c6047f9441ed7d6d3045406e95c07cd85c778e4b8cef3ca7abac09b95c709ee5"
 
 _EXAMPLE: dict[str, Any] = {
-    "node_id": 0,
-    "node_count": 1,
-    "block_hash": "0x3a7bd3e2360a3d29eea436fcfb7e44c735d117c42d1c1835420b6b9942dd4f1b",
-    "block_height": 1458,
-    "public_key": "gonka1qy352euf40x77qfrg4ncn27dauqjx3t83x4umm",
-    "batch_size": 100,
-    "r_target": 1.4013564660458173,
-    "fraud_threshold": 1e-7,
+    **SEARCH_EXAMPLE,
     "params": {"model": "embedded", "seq_len": 256},
     "url": "http://127.0.0.1:9100/v1/poc-batches",
 }

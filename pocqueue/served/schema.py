@@ -9,7 +9,7 @@ from __future__ import annotations
 from pydantic import BaseModel, Field
 
 from pocqueue.poc.batch import Batch
-from pocqueue.poc.distance.bodies import Nonce
+from pocqueue.poc.distance.bodies import SEARCH_EXAMPLE, Nonce
 from pocqueue.poc.distance.scheme import RTarget
 from pocqueue.poc.fields import HttpUrl, Text
 from pocqueue.poc.scheme import FraudThreshold
@@ -28,15 +28,7 @@ from pocqueue.web.schema import example
 class ServedRoundBody(Search):
     """A round as its starter describes it."""
 
-    model_config = example(
-        block_hash="0xabc",
-        block_height=100,
-        public_key="MYKEY",
-        r_target=1.38,
-        node_id=0,
-        node_count=1,
-        callback_url="http://10.0.0.5:9100/v1/poc-batches",
-    )
+    model_config = example(**SEARCH_EXAMPLE, callback_url="http://10.0.0.5:9100/v1/poc-batches")
 
     #: Missing is answered apart, as it always was.
     r_target: RTarget | None = None

@@ -17,7 +17,7 @@ from pocqueue.errors import DelegationError, SettingsError
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.store import Keys
 from tests.support.callback_receiver import answering
-from tests.support.delegation_server import TOKEN, Work, live_gpus
+from tests.support.delegation_server import BODY, TOKEN, Work, live_gpus
 from tests.support.factories import FINGERPRINT
 from tests.support.fixtures import SettingsFactory
 from tests.support.node import batch, big_node, legacy_big_node, make_round
@@ -45,15 +45,9 @@ async def test_a_legacy_big_node() -> None:
         _, path, _, body = node.requests[0]
         assert path == "/api/v1/delegation/start"
         assert len(body.pop("request_id")) == 36
-        assert body == {
+        assert body == BODY | {
             "node_id": 1,
             "node_count": 3,
-            "block_hash": "block-1",
-            "block_height": 7,
-            "public_key": "key-1",
-            "batch_size": 10,
-            "r_target": 1.0,
-            "fraud_threshold": 0.01,
             "params": {"dim": 2048, "seq_len": 8},
             "callback_url": None,
             "auth_token": TOKEN,

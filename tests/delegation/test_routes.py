@@ -30,6 +30,7 @@ from tests.support.delegation_server import (
 )
 from tests.support.factories import FINGERPRINT, OTHER_FINGERPRINT, make_info
 from tests.support.fixtures import SettingsFactory
+from tests.support.node import batch
 from tests.support.rounds import pass_deadline
 from tests.support.waiting import until
 
@@ -83,15 +84,7 @@ async def test_a_session_as_the_wire_has_it(client: Client, backend: Backend) ->
     work.batch()
     work.batch(num_valid=0)
     answer = await client.batches(session_id)
-    batch = {
-        "public_key": "key-1",
-        "block_hash": "block-1",
-        "block_height": 7,
-        "nonces": [0, 1],
-        "dist": [0.5, 0.5],
-        "node_id": 0,
-    }
-    assert answer["batches"] == [batch]
+    assert answer["batches"] == [batch(0, 1)]
     assert (answer["session_active"], answer["status"]) == (True, "generating")
     assert answer["total_batches_generated"] == 1
     work.batch()

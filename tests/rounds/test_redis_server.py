@@ -169,32 +169,30 @@ def test_a_long_state_path_gets_a_short_socket(own_redis: RedisServer, long_path
         server.stop()
 
 
-def test_a_socket_folder_of_somebody_else_is_refused(
-    long_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def foreign(long_path: Path, monkeypatch: pytest.MonkeyPatch) -> RedisServer:
+    """A server whose socket is in a folder of another user."""
+    server = RedisServer(long_path)
+    server.socket_path.parent.mkdir()
+    me = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: me + 1)
+    return server
+
+
+def test_a_socket_folder_of_somebody_else_is_refused(foreign: RedisServer) -> None:
     """In a temporary folder that all users share, another one may have been there first."""
-    server = RedisServer(long_path)
-    server.socket_path.parent.mkdir()
-    me = os.getuid()
-    monkeypatch.setattr(os, "getuid", lambda: me + 1)
     with pytest.raises(ProcessError, match="belongs to another user"):
-        server.ensure()
-    assert not server.is_running()
+        foreign.ensure()
+    assert not foreign.is_running()
 
 
-def test_a_server_behind_the_socket_of_somebody_else_is_not_asked(
-    long_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_behind_the_socket_of_somebody_else_is_not_asked(foreign: RedisServer) -> None:
     """Whoever runs it would read what is meant for ours, so nobody finds it running."""
-    server = RedisServer(long_path)
-    server.socket_path.parent.mkdir()
-    me = os.getuid()
-    monkeypatch.setattr(os, "getuid", lambda: me + 1)
     with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(server.socket_path))
+        listening.bind(str(foreign.socket_path))
         listening.listen()
         listening.setblocking(False)
-        for ask in (server.is_running, server.ensure, server.stop):
+        for ask in (foreign.is_running, foreign.ensure, foreign.stop):
             with pytest.raises(ProcessError, match="belongs to another user"):
                 ask()
         with pytest.raises(BlockingIOError):
