@@ -76,11 +76,6 @@ class SpotCheck:
             self.sampled, self.invalid = session.sampled, session.invalid
         self._sampler = Sampler(seen=0 if session is None else session.nonces)
 
-    @property
-    def num_waiting(self) -> int:
-        """Samples that wait for the engine."""
-        return len(self._waiting)
-
     def offer(self, batches: list[Proofs]) -> None:
         """Take a sample of new batches."""
         if self.error is not None:

@@ -1,4 +1,4 @@
-"""One POST of JSON to a callback URL, and what its answer means. Who tries again, and when, is the caller's.
+"""One POST of JSON to a callback URL, and what its answer means. Callers decide when to try again.
 
 Only HTTP 200 counts as delivered. No answer (or 408, 425, 429, 5xx) may be tried again; any other answer
 is final, as the same body would get it again. Redirects are not followed: the URL was checked where it
@@ -165,7 +165,7 @@ def encode_body(body: Mapping[str, Any]) -> str:
     return json.dumps(body, allow_nan=False, separators=(",", ":"))
 
 
-def judge(status: int) -> PostOutcome:
+def outcome_of(status: int) -> PostOutcome:
     """Say what an HTTP status means for a callback: only 200 is delivered; docs/protocol.md."""
     if status == 200:
         return PostOutcome.DELIVERED
@@ -214,7 +214,7 @@ def without_secrets(url: str) -> str:
 
 
 async def _result(response: aiohttp.ClientResponse, url: str) -> PostResult:
-    outcome = judge(response.status)
+    outcome = outcome_of(response.status)
     if outcome is PostOutcome.DELIVERED:
         return PostResult(outcome)
     reason = await _reason(response, outcome, url)
