@@ -24,7 +24,7 @@ from pocqueue.settings import Settings
 
 #: Length of the measured part of a session.
 SESSION_S = 10.0
-#: How often today's client asks.
+#: How often a client without cursors asks.
 OLD_POLL_S = 5.0
 NUM_STARTS = 5
 
@@ -46,7 +46,7 @@ def delegation(backend: Backend, settings: Settings, r_target: float, folder: Pa
             "commit on a worker to signed batch at the receiver",
             latency,
             Sample(theirs, "ms"),
-            f"a client of today that asks every {OLD_POLL_S:.0f} s",
+            f"a client without cursors that asks every {OLD_POLL_S:.0f} s",
             latency.median,
             "median under 100 ms",
             latency.median < 100,
@@ -67,7 +67,7 @@ def delegation(backend: Backend, settings: Settings, r_target: float, folder: Pa
 def _latencies(
     backend: Backend, receiver: Receiver, big_url: str, node: httpx.Client, r_target: float
 ) -> tuple[list[float], list[float]]:
-    """Return milliseconds from commit to acceptance, of each batch: by our client, and by today's.
+    """Return milliseconds from commit to acceptance, of each batch: by our client, and by one without cursors.
 
     Both read a session of their own at the same time. A batch is committed when Redis says so: its
     stream's ids are that clock, of the same machine.

@@ -6,6 +6,7 @@ import threading
 import time
 
 from benchmarks.effort import FULL, Effort
+from benchmarks.services import wait_until
 from benchmarks.stats import Figure, Sample
 from pocqueue.poc.proofs import Proofs
 from pocqueue.rounds.backend import Backend
@@ -128,6 +129,4 @@ def _round_without_gpus(backend: Backend, num_commits: int) -> tuple[RoundStatus
 
 def wait_idle(backend: Backend) -> None:
     """Wait until no worker holds a range."""
-    deadline = time.monotonic() + 30
-    while any(gpu.held for gpu in backend.pool.live()) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: not any(gpu.held for gpu in backend.pool.live()), 30, "idle workers")

@@ -31,7 +31,7 @@ from benchmarks.stats import Figure
 from benchmarks.vllm_engine import vllm_engine
 from pocqueue.engine.base import Engine
 from pocqueue.engine.local import load_local_engine
-from pocqueue.local_stack import LocalStack, local_stack
+from pocqueue.local_stack import local_stack
 from pocqueue.measure.samples import sample_draft, sample_engine
 from pocqueue.measure.valid_rate import r_target_for
 from pocqueue.rounds.backend import Backend
@@ -80,7 +80,7 @@ def _with_stack(settings: Settings, engine: Engine, log_dir: Path, effort: Effor
         local_stack(settings, flower=False, log_dir=log_dir) as stack,
         Backend.open(settings) as backend,
     ):
-        _wait_live(backend, stack)
+        stack.wait_live(backend.pool, 120)
         figures = [
             queue_efficiency(backend, engine, effort),
             *range_gap(backend, effort),
@@ -91,15 +91,6 @@ def _with_stack(settings: Settings, engine: Engine, log_dir: Path, effort: Effor
         if effort.is_full:
             figures += delegation(backend, settings, r_target, log_dir)
         return figures
-
-
-def _wait_live(backend: Backend, stack: LocalStack) -> None:
-    deadline = time.monotonic() + 120
-    while not backend.pool.live():
-        failure = stack.wait(0.1)
-        if failure is not None:
-            raise failure.error()
-        assert time.monotonic() < deadline, "no worker joined the pool"
 
 
 def _print(figures: list[Figure], machine: dict[str, object], seconds: float) -> None:

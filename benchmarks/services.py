@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from typing_extensions import override
 
+from pocqueue.closing import Closing
 from pocqueue.errors import SignatureError
 from pocqueue.local_stack import environment
 from pocqueue.node.keys import SigningKey
@@ -27,7 +29,7 @@ TOKEN = "a-token-for-benchmarks-only"  # noqa: S105 - of a service on loopback f
 START_TIMEOUT_S = 60.0
 
 
-class Receiver:
+class Receiver(Closing):
     """Takes signed batches as a chain does.
 
     Attributes:
@@ -67,6 +69,7 @@ class Receiver:
         with self._lock:
             return dict(self.arrived.get(block_hash, {}))
 
+    @override
     def close(self) -> None:
         """End it."""
         self._server.shutdown()

@@ -3,7 +3,7 @@
     python -m benchmarks.soak --output soak.json
 
 Two of the sessions are of real small nodes, nine of clients that keep a cursor and wait, nine of clients
-as they are today: drained, without a cursor. All are held against the store at the end: every nonce that
+without cursors, whose batches are drained. All are held against the store at the end: every nonce that
 was committed has to be with its reader, once. In the middle the delegation service is killed and
 started again on its port, and everybody has to go on by themselves.
 """
@@ -95,7 +95,7 @@ def run(settings: Settings, folder: Path, window_s: float) -> dict[str, Any]:
         at_end.callback(receiver.close)
         stack = at_end.enter_context(local_stack(settings, flower=False, log_dir=logs))
         backend = at_end.enter_context(Backend.open(settings))
-        wait_until(lambda: stack.failed() or backend.pool.live(), 120, "a worker")
+        stack.wait_live(backend.pool, 120)
         service = at_end.enter_context(contextlib.ExitStack())
         port = free_port()
         url, process = service.enter_context(

@@ -25,6 +25,7 @@ from pocqueue.engine.queue_names import parse_queue
 from pocqueue.errors import ProcessError, SettingsError
 from pocqueue.processes.stack_lock import stack_lock
 from pocqueue.processes.tree import Failure, ProcessTree, Sink
+from pocqueue.rounds.pool import Pool
 from pocqueue.rounds.redis_server import START_TIMEOUT_S, RedisServer
 from pocqueue.settings import Settings
 from pocqueue.web.listener import url_of
@@ -55,10 +56,22 @@ class LocalStack:
     queues: tuple[str, ...]
     #: Where Flower is, or None without it.
     flower_url: str | None
+    #: Where the processes log; None: nowhere of their own.
+    log_dir: Path | None = None
 
-    def failed(self) -> Failure | None:
-        """Return the process that ended for good, or None while all is well."""
-        return self.tree.failed()
+    def wait_live(self, pool: Pool, timeout_s: float) -> None:
+        """Wait until a GPU is in the pool.
+
+        Raises:
+            ProcessError: a process ended for good, or no GPU came in time.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not pool.live():
+            if failure := self.wait(0.1):
+                raise failure.error()
+            if time.monotonic() > deadline:
+                logs = "" if self.log_dir is None else f"; the logs are in {self.log_dir}"
+                raise ProcessError(f"No GPU joined the pool within {timeout_s:.0f} s{logs}.")
 
     def wait(self, timeout_s: float | None = None) -> Failure | None:
         """Wait until a process has ended for good; return it, or None when time is up."""
@@ -121,7 +134,7 @@ def local_stack(
                 tree.add(service.name, service.argv, own, pass_fds=[lock_fd])
             tree.start()
         url = url_of(settings.flower_address, port) if flower else None
-        yield LocalStack(tree, queues, url)
+        yield LocalStack(tree, queues, url, log_dir)
 
 
 def services(

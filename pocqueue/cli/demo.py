@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import time
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -15,7 +14,6 @@ from pocqueue.cli.options import Model, Output, ValidRate, Window, default_outpu
 from pocqueue.cli.output import console
 
 if TYPE_CHECKING:
-    from pocqueue.local_stack import LocalStack
     from pocqueue.rounds.backend import Backend
     from pocqueue.settings import Settings
 
@@ -48,7 +46,7 @@ def demo(
         stack.enter_context(stop_signals())
         backend = _live_backend(settings)
         if backend is None:
-            backend = stack.enter_context(_started(stack, settings))
+            backend = _started(stack, settings)
         else:
             stack.enter_context(backend)
         info = deployed_model(backend, draft, model)
@@ -84,25 +82,10 @@ def _started(stack: ExitStack, settings: Settings) -> Backend:
     from pocqueue.local_stack import local_stack
     from pocqueue.rounds.backend import Backend
 
-    log_dir = settings.state_dir / "logs"
     view = console(stderr=True)
     with view.status("Starting Redis, a scheduler and a worker; loading the model …"):
-        tree = stack.enter_context(local_stack(settings, flower=False, log_dir=log_dir))
-        backend = Backend.open(settings)
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not backend.pool.live():
-            _check(tree, log_dir, time.monotonic() > deadline)
-            time.sleep(0.1)
+        log_dir = settings.state_dir / "logs"
+        started = stack.enter_context(local_stack(settings, flower=False, log_dir=log_dir))
+        backend = stack.enter_context(Backend.open(settings))
+        started.wait_live(backend.pool, START_TIMEOUT_S)
     return backend
-
-
-def _check(tree: LocalStack, log_dir: Path, too_late: bool) -> None:
-    from pocqueue.errors import ProcessError
-
-    failure = tree.failed()
-    if failure is not None:
-        raise failure.error()
-    if too_late:
-        raise ProcessError(
-            f"No GPU joined the pool within {START_TIMEOUT_S:.0f} s; the logs are in {log_dir}."
-        )
