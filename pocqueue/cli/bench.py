@@ -10,13 +10,13 @@ import typer
 
 from pocqueue.cli.options import Json, Model, SeqLen, option_names
 from pocqueue.cli.output import (
-    EXIT_INTERRUPTED,
     columns,
     console,
     facts,
+    interruptible,
     is_plain,
     percent,
-    print_json,
+    show,
 )
 
 if TYPE_CHECKING:
@@ -69,18 +69,11 @@ def bench(
         shared_with = workers_beside(settings, queue)
         if shared_with:
             view.print(_warning(shared_with), style="yellow", markup=False)
-        try:
+        with interruptible():
             profile = profile_in_child(
                 settings, queue, request, lambda line: view.print(line, markup=False)
             )
-        except KeyboardInterrupt:
-            view.print("Stopped; nothing is left running.")
-            raise typer.Exit(EXIT_INTERRUPTED) from None
-    report = _Report(profile, request.round.window_s, r_target, shared_with)
-    if as_json:
-        print_json(report.to_dict())
-    else:
-        report.print()
+    show(_Report(profile, request.round.window_s, r_target, shared_with), as_json=as_json)
 
 
 def _check(
@@ -114,7 +107,7 @@ def _check(
         public_key=PUBLIC_KEY,
         seq_len=seq_len,
         batch_size=DEFAULT_BATCH_SIZE if batch_size is None else batch_size,
-        **({} if r_target is None else {"r_target": r_target}),
+        r_target=r_target,
     )
     return ProfileRequest(
         round=draft,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pocqueue.cli.options import BatchSize, Json, SeqLen, ValidRate
-from pocqueue.cli.output import EXIT_INTERRUPTED, console, facts, is_plain, percent, print_json
+from pocqueue.cli.output import console, facts, interruptible, is_plain, percent, show
 
 if TYPE_CHECKING:
     from pocqueue.engine.base import EngineInfo
@@ -71,19 +71,11 @@ def calibrate(
         valid_rate, samples, blocks[0], seq_len=seq_len, batch_size=batch_size, window_s=window
     )
     settings = Settings.load()
-    try:
-        with _open_source(settings, draft, model, local) as source:
-            found = _sample(source, draft, blocks)
-    except KeyboardInterrupt:
-        console(stderr=True).print("Stopped; nothing is left running.")
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+    with interruptible(), _open_source(settings, draft, model, local) as source:
+        found = _sample(source, draft, blocks)
     distances = [d for block in found.values() for d in block]
     calibration = r_target_for(distances, valid_rate)
-    report = _Report(source, draft, calibration, found)
-    if as_json:
-        print_json(report.to_dict())
-    else:
-        report.print()
+    show(_Report(source, draft, calibration, found), as_json=as_json)
 
 
 @dataclass(frozen=True)

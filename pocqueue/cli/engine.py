@@ -10,13 +10,13 @@ import typer
 from pocqueue.cli.options import BatchSize, Json, Model, SeqLen, option_names
 from pocqueue.cli.output import (
     EXIT_FAILED,
-    EXIT_INTERRUPTED,
     EXIT_OK,
     columns,
     console,
     facts,
+    interruptible,
     percent,
-    print_json,
+    show,
 )
 
 if TYPE_CHECKING:
@@ -75,17 +75,11 @@ def compare(
                 same_as=same_as,
             )
 
-        try:
+        with interruptible():
             first = measured("a", a)
             second = measured("b", b, first.info)
-        except KeyboardInterrupt:
-            view.print("Stopped; nothing is left running.")
-            raise typer.Exit(EXIT_INTERRUPTED) from None
     report = _report(first, second, search, r_target, valid_rate)
-    if as_json:
-        print_json(report.to_dict())
-    else:
-        report.print()
+    show(report, as_json=as_json)
     raise typer.Exit(EXIT_OK if report.comparison.agrees else EXIT_FAILED)
 
 
@@ -211,6 +205,7 @@ def _check(
 
     from pocqueue.engine.kinds import KINDS
     from pocqueue.errors import InvalidRound, SettingsError
+    from pocqueue.poc.distance.directions import check_share
     from pocqueue.rounds.start import draft_spec
 
     for option, engine in (("--a", a), ("--b", b)):
@@ -227,14 +222,14 @@ def _check(
         raise SettingsError(
             f"--r-target is {r_target:g} and --valid-rate is {valid_rate:g}; allowed: one of them."
         )
-    if valid_rate is not None and not 0 < valid_rate < 1:
-        raise InvalidRound("valid_rate", valid_rate, "a share above 0 and below 1, such as 0.1")
+    if valid_rate is not None:
+        check_share(valid_rate)
     return draft_spec(
         block_hash=block_hash,
         public_key=PUBLIC_KEY,
         seq_len=seq_len,
         batch_size=batch_size,
-        **({} if r_target is None else {"r_target": r_target}),
+        r_target=r_target,
     )
 
 

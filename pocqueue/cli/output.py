@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -73,6 +74,26 @@ def print_error(message: str) -> None:
 def print_json(value: Any) -> None:
     """Print JSON to standard output."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def show(report: Any, *, as_json: bool) -> None:
+    """Print a report: what its `to_dict` gives as JSON, or by its own `print` for people."""
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        report.print()
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """End the command at Ctrl-C within the block, which ends what it has started."""
+    import typer
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        console(stderr=True).print("Stopped; nothing is left running.")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
 def seconds(value: float) -> str:

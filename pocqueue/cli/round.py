@@ -98,7 +98,7 @@ def start(
             callback_url=callback_url,
             fraud_threshold=fraud_threshold,
             max_nonces=max_nonces,
-            **({} if r_target is None else {"r_target": r_target}),
+            r_target=r_target,
         )
     settings = Settings.load()
     output = output or default_output(settings.state_dir)

@@ -15,10 +15,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pocqueue.engine.base import Engine, EngineInfo, OnProgress
-from pocqueue.errors import EngineError, InvalidRound, ModelMismatch
+from pocqueue.errors import EngineError, ModelMismatch
 from pocqueue.measure.child import with_engine_in_child
 from pocqueue.poc.batch import Searched, batches_of
 from pocqueue.poc.data import PROBABILITY_MISMATCH, is_valid
+from pocqueue.poc.distance.directions import check_share
 from pocqueue.settings import Settings
 
 #: Engines whose relative difference is at least this much disagree.
@@ -158,8 +159,7 @@ def quantile_r_target(distances: Sequence[float], valid_rate: float) -> float:
     """
     import numpy as np
 
-    if not 0 < valid_rate < 1:
-        raise InvalidRound("valid_rate", valid_rate, "a share above 0 and below 1, such as 0.1")
+    check_share(valid_rate)
     finite = [d for d in distances if math.isfinite(d)]
     if not finite:
         raise EngineError(

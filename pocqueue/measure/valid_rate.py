@@ -18,6 +18,7 @@ from typing import Any
 
 from pocqueue.errors import CalibrationError, EngineError, InvalidRound
 from pocqueue.poc.data import is_valid
+from pocqueue.poc.distance.directions import check_share
 
 #: A quantile says nothing if fewer samples than this are expected on one of its sides.
 MIN_EXPECTED = 10
@@ -64,8 +65,7 @@ def check_valid_rate(valid_rate: float, num_samples: int) -> None:
         InvalidRound: the rate is not inside (0, 1).
         CalibrationError: that many samples say too little about it.
     """
-    if not 0 < valid_rate < 1:
-        raise InvalidRound("valid_rate", valid_rate, "a share above 0 and below 1, such as 0.1")
+    check_share(valid_rate)
     needed = math.ceil(MIN_EXPECTED / min(valid_rate, 1 - valid_rate))
     if num_samples < needed:
         raise CalibrationError(

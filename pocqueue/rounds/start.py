@@ -17,12 +17,13 @@ def draft_spec(**fields: Any) -> RoundSpec:
     """Check everything of a specification that does not depend on the pool.
 
     Args:
-        fields: those of `RoundSpec` without model and fingerprint; without parameters of the proof,
-            such as r_target, that are still to be calibrated.
+        fields: those of `RoundSpec` without model and fingerprint; None, or none at all, for those that
+            keep their default, and for parameters of the proof that are still to be calibrated.
 
     Raises:
         InvalidRound: a field is out of bounds.
     """
+    fields = {name: value for name, value in fields.items() if value is not None}
     proof = scheme_class(fields.get("scheme", DEFAULT))
     return RoundSpec.build(
         **{**proof.draft, **fields}, model="undecided", model_fingerprint="0" * 64

@@ -39,10 +39,19 @@ def ideal_r_target(valid_rate: float, vocab_size: int) -> float:
     """
     from scipy.special import betaincinv
 
-    if not 0 < valid_rate < 1:
-        raise InvalidRound("valid_rate", valid_rate, "a share above 0 and below 1, such as 0.1")
+    check_share(valid_rate)
     half = _half_degrees(vocab_size)
     return 2 * math.sqrt(float(betaincinv(half, half, valid_rate)))
+
+
+def check_share(valid_rate: float) -> None:
+    """Refuse a valid rate that no r_target can have.
+
+    Raises:
+        InvalidRound: it is not inside (0, 1).
+    """
+    if not 0 < valid_rate < 1:
+        raise InvalidRound("valid_rate", valid_rate, "a share above 0 and below 1, such as 0.1")
 
 
 def _half_degrees(vocab_size: int) -> float:
