@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pocqueue.cli.options import Json, Model, SeqLen, option_names
+from pocqueue.cli.options import Json, Model, RTarget, SeqLen, option_names
 from pocqueue.cli.output import (
     columns,
     console,
@@ -48,13 +48,12 @@ def bench(
     max_batch: Annotated[
         int | None, typer.Option(help="Largest batch size of --sweep [default: 1024].")
     ] = None,
-    r_target: Annotated[
-        float | None,
-        typer.Option(help="Say how many nonces of a window will be valid; above 0, up to 2."),
-    ] = None,
+    r_target: RTarget = None,
     as_json: Json = False,
 ) -> None:
     """Measure the engine of the settings on one GPU, or on the CPU, with a model.
+
+    With --r-target it says, too, how many nonces of a window will be valid.
 
     Loads the model in a process of its own; stop the worker that serves this GPU first. Of a vLLM
     server only whole engine calls can be measured.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pocqueue.cli.options import BatchSize, Json, SeqLen, ValidRate
+from pocqueue.cli.options import BatchSize, DeployedModel, Json, SeqLen, ValidRate
 from pocqueue.cli.output import console, facts, interruptible, is_plain, percent, show
 
 if TYPE_CHECKING:
@@ -42,10 +42,7 @@ def calibrate(
     samples: Annotated[int, typer.Option(help="Nonces to sample.")] = 2048,
     seq_len: SeqLen = 256,
     batch_size: BatchSize = 32,
-    model: Annotated[
-        str | None,
-        typer.Option(help="Model to sample [default: the deployed one, else POCQUEUE_MODEL]."),
-    ] = None,
+    model: DeployedModel = None,
     block_hash: Annotated[
         str | None,
         typer.Option(help="Sample this block only [default: spread over 8 made-up blocks]."),
@@ -60,7 +57,8 @@ def calibrate(
 ) -> None:
     """Find the r_target that makes a given share of nonces valid with the deployed model.
 
-    Samples on the live pool if there is one, else loads the model in this process.
+    Samples on the live pool if there is one, else loads the model, or that of POCQUEUE_MODEL, in
+    this process.
     """
     from pocqueue.measure.samples import made_up_blocks
     from pocqueue.measure.valid_rate import r_target_for

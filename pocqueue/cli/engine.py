@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pocqueue.cli.options import BatchSize, Json, Model, SeqLen, option_names
+from pocqueue.cli.options import (
+    BatchSize,
+    Json,
+    Model,
+    RTarget,
+    SeqLen,
+    ValidRateInstead,
+    option_names,
+)
 from pocqueue.cli.output import (
     EXIT_FAILED,
     EXIT_OK,
@@ -41,20 +49,14 @@ def compare(
     nonces: Annotated[int, typer.Option(help="Nonces to compute with each.")] = 256,
     batch_size: BatchSize = 32,
     seq_len: SeqLen = 256,
-    r_target: Annotated[
-        float | None,
-        typer.Option(help="Count verdicts at this distance; above 0, up to 2 [default: by rate]."),
-    ] = None,
-    valid_rate: Annotated[
-        float | None,
-        typer.Option(help="Instead of --r-target: share of a's nonces to be valid [default: 0.1]."),
-    ] = None,
+    r_target: RTarget = None,
+    valid_rate: ValidRateInstead = None,
     block_hash: Annotated[str, typer.Option(help="Block of the nonces.")] = BLOCK_HASH,
     as_json: Json = False,
 ) -> None:
     """Run the same nonces through two engines: differences, flipped verdicts, speed of each.
 
-    Device, dtype, threads, GPUs per model and the vLLM server's URL are those of the settings. Each
+    Without --r-target, one makes a tenth of a's nonces valid. Device, dtype, threads, GPUs per model and the vLLM server's URL are those of the settings. Each
     engine has a process of its own, one after the other. Exit code 0: the engines agree within float
     error; 1: they do not.
     """

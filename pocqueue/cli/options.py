@@ -64,10 +64,19 @@ Model = Annotated[
     str | None,
     typer.Option(help="Model: embedded, a folder or a hub id [default: POCQUEUE_MODEL]."),
 ]
+DeployedModel = Annotated[
+    str | None, typer.Option(help="Deployed model; needed if the live GPUs have several.")
+]
 SeqLen = Annotated[int, typer.Option(help="Positions of one nonce's input.")]
 BatchSize = Annotated[int, typer.Option(help="Nonces of one forward pass.")]
 Window = Annotated[float, typer.Option(help="Seconds until the deadline, up to 3600.")]
 ValidRate = Annotated[float, typer.Option(help="Share of nonces to be valid, above 0 and below 1.")]
+RTarget = Annotated[
+    float | None, typer.Option(help="A nonce is valid below this distance; above 0, up to 2.")
+]
+ValidRateInstead = Annotated[
+    float | None, typer.Option(help="Instead of --r-target: share of nonces to be valid.")
+]
 
 
 def default_output(state_dir: Path) -> Path:

@@ -11,10 +11,13 @@ import typer
 from pocqueue.cli.interrupts import Interrupts
 from pocqueue.cli.options import (
     BatchSize,
+    DeployedModel,
     Json,
     Model,
     Output,
+    RTarget,
     SeqLen,
+    ValidRateInstead,
     Window,
     check_output,
     default_output,
@@ -52,20 +55,12 @@ def start(
     ] = "local",
     node_id: Annotated[int, typer.Option(help="This node among node-count, from 0.")] = 0,
     node_count: Annotated[int, typer.Option(help="Nodes that share the nonces.")] = 1,
-    r_target: Annotated[
-        float | None, typer.Option(help="A nonce is valid below this distance; above 0, up to 2.")
-    ] = None,
-    valid_rate: Annotated[
-        float | None,
-        typer.Option(help="Instead of --r-target: share of nonces to be valid, by calibration."),
-    ] = None,
+    r_target: RTarget = None,
+    valid_rate: ValidRateInstead = None,
     window: Window = 330.0,
     seq_len: SeqLen = 256,
     batch_size: BatchSize = 32,
-    model: Annotated[
-        str | None,
-        typer.Option(help="Deployed model; needed if the live GPUs have several."),
-    ] = None,
+    model: DeployedModel = None,
     callback_url: Annotated[
         str | None, typer.Option(help="Valid nonces are posted to URL/generated.")
     ] = None,

@@ -34,11 +34,7 @@ def up(
     ] = None,
     gpus: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            max=1000,
-            help="Number of workers. [default: one for each CUDA device, or one on the CPU]",
-        ),
+        typer.Option(min=1, max=1000, help="Workers [default: one a CUDA device, or one]."),
     ] = None,
     host_queues: Annotated[
         bool,
