@@ -95,7 +95,7 @@ async def deliver(
                     "Round %s: the callback receiver took nothing, %s; next try in %.1f s.",
                     round_id,
                     result.reason,
-                    callbacks.backoff_ms(attempts) / 1000,
+                    callbacks.timings.pause_ms(attempts) / 1000,
                 )
                 return error
             if result.outcome is PostOutcome.FORBIDDEN:

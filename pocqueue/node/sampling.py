@@ -40,7 +40,7 @@ import functools
 import math
 import random
 import secrets
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pocqueue.poc.distance.data import PROBABILITY_MISMATCH
 from pocqueue.poc.fraud import fraud_test
@@ -52,8 +52,7 @@ FRAUD_THRESHOLD = 0.01
 RECOMPUTED_INVALID = 0.9
 
 
-@dataclass(frozen=True, slots=True)
-class SampleVerdict:
+class SampleVerdict(NamedTuple):
     """What is known about a session after some of it was recomputed."""
 
     #: Chance of an honest node to have that many invalid ones, or more, among so many.

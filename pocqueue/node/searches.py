@@ -239,10 +239,9 @@ class Searches:
         if source.origin == "delegation" and self._engine is not None:
             spot_check = SpotCheck(
                 self._engine,
-                request.round,
-                request.model,
-                self._outbox,
+                request,
                 source.session_id,
+                self._outbox,
                 self._outgoing.metrics,
                 any_model=self._delegation.any_model,
             )

@@ -97,8 +97,7 @@ class RemoteSource:
     def __init__(
         self, client: DelegationClient, session_id: str, gpu_count: int, poll_s: float
     ) -> None:
-        self.session_id = session_id
-        self.gpu_count = gpu_count
+        self.session_id, self.gpu_count = session_id, gpu_count
         self.must_end = False
         self._client = client
         self._poll_s = poll_s

@@ -12,14 +12,13 @@ import logging
 from collections import deque
 from typing import Any
 
-from pocqueue.delegation.client import RemoteModel
 from pocqueue.engine.base import EngineInfo
 from pocqueue.errors import OutboxError, PocqueueError
 from pocqueue.node.engine_host import EngineHost
 from pocqueue.node.metrics import NodeMetrics
 from pocqueue.node.outbox import Outbox
-from pocqueue.node.round import NodeRound
 from pocqueue.node.sampling import FRAUD_THRESHOLD, Sampler, judge_sample
+from pocqueue.node.search_request import SearchRequest
 from pocqueue.poc.proofs import Proofs
 
 logger = logging.getLogger(__name__)
@@ -30,10 +29,9 @@ class SpotCheck:
 
     Args:
         engine: of this node.
-        node_round: what is searched.
-        model: what the big node says that it searches with.
-        outbox: keeps what was found, across restarts.
+        request: what is searched, and with which model.
         session_id: in the outbox.
+        outbox: keeps what was found, across restarts.
         metrics: counts.
         any_model: a session of another model than the engine's is not ended, but cannot be checked.
         max_waiting: samples that wait for the engine at most; a slow engine checks fewer of them, so that
@@ -48,10 +46,9 @@ class SpotCheck:
     def __init__(
         self,
         engine: EngineHost,
-        node_round: NodeRound,
-        model: RemoteModel,
-        outbox: Outbox,
+        request: SearchRequest,
         session_id: str,
+        outbox: Outbox,
         metrics: NodeMetrics,
         *,
         any_model: bool,
@@ -61,10 +58,8 @@ class SpotCheck:
         self.invalid = 0
         self.error: str | None = None
         self._engine = engine
-        self._round = node_round
-        self._model = model
-        self._outbox = outbox
-        self._session_id = session_id
+        self._round, self._model = request.round, request.model
+        self._session_id, self._outbox = session_id, outbox
         self._metrics = metrics
         self._any_model = any_model
         self._max_waiting = max_waiting

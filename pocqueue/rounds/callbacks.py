@@ -24,6 +24,21 @@ CALLBACK_GRACE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
+class CallbackTimings:
+    """How long leases last, and how long it is waited between tries."""
+
+    #: How long an io worker may be silent about a delivery before another one takes it over. Longer than one
+    #: attempt, whose HTTP timeout is 10 s.
+    lease_ms: int = 30_000
+    first_ms: int = 500  #: wait after the first failure; doubles with each one
+    longest_ms: int = 15_000  #: the most that it doubles to
+
+    def pause_ms(self, attempts: int) -> int:
+        """Return the milliseconds to wait after one more failure than these."""
+        return int(min(self.first_ms * 2.0 ** min(attempts, 30), self.longest_ms))
+
+
+@dataclass(frozen=True, slots=True)
 class CallbackProgress:
     """How far the callbacks of a round are."""
 
@@ -59,10 +74,7 @@ class Callbacks:
         client: of the store.
         url: of the store, for messages.
         store: has the rounds.
-        lease_ms: how long an io worker may be silent about a delivery before another one takes it over.
-            Longer than one attempt, whose HTTP timeout is 10 s.
-        backoff_ms: wait after the first failure; doubles with each one.
-        max_backoff_ms: longest wait.
+        timings: of leases and retries.
     """
 
     def __init__(
@@ -70,17 +82,12 @@ class Callbacks:
         client: redis.Redis,
         url: str,
         store: RoundStore,
-        *,
-        lease_ms: int = 30_000,
-        backoff_ms: int = 500,
-        max_backoff_ms: int = 15_000,
+        timings: CallbackTimings = CallbackTimings(),
     ) -> None:
         self._client = client
         self._url = url
         self._store = store
-        self._lease_ms = lease_ms
-        self._backoff_ms = backoff_ms
-        self._max_backoff_ms = max_backoff_ms
+        self.timings = timings
         self._scripts = Scripts(client, url)
 
     def claim_due(self, grace_s: float) -> list[tuple[str, str]]:
@@ -125,11 +132,11 @@ class Callbacks:
 
     def delivered(self, round_id: str, token: str, cursor: str, num_nonces: int) -> bool:
         """Note that the receiver took everything up to a cursor; False if the lease is lost."""
-        return self._advance(round_id, token, cursor, num_nonces, self._lease_ms, 0, "")
+        return self._advance(round_id, token, cursor, num_nonces, self.timings.lease_ms, 0, "")
 
     def failed(self, round_id: str, token: str, attempts: int, error: str) -> bool:
         """Note a failure after so many others, and give the lease up until the backoff is over."""
-        return self._advance(round_id, token, "", 0, 0, self.backoff_ms(attempts), error)
+        return self._advance(round_id, token, "", 0, 0, self.timings.pause_ms(attempts), error)
 
     def give_up(self, round_id: str, token: str, error: str) -> bool:
         """Note that no further try would help, and take the round out; False if the lease is lost."""
@@ -144,14 +151,12 @@ class Callbacks:
         """Give the lease up: everything there was is delivered."""
         return self._advance(round_id, token, "", 0, 0, 0, "")
 
-    def backoff_ms(self, attempts: int) -> int:
-        """Return the milliseconds to wait after one more failure than these."""
-        return int(min(self._backoff_ms * 2.0 ** min(attempts, 30), self._max_backoff_ms))
-
     def _lease(self, status: RoundStatus, token: str) -> None:
         key = Keys.of_round(status.round_id, "callback")
         with store_errors(self._url), self._client.pipeline(transaction=True) as pipe:
-            pipe.hset(key, mapping={"lease": token, "lease_ms": status.now_ms + self._lease_ms})
+            pipe.hset(
+                key, mapping={"lease": token, "lease_ms": status.now_ms + self.timings.lease_ms}
+            )
             pipe.pexpireat(key, status.deadline_ms + 2 * KEEP_ENDED_MS)
             pipe.execute()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,18 @@ from pocqueue.node.metrics import NodeMetrics
 from pocqueue.node.outbox import Origin, Outbox
 from pocqueue.node.outgoing import Outgoing
 from pocqueue.node.round import NodeRound
-from pocqueue.node.search_request import SearchRequest
 from pocqueue.node.signing import verify_body
 from pocqueue.node.sources import Page
 from pocqueue.rounds.store import KEEP_ENDED_MS
-from tests.support.node import TroubledOutbox, batch, make_round, messages_in, nonces_in, received
+from tests.support.node import (
+    TroubledOutbox,
+    batch,
+    make_request,
+    make_round,
+    messages_in,
+    nonces_in,
+    received,
+)
 from tests.support.waiting import until
 
 KEY = SigningKey.generate()
@@ -99,9 +105,7 @@ def follow(
     """Begin to follow a search whose window closes in so many seconds."""
     follower = Follower(
         source,
-        SearchRequest(
-            round=node_round or make_round(), gpu_count=1, deadline_s=time.time() + left_s
-        ),
+        make_request(node_round, left_s=left_s),
         Outgoing(KEY, outbox, Dispatcher(outbox), NodeMetrics()),
         spot_check=None,
         on_lost=on_lost,

@@ -22,7 +22,7 @@ from pocqueue.settings import Settings
 from tests.support.factories import FINGERPRINT, OTHER_FINGERPRINT
 from tests.support.fake_engine import FakeEngine
 from tests.support.fixtures import SettingsFactory
-from tests.support.node import batch, honest, made_up, make_round
+from tests.support.node import batch, honest, made_up, make_request
 from tests.support.waiting import until
 
 SAME = RemoteModel(
@@ -53,10 +53,9 @@ async def checking(
     host.start()
     yield SpotCheck(
         host,
-        make_round(),
-        model,
-        outbox,
+        make_request(model=model),
         "s",
+        outbox,
         NodeMetrics(),
         any_model=any_model,
         max_waiting=max_waiting,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pocqueue.cli.report import print_round
-from pocqueue.delegation.client import DelegationClient, RemoteModel
+from pocqueue.delegation.client import DelegationClient
 from pocqueue.engine import EngineOptions, load_engine
 from pocqueue.errors import DelegationError, InvalidRound, ProofFileError, SignatureError
 from pocqueue.node.engine_host import EngineHost
@@ -35,7 +35,7 @@ from tests.support.delegation_server import TOKEN, Client, live_gpus, serving
 from tests.support.factories import make_info, make_spec
 from tests.support.fake_engine import FakeEngine
 from tests.support.fixtures import SettingsFactory
-from tests.support.node import big_node, make_round
+from tests.support.node import big_node, make_request, make_round
 from tests.support.rounds import assign, check_books
 from tests.support.vectors import Vectors, vector_of
 from workers.io import deliver
@@ -174,7 +174,7 @@ async def test_a_sample_is_recomputed(settings_for: SettingsFactory, tmp_path: P
             host = EngineHost(settings_for(), lambda *_, says=engine_says: FakeEngine(says))
             host.start()
             check = SpotCheck(
-                host, vector_round(), RemoteModel(), outbox, "s", NodeMetrics(), any_model=False
+                host, make_request(vector_round()), "s", outbox, NodeMetrics(), any_model=False
             )
             check.offer([Proofs.of((nonce, vector_of(nonce)) for nonce in range(500))])
             check.end()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pocqueue.rounds.backend import Backend
-from pocqueue.rounds.callbacks import Callbacks
+from pocqueue.rounds.callbacks import Callbacks, CallbackTimings
 from pocqueue.rounds.spec import RoundState
 from pocqueue.rounds.store import START, Keys
 from tests.support.factories import make_spec
@@ -94,7 +94,7 @@ def test_without_the_lease_nothing_is_noted(backend: Backend) -> None:
 
 def test_a_lease_that_is_not_renewed_goes_to_another_task(backend: Backend) -> None:
     """The io worker died; the next one begins at the first unconfirmed proof."""
-    callbacks = Callbacks(backend.client, backend.url, backend.store, lease_ms=100)
+    callbacks = Callbacks(backend.client, backend.url, backend.store, CallbackTimings(lease_ms=100))
     round_id = _round(backend, num_valid=2)
     first = _cursors(backend, round_id)[0]
     [(_, dead)] = callbacks.claim_due(GRACE_S)
@@ -108,7 +108,9 @@ def test_a_lease_that_is_not_renewed_goes_to_another_task(backend: Backend) -> N
 
 def test_every_success_renews_the_lease(backend: Backend) -> None:
     """A long delivery is not taken away while it gets on."""
-    callbacks = Callbacks(backend.client, backend.url, backend.store, lease_ms=30_000)
+    callbacks = Callbacks(
+        backend.client, backend.url, backend.store, CallbackTimings(lease_ms=30_000)
+    )
     round_id = _round(backend, num_valid=2)
     _, token = _claim(backend)
     key = Keys.of_round(round_id, "callback")
@@ -120,7 +122,7 @@ def test_every_success_renews_the_lease(backend: Backend) -> None:
 
 def test_after_a_failure_it_is_due_again_when_the_backoff_is_over(backend: Backend) -> None:
     """Not before, and by itself."""
-    callbacks = Callbacks(backend.client, backend.url, backend.store, backoff_ms=300)
+    callbacks = Callbacks(backend.client, backend.url, backend.store, CallbackTimings(first_ms=300))
     round_id = _round(backend)
     [(_, token)] = callbacks.claim_due(GRACE_S)
     failed_ms = backend.store.now_ms()
@@ -135,7 +137,7 @@ def test_after_a_failure_it_is_due_again_when_the_backoff_is_over(backend: Backe
 )
 def test_the_backoff_doubles_up_to_its_limit(backend: Backend, attempts: int, wait_ms: int) -> None:
     """From half a second to fifteen."""
-    assert backend.callbacks.backoff_ms(attempts) == wait_ms
+    assert CallbackTimings().pause_ms(attempts) == wait_ms
 
 
 def test_a_success_forgets_the_failures_before_it(backend: Backend) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import json
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -20,11 +21,13 @@ from pydantic import SecretStr
 from typing_extensions import override
 
 from pocqueue.delegation.app import create_app
+from pocqueue.delegation.client import RemoteModel
 from pocqueue.errors import OutboxError
 from pocqueue.node.engine_host import EngineHost
 from pocqueue.node.keys import SigningKey
 from pocqueue.node.outbox import OUTBOX_NAME, Outbox
 from pocqueue.node.round import NodeRound
+from pocqueue.node.search_request import SearchRequest
 from pocqueue.node.service import NodeService
 from pocqueue.poc.distance.scheme import Distance
 from pocqueue.poc.proofs import ReceivedBatch
@@ -53,6 +56,18 @@ def make_round(url: str = NOWHERE, **changes: Any) -> NodeRound:
         "url": url,
     }
     return NodeRound(**(fields | changes))
+
+
+def make_request(
+    node_round: NodeRound | None = None, *, left_s: float = 60.0, model: RemoteModel | None = None
+) -> SearchRequest:
+    """Make the search of a round whose window closes in so many seconds."""
+    return SearchRequest(
+        round=node_round or make_round(),
+        gpu_count=1,
+        deadline_s=time.time() + left_s,
+        model=model or RemoteModel(),
+    )
 
 
 def batch(*nonces: int, dist: float = 0.5, **changes: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from pocqueue.rounds.backend import Backend
-from pocqueue.rounds.callbacks import Callbacks
+from pocqueue.rounds.callbacks import Callbacks, CallbackTimings
 from pocqueue.rounds.spec import RoundState
 from pocqueue.rounds.store import Keys
 from tests.support.callback_receiver import answering
@@ -73,7 +73,7 @@ async def receiver() -> AsyncIterator[Receiver]:
 @pytest.fixture
 def backend(backend: Backend) -> Backend:
     """The same, with callbacks that are due again soon after a failure."""
-    callbacks = Callbacks(backend.client, backend.url, backend.store, backoff_ms=20)
+    callbacks = Callbacks(backend.client, backend.url, backend.store, CallbackTimings(first_ms=20))
     return dataclasses.replace(backend, callbacks=callbacks)
 
 
