@@ -27,18 +27,12 @@ from tests.support.engine_client import (
     EngineTwin,
     distance_of,
     passes_over,
+    round_of,
     serving,
 )
 from tests.support.waiting import until
 
-BODY: dict[str, Any] = {
-    "block_hash": "block-1",
-    "block_height": 7,
-    "public_key": "key-1",
-    "r_target": 1.0,
-    "batch_size": 4,
-    "seq_len": 8,
-}
+BODY: dict[str, Any] = round_of().model_dump(exclude_none=True)
 #: Every route, with a body that it takes.
 ROUTES: list[tuple[str, str, Any]] = [
     ("POST", "init", BODY),
