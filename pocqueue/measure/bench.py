@@ -80,41 +80,23 @@ def _profile(request: ProfileRequest, engine: Engine, on_progress: OnProgress) -
     # Here and not above: commands read profiles without torch.
     from pocqueue.measure.matrix_rate import measure_matrix_rate
 
-    return Bench(engine, request, on_progress, matrix_rate=measure_matrix_rate).run()
+    bench = Bench(
+        engine=engine, request=request, on_progress=on_progress, matrix_rate=measure_matrix_rate
+    )
+    return bench.run()
 
 
+@dataclass(eq=False, kw_only=True)
 class Bench:
-    """Measures one engine; one that is not `Profiled` by its calls alone.
+    """Measures one engine; one that is not `Profiled` by its calls alone."""
 
-    Args:
-        engine: the engine.
-        request: what to measure.
-        on_progress: told in one line each what is being done.
-        matrix_rate: measures what a device can multiply.
-        clock: seconds.
-        has_room: says before each batch size whether it may be tried; None: a `MemoryGuard` does.
-    """
-
-    def __init__(
-        self,
-        engine: Engine,
-        request: ProfileRequest,
-        on_progress: OnProgress,
-        *,
-        matrix_rate: Callable[[EngineInfo], MatrixRate],
-        clock: Callable[[], float] = time.perf_counter,
-        has_room: Callable[[], bool] | None = None,
-    ) -> None:
-        self._engine = engine
-        self._timer = engine.timer() if isinstance(engine, Profiled) else None
-        self._request = request
-        self._tell = on_progress
-        self._matrix_rate = matrix_rate
-        self._clock = clock
-        self._has_room = (
-            has_room
-            or MemoryGuard(engine.info, in_process=self._timer is not None).has_room_for_twice
-        )
+    engine: Engine
+    request: ProfileRequest
+    on_progress: OnProgress  #: told in one line each what is being done
+    matrix_rate: Callable[[EngineInfo], MatrixRate]  #: measures what a device can multiply
+    clock: Callable[[], float] = time.perf_counter  #: seconds
+    #: Says before each batch size whether it may be tried; None: a `MemoryGuard` does.
+    has_room: Callable[[], bool] | None = None
 
     def run(self) -> Profile:
         """Measure what was asked for.
@@ -123,18 +105,19 @@ class Bench:
             InvalidRound: the model or the engine does not take such batches.
             EngineError: as the engine does; not if a size of the sweep is too large.
         """
-        engine, timer, request = self._engine, self._timer, self._request
+        engine, request = self.engine, self.request
+        timer = engine.timer() if isinstance(engine, Profiled) else None
         matrix = parameters = sweep = None
         if timer is not None:
-            self._tell("Measuring what the device can multiply")
-            matrix = self._matrix_rate(engine.info)
+            self.on_progress("Measuring what the device can multiply")
+            matrix = self.matrix_rate(engine.info)
             parameters = timer.num_matmul_parameters()
         if request.max_batch is not None:
             sweep = self.sweep(request.max_batch)
         batch_size = request.batch_size or (
             DEFAULT_BATCH_SIZE if sweep is None else sweep.best.batch_size
         )
-        self._tell(f"Measuring batches of {batch_size} x {request.seq_len}")
+        self.on_progress(f"Measuring batches of {batch_size} x {request.seq_len}")
         num_turns, num_batches = self._plan(self._warm_up(batch_size))
         engine_s, forward_s, stages, distances = [], [], [], {}
         for turn in range(num_turns):
@@ -165,15 +148,19 @@ class Bench:
         Raises:
             InvalidRound, EngineError: not even one nonce can be run.
         """
-        seconds, points = self._request.seconds, list[SweepPoint]()
+        seconds, points = self.request.seconds, list[SweepPoint]()
+        has_room = self.has_room
+        if has_room is None:
+            in_process = isinstance(self.engine, Profiled)
+            has_room = MemoryGuard(self.engine.info, in_process=in_process).has_room_for_twice
         end = f"{max_batch} is the largest that was asked for"
         for batch_size in itertools.takewhile(lambda size: size <= max_batch, _powers_of_two()):
-            if points and not self._has_room():
+            if points and not has_room():
                 end = "twice the batch would not fit into the memory that is free"
                 break
             try:
                 num_turns, num_batches = self._plan(self._warm_up(batch_size))
-                search = self._request.search(batch_size)
+                search = self.request.search(batch_size)
                 turns = [self._call(search, num_batches)[0] for _ in range(num_turns)]
             except EngineUnavailable:
                 raise
@@ -183,7 +170,7 @@ class Bench:
                 end = str(exc).rstrip(".")
                 break
             points.append(SweepPoint(batch_size, statistics.median(turns)))
-            self._tell(f"Batch size {batch_size}: {points[-1].nonces_per_s:,.1f} nonces/s")
+            self.on_progress(f"Batch size {batch_size}: {points[-1].nonces_per_s:,.1f} nonces/s")
             if (batch_s := points[-1].batch_s) > seconds:
                 end = f"one batch takes {batch_s:.1f} s, more than the {seconds:g} s for each"
                 break
@@ -191,14 +178,14 @@ class Bench:
 
     def _warm_up(self, batch_size: int) -> float:
         """Run two passes; return the seconds of the second."""
-        self._engine.warm_up(batch_size, self._request.seq_len)
-        began = self._clock()
-        self._engine.warm_up(batch_size, self._request.seq_len)
-        return self._clock() - began
+        self.engine.warm_up(batch_size, self.request.seq_len)
+        began = self.clock()
+        self.engine.warm_up(batch_size, self.request.seq_len)
+        return self.clock() - began
 
     def _plan(self, batch_s: float) -> tuple[int, int]:
         """Return how many turns to measure in, and of how many batches each; at least one of one."""
-        seconds = self._request.seconds
+        seconds = self.request.seconds
         num_turns = max(1, min(_MAX_TURNS, int(seconds / (_BATCHES_A_TURN * batch_s))))
         return num_turns, max(1, round(seconds / num_turns / batch_s))
 
@@ -210,12 +197,12 @@ class Bench:
             before which nothing was prefetched, and a last one, during which nothing is.
         """
         first, *others = batches_of(search, range((num_batches + 2) * search.batch_size))
-        values = self._engine.values(first, others[0])
-        began = self._clock()
+        values = self.engine.values(first, others[0])
+        began = self.clock()
         for batch, upcoming in itertools.pairwise(others):
-            values += self._engine.values(batch, upcoming)
-        took = self._clock() - began
-        values += self._engine.values(others[-1])
+            values += self.engine.values(batch, upcoming)
+        took = self.clock() - began
+        values += self.engine.values(others[-1])
         return took / num_batches, values
 
 

@@ -103,6 +103,7 @@ def describe_exit(code: int) -> str:
         return f"was killed by signal {-code}"
 
 
+@dataclass(eq=False)
 class Child:
     """One child: a thread starts it, waits for its end and starts it again.
 
@@ -110,27 +111,17 @@ class Child:
     (see `child_exec`), so it has to live as long; hence one thread each.
     """
 
-    def __init__(
-        self,
-        name: str,
-        argv: Sequence[str],
-        env: Mapping[str, str] | None,
-        sink: Sink,
-        *,
-        log_path: Path | None,
-        pass_fds: tuple[int, ...],
-        stop_signal: signal.Signals,
-        restarts: RestartPolicy,
-    ) -> None:
-        self.name = name
-        self._argv = list(argv)
-        self._env = None if env is None else dict(env)
-        self._sink = sink
-        self._log_path = log_path
-        self._pass_fds = pass_fds
-        self._stop_signal = stop_signal
-        self._restarts = restarts
-        self._thread = threading.Thread(target=self._keep, name=f"keep {name}", daemon=True)
+    name: str
+    argv: Sequence[str]
+    env: Mapping[str, str] | None
+    sink: Sink
+    log_path: Path | None
+    pass_fds: tuple[int, ...]
+    stop_signal: signal.Signals
+    restarts: RestartPolicy
+
+    def __post_init__(self) -> None:
+        self._thread = threading.Thread(target=self._keep, name=f"keep {self.name}", daemon=True)
         self._tail: collections.deque[str] = collections.deque(maxlen=_TAIL_LINES)
         self._started = threading.Event()
         self._stopping = threading.Event()
@@ -147,8 +138,8 @@ class Child:
     def start(self, on_failure: Callable[[Failure], None]) -> None:
         """Start it; `on_failure` is called, from its thread, when it has ended for good."""
         self._on_failure = on_failure
-        if self._log_path is not None:
-            self._log_path.write_bytes(b"")
+        if self.log_path is not None:
+            self.log_path.write_bytes(b"")
         self._thread.start()
         self._started.wait()
 
@@ -158,7 +149,7 @@ class Child:
             self._stopping.set()
             if self._process is not None:
                 # Only the leader: it knows best how to end what it started itself.
-                os.kill(self._process.pid, self._stop_signal)
+                os.kill(self._process.pid, self.stop_signal)
 
     def kill(self) -> None:
         """End it and everything in its process group now."""
@@ -177,11 +168,11 @@ class Child:
     def note(self, text: str) -> None:
         """Add a line of ours to its output."""
         line = f"[{self.name} {text}]"
-        if self._log_path is None:
-            self._sink(self.name, line)
+        if self.log_path is None:
+            self.sink(self.name, line)
             return
         # A full disk, say, must not end the thread that keeps the child.
-        with contextlib.suppress(OSError), self._log_path.open("a", encoding="utf-8") as log:
+        with contextlib.suppress(OSError), self.log_path.open("a", encoding="utf-8") as log:
             log.write(f"{line}\n")
 
     def _keep(self) -> None:
@@ -207,9 +198,9 @@ class Child:
                 return None
             now = time.monotonic()
             exits.append(now)
-            delay_s = None if code == BAD_INPUT else self._restarts.delay_s(exits, now)
+            delay_s = None if code == BAD_INPUT else self.restarts.delay_s(exits, now)
             if delay_s is None:
-                num_exits = sum(1 for exit_s in exits if now - exit_s < self._restarts.window_s)
+                num_exits = sum(1 for exit_s in exits if now - exit_s < self.restarts.window_s)
                 return Failure(self.name, code, self._last_lines(), num_exits)
             self.note(f"{describe_exit(code)}; it starts again in {delay_s:g} s")
             if self._stopping.wait(delay_s):
@@ -223,15 +214,15 @@ class Child:
             if self._stopping.is_set():
                 return None
             output: int | IO[bytes] = subprocess.PIPE
-            if self._log_path is not None:
-                output = at_end.enter_context(self._log_path.open("ab"))
+            if self.log_path is not None:
+                output = at_end.enter_context(self.log_path.open("ab"))
             self._process = subprocess.Popen(  # noqa: S603 - the caller's fixed list, no shell
-                [*wrapper, *self._argv],
-                env=self._env,
+                [*wrapper, *self.argv],
+                env=self.env,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                pass_fds=self._pass_fds,
+                pass_fds=self.pass_fds,
                 start_new_session=True,
             )
             return self._process
@@ -262,15 +253,15 @@ class Child:
                 # Of a progress bar that rewrites its line, what a terminal would show in the end.
                 line = raw.decode("utf-8", "replace").rstrip().rpartition("\r")[2]
                 self._tail.append(line)
-                self._sink(self.name, line)
+                self.sink(self.name, line)
 
     def _last_lines(self) -> tuple[str, ...]:
-        if self._log_path is None:
+        if self.log_path is None:
             return tuple(self._tail)
         try:
-            with self._log_path.open("rb") as log:
+            with self.log_path.open("rb") as log:
                 log.seek(max(0, log.seek(0, os.SEEK_END) - _MAX_LINE_BYTES))
                 text = log.read().decode("utf-8", "replace")
         except OSError as exc:
-            return (f"({self._log_path} cannot be read: {exc.strerror})",)
+            return (f"({self.log_path} cannot be read: {exc.strerror})",)
         return tuple(text.splitlines()[-_TAIL_LINES:])

@@ -92,9 +92,9 @@ def engine() -> Timed:
 def bench(engine: CallsOnly, has_room: Callable[[], bool] | None = None, **changes: Any) -> Bench:
     """A measurement by the engine's own clock, on a device whose rate is known."""
     return Bench(
-        engine,
-        request(**changes),
-        silent,
+        engine=engine,
+        request=request(**changes),
+        on_progress=silent,
         matrix_rate=lambda _info: RATE,
         clock=lambda: engine.now,
         has_room=has_room,
