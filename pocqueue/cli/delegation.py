@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pocqueue.cli.options import EnvFile, Host, Json, Port, Watch
-from pocqueue.cli.output import columns, console, print_json, seconds
+from pocqueue.cli.output import columns, console, print_json, seconds, show_status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,9 +23,6 @@ app = typer.Typer(
 )
 token_app = typer.Typer(help="Customers with tokens of their own.", no_args_is_help=True)
 app.add_typer(token_app, name="token", short_help="Add, list, revoke customers' tokens.")
-
-#: Between two looks of `status --watch`.
-WATCH_S = 1.0
 
 
 @app.command(short_help="Serve sessions to small nodes.")
@@ -70,27 +67,11 @@ def status(
     env_file: EnvFile = None,
 ) -> None:
     """Show the sessions of the last hour: whose they are, how they stand, what they found."""
-    from pocqueue.errors import PocqueueError
     from pocqueue.settings import DelegationSettings
 
     delegation = DelegationSettings.load()
     look = _look_over_http(url, delegation) if url is not None else _look_at_store(delegation)
-    first = look()
-    if not watch:
-        if as_json:
-            print_json(first)
-        else:
-            _print(first)
-        return
-
-    def look_again() -> dict[str, Any] | str:
-        try:
-            return look()
-        except PocqueueError as exc:
-            # Whoever watches wants to see it come back.
-            return str(exc)
-
-    _watch(first, look_again, as_json=as_json)
+    show_status(look, _render, watch=watch, as_json=as_json)
 
 
 @token_app.command("add", short_help="Add a customer and print its token, once.")
@@ -225,48 +206,15 @@ def _look_over_http(url: str, delegation: DelegationSettings) -> Callable[[], di
     return look
 
 
-def _print(found: dict[str, Any]) -> None:
+def _render(found: dict[str, Any]) -> Any:
+    from rich.console import Group
+
     if not found["sessions"]:
-        console().print(
+        return (
             f"No sessions in the last hour; {found['max_sessions']} may run at a time. Small nodes "
             "start them at the service of `pocqueue delegation serve`."
         )
-        return
-    console().print(_table(found))
-    console().print(_summary(found))
-
-
-def _watch(
-    first: dict[str, Any], look: Callable[[], dict[str, Any] | str], *, as_json: bool
-) -> None:
-    """Show sessions again and again until Ctrl-C."""
-    import contextlib
-    import time
-
-    from rich.console import Group
-    from rich.live import Live
-    from rich.text import Text
-
-    def shown(found: dict[str, Any] | str) -> Any:
-        if isinstance(found, str):
-            return Text(found, style="yellow")
-        return Group(_table(found), Text(_summary(found)))
-
-    view = console()
-    with contextlib.suppress(KeyboardInterrupt):
-        if as_json or not view.is_terminal:
-            found: dict[str, Any] | str = first
-            while True:
-                if as_json:
-                    print_json({"error": found} if isinstance(found, str) else found)
-                else:
-                    view.print(shown(found))
-                time.sleep(WATCH_S)
-                found = look()
-        with Live(shown(first), console=view, auto_refresh=False) as live:
-            while True:
-                time.sleep(WATCH_S)
-                live.update(shown(look()), refresh=True)
+    return Group(_table(found), _summary(found))
 
 
 def _summary(found: dict[str, Any]) -> str:

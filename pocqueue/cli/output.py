@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
+
+from pocqueue.errors import PocqueueError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -82,6 +85,49 @@ def show(report: Any, *, as_json: bool) -> None:
         print_json(report.to_dict())
     else:
         report.print()
+
+
+def show_status(
+    look: Callable[[], dict[str, Any]],
+    render: Callable[[dict[str, Any]], Any],
+    *,
+    watch: bool,
+    as_json: bool,
+    every_s: float = 1.0,
+) -> None:
+    """Show how something stands: once, or again and again until Ctrl-C, in place on a terminal.
+
+    Args:
+        look: finds out; what it raises ends the first look, and is shown by later ones.
+        render: makes of that what is printed if it is not to be JSON.
+        every_s: seconds between two looks.
+    """
+    from rich.live import Live
+    from rich.text import Text
+
+    found, view = look(), console()
+    if not watch:
+        if as_json:
+            print_json(found)
+        else:
+            view.print(render(found))
+        return
+    in_place = Live(console=view, auto_refresh=False) if view.is_terminal and not as_json else None
+    with suppress(KeyboardInterrupt), in_place or nullcontext():
+        while True:
+            shown = Text(found["error"], "yellow") if found.keys() == {"error"} else render(found)
+            if as_json:
+                print_json(found)
+            elif in_place is None:
+                view.print(shown)
+            else:
+                in_place.update(shown, refresh=True)
+            time.sleep(every_s)
+            try:
+                found = look()
+            except PocqueueError as exc:
+                # Whoever watches wants to see it come back.
+                found = {"error": str(exc)}
 
 
 @contextmanager

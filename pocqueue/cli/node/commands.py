@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,10 +11,10 @@ from pocqueue.cli.node import key as node_key
 from pocqueue.cli.node.trial import NodeUrl, try_node, url_by_settings
 from pocqueue.cli.node.verify import verify
 from pocqueue.cli.options import EnvFile, Host, Json, Port, Watch
-from pocqueue.cli.output import EXIT_INTERRUPTED, console, facts, print_json, seconds
+from pocqueue.cli.output import EXIT_INTERRUPTED, facts, seconds, show_status
 
 if TYPE_CHECKING:
-    from pocqueue.node.client import NodeClient
+    pass
 
 app = typer.Typer(
     help="The small node: owns the key, delegates or works itself, signs and sends.",
@@ -79,24 +78,9 @@ def status(
     from pocqueue.node.client import NodeClient
 
     with NodeClient(url or url_by_settings()) as node:
-        if watch:
-            _watch(node)
-        elif as_json:
-            print_json(node.status())
-        else:
-            console().print(_table(node.status()))
-
-
-def _watch(node: NodeClient) -> None:
-    from rich.live import Live
-
-    try:
-        with Live(console=console(), auto_refresh=False) as live:
-            while True:
-                live.update(_table(node.status()), refresh=True)
-                time.sleep(1.0)
-    except KeyboardInterrupt:
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+        show_status(node.status, _table, watch=watch, as_json=as_json)
+    if watch:
+        raise typer.Exit(EXIT_INTERRUPTED)
 
 
 def _table(found: dict[str, Any]) -> Any:
