@@ -31,6 +31,8 @@ Caller = TypeVar("Caller")
 
 #: A WebSocket that is refused by a server that cannot answer it with a status (RFC 6455: policy violation).
 _POLICY_VIOLATION = 1008
+#: A close frame has no room for more.
+_MAX_REASON_BYTES = 123
 
 
 class Asks(Enum):
@@ -143,7 +145,8 @@ async def _refuse(exc: PocqueueError, scope: Scope, receive: Receive, send: Send
     if scope["type"] == "websocket":
         await receive()  # the connect event, which has to be read first
         if "websocket.http.response" not in scope.get("extensions", {}):
-            await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": str(exc)})
+            reason = str(exc).encode()[:_MAX_REASON_BYTES].decode(errors="ignore")
+            await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": reason})
             return
     await refusal(exc)(scope, receive, send)
 

@@ -1,10 +1,64 @@
-"""Whom wrong tokens are counted for."""
+"""Wrong tokens: whom they are counted for, by one process and by all of them."""
 
 from __future__ import annotations
 
 import pytest
 
-from pocqueue.web.failures import subscriber
+from pocqueue.errors import StoreUnavailable, TooManyFailures
+from pocqueue.web.failures import WINDOW_S, FailureLimit, subscriber
+from tests.support.waiting import Clock
+
+ADDRESS = "192.0.2.1"
+
+
+class Shared:
+    """A count of all processes; `error` is raised instead while it is set."""
+
+    def __init__(self) -> None:
+        self.num = 0
+        self.error: Exception | None = None
+
+    async def count(self, address: str) -> tuple[int, float]:
+        assert address == ADDRESS
+        if self.error is not None:
+            raise self.error
+        self.num += 1
+        return self.num, 30.0
+
+
+async def test_a_process_counts_for_itself() -> None:
+    """Without a store, or while it is away; a window later it is forgotten."""
+    for shared in (None, Shared()):
+        clock = Clock()
+        limit = FailureLimit(2, clock)
+        limit.shared = shared
+        if shared is not None:
+            shared.error = StoreUnavailable("Redis does not answer.")
+        await limit.count(ADDRESS)
+        await limit.count(ADDRESS)
+        limit.check(ADDRESS)
+        with pytest.raises(TooManyFailures):
+            await limit.count(ADDRESS)
+        with pytest.raises(TooManyFailures) as caught:
+            limit.check(ADDRESS)
+        assert caught.value.retry_after_s == WINDOW_S
+        limit.check("192.0.2.2")
+        clock.now_s += WINDOW_S
+        limit.check(ADDRESS)
+        await limit.count(ADDRESS)
+
+
+async def test_processes_count_together() -> None:
+    """What others saw counts here, for as long as the store says."""
+    clock = Clock()
+    limit = FailureLimit(2, clock)
+    limit.shared = shared = Shared()
+    shared.num = 2
+    with pytest.raises(TooManyFailures) as caught:
+        await limit.count(ADDRESS)
+    assert caught.value.retry_after_s == 30.0
+    clock.now_s += 30.0
+    limit.check(ADDRESS)
 
 
 @pytest.mark.parametrize(
