@@ -117,7 +117,7 @@ class InitBody(SearchBody, WithProof):
             return None
         plain = isinstance(value, str) and value.isascii() and value.isprintable()
         if not plain or " " in str(value) or len(str(value)) > 1024:
-            # The value is nobody's to see.
+            # The value is a secret, and is not repeated.
             raise InvalidRound(
                 "delegation_auth_token", "…", "1 to 1024 printable ASCII characters without spaces"
             )

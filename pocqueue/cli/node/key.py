@@ -28,7 +28,7 @@ def new(
     """Make a key in a new file of mode 0600, and print its public key. No file is overwritten."""
     from pocqueue.node.keys import SigningKey
 
-    path = _default() if out is None else out.expanduser().absolute()
+    path = _path(out)
     if out is None:
         _make_folder(path.parent)
     key = SigningKey.generate()
@@ -47,10 +47,13 @@ def show(
     as_json: Json = False,
     env_file: EnvFile = None,
 ) -> None:
-    """Print the public key, which receivers know the node by. The secret is never printed."""
+    """Print the public key, by which receivers know the node.
+
+    The secret is never printed.
+    """
     from pocqueue.node.keys import SigningKey
 
-    path = _default() if key is None else key.expanduser().absolute()
+    path = _path(key)
     public_hex = SigningKey.load(path).public_hex
     if as_json:
         print_json({"path": str(path), "public_key": public_hex})
@@ -58,7 +61,9 @@ def show(
     typer.echo(public_hex)
 
 
-def _default() -> Path:
+def _path(given: Path | None) -> Path:
+    if given is not None:
+        return given.expanduser().absolute()
     from pocqueue.node.keys import key_path
     from pocqueue.settings import NodeSettings, Settings
 
