@@ -16,10 +16,11 @@ _NOT_OF_THE_SEARCH = {"params", "url", "delegation_url", "delegation_auth_token"
 class NodeRound(ProofSearch):
     """What to search, with which model, and where the signed batches go.
 
-    The bounds are those of a round (`poc/search.py`). What depends on the model is for whoever has it.
+    The bounds are those of a round (`poc/search.py`). Limits of the model are checked when the
+    search begins.
     """
 
-    #: The request's own `params`, passed on as they came: the big node judges them.
+    #: The request's own `params`, passed on as they came: the big node checks them.
     params: dict[str, Any] = Field(default_factory=dict)
     #: Base of the callbacks; `/generated` and `/validated` are appended.
     url: HttpUrl

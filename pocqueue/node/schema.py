@@ -1,6 +1,6 @@
 """Bodies of the small node's routes, of legacy and later chains: docs/wire.md.
 
-Bounds are those of a round (`poc/search.py`); what depends on the model is checked by whoever has it.
+Bounds are those of a round (`poc/search.py`); limits of the model are checked when the search begins.
 Unknown fields are ignored: clients of several generations send more than this one needs.
 """
 
