@@ -99,6 +99,7 @@ class RangeSearch:
         self._computing: deque[_Computing] = deque()
         self._computed: deque[BatchCommit] = deque()
         self._committing: int | None = None  #: nonces of the commit under way; 0: the second look
+        self._last_made: tuple[int, Batch] | None = None
         self._began: float | None = None
         self._free_since = -math.inf
         self._batch_s = 0.0
@@ -127,10 +128,10 @@ class RangeSearch:
             return self.end
         end = self._why_end(now, draining=draining)
         if end is None and len(self._computing) + len(self._computed) < self._window:
-            start, nonces = self._position, self._nonces_at(self._position)
-            self._position += len(nonces)
-            self._computing.append(_Computing(start, self._position, nonces))
-            return Batch.of(self.status.spec, nonces)
+            start, batch = self._position, self._batch_at(self._position)
+            self._position += len(batch.nonces)
+            self._computing.append(_Computing(start, self._position, batch.nonces))
+            return batch
         if end is not None and not self._computing and not self._computed:
             self.end = end
         return self.end
@@ -139,7 +140,7 @@ class RangeSearch:
         """Return the batch behind the last one that was handed out; None at the end of the range."""
         if self._position >= self.out.stop:
             return None
-        return Batch.of(self.status.spec, self._nonces_at(self._position))
+        return self._batch_at(self._position)
 
     def computed(self, values: Sequence[Any], began: float, ended: float) -> None:
         """Take the values of the oldest batch that was handed out and not computed yet.
@@ -209,10 +210,13 @@ class RangeSearch:
             return End.DRAINING
         return End.LATE if now >= self._deadline - self._batch_s else None
 
-    def _nonces_at(self, position: int) -> range:
-        spec = self.status.spec
-        stop = min(position + spec.batch_size, self.out.stop)
-        return spec.nonces(position, stop)
+    def _batch_at(self, position: int) -> Batch:
+        """Return the batch that begins at an index; it is asked for twice, as the upcoming one first."""
+        if self._last_made is None or self._last_made[0] != position:
+            spec = self.status.spec
+            stop = min(position + spec.batch_size, self.out.stop)
+            self._last_made = position, Batch.of(spec, spec.nonces(position, stop))
+        return self._last_made[1]
 
     def _to_be_kept(
         self, start: int, stop: int, nonces: Sequence[int], values: Sequence[Any]

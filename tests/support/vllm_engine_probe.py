@@ -21,6 +21,7 @@ from pocqueue.engine.vllm.engine import load_vllm_engine
 from pocqueue.errors import PocqueueError
 from pocqueue.poc.batch import Batch
 from pocqueue.poc.config import PoCConfig
+from tests.support.vectors import Vectors
 
 CONFIG = PoCConfig(block_hash="block", block_height=7, public_key="key", r_target=1.38)
 NUM_NONCES = 256
@@ -40,6 +41,7 @@ def main() -> None:
         answers["stages"] = engine.timer().time_stages(batch, 2)
         answers["forward_s"] = engine.timer().time_forward(batch, 2)
         answers |= _ask(engine)
+        answers["vectors"] = engine.values(vectors_of(range(4)))
         answers["unsupported"] = engine.call_ranks("probe_unsupported")[0]
         answers["other_layers"] = engine.call_ranks("probe_other_layers")[0]
         answers["failure"] = engine.call_ranks("probe_failure")
@@ -52,6 +54,11 @@ def main() -> None:
         answers["closed"] = str(exc)
     # Behind a mark, as vLLM prints to standard output too.
     sys.stdout.write(f"\nANSWERS {json.dumps(answers)}\n")
+
+
+def vectors_of(nonces: range) -> Batch:
+    """Return a batch of another proof scheme, whose values are vectors of the hidden state."""
+    return replace(Batch.of(CONFIG, nonces), scheme=Vectors.name, options=Vectors(size=8).options)
 
 
 def not_none(parameters: MatmulParameters | None) -> MatmulParameters:

@@ -20,7 +20,7 @@ from pocqueue.engine.profiled import STAGES
 from pocqueue.engine.torch_model.embedded import EMBEDDED_FINGERPRINT, ensure_embedded_model
 from pocqueue.errors import EngineError
 from pocqueue.poc.batch import Batch
-from tests.support.vllm_engine_probe import CONFIG, NUM_NONCES
+from tests.support.vllm_engine_probe import CONFIG, NUM_NONCES, vectors_of
 from tests.support.vllm_parts import need_vllm
 
 need_vllm()
@@ -154,6 +154,14 @@ def test_a_rank_that_fails_says_so_and_goes_on(answers: dict[str, Any]) -> None:
     [[failed, after]] = answers["failure"]
     assert failed["error"].startswith("The engine failed: TypeError")
     assert len(after["values"]) == 1
+
+
+def test_another_scheme_reads_hidden_states(answers: dict[str, Any], state_dir: Path) -> None:
+    """A vector a nonce, as the torch engine computes it."""
+    options = EngineOptions(model="embedded", device="cpu", state_dir=state_dir)
+    theirs = load_engine("torch", options).values(vectors_of(range(4)))
+    assert np.array(answers["vectors"]).shape == (4, 8)
+    assert np.abs(np.array(answers["vectors"]) - np.array(theirs)).max() < 0.01
 
 
 def test_two_ranks_share_a_model(state_dir: Path, torch_distances: list[float]) -> None:
