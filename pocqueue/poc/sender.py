@@ -45,7 +45,6 @@ class CallbackQueue(AsyncClosing):
         failed: batches given up after retries.
         dropped: batches refused by the receiver, that found the queue full, that were left when the
             sender closed or that JSON cannot hold. Every batch counts in one of the three, or waits.
-        loop: the event loop that queue, connections and task live in; None until the first batch.
 
     Raises:
         InvalidRound: `callback_url` is no http or https URL with a host.
@@ -67,7 +66,6 @@ class CallbackQueue(AsyncClosing):
         self.sent = 0
         self.failed = 0
         self.dropped = 0
-        self.loop: asyncio.AbstractEventLoop | None = None
         self._url = callback_url
         self._name = without_secrets(callback_url)
         self._attempts = attempts
@@ -132,8 +130,7 @@ class CallbackQueue(AsyncClosing):
             return
         self._queue_was_full = False
         if self._delivery is None:
-            self.loop = asyncio.get_running_loop()
-            self._delivery = self.loop.create_task(self._deliver_all(), name="poc-callbacks")
+            self._delivery = asyncio.create_task(self._deliver_all(), name="poc-callbacks")
 
     async def _deliver_all(self) -> None:
         """Deliver what the queue holds, one at a time and in order, until cancelled."""
