@@ -65,13 +65,9 @@ class LocalStack:
         Raises:
             ProcessError: a process ended for good, or no GPU came in time.
         """
-        deadline = time.monotonic() + timeout_s
-        while not pool.live():
-            if failure := self.wait(0.1):
-                raise failure.error()
-            if time.monotonic() > deadline:
-                logs = "" if self.log_dir is None else f"; the logs are in {self.log_dir}"
-                raise ProcessError(f"No GPU joined the pool within {timeout_s:.0f} s{logs}.")
+        logs = "" if self.log_dir is None else f"; the logs are in {self.log_dir}"
+        late = f"No GPU joined the pool within {timeout_s:.0f} s{logs}."
+        _wait_for(lambda: bool(pool.live()), self.tree, timeout_s, late)
 
     def wait(self, timeout_s: float | None = None) -> Failure | None:
         """Wait until a process has ended for good; return it, or None when time is up."""
@@ -119,13 +115,17 @@ def local_stack(
         stages = services(
             settings, queues, delegation=delegation, flower_port=port if flower else None
         )
-        redis = at_end.enter_context(_redis_as_found(settings))
+        server = RedisServer(settings.state_dir) if settings.redis_url is None else None
+        keep = ["--keep"] if server is not None and server.is_running() else []
+        if server is not None and not keep:
+            # Left as it was found. `pocqueue redis run` stops it, unless that was killed: it is no child.
+            at_end.callback(server.stop)
         tree = at_end.enter_context(ProcessTree(sink, log_dir=log_dir))
-        if redis is not None:
-            command = _ours("redis", "run", *redis.options)
-            tree.add("redis", command, env, stop_signal=signal.SIGINT)
+        if server is not None:
+            tree.add("redis", _ours("redis", "run", *keep), env, stop_signal=signal.SIGINT)
             tree.start()
-            _wait_for(redis.server, tree)
+            late = f"Redis did not start in time; its log is {server.log_path}."
+            _wait_for(server.is_running, tree, 2 * START_TIMEOUT_S, late)
         for stage in stages:
             for service in stage:
                 # They hold the lock too: while one of them is still ending, nobody starts a second stack,
@@ -200,37 +200,16 @@ def _share_of_cpu(settings: Settings, num_workers: int) -> dict[str, str]:
     return {Settings.variable("num_threads"): str(max(1, cores // num_workers))}
 
 
-@dataclass(frozen=True, slots=True)
-class _OwnRedis:
-    server: RedisServer
-    #: Options of `pocqueue redis run`.
-    options: tuple[str, ...]
-
-
-@contextlib.contextmanager
-def _redis_as_found(settings: Settings) -> Iterator[_OwnRedis | None]:
-    """Decide on the bundled Redis, None if another is set, and leave it as it was found."""
-    if settings.redis_url is not None:
-        yield None
-        return
-    server = RedisServer(settings.state_dir)
-    if server.is_running():
-        yield _OwnRedis(server, ("--keep",))
-        return
-    try:
-        yield _OwnRedis(server, ())
-    finally:
-        # `pocqueue redis run` did that already, unless it was killed: the server is no child.
-        server.stop()
-
-
-def _wait_for(server: RedisServer, tree: ProcessTree) -> None:
-    deadline = time.monotonic() + 2 * START_TIMEOUT_S
-    while not server.is_running():
+def _wait_for(
+    condition: Callable[[], bool], tree: ProcessTree, timeout_s: float, late: str
+) -> None:
+    """Wait for a condition; a process that ends for good, or `late`, is an error."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
         if failure := tree.wait(0.02):
             raise failure.error()
         if time.monotonic() > deadline:
-            raise ProcessError(f"Redis did not start in time; its log is {server.log_path}.")
+            raise ProcessError(late)
 
 
 def has_gpu_driver() -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pocqueue.cli.options import BatchSize, DeployedModel, Json, SeqLen, ValidRate
+from pocqueue.cli.options import BatchSize, DeployedModel, Json, SeqLen, ValidRate, Window
 from pocqueue.cli.output import console, facts, interruptible, is_plain, percent, show
 
 if TYPE_CHECKING:
@@ -47,9 +47,7 @@ def calibrate(
         str | None,
         typer.Option(help="Sample this block only [default: spread over 8 made-up blocks]."),
     ] = None,
-    window: Annotated[
-        float, typer.Option(help="Most seconds to sample on the pool, up to 3600.")
-    ] = 330.0,
+    window: Window = 330.0,
     local: Annotated[
         bool, typer.Option("--local", help="Load the model in this process; leave the pool alone.")
     ] = False,

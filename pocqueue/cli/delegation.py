@@ -25,17 +25,15 @@ token_app = typer.Typer(help="Customers with tokens of their own.", no_args_is_h
 app.add_typer(token_app, name="token", short_help="Add, list, revoke customers' tokens.")
 
 
+PemFile = Annotated[Path | None, typer.Option(help="PEM file, instead of the setting.")]
+
+
 @app.command(short_help="Serve sessions to small nodes.")
 def serve(
     host: Host = None,
     port: Port = None,
-    tls_cert: Annotated[
-        Path | None,
-        typer.Option(help="Certificate chain, PEM, instead of DELEGATION_TLS_CERT."),
-    ] = None,
-    tls_key: Annotated[
-        Path | None, typer.Option(help="Its private key, PEM, instead of DELEGATION_TLS_KEY.")
-    ] = None,
+    tls_cert: PemFile = None,
+    tls_key: PemFile = None,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that share the port.")] = 1,
     env_file: EnvFile = None,
 ) -> None:

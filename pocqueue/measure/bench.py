@@ -27,14 +27,6 @@ from pocqueue.settings import Settings
 
 #: Of a round that does not say.
 DEFAULT_BATCH_SIZE = 32
-#: A figure is the median of at most this many turns of at least this many batches: if another process
-#: disturbs one turn, the others stand.
-_MAX_TURNS = 8
-_BATCHES_A_TURN = 4
-#: Of the memory that is free, the share that twice the batch may be expected to need.
-_MOST_MEMORY = 0.9
-#: How long to wait for the pool, which is asked for a warning's sake alone.
-_POOL_TIMEOUT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +76,12 @@ def _profile(request: ProfileRequest, engine: Engine, on_progress: OnProgress) -
         engine=engine, request=request, on_progress=on_progress, matrix_rate=measure_matrix_rate
     )
     return bench.run()
+
+
+#: A figure is the median of at most this many turns of at least this many batches: if another process
+#: disturbs one turn, the others stand.
+_MAX_TURNS = 8
+_BATCHES_A_TURN = 4
 
 
 @dataclass(eq=False, kw_only=True)
@@ -206,6 +204,10 @@ class Bench:
         return took / num_batches, values
 
 
+#: Of the memory that is free, the share that twice the batch may be expected to need.
+_MOST_MEMORY = 0.9
+
+
 class MemoryGuard:
     """Whether an engine on the CPU may try twice the batch: Linux kills whoever asks for too much memory.
 
@@ -254,6 +256,10 @@ def free_bytes() -> int | None:
 def peak_bytes() -> int:
     """Return the most memory that this process has had so far."""
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+#: How long to wait for the pool, which is asked for a warning's sake alone.
+_POOL_TIMEOUT_S = 1.0
 
 
 def workers_beside(settings: Settings, queue: str) -> list[str]:

@@ -84,23 +84,25 @@ def failure_of(tree: ProcessTree, timeout_s: float = 20.0) -> Failure:
     return failure
 
 
+def run_to_its_end(lines: Lines, code: str, env: dict[str, str] | None = None) -> None:
+    """Run code that ends with a failure as child `a`."""
+    with ProcessTree(lines) as tree:
+        tree.add("a", python(code), env)
+        tree.start()
+        failure_of(tree)
+
+
 def test_lines_of_both_outputs_reach_the_sink(lines: Lines) -> None:
     """Standard output and standard error arrive line by line, under the child's name."""
     code = "import sys; print('one'); sys.stdout.flush(); sys.stderr.write('two\\n'); sys.exit(2)"
-    with ProcessTree(lines) as tree:
-        tree.add("a", python(code))
-        tree.start()
-        failure_of(tree)
+    run_to_its_end(lines, code)
     assert lines.all == [("a", "one"), ("a", "two")]
 
 
 def test_odd_output_is_passed_on(lines: Lines) -> None:
     """Bytes that are no UTF-8, rewritten lines and a last line without an end do no harm."""
     code = "import os; os.write(1, b'\\xff!\\n 1 %\\r 2 %\\r\\nend'); os._exit(2)"
-    with ProcessTree(lines) as tree:
-        tree.add("a", python(code))
-        tree.start()
-        failure_of(tree)
+    run_to_its_end(lines, code)
     assert lines.of("a") == ["\N{REPLACEMENT CHARACTER}!", " 2 %", "end"]
 
 
@@ -109,10 +111,7 @@ def test_a_child_gets_its_environment_and_no_input(lines: Lines) -> None:
     code = (
         "import os, sys; print(os.environ.get('WHO'), 'HOME' in os.environ, sys.stdin.read() == '')"
     )
-    with ProcessTree(lines) as tree:
-        tree.add("a", python(code + "; sys.exit(2)"), {"WHO": "me"})
-        tree.start()
-        failure_of(tree)
+    run_to_its_end(lines, code + "; sys.exit(2)", {"WHO": "me"})
     assert lines.of("a") == ["me False True"]
 
 
