@@ -33,7 +33,7 @@ def serve(
     key: Annotated[Path | None, typer.Option(help="Instead of POCQUEUE_NODE_KEY.")] = None,
     env_file: EnvFile = None,
 ) -> None:
-    """Serve the chain's routes: delegated where DELEGATION_URL and DELEGATION_AUTH_TOKEN are set.
+    """Serve the chain's routes: delegated if DELEGATION_URL and DELEGATION_AUTH_TOKEN are set.
 
     What it reads is signed and kept in the state folder until its receiver has taken it. Exit code: 0
     after Ctrl-C or SIGTERM, 2 for bad input.

@@ -42,7 +42,7 @@ def try_node(
 ) -> None:
     """Ask a running node for a round, take its batches as the chain would, check their signatures.
 
-    Exit code: 0 where signed batches came, 1 where none came or one was not signed well, 2 where the
+    Exit code: 0 if signed batches came, 1 if none came or one was not signed well, 2 if the
     node cannot.
     """
     from rich.markup import escape

@@ -37,7 +37,7 @@ def verify(
 ) -> None:
     """Check the signatures of batches and verdicts, in the form that the node sends them in.
 
-    Exit code: 0 where all are right, 1 where one is not, 2 for bad input.
+    Exit code: 0 if all are right, 1 if one is not, 2 for bad input.
     """
     from pocqueue.node.keys import check_public_key
     from pocqueue.node.signing import verify_body
