@@ -18,7 +18,7 @@ from pocqueue.poc.sender import CallbackQueue
 from pocqueue.served.gate import InferenceGate
 from pocqueue.served.model import ServedModel
 from pocqueue.served.prover import Prover, ServedRound
-from tests.support.factories import make_info
+from tests.support.factories import make_info, make_spec
 from tests.support.waiting import until
 
 #: Of the described model.
@@ -38,17 +38,7 @@ def distance_of(block_hash: str, public_key: str, nonce: int) -> float:
 
 def round_of(**changes: Any) -> ServedRound:
     """Make a round of batches of 4 nonces, about half of which are valid."""
-    fields: dict[str, Any] = {
-        "block_hash": "block-1",
-        "block_height": 7,
-        "public_key": "key-1",
-        "r_target": 1.0,
-        "node_id": 0,
-        "node_count": 1,
-        "batch_size": 4,
-        "seq_len": 8,
-    }
-    return ServedRound(**fields | changes)
+    return ServedRound(**make_spec(batch_size=4).model_dump() | changes)
 
 
 class EngineTwin:
