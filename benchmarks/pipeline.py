@@ -17,11 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from benchmarks.effort import FULL, Effort
 from benchmarks.shapes import SHAPES, write_model
 from benchmarks.stats import Figure, Sample
 from pocqueue.engine import EngineOptions
-from pocqueue.engine.base import EngineInfo
+from pocqueue.engine.base import Engine
 from pocqueue.engine.devices import device_for_queue
 from pocqueue.engine.torch_model.engine import TorchEngine
 from pocqueue.poc.batch import Batch
@@ -52,27 +54,23 @@ class Case:
     judged: bool = True  #: whether to measure with the reference maths, too
 
 
-class WatchedEngine:
+class WatchedEngine(Engine):
     """An engine that keeps how long it waited for each of its calls, in seconds."""
 
     def __init__(self, engine: TorchEngine) -> None:
+        self.info = engine.info
         self.waits: list[float] = []
         self._engine = engine
         self._free_since = time.perf_counter()
 
-    @property
-    def info(self) -> EngineInfo:
-        return self._engine.info
-
+    @override
     def values(self, batch: Batch, upcoming: Batch | None = None) -> list[Any]:
         self.waits.append(time.perf_counter() - self._free_since)
         values = self._engine.values(batch, upcoming)
         self._free_since = time.perf_counter()
         return values
 
-    def warm_up(self, batch_size: int, seq_len: int) -> None:
-        self._engine.warm_up(batch_size, seq_len)
-
+    @override
     def close(self) -> None:
         self._engine.close()
 

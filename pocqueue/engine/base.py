@@ -5,9 +5,10 @@ Imports neither torch nor any other model runtime, so the scheduler, the APIs an
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
-from typing import Any, Protocol
+from typing import Any
 
 from pocqueue.engine.kinds import KINDS, is_remote
 from pocqueue.errors import InvalidRound
@@ -103,17 +104,18 @@ def _count(config: Any, name: str) -> int:
     return value if type(value) is int else 0
 
 
-class Engine(Protocol):
+class Engine(ABC):
     """A deployed model seen as a function from a batch to values.
 
     An engine is used by one thread at a time: callers that have several hold a lock around each call.
+
+    Attributes:
+        info: what is deployed here; the same for the engine's whole life.
     """
 
-    @property
-    def info(self) -> EngineInfo:
-        """What is deployed here; the same for the engine's whole life."""
-        ...
+    info: EngineInfo
 
+    @abstractmethod
     def values(self, batch: Batch, upcoming: Batch | None = None) -> list[Any]:
         """Compute what a proof keeps of each nonce, in one forward pass of fixed shape.
 
@@ -133,20 +135,21 @@ class Engine(Protocol):
         Raises:
             InvalidRound: ``seq_len`` is above the model's limit, there are too many nonces, or this engine
                 cannot compute the scheme.
+            EngineError: the engine is closed, or the batch does not fit into the device's memory.
+            EngineUnavailable: the server that has the model does not answer.
         """
-        ...
 
     def warm_up(self, batch_size: int, seq_len: int) -> None:
         """Run one pass of this shape and drop the result, so that the first real one is not slow.
 
         Raises:
-            InvalidRound: ``seq_len`` is above the model's limit.
+            InvalidRound, EngineError, EngineUnavailable: as `values` does.
         """
-        ...
+        self.values(Batch.warm_up(batch_size, seq_len))
 
+    @abstractmethod
     def close(self) -> None:
         """Free the model and its device memory. Calling it twice is fine."""
-        ...
 
 
 def check_batch(info: EngineInfo, batch: Batch, max_batch_size: int | None = None) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typing_extensions import override
 
-from pocqueue.engine.base import EngineInfo, check_batch
+from pocqueue.engine.base import Engine, check_batch
 from pocqueue.engine.profiled import STAGES, MatmulParameters, Profiled
 from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound
 from pocqueue.measure.bench import Bench, MemoryGuard, ProfileRequest, free_bytes
@@ -26,7 +27,7 @@ BLOCKS = ("block-1", "block-2", "block-3")
 RATE = MatrixRate(1e8, 512, "float32", 1)
 
 
-class CallsOnly:
+class CallsOnly(Engine):
     """An engine whose calls move a clock; no more of it can be measured.
 
     Args:
@@ -40,14 +41,12 @@ class CallsOnly:
         failure: Exception | None = None,
     ) -> None:
         self.now = 0.0
+        self.info = make_info()
         self.calls: list[tuple[Batch, Batch | None]] = []
         self._max_batch_size = max_batch_size
         self._failure = failure or EngineError("It does not fit into the memory.")
 
-    @property
-    def info(self) -> EngineInfo:
-        return make_info()
-
+    @override
     def values(self, batch: Batch, upcoming: Batch | None = None) -> list[Any]:
         check_batch(self.info, batch)
         if batch.batch_size > self._max_batch_size:
@@ -56,9 +55,7 @@ class CallsOnly:
         self.now += PASS_S + NONCE_S * batch.batch_size
         return [(nonce % 10) / 10 for nonce in batch.nonces]
 
-    def warm_up(self, batch_size: int, seq_len: int) -> None:
-        self.values(Batch.warm_up(batch_size, seq_len))
-
+    @override
     def close(self) -> None:
         """Nothing is held."""
 

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 from typer.testing import CliRunner
+from typing_extensions import override
 
 from pocqueue.cli import app
-from pocqueue.engine import EngineInfo, OnProgress
+from pocqueue.engine import Engine, EngineInfo, OnProgress
 from pocqueue.errors import EngineError, InvalidRound, ModelMismatch, ModelNotFound, PocqueueError
 from pocqueue.measure.compare import (
     Measurement,
@@ -199,7 +200,7 @@ def test_other_models_and_dtypes_are_refused() -> None:
         check_same_model(INFO, replace(INFO, engine="vllm", dtype="float16"))
 
 
-class RecordingEngine:
+class RecordingEngine(Engine):
     """An engine that gives each nonce's number and notes what it was asked."""
 
     info = INFO
@@ -207,13 +208,16 @@ class RecordingEngine:
     def __init__(self) -> None:
         self.calls: list[object] = []
 
+    @override
     def values(self, batch: Batch, upcoming: Batch | None = None) -> list[Any]:
         self.calls.append(list(batch.nonces))
         return [float(nonce) for nonce in batch.nonces]
 
+    @override
     def warm_up(self, batch_size: int, seq_len: int) -> None:
         self.calls.append((batch_size, seq_len))
 
+    @override
     def close(self) -> None:
         """Nothing to free."""
 

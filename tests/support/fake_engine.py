@@ -6,7 +6,9 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pocqueue.engine.base import EngineInfo, check_batch
+from typing_extensions import override
+
+from pocqueue.engine.base import Engine, check_batch
 from pocqueue.poc.batch import Batch
 from tests.support.factories import make_info
 
@@ -21,8 +23,8 @@ def valid_below(r_target: float, nonces: Sequence[int]) -> list[int]:
     return [nonce for nonce in nonces if distance_of(nonce) < r_target]
 
 
-class FakeEngine:
-    """Implements `Engine`; notes each batch, and whether two ever ran at once.
+class FakeEngine(Engine):
+    """Notes each batch, and whether two ever ran at once.
 
     Args:
         value: of a nonce; by default its distance.
@@ -35,6 +37,7 @@ class FakeEngine:
         value: Callable[[int], Any] = distance_of,
         on_batch: Callable[[int], None] = lambda _: None,
     ) -> None:
+        self.info = make_info()
         self.on_batch = on_batch
         self.batches: list[list[int]] = []
         self.upcoming: list[Batch | None] = []
@@ -43,10 +46,7 @@ class FakeEngine:
         self._value = value
         self._inside = threading.Lock()
 
-    @property
-    def info(self) -> EngineInfo:
-        return make_info()
-
+    @override
     def values(self, batch: Batch, upcoming: Batch | None = None) -> list[Any]:
         check_batch(self.info, batch)
         if not self._inside.acquire(blocking=False):
@@ -60,8 +60,10 @@ class FakeEngine:
         finally:
             self._inside.release()
 
+    @override
     def warm_up(self, batch_size: int, seq_len: int) -> None:
         """Nothing is slow here."""
 
+    @override
     def close(self) -> None:
         self.closed = True

@@ -6,8 +6,9 @@ import inspect
 from typing import Any
 
 import torch
+from typing_extensions import override
 
-from pocqueue.engine.base import EngineInfo
+from pocqueue.engine.base import Engine, EngineInfo
 from pocqueue.engine.pipeline import Pipeline
 from pocqueue.engine.stages import StageTimer
 from pocqueue.errors import EngineError
@@ -16,7 +17,7 @@ from pocqueue.poc.kernels import Kernels
 from pocqueue.poc.maths import Output
 
 
-class TorchEngine:
+class TorchEngine(Engine):
     """A transformers model as a function from batches to values.
 
     Not safe for several threads: callers hold a lock around each call.
@@ -24,9 +25,6 @@ class TorchEngine:
     A value repeats bit for bit and its bits depend on neither number nor values of the other
     nonces. In float32 the place in the batch may move the last bit (2.4e-7 at most was seen, with
     AVX2 matrix kernels, which treat the last rows of a block apart; none in bfloat16).
-
-    Attributes:
-        info: what is deployed here.
     """
 
     def __init__(self, model: Any, info: EngineInfo, kernels: Kernels | None = None) -> None:
@@ -44,26 +42,11 @@ class TorchEngine:
         takes_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._last_only: dict[str, int] = {"logits_to_keep": 1} if takes_keep else {}
 
+    @override
     def values(self, batch: Batch, upcoming: Batch | None = None) -> list[Any]:
-        """Compute the values of one batch; see ``Engine.values``.
-
-        Raises:
-            InvalidRound: ``seq_len`` is above the model's limit, there are too many nonces, or there is no
-                such scheme.
-            EngineError: the engine is closed, or the batch does not fit into the device's memory.
-        """
         values = self._pipeline.values(batch, self.forward, upcoming)
         assert values is not None  # only ranks of a group give none
         return values
-
-    def warm_up(self, batch_size: int, seq_len: int) -> None:
-        """Run one pass of this shape and drop the result.
-
-        Raises:
-            InvalidRound: ``seq_len`` is above the model's limit, or ``batch_size`` below 1.
-            EngineError: the engine is closed, or the batch does not fit into the device's memory.
-        """
-        self.values(Batch.warm_up(batch_size, seq_len))
 
     @torch.inference_mode()
     def forward(self, inputs: torch.Tensor, output: Output = "logits") -> torch.Tensor:
@@ -97,6 +80,7 @@ class TorchEngine:
         """
         return StageTimer(self._pipeline, self.forward, self._open_model())
 
+    @override
     def close(self) -> None:
         """Free the model and its device memory."""
         self._model = None

@@ -11,8 +11,10 @@ import os
 from dataclasses import replace
 from typing import Any
 
+from typing_extensions import override
+
 from pocqueue.engine import EngineOptions
-from pocqueue.engine.base import EXTENSION, EngineInfo, OnProgress
+from pocqueue.engine.base import EXTENSION, Engine, EngineInfo, OnProgress
 from pocqueue.engine.devices import check_device, keep_freed_memory
 from pocqueue.engine.models import ResolvedModel, fingerprint_with_progress, resolve_model
 from pocqueue.engine.vllm.ranks import BatchLimits, RankTimer, read_description, read_values
@@ -27,13 +29,10 @@ MAX_BATCH_SIZE = 1024
 _MAX_BATCHED_TOKENS = 32 * 256
 
 
-class VllmEngine:
+class VllmEngine(Engine):
     """A vLLM of our own as a function from batches to values; see ``Engine``.
 
     Used by one thread, the one that loaded it.
-
-    Attributes:
-        info: what is deployed here.
     """
 
     def __init__(self, engine: Any, info: EngineInfo, limits: BatchLimits) -> None:
@@ -48,13 +47,8 @@ class VllmEngine:
         self.info = info
         self._limits = limits
 
+    @override
     def values(self, batch: Batch, upcoming: Batch | None = None) -> list[Any]:
-        """Compute the values of one batch; see ``Engine.values``.
-
-        Raises:
-            InvalidRound: a size of the batch is out of bounds.
-            EngineError: the engine is closed, or the batch does not fit into the device's memory.
-        """
         self._limits.check(self.info, batch)
         if not batch.nonces:
             return []
@@ -63,18 +57,11 @@ class VllmEngine:
             self.call_ranks("poc_values", batch.to_wire(), following), len(batch.nonces)
         )
 
-    def warm_up(self, batch_size: int, seq_len: int) -> None:
-        """Run one pass of this shape and drop the result.
-
-        Raises:
-            InvalidRound, EngineError: as ``values`` does.
-        """
-        self.values(Batch.warm_up(batch_size, seq_len))
-
     def timer(self) -> RankTimer:
         """Return what times the parts of a batch on all ranks; see ``Profiled``."""
         return RankTimer(self.call_ranks)
 
+    @override
     def close(self) -> None:
         """Free the model and its device memory."""
         engine, self._engine = self._engine, None

@@ -21,9 +21,10 @@ from dataclasses import replace
 from typing import Any
 
 import httpx
+from typing_extensions import override
 
 from pocqueue.engine import EngineOptions
-from pocqueue.engine.base import EngineInfo, OnProgress
+from pocqueue.engine.base import Engine, EngineInfo, OnProgress
 from pocqueue.engine.vllm.ranks import BatchLimits, read_limits
 from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound
 from pocqueue.poc.batch import Batch
@@ -158,7 +159,7 @@ class VllmServer:
         return reply
 
 
-class VllmServerEngine:
+class VllmServerEngine(Engine):
     """A served model as a function from batches to values; see ``Engine``.
 
     Args:
@@ -166,9 +167,6 @@ class VllmServerEngine:
         info: what is served.
         limits: what the server can run.
         patience_s: seconds for which a server that is away is asked again.
-
-    Attributes:
-        info: what is served.
     """
 
     def __init__(
@@ -181,6 +179,7 @@ class VllmServerEngine:
         self.info = info
         self._server, self._limits, self._patience_s = server, limits, patience_s
 
+    @override
     def values(self, batch: Batch, upcoming: Batch | None = None) -> list[Any]:
         """Compute the distances of one batch; see ``Engine.values``.
 
@@ -224,14 +223,7 @@ class VllmServerEngine:
             )
         return [math.nan if distance is None else float(distance) for distance in distances]
 
-    def warm_up(self, batch_size: int, seq_len: int) -> None:
-        """Run one pass of this shape and drop the result.
-
-        Raises:
-            InvalidRound, EngineError: as ``values`` does.
-        """
-        self.values(Batch.warm_up(batch_size, seq_len))
-
+    @override
     def close(self) -> None:
         """Close the connections; the server goes on."""
         self._server.client.close()
