@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from pocqueue.cli.options import Model, Port
+from pocqueue.cli.options import EnvFile, Model, Port
 from pocqueue.cli.output import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, print_error
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def up(
     ] = False,
     no_flower: Annotated[bool, typer.Option("--no-flower", help="Start no Flower.")] = False,
     flower_port: Port = None,
+    env_file: EnvFile = None,
 ) -> None:
     """Start Redis (if no URL is set), a scheduler, a worker for each GPU and Flower; Ctrl-C ends it.
 

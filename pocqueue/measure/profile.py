@@ -69,12 +69,10 @@ class Profile:
     batch_size: int
     seq_len: int
     engine_s: tuple[float, ...]  #: seconds a batch of whole engine calls in a loop, one a turn
-    forward_s: tuple[
-        float, ...
-    ]  #: the same of the model alone, in turns with those; empty: unknown
-    stages_s: dict[
-        str, float
-    ]  #: median seconds by stage, each by itself, in turns too; empty: unknown
+    #: The same of the model alone, in turns with those; empty: unknown.
+    forward_s: tuple[float, ...]
+    #: Median seconds by stage, each by itself, in turns too; empty: unknown.
+    stages_s: dict[str, float]
     parameters: MatmulParameters | None  #: None: unknown
     matrix: MatrixRate | None  #: None: unknown
     distances: dict[str, list[float]]  #: what the engine answered meanwhile, by block hash

@@ -175,9 +175,8 @@ class WindowEstimate:
     rate: float  #: share of the samples that are valid
     rate_low: float
     rate_high: float
-    between_blocks: (
-        float | None
-    )  #: standard deviation, beyond chance, of blocks' rates; None: unknown
+    #: Standard deviation, beyond chance, of blocks' rates; None: unknown.
+    between_blocks: float | None
     num_valid: float  #: expected number of valid nonces
     num_valid_low: float
     num_valid_high: float
