@@ -51,10 +51,11 @@ def run(settings: Settings, **timings: float) -> None:
     """Schedule until SIGTERM or Ctrl-C.
 
     Args:
-        timings: that differ from the scheduler's defaults: `range_s`, `settle_s`, `grace_s`.
+        timings: that differ from those of `SchedulerTimings`.
     """
     from pocqueue.app import app
     from pocqueue.logs import log_to_stderr
+    from pocqueue.rounds.scheduler import SchedulerTimings
     from pocqueue.rounds.scheduler_process import run_scheduler
 
     log_to_stderr(settings.log_level)
@@ -65,4 +66,4 @@ def run(settings: Settings, **timings: float) -> None:
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
-    run_scheduler(settings, app, stop, **timings)
+    run_scheduler(settings, app, stop, SchedulerTimings(**timings))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from pocqueue.errors import StoreError
@@ -53,6 +54,19 @@ class Sender(Protocol):
         """Put a task that delivers a round's proofs, with the token of its lease, on the io queue."""
 
 
+@dataclass(frozen=True, slots=True)
+class SchedulerTimings:
+    """Seconds."""
+
+    range_s: float = RANGE_S  #: that one range should take on its GPU
+    #: After an outage of Redis, or after taking the lead, a worker's silence is not taken for its death for
+    #: this long; one time to live of a heartbeat.
+    settle_s: float = HEARTBEAT_TTL_S
+    grace_s: float = CALLBACK_GRACE_S  #: after a deadline, while callbacks are still tried
+    delivery_s: float = DELIVERY_S  #: a worker that does not have its range by then will not get it
+    idle_s: float = IDLE_STEP_S  #: between two steps while there is nothing to do
+
+
 class Scheduler:
     """One scheduler.
 
@@ -60,12 +74,7 @@ class Scheduler:
         backend: rounds, ranges, GPU queues, and proofs that callback URLs did not take yet.
         sender: brings tasks to workers.
         lease: the lead among schedulers; None: of `backend`.
-        range_s: seconds that one range should take on its GPU.
-        settle_s: seconds after an outage of Redis, or after taking the lead, during which a
-            worker's silence is not taken for its death; one time to live of a heartbeat.
-        grace_s: seconds after a deadline during which callbacks are still tried.
-        delivery_s: seconds after which a worker that did not get its range will not get it any more.
-        idle_s: seconds between two steps while there is nothing to do.
+        timings: see there.
         clock: monotonic seconds.
     """
 
@@ -74,23 +83,14 @@ class Scheduler:
         backend: Backend,
         sender: Sender,
         lease: LeaderLease | None = None,
-        *,
-        range_s: float = RANGE_S,
-        settle_s: float = HEARTBEAT_TTL_S,
-        grace_s: float = CALLBACK_GRACE_S,
-        delivery_s: float = DELIVERY_S,
-        idle_s: float = IDLE_STEP_S,
+        timings: SchedulerTimings = SchedulerTimings(),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store, self._pool, self._callbacks = backend.store, backend.pool, backend.callbacks
-        self._sender = sender
+        self._sender, self._timings, self._clock = sender, timings, clock
         self._lease = lease or LeaderLease(backend.client, backend.url)
-        self._range_s, self._settle_s, self._grace_s = range_s, settle_s, grace_s
-        self._delivery_s, self._idle_s, self._clock = delivery_s, idle_s, clock
         self._trust_silence_at = 0.0
-        self._leads = False
-        self._stands_by = False
-        self._store_lost = False
+        self._leads = self._stands_by = self._store_lost = False
 
     def run(self, stop: Stop) -> None:
         """Schedule until `stop` is set, waiting for Redis whenever it is away."""
@@ -99,7 +99,7 @@ class Scheduler:
                 if self._lead():
                     began = self._clock()
                     busy = self.step()
-                    pause_s = busy_pause_s(self._clock() - began) if busy else self._idle_s
+                    pause_s = busy_pause_s(self._clock() - began) if busy else self._timings.idle_s
                     # A new round ends this wait early.
                     self._store.wait_for_work(pause_s)
                 else:
@@ -115,7 +115,7 @@ class Scheduler:
                     self._store_lost = True
                     logger.warning("Scheduling waits: %s", exc)
                 # No heartbeat got through either. It takes workers a moment to be heard again.
-                self._trust_silence_at = self._clock() + self._settle_s
+                self._trust_silence_at = self._clock() + self._timings.settle_s
                 stop.wait(STANDBY_STEP_S)
         self._resign()
 
@@ -126,7 +126,7 @@ class Scheduler:
         self._close_due(active, {status.round_id for status in rounds})
         if rounds:
             self._schedule(rounds)
-        for round_id, token in self._callbacks.claim_due(self._grace_s):
+        for round_id, token in self._callbacks.claim_due(self._timings.grace_s):
             self._sender.send_callback(round_id, token)
         return bool(rounds)
 
@@ -141,7 +141,7 @@ class Scheduler:
         now_ms = rounds[0].now_ms
         trust = self._clock() >= self._trust_silence_at
         lost = find_lost(
-            outstanding, gpus, now_ms, trust_silence=trust, delivery_s=self._delivery_s
+            outstanding, gpus, now_ms, trust_silence=trust, delivery_s=self._timings.delivery_s
         )
         for item in lost:
             out = item.range
@@ -157,7 +157,7 @@ class Scheduler:
             )
         gone = {item.range.key for item in lost}
         held = [out for out in outstanding if out.key not in gone]
-        wanted = plan(rounds, gpus, held, now_ms, self._range_s)
+        wanted = plan(rounds, gpus, held, now_ms, self._timings.range_s)
         # Two round trips for all GPUs, not two for each: with hundreds of them a step would take longer
         # than the pause between two.
         sent = [
@@ -174,7 +174,7 @@ class Scheduler:
         if leads and not self._leads:
             logger.info("This scheduler leads.")
             # The one that led before may have lost Redis as well.
-            self._trust_silence_at = self._clock() + self._settle_s
+            self._trust_silence_at = self._clock() + self._timings.settle_s
         elif self._leads and not leads:
             logger.warning("Another scheduler took the lead.")
         self._leads = leads

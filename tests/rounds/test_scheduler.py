@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import pytest
 
@@ -16,7 +16,13 @@ from pocqueue.rounds.lease import LEASE_S, LeaderLease
 from pocqueue.rounds.planner import DEPTH
 from pocqueue.rounds.records import AssignedRange, RoundStatus
 from pocqueue.rounds.redis_server import RedisServer
-from pocqueue.rounds.scheduler import BUSY_STEP_S, MAX_BUSY_STEP_S, Scheduler, busy_pause_s
+from pocqueue.rounds.scheduler import (
+    BUSY_STEP_S,
+    MAX_BUSY_STEP_S,
+    Scheduler,
+    SchedulerTimings,
+    busy_pause_s,
+)
 from pocqueue.rounds.spec import RoundState
 from pocqueue.rounds.store import MAX_ATTEMPTS, Keys
 from tests.support.factories import OTHER_FINGERPRINT, make_gpu, make_spec
@@ -47,10 +53,16 @@ class Channel:
         return taken
 
 
-def _scheduler(backend: Backend, channel: Channel, **changes: Any) -> Scheduler:
-    lease = LeaderLease(backend.client, backend.url, changes.pop("lease_s", LEASE_S))
-    timings: dict[str, Any] = {"range_s": 1.0, "settle_s": 0.0, "grace_s": 60.0}
-    return Scheduler(backend, channel, lease, **(timings | changes))
+def _scheduler(
+    backend: Backend,
+    channel: Channel,
+    clock: Callable[[], float] = time.monotonic,
+    lease_s: float = LEASE_S,
+    **changes: float,
+) -> Scheduler:
+    lease = LeaderLease(backend.client, backend.url, lease_s)
+    timings = SchedulerTimings(**({"settle_s": 0.0} | changes))
+    return Scheduler(backend, channel, lease, timings, clock)
 
 
 @contextlib.contextmanager
@@ -426,7 +438,7 @@ def test_after_an_outage_silence_is_no_death_at_first(
     backend = own_backend
     backend.pool.beat(make_gpu("gpu0", ttl_ms=60_000))
     round_id = backend.store.create(make_spec(window_s=600))
-    with _running(_scheduler(backend, channel, settle_s=settle_s, clock=seconds)):
+    with _running(_scheduler(backend, channel, seconds, settle_s=settle_s)):
         wait_until(lambda: len(channel.ranges) == DEPTH, message="ranges before")
         seconds.now_s += 2 * settle_s  # it has led for long
         own_redis.stop()
@@ -446,7 +458,7 @@ def test_a_new_leader_does_not_take_silence_for_death_at_first(
     for _ in range(DEPTH):
         assign(backend.store, round_id, 100, worker="worker-of-gpu0")
     backend.client.zincrby(Keys.HEARTBEATS, -60_000, "gpu0")
-    with _running(_scheduler(backend, channel, settle_s=settle_s, clock=seconds)):
+    with _running(_scheduler(backend, channel, seconds, settle_s=settle_s)):
         _check_settling(backend, channel, seconds, round_id, settle_s)
 
 
