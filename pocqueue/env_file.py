@@ -11,8 +11,8 @@ from pathlib import Path
 from pocqueue.errors import SettingsError
 
 
-def load_env_file(path: Path) -> list[str]:
-    """Put the variables of a file into this process's environment; return the names that were new.
+def load_env_file(path: Path) -> None:
+    """Put the variables of a file into this process's environment.
 
     Raises:
         SettingsError: the file cannot be read, or a line is no assignment; no value is in the message.
@@ -24,22 +24,19 @@ def load_env_file(path: Path) -> list[str]:
 
     try:
         text = path.read_text("utf-8")
+        wrong = None
     except (OSError, UnicodeDecodeError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8 text"
-        raise SettingsError(
-            f"--env-file is {str(path)!r}, which cannot be read ({reason}); allowed: a text file "
-            "with lines such as `export DELEGATION_PORT=9090`."
-        ) from None
+        text, wrong = "", f"which cannot be read ({reason})"
     for binding in parse_stream(io.StringIO(text)):
         if binding.error:
-            raise SettingsError(
-                f"--env-file is {str(path)!r}, whose line {binding.original.line} is no assignment; "
-                "allowed: lines such as `export DELEGATION_PORT=9090`."
-            )
-    new = []
+            wrong = wrong or f"whose line {binding.original.line} is no assignment"
+    if wrong is not None:
+        raise SettingsError(
+            f"--env-file is {str(path)!r}, {wrong}; allowed: a text file with lines such as "
+            "`export DELEGATION_PORT=9090`."
+        )
     for name, value in dotenv_values(stream=io.StringIO(text)).items():
         # A name without a value (`export NAME`) sets nothing.
-        if value is not None and name not in os.environ:
-            os.environ[name] = value
-            new.append(name)
-    return new
+        if value is not None:
+            os.environ.setdefault(name, value)

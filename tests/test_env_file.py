@@ -35,7 +35,7 @@ def test_lines_as_people_write_them(path: Path) -> None:
         encoding="utf-8",
     )
     os.environ["PQ_TEST_F"] = "9090"
-    names = load_env_file(path)
+    load_env_file(path)
     found = {name: os.environ.get(f"PQ_TEST_{name}") for name in "ABCDEGH"}
     assert found == {
         "A": "my-secure-token-123",
@@ -47,14 +47,13 @@ def test_lines_as_people_write_them(path: Path) -> None:
         # Kept, so that the settings can name them.
         "H": " padded ",
     }
-    assert names == [f"PQ_TEST_{name}" for name in "ABCEH"]
 
 
 def test_the_environment_wins(path: Path) -> None:
     """Also where it has an empty value."""
     path.write_text("PQ_TEST_A=file\nPQ_TEST_B=file\n")
     os.environ |= {"PQ_TEST_A": "environment", "PQ_TEST_B": ""}
-    assert load_env_file(path) == []
+    load_env_file(path)
     assert (os.environ["PQ_TEST_A"], os.environ["PQ_TEST_B"]) == ("environment", "")
 
 
