@@ -247,6 +247,19 @@ def test_the_server_is_told_of_the_next_batch(server: Server, engine: VllmServer
     }
 
 
+def test_another_scheme_is_refused_and_not_expected(
+    server: Server, engine: VllmServerEngine
+) -> None:
+    """The server's route is for distances."""
+    other = Batch("block-2", "key-2", (5, 6), 4, 8, scheme="vector")
+    with pytest.raises(InvalidRound, match="scheme is 'vector'; allowed: distance"):
+        engine.values(other)
+    assert server.requests == []
+    engine.values(Batch.of(round_of(), [1]), other)
+    [(_, _, _, body)] = server.requests
+    assert body["upcoming"] is None
+
+
 def test_warming_up_is_a_batch(server: Server, engine: VllmServerEngine) -> None:
     """Of the round's shape."""
     engine.warm_up(8, 32)
