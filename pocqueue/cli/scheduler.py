@@ -38,7 +38,7 @@ def scheduler(
     metrics_port: Port = None,
     metrics_address: Host = None,
 ) -> None:
-    """Give nonce ranges to GPUs. Several may run: one leads, another takes over within 5 seconds.
+    """Give nonce ranges to GPUs. Several may run: one leads, another takes over within 4 seconds.
 
     Where a metrics port is set it serves Prometheus metrics there.
     """

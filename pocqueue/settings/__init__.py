@@ -170,7 +170,9 @@ class NodeSettings(EnvSettings):
 
 #: Every class of settings, in the order in which they are explained.
 ALL = (Settings, DelegationSettings, NodeSettings)
-ENV_PREFIX, DELEGATION_PREFIX, NODE_PREFIX = (kind.variable("") for kind in ALL)
+ENV_PREFIX = Settings.variable("")
+DELEGATION_PREFIX = DelegationSettings.variable("")
+NODE_PREFIX = NodeSettings.variable("")
 
 
 @functools.cache
