@@ -8,15 +8,15 @@ between, the next task begins with the first proof that nobody confirmed.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import redis
+from pydantic import BaseModel, ConfigDict
 
-from pocqueue.rounds.connection import store_errors
 from pocqueue.rounds.records import RoundStatus
-from pocqueue.rounds.scripts import Scripts
+from pocqueue.rounds.scripts import OnRedis
 from pocqueue.rounds.store import KEEP_ENDED_MS, START, Keys, RoundStore
 
 #: How long after its round has ended a callback is still tried.
@@ -38,9 +38,10 @@ class CallbackTimings:
         return int(min(self.first_ms * 2.0 ** min(attempts, 30), self.longest_ms))
 
 
-@dataclass(frozen=True, slots=True)
-class CallbackProgress:
-    """How far the callbacks of a round are."""
+class CallbackProgress(BaseModel):
+    """How far the callbacks of a round are; `lua/advance_callback.lua` explains the fields."""
+
+    model_config = ConfigDict(frozen=True)
 
     cursor: str = START
     delivered: int = 0
@@ -67,7 +68,7 @@ def is_finished(status: RoundStatus, progress: CallbackProgress, grace_s: float)
     return progress.delivered >= status.valid or status.now_ms > status.ended_ms + grace_s * 1000
 
 
-class Callbacks:
+class Callbacks(OnRedis):
     """The callbacks of all rounds, in Redis.
 
     Args:
@@ -84,29 +85,25 @@ class Callbacks:
         store: RoundStore,
         timings: CallbackTimings = CallbackTimings(),
     ) -> None:
-        self._client = client
-        self._url = url
+        super().__init__(client, url)
         self._store = store
         self.timings = timings
-        self._scripts = Scripts(client, url)
 
     def claim_due(self, grace_s: float) -> list[tuple[str, str]]:
         """Lease every delivery that is due; return (round id, lease token) of each.
 
         Rounds whose proofs are all delivered, or whose time for it is over, are not looked at again.
         """
-        with store_errors(self._url):
-            members: Any = self._client.smembers(Keys.CALLBACKS)
-        if not members:
+        found = self.progress_of_all()
+        if not found:
             return []
-        statuses = {status.round_id: status for status in self._store.statuses(sorted(members))}
+        statuses = {status.round_id: status for status in self._store.statuses(list(found))}
         claimed = []
-        for round_id in sorted(members):
+        for round_id, progress in found.items():
             status = statuses.get(round_id)
-            progress = self.progress(round_id)
             if status is None or is_finished(status, progress, grace_s):
-                with store_errors(self._url):
-                    self._client.srem(Keys.CALLBACKS, round_id)
+                with self._errors():
+                    self.client.srem(Keys.CALLBACKS, round_id)
             elif is_due(status, progress):
                 token = uuid.uuid4().hex
                 self._lease(status, token)
@@ -115,45 +112,47 @@ class Callbacks:
 
     def progress(self, round_id: str) -> CallbackProgress:
         """Return how far the callbacks of a round are."""
-        with store_errors(self._url):
-            fields: Any = self._client.hgetall(Keys.of_round(round_id, "callback"))
-        return _parse(fields)
+        return self._progress([round_id])[0]
 
     def progress_of_all(self) -> dict[str, CallbackProgress]:
         """Return how far the callbacks of every round with proofs to send are, by round id."""
-        with store_errors(self._url):
-            members: Any = self._client.smembers(Keys.CALLBACKS)
-            ids = sorted(members)
-            with self._client.pipeline(transaction=False) as pipe:
-                for round_id in ids:
-                    pipe.hgetall(Keys.of_round(round_id, "callback"))
-                found = pipe.execute()
-        return {i: _parse(fields) for i, fields in zip(ids, found, strict=True)}
+        with self._errors():
+            members: Any = self.client.smembers(Keys.CALLBACKS)
+        ids = sorted(members)
+        return dict(zip(ids, self._progress(ids), strict=True))
 
     def delivered(self, round_id: str, token: str, cursor: str, num_nonces: int) -> bool:
         """Note that the receiver took everything up to a cursor; False if the lease is lost."""
-        return self._advance(round_id, token, cursor, num_nonces, self.timings.lease_ms, 0, "")
+        lease_ms = self.timings.lease_ms
+        return self._advance(
+            round_id, token, cursor=cursor, num_nonces=num_nonces, lease_ms=lease_ms
+        )
 
     def failed(self, round_id: str, token: str, attempts: int, error: str) -> bool:
         """Note a failure after so many others, and give the lease up until the backoff is over."""
-        return self._advance(round_id, token, "", 0, 0, self.timings.pause_ms(attempts), error)
+        wait_ms = self.timings.pause_ms(attempts)
+        return self._advance(round_id, token, wait_ms=wait_ms, error=error)
 
     def give_up(self, round_id: str, token: str, error: str) -> bool:
         """Note that no further try would help, and take the round out; False if the lease is lost."""
-        if not self._advance(round_id, token, "", 0, 0, 0, error):
+        if not self._advance(round_id, token, error=error):
             return False
-        with store_errors(self._url):
-            if self._client.srem(Keys.CALLBACKS, round_id):
-                self._client.hincrby(Keys.METRICS, "callbacks_given_up", 1)
+        with self._errors():
+            if self.client.srem(Keys.CALLBACKS, round_id):
+                self.client.hincrby(Keys.METRICS, "callbacks_given_up", 1)
         return True
 
     def finish(self, round_id: str, token: str) -> bool:
         """Give the lease up: everything there was is delivered."""
-        return self._advance(round_id, token, "", 0, 0, 0, "")
+        return self._advance(round_id, token)
+
+    def _progress(self, round_ids: Sequence[str]) -> list[CallbackProgress]:
+        found = self._each("HGETALL", [Keys.of_round(i, "callback") for i in round_ids])
+        return [CallbackProgress.model_validate(fields) for fields in found]
 
     def _lease(self, status: RoundStatus, token: str) -> None:
         key = Keys.of_round(status.round_id, "callback")
-        with store_errors(self._url), self._client.pipeline(transaction=True) as pipe:
+        with self._errors(), self.client.pipeline(transaction=True) as pipe:
             pipe.hset(
                 key, mapping={"lease": token, "lease_ms": status.now_ms + self.timings.lease_ms}
             )
@@ -164,27 +163,16 @@ class Callbacks:
         self,
         round_id: str,
         token: str,
-        cursor: str,
-        num_nonces: int,
-        lease_ms: int,
-        wait_ms: int,
-        error: str,
+        *,
+        cursor: str = "",
+        num_nonces: int = 0,
+        lease_ms: int = 0,
+        wait_ms: int = 0,
+        error: str = "",
     ) -> bool:
-        reply = self._scripts.run(
+        reply = self._run(
             "advance_callback",
             [Keys.of_round(round_id, "callback")],
             [token, cursor, num_nonces, lease_ms, wait_ms, error],
         )
         return bool(reply)
-
-
-def _parse(fields: Mapping[str, str]) -> CallbackProgress:
-    return CallbackProgress(
-        cursor=fields.get("cursor", START),
-        delivered=int(fields.get("delivered", 0)),
-        lease=fields.get("lease", ""),
-        lease_ms=int(fields.get("lease_ms", 0)),
-        next_ms=int(fields.get("next_ms", 0)),
-        attempts=int(fields.get("attempts", 0)),
-        error=fields.get("error", ""),
-    )

@@ -15,9 +15,8 @@ from typing import Any
 import redis
 
 from pocqueue.engine.base import EngineInfo
-from pocqueue.rounds.connection import store_errors
 from pocqueue.rounds.latency import Latency
-from pocqueue.rounds.scripts import Scripts
+from pocqueue.rounds.scripts import Call, OnRedis
 from pocqueue.rounds.store import Keys
 
 #: How long a dead worker is still shown by `pocqueue gpus`.
@@ -132,29 +131,26 @@ class Gpu:
         return cls(**values)
 
 
-class Pool:
+class Pool(OnRedis):
     """The register of GPU queues in Redis. Safe to share between threads."""
 
     def __init__(self, client: redis.Redis, url: str) -> None:
-        self.client = client
-        self.url = url
-        self._scripts = Scripts(client, url)
+        super().__init__(client, url)
         #: The last record of each queue, as it was read. Never changed in place: threads may share it.
         self._known: dict[str, Gpu] = {}
 
     def beat(self, gpu: Gpu) -> Gpu | None:
         """Register a worker or renew its heartbeat; return the other live owner of the queue."""
-        other = self._scripts.run("beat", *beat_call(gpu))
+        other = self._run("beat", *beat_call(gpu))
         return Gpu.from_json(other, 0, 0) if other else None
 
     def leave(self, queue: str, worker: str) -> None:
         """Take a worker out of the pool."""
-        self._scripts.run("leave", [Keys.GPUS, Keys.HEARTBEATS], [queue, worker])
+        self._run("leave", [Keys.GPUS, Keys.HEARTBEATS], [queue, worker])
 
     def all(self) -> list[Gpu]:
         """Return every GPU, dead ones of the last hour too, by queue."""
-        # No transaction: a full Redis refuses those even if they only read.
-        with store_errors(self.url), self.client.pipeline(transaction=False) as pipe:
+        with self._pipeline() as pipe:
             pipe.zrange(Keys.HEARTBEATS, 0, -1, withscores=True)
             pipe.time()
             beats, time = pipe.execute()
@@ -165,7 +161,7 @@ class Pool:
         # overwritten within that millisecond.
         gpus = {q: gpu for q, gpu in self._known.items() if seen.get(q) == gpu.seen_ms < gpu.now_ms}
         if heard := [queue for queue in seen if queue not in gpus]:
-            with store_errors(self.url):
+            with self._errors():
                 texts: Any = self.client.hmget(Keys.GPUS, heard)
             gpus |= {
                 queue: Gpu.from_json(text, seen[queue], now_ms)
@@ -189,7 +185,7 @@ class Pool:
                 self.leave(gpu.queue, gpu.worker)
 
 
-def beat_call(gpu: Gpu) -> tuple[list[str], list[Any]]:
+def beat_call(gpu: Gpu) -> Call:
     """Return keys and arguments of `lua/beat.lua`; see `Pool.beat`."""
     return [Keys.GPUS, Keys.HEARTBEATS], [gpu.queue, gpu.worker, gpu.to_json()]
 

@@ -1,69 +1,73 @@
-"""The Lua scripts of `lua/`, each run as one atomic step of Redis."""
+"""What the parts that keep something in Redis have in common: one client, its errors, and the Lua scripts of `lua/`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from importlib import resources
-from typing import Any
+from typing import Any, TypeAlias
 
 import redis
 import redis.asyncio
+from redis.client import Pipeline
 
 from pocqueue.rounds.connection import store_errors
 
+#: Keys and arguments of one run of a script.
+Call: TypeAlias = tuple[Sequence[str], Sequence[Any]]
 
-class Scripts:
-    """All scripts on one client, known by their file names; sent to Redis again when it forgets."""
+
+class OnRedis:
+    """Something kept in Redis, on one client. Safe to share between threads.
+
+    Whatever asks Redis raises `StoreError` if it is away, full or refuses.
+
+    Args:
+        client: of the server.
+        url: its address, for messages.
+    """
 
     def __init__(self, client: redis.Redis, url: str) -> None:
-        self._client = client
-        self._url = url
+        self.client = client
+        self.url = url
 
-    def run(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        """Run `lua/{name}.lua`; return its reply.
+    def _errors(self) -> AbstractContextManager[None]:
+        return store_errors(self.url)
 
-        Raises:
-            StoreError: Redis is away, full or refuses the script.
-        """
-        with store_errors(self._url):
-            return self._registered[name](keys=keys, args=args)
+    @contextmanager
+    def _pipeline(self) -> Iterator[Pipeline]:
+        """Collect commands for one round trip."""
+        # No transaction: a full Redis refuses those even if they only read.
+        with self._errors(), self.client.pipeline(transaction=False) as pipe:
+            yield pipe
 
-    def run_many(
-        self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Any]]]
-    ) -> list[Any]:
+    def _each(self, command: str, keys: Sequence[str]) -> list[Any]:
+        """Run a command of one key on many, in one round trip; return the replies."""
+        with self._pipeline() as pipe:
+            for key in keys:
+                pipe.execute_command(command, key)  # type: ignore[no-untyped-call]
+            return pipe.execute()
+
+    def _run(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        """Run `lua/{name}.lua` as one atomic step; return its reply."""
+        with self._errors():
+            return self._scripts[name](keys=keys, args=args)
+
+    def _run_many(self, name: str, calls: Sequence[Call]) -> list[Any]:
         """Run one script many times, in order, each an atomic step of its own; return the replies.
 
-        All of it is one round trip. After a failure it is not known which of them ran.
-
-        Args:
-            name: of the script.
-            calls: keys and arguments of each run.
-
-        Raises:
-            StoreError: Redis is away, full or refuses the script.
+        After a failure it is not known which of them ran.
         """
-        script = self._registered[name]
-        with store_errors(self._url):
-            try:
-                return self._pipelined(script.sha, calls)
-            except redis.exceptions.NoScriptError:
-                # Redis was restarted. None of them ran: they are all the same script.
-                self._client.script_load(script.script)
-                return self._pipelined(script.sha, calls)
-
-    def _pipelined(
-        self, sha: str, calls: Sequence[tuple[Sequence[str], Sequence[Any]]]
-    ) -> list[Any]:
-        # No transaction: a full Redis would refuse it as a whole.
-        with self._client.pipeline(transaction=False) as pipe:
+        script = self._scripts[name]
+        with self._pipeline() as pipe:
             for keys, args in calls:
-                pipe.evalsha(sha, len(keys), *keys, *args)
+                script(keys=keys, args=args, client=pipe)
             return pipe.execute()
 
     @cached_property
-    def _registered(self) -> dict[str, Any]:
-        return register_scripts(self._client)
+    def _scripts(self) -> dict[str, Any]:
+        return register_scripts(self.client)
 
 
 def register_scripts(client: redis.Redis | redis.asyncio.Redis) -> dict[str, Any]:

@@ -19,11 +19,8 @@ import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import redis
-
 from pocqueue.errors import SessionsFull, StoreFull, UnknownRound
 from pocqueue.poc.proofs import Proofs
-from pocqueue.rounds.connection import store_errors
 from pocqueue.rounds.records import (
     AssignedRange,
     Assignment,
@@ -36,7 +33,7 @@ from pocqueue.rounds.records import (
     RoundStatus,
     SessionLimits,
 )
-from pocqueue.rounds.scripts import Scripts
+from pocqueue.rounds.scripts import Call, OnRedis
 from pocqueue.rounds.spec import RoundSpec, RoundState
 
 PREFIX = "pocqueue:2:"
@@ -76,13 +73,8 @@ class Keys:
 START = "0-0"
 
 
-class RoundStore:
+class RoundStore(OnRedis):
     """Rounds, ranges and proofs. Safe to share between threads."""
-
-    def __init__(self, client: redis.Redis, url: str) -> None:
-        self.client = client
-        self.url = url
-        self._scripts = Scripts(client, url)
 
     # Rounds
 
@@ -104,7 +96,7 @@ class RoundStore:
         """
         round_id = round_id or str(uuid.uuid4())
         of_all = [Keys.ROUNDS, Keys.ACTIVE, Keys.WAKE, Keys.CALLBACKS, Keys.SESSIONS]
-        reply = self._scripts.run(
+        reply = self._run(
             "create_round",
             [Keys.of_round(round_id, "round"), *of_all],
             [
@@ -148,20 +140,16 @@ class RoundStore:
 
     def list_ids(self) -> list[str]:
         """Return the ids of all kept rounds, oldest first, and forget those that expired."""
-        with store_errors(self.url):
-            ids: Any = self.client.zrange(Keys.ROUNDS, 0, -1)
-            with self.client.pipeline(transaction=False) as pipe:
-                for round_id in ids:
-                    pipe.exists(Keys.of_round(round_id, "round"))
-                exists = pipe.execute()
-            gone = [i for i, there in zip(ids, exists, strict=True) if not there]
-            if gone:
+        ids = self._kept_ids()
+        exists = self._each("EXISTS", [Keys.of_round(round_id, "round") for round_id in ids])
+        if gone := [i for i, there in zip(ids, exists, strict=True) if not there]:
+            with self._errors():
                 self.client.zrem(Keys.ROUNDS, *gone)
         return [i for i, there in zip(ids, exists, strict=True) if there]
 
     def active_ids(self) -> list[str]:
         """Return the ids of rounds that nobody has closed yet."""
-        with store_errors(self.url):
+        with self._errors():
             ids: Any = self.client.smembers(Keys.ACTIVE)
         return sorted(ids)
 
@@ -200,7 +188,7 @@ class RoundStore:
             )
             for one in wanted
         ]
-        replies = self._scripts.run_many("assign_range", calls)
+        replies = self._run_many("assign_range", calls)
         return [
             AssignedRange(*(int(number) for number in reply)) if reply else None
             for reply in replies
@@ -213,8 +201,8 @@ class RoundStore:
             failed: the GPU could not do it or died on it; after MAX_ATTEMPTS such in a row without
                 a batch in between, the rest of the range is abandoned instead.
         """
-        keys, arguments = release_range_call(round_id, range_id, failed=failed)
-        left, verdict = self._scripts.run("release_range", keys, arguments)
+        call = release_range_call(round_id, range_id, failed=failed)
+        left, verdict = self._run("release_range", *call)
         if verdict == "hopeless":
             reason = (
                 f"GPUs failed {MAX_ATTEMPTS} times in a row on its first nonces; their logs say why"
@@ -226,8 +214,7 @@ class RoundStore:
 
     def open_range(self, round_id: str, range_id: int) -> OpenedRange | None:
         """Read a range and its round before work on it; None if there is nothing to do."""
-        # No transaction: a full Redis refuses those even if they only read.
-        with store_errors(self.url), self.client.pipeline(transaction=False) as pipe:
+        with self._pipeline() as pipe:
             pipe.hgetall(Keys.of_round(round_id, "round"))
             pipe.hget(Keys.of_round(round_id, "ranges"), str(range_id))
             pipe.time()
@@ -241,15 +228,12 @@ class RoundStore:
 
     def commit_batch(self, batch: BatchCommit) -> CommitResult:
         """Count the nonce indices of a batch and keep its valid nonces, exactly once."""
-        outcome, done = self._scripts.run("commit_batch", *commit_batch_call(batch))
+        outcome, done = self._run("commit_batch", *commit_batch_call(batch))
         return CommitResult(Outcome(outcome), int(done))
 
     def outstanding(self, round_ids: Sequence[str]) -> list[OutstandingRange]:
         """Return the ranges of these rounds that are out on GPUs."""
-        with store_errors(self.url), self.client.pipeline(transaction=False) as pipe:
-            for round_id in round_ids:
-                pipe.hgetall(Keys.of_round(round_id, "ranges"))
-            found = pipe.execute()
+        found = self._each("HGETALL", [Keys.of_round(i, "ranges") for i in round_ids])
         return [
             OutstandingRange.parse(round_id, range_id, record)
             for round_id, records in zip(round_ids, found, strict=True)
@@ -258,7 +242,7 @@ class RoundStore:
 
     def coverage(self, round_id: str) -> list[tuple[int, int]]:
         """Return the counted nonce indices as disjoint half-open runs, in order."""
-        with store_errors(self.url):
+        with self._errors():
             runs: Any = self.client.hgetall(Keys.of_round(round_id, "cover_starts"))
         return sorted((int(start), int(stop)) for start, stop in runs.items())
 
@@ -284,7 +268,7 @@ class RoundStore:
         key = Keys.of_round(status.round_id, "proofs")
         if block_ms is not None:
             block_ms = max(1, min(block_ms, MAX_BLOCK_MS))
-        with store_errors(self.url):
+        with self._errors():
             reply: Any = self.client.xread({key: cursor}, count=count, block=block_ms)
         return [
             ProofEntry(
@@ -306,37 +290,37 @@ class RoundStore:
 
     def totals(self) -> dict[str, int]:
         """Return the counters over all rounds since ever, by name; see `lua/commit_batch.lua`."""
-        with store_errors(self.url):
+        with self._errors():
             found: Any = self.client.hgetall(Keys.METRICS)
         return {name: int(value) for name, value in found.items()}
 
     def snapshot(self) -> list[RoundStatus]:
         """Return every kept round as it stands; unlike `statuses`, nothing is written."""
-        with store_errors(self.url):
-            ids: Any = self.client.zrange(Keys.ROUNDS, 0, -1)
-        return [status.seen_now() for status in self._read(ids)]
+        return [status.seen_now() for status in self._read(self._kept_ids())]
 
     def num_proofs(self, round_ids: Sequence[str]) -> list[int]:
         """Return how many entries the stream of each of these rounds has."""
-        with store_errors(self.url), self.client.pipeline(transaction=False) as pipe:
-            for round_id in round_ids:
-                pipe.xlen(Keys.of_round(round_id, "proofs"))
-            return [int(number) for number in pipe.execute()]
+        return self._each("XLEN", [Keys.of_round(i, "proofs") for i in round_ids])
 
     # Helpers
 
     def now_ms(self) -> int:
         """Return Redis's clock."""
-        with store_errors(self.url):
+        with self._errors():
             return _ms(self.client.time())
 
     def wait_for_work(self, timeout_s: float) -> bool:
         """Wait until a round is made or the time is up; say whether one was."""
-        with store_errors(self.url):
+        with self._errors():
             return self.client.blpop([Keys.WAKE], timeout=timeout_s) is not None
 
+    def _kept_ids(self) -> list[str]:
+        with self._errors():
+            ids: Any = self.client.zrange(Keys.ROUNDS, 0, -1)
+        return list(ids)
+
     def _read(self, round_ids: Sequence[str]) -> list[RoundStatus]:
-        with store_errors(self.url), self.client.pipeline(transaction=False) as pipe:
+        with self._pipeline() as pipe:
             for round_id in round_ids:
                 pipe.hgetall(Keys.of_round(round_id, "round"))
             pipe.time()
@@ -350,12 +334,12 @@ class RoundStore:
     def _close(
         self, round_id: str, state: RoundState, reason: str, *, only_if_due: bool
     ) -> RoundState | None:
-        keys, arguments = close_round_call(round_id, state, reason, only_if_due=only_if_due)
-        reply = self._scripts.run("close_round", keys, arguments)
+        call = close_round_call(round_id, state, reason, only_if_due=only_if_due)
+        reply = self._run("close_round", *call)
         return RoundState(reply) if reply else None
 
 
-def commit_batch_call(batch: BatchCommit) -> tuple[list[str], list[Any]]:
+def commit_batch_call(batch: BatchCommit) -> Call:
     """Return keys and arguments of `lua/commit_batch.lua`; see `RoundStore.commit_batch`."""
     before = Keys.parts(batch.round_id, "round", "ranges", "proofs", "cover_starts", "cover_stops")
     behind = [Keys.of_round(batch.round_id, "abandoned"), Keys.METRICS]
@@ -372,17 +356,13 @@ def commit_batch_call(batch: BatchCommit) -> tuple[list[str], list[Any]]:
     ]
 
 
-def release_range_call(
-    round_id: str, range_id: int, *, failed: bool
-) -> tuple[list[str], list[Any]]:
+def release_range_call(round_id: str, range_id: int, *, failed: bool) -> Call:
     """Return keys and arguments of `lua/release_range.lua`; see `RoundStore.release_range`."""
     keys = Keys.parts(round_id, "round", "ranges", "returned", "abandoned")
     return [*keys, Keys.METRICS], [range_id, int(failed), MAX_ATTEMPTS]
 
 
-def close_round_call(
-    round_id: str, state: RoundState, reason: str, *, only_if_due: bool
-) -> tuple[list[str], list[Any]]:
+def close_round_call(round_id: str, state: RoundState, reason: str, *, only_if_due: bool) -> Call:
     """Return keys and arguments of `lua/close_round.lua`."""
     parts = ("round", "ranges", "proofs", "cover_starts", "cover_stops", "returned", "abandoned")
     keys = [*Keys.parts(round_id, *parts), Keys.ACTIVE, Keys.SESSIONS]
