@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import logging
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import redis
+
 from pocqueue.errors import StoreError
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.callbacks import CALLBACK_GRACE_S
-from pocqueue.rounds.lease import LeaderLease
 from pocqueue.rounds.planner import DELIVERY_S, RANGE_S, find_lost, plan
 from pocqueue.rounds.pool import HEARTBEAT_TTL_S
 from pocqueue.rounds.records import AssignedRange, RoundStatus
+from pocqueue.rounds.scripts import OnRedis
+from pocqueue.rounds.store import Keys
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +38,8 @@ MAX_BUSY_STEP_S = 0.25
 IDLE_STEP_S = 0.5
 #: Between two tries of a scheduler that does not lead, or has lost Redis.
 STANDBY_STEP_S = 0.5
+#: A leader that does not renew for this long loses the lead.
+LEASE_S = 3.0
 
 
 class Stop(Protocol):
@@ -65,6 +71,25 @@ class SchedulerTimings:
     grace_s: float = CALLBACK_GRACE_S  #: after a deadline, while callbacks are still tried
     delivery_s: float = DELIVERY_S  #: a worker that does not have its range by then will not get it
     idle_s: float = IDLE_STEP_S  #: between two steps while there is nothing to do
+    lease_s: float = LEASE_S  #: after which a leader that does not renew loses the lead
+
+
+class LeaderLease(OnRedis):
+    """The lead among schedulers, a key in Redis that its holder has to renew, as one of them sees it."""
+
+    def __init__(self, client: redis.Redis, url: str, lease_s: float = LEASE_S) -> None:
+        super().__init__(client, url)
+        self.id = uuid.uuid4().hex
+        self._lease_ms = round(1000 * lease_s)
+
+    def hold(self) -> bool:
+        """Take or renew the lead; say whether this scheduler has it."""
+        return bool(self._run("lead", [Keys.LEADER], [self.id, self._lease_ms]))
+
+    def resign(self) -> None:
+        """Give the lead up so that another scheduler need not wait for it to run out."""
+        # One millisecond left is as good as none, and the script checks whose lead it is.
+        self._run("lead", [Keys.LEADER], [self.id, 1])
 
 
 class Scheduler:
@@ -73,7 +98,6 @@ class Scheduler:
     Args:
         backend: rounds, ranges, GPU queues, and proofs that callback URLs did not take yet.
         sender: brings tasks to workers.
-        lease: the lead among schedulers; None: of `backend`.
         timings: see there.
         clock: monotonic seconds.
     """
@@ -82,13 +106,12 @@ class Scheduler:
         self,
         backend: Backend,
         sender: Sender,
-        lease: LeaderLease | None = None,
         timings: SchedulerTimings = SchedulerTimings(),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store, self._pool, self._callbacks = backend.store, backend.pool, backend.callbacks
         self._sender, self._timings, self._clock = sender, timings, clock
-        self._lease = lease or LeaderLease(backend.client, backend.url)
+        self._lease = LeaderLease(backend.client, backend.url, timings.lease_s)
         self._trust_silence_at = 0.0
         self._leads = self._stands_by = self._store_lost = False
 
@@ -123,16 +146,13 @@ class Scheduler:
         """Do all there is to do now; return whether any round is active."""
         active = self._store.active_ids()
         rounds = [status for status in self._store.statuses(active) if status.state.is_active]
-        self._close_due(active, {status.round_id for status in rounds})
+        for round_id in set(active) - {status.round_id for status in rounds}:
+            self._store.expire(round_id)
         if rounds:
             self._schedule(rounds)
         for round_id, token in self._callbacks.claim_due(self._timings.grace_s):
             self._sender.send_callback(round_id, token)
         return bool(rounds)
-
-    def _close_due(self, active: list[str], still_active: set[str]) -> None:
-        for round_id in set(active) - still_active:
-            self._store.expire(round_id)
 
     def _schedule(self, rounds: list[RoundStatus]) -> None:
         by_id = {status.round_id: status for status in rounds}
@@ -158,7 +178,7 @@ class Scheduler:
         gone = {item.range.key for item in lost}
         held = [out for out in outstanding if out.key not in gone]
         wanted = plan(rounds, gpus, held, now_ms, self._timings.range_s)
-        # Two round trips for all GPUs, not two for each: with hundreds of them a step would take longer
+        # A few round trips for all GPUs, not two for each: with hundreds of them a step would take longer
         # than the pause between two.
         sent = [
             (a.queue, by_id[a.round_id], assigned)

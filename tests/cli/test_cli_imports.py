@@ -48,7 +48,7 @@ except SystemExit as exc:
     "module",
     [
         "pocqueue.app",
-        "pocqueue.rounds.sending",
+        "pocqueue.rounds.scheduler_process",
         "pocqueue.measure.samples",
         "pocqueue.local_stack",
         "workers.io",

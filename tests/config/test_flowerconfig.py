@@ -204,7 +204,7 @@ def test_real_flower_shows_queues_and_tasks(redis_socket: Path, short_dir: Path)
         sender = Celery("sender", broker=url)
         with running(command, short_dir / "worker.log", env=env, cwd=ROOT), sender as app:
             wait_ready(lambda: length() == 0, server)
-            shown = "0..511 of round 9b2e6c1e"  # as pocqueue/rounds/sending.py words it
+            shown = "0..511 of round 9b2e6c1e"  # as pocqueue/rounds/scheduler_process.py words it
             app.send_task("broker_app.nothing", kwargsrepr=shown, queue="gpu3")
             wait_ready(lambda: shown in tasks() and "SUCCESS" in tasks(), server)
         with sender as app:

@@ -14,9 +14,9 @@ from pydantic import SecretStr
 from pocqueue.errors import PocqueueError, StoreError, StoreFull, StoreTooOld, StoreUnavailable
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.connection import broker_url, connect, redis_url, shown_url, store_errors
-from pocqueue.rounds.lease import LeaderLease
 from pocqueue.rounds.records import Outcome
 from pocqueue.rounds.redis_server import RedisServer
+from pocqueue.rounds.scheduler import LeaderLease
 from tests.support.factories import make_gpu, make_spec
 from tests.support.fixtures import SettingsFactory
 from tests.support.rounds import assign, check_books, commit

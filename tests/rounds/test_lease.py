@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pocqueue.rounds.backend import Backend
-from pocqueue.rounds.lease import LEASE_S, LeaderLease
+from pocqueue.rounds.scheduler import LEASE_S, LeaderLease
 from pocqueue.rounds.store import Keys
 from tests.support.waiting import wait_until
 

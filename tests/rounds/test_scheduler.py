@@ -12,13 +12,13 @@ import pytest
 
 from pocqueue.errors import StoreUnavailable
 from pocqueue.rounds.backend import Backend
-from pocqueue.rounds.lease import LEASE_S, LeaderLease
 from pocqueue.rounds.planner import DEPTH
 from pocqueue.rounds.records import AssignedRange, RoundStatus
 from pocqueue.rounds.redis_server import RedisServer
 from pocqueue.rounds.scheduler import (
     BUSY_STEP_S,
     MAX_BUSY_STEP_S,
+    LeaderLease,
     Scheduler,
     SchedulerTimings,
     busy_pause_s,
@@ -57,12 +57,10 @@ def _scheduler(
     backend: Backend,
     channel: Channel,
     clock: Callable[[], float] = time.monotonic,
-    lease_s: float = LEASE_S,
     **changes: float,
 ) -> Scheduler:
-    lease = LeaderLease(backend.client, backend.url, lease_s)
     timings = SchedulerTimings(**({"settle_s": 0.0} | changes))
-    return Scheduler(backend, channel, lease, timings, clock)
+    return Scheduler(backend, channel, timings, clock)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from pocqueue import app as pocqueue_app
 from pocqueue.errors import StoreUnavailable
 from pocqueue.rounds.records import AssignedRange, RoundStatus
 from pocqueue.rounds.redis_server import RedisServer
-from pocqueue.rounds.sending import CelerySender
+from pocqueue.rounds.scheduler_process import CelerySender
 from pocqueue.rounds.task_names import RUN_RANGE
 from tests.support.factories import make_status
 from tests.support.fixtures import SettingsFactory
