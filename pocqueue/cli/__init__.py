@@ -17,13 +17,13 @@ from pocqueue.cli import (
     demo,
     engine,
     gpus,
+    node,
     redis,
     round as round_commands,
     scheduler,
     up,
     vllm,
 )
-from pocqueue.cli.node import commands as node
 from pocqueue.cli.output import EXIT_BAD_INPUT, print_error
 from pocqueue.errors import PocqueueError
 
