@@ -1,4 +1,4 @@
-"""Sends what is in the outbox: POST to ``{url}/generated`` or ``{url}/validated`` until it is taken.
+"""Signs, keeps and sends: POST to ``{url}/generated`` or ``{url}/validated`` until it is taken.
 
 Each URL gets its messages one at a time and in order; different URLs do not wait for each other. What may
 be tried again is, for ever, with growing pauses; what was refused is put aside (`pocqueue.poc.callback`
@@ -14,17 +14,23 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from typing_extensions import override
 
 from pocqueue.closing import AsyncClosing
 from pocqueue.errors import InvalidRound, OutboxError
-from pocqueue.node.outbox import Message, Outbox
+from pocqueue.node.keys import SigningKey
+from pocqueue.node.metrics import NodeMetrics
+from pocqueue.node.outbox import Message, NewMessage, Outbox
+from pocqueue.node.signing import sign_body
 from pocqueue.poc.callback import (
     MAX_RETRY_AFTER_S,
     Backoff,
     CallbackClient,
+    Kind,
     PostOutcome,
     PostResult,
     without_secrets,
@@ -93,7 +99,8 @@ class Dispatcher(AsyncClosing):
                     # Our own bug must not end the deliveries for good.
                     logger.exception("The outbox could not be looked into.")
                     pause_s = self._disk_pause_s
-                await self._wait(pause_s)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), pause_s)
             await self._finish()
 
     async def _start_due(self) -> float | None:
@@ -117,17 +124,16 @@ class Dispatcher(AsyncClosing):
             )
         return min(pauses, default=None)
 
-    async def _wait(self, timeout_s: float | None) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), timeout_s)
-
     async def _deliver(self, message: Message) -> None:
         """Make one attempt and note what came of it."""
         try:
             result = await self._client.post(message.url, message.kind, message.body)
             if result.outcome is PostOutcome.DELIVERED:
                 await self._note(self._outbox.delivered, message.id)
-                _log_delivered(message)
+                if message.attempts:
+                    logger.info("%s: taken at try %d", _named(message), message.attempts + 1)
+                else:
+                    logger.debug("%s: taken", _named(message))
                 if self._on_delivered is not None:
                     self._on_delivered(max(0.0, time.time() - message.created_s))
             elif result.outcome is PostOutcome.RETRY:
@@ -173,15 +179,37 @@ class Dispatcher(AsyncClosing):
 
     async def _finish(self) -> None:
         """Let what is under way end, and cut off what takes too long; the next run sends that again."""
-        tasks = list(self._busy.values())
-        if not tasks:
-            return
-        try:
-            await asyncio.wait(tasks, timeout=self._stop_timeout_s)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks := list(self._busy.values()):
+            try:
+                await asyncio.wait(tasks, timeout=self._stop_timeout_s)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """Key, outbox, dispatcher and metrics of a node; every search and every verdict uses the same."""
+
+    key: SigningKey
+    outbox: Outbox
+    dispatcher: Dispatcher
+    metrics: NodeMetrics
+
+    def message(self, position: str, kind: Kind, url: str, body: Mapping[str, Any]) -> NewMessage:
+        """Return a message with a body, signed.
+
+        Args:
+            position: of the batch in its session; once for each kind.
+            kind: of the body.
+            url: callback URL.
+            body: a batch or verdict, as `sign_body` takes it.
+        """
+        with self.metrics.signing.time():
+            signed = sign_body(body, self.key)
+        self.metrics.signed.inc()
+        return NewMessage(position, kind, url, signed, len(signed["nonces"]))
 
 
 def pause_left(next_s: float, now_s: float) -> float:
@@ -195,13 +223,6 @@ def pause_left(next_s: float, now_s: float) -> float:
     """
     left = next_s - now_s
     return left if 0.0 < left <= MAX_RETRY_AFTER_S else 0.0
-
-
-def _log_delivered(message: Message) -> None:
-    if message.attempts:
-        logger.info("%s: taken at try %d", _named(message), message.attempts + 1)
-    else:
-        logger.debug("%s: taken", _named(message))
 
 
 def _named(message: Message) -> str:

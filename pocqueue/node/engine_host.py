@@ -16,7 +16,7 @@ from pocqueue.engine import Engine, OnProgress
 from pocqueue.engine.base import EngineInfo
 from pocqueue.engine.local import load_local_engine
 from pocqueue.errors import EngineError, EngineUnavailable, PocqueueError
-from pocqueue.poc.batch import Batch, Searched, batches_of
+from pocqueue.poc.batch import Searched, batches_of
 from pocqueue.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class EngineHost:
 
     Attributes:
         info: the deployed model; None until it is loaded.
-        error: why it cannot be used; None if it can, or is being loaded.
+        error: why it cannot be used, in a sentence; None if it can, or is being loaded.
     """
 
     def __init__(self, settings: Settings, load: Loader = load_local_engine) -> None:
@@ -65,7 +65,7 @@ class EngineHost:
         assert self._loading is not None
         await asyncio.shield(self._loading)
         if self.info is None:
-            raise EngineUnavailable(f"The engine of this node cannot be used: {self.error}")
+            raise EngineUnavailable(self.error)
         return self.info
 
     async def values(self, search: Searched, nonces: Sequence[int]) -> list[Any]:
@@ -77,9 +77,17 @@ class EngineHost:
             InvalidRound: it cannot run that shape.
         """
         await self.ready()
-        computed: list[Any] = []
-        for batch in batches_of(search, nonces):
-            computed += await self._run(batch)
+        assert self._engine is not None
+        loop, computed = asyncio.get_running_loop(), []
+        try:
+            for batch in batches_of(search, nonces):
+                computed += await loop.run_in_executor(self._thread, self._engine.values, batch)
+        except PocqueueError:
+            raise
+        except Exception as exc:
+            # Whatever the runtime below raises: out of memory, a kernel that fails.
+            reason = str(exc) or type(exc).__name__
+            raise EngineError(f"The engine failed on a batch: {reason}") from exc
         return computed
 
     async def close(self) -> None:
@@ -90,33 +98,18 @@ class EngineHost:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._engine.close)
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def _run(self, batch: Batch) -> list[Any]:
-        assert self._engine is not None
-        loop = asyncio.get_running_loop()
-        try:
-            return await loop.run_in_executor(self._thread, self._engine.values, batch)
-        except PocqueueError:
-            raise
-        except Exception as exc:
-            # Whatever the runtime below raises: out of memory, a kernel that fails.
-            reason = str(exc) or type(exc).__name__
-            raise EngineError(f"The engine failed on a batch: {reason}") from exc
-
     async def _load(self) -> None:
         loop = asyncio.get_running_loop()
         try:
             self._engine = await loop.run_in_executor(
-                self._thread, self._load_engine, self._settings, None, _log
+                self._thread, self._load_engine, self._settings, None, logger.info
             )
             self.info = self._engine.info
         except Exception as exc:  # noqa: BLE001 - whatever a model runtime raises: the node goes on without
-            self.error = str(exc) or type(exc).__name__
-            logger.error("The engine of this node cannot be used: %s", self.error)
+            reason = str(exc) or type(exc).__name__
+            self.error = f"The engine of this node cannot be used: {reason}"
+            logger.error("%s", self.error)
             return
         logger.info(
             "The engine of this node is ready: %s on %s.", self.info.model, self.info.device
         )
-
-
-def _log(line: str) -> None:
-    logger.info("%s", line)

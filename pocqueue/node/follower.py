@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
 from pocqueue.errors import DelegationError, OutboxError, PocqueueError
+from pocqueue.node.dispatcher import Outgoing
 from pocqueue.node.outbox import NewMessage
-from pocqueue.node.outgoing import Outgoing
 from pocqueue.node.page_check import Fraud, PageCheck
-from pocqueue.node.search_request import SearchRequest
+from pocqueue.node.round import SearchRequest
 from pocqueue.node.sources import Page, Source, is_final, is_refused
 from pocqueue.node.spot_check import SpotCheck
 from pocqueue.poc.nonces import split_range

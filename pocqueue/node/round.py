@@ -1,16 +1,16 @@
-"""A round as the chain asked the small node for it, kept as JSON for as long as it has batches to send."""
+"""A round as the chain asked the small node for it, and the search for it that is kept on disk."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
+from pocqueue.delegation.client import RemoteModel
 from pocqueue.poc.fields import HttpUrl
 from pocqueue.poc.scheme import ProofSearch
 from pocqueue.rounds.model_choice import ModelWish
-
-_NOT_OF_THE_SEARCH = {"params", "url", "delegation_url", "delegation_auth_token"}
+from pocqueue.rounds.store import KEEP_ENDED_MS
 
 
 class NodeRound(ProofSearch):
@@ -37,33 +37,44 @@ class NodeRound(ProofSearch):
 
     def is_same_search(self, other: NodeRound) -> bool:
         """Say whether another request asks for what this one asks for already."""
+        # What the nonces are and which of them are valid; not how they are computed and sent.
         ours, theirs = (
-            (
-                (r.block_hash, r.block_height, r.public_key, r.node_id, r.node_count),
-                (r.scheme, r.proof.model_dump(exclude={"fraud_threshold"})),
-            )
+            {**r.search, "wish": r.wish, "batch_size": None, "fraud_threshold": None}
             for r in (self, other)
         )
-        return ours == theirs and (self.seq_len, self.wish) == (other.seq_len, other.wish)
+        return ours == theirs
 
     @property
     def wish(self) -> ModelWish:
         """What the request says about its model."""
-        known = {
-            name for name in ModelWish.__dataclass_fields__ if self.params.get(name) is not None
-        }
-        return ModelWish(**{name: self.params[name] for name in known})
+        return ModelWish(**{name: self.params.get(name) for name in ModelWish.__dataclass_fields__})
 
     @property
     def search(self) -> dict[str, Any]:
         """What is searched, by the names of `RoundSpec`."""
-        return self.model_dump(exclude=_NOT_OF_THE_SEARCH)
+        return self.model_dump(exclude={"params", "url", "delegation_url", "delegation_auth_token"})
 
     def start_body(self) -> dict[str, Any]:
         """Return the body of the delegation API's `start`, without the token (docs/wire.md)."""
         body = self.search
+        params = self.params | {"seq_len": body.pop("seq_len")}
         # No callback URL: the batches are fetched and signed here; a push would go around the key.
-        return body | {
-            "params": self.params | {"seq_len": body.pop("seq_len")},
-            "callback_url": None,
-        }
+        return body | {"params": params, "callback_url": None}
+
+
+class SearchRequest(BaseModel):
+    """A search as it was begun: what it takes to go on with it after a restart, beside its cursor."""
+
+    round: NodeRound
+    gpu_count: int
+    #: Unix time at which its window closes.
+    deadline_s: float
+    #: What a big node searches with.
+    model: RemoteModel = RemoteModel()
+    #: The chain has stopped it; its source may not know yet.
+    stopped: bool = False
+
+    @property
+    def give_up_s(self) -> float:
+        """Unix time up to which its source keeps what it found, and is waited for."""
+        return self.deadline_s + KEEP_ENDED_MS / 1000

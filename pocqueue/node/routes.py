@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, Depends, Request, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pocqueue.errors import InvalidRound, NodeStateError, PocqueueError
+from pocqueue.errors import EngineUnavailable, InvalidRound, NodeStateError
 from pocqueue.node.round import NodeRound
 from pocqueue.node.schema import (
     InitBody,
@@ -42,12 +42,6 @@ _METRICS: dict[str, Any] = {
 Handler = TypeVar("Handler", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 _VERSION = re.compile(r"^/v\d+(?:\.\d+)+(?=/)")
-
-
-class Unhealthy(PocqueueError):
-    """The node cannot work; says why."""
-
-    http_status = 503
 
 
 class VersionPrefix:
@@ -173,7 +167,7 @@ def node_router(settings: NodeSettings) -> APIRouter:
     async def health(service: Service) -> OkAnswer:
         """Say whether the node can work."""
         if reason := service.unhealthy:
-            raise Unhealthy(reason)
+            raise EngineUnavailable(reason)
         return OkAnswer()
 
     @node.get(

@@ -25,12 +25,11 @@ from pocqueue.errors import (
     OutboxError,
     PocqueueError,
 )
+from pocqueue.node.dispatcher import Outgoing
 from pocqueue.node.engine_host import EngineHost
 from pocqueue.node.follower import Follower, Pauses
 from pocqueue.node.outbox import Session
-from pocqueue.node.outgoing import Outgoing
-from pocqueue.node.round import NodeRound
-from pocqueue.node.search_request import SearchRequest
+from pocqueue.node.round import NodeRound, SearchRequest
 from pocqueue.node.sources import EngineSource, QueueSource, RemoteSource, Source
 from pocqueue.node.spot_check import SpotCheck
 from pocqueue.node.validator import VERDICT_PREFIX

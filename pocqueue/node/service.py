@@ -13,26 +13,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Collection
 from enum import Enum
 from typing import Any
 
 from pocqueue.errors import DelegationError, NodeStateError, PocqueueError
-from pocqueue.node.dispatcher import Dispatcher
+from pocqueue.node.dispatcher import Dispatcher, Outgoing
 from pocqueue.node.engine_host import EngineHost
 from pocqueue.node.follower import Follower, Pauses
 from pocqueue.node.keys import SigningKey
 from pocqueue.node.metrics import NodeMetrics
 from pocqueue.node.outbox import Outbox, Session
-from pocqueue.node.outgoing import Outgoing
 from pocqueue.node.round import NodeRound
 from pocqueue.node.searches import Searches, local_work
-from pocqueue.node.validator import Validator
+from pocqueue.node.validator import validate
 from pocqueue.poc.proofs import ReceivedBatch, Verdict
 from pocqueue.settings import DelegationSettings, NodeSettings, Settings
 
 logger = logging.getLogger(__name__)
-
-NOT_HERE = "Validation phase not supported in delegation mode"
 
 
 class NodeState(Enum):
@@ -77,14 +75,13 @@ class NodeService:
         local = local_work(delegation, node)
         self.engine = (engine or EngineHost(settings)) if local == "engine" else None
         self._dispatcher = Dispatcher(outbox, on_delivered=self.metrics.count_delivery)
-        outgoing = Outgoing(key, outbox, self._dispatcher, self.metrics)
-        self._validator = None if self.engine is None else Validator(self.engine, outgoing)
+        self._outgoing = Outgoing(key, outbox, self._dispatcher, self.metrics)
         self._searches = Searches(
             settings,
             delegation,
             local,
             self.engine,
-            outgoing,
+            self._outgoing,
             on_lost=self._after_loss,
             pauses=pauses,
         )
@@ -135,21 +132,16 @@ class NodeService:
         async with self._changing:
             if node_round is not None:
                 await self._init(node_round)
-            if self.round is None:
-                raise NodeStateError("PoW is not running")
-            if self._current is not None and self._current.is_searching:
-                self.state = NodeState.GENERATING
-                return
-            if self._has_had_its_window():
-                logger.info("Node %d: this round has had its window.", self.round.node_id)
-                self.state = NodeState.GENERATING
-                return
-            self._error = None
-            try:
-                await self._begin(self.round, stopped)
-            except PocqueueError as exc:
-                self._error = str(exc)
-                raise
+            wanted = self._round_at_hand()
+            if self._has_had_its_window(wanted):
+                logger.info("Node %d: this round has had its window.", wanted.node_id)
+            elif self._current is None or not self._current.is_searching:
+                self._error = None
+                try:
+                    await self._begin(wanted, stopped)
+                except PocqueueError as exc:
+                    self._error = str(exc)
+                    raise
             self.state = NodeState.GENERATING
 
     async def validate_phase(self, node_round: NodeRound | None = None) -> None:
@@ -159,12 +151,10 @@ class NodeService:
             NodeStateError: there is no round, or nothing to check with.
         """
         async with self._changing:
-            if self._validator is None:
-                raise NodeStateError(self._cannot_validate())
+            self._own_engine()
             if node_round is not None:
                 await self._init(node_round)
-            if self.round is None:
-                raise NodeStateError("PoW is not running")
+            self._round_at_hand()
             await self._stop_search()
             self.state = NodeState.VALIDATING
 
@@ -173,13 +163,10 @@ class NodeService:
 
         Raises:
             NodeStateError: there is no round, or nothing to check with.
-            PocqueueError: see `Validator.validate`.
+            PocqueueError: see `validator.validate`.
         """
-        if self._validator is None:
-            raise NodeStateError(self._cannot_validate())
-        if self.round is None:
-            raise NodeStateError("PoW is not running")
-        return await self._validator.validate(proof, self.round)
+        engine = self._own_engine()
+        return await validate(proof, self._round_at_hand(), engine, self._outgoing)
 
     async def stop(self) -> bool:
         """End the round; what was found is still sent. Return whether there was one."""
@@ -234,9 +221,9 @@ class NodeService:
     def unhealthy(self) -> str | None:
         """Why the node cannot work; None if it can."""
         # A node that delegates works without an engine; its status says what is missing.
-        if self.engine is None or self.engine.error is None or self._delegation.is_delegating:
+        if self.engine is None or self._delegation.is_delegating:
             return None
-        return f"The engine of this node cannot be used: {self.engine.error}"
+        return self.engine.error
 
     async def render_metrics(self) -> tuple[bytes, str]:
         """Return what `/metrics` answers.
@@ -254,13 +241,33 @@ class NodeService:
 
     # Helpers
 
-    def _has_had_its_window(self) -> bool:
-        """Say whether the round at hand was searched until its end: again it would find the same."""
+    def _round_at_hand(self) -> NodeRound:
+        if self.round is None:
+            raise NodeStateError("PoW is not running")
+        return self.round
+
+    def _own_engine(self) -> EngineHost:
+        """Return what proofs are recomputed with.
+
+        Raises:
+            NodeStateError: there is none.
+        """
+        if self.engine is not None:
+            return self.engine
+        if self._delegates(self.round):
+            raise NodeStateError("Validation phase not supported in delegation mode")
+        raise NodeStateError(
+            "Validation phase not supported without an engine of this node's own: set "
+            "POCQUEUE_NODE_WORK=engine"
+        )
+
+    def _has_had_its_window(self, node_round: NodeRound) -> bool:
+        """Say whether a round was searched until its end: again it would find the same."""
         current = self._current
         return (
             current is not None
-            and self.round is not None
-            and current.round.is_same_search(self.round)
+            and not current.is_searching
+            and current.round.is_same_search(node_round)
             and not current.lost
             and current.fraud is None
             and time.time() >= current.request.deadline_s
@@ -272,11 +279,9 @@ class NodeService:
 
     async def _resume(self, session: Session) -> None:
         follower = await self._searches.resume(session)
-        if (
-            follower is None
-            or follower.request.stopped
-            or time.time() >= follower.request.deadline_s
-        ):
+        if follower is None:
+            return
+        if follower.request.stopped or time.time() >= follower.request.deadline_s:
             return
         # One round at a time; the stop of the one before may not have arrived.
         await self._stop_search()
@@ -301,13 +306,12 @@ class NodeService:
         """Return what is wrong, in one sentence."""
         follower = self._current
         check = follower.spot_check if follower else None
-        found = (
-            follower.error if follower else None,
-            self._error,
-            check.error if check else None,
-            self.engine.error if self.engine else None,
+        return (
+            (follower.error if follower else None)
+            or self._error
+            or (check.error if check else None)
+            or (self.engine.error if self.engine else None)
         )
-        return next((error for error in found if error is not None), None)
 
     def _status_word(self) -> str:
         over = self._current is None or self._current.over
@@ -324,14 +328,6 @@ class NodeService:
         has_own = node_round is not None and node_round.own_big_node is not None
         return has_own or self._delegation.is_delegating
 
-    def _cannot_validate(self) -> str:
-        if self._delegates(self.round):
-            return NOT_HERE
-        return (
-            "Validation phase not supported without an engine of this node's own: set "
-            "POCQUEUE_NODE_WORK=engine"
-        )
-
     async def _begin(self, node_round: NodeRound, stopped: asyncio.Event) -> None:
         window_s = self._delegation.window_seconds
         if not self._delegates(node_round):
@@ -340,34 +336,18 @@ class NodeService:
         try:
             self._current = await self._searches.begin_remotely(node_round)
         except DelegationError as exc:
-            logger.error(
-                "DELEGATION node %d: Failed to start delegation session: %s",
-                node_round.node_id,
-                exc,
-            )
             self.metrics.delegation_errors.inc()
             reason = f"Failed to start delegation session: {exc}"
-            if self._may_take_over:
-                logger.warning("DELEGATION node %d: local work takes over.", node_round.node_id)
-                try:
-                    self._current = await self._searches.begin_locally(
-                        node_round, window_s, stopped
-                    )
-                except PocqueueError as local:
-                    reason = f"{reason} Local work cannot take over: {local}"
-                else:
-                    self._error = reason
-                    return
-            raise DelegationError(reason, is_final=exc.is_final, status=exc.status) from exc
-
-    @property
-    def _may_take_over(self) -> bool:
-        return self._delegation.fallback == "local" and self._searches.local_work != "none"
+            logger.error("DELEGATION node %d: %s", node_round.node_id, reason)
+            if not await self._take_over(reason, node_round, window_s, stopped):
+                raise DelegationError(
+                    str(self._error), is_final=exc.is_final, status=exc.status
+                ) from exc
 
     async def _after_loss(self, follower: Follower) -> None:
         """Let local work take over the rest of a round from a big node, if it can and may."""
         stopped = self._stopped
-        if not follower.is_remote or follower is not self._current:
+        if not follower.is_remote:
             return
         async with self._changing:
             if follower is not self._current or self.state is not NodeState.GENERATING:
@@ -375,21 +355,32 @@ class NodeService:
             reason = f"The big node's session ended early: {follower.error}"
             if follower.fraud is not None:
                 reason = f"The big node's session was fraud: {follower.fraud}"
-            self._error = reason
             left_s = follower.request.deadline_s - time.time()
-            if not self._may_take_over or left_s <= 0:
-                return
-            try:
-                # After fraud it is not known what of it was sent; receivers ignore what comes twice.
-                seen = follower.seen if follower.fraud is None else ()
-                self._current = await self._searches.begin_locally(
-                    follower.round, left_s, stopped, seen
-                )
-            except PocqueueError as exc:
-                logger.error("LOCAL node %d cannot take over: %s", follower.round.node_id, exc)
-                self._error = f"{reason}. Local work cannot take over: {exc}"
-                return
-        logger.warning("LOCAL node %d: local work takes over.", follower.round.node_id)
+            # After fraud it is not known what of it was sent; receivers ignore what comes twice.
+            seen = follower.seen if follower.fraud is None else ()
+            await self._take_over(reason, follower.round, left_s, stopped, seen)
+
+    async def _take_over(
+        self,
+        reason: str,
+        node_round: NodeRound,
+        left_s: float,
+        stopped: asyncio.Event,
+        seen: Collection[int] = (),
+    ) -> bool:
+        """Let local work go on with a round, if it can and may; the status says why, and why not."""
+        self._error = reason
+        may = self._delegation.fallback == "local" and self._searches.local_work != "none"
+        if not may or left_s <= 0:
+            return False
+        try:
+            self._current = await self._searches.begin_locally(node_round, left_s, stopped, seen)
+        except PocqueueError as exc:
+            logger.error("LOCAL node %d cannot take over: %s", node_round.node_id, exc)
+            self._error = f"{reason.removesuffix('.')}. Local work cannot take over: {exc}"
+            return False
+        logger.warning("LOCAL node %d: local work takes over.", node_round.node_id)
+        return True
 
 
 def _age_s(since_s: float | None) -> float:

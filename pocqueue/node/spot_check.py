@@ -17,8 +17,8 @@ from pocqueue.errors import OutboxError, PocqueueError
 from pocqueue.node.engine_host import EngineHost
 from pocqueue.node.metrics import NodeMetrics
 from pocqueue.node.outbox import Outbox
+from pocqueue.node.round import SearchRequest
 from pocqueue.node.sampling import FRAUD_THRESHOLD, Sampler, judge_sample
-from pocqueue.node.search_request import SearchRequest
 from pocqueue.poc.proofs import Proofs
 
 logger = logging.getLogger(__name__)

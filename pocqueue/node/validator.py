@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import uuid
 
+from pocqueue.node.dispatcher import Outgoing
 from pocqueue.node.engine_host import EngineHost
-from pocqueue.node.outbox import NewMessage
-from pocqueue.node.outgoing import Outgoing
+from pocqueue.node.outbox import NewMessage, Outbox
 from pocqueue.node.round import NodeRound
 from pocqueue.poc.proofs import ReceivedBatch, Verdict, check_length
 
@@ -15,46 +15,37 @@ from pocqueue.poc.proofs import ReceivedBatch, Verdict, check_length
 VERDICT_PREFIX = "verdict-"
 
 
-class Validator:
-    """Validates proofs with the engine of this node.
+async def validate(
+    received: ReceivedBatch, node_round: NodeRound, engine: EngineHost, outgoing: Outgoing
+) -> Verdict:
+    """Recompute a proof for the round's block; the verdict is on disk when this returns.
 
-    Args:
-        engine: recomputes nonces.
-        outgoing: where verdicts go.
+    The block is the round's whatever the proof says, so that one made for another block fails.
+
+    Raises:
+        EngineUnavailable: the engine cannot be used.
+        EngineError: it failed on a batch.
+        InvalidRound: there is not one value for each nonce, or the shape cannot be run.
+        OutboxError: the verdict cannot be kept.
     """
+    claimed = received.proofs
+    # The nonces of the node whose proof it is, in the block of the round.
+    search = node_round.model_copy(
+        update={"public_key": received.public_key, "node_id": received.node_id}
+    )
+    check_length(search.proof.field, claimed.values, claimed.nonces, search.proof.noun)
+    verdict = search.proof.judge(claimed, await engine.values(search, claimed.nonces))
+    message = outgoing.message(
+        uuid.uuid4().hex, "validated", search.url, search.proof.verdict_body(search, verdict)
+    )
+    await asyncio.to_thread(_keep, outgoing.outbox, message)
+    outgoing.dispatcher.notify()
+    return verdict
 
-    def __init__(self, engine: EngineHost, outgoing: Outgoing) -> None:
-        self._engine = engine
-        self._outgoing = outgoing
 
-    async def validate(self, received: ReceivedBatch, node_round: NodeRound) -> Verdict:
-        """Recompute a proof for the round's block; the verdict is on disk when this returns.
-
-        The block is the round's whatever the proof says, so that one made for another block fails.
-
-        Raises:
-            EngineUnavailable: the engine cannot be used.
-            EngineError: it failed on a batch.
-            InvalidRound: there is not one value for each nonce, or the shape cannot be run.
-            OutboxError: the verdict cannot be kept.
-        """
-        claimed = received.proofs
-        # The nonces of the node whose proof it is, in the block of the round.
-        search = node_round.model_copy(
-            update={"public_key": received.public_key, "node_id": received.node_id}
-        )
-        check_length(search.proof.field, claimed.values, claimed.nonces, search.proof.noun)
-        verdict = search.proof.judge(claimed, await self._engine.values(search, claimed.nonces))
-        message = self._outgoing.message(
-            uuid.uuid4().hex, "validated", search.url, search.proof.verdict_body(search, verdict)
-        )
-        await asyncio.to_thread(self._keep, message)
-        self._outgoing.dispatcher.notify()
-        return verdict
-
-    def _keep(self, message: NewMessage) -> None:
-        # A session with no search of its own; it has no pages, and so its cursor stays.
-        session_id, outbox = f"{VERDICT_PREFIX}{uuid.uuid4()}", self._outgoing.outbox
-        outbox.open_session(session_id, "engine", request="{}")
-        outbox.accept(session_id, "", "", [message])
-        outbox.close_session(session_id)
+def _keep(outbox: Outbox, message: NewMessage) -> None:
+    # A session with no search of its own; it has no pages, and so its cursor stays.
+    session_id = f"{VERDICT_PREFIX}{uuid.uuid4()}"
+    outbox.open_session(session_id, "engine", request="{}")
+    outbox.accept(session_id, "", "", [message])
+    outbox.close_session(session_id)

@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 
 from pocqueue.errors import DelegationError, PocqueueError
-from pocqueue.node.dispatcher import Dispatcher
+from pocqueue.node.dispatcher import Dispatcher, Outgoing
 from pocqueue.node.follower import Follower, Pauses
 from pocqueue.node.keys import SigningKey
 from pocqueue.node.metrics import NodeMetrics
 from pocqueue.node.outbox import Origin, Outbox
-from pocqueue.node.outgoing import Outgoing
 from pocqueue.node.round import NodeRound
 from pocqueue.node.signing import verify_body
 from pocqueue.node.sources import Page

@@ -26,8 +26,7 @@ from pocqueue.errors import OutboxError
 from pocqueue.node.engine_host import EngineHost
 from pocqueue.node.keys import SigningKey
 from pocqueue.node.outbox import OUTBOX_NAME, Outbox
-from pocqueue.node.round import NodeRound
-from pocqueue.node.search_request import SearchRequest
+from pocqueue.node.round import NodeRound, SearchRequest
 from pocqueue.node.service import NodeService
 from pocqueue.poc.distance.scheme import Distance
 from pocqueue.poc.proofs import ReceivedBatch
