@@ -28,6 +28,7 @@ from pocqueue.node.page_check import Fraud, PageCheck
 from pocqueue.node.round import SearchRequest
 from pocqueue.node.sources import Page, Source, is_final, is_refused
 from pocqueue.node.spot_check import SpotCheck
+from pocqueue.poc.callback import Backoff
 from pocqueue.poc.nonces import split_range
 from pocqueue.poc.proofs import Proofs
 
@@ -41,16 +42,20 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Pauses:
-    """How long a follower waits, in seconds."""
+class Pauses(Backoff):
+    """How long a follower waits, in seconds: longer with each try while the source is away."""
 
-    first_s: float = 0.25  #: between two tries while the source is away; doubles with each one
-    longest_s: float = 5.0  #: the most that it doubles to
+    first_s: float = 0.25
+    longest_s: float = 5.0
     #: Between two tries if the source refuses our token: after too many wrong ones it would not listen
     #: to the right one either.
     refused_s: float = 20.0
     disk_s: float = 1.0  #: between two tries to write to the outbox
     close_s: float = 5.0  #: for a step under way when this process ends
+
+    def after(self, trouble: Exception, tries: int) -> float:
+        """Return the seconds to wait after a failure that so many others were before."""
+        return self.refused_s if is_refused(trouble) else self.pause_s(tries)
 
 
 class Follower:
@@ -104,6 +109,7 @@ class Follower:
         self._stopping: asyncio.Task[None] | None = None
         self._has_read_all = False
         self._task: asyncio.Task[None] | None = None
+        self._checking: asyncio.Task[str | None] | None = None
 
     @property
     def tag(self) -> str:
@@ -162,11 +168,10 @@ class Follower:
         await self.source.close()
 
     async def _run(self) -> None:
-        checking = None
         if self.spot_check is not None:
-            checking = asyncio.create_task(self.spot_check.run())
+            self._checking = asyncio.create_task(self.spot_check.run())
         try:
-            await self._follow(checking)
+            await self._follow()
         except Fraud as exc:
             await self._end_as_fraud(str(exc))
         except Exception as exc:
@@ -175,33 +180,36 @@ class Follower:
             self.error = f"The session is not followed any more: {exc or type(exc).__name__}"
         finally:
             self.over = True
-            if checking is not None:
-                checking.cancel()
+            if self._checking is not None:
+                self._checking.cancel()
         if (self.lost or self.fraud is not None) and self._on_lost is not None:
             await self._on_lost(self)
         if self._stopping is not None and not self._closing.is_set():
-            await self._wait_for(self._stopping)
+            await self._wait(self._stopping)
         if not self._closing.is_set():
             await self.source.close()
 
-    async def _follow(self, checking: asyncio.Task[str | None] | None) -> None:
+    async def _follow(self) -> None:
         outbox, session_id = self._outgoing.outbox, self.source.session_id
         session = await self._on_disk(outbox.session, session_id)
         assert session is not None
         cursor, self.batches, self.nonces = session.cursor, session.batches, session.nonces
-        pause_s = self._pauses.first_s
+        tries = 0
         while not self._closing.is_set():
-            page, trouble = await self._read(cursor, checking)
-            if trouble is not None:
-                if is_final(trouble) or time.time() > self.request.give_up_s:
-                    await self._give_up(trouble)
+            try:
+                page = await self._read(cursor)
+            except PocqueueError as exc:
+                self._note_trouble(exc)
+                if self._is_lost(exc):
+                    await self._give_up(exc)
                     return
-                await self._sleep(self._pauses.refused_s if is_refused(trouble) else pause_s)
-                pause_s = min(2 * pause_s, self._pauses.longest_s)
+                await self._wait(timeout_s=self._pauses.after(exc, tries))
+                tries += 1
                 continue
             if page is None:
                 return
-            pause_s = self._pauses.first_s
+            self._note_answer()
+            tries = 0
             batches = self._new_batches(page)
             messages = self._messages(page.cursor, batches)
             if not await self._on_disk(outbox.accept, session_id, cursor, page.cursor, messages):
@@ -223,43 +231,50 @@ class Follower:
             if self.spot_check is not None:
                 self.spot_check.offer(batches)
             if page.over:
-                await self._end(page, checking)
+                await self._end(page)
                 return
 
-    async def _read(
-        self, cursor: str, checking: asyncio.Task[str | None] | None
-    ) -> tuple[Page | None, Exception | None]:
-        """Read a page, or return what went wrong; neither if this process ends.
+    async def _read(self, cursor: str) -> Page | None:
+        """Read a page; None if this process ends.
 
         Raises:
             Fraud: the sample showed it meanwhile.
+            PocqueueError: see `Source.read`.
         """
         reading = asyncio.ensure_future(self.source.read(cursor))
+        checking = self._checking
         try:
-            await self._wait_for(reading, checking)
-            if checking is not None and checking.done() and (reason := checking.result()):
-                raise Fraud(reason)
+            await self._wait(reading, *([] if checking is None or checking.done() else [checking]))
+            self._look_at_sample()
             if self._closing.is_set() and not reading.done() and not self.source.must_end:
-                return None, None
-            page = await reading
-        except PocqueueError as exc:
-            if isinstance(exc, Fraud):
-                raise
-            if self.error is None:
-                logger.warning("%s waits: %s", self.tag, exc)
-            self.error = str(exc)
-            if isinstance(exc, DelegationError):
-                self._outgoing.metrics.delegation_errors.inc()
-            return None, exc
+                return None
+            return await reading
         finally:
             reading.cancel()
             # Its result was used above, or is not wanted any more.
             await asyncio.gather(reading, return_exceptions=True)
+
+    def _look_at_sample(self) -> None:
+        """Raise `Fraud` if what was recomputed has shown it."""
+        checking = self._checking
+        if checking is not None and checking.done() and (reason := checking.result()):
+            raise Fraud(reason)
+
+    def _is_lost(self, trouble: Exception) -> bool:
+        return is_final(trouble) or time.time() > self.request.give_up_s
+
+    def _note_trouble(self, exc: PocqueueError) -> None:
+        if self.error is None:
+            logger.warning("%s waits: %s", self.tag, exc)
+        self.error = str(exc)
+        if isinstance(exc, DelegationError):
+            self._outgoing.metrics.delegation_errors.inc()
+
+    def _note_answer(self) -> None:
         if self.error is not None:
             logger.info("%s goes on.", self.tag)
-            self.error = None
+        self.error = None
         self.heard_at = time.monotonic()
-        return page, None
 
     def _new_batches(self, page: Page) -> list[Proofs]:
         """Return what of a page is to be kept.
@@ -292,32 +307,25 @@ class Follower:
         metrics.batches.labels(self.source.origin).inc(len(batches))
         metrics.nonces.labels(self.source.origin).inc(num_nonces)
 
-    async def _end(self, page: Page, checking: asyncio.Task[str | None] | None) -> None:
+    async def _end(self, page: Page) -> None:
         """Close the session after its last page, once the sample is recomputed.
 
         Raises:
             Fraud: the sample shows it.
         """
         self._has_read_all = True
-        if checking is not None and self.spot_check is not None:
+        if self._checking is not None and self.spot_check is not None:
             self.spot_check.end()
-            await self._wait_for(checking)
-            if not checking.done():
+            await self._wait(self._checking)
+            if not self._checking.done():
                 return
-            if reason := checking.result():
-                raise Fraud(reason)
+            self._look_at_sample()
         await self._close_session(f"over ({page.status})")
 
     async def _close_session(self, why: str, level: int = logging.INFO) -> None:
         await self._on_disk(self._outgoing.outbox.close_session, self.source.session_id)
-        logger.log(
-            level,
-            "%s %s; %d batches with %d valid nonces.",
-            self.tag,
-            why,
-            self.batches,
-            self.nonces,
-        )
+        found = f"{self.batches} batches with {self.nonces} valid nonces"
+        logger.log(level, "%s %s; %s.", self.tag, why, found)
 
     async def _give_up(self, trouble: Exception) -> None:
         await self._close_session(f"given up: {trouble}", logging.ERROR)
@@ -340,43 +348,31 @@ class Follower:
 
     async def _stop_source(self) -> None:
         """Tell the source to stop, again and again while it is away and may still be searching."""
-        pauses, pause_s = self._pauses, self._pauses.first_s
+        tries = 0
         # A source that was read to its end has stopped.
         while not self._has_read_all or self.fraud is not None:
             try:
                 await self.source.stop()
             except PocqueueError as exc:
-                if is_final(exc) or time.time() > self.request.give_up_s:
+                if self._is_lost(exc):
                     logger.warning("%s cannot be stopped: %s", self.tag, exc)
                     return
-                if pause_s == pauses.first_s:
+                if tries == 0:
                     logger.warning("%s is not stopped yet: %s", self.tag, exc)
-                await asyncio.sleep(pauses.refused_s if is_refused(exc) else pause_s)
-                pause_s = min(2 * pause_s, pauses.longest_s)
+                await asyncio.sleep(self._pauses.after(exc, tries))
+                tries += 1
             else:
                 return
 
-    async def _wait_for(
-        self, future: asyncio.Future[Any], other: asyncio.Future[Any] | None = None
-    ) -> None:
-        """Wait for the future; also end the wait when this process ends, or when `other` gets done."""
-        if future.done():
-            return
+    async def _wait(self, *futures: asyncio.Future[Any], timeout_s: float | None = None) -> None:
+        """Wait until one of the futures is done, the time is over or this process ends."""
         closing = asyncio.ensure_future(self._closing.wait())
-        waited: set[asyncio.Future[Any]] = {future, closing}
-        if other is not None and not other.done():
-            waited.add(other)
         try:
-            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                {closing, *futures}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+            )
         finally:
             closing.cancel()
-
-    async def _sleep(self, pause_s: float) -> None:
-        try:
-            async with asyncio.timeout(pause_s):
-                await self._closing.wait()
-        except TimeoutError:
-            return
 
     async def _on_disk(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a method of the outbox in a thread, again and again while its disk is in trouble."""

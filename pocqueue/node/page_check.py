@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from pocqueue.errors import PocqueueError
 from pocqueue.node.round import NodeRound
 from pocqueue.node.sources import Page
 from pocqueue.poc.nonces import MAX_NONCE
 from pocqueue.poc.proofs import Proofs, ReceivedBatch
 
 
-class Fraud(PocqueueError):
-    """What the big node sent cannot be true."""
+class Fraud(Exception):
+    """What the big node sent cannot be true. Of the node alone: the follower takes it."""
 
 
 class PageCheck:
@@ -60,10 +59,9 @@ class PageCheck:
 
     def _check(self, batch: ReceivedBatch) -> None:
         ours, proof = self._round, self._round.proof
-        if (batch.public_key, batch.block_hash, batch.block_height) != (
-            ours.public_key,
-            ours.block_hash,
-            ours.block_height,
+        if any(
+            getattr(batch, name) != getattr(ours, name)
+            for name in ("public_key", "block_hash", "block_height")
         ):
             raise Fraud(f"a batch is of another round (block {batch.block_hash[:80]!r})")
         if len(batch.proofs.nonces) != len(batch.proofs.values):
