@@ -279,11 +279,12 @@ def verify(
 
     Exit code: 0 if all are right, 1 if one is not, 2 for bad input.
     """
-    from pocqueue.node.keys import check_public_key
+    from pocqueue.node.keys import read_public_key
     from pocqueue.node.signing import verify_body
 
     if signer is not None:
-        check_public_key(signer)
+        # Found now: of a file it would be said of each batch.
+        read_public_key(signer)
     batches: Counter[str] = Counter()
     nonces: Counter[str] = Counter()
     problems: list[dict[str, str]] = []

@@ -66,14 +66,20 @@ class SigningKey:
             KeyFileError: it is missing, others can read it, or it holds no key of secp256k1.
         """
         data = _read_private(path)
-        if hex_key := _HEX_KEY.fullmatch(data.strip()):
-            return cls._of(int(hex_key[1], 16), path)
-        return cls._of(_pem_number(data, path), path)
+        hex_key = _HEX_KEY.fullmatch(data.strip())
+        number = int(hex_key[1], 16) if hex_key else _pem_number(data, path)
+        if not 0 < number < ORDER:
+            raise KeyFileError(
+                f"The number in {path} is no key of secp256k1: it is 0 or not below the curve's "
+                "order. `pocqueue node key new` makes a good one."
+            )
+        # From the number alone: a PEM file may carry the public point of another key.
+        return cls._of(ec.derive_private_key(number, ec.SECP256K1()))
 
     @classmethod
     def generate(cls) -> SigningKey:
         """Make a new key from the system's random generator."""
-        return cls._wrap(ec.generate_private_key(ec.SECP256K1()))
+        return cls._of(ec.generate_private_key(ec.SECP256K1()))
 
     def save_pem(self, path: Path) -> None:
         """Write the key as PKCS#8 PEM to a new file of mode 0600, which is on disk on return.
@@ -122,17 +128,7 @@ class SigningKey:
         raise TypeError("A SigningKey cannot be pickled or copied: its secret stays where it is.")
 
     @classmethod
-    def _of(cls, number: int, path: Path) -> SigningKey:
-        if not 0 < number < ORDER:
-            raise KeyFileError(
-                f"The number in {path} is no key of secp256k1: it is 0 or not below the curve's "
-                "order. `pocqueue node key new` makes a good one."
-            )
-        # From the number alone: a PEM file may carry the public point of another key.
-        return cls._wrap(ec.derive_private_key(number, ec.SECP256K1()))
-
-    @classmethod
-    def _wrap(cls, private: ec.EllipticCurvePrivateKey) -> SigningKey:
+    def _of(cls, private: ec.EllipticCurvePrivateKey) -> SigningKey:
         point = private.public_key().public_bytes(
             serialization.Encoding.X962, serialization.PublicFormat.CompressedPoint
         )
@@ -142,18 +138,6 @@ class SigningKey:
 def key_path(settings: Settings, node: NodeSettings) -> Path:
     """Return the path of the node's key: POCQUEUE_NODE_KEY, or a file in the state folder."""
     return settings.state_dir / KEY_NAME if node.key is None else node.key.expanduser().absolute()
-
-
-def check_public_key(public_hex: str) -> None:
-    """Refuse what is no public key.
-
-    Args:
-        public_hex: compressed point, 66 lower-case hex digits.
-
-    Raises:
-        SignatureError: it is written in another way, or is no point of the curve.
-    """
-    _public_key(public_hex)
 
 
 def verify_signature(public_hex: str, message: bytes, signature: str) -> None:
@@ -168,7 +152,7 @@ def verify_signature(public_hex: str, message: bytes, signature: str) -> None:
         SignatureError: key or signature is malformed, or the signature is not that key's for this
             message; says which.
     """
-    public = _public_key(public_hex)
+    public = read_public_key(public_hex)
     if not _HEX_SIGNATURE.fullmatch(signature):
         raise SignatureError(
             f"The signature is {_shown(signature)}; allowed: 128 lower-case hex digits, r and then s."
@@ -190,7 +174,12 @@ def verify_signature(public_hex: str, message: bytes, signature: str) -> None:
         ) from None
 
 
-def _public_key(public_hex: str) -> ec.EllipticCurvePublicKey:
+def read_public_key(public_hex: str) -> ec.EllipticCurvePublicKey:
+    """Return the key of a compressed point in 66 lower-case hex digits.
+
+    Raises:
+        SignatureError: it is written in another way, or is no point of the curve.
+    """
     if not _HEX_PUBLIC.fullmatch(public_hex):
         raise SignatureError(
             f"The signer is {_shown(public_hex)}; allowed: 66 lower-case hex digits, a compressed "

@@ -13,10 +13,12 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final, Literal
+
+from pydantic import BaseModel, Field
 
 from pocqueue.errors import NodeStateError, OutboxError
 from pocqueue.poc.callback import Kind, encode_body
@@ -38,24 +40,6 @@ _ROLE = FileRole(
     if_lost="what waits in it is then not sent",
     error=OutboxError,
 )
-_SESSION_COLUMNS = (
-    "session_id, origin, state, cursor, request, created_s, batches, nonces, sampled, invalid"
-)
-_MESSAGE_COLUMNS = "id, session_id, kind, url, body, created_s, attempts, next_s"
-
-# The first waiting message of each URL. The URLs are found one by one in the index, as DISTINCT would
-# read all of it, and thousands of messages may wait for one URL.
-_HEADS = f"""
-WITH RECURSIVE urls (url) AS (
-    SELECT min(url) FROM messages WHERE state = 'waiting'
-    UNION ALL
-    SELECT (SELECT min(url) FROM messages WHERE state = 'waiting' AND url > urls.url)
-    FROM urls WHERE urls.url IS NOT NULL
-)
-SELECT {_MESSAGE_COLUMNS} FROM messages WHERE id IN (
-    SELECT (SELECT min(id) FROM messages WHERE state = 'waiting' AND url = urls.url) FROM urls
-) ORDER BY id
-"""  # noqa: S608 - made of constants
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,15 +83,32 @@ class Message:
     next_s: float  #: Unix time before which it is not tried
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """How many messages are in the outbox."""
+_SESSION_COLUMNS = ", ".join(field.name for field in fields(Session))
+_MESSAGE_COLUMNS = ", ".join(field.name for field in fields(Message))
+# The first waiting message of each URL. The URLs are found one by one in the index, as DISTINCT would
+# read all of it, and thousands of messages may wait for one URL.
+_HEADS = f"""
+WITH RECURSIVE urls (url) AS (
+    SELECT min(url) FROM messages WHERE state = 'waiting'
+    UNION ALL
+    SELECT (SELECT min(url) FROM messages WHERE state = 'waiting' AND url > urls.url)
+    FROM urls WHERE urls.url IS NOT NULL
+)
+SELECT {_MESSAGE_COLUMNS} FROM messages WHERE id IN (
+    SELECT (SELECT min(id) FROM messages WHERE state = 'waiting' AND url = urls.url) FROM urls
+) ORDER BY id
+"""  # noqa: S608 - made of constants
 
-    waiting: int
-    refused: int  #: the receiver will never take these
-    held: int  #: of sessions that turned out as fraud
-    #: Unix time at which the oldest waiting one was written; None: none waits.
-    oldest_s: float | None
+
+class OutboxStatus(BaseModel):
+    """Signed batches that are still on disk."""
+
+    waiting: int = Field(default=0, description="Not confirmed by their receiver yet.")
+    refused: int = Field(default=0, description="Answered with a final error by their receiver.")
+    held: int = Field(default=0, description="Of a session that was found to be fraud; never sent.")
+    oldest_seconds: float = Field(
+        default=0.0, description="Age of the oldest one that waits; 0 if none does."
+    )
 
 
 class Outbox(SqliteFile):
@@ -197,23 +198,15 @@ class Outbox(SqliteFile):
                 return False
             now_s = self._clock()
             try:
-                db.executemany(
-                    "INSERT INTO messages (session_id, position, kind, url, body, nonces, created_s)"
-                    " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    [
-                        (
-                            session_id,
-                            new.position,
-                            new.kind,
-                            # With and without the slash it is one receiver, and one order.
-                            new.url.rstrip("/"),
-                            encode_body(new.body),
-                            new.nonces,
-                            now_s,
-                        )
-                        for new in messages
-                    ],
-                )
+                for new in messages:
+                    # With and without the slash it is one receiver, and one order.
+                    url, body = new.url.rstrip("/"), encode_body(new.body)
+                    db.execute(
+                        "INSERT INTO messages"
+                        " (session_id, position, kind, url, body, nonces, created_s)"
+                        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                        (session_id, new.position, new.kind, url, body, new.nonces, now_s),
+                    )
             except sqlite3.IntegrityError:
                 db.rollback()
                 return False
@@ -291,21 +284,15 @@ class Outbox(SqliteFile):
                 (error, message_id),
             )
 
-    def counts(self) -> Counts:
+    def counts(self) -> OutboxStatus:
         """Count the messages."""
         with self.transaction() as db:
-            by_state: dict[str, int] = dict(
-                db.execute("SELECT state, count(*) FROM messages GROUP BY state").fetchall()
-            )
+            by_state = dict(db.execute("SELECT state, count(*) FROM messages GROUP BY state"))
             [oldest_s] = db.execute(
                 "SELECT min(created_s) FROM messages WHERE state = 'waiting'"
             ).fetchone()
-        return Counts(
-            waiting=by_state.get("waiting", 0),
-            refused=by_state.get("refused", 0),
-            held=by_state.get("held", 0),
-            oldest_s=oldest_s,
-        )
+        age_s = 0.0 if oldest_s is None else max(0.0, self._clock() - oldest_s)
+        return OutboxStatus(**by_state, oldest_seconds=round(age_s, 3))
 
     def prune(self) -> int:
         """Forget sessions that ended a day ago and have no messages; return how many."""

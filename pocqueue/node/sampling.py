@@ -36,6 +36,7 @@ the session. A session shorter than 2000 nonces is sampled at the same rate and 
 
 from __future__ import annotations
 
+import bisect
 import functools
 import math
 import random
@@ -43,7 +44,7 @@ import secrets
 from typing import NamedTuple
 
 from pocqueue.poc.distance.data import PROBABILITY_MISMATCH
-from pocqueue.poc.fraud import fraud_test
+from pocqueue.poc.fraud import binomial_tail, fraud_test
 
 #: The sample catches, with this certainty, a big node that makes up this share of so many nonces.
 CERTAINTY, MADE_UP, SESSION_NONCES = 0.99, 0.05, 2000
@@ -79,7 +80,8 @@ def judge_sample(
     Raises:
         ValueError: `num_invalid` is negative or above `num_sampled`.
     """
-    threshold = _part(num_invalid, fraud_threshold)
+    pairs = num_invalid * (num_invalid - 1)
+    threshold = fraud_threshold / pairs if pairs else 0.0
     probability, detected = fraud_test(num_invalid, num_sampled, threshold, probability_mismatch)
     return SampleVerdict(probability, threshold, detected)
 
@@ -89,7 +91,6 @@ class Sampler:
 
     Args:
         rate: probability of each of the first `num_nonces` to be picked; (0, 1]. None: `sample_rate`.
-        fraud_threshold: of the round; what that rate depends on.
         num_nonces: beyond these the rate falls as num_nonces / seen.
         seen: nonces of the session before a restart, if it goes on after one.
         rng: randomness; None: the system's, which a big node cannot foresee.
@@ -99,14 +100,11 @@ class Sampler:
         self,
         rate: float | None = None,
         *,
-        fraud_threshold: float = FRAUD_THRESHOLD,
         num_nonces: int = SESSION_NONCES,
         seen: int = 0,
         rng: random.Random | None = None,
     ) -> None:
-        self._rate = (
-            sample_rate(num_nonces, fraud_threshold=fraud_threshold) if rate is None else rate
-        )
+        self._rate = sample_rate(num_nonces) if rate is None else rate
         self._num_nonces = num_nonces
         self._seen = seen
         self._rng = secrets.SystemRandom() if rng is None else rng
@@ -155,56 +153,24 @@ def _missed(
     `found` made-up nonces are picked and come out as invalid; it is missed if that is too few for
     the size of the sample. Each of the other nonces is picked with a probability of at most `rate`.
     """
-    missed = 0.0
+    missed, hit = 0.0, rate * invalid
     for found in range(num_made_up + 1):
-        others_at_most = _largest_sample(found, threshold) - found
-        missed += _binomial(found, num_made_up, rate * invalid) * (
-            1.0 - _binomial_below(others_at_most + 1, num_nonces - found, rate)
-        )
+        too_many = _largest_sample(found, threshold) - found + 1
+        chance = math.comb(num_made_up, found) * hit**found * (1.0 - hit) ** (num_made_up - found)
+        missed += chance * binomial_tail(too_many, num_nonces - found, rate)
     return missed
-
-
-def _part(num_invalid: int, fraud_threshold: float) -> float:
-    """Return the part of the fraud threshold that this count of invalid nonces is given."""
-    return fraud_threshold / (num_invalid * (num_invalid - 1)) if num_invalid >= 2 else 0.0
 
 
 @functools.lru_cache(maxsize=4096)
 def _largest_sample(num_invalid: int, fraud_threshold: float) -> int:
     """Return the largest sample that this many invalid nonces make fraud; 0: none."""
-    if num_invalid < 2 or not _is_fraud(num_invalid, num_invalid, fraud_threshold):
+
+    def is_honest(num_sampled: int) -> bool:
+        return not judge_sample(num_invalid, num_sampled, fraud_threshold).fraud_detected
+
+    if is_honest(num_invalid):
         return 0
-    good, bad = num_invalid, 2 * num_invalid
-    while _is_fraud(num_invalid, bad, fraud_threshold):
-        good, bad = bad, 2 * bad
-    while bad - good > 1:
-        middle = (good + bad) // 2
-        if _is_fraud(num_invalid, middle, fraud_threshold):
-            good = middle
-        else:
-            bad = middle
-    return good
-
-
-def _is_fraud(num_invalid: int, num_sampled: int, fraud_threshold: float) -> bool:
-    threshold = _part(num_invalid, fraud_threshold)
-    return fraud_test(num_invalid, num_sampled, threshold, PROBABILITY_MISMATCH)[1]
-
-
-def _binomial(hits: int, total: int, probability: float) -> float:
-    """Return P(X = hits) for X ~ B(total, probability)."""
-    if hits > total:
-        return 0.0
-    return float(math.comb(total, hits) * probability**hits * (1.0 - probability) ** (total - hits))
-
-
-def _binomial_below(bound: int, total: int, probability: float) -> float:
-    """Return P(X < bound) for X ~ B(total, probability)."""
-    if bound <= 0:
-        return 0.0
-    if bound > total:
-        return 1.0
-    # As an incomplete beta function; imported here as in poc/data.py.
-    from scipy.special import betainc
-
-    return 1.0 - float(betainc(bound, total - bound + 1, probability))
+    beyond = 2 * num_invalid
+    while not is_honest(beyond):
+        beyond *= 2
+    return bisect.bisect_left(range(beyond), True, lo=num_invalid, key=is_honest) - 1

@@ -13,6 +13,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pocqueue.errors import InvalidRound
+from pocqueue.node.outbox import OutboxStatus
 from pocqueue.node.round import NodeRound
 from pocqueue.poc.distance.bodies import SEARCH_EXAMPLE
 from pocqueue.poc.fields import HttpUrl, Text
@@ -144,15 +145,6 @@ class InitBody(SearchBody, WithProof):
             params=self.params.model_dump(exclude_none=True),
             url=url,
         )
-
-
-class OutboxStatus(BaseModel):
-    """Signed batches that are still on disk."""
-
-    waiting: int = Field(description="Not confirmed by their receiver yet.")
-    refused: int = Field(description="Answered with a final error by their receiver.")
-    held: int = Field(description="Of a session that was found to be fraud; never sent.")
-    oldest_seconds: float = Field(description="Age of the oldest one that waits; 0 if none does.")
 
 
 _STATUS: dict[str, Any] = {

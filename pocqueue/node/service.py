@@ -196,12 +196,7 @@ class NodeService:
             "node_id": self.round.node_id if self.round else None,
             "error": self._trouble(),
             "signer": self.key.public_hex,
-            "outbox": {
-                "waiting": counts.waiting,
-                "refused": counts.refused,
-                "held": counts.held,
-                "oldest_seconds": round(_age_s(counts.oldest_s), 3),
-            },
+            "outbox": counts.model_dump(),
         }
         if (follower := self._current) is not None:
             lag_s = follower.lag_s
@@ -234,7 +229,7 @@ class NodeService:
         counts = await asyncio.to_thread(self._outbox.counts)
         for name in ("waiting", "refused", "held"):
             self.metrics.messages.labels(name).set(getattr(counts, name))
-        self.metrics.oldest.set(_age_s(counts.oldest_s))
+        self.metrics.oldest.set(counts.oldest_seconds)
         lags = [follower.lag_s or 0.0 for follower in self._searches.followers]
         self.metrics.poll_lag.set(max(lags, default=0.0))
         return self.metrics.render()
@@ -381,7 +376,3 @@ class NodeService:
             return False
         logger.warning("LOCAL node %d: local work takes over.", node_round.node_id)
         return True
-
-
-def _age_s(since_s: float | None) -> float:
-    return 0.0 if since_s is None else max(0.0, time.time() - since_s)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from pocqueue.errors import SignatureError
-from pocqueue.node.keys import SigningKey, check_public_key, verify_signature
+from pocqueue.node.keys import SigningKey, read_public_key, verify_signature
 from pocqueue.poc.canonical import (
     canonical,
     check_repetitions,
@@ -69,7 +69,7 @@ def verify_body(body: Mapping[str, Any], signer: str | None = None) -> str:
         if not isinstance(value, str):
             raise malformed(name, value, "hex digits in a text")
     if signer is not None:
-        check_public_key(signer)
+        read_public_key(signer)
         if signer != named:
             raise SignatureError(f"The batch is signed by {named!r} and not by {signer}.")
     message = canonical(body)
