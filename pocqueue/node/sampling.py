@@ -43,8 +43,7 @@ import random
 import secrets
 from typing import NamedTuple
 
-from pocqueue.poc.distance.data import PROBABILITY_MISMATCH
-from pocqueue.poc.fraud import binomial_tail, fraud_test
+from pocqueue.poc.fraud import PROBABILITY_MISMATCH, binomial_tail, fraud_test
 
 #: The sample catches, with this certainty, a big node that makes up this share of so many nonces.
 CERTAINTY, MADE_UP, SESSION_NONCES = 0.99, 0.05, 2000

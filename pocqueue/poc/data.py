@@ -1,15 +1,7 @@
 """The distance scheme's wire form, under the names of the reference implementation."""
 
-from __future__ import annotations
-
-from pocqueue.poc import fraud
-from pocqueue.poc.distance.data import (
-    PROBABILITY_MISMATCH,
-    ProofBatch,
-    ValidatedBatch,
-    is_mismatch,
-    is_valid,
-)
+from pocqueue.poc.distance.data import ProofBatch, ValidatedBatch, is_mismatch, is_valid
+from pocqueue.poc.fraud import PROBABILITY_MISMATCH, fraud_test
 
 __all__ = [
     "PROBABILITY_MISMATCH",
@@ -19,13 +11,3 @@ __all__ = [
     "is_mismatch",
     "is_valid",
 ]
-
-
-def fraud_test(
-    n_invalid: int,
-    n_total: int,
-    fraud_threshold: float,
-    probability_mismatch: float = PROBABILITY_MISMATCH,
-) -> tuple[float, bool]:
-    """Test whether that many invalid distances can be float error; see `poc.fraud`."""
-    return fraud.fraud_test(n_invalid, n_total, fraud_threshold, probability_mismatch)

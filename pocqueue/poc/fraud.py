@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+#: Chance that an honest nonce comes out on the other side of r_target on another machine, by float
+#: error alone. Consensus: changing it changes verdicts.
+PROBABILITY_MISMATCH = 5e-4
+
 
 def fraud_test(
-    n_invalid: int, n_total: int, fraud_threshold: float, probability_mismatch: float
+    n_invalid: int,
+    n_total: int,
+    fraud_threshold: float,
+    probability_mismatch: float = PROBABILITY_MISMATCH,
 ) -> tuple[float, bool]:
     """Test whether that many invalid nonces can be float error.
 

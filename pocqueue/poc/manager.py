@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from pocqueue.errors import InvalidRound
-from pocqueue.poc.config import PoCConfig, PoCState
+from pocqueue.poc.config import PoCConfig, PoCState, PoCStats
 from pocqueue.poc.data import ProofBatch, is_valid
 from pocqueue.poc.gpu_random import generate_inputs, generate_target, logits_to_distances
 from pocqueue.poc.nonces import check_node, nonces_of, split_range
-from pocqueue.poc.stats import PoCStats
 
 if TYPE_CHECKING:
     from pocqueue.poc.sender import PoCCallbackSender

@@ -8,8 +8,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
-__all__ = ["input_seeds", "permutation_seeds", "seed", "target_seed"]
-
 
 def seed(text: str) -> int:
     """Return the seed of a text: the first 8 hex digits of its SHA-256 (UTF-8); 0 … 2^32 - 1."""

@@ -104,7 +104,14 @@ class CallbackQueue(AsyncClosing):
             if self._delivery is not None:
                 await self.flush(self._flush_timeout_s)
         finally:
-            await self._abandon()
+            if self._delivery is not None:
+                self._delivery.cancel()
+                await asyncio.wait([self._delivery])
+            while not self._queue.empty():
+                kind, _ = self._queue.get_nowait()
+                self._queue.task_done()
+                self._drop(kind, "the sender was closed first")
+            await self._client.close()
 
     def send(self, kind: Kind, body: Mapping[str, Any]) -> None:
         """Queue a body for POST ``{callback_url}/{kind}``; from the event loop."""
@@ -163,17 +170,6 @@ class CallbackQueue(AsyncClosing):
             await asyncio.sleep(pause)
         self.failed += 1
         logger.warning("Callback %s/%s: given up after %d tries", self._name, kind, attempt + 1)
-
-    async def _abandon(self) -> None:
-        """Stop the delivery task, count what it leaves, close the connections."""
-        if self._delivery is not None:
-            self._delivery.cancel()
-            await asyncio.wait([self._delivery])
-        while not self._queue.empty():
-            kind, _ = self._queue.get_nowait()
-            self._queue.task_done()
-            self._drop(kind, "the sender was closed first")
-        await self._client.close()
 
     def _drop(self, kind: Kind, reason: str) -> None:
         self.dropped += 1

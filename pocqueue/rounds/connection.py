@@ -21,6 +21,8 @@ from pocqueue.rounds.redis_server import RedisServer
 from pocqueue.settings import Settings
 
 OLDEST_REDIS = (6, 2)
+#: How long to wait for a connection or a reply.
+TIMEOUT_S = 5.0
 
 #: What a Redis client raises while the server is away, restarting or loading its data.
 UNAVAILABLE = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError)
@@ -71,7 +73,7 @@ def _plain(url: str) -> str:
     return url
 
 
-def connect(url: str, *, check: bool = True, timeout_s: float = 5.0) -> redis.Redis:
+def connect(url: str, *, check: bool = True, timeout_s: float = TIMEOUT_S) -> redis.Redis:
     """Open a client (RESP2, decoded replies) and check that the server will do.
 
     Args:
@@ -112,20 +114,19 @@ def connect(url: str, *, check: bool = True, timeout_s: float = 5.0) -> redis.Re
     return client
 
 
-def connect_async(url: str, *, max_connections: int, timeout_s: float = 5.0) -> redis.asyncio.Redis:
+def connect_async(url: str, *, max_connections: int) -> redis.asyncio.Redis:
     """Open a client for an event loop, with connections of its own; the server is not asked yet.
 
     Args:
         url: as `redis_url` returns it.
         max_connections: at a time; further calls wait for a free one.
-        timeout_s: seconds to wait for a connection or a reply.
     """
     return redis.asyncio.Redis.from_url(
         url,
         decode_responses=True,
         protocol=2,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
+        socket_timeout=TIMEOUT_S,
+        socket_connect_timeout=TIMEOUT_S,
         max_connections=max_connections,
         retry=redis.asyncio.retry.Retry(NoBackoff(), 1),
     )
@@ -137,28 +138,23 @@ def store_errors(url: str) -> Iterator[None]:
     try:
         yield
     except redis.AuthenticationError:
-        raise StoreUnavailable(
-            f"Redis at {shown_url(url)} refuses the user or password: mend POCQUEUE_REDIS_URL "
-            "(redis://user:password@host:6379/0)."
-        ) from None
+        raise _forbidden(url) from None
     except UNAVAILABLE as exc:
         raise StoreUnavailable(
             f"Redis at {shown_url(url)} does not answer ({_reason(exc)}): check that it runs and "
             "that POCQUEUE_REDIS_URL is right."
         ) from exc
-    except redis.OutOfMemoryError as exc:
-        raise StoreFull(_full(url, exc)) from exc
     except redis.ResponseError as exc:
         message = str(exc)
-        if "OOM" in message or "MISCONF" in message:
-            raise StoreFull(_full(url, exc)) from exc
-        # The client takes the code off the errors it knows, as it does with NOPERM; scripts keep it.
+        # The client takes the code off the errors it knows, OOM and NOPERM among them; scripts keep it.
+        if isinstance(exc, redis.OutOfMemoryError) or "OOM" in message or "MISCONF" in message:
+            raise StoreFull(
+                f"Redis at {shown_url(url)} takes no more writes ({_reason(exc)}): free its memory or "
+                "disk or raise maxmemory; running rounds go on when it has room again."
+            ) from exc
         forbidden = isinstance(exc, redis.exceptions.NoPermissionError)
         if forbidden or any(code in message for code in ("NOAUTH", "WRONGPASS", "NOPERM")):
-            raise StoreUnavailable(
-                f"Redis at {shown_url(url)} wants another user or password: mend "
-                "POCQUEUE_REDIS_URL (redis://user:password@host:6379/0)."
-            ) from None
+            raise _forbidden(url) from None
         raise StoreError(f"Redis at {shown_url(url)} refused a command: {message}") from exc
 
 
@@ -174,8 +170,8 @@ def _reason(exc: Exception) -> str:
     return str(exc).rstrip(".") or type(exc).__name__
 
 
-def _full(url: str, exc: Exception) -> str:
-    return (
-        f"Redis at {shown_url(url)} takes no more writes ({_reason(exc)}): free its memory or disk "
-        "or raise maxmemory; running rounds go on when it has room again."
+def _forbidden(url: str) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"Redis at {shown_url(url)} wants another user or password: mend POCQUEUE_REDIS_URL "
+        "(redis://user:password@host:6379/0)."
     )

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client import (
     CollectorRegistry,
@@ -160,23 +160,22 @@ def _totals(totals: Mapping[str, int]) -> Iterator[Metric]:
         yield CounterMetricFamily(name, meaning, totals.get(field, 0))
 
 
-def _rounds(rounds: Iterable[RoundStatus]) -> Iterator[Metric]:
-    states: Counter[RoundState] = Counter()
-    sessions: Counter[RoundState] = Counter()
-    for status in rounds:
-        states[status.state] += 1
-        if status.spec.customer is not None:
-            sessions[status.state] += 1
-    for name, counts, what in (
-        ("pocqueue_rounds", states, "rounds"),
+def _by_state(name: str, meaning: str, counts: Mapping[str, int]) -> Metric:
+    family = GaugeMetricFamily(name, meaning, labels=["state"])
+    for state, count in counts.items():
+        family.add_metric([state], count)
+    return family
+
+
+def _rounds(rounds: Sequence[RoundStatus]) -> Iterator[Metric]:
+    sessions = [status for status in rounds if status.spec.customer is not None]
+    for name, kept, what in (
+        ("pocqueue_rounds", rounds, "rounds"),
         ("pocqueue_sessions", sessions, "those of the rounds that small nodes started, sessions"),
     ):
-        family = GaugeMetricFamily(
-            name, f"{what}, active and of the last hour, by state", labels=["state"]
-        )
-        for state in RoundState:
-            family.add_metric([state.value], counts[state])
-        yield family
+        states = Counter(status.state for status in kept)
+        counts = {state.value: states[state] for state in RoundState}
+        yield _by_state(name, f"{what}, active and of the last hour, by state", counts)
 
 
 def _callbacks(
@@ -187,17 +186,14 @@ def _callbacks(
         round_id: max(0, valid.get(round_id, 0) - one.delivered)
         for round_id, one in progress.items()
     }
-    states = GaugeMetricFamily(
-        "pocqueue_callbacks",
-        "rounds whose receiver took everything so far, is still to get some, or failed last time",
-        labels=["state"],
-    )
     failing = sum(one.attempts > 0 for one in progress.values())
     waiting = sum(behind[round_id] > 0 and one.attempts == 0 for round_id, one in progress.items())
-    states.add_metric(["delivered"], len(progress) - failing - waiting)
-    states.add_metric(["waiting"], waiting)
-    states.add_metric(["failing"], failing)
-    yield states
+    delivered = len(progress) - failing - waiting
+    yield _by_state(
+        "pocqueue_callbacks",
+        "rounds whose receiver took everything so far, is still to get some, or failed last time",
+        {"delivered": delivered, "waiting": waiting, "failing": failing},
+    )
     yield GaugeMetricFamily(
         "pocqueue_callback_nonces_waiting",
         "valid nonces that callback receivers did not take yet",
@@ -205,14 +201,12 @@ def _callbacks(
     )
 
 
-def _gpus(gpus: Iterable[Gpu], outstanding: Iterable[OutstandingRange]) -> Iterator[Metric]:
+def _gpus(gpus: Sequence[Gpu], outstanding: Iterable[OutstandingRange]) -> Iterator[Metric]:
     """Gauges are of live GPUs only; counters stay for the hour that a dead one is remembered."""
-    gpus = list(gpus)
     states = Counter(_state(gpu) for gpu in gpus)
-    by_state = GaugeMetricFamily("pocqueue_gpus", "GPU queues by state", labels=["state"])
-    for state in GPU_STATES:
-        by_state.add_metric([state], states[state])
-    yield by_state
+    yield _by_state(
+        "pocqueue_gpus", "GPU queues by state", {state: states[state] for state in GPU_STATES}
+    )
 
     out = Counter(one.queue for one in outstanding)
     for name, meaning, value in GPU_GAUGES:

@@ -5,14 +5,14 @@ drive it in a worker (`workers/range_runner.py`), an event loop does in the flee
 
     search.begin(now)                     the driver reads the range once more meanwhile; it may have waited
     search.next(now)                      -> a batch to compute, the end, or None: first what is under way
-    search.computed(values, began, ended) in the order of the batches
+    search.computed(values, began, ended) of that batch
     search.to_commit()                    -> a batch to commit; None while another one is under way
     search.committed(result)              of that commit, or of the second look at the range
     search.gives_back                     once all of that is done: whether to release the range
 
 Promises:
 - Batches are handed out and committed in order, from where the store stands.
-- At most `window` batches are computed after the store said that the range is lost or the round over.
+- At most one batch is computed after the store said that the range is lost or the round over.
 - If the store stands elsewhere than expected (another worker was there, or Redis lost its last second), the
   search goes on from there; what was computed elsewhere is dropped.
 - No batch begins that would end after the round's deadline.
@@ -22,10 +22,9 @@ Promises:
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Sequence
 from enum import Enum
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from pocqueue.poc.batch import Batch
 from pocqueue.rounds.records import BatchCommit, CommitResult, OpenedRange, Outcome
@@ -63,19 +62,12 @@ class End(Enum):
 _LOST = {Outcome.LATE: End.LATE, Outcome.CLOSED: End.CLOSED, Outcome.REASSIGNED: End.REASSIGNED}
 
 
-class _Computing(NamedTuple):
-    start: int
-    stop: int
-    nonces: Sequence[int]
-
-
 class RangeSearch:
     """The search of one range, from where it stands to its end or as far as it is wanted.
 
     Args:
         opened: the range and its round, as they were read at `now`.
         now: monotonic seconds.
-        window: batches that may be computed at a time.
 
     Attributes:
         opened_at: `now`.
@@ -85,19 +77,18 @@ class RangeSearch:
             range came later.
     """
 
-    def __init__(self, opened: OpenedRange, now: float, window: int = 1) -> None:
+    def __init__(self, opened: OpenedRange, now: float) -> None:
         self.status, self.out = opened
         self.opened_at = now
         self.counted = 0
         self.gap_s: float | None = None
-        self._window = window
         self._deadline = now + self.status.remaining_s
         self.end: End | None = None
         self._position = self.out.done  #: first index that was not handed out
         self._expected = self.out.done  #: where the next batch to be committed begins
         self._stands = self.out.done  #: where the store stands once the commit under way is done
-        self._computing: deque[_Computing] = deque()
-        self._computed: deque[BatchCommit] = deque()
+        self._computing: tuple[int, Batch] | None = None  #: first index and batch handed out
+        self._computed: BatchCommit | None = None  #: the batch that waits to be committed
         self._committing: int | None = None  #: nonces of the commit under way; 0: the second look
         self._last_made: tuple[int, Batch] | None = None
         self._began: float | None = None
@@ -124,17 +115,15 @@ class RangeSearch:
 
     def next(self, now: float, *, draining: bool = False) -> Batch | End | None:
         """Return the next batch to compute, or why there is none; None: hand in what is under way first."""
+        if self.end is not None or self._computing is not None or self._computed is not None:
+            return self.end
+        self.end = self._why_end(now, draining=draining)
         if self.end is not None:
             return self.end
-        end = self._why_end(now, draining=draining)
-        if end is None and len(self._computing) + len(self._computed) < self._window:
-            start, batch = self._position, self._batch_at(self._position)
-            self._position += len(batch.nonces)
-            self._computing.append(_Computing(start, self._position, batch.nonces))
-            return batch
-        if end is not None and not self._computing and not self._computed:
-            self.end = end
-        return self.end
+        batch = self._batch_at(self._position)
+        self._computing = self._position, batch
+        self._position += len(batch.nonces)
+        return batch
 
     def upcoming(self) -> Batch | None:
         """Return the batch behind the last one that was handed out; None at the end of the range."""
@@ -143,7 +132,7 @@ class RangeSearch:
         return self._batch_at(self._position)
 
     def computed(self, values: Sequence[Any], began: float, ended: float) -> None:
-        """Take the values of the oldest batch that was handed out and not computed yet.
+        """Take the values of the batch that was handed out.
 
         Args:
             values: one a nonce.
@@ -153,22 +142,24 @@ class RangeSearch:
         Raises:
             ValueError: there is not one value for each nonce.
         """
-        start, stop, nonces = self._computing.popleft()
+        assert self._computing is not None
+        (start, batch), self._computing = self._computing, None
         took_s = ended - began
         self._batch_s = min(self._batch_s or took_s, took_s)
         if not self._num_computed and self.opened_at < self._free_since:
             self.gap_s = began - self._free_since
-        self._num_computed += len(nonces)
-        batch = self._to_be_kept(start, stop, nonces, values)
+        self._num_computed += len(batch.nonces)
+        valid, num_broken = self.status.spec.proof.sift(batch.nonces, values)
         if start == self._expected:
-            self._expected = stop
-            self._computed.append(batch)
+            stop = self._expected = start + len(batch.nonces)
+            name = self.out.round_id, self.out.range_id
+            self._computed = BatchCommit(*name, start, stop, valid, num_broken)
 
     def to_commit(self) -> BatchCommit | None:
         """Return the next batch to commit; None: none is ready, or another one is under way."""
-        if self._committing is not None or self.end is not None or not self._computed:
+        if self._committing is not None or self.end is not None or self._computed is None:
             return None
-        batch = self._computed.popleft()
+        batch, self._computed = self._computed, None
         self._committing = batch.stop - batch.start
         self._stands = batch.stop
         return batch
@@ -183,7 +174,7 @@ class RangeSearch:
         elif result.done != self._stands:
             # What was computed meanwhile does not join on.
             self._position = self._expected = self._stands = result.done
-            self._computed.clear()
+            self._computed = None
 
     @property
     def round_is_over(self) -> bool:
@@ -217,19 +208,6 @@ class RangeSearch:
             stop = min(position + spec.batch_size, self.out.stop)
             self._last_made = position, Batch.of(spec, spec.nonces(position, stop))
         return self._last_made[1]
-
-    def _to_be_kept(
-        self, start: int, stop: int, nonces: Sequence[int], values: Sequence[Any]
-    ) -> BatchCommit:
-        valid, num_broken = self.status.spec.proof.sift(nonces, values)
-        return BatchCommit(
-            round_id=self.out.round_id,
-            range_id=self.out.range_id,
-            start=start,
-            stop=stop,
-            valid=valid,
-            num_broken=num_broken,
-        )
 
 
 def second_look(opened: OpenedRange | None, worker: str) -> CommitResult:

@@ -28,11 +28,6 @@ class Outcome(StrEnum):
         """Whether the range is still this worker's to search."""
         return self in {Outcome.COMMITTED, Outcome.REPEATED, Outcome.GAP}
 
-    @property
-    def ends_round(self) -> bool:
-        """Whether no batch of this round will count any more."""
-        return self in {Outcome.LATE, Outcome.CLOSED}
-
 
 class CommitResult(NamedTuple):
     """What became of a batch."""
@@ -206,7 +201,7 @@ class RoundStatus:
             reason=fields["reason"],
             vtime=float(fields["vtime"]) if fields["vtime"] else None,
             now_ms=now_ms,
-            **{name: int(fields[name]) for name in _COUNTERS},
+            **{name: int(fields[name]) for name in _NUMBERS},
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -215,7 +210,7 @@ class RoundStatus:
             "round_id": self.round_id,
             "state": self.state.value,
             "reason": self.reason,
-            **{name: getattr(self, name) for name in _COUNTERS},
+            **{name: getattr(self, name) for name in _NUMBERS},
             "remaining_s": round(self.remaining_s, 3),
             "elapsed_s": round(self.elapsed_s, 3),
             "rate": round(self.rate, 3),
@@ -231,20 +226,9 @@ class OpenedRange(NamedTuple):
     out: OutstandingRange
 
 
-_COUNTERS = (
-    "created_ms",
-    "deadline_ms",
-    "ended_ms",
-    "next_index",
-    "checked",
-    "valid",
-    "batches",
-    "nonfinite",
-    "late_batches",
-    "abandoned",
-    "ranges_made",
-    "ranges_returned",
-)
+#: What the store has of a round in whole numbers.
+_NUMBERS = [f.name for f in dataclasses.fields(RoundStatus) if f.type == "int"]
+_NUMBERS.remove("now_ms")
 
 
 class ProofEntry(NamedTuple):

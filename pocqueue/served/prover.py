@@ -23,12 +23,11 @@ from typing import Any
 
 from pocqueue.errors import EngineError, InvalidRound, PocqueueError
 from pocqueue.poc.batch import Batch, batches_of
-from pocqueue.poc.config import PoCState
+from pocqueue.poc.config import PoCState, PoCStats
 from pocqueue.poc.fields import HttpUrl
 from pocqueue.poc.proofs import Proofs, ReceivedBatch, Verdict, check_length
 from pocqueue.poc.scheme import ProofSearch
 from pocqueue.poc.sender import CallbackQueue
-from pocqueue.poc.stats import PoCStats
 from pocqueue.served.gate import InferenceGate
 from pocqueue.served.model import ServedModel
 

@@ -17,11 +17,11 @@ from tests.support.fake_engine import distance_of, valid_below
 class Driver:
     """Drives a search by hand; a batch takes a second."""
 
-    def __init__(self, stop: int = 100, done: int = 0, window: int = 1, **spec: Any) -> None:
+    def __init__(self, stop: int = 100, done: int = 0, **spec: Any) -> None:
         self.now = 1000.0
         status = make_status(spec=make_spec(**spec))
         out = make_range(start=0, stop=stop, done=done)
-        self.search = RangeSearch(OpenedRange(status, out), self.now, window)
+        self.search = RangeSearch(OpenedRange(status, out), self.now)
 
     def begin(self, look: CommitResult | None = None, **known: float) -> Driver:
         """Begin; the second look finds the range as it was, or this."""
@@ -121,40 +121,17 @@ def test_the_first_batch_is_computed_before_the_second_look_is_answered() -> Non
     assert driver.commit().start == 0
 
 
-def test_several_batches_may_be_computed_at_a_time() -> None:
-    """With a window of two; each is committed by itself, in order."""
-    driver = Driver(stop=40, window=2).begin()
-    first, second = driver.next(), driver.next()
-    assert isinstance(first, Batch)
-    assert isinstance(second, Batch)
-    assert driver.next() is None
-    driver.give(first)
-    assert driver.next() is None
-    driver.commit()
-    third = driver.next()
-    assert isinstance(third, Batch)
-    assert [batch.nonces[0] for batch in (first, second, third)] == [0, 10, 20]
-    driver.give(second)
-    driver.give(third)
-    driver.answer(Outcome.COMMITTED, 10)
-    for start in (10, 20):
-        assert driver.commit().start == start
-        driver.answer(Outcome.COMMITTED, start + 10)
-    assert driver.compute() == 30
-
-
 def test_what_is_computed_elsewhere_than_the_store_stands_is_dropped() -> None:
-    """A gap: it lost what counted, and the search goes back. Whatever is in the window goes, too."""
-    driver = Driver(window=2).begin()
+    """A gap: it lost what counted, and the search goes back. What is computed meanwhile goes, too."""
+    driver = Driver().begin()
     driver.count_one()
     driver.count_one()
-    second, third = driver.next(), driver.next()
-    assert isinstance(second, Batch)
-    assert isinstance(third, Batch)
-    driver.give(second)
+    driver.compute()
     driver.commit()
+    ahead = driver.next()
+    assert isinstance(ahead, Batch)
     driver.answer(Outcome.GAP, 10)
-    driver.give(third)
+    driver.give(ahead)
     assert driver.search.to_commit() is None
     assert driver.compute() == 10
     assert driver.commit().start == 10

@@ -12,21 +12,19 @@ from tests.support.factories import NOW_MS, make_range, make_spec, make_status
 
 
 @pytest.mark.parametrize(
-    ("outcome", "goes_on", "ends_round"),
+    ("outcome", "goes_on"),
     [
-        (Outcome.COMMITTED, True, False),
-        (Outcome.REPEATED, True, False),
-        (Outcome.GAP, True, False),
-        (Outcome.REASSIGNED, False, False),
-        (Outcome.LATE, False, True),
-        (Outcome.CLOSED, False, True),
+        (Outcome.COMMITTED, True),
+        (Outcome.REPEATED, True),
+        (Outcome.GAP, True),
+        (Outcome.REASSIGNED, False),
+        (Outcome.LATE, False),
+        (Outcome.CLOSED, False),
     ],
 )
-def test_a_worker_goes_on_only_while_the_range_is_its_own(
-    outcome: Outcome, goes_on: bool, ends_round: bool
-) -> None:
+def test_a_worker_goes_on_only_while_the_range_is_its_own(outcome: Outcome, goes_on: bool) -> None:
     """Repeats and gaps are no reason to stop; a lost range or an ended round is."""
-    assert (outcome.goes_on, outcome.ends_round) == (goes_on, ends_round)
+    assert outcome.goes_on == goes_on
 
 
 def test_a_range_reads_what_the_store_keeps() -> None:

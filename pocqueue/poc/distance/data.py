@@ -19,10 +19,7 @@ from typing import Any
 from pocqueue.poc.fraud import fraud_test
 from pocqueue.poc.proofs import check_length
 
-#: Chance that an honest nonce comes out on the other side of r_target on another machine, by float
-#: error alone. Consensus: changing it changes verdicts.
-PROBABILITY_MISMATCH = 5e-4
-#: The same if runtimes or dtypes differ; 0.6 to 0.7 % were measured between torch and vLLM in bfloat16,
+#: `PROBABILITY_MISMATCH` if runtimes or dtypes differ; 0.6 to 0.7 % were measured between torch and vLLM in bfloat16,
 #: 1 % between bfloat16 and float32.
 OTHER_ARITHMETIC = 0.02
 
@@ -93,7 +90,7 @@ class ValidatedBatch(ProofBatch):
             for received, computed in zip(self.received_dist, self.dist, strict=True)
         )
         self.probability_honest, self.fraud_detected = fraud_test(
-            self.n_invalid, len(self.nonces), self.fraud_threshold, PROBABILITY_MISMATCH
+            self.n_invalid, len(self.nonces), self.fraud_threshold
         )
 
 

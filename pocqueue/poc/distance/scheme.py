@@ -12,13 +12,13 @@ from typing_extensions import override
 from pocqueue.poc.canonical import binary64, binary64_or_null
 from pocqueue.poc.distance.data import (
     OTHER_ARITHMETIC,
-    PROBABILITY_MISMATCH,
     finite_or_none,
     is_mismatch,
     is_valid,
     repeated,
 )
 from pocqueue.poc.fields import Allowed
+from pocqueue.poc.fraud import PROBABILITY_MISMATCH
 from pocqueue.poc.proofs import Proofs, Verdict
 from pocqueue.poc.scheme import ProofScheme, register
 from pocqueue.poc.search import SearchBody

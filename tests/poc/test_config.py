@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from pocqueue.poc.stats import PoCStats
+from pocqueue.poc.config import PoCStats
 
 
 def test_the_clock_stops_with_the_round(monkeypatch: pytest.MonkeyPatch) -> None:
