@@ -1,39 +1,13 @@
 """Every error that pocqueue raises on purpose, in one small tree.
 
 PocqueueError
-├── SettingsError            a setting or an option has a value that is not allowed
-├── RoundError
-│   ├── InvalidRound         a field of a round is out of bounds (names field, value, allowed)
-│   ├── UnknownRound         no round has this id (or it expired)
-│   ├── UnknownSession       who asks has no session of this id
-│   ├── SessionsFull         a delegation has as many sessions as it may have
-│   ├── ModelConflict        a session asks for another model than the deployed one
-│   ├── CallbackForbidden    a callback URL leads to an address that it may not lead to
-│   └── CalibrationError     too few distances to say anything
-├── StoreError
-│   ├── StoreUnavailable     Redis does not answer
-│   ├── StoreTooOld          Redis is older than 6.2
-│   └── StoreFull            Redis refuses writes: out of memory or disk
-├── PoolError
-│   ├── NoLiveGpu            nobody could run this round
-│   └── QueueTaken           another live worker serves this GPU queue
-├── EngineError
-│   ├── ModelNotFound        no folder or hub id that can be loaded as a causal LM
-│   ├── ModelMismatch        the proof was made with another model than this one
-│   ├── DeviceNotFound       the queue names a GPU that this machine does not have
-│   └── EngineUnavailable    the served model does not answer, or is another one by now
-├── AccessError
-│   ├── InvalidToken         the token is missing or wrong
-│   └── TooManyFailures      too many wrong tokens came from this address
-├── NodeError
-│   ├── KeyFileError         the signing key cannot be read, or others can read it
-│   ├── SignatureError       a batch is not signed, or not by who it should be
-│   ├── BatchFileError       a file of signed batches cannot be read
-│   ├── OutboxError          what waits to be sent cannot be read from disk, or written to it
-│   ├── DelegationError      the big node cannot be reached, or refuses
-│   └── NodeStateError       the small node cannot do that now
-├── ProofFileError           a proofs file is cut, edited or not a proofs file
-└── ProcessError             a process that `pocqueue up` needs did not start
+├── SettingsError, ProofFileError, ProcessError
+├── InvalidRound, UnknownRound, UnknownSession, SessionsFull, ModelConflict, CallbackForbidden, CalibrationError
+├── StoreError: StoreUnavailable, StoreTooOld, StoreFull
+├── NoLiveGpu, QueueTaken
+├── EngineError: ModelNotFound, ModelMismatch, DeviceNotFound, EngineUnavailable
+├── InvalidToken, TooManyFailures
+└── NodeError: KeyFileError, SignatureError, BatchFileError, OutboxError, DelegationError, NodeStateError
 
 `http_status` is what an HTTP service answers with; a class without one of its own has its parent's.
 
@@ -85,11 +59,7 @@ class SettingsError(PocqueueError, ValueError):
     http_status = 503
 
 
-class RoundError(PocqueueError):
-    """Something about a round."""
-
-
-class InvalidRound(RoundError, ValueError):
+class InvalidRound(PocqueueError, ValueError):
     """A field of a round is out of bounds.
 
     Attributes:
@@ -111,26 +81,24 @@ class InvalidRound(RoundError, ValueError):
         super().__init__(f"{field} is {shown}; allowed: {allowed}.")
 
 
-class UnknownRound(RoundError, LookupError):
+class UnknownRound(PocqueueError, LookupError):
     """No round has this id."""
 
     http_status = 404
 
     def __init__(self, round_id: str) -> None:
-        self.round_id = round_id
         super().__init__(
             f"Round {round_id!r} is not known: rounds are kept for an hour after they end. "
             "`pocqueue round list` shows those there are."
         )
 
 
-class UnknownSession(RoundError, LookupError):
+class UnknownSession(PocqueueError, LookupError):
     """Who asks has no session of this id, whether others have one or not."""
 
     http_status = 404
 
     def __init__(self, session_id: str) -> None:
-        self.session_id = session_id
         plain = session_id.isascii() and session_id.isprintable() and len(session_id) <= 64
         shown = session_id if plain else f"{session_id[:40]!r}"
         super().__init__(
@@ -138,7 +106,7 @@ class UnknownSession(RoundError, LookupError):
         )
 
 
-class SessionsFull(RoundError):
+class SessionsFull(PocqueueError):
     """A delegation has as many sessions as it may have.
 
     Attributes:
@@ -157,30 +125,26 @@ class SessionsFull(RoundError):
         )
 
 
-class ModelConflict(RoundError):
+class ModelConflict(PocqueueError):
     """A session asks for another model than the deployed one: its proofs would be worth nothing."""
 
     http_status = 409
 
 
-class CallbackForbidden(RoundError, OSError):
+class CallbackForbidden(PocqueueError, OSError):
     """A callback URL leads to an address that is not public.
 
     An OSError, so that an HTTP client takes it for a connection that could not be made.
-
-    Attributes:
-        host: name or address in the URL.
     """
 
     def __init__(self, host: str) -> None:
-        self.host = host
         super().__init__(
             f"callback_url leads to {host}, which is no public address; POCQUEUE_CALLBACK_PRIVATE=1 "
             "on the io workers allows private, loopback and link-local ones."
         )
 
 
-class CalibrationError(RoundError):
+class CalibrationError(PocqueueError):
     """Too few distances came back to say anything about the valid rate."""
 
 
@@ -202,17 +166,13 @@ class StoreFull(StoreError):
     """Redis refuses writes because its memory or disk is full."""
 
 
-class PoolError(PocqueueError):
-    """Something about the GPUs behind the queues."""
+class NoLiveGpu(PocqueueError, LookupError):
+    """No live GPU could run this round."""
 
     http_status = 503
 
 
-class NoLiveGpu(PoolError, LookupError):
-    """No live GPU could run this round."""
-
-
-class QueueTaken(PoolError):
+class QueueTaken(PocqueueError):
     """Another live worker serves this GPU queue."""
 
 
@@ -238,17 +198,13 @@ class EngineUnavailable(EngineError, ConnectionError):
     http_status = 503
 
 
-class AccessError(PocqueueError):
-    """Who asks may not."""
-
-
-class InvalidToken(AccessError):
+class InvalidToken(PocqueueError):
     """The token is missing or wrong."""
 
     http_status = 401
 
 
-class TooManyFailures(AccessError):
+class TooManyFailures(PocqueueError):
     """Too many wrong tokens came from this address.
 
     Attributes:

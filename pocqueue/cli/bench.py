@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pocqueue.cli.options import Json, Model, RTarget, SeqLen, option_names
-from pocqueue.cli.output import (
-    columns,
-    console,
-    facts,
-    interruptible,
-    is_plain,
-    percent,
-    show,
-)
+from pocqueue.cli.options import Json, Model, RTarget, SeqLen, check_count, option_names
+from pocqueue.cli.output import columns, console, facts, interruptible, is_plain, percent, show
 
 if TYPE_CHECKING:
-    from pocqueue.measure.bench import ProfileRequest
     from pocqueue.measure.profile import Profile, Sweep
     from pocqueue.measure.valid_rate import WindowEstimate
 
@@ -58,71 +48,54 @@ def bench(
     Loads the model in a process of its own; stop the worker that serves this GPU first. Of a vLLM
     server only whole engine calls can be measured.
     """
-    from pocqueue.measure.bench import profile_in_child, workers_beside
+    from pocqueue.engine.queue_names import parse_queue
+    from pocqueue.errors import InvalidRound, SettingsError
+    from pocqueue.measure.bench import ProfileRequest, profile_in_child, workers_beside
+    from pocqueue.measure.samples import made_up_blocks
+    from pocqueue.poc.search import MAX_BATCH_SIZE
+    from pocqueue.rounds.start import draft_spec
     from pocqueue.settings import Settings
 
-    view = console(stderr=True)
+    view, blocks = console(stderr=True), made_up_blocks()
     with option_names():
-        request = _check(queue, seq_len, batch_size, seconds, sweep, max_batch, r_target)
+        if parse_queue(queue) is None:
+            raise InvalidRound("queue", queue, "gpuN or HOST.gpuN, such as gpu0")
+        if not 0.1 <= seconds <= MAX_SECONDS:
+            raise InvalidRound("seconds", seconds, f"seconds from 0.1 to {MAX_SECONDS:g}")
+        if max_batch is not None and not sweep:
+            raise SettingsError(
+                f"--max-batch is {max_batch}, which is for --sweep: give that, too."
+            )
+        if max_batch is not None:
+            check_count("max_batch", max_batch, MAX_BATCH_SIZE)
+        draft = draft_spec(
+            block_hash=blocks[0],
+            public_key=PUBLIC_KEY,
+            seq_len=seq_len,
+            batch_size=batch_size,
+            r_target=r_target,
+        )
+        request = ProfileRequest(
+            round=draft,
+            batch_size=batch_size,
+            seconds=seconds,
+            max_batch=(max_batch or MAX_BATCH) if sweep else None,
+            blocks=tuple(blocks),
+        )
         settings = Settings.override(model=model)
         shared_with = workers_beside(settings, queue)
         if shared_with:
-            view.print(_warning(shared_with), style="yellow", markup=False)
+            view.print(
+                f"A live worker of the pool may use this device, too ({', '.join(shared_with)}): figures will "
+                "be too low while a round runs. Stop it first, or measure while the pool is idle.",
+                style="yellow",
+                markup=False,
+            )
         with interruptible():
             profile = profile_in_child(
                 settings, queue, request, lambda line: view.print(line, markup=False)
             )
-    show(_Report(profile, request.round.window_s, r_target, shared_with), as_json=as_json)
-
-
-def _check(
-    queue: str,
-    seq_len: int,
-    batch_size: int | None,
-    seconds: float,
-    sweep: bool,
-    max_batch: int | None,
-    r_target: float | None,
-) -> ProfileRequest:
-    """Check all that can be before anything is loaded."""
-    from pocqueue.engine.queue_names import parse_queue
-    from pocqueue.errors import InvalidRound, SettingsError
-    from pocqueue.measure.bench import DEFAULT_BATCH_SIZE, ProfileRequest
-    from pocqueue.measure.samples import made_up_blocks
-    from pocqueue.poc.search import MAX_BATCH_SIZE
-    from pocqueue.rounds.start import draft_spec
-
-    if parse_queue(queue) is None:
-        raise InvalidRound("queue", queue, "gpuN or HOST.gpuN, such as gpu0")
-    if not 0.1 <= seconds <= MAX_SECONDS:
-        raise InvalidRound("seconds", seconds, f"seconds from 0.1 to {MAX_SECONDS:g}")
-    if max_batch is not None and not sweep:
-        raise SettingsError(f"--max-batch is {max_batch}, which is for --sweep: give that, too.")
-    if max_batch is not None and not 1 <= max_batch <= MAX_BATCH_SIZE:
-        raise InvalidRound("max_batch", max_batch, f"a whole number from 1 to {MAX_BATCH_SIZE}")
-    blocks = made_up_blocks()
-    draft = draft_spec(
-        block_hash=blocks[0],
-        public_key=PUBLIC_KEY,
-        seq_len=seq_len,
-        batch_size=DEFAULT_BATCH_SIZE if batch_size is None else batch_size,
-        r_target=r_target,
-    )
-    return ProfileRequest(
-        round=draft,
-        batch_size=batch_size,
-        seconds=seconds,
-        max_batch=(max_batch or MAX_BATCH) if sweep else None,
-        blocks=tuple(blocks),
-    )
-
-
-def _warning(queues: list[str]) -> str:
-    names = ", ".join(queues)
-    return (
-        f"A live worker of the pool may use this device, too ({names}): figures will be too low while a round "
-        "runs. Stop it first, or measure while the pool is idle."
-    )
+    show(_Report(profile, draft.window_s, r_target, shared_with), as_json=as_json)
 
 
 @dataclass(frozen=True)
@@ -137,18 +110,12 @@ class _Report:
     shared_with: list[str]
 
     def window(self) -> WindowEstimate | None:
-        from pocqueue.measure.valid_rate import estimate_window, spread_between
+        from pocqueue.measure.valid_rate import estimate_window
 
         if self.r_target is None:
             return None
         samples = [*self.profile.distances.values()]
-        between = None
-        if len(samples) > 1:
-            spread = spread_between(samples, self.r_target)
-            between = math.sqrt(max(0.0, spread.observed**2 - spread.chance**2))
-        return estimate_window(
-            self.profile.nonces_per_s, self.window_s, samples, self.r_target, between
-        )
+        return estimate_window(self.profile.nonces_per_s, self.window_s, samples, self.r_target)
 
     def to_dict(self) -> dict[str, Any]:
         window = self.window()
@@ -156,7 +123,7 @@ class _Report:
             **self.profile.to_dict(),
             "window_s": self.window_s,
             "nonces_per_window": int(self.profile.nonces_per_s * self.window_s),
-            "window": None if window is None else window.to_dict(),
+            "window": None if window is None else asdict(window),
             "shared_with": self.shared_with,
         }
 

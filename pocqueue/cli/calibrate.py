@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pocqueue.cli.options import BatchSize, DeployedModel, Json, SeqLen, ValidRate, Window
+from pocqueue.cli.options import (
+    BatchSize,
+    DeployedModel,
+    Json,
+    SeqLen,
+    ValidRate,
+    Window,
+    check_count,
+)
 from pocqueue.cli.output import console, facts, interruptible, is_plain, percent, show
 
 if TYPE_CHECKING:
@@ -24,9 +32,6 @@ if TYPE_CHECKING:
 #: Distances stay in memory and, for an hour, in Redis.
 MAX_SAMPLES = 1_000_000
 
-#: Samples (what is searched, number of nonces, progress) to distances.
-Sampler = Callable[["RoundSpec", int, "OnCount"], list[float]]
-
 
 @dataclass(frozen=True)
 class _Source:
@@ -34,7 +39,8 @@ class _Source:
 
     name: str
     info: EngineInfo
-    sample: Sampler
+    #: Returns distances, given what is searched, the number of nonces, and what is told of progress.
+    sample: Callable[[RoundSpec, int, OnCount], list[float]]
 
 
 def calibrate(
@@ -58,20 +64,30 @@ def calibrate(
     Samples on the live pool if there is one, else loads the model, or that of POCQUEUE_MODEL, in
     this process.
     """
-    from pocqueue.measure.samples import made_up_blocks
-    from pocqueue.measure.valid_rate import r_target_for
+    from pocqueue.measure.samples import made_up_blocks, sample_draft
+    from pocqueue.measure.valid_rate import check_valid_rate, r_target_for, spread_between
     from pocqueue.settings import Settings
 
+    check_count("samples", samples, MAX_SAMPLES)
+    check_valid_rate(valid_rate, samples)
     blocks = made_up_blocks() if block_hash is None else [block_hash]
-    draft = _check(
-        valid_rate, samples, blocks[0], seq_len=seq_len, batch_size=batch_size, window_s=window
+    draft = sample_draft(
+        blocks[0], max_nonces=samples, seq_len=seq_len, batch_size=batch_size, window_s=window
     )
     settings = Settings.load()
-    with interruptible(), _open_source(settings, draft, model, local) as source:
+    with interruptible(), ExitStack() as stack:
+        backend = None if local else _open_pool(settings, stack)
+        if backend is None:
+            source = _local_source(settings, draft, model, stack)
+        else:
+            source = _pool_source(backend, draft, model)
         found = _sample(source, draft, blocks)
     distances = [d for block in found.values() for d in block]
     calibration = r_target_for(distances, valid_rate)
-    show(_Report(source, draft, calibration, found), as_json=as_json)
+    spread = None
+    if len(found) > 1:
+        spread = spread_between(list(found.values()), calibration.r_target)
+    show(_Report(source, draft, calibration, found, spread), as_json=as_json)
 
 
 @dataclass(frozen=True)
@@ -83,14 +99,8 @@ class _Report:
     calibration: Calibration
     #: Distances by block hash.
     samples: dict[str, list[float]]
-
-    @property
-    def spread(self) -> Spread | None:
-        from pocqueue.measure.valid_rate import spread_between
-
-        if len(self.samples) < 2:
-            return None
-        return spread_between(list(self.samples.values()), self.calibration.r_target)
+    #: Of those; None: there is one block only.
+    spread: Spread | None
 
     def ideal(self) -> tuple[float, float]:
         """Return the valid rate of random directions at this r_target, and their r_target."""
@@ -114,7 +124,7 @@ class _Report:
             for block, distances in self.samples.items()
         ]
         return {
-            **found.to_dict(),
+            **asdict(found),
             "ideal_valid_rate": rate,
             "ideal_r_target": r_target,
             "blocks": blocks,
@@ -163,31 +173,6 @@ class _Report:
         distances = [d for block in self.samples.values() for d in block]
         target, plain = self.calibration.r_target, is_plain(view)
         view.print(draw_histogram(distances, target, view.width, plain=plain))
-
-
-def _check(valid_rate: float, samples: int, block_hash: str, **fields: Any) -> RoundSpec:
-    """Check all that can be before anything is loaded or sent."""
-    from pocqueue.errors import InvalidRound
-    from pocqueue.measure.samples import sample_draft
-    from pocqueue.measure.valid_rate import check_valid_rate
-
-    if not 1 <= samples <= MAX_SAMPLES:
-        raise InvalidRound("samples", samples, f"a whole number from 1 to {MAX_SAMPLES}")
-    check_valid_rate(valid_rate, samples)
-    return sample_draft(block_hash, max_nonces=samples, **fields)
-
-
-@contextmanager
-def _open_source(
-    settings: Settings, draft: RoundSpec, model: str | None, local: bool
-) -> Iterator[_Source]:
-    """Open the pool, or an engine of this process if that is asked for or there is no pool."""
-    with ExitStack() as stack:
-        backend = None if local else _open_pool(settings, stack)
-        if backend is None:
-            yield _local_source(settings, draft, model, stack)
-        else:
-            yield _pool_source(backend, draft, model)
 
 
 def _open_pool(settings: Settings, stack: ExitStack) -> Backend | None:
@@ -245,27 +230,13 @@ def _local_source(
 
 def _sample(source: _Source, draft: RoundSpec, blocks: list[str]) -> dict[str, list[float]]:
     """Sample every block alike, with a progress bar; blocks for which no time was left are out."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import Progress
 
     assert draft.max_nonces is not None
     samples, view = draft.max_nonces, console(stderr=True)
     found: dict[str, list[float]] = {}
-    with Progress(
-        TextColumn("sampling"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=view,
-        transient=True,
-        disable=not view.is_terminal,
-    ) as progress:
-        task = progress.add_task("", total=samples)
+    with Progress(console=view, transient=True, disable=not view.is_terminal) as progress:
+        task = progress.add_task("sampling", total=samples)
         done = 0
 
         def show(num: int, _total: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +15,7 @@ from pocqueue.cli.options import (
     RTarget,
     SeqLen,
     ValidRateInstead,
+    check_count,
     option_names,
 )
 from pocqueue.cli.output import (
@@ -56,33 +58,54 @@ def compare(
 ) -> None:
     """Run the same nonces through two engines: differences, flipped verdicts, speed of each.
 
-    Without --r-target, one makes a tenth of a's nonces valid. Device, dtype, threads, GPUs per model and the vLLM server's URL are those of the settings. Each
-    engine has a process of its own, one after the other. Exit code 0: the engines agree within float
-    error; 1: they do not.
+    Without --r-target, one makes a tenth of a's nonces valid. Device, dtype, threads, GPUs per model and
+    the vLLM server's URL are those of the settings. Each engine has a process of its own, one after the
+    other. Exit code 0: the engines agree within float error; 1: they do not.
     """
-    from pocqueue.measure.compare import measure_in_child
+    from pocqueue.errors import SettingsError
+    from pocqueue.measure import compare as maths
+    from pocqueue.measure.child import with_engine_in_child
+    from pocqueue.poc.distance.directions import check_share
+    from pocqueue.rounds.start import draft_spec
     from pocqueue.settings import Settings
 
+    _check_engine("--a", a)
+    _check_engine("--b", b)
+    if r_target is not None and valid_rate is not None:
+        raise SettingsError(
+            f"--r-target is {r_target:g} and --valid-rate is {valid_rate:g}; allowed: one of them."
+        )
+    rate = maths.DEFAULT_VALID_RATE if valid_rate is None else valid_rate
     with option_names():
-        search = _check(a, b, nonces, batch_size, seq_len, r_target, valid_rate, block_hash)
+        check_count("nonces", nonces, MAX_NONCES)
+        check_share(rate)
+        search = draft_spec(
+            block_hash=block_hash,
+            public_key=PUBLIC_KEY,
+            seq_len=seq_len,
+            batch_size=batch_size,
+            r_target=r_target,
+        )
         settings = Settings.override(model=model)
         view = console(stderr=True)
 
         def measured(name: str, engine: str, same_as: EngineInfo | None = None) -> Measurement:
-            return measure_in_child(
+            return with_engine_in_child(
                 _settings_of(settings, engine),
-                search,
-                nonces,
+                partial(maths.measure, search=search, num_nonces=nonces, same_as=same_as),
                 lambda line: view.print(f"{name} ({engine}): {line}", markup=False),
-                same_as=same_as,
             )
 
         with interruptible():
             first = measured("a", a)
             second = measured("b", b, first.info)
-    report = _report(first, second, search, r_target, valid_rate)
-    show(report, as_json=as_json)
-    raise typer.Exit(EXIT_OK if report.comparison.agrees else EXIT_FAILED)
+    source = "as given"
+    if r_target is None:
+        r_target = maths.quantile_r_target(first.distances, rate)
+        source = f"makes {percent(rate)} of a's nonces valid"
+    comparison = maths.compare(first.distances, second.distances, r_target)
+    show(_Report(first, second, search, comparison, source), as_json=as_json)
+    raise typer.Exit(EXIT_OK if comparison.agrees else EXIT_FAILED)
 
 
 @dataclass(frozen=True)
@@ -174,65 +197,19 @@ class _Report:
         view.print(self.comparison.sentence(), markup=False)
 
 
-def _report(
-    a: Measurement,
-    b: Measurement,
-    search: RoundSpec,
-    r_target: float | None,
-    valid_rate: float | None,
-) -> _Report:
-    from pocqueue.measure import compare as maths
-
-    source = "as given"
-    if r_target is None:
-        rate = maths.DEFAULT_VALID_RATE if valid_rate is None else valid_rate
-        r_target = maths.quantile_r_target(a.distances, rate)
-        source = f"makes {percent(rate)} of a's nonces valid"
-    comparison = maths.compare(a.distances, b.distances, r_target)
-    return _Report(a, b, search, comparison, source)
-
-
-def _check(
-    a: str,
-    b: str,
-    nonces: int,
-    batch_size: int,
-    seq_len: int,
-    r_target: float | None,
-    valid_rate: float | None,
-    block_hash: str,
-) -> RoundSpec:
-    """Check all that can be before anything is loaded."""
+def _check_engine(option: str, engine: str) -> None:
     from importlib.util import find_spec
 
     from pocqueue.engine.kinds import KINDS
-    from pocqueue.errors import InvalidRound, SettingsError
-    from pocqueue.poc.distance.directions import check_share
-    from pocqueue.rounds.start import draft_spec
+    from pocqueue.errors import SettingsError
 
-    for option, engine in (("--a", a), ("--b", b)):
-        if engine not in KINDS:
-            raise SettingsError(f"{option} is {engine!r}; allowed: {', '.join(sorted(KINDS))}.")
-        if engine == "vllm" and find_spec("vllm") is None:
-            raise SettingsError(
-                f"{option} is 'vllm', but vLLM is not installed here: pip install 'pocqueue[vllm]', or "
-                "name another engine."
-            )
-    if not 1 <= nonces <= MAX_NONCES:
-        raise InvalidRound("nonces", nonces, f"a whole number from 1 to {MAX_NONCES}")
-    if r_target is not None and valid_rate is not None:
+    if engine not in KINDS:
+        raise SettingsError(f"{option} is {engine!r}; allowed: {', '.join(sorted(KINDS))}.")
+    if engine == "vllm" and find_spec("vllm") is None:
         raise SettingsError(
-            f"--r-target is {r_target:g} and --valid-rate is {valid_rate:g}; allowed: one of them."
+            f"{option} is 'vllm', but vLLM is not installed here: pip install 'pocqueue[vllm]', or "
+            "name another engine."
         )
-    if valid_rate is not None:
-        check_share(valid_rate)
-    return draft_spec(
-        block_hash=block_hash,
-        public_key=PUBLIC_KEY,
-        seq_len=seq_len,
-        batch_size=batch_size,
-        r_target=r_target,
-    )
 
 
 def _settings_of(settings: Settings, engine: str) -> Settings:

@@ -100,6 +100,18 @@ def default_output(state_dir: Path) -> Path:
     )
 
 
+def check_count(field: str, value: int, most: int) -> None:
+    """Refuse a number that is not from 1 to `most`.
+
+    Raises:
+        InvalidRound: it is not.
+    """
+    from pocqueue.errors import InvalidRound
+
+    if not 1 <= value <= most:
+        raise InvalidRound(field, value, f"a whole number from 1 to {most}")
+
+
 @contextmanager
 def option_names() -> Iterator[None]:
     """Call the fields of a round in errors as the user wrote them."""

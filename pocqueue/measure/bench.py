@@ -152,7 +152,8 @@ class Bench:
             in_process = isinstance(self.engine, Profiled)
             has_room = MemoryGuard(self.engine.info, in_process=in_process).has_room_for_twice
         end = f"{max_batch} is the largest that was asked for"
-        for batch_size in itertools.takewhile(lambda size: size <= max_batch, _powers_of_two()):
+        batch_size = 1
+        while batch_size <= max_batch:
             if points and not has_room():
                 end = "twice the batch would not fit into the memory that is free"
                 break
@@ -172,6 +173,7 @@ class Bench:
             if (batch_s := points[-1].batch_s) > seconds:
                 end = f"one batch takes {batch_s:.1f} s, more than the {seconds:g} s for each"
                 break
+            batch_size *= 2
         return Sweep(tuple(points), end)
 
     def _warm_up(self, batch_size: int) -> float:
@@ -298,7 +300,3 @@ def _medians(turns: list[dict[str, float]]) -> dict[str, float]:
     """Return the median of each stage over the turns; nothing for no turns."""
     stages = turns[0] if turns else ()
     return {stage: statistics.median(turn[stage] for turn in turns) for stage in stages}
-
-
-def _powers_of_two() -> itertools.accumulate[int]:
-    return itertools.accumulate(itertools.repeat(2), lambda size, two: size * two, initial=1)

@@ -1,12 +1,11 @@
 """Two engines on the same nonces: how far their distances are apart, how many verdicts flip, how fast.
 
-The comparison is a function from distances to numbers. Running an engine is the other half: each has a
-process of its own (`child.py`).
+The comparison is a function from distances to numbers. Running an engine is the other half: the command
+gives each a process of its own (`child.py`).
 """
 
 from __future__ import annotations
 
-import functools
 import math
 import statistics
 import time
@@ -16,11 +15,9 @@ from typing import Any
 
 from pocqueue.engine.base import Engine, EngineInfo, OnProgress
 from pocqueue.errors import EngineError, ModelMismatch
-from pocqueue.measure.child import with_engine_in_child
 from pocqueue.poc.batch import Searched, batches_of
 from pocqueue.poc.data import PROBABILITY_MISMATCH, is_valid
 from pocqueue.poc.distance.directions import check_share
-from pocqueue.settings import Settings
 
 #: Engines whose relative difference is at least this much disagree.
 MAX_RELATIVE_DIFFERENCE = 0.01
@@ -273,13 +270,31 @@ def check_same_model(a: EngineInfo, b: EngineInfo) -> None:
 
 
 def measure(
-    engine: Engine, search: Searched, num_nonces: int, on_progress: OnProgress
+    engine: Engine,
+    on_progress: OnProgress,
+    *,
+    search: Searched,
+    num_nonces: int,
+    same_as: EngineInfo | None = None,
 ) -> Measurement:
     """Run one pass that does not count, then the nonces 0 to num_nonces - 1, timing each batch.
 
+    Args:
+        engine: to measure.
+        on_progress: told in one line each what is being done.
+        search: block, key and shape of the batches.
+        num_nonces: how many; >= 1.
+        same_as: the engine to compare with; another model than its is refused before it runs.
+
     Raises:
+        ModelMismatch: it has another model or dtype than `same_as`.
         EngineError, InvalidRound: as the engine does.
     """
+    if same_as is not None:
+        check_same_model(same_as, engine.info)
+    on_progress(
+        f"Measuring {num_nonces:,} nonces in batches of {search.batch_size} x {search.seq_len}"
+    )
     engine.warm_up(search.batch_size, search.seq_len)
     distances: list[float] = []
     batch_s: list[float] = []
@@ -294,44 +309,3 @@ def measure(
     return Measurement(
         info=engine.info, distances=distances, batch_size=search.batch_size, batch_s=batch_s
     )
-
-
-def measure_in_child(
-    settings: Settings,
-    search: Searched,
-    num_nonces: int,
-    on_progress: OnProgress,
-    *,
-    same_as: EngineInfo | None = None,
-) -> Measurement:
-    """Load the engine that the settings say in a process of its own and measure it there.
-
-    Args:
-        settings: engine, model, device and everything else that an engine takes.
-        search: block, key and shape of the batches.
-        num_nonces: how many; >= 1.
-        on_progress: told in one line each what is being done.
-        same_as: the engine to compare with; another model than its is refused before it runs.
-
-    Raises:
-        ModelMismatch: it has another model or dtype than `same_as`.
-        EngineError, InvalidRound, SettingsError: as the engine and `load_engine` do; EngineError, too,
-            if the process ends without an answer.
-    """
-    work = functools.partial(_measure, search, num_nonces, same_as)
-    return with_engine_in_child(settings, work, on_progress)
-
-
-def _measure(
-    search: Searched,
-    num_nonces: int,
-    same_as: EngineInfo | None,
-    engine: Engine,
-    on_progress: OnProgress,
-) -> Measurement:
-    if same_as is not None:
-        check_same_model(same_as, engine.info)
-    on_progress(
-        f"Measuring {num_nonces:,} nonces in batches of {search.batch_size} x {search.seq_len}"
-    )
-    return measure(engine, search, num_nonces, on_progress)

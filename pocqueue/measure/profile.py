@@ -89,15 +89,9 @@ class Profile:
         return self.batch_size / self.batch_s
 
     @property
-    def forward_batch_s(self) -> float | None:
-        """Seconds of one pass of the model alone."""
-        return statistics.median(self.forward_s) if self.forward_s else None
-
-    @property
     def forward_nonces_per_s(self) -> float | None:
         """Nonces per second of the model alone."""
-        seconds = self.forward_batch_s
-        return None if seconds is None else self.batch_size / seconds
+        return self.batch_size / statistics.median(self.forward_s) if self.forward_s else None
 
     @property
     def ratio(self) -> float | None:

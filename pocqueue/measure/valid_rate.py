@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from pocqueue.errors import CalibrationError, EngineError, InvalidRound
 from pocqueue.poc.data import is_valid
@@ -42,9 +41,6 @@ class Calibration:
     #: Samples whose distance is not a finite number; they count as never valid.
     num_nonfinite: int
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 @dataclass(frozen=True, slots=True)
 class Spread:
@@ -56,6 +52,11 @@ class Spread:
     observed: float
     #: What that would be, about, if blocks did not differ: chance alone.
     chance: float
+
+    @property
+    def beyond_chance(self) -> float:
+        """What blocks differ by beside that."""
+        return math.sqrt(max(0.0, self.observed**2 - self.chance**2))
 
 
 def check_valid_rate(valid_rate: float, num_samples: int) -> None:
@@ -175,14 +176,11 @@ class WindowEstimate:
     rate: float  #: share of the samples that are valid
     rate_low: float
     rate_high: float
-    #: Standard deviation, beyond chance, of blocks' rates; None: unknown.
+    #: Standard deviation, beyond chance, of blocks' rates; None: there is one block only.
     between_blocks: float | None
     num_valid: float  #: expected number of valid nonces
     num_valid_low: float
     num_valid_high: float
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def estimate_window(
@@ -190,7 +188,6 @@ def estimate_window(
     window_s: float,
     samples: Sequence[Sequence[float]],
     r_target: float,
-    between_blocks: float | None,
     confidence: float = 0.95,
 ) -> WindowEstimate:
     """Estimate the number of valid nonces of a window, for a block that nobody has seen yet.
@@ -206,7 +203,6 @@ def estimate_window(
         window_s: seconds.
         samples: distances of each block; those that are not finite count as never valid.
         r_target: (0, 2].
-        between_blocks: standard deviation of blocks' valid rates without what chance makes of it.
         confidence: (0, 1).
 
     Raises:
@@ -223,9 +219,10 @@ def estimate_window(
     low = float(betaincinv(valid, num - valid + 1, error)) if valid else 0.0
     high = float(betaincinv(valid + 1, num - valid, 1 - error)) if valid < num else 1.0
     nonces = nonces_per_s * window_s
-    block = 0.0
-    if between_blocks:
-        block = float(stdtrit(len(samples) - 1, 1 - error)) * between_blocks * nonces
+    between, block = None, 0.0
+    if len(samples) > 1:
+        between = spread_between(samples, r_target).beyond_chance
+        block = float(stdtrit(len(samples) - 1, 1 - error)) * between * nonces
     chance = float(ndtri(1 - error)) * math.sqrt(nonces * rate * (1 - rate))
     below = math.hypot(nonces * (rate - low), block, chance)
     above = math.hypot(nonces * (high - rate), block, chance)
@@ -239,7 +236,7 @@ def estimate_window(
         rate=rate,
         rate_low=low,
         rate_high=high,
-        between_blocks=between_blocks,
+        between_blocks=between,
         num_valid=nonces * rate,
         num_valid_low=max(0.0, nonces * rate - below),
         num_valid_high=min(nonces, nonces * rate + above),

@@ -304,7 +304,7 @@ def test_free_memory_is_what_the_machine_says() -> None:
 
 def test_a_rate_of_none_in_a_hundred_is_at_most_that_of_the_exact_interval() -> None:
     """Clopper and Pearson's has a closed form there: 1 - 0.025^(1/n)."""
-    found = estimate_window(10.0, 330.0, [[1.0] * 100], 0.5, None)
+    found = estimate_window(10.0, 330.0, [[1.0] * 100], 0.5)
     assert (found.rate, found.rate_low) == (0.0, 0.0)
     assert found.rate_high == pytest.approx(1 - 0.025**0.01)
     assert (found.num_nonces, found.num_valid, found.num_valid_low) == (3300, 0.0, 0.0)
@@ -314,19 +314,20 @@ def test_a_rate_of_none_in_a_hundred_is_at_most_that_of_the_exact_interval() -> 
 
 def test_the_ends_of_the_scale() -> None:
     """All valid, and none that is no number."""
-    found = estimate_window(10.0, 1.0, [[0.1] * 50], 0.5, 0.0)
+    found = estimate_window(10.0, 1.0, [[0.1] * 50], 0.5)
     assert (found.rate, found.rate_high, found.num_valid_high) == (1.0, 1.0, 10.0)
     assert found.num_valid_low < 10.0
-    assert estimate_window(10.0, 1.0, [[float("nan")] * 5], 0.5, None).rate == 0.0
+    assert estimate_window(10.0, 1.0, [[float("nan")] * 5], 0.5).rate == 0.0
     with pytest.raises(EngineError, match="no distances"):
-        estimate_window(10.0, 1.0, [[]], 0.5, None)
+        estimate_window(10.0, 1.0, [[]], 0.5)
 
 
 def test_blocks_that_differ_widen_the_interval() -> None:
     """The next block is another one again."""
+    twenty = [0.1] * 20 + [0.9] * 80
+    alike = estimate_window(100.0, 330.0, [twenty, twenty], 0.5)
     samples = [[0.1] * 30 + [0.9] * 70, [0.1] * 10 + [0.9] * 90]
-    alike = estimate_window(100.0, 330.0, samples, 0.5, 0.0)
-    apart = estimate_window(100.0, 330.0, samples, 0.5, 0.05)
+    apart = estimate_window(100.0, 330.0, samples, 0.5)
     assert alike.num_valid == apart.num_valid == pytest.approx(6600)
     assert apart.num_valid_low < alike.num_valid_low < 6600
     assert apart.num_valid_high > alike.num_valid_high > 6600
@@ -337,6 +338,6 @@ def test_the_interval_holds_what_it_promises() -> None:
     rng = np.random.default_rng(7)
     rate, nonces, held = 0.05, 2000, 0
     for _ in range(400):
-        found = estimate_window(100.0, 20.0, [rng.random(500).tolist()], rate, None)
+        found = estimate_window(100.0, 20.0, [rng.random(500).tolist()], rate)
         held += found.num_valid_low <= rng.binomial(nonces, rate) <= found.num_valid_high
     assert held / 400 >= 0.95

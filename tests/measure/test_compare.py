@@ -17,6 +17,7 @@ from typing_extensions import override
 from pocqueue.cli import app
 from pocqueue.engine import Engine, EngineInfo, OnProgress
 from pocqueue.errors import EngineError, InvalidRound, ModelMismatch, ModelNotFound, PocqueueError
+from pocqueue.measure.child import run_in_child
 from pocqueue.measure.compare import (
     Measurement,
     check_same_model,
@@ -29,7 +30,6 @@ from pocqueue.measure.compare import (
 from pocqueue.poc.batch import Batch
 from pocqueue.poc.config import PoCConfig
 from pocqueue.poc.data import PROBABILITY_MISMATCH
-from pocqueue.processes.function import run_in_child
 
 NAN, INF = math.nan, math.inf
 INFO = EngineInfo("torch", "embedded", "ab" * 32, "cpu", "a CPU", "bfloat16", 128, 1024, 4096)
@@ -226,7 +226,7 @@ def test_an_engine_is_measured_after_one_pass_that_does_not_count() -> None:
     """Every nonce once, each batch timed."""
     engine = RecordingEngine()
     config = PoCConfig("block", 0, "key", 2.0, batch_size=2, seq_len=7)
-    found = measure(engine, config, 5, lambda line: None)
+    found = measure(engine, lambda line: None, search=config, num_nonces=5)
     assert engine.calls == [(2, 7), [0, 1], [2, 3], [4]]
     assert found.distances == [0, 1, 2, 3, 4]
     assert len(found.batch_s) == 3
