@@ -35,25 +35,14 @@ class _Look:
     colour: str
 
 
-#: By the names of `profiled.STAGES`, the rest, and a call of which no more is known.
+#: By the names of `profiled.STAGES`, and the rest.
 _LOOKS = {
     "seeds": _Look("seeds", "░", ".", "yellow"),
     "inputs": _Look("inputs", "▒", ":", "cyan"),
     "forward": _Look("forward pass", "█", "#", "green"),
     "distances": _Look("permutation and distance", "▓", "%", "magenta"),
     "rest": _Look("rest", "·", "-", "blue"),
-    "call": _Look("engine call", "█", "#", "green"),
 }
-
-
-def parts_of(profile: Profile) -> list[tuple[str, float]]:
-    """Return the stages and the rest of a batch, as (name, seconds), in order.
-
-    If the stages are not known the call is one part.
-    """
-    if not profile.stages_s:
-        return [("call", profile.batch_s)]
-    return [*profile.stages_s.items(), ("rest", profile.rest_s)]
 
 
 def share_cells(seconds: Sequence[float], width: int) -> list[int]:
@@ -85,14 +74,14 @@ def draw_stages(profile: Profile, width: int = 80, *, plain: bool = False) -> Te
     """
     from rich.text import Text
 
-    parts = parts_of(profile)
-    total = sum(seconds for _, seconds in parts)
+    parts = profile.stages_s | {"rest": profile.rest_s}
+    total = sum(parts.values())
     text = Text(no_wrap=True)
-    cells = share_cells([seconds for _, seconds in parts], min(width, _MAX_WIDTH))
-    for (name, _), num in zip(parts, cells, strict=True):
+    cells = share_cells(list(parts.values()), min(width, _MAX_WIDTH))
+    for name, num in zip(parts, cells, strict=True):
         look = _LOOKS[name]
         text.append((look.plain if plain else look.cell) * num, look.colour)
-    for name, seconds in parts:
+    for name, seconds in parts.items():
         look = _LOOKS[name]
         text.append(f"\n{(look.plain if plain else look.cell) * 2} ", look.colour)
         text.append(f"{look.label:<24} {1000 * seconds:10.3f} ms  {percent(seconds / total):>8}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -160,8 +161,6 @@ def _look_at_store(delegation: DelegationSettings) -> Callable[[], dict[str, Any
 
 def _look_over_http(url: str, delegation: DelegationSettings) -> Callable[[], dict[str, Any]]:
     """Return what asks a service for the sessions of this environment's token."""
-    import contextlib
-
     import httpx
 
     from pocqueue.errors import DelegationError, SettingsError
@@ -212,14 +211,11 @@ def _render(found: dict[str, Any]) -> Any:
             f"No sessions in the last hour; {found['max_sessions']} may run at a time. Small nodes "
             "start them at the service of `pocqueue delegation serve`."
         )
-    return Group(_table(found), _summary(found))
-
-
-def _summary(found: dict[str, Any]) -> str:
-    return (
+    summary = (
         f"{found['active_sessions']} active, {found['total_sessions']} in the last hour, "
         f"{found['max_sessions']} at a time at most"
     )
+    return Group(_table(found), summary)
 
 
 def _table(found: dict[str, Any]) -> Table:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from pocqueue.cli.interrupts import Interrupts
 from pocqueue.cli.options import Model, Output, ValidRate, Window, default_output
 from pocqueue.cli.output import console
+from pocqueue.cli.watch import Interrupts
 
 if TYPE_CHECKING:
     from pocqueue.rounds.backend import Backend

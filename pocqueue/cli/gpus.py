@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from pocqueue.cli.options import Json
 from pocqueue.cli.output import columns, console, print_json, seconds
+
+if TYPE_CHECKING:
+    from pocqueue.rounds.pool import Gpu
 
 
 def gpus(as_json: Json = False) -> None:
@@ -20,7 +23,12 @@ def gpus(as_json: Json = False) -> None:
         pool = backend.pool.all()
         backend.pool.forget_dead(pool)
     if as_json:
-        print_json([_to_dict(gpu) for gpu in pool])
+        print_json(
+            [
+                asdict(gpu) | {"is_live": gpu.is_live, "silent_s": round(gpu.silent_s, 3)}
+                for gpu in pool
+            ]
+        )
         return
     if not pool:
         console().print(
@@ -50,7 +58,7 @@ def gpus(as_json: Json = False) -> None:
     console().print(table)
 
 
-def _state(gpu: Any) -> str:
+def _state(gpu: Gpu) -> str:
     from rich.markup import escape
 
     if not gpu.is_live:
@@ -62,7 +70,3 @@ def _state(gpu: Any) -> str:
     if gpu.last_error:
         return f"[yellow]live; last error: {escape(gpu.last_error)}[/yellow]"
     return "[green]live[/green]"
-
-
-def _to_dict(gpu: Any) -> dict[str, Any]:
-    return {**dataclasses.asdict(gpu), "is_live": gpu.is_live, "silent_s": round(gpu.silent_s, 3)}

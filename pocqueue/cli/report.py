@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from pocqueue.cli.output import console, percent, seconds
+from pocqueue.cli.output import columns, console, percent, seconds
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pocqueue.engine.base import EngineInfo
     from pocqueue.rounds.records import ProofEntry, RoundStatus
 
 NUM_BEST = 5
@@ -24,20 +25,13 @@ def best_nonces(
     return sorted(pairs, key=lambda pair: status.spec.proof.rank(pair[1]))[:num]
 
 
-def expected_rate(status: RoundStatus, vocab_size: int | None) -> tuple[float | None, str]:
-    """Return the expected share of valid nonces and where that number comes from."""
-    if status.spec.expected_valid_rate is not None:
-        return status.spec.expected_valid_rate, "calibrated"
-    if vocab_size is None:
-        return None, ""
-    return status.spec.proof.expected_rate(vocab_size), "of random directions"
-
-
-def rows(status: RoundStatus, vocab_size: int | None) -> list[tuple[str, str]]:
+def rows(status: RoundStatus, info: EngineInfo | None) -> list[tuple[str, str]]:
     """Return what there is to say about a round, as (name, value)."""
     spec = status.spec
     state = status.state.value + (f" ({status.reason})" if status.reason else "")
-    expected, source = expected_rate(status, vocab_size)
+    expected, source = spec.expected_valid_rate, "calibrated"
+    if expected is None and info is not None:
+        expected, source = spec.proof.expected_rate(info.vocab_size), "of random directions"
     found = [
         ("round", status.round_id),
         ("state", state),
@@ -72,12 +66,16 @@ def rows(status: RoundStatus, vocab_size: int | None) -> list[tuple[str, str]]:
 def print_round(
     status: RoundStatus,
     entries: Sequence[ProofEntry],
-    *,
-    vocab_size: int | None = None,
+    info: EngineInfo | None = None,
     written: Path | None = None,
 ) -> None:
-    """Print how a round stands, or went, with its best nonces."""
-    shown = rows(status, vocab_size)
+    """Print how a round stands, or went, with its best nonces.
+
+    Args:
+        info: of its model; None: unknown by now.
+        written: the proofs file.
+    """
+    shown = rows(status, info)
     proof = status.spec.proof
     for place, (nonce, value) in enumerate(best_nonces(status, entries)):
         text = f"{nonce:<20} {proof.noun} {proof.show(value)}"
@@ -93,16 +91,15 @@ def print_round(
 
 def print_rounds(statuses: Sequence[RoundStatus]) -> None:
     """Print one line for each round."""
-    from rich.table import Table
-
     if not statuses:
         console().print("No rounds. `pocqueue round start --block-hash H` starts one.")
         return
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("round", "state", "started", "block", "model"):
-        table.add_column(name, no_wrap=True)
-    for name in ("left", "checked", "valid", "per second"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table = columns(
+        *("round", "state", "started", "block", "model"),
+        right=("left", "checked", "valid", "per second"),
+    )
+    for column in table.columns:
+        column.no_wrap = True
     for status in statuses:
         table.add_row(
             status.round_id,

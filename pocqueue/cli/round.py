@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pocqueue.cli.interrupts import Interrupts
 from pocqueue.cli.options import (
     BatchSize,
     DeployedModel,
@@ -32,10 +32,12 @@ from pocqueue.cli.output import (
     print_json,
     seconds,
 )
+from pocqueue.cli.watch import Interrupts, watch_round
 
 if TYPE_CHECKING:
+    from pocqueue.engine.base import EngineInfo
     from pocqueue.rounds.backend import Backend
-    from pocqueue.rounds.records import RoundStatus
+    from pocqueue.rounds.records import ProofEntry, RoundStatus
 
 app = typer.Typer(
     help="Start, watch, stop and list rounds; read and validate their proofs.", no_args_is_help=True
@@ -121,12 +123,10 @@ def status(round_id: RoundId, as_json: Json = False) -> None:
         found = _find(backend, round_id)
         entries = list(backend.store.iter_proofs(found))
         if as_json:
-            print_json(
-                json_round(found, entries, None)
-                | {"coverage": backend.store.coverage(found.round_id)}
-            )
+            coverage = backend.store.coverage(found.round_id)
+            print_json(json_round(found, entries, None) | {"coverage": coverage})
         else:
-            print_round(found, entries, vocab_size=_vocab_size(backend, found))
+            print_round(found, entries, _info(backend, found))
 
 
 @app.command()
@@ -193,8 +193,8 @@ def proofs(
         found = _find(backend, round_id)
         entries = list(backend.store.iter_proofs(found))
         if output is not None:
-            written = _write(backend, found, output)
-            console(stderr=True).print(f"{found.valid:,} valid nonces written to {written}.")
+            _write(backend, found, entries, output)
+            console(stderr=True).print(f"{found.valid:,} valid nonces written to {output}.")
     if as_json:
         print_json([found.spec.body(entry.proofs) | {"queue": entry.queue} for entry in entries])
     elif output is None:
@@ -222,17 +222,14 @@ def validate(
 
     read = ProofFile.read(file)
     view = console(stderr=True)
-    engine = load_local_engine(Settings.load(), model, lambda text: view.print(text))
-    if (note := engine_note(read, engine.info)) is not None:
-        view.print(note, style="yellow")
-    try:
+    with closing(load_local_engine(Settings.load(), model, view.print)) as engine:
+        if (note := engine_note(read, engine.info)) is not None:
+            view.print(note, style="yellow")
         with Progress(console=view, transient=True) as progress:
             task = progress.add_task("recomputing", total=None)
             result = validate_proofs(
                 read, engine, lambda done, total: progress.update(task, completed=done, total=total)
             )
-    finally:
-        engine.close()
     if as_json:
         print_json(result.to_dict())
     else:
@@ -271,19 +268,18 @@ def finish(
         output: a file, or a folder for a file named after the round.
     """
     from pocqueue.cli.report import json_round, print_round
-    from pocqueue.cli.watch import watch_round
 
     found = watch_round(backend, round_id, interrupts, quiet=as_json)
     if found is None:
         return EXIT_INTERRUPTED
     if output.is_dir():
         output /= f"{round_id}.json"
-    written = _write(backend, found, output)
     entries = list(backend.store.iter_proofs(found))
+    info = _write(backend, found, entries, output)
     if as_json:
-        print_json(json_round(found, entries, written))
+        print_json(json_round(found, entries, output))
     else:
-        print_round(found, entries, vocab_size=_vocab_size(backend, found), written=written)
+        print_round(found, entries, info, output)
     return EXIT_OK
 
 
@@ -300,28 +296,21 @@ def _find(backend: Backend, text: str) -> RoundStatus:
     return backend.store.status(find_round(backend.store, text))
 
 
-def _write(backend: Backend, status: RoundStatus, path: Path) -> Path:
+def _write(
+    backend: Backend, status: RoundStatus, entries: list[ProofEntry], path: Path
+) -> EngineInfo | None:
+    """Write a proofs file; return what it says about the model."""
     from pocqueue.rounds.proof_file import ProofFile
 
-    file = ProofFile.from_round(
-        status, _info(backend, status), list(backend.store.iter_proofs(status))
-    )
-    file.write(path)
-    return path
-
-
-def _info(backend: Backend, status: RoundStatus) -> Any:
-    """Return what the pool says about a round's model; None once nobody serves it."""
-    spec = status.spec
-    return next(
-        (gpu.info for gpu in backend.pool.all() if spec.is_served_by(gpu.info)),
-        None,
-    )
-
-
-def _vocab_size(backend: Backend, status: RoundStatus) -> int | None:
     info = _info(backend, status)
-    return None if info is None else int(info.vocab_size)
+    ProofFile.from_round(status, info, entries).write(path)
+    return info
+
+
+def _info(backend: Backend, status: RoundStatus) -> EngineInfo | None:
+    """Return what the pool says about a round's model; None once nobody serves it."""
+    served = (gpu.info for gpu in backend.pool.all() if status.spec.is_served_by(gpu.info))
+    return next(served, None)
 
 
 def _check_options(
