@@ -40,25 +40,19 @@ def _end(queue: str, reason: str) -> None:
 _service: GpuService | None = None
 
 
-def gpu_queue(queues: object) -> str | None:
-    """Return the GPU queue among a worker's queues.
-
-    Args:
-        queues: what `-Q` gave: a list, a comma-separated text or None.
+def gpu_queue(names: list[str]) -> str | None:
+    """Return the GPU queue among a worker's queues; None: there is none.
 
     Raises:
         PocqueueError: there is a second queue beside it; a GPU worker serves exactly one.
     """
-    names = queues.split(",") if isinstance(queues, str) else list(queues or [])  # type: ignore[call-overload]
     found = [name for name in names if parse_queue(name) is not None]
-    if not found:
-        return None
-    if len(names) > 1:
+    if found and len(names) > 1:
         raise PocqueueError(
             f"-Q names {', '.join(names)}; a GPU worker serves one queue. Start one worker for "
             "each: `celery -A pocqueue worker -Q gpu0`, `celery -A pocqueue worker -Q gpu1`."
         )
-    return str(found[0])
+    return found[0] if found else None
 
 
 @signals.celeryd_init.connect

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 
 from pocqueue.engine import Engine, OnProgress
-from pocqueue.engine.local import load_queue_engine
+from pocqueue.engine.local import WORKER_PATIENCE_S, load_local_engine
 from pocqueue.errors import EngineError, StoreUnavailable
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.pool import Gpu
@@ -53,7 +53,9 @@ class GpuService:
         self._settings = settings
         self._on_broken = on_broken
         self._is_stopping = is_stopping
-        self._load = load or partial(load_queue_engine, queue, settings)
+        self._load = load or partial(
+            load_local_engine, settings, None, queue=queue, patience_s=WORKER_PATIENCE_S
+        )
         self._backend: Backend | None = None
         self._engine: Engine | None = None
         self._runner: RangeRunner | None = None

@@ -63,9 +63,5 @@ def load_engine(
     module, name = kind.loader.split(":")
     # Each imports its runtime, which takes seconds, so not before it is wanted.
     load: Any = getattr(import_module(module), name)
-    loaded: Engine = load(options, on_progress or _ignore)
+    loaded: Engine = load(options, on_progress or (lambda _text: None))
     return loaded
-
-
-def _ignore(_text: str) -> None:
-    """Stand in for a progress callback that nobody gave."""

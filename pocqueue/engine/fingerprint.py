@@ -23,17 +23,20 @@ The dtype that an engine runs in is not part of the fingerprint; it is named bes
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pocqueue.engine.fingerprint_cache import FingerprintCache
 from pocqueue.engine.weights import Region, regions, weight_files
 from pocqueue.errors import ModelNotFound
+from pocqueue.files import FileLock, replace_file
 
 #: Told (bytes hashed, bytes in all) now and then while weights are hashed.
 OnBytes = Callable[[int, int], None]
@@ -51,6 +54,8 @@ _VOLATILE = frozenset(
 #: hashlib lets other threads run while it hashes; more than this only waits for the disk.
 _NUM_THREADS = min(8, os.cpu_count() or 1)
 _CHUNK_BYTES = 8 << 20
+_CACHE_VERSION = 1
+_HEX_DIGITS = re.compile(r"[0-9a-f]{64}")
 
 
 def fingerprint(
@@ -58,9 +63,7 @@ def fingerprint(
 ) -> str:
     """Compute the fingerprint of a model folder, or recall it if no file has changed.
 
-    Hashing runs at about 1-2 GB/s a core. The result is kept in ``state_dir``, keyed by the folder's
-    path and every file's size and modification time, and processes that start together wait for the
-    first to hash.
+    Hashing runs at about 1-2 GB/s a core. Processes that start together wait for the first to hash.
 
     Args:
         model_dir: a Hugging Face folder: config.json and weights.
@@ -76,15 +79,10 @@ def fingerprint(
     config_path = model_dir / "config.json"
     try:
         files = weight_files(model_dir)
+        compute = partial(_compute, config_path, files, on_bytes)
         if state_dir is None:
-            return _compute(config_path, files, on_bytes)
-        cache = FingerprintCache(state_dir, model_dir, [config_path, *files])
-        with cache.lock():
-            known = cache.read()
-            if known is None:
-                known = _compute(config_path, files, on_bytes)
-                cache.write(known)
-        return known
+            return compute()
+        return _recalled(state_dir, model_dir, [config_path, *files], compute)
     except OSError as exc:
         raise ModelNotFound(
             f"Model folder {model_dir} cannot be read: {exc.strerror or exc} ({exc.filename})."
@@ -130,6 +128,49 @@ def _canonical(value: Any) -> Any:
             item = sorted(map(str, item))
         kept["dtype" if key == "torch_dtype" else key] = _canonical(item)
     return kept
+
+
+def _recalled(
+    state_dir: Path, model_dir: Path, files: list[Path], compute: Callable[[], str]
+) -> str:
+    """Recall the fingerprint that depends on these files, or compute and keep it.
+
+    One JSON file a model folder, ``<state_dir>/fingerprints/<SHA-256 of the folder's path>.json``:
+    ``{"version": 1, "folder": str, "files": [[name, size in bytes, mtime in ns], ...], "fingerprint": str}``.
+    It counts only if everything else in it is what is on disk now. If anything is wrong with the file or
+    the folder, the model is hashed again: a cache must never stop a worker.
+    """
+    folder = str(model_dir.resolve())
+    stats = [(file.name, file.stat()) for file in files]
+    key: dict[str, Any] = {
+        "version": _CACHE_VERSION,
+        "folder": folder,
+        "files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats],
+    }
+    name = hashlib.sha256(folder.encode("utf-8", "surrogateescape")).hexdigest()
+    path = state_dir / "fingerprints" / f"{name}.json"
+    with contextlib.ExitStack() as lock:
+        # Eight workers hash a model once, not eight times. In a read-only state folder there is no lock.
+        with contextlib.suppress(OSError):
+            lock.enter_context(FileLock(path.with_suffix(".lock")))
+        known = _read_cache(path, key)
+        if known is None:
+            known = compute()
+            text = json.dumps({**key, "fingerprint": known}, indent=1)
+            with contextlib.suppress(OSError):
+                replace_file(path, text.encode())
+    return known
+
+
+def _read_cache(path: Path, key: dict[str, Any]) -> str | None:
+    """Return the fingerprint that is kept, or None if there is none for the files as they are."""
+    try:
+        cached = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    found = cached.get("fingerprint") if isinstance(cached, dict) else None
+    is_hex = isinstance(found, str) and _HEX_DIGITS.fullmatch(found)
+    return found if is_hex and cached == {**key, "fingerprint": found} else None
 
 
 def _compute(config_path: Path, files: list[Path], on_bytes: OnBytes | None) -> str:

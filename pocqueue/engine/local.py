@@ -17,38 +17,25 @@ def load_local_engine(
     model: str | None = None,
     on_progress: OnProgress | None = None,
     queue: str = "gpu0",
+    patience_s: float = COMMAND_PATIENCE_S,
 ) -> Engine:
-    """Load a model for a command: on the first CUDA device, or on the CPU if there is none.
+    """Load a model on the device, or devices, that a GPU queue stands for.
 
     Args:
         settings: engine, device, dtype and threads are taken from here.
         model: instead of the settings' model.
         on_progress: told in one line each what is being done.
-        queue: of another GPU than the first.
+        queue: the first one stands for the first CUDA device, or for the CPU if there is none.
+        patience_s: how long the server of a model may take to answer.
 
     Raises:
         EngineError, SettingsError: as `load_engine` does.
     """
-    options = _options(queue, settings, model or settings.model, COMMAND_PATIENCE_S)
-    return load_engine(settings.engine, options, on_progress)
-
-
-def load_queue_engine(queue: str, settings: Settings, on_progress: OnProgress) -> Engine:
-    """Load the settings' model on the device, or devices, that a GPU queue stands for.
-
-    Raises:
-        EngineError, SettingsError: as `load_engine` does.
-    """
-    options = _options(queue, settings, settings.model, WORKER_PATIENCE_S)
-    return load_engine(settings.engine, options, on_progress)
-
-
-def _options(queue: str, settings: Settings, model: str, patience_s: float) -> EngineOptions:
     from pocqueue.engine.devices import device_for_queue
 
     token = settings.vllm_token
-    return EngineOptions(
-        model=model,
+    options = EngineOptions(
+        model=model or settings.model,
         # A served model is on devices of the server's.
         device="cpu"
         if is_remote(settings.engine)
@@ -61,3 +48,4 @@ def _options(queue: str, settings: Settings, model: str, patience_s: float) -> E
         server_token=None if token is None else token.get_secret_value(),
         server_patience_s=patience_s,
     )
+    return load_engine(settings.engine, options, on_progress)

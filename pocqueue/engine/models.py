@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pocqueue.engine.base import OnProgress
-from pocqueue.engine.fingerprint import OnBytes, fingerprint, read_config
+from pocqueue.engine.fingerprint import fingerprint, read_config
 from pocqueue.engine.torch_model.embedded import EMBEDDED, ensure_embedded_model
 from pocqueue.errors import ModelNotFound
 
@@ -109,27 +109,18 @@ def fingerprint_with_progress(
     Raises:
         ModelNotFound: the folder's files are missing, cut or unreadable.
     """
-    return fingerprint(
-        model.path,
-        state_dir=state_dir,
-        on_bytes=_tenths(
-            f"Hashing the weights of {model.display_name}", on_progress, told_from_bytes
-        ),
-    )
-
-
-def _tenths(what: str, on_progress: OnProgress, told_from_bytes: int) -> OnBytes:
-    """Make a callback of (bytes done, bytes in all) that reports each new tenth in words."""
     reported = -1
 
-    def on_bytes(done: int, total: int) -> None:
+    def tell(done: int, total: int) -> None:
         nonlocal reported
         tenth = 10 * done // max(total, 1)
         if tenth > reported and total >= told_from_bytes:
             reported = tenth
-            on_progress(f"{what}: {tenth * 10} % of {total / 1e9:.1f} GB")
+            on_progress(
+                f"Hashing the weights of {model.display_name}: {tenth * 10} % of {total / 1e9:.1f} GB"
+            )
 
-    return on_bytes
+    return fingerprint(model.path, state_dir=state_dir, on_bytes=tell)
 
 
 def _expand(name: str) -> Path:
