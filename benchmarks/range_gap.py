@@ -8,7 +8,7 @@ from itertools import accumulate
 from benchmarks.effort import FULL, Effort
 from benchmarks.stats import Figure, Sample
 from pocqueue.rounds.backend import Backend
-from pocqueue.rounds.latency import BOUNDS_S
+from pocqueue.rounds.pool import BOUNDS_S
 
 
 def range_gap(backend: Backend, effort: Effort = FULL) -> list[Figure]:

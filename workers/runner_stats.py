@@ -6,8 +6,7 @@ import time
 from dataclasses import dataclass, field, replace
 
 from pocqueue.engine.base import EngineInfo
-from pocqueue.rounds.latency import Latency
-from pocqueue.rounds.pool import HEARTBEAT_TTL_S, Gpu, shape_key
+from pocqueue.rounds.pool import HEARTBEAT_TTL_S, Gpu, Latency, shape_key
 from pocqueue.rounds.range_search import RangeSearch
 
 

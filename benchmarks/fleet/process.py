@@ -23,7 +23,7 @@ import uvloop
 from benchmarks.fleet.gpu import VirtualGpu
 from benchmarks.fleet.ledger import Ledger
 from benchmarks.fleet.runner import Scripts, Shared
-from pocqueue.rounds.scripts import read_scripts
+from pocqueue.rounds.connection import read_scripts
 
 #: How many times longer the slowest GPU takes for a batch than the fastest; in between the logarithm is
 #: spread evenly.

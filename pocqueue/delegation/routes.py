@@ -257,7 +257,7 @@ def stop(body: StopBody, request: Request) -> StopAnswer:
         session_id=ended.round_id,
         status=session_word(ended.state, begun=ended.next_index > 0),
         message="Session stopped successfully",
-        total_batches_generated=delegation.sessions.num_proofs(ended.round_id),
+        total_batches_generated=delegation.backend.store.num_proofs([ended.round_id])[0],
     )
 
 

@@ -21,6 +21,9 @@ has it with an example. The form does not depend on how a JSON writer orders fie
 
 Other fields of a body are not signed. Those that repeat signed ones have to agree with them
 (`check_repetitions`).
+
+Everything here raises `SignatureError` for a body that cannot be signed; it says which field is missing or
+malformed.
 """
 
 from __future__ import annotations
@@ -49,11 +52,7 @@ def is_verdict(body: Mapping[str, object]) -> bool:
 
 
 def scheme_of(body: Mapping[str, object]) -> type[ProofScheme]:
-    """Return the proof scheme of a body.
-
-    Raises:
-        SignatureError: it is not known.
-    """
+    """Return the proof scheme of a body."""
     try:
         return scheme_class(body.get("scheme", DEFAULT))
     except InvalidRound as exc:
@@ -61,11 +60,7 @@ def scheme_of(body: Mapping[str, object]) -> type[ProofScheme]:
 
 
 def canonical(body: Mapping[str, object]) -> bytes:
-    """Return the bytes that are signed for a batch or verdict.
-
-    Raises:
-        SignatureError: a field is missing or malformed; says which.
-    """
+    """Return the bytes that are signed for a batch or verdict."""
     scheme, verdict = scheme_of(body), is_verdict(body)
     nonces = [whole(item, "nonces", _NONCES) for item in list_field(body, "nonces")]
 
@@ -122,22 +117,14 @@ def check_repetitions(body: Mapping[str, object]) -> None:
 
 
 def field(body: Mapping[str, object], name: str) -> object:
-    """Return a field of a body that is signed.
-
-    Raises:
-        SignatureError: it is missing.
-    """
+    """Return a field of a body that is signed."""
     if name not in body:
         raise SignatureError(f"The batch has no field {name}, which is part of what is signed.")
     return body[name]
 
 
 def list_field(body: Mapping[str, object], name: str) -> list[object]:
-    """Return a field that is a list.
-
-    Raises:
-        SignatureError: it is missing, or no list.
-    """
+    """Return a field that is a list."""
     value = field(body, name)
     if not isinstance(value, list):
         raise malformed(name, value, "a list")
@@ -158,11 +145,7 @@ def _text(body: Mapping[str, object], name: str) -> str:
 
 
 def whole(value: object, name: str, allowed: range) -> int:
-    """Return a value that has to be a whole number.
-
-    Raises:
-        SignatureError: it is none, or out of bounds.
-    """
+    """Return a value that has to be a whole number."""
     if isinstance(value, bool) or not isinstance(value, int) or value not in allowed:
         # In powers of two: 9223372036854775807 is hard to recognise.
         low = "0" if allowed.start == 0 else "-2^63"
@@ -171,11 +154,7 @@ def whole(value: object, name: str, allowed: range) -> int:
 
 
 def binary64(value: object, name: str) -> str:
-    """Return a finite number as the 16 hex digits of its big-endian binary64.
-
-    Raises:
-        SignatureError: it is none.
-    """
+    """Return a finite number as the 16 hex digits of its big-endian binary64."""
     number = _number(value, name)
     if number is None or not math.isfinite(number):
         raise malformed(name, value, "finite numbers")
@@ -184,11 +163,7 @@ def binary64(value: object, name: str) -> str:
 
 
 def binary64_or_null(value: object, name: str) -> str:
-    """Return a number as `binary64` does; what is not finite, or None, as ``null``.
-
-    Raises:
-        SignatureError: it is no number.
-    """
+    """Return a number as `binary64` does; what is not finite, or None, as ``null``."""
     number = _number(value, name)
     return binary64(number, name) if number is not None and math.isfinite(number) else "null"
 

@@ -5,7 +5,8 @@ the *nonce index* k. Indices are what the scheduler hands out, as half-open rang
 nonces are what goes into the hash and onto the wire. Nonces fit in a signed 64-bit integer, which is
 what clients in Go, Redis and JSON readers that care for integers can hold.
 
-Everything here raises `InvalidRound` (a `ValueError`) for a node, index, nonce or size that cannot be.
+Everything here raises `InvalidRound` (a `ValueError`) for a node, index, range, nonce or size that cannot
+be or does not fit in 64 bits; the field says which.
 """
 
 from __future__ import annotations
@@ -24,9 +25,6 @@ def check_node(node_id: int, node_count: int) -> None:
     Args:
         node_id: 0 … node_count - 1.
         node_count: 1 … 2^63 - 1.
-
-    Raises:
-        InvalidRound: either is out of bounds; the field says which.
     """
     if not 1 <= node_count <= MAX_NONCE:
         raise InvalidRound("node_count", node_count, f"an integer from 1 to {MAX_NONCE}")
@@ -67,9 +65,6 @@ def nonces_of(start: int, stop: int, node_id: int, node_count: int) -> range:
 
     Returns:
         A `range`, which costs nothing however long it is and has len, slices and `in`.
-
-    Raises:
-        InvalidRound: the range is reversed or leaves 64 bits, or there is no such node.
     """
     check_node(node_id, node_count)
     _check_range(start, stop)

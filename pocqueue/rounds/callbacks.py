@@ -15,8 +15,8 @@ from typing import Any
 import redis
 from pydantic import BaseModel, ConfigDict
 
+from pocqueue.rounds.connection import OnRedis
 from pocqueue.rounds.records import RoundStatus
-from pocqueue.rounds.scripts import OnRedis
 from pocqueue.rounds.store import KEEP_ENDED_MS, START, Keys, RoundStore
 
 #: How long after its round has ended a callback is still tried.
@@ -72,8 +72,7 @@ class Callbacks(OnRedis):
     """The callbacks of all rounds, in Redis.
 
     Args:
-        client: of the store.
-        url: of the store, for messages.
+        client, url: see `OnRedis`.
         store: has the rounds.
         timings: of leases and retries.
     """

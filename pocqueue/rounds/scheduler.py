@@ -19,10 +19,10 @@ import redis
 from pocqueue.errors import StoreError
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.callbacks import CALLBACK_GRACE_S
+from pocqueue.rounds.connection import OnRedis
 from pocqueue.rounds.planner import DELIVERY_S, RANGE_S, find_lost, plan
 from pocqueue.rounds.pool import HEARTBEAT_TTL_S
 from pocqueue.rounds.records import AssignedRange, RoundStatus
-from pocqueue.rounds.scripts import OnRedis
 from pocqueue.rounds.store import Keys
 
 logger = logging.getLogger(__name__)

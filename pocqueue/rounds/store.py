@@ -21,6 +21,7 @@ from typing import Any
 
 from pocqueue.errors import SessionsFull, StoreFull, UnknownRound
 from pocqueue.poc.proofs import Proofs
+from pocqueue.rounds.connection import Call, OnRedis
 from pocqueue.rounds.records import (
     AssignedRange,
     Assignment,
@@ -33,7 +34,6 @@ from pocqueue.rounds.records import (
     RoundStatus,
     SessionLimits,
 )
-from pocqueue.rounds.scripts import Call, OnRedis
 from pocqueue.rounds.spec import RoundSpec, RoundState
 
 PREFIX = "pocqueue:2:"

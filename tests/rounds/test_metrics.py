@@ -13,9 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pocqueue.errors import SettingsError
 from pocqueue.rounds.backend import Backend
-from pocqueue.rounds.latency import BOUNDS_S, Latency
 from pocqueue.rounds.metrics import PoolCollector, process_collector, render, serving
-from pocqueue.rounds.pool import Gpu
+from pocqueue.rounds.pool import BOUNDS_S, Gpu, Latency
 from pocqueue.rounds.redis_server import RedisServer
 from pocqueue.rounds.spec import RoundState
 from pocqueue.rounds.store import Keys

@@ -1,4 +1,7 @@
-"""What random directions in place of a model's logits would give: distances as on a sphere."""
+"""What random directions in place of a model's logits would give: distances as on a sphere.
+
+Everything here raises `InvalidRound` for an argument out of bounds.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,6 @@ def ideal_valid_rate(r_target: float, vocab_size: int) -> float:
     Args:
         r_target: (0, 2].
         vocab_size: n, at least 2.
-
-    Raises:
-        InvalidRound: either is out of bounds.
     """
     from scipy.special import betainc
 
@@ -33,9 +33,6 @@ def ideal_r_target(valid_rate: float, vocab_size: int) -> float:
     """Return the r_target at which random directions have this valid rate.
 
     The inverse of `ideal_valid_rate`.
-
-    Raises:
-        InvalidRound: valid_rate is not inside (0, 1), or vocab_size is below 2.
     """
     from scipy.special import betaincinv
 
@@ -45,11 +42,7 @@ def ideal_r_target(valid_rate: float, vocab_size: int) -> float:
 
 
 def check_share(valid_rate: float) -> None:
-    """Refuse a valid rate that no r_target can have.
-
-    Raises:
-        InvalidRound: it is not inside (0, 1).
-    """
+    """Refuse a valid rate that no r_target can have."""
     if not 0 < valid_rate < 1:
         raise InvalidRound("valid_rate", valid_rate, "a share above 0 and below 1, such as 0.1")
 

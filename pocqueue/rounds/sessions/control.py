@@ -24,7 +24,6 @@ logger = logging.getLogger(__name__)
 #: Namespace of session ids that are made of a request's (RFC 9562, version 5).
 _REQUESTS = uuid.UUID("6f1f8b57-6c39-4d0d-9a2e-0f6d4bb0a8c1")
 
-
 #: Ids of rounds are UUIDs, of 36 characters.
 MAX_ID_LENGTH = 64
 
@@ -100,7 +99,7 @@ class StartedSession(NamedTuple):
 
 
 class SessionControl:
-    """Starts and stops sessions. Safe to share between threads.
+    """Starts and stops sessions. Safe to share between threads. Raises `StoreError` while Redis is away.
 
     Args:
         backend: store and pool.
@@ -148,14 +147,16 @@ class SessionControl:
 
         Raises:
             InvalidRound: seq_len or callback_url is not allowed.
-            NoLiveGpu, ModelConflict, SessionsFull, StoreError: see the classes.
+            NoLiveGpu, ModelConflict, SessionsFull: see the classes.
         """
-        if request_id is not None:
+        session_id = None if request_id is None else _session_id(customer, request_id)
+        gpus = self._backend.pool.live()
+        if session_id is not None:
             with contextlib.suppress(UnknownRound):
-                return self._known(_session_id(customer, request_id))
+                known = self._backend.store.status(session_id).spec
+                return StartedSession(session_id, known, num_serving(gpus, known), "")
         if draft.callback_url is not None:
             check_url(draft.callback_url, allow_private=self._callback_private)
-        gpus = self._backend.pool.live()
         try:
             info, warning = choose_session_model(gpus, wish, any_model=self._any_model)
         except ModelConflict as exc:
@@ -163,11 +164,8 @@ class SessionControl:
             raise
         check_seq_len(draft.seq_len, info, "params.seq_len")
         spec = decided(draft, info, customer=customer, share=share, window_s=self._window_s)
-        session_id = self._backend.store.create(
-            spec,
-            None if request_id is None else _session_id(customer, request_id),
-            limits=SessionLimits(self._max_sessions, max_sessions),
-        )
+        limits = SessionLimits(self._max_sessions, max_sessions)
+        session_id = self._backend.store.create(spec, session_id, limits=limits)
         num_gpus = num_serving(gpus, spec)
         logger.info(
             "DELEGATION session %s of node %d started: customer %s, block height %d, %d GPUs, "
@@ -185,18 +183,11 @@ class SessionControl:
             )
         return StartedSession(session_id, spec, num_gpus, warning)
 
-    def _known(self, session_id: str) -> StartedSession:
-        """Return a session that was started before."""
-        status = self._backend.store.status(session_id)
-        num_gpus = num_serving(self._backend.pool.live(), status.spec)
-        return StartedSession(session_id, status.spec, num_gpus, "")
-
     def stop(self, session_id: str, customer: str) -> RoundStatus:
         """End a session, once; return it as it stands afterwards.
 
         Raises:
             UnknownSession: this customer has none of this id.
-            StoreError: Redis is away.
         """
         check_session_id(session_id)
         try:
@@ -218,21 +209,9 @@ class SessionControl:
         )
         return status
 
-    def num_proofs(self, session_id: str) -> int:
-        """Return how many batches with valid nonces a session has, handed out or not."""
-        return self._backend.store.num_proofs([session_id])[0]
-
 
 def session_views(backend: Backend, customer: str | None = None) -> list[SessionView]:
-    """Return the sessions of the last hour, oldest first.
-
-    Args:
-        backend: store and pool.
-        customer: whose; None: everybody's.
-
-    Raises:
-        StoreError: Redis is away.
-    """
+    """Return the sessions of the last hour, oldest first, of one customer or (None) of all."""
     store = backend.store
     gpus = backend.pool.live()
     found = [

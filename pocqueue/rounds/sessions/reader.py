@@ -19,17 +19,17 @@ import json
 import logging
 import re
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from typing_extensions import override
 
 from pocqueue.closing import AsyncClosing
 from pocqueue.errors import InvalidRound, StoreFull, UnknownSession
 from pocqueue.poc.proofs import Proofs
-from pocqueue.rounds.connection import connect_async, store_errors
+from pocqueue.rounds.connection import connect_async, register_scripts, store_errors
 from pocqueue.rounds.records import parse_spec
-from pocqueue.rounds.scripts import register_scripts
 from pocqueue.rounds.sessions.control import check_session_id, session_word
 from pocqueue.rounds.spec import RoundSpec, RoundState
 from pocqueue.rounds.store import KEEP_ENDED_MS, START, Keys, close_round_call
@@ -117,7 +117,7 @@ class Page:
 class SessionReader(AsyncClosing):
     """Reads sessions for the requests of one process; an async context manager.
 
-    Used from one event loop only.
+    Used from one event loop only. Whatever asks Redis raises `StoreError` if it is away.
 
     Args:
         url: of Redis, as `connection.redis_url` gives it.
@@ -165,7 +165,6 @@ class SessionReader(AsyncClosing):
 
         Raises:
             UnknownSession: there is no such round.
-            StoreError: Redis is away.
         """
         check_session_id(session_id)
         page, is_due = await self._read(session_id, cursor, limit)
@@ -173,7 +172,8 @@ class SessionReader(AsyncClosing):
             return page
         # Marked in the store, so that a clock that is set back brings no late batch; then read again.
         with contextlib.suppress(StoreFull):
-            await self._expire(session_id)
+            call = close_round_call(session_id, RoundState.EXPIRED, "", only_if_due=True)
+            await self._run("close_round", *call)
         logger.info("DELEGATION session %s of node %d expired.", session_id, page.spec.node_id)
         page, _ = await self._read(session_id, cursor, limit)
         return page
@@ -191,9 +191,6 @@ class SessionReader(AsyncClosing):
             cursor: of a `Page`.
             timeout_s: seconds.
             gone: asked now and then whether the client has gone away.
-
-        Raises:
-            StoreError: Redis is away.
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout_s
@@ -218,37 +215,22 @@ class SessionReader(AsyncClosing):
         Args:
             before: cursor that the answer began at.
             after: cursor behind its last batch.
-
-        Raises:
-            StoreError: Redis is away.
         """
-        keys = [Keys.of_round(session_id, "round"), Keys.of_round(session_id, "drain")]
-        async with self._turns:
-            with store_errors(self.url):
-                reply = await self._scripts["confirm_drain"](
-                    keys=keys, args=[before, after, uuid.uuid4().hex, KEEP_ENDED_MS]
-                )
-        return bool(reply)
+        keys = Keys.parts(session_id, "round", "drain")
+        args = [before, after, uuid.uuid4().hex, KEEP_ENDED_MS]
+        return bool(await self._run("confirm_drain", keys, args))
 
     async def ping(self) -> None:
-        """Ask Redis for a sign of life.
-
-        Raises:
-            StoreError: there is none.
-        """
+        """Ask Redis for a sign of life."""
         async with self._turns:
             with store_errors(self.url):
                 await self.client.ping()
 
     async def _read(self, session_id: str, cursor: str | None, limit: int) -> tuple[Page, bool]:
         """Read a page; say whether the session expired and is not yet marked so."""
-        parts = ("round", "proofs", "drain")
-        async with self._turns:
-            with store_errors(self.url):
-                reply = await self._scripts["read_session"](
-                    keys=[Keys.of_round(session_id, part) for part in parts],
-                    args=["" if cursor is None else cursor, limit, self._max_page_bytes],
-                )
+        keys = Keys.parts(session_id, "round", "proofs", "drain")
+        args = ["" if cursor is None else cursor, limit, self._max_page_bytes]
+        reply = await self._run("read_session", keys, args)
         if not reply:
             raise UnknownSession(session_id)
         spec, word, reason, deadline_ms, next_index, now_ms, total, *rest = reply
@@ -272,10 +254,10 @@ class SessionReader(AsyncClosing):
         )
         return page, is_due
 
-    async def _expire(self, session_id: str) -> None:
-        keys, args = close_round_call(session_id, RoundState.EXPIRED, "", only_if_due=True)
-        with store_errors(self.url):
-            await self._scripts["close_round"](keys=keys, args=args)
+    async def _run(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        async with self._turns:
+            with store_errors(self.url):
+                return await self._scripts[name](keys=keys, args=args)
 
     async def _block(self, session_id: str, cursor: str, timeout_s: float) -> bool:
         key = Keys.of_round(session_id, "proofs")
