@@ -33,7 +33,6 @@ class EngineHost:
         load: makes the engine, in its thread.
 
     Attributes:
-        info: the deployed model; None until it is loaded.
         error: why it cannot be used, in a sentence; None if it can, or is being loaded.
     """
 
@@ -44,7 +43,6 @@ class EngineHost:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._loading: asyncio.Task[None] | None = None
         self._engine: Engine | None = None
-        self.info: EngineInfo | None = None
         self.error: str | None = None
 
     def start(self) -> None:
@@ -64,9 +62,9 @@ class EngineHost:
         """
         assert self._loading is not None
         await asyncio.shield(self._loading)
-        if self.info is None:
+        if self._engine is None:
             raise EngineUnavailable(self.error)
-        return self.info
+        return self._engine.info
 
     async def values(self, search: Searched, nonces: Sequence[int]) -> list[Any]:
         """Compute the values of any number of nonces, in passes of the search's shape.
@@ -104,12 +102,10 @@ class EngineHost:
             self._engine = await loop.run_in_executor(
                 self._thread, self._load_engine, self._settings, None, logger.info
             )
-            self.info = self._engine.info
+            info = self._engine.info
         except Exception as exc:  # noqa: BLE001 - whatever a model runtime raises: the node goes on without
             reason = str(exc) or type(exc).__name__
             self.error = f"The engine of this node cannot be used: {reason}"
             logger.error("%s", self.error)
             return
-        logger.info(
-            "The engine of this node is ready: %s on %s.", self.info.model, self.info.device
-        )
+        logger.info("The engine of this node is ready: %s on %s.", info.model, info.device)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
@@ -283,7 +283,8 @@ class Follower:
             Fraud: something in it cannot be right.
         """
         batches = self._check.keep_new(page)
-        if repeated := _total(batch.proofs for batch in page.batches) - _total(batches):
+        received = sum(len(batch.proofs) for batch in page.batches)
+        if repeated := received - sum(map(len, batches)):
             logger.info("%s %d nonces came twice; kept once.", self.tag, repeated)
         return batches
 
@@ -300,7 +301,7 @@ class Follower:
         return messages
 
     def _count(self, batches: list[Proofs]) -> None:
-        num_nonces = _total(batches)
+        num_nonces = sum(map(len, batches))
         self.batches += len(batches)
         self.nonces += num_nonces
         metrics = self._outgoing.metrics
@@ -391,7 +392,3 @@ class Follower:
                     logger.info("%s goes on.", self.tag)
                     self.error = None
                 return done
-
-
-def _total(batches: Iterable[Proofs]) -> int:
-    return sum(len(batch) for batch in batches)

@@ -134,8 +134,8 @@ class Outbox(SqliteFile):
         schema = resources.files(__package__).joinpath("outbox.sql").read_text("utf-8")
         super().__init__(path, _ROLE, [schema], busy_timeout_s=busy_timeout_s)
 
-    def open_session(self, session_id: str, origin: Origin, request: str) -> None:
-        """Note a session that begins. One that is there already stays as it is.
+    def open_session(self, session_id: str, origin: Origin, request: str) -> bool:
+        """Note a session that begins; return False if it is there already, and stays as it is.
 
         Args:
             session_id: unique for ever.
@@ -143,11 +143,12 @@ class Outbox(SqliteFile):
             request: JSON of whatever it takes to resume it.
         """
         with self.transaction() as db:
-            db.execute(
+            opened = db.execute(
                 "INSERT INTO sessions (session_id, origin, state, cursor, request, created_s)"
                 " VALUES (?, ?, 'open', '', ?, ?) ON CONFLICT DO NOTHING",
                 (session_id, origin, request, self._clock()),
             )
+            return opened.rowcount == 1
 
     def set_request(self, session_id: str, request: str) -> None:
         """Replace what it takes to resume a session; one that is not known is left so.

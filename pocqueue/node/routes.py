@@ -13,8 +13,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, Depends, Request, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pocqueue.errors import EngineUnavailable, InvalidRound, NodeStateError
-from pocqueue.node.round import NodeRound
+from pocqueue.errors import EngineUnavailable
 from pocqueue.node.schema import (
     InitBody,
     OkAnswer,
@@ -26,19 +25,10 @@ from pocqueue.node.schema import (
 from pocqueue.node.service import NodeService
 from pocqueue.poc.distance.bodies import ProofBody
 from pocqueue.poc.distance.scheme import Distance
-from pocqueue.poc.nonces import check_node
 from pocqueue.settings import NodeSettings
 from pocqueue.web.errors import SentenceRoute
 
-_METRICS: dict[str, Any] = {
-    "description": "Exposition text.",
-    "content": {
-        "text/plain": {
-            "schema": {"type": "string"},
-            "example": 'pocqueue_node_outbox_messages{state="waiting"} 1.0',
-        }
-    },
-}
+_FIGURES = {"text/plain": {"example": 'pocqueue_node_outbox_messages{state="waiting"} 1.0'}}
 Handler = TypeVar("Handler", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 _VERSION = re.compile(r"^/v\d+(?:\.\d+)+(?=/)")
@@ -79,23 +69,10 @@ def node_router(settings: NodeSettings) -> APIRouter:
     async def done(service: NodeService) -> dict[str, Any]:
         return {"status": "OK", "pow_status": await service.status()}
 
-    def round_of(body: InitBody, purpose: str = "") -> NodeRound:
-        if not body.has_node:
-            raise NodeStateError(f"Node ID and node count must be set{purpose}")
-        check_node(body.node_id, body.node_count)
-        node_round = body.to_round(settings.callback_url)
-        if node_round is None:
-            raise InvalidRound(
-                "url",
-                None,
-                "the http:// or https:// URL that signed batches go to, here or in POCQUEUE_NODE_CALLBACK_URL",
-            )
-        return node_round
-
     @post("/init", "Take a round", 400, 422)
     async def init(body: InitBody, service: Service) -> Any:
         """Take a round, without starting it."""
-        await service.init(round_of(body))
+        await service.init(body.to_round(settings.callback_url))
         return await done(service)
 
     @post("/init/generate", "Take a round and search", 400, 409, 422, 429, 502)
@@ -104,13 +81,14 @@ def node_router(settings: NodeSettings) -> APIRouter:
 
         The same round again changes nothing; another one ends the round at hand.
         """
-        await service.generate(round_of(body, " to start generating"))
+        await service.generate(body.to_round(settings.callback_url, " to start generating"))
         return await done(service)
 
     @post("/init/validate", "Take a round to validate for", 400, 422)
     async def init_validate(body: InitBody, service: Service) -> Any:
         """Take a round to check proofs of others for. Needs an engine of this node's own."""
-        await service.validate_phase(round_of(body, " to start validating"))
+        node_round = body.to_round(settings.callback_url, " to start validating")
+        await service.validate_phase(node_round)
         return await done(service)
 
     @post("/phase/generate", "Search", 400, 409, 422, 429, 502)
@@ -174,7 +152,7 @@ def node_router(settings: NodeSettings) -> APIRouter:
         "/metrics",
         summary="Figures for Prometheus",
         response_class=Response,
-        responses=errors(503) | {200: _METRICS},
+        responses=errors(503) | {200: {"description": "Exposition text.", "content": _FIGURES}},
     )
     async def metrics(service: Service) -> Any:
         """Return the node's figures in the text format of Prometheus."""

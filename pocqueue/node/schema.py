@@ -12,11 +12,12 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from pocqueue.errors import InvalidRound
+from pocqueue.errors import InvalidRound, NodeStateError
 from pocqueue.node.outbox import OutboxStatus
 from pocqueue.node.round import NodeRound
 from pocqueue.poc.distance.bodies import SEARCH_EXAMPLE
 from pocqueue.poc.fields import HttpUrl, Text
+from pocqueue.poc.nonces import check_node
 from pocqueue.poc.scheme import WithProof
 from pocqueue.poc.search import NOT_SET, MaybeNodeCount, MaybeNodeId, SearchBody
 from pocqueue.web.errors import error_answers
@@ -124,20 +125,27 @@ class InitBody(SearchBody, WithProof):
             )
         return value
 
-    @property
-    def has_node(self) -> bool:
-        """Whether the body says which node of how many this is."""
-        return NOT_SET not in (self.node_id, self.node_count)
-
-    def to_round(self, default_url: str | None) -> NodeRound | None:
-        """Return the round, or None if the body has no URL and there is no other.
+    def to_round(self, default_url: str | None, purpose: str = "") -> NodeRound:
+        """Return the round.
 
         Args:
             default_url: callback URL of the settings.
+            purpose: what it is wanted for, in errors.
+
+        Raises:
+            NodeStateError: the body does not say which node of how many this is.
+            InvalidRound: it has no URL, and there is no other; or no node is of that number.
         """
+        if NOT_SET in (self.node_id, self.node_count):
+            raise NodeStateError(f"Node ID and node count must be set{purpose}")
+        check_node(self.node_id, self.node_count)
         url = self.url or self.callback_url or default_url
         if url is None:
-            return None
+            raise InvalidRound(
+                "url",
+                None,
+                "the http:// or https:// URL that signed batches go to, here or in POCQUEUE_NODE_CALLBACK_URL",
+            )
         fields = self.model_dump(exclude={"params", "url", "callback_url", "seq_len"})
         return NodeRound(
             **fields,

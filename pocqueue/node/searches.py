@@ -32,7 +32,7 @@ from pocqueue.node.outbox import Session
 from pocqueue.node.round import NodeRound, SearchRequest
 from pocqueue.node.sources import EngineSource, QueueSource, RemoteSource, Source
 from pocqueue.node.spot_check import SpotCheck
-from pocqueue.node.validator import VERDICT_PREFIX
+from pocqueue.node.validator import NO_SEARCH
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.model_choice import dimensions
 from pocqueue.rounds.start import check_seq_len
@@ -107,13 +107,9 @@ class Searches:
     async def stop(self, follower: Follower) -> None:
         """Have a search end, if need be after a restart; what it found is still read."""
         follower.stop()
-        request = follower.request.model_copy(update={"stopped": True})
+        request = follower.request.model_copy(update={"stopped": True}).model_dump_json()
         try:
-            await asyncio.to_thread(
-                self._outbox.set_request,
-                follower.source.session_id,
-                request.model_dump_json(),
-            )
+            await asyncio.to_thread(self._outbox.set_request, follower.source.session_id, request)
         except OutboxError as exc:
             logger.error("%s the stop is not on disk: %s", follower.tag, exc)
 
@@ -139,7 +135,7 @@ class Searches:
             started.session_id,
             node_round.node_id,
             client.url,
-            _one_line(started.message),
+            "".join(c if c.isprintable() else " " for c in started.message[:500]),
         )
         return await self._open(source, node_round, self._delegation.window_seconds, started.model)
 
@@ -205,14 +201,20 @@ class Searches:
         model: RemoteModel,
         seen: Collection[int] = (),
     ) -> Follower:
+        deadline_s, session_id = time.time() + window_s, source.session_id
         request = SearchRequest(
-            round=node_round,
-            gpu_count=source.gpu_count,
-            deadline_s=time.time() + window_s,
-            model=model,
+            round=node_round, gpu_count=source.gpu_count, deadline_s=deadline_s, model=model
         )
         try:
-            await asyncio.to_thread(self._note, source, request)
+            if not await asyncio.to_thread(
+                self._outbox.open_session, session_id, source.origin, request.model_dump_json()
+            ):
+                # Two rounds would share its cursor and its messages.
+                raise DelegationError(
+                    f"The big node answers with session {session_id[:64]}, which is another one. "
+                    "Check DELEGATION_URL.",
+                    is_final=True,
+                )
             return self._run(source, request, seen)
         except BaseException as exc:
             # Its results would not be read. But a session that is another round's is not ours to stop.
@@ -221,17 +223,6 @@ class Searches:
                     await source.stop()
             await source.close()
             raise
-
-    def _note(self, source: Source, request: SearchRequest) -> None:
-        session_id = source.session_id
-        if session_id.startswith(VERDICT_PREFIX) or self._outbox.session(session_id) is not None:
-            # Two rounds would share its cursor and its messages.
-            raise DelegationError(
-                f"The big node answers with session {session_id[:64]}, which is another one. "
-                "Check DELEGATION_URL.",
-                is_final=True,
-            )
-        self._outbox.open_session(session_id, source.origin, request=request.model_dump_json())
 
     def _run(self, source: Source, request: SearchRequest, seen: Collection[int] = ()) -> Follower:
         spot_check = None
@@ -244,7 +235,6 @@ class Searches:
                 self._outgoing.metrics,
                 any_model=self._delegation.any_model,
             )
-
         follower = Follower(
             source,
             request,
@@ -266,7 +256,7 @@ class Searches:
             OutboxError: the disk is in trouble.
         """
         session_id = session.session_id
-        if session_id.startswith(VERDICT_PREFIX):
+        if session.request == NO_SEARCH:
             await asyncio.to_thread(self._outbox.close_session, session_id)
             return None
         try:
@@ -281,18 +271,15 @@ class Searches:
                 return None
             reason = str(exc)
         else:
-            return self._go_on(source, request)
+            follower = self._run(source, request)
+            logger.info("%s goes on after a restart.", follower.tag)
+            if request.stopped:
+                # Its source may not know of that yet.
+                follower.stop()
+            return follower
         logger.error("Session %s cannot go on and is closed: %s", session_id, reason)
         await asyncio.to_thread(self._outbox.close_session, session_id)
         return None
-
-    def _go_on(self, source: Source, request: SearchRequest) -> Follower:
-        follower = self._run(source, request)
-        logger.info("%s goes on after a restart.", follower.tag)
-        if request.stopped:
-            # Its source may not know of that yet.
-            follower.stop()
-        return follower
 
     async def _find_source(self, session: Session, request: SearchRequest) -> Source:
         if session.origin == "delegation":
@@ -358,7 +345,3 @@ async def _unless_stopped(
     finally:
         ready.cancel()
         waiting.cancel()
-
-
-def _one_line(text: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in text[:500])

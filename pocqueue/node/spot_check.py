@@ -93,11 +93,13 @@ class SpotCheck:
         If the engine fails, the session cannot be checked, which is no fraud.
         """
         try:
-            return await self._run()
-        except _NotComparable as exc:
+            info = await self._engine.ready()
+            other_model = self._other_model(info)
+            if other_model is None:
+                return await self._recompute_all(self._probability(info))
             if not self._any_model:
-                return str(exc)
-            self._give_up(str(exc), logging.WARNING)
+                return other_model
+            self._give_up(other_model, logging.WARNING)
         except PocqueueError as exc:
             self._give_up(str(exc), logging.ERROR)
         except Exception as exc:
@@ -110,8 +112,7 @@ class SpotCheck:
         self._waiting.clear()
         logger.log(level, "DELEGATION session %s cannot be checked: %s", self._session_id, reason)
 
-    async def _run(self) -> str | None:
-        probability = self._probability(await self._engine.ready())
+    async def _recompute_all(self, probability: float) -> str | None:
         while True:
             while not self._waiting:
                 if self._ended:
@@ -150,13 +151,17 @@ class SpotCheck:
             f"has that many with probability {verdict.probability_honest:.2g}"
         )
 
+    def _other_model(self, info: EngineInfo) -> str | None:
+        theirs = self._model
+        if theirs.model_fingerprint in {"", info.fingerprint}:
+            return None
+        return (
+            f"the big node searches with model {theirs.model} ({theirs.model_fingerprint[:12]}), this "
+            f"node's engine has {info.model} ({info.fingerprint[:12]}); set POCQUEUE_MODEL to the same"
+        )
+
     def _probability(self, info: EngineInfo) -> float:
         theirs = self._model
-        if theirs.model_fingerprint and theirs.model_fingerprint != info.fingerprint:
-            raise _NotComparable(
-                f"the big node searches with model {theirs.model} ({theirs.model_fingerprint[:12]}), this "
-                f"node's engine has {info.model} ({info.fingerprint[:12]}); set POCQUEUE_MODEL to the same"
-            )
         same = theirs.model_dtype in {"", info.dtype} and theirs.model_runtime in {"", info.runtime}
         if same:
             return self._round.proof.probability_mismatch()
@@ -170,7 +175,3 @@ class SpotCheck:
             info.dtype,
         )
         return self._round.proof.probability_mismatch(same_arithmetic=False)
-
-
-class _NotComparable(PocqueueError):
-    """The big node has another model."""

@@ -11,8 +11,8 @@ from pocqueue.node.outbox import NewMessage, Outbox
 from pocqueue.node.round import NodeRound
 from pocqueue.poc.proofs import ReceivedBatch, Verdict, check_length
 
-#: How ids of sessions begin that hold one verdict, and no search.
-VERDICT_PREFIX = "verdict-"
+#: In place of the search in a session that holds one verdict.
+NO_SEARCH = "{}"
 
 
 async def validate(
@@ -45,7 +45,7 @@ async def validate(
 
 def _keep(outbox: Outbox, message: NewMessage) -> None:
     # A session with no search of its own; it has no pages, and so its cursor stays.
-    session_id = f"{VERDICT_PREFIX}{uuid.uuid4()}"
-    outbox.open_session(session_id, "engine", request="{}")
+    session_id = f"verdict-{uuid.uuid4()}"
+    outbox.open_session(session_id, "engine", NO_SEARCH)
     outbox.accept(session_id, "", "", [message])
     outbox.close_session(session_id)
