@@ -29,7 +29,7 @@ SessionState = Literal["open", "closed", "fraud"]
 
 #: Name of the file in the state folder.
 OUTBOX_NAME: Final = "node-outbox.sqlite3"
-#: Seconds that a session without messages is remembered after its end.
+#: Seconds that a session without messages is remembered after its end, at least.
 KEEP_ENDED_S: Final = 86_400.0
 
 _ROLE = FileRole(
@@ -137,12 +137,19 @@ class Outbox(SqliteFile):
     def open_session(self, session_id: str, origin: Origin, request: str) -> bool:
         """Note a session that begins; return False if it is there already, and stays as it is.
 
+        Sessions that ended a day ago and have no messages are forgotten.
+
         Args:
             session_id: unique for ever.
             origin: where its nonces come from.
             request: JSON of whatever it takes to resume it.
         """
         with self.transaction() as db:
+            db.execute(
+                "DELETE FROM sessions WHERE ended_s < ? AND NOT EXISTS"
+                " (SELECT 1 FROM messages WHERE messages.session_id = sessions.session_id)",
+                (self._clock() - KEEP_ENDED_S,),
+            )
             opened = db.execute(
                 "INSERT INTO sessions (session_id, origin, state, cursor, request, created_s)"
                 " VALUES (?, ?, 'open', '', ?, ?) ON CONFLICT DO NOTHING",
@@ -294,16 +301,6 @@ class Outbox(SqliteFile):
             ).fetchone()
         age_s = 0.0 if oldest_s is None else max(0.0, self._clock() - oldest_s)
         return OutboxStatus(**by_state, oldest_seconds=round(age_s, 3))
-
-    def prune(self) -> int:
-        """Forget sessions that ended a day ago and have no messages; return how many."""
-        with self.transaction() as db:
-            gone = db.execute(
-                "DELETE FROM sessions WHERE ended_s < ? AND NOT EXISTS"
-                " (SELECT 1 FROM messages WHERE messages.session_id = sessions.session_id)",
-                (self._clock() - KEEP_ENDED_S,),
-            )
-            return gone.rowcount
 
 
 def _session(db: sqlite3.Connection, session_id: str) -> Session | None:

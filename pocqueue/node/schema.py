@@ -28,9 +28,6 @@ DEFAULT_SEQ_LEN = 16
 #: More than any model has positions for.
 MAX_SEQ_LEN = 1 << 24
 
-_SESSION_ID = "7f0c5e8e-55a4-4b0e-9d0a-3c1f6f0c9f5e"
-_SIGNER = "02c6047f9441ed7d6d3045406e95c07cd85c778e4b8cef3ca7abac09b95c709ee5"
-
 _EXAMPLE: dict[str, Any] = {
     **SEARCH_EXAMPLE,
     "params": {"model": "embedded", "seq_len": 256},
@@ -160,7 +157,7 @@ _STATUS: dict[str, Any] = {
     "is_model_initialized": True,
     "delegation_mode": True,
     "gpu_count": 100,
-    "session_id": _SESSION_ID,
+    "session_id": "7f0c5e8e-55a4-4b0e-9d0a-3c1f6f0c9f5e",
     "block_hash": _EXAMPLE["block_hash"],
     "node_id": 0,
     "total_batches": 50,
@@ -169,7 +166,7 @@ _STATUS: dict[str, Any] = {
     "sampled_nonces": 9,
     "fraud_detected": False,
     "error": None,
-    "signer": _SIGNER,
+    "signer": "02c6047f9441ed7d6d3045406e95c07cd85c778e4b8cef3ca7abac09b95c709ee5",
     "outbox": {"waiting": 1, "refused": 0, "held": 0, "oldest_seconds": 0.02},
 }
 

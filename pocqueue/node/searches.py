@@ -43,8 +43,6 @@ logger = logging.getLogger(__name__)
 #: Seconds that a new search waits until the stop of the one before has reached the big node, which may
 #: have room for one session only.
 STOP_S = 2.0
-#: Between two looks for sessions that can be forgotten.
-PRUNE_EVERY_S = 3600.0
 
 #: What a node searches with by itself.
 LocalWork = Literal["engine", "queue", "none"]
@@ -87,16 +85,9 @@ class Searches:
         self._on_lost = on_lost
         self._pauses = pauses
         self._backend: Backend | None = None
-        self._pruning: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin to forget sessions that need no remembering."""
-        self._pruning = asyncio.create_task(self._prune(), name="prune")
 
     async def close(self) -> None:
         """Stop following; searches on big nodes and in the store go on."""
-        if self._pruning is not None:
-            self._pruning.cancel()
         while self.followers:
             # Local work may take over meanwhile, with a follower of its own.
             followers, self.followers = self.followers, []
@@ -137,7 +128,8 @@ class Searches:
             client.url,
             "".join(c if c.isprintable() else " " for c in started.message[:500]),
         )
-        return await self._open(source, node_round, self._delegation.window_seconds, started.model)
+        deadline_s = time.time() + self._delegation.window_seconds
+        return await self._open(source, node_round, deadline_s, started.model)
 
     async def begin_locally(
         self,
@@ -158,11 +150,12 @@ class Searches:
             PocqueueError: they cannot be used for this round; says why.
         """
         source: Source
+        deadline_s = time.time() + window_s
         if self.local_work == "engine":
             assert self._engine is not None
             info = await _unless_stopped(self._engine.ready(), stopped)
             self._check_model(node_round, info)
-            source = EngineSource(self._engine, node_round, time.time() + window_s)
+            source = EngineSource(self._engine, node_round, deadline_s)
         elif self.local_work == "queue":
             backend = await asyncio.to_thread(self._open_backend)
             source = await asyncio.to_thread(
@@ -177,7 +170,7 @@ class Searches:
                 "This node neither delegates nor works itself: set DELEGATION_URL and "
                 "DELEGATION_AUTH_TOKEN, or POCQUEUE_NODE_WORK=engine or queue"
             )
-        return await self._open(source, node_round, window_s, RemoteModel(), seen)
+        return await self._open(source, node_round, deadline_s, RemoteModel(), seen)
 
     def _check_model(self, node_round: NodeRound, info: EngineInfo) -> None:
         check_seq_len(node_round.seq_len, info)
@@ -197,11 +190,11 @@ class Searches:
         self,
         source: Source,
         node_round: NodeRound,
-        window_s: float,
+        deadline_s: float,
         model: RemoteModel,
         seen: Collection[int] = (),
     ) -> Follower:
-        deadline_s, session_id = time.time() + window_s, source.session_id
+        session_id = source.session_id
         request = SearchRequest(
             round=node_round, gpu_count=source.gpu_count, deadline_s=deadline_s, model=model
         )
@@ -310,14 +303,6 @@ class Searches:
         if self._backend is None:
             self._backend = Backend.open(self._settings, start=True, check=False)
         return self._backend
-
-    async def _prune(self) -> None:
-        while True:
-            try:
-                await asyncio.to_thread(self._outbox.prune)
-            except OutboxError as exc:
-                logger.error("%s", exc)
-            await asyncio.sleep(PRUNE_EVERY_S)
 
 
 def local_work(delegation: DelegationSettings, node: NodeSettings) -> LocalWork:

@@ -99,7 +99,6 @@ class NodeService:
         if self.engine is not None:
             self.engine.start()
         self._dispatcher.start()
-        self._searches.start()
         for session in await asyncio.to_thread(self._outbox.open_sessions):
             await self._resume(session)
 
@@ -190,7 +189,7 @@ class NodeService:
         found: dict[str, Any] = {
             "status": self._status_word(),
             "is_model_initialized": self.round is not None,
-            "delegation_mode": self._delegates(self.round),
+            "delegation_mode": self._delegates,
             "gpu_count": 0,
             "block_hash": self.round.block_hash if self.round else None,
             "node_id": self.round.node_id if self.round else None,
@@ -249,7 +248,7 @@ class NodeService:
         """
         if self.engine is not None:
             return self.engine
-        if self._delegates(self.round):
+        if self._delegates:
             raise NodeStateError("Validation phase not supported in delegation mode")
         raise NodeStateError(
             "Validation phase not supported without an engine of this node's own: set "
@@ -319,13 +318,14 @@ class NodeService:
                 return "NOT_LOADED"
         return self.state.value
 
-    def _delegates(self, node_round: NodeRound | None) -> bool:
-        has_own = node_round is not None and node_round.own_big_node is not None
+    @property
+    def _delegates(self) -> bool:
+        has_own = self.round is not None and self.round.own_big_node is not None
         return has_own or self._delegation.is_delegating
 
     async def _begin(self, node_round: NodeRound, stopped: asyncio.Event) -> None:
         window_s = self._delegation.window_seconds
-        if not self._delegates(node_round):
+        if not self._delegates:
             self._current = await self._searches.begin_locally(node_round, window_s, stopped)
             return
         try:
