@@ -58,7 +58,7 @@ def run(
     ] = False,
 ) -> None:
     """Keep the server running in the foreground until Ctrl-C; start it again if it ends."""
-    from pocqueue.rounds.redis_keeper import keep_redis
+    from pocqueue.rounds.redis_server import keep_redis
 
     keep_redis(_server(), lambda text: typer.echo(f"Redis {text}"), keep=keep)
 

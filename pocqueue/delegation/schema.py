@@ -16,9 +16,8 @@ from pocqueue.poc.distance.bodies import BATCH_EXAMPLE, SEARCH_EXAMPLE
 from pocqueue.poc.fields import HttpUrl, Text
 from pocqueue.poc.scheme import WithProof
 from pocqueue.poc.search import SearchBody, SeqLen
-from pocqueue.rounds.model_choice import ModelWish
 from pocqueue.rounds.spec import RoundSpec
-from pocqueue.rounds.start import draft_spec
+from pocqueue.rounds.start import ModelWish, draft_spec
 from pocqueue.web.errors import error_answers
 from pocqueue.web.schema import example
 

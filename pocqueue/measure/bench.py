@@ -21,7 +21,8 @@ from pocqueue.engine.profiled import Profiled
 from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound
 from pocqueue.measure.child import with_engine_in_child
 from pocqueue.measure.profile import MatrixRate, Profile, Sweep, SweepPoint
-from pocqueue.poc.batch import Batch, Searched, batches_of
+from pocqueue.poc.batch import Batch, batches_of
+from pocqueue.poc.scheme import ProofSearch
 from pocqueue.rounds.spec import RoundSpec
 from pocqueue.settings import Settings
 
@@ -189,7 +190,7 @@ class Bench:
         num_turns = max(1, min(_MAX_TURNS, int(seconds / (_BATCHES_A_TURN * batch_s))))
         return num_turns, max(1, round(seconds / num_turns / batch_s))
 
-    def _call(self, search: Searched, num_batches: int) -> tuple[float, list[Any]]:
+    def _call(self, search: ProofSearch, num_batches: int) -> tuple[float, list[Any]]:
         """Call the engine as a worker does, each call knowing of the next one.
 
         Returns:

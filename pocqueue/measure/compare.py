@@ -15,9 +15,10 @@ from typing import Any
 
 from pocqueue.engine.base import Engine, EngineInfo, OnProgress
 from pocqueue.errors import EngineError, ModelMismatch
-from pocqueue.poc.batch import Searched, batches_of
+from pocqueue.poc.batch import batches_of
 from pocqueue.poc.data import PROBABILITY_MISMATCH, is_valid
 from pocqueue.poc.distance.directions import check_share
+from pocqueue.poc.scheme import ProofSearch
 
 #: Engines whose relative difference is at least this much disagree.
 MAX_RELATIVE_DIFFERENCE = 0.01
@@ -273,7 +274,7 @@ def measure(
     engine: Engine,
     on_progress: OnProgress,
     *,
-    search: Searched,
+    search: ProofSearch,
     num_nonces: int,
     same_as: EngineInfo | None = None,
 ) -> Measurement:

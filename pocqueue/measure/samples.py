@@ -11,7 +11,8 @@ from typing import Any
 
 from pocqueue.engine.base import Engine, EngineInfo
 from pocqueue.errors import CalibrationError, PocqueueError, StoreUnavailable
-from pocqueue.poc.batch import Searched, batches_of
+from pocqueue.poc.batch import batches_of
+from pocqueue.poc.scheme import ProofSearch
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.records import RoundStatus
 from pocqueue.rounds.spec import RoundSpec, RoundState
@@ -94,7 +95,7 @@ def sample_pool(
 
 
 def sample_engine(
-    engine: Engine, search: Searched, num_nonces: int, *, on_progress: OnCount | None = None
+    engine: Engine, search: ProofSearch, num_nonces: int, *, on_progress: OnCount | None = None
 ) -> list[float]:
     """Sample distances with an engine of this process; as `sample_pool`, without a queue.
 

@@ -16,7 +16,8 @@ from pocqueue.engine import Engine, OnProgress
 from pocqueue.engine.base import EngineInfo
 from pocqueue.engine.local import load_local_engine
 from pocqueue.errors import EngineError, EngineUnavailable, PocqueueError
-from pocqueue.poc.batch import Searched, batches_of
+from pocqueue.poc.batch import batches_of
+from pocqueue.poc.scheme import ProofSearch
 from pocqueue.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class EngineHost:
             raise EngineUnavailable(self.error)
         return self._engine.info
 
-    async def values(self, search: Searched, nonces: Sequence[int]) -> list[Any]:
+    async def values(self, search: ProofSearch, nonces: Sequence[int]) -> list[Any]:
         """Compute the values of any number of nonces, in passes of the search's shape.
 
         Raises:

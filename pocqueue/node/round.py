@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from pocqueue.delegation.client import RemoteModel
 from pocqueue.poc.fields import HttpUrl
 from pocqueue.poc.scheme import ProofSearch
-from pocqueue.rounds.model_choice import ModelWish
+from pocqueue.rounds.start import ModelWish
 from pocqueue.rounds.store import KEEP_ENDED_MS
 
 

@@ -34,8 +34,7 @@ from pocqueue.node.sources import EngineSource, QueueSource, RemoteSource, Sourc
 from pocqueue.node.spot_check import SpotCheck
 from pocqueue.node.validator import NO_SEARCH
 from pocqueue.rounds.backend import Backend
-from pocqueue.rounds.model_choice import dimensions
-from pocqueue.rounds.start import check_seq_len
+from pocqueue.rounds.start import check_seq_len, dimensions
 from pocqueue.settings import DelegationSettings, NodeSettings, Settings
 
 logger = logging.getLogger(__name__)

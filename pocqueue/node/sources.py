@@ -20,10 +20,15 @@ from pocqueue.node.outbox import Origin
 from pocqueue.node.round import NodeRound
 from pocqueue.poc.proofs import ReceivedBatch
 from pocqueue.rounds.backend import Backend
-from pocqueue.rounds.model_choice import choose_session_model, num_serving
 from pocqueue.rounds.records import RoundStatus
 from pocqueue.rounds.spec import RoundState
-from pocqueue.rounds.start import check_seq_len, draft_spec, start_round
+from pocqueue.rounds.start import (
+    check_seq_len,
+    choose_session_model,
+    draft_spec,
+    num_serving,
+    start_round,
+)
 from pocqueue.rounds.store import START
 
 logger = logging.getLogger(__name__)

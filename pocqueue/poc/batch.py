@@ -4,26 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from pocqueue.poc.nonces import split_range
 
-
-class Searched(Protocol):
-    """What has to be known of a search to cut its nonces into batches."""
-
-    @property
-    def block_hash(self) -> str: ...
-    @property
-    def public_key(self) -> str: ...
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def seq_len(self) -> int: ...
-    @property
-    def scheme(self) -> str: ...
-    @property
-    def options(self) -> tuple[tuple[str, Any], ...]: ...
+if TYPE_CHECKING:
+    from pocqueue.poc.scheme import ProofSearch
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +27,7 @@ class Batch:
     ] = ()  #: what that needs to know, as pairs of name and value
 
     @classmethod
-    def of(cls, search: Searched, nonces: Sequence[int]) -> Batch:
+    def of(cls, search: ProofSearch, nonces: Sequence[int]) -> Batch:
         """Return the batch of these nonces in the shape of a search."""
         return cls(
             search.block_hash,
@@ -83,7 +69,7 @@ class Batch:
         return replace(self, nonces=self.nonces + self.nonces[-1:] * missing)
 
 
-def batches_of(search: Searched, nonces: Sequence[int]) -> Iterator[Batch]:
+def batches_of(search: ProofSearch, nonces: Sequence[int]) -> Iterator[Batch]:
     """Cut nonces into batches of a search's shape, in order; the last one holds what is left.
 
     Raises:

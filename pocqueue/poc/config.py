@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar
 
 
 class PoCState(Enum):
@@ -35,9 +34,6 @@ class PoCConfig:
     batch_size: int = 32  #: nonces of one forward pass; >= 1
     seq_len: int = 256  #: tokens per nonce; >= 1, at most what the model takes
     callback_url: str | None = None  #: http(s) URL told of valid nonces; None tells nobody
-
-    scheme: ClassVar[str] = "distance"
-    options: ClassVar[tuple[tuple[str, Any], ...]] = ()
 
 
 @dataclass

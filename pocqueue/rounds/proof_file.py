@@ -93,10 +93,6 @@ class ModelPart(_Part):
     max_seq_len: int | None = None
 
 
-#: Those of `EngineInfo`.
-_KNOWN = set(ModelPart.model_fields) - {"name", "fingerprint"}
-
-
 class ResultPart(_Part):
     """How the round went."""
 
@@ -176,11 +172,7 @@ class ProofFile:
                 ended=_utc(status.ended_ms) if status.ended_ms else None,
             ),
             spec=spec.model_copy(update={"share": 1.0, "callback_url": None, "customer": None}),
-            model=ModelPart(
-                name=spec.model,
-                fingerprint=spec.model_fingerprint,
-                **{key: known[key] for key in _KNOWN if key in known},
-            ),
+            model=ModelPart(**known | {"name": spec.model, "fingerprint": spec.model_fingerprint}),
             result=ResultPart(
                 checked=checked,
                 valid=len(proofs),
@@ -301,13 +293,7 @@ class ProofFile:
         spec = _read_spec(content["round"], model)
         batch = spec.proof.read(_read_part(spec.proof.batch_model(strict=True), content, "proofs"))
         _check_proofs(batch, spec, result)
-        return cls(
-            round=part,
-            spec=spec,
-            model=model,
-            result=result,
-            proofs=batch.proofs,
-        )
+        return cls(part, spec, model, result, batch.proofs)
 
 
 def digest(content: Mapping[str, Any]) -> str:
@@ -382,27 +368,23 @@ def _check_proofs(batch: ReceivedBatch, spec: RoundSpec, result: ResultPart) -> 
     proofs, proof = batch.proofs, spec.proof
     try:
         check_length(f"proofs.{proof.field}", proofs.values, proofs.nonces, proof.noun)
-        _check_pairs(proofs, spec)
+        seen: set[int] = set()
+        for nonce, value in proofs:
+            index = index_of(nonce, spec.node_id, spec.node_count)
+            if spec.max_nonces is not None and index >= spec.max_nonces:
+                raise InvalidRound("nonce index", index, f"below max_nonces, {spec.max_nonces}")
+            if nonce in seen:
+                raise InvalidRound("nonce", nonce, "each nonce once; this one is repeated")
+            seen.add(nonce)
+            if not proof.is_possible(value):
+                name = f"the {proof.noun} of nonce {nonce}"
+                raise InvalidRound(name, value, proof.possible)
     except InvalidRound as exc:
         raise _DamageError(f"has proofs that cannot be ({str(exc).rstrip('.')})") from None
     if not len(proofs) == result.valid <= result.checked:
         raise _DamageError(
             f"has {len(proofs)} proofs but says {result.valid} of {result.checked} nonces are valid"
         )
-
-
-def _check_pairs(proofs: Proofs, spec: RoundSpec) -> None:
-    seen: set[int] = set()
-    for nonce, value in proofs:
-        index = index_of(nonce, spec.node_id, spec.node_count)
-        if spec.max_nonces is not None and index >= spec.max_nonces:
-            raise InvalidRound("nonce index", index, f"below max_nonces, {spec.max_nonces}")
-        if nonce in seen:
-            raise InvalidRound("nonce", nonce, "each nonce once; this one is repeated")
-        seen.add(nonce)
-        if not spec.proof.is_possible(value):
-            name = f"the {spec.proof.noun} of nonce {nonce}"
-            raise InvalidRound(name, value, spec.proof.possible)
 
 
 def _utc(ms: int) -> datetime:

@@ -1,16 +1,154 @@
-"""Starts a round: a checked specification, a deployed model that fits, one record in the store."""
+"""Starts a round: a checked specification, a deployed model that fits, one record in the store.
+
+A round or a session gets the model that is asked for, or none. A search with another model would be for
+nothing, as its proofs could not be validated. So what is asked for by name, or by the dimensions that older
+clients of a delegation send, has to be deployed; and if several models fit, the request has to say which.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from typing_extensions import override
 
 from pocqueue.engine.base import EngineInfo
-from pocqueue.errors import InvalidRound, StoreError, UnknownRound
+from pocqueue.errors import InvalidRound, ModelConflict, NoLiveGpu, StoreError, UnknownRound
 from pocqueue.poc.scheme import DEFAULT, scheme_class
 from pocqueue.rounds.backend import Backend
-from pocqueue.rounds.model_choice import choose_model
+from pocqueue.rounds.pool import Gpu
 from pocqueue.rounds.spec import RoundSpec
 from pocqueue.rounds.store import RoundStore
+
+
+@dataclass(frozen=True, slots=True)
+class ModelWish:
+    """What a request says about its model, in the words of the wire; None: nothing."""
+
+    #: NAME, or the first digits of a FINGERPRINT (8 or more), with @DTYPE, @RUNTIME or both behind it.
+    model: str | None = None
+    dim: int | None = None
+    n_layers: int | None = None
+    n_heads: int | None = None
+    n_kv_heads: int | None = None
+    vocab_size: int | None = None
+
+    @property
+    def dimensions(self) -> dict[str, int]:
+        """Those that it names."""
+        return {k: v for k, v in asdict(self).items() if k != "model" and v is not None}
+
+    def fits(self, info: EngineInfo) -> bool:
+        """Say whether a deployed model is the one that is asked for, as far as can be told."""
+        if self.model is not None:
+            name = self.model.removesuffix(f"@{info.runtime}").removesuffix(f"@{info.dtype}")
+            if name != info.model and not (len(name) >= 8 and info.fingerprint.startswith(name)):
+                return False
+        known = dimensions(info)
+        return all(known.get(name, wanted) == wanted for name, wanted in self.dimensions.items())
+
+    @override
+    def __str__(self) -> str:
+        named = [] if self.model is None else [repr(self.model)]
+        return ", ".join([*named, *(f"{k} {v}" for k, v in self.dimensions.items())])
+
+
+class ChosenModel(NamedTuple):
+    """The model of a session, and what is wrong with it, or empty."""
+
+    info: EngineInfo
+    warning: str
+
+
+def dimensions(info: EngineInfo) -> dict[str, int]:
+    """Return what is known of a model's dimensions, in the words of the wire."""
+    known = {
+        "dim": info.hidden_size,
+        "n_layers": info.num_layers,
+        "n_heads": info.num_heads,
+        "n_kv_heads": info.num_kv_heads,
+        "vocab_size": info.vocab_size,
+    }
+    return {name: value for name, value in known.items() if value > 0}
+
+
+def choose_model(gpus: Sequence[Gpu], model: str | None) -> EngineInfo:
+    """Return the deployed model that a round is to use.
+
+    Args:
+        gpus: the live GPUs.
+        model: as `ModelWish.model`; None if there is only one to choose.
+
+    Raises:
+        NoLiveGpu: no live GPU has it or takes work, or several models are called so.
+    """
+    deployed, fitting = _pick(
+        gpus,
+        ModelWish(model),
+        "No live GPU: start a worker with `celery -A pocqueue worker -Q gpu0`, or everything "
+        "on this machine with `pocqueue up`. `pocqueue gpus` shows the pool.",
+    )
+    if not fitting:
+        names = ", ".join(sorted({info.model for info in deployed}))
+        raise NoLiveGpu(
+            f"model is {model!r}, which no live GPU has deployed; allowed: {names}. Start a "
+            f"worker with POCQUEUE_MODEL={model}."
+        )
+    if len(fitting) > 1:
+        raise NoLiveGpu(
+            f"The live GPUs have different models deployed: {_listed(fitting, ', ')}. Say which with "
+            "--model: its name or the first digits of its fingerprint, with @DTYPE or @RUNTIME where they "
+            "differ in that."
+        )
+    return fitting[0]
+
+
+def choose_session_model(
+    gpus: Sequence[Gpu], wish: ModelWish, *, any_model: bool = False
+) -> ChosenModel:
+    """Return the deployed model that a session is to use.
+
+    Args:
+        gpus: the live GPUs.
+        wish: what it asks for.
+        any_model: another model than that will do, with a warning; the one that most GPUs have.
+
+    Raises:
+        NoLiveGpu: no live GPU takes work.
+        ModelConflict: none of the deployed models is the one, or several are; names both sides.
+    """
+    deployed, fitting = _pick(
+        gpus,
+        wish,
+        "No live GPU: none of the big node's workers takes work now. Its operator sees with "
+        "`pocqueue gpus` what the pool has.",
+    )
+    if len(fitting) == 1:
+        return ChosenModel(fitting[0], "")
+    if fitting:
+        asked = f"params ask for {wish}, which fits" if str(wish) else "params name no model, and"
+        raise ModelConflict(
+            f"Model not decided: {asked} {len(fitting)} deployed models: "
+            f"{_listed(fitting, '; ', wish)}. Name one in params.model, with @DTYPE or @RUNTIME where "
+            "they differ in that."
+        )
+    if any_model:
+        searched = _described(deployed[0], wish)
+        return ChosenModel(
+            deployed[0], f"Model conflict: asked for {wish}; searched with {searched}."
+        )
+    raise ModelConflict(
+        f"Model conflict: params ask for {wish}; deployed is {_listed(deployed, '; ', wish)}. Proofs of "
+        "another model would be worth nothing: ask for the deployed one, or have the big node's operator "
+        "deploy yours (DELEGATION_ANY_MODEL=1 there takes such sessions with a warning)."
+    )
+
+
+def num_serving(gpus: Sequence[Gpu], spec: RoundSpec) -> int:
+    """Count the GPUs that take work and can search for a round."""
+    return sum(not gpu.draining and spec.is_served_by(gpu.info) for gpu in gpus)
 
 
 def draft_spec(**fields: Any) -> RoundSpec:
@@ -108,3 +246,33 @@ def find_round(store: RoundStore, text: str) -> str:
             "of its id."
         )
     return found[0]
+
+
+def _pick(
+    gpus: Sequence[Gpu], wish: ModelWish, if_none: str
+) -> tuple[list[EngineInfo], list[EngineInfo]]:
+    """Return the models of the GPUs that take work, that of most GPUs first, and those that fit.
+
+    Raises:
+        NoLiveGpu: no GPU takes work; says `if_none`.
+    """
+    ready = [gpu.info for gpu in gpus if not gpu.draining]
+    if not ready:
+        raise NoLiveGpu(if_none)
+    deployed = {(info.fingerprint, info.dtype, info.runtime): info for info in ready}
+    counts = Counter((info.fingerprint, info.dtype, info.runtime) for info in ready)
+    keys = sorted(deployed, key=lambda key: (counts[key], key), reverse=True)
+    models = [deployed[key] for key in keys]
+    return models, [info for info in models if wish.fits(info)]
+
+
+def _listed(infos: Sequence[EngineInfo], between: str, wish: ModelWish | None = None) -> str:
+    return between.join(sorted(_described(info, wish or ModelWish()) for info in infos))
+
+
+def _described(info: EngineInfo, wish: ModelWish) -> str:
+    """Name a deployed model, with the dimensions that were asked about."""
+    known = dimensions(info)
+    shown = [f"{name} {known.get(name, 'not known')}" for name in wish.dimensions]
+    name = f"{info.model} ({info.fingerprint[:12]}@{info.dtype}@{info.runtime})"
+    return f"{name} with {', '.join(shown)}" if shown else name

@@ -14,7 +14,6 @@ from benchmarks.shapes import SHAPES, write_model
 from pocqueue.engine import EngineOptions, load_engine
 from pocqueue.engine.stages import count_matmul_parameters
 from pocqueue.poc.batch import Batch
-from pocqueue.poc.config import PoCConfig
 from tests.support.factories import make_info
 
 #: The smaller one with two layers of fewer columns: otherwise what is written for it.
@@ -46,8 +45,7 @@ def test_an_engine_loads_what_is_written(tmp_path: Path) -> None:
     engine = load_engine("torch", options)
     info = engine.info
     assert (info.dtype, info.hidden_size, info.vocab_size) == ("bfloat16", 64, 500)
-    config = PoCConfig("block", 1, "key", 1.4, batch_size=4, seq_len=16)
-    distances = engine.values(Batch.of(config, range(4)))
+    distances = engine.values(Batch("block", "key", (0, 1, 2, 3), batch_size=4, seq_len=16))
     engine.close()
     assert all(math.isfinite(distance) and 0 < distance < 2 for distance in distances)
     assert len(set(distances)) == 4

@@ -12,13 +12,12 @@ from pocqueue.engine import EngineInfo, EngineOptions, load_engine
 from pocqueue.engine.base import check_batch
 from pocqueue.errors import InvalidRound, SettingsError
 from pocqueue.poc.batch import Batch
-from pocqueue.poc.config import PoCConfig
 
 INFO = EngineInfo("torch", "embedded", "ab" * 32, "cpu", "a CPU", "bfloat16", 128, 1024, 4096)
 
 
-def _config(batch_size: int = 4, seq_len: int = 16) -> PoCConfig:
-    return PoCConfig("block", 1, "key", 1.3, batch_size=batch_size, seq_len=seq_len)
+def _batch(*nonces: int, batch_size: int = 4, seq_len: int = 16) -> Batch:
+    return Batch("block", "key", nonces, batch_size, seq_len)
 
 
 def test_info_survives_a_round_trip_and_fields_of_newer_workers() -> None:
@@ -38,24 +37,22 @@ def test_info_with_a_wrong_field_is_refused_by_name(field: str, value: object) -
 
 def test_batches_within_bounds_pass() -> None:
     """The limits themselves are allowed."""
-    check_batch(INFO, Batch.of(_config(batch_size=4, seq_len=4096), [1, 2, 3, 4]))
+    check_batch(INFO, _batch(1, 2, 3, 4, batch_size=4, seq_len=4096))
 
 
 @pytest.mark.parametrize(
-    ("config", "nonces", "field"),
+    ("batch", "field"),
     [
-        (_config(seq_len=4097), [0], "seq_len"),
-        (_config(seq_len=0), [0], "seq_len"),
-        (_config(batch_size=0), [], "batch_size"),
-        (_config(batch_size=2), [0, 1, 2], "nonces"),
+        (_batch(0, seq_len=4097), "seq_len"),
+        (_batch(0, seq_len=0), "seq_len"),
+        (_batch(batch_size=0), "batch_size"),
+        (_batch(0, 1, 2, batch_size=2), "nonces"),
     ],
 )
-def test_batches_out_of_bounds_are_refused_by_field(
-    config: PoCConfig, nonces: list[int], field: str
-) -> None:
+def test_batches_out_of_bounds_are_refused_by_field(batch: Batch, field: str) -> None:
     """Each refusal names its field."""
     with pytest.raises(InvalidRound) as caught:
-        check_batch(INFO, Batch.of(config, nonces))
+        check_batch(INFO, batch)
     assert caught.value.field == field
 
 

@@ -28,8 +28,8 @@ from pocqueue.measure.compare import (
     share,
 )
 from pocqueue.poc.batch import Batch
-from pocqueue.poc.config import PoCConfig
 from pocqueue.poc.data import PROBABILITY_MISMATCH
+from tests.support.factories import make_spec
 
 NAN, INF = math.nan, math.inf
 INFO = EngineInfo("torch", "embedded", "ab" * 32, "cpu", "a CPU", "bfloat16", 128, 1024, 4096)
@@ -225,8 +225,8 @@ class RecordingEngine(Engine):
 def test_an_engine_is_measured_after_one_pass_that_does_not_count() -> None:
     """Every nonce once, each batch timed."""
     engine = RecordingEngine()
-    config = PoCConfig("block", 0, "key", 2.0, batch_size=2, seq_len=7)
-    found = measure(engine, lambda line: None, search=config, num_nonces=5)
+    search = make_spec(batch_size=2, seq_len=7)
+    found = measure(engine, lambda line: None, search=search, num_nonces=5)
     assert engine.calls == [(2, 7), [0, 1], [2, 3], [4]]
     assert found.distances == [0, 1, 2, 3, 4]
     assert len(found.batch_s) == 3

@@ -20,10 +20,11 @@ from pocqueue.engine.profiled import MatmulParameters
 from pocqueue.engine.vllm.engine import load_vllm_engine
 from pocqueue.errors import PocqueueError
 from pocqueue.poc.batch import Batch
-from pocqueue.poc.config import PoCConfig
+from pocqueue.rounds.spec import RoundSpec
+from tests.support.factories import make_spec
 from tests.support.vectors import Vectors
 
-CONFIG = PoCConfig(block_hash="block", block_height=7, public_key="key", r_target=1.38)
+CONFIG = make_spec(block_hash="block", public_key="key", batch_size=32, seq_len=256)
 NUM_NONCES = 256
 EXTENSION = "tests.support.probe_worker.ProbeWorker"
 
@@ -70,7 +71,7 @@ def _ask(engine: Engine) -> dict[str, Any]:
     batches = [range(first, first + 32) for first in range(0, NUM_NONCES, 32)]
     distances = [d for batch in batches for d in engine.values(Batch.of(CONFIG, batch))]
     shuffled = [*range(31, -1, -1)]
-    small = replace(CONFIG, batch_size=5, seq_len=130)
+    small = CONFIG.model_copy(update={"batch_size": 5, "seq_len": 130})
     return {
         "distances": distances,
         "again": [d for batch in batches for d in engine.values(Batch.of(CONFIG, batch))],
@@ -81,14 +82,14 @@ def _ask(engine: Engine) -> dict[str, Any]:
         "small_again": engine.values(Batch.of(small, range(5))),
         "none": engine.values(Batch.of(CONFIG, [])),
         "refusals": [
-            _refusal(engine, replace(CONFIG, seq_len=4097), [0]),
-            _refusal(engine, replace(CONFIG, batch_size=1025), [0]),
+            _refusal(engine, CONFIG.model_copy(update={"seq_len": 4097}), [0]),
+            _refusal(engine, CONFIG.model_copy(update={"batch_size": 1025}), [0]),
             _refusal(engine, CONFIG, range(33)),
         ],
     }
 
 
-def _refusal(engine: Engine, config: PoCConfig, nonces: Any) -> str:
+def _refusal(engine: Engine, config: RoundSpec, nonces: Any) -> str:
     try:
         engine.values(Batch.of(config, nonces))
     except PocqueueError as exc:

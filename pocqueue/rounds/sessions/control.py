@@ -14,10 +14,15 @@ from typing import Any, NamedTuple
 from pocqueue.errors import ModelConflict, UnknownRound, UnknownSession
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.callback_target import check_url
-from pocqueue.rounds.model_choice import ModelWish, choose_session_model, num_serving
 from pocqueue.rounds.records import RoundStatus, SessionLimits
 from pocqueue.rounds.spec import RoundSpec, RoundState
-from pocqueue.rounds.start import check_seq_len, decided
+from pocqueue.rounds.start import (
+    ModelWish,
+    check_seq_len,
+    choose_session_model,
+    decided,
+    num_serving,
+)
 
 logger = logging.getLogger(__name__)
 

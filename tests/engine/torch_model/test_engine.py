@@ -20,13 +20,14 @@ from pocqueue.engine.torch_model.engine import TorchEngine
 from pocqueue.engine.torch_model.loader import load_model
 from pocqueue.errors import DeviceNotFound, EngineError, InvalidRound, ModelNotFound, SettingsError
 from pocqueue.poc.batch import Batch, batches_of
-from pocqueue.poc.config import PoCConfig
 from pocqueue.poc.gpu_random import (
     compute_distances,
     generate_inputs,
     generate_permutations,
     generate_target,
 )
+from pocqueue.rounds.spec import RoundSpec
+from tests.support.factories import make_spec
 
 SEQ_LEN = 32
 
@@ -50,16 +51,16 @@ def engine(state_dir: Path) -> Engine:
 
 def _config(
     batch_size: int = 32, seq_len: int = SEQ_LEN, block_hash: str = "block", key: str = "key"
-) -> PoCConfig:
-    return PoCConfig(block_hash, 1, key, 1.3, batch_size=batch_size, seq_len=seq_len)
+) -> RoundSpec:
+    return make_spec(block_hash=block_hash, public_key=key, batch_size=batch_size, seq_len=seq_len)
 
 
-def _many(engine: Engine, config: PoCConfig, count: int) -> list[float]:
+def _many(engine: Engine, config: RoundSpec, count: int) -> list[float]:
     """Compute the distances of nonces 0 … count-1."""
     return [value for batch in batches_of(config, range(count)) for value in engine.values(batch)]
 
 
-def _inputs(engine: TorchEngine, config: PoCConfig, nonces: range) -> torch.Tensor:
+def _inputs(engine: TorchEngine, config: RoundSpec, nonces: range) -> torch.Tensor:
     dtype = {"bfloat16": torch.bfloat16, "float32": torch.float32}[engine.info.dtype]
     dim = engine.info.hidden_size
     return generate_inputs(

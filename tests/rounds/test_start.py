@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from pocqueue.errors import ModelConflict, NoLiveGpu
-from pocqueue.rounds.model_choice import ModelWish, choose_model, choose_session_model
 from pocqueue.rounds.pool import Gpu
+from pocqueue.rounds.start import ModelWish, choose_model, choose_session_model
 from tests.support.factories import FINGERPRINT, OTHER_FINGERPRINT, make_gpu, make_info
 
 LLAMA: dict[str, Any] = {
