@@ -14,6 +14,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -39,21 +40,22 @@ _LIGHT = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/inference/v1/abo
 _MAX_RETRY_AFTER_S = 60.0
 
 
+@dataclass(eq=False)
 class InferenceGate:
     """Lets inference requests in, or not, and counts those that run.
 
     Used from the event loop only.
-
-    Args:
-        window_s: seconds that it is closed for, as a rule; tells refused clients when to come again.
-        clock: seconds that only go forward.
     """
 
-    def __init__(self, window_s: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._window_s = window_s
-        self._clock = clock
+    window_s: (
+        float  #: seconds that it is closed for, as a rule; tells refused clients when to come again
+    )
+    clock: Callable[[], float] = time.monotonic  #: seconds that only go forward
+
+    def __post_init__(self) -> None:
         self._closed_at: float | None = None
-        self._running = 0
+        #: Requests that were let in and have not ended.
+        self.running = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -63,20 +65,15 @@ class InferenceGate:
         return self._closed_at is not None
 
     @property
-    def running(self) -> int:
-        """Requests that were let in and have not ended."""
-        return self._running
-
-    @property
     def retry_after(self) -> int:
         """Whole seconds for ``Retry-After``: what is left of the window, 1 to 60."""
-        closed_for_s = self._clock() - (self._closed_at or 0.0)
-        return max(1, math.ceil(min(_MAX_RETRY_AFTER_S, self._window_s - closed_for_s)))
+        closed_for_s = self.clock() - (self._closed_at or 0.0)
+        return max(1, math.ceil(min(_MAX_RETRY_AFTER_S, self.window_s - closed_for_s)))
 
     def close(self) -> None:
         """Let nothing more in."""
         if self._closed_at is None:
-            self._closed_at = self._clock()
+            self._closed_at = self.clock()
 
     def open(self) -> None:
         """Let everything in again."""
@@ -84,13 +81,13 @@ class InferenceGate:
 
     def enter(self) -> None:
         """Count a request that begins."""
-        self._running += 1
+        self.running += 1
         self._idle.clear()
 
     def leave(self) -> None:
         """Count a request that ended."""
-        self._running -= 1
-        if not self._running:
+        self.running -= 1
+        if not self.running:
             self._idle.set()
 
     async def drained(self, timeout_s: float) -> bool:
@@ -103,39 +100,31 @@ class InferenceGate:
         return True
 
 
+@dataclass(eq=False)
 class GateMiddleware:
-    """ASGI middleware that asks a gate.
+    """ASGI middleware that asks a gate."""
 
-    Args:
-        app: what comes behind.
-        gate: to ask.
-    """
-
-    def __init__(self, app: ASGIApp, gate: InferenceGate) -> None:
-        self._app = app
-        self._gate = gate
+    app: ASGIApp  #: what comes behind
+    gate: InferenceGate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
-        if not is_inference(scope):
-            await self._app(scope, receive, send)
-            return
-        if self._gate.closed:
-            if scope["type"] == "websocket":
+        works, is_socket = is_inference(scope), scope["type"] == "websocket"
+        if works and self.gate.closed:
+            if is_socket:
                 await receive()  # the connect event, which has to be read first
                 await send({"type": "websocket.close", "code": 1013, "reason": "proof round"})
             else:
-                await _refuse(self._gate.retry_after)(scope, receive, send)
-            return
-        if scope["type"] == "websocket":
-            # Not counted: one may stay open for hours, at work or not.
-            await self._app(scope, receive, send)
-            return
-        self._gate.enter()
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            self._gate.leave()
+                await _refuse(self.gate.retry_after)(scope, receive, send)
+        elif works and not is_socket:
+            self.gate.enter()
+            try:
+                await self.app(scope, receive, send)
+            finally:
+                self.gate.leave()
+        else:
+            # WebSockets are not counted: one may stay open for hours, at work or not.
+            await self.app(scope, receive, send)
 
 
 def is_inference(scope: Scope) -> bool:

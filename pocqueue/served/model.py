@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pocqueue.engine.base import EngineInfo
@@ -33,35 +34,21 @@ class EngineClient(Protocol):
     async def collective_rpc(self, method: str, *, args: tuple[Any, ...] = ()) -> list[Any]: ...
 
 
+@dataclass(eq=False)
 class ServedModel:
     """What the workers of a vLLM server compute.
 
     Made and closed in the event loop that the engine client lives in.
-
-    Args:
-        client: vLLM's engine client.
-        info: the model; its fingerprint may be filled in later.
-        limits: what it can run.
-        pass_timeout_s: seconds that one batch may take.
-        look_every_s: how often a call that waits looks whether the engine still lives.
-        idle_s: seconds after the last batch at which the workers free what they hold for the next.
     """
 
-    def __init__(
-        self,
-        client: EngineClient,
-        info: EngineInfo,
-        limits: BatchLimits,
-        pass_timeout_s: float = PASS_TIMEOUT_S,
-        idle_s: float = IDLE_S,
-        look_every_s: float = LOOK_EVERY_S,
-    ) -> None:
-        self.info = info
-        self.limits = limits
-        self._client = client
-        self._pass_timeout_s = pass_timeout_s
-        self._idle_s = idle_s
-        self._look_every_s = look_every_s
+    client: EngineClient
+    info: EngineInfo  #: its fingerprint may be filled in later
+    limits: BatchLimits  #: what it can run
+    pass_timeout_s: float = PASS_TIMEOUT_S
+    idle_s: float = IDLE_S
+    look_every_s: float = LOOK_EVERY_S
+
+    def __post_init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._release: asyncio.TimerHandle | None = None
         self._releasing: asyncio.Task[None] | None = None
@@ -102,7 +89,7 @@ class ServedModel:
 
     def num_unfinished(self) -> int:
         """Return how many requests vLLM has at work; 0 if its client does not tell."""
-        processor = getattr(self._client, "output_processor", None)
+        processor = getattr(self.client, "output_processor", None)
         return 0 if processor is None else int(processor.get_num_unfinished_requests())
 
     def check_alive(self) -> None:
@@ -111,7 +98,7 @@ class ServedModel:
         Raises:
             EngineUnavailable: vLLM says that its engine is dead.
         """
-        if self._client.errored:
+        if self.client.errored:
             raise EngineUnavailable(
                 "Engine not available: vLLM's engine is dead. Restart the server."
             )
@@ -125,7 +112,7 @@ class ServedModel:
         self.check_alive()
         call = asyncio.ensure_future(
             # Without a timeout of vLLM's: it would leave the late answer in the queue of the next call.
-            self._client.collective_rpc(method, args=args)
+            self.client.collective_rpc(method, args=args)
         )
         try:
             await self._wait(call)
@@ -137,7 +124,7 @@ class ServedModel:
             # vLLM's doing, not ours: passed on, it would end a search as if somebody had stopped it.
             raise EngineUnavailable("Engine not available: vLLM dropped the batch.") from None
         except Exception as exc:
-            if self._client.errored:
+            if self.client.errored:
                 raise EngineUnavailable(
                     f"Engine not available: vLLM's engine died ({type(exc).__name__}). Restart the server."
                 ) from exc
@@ -151,15 +138,15 @@ class ServedModel:
             EngineUnavailable: as `call` does.
         """
         # An engine that died leaves the calls that it had without an answer.
-        give_up = self._loop.time() + self._pass_timeout_s
+        give_up = self._loop.time() + self.pass_timeout_s
         while not call.done():
             left_s = give_up - self._loop.time()
             if left_s <= 0:
                 raise EngineUnavailable(
                     "Engine not available: no answer to a batch within "
-                    f"{self._pass_timeout_s:.0f} s."
+                    f"{self.pass_timeout_s:.0f} s."
                 )
-            await asyncio.wait([call], timeout=min(left_s, self._look_every_s))
+            await asyncio.wait([call], timeout=min(left_s, self.look_every_s))
             if not call.done():
                 self.check_alive()
 
@@ -167,7 +154,7 @@ class ServedModel:
         """Free the workers' scratch once no batch has come for a while."""
         if self._release is not None:
             self._release.cancel()
-        self._release = self._loop.call_later(self._idle_s, self._release_now)
+        self._release = self._loop.call_later(self.idle_s, self._release_now)
 
     def _release_now(self) -> None:
         self._release = None

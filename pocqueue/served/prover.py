@@ -87,31 +87,18 @@ class _Found:
         self.stats.total_valid += len(valid)
 
 
+@dataclass(eq=False)
 class Prover:
-    """Runs proof rounds on a served model. Used from its event loop only.
+    """Runs proof rounds on a served model. Used from its event loop only."""
 
-    Args:
-        model: the served model.
-        gate: before the inference routes.
-        drain_s: seconds that running requests get to finish before the first batch.
-        max_round_s: seconds after which a round ends by itself.
-        make_sender: makes what delivers to a callback URL.
-    """
+    model: ServedModel
+    gate: InferenceGate  #: before the inference routes
+    drain_s: float  #: seconds that running requests get to finish before the first batch
+    max_round_s: float  #: seconds after which a round ends by itself
+    #: Makes what delivers to a callback URL.
+    make_sender: Callable[[str], CallbackQueue] = CallbackQueue
 
-    def __init__(
-        self,
-        model: ServedModel,
-        gate: InferenceGate,
-        *,
-        drain_s: float,
-        max_round_s: float,
-        make_sender: Callable[[str], CallbackQueue] = CallbackQueue,
-    ) -> None:
-        self.model = model
-        self.gate = gate
-        self._drain_s = drain_s
-        self._max_round_s = max_round_s
-        self._make_sender = make_sender
+    def __post_init__(self) -> None:
         self._state = PoCState.IDLE
         self._error: str | None = None
         self._round: ServedRound | None = None
@@ -243,7 +230,7 @@ class Prover:
                 logger.warning(
                     "%d requests still run after %.0f s; the proof round begins beside them.",
                     max(self.gate.running, self.model.num_unfinished()),
-                    self._drain_s,
+                    self.drain_s,
                 )
             while True:
                 batch, values = await self._compute(lambda: found.take(asked))
@@ -292,8 +279,8 @@ class Prover:
 
     async def _drained(self) -> bool:
         """Wait until no request runs, at most `drain_s`; say whether none does."""
-        give_up = time.monotonic() + self._drain_s
-        if not await self.gate.drained(self._drain_s):
+        give_up = time.monotonic() + self.drain_s
+        if not await self.gate.drained(self.drain_s):
             return False
         # Some requests are answered before they have run: responses "in the background".
         while self.model.num_unfinished():
@@ -320,7 +307,7 @@ class Prover:
         self.gate.close()
         # From when the gate closed: changes of phase do not keep it closed for longer.
         if self._end is None:
-            self._end = asyncio.get_running_loop().call_later(self._max_round_s, self._overdue)
+            self._end = asyncio.get_running_loop().call_later(self.max_round_s, self._overdue)
 
     def _leave(self) -> None:
         if self._end is not None:
@@ -329,7 +316,7 @@ class Prover:
         self.gate.open()
 
     def _overdue(self) -> None:
-        self._fail(f"nobody stopped the round within {self._max_round_s:.0f} s")
+        self._fail(f"nobody stopped the round within {self.max_round_s:.0f} s")
 
     def _end_search(self) -> None:
         if self._search is not None:
@@ -340,7 +327,7 @@ class Prover:
     def _sender_of(self, asked: ServedRound) -> CallbackQueue | None:
         if asked.callback_url is None:
             return None
-        return self._make_sender(asked.callback_url)
+        return self.make_sender(asked.callback_url)
 
     def _retire_sender(self) -> None:
         """Let the sender deliver what waits, and close."""

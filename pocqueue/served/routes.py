@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, FastAPI, Request
@@ -53,21 +53,15 @@ class MissingPart(PocqueueError):
     http_status = 400
 
 
+@dataclass(eq=False)
 class RouteState:
-    """What the routes work on, which comes after them: a server adds routes, then loads its model.
+    """What the routes work on, which comes after them: a server adds routes, then loads its model."""
 
-    Attributes:
-        prover: None until the engine is there, or if it cannot be used.
-        reason: why there is none.
-        tokens: digest of each token that opens the routes; empty: they are open.
-        model_error: why the model's fingerprint is not known yet, or never will be.
-    """
-
-    def __init__(self) -> None:
-        self.prover: Prover | None = None
-        self.reason = "Engine not available: the server is still starting."
-        self.tokens: Sequence[str] = ()
-        self.model_error: str | None = "the model's weights are being hashed"
+    prover: Prover | None = None  #: None until the engine is there, or if it cannot be used
+    reason: str = "Engine not available: the server is still starting."  #: why there is none
+    tokens: Sequence[str] = ()  #: digest of each token that opens the routes; empty: they are open
+    #: Why the model's fingerprint is not known yet, or never will be.
+    model_error: str | None = "the model's weights are being hashed"
 
     def ready(self) -> Prover:
         """Return the prover.
@@ -109,37 +103,25 @@ def add_routes(app: FastAPI, state: RouteState) -> None:
 
 def pow_router(state: RouteState) -> APIRouter:
     """Return the routes, over a state that is filled in later."""
-    router = APIRouter(
-        prefix=PREFIX,
-        route_class=SentenceRoute,
-        tags=["proof"],
-        responses=ERRORS,
-    )
+    router = APIRouter(prefix=PREFIX, route_class=SentenceRoute, tags=["proof"], responses=ERRORS)
 
     def answer(prover: Prover) -> dict[str, Any]:
         return {"status": "OK", "pow_status": prover.status()}
 
-    def add(path: str, route: Callable[..., Any], text: str) -> None:
-        router.add_api_route(
-            path, route, methods=["POST"], response_model=ServedRoundAnswer, description=text
-        )
-
     def begins(path: str, then: Callable[[Prover], None], text: str) -> None:
+        @router.post(path, response_model=ServedRoundAnswer, description=text)
         async def begin(body: ServedRoundBody) -> Any:
             prover = state.ready()
             prover.init(_round(body))
             then(prover)
             return answer(prover)
 
-        add(path, begin, text)
-
     def changes(path: str, act: Callable[[Prover], None], text: str) -> None:
+        @router.post(path, response_model=ServedRoundAnswer, description=text)
         async def change() -> Any:
             prover = state.ready()
             act(prover)
             return answer(prover)
-
-        add(path, change, text)
 
     busy = "Inference routes answer 503 until it is over."
     begins("/init", lambda _: None, "Set up a round.")
@@ -178,11 +160,10 @@ def pow_router(state: RouteState) -> APIRouter:
         served = state.hashed()
         upcoming = None if body.upcoming is None else body.upcoming.to_batch()
         computed = await served.values(body.to_batch(), upcoming)
-        info = served.info
         return DistancesAnswer(
             distances=list(map(finite_or_none, computed)),
-            fingerprint=info.fingerprint,
-            dtype=info.dtype,
+            fingerprint=served.info.fingerprint,
+            dtype=served.info.dtype,
         )
 
     return router
