@@ -142,8 +142,9 @@ def services(
 ) -> list[list[Service]]:
     """Return what runs beside Redis, in stages: each starts, and in the reverse order ends, as a whole."""
     own = _share_of_cpu(settings, len(queues))
-    workers = [Service(queue, _worker(queue), own) for queue in queues]
-    stages = [[Service("scheduler", _ours("scheduler"))], [Service("io", _worker("io")), *workers]]
+    workers = [Service("io", _celery("worker", "-Q", "io"))]
+    workers += [Service(queue, _celery("worker", "-Q", queue), own) for queue in queues]
+    stages = [[Service("scheduler", _ours("scheduler"))], workers]
     if delegation:
         stages.append([Service("delegation", _ours("delegation", "serve"))])
     if flower_port is not None:
@@ -207,7 +208,7 @@ def _wait_for(
     deadline = time.monotonic() + timeout_s
     while not condition():
         if failure := tree.wait(0.02):
-            raise failure.error()
+            raise ProcessError(failure.message)
         if time.monotonic() > deadline:
             raise ProcessError(late)
 
@@ -256,10 +257,6 @@ def _celery(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "celery", "-q", "-A", "pocqueue", *arguments]
 
 
-def _worker(queue: str) -> list[str]:
-    return _celery("worker", "-Q", queue)
-
-
 def _flower() -> list[str]:
     package = Path(pocqueue.__file__).parent
     # As the wheel ships it; in a checkout it is with the other files that an operator edits.
@@ -272,16 +269,10 @@ def _flower() -> list[str]:
 
 def _free_port(address: str, port: int) -> int:
     """Return the port, or a free one for 0, after a look whether it can be listened on."""
-    where = f"{address or '*'} port {port}"
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
-        found = socket.getaddrinfo(
-            address or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        family, kind, protocol, _, target = found[0]
-        with socket.socket(family, kind, protocol) as probe:
-            # As Flower's own socket: connections that are just closing do not count.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(target)
+        # As Flower's own socket: connections that are just closing do not count.
+        with socket.create_server((address, port), family=family) as probe:
             return int(probe.getsockname()[1])
     except OSError as exc:
         if exc.errno == errno.EADDRINUSE:
@@ -290,6 +281,6 @@ def _free_port(address: str, port: int) -> int:
                 "choose another with --flower-port, or leave Flower out with --no-flower."
             ) from None
         raise SettingsError(
-            f"Flower cannot listen on {where} ({exc.strerror or exc}): mend "
+            f"Flower cannot listen on {address or '*'} port {port} ({exc.strerror or exc}): mend "
             f"{Settings.variable('flower_address')} or --flower-port, or use --no-flower."
         ) from None

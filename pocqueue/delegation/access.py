@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import dataclass
 
 import redis.asyncio
 from starlette.datastructures import QueryParams
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from typing_extensions import override
 
 from pocqueue.delegation.customers import Customer, Customers
 from pocqueue.rounds.connection import store_errors
 from pocqueue.rounds.store import Keys
 from pocqueue.web.door import Access, Asks, bearer_token
-from pocqueue.web.failures import WINDOW_S, FailureLimit
+from pocqueue.web.failures import WINDOW_S, FailureLimit, SharedFailures
 
 PREFIX = "/api/v1/delegation"
 #: Wrong tokens that are counted at the same time.
@@ -64,26 +67,23 @@ def token_of(scope: Scope) -> str | None:
     )
 
 
-class RedisFailures:
-    """The wrong tokens that all processes of the service have seen (a `SharedFailures`).
+@dataclass(eq=False)
+class RedisFailures(SharedFailures):
+    """The wrong tokens that all processes of the service have seen."""
 
-    Args:
-        client: Redis.
-        url: of that Redis, for messages.
-    """
+    client: redis.asyncio.Redis
+    url: str  #: of that Redis, for messages
 
-    def __init__(self, client: redis.asyncio.Redis, url: str) -> None:
-        self._client = client
-        self._url = url
+    def __post_init__(self) -> None:
         # Of the connections that sessions are read by, guesses get a few.
         self._turns = asyncio.Semaphore(_TURNS)
 
+    @override
     async def count(self, address: str) -> tuple[int, float]:
-        """Count one more; see `SharedFailures`."""
         key = f"{Keys.AUTH_FAILURES}:{address}"
         async with self._turns:
-            with store_errors(self._url):
-                async with self._client.pipeline(transaction=True) as pipe:
+            with store_errors(self.url):
+                async with self.client.pipeline(transaction=True) as pipe:
                     # First, so that no counter is ever without an end.
                     pipe.set(key, 0, ex=WINDOW_S, nx=True)
                     pipe.incr(key)
@@ -93,25 +93,25 @@ class RedisFailures:
         return int(count), max(int(left_ms), 1) / 1000
 
 
+@dataclass(eq=False)
 class BodyToken:
     """ASGI middleware that reads the body of a POST for the token in it: ``scope["body_token"]``.
 
     A JSON object is passed on as such whatever its content type: curl's `-d` says that it is a form.
     ``scope["bad_body"]`` is True for any other body, for the routes to refuse once the token is judged.
-
-    Args:
-        app: what comes behind; the door first.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    app: ASGIApp  #: what comes behind; the door first
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on."""
         if scope["type"] != "http" or scope["method"] != "POST":
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
-        content = await _read(receive)
+        try:
+            content = await Request(scope, receive).body()
+        except ClientDisconnect:
+            return  # nobody waits for an answer
         body = _parse(content)
         if body is None:
             scope["bad_body"] = True
@@ -132,18 +132,7 @@ class BodyToken:
             is_passed = True
             return {"type": "http.request", "body": content, "more_body": False}
 
-        await self._app(scope, again, send)
-
-
-async def _read(receive: Receive) -> bytes:
-    """Return a whole body, or the part that came before the client went away."""
-    parts = []
-    more = True
-    while more:
-        message = await receive()
-        parts.append(message.get("body", b""))
-        more = message.get("more_body", False)
-    return b"".join(parts)
+        await self.app(scope, again, send)
 
 
 def _parse(content: bytes) -> dict[str, object] | None:

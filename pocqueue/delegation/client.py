@@ -38,17 +38,6 @@ START_WAIT_S = 20.0
 Model = TypeVar("Model", bound=BaseModel)
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteSession:
-    """What a big node said to `start`."""
-
-    session_id: str
-    gpu_count: int
-    message: str
-    #: What it searches with; its fields are empty if it does not say.
-    model: RemoteModel
-
-
 class RemoteModel(BaseModel):
     """What a big node says about the model of a session; legacy ones say nothing."""
 
@@ -56,6 +45,15 @@ class RemoteModel(BaseModel):
     model_fingerprint: str = ""
     model_dtype: str = ""
     model_runtime: str = ""
+
+
+class RemoteSession(RemoteModel):
+    """What a big node said to `start`."""
+
+    #: It comes into paths, file and log lines.
+    session_id: str = Field(max_length=256, pattern=r"^[\x21-\x7e]+$")
+    gpu_count: int = Field(default=0, ge=0)
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +65,6 @@ class BatchPage:
     status: str
     #: Where the next page begins; None: the big node knows no cursors.
     cursor: str | None
-
-
-class _Started(RemoteModel):
-    # It comes into paths, file and log lines.
-    session_id: str = Field(max_length=256, pattern=r"^[\x21-\x7e]+$")
-    gpu_count: int = Field(default=0, ge=0)
-    message: str = ""
 
 
 class _Page(BaseModel):
@@ -159,16 +150,14 @@ class DelegationClient(AsyncClosing):
             DelegationError: unreachable, or refused: wrong token, too many sessions, another model …
         """
         # By the id a big node knows that it is the same request; legacy ones ignore it.
-        body = {**search, **self._as_field} | {"request_id": str(uuid.uuid4())}
+        body = {**search, **self._as_field, "request_id": str(uuid.uuid4())}
         try:
             reply = await self._post("/start", body, self._start_wait_s)
         except DelegationError as exc:
             if not isinstance(exc.__cause__, httpx.RemoteProtocolError | httpx.ReadError):
                 raise
             reply = await self._post("/start", body, self._start_wait_s)
-        started = self._read(_Started, reply)
-        model = RemoteModel(**started.model_dump(include=set(RemoteModel.model_fields)))
-        return RemoteSession(started.session_id, started.gpu_count, started.message, model)
+        return self._read(RemoteSession, reply)
 
     async def batches(self, session_id: str, cursor: str, wait_s: float) -> BatchPage:
         """Fetch the batches behind a cursor.
@@ -182,14 +171,13 @@ class DelegationClient(AsyncClosing):
             DelegationError: unreachable, or the session is not known (any more).
         """
         query = {"cursor": cursor, "wait": f"{wait_s:g}"}
+        with_token = query | self._as_field
         path = f"/batches/{quote(session_id, safe='')}"
-        if self._token_in_query:
-            reply = await self._ask("GET", path, params=query | self._as_field, wait_s=wait_s)
-        else:
-            reply = await self._ask("GET", path, params=query, wait_s=wait_s)
-            if _wants_query_token(reply):
-                reply = await self._ask("GET", path, params=query | self._as_field, wait_s=wait_s)
-                self._token_in_query = reply.status_code == 200
+        params = with_token if self._token_in_query else query
+        reply = await self._ask("GET", path, params=params, wait_s=wait_s)
+        if not self._token_in_query and _wants_query_token(reply):
+            reply = await self._ask("GET", path, params=with_token, wait_s=wait_s)
+            self._token_in_query = reply.status_code == 200
         page = self._read(_page_of(self._scheme), self._checked(reply))
         batches = [self._scheme.read(batch) for batch in page.batches]
         return BatchPage(batches, page.session_active, page.status[:100], page.cursor)
@@ -234,10 +222,10 @@ class DelegationClient(AsyncClosing):
                         )
             finally:
                 await reply.aclose()
+        except DelegationError:
+            raise
         # UnicodeError: a host name that cannot be written for DNS.
         except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as exc:
-            if isinstance(exc, DelegationError):
-                raise
             raise self._unreachable(exc, wait_s) from exc
         return httpx.Response(reply.status_code, headers=reply.headers, content=bytes(content))
 

@@ -10,11 +10,11 @@ lock and read again when it changes, so that a token that was revoked is refused
 from __future__ import annotations
 
 import datetime
-import json
 import logging
 import secrets
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -63,11 +63,11 @@ def tokens_path(settings: Settings, delegation: DelegationSettings) -> Path:
     return delegation.tokens_file or settings.state_dir / FILE_NAME
 
 
+@dataclass(frozen=True)
 class TokensFile:
     """The file of customers, as commands read and change it."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    path: Path
 
     def read(self) -> list[Customer]:
         """Return the customers, by name; none if there is no file.
@@ -80,10 +80,7 @@ class TokensFile:
         except FileNotFoundError:
             return []
         except OSError as exc:
-            raise SettingsError(
-                f"{self.path}, the file of customers, cannot be read ({exc.strerror}): mend its "
-                "owner or mode, or set DELEGATION_TOKENS_FILE to another."
-            ) from None
+            raise self._unusable("read", exc) from None
         except ValidationError as exc:
             problem = exc.errors()[0]
             place = ".".join(str(part) for part in problem["loc"]) or "the file"
@@ -152,23 +149,20 @@ class TokensFile:
         try:
             return FileLock(self.path.with_name(f"{self.path.name}.lock"))
         except OSError as exc:
-            raise SettingsError(
-                f"{self.path.parent}, where the file of customers is, cannot be written to "
-                f"({exc.strerror}): mend its owner or mode, or set DELEGATION_TOKENS_FILE to another place."
-            ) from None
+            raise self._unusable("locked", exc) from None
 
     def _write(self, customers: list[Customer]) -> None:
-        content: dict[str, Any] = {
-            "version": 1,
-            "customers": [customer.model_dump() for customer in customers],
-        }
+        content = _Content(version=1, customers=customers).model_dump_json(indent=2)
         try:
-            replace_file(self.path, f"{json.dumps(content, indent=2)}\n".encode())
+            replace_file(self.path, f"{content}\n".encode())
         except OSError as exc:
-            raise SettingsError(
-                f"{self.path}, the file of customers, cannot be written ({exc.strerror}): mend its "
-                "folder, or set DELEGATION_TOKENS_FILE to another place."
-            ) from None
+            raise self._unusable("written", exc) from None
+
+    def _unusable(self, done: str, exc: OSError) -> SettingsError:
+        return SettingsError(
+            f"{self.path}, the file of customers, cannot be {done} ({exc.strerror}): mend owner or mode of "
+            "the file and its folder, or set DELEGATION_TOKENS_FILE to another place."
+        )
 
 
 class Customers:

@@ -112,17 +112,8 @@ def delegation_router() -> APIRouter:
 
     get, post = partial(add, "GET"), partial(add, "POST")
     post("/start", start, StartAnswer, "Start a session", 401, 409, 413, 422, 429, 503)
-    get(
-        "/batches/{session_id}",
-        batches,
-        BatchesAnswer,
-        "Fetch a session's batches",
-        401,
-        404,
-        422,
-        429,
-        503,
-    )
+    summary = "Fetch a session's batches"
+    get("/batches/{session_id}", batches, BatchesAnswer, summary, 401, 404, 422, 429, 503)
     post("/stop", stop, StopAnswer, "Stop a session", 401, 404, 413, 422, 429, 503)
     get("/status", status, SessionsAnswer, "Show sessions", 401, 429, 503)
     get("/health", health, HealthAnswer, "Say whether the service works", 503)
@@ -241,11 +232,7 @@ async def batches(
     body = _batches_body(page)
     if cursor is not None or not page.num_batches:
         return Response(body, media_type="application/json")
-
-    async def confirm() -> bool:
-        return await _hand_over(reader, page)
-
-    return DrainResponse(body, confirm)
+    return DrainResponse(body, partial(_hand_over, reader, page))
 
 
 def stop(body: StopBody, request: Request) -> StopAnswer:

@@ -128,7 +128,7 @@ class Searches:
             "".join(c if c.isprintable() else " " for c in started.message[:500]),
         )
         deadline_s = time.time() + self._delegation.window_seconds
-        return await self._open(source, node_round, deadline_s, started.model)
+        return await self._open(source, node_round, deadline_s, started)
 
     async def begin_locally(
         self,

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from pocqueue.errors import ProcessError
 from pocqueue.processes import child_exec
 
 #: Our commands' exit code for bad input.
@@ -87,10 +86,6 @@ class Failure:
         if not said:
             return f"{what}. It wrote nothing."
         return "\n  ".join([f"{what}. Its last lines:", *said])
-
-    def error(self) -> ProcessError:
-        """Return the same as an exception."""
-        return ProcessError(self.message)
 
 
 def describe_exit(code: int) -> str:

@@ -17,6 +17,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from typing_extensions import override
@@ -50,28 +51,20 @@ def stop_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@dataclass(eq=False)
 class ProcessTree(Closing):
-    """Child processes that start, run and stop together. A context manager that stops them.
+    """Child processes that start, run and stop together. A context manager that stops them."""
 
-    Args:
-        sink: gets every line of every child, from several threads; None drops them.
-        log_dir: write each child's output to `<log_dir>/<name>.log` instead, afresh each time.
-        stop_timeout_s: seconds between SIGTERM and SIGKILL.
-        restarts: when a child that ended is started again.
-    """
+    sink: Sink | None = (
+        None  #: gets every line of every child, from several threads; None drops them
+    )
+    log_dir: Path | None = None  #: gets the lines instead, in `<name>.log`, afresh each time
+    stop_timeout_s: float = STOP_TIMEOUT_S  #: seconds between SIGTERM and SIGKILL
+    restarts: RestartPolicy = field(
+        default_factory=RestartPolicy
+    )  #: when a child that ended is started again
 
-    def __init__(
-        self,
-        sink: Sink | None = None,
-        *,
-        log_dir: Path | None = None,
-        stop_timeout_s: float = STOP_TIMEOUT_S,
-        restarts: RestartPolicy | None = None,
-    ) -> None:
-        self._sink = sink or (lambda _name, _line: None)
-        self._log_dir = log_dir
-        self._stop_timeout_s = stop_timeout_s
-        self._restarts = restarts or RestartPolicy()
+    def __post_init__(self) -> None:
         self._added: list[Child] = []
         self._stages: list[list[Child]] = []
         self._failure: Failure | None = None
@@ -96,24 +89,24 @@ class ProcessTree(Closing):
             pass_fds: open files that it inherits; a lock among them lasts as long as the child.
             stop_signal: what asks it to end. When its owner dies, it gets SIGTERM all the same.
         """
-        log_path = None if self._log_dir is None else self._log_dir / f"{name}.log"
+        log_path = None if self.log_dir is None else self.log_dir / f"{name}.log"
         self._added.append(
             Child(
                 name,
                 argv,
                 env,
-                self._sink,
+                self.sink or (lambda _name, _line: None),
                 log_path=log_path,
                 pass_fds=tuple(pass_fds),
                 stop_signal=stop_signal,
-                restarts=self._restarts,
+                restarts=self.restarts,
             )
         )
 
     def start(self) -> None:
         """Start what was added since the last call, as one stage: these stop at the same time."""
-        if self._log_dir is not None:
-            self._log_dir.mkdir(parents=True, exist_ok=True)
+        if self.log_dir is not None:
+            self.log_dir.mkdir(parents=True, exist_ok=True)
         stage, self._added = self._added, []
         self._stages.append(stage)
         for child in stage:
@@ -124,24 +117,16 @@ class ProcessTree(Closing):
         children = (child for stage in self._stages for child in stage)
         return {child.name: child.pid for child in children if child.pid is not None}
 
-    def failed(self) -> Failure | None:
-        """Return the first child that ended for good, or None while all is well."""
-        return self._failure
-
     def wait(self, timeout_s: float | None = None) -> Failure | None:
         """Wait until a child has ended for good; return it, or None when time is up.
 
-        The others go on; leaving the context, or `stop`, ends them.
+        The others go on; leaving the context, or `close`, ends them.
         """
         self._failed.wait(timeout_s)
         return self._failure
 
     @override
     def close(self) -> None:
-        """Stop all children, as `stop` does."""
-        self.stop()
-
-    def stop(self) -> None:
         """Stop all children in the reverse order of their start; may be called again.
 
         Raises:
@@ -167,10 +152,10 @@ class ProcessTree(Closing):
     def _stop_stage(self, stage: list[Child]) -> None:
         for child in reversed(stage):
             child.terminate()
-        deadline = time.monotonic() + self._stop_timeout_s
+        deadline = time.monotonic() + self.stop_timeout_s
         for child in reversed(stage):
             if not child.join(max(0.0, deadline - time.monotonic())):
-                child.note(f"did not end within {self._stop_timeout_s:g} s and is killed")
+                child.note(f"did not end within {self.stop_timeout_s:g} s and is killed")
                 child.kill()
                 child.join(_KILL_WAIT_S)
 

@@ -41,7 +41,7 @@ async def test_a_legacy_big_node() -> None:
         started = await client.start(node_round.start_body())
         assert (started.session_id, started.gpu_count) == ("old-1", 3)
         assert started.message == "Session created with 3 GPU groups"
-        assert started.model.model_fingerprint == ""
+        assert started.model_fingerprint == ""
         _, path, _, body = node.requests[0]
         assert path == "/api/v1/delegation/start"
         assert len(body.pop("request_id")) == 36
@@ -73,9 +73,8 @@ async def test_our_big_node(backend: Backend, settings_for: SettingsFactory) -> 
         async with DelegationClient(url, TOKEN) as client:
             started = await client.start(make_round().start_body())
             assert started.gpu_count == 2
-            model = started.model
-            assert (model.model_fingerprint, model.model_dtype) == (FINGERPRINT, "float32")
-            assert model.model_runtime == "twin"
+            assert (started.model_fingerprint, started.model_dtype) == (FINGERPRINT, "float32")
+            assert started.model_runtime == "twin"
             work = Work(backend, started.session_id)
             work.batch()
             first = await client.batches(started.session_id, "", 5.0)

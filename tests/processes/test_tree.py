@@ -15,7 +15,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pocqueue.errors import ProcessError
 from pocqueue.processes import child_exec
 from pocqueue.processes.child import describe_exit
 from pocqueue.processes.tree import Failure, ProcessTree, RestartPolicy, stop_signals
@@ -159,22 +158,22 @@ def test_a_stage_stops_together(lines: Lines) -> None:
     lines.wait_for(*((f"gpu{number}", "ready") for number in range(8)))
     pids = tree.pids().values()
     began = time.monotonic()
-    tree.stop()
+    tree.close()
     assert time.monotonic() - began < 2.0
     assert all(is_gone(pid) for pid in pids)
 
 
 def test_stop_may_be_called_again(lines: Lines) -> None:
     """Stopping what has stopped, or what never started, does nothing."""
-    ProcessTree().stop()
+    ProcessTree().close()
     tree = ProcessTree(lines)
     tree.add("a", python(SAY_AND_STAY))
     tree.start()
     lines.wait_for(("a", "ready"))
-    tree.stop()
-    tree.stop()
+    tree.close()
+    tree.close()
     assert lines.of("a") == ["ready", "bye"]
-    assert tree.failed() is None
+    assert tree.wait(0) is None
 
 
 def test_a_deaf_child_is_killed_with_all_it_started(lines: Lines) -> None:
@@ -215,7 +214,7 @@ if not mark.exists():
         tree.add("a", [sys.executable, "-c", code])
         tree.start()
         lines.wait_for(("a", "ready"))
-        assert tree.failed() is None
+        assert tree.wait(0) is None
     assert lines.of("a") == ["[a ended with code 7; it starts again in 0.01 s]", "ready", "bye"]
 
 
@@ -241,11 +240,10 @@ def test_a_child_that_keeps_ending_is_given_up(lines: Lines) -> None:
         assert list(tree.pids()) == ["good"]
     assert (failure.name, failure.code, failure.num_exits) == ("bad", 1, 6)
     assert lines.of("bad").count("out of luck") == 6
-    assert failure is tree.failed()
-    error = failure.error()
-    assert isinstance(error, ProcessError)
-    assert str(error).startswith("bad ended 6 times in a row; the last time it ended with code 1.")
-    assert "out of luck" in str(error)
+    assert failure is tree.wait(0)
+    said = failure.message
+    assert said.startswith("bad ended 6 times in a row; the last time it ended with code 1.")
+    assert "out of luck" in said
 
 
 def test_bad_input_is_not_tried_again(lines: Lines) -> None:
@@ -297,7 +295,7 @@ def test_a_second_ctrl_c_kills_at_once(lines: Lines) -> None:
     with stop_signals():
         presser.start()
         with pytest.raises(KeyboardInterrupt):
-            tree.stop()
+            tree.close()
         presser.join()
     assert all(is_gone(pid) for pid in pids)
     assert ("a", "asked") not in lines.all
