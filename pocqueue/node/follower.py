@@ -76,6 +76,7 @@ class Follower:
         lost: the source will give nothing more, although the round was not over.
         fraud: why the session is fraud; None if it is not.
         batches: read so far; and nonces in them.
+        check: what its pages have to pass; knows the nonces that were kept.
         heard_at: monotonic time of the last answer.
     """
 
@@ -101,7 +102,7 @@ class Follower:
         self.nonces = 0
         self.heard_at = time.monotonic()
         self.spot_check = spot_check
-        self._check = PageCheck(request.round, is_trusted=not self.is_remote, seen=seen)
+        self.check = PageCheck(request.round, not self.is_remote, set(seen))
         self._outgoing = outgoing
         self._on_lost = on_lost
         self._pauses = pauses
@@ -121,11 +122,6 @@ class Follower:
     def is_remote(self) -> bool:
         """Whether a big node searches."""
         return self.source.origin == "delegation"
-
-    @property
-    def seen(self) -> Collection[int]:
-        """Nonces that were kept, of this search and of those before it in its round."""
-        return self._check.seen
 
     @property
     def lag_s(self) -> float | None:
@@ -213,7 +209,7 @@ class Follower:
             batches = self._new_batches(page)
             messages = self._messages(page.cursor, batches)
             if not await self._on_disk(outbox.accept, session_id, cursor, page.cursor, messages):
-                self._check.forget(batches)
+                self.check.forget(batches)
                 session = await self._on_disk(outbox.session, session_id)
                 if session is None or session.state != "open":
                     return
@@ -282,7 +278,7 @@ class Follower:
         Raises:
             Fraud: something in it cannot be right.
         """
-        batches = self._check.keep_new(page)
+        batches = self.check.keep_new(page)
         received = sum(len(batch.proofs) for batch in page.batches)
         if repeated := received - sum(map(len, batches)):
             logger.info("%s %d nonces came twice; kept once.", self.tag, repeated)

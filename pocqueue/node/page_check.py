@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 
 from pocqueue.node.round import NodeRound
 from pocqueue.node.sources import Page
@@ -14,24 +15,15 @@ class Fraud(Exception):
     """What the big node sent cannot be true. Of the node alone: the follower takes it."""
 
 
+@dataclass(frozen=True, slots=True)
 class PageCheck:
-    """Checks the pages of one search.
+    """Checks the pages of one search."""
 
-    Args:
-        node_round: what is searched.
-        is_trusted: the pages are of this node's own GPUs, and their claims are not checked.
-        seen: nonces of the same round that were kept already, by another search.
-
-    Attributes:
-        seen: nonces that were kept, of this search and of those before it in its round.
-    """
-
-    def __init__(
-        self, node_round: NodeRound, *, is_trusted: bool, seen: Collection[int] = ()
-    ) -> None:
-        self._round = node_round
-        self._is_trusted = is_trusted
-        self.seen = set(seen)
+    round: NodeRound
+    #: The pages are of this node's own GPUs, and their claims are not checked.
+    is_trusted: bool
+    #: Nonces that were kept, of this search and of those before it in its round.
+    seen: set[int]
 
     def keep_new(self, page: Page) -> list[Proofs]:
         """Return the page's batches without nonces that came before, and without empty batches.
@@ -41,7 +33,7 @@ class PageCheck:
         """
         kept_batches = []
         for batch in page.batches:
-            if not self._is_trusted:
+            if not self.is_trusted:
                 self._check(batch)
             kept = Proofs()
             for nonce, value in batch.proofs:
@@ -58,7 +50,7 @@ class PageCheck:
         self.seen.difference_update(nonce for batch in batches for nonce in batch.nonces)
 
     def _check(self, batch: ReceivedBatch) -> None:
-        ours, proof = self._round, self._round.proof
+        ours, proof = self.round, self.round.proof
         if any(
             getattr(batch, name) != getattr(ours, name)
             for name in ("public_key", "block_hash", "block_height")

@@ -27,7 +27,7 @@ from pocqueue.errors import (
 )
 from pocqueue.node.dispatcher import Outgoing
 from pocqueue.node.engine_host import EngineHost
-from pocqueue.node.follower import Follower, Pauses
+from pocqueue.node.follower import Follower
 from pocqueue.node.outbox import Session
 from pocqueue.node.round import NodeRound, SearchRequest
 from pocqueue.node.sources import EngineSource, QueueSource, RemoteSource, Source
@@ -57,7 +57,6 @@ class Searches:
         engine: the engine, if it works with one.
         outgoing: where signed batches go.
         on_lost: called with the follower of a search that its big node ended early or cheated in.
-        pauses: how long followers wait.
 
     Attributes:
         followers: of the searches that are not over, and of some that are.
@@ -72,7 +71,6 @@ class Searches:
         outgoing: Outgoing,
         *,
         on_lost: Callable[[Follower], Awaitable[None]],
-        pauses: Pauses = Pauses(),  # noqa: B008 - it is frozen
     ) -> None:
         self.local_work = local_work
         self.followers: list[Follower] = []
@@ -82,7 +80,6 @@ class Searches:
         self._outgoing = outgoing
         self._outbox = outgoing.outbox
         self._on_lost = on_lost
-        self._pauses = pauses
         self._backend: Backend | None = None
 
     async def close(self) -> None:
@@ -234,7 +231,6 @@ class Searches:
             spot_check=spot_check,
             seen=seen,
             on_lost=self._on_lost,
-            pauses=self._pauses,
         )
         self.followers = [other for other in self.followers if not other.is_done]
         self.followers.append(follower)

@@ -20,7 +20,7 @@ from typing import Any
 from pocqueue.errors import DelegationError, NodeStateError, PocqueueError
 from pocqueue.node.dispatcher import Dispatcher, Outgoing
 from pocqueue.node.engine_host import EngineHost
-from pocqueue.node.follower import Follower, Pauses
+from pocqueue.node.follower import Follower
 from pocqueue.node.keys import SigningKey
 from pocqueue.node.metrics import NodeMetrics
 from pocqueue.node.outbox import Outbox, Session
@@ -52,7 +52,6 @@ class NodeService:
         key: signs what is sent.
         outbox: on disk; closed with this.
         engine: its own, if it works with one; None: that of the settings.
-        pauses: how long searches wait for sources and disk.
     """
 
     def __init__(
@@ -63,8 +62,6 @@ class NodeService:
         key: SigningKey,
         outbox: Outbox,
         engine: EngineHost | None = None,
-        *,
-        pauses: Pauses = Pauses(),  # noqa: B008 - it is frozen
     ) -> None:
         self.metrics = NodeMetrics()
         self.key = key
@@ -83,7 +80,6 @@ class NodeService:
             self.engine,
             self._outgoing,
             on_lost=self._after_loss,
-            pauses=pauses,
         )
         #: Of the round at hand, or of the one that was stopped last.
         self._current: Follower | None = None
@@ -352,7 +348,7 @@ class NodeService:
                 reason = f"The big node's session was fraud: {follower.fraud}"
             left_s = follower.request.deadline_s - time.time()
             # After fraud it is not known what of it was sent; receivers ignore what comes twice.
-            seen = follower.seen if follower.fraud is None else ()
+            seen = follower.check.seen if follower.fraud is None else ()
             await self._take_over(reason, follower.round, left_s, stopped, seen)
 
     async def _take_over(

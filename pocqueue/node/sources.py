@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from pocqueue.delegation.client import DelegationClient
@@ -147,16 +147,15 @@ class RemoteSource:
         await self._client.close()
 
 
+@dataclass(slots=True)
 class QueueSource:
     """A round on the GPU queues of the node's own Redis."""
 
-    origin: Origin = "queue"
-
-    def __init__(self, backend: Backend, round_id: str, gpu_count: int) -> None:
-        self.session_id = round_id
-        self.gpu_count = gpu_count
-        self.must_end = False
-        self._backend = backend
+    backend: Backend
+    session_id: str
+    gpu_count: int
+    origin: Origin = field(default="queue", init=False)
+    must_end: bool = field(default=False, init=False)
 
     @classmethod
     def start(
@@ -181,7 +180,7 @@ class QueueSource:
 
     async def stop(self) -> None:
         await asyncio.to_thread(
-            self._backend.store.close, self.session_id, RoundState.STOPPED, "stopped by the node"
+            self.backend.store.close, self.session_id, RoundState.STOPPED, "stopped by the node"
         )
 
     async def close(self) -> None:
@@ -189,9 +188,9 @@ class QueueSource:
 
     def _read(self, cursor: str) -> Page:
         # The state before the proofs: once it is not active, no proof is added after this read.
-        status: RoundStatus = self._backend.store.status(self.session_id)
+        status: RoundStatus = self.backend.store.status(self.session_id)
         block_ms = round(1000 * min(STORE_WAIT_S, status.remaining_s)) or None
-        entries = self._backend.store.read_proofs(
+        entries = self.backend.store.read_proofs(
             status, cursor or START, count=ENTRIES, block_ms=block_ms
         )
         over = not status.state.is_active and len(entries) < ENTRIES
@@ -200,58 +199,44 @@ class QueueSource:
         return Page(behind, batches, over, status.state.value)
 
 
+@dataclass(slots=True)
 class EngineSource:
-    """A search with an engine in this process. The cursor is the next nonce index.
+    """A search with an engine in this process. The cursor is the next nonce index."""
 
-    Args:
-        engine: to search with.
-        node_round: what to search.
-        session_id: of a search that goes on after a restart; None: a new one.
-        deadline_s: Unix time after which nothing counts.
-    """
-
-    origin: Origin = "engine"
-
-    def __init__(
-        self,
-        engine: EngineHost,
-        node_round: NodeRound,
-        deadline_s: float,
-        session_id: str | None = None,
-    ) -> None:
-        self.session_id = session_id or str(uuid.uuid4())
-        self.gpu_count = 1
-        self.must_end = False
-        self._engine = engine
-        self._round = node_round
-        self._deadline_s = deadline_s
-        self._stopped = False
+    engine: EngineHost
+    round: NodeRound
+    #: Unix time after which nothing counts.
+    deadline_s: float
+    session_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    origin: Origin = field(default="engine", init=False)
+    gpu_count: int = field(default=1, init=False)
+    must_end: bool = field(default=False, init=False)
+    is_stopped: bool = field(default=False, init=False)
 
     async def read(self, cursor: str) -> Page:
         start = int(cursor or 0)
-        if self._stopped or time.time() >= self._deadline_s:
+        if self.is_stopped or time.time() >= self.deadline_s:
             return self._end(cursor)
-        node_round = self._round
         try:
-            nonces = node_round.nonces(start, start + node_round.batch_size)
+            nonces = self.round.nonces(start, start + self.round.batch_size)
         except InvalidRound:
             return Page(cursor, [], over=True, status="every nonce of this node is searched")
-        values = await self._engine.values(node_round, nonces)
+        values = await self.engine.values(self.round, nonces)
         # A pass cannot be interrupted; its result does not count after a stop or the deadline.
-        if self._stopped or time.time() >= self._deadline_s:
+        if self.is_stopped or time.time() >= self.deadline_s:
             return self._end(cursor)
-        valid, _ = node_round.proof.sift(nonces, values)
-        found = [ReceivedBatch.of(node_round, valid)] if len(valid) else []
+        valid, _ = self.round.proof.sift(nonces, values)
+        found = [ReceivedBatch.of(self.round, valid)] if len(valid) else []
         return Page(str(start + len(nonces)), found, over=False)
 
     async def stop(self) -> None:
-        self._stopped = True
+        self.is_stopped = True
 
     async def close(self) -> None:
         return
 
     def _end(self, cursor: str) -> Page:
-        return Page(cursor, [], over=True, status="stopped" if self._stopped else "expired")
+        return Page(cursor, [], over=True, status="stopped" if self.is_stopped else "expired")
 
 
 def is_refused(exc: Exception) -> bool:
