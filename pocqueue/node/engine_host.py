@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from pocqueue.engine import Engine, OnProgress
+from pocqueue.engine import Engine
 from pocqueue.engine.base import EngineInfo
 from pocqueue.engine.local import load_local_engine
 from pocqueue.errors import EngineError, EngineUnavailable, PocqueueError
@@ -22,22 +22,19 @@ from pocqueue.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-#: As `load_local_engine` is.
-Loader = Callable[[Settings, str | None, OnProgress | None], Engine]
-
 
 class EngineHost:
     """One engine, for coroutines of one event loop.
 
     Args:
         settings: which engine and model.
-        load: makes the engine, in its thread.
+        load: makes the engine, in its thread, as `load_local_engine` does.
 
     Attributes:
         error: why it cannot be used, in a sentence; None if it can, or is being loaded.
     """
 
-    def __init__(self, settings: Settings, load: Loader = load_local_engine) -> None:
+    def __init__(self, settings: Settings, load: Callable[..., Engine] = load_local_engine) -> None:
         self._settings = settings
         self._load_engine = load
         # One thread for everything: CPU kernels keep their helper threads by the thread that calls.

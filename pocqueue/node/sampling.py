@@ -23,10 +23,10 @@ n_4 = 816. One invalid nonce alone is never fraud.
 as invalid with probability 1 - valid_rate, 0.9 for a calibrated r_target. With 100 made-up ones among
 2000 and the threshold 0.01, a fixed sample of 141 holds at least 2 that come out as invalid with
 probability 0.9901 (exact, hypergeometric; 140 would have 0.9897). A stream whose end is not known cannot
-be given a fixed sample, so each nonce is taken by itself, with probability `sample_rate`: 144 / 2000 =
-0.072, the margin being what the chance in the number taken costs. Then
-enough of them come out as invalid for the size of the sample with probability 0.9902 or more; the
-session's end is one of the looks.
+be given a fixed sample, so each nonce is taken by itself, with probability 144 / 2000 = 0.072, the
+margin being what the chance in the number taken costs. Then enough of them come out as invalid for the
+size of the sample with probability 0.9902 or more; the session's end is one of the looks.
+`tests/node/test_sampling.py` finds that no smaller one is enough.
 
 **Long and short sessions.** A small node may have one GPU for the proofs of a hundred. Beyond 2000
 nonces the rate falls as 2000 / seen, which adds about 100 nonces to the sample for each doubling of
@@ -36,20 +36,16 @@ the session. A session shorter than 2000 nonces is sampled at the same rate and 
 
 from __future__ import annotations
 
-import bisect
-import functools
-import math
 import random
 import secrets
 from typing import NamedTuple
 
-from pocqueue.poc.fraud import PROBABILITY_MISMATCH, binomial_tail, fraud_test
+from pocqueue.poc.fraud import PROBABILITY_MISMATCH, fraud_test
 
-#: The sample catches, with this certainty, a big node that makes up this share of so many nonces.
-CERTAINTY, MADE_UP, SESSION_NONCES = 0.99, 0.05, 2000
+#: Probability of each of a session's first SESSION_NONCES to be recomputed.
+SAMPLE_RATE, SESSION_NONCES = 0.072, 2000
+#: That rate catches 5 % made-up nonces with certainty 0.99 if the sample is tested against this.
 FRAUD_THRESHOLD = 0.01
-#: Share of made-up nonces that come out as invalid: 1 - valid_rate of a calibrated r_target.
-RECOMPUTED_INVALID = 0.9
 
 
 class SampleVerdict(NamedTuple):
@@ -89,7 +85,7 @@ class Sampler:
     """Picks which nonces of a session to recompute, unforeseeably, page by page.
 
     Args:
-        rate: probability of each of the first `num_nonces` to be picked; (0, 1]. None: `sample_rate`.
+        rate: probability of each of the first `num_nonces` to be picked; (0, 1].
         num_nonces: beyond these the rate falls as num_nonces / seen.
         seen: nonces of the session before a restart, if it goes on after one.
         rng: randomness; None: the system's, which a big node cannot foresee.
@@ -97,13 +93,13 @@ class Sampler:
 
     def __init__(
         self,
-        rate: float | None = None,
+        rate: float = SAMPLE_RATE,
         *,
         num_nonces: int = SESSION_NONCES,
         seen: int = 0,
         rng: random.Random | None = None,
     ) -> None:
-        self._rate = sample_rate(num_nonces) if rate is None else rate
+        self._rate = rate
         self._num_nonces = num_nonces
         self._seen = seen
         self._rng = secrets.SystemRandom() if rng is None else rng
@@ -117,59 +113,3 @@ class Sampler:
             if self._rng.random() < rate:
                 picked.append(position)
         return picked
-
-
-@functools.lru_cache(maxsize=256)
-def sample_rate(
-    num_nonces: int = SESSION_NONCES,
-    fraud_threshold: float = FRAUD_THRESHOLD,
-    recomputed_invalid: float = RECOMPUTED_INVALID,
-) -> float:
-    """Return the probability to recompute each nonce of a stream with, by itself.
-
-    Args:
-        num_nonces: of the session that CERTAINTY is for; >= 1. MADE_UP of these are made up, rounded down.
-        fraud_threshold: of the round; (0, 1).
-        recomputed_invalid: probability of a made-up nonce to come out as invalid; (0, 1].
-
-    Returns:
-        A whole number of nonces over `num_nonces`, in (0, 1]; 1 if nothing less is enough.
-    """
-    num_made_up = math.floor(num_nonces * MADE_UP + 1e-9)
-    for expected in range(1, num_nonces):
-        rate = expected / num_nonces
-        missed = _missed(rate, num_nonces, num_made_up, fraud_threshold, recomputed_invalid)
-        if missed <= 1.0 - CERTAINTY:
-            return rate
-    return 1.0
-
-
-def _missed(
-    rate: float, num_nonces: int, num_made_up: int, threshold: float, invalid: float
-) -> float:
-    """Return a bound from above on the chance that a cheat is not found at the session's end.
-
-    `found` made-up nonces are picked and come out as invalid; it is missed if that is too few for
-    the size of the sample. Each of the other nonces is picked with a probability of at most `rate`.
-    """
-    missed, hit = 0.0, rate * invalid
-    for found in range(num_made_up + 1):
-        too_many = _largest_sample(found, threshold) - found + 1
-        chance = math.comb(num_made_up, found) * hit**found * (1.0 - hit) ** (num_made_up - found)
-        missed += chance * binomial_tail(too_many, num_nonces - found, rate)
-    return missed
-
-
-@functools.lru_cache(maxsize=4096)
-def _largest_sample(num_invalid: int, fraud_threshold: float) -> int:
-    """Return the largest sample that this many invalid nonces make fraud; 0: none."""
-
-    def is_honest(num_sampled: int) -> bool:
-        return not judge_sample(num_invalid, num_sampled, fraud_threshold).fraud_detected
-
-    if is_honest(num_invalid):
-        return 0
-    beyond = 2 * num_invalid
-    while not is_honest(beyond):
-        beyond *= 2
-    return bisect.bisect_left(range(beyond), True, lo=num_invalid, key=is_honest) - 1

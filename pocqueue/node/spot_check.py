@@ -30,7 +30,7 @@ class SpotCheck:
     Args:
         engine: of this node.
         request: what is searched, and with which model.
-        session_id: in the outbox.
+        session_id: in the outbox, where it was opened.
         outbox: keeps what was found, across restarts.
         metrics: counts.
         any_model: a session of another model than the engine's is not ended, but cannot be checked.
@@ -54,8 +54,9 @@ class SpotCheck:
         any_model: bool,
         max_waiting: int = 2000,
     ) -> None:
-        self.sampled = 0
-        self.invalid = 0
+        session = outbox.session(session_id)
+        assert session is not None
+        self.sampled, self.invalid = session.sampled, session.invalid
         self.error: str | None = None
         self._engine = engine
         self._round, self._model = request.round, request.model
@@ -66,10 +67,7 @@ class SpotCheck:
         self._waiting: deque[tuple[int, Any]] = deque()
         self._wake = asyncio.Event()
         self._ended = False
-        session = outbox.session(session_id)
-        if session is not None:
-            self.sampled, self.invalid = session.sampled, session.invalid
-        self._sampler = Sampler(seen=0 if session is None else session.nonces)
+        self._sampler = Sampler(seen=session.nonces)
 
     def offer(self, batches: list[Proofs]) -> None:
         """Take a sample of new batches."""

@@ -9,12 +9,7 @@ import pytest
 from scipy import stats
 from typing_extensions import override
 
-from pocqueue.node.sampling import (
-    SESSION_NONCES,
-    Sampler,
-    judge_sample,
-    sample_rate,
-)
+from pocqueue.node.sampling import SAMPLE_RATE, SESSION_NONCES, Sampler, judge_sample
 from pocqueue.poc.data import PROBABILITY_MISMATCH, fraud_test
 
 THRESHOLD = 0.01
@@ -27,22 +22,22 @@ def needed(num_sampled: int, threshold: float = THRESHOLD) -> int:
     )
 
 
-def caught(size: int, threshold: float = THRESHOLD, invalid: float = 0.9) -> float:
+def caught(size: int) -> float:
     """Return the chance that a fixed sample finds 100 made-up nonces of 2000, by scipy.stats."""
     hits = np.arange(101)
     weights = stats.hypergeom.pmf(hits, 2000, 100, size)
-    return float(weights @ stats.binom.sf(needed(size, threshold) - 1, hits, invalid))
+    return float(weights @ stats.binom.sf(needed(size) - 1, hits, 0.9))
 
 
-def caught_by_rate(rate: float, threshold: float, invalid: float) -> float:
+def caught_by_rate(rate: float) -> float:
     """Return the same for a sample that takes each nonce with a probability, at the session's end."""
     others = stats.binom.pmf(np.arange(1901), 1900, rate)
     total = 0.0
     for found in range(61):  # more than that have no chance
-        taken_but_valid = rate * (1 - invalid) / (1 - rate * invalid)
+        taken_but_valid = rate * 0.1 / (1 - rate * 0.9)
         bad = stats.binom.pmf(np.arange(101 - found), 100 - found, taken_but_valid)
-        sizes = np.convolve(others, bad)[: max(0, largest(found, threshold) - found + 1)]
-        total += float(stats.binom.pmf(found, 100, rate * invalid) * sizes.sum())
+        sizes = np.convolve(others, bad)[: max(0, largest(found) - found + 1)]
+        total += float(stats.binom.pmf(found, 100, rate * 0.9) * sizes.sum())
     return total
 
 
@@ -56,19 +51,13 @@ def largest(num_invalid: int, threshold: float = THRESHOLD) -> int:
     return int(sizes[fraud][-1]) if fraud.any() else 0
 
 
-@pytest.mark.parametrize(
-    ("threshold", "invalid", "size", "expected"),
-    [(0.01, 0.9, 141, 144), (1e-7, 0.9, 307, 311), (0.01, 0.5, 323, 326)],
-)
-def test_sample_of_a_session(threshold: float, invalid: float, size: int, expected: int) -> None:
+def test_sample_of_a_session() -> None:
     """The least fixed one that catches 5 % of 2000 with 99 %, and the rate that does so on average."""
-    assert caught(size, threshold, invalid) >= 0.99
-    assert max(caught(smaller, threshold, invalid) for smaller in range(20, size, 7)) < 0.99
-    assert caught(size - 1, threshold, invalid) < 0.99
-    rate = sample_rate(fraud_threshold=threshold, recomputed_invalid=invalid)
-    assert rate == expected / 2000
-    assert caught_by_rate(rate, threshold, invalid) >= 0.99
-    assert caught_by_rate(rate - 2 / 2000, threshold, invalid) < 0.99
+    assert caught(141) >= 0.99
+    assert max(caught(smaller) for smaller in range(20, 141)) < 0.99
+    assert SAMPLE_RATE * SESSION_NONCES == 144
+    assert caught_by_rate(SAMPLE_RATE) >= 0.99
+    assert caught_by_rate(SAMPLE_RATE - 2 / 2000) < 0.99
 
 
 def test_a_larger_sample_is_never_worse_than_asked_for() -> None:
@@ -76,15 +65,6 @@ def test_a_larger_sample_is_never_worse_than_asked_for() -> None:
     steps = [207, 208, 456, 457, 816, 817]
     assert [needed(size) for size in steps] == [2, 3, 3, 4, 4, 5]
     assert min(caught(size) for size in (*range(141, 300), *steps)) >= 0.99
-
-
-def test_sessions_of_other_sizes() -> None:
-    """All of a short one; ever less of the whole for a long one."""
-    assert [sample_rate(count) for count in (1, 2, 10, 30)] == [1.0] * 4
-    sizes = [count * sample_rate(count) for count in (200, 500, 2000, 20_000)]
-    assert sizes == sorted(sizes)
-    assert sizes[-1] < 160
-    assert sample_rate(500, fraud_threshold=1e-300) == 1.0
 
 
 def test_parts_of_the_threshold_add_up_to_it() -> None:
@@ -119,11 +99,10 @@ def test_other_arithmetic() -> None:
 def simulate(made_up: float, num_sessions: int, num_nonces: int, page: int, seed: int) -> float:
     """Return the share of sessions called fraud, where a look follows each page.
 
-    The sampler's rate is `sample_rate`'s; made-up nonces are spread at random.
+    Made-up nonces are spread at random.
     """
     rng = np.random.default_rng(seed)
-    rate = sample_rate()
-    rates = rate * np.minimum(1.0, SESSION_NONCES / np.arange(1, num_nonces + 1))
+    rates = SAMPLE_RATE * np.minimum(1.0, SESSION_NONCES / np.arange(1, num_nonces + 1))
     limits = [(k, largest(k)) for k in range(2, 8)]
     found = 0
     for _ in range(num_sessions):
@@ -186,11 +165,9 @@ def test_sampler_cannot_be_foreseen() -> None:
     assert samples[0] != samples[1]
 
 
-def test_sampler_has_the_rate_of_its_session() -> None:
-    """It depends on the threshold that the sample is tested against."""
-    assert sample_rate(fraud_threshold=1e-7) == 0.1555
-    assert sample_rate() == 0.072
-    draws = iter([0.072 - 1e-9, 0.072 + 1e-9])
+def test_sampler_has_the_rate_of_a_session() -> None:
+    """Unless it is told another one."""
+    draws = iter([SAMPLE_RATE - 1e-9, SAMPLE_RATE + 1e-9])
 
     class Scripted(random.Random):
         @override

@@ -134,7 +134,7 @@ async def test_a_search_with_an_engine(settings_for: SettingsFactory) -> None:
     await again.read(cursor)
     assert engine.batches[-1] == list(range(91, 121, 3))
     assert (await again.read(str(MAX_NONCE // 3))).over
-    engine.on_batch = lambda _: setattr(again, "_stopped", True)
+    engine.on_batch = lambda _: setattr(again, "is_stopped", True)
     page = await again.read("40")
     assert (page.batches, page.over, page.status, page.cursor) == ([], True, "stopped", "40")
     late = EngineSource(host, node_round, time.time() - 1)
