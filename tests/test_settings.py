@@ -52,6 +52,7 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         ("POCQUEUE_NODE_PORT", "-1"),
         ("POCQUEUE_NODE_WORK", "hard"),
         ("POCQUEUE_NODE_CALLBACK_URL", "chain:9100"),
+        ("POCQUEUE_NODE_CALLBACK_URL", "http://:80"),
     ],
 )
 def test_a_bad_value_names_the_variable_and_the_value(

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
-from pydantic import TypeAdapter, ValidationError
 from starlette.middleware import Middleware
 
 from pocqueue.errors import SettingsError
@@ -20,7 +19,6 @@ from pocqueue.node.outbox import OUTBOX_NAME, Outbox
 from pocqueue.node.routes import VersionPrefix, node_router
 from pocqueue.node.searches import local_work
 from pocqueue.node.service import NodeService
-from pocqueue.poc.fields import HttpUrl
 from pocqueue.settings import DelegationSettings, NodeSettings, Settings
 from pocqueue.web.app import make_app
 from pocqueue.web.tls import tls_context
@@ -90,13 +88,6 @@ def check_settings(delegation: DelegationSettings, node: NodeSettings) -> None:
     Raises:
         SettingsError: a setting cannot be used, or not beside another.
     """
-    if node.callback_url is not None:
-        try:
-            TypeAdapter(HttpUrl).validate_python(node.callback_url)
-        except ValidationError as exc:
-            raise SettingsError(
-                f"POCQUEUE_NODE_CALLBACK_URL is {node.callback_url!r}; allowed: {exc.errors()[0]['msg']}."
-            ) from None
     if delegation.tls_ca is not None:
         tls_context(delegation.tls_ca)
     if delegation.fallback == "local" and local_work(delegation, node) == "none":

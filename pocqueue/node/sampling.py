@@ -26,7 +26,7 @@ probability 0.9901 (exact, hypergeometric; 140 would have 0.9897). A stream whos
 be given a fixed sample, so each nonce is taken by itself, with probability 144 / 2000 = 0.072, the
 margin being what the chance in the number taken costs. Then enough of them come out as invalid for the
 size of the sample with probability 0.9902 or more; the session's end is one of the looks.
-`tests/node/test_sampling.py` finds that no smaller one is enough.
+`tests/node/test_sampling.py` recomputes these numbers.
 
 **Long and short sessions.** A small node may have one GPU for the proofs of a hundred. Beyond 2000
 nonces the rate falls as 2000 / seen, which adds about 100 nonces to the sample for each doubling of

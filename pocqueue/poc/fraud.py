@@ -30,17 +30,15 @@ def fraud_test(
     """
     if not 0 <= n_invalid <= n_total:
         raise ValueError(f"n_invalid is {n_invalid}; allowed: 0 to n_total, which is {n_total}.")
-    p_value = binomial_tail(n_invalid, n_total, probability_mismatch)
+    p_value = _binomial_tail(n_invalid, n_total, probability_mismatch)
     return p_value, p_value < fraud_threshold
 
 
-def binomial_tail(at_least: int, n_total: int, probability: float) -> float:
-    """Return P(X >= at_least) for X ~ B(n_total, probability)."""
-    # No scipy for these: honest proofs are nearly all there are.
-    if at_least <= 0:
+def _binomial_tail(at_least: int, n_total: int, probability: float) -> float:
+    """Return P(X >= at_least) for X ~ B(n_total, probability); 0 <= at_least <= n_total."""
+    # This needs no scipy, and honest proofs are nearly all there are.
+    if at_least == 0:
         return 1.0
-    if at_least > n_total:
-        return 0.0
     # Imported here: the scheduler and the CLI import this module and never test. The tail as an
     # incomplete beta function (Abramowitz & Stegun 26.5.24) is what scipy.stats.binomtest(…,
     # alternative="greater") comes to; scipy.special loads far faster than scipy.stats.

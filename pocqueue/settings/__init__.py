@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
+from pocqueue.poc.fields import HttpUrl
 from pocqueue.settings.base import EnvSettings
 
 #: A token that can be guessed is none.
@@ -21,7 +22,6 @@ MIN_TOKEN_LENGTH = 16
 _REDIS_SCHEMES = ("redis://", "rediss://", "redis+socket://", "unix://")
 
 _Port = Annotated[int, Field(ge=0, le=65535)]
-_HttpUrl = Annotated[str, Field(pattern=r"^https?://[^@\s]+$")]
 
 
 def _default_state_dir() -> Path:
@@ -128,7 +128,7 @@ class DelegationSettings(EnvSettings):
     """private key of that certificate, PEM"""
     tls_ca: Path | None = None
     """authority of the big node's certificate for the small node, PEM; unset: the system's"""
-    url: _HttpUrl | None = None
+    url: HttpUrl | None = None
     """big node that the small node delegates to; unset: it works by itself"""
     poll_seconds: float = Field(default=5.0, ge=0.1, le=60)
     """seconds between two requests of the small node to a big node that does not support long polling"""
@@ -164,7 +164,7 @@ class NodeSettings(EnvSettings):
     """its signing key, PEM or hex, readable by its owner only; unset: `node-key.pem` in the state folder (make one: `pocqueue node key new`)"""
     work: Literal["auto", "engine", "queue", "none"] = "auto"
     """what it works with itself: an `engine`, the GPU `queue`s, `none`; `auto`: none if it delegates, else an engine"""
-    callback_url: _HttpUrl | None = None
+    callback_url: HttpUrl | None = None
     """where signed batches go when a request names no URL; `/generated` and `/validated` are appended"""
 
 

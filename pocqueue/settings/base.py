@@ -37,6 +37,8 @@ class EnvSettings(BaseSettings):
             is_secret = name in cls.model_fields and cls.is_secret(name)
             shown = "the given value" if is_secret else repr(problem["input"])
             reason = problem["msg"].removeprefix("Value error, ")
+            if problem["type"] == "allowed":
+                reason = f"allowed is {reason}"
             raise SettingsError(
                 f"{cls.variable(name)} cannot be {shown}: {reason}. "
                 "config/env.example lists every variable and its default."
