@@ -152,7 +152,8 @@ def _look_at_store(delegation: DelegationSettings) -> Callable[[], dict[str, Any
             "active_sessions": sum(view.status.state.is_active for view in views),
             "max_sessions": delegation.max_sessions,
             "sessions": {
-                view.status.round_id: view.to_dict() | {"customer": view.customer} for view in views
+                view.status.round_id: view.to_dict() | {"customer": view.status.spec.customer}
+                for view in views
             },
         }
 

@@ -226,7 +226,7 @@ async def batches(
     page = await reader.read(session_id, begin, limit)
     if page.spec.customer != customer.name:
         raise UnknownSession(session_id)
-    if wait > 0 and not page.num_batches and not page.is_over:
+    if wait > 0 and not page.num_batches and page.state.is_active:
         await reader.wait(session_id, page.cursor, wait, gone=lambda: is_gone(request.receive))
         page = await reader.read(session_id, begin, limit)
     body = _batches_body(page)

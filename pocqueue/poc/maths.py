@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import Any, ClassVar, Literal
 
@@ -32,26 +33,16 @@ Output = Literal["logits", "hidden"]
 Forward = Callable[[torch.Tensor, Output], torch.Tensor | None]
 
 
+@dataclass(eq=False)
 class SchemeMaths(ABC):
-    """One scheme's maths for one model on one device. For one thread, but for `seeds`.
+    """One scheme's maths for one model on one device. For one thread, but for `seeds`."""
 
-    Args:
-        kernels: of the device.
-        hidden_size: width of one input embedding.
-        vocab_size: number of logits.
-        device: where inputs are wanted and the model's outputs come from.
-    """
+    reads: ClassVar[Output] = "logits"  #: what is read of a pass
 
-    #: What is read of a pass.
-    reads: ClassVar[Output] = "logits"
-
-    def __init__(
-        self, kernels: Kernels, hidden_size: int, vocab_size: int, device: torch.device
-    ) -> None:
-        self.kernels = kernels
-        self.hidden_size = hidden_size
-        self.vocab_size = vocab_size
-        self.device = device
+    kernels: Kernels  #: of the device
+    hidden_size: int  #: width of one input embedding
+    vocab_size: int  #: number of logits
+    device: torch.device  #: where inputs are wanted and the model's outputs come from
 
     @abstractmethod
     def seeds(self, batch: Batch) -> Any:

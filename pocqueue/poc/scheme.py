@@ -17,7 +17,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import (
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 
 #: The scheme of a search that names none; it is left out on every wire and in every file.
 DEFAULT = "distance"
-#: Where schemes are; a new one is a folder and a line here.
-MODULES = {DEFAULT: "pocqueue.poc.distance.scheme"}
+#: Class of each scheme by its name, as ``module:name``; a new one is a folder and a line here.
+CLASSES = {DEFAULT: "pocqueue.poc.distance.scheme:Distance"}
 #: Most nonces of one batch that is read from elsewhere.
 MAX_NONCES = 1_000_000
 
@@ -266,15 +266,6 @@ class ProofScheme(BaseModel, ABC):
         """Return a value in one short line."""
 
 
-_registered: dict[str, type[ProofScheme]] = {}
-
-
-def register(scheme: type[ProofScheme]) -> type[ProofScheme]:
-    """Make a scheme known by its name; a decorator of its class."""
-    _registered[scheme.name] = scheme
-    return scheme
-
-
 def named(name: str) -> dict[str, str]:
     """Return the field that names a scheme on the wire: none for the default one."""
     return {} if name == DEFAULT else {"scheme": name}
@@ -286,12 +277,10 @@ def scheme_class(name: object) -> type[ProofScheme]:
     Raises:
         InvalidRound: there is none.
     """
-    known = sorted({*MODULES, *_registered})
-    if not isinstance(name, str) or name not in known:
-        raise InvalidRound("scheme", name, " or ".join(known))
-    if name not in _registered:
-        import_module(MODULES[name])
-    return _registered[name]
+    if not isinstance(name, str) or name not in CLASSES:
+        raise InvalidRound("scheme", name, " or ".join(sorted(CLASSES)))
+    found: type[ProofScheme] = resolve_name(CLASSES[name])
+    return found
 
 
 class WithProof(BaseModel):

@@ -140,7 +140,11 @@ class Scheduler:
                 # No heartbeat got through either. It takes workers a moment to be heard again.
                 self._trust_silence_at = self._clock() + self._timings.settle_s
                 stop.wait(STANDBY_STEP_S)
-        self._resign()
+        if self._leads:
+            try:
+                self._lease.resign()
+            except StoreError as exc:
+                logger.warning("The lead could not be given up and ends by itself: %s", exc)
 
     def step(self) -> bool:
         """Do all there is to do now; return whether any round is active."""
@@ -199,14 +203,6 @@ class Scheduler:
             logger.warning("Another scheduler took the lead.")
         self._leads = leads
         return leads
-
-    def _resign(self) -> None:
-        if not self._leads:
-            return
-        try:
-            self._lease.resign()
-        except StoreError as exc:
-            logger.warning("The lead could not be given up and ends by itself: %s", exc)
 
 
 def busy_pause_s(step_s: float) -> float:

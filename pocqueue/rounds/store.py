@@ -304,11 +304,6 @@ class RoundStore(OnRedis):
 
     # Helpers
 
-    def now_ms(self) -> int:
-        """Return Redis's clock."""
-        with self._errors():
-            return _ms(self.client.time())
-
     def wait_for_work(self, timeout_s: float) -> bool:
         """Wait until a round is made or the time is up; say whether one was."""
         with self._errors():

@@ -11,7 +11,7 @@ from pocqueue.rounds.callbacks import Callbacks, CallbackTimings
 from pocqueue.rounds.spec import RoundState
 from pocqueue.rounds.store import START, Keys
 from tests.support.factories import make_spec
-from tests.support.rounds import find, pass_deadline, round_with_proofs
+from tests.support.rounds import find, pass_deadline, redis_ms, round_with_proofs
 from tests.support.waiting import wait_until
 
 GRACE_S = 60.0
@@ -114,9 +114,9 @@ def test_every_success_renews_the_lease(backend: Backend) -> None:
     round_id = _round(backend, num_valid=2)
     _, token = _claim(backend)
     key = Keys.of_round(round_id, "callback")
-    backend.client.hset(key, "lease_ms", str(backend.store.now_ms() + 5))
+    backend.client.hset(key, "lease_ms", str(redis_ms(backend) + 5))
     callbacks.delivered(round_id, token, _cursors(backend, round_id)[0], 1)
-    left_ms = callbacks.progress(round_id).lease_ms - backend.store.now_ms()
+    left_ms = callbacks.progress(round_id).lease_ms - redis_ms(backend)
     assert 25_000 < left_ms <= 30_000
 
 
@@ -125,10 +125,10 @@ def test_after_a_failure_it_is_due_again_when_the_backoff_is_over(backend: Backe
     callbacks = Callbacks(backend.client, backend.url, backend.store, CallbackTimings(first_ms=300))
     round_id = _round(backend)
     [(_, token)] = callbacks.claim_due(GRACE_S)
-    failed_ms = backend.store.now_ms()
+    failed_ms = redis_ms(backend)
     callbacks.failed(round_id, token, 0, "no")
     assert wait_until(lambda: callbacks.claim_due(GRACE_S), message="it is due again")
-    assert backend.store.now_ms() - failed_ms >= 299
+    assert redis_ms(backend) - failed_ms >= 299
 
 
 @pytest.mark.parametrize(
@@ -184,9 +184,9 @@ def test_after_its_grace_time_a_round_is_given_up(backend: Backend) -> None:
     round_id = _round(backend)
     backend.store.close(round_id, RoundState.STOPPED, "")
     key = Keys.of_round(round_id, "round")
-    backend.client.hset(key, "ended_ms", str(backend.store.now_ms() - 59_000))
+    backend.client.hset(key, "ended_ms", str(redis_ms(backend) - 59_000))
     assert _claim(backend)[0] == round_id
-    backend.client.hset(key, "ended_ms", str(backend.store.now_ms() - 61_000))
+    backend.client.hset(key, "ended_ms", str(redis_ms(backend) - 61_000))
     assert backend.callbacks.claim_due(GRACE_S) == []
     assert _waiting(backend) == set()
 

@@ -24,6 +24,7 @@ from tests.support.rounds import (
     keys_of,
     pass_deadline,
     proofs,
+    redis_ms,
 )
 from tests.support.waiting import wait_until
 
@@ -718,9 +719,9 @@ def test_what_a_round_writes_goes_by_itself_from_the_first_write_on(
 
     def goes_at_the_end(part: str) -> bool:
         key, goes_at = Keys.of_round(round_id, part), status.deadline_ms + KEEP_ENDED_MS
-        before = store.now_ms()
+        before = redis_ms(store)
         ttl = int(store.client.pttl(key))
-        return ttl > 0 and before + ttl <= goes_at <= store.now_ms() + ttl + 1
+        return ttl > 0 and before + ttl <= goes_at <= redis_ms(store) + ttl + 1
 
     for number, start in enumerate(order):
         for half in (start, start + 5):
@@ -761,7 +762,7 @@ def test_the_list_of_rounds_is_in_order_and_forgets(store: RoundStore) -> None:
     ids = []
     for _ in range(3):
         ids.append(store.create(make_spec()))
-        wait_until(lambda: store.now_ms() > store.status(ids[-1]).created_ms)
+        wait_until(lambda: redis_ms(store) > store.status(ids[-1]).created_ms)
     assert store.list_ids() == ids
     store.client.delete(Keys.of_round(ids[1], "round"))
     assert store.list_ids() == [ids[0], ids[2]]

@@ -8,6 +8,7 @@ from typing import Any
 
 from pocqueue.poc.proofs import Proofs
 from pocqueue.rounds.backend import Backend
+from pocqueue.rounds.connection import OnRedis
 from pocqueue.rounds.records import (
     AssignedRange,
     Assignment,
@@ -22,7 +23,7 @@ from tests.support.factories import make_spec
 def pass_deadline(backend: Backend, round_id: str) -> None:
     """Let the deadline of a round be over without waiting for it."""
     key = Keys.of_round(round_id, "round")
-    backend.client.hset(key, "deadline_ms", str(backend.store.now_ms() - 1))
+    backend.client.hset(key, "deadline_ms", str(redis_ms(backend) - 1))
 
 
 def assign(
@@ -102,3 +103,9 @@ def keys_of(backend: Backend, round_id: str) -> dict[str, int]:
     """Return the keys of a round, each with its time to live in ms; -1: for ever."""
     found = backend.client.scan_iter(match=Keys.of_round(round_id, "*"))
     return {str(key): int(backend.client.pttl(key)) for key in found}
+
+
+def redis_ms(part: OnRedis | Backend) -> int:
+    """Return Redis's clock, in milliseconds."""
+    seconds, microseconds = part.client.time()
+    return int(seconds) * 1000 + int(microseconds) // 1000

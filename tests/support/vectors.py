@@ -13,10 +13,9 @@ from pydantic import Field
 from typing_extensions import override
 
 from pocqueue.poc.canonical import malformed
-from pocqueue.poc.scheme import ProofScheme, register
+from pocqueue.poc.scheme import CLASSES, ProofScheme
 
 
-@register
 class Vectors(ProofScheme):
     """Vectors of `size` numbers; a claim may be off by `tolerance` in each."""
 
@@ -88,3 +87,6 @@ class Vectors(ProofScheme):
 def vector_of(nonce: int, size: int = 3) -> list[float]:
     """Return the vector of a nonce on a `FakeEngine`."""
     return [nonce + index / 8 for index in range(size)]
+
+
+CLASSES[Vectors.name] = f"{__name__}:Vectors"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +11,6 @@ from typing_extensions import override
 
 from pocqueue.poc.batch import Batch
 from pocqueue.poc.gpu_random import generate_target
-from pocqueue.poc.kernels import Kernels
 from pocqueue.poc.maths import SchemeMaths
 from pocqueue.poc.seeds import input_seeds, permutation_seeds
 
@@ -23,14 +23,11 @@ class _Seeds(NamedTuple):
     permutations: list[int]
 
 
+@dataclass(eq=False)
 class DistanceMaths(SchemeMaths):
     """Distances of a batch: float32 [batch], NaN where logits are not finite."""
 
-    def __init__(
-        self, kernels: Kernels, hidden_size: int, vocab_size: int, device: torch.device
-    ) -> None:
-        super().__init__(kernels, hidden_size, vocab_size, device)
-        self._targets: OrderedDict[str, torch.Tensor] = OrderedDict()
+    _targets: OrderedDict[str, torch.Tensor] = field(default_factory=OrderedDict, init=False)
 
     @override
     def seeds(self, batch: Batch) -> _Seeds:

@@ -20,7 +20,7 @@ from pocqueue.poc.distance.data import (
 from pocqueue.poc.fields import Allowed
 from pocqueue.poc.fraud import PROBABILITY_MISMATCH
 from pocqueue.poc.proofs import Proofs, Verdict
-from pocqueue.poc.scheme import ProofScheme, register
+from pocqueue.poc.scheme import ProofScheme
 from pocqueue.poc.search import SearchBody
 
 RTarget = Annotated[
@@ -30,7 +30,6 @@ RTarget = Annotated[
 ]
 
 
-@register
 class Distance(ProofScheme):
     """Distances below `r_target`."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import uuid
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from pocqueue.errors import ModelConflict, UnknownRound, UnknownSession
@@ -64,31 +65,18 @@ class SessionView(NamedTuple):
     #: Batches with valid nonces, handed out or not.
     num_proofs: int
 
-    @property
-    def customer(self) -> str:
-        return self.status.spec.customer or ""
-
-    @property
-    def word(self) -> str:
-        """Its status in the word that clients know."""
-        return session_word(self.status.state, begun=self.status.next_index > 0)
-
-    @property
-    def age_s(self) -> float:
-        """Seconds since it began."""
-        return (self.status.now_ms - self.status.created_ms) / 1000
-
     def to_dict(self) -> dict[str, Any]:
         """Return it as the wire has it: its customer sees it so."""
+        status = self.status
         return {
-            "status": self.word,
-            "node_id": self.status.spec.node_id,
+            "status": session_word(status.state, begun=status.next_index > 0),
+            "node_id": status.spec.node_id,
             "gpu_count": self.num_gpus,
             "total_generated": self.num_proofs,
-            "age_seconds": round(self.age_s, 3),
-            "created_at": self.status.created_ms / 1000,
-            "total_nonces": self.status.valid,
-            "total_checked": self.status.checked,
+            "age_seconds": (status.now_ms - status.created_ms) / 1000,
+            "created_at": status.created_ms / 1000,
+            "total_nonces": status.valid,
+            "total_checked": status.checked,
         }
 
 
@@ -103,31 +91,17 @@ class StartedSession(NamedTuple):
     warning: str
 
 
+@dataclass(frozen=True, slots=True)
 class SessionControl:
-    """Starts and stops sessions. Safe to share between threads. Raises `StoreError` while Redis is away.
+    """Starts and stops sessions. Safe to share between threads. Raises `StoreError` while Redis is away."""
 
-    Args:
-        backend: store and pool.
-        max_sessions: sessions at a time, of all customers.
-        window_s: seconds after which a session ends by itself.
-        any_model: take sessions that ask for another model than the deployed one, with a warning.
-        callback_private: callback URLs may name addresses that are not public.
-    """
-
-    def __init__(
-        self,
-        backend: Backend,
-        *,
-        max_sessions: int,
-        window_s: float,
-        any_model: bool,
-        callback_private: bool,
-    ) -> None:
-        self._backend = backend
-        self._max_sessions = max_sessions
-        self._window_s = window_s
-        self._any_model = any_model
-        self._callback_private = callback_private
+    backend: Backend  #: store and pool
+    max_sessions: int  #: sessions at a time, of all customers
+    window_s: float  #: seconds after which a session ends by itself
+    any_model: (
+        bool  #: take sessions that ask for another model than the deployed one, with a warning
+    )
+    callback_private: bool  #: callback URLs may name addresses that are not public
 
     def start(
         self,
@@ -155,22 +129,22 @@ class SessionControl:
             NoLiveGpu, ModelConflict, SessionsFull: see the classes.
         """
         session_id = None if request_id is None else _session_id(customer, request_id)
-        gpus = self._backend.pool.live()
+        gpus = self.backend.pool.live()
         if session_id is not None:
             with contextlib.suppress(UnknownRound):
-                known = self._backend.store.status(session_id).spec
+                known = self.backend.store.status(session_id).spec
                 return StartedSession(session_id, known, num_serving(gpus, known), "")
         if draft.callback_url is not None:
-            check_url(draft.callback_url, allow_private=self._callback_private)
+            check_url(draft.callback_url, allow_private=self.callback_private)
         try:
-            info, warning = choose_session_model(gpus, wish, any_model=self._any_model)
+            info, warning = choose_session_model(gpus, wish, any_model=self.any_model)
         except ModelConflict as exc:
             logger.warning("DELEGATION start of node %d refused: %s", draft.node_id, exc)
             raise
         check_seq_len(draft.seq_len, info, "params.seq_len")
-        spec = decided(draft, info, customer=customer, share=share, window_s=self._window_s)
-        limits = SessionLimits(self._max_sessions, max_sessions)
-        session_id = self._backend.store.create(spec, session_id, limits=limits)
+        spec = decided(draft, info, customer=customer, share=share, window_s=self.window_s)
+        limits = SessionLimits(self.max_sessions, max_sessions)
+        session_id = self.backend.store.create(spec, session_id, limits=limits)
         num_gpus = num_serving(gpus, spec)
         logger.info(
             "DELEGATION session %s of node %d started: customer %s, block height %d, %d GPUs, "
@@ -196,13 +170,13 @@ class SessionControl:
         """
         check_session_id(session_id)
         try:
-            status = self._backend.store.status(session_id)
+            status = self.backend.store.status(session_id)
             if status.spec.customer != customer:
                 raise UnknownSession(session_id)
             if not status.state.is_active:
                 return status
-            self._backend.store.close(session_id, RoundState.STOPPED, "stopped by its small node")
-            status = self._backend.store.status(session_id)
+            self.backend.store.close(session_id, RoundState.STOPPED, "stopped by its small node")
+            status = self.backend.store.status(session_id)
         except UnknownRound:
             raise UnknownSession(session_id) from None
         logger.info(

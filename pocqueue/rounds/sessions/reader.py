@@ -93,11 +93,6 @@ class Page:
     packed: str
 
     @property
-    def is_over(self) -> bool:
-        """Say whether no batch will come any more."""
-        return not self.state.is_active
-
-    @property
     def word(self) -> str:
         """The session's status in the word that clients know."""
         return session_word(self.state, begun=self.begun)

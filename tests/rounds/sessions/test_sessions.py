@@ -18,7 +18,7 @@ from pocqueue.rounds.sessions.reader import Page, SessionReader, parse_cursor
 from pocqueue.rounds.spec import RoundState
 from pocqueue.rounds.store import START, Keys
 from tests.support.factories import make_spec
-from tests.support.rounds import assign, commit, keys_of, pass_deadline
+from tests.support.rounds import assign, commit, keys_of, pass_deadline, redis_ms
 from tests.support.waiting import until
 
 
@@ -143,7 +143,7 @@ async def test_a_session_over_its_deadline_is_closed(
     assert (page.state, page.drained, page.word) == (RoundState.EXPIRED, True, "expired")
     assert nonces_of(page) == [0]
     assert backend.store.active_ids() == []
-    later = str(backend.store.now_ms() + 60_000)
+    later = str(redis_ms(backend) + 60_000)
     backend.client.hset(Keys.of_round(session_id, "round"), "deadline_ms", later)
     assert commit(backend.store, session_id, out.range_id, 10, 20, [10]).outcome == "closed"
 
@@ -295,7 +295,7 @@ def test_sessions_are_counted_by_their_deadline(backend: Backend) -> None:
     store.close(first, RoundState.STOPPED, "")
     store.create(spec, limits=limits)
     # Nobody closes these; their time alone makes room, and they leave nothing behind.
-    over = f"{store.now_ms() - 1} one"
+    over = f"{redis_ms(store) - 1} one"
     ids = list(backend.client.hgetall(Keys.SESSIONS))
     backend.client.hset(Keys.SESSIONS, mapping=dict.fromkeys(ids, over))
     last = store.create(spec, limits=limits)
