@@ -55,8 +55,7 @@ class FailureLimit:
         self.shared: SharedFailures | None = None
         self._max_failures = max_failures
         self._clock = clock
-        self._blocked_until: dict[str, float] = {}
-        #: By address: wrong tokens seen by this process, and when they are forgotten.
+        #: By address: wrong tokens, and when they are forgotten.
         self._seen: dict[str, tuple[int, float]] = {}
 
     def check(self, address: str) -> None:
@@ -68,8 +67,8 @@ class FailureLimit:
         Raises:
             TooManyFailures: it is.
         """
-        if self._blocked_until:
-            self._refuse_blocked(subscriber(address))
+        if self._seen:
+            self._refuse_over_limit(subscriber(address))
 
     async def count(self, address: str) -> None:
         """Count a wrong token.
@@ -82,27 +81,20 @@ class FailureLimit:
         count, until = (1, now + WINDOW_S) if until <= now else (count + 1, until)
         if len(self._seen) >= _MANY:
             self._seen = {a: seen for a, seen in self._seen.items() if seen[1] > now}
+        # Before anything is awaited: those that came at the same time are judged after it.
         self._seen[address] = count, until
-        if count > self._max_failures:
-            # Before anything is awaited: those that came at the same time are judged after it.
-            self._block(address, until - now)
         if self.shared is not None:
             with contextlib.suppress(StoreError):
                 count, left_s = await self.shared.count(address)
                 if count > self._max_failures:
-                    self._block(address, left_s)
-        self._refuse_blocked(address)
+                    self._seen[address] = count, self._clock() + left_s
+        self._refuse_over_limit(address)
 
-    def _refuse_blocked(self, address: str) -> None:
-        left_s = self._blocked_until.get(address, 0.0) - self._clock()
-        if left_s > 0:
+    def _refuse_over_limit(self, address: str) -> None:
+        count, until = self._seen.get(address, (0, 0.0))
+        left_s = until - self._clock()
+        if count > self._max_failures and left_s > 0:
             raise TooManyFailures(left_s)
-
-    def _block(self, address: str, left_s: float) -> None:
-        now = self._clock()
-        if len(self._blocked_until) >= _MANY:
-            self._blocked_until = {a: t for a, t in self._blocked_until.items() if t > now}
-        self._blocked_until[address] = now + left_s
 
 
 def subscriber(address: str) -> str:

@@ -28,23 +28,16 @@ from pocqueue.files import FileLock
 
 @dataclass(frozen=True)
 class FileRole:
-    """What a database file is to its owner, in the words of error messages.
+    """What a database file is to its owner, in the words of error messages."""
 
-    Attributes:
-        name: of the file, as in ``The outbox PATH cannot be used``.
-        owner: the process that has it open, such as ``small node``.
-        if_shared: what two owners at a time would do, such as ``two would send everything twice``.
-        setting: the variable that puts the file elsewhere, such as ``POCQUEUE_STATE_DIR``.
-        if_lost: what is lost with the file, such as ``what waits in it is then not sent``.
-        error: class of what is raised.
-    """
-
-    name: str
-    owner: str
-    if_shared: str
-    setting: str
-    if_lost: str
-    error: type[PocqueueError]
+    name: str  #: of the file, as in ``The outbox PATH cannot be used``
+    owner: str  #: the process that has it open, such as ``small node``
+    if_shared: (
+        str  #: what two owners at a time would do, such as ``two would send everything twice``
+    )
+    setting: str  #: the variable that puts the file elsewhere, such as ``POCQUEUE_STATE_DIR``
+    if_lost: str  #: what is lost with the file, such as ``what waits in it is then not sent``
+    error: type[PocqueueError]  #: class of what is raised
 
 
 class SqliteFile(Closing):

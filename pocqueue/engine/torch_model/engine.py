@@ -82,7 +82,6 @@ class TorchEngine(Engine):
 
     @override
     def close(self) -> None:
-        """Free the model and its device memory."""
         self._model = None
         self._pipeline.close()
         if self._pipeline.device.type == "cuda":

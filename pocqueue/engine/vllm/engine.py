@@ -63,7 +63,6 @@ class VllmEngine(Engine):
 
     @override
     def close(self) -> None:
-        """Free the model and its device memory."""
         engine, self._engine = self._engine, None
         if engine is not None:
             engine.engine_core.shutdown()

@@ -66,10 +66,7 @@ def working_kernels(
         kernels = make(device)
         wrong = None if kernels is None else _disagreement(kernels, device)
     except Exception as exc:  # noqa: BLE001 - compilers and drivers can fail in any way
-        wrong = first_line(exc)
-    else:
-        if kernels is not None and wrong is None:
-            return kernels
+        kernels, wrong = None, first_line(exc)
     if wrong is not None:
         logger.warning(
             "The fast kernels for %s cannot be used, so the reference takes their place; inputs and "
@@ -77,7 +74,7 @@ def working_kernels(
             device,
             wrong,
         )
-    return ReferenceKernels(device)
+    return kernels if kernels is not None and wrong is None else ReferenceKernels(device)
 
 
 @torch.inference_mode()

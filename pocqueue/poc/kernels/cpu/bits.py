@@ -51,18 +51,14 @@ def _times(context: Any, a: Any, b: Any) -> Any:
     return types.uint32(types.uint32, types.uint32), emit
 
 
-def _bits_of(context: Any, value: Any) -> Any:
-    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return builder.bitcast(values[0], ir.IntType(32))
+def _bitcast(given: Any, wanted: Any) -> Any:
+    def cast(context: Any, value: Any) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            return builder.bitcast(values[0], context.get_value_type(wanted))
 
-    return types.uint32(types.float32), emit
+        return wanted(given), emit
 
-
-def _float_of(context: Any, bits: Any) -> Any:
-    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return builder.bitcast(values[0], ir.FloatType())
-
-    return types.float32(types.uint32), emit
+    return intrinsic(cast)
 
 
 def _claim(context: Any, counter: Any) -> Any:
@@ -85,36 +81,29 @@ def _pointer(kind: Any) -> Any:
 #: times(a, b): product of two uint32 modulo 2^32.
 times = intrinsic(_times)
 #: bits_of(x): the bits of a float32, as uint32.
-bits_of = intrinsic(_bits_of)
+bits_of = _bitcast(types.float32, types.uint32)
 #: float_of(bits): the float32 of these bits.
-float_of = intrinsic(_float_of)
+float_of = _bitcast(types.uint32, types.float32)
 #: claim(pointer): add 1 to the int64 there, atomically; returns what was there before.
 claim = intrinsic(_claim)
-_u16_at = _pointer(types.uint16)
-_u32_at = _pointer(types.uint32)
 _i64_at = _pointer(types.int64)
-_f32_at = _pointer(types.float32)
 
 
-@inline
-def u16_array(address: int, n: int) -> Any:
-    """Return the n uint16 at an address, as an array that owns nothing. So do the three below."""
-    return carray(_u16_at(address), n)
+def _array(kind: Any) -> Callable[[int, int], Any]:
+    at = _pointer(kind)
+
+    @inline
+    def array(address: int, n: int) -> Any:
+        return carray(at(address), n)
+
+    return array
 
 
-@inline
-def u32_array(address: int, n: int) -> Any:
-    return carray(_u32_at(address), n)
-
-
-@inline
-def i64_array(address: int, n: int) -> Any:
-    return carray(_i64_at(address), n)
-
-
-@inline
-def f32_array(address: int, n: int) -> Any:
-    return carray(_f32_at(address), n)
+#: u16_array(address, n): the n uint16 at an address, as an array that owns nothing; the others alike.
+u16_array = _array(types.uint16)
+u32_array = _array(types.uint32)
+i64_array = _array(types.int64)
+f32_array = _array(types.float32)
 
 
 @inline
