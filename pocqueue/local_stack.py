@@ -24,7 +24,7 @@ from pocqueue.engine.kinds import is_remote
 from pocqueue.engine.queue_names import parse_queue
 from pocqueue.errors import ProcessError, SettingsError
 from pocqueue.processes.stack_lock import stack_lock
-from pocqueue.processes.tree import Failure, ProcessTree, Sink
+from pocqueue.processes.tree import ProcessTree, Sink
 from pocqueue.rounds.pool import Pool
 from pocqueue.rounds.redis_server import START_TIMEOUT_S, RedisServer
 from pocqueue.settings import Settings
@@ -56,8 +56,6 @@ class LocalStack:
     queues: tuple[str, ...]
     #: Where Flower is, or None without it.
     flower_url: str | None
-    #: Where the processes log; None: nowhere of their own.
-    log_dir: Path | None = None
 
     def wait_live(self, pool: Pool, timeout_s: float) -> None:
         """Wait until a GPU is in the pool.
@@ -65,13 +63,10 @@ class LocalStack:
         Raises:
             ProcessError: a process ended for good, or no GPU came in time.
         """
-        logs = "" if self.log_dir is None else f"; the logs are in {self.log_dir}"
+        log_dir = self.tree.log_dir
+        logs = "" if log_dir is None else f"; the logs are in {log_dir}"
         late = f"No GPU joined the pool within {timeout_s:.0f} s{logs}."
         _wait_for(lambda: bool(pool.live()), self.tree, timeout_s, late)
-
-    def wait(self, timeout_s: float | None = None) -> Failure | None:
-        """Wait until a process has ended for good; return it, or None when time is up."""
-        return self.tree.wait(timeout_s)
 
 
 @contextlib.contextmanager
@@ -134,7 +129,7 @@ def local_stack(
                 tree.add(service.name, service.argv, own, pass_fds=[lock_fd])
             tree.start()
         url = url_of(settings.flower_address, port) if flower else None
-        yield LocalStack(tree, queues, url, log_dir)
+        yield LocalStack(tree, queues, url)
 
 
 def services(

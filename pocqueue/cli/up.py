@@ -78,7 +78,7 @@ def up(
         ):
             try:
                 _describe(stack, lines)
-                failure = stack.wait()
+                failure = stack.tree.wait()
                 lines(_OURSELVES, "Stopping: a process did not stay up.")
             except KeyboardInterrupt:
                 lines(_OURSELVES, "Stopping; another Ctrl-C kills what still runs.")

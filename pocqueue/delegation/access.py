@@ -112,8 +112,11 @@ class BodyToken:
             content = await Request(scope, receive).body()
         except ClientDisconnect:
             return  # nobody waits for an answer
-        body = _parse(content)
-        if body is None:
+        try:
+            body = json.loads(content)
+        except (ValueError, RecursionError):
+            body = None
+        if not isinstance(body, dict):
             scope["bad_body"] = True
         else:
             # In the scope at hand: what stands around this reads from it, too.
@@ -133,12 +136,3 @@ class BodyToken:
             return {"type": "http.request", "body": content, "more_body": False}
 
         await self.app(scope, again, send)
-
-
-def _parse(content: bytes) -> dict[str, object] | None:
-    """Return a JSON object; None: it is none."""
-    try:
-        body = json.loads(content)
-    except (ValueError, RecursionError):
-        return None
-    return body if isinstance(body, dict) else None

@@ -12,7 +12,7 @@ import os
 import ssl
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,11 +28,11 @@ from pocqueue.poc.proofs import ReceivedBatch
 from pocqueue.poc.scheme import DEFAULT, ProofScheme, scheme_class
 from pocqueue.web.tls import tls_context
 
-#: Of one request, beside the time that the big node is asked to wait.
+#: Seconds for one request, beside the time that the big node is asked to wait.
 TIMEOUT_S = 10.0
 #: Largest reply that is read: two million nonces, more than a session finds.
 MAX_REPLY_BYTES = 128 << 20
-#: Beside that, of a big node that sets up its GPUs before it answers to `start`.
+#: Seconds more for `start`: some big nodes set up their GPUs before they answer.
 START_WAIT_S = 20.0
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -80,50 +80,37 @@ def _page_of(scheme: type[ProofScheme]) -> type[_Page]:
     return create_model("Page", __base__=_Page, batches=batches)
 
 
+@dataclass(eq=False, repr=False)
 class DelegationClient(AsyncClosing):
     """A client of one big node; an async context manager.
-
-    Args:
-        url: of the big node, such as ``http://192.168.1.100:9090``.
-        token: its token for us.
-        ca: PEM file with the authority of its certificate; None: the system's.
-        timeout_s: seconds for one request, beside a wait that was asked for.
-        start_wait_s: seconds more for `start`: some big nodes set up their GPUs before they answer.
-        max_reply_bytes: largest reply that is read.
-        scheme: how the proofs of its sessions are made.
 
     Raises:
         SettingsError: the PEM file cannot be read.
         DelegationError: the URL or the token cannot be one.
     """
 
-    def __init__(
-        self,
-        url: str,
-        token: str,
-        *,
-        ca: Path | None = None,
-        timeout_s: float = TIMEOUT_S,
-        start_wait_s: float = START_WAIT_S,
-        max_reply_bytes: int = MAX_REPLY_BYTES,
-        scheme: str = DEFAULT,
-    ) -> None:
-        self.url = url.rstrip("/")
-        self._token = token
-        self._timeout_s = timeout_s
-        self._start_wait_s = start_wait_s
-        self._max_reply_bytes = max_reply_bytes
-        self._scheme = scheme_class(scheme)
+    url: str  #: of the big node, such as ``http://192.168.1.100:9090``
+    token: str  #: its token for us
+    _: KW_ONLY
+    ca: Path | None = None  #: PEM file with the authority of its certificate; None: the system's
+    timeout_s: float = TIMEOUT_S
+    start_wait_s: float = START_WAIT_S
+    max_reply_bytes: int = MAX_REPLY_BYTES
+    scheme: str = DEFAULT  #: how the proofs of its sessions are made
+
+    def __post_init__(self) -> None:
+        self.url = self.url.rstrip("/")
+        self._scheme = scheme_class(self.scheme)
         # In a URL a token ends up in logs, so it stands there only if the big node reads it nowhere else.
         self._token_in_query = False
         # To make a context takes tens of milliseconds.
-        verify = tls_context(ca) if self.url.startswith("https:") else False
+        verify = tls_context(self.ca) if self.url.startswith("https:") else False
         try:
             self._http = httpx.AsyncClient(
                 base_url=f"{self.url}/api/v1/delegation",
                 # Uncompressed: so many bytes of a reply are so many in memory.
-                headers={"Authorization": f"Bearer {token}", "Accept-Encoding": "identity"},
-                timeout=timeout_s,
+                headers={"Authorization": f"Bearer {self.token}", "Accept-Encoding": "identity"},
+                timeout=self.timeout_s,
                 verify=verify,
                 # A proxy of the environment is for other traffic.
                 trust_env=False,
@@ -152,11 +139,11 @@ class DelegationClient(AsyncClosing):
         # By the id a big node knows that it is the same request; legacy ones ignore it.
         body = {**search, **self._as_field, "request_id": str(uuid.uuid4())}
         try:
-            reply = await self._post("/start", body, self._start_wait_s)
+            reply = await self._post("/start", body, self.start_wait_s)
         except DelegationError as exc:
             if not isinstance(exc.__cause__, httpx.RemoteProtocolError | httpx.ReadError):
                 raise
-            reply = await self._post("/start", body, self._start_wait_s)
+            reply = await self._post("/start", body, self.start_wait_s)
         return self._read(RemoteSession, reply)
 
     async def batches(self, session_id: str, cursor: str, wait_s: float) -> BatchPage:
@@ -192,12 +179,12 @@ class DelegationClient(AsyncClosing):
 
     @property
     def _as_field(self) -> dict[str, str]:
-        return {"auth_token": self._token}
+        return {"auth_token": self.token}
 
     async def _post(self, path: str, body: dict[str, Any], wait_s: float) -> httpx.Response:
         try:
             # For the whole exchange: a reply that comes a byte at a time must not hold up what comes next.
-            async with asyncio.timeout(self._timeout_s + wait_s):
+            async with asyncio.timeout(self.timeout_s + wait_s):
                 return self._checked(await self._ask("POST", path, wait_s=wait_s, json=body))
         except TimeoutError as exc:
             raise self._unreachable(exc, wait_s) from exc
@@ -206,7 +193,7 @@ class DelegationClient(AsyncClosing):
         self, method: str, path: str, *, wait_s: float = 0.0, **parts: Any
     ) -> httpx.Response:
         """Return the reply, whatever its status."""
-        timeout = httpx.Timeout(self._timeout_s + wait_s, connect=self._timeout_s)
+        timeout = httpx.Timeout(self.timeout_s + wait_s, connect=self.timeout_s)
         request = self._http.build_request(method, path, timeout=timeout, **parts)
         try:
             reply = await self._http.send(request, stream=True)
@@ -214,10 +201,10 @@ class DelegationClient(AsyncClosing):
                 content = bytearray()
                 async for piece in reply.aiter_raw():
                     content += piece
-                    if len(content) > self._max_reply_bytes:
+                    if len(content) > self.max_reply_bytes:
                         raise DelegationError(
                             f"The big node at {self.url} answers with more than "
-                            f"{self._max_reply_bytes >> 20} MiB, which no session needs",
+                            f"{self.max_reply_bytes >> 20} MiB, which no session needs",
                             is_final=True,
                         )
             finally:
@@ -266,12 +253,12 @@ class DelegationClient(AsyncClosing):
             detail = f"{self.url} is no delegation service (HTTP {status}: {detail}). Check DELEGATION_URL"
         # One line, and nothing that a terminal would obey.
         shown = "".join(c if c.isprintable() else " " for c in detail[:500])
-        return shown.replace(self._token, "…")
+        return shown.replace(self.token, "…")
 
     def _unreachable(self, exc: BaseException, wait_s: float) -> DelegationError:
         connecting = isinstance(exc, httpx.ConnectTimeout)
         return DelegationError(
-            f"{_cause(exc, self._timeout_s + (0.0 if connecting else wait_s))}. Check that the delegation service runs at "
+            f"{_cause(exc, self.timeout_s + (0.0 if connecting else wait_s))}. Check that the delegation service runs at "
             f"{self.url}, that DELEGATION_URL is right and that the port is open between the nodes.",
             is_final=False,
         )

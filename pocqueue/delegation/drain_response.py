@@ -91,16 +91,10 @@ async def _next_message(receive: Receive) -> Message | None:
     return None if message.cancelled() else message.result()
 
 
-class _UnfinishedReply(logging.Filter):
-    """Keeps back what uvicorn says of a reply that was cut on purpose."""
-
-    @override
-    def filter(self, record: logging.LogRecord) -> bool:
-        return record.msg != "ASGI callable returned without completing response."
+def _is_no_cut_reply(record: logging.LogRecord) -> bool:
+    return record.msg != "ASGI callable returned without completing response."
 
 
 def expect_cut_replies() -> None:
     """Have the server say nothing of replies that are cut on purpose."""
-    server_log = logging.getLogger("uvicorn.error")
-    if not any(isinstance(known, _UnfinishedReply) for known in server_log.filters):
-        server_log.addFilter(_UnfinishedReply())
+    logging.getLogger("uvicorn.error").addFilter(_is_no_cut_reply)

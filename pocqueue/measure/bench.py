@@ -207,42 +207,8 @@ class Bench:
         return took / num_batches, values
 
 
-#: Of the memory that is free, the share that twice the batch may be expected to need.
-_MOST_MEMORY = 0.9
-
-
-class MemoryGuard:
-    """Whether an engine on the CPU may try twice the batch: Linux kills whoever asks for too much memory.
-
-    Args:
-        info: of the engine. A GPU refuses what does not fit and goes on, so it is not watched, and nor
-            are ranks, which are processes of their own.
-        in_process: the model is in this process.
-        peak: the most memory that this process has had, in bytes.
-        free: the memory that it may still get, in bytes; None: unknown.
-    """
-
-    def __init__(
-        self,
-        info: EngineInfo,
-        *,
-        in_process: bool,
-        peak: Callable[[], int] | None = None,
-        free: Callable[[], int | None] | None = None,
-    ) -> None:
-        self._watches = in_process and info.device == "cpu" and info.tensor_parallel == 1
-        self._peak = peak or peak_bytes
-        self._free = free or free_bytes
-        self._before = self._peak()
-
-    def has_room_for_twice(self) -> bool:
-        """Say whether what batches have needed so far can be had once more; yes if that is unknown."""
-        free = self._free() if self._watches else None
-        return free is None or self._peak() - self._before < _MOST_MEMORY * free
-
-
 def free_bytes() -> int | None:
-    """Return the memory that this process may still get, of the machine and of its control group."""
+    """Return the bytes that this process may still get, of the machine and of its control group; None: unknown."""
     machine = None
     with contextlib.suppress(OSError, ValueError):
         for line in Path("/proc/meminfo").read_text().splitlines():
@@ -257,8 +223,36 @@ def free_bytes() -> int | None:
 
 
 def peak_bytes() -> int:
-    """Return the most memory that this process has had so far."""
+    """Return the most memory, in bytes, that this process has had so far."""
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+#: Of the memory that is free, the share that twice the batch may be expected to need.
+_MOST_MEMORY = 0.9
+
+
+@dataclass(eq=False)
+class MemoryGuard:
+    """Whether an engine on the CPU may try twice the batch: Linux kills whoever asks for too much memory.
+
+    A GPU refuses what does not fit and goes on, so it is not watched, and nor are ranks, which are
+    processes of their own.
+    """
+
+    info: EngineInfo
+    in_process: bool  #: the model is in this process
+    peak: Callable[[], int] = peak_bytes
+    free: Callable[[], int | None] = free_bytes
+
+    def __post_init__(self) -> None:
+        self._before = self.peak()
+
+    def has_room_for_twice(self) -> bool:
+        """Say whether what batches have needed so far can be had once more; yes if that is unknown."""
+        if not self.in_process or self.info.device != "cpu" or self.info.tensor_parallel > 1:
+            return True
+        free = self.free()
+        return free is None or self.peak() - self._before < _MOST_MEMORY * free
 
 
 #: How long to wait for the pool, which is asked for a warning's sake alone.

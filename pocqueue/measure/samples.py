@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import time
@@ -83,7 +84,8 @@ def sample_pool(
         backend.store.create(spec, round_id)
         status, distances = _follow(backend, round_id, spec, on_progress)
     finally:
-        _stop(backend, round_id)
+        with contextlib.suppress(PocqueueError):  # its window ends it then
+            backend.store.close(round_id, RoundState.STOPPED, "calibration ended")
     if status.checked < (num_nonces if at_least is None else at_least):
         raise CalibrationError(
             f"Calibration ended after {status.elapsed_s:.0f} s with {status.checked:,} of "
@@ -155,11 +157,3 @@ def _why_short(status: RoundStatus) -> str:
     if status.state is RoundState.EXPIRED:
         return "its time was over; give it more, ask for fewer samples, or look at `pocqueue gpus`"
     return f"the round is {status.state.value}" + (f" ({status.reason})" if status.reason else "")
-
-
-def _stop(backend: Backend, round_id: str) -> None:
-    """End the round if it still runs. Where that fails its window ends it."""
-    try:
-        backend.store.close(round_id, RoundState.STOPPED, "calibration ended")
-    except PocqueueError:
-        return
