@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from pocqueue.engine.base import EngineInfo
     from pocqueue.measure.compare import Comparison, Measurement
     from pocqueue.rounds.spec import RoundSpec
-    from pocqueue.settings import Settings
 
 app = typer.Typer(help="Compare engines.", no_args_is_help=True)
 
@@ -90,8 +89,11 @@ def compare(
         view = console(stderr=True)
 
         def measured(name: str, engine: str, same_as: EngineInfo | None = None) -> Measurement:
+            # Only vLLM spreads a model over several GPUs.
+            tensor_parallel = settings.tensor_parallel if engine == "vllm" else 1
+            changes = {"engine": engine, "tensor_parallel": tensor_parallel}
             return with_engine_in_child(
-                _settings_of(settings, engine),
+                settings.model_copy(update=changes),
                 partial(maths.measure, search=search, num_nonces=nonces, same_as=same_as),
                 lambda line: view.print(f"{name} ({engine}): {line}", markup=False),
             )
@@ -210,9 +212,3 @@ def _check_engine(option: str, engine: str) -> None:
             f"{option} is 'vllm', but vLLM is not installed here: pip install 'pocqueue[vllm]', or "
             "name another engine."
         )
-
-
-def _settings_of(settings: Settings, engine: str) -> Settings:
-    """Return the settings with this engine; only vLLM spreads a model over several GPUs."""
-    tensor_parallel = settings.tensor_parallel if engine == "vllm" else 1
-    return settings.model_copy(update={"engine": engine, "tensor_parallel": tensor_parallel})

@@ -130,6 +130,19 @@ def metrics_router(histogram: Histogram) -> APIRouter:
     router = APIRouter(tags=["delegation"], route_class=SentenceRoute)
     process = process_collector()
 
+    @router.get(
+        "/metrics",
+        summary="Figures for Prometheus",
+        response_class=Response,
+        responses={
+            200: {
+                "description": "The figures; `pocqueue_up 0` and those of the process while Redis is away.",
+                "content": {"text/plain": {"example": "pocqueue_up 1.0\n"}},
+            },
+            **errors(401, 429),
+        },
+        dependencies=SECURITY,
+    )
     # Not a coroutine: reading all of Redis's figures blocks, so it runs in a thread.
     def metrics(request: Request) -> Response:
         """Show counters and gauges of the pool and of this process, in Prometheus's text format."""
@@ -142,21 +155,6 @@ def metrics_router(histogram: Histogram) -> APIRouter:
         page, media_type = render(PoolCollector(delegation.backend), histogram, process)
         return Response(page, headers={"Content-Type": media_type})
 
-    router.add_api_route(
-        "/metrics",
-        metrics,
-        methods=["GET"],
-        summary="Figures for Prometheus",
-        response_class=Response,
-        responses={
-            200: {
-                "description": "The figures; `pocqueue_up 0` and those of the process while Redis is away.",
-                "content": {"text/plain": {"example": "pocqueue_up 1.0\n"}},
-            },
-            **errors(401, 429),
-        },
-        dependencies=SECURITY,
-    )
     return router
 
 

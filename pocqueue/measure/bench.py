@@ -54,16 +54,10 @@ class ProfileRequest:
 def profile_in_child(
     settings: Settings, queue: str, request: ProfileRequest, on_progress: OnProgress
 ) -> Profile:
-    """Load the engine of a GPU queue in a process of its own and measure it there.
-
-    Args:
-        settings: engine, model, device and everything else that an engine takes.
-        queue: names the device; without meaning if a server has the model.
-        request: what to measure.
-        on_progress: told in one line each what is being done.
+    """Measure the engine of a GPU queue in a process of its own; see `with_engine_in_child`.
 
     Raises:
-        EngineError, InvalidRound, SettingsError: as `Bench.run` and `with_engine_in_child` do.
+        EngineError, InvalidRound, SettingsError: as that and `Bench.run` do.
     """
     work = functools.partial(_profile, request)
     return with_engine_in_child(settings, work, on_progress, queue=queue)
@@ -73,10 +67,7 @@ def _profile(request: ProfileRequest, engine: Engine, on_progress: OnProgress) -
     # Here and not above: commands read profiles without torch.
     from pocqueue.measure.matrix_rate import measure_matrix_rate
 
-    bench = Bench(
-        engine=engine, request=request, on_progress=on_progress, matrix_rate=measure_matrix_rate
-    )
-    return bench.run()
+    return Bench(engine, request, on_progress, measure_matrix_rate).run()
 
 
 #: A figure is the median of at most this many turns of at least this many batches: if another process
@@ -85,7 +76,7 @@ _MAX_TURNS = 8
 _BATCHES_A_TURN = 4
 
 
-@dataclass(eq=False, kw_only=True)
+@dataclass(eq=False)
 class Bench:
     """Measures one engine; one that is not `Profiled` by its calls alone."""
 

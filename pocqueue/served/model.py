@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -53,13 +52,13 @@ class ServedModel:
         self._release: asyncio.TimerHandle | None = None
         self._releasing: asyncio.Task[None] | None = None
 
-    def check(self, batch_size: int, seq_len: int, nonces: Sequence[int] = ()) -> None:
+    def check(self, batch_size: int, seq_len: int) -> None:
         """Refuse a shape that the model cannot run.
 
         Raises:
             InvalidRound: names the field.
         """
-        self.limits.check(self.info, Batch("-", "-", tuple(nonces), batch_size, seq_len))
+        self.limits.check(self.info, Batch.warm_up(batch_size, seq_len))
 
     async def values(self, batch: Batch, upcoming: Batch | None = None) -> list[float]:
         """Compute the values of one batch.

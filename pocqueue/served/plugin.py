@@ -75,7 +75,7 @@ class PoCEndpoints:
         try:
             settings = Settings.load()
             self._state.tokens = _tokens(settings, args)
-            prover = await _make_prover(engine_client, self.gate, args, settings, self._max_round_s)
+            prover = await self._make_prover(engine_client, args, settings)
         except PocqueueError as exc:
             self._state.reason = f"PoC not enabled: {exc}"
             logger.error("pocqueue: %s", self._state.reason)
@@ -86,6 +86,34 @@ class PoCEndpoints:
             self._fingerprint(prover.model, engine_client.vllm_config, settings)
         )
         logger.info("pocqueue: /api/v1/pow is ready on model %s.", prover.model.info.model)
+
+    async def _make_prover(self, engine_client: Any, args: Namespace, settings: Settings) -> Prover:
+        """Ask the workers what they have, and set up the service.
+
+        Raises:
+            EngineError: the proof cannot be made on this server; says why.
+        """
+        if engine_client is None:
+            raise EngineError("this server has no engine.")
+        if (getattr(args, "api_server_count", None) or 1) > 1:
+            raise EngineError(
+                "the server runs several API processes, and a round lives in one. Start it with "
+                "--api-server-count 1."
+            )
+        extension = engine_client.vllm_config.parallel_config.worker_extension_cls
+        if not extension:
+            raise EngineError(f"start the server with --worker-extension-cls {EXTENSION}.")
+        try:
+            info, limits = read_description(await engine_client.collective_rpc("poc_describe"))
+        except EngineError:
+            raise
+        except Exception as exc:
+            # What a worker raises arrives as text, of whatever class it was.
+            raise EngineError(str(exc)[:500]) from exc
+        names = getattr(args, "served_model_name", None)
+        info = replace(info, model=names[0] if names else info.model)
+        model = ServedModel(engine_client, info, limits)
+        return Prover(model, self.gate, settings.vllm_drain_seconds, self._max_round_s)
 
     async def _fingerprint(self, served: ServedModel, config: Any, settings: Settings) -> None:
         """Hash the model's files in the background; a large model takes minutes, once."""
@@ -118,41 +146,6 @@ class PoCEndpoints:
             self.hashing.cancel()
         if self._state.prover is not None:
             await self._state.prover.close()
-
-
-async def _make_prover(
-    engine_client: Any,
-    gate: InferenceGate,
-    args: Namespace,
-    settings: Settings,
-    max_round_s: float,
-) -> Prover:
-    """Ask the workers what they have, and set up the service.
-
-    Raises:
-        EngineError: the proof cannot be made on this server; says why.
-    """
-    if engine_client is None:
-        raise EngineError("this server has no engine.")
-    if (getattr(args, "api_server_count", None) or 1) > 1:
-        raise EngineError(
-            "the server runs several API processes, and a round lives in one. Start it with "
-            "--api-server-count 1."
-        )
-    extension = engine_client.vllm_config.parallel_config.worker_extension_cls
-    if not extension:
-        raise EngineError(f"start the server with --worker-extension-cls {EXTENSION}.")
-    try:
-        info, limits = read_description(await engine_client.collective_rpc("poc_describe"))
-    except EngineError:
-        raise
-    except Exception as exc:
-        # What a worker raises arrives as text, of whatever class it was.
-        raise EngineError(str(exc)[:500]) from exc
-    names = getattr(args, "served_model_name", None)
-    info = replace(info, model=names[0] if names else info.model)
-    model = ServedModel(engine_client, info, limits)
-    return Prover(model, gate, drain_s=settings.vllm_drain_seconds, max_round_s=max_round_s)
 
 
 def _tokens(settings: Settings, args: Namespace) -> list[str]:

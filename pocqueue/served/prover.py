@@ -307,16 +307,14 @@ class Prover:
         self.gate.close()
         # From when the gate closed: changes of phase do not keep it closed for longer.
         if self._end is None:
-            self._end = asyncio.get_running_loop().call_later(self.max_round_s, self._overdue)
+            reason = f"nobody stopped the round within {self.max_round_s:.0f} s"
+            self._end = asyncio.get_running_loop().call_later(self.max_round_s, self._fail, reason)
 
     def _leave(self) -> None:
         if self._end is not None:
             self._end.cancel()
             self._end = None
         self.gate.open()
-
-    def _overdue(self) -> None:
-        self._fail(f"nobody stopped the round within {self.max_round_s:.0f} s")
 
     def _end_search(self) -> None:
         if self._search is not None:
