@@ -114,6 +114,9 @@ class OutboxStatus(BaseModel):
 class Outbox(SqliteFile):
     """The outbox in a file, made if it is not there; a context manager.
 
+    Every method raises OutboxError if the file is in trouble. `accept`, `add_check`, `close_session` and
+    `hold` raise NodeStateError if the session is not known.
+
     Args:
         path: the file. `PATH.lock` beside it keeps other processes away from it.
         clock: Unix time.
@@ -197,7 +200,6 @@ class Outbox(SqliteFile):
             `cursor_before`, one of the messages is there already, or the session is over.
 
         Raises:
-            NodeStateError: the session is not known.
             ValueError: a body holds what JSON has no words for.
         """
         with self.transaction() as db:
@@ -227,11 +229,7 @@ class Outbox(SqliteFile):
         return True
 
     def add_check(self, session_id: str, *, sampled: int, invalid: int) -> None:
-        """Add to what was recomputed of a session, and to what of it was wrong.
-
-        Raises:
-            NodeStateError: the session is not known.
-        """
+        """Add to what was recomputed of a session, and to what of it was wrong."""
         with self.transaction() as db:
             _known(db, session_id)
             db.execute(
@@ -240,20 +238,12 @@ class Outbox(SqliteFile):
             )
 
     def close_session(self, session_id: str) -> None:
-        """Note that a session is over; one that was fraud stays so. Its messages are still sent.
-
-        Raises:
-            NodeStateError: the session is not known.
-        """
+        """Note that a session is over; one that was fraud stays so. Its messages are still sent."""
         with self.transaction() as db:
             _end(db, session_id, "closed", self._clock())
 
     def hold(self, session_id: str) -> int:
-        """Send nothing more of a session, which was fraud; return how many messages are held by it.
-
-        Raises:
-            NodeStateError: the session is not known.
-        """
+        """Send nothing more of a session, which was fraud; return how many messages are held by it."""
         with self.transaction() as db:
             _end(db, session_id, "fraud", self._clock())
             held = db.execute(

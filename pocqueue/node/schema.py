@@ -21,18 +21,13 @@ from pocqueue.poc.nonces import check_node
 from pocqueue.poc.scheme import WithProof
 from pocqueue.poc.search import NOT_SET, MaybeNodeCount, MaybeNodeId, SearchBody
 from pocqueue.web.errors import error_answers
+from pocqueue.web.schema import example
 
 #: What legacy nodes take if neither the body nor its params say.
 DEFAULT_SEQ_LEN = 16
 
 #: More than any model has positions for.
 MAX_SEQ_LEN = 1 << 24
-
-_EXAMPLE: dict[str, Any] = {
-    **SEARCH_EXAMPLE,
-    "params": {"model": "embedded", "seq_len": 256},
-    "url": "http://127.0.0.1:9100/v1/poc-batches",
-}
 
 
 class Params(BaseModel):
@@ -70,7 +65,11 @@ class Params(BaseModel):
 class InitBody(SearchBody, WithProof):
     """A round as the chain describes it."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+    model_config = example(
+        **SEARCH_EXAMPLE,
+        params={"model": "embedded", "seq_len": 256},
+        url="http://127.0.0.1:9100/v1/poc-batches",
+    )
 
     node_id: MaybeNodeId = NOT_SET
     node_count: MaybeNodeCount = NOT_SET
@@ -158,7 +157,7 @@ _STATUS: dict[str, Any] = {
     "delegation_mode": True,
     "gpu_count": 100,
     "session_id": "7f0c5e8e-55a4-4b0e-9d0a-3c1f6f0c9f5e",
-    "block_hash": _EXAMPLE["block_hash"],
+    "block_hash": SEARCH_EXAMPLE["block_hash"],
     "node_id": 0,
     "total_batches": 50,
     "total_nonces": 104,
@@ -174,7 +173,7 @@ _STATUS: dict[str, Any] = {
 class PowStatus(BaseModel):
     """How the small node stands. Legacy clients read the first four fields."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [_STATUS]})
+    model_config = example(**_STATUS)
 
     status: str = Field(description="IDLE, NOT_LOADED, LOADING, GENERATING, VALIDATING or STOPPED.")
     is_model_initialized: bool = Field(description="Whether it has a round.")
@@ -203,14 +202,19 @@ class PowStatus(BaseModel):
     outbox: OutboxStatus
 
 
-class RoundAnswer(BaseModel):
-    """What changed a round is answered with."""
+class OkAnswer(BaseModel):
+    """It is done."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"status": "OK", "pow_status": _STATUS}]}
-    )
+    model_config = example(status="OK")
 
     status: str = "OK"
+
+
+class RoundAnswer(OkAnswer):
+    """What changed a round is answered with."""
+
+    model_config = example(status="OK", pow_status=_STATUS)
+
     pow_status: PowStatus | str = Field(
         description="How the node stands; after a stop of nothing, `PoW is not running`."
     )
@@ -219,17 +223,9 @@ class RoundAnswer(BaseModel):
 class StateAnswer(BaseModel):
     """What the machine is used for."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"state": "POW"}]})
+    model_config = example(state="POW")
 
     state: str = Field(description="POW, or STOPPED if there is no round.")
-
-
-class OkAnswer(BaseModel):
-    """It is done."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "OK"}]})
-
-    status: str = "OK"
 
 
 _ERRORS = {
