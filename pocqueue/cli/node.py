@@ -330,12 +330,11 @@ def _counted(count: int, noun: str) -> str:
 def _read(file: str) -> str:
     try:
         data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        return data.decode("utf-8-sig")
     except OSError as exc:
         raise BatchFileError(
             f"{file} cannot be read ({exc.strerror}): name a file of signed batches, or - for stdin."
         ) from None
-    try:
-        return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise BatchFileError(f"{file} is no UTF-8 text, as JSON has to be.") from None
 

@@ -97,13 +97,14 @@ class EngineHost:
     async def _load(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            self._engine = await loop.run_in_executor(
+            engine = await loop.run_in_executor(
                 self._thread, self._load_engine, self._settings, None, logger.info
             )
-            info = self._engine.info
+            info = engine.info
         except Exception as exc:  # noqa: BLE001 - whatever a model runtime raises: the node goes on without
             reason = str(exc) or type(exc).__name__
             self.error = f"The engine of this node cannot be used: {reason}"
             logger.error("%s", self.error)
             return
+        self._engine = engine
         logger.info("The engine of this node is ready: %s on %s.", info.model, info.device)

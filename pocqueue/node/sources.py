@@ -87,46 +87,41 @@ class Source(Protocol):
         ...
 
 
+@dataclass(slots=True)
 class RemoteSource:
-    """A session on a big node.
+    """A session on a big node."""
 
-    Args:
-        client: of the big node; closed with this.
-        session_id: from the big node.
-        gpu_count: as it said.
-        poll_s: seconds between two requests to a big node without long polling.
-    """
-
-    origin: Origin = "delegation"
-
-    def __init__(
-        self, client: DelegationClient, session_id: str, gpu_count: int, poll_s: float
-    ) -> None:
-        self.session_id, self.gpu_count = session_id, gpu_count
-        self.must_end = False
-        self._client = client
-        self._poll_s = poll_s
-        #: Whether it has cursors and long polling; None: not known before its first answer.
-        self._has_cursors: bool | None = None
-        self._pause_s = 0.0
+    #: Of the big node; closed with this.
+    client: DelegationClient
+    session_id: str
+    #: As the big node said.
+    gpu_count: int
+    #: Seconds between two requests to a big node without long polling.
+    poll_s: float
+    origin: Origin = field(default="delegation", init=False)
+    must_end: bool = field(default=False, init=False)
+    #: Whether it has cursors and long polling; None: not known before its first answer.
+    has_cursors: bool | None = field(default=None, init=False)
+    #: Seconds to wait before the next request.
+    pause_s: float = field(default=0.0, init=False)
 
     async def read(self, cursor: str) -> Page:
-        if self._pause_s:
-            await asyncio.sleep(self._pause_s)
-            self._pause_s = 0.0
+        if self.pause_s:
+            await asyncio.sleep(self.pause_s)
+            self.pause_s = 0.0
         # No long poll until it is known to have cursors: until then a read must not be cut off, and a long
         # one would hold up the end of this process.
-        wait_s = WAIT_S if self._has_cursors else 0.0
+        wait_s = WAIT_S if self.has_cursors else 0.0
         begun = time.monotonic()
-        self.must_end = not self._has_cursors
+        self.must_end = not self.has_cursors
         try:
-            page = await self._client.batches(self.session_id, cursor, wait_s)
+            page = await self.client.batches(self.session_id, cursor, wait_s)
         finally:
             self.must_end = False
-        self._has_cursors = page.cursor is not None
+        self.has_cursors = page.cursor is not None
         if page.cursor is None:
             # Without cursors each reply is a page of its own; it gets a name, so that it counts once.
-            self._pause_s = self._poll_s
+            self.pause_s = self.poll_s
             behind = f"poll-{uuid.uuid4().hex}"
             return Page(behind, page.batches, not page.active, page.status)
         if page.batches and page.cursor == cursor:
@@ -135,16 +130,16 @@ class RemoteSource:
                 is_final=True,
             )
         if wait_s and not page.batches and time.monotonic() - begun < IDLE_S:
-            self._pause_s = min(IDLE_S, self._poll_s)
+            self.pause_s = min(IDLE_S, self.poll_s)
         return Page(page.cursor, page.batches, not page.active, page.status)
 
     async def stop(self) -> None:
-        await self._client.stop(self.session_id)
+        await self.client.stop(self.session_id)
         # What is left is fetched at once, not after the rest of the pause.
-        self._pause_s = 0.0
+        self.pause_s = 0.0
 
     async def close(self) -> None:
-        await self._client.close()
+        await self.client.close()
 
 
 @dataclass(slots=True)

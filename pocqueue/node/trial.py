@@ -99,8 +99,7 @@ class Trial(Closing):
                 "disturbed for a trial. Try again when that round is over."
             )
         self._began = time.monotonic()
-        status: dict[str, Any] = self._node.post("/init/generate", self._body)["pow_status"]
-        return status
+        return dict(self._node.post("/init/generate", self._body)["pow_status"])
 
     def batches(self, seconds: float) -> Iterator[Taken]:
         """Yield batches as they come, for some seconds.
