@@ -11,9 +11,7 @@ class EngineKind:
 
     loader: str  #: function that loads it, as ``module:name``
     kernels: str  #: whose kernels compute it; engines that share them agree bit for bit
-    is_remote: bool = (
-        False  #: the model and its devices belong to a server; this process has neither
-    )
+    is_remote: bool = False  #: model and devices belong to a server; this process has neither
     spreads: bool = False  #: takes several devices for one model
     package: str = ""  #: extra of pocqueue, and package, without which it cannot be loaded
 

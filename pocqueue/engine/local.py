@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pocqueue.engine import Engine, EngineOptions, OnProgress, load_engine
+from pocqueue.engine.devices import device_for_queue
 from pocqueue.engine.kinds import is_remote
 from pocqueue.settings import Settings
 
@@ -31,8 +32,6 @@ def load_local_engine(
     Raises:
         EngineError, SettingsError: as `load_engine` does.
     """
-    from pocqueue.engine.devices import device_for_queue
-
     token = settings.vllm_token
     options = EngineOptions(
         model=model or settings.model,

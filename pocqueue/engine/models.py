@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pocqueue.engine import hub
 from pocqueue.engine.base import OnProgress
 from pocqueue.engine.fingerprint import fingerprint, read_config
 from pocqueue.engine.torch_model.embedded import EMBEDDED, ensure_embedded_model
@@ -45,7 +47,9 @@ def resolve_model(name: str, state_dir: Path, on_progress: OnProgress) -> Resolv
         return ResolvedModel(ensure_embedded_model(state_dir).resolve(), name)
     if not name or "\0" in name:
         raise ModelNotFound(f"Model {name!r} is not a name; allowed: {_ALLOWED}.")
-    path = _expand(name)
+    path = Path(name)
+    with contextlib.suppress(RuntimeError):  # a user that does not exist leaves the name as it is
+        path = path.expanduser()
     if path.is_dir():
         path = path.resolve()
     elif path.exists():
@@ -55,9 +59,7 @@ def resolve_model(name: str, state_dir: Path, on_progress: OnProgress) -> Resolv
             f"Model {name!r} is not a folder on this machine; allowed: {_ALLOWED}. Check the spelling."
         )
     else:
-        from pocqueue.engine.hub import fetch_from_hub
-
-        path = fetch_from_hub(name, on_progress=on_progress)
+        path = hub.fetch_from_hub(name, on_progress=on_progress)
     check_causal_lm(name, read_config(path / "config.json"))
     return ResolvedModel(path, name)
 
@@ -121,11 +123,3 @@ def fingerprint_with_progress(
             )
 
     return fingerprint(model.path, state_dir=state_dir, on_bytes=tell)
-
-
-def _expand(name: str) -> Path:
-    """Expand ``~``; a user that does not exist leaves the name as it is."""
-    try:
-        return Path(name).expanduser()
-    except RuntimeError:
-        return Path(name)

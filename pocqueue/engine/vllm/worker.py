@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from pocqueue.engine.base import EngineInfo, attention_shape
+from pocqueue.engine.devices import device_name
 from pocqueue.engine.pipeline import Pipeline
 from pocqueue.engine.stages import StageTimer
 from pocqueue.engine.vllm.forward import VllmForward
@@ -129,8 +130,6 @@ class PoCWorker:
 
 def vllm_info(vllm_config: Any, device: torch.device) -> EngineInfo:
     """Describe a model as vLLM runs it; the fingerprint is added by the caller, which knows its files."""
-    from pocqueue.engine.devices import device_name
-
     model = vllm_config.model_config
     size = vllm_config.parallel_config.tensor_parallel_size
     name = str(device) if device.type == "cpu" else f"cuda:{device.index or 0}"

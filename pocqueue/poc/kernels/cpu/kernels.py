@@ -34,11 +34,7 @@ class CpuKernels(Kernels):
     def __init__(self) -> None:
         self._team = Team()
         self._results = _ReusedMemory()
-
-    @property
-    def layer(self) -> str:
-        """What runs the threads, for people."""
-        return self._team.layer
+        self.layer = self._team.layer  #: what runs the threads, for people
 
     @override
     def write_inputs(self, seeds: Sequence[int], out: torch.Tensor) -> None:
