@@ -101,25 +101,22 @@ def _sentence(repo_id: str, error: BaseException) -> str:
     """Put into one or two sentences why a model cannot be had from the hub."""
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
-    start = f"Model {repo_id!r} is not a folder on this machine and "
     if isinstance(error, GatedRepoError):
-        return (
-            f"{start}the hub wants its terms accepted first. Do that on its page and set HF_TOKEN."
-        )
-    if isinstance(error, RepositoryNotFoundError):
-        return (
-            f"{start}the hub has no such public model. Check the spelling (a folder with a config.json, "
+        why = "the hub wants its terms accepted first. Do that on its page and set HF_TOKEN."
+    elif isinstance(error, RepositoryNotFoundError):
+        why = (
+            "the hub has no such public model. Check the spelling (a folder with a config.json, "
             "or a hub id such as Qwen/Qwen3-0.6B), or set HF_TOKEN for a private one."
         )
-    if isinstance(error, HfHubHTTPError):
+    elif isinstance(error, HfHubHTTPError):
         status = error.response.status_code
-        return (
-            f"{start}the hub answered with HTTP status {status}. Try again, or name a local folder."
+        why = f"the hub answered with HTTP status {status}. Try again, or name a local folder."
+    else:
+        why = (
+            f"cannot be downloaded from the hub ({type(error).__name__}). Check the network, or name "
+            'a local folder that has a config.json, or use the model "embedded".'
         )
-    return (
-        f"{start}cannot be downloaded from the hub ({type(error).__name__}). Check the network, or name "
-        'a local folder that has a config.json, or use the model "embedded".'
-    )
+    return f"Model {repo_id!r} is not a folder on this machine and {why}"
 
 
 def _progress_bar(repo_id: str, on_progress: OnProgress) -> type[Any]:
