@@ -14,7 +14,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from enum import Enum
 from http import HTTPStatus
@@ -91,25 +91,16 @@ class Backoff:
         return pause_s * (0.5 + 0.5 * _random.random())
 
 
+@dataclass(kw_only=True, eq=False)
 class CallbackClient(AsyncClosing):
-    """Posts to callback URLs; an async context manager that closes its connections.
+    """Posts to callback URLs; an async context manager that closes its connections."""
 
-    Args:
-        request_timeout_s: seconds for one POST, all of it.
-        connector: makes what connections are made through, in the event loop of the first POST. One that
-            refuses an address fails with a client error caused by `CallbackForbidden`. None: aiohttp's
-            own, which goes wherever a URL leads.
-    """
-
-    def __init__(
-        self,
-        *,
-        request_timeout_s: float = 10.0,
-        connector: Callable[[], aiohttp.BaseConnector] | None = None,
-    ) -> None:
-        self._timeout_s = request_timeout_s
-        self._connector = connector
-        self._session: aiohttp.ClientSession | None = None
+    request_timeout_s: float = 10.0  #: seconds for one POST, all of it
+    #: Makes what connections are made through, in the event loop of the first POST. One that refuses an
+    #: address fails with a client error caused by `CallbackForbidden`. None: aiohttp's own, which goes
+    #: wherever a URL leads.
+    connector: Callable[[], aiohttp.BaseConnector] | None = None
+    _session: aiohttp.ClientSession | None = field(default=None, init=False)
 
     @override
     async def close(self) -> None:
@@ -132,14 +123,14 @@ class CallbackClient(AsyncClosing):
                 data=body.encode(),
                 headers={"Content-Type": "application/json"},
                 allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=self._timeout_s),
+                timeout=aiohttp.ClientTimeout(total=self.request_timeout_s),
             ) as response:
                 return await _result(response, url)
         except ValueError:
             # aiohttp.InvalidURL, and UnicodeError if a host name cannot be written for DNS.
             return PostResult(PostOutcome.REFUSED, "the callback URL is none")
         except TimeoutError:
-            return PostResult(PostOutcome.RETRY, f"no answer within {self._timeout_s:g} s")
+            return PostResult(PostOutcome.RETRY, f"no answer within {self.request_timeout_s:g} s")
         except (aiohttp.ClientError, OSError) as exc:
             if isinstance(exc.__cause__, CallbackForbidden):
                 return PostResult(PostOutcome.FORBIDDEN, str(exc.__cause__))
@@ -151,7 +142,7 @@ class CallbackClient(AsyncClosing):
             # `trust_env` stays off: a proxy of the environment would be connected to unchecked, and
             # would look names up once more.
             self._session = aiohttp.ClientSession(
-                connector=None if self._connector is None else self._connector(), trust_env=False
+                connector=None if self.connector is None else self.connector(), trust_env=False
             )
         return self._session
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import KW_ONLY, asdict, dataclass, field
 from typing import Any
 
 from typing_extensions import override
@@ -27,53 +27,38 @@ from pocqueue.poc.distance.data import ProofBatch, ValidatedBatch, validated_bod
 logger = logging.getLogger(__name__)
 
 
+@dataclass(eq=False, repr=False)
 class CallbackQueue(AsyncClosing):
     """Delivers bodies to a callback URL, in order, from the event loop it is first used in.
-
-    Args:
-        callback_url: http or https; ``/generated`` and ``/validated`` are appended to it.
-        queue_size: batches that wait at most; a batch that finds the queue full is dropped.
-        attempts: tries per batch, the first included; >= 1.
-        give_up_after_s: seconds after which a batch is not tried again.
-        backoff_s: pause before the second try; doubles with each one (`callback.Backoff`).
-        max_backoff_s: longest pause between two tries.
-        request_timeout_s: seconds for one attempt, all of it.
-        flush_timeout_s: seconds that `close` gives the queue to empty.
-
-    Attributes:
-        sent: batches delivered.
-        failed: batches given up after retries.
-        dropped: batches refused by the receiver, that found the queue full, that were left when the
-            sender closed or that JSON cannot hold. Every batch counts in one of the three, or waits.
 
     Raises:
         InvalidRound: `callback_url` is no http or https URL with a host.
     """
 
-    def __init__(
-        self,
-        callback_url: str,
-        *,
-        queue_size: int = 1000,
-        attempts: int = 8,
-        give_up_after_s: float = 120.0,
-        backoff_s: float = 0.5,
-        max_backoff_s: float = 15.0,
-        request_timeout_s: float = 10.0,
-        flush_timeout_s: float = 10.0,
-    ) -> None:
-        assert attempts >= 1
-        self.sent = 0
-        self.failed = 0
-        self.dropped = 0
-        self._url = callback_url
-        self._name = without_secrets(callback_url)
-        self._attempts = attempts
-        self._give_up_after_s = give_up_after_s
-        self._backoff = Backoff(backoff_s, max_backoff_s)
-        self._flush_timeout_s = flush_timeout_s
-        self._client = CallbackClient(request_timeout_s=request_timeout_s)
-        self._queue: asyncio.Queue[tuple[Kind, str]] = asyncio.Queue(queue_size)
+    callback_url: str  #: http or https; ``/generated`` and ``/validated`` are appended to it
+    _: KW_ONLY
+    queue_size: int = 1000  #: batches that wait at most; one that finds the queue full is dropped
+    attempts: int = 8  #: tries per batch, the first included; >= 1
+    give_up_after_s: float = 120.0  #: seconds after which a batch is not tried again
+    backoff_s: float = (
+        0.5  #: pause before the second try; doubles with each one (`callback.Backoff`)
+    )
+    max_backoff_s: float = 15.0  #: longest pause between two tries
+    request_timeout_s: float = 10.0  #: seconds for one attempt, all of it
+    flush_timeout_s: float = 10.0  #: seconds that `close` gives the queue to empty
+
+    sent: int = field(default=0, init=False)  #: batches delivered
+    failed: int = field(default=0, init=False)  #: batches given up after retries
+    #: Batches refused by the receiver, that found the queue full, that were left when the sender closed or
+    #: that JSON cannot hold. Every batch counts in one of the three, or waits.
+    dropped: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        assert self.attempts >= 1
+        self._name = without_secrets(self.callback_url)
+        self._backoff = Backoff(self.backoff_s, self.max_backoff_s)
+        self._client = CallbackClient(request_timeout_s=self.request_timeout_s)
+        self._queue: asyncio.Queue[tuple[Kind, str]] = asyncio.Queue(self.queue_size)
         self._queue_was_full = False
         self._delivery: asyncio.Task[None] | None = None
         self._closing = False
@@ -102,7 +87,7 @@ class CallbackQueue(AsyncClosing):
         self._closing = True
         try:
             if self._delivery is not None:
-                await self.flush(self._flush_timeout_s)
+                await self.flush(self.flush_timeout_s)
         finally:
             if self._delivery is not None:
                 self._delivery.cancel()
@@ -131,7 +116,7 @@ class CallbackQueue(AsyncClosing):
                 logger.warning(
                     "Callbacks to %s: %d wait already; dropping new ones until it catches up",
                     self._name,
-                    self._queue.maxsize,
+                    self.queue_size,
                 )
             self._queue_was_full = True
             return
@@ -154,9 +139,9 @@ class CallbackQueue(AsyncClosing):
     async def _deliver(self, kind: Kind, body: str) -> None:
         """Try one body until it is delivered, refused or given up, and count it."""
         now = asyncio.get_running_loop().time
-        give_up_at = now() + self._give_up_after_s
-        for attempt in range(self._attempts):
-            result = await self._client.post(self._url, kind, body)
+        give_up_at = now() + self.give_up_after_s
+        for attempt in range(self.attempts):
+            result = await self._client.post(self.callback_url, kind, body)
             if result.outcome is PostOutcome.DELIVERED:
                 self.sent += 1
                 return
@@ -165,7 +150,7 @@ class CallbackQueue(AsyncClosing):
                 return
             logger.info("Callback %s/%s: %s", self._name, kind, result.reason)
             pause = self._backoff.pause_s(attempt)
-            if attempt + 1 == self._attempts or now() + pause > give_up_at:
+            if attempt + 1 == self.attempts or now() + pause > give_up_at:
                 break
             await asyncio.sleep(pause)
         self.failed += 1

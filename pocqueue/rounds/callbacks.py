@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import redis
 from pydantic import BaseModel, ConfigDict
 
 from pocqueue.rounds.connection import OnRedis
@@ -68,25 +67,12 @@ def is_finished(status: RoundStatus, progress: CallbackProgress, grace_s: float)
     return progress.delivered >= status.valid or status.now_ms > status.ended_ms + grace_s * 1000
 
 
+@dataclass(eq=False, repr=False)
 class Callbacks(OnRedis):
-    """The callbacks of all rounds, in Redis.
+    """The callbacks of all rounds, in Redis."""
 
-    Args:
-        client, url: see `OnRedis`.
-        store: has the rounds.
-        timings: of leases and retries.
-    """
-
-    def __init__(
-        self,
-        client: redis.Redis,
-        url: str,
-        store: RoundStore,
-        timings: CallbackTimings = CallbackTimings(),
-    ) -> None:
-        super().__init__(client, url)
-        self._store = store
-        self.timings = timings
+    store: RoundStore
+    timings: CallbackTimings = CallbackTimings()
 
     def claim_due(self, grace_s: float) -> list[tuple[str, str]]:
         """Lease every delivery that is due; return (round id, lease token) of each.
@@ -96,7 +82,7 @@ class Callbacks(OnRedis):
         found = self.progress_of_all()
         if not found:
             return []
-        statuses = {status.round_id: status for status in self._store.statuses(list(found))}
+        statuses = {status.round_id: status for status in self.store.statuses(list(found))}
         claimed = []
         for round_id, progress in found.items():
             status = statuses.get(round_id)

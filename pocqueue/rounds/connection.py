@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from typing import Any, TypeAlias
@@ -167,19 +168,15 @@ def store_errors(url: str) -> Iterator[None]:
 Call: TypeAlias = tuple[Sequence[str], Sequence[Any]]
 
 
+@dataclass(eq=False, repr=False)
 class OnRedis:
     """Something kept in Redis, on one client. Safe to share between threads.
 
     Whatever asks Redis raises `StoreError` if it is away, full or refuses.
-
-    Args:
-        client: of the server.
-        url: its address, for messages.
     """
 
-    def __init__(self, client: redis.Redis, url: str) -> None:
-        self.client = client
-        self.url = url
+    client: redis.Redis
+    url: str  #: of the server, for messages
 
     def _errors(self) -> contextlib.AbstractContextManager[None]:
         return store_errors(self.url)

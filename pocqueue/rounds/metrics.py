@@ -16,6 +16,7 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from prometheus_client import (
     CollectorRegistry,
@@ -68,15 +69,11 @@ TOTALS = {
 GPU_STATES = ("live", "draining", "hanging", "dead")
 
 
+@dataclass(eq=False, repr=False)
 class PoolCollector(Collector):
-    """Collects everything from one backend. Safe to be asked from several threads.
+    """Collects everything from one backend. Safe to be asked from several threads."""
 
-    Args:
-        backend: where to read. Not closed by the collector.
-    """
-
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
+    backend: Backend  #: not closed by the collector
 
     @override
     def collect(self) -> Iterator[Metric]:
@@ -91,12 +88,12 @@ class PoolCollector(Collector):
         yield from found
 
     def _read(self) -> list[Metric]:
-        store = self._backend.store
+        store = self.backend.store
         rounds = store.snapshot()
-        gpus = self._backend.pool.all()
+        gpus = self.backend.pool.all()
         active = [status.round_id for status in rounds if status.state.is_active]
         outstanding = store.outstanding(active)
-        progress = self._backend.callbacks.progress_of_all()
+        progress = self.backend.callbacks.progress_of_all()
         return [
             *_totals(store.totals()),
             *_rounds(rounds),

@@ -13,8 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-import redis
-
 from pocqueue.engine.base import EngineInfo
 from pocqueue.rounds.connection import Call, OnRedis
 from pocqueue.rounds.store import Keys
@@ -167,13 +165,12 @@ class Gpu:
         return cls(**values)
 
 
+@dataclass(eq=False, repr=False)
 class Pool(OnRedis):
     """The register of GPU queues in Redis. Safe to share between threads."""
 
-    def __init__(self, client: redis.Redis, url: str) -> None:
-        super().__init__(client, url)
-        #: The last record of each queue, as it was read. Never changed in place: threads may share it.
-        self._known: dict[str, Gpu] = {}
+    #: The last record of each queue, as it was read. Never changed in place: threads may share it.
+    _known: dict[str, Gpu] = field(default_factory=dict, init=False)
 
     def beat(self, gpu: Gpu) -> Gpu | None:
         """Register a worker or renew its heartbeat; return the other live owner of the queue."""

@@ -111,18 +111,10 @@ class OutstandingRange:
     @functools.lru_cache(maxsize=8192)
     def parse(round_id: str, range_id: str, record: str) -> OutstandingRange:
         """Read a record as the store has it; the same text gives the same, immutable object."""
-        start, stop, done, queue, worker, attempts, assigned = record.split(" ")
-        return OutstandingRange(
-            round_id=round_id,
-            range_id=int(range_id),
-            start=int(start),
-            stop=int(stop),
-            done=int(done),
-            queue=queue,
-            worker=worker,
-            attempts=int(attempts),
-            assigned_ms=int(assigned),
-        )
+        start, stop, done, queue, worker, attempts, assigned_ms = record.split(" ")
+        indices = int(start), int(stop), int(done)
+        failed, sent = int(attempts), int(assigned_ms)
+        return OutstandingRange(round_id, int(range_id), *indices, queue, worker, failed, sent)
 
 
 @functools.lru_cache(maxsize=512)

@@ -11,10 +11,8 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
-
-import redis
 
 from pocqueue.errors import StoreError
 from pocqueue.rounds.backend import Backend
@@ -74,17 +72,16 @@ class SchedulerTimings:
     lease_s: float = LEASE_S  #: after which a leader that does not renew loses the lead
 
 
+@dataclass(eq=False, repr=False)
 class LeaderLease(OnRedis):
     """The lead among schedulers, a key in Redis that its holder has to renew, as one of them sees it."""
 
-    def __init__(self, client: redis.Redis, url: str, lease_s: float = LEASE_S) -> None:
-        super().__init__(client, url)
-        self.id = uuid.uuid4().hex
-        self._lease_ms = round(1000 * lease_s)
+    lease_s: float = LEASE_S
+    id: str = field(default_factory=lambda: uuid.uuid4().hex, init=False)
 
     def hold(self) -> bool:
         """Take or renew the lead; say whether this scheduler has it."""
-        return bool(self._run("lead", [Keys.LEADER], [self.id, self._lease_ms]))
+        return bool(self._run("lead", [Keys.LEADER], [self.id, round(1000 * self.lease_s)]))
 
     def resign(self) -> None:
         """Give the lead up so that another scheduler need not wait for it to run out."""
@@ -92,26 +89,18 @@ class LeaderLease(OnRedis):
         self._run("lead", [Keys.LEADER], [self.id, 1])
 
 
+@dataclass(eq=False, repr=False)
 class Scheduler:
-    """One scheduler.
+    """One scheduler."""
 
-    Args:
-        backend: rounds, ranges, GPU queues, and proofs that callback URLs did not take yet.
-        sender: brings tasks to workers.
-        timings: see there.
-        clock: monotonic seconds.
-    """
+    backend: Backend  #: rounds, ranges, GPU queues, and proofs that callback URLs did not take yet
+    sender: Sender
+    timings: SchedulerTimings = SchedulerTimings()
+    clock: Callable[[], float] = time.monotonic
 
-    def __init__(
-        self,
-        backend: Backend,
-        sender: Sender,
-        timings: SchedulerTimings = SchedulerTimings(),
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._store, self._pool, self._callbacks = backend.store, backend.pool, backend.callbacks
-        self._sender, self._timings, self._clock = sender, timings, clock
-        self._lease = LeaderLease(backend.client, backend.url, timings.lease_s)
+    def __post_init__(self) -> None:
+        self._store, self._pool = self.backend.store, self.backend.pool
+        self._lease = LeaderLease(self.backend.client, self.backend.url, self.timings.lease_s)
         self._trust_silence_at = 0.0
         self._leads = self._stands_by = self._store_lost = False
 
@@ -120,9 +109,9 @@ class Scheduler:
         while not stop.is_set():
             try:
                 if self._lead():
-                    began = self._clock()
+                    began = self.clock()
                     busy = self.step()
-                    pause_s = busy_pause_s(self._clock() - began) if busy else self._timings.idle_s
+                    pause_s = busy_pause_s(self.clock() - began) if busy else self.timings.idle_s
                     # A new round ends this wait early.
                     self._store.wait_for_work(pause_s)
                 else:
@@ -138,7 +127,7 @@ class Scheduler:
                     self._store_lost = True
                     logger.warning("Scheduling waits: %s", exc)
                 # No heartbeat got through either. It takes workers a moment to be heard again.
-                self._trust_silence_at = self._clock() + self._timings.settle_s
+                self._trust_silence_at = self.clock() + self.timings.settle_s
                 stop.wait(STANDBY_STEP_S)
         if self._leads:
             try:
@@ -154,8 +143,8 @@ class Scheduler:
             self._store.expire(round_id)
         if rounds:
             self._schedule(rounds)
-        for round_id, token in self._callbacks.claim_due(self._timings.grace_s):
-            self._sender.send_callback(round_id, token)
+        for round_id, token in self.backend.callbacks.claim_due(self.timings.grace_s):
+            self.sender.send_callback(round_id, token)
         return bool(rounds)
 
     def _schedule(self, rounds: list[RoundStatus]) -> None:
@@ -163,9 +152,9 @@ class Scheduler:
         gpus = self._pool.all()
         outstanding = self._store.outstanding(list(by_id))
         now_ms = rounds[0].now_ms
-        trust = self._clock() >= self._trust_silence_at
+        trust = self.clock() >= self._trust_silence_at
         lost = find_lost(
-            outstanding, gpus, now_ms, trust_silence=trust, delivery_s=self._timings.delivery_s
+            outstanding, gpus, now_ms, trust_silence=trust, delivery_s=self.timings.delivery_s
         )
         for item in lost:
             out = item.range
@@ -181,7 +170,7 @@ class Scheduler:
             )
         gone = {item.range.key for item in lost}
         held = [out for out in outstanding if out.key not in gone]
-        wanted = plan(rounds, gpus, held, now_ms, self._timings.range_s)
+        wanted = plan(rounds, gpus, held, now_ms, self.timings.range_s)
         # A few round trips for all GPUs, not two for each: with hundreds of them a step would take longer
         # than the pause between two.
         sent = [
@@ -191,14 +180,14 @@ class Scheduler:
             if assigned is not None
         ]
         if sent:
-            self._sender.send_ranges(sent)
+            self.sender.send_ranges(sent)
 
     def _lead(self) -> bool:
         leads = self._lease.hold()
         if leads and not self._leads:
             logger.info("This scheduler leads.")
             # The one that led before may have lost Redis as well.
-            self._trust_silence_at = self._clock() + self._timings.settle_s
+            self._trust_silence_at = self.clock() + self.timings.settle_s
         elif self._leads and not leads:
             logger.warning("Another scheduler took the lead.")
         self._leads = leads

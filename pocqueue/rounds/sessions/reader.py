@@ -20,7 +20,7 @@ import logging
 import re
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from typing_extensions import override
@@ -109,29 +109,24 @@ class Page:
         return f"[{head}{lists}}}]"
 
 
+@dataclass(eq=False, repr=False)
 class SessionReader(AsyncClosing):
     """Reads sessions for the requests of one process; an async context manager.
 
     Used from one event loop only. Whatever asks Redis raises `StoreError` if it is away.
-
-    Args:
-        url: of Redis, as `connection.redis_url` gives it.
-        max_page_bytes: most bytes of one page's nonces and values; one batch there is at least.
-        max_waits: readers that wait in Redis for proofs at the same time; others look now and then.
-
-    Attributes:
-        client: for other short questions to Redis in the same loop.
     """
 
-    def __init__(
-        self, url: str, *, max_page_bytes: int = MAX_PAGE_BYTES, max_waits: int = MAX_WAITS
-    ) -> None:
-        self.url = url
-        self._max_page_bytes = max_page_bytes
-        self._max_waits = max_waits
-        # Somewhat more connections than readers, for those others.
-        self.client = connect_async(url, max_connections=2 * MAX_READS)
-        self._waiters = connect_async(url, max_connections=max_waits)
+    url: str  #: of Redis, as `connection.redis_url` gives it
+    _: KW_ONLY
+    max_page_bytes: int = MAX_PAGE_BYTES  #: of one page's nonces and values; at least one batch
+    max_waits: int = (
+        MAX_WAITS  #: readers that wait in Redis at the same time; others look now and then
+    )
+
+    def __post_init__(self) -> None:
+        # For other short questions to Redis in the same loop as well, so somewhat more than for readers.
+        self.client = connect_async(self.url, max_connections=2 * MAX_READS)
+        self._waiters = connect_async(self.url, max_connections=self.max_waits)
         self._turns = asyncio.Semaphore(MAX_READS)
         self._waiting = 0
         self._closing = False
@@ -190,7 +185,7 @@ class SessionReader(AsyncClosing):
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout_s
         while not self._closing and (left_s := end - loop.time()) > 0:
-            if self._waiting < self._max_waits:
+            if self._waiting < self.max_waits:
                 self._waiting += 1
                 try:
                     if await self._block(session_id, cursor, min(left_s, WAIT_STEP_S)):
@@ -224,7 +219,7 @@ class SessionReader(AsyncClosing):
     async def _read(self, session_id: str, cursor: str | None, limit: int) -> tuple[Page, bool]:
         """Read a page; say whether the session expired and is not yet marked so."""
         keys = Keys.parts(session_id, "round", "proofs", "drain")
-        args = ["" if cursor is None else cursor, limit, self._max_page_bytes]
+        args = ["" if cursor is None else cursor, limit, self.max_page_bytes]
         reply = await self._run("read_session", keys, args)
         if not reply:
             raise UnknownSession(session_id)
