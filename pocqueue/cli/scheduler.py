@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pocqueue.cli.options import Host, Port
 
@@ -34,10 +34,7 @@ class _Stop:
         return self._set
 
 
-def scheduler(
-    metrics_port: Port = None,
-    metrics_address: Host = None,
-) -> None:
+def scheduler(metrics_port: Port = None, metrics_address: Host = None) -> None:
     """Give nonce ranges to GPUs. Several may run: one leads, another takes over within 4 seconds.
 
     Where a metrics port is set it serves Prometheus metrics there.
@@ -61,9 +58,6 @@ def run(settings: Settings, **timings: float) -> None:
     log_to_stderr(settings.log_level)
     stop = _Stop()
 
-    def end(_signum: int, _frame: Any) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda *_: stop.set())
     run_scheduler(settings, app, stop, SchedulerTimings(**timings))

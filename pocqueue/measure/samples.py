@@ -31,9 +31,9 @@ NO_SCHEDULER_S = 5.0
 OnCount = Callable[[int, int], None]
 
 
-def made_up_blocks(num: int = 8) -> list[str]:
-    """Return block hashes that no chain has; the same ones every time, so that results repeat."""
-    texts = (f"pocqueue calibration block {i}" for i in range(num))
+def made_up_blocks() -> list[str]:
+    """Return eight block hashes that no chain has; the same ones every time, so that results repeat."""
+    texts = (f"pocqueue calibration block {i}" for i in range(8))
     return [hashlib.sha256(text.encode()).hexdigest() for text in texts]
 
 

@@ -15,12 +15,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pocqueue.errors import CalibrationError, EngineError, InvalidRound
+from pocqueue.errors import CalibrationError, EngineError
 from pocqueue.poc.data import is_valid
 from pocqueue.poc.distance.directions import check_share
 
 #: A quantile says nothing if fewer samples than this are expected on one of its sides.
 MIN_EXPECTED = 10
+#: Probability that an interval holds the right value.
+CONFIDENCE = 0.95
+#: Probability that it lies beyond one of its ends.
+_ERROR = (1 - CONFIDENCE) / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +79,7 @@ def check_valid_rate(valid_rate: float, num_samples: int) -> None:
         )
 
 
-def r_target_for(
-    distances: Sequence[float], valid_rate: float, confidence: float = 0.95
-) -> Calibration:
+def r_target_for(distances: Sequence[float], valid_rate: float) -> Calibration:
     """Estimate the r_target below which the given share of distances lies.
 
     The estimate is the quantile of type 6 of Hyndman & Fan (1996): a new nonce is below it with
@@ -88,14 +90,11 @@ def r_target_for(
     Args:
         distances: of a sample of nonces; one that is not finite counts as never valid.
         valid_rate: (0, 1).
-        confidence: (0, 1).
 
     Raises:
-        InvalidRound: valid_rate or confidence is out of bounds.
+        InvalidRound: valid_rate is out of bounds.
         CalibrationError: there are too few samples, or too many of them are equal or not finite.
     """
-    if not 0 < confidence < 1:
-        raise InvalidRound("confidence", confidence, "above 0 and below 1, such as 0.95")
     num = len(distances)
     check_valid_rate(valid_rate, num)
     ordered = sorted(d if math.isfinite(d) else math.inf for d in distances)
@@ -117,14 +116,14 @@ def r_target_for(
             f"Many distances are exactly {value:g}, so no r_target gives a valid rate of "
             f"{valid_rate:g}: the model's logits hardly depend on its input; try another model."
         )
-    first, last = _interval_places(num, valid_rate, confidence)
+    first, last = _interval_places(num, valid_rate)
     low = ordered[first - 1] if first >= 1 else 0.0
     high = ordered[last - 1] if last <= num_finite else 2.0
     return Calibration(
         r_target=value,
         low=low,
         high=high,
-        confidence=confidence,
+        confidence=CONFIDENCE,
         valid_rate=valid_rate,
         sampled_rate=sampled_rate,
         num_samples=num,
@@ -132,7 +131,7 @@ def r_target_for(
     )
 
 
-def _interval_places(num: int, rate: float, confidence: float) -> tuple[int, int]:
+def _interval_places(num: int, rate: float) -> tuple[int, int]:
     """Return the places, from 1, of the order statistics that bound a quantile.
 
     0 or num + 1 if the sample gives no bound on that side.
@@ -142,10 +141,8 @@ def _interval_places(num: int, rate: float, confidence: float) -> tuple[int, int
 
     # tail[k] = P(at most k of num samples are below the quantile)
     tail = bdtr(np.arange(num + 1, dtype=np.float64), num, rate)
-    error = (1 - confidence) / 2
-    first = int(np.searchsorted(tail, error, side="right"))
-    last = int(np.searchsorted(tail, 1 - error, side="left")) + 1
-    return first, last
+    first = int(np.searchsorted(tail, _ERROR, side="right"))
+    return first, int(np.searchsorted(tail, 1 - _ERROR, side="left")) + 1
 
 
 def spread_between(samples: Sequence[Sequence[float]], r_target: float) -> Spread:
@@ -188,7 +185,6 @@ def estimate_window(
     window_s: float,
     samples: Sequence[Sequence[float]],
     r_target: float,
-    confidence: float = 0.95,
 ) -> WindowEstimate:
     """Estimate the number of valid nonces of a window, for a block that nobody has seen yet.
 
@@ -203,7 +199,6 @@ def estimate_window(
         window_s: seconds.
         samples: distances of each block; those that are not finite count as never valid.
         r_target: (0, 2].
-        confidence: (0, 1).
 
     Raises:
         EngineError: there are no samples.
@@ -214,23 +209,22 @@ def estimate_window(
     if num == 0:
         raise EngineError("There are no distances to estimate a valid rate from.")
     valid = sum(is_valid(distance, r_target) for block in samples for distance in block)
-    error = (1 - confidence) / 2
     rate = valid / num
-    low = float(betaincinv(valid, num - valid + 1, error)) if valid else 0.0
-    high = float(betaincinv(valid + 1, num - valid, 1 - error)) if valid < num else 1.0
+    low = float(betaincinv(valid, num - valid + 1, _ERROR)) if valid else 0.0
+    high = float(betaincinv(valid + 1, num - valid, 1 - _ERROR)) if valid < num else 1.0
     nonces = nonces_per_s * window_s
     between, block = None, 0.0
     if len(samples) > 1:
         between = spread_between(samples, r_target).beyond_chance
-        block = float(stdtrit(len(samples) - 1, 1 - error)) * between * nonces
-    chance = float(ndtri(1 - error)) * math.sqrt(nonces * rate * (1 - rate))
+        block = float(stdtrit(len(samples) - 1, 1 - _ERROR)) * between * nonces
+    chance = float(ndtri(1 - _ERROR)) * math.sqrt(nonces * rate * (1 - rate))
     below = math.hypot(nonces * (rate - low), block, chance)
     above = math.hypot(nonces * (high - rate), block, chance)
     return WindowEstimate(
         window_s=window_s,
         num_nonces=int(nonces),
         r_target=r_target,
-        confidence=confidence,
+        confidence=CONFIDENCE,
         num_samples=num,
         num_blocks=len(samples),
         rate=rate,
