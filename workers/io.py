@@ -65,7 +65,6 @@ async def deliver(
         status = await asyncio.to_thread(backend.store.status, round_id)
     except UnknownRound:
         return "the round is forgotten"
-    proof = status.spec.proof
     progress = await asyncio.to_thread(callbacks.progress, round_id)
     url = status.spec.callback_url
     if progress.lease != token or url is None:
@@ -85,9 +84,7 @@ async def deliver(
                 await asyncio.to_thread(callbacks.finish, round_id, token)
                 return f"{posted} nonces delivered, {refused} refused"
             batch = Proofs.joined(entry.proofs for entry in entries)
-            result = await client.post(
-                url, "generated", encode_body(proof.callback_body(status.spec, batch))
-            )
+            result = await client.post(url, "generated", encode_body(status.spec.body(batch)))
             if result.outcome is PostOutcome.RETRY:
                 error = f"{len(batch)} nonces were not taken"
                 await asyncio.to_thread(callbacks.failed, round_id, token, attempts, error)

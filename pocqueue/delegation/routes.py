@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 from fastapi.security import APIKeyQuery, HTTPBearer
-from prometheus_client import Histogram
+from prometheus_client import Histogram, ProcessCollector
 from typing_extensions import override
 
 from pocqueue.delegation.customers import MAIN, Customer
@@ -33,7 +33,7 @@ from pocqueue.delegation.schema import (
 )
 from pocqueue.errors import InvalidToken, UnknownSession
 from pocqueue.rounds.backend import Backend
-from pocqueue.rounds.metrics import PoolCollector, process_collector, render
+from pocqueue.rounds.metrics import PoolCollector, render
 from pocqueue.rounds.sessions.control import SessionControl, session_views, session_word
 from pocqueue.rounds.sessions.reader import MAX_ENTRIES, Page, SessionReader, parse_cursor
 from pocqueue.rounds.store import START
@@ -128,7 +128,7 @@ def metrics_router(histogram: Histogram) -> APIRouter:
     that happened to answer it. To have those exactly, run one process.
     """
     router = APIRouter(tags=["delegation"], route_class=SentenceRoute)
-    process = process_collector()
+    process = ProcessCollector(registry=None)
 
     @router.get(
         "/metrics",

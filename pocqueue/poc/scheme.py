@@ -180,7 +180,7 @@ class ProofScheme(BaseModel, ABC):
         return self.model_dump() | named(self.name)
 
     def body(self, search: SearchBody, proofs: Proofs) -> dict[str, Any]:
-        """Return a batch of a search as it stands in pages and files."""
+        """Return a batch of a search as it stands in pages, files and callbacks of rounds."""
         return {
             "public_key": search.public_key,
             "block_hash": search.block_hash,
@@ -202,13 +202,9 @@ class ProofScheme(BaseModel, ABC):
             "fraud_detected": verdict.fraud_detected,
         }
 
-    def callback_body(self, search: SearchBody, proofs: Proofs) -> dict[str, Any]:
-        """Return a batch as a round's callback URL gets it."""
-        return self.body(search, proofs)
-
     def signed_body(self, search: SearchBody, proofs: Proofs) -> dict[str, Any]:
         """Return a batch as a small node signs and sends it."""
-        return self.callback_body(search, proofs)
+        return self.body(search, proofs)
 
     @classmethod
     @cache

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 
 from prometheus_client import (
     CollectorRegistry,
-    ProcessCollector,
     generate_latest,
     start_http_server,
 )
@@ -105,11 +104,6 @@ class PoolCollector(Collector):
 def render(*collectors: Collector) -> tuple[bytes, str]:
     """Return the page that Prometheus reads, and its content type."""
     return generate_latest(_registry(collectors)), CONTENT_TYPE_LATEST
-
-
-def process_collector() -> Collector:
-    """Return what this process itself uses: processor time, memory, open files."""
-    return ProcessCollector(registry=None)
 
 
 @contextlib.contextmanager

@@ -267,9 +267,8 @@ class ProofFile:
             raise ProofFileError(
                 f"Proofs cannot be written to {path}: {target.parent} is no folder; make it first."
             )
-        data = self.to_bytes()
         try:
-            replace_file(target, data, mode=0o644)
+            replace_file(target, self.to_bytes(), mode=0o644)
         except OSError as exc:
             raise ProofFileError(
                 f"Proofs cannot be written to {path} ({exc.strerror}): "

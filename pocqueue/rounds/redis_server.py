@@ -24,6 +24,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,17 +46,16 @@ ORPHAN_GRACE_S = 60.0
 _MAX_SOCKET_PATH = 100
 
 
+@dataclass(eq=False)
 class RedisServer:
-    """One bundled Redis server, known by its state folder.
+    """One bundled Redis server, known by its state folder."""
 
-    Args:
-        state_dir: pocqueue's state folder.
-        answer_timeout_s: seconds after which a server that does not answer counts as busy.
-    """
+    state_dir: Path  #: pocqueue's state folder
+    _: KW_ONLY
+    answer_timeout_s: float = 5.0  #: after which a server that does not answer counts as busy
 
-    def __init__(self, state_dir: Path, *, answer_timeout_s: float = 5.0) -> None:
-        self._answer_timeout_s = answer_timeout_s
-        self.folder = state_dir / "redis"
+    def __post_init__(self) -> None:
+        self.folder = self.state_dir / "redis"
         self.socket_path = _socket_path(self.folder)
         self.log_path = self.folder / "redis.log"
 
@@ -113,7 +113,7 @@ class RedisServer:
         # No retries: a dead server's socket refuses at once, and whoever waits has a loop for it.
         return redis.Redis(
             unix_socket_path=str(self.socket_path),
-            socket_timeout=self._answer_timeout_s,
+            socket_timeout=self.answer_timeout_s,
             retry=Retry(NoBackoff(), 0),
         )
 
@@ -218,7 +218,7 @@ def keep_redis(server: RedisServer, say: Callable[[str], None], *, keep: bool = 
                 say("had ended and was started again")
         if keep:
             return
-        if number == signal.SIGTERM and not _outlast_others(server.folder.parent, parent_pid):
+        if number == signal.SIGTERM and not _outlast_others(server.state_dir, parent_pid):
             return
         server.stop()
         say("stopped")

@@ -9,11 +9,12 @@ from typing import Any
 
 from celery import Celery
 from kombu.exceptions import BatchPublishError, OperationalError  # type: ignore[attr-defined]
+from prometheus_client import ProcessCollector
 from typing_extensions import override
 
 from pocqueue.errors import StoreUnavailable
 from pocqueue.rounds.backend import Backend
-from pocqueue.rounds.metrics import PoolCollector, process_collector, serving
+from pocqueue.rounds.metrics import PoolCollector, serving
 from pocqueue.rounds.records import AssignedRange, RoundStatus
 from pocqueue.rounds.scheduler import Scheduler, SchedulerTimings, Sender, Stop
 from pocqueue.rounds.task_names import DELIVER_PROOFS, IO_QUEUE, RUN_RANGE
@@ -32,7 +33,7 @@ def run_scheduler(settings: Settings, app: Celery, stop: Stop, timings: Schedule
         scheduler = Scheduler(backend(), CelerySender(app), timings=timings)
         if settings.metrics_port is not None:
             # A client of its own: a scrape never waits for the scheduler, nor the other way round.
-            collectors = (PoolCollector(backend()), process_collector())
+            collectors = (PoolCollector(backend()), ProcessCollector(registry=None))
             port = at_end.enter_context(
                 serving(settings.metrics_address, settings.metrics_port, *collectors)
             )

@@ -266,8 +266,8 @@ def _pick(
     return models, [info for info in models if wish.fits(info)]
 
 
-def _listed(infos: Sequence[EngineInfo], between: str, wish: ModelWish | None = None) -> str:
-    return between.join(sorted(_described(info, wish or ModelWish()) for info in infos))
+def _listed(infos: Sequence[EngineInfo], between: str, wish: ModelWish = ModelWish()) -> str:
+    return between.join(sorted(_described(info, wish) for info in infos))
 
 
 def _described(info: EngineInfo, wish: ModelWish) -> str:

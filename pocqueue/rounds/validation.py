@@ -89,17 +89,17 @@ def check_model(file: ProofFile, info: EngineInfo) -> None:
     Raises:
         ModelMismatch: fingerprint or dtype differ; names both.
     """
-    theirs, ours = file.model, info
-    if theirs.fingerprint != ours.fingerprint:
+    theirs = file.model
+    if theirs.fingerprint != info.fingerprint:
         raise ModelMismatch(
             f"The proofs were made with model {theirs.name} ({theirs.fingerprint[:12]}); this one is "
-            f"{ours.model} ({ours.fingerprint[:12]}). Give theirs with --model or POCQUEUE_MODEL."
+            f"{info.model} ({info.fingerprint[:12]}). Give theirs with --model or POCQUEUE_MODEL."
         )
     dtype = file.spec.model_dtype or theirs.dtype
-    if dtype is not None and dtype != ours.dtype:
+    if dtype is not None and dtype != info.dtype:
         raise ModelMismatch(
             f"The proofs were made with model {theirs.name} in {dtype}; here it is loaded in "
-            f"{ours.dtype}. Set POCQUEUE_DTYPE={dtype}."
+            f"{info.dtype}. Set POCQUEUE_DTYPE={dtype}."
         )
 
 

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping
 
 import pytest
 from hypothesis import given, strategies as st
+from prometheus_client import ProcessCollector
 from prometheus_client.parser import text_string_to_metric_families
 
 from pocqueue.errors import SettingsError
 from pocqueue.rounds.backend import Backend
-from pocqueue.rounds.metrics import PoolCollector, process_collector, render, serving
+from pocqueue.rounds.metrics import PoolCollector, render, serving
 from pocqueue.rounds.pool import BOUNDS_S, Gpu, Latency
 from pocqueue.rounds.redis_server import RedisServer
 from pocqueue.rounds.spec import RoundState
@@ -237,7 +238,7 @@ def test_names_carry_their_units(backend: Backend) -> None:
 
 def test_it_is_served_over_http(backend: Backend) -> None:
     """On a free port, with what the process itself uses; the port is free again afterwards."""
-    with serving("127.0.0.1", 0, PoolCollector(backend), process_collector()) as port:
+    with serving("127.0.0.1", 0, PoolCollector(backend), ProcessCollector(registry=None)) as port:
         url = f"http://127.0.0.1:{port}/metrics"
         with urllib.request.urlopen(url, timeout=10) as answer:
             samples = parse(answer.read())
