@@ -54,7 +54,7 @@ class Pauses(Backoff):
     close_s: float = 5.0  #: for a step under way when this process ends
 
     def after(self, trouble: Exception, tries: int) -> float:
-        """Return the seconds to wait after a failure that so many others were before."""
+        """Return the seconds to wait after a failure; `tries` failed before it."""
         return self.refused_s if is_refused(trouble) else self.pause_s(tries)
 
 

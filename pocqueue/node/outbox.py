@@ -103,12 +103,10 @@ SELECT {_MESSAGE_COLUMNS} FROM messages WHERE id IN (
 class OutboxStatus(BaseModel):
     """Signed batches that are still on disk."""
 
-    waiting: int = Field(default=0, description="Not confirmed by their receiver yet.")
-    refused: int = Field(default=0, description="Answered with a final error by their receiver.")
-    held: int = Field(default=0, description="Of a session that was found to be fraud; never sent.")
-    oldest_seconds: float = Field(
-        default=0.0, description="Age of the oldest one that waits; 0 if none does."
-    )
+    waiting: int = Field(description="Not confirmed by their receiver yet.")
+    refused: int = Field(description="Answered with a final error by their receiver.")
+    held: int = Field(description="Of a session that was found to be fraud; never sent.")
+    oldest_seconds: float = Field(description="Age of the oldest one that waits; 0 if none does.")
 
 
 class Outbox(SqliteFile):
@@ -285,7 +283,8 @@ class Outbox(SqliteFile):
     def counts(self) -> OutboxStatus:
         """Count the messages."""
         with self.transaction() as db:
-            by_state = dict(db.execute("SELECT state, count(*) FROM messages GROUP BY state"))
+            rows = db.execute("SELECT state, count(*) FROM messages GROUP BY state")
+            by_state = {"waiting": 0, "refused": 0, "held": 0} | dict(rows)
             [oldest_s] = db.execute(
                 "SELECT min(created_s) FROM messages WHERE state = 'waiting'"
             ).fetchone()

@@ -68,18 +68,12 @@ class NodeService:
         self.state = NodeState.STOPPED
         self.round: NodeRound | None = None
         self._delegation = delegation
-        self._outbox = outbox
         local = local_work(delegation, node)
         self.engine = (engine or EngineHost(settings)) if local == "engine" else None
-        self._dispatcher = Dispatcher(outbox, on_delivered=self.metrics.count_delivery)
-        self._outgoing = Outgoing(key, outbox, self._dispatcher, self.metrics)
+        dispatcher = Dispatcher(outbox, on_delivered=self.metrics.count_delivery)
+        self._outgoing = Outgoing(key, outbox, dispatcher, self.metrics)
         self._searches = Searches(
-            settings,
-            delegation,
-            local,
-            self.engine,
-            self._outgoing,
-            on_lost=self._after_loss,
+            settings, delegation, local, self.engine, self._outgoing, on_lost=self._after_loss
         )
         #: Of the round at hand, or of the one that was stopped last.
         self._current: Follower | None = None
@@ -94,17 +88,17 @@ class NodeService:
         """Load the engine in the background, send what waits, and go on with open searches."""
         if self.engine is not None:
             self.engine.start()
-        self._dispatcher.start()
-        for session in await asyncio.to_thread(self._outbox.open_sessions):
+        self._outgoing.dispatcher.start()
+        for session in await asyncio.to_thread(self._outgoing.outbox.open_sessions):
             await self._resume(session)
 
     async def close(self) -> None:
         """End this process's part; searches on big nodes and in the store go on."""
         await self._searches.close()
-        await self._dispatcher.close()
+        await self._outgoing.dispatcher.close()
         if self.engine is not None:
             await self.engine.close()
-        await asyncio.to_thread(self._outbox.close)
+        await asyncio.to_thread(self._outgoing.outbox.close)
 
     # What the chain asks for
 
@@ -181,7 +175,7 @@ class NodeService:
         Raises:
             OutboxError: see the class.
         """
-        counts = await asyncio.to_thread(self._outbox.counts)
+        counts = await asyncio.to_thread(self._outgoing.outbox.counts)
         found: dict[str, Any] = {
             "status": self._status_word(),
             "is_model_initialized": self.round is not None,
@@ -221,7 +215,7 @@ class NodeService:
         Raises:
             OutboxError: see the class.
         """
-        counts = await asyncio.to_thread(self._outbox.counts)
+        counts = await asyncio.to_thread(self._outgoing.outbox.counts)
         for name in ("waiting", "refused", "held"):
             self.metrics.messages.labels(name).set(getattr(counts, name))
         self.metrics.oldest.set(counts.oldest_seconds)

@@ -45,6 +45,12 @@ def message(position: str, url: str = URL, kind: Kind = "generated", nonces: int
     return NewMessage(position, kind, url, {"position": position, "dist": [0.1]}, nonces)
 
 
+def counts(
+    waiting: int = 0, refused: int = 0, held: int = 0, oldest_seconds: float = 0.0
+) -> OutboxStatus:
+    return OutboxStatus(waiting=waiting, refused=refused, held=held, oldest_seconds=oldest_seconds)
+
+
 def positions(outbox: Outbox, session_id: str = "s") -> list[str]:
     return [kept.position for kept in messages_in(outbox, session_id)]
 
@@ -171,17 +177,17 @@ def test_first_message_of_each_url(outbox: Outbox) -> None:
 
 def test_counts(outbox: Outbox, clock: Clock) -> None:
     """By state, and how long the oldest waits."""
-    assert outbox.counts() == OutboxStatus()
+    assert outbox.counts() == counts()
     outbox.accept("s", "", "1", [message("a"), message("b")])
     clock.now_s += 10
     outbox.accept("s", "1", "2", [message("c")])
-    assert outbox.counts() == OutboxStatus(waiting=3, oldest_seconds=10)
+    assert outbox.counts() == counts(waiting=3, oldest_seconds=10)
     first, second, _ = messages_in(outbox, "s")
     outbox.refused(first.id, "HTTP 400")
     outbox.delivered(second.id)
-    assert outbox.counts() == OutboxStatus(waiting=1, refused=1, oldest_seconds=0)
+    assert outbox.counts() == counts(waiting=1, refused=1, oldest_seconds=0)
     outbox.hold("s")
-    assert outbox.counts() == OutboxStatus(refused=1, held=1)
+    assert outbox.counts() == counts(refused=1, held=1)
 
 
 def test_checks_add_up(outbox: Outbox) -> None:
