@@ -61,7 +61,6 @@ LEFT_OUT = frozenset({"model", "model_fingerprint", "share", "callback_url", "cu
 _WRITE_AGAIN = (
     "write it again with `pocqueue round proofs ID --output FILE`, or ask who made it for another"
 )
-_GIVE_ANOTHER = "give a file that `pocqueue round` wrote"
 
 
 class _Part(BaseModel):
@@ -276,10 +275,10 @@ class ProofFile:
             ) from exc
 
     @classmethod
-    def _from_dict(cls, content: dict[str, Any]) -> Self:
-        found = content.get("format")
+    def _from_dict(cls, content: Any) -> Self:
+        found = content.get("format") if isinstance(content, dict) else None
         if not isinstance(found, str) or not found.startswith("pocqueue-proofs/"):
-            raise _DamageError("is no proofs file", _GIVE_ANOTHER)
+            raise _DamageError("is no proofs file", "give a file that `pocqueue round` wrote")
         if found != FORMAT:
             raise _DamageError(
                 f"has format {found[:40]!r}, but this version reads {FORMAT!r}",
@@ -308,16 +307,13 @@ def digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _load(data: bytes) -> dict[str, Any]:
+def _load(data: bytes) -> Any:
     try:
-        content = strict_json.loads(data.decode("utf-8"))
+        return strict_json.loads(data.decode("utf-8"))
     except UnicodeDecodeError:
         raise _DamageError("is not UTF-8 text") from None
     except ValueError as exc:
         raise _DamageError(f"is cut or no JSON ({exc})") from None
-    if not isinstance(content, dict):
-        raise _DamageError("is no proofs file", _GIVE_ANOTHER)
-    return content
 
 
 def _check_digest(content: Mapping[str, Any]) -> None:
