@@ -1,10 +1,10 @@
-"""The proof's maths on the CPU: compiled kernels against the judge.
+"""The proof's maths on the CPU: compiled kernels against the reference.
 
     python -m benchmarks.kernels
 
 Measured in a process of its own, in turns, on the same seeds and logits. Nothing but the kernels has
 touched torch's threads or the allocator there. A worker's allocator keeps what is freed
-(`engine.devices.keep_freed_memory`), which helps the judge more than the kernels: they hardly allocate.
+(`engine.devices.keep_freed_memory`), which helps the reference more than the kernels: they hardly allocate.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Row:
     #: Normal numbers, or logits, of each nonce.
     n: int
     shape: str
-    #: How many times as fast as the judge the kernels shall be.
+    #: How many times as fast as the reference the kernels shall be.
     target: float
     one_thread: bool = False
 

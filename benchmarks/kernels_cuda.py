@@ -1,4 +1,4 @@
-"""The CUDA kernels of the proof's maths: do they agree with the judge, and how long do they take?
+"""The CUDA kernels of the proof's maths: do they agree with the reference, and how long do they take?
 
     python -m benchmarks.kernels_cuda
 
@@ -48,7 +48,7 @@ def main() -> int:
 
 
 def _agreement(kernels: Kernels, judge: Kernels, device: torch.device) -> bool:
-    """Print how the kernels differ from the judge. Returns whether within the promises of `base`."""
+    """Print how the kernels differ from the reference. Returns whether within the promises of `base`."""
     seeds = list(range(ROWS))
     got, expected = (
         torch.empty(ROWS, 256 * 1024, dtype=torch.bfloat16, device=device) for _ in range(2)
@@ -63,7 +63,7 @@ def _agreement(kernels: Kernels, judge: Kernels, device: torch.device) -> bool:
         each.distances(logits, each.prepare(seeds, VOCAB_SIZE), target) for each in (kernels, judge)
     ]
     off = (distances[0] - distances[1]).abs().max().item()
-    print(f"against the judge: inputs {different:.2f} in 100,000 differ (at most 1)")
+    print(f"against the reference: inputs {different:.2f} in 100,000 differ (at most 1)")
     print(
         f"  permutations {'equal' if equal else 'DIFFER'}; distances {off:.1e} off (at most 2e-6)"
     )

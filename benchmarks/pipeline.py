@@ -76,7 +76,7 @@ class WatchedEngine(Engine):
 
 
 class PipelineBench:
-    """One model in this process, under a runner with the fast maths and one with the judge's.
+    """One model in this process, under a runner with the fast maths and one with the reference's.
 
     Args:
         case: what to run.

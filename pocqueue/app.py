@@ -1,6 +1,6 @@
 """The Celery application: `celery -A pocqueue worker -Q gpu0` and `celery -A pocqueue flower`.
 
-Celery does delivery, routing, acknowledgement, revocation and events; this module only says how.
+Celery does delivery, routing, acknowledgement, revocation and events; this module only configures it.
 Settings that are not Celery's defaults stand here with the reason for them.
 """
 

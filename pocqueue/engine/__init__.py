@@ -1,4 +1,4 @@
-"""A deployed model as a function from nonces to distances. Importing this package imports no torch."""
+"""A deployed model as a function from batches to the values of their proof scheme. Importing this package imports no torch."""
 
 from __future__ import annotations
 

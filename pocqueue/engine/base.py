@@ -1,4 +1,4 @@
-"""The seam between rounds and deployed models: what an engine says about itself and what it does.
+"""The interface between rounds and deployed models: what an engine says about itself and what it does.
 
 Imports neither torch nor any other model runtime, so the scheduler, the APIs and the CLI may use it.
 """

@@ -1,4 +1,4 @@
-"""The engines that there are, by name, and what sets them apart before one is loaded. Imports none of them."""
+"""The registry of engines: loader, kernels and properties by name. Imports none of them."""
 
 from __future__ import annotations
 

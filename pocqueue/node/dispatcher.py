@@ -1,7 +1,7 @@
 """Signs, keeps and sends: POST to ``{url}/generated`` or ``{url}/validated`` until it is taken.
 
-Each URL gets its messages one at a time and in order; different URLs do not wait for each other. What may
-be tried again is, for ever, with growing pauses; what was refused is put aside (`pocqueue.poc.callback`
+Each URL gets its messages one at a time and in order; different URLs do not wait for each other. Retryable
+failures are retried for ever, with growing pauses; what was refused is put aside (`pocqueue.poc.callback`
 says which answers are final).
 
 A message whose 200 is lost, by a crash between the reply and the disk, is sent again: receivers ignore

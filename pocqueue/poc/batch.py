@@ -1,4 +1,4 @@
-"""What one forward pass computes: nonces of one block and key, the shape of the pass, and the proof wanted."""
+"""What one forward pass computes: nonces of one block and key, the shape of the pass, and the proof scheme."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def generate_permutations(
 
 
 def generate_target(block_hash: str, vocab_size: int, device: torch.device | str) -> torch.Tensor:
-    """Make the target of a block, by the judge: a random direction among the logits.
+    """Make the target of a block, by the reference: a random direction among the logits.
 
     Returns:
         float32 ``[vocab_size]`` on `device`, of norm 1.
@@ -79,7 +79,7 @@ def generate_target(block_hash: str, vocab_size: int, device: torch.device | str
 def compute_distances(
     logits: torch.Tensor, permutations: torch.Tensor, target: torch.Tensor
 ) -> torch.Tensor:
-    """Measure how far the permuted unit logits are from the target, by the judge.
+    """Measure how far the permuted unit logits are from the target, by the reference.
 
     Args:
         logits: any float ``[batch, vocab_size]``, of the last position; used as float32, unchanged.

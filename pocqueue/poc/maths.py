@@ -5,7 +5,7 @@ Each scheme has one in its folder, named by `ProofScheme.maths`. An engine's pip
     seeds         of a batch, in plain Python; perhaps ahead and in another thread
     write_inputs  into the buffer that the model gets; perhaps ahead, on a stream of its own
     prepare       whatever else can be made before the pass; like `write_inputs`
-    values        of what the model gave for the last position, on the model's stream
+    values        from the model's output at the last position, on the model's stream
     written       once the host has read them
 """
 

@@ -1,0 +1,1 @@
+"""Child processes, the trees that they form, and the lock of a state folder."""

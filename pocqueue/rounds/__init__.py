@@ -1,0 +1,1 @@
+"""A round over many GPUs: specification, store, planner, scheduler, pool, callbacks, files."""

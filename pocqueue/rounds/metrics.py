@@ -2,7 +2,7 @@
 
 All that is worth a graph is in Redis: rounds, totals, and each worker's last heartbeat. So one
 endpoint covers any number of GPUs and hosts, any process can serve it, and it says the same whichever
-does. Two of them scraped at once are two sources of one truth: take the `max`, not the `sum`.
+does. Two of them scraped at once report the same figures: aggregate with `max`, not with `sum`.
 
 Promises:
 - Nothing of a customer is in a label: no names, tokens, keys, block hashes, round or session ids.

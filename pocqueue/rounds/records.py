@@ -1,4 +1,4 @@
-"""What the store hands out, rounds, ranges and proofs as they stood when they were read; and what it is asked for."""
+"""Records: rounds, ranges and proofs as read from the store, and what the store is asked for."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The scheduler: reads the store, lets the planner decide, carries it out.
 
 Several may run. One leads by a lease in Redis that it renews with every step; when it dies another
-one takes the lead within three seconds. Two leaders for a moment would do no harm: every step is
+one takes the lead within four seconds. Two leaders for a moment would do no harm: every step is
 atomic in the store. A scheduler keeps nothing between two steps that it does not check against Redis again.
 """
 

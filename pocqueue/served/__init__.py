@@ -1,0 +1,1 @@
+"""Proof routes of a vLLM server: rounds on the model that it serves."""

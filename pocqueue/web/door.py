@@ -1,8 +1,8 @@
 """The door of a service: only requests with a token get in, over HTTP and WebSocket alike.
 
 Promises:
-- The token is judged before anything else of a request, so that a client without one learns nothing of the
-  rest. Every path is behind the door unless the service says otherwise.
+- The token is checked before the routes see anything of a request (only its size and its time are limited
+  before that), so that a client without one learns nothing of the rest. Every path is behind the door unless the service says otherwise.
 - Tokens are kept and compared as SHA-256 digests, all of them each time: how long it takes says nothing.
 - A token is in no log line and in no error message.
 - A missing token is refused and not counted: it is no guess. Wrong ones are counted, see `failures`.

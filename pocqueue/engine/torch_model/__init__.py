@@ -1,0 +1,1 @@
+"""Engine torch: a transformers model in this process, and the embedded model."""

@@ -1,6 +1,6 @@
 """The proof's maths around the forward pass, as fast as the device at hand allows.
 
-`kernels_for` chooses at run time: numba on the CPU, Triton on CUDA, the judge (`reference`) elsewhere
+`kernels_for` chooses at run time: numba on the CPU, Triton on CUDA, the reference elsewhere
 and if the fast ones do not work. They are tried on a few small rows first: kernels that a compiler
 got wrong would make an honest node's nonces look like fraud. Nothing heavy is imported before that.
 """
@@ -61,7 +61,7 @@ def fast_kernels(device: torch.device) -> Kernels | None:
 def working_kernels(
     device: torch.device, make: Callable[[torch.device], Kernels | None] = fast_kernels
 ) -> Kernels:
-    """Return what `make` makes if that works and agrees with the judge; otherwise the judge."""
+    """Return what `make` makes if that works and agrees with the reference; otherwise that."""
     try:
         kernels = make(device)
         wrong = None if kernels is None else _disagreement(kernels, device)
@@ -79,8 +79,8 @@ def working_kernels(
 
 @torch.inference_mode()
 def _disagreement(kernels: Kernels, device: torch.device) -> str | None:
-    """Say how kernels differ from the judge on a few small rows; None if they do not."""
-    judge = ReferenceKernels(device)
+    """Say how kernels differ from the reference on a few small rows; None if they do not."""
+    reference = ReferenceKernels(device)
     seeds = [7, 2**32 - 1, 0]
     for dtype, tolerance, share in (
         # One unit in the last place of the largest numbers, 4 to 7, and how many may be off by it.
@@ -89,7 +89,7 @@ def _disagreement(kernels: Kernels, device: torch.device) -> str | None:
         (torch.float16, 2.0**-8, 1e-2),
     ):
         expected, got = (torch.zeros(len(seeds), 2999, dtype=dtype, device=device) for _ in "ab")
-        judge.write_inputs(seeds, expected)
+        reference.write_inputs(seeds, expected)
         kernels.write_inputs(seeds, got)
         off = (got.double() - expected.double()).abs()
         # Compared in this way round, so that NaN is found too.
@@ -97,13 +97,13 @@ def _disagreement(kernels: Kernels, device: torch.device) -> str | None:
             return f"Inputs in {dtype} differ from the reference by {off.max().item():.3g}."
     vocab_size = 3001
     if not torch.equal(
-        kernels.permutations(seeds, vocab_size), judge.permutations(seeds, vocab_size)
+        kernels.permutations(seeds, vocab_size), reference.permutations(seeds, vocab_size)
     ):
         return "Permutations differ from the reference."
     logits = torch.stack([normal(seed + 1, vocab_size, device) for seed in (5, 6, 7)])
     target = normal(1, vocab_size, device)
     target = target / norm(target)
-    expected = judge.distances(logits, judge.prepare(seeds, vocab_size), target)
+    expected = reference.distances(logits, reference.prepare(seeds, vocab_size), target)
     got = kernels.distances(logits, kernels.prepare(seeds, vocab_size), target)
     if not bool(((got - expected).abs() <= 2e-6).all()):
         return f"Distances {got.tolist()} are {expected.tolist()} by the reference."

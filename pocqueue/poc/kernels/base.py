@@ -1,7 +1,7 @@
 """What a device has to offer for the proof's maths around the forward pass.
 
 Promises of every implementation: a row depends on its own seed (and logits) alone, bit for bit, and
-on neither the other rows nor the number of threads. Against the judge (`reference`) permutations are
+on neither the other rows nor the number of threads. Against the reference permutations are
 equal, inputs are within one unit in the last place of bfloat16 on at most 1 element in 100,000 and
 equal elsewhere, and distances are within 2e-6. On CUDA everything runs on the current stream, without
 synchronising or reading back.

@@ -1,4 +1,4 @@
-"""The judge: the proof's random numbers and its distance in plain torch, one nonce at a time.
+"""The reference: the proof's random numbers and its distance in plain torch, one nonce at a time.
 
 This is consensus maths: every node has to get the same numbers, so nothing here may be "improved".
 docs/protocol.md states it in words. It runs on any device, and every faster kernel is judged by it.
@@ -127,7 +127,7 @@ def norm(vector: torch.Tensor) -> torch.Tensor:
 
 
 class ReferenceKernels(Kernels):
-    """The judge behind the interface of the fast kernels, for devices that have none."""
+    """The reference behind the interface of the fast kernels, for devices that have none."""
 
     name = "reference"
 

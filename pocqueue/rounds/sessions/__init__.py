@@ -1,0 +1,1 @@
+"""Sessions: rounds that remote small nodes start, and read page by page."""

@@ -4,7 +4,7 @@ The steps are loops of their own over a chunk that stays in the nearest cache: s
 busier than one long one. Logarithm, sine and cosine are polynomials, minimax fits of relative error
 below 2^-26, so that hardly more than the rounding of the last step is left.
 
-The judge rounds the angle 2 pi u2 to float32 before it takes its sine. So the sine has to be that of
+The reference rounds the angle 2 pi u2 to float32 before it takes its sine. So the sine has to be that of
 the rounded angle, and taking a multiple of pi / 2 off it must not round once more: what that would
 lose is carried along in `low`.
 """

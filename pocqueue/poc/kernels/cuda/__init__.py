@@ -1,0 +1,1 @@
+"""The maths on a CUDA GPU, by Triton."""

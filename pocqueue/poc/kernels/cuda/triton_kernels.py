@@ -10,8 +10,8 @@ Written by hand rather than called from libdevice are logarithm, sine and cosine
 logarithm, and for each of sine and cosine a reduction of its own with a branch for huge angles. Here
 the logarithm's argument is in [1e-10, 1], the angle in [0, 2 pi], and both share one reduction: half
 the instructions. The hardware's `lg2.approx`, `sin.approx` and `cos.approx` have an absolute error and
-no digits near their zeros. Of 8 million numbers 0.5 in 100,000 round to the bfloat16 beside the judge's
-on a CPU, 0.3 beside the judge's with libdevice; 0.5 is what these two differ by.
+no digits near their zeros. Of 8 million numbers 0.5 in 100,000 round to the bfloat16 beside the reference's
+on a CPU, 0.3 beside the reference's with libdevice; 0.5 is what these two differ by.
 """
 
 # mypy: disable-error-code="import-not-found,untyped-decorator,no-untyped-def"
@@ -96,7 +96,7 @@ def _box_muller(hash1, hash2):
     """Turn a pair of hashes into a pair of normal numbers, that of the cosine first. float32."""
     radius = _sqrt(_minus_two_log(hash1))
     turns = hash2.to(tl.float32)
-    # The judge's angle, rounding included; its quarter turn, 0 … 4; and the rest r, in [-pi/4, pi/4].
+    # The reference's angle, rounding included; its quarter turn, 0 … 4; and the rest r, in [-pi/4, pi/4].
     angle = turns * _TWO_PI
     rounded = tl.fma(turns, 2.0**-30, _ROUNDER)
     quarter = rounded.to(tl.int32, bitcast=True)
