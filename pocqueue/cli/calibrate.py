@@ -104,7 +104,7 @@ class _Report:
 
     def ideal(self) -> tuple[float, float]:
         """Return the valid rate of random directions at this r_target, and their r_target."""
-        from pocqueue.poc.distance.directions import ideal_r_target, ideal_valid_rate
+        from pocqueue.poc.distance.random_directions import ideal_r_target, ideal_valid_rate
 
         found, vocab_size = self.calibration, self.source.info.vocab_size
         return (

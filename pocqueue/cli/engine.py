@@ -64,7 +64,7 @@ def compare(
     from pocqueue.errors import SettingsError
     from pocqueue.measure import compare as maths
     from pocqueue.measure.child import with_engine_in_child
-    from pocqueue.poc.distance.directions import check_share
+    from pocqueue.poc.distance.random_directions import check_share
     from pocqueue.rounds.start import draft_spec
     from pocqueue.settings import Settings
 

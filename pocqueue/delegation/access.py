@@ -20,7 +20,7 @@ from pocqueue.delegation.customers import Customer, Customers
 from pocqueue.rounds.connection import store_errors
 from pocqueue.rounds.store import Keys
 from pocqueue.web.door import Access, Asks, bearer_token
-from pocqueue.web.failures import WINDOW_S, FailureLimit, SharedFailures
+from pocqueue.web.failure_limit import WINDOW_S, FailureLimit, SharedFailures
 
 PREFIX = "/api/v1/delegation"
 #: Wrong tokens that are counted at the same time.

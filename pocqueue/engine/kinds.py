@@ -27,7 +27,7 @@ KINDS = {
         package="vllm",
     ),
     "vllm-server": EngineKind(
-        loader="pocqueue.engine.vllm.server:connect_vllm_server", kernels="vllm", is_remote=True
+        loader="pocqueue.engine.vllm.remote:connect_vllm_server", kernels="vllm", is_remote=True
     ),
 }
 

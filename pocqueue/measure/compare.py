@@ -17,7 +17,7 @@ from pocqueue.engine.base import Engine, EngineInfo, OnProgress
 from pocqueue.errors import EngineError, ModelMismatch
 from pocqueue.poc.batch import batches_of
 from pocqueue.poc.data import PROBABILITY_MISMATCH, is_valid
-from pocqueue.poc.distance.directions import check_share
+from pocqueue.poc.distance.random_directions import check_share
 from pocqueue.poc.scheme import ProofSearch
 
 #: Engines whose relative difference is at least this much disagree.

@@ -1,6 +1,6 @@
 """Which r_target makes a given share of nonces valid, for the model that is deployed.
 
-A random direction in R^vocab would need no sampling: see `poc/distance/directions.py`. A language model's logits
+A random direction in R^vocab would need no sampling: see `poc/distance/random_directions.py`. A language model's logits
 are no random direction. Their mean is not zero, so every nonce's distance to the target t of a block is
 shifted by about cos(logits, 1) * cos(t, 1), 1 being the vector of ones: the same for all nonces of the
 block (a permutation does not move the vector of ones), another for the next block, and spread less. At
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from pocqueue.errors import CalibrationError, EngineError
 from pocqueue.poc.data import is_valid
-from pocqueue.poc.distance.directions import check_share
+from pocqueue.poc.distance.random_directions import check_share
 
 #: A quantile says nothing if fewer samples than this are expected on one of its sides.
 MIN_EXPECTED = 10

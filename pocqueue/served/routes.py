@@ -31,7 +31,7 @@ from pocqueue.served.schema import (
 )
 from pocqueue.web.door import Access, Asks, Door, find_token
 from pocqueue.web.errors import SentenceRoute
-from pocqueue.web.failures import FailureLimit
+from pocqueue.web.failure_limit import FailureLimit
 
 T = TypeVar("T")
 

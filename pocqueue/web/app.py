@@ -10,7 +10,7 @@ from prometheus_client import Histogram
 from starlette.middleware import Middleware
 
 from pocqueue import __version__
-from pocqueue.web.limits import BodyLimit
+from pocqueue.web.body_limit import BodyLimit
 from pocqueue.web.requests import RequestTimes
 
 

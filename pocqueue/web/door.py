@@ -5,7 +5,7 @@ Promises:
   before that), so that a client without one learns nothing of the rest. Every path is behind the door unless the service says otherwise.
 - Tokens are kept and compared as SHA-256 digests, all of them each time: how long it takes says nothing.
 - A token is in no log line and in no error message.
-- A missing token is refused and not counted: it is no guess. Wrong ones are counted, see `failures`.
+- A missing token is refused and not counted: it is no guess. Wrong ones are counted, see `failure_limit`.
 
 A service gives `Access` its rule for tokens (a function from a token to its owner) and puts `Door`
 before its application; its routes find the caller as ``request.user`` or ``websocket.user``. A protocol
@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pocqueue.errors import InvalidToken, PocqueueError
 from pocqueue.web.errors import refusal
-from pocqueue.web.failures import FailureLimit
+from pocqueue.web.failure_limit import FailureLimit
 
 Caller = TypeVar("Caller")
 

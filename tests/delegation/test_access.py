@@ -22,7 +22,7 @@ from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.sessions.reader import SessionReader
 from pocqueue.rounds.store import Keys
 from pocqueue.web.door import Access
-from pocqueue.web.failures import WINDOW_S, FailureLimit
+from pocqueue.web.failure_limit import WINDOW_S, FailureLimit
 from tests.support.waiting import Clock
 
 TOKEN = "a-token-of-the-big-node"

@@ -19,7 +19,7 @@ from pocqueue.served.gate import GateMiddleware
 from pocqueue.served.prover import Prover
 from pocqueue.served.routes import RouteState, add_routes
 from pocqueue.web.door import digest
-from pocqueue.web.failures import MAX_FAILURES
+from pocqueue.web.failure_limit import MAX_FAILURES
 from tests.support.callback_receiver import receiving
 from tests.support.engine_client import (
     MAX_BATCH_SIZE,

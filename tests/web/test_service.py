@@ -20,9 +20,9 @@ from fastapi.testclient import TestClient
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from pocqueue.web.body_limit import BodyLimit
 from pocqueue.web.door import Access, Door
-from pocqueue.web.failures import FailureLimit
-from pocqueue.web.limits import BodyLimit
+from pocqueue.web.failure_limit import FailureLimit
 from tests.support.delegation_parts import free_port
 from tests.web.guest_book.app import MAX_FAILURES, create_app
 from tests.web.guest_book.store import UPGRADES, GuestBook

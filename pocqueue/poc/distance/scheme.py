@@ -110,7 +110,7 @@ class Distance(ProofScheme):
 
     @override
     def expected_rate(self, vocab_size: int) -> float:
-        from pocqueue.poc.distance.directions import ideal_valid_rate
+        from pocqueue.poc.distance.random_directions import ideal_valid_rate
 
         return ideal_valid_rate(self.r_target, vocab_size)
 

@@ -22,7 +22,7 @@ from hypothesis import given, settings, strategies as st
 from pocqueue.errors import InvalidRound
 from pocqueue.poc.kernels.cpu import team as cpu_team
 from pocqueue.poc.kernels.cpu.kernels import CpuKernels
-from pocqueue.poc.kernels.cpu.order import write_permutations
+from pocqueue.poc.kernels.cpu.permutations import write_permutations
 from pocqueue.poc.kernels.reference import ReferenceKernels, normal
 
 CPU = torch.device("cpu")
@@ -249,7 +249,7 @@ import logging, os, torch
 logging.basicConfig(level=logging.WARNING)
 from pocqueue.poc.kernels.cpu import team as cpu_team
 from pocqueue.poc.kernels.cpu.kernels import CpuKernels
-from pocqueue.poc.kernels.cpu.order import write_permutations
+from pocqueue.poc.kernels.cpu.permutations import write_permutations
 kernels = CpuKernels()
 """
 

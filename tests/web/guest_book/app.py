@@ -15,7 +15,7 @@ from pocqueue.errors import PocqueueError
 from pocqueue.web.app import make_app
 from pocqueue.web.door import Access, Asks, Door
 from pocqueue.web.errors import SentenceRoute, error_answers
-from pocqueue.web.failures import FailureLimit
+from pocqueue.web.failure_limit import FailureLimit
 from tests.web.guest_book.store import Guest, GuestBook
 
 #: Wrong tokens of one address in a minute.

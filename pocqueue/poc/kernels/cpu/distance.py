@@ -25,7 +25,7 @@ from pocqueue.poc.kernels.cpu.bits import (
     unhash,
 )
 from pocqueue.poc.kernels.cpu.normal import BFLOAT16, FLOAT32
-from pocqueue.poc.kernels.cpu.order import sort_scratch_bytes, sorted_hashes
+from pocqueue.poc.kernels.cpu.permutations import sort_scratch_bytes, sorted_hashes
 from pocqueue.poc.kernels.cpu.team import arguments, claim_item, claim_scratch
 
 #: Logits worked on at a time.

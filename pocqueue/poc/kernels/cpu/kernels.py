@@ -20,7 +20,7 @@ from pocqueue.poc.kernels.cpu.normal import (
     SCRATCH_BYTES,
     write_normals,
 )
-from pocqueue.poc.kernels.cpu.order import digit_bits, sort_scratch_bytes, write_permutations
+from pocqueue.poc.kernels.cpu.permutations import digit_bits, sort_scratch_bytes, write_permutations
 from pocqueue.poc.kernels.cpu.team import Team
 
 _KINDS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pocqueue.errors import StoreUnavailable, TooManyFailures
-from pocqueue.web.failures import WINDOW_S, FailureLimit, subscriber
+from pocqueue.web.failure_limit import WINDOW_S, FailureLimit, subscriber
 from tests.support.waiting import Clock
 
 ADDRESS = "192.0.2.1"

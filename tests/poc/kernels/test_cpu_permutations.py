@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from pocqueue.poc.kernels.cpu.order import digit_bits, sort_scratch_bytes, sorted_hashes
+from pocqueue.poc.kernels.cpu.permutations import digit_bits, sort_scratch_bytes, sorted_hashes
 from tests.support.murmur import murmur
 
 

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from pocqueue.engine import EngineOptions, local
 from pocqueue.engine.vllm.ranks import BatchLimits
-from pocqueue.engine.vllm.server import (
+from pocqueue.engine.vllm.remote import (
     PATIENCE_S as BATCH_PATIENCE_S,
     VllmServer,
     VllmServerEngine,
