@@ -44,8 +44,8 @@ def test_the_report_is_written_after_every_run(
         return {"gpus": gpus, "lost": gpus == 3, "twice": 0, "foreign": 0, "wrong": []}
 
     monkeypatch.setattr("benchmarks.fleet.__main__.run_fleet", run)
-    monkeypatch.setattr("benchmarks.fleet.summary", lambda *_: "a line")
-    monkeypatch.setattr("benchmarks.fleet.table", lambda _: "the table")
+    monkeypatch.setattr("benchmarks.fleet.__main__.summary", lambda *_: "a line")
+    monkeypatch.setattr("benchmarks.fleet.__main__.table", lambda _: "the table")
     arguments = ["fleet", "--gpus", "2,3", "--output", str(output)]
     monkeypatch.setattr("sys.argv", arguments)
     monkeypatch.setattr("signal.signal", lambda *_: None)
