@@ -171,7 +171,7 @@ def _look_over_http(url: str, delegation: DelegationSettings) -> Callable[[], di
         raise SettingsError(f"--url is {url!r}; allowed: such as http://192.168.1.100:9090.")
     token = delegation.auth_token
     headers = {} if token is None else {"Authorization": f"Bearer {token.get_secret_value()}"}
-    verify = tls_context(delegation.tls_ca)
+    verify = tls_context(delegation.tls_ca, "DELEGATION_TLS_CA")
 
     def look() -> dict[str, Any]:
         try:

@@ -104,7 +104,9 @@ class DelegationClient(AsyncClosing):
         # In a URL a token ends up in logs, so it stands there only if the big node reads it nowhere else.
         self._token_in_query = False
         # To make a context takes tens of milliseconds.
-        verify = tls_context(self.ca) if self.url.startswith("https:") else False
+        verify = (
+            tls_context(self.ca, "DELEGATION_TLS_CA") if self.url.startswith("https:") else False
+        )
         try:
             self._http = httpx.AsyncClient(
                 base_url=f"{self.url}/api/v1/delegation",

@@ -89,7 +89,7 @@ def check_settings(delegation: DelegationSettings, node: NodeSettings) -> None:
         SettingsError: a setting cannot be used, or not beside another.
     """
     if delegation.tls_ca is not None:
-        tls_context(delegation.tls_ca)
+        tls_context(delegation.tls_ca, "DELEGATION_TLS_CA")
     if delegation.fallback == "local" and local_work(delegation, node) == "none":
         raise SettingsError(
             "DELEGATION_FALLBACK is local, and this node has nothing to work with itself: set "

@@ -57,11 +57,12 @@ def check_certificate(cert: Path | None, key: Path | None) -> Certificate | None
     return Certificate(cert, key)
 
 
-def tls_context(ca: Path | None) -> ssl.SSLContext:
-    """Return what the certificates of big nodes are checked with.
+def tls_context(ca: Path | None, setting: str) -> ssl.SSLContext:
+    """Return what the certificates of servers are checked with.
 
     Args:
         ca: PEM file with their authority; None: the system's.
+        setting: the variable that names this file, for messages.
 
     Raises:
         SettingsError: the file cannot be read.
@@ -70,6 +71,6 @@ def tls_context(ca: Path | None) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=None if ca is None else str(ca))
     except (OSError, ssl.SSLError) as exc:
         raise SettingsError(
-            f"DELEGATION_TLS_CA is {str(ca)!r}, which cannot be read as PEM certificates "
+            f"{setting} is {str(ca)!r}, which cannot be read as PEM certificates "
             f"({getattr(exc, 'strerror', None) or 'no certificate in it'}): give the authority's file."
         ) from None
