@@ -8,8 +8,8 @@ Promises:
   left out (`page_check.py`).
 - If the disk is in trouble, the follower waits with the page in memory; so it does when this process
   ends, if the page is one that a big node without cursors hands out only once.
-- With an engine a random sample is recomputed beside that (`spot_check.py`). After fraud nothing more
-  of the session is sent, messages that wait included.
+- With an engine a random sample of each page is recomputed before the next one is read
+  (`spot_check.py`). After fraud nothing more of the session is sent, messages that wait included.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
@@ -110,7 +110,6 @@ class Follower:
         self._stopping: asyncio.Task[None] | None = None
         self._has_read_all = False
         self._task: asyncio.Task[None] | None = None
-        self._checking: asyncio.Task[str | None] | None = None
 
     @property
     def tag(self) -> str:
@@ -164,8 +163,6 @@ class Follower:
         await self.source.close()
 
     async def _run(self) -> None:
-        if self.spot_check is not None:
-            self._checking = asyncio.create_task(self.spot_check.run())
         try:
             await self._follow()
         except Fraud as exc:
@@ -176,8 +173,6 @@ class Follower:
             self.error = f"The session is not followed any more: {exc or type(exc).__name__}"
         finally:
             self.over = True
-            if self._checking is not None:
-                self._checking.cancel()
         if (self.lost or self.fraud is not None) and self._on_lost is not None:
             await self._on_lost(self)
         if self._stopping is not None and not self._closing.is_set():
@@ -193,7 +188,7 @@ class Follower:
         tries = 0
         while not self._closing.is_set():
             try:
-                page = await self._read(cursor)
+                page = await self._unless_closing(self.source.read(cursor))
             except PocqueueError as exc:
                 self._note_trouble(exc)
                 if self._is_lost(exc):
@@ -224,37 +219,25 @@ class Follower:
             self._outgoing.dispatcher.notify()
             cursor = page.cursor
             self._count(batches)
+            self._has_read_all = page.over
             if self.spot_check is not None:
-                self.spot_check.offer(batches)
-            if page.over:
-                await self._end(page)
+                await self._unless_closing(self.spot_check.check(batches))
+            if page.over and not self._closing.is_set():
+                await self._close_session(f"over ({page.status})")
                 return
 
-    async def _read(self, cursor: str) -> Page | None:
-        """Read a page; None if this process ends.
-
-        Raises:
-            Fraud: the sample showed it meanwhile.
-            PocqueueError: see `Source.read`.
-        """
-        reading = asyncio.ensure_future(self.source.read(cursor))
-        checking = self._checking
+    async def _unless_closing(self, coming: Coroutine[Any, Any, T]) -> T | None:
+        """Return what comes; None if this process ends, unless it is a page that is handed out once."""
+        task = asyncio.ensure_future(coming)
         try:
-            await self._wait(reading, *([] if checking is None or checking.done() else [checking]))
-            self._look_at_sample()
-            if self._closing.is_set() and not reading.done() and not self.source.must_end:
+            await self._wait(task)
+            if self._closing.is_set() and not task.done() and not self.source.must_end:
                 return None
-            return await reading
+            return await task
         finally:
-            reading.cancel()
+            task.cancel()
             # Its result was used above, or is not wanted any more.
-            await asyncio.gather(reading, return_exceptions=True)
-
-    def _look_at_sample(self) -> None:
-        """Raise `Fraud` if what was recomputed has shown it."""
-        checking = self._checking
-        if checking is not None and checking.done() and (reason := checking.result()):
-            raise Fraud(reason)
+            await asyncio.gather(task, return_exceptions=True)
 
     def _is_lost(self, trouble: Exception) -> bool:
         return is_final(trouble) or time.time() > self.request.give_up_s
@@ -303,21 +286,6 @@ class Follower:
         metrics = self._outgoing.metrics
         metrics.batches.labels(self.source.origin).inc(len(batches))
         metrics.nonces.labels(self.source.origin).inc(num_nonces)
-
-    async def _end(self, page: Page) -> None:
-        """Close the session after its last page, once the sample is recomputed.
-
-        Raises:
-            Fraud: the sample shows it.
-        """
-        self._has_read_all = True
-        if self._checking is not None and self.spot_check is not None:
-            self.spot_check.end()
-            await self._wait(self._checking)
-            if not self._checking.done():
-                return
-            self._look_at_sample()
-        await self._close_session(f"over ({page.status})")
 
     async def _close_session(self, why: str, level: int = logging.INFO) -> None:
         await self._on_disk(self._outgoing.outbox.close_session, self.source.session_id)

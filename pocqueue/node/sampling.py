@@ -38,7 +38,6 @@ from __future__ import annotations
 
 import random
 import secrets
-from typing import NamedTuple
 
 from pocqueue.poc.fraud import PROBABILITY_MISMATCH, fraud_test
 
@@ -48,22 +47,12 @@ SAMPLE_RATE, SESSION_NONCES = 0.072, 2000
 FRAUD_THRESHOLD = 0.01
 
 
-class SampleVerdict(NamedTuple):
-    """What is known about a session after some of it was recomputed."""
-
-    #: Chance of an honest node to have that many invalid ones, or more, among so many.
-    probability_honest: float
-    #: It is fraud if the chance is below this.
-    threshold: float
-    fraud_detected: bool
-
-
 def judge_sample(
     num_invalid: int,
     num_sampled: int,
     fraud_threshold: float,
     probability_mismatch: float = PROBABILITY_MISMATCH,
-) -> SampleVerdict:
+) -> tuple[float, bool]:
     """Say what a sample tells, at any time and as often as wanted; the module says why that is right.
 
     Args:
@@ -72,13 +61,16 @@ def judge_sample(
         fraud_threshold: an honest session is called fraud with less than this probability; (0, 1).
         probability_mismatch: chance of an honest nonce to come out as invalid; (0, 1).
 
+    Returns:
+        The chance of an honest node to have that many invalid ones, or more, among so many, and
+        whether that is fraud.
+
     Raises:
         ValueError: `num_invalid` is negative or above `num_sampled`.
     """
     pairs = num_invalid * (num_invalid - 1)
     threshold = fraud_threshold / pairs if pairs else 0.0
-    probability, detected = fraud_test(num_invalid, num_sampled, threshold, probability_mismatch)
-    return SampleVerdict(probability, threshold, detected)
+    return fraud_test(num_invalid, num_sampled, threshold, probability_mismatch)
 
 
 class Sampler:

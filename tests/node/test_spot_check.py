@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from pocqueue.errors import OutboxError
 from pocqueue.node.engine_host import EngineHost
 from pocqueue.node.metrics import NodeMetrics
 from pocqueue.node.outbox import Outbox
+from pocqueue.node.page_check import Fraud
 from pocqueue.node.spot_check import SpotCheck
 from pocqueue.poc.proofs import Proofs
 from pocqueue.settings import Settings
@@ -23,7 +23,6 @@ from tests.support.factories import FINGERPRINT, OTHER_FINGERPRINT
 from tests.support.fake_engine import FakeEngine
 from tests.support.fixtures import SettingsFactory
 from tests.support.node import batch, honest, made_up, make_request
-from tests.support.waiting import until
 
 SAME = RemoteModel(
     model="twin", model_fingerprint=FINGERPRINT, model_dtype="float32", model_runtime="twin"
@@ -46,7 +45,6 @@ async def checking(
     any_model: bool = False,
     load: Callable[..., Any] | None = None,
     on_batch: Callable[[int], None] = lambda _: None,
-    max_waiting: int = 2000,
 ) -> AsyncIterator[SpotCheck]:
     """Make a check that recomputes with a formula."""
     host = EngineHost(settings, load or (lambda *_: FakeEngine(distance, on_batch)))
@@ -58,7 +56,6 @@ async def checking(
         outbox,
         NodeMetrics(),
         any_model=any_model,
-        max_waiting=max_waiting,
     )
     await host.close()
 
@@ -70,9 +67,11 @@ def proofs(num: int, start: int = 0) -> list[Proofs]:
 
 async def verdict(check: SpotCheck, num: int) -> str | None:
     """Offer a whole session and return what comes of it."""
-    check.offer(proofs(num))
-    check.end()
-    return await check.run()
+    try:
+        await check.check(proofs(num))
+    except Fraud as exc:
+        return str(exc)
+    return None
 
 
 async def test_an_honest_session(settings_for: SettingsFactory, outbox: Outbox) -> None:
@@ -84,11 +83,10 @@ async def test_an_honest_session(settings_for: SettingsFactory, outbox: Outbox) 
         session = outbox.session("s")
         assert session is not None
         assert (session.sampled, session.invalid) == (check.sampled, 0)
-        check.offer(proofs(10))
 
 
 async def test_made_up_nonces(settings_for: SettingsFactory, outbox: Outbox) -> None:
-    """Found out with the first of them, in words and numbers."""
+    """Found out with the first pass, in words and numbers."""
     async with checking(settings_for(), outbox, made_up) as check:
         reason = await verdict(check, 2000)
         assert reason is not None
@@ -170,8 +168,7 @@ async def test_an_engine_that_cannot_be_used(
         assert check.error is not None
         assert "out of memory" in check.error
         # What comes after that is not even tried.
-        check.offer(proofs(1000))
-        assert await check.run() is None
+        assert await verdict(check, 1000) is None
     assert caplog.text.count("cannot be checked") == 2
 
 
@@ -190,15 +187,3 @@ async def test_a_disk_in_trouble(
         async with checking(settings_for(), full, made_up) as check:
             assert await verdict(check, 1000) is not None
     assert "disk full" in caplog.text
-
-
-async def test_a_slow_engine_checks_fewer(settings_for: SettingsFactory, outbox: Outbox) -> None:
-    """What waits for it has a limit; what comes later wakes it."""
-    async with checking(settings_for(), outbox, max_waiting=20) as check:
-        check.offer(proofs(5000))
-        running = asyncio.create_task(check.run())
-        await until(lambda: check.sampled == 20)
-        check.offer(proofs(5000, start=5000))
-        check.end()
-        assert await running is None
-        assert check.sampled == 40
