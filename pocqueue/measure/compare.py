@@ -11,14 +11,17 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pocqueue.engine.base import Engine, EngineInfo, OnProgress
 from pocqueue.errors import EngineError, ModelMismatch
 from pocqueue.poc.batch import batches_of
-from pocqueue.poc.data import PROBABILITY_MISMATCH, is_valid
+from pocqueue.poc.data import PROBABILITY_MISMATCH
 from pocqueue.poc.distance.random_directions import check_share
 from pocqueue.poc.scheme import ProofSearch
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 #: Engines whose relative difference is at least this much disagree.
 MAX_RELATIVE_DIFFERENCE = 0.01
@@ -180,23 +183,22 @@ def compare(a: Sequence[float], b: Sequence[float], r_target: float) -> Comparis
     """
     import numpy as np
 
-    kept = [
-        pair for pair in zip(a, b, strict=True) if math.isfinite(pair[0]) and math.isfinite(pair[1])
-    ]
-    bad_a, bad_b = (sum(not math.isfinite(d) for d in distances) for distances in (a, b))
-    if not kept:
+    pairs = np.array([a, b], dtype=np.float64)
+    finite = np.isfinite(pairs)
+    bad_a, bad_b = (int(bad) for bad in (~finite).sum(axis=1))
+    first, second = pairs[:, finite.all(axis=0)]
+    if not len(first):
         raise EngineError(
             f"No nonce of {len(a):,} has a finite distance in both engines ({bad_a:,} are not finite "
             f"in a, {bad_b:,} in b): try another dtype (POCQUEUE_DTYPE)."
         )
-    first, second = np.asarray(kept, dtype=np.float64).T
     apart = np.abs(first - second)
     norm = float(np.linalg.norm(apart))
     spread = float(np.linalg.norm(first - first.mean()))
-    verdicts = [(is_valid(x, r_target), is_valid(y, r_target)) for x, y in kept]
+    in_a, in_b = first < r_target, second < r_target
     return Comparison(
         num_nonces=len(a),
-        num_compared=len(kept),
+        num_compared=len(first),
         num_nonfinite_a=bad_a,
         num_nonfinite_b=bad_b,
         relative_difference=norm / float(np.linalg.norm(first)),
@@ -205,15 +207,15 @@ def compare(a: Sequence[float], b: Sequence[float], r_target: float) -> Comparis
         p99_difference=float(np.quantile(apart, 0.99)),
         max_difference=float(apart.max()),
         r_target=r_target,
-        num_valid_a=sum(in_a for in_a, _ in verdicts),
-        num_valid_b=sum(in_b for _, in_b in verdicts),
-        num_only_a=verdicts.count((True, False)),
-        num_only_b=verdicts.count((False, True)),
-        flips=expected_flips([x for x, _ in kept], [y for _, y in kept], r_target),
+        num_valid_a=int(in_a.sum()),
+        num_valid_b=int(in_b.sum()),
+        num_only_a=int((in_a & ~in_b).sum()),
+        num_only_b=int((in_b & ~in_a).sum()),
+        flips=expected_flips(first, second, r_target),
     )
 
 
-def expected_flips(a: Sequence[float], b: Sequence[float], r_target: float) -> Flips:
+def expected_flips(a: ArrayLike, b: ArrayLike, r_target: float) -> Flips:
     """Estimate which share of valid nonces flips, from many thresholds instead of r_target alone.
 
     At one threshold few of a sample's nonces flip, if any. So this takes all thresholds t between two

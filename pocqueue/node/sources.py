@@ -10,8 +10,10 @@ import asyncio
 import logging
 import time
 import uuid
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Protocol
+
+from typing_extensions import override
 
 from pocqueue.delegation.client import DelegationClient
 from pocqueue.errors import DelegationError, EngineUnavailable, InvalidRound, StoreError
@@ -56,7 +58,7 @@ class Page:
     status: str = ""
 
 
-class Source(Protocol):
+class Source(ABC):
     """A search that runs somewhere, whose results can be read."""
 
     origin: Origin
@@ -64,31 +66,31 @@ class Source(Protocol):
     #: GPUs that search.
     gpu_count: int
     #: A read under way must not be cut off: its page is handed out only once.
-    must_end: bool
+    must_end = False
 
+    @abstractmethod
     async def read(self, cursor: str) -> Page:
         """Return the page behind a cursor (empty: the first page); may wait for it.
 
         Raises:
             DelegationError, StoreError, EngineError: it cannot be read now, or never again (`is_final`).
         """
-        ...
 
+    @abstractmethod
     async def stop(self) -> None:
         """End the search; what it found can still be read.
 
         Raises:
             DelegationError, StoreError: see the classes.
         """
-        ...
 
     async def close(self) -> None:
-        """Close its connections."""
-        ...
+        """Close its connections; one without any has nothing to do."""
+        return
 
 
-@dataclass(slots=True)
-class RemoteSource:
+@dataclass
+class RemoteSource(Source):
     """A session on a big node."""
 
     #: Of the big node; closed with this.
@@ -98,13 +100,13 @@ class RemoteSource:
     gpu_count: int
     #: Seconds between two requests to a big node without long polling.
     poll_s: float
-    origin: Origin = field(default="delegation", init=False)
-    must_end: bool = field(default=False, init=False)
+    origin = "delegation"
     #: Whether it has cursors and long polling; None: not known before its first answer.
     has_cursors: bool | None = field(default=None, init=False)
     #: Seconds to wait before the next request.
     pause_s: float = field(default=0.0, init=False)
 
+    @override
     async def read(self, cursor: str) -> Page:
         if self.pause_s:
             await asyncio.sleep(self.pause_s)
@@ -133,24 +135,25 @@ class RemoteSource:
             self.pause_s = min(IDLE_S, self.poll_s)
         return Page(page.cursor, page.batches, not page.active, page.status)
 
+    @override
     async def stop(self) -> None:
         await self.client.stop(self.session_id)
         # What is left is fetched at once, not after the rest of the pause.
         self.pause_s = 0.0
 
+    @override
     async def close(self) -> None:
         await self.client.close()
 
 
-@dataclass(slots=True)
-class QueueSource:
+@dataclass
+class QueueSource(Source):
     """A round on the GPU queues of the node's own Redis."""
 
     backend: Backend
     session_id: str
     gpu_count: int
-    origin: Origin = field(default="queue", init=False)
-    must_end: bool = field(default=False, init=False)
+    origin = "queue"
 
     @classmethod
     def start(
@@ -170,16 +173,15 @@ class QueueSource:
         round_id = start_round(backend, draft, info)
         return cls(backend, round_id, num_serving(gpus, backend.store.status(round_id).spec))
 
+    @override
     async def read(self, cursor: str) -> Page:
         return await asyncio.to_thread(self._read, cursor)
 
+    @override
     async def stop(self) -> None:
         await asyncio.to_thread(
             self.backend.store.close, self.session_id, RoundState.STOPPED, "stopped by the node"
         )
-
-    async def close(self) -> None:
-        return
 
     def _read(self, cursor: str) -> Page:
         # The state before the proofs: once it is not active, no proof is added after this read.
@@ -194,8 +196,8 @@ class QueueSource:
         return Page(behind, batches, over, status.state.value)
 
 
-@dataclass(slots=True)
-class EngineSource:
+@dataclass
+class EngineSource(Source):
     """A search with an engine in this process. The cursor is the next nonce index."""
 
     engine: EngineHost
@@ -203,11 +205,11 @@ class EngineSource:
     #: Unix time after which nothing counts.
     deadline_s: float
     session_id: str = field(default_factory=lambda: str(uuid.uuid4()))
-    origin: Origin = field(default="engine", init=False)
-    gpu_count: int = field(default=1, init=False)
-    must_end: bool = field(default=False, init=False)
+    origin = "engine"
+    gpu_count = 1
     is_stopped: bool = field(default=False, init=False)
 
+    @override
     async def read(self, cursor: str) -> Page:
         start = int(cursor or 0)
         if self.is_stopped or time.time() >= self.deadline_s:
@@ -224,11 +226,9 @@ class EngineSource:
         found = [ReceivedBatch.of(self.round, valid)] if len(valid) else []
         return Page(str(start + len(nonces)), found, over=False)
 
+    @override
     async def stop(self) -> None:
         self.is_stopped = True
-
-    async def close(self) -> None:
-        return
 
     def _end(self, cursor: str) -> Page:
         return Page(cursor, [], over=True, status="stopped" if self.is_stopped else "expired")

@@ -82,13 +82,8 @@ class SpotCheck:
             for start, stop in split_range(0, len(sample), self._round.batch_size):
                 if self._probability is not None:
                     await self._recompute(Proofs.of(sample[start:stop]), self._probability)
-        except Fraud:
-            raise
         except PocqueueError as exc:
             self._give_up(str(exc), logging.ERROR)
-        except Exception as exc:
-            logger.exception("DELEGATION session %s: the check failed.", self._session_id)
-            self._give_up(str(exc) or type(exc).__name__, logging.ERROR)
 
     def _give_up(self, reason: str, level: int) -> None:
         self.error = f"The session cannot be checked: {reason}"

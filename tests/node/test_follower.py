@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typing_extensions import override
 
 from pocqueue.errors import DelegationError, PocqueueError
 from pocqueue.node.dispatcher import Dispatcher, Outgoing
@@ -18,7 +19,7 @@ from pocqueue.node.metrics import NodeMetrics
 from pocqueue.node.outbox import Origin, Outbox
 from pocqueue.node.round import NodeRound
 from pocqueue.node.signing import verify_body
-from pocqueue.node.sources import Page
+from pocqueue.node.sources import Page, Source
 from pocqueue.rounds.store import KEEP_ENDED_MS
 from tests.support.node import (
     TroubledOutbox,
@@ -34,7 +35,7 @@ from tests.support.waiting import until
 KEY = SigningKey.generate()
 
 
-class ScriptedSource:
+class ScriptedSource(Source):
     """Hands out pages and errors in turn, and waits for ever after the last.
 
     Attributes:
@@ -59,6 +60,7 @@ class ScriptedSource:
         self.held = asyncio.Event()
         self.held.set()
 
+    @override
     async def read(self, cursor: str) -> Page:
         self.read_from.append(cursor)
         await self.held.wait()
@@ -69,11 +71,13 @@ class ScriptedSource:
             raise step
         return step
 
+    @override
     async def stop(self) -> None:
         if self.stops:
             raise self.stops.pop(0)
         self.stopped = True
 
+    @override
     async def close(self) -> None:
         self.closed = True
 
