@@ -5,7 +5,6 @@ What is in the environment already wins, so that a file can hold the defaults of
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from pocqueue.errors import SettingsError
@@ -19,24 +18,19 @@ def load_env_file(path: Path) -> None:
     """
     import io
 
-    from dotenv import dotenv_values
+    from dotenv import load_dotenv
     from dotenv.parser import parse_stream
 
     try:
         text = path.read_text("utf-8")
-        wrong = None
+        bad = [found.original.line for found in parse_stream(io.StringIO(text)) if found.error]
+        wrong = f"whose line {bad[0]} is no assignment" if bad else None
     except (OSError, UnicodeDecodeError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8 text"
-        text, wrong = "", f"which cannot be read ({reason})"
-    for binding in parse_stream(io.StringIO(text)):
-        if binding.error:
-            wrong = wrong or f"whose line {binding.original.line} is no assignment"
+        wrong = f"which cannot be read ({reason})"
     if wrong is not None:
         raise SettingsError(
             f"--env-file is {str(path)!r}, {wrong}; allowed: a text file with lines such as "
             "`export DELEGATION_PORT=9090`."
         )
-    for name, value in dotenv_values(stream=io.StringIO(text)).items():
-        # A name without a value (`export NAME`) sets nothing.
-        if value is not None:
-            os.environ.setdefault(name, value)
+    load_dotenv(stream=io.StringIO(text))

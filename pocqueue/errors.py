@@ -17,6 +17,7 @@ what is allowed, what to do next. The CLI prints it and leaves with code 2.
 
 from __future__ import annotations
 
+import copyreg
 from typing import Any
 
 from typing_extensions import override
@@ -36,15 +37,7 @@ class PocqueueError(Exception):
     @override
     def __reduce__(self) -> tuple[Any, ...]:
         # Python's own calls the class with the message, which most constructors do not take.
-        return _restored, (type(self), self.args, vars(self))
-
-
-def _restored(kind: type[PocqueueError], args: tuple[Any, ...], fields: Any) -> PocqueueError:
-    """Return an error as it was when it was pickled."""
-    exc = kind.__new__(kind)
-    exc.args = args
-    vars(exc).update(fields)
-    return exc
+        return copyreg.__newobj__, (type(self),), vars(self) | {"args": self.args}  # type: ignore[attr-defined]
 
 
 def first_line(exc: BaseException) -> str:
@@ -255,10 +248,8 @@ class DelegationError(NodeError, ConnectionError):
     def __init__(self, message: str, *, is_final: bool, status: int | None = None) -> None:
         self.is_final = is_final
         self.status = status
-        if status is None:
-            self.http_status = 503
-        else:
-            self.http_status = status if status in {409, 422, 429, 503} else 502
+        passed_on = status if status in {409, 422, 429, 503} else 502
+        self.http_status = 503 if status is None else passed_on
         super().__init__(message)
 
 

@@ -25,8 +25,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     # Readers differ in which of the two they take: one may see what another has not verified.
     found = dict(pairs)
     if len(found) < len(pairs):
-        counts = Counter(name for name, _ in pairs)
-        twice = next(name for name, count in counts.items() if count > 1)
+        [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
         raise ValueError(f"the field {twice[:40]!r} is there twice")
     return found
 

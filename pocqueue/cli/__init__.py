@@ -56,7 +56,6 @@ app.command("calibrate", short_help="Find the r_target for a valid rate.")(calib
 
 @app.callback(invoke_without_command=True)
 def _root(
-    context: typer.Context,
     version: bool = typer.Option(False, "--version", help="Print the version and leave."),
 ) -> None:
     if version:
@@ -64,7 +63,6 @@ def _root(
 
         typer.echo(f"pocqueue {__version__}")
         raise typer.Exit
-    del context
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 from pocqueue.cli.output import percent
@@ -25,23 +25,14 @@ NUM_ROWS = 20
 _LEAST_WIDTH = 1e-7
 
 
-@dataclass(frozen=True, slots=True)
-class _Look:
-    """How a stage is shown: never by colour alone."""
-
-    label: str
-    cell: str
-    plain: str  #: for terminals that know no block characters
-    colour: str
-
-
-#: By the names of `profiled.STAGES`, and the rest.
+#: How a stage is shown, never by colour alone: label, cell, cell in ASCII, colour; by the names of
+#: `profiled.STAGES`, and the rest.
 _LOOKS = {
-    "seeds": _Look("seeds", "░", ".", "yellow"),
-    "inputs": _Look("inputs", "▒", ":", "cyan"),
-    "forward": _Look("forward pass", "█", "#", "green"),
-    "distances": _Look("permutation and distance", "▓", "%", "magenta"),
-    "rest": _Look("rest", "·", "-", "blue"),
+    "seeds": ("seeds", "░", ".", "yellow"),
+    "inputs": ("inputs", "▒", ":", "cyan"),
+    "forward": ("forward pass", "█", "#", "green"),
+    "distances": ("permutation and distance", "▓", "%", "magenta"),
+    "rest": ("rest", "·", "-", "blue"),
 }
 
 
@@ -53,15 +44,10 @@ def share_cells(seconds: Sequence[float], width: int) -> list[int]:
         width: cells; >= 1.
 
     Returns:
-        Cells of each part; if rounding leaves some over, those that lost most get them.
+        Cells of each part, less than one away from its exact share.
     """
-    total = sum(seconds)
-    exact = [width * part / total for part in seconds]
-    cells = [int(part) for part in exact]
-    lost = sorted(range(len(cells)), key=lambda place: cells[place] - exact[place])
-    for place in lost[: width - sum(cells)]:
-        cells[place] += 1
-    return cells
+    edges = [0.0, *accumulate(seconds)]
+    return [right - left for left, right in pairwise(int(e / edges[-1] * width) for e in edges)]
 
 
 def draw_stages(profile: Profile, width: int = 80, *, plain: bool = False) -> Text:
@@ -76,16 +62,15 @@ def draw_stages(profile: Profile, width: int = 80, *, plain: bool = False) -> Te
 
     parts = profile.stages_s | {"rest": profile.rest_s}
     total = sum(parts.values())
-    text = Text(no_wrap=True)
+    bar, lines = Text(no_wrap=True), Text()
     cells = share_cells(list(parts.values()), min(width, _MAX_WIDTH))
-    for name, num in zip(parts, cells, strict=True):
-        look = _LOOKS[name]
-        text.append((look.plain if plain else look.cell) * num, look.colour)
-    for name, seconds in parts.items():
-        look = _LOOKS[name]
-        text.append(f"\n{(look.plain if plain else look.cell) * 2} ", look.colour)
-        text.append(f"{look.label:<24} {1000 * seconds:10.3f} ms  {percent(seconds / total):>8}")
-    return text
+    for (name, seconds), num in zip(parts.items(), cells, strict=True):
+        label, block, ascii_cell, colour = _LOOKS[name]
+        cell = ascii_cell if plain else block
+        bar.append(cell * num, colour)
+        lines.append(f"\n{cell * 2} ", colour)
+        lines.append(f"{label:<24} {1000 * seconds:10.3f} ms  {percent(seconds / total):>8}")
+    return bar.append_text(lines)
 
 
 def bin_distances(

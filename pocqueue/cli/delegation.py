@@ -14,8 +14,6 @@ from pocqueue.cli.output import columns, console, print_json, seconds, show_stat
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rich.table import Table
-
     from pocqueue.delegation.customers import TokensFile
     from pocqueue.settings import DelegationSettings
 
@@ -188,26 +186,28 @@ def _look_over_http(url: str, delegation: DelegationSettings) -> Callable[[], di
                 "and that its port is open.",
                 is_final=False,
             ) from None
-        answer: Any = None
-        with contextlib.suppress(ValueError):
+        answer: Any = {}
+        with contextlib.suppress(ValueError, RecursionError):
             answer = reply.json()
-        if reply.status_code != 200 or not isinstance(answer, dict) or "sessions" not in answer:
-            detail = answer.get("detail") if isinstance(answer, dict) else None
-            raise DelegationError(
-                f"The delegation service at {url} answers {reply.status_code}: "
-                f"{detail or 'this is no delegation service'}",
-                is_final=True,
-                status=reply.status_code,
-            )
-        return answer
+        if reply.status_code == 200 and isinstance(answer, dict) and "sessions" in answer:
+            return answer
+        detail = answer.get("detail") if isinstance(answer, dict) else None
+        raise DelegationError(
+            f"The delegation service at {url} answers {reply.status_code}: "
+            f"{detail or 'this is no delegation service'}",
+            is_final=True,
+            status=reply.status_code,
+        )
 
     return look
 
 
 def _render(found: dict[str, Any]) -> Any:
     from rich.console import Group
+    from rich.markup import escape
 
-    if not found["sessions"]:
+    sessions: dict[str, dict[str, Any]] = found["sessions"]
+    if not sessions:
         return (
             f"No sessions in the last hour; {found['max_sessions']} may run at a time. Small nodes "
             "start them at the service of `pocqueue delegation serve`."
@@ -216,13 +216,6 @@ def _render(found: dict[str, Any]) -> Any:
         f"{found['active_sessions']} active, {found['total_sessions']} in the last hour, "
         f"{found['max_sessions']} at a time at most"
     )
-    return Group(_table(found), summary)
-
-
-def _table(found: dict[str, Any]) -> Table:
-    from rich.markup import escape
-
-    sessions: dict[str, dict[str, Any]] = found["sessions"]
     with_customer = any("customer" in one for one in sessions.values())
     names = ("session", "customer") if with_customer else ("session",)
     table = columns(*names, right=("node", "GPUs", "batches", "valid", "checked", "age"))
@@ -239,4 +232,4 @@ def _table(found: dict[str, Any]) -> Table:
             seconds(one["age_seconds"]),
             escape(str(one["status"])),
         )
-    return table
+    return Group(table, summary)

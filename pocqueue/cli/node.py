@@ -95,8 +95,6 @@ def status(
 
 
 def _table(found: dict[str, Any]) -> Any:
-    from rich.markup import escape
-
     outbox = found.get("outbox", {})
     lag = found.get("poll_lag_seconds")
     mode = "delegation" if found.get("delegation_mode") else "local"
@@ -120,12 +118,12 @@ def _table(found: dict[str, Any]) -> Any:
         ("big node heard", "-" if lag is None else f"{seconds(lag)} ago"),
         ("signer", str(found.get("signer"))),
     ]
-    table = facts(rows)
+    shown = facts(rows)
     if found.get("fraud_detected"):
-        table.add_row("[red]fraud[/red]", "the session was stopped; nothing more of it is sent")
+        shown.append("\nfraud           the session was stopped; nothing more of it is sent", "red")
     if found.get("error"):
-        table.add_row("[red]error[/red]", escape(str(found["error"])))
-    return table
+        shown.append(f"\nerror           {found['error']}", "red")
+    return shown
 
 
 def _url_by_settings() -> str:

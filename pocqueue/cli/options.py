@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated
 
 import typer
@@ -87,17 +88,17 @@ def default_output(state_dir: Path) -> Path:
     """
     from pocqueue.errors import SettingsError
 
-    folder, reason = state_dir / "proofs", "no right to write to it"
+    folder = state_dir / "proofs"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK):
-            return folder
+        # Not `os.access`: a file system may be full or read-only.
+        TemporaryFile(dir=folder).close()
     except OSError as exc:
-        reason = exc.strerror or str(exc)
-    raise SettingsError(
-        f"The folder for proofs, {folder}, cannot be used ({reason}): mend it, set "
-        "POCQUEUE_STATE_DIR, or name a file with --output."
-    )
+        raise SettingsError(
+            f"The folder for proofs, {folder}, cannot be used ({exc.strerror}): mend it, set "
+            "POCQUEUE_STATE_DIR, or name a file with --output."
+        ) from None
+    return folder
 
 
 def check_count(field: str, value: int, most: int) -> None:

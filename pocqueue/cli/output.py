@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from pocqueue.errors import PocqueueError
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
 EXIT_OK = 0
 #: `round validate`: the proofs are fraud. `up`: a process it needs did not stay up.
@@ -56,17 +57,16 @@ def columns(*left: str, right: Iterable[str] = ()) -> Table:
     return table
 
 
-def facts(rows: Iterable[tuple[str, str]]) -> Table:
-    """Make a table of names and what there is to say of each, as plain text."""
-    from rich.markup import escape
-    from rich.table import Table
+def facts(rows: Sequence[tuple[str, str]]) -> Text:
+    """Make lines of names and what there is to say of each.
 
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows:
-        table.add_row(name, escape(value))
-    return table
+    No table: its cells would break ids and paths, which people copy, at the window's edge.
+    """
+    from rich.text import Text
+
+    width = max(len(name) for name, _ in rows)
+    lines = (Text.assemble((f"{name:<{width}}  ", "bold"), value) for name, value in rows)
+    return Text("\n").join(lines)
 
 
 def print_error(message: str) -> None:
@@ -106,13 +106,8 @@ def show_status(
     from rich.text import Text
 
     found, view = look(), console()
-    if not watch:
-        if as_json:
-            print_json(found)
-        else:
-            view.print(render(found))
-        return
-    in_place = Live(console=view, auto_refresh=False) if view.is_terminal and not as_json else None
+    can_stay = watch and view.is_terminal and not as_json
+    in_place = Live(console=view, auto_refresh=False) if can_stay else None
     with suppress(KeyboardInterrupt), in_place or nullcontext():
         while True:
             shown = Text(found["error"], "yellow") if found.keys() == {"error"} else render(found)
@@ -122,6 +117,8 @@ def show_status(
                 view.print(shown)
             else:
                 in_place.update(shown, refresh=True)
+            if not watch:
+                return
             time.sleep(every_s)
             try:
                 found = look()

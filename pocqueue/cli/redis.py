@@ -30,10 +30,9 @@ def stop() -> None:
     """Stop the server after it has written everything."""
     from pocqueue.errors import ProcessError
     from pocqueue.processes.stack_lock import stack_pid
-    from pocqueue.settings import Settings
 
     server = _server()
-    if (pid := stack_pid(Settings.load().state_dir)) is not None:
+    if (pid := stack_pid(server.state_dir)) is not None:
         raise ProcessError(
             f"`pocqueue up` (process {pid}) needs this Redis and would start it again: "
             "end that with Ctrl-C, which stops Redis as well."

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from pocqueue.cli.output import columns, console, percent, seconds
+from pocqueue.cli.output import columns, console, facts, percent, seconds
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,11 +82,7 @@ def print_round(
         shown.append(("best nonces" if place == 0 else "", text))
     if written is not None:
         shown.append(("proofs written to", str(written)))
-    view = console()
-    for name, value in shown:
-        # No table: its cells would break ids and paths, which people copy, at the window's edge.
-        view.print(f"{name:<22}", end="", style="bold")
-        view.print(value, markup=False, soft_wrap=True)
+    console().print(facts(shown))
 
 
 def print_rounds(statuses: Sequence[RoundStatus]) -> None:

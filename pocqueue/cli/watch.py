@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -60,21 +57,6 @@ class Interrupts(Closing):
             self._first = time.monotonic()
 
 
-@dataclass
-class _Rate:
-    """Nonces per second over the last few seconds."""
-
-    points: deque[tuple[float, int]]
-
-    def add(self, checked: int) -> float:
-        now = time.monotonic()
-        self.points.append((now, checked))
-        while len(self.points) > 2 and now - self.points[0][0] > RATE_WINDOW_S:
-            self.points.popleft()
-        passed = now - self.points[0][0]
-        return (checked - self.points[0][1]) / passed if passed > 0 else 0.0
-
-
 def watch_round(
     backend: Backend, round_id: str, interrupts: Interrupts, *, quiet: bool = False
 ) -> RoundStatus | None:
@@ -90,13 +72,37 @@ def watch_round(
     Returns:
         The round as it ended, or None if the user left it running.
     """
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
     view = console(stderr=True)
-    rate, told = _Rate(deque()), 0
-    with _shown(view, round_id, quiet) as show:
+    in_lines, next_line, told = not (quiet or view.is_terminal), 0.0, 0
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[line]}"),
+        console=view,
+        refresh_per_second=8,
+        speed_estimate_period=RATE_WINDOW_S,
+        disable=quiet or in_lines,
+    ) as progress:
+        name = f"round {round_id[:8]}"
+        bar = progress.add_task(name, total=1.0, line="")
+        # Never shown: it is there for its speed.
+        nonces = progress.add_task("nonces", total=None, visible=False)
         while True:
-            status, line = _look(backend, round_id, rate)
-            over = status is not None and not status.state.is_active
-            show(status, line, over)
+            over, done, line = False, None, "waiting for Redis; nothing is lost"
+            with suppress(StoreUnavailable, StoreFull):
+                status = backend.store.status(round_id)
+                gpus = sum(status.spec.is_served_by(gpu.info) for gpu in backend.pool.live())
+                progress.update(nonces, completed=status.checked)
+                over = not status.state.is_active
+                done = 1.0 if over else _share_done(status)
+                line = _line(status, gpus, progress.tasks[nonces].speed or 0.0)
+            progress.update(bar, completed=done, line=line)
+            if in_lines and (over or time.monotonic() >= next_line):
+                view.print(f"{name}  {line}")
+                next_line = time.monotonic() + LINE_S
             if over:
                 return status
             told = _react(backend, round_id, interrupts, told, view)
@@ -105,61 +111,10 @@ def watch_round(
             time.sleep(REFRESH_S)
 
 
-#: Shows how a round stands (None: unknown), the line about it, and whether it is over.
-_Show = Callable[["RoundStatus | None", str, bool], None]
-
-
-@contextmanager
-def _shown(view: Console, round_id: str, quiet: bool) -> Iterator[_Show]:
-    """Show a round as a bar on a terminal, in lines elsewhere, or not at all."""
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
-
-    name, next_line = f"round {round_id[:8]}", 0.0
-
-    def show_line(_status: RoundStatus | None, line: str, over: bool) -> None:
-        nonlocal next_line
-        if over or time.monotonic() >= next_line:
-            view.print(f"{name}  {line}")
-            next_line = time.monotonic() + LINE_S
-
-    if quiet:
-        yield lambda *_: None
-        return
-    if not view.is_terminal:
-        yield show_line
-        return
-    with Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        TextColumn("{task.fields[line]}"),
-        console=view,
-        refresh_per_second=8,
-    ) as progress:
-        task = progress.add_task(name, total=1.0, line="")
-
-        def show_bar(status: RoundStatus | None, line: str, over: bool) -> None:
-            done = 1.0 if over else None if status is None else _share_done(status)
-            progress.update(task, completed=done, line=line)
-
-        yield show_bar
-
-
-def _look(backend: Backend, round_id: str, rate: _Rate) -> tuple[RoundStatus | None, str]:
-    """Return the round and the line about it; no round while Redis is away."""
-    try:
-        status = backend.store.status(round_id)
-        num_gpus = sum(
-            gpu.info.fingerprint == status.spec.model_fingerprint for gpu in backend.pool.live()
-        )
-    except (StoreUnavailable, StoreFull):
-        return None, "waiting for Redis; nothing is lost"
-    per_second = rate.add(status.checked)
+def _line(status: RoundStatus, num_gpus: int, per_second: float) -> str:
     gpus = "1 GPU" if num_gpus == 1 else f"{num_gpus} GPUs"
     left = f"{seconds(status.remaining_s)} left" if status.state.is_active else status.state.value
-    return status, (
-        f"{status.checked:,} nonces  {status.valid:,} valid  {per_second:,.0f}/s  {gpus}  {left}"
-    )
+    return f"{status.checked:,} nonces  {status.valid:,} valid  {per_second:,.0f}/s  {gpus}  {left}"
 
 
 def _share_done(status: RoundStatus) -> float:
