@@ -225,7 +225,7 @@ _ERRORS = {
     ),
     409: (
         "Another model is deployed than the one asked for; names both.",
-        "Model conflict: params ask for 'other'; deployed is embedded (03696e98f7bf@bfloat16@torch). …",
+        "Model conflict: asked for 'other'; deployed is embedded (03696e98f7bf@bfloat16@torch). …",
     ),
     413: ("The body is too large.", "The body is larger than 65536 bytes."),
     422: (
@@ -238,7 +238,7 @@ _ERRORS = {
     ),
     503: (
         "No GPU is live, or Redis does not answer.",
-        "No live GPU: none of the big node's workers takes work now. …",
+        "No live GPU takes work now. …",
     ),
 }
 #: Error answers for the OpenAPI document, by status.

@@ -26,7 +26,7 @@ from pocqueue.rounds.records import RoundStatus
 from pocqueue.rounds.spec import RoundState
 from pocqueue.rounds.start import (
     check_seq_len,
-    choose_session_model,
+    choose_model,
     draft_spec,
     num_serving,
     start_round,
@@ -166,7 +166,7 @@ class QueueSource(Source):
         """
         draft = draft_spec(**node_round.search, window_s=window_s)
         gpus = backend.pool.live()
-        info, warning = choose_session_model(gpus, node_round.wish, any_model=any_model)
+        info, warning = choose_model(gpus, node_round.wish, any_model=any_model)
         if warning:
             logger.warning("LOCAL node %d: %s", node_round.node_id, warning)
         check_seq_len(draft.seq_len, info)

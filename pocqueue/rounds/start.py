@@ -74,75 +74,47 @@ def dimensions(info: EngineInfo) -> dict[str, int]:
     return {name: value for name, value in known.items() if value > 0}
 
 
-def choose_model(gpus: Sequence[Gpu], model: str | None) -> EngineInfo:
-    """Return the deployed model that a round is to use.
+def choose_model(gpus: Sequence[Gpu], wish: ModelWish, *, any_model: bool = False) -> ChosenModel:
+    """Return the deployed model that a round or a session is to use.
 
     Args:
         gpus: the live GPUs.
-        model: as `ModelWish.model`; None if there is only one to choose.
-
-    Raises:
-        NoLiveGpu: no live GPU has it or takes work, or several models are called so.
-    """
-    deployed, fitting = _pick(
-        gpus,
-        ModelWish(model),
-        "No live GPU: start a worker with `celery -A pocqueue worker -Q gpu0`, or everything "
-        "on this machine with `pocqueue up`. `pocqueue gpus` shows the pool.",
-    )
-    if not fitting:
-        names = ", ".join(sorted({info.model for info in deployed}))
-        raise NoLiveGpu(
-            f"model is {model!r}, which no live GPU has deployed; allowed: {names}. Start a "
-            f"worker with POCQUEUE_MODEL={model}."
-        )
-    if len(fitting) > 1:
-        raise NoLiveGpu(
-            f"The live GPUs have different models deployed: {_listed(fitting, ', ')}. Say which with "
-            "--model: its name or the first digits of its fingerprint, with @DTYPE or @RUNTIME where they "
-            "differ in that."
-        )
-    return fitting[0]
-
-
-def choose_session_model(
-    gpus: Sequence[Gpu], wish: ModelWish, *, any_model: bool = False
-) -> ChosenModel:
-    """Return the deployed model that a session is to use.
-
-    Args:
-        gpus: the live GPUs.
-        wish: what it asks for.
+        wish: what it asks for; nothing will do if there is only one model to choose.
         any_model: another model than that will do, with a warning; the one that most GPUs have.
 
     Raises:
         NoLiveGpu: no live GPU takes work.
         ModelConflict: none of the deployed models is the one, or several are; names both sides.
     """
-    deployed, fitting = _pick(
-        gpus,
-        wish,
-        "No live GPU: none of the big node's workers takes work now. Its operator sees with "
-        "`pocqueue gpus` what the pool has.",
-    )
+    ready = [gpu.info for gpu in gpus if not gpu.draining]
+    if not ready:
+        raise NoLiveGpu(
+            "No live GPU takes work now. On the host of the GPUs `pocqueue gpus` shows the pool, `celery -A "
+            "pocqueue worker -Q gpu0` starts a worker and `pocqueue up` everything."
+        )
+    by_key = {(info.fingerprint, info.dtype, info.runtime): info for info in ready}
+    counts = Counter((info.fingerprint, info.dtype, info.runtime) for info in ready)
+    deployed = [by_key[key] for key in sorted(by_key, key=lambda key: (counts[key], key))]
+    fitting = [info for info in deployed if wish.fits(info)]
     if len(fitting) == 1:
         return ChosenModel(fitting[0], "")
+    listed = "; ".join(sorted(_described(info, wish) for info in fitting or deployed))
     if fitting:
-        asked = f"params ask for {wish}, which fits" if str(wish) else "params name no model, and"
+        asked = f"asked for {wish}, which fits" if str(wish) else "no model is named, and"
         raise ModelConflict(
-            f"Model not decided: {asked} {len(fitting)} deployed models: "
-            f"{_listed(fitting, '; ', wish)}. Name one in params.model, with @DTYPE or @RUNTIME where "
-            "they differ in that."
+            f"Model not decided: {asked} {len(fitting)} deployed models: {listed}. Name one in params.model, "
+            "or with --model: its name or the first digits of its fingerprint, with @DTYPE or @RUNTIME "
+            "where they differ in that."
         )
     if any_model:
-        searched = _described(deployed[0], wish)
+        searched = _described(deployed[-1], wish)
         return ChosenModel(
-            deployed[0], f"Model conflict: asked for {wish}; searched with {searched}."
+            deployed[-1], f"Model conflict: asked for {wish}; searched with {searched}."
         )
     raise ModelConflict(
-        f"Model conflict: params ask for {wish}; deployed is {_listed(deployed, '; ', wish)}. Proofs of "
-        "another model would be worth nothing: ask for the deployed one, or have the big node's operator "
-        "deploy yours (DELEGATION_ANY_MODEL=1 there takes such sessions with a warning)."
+        f"Model conflict: asked for {wish}; deployed is {listed}. Proofs of another model would be "
+        "worth nothing: ask for the deployed one, or have the operator of the GPUs deploy yours with "
+        "POCQUEUE_MODEL (DELEGATION_ANY_MODEL=1 there takes such sessions with a warning)."
     )
 
 
@@ -172,10 +144,10 @@ def deployed_model(backend: Backend, draft: RoundSpec, model: str | None) -> Eng
     """Return the model that the live GPUs have deployed for this round.
 
     Raises:
-        NoLiveGpu: no live GPU has it, or there are several to choose from.
+        NoLiveGpu, ModelConflict: see `choose_model`.
         InvalidRound: seq_len is above its limit.
     """
-    info = choose_model(backend.pool.live(), model)
+    info, _ = choose_model(backend.pool.live(), ModelWish(model))
     check_seq_len(draft.seq_len, info)
     return info
 
@@ -246,28 +218,6 @@ def find_round(store: RoundStore, text: str) -> str:
             "of its id."
         )
     return found[0]
-
-
-def _pick(
-    gpus: Sequence[Gpu], wish: ModelWish, if_none: str
-) -> tuple[list[EngineInfo], list[EngineInfo]]:
-    """Return the models of the GPUs that take work, that of most GPUs first, and those that fit.
-
-    Raises:
-        NoLiveGpu: no GPU takes work; says `if_none`.
-    """
-    ready = [gpu.info for gpu in gpus if not gpu.draining]
-    if not ready:
-        raise NoLiveGpu(if_none)
-    deployed = {(info.fingerprint, info.dtype, info.runtime): info for info in ready}
-    counts = Counter((info.fingerprint, info.dtype, info.runtime) for info in ready)
-    keys = sorted(deployed, key=lambda key: (counts[key], key), reverse=True)
-    models = [deployed[key] for key in keys]
-    return models, [info for info in models if wish.fits(info)]
-
-
-def _listed(infos: Sequence[EngineInfo], between: str, wish: ModelWish = ModelWish()) -> str:
-    return between.join(sorted(_described(info, wish) for info in infos))
 
 
 def _described(info: EngineInfo, wish: ModelWish) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from pocqueue.errors import ModelConflict, NoLiveGpu
 from pocqueue.rounds.pool import Gpu
-from pocqueue.rounds.start import ModelWish, choose_model, choose_session_model
+from pocqueue.rounds.start import ModelWish, choose_model
 from tests.support.factories import FINGERPRINT, OTHER_FINGERPRINT, make_gpu, make_info
 
 LLAMA: dict[str, Any] = {
@@ -54,12 +54,12 @@ BOTH = [gpu_of("gpu0"), gpu_of("gpu1", **LLAMA)]
 )
 def test_a_wish_decides_among_several(wish: ModelWish, name: str) -> None:
     """By name or by dimensions."""
-    assert choose_session_model(BOTH, wish).info.model == name
+    assert choose_model(BOTH, wish).info.model == name
 
 
 def test_the_only_model_needs_no_name() -> None:
     """Of several GPUs with the same one."""
-    chosen = choose_session_model([gpu_of("gpu0"), gpu_of("gpu1")], ModelWish())
+    chosen = choose_model([gpu_of("gpu0"), gpu_of("gpu1")], ModelWish())
     assert (chosen.info.model, chosen.warning) == ("twin", "")
 
 
@@ -68,7 +68,7 @@ def test_each_dimension_counts(field: str) -> None:
     """One that differs is named with both values."""
     wish = ModelWish(**OLD_PARAMS | {field: 7})
     with pytest.raises(ModelConflict) as caught:
-        choose_session_model([gpu_of(**LLAMA)], wish)
+        choose_model([gpu_of(**LLAMA)], wish)
     message = str(caught.value)
     assert f"{field} 7" in message
     assert f"{field} {OLD_PARAMS[field]}" in message
@@ -81,7 +81,7 @@ def test_each_dimension_counts(field: str) -> None:
 def test_another_model_is_refused(wish: ModelWish) -> None:
     """Both sides are named, and what to do."""
     with pytest.raises(ModelConflict) as caught:
-        choose_session_model(BOTH, wish)
+        choose_model(BOTH, wish)
     message = str(caught.value)
     assert str(wish) in message
     assert "twin (" in message
@@ -100,25 +100,25 @@ def test_another_model_is_refused(wish: ModelWish) -> None:
 def test_an_open_choice_is_refused(gpus: list[Gpu], wish: ModelWish) -> None:
     """With the choices; dtype and runtime count as well, since distances differ by them."""
     with pytest.raises(ModelConflict, match=r"params\.model") as caught:
-        choose_session_model(gpus, wish)
+        choose_model(gpus, wish)
     assert str(caught.value).count("(") >= 2
 
 
 def test_any_model_takes_the_one_that_most_have() -> None:
     """With a warning that names both; a model that was asked for is taken without one."""
     gpus = [gpu_of("gpu0"), gpu_of("gpu1", **LLAMA), gpu_of("gpu2", **LLAMA)]
-    chosen = choose_session_model(gpus, ModelWish(model="other"), any_model=True)
+    chosen = choose_model(gpus, ModelWish(model="other"), any_model=True)
     assert chosen.info.model == "llama"
     assert "'other'" in chosen.warning
     assert "llama (" in chosen.warning
-    assert choose_session_model(gpus, ModelWish(model="twin"), any_model=True).warning == ""
+    assert choose_model(gpus, ModelWish(model="twin"), any_model=True).warning == ""
 
 
 @pytest.mark.parametrize("gpus", [[], [gpu_of(draining=True)]])
 def test_without_a_gpu_there_is_no_choice(gpus: list[Gpu]) -> None:
     """Those that drain take nothing new."""
     with pytest.raises(NoLiveGpu):
-        choose_session_model(gpus, ModelWish())
+        choose_model(gpus, ModelWish())
 
 
 # Rounds
@@ -128,7 +128,7 @@ def test_without_a_live_gpu_the_message_says_how_to_start_one() -> None:
     """None at all, or only such that take nothing new."""
     for gpus in ([], [make_gpu(draining=True)]):
         with pytest.raises(NoLiveGpu, match="celery -A pocqueue worker -Q gpu0"):
-            choose_model(gpus, None)
+            choose_model(gpus, ModelWish())
 
 
 def test_the_only_deployed_model_is_chosen_by_itself() -> None:
@@ -136,16 +136,18 @@ def test_the_only_deployed_model_is_chosen_by_itself() -> None:
     gpus = [make_gpu("gpu0"), make_gpu("gpu1")]
     names = (None, "twin", FINGERPRINT, FINGERPRINT[:8], "twin@float32", f"{FINGERPRINT}@float32")
     for model in names:
-        assert choose_model(gpus, model) == make_info()
+        assert choose_model(gpus, ModelWish(model)).info == make_info()
 
 
 def test_a_model_that_nobody_deployed_is_refused_with_those_there_are() -> None:
     """Names what was asked for and what could be."""
-    with pytest.raises(NoLiveGpu, match=r"model is 'llama', .* allowed: twin\."):
-        choose_model([make_gpu()], "llama")
+    with pytest.raises(
+        ModelConflict, match=r"asked for 'llama'; deployed is twin .*POCQUEUE_MODEL"
+    ):
+        choose_model([make_gpu()], ModelWish("llama"))
     for model in (FINGERPRINT[:7], "twin@float16"):
-        with pytest.raises(NoLiveGpu, match=f"model is '{model}'"):
-            choose_model([make_gpu()], model)
+        with pytest.raises(ModelConflict, match=f"asked for '{model}'"):
+            choose_model([make_gpu()], ModelWish(model))
 
 
 def test_several_deployed_models_have_to_be_told_apart() -> None:
@@ -153,31 +155,31 @@ def test_several_deployed_models_have_to_be_told_apart() -> None:
     second = make_info(fingerprint=OTHER_FINGERPRINT)
     gpus = [make_gpu("gpu0"), make_gpu("gpu1", info=second)]
     for model in (None, "twin"):
-        with pytest.raises(NoLiveGpu) as caught:
-            choose_model(gpus, model)
+        with pytest.raises(ModelConflict) as caught:
+            choose_model(gpus, ModelWish(model))
         assert FINGERPRINT[:12] in str(caught.value)
         assert OTHER_FINGERPRINT[:12] in str(caught.value)
-    assert choose_model(gpus, OTHER_FINGERPRINT[:8]) == second
+    assert choose_model(gpus, ModelWish(OTHER_FINGERPRINT[:8])).info == second
 
 
 def test_one_model_in_two_arithmetics_has_to_be_told_apart() -> None:
     """Their distances differ, so a round keeps to one of them."""
     half = make_info(dtype="bfloat16")
     gpus = [make_gpu("gpu0"), make_gpu("gpu1", info=half)]
-    with pytest.raises(NoLiveGpu, match="@DTYPE") as caught:
-        choose_model(gpus, "twin")
+    with pytest.raises(ModelConflict, match="@DTYPE") as caught:
+        choose_model(gpus, ModelWish("twin"))
     assert f"{FINGERPRINT[:12]}@bfloat16" in str(caught.value)
-    assert choose_model(gpus, "twin@bfloat16") == half
-    assert choose_model(gpus, f"{FINGERPRINT[:8]}@float32") == make_info()
+    assert choose_model(gpus, ModelWish("twin@bfloat16")).info == half
+    assert choose_model(gpus, ModelWish(f"{FINGERPRINT[:8]}@float32")).info == make_info()
 
 
 def test_one_model_by_two_runtimes_has_to_be_told_apart() -> None:
     """A served vLLM and one of a worker's own are the same; torch is another."""
     vllm = make_info(engine="vllm")
     gpus = [make_gpu("gpu0", info=make_info(engine="torch")), make_gpu("gpu1", info=vllm)]
-    with pytest.raises(NoLiveGpu, match="@RUNTIME"):
-        choose_model(gpus, "twin")
-    assert choose_model(gpus, "twin@vllm") == vllm
-    assert choose_model(gpus, "twin@float32@torch") == make_info(engine="torch")
+    with pytest.raises(ModelConflict, match="@RUNTIME"):
+        choose_model(gpus, ModelWish("twin"))
+    assert choose_model(gpus, ModelWish("twin@vllm")).info == vllm
+    assert choose_model(gpus, ModelWish("twin@float32@torch")).info == make_info(engine="torch")
     served = make_gpu("gpu2", info=make_info(engine="vllm-server"))
-    assert choose_model([gpus[1], served], "twin").runtime == "vllm"
+    assert choose_model([gpus[1], served], ModelWish("twin")).info.runtime == "vllm"

@@ -20,7 +20,7 @@ from pocqueue.rounds.spec import RoundSpec, RoundState
 from pocqueue.rounds.start import (
     ModelWish,
     check_seq_len,
-    choose_session_model,
+    choose_model,
     decided,
     num_serving,
 )
@@ -137,7 +137,7 @@ class SessionControl:
         if draft.callback_url is not None:
             check_url(draft.callback_url, allow_private=self.callback_private)
         try:
-            info, warning = choose_session_model(gpus, wish, any_model=self.any_model)
+            info, warning = choose_model(gpus, wish, any_model=self.any_model)
         except ModelConflict as exc:
             logger.warning("DELEGATION start of node %d refused: %s", draft.node_id, exc)
             raise
