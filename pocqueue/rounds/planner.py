@@ -32,7 +32,7 @@ What has to be given again (`find_lost`):
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pocqueue.rounds.pool import Gpu
@@ -126,43 +126,50 @@ def plan(
     Returns:
         Assignments in the order to make them: idle GPUs first.
     """
-    ready = [gpu for gpu in gpus if gpu.is_live and not gpu.draining and not gpu.hangs]
-    load = _Load.of(outstanding, ready, rounds, range_s)
-    unassigned = _unassigned(rounds, load.out_nonces)
-    vtimes = _virtual_times(rounds, load.undone_vtime, len(ready))
+    lines = {
+        gpu.queue: _Line(gpu) for gpu in gpus if gpu.is_live and not gpu.draining and not gpu.hangs
+    }
+    standings = {status.round_id: _Standing.of(status) for status in rounds}
+    for out in outstanding:  # one pass: there are two ranges a GPU, ten times a second
+        line, standing = lines.get(out.queue), standings.get(out.round_id)
+        if standing is not None:
+            standing.give(out.left)
+        if line is None:
+            continue
+        spec = standing.status.spec if standing is not None else None
+        rate = line.gpu.rate(spec.seq_len, spec.batch_size) if spec is not None else 0.0
+        cost_s = line.add(out.left, rate, range_s)
+        if standing is not None:
+            standing.undone += cost_s / standing.status.spec.share
+    _set_virtual_times(list(standings.values()), len(lines))
     assignments = []
     for slot in range(DEPTH):
-        for gpu in ready:
-            if load.depth[gpu.queue] > slot:
+        for line in lines.values():
+            if line.depth > slot:
                 continue
-            backlog_s = load.backlog_s[gpu.queue]
-            status = _next_round(gpu, rounds, vtimes, unassigned, now_ms, backlog_s)
-            if status is None:
+            chosen = _next_round(line, standings.values(), now_ms)
+            if chosen is None:
                 continue
-            spec = status.spec
+            spec, gpu = chosen.status.spec, line.gpu
             rate = gpu.rate(spec.seq_len, spec.batch_size)
-            until_deadline_s = (status.deadline_ms - now_ms) / 1000 - backlog_s
+            until_deadline_s = (chosen.status.deadline_ms - now_ms) / 1000 - line.backlog_s
             span_s = range_s if gpu.has_run(spec.seq_len, spec.batch_size) else range_s * PROBE
             num_nonces = range_size(rate, spec.batch_size, min(span_s, until_deadline_s))
-            left = unassigned[status.round_id]
-            if left is not None:
-                num_nonces = min(num_nonces, left)
-                unassigned[status.round_id] = left - num_nonces
-            cost_s = _seconds(num_nonces, rate, range_s)
-            vtime = vtimes[status.round_id]
-            vtimes[status.round_id] += cost_s / spec.share
-            load.depth[gpu.queue] += 1
-            load.backlog_s[gpu.queue] += cost_s
+            if chosen.unassigned is not None:
+                num_nonces = min(num_nonces, chosen.unassigned)
+            chosen.give(num_nonces)
+            cost = line.add(num_nonces, rate, range_s) / spec.share
             assignments.append(
                 Assignment(
-                    round_id=status.round_id,
+                    round_id=chosen.status.round_id,
                     queue=gpu.queue,
                     worker=gpu.worker,
                     num_nonces=num_nonces,
-                    vtime_floor=vtime,
-                    vtime_per_nonce=cost_s / spec.share / num_nonces,
+                    vtime_floor=chosen.vtime,
+                    vtime_per_nonce=cost / num_nonces,
                 )
             )
+            chosen.vtime += cost
     return assignments
 
 
@@ -175,108 +182,78 @@ def range_size(rate: float, batch_size: int, seconds: float) -> int:
     return max(1, int(rate * seconds / batch_size + 1e-9)) * batch_size
 
 
-def _next_round(
-    gpu: Gpu,
-    rounds: Sequence[RoundStatus],
-    vtimes: Mapping[str, float],
-    unassigned: Mapping[str, int | None],
-    now_ms: int,
-    backlog_s: float,
-) -> RoundStatus | None:
+@dataclass(slots=True)
+class _Line:
+    """A GPU that takes work, and what is outstanding on its queue."""
+
+    gpu: Gpu
+    depth: int = 0  #: ranges
+    backlog_s: float = 0.0  #: seconds of work
+
+    def add(self, num_nonces: int, rate: float, range_s: float) -> float:
+        """Put one more range on the queue; return its seconds, `range_s` if the rate is not known."""
+        seconds = num_nonces / rate if rate > 0 else range_s
+        self.depth += 1
+        self.backlog_s += seconds
+        return seconds
+
+
+@dataclass(slots=True)
+class _Standing:
+    """A round and how much it has been given."""
+
+    status: RoundStatus
+    unassigned: int | None  #: nonces left to give; None: no end
+    undone: float = 0.0  #: virtual time charged for what is outstanding on these GPUs
+    vtime: float = 0.0
+
+    @classmethod
+    def of(cls, status: RoundStatus) -> _Standing:
+        limit = status.spec.max_nonces
+        settled = status.checked + status.abandoned
+        return cls(status, None if limit is None else max(0, limit - settled))
+
+    def give(self, num_nonces: int) -> None:
+        """Take nonces off what is left to give."""
+        if self.unassigned is not None:
+            self.unassigned = max(0, self.unassigned - num_nonces)
+
+
+def _next_round(line: _Line, standings: Iterable[_Standing], now_ms: int) -> _Standing | None:
     """Return the round with the least virtual time among those that this GPU could begin in time."""
+    gpu = line.gpu
     fits = [
-        status
-        for status in rounds
-        if status.spec.is_served_by(gpu.info)
-        and status.spec.seq_len <= gpu.info.max_seq_len
-        and status.deadline_ms
-        > now_ms
-        + 1000 * (backlog_s + gpu.least_batch_s(status.spec.seq_len, status.spec.batch_size))
-        and unassigned[status.round_id] != 0
+        one
+        for one in standings
+        if (spec := one.status.spec).is_served_by(gpu.info)
+        and spec.seq_len <= gpu.info.max_seq_len
+        and one.status.deadline_ms
+        > now_ms + 1000 * (line.backlog_s + gpu.least_batch_s(spec.seq_len, spec.batch_size))
+        and one.unassigned != 0
     ]
     # A new round starts level with the furthest of the others and has to win that tie; otherwise that one
     # would be served and the new one start from where it is then, again and again.
     return min(
         fits,
-        key=lambda s: (vtimes[s.round_id], s.vtime is not None, s.created_ms, s.round_id),
+        key=lambda one: (
+            one.vtime,
+            one.status.vtime is not None,
+            one.status.created_ms,
+            one.status.round_id,
+        ),
         default=None,
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Load:
-    """What is outstanding, summed up by queue and by round."""
-
-    backlog_s: dict[str, float]  #: by queue of the GPUs: seconds of work
-    depth: dict[str, int]  #: by queue of the GPUs: ranges
-    undone_vtime: dict[str, float]  #: by round: virtual time charged for work on these GPUs
-    out_nonces: dict[str, int]  #: by round: nonces on any GPU
-
-    @classmethod
-    def of(
-        cls,
-        outstanding: Iterable[OutstandingRange],
-        gpus: Sequence[Gpu],
-        rounds: Sequence[RoundStatus],
-        range_s: float,
-    ) -> _Load:
-        """Sum up in one pass: there are two ranges a GPU, ten times a second."""
-        by_queue = {gpu.queue: gpu for gpu in gpus}
-        by_id = {status.round_id: status for status in rounds}
-        load = cls(
-            dict.fromkeys(by_queue, 0.0),
-            dict.fromkeys(by_queue, 0),
-            dict.fromkeys(by_id, 0.0),
-            dict.fromkeys(by_id, 0),
-        )
-        for out in outstanding:
-            gpu, status = by_queue.get(out.queue), by_id.get(out.round_id)
-            if status is not None:
-                load.out_nonces[out.round_id] += out.left
-            if gpu is None:
-                continue
-            rate = gpu.rate(status.spec.seq_len, status.spec.batch_size) if status else 0.0
-            seconds = _seconds(out.left, rate, range_s)
-            load.depth[gpu.queue] += 1
-            load.backlog_s[gpu.queue] += seconds
-            if status is not None:
-                load.undone_vtime[out.round_id] += seconds / status.spec.share
-        return load
-
-
-def _seconds(num_nonces: int, rate: float, range_s: float) -> float:
-    """Return how long a GPU takes for so many nonces; `range_s` if its rate is not known."""
-    return num_nonces / rate if rate > 0 else range_s
-
-
-def _unassigned(
-    rounds: Sequence[RoundStatus], out_nonces: Mapping[str, int]
-) -> dict[str, int | None]:
-    """Return how many nonces each round has left to give; None: no end."""
-    left: dict[str, int | None] = {}
-    for status in rounds:
-        limit = status.spec.max_nonces
-        settled = status.checked + status.abandoned + out_nonces[status.round_id]
-        left[status.round_id] = None if limit is None else max(0, limit - settled)
-    return left
-
-
-def _virtual_times(
-    rounds: Sequence[RoundStatus], undone: Mapping[str, float], num_gpus: int
-) -> dict[str, float]:
-    """Return each round's virtual time, with a start for new rounds and the lag of others bounded.
+def _set_virtual_times(standings: Sequence[_Standing], num_gpus: int) -> None:
+    """Set each round's virtual time, with a start for new rounds and the lag of others bounded.
 
     A round starts at the least virtual time of the others, counting only what was done for them.
     Counting what they were charged for and wait for, too, would put a round that begins a moment after
     another behind it for good.
     """
-    known = [
-        (status.vtime, undone[status.round_id]) for status in rounds if status.vtime is not None
-    ]
-    start = min((max(0.0, vtime - undone_vtime) for vtime, undone_vtime in known), default=0.0)
-    foremost = max((vtime for vtime, _ in known), default=0.0)
-    floor = foremost - MAX_LAG_S * max(1, num_gpus)
-    return {
-        status.round_id: start if status.vtime is None else max(status.vtime, floor)
-        for status in rounds
-    }
+    known = [(one.status.vtime, one.undone) for one in standings if one.status.vtime is not None]
+    start = min((max(0.0, vtime - undone) for vtime, undone in known), default=0.0)
+    floor = max((vtime for vtime, _ in known), default=0.0) - MAX_LAG_S * max(1, num_gpus)
+    for one in standings:
+        one.vtime = start if one.status.vtime is None else max(one.status.vtime, floor)

@@ -11,17 +11,15 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from pocqueue.errors import StoreError
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.callbacks import CALLBACK_GRACE_S
-from pocqueue.rounds.connection import OnRedis
 from pocqueue.rounds.planner import DELIVERY_S, RANGE_S, find_lost, plan
 from pocqueue.rounds.pool import HEARTBEAT_TTL_S
 from pocqueue.rounds.records import AssignedRange, RoundStatus
-from pocqueue.rounds.store import Keys
 
 logger = logging.getLogger(__name__)
 
@@ -73,23 +71,6 @@ class SchedulerTimings:
 
 
 @dataclass(eq=False, repr=False)
-class LeaderLease(OnRedis):
-    """The lead among schedulers, a key in Redis that its holder has to renew, as one of them sees it."""
-
-    lease_s: float = LEASE_S
-    id: str = field(default_factory=lambda: uuid.uuid4().hex, init=False)
-
-    def hold(self) -> bool:
-        """Take or renew the lead; say whether this scheduler has it."""
-        return bool(self._run("lead", [Keys.LEADER], [self.id, round(1000 * self.lease_s)]))
-
-    def resign(self) -> None:
-        """Give the lead up so that another scheduler need not wait for it to run out."""
-        # One millisecond left is as good as none, and the script checks whose lead it is.
-        self._run("lead", [Keys.LEADER], [self.id, 1])
-
-
-@dataclass(eq=False, repr=False)
 class Scheduler:
     """One scheduler."""
 
@@ -100,7 +81,7 @@ class Scheduler:
 
     def __post_init__(self) -> None:
         self._store, self._pool = self.backend.store, self.backend.pool
-        self._lease = LeaderLease(self.backend.client, self.backend.url, self.timings.lease_s)
+        self._id = uuid.uuid4().hex
         self._trust_silence_at = 0.0
         self._leads = self._stands_by = self._store_lost = False
 
@@ -131,7 +112,8 @@ class Scheduler:
                 stop.wait(STANDBY_STEP_S)
         if self._leads:
             try:
-                self._lease.resign()
+                # One millisecond left is as good as none: the next one need not wait for it to run out.
+                self._store.lead(self._id, 0.001)
             except StoreError as exc:
                 logger.warning("The lead could not be given up and ends by itself: %s", exc)
 
@@ -183,7 +165,7 @@ class Scheduler:
             self.sender.send_ranges(sent)
 
     def _lead(self) -> bool:
-        leads = self._lease.hold()
+        leads = self._store.lead(self._id, self.timings.lease_s)
         if leads and not self._leads:
             logger.info("This scheduler leads.")
             # The one that led before may have lost Redis as well.

@@ -100,7 +100,7 @@ def choose_model(gpus: Sequence[Gpu], wish: ModelWish, *, any_model: bool = Fals
         return ChosenModel(fitting[0], "")
     listed = "; ".join(sorted(_described(info, wish) for info in fitting or deployed))
     if fitting:
-        asked = f"asked for {wish}, which fits" if str(wish) else "no model is named, and"
+        asked = f"asked for {wish}, which fits" if str(wish) else "no model is named and there are"
         raise ModelConflict(
             f"Model not decided: {asked} {len(fitting)} deployed models: {listed}. Name one in params.model, "
             "or with --model: its name or the first digits of its fingerprint, with @DTYPE or @RUNTIME "

@@ -302,12 +302,18 @@ class RoundStore(OnRedis):
         """Return how many entries the stream of each of these rounds has."""
         return self._each("XLEN", [Keys.of_round(i, "proofs") for i in round_ids])
 
-    # Helpers
+    # Schedulers
+
+    def lead(self, scheduler: str, lease_s: float) -> bool:
+        """Take the lead among schedulers, or renew it, for so many seconds; say whether this one has it."""
+        return bool(self._run("lead", [Keys.LEADER], [scheduler, round(1000 * lease_s)]))
 
     def wait_for_work(self, timeout_s: float) -> bool:
         """Wait until a round is made or the time is up; say whether one was."""
         with self._errors():
             return self.client.blpop([Keys.WAKE], timeout=timeout_s) is not None
+
+    # Helpers
 
     def _kept_ids(self) -> list[str]:
         with self._errors():

@@ -16,7 +16,6 @@ from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.connection import broker_url, connect, redis_url, shown_url, store_errors
 from pocqueue.rounds.records import Outcome
 from pocqueue.rounds.redis_server import RedisServer
-from pocqueue.rounds.scheduler import LeaderLease
 from tests.support.factories import make_gpu, make_spec
 from tests.support.fixtures import SettingsFactory
 from tests.support.rounds import assign, check_books, commit
@@ -236,7 +235,7 @@ def test_a_full_redis_refuses_new_work_and_goes_on_when_it_has_room(own_backend:
     writes: list[Any] = [
         lambda: store.create(make_spec()),
         lambda: commit(store, round_id, out.range_id, 10, 15, [11]),
-        lambda: LeaderLease(client, own_backend.url).hold(),
+        lambda: store.lead("a scheduler", 3.0),
         lambda: own_backend.pool.beat(make_gpu()),
         lambda: own_backend.callbacks.claim_due(60.0),
     ]

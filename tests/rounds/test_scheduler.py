@@ -18,7 +18,6 @@ from pocqueue.rounds.redis_server import RedisServer
 from pocqueue.rounds.scheduler import (
     BUSY_STEP_S,
     MAX_BUSY_STEP_S,
-    LeaderLease,
     Scheduler,
     SchedulerTimings,
     busy_pause_s,
@@ -350,7 +349,7 @@ def test_the_lead_of_a_killed_scheduler_is_taken_over_within_five_seconds(
     backend: Backend, channel: Channel
 ) -> None:
     """It held the lead and is gone without a word."""
-    assert LeaderLease(backend.client, backend.url).hold()
+    assert backend.store.lead("killed", SchedulerTimings().lease_s)
     backend.pool.beat(make_gpu(ttl_ms=60_000))
     backend.store.create(make_spec())
     with _running(_scheduler(backend, channel)):
