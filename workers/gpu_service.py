@@ -10,6 +10,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 
 from pocqueue.engine import Engine, OnProgress
@@ -56,8 +57,7 @@ class GpuService:
         self._load = load or partial(
             load_local_engine, settings, None, queue=queue, patience_s=WORKER_PATIENCE_S
         )
-        self._backend: Backend | None = None
-        self._engine: Engine | None = None
+        self._at_end = ExitStack()
         self._runner: RangeRunner | None = None
         self._heartbeat: Heartbeat | None = None
 
@@ -67,22 +67,25 @@ class GpuService:
         Raises:
             PocqueueError: what stands in the way, in one sentence.
         """
-        self._backend = self._open_backend()
+        backend = self._at_end.enter_context(self._open_backend())
         # Loading, warming up and searching share one thread: see RangeRunner.
         engine_thread = single_thread("engine")
-        engine = self._engine = engine_thread.submit(self._load, self._tell).result()
+        engine = engine_thread.submit(self._load, self._tell).result()
+        self._at_end.callback(engine.close)
         worker = uuid.uuid4().hex[:12]
         runner = self._runner = RangeRunner(
-            engine, self._backend.store, worker, self._on_broken, engine_thread=engine_thread
+            engine, backend.store, worker, self._on_broken, engine_thread=engine_thread
         )
+        self._at_end.callback(runner.close)
         engine_thread.submit(_warm_up, engine, runner).result()
         info = engine.info
         self._heartbeat = Heartbeat(
-            self._backend.pool,
-            Member(self._queue, worker, self._settings.host_name, os.getpid(), info),
+            backend.pool,
+            Member(Gpu(self._queue, worker, self._settings.host_name, os.getpid(), info)),
             runner,
             on_taken=self._taken,
         )
+        self._at_end.callback(self._heartbeat.stop)
         self._heartbeat.start()
         logger.info(
             "%s is in the pool: model %s (%s) on %s, %s.",
@@ -109,14 +112,7 @@ class GpuService:
         """Leave the pool once nothing is held, and free the engine."""
         if self._runner is not None and not self._runner.wait_idle(DRAIN_TIMEOUT_S):
             logger.warning("A batch still runs; its range goes to another GPU.")
-        if self._heartbeat is not None:
-            self._heartbeat.stop()
-        if self._runner is not None:
-            self._runner.close()
-        if self._engine is not None:
-            self._engine.close()
-        if self._backend is not None:
-            self._backend.client.close()
+        self._at_end.close()
 
     def _open_backend(self) -> Backend:
         """Connect to Redis; wait for one that is away, as the rest of a Celery worker would.

@@ -48,11 +48,12 @@ class Heartbeat:
         Raises:
             QueueTaken: another live worker serves this queue.
         """
-        patience = time.monotonic() + self._member.ttl_s + 2 * self._interval_s
+        gpu = self._member.gpu
+        patience = time.monotonic() + gpu.ttl_ms / 1000 + 2 * self._interval_s
         while (other := self._beat()) is not None:
             if time.monotonic() > patience:
                 raise QueueTaken(
-                    f"Queue {self._member.queue} is served by a live worker already (host {other.host}, "
+                    f"Queue {gpu.queue} is served by a live worker already (host {other.host}, "
                     f"process {other.pid}): stop that one, or serve another queue with -Q. On "
                     "several hosts, name queues HOST.gpu0."
                 )
@@ -65,7 +66,7 @@ class Heartbeat:
         if self._thread.is_alive():
             self._thread.join(timeout=5)
         try:
-            self._pool.leave(self._member.queue, self._member.worker)
+            self._pool.leave(self._member.gpu.queue, self._member.gpu.worker)
         except StoreError as exc:
             logger.warning("Could not leave the pool, it will notice by itself: %s", exc)
 
@@ -88,7 +89,7 @@ class Heartbeat:
                 continue
             if lost:
                 lost = False
-                logger.info("Redis is back; %s is in the pool again.", self._member.queue)
+                logger.info("Redis is back; %s is in the pool again.", self._member.gpu.queue)
             if other is not None:
                 self._on_taken(other)
                 return

@@ -19,9 +19,8 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -118,38 +117,16 @@ class RangeRunner:
         Never raises for what Redis, the round or the engine do: such a range goes back, or is no
         longer wanted.
         """
-        with self._hold(f"{round_id}:{range_id}") as first:
-            if not first:
+        key = f"{round_id}:{range_id}"
+        with self._stats_lock:
+            if key in self._stats.held:
                 return "delivered twice; already at work on it"
-            opened = self._retry(lambda: self._book.open_range(round_id, range_id))
-            if opened is None:
-                return "no longer wanted"
-            status, out = opened
-            if out.worker != self._worker:
-                # Left in the queue by a worker that died; the scheduler gives the range to others.
-                return "given to another worker"
-            if not status.spec.is_served_by(self._engine.info):
-                self._give_back(out, failed=False)
-                return "of another model"
-            work = _Work(RangeSearch(opened, self._clock()))
-            try:
-                self._enqueue(work).result()
-                # The engine has the next range by now; this one's last commit is on its way.
-                work.settle()
-            except StoreError as exc:
-                # Refused, not just away: nothing of this range can be counted now.
-                self._give_back(out, failed=False)
-                return f"not counted: {exc}"
-            except Exception as exc:  # noqa: BLE001 - any runtime may raise anything
-                self._engine_failed(out, exc)
-                return f"failed: {exc}"
-            finally:
-                # Also if a commit was refused: those before it count.
-                with self._stats_lock:
-                    self._stats.checked += work.search.counted
-            if work.search.gives_back:
-                self._give_back(out, failed=False)
-        return f"{work.search.counted} of {out.left} nonces"
+            self._stats.held.add(key)
+        try:
+            return self._run(round_id, range_id)
+        finally:
+            with self._stats_lock:
+                self._stats.held.discard(key)
 
     def drain(self) -> None:
         """Take nothing more; what is running ends after its batch and gives its rest back."""
@@ -183,11 +160,39 @@ class RangeRunner:
         with self._stats_lock:
             return self._stats.snapshot(self._clock())
 
-    def _enqueue(self, work: _Work) -> Future[None]:
-        """Have a range searched once the engine is free."""
-        with self._waiting_lock:
-            self._waiting.append(work)
-            return self._engine_thread.submit(self._search)
+    def _run(self, round_id: str, range_id: int) -> str:
+        opened = self._retry(lambda: self._book.open_range(round_id, range_id))
+        if opened is None:
+            return "no longer wanted"
+        status, out = opened
+        if out.worker != self._worker:
+            # Left in the queue by a worker that died; the scheduler gives the range to others.
+            return "given to another worker"
+        if not status.spec.is_served_by(self._engine.info):
+            self._give_back(out, failed=False)
+            return "of another model"
+        work = _Work(RangeSearch(opened, self._clock()))
+        try:
+            with self._waiting_lock:
+                self._waiting.append(work)
+                searched = self._engine_thread.submit(self._search)
+            searched.result()
+            # The engine has the next range by now; this one's last commit is on its way.
+            work.settle()
+        except StoreError as exc:
+            # Refused, not just away: nothing of this range can be counted now.
+            self._give_back(out, failed=False)
+            return f"not counted: {exc}"
+        except Exception as exc:  # noqa: BLE001 - any runtime may raise anything
+            self._engine_failed(out, exc)
+            return f"failed: {exc}"
+        finally:
+            # Also if a commit was refused: those before it count.
+            with self._stats_lock:
+                self._stats.checked += work.search.counted
+        if work.search.gives_back:
+            self._give_back(out, failed=False)
+        return f"{work.search.counted} of {out.left} nonces"
 
     def _search(self) -> None:
         """Search the next range in the engine thread; its last commit may be under way at the end."""
@@ -196,26 +201,33 @@ class RangeRunner:
         if work.search.out.round_id in self._ended:
             work.search.skip()
             return
-        with self._busy(work.search):
-            try:
-                self._search_batches(work)
-            except BaseException:
-                # The engine or Redis failed with a commit under way: see it through.
-                if work.pending is not None and not work.pending.exception():
-                    work.settle()
-                raise
+        with self._stats_lock:
+            self._stats.begin(work.search, self._clock(), self._free_since)
+        try:
+            self._search_batches(work)
+        except BaseException:
+            # The engine or Redis failed with a commit under way: see it through.
+            if work.pending is not None and not work.pending.exception():
+                work.settle()
+            raise
+        finally:
+            with self._stats_lock:
+                self._stats.end(work.search, self._clock())
         if work.search.round_is_over:
             self._ended.append(work.search.out.round_id)
 
     def _search_batches(self, work: _Work) -> None:
         search = work.search
         # It may have waited for the engine since it was opened: look again while it begins.
-        work.pending = self._look_again(search.out)
+        work.pending = self._committer.submit(self._look_again, search.out)
         while isinstance(batch := search.next(self._clock(), draining=self.draining), Batch):
             upcoming = search.upcoming() or self._first_that_waits()
-            began = self._clock()
-            with self._passing(began):
+            # From when it began it is known whether it hangs.
+            self._stats.pass_since = began = self._clock()
+            try:
                 values = self._engine.values(batch, upcoming)
+            finally:
+                self._stats.pass_since = None
             self._free_since = self._clock()
             search.computed(values, began, self._free_since)
             work.settle()
@@ -236,14 +248,10 @@ class RangeRunner:
             self._stats.commits = self._stats.commits.add(took_s)
         return result
 
-    def _look_again(self, out: OutstandingRange) -> Future[CommitResult]:
+    def _look_again(self, out: OutstandingRange) -> CommitResult:
         """Look whether a range is still this worker's, as the commit of no nonces would."""
-
-        def look() -> CommitResult:
-            opened = self._retry(lambda: self._book.open_range(out.round_id, out.range_id))
-            return second_look(opened, self._worker)
-
-        return self._committer.submit(look)
+        opened = self._retry(lambda: self._book.open_range(out.round_id, out.range_id))
+        return second_look(opened, self._worker)
 
     def _give_back(self, out: OutstandingRange, *, failed: bool) -> None:
         num = self._retry(
@@ -282,37 +290,3 @@ class RangeRunner:
                     warned = True
                     logger.warning("Waiting for Redis: %s", exc)
                 self._draining.wait(self._retry_s)
-
-    @contextmanager
-    def _hold(self, key: str) -> Iterator[bool]:
-        with self._stats_lock:
-            first = key not in self._stats.held
-            self._stats.held.add(key)
-        try:
-            yield first
-        finally:
-            if first:
-                with self._stats_lock:
-                    self._stats.held.discard(key)
-
-    @contextmanager
-    def _passing(self, began: float) -> Iterator[None]:
-        """Keep when the forward pass at hand began: from that it is known whether it hangs."""
-        with self._stats_lock:
-            self._stats.pass_since = began
-        try:
-            yield
-        finally:
-            with self._stats_lock:
-                self._stats.pass_since = None
-
-    @contextmanager
-    def _busy(self, search: RangeSearch) -> Iterator[None]:
-        """Begin a search; keep in the end how long it took and how fast it was."""
-        with self._stats_lock:
-            self._stats.begin(search, self._clock(), self._free_since)
-        try:
-            yield
-        finally:
-            with self._stats_lock:
-                self._stats.end(search, self._clock())

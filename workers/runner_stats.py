@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field, replace
 
-from pocqueue.engine.base import EngineInfo
-from pocqueue.rounds.pool import HEARTBEAT_TTL_S, Gpu, Latency, shape_key
+from pocqueue.rounds.pool import Gpu, Latency, shape_key
 from pocqueue.rounds.range_search import RangeSearch
 
 
@@ -35,10 +34,11 @@ class RunnerStats:
 
     def snapshot(self, now: float) -> RunnerStats:
         """Return a copy in which the times at hand are counted up to now."""
+        pass_since = self.pass_since  # read once: the engine's thread sets it without a lock
         return replace(
             self,
             busy_s=self.busy_s + (now - self.busy_since if self.busy_since is not None else 0.0),
-            pass_s=max(0.0, now - self.pass_since) if self.pass_since is not None else 0.0,
+            pass_s=max(0.0, now - pass_since) if pass_since is not None else 0.0,
             rates=dict(self.rates),
             best_rates=dict(self.best_rates),
             held=set(self.held),
@@ -85,13 +85,7 @@ class RunnerStats:
 class Member:
     """One worker as a member of the pool: makes the records that its heartbeats carry."""
 
-    queue: str  #: the GPU queue, such as ``gpu0``
-    worker: str  #: id of this worker process; a restarted worker has another
-    host: str  #: name of this machine
-    pid: int
-    info: EngineInfo
-    #: Seconds of silence after which this worker counts as dead.
-    ttl_s: float = HEARTBEAT_TTL_S
+    gpu: Gpu  #: what stays the same: queue, worker, host, process and model
     _told_busy_s: float = field(default=0.0, init=False)
     _told_at: float = field(default_factory=time.monotonic, init=False)
 
@@ -101,13 +95,8 @@ class Member:
         busy_s, passed_s = stats.busy_s - self._told_busy_s, now - self._told_at
         self._told_busy_s, self._told_at = stats.busy_s, now
         load = min(1.0, max(0.0, busy_s / passed_s)) if passed_s > 0 else 0.0
-        return Gpu(
-            queue=self.queue,
-            worker=self.worker,
-            host=self.host,
-            pid=self.pid,
-            info=self.info,
-            ttl_ms=round(self.ttl_s * 1000),
+        return replace(
+            self.gpu,
             rates=stats.rates,
             best_rates=stats.best_rates,
             held=tuple(sorted(stats.held)),

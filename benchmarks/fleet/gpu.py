@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.fleet.runner import Shared, VirtualRunner, evalsha
 from benchmarks.fleet.wire import Wire
 from pocqueue.engine.base import EngineInfo
-from pocqueue.rounds.pool import HEARTBEAT_S, beat_call
+from pocqueue.rounds.pool import HEARTBEAT_S, Gpu, beat_call
 from workers.runner_stats import Member
 
 #: Unacknowledged messages of one worker: one running, one waiting.
@@ -76,7 +76,7 @@ class VirtualGpu:
         # Remote control of workers listens on one of the others.
         await idle[0].send(("PSUBSCRIBE", "/0.celery.pidbox"))
         worker, host = uuid.uuid4().hex[:12], f"host{int(self._queue.removeprefix('gpu')) // 8}"
-        self._member = Member(self._queue, worker, host, 4242, INFO)
+        self._member = Member(Gpu(self._queue, worker, host, 4242, INFO))
         self._runner = VirtualRunner(
             worker, self._batch_s, self._store, committer, self._shared, self._rng
         )

@@ -79,7 +79,7 @@ class Gpu:
     pid: int
     info: EngineInfo
     #: Milliseconds after a heartbeat at which the worker counts as dead.
-    ttl_ms: int
+    ttl_ms: int = round(1000 * HEARTBEAT_TTL_S)
     #: Nonces per second while busy, by shape (`shape_key`).
     rates: dict[str, float] = field(default_factory=dict)
     #: The best of these so far, by shape; what it can do, whatever slowed it down lately.

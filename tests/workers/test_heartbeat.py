@@ -54,9 +54,10 @@ class Beats:
         queue: str = "gpu0",
     ) -> Heartbeat:
         """Make a heartbeat that is not started yet."""
+        worker = f"w{len(self._made)}"
         heartbeat = Heartbeat(
             pool or self.pool,
-            Member(queue, f"w{len(self._made)}", host, os.getpid(), make_info(), ttl_s),
+            Member(Gpu(queue, worker, host, os.getpid(), make_info(), round(1000 * ttl_s))),
             self.runner,
             interval_s=interval_s,
             on_taken=self.taken.append,
