@@ -173,21 +173,19 @@ class ProofFile:
             spec=spec.model_copy(update={"share": 1.0, "callback_url": None, "customer": None}),
             model=ModelPart(**known | {"name": spec.model, "fingerprint": spec.model_fingerprint}),
             result=ResultPart(
-                checked=checked,
-                valid=len(proofs),
-                valid_rate=len(proofs) / checked if checked else 0.0,
-                expected_valid_rate=expected,
-                nonfinite=status.nonfinite,
-                late_batches=status.late_batches,
-                abandoned=status.abandoned,
-                elapsed_s=round(status.elapsed_s, 3),
-                rate=round(status.rate, 3),
+                **status.to_dict()
+                | {
+                    "checked": checked,
+                    "valid": len(proofs),
+                    "valid_rate": len(proofs) / checked if checked else 0.0,
+                    "expected_valid_rate": expected,
+                }
             ),
             proofs=proofs,
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the file's content with its digest."""
+    def to_bytes(self) -> bytes:
+        """Return the file's bytes, its digest among them."""
         content = {
             "format": FORMAT,
             "round": self.round.model_dump(mode="json")
@@ -196,13 +194,9 @@ class ProofFile:
             "result": self.result.model_dump(),
             "proofs": self.spec.body(self.proofs),
         }
-        return content | {"sha256": digest(content)}
-
-    def to_bytes(self) -> bytes:
-        """Return the file's bytes."""
         lines = [
             f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}"
-            for key, value in self.to_dict().items()
+            for key, value in (content | {"sha256": digest(content)}).items()
         ]
         return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
@@ -236,14 +230,10 @@ class ProofFile:
                 raise ProofFileError(f"Proofs file {path} is no file: give the path of one.")
             with path.open("rb") as file:
                 data = file.read(MAX_BYTES + 1)
-        except FileNotFoundError:
-            raise ProofFileError(
-                f"Proofs file {path} does not exist: check the path, or "
-                "write one with `pocqueue round proofs ID --output FILE`."
-            ) from None
         except OSError as exc:
             raise ProofFileError(
-                f"Proofs file {path} cannot be read ({exc.strerror}): check its owner and mode."
+                f"Proofs file {path} cannot be read ({exc.strerror}): check path, owner and mode, or write "
+                "one with `pocqueue round proofs ID --output FILE`."
             ) from exc
         if len(data) > MAX_BYTES:
             raise ProofFileError(
@@ -262,16 +252,12 @@ class ProofFile:
         target = Path(os.path.realpath(path))
         if target.exists() and not target.is_file():
             raise ProofFileError(f"Proofs cannot be written to {path}: it is no file; name one.")
-        if not target.parent.is_dir():
-            raise ProofFileError(
-                f"Proofs cannot be written to {path}: {target.parent} is no folder; make it first."
-            )
         try:
             replace_file(target, self.to_bytes(), mode=0o644)
         except OSError as exc:
             raise ProofFileError(
-                f"Proofs cannot be written to {path} ({exc.strerror}): "
-                "make room or take another folder."
+                f"Proofs cannot be written to {path} ({exc.strerror}): make its folder, or room in it, or "
+                "name another one."
             ) from exc
 
     @classmethod
