@@ -9,7 +9,7 @@ import time
 from benchmarks.effort import FULL, Effort
 from benchmarks.stats import Figure, Sample
 from pocqueue.rounds.backend import Backend
-from pocqueue.rounds.start import deployed_model, draft_spec, start_round
+from pocqueue.rounds.start import decided, deployed_model, draft_spec
 
 ROUND_S = 60.0
 #: The driver's own sample period is between 1/6 s and 1 s.
@@ -26,7 +26,9 @@ def gpu_busy(backend: Backend, effort: Effort = FULL) -> list[Figure]:
         return []
     window_s = 2 * EDGE_S + effort.seconds(ROUND_S)
     draft = draft_spec(block_hash=f"busy-{time.time_ns()}", public_key="bench", window_s=window_s)
-    round_id = start_round(backend, draft, deployed_model(backend, draft, None), r_target=1.38)
+    round_id = backend.store.create(
+        decided(draft, deployed_model(backend, draft, None), r_target=1.38)
+    )
     time.sleep(EDGE_S)
     argv = [nvidia_smi, "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
     argv += [f"--loop-ms={SAMPLE_MS}", f"--id={gpu.info.device.removeprefix('cuda:')}"]

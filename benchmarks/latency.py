@@ -12,7 +12,7 @@ from pocqueue.poc.proofs import Proofs
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.records import Assignment, BatchCommit, RoundStatus
 from pocqueue.rounds.spec import RoundState
-from pocqueue.rounds.start import deployed_model, draft_spec, start_round
+from pocqueue.rounds.start import decided, deployed_model, draft_spec
 from pocqueue.rounds.store import START
 
 NUM_COMMITS = 300
@@ -87,7 +87,7 @@ def start_to_first_valid(
         )
         info = deployed_model(backend, draft, None)
         began = time.perf_counter()
-        round_id = start_round(backend, draft, info)
+        round_id = backend.store.create(decided(draft, info))
         status = backend.store.status(round_id)
         while not backend.store.read_proofs(status, START, block_ms=2000):
             pass

@@ -10,7 +10,7 @@ from pocqueue.engine.base import Engine
 from pocqueue.poc.batch import Batch
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.spec import RoundState
-from pocqueue.rounds.start import deployed_model, draft_spec, start_round
+from pocqueue.rounds.start import decided, deployed_model, draft_spec
 
 #: Short turns, many of them, in the order A B B A: a noisy machine's moods fall on both sides.
 NUM_TURNS = 8
@@ -66,7 +66,7 @@ def _queued(backend: Backend, turn: int, effort: Effort) -> float:
     window_s = TURN_S if effort.is_full else 60.0
     draft = draft_spec(block_hash=f"queued-{turn}", public_key="bench", window_s=window_s)
     info = deployed_model(backend, draft, None)
-    round_id = start_round(backend, draft, info, r_target=2.0)
+    round_id = backend.store.create(decided(draft, info, r_target=2.0))
     status = backend.store.status(round_id)
     while status.state.is_active:
         time.sleep(0.25)

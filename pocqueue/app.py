@@ -82,7 +82,6 @@ def configuration() -> dict[str, Any]:
         # What Flower shows.
         "worker_send_task_events": True,
         "task_send_sent_event": True,
-        "task_publish_retry": True,
         # The scheduler waits for Redis in its own loop.
         "task_publish_retry_policy": {"max_retries": 1, "interval_start": 0.1},
     }

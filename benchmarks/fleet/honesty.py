@@ -25,7 +25,7 @@ from benchmarks.services import wait_until
 from pocqueue.local_stack import environment
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.redis_server import RedisServer
-from pocqueue.rounds.start import deployed_model, draft_spec, start_round
+from pocqueue.rounds.start import decided, deployed_model, draft_spec
 from pocqueue.settings import Settings
 
 SECONDS = 15.0
@@ -84,7 +84,9 @@ def measure(start: Start) -> tuple[tuple[Figures, Figures], float]:
             int(backend.client.info("clients")["connected_clients"]) - connections
         )
         draft = draft_spec(block_hash="0xb", public_key="key", window_s=4 * SECONDS)
-        start_round(backend, draft, deployed_model(backend, draft, None), r_target=R_TARGET)
+        backend.store.create(
+            decided(draft, deployed_model(backend, draft, None), r_target=R_TARGET)
+        )
         time.sleep(3.0)
         busy = _second(backend)
         busy["connections of the worker"] = (

@@ -14,7 +14,7 @@ from benchmarks.fleet.ledger import R_TARGET
 from benchmarks.fleet.runner import BATCH_SIZE, SEQ_LEN
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.spec import RoundState
-from pocqueue.rounds.start import draft_spec, start_round
+from pocqueue.rounds.start import decided, draft_spec
 
 #: Rounds that stay until they are stopped get a deadline this much later, as a share of the run.
 SLACK = 0.5
@@ -102,4 +102,4 @@ class Timeline:
             share=plan.share,
             max_nonces=max(1, round(plan.nonces * self.num_nonces)) if plan.nonces else None,
         )
-        return start_round(self.backend, draft, INFO, r_target=R_TARGET)
+        return self.backend.store.create(decided(draft, INFO, r_target=R_TARGET))

@@ -33,7 +33,7 @@ def demo(
     """
     from pocqueue.cli.round import calibrated, finish
     from pocqueue.processes.tree import stop_signals
-    from pocqueue.rounds.start import deployed_model, draft_spec, start_round
+    from pocqueue.rounds.start import decided, deployed_model, draft_spec
     from pocqueue.settings import Settings
 
     # The demonstration's own block: another one each time, as on a chain.
@@ -55,7 +55,7 @@ def demo(
         )
         changes = calibrated(backend, draft, info, valid_rate, quiet=False)
         with Interrupts() as interrupts:
-            round_id = start_round(backend, draft, info, **changes)
+            round_id = backend.store.create(decided(draft, info, **changes))
             code = finish(backend, round_id, output, interrupts, as_json=False)
     raise typer.Exit(code)
 

@@ -78,7 +78,7 @@ def start(
 ) -> None:
     """Start a round and watch it to its end."""
     from pocqueue.rounds.backend import Backend
-    from pocqueue.rounds.start import deployed_model, draft_spec, start_round
+    from pocqueue.rounds.start import decided, deployed_model, draft_spec
     from pocqueue.settings import Settings
 
     _check_options(r_target, valid_rate, detach, output)
@@ -106,7 +106,7 @@ def start(
         if valid_rate is not None:
             changes = calibrated(backend, draft, info, valid_rate, quiet=as_json)
         with Interrupts() as interrupts:
-            round_id = start_round(backend, draft, info, **changes)
+            round_id = backend.store.create(decided(draft, info, **changes))
             if detach:
                 _print_detached(round_id, window, as_json)
                 return

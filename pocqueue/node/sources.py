@@ -27,9 +27,9 @@ from pocqueue.rounds.spec import RoundState
 from pocqueue.rounds.start import (
     check_seq_len,
     choose_model,
+    decided,
     draft_spec,
     num_serving,
-    start_round,
 )
 from pocqueue.rounds.store import START
 
@@ -170,7 +170,7 @@ class QueueSource(Source):
         if warning:
             logger.warning("LOCAL node %d: %s", node_round.node_id, warning)
         check_seq_len(draft.seq_len, info)
-        round_id = start_round(backend, draft, info)
+        round_id = backend.store.create(decided(draft, info))
         return cls(backend, round_id, num_serving(gpus, backend.store.status(round_id).spec))
 
     @override

@@ -77,13 +77,13 @@ class PoolCollector(Collector):
     @override
     def collect(self) -> Iterator[Metric]:
         # Read all of it before the first line is out: half a page would look like lost GPUs.
+        found: list[Metric] = []
         try:
             found = self._read()
         except StoreError as exc:
             logger.debug("No metrics: %s", exc)
-            yield _up(0)
-            return
-        yield _up(1)
+        meaning = "whether Redis answered when this was read"
+        yield GaugeMetricFamily("pocqueue_up", meaning, bool(found))
         yield from found
 
     def _read(self) -> list[Metric]:
@@ -141,20 +141,18 @@ def _registry(collectors: Iterable[Collector]) -> CollectorRegistry:
     return registry
 
 
-def _up(value: int) -> Metric:
-    return GaugeMetricFamily("pocqueue_up", "whether Redis answered when this was read", value)
-
-
 def _totals(totals: Mapping[str, int]) -> Iterator[Metric]:
     for field, (name, meaning) in TOTALS.items():
         # All of them, from zero on: a rate over a series that begins with its first event misses it.
         yield CounterMetricFamily(name, meaning, totals.get(field, 0))
 
 
-def _by_state(name: str, meaning: str, counts: Mapping[str, int]) -> Metric:
+def _by_state(name: str, meaning: str, states: Iterable[str], found: Iterable[str]) -> Metric:
+    """Count what was found in each of these states, those in which nothing is among them."""
+    counts = Counter(found)
     family = GaugeMetricFamily(name, meaning, labels=["state"])
-    for state, count in counts.items():
-        family.add_metric([state], count)
+    for state in states:
+        family.add_metric([state], counts[state])
     return family
 
 
@@ -164,9 +162,9 @@ def _rounds(rounds: Sequence[RoundStatus]) -> Iterator[Metric]:
         ("pocqueue_rounds", rounds, "rounds"),
         ("pocqueue_sessions", sessions, "those of the rounds that small nodes started, sessions"),
     ):
-        states = Counter(status.state for status in kept)
-        counts = {state.value: states[state] for state in RoundState}
-        yield _by_state(name, f"{what}, active and of the last hour, by state", counts)
+        meaning = f"{what}, active and of the last hour, by state"
+        states = [state.value for state in RoundState]
+        yield _by_state(name, meaning, states, (status.state.value for status in kept))
 
 
 def _callbacks(
@@ -177,13 +175,14 @@ def _callbacks(
         round_id: max(0, valid.get(round_id, 0) - one.delivered)
         for round_id, one in progress.items()
     }
-    failing = sum(one.attempts > 0 for one in progress.values())
-    waiting = sum(behind[round_id] > 0 and one.attempts == 0 for round_id, one in progress.items())
-    delivered = len(progress) - failing - waiting
     yield _by_state(
         "pocqueue_callbacks",
         "rounds whose receiver took everything so far, is still to get some, or failed last time",
-        {"delivered": delivered, "waiting": waiting, "failing": failing},
+        ("delivered", "waiting", "failing"),
+        (
+            "failing" if one.attempts else "waiting" if behind[round_id] else "delivered"
+            for round_id, one in progress.items()
+        ),
     )
     yield GaugeMetricFamily(
         "pocqueue_callback_nonces_waiting",
@@ -194,10 +193,7 @@ def _callbacks(
 
 def _gpus(gpus: Sequence[Gpu], outstanding: Iterable[OutstandingRange]) -> Iterator[Metric]:
     """Gauges are of live GPUs only; counters stay for the hour that a dead one is remembered."""
-    states = Counter(_state(gpu) for gpu in gpus)
-    yield _by_state(
-        "pocqueue_gpus", "GPU queues by state", {state: states[state] for state in GPU_STATES}
-    )
+    yield _by_state("pocqueue_gpus", "GPU queues by state", GPU_STATES, map(_state, gpus))
 
     out = Counter(one.queue for one in outstanding)
     for name, meaning, value in GPU_GAUGES:

@@ -67,11 +67,6 @@ class Assignment:
     #: … and grows by this much for each nonce.
     vtime_per_nonce: float = 0.0
 
-    @property
-    def vtime(self) -> float:
-        """Return the round's virtual time once all of this is given."""
-        return self.vtime_floor + self.num_nonces * self.vtime_per_nonce
-
 
 class AssignedRange(NamedTuple):
     """A half-open run of nonce indices given to one GPU."""

@@ -190,15 +190,6 @@ def decided(draft: RoundSpec, info: EngineInfo, **changes: Any) -> RoundSpec:
     )
 
 
-def start_round(backend: Backend, draft: RoundSpec, info: EngineInfo, **changes: Any) -> str:
-    """Make the round; return its id. The scheduler sees it at once.
-
-    Args:
-        changes: see `decided`.
-    """
-    return backend.store.create(decided(draft, info, **changes))
-
-
 def find_round(store: RoundStore, text: str) -> str:
     """Return the id of the round whose id is or begins with `text`.
 

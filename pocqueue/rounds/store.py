@@ -107,8 +107,7 @@ class RoundStore(OnRedis):
                 KEEP_ENDED_MS,
                 int(spec.callback_url is not None),
                 spec.customer or "",
-                "" if limits is None else limits.in_all,
-                "" if limits is None else limits.of_customer,
+                *(limits or ("", "")),
             ],
         )
         if reply[0] == "full":

@@ -12,7 +12,7 @@ from math import ceil
 
 from pocqueue.rounds.planner import plan
 from pocqueue.rounds.pool import Gpu
-from pocqueue.rounds.records import OutstandingRange, RoundStatus
+from pocqueue.rounds.records import Assignment, OutstandingRange, RoundStatus
 from pocqueue.rounds.spec import RoundSpec
 from tests.support.factories import NOW_MS, make_status
 
@@ -107,7 +107,7 @@ class Simulation:
             self._last_id += 1
             start = status.next_index
             self.rounds[a.round_id] = replace(
-                status, next_index=start + a.num_nonces, vtime=a.vtime
+                status, next_index=start + a.num_nonces, vtime=vtime_after(a)
             )
             rate = self.gpus[a.queue].rate(status.spec.seq_len, status.spec.batch_size)
             self._queues.setdefault(a.queue, []).append(
@@ -146,6 +146,12 @@ class Simulation:
                 status = self.rounds[work.out.round_id]
                 self.rounds[work.out.round_id] = replace(status, checked=status.checked + num)
         self.idle_s[queue] = self.idle_s.get(queue, 0.0) + budget_s
+
+
+def vtime_after(assignment: Assignment) -> float:
+    """Return the virtual time of a round once an assignment of it is made."""
+    a = assignment
+    return a.vtime_floor + a.num_nonces * a.vtime_per_nonce
 
 
 def jain_index(values: Sequence[float]) -> float:

@@ -17,7 +17,7 @@ import redis
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.records import RoundStatus
 from pocqueue.rounds.redis_server import RedisServer
-from pocqueue.rounds.start import deployed_model, draft_spec, start_round
+from pocqueue.rounds.start import decided, deployed_model, draft_spec
 from pocqueue.settings import Settings
 from tests.support.commands import without_settings
 
@@ -133,7 +133,7 @@ class Stack:
         draft = draft_spec(
             **{"block_hash": os.urandom(8).hex(), "window_s": 120.0} | small | fields
         )
-        return start_round(self.backend, draft, deployed_model(self.backend, draft, None))
+        return self.backend.store.create(decided(draft, deployed_model(self.backend, draft, None)))
 
     def status(self, round_id: str) -> RoundStatus:
         return self.backend.store.status(round_id)
