@@ -222,7 +222,7 @@ def try_node(
     out = console()
     num_nonces = num_batches = 0
     trial = Trial(
-        url or _url_by_settings(),
+        url=url or _url_by_settings(),
         block_hash=block_hash,
         public_key=public_key,
         r_target=r_target,

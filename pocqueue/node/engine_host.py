@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 from pocqueue.engine import Engine
@@ -23,25 +24,21 @@ from pocqueue.settings import Settings
 logger = logging.getLogger(__name__)
 
 
+@dataclass(eq=False)
 class EngineHost:
-    """One engine, for coroutines of one event loop.
+    """One engine, for coroutines of one event loop."""
 
-    Args:
-        settings: which engine and model.
-        load: makes the engine, in its thread, as `load_local_engine` does.
+    settings: Settings  #: which engine and model
+    #: Makes the engine, in its thread.
+    load: Callable[..., Engine] = load_local_engine
+    #: Why it cannot be used, in a sentence; None if it can, or is being loaded.
+    error: str | None = field(default=None, init=False)
+    _loading: asyncio.Task[None] | None = field(default=None, init=False)
+    _engine: Engine | None = field(default=None, init=False)
 
-    Attributes:
-        error: why it cannot be used, in a sentence; None if it can, or is being loaded.
-    """
-
-    def __init__(self, settings: Settings, load: Callable[..., Engine] = load_local_engine) -> None:
-        self._settings = settings
-        self._load_engine = load
+    def __post_init__(self) -> None:
         # One thread for everything: CPU kernels keep their helper threads by the thread that calls.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
-        self._loading: asyncio.Task[None] | None = None
-        self._engine: Engine | None = None
-        self.error: str | None = None
 
     def start(self) -> None:
         """Begin to load the model."""
@@ -98,7 +95,7 @@ class EngineHost:
         loop = asyncio.get_running_loop()
         try:
             engine = await loop.run_in_executor(
-                self._thread, self._load_engine, self._settings, None, logger.info
+                self._thread, self.load, self.settings, None, logger.info
             )
             info = engine.info
         except Exception as exc:  # noqa: BLE001 - whatever a model runtime raises: the node goes on without

@@ -18,7 +18,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, InitVar, dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
 from pocqueue.errors import DelegationError, OutboxError, PocqueueError
@@ -58,58 +58,39 @@ class Pauses(Backoff):
         return self.refused_s if is_refused(trouble) else self.pause_s(tries)
 
 
+@dataclass(eq=False)
 class Follower:
-    """One search and the task that follows it.
+    """One search and the task that follows it."""
 
-    Args:
-        source: where the nonces come from.
-        request: what was asked for, and when its window closes.
-        outgoing: where signed batches go.
-        spot_check: recomputes samples; None: nothing can be recomputed here.
-        seen: nonces of the same round that were kept already, by another search; they are left out.
-        on_lost: called once if the source ended the search before its time, or for fraud.
-        pauses: how long it waits.
+    source: Source  #: where the nonces come from
+    request: SearchRequest  #: what was asked for, and when its window closes
+    outgoing: Outgoing  #: where signed batches go
+    _: KW_ONLY
+    spot_check: SpotCheck | None  #: recomputes samples; None: nothing can be recomputed here
+    #: Nonces of the same round that were kept already, by another search; they are left out.
+    seen: InitVar[Collection[int]] = ()
+    #: Called once if the source ended the search before its time, or for fraud.
+    on_lost: Callable[[Follower], Awaitable[None]] | None = None
+    pauses: Pauses = Pauses()
+    #: What is wrong now or was at the end; None while all is well.
+    error: str | None = field(default=None, init=False)
+    over: bool = field(default=False, init=False)  #: nothing more will come
+    #: The source will give nothing more, although the round was not over.
+    lost: bool = field(default=False, init=False)
+    fraud: str | None = field(default=None, init=False)  #: why the session is fraud, if it is
+    batches: int = field(default=0, init=False)  #: read so far
+    nonces: int = field(default=0, init=False)  #: in these
+    #: Monotonic time of the last answer.
+    heard_at: float = field(default_factory=time.monotonic, init=False)
+    _closing: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _stopping: asyncio.Task[None] | None = field(default=None, init=False)
+    _has_read_all: bool = field(default=False, init=False)
+    _task: asyncio.Task[None] | None = field(default=None, init=False)
 
-    Attributes:
-        error: what is wrong now or was at the end; None while all is well.
-        over: nothing more will come.
-        lost: the source will give nothing more, although the round was not over.
-        fraud: why the session is fraud; None if it is not.
-        batches: read so far; and nonces in them.
-        check: what its pages have to pass; knows the nonces that were kept.
-        heard_at: monotonic time of the last answer.
-    """
-
-    def __init__(
-        self,
-        source: Source,
-        request: SearchRequest,
-        outgoing: Outgoing,
-        *,
-        spot_check: SpotCheck | None,
-        seen: Collection[int] = (),
-        on_lost: Callable[[Follower], Awaitable[None]] | None = None,
-        pauses: Pauses = Pauses(),
-    ) -> None:
-        self.source = source
-        self.request = request
-        self.round = request.round
-        self.error: str | None = None
-        self.over = False
-        self.lost = False
-        self.fraud: str | None = None
-        self.batches = 0
-        self.nonces = 0
-        self.heard_at = time.monotonic()
-        self.spot_check = spot_check
-        self.check = PageCheck(request.round, not self.is_remote, set(seen))
-        self._outgoing = outgoing
-        self._on_lost = on_lost
-        self._pauses = pauses
-        self._closing = asyncio.Event()
-        self._stopping: asyncio.Task[None] | None = None
-        self._has_read_all = False
-        self._task: asyncio.Task[None] | None = None
+    def __post_init__(self, seen: Collection[int]) -> None:
+        self.round = self.request.round
+        #: What its pages have to pass; knows the nonces that were kept.
+        self.check = PageCheck(self.round, not self.is_remote, set(seen))
 
     @property
     def tag(self) -> str:
@@ -155,7 +136,7 @@ class Follower:
         """Stop following; the search itself goes on, and another run of this program may follow it."""
         self._closing.set()
         if self._task is not None:
-            await asyncio.wait([self._task], timeout=self._pauses.close_s)
+            await asyncio.wait([self._task], timeout=self.pauses.close_s)
         for task in (self._task, self._stopping):
             if task is not None:
                 task.cancel()
@@ -173,15 +154,15 @@ class Follower:
             self.error = f"The session is not followed any more: {exc or type(exc).__name__}"
         finally:
             self.over = True
-        if (self.lost or self.fraud is not None) and self._on_lost is not None:
-            await self._on_lost(self)
+        if (self.lost or self.fraud is not None) and self.on_lost is not None:
+            await self.on_lost(self)
         if self._stopping is not None and not self._closing.is_set():
             await self._wait(self._stopping)
         if not self._closing.is_set():
             await self.source.close()
 
     async def _follow(self) -> None:
-        outbox, session_id = self._outgoing.outbox, self.source.session_id
+        outbox, session_id = self.outgoing.outbox, self.source.session_id
         session = await self._on_disk(outbox.session, session_id)
         assert session is not None
         cursor, self.batches, self.nonces = session.cursor, session.batches, session.nonces
@@ -194,7 +175,7 @@ class Follower:
                 if self._is_lost(exc):
                     await self._give_up(exc)
                     return
-                await self._wait(timeout_s=self._pauses.after(exc, tries))
+                await self._wait(timeout_s=self.pauses.after(exc, tries))
                 tries += 1
                 continue
             if page is None:
@@ -216,7 +197,7 @@ class Follower:
                 logger.warning("%s a page was read twice; kept once.", self.tag)
                 cursor = session.cursor
                 continue
-            self._outgoing.dispatcher.notify()
+            self.outgoing.dispatcher.notify()
             cursor = page.cursor
             self._count(batches)
             self._has_read_all = page.over
@@ -247,7 +228,7 @@ class Follower:
             logger.warning("%s waits: %s", self.tag, exc)
         self.error = str(exc)
         if isinstance(exc, DelegationError):
-            self._outgoing.metrics.delegation_errors.inc()
+            self.outgoing.metrics.delegation_errors.inc()
 
     def _note_answer(self) -> None:
         if self.error is not None:
@@ -275,7 +256,7 @@ class Follower:
             piece = Proofs(found.nonces[start:stop], found.values[start:stop])
             body = self.round.proof.signed_body(self.round, piece)
             messages.append(
-                self._outgoing.message(f"{position}/{start}", "generated", self.round.url, body)
+                self.outgoing.message(f"{position}/{start}", "generated", self.round.url, body)
             )
         return messages
 
@@ -283,12 +264,12 @@ class Follower:
         num_nonces = sum(map(len, batches))
         self.batches += len(batches)
         self.nonces += num_nonces
-        metrics = self._outgoing.metrics
+        metrics = self.outgoing.metrics
         metrics.batches.labels(self.source.origin).inc(len(batches))
         metrics.nonces.labels(self.source.origin).inc(num_nonces)
 
     async def _close_session(self, why: str, level: int = logging.INFO) -> None:
-        await self._on_disk(self._outgoing.outbox.close_session, self.source.session_id)
+        await self._on_disk(self.outgoing.outbox.close_session, self.source.session_id)
         found = f"{self.batches} batches with {self.nonces} valid nonces"
         logger.log(level, "%s %s; %s.", self.tag, why, found)
 
@@ -299,8 +280,8 @@ class Follower:
 
     async def _end_as_fraud(self, reason: str) -> None:
         self.fraud = reason
-        self._outgoing.metrics.fraud.inc()
-        held = await self._on_disk(self._outgoing.outbox.hold, self.source.session_id)
+        self.outgoing.metrics.fraud.inc()
+        held = await self._on_disk(self.outgoing.outbox.hold, self.source.session_id)
         self.error = reason
         logger.error(
             "%s FRAUD: %s. The session is stopped, %d signed batches of it are held back.",
@@ -324,7 +305,7 @@ class Follower:
                     return
                 if tries == 0:
                     logger.warning("%s is not stopped yet: %s", self.tag, exc)
-                await asyncio.sleep(self._pauses.after(exc, tries))
+                await asyncio.sleep(self.pauses.after(exc, tries))
                 tries += 1
             else:
                 return
@@ -350,7 +331,7 @@ class Follower:
                     logger.error("%s waits: %s", self.tag, exc)
                 in_trouble = True
                 self.error = str(exc)
-                await asyncio.sleep(self._pauses.disk_s)
+                await asyncio.sleep(self.pauses.disk_s)
             else:
                 if in_trouble:
                     logger.info("%s goes on.", self.tag)

@@ -38,6 +38,7 @@ from __future__ import annotations
 
 import random
 import secrets
+from dataclasses import KW_ONLY, dataclass, field
 
 from pocqueue.poc.fraud import PROBABILITY_MISMATCH, fraud_test
 
@@ -73,35 +74,23 @@ def judge_sample(
     return fraud_test(num_invalid, num_sampled, threshold, probability_mismatch)
 
 
+@dataclass
 class Sampler:
-    """Picks which nonces of a session to recompute, unforeseeably, page by page.
+    """Picks which nonces of a session to recompute, unforeseeably, page by page."""
 
-    Args:
-        rate: probability of each of the first `num_nonces` to be picked; (0, 1].
-        num_nonces: beyond these the rate falls as num_nonces / seen.
-        seen: nonces of the session before a restart, if it goes on after one.
-        rng: randomness; None: the system's, which a big node cannot foresee.
-    """
-
-    def __init__(
-        self,
-        rate: float = SAMPLE_RATE,
-        *,
-        num_nonces: int = SESSION_NONCES,
-        seen: int = 0,
-        rng: random.Random | None = None,
-    ) -> None:
-        self._rate = rate
-        self._num_nonces = num_nonces
-        self._seen = seen
-        self._rng = secrets.SystemRandom() if rng is None else rng
+    #: Probability of each of the first `num_nonces` to be picked; (0, 1].
+    rate: float = SAMPLE_RATE
+    _: KW_ONLY
+    num_nonces: int = SESSION_NONCES  #: beyond these the rate falls as num_nonces / seen
+    seen: int = 0  #: nonces of the session so far, before a restart too
+    #: Randomness; the system's cannot be foreseen by a big node.
+    rng: random.Random = field(default_factory=secrets.SystemRandom)
 
     def pick(self, count: int) -> list[int]:
         """Return which of the next `count` nonces to recompute: positions 0 … count - 1, ascending."""
         picked = []
         for position in range(count):
-            self._seen += 1
-            rate = self._rate * min(1.0, self._num_nonces / self._seen)
-            if self._rng.random() < rate:
+            self.seen += 1
+            if self.rng.random() < self.rate * min(1.0, self.num_nonces / self.seen):
                 picked.append(position)
         return picked

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -47,40 +48,20 @@ STOP_S = 2.0
 LocalWork = Literal["engine", "queue", "none"]
 
 
+@dataclass(eq=False)
 class Searches:
-    """All searches of a node that are not over.
+    """All searches of a node that are not over."""
 
-    Args:
-        settings: engine, model and Redis of local work.
-        delegation: the big node.
-        local_work: what the node searches with by itself.
-        engine: the engine, if it works with one.
-        outgoing: where signed batches go.
-        on_lost: called with the follower of a search that its big node ended early or cheated in.
-
-    Attributes:
-        followers: of the searches that are not over, and of some that are.
-    """
-
-    def __init__(
-        self,
-        settings: Settings,
-        delegation: DelegationSettings,
-        local_work: LocalWork,
-        engine: EngineHost | None,
-        outgoing: Outgoing,
-        *,
-        on_lost: Callable[[Follower], Awaitable[None]],
-    ) -> None:
-        self.local_work = local_work
-        self.followers: list[Follower] = []
-        self._settings = settings
-        self._delegation = delegation
-        self._engine = engine
-        self._outgoing = outgoing
-        self._outbox = outgoing.outbox
-        self._on_lost = on_lost
-        self._backend: Backend | None = None
+    settings: Settings  #: engine, model and Redis of local work
+    delegation: DelegationSettings  #: the big node
+    local_work: LocalWork  #: what the node searches with by itself
+    engine: EngineHost | None  #: its engine, if it works with one
+    outgoing: Outgoing  #: where signed batches go
+    #: Called with the follower of a search that its big node ended early or cheated in.
+    on_lost: Callable[[Follower], Awaitable[None]]
+    #: Of the searches that are not over, and of some that are.
+    followers: list[Follower] = field(default_factory=list, init=False)
+    _backend: Backend | None = field(default=None, init=False)
 
     async def close(self) -> None:
         """Stop following; searches on big nodes and in the store go on."""
@@ -96,7 +77,9 @@ class Searches:
         follower.stop()
         request = follower.request.model_copy(update={"stopped": True}).model_dump_json()
         try:
-            await asyncio.to_thread(self._outbox.set_request, follower.source.session_id, request)
+            await asyncio.to_thread(
+                self.outgoing.outbox.set_request, follower.source.session_id, request
+            )
         except OutboxError as exc:
             logger.error("%s the stop is not on disk: %s", follower.tag, exc)
 
@@ -115,7 +98,7 @@ class Searches:
             await client.close()
             raise
         source = RemoteSource(
-            client, started.session_id, started.gpu_count, self._delegation.poll_seconds
+            client, started.session_id, started.gpu_count, self.delegation.poll_seconds
         )
         logger.info(
             "DELEGATION session %s node %d: started on %s: %s",
@@ -124,7 +107,7 @@ class Searches:
             client.url,
             "".join(c if c.isprintable() else " " for c in started.message[:500]),
         )
-        deadline_s = time.time() + self._delegation.window_seconds
+        deadline_s = time.time() + self.delegation.window_seconds
         return await self._open(source, node_round, deadline_s, started)
 
     async def begin_locally(
@@ -148,10 +131,10 @@ class Searches:
         source: Source
         deadline_s = time.time() + window_s
         if self.local_work == "engine":
-            assert self._engine is not None
-            info = await _unless_stopped(self._engine.ready(), stopped)
+            assert self.engine is not None
+            info = await _unless_stopped(self.engine.ready(), stopped)
             self._check_model(node_round, info)
-            source = EngineSource(self._engine, node_round, deadline_s)
+            source = EngineSource(self.engine, node_round, deadline_s)
         elif self.local_work == "queue":
             backend = await asyncio.to_thread(self._open_backend)
             source = await asyncio.to_thread(
@@ -159,7 +142,7 @@ class Searches:
                 backend,
                 node_round,
                 window_s=window_s,
-                any_model=self._delegation.any_model,
+                any_model=self.delegation.any_model,
             )
         else:
             raise NodeStateError(
@@ -175,7 +158,7 @@ class Searches:
             return
         shape = ", ".join(f"{name} {value}" for name, value in dimensions(info).items())
         conflict = f"Model conflict: params ask for {wish}; deployed here is {info.model} ({shape})"
-        if not self._delegation.any_model:
+        if not self.delegation.any_model:
             raise ModelConflict(
                 f"{conflict}. Proofs of another model would be worth nothing: ask for the deployed one, or "
                 "set POCQUEUE_MODEL (DELEGATION_ANY_MODEL=1 goes on with a warning)."
@@ -196,7 +179,10 @@ class Searches:
         )
         try:
             if not await asyncio.to_thread(
-                self._outbox.open_session, session_id, source.origin, request.model_dump_json()
+                self.outgoing.outbox.open_session,
+                session_id,
+                source.origin,
+                request.model_dump_json(),
             ):
                 # Two rounds would share its cursor and its messages.
                 raise DelegationError(
@@ -215,22 +201,22 @@ class Searches:
 
     def _run(self, source: Source, request: SearchRequest, seen: Collection[int] = ()) -> Follower:
         spot_check = None
-        if source.origin == "delegation" and self._engine is not None:
+        if source.origin == "delegation" and self.engine is not None:
             spot_check = SpotCheck(
-                self._engine,
+                self.engine,
                 request,
                 source.session_id,
-                self._outbox,
-                self._outgoing.metrics,
-                any_model=self._delegation.any_model,
+                self.outgoing.outbox,
+                self.outgoing.metrics,
+                any_model=self.delegation.any_model,
             )
         follower = Follower(
             source,
             request,
-            self._outgoing,
+            self.outgoing,
             spot_check=spot_check,
             seen=seen,
-            on_lost=self._on_lost,
+            on_lost=self.on_lost,
         )
         self.followers = [other for other in self.followers if not other.is_done]
         self.followers.append(follower)
@@ -245,7 +231,7 @@ class Searches:
         """
         session_id = session.session_id
         if session.request == NO_SEARCH:
-            await asyncio.to_thread(self._outbox.close_session, session_id)
+            await asyncio.to_thread(self.outgoing.outbox.close_session, session_id)
             return None
         try:
             request = SearchRequest.model_validate_json(session.request)
@@ -266,7 +252,7 @@ class Searches:
                 follower.stop()
             return follower
         logger.error("Session %s cannot go on and is closed: %s", session_id, reason)
-        await asyncio.to_thread(self._outbox.close_session, session_id)
+        await asyncio.to_thread(self.outgoing.outbox.close_session, session_id)
         return None
 
     async def _find_source(self, session: Session, request: SearchRequest) -> Source:
@@ -275,17 +261,17 @@ class Searches:
                 self._client(request.round),
                 session.session_id,
                 request.gpu_count,
-                self._delegation.poll_seconds,
+                self.delegation.poll_seconds,
             )
         if session.origin == "queue":
             backend = await asyncio.to_thread(self._open_backend)
             return QueueSource(backend, session.session_id, request.gpu_count)
-        if self._engine is None:
+        if self.engine is None:
             raise EngineError("it was searched by an engine, and this node has none any more")
-        return EngineSource(self._engine, request.round, request.deadline_s, session.session_id)
+        return EngineSource(self.engine, request.round, request.deadline_s, session.session_id)
 
     def _client(self, node_round: NodeRound) -> DelegationClient:
-        ours = self._delegation
+        ours = self.delegation
         if node_round.own_big_node is not None:
             url, token = node_round.own_big_node
         elif ours.url is None or ours.auth_token is None:
@@ -296,7 +282,7 @@ class Searches:
 
     def _open_backend(self) -> Backend:
         if self._backend is None:
-            self._backend = Backend.open(self._settings, start=True, check=False)
+            self._backend = Backend.open(self.settings, start=True, check=False)
         return self._backend
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import KW_ONLY, dataclass, field
 
 from pocqueue.engine.base import EngineInfo
 from pocqueue.errors import OutboxError, PocqueueError
@@ -24,44 +25,29 @@ from pocqueue.poc.proofs import Proofs
 logger = logging.getLogger(__name__)
 
 
+@dataclass(eq=False)
 class SpotCheck:
-    """The sample of one session.
+    """The sample of one session."""
 
-    Args:
-        engine: of this node.
-        request: what is searched, and with which model.
-        session_id: in the outbox, where it was opened.
-        outbox: keeps what was found, across restarts.
-        metrics: counts.
-        any_model: a session of another model than the engine's is not ended, but cannot be checked.
+    engine: EngineHost  #: of this node
+    request: SearchRequest  #: what is searched, and with which model
+    session_id: str  #: in the outbox, where it was opened
+    outbox: Outbox  #: keeps what was found, across restarts
+    metrics: NodeMetrics
+    _: KW_ONLY
+    #: A session of another model than the engine's is not ended, but cannot be checked.
+    any_model: bool
+    sampled: int = field(init=False)  #: nonces recomputed so far
+    invalid: int = field(init=False)  #: and of these, those that were wrong
+    #: Why nothing is recomputed any more; None while it is.
+    error: str | None = field(default=None, init=False)
+    #: Chance of an honest nonce to be invalid; None: not known before the engine is.
+    _probability: float | None = field(default=None, init=False)
 
-    Attributes:
-        sampled: nonces recomputed so far.
-        invalid: and of these, those that were wrong.
-        error: why nothing is recomputed any more; None while it is.
-    """
-
-    def __init__(
-        self,
-        engine: EngineHost,
-        request: SearchRequest,
-        session_id: str,
-        outbox: Outbox,
-        metrics: NodeMetrics,
-        *,
-        any_model: bool,
-    ) -> None:
-        session = outbox.session(session_id)
+    def __post_init__(self) -> None:
+        session = self.outbox.session(self.session_id)
         assert session is not None
         self.sampled, self.invalid = session.sampled, session.invalid
-        self.error: str | None = None
-        self._engine = engine
-        self._round, self._model = request.round, request.model
-        self._session_id, self._outbox = session_id, outbox
-        self._metrics = metrics
-        self._any_model = any_model
-        #: Chance of an honest nonce to be invalid; None: not known before the engine is.
-        self._probability: float | None = None
         self._sampler = Sampler(seen=session.nonces)
 
     async def check(self, batches: list[Proofs]) -> None:
@@ -78,8 +64,8 @@ class SpotCheck:
         sample = [(found.nonces[at], found.values[at]) for at in self._sampler.pick(len(found))]
         try:
             if self._probability is None:
-                self._probability = self._probability_with(await self._engine.ready())
-            for start, stop in split_range(0, len(sample), self._round.batch_size):
+                self._probability = self._probability_with(await self.engine.ready())
+            for start, stop in split_range(0, len(sample), self.request.round.batch_size):
                 if self._probability is not None:
                     await self._recompute(Proofs.of(sample[start:stop]), self._probability)
         except PocqueueError as exc:
@@ -87,23 +73,23 @@ class SpotCheck:
 
     def _give_up(self, reason: str, level: int) -> None:
         self.error = f"The session cannot be checked: {reason}"
-        logger.log(level, "DELEGATION session %s cannot be checked: %s", self._session_id, reason)
+        logger.log(level, "DELEGATION session %s cannot be checked: %s", self.session_id, reason)
 
     async def _recompute(self, some: Proofs, probability: float) -> None:
-        computed = await self._engine.values(self._round, some.nonces)
-        wrong = sum(map(self._round.proof.is_mismatch, some.values, computed))
+        computed = await self.engine.values(self.request.round, some.nonces)
+        wrong = sum(map(self.request.round.proof.is_mismatch, some.values, computed))
         self.sampled += len(some)
         self.invalid += wrong
-        self._metrics.sampled.inc(len(some))
+        self.metrics.sampled.inc(len(some))
         try:
             await asyncio.to_thread(
-                self._outbox.add_check, self._session_id, sampled=len(some), invalid=wrong
+                self.outbox.add_check, self.session_id, sampled=len(some), invalid=wrong
             )
         except OutboxError as exc:
             # The counts in memory are right; only after a restart these are missing.
-            logger.error("DELEGATION session %s: %s", self._session_id, exc)
+            logger.error("DELEGATION session %s: %s", self.session_id, exc)
         # The round's own threshold is for whole proofs; some chains set it too low for any sample.
-        threshold = max(self._round.proof.fraud_threshold, FRAUD_THRESHOLD)
+        threshold = max(self.request.round.proof.fraud_threshold, FRAUD_THRESHOLD)
         chance, is_fraud = judge_sample(self.invalid, self.sampled, threshold, probability)
         if is_fraud:
             raise Fraud(
@@ -117,14 +103,14 @@ class SpotCheck:
         Raises:
             Fraud: the session is of another model.
         """
-        theirs, proof = self._model, self._round.proof
+        theirs, proof = self.request.model, self.request.round.proof
         if theirs.model_fingerprint not in {"", ours.fingerprint}:
             other = (
                 f"the big node searches with model {theirs.model} ({theirs.model_fingerprint[:12]}), "
                 f"this node's engine has {ours.model} ({ours.fingerprint[:12]}); set POCQUEUE_MODEL to "
                 "the same"
             )
-            if not self._any_model:
+            if not self.any_model:
                 raise Fraud(other)
             self._give_up(other, logging.WARNING)
             return None
@@ -133,7 +119,7 @@ class SpotCheck:
         logger.warning(
             "DELEGATION session %s: the big node runs the model by %s in %s, this node by %s in %s: "
             "fraud of a few per cent is not told from float error.",
-            self._session_id,
+            self.session_id,
             theirs.model_runtime,
             theirs.model_dtype,
             ours.runtime,

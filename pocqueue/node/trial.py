@@ -39,45 +39,24 @@ class Taken:
     after_s: float
 
 
+@dataclass(eq=False, kw_only=True)
 class Trial(Closing):
-    """One round of a small node; a context manager that ends the receiver.
+    """One round of a small node; a context manager that ends the receiver."""
 
-    Args:
-        url: of the node.
-        block_hash: of the round; None: a new one.
-        public_key: in the round.
-        r_target: distance in [0, 2] that a nonce has to stay below.
-        seq_len: positions of one nonce's input.
-        batch_size: nonces of one forward pass.
-    """
+    url: str  #: of the node
+    block_hash: str | None = None  #: of the round; None: a new one
+    public_key: str  #: in the round
+    r_target: float  #: distance in [0, 2] that a nonce has to stay below
+    seq_len: int  #: positions of one nonce's input
+    batch_size: int  #: nonces of one forward pass
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        block_hash: str | None = None,
-        public_key: str,
-        r_target: float,
-        seq_len: int,
-        batch_size: int,
-    ) -> None:
-        self.block_hash = block_hash or f"0x{os.urandom(16).hex()}"
-        self._node = NodeClient(url, timeout_s=60)
+    def __post_init__(self) -> None:
+        self.block_hash = self.block_hash or f"0x{os.urandom(16).hex()}"
+        self._node = NodeClient(self.url, timeout_s=60)
         self._taken: queue.Queue[Taken | SignatureError] = queue.Queue()
         self._began = time.monotonic()
         self._server = receiver(self.take)
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        self._body = {
-            "node_id": 0,
-            "node_count": 1,
-            "block_hash": self.block_hash,
-            "block_height": 1,
-            "public_key": public_key,
-            "batch_size": batch_size,
-            "r_target": r_target,
-            "params": {"seq_len": seq_len},
-            "url": f"http://127.0.0.1:{self._server.server_port}/v1/poc-batches",
-        }
 
     @override
     def close(self) -> None:
@@ -99,7 +78,18 @@ class Trial(Closing):
                 "disturbed for a trial. Try again when that round is over."
             )
         self._began = time.monotonic()
-        return dict(self._node.post("/init/generate", self._body)["pow_status"])
+        body = {
+            "node_id": 0,
+            "node_count": 1,
+            "block_hash": self.block_hash,
+            "block_height": 1,
+            "public_key": self.public_key,
+            "batch_size": self.batch_size,
+            "r_target": self.r_target,
+            "params": {"seq_len": self.seq_len},
+            "url": f"http://127.0.0.1:{self._server.server_port}/v1/poc-batches",
+        }
+        return dict(self._node.post("/init/generate", body)["pow_status"])
 
     def batches(self, seconds: float) -> Iterator[Taken]:
         """Yield batches as they come, for some seconds.
