@@ -25,8 +25,7 @@ class RunnerStats:
     best_rates: dict[str, float] = field(default_factory=dict)
     held: set[str] = field(default_factory=set)
     last_error: str = ""
-    #: Engine failures in a row.
-    failures: int = 0
+    failures: int = 0  #: engine failures in a row
     #: How long commits took, from the first try to the answer.
     commits: Latency = field(default_factory=Latency)
     #: How long the engine was idle between two ranges of which the second one was here already.

@@ -58,8 +58,7 @@ class LostRange:
     """A range that its GPU will not finish."""
 
     range: OutstandingRange
-    #: The worker died on it; else its message never arrived.
-    failed: bool
+    failed: bool  #: the worker died on it; else its message never arrived
     why: str
 
 

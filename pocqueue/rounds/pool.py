@@ -42,8 +42,7 @@ class Latency:
 
     #: One for each of BOUNDS_S, and one more; each counts its own bucket only.
     counts: tuple[int, ...] = (0,) * (len(BOUNDS_S) + 1)
-    #: Seconds in all.
-    sum_s: float = 0.0
+    sum_s: float = 0.0  #: seconds in all
 
     def add(self, seconds: float) -> Latency:
         """Return these counts with one more duration."""
@@ -73,8 +72,7 @@ class Gpu:
     """One GPU queue and the worker behind it, as its last heartbeat had it."""
 
     queue: str
-    #: Id of the worker process; a restarted worker has another.
-    worker: str
+    worker: str  #: id of the worker process; a restarted worker has another
     host: str
     pid: int
     info: EngineInfo
@@ -88,22 +86,16 @@ class Gpu:
     held: tuple[str, ...] = ()
     #: Share of the time since the heartbeat before that the engine was busy, 0 to 1.
     load: float = 0.0
-    #: Seconds that its forward pass at hand has run; 0 between two.
-    pass_s: float = 0.0
-    #: Nonces counted since the worker started.
-    checked: int = 0
-    #: It finishes what it holds and takes nothing new.
-    draining: bool = False
-    #: What went wrong last, or empty.
-    last_error: str = ""
+    pass_s: float = 0.0  #: seconds that its forward pass at hand has run; 0 between two
+    checked: int = 0  #: nonces counted since the worker started
+    draining: bool = False  #: it finishes what it holds and takes nothing new
+    last_error: str = ""  #: what went wrong last, or empty
     #: How long its commits took since the worker started.
     commits: Latency = field(default_factory=Latency)
     #: How long its engine was idle between two ranges of which the second one was there already.
     gaps: Latency = field(default_factory=Latency)
-    #: Redis's clock at the last heartbeat; set by the pool.
-    seen_ms: int = 0
-    #: Redis's clock when this was read; set by the pool.
-    now_ms: int = 0
+    seen_ms: int = 0  #: Redis's clock at the last heartbeat; set by the pool
+    now_ms: int = 0  #: Redis's clock when this was read; set by the pool
 
     @property
     def is_live(self) -> bool:

@@ -96,8 +96,7 @@ class ResultPart(_Part):
     """How the round went."""
 
     checked: int = Field(ge=0)
-    #: Exactly the number of proofs in the file.
-    valid: int = Field(ge=0)
+    valid: int = Field(ge=0)  #: exactly the number of proofs in the file
     valid_rate: float = Field(ge=0, le=1)
     #: By calibration if the round was calibrated, else of random directions; null: not known.
     expected_valid_rate: float | None = Field(default=None, ge=0, le=1)
@@ -105,8 +104,7 @@ class ResultPart(_Part):
     late_batches: int = Field(default=0, ge=0)
     abandoned: int = Field(default=0, ge=0)
     elapsed_s: float = Field(ge=0)
-    #: Nonces per second.
-    rate: float = Field(ge=0)
+    rate: float = Field(ge=0)  #: nonces per second
 
 
 class RoundPart(_Part):
@@ -119,8 +117,7 @@ class RoundPart(_Part):
     state: RoundState
     reason: str = ""
     created: Time
-    #: None: the round was still active when the file was made.
-    ended: Time | None = None
+    ended: Time | None = None  #: None: the round was still active when the file was made
 
 
 class _DamageError(ValueError):
@@ -135,8 +132,7 @@ class ProofFile:
     """The content of a proofs file; one that was read is checked (see `parse`)."""
 
     round: RoundPart
-    #: Without share and callback URL, which the file does not hold.
-    spec: RoundSpec
+    spec: RoundSpec  #: without share and callback URL, which the file does not hold
     model: ModelPart
     result: ResultPart
     proofs: Proofs

@@ -62,10 +62,8 @@ class Assignment:
     queue: str
     worker: str
     num_nonces: int
-    #: The round's virtual time is at least this before it is given, …
-    vtime_floor: float = 0.0
-    #: … and grows by this much for each nonce.
-    vtime_per_nonce: float = 0.0
+    vtime_floor: float = 0.0  #: the round's virtual time is at least this before it is given, …
+    vtime_per_nonce: float = 0.0  #: … and grows by this much for each nonce
 
 
 class AssignedRange(NamedTuple):
@@ -84,12 +82,10 @@ class OutstandingRange:
     range_id: int
     start: int
     stop: int
-    #: First index that is not counted yet.
-    done: int
+    done: int  #: first index that is not counted yet
     queue: str
     worker: str
-    #: Failures in a row on these nonces.
-    attempts: int
+    attempts: int  #: failures in a row on these nonces
     assigned_ms: int
 
     @property
@@ -128,23 +124,15 @@ class RoundStatus:
     reason: str
     created_ms: int
     deadline_ms: int
-    #: When it ended; 0 while it is active.
-    ended_ms: int
-    #: Redis's clock when this was read.
-    now_ms: int
-    #: First nonce index that was never given to a GPU.
-    next_index: int
-    #: Nonce indices counted, each once.
-    checked: int
-    #: Valid nonces, exactly those in the stream of proofs.
-    valid: int
+    ended_ms: int  #: when it ended; 0 while it is active
+    now_ms: int  #: Redis's clock when this was read
+    next_index: int  #: first nonce index that was never given to a GPU
+    checked: int  #: nonce indices counted, each once
+    valid: int  #: valid nonces, exactly those in the stream of proofs
     batches: int
-    #: Nonces whose distance was not a finite number; never valid.
-    nonfinite: int
-    #: Batches that came after the deadline and were dropped.
-    late_batches: int
-    #: Nonce indices given up after MAX_ATTEMPTS failures in a row.
-    abandoned: int
+    nonfinite: int  #: nonces whose distance was not a finite number; never valid
+    late_batches: int  #: batches that came after the deadline and were dropped
+    abandoned: int  #: nonce indices given up after MAX_ATTEMPTS failures in a row
     ranges_made: int
     ranges_returned: int
     #: GPU seconds given to the round over its share; None before the first range.

@@ -58,22 +58,17 @@ class RoundSpec(ProofSearch):
     block_height: BlockHeight = 0
     node_id: NodeId = 0
     node_count: NodeCount = 1
-    #: From the start of the round to its deadline.
-    window_s: Seconds = 330.0
-    #: Name of the deployed model, as its workers give it.
-    model: ModelName
-    #: SHA-256 over the model's config and weights.
-    model_fingerprint: Fingerprint
+    window_s: Seconds = 330.0  #: from the start of the round to its deadline
+    model: ModelName  #: name of the deployed model, as its workers give it
+    model_fingerprint: Fingerprint  #: SHA-256 over the model's config and weights
     #: Arithmetic of the model, as its workers give it; None: any. Distances in bfloat16 and float32
     #: differ by enough to put about one honest nonce in a hundred on the other side of r_target.
     model_dtype: str | None = Field(default=None, max_length=32)
     #: Runtime of the model (`EngineInfo.runtime`); None: any. Torch and vLLM differ by about as much.
     model_runtime: str | None = Field(default=None, max_length=64)
     callback_url: HttpUrl | None = None
-    #: Whose session of a delegation it is; None: a round of our own.
-    customer: Text | None = None
-    #: Weight among active rounds when GPUs are shared out.
-    share: Share = 1.0
+    customer: Text | None = None  #: whose session of a delegation it is; None: a round of our own
+    share: Share = 1.0  #: weight among active rounds when GPUs are shared out
     #: End the round once this many nonce indices are checked; None: search until the deadline.
     max_nonces: MaxNonces = None
     #: Share of nonces expected to be valid, if the r_target was chosen by calibration.
