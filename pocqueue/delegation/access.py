@@ -14,13 +14,11 @@ import redis.asyncio
 from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from typing_extensions import override
 
-from pocqueue.delegation.customers import Customer, Customers
 from pocqueue.rounds.connection import store_errors
 from pocqueue.rounds.store import Keys
-from pocqueue.web.door import Access, Asks, bearer_token
-from pocqueue.web.failure_limit import WINDOW_S, FailureLimit, SharedFailures
+from pocqueue.web.door import Asks, bearer_token
+from pocqueue.web.failure_limit import WINDOW_S
 
 PREFIX = "/api/v1/delegation"
 #: Wrong tokens that are counted at the same time.
@@ -30,21 +28,6 @@ _PUBLIC = frozenset(
     {"/health", f"{PREFIX}/health", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"}
 )
 _STATUS = frozenset({"/status", f"{PREFIX}/status"})
-
-
-def customer_access(customers: Customers, max_failures: int) -> Access[Customer]:
-    """Return what judges the tokens of customers.
-
-    Args:
-        max_failures: wrong tokens from one address in a minute that are still answered as such.
-    """
-    return Access(
-        customers.find,
-        FailureLimit(max_failures),
-        if_missing="Invalid auth token: there is none; send it as `Authorization: Bearer TOKEN` or as "
-        "`auth_token`.",
-        if_wrong="Invalid auth token: check that DELEGATION_AUTH_TOKEN is the same on both nodes.",
-    )
 
 
 def asks(scope: Scope, *, public_status: bool) -> Asks:
@@ -68,7 +51,7 @@ def token_of(scope: Scope) -> str | None:
 
 
 @dataclass(eq=False)
-class RedisFailures(SharedFailures):
+class RedisFailures:
     """The wrong tokens that all processes of the service have seen."""
 
     client: redis.asyncio.Redis
@@ -78,8 +61,8 @@ class RedisFailures(SharedFailures):
         # Of the connections that sessions are read by, guesses get a few.
         self._turns = asyncio.Semaphore(_TURNS)
 
-    @override
     async def count(self, address: str) -> tuple[int, float]:
+        """Count one more; see `FailureLimit.shared`."""
         key = f"{Keys.AUTH_FAILURES}:{address}"
         async with self._turns:
             with store_errors(self.url):
@@ -97,8 +80,9 @@ class RedisFailures(SharedFailures):
 class BodyToken:
     """ASGI middleware that reads the body of a POST for the token in it: ``scope["body_token"]``.
 
-    A JSON object is passed on as such whatever its content type: curl's `-d` says that it is a form.
-    ``scope["bad_body"]`` is True for any other body, for the routes to refuse once the token is judged.
+    It is passed on as JSON whatever its content type: curl's `-d` says that it is a form. What is no JSON
+    object is passed on as no JSON, for the routes to refuse once the token is judged: never shown, as it may
+    have a token in it.
     """
 
     app: ASGIApp  #: what comes behind; the door first
@@ -116,16 +100,16 @@ class BodyToken:
             body = json.loads(content)
         except (ValueError, RecursionError):
             body = None
-        if not isinstance(body, dict):
-            scope["bad_body"] = True
-        else:
-            # In the scope at hand: what stands around this reads from it, too.
-            scope["headers"] = [
-                *(pair for pair in scope["headers"] if pair[0] != b"content-type"),
-                (b"content-type", b"application/json"),
-            ]
+        # In the scope at hand: what stands around this reads from it, too.
+        scope["headers"] = [
+            *(pair for pair in scope["headers"] if pair[0] != b"content-type"),
+            (b"content-type", b"application/json"),
+        ]
+        if isinstance(body, dict):
             token = body.get("auth_token")
             scope["body_token"] = token if isinstance(token, str) and token else None
+        else:
+            content = b"?"
         is_passed = False
 
         async def again() -> Message:

@@ -17,14 +17,7 @@ from types import FrameType
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
-from pocqueue.delegation.access import (
-    PREFIX,
-    BodyToken,
-    RedisFailures,
-    asks,
-    customer_access,
-    token_of,
-)
+from pocqueue.delegation.access import PREFIX, BodyToken, RedisFailures, asks, token_of
 from pocqueue.delegation.customers import Customers, TokensFile, tokens_path
 from pocqueue.delegation.drain_response import expect_cut_replies
 from pocqueue.delegation.routes import Delegation, delegation_router, metrics_router
@@ -34,14 +27,10 @@ from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.connection import redis_url
 from pocqueue.rounds.sessions.control import SessionControl
 from pocqueue.rounds.sessions.reader import SessionReader
-from pocqueue.settings import (
-    DELEGATION_PREFIX,
-    MIN_TOKEN_LENGTH,
-    DelegationSettings,
-    Settings,
-)
+from pocqueue.settings import DELEGATION_PREFIX, MIN_TOKEN_LENGTH, DelegationSettings, Settings
 from pocqueue.web.app import make_app
-from pocqueue.web.door import Door
+from pocqueue.web.door import Access, Door
+from pocqueue.web.failure_limit import FailureLimit
 from pocqueue.web.listener import address_of, listen
 from pocqueue.web.requests import request_histogram
 from pocqueue.web.serve import serve as serve_app
@@ -98,7 +87,13 @@ def create_app(
         log_to_stderr(settings.log_level)
     delegation = delegation or DelegationSettings.load()
     customers = Customers(service_token(delegation), TokensFile(tokens_path(settings, delegation)))
-    access = customer_access(customers, delegation.auth_failures)
+    access = Access(
+        customers.find,
+        FailureLimit(delegation.auth_failures),
+        if_missing="Invalid auth token: there is none; send it as `Authorization: Bearer TOKEN` or as "
+        "`auth_token`.",
+        if_wrong="Invalid auth token: check that DELEGATION_AUTH_TOKEN is the same on both nodes.",
+    )
     expect_cut_replies()
 
     @asynccontextmanager
@@ -106,7 +101,7 @@ def create_app(
         # A Redis that is away is waited for: until then every route says so.
         with Backend.open(settings, start=True, check=False) as backend:
             async with SessionReader(backend.url) as reader:
-                access.limit.shared = RedisFailures(reader.client, reader.url)
+                access.limit.shared = RedisFailures(reader.client, reader.url).count
                 app.state.delegation = Delegation(
                     settings=delegation,
                     backend=backend,
@@ -123,6 +118,7 @@ def create_app(
                     yield
 
     histogram = request_histogram("delegation")
+    asked = partial(asks, public_status=delegation.public_status)
     app = make_app(
         "pocqueue delegation",
         _DESCRIPTION,
@@ -130,15 +126,7 @@ def create_app(
         max_body_bytes=MAX_BODY_BYTES,
         histogram=histogram,
         prefix=PREFIX,
-        middleware=[
-            Middleware(BodyToken),
-            Middleware(
-                Door,
-                access,
-                asks=partial(asks, public_status=delegation.public_status),
-                token=token_of,
-            ),
-        ],
+        middleware=[Middleware(BodyToken), Middleware(Door, access, asks=asked, token=token_of)],
     )
     router = delegation_router()
     app.include_router(router, prefix=PREFIX)
@@ -195,5 +183,4 @@ def _ending_waits(reader: SessionReader) -> Iterator[None]:
         yield
     finally:
         for signum, handler in before.items():
-            if signal.getsignal(signum) is end:
-                signal.signal(signum, handler)
+            signal.signal(signum, handler)

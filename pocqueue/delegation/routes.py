@@ -1,13 +1,14 @@
 """The routes of a delegation (docs/wire.md), as `/api/v1/delegation/X` and as bare `/X`.
 
-Thin: the door (`access.py`) has found the caller, and what sessions do is in `rounds/sessions/`.
+Thin: the door (`access.py`) has found the caller, ``request.user``, and what sessions do is in
+`rounds/sessions/`.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
@@ -16,7 +17,6 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 from fastapi.security import APIKeyQuery, HTTPBearer
 from prometheus_client import Histogram, ProcessCollector
-from typing_extensions import override
 
 from pocqueue.delegation.customers import MAIN, Customer
 from pocqueue.delegation.drain_response import DrainResponse, is_gone
@@ -38,7 +38,7 @@ from pocqueue.rounds.sessions.control import SessionControl, session_views, sess
 from pocqueue.rounds.sessions.reader import MAX_ENTRIES, Page, SessionReader, parse_cursor
 from pocqueue.rounds.store import START
 from pocqueue.settings import DelegationSettings
-from pocqueue.web.errors import SentenceRoute, answer
+from pocqueue.web.errors import SentenceRoute
 
 logger = logging.getLogger(__name__)
 
@@ -54,22 +54,6 @@ class Delegation:
     backend: Backend
     sessions: SessionControl
     reader: SessionReader
-
-
-class DelegationRoute(SentenceRoute):
-    """A route behind the door; ``request.user`` is the customer."""
-
-    @override
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handler = super().get_route_handler()
-
-        async def handle(request: Request) -> Response:
-            if request.scope.get("bad_body"):
-                # Never shown: what cannot be read may have a token in it.
-                return answer(422, "The body is not a JSON object.")
-            return await handler(request)
-
-        return handle
 
 
 #: For the OpenAPI document; the door does the work.
@@ -95,7 +79,7 @@ SECURITY = [
 
 def delegation_router() -> APIRouter:
     """Return the routes without a prefix."""
-    router = APIRouter(tags=["delegation"], route_class=DelegationRoute)
+    router = APIRouter(tags=["delegation"], route_class=SentenceRoute)
 
     def add(
         method: str, path: str, route: Callable[..., Any], model: Any, summary: str, *statuses: int

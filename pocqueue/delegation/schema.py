@@ -7,10 +7,10 @@ session starts. Unknown fields are ignored: clients of several generations send 
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, Field
 
 from pocqueue.poc.distance.bodies import BATCH_EXAMPLE, SEARCH_EXAMPLE
 from pocqueue.poc.fields import HttpUrl, Text
@@ -54,7 +54,9 @@ class StartBody(SearchBody, WithProof):
         **SEARCH_EXAMPLE, params={"model": "embedded", "seq_len": 256}, auth_token=_YOURS
     )
 
-    params: ModelParams = Field(default_factory=ModelParams)
+    params: Annotated[
+        ModelParams, BeforeValidator(lambda given: {} if given is None else given)
+    ] = Field(default_factory=ModelParams)
     auth_token: str | None = Field(default=None, description="The token, if it is not in a header.")
     request_id: UUID | None = Field(
         default=None,
@@ -65,13 +67,6 @@ class StartBody(SearchBody, WithProof):
         default=None,
         description="Where batches are posted as well (`/generated` is appended); a public address.",
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_unset(cls, value: Any) -> Any:
-        if isinstance(value, dict) and value.get("params", ...) is None:
-            return {k: v for k, v in value.items() if k != "params"}
-        return value
 
     def to_draft(self) -> RoundSpec:
         """Return what is to be searched.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,31 +19,25 @@ class _Refused(HTTPException):
     pass
 
 
+@dataclass(eq=False)
 class BodyLimit:
-    """ASGI middleware: 413 for larger bodies, announced or not, and 408 for slower ones.
+    """ASGI middleware: 413 for larger bodies, announced or not, and 408 for slower ones."""
 
-    Args:
-        app: what comes behind.
-        max_bytes: largest body.
-        max_s: seconds from the request's head to the end of its body.
-    """
-
-    def __init__(self, app: ASGIApp, max_bytes: int, max_s: float = MAX_BODY_S) -> None:
-        self._app = app
-        self._max_bytes = max_bytes
-        self._max_s = max_s
+    app: ASGIApp  #: what comes behind
+    max_bytes: int  #: of a body
+    max_s: float = MAX_BODY_S  #: seconds from the request's head to the end of its body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
         if scope["type"] != "http" or scope["method"] == "GET":
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
-        too_large = 413, f"The body is larger than {self._max_bytes} bytes."
+        too_large = 413, f"The body is larger than {self.max_bytes} bytes."
         announced = dict(scope["headers"]).get(b"content-length", b"0")
-        if not announced.isdigit() or int(announced) > self._max_bytes:
+        if not announced.isdigit() or int(announced) > self.max_bytes:
             await answer(*too_large)(scope, receive, send)
             return
-        end = asyncio.get_running_loop().time() + self._max_s
+        end = asyncio.get_running_loop().time() + self.max_s
         num_bytes, is_whole = 0, False
 
         async def limited() -> Message:
@@ -55,16 +50,16 @@ class BodyLimit:
                     message = await receive()
             except TimeoutError:
                 raise _Refused(
-                    408, f"The body did not come within {self._max_s:g} seconds."
+                    408, f"The body did not come within {self.max_s:g} seconds."
                 ) from None
             num_bytes += len(message.get("body", b""))
             is_whole = not message.get("more_body", False)
-            if num_bytes > self._max_bytes:
+            if num_bytes > self.max_bytes:
                 raise _Refused(*too_large)
             return message
 
         try:
-            await self._app(scope, limited, send)
+            await self.app(scope, limited, send)
         except _Refused as exc:
             # Bodies are read before anything is answered.
             await answer(exc.status_code, exc.detail)(scope, receive, send)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
 from enum import Enum
 from typing import Any, Generic, TypeVar
 
@@ -29,11 +30,6 @@ from pocqueue.web.failure_limit import FailureLimit
 
 Caller = TypeVar("Caller")
 
-#: A WebSocket that is refused by a server that cannot answer it with a status (RFC 6455: policy violation).
-_POLICY_VIOLATION = 1008
-#: A close frame has no room for more.
-_MAX_REASON_BYTES = 123
-
 
 class Asks(Enum):
     """What a door asks for at a path."""
@@ -43,28 +39,16 @@ class Asks(Enum):
     TOKEN = "token"  # noqa: S105 - a right one
 
 
+@dataclass(eq=False)
 class Access(Generic[Caller]):
-    """Judges tokens.
+    """Judges tokens."""
 
-    Args:
-        find: returns the owner of a token; None: it has none.
-        limit: of wrong tokens.
-        if_missing: the sentence for requests without one.
-        if_wrong: the sentence for a wrong one.
-    """
-
-    def __init__(
-        self,
-        find: Callable[[str], Caller | None],
-        limit: FailureLimit,
-        *,
-        if_missing: str = "Invalid auth token: there is none; send it as `Authorization: Bearer TOKEN`.",
-        if_wrong: str = "Invalid auth token.",
-    ) -> None:
-        self.limit = limit
-        self._find = find
-        self._if_missing = if_missing
-        self._if_wrong = if_wrong
+    find: Callable[[str], Caller | None]  #: returns the owner of a token; None: it has none
+    limit: FailureLimit  #: of wrong tokens
+    _: KW_ONLY
+    #: The sentence for requests without one.
+    if_missing: str = "Invalid auth token: there is none; send it as `Authorization: Bearer TOKEN`."
+    if_wrong: str = "Invalid auth token."  #: the sentence for a wrong one
 
     async def admit(self, address: str, token: str | None) -> Caller:
         """Return the owner of a token.
@@ -79,11 +63,11 @@ class Access(Generic[Caller]):
         """
         self.limit.check(address)
         if not token:
-            raise InvalidToken(self._if_missing)
-        caller = self._find(token)
+            raise InvalidToken(self.if_missing)
+        caller = self.find(token)
         if caller is None:
             await self.limit.count(address)
-            raise InvalidToken(self._if_wrong)
+            raise InvalidToken(self.if_wrong)
         return caller
 
 
@@ -93,32 +77,15 @@ def bearer_token(scope: Scope) -> str | None:
     return token.strip() or None if scheme.lower() == "bearer" else None
 
 
-def ask_everywhere(_scope: Scope) -> Asks:
-    """Ask for a token at every path."""
-    return Asks.TOKEN
-
-
+@dataclass(eq=False)
 class Door:
-    """ASGI middleware that sets ``scope["user"]``, or refuses the request.
+    """ASGI middleware that sets ``scope["user"]``, or refuses the request."""
 
-    Args:
-        app: what is behind it.
-        access: judges the tokens.
-        asks: what is asked for, by request; paths that do not exist are no exception.
-        token: finds the token of a request.
-    """
-
-    def __init__(
-        self,
-        app: ASGIApp,
-        access: Access[Any],
-        asks: Callable[[Scope], Asks] = ask_everywhere,
-        token: Callable[[Scope], str | None] = bearer_token,
-    ) -> None:
-        self._app = app
-        self._access = access
-        self._asks = asks
-        self._token = token
+    app: ASGIApp  #: what is behind it
+    access: Access[Any]  #: judges the tokens
+    #: What is asked for, by request; paths that do not exist are no exception.
+    asks: Callable[[Scope], Asks] = lambda _scope: Asks.TOKEN
+    token: Callable[[Scope], str | None] = bearer_token  #: finds the token of a request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -126,29 +93,21 @@ class Door:
             try:
                 scope["user"] = await self._caller(scope)
             except PocqueueError as exc:
-                await _refuse(exc, scope, receive, send)
+                if scope["type"] == "websocket":
+                    await receive()  # the connect event, which has to be read first
+                await refusal(exc)(scope, receive, send)
                 return
-        await self._app(scope, receive, send)
+        await self.app(scope, receive, send)
 
     async def _caller(self, scope: Scope) -> Any:
-        asks = self._asks(scope)
+        asks = self.asks(scope)
         if asks is Asks.NOTHING:
             return None
-        token = self._token(scope)
+        token = self.token(scope)
         if token is None and asks is Asks.IF_SENT:
             return None
         client = scope.get("client")
-        return await self._access.admit("" if client is None else client[0], token)
-
-
-async def _refuse(exc: PocqueueError, scope: Scope, receive: Receive, send: Send) -> None:
-    if scope["type"] == "websocket":
-        await receive()  # the connect event, which has to be read first
-        if "websocket.http.response" not in scope.get("extensions", {}):
-            reason = str(exc).encode()[:_MAX_REASON_BYTES].decode(errors="ignore")
-            await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": reason})
-            return
-    await refusal(exc)(scope, receive, send)
+        return await self.access.admit("" if client is None else client[0], token)
 
 
 def digest(token: str) -> str:

@@ -95,7 +95,7 @@ def sentence(exc: RequestValidationError) -> str:
     if problem["type"] == "missing":
         return f"{field} is missing."
     if problem["type"] == "json_invalid":
-        return "The body is not JSON."
+        return "The body is not a JSON object."
     raised = problem.get("ctx", {}).get("error")
     if isinstance(raised, InvalidRound):
         return str(raised)

@@ -13,8 +13,8 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import time
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 
 from pocqueue.errors import StoreError, TooManyFailures
 
@@ -26,37 +26,18 @@ MAX_FAILURES = 20
 _MANY = 10_000
 
 
-class SharedFailures(Protocol):
-    """A count of wrong tokens that all processes of a service share."""
-
-    async def count(self, address: str) -> tuple[int, float]:
-        """Count one more; return how many it is in this window, and the seconds that are left of that.
-
-        Raises:
-            StoreError: the store is away; each process counts for itself then.
-        """
-        ...
-
-
+@dataclass(eq=False)
 class FailureLimit:
-    """The wrong tokens of each address.
+    """The wrong tokens of each address."""
 
-    Args:
-        max_failures: wrong tokens from one address in `WINDOW_S` that are still answered as such.
-        clock: seconds that only go forward.
-
-    Attributes:
-        shared: count of all processes; None: there is none (yet).
-    """
-
-    def __init__(
-        self, max_failures: int = MAX_FAILURES, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self.shared: SharedFailures | None = None
-        self._max_failures = max_failures
-        self._clock = clock
-        #: By address: wrong tokens, and when they are forgotten.
-        self._seen: dict[str, tuple[int, float]] = {}
+    #: Wrong tokens from one address in `WINDOW_S` that are still answered as such.
+    max_failures: int = MAX_FAILURES
+    clock: Callable[[], float] = time.monotonic  #: seconds that only go forward
+    #: Counts one more for all processes of a service; returns how many it is in this window, and the seconds
+    #: that are left of that. Raises `StoreError` while its store is away. None: there is none (yet).
+    shared: Callable[[str], Awaitable[tuple[int, float]]] | None = None
+    #: By address: wrong tokens, and when they are forgotten.
+    _seen: dict[str, tuple[int, float]] = field(default_factory=dict, init=False)
 
     def check(self, address: str) -> None:
         """Refuse an address that is over the limit.
@@ -76,7 +57,7 @@ class FailureLimit:
         Raises:
             TooManyFailures: it is one too many.
         """
-        address, now = subscriber(address), self._clock()
+        address, now = subscriber(address), self.clock()
         count, until = self._seen.get(address, (0, 0.0))
         count, until = (1, now + WINDOW_S) if until <= now else (count + 1, until)
         if len(self._seen) >= _MANY:
@@ -85,15 +66,15 @@ class FailureLimit:
         self._seen[address] = count, until
         if self.shared is not None:
             with contextlib.suppress(StoreError):
-                count, left_s = await self.shared.count(address)
-                if count > self._max_failures:
-                    self._seen[address] = count, self._clock() + left_s
+                count, left_s = await self.shared(address)
+                if count > self.max_failures:
+                    self._seen[address] = count, self.clock() + left_s
         self._refuse_over_limit(address)
 
     def _refuse_over_limit(self, address: str) -> None:
         count, until = self._seen.get(address, (0, 0.0))
-        left_s = until - self._clock()
-        if count > self._max_failures and left_s > 0:
+        left_s = until - self.clock()
+        if count > self.max_failures and left_s > 0:
             raise TooManyFailures(left_s)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 from pocqueue.errors import SettingsError
@@ -27,16 +28,14 @@ def listen(host: str, port: int, prefix: str) -> socket.socket:
             f"{prefix}HOST is {host!r}, which is no address ({getattr(exc, 'strerror', None) or exc}); "
             "allowed: an address of this machine, such as 0.0.0.0 or 127.0.0.1."
         ) from None
-    listener = socket.socket(family)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(place)
-        # Now, as two may bind with the option above and only one may listen.
-        listener.listen(2048)
+        listener = socket.create_server(
+            place, family=family, backlog=2048, dualstack_ipv6=family == socket.AF_INET6
+        )
     except OSError as exc:
-        listener.close()
+        why = os.strerror(exc.errno) if exc.errno else exc
         raise SettingsError(
-            f"{prefix}PORT is {port} on {host}, which cannot be listened on ({exc.strerror}): end what "
+            f"{prefix}PORT is {port} on {host}, which cannot be listened on ({why}): end what "
             "uses it, or choose another with --port."
         ) from None
     listener.set_inheritable(True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import dataclass
 
 from prometheus_client import Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,26 +18,19 @@ logger = logging.getLogger(__name__)
 _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
+@dataclass(eq=False)
 class RequestTimes:
-    """ASGI middleware that keeps how long answers took, and logs each at level DEBUG.
+    """ASGI middleware that keeps how long answers took, and logs each at level DEBUG."""
 
-    Args:
-        app: what comes behind.
-        histogram: by route and class of status, from `request_histogram`; None: only the log.
-        prefix: of routes, not shown.
-    """
-
-    def __init__(self, app: ASGIApp, histogram: Histogram | None = None, prefix: str = "") -> None:
-        self._app = app
-        self._histogram = histogram
-        self._prefix = prefix
-        # A look-up by label names for each request costs more than the rest of this.
-        self._series: dict[tuple[str, int], Histogram] = {}
+    app: ASGIApp  #: what comes behind
+    #: By route and class of status, from `request_histogram`; None: only the log.
+    histogram: Histogram | None = None
+    prefix: str = ""  #: of routes, not shown
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on and keep its time, the waiting of long polls included."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
         began, status = time.perf_counter(), 500
 
@@ -47,19 +41,13 @@ class RequestTimes:
             await send(message)
 
         try:
-            await self._app(scope, receive, watched)
+            await self.app(scope, receive, watched)
         finally:
-            route = str(getattr(scope.get("route"), "path", "other")).removeprefix(self._prefix)
+            route = str(getattr(scope.get("route"), "path", "other")).removeprefix(self.prefix)
             took_s = time.perf_counter() - began
-            if self._histogram is not None:
-                self._of(self._histogram, route, status // 100).observe(took_s)
+            if self.histogram is not None:
+                self.histogram.labels(route, f"{status // 100}xx").observe(took_s)
             logger.debug("%s %s: %d in %.1f ms", scope["method"], route, status, 1000 * took_s)
-
-    def _of(self, histogram: Histogram, route: str, status_class: int) -> Histogram:
-        key = route, status_class
-        if key not in self._series:
-            self._series[key] = histogram.labels(route, f"{status_class}xx")
-        return self._series[key]
 
 
 def request_histogram(service: str) -> Histogram:

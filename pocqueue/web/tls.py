@@ -26,9 +26,9 @@ def check_certificate(cert: Path | None, key: Path | None) -> Certificate | None
     Raises:
         SettingsError: one of the two files is missing, or they cannot be used together.
     """
-    if cert is None and key is None:
-        return None
     if cert is None or key is None:
+        if cert is key:
+            return None
         given, missing = ("--tls-cert", "--tls-key") if key is None else ("--tls-key", "--tls-cert")
         raise SettingsError(f"{given} is set and {missing} is not: https needs both of them.")
     for name, path in (("--tls-cert", cert), ("--tls-key", key)):
@@ -46,12 +46,9 @@ def check_certificate(cert: Path | None, key: Path | None) -> Certificate | None
 
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password=no_password)
-    except SettingsError:
-        raise
-    except (ssl.SSLError, ValueError) as exc:
-        reason = getattr(exc, "reason", None) or str(exc)
+    except ssl.SSLError as exc:
         raise SettingsError(
-            f"--tls-cert {str(cert)!r} and --tls-key {str(key)!r} cannot be used together ({reason}); "
+            f"--tls-cert {str(cert)!r} and --tls-key {str(key)!r} cannot be used together ({exc.reason or exc}); "
             "allowed: a certificate and its own private key, both PEM."
         ) from None
     return Certificate(cert, key)

@@ -175,7 +175,7 @@ async def process(
     """The door of one process of a service: it shuts after two wrong tokens."""
     async with SessionReader(backend.url) as reader:
         access: CustomerAccess = Access(Customers(TOKEN, file).find, FailureLimit(2, clock))
-        access.limit.shared = RedisFailures(reader.client, reader.url)
+        access.limit.shared = RedisFailures(reader.client, reader.url).count
         yield access
 
 

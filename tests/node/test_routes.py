@@ -239,7 +239,7 @@ async def test_what_is_no_body(http: httpx.AsyncClient) -> None:
     """Neither text nor a list nor far too much."""
     headers = {"Content-Type": "application/json"}
     reply = await http.post(f"{POW}/init", content="{", headers=headers)
-    assert await refusal(reply) == (422, "The body is not JSON.")
+    assert await refusal(reply) == (422, "The body is not a JSON object.")
     assert (await http.post(f"{POW}/init", json=[1])).status_code == 422
     reply = await http.post(f"{POW}/init", content=b" " * (17 << 20), headers=headers)
     assert await refusal(reply) == (413, "The body is larger than 16777216 bytes.")

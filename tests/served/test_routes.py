@@ -424,7 +424,11 @@ async def test_a_missing_field_is_named(server: Server, field: str) -> None:
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
-    [(b"", "body is missing."), (b"{", "The body is not JSON."), (b"[]", "body is []; allowed: ")],
+    [
+        (b"", "body is missing."),
+        (b"{", "The body is not a JSON object."),
+        (b"[]", "body is []; allowed: "),
+    ],
 )
 async def test_a_body_that_is_none(server: Server, content: bytes, sentence: str) -> None:
     """422 as well."""

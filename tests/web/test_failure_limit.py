@@ -31,7 +31,7 @@ async def test_a_process_counts_for_itself() -> None:
     for shared in (None, Shared()):
         clock = Clock()
         limit = FailureLimit(2, clock)
-        limit.shared = shared
+        limit.shared = None if shared is None else shared.count
         if shared is not None:
             shared.error = StoreUnavailable("Redis does not answer.")
         await limit.count(ADDRESS)
@@ -52,8 +52,8 @@ async def test_processes_count_together() -> None:
     """What others saw counts here, for as long as the store says."""
     clock = Clock()
     limit = FailureLimit(2, clock)
-    limit.shared = shared = Shared()
-    shared.num = 2
+    shared = Shared()
+    limit.shared, shared.num = shared.count, 2
     with pytest.raises(TooManyFailures) as caught:
         await limit.count(ADDRESS)
     assert caught.value.retry_after_s == 30.0

@@ -21,8 +21,6 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from pocqueue.web.body_limit import BodyLimit
-from pocqueue.web.door import Access, Door
-from pocqueue.web.failure_limit import FailureLimit
 from tests.support.delegation_parts import free_port
 from tests.web.guest_book.app import MAX_FAILURES, create_app
 from tests.web.guest_book.store import UPGRADES, GuestBook
@@ -152,27 +150,6 @@ def test_guesses_count_together(service: Service) -> None:
     said = service.end()
     assert guess not in said
     assert HOST not in said
-
-
-async def test_a_server_without_answers_to_handshakes_closes() -> None:
-    """The extension for them is optional; the reason goes with the close."""
-    sent: list[Any] = []
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "websocket.connect"}
-
-    async def behind(*_: Any) -> None:
-        raise AssertionError("nobody gets here")
-
-    access: Access[str] = Access(lambda _: None, FailureLimit())
-    scope: dict[str, Any] = {"type": "websocket", "path": "/", "headers": [], "client": None}
-    await Door(behind, access)(scope, receive, send)
-    assert [message["type"] for message in sent] == ["websocket.close"]
-    assert sent[0]["code"] == 1008
-    assert sent[0]["reason"].startswith("Invalid auth token: there is none")
 
 
 def test_the_file_is_upgraded_and_kept(tmp_path: Path) -> None:
