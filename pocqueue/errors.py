@@ -7,7 +7,7 @@ PocqueueError
 ├── NoLiveGpu, QueueTaken
 ├── EngineError: ModelNotFound, ModelMismatch, DeviceNotFound, EngineUnavailable
 ├── InvalidToken, TooManyFailures
-└── NodeError: KeyFileError, SignatureError, BatchFileError, OutboxError, DelegationError, NodeStateError
+└── NodeError: KeyFileError, SignatureError, OutboxError, DelegationError, NodeStateError
 
 `http_status` is what an HTTP service answers with; a class without one of its own has its parent's.
 
@@ -225,10 +225,6 @@ class SignatureError(NodeError, ValueError):
     """A batch is not signed, was changed after that, or was signed by somebody else."""
 
 
-class BatchFileError(NodeError, ValueError):
-    """A file of signed batches cannot be read, or is not one."""
-
-
 class OutboxError(NodeError, OSError):
     """The file of what waits to be sent cannot be read or written, or is another node's or version's."""
 
@@ -260,7 +256,7 @@ class NodeStateError(NodeError, RuntimeError):
 
 
 class ProofFileError(PocqueueError, ValueError):
-    """A proofs file is cut, edited or not a proofs file at all."""
+    """A file of proofs or of signed batches is cut, edited or none at all."""
 
 
 class ProcessError(PocqueueError, RuntimeError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,8 +13,6 @@ from pocqueue.cli.options import EnvFile, Host, Json, Port, Watch
 from pocqueue.cli.output import columns, console, print_json, seconds, show_status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from pocqueue.delegation.customers import TokensFile
     from pocqueue.settings import DelegationSettings
 
@@ -67,7 +66,7 @@ def status(
     from pocqueue.settings import DelegationSettings
 
     delegation = DelegationSettings.load()
-    look = _look_over_http(url, delegation) if url is not None else _look_at_store(delegation)
+    look = partial(_from_store, delegation) if url is None else partial(_over_http, url, delegation)
     show_status(look, _render, watch=watch, as_json=as_json)
 
 
@@ -134,32 +133,27 @@ def _tokens_file() -> TokensFile:
     return TokensFile(tokens_path(Settings.load(), DelegationSettings.load()))
 
 
-def _look_at_store(delegation: DelegationSettings) -> Callable[[], dict[str, Any]]:
-    """Return what reads all sessions, with their customers."""
+def _from_store(delegation: DelegationSettings) -> dict[str, Any]:
+    """Read all sessions, with their customers."""
     from pocqueue.rounds.backend import Backend
     from pocqueue.rounds.sessions.control import session_views
     from pocqueue.settings import Settings
 
-    settings = Settings.load()
-
-    def look() -> dict[str, Any]:
-        with Backend.open(settings) as backend:
-            views = session_views(backend)
-        return {
-            "total_sessions": len(views),
-            "active_sessions": sum(view.status.state.is_active for view in views),
-            "max_sessions": delegation.max_sessions,
-            "sessions": {
-                view.status.round_id: view.to_dict() | {"customer": view.status.spec.customer}
-                for view in views
-            },
-        }
-
-    return look
+    with Backend.open(Settings.load()) as backend:
+        views = session_views(backend)
+    return {
+        "total_sessions": len(views),
+        "active_sessions": sum(view.status.state.is_active for view in views),
+        "max_sessions": delegation.max_sessions,
+        "sessions": {
+            view.status.round_id: view.to_dict() | {"customer": view.status.spec.customer}
+            for view in views
+        },
+    }
 
 
-def _look_over_http(url: str, delegation: DelegationSettings) -> Callable[[], dict[str, Any]]:
-    """Return what asks a service for the sessions of this environment's token."""
+def _over_http(url: str, delegation: DelegationSettings) -> dict[str, Any]:
+    """Ask a service for the sessions of this environment's token."""
     import httpx
 
     from pocqueue.errors import DelegationError, SettingsError
@@ -169,37 +163,32 @@ def _look_over_http(url: str, delegation: DelegationSettings) -> Callable[[], di
         raise SettingsError(f"--url is {url!r}; allowed: such as http://192.168.1.100:9090.")
     token = delegation.auth_token
     headers = {} if token is None else {"Authorization": f"Bearer {token.get_secret_value()}"}
-    verify = tls_context(delegation.tls_ca, "DELEGATION_TLS_CA")
-
-    def look() -> dict[str, Any]:
-        try:
-            reply = httpx.get(
-                f"{url.rstrip('/')}/api/v1/delegation/status",
-                headers=headers,
-                verify=verify,
-                timeout=10,
-                trust_env=False,
-            )
-        except (httpx.HTTPError, httpx.InvalidURL) as exc:
-            raise DelegationError(
-                f"The delegation service at {url} does not answer ({exc}): check that it runs there "
-                "and that its port is open.",
-                is_final=False,
-            ) from None
-        answer: Any = {}
-        with contextlib.suppress(ValueError, RecursionError):
-            answer = reply.json()
-        if reply.status_code == 200 and isinstance(answer, dict) and "sessions" in answer:
-            return answer
-        detail = answer.get("detail") if isinstance(answer, dict) else None
-        raise DelegationError(
-            f"The delegation service at {url} answers {reply.status_code}: "
-            f"{detail or 'this is no delegation service'}",
-            is_final=True,
-            status=reply.status_code,
+    try:
+        reply = httpx.get(
+            f"{url.rstrip('/')}/api/v1/delegation/status",
+            headers=headers,
+            verify=tls_context(delegation.tls_ca, "DELEGATION_TLS_CA"),
+            timeout=10,
+            trust_env=False,
         )
-
-    return look
+    except (httpx.HTTPError, httpx.InvalidURL) as exc:
+        raise DelegationError(
+            f"The delegation service at {url} does not answer ({exc}): check that it runs there "
+            "and that its port is open.",
+            is_final=False,
+        ) from None
+    answer: Any = {}
+    with contextlib.suppress(ValueError, RecursionError):
+        answer = reply.json()
+    if reply.status_code == 200 and isinstance(answer, dict) and "sessions" in answer:
+        return answer
+    detail = answer.get("detail") if isinstance(answer, dict) else None
+    raise DelegationError(
+        f"The delegation service at {url} answers {reply.status_code}: "
+        f"{detail or 'this is no delegation service'}",
+        is_final=True,
+        status=reply.status_code,
+    )
 
 
 def _render(found: dict[str, Any]) -> Any:

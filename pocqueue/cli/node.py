@@ -24,7 +24,7 @@ from pocqueue.cli.output import (
     seconds,
     show_status,
 )
-from pocqueue.errors import BatchFileError, KeyFileError, SignatureError
+from pocqueue.errors import KeyFileError, ProofFileError, SignatureError
 
 app = typer.Typer(
     help="The small node: owns the key, delegates or works itself, signs and sends.",
@@ -330,27 +330,27 @@ def _read(file: str) -> str:
         data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
         return data.decode("utf-8-sig")
     except OSError as exc:
-        raise BatchFileError(
+        raise ProofFileError(
             f"{file} cannot be read ({exc.strerror}): name a file of signed batches, or - for stdin."
         ) from None
     except UnicodeDecodeError:
-        raise BatchFileError(f"{file} is no UTF-8 text, as JSON has to be.") from None
+        raise ProofFileError(f"{file} is no UTF-8 text, as JSON has to be.") from None
 
 
 def _bodies(text: str, name: str) -> Iterator[tuple[str, Any]]:
     """Yield each body and where it stands.
 
     Raises:
-        BatchFileError: it is empty, or neither JSON nor JSON lines.
+        ProofFileError: it is empty, or neither JSON nor JSON lines.
     """
     if text.strip() in {"", "[]"}:
-        raise BatchFileError(f"{name} is empty: there is nothing to verify.")
+        raise ProofFileError(f"{name} is empty: there is nothing to verify.")
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     try:
         whole = strict_json.loads(text)
     except ValueError as exc:
         if len(lines) == 1 or not lines[0][1].rstrip().endswith("}"):
-            raise BatchFileError(_no_json(name, exc)) from None
+            raise ProofFileError(_no_json(name, exc)) from None
     else:
         if isinstance(whole, list):
             yield from ((f"index {index}", body) for index, body in enumerate(whole))
@@ -361,7 +361,7 @@ def _bodies(text: str, name: str) -> Iterator[tuple[str, Any]]:
         try:
             yield f"line {number}", strict_json.loads(line)
         except ValueError as exc:
-            raise BatchFileError(_no_json(f"Line {number} of {name}", exc)) from None
+            raise ProofFileError(_no_json(f"Line {number} of {name}", exc)) from None
 
 
 def _no_json(what: str, exc: ValueError) -> str:

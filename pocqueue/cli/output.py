@@ -49,9 +49,7 @@ def columns(*left: str, right: Iterable[str] = ()) -> Table:
     """Make a table without lines: of columns of words, then columns of numbers."""
     from rich.table import Table
 
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in left:
-        table.add_column(name)
+    table = Table(*left, box=None, padding=(0, 2, 0, 0))
     for name in right:
         table.add_column(name, justify="right")
     return table

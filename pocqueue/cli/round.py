@@ -77,12 +77,15 @@ def start(
     as_json: Json = False,
 ) -> None:
     """Start a round and watch it to its end."""
+    from pocqueue.measure.valid_rate import check_valid_rate
     from pocqueue.rounds.backend import Backend
     from pocqueue.rounds.start import decided, deployed_model, draft_spec
     from pocqueue.settings import Settings
 
     _check_options(r_target, valid_rate, detach, output)
     with option_names():
+        if valid_rate is not None:
+            check_valid_rate(valid_rate, CALIBRATION_SAMPLES)
         draft = draft_spec(
             block_hash=block_hash,
             block_height=block_height,
@@ -323,11 +326,6 @@ def _check_options(
         raise SettingsError(
             f"Give one of --r-target and --valid-rate, such as --valid-rate 0.1; {given} were given."
         )
-    if valid_rate is not None:
-        from pocqueue.measure.valid_rate import check_valid_rate
-
-        with option_names():
-            check_valid_rate(valid_rate, CALIBRATION_SAMPLES)
     if detach and output is not None:
         raise SettingsError(
             f"--output is {str(output)!r}, but with --detach nobody waits for the proofs; later "

@@ -3,35 +3,13 @@
 from __future__ import annotations
 
 import signal
-import time
 from typing import TYPE_CHECKING
 
 from pocqueue.cli.options import Host, Port
+from pocqueue.cli.watch import Interrupts
 
 if TYPE_CHECKING:
     from pocqueue.settings import Settings
-
-
-class _Stop:
-    """A flag that a signal handler may set.
-
-    Not `threading.Event`: its lock may be held by the very code that the handler interrupts.
-    """
-
-    def __init__(self) -> None:
-        self._set = False
-
-    def set(self) -> None:
-        self._set = True
-
-    def is_set(self) -> bool:
-        return self._set
-
-    def wait(self, timeout: float) -> bool:
-        deadline = time.monotonic() + timeout
-        while not self._set and time.monotonic() < deadline:
-            time.sleep(0.05)
-        return self._set
 
 
 def scheduler(metrics_port: Port = None, metrics_address: Host = None) -> None:
@@ -56,8 +34,5 @@ def run(settings: Settings, **timings: float) -> None:
     from pocqueue.rounds.scheduler_process import run_scheduler
 
     log_to_stderr(settings.log_level)
-    stop = _Stop()
-
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, lambda *_: stop.set())
-    run_scheduler(settings, app, stop, SchedulerTimings(**timings))
+    with Interrupts(signal.SIGTERM, signal.SIGINT) as stop:
+        run_scheduler(settings, app, stop, SchedulerTimings(**timings))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from argparse import ArgumentParser
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -33,7 +35,7 @@ def serve(
 
 
 def vllm_command(
-    model: str, args: list[str], environ: os._Environ[str] | dict[str, str]
+    model: str, args: list[str], environ: Mapping[str, str]
 ) -> tuple[list[str], dict[str, str]]:
     """Return program, arguments and environment of the server.
 
@@ -52,15 +54,14 @@ def vllm_command(
             f"The model is {model!r}; allowed: a folder or a hub id, before all options, as in "
             "`pocqueue vllm serve MODEL --port 8001`."
         )
-    for place, arg in enumerate(args):
-        name, _, value = arg.partition("=")
-        if name.replace("_", "-") == "--worker-extension-cls":
-            value = value or (args[place + 1] if place + 1 < len(args) else "")
-            if value != EXTENSION:
-                raise SettingsError(
-                    f"--worker-extension-cls is {value!r}; allowed: {EXTENSION}, which this command adds. "
-                    "A class that extends it can be served with `vllm serve` itself."
-                )
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    names = ("--worker-extension-cls", "--worker_extension_cls")
+    parser.add_argument(*names, dest="given", nargs="?", const="", default=EXTENSION)
+    if (given := parser.parse_known_args(args)[0].given) != EXTENSION:
+        raise SettingsError(
+            f"--worker-extension-cls is {given!r}; allowed: {EXTENSION}, which this command adds. "
+            "A class that extends it can be served with `vllm serve` itself."
+        )
     plugins = [name for name in environ.get("VLLM_PLUGINS", "").split(",") if name]
     if "pocqueue" not in plugins:
         plugins.append("pocqueue")

@@ -34,17 +34,32 @@ GRACE_S = 5.0
 
 
 class Interrupts(Closing):
-    """Ctrl-C is counted instead of raised, from now until it is closed."""
+    """Signals, Ctrl-C unless others are named, are counted instead of raised, from now until it is closed.
 
-    def __init__(self) -> None:
+    No `threading.Event`: its lock may be held by the very code that a signal's handler interrupts.
+    """
+
+    def __init__(self, *signals: signal.Signals) -> None:
         self.count = 0
         self._first = 0.0
-        self._before = signal.signal(signal.SIGINT, self._note)
+        self._before = {n: signal.signal(n, self._note) for n in signals or (signal.SIGINT,)}
 
     @override
     def close(self) -> None:
-        """Let Ctrl-C do again what it did before."""
-        signal.signal(signal.SIGINT, self._before)
+        """Let them do again what they did before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def is_set(self) -> bool:
+        """Say whether one came."""
+        return self.count > 0
+
+    def wait(self, timeout: float) -> bool:
+        """Wait so many seconds at most for one; say whether one came."""
+        deadline = time.monotonic() + timeout
+        while not self.count and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return self.is_set()
 
     @property
     def leave(self) -> bool:

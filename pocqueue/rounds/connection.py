@@ -30,6 +30,10 @@ OLDEST_REDIS = (6, 2)
 #: How long to wait for a connection or a reply.
 TIMEOUT_S = 5.0
 
+#: One immediate retry takes care of a connection that the server closed while idle. Whoever wants to wait
+#: for Redis does so in a loop of its own, where it can be told to stop.
+_RETRIES = 1
+
 #: What a Redis client raises while the server is away, restarting or loading its data.
 UNAVAILABLE = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError)
 
@@ -97,9 +101,7 @@ def connect(url: str, *, check: bool = True, timeout_s: float = TIMEOUT_S) -> re
             protocol=2,
             socket_timeout=timeout_s,
             health_check_interval=15,
-            # One immediate retry takes care of a connection the server closed while idle. Whoever
-            # wants to wait for Redis does so in a loop of its own, where it can be told to stop.
-            retry=Retry(NoBackoff(), 1),
+            retry=Retry(NoBackoff(), _RETRIES),
         )
     except ValueError:
         # The reason is not repeated: with a `/` or `#` in the password it quotes a part of it.
@@ -132,9 +134,8 @@ def connect_async(url: str, *, max_connections: int) -> redis.asyncio.Redis:
         decode_responses=True,
         protocol=2,
         socket_timeout=TIMEOUT_S,
-        socket_connect_timeout=TIMEOUT_S,
         max_connections=max_connections,
-        retry=redis.asyncio.retry.Retry(NoBackoff(), 1),
+        retry=redis.asyncio.retry.Retry(NoBackoff(), _RETRIES),
     )
 
 

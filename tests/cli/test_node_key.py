@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from typer.testing import CliRunner, Result
 
 from pocqueue.cli import app
-from pocqueue.errors import BatchFileError, KeyFileError, SignatureError
+from pocqueue.errors import KeyFileError, ProofFileError, SignatureError
 from pocqueue.node.keys import SigningKey
 from pocqueue.node.signing import sign_body
 from pocqueue.poc.data import ProofBatch
@@ -166,11 +166,11 @@ def test_files_that_are_none(tmp_path: Path, content: bytes, words: str) -> None
     """Nothing is verified; the sentence says what is wrong with the file."""
     (tmp_path / "file").write_bytes(content)
     error = run("verify", str(tmp_path / "file")).exception
-    assert isinstance(error, BatchFileError)
+    assert isinstance(error, ProofFileError)
     assert words in str(error)
 
 
 def test_file_that_is_not_there(tmp_path: Path) -> None:
     """Nor a folder in its place."""
     for path in (tmp_path / "none", tmp_path):
-        assert isinstance(run("verify", str(path)).exception, BatchFileError)
+        assert isinstance(run("verify", str(path)).exception, ProofFileError)
