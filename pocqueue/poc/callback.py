@@ -36,19 +36,16 @@ MAX_RETRY_AFTER_S: Final = 300.0
 _MAX_WORDS = 200
 _random = secrets.SystemRandom()
 
-_REDIRECT = "redirects are not followed: give the URL that it leads to"
 _HINTS: dict[int, str] = {
-    HTTPStatus.MOVED_PERMANENTLY: _REDIRECT,
-    HTTPStatus.FOUND: _REDIRECT,
-    HTTPStatus.TEMPORARY_REDIRECT: _REDIRECT,
-    HTTPStatus.PERMANENT_REDIRECT: _REDIRECT,
+    **dict.fromkeys(
+        (301, 302, 307, 308), "redirects are not followed: give the URL that it leads to"
+    ),
     HTTPStatus.UNAUTHORIZED: "it wants a login, and callbacks have none",
     HTTPStatus.FORBIDDEN: "it does not let this host in: check its address lists",
     HTTPStatus.NOT_FOUND: "nothing is there: check the path of the callback URL",
     HTTPStatus.METHOD_NOT_ALLOWED: "it takes no POST there: check the path of the callback URL",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "its limit for the size of a body is too low",
 }
-_OTHER_HINT = "it does not take this batch"
 
 
 class PostOutcome(Enum):
@@ -156,15 +153,6 @@ def encode_body(body: Mapping[str, Any]) -> str:
     return json.dumps(body, allow_nan=False, separators=(",", ":"))
 
 
-def outcome_of(status: int) -> PostOutcome:
-    """Say what an HTTP status means for a callback: only 200 is delivered; docs/protocol.md."""
-    if status == 200:
-        return PostOutcome.DELIVERED
-    if status >= 500 or status in (408, 425, 429):
-        return PostOutcome.RETRY
-    return PostOutcome.REFUSED
-
-
 def retry_after_s(header: str | None, now_s: float) -> float:
     """Return the seconds that a Retry-After header asks for: 0.0 … MAX_RETRY_AFTER_S.
 
@@ -205,27 +193,26 @@ def without_secrets(url: str) -> str:
 
 
 async def _result(response: aiohttp.ClientResponse, url: str) -> PostResult:
-    outcome = outcome_of(response.status)
-    if outcome is PostOutcome.DELIVERED:
-        return PostResult(outcome)
-    reason = await _reason(response, outcome, url)
-    if outcome is PostOutcome.REFUSED:
-        return PostResult(outcome, reason)
-    asked_s = retry_after_s(response.headers.get("Retry-After"), time.time())
-    return PostResult(outcome, reason, asked_s)
+    """Say what an answer means; docs/protocol.md."""
+    status = response.status
+    if status == 200:
+        return PostResult(PostOutcome.DELIVERED)
+    words = await _words(response, url)
+    if status >= 500 or status in (408, 425, 429):
+        asked_s = retry_after_s(response.headers.get("Retry-After"), time.time())
+        return PostResult(PostOutcome.RETRY, f"HTTP {status}{words}", asked_s)
+    hint = _HINTS.get(status, "it does not take this batch")
+    return PostResult(PostOutcome.REFUSED, f"HTTP {status}, {hint}{words}")
 
 
-async def _reason(response: aiohttp.ClientResponse, outcome: PostOutcome, url: str) -> str:
-    """Return status, hint and the receiver's own words, unless these repeat a part of the URL."""
-    text = f"HTTP {response.status}"
-    if outcome is PostOutcome.REFUSED:
-        text += f", {_HINTS.get(response.status, _OTHER_HINT)}"
+async def _words(response: aiohttp.ClientResponse, url: str) -> str:
+    """Return the receiver's own words behind a colon; nothing if they repeat a part of the URL."""
     try:
         words = (await response.content.read(4 * _MAX_WORDS)).decode("utf-8", "replace").strip()
     except (aiohttp.ClientError, TimeoutError, OSError):
-        return text  # the status is all there is to know
+        return ""  # the status is all there is to know
     parts = urlsplit(url)
     is_secret = any(
         part in words for part in (parts.path.rstrip("/"), parts.query) if len(part) > 1
     )
-    return text if is_secret or not words else f"{text}: {words[:_MAX_WORDS]!r}"
+    return "" if is_secret or not words else f": {words[:_MAX_WORDS]!r}"

@@ -85,7 +85,13 @@ class PoCManager:
                 raise InvalidRound(name, getattr(config, name), "an integer of at least 1")
         if self.state == PoCState.GENERATING:
             raise RuntimeError("Round already in progress")
-        self._sender = _sender(config)
+        sender = None
+        if config.callback_url:
+            # Imported when it is needed: most managers send no callbacks, and aiohttp is not small.
+            from pocqueue.poc.sender import PoCCallbackSender
+
+            sender = PoCCallbackSender(config.callback_url, config.r_target, config.fraud_threshold)
+        self._sender = sender
         self.target = generate_target(config.block_hash, self.model_config.vocab_size, self.device)
         self.config = config
         self.stats = PoCStats(start_time=time.time())
@@ -143,16 +149,15 @@ class PoCManager:
             return ProofBatch.empty()
         config = self._round()
         nonces = self.get_next_nonces()
-        distances = self._distances(config, config.public_key, nonces)
-        finite = [pair for pair in zip(nonces, distances, strict=True) if math.isfinite(pair[1])]
-        batch = ProofBatch(
+        every = ProofBatch(
             public_key=config.public_key,
             block_hash=config.block_hash,
             block_height=config.block_height,
-            nonces=[nonce for nonce, _ in finite],
-            dist=[distance for _, distance in finite],
+            nonces=nonces,
+            dist=self._distances(config, config.public_key, nonces),
             node_id=config.node_id,
         )
+        batch = every.sub_batch(math.inf)  # without what is not finite
         valid = batch.sub_batch(config.r_target)
         self.stats.total_checked += len(nonces)
         self.stats.total_nonfinite += len(nonces) - len(batch)
@@ -218,13 +223,9 @@ class PoCManager:
             for start, stop in split_range(0, len(nonces), config.batch_size):
                 wanted = list(nonces[start:stop])
                 batch = wanted + wanted[-1:] * (config.batch_size - len(wanted))
-                computed = logits_to_distances(
-                    config.block_hash,
-                    public_key,
-                    batch,
-                    self._last_logits(config, public_key, batch),
-                    self.target,
-                )
+                logits = self._last_logits(config, public_key, batch)
+                names = (config.block_hash, public_key, batch)
+                computed = logits_to_distances(*names, logits, self.target)
                 distances += computed[: len(wanted)].tolist()
         return distances
 
@@ -252,12 +253,3 @@ class PoCManager:
             logits = self.model.lm_head(last_hidden)
             return logits
         raise RuntimeError("Model does not have compute_logits or lm_head")
-
-
-def _sender(config: PoCConfig) -> PoCCallbackSender | None:
-    if not config.callback_url:
-        return None
-    # Imported when it is needed: most managers send no callbacks, and aiohttp is not small.
-    from pocqueue.poc.sender import PoCCallbackSender
-
-    return PoCCallbackSender(config.callback_url, config.r_target, config.fraud_threshold)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, asdict, dataclass, field
 from typing import Any
@@ -59,7 +60,7 @@ class CallbackQueue(AsyncClosing):
         self._backoff = Backoff(self.backoff_s, self.max_backoff_s)
         self._client = CallbackClient(request_timeout_s=self.request_timeout_s)
         self._queue: asyncio.Queue[tuple[Kind, str]] = asyncio.Queue(self.queue_size)
-        self._queue_was_full = False
+        self._was_full = False
         self._delivery: asyncio.Task[None] | None = None
         self._closing = False
 
@@ -108,19 +109,17 @@ class CallbackQueue(AsyncClosing):
         if self._closing:
             self._drop(kind, "the sender is closed")
             return
-        try:
-            self._queue.put_nowait(item)
-        except asyncio.QueueFull:
+        was_full, self._was_full = self._was_full, self._queue.full()
+        if self._was_full:
             self.dropped += 1
-            if not self._queue_was_full:  # once per outage, not once per batch
+            if not was_full:  # once per outage, not once per batch
                 logger.warning(
                     "Callbacks to %s: %d wait already; dropping new ones until it catches up",
                     self._name,
                     self.queue_size,
                 )
-            self._queue_was_full = True
             return
-        self._queue_was_full = False
+        self._queue.put_nowait(item)
         if self._delivery is None:
             self._delivery = asyncio.create_task(self._deliver_all(), name="poc-callbacks")
 
@@ -138,8 +137,7 @@ class CallbackQueue(AsyncClosing):
 
     async def _deliver(self, kind: Kind, body: str) -> None:
         """Try one body until it is delivered, refused or given up, and count it."""
-        now = asyncio.get_running_loop().time
-        give_up_at = now() + self.give_up_after_s
+        give_up_at = time.monotonic() + self.give_up_after_s
         for attempt in range(self.attempts):
             result = await self._client.post(self.callback_url, kind, body)
             if result.outcome is PostOutcome.DELIVERED:
@@ -150,7 +148,7 @@ class CallbackQueue(AsyncClosing):
                 return
             logger.info("Callback %s/%s: %s", self._name, kind, result.reason)
             pause = self._backoff.pause_s(attempt)
-            if attempt + 1 == self.attempts or now() + pause > give_up_at:
+            if attempt + 1 == self.attempts or time.monotonic() + pause > give_up_at:
                 break
             await asyncio.sleep(pause)
         self.failed += 1
@@ -161,28 +159,18 @@ class CallbackQueue(AsyncClosing):
         logger.warning("Callback %s/%s: dropped, %s", self._name, kind, reason)
 
 
+@dataclass(eq=False, repr=False)
 class PoCCallbackSender(CallbackQueue):
-    """A callback queue for the batches of one round, with the reference implementation's interface.
+    """A callback queue for the batches of one round, with the reference implementation's interface."""
 
-    Args:
-        callback_url: see `CallbackQueue`.
-        r_target: only nonces with a distance below this are sent.
-        fraud_threshold: not used; verdicts carry their own.
-        timings: see `CallbackQueue`.
-    """
-
-    def __init__(
-        self, callback_url: str, r_target: float, fraud_threshold: float, **timings: Any
-    ) -> None:
-        del fraud_threshold
-        super().__init__(callback_url, **timings)
-        self._r_target = r_target
+    r_target: float  #: only nonces with a distance below this are sent
+    fraud_threshold: float  #: not used; verdicts carry their own
 
     async def send_generated(self, batch: ProofBatch) -> None:
         """Queue the valid nonces of a batch for POST ``{callback_url}/generated``; none, no call."""
-        valid = batch.sub_batch(self._r_target)
+        valid = batch.sub_batch(self.r_target)
         if len(valid) > 0:
-            self.send("generated", asdict(valid) | {"r_target": self._r_target})
+            self.send("generated", asdict(valid) | {"r_target": self.r_target})
 
     async def send_validated(self, batch: ValidatedBatch) -> None:
         """Queue a verdict for POST ``{callback_url}/validated``."""

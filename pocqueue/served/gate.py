@@ -13,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from starlette.responses import JSONResponse
@@ -79,16 +80,17 @@ class InferenceGate:
         """Let everything in again."""
         self._closed_at = None
 
-    def enter(self) -> None:
-        """Count a request that begins."""
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Count a request for as long as it runs."""
         self.running += 1
         self._idle.clear()
-
-    def leave(self) -> None:
-        """Count a request that ended."""
-        self.running -= 1
-        if not self.running:
-            self._idle.set()
+        try:
+            yield
+        finally:
+            self.running -= 1
+            if not self.running:
+                self._idle.set()
 
     async def drained(self, timeout_s: float) -> bool:
         """Wait until no request runs; say whether that is so when the time is up."""
@@ -110,18 +112,14 @@ class GateMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
         works, is_socket = is_inference(scope), scope["type"] == "websocket"
-        if works and self.gate.closed:
-            if is_socket:
-                await receive()  # the connect event, which has to be read first
-                await send({"type": "websocket.close", "code": 1013, "reason": "proof round"})
-            else:
-                await _refuse(self.gate.retry_after)(scope, receive, send)
+        if works and self.gate.closed and is_socket:
+            await receive()  # the connect event, which has to be read first
+            await send({"type": "websocket.close", "code": 1013, "reason": "proof round"})
+        elif works and self.gate.closed:
+            await _refuse(self.gate.retry_after)(scope, receive, send)
         elif works and not is_socket:
-            self.gate.enter()
-            try:
+            with self.gate.entered():
                 await self.app(scope, receive, send)
-            finally:
-                self.gate.leave()
         else:
             # WebSockets are not counted: one may stay open for hours, at work or not.
             await self.app(scope, receive, send)
@@ -129,10 +127,7 @@ class GateMiddleware:
 
 def is_inference(scope: Scope) -> bool:
     """Say whether a request would make the engine work."""
-    if scope["type"] == "http":
-        if scope["method"] != "POST":
-            return False
-    elif scope["type"] != "websocket":
+    if scope["type"] != "websocket" and scope.get("method") != "POST":
         return False
     path: str = scope["path"].removeprefix(scope.get("root_path", "").rstrip("/"))
     if path.startswith(_LIGHT) or path.endswith("/cancel"):

@@ -35,10 +35,7 @@ class EngineClient(Protocol):
 
 @dataclass(eq=False)
 class ServedModel:
-    """What the workers of a vLLM server compute.
-
-    Made and closed in the event loop that the engine client lives in.
-    """
+    """What the workers of a vLLM server compute. Used from the event loop of its engine client only."""
 
     client: EngineClient
     info: EngineInfo  #: its fingerprint may be filled in later
@@ -48,9 +45,7 @@ class ServedModel:
     look_every_s: float = LOOK_EVERY_S
 
     def __post_init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._release: asyncio.TimerHandle | None = None
-        self._releasing: asyncio.Task[None] | None = None
+        self._release: asyncio.Task[None] | None = None
 
     def check(self, batch_size: int, seq_len: int) -> None:
         """Refuse a shape that the model cannot run.
@@ -83,7 +78,9 @@ class ServedModel:
         try:
             answers = await self.call("poc_values", batch.to_wire(), following)
         finally:
-            self._release_later()
+            if self._release is not None:
+                self._release.cancel()
+            self._release = asyncio.create_task(self._release_later(), name="poc-release")
         return read_values(answers, len(batch.nonces))
 
     def num_unfinished(self) -> int:
@@ -114,7 +111,14 @@ class ServedModel:
             self.client.collective_rpc(method, args=args)
         )
         try:
-            await self._wait(call)
+            async with asyncio.timeout(self.pass_timeout_s):
+                # An engine that died leaves the calls that it had without an answer.
+                while not (await asyncio.wait([call], timeout=self.look_every_s))[0]:
+                    self.check_alive()
+        except TimeoutError:
+            raise EngineUnavailable(
+                f"Engine not available: no answer to a batch within {self.pass_timeout_s:.0f} s."
+            ) from None
         finally:
             call.cancel()  # if it is not done; the engine itself cannot be interrupted
         try:
@@ -130,44 +134,14 @@ class ServedModel:
             # What a worker raises arrives as text, of whatever class it was.
             raise EngineError(f"The engine failed: {str(exc)[:500]}") from exc
 
-    async def _wait(self, call: asyncio.Future[list[Any]]) -> None:
-        """Wait for a call; no longer than it may take, nor than the engine lives.
-
-        Raises:
-            EngineUnavailable: as `call` does.
-        """
-        # An engine that died leaves the calls that it had without an answer.
-        give_up = self._loop.time() + self.pass_timeout_s
-        while not call.done():
-            left_s = give_up - self._loop.time()
-            if left_s <= 0:
-                raise EngineUnavailable(
-                    "Engine not available: no answer to a batch within "
-                    f"{self.pass_timeout_s:.0f} s."
-                )
-            await asyncio.wait([call], timeout=min(left_s, self.look_every_s))
-            if not call.done():
-                self.check_alive()
-
-    def _release_later(self) -> None:
-        """Free the workers' scratch once no batch has come for a while."""
-        if self._release is not None:
-            self._release.cancel()
-        self._release = self._loop.call_later(self.idle_s, self._release_now)
-
-    def _release_now(self) -> None:
-        self._release = None
-        self._releasing = self._loop.create_task(self._call_release(), name="poc-release")
-
-    async def _call_release(self) -> None:
+    async def _release_later(self) -> None:
+        """Free the workers' scratch, unless a batch comes meanwhile."""
+        await asyncio.sleep(self.idle_s)
         with contextlib.suppress(EngineError):  # a dead engine holds nothing
             await self.call("poc_release")
 
     async def close(self) -> None:
-        """Cancel the timer that frees the workers' scratch: the server ends, and with it the workers."""
+        """Leave the workers' scratch as it is: the server ends, and with it the workers."""
         if self._release is not None:
             self._release.cancel()
-        if self._releasing is not None:
-            self._releasing.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._releasing
+            await asyncio.wait([self._release])

@@ -19,7 +19,7 @@ from pocqueue.poc.distance.data import finite_or_none
 from pocqueue.poc.distance.scheme import Distance
 from pocqueue.poc.fields import build
 from pocqueue.served.model import ServedModel
-from pocqueue.served.prover import Prover, ServedRound
+from pocqueue.served.prover import NoRound, Prover, ServedRound
 from pocqueue.served.schema import (
     ERRORS,
     DistancesAnswer,
@@ -43,12 +43,6 @@ _LOOK_EVERY_S = 1.0
 
 class Disconnected(PocqueueError):
     """Nobody waits for the answer any more."""
-
-    http_status = 400
-
-
-class MissingPart(PocqueueError):
-    """A part of the round is missing that older clients may leave out."""
 
     http_status = 400
 
@@ -190,11 +184,11 @@ def _round(body: ServedRoundBody) -> ServedRound:
     """Return the round of a body.
 
     Raises:
-        MissingPart: r_target or the node is not set.
+        NoRound: r_target or the node is not set, as older clients may leave them.
         InvalidRound: a field is out of bounds.
     """
     if body.r_target is None:
-        raise MissingPart("PoC config missing r_target")
+        raise NoRound("PoC config missing r_target")
     if body.node_id == -1 or body.node_count == -1:
-        raise MissingPart("Node ID and node count must be set")
+        raise NoRound("Node ID and node count must be set")
     return build(ServedRound, body.model_dump())

@@ -139,14 +139,12 @@ async def test_drained_waits_for_the_last_request() -> None:
     """True where nothing runs any more, false where the time is up first."""
     gate = InferenceGate(WINDOW_S)
     assert await gate.drained(0)
-    gate.enter()
-    gate.enter()
-    assert not await gate.drained(0.01)
-    waiting = asyncio.create_task(gate.drained(60))
-    gate.leave()
-    assert not await gate.drained(0)
-    assert not waiting.done()
-    gate.leave()
+    with gate.entered():
+        with gate.entered():
+            assert not await gate.drained(0.01)
+            waiting = asyncio.create_task(gate.drained(60))
+        assert not await gate.drained(0)
+        assert not waiting.done()
     assert await waiting
 
 

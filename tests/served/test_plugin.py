@@ -311,9 +311,9 @@ async def test_a_round_that_nobody_stops_ends(twin: EngineTwin) -> None:
     """Also one whose first batch waits for running requests."""
     async with plugged_in(twin, max_round_s=0.02) as server:
         await server.engine_loaded()
-        server.plugin.gate.enter()
-        await server.pow("POST", "init/generate", BODY)
-        await until(lambda: not server.plugin.gate.closed)
+        with server.plugin.gate.entered():
+            await server.pow("POST", "init/generate", BODY)
+            await until(lambda: not server.plugin.gate.closed)
         status = (await server.pow("GET", "status")).json()
         assert (status["failed"], status["total_checked"]) == (True, 0)
         assert "nobody stopped the round" in status["error"]
@@ -326,9 +326,9 @@ async def test_settings_bound_the_wait_for_requests(
     monkeypatch.setenv("POCQUEUE_VLLM_DRAIN_SECONDS", "0")
     async with plugged_in(twin) as server:
         await server.engine_loaded()
-        server.plugin.gate.enter()
-        await server.pow("POST", "init/generate", BODY)
-        await until(lambda: twin.answered)
+        with server.plugin.gate.entered():
+            await server.pow("POST", "init/generate", BODY)
+            await until(lambda: twin.answered)
 
 
 async def test_the_end_of_the_server_ends_the_round(twin: EngineTwin) -> None:

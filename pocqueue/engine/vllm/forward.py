@@ -17,7 +17,6 @@ builders, the forward context with `skip_compiled`, `compute_logits`. Both of it
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -36,20 +35,49 @@ _SPECS = (FullAttentionSpec, SlidingWindowSpec)
 _Layout = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
 
 
-@dataclass(frozen=True, slots=True)
 class _Shape:
-    """What a pass of one shape needs beside its inputs, on the device."""
+    """What a pass of one shape needs beside its inputs: sequences end to end, in scratch blocks of their own."""
 
-    batch: int
-    seq_len: int
-    positions: torch.Tensor  #: int64 [batch * seq_len]: 0 … seq_len-1, again and again
-    query_start_loc: torch.Tensor  #: int32 [batch + 1]
-    query_start_loc_cpu: torch.Tensor  #: the same on the host
-    seq_lens: torch.Tensor  #: int32 [batch], all seq_len
-    seq_lens_cpu: torch.Tensor  #: the same on the host
-    #: By tokens a block: block table int32 [batch, blocks], slot mapping int64 [batch * seq_len].
-    tables: dict[int, tuple[torch.Tensor, torch.Tensor]]
-    scratch: dict[_Layout, torch.Tensor]  #: one cache [1 + batch * blocks, …] a layout
+    def __init__(self, batch: int, seq_len: int, device: torch.device) -> None:
+        self.batch, self.seq_len, self._device = batch, seq_len, device
+        #: int64 [batch * seq_len]: 0 … seq_len-1, again and again
+        self.positions = torch.arange(seq_len, device=device).repeat(batch)
+        #: int32 [batch + 1], on the host and on the device
+        self.starts_cpu = torch.arange(0, batch * seq_len + 1, seq_len, dtype=torch.int32)
+        self.starts = self.starts_cpu.to(device)
+        #: int32 [batch], all seq_len
+        self.lengths_cpu = torch.full((batch,), seq_len, dtype=torch.int32)
+        self.lengths = self.lengths_cpu.to(device)
+        self._tables: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._scratch: dict[_Layout, torch.Tensor] = {}
+
+    def table(self, block_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return block table int32 [batch, blocks] and slot mapping int64 [batch * seq_len]."""
+        if block_size not in self._tables:
+            num_blocks = -(-self.seq_len // block_size)
+            # From 1: block 0 is "no block" to some backends.
+            table = 1 + torch.arange(self.batch * num_blocks, device=self._device)
+            table = table.view(self.batch, num_blocks)
+            offsets = torch.arange(block_size, device=self._device)
+            slots = (table.unsqueeze(-1) * block_size + offsets).view(self.batch, -1)
+            slot_mapping = slots[:, : self.seq_len].reshape(-1).contiguous()
+            self._tables[block_size] = (table.to(torch.int32), slot_mapping)
+        return self._tables[block_size]
+
+    def scratch(self, cache: torch.Tensor) -> torch.Tensor:
+        """Return blocks [1 + batch * blocks, …] laid out in memory as those of a layer's own cache."""
+        order = tuple(sorted(range(cache.dim()), key=cache.stride, reverse=True))
+        layout = (tuple(cache.shape[1:]), order, cache.dtype)
+        if layout not in self._scratch:
+            table, slots = self.table(cache.shape[2])
+            size = (1 + table.numel(), *cache.shape[1:])
+            # Zeros, because a masked key still enters a product: 0 times NaN would be NaN.
+            made = torch.zeros([size[dim] for dim in order], dtype=cache.dtype, device=cache.device)
+            scratch = made.permute([order.index(dim) for dim in range(len(order))])
+            # A slot outside would be somebody else's memory; no kernel checks that.
+            assert int(slots.max()) < scratch.shape[0] * scratch.shape[2]
+            self._scratch[layout] = scratch
+        return self._scratch[layout]
 
 
 class VllmForward:
@@ -95,7 +123,10 @@ class VllmForward:
             which they are not gathered.
         """
         batch, seq_len, hidden_size = inputs.shape
-        shape = self._shape_for(batch, seq_len)
+        if self.held is None or (self.held.batch, self.held.seq_len) != (batch, seq_len):
+            self.held = None  # frees its scratch first
+            self.held = _Shape(batch, seq_len, self._device)
+        shape = self.held
         # What the worker was doing on the device may still use buffers of the metadata builders. Between
         # two batches of a round there is nothing to wait for but this one's inputs, if at all.
         torch.accelerator.synchronize()
@@ -145,12 +176,12 @@ class VllmForward:
         for group in self._groups():
             cache = self._layers[group.layer_names[0]].kv_cache
             # Caches are [blocks, heads, tokens, content] to every layer, in whatever order in memory.
-            table, slot_mapping = self._table(shape, cache.shape[2])
+            table, slot_mapping = shape.table(cache.shape[2])
             common = CommonAttentionMetadata(
-                query_start_loc=shape.query_start_loc,
-                query_start_loc_cpu=shape.query_start_loc_cpu,
-                seq_lens=shape.seq_lens,
-                seq_lens_cpu_upper_bound=shape.seq_lens_cpu,
+                query_start_loc=shape.starts,
+                query_start_loc_cpu=shape.starts_cpu,
+                seq_lens=shape.lengths,
+                seq_lens_cpu_upper_bound=shape.lengths_cpu,
                 num_reqs=shape.batch,
                 num_actual_tokens=shape.batch * shape.seq_len,
                 max_query_len=shape.seq_len,
@@ -166,56 +197,8 @@ class VllmForward:
             for name in group.layer_names:
                 metadata[name] = built
                 slots[name] = slot_mapping
-                caches[name] = self._scratch(shape, self._layers[name].kv_cache)
+                caches[name] = shape.scratch(self._layers[name].kv_cache)
         return metadata, slots, caches
-
-    def _shape_for(self, batch: int, seq_len: int) -> _Shape:
-        if self.held is not None and (self.held.batch, self.held.seq_len) == (batch, seq_len):
-            return self.held
-        self.held = None  # frees its scratch first
-        starts = torch.arange(0, batch * seq_len + 1, seq_len, dtype=torch.int32)
-        lengths = torch.full((batch,), seq_len, dtype=torch.int32)
-        positions = torch.arange(seq_len, device=self._device).repeat(batch)
-        self.held = _Shape(
-            batch,
-            seq_len,
-            positions,
-            starts.to(self._device),
-            starts,
-            lengths.to(self._device),
-            lengths,
-            {},
-            {},
-        )
-        return self.held
-
-    def _table(self, shape: _Shape, block_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the block table and slot mapping of sequences that lie end to end in the scratch."""
-        if block_size not in shape.tables:
-            num_blocks = -(-shape.seq_len // block_size)
-            # From 1: block 0 is "no block" to some backends.
-            table = 1 + torch.arange(shape.batch * num_blocks, device=self._device)
-            table = table.view(shape.batch, num_blocks)
-            offsets = torch.arange(block_size, device=self._device)
-            slots = (table.unsqueeze(-1) * block_size + offsets).view(shape.batch, -1)
-            slot_mapping = slots[:, : shape.seq_len].reshape(-1).contiguous()
-            shape.tables[block_size] = (table.to(torch.int32), slot_mapping)
-        return shape.tables[block_size]
-
-    def _scratch(self, shape: _Shape, cache: torch.Tensor) -> torch.Tensor:
-        """Return scratch blocks laid out in memory as those of a layer's own cache."""
-        order = tuple(sorted(range(cache.dim()), key=cache.stride, reverse=True))
-        layout = (tuple(cache.shape[1:]), order, cache.dtype)
-        if layout not in shape.scratch:
-            table, slots = shape.tables[cache.shape[2]]
-            size = (1 + table.numel(), *cache.shape[1:])
-            # Zeros, because a masked key still enters a product: 0 times NaN would be NaN.
-            made = torch.zeros([size[dim] for dim in order], dtype=cache.dtype, device=cache.device)
-            scratch = made.permute([order.index(dim) for dim in range(len(order))])
-            # A slot outside would be somebody else's memory; no kernel checks that.
-            assert int(slots.max()) < scratch.shape[0] * scratch.shape[2]
-            shape.scratch[layout] = scratch
-        return shape.scratch[layout]
 
     def _groups(self) -> list[Any]:
         return [group for groups in self._runner.attn_groups for group in groups]

@@ -2,9 +2,9 @@
 
     poc_describe   -> {"info": {fields of EngineInfo}, "max_batch_size": int, "max_tokens": int | null}
     poc_values     -> {"values": [one a nonce] | null}; null on ranks that do not get the logits
-    poc_time_stages      -> {"answer": {name: float}}, seconds
-    poc_time_forward     -> {"answer": float}, seconds
+    poc_time             -> {"answer": seconds, by stage or of all}
     poc_count_parameters -> {"answer": {fields of MatmulParameters} | null}, of the rank's part
+    poc_release          -> {}
     any                  -> {"error": sentence} if it cannot be done
 
 Failures are values: a rank that raises leaves the answers of the others in vLLM's queues, and the next
@@ -100,12 +100,12 @@ class RankTimer:
 
     def time_stages(self, batch: Batch, num_batches: int) -> dict[str, float]:
         """Return median seconds by stage, each as long as the slowest rank takes."""
-        ranks = self._ask("poc_time_stages", batch.to_wire(), num_batches)
+        ranks = self._ask("poc_time", "time_stages", batch.to_wire(), num_batches)
         return {stage: max(rank[stage] for rank in ranks) for stage in ranks[0]}
 
     def time_forward(self, batch: Batch, num_batches: int) -> float:
         """Return the seconds of so many passes, as long as the slowest rank takes."""
-        return float(max(self._ask("poc_time_forward", batch.to_wire(), num_batches)))
+        return float(max(self._ask("poc_time", "time_forward", batch.to_wire(), num_batches)))
 
     def num_matmul_parameters(self) -> MatmulParameters | None:
         """Count the parameters that positions are multiplied with, those of all ranks together."""

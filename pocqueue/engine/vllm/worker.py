@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import cached_property, wraps
 from typing import Any
 
 import torch
@@ -26,6 +27,22 @@ from pocqueue.poc.batch import Batch
 logger = logging.getLogger("vllm.pocqueue")
 
 
+def _failure_as_value(method: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """Have a method answer with ``error``, one sentence, where it would raise; ``ranks.py`` says why."""
+
+    @wraps(method)
+    def answer(*args: Any) -> dict[str, Any]:
+        try:
+            return method(*args)
+        except PocqueueError as exc:
+            return {"error": str(exc)}
+        except Exception as exc:
+            logger.exception("A call of the proof failed")
+            return {"error": f"The engine failed: {first_line(exc)}"}
+
+    return answer
+
+
 class PoCWorker:
     """Mixed into vLLM's worker class, which has ``model_runner``, ``vllm_config`` and ``device``."""
 
@@ -33,24 +50,29 @@ class PoCWorker:
     vllm_config: Any
     device: torch.device
 
-    _poc_forward: VllmForward | None = None
-    _poc_pipeline: Pipeline | None = None
+    @cached_property
+    def _poc_forward(self) -> VllmForward:
+        return VllmForward(self.model_runner, self.vllm_config, self.device)
 
+    @cached_property
+    def _poc_pipeline(self) -> Pipeline:
+        info = vllm_info(self.vllm_config, self.device)
+        return Pipeline(info, self.device, self.vllm_config.model_config.dtype)
+
+    @_failure_as_value
     def poc_describe(self) -> dict[str, Any]:
         """Say what is deployed, all but its fingerprint, and how large a batch may be."""
-        try:
-            self._poc_ready()
-        except PocqueueError as exc:
-            return {"error": str(exc)}
+        assert self._poc_forward  # made now, it says whether the proof can be computed at all
         scheduler = self.vllm_config.scheduler_config
         # Mixtures of experts have buffers for as many tokens as the server batches.
         is_moe = bool(self.vllm_config.model_config.is_moe)
         return {
-            "info": vllm_info(self.vllm_config, self.device).to_dict(),
+            "info": self._poc_pipeline.info.to_dict(),
             "max_batch_size": int(scheduler.max_num_seqs),
             "max_tokens": int(scheduler.max_num_batched_tokens) if is_moe else None,
         }
 
+    @_failure_as_value
     def poc_values(self, batch: list[Any], upcoming: list[Any] | None = None) -> dict[str, Any]:
         """Compute the values of one batch in a pass of its shape.
 
@@ -59,73 +81,32 @@ class PoCWorker:
             upcoming: the same of the batch that is expected next; see ``Engine.values``.
 
         Returns:
-            ``values``: one a nonce; None on ranks that do not get the logits. Or ``error``, in one
-            sentence.
+            ``values``: one a nonce; None on ranks that do not get the logits.
         """
+        following = None if upcoming is None else Batch.from_wire(upcoming)
+        run = self._poc_forward.run
+        return {"values": self._poc_pipeline.values(Batch.from_wire(batch), run, following)}
 
-        def values() -> Any:
-            forward, pipeline = self._poc_ready()
-            following = None if upcoming is None else Batch.from_wire(upcoming)
-            return pipeline.values(Batch.from_wire(batch), forward.run, following)
+    @_failure_as_value
+    def poc_time(self, method: str, batch: list[Any], num_batches: int) -> dict[str, Any]:
+        """Return as ``answer`` what a method of `StageTimer` finds out: seconds, of a batch from ``to_wire``."""
+        return {"answer": getattr(self._poc_timer(), method)(Batch.from_wire(batch), num_batches)}
 
-        return self._poc_answer("values", values)
-
-    def poc_time_stages(self, batch: list[Any], num_batches: int) -> dict[str, Any]:
-        """Return median seconds by stage; see ``StageTimer``.
-
-        Args:
-            batch: from ``Batch.to_wire``.
-            num_batches: >= 1.
-
-        Returns:
-            ``answer``, or ``error`` in one sentence.
-        """
-        return self._poc_answer(
-            "answer", lambda: self._poc_timer().time_stages(Batch.from_wire(batch), num_batches)
-        )
-
-    def poc_time_forward(self, batch: list[Any], num_batches: int) -> dict[str, Any]:
-        """Return the seconds of so many passes alone; see ``poc_time_stages``."""
-        return self._poc_answer(
-            "answer", lambda: self._poc_timer().time_forward(Batch.from_wire(batch), num_batches)
-        )
-
+    @_failure_as_value
     def poc_count_parameters(self) -> dict[str, Any]:
-        """Return the fields of ``MatmulParameters`` of this rank's part, or None; see ``poc_time_stages``."""
+        """Return as ``answer`` the fields of ``MatmulParameters`` of this rank's part, or None."""
+        counted = self._poc_timer().num_matmul_parameters()
+        return {"answer": counted and asdict(counted)}
 
-        def count() -> dict[str, Any] | None:
-            counted = self._poc_timer().num_matmul_parameters()
-            return None if counted is None else asdict(counted)
-
-        return self._poc_answer("answer", count)
-
-    def poc_release(self) -> None:
+    @_failure_as_value
+    def poc_release(self) -> dict[str, Any]:
         """Free what is held between two batches of a round."""
-        if self._poc_forward is not None:
-            self._poc_forward.release()
-        if self._poc_pipeline is not None:
-            self._poc_pipeline.forget()
-
-    def _poc_answer(self, name: str, work: Callable[[], Any]) -> dict[str, Any]:
-        """Return what the work returns, by this name; its failure as a value (see ``ranks.py``)."""
-        try:
-            return {name: work()}
-        except PocqueueError as exc:
-            return {"error": str(exc)}
-        except Exception as exc:
-            logger.exception("A batch of the proof failed")
-            return {"error": f"The engine failed: {first_line(exc)}"}
+        self._poc_forward.release()
+        self._poc_pipeline.forget()
+        return {}
 
     def _poc_timer(self) -> StageTimer:
-        forward, pipeline = self._poc_ready()
-        return StageTimer(pipeline, forward.run, self.model_runner.get_model())
-
-    def _poc_ready(self) -> tuple[VllmForward, Pipeline]:
-        if self._poc_forward is None or self._poc_pipeline is None:
-            self._poc_forward = VllmForward(self.model_runner, self.vllm_config, self.device)
-            info = vllm_info(self.vllm_config, self.device)
-            self._poc_pipeline = Pipeline(info, self.device, self.vllm_config.model_config.dtype)
-        return self._poc_forward, self._poc_pipeline
+        return StageTimer(self._poc_pipeline, self._poc_forward.run, self.model_runner.get_model())
 
 
 def vllm_info(vllm_config: Any, device: torch.device) -> EngineInfo:
