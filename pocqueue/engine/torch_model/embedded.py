@@ -12,16 +12,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
-import struct
-import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from pocqueue.errors import EngineError
+from pocqueue.files import replace_file
+
+if TYPE_CHECKING:
+    import torch
 
 #: The name by which operators ask for it.
 EMBEDDED = "embedded"
@@ -61,8 +61,8 @@ CONFIG: dict[str, Any] = {
 def ensure_embedded_model(state_dir: Path) -> Path:
     """Make the embedded model's folder if it is missing or differs, and return it.
 
-    Any number of processes may call this at once: each writes a folder of its own and renames it
-    into place, so a reader never sees half a model.
+    Any number of processes may call this at once: each file is put in its place whole, and all of them
+    would write the same bytes.
 
     Args:
         state_dir: pocqueue's state folder; the model goes to ``models/embedded-v1`` below it.
@@ -71,21 +71,11 @@ def ensure_embedded_model(state_dir: Path) -> Path:
         EngineError: the folder cannot be written.
     """
     target = state_dir / "models" / VERSION
-    files = _folder_files()
-    if _holds(target, files):
-        return target
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # Beside the target, because a rename is atomic within one file system only.
-        scratch = Path(tempfile.mkdtemp(prefix=f".{VERSION}-", dir=target.parent))
-        try:
-            fresh = scratch / "fresh"
-            fresh.mkdir()
-            for name, data in files.items():
-                (fresh / name).write_bytes(data)
-            _put_in_place(fresh, target, files, scratch / "damaged")
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        target.mkdir(parents=True, exist_ok=True)
+        for name, data in _folder_files().items():
+            if not _holds(target / name, data):
+                replace_file(target / name, data, mode=0o644)
     except OSError as exc:
         raise EngineError(
             f"The embedded model cannot be written to {target}: {exc.strerror or exc}. "
@@ -94,36 +84,22 @@ def ensure_embedded_model(state_dir: Path) -> Path:
     return target
 
 
-def _put_in_place(fresh: Path, target: Path, files: dict[str, bytes], damaged: Path) -> None:
-    """Rename ``fresh`` to ``target``, moving a damaged folder out of the way to ``damaged``."""
-    for last_try in (False, True):
-        try:
-            # On POSIX this replaces an empty folder and refuses one that has files.
-            fresh.rename(target)
-        except OSError:
-            if _holds(target, files):  # another process was first, with the same bytes
-                return
-            if last_try:
-                raise
-            if target.exists():
-                target.rename(damaged)
-        else:
-            return
-
-
-def _holds(folder: Path, files: dict[str, bytes]) -> bool:
-    """Whether the folder has exactly these files' bytes (others beside them do not matter)."""
+def _holds(path: Path, data: bytes) -> bool:
     try:
-        return all((folder / name).read_bytes() == data for name, data in files.items())
-    except OSError:
+        return path.read_bytes() == data
+    except FileNotFoundError:
         return False
 
 
 def _folder_files() -> dict[str, bytes]:
     """Make the folder's files: name to contents, about 2 MB in all."""
+    from safetensors.torch import save
+
+    weights = {name: _tensor(name, shape) for name, shape in tensor_shapes().items()}
     return {
         "config.json": (json.dumps(CONFIG, indent=2, sort_keys=True) + "\n").encode(),
-        "model.safetensors": _safetensors({n: _tensor(n, s) for n, s in tensor_shapes().items()}),
+        # transformers asks for the format.
+        "model.safetensors": save(weights, {"format": "pt"}),
     }
 
 
@@ -151,8 +127,8 @@ def tensor_shapes() -> dict[str, tuple[int, ...]]:
     return shapes | {"model.norm.weight": (hidden,), "lm_head.weight": (vocab, hidden)}
 
 
-def _tensor(name: str, shape: tuple[int, ...]) -> npt.NDArray[np.uint16]:
-    """Make one weight as the bit patterns of bfloat16, shape ``shape``.
+def _tensor(name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """Make one weight, bfloat16 of this shape.
 
     Norms are ones. A matrix has mean 0 and standard deviation 1/sqrt(inputs): large enough that every
     layer moves the logits, so that a mistake in any of them shows in the distances.
@@ -161,40 +137,15 @@ def _tensor(name: str, shape: tuple[int, ...]) -> npt.NDArray[np.uint16]:
     standard deviations), centred: an integer of at most 18 bits, exact in float32. One IEEE
     multiplication and one rounding to nearest even follow; both are the same on all hardware.
     """
+    import torch
+
     if len(shape) == 1:
-        return _to_bfloat16(np.ones(shape, dtype=np.float32))
+        return torch.ones(shape, dtype=torch.bfloat16)
     count = math.prod(shape)
     stream = hashlib.shake_256(f"pocqueue-{VERSION}:{name}".encode()).digest(8 * count)
     words = np.frombuffer(stream, dtype="<u2").reshape(count, 4)
     centred = words.sum(axis=1, dtype=np.int32) - 2 * 65535
     # The sum of four uniform 16-bit integers has standard deviation 65536/sqrt(3), bar 1 part in 2^32.
     scale = np.float32(math.sqrt(3.0 / shape[1]) / 65536.0)
-    return _to_bfloat16((centred.astype(np.float32) * scale).reshape(shape))
-
-
-def _to_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-    """Round finite float32 to the nearest bfloat16, ties to even, as bit patterns."""
-    bits = values.view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-
-
-def _safetensors(tensors: dict[str, npt.NDArray[np.uint16]]) -> bytes:
-    """Pack bfloat16 tensors into the safetensors format.
-
-    8 bytes little-endian length of the header; the header, JSON padded with spaces to a multiple of 8;
-    then the tensors' bytes, little-endian, at the offsets that the header names.
-    https://github.com/huggingface/safetensors#format
-    """
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers asks for the format
-    offset = 0
-    for name, bits in tensors.items():
-        header[name] = {
-            "dtype": "BF16",
-            "shape": list(bits.shape),
-            "data_offsets": [offset, offset + bits.nbytes],
-        }
-        offset += bits.nbytes
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    blobs = (bits.astype("<u2", copy=False).tobytes() for bits in tensors.values())
-    return b"".join([struct.pack("<Q", len(text)), text, *blobs])
+    values = (centred.astype(np.float32) * scale).reshape(shape)
+    return torch.from_numpy(values).to(torch.bfloat16)

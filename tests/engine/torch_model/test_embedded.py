@@ -14,7 +14,6 @@ from pocqueue.engine.fingerprint import fingerprint
 from pocqueue.engine.torch_model.embedded import (
     CONFIG,
     EMBEDDED_FINGERPRINT,
-    _to_bfloat16,
     ensure_embedded_model,
     tensor_shapes,
 )
@@ -82,12 +81,3 @@ def test_a_state_folder_that_cannot_be_written_is_a_clear_error(tmp_path: Path) 
     (tmp_path / "state").write_text("a file")
     with pytest.raises(EngineError, match=r"cannot be written to .*state.* Choose a state folder"):
         ensure_embedded_model(tmp_path / "state")
-
-
-def test_rounding_to_bfloat16_is_to_nearest_even() -> None:
-    """Exact values stay, halves go to the even neighbour, the rest to the nearest."""
-    values = np.array(
-        [1.0, -1.0, 1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20, 0.0], dtype=np.float32
-    )
-    expected = np.array([1.0, -1.0, 1.0, 1 + 2**-6, 1 + 2**-7, 0.0], dtype=np.float32)
-    assert (_to_bfloat16(values) == (expected.view(np.uint32) >> 16)).all()
