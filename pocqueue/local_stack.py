@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pocqueue
+from pocqueue.engine.devices import parse_queue
 from pocqueue.engine.kinds import is_remote
-from pocqueue.engine.queue_names import parse_queue
 from pocqueue.errors import ProcessError, SettingsError
 from pocqueue.processes.stack_lock import stack_lock
 from pocqueue.processes.tree import ProcessTree, Sink

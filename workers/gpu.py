@@ -16,7 +16,7 @@ from celery.worker import state as celery_state
 from typing_extensions import override
 
 from pocqueue.app import app
-from pocqueue.engine.queue_names import parse_queue
+from pocqueue.engine.devices import parse_queue
 from pocqueue.errors import PocqueueError
 from pocqueue.rounds.task_names import RUN_RANGE
 from pocqueue.settings import settings

@@ -48,7 +48,7 @@ def bench(
     Loads the model in a process of its own; stop the worker that serves this GPU first. Of a vLLM
     server only whole engine calls can be measured.
     """
-    from pocqueue.engine.queue_names import parse_queue
+    from pocqueue.engine.devices import parse_queue
     from pocqueue.errors import InvalidRound, SettingsError
     from pocqueue.measure.bench import ProfileRequest, profile_in_child, workers_beside
     from pocqueue.measure.samples import made_up_blocks

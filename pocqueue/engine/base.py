@@ -89,19 +89,18 @@ def attention_shape(config: Any) -> dict[str, int]:
     Args:
         config: of the language part, as transformers has it; what it does not tell is 0.
     """
-    heads = _count(config, "num_attention_heads")
     return {
-        "num_layers": _count(config, "num_hidden_layers"),
-        "num_heads": heads,
+        "num_layers": first_int(config, "num_hidden_layers") or 0,
+        "num_heads": first_int(config, "num_attention_heads") or 0,
         # Left out if every head has its own.
-        "num_kv_heads": _count(config, "num_key_value_heads") or heads,
+        "num_kv_heads": first_int(config, "num_key_value_heads", "num_attention_heads") or 0,
     }
 
 
-def _count(config: Any, name: str) -> int:
-    value = getattr(config, name, None)
-    # Some architectures have one number a layer.
-    return value if type(value) is int else 0
+def first_int(config: Any, *names: str) -> int | None:
+    """Return the first of these that a configuration has as one whole number; some architectures have one a layer."""
+    values = (getattr(config, name, None) for name in names)
+    return next((value for value in values if type(value) is int), None)
 
 
 class Engine(ABC):

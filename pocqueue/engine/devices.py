@@ -1,4 +1,7 @@
-"""Which device a GPU queue stands for on this machine. torch is imported when a question needs it."""
+"""GPU queues, ``gpu0`` on one host, ``HOST.gpu0`` on several, and the devices that they stand for on this machine.
+
+torch is imported when a question needs it.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,30 @@ import re
 import warnings
 from pathlib import Path
 
-from pocqueue.engine.queue_names import parse_queue
 from pocqueue.errors import DeviceNotFound, SettingsError
 
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _SETTING = re.compile(r"auto|cpu|cuda(?::(?P<index>0|[1-9][0-9]{0,2}))?")
+# No leading zeros: ``gpu1`` and ``gpu01`` would be two queues for one device. Three digits are plenty
+# for one host. The host is greedy, so ``gpu1.gpu0`` is device 0 of a host named gpu1.
+_GPU_QUEUE = re.compile(
+    r"(?:(?P<host>[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*)\.)?gpu(?P<index>0|[1-9][0-9]{0,2})"
+)
+
+
+def parse_queue(name: str) -> tuple[str | None, int] | None:
+    """Split the name of a GPU queue into its host and its device index.
+
+    Args:
+        name: a Celery queue name. A host has letters, digits, dots, ``-`` and ``_``.
+
+    Returns:
+        (host, index), host None if the name has none and index 0 to 999; or None if this is
+        not the name of a GPU queue.
+    """
+    match = _GPU_QUEUE.fullmatch(name)
+    return None if match is None else (match["host"], int(match["index"]))
 
 
 def cuda_device_count() -> int:

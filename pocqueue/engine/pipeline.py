@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from pocqueue.engine.base import EngineInfo, check_batch
-from pocqueue.engine.prefetch import CudaSideStream, Prefetch
+from pocqueue.engine.prefetch import Prefetch, SideStream
 from pocqueue.errors import EngineError, InvalidRound
 from pocqueue.poc.batch import Batch
 from pocqueue.poc.kernels import Kernels, kernels_for
@@ -42,7 +42,7 @@ class Pipeline:
         self.kernels = kernels or kernels_for(device)
         self._dtype = dtype
         self._maths: dict[str, SchemeMaths] = {}
-        side = CudaSideStream(device) if device.type == "cuda" else None
+        side = SideStream(device) if device.type == "cuda" else None
         self._prefetch = Prefetch(self.maths, self.new_inputs, side)
         self._host = torch.empty(0)  #: where values of a GPU are read
 

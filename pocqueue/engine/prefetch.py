@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -34,21 +34,8 @@ class Prepared:
     rest: Any  #: from `SchemeMaths.prepare`
 
 
-class SideStream(Protocol):
-    """Work beside the model's, on the same device."""
-
-    def fork(self) -> None:
-        """Note that what the model's stream has been given so far has to come first."""
-
-    def working(self) -> AbstractContextManager[None]:
-        """Put the work of the block beside the model's, behind the last fork."""
-
-    def join(self) -> None:
-        """Have the model's stream wait for all of that work."""
-
-
-class CudaSideStream:
-    """A second stream.
+class SideStream:
+    """A second CUDA stream, for work beside the model's.
 
     Memory that the allocator takes for one stream may be used on the other: all work here waits for
     the fork, and the fork for all that the model's stream did with that memory before.
@@ -63,15 +50,18 @@ class CudaSideStream:
         self._forked = torch.cuda.Event()  # type: ignore[no-untyped-call]
 
     def fork(self) -> None:
+        """Note that what the model's stream has been given so far has to come first."""
         self._forked.record(torch.cuda.current_stream(self._device))
 
     @contextmanager
     def working(self) -> Iterator[None]:
+        """Put the work of the block beside the model's, behind the last fork."""
         self._stream.wait_event(self._forked)
         with torch.cuda.stream(self._stream):
             yield
 
     def join(self) -> None:
+        """Have the model's stream wait for all of that work."""
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
 
 

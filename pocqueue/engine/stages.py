@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from pocqueue.engine.base import EngineInfo
+from pocqueue.engine.base import EngineInfo, first_int
 from pocqueue.engine.pipeline import Pipeline
 from pocqueue.engine.profiled import STAGES, MatmulParameters
 from pocqueue.poc.batch import Batch
@@ -168,13 +168,8 @@ def _active_share(config: Any) -> tuple[float, bool]:
     """Return the share of experts that a position goes through, and whether the configuration says so."""
     if hasattr(config, "get_text_config"):
         config = config.get_text_config()
-    num = _first_int(config, _NUM_EXPERTS)
-    active = _first_int(config, _ACTIVE_EXPERTS)
+    num = first_int(config, *_NUM_EXPERTS)
+    active = first_int(config, *_ACTIVE_EXPERTS)
     if num is None or active is None or not 1 <= active <= num:
         return 1.0, False
     return active / num, True
-
-
-def _first_int(config: Any, names: tuple[str, ...]) -> int | None:
-    values = (getattr(config, name, None) for name in names)
-    return next((value for value in values if type(value) is int), None)

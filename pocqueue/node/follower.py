@@ -29,7 +29,6 @@ from pocqueue.node.round import SearchRequest
 from pocqueue.node.sources import Page, Source, is_final, is_refused
 from pocqueue.node.spot_check import SpotCheck
 from pocqueue.poc.callback import Backoff
-from pocqueue.poc.nonces import split_range
 from pocqueue.poc.proofs import Proofs
 
 logger = logging.getLogger(__name__)
@@ -252,8 +251,9 @@ class Follower:
         """Return a page's batches, signed, in pieces that a receiver takes."""
         found = Proofs.joined(batches)
         messages = []
-        for start, stop in split_range(0, len(found), NONCES_PER_MESSAGE):
-            piece = Proofs(found.nonces[start:stop], found.values[start:stop])
+        for start in range(0, len(found), NONCES_PER_MESSAGE):
+            part = slice(start, start + NONCES_PER_MESSAGE)
+            piece = Proofs(found.nonces[part], found.values[part])
             body = self.round.proof.signed_body(self.round, piece)
             messages.append(
                 self.outgoing.message(f"{position}/{start}", "generated", self.round.url, body)

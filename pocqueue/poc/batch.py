@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from pocqueue.poc.nonces import split_range
+from pocqueue.poc.nonces import split
 
 if TYPE_CHECKING:
     from pocqueue.poc.scheme import ProofSearch
@@ -45,23 +45,15 @@ class Batch:
         return cls("warm-up", "warm-up", (0,), batch_size, seq_len)
 
     @classmethod
-    def from_wire(cls, fields: Sequence[Any]) -> Batch:
+    def from_wire(cls, values: Sequence[Any]) -> Batch:
         """Return the batch that `to_wire` described."""
-        block_hash, public_key, nonces, batch_size, seq_len, scheme, options = fields
+        block_hash, public_key, nonces, batch_size, seq_len, scheme, options = values
         pairs = tuple((name, value) for name, value in options)
         return cls(block_hash, public_key, tuple(nonces), batch_size, seq_len, scheme, pairs)
 
     def to_wire(self) -> list[Any]:
         """Return the fields in their order, as plain values for a process elsewhere."""
-        return [
-            self.block_hash,
-            self.public_key,
-            list(self.nonces),
-            self.batch_size,
-            self.seq_len,
-            self.scheme,
-            [list(pair) for pair in self.options],
-        ]
+        return [getattr(self, field.name) for field in fields(self)]
 
     def padded(self) -> Batch:
         """Return the batch filled up to its size with its last nonce, whose results nobody reads."""
@@ -75,5 +67,4 @@ def batches_of(search: ProofSearch, nonces: Sequence[int]) -> Iterator[Batch]:
     Raises:
         InvalidRound: at the call, for a batch size below 1.
     """
-    pieces = split_range(0, len(nonces), search.batch_size)
-    return (Batch.of(search, nonces[start:stop]) for start, stop in pieces)
+    return (Batch.of(search, piece) for piece in split(nonces, search.batch_size))

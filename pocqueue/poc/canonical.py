@@ -153,31 +153,28 @@ def whole(value: object, name: str, allowed: range) -> int:
     return value
 
 
-def binary64(value: object, name: str) -> str:
-    """Return a finite number as the 16 hex digits of its big-endian binary64."""
-    number = _number(value, name)
-    if number is None or not math.isfinite(number):
-        raise malformed(name, value, "finite numbers")
-    # Adding 0.0 makes 0.0 of -0.0, which some JSON writers do as well.
-    return struct.pack(">d", number + 0.0).hex()
+def binary64(value: object, name: str, *, or_null: bool = False) -> str:
+    """Return a finite number as the 16 hex digits of its big-endian binary64.
 
-
-def binary64_or_null(value: object, name: str) -> str:
-    """Return a number as `binary64` does; what is not finite, or None, as ``null``."""
-    number = _number(value, name)
-    return binary64(number, name) if number is not None and math.isfinite(number) else "null"
-
-
-def _number(value: object, name: str) -> float | None:
-    if value is None:
-        return None
+    Args:
+        value: of the field.
+        name: of the field, for the error.
+        or_null: what is not finite, or None, is ``null``.
+    """
+    if or_null and value is None:
+        return "null"
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise malformed(name, value, "numbers")
     try:
-        # Some JSON writers make 1 of 1.0.
-        return float(value)
+        # Some JSON writers make 1 of 1.0, and 0.0 of -0.0, as adding 0.0 does.
+        number = float(value) + 0.0
     except OverflowError:
         raise malformed(name, value, "numbers that a binary64 can hold") from None
+    if math.isfinite(number):
+        return struct.pack(">d", number).hex()
+    if or_null:
+        return "null"
+    raise malformed(name, value, "finite numbers")
 
 
 def malformed(name: str, value: object, allowed: str) -> SignatureError:

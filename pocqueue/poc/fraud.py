@@ -30,18 +30,12 @@ def fraud_test(
     """
     if not 0 <= n_invalid <= n_total:
         raise ValueError(f"n_invalid is {n_invalid}; allowed: 0 to n_total, which is {n_total}.")
-    p_value = _binomial_tail(n_invalid, n_total, probability_mismatch)
-    return p_value, p_value < fraud_threshold
-
-
-def _binomial_tail(at_least: int, n_total: int, probability: float) -> float:
-    """Return P(X >= at_least) for X ~ B(n_total, probability); 0 <= at_least <= n_total."""
-    # This needs no scipy, and honest proofs are nearly all there are.
-    if at_least == 0:
-        return 1.0
-    # Imported here: the scheduler and the CLI import this module and never test. The tail as an
-    # incomplete beta function (Abramowitz & Stegun 26.5.24) is what scipy.stats.binomtest(…,
-    # alternative="greater") comes to; scipy.special loads far faster than scipy.stats.
+    # Imported when it is wanted, as honest proofs are nearly all there are. The tail as an incomplete beta
+    # function (Abramowitz & Stegun 26.5.24) is what scipy.stats.binomtest(…, alternative="greater") comes
+    # to; scipy.special loads far faster than scipy.stats.
+    if n_invalid == 0:
+        return 1.0, False
     from scipy.special import betainc
 
-    return float(betainc(at_least, n_total - at_least + 1, probability))
+    p_value = float(betainc(n_invalid, n_total - n_invalid + 1, probability_mismatch))
+    return p_value, p_value < fraud_threshold

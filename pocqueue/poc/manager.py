@@ -20,7 +20,7 @@ from pocqueue.errors import InvalidRound
 from pocqueue.poc.config import PoCConfig, PoCState, PoCStats
 from pocqueue.poc.data import ProofBatch, is_valid
 from pocqueue.poc.gpu_random import generate_inputs, generate_target, logits_to_distances
-from pocqueue.poc.nonces import check_node, nonces_of, split_range
+from pocqueue.poc.nonces import check_node, nonces_of, split
 
 if TYPE_CHECKING:
     from pocqueue.poc.sender import PoCCallbackSender
@@ -220,8 +220,7 @@ class PoCManager:
         # A thread starts on the first GPU, whichever one the model is on.
         on_cuda = self.device.type == "cuda"
         with torch.cuda.device(self.device) if on_cuda else nullcontext(), torch.inference_mode():
-            for start, stop in split_range(0, len(nonces), config.batch_size):
-                wanted = list(nonces[start:stop])
+            for wanted in map(list, split(nonces, config.batch_size)):
                 batch = wanted + wanted[-1:] * (config.batch_size - len(wanted))
                 logits = self._last_logits(config, public_key, batch)
                 names = (config.block_hash, public_key, batch)

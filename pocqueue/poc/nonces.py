@@ -11,7 +11,7 @@ be or does not fit in 64 bits; the field says which.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pocqueue.errors import InvalidRound
 
@@ -67,7 +67,10 @@ def nonces_of(start: int, stop: int, node_id: int, node_count: int) -> range:
         A `range`, which costs nothing however long it is and has len, slices and `in`.
     """
     check_node(node_id, node_count)
-    _check_range(start, stop)
+    if start < 0:
+        raise InvalidRound("nonce range start", start, "an integer of at least 0")
+    if stop < start:
+        raise InvalidRound("nonce range stop", stop, f"an integer of at least its start, {start}")
     if start == stop:
         return range(0)
     last = (MAX_NONCE - node_id) // node_count
@@ -76,28 +79,12 @@ def nonces_of(start: int, stop: int, node_id: int, node_count: int) -> range:
     return range(node_id + start * node_count, node_id + stop * node_count, node_count)
 
 
-def split_range(start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
-    """Cut the half-open range of indices [start, stop) into batches, in order.
-
-    Args:
-        start: first nonce index; >= 0.
-        stop: one past the last; >= start.
-        size: indices per batch; >= 1. The last batch holds what is left.
-
-    Returns:
-        An iterator over half-open (start, stop) pairs: none empty, none overlapping, no gap.
+def split(nonces: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    """Cut nonces into batches, in order; the last one holds what is left.
 
     Raises:
-        InvalidRound: at the call, not at the first item, for a reversed range or a size below 1.
+        InvalidRound: at the call, not at the first item, for a size below 1.
     """
-    _check_range(start, stop)
     if size < 1:
         raise InvalidRound("batch_size", size, "an integer of at least 1")
-    return ((first, min(first + size, stop)) for first in range(start, stop, size))
-
-
-def _check_range(start: int, stop: int) -> None:
-    if start < 0:
-        raise InvalidRound("nonce range start", start, "an integer of at least 0")
-    if stop < start:
-        raise InvalidRound("nonce range stop", stop, f"an integer of at least its start, {start}")
+    return (nonces[first : first + size] for first in range(0, len(nonces), size))

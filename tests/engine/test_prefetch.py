@@ -20,8 +20,8 @@ CPU = torch.device("cpu")
 HIDDEN, VOCAB = 16, 40
 
 
-class Side:
-    """A `SideStream` that works at once, and checks that its work is behind what the model was given.
+class Side(SideStream):
+    """Works at once, and checks that its work is behind what the model was given.
 
     Attributes:
         under_way: work that the model's stream did not wait for yet.
@@ -32,9 +32,11 @@ class Side:
         self.inside = False
         self._forked = False
 
+    @override
     def fork(self) -> None:
         self._forked = True
 
+    @override
     @contextmanager
     def working(self) -> Iterator[None]:
         assert self._forked
@@ -42,6 +44,7 @@ class Side:
         yield
         self.inside = False
 
+    @override
     def join(self) -> None:
         self.under_way = False
 
@@ -193,11 +196,9 @@ def test_forgetting_frees_the_buffers(ahead: Prefetch, side: Side) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_the_second_stream_gives_the_same() -> None:
     """Many batches, each made while the one before keeps the first stream busy."""
-    from pocqueue.engine.prefetch import CudaSideStream
-
     device = torch.device("cuda:0")
     kernels = kernels_for(device)
-    ahead = prefetch_of(kernels, device, 256, 4096, CudaSideStream(device))
+    ahead = prefetch_of(kernels, device, 256, 4096, SideStream(device))
     alone = prefetch_of(kernels, device, 256, 4096)
     busy = torch.randn(2048, 2048, device=device)
     batches = [Batch("block", "key", tuple(range(i, i + 32)), 32, 64) for i in range(0, 640, 32)]

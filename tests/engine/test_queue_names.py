@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pocqueue.engine.queue_names import parse_queue
+from pocqueue.engine.devices import parse_queue
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pocqueue.poc.fraud import fraud_test
-from pocqueue.poc.proofs import check_length
+from pocqueue.poc.proofs import Proofs, check_length
 
 #: `PROBABILITY_MISMATCH` if runtimes or dtypes differ; 0.6 to 0.7 % were measured between torch and vLLM in bfloat16,
 #: 1 % between bfloat16 and float32.
@@ -38,9 +38,7 @@ class ProofBatch:
     @classmethod
     def empty(cls) -> ProofBatch:
         """Return a batch of no nonces and no round: texts are empty, height and node are -1."""
-        return ProofBatch(
-            public_key="", block_hash="", block_height=-1, nonces=[], dist=[], node_id=-1
-        )
+        return ProofBatch("", "", -1, nonces=[], dist=[], node_id=-1)
 
     def sub_batch(self, r_target: float) -> ProofBatch:
         """Return the valid nonces: those whose distance is finite and strictly below `r_target`.
@@ -49,14 +47,15 @@ class ProofBatch:
             InvalidRound: there is not one distance for each nonce.
         """
         check_length("dist", self.dist, self.nonces, "distance")
-        valid = [i for i, dist in enumerate(self.dist) if is_valid(dist, r_target)]
+        pairs = zip(self.nonces, self.dist, strict=True)
+        valid = Proofs.of(pair for pair in pairs if is_valid(pair[1], r_target))
         return ProofBatch(
-            public_key=self.public_key,
-            block_hash=self.block_hash,
-            block_height=self.block_height,
-            nonces=[self.nonces[i] for i in valid],
-            dist=[self.dist[i] for i in valid],
-            node_id=self.node_id,
+            self.public_key,
+            self.block_hash,
+            self.block_height,
+            valid.nonces,
+            valid.values,
+            self.node_id,
         )
 
     def __len__(self) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -27,7 +27,9 @@ class _Seeds(NamedTuple):
 class DistanceMaths(SchemeMaths):
     """Distances of a batch: float32 [batch], NaN where logits are not finite."""
 
-    _targets: OrderedDict[str, torch.Tensor] = field(default_factory=OrderedDict, init=False)
+    def __post_init__(self) -> None:
+        make = partial(generate_target, vocab_size=self.vocab_size, device=self.device)
+        self._target = lru_cache(_MAX_TARGETS)(make)  #: unit target of a block, float32 [vocab]
 
     @override
     def seeds(self, batch: Batch) -> _Seeds:
@@ -48,16 +50,4 @@ class DistanceMaths(SchemeMaths):
 
     @override
     def forget(self) -> None:
-        self._targets.clear()
-
-    def _target(self, block_hash: str) -> torch.Tensor:
-        """Return a block's unit target, float32 [vocab], made once for each of the last few blocks."""
-        target = self._targets.get(block_hash)
-        if target is None:
-            target = generate_target(block_hash, self.vocab_size, self.device)
-            self._targets[block_hash] = target
-            if len(self._targets) > _MAX_TARGETS:
-                self._targets.popitem(last=False)
-        else:
-            self._targets.move_to_end(block_hash)
-        return target
+        self._target.cache_clear()

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 from typing_extensions import override
 
-from pocqueue.poc.canonical import binary64, binary64_or_null
+from pocqueue.poc.canonical import binary64
 from pocqueue.poc.distance.data import (
     OTHER_ARITHMETIC,
     finite_or_none,
@@ -97,7 +97,7 @@ class Distance(ProofScheme):
     @classmethod
     @override
     def signed_value(cls, value: object, name: str, *, in_verdict: bool) -> str:
-        return (binary64_or_null if in_verdict else binary64)(value, name)
+        return binary64(value, name, or_null=in_verdict)
 
     @classmethod
     @override
