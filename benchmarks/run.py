@@ -29,8 +29,8 @@ from benchmarks.queue_efficiency import batch_seconds, queue_efficiency
 from benchmarks.range_gap import range_gap
 from benchmarks.stats import Figure
 from benchmarks.vllm_engine import vllm_engine
+from pocqueue.engine import load_local_engine
 from pocqueue.engine.base import Engine
-from pocqueue.engine.local import load_local_engine
 from pocqueue.local_stack import local_stack
 from pocqueue.measure.samples import sample_draft, sample_engine
 from pocqueue.measure.valid_rate import r_target_for

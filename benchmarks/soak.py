@@ -35,7 +35,7 @@ from benchmarks.services import (
     start_body,
     wait_until,
 )
-from pocqueue.engine.local import load_local_engine
+from pocqueue.engine import load_local_engine
 from pocqueue.local_stack import local_stack
 from pocqueue.measure.samples import sample_draft, sample_engine
 from pocqueue.measure.valid_rate import r_target_for

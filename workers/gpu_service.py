@@ -13,8 +13,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 
-from pocqueue.engine import Engine, OnProgress
-from pocqueue.engine.local import WORKER_PATIENCE_S, load_local_engine
+from pocqueue.engine import WORKER_PATIENCE_S, Engine, OnProgress, load_local_engine
 from pocqueue.errors import EngineError, StoreUnavailable
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.pool import Gpu

@@ -212,8 +212,8 @@ def _pool_source(backend: Backend, draft: RoundSpec, model: str | None) -> _Sour
 def _local_source(
     settings: Settings, draft: RoundSpec, model: str | None, stack: ExitStack
 ) -> _Source:
+    from pocqueue.engine import load_local_engine
     from pocqueue.engine.base import check_batch
-    from pocqueue.engine.local import load_local_engine
     from pocqueue.measure.samples import sample_engine
     from pocqueue.poc.batch import Batch
 

@@ -218,7 +218,7 @@ def validate(
     """Recompute the distances of a proofs file and test it for fraud: exit code 0 or 1."""
     from rich.progress import Progress
 
-    from pocqueue.engine.local import load_local_engine
+    from pocqueue.engine import load_local_engine
     from pocqueue.rounds.proof_file import ProofFile
     from pocqueue.rounds.validation import engine_note, validate_proofs
     from pocqueue.settings import Settings

@@ -6,13 +6,29 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pocqueue.engine.base import Engine, EngineInfo, OnProgress
-from pocqueue.engine.kinds import KINDS
+from pocqueue.engine.devices import device_for_queue
+from pocqueue.engine.kinds import KINDS, is_remote
 from pocqueue.errors import EngineError, SettingsError
 
-__all__ = ["Engine", "EngineInfo", "EngineOptions", "OnProgress", "load_engine"]
+if TYPE_CHECKING:
+    from pocqueue.settings import Settings
+
+__all__ = [
+    "Engine",
+    "EngineInfo",
+    "EngineOptions",
+    "OnProgress",
+    "load_engine",
+    "load_local_engine",
+]
+
+#: How long the server of a model may take to answer: to a command, at which somebody waits, and to a
+#: worker, which may have been started together with it.
+COMMAND_PATIENCE_S = 10.0
+WORKER_PATIENCE_S = 900.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +57,8 @@ def load_engine(
         on_progress: told in one line each what is being done.
 
     Raises:
-        SettingsError: ``engine`` or one of the options is not allowed.
+        SettingsError: ``engine`` is not allowed, or not with these options.
         ModelNotFound: there is no such model, or it cannot be loaded as a causal language model.
-        DeviceNotFound: this machine has no such device.
         EngineError: the model does not fit into the device's memory, or its runtime is not installed.
         EngineUnavailable: the server does not answer.
     """
@@ -65,3 +80,41 @@ def load_engine(
     load: Any = getattr(import_module(module), name)
     loaded: Engine = load(options, on_progress or (lambda _text: None))
     return loaded
+
+
+def load_local_engine(
+    settings: Settings,
+    model: str | None = None,
+    on_progress: OnProgress | None = None,
+    queue: str = "gpu0",
+    patience_s: float = COMMAND_PATIENCE_S,
+) -> Engine:
+    """Load a model on the device, or devices, that a GPU queue stands for.
+
+    Args:
+        settings: engine, device, dtype and threads are taken from here.
+        model: instead of the settings' model.
+        on_progress: told in one line each what is being done.
+        queue: the first one stands for the first CUDA device, or for the CPU if there is none.
+        patience_s: how long the server of a model may take to answer.
+
+    Raises:
+        DeviceNotFound: this machine has no such device.
+        EngineError, SettingsError: as `load_engine` does.
+    """
+    token = settings.vllm_token
+    options = EngineOptions(
+        model=model or settings.model,
+        # A served model is on devices of the server's.
+        device="cpu"
+        if is_remote(settings.engine)
+        else device_for_queue(queue, settings.device, settings.tensor_parallel),
+        state_dir=settings.state_dir,
+        dtype=settings.dtype,
+        num_threads=settings.num_threads,
+        tensor_parallel=settings.tensor_parallel,
+        server_url=settings.vllm_url,
+        server_token=None if token is None else token.get_secret_value(),
+        server_patience_s=patience_s,
+    )
+    return load_engine(settings.engine, options, on_progress)

@@ -86,34 +86,18 @@ def device_for_queue(name: str, device_setting: str = "auto", tensor_parallel: i
         index, source = int(setting["index"]), f"POCQUEUE_DEVICE={device_setting}"
     else:
         index, source = parsed[1] * tensor_parallel, f"Queue {name}"
-    if count == 0 and device_setting == "auto":
-        if index == 0:
-            return "cpu"
-        raise DeviceNotFound(
-            f"Queue {name} names CUDA device {index}, but this machine has no CUDA device. "
-            "Use gpu0 for its CPU, or set POCQUEUE_DEVICE=cpu to run more workers on the CPU."
-        )
-    if tensor_parallel > 1:
-        _cuda_device(index + tensor_parallel - 1, count, source)
-    return _cuda_device(index, count, source)
-
-
-def check_device(device: str) -> None:
-    """Check that a torch device exists here before anything is loaded for it.
-
-    Args:
-        device: "cpu" or "cuda:N".
-
-    Raises:
-        SettingsError: it is written in another way.
-        DeviceNotFound: this machine has no such CUDA device.
-    """
-    if device == "cpu":
-        return
-    match = _SETTING.fullmatch(device)
-    if match is None or match["index"] is None:
-        raise SettingsError(f"device is {device!r}; allowed: cpu, or cuda:N such as cuda:0.")
-    _cuda_device(int(match["index"]), cuda_device_count(), f"Device {device}")
+    if count == index == 0 and device_setting == "auto":
+        return "cpu"
+    last = index + tensor_parallel - 1
+    if last < count:
+        return f"cuda:{index}"
+    if count == 0:
+        has = "no CUDA device. Set POCQUEUE_DEVICE=cpu to use the CPU, for any number of queues"
+    elif count == 1:
+        has = "1 (device 0). Use a queue of that device, such as gpu0"
+    else:
+        has = f"{count} (0 to {count - 1}). Use a queue of one of those, such as gpu0"
+    raise DeviceNotFound(f"{source} names CUDA device {last}, but this machine has {has}.")
 
 
 def device_name(device: str) -> str:
@@ -144,16 +128,3 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_THRESHOLD, 1 << 30)
         mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
-
-
-def _cuda_device(index: int, count: int, source: str) -> str:
-    """Return "cuda:index", or raise DeviceNotFound naming what asked for it."""
-    if index < count:
-        return f"cuda:{index}"
-    if count == 0:
-        has = "no CUDA device. Set POCQUEUE_DEVICE=cpu to use the CPU"
-    elif count == 1:
-        has = "1 (device 0). Use a queue of that device, such as gpu0"
-    else:
-        has = f"{count} (0 to {count - 1}). Use a queue of one of those, such as gpu0"
-    raise DeviceNotFound(f"{source} names CUDA device {index}, but this machine has {has}.")

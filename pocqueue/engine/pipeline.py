@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ from pocqueue.engine.prefetch import Prefetch, SideStream
 from pocqueue.errors import EngineError, InvalidRound
 from pocqueue.poc.batch import Batch
 from pocqueue.poc.kernels import Kernels, kernels_for
-from pocqueue.poc.maths import Forward, SchemeMaths, maths_class
+from pocqueue.poc.maths import Forward, SchemeMaths
+from pocqueue.poc.scheme import scheme_class
 
 
 class Pipeline:
@@ -89,13 +91,11 @@ class Pipeline:
         Raises:
             InvalidRound: there is no such scheme.
         """
-        maths = self._maths.get(scheme)
-        if maths is None:
-            info = self.info
-            make = maths_class(scheme)
-            maths = make(self.kernels, info.hidden_size, info.vocab_size, self.device)
-            self._maths[scheme] = maths
-        return maths
+        if scheme not in self._maths:
+            make: type[SchemeMaths] = resolve_name(scheme_class(scheme).maths)
+            sizes = self.info.hidden_size, self.info.vocab_size
+            self._maths[scheme] = make(self.kernels, *sizes, self.device)
+        return self._maths[scheme]
 
     def new_inputs(self, batch: Batch) -> torch.Tensor:
         """Return a new buffer for the inputs of batches of this shape, [batch, seq_len, hidden]."""

@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -48,9 +49,8 @@ class StageTimer:
         found: dict[str, list[float]] = {stage: [] for stage in STAGES}
         with self._with_inputs(batch) as inputs:
             for _ in range(num_batches):
-                marks = [self._now()]
-                self._run(batch.padded(), inputs, marks)
-                for stage, begin, end in zip(STAGES, marks, marks[1:], strict=False):
+                marks = self._run(batch.padded(), inputs)
+                for stage, (begin, end) in zip(STAGES, pairwise(marks), strict=True):
                     found[stage].append(end - begin)
         return {stage: statistics.median(seconds) for stage, seconds in found.items()}
 
@@ -79,9 +79,10 @@ class StageTimer:
         with self._pipeline.enough_memory(batch):
             yield self._pipeline.new_inputs(batch)
 
-    def _run(self, batch: Batch, inputs: torch.Tensor, marks: list[float]) -> None:
-        """Run one batch, noting when each stage ends."""
+    def _run(self, batch: Batch, inputs: torch.Tensor) -> list[float]:
+        """Run one batch; return when it began and when each stage ended."""
         maths = self._pipeline.maths(batch.scheme)
+        marks = [self._now()]
         seeds = maths.seeds(batch)
         marks.append(self._now())
         maths.write_inputs(seeds, inputs.view(batch.batch_size, -1))
@@ -90,7 +91,7 @@ class StageTimer:
         marks.append(self._now())
         if output is not None:
             maths.values(batch, maths.prepare(seeds), output).tolist()
-        marks.append(self._now())
+        return [*marks, self._now()]
 
     def _now(self) -> float:
         """Return the time, once the device has done all it was given."""

@@ -61,7 +61,7 @@ def _load_and_run(
     work: Callable[[Engine, OnProgress], T],
     on_progress: OnProgress,
 ) -> T:
-    from pocqueue.engine.local import load_local_engine
+    from pocqueue.engine import load_local_engine
 
     # Not otherwise: others' warnings, which have handlers of their own, would come twice.
     if settings.log_level == "DEBUG":

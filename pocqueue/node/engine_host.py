@@ -13,9 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from pocqueue.engine import Engine
+from pocqueue.engine import Engine, load_local_engine
 from pocqueue.engine.base import EngineInfo
-from pocqueue.engine.local import load_local_engine
 from pocqueue.errors import EngineError, EngineUnavailable, PocqueueError
 from pocqueue.poc.batch import batches_of
 from pocqueue.poc.scheme import ProofSearch

@@ -14,14 +14,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from pkgutil import resolve_name
 from typing import Any, ClassVar, Literal
 
 import torch
 
 from pocqueue.poc.batch import Batch
 from pocqueue.poc.kernels import Kernels
-from pocqueue.poc.scheme import scheme_class
 
 #: What a scheme reads of a pass, of each sequence's last position: float logits [batch, vocab], or the
 #: hidden state behind the final norm, what the output layer gets, [batch, hidden].
@@ -81,13 +79,3 @@ class SchemeMaths(ABC):
     def forget(self) -> None:
         """Free what is kept between two batches."""
         return
-
-
-def maths_class(scheme: str) -> type[SchemeMaths]:
-    """Return the device part of a scheme by the scheme's name.
-
-    Raises:
-        InvalidRound: there is no such scheme.
-    """
-    found: type[SchemeMaths] = resolve_name(scheme_class(scheme).maths)
-    return found

@@ -58,15 +58,3 @@ def test_another_setting_is_refused(setting: str) -> None:
     """Allowed values are listed."""
     with pytest.raises(SettingsError, match="allowed: auto, cpu, cuda"):
         devices.device_for_queue("gpu0", setting)
-
-
-def test_devices_are_checked_before_loading(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only "cpu" and existing "cuda:N" pass."""
-    _have(monkeypatch, 1)
-    devices.check_device("cpu")
-    devices.check_device("cuda:0")
-    with pytest.raises(DeviceNotFound, match="Device cuda:1 names"):
-        devices.check_device("cuda:1")
-    for wrong in ("auto", "cuda", "tpu"):
-        with pytest.raises(SettingsError, match="allowed: cpu, or cuda:N"):
-            devices.check_device(wrong)

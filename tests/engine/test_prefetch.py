@@ -30,17 +30,17 @@ class Side(SideStream):
     def __init__(self) -> None:
         self.under_way = False
         self.inside = False
-        self._forked = False
+        self._after_fork = False
 
     @override
     def fork(self) -> None:
-        self._forked = True
+        self._after_fork = True
 
     @override
     @contextmanager
     def working(self) -> Iterator[None]:
-        assert self._forked
-        self._forked, self.under_way, self.inside = False, True, True
+        assert self._after_fork
+        self._after_fork, self.under_way, self.inside = False, True, True
         yield
         self.inside = False
 

@@ -12,12 +12,11 @@ from transformers.utils import logging as transformers_logging
 
 from pocqueue.engine import EngineOptions
 from pocqueue.engine.base import EngineInfo, OnProgress, attention_shape
-from pocqueue.engine.devices import check_device, device_name, keep_freed_memory
+from pocqueue.engine.devices import device_name, keep_freed_memory
 from pocqueue.engine.models import ResolvedModel, fingerprint_with_progress, resolve_model
 from pocqueue.engine.torch_model.engine import TorchEngine
-from pocqueue.errors import EngineError, ModelNotFound, SettingsError, first_line
+from pocqueue.errors import EngineError, ModelNotFound, first_line
 
-_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 #: For models whose positions have no limit of their own (ALiBi, state-space models), in tokens.
 _NO_LIMIT_SEQ_LEN = 1 << 20
 
@@ -29,20 +28,15 @@ def load_torch_engine(options: EngineOptions, on_progress: OnProgress) -> TorchE
 
 def load_model(options: EngineOptions, on_progress: OnProgress) -> tuple[Any, EngineInfo]:
     """Resolve, fingerprint and load a model; say what it is. As ``load_torch_engine``."""
-    if options.dtype != "auto" and options.dtype not in _DTYPES:
-        raise SettingsError(f"dtype is {options.dtype!r}; allowed: auto, {', '.join(_DTYPES)}.")
     if options.num_threads is not None:
-        if options.num_threads < 1:
-            raise SettingsError(f"num_threads is {options.num_threads}; allowed: 1 or more.")
         torch.set_num_threads(options.num_threads)
     device = options.device
-    check_device(device)
     if device == "cpu":
         keep_freed_memory()
     resolved = resolve_model(options.model, options.state_dir, on_progress)
     digits = fingerprint_with_progress(resolved, options.state_dir, on_progress)
     on_progress(f"Loading {resolved.display_name} on {device}")
-    loaded = _load(resolved, device, _DTYPES.get(options.dtype, "auto"))
+    loaded = _load(resolved, device, getattr(torch, options.dtype, "auto"))
     info = _describe(loaded, resolved, digits, device)
     on_progress(f"Loaded {info.model} on {device} ({info.device_name}) in {info.dtype}")
     return loaded, info

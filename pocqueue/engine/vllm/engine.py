@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from pocqueue.engine import EngineOptions
 from pocqueue.engine.base import EXTENSION, Engine, EngineInfo, OnProgress
-from pocqueue.engine.devices import check_device, keep_freed_memory
+from pocqueue.engine.devices import keep_freed_memory
 from pocqueue.engine.models import ResolvedModel, fingerprint_with_progress, resolve_model
 from pocqueue.engine.vllm.ranks import BatchLimits, RankTimer, read_description, read_values
 from pocqueue.errors import EngineError, ModelNotFound, PocqueueError, SettingsError, first_line
@@ -90,13 +90,12 @@ def load_vllm_engine(
         extension: worker extension, by qualified name: ``PoCWorker`` or a class that extends it.
     """
     device = options.device
-    first = _first_index(device, options.tensor_parallel)
     resolved = resolve_model(options.model, options.state_dir, on_progress)
     digits = fingerprint_with_progress(resolved, options.state_dir, on_progress)
     _prepare_environment(options)
     on_progress(f"Loading {resolved.display_name} with vLLM on {device}")
     try:
-        engine = _start(resolved, options, first, extension)
+        engine = _start(resolved, options, extension)
         info, limits = read_description(engine.collective_rpc("poc_describe"))
     except PocqueueError:
         raise
@@ -109,16 +108,6 @@ def load_vllm_engine(
     info = replace(info, model=resolved.display_name, fingerprint=digits, device=device)
     on_progress(f"Loaded {info.model} with vLLM on {device} ({info.device_name}) in {info.dtype}")
     return VllmEngine(engine, info, limits)
-
-
-def _first_index(device: str, tensor_parallel: int) -> int | None:
-    """Check the devices of an engine; return the CUDA index of the first, None on the CPU."""
-    check_device(device)
-    if device == "cpu":
-        return None
-    first = int(device.removeprefix("cuda:"))
-    check_device(f"cuda:{first + tensor_parallel - 1}")
-    return first
 
 
 def _prepare_environment(options: EngineOptions) -> None:
@@ -147,7 +136,7 @@ def _prepare_environment(options: EngineOptions) -> None:
         torch.set_num_threads(options.num_threads)
 
 
-def _start(model: ResolvedModel, options: EngineOptions, first: int | None, extension: str) -> Any:
+def _start(model: ResolvedModel, options: EngineOptions, extension: str) -> Any:
     from vllm import EngineArgs
     from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -165,7 +154,8 @@ def _start(model: ResolvedModel, options: EngineOptions, first: int | None, exte
         "enable_prefix_caching": False,
         "disable_log_stats": True,
     }
-    if first is not None:
+    if options.device != "cpu":
+        first = int(options.device.removeprefix("cuda:"))
         arguments["device_ids"] = list(range(first, first + options.tensor_parallel))
     config = EngineArgs(**arguments).create_model_config()
     arguments["max_model_len"] = min(MAX_SEQ_LEN, int(config.max_model_len))

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from typing_extensions import override
 
-from pocqueue.engine import EngineOptions, local
+from pocqueue.engine import COMMAND_PATIENCE_S, WORKER_PATIENCE_S, EngineOptions
 from pocqueue.engine.vllm.ranks import BatchLimits
 from pocqueue.engine.vllm.remote import (
     PATIENCE_S as BATCH_PATIENCE_S,
@@ -446,7 +446,7 @@ def test_a_command_does_not_wait_for_long(server: Server, clock: Clock) -> None:
     ):
         pass
     assert 15 < clock.now - begun <= 30
-    assert local.COMMAND_PATIENCE_S < BATCH_PATIENCE_S < local.WORKER_PATIENCE_S
+    assert COMMAND_PATIENCE_S < BATCH_PATIENCE_S < WORKER_PATIENCE_S
 
 
 def test_a_server_that_never_will_is_not_waited_for(server: Server, clock: Clock) -> None:

@@ -68,14 +68,11 @@ class Team:
 
     def __init__(self) -> None:
         self._parallel = _find_parallel()
+        #: What runs the tasks, for people.
+        self.layer = "one thread" if self._parallel is None else "torch's OpenMP team"
         self._local = threading.local()
         self._forked: int | None = None
         os.register_at_fork(after_in_child=self._after_fork)
-
-    @property
-    def layer(self) -> str:
-        """What runs the tasks, for people."""
-        return "torch's OpenMP team" if self._parallel is not None else "one thread"
 
     def run(
         self, function: TaskFunction, num_items: int, scratch_bytes: int, *own_arguments: int
