@@ -19,7 +19,7 @@ from pocqueue.node.outbox import Outbox
 from pocqueue.node.page_check import Fraud
 from pocqueue.node.round import SearchRequest
 from pocqueue.node.sampling import FRAUD_THRESHOLD, Sampler, judge_sample
-from pocqueue.poc.nonces import split_range
+from pocqueue.poc.nonces import split
 from pocqueue.poc.proofs import Proofs
 
 logger = logging.getLogger(__name__)
@@ -65,9 +65,9 @@ class SpotCheck:
         try:
             if self._probability is None:
                 self._probability = self._probability_with(await self.engine.ready())
-            for start, stop in split_range(0, len(sample), self.request.round.batch_size):
+            for some in split(sample, self.request.round.batch_size):
                 if self._probability is not None:
-                    await self._recompute(Proofs.of(sample[start:stop]), self._probability)
+                    await self._recompute(Proofs.of(some), self._probability)
         except PocqueueError as exc:
             self._give_up(str(exc), logging.ERROR)
 

@@ -12,11 +12,14 @@ be or does not fit in 64 bits; the field says which.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 from pocqueue.errors import InvalidRound
 
 #: Largest nonce there is: 2^63 - 1.
 MAX_NONCE = 2**63 - 1
+
+T = TypeVar("T")
 
 
 def check_node(node_id: int, node_count: int) -> None:
@@ -79,12 +82,12 @@ def nonces_of(start: int, stop: int, node_id: int, node_count: int) -> range:
     return range(node_id + start * node_count, node_id + stop * node_count, node_count)
 
 
-def split(nonces: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    """Cut nonces into batches, in order; the last one holds what is left.
+def split(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Cut nonces, or what belongs to them, into batches, in order; the last one holds what is left.
 
     Raises:
         InvalidRound: at the call, not at the first item, for a size below 1.
     """
     if size < 1:
         raise InvalidRound("batch_size", size, "an integer of at least 1")
-    return (nonces[first : first + size] for first in range(0, len(nonces), size))
+    return (items[first : first + size] for first in range(0, len(items), size))
