@@ -23,8 +23,9 @@ import pocqueue
 from pocqueue.engine.devices import parse_queue
 from pocqueue.engine.kinds import is_remote
 from pocqueue.errors import ProcessError, SettingsError
+from pocqueue.processes.child import Sink
 from pocqueue.processes.stack_lock import stack_lock
-from pocqueue.processes.tree import ProcessTree, Sink
+from pocqueue.processes.tree import ProcessTree, drop, log_files
 from pocqueue.rounds.pool import Pool
 from pocqueue.rounds.redis_server import START_TIMEOUT_S, RedisServer
 from pocqueue.settings import Settings
@@ -56,6 +57,8 @@ class LocalStack:
     queues: tuple[str, ...]
     #: Where Flower is, or None without it.
     flower_url: str | None
+    #: Where the processes' logs are; None: they went to a sink.
+    log_dir: Path | None
 
     def wait_live(self, pool: Pool, timeout_s: float) -> None:
         """Wait until a GPU is in the pool.
@@ -63,8 +66,7 @@ class LocalStack:
         Raises:
             ProcessError: a process ended for good, or no GPU came in time.
         """
-        log_dir = self.tree.log_dir
-        logs = "" if log_dir is None else f"; the logs are in {log_dir}"
+        logs = "" if self.log_dir is None else f"; the logs are in {self.log_dir}"
         late = f"No GPU joined the pool within {timeout_s:.0f} s{logs}."
         _wait_for(lambda: bool(pool.live()), self.tree, timeout_s, late)
 
@@ -77,7 +79,7 @@ def local_stack(
     flower: bool = True,
     delegation: bool = False,
     host_queues: bool = False,
-    sink: Sink | None = None,
+    sink: Sink = drop,
     log_dir: Path | None = None,
 ) -> Iterator[LocalStack]:
     """Start everything; stop it, in the reverse order, at the end of the block.
@@ -115,7 +117,7 @@ def local_stack(
         if server is not None and not keep:
             # Left as it was found. `pocqueue redis run` stops it, unless that was killed: it is no child.
             at_end.callback(server.stop)
-        tree = at_end.enter_context(ProcessTree(sink, log_dir=log_dir))
+        tree = at_end.enter_context(ProcessTree(sink if log_dir is None else log_files(log_dir)))
         if server is not None:
             tree.add("redis", _ours("redis", "run", *keep), env, stop_signal=signal.SIGINT)
             tree.start()
@@ -129,7 +131,7 @@ def local_stack(
                 tree.add(service.name, service.argv, own, pass_fds=[lock_fd])
             tree.start()
         url = url_of(settings.flower_address, port) if flower else None
-        yield LocalStack(tree, queues, url)
+        yield LocalStack(tree, queues, url, log_dir)
 
 
 def services(
@@ -161,21 +163,16 @@ def environment(settings: Settings) -> dict[str, str]:
     return env
 
 
-def default_workers(
-    settings: Settings,
-    env: Mapping[str, str],
-    count: Callable[[Mapping[str, str]], int] | None = None,
-) -> int:
+def default_workers(settings: Settings, env: Mapping[str, str]) -> int:
     """Return how many workers to start if nobody says: one for each group of CUDA devices, or one.
 
     Args:
         env: environment of the workers.
-        count: counts the CUDA devices that they will find; None: `count_cuda_devices`.
     """
     # `cpu` and `cuda:K` name one device, and so does the URL of a server.
     if settings.device not in {"auto", "cuda"} or is_remote(settings.engine):
         return 1
-    return max(1, (count or count_cuda_devices)(env) // settings.tensor_parallel)
+    return max(1, count_cuda_devices(env) // settings.tensor_parallel)
 
 
 def _queue(settings: Settings, number: int, host_queues: bool) -> str:
@@ -219,9 +216,7 @@ def has_gpu_driver() -> bool:
     return True
 
 
-def count_cuda_devices(
-    env: Mapping[str, str], has_driver: Callable[[], bool] = has_gpu_driver
-) -> int:
+def count_cuda_devices(env: Mapping[str, str]) -> int:
     """Count the CUDA devices that the workers will find, 0 without torch's CUDA.
 
     torch is asked, as it decides; in a process of its own, as it would cost this one, which lives
@@ -231,7 +226,7 @@ def count_cuda_devices(
     Raises:
         ProcessError: torch cannot be imported.
     """
-    if not has_driver():
+    if not has_gpu_driver():
         return 0
     code = "from pocqueue.engine.devices import cuda_device_count; print(cuda_device_count())"
     done = subprocess.run(  # noqa: S603 - our own interpreter and code, no shell

@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO
 
 from pocqueue.processes import child_exec
@@ -110,7 +109,6 @@ class Child:
     argv: Sequence[str]
     env: Mapping[str, str] | None
     sink: Sink
-    log_path: Path | None
     pass_fds: tuple[int, ...]
     stop_signal: signal.Signals
     restarts: RestartPolicy
@@ -133,8 +131,6 @@ class Child:
     def start(self, on_failure: Callable[[Failure], None]) -> None:
         """Start it; `on_failure` is called, from its thread, when it has ended for good."""
         self._on_failure = on_failure
-        if self.log_path is not None:
-            self.log_path.write_bytes(b"")
         self._thread.start()
         self._started.wait()
 
@@ -162,13 +158,7 @@ class Child:
 
     def note(self, text: str) -> None:
         """Add a line of ours to its output."""
-        line = f"[{self.name} {text}]"
-        if self.log_path is None:
-            self.sink(self.name, line)
-            return
-        # A full disk, say, must not end the thread that keeps the child.
-        with contextlib.suppress(OSError), self.log_path.open("a", encoding="utf-8") as log:
-            log.write(f"{line}\n")
+        self.sink(self.name, f"[{self.name} {text}]")
 
     def _keep(self) -> None:
         try:
@@ -196,7 +186,7 @@ class Child:
             delay_s = None if code == BAD_INPUT else self.restarts.delay_s(exits, now)
             if delay_s is None:
                 num_exits = sum(1 for exit_s in exits if now - exit_s < self.restarts.window_s)
-                return Failure(self.name, code, self._last_lines(), num_exits)
+                return Failure(self.name, code, tuple(self._tail), num_exits)
             self.note(f"{describe_exit(code)}; it starts again in {delay_s:g} s")
             if self._stopping.wait(delay_s):
                 return None
@@ -208,14 +198,11 @@ class Child:
             at_end.callback(self._started.set)
             if self._stopping.is_set():
                 return None
-            output: int | IO[bytes] = subprocess.PIPE
-            if self.log_path is not None:
-                output = at_end.enter_context(self.log_path.open("ab"))
             self._process = subprocess.Popen(  # noqa: S603 - the caller's fixed list, no shell
                 [*wrapper, *self.argv],
                 env=self.env,
                 stdin=subprocess.DEVNULL,
-                stdout=output,
+                stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 pass_fds=self.pass_fds,
                 start_new_session=True,
@@ -224,12 +211,11 @@ class Child:
 
     def _wait_for_end(self, process: subprocess.Popen[bytes]) -> int:
         """Pass its lines on until it ends; return its exit code."""
-        pump = None
-        if process.stdout is not None:
-            pump = threading.Thread(
-                target=self._pump, args=(process.stdout,), name=f"read {self.name}", daemon=True
-            )
-            pump.start()
+        assert process.stdout is not None
+        pump = threading.Thread(
+            target=self._pump, args=(process.stdout,), name=f"read {self.name}", daemon=True
+        )
+        pump.start()
         # Not reaped yet: until it is, its process group's number belongs to nobody else.
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         with self._lock:
@@ -237,9 +223,8 @@ class Child:
             os.killpg(process.pid, signal.SIGKILL)
             code = process.wait()
             self._process = None
-        if pump is not None:
-            # Bounded: a grandchild in a session of its own may hold the pipe open for ever.
-            pump.join(1.0)
+        # Bounded: a grandchild in a session of its own may hold the pipe open for ever.
+        pump.join(1.0)
         return code
 
     def _pump(self, stream: IO[bytes]) -> None:
@@ -249,14 +234,3 @@ class Child:
                 line = raw.decode("utf-8", "replace").rstrip().rpartition("\r")[2]
                 self._tail.append(line)
                 self.sink(self.name, line)
-
-    def _last_lines(self) -> tuple[str, ...]:
-        if self.log_path is None:
-            return tuple(self._tail)
-        try:
-            with self.log_path.open("rb") as log:
-                log.seek(max(0, log.seek(0, os.SEEK_END) - _MAX_LINE_BYTES))
-                text = log.read().decode("utf-8", "replace")
-        except OSError as exc:
-            return (f"({self.log_path} cannot be read: {exc.strerror})",)
-        return tuple(text.splitlines()[-_TAIL_LINES:])

@@ -25,8 +25,6 @@ from typing_extensions import override
 from pocqueue.closing import Closing
 from pocqueue.processes.child import Child, Failure, RestartPolicy, Sink
 
-__all__ = ["STOP_TIMEOUT_S", "Failure", "ProcessTree", "RestartPolicy", "Sink", "stop_signals"]
-
 #: How long a child may take to end after SIGTERM; a GPU worker finishes its batch within 25 s.
 STOP_TIMEOUT_S = 30.0
 
@@ -51,25 +49,42 @@ def stop_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def drop(_name: str, _line: str) -> None:
+    """Take a line and do nothing with it: the sink of whoever wants none."""
+
+
+def log_files(folder: Path) -> Sink:
+    """Return a sink that writes a log file for each child, `<name>.log`, afresh each time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for log in folder.glob("*.log"):
+        log.unlink()
+
+    def write(name: str, line: str) -> None:
+        # A full disk, say, must not end the thread that reads the child's lines.
+        with (
+            contextlib.suppress(OSError),
+            (folder / f"{name}.log").open("a", encoding="utf-8") as log,
+        ):
+            log.write(f"{line}\n")
+
+    return write
+
+
 @dataclass(eq=False)
 class ProcessTree(Closing):
     """Child processes that start, run and stop together. A context manager that stops them."""
 
-    sink: Sink | None = (
-        None  #: gets every line of every child, from several threads; None drops them
-    )
-    log_dir: Path | None = None  #: gets the lines instead, in `<name>.log`, afresh each time
+    #: Gets every line of every child, from several threads.
+    sink: Sink = drop
     stop_timeout_s: float = STOP_TIMEOUT_S  #: seconds between SIGTERM and SIGKILL
-    restarts: RestartPolicy = field(
-        default_factory=RestartPolicy
-    )  #: when a child that ended is started again
+    #: When a child that ended is started again.
+    restarts: RestartPolicy = field(default_factory=RestartPolicy)
 
     def __post_init__(self) -> None:
         self._added: list[Child] = []
         self._stages: list[list[Child]] = []
-        self._failure: Failure | None = None
+        self._failures: list[Failure] = []
         self._failed = threading.Event()
-        self._failure_lock = threading.Lock()
 
     def add(
         self,
@@ -83,20 +98,18 @@ class ProcessTree(Closing):
         """Add a child for the next `start`.
 
         Args:
-            name: what its lines and its log file are called.
+            name: what its lines are called.
             argv: the program, by path or looked up on the PATH, and its arguments.
             env: its whole environment; None is ours.
             pass_fds: open files that it inherits; a lock among them lasts as long as the child.
             stop_signal: what asks it to end. When its owner dies, it gets SIGTERM all the same.
         """
-        log_path = None if self.log_dir is None else self.log_dir / f"{name}.log"
         self._added.append(
             Child(
                 name,
                 argv,
                 env,
-                self.sink or (lambda _name, _line: None),
-                log_path=log_path,
+                self.sink,
                 pass_fds=tuple(pass_fds),
                 stop_signal=stop_signal,
                 restarts=self.restarts,
@@ -105,8 +118,6 @@ class ProcessTree(Closing):
 
     def start(self) -> None:
         """Start what was added since the last call, as one stage: these stop at the same time."""
-        if self.log_dir is not None:
-            self.log_dir.mkdir(parents=True, exist_ok=True)
         stage, self._added = self._added, []
         self._stages.append(stage)
         for child in stage:
@@ -123,7 +134,7 @@ class ProcessTree(Closing):
         The others go on; leaving the context, or `close`, ends them.
         """
         self._failed.wait(timeout_s)
-        return self._failure
+        return self._failures[0] if self._failures else None
 
     @override
     def close(self) -> None:
@@ -160,7 +171,5 @@ class ProcessTree(Closing):
                 child.join(_KILL_WAIT_S)
 
     def _fail(self, failure: Failure) -> None:
-        with self._failure_lock:
-            if self._failure is None:
-                self._failure = failure
+        self._failures.append(failure)
         self._failed.set()

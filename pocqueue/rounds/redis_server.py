@@ -23,10 +23,9 @@ import stat
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
@@ -42,6 +41,8 @@ LOOK_EVERY_S = 1.0
 #: How long an orphan waits for the workers and the scheduler, which are ending as well.
 ORPHAN_GRACE_S = 60.0
 
+_REPLY_TIMEOUT_S = 5.0
+
 # sun_path holds 108 bytes on Linux, 104 on BSD, the closing NUL included.
 _MAX_SOCKET_PATH = 100
 
@@ -51,8 +52,6 @@ class RedisServer:
     """One bundled Redis server, known by its state folder."""
 
     state_dir: Path  #: pocqueue's state folder
-    _: KW_ONLY
-    answer_timeout_s: float = 5.0  #: after which a server that does not answer counts as busy
 
     def __post_init__(self) -> None:
         self.folder = self.state_dir / "redis"
@@ -74,14 +73,14 @@ class RedisServer:
         if not os.path.exists(self.socket_path):
             return False
         self._check_owner()
-        try:
-            with self._client() as client:
-                client.ping()
-        except (redis.BusyLoadingError, redis.TimeoutError):
-            # Somebody is there, if busy. A second server must not write to the same files.
-            return True
-        except redis.RedisError:
-            return False
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.setblocking(False)
+            try:
+                probe.connect(str(self.socket_path))
+            except (ConnectionRefusedError, FileNotFoundError):
+                return False
+            except BlockingIOError:  # its backlog is full: busy, not gone
+                return True
         return True
 
     def ensure(self) -> bool:
@@ -113,7 +112,7 @@ class RedisServer:
         # No retries: a dead server's socket refuses at once, and whoever waits has a loop for it.
         return redis.Redis(
             unix_socket_path=str(self.socket_path),
-            socket_timeout=self.answer_timeout_s,
+            socket_timeout=_REPLY_TIMEOUT_S,
             retry=Retry(NoBackoff(), 0),
         )
 
@@ -175,7 +174,15 @@ class RedisServer:
                     f"The bundled Redis server ended with code {process.returncode} while it was "
                     f"starting; its log is {self.log_path}. Set POCQUEUE_REDIS_URL to use another."
                 )
-            return self.is_running()
+            try:
+                # That it listens says nothing yet: its data may end it.
+                with self._client() as client:
+                    client.ping()
+            except (redis.BusyLoadingError, redis.ResponseError):
+                return True
+            except redis.RedisError:
+                return False
+            return True
 
         self._wait(answers, "start")
         # Never waited for on purpose: the server outlives this process.
@@ -209,58 +216,25 @@ def keep_redis(server: RedisServer, say: Callable[[str], None], *, keep: bool = 
     # Asking for it after the signal would be too late, or too early: a parent with several threads
     # dies one by one, and the signal comes with the first of them.
     parent_pid = os.getppid()
-    with _signals() as signals:
-        started = server.ensure()
-        say(f"{'started' if started else 'found running'} at {server.url}")
-        while (number := _next(signals, LOOK_EVERY_S)) is None:
-            # Not asked for a reply: a busy server must not be taken for a dead one and get a rival.
-            if _is_gone(server.socket_path) and server.ensure():
-                say("had ended and was started again")
-        if keep:
-            return
-        if number == signal.SIGTERM and not _outlast_others(server.state_dir, parent_pid):
-            return
-        server.stop()
-        say("stopped")
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[queue.SimpleQueue[int]]:
-    """Collect SIGINT and SIGTERM: an exception could come in the middle of a start.
-
-    SimpleQueue, because its `put` may interrupt its own `get`; Event.set in a handler may block.
-    """
-    signals: queue.SimpleQueue[int] = queue.SimpleQueue()
-
-    def note(number: int, _frame: Any) -> None:
-        signals.put(number)
-
-    before = [(n, signal.signal(n, note)) for n in (signal.SIGINT, signal.SIGTERM)]
-    try:
-        yield signals
-    finally:
-        for number, handler in before:
-            signal.signal(number, handler)
-
-
-def _next(signals: queue.SimpleQueue[int], timeout_s: float) -> int | None:
-    try:
-        return signals.get(timeout=timeout_s)
-    except queue.Empty:
-        return None
-
-
-def _is_gone(path: Path) -> bool:
-    """Say whether no process listens on a Unix socket."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(str(path))
-        except (ConnectionRefusedError, FileNotFoundError):
-            return True
-        except BlockingIOError:  # its backlog is full: busy, not gone
-            return False
-    return False
+    # Collected, as an exception could come in the middle of a start. SimpleQueue, because its `put` may
+    # interrupt its own `get`; Event.set in a handler may block.
+    signals = queue.SimpleQueue[int]()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _frame: signals.put(number))
+    started = server.ensure()
+    say(f"{'started' if started else 'found running'} at {server.url}")
+    stopped_by = None
+    while stopped_by is None:
+        with contextlib.suppress(queue.Empty):
+            stopped_by = signals.get(timeout=LOOK_EVERY_S)
+        if stopped_by is None and server.ensure():
+            say("had ended and was started again")
+    if keep:
+        return
+    if stopped_by == signal.SIGTERM and not _outlast_others(server.state_dir, parent_pid):
+        return
+    server.stop()
+    say("stopped")
 
 
 def _outlast_others(state_dir: Path, parent_pid: int) -> bool:

@@ -192,11 +192,12 @@ def test_children_get_exactly_the_settings(monkeypatch: pytest.MonkeyPatch, tmp_
     assert Settings() == settings
 
 
-def test_gpus_are_counted_once_for_auto_and_cuda() -> None:
+def test_gpus_are_counted_once_for_auto_and_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """A named device is one; without any CUDA device there is the CPU."""
 
     def num_workers(num_gpus: int = 3, **fields: Any) -> int:
-        return local_stack.default_workers(Settings(**fields), {}, lambda env: num_gpus)
+        monkeypatch.setattr(local_stack, "count_cuda_devices", lambda env: num_gpus)
+        return local_stack.default_workers(Settings(**fields), {})
 
     assert [num_workers(device=d) for d in ("auto", "cuda", "cuda:1", "cpu")] == [3, 3, 1, 1]
     assert num_workers(tensor_parallel=2) == 1
@@ -208,17 +209,26 @@ def test_gpus_are_counted_once_for_auto_and_cuda() -> None:
 def test_no_driver_means_no_gpu_and_no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is started to find that out."""
     monkeypatch.setattr(subprocess, "run", None)
-    assert local_stack.count_cuda_devices({}, lambda: False) == 0
+    monkeypatch.setattr(local_stack, "has_gpu_driver", lambda: False)
+    assert local_stack.count_cuda_devices({}) == 0
 
 
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with a driver of a GPU."""
+    monkeypatch.setattr(local_stack, "has_gpu_driver", lambda: True)
+
+
+@pytest.mark.usefixtures("driver")
 def test_a_torch_that_cannot_be_asked_is_named(tmp_path: Path) -> None:
     """With its reason, and the way round it."""
     (tmp_path / "torch.py").write_text("raise ImportError('no such luck')")
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}
     with pytest.raises(ProcessError, match=r"ImportError: no such luck.*--gpus"):
-        local_stack.count_cuda_devices(env, lambda: True)
+        local_stack.count_cuda_devices(env)
 
 
+@pytest.mark.usefixtures("driver")
 def test_torch_is_asked_where_there_is_a_driver(tmp_path: Path) -> None:
     """What it says on its last line counts, whatever a driver writes before."""
     (tmp_path / "torch.py").write_text(
@@ -227,7 +237,7 @@ def test_torch_is_asked_where_there_is_a_driver(tmp_path: Path) -> None:
         "    device_count = staticmethod(lambda: 5)\n"
     )
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    assert local_stack.count_cuda_devices(env, lambda: True) == 5
+    assert local_stack.count_cuda_devices(env) == 5
 
 
 @pytest.mark.parametrize(

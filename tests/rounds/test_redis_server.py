@@ -211,7 +211,7 @@ def test_a_socket_folder_that_is_a_link_is_refused(long_path: Path) -> None:
 
 def test_a_server_too_busy_to_answer_is_running(own_redis: RedisServer) -> None:
     """A second one would write to the same files."""
-    server = RedisServer(own_redis.folder.parent, answer_timeout_s=0.5)
+    server = RedisServer(own_redis.folder.parent)
     process = psutil.Process(_process_id(own_redis))
     process.suspend()
     try:
