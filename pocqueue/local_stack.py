@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from pocqueue.processes.child import Sink
 from pocqueue.processes.stack_lock import stack_lock
 from pocqueue.processes.tree import ProcessTree, drop, log_files
 from pocqueue.rounds.pool import Pool
-from pocqueue.rounds.redis_server import START_TIMEOUT_S, RedisServer
+from pocqueue.rounds.redis_server import RedisServer
 from pocqueue.settings import Settings
 from pocqueue.web.listener import url_of
 
@@ -44,8 +44,7 @@ class Service:
 
     name: str
     argv: Sequence[str]
-    #: Variables of its own, beside those of the settings.
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)  #: beside that of the settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +52,9 @@ class LocalStack:
     """What `local_stack` has started."""
 
     tree: ProcessTree
-    #: GPU queues, one worker each.
-    queues: tuple[str, ...]
-    #: Where Flower is, or None without it.
-    flower_url: str | None
-    #: Where the processes' logs are; None: they went to a sink.
-    log_dir: Path | None
+    queues: tuple[str, ...]  #: GPU queues, one worker each
+    flower_url: str | None  #: None without Flower
+    log_dir: Path | None  #: where the processes' logs are; None: they went to a sink
 
     def wait_live(self, pool: Pool, timeout_s: float) -> None:
         """Wait until a GPU is in the pool.
@@ -67,8 +63,12 @@ class LocalStack:
             ProcessError: a process ended for good, or no GPU came in time.
         """
         logs = "" if self.log_dir is None else f"; the logs are in {self.log_dir}"
-        late = f"No GPU joined the pool within {timeout_s:.0f} s{logs}."
-        _wait_for(lambda: bool(pool.live()), self.tree, timeout_s, late)
+        deadline = time.monotonic() + timeout_s
+        while not pool.live():
+            if failure := self.tree.wait(0.02):
+                raise ProcessError(failure.message)
+            if time.monotonic() > deadline:
+                raise ProcessError(f"No GPU joined the pool within {timeout_s:.0f} s{logs}.")
 
 
 @contextlib.contextmanager
@@ -108,7 +108,13 @@ def local_stack(
         lock_fd = at_end.enter_context(stack_lock(settings.state_dir))
         env = environment(settings)
         num_workers = gpus or default_workers(settings, env)
-        queues = tuple(_queue(settings, number, host_queues) for number in range(num_workers))
+        prefix = f"{settings.host_name}." if host_queues else ""
+        if parse_queue(f"{prefix}gpu0") is None:
+            raise SettingsError(
+                f"{Settings.variable('host_name')} is {settings.host_name!r} and cannot be part of a queue's "
+                "name; allowed: letters, digits, dots, - and _."
+            )
+        queues = tuple(f"{prefix}gpu{number}" for number in range(num_workers))
         stages = services(
             settings, queues, delegation=delegation, flower_port=port if flower else None
         )
@@ -119,10 +125,9 @@ def local_stack(
             at_end.callback(server.stop)
         tree = at_end.enter_context(ProcessTree(sink if log_dir is None else log_files(log_dir)))
         if server is not None:
+            server.ensure()
             tree.add("redis", _ours("redis", "run", *keep), env, stop_signal=signal.SIGINT)
             tree.start()
-            late = f"Redis did not start in time; its log is {server.log_path}."
-            _wait_for(server.is_running, tree, 2 * START_TIMEOUT_S, late)
         for stage in stages:
             for service in stage:
                 # They hold the lock too: while one of them is still ending, nobody starts a second stack,
@@ -138,7 +143,11 @@ def services(
     settings: Settings, queues: Sequence[str], *, delegation: bool, flower_port: int | None
 ) -> list[list[Service]]:
     """Return what runs beside Redis, in stages: each starts, and in the reverse order ends, as a whole."""
-    own = _share_of_cpu(settings, len(queues))
+    own = {}
+    if settings.device == "cpu" and len(queues) > 1 and settings.num_threads is None:
+        # Several workers on the CPU share its cores: each would take all of them.
+        cores = len(os.sched_getaffinity(0))
+        own = {Settings.variable("num_threads"): str(max(1, cores // len(queues)))}
     workers = [Service("io", _celery("worker", "-Q", "io"))]
     workers += [Service(queue, _celery("worker", "-Q", queue), own) for queue in queues]
     stages = [[Service("scheduler", _ours("scheduler"))], workers]
@@ -173,36 +182,6 @@ def default_workers(settings: Settings, env: Mapping[str, str]) -> int:
     if settings.device not in {"auto", "cuda"} or is_remote(settings.engine):
         return 1
     return max(1, count_cuda_devices(env) // settings.tensor_parallel)
-
-
-def _queue(settings: Settings, number: int, host_queues: bool) -> str:
-    name = f"{settings.host_name}.gpu{number}" if host_queues else f"gpu{number}"
-    if parse_queue(name) is None:
-        raise SettingsError(
-            f"{Settings.variable('host_name')} is {settings.host_name!r} and cannot be part of a queue's name; "
-            "allowed: letters, digits, dots, - and _."
-        )
-    return name
-
-
-def _share_of_cpu(settings: Settings, num_workers: int) -> dict[str, str]:
-    """Let several workers on the CPU share its cores: each would take all of them."""
-    if settings.device != "cpu" or num_workers == 1 or settings.num_threads is not None:
-        return {}
-    cores = len(os.sched_getaffinity(0))
-    return {Settings.variable("num_threads"): str(max(1, cores // num_workers))}
-
-
-def _wait_for(
-    condition: Callable[[], bool], tree: ProcessTree, timeout_s: float, late: str
-) -> None:
-    """Wait for a condition; a process that ends for good, or `late`, is an error."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if failure := tree.wait(0.02):
-            raise ProcessError(failure.message)
-        if time.monotonic() > deadline:
-            raise ProcessError(late)
 
 
 def has_gpu_driver() -> bool:

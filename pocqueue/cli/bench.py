@@ -103,11 +103,9 @@ class _Report:
     """What the command says."""
 
     profile: Profile
-    #: Seconds of a round.
-    window_s: float
+    window_s: float  #: of a round
     r_target: float | None
-    #: Queues of live workers on the same device.
-    shared_with: list[str]
+    shared_with: list[str]  #: queues of live workers on the same device
 
     def window(self) -> WindowEstimate | None:
         from pocqueue.measure.valid_rate import estimate_window

@@ -39,7 +39,7 @@ class _Source:
 
     name: str
     info: EngineInfo
-    #: Returns distances, given what is searched, the number of nonces, and what is told of progress.
+    #: Gives distances for what is searched, a number of nonces, and whom to tell of progress.
     sample: Callable[[RoundSpec, int, OnCount], list[float]]
 
 
@@ -97,10 +97,8 @@ class _Report:
     source: _Source
     draft: RoundSpec
     calibration: Calibration
-    #: Distances by block hash.
-    samples: dict[str, list[float]]
-    #: Of those; None: there is one block only.
-    spread: Spread | None
+    samples: dict[str, list[float]]  #: distances by block hash
+    spread: Spread | None  #: of those; None: there is one block only
 
     def ideal(self) -> tuple[float, float]:
         """Return the valid rate of random directions at this r_target, and their r_target."""

@@ -40,11 +40,6 @@ class ProfileRequest:
     max_batch: int | None  #: largest batch size of the sweep; None: no sweep
     blocks: tuple[str, ...]  #: block hashes, one a turn; then again from the first
 
-    @property
-    def seq_len(self) -> int:
-        """Positions of one nonce's input."""
-        return self.round.seq_len
-
     def search(self, batch_size: int, turn: int = 0) -> RoundSpec:
         """Return what is searched in a turn, in batches of this size."""
         block_hash = self.blocks[turn % len(self.blocks)]
@@ -70,6 +65,51 @@ def _profile(request: ProfileRequest, engine: Engine, on_progress: OnProgress) -
     return Bench(engine, request, on_progress, measure_matrix_rate).run()
 
 
+def free_bytes() -> int | None:
+    """Return the bytes that this process may still get, of the machine and of its control group; None: unknown."""
+    machine = None
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                machine = 1024 * int(line.split()[1])
+    group = None
+    with contextlib.suppress(OSError, ValueError):  # "max" is no number, and no limit
+        folder = Path("/sys/fs/cgroup")
+        limit = int((folder / "memory.max").read_text())
+        group = max(0, limit - int((folder / "memory.current").read_text()))
+    return min((free for free in (machine, group) if free is not None), default=None)
+
+
+def peak_bytes() -> int:
+    """Return the most memory, in bytes, that this process has had so far."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+#: Of the memory that is free, the share that twice the batch may be expected to need.
+_MOST_MEMORY = 0.9
+
+
+def room_guard(
+    engine: Engine,
+    peak: Callable[[], int] = peak_bytes,
+    free: Callable[[], int | None] = free_bytes,
+) -> Callable[[], bool]:
+    """Return what says whether an engine may try twice the batch; yes if that is unknown.
+
+    What batches have needed so far must be had once more. Linux kills whoever asks for too much memory. A GPU refuses what does not fit and goes on, so it is not
+    watched, and nor are ranks and servers, which are processes of their own.
+    """
+    info, before = engine.info, peak()
+    if not isinstance(engine, Profiled) or info.device != "cpu" or info.tensor_parallel > 1:
+        return lambda: True
+
+    def has_room() -> bool:
+        available = free()
+        return available is None or peak() - before < _MOST_MEMORY * available
+
+    return has_room
+
+
 #: A figure is the median of at most this many turns of at least this many batches: if another process
 #: disturbs one turn, the others stand.
 _MAX_TURNS = 8
@@ -85,8 +125,8 @@ class Bench:
     on_progress: OnProgress  #: told in one line each what is being done
     matrix_rate: Callable[[EngineInfo], MatrixRate]  #: measures what a device can multiply
     clock: Callable[[], float] = time.perf_counter  #: seconds
-    #: Says before each batch size whether it may be tried; None: a `MemoryGuard` does.
-    has_room: Callable[[], bool] | None = None
+    #: Gives what says, during a sweep, whether twice the batch may be tried.
+    room: Callable[[Engine], Callable[[], bool]] = room_guard
 
     def run(self) -> Profile:
         """Measure what was asked for.
@@ -107,7 +147,7 @@ class Bench:
         batch_size = request.batch_size or (
             DEFAULT_BATCH_SIZE if sweep is None else sweep.best.batch_size
         )
-        self.on_progress(f"Measuring batches of {batch_size} x {request.seq_len}")
+        self.on_progress(f"Measuring batches of {batch_size} x {request.round.seq_len}")
         num_turns, num_batches = self._plan(self._warm_up(batch_size))
         engine_s, forward_s, stages, distances = [], [], [], {}
         for turn in range(num_turns):
@@ -122,7 +162,7 @@ class Bench:
         return Profile(
             info=engine.info,
             batch_size=batch_size,
-            seq_len=request.seq_len,
+            seq_len=request.round.seq_len,
             engine_s=tuple(engine_s),
             forward_s=tuple(forward_s),
             stages_s=_medians(stages),
@@ -139,10 +179,7 @@ class Bench:
             InvalidRound, EngineError: not even one nonce can be run.
         """
         seconds, points = self.request.seconds, list[SweepPoint]()
-        has_room = self.has_room
-        if has_room is None:
-            in_process = isinstance(self.engine, Profiled)
-            has_room = MemoryGuard(self.engine.info, in_process=in_process).has_room_for_twice
+        has_room = self.room(self.engine)
         end = f"{max_batch} is the largest that was asked for"
         batch_size = 1
         while batch_size <= max_batch:
@@ -170,9 +207,9 @@ class Bench:
 
     def _warm_up(self, batch_size: int) -> float:
         """Run two passes; return the seconds of the second."""
-        self.engine.warm_up(batch_size, self.request.seq_len)
+        self.engine.warm_up(batch_size, self.request.round.seq_len)
         began = self.clock()
-        self.engine.warm_up(batch_size, self.request.seq_len)
+        self.engine.warm_up(batch_size, self.request.round.seq_len)
         return self.clock() - began
 
     def _plan(self, batch_s: float) -> tuple[int, int]:
@@ -196,54 +233,6 @@ class Bench:
         took = self.clock() - began
         values += self.engine.values(others[-1])
         return took / num_batches, values
-
-
-def free_bytes() -> int | None:
-    """Return the bytes that this process may still get, of the machine and of its control group; None: unknown."""
-    machine = None
-    with contextlib.suppress(OSError, ValueError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                machine = 1024 * int(line.split()[1])
-    group = None
-    with contextlib.suppress(OSError, ValueError):  # "max" is no number, and no limit
-        folder = Path("/sys/fs/cgroup")
-        limit = int((folder / "memory.max").read_text())
-        group = max(0, limit - int((folder / "memory.current").read_text()))
-    return min((free for free in (machine, group) if free is not None), default=None)
-
-
-def peak_bytes() -> int:
-    """Return the most memory, in bytes, that this process has had so far."""
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-#: Of the memory that is free, the share that twice the batch may be expected to need.
-_MOST_MEMORY = 0.9
-
-
-@dataclass(eq=False)
-class MemoryGuard:
-    """Whether an engine on the CPU may try twice the batch: Linux kills whoever asks for too much memory.
-
-    A GPU refuses what does not fit and goes on, so it is not watched, and nor are ranks, which are
-    processes of their own.
-    """
-
-    info: EngineInfo
-    in_process: bool  #: the model is in this process
-    peak: Callable[[], int] = peak_bytes
-    free: Callable[[], int | None] = free_bytes
-
-    def __post_init__(self) -> None:
-        self._before = self.peak()
-
-    def has_room_for_twice(self) -> bool:
-        """Say whether what batches have needed so far can be had once more; yes if that is unknown."""
-        if not self.in_process or self.info.device != "cpu" or self.info.tensor_parallel > 1:
-            return True
-        free = self.free()
-        return free is None or self.peak() - self._before < _MOST_MEMORY * free
 
 
 #: How long to wait for the pool, which is asked for a warning's sake alone.

@@ -99,7 +99,11 @@ def run_in_child(name: str, work: Callable[[OnProgress], T], on_progress: OnProg
         finally:
             _end(process, wait_s)
     if message is None:
-        raise EngineError(_how_it_ended(name, process.exitcode or 0))
+        code = process.exitcode or 0
+        advice = "What it wrote is above."
+        if code == -signal.SIGKILL:
+            advice = "Most often the machine's memory has run out: use a smaller batch or model."
+        raise EngineError(f"{name} {describe_exit(code)} before it had an answer. {advice}")
     kind, value = message
     if kind == "raised":
         raise value
@@ -148,15 +152,6 @@ def _end(process: BaseProcess, wait_s: float) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     process.kill()
     process.join()
-
-
-def _how_it_ended(name: str, code: int) -> str:
-    advice = (
-        "Most often the machine's memory has run out: use a smaller batch or model."
-        if code == -signal.SIGKILL
-        else "What it wrote is above."
-    )
-    return f"{name} {describe_exit(code)} before it had an answer. {advice}"
 
 
 def _child_main(

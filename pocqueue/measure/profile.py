@@ -132,17 +132,19 @@ class Profile:
             for point, values in zip(self.sweep.points, sweep["points"], strict=True):
                 values["nonces_per_s"] = point.nonces_per_s
             sweep["best_batch_size"] = self.sweep.best.batch_size
+        follows = (
+            "nonces_per_s",
+            "forward_nonces_per_s",
+            "ratio",
+            "flop_per_nonce",
+            "batch_s",
+            "rest_s",
+        )
         return {
             "model": model,
-            "nonces_per_s": self.nonces_per_s,
-            "forward_nonces_per_s": self.forward_nonces_per_s,
-            "ratio": self.ratio,
-            "flop_per_nonce": self.flop_per_nonce,
+            **{name: getattr(self, name) for name in (*follows, "overlap_s")},
             "share_of_rate": self.share_of_rate(self.nonces_per_s),
             "forward_share_of_rate": self.share_of_rate(self.forward_nonces_per_s),
-            "batch_s": self.batch_s,
-            "rest_s": self.rest_s,
-            "overlap_s": self.overlap_s,
             **fields,
             "num_distances": sum(map(len, self.distances.values())),
             "sweep": sweep,

@@ -12,6 +12,7 @@ made-up ones and says how much they differ, beside the interval that the size of
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,30 +33,22 @@ class Calibration:
     """An r_target and how sure it is."""
 
     r_target: float
-    #: Confidence interval of r_target; 0 or 2 if the sample gives no bound.
-    low: float
+    low: float  #: confidence interval of r_target; 0 or 2 if the sample gives no bound
     high: float
-    #: Probability that [low, high] holds the right r_target.
-    confidence: float
-    #: What was asked for.
-    valid_rate: float
-    #: Share of the samples below r_target.
-    sampled_rate: float
+    confidence: float  #: probability that [low, high] holds the right r_target
+    valid_rate: float  #: what was asked for
+    sampled_rate: float  #: share of the samples below r_target
     num_samples: int
-    #: Samples whose distance is not a finite number; they count as never valid.
-    num_nonfinite: int
+    num_nonfinite: int  #: samples whose distance is not a finite number: never valid
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
     """How much the valid rate differs between blocks at one r_target."""
 
-    #: Of each block, in the order given.
-    rates: tuple[float, ...]
-    #: Standard deviation of those.
-    observed: float
-    #: What that would be, about, if blocks did not differ: chance alone.
-    chance: float
+    rates: tuple[float, ...]  #: of each block, in the order given
+    observed: float  #: standard deviation of those
+    chance: float  #: what that would be, about, if blocks did not differ
 
     @property
     def beyond_chance(self) -> float:
@@ -95,6 +88,8 @@ def r_target_for(distances: Sequence[float], valid_rate: float) -> Calibration:
         InvalidRound: valid_rate is out of bounds.
         CalibrationError: there are too few samples, or too many of them are equal or not finite.
     """
+    from scipy.special import bdtrik
+
     num = len(distances)
     check_valid_rate(valid_rate, num)
     ordered = sorted(d if math.isfinite(d) else math.inf for d in distances)
@@ -116,9 +111,11 @@ def r_target_for(distances: Sequence[float], valid_rate: float) -> Calibration:
             f"Many distances are exactly {value:g}, so no r_target gives a valid rate of "
             f"{valid_rate:g}: the model's logits hardly depend on its input; try another model."
         )
-    first, last = _interval_places(num, valid_rate)
+    # Places, from 1, of the order statistics that bound the quantile: those of the binomial distribution of
+    # how many samples are below it, one further at the top. 0 or num + 1: the sample gives no bound there.
+    first, last = (math.ceil(bdtrik(tail, num, valid_rate)) for tail in (_ERROR, 1 - _ERROR))
     low = ordered[first - 1] if first >= 1 else 0.0
-    high = ordered[last - 1] if last <= num_finite else 2.0
+    high = ordered[last] if last < num_finite else 2.0
     return Calibration(
         r_target=value,
         low=low,
@@ -131,20 +128,6 @@ def r_target_for(distances: Sequence[float], valid_rate: float) -> Calibration:
     )
 
 
-def _interval_places(num: int, rate: float) -> tuple[int, int]:
-    """Return the places, from 1, of the order statistics that bound a quantile.
-
-    0 or num + 1 if the sample gives no bound on that side.
-    """
-    import numpy as np
-    from scipy.special import bdtr
-
-    # tail[k] = P(at most k of num samples are below the quantile)
-    tail = bdtr(np.arange(num + 1, dtype=np.float64), num, rate)
-    first = int(np.searchsorted(tail, _ERROR, side="right"))
-    return first, int(np.searchsorted(tail, 1 - _ERROR, side="left")) + 1
-
-
 def spread_between(samples: Sequence[Sequence[float]], r_target: float) -> Spread:
     """Compare the valid rates of blocks.
 
@@ -153,11 +136,10 @@ def spread_between(samples: Sequence[Sequence[float]], r_target: float) -> Sprea
         r_target: a distance below it is valid; NaN never is.
     """
     rates = [sum(d < r_target for d in block) / len(block) for block in samples]
-    mean = math.fsum(rates) / len(rates)
-    variance = math.fsum((rate - mean) ** 2 for rate in rates) / (len(rates) - 1)
+    mean = statistics.fmean(rates)
     # The mean over blocks of a binomial share's variance.
-    chance = math.fsum(mean * (1 - mean) / len(block) for block in samples) / len(samples)
-    return Spread(tuple(rates), math.sqrt(variance), math.sqrt(chance))
+    chance = statistics.fmean(mean * (1 - mean) / len(block) for block in samples)
+    return Spread(tuple(rates), statistics.stdev(rates, mean), math.sqrt(chance))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import os
 import signal
 import subprocess
@@ -34,11 +33,11 @@ Sink = Callable[[str, str], None]
 class RestartPolicy:
     """When a child that ended by itself is started again."""
 
-    #: Delay before the first restart in seconds; doubles with each exit within the window.
-    first_delay_s: float = 0.5
+    first_delay_s: float = (
+        0.5  #: before the first restart; doubles with each exit within the window
+    )
     max_delay_s: float = 10.0
-    #: Restarts within the window; one exit more and the child is given up.
-    max_restarts: int = 5
+    max_restarts: int = 5  #: within the window; one exit more and the child is given up
     window_s: float = 60.0
 
     def delay_s(self, exits_s: Sequence[float], now_s: float) -> float | None:
@@ -58,10 +57,8 @@ class Failure:
     """A child that ended for good although nobody stopped it."""
 
     name: str
-    #: Its last exit code; minus the signal's number if a signal ended it.
-    code: int
-    #: The last lines that it wrote, oldest first.
-    lines: tuple[str, ...]
+    code: int  #: its last exit code; minus the signal's number if a signal ended it
+    lines: tuple[str, ...]  #: the last ones that it wrote, oldest first
     num_exits: int = 1
 
     @property
@@ -164,6 +161,7 @@ class Child:
         try:
             failure = self._run()
         finally:
+            self._started.set()
             self._ended.set()
         if failure is not None:
             self._on_failure(failure)
@@ -194,8 +192,7 @@ class Child:
     def _spawn(self) -> subprocess.Popen[bytes] | None:
         """Start the process, unless it is to stop."""
         wrapper = [sys.executable, "-I", "-S", child_exec.__file__, str(os.getpid())]
-        with self._lock, contextlib.ExitStack() as at_end:
-            at_end.callback(self._started.set)
+        with self._lock:
             if self._stopping.is_set():
                 return None
             self._process = subprocess.Popen(  # noqa: S603 - the caller's fixed list, no shell
@@ -207,6 +204,7 @@ class Child:
                 pass_fds=self.pass_fds,
                 start_new_session=True,
             )
+            self._started.set()
             return self._process
 
     def _wait_for_end(self, process: subprocess.Popen[bytes]) -> int:

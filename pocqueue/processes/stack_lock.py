@@ -44,15 +44,9 @@ def stack_lock(state_dir: Path) -> Iterator[int]:
 
 def stack_pid(state_dir: Path) -> int | None:
     """Return the process that holds the lock of a state folder, or None if nobody does."""
-    try:
-        lock_fd = os.open(state_dir / _LOCK_NAME, os.O_RDONLY)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(lock_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return int(os.pread(lock_fd, 20, 0) or 0)
-    else:
-        return None
-    finally:
-        os.close(lock_fd)
+    with contextlib.suppress(OSError), (state_dir / _LOCK_NAME).open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return int(lock.read() or 0)
+    return None

@@ -222,7 +222,7 @@ def keep_redis(server: RedisServer, say: Callable[[str], None], *, keep: bool = 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _frame: signals.put(number))
     started = server.ensure()
-    say(f"{'started' if started else 'found running'} at {server.url}")
+    say(f"{'started' if started else 'runs'} at {server.url}")
     stopped_by = None
     while stopped_by is None:
         with contextlib.suppress(queue.Empty):

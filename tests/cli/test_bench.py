@@ -111,7 +111,7 @@ def test_the_defaults_of_what_is_measured(bench: Bench) -> None:
     bench.run()
     [(settings, queue, request)] = bench.asked
     assert (settings.model, queue) == ("embedded", "gpu0")
-    assert (request.batch_size, request.seq_len, request.seconds) == (None, 256, 5.0)
+    assert (request.batch_size, request.round.seq_len, request.seconds) == (None, 256, 5.0)
     assert request.max_batch is None
     assert len(set(request.blocks)) == 8
 
@@ -124,7 +124,7 @@ def test_options_reach_the_engine(bench: Bench) -> None:
     )
     [(settings, queue, request)] = bench.asked
     assert (settings.model, queue) == ("other", "rack.gpu3")
-    assert (request.batch_size, request.seq_len, request.seconds) == (16, 8, 2.0)
+    assert (request.batch_size, request.round.seq_len, request.seconds) == (16, 8, 2.0)
     assert request.max_batch == 64
     bench.run("--sweep")
     assert bench.asked[-1][2].max_batch == 1024

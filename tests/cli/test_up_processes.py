@@ -183,7 +183,7 @@ def test_a_redis_that_ran_before_goes_on(state_dir: Path, ups: list[Up]) -> None
     try:
         up = Up(state_dir, "--device", "cpu", "--no-flower")
         ups.append(up)
-        up.wait_for_line(r"^redis      \| Redis found running at ")
+        up.wait_for_line(r"^redis      \| Redis runs at ")
         up.wait_for_line(r"^pocqueue   \| Ctrl-C ends everything")
         up.process.terminate()
         assert up.process.wait(PATIENCE_S) == 0, up.log.read_text()

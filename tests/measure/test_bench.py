@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing_extensions import override
 from pocqueue.engine.base import Engine, check_batch
 from pocqueue.engine.profiled import STAGES, MatmulParameters, Profiled
 from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound
-from pocqueue.measure.bench import Bench, MemoryGuard, ProfileRequest, free_bytes
+from pocqueue.measure.bench import Bench, ProfileRequest, free_bytes, room_guard
 from pocqueue.measure.profile import MatrixRate, Profile, Sweep, SweepPoint
 from pocqueue.measure.valid_rate import estimate_window
 from pocqueue.poc.batch import Batch
@@ -86,7 +87,9 @@ def engine() -> Timed:
     return Timed()
 
 
-def bench(engine: CallsOnly, has_room: Callable[[], bool] | None = None, **changes: Any) -> Bench:
+def bench(
+    engine: CallsOnly, room: Callable[[Engine], Callable[[], bool]] = room_guard, **changes: Any
+) -> Bench:
     """A measurement by the engine's own clock, on a device whose rate is known."""
     return Bench(
         engine=engine,
@@ -94,7 +97,7 @@ def bench(engine: CallsOnly, has_room: Callable[[], bool] | None = None, **chang
         on_progress=silent,
         matrix_rate=lambda _info: RATE,
         clock=lambda: engine.now,
-        has_room=has_room,
+        room=room,
     )
 
 
@@ -276,23 +279,21 @@ def test_a_sweep_without_one_size_is_an_error() -> None:
 def test_a_sweep_ends_before_linux_would_end_it(engine: Timed) -> None:
     """On the CPU nobody refuses: whoever asks for too much is killed."""
     peaks = iter([1_000, 1_100, 1_200, 1_900])
-    guard = MemoryGuard(engine.info, in_process=True, peak=lambda: next(peaks), free=lambda: 900)
-    sweep = bench(engine, guard.has_room_for_twice).sweep(64)
+    guard = functools.partial(room_guard, peak=lambda: next(peaks), free=lambda: 900)
+    sweep = bench(engine, guard).sweep(64)
     assert [point.batch_size for point in sweep.points] == [1, 2, 4]
     assert "memory" in sweep.end
 
 
-@pytest.mark.parametrize(
-    ("changes", "in_process"),
-    [({}, False), ({"device": "cuda:0"}, True), ({"tensor_parallel": 2}, True)],
-)
+@pytest.mark.parametrize("changes", [{"device": "cuda:0"}, {"tensor_parallel": 2}])
 def test_only_a_model_in_this_process_on_the_cpu_is_guarded(
-    changes: dict[str, Any], in_process: bool
+    engine: Timed, changes: dict[str, Any]
 ) -> None:
     """GPUs refuse by themselves; other processes are not ours to measure."""
-    guard = MemoryGuard(make_info(**changes), in_process=in_process, free=lambda: 0)
-    assert guard.has_room_for_twice()
-    assert not MemoryGuard(make_info(), in_process=True, free=lambda: 0).has_room_for_twice()
+    assert not room_guard(engine, free=lambda: 0)()
+    assert room_guard(CallsOnly(), free=lambda: 0)()
+    engine.info = make_info(**changes)
+    assert room_guard(engine, free=lambda: 0)()
 
 
 def test_free_memory_is_what_the_machine_says() -> None:
