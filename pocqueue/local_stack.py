@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -29,7 +27,7 @@ from pocqueue.processes.tree import ProcessTree, drop, log_files
 from pocqueue.rounds.pool import Pool
 from pocqueue.rounds.redis_server import RedisServer
 from pocqueue.settings import Settings
-from pocqueue.web.listener import url_of
+from pocqueue.web.listener import listen, url_of
 
 #: The highest number of workers, as queue names have three digits.
 MAX_GPUS = 1000
@@ -97,13 +95,22 @@ def local_stack(
         log_dir: folder for a log file of each process instead.
 
     Raises:
-        ProcessError: something like it runs on this state folder, Flower's port is taken, or Redis
-            did not start.
-        SettingsError: a setting does not fit.
+        ProcessError: something like it runs on this state folder, or Redis did not start.
+        SettingsError: a setting does not fit, such as a port for Flower that is taken.
     """
     if gpus is not None and not 1 <= gpus <= MAX_GPUS:
         raise SettingsError(f"--gpus is {gpus}; allowed: 1 to {MAX_GPUS}.")
-    port = _free_port(settings.flower_address, settings.flower_port) if flower else 0
+    address, port = settings.flower_address, settings.flower_port
+    if flower:
+        listener = listen(
+            address,
+            port,
+            Settings.variable("flower_"),
+            host_variable="ADDRESS",
+            otherwise="choose another with --flower-port, or leave Flower out with --no-flower",
+        )
+        port = listener.getsockname()[1]
+        listener.close()
     with contextlib.ExitStack() as at_end:
         lock_fd = at_end.enter_context(stack_lock(settings.state_dir))
         env = environment(settings)
@@ -135,7 +142,7 @@ def local_stack(
                 own = {**env, **service.env}
                 tree.add(service.name, service.argv, own, pass_fds=[lock_fd])
             tree.start()
-        url = url_of(settings.flower_address, port) if flower else None
+        url = url_of(address, port) if flower else None
         yield LocalStack(tree, queues, url, log_dir)
 
 
@@ -234,22 +241,3 @@ def _flower() -> list[str]:
         if path.is_file():
             return _celery("flower", f"--conf={path}")
     raise ProcessError(f"Flower's configuration is not at {candidates[-1]}: use --no-flower.")
-
-
-def _free_port(address: str, port: int) -> int:
-    """Return the port, or a free one for 0, after a look whether it can be listened on."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    try:
-        # As Flower's own socket: connections that are just closing do not count.
-        with socket.create_server((address, port), family=family) as probe:
-            return int(probe.getsockname()[1])
-    except OSError as exc:
-        if exc.errno == errno.EADDRINUSE:
-            raise ProcessError(
-                f"Port {port} on {address or 'this machine'}, where Flower would listen, is taken: "
-                "choose another with --flower-port, or leave Flower out with --no-flower."
-            ) from None
-        raise SettingsError(
-            f"Flower cannot listen on {address or '*'} port {port} ({exc.strerror or exc}): mend "
-            f"{Settings.variable('flower_address')} or --flower-port, or use --no-flower."
-        ) from None

@@ -52,6 +52,7 @@ def bench(
     from pocqueue.errors import InvalidRound, SettingsError
     from pocqueue.measure.bench import ProfileRequest, profile_in_child, workers_beside
     from pocqueue.measure.samples import made_up_blocks
+    from pocqueue.measure.valid_rate import estimate_window
     from pocqueue.poc.search import MAX_BATCH_SIZE
     from pocqueue.rounds.start import draft_spec
     from pocqueue.settings import Settings
@@ -95,7 +96,11 @@ def bench(
             profile = profile_in_child(
                 settings, queue, request, lambda line: view.print(line, markup=False)
             )
-    show(_Report(profile, draft.window_s, r_target, shared_with), as_json=as_json)
+    window = None
+    if r_target is not None:
+        samples = [*profile.distances.values()]
+        window = estimate_window(profile.nonces_per_s, draft.window_s, samples, r_target)
+    show(_Report(profile, draft.window_s, window, shared_with), as_json=as_json)
 
 
 @dataclass(frozen=True)
@@ -104,24 +109,15 @@ class _Report:
 
     profile: Profile
     window_s: float  #: of a round
-    r_target: float | None
+    window: WindowEstimate | None
     shared_with: list[str]  #: queues of live workers on the same device
 
-    def window(self) -> WindowEstimate | None:
-        from pocqueue.measure.valid_rate import estimate_window
-
-        if self.r_target is None:
-            return None
-        samples = [*self.profile.distances.values()]
-        return estimate_window(self.profile.nonces_per_s, self.window_s, samples, self.r_target)
-
     def to_dict(self) -> dict[str, Any]:
-        window = self.window()
         return {
             **self.profile.to_dict(),
             "window_s": self.window_s,
             "nonces_per_window": int(self.profile.nonces_per_s * self.window_s),
-            "window": None if window is None else asdict(window),
+            "window": None if self.window is None else asdict(self.window),
             "shared_with": self.shared_with,
         }
 
@@ -156,9 +152,8 @@ class _Report:
             rows.append(("best batch size", _advice(found.sweep)))
         nonces = int(found.nonces_per_s * self.window_s)
         rows.append((f"{self.window_s:g} s window", f"{nonces:,} nonces at this rate"))
-        window = self.window()
-        if window is not None:
-            rows += _window_rows(window)
+        if self.window is not None:
+            rows += _window_rows(self.window)
         return rows
 
     def print(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -40,7 +41,7 @@ class _Source:
     name: str
     info: EngineInfo
     #: Gives distances for what is searched, a number of nonces, and whom to tell of progress.
-    sample: Callable[[RoundSpec, int, OnCount], list[float]]
+    sample: Callable[..., list[float]]
 
 
 def calibrate(
@@ -219,10 +220,7 @@ def _local_source(
     engine = load_local_engine(settings, model, lambda line: view.print(line))
     stack.callback(engine.close)
     check_batch(engine.info, Batch.of(draft, []))
-
-    def sample(search: RoundSpec, num: int, on_progress: OnCount) -> list[float]:
-        return sample_engine(engine, search, num, on_progress=on_progress)
-
+    sample = functools.partial(sample_engine, engine)
     return _Source(f"in this process on {engine.info.device}", engine.info, sample)
 
 
@@ -244,7 +242,7 @@ def _sample(source: _Source, draft: RoundSpec, blocks: list[str]) -> dict[str, l
             # The first blocks take what does not divide evenly.
             num = samples // len(blocks) + (place < samples % len(blocks))
             search = draft.model_copy(update={"block_hash": block})
-            distances = source.sample(search, num, show)
+            distances = source.sample(search, num, on_progress=show)
             if distances:
                 found[block] = distances
             done += len(distances)

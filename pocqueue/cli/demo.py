@@ -32,7 +32,9 @@ def demo(
     Uses the pool if GPUs are live already.
     """
     from pocqueue.cli.round import calibrated, finish
+    from pocqueue.errors import StoreUnavailable
     from pocqueue.processes.tree import stop_signals
+    from pocqueue.rounds.backend import Backend
     from pocqueue.rounds.start import decided, deployed_model, draft_spec
     from pocqueue.settings import Settings
 
@@ -44,11 +46,14 @@ def demo(
     with ExitStack() as stack:
         # SIGTERM ends what was started, as Ctrl-C does.
         stack.enter_context(stop_signals())
-        backend = _live_backend(settings)
-        if backend is None:
+        backend = None
+        try:
+            backend = stack.enter_context(Backend.open(settings))
+        except StoreUnavailable:
+            if settings.redis_url is not None:
+                raise
+        if backend is None or not backend.pool.live():
             backend = _started(stack, settings)
-        else:
-            stack.enter_context(backend)
         info = deployed_model(backend, draft, model)
         console(stderr=True).print(
             f"Model {info.model} ({info.fingerprint[:12]}) on {info.device}, {info.device_name}."
@@ -58,23 +63,6 @@ def demo(
             round_id = backend.store.create(decided(draft, info, **changes))
             code = finish(backend, round_id, output, interrupts, as_json=False)
     raise typer.Exit(code)
-
-
-def _live_backend(settings: Settings) -> Backend | None:
-    """Return a connection if GPUs are live already."""
-    from pocqueue.errors import StoreUnavailable
-    from pocqueue.rounds.backend import Backend
-
-    try:
-        backend = Backend.open(settings)
-    except StoreUnavailable:
-        if settings.redis_url is not None:
-            raise
-        return None
-    if backend.pool.live():
-        return backend
-    backend.client.close()
-    return None
 
 
 def _started(stack: ExitStack, settings: Settings) -> Backend:

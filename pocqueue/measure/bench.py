@@ -165,7 +165,10 @@ class Bench:
             seq_len=request.round.seq_len,
             engine_s=tuple(engine_s),
             forward_s=tuple(forward_s),
-            stages_s=_medians(stages),
+            stages_s={
+                stage: statistics.median(turn[stage] for turn in stages)
+                for stage in (stages[0] if stages else ())
+            },
             parameters=parameters,
             matrix=matrix,
             distances=distances,
@@ -269,9 +272,3 @@ def workers_beside(settings: Settings, queue: str) -> list[str]:
         )
 
     return [gpu.queue for gpu in gpus if is_beside(gpu)]
-
-
-def _medians(turns: list[dict[str, float]]) -> dict[str, float]:
-    """Return the median of each stage over the turns; nothing for no turns."""
-    stages = turns[0] if turns else ()
-    return {stage: statistics.median(turn[stage] for turn in turns) for stage in stages}

@@ -120,11 +120,6 @@ class Child:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
 
-    @property
-    def pid(self) -> int | None:
-        process = self._process
-        return None if process is None else process.pid
-
     def start(self, on_failure: Callable[[Failure], None]) -> None:
         """Start it; `on_failure` is called, from its thread, when it has ended for good."""
         self._on_failure = on_failure

@@ -123,11 +123,6 @@ class ProcessTree(Closing):
         for child in stage:
             child.start(self._fail)
 
-    def pids(self) -> dict[str, int]:
-        """Return the process ids of the children that run now, by name, in the order of start."""
-        children = (child for stage in self._stages for child in stage)
-        return {child.name: child.pid for child in children if child.pid is not None}
-
     def wait(self, timeout_s: float | None = None) -> Failure | None:
         """Wait until a child has ended for good; return it, or None when time is up.
 

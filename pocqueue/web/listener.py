@@ -8,24 +8,33 @@ import socket
 from pocqueue.errors import SettingsError
 
 
-def listen(host: str, port: int, prefix: str) -> socket.socket:
+def listen(
+    host: str,
+    port: int,
+    prefix: str,
+    *,
+    host_variable: str = "HOST",
+    otherwise: str = "choose another with --port",
+) -> socket.socket:
     """Return a socket that listens.
 
     Args:
-        host: name or address of this machine.
+        host: name or address of this machine; empty: every interface.
         port: 0 takes a free one.
         prefix: of the variables HOST and PORT, for messages.
+        host_variable: the first one, if it has another name.
+        otherwise: what to do about a port that is taken, beside ending what uses it.
 
     Raises:
         SettingsError: the port cannot be had.
     """
     try:
         family, _, _, _, place = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (OSError, UnicodeError) as exc:
         raise SettingsError(
-            f"{prefix}HOST is {host!r}, which is no address ({getattr(exc, 'strerror', None) or exc}); "
+            f"{prefix}{host_variable} is {host!r}, which is no address ({getattr(exc, 'strerror', None) or exc}); "
             "allowed: an address of this machine, such as 0.0.0.0 or 127.0.0.1."
         ) from None
     try:
@@ -36,7 +45,7 @@ def listen(host: str, port: int, prefix: str) -> socket.socket:
         why = os.strerror(exc.errno) if exc.errno else exc
         raise SettingsError(
             f"{prefix}PORT is {port} on {host}, which cannot be listened on ({why}): end what "
-            "uses it, or choose another with --port."
+            f"uses it, or {otherwise}."
         ) from None
     listener.set_inheritable(True)
     return listener

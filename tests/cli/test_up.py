@@ -106,18 +106,22 @@ def up(*arguments: str) -> BaseException | None:
 def test_a_taken_port_is_refused(taken_port: int, tmp_path: Path) -> None:
     """With the port, the option to change it, and nothing started or left behind."""
     error = up("--flower-port", str(taken_port))
-    assert isinstance(error, ProcessError)
-    assert f"Port {taken_port} on 127.0.0.1" in str(error)
+    assert isinstance(error, SettingsError)
+    assert f"POCQUEUE_FLOWER_PORT is {taken_port} on 127.0.0.1" in str(error)
     assert "--flower-port" in str(error)
     assert not (tmp_path / "state").exists()
 
 
-def test_an_address_of_another_machine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sentence names the variable."""
-    monkeypatch.setenv("POCQUEUE_FLOWER_ADDRESS", "192.0.2.1")
-    error = up()
-    assert isinstance(error, SettingsError)
-    assert "POCQUEUE_FLOWER_ADDRESS" in str(error)
+def test_an_address_that_flower_cannot_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sentence names address and variable."""
+    for address, words in {
+        "192.0.2.1": "POCQUEUE_FLOWER_PORT is 5555 on 192.0.2.1, which cannot be listened on",
+        "no such host": "POCQUEUE_FLOWER_ADDRESS is 'no such host', which is no address",
+    }.items():
+        monkeypatch.setenv("POCQUEUE_FLOWER_ADDRESS", address)
+        error = up()
+        assert isinstance(error, SettingsError)
+        assert words in str(error)
 
 
 def test_a_second_one_on_the_state_folder_is_refused(tmp_path: Path) -> None:
