@@ -54,6 +54,8 @@ async def deliver(
 ) -> str:
     """Post the unconfirmed proofs of a round; return one line about it.
 
+    To be run in an event loop of its own: calls to Redis hold it up.
+
     Args:
         round_id: whose proofs.
         token: of the lease under which they are posted.
@@ -62,10 +64,10 @@ async def deliver(
     """
     callbacks = backend.callbacks
     try:
-        status = await asyncio.to_thread(backend.store.status, round_id)
+        status = backend.store.status(round_id)
     except UnknownRound:
         return "the round is forgotten"
-    progress = await asyncio.to_thread(callbacks.progress, round_id)
+    progress = callbacks.progress(round_id)
     url = status.spec.callback_url
     if progress.lease != token or url is None:
         return "another task delivers"
@@ -73,21 +75,21 @@ async def deliver(
         # Tells more than the connector does if the URL is odd as well.
         check_url(url, allow_private=allow_private)
     except InvalidRound as exc:
-        return await _give_up(backend, round_id, token, str(exc))
+        return _give_up(backend, round_id, token, str(exc))
     cursor, attempts, size = progress.cursor, progress.attempts, entries_per_post
     posted = refused = 0
     give_back_at = time.monotonic() + TASK_S
     async with CallbackClient(connector=partial(checked_connector, allow_private)) as client:
         while True:
-            entries = await asyncio.to_thread(backend.store.read_proofs, status, cursor, count=size)
+            entries = backend.store.read_proofs(status, cursor, count=size)
             if not entries:
-                await asyncio.to_thread(callbacks.finish, round_id, token)
+                callbacks.finish(round_id, token)
                 return f"{posted} nonces delivered, {refused} refused"
             batch = Proofs.joined(entry.proofs for entry in entries)
             result = await client.post(url, "generated", encode_body(status.spec.body(batch)))
             if result.outcome is PostOutcome.RETRY:
                 error = f"{len(batch)} nonces were not taken"
-                await asyncio.to_thread(callbacks.failed, round_id, token, attempts, error)
+                callbacks.failed(round_id, token, attempts, error)
                 logger.warning(
                     "Round %s: the callback receiver took nothing, %s; next try in %.1f s.",
                     round_id,
@@ -97,7 +99,7 @@ async def deliver(
                 return error
             if result.outcome is PostOutcome.FORBIDDEN:
                 # Nothing was sent, so nothing is passed over, and the next try would end here too.
-                return await _give_up(backend, round_id, token, result.reason)
+                return _give_up(backend, round_id, token, result.reason)
             if result.outcome is PostOutcome.REFUSED and len(entries) > 1:
                 # The body may be too large, or one batch in it is what the receiver refuses.
                 size = len(entries) // 2
@@ -116,19 +118,17 @@ async def deliver(
                 posted += len(batch)
             # Failures before this success no longer count.
             cursor, attempts = entries[-1].cursor, 0
-            if not await asyncio.to_thread(
-                callbacks.delivered, round_id, token, cursor, len(batch)
-            ):
+            if not callbacks.delivered(round_id, token, cursor, len(batch)):
                 return "another task took over"
             if time.monotonic() > give_back_at:
                 # A slow receiver must not keep the others waiting; the scheduler comes back to this round
                 # for as long as it has proofs to deliver.
-                await asyncio.to_thread(callbacks.finish, round_id, token)
+                callbacks.finish(round_id, token)
                 return f"{posted} nonces delivered, {refused} refused; more to come"
 
 
-async def _give_up(backend: Backend, round_id: str, token: str, error: str) -> str:
+def _give_up(backend: Backend, round_id: str, token: str, error: str) -> str:
     """End the callbacks of a round, as no further try would help."""
-    await asyncio.to_thread(backend.callbacks.give_up, round_id, token, error)
+    backend.callbacks.give_up(round_id, token, error)
     logger.error("Round %s: no callbacks are sent. %s", round_id, error)
     return error

@@ -15,7 +15,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 from typing_extensions import override
@@ -39,38 +39,39 @@ from pocqueue.poc.callback import (
 logger = logging.getLogger(__name__)
 
 
+@dataclass(eq=False)
 class Dispatcher(AsyncClosing):
-    """Delivers the messages of an outbox; an async context manager that ends it.
+    """Signs messages and delivers those of an outbox; an async context manager that ends it."""
 
-    Args:
-        outbox: where they wait. Nothing else delivers from it.
-        on_delivered: called with the seconds from a message on disk to its receiver's 200.
-        backoff: pauses between tries; a receiver may ask for longer ones.
-        request_timeout_s: seconds for one attempt, all of it.
-        stop_timeout_s: seconds that attempts under way get to end when it is stopped.
-        disk_pause_s: between two tries to read or write the outbox while its disk is in trouble.
-    """
+    outbox: Outbox  #: where they wait; nothing else delivers from it
+    key: SigningKey
+    metrics: NodeMetrics
+    _: KW_ONLY
+    #: Pauses between tries; a receiver may ask for longer ones.
+    backoff: Backoff = Backoff(first_s=0.25, longest_s=30.0)  # noqa: RUF009 - it is frozen
+    request_timeout_s: float = 10.0  #: for one attempt, all of it
+    #: That attempts under way get to end when it is stopped.
+    stop_timeout_s: float = 3.0
+    #: Between two tries to read or write the outbox while its disk is in trouble.
+    disk_pause_s: float = 1.0
+    _wake: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _closing: bool = field(default=False, init=False)
+    _task: asyncio.Task[None] | None = field(default=None, init=False)
+    _busy: dict[str, asyncio.Task[None]] = field(default_factory=dict, init=False)
 
-    def __init__(
-        self,
-        outbox: Outbox,
-        *,
-        on_delivered: Callable[[float], None] | None = None,
-        backoff: Backoff = Backoff(first_s=0.25, longest_s=30.0),  # noqa: B008 - it is frozen
-        request_timeout_s: float = 10.0,
-        stop_timeout_s: float = 3.0,
-        disk_pause_s: float = 1.0,
-    ) -> None:
-        self._outbox = outbox
-        self._on_delivered = on_delivered
-        self._backoff = backoff
-        self._client = CallbackClient(request_timeout_s=request_timeout_s)
-        self._stop_timeout_s = stop_timeout_s
-        self._disk_pause_s = disk_pause_s
-        self._wake = asyncio.Event()
-        self._closing = False
-        self._task: asyncio.Task[None] | None = None
-        self._busy: dict[str, asyncio.Task[None]] = {}
+    def message(self, position: str, kind: Kind, url: str, body: Mapping[str, Any]) -> NewMessage:
+        """Return a message with a body, signed.
+
+        Args:
+            position: of the batch in its session; once for each kind.
+            kind: of the body.
+            url: callback URL.
+            body: a batch or verdict, as `sign_body` takes it.
+        """
+        with self.metrics.signing.time():
+            signed = sign_body(body, self.key)
+        self.metrics.signed.inc()
+        return NewMessage(position, kind, url, signed, len(signed["nonces"]))
 
     def notify(self) -> None:
         """Look into the outbox now: there is a new message. To be called in the event loop."""
@@ -89,27 +90,27 @@ class Dispatcher(AsyncClosing):
             await asyncio.wait([self._task])
 
     async def _run(self) -> None:
-        async with self._client:
+        async with CallbackClient(request_timeout_s=self.request_timeout_s) as client:
             while not self._closing:
                 # Cleared before the outbox is read: a message that comes after that wakes.
                 self._wake.clear()
                 try:
-                    pause_s = await self._start_due()
+                    pause_s = await self._start_due(client)
                 except Exception:
                     # Our own bug must not end the deliveries for good.
                     logger.exception("The outbox could not be looked into.")
-                    pause_s = self._disk_pause_s
+                    pause_s = self.disk_pause_s
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), pause_s)
             await self._finish()
 
-    async def _start_due(self) -> float | None:
+    async def _start_due(self, client: CallbackClient) -> float | None:
         """Start a delivery for each URL that is due and idle; return the seconds to the next pause's end."""
         try:
-            heads = await asyncio.to_thread(self._outbox.heads)
+            heads = await asyncio.to_thread(self.outbox.heads)
         except OutboxError as exc:
             logger.error("%s", exc)
-            return self._disk_pause_s
+            return self.disk_pause_s
         now_s = time.time()
         pauses = []
         for message in heads:
@@ -120,26 +121,26 @@ class Dispatcher(AsyncClosing):
                 pauses.append(pause)
                 continue
             self._busy[message.url] = asyncio.create_task(
-                self._deliver(message), name=f"message-{message.id}"
+                self._deliver(client, message), name=f"message-{message.id}"
             )
         return min(pauses, default=None)
 
-    async def _deliver(self, message: Message) -> None:
+    async def _deliver(self, client: CallbackClient, message: Message) -> None:
         """Make one attempt and note what came of it."""
         try:
-            result = await self._client.post(message.url, message.kind, message.body)
+            result = await client.post(message.url, message.kind, message.body)
             if result.outcome is PostOutcome.DELIVERED:
-                await self._note(self._outbox.delivered, message.id)
+                await self._note(self.outbox.delivered, message.id)
                 if message.attempts:
                     logger.info("%s: taken at try %d", _named(message), message.attempts + 1)
                 else:
                     logger.debug("%s: taken", _named(message))
-                if self._on_delivered is not None:
-                    self._on_delivered(max(0.0, time.time() - message.created_s))
+                self.metrics.delivered.inc()
+                self.metrics.delivery.observe(max(0.0, time.time() - message.created_s))
             elif result.outcome is PostOutcome.RETRY:
                 await self._put_off(message, result)
             else:
-                await self._note(self._outbox.refused, message.id, result.reason)
+                await self._note(self.outbox.refused, message.id, result.reason)
                 logger.error(
                     "%s was refused and will not be tried again: %s",
                     _named(message),
@@ -151,8 +152,8 @@ class Dispatcher(AsyncClosing):
 
     async def _put_off(self, message: Message, result: PostResult) -> None:
         """Note a failure and when to try again."""
-        pause_s = max(self._backoff.pause_s(message.attempts), result.retry_after_s)
-        await self._note(self._outbox.failed, message.id, result.reason, time.time() + pause_s)
+        pause_s = max(self.backoff.pause_s(message.attempts), result.retry_after_s)
+        await self._note(self.outbox.failed, message.id, result.reason, time.time() + pause_s)
         logger.log(
             # One warning for each outage.
             logging.WARNING if message.attempts == 0 else logging.INFO,
@@ -173,7 +174,7 @@ class Dispatcher(AsyncClosing):
                 await asyncio.to_thread(method, *args)
             except OutboxError as exc:
                 logger.error("%s", exc)
-                await asyncio.sleep(self._disk_pause_s)
+                await asyncio.sleep(self.disk_pause_s)
             else:
                 return
 
@@ -181,35 +182,11 @@ class Dispatcher(AsyncClosing):
         """Let what is under way end, and cut off what takes too long; the next run sends that again."""
         if tasks := list(self._busy.values()):
             try:
-                await asyncio.wait(tasks, timeout=self._stop_timeout_s)
+                await asyncio.wait(tasks, timeout=self.stop_timeout_s)
             finally:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """Key, outbox, dispatcher and metrics of a node; every search and every verdict uses the same."""
-
-    key: SigningKey
-    outbox: Outbox
-    dispatcher: Dispatcher
-    metrics: NodeMetrics
-
-    def message(self, position: str, kind: Kind, url: str, body: Mapping[str, Any]) -> NewMessage:
-        """Return a message with a body, signed.
-
-        Args:
-            position: of the batch in its session; once for each kind.
-            kind: of the body.
-            url: callback URL.
-            body: a batch or verdict, as `sign_body` takes it.
-        """
-        with self.metrics.signing.time():
-            signed = sign_body(body, self.key)
-        self.metrics.signed.inc()
-        return NewMessage(position, kind, url, signed, len(signed["nonces"]))
 
 
 def pause_left(next_s: float, now_s: float) -> float:

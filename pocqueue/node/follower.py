@@ -22,7 +22,7 @@ from dataclasses import KW_ONLY, InitVar, dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
 from pocqueue.errors import DelegationError, OutboxError, PocqueueError
-from pocqueue.node.dispatcher import Outgoing
+from pocqueue.node.dispatcher import Dispatcher
 from pocqueue.node.outbox import NewMessage
 from pocqueue.node.page_check import Fraud, PageCheck
 from pocqueue.node.round import SearchRequest
@@ -63,7 +63,7 @@ class Follower:
 
     source: Source  #: where the nonces come from
     request: SearchRequest  #: what was asked for, and when its window closes
-    outgoing: Outgoing  #: where signed batches go
+    outgoing: Dispatcher  #: where signed batches go
     _: KW_ONLY
     spot_check: SpotCheck | None  #: recomputes samples; None: nothing can be recomputed here
     #: Nonces of the same round that were kept already, by another search; they are left out.
@@ -196,7 +196,7 @@ class Follower:
                 logger.warning("%s a page was read twice; kept once.", self.tag)
                 cursor = session.cursor
                 continue
-            self.outgoing.dispatcher.notify()
+            self.outgoing.notify()
             cursor = page.cursor
             self._count(batches)
             self._has_read_all = page.over

@@ -59,11 +59,6 @@ class NodeMetrics:
             "pocqueue_node_sampled_nonces", "Received nonces that were recomputed here."
         )
 
-    def count_delivery(self, latency_s: float) -> None:
-        """Count a message that its receiver took, so many seconds after it was written."""
-        self.delivered.inc()
-        self.delivery.observe(latency_s)
-
     def render(self) -> tuple[bytes, str]:
         """Return the exposition text and its content type."""
         return generate_latest(self.registry), CONTENT_TYPE_LATEST

@@ -20,7 +20,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, Field
 
-from pocqueue.errors import NodeStateError, OutboxError
+from pocqueue.errors import OutboxError
 from pocqueue.poc.callback import Kind, encode_body
 from pocqueue.web.sqlite_file import FileRole, SqliteFile
 
@@ -83,8 +83,11 @@ class Message:
     next_s: float  #: Unix time before which it is not tried
 
 
-_SESSION_COLUMNS = ", ".join(field.name for field in fields(Session))
-_MESSAGE_COLUMNS = ", ".join(field.name for field in fields(Message))
+_SESSIONS = f"SELECT {', '.join(field.name for field in fields(Session))} FROM sessions WHERE "  # noqa: S608 - constants
+_END = (
+    "UPDATE sessions SET state = ?, ended_s = coalesce(ended_s, ?)"
+    " WHERE session_id = ? AND state != 'fraud'"
+)
 # The first waiting message of each URL. The URLs are found one by one in the index, as DISTINCT would
 # read all of it, and thousands of messages may wait for one URL.
 _HEADS = f"""
@@ -94,7 +97,7 @@ WITH RECURSIVE urls (url) AS (
     SELECT (SELECT min(url) FROM messages WHERE state = 'waiting' AND url > urls.url)
     FROM urls WHERE urls.url IS NOT NULL
 )
-SELECT {_MESSAGE_COLUMNS} FROM messages WHERE id IN (
+SELECT {", ".join(field.name for field in fields(Message))} FROM messages WHERE id IN (
     SELECT (SELECT min(id) FROM messages WHERE state = 'waiting' AND url = urls.url) FROM urls
 ) ORDER BY id
 """  # noqa: S608 - made of constants
@@ -103,17 +106,16 @@ SELECT {_MESSAGE_COLUMNS} FROM messages WHERE id IN (
 class OutboxStatus(BaseModel):
     """Signed batches that are still on disk."""
 
-    waiting: int = Field(description="Not confirmed by their receiver yet.")
-    refused: int = Field(description="Answered with a final error by their receiver.")
-    held: int = Field(description="Of a session that was found to be fraud; never sent.")
+    waiting: int = Field(default=0, description="Not confirmed by their receiver yet.")
+    refused: int = Field(default=0, description="Answered with a final error by their receiver.")
+    held: int = Field(default=0, description="Of a session that was found to be fraud; never sent.")
     oldest_seconds: float = Field(description="Age of the oldest one that waits; 0 if none does.")
 
 
 class Outbox(SqliteFile):
     """The outbox in a file, made if it is not there; a context manager.
 
-    Every method raises OutboxError if the file is in trouble. `accept`, `add_check`, `close_session` and
-    `hold` raise NodeStateError if the session is not known.
+    Every method raises OutboxError if the file is in trouble.
 
     Args:
         path: the file. `PATH.lock` beside it keeps other processes away from it.
@@ -145,18 +147,17 @@ class Outbox(SqliteFile):
             origin: where its nonces come from.
             request: JSON of whatever it takes to resume it.
         """
-        with self.transaction() as db:
-            db.execute(
-                "DELETE FROM sessions WHERE ended_s < ? AND NOT EXISTS"
-                " (SELECT 1 FROM messages WHERE messages.session_id = sessions.session_id)",
-                (self._clock() - KEEP_ENDED_S,),
-            )
-            opened = db.execute(
-                "INSERT INTO sessions (session_id, origin, state, cursor, request, created_s)"
-                " VALUES (?, ?, 'open', '', ?, ?) ON CONFLICT DO NOTHING",
-                (session_id, origin, request, self._clock()),
-            )
-            return opened.rowcount == 1
+        self._write(
+            "DELETE FROM sessions WHERE ended_s < ? AND NOT EXISTS"
+            " (SELECT 1 FROM messages WHERE messages.session_id = sessions.session_id)",
+            self._clock() - KEEP_ENDED_S,
+        )
+        opened = self._write(
+            "INSERT INTO sessions (session_id, origin, state, cursor, request, created_s)"
+            " VALUES (?, ?, 'open', '', ?, ?) ON CONFLICT DO NOTHING",
+            *(session_id, origin, request, self._clock()),
+        )
+        return opened == 1
 
     def set_request(self, session_id: str, request: str) -> None:
         """Replace what it takes to resume a session; one that is not known is left so.
@@ -164,23 +165,19 @@ class Outbox(SqliteFile):
         Args:
             request: as for `open_session`.
         """
-        with self.transaction() as db:
-            db.execute(
-                "UPDATE sessions SET request = ? WHERE session_id = ?", (request, session_id)
-            )
+        self._write("UPDATE sessions SET request = ? WHERE session_id = ?", request, session_id)
 
     def open_sessions(self) -> list[Session]:
         """Return the sessions that are not over, oldest first: those to resume after a restart."""
         with self.transaction() as db:
-            rows = db.execute(
-                f"SELECT {_SESSION_COLUMNS} FROM sessions WHERE state = 'open' ORDER BY created_s, rowid"  # noqa: S608 - constants
-            ).fetchall()
+            rows = db.execute(f"{_SESSIONS} state = 'open' ORDER BY created_s, rowid").fetchall()
         return [Session(*row) for row in rows]
 
     def session(self, session_id: str) -> Session | None:
         """Return a session, or None if it is not known (any more)."""
         with self.transaction() as db:
-            return _session(db, session_id)
+            row = db.execute(f"{_SESSIONS} session_id = ?", (session_id,)).fetchone()
+        return None if row is None else Session(*row)
 
     def accept(
         self, session_id: str, cursor_before: str, cursor_after: str, messages: Sequence[NewMessage]
@@ -195,16 +192,20 @@ class Outbox(SqliteFile):
 
         Returns:
             False if the page is not taken and nothing was changed: the cursor is no longer
-            `cursor_before`, one of the messages is there already, or the session is over.
+            `cursor_before`, one of the messages is there already, or the session is not open.
 
         Raises:
             ValueError: a body holds what JSON has no words for.
         """
+        generated = [new.nonces for new in messages if new.kind == "generated"]
         with self.transaction() as db:
-            session = _known(db, session_id)
-            if session.state != "open" or session.cursor != cursor_before:
+            moved = db.execute(
+                "UPDATE sessions SET cursor = ?, batches = batches + ?, nonces = nonces + ?"
+                " WHERE session_id = ? AND state = 'open' AND cursor = ?",
+                (cursor_after, len(generated), sum(generated), session_id, cursor_before),
+            )
+            if not moved.rowcount:
                 return False
-            now_s = self._clock()
             try:
                 for new in messages:
                     # With and without the slash it is one receiver, and one order.
@@ -213,37 +214,28 @@ class Outbox(SqliteFile):
                         "INSERT INTO messages"
                         " (session_id, position, kind, url, body, nonces, created_s)"
                         " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                        (session_id, new.position, new.kind, url, body, new.nonces, now_s),
+                        (session_id, new.position, new.kind, url, body, new.nonces, self._clock()),
                     )
             except sqlite3.IntegrityError:
                 db.rollback()
                 return False
-            generated = [new.nonces for new in messages if new.kind == "generated"]
-            db.execute(
-                "UPDATE sessions SET cursor = ?, batches = batches + ?, nonces = nonces + ?"
-                " WHERE session_id = ?",
-                (cursor_after, len(generated), sum(generated), session_id),
-            )
         return True
 
     def add_check(self, session_id: str, *, sampled: int, invalid: int) -> None:
         """Add to what was recomputed of a session, and to what of it was wrong."""
-        with self.transaction() as db:
-            _known(db, session_id)
-            db.execute(
-                "UPDATE sessions SET sampled = sampled + ?, invalid = invalid + ? WHERE session_id = ?",
-                (sampled, invalid, session_id),
-            )
+        self._write(
+            "UPDATE sessions SET sampled = sampled + ?, invalid = invalid + ? WHERE session_id = ?",
+            *(sampled, invalid, session_id),
+        )
 
     def close_session(self, session_id: str) -> None:
         """Note that a session is over; one that was fraud stays so. Its messages are still sent."""
-        with self.transaction() as db:
-            _end(db, session_id, "closed", self._clock())
+        self._write(_END, "closed", self._clock(), session_id)
 
     def hold(self, session_id: str) -> int:
         """Send nothing more of a session, which was fraud; return how many messages are held by it."""
         with self.transaction() as db:
-            _end(db, session_id, "fraud", self._clock())
+            db.execute(_END, ("fraud", self._clock(), session_id))
             held = db.execute(
                 "UPDATE messages SET state = 'held' WHERE session_id = ? AND state = 'waiting'",
                 (session_id,),
@@ -260,57 +252,34 @@ class Outbox(SqliteFile):
 
     def delivered(self, message_id: int) -> None:
         """Remove a message: its receiver said 200."""
-        with self.transaction() as db:
-            db.execute("DELETE FROM messages WHERE id = ?", (message_id,))
+        self._write("DELETE FROM messages WHERE id = ?", message_id)
 
     def failed(self, message_id: int, error: str, next_s: float) -> None:
         """Note that an attempt failed, and the Unix time before which there is to be no other."""
-        with self.transaction() as db:
-            db.execute(
-                "UPDATE messages SET attempts = attempts + 1, error = ?, next_s = ? WHERE id = ?",
-                (error, next_s, message_id),
-            )
+        self._write(
+            "UPDATE messages SET attempts = attempts + 1, error = ?, next_s = ? WHERE id = ?",
+            *(error, next_s, message_id),
+        )
 
     def refused(self, message_id: int, error: str) -> None:
         """Put a message aside for good: the same body would be refused again."""
-        with self.transaction() as db:
-            db.execute(
-                "UPDATE messages SET attempts = attempts + 1, error = ?, state = 'refused'"
-                " WHERE id = ? AND state = 'waiting'",
-                (error, message_id),
-            )
+        self._write(
+            "UPDATE messages SET attempts = attempts + 1, error = ?, state = 'refused'"
+            " WHERE id = ? AND state = 'waiting'",
+            *(error, message_id),
+        )
 
     def counts(self) -> OutboxStatus:
         """Count the messages."""
+        now_s = self._clock()
         with self.transaction() as db:
-            rows = db.execute("SELECT state, count(*) FROM messages GROUP BY state")
-            by_state = {"waiting": 0, "refused": 0, "held": 0} | dict(rows)
+            by_state = dict(db.execute("SELECT state, count(*) FROM messages GROUP BY state"))
             [oldest_s] = db.execute(
-                "SELECT min(created_s) FROM messages WHERE state = 'waiting'"
+                "SELECT coalesce(min(created_s), ?) FROM messages WHERE state = 'waiting'", (now_s,)
             ).fetchone()
-        age_s = 0.0 if oldest_s is None else max(0.0, self._clock() - oldest_s)
-        return OutboxStatus(**by_state, oldest_seconds=round(age_s, 3))
+        return OutboxStatus(**by_state, oldest_seconds=round(max(0.0, now_s - oldest_s), 3))
 
-
-def _session(db: sqlite3.Connection, session_id: str) -> Session | None:
-    row = db.execute(
-        f"SELECT {_SESSION_COLUMNS} FROM sessions WHERE session_id = ?",  # noqa: S608 - constants
-        (session_id,),
-    ).fetchone()
-    return None if row is None else Session(*row)
-
-
-def _end(db: sqlite3.Connection, session_id: str, state: SessionState, now_s: float) -> None:
-    _known(db, session_id)
-    db.execute(
-        "UPDATE sessions SET state = ?, ended_s = coalesce(ended_s, ?)"
-        " WHERE session_id = ? AND state != 'fraud'",
-        (state, now_s, session_id),
-    )
-
-
-def _known(db: sqlite3.Connection, session_id: str) -> Session:
-    session = _session(db, session_id)
-    if session is None:
-        raise NodeStateError(f"The outbox knows no session {session_id!r}: open it first.")
-    return session
+    def _write(self, sql: str, *values: object) -> int:
+        """Execute one statement as a transaction of its own; return how many rows it changed."""
+        with self.transaction() as db:
+            return db.execute(sql, values).rowcount

@@ -26,7 +26,7 @@ from pocqueue.errors import (
     OutboxError,
     PocqueueError,
 )
-from pocqueue.node.dispatcher import Outgoing
+from pocqueue.node.dispatcher import Dispatcher
 from pocqueue.node.engine_host import EngineHost
 from pocqueue.node.follower import Follower
 from pocqueue.node.outbox import Session
@@ -56,7 +56,7 @@ class Searches:
     delegation: DelegationSettings  #: the big node
     local_work: LocalWork  #: what the node searches with by itself
     engine: EngineHost | None  #: its engine, if it works with one
-    outgoing: Outgoing  #: where signed batches go
+    outgoing: Dispatcher  #: where signed batches go
     #: Called with the follower of a search that its big node ended early or cheated in.
     on_lost: Callable[[Follower], Awaitable[None]]
     #: Of the searches that are not over, and of some that are.

@@ -18,7 +18,7 @@ from enum import Enum
 from typing import Any
 
 from pocqueue.errors import DelegationError, NodeStateError, PocqueueError
-from pocqueue.node.dispatcher import Dispatcher, Outgoing
+from pocqueue.node.dispatcher import Dispatcher
 from pocqueue.node.engine_host import EngineHost
 from pocqueue.node.follower import Follower
 from pocqueue.node.keys import SigningKey
@@ -70,8 +70,7 @@ class NodeService:
         self._delegation = delegation
         local = local_work(delegation, node)
         self.engine = (engine or EngineHost(settings)) if local == "engine" else None
-        dispatcher = Dispatcher(outbox, on_delivered=self.metrics.count_delivery)
-        self._outgoing = Outgoing(key, outbox, dispatcher, self.metrics)
+        self._outgoing = Dispatcher(outbox, key, self.metrics)
         self._searches = Searches(
             settings, delegation, local, self.engine, self._outgoing, on_lost=self._after_loss
         )
@@ -88,14 +87,14 @@ class NodeService:
         """Load the engine in the background, send what waits, and go on with open searches."""
         if self.engine is not None:
             self.engine.start()
-        self._outgoing.dispatcher.start()
+        self._outgoing.start()
         for session in await asyncio.to_thread(self._outgoing.outbox.open_sessions):
             await self._resume(session)
 
     async def close(self) -> None:
         """End this process's part; searches on big nodes and in the store go on."""
         await self._searches.close()
-        await self._outgoing.dispatcher.close()
+        await self._outgoing.close()
         if self.engine is not None:
             await self.engine.close()
         await asyncio.to_thread(self._outgoing.outbox.close)

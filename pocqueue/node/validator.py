@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 
-from pocqueue.node.dispatcher import Outgoing
+from pocqueue.node.dispatcher import Dispatcher
 from pocqueue.node.engine_host import EngineHost
 from pocqueue.node.outbox import NewMessage, Outbox
 from pocqueue.node.round import NodeRound
@@ -16,7 +16,7 @@ NO_SEARCH = "{}"
 
 
 async def validate(
-    received: ReceivedBatch, node_round: NodeRound, engine: EngineHost, outgoing: Outgoing
+    received: ReceivedBatch, node_round: NodeRound, engine: EngineHost, outgoing: Dispatcher
 ) -> Verdict:
     """Recompute a proof for the round's block; the verdict is on disk when this returns.
 
@@ -39,7 +39,7 @@ async def validate(
         uuid.uuid4().hex, "validated", search.url, search.proof.verdict_body(search, verdict)
     )
     await asyncio.to_thread(_keep, outgoing.outbox, message)
-    outgoing.dispatcher.notify()
+    outgoing.notify()
     return verdict
 
 

@@ -51,22 +51,6 @@ class CallbackProgress(BaseModel):
     error: str = ""
 
 
-def is_due(status: RoundStatus, progress: CallbackProgress) -> bool:
-    """Say whether a delivery should begin now."""
-    return (
-        status.valid > progress.delivered
-        and status.now_ms >= progress.next_ms
-        and status.now_ms >= progress.lease_ms
-    )
-
-
-def is_finished(status: RoundStatus, progress: CallbackProgress, grace_s: float) -> bool:
-    """Say whether nothing more is to be sent: all is delivered, or the grace time is over."""
-    if status.state.is_active:
-        return False
-    return progress.delivered >= status.valid or status.now_ms > status.ended_ms + grace_s * 1000
-
-
 @dataclass(eq=False, repr=False)
 class Callbacks(OnRedis):
     """The callbacks of all rounds, in Redis."""
@@ -82,17 +66,17 @@ class Callbacks(OnRedis):
         found = self.progress_of_all()
         if not found:
             return []
-        statuses = {status.round_id: status for status in self.store.statuses(list(found))}
-        claimed = []
-        for round_id, progress in found.items():
-            status = statuses.get(round_id)
-            if status is None or is_finished(status, progress, grace_s):
-                with self._errors():
-                    self.client.srem(Keys.CALLBACKS, round_id)
-            elif is_due(status, progress):
-                token = uuid.uuid4().hex
-                self._lease(status, token)
-                claimed.append((round_id, token))
+        claimed, kept = [], set()
+        for status in self.store.statuses(list(found)):
+            round_id, progress, now_ms = status.round_id, found[status.round_id], status.now_ms
+            is_behind = status.valid > progress.delivered
+            if status.state.is_active or (is_behind and now_ms <= status.ended_ms + grace_s * 1000):
+                kept.add(round_id)
+                if is_behind and now_ms >= max(progress.next_ms, progress.lease_ms):
+                    claimed.append((round_id, self._lease(status)))
+        if over := found.keys() - kept:
+            with self._errors():
+                self.client.srem(Keys.CALLBACKS, *over)
         return claimed
 
     def progress(self, round_id: str) -> CallbackProgress:
@@ -108,10 +92,7 @@ class Callbacks(OnRedis):
 
     def delivered(self, round_id: str, token: str, cursor: str, num_nonces: int) -> bool:
         """Note that the receiver took everything up to a cursor; False if the lease is lost."""
-        lease_ms = self.timings.lease_ms
-        return self._advance(
-            round_id, token, cursor=cursor, num_nonces=num_nonces, lease_ms=lease_ms
-        )
+        return self._advance(round_id, token, cursor, num_nonces, self.timings.lease_ms)
 
     def failed(self, round_id: str, token: str, attempts: int, error: str) -> bool:
         """Note a failure after so many others, and give the lease up until the backoff is over."""
@@ -135,29 +116,23 @@ class Callbacks(OnRedis):
         found = self._each("HGETALL", [Keys.of_round(i, "callback") for i in round_ids])
         return [CallbackProgress.model_validate(fields) for fields in found]
 
-    def _lease(self, status: RoundStatus, token: str) -> None:
-        key = Keys.of_round(status.round_id, "callback")
+    def _lease(self, status: RoundStatus) -> str:
+        """Return the token of a new lease of a round's delivery."""
+        key, token = Keys.of_round(status.round_id, "callback"), uuid.uuid4().hex
+        lease = {"lease": token, "lease_ms": status.now_ms + self.timings.lease_ms}
         with self._errors(), self.client.pipeline(transaction=True) as pipe:
-            pipe.hset(
-                key, mapping={"lease": token, "lease_ms": status.now_ms + self.timings.lease_ms}
-            )
+            pipe.hset(key, mapping=lease)
             pipe.pexpireat(key, status.deadline_ms + 2 * KEEP_ENDED_MS)
             pipe.execute()
+        return token
 
     def _advance(
-        self,
-        round_id: str,
-        token: str,
-        *,
-        cursor: str = "",
-        num_nonces: int = 0,
-        lease_ms: int = 0,
-        wait_ms: int = 0,
-        error: str = "",
+        self, round_id: str, token: str, *taken: str | int, wait_ms: int = 0, error: str = ""
     ) -> bool:
+        """Run the script; `taken` is cursor, number of nonces and milliseconds of the next lease."""
         reply = self._run(
             "advance_callback",
             [Keys.of_round(round_id, "callback")],
-            [token, cursor, num_nonces, lease_ms, wait_ms, error],
+            [token, *(taken or ("", 0, 0)), wait_ms, error],
         )
         return bool(reply)

@@ -12,7 +12,7 @@ import pytest
 from typing_extensions import override
 
 from pocqueue.errors import DelegationError, PocqueueError
-from pocqueue.node.dispatcher import Dispatcher, Outgoing
+from pocqueue.node.dispatcher import Dispatcher
 from pocqueue.node.follower import Follower, Pauses
 from pocqueue.node.keys import SigningKey
 from pocqueue.node.metrics import NodeMetrics
@@ -109,7 +109,7 @@ def follow(
     follower = Follower(
         source,
         make_request(node_round, left_s=left_s),
-        Outgoing(KEY, outbox, Dispatcher(outbox), NodeMetrics()),
+        Dispatcher(outbox, KEY, NodeMetrics()),
         spot_check=None,
         on_lost=on_lost,
         pauses=QUICK,
