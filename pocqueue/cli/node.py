@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
-from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
@@ -95,6 +93,8 @@ def status(
 
 
 def _table(found: dict[str, Any]) -> Any:
+    from rich.markup import escape
+
     outbox = found.get("outbox", {})
     lag = found.get("poll_lag_seconds")
     mode = "delegation" if found.get("delegation_mode") else "local"
@@ -118,12 +118,12 @@ def _table(found: dict[str, Any]) -> Any:
         ("big node heard", "-" if lag is None else f"{seconds(lag)} ago"),
         ("signer", str(found.get("signer"))),
     ]
-    shown = facts(rows)
+    table = facts(rows)
     if found.get("fraud_detected"):
-        shown.append("\nfraud           the session was stopped; nothing more of it is sent", "red")
+        table.add_row("[red]fraud[/red]", "the session was stopped; nothing more of it is sent")
     if found.get("error"):
-        shown.append(f"\nerror           {found['error']}", "red")
-    return shown
+        table.add_row("[red]error[/red]", escape(str(found["error"])))
+    return table
 
 
 def _url_by_settings() -> str:
@@ -222,7 +222,7 @@ def try_node(
     out = console()
     num_nonces = num_batches = 0
     trial = Trial(
-        url=url or _url_by_settings(),
+        url or _url_by_settings(),
         block_hash=block_hash,
         public_key=public_key,
         r_target=r_target,
@@ -265,7 +265,10 @@ def try_node(
 @app.command("verify", short_help="Check the signatures of batches in a file.")
 def verify(
     file: Annotated[
-        str, typer.Argument(help="A batch, a list of them, or one a line, as JSON; - is stdin.")
+        typer.FileBinaryRead,
+        typer.Argument(
+            metavar="FILE", help="A batch, a list of them, or one a line, as JSON; - is stdin."
+        ),
     ],
     signer: Annotated[
         str | None,
@@ -286,7 +289,7 @@ def verify(
     batches: Counter[str] = Counter()
     nonces: Counter[str] = Counter()
     problems: list[dict[str, str]] = []
-    for where, body in _bodies(_read(file), "stdin" if file == "-" else file):
+    for where, body in _bodies(file.read(), getattr(file, "name", "<stdin>")):
         try:
             if not isinstance(body, dict):
                 raise SignatureError("It is no JSON object and so no batch.")
@@ -325,44 +328,36 @@ def _counted(count: int, noun: str) -> str:
     return f"{count:,} {noun if count == 1 else plural}"
 
 
-def _read(file: str) -> str:
-    try:
-        data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-        return data.decode("utf-8-sig")
-    except OSError as exc:
-        raise ProofFileError(
-            f"{file} cannot be read ({exc.strerror}): name a file of signed batches, or - for stdin."
-        ) from None
-    except UnicodeDecodeError:
-        raise ProofFileError(f"{file} is no UTF-8 text, as JSON has to be.") from None
-
-
-def _bodies(text: str, name: str) -> Iterator[tuple[str, Any]]:
-    """Yield each body and where it stands.
+def _bodies(data: bytes, name: str) -> list[tuple[str, Any]]:
+    """Return each body and where it stands.
 
     Raises:
-        ProofFileError: it is empty, or neither JSON nor JSON lines.
+        ProofFileError: there is none, or it is neither JSON nor JSON lines.
     """
-    if text.strip() in {"", "[]"}:
-        raise ProofFileError(f"{name} is empty: there is nothing to verify.")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ProofFileError(f"{name} is no UTF-8 text, as JSON has to be.") from None
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     try:
-        whole = strict_json.loads(text)
+        whole = _json(text, name)
+    except ProofFileError:
+        if len(lines) < 2 or not lines[0][1].rstrip().endswith("}"):
+            raise
+        return [
+            (f"line {number}", _json(line, f"Line {number} of {name}")) for number, line in lines
+        ]
+    if not isinstance(whole, list):
+        return [("the batch", whole)]
+    return [(f"index {index}", body) for index, body in enumerate(whole)]
+
+
+def _json(text: str, name: str) -> Any:
+    if text.strip() in {"", "[]"}:
+        raise ProofFileError(f"{name} is empty: there is nothing to verify.")
+    try:
+        return strict_json.loads(text)
     except ValueError as exc:
-        if len(lines) == 1 or not lines[0][1].rstrip().endswith("}"):
-            raise ProofFileError(_no_json(name, exc)) from None
-    else:
-        if isinstance(whole, list):
-            yield from ((f"index {index}", body) for index, body in enumerate(whole))
-        else:
-            yield "the batch", whole
-        return
-    for number, line in lines:
-        try:
-            yield f"line {number}", strict_json.loads(line)
-        except ValueError as exc:
-            raise ProofFileError(_no_json(f"Line {number} of {name}", exc)) from None
-
-
-def _no_json(what: str, exc: ValueError) -> str:
-    return f"{what} is no JSON ({exc}): allowed are a signed batch, a list of them, or one on each line."
+        raise ProofFileError(
+            f"{name} is no JSON ({exc}): allowed are a signed batch, a list of them, or one on each line."
+        ) from None

@@ -60,11 +60,10 @@ def create_app(
     check_settings(delegation, node)
     key = SigningKey.load(key_path(settings, node))
     outbox = Outbox(settings.state_dir / OUTBOX_NAME)
+    service = NodeService(settings, delegation, node, key, outbox, engine)
 
     @asynccontextmanager
-    async def life(app: FastAPI) -> AsyncIterator[None]:
-        service = NodeService(settings, delegation, node, key, outbox, engine)
-        app.state.service = service
+    async def life(_: FastAPI) -> AsyncIterator[None]:
         await service.start()
         try:
             yield
@@ -78,7 +77,7 @@ def create_app(
         max_body_bytes=MAX_BODY_BYTES,
         middleware=[Middleware(VersionPrefix)],
     )
-    app.include_router(node_router(node))
+    app.include_router(node_router(node, service))
     return app
 
 

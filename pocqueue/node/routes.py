@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Coroutine
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pocqueue.errors import EngineUnavailable
@@ -48,16 +48,8 @@ class VersionPrefix:
         await self._app(scope, receive, send)
 
 
-def _service(request: Request) -> NodeService:
-    service: NodeService = request.app.state.service
-    return service
-
-
-Service = Annotated[NodeService, Depends(_service)]
-
-
-def node_router(settings: NodeSettings) -> APIRouter:
-    """Return all routes; the service is found in the application's state."""
+def node_router(settings: NodeSettings, service: NodeService) -> APIRouter:
+    """Return all routes."""
     node = APIRouter(tags=["node"], route_class=SentenceRoute)
     proof = APIRouter(prefix="/api/v1/pow", tags=["proof"], route_class=SentenceRoute)
 
@@ -66,49 +58,49 @@ def node_router(settings: NodeSettings) -> APIRouter:
         responses = errors(413, 503, *statuses)
         return proof.post(path, summary=summary, response_model=RoundAnswer, responses=responses)
 
-    async def done(service: NodeService) -> dict[str, Any]:
+    async def done() -> dict[str, Any]:
         return {"status": "OK", "pow_status": await service.status()}
 
     @post("/init", "Take a round", 400, 422)
-    async def init(body: InitBody, service: Service) -> Any:
+    async def init(body: InitBody) -> Any:
         """Take a round, without starting it."""
         await service.init(body.to_round(settings.callback_url))
-        return await done(service)
+        return await done()
 
     @post("/init/generate", "Take a round and search", 400, 409, 422, 429, 502)
-    async def init_generate(body: InitBody, service: Service) -> Any:
+    async def init_generate(body: InitBody) -> Any:
         """Take a round and search its nonces: by delegation if that is set up, else by itself.
 
         The same round again changes nothing; another one ends the round at hand.
         """
         await service.generate(body.to_round(settings.callback_url, " to start generating"))
-        return await done(service)
+        return await done()
 
     @post("/init/validate", "Take a round to validate for", 400, 422)
-    async def init_validate(body: InitBody, service: Service) -> Any:
+    async def init_validate(body: InitBody) -> Any:
         """Take a round to check proofs of others for. Needs an engine of this node's own."""
         node_round = body.to_round(settings.callback_url, " to start validating")
         await service.validate_phase(node_round)
-        return await done(service)
+        return await done()
 
     @post("/phase/generate", "Search", 400, 409, 422, 429, 502)
-    async def phase_generate(service: Service) -> Any:
+    async def phase_generate() -> Any:
         """Search the nonces of the round at hand."""
         await service.generate()
-        return await done(service)
+        return await done()
 
     @post("/phase/validate", "Validate", 400)
-    async def phase_validate(service: Service) -> Any:
+    async def phase_validate() -> Any:
         """Stop searching and check proofs of the round at hand."""
         await service.validate_phase()
-        return await done(service)
+        return await done()
 
     @post("/stop", "End the round")
-    async def stop(service: Service) -> Any:
+    async def stop() -> Any:
         """End the round; what was found is still signed and sent."""
         if not await service.stop():
             return {"status": "OK", "pow_status": "PoW is not running"}
-        return await done(service)
+        return await done()
 
     @proof.post(
         "/validate",
@@ -116,7 +108,7 @@ def node_router(settings: NodeSettings) -> APIRouter:
         response_model=None,
         responses=errors(400, 413, 422, 500, 503),
     )
-    async def validate(body: ProofBody, service: Service) -> None:
+    async def validate(body: ProofBody) -> None:
         """Recompute somebody's proof; the signed verdict goes to the callback URL.
 
         Answers `null` once the verdict is on disk.
@@ -124,17 +116,17 @@ def node_router(settings: NodeSettings) -> APIRouter:
         await service.validate(Distance.read(body))
 
     @proof.get("/status", summary="Show how the node stands", responses=errors(503))
-    async def status(service: Service) -> PowStatus:
+    async def status() -> PowStatus:
         """Say how the node stands."""
         return PowStatus(**await service.status())
 
     @node.get("/api/v1/state", summary="Show what the machine does")
-    async def state(service: Service) -> StateAnswer:
+    async def state() -> StateAnswer:
         """Say what the machine is used for."""
         return StateAnswer(state="STOPPED" if service.round is None else "POW")
 
     @node.post("/api/v1/stop", summary="End whatever runs", responses=errors(413))
-    async def stop_all(service: Service) -> OkAnswer:
+    async def stop_all() -> OkAnswer:
         """End whatever runs."""
         await service.stop()
         return OkAnswer()
@@ -142,7 +134,7 @@ def node_router(settings: NodeSettings) -> APIRouter:
     @node.get("/health", summary="Say whether the node can work", responses=errors(503))
     @node.get("/livez", summary="The same, for supervisors", responses=errors(503))
     @node.get("/readyz", summary="The same, for load balancers", responses=errors(503))
-    async def health(service: Service) -> OkAnswer:
+    async def health() -> OkAnswer:
         """Say whether the node can work."""
         if reason := service.unhealthy:
             raise EngineUnavailable(reason)
@@ -154,7 +146,7 @@ def node_router(settings: NodeSettings) -> APIRouter:
         response_class=Response,
         responses=errors(503) | {200: {"description": "Exposition text.", "content": _FIGURES}},
     )
-    async def metrics(service: Service) -> Any:
+    async def metrics() -> Any:
         """Return the node's figures in the text format of Prometheus."""
         content, media_type = await service.render_metrics()
         return Response(content, media_type=media_type)

@@ -173,4 +173,6 @@ def test_files_that_are_none(tmp_path: Path, content: bytes, words: str) -> None
 def test_file_that_is_not_there(tmp_path: Path) -> None:
     """Nor a folder in its place."""
     for path in (tmp_path / "none", tmp_path):
-        assert isinstance(run("verify", str(path)).exception, ProofFileError)
+        done = run("verify", str(path))
+        assert done.exit_code == 2
+        assert f"'{path}'" in done.output
