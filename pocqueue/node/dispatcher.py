@@ -32,7 +32,6 @@ from pocqueue.poc.callback import (
     CallbackClient,
     Kind,
     PostOutcome,
-    PostResult,
     without_secrets,
 )
 
@@ -138,31 +137,22 @@ class Dispatcher(AsyncClosing):
                 self.metrics.delivered.inc()
                 self.metrics.delivery.observe(max(0.0, time.time() - message.created_s))
             elif result.outcome is PostOutcome.RETRY:
-                await self._put_off(message, result)
+                pause_s = max(self.backoff.pause_s(message.attempts), result.retry_after_s)
+                next_s = time.time() + pause_s
+                await self._note(self.outbox.failed, message.id, result.reason, next_s)
+                logger.log(
+                    # One warning for each outage.
+                    logging.WARNING if message.attempts == 0 else logging.INFO,
+                    "%s: %s; try %d follows in %.1f s",
+                    *(_named(message), result.reason, message.attempts + 2, pause_s),
+                )
             else:
                 await self._note(self.outbox.refused, message.id, result.reason)
-                logger.error(
-                    "%s was refused and will not be tried again: %s",
-                    _named(message),
-                    result.reason,
-                )
+                refused = "%s was refused and will not be tried again: %s"
+                logger.error(refused, _named(message), result.reason)
         finally:
             del self._busy[message.url]
             self._wake.set()
-
-    async def _put_off(self, message: Message, result: PostResult) -> None:
-        """Note a failure and when to try again."""
-        pause_s = max(self.backoff.pause_s(message.attempts), result.retry_after_s)
-        await self._note(self.outbox.failed, message.id, result.reason, time.time() + pause_s)
-        logger.log(
-            # One warning for each outage.
-            logging.WARNING if message.attempts == 0 else logging.INFO,
-            "%s: %s; try %d follows in %.1f s",
-            _named(message),
-            result.reason,
-            message.attempts + 2,
-            pause_s,
-        )
 
     async def _note(self, method: Callable[..., None], *args: object) -> None:
         """Write what came of an attempt, however long the disk is in trouble.

@@ -11,11 +11,11 @@ The secret leaves this module in one way only: `SigningKey.save_pem`.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import stat
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NoReturn, SupportsIndex
 
@@ -250,19 +250,17 @@ def _pem_number(data: bytes, path: Path) -> int:
 
 
 def _write_new(path: Path, data: bytes) -> None:
-    key_fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    folder_fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        with os.fdopen(key_fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        folder_fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder_fd)
-        finally:
-            os.close(folder_fd)
-    except BaseException:
-        # Half a key would be in the way of the next try.
-        with contextlib.suppress(OSError):
-            path.unlink()
-        raise
+        with open(path, "xb", opener=partial(os.open, mode=0o600)) as file:
+            try:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            except BaseException:
+                # Half a key would be in the way of the next try.
+                path.unlink(missing_ok=True)
+                raise
+        os.fsync(folder_fd)
+    finally:
+        os.close(folder_fd)

@@ -1,17 +1,10 @@
-"""What a small node counts for Prometheus. One registry a process; `render` is what `/metrics` answers."""
+"""What a small node counts for Prometheus, in a registry of its own."""
 
 from __future__ import annotations
 
 from functools import partial
 
-from prometheus_client import (
-    CONTENT_TYPE_LATEST,
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    generate_latest,
-)
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 
 class NodeMetrics:
@@ -58,7 +51,3 @@ class NodeMetrics:
         self.sampled = counter(
             "pocqueue_node_sampled_nonces", "Received nonces that were recomputed here."
         )
-
-    def render(self) -> tuple[bytes, str]:
-        """Return the exposition text and its content type."""
-        return generate_latest(self.registry), CONTENT_TYPE_LATEST

@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pocqueue.errors import EngineUnavailable
@@ -148,8 +149,7 @@ def node_router(settings: NodeSettings, service: NodeService) -> APIRouter:
     )
     async def metrics() -> Any:
         """Return the node's figures in the text format of Prometheus."""
-        content, media_type = await service.render_metrics()
-        return Response(content, media_type=media_type)
+        return Response(await service.render_metrics(), media_type=CONTENT_TYPE_LATEST)
 
     router = APIRouter()
     router.include_router(proof)

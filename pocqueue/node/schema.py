@@ -7,8 +7,9 @@ Unknown fields are ignored: clients of several generations send more than this o
 from __future__ import annotations
 
 import json
+import re
 from functools import partial
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -26,8 +27,10 @@ from pocqueue.web.schema import example
 #: What legacy nodes take if neither the body nor its params say.
 DEFAULT_SEQ_LEN = 16
 
-#: More than any model has positions for.
-MAX_SEQ_LEN = 1 << 24
+#: Up to more than any model has positions for.
+MaybeSeqLen = Annotated[int | None, Field(ge=1, le=1 << 24)]
+_Count = Annotated[int | None, Field(ge=1)]
+_TOKEN = re.compile(r"[!-~]{0,1024}")
 
 
 class Params(BaseModel):
@@ -36,19 +39,17 @@ class Params(BaseModel):
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
     model: Text | None = Field(default=None, description="Name of the model, as it is deployed.")
-    seq_len: int | None = Field(
+    seq_len: MaybeSeqLen = Field(
         default=None,
-        ge=1,
-        le=MAX_SEQ_LEN,
         description=f"Positions of one nonce's input; {DEFAULT_SEQ_LEN} if nothing says.",
     )
-    dim: int | None = Field(default=None, ge=1, description="Width of an embedding.")
-    n_layers: int | None = Field(default=None, ge=1, description="Transformer blocks.")
-    n_heads: int | None = Field(default=None, ge=1, description="Attention heads of a block.")
-    n_kv_heads: int | None = Field(
-        default=None, ge=1, description="Of these, those with keys and values of their own."
+    dim: _Count = Field(default=None, description="Width of an embedding.")
+    n_layers: _Count = Field(default=None, description="Transformer blocks.")
+    n_heads: _Count = Field(default=None, description="Attention heads of a block.")
+    n_kv_heads: _Count = Field(
+        default=None, description="Of these, those with keys and values of their own."
     )
-    vocab_size: int | None = Field(default=None, ge=1, description="Number of logits.")
+    vocab_size: _Count = Field(default=None, description="Number of logits.")
 
     @model_validator(mode="after")
     def _can_be_passed_on(self) -> Self:
@@ -82,20 +83,15 @@ class InitBody(SearchBody, WithProof):
     callback_url: HttpUrl | None = Field(
         default=None, description="The same, in the words of the vLLM variant."
     )
-    seq_len: int | None = Field(
-        default=None,
-        ge=1,
-        le=MAX_SEQ_LEN,
-        description="Of the vLLM variant; `params.seq_len` goes before it.",
+    seq_len: MaybeSeqLen = Field(
+        default=None, description="Of the vLLM variant; `params.seq_len` goes before it."
     )
     delegation_url: HttpUrl | None = Field(
         default=None,
         description="Delegate this round to another big node than that of the settings.",
     )
     delegation_auth_token: str | None = Field(
-        default=None,
-        max_length=1024,
-        description="Token for that big node; both of them, or none.",
+        default=None, description="Token for that big node; both of them, or none."
     )
 
     @field_validator("params", mode="before")
@@ -111,15 +107,12 @@ class InitBody(SearchBody, WithProof):
     @field_validator("delegation_auth_token", mode="before")
     @classmethod
     def _is_token(cls, value: object) -> object:
-        if value is None or value == "":
-            return None
-        plain = isinstance(value, str) and value.isascii() and value.isprintable()
-        if not plain or " " in str(value) or len(str(value)) > 1024:
+        if value is not None and not (isinstance(value, str) and _TOKEN.fullmatch(value)):
             # The value is a secret, and is not repeated.
             raise InvalidRound(
                 "delegation_auth_token", "…", "1 to 1024 printable ASCII characters without spaces"
             )
-        return value
+        return value or None
 
     def to_round(self, default_url: str | None, purpose: str = "") -> NodeRound:
         """Return the round.

@@ -17,6 +17,8 @@ from collections.abc import Collection
 from enum import Enum
 from typing import Any
 
+from prometheus_client import generate_latest
+
 from pocqueue.errors import DelegationError, NodeStateError, PocqueueError
 from pocqueue.node.dispatcher import Dispatcher
 from pocqueue.node.engine_host import EngineHost
@@ -104,7 +106,7 @@ class NodeService:
     async def init(self, node_round: NodeRound) -> None:
         """Take a round, without starting it. Another one that is searched is stopped."""
         async with self._changing:
-            await self._init(node_round)
+            await self._take(node_round)
 
     async def generate(self, node_round: NodeRound | None = None) -> None:
         """Search the nonces of a round; None: of the one at hand.
@@ -118,9 +120,7 @@ class NodeService:
         """
         stopped = self._stopped
         async with self._changing:
-            if node_round is not None:
-                await self._init(node_round)
-            wanted = self._round_at_hand()
+            wanted = await self._take(node_round)
             if self._has_had_its_window(wanted):
                 logger.info("Node %d: this round has had its window.", wanted.node_id)
             elif self._current is None or not self._current.is_searching:
@@ -140,9 +140,7 @@ class NodeService:
         """
         async with self._changing:
             self._own_engine()
-            if node_round is not None:
-                await self._init(node_round)
-            self._round_at_hand()
+            await self._take(node_round)
             await self._stop_search()
             self.state = NodeState.VALIDATING
 
@@ -154,7 +152,7 @@ class NodeService:
             PocqueueError: see `validator.validate`.
         """
         engine = self._own_engine()
-        return await validate(proof, self._round_at_hand(), engine, self._outgoing)
+        return await validate(proof, await self._take(), engine, self._outgoing)
 
     async def stop(self) -> bool:
         """End the round; what was found is still sent. Return whether there was one."""
@@ -208,8 +206,8 @@ class NodeService:
             return None
         return self.engine.error
 
-    async def render_metrics(self) -> tuple[bytes, str]:
-        """Return what `/metrics` answers.
+    async def render_metrics(self) -> bytes:
+        """Return what `/metrics` answers: the text format of Prometheus.
 
         Raises:
             OutboxError: see the class.
@@ -220,14 +218,9 @@ class NodeService:
         self.metrics.oldest.set(counts.oldest_seconds)
         lags = [follower.lag_s or 0.0 for follower in self._searches.followers]
         self.metrics.poll_lag.set(max(lags, default=0.0))
-        return self.metrics.render()
+        return generate_latest(self.metrics.registry)
 
     # Helpers
-
-    def _round_at_hand(self) -> NodeRound:
-        if self.round is None:
-            raise NodeStateError("PoW is not running")
-        return self.round
 
     def _own_engine(self) -> EngineHost:
         """Return what proofs are recomputed with.
@@ -271,19 +264,22 @@ class NodeService:
         self.round, self._current = follower.round, follower
         self.state = NodeState.GENERATING
 
-    async def _init(self, node_round: NodeRound) -> None:
-        if self.round is not None and self.round.is_same_search(node_round):
-            if self._current is None or not self._current.is_searching:
+    async def _take(self, node_round: NodeRound | None = None) -> NodeRound:
+        """Take a round; None: keep the one at hand. Return the one that there is now."""
+        current = self._current
+        if node_round is None or (self.round is not None and self.round.is_same_search(node_round)):
+            if node_round is not None and (current is None or not current.is_searching):
                 # It may name another URL or big node than the request that failed or is over.
                 self.round = node_round
-            return
-        if self._current is not None and not self._current.over:
-            logger.info("%s another round begins; this one is stopped.", self._current.tag)
+            if self.round is None:
+                raise NodeStateError("PoW is not running")
+            return self.round
+        if current is not None and not current.over:
+            logger.info("%s another round begins; this one is stopped.", current.tag)
             await self._stop_search()
-        self._current = None
-        self.round = node_round
-        self.state = NodeState.IDLE
-        self._error = None
+        self._current, self.round = None, node_round
+        self.state, self._error = NodeState.IDLE, None
+        return node_round
 
     def _trouble(self) -> str | None:
         """Return what is wrong, in one sentence."""

@@ -119,9 +119,9 @@ class Callbacks(OnRedis):
     def _lease(self, status: RoundStatus) -> str:
         """Return the token of a new lease of a round's delivery."""
         key, token = Keys.of_round(status.round_id, "callback"), uuid.uuid4().hex
-        lease = {"lease": token, "lease_ms": status.now_ms + self.timings.lease_ms}
+        until_ms = status.now_ms + self.timings.lease_ms
         with self._errors(), self.client.pipeline(transaction=True) as pipe:
-            pipe.hset(key, mapping=lease)
+            pipe.hset(key, mapping={"lease": token, "lease_ms": until_ms})
             pipe.pexpireat(key, status.deadline_ms + 2 * KEEP_ENDED_MS)
             pipe.execute()
         return token
