@@ -93,8 +93,6 @@ def status(
 
 
 def _table(found: dict[str, Any]) -> Any:
-    from rich.markup import escape
-
     outbox = found.get("outbox", {})
     lag = found.get("poll_lag_seconds")
     mode = "delegation" if found.get("delegation_mode") else "local"
@@ -118,12 +116,12 @@ def _table(found: dict[str, Any]) -> Any:
         ("big node heard", "-" if lag is None else f"{seconds(lag)} ago"),
         ("signer", str(found.get("signer"))),
     ]
-    table = facts(rows)
+    shown = facts(rows)
     if found.get("fraud_detected"):
-        table.add_row("[red]fraud[/red]", "the session was stopped; nothing more of it is sent")
+        shown.append("\nfraud           the session was stopped; nothing more of it is sent", "red")
     if found.get("error"):
-        table.add_row("[red]error[/red]", escape(str(found["error"])))
-    return table
+        shown.append(f"\nerror           {found['error']}", "red")
+    return shown
 
 
 def _url_by_settings() -> str:
@@ -222,7 +220,7 @@ def try_node(
     out = console()
     num_nonces = num_batches = 0
     trial = Trial(
-        url or _url_by_settings(),
+        url=url or _url_by_settings(),
         block_hash=block_hash,
         public_key=public_key,
         r_target=r_target,
