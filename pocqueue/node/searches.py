@@ -33,7 +33,6 @@ from pocqueue.node.outbox import Session
 from pocqueue.node.round import NodeRound, SearchRequest
 from pocqueue.node.sources import EngineSource, QueueSource, RemoteSource, Source
 from pocqueue.node.spot_check import SpotCheck
-from pocqueue.node.validator import NO_SEARCH
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.start import check_seq_len, dimensions
 from pocqueue.settings import DelegationSettings, NodeSettings, Settings
@@ -44,6 +43,8 @@ logger = logging.getLogger(__name__)
 #: have room for one session only.
 STOP_S = 2.0
 
+#: In place of the search in a session that holds one verdict.
+NO_SEARCH = "{}"
 #: What a node searches with by itself.
 LocalWork = Literal["engine", "queue", "none"]
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import uuid
 from collections.abc import Collection
 from enum import Enum
 from typing import Any
@@ -25,11 +26,10 @@ from pocqueue.node.engine_host import EngineHost
 from pocqueue.node.follower import Follower
 from pocqueue.node.keys import SigningKey
 from pocqueue.node.metrics import NodeMetrics
-from pocqueue.node.outbox import Outbox, Session
+from pocqueue.node.outbox import NewMessage, Outbox, Session
 from pocqueue.node.round import NodeRound
-from pocqueue.node.searches import Searches, local_work
-from pocqueue.node.validator import validate
-from pocqueue.poc.proofs import ReceivedBatch, Verdict
+from pocqueue.node.searches import NO_SEARCH, Searches, local_work
+from pocqueue.poc.proofs import ReceivedBatch, Verdict, check_length
 from pocqueue.settings import DelegationSettings, NodeSettings, Settings
 
 logger = logging.getLogger(__name__)
@@ -145,14 +145,28 @@ class NodeService:
             self.state = NodeState.VALIDATING
 
     async def validate(self, proof: ReceivedBatch) -> Verdict:
-        """Recompute somebody's proof for the round's block; the signed verdict goes to the callback URL.
+        """Recompute somebody's proof; the signed verdict goes to the callback URL, and is on disk by now.
+
+        The block is the round's whatever the proof says, so that one made for another block fails.
 
         Raises:
             NodeStateError: there is no round, or nothing to check with.
-            PocqueueError: see `validator.validate`.
+            EngineUnavailable: the engine cannot be used.
+            EngineError: it failed on a batch.
+            InvalidRound: there is not one value for each nonce, or the shape cannot be run.
+            OutboxError: the verdict cannot be kept.
         """
-        engine = self._own_engine()
-        return await validate(proof, await self._take(), engine, self._outgoing)
+        engine, claimed = self._own_engine(), proof.proofs
+        # The nonces of the node whose proof it is, in the block of the round.
+        whose = {"public_key": proof.public_key, "node_id": proof.node_id}
+        search = (await self._take()).model_copy(update=whose)
+        check_length(search.proof.field, claimed.values, claimed.nonces, search.proof.noun)
+        verdict = search.proof.judge(claimed, await engine.values(search, claimed.nonces))
+        body = search.proof.verdict_body(search, verdict)
+        message = self._outgoing.message(uuid.uuid4().hex, "validated", search.url, body)
+        await asyncio.to_thread(self._keep_verdict, message)
+        self._outgoing.notify()
+        return verdict
 
     async def stop(self) -> bool:
         """End the round; what was found is still sent. Return whether there was one."""
@@ -221,6 +235,13 @@ class NodeService:
         return generate_latest(self.metrics.registry)
 
     # Helpers
+
+    def _keep_verdict(self, message: NewMessage) -> None:
+        # A session with no search of its own; it has no pages, and so its cursor stays.
+        outbox, session_id = self._outgoing.outbox, f"verdict-{uuid.uuid4()}"
+        outbox.open_session(session_id, "engine", NO_SEARCH)
+        outbox.accept(session_id, "", "", [message])
+        outbox.close_session(session_id)
 
     def _own_engine(self) -> EngineHost:
         """Return what proofs are recomputed with.
