@@ -113,9 +113,14 @@ class CallbackClient(AsyncClosing):
             kind: what the body is.
             body: JSON, sent as it is.
         """
-        session = self._open_session()
+        if self._session is None or self._session.closed:
+            # `trust_env` stays off: a proxy of the environment would be connected to unchecked, and
+            # would look names up once more.
+            self._session = aiohttp.ClientSession(
+                connector=self.connector and self.connector(), trust_env=False
+            )
         try:
-            async with session.post(
+            async with self._session.post(
                 f"{url.rstrip('/')}/{kind}",
                 data=body.encode(),
                 headers={"Content-Type": "application/json"},
@@ -133,15 +138,6 @@ class CallbackClient(AsyncClosing):
                 return PostResult(PostOutcome.FORBIDDEN, str(exc.__cause__))
             # The type only: some of these repeat the whole URL in their text.
             return PostResult(PostOutcome.RETRY, f"no answer ({type(exc).__name__})")
-
-    def _open_session(self) -> aiohttp.ClientSession:
-        if self._session is None or self._session.closed:
-            # `trust_env` stays off: a proxy of the environment would be connected to unchecked, and
-            # would look names up once more.
-            self._session = aiohttp.ClientSession(
-                connector=None if self.connector is None else self.connector(), trust_env=False
-            )
-        return self._session
 
 
 def encode_body(body: Mapping[str, Any]) -> str:

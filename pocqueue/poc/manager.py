@@ -47,13 +47,6 @@ class PoCManager:
             with ``sampling_metadata=None`` if it has that parameter, or from its ``lm_head``. Its first
             parameter tells device and dtype.
         model_config: of the model.
-
-    Attributes:
-        config: the round; None before the first.
-        target: float32 ``[vocab_size]`` on the model's device; None before the first round.
-        stats: counters and clock of the round.
-        valid_nonces: all valid nonces of the round, in the order found.
-        valid_distances: their distances.
     """
 
     def __init__(self, model: Any, model_config: ModelConfig) -> None:
@@ -64,10 +57,11 @@ class PoCManager:
         self.device: torch.device = parameter.device
         self._dtype: torch.dtype = parameter.dtype
         self.state = PoCState.IDLE
-        self.config: PoCConfig | None = None
+        self.config: PoCConfig | None = None  #: the round; None before the first
+        #: float32 ``[vocab_size]`` on the model's device; None before the first round
         self.target: torch.Tensor | None = None
         self.stats = PoCStats()
-        self.valid_nonces: list[int] = []
+        self.valid_nonces: list[int] = []  #: all valid nonces of the round, in the order found
         self.valid_distances: list[float] = []
         self._next_index = 0
         self._sender: PoCCallbackSender | None = None
@@ -240,15 +234,10 @@ class PoCManager:
             inputs_embeds=inputs_embeds.view(-1, hidden_size),
         )
         last_hidden = hidden_states.reshape(len(nonces), seq_len, -1)[:, -1, :]
-        if hasattr(self.model, "compute_logits"):
-            compute = self.model.compute_logits
-            # vLLM had this argument, without a default, and has it no more.
-            is_old = "sampling_metadata" in inspect.signature(compute).parameters
-            logits: torch.Tensor = compute(
-                last_hidden, **({"sampling_metadata": None} if is_old else {})
-            )
-            return logits
-        if hasattr(self.model, "lm_head"):
-            logits = self.model.lm_head(last_hidden)
-            return logits
-        raise RuntimeError("Model does not have compute_logits or lm_head")
+        head = getattr(self.model, "compute_logits", None) or getattr(self.model, "lm_head", None)
+        if head is None:
+            raise RuntimeError("Model does not have compute_logits or lm_head")
+        # vLLM had this argument, without a default, and has it no more.
+        is_old = "sampling_metadata" in inspect.signature(head).parameters
+        logits: torch.Tensor = head(last_hidden, **({"sampling_metadata": None} if is_old else {}))
+        return logits

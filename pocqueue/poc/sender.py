@@ -87,8 +87,7 @@ class CallbackQueue(AsyncClosing):
         """
         self._closing = True
         try:
-            if self._delivery is not None:
-                await self.flush(self.flush_timeout_s)
+            await self.flush(self.flush_timeout_s)
         finally:
             if self._delivery is not None:
                 self._delivery.cancel()

@@ -15,14 +15,6 @@ from pocqueue.engine.vllm.ranks import BatchLimits, read_values
 from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound
 from pocqueue.poc.batch import Batch
 
-#: Longest time for one batch. vLLM's core does nothing else meanwhile, so this also bounds how long a
-#: batch that hangs keeps a round alive.
-PASS_TIMEOUT_S = 300.0
-#: How often a call that waits looks whether the engine still lives.
-LOOK_EVERY_S = 1.0
-#: The workers keep their scratch this long after a batch.
-IDLE_S = 30.0
-
 
 class EngineClient(Protocol):
     """What is used of vLLM's engine client."""
@@ -40,9 +32,11 @@ class ServedModel:
     client: EngineClient
     info: EngineInfo  #: its fingerprint may be filled in later
     limits: BatchLimits  #: what it can run
-    pass_timeout_s: float = PASS_TIMEOUT_S
-    idle_s: float = IDLE_S
-    look_every_s: float = LOOK_EVERY_S
+    #: Longest time for one batch. vLLM's core does nothing else meanwhile, so this also bounds how long a
+    #: batch that hangs keeps a round alive.
+    pass_timeout_s: float = 300.0
+    idle_s: float = 30.0  #: the workers keep their scratch this long after a batch
+    look_every_s: float = 1.0  #: how often a call that waits looks whether the engine still lives
 
     def __post_init__(self) -> None:
         self._release: asyncio.Task[None] | None = None

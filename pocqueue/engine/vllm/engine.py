@@ -8,7 +8,7 @@ device has a worker process of vLLM's, which ends when this process does.
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from typing_extensions import override
@@ -29,27 +29,20 @@ MAX_BATCH_SIZE = 1024
 _MAX_BATCHED_TOKENS = 32 * 256
 
 
+@dataclass(eq=False)
 class VllmEngine(Engine):
     """A vLLM of our own as a function from batches to values; see ``Engine``.
 
     Used by one thread, the one that loaded it.
     """
 
-    def __init__(self, engine: Any, info: EngineInfo, limits: BatchLimits) -> None:
-        """Take over a running engine.
-
-        Args:
-            engine: vLLM's ``LLMEngine`` whose workers have ``PoCWorker`` mixed in.
-            info: what it is.
-            limits: what it can run.
-        """
-        self._engine: Any = engine
-        self.info = info
-        self._limits = limits
+    engine: Any  #: vLLM's ``LLMEngine`` whose workers have ``PoCWorker`` mixed in; None once closed
+    info: EngineInfo
+    limits: BatchLimits  #: what it can run
 
     @override
     def values(self, batch: Batch, upcoming: Batch | None = None) -> list[Any]:
-        self._limits.check(self.info, batch)
+        self.limits.check(self.info, batch)
         if not batch.nonces:
             return []
         following = None if upcoming is None else upcoming.to_wire()
@@ -63,7 +56,7 @@ class VllmEngine(Engine):
 
     @override
     def close(self) -> None:
-        engine, self._engine = self._engine, None
+        engine, self.engine = self.engine, None
         if engine is not None:
             engine.engine_core.shutdown()
 
@@ -73,9 +66,9 @@ class VllmEngine(Engine):
         Raises:
             EngineError: the engine is closed.
         """
-        if self._engine is None:
+        if self.engine is None:
             raise EngineError("This engine is closed; load the model again.")
-        answers: list[Any] = self._engine.collective_rpc(method, args=args)
+        answers: list[Any] = self.engine.collective_rpc(method, args=args)
         return answers
 
 

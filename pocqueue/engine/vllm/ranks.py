@@ -88,15 +88,11 @@ def read_values(answers: Sequence[Any], num_nonces: int) -> list[Any]:
     raise EngineError(f"The engine failed: no rank gave values for {num_nonces} nonces.")
 
 
+@dataclass(frozen=True)
 class RankTimer:
-    """Times the parts of a batch on every rank; see ``profiled.Timer``.
+    """Times the parts of a batch on every rank; see ``profiled.Timer``."""
 
-    Args:
-        call: calls a method of the worker extension on every rank.
-    """
-
-    def __init__(self, call: Callable[..., Sequence[Any]]) -> None:
-        self._call = call
+    call: Callable[..., Sequence[Any]]  #: calls a method of the worker extension on every rank
 
     def time_stages(self, batch: Batch, num_batches: int) -> dict[str, float]:
         """Return median seconds by stage, each as long as the slowest rank takes."""
@@ -123,7 +119,7 @@ class RankTimer:
         Raises:
             EngineError: a rank failed, and says why.
         """
-        answers = self._call(method, *args)
+        answers = self.call(method, *args)
         _raise_errors(answers)
         return [answer["answer"] for answer in answers]
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 import httpx
@@ -38,38 +38,25 @@ _PAUSES_S = (0.1, 0.25, 0.5, 1.0, 2.0)
 _TELL_EVERY_S = 10.0
 
 
+@dataclass(eq=False, repr=False)
 class VllmServer:
-    """A vLLM server with our plugin, asked over HTTP until it answers; repeating a request does no harm.
+    """A vLLM server with our plugin, asked over HTTP until it answers; repeating a request does no harm."""
 
-    Args:
-        url: http or https, without a path.
-        token: what it asks for; None: nothing.
-        timeout_s: for the answer to one request.
-        clock: monotonic seconds.
-        sleep: waits for seconds.
+    url: str  #: http or https, without a path
+    token: str | None = None  #: what it asks for; None: nothing
+    _: KW_ONLY
+    timeout_s: float = BATCH_TIMEOUT_S  #: for the answer to one request
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
 
-    Attributes:
-        client: with its address and token.
-    """
-
-    def __init__(
-        self,
-        url: str,
-        token: str | None = None,
-        *,
-        timeout_s: float = BATCH_TIMEOUT_S,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
+    def __post_init__(self) -> None:
         self.client = httpx.Client(
-            base_url=url.rstrip("/"),
-            headers={} if token is None else {"Authorization": f"Bearer {token}"},
-            timeout=httpx.Timeout(timeout_s, connect=5.0),
+            base_url=self.url.rstrip("/"),
+            headers={} if self.token is None else {"Authorization": f"Bearer {self.token}"},
+            timeout=httpx.Timeout(self.timeout_s, connect=5.0),
             # A server named by the operator is reached directly, whatever proxies the environment names.
             trust_env=False,
         )
-        self._clock = clock
-        self._sleep = sleep
 
     def ask(
         self,
@@ -95,7 +82,7 @@ class VllmServer:
             EngineUnavailable: patience is over, or something else than our plugin answered.
             EngineError: the engine failed (500); or, by `refusal`, the server refused.
         """
-        give_up = self._clock() + patience_s
+        give_up = self.clock() + patience_s
         told, attempt = -math.inf, 0
         while True:
             try:
@@ -106,7 +93,7 @@ class VllmServer:
                 if response.status_code == 200:
                     return self._reply(path, response)
                 why = self._why_later(path, response, refusal)
-            now = self._clock()
+            now = self.clock()
             pause_s = _PAUSES_S[min(attempt, len(_PAUSES_S) - 1)]
             if now + pause_s > give_up:
                 raise EngineUnavailable(
@@ -115,7 +102,7 @@ class VllmServer:
             if on_wait is not None and now - told > _TELL_EVERY_S:
                 told = now
                 on_wait(why)
-            self._sleep(pause_s)
+            self.sleep(pause_s)
             attempt += 1
 
     def _why_later(self, path: str, response: httpx.Response, refusal: type[EngineError]) -> str:
@@ -159,25 +146,14 @@ class VllmServer:
         return reply
 
 
+@dataclass(eq=False)
 class VllmServerEngine(Engine):
-    """A served model as a function from batches to values; see ``Engine``.
+    """A served model as a function from batches to values; see ``Engine``."""
 
-    Args:
-        server: that has the model.
-        info: what is served.
-        limits: what the server can run.
-        patience_s: seconds for which a server that is away is asked again.
-    """
-
-    def __init__(
-        self,
-        server: VllmServer,
-        info: EngineInfo,
-        limits: BatchLimits,
-        patience_s: float = PATIENCE_S,
-    ) -> None:
-        self.info = info
-        self._server, self._limits, self._patience_s = server, limits, patience_s
+    server: VllmServer  #: that has the model
+    info: EngineInfo
+    limits: BatchLimits  #: what the server can run
+    patience_s: float = PATIENCE_S  #: seconds for which a server that is away is asked again
 
     @override
     def values(self, batch: Batch, upcoming: Batch | None = None) -> list[Any]:
@@ -191,20 +167,20 @@ class VllmServerEngine(Engine):
         """
         if batch.scheme != "distance":
             raise InvalidRound("scheme", batch.scheme, "distance, with engine vllm-server")
-        self._limits.check(self.info, batch)
+        self.limits.check(self.info, batch)
         if not batch.nonces:
             return []
         next_body = None
         if upcoming is not None and upcoming.scheme == "distance":
             next_body = _body(upcoming)
-        reply = self._server.ask(
+        reply = self.server.ask(
             "POST",
             "/api/v1/pow/distances",
             _body(batch) | {"upcoming": next_body},
-            patience_s=self._patience_s,
+            patience_s=self.patience_s,
             refusal=EngineUnavailable,
         )
-        name = f"The vLLM server at {self._server.client.base_url}"
+        name = f"The vLLM server at {self.server.client.base_url}"
         served = (reply.get("fingerprint"), reply.get("dtype"))
         if served != (self.info.fingerprint, self.info.dtype):
             raise EngineUnavailable(
@@ -226,7 +202,7 @@ class VllmServerEngine(Engine):
     @override
     def close(self) -> None:
         """Close the connections; the server goes on."""
-        self._server.client.close()
+        self.server.client.close()
 
 
 def connect_vllm_server(
