@@ -40,16 +40,11 @@ class RestartPolicy:
     max_restarts: int = 5  #: within the window; one exit more and the child is given up
     window_s: float = 60.0
 
-    def delay_s(self, exits_s: Sequence[float], now_s: float) -> float | None:
-        """Return the seconds to wait before the next start, or None to give up.
-
-        Args:
-            exits_s: when the child ended, the exit at hand included, on the clock of `now_s`.
-        """
-        recent = sum(1 for exit_s in exits_s if now_s - exit_s < self.window_s)
-        if recent > self.max_restarts:
+    def delay_s(self, num_exits: int) -> float | None:
+        """Return the seconds to wait before the next start after so many exits; None to give up."""
+        if num_exits > self.max_restarts:
             return None
-        return min(self.max_delay_s, self.first_delay_s * 2.0 ** max(0, recent - 1))
+        return min(self.max_delay_s, self.first_delay_s * 2.0 ** (num_exits - 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +104,7 @@ class Child:
     pass_fds: tuple[int, ...]
     stop_signal: signal.Signals
     restarts: RestartPolicy
+    on_failure: Callable[[Failure], None]  #: called, from its thread, when it has ended for good
 
     def __post_init__(self) -> None:
         self._thread = threading.Thread(target=self._keep, name=f"keep {self.name}", daemon=True)
@@ -120,9 +116,8 @@ class Child:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, on_failure: Callable[[Failure], None]) -> None:
-        """Start it; `on_failure` is called, from its thread, when it has ended for good."""
-        self._on_failure = on_failure
+    def start(self) -> None:
+        """Start it; returns when it runs."""
         self._thread.start()
         self._started.wait()
 
@@ -159,7 +154,7 @@ class Child:
             self._started.set()
             self._ended.set()
         if failure is not None:
-            self._on_failure(failure)
+            self.on_failure(failure)
 
     def _run(self) -> Failure | None:
         """Keep it running until it is to stop, or has failed for good."""
@@ -175,11 +170,10 @@ class Child:
             if self._stopping.is_set():
                 return None
             now = time.monotonic()
-            exits.append(now)
-            delay_s = None if code == BAD_INPUT else self.restarts.delay_s(exits, now)
+            exits = [*(exit_s for exit_s in exits if now - exit_s < self.restarts.window_s), now]
+            delay_s = None if code == BAD_INPUT else self.restarts.delay_s(len(exits))
             if delay_s is None:
-                num_exits = sum(1 for exit_s in exits if now - exit_s < self.restarts.window_s)
-                return Failure(self.name, code, tuple(self._tail), num_exits)
+                return Failure(self.name, code, tuple(self._tail), len(exits))
             self.note(f"{describe_exit(code)}; it starts again in {delay_s:g} s")
             if self._stopping.wait(delay_s):
                 return None

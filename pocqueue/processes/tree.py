@@ -113,6 +113,7 @@ class ProcessTree(Closing):
                 pass_fds=tuple(pass_fds),
                 stop_signal=stop_signal,
                 restarts=self.restarts,
+                on_failure=self._fail,
             )
         )
 
@@ -121,7 +122,7 @@ class ProcessTree(Closing):
         stage, self._added = self._added, []
         self._stages.append(stage)
         for child in stage:
-            child.start(self._fail)
+            child.start()
 
     def wait(self, timeout_s: float | None = None) -> Failure | None:
         """Wait until a child has ended for good; return it, or None when time is up.

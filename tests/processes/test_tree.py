@@ -430,27 +430,25 @@ def test_the_wrapper_is_quick() -> None:
 
 
 @pytest.mark.parametrize(
-    ("exits_s", "delay_s"),
-    [
-        ([100.0], 0.5),
-        ([99.0, 100.0], 1.0),
-        ([98.0, 99.0, 100.0], 2.0),
-        ([97.0, 98.0, 99.0, 100.0], 4.0),
-        ([96.0, 97.0, 98.0, 99.0, 100.0], 8.0),
-        ([95.0, 96.0, 97.0, 98.0, 99.0, 100.0], None),
-        ([40.0, 96.0, 97.0, 98.0, 99.0, 100.0], 8.0),
-        ([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 100.0], 0.5),
-    ],
+    ("num_exits", "delay_s"), [(1, 0.5), (2, 1.0), (3, 2.0), (4, 4.0), (5, 8.0), (6, None)]
 )
-def test_restart_policy(exits_s: list[float], delay_s: float | None) -> None:
+def test_restart_policy(num_exits: int, delay_s: float | None) -> None:
     """The delay doubles with the exits of the last minute; the sixth of these gives up."""
-    assert RestartPolicy().delay_s(exits_s, now_s=100.0) == delay_s
+    assert RestartPolicy().delay_s(num_exits) == delay_s
 
 
 def test_restart_delay_is_bounded() -> None:
     """However often it ended."""
-    policy = RestartPolicy(max_restarts=100)
-    assert policy.delay_s([0.0] * 50, now_s=1.0) == 10.0
+    assert RestartPolicy(max_restarts=100).delay_s(50) == 10.0
+
+
+def test_exits_of_long_ago_do_not_count(lines: Lines) -> None:
+    """A child that ends now and then is never given up."""
+    with ProcessTree(lines, restarts=RestartPolicy(first_delay_s=0.01, window_s=0)) as tree:
+        tree.add("a", python("print('ran'); raise SystemExit(1)"))
+        tree.start()
+        wait_until(lambda: lines.of("a").count("ran") > 7)
+        assert tree.wait(0) is None
 
 
 @pytest.mark.parametrize(
