@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pocqueue
+from pocqueue.engine.base import is_remote
 from pocqueue.engine.devices import parse_queue
-from pocqueue.engine.kinds import is_remote
 from pocqueue.errors import ProcessError, SettingsError
 from pocqueue.processes.child import Sink
 from pocqueue.processes.stack_lock import stack_lock

@@ -202,7 +202,7 @@ class _Report:
 def _check_engine(option: str, engine: str) -> None:
     from importlib.util import find_spec
 
-    from pocqueue.engine.kinds import KINDS
+    from pocqueue.engine.base import KINDS
     from pocqueue.errors import SettingsError
 
     if engine not in KINDS:

@@ -8,9 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pocqueue.engine.base import Engine, EngineInfo, OnProgress
+from pocqueue.engine.base import KINDS, Engine, EngineInfo, OnProgress, is_remote
 from pocqueue.engine.devices import device_for_queue
-from pocqueue.engine.kinds import KINDS, is_remote
 from pocqueue.errors import EngineError, SettingsError
 
 if TYPE_CHECKING:

@@ -41,7 +41,7 @@ class Pipeline:
     ) -> None:
         self.info = info
         self.device = device
-        self.kernels = kernels or kernels_for(device)
+        self._kernels = kernels or kernels_for(device)
         self._dtype = dtype
         self._maths: dict[str, SchemeMaths] = {}
         side = SideStream(device) if device.type == "cuda" else None
@@ -94,7 +94,7 @@ class Pipeline:
         if scheme not in self._maths:
             make: type[SchemeMaths] = resolve_name(scheme_class(scheme).maths)
             sizes = self.info.hidden_size, self.info.vocab_size
-            self._maths[scheme] = make(self.kernels, *sizes, self.device)
+            self._maths[scheme] = make(self._kernels, *sizes, self.device)
         return self._maths[scheme]
 
     def new_inputs(self, batch: Batch) -> torch.Tensor:

@@ -65,13 +65,13 @@ def regions(files: list[Path]) -> list[Region]:
     """
     found: dict[str, Region] = {}
     for path in files:
-        if path.suffix != ".safetensors":
-            found[path.name] = Region(_canonical([path.name]), path, 0, path.stat().st_size)
-            continue
-        for name, region in _tensors(path).items():
-            if name in found:
-                raise _broken(path, f"tensor {name} is in {found[name].path.name} too")
-            found[name] = region
+        if path.suffix == ".safetensors":
+            parts = _tensors(path)
+        else:
+            parts = {path.name: Region(_canonical([path.name]), path, 0, path.stat().st_size)}
+        for name in found.keys() & parts.keys():
+            raise _broken(path, f"tensor {name} is in {found[name].path.name} too")
+        found |= parts
     return [found[name] for name in sorted(found)]
 
 

@@ -248,8 +248,8 @@ def workers_beside(settings: Settings, queue: str) -> list[str]:
     Those of this host for the same queue, device or, as all share its processor, the CPU; for a vLLM
     server, those that use one.
     """
+    from pocqueue.engine.base import is_remote
     from pocqueue.engine.devices import parse_queue
-    from pocqueue.engine.kinds import is_remote
     from pocqueue.errors import StoreError
     from pocqueue.rounds.connection import connect, redis_url
     from pocqueue.rounds.pool import Gpu, Pool

@@ -30,13 +30,10 @@ def check_node(node_id: int, node_count: int) -> None:
         node_count: 1 … 2^63 - 1.
     """
     if not 1 <= node_count <= MAX_NONCE:
-        raise InvalidRound("node_count", node_count, f"an integer from 1 to {MAX_NONCE}")
+        raise InvalidRound("node_count", node_count, f"a whole number from 1 to {MAX_NONCE}")
     if not 0 <= node_id < node_count:
-        raise InvalidRound(
-            "node_id",
-            node_id,
-            f"an integer from 0 to {node_count - 1} (node_count is {node_count})",
-        )
+        allowed = f"a whole number from 0 to node_count - 1 = {node_count - 1}"
+        raise InvalidRound("node_id", node_id, allowed)
 
 
 def index_of(nonce: int, node_id: int, node_count: int) -> int:

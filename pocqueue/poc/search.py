@@ -10,9 +10,8 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pocqueue.errors import InvalidRound
 from pocqueue.poc.fields import Allowed, Text
-from pocqueue.poc.nonces import nonces_of
+from pocqueue.poc.nonces import check_node, nonces_of
 
 MAX_BATCH_SIZE = 4096
 #: Every nonce of a round has to fit into a signed 64-bit integer on the wire.
@@ -66,12 +65,8 @@ class SearchBody(BaseModel):
 
     @model_validator(mode="after")
     def _node_id_below_count(self) -> Self:
-        if 0 < self.node_count <= self.node_id:
-            raise InvalidRound(
-                "node_id",
-                self.node_id,
-                f"a whole number from 0 to node_count - 1 = {self.node_count - 1}",
-            )
+        if NOT_SET not in (self.node_id, self.node_count):
+            check_node(self.node_id, self.node_count)
         return self
 
 

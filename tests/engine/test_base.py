@@ -66,7 +66,7 @@ def test_importing_the_package_does_not_import_torch() -> None:
     """The scheduler and the APIs import it, and have to start at once."""
     modules = (
         "engine, engine.base, engine.devices, engine.fingerprint, engine.models, "
-        "engine.kinds, engine.vllm.remote, poc.batch"
+        "engine.vllm.remote, poc.batch"
     )
     imports = "; ".join(f"import pocqueue.{module}" for module in modules.split(", "))
     code = (

@@ -74,21 +74,15 @@ def ensure_embedded_model(state_dir: Path) -> Path:
     try:
         target.mkdir(parents=True, exist_ok=True)
         for name, data in _folder_files().items():
-            if not _holds(target / name, data):
-                replace_file(target / name, data, mode=0o644)
+            path = target / name
+            if not path.is_file() or path.read_bytes() != data:
+                replace_file(path, data, mode=0o644)
     except OSError as exc:
         raise EngineError(
             f"The embedded model cannot be written to {target}: {exc.strerror or exc}. "
             "Choose a state folder that this user may write to."
         ) from exc
     return target
-
-
-def _holds(path: Path, data: bytes) -> bool:
-    try:
-        return path.read_bytes() == data
-    except FileNotFoundError:
-        return False
 
 
 def _folder_files() -> dict[str, bytes]:

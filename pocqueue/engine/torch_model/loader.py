@@ -37,7 +37,19 @@ def load_model(options: EngineOptions, on_progress: OnProgress) -> tuple[Any, En
     digits = fingerprint_with_progress(resolved, options.state_dir, on_progress)
     on_progress(f"Loading {resolved.display_name} on {device}")
     loaded = _load(resolved, device, getattr(torch, options.dtype, "auto"))
-    info = _describe(loaded, resolved, digits, device)
+    config = loaded.config.get_text_config()  # of the language part, if a model has others
+    info = EngineInfo(
+        engine="torch",
+        model=resolved.display_name,
+        fingerprint=digits,
+        device=device,
+        device_name=device_name(device),
+        dtype=str(loaded.dtype).removeprefix("torch."),
+        hidden_size=int(loaded.get_input_embeddings().weight.shape[1]),
+        vocab_size=int(config.vocab_size),
+        max_seq_len=int(getattr(config, "max_position_embeddings", None) or _NO_LIMIT_SEQ_LEN),
+        **attention_shape(config),
+    )
     on_progress(f"Loaded {info.model} on {device} ({info.device_name}) in {info.dtype}")
     return loaded, info
 
@@ -79,22 +91,6 @@ def _load(model: ResolvedModel, device: str, dtype: torch.dtype | str) -> Any:
             f"Model {model.display_name!r} cannot be loaded by transformers: "
             f"{first_line(exc)} Download it again, or name another model."
         ) from exc
-
-
-def _describe(loaded: Any, model: ResolvedModel, digits: str, device: str) -> EngineInfo:
-    config = loaded.config.get_text_config()  # of the language part, if a model has others
-    return EngineInfo(
-        engine="torch",
-        model=model.display_name,
-        fingerprint=digits,
-        device=device,
-        device_name=device_name(device),
-        dtype=str(loaded.dtype).removeprefix("torch."),
-        hidden_size=int(loaded.get_input_embeddings().weight.shape[1]),
-        vocab_size=int(config.vocab_size),
-        max_seq_len=int(getattr(config, "max_position_embeddings", None) or _NO_LIMIT_SEQ_LEN),
-        **attention_shape(config),
-    )
 
 
 @contextlib.contextmanager
