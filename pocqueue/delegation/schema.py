@@ -12,7 +12,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, Field
 
-from pocqueue.poc.distance.bodies import BATCH_EXAMPLE, SEARCH_EXAMPLE
+from pocqueue.poc.distance.scheme import BATCH_EXAMPLE, SEARCH_EXAMPLE
 from pocqueue.poc.fields import HttpUrl, Text
 from pocqueue.poc.scheme import WithProof
 from pocqueue.poc.search import SearchBody, SeqLen

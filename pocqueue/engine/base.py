@@ -8,10 +8,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pocqueue.errors import InvalidRound
 from pocqueue.poc.batch import Batch
+
+if TYPE_CHECKING:
+    from pocqueue.engine.profiled import Timer
 
 #: What an operator gives vLLM as ``--worker-extension-cls``; see ``vllm/worker.py``.
 EXTENSION = "pocqueue.engine.vllm.worker.PoCWorker"
@@ -176,6 +179,14 @@ class Engine(ABC):
             InvalidRound, EngineError, EngineUnavailable: as `values` does.
         """
         self.values(Batch.warm_up(batch_size, seq_len))
+
+    def timer(self) -> Timer | None:
+        """Return what times the parts of a batch, for the engine's own thread; None: the model is elsewhere.
+
+        Raises:
+            EngineError: the engine is closed.
+        """
+        return None
 
     @abstractmethod
     def close(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from pocqueue.poc.batch import Batch
 
@@ -59,17 +59,4 @@ class Timer(Protocol):
 
     def num_matmul_parameters(self) -> MatmulParameters | None:
         """Count the parameters of the whole model; None if they are packed and cannot be counted."""
-        ...
-
-
-@runtime_checkable
-class Profiled(Protocol):
-    """An engine in this process, whose parts can be timed."""
-
-    def timer(self) -> Timer:
-        """Return what times them, for the engine's own thread.
-
-        Raises:
-            EngineError: the engine is closed.
-        """
         ...

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from pocqueue.engine.base import Engine, EngineInfo, OnProgress
-from pocqueue.engine.profiled import Profiled
 from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound
 from pocqueue.measure.child import with_engine_in_child
 from pocqueue.measure.profile import MatrixRate, Profile, Sweep, SweepPoint
@@ -100,7 +99,7 @@ def room_guard(
     watched, and nor are ranks and servers, which are processes of their own.
     """
     info, before = engine.info, peak()
-    if not isinstance(engine, Profiled) or info.device != "cpu" or info.tensor_parallel > 1:
+    if engine.timer() is None or info.device != "cpu" or info.tensor_parallel > 1:
         return lambda: True
 
     def has_room() -> bool:
@@ -118,7 +117,7 @@ _BATCHES_A_TURN = 4
 
 @dataclass(eq=False)
 class Bench:
-    """Measures one engine; one that is not `Profiled` by its calls alone."""
+    """Measures one engine; one without a timer by its calls alone."""
 
     engine: Engine
     request: ProfileRequest
@@ -136,7 +135,7 @@ class Bench:
             EngineError: as the engine does; not if a size of the sweep is too large.
         """
         engine, request = self.engine, self.request
-        timer = engine.timer() if isinstance(engine, Profiled) else None
+        timer = engine.timer()
         matrix = parameters = sweep = None
         if timer is not None:
             self.on_progress("Measuring what the device can multiply")

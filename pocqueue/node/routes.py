@@ -24,8 +24,7 @@ from pocqueue.node.schema import (
     errors,
 )
 from pocqueue.node.service import NodeService
-from pocqueue.poc.distance.bodies import ProofBody
-from pocqueue.poc.distance.scheme import Distance
+from pocqueue.poc.distance.scheme import Distance, ProofBody
 from pocqueue.settings import NodeSettings
 from pocqueue.web.errors import SentenceRoute
 

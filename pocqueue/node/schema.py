@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from pocqueue.errors import InvalidRound, NodeStateError
 from pocqueue.node.outbox import OutboxStatus
 from pocqueue.node.round import NodeRound
-from pocqueue.poc.distance.bodies import SEARCH_EXAMPLE
+from pocqueue.poc.distance.scheme import SEARCH_EXAMPLE
 from pocqueue.poc.fields import HttpUrl, Text
 from pocqueue.poc.nonces import check_node
 from pocqueue.poc.scheme import WithProof

@@ -14,9 +14,8 @@ from fastapi import APIRouter, FastAPI, Request
 from starlette.types import Scope
 
 from pocqueue.errors import EngineUnavailable, PocqueueError
-from pocqueue.poc.distance.bodies import ProofBody
 from pocqueue.poc.distance.data import finite_or_none
-from pocqueue.poc.distance.scheme import Distance
+from pocqueue.poc.distance.scheme import Distance, ProofBody
 from pocqueue.poc.fields import build
 from pocqueue.served.model import ServedModel
 from pocqueue.served.prover import NoRound, Prover, ServedRound

@@ -9,8 +9,7 @@ from __future__ import annotations
 from pydantic import BaseModel, Field
 
 from pocqueue.poc.batch import Batch
-from pocqueue.poc.distance.bodies import SEARCH_EXAMPLE, Nonce
-from pocqueue.poc.distance.scheme import RTarget
+from pocqueue.poc.distance.scheme import SEARCH_EXAMPLE, Nonce, RTarget
 from pocqueue.poc.fields import HttpUrl, Text
 from pocqueue.poc.scheme import FraudThreshold
 from pocqueue.poc.search import (

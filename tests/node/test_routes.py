@@ -499,7 +499,7 @@ def test_the_document_is_complete(at_work: str) -> None:
 async def test_the_examples_are_true(http: httpx.AsyncClient) -> None:
     """That of a round begins one, but for its model; that of a proof can be validated."""
     from pocqueue.node.schema import InitBody, PowStatus
-    from pocqueue.poc.distance.bodies import ProofBody
+    from pocqueue.poc.distance.scheme import ProofBody
 
     def example(model: Any) -> Any:
         return model.model_json_schema()["examples"][0]

@@ -72,12 +72,8 @@ class TorchEngine(Engine):
             found = model(**given, **self._last_only).logits
         return found[:, -1, :].float()
 
+    @override
     def timer(self) -> StageTimer:
-        """Return what times the parts of a batch; see ``Profiled``.
-
-        Raises:
-            EngineError: the engine is closed.
-        """
         return StageTimer(self._pipeline, self.forward, self._open_model())
 
     @override

@@ -50,8 +50,8 @@ class VllmEngine(Engine):
             self.call_ranks("poc_values", batch.to_wire(), following), len(batch.nonces)
         )
 
+    @override
     def timer(self) -> RankTimer:
-        """Return what times the parts of a batch on all ranks; see ``Profiled``."""
         return RankTimer(self.call_ranks)
 
     @override

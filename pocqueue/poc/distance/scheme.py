@@ -1,4 +1,4 @@
-"""The distance scheme, as rounds see it: a value is a distance in [0, 2], kept below `r_target`."""
+"""The distance scheme, as rounds and HTTP see it: a value is a distance in [0, 2], kept below `r_target`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import override
 
 from pocqueue.poc.canonical import binary64
@@ -17,11 +17,12 @@ from pocqueue.poc.distance.data import (
     is_valid,
     repeated,
 )
-from pocqueue.poc.fields import Allowed
+from pocqueue.poc.fields import Allowed, Text
 from pocqueue.poc.fraud import PROBABILITY_MISMATCH
+from pocqueue.poc.nonces import MAX_NONCE
 from pocqueue.poc.proofs import Proofs, Verdict
 from pocqueue.poc.scheme import ProofScheme
-from pocqueue.poc.search import SearchBody
+from pocqueue.poc.search import MAX_NODE_COUNT, BlockHeight, SearchBody
 
 RTarget = Annotated[
     float,
@@ -121,3 +122,39 @@ class Distance(ProofScheme):
     @override
     def show(self, value: Any, digits: int = 6) -> str:
         return f"{value:.{digits}f}"
+
+
+#: Nonces of one `ProofBody`. A round of 330 seconds finds fewer valid ones.
+MAX_NONCES = 100_000
+
+#: A search and what it found, for the examples of documents.
+SEARCH_EXAMPLE: dict[str, Any] = {
+    "block_hash": "0x3a7bd3e2360a3d29eea436fcfb7e44c735d117c42d1c1835420b6b9942dd4f1b",
+    "block_height": 1458,
+    "public_key": "gonka1qy352euf40x77qfrg4ncn27dauqjx3t83x4umm",
+    "node_id": 0,
+    "node_count": 1,
+    "batch_size": 100,
+    "r_target": 1.4013564660458173,
+    "fraud_threshold": 1e-7,
+}
+BATCH_EXAMPLE: dict[str, Any] = {
+    **{name: SEARCH_EXAMPLE[name] for name in ("public_key", "block_hash", "block_height")},
+    **{"nonces": [3, 17], "dist": [1.3801, 1.3994], "node_id": 0},
+}
+
+Nonce = Annotated[int, Field(ge=0, le=MAX_NONCE)]
+
+
+class ProofBody(BaseModel):
+    """Somebody's proof as it comes in over HTTP, to be recomputed for the block of the round at hand."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [BATCH_EXAMPLE]})
+
+    public_key: Text
+    block_hash: Text
+    block_height: BlockHeight
+    nonces: list[Nonce] = Field(max_length=MAX_NONCES)
+    #: Claimed distances, one a nonce.
+    dist: list[float] = Field(max_length=MAX_NONCES)
+    node_id: int = Field(default=0, ge=0, le=MAX_NODE_COUNT)
