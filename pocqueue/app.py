@@ -17,7 +17,8 @@ from kombu import Connection
 from typing_extensions import override
 
 from pocqueue.errors import PocqueueError
-from pocqueue.rounds.connection import broker_url, redis_url
+from pocqueue.rounds.connection import redis_url
+from pocqueue.rounds.redis_url import RedisUrl
 from pocqueue.rounds.spec import MAX_WINDOW_S
 from pocqueue.rounds.task_names import IO_QUEUE
 from pocqueue.settings import settings
@@ -30,12 +31,11 @@ def configuration() -> dict[str, Any]:
     be started: nobody above, in Celery's or Flower's command line, would print it so.
     """
     try:
-        url = redis_url(settings(), start=True)
+        broker = RedisUrl.parse(redis_url(settings(), start=True)).broker()
     except PocqueueError as exc:
         sys.stderr.write(f"pocqueue: {exc}\n")
         raise SystemExit(2) from None
-    return {
-        "broker_url": broker_url(url),
+    return broker | {
         "broker_connection_retry_on_startup": True,
         # A worker outlasts any outage of Redis.
         "broker_connection_max_retries": None,
@@ -55,6 +55,7 @@ def configuration() -> dict[str, Any]:
                 socket.TCP_KEEPINTVL: 5,
                 socket.TCP_KEEPCNT: 3,
             },
+            **broker["broker_transport_options"],
         },
         "include": ["workers.gpu", "workers.io"],
         "task_default_queue": IO_QUEUE,

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from pocqueue.app import PatientConnection
-from pocqueue.rounds.connection import broker_url
 from pocqueue.rounds.redis_server import RedisServer
+from pocqueue.rounds.redis_url import RedisUrl
 
 
 def test_a_channel_outlives_its_transport(redis_server: RedisServer) -> None:
     """A task that ends after the connection was given up can still acknowledge its message."""
-    with PatientConnection(broker_url(redis_server.url)) as connection:
+    broker = RedisUrl.parse(redis_server.url).broker()
+    with PatientConnection(broker["broker_url"]) as connection:
         channel: Any = connection.channel()
         connection._do_close_transport()
         channel._disconnect_pools()

@@ -1,6 +1,6 @@
 """Connections to Redis: which server, is it good enough, and what its failures mean.
 
-`redis_url` decides which server; `connect` opens a checked client; `store_errors` turns the
+`redis_url` decides which server (`redis_url.py` reads what its URL says); `connect` opens a checked client; `store_errors` turns the
 client library's exceptions into ours, each with a sentence for the operator. `OnRedis` is what the
 parts that keep something there have in common, the Lua scripts of `lua/` among it.
 """
@@ -13,44 +13,44 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from typing import Any, TypeAlias
-from urllib.parse import parse_qs, urlsplit
 
 import redis
 import redis.asyncio
-import redis.asyncio.retry
-from redis.backoff import NoBackoff
+import redis.asyncio.sentinel
+import redis.sentinel
 from redis.client import Pipeline
-from redis.retry import Retry
 
 from pocqueue.errors import StoreError, StoreFull, StoreTooOld, StoreUnavailable
 from pocqueue.rounds.redis_server import RedisServer
+from pocqueue.rounds.redis_url import RedisUrl
 from pocqueue.settings import Settings
 
 OLDEST_REDIS = (6, 2)
-#: How long to wait for a connection or a reply.
-TIMEOUT_S = 5.0
-
-#: One immediate retry takes care of a connection that the server closed while idle. Whoever wants to wait
-#: for Redis does so in a loop of its own, where it can be told to stop.
-_RETRIES = 1
 
 #: What a Redis client raises while the server is away, restarting or loading its data.
 UNAVAILABLE = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError)
 
 
+#: What it raises while sentinels have not agreed on a primary yet.
+NO_PRIMARY = (redis.sentinel.MasterNotFoundError, redis.asyncio.sentinel.MasterNotFoundError)
+
+
 def redis_url(settings: Settings, *, start: bool = False) -> str:
-    """Return the URL of the Redis server to use, in redis-py's form.
+    """Return the URL of the Redis server to use.
 
     Args:
         start: start the bundled server if no URL is set and none runs. Services do that;
             commands that only look do not, so that they leave nothing behind.
 
     Raises:
+        SettingsError: the URL cannot be read.
         StoreUnavailable: no URL is set, no bundled server runs and `start` is False.
         ProcessError: the bundled server could not be started.
     """
     if settings.redis_url is not None:
-        return _plain(settings.redis_url.get_secret_value())
+        url = settings.redis_url.get_secret_value()
+        RedisUrl.parse(url)
+        return url
     server = RedisServer(settings.state_dir)
     if start:
         server.ensure()
@@ -63,52 +63,21 @@ def redis_url(settings: Settings, *, start: bool = False) -> str:
     return server.url
 
 
-def broker_url(url: str) -> str:
-    """Return `url` in the form that Celery's Redis transport and Flower read."""
-    if url.startswith("unix://"):
-        parts = urlsplit(url)
-        database = parse_qs(parts.query).get("db", ["0"])[0]
-        userinfo, _, _ = parts.netloc.rpartition("@")
-        at = f"{userinfo}@" if userinfo else ""
-        return f"redis+socket://{at}{parts.path}?virtual_host={database}"
-    return url
-
-
-def _plain(url: str) -> str:
-    """Return a Celery-style Unix socket URL in redis-py's form; leave others as they are."""
-    if url.startswith("redis+socket://"):
-        parts = urlsplit(url)
-        database = parse_qs(parts.query).get("virtual_host", ["0"])[0]
-        return f"unix://{parts.netloc}{parts.path}?db={database}"
-    return url
-
-
-def connect(url: str, *, check: bool = True, timeout_s: float = TIMEOUT_S) -> redis.Redis:
+def connect(url: str, *, check: bool = True, timeout_s: float | None = None) -> redis.Redis:
     """Open a client (RESP2, decoded replies) and check that the server will do.
 
     Args:
-        url: as `redis_url` returns it.
+        url: as `RedisUrl` reads it.
         check: ask the server for its version now. Services that wait for Redis pass False.
-        timeout_s: seconds to wait for a connection or a reply.
+        timeout_s: seconds to wait for a connection or a reply; None: as the URL says, or 5.
 
     Raises:
-        StoreUnavailable, StoreTooOld: see the classes.
+        StoreUnavailable, StoreTooOld, SettingsError: see the classes.
     """
-    try:
-        client = redis.Redis.from_url(
-            url,
-            decode_responses=True,
-            protocol=2,
-            socket_timeout=timeout_s,
-            health_check_interval=15,
-            retry=Retry(NoBackoff(), _RETRIES),
-        )
-    except ValueError:
-        # The reason is not repeated: with a `/` or `#` in the password it quotes a part of it.
-        raise StoreUnavailable(
-            "POCQUEUE_REDIS_URL cannot be read: write redis://user:password@host:6379/0, with "
-            "special characters of user and password percent-encoded (/ is %2F, @ is %40)."
-        ) from None
+    waits = ("socket_timeout", "socket_connect_timeout")
+    client = RedisUrl.parse(url).client(
+        **({} if timeout_s is None else dict.fromkeys(waits, timeout_s))
+    )
     if check:
         with store_errors(url):
             version = str(client.info("server")["redis_version"])
@@ -120,23 +89,6 @@ def connect(url: str, *, check: bool = True, timeout_s: float = TIMEOUT_S) -> re
                 "Upgrade it, or unset POCQUEUE_REDIS_URL to use the bundled one."
             )
     return client
-
-
-def connect_async(url: str, *, max_connections: int) -> redis.asyncio.Redis:
-    """Open a client for an event loop, with connections of its own; the server is not asked yet.
-
-    Args:
-        url: as `redis_url` returns it.
-        max_connections: at a time; further calls wait for a free one.
-    """
-    return redis.asyncio.Redis.from_url(
-        url,
-        decode_responses=True,
-        protocol=2,
-        socket_timeout=TIMEOUT_S,
-        max_connections=max_connections,
-        retry=redis.asyncio.retry.Retry(NoBackoff(), _RETRIES),
-    )
 
 
 @contextlib.contextmanager
@@ -241,6 +193,9 @@ def shown_url(url: str) -> str:
 
 
 def _reason(exc: Exception) -> str:
+    if isinstance(exc, NO_PRIMARY):
+        # Theirs describes every connection to every sentinel.
+        return "its sentinels name no primary"
     return str(exc).rstrip(".") or type(exc).__name__
 
 

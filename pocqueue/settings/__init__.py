@@ -19,7 +19,10 @@ from pocqueue.settings.base import EnvSettings
 
 #: A token that can be guessed is none.
 MIN_TOKEN_LENGTH = 16
-_REDIS_SCHEMES = ("redis://", "rediss://", "redis+socket://", "unix://")
+_REDIS_SCHEMES = (
+    *("redis://", "rediss://", "redis+socket://", "unix://"),
+    *("redis+sentinel://", "rediss+sentinel://", "sentinel://"),
+)
 
 _Port = Annotated[int, Field(ge=0, le=65535)]
 

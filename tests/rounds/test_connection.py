@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 import redis
-from pydantic import SecretStr
 
 from pocqueue.errors import PocqueueError, StoreError, StoreFull, StoreTooOld, StoreUnavailable
 from pocqueue.rounds.backend import Backend
-from pocqueue.rounds.connection import broker_url, connect, redis_url, shown_url, store_errors
+from pocqueue.rounds.connection import connect, redis_url, shown_url, store_errors
 from pocqueue.rounds.records import Outcome
 from pocqueue.rounds.redis_server import RedisServer
 from tests.support.factories import make_gpu, make_spec
@@ -34,40 +33,6 @@ def _sentence(error: PocqueueError) -> str:
 
 
 @pytest.mark.parametrize(
-    ("url", "broker"),
-    [
-        ("redis://host:6379/0", "redis://host:6379/0"),
-        ("rediss://user:word@host/1", "rediss://user:word@host/1"),
-        ("unix:///run/redis.sock", "redis+socket:///run/redis.sock?virtual_host=0"),
-        ("unix:///run/redis.sock?db=3", "redis+socket:///run/redis.sock?virtual_host=3"),
-        ("unix://:word@/run/redis.sock", "redis+socket://:word@/run/redis.sock?virtual_host=0"),
-    ],
-)
-def test_a_url_is_told_to_celery_in_its_own_form(url: str, broker: str) -> None:
-    """TCP is the same in both; a Unix socket is written in two ways."""
-    assert broker_url(url) == broker
-
-
-@pytest.mark.parametrize(
-    ("given", "plain"),
-    [
-        ("redis://host:6379/2", "redis://host:6379/2"),
-        ("unix:///run/redis.sock?db=1", "unix:///run/redis.sock?db=1"),
-        ("redis+socket:///run/redis.sock", "unix:///run/redis.sock?db=0"),
-        ("redis+socket:///run/redis.sock?virtual_host=4", "unix:///run/redis.sock?db=4"),
-        ("redis+socket://:word@/run/redis.sock", "unix://:word@/run/redis.sock?db=0"),
-    ],
-)
-def test_a_url_of_either_form_can_be_set(
-    given: str, plain: str, settings_for: SettingsFactory
-) -> None:
-    """What Celery reads is understood as well, and comes out the same for both."""
-    found = redis_url(settings_for(redis_url=SecretStr(given)))
-    assert found == plain
-    assert broker_url(found).split("?")[0] in {given.split("?")[0], broker_url(plain).split("?")[0]}
-
-
-@pytest.mark.parametrize(
     ("url", "shown"),
     [
         ("redis://host:6379/0", "redis://host:6379/0"),
@@ -80,31 +45,13 @@ def test_a_url_of_either_form_can_be_set(
         ("redis://host/0?password=hunter2", "redis://host/0"),
         ("unix://:hunter2@/run/redis.sock?db=1", "unix:///run/redis.sock"),
         ("unix:///run/redis.sock?password=hunter2", "unix:///run/redis.sock"),
+        ("redis+sentinel://:hunter2@a:1,b/0?master=m", "redis+sentinel://a:1,b/0"),
+        ("sentinel://:hunter2@a:1;sentinel://:hunter2@b:2/0", "sentinel://b:2/0"),
     ],
 )
 def test_a_url_is_shown_without_its_secrets(url: str, shown: str) -> None:
     """Whatever characters the password has."""
     assert shown_url(url) == shown
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "redis://:hunter2/x@host:6379/0",
-        "redis://:hunter2#x@host:6379/0",
-        "redis://host:hunter2",
-        "redis://host:99999",
-        "http://:hunter2@host",
-        "redis://host?socket_timeout=hunter2",
-    ],
-)
-def test_a_url_that_cannot_be_read_is_not_repeated(url: str) -> None:
-    """The message says how to write one, and nothing of what was given."""
-    with pytest.raises(StoreUnavailable) as caught:
-        connect(url)
-    message = _sentence(caught.value)
-    assert message.startswith("POCQUEUE_REDIS_URL cannot be read")
-    assert "redis://user:password@host:6379/0" in message
 
 
 def test_without_a_url_and_without_a_server_the_ways_to_get_one_are_named(

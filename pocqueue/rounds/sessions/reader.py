@@ -28,8 +28,9 @@ from typing_extensions import override
 from pocqueue.closing import AsyncClosing
 from pocqueue.errors import InvalidRound, StoreFull, UnknownSession
 from pocqueue.poc.proofs import Proofs
-from pocqueue.rounds.connection import connect_async, register_scripts, store_errors
+from pocqueue.rounds.connection import register_scripts, store_errors
 from pocqueue.rounds.records import parse_spec
+from pocqueue.rounds.redis_url import RedisUrl
 from pocqueue.rounds.sessions.control import check_session_id, session_word
 from pocqueue.rounds.spec import RoundSpec, RoundState
 from pocqueue.rounds.store import KEEP_ENDED_MS, START, Keys, close_round_call
@@ -125,8 +126,8 @@ class SessionReader(AsyncClosing):
 
     def __post_init__(self) -> None:
         # For other short questions to Redis in the same loop as well, so somewhat more than for readers.
-        self.client = connect_async(self.url, max_connections=2 * MAX_READS)
-        self._waiters = connect_async(self.url, max_connections=self.max_waits)
+        self.client = RedisUrl.parse(self.url).async_client(max_connections=2 * MAX_READS)
+        self._waiters = RedisUrl.parse(self.url).async_client(max_connections=self.max_waits)
         self._turns = asyncio.Semaphore(MAX_READS)
         self._waiting = 0
         self._closing = False

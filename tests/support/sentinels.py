@@ -1,0 +1,128 @@
+"""A Redis that fails over: a primary, a replica, and three sentinels that watch them."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from tests.support.processes import REDIS_SERVER, answers_ping, wait_ready
+from tests.support.waiting import wait_until
+
+MASTER = "the-primary"
+#: With characters that have a meaning in URLs.
+PASSWORD = "p@ss/w%rd"
+QUOTED = "p%40ss%2Fw%25rd"
+
+
+class FailingOver:
+    """Processes of one primary, one replica and three sentinels, all on loopback."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.ports = {name: _free_port() for name in ("primary", "replica", "one", "two", "three")}
+        self.processes: dict[str, subprocess.Popen[str]] = {}
+
+    @property
+    def url(self) -> str:
+        """Its URL, as operators write it."""
+        places = ",".join(f"127.0.0.1:{self.ports[name]}" for name in ("one", "two", "three"))
+        return f"redis+sentinel://:{QUOTED}@{places}/0?master={MASTER}"
+
+    def client(self, name: str) -> redis.Redis:
+        """Return a client of one of the processes, which fails at once."""
+        password = PASSWORD if name in {"primary", "replica"} else None
+        return redis.Redis(
+            port=self.ports[name],
+            password=password,
+            decode_responses=True,
+            retry=Retry(NoBackoff(), 0),
+        )
+
+    def start(self) -> None:
+        """Start all of it; returns once every sentinel knows both servers and the other sentinels."""
+        server = ["--requirepass", PASSWORD, "--masterauth", PASSWORD, "--save", ""]
+        server += ["--maxmemory-policy", "noeviction", "--repl-diskless-sync-delay", "0"]
+        self._run("primary", *server)
+        self._run("replica", *server, "--replicaof", "127.0.0.1", str(self.ports["primary"]))
+        for name in ("one", "two", "three"):
+            config = self.folder / f"{name}.conf"
+            config.write_text(
+                f"sentinel monitor {MASTER} 127.0.0.1 {self.ports['primary']} 2\n"
+                f"sentinel auth-pass {MASTER} {PASSWORD}\n"
+                f"sentinel down-after-milliseconds {MASTER} 1000\n"
+                f"sentinel failover-timeout {MASTER} 10000\n"
+            )
+            self._run(name, config=config)
+        for name in ("one", "two", "three"):
+            with self.client(name) as client:
+
+                def knows_all(client: redis.Redis = client) -> bool:
+                    state = client.sentinel_master(MASTER)
+                    return (state["num-slaves"], state["num-other-sentinels"]) == (1, 2)
+
+                wait_until(knows_all, 60.0, f"sentinel {name} to know the others")
+        with self.client("replica") as replica:
+            wait_until(
+                lambda: replica.info("replication")["master_link_status"] == "up",
+                60.0,
+                "the replica to follow",
+            )
+
+    def cut_replication(self) -> None:
+        """Let the replica get nothing more: what is written from now on is lost with the primary."""
+        with self.client("replica") as replica, self.client("primary") as primary:
+            replica.config_set("masterauth", "wrong")
+            primary.execute_command("CLIENT", "KILL", "TYPE", "replica")
+            wait_until(lambda: primary.info("replication")["connected_slaves"] == 0, 30.0)
+
+    def kill(self, name: str) -> None:
+        """Kill a process as if its machine had lost power."""
+        process = self.processes.pop(name)
+        process.kill()
+        process.wait(timeout=30)
+
+    def wait_failed_over(self) -> None:
+        """Wait until the replica is the primary."""
+        with self.client("replica") as replica:
+            wait_until(lambda: replica.role()[0] == "master", 90.0, "the failover")
+
+    def close(self) -> None:
+        """End all of it."""
+        for process in self.processes.values():
+            process.send_signal(signal.SIGKILL)
+            process.wait(timeout=30)
+
+    def _run(self, name: str, *options: str, config: Path | None = None) -> None:
+        place = ["--port", str(self.ports[name]), "--bind", "127.0.0.1", "--dir", str(self.folder)]
+        before = [] if config is None else [str(config), "--sentinel"]
+        with (self.folder / f"{name}.log").open("w") as log:
+            self.processes[name] = subprocess.Popen(
+                [str(REDIS_SERVER), *before, *place, *options], stdout=log, stderr=log, text=True
+            )
+        with self.client(name) as client:
+            wait_ready(lambda: answers_ping(client), self.processes[name])
+
+
+@contextlib.contextmanager
+def failing_over(folder: Path) -> Iterator[FailingOver]:
+    """Run a Redis that fails over within the block."""
+    found = FailingOver(folder)
+    try:
+        found.start()
+        yield found
+    finally:
+        found.close()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
