@@ -38,7 +38,7 @@ class Settings(EnvSettings):
     model_config = SettingsConfigDict(env_prefix="POCQUEUE_", env_ignore_empty=False)
 
     redis_url: SecretStr | None = None
-    """Redis 6.2 or newer for rounds and Celery, such as `redis://:PASSWORD@HOST:6379/0`; unset: a server of our own in the state folder"""
+    """Redis 6.2 or newer for rounds and Celery: `redis://:PASSWORD@HOST:6379/0`, with TLS `rediss://`, a socket `unix:///PATH`, sentinels `redis+sentinel://:PASSWORD@HOST:26379,HOST2:26379/0?master=NAME`; unset: a server of our own in the state folder"""
     state_dir: Path = Field(
         default_factory=_default_state_dir, examples=["~/.local/state/pocqueue"]
     )

@@ -13,6 +13,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from pocqueue.rounds.store import Keys
 from tests.support.processes import REDIS_SERVER, answers_ping, wait_ready
 from tests.support.waiting import wait_until
 
@@ -82,6 +83,11 @@ class FailingOver:
             replica.config_set("masterauth", "wrong")
             primary.execute_command("CLIENT", "KILL", "TYPE", "replica")
             wait_until(lambda: primary.info("replication")["connected_slaves"] == 0, 30.0)
+
+    def checked(self, round_id: str, name: str) -> int:
+        """Return how many nonces of a round a server has counted."""
+        with self.client(name) as client:
+            return int(client.hget(Keys.of_round(round_id, "round"), "checked") or 0)
 
     def kill(self, name: str) -> None:
         """Kill a process as if its machine had lost power."""

@@ -29,12 +29,13 @@ PATIENCE_S = 90.0
 class Stack:
     """A whole pocqueue in one state folder; every process is ours to kill."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, redis_url: str | None = None) -> None:
         self.folder = folder
-        self.settings = Settings(state_dir=folder / "state")
+        self.settings = Settings(state_dir=folder / "state", redis_url=redis_url)
         self.server = RedisServer(self.settings.state_dir)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.server.ensure()
+        if redis_url is None:
+            self.server.ensure()
         self.backend = Backend.open(self.settings)
 
     @property
@@ -42,6 +43,7 @@ class Stack:
         """Environment of every process: CPU, one thread each, as there are only two cores."""
         return without_settings() | {
             "POCQUEUE_STATE_DIR": str(self.settings.state_dir),
+            "POCQUEUE_REDIS_URL": self.settings.variables()["POCQUEUE_REDIS_URL"] or "",
             "POCQUEUE_DEVICE": "cpu",
             "POCQUEUE_NUM_THREADS": "1",
             # Callback receivers of tests are on loopback.

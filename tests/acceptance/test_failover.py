@@ -1,0 +1,50 @@
+"""A round on a Redis whose sentinels make another server the primary in the middle of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pocqueue.rounds.spec import RoundState
+from tests.support.sentinels import FailingOver, failing_over
+from tests.support.stack import Stack
+
+NUM_NONCES = 6000
+
+
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[FailingOver]:
+    """A primary, a replica, three sentinels."""
+    with failing_over(tmp_path) as servers:
+        yield servers
+
+
+@pytest.fixture
+def pool(servers: FailingOver, tmp_path: Path) -> Iterator[Stack]:
+    """A scheduler, an io worker and a GPU worker that know the sentinels."""
+    stack = Stack(tmp_path, servers.url)
+    try:
+        stack.scheduler()
+        stack.spawn("io", "celery", "-A", "pocqueue", "worker", "-Q", "io")
+        stack.worker("gpu0")
+        stack.wait_live("gpu0")
+        yield stack
+    finally:
+        stack.close()
+
+
+def test_a_round_outlives_its_primary(servers: FailingOver, pool: Stack) -> None:
+    """What the new primary has counts once; what it never got is searched again; every process lives on."""
+    round_id = pool.start(max_nonces=NUM_NONCES, window_s=600.0)
+    pool.wait_checked(round_id, 300)
+    servers.cut_replication()
+    kept = servers.checked(round_id, "replica")
+    pool.wait_checked(round_id, kept + 400)
+    servers.kill("primary")
+    servers.wait_failed_over()
+    assert servers.checked(round_id, "replica") < kept + 400
+    assert pool.wait_over(round_id).state is RoundState.COMPLETED
+    pool.check_exactly_once(round_id, NUM_NONCES)
+    pool.check_alive()
