@@ -8,6 +8,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
@@ -66,7 +67,7 @@ class FailingOver:
             with self.client(name) as client:
 
                 def knows_all(client: redis.Redis = client) -> bool:
-                    state = client.sentinel_master(MASTER)
+                    state: Any = client.sentinel_master(MASTER)
                     return (state["num-slaves"], state["num-other-sentinels"]) == (1, 2)
 
                 wait_until(knows_all, 60.0, f"sentinel {name} to know the others")

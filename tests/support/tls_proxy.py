@@ -10,6 +10,7 @@ import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from typing_extensions import override
 
@@ -30,19 +31,17 @@ def tls_proxy(target: str, cert: Path, key: Path) -> Iterator[int]:
                 selectors.DefaultSelector() as both,
             ):
                 inner.connect(target)
-                ends = {outer: inner, inner: outer}
-                for end in ends:
-                    both.register(end, selectors.EVENT_READ)
+                both.register(outer, selectors.EVENT_READ, inner)
+                both.register(inner, selectors.EVENT_READ, outer)
                 while True:
                     for found, _ in both.select():
-                        end = found.fileobj
-                        assert isinstance(end, socket.socket)
+                        end: Any = found.fileobj
                         data = end.recv(1 << 16)
                         while isinstance(end, ssl.SSLSocket) and end.pending():
                             data += end.recv(end.pending())
                         if not data:
                             return
-                        ends[end].sendall(data)
+                        found.data.sendall(data)
 
     class Server(socketserver.ThreadingTCPServer):
         daemon_threads = True
