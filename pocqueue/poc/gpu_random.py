@@ -14,7 +14,7 @@ import torch
 from pocqueue.poc.kernels import kernels_for
 from pocqueue.poc.kernels.base import check_logits
 from pocqueue.poc.kernels.reference import distance, hash, norm, normal, uniform
-from pocqueue.poc.seeds import input_seeds, permutation_seeds, seed, target_seed
+from pocqueue.poc.seeds import input_seeds, input_words, permutation_seeds, seed, target_seed
 
 __all__ = [
     "compute_distances",
@@ -37,16 +37,23 @@ def generate_inputs(
     seq_len: int,
     device: torch.device | str,
     dtype: torch.dtype = torch.float32,
+    stronger_rng: bool = False,
 ) -> torch.Tensor:
     """Make the input embeddings of nonces, in float32, cast to the model's dtype.
+
+    Args:
+        stronger_rng: make a row of eight pieces, each by 32 bits of its own; artifacts only.
 
     Returns:
         `dtype` ``[len(nonces), seq_len, dim]`` on `device`, contiguous.
     """
-    seeds = input_seeds(block_hash, public_key, nonces)
-    inputs = torch.empty(len(seeds), seq_len * dim, dtype=dtype, device=device)
-    kernels_for(inputs.device).write_inputs(seeds, inputs)
-    return inputs.view(len(seeds), seq_len, dim)
+    inputs = torch.empty(len(nonces), seq_len * dim, dtype=dtype, device=device)
+    kernels = kernels_for(inputs.device)
+    if stronger_rng:
+        kernels.write_pieces(input_words(block_hash, public_key, nonces), inputs)
+    else:
+        kernels.write_inputs(input_seeds(block_hash, public_key, nonces), inputs)
+    return inputs.view(len(nonces), seq_len, dim)
 
 
 def generate_permutations(

@@ -6,6 +6,7 @@ Plain Python without torch; docs/protocol.md has the texts.
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Iterable
 
 
@@ -17,6 +18,15 @@ def seed(text: str) -> int:
 def input_seeds(block_hash: str, public_key: str, nonces: Iterable[int]) -> list[int]:
     """Return the seed of each nonce's inputs."""
     return [seed(f"{block_hash}_{public_key}_nonce{nonce}") for nonce in nonces]
+
+
+def input_words(block_hash: str, public_key: str, nonces: Iterable[int]) -> list[list[int]]:
+    """Return the eight seeds of each nonce's inputs by the stronger RNG: its whole SHA-256.
+
+    The first is that of `input_seeds`.
+    """
+    texts = (f"{block_hash}_{public_key}_nonce{nonce}" for nonce in nonces)
+    return [list(struct.unpack(">8I", hashlib.sha256(text.encode()).digest())) for text in texts]
 
 
 def permutation_seeds(block_hash: str, public_key: str, nonces: Iterable[int]) -> list[int]:

@@ -1,7 +1,6 @@
 """The consensus maths against every golden value of `tests/data/rng_golden.json`, from an independent implementation.
 
-`tests/data/rng_golden.json` also holds householder, picked, haar and strong values. They belong to the
-later, artifact era of the protocol and are out of scope of these modules, so nothing here reads them.
+`tests/data/rng_golden.json` also holds values of artifacts; `artifact/test_golden.py` reads them.
 
 The file's `distances` cannot be recomputed: the logits they were made from are not in it and follow
 from nothing that is. They are used for what they can tell, and `test_gpu_random.py` checks distances
@@ -25,7 +24,7 @@ from pocqueue.poc.gpu_random import generate_inputs, generate_permutations, gene
 _GOLDEN = Path(__file__).parents[1] / "data" / "rng_golden.json"
 CASES: list[dict[str, Any]] = json.loads(_GOLDEN.read_text(encoding="utf-8"))
 
-OF_THIS_ERA = {
+OF_DISTANCES = {
     "inputs_first8",
     "inputs_last4",
     "inputs_mean",
@@ -36,7 +35,7 @@ OF_THIS_ERA = {
     "target_norm",
     "distances",
 }
-OF_A_LATER_ERA = {
+OF_ARTIFACTS = {
     "k_dim",
     "householder_first8",
     "picked_indices_sorted",
@@ -56,7 +55,7 @@ def half_a_digit(places: int) -> float:
 def test_every_value_has_a_home() -> None:
     """A value that the file gains is noticed."""
     for case in CASES:
-        assert set(case) == OF_THIS_ERA | OF_A_LATER_ERA | ARGUMENTS
+        assert set(case) == OF_DISTANCES | OF_ARTIFACTS | ARGUMENTS
 
 
 def inputs_of(case: dict[str, Any]) -> torch.Tensor:

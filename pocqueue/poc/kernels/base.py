@@ -34,6 +34,39 @@ class Kernels(ABC):
                 written over. The numbers are made in float32 and rounded to its dtype.
         """
 
+    def write_pieces(self, seeds: Sequence[Sequence[int]], out: torch.Tensor) -> None:
+        """Fill each row with pieces of equal length, one for each of its seeds in turn.
+
+        A piece has the numbers that `write_inputs` gives to a row of its length. The last ones are shorter, or
+        missing, if a row cannot be divided.
+
+        Args:
+            seeds: as many for each row.
+            out: as for `write_inputs`.
+        """
+        rows, n = out.shape
+        num_pieces = len(seeds[0]) if rows else 1
+        if n % num_pieces == 0:
+            flat = [seed for words in seeds for seed in words]
+            self.write_inputs(flat, out.view(rows * num_pieces, n // num_pieces))
+            return
+        for row, words in zip(out, seeds, strict=True):
+            for word, piece in zip(words, row.split(-(-n // num_pieces)), strict=False):
+                self.write_inputs([word], piece.unsqueeze(0))
+
+    def smallest(self, seeds: Sequence[int], n: int, k: int) -> torch.Tensor:
+        """Return which k of the numbers 0 … n-1 have the smallest hashes, in ascending order of hash.
+
+        Args:
+            seeds: one per row.
+            n: 1 … 2^31 - 1.
+            k: 1 … n.
+
+        Returns:
+            int64 ``[len(seeds), k]`` on the device.
+        """
+        return self.permutations(seeds, n)[:, :k]
+
     @abstractmethod
     def permutations(self, seeds: Sequence[int], vocab_size: int) -> torch.Tensor:
         """Return the permutation of each seed.

@@ -21,6 +21,11 @@ from pocqueue.poc.kernels.cpu.normal import (
     write_normals,
 )
 from pocqueue.poc.kernels.cpu.permutations import digit_bits, sort_scratch_bytes, write_permutations
+from pocqueue.poc.kernels.cpu.smallest import (
+    MOST_SMALLEST,
+    smallest_scratch_bytes,
+    write_smallest,
+)
 from pocqueue.poc.kernels.cpu.team import Team
 
 _KINDS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
@@ -65,6 +70,23 @@ class CpuKernels(Kernels):
             out.data_ptr(),
             n,
             digit_bits(n),
+        )
+        return out
+
+    @override
+    def smallest(self, seeds: Sequence[int], n: int, k: int) -> torch.Tensor:
+        if k > MOST_SMALLEST:
+            return super().smallest(seeds, n, k)
+        words, rows = _words(seeds), len(seeds)
+        out = torch.empty(rows, k, dtype=torch.int64)
+        self._team.run(
+            write_smallest,
+            rows,
+            smallest_scratch_bytes(k),
+            words.ctypes.data,
+            out.data_ptr(),
+            n,
+            k,
         )
         return out
 

@@ -1,0 +1,53 @@
+"""An artifact as it travels: k_dim float16, little-endian, in base64; and how two of them are compared.
+
+Plain Python and numpy, without torch.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any
+
+import numpy as np
+
+#: float32 [k_dim].
+Vector = np.ndarray[tuple[int], np.dtype[np.float32]]
+
+_FLOAT16 = np.dtype("<f2")
+
+
+def encode(vectors: Any) -> list[str]:
+    """Return each of several vectors, numbers ``[n, k_dim]``, rounded to float16 (ties to even) as base64 text."""
+    with np.errstate(over="ignore"):
+        rounded = np.asarray(vectors, np.float32).astype(_FLOAT16)
+    return [base64.b64encode(row.tobytes()).decode("ascii") for row in rounded]
+
+
+def decode(text: str) -> Vector:
+    """Return the float32 ``[k_dim]`` that `encode` has rounded.
+
+    Raises:
+        ValueError: the text is not base64 of a whole number of float16.
+    """
+    try:
+        return np.frombuffer(base64.b64decode(text, validate=True), _FLOAT16).astype(np.float32)
+    except (binascii.Error, ValueError) as exc:
+        raise ValueError(
+            f"vector_b64 is {text[:80]!r}; allowed: base64 of float16 numbers, two bytes each."
+        ) from exc
+
+
+def distance(computed_b64: str, received_b64: str, k_dim: int) -> float | None:
+    """Return the 2-norm of the difference of two artifacts, computed in float32.
+
+    None: one of them cannot be read, has not k_dim numbers, or has one that is not finite.
+    """
+    try:
+        computed, received = decode(computed_b64), decode(received_b64)
+    except ValueError:
+        return None
+    if len(computed) != k_dim or len(received) != k_dim:
+        return None
+    found = float(np.linalg.norm(computed - received))
+    return found if np.isfinite(found) else None

@@ -1,0 +1,33 @@
+"""The seeds of an artifact: which texts are hashed for its dimensions, its rotation, layers and token ids.
+
+Those of inputs are in `poc/seeds.py`. Plain Python without torch; docs/protocol.md has the texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pocqueue.poc.seeds import seed
+
+
+def pick_seeds(block_hash: str, public_key: str, nonces: Iterable[int], k_dim: int) -> list[int]:
+    """Return the seed of each nonce's choice of dimensions."""
+    return [seed(f"{block_hash}_{public_key}_nonce_{nonce}_pick_{k_dim}") for nonce in nonces]
+
+
+def rotation_seeds(
+    block_hash: str, public_key: str, nonces: Iterable[int], k_dim: int
+) -> list[int]:
+    """Return the seeds of the k_dim - 1 steps of each nonce's rotation, one nonce after the other."""
+    starts = (f"{block_hash}_{public_key}_nonce_{nonce}_haar_hh_{k_dim}_" for nonce in nonces)
+    return [seed(f"{start}{step}") for start in starts for step in range(k_dim - 1)]
+
+
+def layer_seeds(block_hash: str, num_layers: int) -> list[int]:
+    """Return the seed of the reflection behind each decoder layer: the same for all keys and nonces."""
+    return [seed(f"{block_hash}_layer_{layer}_householder") for layer in range(num_layers)]
+
+
+def token_seeds(block_hash: str, public_key: str, nonces: Iterable[int]) -> list[int]:
+    """Return the seed of each nonce's pseudo token ids."""
+    return [seed(f"{block_hash}_{public_key}_nonce{nonce}_input_ids") for nonce in nonces]
