@@ -78,7 +78,7 @@ class Pipeline:
             if upcoming is not None and upcoming.nonces:
                 with suppress(InvalidRound):  # raised when it is asked for
                     self._prefetch.expect(upcoming.padded())
-            output = forward(prepared.inputs, maths.reads)
+            output = forward(prepared.inputs, maths.reads, maths.after_layer(prepared.batch))
             self._prefetch.make_expected()
             if output is None:
                 return None

@@ -61,9 +61,10 @@ class StageTimer:
         with self._with_inputs(batch) as inputs:
             maths.write_inputs(maths.seeds(batch.padded()), inputs.view(batch.batch_size, -1))
             began = self._now()
+            after_layer = maths.after_layer(batch)
             for _ in range(num_batches):
                 # Not freed before the next: a pipeline holds logits, too, while the next pass runs.
-                output = self._forward(inputs, maths.reads)
+                output = self._forward(inputs, maths.reads, after_layer)
             took = self._now() - began
             del output
         return took
@@ -87,7 +88,7 @@ class StageTimer:
         marks.append(self._now())
         maths.write_inputs(seeds, inputs.view(batch.batch_size, -1))
         marks.append(self._now())
-        output = self._forward(inputs, maths.reads)
+        output = self._forward(inputs, maths.reads, maths.after_layer(batch))
         marks.append(self._now())
         if output is not None:
             maths.values(batch, maths.prepare(seeds), output).tolist()

@@ -25,10 +25,12 @@ from pocqueue.poc.kernels import Kernels
 #: hidden state behind the final norm, what the output layer gets, [batch, hidden].
 Output = Literal["logits", "hidden"]
 
+#: What becomes of an activation [..., hidden] behind the decoder layer of this number, from 0; it is not changed.
+AfterLayer = Callable[[int, torch.Tensor], torch.Tensor]
 
-#: A model: runs on embeddings [batch, seq_len, hidden] in its dtype, which it may overwrite; returns what is
-#: wanted of them, or None on a rank of a group that does not get it.
-Forward = Callable[[torch.Tensor, Output], torch.Tensor | None]
+#: A model: runs on embeddings [batch, seq_len, hidden] in its dtype, which it may overwrite, and does something behind
+#: its layers, or nothing; returns what is wanted, or None on a rank of a group that does not get it.
+Forward = Callable[[torch.Tensor, Output, AfterLayer | None], torch.Tensor | None]
 
 
 @dataclass(eq=False)
@@ -58,6 +60,10 @@ class SchemeMaths(ABC):
     def prepare(self, seeds: Any) -> Any:
         """Make what `values` needs and what does not depend on the model."""
         return seeds
+
+    def after_layer(self, batch: Batch) -> AfterLayer | None:
+        """Return what is done behind each decoder layer in the pass of a batch; None: nothing."""
+        return None
 
     @abstractmethod
     def values(self, batch: Batch, prepared: Any, output: torch.Tensor) -> torch.Tensor:

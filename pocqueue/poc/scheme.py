@@ -45,7 +45,10 @@ if TYPE_CHECKING:
 #: The scheme of a search that names none; it is left out on every wire and in every file.
 DEFAULT = "distance"
 #: Class of each scheme by its name, as ``module:name``; a new one is a folder and a line here.
-CLASSES = {DEFAULT: "pocqueue.poc.distance.scheme:Distance"}
+CLASSES = {
+    DEFAULT: "pocqueue.poc.distance.scheme:Distance",
+    "artifact": "pocqueue.poc.artifact.scheme:Artifact",
+}
 #: Most nonces of one batch that is read from elsewhere.
 MAX_NONCES = 1_000_000
 

@@ -12,7 +12,7 @@ from pocqueue.engine.pipeline import Pipeline
 from pocqueue.errors import EngineError, InvalidRound
 from pocqueue.poc.batch import Batch
 from pocqueue.poc.kernels.reference import ReferenceKernels
-from pocqueue.poc.maths import Output
+from pocqueue.poc.maths import AfterLayer, Output
 from tests.support.factories import make_info
 from tests.support.vectors import Vectors
 
@@ -27,7 +27,9 @@ class Model:
         self.shapes: list[tuple[int, ...]] = []
         self.outputs: list[Output] = []
 
-    def __call__(self, inputs: torch.Tensor, output: Output = "logits") -> torch.Tensor:
+    def __call__(
+        self, inputs: torch.Tensor, output: Output, _after_layer: AfterLayer | None
+    ) -> torch.Tensor:
         self.shapes.append(tuple(inputs.shape))
         self.outputs.append(output)
         hidden = inputs.sum(dim=1)
@@ -93,13 +95,13 @@ def test_a_scheme_that_is_not_known_is_refused_by_name(pipeline: Pipeline) -> No
 
 def test_a_rank_that_gets_no_logits_has_no_values(pipeline: Pipeline) -> None:
     """As on all but the first of a tensor-parallel group."""
-    assert pipeline.values(batch_of(1), lambda _inputs, _output: None) is None
+    assert pipeline.values(batch_of(1), lambda *_given: None) is None
 
 
 def test_a_batch_without_room_is_refused_with_a_sentence(pipeline: Pipeline) -> None:
     """The round asks for too much; the engine goes on with others."""
 
-    def full(_inputs: torch.Tensor, _output: str = "logits") -> torch.Tensor:
+    def full(*_given: object) -> torch.Tensor:
         raise torch.OutOfMemoryError("no room")
 
     with pytest.raises(EngineError, match="A batch of 4 x 5 tokens does not fit"):

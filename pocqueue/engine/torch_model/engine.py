@@ -9,12 +9,13 @@ import torch
 from typing_extensions import override
 
 from pocqueue.engine.base import Engine, EngineInfo
+from pocqueue.engine.layers import behind_layers
 from pocqueue.engine.pipeline import Pipeline
 from pocqueue.engine.stages import StageTimer
 from pocqueue.errors import EngineError
 from pocqueue.poc.batch import Batch
 from pocqueue.poc.kernels import Kernels
-from pocqueue.poc.maths import Output
+from pocqueue.poc.maths import AfterLayer, Output
 
 
 class TorchEngine(Engine):
@@ -49,12 +50,15 @@ class TorchEngine(Engine):
         return values
 
     @torch.inference_mode()
-    def forward(self, inputs: torch.Tensor, output: Output = "logits") -> torch.Tensor:
+    def forward(
+        self, inputs: torch.Tensor, output: Output = "logits", after_layer: AfterLayer | None = None
+    ) -> torch.Tensor:
         """Run the model: causal attention, no padding mask, no cache.
 
         Args:
             inputs: embeddings [batch, seq_len, hidden] in the model's dtype, on its device.
             output: what is wanted of the last position.
+            after_layer: what is done behind each decoder layer.
 
         Returns:
             That, float32 [batch, vocab] or [batch, hidden].
@@ -66,10 +70,11 @@ class TorchEngine(Engine):
         positions = torch.arange(inputs.shape[1], device=inputs.device).unsqueeze(0)
         given = {"inputs_embeds": inputs, "position_ids": positions, "use_cache": False}
         found: torch.Tensor
-        if output == "hidden":
-            found = model.base_model(**given).last_hidden_state
-        else:
-            found = model(**given, **self._last_only).logits
+        with behind_layers(model, after_layer):
+            if output == "hidden":
+                found = model.base_model(**given).last_hidden_state
+            else:
+                found = model(**given, **self._last_only).logits
         return found[:, -1, :].float()
 
     @override

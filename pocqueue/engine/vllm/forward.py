@@ -24,9 +24,10 @@ from vllm.forward_context import set_forward_context
 from vllm.v1.attention.backend import CommonAttentionMetadata
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVQuantMode, SlidingWindowSpec
 
+from pocqueue.engine.layers import behind_layers
 from pocqueue.engine.vllm.kernels import EagerKernels
 from pocqueue.errors import EngineError
-from pocqueue.poc.maths import Output
+from pocqueue.poc.maths import AfterLayer, Output
 
 #: What layers may keep. Exactly these: classes that extend them (MLA, attention sinks, …) lay out their
 #: blocks in other ways or write more into them than a pass should.
@@ -111,12 +112,15 @@ class VllmForward:
             )
 
     @torch.inference_mode()
-    def run(self, inputs: torch.Tensor, output: Output = "logits") -> torch.Tensor | None:
+    def run(
+        self, inputs: torch.Tensor, output: Output = "logits", after_layer: AfterLayer | None = None
+    ) -> torch.Tensor | None:
         """Run the model on embeddings.
 
         Args:
             inputs: [batch, seq_len, hidden] in the model's dtype, on its device.
             output: what is wanted of each sequence's last position.
+            after_layer: what is done behind each decoder layer.
 
         Returns:
             That, [batch, vocab] or [batch, hidden]; None for logits on a rank of a tensor-parallel group to
@@ -138,6 +142,7 @@ class VllmForward:
                 self._layers[name].kv_cache = cache
             with (
                 self._kernels.active(),
+                behind_layers(model, after_layer),
                 set_forward_context(
                     metadata,
                     self._config,

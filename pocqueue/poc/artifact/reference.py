@@ -54,7 +54,7 @@ def rotation(block_hash: str, public_key: str, nonce: int, k_dim: int) -> torch.
 def layers(block_hash: str, num_layers: int, hidden_size: int) -> torch.Tensor:
     """Return the vector of each decoder layer's reflection, float32 ``[num_layers, hidden_size]``."""
     vectors = torch.empty(num_layers, hidden_size)
-    for row, seed in zip(vectors, layer_seeds(block_hash, num_layers), strict=True):
+    for row, seed in zip(vectors, layer_seeds(block_hash, range(num_layers)), strict=True):
         vector = normal(seed, hidden_size, "cpu")
         row.copy_(vector / torch.linalg.vector_norm(vector))
     return vectors
@@ -77,7 +77,8 @@ def reflect(x: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         v: float ``[n]`` of norm 1, cast to x's dtype first.
     """
     v = v.to(x.dtype)
-    return x - 2 * (x * v).sum(-1, keepdim=True) * v
+    reflected: torch.Tensor = x - 2 * (x * v).sum(-1, keepdim=True) * v
+    return reflected
 
 
 def artifact(
@@ -92,4 +93,5 @@ def artifact(
     x = unit[pick(block_hash, public_key, nonce, len(hidden), k_dim)]
     for v in rotation(block_hash, public_key, nonce, k_dim):
         x = reflect(x, v)
-    return x / (torch.linalg.vector_norm(x) + _TINY)
+    vector: torch.Tensor = x / (torch.linalg.vector_norm(x) + _TINY)
+    return vector

@@ -23,9 +23,9 @@ def rotation_seeds(
     return [seed(f"{start}{step}") for start in starts for step in range(k_dim - 1)]
 
 
-def layer_seeds(block_hash: str, num_layers: int) -> list[int]:
-    """Return the seed of the reflection behind each decoder layer: the same for all keys and nonces."""
-    return [seed(f"{block_hash}_layer_{layer}_householder") for layer in range(num_layers)]
+def layer_seeds(block_hash: str, layers: Iterable[int]) -> list[int]:
+    """Return the seeds of the reflections behind decoder layers, for all keys and nonces the same."""
+    return [seed(f"{block_hash}_layer_{layer}_householder") for layer in layers]
 
 
 def token_seeds(block_hash: str, public_key: str, nonces: Iterable[int]) -> list[int]:

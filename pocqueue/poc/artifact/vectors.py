@@ -84,7 +84,7 @@ def layer_vectors(
     Returns:
         float32 ``[num_layers, hidden_size]`` on `device`, of norm 1.
     """
-    seeds = layer_seeds(block_hash, num_layers)
+    seeds = layer_seeds(block_hash, range(num_layers))
     return unit_vectors(kernels_for(device), seeds, hidden_size, device)
 
 
@@ -157,7 +157,8 @@ def rotated(hidden: torch.Tensor, dims: torch.Tensor, steps: torch.Tensor) -> to
         x = x - 2 * (x * v).sum(-1, keepdim=True) * v
     x = x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + _TINY)
     # A norm is finite if and only if all numbers are, but for sums of squares beyond float32.
-    return x.masked_fill_(~norm.isfinite(), torch.nan)
+    vectors: torch.Tensor = x.masked_fill_(~norm.isfinite(), torch.nan)
+    return vectors
 
 
 def encode_vector(vector: torch.Tensor) -> str:
