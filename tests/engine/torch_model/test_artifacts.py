@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ from transformers.masking_utils import create_causal_mask
 from pocqueue.engine.torch_model.engine import TorchEngine
 from pocqueue.poc import artifact
 from pocqueue.poc.batch import Batch
-from pocqueue.poc.kernels.reference import normal
 from tests.support.factories import make_info
 
 _BLOCK, _KEY, _SEQ_LEN, _HIDDEN = "a block", "a key", 24, 64
@@ -61,12 +59,11 @@ def _layer_by_layer(model: Any, embeddings: torch.Tensor) -> torch.Tensor:
         position_ids=positions,
     )
     rotary = body.rotary_emb(embeddings, position_ids=positions)
+    vectors = artifact.layer_vectors(_BLOCK, 2, _HIDDEN)
     x = embeddings
     for number, layer in enumerate(body.layers):
         x = layer(x, attention_mask=mask, position_ids=positions, position_embeddings=rotary)
-        digest = hashlib.sha256(f"{_BLOCK}_layer_{number}_householder".encode()).hexdigest()
-        v = normal(int(digest[:8], 16), _HIDDEN, "cpu")
-        v = v / torch.linalg.vector_norm(v)
+        v = vectors[number]
         x = x - 2 * (x * v).sum(-1, keepdim=True) * v
     found: torch.Tensor = body.norm(x)[:, -1]
     return found
