@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import tempfile
@@ -36,12 +37,28 @@ class FileLock(Closing):
             self.close()
             raise
 
+    def note_holder(self, pid: int) -> None:
+        """Write into the file which process holds the lock, for `lock_holder`."""
+        with contextlib.suppress(OSError):  # on a full disk the holder stays unknown
+            os.ftruncate(self.fd, 0)
+            os.pwrite(self.fd, str(pid).encode(), 0)
+
     @override
     def close(self) -> None:
         """Give the lock back; may be called again."""
         fd, self.fd = self.fd, -1
         if fd >= 0:
             os.close(fd)
+
+
+def lock_holder(path: Path) -> int | None:
+    """Return the process that holds the lock of a file, 0 if it is unknown, None if nobody does."""
+    with contextlib.suppress(OSError), path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return int(file.read() or 0)
+    return None
 
 
 def replace_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:

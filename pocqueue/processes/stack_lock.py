@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from pocqueue.errors import ProcessError
-from pocqueue.files import FileLock
+from pocqueue.files import FileLock, lock_holder
 
 _LOCK_NAME = "up.lock"
 
@@ -28,8 +27,8 @@ def stack_lock(state_dir: Path) -> Iterator[int]:
     except BlockingIOError:
         raise ProcessError(
             f"`pocqueue up` runs on the state folder {state_dir} already (process "
-            f"{(state_dir / _LOCK_NAME).read_text() or 'unknown'}), or its last processes are just "
-            "ending: use that one, or set POCQUEUE_STATE_DIR to another folder."
+            f"{stack_pid(state_dir) or 'unknown'}), or its last processes are just ending: use that one, or "
+            "set POCQUEUE_STATE_DIR to another folder."
         ) from None
     except OSError as exc:
         raise ProcessError(
@@ -37,16 +36,10 @@ def stack_lock(state_dir: Path) -> Iterator[int]:
             "POCQUEUE_STATE_DIR to another."
         ) from None
     with lock:
-        os.ftruncate(lock.fd, 0)
-        os.pwrite(lock.fd, str(os.getpid()).encode(), 0)
+        lock.note_holder(os.getpid())
         yield lock.fd
 
 
 def stack_pid(state_dir: Path) -> int | None:
     """Return the process that holds the lock of a state folder, or None if nobody does."""
-    with contextlib.suppress(OSError), (state_dir / _LOCK_NAME).open() as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return int(lock.read() or 0)
-    return None
+    return lock_holder(state_dir / _LOCK_NAME)

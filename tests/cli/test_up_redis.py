@@ -105,6 +105,28 @@ def test_run_keeps_it_running(server: RedisServer, number: signal.Signals) -> No
     assert not server.is_running()
 
 
+def test_run_waits_for_a_server_that_cannot_start_again(server: RedisServer) -> None:
+    """It ran before, so what stands in its way passes: it says so once, and tries on."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "pocqueue", "redis", "run"], stdout=subprocess.PIPE, text=True
+    ) as keeper:
+        assert keeper.stdout is not None
+        keeper.stdout.readline()
+        first = server_process(server)
+        assert first is not None
+        first.suspend()
+        in_the_way = server.folder / "server.lock"
+        in_the_way.unlink()
+        in_the_way.mkdir()
+        first.kill()
+        line = keeper.stdout.readline()
+        assert line.startswith("Redis had ended and cannot be started yet, which is tried on: ")
+        in_the_way.rmdir()
+        assert keeper.stdout.readline() == "Redis had ended and was started again\n"
+        keeper.terminate()
+        assert keeper.stdout.read() == "Redis stopped\n"
+
+
 def test_run_can_leave_it_running(server: RedisServer) -> None:
     """With --keep only the watching ends."""
     with subprocess.Popen([sys.executable, "-m", "pocqueue", "redis", "run", "--keep"]) as keeper:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import signal
@@ -11,13 +12,17 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
+import kombu
 import psutil
 import pytest
+import redis
 
 from pocqueue.errors import ProcessError
-from pocqueue.rounds.connection import connect
+from pocqueue.rounds.connection import broker_url, connect
 from pocqueue.rounds.redis_server import RedisServer
+from tests.support.small_disk import fill, small_disk
 from tests.support.waiting import wait_until
 
 
@@ -209,6 +214,106 @@ def test_a_socket_folder_that_is_a_link_is_refused(long_path: Path) -> None:
         server.ensure()
 
 
+def servers(server: RedisServer) -> list[int]:
+    """Return the processes that work in the folder of a server."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            running = process.status() != psutil.STATUS_ZOMBIE
+            if running and process.cwd() == str(server.folder):
+                found.append(process.pid)
+    return found
+
+
+def test_a_server_whose_disk_is_full_is_running(tmp_path: Path) -> None:
+    """Even PING gets an error: it is the one all the same, and goes on once there is room."""
+    with small_disk(tmp_path / "disk") as disk:
+        server = RedisServer(disk)
+        server.ensure()
+        process = _process_id(server)
+        with connect(server.url) as client:
+            client.set("before", "1")
+            full = fill(disk)
+
+            def refuses(*command: str) -> bool:
+                try:
+                    client.execute_command(*command)
+                except redis.ResponseError as exc:
+                    return "MISCONF" in str(exc)
+                return False
+
+            wait_until(lambda: refuses("SET", "more", "x" * 6000), message="a full disk")
+            assert refuses("PING")
+            assert server.is_running()
+            assert not server.ensure()
+            assert servers(server) == [process]
+            full.unlink()
+            wait_until(lambda: not refuses("SET", "after", "1"), message="room again")
+            assert client.get("before") == "1"
+        fill(disk)
+        assert server.stop()
+        assert servers(server) == []
+
+
+def test_there_is_one_server_a_folder_whatever_becomes_of_its_socket(
+    own_redis: RedisServer,
+) -> None:
+    """Somebody tidied up: its process is named, and nothing is started beside it."""
+    process = _process_id(own_redis)
+    own_redis.socket_path.unlink()
+    impatient = RedisServer(own_redis.folder.parent, timeout_s=0.2)
+    assert not impatient.is_running()
+    with pytest.raises(ProcessError, match=rf"process {process}\).*kill {process}") as caught:
+        impatient.ensure()
+    assert str(own_redis.log_path) in str(caught.value)
+    assert servers(own_redis) == [process]
+    os.kill(process, signal.SIGTERM)
+    assert own_redis.ensure(), "waits for the end of the last one, however slow"
+    assert servers(own_redis) != [process]
+
+
+def test_a_server_is_the_only_one_from_its_first_moment(own_redis: RedisServer) -> None:
+    """Whoever started it is killed before it listens: nobody starts another one beside it."""
+    own_redis.stop()
+    code = (
+        "import os, subprocess, sys; from pathlib import Path\n"
+        "from pocqueue.rounds.redis_server import RedisServer\n"
+        "popen = subprocess.Popen\n"
+        "def start(command, **options):\n"
+        "    popen(['sleep', '600'], **options)\n"
+        "    os.kill(os.getpid(), 9)\n"
+        "subprocess.Popen = start\n"
+        "RedisServer(Path(sys.argv[1])).ensure()\n"
+    )
+    folder = own_redis.folder.parent
+    subprocess.run([sys.executable, "-c", code, str(folder)], cwd=own_redis.folder, check=False)
+    [slow] = servers(own_redis)
+    try:
+        with pytest.raises(ProcessError, match="has the folder"):
+            RedisServer(folder, timeout_s=0.2).ensure()
+        assert servers(own_redis) == [slow]
+    finally:
+        os.kill(slow, signal.SIGKILL)
+    assert own_redis.ensure()
+
+
+@pytest.mark.parametrize("name", ["job#1", "what?", "a%41b", "a b"])
+def test_any_state_folder_has_a_url_that_can_be_read(tmp_path: Path, name: str) -> None:
+    """By our client and by Celery's, whatever is in the folder's name."""
+    server = RedisServer(tmp_path / name)
+    server.ensure()
+    try:
+        with connect(server.url) as client:
+            client.set("key", "value")
+            process = client.info("server")["process_id"]
+        assert servers(server) == [process]
+        with kombu.Connection(broker_url(server.url)) as broker:
+            channel: Any = broker.default_channel
+            assert channel.client.get("key") == b"value"
+    finally:
+        server.stop()
+
+
 def test_a_server_too_busy_to_answer_is_running(own_redis: RedisServer) -> None:
     """A second one would write to the same files."""
     server = RedisServer(own_redis.folder.parent)
@@ -235,7 +340,7 @@ def test_a_state_folder_that_cannot_be_used_is_said_with_the_ways_out(
         state.mkdir()
         (state / "redis").write_text("")
     else:
-        (state / "redis" / "start.lock").mkdir(parents=True)
+        (state / "redis" / "server.lock").mkdir(parents=True)
     with pytest.raises(ProcessError, match=r"POCQUEUE_STATE_DIR.*POCQUEUE_REDIS_URL") as caught:
         RedisServer(state).ensure()
     assert str(state / "redis") in str(caught.value)
