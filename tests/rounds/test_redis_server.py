@@ -20,8 +20,9 @@ import pytest
 import redis
 
 from pocqueue.errors import ProcessError
-from pocqueue.rounds.connection import broker_url, connect
+from pocqueue.rounds.connection import connect
 from pocqueue.rounds.redis_server import RedisServer
+from pocqueue.rounds.redis_url import RedisUrl
 from tests.support.small_disk import fill, small_disk
 from tests.support.waiting import wait_until
 
@@ -307,7 +308,7 @@ def test_any_state_folder_has_a_url_that_can_be_read(tmp_path: Path, name: str) 
             client.set("key", "value")
             process = client.info("server")["process_id"]
         assert servers(server) == [process]
-        with kombu.Connection(broker_url(server.url)) as broker:
+        with kombu.Connection(RedisUrl.parse(server.url).broker()["broker_url"]) as broker:
             channel: Any = broker.default_channel
             assert channel.client.get("key") == b"value"
     finally:
