@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from typing import Any
 
 import click
 import flower.command
+import flower.views
 from flower.app import Flower
+from flower.utils.broker import RedisBase
 from tornado.ioloop import PeriodicCallback
 from tornado.options import options
 
 from pocqueue.errors import SettingsError
+from pocqueue.rounds.connection import redis_url
+from pocqueue.rounds.redis_url import RedisUrl
 from pocqueue.settings import Settings
 
 #: How often to look for workers whose queues are not known yet.
@@ -91,7 +96,20 @@ class QueueAwareFlower(Flower):  # type: ignore[misc]  # Flower ships no types
                 return
 
 
+class PoolBroker(RedisBase):  # type: ignore[misc]  # Flower ships no types
+    """Reads the lengths of queues for the Broker page.
+
+    Flower's own readers know nothing of TLS in a Redis's URL, of a user on a Unix socket, or of more
+    sentinels than one.
+    """
+
+    def __init__(self, broker_url: str, **options: Any) -> None:
+        super().__init__(broker_url, **options)
+        self.redis = RedisUrl.parse(redis_url(_settings, start=True)).async_client()
+
+
 flower.command.Flower = QueueAwareFlower
+flower.views.Broker = PoolBroker
 options.add_parse_callback(guard)
 
 address = _settings.flower_address

@@ -17,25 +17,31 @@ from typing import Any
 import click
 import flower.app
 import flower.command
+import flower.utils.broker
+import flower.views
 import pytest
 import tornado.options
 from celery import Celery
 from flower.options import default_options
-from flower.utils.broker import Broker
 from flower.views.tasks import TASK_COLUMNS
 
+from pocqueue.rounds.redis_url import RedisUrl
+from tests.delegation.test_http import make_certificate
 from tests.support.env_example import ROOT
 from tests.support.processes import running, wait_ready
+from tests.support.sentinels import failing_over
+from tests.support.tls_proxy import tls_proxy
 
 CONF = ROOT / "config" / "flowerconfig.py"
 
 
 @pytest.fixture(autouse=True)
 def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing from the shell of whoever runs the tests; and Flower's class is put back afterwards."""
+    """Nothing from the shell of whoever runs the tests; and Flower's classes are put back afterwards."""
     for name in [n for n in os.environ if n.startswith(("POCQUEUE_", "FLOWER_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setattr(flower.command, "Flower", flower.app.Flower)
+    monkeypatch.setattr(flower.views, "Broker", flower.utils.broker.Broker)
 
 
 def load(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tornado.options.OptionParser:
@@ -127,18 +133,52 @@ def test_bad_values_are_named(monkeypatch: pytest.MonkeyPatch, name: str, value:
         assert "hunter2" not in str(caught.value)
 
 
-@pytest.mark.parametrize("query", ["", "?virtual_host=0"])
-async def test_broker_page_reads_unix_sockets(redis_socket: Path, query: str) -> None:
-    """Queue lengths come through the socket of our own Redis, by the URL that Celery uses."""
-    url = f"redis+socket://{redis_socket}{query}"
-    with Celery("sender", broker=url) as app, app.connection_for_write() as connection:
-        app.send_task("nothing", queue="gpu0", connection=connection)
-        app.send_task("nothing", queue="gpu0", connection=connection)
-        page = Broker(connection.as_uri(include_password=True), broker_options={})
-        assert await page.queues(["gpu0", "gpu1"]) == [
-            {"name": "gpu0", "messages": 2},
-            {"name": "gpu1", "messages": 0},
-        ]
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "unix://SOCKET",
+        "redis+socket://SOCKET?virtual_host=0",
+        "rediss://127.0.0.1:PORT?ssl_ca_certs=CA",
+        "rediss://127.0.0.1:PORT?ssl_cert_reqs=none",
+    ],
+)
+async def test_broker_page_reads_every_url(
+    redis_socket: Path, pattern: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Queue lengths come by the URL that workers use: a socket, TLS with an authority of one's own."""
+    with tls_proxy(str(redis_socket), *make_certificate(tmp_path)) as port:
+        words = {"SOCKET": redis_socket, "PORT": port, "CA": tmp_path / "cert.pem"}
+        for name, word in words.items():
+            pattern = pattern.replace(name, str(word))
+        monkeypatch.setenv("POCQUEUE_REDIS_URL", pattern)
+        load(monkeypatch)
+        await check_page(pattern)
+
+
+async def test_broker_page_asks_every_sentinel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one may be gone."""
+    with failing_over(tmp_path) as servers:
+        servers.kill("one")
+        monkeypatch.setenv("POCQUEUE_REDIS_URL", servers.url)
+        load(monkeypatch)
+        await check_page(servers.url)
+
+
+async def check_page(url: str) -> None:
+    """Send two tasks to a queue, and look at the Broker page."""
+    with Celery("sender") as app:
+        app.conf.update(RedisUrl.parse(url).broker())
+        with app.connection_for_write() as connection:
+            app.send_task("nothing", queue="gpu0", connection=connection)
+            app.send_task("nothing", queue="gpu0", connection=connection)
+            shown = connection.as_uri(include_password=True)
+    page = flower.views.Broker(shown, broker_options={})
+    assert await page.queues(["gpu0", "gpu1"]) == [
+        {"name": "gpu0", "messages": 2},
+        {"name": "gpu1", "messages": 0},
+    ]
 
 
 #: The query of the tasks page's table: the first ten tasks, by name.
@@ -182,6 +222,7 @@ def test_real_flower_shows_queues_and_tasks(redis_socket: Path, short_dir: Path)
     env: dict[str, Any] = {
         **os.environ,
         "TEST_BROKER_URL": url,
+        "POCQUEUE_REDIS_URL": url,
         "POCQUEUE_FLOWER_PORT": str(port),
         "POCQUEUE_FLOWER_BASIC_AUTH": "me:secret",
     }
