@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -128,16 +129,16 @@ class CallbackClient(AsyncClosing):
                 timeout=aiohttp.ClientTimeout(total=self.request_timeout_s),
             ) as response:
                 return await _result(response, url)
-        except ValueError:
-            # aiohttp.InvalidURL, and UnicodeError if a host name cannot be written for DNS.
+        except (aiohttp.InvalidURL, UnicodeError):
+            # The latter if a host name cannot be written for DNS. Not ValueError, their parent: errors of
+            # TLS are of that class too, and pass.
             return PostResult(PostOutcome.REFUSED, "the callback URL is none")
         except TimeoutError:
             return PostResult(PostOutcome.RETRY, f"no answer within {self.request_timeout_s:g} s")
         except (aiohttp.ClientError, OSError) as exc:
             if isinstance(exc.__cause__, CallbackForbidden):
                 return PostResult(PostOutcome.FORBIDDEN, str(exc.__cause__))
-            # The type only: some of these repeat the whole URL in their text.
-            return PostResult(PostOutcome.RETRY, f"no answer ({type(exc).__name__})")
+            return PostResult(PostOutcome.RETRY, f"no answer ({_unreached(exc)})")
 
 
 def encode_body(body: Mapping[str, Any]) -> str:
@@ -186,6 +187,22 @@ def without_secrets(url: str) -> str:
         raise InvalidRound("callback_url", f"{parts.scheme}://{parts.hostname or ''}", allowed)
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{parts.scheme}://{host}{port}"
+
+
+def _unreached(exc: Exception) -> str:
+    """Say what kept a request from its receiver."""
+    match exc:
+        case aiohttp.ClientConnectorCertificateError(
+            certificate_error=ssl.SSLCertVerificationError() as why
+        ):
+            return f"its certificate is not accepted: {why.verify_message}"
+        case aiohttp.ClientConnectorSSLError(os_error=ssl.SSLError(reason=str(why))):
+            return f"no TLS with it: {why.lower().replace('_', ' ')}"
+        case aiohttp.ClientConnectorDNSError():
+            return "its name is not found"
+        case _:
+            # The type only: some of these repeat the whole URL in their text.
+            return type(exc).__name__
 
 
 async def _result(response: aiohttp.ClientResponse, url: str) -> PostResult:

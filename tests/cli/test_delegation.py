@@ -14,11 +14,11 @@ from pocqueue.cli import app
 from pocqueue.errors import PocqueueError
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.redis_server import RedisServer
-from tests.delegation.test_http import make_certificate
 from tests.support.commands import without_settings
 from tests.support.delegation_server import TOKEN, Work, live_gpus
 from tests.support.factories import make_spec
 from tests.support.fixtures import SettingsFactory
+from tests.support.tls import make_certificate
 
 
 @pytest.fixture(autouse=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import AsyncIterator
 from email.utils import formatdate
+from functools import partial
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -22,6 +25,7 @@ from pocqueue.poc.callback import (
     without_secrets,
 )
 from tests.support.callback_receiver import Receiver, answering, receiving
+from tests.support.tls import make_certificate
 
 
 @pytest.fixture
@@ -61,6 +65,37 @@ async def test_a_receiver_that_hangs_is_to_be_tried_again(receiver: Receiver) ->
     async with CallbackClient(request_timeout_s=0.05) as client:
         result = await client.post(receiver.url, "generated", "{}")
     assert result == PostResult(PostOutcome.RETRY, "no answer within 0.05 s")
+
+
+async def test_tls_trouble_is_to_be_tried_again(tmp_path: Path) -> None:
+    """A certificate that has expired or that nobody vouches for, and a receiver that speaks no TLS."""
+    cert, key = make_certificate(tmp_path)
+    trusting = ssl.create_default_context(cafile=str(cert))
+    serving = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    serving.load_cert_chain(cert, key)
+
+    async def post(url: str, context: ssl.SSLContext) -> PostResult:
+        connector = partial(aiohttp.TCPConnector, ssl=context)
+        async with CallbackClient(connector=connector) as client:
+            return await client.post(url, "generated", "{}")
+
+    async with receiving(tls=serving) as receiver:
+        assert await post(receiver.url, trusting) == PostResult(PostOutcome.DELIVERED)
+        stranger = await post(receiver.url, ssl.create_default_context())
+        assert stranger.outcome is PostOutcome.RETRY
+        assert "its certificate is not accepted: self-signed certificate" in stranger.reason
+        elsewhere = await post(receiver.url.replace("127.0.0.1", "localhost"), trusting)
+        assert elsewhere.outcome is PostOutcome.RETRY
+        assert "Hostname mismatch" in elsewhere.reason
+        serving.load_cert_chain(*make_certificate(tmp_path, days_left=-1))
+        expired = await post(receiver.url, trusting)
+        why = "no answer (its certificate is not accepted: certificate has expired)"
+        assert expired == PostResult(PostOutcome.RETRY, why)
+    async with receiving() as plain:
+        result = await post(plain.url.replace("http:", "https:"), trusting)
+    assert result == PostResult(
+        PostOutcome.RETRY, "no answer (no TLS with it: wrong version number)"
+    )
 
 
 @pytest.mark.parametrize("url", ["http://a..b/x", "http://[::1", "http://host:99999/"])

@@ -226,4 +226,4 @@ async def test_the_address_that_was_judged_is_the_one_connected_to(
 async def test_a_name_that_is_not_known_is_tried_again() -> None:
     """Name servers fail now and then; nothing is known about the address then."""
     answer, why = await _post("http://nowhere.invalid/hook", allow_private=False)
-    assert (answer, why) == (PostOutcome.RETRY, "no answer (ClientConnectorDNSError)")
+    assert (answer, why) == (PostOutcome.RETRY, "no answer (its name is not found)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
@@ -43,10 +44,10 @@ class Receiver:
 
 
 @contextlib.asynccontextmanager
-async def receiving(port: int = 0) -> AsyncIterator[Receiver]:
-    """Serve on a loopback port until left; 0 takes a free one."""
+async def receiving(port: int = 0, tls: ssl.SSLContext | None = None) -> AsyncIterator[Receiver]:
+    """Serve on a loopback port until left; 0 takes a free one. `tls`: of a server that speaks https."""
     receiver = Receiver()
-    async with answering(receiver.answer, port=port) as url:
+    async with answering(receiver.answer, port=port, tls=tls) as url:
         receiver.url = f"{url}/v1/poc-batches"
         try:
             yield receiver
@@ -59,7 +60,11 @@ Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @contextlib.asynccontextmanager
 async def answering(
-    answer: Answer | int, words: str = "", headers: Mapping[str, str] | None = None, port: int = 0
+    answer: Answer | int,
+    words: str = "",
+    headers: Mapping[str, str] | None = None,
+    port: int = 0,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[str]:
     """Answer every request on a loopback port; yields its URL.
 
@@ -68,6 +73,7 @@ async def answering(
         words: with a status: the body of the answer.
         headers: with a status: of the answer.
         port: 0 takes a free one.
+        tls: of a server that speaks https; None: http.
     """
 
     async def same(_: web.Request) -> web.Response:
@@ -78,8 +84,9 @@ async def answering(
     app.router.add_route("*", "/{path:.*}", same if isinstance(answer, int) else answer)
     runner = web.AppRunner(app, shutdown_timeout=0.2)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", port).start()
+    await web.TCPSite(runner, "127.0.0.1", port, ssl_context=tls).start()
+    scheme = "http" if tls is None else "https"
     try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+        yield f"{scheme}://127.0.0.1:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
