@@ -11,11 +11,13 @@ from typing import Annotated, Any
 import typer
 
 from pocqueue import strict_json
+from pocqueue.cli import outbox
 from pocqueue.cli.options import BatchSize, EnvFile, Host, Json, Port, SeqLen, Watch
 from pocqueue.cli.output import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     console,
+    counted,
     facts,
     print_error,
     print_json,
@@ -35,6 +37,7 @@ key_app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(key_app, name="key", short_help="Make or show the signing key.")
+app.add_typer(outbox.app, name="outbox", short_help="List, resend or drop what was not taken.")
 
 NodeUrl = Annotated[str | None, typer.Option(help="Of the node. [default: by the settings]")]
 _UNSET = "; unset: POCQUEUE_NODE_KEY, or node-key.pem in the state folder."
@@ -93,7 +96,7 @@ def status(
 
 
 def _table(found: dict[str, Any]) -> Any:
-    outbox = found.get("outbox", {})
+    kept = found.get("outbox", {})
     lag = found.get("poll_lag_seconds")
     mode = "delegation" if found.get("delegation_mode") else "local"
     rows = [
@@ -108,8 +111,8 @@ def _table(found: dict[str, Any]) -> Any:
         (
             "outbox",
             (
-                f"{outbox.get('waiting', 0):,} waiting (oldest {seconds(outbox.get('oldest_seconds', 0))}), "
-                f"{outbox.get('refused', 0):,} refused, {outbox.get('held', 0):,} held"
+                f"{kept.get('waiting', 0):,} waiting (oldest {seconds(kept.get('oldest_seconds', 0))}), "
+                f"{kept.get('refused', 0):,} refused, {kept.get('held', 0):,} held"
             ),
         ),
         ("recomputed", f"{found.get('sampled_nonces', 0):,} nonces"),
@@ -310,20 +313,15 @@ def verify(
         )
     else:
         for by, count in batches.items():
-            typer.echo(f"{_counted(count, 'batch')}, {_counted(nonces[by], 'nonce')}: {by}")
+            typer.echo(f"{counted(count, 'batch')}, {counted(nonces[by], 'nonce')}: {by}")
         for problem in problems:
             print_error(f"{problem['where']}: {problem['reason']}")
         typer.echo(
-            f"{_counted(batches.total(), 'batch')} with {_counted(nonces.total(), 'nonce')} verified, "
+            f"{counted(batches.total(), 'batch')} with {counted(nonces.total(), 'nonce')} verified, "
             f"{len(problems)} not."
         )
     if problems:
         raise typer.Exit(EXIT_FAILED)
-
-
-def _counted(count: int, noun: str) -> str:
-    plural = "batches" if noun == "batch" else f"{noun}s"
-    return f"{count:,} {noun if count == 1 else plural}"
 
 
 def _bodies(data: bytes, name: str) -> list[tuple[str, Any]]:

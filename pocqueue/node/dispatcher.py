@@ -18,13 +18,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
+import aiohttp
 from typing_extensions import override
 
 from pocqueue.closing import AsyncClosing
-from pocqueue.errors import InvalidRound, OutboxError
+from pocqueue.errors import OutboxError
 from pocqueue.node.keys import SigningKey
 from pocqueue.node.metrics import NodeMetrics
-from pocqueue.node.outbox import Message, NewMessage, Outbox
+from pocqueue.node.outbox import Message, NewMessage, Outbox, receiver_of
 from pocqueue.node.signing import sign_body
 from pocqueue.poc.callback import (
     MAX_RETRY_AFTER_S,
@@ -32,7 +33,6 @@ from pocqueue.poc.callback import (
     CallbackClient,
     Kind,
     PostOutcome,
-    without_secrets,
 )
 
 logger = logging.getLogger(__name__)
@@ -53,6 +53,12 @@ class Dispatcher(AsyncClosing):
     stop_timeout_s: float = 3.0
     #: Between two tries to read or write the outbox while its disk is in trouble.
     disk_pause_s: float = 1.0
+    #: Between two looks into the outbox if nobody says that there is something: commands change it too.
+    look_s: float = 5.0
+    forget_s: float = 3600.0  #: after which ended sessions are looked for that can be forgotten
+    #: Makes what connections are made through; None: aiohttp's own.
+    connector: Callable[[], aiohttp.BaseConnector] | None = None
+    _forget_at: float = field(default_factory=time.monotonic, init=False)  #: monotonic
     _wake: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _closing: bool = field(default=False, init=False)
     _task: asyncio.Task[None] | None = field(default=None, init=False)
@@ -89,7 +95,9 @@ class Dispatcher(AsyncClosing):
             await asyncio.wait([self._task])
 
     async def _run(self) -> None:
-        async with CallbackClient(request_timeout_s=self.request_timeout_s) as client:
+        async with CallbackClient(
+            request_timeout_s=self.request_timeout_s, connector=self.connector
+        ) as client:
             while not self._closing:
                 # Cleared before the outbox is read: a message that comes after that wakes.
                 self._wake.clear()
@@ -103,15 +111,18 @@ class Dispatcher(AsyncClosing):
                     await asyncio.wait_for(self._wake.wait(), pause_s)
             await self._finish()
 
-    async def _start_due(self, client: CallbackClient) -> float | None:
-        """Start a delivery for each URL that is due and idle; return the seconds to the next pause's end."""
+    async def _start_due(self, client: CallbackClient) -> float:
+        """Start a delivery for each URL that is due and idle; return the seconds to the next look."""
         try:
+            if time.monotonic() >= self._forget_at:
+                await asyncio.to_thread(self.outbox.forget)
+                self._forget_at = time.monotonic() + self.forget_s
             heads = await asyncio.to_thread(self.outbox.heads)
         except OutboxError as exc:
             logger.error("%s", exc)
             return self.disk_pause_s
         now_s = time.time()
-        pauses = []
+        pauses = [self.look_s]
         for message in heads:
             if message.url in self._busy:
                 continue
@@ -122,7 +133,7 @@ class Dispatcher(AsyncClosing):
             self._busy[message.url] = asyncio.create_task(
                 self._deliver(client, message), name=f"message-{message.id}"
             )
-        return min(pauses, default=None)
+        return min(pauses)
 
     async def _deliver(self, client: CallbackClient, message: Message) -> None:
         """Make one attempt and note what came of it."""
@@ -193,8 +204,5 @@ def pause_left(next_s: float, now_s: float) -> float:
 
 
 def _named(message: Message) -> str:
-    try:
-        where = without_secrets(message.url)
-    except InvalidRound:
-        where = "a callback URL that is none"
+    where = receiver_of(message.url)
     return f"Message {message.id} ({message.kind}) of session {message.session_id} to {where}"

@@ -2,17 +2,18 @@
 
 One SQLite file of one process; `outbox.sql` has its tables. `Outbox.accept` writes a page of signed
 batches and moves the session's cursor in one transaction, so a page that is read twice is kept once;
-a message leaves by the receiver's 200 only. Whatever dies in between, the file is as before or as after
+a message leaves by the receiver's 200, or by the operator. Whatever dies in between, the file is as before or as after
 a step, never between. Every step is on disk when it returns.
 
-Methods are quick and block; they may be called from any thread (`asyncio.to_thread`).
+Methods are quick and block; they may be called from any thread (`asyncio.to_thread`). The commands of
+`pocqueue node outbox` open the file beside a node that runs.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
@@ -20,8 +21,8 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, Field
 
-from pocqueue.errors import OutboxError
-from pocqueue.poc.callback import Kind, encode_body
+from pocqueue.errors import InvalidRound, OutboxError
+from pocqueue.poc.callback import Kind, encode_body, without_secrets
 from pocqueue.web.sqlite_file import FileRole, SqliteFile
 
 Origin = Literal["delegation", "queue", "engine"]
@@ -31,6 +32,7 @@ SessionState = Literal["open", "closed", "fraud"]
 OUTBOX_NAME: Final = "node-outbox.sqlite3"
 #: Seconds that a session without messages is remembered after its end, at least.
 KEEP_ENDED_S: Final = 86_400.0
+_SCRIPTS: Final = ("outbox.sql", "outbox-3.sql")
 
 _ROLE = FileRole(
     name="outbox",
@@ -110,6 +112,9 @@ class OutboxStatus(BaseModel):
     refused: int = Field(default=0, description="Answered with a final error by their receiver.")
     held: int = Field(default=0, description="Of a session that was found to be fraud; never sent.")
     oldest_seconds: float = Field(description="Age of the oldest one that waits; 0 if none does.")
+    error: str | None = Field(
+        default=None, description="Why a receiver did not take the last one that was tried in vain."
+    )
 
 
 class Outbox(SqliteFile):
@@ -121,6 +126,7 @@ class Outbox(SqliteFile):
         path: the file. `PATH.lock` beside it keeps other processes away from it.
         clock: Unix time.
         busy_timeout_s: seconds to wait if another program, such as a backup, holds the file.
+        beside_owner: for a command, as a node may be running.
 
     Raises:
         OutboxError: another process has it open, it is of a newer version, corrupt, or no outbox.
@@ -132,26 +138,23 @@ class Outbox(SqliteFile):
         *,
         clock: Callable[[], float] = time.time,
         busy_timeout_s: float = 10.0,
+        beside_owner: bool = False,
     ) -> None:
         self._clock = clock
-        schema = resources.files(__package__).joinpath("outbox.sql").read_text("utf-8")
-        super().__init__(path, _ROLE, [schema], busy_timeout_s=busy_timeout_s)
+        folder = resources.files(__package__)
+        scripts = [folder.joinpath(name).read_text("utf-8") for name in _SCRIPTS]
+        super().__init__(
+            path, _ROLE, scripts, busy_timeout_s=busy_timeout_s, beside_owner=beside_owner
+        )
 
     def open_session(self, session_id: str, origin: Origin, request: str) -> bool:
         """Note a session that begins; return False if it is there already, and stays as it is.
-
-        Sessions that ended a day ago and have no messages are forgotten.
 
         Args:
             session_id: unique for ever.
             origin: where its nonces come from.
             request: JSON of whatever it takes to resume it.
         """
-        self._write(
-            "DELETE FROM sessions WHERE ended_s < ? AND NOT EXISTS"
-            " (SELECT 1 FROM messages WHERE messages.session_id = sessions.session_id)",
-            self._clock() - KEEP_ENDED_S,
-        )
         opened = self._write(
             "INSERT INTO sessions (session_id, origin, state, cursor, request, created_s)"
             " VALUES (?, ?, 'open', '', ?, ?) ON CONFLICT DO NOTHING",
@@ -242,6 +245,14 @@ class Outbox(SqliteFile):
             )
             return held.rowcount
 
+    def forget(self) -> None:
+        """Forget sessions that ended a day ago and have no messages: a request may hold a token."""
+        self._write(
+            "DELETE FROM sessions WHERE ended_s < ? AND NOT EXISTS"
+            " (SELECT 1 FROM messages WHERE messages.session_id = sessions.session_id)",
+            self._clock() - KEEP_ENDED_S,
+        )
+
     def heads(self) -> list[Message]:
         """Return the first waiting message of each URL, oldest first, due or not.
 
@@ -270,16 +281,89 @@ class Outbox(SqliteFile):
         )
 
     def counts(self) -> OutboxStatus:
-        """Count the messages."""
+        """Count the messages, and say what is wrong with them."""
         now_s = self._clock()
         with self.transaction() as db:
             by_state = dict(db.execute("SELECT state, count(*) FROM messages GROUP BY state"))
             [oldest_s] = db.execute(
                 "SELECT coalesce(min(created_s), ?) FROM messages WHERE state = 'waiting'", (now_s,)
             ).fetchone()
-        return OutboxStatus(**by_state, oldest_seconds=round(max(0.0, now_s - oldest_s), 3))
+            # What waits goes before what was refused.
+            troubled = db.execute(
+                "SELECT state, url, error FROM messages WHERE error != '' AND state != 'held'"
+                " ORDER BY state DESC, id DESC LIMIT 1"
+            ).fetchone()
+        return OutboxStatus(
+            **by_state,
+            oldest_seconds=round(max(0.0, now_s - oldest_s), 3),
+            error=None if troubled is None else _sentence(*troubled),
+        )
+
+    def listed(self) -> list[dict[str, Any]]:
+        """Return what there is to know of each message, without body and URL, oldest first."""
+        with self.transaction() as db:
+            rows = db.execute(
+                "SELECT id, state, kind, nonces, created_s, attempts, error, session_id, url"
+                " FROM messages ORDER BY id"
+            )
+            names = [name for name, *_ in rows.description]
+            found = [dict(zip(names, row, strict=True)) for row in rows]
+        # Path and query of a URL may be secrets.
+        return [one | {"receiver": receiver_of(one.pop("url"))} for one in found]
+
+    def resend(self, ids: Collection[int]) -> int:
+        """Let refused messages wait for their receiver again; return how many.
+
+        Args:
+            ids: of these; empty: all of them.
+
+        Raises:
+            OutboxError: one of them is not there, or was not refused; then nothing is changed.
+        """
+        change = "UPDATE messages SET state = 'waiting', attempts = 0, next_s = 0, error = ''"
+        return self._change(change, ids, ["refused"])
+
+    def drop(self, ids: Collection[int]) -> int:
+        """Remove messages that are never sent; return how many.
+
+        Args:
+            ids: of these, which may wait; empty: all that were refused or are held.
+
+        Raises:
+            OutboxError: one of them is not there; then nothing is changed.
+        """
+        states = ["waiting", "refused", "held"] if ids else ["refused", "held"]
+        return self._change("DELETE FROM messages", ids, states)
+
+    def _change(self, change: str, ids: Collection[int], states: Sequence[str]) -> int:
+        """Change the messages of these ids, or all of these states; return how many."""
+        with self.transaction() as db:
+            found = dict(db.execute("SELECT id, state FROM messages"))
+            for message_id in ids:
+                if (state := found.get(message_id)) not in states:
+                    raise OutboxError(
+                        f"Message {message_id} is {state or 'not in the outbox'}; allowed: one that is "
+                        f"{' or '.join(states)}. `pocqueue node outbox list` shows them."
+                    )
+            chosen = ids or [number for number, state in found.items() if state in states]
+            db.executemany(f"{change} WHERE id = ?", [(number,) for number in chosen])
+        return len(chosen)
 
     def _write(self, sql: str, *values: object) -> int:
         """Execute one statement as a transaction of its own; return how many rows it changed."""
         with self.transaction() as db:
             return db.execute(sql, values).rowcount
+
+
+def receiver_of(url: str) -> str:
+    """Return what may be shown of a callback URL."""
+    try:
+        return without_secrets(url)
+    except InvalidRound:
+        return "a callback URL that is none"
+
+
+def _sentence(state: str, url: str, error: str) -> str:
+    if state == "waiting":
+        return f"Signed batches wait for {receiver_of(url)}: {error}."
+    return f"Signed batches were refused by {receiver_of(url)}: {error}. `pocqueue node outbox list` shows them."

@@ -1,9 +1,9 @@
 -- The outbox of a small node. Text is UTF-8, times are Unix seconds.
 --
--- sessions   one row for each search whose batches go through this node. Removed when another one begins
---            a day or more after its end, if it has no messages left.
+-- sessions   one row for each search whose batches go through this node. Removed a day after its
+--            end, or when its last message is, if that is later.
 -- messages   what the receiver has not confirmed: one row for each signed batch or verdict. Removed by
---            the receiver's 200 and by nothing else.
+--            the receiver's 200, or by the operator.
 
 CREATE TABLE sessions (
     session_id TEXT PRIMARY KEY,

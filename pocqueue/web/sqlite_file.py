@@ -48,6 +48,8 @@ class SqliteFile(Closing):
         role: what it is, for messages.
         upgrades: SQL scripts; number i (from 1 on) takes version i - 1 to version i.
         busy_timeout_s: seconds to wait if another program, such as a backup, holds the file.
+        beside_owner: for a command: no lock is asked for, as the owner may be running, and no damage is
+            looked for.
 
     Raises:
         PocqueueError: of the role's class: another process has it open, it is of a newer version, damaged
@@ -55,17 +57,23 @@ class SqliteFile(Closing):
     """
 
     def __init__(
-        self, path: Path, role: FileRole, upgrades: Sequence[str], *, busy_timeout_s: float = 10.0
+        self,
+        path: Path,
+        role: FileRole,
+        upgrades: Sequence[str],
+        *,
+        busy_timeout_s: float = 10.0,
+        beside_owner: bool = False,
     ) -> None:
         self.path = path
         self._role = role
         self._mutex = threading.Lock()
-        self._lock = self._locked()
+        self._lock = None if beside_owner else self._locked()
         try:
             with self._errors():
                 self._db = self._open(upgrades, busy_timeout_s)
         except BaseException:
-            self._lock.close()
+            self._unlock()
             raise
 
     @override
@@ -73,7 +81,7 @@ class SqliteFile(Closing):
         """Close the file and give its lock back; may be called again."""
         with self._mutex:
             self._db.close()
-            self._lock.close()
+            self._unlock()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -90,6 +98,10 @@ class SqliteFile(Closing):
                 self._db.rollback()
                 raise
             self._db.commit()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
 
     def _locked(self) -> FileLock:
         role = self._role
@@ -125,7 +137,8 @@ class SqliteFile(Closing):
         try:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
-            [verdict] = db.execute("PRAGMA quick_check(1)").fetchone()
+            # All of the file is read for it, which the owner has done.
+            [verdict] = db.execute("PRAGMA quick_check(1)").fetchone() if self._lock else ["ok"]
             if verdict != "ok":
                 raise sqlite3.DatabaseError(f"database disk image is malformed ({verdict})")
             self._upgrade(db, upgrades)

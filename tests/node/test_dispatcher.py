@@ -6,21 +6,25 @@ import asyncio
 import contextlib
 import logging
 import sqlite3
+import ssl
 import time
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from pocqueue.node.dispatcher import Dispatcher, pause_left
 from pocqueue.node.keys import SigningKey
 from pocqueue.node.metrics import NodeMetrics
-from pocqueue.node.outbox import NewMessage, Outbox
+from pocqueue.node.outbox import KEEP_ENDED_S, NewMessage, Outbox
 from pocqueue.poc.callback import MAX_RETRY_AFTER_S, Backoff, Kind
 from tests.support.callback_receiver import Receiver, answering, receiving
 from tests.support.node import messages_in
-from tests.support.waiting import until
+from tests.support.tls import make_certificate
+from tests.support.waiting import Clock, until
 
 KEY = SigningKey.generate()
 
@@ -245,6 +249,67 @@ async def test_disk_in_trouble(
                 db.execute("ROLLBACK")
             await until(lambda: not outbox.counts().waiting)
     assert len(receiver.received) == 1
+
+
+async def test_certificate_that_expires_and_is_renewed(outbox: Outbox, tmp_path: Path) -> None:
+    """Nothing is refused for it; what waits is named, and goes out once the receiver has a new one."""
+    cert, key = make_certificate(tmp_path)
+    connector = partial(
+        aiohttp.TCPConnector, ssl=ssl.create_default_context(cafile=str(cert)), force_close=True
+    )
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(cert, key)
+    async with receiving(tls=tls) as receiver, posting(outbox, connector=connector) as post:
+        post.write(receiver.url, 1)
+        await until(lambda: post.taken == 1)
+        tls.load_cert_chain(*make_certificate(tmp_path, days_left=-0.01))
+        post.write(receiver.url, 2, 3)
+        await until(lambda: messages_in(outbox, "s")[0].attempts > 2)
+        why = "no answer (its certificate is not accepted: certificate has expired)"
+        where = receiver.url.removesuffix("/v1/poc-batches")
+        found = outbox.counts()
+        assert (found.waiting, found.refused) == (2, 0)
+        assert found.error == f"Signed batches wait for {where}: {why}."
+        tls.load_cert_chain(*make_certificate(tmp_path))
+        await until(lambda: post.taken == 3)
+    assert numbers(receiver) == [1, 2, 3]
+    assert outbox.counts().error is None
+
+
+async def test_name_that_is_not_found(outbox: Outbox) -> None:
+    """Name servers come back, and it is waited for them."""
+    async with posting(outbox) as post:
+        post.write("http://nowhere.invalid/v1", 1)
+        await until(lambda: messages_in(outbox, "s")[0].attempts > 1)
+        assert outbox.counts().error == (
+            "Signed batches wait for http://nowhere.invalid: no answer (its name is not found)."
+        )
+
+
+async def test_what_a_command_resends_is_noticed(outbox: Outbox, receiver: Receiver) -> None:
+    """Without being told, as the command is another process."""
+    receiver.statuses = iter([404])
+    async with posting(outbox, look_s=0.01) as post:
+        post.write(receiver.url, 1)
+        await until(lambda: post.refused == 1)
+        with Outbox(outbox.path, beside_owner=True) as command:
+            command.resend([])
+        await until(lambda: post.taken == 1)
+    assert numbers(receiver) == [1]
+
+
+async def test_ended_sessions_are_forgotten_while_nothing_happens(tmp_path: Path) -> None:
+    """A round's own token does not stay on the disk of a node that has nothing to do."""
+    clock = Clock()
+    with Outbox(tmp_path / "outbox", clock=clock) as outbox:
+        outbox.open_session("s", "delegation", '{"delegation_auth_token": "secret"}')
+        outbox.close_session("s")
+        async with posting(outbox, look_s=0.01, forget_s=0.01):
+            clock.now_s += KEEP_ENDED_S - 1
+            await asyncio.sleep(0)
+            assert outbox.session("s")
+            clock.now_s += 2
+            await until(lambda: outbox.session("s") is None)
 
 
 @pytest.mark.parametrize("url", ["http://a..b/x", "http://[::1", "http://host:99999/"])

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,10 +46,8 @@ def message(position: str, url: str = URL, kind: Kind = "generated", nonces: int
     return NewMessage(position, kind, url, {"position": position, "dist": [0.1]}, nonces)
 
 
-def counts(
-    waiting: int = 0, refused: int = 0, held: int = 0, oldest_seconds: float = 0.0
-) -> OutboxStatus:
-    return OutboxStatus(waiting=waiting, refused=refused, held=held, oldest_seconds=oldest_seconds)
+def counts(**changes: Any) -> OutboxStatus:
+    return OutboxStatus(**({"oldest_seconds": 0.0} | changes))
 
 
 def positions(outbox: Outbox, session_id: str = "s") -> list[str]:
@@ -179,9 +178,78 @@ def test_counts(outbox: Outbox, clock: Clock) -> None:
     first, second, _ = messages_in(outbox, "s")
     outbox.refused(first.id, "HTTP 400")
     outbox.delivered(second.id)
-    assert outbox.counts() == counts(waiting=1, refused=1, oldest_seconds=0)
+    refused = (
+        "Signed batches were refused by http://127.0.0.1:1: HTTP 400. "
+        "`pocqueue node outbox list` shows them."
+    )
+    assert outbox.counts() == counts(waiting=1, refused=1, error=refused)
     outbox.hold("s")
-    assert outbox.counts() == counts(refused=1, held=1)
+    assert outbox.counts() == counts(refused=1, held=1, error=refused)
+
+
+def test_what_waits_is_the_first_to_mend(outbox: Outbox) -> None:
+    """The status has one sentence: of what still waits, if something waits in vain."""
+    outbox.accept("s", "", "1", [message("a"), message("b", "https://user:pw@host/secret")])
+    a, b = messages_in(outbox, "s")
+    outbox.failed(b.id, "no answer", 0.0)
+    outbox.refused(a.id, "HTTP 400")
+    assert outbox.counts().error == "Signed batches wait for https://host: no answer."
+
+
+def test_refused_messages_are_sent_again(outbox: Outbox) -> None:
+    """All or some, in the order in which they came; held ones never, and nothing if one is not there."""
+    outbox.accept("s", "", "1", [message(name) for name in "abcd"])
+    outbox.open_session("t", "delegation", "{}")
+    outbox.accept("t", "", "1", [message("x")])
+    outbox.hold("t")
+    a, b, c, d = messages_in(outbox, "s")
+    [x] = messages_in(outbox, "t")
+    for refused in (a, b, c):
+        outbox.refused(refused.id, "HTTP 404")
+    for ids, said in (
+        ([a.id, x.id], f"Message {x.id} is held; allowed: one that is refused"),
+        ([a.id, d.id], f"Message {d.id} is waiting; allowed"),
+        ([a.id, 99], "Message 99 is not in the outbox; allowed"),
+    ):
+        with pytest.raises(OutboxError, match=said):
+            outbox.resend(ids)
+    assert heads(outbox) == ["d"]
+    assert outbox.resend([b.id]) == 1
+    assert heads(outbox) == ["b"]
+    assert outbox.resend([]) == 2
+    assert heads(outbox) == ["a"]
+    assert outbox.counts() == counts(waiting=4, held=1)
+
+
+def test_messages_are_dropped(outbox: Outbox) -> None:
+    """By their ids, or all that are not sent any more."""
+    outbox.accept("s", "", "1", [message(name) for name in "abcd"])
+    a, b, c, _ = messages_in(outbox, "s")
+    outbox.refused(a.id, "HTTP 404")
+    outbox.refused(b.id, "HTTP 404")
+    with pytest.raises(OutboxError, match="Message 99 is not in the outbox"):
+        outbox.drop([a.id, 99])
+    assert outbox.drop([a.id, c.id]) == 2
+    assert positions(outbox) == ["b", "d"]
+    outbox.open_session("t", "delegation", "{}")
+    outbox.accept("t", "", "1", [message("x")])
+    outbox.hold("t")
+    assert outbox.drop([]) == 2
+    assert outbox.drop([]) == 0
+    assert positions(outbox) == ["d"]
+
+
+def test_a_command_beside_the_node(path: Path, outbox: Outbox) -> None:
+    """It sees and changes what the node has, without being in its way."""
+    outbox.accept("s", "", "1", [message("a", "http://host/secret")])
+    outbox.refused(messages_in(outbox, "s")[0].id, "HTTP 404")
+    with Outbox(path, beside_owner=True) as command:
+        [found] = command.listed()
+        assert found["receiver"] == "http://host"
+        assert (found["state"], found["error"], found["session_id"]) == ("refused", "HTTP 404", "s")
+        assert "secret" not in str(found)
+        command.resend([])
+    assert heads(outbox) == ["a"]
 
 
 def test_checks_add_up(outbox: Outbox) -> None:
@@ -194,7 +262,7 @@ def test_checks_add_up(outbox: Outbox) -> None:
 
 
 def test_old_sessions_are_forgotten(outbox: Outbox, clock: Clock) -> None:
-    """By the next one, a day after their end, and not while they have messages of any kind."""
+    """A day after their end, and not while they have messages of any kind."""
     for name in ("open", "new", "old", "messages"):
         outbox.open_session(name, "delegation", "{}")
     outbox.accept("messages", "", "1", [message("a")])
@@ -204,7 +272,7 @@ def test_old_sessions_are_forgotten(outbox: Outbox, clock: Clock) -> None:
     clock.now_s += KEEP_ENDED_S + 1
     outbox.close_session("new")
     assert outbox.session("old")
-    assert outbox.open_session("next", "engine", "{}")
+    outbox.forget()
     assert [n for n in ("open", "new", "old", "messages") if outbox.session(n)] == [
         "open",
         "new",
@@ -274,6 +342,7 @@ CHILD = """
 import json
 import sys
 from pathlib import Path
+from typing import Any
 from pocqueue.node.outbox import NewMessage, Outbox
 
 # Takes pages of three and delivers two messages of each, for ever. What is delivered is written to
