@@ -88,14 +88,10 @@ async def deliver(
             batch = Proofs.joined(entry.proofs for entry in entries)
             result = await client.post(url, "generated", encode_body(status.spec.body(batch)))
             if result.outcome is PostOutcome.RETRY:
-                error = f"{len(batch)} nonces were not taken"
+                error = f"{len(batch)} nonces were not taken: {result.reason}"
                 callbacks.failed(round_id, token, attempts, error)
-                logger.warning(
-                    "Round %s: the callback receiver took nothing, %s; next try in %.1f s.",
-                    round_id,
-                    result.reason,
-                    callbacks.timings.pause_ms(attempts) / 1000,
-                )
+                pause_s = callbacks.timings.pause_ms(attempts) / 1000
+                logger.warning("Round %s: %s; next try in %.1f s.", round_id, error, pause_s)
                 return error
             if result.outcome is PostOutcome.FORBIDDEN:
                 # Nothing was sent, so nothing is passed over, and the next try would end here too.

@@ -112,7 +112,7 @@ class OutboxStatus(BaseModel):
     refused: int = Field(default=0, description="Answered with a final error by their receiver.")
     held: int = Field(default=0, description="Of a session that was found to be fraud; never sent.")
     oldest_seconds: float = Field(description="Age of the oldest one that waits; 0 if none does.")
-    error: str | None = Field(
+    last_error: str | None = Field(
         default=None, description="Why a receiver did not take the last one that was tried in vain."
     )
 
@@ -296,7 +296,7 @@ class Outbox(SqliteFile):
         return OutboxStatus(
             **by_state,
             oldest_seconds=round(max(0.0, now_s - oldest_s), 3),
-            error=None if troubled is None else _sentence(*troubled),
+            last_error=None if troubled is None else _sentence(*troubled),
         )
 
     def listed(self) -> list[dict[str, Any]]:

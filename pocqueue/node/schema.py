@@ -114,6 +114,15 @@ class InitBody(SearchBody, WithProof):
             )
         return value or None
 
+    @model_validator(mode="after")
+    def _names_both(self) -> Self:
+        # Neither the token of the settings for another URL, nor a round at another big node than it asks for.
+        if (self.delegation_url is None) is not (self.delegation_auth_token is None):
+            given = "delegation_url" if self.delegation_url else "delegation_auth_token"
+            missing = "delegation_auth_token" if self.delegation_url else "delegation_url"
+            raise InvalidRound(missing, None, f"that of the same big node as {given}, or neither")
+        return self
+
     def to_round(self, default_url: str | None, purpose: str = "") -> NodeRound:
         """Return the round.
 
@@ -159,7 +168,7 @@ _STATUS: dict[str, Any] = {
     "fraud_detected": False,
     "error": None,
     "signer": "02c6047f9441ed7d6d3045406e95c07cd85c778e4b8cef3ca7abac09b95c709ee5",
-    "outbox": {"waiting": 1, "refused": 0, "held": 0, "oldest_seconds": 0.02},
+    "outbox": {"waiting": 1, "refused": 0, "held": 0, "oldest_seconds": 0.02, "last_error": None},
 }
 
 

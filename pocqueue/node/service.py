@@ -194,7 +194,7 @@ class NodeService:
             "gpu_count": 0,
             "block_hash": self.round.block_hash if self.round else None,
             "node_id": self.round.node_id if self.round else None,
-            "error": self._trouble() or counts.error,
+            "error": self._trouble() or counts.last_error,
             "signer": self.key.public_hex,
             "outbox": counts.model_dump(),
         }

@@ -269,11 +269,11 @@ async def test_certificate_that_expires_and_is_renewed(outbox: Outbox, tmp_path:
         where = receiver.url.removesuffix("/v1/poc-batches")
         found = outbox.counts()
         assert (found.waiting, found.refused) == (2, 0)
-        assert found.error == f"Signed batches wait for {where}: {why}."
+        assert found.last_error == f"Signed batches wait for {where}: {why}."
         tls.load_cert_chain(*make_certificate(tmp_path))
         await until(lambda: post.taken == 3)
     assert numbers(receiver) == [1, 2, 3]
-    assert outbox.counts().error is None
+    assert outbox.counts().last_error is None
 
 
 async def test_name_that_is_not_found(outbox: Outbox) -> None:
@@ -281,7 +281,7 @@ async def test_name_that_is_not_found(outbox: Outbox) -> None:
     async with posting(outbox) as post:
         post.write("http://nowhere.invalid/v1", 1)
         await until(lambda: messages_in(outbox, "s")[0].attempts > 1)
-        assert outbox.counts().error == (
+        assert outbox.counts().last_error == (
             "Signed batches wait for http://nowhere.invalid: no answer (its name is not found)."
         )
 

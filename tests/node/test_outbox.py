@@ -182,9 +182,9 @@ def test_counts(outbox: Outbox, clock: Clock) -> None:
         "Signed batches were refused by http://127.0.0.1:1: HTTP 400. "
         "`pocqueue node outbox list` shows them."
     )
-    assert outbox.counts() == counts(waiting=1, refused=1, error=refused)
+    assert outbox.counts() == counts(waiting=1, refused=1, last_error=refused)
     outbox.hold("s")
-    assert outbox.counts() == counts(refused=1, held=1, error=refused)
+    assert outbox.counts() == counts(refused=1, held=1, last_error=refused)
 
 
 def test_what_waits_is_the_first_to_mend(outbox: Outbox) -> None:
@@ -193,7 +193,7 @@ def test_what_waits_is_the_first_to_mend(outbox: Outbox) -> None:
     a, b = messages_in(outbox, "s")
     outbox.failed(b.id, "no answer", 0.0)
     outbox.refused(a.id, "HTTP 400")
-    assert outbox.counts().error == "Signed batches wait for https://host: no answer."
+    assert outbox.counts().last_error == "Signed batches wait for https://host: no answer."
 
 
 def test_refused_messages_are_sent_again(outbox: Outbox) -> None:

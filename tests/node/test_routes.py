@@ -211,6 +211,11 @@ async def test_validation_while_delegated(settings_for: SettingsFactory, path: s
             "url is None; allowed: the http:// or https:// URL that signed batches go to",
         ),
         ({"delegation_url": "host:9090"}, "delegation_url is 'host:9090'; allowed:"),
+        (
+            {"delegation_url": "http://big:9090"},
+            "delegation_auth_token is None; allowed: that of the same big node as delegation_url",
+        ),
+        ({"delegation_auth_token": "secret"}, "delegation_url is None; allowed: that of the same"),
         ({"delegation_auth_token": "a secret"}, "delegation_auth_token is '…'; allowed: 1 to 1024"),
         ({"delegation_auth_token": "x" * 2000}, "delegation_auth_token is '…'; allowed: 1 to 1024"),
         ({"params": {"seq_len": 0}}, "params.seq_len is 0; allowed:"),

@@ -29,7 +29,7 @@ from pocqueue.node.signing import verify_body
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.store import Keys
 from pocqueue.settings import DelegationSettings
-from tests.support.callback_receiver import Receiver
+from tests.support.callback_receiver import Receiver, answering
 from tests.support.delegation_server import TOKEN, Work as Gpus, live_gpus
 from tests.support.fake_engine import FakeEngine, distance_of, valid_below
 from tests.support.fixtures import SettingsFactory
@@ -304,6 +304,20 @@ async def test_a_round_with_an_engine(settings_for: SettingsFactory, chain: Rece
         with pytest.raises(ModelConflict, match="dim 1792"):
             await node.generate(make_round(block_hash="block-2", params={"dim": 1792}))
     assert not engine.overlapped
+
+
+async def test_a_receiver_that_takes_nothing(settings_for: SettingsFactory) -> None:
+    """The status says which, and why: of what waits, and of what was refused."""
+    async with answering(404) as url, node_at_work(settings_for()) as node:
+        await node.generate(make_round(url))
+        refused = (
+            f"Signed batches were refused by {url}: HTTP 404, nothing is there: check the path of the "
+            "callback URL. `pocqueue node outbox list` shows them."
+        )
+        await shows(node, error=refused, status="GENERATING")
+        await node.generate(make_round("http://nowhere.invalid/v1", block_hash="block-2"))
+        waits = "Signed batches wait for http://nowhere.invalid: no answer (its name is not found)."
+        await shows(node, error=waits, status="GENERATING")
 
 
 async def test_a_round_has_one_window(settings_for: SettingsFactory, chain: Receiver) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
 
@@ -17,6 +20,7 @@ from pocqueue.rounds.spec import RoundState
 from pocqueue.rounds.store import Keys
 from tests.support.callback_receiver import answering
 from tests.support.rounds import find, round_with_proofs
+from tests.support.tls import make_certificate
 from tests.support.waiting import wait_until
 from workers import io
 
@@ -137,12 +141,32 @@ async def test_a_receiver_that_fails_twice_gets_every_nonce_once(
     round_id = _round(backend, receiver.url, 10)
     receiver.failures = 2
     for attempt in (1, 2):
-        assert await claim_and_deliver(backend) == "3 nonces were not taken"
+        assert await claim_and_deliver(backend) == "3 nonces were not taken: HTTP 503"
         assert backend.callbacks.progress(round_id).attempts == attempt
     assert await claim_and_deliver(backend) == "10 nonces delivered, 0 refused"
     assert receiver.nonces == list(range(10))
     assert [body["nonces"] for body in receiver.refused] == [[0, 1, 2]] * 2
     assert backend.callbacks.progress(round_id).attempts == 0
+
+
+async def test_a_certificate_that_expires_and_is_renewed(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is waited for: nothing is passed over, and the reason is there to be seen."""
+    trusting = ssl.create_default_context(cafile=str(make_certificate(tmp_path)[0]))
+    monkeypatch.setattr(io, "checked_connector", lambda _: aiohttp.TCPConnector(ssl=trusting))
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(*make_certificate(tmp_path, days_left=-1))
+    receiver = Receiver()
+    async with answering(receiver.answer, tls=tls) as url:
+        round_id = _round(backend, url, 7)
+        error = "no answer (its certificate is not accepted: certificate has expired)"
+        for _ in range(2):
+            assert await claim_and_deliver(backend) == f"3 nonces were not taken: {error}"
+        assert error in backend.callbacks.progress(round_id).error
+        tls.load_cert_chain(*make_certificate(tmp_path))
+        assert await claim_and_deliver(backend) == "7 nonces delivered, 0 refused"
+    assert receiver.nonces == list(range(7))
 
 
 async def test_a_failure_in_the_middle_goes_on_from_there(
@@ -229,10 +253,11 @@ async def test_a_receiver_that_is_gone_costs_no_proof(
 ) -> None:
     """Nobody listens: the failure is noted, the cursor stays, and it is due again."""
     round_id = _round(backend, f"http://127.0.0.1:{unused_tcp_port}/hook", 2)
-    assert await claim_and_deliver(backend) == "2 nonces were not taken"
+    error = "2 nonces were not taken: no answer (ClientConnectorError)"
+    assert await claim_and_deliver(backend) == error
     progress = backend.callbacks.progress(round_id)
     assert (progress.delivered, progress.attempts, progress.lease) == (0, 1, "")
-    assert progress.error == "2 nonces were not taken"
+    assert progress.error == error
     assert (await _claim(backend))[0] == round_id
 
 
