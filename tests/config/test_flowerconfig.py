@@ -26,10 +26,10 @@ from flower.options import default_options
 from flower.views.tasks import TASK_COLUMNS
 
 from pocqueue.rounds.redis_url import RedisUrl
-from tests.delegation.test_http import make_certificate
 from tests.support.env_example import ROOT
 from tests.support.processes import running, wait_ready
 from tests.support.sentinels import failing_over
+from tests.support.tls import make_certificate
 from tests.support.tls_proxy import tls_proxy
 
 CONF = ROOT / "config" / "flowerconfig.py"

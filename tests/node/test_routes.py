@@ -306,7 +306,7 @@ async def test_params_of_old_chains_are_passed_on(settings_for: SettingsFactory)
 
 
 async def test_a_round_of_another_big_node(settings_for: SettingsFactory) -> None:
-    """The request names it, where the settings name none."""
+    """The request names it, with its token, where the settings name none."""
     async with legacy_big_node() as big, running(make_app(settings_for(), work="none")) as http:
         theirs = {"delegation_url": big.url, "delegation_auth_token": TOKEN}
         reply = await http.post(f"{POW}/init/generate", json=OLD | theirs)
@@ -317,7 +317,9 @@ async def test_a_round_of_another_big_node(settings_for: SettingsFactory) -> Non
                 f"{POW}/init/generate",
                 json=OLD | theirs | {left_out: "", "block_hash": left_out},
             )
-            assert (await refusal(reply))[1].startswith("This node neither delegates nor works")
+            status, sentence = await refusal(reply)
+            assert status == 422
+            assert sentence.startswith(f"{left_out} is None; allowed: that of the same big node")
 
 
 @pytest.mark.parametrize(

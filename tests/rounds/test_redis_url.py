@@ -17,8 +17,8 @@ from kombu.exceptions import OperationalError
 from pocqueue.errors import SettingsError
 from pocqueue.rounds.redis_server import RedisServer
 from pocqueue.rounds.redis_url import RedisUrl
-from tests.delegation.test_http import make_certificate
 from tests.support.sentinels import QUOTED, failing_over
+from tests.support.tls import make_certificate
 from tests.support.tls_proxy import tls_proxy
 from tests.support.waiting import until
 
