@@ -6,9 +6,11 @@ Settings that are not Celery's defaults stand here with the reason for them.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import sys
+from functools import cache
 from typing import Any
 
 from celery import Celery, signals
@@ -19,6 +21,7 @@ from typing_extensions import override
 from pocqueue.errors import PocqueueError
 from pocqueue.rounds.connection import redis_url
 from pocqueue.rounds.redis_url import RedisUrl
+from pocqueue.rounds.refusals import PROBE_KEY
 from pocqueue.rounds.spec import MAX_WINDOW_S
 from pocqueue.rounds.task_names import IO_QUEUE
 from pocqueue.settings import settings
@@ -37,8 +40,11 @@ def configuration() -> dict[str, Any]:
         raise SystemExit(2) from None
     return broker | {
         "broker_connection_retry_on_startup": True,
-        # A worker outlasts any outage of Redis.
+        # A worker outlasts any outage of Redis, and a Redis that answers but refuses, which to Celery is an
+        # error of a channel.
         "broker_connection_max_retries": None,
+        "broker_channel_error_retry": True,
+        "worker_consumer": "workers.boot:OurConsumer",
         "broker_transport_options": {
             # Redelivery by time is the last resort only: the scheduler gives the ranges of a dead
             # worker to others within seconds. It must not strike while a round can still run.
@@ -101,6 +107,11 @@ class PatientConnection(Connection):
         return super().ensure_connection(*args, **(pace | kwargs))
 
     @override
+    def get_transport_cls(self) -> Any:
+        transport: Any = super().get_transport_cls()
+        return _probing(transport)
+
+    @override
     def _do_close_transport(self) -> None:
         transport = getattr(self, "_transport", None)
         super()._do_close_transport()
@@ -109,6 +120,25 @@ class PatientConnection(Connection):
             # transport is still in use: to acknowledge a message, or to give one back, that asks for the
             # host and ended the worker with an AttributeError instead of the outage it can wait out.
             transport.client = self
+
+
+@cache
+def _probing(transport: Any) -> Any:
+    """Return a transport whose connections are established once the server takes writes.
+
+    Otherwise a worker on a Redis that fails over, or whose disk is full, would connect, fail to declare its
+    queue and begin again, many times a second.
+    """
+
+    class Probing(transport):  # type: ignore[misc]
+        @override
+        def establish_connection(self) -> Any:
+            connection = super().establish_connection()
+            with contextlib.closing(self.create_channel(connection)) as channel:
+                channel.client.set(PROBE_KEY, "", px=1)
+            return connection
+
+    return Probing
 
 
 class PatientAMQP(AMQP):

@@ -3,7 +3,7 @@
 PocqueueError
 ├── SettingsError, ProofFileError, ProcessError
 ├── InvalidRound, UnknownRound, UnknownSession, SessionsFull, ModelConflict, CallbackForbidden, CalibrationError
-├── StoreError: StoreUnavailable, StoreTooOld, StoreFull
+├── StoreError: StoreUnavailable (StoreReadOnly), StoreForbidden, StoreUnfit
 ├── NoLiveGpu, QueueTaken
 ├── EngineError: ModelNotFound, ModelMismatch, DeviceNotFound, EngineUnavailable
 ├── InvalidToken, TooManyFailures
@@ -148,15 +148,19 @@ class StoreError(PocqueueError):
 
 
 class StoreUnavailable(StoreError, ConnectionError):
-    """Redis does not answer."""
+    """Redis does not answer, or refuses for now: this passes by itself, and is worth waiting for."""
 
 
-class StoreTooOld(StoreError):
-    """Redis is older than the oldest version that has what we use."""
+class StoreReadOnly(StoreUnavailable):
+    """Redis answers but takes no writes for now: memory or disk is full, or it fails over."""
 
 
-class StoreFull(StoreError):
-    """Redis refuses writes because its memory or disk is full."""
+class StoreForbidden(StoreError):
+    """Redis wants another user or password, or does not let this user do what is needed."""
+
+
+class StoreUnfit(StoreError):
+    """Redis is too old, or may forget what it was given."""
 
 
 class NoLiveGpu(PocqueueError, LookupError):

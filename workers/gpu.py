@@ -7,11 +7,10 @@ the worker into the pool; the task only hands its range to the runner.
 from __future__ import annotations
 
 import logging
-import sys
 from functools import partial
 from typing import Any
 
-from celery import bootsteps, signals
+from celery import bootsteps
 from celery.worker import state as celery_state
 from typing_extensions import override
 
@@ -20,13 +19,10 @@ from pocqueue.engine.devices import parse_queue
 from pocqueue.errors import PocqueueError
 from pocqueue.rounds.task_names import RUN_RANGE
 from pocqueue.settings import settings
+from workers.boot import StoreStep, is_stopping, refuse
 from workers.gpu_service import GpuService
 
 logger = logging.getLogger(__name__)
-
-
-def _is_stopping() -> bool:
-    return celery_state.should_stop is not None or celery_state.should_terminate is not None
 
 
 def _end(queue: str, reason: str) -> None:
@@ -55,47 +51,28 @@ def gpu_queue(names: list[str]) -> str | None:
     return found[0] if found else None
 
 
-@signals.celeryd_init.connect
-def _name_worker(instance: Any, options: dict[str, Any], **_: Any) -> None:
-    """Give workers of one host different names without `-n`: ``gpu0@host``, ``io@host``."""
-    name, _at, host = instance.hostname.partition("@")
-    queues = options.get("queues") or []
-    names = queues.split(",") if isinstance(queues, str) else list(queues)
-    if name == "celery" and names:
-        instance.hostname = f"{names[0]}@{host}"
-
-
-@signals.worker_init.connect
-def _mind_own_business(sender: Any, **_: Any) -> None:
-    """Spare workers each other's events: with hundreds of GPUs they would cost more than the work.
-
-    Mingle also delays every start by a second. Nothing of ours needs either.
-    """
-    sender.options.update(without_mingle=True, without_gossip=True)
-
-
 class GpuStep(bootsteps.StartStopStep):
     """Boot step of a worker on a GPU queue; starts before, stops after, the consumer."""
 
-    requires = ("celery.worker.components:Pool",)
+    requires = (StoreStep,)
 
     @override
     def include_if(self, parent: Any) -> bool:
         try:
             self.queue = gpu_queue(list(parent.app.amqp.queues.consume_from))
         except PocqueueError as exc:
-            _refuse(exc)
+            refuse(exc)
         return self.queue is not None
 
     @override
     def start(self, parent: Any) -> None:
         global _service
         assert self.queue is not None
-        _service = GpuService(self.queue, settings(), partial(_end, self.queue), _is_stopping)
+        _service = GpuService(self.queue, settings(), partial(_end, self.queue), is_stopping)
         try:
             _service.start()
         except PocqueueError as exc:
-            _refuse(exc)
+            refuse(exc)
 
     @override
     def close(self, parent: Any) -> None:
@@ -108,12 +85,6 @@ class GpuStep(bootsteps.StartStopStep):
             _service.stop()
 
     terminate = stop
-
-
-def _refuse(exc: PocqueueError) -> None:
-    """End this worker with one sentence."""
-    sys.__stderr__.write(f"pocqueue: {exc}\n")  # type: ignore[union-attr]
-    raise SystemExit(2) from exc
 
 
 assert app.steps is not None

@@ -14,12 +14,12 @@ from contextlib import ExitStack
 from functools import partial
 
 from pocqueue.engine import WORKER_PATIENCE_S, Engine, OnProgress, load_local_engine
-from pocqueue.errors import EngineError, StoreUnavailable
+from pocqueue.errors import EngineError
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.pool import Gpu
 from pocqueue.settings import Settings
 from workers.heartbeat import Heartbeat
-from workers.range_runner import RETRY_S, RangeRunner, single_thread
+from workers.range_runner import RangeRunner, single_thread
 from workers.runner_stats import Member
 
 logger = logging.getLogger(__name__)
@@ -61,12 +61,12 @@ class GpuService:
         self._heartbeat: Heartbeat | None = None
 
     def start(self) -> None:
-        """Load the engine, warm it up and join the pool.
+        """Load the engine, warm it up and join the pool, once Redis takes that.
 
         Raises:
             PocqueueError: what stands in the way, in one sentence.
         """
-        backend = self._at_end.enter_context(self._open_backend())
+        backend = self._at_end.enter_context(Backend.open(self._settings, start=True, check=False))
         # Loading, warming up and searching share one thread: see RangeRunner.
         engine_thread = single_thread("engine")
         engine = engine_thread.submit(self._load, self._tell).result()
@@ -85,7 +85,7 @@ class GpuService:
             on_taken=self._taken,
         )
         self._at_end.callback(self._heartbeat.stop)
-        self._heartbeat.start()
+        self._heartbeat.start(self._is_stopping)
         logger.info(
             "%s is in the pool: model %s (%s) on %s, %s.",
             self._queue,
@@ -112,24 +112,6 @@ class GpuService:
         if self._runner is not None and not self._runner.wait_idle(DRAIN_TIMEOUT_S):
             logger.warning("A batch still runs; its range goes to another GPU.")
         self._at_end.close()
-
-    def _open_backend(self) -> Backend:
-        """Connect to Redis; wait for one that is away, as the rest of a Celery worker would.
-
-        Raises:
-            StoreError: it is there but will not do: too old, or it refuses the password.
-        """
-        told = False
-        while True:
-            try:
-                return Backend.open(self._settings, start=True)
-            except StoreUnavailable as exc:
-                if not told:
-                    told = True
-                    logger.warning("Waiting: %s", exc)
-                if self._is_stopping():
-                    raise
-                time.sleep(RETRY_S)
 
     def _tell(self, text: str) -> None:
         """Log a line of the loading engine, or give up if this is to stop.

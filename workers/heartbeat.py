@@ -7,9 +7,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from pocqueue.errors import QueueTaken, StoreError
+from pocqueue.errors import QueueTaken, StoreError, StoreUnavailable
 from pocqueue.rounds.pool import HEARTBEAT_S, Gpu, Pool
-from workers.range_runner import RangeRunner
+from workers.range_runner import RETRY_S, RangeRunner
 from workers.runner_stats import Member
 
 logger = logging.getLogger(__name__)
@@ -40,17 +40,23 @@ class Heartbeat:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
-    def start(self) -> None:
+    def start(self, is_stopping: Callable[[], bool] = lambda: False) -> None:
         """Take the queue and go on beating in the background.
 
-        A worker that was killed holds its queue until its time to live is over; wait that long.
+        Waits for a Redis that is away or refuses for now. A worker that was killed holds its queue until its
+        time to live is over; waits that long as well.
+
+        Args:
+            is_stopping: whether to give up on a Redis that is still away.
 
         Raises:
             QueueTaken: another live worker serves this queue.
+            StoreError: Redis refuses for good, or is away and this is to stop.
         """
-        gpu = self._member.gpu
-        patience = time.monotonic() + gpu.ttl_ms / 1000 + 2 * self._interval_s
-        while (other := self._beat()) is not None:
+        gpu, patience = self._member.gpu, None
+        while (other := self._first_beat(is_stopping)) is not None:
+            # Counted from the first answer, however long that took.
+            patience = patience or time.monotonic() + gpu.ttl_ms / 1000 + 2 * self._interval_s
             if time.monotonic() > patience:
                 raise QueueTaken(
                     f"Queue {gpu.queue} is served by a live worker already (host {other.host}, "
@@ -76,6 +82,19 @@ class Heartbeat:
             self._beat()
         except StoreError as exc:
             logger.debug("No heartbeat: %s", exc)
+
+    def _first_beat(self, is_stopping: Callable[[], bool]) -> Gpu | None:
+        told = False
+        while True:
+            try:
+                return self._beat()
+            except StoreUnavailable as exc:
+                if is_stopping():
+                    raise
+                if not told:
+                    told = True
+                    logger.warning("%s waits: %s", self._member.gpu.queue, exc)
+                time.sleep(min(RETRY_S, self._interval_s))
 
     def _run(self) -> None:
         lost = False

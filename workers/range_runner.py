@@ -25,13 +25,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from pocqueue.engine.base import Engine
-from pocqueue.errors import (
-    EngineUnavailable,
-    PocqueueError,
-    StoreError,
-    StoreFull,
-    StoreUnavailable,
-)
+from pocqueue.errors import EngineUnavailable, PocqueueError, StoreError, StoreUnavailable
 from pocqueue.poc.batch import Batch
 from pocqueue.rounds.range_search import RangeBook, RangeSearch, second_look
 from pocqueue.rounds.records import BatchCommit, CommitResult, Outcome, OutstandingRange
@@ -283,7 +277,7 @@ class RangeRunner:
         while True:
             try:
                 return call()
-            except (StoreUnavailable, StoreFull) as exc:
+            except StoreUnavailable as exc:
                 if self._draining.is_set():
                     return None
                 if not warned:

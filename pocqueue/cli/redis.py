@@ -64,8 +64,8 @@ def run(
 
 def _server() -> RedisServer:
     from pocqueue.errors import SettingsError
-    from pocqueue.rounds.connection import shown_url
     from pocqueue.rounds.redis_server import RedisServer
+    from pocqueue.rounds.refusals import shown_url
     from pocqueue.settings import Settings
 
     settings = Settings.load()

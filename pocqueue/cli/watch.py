@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from pocqueue.cli.output import console, seconds
 from pocqueue.closing import Closing
-from pocqueue.errors import StoreFull, StoreUnavailable
+from pocqueue.errors import StoreUnavailable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -107,7 +107,7 @@ def watch_round(
         nonces = progress.add_task("nonces", total=None, visible=False)
         while True:
             over, done, line = False, None, "waiting for Redis; nothing is lost"
-            with suppress(StoreUnavailable, StoreFull):
+            with suppress(StoreUnavailable):
                 status = backend.store.status(round_id)
                 gpus = sum(status.spec.is_served_by(gpu.info) for gpu in backend.pool.live())
                 progress.update(nonces, completed=status.checked)
@@ -155,7 +155,7 @@ def _react(
     if interrupts.count >= 2 and told < 2:
         try:
             backend.store.close(round_id, RoundState.STOPPED, "stopped with Ctrl-C")
-        except (StoreUnavailable, StoreFull):
+        except StoreUnavailable:
             return told
         view.print("Stopping the round.")
         told = 2

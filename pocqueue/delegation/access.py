@@ -15,7 +15,7 @@ from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pocqueue.rounds.connection import store_errors
+from pocqueue.rounds.refusals import store_errors
 from pocqueue.rounds.store import Keys
 from pocqueue.web.door import Asks, bearer_token
 from pocqueue.web.failure_limit import WINDOW_S

@@ -32,10 +32,10 @@ class Backend(Closing):
 
         Args:
             start: start the bundled server if no URL is set and none runs.
-            check: fail now if the server is away or too old; services that wait pass False.
+            check: False for services that wait; see `connect`.
 
         Raises:
-            StoreUnavailable, StoreTooOld, ProcessError: see the classes.
+            StoreError, ProcessError: see the classes.
         """
         url = redis_url(settings, start=start)
         client = connect(url, check=check)

@@ -1,8 +1,7 @@
-"""Connections to Redis: which server, is it good enough, and what its failures mean.
+"""Connections to Redis: which server, and what those that keep something there have in common.
 
-`redis_url` decides which server (`redis_url.py` reads what its URL says); `connect` opens a checked client; `store_errors` turns the
-client library's exceptions into ours, each with a sentence for the operator. `OnRedis` is what the
-parts that keep something there have in common, the Lua scripts of `lua/` among it.
+`redis_url` decides which server (`redis_url.py` reads what its URL says); `connect` opens a checked client
+(`refusals.py` has what can be wrong with a server). `OnRedis` runs the Lua scripts of `lua/`.
 """
 
 from __future__ import annotations
@@ -16,23 +15,13 @@ from typing import Any, TypeAlias
 
 import redis
 import redis.asyncio
-import redis.asyncio.sentinel
-import redis.sentinel
 from redis.client import Pipeline
 
-from pocqueue.errors import StoreError, StoreFull, StoreTooOld, StoreUnavailable
+from pocqueue.errors import StoreError, StoreUnavailable
 from pocqueue.rounds.redis_server import RedisServer
 from pocqueue.rounds.redis_url import RedisUrl
+from pocqueue.rounds.refusals import check_server, store_errors
 from pocqueue.settings import Settings
-
-OLDEST_REDIS = (6, 2)
-
-#: What a Redis client raises while the server is away, restarting or loading its data.
-UNAVAILABLE = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError)
-
-
-#: What it raises while sentinels have not agreed on a primary yet.
-NO_PRIMARY = (redis.sentinel.MasterNotFoundError, redis.asyncio.sentinel.MasterNotFoundError)
 
 
 def redis_url(settings: Settings, *, start: bool = False) -> str:
@@ -68,53 +57,23 @@ def connect(url: str, *, check: bool = True, timeout_s: float | None = None) -> 
 
     Args:
         url: as `RedisUrl` reads it.
-        check: ask the server for its version now. Services that wait for Redis pass False.
+        check: False for services that wait: a server that is away now, or refuses for now, will do.
         timeout_s: seconds to wait for a connection or a reply; None: as the URL says, or 5.
 
     Raises:
-        StoreUnavailable, StoreTooOld, SettingsError: see the classes.
+        StoreUnavailable, StoreForbidden, StoreUnfit, SettingsError: see the classes.
     """
     waits = ("socket_timeout", "socket_connect_timeout")
     client = RedisUrl.parse(url).client(
         **({} if timeout_s is None else dict.fromkeys(waits, timeout_s))
     )
-    if check:
-        with store_errors(url):
-            version = str(client.info("server")["redis_version"])
-        numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-        if numbers < OLDEST_REDIS:
-            client.close()
-            raise StoreTooOld(
-                f"Redis at {shown_url(url)} is version {version}; 6.2 or newer is needed. "
-                "Upgrade it, or unset POCQUEUE_REDIS_URL to use the bundled one."
-            )
-    return client
-
-
-@contextlib.contextmanager
-def store_errors(url: str) -> Iterator[None]:
-    """Raise our own errors for what Redis or the way to it can do wrong."""
     try:
-        yield
-    except redis.AuthenticationError:
-        raise _forbidden(url) from None
-    except UNAVAILABLE as exc:
-        raise StoreUnavailable(
-            f"Redis at {shown_url(url)} does not answer ({_reason(exc)}): check that it runs and "
-            "that POCQUEUE_REDIS_URL is right."
-        ) from exc
-    except redis.ResponseError as exc:
-        message = str(exc)
-        # The client takes the code off the errors it knows, OOM and NOPERM among them; scripts keep it.
-        if isinstance(exc, redis.OutOfMemoryError) or "OOM" in message or "MISCONF" in message:
-            raise StoreFull(
-                f"Redis at {shown_url(url)} takes no more writes ({_reason(exc)}): free its memory or "
-                "disk or raise maxmemory; running rounds go on when it has room again."
-            ) from exc
-        forbidden = isinstance(exc, redis.exceptions.NoPermissionError)
-        if forbidden or any(code in message for code in ("NOAUTH", "WRONGPASS", "NOPERM")):
-            raise _forbidden(url) from None
-        raise StoreError(f"Redis at {shown_url(url)} refused a command: {message}") from exc
+        check_server(client, url)
+    except StoreError as exc:
+        if check or not isinstance(exc, StoreUnavailable):
+            client.close()
+            raise
+    return client
 
 
 #: Keys and arguments of one run of a script.
@@ -182,25 +141,3 @@ def read_scripts() -> dict[str, str]:
         for file in folder.iterdir()
         if file.name.endswith(".lua")
     }
-
-
-def shown_url(url: str) -> str:
-    """Return `url` without user and password, for messages and logs."""
-    # Cut by hand: a password with a `/` in it would be a part of the path to `urlsplit`.
-    scheme, _, rest = url.partition("://")
-    place = rest.rpartition("@")[2].partition("?")[0].partition("#")[0]
-    return f"{scheme}://{place}"
-
-
-def _reason(exc: Exception) -> str:
-    if isinstance(exc, NO_PRIMARY):
-        # Theirs describes every connection to every sentinel.
-        return "its sentinels name no primary"
-    return str(exc).rstrip(".") or type(exc).__name__
-
-
-def _forbidden(url: str) -> StoreUnavailable:
-    return StoreUnavailable(
-        f"Redis at {shown_url(url)} wants another user or password: mend POCQUEUE_REDIS_URL "
-        "(redis://user:password@host:6379/0)."
-    )

@@ -33,7 +33,7 @@ from pocqueue.rounds.records import BatchCommit, CommitResult, OpenedRange, Outc
 class RangeBook(Protocol):
     """Who has the ranges and counts their batches: the store, or whatever forwards to it.
 
-    Each call may raise `StoreUnavailable` or `StoreFull`, and is then repeated, or `StoreError`.
+    Each call may raise `StoreUnavailable`, and is then repeated, or another `StoreError`.
     """
 
     def open_range(self, round_id: str, range_id: int) -> OpenedRange | None:

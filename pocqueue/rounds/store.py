@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pocqueue.errors import SessionsFull, StoreFull, UnknownRound
+from pocqueue.errors import SessionsFull, StoreReadOnly, UnknownRound
 from pocqueue.poc.proofs import Proofs
 from pocqueue.rounds.connection import Call, OnRedis
 from pocqueue.rounds.records import (
@@ -34,6 +34,7 @@ from pocqueue.rounds.records import (
     RoundStatus,
     SessionLimits,
 )
+from pocqueue.rounds.refusals import check_server
 from pocqueue.rounds.spec import RoundSpec, RoundState
 
 PREFIX = "pocqueue:2:"
@@ -93,7 +94,9 @@ class RoundStore(OnRedis):
 
         Raises:
             SessionsFull: there are that many.
+            StoreUnfit: Redis may forget the round while it runs.
         """
+        check_server(self.client, self.url)
         round_id = round_id or str(uuid.uuid4())
         of_all = [Keys.ROUNDS, Keys.ACTIVE, Keys.WAKE, Keys.CALLBACKS, Keys.SESSIONS]
         reply = self._run(
@@ -131,7 +134,7 @@ class RoundStore(OnRedis):
         due = [s.round_id for s in read if s.state.is_active and s.now_ms >= s.deadline_ms]
         if not due:
             return read
-        with contextlib.suppress(StoreFull):
+        with contextlib.suppress(StoreReadOnly):
             for round_id in due:
                 self.expire(round_id)
         # On a full Redis it cannot be written down that they are over, but over they are.

@@ -16,7 +16,7 @@ from pocqueue.errors import (
     InvalidRound,
     ModelConflict,
     NoLiveGpu,
-    StoreFull,
+    StoreReadOnly,
     StoreUnavailable,
     UnknownRound,
 )
@@ -169,7 +169,7 @@ async def test_an_engine_that_fails(settings_for: SettingsFactory) -> None:
         (DelegationError("token", is_final=True, status=401), False, True),
         (DelegationError("token", is_final=True, status=403), False, True),
         (StoreUnavailable("away"), False, False),
-        (StoreFull("full"), False, False),
+        (StoreReadOnly("full"), False, False),
         (UnknownRound("r"), True, False),
         (EngineError("failed"), True, False),
         (EngineUnavailable("server away"), False, False),

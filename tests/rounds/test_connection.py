@@ -10,11 +10,19 @@ from typing import Any
 import pytest
 import redis
 
-from pocqueue.errors import PocqueueError, StoreError, StoreFull, StoreTooOld, StoreUnavailable
+from pocqueue.errors import (
+    PocqueueError,
+    StoreError,
+    StoreForbidden,
+    StoreReadOnly,
+    StoreUnavailable,
+    StoreUnfit,
+)
 from pocqueue.rounds.backend import Backend
-from pocqueue.rounds.connection import connect, redis_url, shown_url, store_errors
+from pocqueue.rounds.connection import connect, redis_url
 from pocqueue.rounds.records import Outcome
 from pocqueue.rounds.redis_server import RedisServer
+from pocqueue.rounds.refusals import shown_url, store_errors
 from tests.support.factories import make_gpu, make_spec
 from tests.support.fixtures import SettingsFactory
 from tests.support.rounds import assign, check_books, commit
@@ -125,8 +133,8 @@ def test_a_wrong_or_missing_password_is_said(own_redis: RedisServer, userinfo: s
     with connect(own_redis.url) as admin:
         admin.config_set("requirepass", "correct")
         try:
-            with pytest.raises(StoreUnavailable) as caught:
-                connect(f"unix://{userinfo}{own_redis.socket_path}")
+            with pytest.raises(StoreForbidden) as caught:
+                connect(f"unix://{userinfo}{own_redis.socket_path}", check=False)
             message = _sentence(caught.value)
             assert "user or password" in message
             assert "POCQUEUE_REDIS_URL" in message
@@ -137,12 +145,12 @@ def test_a_wrong_or_missing_password_is_said(own_redis: RedisServer, userinfo: s
 
 
 def test_a_user_without_the_rights_is_said(own_redis: RedisServer) -> None:
-    """An ACL that forbids our commands is a matter of user and password too."""
+    """With what Redis does not let them do, and where the rights are listed."""
     with connect(own_redis.url) as admin:
         admin.execute_command("ACL", "SETUSER", "guest", "on", ">guest", "+info", "+ping")
     url = f"unix://guest:guest@{own_redis.socket_path}"
     with connect(url) as client:
-        expected = pytest.raises(StoreUnavailable, match="user or password")
+        expected = pytest.raises(StoreForbidden, match=r"'get' command.*docs/operating\.md")
         with expected, store_errors(url):
             client.get("key")
 
@@ -153,7 +161,7 @@ def test_a_redis_that_is_too_old_is_refused(
 ) -> None:
     """With its version and the one that is needed."""
     monkeypatch.setattr(redis.Redis, "info", lambda *_: {"redis_version": version})
-    with pytest.raises(StoreTooOld) as caught:
+    with pytest.raises(StoreUnfit) as caught:
         connect(own_redis.url)
     message = _sentence(caught.value)
     assert f"is version {version}; 6.2 or newer is needed" in message
@@ -187,7 +195,7 @@ def test_a_full_redis_refuses_new_work_and_goes_on_when_it_has_room(own_backend:
         lambda: own_backend.callbacks.claim_due(60.0),
     ]
     for write in writes:
-        with pytest.raises(StoreFull) as caught:
+        with pytest.raises(StoreReadOnly) as caught:
             write()
         message = _sentence(caught.value)
         assert "takes no more writes" in message
@@ -208,13 +216,20 @@ def test_a_full_redis_refuses_new_work_and_goes_on_when_it_has_room(own_backend:
         (redis.ConnectionError("refused"), StoreUnavailable),
         (redis.TimeoutError("slow"), StoreUnavailable),
         (redis.BusyLoadingError("loading"), StoreUnavailable),
-        (redis.AuthenticationError("hunter2"), StoreUnavailable),
-        (redis.ResponseError("NOAUTH Authentication required."), StoreUnavailable),
-        (redis.ResponseError("WRONGPASS invalid"), StoreUnavailable),
-        (redis.ResponseError("NOPERM this user"), StoreUnavailable),
-        (redis.OutOfMemoryError("command not allowed"), StoreFull),
-        (redis.ResponseError("-OOM command not allowed"), StoreFull),
-        (redis.ResponseError("MISCONF Redis is configured to save"), StoreFull),
+        (redis.exceptions.MasterDownError("Link with MASTER is down"), StoreUnavailable),
+        (redis.ResponseError("UNBLOCKED force unblock, instance state changed"), StoreUnavailable),
+        (redis.ResponseError("BUSY Redis is busy running a script"), StoreUnavailable),
+        (redis.AuthenticationError("hunter2"), StoreForbidden),
+        (redis.ResponseError("NOAUTH Authentication required."), StoreForbidden),
+        (redis.ResponseError("WRONGPASS invalid"), StoreForbidden),
+        (redis.ResponseError("NOPERM this user"), StoreForbidden),
+        (redis.exceptions.NoPermissionError("User b has no permissions"), StoreForbidden),
+        (redis.ReadOnlyError("You can't write against a replica"), StoreReadOnly),
+        (redis.ResponseError("ERR Error running script: -READONLY You can't"), StoreReadOnly),
+        (redis.ResponseError("NOREPLICAS Not enough good replicas to write."), StoreReadOnly),
+        (redis.OutOfMemoryError("command not allowed"), StoreReadOnly),
+        (redis.ResponseError("-OOM command not allowed"), StoreReadOnly),
+        (redis.ResponseError("MISCONF Redis is configured to save"), StoreReadOnly),
         (redis.ResponseError("WRONGTYPE Operation"), StoreError),
     ],
 )

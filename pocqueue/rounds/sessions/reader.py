@@ -26,11 +26,12 @@ from typing import Any
 from typing_extensions import override
 
 from pocqueue.closing import AsyncClosing
-from pocqueue.errors import InvalidRound, StoreFull, UnknownSession
+from pocqueue.errors import InvalidRound, StoreReadOnly, UnknownSession
 from pocqueue.poc.proofs import Proofs
-from pocqueue.rounds.connection import register_scripts, store_errors
+from pocqueue.rounds.connection import register_scripts
 from pocqueue.rounds.records import parse_spec
 from pocqueue.rounds.redis_url import RedisUrl
+from pocqueue.rounds.refusals import store_errors
 from pocqueue.rounds.sessions.control import check_session_id, session_word
 from pocqueue.rounds.spec import RoundSpec, RoundState
 from pocqueue.rounds.store import KEEP_ENDED_MS, START, Keys, close_round_call
@@ -162,7 +163,7 @@ class SessionReader(AsyncClosing):
         if not is_due:
             return page
         # Marked in the store, so that a clock that is set back brings no late batch; then read again.
-        with contextlib.suppress(StoreFull):
+        with contextlib.suppress(StoreReadOnly):
             call = close_round_call(session_id, RoundState.EXPIRED, "", only_if_due=True)
             await self._run("close_round", *call)
         logger.info("DELEGATION session %s of node %d expired.", session_id, page.spec.node_id)

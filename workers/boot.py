@@ -1,0 +1,94 @@
+"""What every Celery worker of ours does when it starts, whatever its queue."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any, NoReturn
+
+import redis
+from celery import bootsteps, signals
+from celery.worker import state as celery_state
+from celery.worker.consumer import Consumer
+from typing_extensions import override
+
+from pocqueue.app import app
+from pocqueue.errors import PocqueueError, StoreUnavailable
+from pocqueue.rounds.backend import Backend
+from pocqueue.rounds.refusals import check_rights, store_error
+from pocqueue.settings import settings
+
+logger = logging.getLogger(__name__)
+
+
+def is_stopping() -> bool:
+    """Say whether this worker process is to end."""
+    return celery_state.should_stop is not None or celery_state.should_terminate is not None
+
+
+def refuse(exc: PocqueueError) -> NoReturn:
+    """End this worker with one sentence, as only a person can mend what is wrong."""
+    sys.__stderr__.write(f"pocqueue: {exc}\n")  # type: ignore[union-attr]
+    raise SystemExit(2) from exc
+
+
+@signals.celeryd_init.connect
+def _name_worker(instance: Any, options: dict[str, Any], **_: Any) -> None:
+    """Give workers of one host different names without `-n`: ``gpu0@host``, ``io@host``."""
+    name, _at, host = instance.hostname.partition("@")
+    queues = options.get("queues") or []
+    names = queues.split(",") if isinstance(queues, str) else list(queues)
+    if name == "celery" and names:
+        instance.hostname = f"{names[0]}@{host}"
+
+
+@signals.worker_init.connect
+def _mind_own_business(sender: Any, **_: Any) -> None:
+    """Spare workers each other's events: with hundreds of GPUs they would cost more than the work.
+
+    Mingle also delays every start by a second. Nothing of ours needs either.
+    """
+    sender.options.update(without_mingle=True, without_gossip=True)
+
+
+class OurConsumer(Consumer):
+    """A consumer that waits for a Redis that refuses, unless it never did anything else.
+
+    What an operator takes away from a worker at work may come back; its model stays loaded for that.
+    """
+
+    conninfo: Any
+    _was_ready = False
+
+    @override
+    def on_ready(self) -> None:
+        self._was_ready = True
+        super().on_ready()
+
+    @override
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        if isinstance(exc, redis.RedisError) and not self._was_ready:
+            error = store_error(exc, self.conninfo.as_uri())
+            if not isinstance(error, StoreUnavailable):
+                refuse(error)
+        super().on_connection_error_after_connected(exc)
+
+
+class StoreStep(bootsteps.StartStopStep):
+    """Boot step that refuses a Redis which will never do; one that is away for now is for later steps."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    @override
+    def start(self, parent: Any) -> None:
+        try:
+            with Backend.open(settings(), start=True) as backend:
+                check_rights(backend.client, backend.url)
+        except StoreUnavailable as exc:
+            logger.warning("Waiting: %s", exc)
+        except PocqueueError as exc:
+            refuse(exc)
+
+
+assert app.steps is not None
+app.steps["worker"].add(StoreStep)
