@@ -115,7 +115,8 @@ def test_a_redis_that_may_forget_a_round_is_refused(
 
 def _user(server: RefusingRedis, *rights: str) -> str:
     """Make a user with these rights; return a URL with it."""
-    server.client.execute_command("ACL", "SETUSER", "guest", "reset", "on", ">hunter2", *rights)
+    admin: Any = server.client
+    admin.execute_command("ACL", "SETUSER", "guest", "reset", "on", ">hunter2", *rights)
     return server.url.replace("unix://", "unix://guest:hunter2@")
 
 

@@ -36,8 +36,7 @@ class RefusingRedis:
                 self._folder.rmdir()
                 client.config_set("save", "3600 1000000")
                 client.bgsave()
-                status = lambda: client.info("persistence")["rdb_last_bgsave_status"]  # noqa: E731 - asked again
-                wait_until(lambda: status() == "err", message="the failure to save")
+                wait_until(self._failed_to_save, message="the failure to save")
             case "READONLY":
                 client.replicaof("127.0.0.1", 1)
             case "MASTERDOWN":
@@ -66,6 +65,9 @@ class RefusingRedis:
             yield
         finally:
             self.heal()
+
+    def _failed_to_save(self) -> bool:
+        return str(self.client.info("persistence")["rdb_last_bgsave_status"]) == "err"
 
     def refused(self) -> int:
         """Return how many commands were refused or failed so far."""
