@@ -17,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.callbacks import callbacks
 from benchmarks.delegation import delegation
 from benchmarks.effort import FULL, SMOKE, Effort
 from benchmarks.gpu_busy import gpu_busy
@@ -28,6 +29,7 @@ from benchmarks.pipeline import pipeline
 from benchmarks.queue_efficiency import batch_seconds, queue_efficiency
 from benchmarks.range_gap import range_gap
 from benchmarks.stats import Figure
+from benchmarks.vllm_beside import vllm_beside
 from benchmarks.vllm_engine import vllm_engine
 from pocqueue.engine import load_local_engine
 from pocqueue.engine.base import Engine
@@ -62,6 +64,7 @@ def main() -> None:
         figures += _with_stack(settings, engine, Path(folder) / "logs", effort)
         if effort.is_full:
             figures += vllm_engine(engine, settings.state_dir)
+            figures += [*vllm_beside(), *callbacks()]
     _print(figures, machine, time.monotonic() - began)
     content = {
         "machine": machine,

@@ -1,13 +1,19 @@
-"""Callbacks of one round, without making anyone wait: a bounded queue and one task that empties it.
+"""Callbacks of one round, without making anyone wait: what is found meanwhile goes out together.
 
-`callback.py` says which answers are final.
+Promises:
+- Sending returns at once. One task delivers, in order, a post at a time.
+- Valid nonces that wait are merged: a post holds as many as `max_post_bytes` takes. After a failure half
+  as many are tried, as the receiver may be slow or have a lower limit; after a success twice as many.
+- Nothing is given up while the queue is open, nor while `close` still waits, but for what the receiver
+  refuses for good (`callback.py` says which answers those are) and what is above `max_waiting`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
+from array import array
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, asdict, dataclass, field
 from typing import Any
@@ -27,10 +33,55 @@ from pocqueue.poc.distance.data import ProofBatch, ValidatedBatch, validated_bod
 
 logger = logging.getLogger(__name__)
 
+#: Between two tries. A receiver that is back is noticed within the longest one.
+_PAUSES = Backoff(first_s=0.5, longest_s=4.0)
+#: Nonces of a post that is not made smaller when it is refused: those of a batch or two.
+_FEW = 64
+
+
+@dataclass(eq=False, slots=True)
+class _Waiting:
+    """A body that waits; valid nonces of later batches are added to it."""
+
+    kind: Kind
+    fields: dict[str, Any]  #: what is the same for all its nonces
+    lists: dict[str, Any]  #: by name, arrays where it can be, of one item a nonce
+
+    @classmethod
+    def of(cls, kind: Kind, body: Mapping[str, Any]) -> _Waiting:
+        lists = {name: items for name, items in body.items() if isinstance(items, list)}
+        fields = {name: value for name, value in body.items() if name not in lists}
+        return cls(kind, fields, {name: _compact(items) for name, items in lists.items()})
+
+    def __len__(self) -> int:
+        return len(self.lists["nonces"])
+
+    def add(self, more: _Waiting) -> bool:
+        """Add the nonces of another one, if both can be one body; say whether they can."""
+        if not (self.kind == more.kind == "generated") or self.fields != more.fields:
+            return False
+        for name, items in self.lists.items():
+            items.extend(more.lists[name])
+        return True
+
+    def first(self, num: int) -> dict[str, Any]:
+        """Return the body of the first so many nonces."""
+        return self.fields | {name: list(items[:num]) for name, items in self.lists.items()}
+
+    def forget(self, num: int) -> None:
+        """Take the first so many nonces out."""
+        for items in self.lists.values():
+            del items[:num]
+
+
+def _compact(items: list[Any]) -> Any:
+    types = set(map(type, items))
+    return array("q" if types == {int} else "d", items) if types in ({int}, {float}) else items
+
 
 @dataclass(eq=False, repr=False)
 class CallbackQueue(AsyncClosing):
-    """Delivers bodies to a callback URL, in order, from the event loop it is first used in.
+    """Delivers bodies to a callback URL, from the event loop it is first used in.
 
     Raises:
         InvalidRound: `callback_url` is no http or https URL with a host.
@@ -38,124 +89,133 @@ class CallbackQueue(AsyncClosing):
 
     callback_url: str  #: http or https; ``/generated`` and ``/validated`` are appended to it
     _: KW_ONLY
-    queue_size: int = 1000  #: batches that wait at most; one that finds the queue full is dropped
-    attempts: int = 8  #: tries per batch, the first included; >= 1
-    give_up_after_s: float = 120.0  #: seconds after which a batch is not tried again
-    backoff_s: float = (
-        0.5  #: pause before the second try; doubles with each one (`callback.Backoff`)
-    )
-    max_backoff_s: float = 15.0  #: longest pause between two tries
+    #: Nonces that wait at most, 16 bytes each; what comes beyond is dropped.
+    max_waiting: int = 8_000_000
+    #: Bytes of a body, below the mebibyte that many servers take if nobody tells them otherwise. A verdict, or a
+    #: single nonce, may have more.
+    max_post_bytes: int = 1_000_000
+    backoff: Backoff = _PAUSES
     request_timeout_s: float = 10.0  #: seconds for one attempt, all of it
-    flush_timeout_s: float = 10.0  #: seconds that `close` gives the queue to empty
 
-    sent: int = field(default=0, init=False)  #: batches delivered
-    failed: int = field(default=0, init=False)  #: batches given up after retries
-    #: Batches refused by the receiver, that found the queue full, that were left when the sender closed or
-    #: that JSON cannot hold. Every batch counts in one of the three, or waits.
+    #: Nonces that were delivered, and those that were refused, did not fit or were left when the queue closed.
+    #: Every nonce counts in one of the two, or in `waiting`.
+    delivered: int = field(default=0, init=False)
     dropped: int = field(default=0, init=False)
+    waiting: int = field(default=0, init=False)
+    error: str | None = field(
+        default=None, init=False
+    )  #: why the last try failed; None: it did not
+    closing: bool = field(default=False, init=False)  #: whether it takes nothing more
 
     def __post_init__(self) -> None:
-        assert self.attempts >= 1
         self._name = without_secrets(self.callback_url)
-        self._backoff = Backoff(self.backoff_s, self.max_backoff_s)
         self._client = CallbackClient(request_timeout_s=self.request_timeout_s)
-        self._queue: asyncio.Queue[tuple[Kind, str]] = asyncio.Queue(self.queue_size)
-        self._was_full = False
+        self._queue: deque[_Waiting] = deque()
+        self._most = max(1, self.max_post_bytes // 40)  #: nonces of a post; what one takes, about
         self._delivery: asyncio.Task[None] | None = None
-        self._closing = False
-
-    async def flush(self, timeout_s: float) -> bool:
-        """Wait until every queued batch is sent, failed or dropped.
-
-        Args:
-            timeout_s: seconds to wait at most.
-
-        Returns:
-            Whether nothing waits any more.
-        """
-        try:
-            await asyncio.wait_for(self._queue.join(), timeout_s)
-        except TimeoutError:
-            return False
-        return True
-
-    @override
-    async def close(self) -> None:
-        """Take no more batches, flush for `flush_timeout_s`, drop what is left, close the connections.
-
-        May be called again, also before the first batch.
-        """
-        self._closing = True
-        try:
-            await self.flush(self.flush_timeout_s)
-        finally:
-            if self._delivery is not None:
-                self._delivery.cancel()
-                await asyncio.wait([self._delivery])
-            while not self._queue.empty():
-                kind, _ = self._queue.get_nowait()
-                self._queue.task_done()
-                self._drop(kind, "the sender was closed first")
-            await self._client.close()
 
     def send(self, kind: Kind, body: Mapping[str, Any]) -> None:
-        """Queue a body for POST ``{callback_url}/{kind}``; from the event loop."""
-        try:
-            item = (kind, encode_body(body))
-        except ValueError as exc:
-            self._drop(kind, f"JSON cannot hold it ({exc})")
-            return
-        if self._closing:
-            self._drop(kind, "the sender is closed")
-            return
-        was_full, self._was_full = self._was_full, self._queue.full()
-        if self._was_full:
-            self.dropped += 1
-            if not was_full:  # once per outage, not once per batch
-                logger.warning(
-                    "Callbacks to %s: %d wait already; dropping new ones until it catches up",
-                    self._name,
-                    self.queue_size,
-                )
-            return
-        self._queue.put_nowait(item)
-        if self._delivery is None:
-            self._delivery = asyncio.create_task(self._deliver_all(), name="poc-callbacks")
+        """Have a body delivered by POST ``{callback_url}/{kind}``; from the event loop.
+
+        Args:
+            kind: bodies of valid nonces ("generated") may be merged.
+            body: `nonces`, and any other fields, of which lists have one item a nonce.
+        """
+        new = _Waiting.of(kind, body)
+        if self.closing:
+            self._drop(len(new), "the queue is closed")
+        elif self.waiting + len(new) > self.max_waiting:
+            self._drop(len(new), f"{self.waiting} nonces wait already")
+        else:
+            self.waiting += len(new)
+            if not self._queue or not self._queue[-1].add(new):
+                self._queue.append(new)
+            if self._delivery is None or self._delivery.done():
+                self._delivery = asyncio.create_task(self._deliver_all(), name="poc-callbacks")
+
+    @override
+    async def close(self, timeout_s: float = 10.0) -> None:
+        """Take nothing more, deliver what waits, drop what is left then, close the connections.
+
+        May be called again, while the first call waits too, and before anything was sent.
+
+        Args:
+            timeout_s: seconds that what waits is given.
+        """
+        self.closing = True
+        if self._delivery is not None:
+            await asyncio.wait([self._delivery], timeout=timeout_s)
+            self._delivery.cancel()
+            await asyncio.wait([self._delivery])
+        if self.waiting:
+            self._drop(self.waiting, f"not taken in time; {self.error or 'the receiver was slow'}")
+            self._queue.clear()
+            self.waiting = 0
+        await self._client.close()
 
     async def _deliver_all(self) -> None:
-        """Deliver what the queue holds, one at a time and in order, until cancelled."""
-        while True:
-            kind, body = await self._queue.get()
+        """Deliver until nothing waits."""
+        failures = 0
+        while self._queue:
+            waiting = self._queue[0]
             try:
-                await self._deliver(kind, body)
-            except asyncio.CancelledError:
-                self._drop(kind, "the sender was closed first")
-                raise
-            finally:
-                self._queue.task_done()
-
-    async def _deliver(self, kind: Kind, body: str) -> None:
-        """Try one body until it is delivered, refused or given up, and count it."""
-        give_up_at = time.monotonic() + self.give_up_after_s
-        for attempt in range(self.attempts):
-            result = await self._client.post(self.callback_url, kind, body)
+                num, body = self._next_body(waiting)
+            except ValueError as exc:
+                self._settle(waiting, len(waiting), f"JSON cannot hold it ({exc})")
+                continue
+            result = await self._client.post(self.callback_url, waiting.kind, body)
             if result.outcome is PostOutcome.DELIVERED:
-                self.sent += 1
-                return
-            if result.outcome is not PostOutcome.RETRY:
-                self._drop(kind, f"refused, {result.reason}")
-                return
-            logger.info("Callback %s/%s: %s", self._name, kind, result.reason)
-            pause = self._backoff.pause_s(attempt)
-            if attempt + 1 == self.attempts or time.monotonic() + pause > give_up_at:
-                break
-            await asyncio.sleep(pause)
-        self.failed += 1
-        logger.warning("Callback %s/%s: given up after %d tries", self._name, kind, attempt + 1)
+                self._settle(waiting, num, None)
+                self._most = min(2 * self._most, self.max_post_bytes // (len(body) // num + 1))
+                failures = 0
+                continue
+            self._most = max(num // 2, _FEW)
+            if result.outcome is PostOutcome.RETRY:
+                self.error = result.reason
+                pause_s = max(self.backoff.pause_s(failures), result.retry_after_s)
+                # One warning for each outage.
+                level = logging.INFO if failures else logging.WARNING
+                logger.log(
+                    level,
+                    "Callbacks to %s: %s; %d nonces wait",
+                    self._name,
+                    self.error,
+                    self.waiting,
+                )
+                failures += 1
+                await asyncio.sleep(pause_s)
+            elif num <= _FEW or waiting.kind != "generated":
+                # A final answer: the same body would get it again, and the rest would never arrive.
+                self._settle(waiting, num, f"refused, {result.reason}")
 
-    def _drop(self, kind: Kind, reason: str) -> None:
-        self.dropped += 1
-        logger.warning("Callback %s/%s: dropped, %s", self._name, kind, reason)
+    def _next_body(self, waiting: _Waiting) -> tuple[int, str]:
+        """Return how many nonces go into the next post, and its body.
+
+        Raises:
+            ValueError: JSON cannot hold it.
+        """
+        num = min(self._most, len(waiting)) if waiting.kind == "generated" else len(waiting)
+        while True:
+            body = encode_body(waiting.first(num))
+            if len(body) <= self.max_post_bytes or num == 1 or waiting.kind != "generated":
+                return num, body
+            num = max(1, num * self.max_post_bytes // len(body) - 1)
+
+    def _settle(self, waiting: _Waiting, num: int, failure: str | None) -> None:
+        """Take nonces out, delivered if there is no failure."""
+        self.error = failure
+        if failure is None:
+            self.delivered += num
+        else:
+            self._drop(num, failure)
+        self.waiting -= num
+        waiting.forget(num)
+        if not len(waiting):
+            self._queue.popleft()
+
+    def _drop(self, num: int, reason: str) -> None:
+        self.dropped += num
+        logger.warning("Callbacks to %s: %d nonces dropped, %s", self._name, num, reason)
 
 
 @dataclass(eq=False, repr=False)
@@ -166,11 +226,11 @@ class PoCCallbackSender(CallbackQueue):
     fraud_threshold: float  #: not used; verdicts carry their own
 
     async def send_generated(self, batch: ProofBatch) -> None:
-        """Queue the valid nonces of a batch for POST ``{callback_url}/generated``; none, no call."""
+        """Have the valid nonces of a batch posted to ``{callback_url}/generated``; none, no call."""
         valid = batch.sub_batch(self.r_target)
         if len(valid) > 0:
             self.send("generated", asdict(valid) | {"r_target": self.r_target})
 
     async def send_validated(self, batch: ValidatedBatch) -> None:
-        """Queue a verdict for POST ``{callback_url}/validated``."""
+        """Have a verdict posted to ``{callback_url}/validated``."""
         self.send("validated", validated_body(batch))

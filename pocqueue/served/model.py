@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pocqueue.engine.base import EngineInfo
 from pocqueue.engine.vllm.ranks import BatchLimits, read_values
 from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound
 from pocqueue.poc.batch import Batch
+
+#: How often it is looked whether requests still run.
+_POLL_S = 0.02
 
 
 class EngineClient(Protocol):
@@ -37,9 +41,30 @@ class ServedModel:
     pass_timeout_s: float = 300.0
     idle_s: float = 30.0  #: the workers keep their scratch this long after a batch
     look_every_s: float = 1.0  #: how often a call that waits looks whether the engine still lives
+    #: Share of the time that batches leave to requests which run beside them: vLLM's core computes either.
+    decode_share: float = 0.0
+    #: Held for the length of a batch by whoever has it computed.
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
     def __post_init__(self) -> None:
         self._release: asyncio.Task[None] | None = None
+        self._rest_until = 0.0  #: monotonic seconds
+
+    async def take_turn(self) -> None:
+        """Take `turn`, and wait until what runs beside the proof has had its share since the last batch.
+
+        The caller releases it. A batch without a turn would be computed all the same, but at the cost of the others.
+        """
+        await self.turn.acquire()
+        try:
+            while self.num_unfinished():
+                left_s = self._rest_until - time.monotonic()
+                if left_s <= 0:
+                    break
+                await asyncio.sleep(min(left_s, _POLL_S))
+        except BaseException:
+            self.turn.release()
+            raise
 
     def check(self, batch_size: int, seq_len: int) -> None:
         """Refuse a shape that the model cannot run.
@@ -69,9 +94,12 @@ class ServedModel:
             with contextlib.suppress(InvalidRound):  # said when it is asked for
                 self.limits.check(self.info, upcoming)
                 following = upcoming.to_wire()
+        began = time.monotonic()
         try:
             answers = await self.call("poc_values", batch.to_wire(), following)
         finally:
+            now = time.monotonic()
+            self._rest_until = now + (now - began) * self.decode_share / (1 - self.decode_share)
             if self._release is not None:
                 self._release.cancel()
             self._release = asyncio.create_task(self._release_later(), name="poc-release")

@@ -112,7 +112,7 @@ class PoCEndpoints:
             raise EngineError(str(exc)[:500]) from exc
         names = getattr(args, "served_model_name", None)
         info = replace(info, model=names[0] if names else info.model)
-        model = ServedModel(engine_client, info, limits)
+        model = ServedModel(engine_client, info, limits, decode_share=settings.vllm_decode_share)
         return Prover(model, self.gate, settings.vllm_drain_seconds, self._max_round_s)
 
     async def _fingerprint(self, served: ServedModel, config: Any, settings: Settings) -> None:

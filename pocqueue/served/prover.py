@@ -4,37 +4,36 @@ Promises:
 - GENERATING and VALIDATING close the gate; every way out of them opens it: a stop, a failure, the end
   of `max_round_s`, a client that never comes back.
 - Requests that run when a round begins are let finish, for `drain_s` at most; then the round begins
-  beside them, batch by batch.
+  beside them, batch by batch, and leaves them their share of the time (`ServedModel.take_turn`).
 - A stop is answered at once. The batch at hand cannot be interrupted; its result is thrown away.
 - One batch at a time is computed, whether it is searched or checked, and they take turns. A search takes
   its nonces when its turn has come, so each nonce is searched at most once in a round.
 - What goes wrong in the engine ends the round as failed, with the reason in the status.
+- What a round found is delivered for `grace_s` after its end, or `flush_s` if the server ends.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from pocqueue.errors import EngineError, InvalidRound, PocqueueError
+from pocqueue.errors import EngineError, PocqueueError
 from pocqueue.poc.batch import Batch, batches_of
 from pocqueue.poc.config import PoCState, PoCStats
 from pocqueue.poc.fields import HttpUrl
-from pocqueue.poc.proofs import Proofs, ReceivedBatch, Verdict, check_length
+from pocqueue.poc.proofs import ReceivedBatch, Verdict, check_length
 from pocqueue.poc.scheme import ProofSearch
 from pocqueue.poc.sender import CallbackQueue
+from pocqueue.served.found import Found
 from pocqueue.served.gate import InferenceGate
 from pocqueue.served.model import ServedModel
 
 logger = logging.getLogger(__name__)
 
-#: Valid nonces that the status has: the latest of the round. All of them went to the callback URL.
-KEPT_VALID = 10_000
 _POLL_S = 0.02
 _BUSY = {PoCState.GENERATING, PoCState.VALIDATING}
 
@@ -57,36 +56,6 @@ class ServedRound(ProofSearch):
     callback_url: HttpUrl | None = None
 
 
-@dataclass
-class _Found:
-    """What a round has come to."""
-
-    next_index: int = 0
-    stats: PoCStats = field(default_factory=PoCStats)
-    #: The latest `KEPT_VALID` valid nonces, in the order found.
-    proofs: Proofs = field(default_factory=Proofs)
-
-    def take(self, asked: ServedRound) -> tuple[Batch, Batch | None]:
-        """Take the nonces of the next batch; return it, and the one behind it if there is one.
-
-        Raises:
-            InvalidRound: the node's nonces are used up, at 2^63.
-        """
-        middle = self.next_index + asked.batch_size
-        batch = Batch.of(asked, asked.nonces(self.next_index, middle))
-        self.next_index = middle
-        with contextlib.suppress(InvalidRound):
-            return batch, Batch.of(asked, asked.nonces(middle, middle + asked.batch_size))
-        return batch, None
-
-    def keep(self, valid: Proofs) -> None:
-        """Keep the valid nonces of a batch."""
-        for kept, new in ((self.proofs.nonces, valid.nonces), (self.proofs.values, valid.values)):
-            kept += new
-            del kept[:-KEPT_VALID]
-        self.stats.total_valid += len(valid)
-
-
 @dataclass(eq=False)
 class Prover:
     """Runs proof rounds on a served model. Used from its event loop only."""
@@ -97,30 +66,29 @@ class Prover:
     max_round_s: float  #: seconds after which a round ends by itself
     #: Makes what delivers to a callback URL.
     make_sender: Callable[[str], CallbackQueue] = CallbackQueue
+    grace_s: float = 300.0  #: seconds for which callbacks are tried after their round has ended
+    flush_s: float = 10.0  #: the same when the server ends
 
     def __post_init__(self) -> None:
         self._state = PoCState.IDLE
         self._error: str | None = None
         self._round: ServedRound | None = None
-        self._found = _Found()
-        #: Of the round; None: it has no callback URL, or was stopped.
+        self.found = Found()  #: what the round has come to
+        #: Of the round; None: it has no callback URL. Closing once the round was stopped.
         self._sender: CallbackQueue | None = None
+        self._leaving: set[CallbackQueue] = set()  #: of this round and earlier ones, closing
         #: Rounds that were stopped or made room for another.
         self._num_ends = 0
-        #: Held while a batch is computed, even if its caller was cancelled.
-        self._turn = asyncio.Lock()
         self._computing: asyncio.Future[list[Any]] | None = None
         self._search: asyncio.Task[None] | None = None
         self._end: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     def status(self) -> dict[str, Any]:
-        """Return how the round stands, as JSON-ready values; the lists are copies."""
-        found, stats = self._found, self._found.stats
+        """Return how the round stands, as JSON-ready values; its valid nonces are in `found`."""
+        stats, sender = self.found.stats, self._sender
         return {
             "state": self._state.value,
-            "valid_nonces": list(found.proofs.nonces),
-            "valid_distances": list(found.proofs.values),
             "total_checked": stats.total_checked,
             "total_valid": stats.total_valid,
             "elapsed_seconds": stats.elapsed,
@@ -128,6 +96,9 @@ class Prover:
             "total_nonfinite": stats.total_nonfinite,
             "failed": self._error is not None,
             "error": self._error,
+            "callbacks_waiting": 0 if sender is None else sender.waiting,
+            "callbacks_dropped": 0 if sender is None else sender.dropped,
+            "callbacks_error": None if sender is None else sender.error,
         }
 
     def init(self, asked: ServedRound) -> None:
@@ -145,7 +116,7 @@ class Prover:
         sender = self._sender_of(asked)
         self._retire_sender()
         self._round, self._sender = asked, sender
-        self._found = _Found(stats=PoCStats(start_time=time.time()))
+        self.found = Found(asked.proof.value_type, stats=PoCStats(start_time=time.time()))
         self._state, self._error = PoCState.IDLE, None
         self._num_ends += 1
         self._leave()
@@ -161,8 +132,8 @@ class Prover:
         if self._state is PoCState.GENERATING:
             return
         self._enter(PoCState.GENERATING, asked)
-        self._found.stats.resume()
-        self._search = self._spawn(self._run(asked, self._found), "poc-generate")
+        self.found.stats.resume()
+        self._search = self._spawn(self._run(asked, self.found), "poc-generate")
 
     def validate(self) -> None:
         """Close the gate and stop searching; proofs are checked as they come.
@@ -211,19 +182,20 @@ class Prover:
             if self._num_ends != num_ends:
                 raise NoRound("The round ended while the proof was checked.")
         verdict = proof.judge(proofs, computed)
-        if sender is not None:
+        if sender is not None and not sender.closing:
             sender.send("validated", proof.verdict_body(theirs, verdict))
         return verdict
 
     async def close(self) -> None:
-        """End everything and deliver the callbacks that wait, for a bounded time."""
+        """End everything and deliver the callbacks that wait, for `flush_s` at most."""
         self.stop()
+        await asyncio.gather(*(sender.close(self.flush_s) for sender in self._leaving))
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._computing is not None:
             self._computing.cancel()
         await self.model.close()
 
-    async def _run(self, asked: ServedRound, found: _Found) -> None:
+    async def _run(self, asked: ServedRound, found: Found) -> None:
         """Search until cancelled, which is what ends a round's search."""
         try:
             if not await self._drained():
@@ -250,17 +222,17 @@ class Prover:
         Args:
             take: called when the turn has come; returns the batch, and the next one if that is known.
         """
-        await self._turn.acquire()
+        await self.model.take_turn()
         try:
             batch, upcoming = take()
             self._computing = asyncio.ensure_future(self.model.values(batch, upcoming))
         except BaseException:
-            self._turn.release()
+            self.model.turn.release()
             raise
-        self._computing.add_done_callback(lambda _: self._turn.release())
+        self._computing.add_done_callback(lambda _: self.model.turn.release())
         return batch, await asyncio.shield(self._computing)
 
-    def _commit(self, asked: ServedRound, found: _Found, batch: Batch, values: list[Any]) -> None:
+    def _commit(self, asked: ServedRound, found: Found, batch: Batch, values: list[Any]) -> None:
         """Count a batch, keep its valid nonces and queue them for the callback URL."""
         stats, proof = found.stats, asked.proof
         valid, num_broken = proof.sift(batch.nonces, values)
@@ -301,7 +273,7 @@ class Prover:
 
     def _enter(self, state: PoCState, asked: ServedRound) -> None:
         self.model.check_alive()
-        if self._sender is None:
+        if self._sender is None or self._sender.closing:
             self._sender = self._sender_of(asked)
         self._state, self._error = state, None
         self.gate.close()
@@ -320,7 +292,7 @@ class Prover:
         if self._search is not None:
             self._search.cancel()
             self._search = None
-        self._found.stats.stop()
+        self.found.stats.stop()
 
     def _sender_of(self, asked: ServedRound) -> CallbackQueue | None:
         if asked.callback_url is None:
@@ -329,9 +301,14 @@ class Prover:
 
     def _retire_sender(self) -> None:
         """Let the sender deliver what waits, and close."""
-        sender, self._sender = self._sender, None
-        if sender is not None:
-            self._spawn(sender.close(), "poc-callbacks-close")
+        if self._sender is not None and not self._sender.closing:
+            self._sender.closing = True  # now: the round may go on before the task below begins
+            self._leaving.add(self._sender)
+            self._spawn(self._see_off(self._sender), "poc-callbacks-close")
+
+    async def _see_off(self, sender: CallbackQueue) -> None:
+        await sender.close(self.grace_s)
+        self._leaving.discard(sender)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(coroutine, name=name)

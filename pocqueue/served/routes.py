@@ -6,17 +6,20 @@ Errors are ``{"detail": sentence}`` whatever the application around them does wi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Query, Request
+from fastapi.responses import StreamingResponse
 from starlette.types import Scope
 
 from pocqueue.errors import EngineUnavailable, PocqueueError
 from pocqueue.poc.distance.data import finite_or_none
 from pocqueue.poc.distance.scheme import Distance, ProofBody
-from pocqueue.poc.fields import build
+from pocqueue.poc.fields import Allowed, build
+from pocqueue.served.found import Block
 from pocqueue.served.model import ServedModel
 from pocqueue.served.prover import NoRound, Prover, ServedRound
 from pocqueue.served.schema import (
@@ -33,6 +36,12 @@ from pocqueue.web.errors import SentenceRoute
 from pocqueue.web.failure_limit import FailureLimit
 
 T = TypeVar("T")
+
+Since = Annotated[
+    int,
+    Query(ge=0, description="How many of the round's valid nonces the client has: `total_valid`."),
+    Allowed("a whole number of at least 0"),
+]
 
 PREFIX = "/api/v1/pow"
 _REFUSAL = "Invalid auth token; send it as `Authorization: Bearer TOKEN`."
@@ -98,23 +107,20 @@ def pow_router(state: RouteState) -> APIRouter:
     """Return the routes, over a state that is filled in later."""
     router = APIRouter(prefix=PREFIX, route_class=SentenceRoute, tags=["proof"], responses=ERRORS)
 
-    def answer(prover: Prover) -> dict[str, Any]:
-        return {"status": "OK", "pow_status": prover.status()}
-
     def begins(path: str, then: Callable[[Prover], None], text: str) -> None:
         @router.post(path, response_model=ServedRoundAnswer, description=text)
         async def begin(body: ServedRoundBody) -> Any:
             prover = state.ready()
             prover.init(_round(body))
             then(prover)
-            return answer(prover)
+            return _changed(prover)
 
     def changes(path: str, act: Callable[[Prover], None], text: str) -> None:
         @router.post(path, response_model=ServedRoundAnswer, description=text)
         async def change() -> Any:
             prover = state.ready()
             act(prover)
-            return answer(prover)
+            return _changed(prover)
 
     busy = "Inference routes answer 503 until it is over."
     begins("/init", lambda _: None, "Set up a round.")
@@ -136,10 +142,11 @@ def pow_router(state: RouteState) -> APIRouter:
         )
 
     @router.get("/status", response_model=ServedStatusAnswer)
-    async def status() -> Any:
-        """Say how the round stands, with its latest valid nonces."""
+    async def status(since: Since = 0) -> Any:
+        """Say how the round stands, with its valid nonces from the `since`-th on, the first being the 0th."""
         prover = state.ready()
-        return prover.status() | {"running_requests": prover.gate.running}
+        fields = prover.status() | {"running_requests": prover.gate.running}
+        return _streamed(_written(fields, *prover.found.valid(since)))
 
     @router.get("/model")
     async def model() -> dict[str, Any]:
@@ -152,7 +159,11 @@ def pow_router(state: RouteState) -> APIRouter:
         """Compute the distances of given nonces, beside whatever else the server does."""
         served = state.hashed()
         upcoming = None if body.upcoming is None else body.upcoming.to_batch()
-        computed = await served.values(body.to_batch(), upcoming)
+        await served.take_turn()
+        try:
+            computed = await served.values(body.to_batch(), upcoming)
+        finally:
+            served.turn.release()
         return DistancesAnswer(
             distances=list(map(finite_or_none, computed)),
             fingerprint=served.info.fingerprint,
@@ -160,6 +171,40 @@ def pow_router(state: RouteState) -> APIRouter:
         )
 
     return router
+
+
+def _changed(prover: Prover) -> StreamingResponse:
+    """Answer a request that changed the round."""
+
+    async def pieces() -> AsyncIterator[str]:
+        yield '{"status": "OK", "pow_status": '
+        async for piece in written:
+            yield piece
+        yield "}"
+
+    written = _written(prover.status(), *prover.found.valid())
+    return _streamed(pieces())
+
+
+def _streamed(pieces: AsyncIterator[str]) -> StreamingResponse:
+    return StreamingResponse(pieces, media_type="application/json")
+
+
+async def _written(fields: dict[str, Any], first: int, valid: list[Block]) -> AsyncIterator[str]:
+    """Write a status piece by piece: a round's valid nonces may be millions, and others wait meanwhile."""
+    yield json.dumps(fields | {"valid_from": first})[:-1]
+    for name, lists in (
+        ("valid_nonces", (block.nonces for block in valid)),
+        ("valid_distances", (block.values for block in valid)),
+    ):
+        yield f', "{name}": ['
+        separator = ""
+        for items in lists:
+            yield separator + json.dumps(list(items))[1:-1]
+            separator = ", "
+            await asyncio.sleep(0)
+        yield "]"
+    yield "}"
 
 
 async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -62,8 +62,11 @@ class ServedStatus(BaseModel):
     """How a round stands; see `Prover.status`."""
 
     state: str
+    #: All of the round, in the order found, or those from `valid_from` on.
     valid_nonces: list[int]
     valid_distances: list[float]
+    #: How many were found before the first of these: what was asked for as `since`.
+    valid_from: int
     total_checked: int
     total_valid: int
     elapsed_seconds: float
@@ -74,6 +77,12 @@ class ServedStatus(BaseModel):
     failed: bool
     #: Why.
     error: str | None
+    #: Valid nonces, and nonces of verdicts, that the callback URL has not taken yet.
+    callbacks_waiting: int
+    #: Those that it refused, or did not take in time.
+    callbacks_dropped: int
+    #: Why the last callback failed; null: it did not.
+    callbacks_error: str | None
 
 
 class ServedStatusAnswer(ServedStatus):

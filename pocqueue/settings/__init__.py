@@ -61,6 +61,8 @@ class Settings(EnvSettings):
     """token of a vLLM server's proof routes, both sides; unset: the server's `--api-key`, if any"""
     vllm_drain_seconds: float = Field(default=30.0, ge=0, le=600)
     """how long a vLLM server lets running requests finish before a round's first batch"""
+    vllm_decode_share: float = Field(default=0.1, ge=0, le=0.9)
+    """share of the time that a vLLM server's proof batches leave to requests which still run"""
     host_name: str = Field(default_factory=socket.gethostname, min_length=1)
     """name of this machine in the pool and in worker names; unset: its host name"""
     callback_private: bool = False

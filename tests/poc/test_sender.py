@@ -1,50 +1,60 @@
-"""The callback sender against a real server: retries, refusals, order, bounds, flush on close."""
+"""The callback queue against a real server: merged posts, retries, refusals, bounds, what closing costs."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import math
+import tracemalloc
 from dataclasses import asdict
+from typing import Any
 
 import pytest
+from aiohttp import web
 
 from pocqueue.errors import InvalidRound
+from pocqueue.poc.callback import Backoff
 from pocqueue.poc.data import ProofBatch, ValidatedBatch
-from pocqueue.poc.sender import PoCCallbackSender
-from tests.support.callback_receiver import Receiver, receiving
+from pocqueue.poc.sender import CallbackQueue, PoCCallbackSender
+from tests.support.callback_receiver import Receiver, answering, receiving
 from tests.support.waiting import until
 
+QUICK = Backoff(0.001, 0.004)
 
-def sender_to(
-    url: str, *, attempts: int = 8, queue_size: int = 1000, flush_timeout_s: float = 10.0
-) -> PoCCallbackSender:
-    return PoCCallbackSender(
-        url,
-        r_target=1.0,
-        fraud_threshold=0.01,
-        attempts=attempts,
-        queue_size=queue_size,
-        backoff_s=0.001,
-        max_backoff_s=0.004,
-        request_timeout_s=5,
-        flush_timeout_s=flush_timeout_s,
-    )
+
+def sender_to(url: str, **bounds: Any) -> PoCCallbackSender:
+    return PoCCallbackSender(url, r_target=1.0, fraud_threshold=0.01, backoff=QUICK, **bounds)
 
 
 def proof(number: int, dist: float = 0.5) -> ProofBatch:
     return ProofBatch("pk", "bh", 7, [number, number + 1], [dist, 1.5], 0)
 
 
-def counts(sender: PoCCallbackSender) -> tuple[int, int, int]:
-    return sender.sent, sender.failed, sender.dropped
+def batch(start: int, stop: int, **changes: Any) -> dict[str, Any]:
+    """Return the body of so many valid nonces."""
+    nonces = list(range(start, stop))
+    body = asdict(ProofBatch("pk", "bh", 7, nonces, [nonce / 1e6 for nonce in nonces], 0))
+    return body | {"r_target": 1.0} | changes
+
+
+def counts(sender: CallbackQueue) -> tuple[int, int, int]:
+    return sender.delivered, sender.dropped, sender.waiting
+
+
+def accepted(receiver: Receiver) -> list[list[int]]:
+    return [body["nonces"] for body in receiver.accepted]
+
+
+async def empty(sender: CallbackQueue) -> None:
+    """Wait until nothing waits any more."""
+    await until(lambda: not sender.waiting)
 
 
 async def test_generated_sends_the_valid_nonces(receiver: Receiver) -> None:
     """The body is asdict of the valid part and r_target, as JSON, at /generated below the URL."""
     async with sender_to(receiver.url + "/") as sender:
         await sender.send_generated(proof(3))
-        assert await sender.flush(20)
+        await empty(sender)
         assert counts(sender) == (1, 0, 0)
     body = asdict(proof(3).sub_batch(1.0)) | {"r_target": 1.0}
     assert receiver.received == [("/v1/poc-batches/generated", body)]
@@ -76,16 +86,97 @@ async def test_validated_sends_the_verdict(receiver: Receiver) -> None:
     }
 
 
+async def test_what_waits_goes_out_together(receiver: Receiver) -> None:
+    """While one post is under way, in the order sent; sending does not wait for the receiver."""
+    receiver.gate.clear()
+    async with sender_to(receiver.url) as sender:
+        await sender.send_generated(proof(0))
+        await until(lambda: receiver.received)
+        for number in range(1, 200):
+            await sender.send_generated(proof(number))
+        assert counts(sender) == (0, 0, 200)
+        receiver.gate.set()
+        await empty(sender)
+        assert counts(sender) == (200, 0, 0)
+    assert accepted(receiver) == [[0], list(range(1, 200))]
+    assert receiver.accepted[1]["dist"] == [0.5] * 199
+
+
+async def test_only_what_belongs_together_is_merged(receiver: Receiver) -> None:
+    """Another key, another block, a verdict between: a post each, in order."""
+    verdict = ValidatedBatch(
+        **asdict(proof(9)), received_dist=[0.5, 0.5], r_target=1.0, fraud_threshold=0.01
+    )
+    async with sender_to(receiver.url) as sender:
+        sender.send("generated", batch(0, 2))
+        sender.send("generated", batch(2, 4))
+        sender.send("generated", batch(4, 6, public_key="another"))
+        await sender.send_validated(verdict)
+        await sender.send_validated(verdict)
+        sender.send("generated", batch(6, 8))
+        await empty(sender)
+    assert accepted(receiver) == [[0, 1, 2, 3], [4, 5], [9, 10], [9, 10], [6, 7]]
+    assert [body["public_key"] for body in receiver.accepted][1:3] == ["another", "pk"]
+
+
+async def test_posts_are_bounded_by_bytes(receiver: Receiver) -> None:
+    """By default so that servers with the common limit of a mebibyte take them, in as few as that allows."""
+    async with sender_to(receiver.url) as sender:
+        # Long nonces and distances: over 40 bytes each.
+        nonces = list(range(2**62, 2**62 + 100_000))
+        dist = [nonce / 2**63 / 3e5 for nonce in nonces]
+        sender.send("generated", batch(0, 0) | {"nonces": nonces, "dist": dist})
+        await empty(sender)
+        assert counts(sender) == (100_000, 0, 0)
+    assert [nonce for body in accepted(receiver) for nonce in body] == nonces
+    assert [d for body in receiver.accepted for d in body["dist"]] == dist
+    assert 5 <= len(receiver.received) <= 7
+
+
+async def test_a_receiver_with_a_lower_limit_gets_smaller_posts() -> None:
+    """Nothing is lost for it."""
+    taken: list[int] = []
+
+    async def at_most_100(request: web.Request) -> web.Response:
+        nonces = (await request.json())["nonces"]
+        if len(nonces) > 100:
+            return web.Response(status=413)
+        taken.extend(nonces)
+        return web.Response()
+
+    async with answering(at_most_100) as url, sender_to(url) as sender:
+        sender.send("generated", batch(0, 3000))
+        await empty(sender)
+        assert counts(sender) == (3000, 0, 0)
+    assert taken == list(range(3000))
+
+
 async def test_it_tries_again_until_it_works(receiver: Receiver) -> None:
-    """Two failures, then 200: the batch arrives once, and those behind it stay behind it."""
-    receiver.statuses = iter([503, 429])
+    """However long an outage: each nonce arrives once, and those behind it stay behind it."""
+    receiver.statuses = iter([503, 429, 500, 408, 425] * 10)
     async with sender_to(receiver.url) as sender:
         for number in range(5):
             await sender.send_generated(proof(number))
-        assert await sender.flush(20)
-        assert counts(sender) == (5, 0, 0)
-    assert [body["nonces"] for _, body in receiver.received] == [[0], [0], [0], [1], [2], [3], [4]]
-    assert [body["nonces"] for body in receiver.accepted] == [[0], [1], [2], [3], [4]]
+        await until(lambda: sender.error)
+        assert sender.error in {f"HTTP {status}" for status in (503, 429, 500, 408, 425)}
+        await sender.send_generated(proof(5))
+        await empty(sender)
+        assert counts(sender) == (6, 0, 0)
+        assert sender.error is None
+    assert len(receiver.received) > 50
+    assert [nonce for body in accepted(receiver) for nonce in body] == [0, 1, 2, 3, 4, 5]
+
+
+async def test_an_outage_is_one_warning(
+    receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each of them, and not each try."""
+    async with sender_to(receiver.url) as sender:
+        for number in range(2):
+            receiver.statuses = iter([503] * 5)
+            await sender.send_generated(proof(number))
+            await empty(sender)
+    assert caplog.text.count("HTTP 503; 1 nonces wait") == 2
 
 
 @pytest.mark.parametrize("status", [400, 404, 410, 422, 302, 307, 204])
@@ -96,104 +187,119 @@ async def test_refusal_is_final(
     receiver.statuses = iter([status])
     async with sender_to(receiver.url) as sender:
         await sender.send_generated(proof(1))
+        await empty(sender)
         await sender.send_generated(proof(2))
-        assert await sender.flush(20)
-        assert counts(sender) == (1, 0, 1)
+        await empty(sender)
+        assert counts(sender) == (1, 1, 0)
     assert [body["nonces"] for _, body in receiver.received] == [[1], [2]]
     assert {path for path, _ in receiver.received} == {"/v1/poc-batches/generated"}
     assert caplog.text.count(f"refused, HTTP {status}") == 1
 
 
-@pytest.mark.parametrize("status", [408, 425, 429, 500, 503])
-async def test_it_gives_up_after_its_attempts(receiver: Receiver, status: int) -> None:
-    """A receiver that never takes it costs a bounded number of tries."""
-    receiver.statuses = iter([status] * 3)
-    async with sender_to(receiver.url, attempts=3) as sender:
-        await sender.send_generated(proof(1))
-        await sender.send_generated(proof(2))
-        assert await sender.flush(20)
-        assert counts(sender) == (1, 1, 0)
-    assert [body["nonces"] for _, body in receiver.received] == [[1], [1], [1], [2]]
+async def test_one_nonce_that_is_refused_costs_few_others() -> None:
+    """The posts with it get smaller; the rest arrives, in order."""
+    taken: list[int] = []
 
+    async def all_but_one(request: web.Request) -> web.Response:
+        nonces = (await request.json())["nonces"]
+        if 777 in nonces:
+            return web.Response(status=422)
+        taken.extend(nonces)
+        return web.Response()
 
-async def test_it_gives_up_after_its_time(receiver: Receiver) -> None:
-    """A pause that would end too late is not begun."""
-    receiver.statuses = iter([503] * 3)
-    sender = PoCCallbackSender(
-        receiver.url, 1.0, 0.01, give_up_after_s=5.0, backoff_s=60, max_backoff_s=60
-    )
-    await sender.send_generated(proof(1))
-    assert await sender.flush(20)
-    assert counts(sender) == (0, 1, 0)
-    assert len(receiver.received) == 1
-    await sender.close()
+    async with answering(all_but_one) as url, sender_to(url) as sender:
+        sender.send("generated", batch(0, 5000))
+        await empty(sender)
+        assert sender.dropped <= 64
+        assert sender.delivered == len(taken) == 5000 - sender.dropped
+    assert taken == sorted(taken)
 
 
 async def test_receiver_that_is_gone(caplog: pytest.LogCaptureFixture) -> None:
-    """No server is a failure after the last try, without an exception and without the URL's secrets."""
+    """No server is a failure without an exception; what is left when it closes is counted, without secrets."""
     caplog.set_level(logging.DEBUG, logger="pocqueue")
     async with receiving() as receiver:
         port = receiver.url.split(":")[2].split("/")[0]
     url = f"http://user:hunter2@127.0.0.1:{port}/path-token?key=query-token"
-    async with sender_to(url, attempts=3) as sender:
-        await sender.send_generated(proof(1))
-        assert await sender.flush(20)
-        assert counts(sender) == (0, 1, 0)
-    assert f"http://127.0.0.1:{port}/generated: given up after 3 tries" in caplog.text
+    sender = sender_to(url)
+    await sender.send_generated(proof(1))
+    await until(lambda: sender.error)
+    await sender.close(0.01)
+    assert counts(sender) == (0, 1, 0)
+    assert f"http://127.0.0.1:{port}: 1 nonces dropped, not taken in time" in caplog.text
     assert not any(word in caplog.text for word in ("hunter2", "path-token", "query-token"))
 
 
 async def test_receiver_that_comes_back() -> None:
-    """What was queued while nobody listened arrives when somebody does."""
+    """What was queued while nobody listened arrives when somebody does, also while the queue closes."""
     async with receiving() as receiver:
         url = receiver.url
-    async with sender_to(url, attempts=10_000) as sender:
-        await sender.send_generated(proof(1))
-        async with receiving(port=int(url.split(":")[2].split("/")[0])) as receiver:
-            assert await sender.flush(20)
-            assert [body["nonces"] for body in receiver.accepted] == [[1]]
+    sender = sender_to(url)
+    await sender.send_generated(proof(1))
+    await until(lambda: sender.error)
+    closing = asyncio.create_task(sender.close(60))
+    await until(lambda: sender.closing)
+    async with receiving(port=int(url.split(":")[2].split("/")[0])) as receiver:
+        await closing
+        assert accepted(receiver) == [[1]]
+    assert counts(sender) == (1, 0, 0)
 
 
-async def test_sending_does_not_wait_for_the_receiver(receiver: Receiver) -> None:
-    """Batches queue up behind one that is under way, and close lets all of them go out."""
-    receiver.gate.clear()
-    sender = sender_to(receiver.url)
-    for number in range(20):
-        await sender.send_generated(proof(number))
-    assert not await sender.flush(0.01)
-    assert sender.sent == 0
-    receiver.gate.set()
-    await sender.close()
-    assert counts(sender) == (20, 0, 0)
-    assert [body["nonces"] for body in receiver.accepted] == [[number] for number in range(20)]
-
-
-async def test_full_queue_drops_the_new_ones(
+async def test_what_does_not_fit_is_dropped(
     receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Memory is bounded, the outage is logged once, the old ones still arrive in order."""
+    """Memory is bounded by nonces; the old ones still arrive in order."""
     receiver.gate.clear()
-    async with sender_to(receiver.url, queue_size=3) as sender:
-        await sender.send_generated(proof(0))
-        await until(lambda: receiver.received)
-        for number in range(1, 10):
+    async with sender_to(receiver.url, max_waiting=4) as sender:
+        for number in range(10):
             await sender.send_generated(proof(number))
-        assert sender.dropped == 6
+        assert counts(sender) == (0, 6, 4)
         receiver.gate.set()
-        assert await sender.flush(20)
-        assert counts(sender) == (4, 0, 6)
-    assert [body["nonces"] for body in receiver.accepted] == [[0], [1], [2], [3]]
-    assert caplog.text.count("dropping new ones") == 1
+        await empty(sender)
+        assert counts(sender) == (4, 6, 0)
+    assert [nonce for body in accepted(receiver) for nonce in body] == [0, 1, 2, 3]
+    assert "1 nonces dropped, 4 nonces wait already" in caplog.text
+
+
+async def test_nonces_wait_in_little_memory(receiver: Receiver) -> None:
+    """By default five million of them and more may wait, of 16 bytes each."""
+    receiver.gate.clear()
+    async with sender_to(receiver.url) as sender:
+        assert sender.max_waiting >= 5_000_000
+        sender.send("generated", batch(0, 1))
+        await until(lambda: receiver.received)
+        tracemalloc.start()
+        try:
+            for start in range(1, 100_001, 20):
+                sender.send("generated", batch(start, start + 20))
+            held, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert sender.waiting == 100_001
+        assert held < 20 * sender.waiting
+        await sender.close(0)
 
 
 async def test_close_drops_what_does_not_leave_in_time(receiver: Receiver) -> None:
     """A receiver that hangs cannot hold up the end; what is left is counted."""
     receiver.gate.clear()
-    sender = sender_to(receiver.url, flush_timeout_s=0.02)
+    sender = sender_to(receiver.url)
     for number in range(3):
         await sender.send_generated(proof(number))
-    await sender.close()
-    assert counts(sender) == (0, 0, 3)
+    await sender.close(0.02)
+    assert counts(sender) == (0, 3, 0)
+
+
+async def test_closing_again_can_be_sooner(receiver: Receiver) -> None:
+    """As when a server ends while a round's last callbacks are still tried."""
+    receiver.gate.clear()
+    sender = sender_to(receiver.url)
+    await sender.send_generated(proof(0))
+    patient = asyncio.create_task(sender.close(600))
+    await until(lambda: sender.closing)
+    await sender.close(0.01)
+    await patient
+    assert counts(sender) == (0, 1, 0)
 
 
 async def test_closed_sender_takes_nothing_more(receiver: Receiver) -> None:
@@ -203,7 +309,7 @@ async def test_closed_sender_takes_nothing_more(receiver: Receiver) -> None:
     await asyncio.gather(sender.close(), sender.close())
     await sender.send_generated(proof(1))
     await sender.close()
-    assert counts(sender) == (1, 0, 1)
+    assert counts(sender) == (1, 1, 0)
     assert len(receiver.received) == 1
 
 
@@ -217,7 +323,7 @@ async def test_distances_that_are_not_finite_travel_as_null(receiver: Receiver) 
     verdict = ValidatedBatch("pk", "bh", 7, [1, 2], [math.nan, 0.5], 0, [0.5, math.inf], 1.0, 0.01)
     async with sender_to(receiver.url) as sender:
         await sender.send_validated(verdict)
-        assert await sender.flush(20)
+        await empty(sender)
     [(_path, body)] = receiver.received
     assert body["computed_distances"] == body["dist"] == [None, 0.5]
     assert body["received_distances"] == body["received_dist"] == [0.5, None]
@@ -232,8 +338,8 @@ async def test_what_json_cannot_hold_is_dropped(receiver: Receiver) -> None:
             await sender.send_validated(
                 ValidatedBatch("pk", "bh", 7, [1], [0.5], 0, [0.5], r_target, 0.01)
             )
-        assert await sender.flush(20)
-        assert counts(sender) == (1, 0, 1)
+        await empty(sender)
+        assert counts(sender) == (1, 1, 0)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
+import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -184,6 +187,52 @@ async def test_workers_free_their_scratch_once_nothing_comes(twin: EngineTwin) -
     await ask(model, [3])
     await until(lambda: twin.released == 2)
     await model.close()
+
+
+async def test_what_runs_beside_batches_has_its_share_of_the_time(twin: EngineTwin) -> None:
+    """Between two batches at least as long as the first one took, for a half."""
+    spans: list[tuple[float, float]] = []
+    twin.output_processor = SimpleNamespace(get_num_unfinished_requests=lambda: 1)
+    model = ServedModel(twin, make_info(), BatchLimits(MAX_BATCH_SIZE), decode_share=0.5)
+
+    def slow() -> None:
+        began = time.monotonic()
+        while time.monotonic() < began + 0.005:
+            pass
+        spans.append((began, time.monotonic()))
+
+    twin.on_batch = slow
+    for _ in range(5):
+        await model.take_turn()
+        try:
+            await ask(model, [1])
+        finally:
+            model.turn.release()
+    for (began, ended), (following, _) in itertools.pairwise(spans):
+        assert following - ended >= ended - began
+
+
+async def test_nothing_that_runs_needs_no_share(twin: EngineTwin) -> None:
+    """A turn that waits for its end begins then."""
+    running = 1
+    twin.output_processor = SimpleNamespace(get_num_unfinished_requests=lambda: running)
+    share = 1 - 1e-9  # a rest of years
+    model = ServedModel(twin, make_info(), BatchLimits(MAX_BATCH_SIZE), decode_share=share)
+    await model.take_turn()
+    await ask(model, [1])
+    model.turn.release()
+    turns = [asyncio.create_task(model.take_turn()) for _ in range(3)]
+    for _ in range(50):
+        await asyncio.sleep(0)
+    turns[0].cancel()  # which must not leave the turn taken
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert not turns[1].done()
+    running = 0
+    await turns[1]
+    assert not turns[2].done()
+    model.turn.release()
+    await turns[2]
 
 
 async def test_a_call_that_vllm_drops_is_an_error(model: ServedModel, twin: EngineTwin) -> None:

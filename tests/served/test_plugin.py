@@ -331,6 +331,18 @@ async def test_settings_bound_the_wait_for_requests(
             await until(lambda: twin.answered)
 
 
+async def test_settings_say_what_running_requests_get(
+    twin: EngineTwin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tenth of the time, unless told otherwise."""
+    for value, share in ((None, 0.1), ("0.25", 0.25)):
+        if value is not None:
+            monkeypatch.setenv("POCQUEUE_VLLM_DECODE_SHARE", value)
+        async with plugged_in(twin) as server:
+            await server.engine_loaded()
+            assert server.app.state.poc_service.model.decode_share == share
+
+
 async def test_the_end_of_the_server_ends_the_round(twin: EngineTwin) -> None:
     """Callbacks that wait are delivered, before the application's own end."""
     async with receiving() as receiver:
@@ -343,7 +355,7 @@ async def test_the_end_of_the_server_ends_the_round(twin: EngineTwin) -> None:
             assert server.events == ["start"]
             receiver.gate.set()
         assert server.events == ["start", "end"]
-        assert [body["nonces"] for body in receiver.accepted] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+        assert [n for body in receiver.accepted for n in body["nonces"]] == list(range(8))
         assert not server.plugin.gate.closed
         prover = server.app.state.poc_service
         assert prover.status()["state"] == "STOPPED"

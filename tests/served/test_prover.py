@@ -11,10 +11,18 @@ from typing import Any
 import pytest
 
 from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound
+from pocqueue.poc.callback import Backoff
 from pocqueue.poc.proofs import Proofs, ReceivedBatch
 from pocqueue.served.prover import NoRound, Prover, RoundRunning
 from tests.support.callback_receiver import receiving
-from tests.support.engine_client import EngineTwin, distance_of, passes_over, round_of, serving
+from tests.support.engine_client import (
+    EngineTwin,
+    distance_of,
+    found,
+    passes_over,
+    round_of,
+    serving,
+)
 from tests.support.waiting import until
 
 BUSY = {"GENERATING", "VALIDATING"}
@@ -25,8 +33,8 @@ def twin() -> EngineTwin:
     return EngineTwin()
 
 
-#: Callback senders that try again at once, and give up early when they close.
-QUICK = {"backoff_s": 0.001, "flush_timeout_s": 0.1}
+#: Callback queues that try again at once.
+QUICK: dict[str, Any] = {"backoff": Backoff(0.001, 0.004)}
 
 
 def start(prover: Prover, **changes: object) -> None:
@@ -96,10 +104,9 @@ async def test_a_batch_of_a_stopped_round_does_not_count_for_the_next(twin: Engi
         start(prover, block_hash="block-2", r_target=2.0)
         twin.gate.set()
         await until(lambda: prover.status()["total_checked"] == 4)
-        assert prover.status()["valid_nonces"] == [0, 1, 2, 3]
-        assert prover.status()["valid_distances"] == [
-            distance_of("block-2", "key-1", nonce) for nonce in range(4)
-        ]
+        assert found(prover) == {
+            nonce: distance_of("block-2", "key-1", nonce) for nonce in range(4)
+        }
         assert twin.most_running == 1
 
 
@@ -231,7 +238,7 @@ async def test_the_next_round_has_a_clean_slate(twin: EngineTwin, end: str) -> N
         prover.init(round_of())
         status = prover.status()
         assert (status["state"], status["failed"], status["error"]) == ("IDLE", False, None)
-        assert (status["total_checked"], status["valid_nonces"]) == (0, [])
+        assert (status["total_checked"], found(prover)) == (0, {})
 
 
 async def test_a_round_overdue_says_so_with_its_results(twin: EngineTwin) -> None:
@@ -243,7 +250,7 @@ async def test_a_round_overdue_says_so_with_its_results(twin: EngineTwin) -> Non
         status = prover.status()
         assert (status["state"], status["failed"]) == ("STOPPED", True)
         assert "nobody stopped the round" in status["error"]
-        assert status["valid_nonces"] == list(range(status["total_checked"]))
+        assert list(found(prover)) == list(range(status["total_checked"]))
         prover.init(round_of())
         prover.validate()
         assert prover.gate.closed
@@ -292,9 +299,7 @@ async def test_closing_ends_the_round_and_delivers(twin: EngineTwin) -> None:
         await until(lambda: twin.running)
         receiver.gate.set()
         await prover.close()
-        assert [body["nonces"] for body in receiver.accepted] == [
-            [4 * i, 4 * i + 1, 4 * i + 2, 4 * i + 3] for i in range(3)
-        ]
+        assert [n for body in receiver.accepted for n in body["nonces"]] == list(range(12))
         assert prover.status()["state"] == "STOPPED"
         assert not prover.gate.closed
 
@@ -315,10 +320,10 @@ async def test_callbacks_hold_the_target_and_all_valid_nonces(twin: EngineTwin) 
         start(prover, callback_url=receiver.url, node_id=1, node_count=3)
         await until(lambda: twin.running)
         prover.stop()
-        found = prover.status()["valid_nonces"]
-        assert found
-        await until(lambda: sum(len(body["nonces"]) for body in receiver.accepted) >= len(found))
-        assert [nonce for body in receiver.accepted for nonce in body["nonces"]] == found
+        nonces = list(found(prover))
+        assert nonces
+        await until(lambda: sum(len(body["nonces"]) for body in receiver.accepted) >= len(nonces))
+        assert [nonce for body in receiver.accepted for nonce in body["nonces"]] == nonces
         assert len(receiver.received) == len(receiver.accepted) + 2
         assert {path for path, _ in receiver.received} == {"/v1/poc-batches/generated"}
         first = receiver.accepted[0]
@@ -333,11 +338,48 @@ async def test_callbacks_hold_the_target_and_all_valid_nonces(twin: EngineTwin) 
         }
 
 
+async def test_an_outage_over_the_end_of_a_round_loses_nothing(twin: EngineTwin) -> None:
+    """What was found goes out together once the receiver is back, beside the next round's."""
+    async with receiving() as receiver:
+        url, port = receiver.url, int(receiver.url.split(":")[2].split("/")[0])
+    async with serving(twin, **QUICK) as prover:
+        for block_hash in ("block-1", "block-2"):
+            twin.hold_after = len(twin.batches) + 50
+            start(prover, block_hash=block_hash, r_target=2.0, callback_url=url)
+            await until(lambda: twin.running)
+            prover.stop()
+            twin.gate.set()
+            await passes_over(twin)
+        async with receiving(port=port) as receiver:
+            await until(lambda: sum(len(body["nonces"]) for body in receiver.accepted) == 2 * 196)
+            for block_hash in ("block-1", "block-2"):
+                bodies = [body for body in receiver.accepted if body["block_hash"] == block_hash]
+                assert [n for body in bodies for n in body["nonces"]] == list(range(196))
+            assert len(receiver.accepted) < 20
+
+
+async def test_a_round_that_goes_on_after_a_stop_delivers(twin: EngineTwin) -> None:
+    """Though what it found before is still under way."""
+    async with receiving() as receiver, serving(twin, **QUICK) as prover:
+        twin.hold_after = 3
+        start(prover, r_target=2.0, callback_url=receiver.url)
+        await until(lambda: twin.running)
+        prover.stop()
+        twin.hold_after = 6
+        prover.generate()
+        twin.gate.set()
+        await until(lambda: len(twin.batches) == 6 and twin.running)
+        nonces = list(found(prover))
+        assert len(nonces) > 8
+        await until(lambda: sum(len(body["nonces"]) for body in receiver.accepted) == len(nonces))
+        assert sorted(n for body in receiver.accepted for n in body["nonces"]) == nonces
+
+
 async def test_a_receiver_that_is_gone_does_not_stop_the_search(twin: EngineTwin) -> None:
     """Nor the stop of the round, nor the next one."""
     async with receiving() as receiver:
         url = receiver.url
-    async with serving(twin, **QUICK) as prover:
+    async with serving(twin, flush_s=0.01, **QUICK) as prover:
         start(prover, callback_url=url)
         await until(lambda: prover.status()["total_checked"] >= 100)
         assert not prover.status()["failed"]
@@ -388,7 +430,7 @@ async def test_a_search_that_waited_takes_no_nonces_of_a_later_round(twin: Engin
             start(prover, block_hash="the next", r_target=2.0)
         twin.gate.set()
         await until(lambda: prover.status()["total_checked"] >= 8)
-        assert prover.status()["valid_nonces"][:8] == list(range(8))
+        assert list(found(prover))[:8] == list(range(8))
 
 
 async def test_a_proof_is_not_checked_beyond_its_round(twin: EngineTwin) -> None:

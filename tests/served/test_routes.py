@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,7 +15,9 @@ from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 
 from pocqueue.poc.batch import Batch
+from pocqueue.poc.callback import Backoff
 from pocqueue.poc.nonces import MAX_NONCE
+from pocqueue.poc.proofs import Proofs
 from pocqueue.served.gate import GateMiddleware
 from pocqueue.served.prover import Prover
 from pocqueue.served.routes import RouteState, add_routes
@@ -155,7 +158,7 @@ class Server:
 
 
 @asynccontextmanager
-async def server_with(**kwargs: float) -> AsyncIterator[Server]:
+async def server_with(**kwargs: Any) -> AsyncIterator[Server]:
     """Set up a server; see `serving` for the arguments."""
     twin = EngineTwin()
     async with serving(twin, **kwargs) as prover:
@@ -211,6 +214,10 @@ async def test_a_fresh_server_is_idle(server: Server) -> None:
         "failed": False,
         "error": None,
         "running_requests": 0,
+        "valid_from": 0,
+        "callbacks_waiting": 0,
+        "callbacks_dropped": 0,
+        "callbacks_error": None,
     }
 
 
@@ -242,6 +249,45 @@ async def test_generate_searches_the_nodes_nonces(server: Server) -> None:
     )
     # The workers hear of the next batch while they compute one.
     assert server.twin.calls[0] == ("poc_values", (first, second))
+
+
+async def test_the_status_has_all_valid_nonces(server: Server) -> None:
+    """However many; so has the answer to a stop. With `since` those that the client does not have yet."""
+    server.twin.gate.clear()
+    await server.post("init/generate")
+    nonces, distances = list(range(2**62, 2**62 + 40_000)), [n / 80_000 for n in range(40_000)]
+    server.prover.found.keep(Proofs(nonces[:20_000], distances[:20_000]))
+    server.prover.found.keep(Proofs(nonces[20_000:], distances[20_000:]))
+    for status in (await server.status(), await server.post("stop")):
+        assert (status["total_valid"], status["valid_from"]) == (40_000, 0)
+        assert status["valid_nonces"] == nonces
+        assert status["valid_distances"] == distances
+    for since in (1, 19_999, 39_999, 40_000):
+        status = (await server.pow("GET", f"status?since={since}")).json()
+        assert (status["total_valid"], status["valid_from"]) == (40_000, since)
+        assert status["valid_nonces"] == nonces[since:]
+        assert status["valid_distances"] == distances[since:]
+    assert await server.refusal("GET", "status?since=-1") == (
+        422,
+        "since is '-1'; allowed: a whole number of at least 0.",
+    )
+
+
+async def test_the_status_tells_of_callbacks() -> None:
+    """How many nonces wait for the receiver, and why it did not take them; after the stop as well."""
+    async with receiving() as receiver, server_with(backoff=Backoff(0.001, 0.004)) as server:
+        receiver.statuses = itertools.repeat(503)
+        server.twin.hold_after = 3
+        await server.post("init/generate", r_target=2.0, callback_url=receiver.url)
+        await until(lambda: server.twin.running)
+        await until(lambda: server.prover.status()["callbacks_error"])
+        for status in (await server.post("stop"), await server.status()):
+            told = [status[f"callbacks_{name}"] for name in ("waiting", "dropped", "error")]
+            assert told == [8, 0, "HTTP 503"]
+        receiver.statuses = iter(())
+        await until(lambda: not server.prover.status()["callbacks_waiting"])
+        assert (await server.status())["callbacks_error"] is None
+        assert [n for body in receiver.accepted for n in body["nonces"]] == list(range(8))
 
 
 async def test_every_way_between_the_states(server: Server) -> None:

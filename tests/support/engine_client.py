@@ -93,7 +93,7 @@ class EngineTwin:
     @property
     def batches(self) -> list[list[int]]:
         """The nonces of each batch that began."""
-        return [args[0][2] for method, args in self.calls if method == "poc_values"]
+        return [list(args[0][2]) for method, args in self.calls if method == "poc_values"]
 
     @property
     def released(self) -> int:
@@ -148,28 +148,36 @@ async def serving(
     drain_s: float = 30.0,
     max_round_s: float = 60.0,
     pass_timeout_s: float = 60.0,
+    decode_share: float = 0.0,
+    flush_s: float = 10.0,
     **sending: Any,
 ) -> AsyncIterator[Prover]:
     """Set up a prover on a twin, and end it.
 
     Args:
-        sending: timings of its callback senders.
+        sending: timings of its callback queues.
     """
-    model = ServedModel(
-        twin, make_info(max_seq_len=MAX_SEQ_LEN), BatchLimits(MAX_BATCH_SIZE), pass_timeout_s
-    )
+    info, limits = make_info(max_seq_len=MAX_SEQ_LEN), BatchLimits(MAX_BATCH_SIZE)
+    model = ServedModel(twin, info, limits, pass_timeout_s, decode_share=decode_share)
     prover = Prover(
         model,
         InferenceGate(330.0),
         drain_s=drain_s,
         max_round_s=max_round_s,
         make_sender=functools.partial(CallbackQueue, **sending),
+        flush_s=flush_s,
     )
     try:
         yield prover
     finally:
         twin.gate.set()
         await prover.close()
+
+
+def found(prover: Prover) -> dict[int, float]:
+    """Return the valid nonces of the round at hand with their distances, in the order found."""
+    _, blocks = prover.found.valid()
+    return {n: d for block in blocks for n, d in zip(*block, strict=True)}
 
 
 async def passes_over(twin: EngineTwin) -> None:

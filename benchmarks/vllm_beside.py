@@ -1,0 +1,157 @@
+"""What a proof round and the completions that were running when it began cost each other, on a real vLLM server.
+
+    python -m benchmarks.vllm_beside
+
+The embedded model on the CPU, batches of 32 x 256; eight streams run when the round begins, which waits for none.
+Once without a share for requests (`POCQUEUE_VLLM_DECODE_SHARE=0`), once with the usual one.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.stats import Figure, Sample
+from pocqueue.settings import Settings
+from tests.support.vllm_parts import VllmServer, served_model
+from tests.support.waiting import wait_until
+
+NUM_STREAMS = 8
+NUM_TURNS = 3
+TURN_S = 5.0
+MAX_TOKENS = 1000
+ROUND = {"block_hash": "beside", "block_height": 1, "public_key": "bench", "r_target": 1.4}
+
+
+@dataclass
+class _Rates:
+    """What a server gave, a value a turn: tokens/s of all streams together, nonces/s."""
+
+    tokens_alone: list[float] = field(default_factory=list)
+    nonces_alone: list[float] = field(default_factory=list)
+    tokens: list[float] = field(default_factory=list)
+    nonces: list[float] = field(default_factory=list)
+
+
+class _Streams:
+    """Completions that run at once; `tokens` counts what has come of all of them."""
+
+    def __init__(self, server: VllmServer) -> None:
+        self.tokens = 0
+        self._stop = threading.Event()
+        begun = [threading.Event() for _ in range(NUM_STREAMS)]
+        self._threads = [
+            threading.Thread(target=self._read, args=(server, i, begun[i]), daemon=True)
+            for i in range(NUM_STREAMS)
+        ]
+        for thread in self._threads:
+            thread.start()
+        for event in begun:
+            event.wait(120)
+
+    @property
+    def all_run(self) -> bool:
+        """Say whether none has ended."""
+        return all(thread.is_alive() for thread in self._threads)
+
+    def close(self) -> None:
+        """End them; the server cancels what nobody reads."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _read(self, server: VllmServer, number: int, begun: threading.Event) -> None:
+        for text in server.stream(f"w{number + 5}", MAX_TOKENS, begun):
+            self.tokens += len(text.split())
+            if self._stop.is_set():
+                return
+
+
+def vllm_beside() -> list[Figure]:
+    """Measure both servers; return the figures."""
+    share: float = Settings.model_fields["vllm_decode_share"].default
+    none, some = _measure(0.0), _measure(share)
+    tokens, nonces = Sample(some.tokens, "tokens/s"), Sample(some.nonces, "nonces/s")
+    more = tokens.median / Sample(none.tokens, "").median
+    left = nonces.median / Sample(none.nonces, "").median
+    name = f"{NUM_STREAMS} completions and a round, a share of {share:.0%} for the completions"
+    return [
+        Figure(
+            f"{name}: decoding",
+            tokens,
+            Sample(none.tokens, "tokens/s"),
+            f"without a share; no round: {Sample(none.tokens_alone, 'tokens/s')}",
+            more,
+            "ratio at least 2",
+            more >= 2,
+        ),
+        Figure(
+            f"{name}: proof",
+            nonces,
+            Sample(none.nonces, "nonces/s"),
+            f"without a share; no completions: {Sample(none.nonces_alone, 'nonces/s')}",
+            left,
+            f"ratio at least {0.9 * (1 - share):.2g}",
+            left >= 0.9 * (1 - share),
+        ),
+    ]
+
+
+def _measure(share: float) -> _Rates:
+    rates = _Rates()
+    with tempfile.TemporaryDirectory(prefix="pocqueue-bench-") as name:
+        folder = Path(name)
+        env = {
+            "POCQUEUE_STATE_DIR": name,
+            "POCQUEUE_VLLM_DRAIN_SECONDS": "0",
+            "POCQUEUE_VLLM_DECODE_SHARE": str(share),
+        }
+        with VllmServer(served_model(folder), folder / "server.log", env) as server:
+            for _ in range(NUM_TURNS):
+                _turn(server, rates)
+    return rates
+
+
+def _turn(server: VllmServer, rates: _Rates) -> None:
+    with _round(server):
+        rates.nonces_alone.append(_rate(server, None, TURN_S)[1])
+    streams = _Streams(server)
+    # Short: they are soon done when nothing runs beside them.
+    rates.tokens_alone.append(_rate(server, streams, 0.5)[0])
+    with _round(server):
+        tokens, nonces = _rate(server, streams, TURN_S)
+    assert streams.all_run, "a completion ended before the measurement did"
+    streams.close()
+    rates.tokens.append(tokens)
+    rates.nonces.append(nonces)
+    wait_until(lambda: server.status()["running_requests"] == 0, 60, "the completions to end")
+
+
+@contextmanager
+def _round(server: VllmServer) -> Iterator[None]:
+    server.pow("POST", "init/generate", ROUND).raise_for_status()
+    wait_until(lambda: server.status()["total_checked"] > 0, 120, "the first batch")
+    yield
+    server.pow("POST", "stop").raise_for_status()
+
+
+def _rate(server: VllmServer, streams: _Streams | None, seconds: float) -> tuple[float, float]:
+    """Return tokens and nonces a second."""
+    tokens = streams.tokens if streams else 0
+    began, checked = time.monotonic(), server.status()["total_checked"]
+    time.sleep(seconds)
+    took = time.monotonic() - began
+    checked = server.status()["total_checked"] - checked
+    return ((streams.tokens if streams else 0) - tokens) / took, checked / took
+
+
+if __name__ == "__main__":
+    for figure in vllm_beside():
+        sys.stdout.write(f"{figure.name}\n    {figure.measured}\n    {figure.against}")
+        sys.stdout.write(f" {figure.against_name}\n    {figure.target}: {figure.value:.3g}\n")
