@@ -38,13 +38,14 @@ app = typer.Typer(help="Compare engines.", no_args_is_help=True)
 
 #: Distances stay in memory.
 MAX_NONCES = 1_000_000
+DTYPES = ("bfloat16", "float16", "float32")
 BLOCK_HASH = "pocqueue engine compare"
 PUBLIC_KEY = "pocqueue-engine-compare"
 
 
 @app.command()
 def compare(
-    a: Annotated[str, typer.Option("--a", help="One engine.")] = "torch",
+    a: Annotated[str, typer.Option("--a", help="One engine, as ENGINE or ENGINE@DTYPE.")] = "torch",
     b: Annotated[str, typer.Option("--b", help="The other, which a is the measure for.")] = "vllm",
     model: Model = None,
     nonces: Annotated[int, typer.Option(help="Nonces to compute with each.")] = 256,
@@ -68,8 +69,8 @@ def compare(
     from pocqueue.rounds.start import draft_spec
     from pocqueue.settings import Settings
 
-    _check_engine("--a", a)
-    _check_engine("--b", b)
+    engine_a, dtype_a = _engine("--a", a)
+    engine_b, dtype_b = _engine("--b", b)
     if r_target is not None and valid_rate is not None:
         raise SettingsError(
             f"--r-target is {r_target:g} and --valid-rate is {valid_rate:g}; allowed: one of them."
@@ -88,24 +89,34 @@ def compare(
         settings = Settings.override(model=model)
         view = console(stderr=True)
 
-        def measured(name: str, engine: str, same_as: EngineInfo | None = None) -> Measurement:
+        def measured(
+            name: str, engine: str, dtype: str | None, same_as: EngineInfo | None = None
+        ) -> Measurement:
             # Only vLLM spreads a model over several GPUs.
             tensor_parallel = settings.tensor_parallel if engine == "vllm" else 1
-            changes = {"engine": engine, "tensor_parallel": tensor_parallel}
+            changes: dict[str, Any] = {"engine": engine, "tensor_parallel": tensor_parallel}
+            if dtype is not None:
+                changes["dtype"] = dtype
             return with_engine_in_child(
                 settings.model_copy(update=changes),
-                partial(maths.measure, search=search, num_nonces=nonces, same_as=same_as),
+                partial(
+                    maths.measure,
+                    search=search,
+                    num_nonces=nonces,
+                    same_as=same_as,
+                    any_dtype=(dtype_a, dtype_b) != (None, None),
+                ),
                 lambda line: view.print(f"{name} ({engine}): {line}", markup=False),
             )
 
         with interruptible():
-            first = measured("a", a)
-            second = measured("b", b, first.info)
+            first = measured("a", engine_a, dtype_a)
+            second = measured("b", engine_b, dtype_b, first.info)
     source = "as given"
     if r_target is None:
         r_target = maths.quantile_r_target(first.distances, rate)
         source = f"makes {percent(rate)} of a's nonces valid"
-    comparison = maths.compare(first.distances, second.distances, r_target)
+    comparison = maths.compare(first.distances, second.distances, r_target, first.info.vocab_size)
     show(_Report(first, second, search, comparison, source), as_json=as_json)
     raise typer.Exit(EXIT_OK if comparison.agrees else EXIT_FAILED)
 
@@ -170,6 +181,13 @@ class _Report:
             ("relative difference", share(found.relative_difference)),
             ("part of the spread", "unknown: no spread" if spread is None else share(spread)),
             ("absolute difference", f"{apart}, largest {found.max_difference:.3g}"),
+            (
+                "spot checks",
+                f"{found.num_beyond:,} differences are above {found.honest_difference:.3g}, which is "
+                f"{found.honest_difference / found.rms_difference:.3g} times their root mean square"
+                if found.rms_difference
+                else "no difference",
+            ),
             ("r_target", f"{found.r_target:.9g} ({self.source})"),
             ("valid nonces", f"{found.num_valid_a:,} in a, {found.num_valid_b:,} in b"),
             ("flipped verdicts", f"{found.num_only_a + found.num_only_b:,}: {flipped}"),
@@ -199,16 +217,25 @@ class _Report:
         view.print(self.comparison.sentence(), markup=False)
 
 
-def _check_engine(option: str, engine: str) -> None:
+def _engine(option: str, given: str) -> tuple[str, str | None]:
+    """Read ENGINE or ENGINE@DTYPE.
+
+    Raises:
+        SettingsError: there is none such.
+    """
     from importlib.util import find_spec
 
     from pocqueue.engine.base import KINDS
     from pocqueue.errors import SettingsError
 
+    engine, at, dtype = given.partition("@")
     if engine not in KINDS:
         raise SettingsError(f"{option} is {engine!r}; allowed: {', '.join(sorted(KINDS))}.")
+    if at and dtype not in DTYPES:
+        raise SettingsError(f"{option} is {given!r}; allowed behind @: {', '.join(DTYPES)}.")
     if engine == "vllm" and find_spec("vllm") is None:
         raise SettingsError(
             f"{option} is 'vllm', but vLLM is not installed here: pip install 'pocqueue[vllm]', or "
             "name another engine."
         )
+    return engine, dtype or None

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from pocqueue import strict_json
-from pocqueue.cli import outbox
+from pocqueue.cli import outbox, trust
 from pocqueue.cli.options import BatchSize, EnvFile, Host, Json, Port, SeqLen, Watch
 from pocqueue.cli.output import (
     EXIT_FAILED,
@@ -38,6 +38,7 @@ key_app = typer.Typer(
 )
 app.add_typer(key_app, name="key", short_help="Make or show the signing key.")
 app.add_typer(outbox.app, name="outbox", short_help="List, resend or drop what was not taken.")
+app.add_typer(trust.app, name="trust", short_help="Big nodes that were caught cheating.")
 
 NodeUrl = Annotated[str | None, typer.Option(help="Of the node. [default: by the settings]")]
 _UNSET = "; unset: POCQUEUE_NODE_KEY, or node-key.pem in the state folder."
@@ -122,6 +123,8 @@ def _table(found: dict[str, Any]) -> Any:
     shown = facts(rows)
     if found.get("fraud_detected"):
         shown.append("\nfraud           the session was stopped; nothing more of it is sent", "red")
+    if found.get("distrusted"):
+        shown.append(f"\nnot trusted     {', '.join(found['distrusted'])}", "red")
     if found.get("error"):
         shown.append(f"\nerror           {found['error']}", "red")
     return shown

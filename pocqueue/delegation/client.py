@@ -30,8 +30,12 @@ from pocqueue.web.tls import tls_context
 
 #: Seconds for one request, beside the time that the big node is asked to wait.
 TIMEOUT_S = 10.0
-#: Largest reply that is read: two million nonces, more than a session finds.
-MAX_REPLY_BYTES = 128 << 20
+#: Largest reply that is read, and most nonces of a page: more than our own big node puts into one (8 MiB of
+#: nonces and values), and than a pool of 1,000 nonces/s finds in a whole window.
+MAX_REPLY_BYTES = 16 << 20
+MAX_PAGE_NONCES = 400_000
+#: Longest error answer that is looked into.
+MAX_REFUSAL_BYTES = 1 << 16
 #: Seconds more for `start`: some big nodes set up their GPUs before they answer.
 START_WAIT_S = 20.0
 
@@ -96,6 +100,7 @@ class DelegationClient(AsyncClosing):
     timeout_s: float = TIMEOUT_S
     start_wait_s: float = START_WAIT_S
     max_reply_bytes: int = MAX_REPLY_BYTES
+    max_page_nonces: int = MAX_PAGE_NONCES
     scheme: str = DEFAULT  #: how the proofs of its sessions are made
 
     def __post_init__(self) -> None:
@@ -167,9 +172,8 @@ class DelegationClient(AsyncClosing):
         if not self._token_in_query and _wants_query_token(reply):
             reply = await self._ask("GET", path, params=with_token, wait_s=wait_s)
             self._token_in_query = reply.status_code == 200
-        page = self._read(_page_of(self._scheme), self._checked(reply))
-        batches = [self._scheme.read(batch) for batch in page.batches]
-        return BatchPage(batches, page.session_active, page.status[:100], page.cursor)
+        # In a thread: a page may be large, and others wait for this one.
+        return await asyncio.to_thread(self._page, self._checked(reply))
 
     async def stop(self, session_id: str) -> None:
         """Stop a session; what it found can still be fetched.
@@ -178,6 +182,17 @@ class DelegationClient(AsyncClosing):
             DelegationError: unreachable, or the session is not known (any more).
         """
         await self._post("/stop", {"session_id": session_id} | self._as_field, 0.0)
+
+    def _page(self, reply: httpx.Response) -> BatchPage:
+        page = self._read(_page_of(self._scheme), reply)
+        batches = [self._scheme.read(batch) for batch in page.batches]
+        if (num := sum(len(batch.proofs.nonces) for batch in batches)) > self.max_page_nonces:
+            raise DelegationError(
+                f"The big node at {self.url} answers with {num:,} nonces at once; allowed are "
+                f"{self.max_page_nonces:,}",
+                is_final=True,
+            )
+        return BatchPage(batches, page.session_active, page.status[:100], page.cursor)
 
     @property
     def _as_field(self) -> dict[str, str]:
@@ -242,7 +257,7 @@ class DelegationClient(AsyncClosing):
             )
         detail: object = None
         with contextlib.suppress(ValueError, AttributeError, RecursionError):
-            detail = reply.json().get("detail")
+            detail = reply.json().get("detail") if len(reply.content) <= MAX_REFUSAL_BYTES else None
         if isinstance(detail, list):
             # FastAPI's own; what was sent is in there too, and stays out of messages.
             with contextlib.suppress(LookupError, TypeError):

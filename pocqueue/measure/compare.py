@@ -18,6 +18,7 @@ from pocqueue.errors import EngineError, ModelMismatch
 from pocqueue.poc.batch import batches_of
 from pocqueue.poc.data import PROBABILITY_MISMATCH
 from pocqueue.poc.distance.random_directions import check_share
+from pocqueue.poc.distance.scheme import Distance
 from pocqueue.poc.scheme import ProofSearch
 
 if TYPE_CHECKING:
@@ -68,6 +69,9 @@ class Comparison:
     median_difference: float  #: of |a - b|, as are the next two
     p99_difference: float
     max_difference: float
+    rms_difference: float  #: root of the mean square
+    honest_difference: float  #: spot checks take what is above it for invalid, whatever the engines
+    num_beyond: int  #: differences above it
     r_target: float
     num_valid_a: int
     num_valid_b: int
@@ -170,13 +174,14 @@ def quantile_r_target(distances: Sequence[float], valid_rate: float) -> float:
     return float(np.quantile(finite, valid_rate, method="weibull"))
 
 
-def compare(a: Sequence[float], b: Sequence[float], r_target: float) -> Comparison:
+def compare(a: Sequence[float], b: Sequence[float], r_target: float, vocab_size: int) -> Comparison:
     """Compare two engines' distances of the same nonces.
 
     Args:
         a: distances of one engine; those that are not finite, in either, are dropped and counted.
         b: of the other, for the same nonces in the same order.
         r_target: a nonce is valid if its distance is below.
+        vocab_size: number of logits of the model.
 
     Raises:
         EngineError: no nonce has a finite distance in both.
@@ -195,6 +200,7 @@ def compare(a: Sequence[float], b: Sequence[float], r_target: float) -> Comparis
     apart = np.abs(first - second)
     norm = float(np.linalg.norm(apart))
     spread = float(np.linalg.norm(first - first.mean()))
+    bound = Distance(r_target=r_target).honest_difference(vocab_size)
     in_a, in_b = first < r_target, second < r_target
     return Comparison(
         num_nonces=len(a),
@@ -206,6 +212,9 @@ def compare(a: Sequence[float], b: Sequence[float], r_target: float) -> Comparis
         median_difference=float(np.median(apart)),
         p99_difference=float(np.quantile(apart, 0.99)),
         max_difference=float(apart.max()),
+        rms_difference=norm / math.sqrt(len(first)),
+        honest_difference=bound,
+        num_beyond=int((apart > bound).sum()),
         r_target=r_target,
         num_valid_a=int(in_a.sum()),
         num_valid_b=int(in_b.sum()),
@@ -253,8 +262,11 @@ def expected_flips(a: ArrayLike, b: ArrayLike, r_target: float) -> Flips:
     return Flips(share_a=part(in_a, in_b), share_b=part(in_b, in_a), num_near=int(near.sum()))
 
 
-def check_same_model(a: EngineInfo, b: EngineInfo) -> None:
+def check_same_model(a: EngineInfo, b: EngineInfo, *, any_dtype: bool = False) -> None:
     """Refuse to compare engines that have not the same model in the same dtype.
+
+    Args:
+        any_dtype: the dtypes may differ.
 
     Raises:
         ModelMismatch: naming both.
@@ -265,10 +277,10 @@ def check_same_model(a: EngineInfo, b: EngineInfo) -> None:
             f"({b.engine}) has model {b.model} ({b.fingerprint[:12]}): name with --model the one that "
             "both are to have."
         )
-    if a.dtype != b.dtype:
+    if a.dtype != b.dtype and not any_dtype:
         raise ModelMismatch(
             f"Engine a ({a.engine}) has {a.model} in {a.dtype} and engine b ({b.engine}) in {b.dtype}: "
-            "set POCQUEUE_DTYPE to the one that both are to use."
+            "set POCQUEUE_DTYPE to the one that both are to use, or name each as ENGINE@DTYPE."
         )
 
 
@@ -279,6 +291,7 @@ def measure(
     search: ProofSearch,
     num_nonces: int,
     same_as: EngineInfo | None = None,
+    any_dtype: bool = False,
 ) -> Measurement:
     """Run one pass that does not count, then the nonces 0 to num_nonces - 1, timing each batch.
 
@@ -288,13 +301,14 @@ def measure(
         search: block, key and shape of the batches.
         num_nonces: how many; >= 1.
         same_as: the engine to compare with; another model than its is refused before it runs.
+        any_dtype: it may have another dtype than that one.
 
     Raises:
         ModelMismatch: it has another model or dtype than `same_as`.
         EngineError, InvalidRound: as the engine does.
     """
     if same_as is not None:
-        check_same_model(same_as, engine.info)
+        check_same_model(same_as, engine.info, any_dtype=any_dtype)
     on_progress(
         f"Measuring {num_nonces:,} nonces in batches of {search.batch_size} x {search.seq_len}"
     )

@@ -48,6 +48,11 @@ class EngineHost:
         """Whether it is not known yet if the engine can be used."""
         return self._engine is None and self.error is None
 
+    @property
+    def info(self) -> EngineInfo | None:
+        """What is loaded; None: nothing yet."""
+        return None if self._engine is None else self._engine.info
+
     async def ready(self) -> EngineInfo:
         """Wait until the model is loaded.
 

@@ -5,11 +5,12 @@ Promises:
 - An outage of the source is waited out, for as long as the source keeps what it found.
 - What comes from a big node is checked before it is signed: a batch of another round, a nonce of
   another node, a value that no valid nonce has end the session as fraud. A nonce that came before is
-  left out (`page_check.py`).
+  left out (`page_check.py`). With an engine a random sample is recomputed (`spot_check.py`), and a page is
+  held until its sample is judged, or until the round's window is over.
+- After fraud nothing more of the session is sent, messages that wait included.
+- A big node that ends a session before its window is over, and was not told to, is lost.
 - If the disk is in trouble, the follower waits with the page in memory; so it does when this process
   ends, if the page is one that a big node without cursors hands out only once.
-- With an engine a random sample of each page is recomputed before the next one is read
-  (`spot_check.py`). After fraud nothing more of the session is sent, messages that wait included.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import KW_ONLY, InitVar, dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
@@ -51,6 +52,10 @@ class Pauses(Backoff):
     refused_s: float = 20.0
     disk_s: float = 1.0  #: between two tries to write to the outbox
     close_s: float = 5.0  #: for a step under way when this process ends
+    last_s: float = 10.0  #: for the sample of a page that comes when the window is over, or nearly
+    early_s: float = (
+        2.0  #: before the end of the window, by which the end of a session is not early
+    )
 
     def after(self, trouble: Exception, tries: int) -> float:
         """Return the seconds to wait after a failure; `tries` failed before it."""
@@ -66,8 +71,10 @@ class Follower:
     outgoing: Dispatcher  #: where signed batches go
     _: KW_ONLY
     spot_check: SpotCheck | None  #: recomputes samples; None: nothing can be recomputed here
-    #: Nonces of the same round that were kept already, by another search; they are left out.
-    seen: InitVar[Collection[int]] = ()
+    #: Nonces of the round that were kept already; they are left out, and new ones are added.
+    seen: InitVar[set[int] | None] = None
+    #: Writes to disk that the source cheated, and how.
+    note_fraud: Callable[[str], None] | None = None
     #: Called once if the source ended the search before its time, or for fraud.
     on_lost: Callable[[Follower], Awaitable[None]] | None = None
     pauses: Pauses = Pauses()
@@ -85,11 +92,12 @@ class Follower:
     _stopping: asyncio.Task[None] | None = field(default=None, init=False)
     _has_read_all: bool = field(default=False, init=False)
     _task: asyncio.Task[None] | None = field(default=None, init=False)
+    _checking: asyncio.Task[None] | None = field(default=None, init=False)
 
-    def __post_init__(self, seen: Collection[int]) -> None:
+    def __post_init__(self, seen: set[int] | None) -> None:
         self.round = self.request.round
         #: What its pages have to pass; knows the nonces that were kept.
-        self.check = PageCheck(self.round, not self.is_remote, set(seen))
+        self.check = PageCheck(self.round, not self.is_remote, set() if seen is None else seen)
 
     @property
     def tag(self) -> str:
@@ -153,6 +161,8 @@ class Follower:
             self.error = f"The session is not followed any more: {exc or type(exc).__name__}"
         finally:
             self.over = True
+            if self._checking is not None:
+                self._checking.cancel()
         if (self.lost or self.fraud is not None) and self.on_lost is not None:
             await self.on_lost(self)
         if self._stopping is not None and not self._closing.is_set():
@@ -181,8 +191,18 @@ class Follower:
                 return
             self._note_answer()
             tries = 0
-            batches = self._new_batches(page)
-            messages = self._messages(page.cursor, batches)
+            # In threads: a page may be large, and a node has other things to do.
+            batches = await asyncio.to_thread(self._new_batches, page)
+            try:
+                is_judged = await self._is_judged(page, batches)
+            except DelegationError as exc:
+                self.check.forget(batches)
+                await self._give_up(exc)
+                self._stopping = asyncio.create_task(self._stop_source())
+                return
+            if not is_judged:
+                return
+            messages = await asyncio.to_thread(self._messages, page.cursor, batches)
             if not await self._on_disk(outbox.accept, session_id, cursor, page.cursor, messages):
                 self.check.forget(batches)
                 session = await self._on_disk(outbox.session, session_id)
@@ -199,12 +219,64 @@ class Follower:
             self.outgoing.notify()
             cursor = page.cursor
             self._count(batches)
-            self._has_read_all = page.over
-            if self.spot_check is not None:
-                await self._unless_closing(self.spot_check.check(batches))
-            if page.over and not self._closing.is_set():
-                await self._close_session(f"over ({page.status})")
+            if page.over:
+                await self._end(page)
                 return
+
+    async def _is_judged(self, page: Page, batches: list[Proofs]) -> bool:
+        """Hold a page until its sample is judged or the window is over; False: this process ends first.
+
+        Raises:
+            Fraud: the sample shows it.
+            DelegationError: the session is of another engine than it has to be.
+        """
+        if self.spot_check is None:
+            return True
+        checking = self._check(self.spot_check, batches, self._checking)
+        self._checking = asyncio.create_task(checking)
+        left_s = self.request.deadline_s - time.time()
+        await self._wait(self._checking, timeout_s=max(left_s, self.pauses.last_s))
+        if self._checking.done():
+            self._checking.result()
+            return True
+        if self._closing.is_set():
+            # The next run reads it again, if it can be had again.
+            return page.is_only_copy
+        num_nonces = sum(map(len, batches))
+        logger.warning(
+            "%s the window is over before %d nonces are judged: they are sent.",
+            *(self.tag, num_nonces),
+        )
+        return True
+
+    async def _check(
+        self, spot_check: SpotCheck, batches: list[Proofs], before: asyncio.Task[None] | None
+    ) -> None:
+        if before is not None:
+            await before
+        await spot_check.check(batches)
+
+    async def _end(self, page: Page) -> None:
+        """Close the session after its last page, once all samples are judged.
+
+        Raises:
+            Fraud, DelegationError: as `_is_judged` does.
+        """
+        self._has_read_all = True
+        if self._checking is not None:
+            await self._wait(self._checking)
+            if not self._checking.done():
+                return
+            self._checking.result()
+        left_s = self.request.deadline_s - time.time()
+        if self.is_remote and self._stopping is None and left_s > self.pauses.early_s:
+            early = (
+                f"Session over ({page.status!r}) {left_s:.0f} s before the end of its window, although "
+                "nobody here stopped it: DELEGATION_WINDOW_SECONDS is to be the same on both nodes"
+            )
+            await self._give_up(DelegationError(early, is_final=True))
+        else:
+            await self._close_session(f"over ({page.status})")
 
     async def _unless_closing(self, coming: Coroutine[Any, Any, T]) -> T | None:
         """Return what comes; None if this process ends, unless it is a page that is handed out once."""
@@ -282,6 +354,8 @@ class Follower:
         self.fraud = reason
         self.outgoing.metrics.fraud.inc()
         held = await self._on_disk(self.outgoing.outbox.hold, self.source.session_id)
+        if self.note_fraud is not None:
+            await self._on_disk(self.note_fraud, reason)
         self.error = reason
         logger.error(
             "%s FRAUD: %s. The session is stopped, %d signed batches of it are held back.",

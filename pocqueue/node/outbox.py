@@ -11,8 +11,10 @@ Methods are quick and block; they may be called from any thread (`asyncio.to_thr
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 import time
+from array import array
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib import resources
@@ -32,7 +34,7 @@ SessionState = Literal["open", "closed", "fraud"]
 OUTBOX_NAME: Final = "node-outbox.sqlite3"
 #: Seconds that a session without messages is remembered after its end, at least.
 KEEP_ENDED_S: Final = 86_400.0
-_SCRIPTS: Final = ("outbox.sql", "outbox-3.sql")
+_SCRIPTS: Final = ("outbox.sql", "outbox-2.sql", "outbox-3.sql")
 
 _ROLE = FileRole(
     name="outbox",
@@ -200,12 +202,12 @@ class Outbox(SqliteFile):
         Raises:
             ValueError: a body holds what JSON has no words for.
         """
-        generated = [new.nonces for new in messages if new.kind == "generated"]
+        counts = [new.nonces for new in messages if new.kind == "generated"]
         with self.transaction() as db:
             moved = db.execute(
                 "UPDATE sessions SET cursor = ?, batches = batches + ?, nonces = nonces + ?"
                 " WHERE session_id = ? AND state = 'open' AND cursor = ?",
-                (cursor_after, len(generated), sum(generated), session_id, cursor_before),
+                (cursor_after, len(counts), sum(counts), session_id, cursor_before),
             )
             if not moved.rowcount:
                 return False
@@ -222,7 +224,29 @@ class Outbox(SqliteFile):
             except sqlite3.IntegrityError:
                 db.rollback()
                 return False
+            generated = [new.body.get("nonces", []) for new in messages if new.kind == "generated"]
+            nonces = array("q", itertools.chain.from_iterable(generated))
+            if nonces:
+                db.execute("INSERT INTO kept VALUES (?, ?)", (session_id, nonces.tobytes()))
         return True
+
+    def nonces_kept(self, is_of_round: Callable[[str], bool]) -> set[int]:
+        """Return the nonces of a round's sessions that were accepted; not of those that were fraud.
+
+        Args:
+            is_of_round: says of a session's request whether it is for the round.
+        """
+        found: set[int] = set()
+        with self.transaction() as db:
+            sessions = db.execute("SELECT session_id, request FROM sessions WHERE state != 'fraud'")
+            for session_id, request in sessions.fetchall():
+                if is_of_round(request):
+                    pages = db.execute(
+                        "SELECT nonces FROM kept WHERE session_id = ?", (session_id,)
+                    )
+                    for [nonces] in pages:
+                        found.update(array("q", nonces))
+        return found
 
     def add_check(self, session_id: str, *, sampled: int, invalid: int) -> None:
         """Add to what was recomputed of a session, and to what of it was wrong."""

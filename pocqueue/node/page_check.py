@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -9,6 +10,9 @@ from pocqueue.node.round import NodeRound
 from pocqueue.node.sources import Page
 from pocqueue.poc.nonces import MAX_NONCE
 from pocqueue.poc.proofs import Proofs, ReceivedBatch
+
+#: Held while nonces are added: pages of two searches of a round may be looked at in two threads.
+_ADDING = threading.Lock()
 
 
 class Fraud(Exception):
@@ -22,7 +26,7 @@ class PageCheck:
     round: NodeRound
     #: The pages are of this node's own GPUs, and their claims are not checked.
     is_trusted: bool
-    #: Nonces that were kept, of this search and of those before it in its round.
+    #: Nonces that were kept, by whatever search of the round; such searches share it.
     seen: set[int]
 
     def keep_new(self, page: Page) -> list[Proofs]:
@@ -36,11 +40,12 @@ class PageCheck:
             if not self.is_trusted:
                 self._check(batch)
             kept = Proofs()
-            for nonce, value in batch.proofs:
-                if nonce not in self.seen:
-                    self.seen.add(nonce)
-                    kept.nonces.append(nonce)
-                    kept.values.append(value)
+            with _ADDING:
+                for nonce, value in batch.proofs:
+                    if nonce not in self.seen:
+                        self.seen.add(nonce)
+                        kept.nonces.append(nonce)
+                        kept.values.append(value)
             if kept.nonces:
                 kept_batches.append(kept)
         return kept_batches

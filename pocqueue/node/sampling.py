@@ -46,6 +46,9 @@ from pocqueue.poc.fraud import PROBABILITY_MISMATCH, fraud_test
 SAMPLE_RATE, SESSION_NONCES = 0.072, 2000
 #: That rate catches 5 % made-up nonces with certainty 0.99 if the sample is tested against this.
 FRAUD_THRESHOLD = 0.01
+#: Between engines of different kinds two things are tested; this part of the threshold is for the second,
+#: the nonces that came out on the other side of the round's bound.
+SIDES_SHARE = 0.1
 
 
 def judge_sample(

@@ -169,6 +169,7 @@ _STATUS: dict[str, Any] = {
     "error": None,
     "signer": "02c6047f9441ed7d6d3045406e95c07cd85c778e4b8cef3ca7abac09b95c709ee5",
     "outbox": {"waiting": 1, "refused": 0, "held": 0, "oldest_seconds": 0.02, "last_error": None},
+    "distrusted": [],
 }
 
 
@@ -202,6 +203,10 @@ class PowStatus(BaseModel):
         description="Public key that batches are signed with: compressed secp256k1, hexadecimal."
     )
     outbox: OutboxStatus
+    distrusted: list[str] = Field(
+        default=[],
+        description="Big nodes that cheated, and are not used until the operator says so.",
+    )
 
 
 class OkAnswer(BaseModel):

@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -32,7 +33,8 @@ from pocqueue.node.follower import Follower
 from pocqueue.node.outbox import Session
 from pocqueue.node.round import NodeRound, SearchRequest
 from pocqueue.node.sources import EngineSource, QueueSource, RemoteSource, Source
-from pocqueue.node.spot_check import SpotCheck
+from pocqueue.node.spot_check import SpotCheck, other_model
+from pocqueue.node.trust import TRUST_NAME, TrustFile
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.start import check_seq_len, dimensions
 from pocqueue.settings import DelegationSettings, NodeSettings, Settings
@@ -62,7 +64,13 @@ class Searches:
     on_lost: Callable[[Follower], Awaitable[None]]
     #: Of the searches that are not over, and of some that are.
     followers: list[Follower] = field(default_factory=list, init=False)
+    #: The round of the latest search, and its nonces that were kept, by whatever search of it.
+    _kept: tuple[NodeRound, set[int]] | None = field(default=None, init=False)
     _backend: Backend | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        #: Big nodes that are not used any more.
+        self.trust = TrustFile(self.settings.state_dir / TRUST_NAME)
 
     async def close(self) -> None:
         """Stop following; searches on big nodes and in the store go on."""
@@ -88,12 +96,16 @@ class Searches:
         """Start a session on the big node and follow it.
 
         Raises:
-            DelegationError: it cannot be reached, or refuses.
+            DelegationError: it cannot be reached, refuses, has another engine than it has to have, or was
+                caught cheating.
             OutboxError: the disk is in trouble.
         """
         client = self._client(node_round)
         await asyncio.gather(*(follower.stop_arrived(STOP_S) for follower in self.followers))
         try:
+            await asyncio.to_thread(self.trust.check, client.url)
+            # Before the request: what the big node calls the end of its window must not be earlier.
+            deadline_s = time.time() + self.delegation.window_seconds
             started = await client.start(node_round.start_body())
         except BaseException:
             await client.close()
@@ -108,7 +120,6 @@ class Searches:
             client.url,
             "".join(c if c.isprintable() else " " for c in started.message[:500]),
         )
-        deadline_s = time.time() + self.delegation.window_seconds
         return await self._open(source, node_round, deadline_s, started)
 
     async def begin_locally(
@@ -116,14 +127,12 @@ class Searches:
         node_round: NodeRound,
         window_s: float,
         stopped: asyncio.Event,
-        seen: Collection[int] = (),
     ) -> Follower:
         """Search with the node's own engine or queues.
 
         Args:
             window_s: seconds that the search takes.
             stopped: ends the wait for an engine that is still being loaded.
-            seen: nonces of this round that are not to be sent again.
 
         Raises:
             NodeStateError: it has neither, or was stopped meanwhile.
@@ -150,7 +159,7 @@ class Searches:
                 "This node neither delegates nor works itself: set DELEGATION_URL and "
                 "DELEGATION_AUTH_TOKEN, or POCQUEUE_NODE_WORK=engine or queue"
             )
-        return await self._open(source, node_round, deadline_s, RemoteModel(), seen)
+        return await self._open(source, node_round, deadline_s, RemoteModel())
 
     def _check_model(self, node_round: NodeRound, info: EngineInfo) -> None:
         check_seq_len(node_round.seq_len, info)
@@ -172,57 +181,76 @@ class Searches:
         node_round: NodeRound,
         deadline_s: float,
         model: RemoteModel,
-        seen: Collection[int] = (),
     ) -> Follower:
         session_id = source.session_id
         request = SearchRequest(
             round=node_round, gpu_count=source.gpu_count, deadline_s=deadline_s, model=model
         )
+        is_ours = True
         try:
-            if not await asyncio.to_thread(
+            other_model(model, self.engine.info if self.engine else None, self.delegation)
+            is_ours = await asyncio.to_thread(
                 self.outgoing.outbox.open_session,
                 session_id,
                 source.origin,
                 request.model_dump_json(),
-            ):
+            )
+            if not is_ours:
                 # Two rounds would share its cursor and its messages.
                 raise DelegationError(
                     f"The big node answers with session {session_id[:64]}, which is another one. "
                     "Check DELEGATION_URL.",
                     is_final=True,
                 )
-            return self._run(source, request, seen)
-        except BaseException as exc:
+            return await self._run(source, request)
+        except BaseException:
             # Its results would not be read. But a session that is another round's is not ours to stop.
-            if not isinstance(exc, DelegationError):
+            if is_ours:
                 with contextlib.suppress(PocqueueError):
                     await source.stop()
             await source.close()
             raise
 
-    def _run(self, source: Source, request: SearchRequest, seen: Collection[int] = ()) -> Follower:
-        spot_check = None
-        if source.origin == "delegation" and self.engine is not None:
-            spot_check = SpotCheck(
-                self.engine,
-                request,
-                source.session_id,
-                self.outgoing.outbox,
-                self.outgoing.metrics,
-                any_model=self.delegation.any_model,
-            )
+    async def _run(self, source: Source, request: SearchRequest) -> Follower:
+        spot_check = note_fraud = None
+        if isinstance(source, RemoteSource):
+            note_fraud = partial(self._note_fraud, source.client.url, source.session_id)
+            if self.engine is not None:
+                spot_check = SpotCheck(
+                    self.engine,
+                    request,
+                    source.session_id,
+                    self.outgoing.outbox,
+                    self.outgoing.metrics,
+                    delegation=self.delegation,
+                )
         follower = Follower(
             source,
             request,
             self.outgoing,
             spot_check=spot_check,
-            seen=seen,
+            seen=await self._nonces_kept(request.round),
+            note_fraud=note_fraud,
             on_lost=self.on_lost,
         )
         self.followers = [other for other in self.followers if not other.is_done]
         self.followers.append(follower)
         follower.start()
         return follower
+
+    async def _nonces_kept(self, node_round: NodeRound) -> set[int]:
+        """Return the nonces of a round that were kept, shared by its searches; other rounds are forgotten."""
+        if self._kept is None or not self._kept[0].is_same_search(node_round):
+            found = await asyncio.to_thread(
+                self.outgoing.outbox.nonces_kept, _is_search_of(node_round)
+            )
+            self._kept = node_round, found
+        return self._kept[1]
+
+    def _note_fraud(self, url: str, session_id: str, reason: str) -> None:
+        self.trust.add(url, session_id, reason)
+        # What was sent of the session is not known; receivers ignore what comes twice.
+        self._kept = None
 
     async def resume(self, session: Session) -> Follower | None:
         """Go on with a search that an earlier run of this program left open; None: it cannot.
@@ -246,7 +274,7 @@ class Searches:
                 return None
             reason = str(exc)
         else:
-            follower = self._run(source, request)
+            follower = await self._run(source, request)
             logger.info("%s goes on after a restart.", follower.tag)
             if request.stopped:
                 # Its source may not know of that yet.
@@ -285,6 +313,18 @@ class Searches:
         if self._backend is None:
             self._backend = Backend.open(self.settings, start=True, check=False)
         return self._backend
+
+
+def _is_search_of(node_round: NodeRound) -> Callable[[str], bool]:
+    """Return what says whether the request of a session on disk is for a round."""
+
+    def is_one(request: str) -> bool:
+        try:
+            return SearchRequest.model_validate_json(request).round.is_same_search(node_round)
+        except ValidationError:
+            return False
+
+    return is_one
 
 
 def local_work(delegation: DelegationSettings, node: NodeSettings) -> LocalWork:

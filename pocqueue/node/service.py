@@ -14,7 +14,6 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Collection
 from enum import Enum
 from typing import Any
 
@@ -187,6 +186,7 @@ class NodeService:
             OutboxError: see the class.
         """
         counts = await asyncio.to_thread(self._outgoing.outbox.counts)
+        cheats = await asyncio.to_thread(self._searches.trust.read)
         found: dict[str, Any] = {
             "status": self._status_word(),
             "is_model_initialized": self.round is not None,
@@ -197,6 +197,7 @@ class NodeService:
             "error": self._trouble() or counts.last_error,
             "signer": self.key.public_hex,
             "outbox": counts.model_dump(),
+            "distrusted": [cheat.url for cheat in cheats],
         }
         if (follower := self._current) is not None:
             lag_s = follower.lag_s
@@ -357,9 +358,7 @@ class NodeService:
             if follower.fraud is not None:
                 reason = f"The big node's session was fraud: {follower.fraud}"
             left_s = follower.request.deadline_s - time.time()
-            # After fraud it is not known what of it was sent; receivers ignore what comes twice.
-            seen = follower.check.seen if follower.fraud is None else ()
-            await self._take_over(reason, follower.round, left_s, stopped, seen)
+            await self._take_over(reason, follower.round, left_s, stopped)
 
     async def _take_over(
         self,
@@ -367,7 +366,6 @@ class NodeService:
         node_round: NodeRound,
         left_s: float,
         stopped: asyncio.Event,
-        seen: Collection[int] = (),
     ) -> bool:
         """Let local work go on with a round, if it can and may; the status says why, and why not."""
         self._error = reason
@@ -375,7 +373,7 @@ class NodeService:
         if not may or left_s <= 0:
             return False
         try:
-            self._current = await self._searches.begin_locally(node_round, left_s, stopped, seen)
+            self._current = await self._searches.begin_locally(node_round, left_s, stopped)
         except PocqueueError as exc:
             logger.error("LOCAL node %d cannot take over: %s", node_round.node_id, exc)
             self._error = f"{reason.removesuffix('.')}. Local work cannot take over: {exc}"

@@ -56,6 +56,8 @@ class Page:
     over: bool
     #: Why it is over, or the state of the search; in the words of the source.
     status: str = ""
+    #: It cannot be read again.
+    is_only_copy: bool = False
 
 
 class Source(ABC):
@@ -125,7 +127,7 @@ class RemoteSource(Source):
             # Without cursors each reply is a page of its own; it gets a name, so that it counts once.
             self.pause_s = self.poll_s
             behind = f"poll-{uuid.uuid4().hex}"
-            return Page(behind, page.batches, not page.active, page.status)
+            return Page(behind, page.batches, not page.active, page.status, is_only_copy=True)
         if page.batches and page.cursor == cursor:
             raise DelegationError(
                 f"The big node hands out batches and leaves the cursor at {cursor[:40]!r}",

@@ -134,6 +134,13 @@ class ProofScheme(BaseModel, ABC):
         """
 
     @abstractmethod
+    def honest_difference(self, vocab_size: int) -> float:
+        """Return what the `difference` of an honest node's value from ours stays within, on any engine.
+
+        It is above that with a probability below that of a mismatch; `pocqueue engine compare` measures it.
+        """
+
+    @abstractmethod
     def is_possible(self, value: Any) -> bool:
         """Say whether a value of the right type can be one at all, its nonce valid or not."""
 

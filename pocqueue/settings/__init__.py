@@ -137,6 +137,10 @@ class DelegationSettings(EnvSettings):
     """big node that the small node delegates to; unset: it works by itself"""
     poll_seconds: float = Field(default=5.0, ge=0.1, le=60)
     """seconds between two requests of the small node to a big node that does not support long polling"""
+    runtime: str | None = Field(default=None, pattern=r"^[a-z][a-z0-9-]{0,31}$")
+    """what runs the model on the big node, such as `torch`, `vllm` or `vllm-x2` (two GPUs a model); unset: what runs it on the small one. Its proofs are checked by that, whatever it says"""
+    dtype: Literal["bfloat16", "float16", "float32"] | None = None
+    """arithmetic of the model on the big node; unset: that of the small one's"""
     fallback: Literal["none", "local"] = "none"
     """what the small node does when the big one is away or cheats: `none` or `local` work"""
 

@@ -32,8 +32,19 @@ def test_torch_and_vllm_agree_on_the_embedded_model(tmp_path: Path) -> None:
     assert found["spread_difference"] < 0.1
     assert found["num_valid_a"] == 6
     assert found["agrees"]
+    assert 0 < found["max_difference"] < found["honest_difference"] < 0.004
+    assert found["num_beyond"] == 0
     assert "a (torch): Loading embedded on cpu" in done.stderr
     assert "b (vllm): Loading embedded with vLLM on cpu" in done.stderr
+
+
+def test_dtypes_against_each_other(tmp_path: Path) -> None:
+    """Each has its own; the difference is there, and far below what spot checks take for a lie."""
+    done = compare(tmp_path, "--a", "torch@float32", "--b", "torch@bfloat16", *SHAPE, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["a"]["dtype"], found["b"]["dtype"]) == ("float32", "bfloat16")
+    assert 0 < found["max_difference"] < found["honest_difference"]
 
 
 def test_a_model_that_is_not_there_ends_with_a_sentence(tmp_path: Path) -> None:

@@ -188,6 +188,7 @@ def test_the_table(other: Other) -> None:
         "fraud_detected": True,
         "error": "2 of 17 recomputed nonces are invalid",
         "signer": "02ab",
+        "distrusted": ["http://cheat:9090"],
         "outbox": {"waiting": 3, "refused": 2, "held": 1, "oldest_seconds": 150},
     }
     other.answer = (200, json.dumps(found))
@@ -196,6 +197,7 @@ def test_the_table(other: Other) -> None:
     lines = {line.split("  ")[0]: line.rstrip() for line in shown.output.splitlines()}
     assert lines["mode"].endswith("delegation, 100 GPUs")
     assert lines["block"].endswith("[bold]")
+    assert lines["not trusted"].endswith("http://cheat:9090")
     assert lines["received"].endswith("56,789 valid nonces in 1,234 batches")
     assert lines["outbox"].endswith("3 waiting (oldest 2 min 30 s), 2 refused, 1 held")
     assert lines["big node heard"].endswith("0.4 s ago")

@@ -283,6 +283,19 @@ async def test_a_reply_has_a_limit() -> None:
     assert paths == ["/api/v1/delegation/batches/..%2Fstop%3Fx"]
 
 
+async def test_a_page_has_a_bound() -> None:
+    """More nonces than that are refused for good, however they are cut into batches."""
+    async with (
+        legacy_big_node() as node,
+        DelegationClient(node.url, TOKEN, max_page_nonces=5) as client,
+    ):
+        node.pages.extend([[batch(0, 1), batch(2, 3, 4)], [batch(0, 1), batch(2, 3, 4, 5)]])
+        assert len((await client.batches("old-1", "", 0.0)).batches) == 2
+        with pytest.raises(DelegationError, match="6 nonces at once; allowed are 5") as caught:
+            await client.batches("old-1", "", 0.0)
+        assert caught.value.is_final
+
+
 @pytest.fixture
 def some_file(tmp_path: Path) -> Path:
     path = tmp_path / "ca.pem"

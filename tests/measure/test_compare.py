@@ -19,9 +19,10 @@ from pocqueue.engine import Engine, EngineInfo, OnProgress
 from pocqueue.errors import EngineError, InvalidRound, ModelMismatch, ModelNotFound, PocqueueError
 from pocqueue.measure.child import run_in_child
 from pocqueue.measure.compare import (
+    Comparison,
     Measurement,
     check_same_model,
-    compare,
+    compare as compare_with,
     expected_flips,
     measure,
     quantile_r_target,
@@ -46,13 +47,21 @@ def noisy(distances: list[float], seed: int, noise: float) -> list[float]:
     return [d + e for d, e in zip(distances, normal(seed, len(distances), 0, noise), strict=True)]
 
 
+def compare(a: list[float], b: list[float], r_target: float) -> Comparison:
+    """Compare distances of a model with the vocabulary of `INFO`."""
+    return compare_with(a, b, r_target, INFO.vocab_size)
+
+
 def test_differences_are_those_computed_by_hand() -> None:
     """In norm against a, and in absolute terms."""
-    found = compare([3.0, 4.0], [3.0, 4.5], 3.5)
-    assert found.relative_difference == pytest.approx(0.5 / 5)
-    assert found.spread_difference == pytest.approx(0.5 / math.sqrt(0.5))
-    assert (found.median_difference, found.max_difference) == (0.25, 0.5)
-    assert found.p99_difference == pytest.approx(0.495)
+    found = compare([1.5, 2.0], [1.5, 2.25], 1.75)
+    assert found.relative_difference == pytest.approx(0.25 / 2.5)
+    assert found.spread_difference == pytest.approx(0.25 / math.sqrt(0.125))
+    assert (found.median_difference, found.max_difference) == (0.125, 0.25)
+    assert found.p99_difference == pytest.approx(0.2475)
+    assert found.rms_difference == pytest.approx(0.25 / math.sqrt(2))
+    assert found.honest_difference == pytest.approx(0.15 / math.sqrt(2 * 1024))
+    assert found.num_beyond == 1
     assert (found.num_nonces, found.num_compared) == (2, 2)
 
 
@@ -194,6 +203,7 @@ def test_other_models_and_dtypes_are_refused() -> None:
         ModelMismatch, match=r"torch.* embedded \(ababab.*vllm-server.* M \(cdcdcd.*--model"
     ):
         check_same_model(INFO, other)
+    check_same_model(INFO, replace(INFO, dtype="float16"), any_dtype=True)
     with pytest.raises(
         ModelMismatch, match=r"torch.*in bfloat16.*vllm.*in float16.*POCQUEUE_DTYPE"
     ):
@@ -328,6 +338,10 @@ def test_a_child_that_fails_says_so_in_a_sentence(
     ("arguments", "sentence"),
     [
         (["--a", "llama"], "--a is 'llama'; allowed: torch, vllm, vllm-server."),
+        (
+            ["--a", "torch@int8"],
+            "--a is 'torch@int8'; allowed behind @: bfloat16, float16, float32.",
+        ),
         (["--b", ""], "--b is ''; allowed: torch, vllm, vllm-server."),
         (["--nonces", "0"], "--nonces is 0; allowed: a whole number from 1 to 1000000."),
         (["--batch-size", "0"], "--batch-size is 0; allowed: a whole number from 1 to 4096."),

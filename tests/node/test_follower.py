@@ -102,7 +102,7 @@ def follow(
     source: ScriptedSource,
     outbox: Outbox,
     node_round: NodeRound | None = None,
-    left_s: float = 60.0,
+    left_s: float = 0.0,
     on_lost: Callable[[Follower], Any] | None = None,
 ) -> Follower:
     """Begin to follow a search whose window closes in so many seconds."""

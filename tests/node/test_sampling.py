@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 from typing_extensions import override
 
-from pocqueue.node.sampling import SAMPLE_RATE, SESSION_NONCES, Sampler, judge_sample
+from pocqueue.node.sampling import SAMPLE_RATE, SESSION_NONCES, SIDES_SHARE, Sampler, judge_sample
 from pocqueue.poc.data import PROBABILITY_MISMATCH, fraud_test
 
 THRESHOLD = 0.01
@@ -27,15 +27,21 @@ def caught(size: int) -> float:
     return float(weights @ stats.binom.sf(needed(size) - 1, hits, 0.9))
 
 
-def caught_by_rate(rate: float) -> float:
-    """Return the same for a sample that takes each nonce with a probability, at the session's end."""
+def caught_by_rate(rate: float, threshold: float = THRESHOLD, invalid: float = 0.9) -> float:
+    """Return the same for a sample that takes each nonce with a probability, at the session's end.
+
+    Args:
+        rate: that probability.
+        threshold: that the sample is tested against.
+        invalid: share of made-up nonces that come out as invalid.
+    """
     others = stats.binom.pmf(np.arange(1901), 1900, rate)
     total = 0.0
     for found in range(61):  # more than that have no chance
-        taken_but_valid = rate * 0.1 / (1 - rate * 0.9)
+        taken_but_valid = rate * (1 - invalid) / (1 - rate * invalid)
         bad = stats.binom.pmf(np.arange(101 - found), 100 - found, taken_but_valid)
-        sizes = np.convolve(others, bad)[: max(0, largest(found) - found + 1)]
-        total += float(stats.binom.pmf(found, 100, rate * 0.9) * sizes.sum())
+        sizes = np.convolve(others, bad)[: max(0, largest(found, threshold) - found + 1)]
+        total += float(stats.binom.pmf(found, 100, rate * invalid) * sizes.sum())
     return total
 
 
@@ -56,6 +62,12 @@ def test_sample_of_a_session() -> None:
     assert SAMPLE_RATE * SESSION_NONCES == 144
     assert caught_by_rate(SAMPLE_RATE) >= 0.99
     assert caught_by_rate(SAMPLE_RATE - 2 / 2000) < 0.99
+
+
+def test_unlike_engines() -> None:
+    """With what is left of the threshold, and made-up distances of which 4 % are near the true ones."""
+    left = THRESHOLD * (1 - SIDES_SHARE)
+    assert caught_by_rate(SAMPLE_RATE, left, invalid=0.96) >= 0.99
 
 
 def test_a_larger_sample_is_never_worse_than_asked_for() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,22 +12,24 @@ import pytest
 from typing_extensions import override
 
 from pocqueue.delegation.client import RemoteModel
-from pocqueue.errors import OutboxError
+from pocqueue.errors import DelegationError, OutboxError
 from pocqueue.node.engine_host import EngineHost
 from pocqueue.node.metrics import NodeMetrics
 from pocqueue.node.outbox import Outbox
 from pocqueue.node.page_check import Fraud
 from pocqueue.node.spot_check import SpotCheck
 from pocqueue.poc.proofs import Proofs
-from pocqueue.settings import Settings
-from tests.support.factories import FINGERPRINT, OTHER_FINGERPRINT
+from pocqueue.settings import DelegationSettings, Settings
+from tests.support.factories import FINGERPRINT, OTHER_FINGERPRINT, make_info
 from tests.support.fake_engine import FakeEngine
 from tests.support.fixtures import SettingsFactory
-from tests.support.node import batch, honest, made_up, make_request
+from tests.support.node import batch, honest, made_up, make_request, make_round
 
 SAME = RemoteModel(
     model="twin", model_fingerprint=FINGERPRINT, model_dtype="float32", model_runtime="twin"
 )
+SILENT = RemoteModel()
+SAME_ENGINE = DelegationSettings()
 
 
 @pytest.fixture
@@ -42,7 +45,7 @@ async def checking(
     outbox: Outbox,
     distance: Callable[[int], float] = honest,
     model: RemoteModel = SAME,
-    any_model: bool = False,
+    delegation: DelegationSettings = SAME_ENGINE,
     load: Callable[..., Any] | None = None,
     on_batch: Callable[[int], None] = lambda _: None,
 ) -> AsyncIterator[SpotCheck]:
@@ -55,20 +58,20 @@ async def checking(
         "s",
         outbox,
         NodeMetrics(),
-        any_model=any_model,
+        delegation=delegation,
     )
     await host.close()
 
 
-def proofs(num: int, start: int = 0) -> list[Proofs]:
-    found = batch(*range(start, start + num))
+def proofs(num: int, dist: float = 0.5) -> list[Proofs]:
+    found = batch(*range(num), dist=dist)
     return [Proofs(found["nonces"], found["dist"])]
 
 
-async def verdict(check: SpotCheck, num: int) -> str | None:
+async def verdict(check: SpotCheck, num: int, dist: float = 0.5) -> str | None:
     """Offer a whole session and return what comes of it."""
     try:
-        await check.check(proofs(num))
+        await check.check(proofs(num, dist))
     except Fraud as exc:
         return str(exc)
     return None
@@ -110,39 +113,92 @@ async def test_another_model(settings_for: SettingsFactory, outbox: Outbox) -> N
     """Its proofs would be worth nothing here; where any model will do, it cannot be checked."""
     other = SAME.model_copy(update={"model": "big", "model_fingerprint": OTHER_FINGERPRINT})
     async with checking(settings_for(), outbox, model=other) as check:
-        reason = await verdict(check, 100)
-        assert reason is not None
-        assert "searches with model big (fedcba987654), this node's engine has twin" in reason
-    async with checking(settings_for(), outbox, made_up, other, any_model=True) as check:
+        with pytest.raises(DelegationError) as caught:
+            await check.check(proofs(100))
+        assert "searches with model 'big' ('fedcba987654'), this node's engine has twin" in str(
+            caught.value
+        )
+    any_model = DelegationSettings(any_model=True)
+    async with checking(settings_for(), outbox, made_up, other, any_model) as check:
         assert await verdict(check, 1000) is None
         assert check.error is not None
         assert "set POCQUEUE_MODEL to the same" in check.error
         assert check.sampled == 0
 
 
-@pytest.mark.parametrize("other", [{"model_dtype": "bfloat16"}, {"model_runtime": "vllm"}])
-async def test_another_arithmetic(
-    settings_for: SettingsFactory,
-    outbox: Outbox,
-    other: dict[str, str],
-    caplog: pytest.LogCaptureFixture,
+@pytest.mark.parametrize(
+    ("claim", "ours"),
+    [({"model_dtype": "bfloat16"}, "float32"), ({"model_runtime": "vllm"}, "twin")],
+)
+async def test_another_engine_than_the_operator_says(
+    settings_for: SettingsFactory, outbox: Outbox, claim: dict[str, str], ours: str
 ) -> None:
-    """A few honest nonces come out on the other side; made-up ones are still found out."""
+    """By default this node's; the sentence names both, and the setting."""
+    [(name, said)] = claim.items()
+    setting = name.removeprefix("model_")
+    model = SAME.model_copy(update=claim)
+    async with checking(settings_for(), outbox, model=model) as check:
+        with pytest.raises(DelegationError) as caught:
+            await check.check(proofs(100))
+    assert f"has {setting} {said!r}, and it has to have {ours!r}, as this node's" in str(
+        caught.value
+    )
+    assert f"DELEGATION_{setting.upper()}" in str(caught.value)
+    configured = DelegationSettings.model_validate({setting: said})
+    async with checking(settings_for(), outbox, model=model, delegation=configured) as check:
+        assert await verdict(check, 2000) is None
+    # And then it has to say so.
+    async with checking(settings_for(), outbox, model=SAME, delegation=configured) as check:
+        with pytest.raises(DelegationError, match=f"as DELEGATION_{setting.upper()} says"):
+            await check.check(proofs(100))
 
-    def now_and_then(nonce: int) -> float:
-        return 1.5 if nonce % 100 == 0 else 0.5
 
-    model = SAME.model_copy(update=other)
-    async with checking(settings_for(), outbox, now_and_then, model) as check:
+async def test_unlike_engines(settings_for: SettingsFactory, outbox: Outbox) -> None:
+    """An honest one puts a few nonces on the other side; a distance that is far off counts for all."""
+    unlike = DelegationSettings(runtime="vllm")
+    model = SAME.model_copy(update={"model_runtime": "vllm"})
+
+    def near(nonce: int) -> float:
+        return 0.5 + 0.005 * math.sin(nonce)
+
+    async with checking(settings_for(), outbox, near, model, unlike) as check:
         assert await verdict(check, 4000) is None
-    assert "is not told from float error" in caplog.text
-    async with checking(settings_for(), outbox, made_up, model) as check:
-        assert await verdict(check, 1000) is not None
+        assert (check.sampled > 0, check.invalid) == (True, 0)
+
+    def far_now_and_then(nonce: int) -> float:
+        return 0.6 if nonce % 5 == 0 else near(nonce)
+
+    async with checking(settings_for(), outbox, far_now_and_then, model, unlike) as check:
+        reason = await verdict(check, 2000)
+        assert reason is not None
+        assert "recomputed nonces are invalid" in reason
+
+
+async def test_unlike_engines_on_the_other_side(
+    settings_for: SettingsFactory, outbox: Outbox
+) -> None:
+    """Claims that are a little too small, but for that always in the big node's favour."""
+    unlike = DelegationSettings(dtype="bfloat16")
+    async with checking(settings_for(), outbox, lambda _: 1.0005, SILENT, unlike) as check:
+        reason = await verdict(check, 2000, dist=0.9999)
+        assert reason is not None
+        assert "are not valid; an honest node with another kind of engine" in reason
+
+
+async def test_shaved_distances(settings_for: SettingsFactory, outbox: Outbox) -> None:
+    """Engines of one kind: both are below r_target, and still too far apart to be float error."""
+    bound = make_round().proof.honest_difference(make_info().vocab_size)
+    async with checking(settings_for(), outbox, honest) as check:
+        assert await verdict(check, 2000, dist=0.5 - 0.9 * bound) is None
+    async with checking(settings_for(), outbox, honest) as check:
+        reason = await verdict(check, 2000, dist=0.5 - 1.1 * bound)
+        assert reason is not None
+        assert "recomputed nonces are invalid" in reason
 
 
 async def test_a_big_node_that_does_not_say(settings_for: SettingsFactory, outbox: Outbox) -> None:
     """A legacy one names no model: it has to have ours."""
-    async with checking(settings_for(), outbox, model=RemoteModel()) as check:
+    async with checking(settings_for(), outbox, model=SILENT) as check:
         assert await verdict(check, 1000) is None
         assert check.sampled > 0
 

@@ -32,6 +32,7 @@ from pocqueue.rounds.proof_file import ProofFile, digest
 from pocqueue.rounds.records import RoundStatus
 from pocqueue.rounds.spec import RoundSpec
 from pocqueue.rounds.validation import validate_proofs
+from pocqueue.settings import DelegationSettings
 from tests.support.callback_receiver import receiving
 from tests.support.delegation_server import TOKEN, Client, live_gpus, serving
 from tests.support.factories import make_info, make_spec
@@ -176,7 +177,12 @@ async def test_a_sample_is_recomputed(settings_for: SettingsFactory, tmp_path: P
             host = EngineHost(settings_for(), lambda *_, says=engine_says: FakeEngine(says))
             host.start()
             check = SpotCheck(
-                host, make_request(vector_round()), "s", outbox, NodeMetrics(), any_model=False
+                host,
+                make_request(vector_round()),
+                "s",
+                outbox,
+                NodeMetrics(),
+                delegation=DelegationSettings(),
             )
             with pytest.raises(Fraud) if fraud else nullcontext():
                 await check.check([Proofs.of((nonce, vector_of(nonce)) for nonce in range(500))])

@@ -35,6 +35,7 @@ from pocqueue.web.listener import address_of, listen
 from tests.support.callback_receiver import answering
 from tests.support.delegation_server import TOKEN, make_delegation
 from tests.support.fake_engine import FakeEngine
+from tests.support.waiting import until
 
 #: Where nothing listens and nobody looks.
 NOWHERE = "http://127.0.0.1:9/v1/poc-batches"
@@ -97,6 +98,8 @@ class LegacyBigNode:
         failures: statuses to answer with instead, in order; None: with the answer itself.
         gate: requests for batches wait here, with what they will answer, while it is cleared.
         stopped: ids of sessions that were told to end, and do once the pages are used up.
+        claims: what its answer to a start says beside the rest.
+        ends: a session ends by itself once the pages are used up.
     """
 
     def __init__(self) -> None:
@@ -108,6 +111,8 @@ class LegacyBigNode:
         self.gate.set()
         self.stopped: list[str] = []
         self.started = 0
+        self.claims: dict[str, Any] = {}
+        self.ends = False
 
     async def answer(self, request: web.Request) -> web.Response:
         body: Any = await request.json() if request.can_read_body else None
@@ -126,13 +131,13 @@ class LegacyBigNode:
             self.started += 1
             answer: dict[str, Any] = {"session_id": f"old-{self.started}", "status": "initializing"}
             answer |= {"message": "Session created with 3 GPU groups", "gpu_count": 3}
-            return web.json_response(answer)
+            return web.json_response(answer | self.claims)
         if name == "/stop":
             self.stopped.append(body["session_id"])
             return web.json_response({"session_id": body["session_id"], "status": "stopped"})
         page = self.pages.popleft() if self.pages else []
         session_id = name.rpartition("/")[2]
-        over = session_id in self.stopped and not self.pages
+        over = (self.ends or session_id in self.stopped) and not self.pages
         await self.gate.wait()
         answer = {"session_id": session_id, "batches": page}
         answer |= {"session_active": not over, "status": "stopped" if over else "generating"}
@@ -254,6 +259,16 @@ def make_key(folder: Path) -> SigningKey:
     if not path.exists():
         SigningKey.generate().save_pem(path)
     return SigningKey.load(path)
+
+
+async def shows(service: NodeService, **fields: object) -> None:
+    """Wait until the status, or its part about the outbox, shows these fields."""
+
+    async def is_shown() -> bool:
+        status = await service.status()
+        return bool(fields.items() <= (status | status["outbox"]).items())
+
+    await until(is_shown)
 
 
 def nonces_in(bodies: list[Any]) -> list[int]:

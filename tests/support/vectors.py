@@ -53,6 +53,10 @@ class Vectors(ProofScheme):
         return 0.001 if same_arithmetic else 0.1
 
     @override
+    def honest_difference(self, vocab_size: int) -> float:
+        return self.tolerance
+
+    @override
     def refusal(self, value: Any) -> str | None:
         if self.is_possible(value):
             return None

@@ -19,9 +19,9 @@ from typing import Any
 from pocqueue.poc.fraud import fraud_test
 from pocqueue.poc.proofs import Proofs, check_length
 
-#: `PROBABILITY_MISMATCH` if runtimes or dtypes differ; 0.6 to 0.7 % were measured between torch and vLLM in bfloat16,
-#: 1 % between bfloat16 and float32.
-OTHER_ARITHMETIC = 0.02
+#: `PROBABILITY_MISMATCH` if runtimes or dtypes differ. One in ten being valid, 0.6 to 1 % were measured with the
+#: embedded model and 1.3 to 2.2 % with one of 16 layers; it is about half more where one in a hundred is valid.
+OTHER_ARITHMETIC = 0.05
 
 
 @dataclass

@@ -41,6 +41,18 @@ def ideal_r_target(valid_rate: float, vocab_size: int) -> float:
     return 2 * math.sqrt(float(betaincinv(half, half, valid_rate)))
 
 
+def random_spread(vocab_size: int) -> float:
+    """Return the standard deviation of random directions' distances, nearly.
+
+    The cosine of two has the variance 1 / n, and around the square root of 2 a chord's length changes by
+    1 / sqrt(2) of what the cosine does.
+
+    Args:
+        vocab_size: n, at least 2.
+    """
+    return 1 / math.sqrt(2 * vocab_size)
+
+
 def check_share(valid_rate: float) -> None:
     """Refuse a valid rate that no r_target can have."""
     if not 0 < valid_rate < 1:
