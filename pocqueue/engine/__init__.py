@@ -36,7 +36,7 @@ class EngineOptions:
 
     model: str  #: "embedded", a local folder, or a hub id such as ``Qwen/Qwen3-0.6B``
     device: str  #: "cpu" or "cuda:N", as ``devices.device_for_queue`` gives it
-    state_dir: Path  #: where the embedded model and cached fingerprints are kept; made if missing
+    state_dir: Path  #: where the embedded model is kept; made if missing
     dtype: str = "auto"  #: "bfloat16", "float16" or "float32"; "auto" takes the model's own
     num_threads: int | None = None  #: CPU threads of the process; None leaves the engine's default
     tensor_parallel: int = 1  #: devices that share the model, from ``device`` on; "vllm" only

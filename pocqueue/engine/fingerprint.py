@@ -25,21 +25,17 @@ The dtype that an engine runs in is not part of the fingerprint; it is named bes
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import re
 import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pocqueue.errors import ModelNotFound
-from pocqueue.files import FileLock, replace_file
 
 #: Told (bytes hashed, bytes in all) now and then while weights are hashed.
 OnBytes = Callable[[int, int], None]
@@ -57,10 +53,8 @@ _VOLATILE = frozenset(
 #: hashlib lets other threads run while it hashes; more than this only waits for the disk.
 _NUM_THREADS = min(8, os.cpu_count() or 1)
 _CHUNK_BYTES = 8 << 20
-_CACHE_VERSION = 1
 #: A safetensors header is JSON of at most this many bytes (the limit of the format's own reader).
 _MAX_HEADER_BYTES = 100_000_000
-_HEX_DIGITS = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +67,15 @@ class Region:
     size_bytes: int
 
 
-def fingerprint(
-    model_dir: Path, *, state_dir: Path | None = None, on_bytes: OnBytes | None = None
-) -> str:
-    """Compute the fingerprint of a model folder, or recall it if no file has changed.
+def fingerprint(model_dir: Path, *, on_bytes: OnBytes | None = None) -> str:
+    """Compute the fingerprint of a model folder.
 
-    Hashing runs at about 1-2 GB/s a core. Processes that start together wait for the first to hash.
+    Every process hashes what it is about to load. What an earlier one found is not kept: size, times and
+    number of a file can be those of another (reproducible images, Nix, `rsync --times`), and a proof must
+    not name a model that it was not made with.
 
     Args:
         model_dir: a Hugging Face folder: config.json and weights.
-        state_dir: pocqueue's state folder; None hashes every time.
         on_bytes: told (bytes hashed, bytes in all) after each tensor, in the calling thread.
 
     Returns:
@@ -91,17 +84,22 @@ def fingerprint(
     Raises:
         ModelNotFound: config.json or the weights are missing, cut or unreadable.
     """
-    config_path = model_dir / "config.json"
+    digest = hashlib.sha256(b"pocqueue-fingerprint-v1\n")
     try:
-        files = weight_files(model_dir)
-        compute = partial(_compute, config_path, files, on_bytes)
-        if state_dir is None:
-            return compute()
-        return _recalled(state_dir, model_dir, [config_path, *files], compute)
+        parts = regions(weight_files(model_dir))
+        total, done = sum(part.size_bytes for part in parts), 0
+        digest.update(f"{canonical_config(read_config(model_dir / 'config.json'))}\n".encode())
+        with ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="fingerprint") as threads:
+            for part, part_hex in zip(parts, threads.map(_hash_region, parts), strict=True):
+                digest.update(f"{part.label} {part_hex}\n".encode())
+                done += part.size_bytes
+                if on_bytes is not None:
+                    on_bytes(done, total)
     except OSError as exc:
         raise ModelNotFound(
             f"Model folder {model_dir} cannot be read: {exc.strerror or exc} ({exc.filename})."
         ) from exc
+    return digest.hexdigest()
 
 
 def read_config(config_path: Path) -> dict[str, Any]:
@@ -213,64 +211,6 @@ def _tensors(path: Path) -> dict[str, Region]:
     except (ValueError, KeyError, TypeError, AttributeError, struct.error) as exc:
         raise _broken(path, "it is cut or not a safetensors file") from exc
     return tensors
-
-
-def _recalled(
-    state_dir: Path, model_dir: Path, files: list[Path], compute: Callable[[], str]
-) -> str:
-    """Recall the fingerprint that depends on these files, or compute and keep it.
-
-    One JSON file a model folder, ``<state_dir>/fingerprints/<SHA-256 of the folder's path>.json``:
-    ``{"version": 1, "folder": str, "files": [[name, size in bytes, mtime in ns], ...], "fingerprint": str}``.
-    It counts only if everything else in it is what is on disk now. If anything is wrong with the file or
-    the folder, the model is hashed again: a cache must never stop a worker.
-    """
-    folder = str(model_dir.resolve())
-    stats = [(file.name, file.stat()) for file in files]
-    key: dict[str, Any] = {
-        "version": _CACHE_VERSION,
-        "folder": folder,
-        "files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats],
-    }
-    name = hashlib.sha256(folder.encode("utf-8", "surrogateescape")).hexdigest()
-    path = state_dir / "fingerprints" / f"{name}.json"
-    with contextlib.ExitStack() as lock:
-        # Eight workers hash a model once, not eight times. In a read-only state folder there is no lock.
-        with contextlib.suppress(OSError):
-            lock.enter_context(FileLock(path.with_suffix(".lock")))
-        known = _read_cache(path, key)
-        if known is None:
-            known = compute()
-            text = json.dumps({**key, "fingerprint": known}, indent=1)
-            with contextlib.suppress(OSError):
-                replace_file(path, text.encode())
-    return known
-
-
-def _read_cache(path: Path, key: dict[str, Any]) -> str | None:
-    """Return the fingerprint that is kept, or None if there is none for the files as they are."""
-    try:
-        cached = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    found = cached.get("fingerprint") if isinstance(cached, dict) else None
-    is_hex = isinstance(found, str) and _HEX_DIGITS.fullmatch(found)
-    return found if is_hex and cached == {**key, "fingerprint": found} else None
-
-
-def _compute(config_path: Path, files: list[Path], on_bytes: OnBytes | None) -> str:
-    parts = regions(files)
-    total = sum(part.size_bytes for part in parts)
-    digest = hashlib.sha256(b"pocqueue-fingerprint-v1\n")
-    digest.update(f"{canonical_config(read_config(config_path))}\n".encode())
-    done = 0
-    with ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="fingerprint") as threads:
-        for part, part_hex in zip(parts, threads.map(_hash_region, parts), strict=True):
-            digest.update(f"{part.label} {part_hex}\n".encode())
-            done += part.size_bytes
-            if on_bytes is not None:
-                on_bytes(done, total)
-    return digest.hexdigest()
 
 
 def _hash_region(part: Region) -> str:

@@ -96,15 +96,13 @@ def check_causal_lm(name: str, config: dict[str, Any]) -> None:
 
 def fingerprint_with_progress(
     model: ResolvedModel,
-    state_dir: Path,
     on_progress: OnProgress,
     told_from_bytes: int = TOLD_FROM_BYTES,
 ) -> str:
-    """Compute or recall a model's fingerprint, telling how far it is if that takes long.
+    """Compute a model's fingerprint, telling how far it is if that takes long.
 
     Args:
         model: its folder and name.
-        state_dir: pocqueue's state folder.
         on_progress: told each tenth, in one line.
         told_from_bytes: weights of less than this size are hashed without a word.
 
@@ -122,4 +120,4 @@ def fingerprint_with_progress(
                 f"Hashing the weights of {model.display_name}: {tenth * 10} % of {total / 1e9:.1f} GB"
             )
 
-    return fingerprint(model.path, state_dir=state_dir, on_bytes=tell)
+    return fingerprint(model.path, on_bytes=tell)

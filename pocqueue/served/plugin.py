@@ -83,7 +83,7 @@ class PoCEndpoints:
         self._state.prover = prover
         state.poc_service = prover
         self.hashing = asyncio.create_task(
-            self._fingerprint(prover.model, engine_client.vllm_config, settings)
+            self._fingerprint(prover.model, engine_client.vllm_config)
         )
         logger.info("pocqueue: /api/v1/pow is ready on model %s.", prover.model.info.model)
 
@@ -115,15 +115,13 @@ class PoCEndpoints:
         model = ServedModel(engine_client, info, limits, decode_share=settings.vllm_decode_share)
         return Prover(model, self.gate, settings.vllm_drain_seconds, self._max_round_s)
 
-    async def _fingerprint(self, served: ServedModel, config: Any, settings: Settings) -> None:
-        """Hash the model's files in the background; a large model takes minutes, once."""
+    async def _fingerprint(self, served: ServedModel, config: Any) -> None:
+        """Hash the model's files in the background; a large model takes minutes."""
         from pocqueue.engine.fingerprint import fingerprint
 
         try:
             folder = await asyncio.to_thread(_model_folder, config)
-            digits = await asyncio.to_thread(
-                fingerprint, folder, state_dir=settings.state_dir, on_bytes=self._go_on
-            )
+            digits = await asyncio.to_thread(fingerprint, folder, on_bytes=self._go_on)
         except Exception as exc:  # noqa: BLE001 - the hub's errors have no common class
             self._state.model_error = f"the model's files cannot be hashed ({str(exc)[:300]})"
             logger.error("pocqueue: %s", self._state.model_error)

@@ -34,7 +34,7 @@ def load_model(options: EngineOptions, on_progress: OnProgress) -> tuple[Any, En
     if device == "cpu":
         keep_freed_memory()
     resolved = resolve_model(options.model, options.state_dir, on_progress)
-    digits = fingerprint_with_progress(resolved, options.state_dir, on_progress)
+    digits = fingerprint_with_progress(resolved, on_progress)
     on_progress(f"Loading {resolved.display_name} on {device}")
     loaded = _load(resolved, device, getattr(torch, options.dtype, "auto"))
     config = loaded.config.get_text_config()  # of the language part, if a model has others

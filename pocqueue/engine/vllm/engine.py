@@ -84,7 +84,7 @@ def load_vllm_engine(
     """
     device = options.device
     resolved = resolve_model(options.model, options.state_dir, on_progress)
-    digits = fingerprint_with_progress(resolved, options.state_dir, on_progress)
+    digits = fingerprint_with_progress(resolved, on_progress)
     _prepare_environment(options)
     on_progress(f"Loading {resolved.display_name} with vLLM on {device}")
     try:
