@@ -53,6 +53,12 @@ _VOLATILE = frozenset(
 #: hashlib lets other threads run while it hashes; more than this only waits for the disk.
 _NUM_THREADS = min(8, os.cpu_count() or 1)
 _CHUNK_BYTES = 8 << 20
+#: By which weights are found: one file, or the index of several, in the order in which they are looked for.
+WEIGHT_NAMES = [
+    name
+    for single in ("model.safetensors", "pytorch_model.bin")
+    for name in (single, f"{single}.index.json")
+]
 #: A safetensors header is JSON of at most this many bytes (the limit of the format's own reader).
 _MAX_HEADER_BYTES = 100_000_000
 
@@ -67,7 +73,9 @@ class Region:
     size_bytes: int
 
 
-def fingerprint(model_dir: Path, *, on_bytes: OnBytes | None = None) -> str:
+def fingerprint(
+    model_dir: Path, *, config_dir: Path | None = None, on_bytes: OnBytes | None = None
+) -> str:
     """Compute the fingerprint of a model folder.
 
     Every process hashes what it is about to load. What an earlier one found is not kept: size, times and
@@ -76,6 +84,7 @@ def fingerprint(model_dir: Path, *, on_bytes: OnBytes | None = None) -> str:
 
     Args:
         model_dir: a Hugging Face folder: config.json and weights.
+        config_dir: where config.json is, if elsewhere.
         on_bytes: told (bytes hashed, bytes in all) after each tensor, in the calling thread.
 
     Returns:
@@ -85,10 +94,11 @@ def fingerprint(model_dir: Path, *, on_bytes: OnBytes | None = None) -> str:
         ModelNotFound: config.json or the weights are missing, cut or unreadable.
     """
     digest = hashlib.sha256(b"pocqueue-fingerprint-v1\n")
+    config_path = (config_dir or model_dir) / "config.json"
     try:
         parts = regions(weight_files(model_dir))
         total, done = sum(part.size_bytes for part in parts), 0
-        digest.update(f"{canonical_config(read_config(model_dir / 'config.json'))}\n".encode())
+        digest.update(f"{canonical_config(read_config(config_path))}\n".encode())
         with ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="fingerprint") as threads:
             for part, part_hex in zip(parts, threads.map(_hash_region, parts), strict=True):
                 digest.update(f"{part.label} {part_hex}\n".encode())
@@ -149,20 +159,20 @@ def weight_files(model_dir: Path) -> list[Path]:
     Raises:
         ModelNotFound: there are none, or an index names a file that is missing.
     """
-    for single in ("model.safetensors", "pytorch_model.bin"):
-        index = model_dir / f"{single}.index.json"
-        if (model_dir / single).is_file():
-            return [model_dir / single]
-        if index.is_file():
-            try:
-                names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-            except (ValueError, KeyError, TypeError, AttributeError) as exc:
-                raise _broken(index, "it is not an index of weights") from exc
-            files = [model_dir / str(name) for name in names]
-            for file in files:
-                if not file.is_file():
-                    raise _broken(index, f"it names {file.name}, which is missing")
-            return files
+    for found in (model_dir / name for name in WEIGHT_NAMES):
+        if not found.is_file():
+            continue
+        if found.suffix != ".json":
+            return [found]
+        try:
+            names = sorted(set(json.loads(found.read_bytes())["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+            raise _broken(found, "it is not an index of weights") from exc
+        files = [model_dir / str(name) for name in names]
+        for file in files:
+            if not file.is_file():
+                raise _broken(found, f"it names {file.name}, which is missing")
+        return files
     raise ModelNotFound(
         f"Model folder {model_dir} has no weights; wanted: model.safetensors (or its index and shards), "
         "or pytorch_model.bin. Finish the download, or name another folder."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 import time
+from collections.abc import Iterable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def fetch_from_hub(
         timeout_s: how long to wait for the hub's first answer, name resolution included.
 
     Returns:
-        The folder of the snapshot.
+        The folder of the snapshot. One from the cache has a config.json; weights are checked by who reads them.
 
     Raises:
         ModelNotFound: the hub has no such model or refuses it, or cannot be reached and the model is
@@ -49,13 +50,18 @@ def fetch_from_hub(
     on_progress(f"Asking the hub for {repo_id}")
     refusal = _ask(repo_id, endpoint, timeout_s)
 
+    if refusal is not None:
+        folder = cached_folder(repo_id, ["config.json"], cache_dir=cache_dir)
+        if folder is None:
+            raise ModelNotFound(refusal)
+        return folder
+
     def download(patterns: list[str]) -> Path:
         return Path(
             snapshot_download(
                 repo_id,
                 endpoint=endpoint,
                 cache_dir=cache_dir,
-                local_files_only=refusal is not None,
                 allow_patterns=patterns,
                 ignore_patterns=_UNWANTED,
                 tqdm_class=_progress_bar(repo_id, on_progress),
@@ -69,8 +75,31 @@ def fetch_from_hub(
     except Exception as exc:
         # The hub's client has no common base class for what can go wrong on the way (its HTTP library
         # changed between its versions); all of it means that the model is not here.
-        raise ModelNotFound(refusal or _sentence(repo_id, exc)) from exc
+        raise ModelNotFound(_sentence(repo_id, exc)) from exc
     return path
+
+
+def cached_folder(
+    repo_id: str,
+    names: Iterable[str],
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+) -> Path | None:
+    """Return the folder of a model's snapshot in the hub's cache that has one of these files; None: none has.
+
+    What else the repository has need not be there: tokenizers, pictures, weights in other formats.
+
+    Args:
+        repo_id: OWNER/NAME or NAME.
+        names: of files, in the order in which they are looked for.
+        revision: branch, tag or commit; None: the main branch.
+        cache_dir: the hub's cache folder; None takes ``HF_HOME``'s.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    found = (try_to_load_from_cache(repo_id, name, cache_dir, revision) for name in names)
+    return next((Path(path).parent for path in found if isinstance(path, str)), None)
 
 
 def _ask(repo_id: str, endpoint: str | None, timeout_s: float) -> str | None:

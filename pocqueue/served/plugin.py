@@ -22,8 +22,10 @@ from typing import Any
 from fastapi import FastAPI
 
 from pocqueue.engine.base import EXTENSION
+from pocqueue.engine.fingerprint import WEIGHT_NAMES
+from pocqueue.engine.hub import cached_folder
 from pocqueue.engine.vllm.ranks import read_description
-from pocqueue.errors import EngineError, EngineUnavailable, PocqueueError
+from pocqueue.errors import EngineError, EngineUnavailable, ModelNotFound, PocqueueError
 from pocqueue.rounds.spec import RoundSpec
 from pocqueue.served.gate import GateMiddleware, InferenceGate
 from pocqueue.served.model import ServedModel
@@ -120,8 +122,10 @@ class PoCEndpoints:
         from pocqueue.engine.fingerprint import fingerprint
 
         try:
-            folder = await asyncio.to_thread(_model_folder, config)
-            digits = await asyncio.to_thread(fingerprint, folder, on_bytes=self._go_on)
+            weights, configuration = await asyncio.to_thread(_model_folders, config)
+            digits = await asyncio.to_thread(
+                fingerprint, weights, config_dir=configuration, on_bytes=self._go_on
+            )
         except Exception as exc:  # noqa: BLE001 - the hub's errors have no common class
             self._state.model_error = f"the model's files cannot be hashed ({str(exc)[:300]})"
             logger.error("pocqueue: %s", self._state.model_error)
@@ -159,20 +163,26 @@ def _tokens(settings: Settings, args: Namespace) -> list[str]:
     return [digest(token) for token in tokens if token]
 
 
-def _model_folder(vllm_config: Any) -> Path:
-    """Return the folder that vLLM loaded its weights from."""
+def _model_folders(vllm_config: Any) -> tuple[Path, Path]:
+    """Return where vLLM loaded its weights from, and its configuration.
+
+    Raises:
+        ModelNotFound: it has them from elsewhere than a folder or the hub's cache.
+    """
     model = vllm_config.model_config
     folder = Path(model.model)
     if folder.is_dir():
-        return folder.resolve()
-    from huggingface_hub import snapshot_download
-
-    # vLLM has downloaded it; this only looks it up.
-    return Path(
-        snapshot_download(
-            model.model,
-            revision=model.revision,
-            cache_dir=vllm_config.load_config.download_dir,
-            local_files_only=True,
-        )
+        return folder.resolve(), folder.resolve()
+    # vLLM has downloaded them; weights into a folder of their own if it was told so.
+    weights = cached_folder(
+        model.model,
+        WEIGHT_NAMES,
+        revision=model.revision,
+        cache_dir=vllm_config.load_config.download_dir,
     )
+    config = cached_folder(model.model, ["config.json"], revision=model.revision)
+    if weights is None or config is None:
+        raise ModelNotFound(
+            f"the hub's cache has no config.json and no {' or '.join(WEIGHT_NAMES)} of {model.model}"
+        )
+    return weights, config

@@ -2,89 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import socket
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
-from urllib.parse import urlsplit
 
 import pytest
-from typing_extensions import override
+from huggingface_hub import snapshot_download
 
-from pocqueue.engine.hub import fetch_from_hub
+from pocqueue.engine.fingerprint import fingerprint
+from pocqueue.engine.hub import cached_folder, fetch_from_hub
 from pocqueue.errors import ModelNotFound
-
-REPO = "someone/tiny"
-COMMIT = "c0ffee" * 6 + "c0ff"
-FILES = {
-    "config.json": b'{"model_type": "qwen3"}',
-    "README.md": b"not needed",
-    "original/model.safetensors": b"not needed either",
-}
-
-
-class FakeHub(BaseHTTPRequestHandler):
-    """As much of the hub's HTTP interface as a download asks for."""
-
-    files: ClassVar[dict[str, bytes]] = {}
-    status: ClassVar[int] = 200
-    requests: ClassVar[list[str]] = []
-
-    def do_GET(self) -> None:
-        """Answer one request."""
-        path = urlsplit(self.path).path
-        self.requests.append(path)
-        if self.status != 200:
-            self._send(b"{}", self.status)
-        elif path in (f"/api/models/{REPO}", f"/api/models/{REPO}/revision/main"):
-            self._send(json.dumps({"id": REPO, "sha": COMMIT, "siblings": []}).encode())
-        elif path.startswith(f"/api/models/{REPO}/tree/"):
-            entries = [
-                {"type": "file", "path": name, "size": len(data), "oid": f"{number:040x}"}
-                for number, (name, data) in enumerate(self.files.items())
-            ]
-            self._send(json.dumps(entries).encode())
-        elif path.startswith(f"/{REPO}/resolve/{COMMIT}/"):
-            self._send(self.files[path.split(COMMIT + "/")[1]])
-        else:
-            self._send(b"{}", 404, {"X-Error-Code": "RepoNotFound"})
-
-    do_HEAD = do_GET
-
-    def _send(self, body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        known: dict[str, Any] = {
-            "Content-Type": "application/json",
-            "Content-Length": len(body),
-            "ETag": f'"{hash(body) & 0xFFFFFFFF:x}"',
-            "X-Repo-Commit": COMMIT,
-        }
-        for name, value in {**known, **(headers or {})}.items():
-            self.send_header(name, str(value))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    @override
-    def log_message(self, *_args: Any) -> None:
-        """Stay quiet."""
+from tests.support.fake_hub import COMMIT, FILES, REPO, FakeHub, running_hub
+from tests.support.model_folders import write_model
 
 
 @pytest.fixture
 def hub() -> Iterator[str]:
     """Run a hub with one model; give its URL."""
-    FakeHub.files = {**FILES, "model.safetensors": b"weights" * 1000}
-    FakeHub.status, FakeHub.requests = 200, []
-    with ThreadingHTTPServer(("127.0.0.1", 0), FakeHub) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with running_hub() as url:
+        yield url
 
 
 def _fetch(endpoint: str, cache: Path, repo_id: str = REPO, timeout_s: float = 5.0) -> Path:
@@ -95,6 +32,11 @@ def _fetch(endpoint: str, cache: Path, repo_id: str = REPO, timeout_s: float = 5
         cache_dir=cache,
         timeout_s=timeout_s,
     )
+
+
+def _download(name: str, endpoint: str, cache: Path) -> None:
+    """Have one file in the cache, as somebody else's download leaves it."""
+    snapshot_download(REPO, endpoint=endpoint, cache_dir=cache, allow_patterns=name)
 
 
 def _names(folder: Path) -> set[str]:
@@ -132,6 +74,43 @@ def test_a_downloaded_model_needs_no_hub(hub: str, tmp_path: Path, status: int) 
     FakeHub.status = status
     assert _fetch(hub, tmp_path) == folder
     assert _fetch("http://127.0.0.1:9", tmp_path) == folder
+
+
+def test_a_cached_model_needs_no_more_than_is_loaded(hub: str, tmp_path: Path) -> None:
+    """Without a network, configuration and weights are enough, whatever else the repository has."""
+    model = write_model(tmp_path / "model")
+    FakeHub.files = {
+        **FILES,
+        **{path.name: path.read_bytes() for path in model.iterdir()},
+        **{"tokenizer.json": b"{}", "chart.png": b"x", "pytorch_model.bin": b"x"},
+    }
+    cache = tmp_path / "cache"
+    for name in ("config.json", "model.safetensors"):
+        _download(name, hub, cache)
+    FakeHub.status = 503
+    folder = _fetch(hub, cache)
+    assert _names(folder) == {"config.json", "model.safetensors"}
+    assert fingerprint(folder) == fingerprint(model)
+
+
+def test_weights_that_are_missing_in_the_cache_are_named(hub: str, tmp_path: Path) -> None:
+    """As a download that broke off leaves it."""
+    _download("config.json", hub, tmp_path)
+    FakeHub.status = 503
+    with pytest.raises(ModelNotFound, match=r"has no weights; wanted: .* Finish the download"):
+        fingerprint(_fetch(hub, tmp_path))
+
+
+def test_a_snapshot_is_found_by_its_files_and_revision(hub: str, tmp_path: Path) -> None:
+    """The first that is there of several names; nothing of other revisions."""
+    _download("model.safetensors", hub, tmp_path)
+    names = ["model.safetensors.index.json", "model.safetensors"]
+    folder = cached_folder(REPO, names, cache_dir=tmp_path)
+    assert folder is not None
+    assert folder.name == COMMIT
+    assert cached_folder(REPO, names, revision=COMMIT, cache_dir=tmp_path) == folder
+    assert cached_folder(REPO, names, revision="other", cache_dir=tmp_path) is None
+    assert cached_folder(REPO, ["config.json"], cache_dir=tmp_path) is None
 
 
 def test_a_model_that_the_hub_does_not_have(hub: str, tmp_path: Path) -> None:

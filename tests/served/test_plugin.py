@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import huggingface_hub
 import pytest
 from fastapi import FastAPI
 
@@ -23,6 +24,7 @@ from pocqueue.served.plugin import PoCEndpoints
 from pocqueue.settings import ENV_PREFIX
 from tests.support.callback_receiver import receiving
 from tests.support.engine_client import MAX_BATCH_SIZE, EngineTwin
+from tests.support.fake_hub import REPO, FakeHub, running_hub
 from tests.support.waiting import until
 
 BODY = {
@@ -176,6 +178,33 @@ async def test_the_fingerprint_is_computed_in_the_background(
         assert model["max_batch_size"] == MAX_BATCH_SIZE
         answer = (await server.pow("POST", "distances", body)).json()
         assert (answer["fingerprint"], answer["dtype"]) == (EMBEDDED_FINGERPRINT, "float32")
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("apart", [False, True])
+async def test_a_model_of_the_hub_is_hashed_as_far_as_it_is_loaded(
+    twin: EngineTwin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, apart: bool
+) -> None:
+    """Not with its pictures and weights in other formats; weights may be in a folder of their own."""
+    config = twin.vllm_config.model_config
+    files = _files(Path(config.model))
+    cache, weights = tmp_path / "cache", tmp_path / "weights" if apart else tmp_path / "cache"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+    config.model, config.revision = REPO, None
+    twin.vllm_config.load_config.download_dir = str(weights) if apart else None
+    with running_hub() as hub:
+        FakeHub.files = {**files, "chart.png": b"x", "pytorch_model.bin": b"x"}
+        # What vLLM downloads.
+        for folder, pattern in (weights, "*.safetensors"), (cache, "*.json"):
+            huggingface_hub.snapshot_download(
+                REPO, endpoint=hub, cache_dir=folder, allow_patterns=pattern
+            )
+    async with plugged_in(twin) as server:
+        await server.engine_loaded()
+        assert (await server.model())["fingerprint"] == EMBEDDED_FINGERPRINT
 
 
 async def test_the_model_has_the_name_that_it_is_served_under(twin: EngineTwin) -> None:
