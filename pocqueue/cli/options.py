@@ -76,7 +76,8 @@ RTarget = Annotated[
     float | None, typer.Option(help="A nonce is valid below this distance; above 0, up to 2.")
 ]
 ValidRateInstead = Annotated[
-    float | None, typer.Option(help="Instead of --r-target: share of nonces to be valid.")
+    float | None,
+    typer.Option(help="Instead of --r-target: share of nonces to be valid [default: 0.1]."),
 ]
 
 

@@ -44,8 +44,10 @@ app = typer.Typer(
 )
 
 RoundId = Annotated[str, typer.Argument(metavar="ID", help="Id of the round, or how it begins.")]
-#: Nonces sampled for `--valid-rate` and `pocqueue demo`.
+#: Nonces sampled where no r_target is given, and by `pocqueue demo`.
 CALIBRATION_SAMPLES = 1024
+#: Share of nonces that are valid where nobody says.
+DEFAULT_VALID_RATE = 0.1
 
 
 @app.command()
@@ -76,16 +78,22 @@ def start(
     output: Output = None,
     as_json: Json = False,
 ) -> None:
-    """Start a round and watch it to its end."""
+    """Start a round and watch it to its end.
+
+    Without --r-target, one is found on 1024 nonces of this block: one nonce in ten is to be valid, unless
+    --valid-rate says otherwise.
+    """
     from pocqueue.measure.valid_rate import check_valid_rate
     from pocqueue.rounds.backend import Backend
     from pocqueue.rounds.start import decided, deployed_model, draft_spec
     from pocqueue.settings import Settings
 
     _check_options(r_target, valid_rate, detach, output)
+    is_given = r_target is not None or valid_rate is not None
+    rate = valid_rate if is_given else DEFAULT_VALID_RATE
     with option_names():
-        if valid_rate is not None:
-            check_valid_rate(valid_rate, CALIBRATION_SAMPLES)
+        if rate is not None:
+            check_valid_rate(rate, CALIBRATION_SAMPLES)
         draft = draft_spec(
             block_hash=block_hash,
             block_height=block_height,
@@ -106,8 +114,12 @@ def start(
         with option_names():
             info = deployed_model(backend, draft, model)
         changes: dict[str, Any] = {}
-        if valid_rate is not None:
-            changes = calibrated(backend, draft, info, valid_rate, quiet=as_json)
+        if rate is not None:
+            if not is_given and not as_json:
+                console(stderr=True).print(
+                    f"No --r-target was given: {percent(rate)} of the nonces are to be valid."
+                )
+            changes = calibrated(backend, draft, info, rate, quiet=as_json)
         with Interrupts() as interrupts:
             round_id = backend.store.create(decided(draft, info, **changes))
             if detach:
@@ -321,10 +333,9 @@ def _check_options(
 ) -> None:
     from pocqueue.errors import SettingsError
 
-    if (r_target is None) == (valid_rate is None):
-        given = "neither" if r_target is None else "both"
+    if r_target is not None and valid_rate is not None:
         raise SettingsError(
-            f"Give one of --r-target and --valid-rate, such as --valid-rate 0.1; {given} were given."
+            f"--r-target is {r_target:g} and --valid-rate is {valid_rate:g}; allowed: one of them, or none."
         )
     if detach and output is not None:
         raise SettingsError(

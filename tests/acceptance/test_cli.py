@@ -64,6 +64,21 @@ def test_a_round_from_start_to_proofs_file(stack: Stack, proofs: dict[str, Any])
     assert best == sorted(content["proofs"]["dist"])[: len(best)]
 
 
+def test_a_round_without_a_target_finds_one(stack: Stack) -> None:
+    """A block is all that a round takes; what was chosen is said, and the id is alone on standard output."""
+    done = pocqueue(stack, "round", "start", "--block-hash", "plain", "--detach", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert "No --r-target was given: 10.00 % of the nonces are to be valid." in done.stderr
+    assert "makes 10.00 % of them valid" in done.stderr
+    spec = stack.status(done.stdout.strip()).spec
+    assert spec.expected_valid_rate == 0.1
+    both = pocqueue(
+        *(stack, "round", "start", "--block-hash", "plain"), "--r-target=1", "--valid-rate=0.1"
+    )
+    assert both.returncode == 2
+    assert "--r-target is 1 and --valid-rate is 0.1; allowed: one of them" in both.stderr
+
+
 def test_validation_of_an_honest_file(stack: Stack, proofs: dict[str, Any]) -> None:
     """Recomputing the file's proofs finds nothing: exit code 0."""
     done = pocqueue(stack, "round", "validate", str(proofs["path"]))

@@ -23,7 +23,7 @@ from tests.support.commands import without_settings
 
 ROOT = Path(__file__).parents[2]
 #: Generous: two cores may be busy with everything else of a CI run.
-PATIENCE_S = 90.0
+PATIENCE_S = 300.0
 
 
 class Stack:
