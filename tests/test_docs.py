@@ -13,6 +13,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from pocqueue.cli import app
+from pocqueue.rounds.redis_url import RedisUrl
 from pocqueue.settings import ALL
 
 ROOT = Path(__file__).parents[1]
@@ -75,3 +76,16 @@ def test_files_in_documents_exist(document: Path) -> None:
     links = re.findall(r"\]\(([\w./-]+)\)", text)
     for path in [*paths, *(str((document.parent / link).relative_to(ROOT)) for link in links)]:
         assert (ROOT / path).exists(), path
+
+
+def test_the_documented_unit_starts_with_its_variables() -> None:
+    """No line of it has a `%` that systemd would take for a specifier, and the URL of its file can be read."""
+    text = (ROOT / "docs" / "operating.md").read_text()
+    blocks = re.findall(r"```\n(.*?)```", text, re.DOTALL)
+    [unit] = [block for block in blocks if "[Service]" in block]
+    assert set(re.findall(r"%.", unit)) <= {"%i", "%%"}
+    [path] = re.findall(r"^EnvironmentFile=(.*)$", unit, re.MULTILINE)
+    [variables] = [block for block in blocks if path in block and block != unit]
+    [url] = re.findall(r"^POCQUEUE_REDIS_URL=(.*)$", variables, re.MULTILINE)
+    assert "%" in url
+    assert RedisUrl.parse(url).options.password == "p@ssw/ord"

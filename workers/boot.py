@@ -13,7 +13,7 @@ from celery.worker.consumer import Consumer
 from typing_extensions import override
 
 from pocqueue.app import app
-from pocqueue.errors import PocqueueError, StoreUnavailable
+from pocqueue.errors import PocqueueError, SettingsError, StoreUnavailable
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.refusals import check_rights, store_error
 from pocqueue.settings import settings
@@ -40,6 +40,18 @@ def _name_worker(instance: Any, options: dict[str, Any], **_: Any) -> None:
     names = queues.split(",") if isinstance(queues, str) else list(queues)
     if name == "celery" and names:
         instance.hostname = f"{names[0]}@{host}"
+
+
+@signals.celeryd_init.connect
+def _refuse_autoscale(options: dict[str, Any], **_: Any) -> None:
+    """Refuse an option that would end the worker later, with a traceback: its pool is of threads."""
+    if bounds := options.get("autoscale"):
+        refuse(
+            SettingsError(
+                f"--autoscale is {bounds[0]},{bounds[1]}; allowed: no such option. A GPU worker has one range at "
+                "work and one that waits, an io worker has two tasks at a time: start more workers for more."
+            )
+        )
 
 
 @signals.worker_init.connect

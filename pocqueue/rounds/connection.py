@@ -7,10 +7,13 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import resources
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import redis
@@ -18,10 +21,13 @@ import redis.asyncio
 from redis.client import Pipeline
 
 from pocqueue.errors import StoreError, StoreUnavailable
+from pocqueue.processes.stack_lock import stack_pid
 from pocqueue.rounds.redis_server import RedisServer
 from pocqueue.rounds.redis_url import RedisUrl
 from pocqueue.rounds.refusals import check_server, store_errors
 from pocqueue.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 
 def redis_url(settings: Settings, *, start: bool = False) -> str:
@@ -43,6 +49,7 @@ def redis_url(settings: Settings, *, start: bool = False) -> str:
     server = RedisServer(settings.state_dir)
     if start:
         server.ensure()
+        _say_bundled(settings.state_dir)
     elif not server.is_running():
         raise StoreUnavailable(
             f"Nothing runs here: POCQUEUE_REDIS_URL is not set and {settings.state_dir} has no "
@@ -50,6 +57,22 @@ def redis_url(settings: Settings, *, start: bool = False) -> str:
             "POCQUEUE_REDIS_URL."
         )
     return server.url
+
+
+@cache
+def _say_bundled(state_dir: Path) -> None:
+    """Say once in a service that nobody set a URL; to a pool on other hosts it would be lost without a word."""
+    if stack_pid(state_dir) is not None:
+        return  # `pocqueue up` has said which Redis it runs
+    own = f"POCQUEUE_REDIS_URL is not set: this process uses the bundled Redis of {state_dir}, which no other host reaches"
+    if "INVOCATION_ID" in os.environ:
+        logger.error(
+            "%s. If its unit sets one, systemd has dropped the line (see the journal): a %% in `Environment=` "
+            "has to be %%%%. Put the variables into a file, and name that with `EnvironmentFile=`.",
+            own,
+        )
+    else:
+        logger.warning("%s.", own)
 
 
 def connect(url: str, *, check: bool = True, timeout_s: float | None = None) -> redis.Redis:

@@ -74,9 +74,7 @@ def store_error(exc: redis.RedisError, url: str) -> StoreError:
     """
     code, reason = code_of(exc), str(exc).rstrip(".") or type(exc).__name__
     if isinstance(exc, NO_PRIMARY):
-        reason = (
-            "its sentinels name no primary"  # theirs describes every connection to each of them
-        )
+        reason = "no sentinel that answers knows a primary of that name"  # theirs describes every connection to each of them
     server = f"Redis at {shown_url(url)}"
     if isinstance(exc, redis.AuthenticationError) or code in {"NOAUTH", "WRONGPASS"}:
         return StoreForbidden(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import redis
+from pydantic import SecretStr
 
 from pocqueue.errors import (
     PocqueueError,
@@ -85,6 +86,29 @@ def test_without_a_url_a_service_starts_the_bundled_server(
         assert backend.url == own_redis.url
     with Backend.open(settings) as backend:
         assert backend.store.list_ids() == []
+
+
+def test_a_service_says_that_it_uses_the_bundled_server(
+    own_redis: RedisServer,
+    settings_for: SettingsFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Once; under systemd with what may have become of the URL. Whoever has a URL hears nothing."""
+    with caplog.at_level("WARNING"):
+        redis_url(settings_for(redis_url=SecretStr(own_redis.url)), start=True)
+        assert not caplog.messages
+        settings = settings_for(redis_url=None, state_dir=own_redis.state_dir)
+        redis_url(settings)
+        assert not caplog.messages
+        monkeypatch.setenv("INVOCATION_ID", "of systemd")
+        for _ in range(2):
+            redis_url(settings, start=True)
+    [message] = caplog.messages
+    assert "POCQUEUE_REDIS_URL is not set" in message
+    assert str(own_redis.state_dir) in message
+    assert "a % in `Environment=` has to be %%" in message
+    assert "`EnvironmentFile=`" in message
 
 
 # What can be wrong
