@@ -113,6 +113,7 @@ class CallbackQueue(AsyncClosing):
         self._queue: deque[_Waiting] = deque()
         self._most = max(1, self.max_post_bytes // 40)  #: nonces of a post; what one takes, about
         self._delivery: asyncio.Task[None] | None = None
+        self._told: str | None = None  #: the last reason that was logged for dropping nonces
 
     def send(self, kind: Kind, body: Mapping[str, Any]) -> None:
         """Have a body delivered by POST ``{callback_url}/{kind}``; from the event loop.
@@ -125,7 +126,7 @@ class CallbackQueue(AsyncClosing):
         if self.closing:
             self._drop(len(new), "the queue is closed")
         elif self.waiting + len(new) > self.max_waiting:
-            self._drop(len(new), f"{self.waiting} nonces wait already")
+            self._drop(len(new), f"as {self.max_waiting} wait at most")
         else:
             self.waiting += len(new)
             if not self._queue or not self._queue[-1].add(new):
@@ -206,6 +207,7 @@ class CallbackQueue(AsyncClosing):
         self.error = failure
         if failure is None:
             self.delivered += num
+            self._told = None
         else:
             self._drop(num, failure)
         self.waiting -= num
@@ -215,7 +217,10 @@ class CallbackQueue(AsyncClosing):
 
     def _drop(self, num: int, reason: str) -> None:
         self.dropped += num
-        logger.warning("Callbacks to %s: %d nonces dropped, %s", self._name, num, reason)
+        # A warning for each reason, until something is taken again.
+        level = logging.DEBUG if reason == self._told else logging.WARNING
+        logger.log(level, "Callbacks to %s: %d nonces dropped, %s", self._name, num, reason)
+        self._told = reason
 
 
 @dataclass(eq=False, repr=False)

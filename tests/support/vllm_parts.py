@@ -27,7 +27,7 @@ from tests.support.commands import without_settings
 from tests.support.waiting import wait_until
 
 #: Generous: two cores may be busy with everything else of a CI run.
-START_TIMEOUT_S = 170.0
+START_TIMEOUT_S = 600.0
 
 
 def need_vllm() -> None:
@@ -79,11 +79,15 @@ class VllmServer:
             *args,
         ]
         self.url = f"http://127.0.0.1:{self.port}"
-        self.client = httpx.Client(base_url=self.url, timeout=120, trust_env=False)
+        self.client = httpx.Client(base_url=self.url, timeout=300, trust_env=False)
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -111,7 +115,7 @@ class VllmServer:
             return
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=30)
+            process.wait(timeout=60)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait(timeout=10)

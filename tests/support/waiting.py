@@ -24,7 +24,7 @@ class Clock:
 
 
 def wait_until(
-    condition: Callable[[], T | None], timeout_s: float = 10.0, message: str = "the condition"
+    condition: Callable[[], T | None], timeout_s: float = 60.0, message: str = "the condition"
 ) -> T:
     """Return what the condition gives as soon as that is true; fail when the time is up.
 
@@ -52,7 +52,7 @@ def wait_for_line(log: Path, pattern: str, timeout_s: float = 60.0) -> re.Match[
     )
 
 
-async def until(condition: Callable[[], object], deadline_s: float = 20.0) -> None:
+async def until(condition: Callable[[], object], deadline_s: float = 60.0) -> None:
     """Wait until a condition holds, which may be a coroutine function; fail after the deadline."""
     async with asyncio.timeout(deadline_s):
         while True:

@@ -24,6 +24,8 @@ from tests.support.vllm_engine_probe import CONFIG, NUM_NONCES, vectors_of
 from tests.support.vllm_parts import need_vllm
 
 need_vllm()
+#: An engine may take minutes to start where every core is busy.
+pytestmark = pytest.mark.timeout(900)
 
 ROOT = Path(__file__).parents[3]
 
@@ -45,7 +47,7 @@ def _probe(state_dir: Path, model: str = "embedded", size: int = 1) -> dict[str,
         cwd=ROOT,
         env={k: v for k, v in os.environ.items() if not k.startswith(("POCQUEUE_", "VLLM_"))},
         check=False,
-        timeout=170,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     answers: dict[str, Any] = json.loads(done.stdout.rpartition("ANSWERS ")[2])
