@@ -19,7 +19,6 @@ from starlette.middleware import Middleware
 
 from pocqueue.delegation.access import PREFIX, BodyToken, RedisFailures, asks, token_of
 from pocqueue.delegation.customers import Customers, TokensFile, tokens_path
-from pocqueue.delegation.drain_response import expect_cut_replies
 from pocqueue.delegation.routes import Delegation, delegation_router, metrics_router
 from pocqueue.errors import SettingsError
 from pocqueue.logs import log_to_stderr
@@ -94,7 +93,6 @@ def create_app(
         "`auth_token`.",
         if_wrong="Invalid auth token: check that DELEGATION_AUTH_TOKEN is the same on both nodes.",
     )
-    expect_cut_replies()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -157,7 +155,13 @@ def serve(settings: Settings, delegation: DelegationSettings, *, num_processes: 
     scheme = "http" if certificate is None else "https"
     processes = "1 process" if num_processes == 1 else f"{num_processes} processes"
     logger.info("DELEGATION serves on %s://%s with %s.", scheme, address_of(listener), processes)
-    serve_app(APP, listener, num_processes=num_processes, certificate=certificate)
+    serve_app(
+        APP,
+        listener,
+        num_processes=num_processes,
+        certificate=certificate,
+        trusted_proxies=settings.trusted_proxies,
+    )
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from fastapi.security import APIKeyQuery, HTTPBearer
 from prometheus_client import Histogram, ProcessCollector
 
 from pocqueue.delegation.customers import MAIN, Customer
-from pocqueue.delegation.drain_response import DrainResponse, is_gone
+from pocqueue.delegation.drain_response import DrainResponse
 from pocqueue.delegation.schema import (
     BatchesAnswer,
     HealthAnswer,
@@ -38,6 +38,7 @@ from pocqueue.rounds.sessions.control import SessionControl, session_views, sess
 from pocqueue.rounds.sessions.reader import MAX_ENTRIES, Page, SessionReader, parse_cursor
 from pocqueue.rounds.store import START
 from pocqueue.settings import DelegationSettings
+from pocqueue.web.connection import TRANSPORT
 from pocqueue.web.errors import SentenceRoute
 
 logger = logging.getLogger(__name__)
@@ -209,7 +210,9 @@ async def batches(
     if page.spec.customer != customer.name:
         raise UnknownSession(session_id)
     if wait > 0 and not page.num_batches and page.state.is_active:
-        await reader.wait(session_id, page.cursor, wait, gone=lambda: is_gone(request.receive))
+        transport = getattr(request.state, TRANSPORT, None)
+        gone = None if transport is None else transport.is_closing
+        await reader.wait(session_id, page.cursor, wait, gone)
         page = await reader.read(session_id, begin, limit)
     body = _batches_body(page)
     if cursor is not None or not page.num_batches:
@@ -266,13 +269,11 @@ def _batches_body(page: Page) -> bytes:
     return "".join(parts).encode()
 
 
-async def _hand_over(reader: SessionReader, page: Page) -> bool:
+async def _hand_over(reader: SessionReader, page: Page) -> None:
     names = page.session_id, page.spec.node_id
     if not await reader.confirm_drain(page.session_id, page.before, page.cursor):
-        logger.warning(
-            "DELEGATION session %s of node %d: reply cut off, as another one was faster.", *names
+        logger.info(
+            "DELEGATION session %s of node %d: two polls at a time got the same batches.", *names
         )
-        return False
-    if page.before == START:
+    elif page.before == START:
         logger.info("DELEGATION session %s of node %d: first batches handed over.", *names)
-    return True

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import socket
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -67,6 +68,8 @@ class Settings(EnvSettings):
     """name of this machine in the pool and in worker names; unset: its host name"""
     callback_private: bool = False
     """post callbacks to private, loopback and link-local addresses too; without it only to public ones"""
+    trusted_proxies: str = ""
+    """proxies before the services, whose `X-Forwarded-For` says where a request comes from: addresses and networks with commas between them, such as `127.0.0.1,10.0.0.0/8`; unset: none"""
     metrics_address: str = "127.0.0.1"
     """address that a scheduler serves Prometheus metrics on"""
     metrics_port: _Port | None = None
@@ -97,6 +100,11 @@ class Settings(EnvSettings):
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, text: str) -> str:
+        return ",".join(str(ip_network(part.strip())) for part in text.split(",") if part.strip())
 
     @field_validator("state_dir")
     @classmethod

@@ -10,6 +10,7 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
+from pocqueue.web.connection import Connection
 from pocqueue.web.tls import Certificate
 
 #: Clients that poll ask every few seconds; an idle connection is kept for longer than that.
@@ -26,6 +27,7 @@ def serve(
     *,
     num_processes: int = 1,
     certificate: Certificate | None = None,
+    trusted_proxies: str = "",
     websockets: bool = False,
 ) -> None:
     """Serve until SIGTERM or SIGINT; the listener is closed then.
@@ -35,13 +37,14 @@ def serve(
         listener: from `listener.listen`.
         num_processes: that share the port. Each calls the function, and reads its settings itself.
         certificate: for https; None: http.
+        trusted_proxies: addresses and networks, with commas between, whose X-Forwarded-For is believed.
         websockets: the application has WebSocket routes; the package `websockets` is needed then.
     """
     host, port = listener.getsockname()[:2]
     options: dict[str, Any] = {
         "factory": isinstance(app, str),
         "loop": "uvloop",
-        "http": "httptools",
+        "http": Connection,
         "ws": "websockets-sansio" if websockets else "none",
         "ws_max_size": MAX_MESSAGE_BYTES,
         "ws_per_message_deflate": False,
@@ -49,6 +52,7 @@ def serve(
         "access_log": False,
         "log_config": None,
         "server_header": False,
+        "forwarded_allow_ips": trusted_proxies,
         "timeout_keep_alive": KEEP_ALIVE_S,
         "timeout_graceful_shutdown": END_S,
     }

@@ -4,8 +4,8 @@ Promises:
 - A page is how the session stood at one moment: if it says that the session is over, no proof can come after
   those in the stream.
 - A session whose deadline is over is over, whether a scheduler lives or not.
-- Clients that keep no cursor get each batch once: the drain cursor moves only when a reply is confirmed, and
-  only if it still stands where that reply began.
+- Clients that keep no cursor lose no batch: the drain cursor moves only when a reply is confirmed, and only if
+  it still stands where that reply began.
 - Any number of clients may wait; they share a bounded number of connections.
 
 For the event loop. What starts, stops and lists sessions is in `control.py`.
@@ -19,7 +19,7 @@ import json
 import logging
 import re
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
@@ -175,7 +175,7 @@ class SessionReader(AsyncClosing):
         session_id: str,
         cursor: str,
         timeout_s: float,
-        gone: Callable[[], Awaitable[bool]] | None = None,
+        gone: Callable[[], bool] | None = None,
     ) -> None:
         """Wait until there is a batch behind a cursor, the session is over, or the time is up.
 
@@ -198,7 +198,7 @@ class SessionReader(AsyncClosing):
                 await asyncio.sleep(min(left_s, LOOK_STEP_S))
             if await self._is_worth_reading(session_id, cursor):
                 return
-            if gone is not None and await gone():
+            if gone is not None and gone():
                 return
 
     async def confirm_drain(self, session_id: str, before: str, after: str) -> bool:

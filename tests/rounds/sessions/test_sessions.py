@@ -243,7 +243,7 @@ async def test_a_wait_ends_when_nobody_listens(backend: Backend, reader: Session
     """Or when the process is to end."""
     session_id = make_session(backend)
 
-    async def gone() -> bool:
+    def gone() -> bool:
         return True
 
     async with asyncio.timeout(10):
