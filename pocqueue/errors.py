@@ -22,6 +22,8 @@ from typing import Any
 
 from typing_extensions import override
 
+from pocqueue.words import shown
+
 
 class PocqueueError(Exception):
     """Root of everything a caller, operator or peer can cause.
@@ -67,11 +69,7 @@ class InvalidRound(PocqueueError, ValueError):
         self.field = field
         self.value = value
         self.allowed = allowed
-        shown = repr(value)
-        if len(shown) > 80:
-            size = len(value) if isinstance(value, str) else len(shown)
-            shown = f"{shown[:60]}… ({size} characters)"
-        super().__init__(f"{field} is {shown}; allowed: {allowed}.")
+        super().__init__(f"{field} is {shown(field, value)}; allowed: {allowed}.")
 
 
 class UnknownRound(PocqueueError, LookupError):

@@ -77,7 +77,7 @@ def serve(
         "on" if delegation.is_delegating else "off",
         mode,
     )
-    serve_app(application, listener)
+    serve_app(application, listener, trusted_proxies=settings.trusted_proxies)
 
 
 @app.command("status", short_help="Show how a node stands.")

@@ -15,6 +15,7 @@ from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pocqueue.errors import InvalidToken
 from pocqueue.rounds.refusals import store_errors
 from pocqueue.rounds.store import Keys
 from pocqueue.web.door import Asks, bearer_token
@@ -42,12 +43,18 @@ def asks(scope: Scope, *, public_status: bool) -> Asks:
 
 
 def token_of(scope: Scope) -> str | None:
-    """Return the token of a request: of its header, its query or its body."""
-    return (
-        bearer_token(scope)
-        or QueryParams(scope["query_string"]).get("auth_token")
-        or scope.get("body_token")
-    )
+    """Return the token of a request: of its header, its query or its body.
+
+    Raises:
+        InvalidToken: it could be in the body only, and that cannot be read.
+    """
+    token = bearer_token(scope) or QueryParams(scope["query_string"]).get("auth_token")
+    if token is None and "body_token" not in scope and scope["method"] == "POST":
+        raise InvalidToken(
+            "Invalid auth token: there is none in the header or the query, and the body, which may have one, is "
+            "not a JSON object."
+        )
+    return token or scope.get("body_token")
 
 
 @dataclass(eq=False)

@@ -21,6 +21,7 @@ from pocqueue.node.searches import local_work
 from pocqueue.node.service import NodeService
 from pocqueue.settings import DelegationSettings, NodeSettings, Settings
 from pocqueue.web.app import make_app
+from pocqueue.web.origin import OwnOrigin, host_names
 from pocqueue.web.tls import tls_context
 
 logger = logging.getLogger(__name__)
@@ -75,7 +76,15 @@ def create_app(
         _DESCRIPTION,
         life,
         max_body_bytes=MAX_BODY_BYTES,
-        middleware=[Middleware(VersionPrefix)],
+        middleware=[
+            Middleware(
+                OwnOrigin,
+                own=host_names(f"{settings.host_name},{node.host}"),
+                allowed=host_names(node.allowed_hosts),
+                setting=NodeSettings.variable("allowed_hosts"),
+            ),
+            Middleware(VersionPrefix),
+        ],
     )
     app.include_router(node_router(node, service))
     return app

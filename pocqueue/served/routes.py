@@ -31,6 +31,7 @@ from pocqueue.served.schema import (
     ServedStatusAnswer,
     VerdictAnswer,
 )
+from pocqueue.web.body_limit import BodyLimit
 from pocqueue.web.door import Access, Asks, Door, find_token
 from pocqueue.web.errors import SentenceRoute
 from pocqueue.web.failure_limit import FailureLimit
@@ -44,6 +45,8 @@ Since = Annotated[
 ]
 
 PREFIX = "/api/v1/pow"
+#: A proof of 100 000 nonces takes some 4 MB.
+MAX_BODY_BYTES = 16 << 20
 _REFUSAL = "Invalid auth token; send it as `Authorization: Bearer TOKEN`."
 #: How often a long answer looks whether anybody still waits for it.
 _LOOK_EVERY_S = 1.0
@@ -101,6 +104,7 @@ def add_routes(app: FastAPI, state: RouteState) -> None:
     app.include_router(pow_router(state))
     access = Access(state.find, FailureLimit(), if_missing=_REFUSAL, if_wrong=_REFUSAL)
     app.add_middleware(Door, access, asks=state.asks)
+    app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES, within=PREFIX)
 
 
 def pow_router(state: RouteState) -> APIRouter:

@@ -177,6 +177,8 @@ class NodeSettings(EnvSettings):
     """address that the small node listens on; its routes ask for no token"""
     port: _Port = 8080
     """port that the small node listens on"""
+    allowed_hosts: str = ""
+    """host names by which the small node may be called, and whose web pages may use it, with commas between them, such as `node.example.com`. Addresses, `localhost` and names without a dot may be used to call it in any case; pages of other sites may not"""
     key: Path | None = None
     """its signing key, PEM or hex, readable by its owner only; unset: `node-key.pem` in the state folder (make one: `pocqueue node key new`)"""
     work: Literal["auto", "engine", "queue", "none"] = "auto"

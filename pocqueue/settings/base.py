@@ -9,6 +9,7 @@ from pydantic import SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pocqueue.errors import SettingsError
+from pocqueue.words import shown
 
 
 class EnvSettings(BaseSettings):
@@ -35,12 +36,12 @@ class EnvSettings(BaseSettings):
             problem = exc.errors()[0]
             name = str(problem["loc"][0]) if problem["loc"] else "?"
             is_secret = name in cls.model_fields and cls.is_secret(name)
-            shown = "the given value" if is_secret else repr(problem["input"])
+            given = "the given value" if is_secret else shown(name, problem["input"])
             reason = problem["msg"].removeprefix("Value error, ")
             if problem["type"] == "allowed":
                 reason = f"allowed is {reason}"
             raise SettingsError(
-                f"{cls.variable(name)} cannot be {shown}: {reason}. "
+                f"{cls.variable(name)} cannot be {given}: {reason}. "
                 "config/env.example lists every variable and its default."
             ) from None
 

@@ -5,6 +5,7 @@ Promises:
   before that), so that a client without one learns nothing of the rest. Every path is behind the door unless the service says otherwise.
 - Tokens are kept and compared as SHA-256 digests, all of them each time: how long it takes says nothing.
 - A token is in no log line and in no error message.
+- A right token gets in, whatever others at the same address have tried.
 - A missing token is refused and not counted: it is no guess. Wrong ones are counted, see `failure_limit`.
 
 A service gives `Access` its rule for tokens (a function from a token to its owner) and puts `Door`
@@ -25,7 +26,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pocqueue.errors import InvalidToken, PocqueueError
-from pocqueue.web.errors import refusal
+from pocqueue.web.errors import address_of, refusal
 from pocqueue.web.failure_limit import FailureLimit
 
 Caller = TypeVar("Caller")
@@ -61,7 +62,6 @@ class Access(Generic[Caller]):
             InvalidToken: it is missing or wrong.
             TooManyFailures: too many wrong ones came from there.
         """
-        self.limit.check(address)
         if not token:
             raise InvalidToken(self.if_missing)
         caller = self.find(token)
@@ -95,7 +95,7 @@ class Door:
             except PocqueueError as exc:
                 if scope["type"] == "websocket":
                     await receive()  # the connect event, which has to be read first
-                await refusal(exc)(scope, receive, send)
+                await refusal(exc, scope)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
@@ -106,8 +106,7 @@ class Door:
         token = self.token(scope)
         if token is None and asks is Asks.IF_SENT:
             return None
-        client = scope.get("client")
-        return await self.access.admit("" if client is None else client[0], token)
+        return await self.access.admit(address_of(scope), token)
 
 
 def digest(token: str) -> str:

@@ -2,10 +2,14 @@
 
 The status is that of the error's class (`PocqueueError.http_status`). Routes answer so by themselves,
 whatever the application around them does with errors.
+
+What is refused leaves a line in the log: from which address, at which route, why. There is no path in it, which may
+have ids and tokens of clients in it, and no token.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
@@ -15,10 +19,20 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.routing import Match
+from starlette.types import Scope
 from typing_extensions import override
 
 from pocqueue.errors import InvalidRound, PocqueueError
 
+logger = logging.getLogger(__name__)
+
+NO_JSON = "The body is not a JSON object."
+#: Refusals that are no news: who polls a session that is over is told so again and again.
+_OFTEN = {404}
+#: Most characters of a reason in the log.
+_MAX_WHY = 300
 #: Statuses that come with `Retry-After`.
 RETRIED = {429, 503}
 _RETRY_AFTER = {
@@ -68,21 +82,26 @@ class SentenceRoute(APIRoute):
             try:
                 return await handler(request)
             except RequestValidationError as exc:
-                return answer(422, sentence(exc))
+                return answer(422, sentence(exc), request.scope)
             except PocqueueError as exc:
-                return refusal(exc)
+                return refusal(exc, request.scope)
+            except HTTPException as exc:
+                if exc.__cause__ is None:
+                    return answer(exc.status_code, exc.detail, request.scope, exc.headers)
+                # FastAPI's own words for a body that cannot be read as JSON, whatever is wrong with it.
+                return answer(422, NO_JSON, request.scope)
 
         return handle
 
 
-def refusal(exc: PocqueueError) -> Response:
+def refusal(exc: PocqueueError, scope: Scope) -> Response:
     """Return the answer that an error is."""
     headers = {}
     if exc.http_status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     if exc.http_status in RETRIED:
         headers["Retry-After"] = str(math.ceil(exc.retry_after_s))
-    return answer(exc.http_status, str(exc), headers)
+    return answer(exc.http_status, str(exc), scope, headers)
 
 
 def sentence(exc: RequestValidationError) -> str:
@@ -95,13 +114,36 @@ def sentence(exc: RequestValidationError) -> str:
     if problem["type"] == "missing":
         return f"{field} is missing."
     if problem["type"] == "json_invalid":
-        return "The body is not a JSON object."
+        return NO_JSON
     raised = problem.get("ctx", {}).get("error")
     if isinstance(raised, InvalidRound):
         return str(raised)
     return str(InvalidRound(field, problem.get("input"), problem["msg"]))
 
 
-def answer(status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
-    """Return an error answer."""
+def answer(
+    status: int, detail: str, scope: Scope, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return an error answer to a request; if it refuses what was asked for, it leaves a line in the log."""
+    if 400 <= status < 500 and status not in _OFTEN:
+        # One line, whatever a client's text has in it.
+        why = " ".join(detail.split())[:_MAX_WHY]
+        logger.warning(
+            "Refused %s %s from %s: %d %s",
+            *(scope.get("method", "WEBSOCKET"), route_of(scope), address_of(scope), status, why),
+        )
     return JSONResponse({"detail": detail}, status_code=status, headers=headers)
+
+
+def address_of(scope: Scope) -> str:
+    """Return the address that a request comes from."""
+    client = scope.get("client")
+    return "" if client is None else str(client[0])
+
+
+def route_of(scope: Scope) -> str:
+    """Return the route of a request, such as ``/batches/{session_id}``; before it is found as well."""
+    if (route := scope.get("route")) is None and (app := scope.get("app")) is not None:
+        found = (one for one in app.routes if one.matches(scope)[0] is not Match.NONE)
+        route = next(found, None)
+    return str(getattr(route, "path", "(no route)"))

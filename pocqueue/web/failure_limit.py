@@ -1,9 +1,12 @@
-"""Counts the wrong tokens that come from an address, and refuses addresses that try too many.
+"""Counts the wrong tokens that come from an address, and tells addresses that try too many to wait.
 
-An address over the limit is refused for the rest of its window, even with a right token: a lucky guess
-gains nothing. Each process counts on its own before it awaits anything, so that a burst of guesses is
-judged in the order in which it came. With a shared store, all processes of a service count together as
-well; while that store is away, the limit of each process still holds.
+A right token is not refused for them: behind one address, of a proxy or a NAT, there may be many clients. So
+what keeps a token from being guessed is its length; the limit keeps guesses from Redis, and its answer says when
+a mistake in somebody's settings may be tried again.
+
+Each process counts on its own before it awaits anything, so that a burst of guesses is judged in the order in which
+it came. With a shared store, all processes of a service count together as well; while that store is away, the
+limit of each process still holds.
 
 IPv6 addresses count by their /64, which is what one subscriber has.
 """
@@ -39,20 +42,11 @@ class FailureLimit:
     #: By address: wrong tokens, and when they are forgotten.
     _seen: dict[str, tuple[int, float]] = field(default_factory=dict, init=False)
 
-    def check(self, address: str) -> None:
-        """Refuse an address that is over the limit.
+    async def count(self, address: str) -> None:
+        """Count a wrong token.
 
         Args:
             address: an IP address, or any other text.
-
-        Raises:
-            TooManyFailures: it is.
-        """
-        if self._seen:
-            self._refuse_over_limit(subscriber(address))
-
-    async def count(self, address: str) -> None:
-        """Count a wrong token.
 
         Raises:
             TooManyFailures: it is one too many.
@@ -64,18 +58,15 @@ class FailureLimit:
             self._seen = {a: seen for a, seen in self._seen.items() if seen[1] > now}
         # Before anything is awaited: those that came at the same time are judged after it.
         self._seen[address] = count, until
-        if self.shared is not None:
+        # Once an address is over the limit, its guesses do not reach the store.
+        if self.shared is not None and count <= self.max_failures + 1:
             with contextlib.suppress(StoreError):
                 count, left_s = await self.shared(address)
                 if count > self.max_failures:
                     self._seen[address] = count, self.clock() + left_s
-        self._refuse_over_limit(address)
-
-    def _refuse_over_limit(self, address: str) -> None:
         count, until = self._seen.get(address, (0, 0.0))
-        left_s = until - self.clock()
-        if count > self.max_failures and left_s > 0:
-            raise TooManyFailures(left_s)
+        if count > self.max_failures:
+            raise TooManyFailures(until - self.clock())
 
 
 def subscriber(address: str) -> str:

@@ -245,6 +245,27 @@ def test_redis_is_restarted(
         service.end()
 
 
+@pytest.mark.parametrize("trusted", ["", "127.0.0.0/8"])
+def test_who_is_told_to_wait_behind_a_proxy(
+    service: Service, backend: Backend, trusted: str
+) -> None:
+    """What a proxy says of its clients is believed if a setting names it; right tokens get in either way."""
+    service.env |= {"POCQUEUE_TRUSTED_PROXIES": trusted, "DELEGATION_AUTH_FAILURES": "3"}
+    service.start()
+
+    def ask(client: str, token: str) -> int:
+        headers = {"X-Forwarded-For": client, "Authorization": f"Bearer {token}"}
+        return httpx.get(f"{service.url}/status", headers=headers).status_code
+
+    assert [ask("203.0.113.66", "a-guess") for _ in range(5)] == [401, 401, 401, 429, 429]
+    assert ask("198.51.100.7", "a-guess") == (401 if trusted else 429)
+    assert ask("198.51.100.7", TOKEN) == ask("203.0.113.66", TOKEN) == 200
+    said = service.log.read_text()
+    address = "203.0.113.66" if trusted else "127.0.0.1"
+    assert f"Refused GET /status from {address}: 429 Too many wrong tokens" in said
+    assert "a-guess" not in said
+
+
 # Replies that are cut off
 
 

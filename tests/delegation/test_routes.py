@@ -406,12 +406,13 @@ async def test_a_missing_field_is_named(client: Client, field: str) -> None:
     "content", [b"", b"{", b"[]", b'"text"', b"\xff", b"[" * 60_000, b"1" * 5_000]
 )
 async def test_a_body_that_is_none(client: Client, content: bytes) -> None:
-    """422 for whoever has a token in the header, 401 for others."""
+    """422 for whoever has a token in the header, 401 for others, who hear that theirs was not found."""
     for path in ("/start", "/stop"):
         reply = await client.http.post(path, content=content, headers=client.headers)
         assert await refusal(reply) == (422, "The body is not a JSON object.")
-        status, _ = await refusal(await client.http.post(path, content=content))
+        status, sentence = await refusal(await client.http.post(path, content=content))
         assert status == 401
+        assert "the body, which may have one, is not a JSON object" in sentence
 
 
 async def test_a_large_body_is_not_read(client: Client) -> None:
@@ -598,10 +599,10 @@ async def test_a_token_that_is_no_text(client: Client, token: Any) -> None:
     assert reply.status_code == 401
 
 
-async def test_too_many_wrong_tokens_shut_the_address_out(
+async def test_too_many_wrong_tokens_are_told_to_wait(
     backend: Backend, settings_for: SettingsFactory
 ) -> None:
-    """429, then even for the right token; in every process that saw one; others go on."""
+    """429 in every process that sees one more; the right token is not refused for them, from wherever."""
     from tests.support.delegation_server import http_client
 
     live_gpus(backend)
@@ -615,10 +616,10 @@ async def test_too_many_wrong_tokens_shut_the_address_out(
         guess, right = Client(bad, "a-guess"), Client(bad)
         codes = [(await guess.get("status")).status_code for _ in range(5)]
         assert codes == [401, 401, 401, 429, 429]
-        reply = await right.get("status")
+        reply = await guess.get("status")
         assert reply.status_code == 429
         assert 1 <= int(reply.headers["Retry-After"]) <= 60
-        assert (await right.post("start", BODY)).status_code == 429
+        assert (await right.post("start", BODY)).status_code == 200
         assert (await Client(good).get("status")).status_code == 200
         # No token is no guess.
         codes = [(await Client(good, None).get("status")).status_code for _ in range(5)]

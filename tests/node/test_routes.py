@@ -248,6 +248,31 @@ async def test_what_is_no_body(http: httpx.AsyncClient) -> None:
     assert (await http.post(f"{POW}/init", json=[1])).status_code == 422
     reply = await http.post(f"{POW}/init", content=b" " * (17 << 20), headers=headers)
     assert await refusal(reply) == (413, "The body is larger than 16777216 bytes.")
+    for content in (b"[" * 60_000, b'{"block_height":' + b"9" * 5_000 + b"}", b'{"url":"\xff"}'):
+        reply = await http.post(f"{POW}/init", content=content, headers=headers)
+        assert await refusal(reply) == (422, "The body is not a JSON object.")
+
+
+async def test_web_pages_of_others_are_kept_out(http: httpx.AsyncClient) -> None:
+    """Of another origin, or by a name that leads here; the chain's client sends no origin."""
+    url = f"{POW}/stop"
+    for headers in ({"Origin": "http://evil.example"}, {"Host": "evil.example"}):
+        reply = await http.post(url, headers=headers)
+        assert reply.status_code == 403
+        assert "POCQUEUE_NODE_ALLOWED_HOSTS" in reply.json()["detail"]
+    for host in ("127.0.0.1:8080", "localhost", "[::1]:8080", "node"):
+        reply = await http.post(url, headers={"Host": host, "Origin": f"http://{host}"})
+        assert reply.status_code == 200
+
+
+async def test_a_refusal_leaves_a_line(
+    http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Address, route and reason, whatever version stands before the route."""
+    await http.post(f"/v3.0.8{POW}/init", json={"block_hash": "", "url": "http://me:hunter2@h/"})
+    [line] = [line for line in caplog.messages if line.startswith("Refused")]
+    assert line.startswith(f"Refused POST {POW}/init from 127.0.0.1: 422 ")
+    assert "hunter2" not in caplog.text
 
 
 async def test_another_model(http: httpx.AsyncClient) -> None:

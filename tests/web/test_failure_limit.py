@@ -36,20 +36,19 @@ async def test_a_process_counts_for_itself() -> None:
             shared.error = StoreUnavailable("Redis does not answer.")
         await limit.count(ADDRESS)
         await limit.count(ADDRESS)
-        limit.check(ADDRESS)
         with pytest.raises(TooManyFailures):
             await limit.count(ADDRESS)
         with pytest.raises(TooManyFailures) as caught:
-            limit.check(ADDRESS)
+            await limit.count(ADDRESS)
         assert caught.value.retry_after_s == WINDOW_S
-        limit.check("192.0.2.2")
+        if shared is None:
+            await limit.count("192.0.2.2")
         clock.now_s += WINDOW_S
-        limit.check(ADDRESS)
         await limit.count(ADDRESS)
 
 
 async def test_processes_count_together() -> None:
-    """What others saw counts here, for as long as the store says."""
+    """What others saw counts here, for as long as the store says; meanwhile it is not asked again."""
     clock = Clock()
     limit = FailureLimit(2, clock)
     shared = Shared()
@@ -57,8 +56,13 @@ async def test_processes_count_together() -> None:
     with pytest.raises(TooManyFailures) as caught:
         await limit.count(ADDRESS)
     assert caught.value.retry_after_s == 30.0
+    for _ in range(3):
+        with pytest.raises(TooManyFailures):
+            await limit.count(ADDRESS)
+    assert shared.num == 3
+    shared.num = 0
     clock.now_s += 30.0
-    limit.check(ADDRESS)
+    await limit.count(ADDRESS)
 
 
 @pytest.mark.parametrize(

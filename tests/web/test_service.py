@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import socket
@@ -126,7 +127,7 @@ def test_token_rules_over_http_and_websocket(service: Service) -> None:
 
 
 def test_guesses_count_together(service: Service) -> None:
-    """Over HTTP, in the handshake and in a first message; then nothing gets in, and no log has a token."""
+    """Over HTTP, in the handshake and in a first message; right ones get in, and no log has a token."""
     guess = "a-guess-at-the-token"
     assert service.post("/notes", guess, {"text": "a"}).status_code == 401
     with pytest.raises(InvalidStatus) as caught:
@@ -143,11 +144,15 @@ def test_guesses_count_together(service: Service) -> None:
     assert reply.status_code == 429
     assert 1 <= int(reply.headers["Retry-After"]) <= 60
     with pytest.raises(InvalidStatus) as caught:
-        service.socket("/live", HOST)
+        service.socket("/live", guess)
     assert caught.value.response.status_code == 429
     assert "Retry-After" in caught.value.response.headers
+    assert service.post("/notes", HOST, {"text": "a"}).status_code == 200
     assert service.http.get("/health").status_code == 200
     said = service.end()
+    assert "Refused POST /notes from 127.0.0.1: 401 Invalid auth token." in said
+    assert "Refused WEBSOCKET /live from 127.0.0.1: 401 Invalid auth token." in said
+    assert "Refused POST /notes from 127.0.0.1: 429 Too many wrong tokens" in said
     assert guess not in said
     assert HOST not in said
 
@@ -207,10 +212,51 @@ async def test_a_slow_body_is_given_up() -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": "POST", "headers": []}
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
     await BodyLimit(app, max_bytes=10**6, max_s=0.1)(scope, receive, send)
     assert sent[0]["status"] == 408
     assert b"did not come within 0.1 seconds" in sent[1]["body"]
+    assert (b"connection", b"close") in sent[0]["headers"]
+
+
+def test_requests_that_do_not_come_in_whole_end(service: Service) -> None:
+    """Wherever they stop: the service ends the connection, and answers where it knows the route."""
+    head = f"POST /notes HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {HOST}\r\n"
+    starts = [
+        f'{head}Content-Type: application/json\r\nContent-Length: 20\r\n\r\n{{"te',
+        f"{head}Transfer-Encoding: chunked\r\n\r\n4\r\n",
+        head,
+        "P",
+        "\r\n",
+    ]
+    address = "127.0.0.1", service.http.base_url.port
+    with contextlib.ExitStack() as stack:
+        open_ones = []
+        for start in starts:
+            connection = stack.enter_context(socket.create_connection(address, timeout=60))
+            connection.sendall(start.encode())
+            open_ones.append(connection)
+        replies = [b"".join(iter(lambda c=one: c.recv(65536), b"")) for one in open_ones]
+    for reply in replies[:2]:
+        assert reply.startswith(b"HTTP/1.1 408")
+        assert b"The body did not come within 10 seconds." in reply
+    assert replies[2:] == [b"", b"", b""]
+
+
+def test_a_line_about_a_refusal_is_one_line(
+    client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever a client writes; paths are in it as routes."""
+    client.post("/notes", json={"text": "a\nb" * 50}, headers=bearer(HOST))
+    client.post("/guests/a-secret-name", params={"token": "x"})
+    client.post("/a-secret-path", headers=bearer("x"))
+    lines = [line for line in caplog.messages if line.startswith("Refused")]
+    assert [line.partition(" from testclient: ")[0] for line in lines] == [
+        "Refused POST /notes",
+        "Refused POST /guests/{name}",
+        "Refused POST (no route)",
+    ]
+    assert all("\n" not in line and "secret" not in line for line in lines)
 
 
 def test_requests_are_logged_without_secrets(
