@@ -21,7 +21,7 @@ def shown(field: str, value: object) -> str:
         field: its name, such as ``params.model``.
         value: what was given.
     """
-    if "token" in field.lower():
+    if "token" in field.lower() and value is not None:
         return "'…'"
     if isinstance(value, dict) and value:
         return f"an object with {', '.join(map(repr, value))}"[:80]

@@ -68,7 +68,7 @@ class Settings(EnvSettings):
     """name of this machine in the pool and in worker names; unset: its host name"""
     callback_private: bool = False
     """post callbacks to private, loopback and link-local addresses too; without it only to public ones"""
-    trusted_proxies: str = ""
+    trusted_proxies: str | None = None
     """proxies before the services, whose `X-Forwarded-For` says where a request comes from: addresses and networks with commas between them, such as `127.0.0.1,10.0.0.0/8`; unset: none"""
     metrics_address: str = "127.0.0.1"
     """address that a scheduler serves Prometheus metrics on"""
@@ -103,8 +103,9 @@ class Settings(EnvSettings):
 
     @field_validator("trusted_proxies")
     @classmethod
-    def _networks(cls, text: str) -> str:
-        return ",".join(str(ip_network(part.strip())) for part in text.split(",") if part.strip())
+    def _networks(cls, text: str | None) -> str | None:
+        networks = (part.strip() for part in (text or "").split(","))
+        return ",".join(str(ip_network(one)) for one in networks if one) or None
 
     @field_validator("state_dir")
     @classmethod
@@ -177,7 +178,7 @@ class NodeSettings(EnvSettings):
     """address that the small node listens on; its routes ask for no token"""
     port: _Port = 8080
     """port that the small node listens on"""
-    allowed_hosts: str = ""
+    allowed_hosts: str | None = None
     """host names by which the small node may be called, and whose web pages may use it, with commas between them, such as `node.example.com`. Addresses, `localhost` and names without a dot may be used to call it in any case; pages of other sites may not"""
     key: Path | None = None
     """its signing key, PEM or hex, readable by its owner only; unset: `node-key.pem` in the state folder (make one: `pocqueue node key new`)"""

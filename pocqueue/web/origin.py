@@ -70,9 +70,10 @@ class OwnOrigin:
         return True
 
 
-def host_names(text: str) -> frozenset[str]:
+def host_names(text: str | None) -> frozenset[str]:
     """Return host names that stand in a setting, with commas between them."""
-    return frozenset(name.strip().rstrip(".").lower() for name in text.split(",") if name.strip())
+    names = (name.strip().rstrip(".").lower() for name in (text or "").split(","))
+    return frozenset(name for name in names if name)
 
 
 def _name(url: str) -> str:

@@ -27,7 +27,7 @@ def serve(
     *,
     num_processes: int = 1,
     certificate: Certificate | None = None,
-    trusted_proxies: str = "",
+    trusted_proxies: str | None = None,
     websockets: bool = False,
 ) -> None:
     """Serve until SIGTERM or SIGINT; the listener is closed then.
@@ -37,7 +37,8 @@ def serve(
         listener: from `listener.listen`.
         num_processes: that share the port. Each calls the function, and reads its settings itself.
         certificate: for https; None: http.
-        trusted_proxies: addresses and networks, with commas between, whose X-Forwarded-For is believed.
+        trusted_proxies: addresses and networks, with commas between, whose X-Forwarded-For is believed; None:
+            nobody's.
         websockets: the application has WebSocket routes; the package `websockets` is needed then.
     """
     host, port = listener.getsockname()[:2]
@@ -52,7 +53,8 @@ def serve(
         "access_log": False,
         "log_config": None,
         "server_header": False,
-        "forwarded_allow_ips": trusted_proxies,
+        # None would be uvicorn's own variable, or loopback.
+        "forwarded_allow_ips": trusted_proxies or "",
         "timeout_keep_alive": KEEP_ALIVE_S,
         "timeout_graceful_shutdown": END_S,
     }

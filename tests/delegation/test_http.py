@@ -123,8 +123,8 @@ def noted(backend: Backend, session_id: str) -> None:
 
     def is_noted() -> bool:
         stands = backend.client.get(Keys.of_round(session_id, "drain")) or ""
-        found = backend.client.xrevrange(Keys.of_round(session_id, "proofs"), count=1)
-        return bool(found) and str(stands).split(" ")[0] == found[0][0]
+        found: Any = backend.client.xrevrange(Keys.of_round(session_id, "proofs"), count=1)
+        return str(stands).split(" ")[0] in [cursor for cursor, _ in found]
 
     wait_until(is_noted, 60, "the note")
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+from typing_extensions import override
 
 from pocqueue.web.connection import is_received
 
@@ -27,6 +28,7 @@ async def connection() -> AsyncIterator[tuple[asyncio.Transport, socket.socket]]
     opened: asyncio.Future[asyncio.Transport] = asyncio.get_running_loop().create_future()
 
     class Opened(asyncio.Protocol):
+        @override
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             assert isinstance(transport, asyncio.Transport)
             opened.set_result(transport)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import httpx
 import pytest
 from fastapi import FastAPI
@@ -84,9 +86,9 @@ async def test_pages_of_others_change_nothing(origin: str, is_ours: bool) -> Non
 
 async def test_websockets_of_other_pages_are_refused() -> None:
     """Their handshake is a GET, and is answered across origins."""
-    sent = []
+    sent: list[Any] = []
 
-    async def send(message: object) -> None:
+    async def send(message: Any) -> None:
         sent.append(message)
 
     async def receive() -> dict[str, str]:

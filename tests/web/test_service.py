@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -236,7 +237,7 @@ def test_requests_that_do_not_come_in_whole_end(service: Service) -> None:
             connection = stack.enter_context(socket.create_connection(address, timeout=60))
             connection.sendall(start.encode())
             open_ones.append(connection)
-        replies = [b"".join(iter(lambda c=one: c.recv(65536), b"")) for one in open_ones]
+        replies = [b"".join(iter(partial(one.recv, 65536), b"")) for one in open_ones]
     for reply in replies[:2]:
         assert reply.startswith(b"HTTP/1.1 408")
         assert b"The body did not come within 10 seconds." in reply
