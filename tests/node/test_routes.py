@@ -196,7 +196,7 @@ async def test_validation_while_delegated(settings_for: SettingsFactory, path: s
     [
         ({"r_target": 3.0}, "r_target is 3.0; allowed: a number above 0 and up to 2."),
         ({"node_id": 1}, "node_id is 1; allowed: a whole number from 0 to node_count - 1 = 0."),
-        ({"node_count": 0}, "node_count is 0; allowed: an integer from 1 to"),
+        ({"node_count": 0}, "node_count is 0; allowed: a whole number from 1 to"),
         ({"batch_size": 0}, "batch_size is 0; allowed: a whole number from 1 to 4096."),
         ({"block_hash": "two\nlines"}, "block_hash is 'two\\nlines'; allowed:"),
         ({"block_height": -1}, "block_height is -1; allowed:"),
