@@ -19,6 +19,7 @@ from pocqueue.engine.base import Engine
 from pocqueue.engine.profiled import MatmulParameters
 from pocqueue.engine.vllm.engine import load_vllm_engine
 from pocqueue.errors import PocqueueError
+from pocqueue.poc.artifact.scheme import Artifact
 from pocqueue.poc.batch import Batch
 from pocqueue.rounds.spec import RoundSpec
 from tests.support.factories import make_spec
@@ -43,6 +44,8 @@ def main() -> None:
         answers["forward_s"] = engine.timer().time_forward(batch, 2)
         answers |= _ask(engine)
         answers["vectors"] = engine.values(vectors_of(range(4)))
+        answers["artifacts"] = engine.values(artifacts_of(range(32)))
+        answers["artifact_alone"] = engine.values(artifacts_of(range(3, 4)))
         answers["unsupported"] = engine.call_ranks("probe_unsupported")[0]
         answers["other_layers"] = engine.call_ranks("probe_other_layers")[0]
         answers["failure"] = engine.call_ranks("probe_failure")
@@ -60,6 +63,11 @@ def main() -> None:
 def vectors_of(nonces: range) -> Batch:
     """Return a batch of another proof scheme, whose values are vectors of the hidden state."""
     return replace(Batch.of(CONFIG, nonces), scheme=Vectors.name, options=Vectors(size=8).options)
+
+
+def artifacts_of(nonces: range) -> Batch:
+    """Return a batch whose values are artifacts."""
+    return replace(Batch.of(CONFIG, nonces), scheme=Artifact.name, options=Artifact().options)
 
 
 def not_none(parameters: MatmulParameters | None) -> MatmulParameters:

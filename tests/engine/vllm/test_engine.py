@@ -19,8 +19,9 @@ from pocqueue.engine import EngineOptions, load_engine
 from pocqueue.engine.profiled import STAGES
 from pocqueue.engine.torch_model.embedded import EMBEDDED_FINGERPRINT, ensure_embedded_model
 from pocqueue.errors import EngineError
+from pocqueue.poc.artifact.scheme import Artifact
 from pocqueue.poc.batch import Batch
-from tests.support.vllm_engine_probe import CONFIG, NUM_NONCES, vectors_of
+from tests.support.vllm_engine_probe import CONFIG, NUM_NONCES, artifacts_of, vectors_of
 from tests.support.vllm_parts import need_vllm
 
 need_vllm()
@@ -166,6 +167,26 @@ def test_another_scheme_reads_hidden_states(answers: dict[str, Any], state_dir: 
     assert np.abs(np.array(answers["vectors"]) - np.array(theirs)).max() < 0.01
 
 
+def _artifact_distances(ours: list[str], theirs: list[str]) -> list[float]:
+    return [Artifact().difference(a, b) for a, b in zip(ours, theirs, strict=True)]
+
+
+def _torch_artifacts(state_dir: Path) -> list[str]:
+    options = EngineOptions(model="embedded", device="cpu", state_dir=state_dir)
+    return load_engine("torch", options).values(artifacts_of(range(32)))
+
+
+def test_artifacts_agree_with_the_torch_engine(answers: dict[str, Any], state_dir: Path) -> None:
+    """Reflections behind the layers included: without them, or of others, artifacts are 1.4 apart."""
+    apart = _artifact_distances(answers["artifacts"], _torch_artifacts(state_dir))
+    # 0.010 and 0.016 where this was written, in bfloat16.
+    assert np.mean(apart) < 0.02
+    assert max(apart) < 0.05
+    assert answers["artifact_alone"] == answers["artifacts"][3:4]
+    # What follows is as before: see `cache` and the distances after it.
+    assert answers["distances_of_four"] == answers["distances"][:4]
+
+
 def test_two_ranks_share_a_model(state_dir: Path, torch_distances: list[float]) -> None:
     """Tensor parallelism: each rank makes the inputs for itself, and all agree with one device."""
     answers = _probe(state_dir, size=2)
@@ -176,6 +197,8 @@ def test_two_ranks_share_a_model(state_dir: Path, torch_distances: list[float]) 
     assert len(answers["cache"]) == 2
     assert all(rank["unchanged"] and rank["bound_again"] for rank in answers["cache"])
     _check_agreement(answers["distances"], torch_distances)
+    apart = _artifact_distances(answers["artifacts"], _torch_artifacts(state_dir))
+    assert np.mean(apart) < 0.02
     # Each counts its part of the matrices; a stage takes as long as on the slower one.
     _check_profile(answers)
 
