@@ -35,6 +35,7 @@ from typing_extensions import override
 from pocqueue.errors import InvalidRound
 from pocqueue.poc.fields import Allowed
 from pocqueue.poc.fraud import fraud_test
+from pocqueue.poc.nonces import MAX_NONCE
 from pocqueue.poc.proofs import Proofs, ReceivedBatch, Verdict, check_length
 from pocqueue.poc.search import Search, SearchBody
 
@@ -95,6 +96,8 @@ class ProofScheme(BaseModel, ABC):
     other_runtime: ClassVar[str]
     #: Class of its device part, a `SchemeMaths`, as ``module:name``; see `maths.py`.
     maths: ClassVar[str]
+    #: Largest nonce that is searched.
+    max_nonce: ClassVar[int] = MAX_NONCE
     #: Parameters of a round whose own are still to be found out.
     draft: ClassVar[Mapping[str, Any]] = {}
     #: Parameters that are signed with a verdict, each a number.
@@ -102,7 +105,11 @@ class ProofScheme(BaseModel, ABC):
 
     fraud_threshold: FraudThreshold = 0.01
 
-    # What is computed and kept
+    # What is searched, computed and kept
+
+    def stride(self, node_id: int, node_count: int) -> tuple[int, int]:
+        """Return whose nonces a node searches, and among how many, if it does not search all of its own."""
+        return node_id, node_count
 
     @property
     def options(self) -> tuple[tuple[str, Any], ...]:
@@ -333,6 +340,11 @@ class ProofSearch(Search, WithProof):
     @property
     def scheme(self) -> str:
         return self.proof.name
+
+    @property
+    @override
+    def stride(self) -> tuple[int, int]:
+        return self.proof.stride(self.node_id, self.node_count)
 
     @property
     def options(self) -> tuple[tuple[str, Any], ...]:

@@ -11,7 +11,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pocqueue.poc.fields import Allowed, Text
-from pocqueue.poc.nonces import check_node, nonces_of
+from pocqueue.poc.nonces import check_node, index_of, nonces_of
 
 MAX_BATCH_SIZE = 4096
 #: Every nonce of a round has to fit into a signed 64-bit integer on the wire.
@@ -75,10 +75,23 @@ class Search(SearchBody):
 
     seq_len: SeqLen = 256
 
+    @property
+    def stride(self) -> tuple[int, int]:
+        """Whose nonces are searched, and among how many, as `poc/nonces.py` counts."""
+        return self.node_id, self.node_count
+
     def nonces(self, start: int, stop: int) -> range:
         """Return the nonces of the half-open range of indices [start, stop).
 
         Raises:
             InvalidRound: the range is reversed or leaves 64 bits.
         """
-        return nonces_of(start, stop, self.node_id, self.node_count)
+        return nonces_of(start, stop, *self.stride)
+
+    def index_of(self, nonce: int) -> int:
+        """Return the index of a nonce.
+
+        Raises:
+            InvalidRound: it is none of this search.
+        """
+        return index_of(nonce, *self.stride)

@@ -44,7 +44,6 @@ from pocqueue import strict_json
 from pocqueue.engine.base import EngineInfo
 from pocqueue.errors import InvalidRound, ProofFileError
 from pocqueue.files import replace_file
-from pocqueue.poc.nonces import index_of
 from pocqueue.poc.proofs import Proofs, ReceivedBatch, check_length
 from pocqueue.poc.scheme import DEFAULT, named, scheme_class
 from pocqueue.rounds.records import ProofEntry, RoundStatus
@@ -347,7 +346,7 @@ def _check_proofs(batch: ReceivedBatch, spec: RoundSpec, result: ResultPart) -> 
         check_length(f"proofs.{proof.field}", proofs.values, proofs.nonces, proof.noun)
         seen: set[int] = set()
         for nonce, value in proofs:
-            index = index_of(nonce, spec.node_id, spec.node_count)
+            index = spec.index_of(nonce)
             if spec.max_nonces is not None and index >= spec.max_nonces:
                 raise InvalidRound("nonce index", index, f"below max_nonces, {spec.max_nonces}")
             if nonce in seen:

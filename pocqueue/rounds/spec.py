@@ -8,7 +8,9 @@ from typing import Annotated, Any, Self
 from pydantic import ConfigDict, Field
 
 from pocqueue.engine.base import EngineInfo
+from pocqueue.errors import InvalidRound
 from pocqueue.poc.fields import Allowed, HttpUrl, Text, build
+from pocqueue.poc.nonces import MAX_NONCE
 from pocqueue.poc.scheme import DEFAULT, ProofSearch, scheme_class
 from pocqueue.poc.search import BlockHeight, NodeCount, NodeId
 
@@ -81,7 +83,17 @@ class RoundSpec(ProofSearch):
         Raises:
             InvalidRound: a field is out of bounds; names the field, the value and what is allowed.
         """
-        return build(cls, fields, [scheme_class(fields.get("scheme", DEFAULT))])
+        spec = build(cls, fields, [scheme_class(fields.get("scheme", DEFAULT))])
+        if spec.proof.max_nonce == MAX_NONCE:
+            return spec
+        # A round ends with the last nonce that its scheme has.
+        node, count = spec.stride
+        most = (spec.proof.max_nonce - node) // count + 1
+        if most < 1:
+            raise InvalidRound(
+                "node_id", spec.node_id, f"one with nonces up to {spec.proof.max_nonce}"
+            )
+        return spec.model_copy(update={"max_nonces": min(spec.max_nonces or most, most)})
 
     def is_served_by(self, info: EngineInfo) -> bool:
         """Say whether a GPU with this model may work on the round."""

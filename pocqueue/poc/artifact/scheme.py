@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from typing_extensions import override
 
+from pocqueue.errors import InvalidRound
 from pocqueue.poc.artifact import data
 from pocqueue.poc.canonical import malformed
 from pocqueue.poc.fields import Allowed
@@ -15,6 +16,7 @@ from pocqueue.poc.scheme import ProofScheme
 
 #: Most dimensions of an artifact; those of the network have 12.
 MAX_K_DIM = 64
+MAX_GROUPS = 4096
 
 KDim = Annotated[
     int,
@@ -32,6 +34,16 @@ PMismatch = Annotated[
     float,
     Field(gt=0, lt=1, description="Chance of an honest nonce to be a mismatch, by float error."),
     Allowed("a number above 0 and below 1"),
+]
+NumGroups = Annotated[
+    int,
+    Field(ge=1, le=MAX_GROUPS, description="Groups that share the node's nonces."),
+    Allowed(f"a whole number from 1 to {MAX_GROUPS}"),
+]
+GroupId = Annotated[
+    int,
+    Field(ge=0, description="Which of the groups this is, below n_groups."),
+    Allowed("a whole number from 0 to n_groups - 1"),
 ]
 
 
@@ -51,11 +63,28 @@ class Artifact(ProofScheme):
         "fraud_threshold",
     )
 
+    #: Go's store and proofs of the network have 32 bits for one.
+    max_nonce: ClassVar[int] = 2**31 - 1
+
     k_dim: KDim = 12
     stronger_rng: bool = False
+    #: A node's nonces are shared out among so many groups of its GPUs, of which this round is one.
+    n_groups: NumGroups = 1
+    group_id: GroupId = 0
     # What the network's chain takes where it says nothing else.
     dist_threshold: DistThreshold = 0.4
     p_mismatch: PMismatch = 0.1
+
+    @model_validator(mode="after")
+    def _group_id_below_count(self) -> Self:
+        if self.group_id >= self.n_groups:
+            allowed = f"a whole number from 0 to n_groups - 1 = {self.n_groups - 1}"
+            raise InvalidRound("group_id", self.group_id, allowed)
+        return self
+
+    @override
+    def stride(self, node_id: int, node_count: int) -> tuple[int, int]:
+        return node_id + self.group_id * node_count, node_count * self.n_groups
 
     @property
     @override
