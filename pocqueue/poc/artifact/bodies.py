@@ -1,0 +1,187 @@
+"""Bodies of the network's artifact routes and callbacks, whichever service answers or sends them; docs/wire.md.
+
+Unknown fields are ignored but for those of `params`: a decode request must fail loudly, as it would be answered
+with something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from pocqueue.poc.artifact.scheme import (
+    Artifact,
+    DistThreshold,
+    GroupId,
+    KDim,
+    NumGroups,
+    PMismatch,
+)
+from pocqueue.poc.fields import HttpUrl, Text
+from pocqueue.poc.proofs import Proofs
+from pocqueue.poc.scheme import FraudThreshold
+from pocqueue.poc.search import BatchSize, SearchBody, SeqLen
+
+#: Fields of `params` by which decode requests are known.
+_DECODE = frozenset({"scheme", "max_tokens", "k_points_steps", "decode"})
+
+Nonce = Annotated[int, Field(ge=0, le=Artifact.max_nonce)]
+
+
+class Params(BaseModel):
+    """The model, and the size of what is asked of it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: Text
+    seq_len: SeqLen
+    k_dim: KDim = 12
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_prefill(cls, fields: Any) -> Any:
+        if isinstance(fields, dict) and (found := sorted(_DECODE & fields.keys())):
+            raise PydanticCustomError(
+                "decode",
+                "params.{field}: the decode scheme is not computed here; allowed: model, seq_len and k_dim "
+                "of the prefill scheme",
+                {"field": found[0]},
+            )
+        return fields
+
+
+class _Request(SearchBody):
+    """What both requests have."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    params: Params
+    batch_size: BatchSize | None = None  # type: ignore[assignment]  # None: as the service likes
+    url: HttpUrl | None = None
+    poc_stronger_rng: bool = False
+
+    @field_validator("url", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        return None if value == "" else value
+
+    def proof(self, **parameters: Any) -> Artifact:
+        """Return the parameters of the proof that is asked for."""
+        return Artifact(k_dim=self.params.k_dim, stronger_rng=self.poc_stronger_rng, **parameters)
+
+
+class GenerateRoundBody(_Request):
+    """``init/generate``: search until stopped."""
+
+    group_id: GroupId = 0
+    n_groups: NumGroups = 1
+
+
+class ReceivedArtifact(BaseModel):
+    """An artifact that somebody claims."""
+
+    nonce: Nonce
+    vector_b64: Annotated[str, Field(max_length=4096)]
+
+
+class Claims(BaseModel):
+    """What is to be validated."""
+
+    artifacts: list[ReceivedArtifact]
+
+
+class StatTest(BaseModel):
+    """By which bounds claims are judged; the network's chain has another name for the last one."""
+
+    dist_threshold: DistThreshold = 0.02
+    p_mismatch: PMismatch = 0.001
+    fraud_threshold: FraudThreshold = 0.01
+
+    @model_validator(mode="before")
+    @classmethod
+    def _also_called(cls, fields: Any) -> Any:
+        if isinstance(fields, dict) and "p_value_threshold" in fields:
+            return {"fraud_threshold": fields["p_value_threshold"]} | fields
+        return fields
+
+
+class GenerateBody(_Request):
+    """``generate``: compute these nonces, or validate claims of them."""
+
+    nonces: list[Nonce]
+    wait: bool = False
+    validation: Claims | None = None
+    stat_test: StatTest = Field(default_factory=StatTest)
+
+    @field_validator("stat_test", mode="before")
+    @classmethod
+    def _none_is_unset(cls, value: object) -> object:
+        return StatTest() if value is None else value
+
+
+def encoding(k_dim: int) -> dict[str, Any]:
+    """Return how vectors are written."""
+    return {"dtype": "f16", "k_dim": k_dim, "endian": "le"}
+
+
+def artifacts_of(proofs: Proofs) -> list[dict[str, Any]]:
+    """Return artifacts as they are listed."""
+    return [{"nonce": nonce, "vector_b64": vector} for nonce, vector in proofs]
+
+
+def generated_body(
+    search: SearchBody, proofs: Proofs, k_dim: int, request_id: str | None = None
+) -> dict[str, Any]:
+    """Return the body of a POST to ``{url}/generated``.
+
+    Args:
+        search: whose artifacts.
+        proofs: nonces and artifacts, as text.
+        k_dim: of the artifacts.
+        request_id: of the request that asked for these nonces; None: a round did not ask for any in particular.
+    """
+    return {
+        **_names(search),
+        "artifacts": artifacts_of(proofs),
+        "encoding": encoding(k_dim),
+        **({} if request_id is None else {"request_id": request_id}),
+    }
+
+
+def validated_body(search: SearchBody, request_id: str, verdict: dict[str, Any]) -> dict[str, Any]:
+    """Return the body of a POST to ``{url}/validated``; the verdict is one of `verdict_on`."""
+    return {"request_id": request_id, **_names(search), **verdict}
+
+
+def verdict_on(
+    proof: Artifact, claims: Sequence[ReceivedArtifact], computed: dict[int, str]
+) -> dict[str, Any]:
+    """Judge claims by the bounds of a proof.
+
+    Args:
+        proof: its ``dist_threshold``, ``p_mismatch`` and ``fraud_threshold`` count.
+        claims: a claim that cannot be read, or has not k_dim finite numbers, is a mismatch.
+        computed: our artifact of each nonce; a nonce that has none, as we could not compute it, does not count.
+    """
+    known = [claim for claim in claims if claim.nonce in computed]
+    proofs = Proofs.of((claim.nonce, claim.vector_b64) for claim in known)
+    verdict = proof.judge(proofs, [computed[claim.nonce] for claim in known])
+    return {
+        "n_total": len(known),
+        "n_mismatch": verdict.n_invalid,
+        "mismatch_nonces": verdict.invalid,
+        "p_value": verdict.probability_honest,
+        "fraud_detected": verdict.fraud_detected,
+    }
+
+
+def _names(search: SearchBody) -> dict[str, Any]:
+    return {
+        "public_key": search.public_key,
+        "block_hash": search.block_hash,
+        "block_height": search.block_height,
+        "node_id": search.node_id,
+    }
