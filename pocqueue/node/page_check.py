@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from pocqueue.node.round import NodeRound
 from pocqueue.node.sources import Page
-from pocqueue.poc.nonces import MAX_NONCE
 from pocqueue.poc.proofs import Proofs, ReceivedBatch
 
 #: Held while nonces are added: pages of two searches of a round may be looked at in two threads.
@@ -63,10 +62,9 @@ class PageCheck:
             raise Fraud(f"a batch is of another round (block {batch.block_hash[:80]!r})")
         if len(batch.proofs.nonces) != len(batch.proofs.values):
             raise Fraud(f"a batch has not one {proof.noun} for each nonce")
+        node, count = ours.stride
         for nonce, value in batch.proofs:
-            if not 0 <= nonce <= MAX_NONCE or nonce % ours.node_count != ours.node_id:
-                raise Fraud(
-                    f"nonce {str(nonce)[:40]} is not one of node {ours.node_id} of {ours.node_count}"
-                )
+            if not 0 <= nonce <= proof.max_nonce or nonce % count != node:
+                raise Fraud(f"nonce {str(nonce)[:40]} is not one of node {node} of {count}")
             if reason := proof.refusal(value):
                 raise Fraud(f"nonce {nonce} {reason}")
