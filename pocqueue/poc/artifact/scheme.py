@@ -104,6 +104,10 @@ class Artifact(ProofScheme):
         return self.p_mismatch
 
     @override
+    def honest_difference(self, vocab_size: int) -> float:
+        return self.dist_threshold
+
+    @override
     def is_possible(self, value: Any) -> bool:
         return data.distance(value, value, self.k_dim) is not None
 
