@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -14,17 +13,17 @@ from tests.support.stack import Stack
 NUM_NONCES = 6000
 
 
-@pytest.fixture
-def servers(tmp_path: Path) -> Iterator[FailingOver]:
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FailingOver]:
     """A primary, a replica, three sentinels."""
-    with failing_over(tmp_path) as servers:
+    with failing_over(tmp_path_factory.mktemp("servers")) as servers:
         yield servers
 
 
-@pytest.fixture
-def pool(servers: FailingOver, tmp_path: Path) -> Iterator[Stack]:
+@pytest.fixture(scope="module")
+def pool(servers: FailingOver, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A scheduler, an io worker and a GPU worker that know the sentinels."""
-    stack = Stack(tmp_path, servers.url)
+    stack = Stack(tmp_path_factory.mktemp("pool"), servers.url)
     try:
         stack.scheduler()
         stack.spawn("io", "celery", "-A", "pocqueue", "worker", "-Q", "io")
@@ -35,16 +34,28 @@ def pool(servers: FailingOver, tmp_path: Path) -> Iterator[Stack]:
         stack.close()
 
 
+def test_a_round_outlives_a_planned_failover(servers: FailingOver, pool: Stack) -> None:
+    """The old primary lives on as a replica, which refuses what is written: nothing is lost or repeated."""
+    round_id = pool.start(max_nonces=NUM_NONCES, window_s=900.0)
+    pool.wait_checked(round_id, 300)
+    servers.fail_over()
+    servers.wait_leading("replica")
+    assert pool.wait_over(round_id).state is RoundState.COMPLETED
+    pool.check_exactly_once(round_id, NUM_NONCES)
+    pool.check_alive()
+
+
 def test_a_round_outlives_its_primary(servers: FailingOver, pool: Stack) -> None:
     """What the new primary has counts once; what it never got is searched again; every process lives on."""
-    round_id = pool.start(max_nonces=NUM_NONCES, window_s=600.0)
+    servers.wait_following("primary")
+    round_id = pool.start(max_nonces=NUM_NONCES, window_s=900.0)
     pool.wait_checked(round_id, 300)
-    servers.cut_replication()
-    kept = servers.checked(round_id, "replica")
+    servers.cut_replication("replica", "primary")
+    kept = servers.checked(round_id, "primary")
     pool.wait_checked(round_id, kept + 400)
-    servers.kill("primary")
-    servers.wait_failed_over()
-    assert servers.checked(round_id, "replica") < kept + 400
+    servers.kill("replica")
+    servers.wait_leading("primary")
+    assert servers.checked(round_id, "primary") < kept + 400
     assert pool.wait_over(round_id).state is RoundState.COMPLETED
     pool.check_exactly_once(round_id, NUM_NONCES)
     pool.check_alive()

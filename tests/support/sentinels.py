@@ -22,6 +22,11 @@ MASTER = "the-primary"
 #: With characters that have a meaning in URLs.
 PASSWORD = "p@ss/w%rd"
 QUOTED = "p%40ss%2Fw%25rd"
+#: Options of both servers. A replica is followed at once, not after five seconds.
+SERVER = (
+    *("--requirepass", PASSWORD, "--masterauth", PASSWORD, "--save", ""),
+    *("--maxmemory-policy", "noeviction", "--repl-diskless-sync-delay", "0"),
+)
 
 
 class FailingOver:
@@ -50,10 +55,8 @@ class FailingOver:
 
     def start(self) -> None:
         """Start all of it; returns once every sentinel knows both servers and the other sentinels."""
-        server = ["--requirepass", PASSWORD, "--masterauth", PASSWORD, "--save", ""]
-        server += ["--maxmemory-policy", "noeviction", "--repl-diskless-sync-delay", "0"]
-        self._run("primary", *server)
-        self._run("replica", *server, "--replicaof", "127.0.0.1", str(self.ports["primary"]))
+        self._run("primary", *SERVER)
+        self.follow("replica", "primary")
         for name in ("one", "two", "three"):
             config = self.folder / f"{name}.conf"
             config.write_text(
@@ -71,19 +74,38 @@ class FailingOver:
                     return (state["num-slaves"], state["num-other-sentinels"]) == (1, 2)
 
                 wait_until(knows_all, 60.0, f"sentinel {name} to know the others")
-        with self.client("replica") as replica:
-            wait_until(
-                lambda: replica.info("replication")["master_link_status"] == "up",
-                60.0,
-                "the replica to follow",
-            )
+        self.wait_following("replica")
 
-    def cut_replication(self) -> None:
-        """Let the replica get nothing more: what is written from now on is lost with the primary."""
-        with self.client("replica") as replica, self.client("primary") as primary:
+    def follow(self, name: str, leader: str) -> None:
+        """Start a server as the replica of another one."""
+        self._run(name, *SERVER, "--replicaof", "127.0.0.1", str(self.ports[leader]))
+
+    def wait_following(self, name: str) -> None:
+        """Wait until a server is a replica that has everything."""
+        with self.client(name) as client:
+
+            def follows() -> bool:
+                found: Any = client.info("replication")
+                return bool(found.get("master_link_status") == "up")
+
+            wait_until(follows, 90.0, f"{name} to follow")
+
+    def fail_over(self) -> None:
+        """Ask the sentinels for another primary, as for an upgrade: nobody dies."""
+        with self.client("two") as sentinel:
+            sentinel.execute_command("SENTINEL", "FAILOVER", MASTER)
+
+    def cut_replication(self, leader: str, follower: str) -> None:
+        """Let a replica get nothing more: what is written from now on is lost with its primary."""
+        with self.client(follower) as replica, self.client(leader) as primary:
             replica.config_set("masterauth", "wrong")
             primary.execute_command("CLIENT", "KILL", "TYPE", "replica")
-            wait_until(lambda: primary.info("replication")["connected_slaves"] == 0, 30.0)
+
+            def is_alone() -> bool:
+                found: Any = primary.info("replication")
+                return bool(found["connected_slaves"] == 0)
+
+            wait_until(is_alone, 30.0, f"{leader} to be alone")
 
     def checked(self, round_id: str, name: str) -> int:
         """Return how many nonces of a round a server has counted."""
@@ -96,10 +118,10 @@ class FailingOver:
         process.kill()
         process.wait(timeout=30)
 
-    def wait_failed_over(self) -> None:
-        """Wait until the replica is the primary."""
-        with self.client("replica") as replica:
-            wait_until(lambda: replica.role()[0] == "master", 90.0, "the failover")
+    def wait_leading(self, name: str) -> None:
+        """Wait until a server is the primary."""
+        with self.client(name) as client:
+            wait_until(lambda: client.role()[0] == "master", 90.0, f"{name} to lead")
 
     def close(self) -> None:
         """End all of it."""
