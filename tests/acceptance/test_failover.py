@@ -35,7 +35,7 @@ def pool(servers: FailingOver, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 def test_a_round_outlives_a_planned_failover(servers: FailingOver, pool: Stack) -> None:
-    """The old primary lives on as a replica, which refuses what is written: nothing is lost or repeated."""
+    """The old primary lives on as a replica, which refuses what is written to it."""
     round_id = pool.start(max_nonces=NUM_NONCES, window_s=900.0)
     pool.wait_checked(round_id, 300)
     servers.fail_over()
