@@ -121,6 +121,14 @@ class Follower:
         return self._stopping is None and not self.over
 
     @property
+    def is_finished(self) -> bool:
+        """Whether all was searched that there is to search in its window."""
+        if self.is_searching or self.lost or self.fraud is not None:
+            return False
+        # One that was stopped has its window as well; one that ended by itself may say so a moment before.
+        return self.request.left_s <= 0 or (self._stopping is None and self.error is None)
+
+    @property
     def is_done(self) -> bool:
         """Whether there is nothing left to do, and no connection left open."""
         return self._task is not None and self._task.done()
@@ -234,8 +242,7 @@ class Follower:
             return True
         checking = self._check(self.spot_check, batches, self._checking)
         self._checking = asyncio.create_task(checking)
-        left_s = self.request.deadline_s - time.time()
-        await self._wait(self._checking, timeout_s=max(left_s, self.pauses.last_s))
+        await self._wait(self._checking, timeout_s=max(self.request.left_s, self.pauses.last_s))
         if self._checking.done():
             self._checking.result()
             return True
@@ -268,7 +275,7 @@ class Follower:
             if not self._checking.done():
                 return
             self._checking.result()
-        left_s = self.request.deadline_s - time.time()
+        left_s = self.request.left_s
         if self.is_remote and self._stopping is None and left_s > self.pauses.early_s:
             early = (
                 f"Session over ({page.status!r}) {left_s:.0f} s before the end of its window, although "
@@ -292,7 +299,7 @@ class Follower:
             await asyncio.gather(task, return_exceptions=True)
 
     def _is_lost(self, trouble: Exception) -> bool:
-        return is_final(trouble) or time.time() > self.request.give_up_s
+        return is_final(trouble) or self.request.is_forgotten
 
     def _note_trouble(self, exc: PocqueueError) -> None:
         if self.error is None:

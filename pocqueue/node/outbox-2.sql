@@ -1,7 +1,9 @@
--- kept   nonces of each page that was accepted: 64-bit integers of this machine, one behind the other. A nonce
---        goes out once in a round, whatever search of the round finds it again.
+-- kept   nonces of each generated message that was accepted: 64-bit integers of this machine, one behind the
+--        other. A nonce goes out once in a round, whatever search of the round finds it again. Stays when the
+--        message has gone out, and goes with its session, or when the message is held.
 
 CREATE TABLE kept (
+    message_id INTEGER PRIMARY KEY,
     session_id TEXT NOT NULL REFERENCES sessions (session_id) ON DELETE CASCADE,
     nonces     BLOB NOT NULL
 );

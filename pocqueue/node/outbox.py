@@ -11,7 +11,6 @@ Methods are quick and block; they may be called from any thread (`asyncio.to_thr
 
 from __future__ import annotations
 
-import itertools
 import sqlite3
 import time
 from array import array
@@ -215,30 +214,30 @@ class Outbox(SqliteFile):
                 for new in messages:
                     # With and without the slash it is one receiver, and one order.
                     url, body = new.url.rstrip("/"), encode_body(new.body)
-                    db.execute(
+                    added = db.execute(
                         "INSERT INTO messages"
                         " (session_id, position, kind, url, body, nonces, created_s)"
                         " VALUES (?, ?, ?, ?, ?, ?, ?)",
                         (session_id, new.position, new.kind, url, body, new.nonces, self._clock()),
                     )
+                    if new.kind == "generated":
+                        nonces = array("q", new.body.get("nonces", []))
+                        kept = (added.lastrowid, session_id, nonces.tobytes())
+                        db.execute("INSERT INTO kept VALUES (?, ?, ?)", kept)
             except sqlite3.IntegrityError:
                 db.rollback()
                 return False
-            generated = [new.body.get("nonces", []) for new in messages if new.kind == "generated"]
-            nonces = array("q", itertools.chain.from_iterable(generated))
-            if nonces:
-                db.execute("INSERT INTO kept VALUES (?, ?)", (session_id, nonces.tobytes()))
         return True
 
     def nonces_kept(self, is_of_round: Callable[[str], bool]) -> set[int]:
-        """Return the nonces of a round's sessions that were accepted; not of those that were fraud.
+        """Return the nonces of a round's sessions that were accepted, and are not held.
 
         Args:
             is_of_round: says of a session's request whether it is for the round.
         """
         found: set[int] = set()
         with self.transaction() as db:
-            sessions = db.execute("SELECT session_id, request FROM sessions WHERE state != 'fraud'")
+            sessions = db.execute("SELECT session_id, request FROM sessions")
             for session_id, request in sessions.fetchall():
                 if is_of_round(request):
                     pages = db.execute(
@@ -263,6 +262,12 @@ class Outbox(SqliteFile):
         """Send nothing more of a session, which was fraud; return how many messages are held by it."""
         with self.transaction() as db:
             db.execute(_END, ("fraud", self._clock(), session_id))
+            # What is never sent may go out when another search of the round finds it.
+            db.execute(
+                "DELETE FROM kept WHERE message_id IN"
+                " (SELECT id FROM messages WHERE session_id = ? AND state = 'waiting')",
+                (session_id,),
+            )
             held = db.execute(
                 "UPDATE messages SET state = 'held' WHERE session_id = ? AND state = 'waiting'",
                 (session_id,),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, PrivateAttr
+from typing_extensions import override
 
 from pocqueue.delegation.client import RemoteModel
 from pocqueue.poc.fields import HttpUrl
@@ -37,12 +39,18 @@ class NodeRound(ProofSearch):
 
     def is_same_search(self, other: NodeRound) -> bool:
         """Say whether another request asks for what this one asks for already."""
-        # What the nonces are and which of them are valid; not how they are computed and sent.
-        ours, theirs = (
-            {**r.search, "wish": r.wish, "batch_size": None, "fraud_threshold": None}
-            for r in (self, other)
-        )
+        return self._searched() == other._searched()
+
+    def sends_the_same(self, other: NodeRound) -> bool:
+        """Say whether a nonce that went out for one of two requests is not to go out for the other."""
+        # It is the same proof whatever the target was; and another receiver has not got it.
+        ours, theirs = ((r._searched("r_target"), r.url.rstrip("/")) for r in (self, other))
         return ours == theirs
+
+    def _searched(self, *left_out: str) -> dict[str, Any]:
+        """What the nonces are and which of them are valid; not how they are computed and sent."""
+        how = {"batch_size", "fraud_threshold", *left_out}
+        return {k: v for k, v in self.search.items() if k not in how} | {"wish": self.wish}
 
     @property
     def wish(self) -> ModelWish:
@@ -67,14 +75,34 @@ class SearchRequest(BaseModel):
 
     round: NodeRound
     gpu_count: int
-    #: Unix time at which its window closes.
+    #: Seconds of its window.
+    window_s: float = 3600.0
+    #: Unix time at which that closes; for the next run of this program. This one has `left_s`.
     deadline_s: float
     #: What a big node searches with.
     model: RemoteModel = RemoteModel()
     #: The chain has stopped it; its source may not know yet.
     stopped: bool = False
+    #: The same by the monotonic clock, which nobody sets.
+    _closes_at: float = PrivateAttr()
+
+    @override
+    def model_post_init(self, _context: object) -> None:
+        # Of what an earlier run has written; if the clock was set back since then, no window grows.
+        self._closes_at = time.monotonic() + min(self.deadline_s - time.time(), self.window_s)
+
+    @classmethod
+    def begin(cls, node_round: NodeRound, window_s: float) -> SearchRequest:
+        """Return a search on one GPU whose window begins now."""
+        deadline_s = time.time() + window_s
+        return cls(round=node_round, gpu_count=1, window_s=window_s, deadline_s=deadline_s)
 
     @property
-    def give_up_s(self) -> float:
-        """Unix time up to which its source keeps what it found, and is waited for."""
-        return self.deadline_s + KEEP_ENDED_MS / 1000
+    def left_s(self) -> float:
+        """Seconds until its window closes; below 0 afterwards."""
+        return self._closes_at - time.monotonic()
+
+    @property
+    def is_forgotten(self) -> bool:
+        """Whether its source keeps nothing any more of what it found, and is not waited for."""
+        return self.left_s < -KEEP_ENDED_MS / 1000

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import partial
@@ -64,8 +63,6 @@ class Searches:
     on_lost: Callable[[Follower], Awaitable[None]]
     #: Of the searches that are not over, and of some that are.
     followers: list[Follower] = field(default_factory=list, init=False)
-    #: The round of the latest search, and its nonces that were kept, by whatever search of it.
-    _kept: tuple[NodeRound, set[int]] | None = field(default=None, init=False)
     _backend: Backend | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -104,8 +101,8 @@ class Searches:
         await asyncio.gather(*(follower.stop_arrived(STOP_S) for follower in self.followers))
         try:
             await asyncio.to_thread(self.trust.check, client.url)
-            # Before the request: what the big node calls the end of its window must not be earlier.
-            deadline_s = time.time() + self.delegation.window_seconds
+            # Before it is asked for: what the big node calls the end of its window must not be earlier.
+            request = SearchRequest.begin(node_round, self.delegation.window_seconds)
             started = await client.start(node_round.start_body())
         except BaseException:
             await client.close()
@@ -120,7 +117,7 @@ class Searches:
             client.url,
             "".join(c if c.isprintable() else " " for c in started.message[:500]),
         )
-        return await self._open(source, node_round, deadline_s, started)
+        return await self._open(source, request, started)
 
     async def begin_locally(
         self,
@@ -139,12 +136,12 @@ class Searches:
             PocqueueError: they cannot be used for this round; says why.
         """
         source: Source
-        deadline_s = time.time() + window_s
+        request = SearchRequest.begin(node_round, window_s)
         if self.local_work == "engine":
             assert self.engine is not None
             info = await _unless_stopped(self.engine.ready(), stopped)
             self._check_model(node_round, info)
-            source = EngineSource(self.engine, node_round, deadline_s)
+            source = EngineSource(self.engine, request)
         elif self.local_work == "queue":
             backend = await asyncio.to_thread(self._open_backend)
             source = await asyncio.to_thread(
@@ -159,7 +156,7 @@ class Searches:
                 "This node neither delegates nor works itself: set DELEGATION_URL and "
                 "DELEGATION_AUTH_TOKEN, or POCQUEUE_NODE_WORK=engine or queue"
             )
-        return await self._open(source, node_round, deadline_s, RemoteModel())
+        return await self._open(source, request)
 
     def _check_model(self, node_round: NodeRound, info: EngineInfo) -> None:
         check_seq_len(node_round.seq_len, info)
@@ -176,16 +173,10 @@ class Searches:
         logger.warning("LOCAL node %d: %s.", node_round.node_id, conflict)
 
     async def _open(
-        self,
-        source: Source,
-        node_round: NodeRound,
-        deadline_s: float,
-        model: RemoteModel,
+        self, source: Source, request: SearchRequest, model: RemoteModel | None = None
     ) -> Follower:
-        session_id = source.session_id
-        request = SearchRequest(
-            round=node_round, gpu_count=source.gpu_count, deadline_s=deadline_s, model=model
-        )
+        session_id, model = source.session_id, model or RemoteModel()
+        request = request.model_copy(update={"gpu_count": source.gpu_count, "model": model})
         is_ours = True
         try:
             other_model(model, self.engine.info if self.engine else None, self.delegation)
@@ -214,7 +205,7 @@ class Searches:
     async def _run(self, source: Source, request: SearchRequest) -> Follower:
         spot_check = note_fraud = None
         if isinstance(source, RemoteSource):
-            note_fraud = partial(self._note_fraud, source.client.url, source.session_id)
+            note_fraud = partial(self.trust.add, source.client.url, source.session_id)
             if self.engine is not None:
                 spot_check = SpotCheck(
                     self.engine,
@@ -239,18 +230,12 @@ class Searches:
         return follower
 
     async def _nonces_kept(self, node_round: NodeRound) -> set[int]:
-        """Return the nonces of a round that were kept, shared by its searches; other rounds are forgotten."""
-        if self._kept is None or not self._kept[0].is_same_search(node_round):
-            found = await asyncio.to_thread(
-                self.outgoing.outbox.nonces_kept, _is_search_of(node_round)
-            )
-            self._kept = node_round, found
-        return self._kept[1]
-
-    def _note_fraud(self, url: str, session_id: str, reason: str) -> None:
-        self.trust.add(url, session_id, reason)
-        # What was sent of the session is not known; receivers ignore what comes twice.
-        self._kept = None
+        """Return the nonces of a round that were kept; its searches share the set while they run."""
+        for other in self.followers:
+            # Of one that was fraud, nonces are in it that are held and were not sent.
+            if other.fraud is None and other.round.sends_the_same(node_round):
+                return other.check.seen
+        return await asyncio.to_thread(self.outgoing.outbox.nonces_kept, _is_search_of(node_round))
 
     async def resume(self, session: Session) -> Follower | None:
         """Go on with a search that an earlier run of this program left open; None: it cannot.
@@ -268,7 +253,7 @@ class Searches:
         except ValidationError:
             reason = "it cannot be read"
         except PocqueueError as exc:
-            if time.time() < request.give_up_s:
+            if not request.is_forgotten:
                 # It goes on once the setting is mended.
                 logger.error("Session %s cannot go on until the next start: %s", session_id, exc)
                 return None
@@ -297,7 +282,7 @@ class Searches:
             return QueueSource(backend, session.session_id, request.gpu_count)
         if self.engine is None:
             raise EngineError("it was searched by an engine, and this node has none any more")
-        return EngineSource(self.engine, request.round, request.deadline_s, session.session_id)
+        return EngineSource(self.engine, request, session.session_id)
 
     def _client(self, node_round: NodeRound) -> DelegationClient:
         ours = self.delegation
@@ -320,7 +305,7 @@ def _is_search_of(node_round: NodeRound) -> Callable[[str], bool]:
 
     def is_one(request: str) -> bool:
         try:
-            return SearchRequest.model_validate_json(request).round.is_same_search(node_round)
+            return SearchRequest.model_validate_json(request).round.sends_the_same(node_round)
         except ValidationError:
             return False
 

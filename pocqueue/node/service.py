@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 import uuid
 from enum import Enum
 from typing import Any
@@ -263,12 +262,7 @@ class NodeService:
         """Say whether a round was searched until its end: again it would find the same."""
         current = self._current
         return (
-            current is not None
-            and not current.is_searching
-            and current.round.is_same_search(node_round)
-            and not current.lost
-            and current.fraud is None
-            and time.time() >= current.request.deadline_s
+            current is not None and current.is_finished and current.round.is_same_search(node_round)
         )
 
     async def _stop_search(self) -> None:
@@ -279,7 +273,7 @@ class NodeService:
         follower = await self._searches.resume(session)
         if follower is None:
             return
-        if follower.request.stopped or time.time() >= follower.request.deadline_s:
+        if follower.request.stopped or follower.request.left_s <= 0:
             return
         # One round at a time; the stop of the one before may not have arrived.
         await self._stop_search()
@@ -357,8 +351,7 @@ class NodeService:
             reason = f"The big node's session ended early: {follower.error}"
             if follower.fraud is not None:
                 reason = f"The big node's session was fraud: {follower.fraud}"
-            left_s = follower.request.deadline_s - time.time()
-            await self._take_over(reason, follower.round, left_s, stopped)
+            await self._take_over(reason, follower.round, follower.request.left_s, stopped)
 
     async def _take_over(
         self,

@@ -19,7 +19,7 @@ from pocqueue.delegation.client import DelegationClient
 from pocqueue.errors import DelegationError, EngineUnavailable, InvalidRound, StoreError
 from pocqueue.node.engine_host import EngineHost
 from pocqueue.node.outbox import Origin
-from pocqueue.node.round import NodeRound
+from pocqueue.node.round import NodeRound, SearchRequest
 from pocqueue.poc.proofs import ReceivedBatch
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.records import RoundStatus
@@ -203,9 +203,8 @@ class EngineSource(Source):
     """A search with an engine in this process. The cursor is the next nonce index."""
 
     engine: EngineHost
-    round: NodeRound
-    #: Unix time after which nothing counts.
-    deadline_s: float
+    #: What is searched; nothing counts once its window is closed.
+    request: SearchRequest
     session_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     origin = "engine"
     gpu_count = 1
@@ -213,19 +212,19 @@ class EngineSource(Source):
 
     @override
     async def read(self, cursor: str) -> Page:
-        start = int(cursor or 0)
-        if self.is_stopped or time.time() >= self.deadline_s:
+        start, wanted = int(cursor or 0), self.request.round
+        if self.is_stopped or self.request.left_s <= 0:
             return self._end(cursor)
         try:
-            nonces = self.round.nonces(start, start + self.round.batch_size)
+            nonces = wanted.nonces(start, start + wanted.batch_size)
         except InvalidRound:
             return Page(cursor, [], over=True, status="every nonce of this node is searched")
-        values = await self.engine.values(self.round, nonces)
+        values = await self.engine.values(wanted, nonces)
         # A pass cannot be interrupted; its result does not count after a stop or the deadline.
-        if self.is_stopped or time.time() >= self.deadline_s:
+        if self.is_stopped or self.request.left_s <= 0:
             return self._end(cursor)
-        valid, _ = self.round.proof.sift(nonces, values)
-        found = [ReceivedBatch.of(self.round, valid)] if len(valid) else []
+        valid, _ = wanted.proof.sift(nonces, values)
+        found = [ReceivedBatch.of(wanted, valid)] if len(valid) else []
         return Page(str(start + len(nonces)), found, over=False)
 
     @override

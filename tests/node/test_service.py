@@ -325,6 +325,52 @@ async def test_a_round_has_one_window(settings_for: SettingsFactory, chain: Rece
         assert (await node.status())["session_id"] != session_id
 
 
+@pytest.mark.parametrize("step_s", [4000.0, -4000.0])
+async def test_a_clock_that_is_set(
+    step_s: float, settings_for: SettingsFactory, chain: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not end the round that runs, whose repeat is the same search."""
+    now = time.time
+    async with node_at_work(settings_for()) as node:
+        await node.generate(make_round(chain.url))
+        await until(lambda: sent(chain))
+        monkeypatch.setattr(time, "time", lambda: now() + step_s)
+        before = await node.status()
+        await until(lambda: len(sent(chain)) > before["total_nonces"] + 20)
+        await node.generate(make_round(chain.url))
+        after = await node.status()
+        assert (after["status"], after["session_id"]) == ("GENERATING", before["session_id"])
+        assert len(sent(chain)) == len(set(sent(chain)))
+
+
+async def test_a_clock_that_is_set_back_does_not_lengthen_a_round(
+    settings_for: SettingsFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends when its window is over."""
+    now = time.time
+    async with node_at_work(settings_for(), DelegationSettings(window_seconds=0.5)) as node:
+        await node.generate(make_round())
+        monkeypatch.setattr(time, "time", lambda: now() - 4000)
+        await shows(node, status="STOPPED")
+
+
+async def test_a_round_that_ended_a_moment_early_has_had_its_window(
+    settings_for: SettingsFactory,
+) -> None:
+    """The big node's clock is another one: the end of its window may come before that of ours."""
+    async with (
+        legacy_big_node() as big,
+        node_at_work(settings_for(), delegating(big.url, window_seconds=1.5)) as node,
+    ):
+        big.ends = True
+        await node.generate(make_round())
+        await shows(node, status="STOPPED")
+        assert (await node.status())["error"] is None
+        await node.generate(make_round())
+        assert await word(node) == "STOPPED"
+        assert big.started == 1
+
+
 async def test_a_verdict(settings_for: SettingsFactory, chain: Receiver) -> None:
     """Signed, at the chain once; of an honest proof and of a made-up one."""
     async with node_at_work(settings_for()) as node:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import pytest
 from aiohttp import web
@@ -27,7 +26,15 @@ from tests.support.callback_receiver import answering
 from tests.support.delegation_server import TOKEN, Work as Gpus, live_gpus
 from tests.support.fake_engine import FakeEngine, valid_below
 from tests.support.fixtures import SettingsFactory
-from tests.support.node import batch, big_node, host_of, legacy_big_node, make_round, nonces_in
+from tests.support.node import (
+    batch,
+    big_node,
+    host_of,
+    legacy_big_node,
+    make_request,
+    make_round,
+    nonces_in,
+)
 from tests.support.waiting import until
 
 
@@ -121,7 +128,7 @@ async def test_a_search_with_an_engine(settings_for: SettingsFactory) -> None:
     host = host_of(settings_for(), engine)
     host.start()
     node_round = make_round(node_id=1, node_count=3)
-    source = EngineSource(host, node_round, time.time() + 60)
+    source = EngineSource(host, make_request(node_round))
     found, cursor = [], ""
     for _ in range(3):
         page = await source.read(cursor)
@@ -129,7 +136,7 @@ async def test_a_search_with_an_engine(settings_for: SettingsFactory) -> None:
         cursor = page.cursor
     assert cursor == "30"
     assert nonces_in(found) == valid_below(1.0, range(1, 91, 3))
-    again = EngineSource(host, node_round, time.time() + 60, source.session_id)
+    again = EngineSource(host, make_request(node_round), source.session_id)
     assert again.session_id == source.session_id
     await again.read(cursor)
     assert engine.batches[-1] == list(range(91, 121, 3))
@@ -137,7 +144,7 @@ async def test_a_search_with_an_engine(settings_for: SettingsFactory) -> None:
     engine.on_batch = lambda _: setattr(again, "is_stopped", True)
     page = await again.read("40")
     assert (page.batches, page.over, page.status, page.cursor) == ([], True, "stopped", "40")
-    late = EngineSource(host, node_round, time.time() - 1)
+    late = EngineSource(host, make_request(node_round, left_s=-1))
     assert (await late.read("40")).status == "expired"
     await host.close()
     assert engine.closed
@@ -151,7 +158,7 @@ async def test_an_engine_that_fails(settings_for: SettingsFactory) -> None:
 
     host = host_of(settings_for(), FakeEngine(on_batch=fail))
     host.start()
-    source = EngineSource(host, make_round(), time.time() + 60)
+    source = EngineSource(host, make_request())
     with pytest.raises(EngineError, match="The engine failed on a batch: MemoryError") as caught:
         await source.read("")
     assert is_final(caught.value)

@@ -16,7 +16,7 @@ from pocqueue.node.engine_host import EngineHost
 from pocqueue.node.service import NodeService
 from pocqueue.node.trust import TRUST_NAME, TrustFile
 from pocqueue.settings import DelegationSettings
-from tests.support.callback_receiver import Receiver
+from tests.support.callback_receiver import Receiver, receiving
 from tests.support.factories import OTHER_FINGERPRINT
 from tests.support.fake_engine import FakeEngine
 from tests.support.fixtures import SettingsFactory
@@ -345,6 +345,40 @@ async def test_fraud_leaves_nothing_out(settings_for: SettingsFactory, chain: Re
         await shows(node, delegation_mode=False)
         chain.gate.set()
         await until(lambda: set(nonces_in(chain.accepted)) >= set(range(50)))
+
+
+async def test_fraud_and_then_nothing_twice(settings_for: SettingsFactory, chain: Receiver) -> None:
+    """What the receiver had before the fraud was found does not come again from local work."""
+    engine = FakeEngine(lambda _: 0.5)
+    async with (
+        legacy_big_node() as big,
+        node_at_work(
+            settings_for(), delegating(big.url, fallback="local"), work="engine", engine=engine
+        ) as node,
+    ):
+        big.pages.append([batch(0, 1)])
+        await node.generate(make_round(chain.url))
+        await until(lambda: nonces_in(chain.accepted) == [0, 1])
+        await shows(node, waiting=0)
+        big.pages.append([batch(2, block_hash="other")])
+        await shows(node, delegation_mode=False)
+        await until(lambda: len(nonces_in(chain.accepted)) >= 50)
+        sent = nonces_in(chain.accepted)
+        assert sent == list(range(len(sent)))
+
+
+async def test_another_receiver_gets_everything(
+    settings_for: SettingsFactory, chain: Receiver
+) -> None:
+    """The first one had what was sent to it; a request that names another one begins anew."""
+    async with receiving() as other, legacy_big_node() as big:
+        big.ends = True
+        async with node_at_work(settings_for(), delegating(big.url)) as node:
+            for receiver in (chain, other):
+                big.pages.append([batch(*range(20))])
+                await node.generate(make_round(receiver.url))
+                await until(lambda receiver=receiver: len(nonces_in(receiver.accepted)) == 20)  # type: ignore[misc]
+                await shows(node, status="STOPPED")
 
 
 def test_spread_of_the_formula() -> None:
