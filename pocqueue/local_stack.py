@@ -26,7 +26,7 @@ from pocqueue.processes.stack_lock import stack_lock
 from pocqueue.processes.tree import ProcessTree, drop, log_files
 from pocqueue.rounds.pool import Pool
 from pocqueue.rounds.redis_server import RedisServer
-from pocqueue.settings import Settings
+from pocqueue.settings import DELEGATION_PREFIX, DelegationSettings, Settings
 from pocqueue.web.listener import listen, url_of
 
 #: The highest number of workers, as queue names have three digits.
@@ -96,23 +96,23 @@ def local_stack(
 
     Raises:
         ProcessError: something like it runs on this state folder, or Redis did not start.
-        SettingsError: a setting does not fit, such as a port for Flower that is taken.
+        SettingsError: a setting does not fit, such as a port that is taken.
     """
     if gpus is not None and not 1 <= gpus <= MAX_GPUS:
         raise SettingsError(f"--gpus is {gpus}; allowed: 1 to {MAX_GPUS}.")
-    address, port = settings.flower_address, settings.flower_port
-    if flower:
-        listener = listen(
-            address,
-            port,
-            Settings.variable("flower_"),
-            host_variable="ADDRESS",
-            otherwise="choose another with --flower-port, or leave Flower out with --no-flower",
-        )
-        port = listener.getsockname()[1]
-        listener.close()
     with contextlib.ExitStack() as at_end:
+        # First, as another one that runs here has the ports, too.
         lock_fd = at_end.enter_context(stack_lock(settings.state_dir))
+        address, port = settings.flower_address, settings.flower_port
+        if flower:
+            choices = "choose another with --flower-port, or leave Flower out with --no-flower"
+            port = _free_port(address, port, Settings.variable("flower_"), choices, "ADDRESS")
+        if settings.metrics_port is not None:
+            prefix = Settings.variable("metrics_")
+            choices = f"choose another with {prefix}PORT, or unset it"
+            _free_port(settings.metrics_address, settings.metrics_port, prefix, choices, "ADDRESS")
+        if delegation:
+            _check_delegation(settings)
         env = environment(settings)
         num_workers = gpus or default_workers(settings, env)
         prefix = f"{settings.host_name}." if host_queues else ""
@@ -144,6 +144,22 @@ def local_stack(
             tree.start()
         url = url_of(address, port) if flower else None
         yield LocalStack(tree, queues, url, log_dir)
+
+
+def _free_port(host: str, port: int, prefix: str, choices: str, host_variable: str = "HOST") -> int:
+    """Return a port that one of the processes is going to listen on: this one, or a free one for 0."""
+    with listen(host, port, prefix, host_variable=host_variable, otherwise=choices) as listener:
+        return int(listener.getsockname()[1])
+
+
+def _check_delegation(settings: Settings) -> None:
+    """Find what would keep the big node's API from starting."""
+    from pocqueue.delegation.app import check_service
+
+    delegation = DelegationSettings.load()
+    check_service(settings, delegation)
+    choices = f"choose another with {DELEGATION_PREFIX}PORT"
+    _free_port(delegation.host, delegation.port, DELEGATION_PREFIX, choices)
 
 
 def services(

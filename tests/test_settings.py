@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import socket
 import traceback
 from pathlib import Path
@@ -237,3 +238,33 @@ def test_the_small_node_listens_to_its_own_machine(monkeypatch: pytest.MonkeyPat
     assert (loaded.host, loaded.port, loaded.work) == ("127.0.0.1", 8080, "auto")
     assert loaded.key is None
     assert loaded.callback_url is None
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (None, "~/.local/state cannot be found: user"),
+        ("~/state", "POCQUEUE_STATE_DIR cannot be '~/state': ~/state cannot be found: user"),
+        ("/state", None),
+    ],
+)
+def test_a_user_without_a_home_is_told(
+    monkeypatch: pytest.MonkeyPatch, value: str | None, words: str | None
+) -> None:
+    """As in a container that runs under any number; a whole path takes no home."""
+
+    def nobody(_: object) -> None:
+        raise KeyError
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    if value is not None:
+        monkeypatch.setenv("POCQUEUE_STATE_DIR", value)
+    if words is None:
+        assert Settings.load().state_dir == Path("/state")
+        return
+    with pytest.raises(SettingsError) as caught:
+        Settings.load()
+    assert words in str(caught.value)
+    assert "has no home folder that ~ could stand for" in str(caught.value)

@@ -188,8 +188,10 @@ def show(
 
 
 def _key_path(given: Path | None) -> Path:
+    from pocqueue.settings.base import full_path
+
     if given is not None:
-        return given.expanduser().absolute()
+        return full_path(given)
     from pocqueue.node.keys import key_path
     from pocqueue.settings import NodeSettings, Settings
 

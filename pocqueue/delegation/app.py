@@ -33,7 +33,7 @@ from pocqueue.web.failure_limit import FailureLimit
 from pocqueue.web.listener import address_of, listen
 from pocqueue.web.requests import request_histogram
 from pocqueue.web.serve import serve as serve_app
-from pocqueue.web.tls import check_certificate
+from pocqueue.web.tls import Certificate, check_certificate
 
 logger = logging.getLogger(__name__)
 
@@ -148,8 +148,7 @@ def serve(settings: Settings, delegation: DelegationSettings, *, num_processes: 
     """
     log_to_stderr(settings.log_level)
     # All that can be wrong is found here, before there are processes to find it.
-    Customers(service_token(delegation), TokensFile(tokens_path(settings, delegation)))
-    certificate = check_certificate(delegation.tls_cert, delegation.tls_key)
+    certificate = check_service(settings, delegation)
     redis_url(settings, start=True)
     listener = listen(delegation.host, delegation.port, DELEGATION_PREFIX)
     scheme = "http" if certificate is None else "https"
@@ -162,6 +161,16 @@ def serve(settings: Settings, delegation: DelegationSettings, *, num_processes: 
         certificate=certificate,
         trusted_proxies=settings.trusted_proxies,
     )
+
+
+def check_service(settings: Settings, delegation: DelegationSettings) -> Certificate | None:
+    """Find out what would keep the service from starting, but for its port; return its certificate.
+
+    Raises:
+        SettingsError: a setting is missing or not allowed, or a file cannot be read.
+    """
+    Customers(service_token(delegation), TokensFile(tokens_path(settings, delegation)))
+    return check_certificate(delegation.tls_cert, delegation.tls_key)
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from typing_extensions import override
 
 from pocqueue.errors import KeyFileError, SignatureError
 from pocqueue.settings import NodeSettings, Settings
+from pocqueue.settings.base import full_path
 
 #: Number of points of secp256k1 (SEC 2, section 2.4.1): secrets, r and s are 1 … ORDER - 1.
 ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
@@ -137,7 +138,7 @@ class SigningKey:
 
 def key_path(settings: Settings, node: NodeSettings) -> Path:
     """Return the path of the node's key: POCQUEUE_NODE_KEY, or a file in the state folder."""
-    return settings.state_dir / KEY_NAME if node.key is None else node.key.expanduser().absolute()
+    return settings.state_dir / KEY_NAME if node.key is None else full_path(node.key)
 
 
 def verify_signature(public_hex: str, message: bytes, signature: str) -> None:

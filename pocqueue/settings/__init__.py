@@ -16,7 +16,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from pocqueue.poc.fields import HttpUrl
-from pocqueue.settings.base import EnvSettings
+from pocqueue.settings.base import EnvSettings, full_path
 
 #: A token that can be guessed is none.
 MIN_TOKEN_LENGTH = 16
@@ -30,7 +30,7 @@ _Port = Annotated[int, Field(ge=0, le=65535)]
 
 def _default_state_dir() -> Path:
     base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(base).expanduser() / "pocqueue"
+    return full_path(Path(base)) / "pocqueue"
 
 
 class Settings(EnvSettings):
@@ -110,7 +110,7 @@ class Settings(EnvSettings):
     @field_validator("state_dir")
     @classmethod
     def _absolute(cls, path: Path) -> Path:
-        return path.expanduser().absolute()
+        return full_path(path)
 
 
 class DelegationSettings(EnvSettings):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any, Self, get_args
 
 from pydantic import SecretStr, ValidationError
@@ -10,6 +11,21 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pocqueue.errors import SettingsError
 from pocqueue.words import shown
+
+
+def full_path(path: Path) -> Path:
+    """Return the whole path of one that may begin with ``~``, a user's home folder.
+
+    Raises:
+        SettingsError: that user has none, as in a container that runs under any number.
+    """
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:
+        raise SettingsError(
+            f"{path} cannot be found: user {os.getuid()} has no home folder that ~ could stand for. Set "
+            "HOME, or write the whole path (POCQUEUE_STATE_DIR, where none was written)."
+        ) from None
 
 
 class EnvSettings(BaseSettings):
@@ -37,7 +53,7 @@ class EnvSettings(BaseSettings):
             name = str(problem["loc"][0]) if problem["loc"] else "?"
             is_secret = name in cls.model_fields and cls.is_secret(name)
             given = "the given value" if is_secret else shown(name, problem["input"])
-            reason = problem["msg"].removeprefix("Value error, ")
+            reason = problem["msg"].removeprefix("Value error, ").rstrip(".")
             if problem["type"] == "allowed":
                 reason = f"allowed is {reason}"
             raise SettingsError(

@@ -109,7 +109,40 @@ def test_a_taken_port_is_refused(taken_port: int, tmp_path: Path) -> None:
     assert isinstance(error, SettingsError)
     assert f"POCQUEUE_FLOWER_PORT is {taken_port} on 127.0.0.1" in str(error)
     assert "--flower-port" in str(error)
-    assert not (tmp_path / "state").exists()
+    assert os.listdir(tmp_path / "state") == ["up.lock"]
+
+
+def test_a_port_for_metrics_that_is_taken_is_refused(
+    taken_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the scheduler finds it."""
+    monkeypatch.setenv("POCQUEUE_METRICS_PORT", str(taken_port))
+    error = up("--no-flower")
+    assert isinstance(error, SettingsError)
+    assert f"POCQUEUE_METRICS_PORT is {taken_port} on 127.0.0.1" in str(error)
+    assert "or unset it" in str(error)
+
+
+def test_what_the_delegation_lacks_is_found_before_anything_starts(
+    taken_port: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its token, its files, its port: with what to do about them in words of `up`."""
+    monkeypatch.delenv("DELEGATION_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("DELEGATION_HOST", "127.0.0.1")
+    monkeypatch.setenv("DELEGATION_PORT", str(taken_port))
+    error = up("--no-flower", "--delegation")
+    assert isinstance(error, SettingsError)
+    assert "DELEGATION_AUTH_TOKEN is not set" in str(error)
+    monkeypatch.setenv("DELEGATION_AUTH_TOKEN", "long-enough-to-be-one")
+    for name in ("DELEGATION_TLS_CERT", "DELEGATION_TLS_KEY"):
+        monkeypatch.setenv(name, str(tmp_path / "none.pem"))
+    assert "none.pem" in str(up("--no-flower", "--delegation"))
+    for name in ("DELEGATION_TLS_CERT", "DELEGATION_TLS_KEY"):
+        monkeypatch.delenv(name)
+    error = up("--no-flower", "--delegation")
+    assert f"DELEGATION_PORT is {taken_port} on 127.0.0.1" in str(error)
+    assert "choose another with DELEGATION_PORT." in str(error)
+    assert os.listdir(tmp_path / "state") == ["up.lock"]
 
 
 def test_an_address_that_flower_cannot_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,11 +157,11 @@ def test_an_address_that_flower_cannot_have_is_refused(monkeypatch: pytest.Monke
         assert words in str(error)
 
 
-def test_a_second_one_on_the_state_folder_is_refused(tmp_path: Path) -> None:
-    """The sentence has the folder and the process that is there already."""
+def test_a_second_one_on_the_state_folder_is_refused(taken_port: int, tmp_path: Path) -> None:
+    """The sentence has the folder and the process that is there already, whose ports are taken as well."""
     with stack_lock(tmp_path / "state"):
         assert stack_pid(tmp_path / "state") == os.getpid()
-        error = up("--no-flower")
+        error = up("--flower-port", str(taken_port))
         assert isinstance(error, ProcessError)
         assert f"{tmp_path / 'state'} already (process {os.getpid()})" in str(error)
     assert stack_pid(tmp_path / "state") is None
