@@ -11,6 +11,7 @@ import typer
 
 from pocqueue.cli.options import EnvFile, Host, Json, Port, Watch
 from pocqueue.cli.output import columns, console, print_json, seconds, show_status
+from pocqueue.words import counted
 
 if TYPE_CHECKING:
     from pocqueue.delegation.customers import TokensFile
@@ -119,11 +120,24 @@ def token_list(as_json: Json = False, env_file: EnvFile = None) -> None:
 @token_app.command("revoke", short_help="Take a customer's token away.")
 def token_revoke(
     name: Annotated[str, typer.Argument(help="The customer.")],
+    stop: Annotated[bool, typer.Option("--stop", help="End its running sessions as well.")] = False,
     env_file: EnvFile = None,
 ) -> None:
-    """Take a customer's token away, at once; its running sessions search on until they expire."""
-    _tokens_file().revoke(name)
-    console().print(f"{name} has no token any more.")
+    """Take a customer's token away, at once.
+
+    Without `--stop` its running sessions search on until they expire. A customer who gets this name later sees
+    the sessions that began within the hour before.
+    """
+    from pocqueue.rounds.backend import Backend
+    from pocqueue.rounds.sessions.control import stop_sessions
+    from pocqueue.settings import Settings
+
+    # Redis is known to answer before anything is changed.
+    with Backend.open(Settings.load()) if stop else contextlib.nullcontext() as backend:
+        _tokens_file().revoke(name)
+        stopped = 0 if backend is None else stop_sessions(backend, name)
+    found = f" {counted(stopped, 'session')} stopped." if stop else ""
+    console().print(f"{name} has no token any more.{found}")
 
 
 def _tokens_file() -> TokensFile:

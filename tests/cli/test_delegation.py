@@ -156,6 +156,28 @@ def test_a_token_is_printed_once(tmp_path: Path) -> None:
     assert (tmp_path / "delegation-tokens.json").exists()
 
 
+@pytest.mark.parametrize("stop", [False, True])
+def test_sessions_of_a_token_that_is_revoked(backend: Backend, stop: bool) -> None:
+    """They search on, unless they are to end; others' sessions do in any case."""
+    for name in ("alice", "bob"):
+        assert run("token", "add", name).exit_code == 0
+    ids = {name: backend.store.create(make_spec(customer=name)) for name in ("alice", "bob")}
+    said = run("token", "revoke", "alice", *(["--stop"] if stop else []))
+    assert said.exit_code == 0
+    assert ("1 session stopped." in said.output) is stop
+    assert set(backend.store.active_ids()) == {ids["bob"], *([] if stop else [ids["alice"]])}
+
+
+def test_a_token_is_revoked_only_if_its_sessions_can_be_stopped(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Nothing is changed while Redis is away, so that the command can be given again."""
+    assert run("token", "add", "alice").exit_code == 0
+    monkeypatch.setenv("POCQUEUE_REDIS_URL", f"unix://{tmp_path}/nobody")
+    refused("token", "revoke", "alice", "--stop")
+    assert run("token", "revoke", "alice").exit_code == 0
+
+
 def test_the_file_may_be_elsewhere(tmp_path: Path) -> None:
     """DELEGATION_TOKENS_FILE says where."""
     os.environ["DELEGATION_TOKENS_FILE"] = str(tmp_path / "elsewhere.json")

@@ -181,6 +181,30 @@ async def test_a_request_may_be_made_again(client: Client, tokens: TokensFile) -
     assert (await refusal(bad))[0] == 422
 
 
+async def test_the_same_start_gets_the_running_session(
+    client: Client, backend: Backend, tokens: TokensFile
+) -> None:
+    """However often, at the same time too: a client that retries makes no second one on the same nonces."""
+    replies = await asyncio.gather(*(client.post("start", BODY) for _ in range(10)))
+    [session_id] = {reply.json()["session_id"] for reply in replies}
+    assert backend.store.active_ids() == [session_id]
+    others = [await client.start(**change) for change in ({"node_id": 1, "node_count": 2},)]
+    others.append(await client.start(block_hash="block-2"))
+    others.append(await client.start(public_key="key-2"))
+    others.append(await client.start(r_target=1.5))
+    others.append(await client.start(request_id="0e8a4c1f-55a1-4a5c-8a56-0f7cf9e0c3d2"))
+    others.append(await Client(client.http, tokens.add("other")).start())
+    assert len({session_id, *others}) == 7
+    assert await client.start() == session_id
+    # What is over is not run on.
+    await client.stop(session_id)
+    second = await client.start()
+    pass_deadline(backend, second)
+    third = await client.start()
+    assert await client.start() == third
+    assert len({session_id, second, third}) == 3
+
+
 async def test_a_session_expires_by_itself(client: Client, backend: Backend) -> None:
     """Without a scheduler: the last batches come with the word that it is over, and its place is free."""
     session_id = await client.start()
@@ -489,19 +513,20 @@ async def test_there_are_as_many_sessions_as_allowed(
     """One more is refused with the time until the next place; a stop and a deadline make room."""
     live_gpus(backend)
     async with serving(settings_for(), make_delegation(max_sessions=2)) as client:
-        first, second = await client.start(), await client.start()
-        reply = await client.post("start", BODY)
+        first, second = await client.start(), await client.start(block_hash="block-2")
+        another = BODY | {"block_hash": "block-3"}
+        reply = await client.post("start", another)
         status, sentence = await refusal(reply)
         assert status == 429
         assert sentence.startswith("Maximum sessions (2) reached. ")
         assert 1 <= int(reply.headers["Retry-After"]) <= 330
         await client.stop(first)
         await client.start()
-        assert (await client.post("start", BODY)).status_code == 429
+        assert (await client.post("start", another)).status_code == 429
         pass_deadline(backend, second)
         # A scheduler or a reader writes down that it is over; any of them does.
         await client.batches(second)
-        await client.start()
+        await client.start(**another)
 
 
 async def test_a_race_for_the_last_places(backend: Backend, settings_for: SettingsFactory) -> None:
@@ -512,7 +537,9 @@ async def test_a_race_for_the_last_places(backend: Backend, settings_for: Settin
         serving(settings_for(), delegation) as one,
         serving(settings_for(), delegation) as two,
     ):
-        replies = await asyncio.gather(*((one, two)[i % 2].post("start", BODY) for i in range(30)))
+        bodies = [BODY | {"block_hash": f"block-{i}"} for i in range(30)]
+        starts = ((one, two)[i % 2].post("start", body) for i, body in enumerate(bodies))
+        replies = await asyncio.gather(*starts)
     codes = sorted(reply.status_code for reply in replies)
     assert codes == [200] * 20 + [429] * 10
     assert len(backend.store.active_ids()) == 20
@@ -550,7 +577,8 @@ async def test_a_customer_has_limits_of_its_own(
     other = Client(client.http, tokens.add("other", sessions=1, share=2.5))
     session_id = await other.start()
     assert backend.store.status(session_id).spec.share == 2.5
-    status, sentence = await refusal(await other.post("start", BODY))
+    another = BODY | {"block_hash": "block-2"}
+    status, sentence = await refusal(await other.post("start", another))
     assert status == 429
     assert sentence.startswith("Maximum sessions (1) reached. ")
     await client.start()

@@ -6,9 +6,10 @@ its specification. A customer's session is known to that customer only.
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import logging
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -113,7 +114,9 @@ class SessionControl:
         share: float,
         request_id: str | None = None,
     ) -> StartedSession:
-        """Start a session; asked again with the same request id, return the one that was started.
+        """Start a session; asked for the same again while it runs, return that one.
+
+        So a client whose answer was lost may ask again, and no nonce is searched twice.
 
         Args:
             draft: what to search, from `start.draft_spec`; the model is still open.
@@ -121,19 +124,24 @@ class SessionControl:
             customer: whose it is.
             max_sessions: that this customer may have at a time.
             share: weight of the session when GPUs are shared out.
-            request_id: the customer's own name for this request, so that one whose answer was lost
-                can be made again; None: every request is another session.
+            request_id: the customer's own name for this request: another one makes another session, and the
+                same one is answered with the same session even once it is over.
 
         Raises:
             InvalidRound: seq_len or callback_url is not allowed.
             NoLiveGpu, ModelConflict, SessionsFull: see the classes.
         """
-        session_id = None if request_id is None else _session_id(customer, request_id)
         gpus = self.backend.pool.live()
-        if session_id is not None:
-            with contextlib.suppress(UnknownRound):
-                known = self.backend.store.status(session_id).spec
-                return StartedSession(session_id, known, num_serving(gpus, known), "")
+        for session_id in _session_ids(customer, draft, wish, request_id):
+            try:
+                known = self.backend.store.status(session_id)
+            except UnknownRound:
+                break
+            if known.state.is_active or request_id is not None:
+                logger.info(
+                    "DELEGATION session %s of node %d: asked for again.", session_id, draft.node_id
+                )
+                return StartedSession(session_id, known.spec, num_serving(gpus, known.spec), "")
         if draft.callback_url is not None:
             check_url(draft.callback_url, allow_private=self.callback_private)
         try:
@@ -144,6 +152,7 @@ class SessionControl:
         check_seq_len(draft.seq_len, info, "params.seq_len")
         spec = decided(draft, info, customer=customer, share=share, window_s=self.window_s)
         limits = SessionLimits(self.max_sessions, max_sessions)
+        # Of two at a time one makes it, and both get it.
         session_id = self.backend.store.create(spec, session_id, limits=limits)
         num_gpus = num_serving(gpus, spec)
         logger.info(
@@ -205,6 +214,23 @@ def session_views(backend: Backend, customer: str | None = None) -> list[Session
     ]
 
 
-def _session_id(customer: str, request_id: str) -> str:
-    """Name the session of a request; no other customer's request can have the same name."""
-    return str(uuid.uuid5(_REQUESTS, f"{request_id} {customer}"))
+def stop_sessions(backend: Backend, customer: str) -> int:
+    """End all sessions of a customer whose token was taken away; return how many were running."""
+    active = [
+        view.status for view in session_views(backend, customer) if view.status.state.is_active
+    ]
+    for status in active:
+        backend.store.close(status.round_id, RoundState.STOPPED, "the customer's token was revoked")
+    return len(active)
+
+
+def _session_ids(
+    customer: str, draft: RoundSpec, wish: ModelWish, request_id: str | None
+) -> Iterator[str]:
+    """Name the sessions of a request, one after the other; no other customer's request has the same names."""
+    if request_id is not None:
+        yield str(uuid.uuid5(_REQUESTS, f"{request_id} {customer}"))
+        return
+    request = f"{customer} {draft.model_dump_json()} {wish!r}"
+    for number in itertools.count():
+        yield str(uuid.uuid5(_REQUESTS, f"{request} {number}"))
