@@ -180,8 +180,8 @@ async def batches(
         Query(
             max_length=64,
             description="Behind which batch to begin: the cursor of an earlier reply, or empty for the "
-            "first batch. The same cursor gives the same batches again. Without it each batch is "
-            "handed over once.",
+            "first batch. The same cursor gives the same batches again. Without it the reply has the batches "
+            "that were not handed over yet: all of an earlier reply are once it has arrived.",
         ),
     ] = None,
     wait: Annotated[

@@ -135,7 +135,7 @@ class DelegationSettings(EnvSettings):
     any_model: bool = False
     """take sessions that ask for another model than the deployed one, with a warning"""
     auth_failures: int = Field(default=20, ge=1, le=1_000_000)
-    """wrong tokens from one address in a minute, after which it is refused; raise it if many small nodes come from one address, through a proxy or NAT"""
+    """wrong tokens from one address in a minute that are answered as such; more of them are told to wait. A right token is not refused for them"""
     tls_cert: Path | None = None
     """certificate chain of the big node, PEM; unset: plain http"""
     tls_key: Path | None = None
