@@ -22,7 +22,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import KW_ONLY, InitVar, dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
-from pocqueue.errors import DelegationError, OutboxError, PocqueueError
+from pocqueue.errors import DelegationError, NodeError, OutboxError, PocqueueError
 from pocqueue.node.dispatcher import Dispatcher
 from pocqueue.node.outbox import NewMessage
 from pocqueue.node.page_check import Fraud, PageCheck
@@ -36,6 +36,11 @@ logger = logging.getLogger(__name__)
 
 #: Most nonces of one message. Known receivers take thousands.
 NONCES_PER_MESSAGE = 1000
+#: What to look at if a source ends a search before its time. An engine of our own has searched all there is.
+_EARLY = {
+    "delegation": "DELEGATION_WINDOW_SECONDS is to be the same on both nodes",
+    "queue": "was it stopped by hand, or Redis's clock set?",
+}
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -53,9 +58,8 @@ class Pauses(Backoff):
     disk_s: float = 1.0  #: between two tries to write to the outbox
     close_s: float = 5.0  #: for a step under way when this process ends
     last_s: float = 10.0  #: for the sample of a page that comes when the window is over, or nearly
-    early_s: float = (
-        2.0  #: before the end of the window, by which the end of a session is not early
-    )
+    #: Before the end of the window, by which the end of a session is not early.
+    early_s: float = 2.0
 
     def after(self, trouble: Exception, tries: int) -> float:
         """Return the seconds to wait after a failure; `tries` failed before it."""
@@ -249,10 +253,9 @@ class Follower:
         if self._closing.is_set():
             # The next run reads it again, if it can be had again.
             return page.is_only_copy
-        num_nonces = sum(map(len, batches))
         logger.warning(
             "%s the window is over before %d nonces are judged: they are sent.",
-            *(self.tag, num_nonces),
+            *(self.tag, sum(map(len, batches))),
         )
         return True
 
@@ -276,12 +279,13 @@ class Follower:
                 return
             self._checking.result()
         left_s = self.request.left_s
-        if self.is_remote and self._stopping is None and left_s > self.pauses.early_s:
+        is_early = self._stopping is None and left_s > self.pauses.early_s
+        if is_early and (hint := _EARLY.get(self.source.origin)):
             early = (
                 f"Session over ({page.status!r}) {left_s:.0f} s before the end of its window, although "
-                "nobody here stopped it: DELEGATION_WINDOW_SECONDS is to be the same on both nodes"
+                f"nobody here stopped it: {hint}"
             )
-            await self._give_up(DelegationError(early, is_final=True))
+            await self._give_up(NodeError(early))
         else:
             await self._close_session(f"over ({page.status})")
 
@@ -328,15 +332,13 @@ class Follower:
 
     def _messages(self, position: str, batches: list[Proofs]) -> list[NewMessage]:
         """Return a page's batches, signed, in pieces that a receiver takes."""
-        found = Proofs.joined(batches)
+        found, url = Proofs.joined(batches), self.round.url
         messages = []
         for start in range(0, len(found), NONCES_PER_MESSAGE):
             part = slice(start, start + NONCES_PER_MESSAGE)
             piece = Proofs(found.nonces[part], found.values[part])
             body = self.round.proof.signed_body(self.round, piece)
-            messages.append(
-                self.outgoing.message(f"{position}/{start}", "generated", self.round.url, body)
-            )
+            messages.append(self.outgoing.message(f"{position}/{start}", "generated", url, body))
         return messages
 
     def _count(self, batches: list[Proofs]) -> None:
@@ -366,9 +368,7 @@ class Follower:
         self.error = reason
         logger.error(
             "%s FRAUD: %s. The session is stopped, %d signed batches of it are held back.",
-            self.tag,
-            reason,
-            held,
+            *(self.tag, reason, held),
         )
         # Not waited for: a cheat that does not answer must not hold up local work.
         self.stop()

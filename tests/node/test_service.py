@@ -27,6 +27,7 @@ from pocqueue.node.outbox import OUTBOX_NAME, Outbox
 from pocqueue.node.service import NodeService
 from pocqueue.node.signing import verify_body
 from pocqueue.rounds.backend import Backend
+from pocqueue.rounds.spec import RoundState
 from pocqueue.rounds.store import Keys
 from pocqueue.settings import DelegationSettings
 from tests.support.callback_receiver import Receiver, answering
@@ -473,6 +474,23 @@ async def test_a_round_on_the_queues(
         await until(lambda: sent(chain) == work.nonces)
         await node.stop()
         await until(lambda: not backend.store.status(status["session_id"]).state.is_active)
+
+
+async def test_a_round_of_its_own_gpus_that_ends_early(
+    backend: Backend, settings_for: SettingsFactory, chain: Receiver
+) -> None:
+    """Stopped by hand, or by a clock of Redis's host that was set: said, and begun again if it is asked for."""
+    live_gpus(backend)
+    async with node_at_work(settings_for(), work="queue") as node:
+        await node.generate(make_round(chain.url))
+        first = (await node.status())["session_id"]
+        backend.store.close(first, RoundState.EXPIRED, "")
+        await shows(node, status="STOPPED")
+        assert "'expired') 3" in str((await node.status())["error"])
+        await node.generate(make_round(chain.url))
+        status = await node.status()
+        assert (status["status"], status["error"]) == ("GENERATING", None)
+        assert status["session_id"] != first
 
 
 # Restarts
