@@ -175,6 +175,10 @@ class EngineError(PocqueueError):
     """Something about a deployed model."""
 
 
+class PassTooLarge(EngineError):
+    """A batch does not fit into the memory of its device."""
+
+
 class ModelNotFound(EngineError, LookupError):
     """There is no such model, or it cannot be loaded as a causal language model."""
 

@@ -11,9 +11,11 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 
 from pocqueue.engine import WORKER_PATIENCE_S, Engine, OnProgress, load_local_engine
+from pocqueue.engine.memory import measured_pass_tokens
 from pocqueue.errors import EngineError
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.pool import Gpu
@@ -76,8 +78,9 @@ class GpuService:
             engine, backend.store, worker, self._on_broken, engine_thread=engine_thread
         )
         self._at_end.callback(runner.close)
-        engine_thread.submit(_warm_up, engine, runner).result()
-        info = engine.info
+        tokens = engine_thread.submit(_warm_up, engine, runner).result()
+        # What the engine's configuration says goes before an estimate.
+        info = replace(engine.info, max_pass_tokens=engine.info.max_pass_tokens or tokens)
         self._heartbeat = Heartbeat(
             backend.pool,
             Member(Gpu(self._queue, worker, self._settings.host_name, os.getpid(), info)),
@@ -130,11 +133,11 @@ class GpuService:
         )
 
 
-def _warm_up(engine: Engine, runner: RangeRunner) -> None:
+def _warm_up(engine: Engine, runner: RangeRunner) -> int:
+    """Run passes, the last of which tells the first rate; return how many tokens one can have, 0 if unknown."""
     seq_len = min(WARM_UP_SEQ_LEN, engine.info.max_seq_len)
-    # The first pass pays for allocations and code generation, the second is measured.
-    for _ in range(2):
-        began = time.monotonic()
-        engine.warm_up(WARM_UP_BATCH, seq_len)
-        seconds = time.monotonic() - began
-    runner.set_rate(seq_len, WARM_UP_BATCH, WARM_UP_BATCH / max(seconds, 1e-6))
+    tokens = measured_pass_tokens(engine, WARM_UP_BATCH, seq_len)
+    began = time.monotonic()
+    engine.warm_up(WARM_UP_BATCH, seq_len)
+    runner.set_rate(seq_len, WARM_UP_BATCH, WARM_UP_BATCH / max(time.monotonic() - began, 1e-6))
+    return tokens

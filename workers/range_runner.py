@@ -25,10 +25,17 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from pocqueue.engine.base import Engine
-from pocqueue.errors import EngineUnavailable, PocqueueError, StoreError, StoreUnavailable
+from pocqueue.errors import (
+    EngineUnavailable,
+    PassTooLarge,
+    PocqueueError,
+    StoreError,
+    StoreUnavailable,
+)
 from pocqueue.poc.batch import Batch
 from pocqueue.rounds.range_search import RangeBook, RangeSearch, second_look
 from pocqueue.rounds.records import BatchCommit, CommitResult, Outcome, OutstandingRange
+from pocqueue.rounds.spec import RoundSpec
 from workers.runner_stats import RunnerStats
 
 logger = logging.getLogger(__name__)
@@ -178,7 +185,7 @@ class RangeRunner:
             self._give_back(out, failed=False)
             return f"not counted: {exc}"
         except Exception as exc:  # noqa: BLE001 - any runtime may raise anything
-            self._engine_failed(out, exc)
+            self._engine_failed(status.spec, out, exc)
             return f"failed: {exc}"
         finally:
             # Also if a commit was refused: those before it count.
@@ -254,7 +261,7 @@ class RangeRunner:
         if num:
             logger.info("Round %s: handed %d nonces back.", out.round_id, num)
 
-    def _engine_failed(self, out: OutstandingRange, exc: Exception) -> None:
+    def _engine_failed(self, spec: RoundSpec, out: OutstandingRange, exc: Exception) -> None:
         # A server that is away says nothing about the range, which must not be given up for it.
         away = isinstance(exc, EngineUnavailable)
         if away:
@@ -265,6 +272,8 @@ class RangeRunner:
         # An engine that says what it cannot do (too large a batch, say) is well otherwise.
         refused = isinstance(exc, PocqueueError) and not away
         with self._stats_lock:
+            if isinstance(exc, PassTooLarge):
+                self._stats.too_large(spec.pass_tokens)
             self._stats.failures += not refused
             self._stats.last_error = f"{type(exc).__name__}: {exc}"[:200]
             broken = self._stats.failures == MAX_FAILURES and not refused

@@ -26,6 +26,8 @@ class RunnerStats:
     held: set[str] = field(default_factory=set)
     last_error: str = ""
     failures: int = 0  #: engine failures in a row
+    #: Tokens of the largest pass that is still to be tried, since a larger one did not fit; 0: none failed.
+    max_pass_tokens: int = 0
     #: How long commits took, from the first try to the answer.
     commits: Latency = field(default_factory=Latency)
     #: How long the engine was idle between two ranges of which the second one was here already.
@@ -47,6 +49,10 @@ class RunnerStats:
         """Set the rate of a shape, measured outside of ranges (by a warm-up)."""
         shape = shape_key(seq_len, batch_size)
         self.rates[shape] = self.best_rates[shape] = rate
+
+    def too_large(self, tokens: int) -> None:
+        """Learn that a pass of so many tokens does not fit: the next one has half as many at most."""
+        self.max_pass_tokens = least_limit(self.max_pass_tokens, max(1, tokens // 2))
 
     def begin(self, search: RangeSearch, now: float, free_since: float) -> None:
         """Begin the search of a range with the engine.
@@ -93,9 +99,11 @@ class Member:
         now = time.monotonic()
         busy_s, passed_s = stats.busy_s - self._told_busy_s, now - self._told_at
         self._told_busy_s, self._told_at = stats.busy_s, now
+        most = least_limit(self.gpu.info.max_pass_tokens, stats.max_pass_tokens)
         load = min(1.0, max(0.0, busy_s / passed_s)) if passed_s > 0 else 0.0
         return replace(
             self.gpu,
+            info=replace(self.gpu.info, max_pass_tokens=most),
             rates=stats.rates,
             best_rates=stats.best_rates,
             held=tuple(sorted(stats.held)),
@@ -107,3 +115,8 @@ class Member:
             commits=stats.commits,
             gaps=stats.gaps,
         )
+
+
+def least_limit(*limits: int) -> int:
+    """Return the least of these limits, of which 0 is none."""
+    return min(filter(None, limits), default=0)

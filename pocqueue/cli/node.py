@@ -211,7 +211,9 @@ def try_node(
         str | None, typer.Option(help="Of the round. [default: a new one]")
     ] = None,
     public_key: Annotated[str, typer.Option(help="In the round.")] = "trial",
-    r_target: Annotated[float, typer.Option(help="Distance to stay below, up to 2.")] = 1.38,
+    r_target: Annotated[
+        float, typer.Option(help="Distance to stay below; distances are up to 2.")
+    ] = 1.38,
     seq_len: SeqLen = 256,
     batch_size: BatchSize = 32,
     env_file: EnvFile = None,

@@ -73,7 +73,7 @@ BatchSize = Annotated[int, typer.Option(help="Nonces of one forward pass.")]
 Window = Annotated[float, typer.Option(help="Seconds until the deadline, up to 3600.")]
 ValidRate = Annotated[float, typer.Option(help="Share of nonces to be valid, above 0 and below 1.")]
 RTarget = Annotated[
-    float | None, typer.Option(help="A nonce is valid below this distance; above 0, up to 2.")
+    float | None, typer.Option(help="A nonce is valid below this distance; distances are up to 2.")
 ]
 ValidRateInstead = Annotated[
     float | None,

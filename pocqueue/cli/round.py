@@ -85,7 +85,7 @@ def start(
     """
     from pocqueue.measure.valid_rate import check_valid_rate
     from pocqueue.rounds.backend import Backend
-    from pocqueue.rounds.start import decided, deployed_model, draft_spec
+    from pocqueue.rounds.start import decided, deployed_model, draft_spec, fitted
     from pocqueue.settings import Settings
 
     _check_options(r_target, valid_rate, detach, output)
@@ -113,6 +113,9 @@ def start(
     with Backend.open(settings) as backend:
         with option_names():
             info = deployed_model(backend, draft, model)
+            draft, notes = fitted(draft, backend.pool.live(), info)
+        for note in notes:
+            console(stderr=True).print(f"{note}.")
         changes: dict[str, Any] = {}
         if rate is not None:
             if not is_given and not as_json:

@@ -163,6 +163,7 @@ def start(body: StartBody, request: Request) -> StartAnswer:
         session_id=started.session_id,
         status="initializing",
         message=f"{message}. {started.warning}" if started.warning else message,
+        warning=started.warning,
         gpu_count=started.num_gpus,
         model=started.spec.model,
         model_fingerprint=started.spec.model_fingerprint,

@@ -95,7 +95,12 @@ class StartAnswer(BaseModel):
 
     session_id: str
     status: str
-    message: str = Field(description="With a warning behind it if another model is searched.")
+    message: str = Field(description="With the warning behind it.")
+    warning: str = Field(
+        default="",
+        description="What is searched another way than it was asked for: another model, a batch_size that no "
+        "GPU takes, an r_target above every distance. Empty: nothing.",
+    )
     gpu_count: int = Field(description="Live GPUs that search for it.")
     model: str
     model_fingerprint: str = Field(description="SHA-256 over its configuration and weights.")
@@ -225,7 +230,7 @@ _ERRORS = {
     413: ("The body is too large.", "The body is larger than 65536 bytes."),
     422: (
         "A field has a value that is not allowed.",
-        "r_target is 3.0; allowed: a number above 0 and up to 2.",
+        "r_target is -1.0; allowed: a number above 0.",
     ),
     429: (
         "There are as many sessions as there may be, or too many wrong tokens came from this address.",

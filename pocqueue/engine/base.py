@@ -72,6 +72,8 @@ class EngineInfo:
     num_layers: int = 0  #: transformer blocks; 0, here and below: not known
     num_heads: int = 0  #: attention heads of a block
     num_kv_heads: int = 0  #: of these, those that have keys and values of their own
+    max_pass_nonces: int = 0  #: most nonces of one pass
+    max_pass_tokens: int = 0  #: most tokens of one pass, batch size times sequence length
 
     @property
     def runtime(self) -> str:
@@ -168,7 +170,8 @@ class Engine(ABC):
         Raises:
             InvalidRound: ``seq_len`` is above the model's limit, there are too many nonces, or this engine
                 cannot compute the scheme.
-            EngineError: the engine is closed, or the batch does not fit into the device's memory.
+            PassTooLarge: the batch does not fit into the device's memory.
+            EngineError: the engine is closed.
             EngineUnavailable: the server that has the model does not answer.
         """
 
@@ -208,9 +211,19 @@ def check_batch(info: EngineInfo, batch: Batch, max_batch_size: int | None = Non
         raise InvalidRound(
             "seq_len", batch.seq_len, f"1 to {info.max_seq_len}, the limit of model {info.model}"
         )
+    max_batch_size = max_batch_size or info.max_pass_nonces
     if batch.batch_size < 1 or batch.batch_size > (max_batch_size or batch.batch_size):
-        allowed = "1 or more" if max_batch_size is None else f"1 to {max_batch_size}"
+        allowed = f"1 to {max_batch_size}" if max_batch_size else "1 or more"
         raise InvalidRound("batch_size", batch.batch_size, allowed)
+    tokens = info.max_pass_tokens
+    if 0 < tokens < batch.batch_size * batch.seq_len:
+        why = f"as one pass of model {info.model} holds {tokens} tokens"
+        if tokens < batch.seq_len:
+            raise InvalidRound("seq_len", batch.seq_len, f"at most {tokens}, {why}")
+        most = tokens // batch.seq_len
+        raise InvalidRound(
+            "batch_size", batch.batch_size, f"at most {most} with seq_len {batch.seq_len}, {why}"
+        )
     if len(batch.nonces) > batch.batch_size:
         raise InvalidRound(
             "nonces",

@@ -15,7 +15,7 @@ import torch
 
 from pocqueue.engine.base import EngineInfo, check_batch
 from pocqueue.engine.prefetch import Prefetch, SideStream
-from pocqueue.errors import EngineError, InvalidRound
+from pocqueue.errors import InvalidRound, PassTooLarge
 from pocqueue.poc.batch import Batch
 from pocqueue.poc.kernels import Kernels, kernels_for
 from pocqueue.poc.maths import Forward, SchemeMaths
@@ -65,7 +65,7 @@ class Pipeline:
         Raises:
             InvalidRound: the sequences are longer than the model takes, there are too many nonces, or the
                 scheme is not known here.
-            EngineError: the batch does not fit into the device's memory.
+            PassTooLarge: the batch does not fit into the device's memory.
         """
         check_batch(self.info, batch)
         maths = self.maths(batch.scheme)
@@ -107,12 +107,16 @@ class Pipeline:
         """Say in one sentence that a batch is too large for its device.
 
         Raises:
-            EngineError: in place of torch's error.
+            PassTooLarge: in place of torch's error.
         """
         try:
             yield
-        except torch.OutOfMemoryError as exc:
-            raise EngineError(
+        except (RuntimeError, MemoryError) as exc:
+            # On the CPU torch's error has no class of its own.
+            is_full = isinstance(exc, torch.OutOfMemoryError | MemoryError)
+            if not is_full and "DefaultCPUAllocator" not in str(exc):
+                raise
+            raise PassTooLarge(
                 f"A batch of {batch.batch_size} x {batch.seq_len} tokens does not fit into the memory of "
                 f"{self.info.device} beside model {self.info.model}. Use a smaller batch_size."
             ) from exc

@@ -13,10 +13,10 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pocqueue.engine.base import Engine, EngineInfo, OnProgress
+from pocqueue.engine.memory import free_bytes
 from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound
 from pocqueue.measure.child import with_engine_in_child
 from pocqueue.measure.profile import MatrixRate, Profile, Sweep, SweepPoint
@@ -62,21 +62,6 @@ def _profile(request: ProfileRequest, engine: Engine, on_progress: OnProgress) -
     from pocqueue.measure.matrix_rate import measure_matrix_rate
 
     return Bench(engine, request, on_progress, measure_matrix_rate).run()
-
-
-def free_bytes() -> int | None:
-    """Return the bytes that this process may still get, of the machine and of its control group; None: unknown."""
-    machine = None
-    with contextlib.suppress(OSError, ValueError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                machine = 1024 * int(line.split()[1])
-    group = None
-    with contextlib.suppress(OSError, ValueError):  # "max" is no number, and no limit
-        folder = Path("/sys/fs/cgroup")
-        limit = int((folder / "memory.max").read_text())
-        group = max(0, limit - int((folder / "memory.current").read_text()))
-    return min((free for free in (machine, group) if free is not None), default=None)
 
 
 def peak_bytes() -> int:

@@ -6,6 +6,7 @@ no token, as they never did: they listen on loopback unless told otherwise.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pocqueue.errors import EngineUnavailable
+from pocqueue.node.round import NodeRound
 from pocqueue.node.schema import (
     InitBody,
     OkAnswer,
@@ -27,6 +29,8 @@ from pocqueue.node.service import NodeService
 from pocqueue.poc.distance.scheme import Distance, ProofBody
 from pocqueue.settings import NodeSettings
 from pocqueue.web.errors import SentenceRoute
+
+logger = logging.getLogger(__name__)
 
 _FIGURES = {"text/plain": {"example": 'pocqueue_node_outbox_messages{state="waiting"} 1.0'}}
 Handler = TypeVar("Handler", bound=Callable[..., Coroutine[Any, Any, Any]])
@@ -58,14 +62,18 @@ def node_router(settings: NodeSettings, service: NodeService) -> APIRouter:
         responses = errors(413, 503, *statuses)
         return proof.post(path, summary=summary, response_model=RoundAnswer, responses=responses)
 
-    async def done() -> dict[str, Any]:
-        return {"status": "OK", "pow_status": await service.status()}
+    async def done(node_round: NodeRound | None = None) -> dict[str, Any]:
+        warnings = [] if node_round is None else node_round.notes()
+        for warning in warnings:
+            logger.warning("A round was asked for: %s.", warning)
+        return {"status": "OK", "pow_status": await service.status(), "warnings": warnings}
 
     @post("/init", "Take a round", 400, 422)
     async def init(body: InitBody) -> Any:
         """Take a round, without starting it."""
-        await service.init(body.to_round(settings.callback_url))
-        return await done()
+        node_round = body.to_round(settings.callback_url)
+        await service.init(node_round)
+        return await done(node_round)
 
     @post("/init/generate", "Take a round and search", 400, 409, 422, 429, 502)
     async def init_generate(body: InitBody) -> Any:
@@ -73,15 +81,16 @@ def node_router(settings: NodeSettings, service: NodeService) -> APIRouter:
 
         The same round again changes nothing; another one ends the round at hand.
         """
-        await service.generate(body.to_round(settings.callback_url, " to start generating"))
-        return await done()
+        node_round = body.to_round(settings.callback_url, " to start generating")
+        await service.generate(node_round)
+        return await done(node_round)
 
     @post("/init/validate", "Take a round to validate for", 400, 422)
     async def init_validate(body: InitBody) -> Any:
         """Take a round to check proofs of others for. Needs an engine of this node's own."""
         node_round = body.to_round(settings.callback_url, " to start validating")
         await service.validate_phase(node_round)
-        return await done()
+        return await done(node_round)
 
     @post("/phase/generate", "Search", 400, 409, 422, 429, 502)
     async def phase_generate() -> Any:

@@ -225,6 +225,9 @@ class RoundAnswer(OkAnswer):
     pow_status: PowStatus | str = Field(
         description="How the node stands; after a stop of nothing, `PoW is not running`."
     )
+    warnings: list[str] = Field(
+        default=[], description="What of the body is taken another way than it was asked for."
+    )
 
 
 class StateAnswer(BaseModel):
@@ -247,7 +250,7 @@ _ERRORS = {
     413: ("The body is too large.", "The body is larger than 16777216 bytes."),
     422: (
         "A field has a value that is not allowed.",
-        "r_target is 3.0; allowed: a number above 0 and up to 2.",
+        "r_target is -1.0; allowed: a number above 0.",
     ),
     429: (
         "The big node takes no more sessions now.",

@@ -25,10 +25,10 @@ from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.records import RoundStatus
 from pocqueue.rounds.spec import RoundState
 from pocqueue.rounds.start import (
-    check_seq_len,
     choose_model,
     decided,
     draft_spec,
+    fitted,
     num_serving,
 )
 from pocqueue.rounds.store import START
@@ -169,9 +169,9 @@ class QueueSource(Source):
         draft = draft_spec(**node_round.search, window_s=window_s)
         gpus = backend.pool.live()
         info, warning = choose_model(gpus, node_round.wish, any_model=any_model)
-        if warning:
-            logger.warning("LOCAL node %d: %s", node_round.node_id, warning)
-        check_seq_len(draft.seq_len, info)
+        draft, notes = fitted(draft, gpus, info)
+        for text in filter(None, [warning, *notes]):
+            logger.warning("LOCAL node %d: %s", node_round.node_id, text)
         round_id = backend.store.create(decided(draft, info))
         return cls(backend, round_id, num_serving(gpus, backend.store.status(round_id).spec))
 
@@ -216,7 +216,7 @@ class EngineSource(Source):
         if self.is_stopped or self.request.left_s <= 0:
             return self._end(cursor)
         try:
-            nonces = wanted.nonces(start, start + wanted.batch_size)
+            nonces = wanted.nonces(start, start + wanted.pass_size)
         except InvalidRound:
             return Page(cursor, [], over=True, status="every nonce of this node is searched")
         values = await self.engine.values(wanted, nonces)

@@ -69,7 +69,7 @@ class SpotCheck:
         found = Proofs.joined(batches)
         picked = self._sampler.pick(len(found))
         sample = Proofs.of((found.nonces[at], found.values[at]) for at in picked)
-        size = self.request.round.batch_size
+        size = self.request.round.pass_size
         try:
             ours = await self.engine.ready()
             if reason := other_model(self.request.model, ours, self.delegation):

@@ -33,7 +33,7 @@ class Batch:
             search.block_hash,
             search.public_key,
             tuple(nonces),
-            search.batch_size,
+            search.pass_size,
             search.seq_len,
             search.scheme,
             search.options,
@@ -67,4 +67,4 @@ def batches_of(search: ProofSearch, nonces: Sequence[int]) -> Iterator[Batch]:
     Raises:
         InvalidRound: at the call, for a batch size below 1.
     """
-    return (Batch.of(search, piece) for piece in split(nonces, search.batch_size))
+    return (Batch.of(search, piece) for piece in split(nonces, search.pass_size))

@@ -37,7 +37,7 @@ from pocqueue.poc.fields import Allowed
 from pocqueue.poc.fraud import fraud_test
 from pocqueue.poc.nonces import MAX_NONCE
 from pocqueue.poc.proofs import Proofs, ReceivedBatch, Verdict, check_length
-from pocqueue.poc.search import Search, SearchBody
+from pocqueue.poc.search import MAX_BATCH_SIZE, Search, SearchBody
 
 if TYPE_CHECKING:
     from pydantic import GetJsonSchemaHandler
@@ -266,6 +266,10 @@ class ProofScheme(BaseModel, ABC):
         """Return what is worth showing of the parameters, as (name, value)."""
         return []
 
+    def notes(self) -> list[str]:
+        """Return what is worth saying of the parameters to whoever asked for them, a sentence each."""
+        return []
+
     def expected_rate(self, vocab_size: int) -> float:
         """Return the share of nonces that is valid, by theory."""
         return 1.0
@@ -340,6 +344,18 @@ class ProofSearch(Search, WithProof):
     @property
     def scheme(self) -> str:
         return self.proof.name
+
+    def notes(self, pass_size: int | None = None) -> list[str]:
+        """Return what is taken another way than it was asked for, in a few words each.
+
+        Args:
+            pass_size: what a batch_size above the limit becomes; None: it is not known here.
+        """
+        taken = (
+            "the GPUs take the one that does best" if pass_size is None else f"{pass_size} is taken"
+        )
+        above = f"batch_size {self.batch_size} is above {MAX_BATCH_SIZE}, so {taken}"
+        return self.proof.notes() + [above] * (self.batch_size > MAX_BATCH_SIZE)
 
     @property
     @override

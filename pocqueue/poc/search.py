@@ -14,6 +14,7 @@ from pocqueue.poc.fields import Allowed, Text
 from pocqueue.poc.nonces import check_node, index_of, nonces_of
 
 MAX_BATCH_SIZE = 4096
+DEFAULT_BATCH_SIZE = 32
 #: Every nonce of a round has to fit into a signed 64-bit integer on the wire.
 MAX_NODE_COUNT = 2**31 - 1
 MAX_BLOCK_HEIGHT = 2**63 - 1
@@ -44,6 +45,16 @@ BatchSize = Annotated[
     Field(ge=1, le=MAX_BATCH_SIZE, description="Nonces of one forward pass."),
     Allowed(f"a whole number from 1 to {MAX_BATCH_SIZE}"),
 ]
+#: Older clients send the same large one whatever GPUs there are: above the limit it is a wish.
+WishedBatchSize = Annotated[
+    int,
+    Field(
+        ge=1,
+        le=MAX_NODE_COUNT,
+        description=f"Nonces of one forward pass; more than {MAX_BATCH_SIZE} is cut to what does best.",
+    ),
+    Allowed("a whole number of at least 1"),
+]
 SeqLen = Annotated[
     int,
     Field(ge=1, description="Positions of one nonce's input."),
@@ -61,13 +72,18 @@ class SearchBody(BaseModel):
     public_key: Text = Field(description="Whose proof it is: part of what is searched.")
     node_id: NodeId
     node_count: NodeCount
-    batch_size: BatchSize = 32
+    batch_size: WishedBatchSize = DEFAULT_BATCH_SIZE
 
     @model_validator(mode="after")
     def _node_id_below_count(self) -> Self:
         if NOT_SET not in (self.node_id, self.node_count):
             check_node(self.node_id, self.node_count)
         return self
+
+    @property
+    def pass_size(self) -> int:
+        """Nonces of one forward pass where nobody knows what does best."""
+        return self.batch_size if self.batch_size <= MAX_BATCH_SIZE else DEFAULT_BATCH_SIZE
 
 
 class Search(SearchBody):

@@ -225,7 +225,7 @@ def _next_round(line: _Line, standings: Iterable[_Standing], now_ms: int) -> _St
         one
         for one in standings
         if (spec := one.status.spec).is_served_by(gpu.info)
-        and spec.seq_len <= gpu.info.max_seq_len
+        and spec.is_held_by(gpu.info)
         and one.status.deadline_ms
         > now_ms + 1000 * (line.backlog_s + gpu.least_batch_s(spec.seq_len, spec.batch_size))
         and one.unassigned != 0

@@ -18,8 +18,9 @@ from pocqueue.errors import StoreError
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.callbacks import CALLBACK_GRACE_S
 from pocqueue.rounds.planner import DELIVERY_S, RANGE_S, find_lost, plan
-from pocqueue.rounds.pool import HEARTBEAT_TTL_S
+from pocqueue.rounds.pool import HEARTBEAT_TTL_S, Gpu
 from pocqueue.rounds.records import AssignedRange, RoundStatus
+from pocqueue.rounds.spec import RoundState
 
 logger = logging.getLogger(__name__)
 
@@ -132,6 +133,14 @@ class Scheduler:
     def _schedule(self, rounds: list[RoundStatus]) -> None:
         by_id = {status.round_id: status for status in rounds}
         gpus = self._pool.all()
+        for round_id in [one.round_id for one in rounds if is_beyond_all(one, gpus)]:
+            reason = (
+                "no GPU of its model can hold one of its batches; `pocqueue gpus` says what failed"
+            )
+            self._store.close(round_id, RoundState.FAILED, reason)
+            rounds.remove(by_id.pop(round_id))
+        if not rounds:
+            return
         outstanding = self._store.outstanding(list(by_id))
         now_ms = rounds[0].now_ms
         trust = self.clock() >= self._trust_silence_at
@@ -174,6 +183,13 @@ class Scheduler:
             logger.warning("Another scheduler took the lead.")
         self._leads = leads
         return leads
+
+
+def is_beyond_all(status: RoundStatus, gpus: Sequence[Gpu]) -> bool:
+    """Say whether a round never had a batch and none of its model's live GPUs can run one, as they found out."""
+    spec = status.spec
+    serving = [gpu.info for gpu in gpus if gpu.is_live and spec.is_served_by(gpu.info)]
+    return status.batches == 0 and bool(serving) and not any(map(spec.is_held_by, serving))
 
 
 def busy_pause_s(step_s: float) -> float:

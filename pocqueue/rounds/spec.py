@@ -95,6 +95,19 @@ class RoundSpec(ProofSearch):
             )
         return spec.model_copy(update={"max_nonces": min(spec.max_nonces or most, most)})
 
+    @property
+    def pass_tokens(self) -> int:
+        """Tokens of one forward pass."""
+        return self.batch_size * self.seq_len
+
+    def is_held_by(self, info: EngineInfo) -> bool:
+        """Say whether one forward pass is within what a GPU with this model says that it can run."""
+        return (
+            self.seq_len <= info.max_seq_len
+            and self.batch_size <= (info.max_pass_nonces or self.batch_size)
+            and self.pass_tokens <= (info.max_pass_tokens or self.pass_tokens)
+        )
+
     def is_served_by(self, info: EngineInfo) -> bool:
         """Say whether a GPU with this model may work on the round."""
         return (

@@ -7,16 +7,19 @@ clients of a delegation send, has to be deployed; and if several models fit, the
 
 from __future__ import annotations
 
-from collections import Counter
+import math
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from typing_extensions import override
 
-from pocqueue.engine.base import EngineInfo
+from pocqueue.engine.base import EngineInfo, check_batch
 from pocqueue.errors import InvalidRound, ModelConflict, NoLiveGpu, StoreError, UnknownRound
+from pocqueue.poc.batch import Batch
 from pocqueue.poc.scheme import DEFAULT, scheme_class
+from pocqueue.poc.search import MAX_BATCH_SIZE
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.pool import Gpu
 from pocqueue.rounds.spec import RoundSpec
@@ -92,6 +95,8 @@ def choose_model(gpus: Sequence[Gpu], wish: ModelWish, *, any_model: bool = Fals
             "No live GPU takes work now. On the host of the GPUs `pocqueue gpus` shows the pool, `celery -A "
             "pocqueue worker -Q gpu0` starts a worker and `pocqueue up` everything."
         )
+    # Of a model's GPUs the one that can run the largest pass speaks for all: others are left out of such.
+    ready.sort(key=lambda info: info.max_pass_tokens or math.inf)
     by_key = {(info.fingerprint, info.dtype, info.runtime): info for info in ready}
     counts = Counter((info.fingerprint, info.dtype, info.runtime) for info in ready)
     deployed = [by_key[key] for key in sorted(by_key, key=lambda key: (counts[key], key))]
@@ -145,11 +150,51 @@ def deployed_model(backend: Backend, draft: RoundSpec, model: str | None) -> Eng
 
     Raises:
         NoLiveGpu, ModelConflict: see `choose_model`.
-        InvalidRound: seq_len is above its limit.
+        InvalidRound: one forward pass is beyond what they can run.
     """
-    info, _ = choose_model(backend.pool.live(), ModelWish(model))
-    check_seq_len(draft.seq_len, info)
+    gpus = backend.pool.live()
+    info, _ = choose_model(gpus, ModelWish(model))
+    fitted(draft, gpus, info)
     return info
+
+
+class Fitted(NamedTuple):
+    """A draft that GPUs can run, and in a sentence each what is taken another way than it was asked for."""
+
+    draft: RoundSpec
+    notes: list[str]
+
+
+def fitted(draft: RoundSpec, gpus: Sequence[Gpu], info: EngineInfo) -> Fitted:
+    """Fit a search to the GPUs of its model.
+
+    A batch_size above `MAX_BATCH_SIZE` is a wish, as older clients send the same large one whatever GPUs
+    there are. It becomes the size that did best on these GPUs so far at this sequence length, or the default.
+
+    Args:
+        draft: from `draft_spec`.
+        gpus: the live ones.
+        info: the model, as `choose_model` returns it.
+
+    Raises:
+        InvalidRound: no GPU can run such a forward pass; says how large one may be.
+    """
+    serving = [gpu for gpu in gpus if decided(draft, info).is_served_by(gpu.info)]
+    size = _best_batch_size(draft, serving)
+    check_batch(info, Batch.warm_up(size, draft.seq_len))
+    return Fitted(draft.model_copy(update={"batch_size": size}), draft.notes(size))
+
+
+def _best_batch_size(draft: RoundSpec, gpus: Sequence[Gpu]) -> int:
+    """Return the batch size of a draft; for a wish the one with the most nonces per second so far."""
+    if draft.batch_size <= MAX_BATCH_SIZE:
+        return draft.batch_size
+    rates = defaultdict(float, {draft.pass_size: 0.0})
+    for shape, rate in (item for gpu in gpus for item in gpu.best_rates.items()):
+        seq_len, batch_size = map(int, shape.split("x"))
+        if seq_len == draft.seq_len and batch_size <= MAX_BATCH_SIZE:
+            rates[batch_size] += rate
+    return max(rates, key=lambda size: (rates[size], -size))
 
 
 def check_seq_len(seq_len: int, info: EngineInfo, field: str = "seq_len") -> None:
@@ -181,6 +226,7 @@ def decided(draft: RoundSpec, info: EngineInfo, **changes: Any) -> RoundSpec:
     return RoundSpec.build(
         **draft.model_dump()
         | {
+            "batch_size": draft.pass_size,
             "model": info.model,
             "model_fingerprint": info.fingerprint,
             "model_dtype": info.dtype,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, TypeVar
@@ -35,6 +36,8 @@ from pocqueue.web.body_limit import BodyLimit
 from pocqueue.web.door import Access, Asks, Door, find_token
 from pocqueue.web.errors import SentenceRoute
 from pocqueue.web.failure_limit import FailureLimit
+
+logger = logging.getLogger("vllm.pocqueue")
 
 T = TypeVar("T")
 
@@ -115,9 +118,15 @@ def pow_router(state: RouteState) -> APIRouter:
         @router.post(path, response_model=ServedRoundAnswer, description=text)
         async def begin(body: ServedRoundBody) -> Any:
             prover = state.ready()
-            prover.init(_round(body))
+            asked = _round(body)
+            size, most = asked.pass_size, prover.model.limits.max_batch_size
+            size = size if size == asked.batch_size else min(size, most)
+            warnings = asked.notes(size)
+            prover.init(asked.model_copy(update={"batch_size": size}))
             then(prover)
-            return _changed(prover)
+            for warning in warnings:
+                logger.warning("pocqueue: a round was asked for: %s.", warning)
+            return _changed(prover, warnings)
 
     def changes(path: str, act: Callable[[Prover], None], text: str) -> None:
         @router.post(path, response_model=ServedRoundAnswer, description=text)
@@ -177,11 +186,11 @@ def pow_router(state: RouteState) -> APIRouter:
     return router
 
 
-def _changed(prover: Prover) -> StreamingResponse:
-    """Answer a request that changed the round."""
+def _changed(prover: Prover, warnings: Sequence[str] = ()) -> StreamingResponse:
+    """Answer a request that changed the round; with what of it is taken another way than it was asked for."""
 
     async def pieces() -> AsyncIterator[str]:
-        yield '{"status": "OK", "pow_status": '
+        yield f'{{"status": "OK", "warnings": {json.dumps(warnings)}, "pow_status": '
         async for piece in written:
             yield piece
         yield "}"

@@ -97,6 +97,8 @@ class ServedRoundAnswer(BaseModel):
 
     status: str = "OK"
     pow_status: ServedStatus
+    #: What of the body is taken another way than it was asked for.
+    warnings: list[str] = []
 
 
 class VerdictAnswer(BaseModel):
@@ -131,7 +133,7 @@ _ERRORS = {
     ),
     422: (
         "A field has a value that is not allowed.",
-        "r_target is 3.0; allowed: a number above 0 and up to 2.",
+        "r_target is -1.0; allowed: a number above 0.",
     ),
     429: (
         "Too many wrong tokens came from this address.",

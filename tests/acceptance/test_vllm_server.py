@@ -148,7 +148,7 @@ def test_states_and_their_errors(server: VllmServer) -> None:
     ("change", "status", "words"),
     [
         ({"block_hash": ""}, 422, "block_hash is ''; allowed: 1 to 256 printable characters."),
-        ({"r_target": 2.5}, 422, "r_target is 2.5; allowed: a number above 0 and up to 2."),
+        ({"r_target": 0}, 422, "r_target is 0; allowed: a number above 0."),
         ({"r_target": None}, 400, "PoC config missing r_target"),
         ({"seq_len": 1025}, 422, "seq_len is 1025; allowed: 1 to 1024"),
         ({"batch_size": 65}, 422, "batch_size is 65; allowed: 1 to 64."),

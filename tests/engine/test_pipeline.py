@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pocqueue.engine.pipeline import Pipeline
-from pocqueue.errors import EngineError, InvalidRound
+from pocqueue.errors import InvalidRound, PassTooLarge
 from pocqueue.poc.batch import Batch
 from pocqueue.poc.kernels.reference import ReferenceKernels
 from pocqueue.poc.maths import AfterLayer, Output
@@ -104,6 +104,9 @@ def test_a_batch_without_room_is_refused_with_a_sentence(pipeline: Pipeline) -> 
     def full(*_given: object) -> torch.Tensor:
         raise torch.OutOfMemoryError("no room")
 
-    with pytest.raises(EngineError, match="A batch of 4 x 5 tokens does not fit"):
+    with pytest.raises(PassTooLarge, match="A batch of 4 x 5 tokens does not fit"):
         pipeline.values(batch_of(1), full)
+    huge = Batch("block", "key", (1,), 2**40, 5)
+    with pytest.raises(PassTooLarge, match="A batch of 1099511627776 x 5 tokens does not fit"):
+        pipeline.values(huge, Model())
     assert pipeline.values(batch_of(1), Model())

@@ -13,9 +13,10 @@ import pytest
 from typing_extensions import override
 
 from pocqueue.engine.base import Engine, check_batch
+from pocqueue.engine.memory import free_bytes
 from pocqueue.engine.profiled import STAGES, MatmulParameters
 from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound
-from pocqueue.measure.bench import Bench, ProfileRequest, free_bytes, room_guard
+from pocqueue.measure.bench import Bench, ProfileRequest, room_guard
 from pocqueue.measure.profile import MatrixRate, Profile, Sweep, SweepPoint
 from pocqueue.measure.valid_rate import estimate_window
 from pocqueue.poc.batch import Batch

@@ -121,13 +121,28 @@ async def test_a_round_in_phases(http: httpx.AsyncClient) -> None:
     reply = await http.post(f"{POW}/stop")
     assert reply.json()["pow_status"]["status"] == "STOPPED"
     reply = await http.post(f"{POW}/stop")
-    assert reply.json() == {"status": "OK", "pow_status": "PoW is not running"}
+    assert reply.json() == {
+        "status": "OK",
+        "pow_status": "PoW is not running",
+        "warnings": [],
+    }
     reply = await http.post(f"{POW}/init/generate", json=OLD)
     assert reply.json()["pow_status"]["status"] == "GENERATING"
     reply = await http.post(f"{POW}/init/validate", json=OLD)
     assert reply.json()["pow_status"]["status"] == "VALIDATING"
     assert (await http.post("/api/v1/stop")).json() == {"status": "OK"}
     assert (await http.get("/api/v1/state")).json() == {"state": "STOPPED"}
+
+
+@pytest.mark.parametrize("path", ["init", "init/generate", "init/validate"])
+async def test_wishes_of_older_clients_are_taken(http: httpx.AsyncClient, path: str) -> None:
+    """With what becomes of them in the answer; this node's own passes have the default size."""
+    reply = await http.post(f"{POW}/{path}", json=OLD | {"r_target": 10, "batch_size": 5000})
+    assert reply.status_code == 200, reply.text
+    assert reply.json()["warnings"] == [
+        "r_target is 10, and no distance is above 2: every nonce is valid",
+        "batch_size 5000 is above 4096, so the GPUs take the one that does best",
+    ]
 
 
 async def test_a_proof_is_validated(settings_for: SettingsFactory) -> None:
@@ -194,10 +209,10 @@ async def test_validation_while_delegated(settings_for: SettingsFactory, path: s
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"r_target": 3.0}, "r_target is 3.0; allowed: a number above 0 and up to 2."),
+        ({"r_target": -3.0}, "r_target is -3.0; allowed: a number above 0."),
         ({"node_id": 1}, "node_id is 1; allowed: a whole number from 0 to node_count - 1 = 0."),
         ({"node_count": 0}, "node_count is 0; allowed: a whole number from 1 to"),
-        ({"batch_size": 0}, "batch_size is 0; allowed: a whole number from 1 to 4096."),
+        ({"batch_size": 0}, "batch_size is 0; allowed: a whole number of at least 1."),
         ({"block_hash": "two\nlines"}, "block_hash is 'two\\nlines'; allowed:"),
         ({"block_height": -1}, "block_height is -1; allowed:"),
         ({"public_key": None}, "public_key is None; allowed:"),

@@ -24,7 +24,7 @@ from pocqueue.rounds.scheduler import (
 )
 from pocqueue.rounds.spec import RoundState
 from pocqueue.rounds.store import MAX_ATTEMPTS, Keys
-from tests.support.factories import OTHER_FINGERPRINT, make_gpu, make_spec
+from tests.support.factories import OTHER_FINGERPRINT, make_gpu, make_info, make_spec
 from tests.support.rounds import assign, check_books, commit, keys_of, pass_deadline
 from tests.support.waiting import wait_until
 
@@ -147,6 +147,22 @@ def test_a_gpu_with_another_model_gets_nothing(backend: Backend, channel: Channe
     backend.pool.beat(make_gpu())
     _scheduler(backend, channel).step()
     assert channel.ranges == []
+
+
+def test_a_round_that_no_gpu_can_hold_has_failed(backend: Backend, channel: Channel) -> None:
+    """Where they found that out after its start; one that could hold it gets it."""
+    limited = make_info(max_pass_tokens=79)
+    backend.pool.beat(make_gpu("gpu0", info=limited))
+    round_id = backend.store.create(make_spec())
+    scheduler = _scheduler(backend, channel)
+    scheduler.step()
+    status = backend.store.status(round_id)
+    assert status.state is RoundState.FAILED
+    assert "no GPU of its model can hold one of its batches" in status.reason
+    backend.pool.beat(make_gpu("gpu1"))
+    backend.store.create(make_spec())
+    scheduler.step()
+    assert {queue for queue, *_ in channel.ranges} == {"gpu1"}
 
 
 def test_ranges_of_a_dead_worker_go_to_another(backend: Backend, channel: Channel) -> None:

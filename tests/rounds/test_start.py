@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from pocqueue.errors import ModelConflict, NoLiveGpu
+from pocqueue.errors import InvalidRound, ModelConflict, NoLiveGpu
+from pocqueue.poc.distance.scheme import Distance
 from pocqueue.rounds.pool import Gpu
-from pocqueue.rounds.start import ModelWish, choose_model
+from pocqueue.rounds.spec import RoundSpec
+from pocqueue.rounds.start import ModelWish, choose_model, decided, draft_spec, fitted
 from tests.support.factories import FINGERPRINT, OTHER_FINGERPRINT, make_gpu, make_info
 
 LLAMA: dict[str, Any] = {
@@ -183,3 +185,55 @@ def test_one_model_by_two_runtimes_has_to_be_told_apart() -> None:
     assert choose_model(gpus, ModelWish("twin@float32@torch")).info == make_info(engine="torch")
     served = make_gpu("gpu2", info=make_info(engine="vllm-server"))
     assert choose_model([gpus[1], served], ModelWish("twin")).info.runtime == "vllm"
+
+
+def draft_of(**changes: Any) -> RoundSpec:
+    return draft_spec(block_hash="block", public_key="key", seq_len=8, **changes)
+
+
+def test_a_pass_that_no_gpu_holds_is_refused_with_what_they_hold() -> None:
+    """The largest of the model's GPUs decides; the others are left out of such a round."""
+    small, large = gpu_of("gpu0", max_pass_tokens=100), gpu_of("gpu1", max_pass_tokens=1000)
+    for gpus in [small, large], [large, small]:
+        info = choose_model(gpus, ModelWish()).info
+        assert fitted(draft_of(batch_size=125), gpus, info).notes == []
+        with pytest.raises(
+            InvalidRound, match=r"batch_size is 126; allowed: at most 125 .*1000 tok"
+        ):
+            fitted(draft_of(batch_size=126), gpus, info)
+    spec = decided(draft_of(batch_size=125), large.info)
+    assert [spec.is_held_by(gpu.info) for gpu in (small, large)] == [False, True]
+    unknown = [*gpus, gpu_of("gpu2")]
+    assert fitted(draft_of(batch_size=4096), unknown, choose_model(unknown, ModelWish()).info)
+
+
+def test_limits_of_an_engine_count_as_well() -> None:
+    """Sequences of one pass, and a length that alone is too much."""
+    gpus = [gpu_of(max_pass_nonces=64)]
+    with pytest.raises(InvalidRound, match="batch_size is 65; allowed: 1 to 64"):
+        fitted(draft_of(batch_size=65), gpus, gpus[0].info)
+    with pytest.raises(InvalidRound, match="seq_len is 8; allowed: at most 5"):
+        fitted(draft_of(batch_size=1), gpus, gpu_of(max_pass_tokens=5).info)
+
+
+@pytest.mark.parametrize(
+    ("rates", "size"),
+    [
+        ({}, 32),
+        ({"8x10": 5.0, "8x64": 9.0, "8x128": 9.0, "16x512": 99.0}, 64),
+    ],
+)
+def test_a_batch_size_above_the_limit_is_a_wish(rates: dict[str, float], size: int) -> None:
+    """It becomes what did best at this length, or the default, and that is said."""
+    gpus = [make_gpu(rate=None, best_rates=rates)]
+    draft, notes = fitted(draft_of(batch_size=5000), gpus, gpus[0].info)
+    assert decided(draft, gpus[0].info).batch_size == size
+    assert notes == [f"batch_size 5000 is above 4096, so {size} is taken"]
+
+
+def test_a_target_above_every_distance_is_taken_and_said() -> None:
+    """Older clients send 10."""
+    gpus = [gpu_of()]
+    draft, notes = fitted(draft_of(r_target=10.0), gpus, gpus[0].info)
+    assert decided(draft, gpus[0].info).proof == Distance(r_target=10.0)
+    assert notes == ["r_target is 10, and no distance is above 2: every nonce is valid"]

@@ -15,7 +15,13 @@ import redis
 from typing_extensions import override
 
 from pocqueue.engine.base import Engine
-from pocqueue.errors import EngineError, EngineUnavailable, StoreError, StoreUnavailable
+from pocqueue.errors import (
+    EngineError,
+    EngineUnavailable,
+    PassTooLarge,
+    StoreError,
+    StoreUnavailable,
+)
 from pocqueue.poc.batch import Batch
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.pool import shape_key
@@ -23,11 +29,12 @@ from pocqueue.rounds.records import BatchCommit, CommitResult, OpenedRange
 from pocqueue.rounds.redis_server import RedisServer
 from pocqueue.rounds.spec import RoundState
 from pocqueue.rounds.store import MAX_ATTEMPTS, RoundStore
-from tests.support.factories import OTHER_FINGERPRINT, make_spec
+from tests.support.factories import OTHER_FINGERPRINT, make_gpu, make_info, make_spec
 from tests.support.fake_engine import FakeEngine, valid_below
 from tests.support.rounds import assign, check_books, commit, pass_deadline, proofs
 from tests.support.waiting import wait_until
 from workers.range_runner import MAX_FAILURES, RangeRunner
+from workers.runner_stats import Member
 
 SHAPE = shape_key(8, 10)  # of make_spec
 
@@ -726,6 +733,22 @@ def test_an_engine_that_says_what_it_cannot_do_is_not_broken(bench: Bench) -> No
     bench.engine.on_batch = refuse
     run()
     assert len(bench.broken) == 1, "it is told once"
+
+
+def test_a_pass_that_does_not_fit_is_learned(bench: Bench) -> None:
+    """The next may have half as many tokens at most, and the heartbeat says so."""
+
+    def full(_: int) -> None:
+        raise PassTooLarge("a batch of 10 x 8 does not fit")
+
+    bench.engine.on_batch = full
+    member = Member(make_gpu(info=make_info(max_pass_tokens=1000)))
+    assert member.record(bench.runner.stats()).info.max_pass_tokens == 1000
+    bench.runner.run(bench.start(100), 1)
+    assert member.record(bench.runner.stats()).info.max_pass_tokens == 40
+    bench.runner.run(bench.start(100, batch_size=100), 1)
+    assert member.record(bench.runner.stats()).info.max_pass_tokens == 40
+    assert bench.broken == []
 
 
 def test_a_server_that_is_away_costs_the_worker_not_the_nonces(bench: Bench) -> None:

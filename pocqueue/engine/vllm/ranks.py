@@ -5,7 +5,8 @@
     poc_time             -> {"answer": seconds, by stage or of all}
     poc_count_parameters -> {"answer": {fields of MatmulParameters} | null}, of the rank's part
     poc_release          -> {}
-    any                  -> {"error": sentence} if it cannot be done
+    any                  -> {"error": sentence} if it cannot be done, and "too_large": true if it would fit into
+                            more memory
 
 Failures are values: a rank that raises leaves the answers of the others in vLLM's queues, and the next
 call, a step of inference perhaps, would take them for its own.
@@ -19,7 +20,7 @@ from typing import Any
 
 from pocqueue.engine.base import EngineInfo, check_batch
 from pocqueue.engine.profiled import MatmulParameters
-from pocqueue.errors import EngineError, InvalidRound
+from pocqueue.errors import EngineError, InvalidRound, PassTooLarge
 from pocqueue.poc.batch import Batch
 
 
@@ -29,6 +30,12 @@ class BatchLimits:
 
     max_batch_size: int  #: sequences of one pass; attention backends have buffers for that many
     max_tokens: int | None = None  #: batch size times sequence length; None: memory decides
+
+    def of(self, info: EngineInfo) -> EngineInfo:
+        """Return what is deployed, with these limits."""
+        return replace(
+            info, max_pass_nonces=self.max_batch_size, max_pass_tokens=self.max_tokens or 0
+        )
 
     def check(self, info: EngineInfo, batch: Batch) -> None:
         """Refuse a batch that is beyond them.
@@ -58,8 +65,8 @@ def read_description(answers: Sequence[Any]) -> tuple[EngineInfo, BatchLimits]:
     described = answers[0]
     if not isinstance(described, dict):
         raise ValueError(f"a rank described itself as {described!r}")
-    info = EngineInfo.from_dict(described.get("info", {}))
-    return info, read_limits(described)
+    limits = read_limits(described)
+    return limits.of(EngineInfo.from_dict(described.get("info", {}))), limits
 
 
 def read_limits(described: dict[str, Any]) -> BatchLimits:
@@ -127,4 +134,5 @@ class RankTimer:
 def _raise_errors(answers: Sequence[Any]) -> None:
     for answer in answers:
         if isinstance(answer, dict) and "error" in answer:
-            raise EngineError(str(answer["error"]))
+            kind = PassTooLarge if answer.get("too_large") else EngineError
+            raise kind(str(answer["error"]))

@@ -227,8 +227,8 @@ def connect_vllm_server(
             patience_s=options.server_patience_s,
             on_wait=lambda why: on_progress(f"Waiting for the vLLM server: {why}"),
         )
-        info = replace(EngineInfo.from_dict(reply), engine="vllm-server")
         limits = read_limits(reply)
+        info = limits.of(replace(EngineInfo.from_dict(reply), engine="vllm-server"))
     except ValueError as exc:
         server.client.close()
         raise EngineError(

@@ -21,7 +21,7 @@ from pocqueue.engine.devices import device_name
 from pocqueue.engine.pipeline import Pipeline
 from pocqueue.engine.stages import StageTimer
 from pocqueue.engine.vllm.forward import VllmForward
-from pocqueue.errors import PocqueueError, first_line
+from pocqueue.errors import PassTooLarge, PocqueueError, first_line
 from pocqueue.poc.batch import Batch
 
 logger = logging.getLogger("vllm.pocqueue")
@@ -34,6 +34,8 @@ def _failure_as_value(method: Callable[..., dict[str, Any]]) -> Callable[..., di
     def answer(*args: Any) -> dict[str, Any]:
         try:
             return method(*args)
+        except PassTooLarge as exc:
+            return {"error": str(exc), "too_large": True}
         except PocqueueError as exc:
             return {"error": str(exc)}
         except Exception as exc:

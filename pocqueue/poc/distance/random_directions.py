@@ -18,15 +18,15 @@ def ideal_valid_rate(r_target: float, vocab_size: int) -> float:
     squared distance follows it too (Li, Concise formulas for the area of a spherical cap, 2011).
 
     Args:
-        r_target: (0, 2].
+        r_target: above 0.
         vocab_size: n, at least 2.
     """
     from scipy.special import betainc
 
-    if not 0 < r_target <= 2:
-        raise InvalidRound("r_target", r_target, "a number above 0 and up to 2")
+    if not r_target > 0:
+        raise InvalidRound("r_target", r_target, "a number above 0")
     half = _half_degrees(vocab_size)
-    return float(betainc(half, half, r_target * r_target / 4))
+    return float(betainc(half, half, min(r_target, 2) ** 2 / 4))
 
 
 def ideal_r_target(valid_rate: float, vocab_size: int) -> float:

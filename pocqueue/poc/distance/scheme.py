@@ -33,8 +33,8 @@ HONEST_SPREAD = 0.15
 
 RTarget = Annotated[
     float,
-    Field(gt=0, le=2, description="Distance that a nonce has to stay below."),
-    Allowed("a number above 0 and up to 2"),
+    Field(gt=0, description="Distance that a nonce has to stay below; above 2 all of them do."),
+    Allowed("a number above 0"),
 ]
 
 
@@ -119,6 +119,11 @@ class Distance(ProofScheme):
     @override
     def facts(self) -> list[tuple[str, str]]:
         return [("r_target", f"{self.r_target:.9g}")]
+
+    @override
+    def notes(self) -> list[str]:
+        above = f"r_target is {self.r_target:.9g}, and no distance is above 2: every nonce is valid"
+        return [above] if self.r_target > 2 else []
 
     @override
     def expected_rate(self, vocab_size: int) -> float:

@@ -23,6 +23,7 @@ from pocqueue.rounds.start import (
     check_seq_len,
     choose_model,
     decided,
+    fitted,
     num_serving,
 )
 
@@ -88,7 +89,7 @@ class StartedSession(NamedTuple):
     spec: RoundSpec
     #: Live GPUs that search for it.
     num_gpus: int
-    #: What is wrong with its model, or empty.
+    #: What is taken another way than it was asked for, or empty.
     warning: str
 
 
@@ -150,6 +151,8 @@ class SessionControl:
             logger.warning("DELEGATION start of node %d refused: %s", draft.node_id, exc)
             raise
         check_seq_len(draft.seq_len, info, "params.seq_len")
+        draft, notes = fitted(draft, gpus, info)
+        warning = " ".join(filter(None, [warning, *(f"{note}." for note in notes)]))
         spec = decided(draft, info, customer=customer, share=share, window_s=self.window_s)
         limits = SessionLimits(self.max_sessions, max_sessions)
         # Of two at a time one makes it, and both get it.

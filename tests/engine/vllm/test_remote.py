@@ -196,7 +196,7 @@ def test_a_worker_takes_what_is_served(server: Server) -> None:
     """The description is the server's; it is told in one line."""
     progress: list[str] = []
     with connected(server, progress) as engine:
-        assert engine.info == make_info(engine="vllm-server")
+        assert engine.info == make_info(engine="vllm-server", max_pass_nonces=MAX_BATCH_SIZE)
         assert progress == [f"Using twin of the vLLM server at {server.url} in float32"]
         assert server.requests == [("GET", "/api/v1/pow/model", None, None)]
         assert engine.values(Batch.of(round_of(), [7])) == [0.07]
@@ -469,7 +469,14 @@ def test_a_batch_that_failed_is_the_batchs_fault(server: Server, engine: VllmSer
 
 
 #: Later versions added these, with a default.
-_OPTIONAL = {"tensor_parallel", "num_layers", "num_heads", "num_kv_heads"}
+_OPTIONAL = {
+    "tensor_parallel",
+    "num_layers",
+    "num_heads",
+    "num_kv_heads",
+    "max_pass_nonces",
+    "max_pass_tokens",
+}
 
 
 @pytest.mark.parametrize(
