@@ -201,29 +201,36 @@ class Outbox(SqliteFile):
         Raises:
             ValueError: a body holds what JSON has no words for.
         """
-        counts = [new.nonces for new in messages if new.kind == "generated"]
+        # Before the transaction, which others wait for. With and without the slash it is one receiver, and
+        # one order.
+        rows = [
+            (new.position, new.kind, new.url.rstrip("/"), encode_body(new.body), new.nonces)
+            for new in messages
+        ]
+        kept = [
+            array("q", new.body.get("nonces", [])).tobytes() if new.kind == "generated" else None
+            for new in messages
+        ]
+        generated = [new.nonces for new in messages if new.kind == "generated"]
         with self.transaction() as db:
             moved = db.execute(
                 "UPDATE sessions SET cursor = ?, batches = batches + ?, nonces = nonces + ?"
                 " WHERE session_id = ? AND state = 'open' AND cursor = ?",
-                (cursor_after, len(counts), sum(counts), session_id, cursor_before),
+                (cursor_after, len(generated), sum(generated), session_id, cursor_before),
             )
             if not moved.rowcount:
                 return False
             try:
-                for new in messages:
-                    # With and without the slash it is one receiver, and one order.
-                    url, body = new.url.rstrip("/"), encode_body(new.body)
+                for row, nonces in zip(rows, kept, strict=True):
                     added = db.execute(
                         "INSERT INTO messages"
-                        " (session_id, position, kind, url, body, nonces, created_s)"
+                        " (session_id, created_s, position, kind, url, body, nonces)"
                         " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                        (session_id, new.position, new.kind, url, body, new.nonces, self._clock()),
+                        (session_id, self._clock(), *row),
                     )
-                    if new.kind == "generated":
-                        nonces = array("q", new.body.get("nonces", []))
-                        kept = (added.lastrowid, session_id, nonces.tobytes())
-                        db.execute("INSERT INTO kept VALUES (?, ?, ?)", kept)
+                    if nonces is not None:
+                        new_row = (added.lastrowid, session_id, nonces)
+                        db.execute("INSERT INTO kept VALUES (?, ?, ?)", new_row)
             except sqlite3.IntegrityError:
                 db.rollback()
                 return False
