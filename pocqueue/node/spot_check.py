@@ -159,10 +159,12 @@ def other_model(
     ):
         if said and expected and said != expected:
             setting = delegation.variable(name)
-            whose = "as this node's" if getattr(delegation, name) is None else f"as {setting} says"
+            whose = (
+                "its own engine's" if getattr(delegation, name) is None else f"that of {setting}"
+            )
             raise DelegationError(
-                f"The big node's engine has {name} {said[:40]!r}, and it has to have {expected!r}, {whose}: "
-                f"its operator changes that, or yours sets {setting} to what it is to be",
+                f"The big node says that its engine has {name} {said[:40]!r}; this node expects {expected!r}, "
+                f"{whose}. If its operator and you mean it to be so, set {setting} to that",
                 is_final=True,
             )
     if ours is None or theirs.model_fingerprint in {"", ours.fingerprint}:
