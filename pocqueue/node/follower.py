@@ -207,8 +207,11 @@ class Follower:
             batches = await asyncio.to_thread(self._new_batches, page)
             try:
                 is_judged = await self._is_judged(page, batches)
-            except DelegationError as exc:
+            except (Fraud, DelegationError) as exc:
+                # Not kept: another search of the round may find them.
                 self.check.forget(batches)
+                if isinstance(exc, Fraud):
+                    raise
                 await self._give_up(exc)
                 self._stopping = asyncio.create_task(self._stop_source())
                 return
@@ -244,8 +247,9 @@ class Follower:
         """
         if self.spot_check is None:
             return True
-        checking = self._check(self.spot_check, batches, self._checking)
-        self._checking = asyncio.create_task(checking)
+        self._checking = asyncio.create_task(
+            self.spot_check.check(batches, after=self._checking), name="spot check"
+        )
         await self._wait(self._checking, timeout_s=max(self.request.left_s, self.pauses.last_s))
         if self._checking.done():
             self._checking.result()
@@ -258,13 +262,6 @@ class Follower:
             *(self.tag, sum(map(len, batches))),
         )
         return True
-
-    async def _check(
-        self, spot_check: SpotCheck, batches: list[Proofs], before: asyncio.Task[None] | None
-    ) -> None:
-        if before is not None:
-            await before
-        await spot_check.check(batches)
 
     async def _end(self, page: Page) -> None:
         """Close the session after its last page, once all samples are judged.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 from dataclasses import KW_ONLY, dataclass, field
 
 from pocqueue.delegation.client import RemoteModel
@@ -55,15 +56,21 @@ class SpotCheck:
         self.sampled, self.invalid = session.sampled, session.invalid
         self._sampler = Sampler(seen=session.nonces)
 
-    async def check(self, batches: list[Proofs]) -> None:
+    async def check(self, batches: list[Proofs], after: Awaitable[None] | None = None) -> None:
         """Recompute a sample of new batches, a pass at a time, with a look at the result after each.
 
         If the engine fails, the session cannot be checked, which is no fraud.
+
+        Args:
+            batches: of one page.
+            after: the check of the page before; this one waits for it, and raises what it raises.
 
         Raises:
             Fraud: the session is.
             DelegationError: it is of another engine than it has to be.
         """
+        if after is not None:
+            await after
         if self.error is not None:
             return
         found = Proofs.joined(batches)

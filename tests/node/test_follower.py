@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,16 @@ from pocqueue.node.outbox import Origin, Outbox
 from pocqueue.node.round import NodeRound
 from pocqueue.node.signing import verify_body
 from pocqueue.node.sources import Page, Source
+from pocqueue.node.spot_check import SpotCheck
 from pocqueue.rounds.store import KEEP_ENDED_MS
+from pocqueue.settings import DelegationSettings
+from tests.support.fake_engine import FakeEngine
+from tests.support.fixtures import SettingsFactory
 from tests.support.node import (
     TroubledOutbox,
     batch,
+    host_of,
+    made_up,
     make_request,
     make_round,
     messages_in,
@@ -83,7 +91,7 @@ class ScriptedSource(Source):
 
 
 #: Outages are short.
-QUICK = Pauses(first_s=0.002, longest_s=0.002, refused_s=0.002, disk_s=0.002)
+QUICK = Pauses(first_s=0.002, longest_s=0.002, refused_s=0.002, disk_s=0.002, last_s=0.002)
 
 
 @pytest.fixture
@@ -104,13 +112,14 @@ def follow(
     node_round: NodeRound | None = None,
     left_s: float = 0.0,
     on_lost: Callable[[Follower], Any] | None = None,
+    spot_check: SpotCheck | None = None,
 ) -> Follower:
     """Begin to follow a search whose window closes in so many seconds."""
     follower = Follower(
         source,
         make_request(node_round, left_s=left_s),
         Dispatcher(outbox, KEY, NodeMetrics()),
-        spot_check=None,
+        spot_check=spot_check,
         on_lost=on_lost,
         pauses=QUICK,
     )
@@ -363,3 +372,59 @@ async def test_the_end_of_the_process_in_a_pause(outbox: TroubledOutbox) -> None
     await until(lambda: len(source.read_from) > 3)
     await follower.close()
     assert (state(outbox), source.closed) == ("open", True)
+
+
+@pytest.fixture
+def judged() -> Iterator[threading.Event]:
+    """What the engine of `slow_check` waits for."""
+    judged = threading.Event()
+    yield judged
+    judged.set()
+
+
+@pytest.fixture
+async def slow_check(
+    outbox: TroubledOutbox, settings_for: SettingsFactory, judged: threading.Event
+) -> AsyncIterator[SpotCheck]:
+    """A check whose engine finds out, in the end, that everything is made up."""
+
+    def wait(_: int) -> None:
+        judged.wait(60)
+
+    host = host_of(settings_for(), FakeEngine(made_up, wait))
+    host.start()
+    yield SpotCheck(
+        host, make_request(), "s", outbox, NodeMetrics(), delegation=DelegationSettings()
+    )
+    judged.set()
+    await host.close()
+
+
+async def test_a_page_is_not_held_for_ever(
+    outbox: TroubledOutbox,
+    slow_check: SpotCheck,
+    judged: threading.Event,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """When the window is over it goes out; what its sample shows later still ends the session."""
+    source = ScriptedSource(page("1", batch(*range(2000))))
+    follower = follow(source, outbox, spot_check=slow_check)
+    await until(lambda: outbox.counts().waiting == 2)
+    assert "the window is over before 2000 nonces are judged: they are sent" in caplog.text
+    judged.set()
+    source.script.append(page("2", over=True))
+    await until(lambda: follower.is_done)
+    assert (follower.fraud is not None, state(outbox), outbox.counts().held) == (True, "fraud", 2)
+
+
+@pytest.mark.parametrize("is_only_copy", [False, True])
+async def test_the_end_of_the_process_while_a_page_is_held(
+    outbox: TroubledOutbox, slow_check: SpotCheck, is_only_copy: bool
+) -> None:
+    """It is read again by the next run; one that is handed out once is kept as it is."""
+    held = replace(page("1", batch(*range(2000))), is_only_copy=is_only_copy)
+    follower = follow(ScriptedSource(held), outbox, left_s=60.0, spot_check=slow_check)
+    await until(lambda: len(follower.check.seen) == 2000)
+    await follower.close()
+    assert len(nonces_in(bodies(outbox))) == (2000 if is_only_copy else 0)
+    assert state(outbox) == "open"

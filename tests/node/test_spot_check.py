@@ -140,16 +140,15 @@ async def test_another_engine_than_the_operator_says(
     async with checking(settings_for(), outbox, model=model) as check:
         with pytest.raises(DelegationError) as caught:
             await check.check(proofs(100))
-    assert f"has {setting} {said!r}, and it has to have {ours!r}, as this node's" in str(
-        caught.value
-    )
+    sentence = f"has {setting} {said!r}; this node expects {ours!r}, its own engine's"
+    assert sentence in str(caught.value)
     assert f"DELEGATION_{setting.upper()}" in str(caught.value)
     configured = DelegationSettings.model_validate({setting: said})
     async with checking(settings_for(), outbox, model=model, delegation=configured) as check:
         assert await verdict(check, 2000) is None
     # And then it has to say so.
     async with checking(settings_for(), outbox, model=SAME, delegation=configured) as check:
-        with pytest.raises(DelegationError, match=f"as DELEGATION_{setting.upper()} says"):
+        with pytest.raises(DelegationError, match=f"that of DELEGATION_{setting.upper()}"):
             await check.check(proofs(100))
 
 

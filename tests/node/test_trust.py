@@ -214,7 +214,7 @@ async def test_claims_of_another_engine_while_ours_is_loaded(
         assert chain.accepted == []
         loaded.set()
         await shows(node, delegation_mode=False)
-        assert "has to have 'twin'" in (await node.status())["error"]
+        assert "this node expects 'twin'" in (await node.status())["error"]
         await until(lambda: big.stopped == ["old-1"])
 
 
