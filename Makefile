@@ -27,7 +27,7 @@ run: install
 
 # Two processes: one has the stack of workers, the other vLLM, for most of the time (tests/conftest.py).
 test: install $(VLLM_STAMP)
-	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder --durations=10
 
 lint: install
 	$(BIN)/ruff check .

@@ -20,7 +20,16 @@ from pocqueue.cli.options import (
     Window,
     check_count,
 )
-from pocqueue.cli.output import console, facts, interruptible, is_plain, percent, show
+from pocqueue.cli.output import (
+    console,
+    facts,
+    interruptible,
+    is_plain,
+    note_unlike,
+    percent,
+    show,
+)
+from pocqueue.cli.progress import progress
 
 if TYPE_CHECKING:
     from pocqueue.engine.base import EngineInfo
@@ -82,6 +91,7 @@ def calibrate(
             source = _local_source(settings, draft, model, stack)
         else:
             source = _pool_source(backend, draft, model)
+            note_unlike(settings, source.info)
         found = _sample(source, draft, blocks)
     distances = [d for block in found.values() for d in block]
     calibration = r_target_for(distances, valid_rate)
@@ -226,17 +236,13 @@ def _local_source(
 
 def _sample(source: _Source, draft: RoundSpec, blocks: list[str]) -> dict[str, list[float]]:
     """Sample every block alike, with a progress bar; blocks for which no time was left are out."""
-    from rich.progress import Progress
-
     assert draft.max_nonces is not None
-    samples, view = draft.max_nonces, console(stderr=True)
+    samples, done = draft.max_nonces, 0
     found: dict[str, list[float]] = {}
-    with Progress(console=view, transient=True, disable=not view.is_terminal) as progress:
-        task = progress.add_task("sampling", total=samples)
-        done = 0
+    with progress("Sampling", samples) as tell:
 
         def show(num: int, _total: int) -> None:
-            progress.update(task, completed=done + num)
+            tell(done + num, samples)
 
         for place, block in enumerate(blocks):
             # The first blocks take what does not divide evenly.
@@ -247,5 +253,5 @@ def _sample(source: _Source, draft: RoundSpec, blocks: list[str]) -> dict[str, l
                 found[block] = distances
             done += len(distances)
     if done < samples:
-        view.print(f"The time was over after {done:,} of {samples:,} samples.")
+        console(stderr=True).print(f"The time was over after {done:,} of {samples:,} samples.")
     return found

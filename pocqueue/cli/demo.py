@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from pocqueue.cli.options import Model, Output, ValidRate, Window, default_output
-from pocqueue.cli.output import console
+from pocqueue.cli.output import console, note_unlike
 from pocqueue.cli.watch import Interrupts
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def demo(
         if backend is None or not backend.pool.live():
             backend = _started(stack, settings)
         info = deployed_model(backend, draft, model)
+        note_unlike(settings, info)
         console(stderr=True).print(
             f"Model {info.model} ({info.fingerprint[:12]}) on {info.device}, {info.device_name}."
         )

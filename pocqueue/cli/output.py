@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+    from pocqueue.engine.base import EngineInfo
+    from pocqueue.settings import Settings
+
 EXIT_OK = 0
 #: `round validate`: the proofs are fraud. `up`: a process it needs did not stay up.
 EXIT_FAILED = 1
@@ -65,6 +68,19 @@ def facts(rows: Sequence[tuple[str, str]]) -> Text:
     width = max(len(name) for name, _ in rows)
     lines = (Text.assemble((f"{name:<{width}}  ", "bold"), value) for name, value in rows)
     return Text("\n").join(lines)
+
+
+def note_unlike(settings: Settings, info: EngineInfo) -> None:
+    """Say on standard error which settings the GPUs that run already do not have, as others started them."""
+    for name, found in {"model": info.model, "engine": info.engine, "dtype": info.dtype}.items():
+        asked = getattr(settings, name)
+        if name in settings.model_fields_set and asked not in {"auto", found}:
+            console(stderr=True).print(
+                f"{settings.variable(name)} is {asked}, but the GPUs that run already have {found}, which is "
+                "used. End what started them to have it otherwise.",
+                style="yellow",
+                markup=False,
+            )
 
 
 def print_error(message: str) -> None:

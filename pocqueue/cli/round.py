@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,6 +32,7 @@ from pocqueue.cli.output import (
     print_json,
     seconds,
 )
+from pocqueue.cli.progress import progress
 from pocqueue.cli.watch import Interrupts, watch_round
 
 if TYPE_CHECKING:
@@ -267,7 +268,8 @@ def calibrated(
     if not quiet:
         view.print(f"Calibrating r_target on {CALIBRATION_SAMPLES:,} nonces of this block …")
     search = sample_draft(draft.block_hash, seq_len=draft.seq_len, batch_size=draft.batch_size)
-    distances = sample_pool(backend, info, search, CALIBRATION_SAMPLES)
+    with nullcontext() if quiet else progress("Sampling", CALIBRATION_SAMPLES) as tell:
+        distances = sample_pool(backend, info, search, CALIBRATION_SAMPLES, on_progress=tell)
     found = r_target_for(distances, valid_rate)
     if not quiet:
         view.print(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import math
 import resource
 import statistics
 import time
@@ -97,6 +98,8 @@ def room_guard(
 #: A figure is the median of at most this many turns of at least this many batches: if another process
 #: disturbs one turn, the others stand.
 _MAX_TURNS = 8
+#: How often to say how far a measurement is, whatever it has found.
+TELL_EVERY_S = 10.0
 _BATCHES_A_TURN = 4
 
 
@@ -111,6 +114,9 @@ class Bench:
     clock: Callable[[], float] = time.perf_counter  #: seconds
     #: Gives what says, during a sweep, whether twice the batch may be tried.
     room: Callable[[Engine], Callable[[], bool]] = room_guard
+
+    def __post_init__(self) -> None:
+        self._told_at = -math.inf
 
     def run(self) -> Profile:
         """Measure what was asked for.
@@ -132,9 +138,12 @@ class Bench:
             DEFAULT_BATCH_SIZE if sweep is None else sweep.best.batch_size
         )
         self.on_progress(f"Measuring batches of {batch_size} x {request.round.seq_len}")
-        num_turns, num_batches = self._plan(self._warm_up(batch_size))
+        batch_s = self._warm_up(batch_size)
+        num_turns, num_batches = self._plan(batch_s)
         engine_s, forward_s, stages, distances = [], [], [], {}
         for turn in range(num_turns):
+            done = turn / num_turns
+            self._tell(f"Turn {turn + 1} of {num_turns}", (1 - done) * self._last_s(batch_s))
             search = request.search(batch_size, turn)
             seconds, found = self._call(search, num_batches)
             engine_s.append(seconds)
@@ -174,9 +183,14 @@ class Bench:
                 end = "twice the batch would not fit into the memory that is free"
                 break
             try:
-                num_turns, num_batches = self._plan(self._warm_up(batch_size))
-                search = self.request.search(batch_size)
-                turns = [self._call(search, num_batches)[0] for _ in range(num_turns)]
+                batch_s = self._warm_up(batch_size)
+                num_turns, num_batches = self._plan(batch_s)
+                search, turns = self.request.search(batch_size), list[float]()
+                for turn in range(num_turns):
+                    left_s = (1 - turn / num_turns) * self._size_s(batch_s)
+                    left_s += self._larger_s(batch_size, batch_s, max_batch)
+                    self._tell(f"Batch size {batch_size}, turn {turn + 1} of {num_turns}", left_s)
+                    turns.append(self._call(search, num_batches)[0])
             except EngineUnavailable:
                 raise
             except (EngineError, InvalidRound) as exc:
@@ -185,12 +199,41 @@ class Bench:
                 end = str(exc).rstrip(".")
                 break
             points.append(SweepPoint(batch_size, statistics.median(turns)))
-            self.on_progress(f"Batch size {batch_size}: {points[-1].nonces_per_s:,.1f} nonces/s")
-            if (batch_s := points[-1].batch_s) > seconds:
+            batch_s = points[-1].batch_s
+            self._told_at = -math.inf
+            self._tell(
+                f"Batch size {batch_size}: {points[-1].nonces_per_s:,.1f} nonces/s",
+                self._larger_s(batch_size, batch_s, max_batch),
+            )
+            if batch_s > seconds:
                 end = f"one batch takes {batch_s:.1f} s, more than the {seconds:g} s for each"
                 break
             batch_size *= 2
         return Sweep(tuple(points), end)
+
+    def _tell(self, text: str, left_s: float) -> None:
+        """Say what is being done and how long it all takes yet, unless something was said a moment ago."""
+        now = self.clock()
+        if now - self._told_at >= TELL_EVERY_S:
+            self._told_at = now
+            self.on_progress(f"{text}; about {left_s:,.0f} s left")
+
+    def _size_s(self, batch_s: float, num_figures: int = 1) -> float:
+        """Return how long so many figures of one batch size take, warm-up and unmeasured batches included."""
+        num_turns, num_batches = self._plan(batch_s)
+        return batch_s * (2 + num_turns * (2 + num_figures * num_batches))
+
+    def _last_s(self, batch_s: float) -> float:
+        """Return how long the figures take that come after the sweep: calls, model and stages in turns."""
+        return self._size_s(batch_s, 1 if self.engine.timer() is None else 3)
+
+    def _larger_s(self, batch_size: int, batch_s: float, max_batch: int) -> float:
+        """Return how long what comes after a size of the sweep takes, if twice the batch takes twice as long."""
+        total = 0.0
+        while batch_s <= self.request.seconds and 2 * batch_size <= max_batch:
+            batch_size, batch_s = 2 * batch_size, 2 * batch_s
+            total += self._size_s(batch_s)
+        return total + self._last_s(batch_s)
 
     def _warm_up(self, batch_size: int) -> float:
         """Run two passes; return the seconds of the second."""

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import typer
+from typing_extensions import override
 
-from pocqueue.cli.output import EXIT_INTERRUPTED, interruptible, show_status
+from pocqueue.cli.output import EXIT_INTERRUPTED, interruptible, note_unlike, show_status
+from pocqueue.cli.progress import progress
 from pocqueue.errors import NodeError
+from pocqueue.settings import Settings
+from tests.support.factories import make_info
+from tests.support.waiting import wait_until
 
 
 def looks(*found: dict[str, Any] | BaseException) -> Callable[[], dict[str, Any]]:
@@ -54,3 +62,53 @@ def test_ctrl_c_ends_a_command_with_its_code(capsys: pytest.CaptureFixture[str])
         raise KeyboardInterrupt
     assert caught.value.exit_code == EXIT_INTERRUPTED
     assert "Stopped; nothing is left running." in capsys.readouterr().err
+
+
+class Terminal(io.StringIO):
+    """A terminal."""
+
+    @override
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    """With what is done, of how much, and the time left; nothing more once it is done."""
+    with progress("Sampling", 200, line_s=0) as tell:
+        for done in (0, 50, 200):
+            tell(done, 200)
+    assert re.fullmatch(r"Sampling: 50 of 200, about [\d.]+ s left\n", capsys.readouterr().err)
+    with progress("Sampling", 200) as tell:
+        tell(50, 200)
+    assert capsys.readouterr().err == "", "it has only begun"
+
+
+@pytest.mark.parametrize("width", ["40", "120"])
+def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, width: str) -> None:
+    """In one line of it, which is gone afterwards."""
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("COLUMNS", width)
+    monkeypatch.setenv("TERM", "xterm")
+    with progress("Sampling", 200) as tell:
+        tell(50, 200)
+        wait_until(lambda: " 25%" in stream.getvalue(), message="the bar")
+    assert "left" in stream.getvalue()
+    assert stream.getvalue().rstrip("\r").endswith("\x1b[2K")
+
+
+def test_settings_that_the_pool_does_not_have_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only what somebody asked for; a sentence each, with what is used instead."""
+    info = make_info(dtype="bfloat16")
+    monkeypatch.setenv("POCQUEUE_DTYPE", "auto")
+    note_unlike(Settings.load(), info)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("POCQUEUE_DTYPE", "float32")
+    monkeypatch.setenv("POCQUEUE_MODEL", info.model)
+    note_unlike(Settings.load(), info)
+    assert capsys.readouterr().err == (
+        "POCQUEUE_DTYPE is float32, but the GPUs that run already have bfloat16, which is used. "
+        "End what started them to have it otherwise.\n"
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -342,3 +343,22 @@ def test_the_interval_holds_what_it_promises() -> None:
         found = estimate_window(100.0, 20.0, [rng.random(500).tolist()], rate)
         held += found.num_valid_low <= rng.binomial(nonces, rate) <= found.num_valid_high
     assert held / 400 >= 0.95
+
+
+@pytest.mark.parametrize("changes", [{}, {"max_batch": 512, "batch_size": None}])
+def test_the_time_left_is_told_every_ten_seconds(engine: Timed, changes: dict[str, Any]) -> None:
+    """About right from the first time on, whatever is measured, and never much too short."""
+    told: list[tuple[float, float]] = []
+
+    def hear(line: str) -> None:
+        if (found := re.search(r"; about ([\d,]+) s left$", line)) is not None:
+            told.append((engine.now, float(found[1].replace(",", ""))))
+
+    measured = bench(engine, seconds=40.0, **changes)
+    measured.on_progress = hear
+    measured.run()
+    for now, left_s in told:
+        assert engine.now - now <= 1.2 * left_s + 1
+        assert left_s <= 2.5 * (engine.now - now) + 1
+    times = [0.0, *(now for now, _ in told), engine.now]
+    assert max(later - now for now, later in itertools.pairwise(times)) < 30
