@@ -62,7 +62,8 @@ class _Options(BaseModel):
     # Some requests wait in Redis for two seconds.
     socket_timeout: float = Field(default=TIMEOUT_S, ge=3, le=3600)
     socket_connect_timeout: float = Field(default=TIMEOUT_S, ge=0.1, le=3600)
-    health_check_interval: float = Field(default=15, ge=1, le=3600)
+    # None unless asked for: a server with a full disk refuses the PING of it, and would then not be read either.
+    health_check_interval: float = Field(default=0, ge=1, le=3600)
     ssl_cert_reqs: _Checks = "required"
     ssl_check_hostname: bool = True
     ssl_ca_certs: FilePath | None = None

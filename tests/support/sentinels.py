@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import redis
-from redis.backoff import NoBackoff
+from redis.backoff import ConstantBackoff, NoBackoff
 from redis.retry import Retry
 
 from pocqueue.rounds.store import Keys
@@ -85,8 +85,10 @@ class FailingOver:
         with self.client(name) as client:
 
             def follows() -> bool:
-                found: Any = client.info("replication")
-                return bool(found.get("master_link_status") == "up")
+                with contextlib.suppress(redis.ConnectionError):
+                    found: Any = client.info("replication")
+                    return bool(found.get("master_link_status") == "up")
+                return False
 
             wait_until(follows, 90.0, f"{name} to follow")
 
@@ -110,6 +112,7 @@ class FailingOver:
     def checked(self, round_id: str, name: str) -> int:
         """Return how many nonces of a round a server has counted."""
         with self.client(name) as client:
+            client.set_retry(Retry(ConstantBackoff(0.1), 20))
             return int(client.hget(Keys.of_round(round_id, "round"), "checked") or 0)
 
     def kill(self, name: str) -> None:
@@ -121,7 +124,14 @@ class FailingOver:
     def wait_leading(self, name: str) -> None:
         """Wait until a server is the primary."""
         with self.client(name) as client:
-            wait_until(lambda: client.role()[0] == "master", 90.0, f"{name} to lead")
+
+            def leads() -> bool:
+                # A server that becomes the primary closes what is connected to it.
+                with contextlib.suppress(redis.ConnectionError):
+                    return bool(client.role()[0] == "master")
+                return False
+
+            wait_until(leads, 90.0, f"{name} to lead")
 
     def close(self) -> None:
         """End all of it."""
