@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from functools import cache
 from typing import Any, NoReturn
 
 import redis
@@ -30,6 +31,12 @@ def refuse(exc: PocqueueError) -> NoReturn:
     """End this worker with one sentence, as only a person can mend what is wrong."""
     sys.__stderr__.write(f"pocqueue: {exc}\n")  # type: ignore[union-attr]
     raise SystemExit(2) from exc
+
+
+@cache
+def backend() -> Backend:
+    """Return this process's connection to rounds; a Redis that is away is put up with."""
+    return Backend.open(settings(), start=True, check=False)
 
 
 @signals.celeryd_init.connect
@@ -94,8 +101,7 @@ class StoreStep(bootsteps.StartStopStep):
     @override
     def start(self, parent: Any) -> None:
         try:
-            with Backend.open(settings(), start=True) as backend:
-                check_rights(backend.client, backend.url)
+            check_rights(backend().client, backend().url)
         except StoreUnavailable as exc:
             logger.warning("Waiting: %s", exc)
         except PocqueueError as exc:

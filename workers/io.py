@@ -13,16 +13,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from functools import cache, partial
+from functools import partial
 
 from pocqueue.app import app
-from pocqueue.errors import InvalidRound, UnknownRound
+from pocqueue.errors import InvalidRound, StoreUnavailable, UnknownRound
 from pocqueue.poc.callback import CallbackClient, PostOutcome, encode_body
 from pocqueue.poc.proofs import Proofs
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.callback_target import check_url, checked_connector
 from pocqueue.rounds.task_names import DELIVER_PROOFS
 from pocqueue.settings import settings
+from workers import boot
 
 logger = logging.getLogger(__name__)
 
@@ -32,16 +33,16 @@ TASK_S = 20.0
 ENTRIES_PER_POST = 256
 
 
-@cache
-def _backend() -> Backend:
-    return Backend.open(settings(), start=True, check=False)
-
-
 @app.task(name=DELIVER_PROOFS)
 def deliver_proofs(*, round_id: str, token: str) -> str:
     """Post what the receiver has not confirmed yet, under the lease `token`."""
     private = settings().callback_private
-    return asyncio.run(deliver(_backend(), round_id, token, allow_private=private))
+    try:
+        return asyncio.run(deliver(boot.backend(), round_id, token, allow_private=private))
+    except StoreUnavailable as exc:
+        # The lease runs out, and the next task begins with the first proof that nobody confirmed.
+        logger.warning("Round %s: its proofs wait. %s", round_id, exc)
+        return "Redis is away"
 
 
 async def deliver(

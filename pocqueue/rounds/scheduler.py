@@ -8,6 +8,7 @@ atomic in the store. A scheduler keeps nothing between two steps that it does no
 from __future__ import annotations
 
 import logging
+import math
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -83,7 +84,8 @@ class Scheduler:
     def __post_init__(self) -> None:
         self._store, self._pool = self.backend.store, self.backend.pool
         self._id = uuid.uuid4().hex
-        self._trust_silence_at = 0.0
+        #: Since when it leads without an outage.
+        self._undisturbed_since = -math.inf
         self._leads = self._stands_by = self._store_lost = False
 
     def run(self, stop: Stop) -> None:
@@ -108,8 +110,7 @@ class Scheduler:
                 if not self._store_lost:
                     self._store_lost = True
                     logger.warning("Scheduling waits: %s", exc)
-                # No heartbeat got through either. It takes workers a moment to be heard again.
-                self._trust_silence_at = self.clock() + self.timings.settle_s
+                self._undisturbed_since = self.clock()
                 stop.wait(STANDBY_STEP_S)
         if self._leads:
             try:
@@ -126,7 +127,10 @@ class Scheduler:
             self._store.expire(round_id)
         if rounds:
             self._schedule(rounds)
-        for round_id, token in self.backend.callbacks.claim_due(self.timings.grace_s):
+        # What could not be delivered during an outage has its time after it.
+        is_late = self.clock() >= self._undisturbed_since + self.timings.grace_s
+        grace_s = self.timings.grace_s if is_late else math.inf
+        for round_id, token in self.backend.callbacks.claim_due(grace_s):
             self.sender.send_callback(round_id, token)
         return bool(rounds)
 
@@ -143,7 +147,8 @@ class Scheduler:
             return
         outstanding = self._store.outstanding(list(by_id))
         now_ms = rounds[0].now_ms
-        trust = self.clock() >= self._trust_silence_at
+        # Heartbeats got through no more than we did. It takes workers a moment to be heard again.
+        trust = self.clock() >= self._undisturbed_since + self.timings.settle_s
         lost = find_lost(
             outstanding, gpus, now_ms, trust_silence=trust, delivery_s=self.timings.delivery_s
         )
@@ -178,7 +183,7 @@ class Scheduler:
         if leads and not self._leads:
             logger.info("This scheduler leads.")
             # The one that led before may have lost Redis as well.
-            self._trust_silence_at = self.clock() + self.timings.settle_s
+            self._undisturbed_since = self.clock()
         elif self._leads and not leads:
             logger.warning("Another scheduler took the lead.")
         self._leads = leads

@@ -396,6 +396,23 @@ def test_scheduling_goes_on_when_redis_comes_back(
     assert (status.checked, status.ranges_made) == (600, 6)
 
 
+def test_callbacks_have_their_time_after_an_outage(
+    backend: Backend, channel: Channel, seconds: _Seconds
+) -> None:
+    """However long ago their round ended; a scheduler that just took the lead cannot know better."""
+    round_id = backend.store.create(make_spec(callback_url="http://callback.test"))
+    _work(backend, round_id, assign(backend.store, round_id, 10))
+    backend.store.close(round_id, RoundState.STOPPED, "")
+    backend.client.hincrby(Keys.of_round(round_id, "round"), "ended_ms", -300_000)
+    scheduler = _scheduler(backend, channel, seconds, grace_s=60.0)
+    with _running(scheduler):
+        wait_until(lambda: channel.callbacks, message="a task for it")
+        assert round_id in backend.callbacks.progress_of_all()
+        seconds.now_s += 61.0
+        wait_until(lambda: not backend.callbacks.progress_of_all(), message="its end")
+    assert [sent for sent, _ in channel.callbacks] == [round_id]
+
+
 class _Seconds:
     """A scheduler's clock: seconds that the test sets."""
 
