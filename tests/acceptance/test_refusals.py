@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +16,7 @@ from pocqueue.rounds.spec import RoundState
 from tests.support.callback_receiver import Receiver
 from tests.support.delegation_parts import BigNode, Chain, SmallNode
 from tests.support.refusing_redis import REFUSALS, Refusal, RefusingRedis, refusing_redis
-from tests.support.stack import Stack
+from tests.support.stack import ROOT, Stack
 
 NUM_NONCES = 2000
 #: In a few seconds a scheduler, two workers and a delegation are refused so often, also if they do nothing.
@@ -111,3 +115,53 @@ def test_a_small_node_that_searches_by_the_queue_waits(
         counted = set(sick_stack.nonces(session_id))
         sick_stack.wait(lambda: set(chain.nonces("b10c")) == counted, "all nonces")
         assert len(chain.nonces("b10c")) == len(counted)
+
+
+def _acl_lines() -> list[str]:
+    """Return the users that the operator's page lists."""
+    page = (ROOT / "docs/operating.md").read_text()
+    return [line for line in page.splitlines() if line.startswith("ACL SETUSER ")]
+
+
+def test_the_rights_that_the_docs_list_are_enough_and_none_is_missing(tmp_path: Path) -> None:
+    """A round with callbacks, a session and remote control; Redis logs no refusal."""
+    with refusing_redis() as server, contextlib.ExitStack() as at_end:
+        admin: Any = server.client
+        for line in _acl_lines():
+            admin.execute_command(*line.split())
+        admin.execute_command("ACL", "SETUSER", "default", "off")
+        urls = [
+            server.url.replace("unix://", f"unix://{line.split()[2]}:PASSWORD@")
+            for line in _acl_lines()
+        ]
+        stack = Stack(tmp_path, redis_url=urls[0])
+        at_end.callback(stack.close)
+        stack.scheduler()
+        stack.spawn("io", "celery", "-A", "pocqueue", "worker", "-Q", "io")
+        stack.worker("gpu0")
+        big = BigNode(stack, POCQUEUE_REDIS_URL=urls[1])
+        stack.wait_live("gpu0")
+        chain = Chain()
+        at_end.callback(chain.close)
+        small = SmallNode(stack, big.url, "small")
+        at_end.callback(small.close)
+        small.generate(chain, block_hash="b10c").raise_for_status()
+        round_id = stack.start(max_nonces=NUM_NONCES, callback_url="http://127.0.0.1:9/none")
+        stack.wait_over(round_id)
+        stack.check_exactly_once(round_id, NUM_NONCES)
+        stack.wait(lambda: len(chain.nonces("b10c")) > 100, "nonces of the session")
+        small.stop()
+        for command in (["pocqueue", "gpus"], ["celery", "-A", "pocqueue", "inspect", "ping"]):
+            done = subprocess.run(
+                [sys.executable, "-m", *command],
+                env=stack.env,
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+        stack.wait(lambda: stack.backend.callbacks.progress(round_id).attempts, "a callback")
+        stack.check_alive()
+        refused = [entry["object"] for entry in admin.execute_command("ACL", "LOG")]
+        assert refused == []
