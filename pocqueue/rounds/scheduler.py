@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from pocqueue.errors import StoreError
+from pocqueue.errors import StoreError, StoreUnavailable
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.callbacks import CALLBACK_GRACE_S
 from pocqueue.rounds.planner import DELIVERY_S, RANGE_S, find_lost, plan
@@ -86,10 +86,14 @@ class Scheduler:
         self._id = uuid.uuid4().hex
         #: Since when it leads without an outage.
         self._undisturbed_since = -math.inf
-        self._leads = self._stands_by = self._store_lost = False
+        self._leads = self._stands_by = self._worked = self._store_lost = False
 
     def run(self, stop: Stop) -> None:
-        """Schedule until `stop` is set, waiting for Redis whenever it is away."""
+        """Schedule until `stop` is set, waiting for Redis whenever it is away or refuses for now.
+
+        Raises:
+            StoreError: Redis refuses for good, before anything worked.
+        """
         while not stop.is_set():
             try:
                 if self._lead():
@@ -103,10 +107,13 @@ class Scheduler:
                         self._stands_by = True
                         logger.info("Another scheduler leads; this one stands by.")
                     stop.wait(STANDBY_STEP_S)
+                self._worked = True
                 if self._store_lost:
                     self._store_lost = False
                     logger.info("Redis is back; scheduling goes on.")
             except StoreError as exc:
+                if not (self._worked or isinstance(exc, StoreUnavailable)):
+                    raise
                 if not self._store_lost:
                     self._store_lost = True
                     logger.warning("Scheduling waits: %s", exc)

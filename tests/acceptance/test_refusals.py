@@ -7,6 +7,7 @@ import contextlib
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,37 @@ def test_processes_that_start_on_a_redis_that_refuses_wait(
         stack.spawn("io", "celery", "-A", "pocqueue", "worker", "-Q", "io")
         stack.worker("gpu0")
         for name, said in (("gpu0", "gpu0 waits: Redis"), ("scheduler", "Scheduling waits")):
-            stack.wait(lambda name=name, said=said: said in stack.log(name).read_text(), said)
+            stack.wait(partial(_has_said, stack, name, said), said)
         server.wait_refused(SOME, stack.check_alive)
+    stack.wait_live("gpu0")
+    round_id = stack.start(max_nonces=NUM_NONCES)
+    stack.wait_over(round_id)
+    stack.check_exactly_once(round_id, NUM_NONCES)
+
+
+def _has_said(stack: Stack, name: str, said: str) -> bool:
+    return said in stack.log(name).read_text()
+
+
+@pytest.mark.parametrize("how", ["MISCONF", "READONLY"])
+def test_a_worker_whose_ranges_end_while_it_is_refused_takes_new_ones(
+    how: Refusal, server: RefusingRedis, sick_stack: Stack
+) -> None:
+    """What cannot be acknowledged must not fill the places for messages for good."""
+    stack = sick_stack
+    stack.wait_live("gpu0")
+    round_id = stack.start(window_s=5.0)
+    stack.wait_checked(round_id, 50)
+    deadline_s = stack.status(round_id).deadline_ms / 1000
+
+    def is_over() -> bool:
+        now: Any = server.client.time()
+        return int(now[0]) > deadline_s + 1
+
+    with server.refusing(how):
+        stack.wait(is_over, "the deadline")
+        server.wait_refused(SOME, stack.check_alive)
+    assert stack.wait_over(round_id).state is RoundState.EXPIRED
     stack.wait_live("gpu0")
     round_id = stack.start(max_nonces=NUM_NONCES)
     stack.wait_over(round_id)

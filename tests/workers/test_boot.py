@@ -1,34 +1,89 @@
-"""What a worker is refused for when it starts."""
+"""A worker that starts on a Redis which will never do: one sentence and code 2, before anything is loaded."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.support.commands import without_settings
+from tests.support.refusing_redis import RefusingRedis, refusing_redis
 
-@pytest.mark.parametrize("queue", ["gpu0", "io"])
-def test_autoscale_is_refused_with_a_sentence(queue: str, child_env: dict[str, str]) -> None:
-    """Celery would start, and end it with a traceback at the first task: threads cannot be scaled."""
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RefusingRedis]:
+    """A server of this module's own."""
+    with refusing_redis() as server:
+        yield server
+
+
+def _end(url: str, folder: Path, *command: str) -> tuple[int, str]:
+    """Run a process that ends by itself; return its code and what it wrote to standard error."""
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "celery",
-            "-A",
-            "pocqueue",
-            "worker",
-            "-Q",
-            queue,
-            "--autoscale=4,1",
-        ],
-        env=child_env,
+        [sys.executable, "-m", *command],
+        env=without_settings()
+        | {
+            "POCQUEUE_REDIS_URL": url,
+            "POCQUEUE_STATE_DIR": str(folder),
+            "PYTHONWARNINGS": "ignore",
+        },
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
-    assert done.returncode == 2
-    assert "pocqueue: --autoscale is 4,1; allowed: no such option." in done.stderr
-    assert "Traceback" not in done.stderr
+    return done.returncode, done.stderr
+
+
+WORKER = ("celery", "-A", "pocqueue", "worker", "-Q", "io")
+SCHEDULER = ("pocqueue", "scheduler")
+
+
+@pytest.mark.parametrize(
+    ("command", "rights", "password", "said"),
+    [
+        (WORKER, "~* &* +@all", "hunter3", "another user or password"),
+        (WORKER, "~other:* &* +@all", "hunter2", "docs/operating.md"),
+        (WORKER, "~* resetchannels +@all", "hunter2", "docs/operating.md"),
+        (WORKER, "~pocqueue:* &* +@all", "hunter2", "docs/operating.md"),
+        (SCHEDULER, "~* &* +@all", "hunter3", "another user or password"),
+        (SCHEDULER, "~other:* &* +@all", "hunter2", "docs/operating.md"),
+    ],
+)
+def test_what_an_operator_has_to_change_ends_a_process_that_starts(
+    command: tuple[str, ...],
+    rights: str,
+    password: str,
+    said: str,
+    server: RefusingRedis,
+    tmp_path: Path,
+) -> None:
+    """A wrong password, and a user without channels, our keys or Celery's."""
+    admin: Any = server.client
+    admin.execute_command("ACL", "SETUSER", "guest", "reset", "on", ">hunter2", *rights.split())
+    url = server.url.replace("unix://", f"unix://guest:{password}@")
+    code, text = _end(url, tmp_path, *command)
+    assert code == 2, text
+    assert said in text
+    assert "Traceback" not in text
+    assert "hunter" not in text
+
+
+@pytest.mark.parametrize("command", [WORKER, SCHEDULER])
+def test_a_redis_that_may_forget_rounds_is_refused(
+    command: tuple[str, ...], server: RefusingRedis, tmp_path: Path
+) -> None:
+    """With the setting and how to mend it."""
+    server.client.config_set("maxmemory-policy", "volatile-lru")
+    try:
+        code, text = _end(server.url, tmp_path, *command)
+    finally:
+        server.client.config_set("maxmemory-policy", "noeviction")
+    assert code == 2
+    assert "CONFIG SET maxmemory-policy noeviction" in text
+    assert "Traceback" not in text
