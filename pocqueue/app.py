@@ -13,12 +13,13 @@ import sys
 from functools import cache
 from typing import Any
 
+import redis
 from celery import Celery, signals
 from celery.app.amqp import AMQP
 from kombu import Connection
 from typing_extensions import override
 
-from pocqueue.errors import PocqueueError
+from pocqueue.errors import PocqueueError, first_line
 from pocqueue.rounds.connection import redis_url
 from pocqueue.rounds.redis_url import RedisUrl
 from pocqueue.rounds.refusals import PROBE_KEY
@@ -158,8 +159,21 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'pocqueue.app' has no attribute {name!r}")
 
 
+class OneLine(logging.Filter):
+    """Makes a line of what Redis refuses, where kombu shows a traceback of it every second that it lasts."""
+
+    @override
+    def filter(self, record: logging.LogRecord) -> bool:
+        exc = record.exc_info[1] if record.exc_info else None
+        if isinstance(exc, redis.RedisError):
+            record.msg, record.args = f"{record.getMessage()}: {first_line(exc)}", ()
+            record.exc_info = record.exc_text = None
+        return True
+
+
 @signals.after_setup_logger.connect
 def _show_our_messages(**_: Any) -> None:
     """Log our own messages from `POCQUEUE_LOG_LEVEL` on, whatever level Celery runs at."""
+    logging.getLogger("kombu.transport.redis").addFilter(OneLine())
     for name in ("pocqueue", "workers"):
         logging.getLogger(name).setLevel(settings().log_level)

@@ -57,13 +57,19 @@ _CLASSES = {
 }
 
 
-def code_of(exc: redis.RedisError) -> str:
-    """Return the code of a refusal among those that mean something here, or an empty text."""
+def _refusal(exc: redis.RedisError) -> tuple[str, str]:
+    """Return the code of a refusal among those that mean something here, or none, and what it says."""
+    text = str(exc).rstrip(".") or type(exc).__name__
+    if isinstance(exc, NO_PRIMARY):
+        # Theirs describes every connection to each of them.
+        return "", "no sentinel that answers knows a primary of that name"
     for kind, code in _CLASSES.items():
         if isinstance(exc, kind):
-            return code
-    found = _CODE.search(str(exc))
-    return found[0] if found else ""
+            return code, text
+    if found := _CODE.search(text):
+        # Servers go on at length about what to look at.
+        return found[0], text[found.start() :].partition(". ")[0]
+    return "", text
 
 
 def store_error(exc: redis.RedisError, url: str) -> StoreError:
@@ -72,9 +78,7 @@ def store_error(exc: redis.RedisError, url: str) -> StoreError:
     Args:
         url: of the server.
     """
-    code, reason = code_of(exc), str(exc).rstrip(".") or type(exc).__name__
-    if isinstance(exc, NO_PRIMARY):
-        reason = "no sentinel that answers knows a primary of that name"  # theirs describes every connection to each of them
+    code, reason = _refusal(exc)
     server = f"Redis at {shown_url(url)}"
     if isinstance(exc, redis.AuthenticationError) or code in {"NOAUTH", "WRONGPASS"}:
         return StoreForbidden(
