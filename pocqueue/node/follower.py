@@ -167,6 +167,8 @@ class Follower:
             await self._follow()
         except Fraud as exc:
             await self._end_as_fraud(str(exc))
+        except DelegationError as exc:
+            await self._give_up(exc)
         except Exception as exc:
             # Our own bug. The session stays open on disk: the next run of this program goes on with it.
             logger.exception("%s is not followed any more.", self.tag)
@@ -207,14 +209,10 @@ class Follower:
             batches = await asyncio.to_thread(self._new_batches, page)
             try:
                 is_judged = await self._is_judged(page, batches)
-            except (Fraud, DelegationError) as exc:
+            except (Fraud, DelegationError):
                 # Not kept: another search of the round may find them.
                 self.check.forget(batches)
-                if isinstance(exc, Fraud):
-                    raise
-                await self._give_up(exc)
-                self._stopping = asyncio.create_task(self._stop_source())
-                return
+                raise
             if not is_judged:
                 return
             messages = await asyncio.to_thread(self._messages, page.cursor, batches)
@@ -355,6 +353,8 @@ class Follower:
         await self._close_session(f"given up: {trouble}", logging.ERROR)
         self.error = str(trouble)
         self.lost = True
+        # A big node that goes on would answer a repeated request with this session.
+        self.stop()
 
     async def _end_as_fraud(self, reason: str) -> None:
         self.fraud = reason

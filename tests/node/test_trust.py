@@ -246,6 +246,22 @@ async def test_a_page_waits_for_its_sample(settings_for: SettingsFactory, chain:
         await until(lambda: nonces_in(chain.accepted) == nonces_in(pages[0]))
 
 
+async def test_a_page_has_a_bound(settings_for: SettingsFactory, chain: Receiver) -> None:
+    """Nothing of a larger one is looked at; the session is given up, and may be started again."""
+    async with (
+        legacy_big_node() as big,
+        node_at_work(settings_for(), delegating(big.url)) as node,
+    ):
+        big.pages.append([batch(*range(200_001)), batch(*range(200_001, 400_001))])
+        await node.generate(make_round(chain.url))
+        await until(lambda: big.stopped == ["old-1"])
+        await shows(node, status="STOPPED", fraud_detected=False, total_nonces=0)
+        assert "400,001 nonces at once; allowed are 400,000" in (await node.status())["error"]
+        big.pages.append([batch(0)])
+        await node.generate()
+        await until(lambda: nonces_in(chain.accepted) == [0])
+
+
 async def test_a_cheat_is_not_used_again(settings_for: SettingsFactory, chain: Receiver) -> None:
     """Not for the same round, another one, or after a restart, whatever way its URL is written."""
     settings = settings_for()
