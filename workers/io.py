@@ -23,6 +23,7 @@ from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.callback_target import check_url, checked_connector
 from pocqueue.rounds.task_names import DELIVER_PROOFS
 from pocqueue.settings import settings
+from pocqueue.words import counted
 from workers import boot
 
 logger = logging.getLogger(__name__)
@@ -85,11 +86,11 @@ async def deliver(
             entries = backend.store.read_proofs(status, cursor, count=size)
             if not entries:
                 callbacks.finish(round_id, token)
-                return f"{posted} nonces delivered, {refused} refused"
+                return f"{counted(posted, 'nonce')} delivered, {refused:,} refused"
             batch = Proofs.joined(entry.proofs for entry in entries)
             result = await client.post(url, "generated", encode_body(status.spec.body(batch)))
             if result.outcome is PostOutcome.RETRY:
-                error = f"{len(batch)} nonces were not taken: {result.reason}"
+                error = f"{counted(len(batch), 'nonce')} not taken: {result.reason}"
                 callbacks.failed(round_id, token, attempts, error)
                 pause_s = callbacks.timings.pause_ms(attempts) / 1000
                 logger.warning("Round %s: %s; next try in %.1f s.", round_id, error, pause_s)
@@ -105,9 +106,9 @@ async def deliver(
                 # A final answer: the same body would get it again, and the rest would never arrive.
                 refused += len(batch)
                 logger.warning(
-                    "Round %s: the callback receiver refuses %d nonces, from %d on: %s",
+                    "Round %s: the callback receiver refuses %s, from %d on: %s",
                     round_id,
-                    len(batch),
+                    counted(len(batch), "nonce"),
                     batch.nonces[0],
                     result.reason,
                 )
@@ -121,7 +122,7 @@ async def deliver(
                 # A slow receiver must not keep the others waiting; the scheduler comes back to this round
                 # for as long as it has proofs to deliver.
                 callbacks.finish(round_id, token)
-                return f"{posted} nonces delivered, {refused} refused; more to come"
+                return f"{counted(posted, 'nonce')} delivered, {refused:,} refused; more to come"
 
 
 def _give_up(backend: Backend, round_id: str, token: str, error: str) -> str:

@@ -36,6 +36,7 @@ from pocqueue.poc.batch import Batch
 from pocqueue.rounds.range_search import RangeBook, RangeSearch, second_look
 from pocqueue.rounds.records import BatchCommit, CommitResult, Outcome, OutstandingRange
 from pocqueue.rounds.spec import RoundSpec
+from pocqueue.words import counted
 from workers.runner_stats import RunnerStats
 
 logger = logging.getLogger(__name__)
@@ -259,7 +260,7 @@ class RangeRunner:
             lambda: self._book.release_range(out.round_id, out.range_id, failed=failed)
         )
         if num:
-            logger.info("Round %s: handed %d nonces back.", out.round_id, num)
+            logger.info("Round %s: handed %s back.", out.round_id, counted(num, "nonce"))
 
     def _engine_failed(self, spec: RoundSpec, out: OutstandingRange, exc: Exception) -> None:
         # A server that is away says nothing about the range, which must not be given up for it.

@@ -17,7 +17,6 @@ from pocqueue.cli.output import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     console,
-    counted,
     facts,
     print_error,
     print_json,
@@ -25,6 +24,7 @@ from pocqueue.cli.output import (
     show_status,
 )
 from pocqueue.errors import KeyFileError, ProofFileError, SignatureError
+from pocqueue.words import counted
 
 app = typer.Typer(
     help="The small node: owns the key, delegates or works itself, signs and sends.",
@@ -102,12 +102,12 @@ def _table(found: dict[str, Any]) -> Any:
     mode = "delegation" if found.get("delegation_mode") else "local"
     rows = [
         ("status", str(found.get("status"))),
-        ("mode", f"{mode}, {found.get('gpu_count', 0)} GPUs"),
+        ("mode", f"{mode}, {counted(found.get('gpu_count', 0), 'GPU')}"),
         ("session", str(found.get("session_id") or "none")),
         ("block", str(found.get("block_hash") or "none")),
         (
             "received",
-            f"{found.get('total_nonces', 0):,} valid nonces in {found.get('total_batches', 0):,} batches",
+            f"{counted(found.get('total_nonces', 0), 'valid nonce')} in {counted(found.get('total_batches', 0), 'batch')}",
         ),
         (
             "outbox",
@@ -116,7 +116,7 @@ def _table(found: dict[str, Any]) -> Any:
                 f"{kept.get('refused', 0):,} refused, {kept.get('held', 0):,} held"
             ),
         ),
-        ("recomputed", f"{found.get('sampled_nonces', 0):,} nonces"),
+        ("recomputed", counted(found.get("sampled_nonces", 0), "nonce")),
         ("big node heard", "-" if lag is None else f"{seconds(lag)} ago"),
         ("signer", str(found.get("signer"))),
     ]
@@ -243,7 +243,7 @@ def try_node(
             mode = "delegated" if status["delegation_mode"] else "searched by the node itself"
             out.print(
                 escape(
-                    f"Block {trial.block_hash}: {mode}, {status['gpu_count']} GPUs, for {seconds:g} s."
+                    f"Block {trial.block_hash}: {mode}, {counted(status['gpu_count'], 'GPU')}, for {seconds:g} s."
                 )
             )
             for taken in chain(trial.batches(seconds), trial.stop()):
@@ -252,14 +252,14 @@ def try_node(
                 num_nonces += len(nonces)
                 file.write(json.dumps(taken.body) + "\n")
                 out.print(
-                    f"{taken.after_s:7.2f} s  batch of {len(nonces):,} valid nonces, best distance "
+                    f"{taken.after_s:7.2f} s  batch of {counted(len(nonces), 'valid nonce')}, best distance "
                     f"{best:.6f}, signed by {taken.signer[:12]}…"
                 )
     except SignatureError as exc:
         print_error(str(exc))
         raise typer.Exit(EXIT_FAILED) from None
     out.print(
-        f"{num_nonces:,} valid nonces in {num_batches:,} signed batches, written to "
+        f"{counted(num_nonces, 'valid nonce')} in {counted(num_batches, 'signed batch')}, written to "
         f"{escape(str(output))}."
     )
     if not num_batches:

@@ -13,11 +13,11 @@ from pocqueue.cli.output import (
     EXIT_BAD_INPUT,
     columns,
     console,
-    counted,
     print_error,
     print_json,
     seconds,
 )
+from pocqueue.words import counted
 
 if TYPE_CHECKING:
     from pocqueue.node.outbox import Outbox

@@ -163,12 +163,6 @@ def seconds(value: float) -> str:
     return f"{minutes} min {rest:02d} s"
 
 
-def counted(count: int, noun: str) -> str:
-    """Write a number of things: ``1 batch``, ``2,000 batches``."""
-    plural = f"{noun}es" if noun.endswith("ch") else f"{noun}s"
-    return f"{count:,} {noun if count == 1 else plural}"
-
-
 def percent(value: float) -> str:
     """Write a share: ``9.73 %``."""
     return f"{100 * value:.2f} %"

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from pocqueue.cli.output import columns, console, facts, percent, seconds
+from pocqueue.words import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +41,7 @@ def rows(status: RoundStatus, info: EngineInfo | None) -> list[tuple[str, str]]:
         ("node", f"{spec.node_id} of {spec.node_count}"),
         ("model", f"{spec.model} ({spec.model_fingerprint[:12]})"),
         *spec.proof.facts(),
-        ("nonces checked", f"{status.checked:,} in {status.batches:,} batches"),
+        ("nonces checked", f"{status.checked:,} in {counted(status.batches, 'batch')}"),
         ("valid nonces", f"{status.valid:,}"),
     ]
     observed = percent(status.valid_rate) if status.checked else "nothing checked yet"

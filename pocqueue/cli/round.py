@@ -34,6 +34,7 @@ from pocqueue.cli.output import (
 )
 from pocqueue.cli.progress import progress
 from pocqueue.cli.watch import Interrupts, watch_round
+from pocqueue.words import counted
 
 if TYPE_CHECKING:
     from pocqueue.engine.base import EngineInfo
@@ -178,7 +179,7 @@ def stop(round_id: RoundId) -> None:
         backend.store.close(before.round_id, RoundState.STOPPED, "stopped by its operator")
         after = backend.store.status(before.round_id)
         console().print(
-            f"Round {after.round_id} is {after.state.value}: {after.checked:,} nonces checked, "
+            f"Round {after.round_id} is {after.state.value}: {counted(after.checked, 'nonce')} checked, "
             f"{after.valid:,} valid."
         )
 
@@ -213,7 +214,9 @@ def proofs(
         entries = list(backend.store.iter_proofs(found))
         if output is not None:
             _write(backend, found, entries, output)
-            console(stderr=True).print(f"{found.valid:,} valid nonces written to {output}.")
+            console(stderr=True).print(
+                f"{counted(found.valid, 'valid nonce')} written to {output}."
+            )
     if as_json:
         print_json([found.spec.body(entry.proofs) | {"queue": entry.queue} for entry in entries])
     elif output is None:

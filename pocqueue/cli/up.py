@@ -12,6 +12,7 @@ import typer
 
 from pocqueue.cli.options import EnvFile, Model, Port
 from pocqueue.cli.output import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, print_error
+from pocqueue.words import counted
 
 if TYPE_CHECKING:
     from pocqueue.local_stack import LocalStack
@@ -91,7 +92,7 @@ def up(
 
 def _describe(stack: LocalStack, lines: PrefixedLines) -> None:
     num, names = len(stack.queues), ", ".join(stack.queues)
-    lines(_OURSELVES, f"{num} GPU {'worker' if num == 1 else 'workers'}: {names}")
+    lines(_OURSELVES, f"{counted(num, 'GPU worker')}: {names}")
     if stack.flower_url is not None:
         lines(_OURSELVES, f"Flower: {stack.flower_url}")
     lines(_OURSELVES, "Start a round in another terminal: pocqueue round start --block-hash HASH")

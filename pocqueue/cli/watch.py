@@ -16,6 +16,7 @@ from typing_extensions import override
 from pocqueue.cli.output import console, seconds
 from pocqueue.closing import Closing
 from pocqueue.errors import StoreUnavailable
+from pocqueue.words import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -127,9 +128,9 @@ def watch_round(
 
 
 def _line(status: RoundStatus, num_gpus: int, per_second: float) -> str:
-    gpus = "1 GPU" if num_gpus == 1 else f"{num_gpus} GPUs"
     left = f"{seconds(status.remaining_s)} left" if status.state.is_active else status.state.value
-    return f"{status.checked:,} nonces  {status.valid:,} valid  {per_second:,.0f}/s  {gpus}  {left}"
+    found = f"{counted(status.checked, 'nonce')}  {status.valid:,} valid  {per_second:,.0f}/s"
+    return f"{found}  {counted(num_gpus, 'GPU')}  {left}"
 
 
 def _share_done(status: RoundStatus) -> float:

@@ -34,6 +34,7 @@ from pocqueue.web.listener import address_of, listen
 from pocqueue.web.requests import request_histogram
 from pocqueue.web.serve import serve as serve_app
 from pocqueue.web.tls import Certificate, check_certificate
+from pocqueue.words import counted
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +153,7 @@ def serve(settings: Settings, delegation: DelegationSettings, *, num_processes: 
     redis_url(settings, start=True)
     listener = listen(delegation.host, delegation.port, DELEGATION_PREFIX)
     scheme = "http" if certificate is None else "https"
-    processes = "1 process" if num_processes == 1 else f"{num_processes} processes"
+    processes = counted(num_processes, "process")
     logger.info("DELEGATION serves on %s://%s with %s.", scheme, address_of(listener), processes)
     serve_app(
         APP,

@@ -31,6 +31,7 @@ from pocqueue.node.sources import Page, Source, is_final, is_refused
 from pocqueue.node.spot_check import SpotCheck
 from pocqueue.poc.callback import Backoff
 from pocqueue.poc.proofs import Proofs
+from pocqueue.words import counted
 
 logger = logging.getLogger(__name__)
 
@@ -256,8 +257,8 @@ class Follower:
             # The next run reads it again, if it can be had again.
             return page.is_only_copy
         logger.warning(
-            "%s the window is over before %d nonces are judged: they are sent.",
-            *(self.tag, sum(map(len, batches))),
+            "%s the window is over before %s could be judged: sent.",
+            *(self.tag, counted(sum(map(len, batches)), "nonce")),
         )
         return True
 
@@ -322,7 +323,7 @@ class Follower:
         batches = self.check.keep_new(page)
         received = sum(len(batch.proofs) for batch in page.batches)
         if repeated := received - sum(map(len, batches)):
-            logger.info("%s %d nonces came twice; kept once.", self.tag, repeated)
+            logger.info("%s %s came twice; kept once.", self.tag, counted(repeated, "nonce"))
         return batches
 
     def _messages(self, position: str, batches: list[Proofs]) -> list[NewMessage]:
@@ -346,7 +347,7 @@ class Follower:
 
     async def _close_session(self, why: str, level: int = logging.INFO) -> None:
         await self._on_disk(self.outgoing.outbox.close_session, self.source.session_id)
-        found = f"{self.batches} batches with {self.nonces} valid nonces"
+        found = f"{counted(self.batches, 'batch')} with {counted(self.nonces, 'valid nonce')}"
         logger.log(level, "%s %s; %s.", self.tag, why, found)
 
     async def _give_up(self, trouble: Exception) -> None:
@@ -364,8 +365,8 @@ class Follower:
             await self._on_disk(self.note_fraud, reason)
         self.error = reason
         logger.error(
-            "%s FRAUD: %s. The session is stopped, %d signed batches of it are held back.",
-            *(self.tag, reason, held),
+            "%s FRAUD: %s. The session is stopped, of what it found %s held back.",
+            *(self.tag, reason, counted(held, "signed batch")),
         )
         # Not waited for: a cheat that does not answer must not hold up local work.
         self.stop()

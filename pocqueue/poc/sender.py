@@ -30,6 +30,7 @@ from pocqueue.poc.callback import (
     without_secrets,
 )
 from pocqueue.poc.distance.data import ProofBatch, ValidatedBatch, validated_body
+from pocqueue.words import counted
 
 logger = logging.getLogger(__name__)
 
@@ -178,10 +179,10 @@ class CallbackQueue(AsyncClosing):
                 level = logging.INFO if failures else logging.WARNING
                 logger.log(
                     level,
-                    "Callbacks to %s: %s; %d nonces wait",
+                    "Callbacks to %s: %s; %s waiting",
                     self._name,
                     self.error,
-                    self.waiting,
+                    counted(self.waiting, "nonce"),
                 )
                 failures += 1
                 await asyncio.sleep(pause_s)
@@ -219,7 +220,8 @@ class CallbackQueue(AsyncClosing):
         self.dropped += num
         # A warning for each reason, until something is taken again.
         level = logging.DEBUG if reason == self._told else logging.WARNING
-        logger.log(level, "Callbacks to %s: %d nonces dropped, %s", self._name, num, reason)
+        lost = counted(num, "nonce")
+        logger.log(level, "Callbacks to %s: %s dropped, %s", self._name, lost, reason)
         self._told = reason
 
 

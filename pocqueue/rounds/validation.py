@@ -16,6 +16,7 @@ from pocqueue.poc.batch import batches_of
 from pocqueue.poc.proofs import Verdict
 from pocqueue.rounds.proof_file import ProofFile
 from pocqueue.rounds.spec import RoundSpec
+from pocqueue.words import counted
 
 #: Receives (nonces done, nonces in all), after every batch and once before the first.
 OnCount = Callable[[int, int], None]
@@ -53,12 +54,12 @@ class CheckedProofs:
             f"{self.max_difference:.2g}"
         )
         if not found.n_invalid:
-            return f"Honest: all {self.n:,} nonces recomputed, none is invalid; {difference}."
-        counted = f"{found.n_invalid:,} of {self.n:,} nonces are invalid"
+            return f"Honest: {counted(self.n, 'nonce')} recomputed, none is invalid; {difference}."
+        invalid = f"{found.n_invalid:,} of {counted(self.n, 'nonce')} invalid"
         chance = f"an honest node has that many with probability {found.probability_honest:.2g}"
         if found.fraud_detected:
-            return f"Fraud: {counted}; {chance}, below the threshold of {proof.fraud_threshold:g}; {difference}."
-        return f"Honest: {counted}, but {chance}, the threshold is {proof.fraud_threshold:g}; {difference}."
+            return f"Fraud: {invalid}; {chance}, below the threshold of {proof.fraud_threshold:g}; {difference}."
+        return f"Honest: {invalid}, but {chance}, the threshold is {proof.fraud_threshold:g}; {difference}."
 
     def to_dict(self) -> dict[str, Any]:
         """Return the verdict for `--json`; of the nonces only the first NUM_NAMED invalid ones."""

@@ -76,6 +76,8 @@ class PoCEndpoints:
         """Look at the engine; from here on the routes work, or say why not."""
         try:
             settings = Settings.load()
+            # Read when the server begins to listen, which is next; unset, whatever comes from loopback is believed.
+            os.environ.setdefault("FORWARDED_ALLOW_IPS", settings.trusted_proxies or "")
             self._state.tokens = _tokens(settings, args)
             prover = await self._make_prover(engine_client, args, settings)
         except PocqueueError as exc:

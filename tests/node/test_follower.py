@@ -221,7 +221,7 @@ async def test_a_repeated_nonce_is_kept_once(
     caplog.set_level("INFO", logger="pocqueue")
     await followed(source, outbox)
     assert nonces_in(bodies(outbox)) == [0, 1, 2]
-    assert "1 nonces came twice; kept once" in caplog.text
+    assert "1 nonce came twice; kept once" in caplog.text
 
 
 async def test_a_page_read_twice_is_kept_once(outbox: TroubledOutbox) -> None:

@@ -176,7 +176,7 @@ async def test_an_outage_is_one_warning(
             receiver.statuses = iter([503] * 5)
             await sender.send_generated(proof(number))
             await empty(sender)
-    assert caplog.text.count("HTTP 503; 1 nonces wait") == 2
+    assert caplog.text.count("HTTP 503; 1 nonce waiting") == 2
 
 
 @pytest.mark.parametrize("status", [400, 404, 410, 422, 302, 307, 204])
@@ -226,7 +226,7 @@ async def test_receiver_that_is_gone(caplog: pytest.LogCaptureFixture) -> None:
     await until(lambda: sender.error)
     await sender.close(0.01)
     assert counts(sender) == (0, 1, 0)
-    assert f"http://127.0.0.1:{port}: 1 nonces dropped, not taken in time" in caplog.text
+    assert f"http://127.0.0.1:{port}: 1 nonce dropped, not taken in time" in caplog.text
     assert not any(word in caplog.text for word in ("hunter2", "path-token", "query-token"))
 
 
@@ -258,7 +258,7 @@ async def test_what_does_not_fit_is_dropped(
         await empty(sender)
         assert counts(sender) == (4, 6, 0)
     assert [nonce for body in accepted(receiver) for nonce in body] == [0, 1, 2, 3]
-    assert caplog.text.count("1 nonces dropped, as 4 wait at most") == 1
+    assert caplog.text.count("1 nonce dropped, as 4 wait at most") == 1
 
 
 async def test_nonces_wait_in_little_memory(receiver: Receiver) -> None:

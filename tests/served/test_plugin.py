@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import huggingface_hub
 import pytest
+import uvicorn
 from fastapi import FastAPI
 
 from pocqueue.engine import fingerprint as fingerprint_module
@@ -113,6 +114,9 @@ async def plugged_in(
 @pytest.fixture(autouse=True)
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An environment of the test's own."""
+    # The plugin sets it for its process; whatever it was, it is so again afterwards.
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "")
+    monkeypatch.delenv("FORWARDED_ALLOW_IPS")
     for name in [name for name in os.environ if name.startswith(ENV_PREFIX)]:
         monkeypatch.delenv(name)
     monkeypatch.delenv("VLLM_API_KEY", raising=False)
@@ -147,6 +151,20 @@ async def test_a_round_on_a_server_with_the_plugin(twin: EngineTwin) -> None:
         status = (await server.pow("POST", "stop")).json()["pow_status"]
         assert (status["state"], status["valid_nonces"]) == ("STOPPED", list(range(8)))
         assert (await server.http.post("/v1/completions")).status_code == 200
+
+
+@pytest.mark.parametrize("theirs", [None, "192.0.2.1"])
+async def test_proxies_are_believed_that_a_setting_names(
+    twin: EngineTwin, monkeypatch: pytest.MonkeyPatch, theirs: str | None
+) -> None:
+    """Loopback's are not, unless the server's own variable says so."""
+    monkeypatch.setenv("POCQUEUE_TRUSTED_PROXIES", "10.0.0.0/8")
+    if theirs is not None:
+        monkeypatch.setenv("FORWARDED_ALLOW_IPS", theirs)
+    async with plugged_in(twin) as server:
+        await server.engine_loaded()
+        config = uvicorn.Config(server.app)
+    assert config.forwarded_allow_ips == (theirs or "10.0.0.0/8")
 
 
 async def test_the_fingerprint_is_computed_in_the_background(

@@ -141,7 +141,7 @@ async def test_a_receiver_that_fails_twice_gets_every_nonce_once(
     round_id = _round(backend, receiver.url, 10)
     receiver.failures = 2
     for attempt in (1, 2):
-        assert await claim_and_deliver(backend) == "3 nonces were not taken: HTTP 503"
+        assert await claim_and_deliver(backend) == "3 nonces not taken: HTTP 503"
         assert backend.callbacks.progress(round_id).attempts == attempt
     assert await claim_and_deliver(backend) == "10 nonces delivered, 0 refused"
     assert receiver.nonces == list(range(10))
@@ -162,7 +162,7 @@ async def test_a_certificate_that_expires_and_is_renewed(
         round_id = _round(backend, url, 7)
         error = "no answer (its certificate is not accepted: certificate has expired)"
         for _ in range(2):
-            assert await claim_and_deliver(backend) == f"3 nonces were not taken: {error}"
+            assert await claim_and_deliver(backend) == f"3 nonces not taken: {error}"
         assert error in backend.callbacks.progress(round_id).error
         tls.load_cert_chain(*make_certificate(tmp_path))
         assert await claim_and_deliver(backend) == "7 nonces delivered, 0 refused"
@@ -210,7 +210,7 @@ async def test_what_the_receiver_refuses_for_good_does_not_keep_the_rest_back(
     assert [body["nonces"] for body in receiver.refused] == [[3, 4, 5], [4], [8]]
     for nonce in (4, 8):
         assert (
-            f"Round {round_id}: the callback receiver refuses 1 nonces, from {nonce} on: HTTP 422"
+            f"Round {round_id}: the callback receiver refuses 1 nonce, from {nonce} on: HTTP 422"
             in caplog.text
         )
     assert backend.callbacks.claim_due(60.0) == []
@@ -253,7 +253,7 @@ async def test_a_receiver_that_is_gone_costs_no_proof(
 ) -> None:
     """Nobody listens: the failure is noted, the cursor stays, and it is due again."""
     round_id = _round(backend, f"http://127.0.0.1:{unused_tcp_port}/hook", 2)
-    error = "2 nonces were not taken: no answer (ClientConnectorError)"
+    error = "2 nonces not taken: no answer (ClientConnectorError)"
     assert await claim_and_deliver(backend) == error
     progress = backend.callbacks.progress(round_id)
     assert (progress.delivered, progress.attempts, progress.lease) == (0, 1, "")

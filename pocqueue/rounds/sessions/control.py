@@ -26,6 +26,7 @@ from pocqueue.rounds.start import (
     fitted,
     num_serving,
 )
+from pocqueue.words import counted
 
 logger = logging.getLogger(__name__)
 
@@ -159,13 +160,12 @@ class SessionControl:
         session_id = self.backend.store.create(spec, session_id, limits=limits)
         num_gpus = num_serving(gpus, spec)
         logger.info(
-            "DELEGATION session %s of node %d started: customer %s, block height %d, %d GPUs, "
-            "%.0f s.",
+            "DELEGATION session %s of node %d started: customer %s, block height %d, %s, %.0f s.",
             session_id,
             spec.node_id,
             customer,
             spec.block_height,
-            num_gpus,
+            counted(num_gpus, "GPU"),
             spec.window_s,
         )
         if warning:
@@ -192,11 +192,11 @@ class SessionControl:
         except UnknownRound:
             raise UnknownSession(session_id) from None
         logger.info(
-            "DELEGATION session %s of node %d stopped: %d batches checked, %d valid nonces.",
+            "DELEGATION session %s of node %d stopped: %s checked, %s.",
             session_id,
             status.spec.node_id,
-            status.batches,
-            status.valid,
+            counted(status.batches, "batch"),
+            counted(status.valid, "valid nonce"),
         )
         return status
 
