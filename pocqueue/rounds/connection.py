@@ -87,12 +87,12 @@ def connect(url: str, *, check: bool = True, timeout_s: float | None = None) -> 
         StoreUnavailable, StoreForbidden, StoreUnfit, SettingsError: see the classes.
     """
     waits = ("socket_timeout", "socket_connect_timeout")
-    client = RedisUrl.parse(url).client(
-        **({} if timeout_s is None else dict.fromkeys(waits, timeout_s))
-    )
+    address = RedisUrl.parse(url)
+    client = address.client(**({} if timeout_s is None else dict.fromkeys(waits, timeout_s)))
     try:
         check_server(client, url)
     except StoreError as exc:
+        address.check_sentinels()
         if check or not isinstance(exc, StoreUnavailable):
             client.close()
             raise

@@ -214,6 +214,34 @@ class RedisUrl:
         sentinels = kit.sentinel(self.nodes, sentinel_kwargs=asked)
         return sentinels.master_for(options.master, kit.client, kit.pool, **arguments)
 
+    def check_sentinels(self) -> None:
+        """Ask the sentinels, if there are any, whether they could ever name the primary.
+
+        Raises:
+            SettingsError: those that answer know no primary of that name, or refuse user and password.
+        """
+        problems = []
+        for host, port in self.nodes if self.has_sentinels else ():
+            never = Retry(NoBackoff(), 0)
+            client = redis.Redis(host=host, port=port, retry=never, **self._sentinel_options)
+            try:
+                with client as sentinel:
+                    found: Any = sentinel.sentinel_masters()
+            except (redis.AuthenticationError, redis.ResponseError):
+                reason = (
+                    "wants another user or password: mend sentinel_username and sentinel_password"
+                )
+            except (redis.ConnectionError, redis.TimeoutError):
+                continue
+            else:
+                if self.options.master in found:
+                    return
+                names = ", ".join(sorted(found)) or "none at all"
+                reason = f"knows no primary {self.options.master!r}: mend master (it knows {names})"
+            problems.append(f"The sentinel at {host}:{port} {reason} in POCQUEUE_REDIS_URL.")
+        if problems:
+            raise SettingsError(problems[0])
+
     def broker(self) -> dict[str, Any]:
         """Return Celery's settings for a broker on this Redis: its URL, TLS and transport options."""
         options = self.options

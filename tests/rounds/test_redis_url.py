@@ -14,10 +14,11 @@ import redis
 from kombu import Connection
 from kombu.exceptions import OperationalError
 
-from pocqueue.errors import SettingsError
+from pocqueue.errors import SettingsError, StoreUnavailable
+from pocqueue.rounds.connection import connect
 from pocqueue.rounds.redis_server import RedisServer
 from pocqueue.rounds.redis_url import RedisUrl
-from tests.support.sentinels import QUOTED, failing_over
+from tests.support.sentinels import MASTER, QUOTED, failing_over
 from tests.support.tls import make_certificate
 from tests.support.tls_proxy import tls_proxy
 from tests.support.waiting import until
@@ -220,6 +221,28 @@ def test_sentinels_may_want_a_password_and_tls(tmp_path: Path) -> None:
     assert (
         asked["ssl_ca_certs"] == broker["broker_use_ssl"]["ssl_ca_certs"] == f"{tmp_path}/cert.pem"
     )
+
+
+def test_sentinels_that_will_never_name_the_primary_are_said(tmp_path: Path) -> None:
+    """Another name, or another password of theirs, is for a person to mend; silence is waited for."""
+    with failing_over(tmp_path) as servers:
+        with pytest.raises(SettingsError) as caught:
+            connect(servers.url.replace(MASTER, "another"), check=False)
+        assert f"knows no primary 'another': mend master (it knows {MASTER})" in str(caught.value)
+        for name in ("one", "two", "three"):
+            with servers.client(name) as sentinel:
+                sentinel.execute_command("ACL", "SETUSER", "default", "resetpass", ">word")
+        for more in ("", "&sentinel_password=hunter2"):
+            with pytest.raises(SettingsError) as caught:
+                connect(servers.url + more, check=False)
+            assert "mend sentinel_username and sentinel_password" in str(caught.value)
+            assert "hunter2" not in str(caught.value)
+        connect(f"{servers.url}&sentinel_password=word").close()
+        for name in ("one", "two", "three"):
+            servers.kill(name)
+        connect(servers.url, check=False).close()
+        with pytest.raises(StoreUnavailable, match="no sentinel that answers knows"):
+            connect(servers.url)
 
 
 async def test_all_readers_follow_a_failover(tmp_path: Path) -> None:
