@@ -88,7 +88,9 @@ async def deliver(
                 callbacks.finish(round_id, token)
                 return f"{counted(posted, 'nonce')} delivered, {refused:,} refused"
             batch = Proofs.joined(entry.proofs for entry in entries)
-            result = await client.post(url, "generated", encode_body(status.spec.body(batch)))
+            result = await client.post(
+                url, "generated", encode_body(status.spec.proof.callback_body(status.spec, batch))
+            )
             if result.outcome is PostOutcome.RETRY:
                 error = f"{counted(len(batch), 'nonce')} not taken: {result.reason}"
                 callbacks.failed(round_id, token, attempts, error)

@@ -96,6 +96,8 @@ class ProofScheme(BaseModel, ABC):
     other_runtime: ClassVar[str]
     #: Class of its device part, a `SchemeMaths`, as ``module:name``; see `maths.py`.
     maths: ClassVar[str]
+    #: Whether a small node signs what it sends.
+    is_signed: ClassVar[bool] = True
     #: Largest nonce that is searched.
     max_nonce: ClassVar[int] = MAX_NONCE
     #: Parameters of a round whose own are still to be found out.
@@ -207,6 +209,10 @@ class ProofScheme(BaseModel, ABC):
             "node_id": search.node_id,
         } | named(self.name)
 
+    def callback_body(self, search: SearchBody, proofs: Proofs) -> dict[str, Any]:
+        """Return a batch as a round's receiver gets it, unsigned."""
+        return self.body(search, proofs)
+
     def verdict_body(self, search: SearchBody, verdict: Verdict) -> dict[str, Any]:
         """Return a verdict as it goes over the wire; node and key are those of the proofs."""
         values = [self.to_json(value) for value in verdict.computed]
@@ -220,8 +226,8 @@ class ProofScheme(BaseModel, ABC):
         }
 
     def signed_body(self, search: SearchBody, proofs: Proofs) -> dict[str, Any]:
-        """Return a batch as a small node signs and sends it."""
-        return self.body(search, proofs)
+        """Return a batch as a small node sends it, before it is signed."""
+        return self.callback_body(search, proofs)
 
     @classmethod
     @cache

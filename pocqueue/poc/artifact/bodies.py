@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from pocqueue.poc.artifact.data import names
 from pocqueue.poc.artifact.scheme import (
     Artifact,
     DistThreshold,
@@ -122,38 +123,9 @@ class GenerateBody(_Request):
         return StatTest() if value is None else value
 
 
-def encoding(k_dim: int) -> dict[str, Any]:
-    """Return how vectors are written."""
-    return {"dtype": "f16", "k_dim": k_dim, "endian": "le"}
-
-
-def artifacts_of(proofs: Proofs) -> list[dict[str, Any]]:
-    """Return artifacts as they are listed."""
-    return [{"nonce": nonce, "vector_b64": vector} for nonce, vector in proofs]
-
-
-def generated_body(
-    search: SearchBody, proofs: Proofs, k_dim: int, request_id: str | None = None
-) -> dict[str, Any]:
-    """Return the body of a POST to ``{url}/generated``.
-
-    Args:
-        search: whose artifacts.
-        proofs: nonces and artifacts, as text.
-        k_dim: of the artifacts.
-        request_id: of the request that asked for these nonces; None: a round did not ask for any in particular.
-    """
-    return {
-        **_names(search),
-        "artifacts": artifacts_of(proofs),
-        "encoding": encoding(k_dim),
-        **({} if request_id is None else {"request_id": request_id}),
-    }
-
-
 def validated_body(search: SearchBody, request_id: str, verdict: dict[str, Any]) -> dict[str, Any]:
     """Return the body of a POST to ``{url}/validated``; the verdict is one of `verdict_on`."""
-    return {"request_id": request_id, **_names(search), **verdict}
+    return {"request_id": request_id, **names(search), **verdict}
 
 
 def verdict_on(
@@ -175,13 +147,4 @@ def verdict_on(
         "mismatch_nonces": verdict.invalid,
         "p_value": verdict.probability_honest,
         "fraud_detected": verdict.fraud_detected,
-    }
-
-
-def _names(search: SearchBody) -> dict[str, Any]:
-    return {
-        "public_key": search.public_key,
-        "block_hash": search.block_hash,
-        "block_height": search.block_height,
-        "node_id": search.node_id,
     }

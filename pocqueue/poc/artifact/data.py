@@ -11,6 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from pocqueue.poc.proofs import Proofs
+from pocqueue.poc.search import SearchBody
+
 #: float32 [k_dim].
 Vector = np.ndarray[tuple[int], np.dtype[np.float32]]
 
@@ -51,3 +54,42 @@ def distance(computed_b64: str, received_b64: str, k_dim: int) -> float | None:
         return None
     found = float(np.linalg.norm(computed - received))
     return found if np.isfinite(found) else None
+
+
+def encoding(k_dim: int) -> dict[str, Any]:
+    """Return how vectors are written."""
+    return {"dtype": "f16", "k_dim": k_dim, "endian": "le"}
+
+
+def artifacts_of(proofs: Proofs) -> list[dict[str, Any]]:
+    """Return artifacts as they are listed."""
+    return [{"nonce": nonce, "vector_b64": vector} for nonce, vector in proofs]
+
+
+def generated_body(
+    search: SearchBody, proofs: Proofs, k_dim: int, request_id: str | None = None
+) -> dict[str, Any]:
+    """Return the body of a POST to ``{url}/generated``.
+
+    Args:
+        search: whose artifacts.
+        proofs: nonces and artifacts, as text.
+        k_dim: of the artifacts.
+        request_id: of the request that asked for these nonces; None: a round did not ask for any in particular.
+    """
+    return {
+        **names(search),
+        "artifacts": artifacts_of(proofs),
+        "encoding": encoding(k_dim),
+        **({} if request_id is None else {"request_id": request_id}),
+    }
+
+
+def names(search: SearchBody) -> dict[str, Any]:
+    """Return the fields by which a receiver knows whose artifacts, or verdict, something is."""
+    return {
+        "public_key": search.public_key,
+        "block_hash": search.block_hash,
+        "block_height": search.block_height,
+        "node_id": search.node_id,
+    }

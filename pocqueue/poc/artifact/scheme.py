@@ -12,7 +12,9 @@ from pocqueue.errors import InvalidRound
 from pocqueue.poc.artifact import data
 from pocqueue.poc.canonical import malformed
 from pocqueue.poc.fields import Allowed
+from pocqueue.poc.proofs import Proofs
 from pocqueue.poc.scheme import ProofScheme
+from pocqueue.poc.search import SearchBody
 
 #: Most dimensions of an artifact; those of the network have 12.
 MAX_K_DIM = 64
@@ -63,6 +65,8 @@ class Artifact(ProofScheme):
         "fraud_threshold",
     )
 
+    #: The network's wire has no place for a signature.
+    is_signed: ClassVar[bool] = False
     #: Go's store and proofs of the network have 32 bits for one.
     max_nonce: ClassVar[int] = 2**31 - 1
 
@@ -127,6 +131,10 @@ class Artifact(ProofScheme):
             return math.nan
         found = data.distance(computed, received, self.k_dim)
         return math.nan if found is None else found
+
+    @override
+    def callback_body(self, search: SearchBody, proofs: Proofs) -> dict[str, Any]:
+        return data.generated_body(search, proofs, self.k_dim)
 
     @classmethod
     @override

@@ -14,10 +14,10 @@ from pocqueue.poc.artifact.bodies import (
     GenerateRoundBody,
     ReceivedArtifact,
     StatTest,
-    generated_body,
     validated_body,
     verdict_on,
 )
+from pocqueue.poc.artifact.data import generated_body
 from pocqueue.poc.artifact.scheme import Artifact
 from pocqueue.poc.proofs import Proofs
 

@@ -17,8 +17,11 @@ from pocqueue.rounds.proof_file import ProofFile
 from pocqueue.rounds.records import RoundStatus
 from pocqueue.rounds.spec import RoundSpec
 from pocqueue.rounds.validation import validate_proofs
+from tests.support.callback_receiver import receiving
 from tests.support.factories import make_spec
+from tests.support.fake_engine import FakeEngine
 from tests.support.rounds import assign
+from workers.io import deliver
 from workers.range_runner import RangeRunner
 
 _GOLDEN = json.loads(
@@ -132,3 +135,30 @@ def test_artifacts_of_another_block_are_fraud(
     assert proof.judge(Proofs(kept.nonces, changed), computed).n_invalid == 8
     unread = Proofs(kept.nonces, ["", "AA==", *kept.values[2:]])
     assert proof.judge(unread, computed).invalid == kept.nonces[:2]
+
+
+async def test_a_callback_url_gets_artifacts_as_the_network_sends_them(backend: Backend) -> None:
+    """Unsigned, whatever our own pages look like."""
+    async with receiving() as receiver:
+        spec = artifact_spec(node_id=1, node_count=3, batch_size=8, callback_url=receiver.url)
+        round_id = backend.store.create(spec)
+        assign(backend.store, round_id, 8)
+        artifacts = [f"{nonce:032d}" for nonce in range(200)]
+        runner = RangeRunner(FakeEngine(artifacts.__getitem__), backend.store, "w0", pytest.fail)
+        try:
+            runner.run(round_id, 1)
+        finally:
+            runner.close()
+        [(_, token)] = backend.callbacks.claim_due(grace_s=60)
+        await deliver(backend, round_id, token, allow_private=True)
+        [body] = receiver.accepted
+    assert body == {
+        "public_key": spec.public_key,
+        "block_hash": spec.block_hash,
+        "block_height": spec.block_height,
+        "node_id": 1,
+        "artifacts": [
+            {"nonce": nonce, "vector_b64": artifacts[nonce]} for nonce in range(1, 25, 3)
+        ],
+        "encoding": {"dtype": "f16", "k_dim": 12, "endian": "le"},
+    }
