@@ -45,10 +45,10 @@ Model = TypeVar("Model", bound=BaseModel)
 class RemoteModel(BaseModel):
     """What a big node says about the model of a session; legacy ones say nothing."""
 
-    model: str = ""
-    model_fingerprint: str = ""
-    model_dtype: str = ""
-    model_runtime: str = ""
+    model: str = Field(default="", max_length=1024)
+    model_fingerprint: str = Field(default="", max_length=256)
+    model_dtype: str = Field(default="", max_length=256)
+    model_runtime: str = Field(default="", max_length=256)
 
 
 class RemoteSession(RemoteModel):

@@ -19,8 +19,9 @@ part. An honest session is thus called fraud with a probability below fraud_thre
 and whenever it is looked at, and however long it is. For the threshold 0.01: n_2 = 207, n_3 = 456,
 n_4 = 816. One invalid nonce alone is never fraud.
 
-**How many.** A made-up nonce claims to be valid, and its true distance is as anybody's: it comes out
-as invalid with probability 1 - valid_rate, 0.9 for a calibrated r_target. With 100 made-up ones among
+**How many.** A made-up nonce claims to be valid, and its true distance is as anybody's: it is not below
+r_target with probability 1 - valid_rate, 0.9 for a calibrated r_target, and farther from the claim than
+float error with 0.96. Say that it comes out as invalid with 0.9. With 100 made-up ones among
 2000 and the threshold 0.01, a fixed sample of 141 holds at least 2 that come out as invalid with
 probability 0.9901 (exact, hypergeometric; 140 would have 0.9897). A stream whose end is not known cannot
 be given a fixed sample, so each nonce is taken by itself, with probability 144 / 2000 = 0.072, the

@@ -209,7 +209,10 @@ def test_settings_that_docker_fixes_reach_every_container(
     metrics = {name for name in variables if "_METRICS_" in name}
     node = {name for name in variables if name.startswith("POCQUEUE_NODE_")}
     delegation = {name for name in variables if name.startswith("DELEGATION_")}
-    small = {f"DELEGATION_{name}" for name in ("URL", "POLL_SECONDS", "FALLBACK", "TLS_CA")}
+    small = {
+        f"DELEGATION_{name}"
+        for name in ("URL", "POLL_SECONDS", "FALLBACK", "RUNTIME", "DTYPE", "TLS_CA")
+    }
     both = {f"DELEGATION_{name}" for name in ("AUTH_TOKEN", "WINDOW_SECONDS", "ANY_MODEL")}
     workers = variables - flower - metrics - node - delegation
     everywhere = workers - {"POCQUEUE_DEVICE"}
