@@ -85,6 +85,7 @@ class StartAnswer(BaseModel):
         session_id=_SESSION_ID,
         status="initializing",
         message="Session created with 100 GPU groups",
+        warning="",
         gpu_count=100,
         model="embedded",
         model_fingerprint="0" * 64,

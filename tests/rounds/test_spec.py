@@ -11,6 +11,7 @@ from hypothesis import given, strategies as st
 from pocqueue.errors import InvalidRound, PocqueueError
 from pocqueue.poc.distance.scheme import Distance
 from pocqueue.rounds.spec import RoundSpec, RoundState
+from pocqueue.words import shown
 from tests.support.factories import FINGERPRINT, make_spec
 
 _LONG = "x" * 257
@@ -85,7 +86,7 @@ def test_a_bad_field_is_named_with_its_value_and_what_is_allowed(
     assert error.value is value or error.value == value
     assert message.startswith(f"{field} is ")
     assert allowed in message
-    assert repr(value)[:60] in message
+    assert shown(field, value) in message
     assert "\n" not in message
     assert "Value error" not in message
     assert message.endswith(".")
@@ -211,7 +212,7 @@ def test_the_parameters_of_the_proof_stand_flat() -> None:
     written = spec.model_dump()
     assert (written["r_target"], written["fraud_threshold"]) == (1.5, 0.2)
     assert not {"proof", "scheme"} & set(written)
-    with pytest.raises(InvalidRound, match=r"^scheme is 'chance'; allowed: distance"):
+    with pytest.raises(InvalidRound, match=r"^scheme is 'chance'; allowed: artifact or distance"):
         make_spec(scheme="chance")
 
 
