@@ -5,7 +5,7 @@ PocqueueError
 ├── InvalidRound, UnknownRound, UnknownSession, SessionsFull, ModelConflict, CallbackForbidden, CalibrationError
 ├── StoreError: StoreUnavailable (StoreReadOnly), StoreForbidden, StoreUnfit
 ├── NoLiveGpu, QueueTaken
-├── EngineError: ModelNotFound, ModelMismatch, DeviceNotFound, EngineUnavailable
+├── EngineError: PassTooLarge, ModelNotFound, ModelMismatch, DeviceNotFound, EngineUnavailable
 ├── InvalidToken, TooManyFailures
 └── NodeError: KeyFileError, SignatureError, OutboxError, DelegationError, NodeStateError
 
@@ -177,6 +177,8 @@ class EngineError(PocqueueError):
 
 class PassTooLarge(EngineError):
     """A batch does not fit into the memory of its device."""
+
+    http_status = 507
 
 
 class ModelNotFound(EngineError, LookupError):

@@ -199,9 +199,10 @@ class Scheduler:
 
 def is_beyond_all(status: RoundStatus, gpus: Sequence[Gpu]) -> bool:
     """Say whether a round never had a batch and none of its model's live GPUs can run one, as they found out."""
-    spec = status.spec
-    serving = [gpu.info for gpu in gpus if gpu.is_live and spec.is_served_by(gpu.info)]
-    return status.batches == 0 and bool(serving) and not any(map(spec.is_held_by, serving))
+    if status.batches > 0:
+        return False
+    serving = [gpu.info for gpu in gpus if gpu.is_live and status.spec.is_served_by(gpu.info)]
+    return bool(serving) and not any(map(status.spec.is_held_by, serving))
 
 
 def busy_pause_s(step_s: float) -> float:

@@ -140,6 +140,10 @@ _ERRORS = {
         "Too many wrong tokens from this address; try again in 42 s.",
     ),
     500: ("The engine failed on a batch; says why.", "The engine failed: CUDA out of memory"),
+    507: (
+        "The batch does not fit into the memory of the server's device.",
+        "A batch of 1024 x 4096 tokens does not fit into the memory of cuda:0 beside model m. …",
+    ),
     503: (
         "The engine cannot be used; the sentence says why.",
         "Engine not available: the server is still starting.",

@@ -26,7 +26,7 @@ from typing_extensions import override
 from pocqueue.engine import EngineOptions
 from pocqueue.engine.base import Engine, EngineInfo, OnProgress
 from pocqueue.engine.vllm.ranks import BatchLimits, read_limits
-from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound
+from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound, PassTooLarge
 from pocqueue.poc.batch import Batch
 
 #: A server that does not answer, or says that it cannot just now, is asked again for this long.
@@ -80,7 +80,8 @@ class VllmServer:
 
         Raises:
             EngineUnavailable: patience is over, or something else than our plugin answered.
-            EngineError: the engine failed (500); or, by `refusal`, the server refused.
+            EngineError: the engine failed (500, or 507 if the batch does not fit its memory); or, by
+                `refusal`, the server refused.
         """
         give_up = self.clock() + patience_s
         told, attempt = -math.inf, 0
@@ -125,7 +126,7 @@ class VllmServer:
                 f"{name} has no route {path}. Start it with VLLM_PLUGINS=pocqueue and pocqueue installed "
                 "beside vLLM; `pocqueue vllm serve MODEL` does both."
             )
-        kind = EngineError if status == 500 else refusal
+        kind = {500: EngineError, 507: PassTooLarge}.get(status, refusal)
         raise kind(f"{name} refuses with status {status}: {detail}")
 
     def _reply(self, path: str, response: httpx.Response) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from pocqueue.engine.vllm.remote import (
     VllmServerEngine,
     connect_vllm_server,
 )
-from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound
+from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound, PassTooLarge
 from pocqueue.poc.batch import Batch
 from tests.support.engine_client import round_of
 from tests.support.factories import FINGERPRINT, OTHER_FINGERPRINT, make_info
@@ -458,6 +458,16 @@ def test_a_server_that_never_will_is_not_waited_for(server: Server, clock: Clock
     ):
         pass
     assert not clock.pauses
+
+
+def test_a_batch_without_room_on_the_server_is_told_apart(
+    server: Server, engine: VllmServerEngine
+) -> None:
+    """So that a worker learns how much its server holds; it is not asked again."""
+    server.answers = [(507, {"detail": "A batch of 16 x 8 tokens does not fit."})]
+    with pytest.raises(PassTooLarge, match="refuses with status 507: A batch of 16 x 8"):
+        engine.values(Batch.of(round_of(), [1]))
+    assert engine.values(Batch.of(round_of(), [2])) == [0.02]
 
 
 def test_a_batch_that_failed_is_the_batchs_fault(server: Server, engine: VllmServerEngine) -> None:
