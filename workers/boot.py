@@ -36,7 +36,7 @@ def refuse(exc: PocqueueError) -> NoReturn:
 @cache
 def backend() -> Backend:
     """Return this process's connection to rounds; a Redis that is away is put up with."""
-    return Backend.open(settings(), start=True, check=False)
+    return Backend.open(settings(), service=True)
 
 
 @signals.celeryd_init.connect

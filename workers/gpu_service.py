@@ -68,7 +68,7 @@ class GpuService:
         Raises:
             PocqueueError: what stands in the way, in one sentence.
         """
-        backend = self._at_end.enter_context(Backend.open(self._settings, start=True, check=False))
+        backend = self._at_end.enter_context(Backend.open(self._settings, service=True))
         # Loading, warming up and searching share one thread: see RangeRunner.
         engine_thread = single_thread("engine")
         engine = engine_thread.submit(self._load, self._tell).result()

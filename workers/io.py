@@ -16,7 +16,7 @@ import time
 from functools import partial
 
 from pocqueue.app import app
-from pocqueue.errors import InvalidRound, StoreUnavailable, UnknownRound
+from pocqueue.errors import InvalidRound, StoreForbidden, StoreUnavailable, UnknownRound
 from pocqueue.poc.callback import CallbackClient, PostOutcome, encode_body
 from pocqueue.poc.proofs import Proofs
 from pocqueue.rounds.backend import Backend
@@ -40,7 +40,7 @@ def deliver_proofs(*, round_id: str, token: str) -> str:
     private = settings().callback_private
     try:
         return asyncio.run(deliver(boot.backend(), round_id, token, allow_private=private))
-    except StoreUnavailable as exc:
+    except (StoreUnavailable, StoreForbidden) as exc:
         # The lease runs out, and the next task begins with the first proof that nobody confirmed.
         logger.warning("Round %s: its proofs wait. %s", round_id, exc)
         return "Redis is away"

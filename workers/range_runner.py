@@ -7,7 +7,7 @@ Promises:
   one, so that it can prefetch inputs and permutations while the model is busy.
 - The commit of a batch runs while the next one is computed; at most one batch is computed for a
   round after it was stopped, reached its deadline or gave the range to another GPU.
-- Redis may go away at any time: commits wait for it, and repeating one does no harm.
+- Redis may go away or refuse at any time: commits wait for it, and repeating one does no harm.
 - Draining ends the running range after the batch at hand and gives the rest back.
 - Only ranges that were given to this very worker, for the model it has deployed, are searched.
 """
@@ -30,6 +30,7 @@ from pocqueue.errors import (
     PassTooLarge,
     PocqueueError,
     StoreError,
+    StoreForbidden,
     StoreUnavailable,
 )
 from pocqueue.poc.batch import Batch
@@ -287,7 +288,8 @@ class RangeRunner:
         while True:
             try:
                 return call()
-            except StoreUnavailable as exc:
+            except (StoreUnavailable, StoreForbidden) as exc:
+                # What an operator took away from this user may come back as well.
                 if self._draining.is_set():
                     return None
                 if not warned:

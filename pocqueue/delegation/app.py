@@ -23,7 +23,6 @@ from pocqueue.delegation.routes import Delegation, delegation_router, metrics_ro
 from pocqueue.errors import SettingsError
 from pocqueue.logs import log_to_stderr
 from pocqueue.rounds.backend import Backend
-from pocqueue.rounds.connection import redis_url
 from pocqueue.rounds.sessions.control import SessionControl
 from pocqueue.rounds.sessions.reader import SessionReader
 from pocqueue.settings import DELEGATION_PREFIX, MIN_TOKEN_LENGTH, DelegationSettings, Settings
@@ -98,7 +97,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         # A Redis that is away is waited for: until then every route says so.
-        with Backend.open(settings, start=True, check=False) as backend:
+        with Backend.open(settings, service=True) as backend:
             async with SessionReader(backend.url) as reader:
                 access.limit.shared = RedisFailures(reader.client, reader.url).count
                 app.state.delegation = Delegation(
@@ -150,7 +149,7 @@ def serve(settings: Settings, delegation: DelegationSettings, *, num_processes: 
     log_to_stderr(settings.log_level)
     # All that can be wrong is found here, before there are processes to find it.
     certificate = check_service(settings, delegation)
-    redis_url(settings, start=True)
+    Backend.open(settings, service=True).close()
     listener = listen(delegation.host, delegation.port, DELEGATION_PREFIX)
     scheme = "http" if certificate is None else "https"
     processes = counted(num_processes, "process")

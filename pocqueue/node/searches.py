@@ -296,7 +296,7 @@ class Searches:
 
     def _open_backend(self) -> Backend:
         if self._backend is None:
-            self._backend = Backend.open(self.settings, start=True, check=False)
+            self._backend = Backend.open(self.settings, service=True)
         return self._backend
 
 

@@ -27,18 +27,18 @@ class Backend(Closing):
     callbacks: Callbacks
 
     @classmethod
-    def open(cls, settings: Settings, *, start: bool = False, check: bool = True) -> Self:
+    def open(cls, settings: Settings, *, service: bool = False) -> Self:
         """Connect to the Redis server of these settings.
 
         Args:
-            start: start the bundled server if no URL is set and none runs.
-            check: False for services that wait; see `connect`.
+            service: of a process that runs for long: start the bundled server if no URL is set and none runs,
+                and put up with one that is away for now; see `connect`.
 
         Raises:
             StoreError, ProcessError: see the classes.
         """
-        url = redis_url(settings, start=start)
-        client = connect(url, check=check)
+        url = redis_url(settings, start=service)
+        client = connect(url, service=service)
         store = RoundStore(client, url)
         return cls(client, url, store, Pool(client, url), Callbacks(client, url, store))
 

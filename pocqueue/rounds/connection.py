@@ -24,7 +24,7 @@ from pocqueue.errors import StoreError, StoreUnavailable
 from pocqueue.processes.stack_lock import stack_pid
 from pocqueue.rounds.redis_server import RedisServer
 from pocqueue.rounds.redis_url import RedisUrl
-from pocqueue.rounds.refusals import check_server, store_errors
+from pocqueue.rounds.refusals import check_eviction, check_version, store_errors
 from pocqueue.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -75,12 +75,13 @@ def _say_bundled(state_dir: Path) -> None:
         logger.warning("%s.", own)
 
 
-def connect(url: str, *, check: bool = True, timeout_s: float | None = None) -> redis.Redis:
+def connect(url: str, *, service: bool = False, timeout_s: float | None = None) -> redis.Redis:
     """Open a client (RESP2, decoded replies) and check that the server will do.
 
     Args:
         url: as `RedisUrl` reads it.
-        check: False for services that wait: a server that is away now, or refuses for now, will do.
+        service: for a process that runs for long: a server that is away or refuses for now will do, and one
+            that may forget rounds will not. Commands only warn of that: they may be to end a round there.
         timeout_s: seconds to wait for a connection or a reply; None: as the URL says, or 5.
 
     Raises:
@@ -90,10 +91,11 @@ def connect(url: str, *, check: bool = True, timeout_s: float | None = None) -> 
     address = RedisUrl.parse(url)
     client = address.client(**({} if timeout_s is None else dict.fromkeys(waits, timeout_s)))
     try:
-        check_server(client, url)
+        check_version(client, url)
+        check_eviction(client, url, warn=True, refuse=service)
     except StoreError as exc:
         address.check_sentinels()
-        if check or not isinstance(exc, StoreUnavailable):
+        if not (service and isinstance(exc, StoreUnavailable)):
             client.close()
             raise
     return client

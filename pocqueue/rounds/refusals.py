@@ -113,33 +113,55 @@ def store_errors(url: str) -> Iterator[None]:
         raise error from (None if isinstance(error, StoreForbidden) else exc)
 
 
-def check_server(client: redis.Redis, url: str) -> None:
-    """Refuse a server that is too old, or that may forget a round while it runs.
+def check_version(client: redis.Redis, url: str) -> None:
+    """Refuse a server that is too old.
 
     Raises:
-        StoreUnfit: it is one of these.
+        StoreUnfit: it is.
         StoreError: it cannot be asked.
     """
     with store_errors(url):
-        version, policy = _version(client), _eviction_policy(client)
+        version = _version(client)
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     if numbers and numbers < OLDEST_REDIS:
         raise StoreUnfit(
             f"Redis at {shown_url(url)} is version {version}; 6.2 or newer is needed. "
             "Upgrade it, or unset POCQUEUE_REDIS_URL to use the bundled one."
         )
+
+
+def check_eviction(
+    client: redis.Redis, url: str, *, warn: bool = False, refuse: bool = True
+) -> None:
+    """Refuse a server that may forget a round while it runs, because its memory is full.
+
+    Args:
+        warn: log it if that is not refused, or cannot be found out.
+        refuse: raise.
+
+    Raises:
+        StoreUnfit: it may, and `refuse` is true.
+        StoreError: it cannot be asked.
+    """
+    with store_errors(url):
+        policy = _eviction_policy(client)
+    if policy == "noeviction":
+        return
+    server = f"Redis at {shown_url(url)}"
+    sentence = (
+        f"{server} has maxmemory-policy {policy}, with which it may forget a running round and its nonces: set "
+        "maxmemory-policy to noeviction (`CONFIG SET maxmemory-policy noeviction`, in redis.conf, or in the "
+        "parameter group of a managed Redis)."
+    )
     if policy is None:
-        logger.warning(
-            "Redis at %s does not tell its maxmemory-policy to this user (that takes the right +info): with "
-            "another one than noeviction it may forget a running round.",
-            shown_url(url),
+        sentence = (
+            f"{server} does not tell its maxmemory-policy to this user (that takes the right +info): with "
+            "another one than noeviction it may forget a running round."
         )
-    elif policy != "noeviction":
-        raise StoreUnfit(
-            f"Redis at {shown_url(url)} has maxmemory-policy {policy}, with which it may forget a running "
-            "round and its nonces: set maxmemory-policy to noeviction (`CONFIG SET maxmemory-policy "
-            "noeviction`, in redis.conf, or in the parameter group of a managed Redis)."
-        )
+    elif refuse:
+        raise StoreUnfit(sentence)
+    if warn:
+        logger.warning("%s", sentence)
 
 
 def check_rights(client: redis.Redis, url: str) -> None:

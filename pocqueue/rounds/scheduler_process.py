@@ -27,7 +27,7 @@ def run_scheduler(settings: Settings, app: Celery, stop: Stop, timings: Schedule
     """Schedule until `stop` is set; wait for a Redis that is away, and start the bundled one."""
 
     def backend() -> Backend:
-        return at_end.enter_context(Backend.open(settings, start=True, check=False))
+        return at_end.enter_context(Backend.open(settings, service=True))
 
     with contextlib.ExitStack() as at_end:
         scheduler = Scheduler(backend(), CelerySender(app), timings=timings)

@@ -34,7 +34,7 @@ from pocqueue.rounds.records import (
     RoundStatus,
     SessionLimits,
 )
-from pocqueue.rounds.refusals import check_server
+from pocqueue.rounds.refusals import check_eviction
 from pocqueue.rounds.spec import RoundSpec, RoundState
 
 PREFIX = "pocqueue:2:"
@@ -96,7 +96,7 @@ class RoundStore(OnRedis):
             SessionsFull: there are that many.
             StoreUnfit: Redis may forget the round while it runs.
         """
-        check_server(self.client, self.url)
+        check_eviction(self.client, self.url)
         round_id = round_id or str(uuid.uuid4())
         of_all = [Keys.ROUNDS, Keys.ACTIVE, Keys.WAKE, Keys.CALLBACKS, Keys.SESSIONS]
         reply = self._run(

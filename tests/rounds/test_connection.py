@@ -82,7 +82,7 @@ def test_without_a_url_a_service_starts_the_bundled_server(
     state_dir = own_redis.folder.parent
     own_redis.stop()
     settings = settings_for(redis_url=None, state_dir=state_dir)
-    with Backend.open(settings, start=True) as backend:
+    with Backend.open(settings, service=True) as backend:
         assert backend.url == own_redis.url
     with Backend.open(settings) as backend:
         assert backend.store.list_ids() == []
@@ -139,7 +139,7 @@ def test_redis_down_is_said_with_its_address(refusing_port: int, tmp_path: Path)
 def test_a_service_may_open_a_redis_that_is_away(refusing_port: int) -> None:
     """It waits in its own loop; the first command says that Redis is away."""
     url = f"redis://127.0.0.1:{refusing_port}"
-    with connect(url, check=False) as client, pytest.raises(StoreUnavailable), store_errors(url):
+    with connect(url, service=True) as client, pytest.raises(StoreUnavailable), store_errors(url):
         client.ping()
 
 
@@ -158,7 +158,7 @@ def test_a_wrong_or_missing_password_is_said(own_redis: RedisServer, userinfo: s
         admin.config_set("requirepass", "correct")
         try:
             with pytest.raises(StoreForbidden) as caught:
-                connect(f"unix://{userinfo}{own_redis.socket_path}", check=False)
+                connect(f"unix://{userinfo}{own_redis.socket_path}", service=True)
             message = _sentence(caught.value)
             assert "user or password" in message
             assert "POCQUEUE_REDIS_URL" in message

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -94,17 +94,24 @@ def test_a_sender_says_in_our_words_that_it_cannot_send(
 
 @pytest.mark.parametrize("policy", ["volatile-lru", "allkeys-lfu", "volatile-ttl"])
 def test_a_redis_that_may_forget_a_round_is_refused(
-    policy: str, server: RefusingRedis, backend: Backend
+    policy: str, server: RefusingRedis, backend: Backend, caplog: pytest.LogCaptureFixture
 ) -> None:
     """When a process starts and when a round does; the sentence names the setting and the remedy."""
     running = backend.store.create(make_spec())
     server.client.config_set("maxmemory-policy", policy)
-    for refused in (lambda: connect(server.url), lambda: backend.store.create(make_spec())):
+    refusals: list[Callable[[], object]] = [
+        lambda: connect(server.url, service=True),
+        lambda: backend.store.create(make_spec()),
+    ]
+    for refused in refusals:
         with pytest.raises(StoreUnfit) as caught:
             refused()
         message = str(caught.value)
         assert f"maxmemory-policy {policy}" in message
         assert "CONFIG SET maxmemory-policy noeviction" in message
+    # A command warns, as it may be to look at that round or to end it.
+    with connect(server.url):
+        assert f"maxmemory-policy {policy}" in caplog.text
     assert backend.store.status(running).state.is_active
     server.client.config_set("maxmemory-policy", "noeviction")
     backend.store.create(make_spec())
@@ -135,7 +142,7 @@ def test_who_may_not_ask_for_the_policy_is_warned_unless_there_is_another_way(
     server.client.config_set("maxmemory-policy", "allkeys-lru")
     if known:
         with pytest.raises(StoreUnfit):
-            connect(url)
+            connect(url, service=True)
 
 
 @pytest.mark.parametrize("rights", [["~*", "resetchannels"], ["~other:*", "&*"]])

@@ -20,6 +20,8 @@ from pocqueue.errors import (
     EngineUnavailable,
     PassTooLarge,
     StoreError,
+    StoreForbidden,
+    StoreReadOnly,
     StoreUnavailable,
 )
 from pocqueue.poc.batch import Batch
@@ -448,6 +450,7 @@ class LosingStore(RoundStore):
         #: Calls by number: True loses the reply of what was done, False the call itself.
         self.lost: dict[int, bool] = {}
         self.refuse: Exception | None = None
+        self.failure: Exception = StoreUnavailable("the connection broke")
 
     @override
     def commit_batch(self, batch: BatchCommit) -> CommitResult:
@@ -459,7 +462,17 @@ class LosingStore(RoundStore):
             return super().commit_batch(batch)
         if done:
             super().commit_batch(batch)
-        raise StoreUnavailable("the connection broke")
+        raise self.failure
+
+
+@pytest.mark.parametrize("failure", [StoreReadOnly("full"), StoreForbidden("no rights")])
+def test_commits_wait_for_a_redis_that_refuses(bench: Bench, failure: StoreError) -> None:
+    """Also where an operator has to mend it: the model stays loaded and nothing is lost."""
+    store = LosingStore(bench.store)
+    store.failure, store.lost = failure, dict.fromkeys((2, 3, 4), False)
+    round_id = bench.start(30)
+    assert bench.new_runner(store=store).run(round_id, 1) == "30 of 30 nonces"
+    _check_complete(bench, round_id, 30)
 
 
 @pytest.mark.parametrize(
