@@ -227,20 +227,20 @@ def test_sentinels_that_will_never_name_the_primary_are_said(tmp_path: Path) -> 
     """Another name, or another password of theirs, is for a person to mend; silence is waited for."""
     with failing_over(tmp_path) as servers:
         with pytest.raises(SettingsError) as caught:
-            connect(servers.url.replace(MASTER, "another"), check=False)
+            connect(servers.url.replace(MASTER, "another"), service=True)
         assert f"knows no primary 'another': mend master (it knows {MASTER})" in str(caught.value)
         for name in ("one", "two", "three"):
             with servers.client(name) as sentinel:
                 sentinel.execute_command("ACL", "SETUSER", "default", "resetpass", ">word")
         for more in ("", "&sentinel_password=hunter2"):
             with pytest.raises(SettingsError) as caught:
-                connect(servers.url + more, check=False)
+                connect(servers.url + more, service=True)
             assert "mend sentinel_username and sentinel_password" in str(caught.value)
             assert "hunter2" not in str(caught.value)
         connect(f"{servers.url}&sentinel_password=word").close()
         for name in ("one", "two", "three"):
             servers.kill(name)
-        connect(servers.url, check=False).close()
+        connect(servers.url, service=True).close()
         with pytest.raises(StoreUnavailable, match="no sentinel that answers knows"):
             connect(servers.url)
 
