@@ -73,9 +73,7 @@ class SpotCheck:
             await after
         if self.error is not None:
             return
-        found = Proofs.joined(batches)
-        picked = self._sampler.pick(len(found))
-        sample = Proofs.of((found.nonces[at], found.values[at]) for at in picked)
+        sample = await asyncio.to_thread(self._sample, batches)
         size = self.request.round.pass_size
         try:
             ours = await self.engine.ready()
@@ -89,6 +87,11 @@ class SpotCheck:
             raise
         except PocqueueError as exc:
             self._give_up(str(exc), logging.ERROR)
+
+    def _sample(self, batches: list[Proofs]) -> Proofs:
+        found = Proofs.joined(batches)
+        picked = self._sampler.pick(len(found))
+        return Proofs.of((found.nonces[at], found.values[at]) for at in picked)
 
     def _give_up(self, reason: str, level: int) -> None:
         self.error = f"The session cannot be checked: {reason}"

@@ -344,7 +344,7 @@ def test_a_child_that_fails_says_so_in_a_sentence(
         ),
         (["--b", ""], "--b is ''; allowed: torch, vllm, vllm-server."),
         (["--nonces", "0"], "--nonces is 0; allowed: a whole number from 1 to 1000000."),
-        (["--batch-size", "0"], "--batch-size is 0; allowed: a whole number from 1 to 4096."),
+        (["--batch-size", "0"], "--batch-size is 0; allowed: a whole number of at least 1."),
         (
             ["--seq-len", "0"],
             "--seq-len is 0; allowed: a whole number from 1 to the model's limit.",
