@@ -33,6 +33,8 @@ SessionState = Literal["open", "closed", "fraud"]
 OUTBOX_NAME: Final = "node-outbox.sqlite3"
 #: Seconds that a session without messages is remembered after its end, at least.
 KEEP_ENDED_S: Final = 86_400.0
+#: The same for its nonces, which are many: a chain does not ask for a round again so late.
+KEEP_NONCES_S: Final = 3600.0
 _SCRIPTS: Final = ("outbox.sql", "outbox-2.sql", "outbox-3.sql")
 
 _ROLE = FileRole(
@@ -91,17 +93,19 @@ _END = (
     "UPDATE sessions SET state = ?, ended_s = coalesce(ended_s, ?)"
     " WHERE session_id = ? AND state != 'fraud'"
 )
+# The index is named, as SQLite would take that of the states, which is longer.
+_WAITING = "messages INDEXED BY messages_waiting WHERE state = 'waiting'"
 # The first waiting message of each URL. The URLs are found one by one in the index, as DISTINCT would
 # read all of it, and thousands of messages may wait for one URL.
 _HEADS = f"""
 WITH RECURSIVE urls (url) AS (
-    SELECT min(url) FROM messages WHERE state = 'waiting'
+    SELECT min(url) FROM {_WAITING}
     UNION ALL
-    SELECT (SELECT min(url) FROM messages WHERE state = 'waiting' AND url > urls.url)
+    SELECT (SELECT min(url) FROM {_WAITING} AND url > urls.url)
     FROM urls WHERE urls.url IS NOT NULL
 )
 SELECT {", ".join(field.name for field in fields(Message))} FROM messages WHERE id IN (
-    SELECT (SELECT min(id) FROM messages WHERE state = 'waiting' AND url = urls.url) FROM urls
+    SELECT (SELECT min(id) FROM {_WAITING} AND url = urls.url) FROM urls
 ) ORDER BY id
 """  # noqa: S608 - made of constants
 
@@ -282,7 +286,14 @@ class Outbox(SqliteFile):
             return held.rowcount
 
     def forget(self) -> None:
-        """Forget sessions that ended a day ago and have no messages: a request may hold a token."""
+        """Forget sessions that ended a day ago and have no messages: a request may hold a token.
+
+        The nonces of all sessions that ended an hour ago are forgotten too.
+        """
+        self._write(
+            "DELETE FROM kept WHERE session_id IN (SELECT session_id FROM sessions WHERE ended_s < ?)",
+            self._clock() - KEEP_NONCES_S,
+        )
         self._write(
             "DELETE FROM sessions WHERE ended_s < ? AND NOT EXISTS"
             " (SELECT 1 FROM messages WHERE messages.session_id = sessions.session_id)",

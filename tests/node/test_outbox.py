@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from pocqueue.errors import OutboxError
-from pocqueue.node.outbox import KEEP_ENDED_S, NewMessage, Outbox, OutboxStatus
+from pocqueue.node.outbox import KEEP_ENDED_S, KEEP_NONCES_S, NewMessage, Outbox, OutboxStatus
 from pocqueue.poc.callback import Kind
 from tests.support.node import messages_in
 from tests.support.waiting import Clock, wait_until
@@ -278,6 +278,34 @@ def test_old_sessions_are_forgotten(outbox: Outbox, clock: Clock) -> None:
         "new",
         "messages",
     ]
+
+
+def test_nonces_of_old_sessions_are_forgotten(outbox: Outbox, clock: Clock) -> None:
+    """An hour after its end no chain asks for a round again; those of an open session stay."""
+    for name, nonces in (("s", [1]), ("t", [2, 3])):
+        outbox.open_session(name, "engine", name)
+        new = NewMessage("a", "generated", URL, {"nonces": nonces}, len(nonces))
+        assert outbox.accept(name, "", "1", [new])
+    outbox.close_session("t")
+    clock.now_s += KEEP_NONCES_S - 1
+    outbox.forget()
+    assert outbox.nonces_kept(lambda _: True) == {1, 2, 3}
+    clock.now_s += 2
+    outbox.forget()
+    assert outbox.nonces_kept(lambda _: True) == {1}
+
+
+def test_nonces_that_are_held_were_not_sent(outbox: Outbox) -> None:
+    """So another search of the round may send them; those that went out before stay."""
+    for position, nonces in (("a", [1]), ("b", [2, 3])):
+        new = NewMessage(position, "generated", URL, {"nonces": nonces}, len(nonces))
+        session = outbox.session("s")
+        assert session is not None
+        assert outbox.accept("s", session.cursor, position, [new])
+    outbox.delivered(outbox.heads()[0].id)
+    assert outbox.nonces_kept(lambda _: True) == {1, 2, 3}
+    outbox.hold("s")
+    assert outbox.nonces_kept(lambda _: True) == {1}
 
 
 def test_only_the_owner_can_read_it(path: Path, outbox: Outbox) -> None:
