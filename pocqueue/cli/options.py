@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from pocqueue.poc.scheme import ProofScheme
 
 
 def _load_env_file(path: Path | None) -> Path | None:
@@ -69,6 +72,19 @@ DeployedModel = Annotated[
     str | None, typer.Option(help="Deployed model; needed if the live GPUs have several.")
 ]
 SeqLen = Annotated[int, typer.Option(help="Positions of one nonce's input.")]
+SeqLenOfProof = Annotated[
+    int | None,
+    typer.Option(
+        help="Positions of one nonce's input [default: 256; of artifacts 1024, as in the network]."
+    ),
+]
+Proof = Annotated[str, typer.Option(help="Proof scheme: distance or artifact.")]
+KDim = Annotated[
+    int | None, typer.Option(help="Of artifacts: how many numbers each has [default: 12].")
+]
+StrongerRng = Annotated[
+    bool, typer.Option("--stronger-rng", help="Of artifacts: inputs from 256 bits of a seed.")
+]
 BatchSize = Annotated[int, typer.Option(help="Nonces of one forward pass.")]
 Window = Annotated[float, typer.Option(help="Seconds until the deadline, up to 3600.")]
 ValidRate = Annotated[float, typer.Option(help="Share of nonces to be valid, above 0 and below 1.")]
@@ -114,6 +130,44 @@ def check_count(field: str, value: int, most: int) -> None:
         raise InvalidRound(field, value, f"a whole number from 1 to {most}")
 
 
+def proof_options(proof: str, **options: Any) -> dict[str, Any]:
+    """Return the options of a proof scheme that were given, by the names of its parameters.
+
+    Args:
+        proof: name of the scheme.
+        options: None, or False of a flag, for those that were not given. Two are no parameters themselves but
+            stand for some: `valid_rate` and `preset`.
+
+    Raises:
+        InvalidRound: there is no such scheme.
+        SettingsError: one of them is for another scheme.
+    """
+    from pocqueue.errors import SettingsError
+    from pocqueue.poc.scheme import CLASSES, scheme_class
+
+    stands_for = {"valid_rate": "r_target", "preset": "dist_threshold"}
+
+    def has(kind: type[ProofScheme], name: str) -> bool:
+        return stands_for.get(name, name) in kind.model_fields
+
+    kind = scheme_class(proof)
+    given = {k: v for k, v in options.items() if v is not None and v is not False}
+    for name, value in given.items():
+        if not has(kind, name):
+            others = [other for other in CLASSES if has(scheme_class(other), name)]
+            raise SettingsError(
+                f"{option_name(name)} is {value}, but the proof is {proof}; it is for {' and '.join(others)} "
+                "alone: leave it out."
+            )
+    return given
+
+
+def option_name(field: str) -> str:
+    """Return how the user writes a field of a round."""
+    called = {"window_s": "window", "scheme": "proof"}
+    return f"--{called.get(field, field).replace('_', '-')}"
+
+
 @contextmanager
 def option_names() -> Iterator[None]:
     """Call the fields of a round in errors as the user wrote them."""
@@ -122,5 +176,4 @@ def option_names() -> Iterator[None]:
     try:
         yield
     except InvalidRound as exc:
-        option = "--window" if exc.field == "window_s" else f"--{exc.field.replace('_', '-')}"
-        raise InvalidRound(option, exc.value, exc.allowed) from None
+        raise InvalidRound(option_name(exc.field), exc.value, exc.allowed) from None

@@ -21,9 +21,9 @@ NUM_BEST = 5
 def best_nonces(
     status: RoundStatus, entries: Sequence[ProofEntry], num: int = NUM_BEST
 ) -> list[tuple[int, Any]]:
-    """Return the best nonces with their values, as the round's proof scheme ranks them."""
+    """Return the best nonces with their values, as the round's proof scheme ranks them; else the first."""
     pairs = (pair for entry in entries for pair in entry.proofs)
-    return sorted(pairs, key=lambda pair: status.spec.proof.rank(pair[1]))[:num]
+    return sorted(pairs, key=lambda pair: (status.spec.proof.rank(pair[1]), pair[0]))[:num]
 
 
 def rows(status: RoundStatus, info: EngineInfo | None) -> list[tuple[str, str]]:
@@ -42,12 +42,13 @@ def rows(status: RoundStatus, info: EngineInfo | None) -> list[tuple[str, str]]:
         ("model", f"{spec.model} ({spec.model_fingerprint[:12]})"),
         *spec.proof.facts(),
         ("nonces checked", f"{status.checked:,} in {counted(status.batches, 'batch')}"),
-        ("valid nonces", f"{status.valid:,}"),
+        (f"{spec.proof.kept_noun}s", f"{status.valid:,}"),
     ]
-    observed = percent(status.valid_rate) if status.checked else "nothing checked yet"
-    if expected is not None:
-        observed += f"; expected {percent(expected)} ({source})"
-    found.append(("valid rate", observed))
+    if not spec.proof.keeps_all:
+        observed = percent(status.valid_rate) if status.checked else "nothing checked yet"
+        if expected is not None:
+            observed += f"; expected {percent(expected)} ({source})"
+        found.append(("valid rate", observed))
     if status.state.is_active:
         found.append(("time", f"{seconds(status.elapsed_s)}, {seconds(status.remaining_s)} left"))
     else:
@@ -80,7 +81,8 @@ def print_round(
     proof = status.spec.proof
     for place, (nonce, value) in enumerate(best_nonces(status, entries)):
         text = f"{nonce:<20} {proof.noun} {proof.show(value)}"
-        shown.append(("best nonces" if place == 0 else "", text))
+        name = "first nonces" if proof.keeps_all else "best nonces"
+        shown.append((name if place == 0 else "", text))
     if written is not None:
         shown.append(("proofs written to", str(written)))
     console().print(facts(shown))

@@ -13,15 +13,19 @@ from pocqueue.cli.options import (
     BatchSize,
     DeployedModel,
     Json,
+    KDim,
     Model,
     Output,
+    Proof,
     RTarget,
-    SeqLen,
+    SeqLenOfProof,
+    StrongerRng,
     ValidRateInstead,
     Window,
     check_output,
     default_output,
     option_names,
+    proof_options,
 )
 from pocqueue.cli.output import (
     EXIT_FAILED,
@@ -55,6 +59,7 @@ DEFAULT_VALID_RATE = 0.1
 @app.command()
 def start(
     block_hash: Annotated[str, typer.Option(help="Hash of the block; fixes the target.")],
+    proof: Proof = "distance",
     block_height: Annotated[int, typer.Option(help="Height of the block.")] = 0,
     public_key: Annotated[
         str, typer.Option(help="Key that the nonces are searched for.")
@@ -64,8 +69,16 @@ def start(
     r_target: RTarget = None,
     valid_rate: ValidRateInstead = None,
     window: Window = 330.0,
-    seq_len: SeqLen = 256,
+    seq_len: SeqLenOfProof = None,
     batch_size: BatchSize = 32,
+    k_dim: KDim = None,
+    group_id: Annotated[
+        int | None, typer.Option(help="Of artifacts: this group among n-groups, from 0.")
+    ] = None,
+    n_groups: Annotated[
+        int | None, typer.Option(help="Of artifacts: groups that share the node's nonces.")
+    ] = None,
+    stronger_rng: StrongerRng = False,
     model: DeployedModel = None,
     callback_url: Annotated[
         str | None, typer.Option(help="Valid nonces are posted to URL/generated.")
@@ -82,21 +95,34 @@ def start(
 ) -> None:
     """Start a round and watch it to its end.
 
-    Without --r-target, one is found on 1024 nonces of this block: one nonce in ten is to be valid, unless
-    --valid-rate says otherwise.
+    Of distances without --r-target, one is found on 1024 nonces of this block: one nonce in ten is to be valid,
+    unless --valid-rate says otherwise. Of artifacts every nonce counts.
     """
     from pocqueue.measure.valid_rate import check_valid_rate
+    from pocqueue.poc.scheme import DEFAULT
     from pocqueue.rounds.backend import Backend
     from pocqueue.rounds.start import decided, deployed_model, draft_spec, fitted
     from pocqueue.settings import Settings
 
     _check_options(r_target, valid_rate, detach, output)
-    is_given = r_target is not None or valid_rate is not None
-    rate = valid_rate if is_given else DEFAULT_VALID_RATE
     with option_names():
+        parameters = proof_options(
+            proof,
+            r_target=r_target,
+            valid_rate=valid_rate,
+            k_dim=k_dim,
+            group_id=group_id,
+            n_groups=n_groups,
+            stronger_rng=stronger_rng,
+        )
+        rate = parameters.pop("valid_rate", None)
+        is_given = rate is not None or r_target is not None
+        if proof == DEFAULT and not is_given:
+            rate = DEFAULT_VALID_RATE
         if rate is not None:
             check_valid_rate(rate, CALIBRATION_SAMPLES)
         draft = draft_spec(
+            scheme=proof,
             block_hash=block_hash,
             block_height=block_height,
             public_key=public_key,
@@ -108,7 +134,7 @@ def start(
             callback_url=callback_url,
             fraud_threshold=fraud_threshold,
             max_nonces=max_nonces,
-            r_target=r_target,
+            **parameters,
         )
     settings = Settings.load()
     output = output or default_output(settings.state_dir)
@@ -180,7 +206,7 @@ def stop(round_id: RoundId) -> None:
         after = backend.store.status(before.round_id)
         console().print(
             f"Round {after.round_id} is {after.state.value}: {counted(after.checked, 'nonce')} checked, "
-            f"{after.valid:,} valid."
+            f"{counted(after.valid, after.spec.proof.kept_noun)}."
         )
 
 
@@ -206,7 +232,7 @@ def proofs(
     limit: Annotated[int, typer.Option(min=1, help="Most nonces to print.")] = 50,
     as_json: Json = False,
 ) -> None:
-    """Print the valid nonces of a round, best first, or write them to a file."""
+    """Print what a round found, best first, or write it to a file."""
     from pocqueue.cli.report import best_nonces
 
     with _open() as backend:
@@ -215,7 +241,7 @@ def proofs(
         if output is not None:
             _write(backend, found, entries, output)
             console(stderr=True).print(
-                f"{counted(found.valid, 'valid nonce')} written to {output}."
+                f"{counted(found.valid, found.spec.proof.kept_noun)} written to {output}."
             )
     if as_json:
         print_json([found.spec.body(entry.proofs) | {"queue": entry.queue} for entry in entries])
@@ -232,17 +258,52 @@ def proofs(
 def validate(
     file: Annotated[Path, typer.Argument(help="A proofs file of `round start` or `round proofs`.")],
     model: Model = None,
+    dist_threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="Of artifacts: farther apart than this is a mismatch [default: the file's]."
+        ),
+    ] = None,
+    p_mismatch: Annotated[
+        float | None,
+        typer.Option(
+            help="Of artifacts: chance of an honest nonce to be a mismatch [default: the file's]."
+        ),
+    ] = None,
+    fraud_threshold: Annotated[
+        float | None,
+        typer.Option(help="It is fraud below this probability [default: the file's]."),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Of artifacts: all three as the public network has them for qwen3-235b, kimi-k2.6, "
+            "minimax-m2.7, or else: chain."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Recompute the distances of a proofs file and test it for fraud: exit code 0 or 1."""
+    """Recompute the values of a proofs file and test it for fraud: exit code 0 or 1."""
     from rich.progress import Progress
 
     from pocqueue.engine import load_local_engine
+    from pocqueue.poc.artifact.presets import bounds_of
     from pocqueue.rounds.proof_file import ProofFile
-    from pocqueue.rounds.validation import engine_note, validate_proofs
+    from pocqueue.rounds.validation import engine_note, judged_by, validate_proofs
     from pocqueue.settings import Settings
 
     read = ProofFile.read(file)
+    with option_names():
+        bounds = proof_options(
+            read.spec.scheme,
+            preset=preset,
+            dist_threshold=dist_threshold,
+            p_mismatch=p_mismatch,
+            fraud_threshold=fraud_threshold,
+        )
+        if (name := bounds.pop("preset", None)) is not None:
+            bounds = {**bounds_of(name), **bounds}
+        read = judged_by(read, **bounds)
     view = console(stderr=True)
     with closing(load_local_engine(Settings.load(), model, view.print)) as engine:
         if (note := engine_note(read, engine.info)) is not None:

@@ -129,7 +129,9 @@ def watch_round(
 
 def _line(status: RoundStatus, num_gpus: int, per_second: float) -> str:
     left = f"{seconds(status.remaining_s)} left" if status.state.is_active else status.state.value
-    found = f"{counted(status.checked, 'nonce')}  {status.valid:,} valid  {per_second:,.0f}/s"
+    proof = status.spec.proof
+    kept = counted(status.valid, proof.noun) if proof.keeps_all else f"{status.valid:,} valid"
+    found = f"{counted(status.checked, 'nonce')}  {kept}  {per_second:,.0f}/s"
     return f"{found}  {counted(num_gpus, 'GPU')}  {left}"
 
 

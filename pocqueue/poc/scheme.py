@@ -100,8 +100,10 @@ class ProofScheme(BaseModel, ABC):
     is_signed: ClassVar[bool] = True
     #: Largest nonce that is searched.
     max_nonce: ClassVar[int] = MAX_NONCE
-    #: Parameters of a round whose own are still to be found out.
+    #: Fields of a round that its scheme sets where nobody else does, or until they are found out.
     draft: ClassVar[Mapping[str, Any]] = {}
+    #: Whether every nonce is kept whose value is not broken; else some of them are valid, and best.
+    keeps_all: ClassVar[bool] = False
     #: Parameters that are signed with a verdict, each a number.
     signed_parameters: ClassVar[tuple[str, ...]] = ("fraud_threshold",)
 
@@ -267,6 +269,11 @@ class ProofScheme(BaseModel, ABC):
         return {}
 
     # For people
+
+    @property
+    def kept_noun(self) -> str:
+        """What a kept nonce is called in sentences."""
+        return self.noun if self.keeps_all else "valid nonce"
 
     def facts(self) -> list[tuple[str, str]]:
         """Return what is worth showing of the parameters, as (name, value)."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pocqueue.engine.base import Engine, EngineInfo
@@ -78,6 +78,18 @@ class CheckedProofs:
             "public_key": spec.public_key,
             "node_id": spec.node_id,
         }
+
+
+def judged_by(file: ProofFile, **bounds: float) -> ProofFile:
+    """Return a file whose proofs are judged by other bounds than those of its round.
+
+    Args:
+        bounds: parameters of its proof scheme.
+
+    Raises:
+        InvalidRound: one of them is none, or out of bounds.
+    """
+    return replace(file, spec=RoundSpec.build(**{**file.spec.model_dump(), **bounds}))
 
 
 def check_model(file: ProofFile, info: EngineInfo) -> None:

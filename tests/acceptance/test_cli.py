@@ -14,23 +14,7 @@ from typing import Any
 import pytest
 
 from pocqueue.rounds.spec import RoundState
-from tests.support.stack import Stack
-
-
-def pocqueue(stack: Stack, *argv: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
-    """Run the command line against the stack."""
-    try:
-        return subprocess.run(
-            [sys.executable, "-m", "pocqueue", *argv],
-            env=stack.env,
-            cwd=stack.folder,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as exc:
-        pytest.fail(f"{exc}\n{exc.stderr!r}\n{stack.tails()}")
+from tests.support.stack import Stack, pocqueue
 
 
 SMALL = ("--seq-len", "16", "--batch-size", "8", "--public-key", "key")

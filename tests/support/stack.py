@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import redis
 
 from pocqueue.rounds.backend import Backend
@@ -174,3 +175,19 @@ class Stack:
                 process.wait(timeout=10)
         self.backend.client.close()
         self.server.stop()
+
+
+def pocqueue(stack: Stack, *argv: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+    """Run the command line against the stack."""
+    try:
+        return subprocess.run(
+            [sys.executable, "-m", "pocqueue", *argv],
+            env=stack.env,
+            cwd=stack.folder,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as exc:
+        pytest.fail(f"{exc}\n{exc.stderr!r}\n{stack.tails()}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
@@ -65,6 +66,9 @@ class Artifact(ProofScheme):
         "fraud_threshold",
     )
 
+    keeps_all: ClassVar[bool] = True
+    #: Positions of a nonce in the network.
+    draft: ClassVar[Mapping[str, Any]] = {"seq_len": 1024}
     #: The network's wire has no place for a signature.
     is_signed: ClassVar[bool] = False
     #: Go's store and proofs of the network have 32 bits for one.
@@ -149,7 +153,12 @@ class Artifact(ProofScheme):
 
     @override
     def facts(self) -> list[tuple[str, str]]:
-        return [("k_dim", str(self.k_dim)), ("dist_threshold", f"{self.dist_threshold:g}")]
+        found = [("k_dim", str(self.k_dim)), ("dist_threshold", f"{self.dist_threshold:g}")]
+        if self.n_groups > 1:
+            found.append(("group", f"{self.group_id} of {self.n_groups}"))
+        if self.stronger_rng:
+            found.append(("inputs", "by the stronger RNG"))
+        return found
 
     @override
     def show(self, value: Any, digits: int = 6) -> str:
