@@ -16,7 +16,6 @@ import pytest
 from pocqueue.rounds.spec import RoundState
 from tests.support.stack import Stack, pocqueue
 
-
 SMALL = ("--seq-len", "16", "--batch-size", "8", "--public-key", "key")
 
 
