@@ -294,11 +294,13 @@ class Outbox(SqliteFile):
             "DELETE FROM kept WHERE session_id IN (SELECT session_id FROM sessions WHERE ended_s < ?)",
             self._clock() - KEEP_NONCES_S,
         )
-        self._write(
+        forgotten = self._write(
             "DELETE FROM sessions WHERE ended_s < ? AND NOT EXISTS"
             " (SELECT 1 FROM messages WHERE messages.session_id = sessions.session_id)",
             self._clock() - KEEP_ENDED_S,
         )
+        if forgotten:
+            self.empty_log()
 
     def heads(self) -> list[Message]:
         """Return the first waiting message of each URL, oldest first, due or not.

@@ -99,6 +99,15 @@ class SqliteFile(Closing):
                 raise
             self._db.commit()
 
+    def empty_log(self) -> None:
+        """Write the log into the file and empty it: what was deleted is on the disk no more then.
+
+        Raises:
+            PocqueueError: of the role's class: the file cannot be written.
+        """
+        with self._mutex, self._errors():
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def _unlock(self) -> None:
         if self._lock is not None:
             self._lock.close()
@@ -137,6 +146,8 @@ class SqliteFile(Closing):
         try:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
+            # What is deleted is overwritten: it may be a token.
+            db.execute("PRAGMA secure_delete = ON")
             # All of the file is read for it, which the owner has done.
             [verdict] = db.execute("PRAGMA quick_check(1)").fetchone() if self._lock else ["ok"]
             if verdict != "ok":

@@ -280,6 +280,20 @@ def test_old_sessions_are_forgotten(outbox: Outbox, clock: Clock) -> None:
     ]
 
 
+def test_a_token_is_forgotten_for_good(path: Path, outbox: Outbox, clock: Clock) -> None:
+    """None of the files has it any more."""
+
+    def files_with_it() -> list[str]:
+        return [file.name for file in path.parent.iterdir() if b"a-token" in file.read_bytes()]
+
+    outbox.open_session("t", "delegation", '{"delegation_auth_token": "a-token"}')
+    outbox.close_session("t")
+    assert files_with_it() != []
+    clock.now_s += KEEP_ENDED_S + 1
+    outbox.forget()
+    assert files_with_it() == []
+
+
 def test_nonces_of_old_sessions_are_forgotten(outbox: Outbox, clock: Clock) -> None:
     """An hour after its end no chain asks for a round again; those of an open session stay."""
     for name, nonces in (("s", [1]), ("t", [2, 3])):
