@@ -205,7 +205,7 @@ class PowStatus(BaseModel):
     outbox: OutboxStatus
     distrusted: list[str] = Field(
         default=[],
-        description="Big nodes that cheated, and are not used until the operator says so.",
+        description="Big nodes that cheated, and are not used until this node's operator says so.",
     )
 
 
