@@ -137,9 +137,11 @@ class Bench:
         batch_size = request.batch_size or (
             DEFAULT_BATCH_SIZE if sweep is None else sweep.best.batch_size
         )
-        self.on_progress(f"Measuring batches of {batch_size} x {request.round.seq_len}")
         batch_s = self._warm_up(batch_size)
         num_turns, num_batches = self._plan(batch_s)
+        self._told_at = -math.inf
+        what = f"Measuring batches of {batch_size} x {request.round.seq_len}"
+        self._tell(what, self._last_s(batch_s))
         engine_s, forward_s, stages, distances = [], [], [], {}
         for turn in range(num_turns):
             done = turn / num_turns
