@@ -84,6 +84,22 @@ def beats(backend: Backend) -> Iterator[Beats]:
     beats.close()
 
 
+def test_a_worker_joins_once_redis_is_back(beats: Beats) -> None:
+    """It went away while the model was loaded, and comes back at the third look."""
+    pool = BreakablePool(beats.pool.client, beats.pool.url)
+    pool.cut = True
+    looks: list[bool] = []
+
+    def is_stopping() -> bool:
+        looks.append(True)
+        pool.cut = len(looks) < 3
+        return False
+
+    beats.make(pool=pool).start(is_stopping)
+    assert len(looks) == 3
+    assert beats.the_gpu().is_live
+
+
 def test_a_worker_joins_with_all_there_is_to_know_of_it(beats: Beats) -> None:
     """It is in the pool when `start` returns."""
     heartbeat = beats.make(queue="host-7.gpu3", ttl_s=4.0)
