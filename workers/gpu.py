@@ -72,6 +72,8 @@ class GpuStep(bootsteps.StartStopStep):
         try:
             _service.start()
         except PocqueueError as exc:
+            if is_stopping():
+                raise SystemExit(0) from exc  # it gave up because it was told to
             refuse(exc)
 
     @override

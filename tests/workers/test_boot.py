@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.commands import without_settings
+from tests.support.processes import running, wait_ready
 from tests.support.refusing_redis import RefusingRedis, refusing_redis
 
 
@@ -21,20 +22,24 @@ def server() -> Iterator[RefusingRedis]:
         yield server
 
 
+def _env(url: str, folder: Path) -> dict[str, str]:
+    ours = {
+        "POCQUEUE_REDIS_URL": url,
+        "POCQUEUE_STATE_DIR": str(folder),
+        "PYTHONWARNINGS": "ignore",
+    }
+    return without_settings() | ours
+
+
 def _end(url: str, folder: Path, *command: str) -> tuple[int, str]:
     """Run a process that ends by itself; return its code and what it wrote to standard error."""
     done = subprocess.run(
         [sys.executable, "-m", *command],
-        env=without_settings()
-        | {
-            "POCQUEUE_REDIS_URL": url,
-            "POCQUEUE_STATE_DIR": str(folder),
-            "PYTHONWARNINGS": "ignore",
-        },
+        env=_env(url, folder),
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     return done.returncode, done.stderr
@@ -87,3 +92,16 @@ def test_a_redis_that_may_forget_rounds_is_refused(
     assert code == 2
     assert "CONFIG SET maxmemory-policy noeviction" in text
     assert "Traceback" not in text
+
+
+def test_a_worker_that_is_stopped_while_it_waits_ends_as_one_that_was_stopped(
+    tmp_path: Path,
+) -> None:
+    """Code 0 for its supervisor: nothing is wrong with it."""
+    log = tmp_path / "worker.log"
+    command = [sys.executable, "-m", "celery", "-A", "pocqueue", "worker", "-Q", "gpu0"]
+    env = _env("redis://127.0.0.1:1/0", tmp_path) | {"POCQUEUE_NUM_THREADS": "1"}
+    with running(command, log, env, tmp_path) as worker:
+        wait_ready(lambda: "gpu0 waits: Redis" in log.read_text(), worker, timeout_s=300.0)
+        worker.terminate()
+        assert worker.wait(timeout=300) == 0
