@@ -255,7 +255,7 @@ def test_a_pool_that_is_away_is_not_waited_for(
             ("--sweep", "--max-batch", "5000"),
             "--max-batch is 5000; allowed: a whole number from 1 to 4096.",
         ),
-        (("--batch-size", "0"), "--batch-size is 0; allowed: a whole number from 1 to 4096."),
+        (("--batch-size", "0"), "--batch-size is 0; allowed: a whole number of at least 1."),
         (("--r-target", "0"), "--r-target is 0.0; allowed: a number above 0."),
         (("--queue", "io"), "--queue is 'io'; allowed: gpuN or HOST.gpuN, such as gpu0."),
     ],

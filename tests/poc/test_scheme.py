@@ -25,6 +25,7 @@ from pocqueue.node.round import NodeRound
 from pocqueue.node.signing import sign_body, verify_body
 from pocqueue.node.spot_check import SpotCheck
 from pocqueue.poc.batch import Batch
+from pocqueue.poc.distance.scheme import Distance
 from pocqueue.poc.proofs import Proofs
 from pocqueue.poc.scheme import scheme_class
 from pocqueue.rounds.backend import Backend
@@ -249,3 +250,11 @@ def test_a_model_computes_the_vectors(backend: Backend, tmp_path: Path) -> None:
     finally:
         runner.close()
         engine.close()
+
+
+@pytest.mark.parametrize("value", [2.5, -0.5, math.nan, math.inf])
+def test_a_distance_that_cannot_be_is_refused_whatever_the_target(value: float) -> None:
+    """Also where the target is above every distance, as older clients have it."""
+    proof = Distance(r_target=10.0)
+    assert proof.refusal(1.4) is None
+    assert proof.refusal(value) == f"claims distance {value}, which is not valid"

@@ -93,7 +93,7 @@ def changed(change: Callable[[dict[str, Any]], object], *, sign: bool = True) ->
         (changed(lambda c: c.update(format="pocqueue-proofs/2")), "has format 'pocqueue-proofs/2'"),
         (changed(lambda c: c["proofs"]["dist"].reverse(), sign=False), "was edited or damaged"),
         (changed(lambda c: c["round"].pop("seq_len")), "has no round.seq_len"),
-        (changed(lambda c: c["round"].update(r_target=3)), "r_target is 3; allowed: a number"),
+        (changed(lambda c: c["round"].update(r_target=0)), "r_target is 0; allowed: a number"),
         (changed(lambda c: c["round"].update(scheme="chance")), "scheme is 'chance'"),
         (changed(lambda c: c["model"].update(fingerprint="x")), "is wrong at model.fingerprint"),
         (changed(lambda c: c["proofs"].update(dist=["x"] * 3)), "is wrong at proofs.dist.0"),

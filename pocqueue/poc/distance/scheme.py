@@ -80,7 +80,7 @@ class Distance(ProofScheme):
 
     @override
     def refusal(self, value: Any) -> str | None:
-        if value >= 0 and self.is_kept(value):
+        if self.is_possible(value) and self.is_kept(value):
             return None
         return f"claims distance {value}, which is not valid"
 
