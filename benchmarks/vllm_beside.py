@@ -3,7 +3,7 @@
     python -m benchmarks.vllm_beside
 
 The embedded model on the CPU, batches of 32 x 256; eight streams run when the round begins, which waits for none.
-Once without a share for requests (`POCQUEUE_VLLM_DECODE_SHARE=0`), once with the usual one.
+Two servers take turns: one without a share for requests (`POCQUEUE_VLLM_DECODE_SHARE=0`), one with the usual one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.support.vllm_parts import VllmServer, served_model
 from tests.support.waiting import wait_until
 
 NUM_STREAMS = 8
-NUM_TURNS = 3
+NUM_TURNS = 4
 TURN_S = 5.0
 MAX_TOKENS = 1000
 ROUND = {"block_hash": "beside", "block_height": 1, "public_key": "bench", "r_target": 1.4}
@@ -74,21 +74,24 @@ class _Streams:
 
 
 def vllm_beside() -> list[Figure]:
-    """Measure both servers; return the figures."""
+    """Measure both servers in turns; return the figures."""
     share: float = Settings.model_fields["vllm_decode_share"].default
-    none, some = _measure(0.0), _measure(share)
+    none, some = _Rates(), _Rates()
+    with _server(0.0) as without, _server(share) as sharing:
+        sides = [(without, none), (sharing, some)]
+        for turn in range(NUM_TURNS):
+            for server, rates in sides if turn % 2 == 0 else reversed(sides):
+                _turn(server, rates)
     tokens, nonces = Sample(some.tokens, "tokens/s"), Sample(some.nonces, "nonces/s")
-    more = tokens.median / Sample(none.tokens, "").median
-    # In turns on one server: the machine may be another one by the time of the second.
-    turns = zip(some.nonces, some.nonces_alone, strict=True)
-    left = Sample([beside / alone for beside, alone in turns], "").median
+    more = _median_ratio(some.tokens, none.tokens)
+    left = _median_ratio(some.nonces, none.nonces)
     name = f"{NUM_STREAMS} completions and a round, a share of {share:.0%} for the completions"
     return [
         Figure(
             f"{name}: decoding",
             tokens,
             Sample(none.tokens, "tokens/s"),
-            f"without a share; no round: {Sample(some.tokens_alone, 'tokens/s')}",
+            f"without a share; no round: {Sample(none.tokens_alone + some.tokens_alone, 'tokens/s')}",
             more,
             "ratio at least 2",
             more >= 2,
@@ -96,8 +99,9 @@ def vllm_beside() -> list[Figure]:
         Figure(
             f"{name}: proof",
             nonces,
-            Sample(some.nonces_alone, "nonces/s"),
-            f"no completions; without a share: {Sample(none.nonces, 'nonces/s')}",
+            Sample(none.nonces, "nonces/s"),
+            "without a share; no completions: "
+            f"{Sample(none.nonces_alone + some.nonces_alone, 'nonces/s')}",
             left,
             f"ratio at least {0.9 * (1 - share):.2g}",
             left >= 0.9 * (1 - share),
@@ -105,8 +109,12 @@ def vllm_beside() -> list[Figure]:
     ]
 
 
-def _measure(share: float) -> _Rates:
-    rates = _Rates()
+def _median_ratio(ours: list[float], theirs: list[float]) -> float:
+    return Sample([a / b for a, b in zip(ours, theirs, strict=True)], "").median
+
+
+@contextmanager
+def _server(share: float) -> Iterator[VllmServer]:
     with tempfile.TemporaryDirectory(prefix="pocqueue-bench-") as name:
         folder = Path(name)
         env = {
@@ -115,9 +123,7 @@ def _measure(share: float) -> _Rates:
             "POCQUEUE_VLLM_DECODE_SHARE": str(share),
         }
         with VllmServer(served_model(folder), folder / "server.log", env) as server:
-            for _ in range(NUM_TURNS):
-                _turn(server, rates)
-    return rates
+            yield server
 
 
 def _turn(server: VllmServer, rates: _Rates) -> None:
