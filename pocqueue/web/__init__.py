@@ -8,6 +8,6 @@ A service is a folder (`delegation/`, `node/`; the smallest one is `tests/web/gu
     a database  `sqlite_file.SqliteFile` with a `FileRole` and a list of upgrades
 
 and a line that runs it: ``serve.serve(create_app(…), listener.listen(host, port, prefix))``. Size and time of
-bodies (`limits`), the log and the times of requests (`requests`) and wrong tokens (`failures`) are then
-seen to.
+requests (`body_limit`, `connection`), their times and the log of refusals (`requests`, `errors`) and wrong tokens
+(`failure_limit`) are then seen to. A service without tokens keeps web pages of others away with `origin.OwnOrigin`.
 """

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from pocqueue.errors import ModelConflict, UnknownRound, UnknownSession
+from pocqueue.errors import UnknownRound, UnknownSession
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.callback_target import check_url
 from pocqueue.rounds.records import RoundStatus, SessionLimits
@@ -146,11 +146,7 @@ class SessionControl:
                 return StartedSession(session_id, known.spec, num_serving(gpus, known.spec), "")
         if draft.callback_url is not None:
             check_url(draft.callback_url, allow_private=self.callback_private)
-        try:
-            info, warning = choose_model(gpus, wish, any_model=self.any_model)
-        except ModelConflict as exc:
-            logger.warning("DELEGATION start of node %d refused: %s", draft.node_id, exc)
-            raise
+        info, warning = choose_model(gpus, wish, any_model=self.any_model)
         check_seq_len(draft.seq_len, info, "params.seq_len")
         draft, notes = fitted(draft, gpus, info)
         warning = " ".join(filter(None, [warning, *(f"{note}." for note in notes)]))
