@@ -1,4 +1,4 @@
-"""`pocqueue calibrate`: which r_target gives a valid rate with the deployed model."""
+"""`pocqueue calibrate`: which r_target gives a valid rate, or which threshold artifacts take, with the deployed model."""
 
 from __future__ import annotations
 
@@ -15,10 +15,15 @@ from pocqueue.cli.options import (
     BatchSize,
     DeployedModel,
     Json,
-    SeqLen,
-    ValidRate,
+    KDim,
+    PMismatch,
+    Proof,
+    SeqLenOfProof,
+    StrongerRng,
     Window,
     check_count,
+    option_names,
+    proof_options,
 )
 from pocqueue.cli.output import (
     console,
@@ -54,14 +59,23 @@ class _Source:
 
 
 def calibrate(
-    valid_rate: ValidRate = 0.1,
+    valid_rate: Annotated[
+        float | None,
+        typer.Option(help="Of distances: share of nonces to be valid [default: 0.1]."),
+    ] = None,
+    proof: Proof = "distance",
     samples: Annotated[int, typer.Option(help="Nonces to sample.")] = 2048,
-    seq_len: SeqLen = 256,
+    seq_len: SeqLenOfProof = None,
     batch_size: BatchSize = 32,
+    k_dim: KDim = None,
+    stronger_rng: StrongerRng = False,
+    p_mismatch: PMismatch = None,
     model: DeployedModel = None,
     block_hash: Annotated[
         str | None,
-        typer.Option(help="Sample this block only [default: spread over 8 made-up blocks]."),
+        typer.Option(
+            help="Sample this block only [default: distances spread over 8 made-up blocks]."
+        ),
     ] = None,
     window: Window = 330.0,
     local: Annotated[
@@ -71,22 +85,48 @@ def calibrate(
 ) -> None:
     """Find the r_target that makes a given share of nonces valid with the deployed model.
 
-    Samples on the live pool if there is one, else loads the model, or that of POCQUEUE_MODEL, in
-    this process.
+    Of artifacts it finds how far those of the pool's engines are apart, and the threshold that keeps mismatches
+    below --p-mismatch. Samples on the live pool if there is one, else loads the model, or that of POCQUEUE_MODEL,
+    in this process.
     """
+    from pocqueue.cli.calibrate_artifacts import calibrate_artifacts
+    from pocqueue.measure.apart import check_samples
     from pocqueue.measure.samples import made_up_blocks, sample_draft
     from pocqueue.measure.valid_rate import check_valid_rate, r_target_for, spread_between
+    from pocqueue.poc.artifact.scheme import Artifact
     from pocqueue.settings import Settings
 
     check_count("samples", samples, MAX_SAMPLES)
-    check_valid_rate(valid_rate, samples)
     blocks = made_up_blocks() if block_hash is None else [block_hash]
-    draft = sample_draft(
-        blocks[0], max_nonces=samples, seq_len=seq_len, batch_size=batch_size, window_s=window
-    )
+    with option_names():
+        parameters = proof_options(
+            proof,
+            valid_rate=valid_rate,
+            k_dim=k_dim,
+            stronger_rng=stronger_rng,
+            p_mismatch=p_mismatch,
+        )
+        rate = parameters.pop("valid_rate", 0.1)
+        draft = sample_draft(
+            blocks[0],
+            scheme=proof,
+            max_nonces=samples,
+            seq_len=seq_len,
+            batch_size=batch_size,
+            window_s=window,
+            **parameters,
+        )
+        if isinstance(draft.proof, Artifact):
+            check_samples(samples, draft.proof.p_mismatch)
+        else:
+            check_valid_rate(rate, samples)
     settings = Settings.load()
     with interruptible(), ExitStack() as stack:
         backend = None if local else _open_pool(settings, stack)
+        if isinstance(draft.proof, Artifact):
+            report = calibrate_artifacts(settings, backend, draft, model, samples)
+            show(report, as_json=as_json)
+            return
         if backend is None:
             source = _local_source(settings, draft, model, stack)
         else:
@@ -94,7 +134,7 @@ def calibrate(
             note_unlike(settings, source.info)
         found = _sample(source, draft, blocks)
     distances = [d for block in found.values() for d in block]
-    calibration = r_target_for(distances, valid_rate)
+    calibration = r_target_for(distances, rate)
     spread = None
     if len(found) > 1:
         spread = spread_between(list(found.values()), calibration.r_target)

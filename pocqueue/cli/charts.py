@@ -98,7 +98,12 @@ def bin_distances(
 
 
 def draw_histogram(
-    distances: Sequence[float], r_target: float, width: int = 80, *, plain: bool = False
+    distances: Sequence[float],
+    r_target: float,
+    width: int = 80,
+    *,
+    plain: bool = False,
+    name: str = "r_target",
 ) -> Text:
     """Draw a histogram in lines of text, one a bin, with a line where r_target is.
 
@@ -107,6 +112,7 @@ def draw_histogram(
         r_target: a distance below it is that of a valid nonce.
         width: columns of the terminal.
         plain: ASCII only, for terminals that know no block characters.
+        name: what r_target is called.
     """
     from rich.text import Text
 
@@ -117,7 +123,7 @@ def draw_histogram(
     bar_width = max(10, width - label_width - count_width - 5)
     wall, dash = ("|", "-") if plain else ("│", "─")
     below = percent(sum(d < r_target for d in distances) / len(distances))
-    mark = f"{dash * 2} r_target {r_target:.6f}: {below} below "
+    mark = f"{dash * 2} {name} {r_target:.6f}: {below} below "
     text = Text(no_wrap=True)
     for edge, count in bins:
         if edge == r_target:

@@ -7,16 +7,23 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typing_extensions import override
 
 from pocqueue.cli.options import (
     BatchSize,
+    DistThreshold,
     Json,
+    KDim,
     Model,
+    PMismatch,
+    Proof,
     RTarget,
-    SeqLen,
+    SeqLenOfProof,
+    StrongerRng,
     ValidRateInstead,
     check_count,
     option_names,
+    proof_options,
 )
 from pocqueue.cli.output import (
     EXIT_FAILED,
@@ -31,6 +38,7 @@ from pocqueue.cli.output import (
 
 if TYPE_CHECKING:
     from pocqueue.engine.base import EngineInfo
+    from pocqueue.measure.apart import Apart
     from pocqueue.measure.compare import Comparison, Measurement
     from pocqueue.rounds.spec import RoundSpec
 
@@ -47,24 +55,32 @@ PUBLIC_KEY = "pocqueue-engine-compare"
 def compare(
     a: Annotated[str, typer.Option("--a", help="One engine, as ENGINE or ENGINE@DTYPE.")] = "torch",
     b: Annotated[str, typer.Option("--b", help="The other, which a is the measure for.")] = "vllm",
+    proof: Proof = "distance",
     model: Model = None,
     nonces: Annotated[int, typer.Option(help="Nonces to compute with each.")] = 256,
     batch_size: BatchSize = 32,
-    seq_len: SeqLen = 256,
+    seq_len: SeqLenOfProof = None,
     r_target: RTarget = None,
     valid_rate: ValidRateInstead = None,
+    k_dim: KDim = None,
+    stronger_rng: StrongerRng = False,
+    dist_threshold: DistThreshold = None,
+    p_mismatch: PMismatch = None,
     block_hash: Annotated[str, typer.Option(help="Block of the nonces.")] = BLOCK_HASH,
     as_json: Json = False,
 ) -> None:
     """Run the same nonces through two engines: differences, flipped verdicts, speed of each.
 
-    Without --r-target, one makes a tenth of a's nonces valid. Device, dtype, threads, GPUs per model and
+    Of distances without --r-target, one makes a tenth of a's nonces valid. Of artifacts it is how far they are
+    apart, and how many are farther apart than --dist-threshold. Device, dtype, threads, GPUs per model and
     the vLLM server's URL are those of the settings. Each engine has a process of its own, one after the
     other. Exit code 0: the engines agree within float error; 1: they do not.
     """
     from pocqueue.errors import SettingsError
     from pocqueue.measure import compare as maths
+    from pocqueue.measure.apart import apart
     from pocqueue.measure.child import with_engine_in_child
+    from pocqueue.poc.artifact.scheme import Artifact
     from pocqueue.poc.distance.random_directions import check_share
     from pocqueue.rounds.start import draft_spec
     from pocqueue.settings import Settings
@@ -79,12 +95,23 @@ def compare(
     with option_names():
         check_count("nonces", nonces, MAX_NONCES)
         check_share(rate)
+        parameters = proof_options(
+            proof,
+            r_target=r_target,
+            valid_rate=valid_rate,
+            k_dim=k_dim,
+            stronger_rng=stronger_rng,
+            dist_threshold=dist_threshold,
+            p_mismatch=p_mismatch,
+        )
+        parameters.pop("valid_rate", None)
         search = draft_spec(
+            scheme=proof,
             block_hash=block_hash,
             public_key=PUBLIC_KEY,
             seq_len=seq_len,
             batch_size=batch_size,
-            r_target=r_target,
+            **parameters,
         )
         settings = Settings.override(model=model)
         view = console(stderr=True)
@@ -112,13 +139,18 @@ def compare(
         with interruptible():
             first = measured("a", engine_a, dtype_a)
             second = measured("b", engine_b, dtype_b, first.info)
-    source = "as given"
-    if r_target is None:
-        r_target = maths.quantile_r_target(first.distances, rate)
-        source = f"makes {percent(rate)} of a's nonces valid"
-    comparison = maths.compare(first.distances, second.distances, r_target, first.info.vocab_size)
-    show(_Report(first, second, search, comparison, source), as_json=as_json)
-    raise typer.Exit(EXIT_OK if comparison.agrees else EXIT_FAILED)
+    report: _Report
+    if isinstance(search.proof, Artifact):
+        report = _Artifacts(first, second, search, apart(first.values, second.values, search.proof))
+    else:
+        source = "as given"
+        if r_target is None:
+            r_target = maths.quantile_r_target(first.values, rate)
+            source = f"makes {percent(rate)} of a's nonces valid"
+        comparison = maths.compare(first.values, second.values, r_target, first.info.vocab_size)
+        report = _Distances(first, second, search, comparison, source)
+    show(report, as_json=as_json)
+    raise typer.Exit(EXIT_OK if report.comparison.agrees else EXIT_FAILED)
 
 
 @dataclass(frozen=True)
@@ -128,13 +160,17 @@ class _Report:
     a: Measurement
     b: Measurement
     search: RoundSpec
-    comparison: Comparison
-    #: Where r_target comes from, in words.
-    source: str
+    comparison: Comparison | Apart
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return what there is to say, as (name, value)."""
+        info, shape = self.a.info, self.search
+        return [
+            ("model", f"{info.model} ({info.fingerprint[:12]}), {info.dtype}"),
+            ("shape", f"{shape.seq_len} positions in batches of {shape.batch_size}"),
+        ]
 
     def to_dict(self) -> dict[str, Any]:
-        from pocqueue.poc.data import PROBABILITY_MISMATCH
-
         engines = {
             name: {
                 **measured.info.to_dict(),
@@ -146,54 +182,10 @@ class _Report:
         return {
             **engines,
             **self.comparison.to_dict(),
-            "r_target_source": self.source,
-            "flips_allowed": PROBABILITY_MISMATCH,
             "block_hash": self.search.block_hash,
             "seq_len": self.search.seq_len,
             "batch_size": self.search.batch_size,
         }
-
-    def rows(self) -> list[tuple[str, str]]:
-        """Return what there is to say about the distances, as (name, value)."""
-        from pocqueue.measure.compare import share
-        from pocqueue.poc.data import PROBABILITY_MISMATCH
-
-        found, info, shape = self.comparison, self.a.info, self.search
-        spread, flips = found.spread_difference, found.flips
-        compared = f"{found.num_compared:,} of {found.num_nonces:,}"
-        apart = f"median {found.median_difference:.3g}, 99th percentile {found.p99_difference:.3g}"
-        flipped = f"{found.num_only_a:,} valid in a only, {found.num_only_b:,} in b only"
-        if flips.share_a is None or flips.share_b is None:
-            expected = "unknown: no nonces near r_target"
-        else:
-            expected = (
-                f"{share(flips.share_a)} of the nonces valid in a, {share(flips.share_b)} of those in "
-                f"b, by the {flips.num_near:,} near r_target"
-            )
-        return [
-            ("model", f"{info.model} ({info.fingerprint[:12]}), {info.dtype}"),
-            ("shape", f"{shape.seq_len} positions in batches of {shape.batch_size}"),
-            ("nonces compared", compared),
-            (
-                "not finite",
-                f"{found.num_nonfinite_a:,} in a, {found.num_nonfinite_b:,} in b; dropped",
-            ),
-            ("relative difference", share(found.relative_difference)),
-            ("part of the spread", "unknown: no spread" if spread is None else share(spread)),
-            ("absolute difference", f"{apart}, largest {found.max_difference:.3g}"),
-            (
-                "spot checks",
-                f"{found.num_beyond:,} differences are above {found.honest_difference:.3g}, which is "
-                f"{found.honest_difference / found.rms_difference:.3g} times their root mean square"
-                if found.rms_difference
-                else "no difference",
-            ),
-            ("r_target", f"{found.r_target:.9g} ({self.source})"),
-            ("valid nonces", f"{found.num_valid_a:,} in a, {found.num_valid_b:,} in b"),
-            ("flipped verdicts", f"{found.num_only_a + found.num_only_b:,}: {flipped}"),
-            ("expected flips", expected),
-            ("fraud test allows", f"{share(PROBABILITY_MISMATCH)} of the nonces of a proof"),
-        ]
 
     def print(self) -> None:
         from rich.markup import escape
@@ -215,6 +207,93 @@ class _Report:
         view.print(facts(self.rows()))
         view.print()
         view.print(self.comparison.sentence(), markup=False)
+
+
+@dataclass(frozen=True)
+class _Artifacts(_Report):
+    """What it says of artifacts."""
+
+    comparison: Apart
+
+    @override
+    def to_dict(self) -> dict[str, Any]:
+        found = self.comparison
+        verdict = {"agrees": found.agrees, "sentence": found.sentence()}
+        return super().to_dict() | self.search.proof.parameters() | verdict
+
+    @override
+    def rows(self) -> list[tuple[str, str]]:
+        found, proof = self.comparison, self.comparison.proof
+        return [
+            *super().rows(),
+            ("nonces compared", f"{len(found.distances):,} of {found.num_nonces:,}"),
+            ("no artifact", f"{found.num_broken_a:,} in a, {found.num_broken_b:,} in b; dropped"),
+            ("distances", found.words()),
+            (
+                f"above {proof.dist_threshold:g}",
+                f"{found.num_beyond:,}: {percent(found.share_beyond)}",
+            ),
+            ("fraud test allows", f"{percent(proof.p_mismatch)} of the nonces of a proof"),
+        ]
+
+
+@dataclass(frozen=True)
+class _Distances(_Report):
+    """What it says of distances."""
+
+    comparison: Comparison
+    #: Where r_target comes from, in words.
+    source: str
+
+    @override
+    def to_dict(self) -> dict[str, Any]:
+        from pocqueue.poc.data import PROBABILITY_MISMATCH
+
+        return super().to_dict() | {
+            "r_target_source": self.source,
+            "flips_allowed": PROBABILITY_MISMATCH,
+        }
+
+    @override
+    def rows(self) -> list[tuple[str, str]]:
+        from pocqueue.measure.compare import share
+        from pocqueue.poc.data import PROBABILITY_MISMATCH
+
+        found = self.comparison
+        spread, flips = found.spread_difference, found.flips
+        compared = f"{found.num_compared:,} of {found.num_nonces:,}"
+        apart = f"median {found.median_difference:.3g}, 99th percentile {found.p99_difference:.3g}"
+        flipped = f"{found.num_only_a:,} valid in a only, {found.num_only_b:,} in b only"
+        if flips.share_a is None or flips.share_b is None:
+            expected = "unknown: no nonces near r_target"
+        else:
+            expected = (
+                f"{share(flips.share_a)} of the nonces valid in a, {share(flips.share_b)} of those in "
+                f"b, by the {flips.num_near:,} near r_target"
+            )
+        return [
+            *super().rows(),
+            ("nonces compared", compared),
+            (
+                "not finite",
+                f"{found.num_nonfinite_a:,} in a, {found.num_nonfinite_b:,} in b; dropped",
+            ),
+            ("relative difference", share(found.relative_difference)),
+            ("part of the spread", "unknown: no spread" if spread is None else share(spread)),
+            ("absolute difference", f"{apart}, largest {found.max_difference:.3g}"),
+            (
+                "spot checks",
+                f"{found.num_beyond:,} differences are above {found.honest_difference:.3g}, which is "
+                f"{found.honest_difference / found.rms_difference:.3g} times their root mean square"
+                if found.rms_difference
+                else "no difference",
+            ),
+            ("r_target", f"{found.r_target:.9g} ({self.source})"),
+            ("valid nonces", f"{found.num_valid_a:,} in a, {found.num_valid_b:,} in b"),
+            ("flipped verdicts", f"{found.num_only_a + found.num_only_b:,}: {flipped}"),
+            ("expected flips", expected),
+            ("fraud test allows", f"{share(PROBABILITY_MISMATCH)} of the nonces of a proof"),
+        ]
 
 
 def _engine(option: str, given: str) -> tuple[str, str | None]:

@@ -82,6 +82,18 @@ Proof = Annotated[str, typer.Option(help="Proof scheme: distance or artifact.")]
 KDim = Annotated[
     int | None, typer.Option(help="Of artifacts: how many numbers each has [default: 12].")
 ]
+DistThreshold = Annotated[
+    float | None,
+    typer.Option(
+        help="Of artifacts: farther apart than this is a mismatch [default: 0.4, or the file's]."
+    ),
+]
+PMismatch = Annotated[
+    float | None,
+    typer.Option(
+        help="Of artifacts: chance of an honest nonce to be a mismatch [default: 0.1, or the file's]."
+    ),
+]
 StrongerRng = Annotated[
     bool, typer.Option("--stronger-rng", help="Of artifacts: inputs from 256 bits of a seed.")
 ]

@@ -12,10 +12,12 @@ import typer
 from pocqueue.cli.options import (
     BatchSize,
     DeployedModel,
+    DistThreshold,
     Json,
     KDim,
     Model,
     Output,
+    PMismatch,
     Proof,
     RTarget,
     SeqLenOfProof,
@@ -258,18 +260,8 @@ def proofs(
 def validate(
     file: Annotated[Path, typer.Argument(help="A proofs file of `round start` or `round proofs`.")],
     model: Model = None,
-    dist_threshold: Annotated[
-        float | None,
-        typer.Option(
-            help="Of artifacts: farther apart than this is a mismatch [default: the file's]."
-        ),
-    ] = None,
-    p_mismatch: Annotated[
-        float | None,
-        typer.Option(
-            help="Of artifacts: chance of an honest nonce to be a mismatch [default: the file's]."
-        ),
-    ] = None,
+    dist_threshold: DistThreshold = None,
+    p_mismatch: PMismatch = None,
     fraud_threshold: Annotated[
         float | None,
         typer.Option(help="It is fraud below this probability [default: the file's]."),

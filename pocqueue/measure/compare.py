@@ -1,6 +1,6 @@
 """Two engines on the same nonces: how far their distances are apart, how many verdicts flip, how fast.
 
-The comparison is a function from distances to numbers. Running an engine is the other half: the command
+Artifacts are compared in `apart.py`; engines are run here for both. The comparison is a function from distances to numbers. Running an engine is the other half: the command
 gives each a process of its own (`child.py`).
 """
 
@@ -41,7 +41,7 @@ class Measurement:
     """What one engine gave for the nonces from 0 on."""
 
     info: EngineInfo
-    distances: list[float]  #: one a nonce; NaN if it is not finite
+    values: list[Any]  #: one a nonce, as the proof scheme has it; a broken one is NaN, or None
     batch_size: int  #: nonces of one pass; a short last batch is padded to it
     batch_s: list[float]  #: seconds of each pass
 
@@ -313,16 +313,16 @@ def measure(
         f"Measuring {num_nonces:,} nonces in batches of {search.batch_size} x {search.seq_len}"
     )
     engine.warm_up(search.batch_size, search.seq_len)
-    distances: list[float] = []
+    values: list[Any] = []
     batch_s: list[float] = []
     told = time.monotonic()
     for batch in batches_of(search, range(num_nonces)):
         began = time.perf_counter()
-        distances += engine.values(batch)
+        values += engine.values(batch)
         batch_s.append(time.perf_counter() - began)
         if time.monotonic() - told > _TELL_EVERY_S:
             told = time.monotonic()
-            on_progress(f"{len(distances):,} of {num_nonces:,} nonces")
+            on_progress(f"{len(values):,} of {num_nonces:,} nonces")
     return Measurement(
-        info=engine.info, distances=distances, batch_size=search.batch_size, batch_s=batch_s
+        info=engine.info, values=values, batch_size=search.batch_size, batch_s=batch_s
     )

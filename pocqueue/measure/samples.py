@@ -1,4 +1,4 @@
-"""Samples of distances: through the queue, or with an engine of this process."""
+"""Samples of distances, or artifacts: through the queue, or with an engine of this process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pocqueue.errors import CalibrationError, PocqueueError, StoreUnavailable
 from pocqueue.poc.batch import batches_of
 from pocqueue.poc.scheme import ProofSearch
 from pocqueue.rounds.backend import Backend
-from pocqueue.rounds.records import RoundStatus
+from pocqueue.rounds.records import ProofEntry, RoundStatus
 from pocqueue.rounds.spec import RoundSpec, RoundState
 from pocqueue.rounds.start import decided, draft_spec
 from pocqueue.rounds.store import START, Keys
@@ -46,7 +46,7 @@ def sample_draft(block_hash: str, **fields: Any) -> RoundSpec:
     Raises:
         InvalidRound: a field is out of bounds.
     """
-    return draft_spec(block_hash=block_hash, public_key=CALIBRATION_KEY, r_target=2.0, **fields)
+    return draft_spec(block_hash=block_hash, public_key=CALIBRATION_KEY, **fields)
 
 
 def sample_pool(
@@ -58,10 +58,36 @@ def sample_pool(
     at_least: int | None = None,
     on_progress: OnCount | None = None,
 ) -> list[float]:
-    """Sample distances through the queue, on all live GPUs that have the model deployed.
+    """Sample distances through the queue: `run_sample` with r_target 2, below which every distance is.
 
-    This is a round like any other, with r_target 2, below which every distance is. It is stopped
-    if this is interrupted. While Redis is away this waits, to the end of the draft's window.
+    Returns:
+        A distance for each nonce that was counted, in no order; NaN if it is not finite.
+
+    Raises:
+        CalibrationError: it ended with fewer than `at_least`; says why.
+    """
+    status, entries = run_sample(
+        backend, info, draft, num_nonces, at_least=at_least, on_progress=on_progress
+    )
+    distances = [distance for entry in entries for distance in entry.proofs.values]
+    missing = status.checked - len(distances) - status.nonfinite
+    # Not below r_target 2 and finite: exactly 2.
+    return distances + [math.nan] * status.nonfinite + [2.0] * missing
+
+
+def run_sample(
+    backend: Backend,
+    info: EngineInfo,
+    draft: RoundSpec,
+    num_nonces: int,
+    *,
+    at_least: int | None = None,
+    on_progress: OnCount | None = None,
+) -> tuple[RoundStatus, list[ProofEntry]]:
+    """Run a round of samples on all live GPUs that have the model deployed.
+
+    This is a round like any other. It is stopped if this is interrupted. While Redis is away this waits, to the
+    end of the draft's window.
 
     Args:
         backend: store and pool.
@@ -69,10 +95,10 @@ def sample_pool(
         draft: of `sample_draft`.
         num_nonces: how many to sample; the nonces 0 to num_nonces - 1.
         at_least: fewer than this are an error; None: fewer than num_nonces are.
-        on_progress: told whenever distances came.
+        on_progress: told whenever some came.
 
     Returns:
-        A distance for each nonce that was counted, in no order; NaN if it is not finite.
+        How it ended, and all that it kept.
 
     Raises:
         CalibrationError: it ended with fewer than `at_least`; says why.
@@ -82,7 +108,7 @@ def sample_pool(
     round_id = str(uuid.uuid4())
     try:
         backend.store.create(spec, round_id)
-        status, distances = _follow(backend, round_id, spec, on_progress)
+        status, entries = _follow(backend, round_id, spec, on_progress)
     finally:
         with contextlib.suppress(PocqueueError):  # its window ends it then
             backend.store.close(round_id, RoundState.STOPPED, "calibration ended")
@@ -91,34 +117,32 @@ def sample_pool(
             f"Calibration ended after {status.elapsed_s:.0f} s with {status.checked:,} of "
             f"{num_nonces:,} nonces: {_why_short(status)}."
         )
-    missing = status.checked - len(distances) - status.nonfinite
-    # Not below r_target 2 and finite: exactly 2.
-    return distances + [math.nan] * status.nonfinite + [2.0] * missing
+    return status, entries
 
 
 def sample_engine(
     engine: Engine, search: ProofSearch, num_nonces: int, *, on_progress: OnCount | None = None
-) -> list[float]:
-    """Sample distances with an engine of this process; as `sample_pool`, without a queue.
+) -> list[Any]:
+    """Sample values with an engine of this process, in the order of their nonces, broken ones too.
 
     Raises:
         InvalidRound: seq_len is above the model's limit.
     """
-    distances: list[float] = []
+    values: list[Any] = []
     for batch in batches_of(search, range(num_nonces)):
-        distances += engine.values(batch)
+        values += engine.values(batch)
         if on_progress is not None:
-            on_progress(len(distances), num_nonces)
-    return distances
+            on_progress(len(values), num_nonces)
+    return values
 
 
 def _follow(
     backend: Backend, round_id: str, spec: RoundSpec, on_progress: OnCount | None
-) -> tuple[RoundStatus, list[float]]:
-    """Collect a calibration round's distances until it is over; return how it ended, too."""
+) -> tuple[RoundStatus, list[ProofEntry]]:
+    """Collect what a round of samples keeps until it is over; return how it ended, too."""
     assert spec.max_nonces is not None
     store, cursor = backend.store, START
-    distances: list[float] = []
+    found: list[ProofEntry] = []
     patience = time.monotonic() + spec.window_s
     while True:
         try:
@@ -129,17 +153,17 @@ def _follow(
             )
             entries = store.read_proofs(status, cursor, block_ms=None if over else POLL_MS)
             if not entries and (over or _no_scheduler(backend, status)):
-                return status, distances
+                return status, found
         except StoreUnavailable:
             if time.monotonic() > patience:
                 raise
             time.sleep(POLL_MS / 1000)
             continue
-        for entry in entries:
-            distances += entry.proofs.values
-            cursor = entry.cursor
-        if entries and on_progress is not None:
-            on_progress(len(distances), spec.max_nonces)
+        found += entries
+        if entries:
+            cursor = entries[-1].cursor
+            if on_progress is not None:
+                on_progress(sum(len(entry.proofs) for entry in found), spec.max_nonces)
 
 
 def _no_scheduler(backend: Backend, status: RoundStatus) -> bool:

@@ -72,13 +72,39 @@ def check_valid_rate(valid_rate: float, num_samples: int) -> None:
         )
 
 
-def r_target_for(distances: Sequence[float], valid_rate: float) -> Calibration:
-    """Estimate the r_target below which the given share of distances lies.
+def quantile(ordered: Sequence[float], share: float) -> tuple[float, float, float]:
+    """Estimate the value below which a share of a distribution lies, with an interval of confidence `CONFIDENCE`.
 
-    The estimate is the quantile of type 6 of Hyndman & Fan (1996): a new nonce is below it with
-    probability `valid_rate` on average, whatever the distribution. The interval is that of order
+    The estimate is the quantile of type 6 of Hyndman & Fan (1996): a new sample is below it with
+    probability `share` on average, whatever the distribution. The interval is that of order
     statistics (David & Nagaraja, Order Statistics, 7.1): how many of n samples lie below the right
-    r_target is binomial, so it is free of the distribution too, and holds its confidence or more.
+    value is binomial, so it is free of the distribution too, and holds its confidence or more.
+
+    Args:
+        ordered: samples, ascending; at least MIN_EXPECTED are expected on either side of the value.
+        share: (0, 1).
+
+    Returns:
+        The estimate, and the lower and upper bound; an infinity where the sample gives none.
+    """
+    from scipy.special import bdtrik
+
+    num = len(ordered)
+    # 1 <= place <= num
+    place = (num + 1) * share
+    below = int(place)
+    value = ordered[below - 1]
+    if place > below:
+        value += (place - below) * (ordered[below] - value)
+    # Places, from 1, of the order statistics that bound the quantile: those of the binomial distribution of
+    # how many samples are below it, one further at the top.
+    first, last = (math.ceil(bdtrik(tail, num, share)) for tail in (_ERROR, 1 - _ERROR))
+    low = ordered[first - 1] if first >= 1 else -math.inf
+    return value, low, ordered[last] if last < num else math.inf
+
+
+def r_target_for(distances: Sequence[float], valid_rate: float) -> Calibration:
+    """Estimate the r_target below which the given share of distances lies; see `quantile`.
 
     Args:
         distances: of a sample of nonces; one that is not finite counts as never valid.
@@ -88,18 +114,11 @@ def r_target_for(distances: Sequence[float], valid_rate: float) -> Calibration:
         InvalidRound: valid_rate is out of bounds.
         CalibrationError: there are too few samples, or too many of them are equal or not finite.
     """
-    from scipy.special import bdtrik
-
     num = len(distances)
     check_valid_rate(valid_rate, num)
     ordered = sorted(d if math.isfinite(d) else math.inf for d in distances)
     num_finite = sum(map(math.isfinite, ordered))
-    # 1 <= place <= num, as at least MIN_EXPECTED are expected on either side.
-    place = (num + 1) * valid_rate
-    below = int(place)
-    value = ordered[below - 1]
-    if place > below:
-        value += (place - below) * (ordered[below] - value)
+    value, low, high = quantile(ordered, valid_rate)
     if not math.isfinite(value):
         raise CalibrationError(
             f"{num - num_finite:,} of {num:,} distances are not finite numbers, so no r_target "
@@ -111,15 +130,11 @@ def r_target_for(distances: Sequence[float], valid_rate: float) -> Calibration:
             f"Many distances are exactly {value:g}, so no r_target gives a valid rate of "
             f"{valid_rate:g}: the model's logits hardly depend on its input; try another model."
         )
-    # Places, from 1, of the order statistics that bound the quantile: those of the binomial distribution of
-    # how many samples are below it, one further at the top. 0 or num + 1: the sample gives no bound there.
-    first, last = (math.ceil(bdtrik(tail, num, valid_rate)) for tail in (_ERROR, 1 - _ERROR))
-    low = ordered[first - 1] if first >= 1 else 0.0
-    high = ordered[last] if last < num_finite else 2.0
     return Calibration(
         r_target=value,
-        low=low,
-        high=high,
+        # Where the sample gives no bound, these are all distances there are.
+        low=max(low, 0.0),
+        high=min(high, 2.0),
         confidence=CONFIDENCE,
         valid_rate=valid_rate,
         sampled_rate=sampled_rate,

@@ -123,6 +123,23 @@ def choose_model(gpus: Sequence[Gpu], wish: ModelWish, *, any_model: bool = Fals
     )
 
 
+def deployed_runtimes(gpus: Sequence[Gpu], model: str | None) -> list[EngineInfo]:
+    """Return one model as every dtype and runtime that live GPUs have of it.
+
+    Args:
+        gpus: the live GPUs.
+        model: which one, as in `ModelWish`; needed if they have several.
+
+    Raises:
+        NoLiveGpu, ModelConflict: see `choose_model`.
+    """
+    wish = ModelWish(model)
+    fitting = [gpu.info for gpu in gpus if not gpu.draining and wish.fits(gpu.info)]
+    if len({info.fingerprint for info in fitting}) != 1:
+        return [choose_model(gpus, wish).info]
+    return list({(info.dtype, info.runtime): info for info in fitting}.values())
+
+
 def num_serving(gpus: Sequence[Gpu], spec: RoundSpec) -> int:
     """Count the GPUs that take work and can search for a round."""
     return sum(not gpu.draining and spec.is_served_by(gpu.info) for gpu in gpus)

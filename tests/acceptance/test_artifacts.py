@@ -142,3 +142,33 @@ def test_bounds_that_cannot_be_are_refused(
     done = pocqueue(stack, "round", "validate", str(artifacts["path"]), *options)
     assert done.returncode == 2
     assert words in done.stderr
+
+
+def test_a_pool_finds_the_threshold_of_its_engines(stack: Stack) -> None:
+    """The same nonces in batches of two sizes, many of them by two GPUs."""
+    done = pocqueue(
+        *(stack, "calibrate", "--proof", "artifact", "--samples", "128", "--seq-len", "16"),
+        *("--batch-size", "8", "--p-mismatch", "0.2", "--json"),
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    [pair] = found["pairs"]
+    assert pair["runs"] == "torch bfloat16 in batches of 8, torch bfloat16 in batches of 4"
+    assert pair["num_compared"] == 128
+    assert 0 <= pair["num_between_gpus"] <= 128
+    assert found["dist_threshold"] == pair["threshold"]["high"] < 0.4
+    assert (found["p_mismatch"], found["k_dim"], found["source"]) == (0.2, 12, "on the pool")
+
+
+def test_a_threshold_without_a_pool(stack: Stack) -> None:
+    """By the model in the command's process; too few samples are refused before it is loaded."""
+    options = ("calibrate", "--local", "--proof", "artifact", "--seq-len", "16")
+    done = pocqueue(stack, *options, "--samples", "100", "--batch-size", "20")
+    assert done.returncode == 0, done.stderr
+    assert "torch bfloat16 in batches of 20, torch bfloat16 in batches of 10  mean" in done.stdout
+    few = pocqueue(stack, *options, "--samples", "50")
+    assert few.returncode == 2
+    assert "at least 100 are needed" in few.stderr
+    other = pocqueue(stack, *options, "--valid-rate", "0.1")
+    assert other.returncode == 2
+    assert "--valid-rate is 0.1, but the proof is artifact" in other.stderr

@@ -47,6 +47,22 @@ def test_dtypes_against_each_other(tmp_path: Path) -> None:
     assert 0 < found["max_difference"] < found["honest_difference"]
 
 
+def test_artifacts_of_two_dtypes(tmp_path: Path) -> None:
+    """How far they are apart, and how many are beyond the threshold: exit code 1 if too many are."""
+    options = ("--proof", "artifact", "--a", "torch@float32", "--b", "torch@bfloat16")
+    done = compare(tmp_path, *options, *SHAPE, "--k-dim", "6", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["num_compared"], found["k_dim"], found["dist_threshold"]) == (64, 6, 0.4)
+    distances = found["distances"]
+    assert 0 < distances["p50"] <= distances["p90"] <= distances["p98"] <= distances["max"] < 0.4
+    assert (found["num_beyond"], found["share_beyond"], found["agrees"]) == (0, 0, True)
+
+    done = compare(tmp_path, *options, *SHAPE, "--dist-threshold", str(distances["p50"]))
+    assert done.returncode == 1, done.stderr
+    assert "Do not validate proofs of one engine with the other" in done.stdout
+
+
 def test_a_model_that_is_not_there_ends_with_a_sentence(tmp_path: Path) -> None:
     """Raised in the engine's process, said by the command, exit code 2."""
     done = compare(tmp_path, "--b", "torch", "--model", str(tmp_path / "none"), *SHAPE)

@@ -238,14 +238,14 @@ def test_an_engine_is_measured_after_one_pass_that_does_not_count() -> None:
     search = make_spec(batch_size=2, seq_len=7)
     found = measure(engine, lambda line: None, search=search, num_nonces=5)
     assert engine.calls == [(2, 7), [0, 1], [2, 3], [4]]
-    assert found.distances == [0, 1, 2, 3, 4]
+    assert found.values == [0, 1, 2, 3, 4]
     assert len(found.batch_s) == 3
     assert found.info == INFO
 
 
 def test_speed_is_that_of_the_median_pass() -> None:
     """One slow batch does not count, nor does a short one count less."""
-    found = Measurement(info=INFO, distances=[], batch_size=32, batch_s=[0.5, 9.0, 0.4])
+    found = Measurement(info=INFO, values=[], batch_size=32, batch_s=[0.5, 9.0, 0.4])
     assert (found.median_batch_s, found.nonces_per_s) == (0.5, 64)
 
 
@@ -358,6 +358,18 @@ def test_a_child_that_fails_says_so_in_a_sentence(
         (
             ["--r-target", "1.3", "--valid-rate", "0.1"],
             "--r-target is 1.3 and --valid-rate is 0.1; allowed: one of them.",
+        ),
+        (
+            ["--k-dim", "4"],
+            "--k-dim is 4, but the proof is distance; it is for artifact alone: leave it out.",
+        ),
+        (
+            ["--proof", "artifact", "--r-target", "1.3"],
+            "--r-target is 1.3, but the proof is artifact; it is for distance alone: leave it out.",
+        ),
+        (
+            ["--proof", "artifact", "--dist-threshold", "3"],
+            "--dist-threshold is 3.0; allowed: a number from 0 to 2.",
         ),
         (["--block-hash", ""], "--block-hash is ''; allowed: 1 to 256 printable characters."),
     ],
