@@ -61,7 +61,7 @@ def test_a_threshold_keeps_mismatches_below_p_mismatch() -> None:
         assert threshold.low < threshold.value < threshold.high
         fresh = generator.gamma(4, 0.05, 20_000)
         kept += bool((fresh > threshold.high).mean() <= 0.1)
-        assert (fresh > threshold.high).mean() > 0.05
+        assert (fresh > threshold.high).mean() > 0.03
     assert kept >= 36
 
 
