@@ -32,9 +32,9 @@ def make_certificate(folder: Path, *, days_left: float = 1) -> tuple[Path, Path]
     key = serialization.load_pem_private_key(key_path.read_bytes(), password=None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
 
-    def signed(name: str, days: float, extension: x509.ExtensionType) -> bytes:
+    def signed(name: str, days: float, *extensions: x509.ExtensionType) -> bytes:
         end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
-        certificate = (
+        builder = (
             x509.CertificateBuilder()
             .subject_name(_name(name))
             .issuer_name(_name("an authority of the tests"))
@@ -42,16 +42,29 @@ def make_certificate(folder: Path, *, days_left: float = 1) -> tuple[Path, Path]
             .serial_number(x509.random_serial_number())
             .not_valid_before(end - datetime.timedelta(days=20))
             .not_valid_after(end)
-            .add_extension(extension, critical=False)
-            .sign(key, hashes.SHA256())
         )
-        return certificate.public_bytes(serialization.Encoding.PEM)
+        for extension in (*extensions, own, behind):
+            is_critical = isinstance(extension, x509.BasicConstraints | x509.KeyUsage)
+            builder = builder.add_extension(extension, critical=is_critical)
+        return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+    # Python 3.13 and later take no certificate without these.
+    own = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    behind = x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key())
+    uses = dict.fromkeys(
+        (
+            *("digital_signature", "content_commitment", "key_encipherment", "data_encipherment"),
+            *("key_agreement", "crl_sign", "encipher_only", "decipher_only"),
+        ),
+        False,
+    )
+    usage = x509.KeyUsage(key_cert_sign=True, **uses)
 
     names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
     authority = x509.BasicConstraints(ca=True, path_length=None)
     cert_path.write_bytes(
         signed("a server of the tests", days_left, names)
-        + signed("an authority of the tests", 10, authority)
+        + signed("an authority of the tests", 10, authority, usage)
     )
     return cert_path, key_path
 
