@@ -34,7 +34,7 @@ def test_a_lock_lasts_as_long_as_a_child_that_inherits_it(tmp_path: Path) -> Non
     lock.close()
     with pytest.raises(BlockingIOError):
         FileLock(path, wait=False)
-    child.communicate(b"\n", timeout=30)
+    child.communicate(b"\n", timeout=120)
     FileLock(path, wait=False).close()
 
 

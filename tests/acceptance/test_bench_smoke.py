@@ -20,7 +20,7 @@ def test_a_smoke_run_gives_every_figure(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=170,
+        timeout=500,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     content = json.loads(output.read_text())

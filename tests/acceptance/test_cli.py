@@ -156,8 +156,8 @@ class Watcher:
         os.kill(self.process.pid, signal.SIGINT)
 
     def end(self) -> int:
-        code = self.process.wait(timeout=60)
-        self._reader.join(timeout=10)
+        code = self.process.wait(timeout=120)
+        self._reader.join(timeout=120)
         return code
 
 
@@ -218,7 +218,7 @@ def test_a_queue_with_a_live_worker_takes_no_second_one(stack: Stack) -> None:
     """The second worker ends with code 2 and says who has the queue."""
     second = stack.spawn("second", "celery", "-A", "pocqueue", "worker", "-Q", "gpu0")
     del stack.processes["second"]
-    assert second.wait(timeout=90) == 2
+    assert second.wait(timeout=120) == 2
     assert "Queue gpu0 is served by a live worker already" in stack.log("second").read_text()
 
 
@@ -230,7 +230,7 @@ def test_a_queue_without_its_gpu_is_refused(stack: Stack) -> None:
         cwd=stack.folder,
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=500,
         check=False,
     )
     assert done.returncode == 2, done.stderr

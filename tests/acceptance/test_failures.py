@@ -99,5 +99,5 @@ def test_a_worker_waits_for_redis_at_its_start(stack: Stack, tmp_path: Path) -> 
         stack.wait(lambda: "gpu0 is in the pool" in log.read_text(), "the worker in the pool")
     finally:
         worker.terminate()
-        assert worker.wait(timeout=60) == 0
+        assert worker.wait(timeout=120) == 0
         server.stop()

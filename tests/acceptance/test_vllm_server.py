@@ -297,7 +297,9 @@ def test_a_worker_with_a_vllm_of_its_own(server: VllmServer, stack: Stack) -> No
     assert served["distances"] == [found[nonce] for nonce in range(100, 108)]
     children = psutil.Process(process.pid).children(recursive=True)
     assert stack.terminate("gpu0") == 0
-    wait_until(lambda: not any(child.is_running() for child in children), 20, "its children to end")
+    wait_until(
+        lambda: not any(child.is_running() for child in children), 120.0, "its children to end"
+    )
 
 
 def test_a_restarted_server_computes_the_same_distances(

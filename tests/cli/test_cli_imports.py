@@ -14,7 +14,7 @@ def loaded(code: str) -> set[str]:
     """Return the top-level packages that a fresh interpreter has loaded after some code."""
     report = f"{code}\nimport sys\nprint('LOADED', *{{n.partition('.')[0] for n in sys.modules}})"
     done = subprocess.run(
-        [sys.executable, "-c", report], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", report], capture_output=True, text=True, check=True, timeout=300
     )
     return set(done.stdout.rpartition("LOADED")[2].split())
 

@@ -38,7 +38,7 @@ def env(child_env: dict[str, str], tmp_path: Path) -> dict[str, str]:
 
 def refusal(env: dict[str, str], *argv: str) -> str:
     """Return the sentence that `serve` leaves with."""
-    done = subprocess.run([*SERVE, *argv], env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*SERVE, *argv], env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.startswith("pocqueue: ")
@@ -70,7 +70,7 @@ def test_a_node_serves_until_it_is_told_to_end(env: dict[str, str], tmp_path: Pa
             assert status["signer"] == SigningKey.load(tmp_path / "node-key.pem").public_hex
         finally:
             process.terminate()
-            assert process.wait(timeout=30) == 0
+            assert process.wait(timeout=120) == 0
     assert TOKEN not in log.read_text()
 
 

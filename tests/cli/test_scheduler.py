@@ -22,13 +22,13 @@ def test_metrics_are_served_where_a_port_is_set(child_env: dict[str, str], tmp_p
     ):
         try:
             found = wait_for_line(log, r"Metrics: (http://127\.0\.0\.1:\d+/metrics)")
-            with urllib.request.urlopen(found[1], timeout=10) as answer:  # noqa: S310 - loopback
+            with urllib.request.urlopen(found[1], timeout=60) as answer:  # noqa: S310 - loopback
                 page = answer.read().decode()
             assert "\npocqueue_up 1.0\n" in page
             assert "\nprocess_cpu_seconds_total " in page
         finally:
             process.terminate()
-            assert process.wait(timeout=30) == 0
+            assert process.wait(timeout=120) == 0
 
 
 def test_a_taken_port_ends_it_with_a_sentence(child_env: dict[str, str]) -> None:
@@ -38,7 +38,7 @@ def test_a_taken_port_ends_it_with_a_sentence(child_env: dict[str, str]) -> None
         taken.listen()
         port = taken.getsockname()[1]
         env = child_env | {"POCQUEUE_METRICS_PORT": str(port)}
-        done = subprocess.run(COMMAND, env=env, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(COMMAND, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
     assert f"Metrics cannot be served on 127.0.0.1:{port}" in done.stderr
     assert "Traceback" not in done.stderr

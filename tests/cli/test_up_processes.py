@@ -26,7 +26,7 @@ from tests.support.commands import without_settings
 from tests.support.waiting import wait_until
 
 #: Two cores that import torch several times at once.
-PATIENCE_S = 90.0
+PATIENCE_S = 300.0
 
 
 class Up:
@@ -125,7 +125,7 @@ def ups(state_dir: Path) -> Iterator[list[Up]]:
 def healthy(url: str) -> bool:
     """Tell whether Flower answers."""
     try:
-        with urllib.request.urlopen(f"{url}/healthcheck", timeout=5) as answer:  # noqa: S310 - http
+        with urllib.request.urlopen(f"{url}/healthcheck", timeout=60) as answer:  # noqa: S310 - http
             return bool(answer.read() == b"OK")
     except (urllib.error.URLError, OSError):
         return False

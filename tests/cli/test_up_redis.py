@@ -130,7 +130,7 @@ def test_run_waits_for_a_server_that_cannot_start_again(server: RedisServer) -> 
 def test_run_can_leave_it_running(server: RedisServer) -> None:
     """With --keep only the watching ends."""
     with subprocess.Popen([sys.executable, "-m", "pocqueue", "redis", "run", "--keep"]) as keeper:
-        wait_until(server.is_running, 20, "Redis")
+        wait_until(server.is_running, 120.0, "Redis")
         keeper.terminate()
         assert keeper.wait(20) == 0
     assert server.is_running()
@@ -147,7 +147,7 @@ def test_a_busy_server_gets_no_rival(server: RedisServer) -> None:
         assert process is not None
         looks = keeper_looks(keeper.pid)
         process.suspend()
-        wait_until(lambda: keeper_looks(keeper.pid) >= looks + 2, 20, "two looks of the keeper")
+        wait_until(lambda: keeper_looks(keeper.pid) >= looks + 2, 120.0, "two looks of the keeper")
         process.resume()
         assert server_process(server) == process
         keeper.terminate()

@@ -201,7 +201,7 @@ def fetch(url: str, credentials: str | None = None) -> str:
         token = base64.b64encode(credentials.encode()).decode()
         request.add_header("Authorization", f"Basic {token}")
     try:
-        with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310 - see above
+        with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310 - see above
             return str(response.read().decode())
     except (urllib.error.URLError, ConnectionError):
         return ""

@@ -73,7 +73,7 @@ class Service:
                 text.partition("serves on ")[2].partition(" with")[0].rpartition(":")[2] or 0
             )
 
-        self.port = wait_until(port, 30, "the port of the service")
+        self.port = wait_until(port, 120.0, "the port of the service")
 
         def answers() -> bool:
             with contextlib.suppress(httpx.TransportError):
@@ -81,19 +81,19 @@ class Service:
                 return reply.status_code in {200, 503}
             return False
 
-        wait_until(answers, 30, "an answer of the service")
+        wait_until(answers, 120.0, "an answer of the service")
 
     def kill(self) -> None:
         """Kill it as if its machine had lost power."""
         assert self.process is not None
         self.process.kill()
-        self.process.wait(timeout=10)
+        self.process.wait(timeout=120)
 
     def end(self, signum: int = signal.SIGTERM) -> int:
         """Ask it to end; return its exit code."""
         assert self.process is not None
         self.process.send_signal(signum)
-        return self.process.wait(timeout=30)
+        return self.process.wait(timeout=120)
 
     # A legacy client: the token in query and body, no cursor.
 
@@ -505,4 +505,4 @@ def test_a_watch_goes_on_until_it_is_told_to_end(service: Service, backend: Back
         session_id = backend.store.create(make_spec(customer="alice"))
         assert any(session_id in line for line in watch.stdout)
         watch.send_signal(signal.SIGINT)
-        assert watch.wait(timeout=20) == 0
+        assert watch.wait(timeout=120) == 0

@@ -240,7 +240,7 @@ def test_it_is_served_over_http(backend: Backend) -> None:
     """On a free port, with what the process itself uses; the port is free again afterwards."""
     with serving("127.0.0.1", 0, PoolCollector(backend), ProcessCollector(registry=None)) as port:
         url = f"http://127.0.0.1:{port}/metrics"
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=60) as answer:
             samples = parse(answer.read())
     assert total(samples, "pocqueue_up") == 1
     assert total(samples, "process_resident_memory_bytes") > 0

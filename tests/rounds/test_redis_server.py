@@ -88,7 +88,7 @@ def test_of_processes_that_ask_at_the_same_time_one_starts_it(own_redis: RedisSe
         assert child.stdin is not None
         child.stdin.write("go\n")
         child.stdin.flush()
-    said = [child.communicate(timeout=60)[0].strip() for child in children]
+    said = [child.communicate(timeout=120)[0].strip() for child in children]
     assert sorted(said) == ["False", "False", "True"]
     assert own_redis.is_running(), "it outlives the process that started it"
     servers = [

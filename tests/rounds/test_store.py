@@ -651,7 +651,7 @@ def test_a_reader_can_wait_for_the_next_proof(store: RoundStore) -> None:
         waiting = threads.submit(store.read_proofs, status, START, block_ms=4000)
         wait_until(lambda: _blocked(store) == 1, message="the reader waits in Redis")
         commit(store, round_id, 1, 0, 10, [3])
-        (entry,) = waiting.result(timeout=10)
+        (entry,) = waiting.result(timeout=120)
     assert entry.proofs.nonces == [3]
 
 

@@ -26,6 +26,6 @@ def pocqueue(state_dir: Path, *argv: str, **variables: str) -> subprocess.Comple
         env=without_settings() | own | variables,
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=500,
         check=False,
     )

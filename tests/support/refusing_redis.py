@@ -102,4 +102,4 @@ def refusing_redis() -> Iterator[RefusingRedis]:
                 yield RefusingRedis(client, f"unix://{socket}", folder)
         finally:
             process.terminate()
-            process.wait(timeout=30)
+            process.wait(timeout=120)

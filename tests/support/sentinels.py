@@ -119,7 +119,7 @@ class FailingOver:
         """Kill a process as if its machine had lost power."""
         process = self.processes.pop(name)
         process.kill()
-        process.wait(timeout=30)
+        process.wait(timeout=120)
 
     def wait_leading(self, name: str) -> None:
         """Wait until a server is the primary."""
@@ -137,7 +137,7 @@ class FailingOver:
         """End all of it."""
         for process in self.processes.values():
             process.send_signal(signal.SIGKILL)
-            process.wait(timeout=30)
+            process.wait(timeout=120)
 
     def _run(self, name: str, *options: str, config: Path | None = None) -> None:
         place = ["--port", str(self.ports[name]), "--bind", "127.0.0.1", "--dir", str(self.folder)]

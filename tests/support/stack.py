@@ -83,13 +83,13 @@ class Stack:
         """Kill a process as if its machine had lost power."""
         process = self.processes.pop(name)
         process.kill()
-        process.wait(timeout=10)
+        process.wait(timeout=120)
 
     def terminate(self, name: str) -> int:
         """Ask a process to end; return its exit code."""
         process = self.processes.pop(name)
         process.terminate()
-        return process.wait(timeout=60)
+        return process.wait(timeout=120)
 
     def kill_redis(self) -> None:
         """Kill the Redis server without letting it write anything more."""
@@ -172,7 +172,7 @@ class Stack:
                 process.wait(timeout=30)
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.wait(timeout=10)
+                process.wait(timeout=120)
         self.backend.client.close()
         self.server.stop()
 

@@ -235,7 +235,7 @@ def _in_a_batch(beats: Beats, backend: Backend) -> Iterator[Callable[[], None]]:
         yield go_on.set
     finally:
         go_on.set()
-        thread.join(timeout=30)
+        thread.join(timeout=120)
 
 
 def _wait_for(event: threading.Event) -> None:

@@ -283,8 +283,8 @@ def _run_behind(bench: Bench, first: tuple[str, int], second: tuple[str, int]) -
         running = threads.submit(bench.runner.run, *first)
         wait_until(lambda: bench.engine.batches, message="the first runs")
         waiting = threads.submit(bench.runner.run, *second)
-        running.result(timeout=30)
-        waiting.result(timeout=30)
+        running.result(timeout=120)
+        waiting.result(timeout=120)
 
 
 def test_the_range_that_waits_does_not_add_a_batch_after_a_stop(bench: Bench) -> None:
@@ -429,7 +429,7 @@ def test_wait_idle_says_whether_the_work_is_done(bench: Bench) -> None:
         bench.runner.drain()
         go_on.set()
         assert bench.runner.wait_idle(20.0)
-        running.result(timeout=30)
+        running.result(timeout=120)
     assert check_books(bench.store, round_id).checked in {0, 10}
 
 
@@ -594,8 +594,8 @@ def test_the_engine_goes_on_with_the_next_range_while_the_last_commit_is_under_w
             assert bench.store.status(round_id).checked == 10
         finally:
             store.go_on.set()
-        assert first.result(timeout=30) == "20 of 20 nonces"
-        assert second.result(timeout=30) == "30 of 30 nonces"
+        assert first.result(timeout=120) == "20 of 20 nonces"
+        assert second.result(timeout=120) == "30 of 30 nonces"
     assert not bench.engine.overlapped
     assert runner.stats().checked == 50
     assert bench.store.coverage(round_id) == [(0, 50)]
@@ -616,7 +616,7 @@ def test_a_range_taken_back_before_its_last_commit_counts_without_it(bench: Benc
             assert (other.start, other.stop) == (10, 20)
         finally:
             store.go_on.set()
-        assert running.result(timeout=30) == "10 of 20 nonces"
+        assert running.result(timeout=120) == "10 of 20 nonces"
     assert runner.stats().checked == 10
     (out,) = bench.store.outstanding([round_id])
     assert out.range_id == other.range_id
@@ -636,7 +636,7 @@ def test_a_range_outlasts_a_restart_of_redis(own_backend: Backend, own_redis: Re
                 own_redis.stop()
             if batch == 5:
                 # The commit of the fourth fails meanwhile.
-                threads.submit(own_redis.ensure).result(timeout=30)
+                threads.submit(own_redis.ensure).result(timeout=120)
 
         bench.engine.on_batch = restart
         bench.runner.run(round_id, 1)
@@ -824,7 +824,7 @@ def test_a_range_delivered_twice_at_once_is_searched_once(bench: Bench) -> None:
         assert bench.runner.run(round_id, 1) == "delivered twice; already at work on it"
         assert bench.runner.stats().held == {f"{round_id}:1"}
         go_on.set()
-        assert first.result(timeout=30) == "50 of 50 nonces"
+        assert first.result(timeout=120) == "50 of 50 nonces"
     assert len(bench.engine.batches) == 5
     _check_complete(bench, round_id, 50)
 
@@ -836,7 +836,7 @@ def test_two_workers_with_the_same_range_count_it_once(bench: Bench) -> None:
     runners = [bench.new_runner(engine=engine) for engine in engines]
     with ThreadPoolExecutor(2) as threads:
         for future in [threads.submit(runner.run, round_id, 1) for runner in runners]:
-            future.result(timeout=30)
+            future.result(timeout=120)
     _check_complete(bench, round_id, 300)
 
 
@@ -865,7 +865,7 @@ def test_both_ranges_of_a_worker_are_held(bench: Bench) -> None:
         wait_until(lambda: bench.runner.stats().held == {f"{round_id}:1", f"{round_id}:2"})
         go_on.set()
         for future in futures:
-            future.result(timeout=30)
+            future.result(timeout=120)
     assert bench.runner.stats().held == set()
     assert check_books(bench.store, round_id).checked == 200
 
@@ -885,7 +885,7 @@ def test_the_engine_is_told_what_comes_next(bench: Bench) -> None:
         wait_until(lambda: bench.runner.stats().held == {f"{round_id}:1", f"{round_id}:2"})
         go_on.set()
         for future in (first, second):
-            future.result(timeout=30)
+            future.result(timeout=120)
     told = [list(batch.nonces) if batch else None for batch in bench.engine.upcoming]
     assert told == [*bench.engine.batches[1:], None]
     batch = bench.engine.upcoming[0]
@@ -914,7 +914,7 @@ def test_the_gap_between_two_ranges_is_measured(bench: Bench) -> None:
         wait_until(lambda: (round_id, 2) in bench.store.opened)
         go_on.set()
         for future in (first, second):
-            future.result(timeout=30)
+            future.result(timeout=120)
     bench.clock.add(100)
     bench.runner.run(round_id, 3)
     gaps = bench.runner.stats().gaps
