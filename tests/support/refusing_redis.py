@@ -82,7 +82,7 @@ class RefusingRedis:
             check()
             return self.refused() - before >= times
 
-        wait_until(enough, 60.0, f"{times} refusals")
+        wait_until(enough, 300.0, f"{times} refusals")
 
 
 @contextlib.contextmanager
