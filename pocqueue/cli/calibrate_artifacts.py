@@ -94,9 +94,9 @@ class Report:
             ("mismatches", f"{share} of honest nonces are beyond {bound.value:.4g} ({interval})"),
         ]
         for pair in self.pairs:
-            found.append((pair.name, pair.apart.words()))
+            found.append(("apart", f"{pair.name}: {pair.apart.words()}"))
             if pair.num_between:
-                found.append(("", f"{counted(pair.num_between, 'nonce')} on two GPUs"))
+                found.append(("", f"{counted(pair.num_between, 'nonce')} of these on two GPUs"))
         nonces = counted(worst.apart.num_nonces, "nonce")
         return [
             *found,
@@ -149,7 +149,7 @@ def calibrate_artifacts(
         nonces = sorted(a.values.keys() & b.values.keys())
         found = apart([a.values[n] for n in nonces], [b.values[n] for n in nonces], proof)
         between = sum(a.queues.get(n) != b.queues.get(n) for n in nonces)
-        pairs.append(_Pair(f"{a.name}, {b.name}", found, threshold_for(found), between))
+        pairs.append(_Pair(f"{a.name} and {b.name}", found, threshold_for(found), between))
     pairs.sort(key=lambda pair: -pair.threshold.high)
     return Report(where, draft, proof, runs[0].info, pairs)
 

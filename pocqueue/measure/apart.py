@@ -88,7 +88,7 @@ class Apart:
         proof = self.proof
         beyond = (
             f"{self.num_beyond:,} of {counted(len(self.distances), 'artifact')} are farther apart than "
-            f"{proof.dist_threshold:g}, and the fraud test takes {proof.p_mismatch:g} of them for float error"
+            f"{proof.dist_threshold:g}, and the fraud test takes a share of {proof.p_mismatch:g} for float error"
         )
         if self.agrees:
             return f"Proofs of one engine may be validated with the other: {beyond}."

@@ -50,8 +50,11 @@ TOTALS = {
         "batches dropped because they came after the deadline of their round",
     ),
     "checked": ("pocqueue_nonces_checked_total", "nonces counted, each once"),
-    "valid": ("pocqueue_nonces_valid_total", "valid nonces found"),
-    "nonfinite": ("pocqueue_nonces_nonfinite_total", "nonces whose distance was no finite number"),
+    "valid": ("pocqueue_nonces_valid_total", "valid nonces found; of artifacts every one is"),
+    "nonfinite": (
+        "pocqueue_nonces_nonfinite_total",
+        "nonces without a finite distance or artifact",
+    ),
     "abandoned": ("pocqueue_nonces_abandoned_total", "nonces given up after failures in a row"),
     "ranges_returned": (
         "pocqueue_ranges_returned_total",
