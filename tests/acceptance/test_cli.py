@@ -199,7 +199,7 @@ def test_two_ctrl_c_stop_the_round(stack: Stack) -> None:
     ("options", "words"),
     [
         (("--seq-len", "99999"), ("--seq-len is 99999", "1 to 4096", "embedded")),
-        (("--model", "gpt"), ("model is 'gpt'", "no live GPU", "embedded")),
+        (("--model", "gpt"), ("asked for 'gpt'", "deployed is embedded")),
     ],
 )
 def test_what_the_pool_cannot_do_is_refused(
