@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import socket
 import sys
 import termios
 
@@ -22,6 +23,8 @@ MAX_HEAD_S = 10.0
 TRANSPORT = "transport"
 #: Pauses between two looks at what the client has, in seconds; they double.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.001, 0.05
+#: TCP_CLOSE, the first byte of what tcp(7) calls TCP_INFO.
+_CLOSED = 7
 
 
 class Connection(HttpToolsProtocol):
@@ -76,31 +79,31 @@ async def is_received(transport: asyncio.Transport, stall_s: float) -> bool:
     loop = asyncio.get_running_loop()
     try:
         # Of our own: a client that has all of it may close the connection before the next look.
-        fd = os.dup(transport.get_extra_info("socket").fileno())
+        own = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
     except OSError:
         return False
     # Between encryption and the socket is a buffer that does not show. It is written whenever the loop turns, so
     # that nothing is in it when nothing is on its way at two looks in a row.
     looks = 1 if transport.get_extra_info("ssl_object") is None else 2
     num_quiet, pause_s, left, until, is_flushed = 0, 0.0, -1, 0.0, False
-    try:
+    with own:
         while True:
             waiting = transport.get_write_buffer_size()
             is_flushed = is_flushed or (waiting == 0 and not transport.is_closing())
             if transport.is_closing() and not is_flushed:
                 return False
-            on_its_way = waiting + _num_unacknowledged(fd)
+            on_its_way = waiting + _num_unacknowledged(own.fileno())
             num_quiet = 0 if on_its_way else num_quiet + 1
             if num_quiet == looks:
                 return True
+            if own.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _CLOSED:
+                return False  # broken: what is on its way stays there
             if on_its_way != left:
                 left, until = on_its_way, loop.time() + stall_s
             elif loop.time() >= until:
                 return False
             await asyncio.sleep(pause_s)
             pause_s = min(max(2 * pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
-    finally:
-        os.close(fd)
 
 
 def _num_unacknowledged(fd: int) -> int:

@@ -145,7 +145,8 @@ def running(env: dict[str, str], folder: Path) -> Iterator[Service]:
         yield service
     finally:
         if service.process is not None and service.process.poll() is None:
-            service.kill()
+            # Its processes would outlive it otherwise.
+            service.end()
         text = service.log.read_text() if service.log.exists() else ""
         assert TOKEN not in text
         assert "Traceback" not in text

@@ -36,10 +36,19 @@ def _accept(listener: socket.socket, port: int, after: int) -> None:
         with client, socket.socket() as service:
             service.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _HOLDS)
             service.connect(("127.0.0.1", port))
-            service.sendall(client.recv(65536))
+            threading.Thread(target=_pass_on, args=(client, service), daemon=True).start()
             left = after
             while left > 0 and (part := service.recv(min(left, _AT_ONCE))):
                 client.sendall(part)
                 left -= len(part)
+            # Wakes who reads from the client, and would keep its connection from being broken.
+            client.shutdown(socket.SHUT_RD)
             for end in (client, service):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def _pass_on(client: socket.socket, service: socket.socket) -> None:
+    """Pass on what the client sends, until either end is closed."""
+    with contextlib.suppress(OSError):
+        while part := client.recv(65536):
+            service.sendall(part)
