@@ -59,7 +59,9 @@ class Artifact(ProofScheme):
     value_type: ClassVar[Any] = Annotated[str, Field(max_length=3 * MAX_K_DIM)]
     noun: ClassVar[str] = "artifact"
     possible: ClassVar[str] = "base64 of k_dim float16, all finite"
-    other_runtime: ClassVar[str] = "artifacts are farther apart by float error"
+    other_runtime: ClassVar[str] = (
+        "artifacts are farther apart by float error, which dist_threshold has to allow for"
+    )
     signed_parameters: ClassVar[tuple[str, ...]] = (
         "dist_threshold",
         "p_mismatch",
