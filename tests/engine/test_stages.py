@@ -61,7 +61,7 @@ class Model:
     def __init__(self) -> None:
         self.inputs: list[torch.Tensor] = []
 
-    def __call__(self, inputs: torch.Tensor, output: str = "logits") -> torch.Tensor:
+    def __call__(self, inputs: torch.Tensor, *_given: object) -> torch.Tensor:
         self.inputs.append(inputs.clone())
         return inputs.float().sum(dim=1).repeat(1, 3)[:, : INFO.vocab_size]
 
@@ -94,7 +94,7 @@ def test_the_model_alone_has_its_inputs_in_memory() -> None:
 def test_a_rank_without_logits_measures_no_distances() -> None:
     """As on all but the first of a tensor-parallel group."""
     kernels = Journal()
-    found = timer(kernels, lambda _inputs, _output: None).time_stages(BATCH, 1)
+    found = timer(kernels, lambda *_given: None).time_stages(BATCH, 1)
     assert kernels.said == ["inputs"]
     assert tuple(found) == STAGES
 
@@ -102,7 +102,7 @@ def test_a_rank_without_logits_measures_no_distances() -> None:
 def test_a_batch_without_room_is_refused_with_a_sentence() -> None:
     """The caller may go on with a smaller one."""
 
-    def full(_inputs: torch.Tensor, _output: str) -> torch.Tensor:
+    def full(*_given: object) -> torch.Tensor:
         raise torch.OutOfMemoryError("no room")
 
     for measure in (timer(Journal(), full).time_stages, timer(Journal(), full).time_forward):

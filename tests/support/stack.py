@@ -136,6 +136,8 @@ class Stack:
         draft = draft_spec(
             **{"block_hash": os.urandom(8).hex(), "window_s": 120.0} | small | fields
         )
+        # A busy machine may keep a worker from its heartbeat for a while.
+        self.wait(self.backend.pool.live, "a live GPU")
         return self.backend.store.create(decided(draft, deployed_model(self.backend, draft, None)))
 
     def status(self, round_id: str) -> RoundStatus:
