@@ -6,6 +6,8 @@ import contextlib
 import fcntl
 import os
 import tempfile
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
 
 from typing_extensions import override
@@ -78,3 +80,45 @@ def replace_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+@dataclass(frozen=True)
+class SharedFile(ABC):
+    """A small file that several processes read, and change one at a time.
+
+    Every method raises what `unusable` returns if the file cannot be used.
+    """
+
+    path: Path
+
+    @abstractmethod
+    def unusable(self, done: str, exc: OSError) -> Exception:
+        """Return the error to raise.
+
+        Args:
+            done: what cannot be done with the file: "read", "locked" or "written".
+            exc: why.
+        """
+
+    def content(self) -> bytes | None:
+        """Return what is in it; None: there is no file."""
+        try:
+            return self.path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as exc:
+            raise self.unusable("read", exc) from None
+
+    def locked(self) -> FileLock:
+        """Keep other processes from changing it until the block ends."""
+        try:
+            return FileLock(self.path.with_name(f"{self.path.name}.lock"))
+        except OSError as exc:
+            raise self.unusable("locked", exc) from None
+
+    def replace(self, data: bytes) -> None:
+        """Write it anew, as a whole."""
+        try:
+            replace_file(self.path, data)
+        except OSError as exc:
+            raise self.unusable("written", exc) from None

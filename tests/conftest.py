@@ -69,6 +69,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Groups:
     return _Groups(config, log)
 
 
+@pytest.fixture(autouse=True)
+def own_settings() -> Iterator[None]:
+    """Take back what a command that ran in this process has put into its environment."""
+    before = {name: text for name, text in os.environ.items() if name.startswith(ENV_PREFIX)}
+    yield
+    for name in [name for name in os.environ if name.startswith(ENV_PREFIX)]:
+        if name not in before:
+            del os.environ[name]
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
     """A real Redis server for the whole run."""

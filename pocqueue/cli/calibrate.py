@@ -241,7 +241,7 @@ def _open_pool(settings: Settings, stack: ExitStack) -> Backend | None:
 
 
 def _pool_source(backend: Backend, draft: RoundSpec, model: str | None) -> _Source:
-    from pocqueue.measure.samples import sample_pool
+    from pocqueue.measure.samples import distances_of, run_sample
     from pocqueue.rounds.start import deployed_model
 
     info = deployed_model(backend, draft, model)
@@ -253,7 +253,8 @@ def _pool_source(backend: Backend, draft: RoundSpec, model: str | None) -> _Sour
             return []
         search = search.model_copy(update={"window_s": left_s})
         # Whether there are enough in all is for `r_target_for` to say.
-        return sample_pool(backend, info, search, num, at_least=1, on_progress=on_progress)
+        found = run_sample(backend, info, search, num, at_least=1, on_progress=on_progress)
+        return distances_of(*found)
 
     return _Source("on the pool", info, sample)
 

@@ -316,7 +316,7 @@ def calibrated(
     backend: Backend, draft: Any, info: Any, valid_rate: float, *, quiet: bool
 ) -> dict[str, Any]:
     """Sample distances of this block on the pool; return the r_target for a valid rate."""
-    from pocqueue.measure.samples import sample_draft, sample_pool
+    from pocqueue.measure.samples import distances_of, run_sample, sample_draft
     from pocqueue.measure.valid_rate import check_valid_rate, r_target_for
 
     check_valid_rate(valid_rate, CALIBRATION_SAMPLES)
@@ -325,7 +325,8 @@ def calibrated(
         view.print(f"Calibrating r_target on {CALIBRATION_SAMPLES:,} nonces of this block …")
     search = sample_draft(draft.block_hash, seq_len=draft.seq_len, batch_size=draft.batch_size)
     with nullcontext() if quiet else progress("Sampling", CALIBRATION_SAMPLES) as tell:
-        distances = sample_pool(backend, info, search, CALIBRATION_SAMPLES, on_progress=tell)
+        sample = run_sample(backend, info, search, CALIBRATION_SAMPLES, on_progress=tell)
+    distances = distances_of(*sample)
     found = r_target_for(distances, valid_rate)
     if not quiet:
         view.print(

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing_extensions import override
 
 from pocqueue.errors import SettingsError
-from pocqueue.files import FileLock, replace_file
+from pocqueue.files import SharedFile
 from pocqueue.settings import DelegationSettings, Settings
 from pocqueue.web.door import digest, find_token
 
@@ -64,10 +65,8 @@ def tokens_path(settings: Settings, delegation: DelegationSettings) -> Path:
 
 
 @dataclass(frozen=True)
-class TokensFile:
+class TokensFile(SharedFile):
     """The file of customers, as commands read and change it."""
-
-    path: Path
 
     def read(self) -> list[Customer]:
         """Return the customers, by name; none if there is no file.
@@ -75,12 +74,11 @@ class TokensFile:
         Raises:
             SettingsError: the file cannot be read, or is no file of customers.
         """
-        try:
-            content = _Content.model_validate_json(self.path.read_bytes())
-        except FileNotFoundError:
+        data = self.content()
+        if data is None:
             return []
-        except OSError as exc:
-            raise self._unusable("read", exc) from None
+        try:
+            content = _Content.model_validate_json(data)
         except ValidationError as exc:
             problem = exc.errors()[0]
             place = ".".join(str(part) for part in problem["loc"]) or "the file"
@@ -119,7 +117,7 @@ class TokensFile:
             raise SettingsError(
                 f"name is {MAIN!r}, which is whoever has DELEGATION_AUTH_TOKEN; choose another."
             )
-        with self._locked():
+        with self.locked():
             customers = self.read()
             if any(known.name == name for known in customers):
                 raise SettingsError(
@@ -135,7 +133,7 @@ class TokensFile:
         Raises:
             SettingsError: there is no such customer, or the file cannot be used.
         """
-        with self._locked():
+        with self.locked():
             customers = self.read()
             left = [customer for customer in customers if customer.name != name]
             if len(left) == len(customers):
@@ -145,20 +143,12 @@ class TokensFile:
                 )
             self._write(left)
 
-    def _locked(self) -> FileLock:
-        try:
-            return FileLock(self.path.with_name(f"{self.path.name}.lock"))
-        except OSError as exc:
-            raise self._unusable("locked", exc) from None
-
     def _write(self, customers: list[Customer]) -> None:
         content = _Content(version=1, customers=customers).model_dump_json(indent=2)
-        try:
-            replace_file(self.path, f"{content}\n".encode())
-        except OSError as exc:
-            raise self._unusable("written", exc) from None
+        self.replace(f"{content}\n".encode())
 
-    def _unusable(self, done: str, exc: OSError) -> SettingsError:
+    @override
+    def unusable(self, done: str, exc: OSError) -> SettingsError:
         return SettingsError(
             f"{self.path}, the file of customers, cannot be {done} ({exc.strerror}): mend owner or mode of "
             "the file and its folder, or set DELEGATION_TOKENS_FILE to another place."

@@ -49,26 +49,12 @@ def sample_draft(block_hash: str, **fields: Any) -> RoundSpec:
     return draft_spec(block_hash=block_hash, public_key=CALIBRATION_KEY, **fields)
 
 
-def sample_pool(
-    backend: Backend,
-    info: EngineInfo,
-    draft: RoundSpec,
-    num_nonces: int,
-    *,
-    at_least: int | None = None,
-    on_progress: OnCount | None = None,
-) -> list[float]:
-    """Sample distances through the queue: `run_sample` with r_target 2, below which every distance is.
+def distances_of(status: RoundStatus, entries: list[ProofEntry]) -> list[float]:
+    """Return what `run_sample` found with r_target 2, below which every distance is.
 
     Returns:
         A distance for each nonce that was counted, in no order; NaN if it is not finite.
-
-    Raises:
-        CalibrationError: it ended with fewer than `at_least`; says why.
     """
-    status, entries = run_sample(
-        backend, info, draft, num_nonces, at_least=at_least, on_progress=on_progress
-    )
     distances = [distance for entry in entries for distance in entry.proofs.values]
     missing = status.checked - len(distances) - status.nonfinite
     # Not below r_target 2 and finite: exactly 2.

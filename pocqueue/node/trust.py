@@ -9,13 +9,13 @@ from __future__ import annotations
 import datetime
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from typing_extensions import override
 
 from pocqueue.errors import DelegationError, OutboxError
-from pocqueue.files import FileLock, replace_file
+from pocqueue.files import SharedFile
 
 logger = logging.getLogger(__name__)
 
@@ -36,22 +36,19 @@ _CHEATS = TypeAdapter(list[Cheat])
 
 
 @dataclass(frozen=True)
-class TrustFile:
+class TrustFile(SharedFile):
     """The big nodes that are not used any more.
 
     Every method raises OutboxError if the file cannot be read or written.
     """
 
-    path: Path
-
     def read(self) -> list[Cheat]:
         """Return them, oldest first; none if there is no file."""
-        try:
-            return _CHEATS.validate_json(self.path.read_bytes())
-        except FileNotFoundError:
+        data = self.content()
+        if data is None:
             return []
-        except OSError as exc:
-            raise self._unusable("read", exc) from None
+        try:
+            return _CHEATS.validate_json(data)
         except ValidationError as exc:
             raise OutboxError(
                 f"{self.path} is no list of big nodes that cheated ({exc.errors()[0]['msg']}): mend it, or "
@@ -76,7 +73,7 @@ class TrustFile:
         """Note that a big node was caught."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         cheat = Cheat(url=_plain(url), caught=now, session_id=session_id, reason=reason)
-        with self._locked():
+        with self.locked():
             self._write([*(known for known in self.read() if known.url != cheat.url), cheat])
         logger.error(
             "DELEGATION %s is not used any more, until `pocqueue node trust clear %s`.",
@@ -85,26 +82,18 @@ class TrustFile:
 
     def clear(self, url: str | None) -> list[str]:
         """Trust a big node again, or all of them (None); return the URLs of those that were not."""
-        with self._locked():
+        with self.locked():
             known = self.read()
             cleared = [cheat for cheat in known if url is None or cheat.url == _plain(url)]
             if cleared:
                 self._write([cheat for cheat in known if cheat not in cleared])
         return [cheat.url for cheat in cleared]
 
-    def _locked(self) -> FileLock:
-        try:
-            return FileLock(self.path.with_name(f"{self.path.name}.lock"))
-        except OSError as exc:
-            raise self._unusable("locked", exc) from None
-
     def _write(self, cheats: list[Cheat]) -> None:
-        try:
-            replace_file(self.path, _CHEATS.dump_json(cheats, indent=2) + b"\n")
-        except OSError as exc:
-            raise self._unusable("written", exc) from None
+        self.replace(_CHEATS.dump_json(cheats, indent=2) + b"\n")
 
-    def _unusable(self, done: str, exc: OSError) -> OutboxError:
+    @override
+    def unusable(self, done: str, exc: OSError) -> OutboxError:
         return OutboxError(
             f"{self.path}, the list of big nodes that cheated, cannot be {done} ({exc.strerror}): mend its "
             "folder, or set POCQUEUE_STATE_DIR to another."

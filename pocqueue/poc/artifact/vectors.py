@@ -12,24 +12,11 @@ import torch
 
 from pocqueue.errors import InvalidRound
 from pocqueue.poc.artifact import data
-from pocqueue.poc.artifact.reference import _TINY, reflect
+from pocqueue.poc.artifact.reference import _TINY, reflect as reflect
 from pocqueue.poc.artifact.seeds import layer_seeds, pick_seeds, rotation_seeds, token_seeds
 from pocqueue.poc.fraud import fraud_test
 from pocqueue.poc.kernels import Kernels, kernels_for
 from pocqueue.poc.kernels.reference import hash
-
-__all__ = [
-    "artifact_vectors",
-    "decode_vector",
-    "encode_vector",
-    "haar_vectors",
-    "is_mismatch",
-    "judge",
-    "layer_vectors",
-    "pick_dims",
-    "pseudo_input_ids",
-    "reflect",
-]
 
 
 def pick_dims(
