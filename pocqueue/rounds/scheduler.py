@@ -21,6 +21,7 @@ from pocqueue.rounds.callbacks import CALLBACK_GRACE_S
 from pocqueue.rounds.planner import DELIVERY_S, RANGE_S, find_lost, plan
 from pocqueue.rounds.pool import HEARTBEAT_TTL_S, Gpu
 from pocqueue.rounds.records import AssignedRange, RoundStatus
+from pocqueue.rounds.relays import Relays
 from pocqueue.rounds.spec import RoundState
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ MAX_BUSY_STEP_S = 0.25
 IDLE_STEP_S = 0.5
 #: Between two tries of a scheduler that does not lead, or has lost Redis.
 STANDBY_STEP_S = 0.5
+#: Between two looks at jobs of GPU hosts, where there are gateways for them.
+SWEEP_S = 5.0
 #: A leader that does not renew for this long loses the lead.
 LEASE_S = 3.0
 
@@ -57,6 +60,9 @@ class Sender(Protocol):
     def send_callback(self, round_id: str, token: str) -> None:
         """Put a task that delivers a round's proofs, with the token of its lease, on the io queue."""
 
+    def send_sweep(self) -> None:
+        """Put a task that looks after jobs of GPU hosts on the gateways' queue."""
+
 
 @dataclass(frozen=True, slots=True)
 class SchedulerTimings:
@@ -70,6 +76,7 @@ class SchedulerTimings:
     delivery_s: float = DELIVERY_S  #: a worker that does not have its range by then will not get it
     idle_s: float = IDLE_STEP_S  #: between two steps while there is nothing to do
     lease_s: float = LEASE_S  #: after which a leader that does not renew loses the lead
+    sweep_s: float = SWEEP_S  #: between two looks at jobs of GPU hosts
 
 
 @dataclass(eq=False, repr=False)
@@ -83,6 +90,8 @@ class Scheduler:
 
     def __post_init__(self) -> None:
         self._store, self._pool = self.backend.store, self.backend.pool
+        self._relays = Relays(self.backend.client, self.backend.url)
+        self._next_sweep = -math.inf
         self._id = uuid.uuid4().hex
         #: Since when it leads without an outage.
         self._undisturbed_since = -math.inf
@@ -139,6 +148,10 @@ class Scheduler:
         grace_s = self.timings.grace_s if is_late else math.inf
         for round_id, token in self.backend.callbacks.claim_due(grace_s):
             self.sender.send_callback(round_id, token)
+        if (now := self.clock()) >= self._next_sweep:
+            self._next_sweep = now + self.timings.sweep_s
+            if self._relays.live():
+                self.sender.send_sweep()
         return bool(rounds)
 
     def _schedule(self, rounds: list[RoundStatus]) -> None:

@@ -17,7 +17,13 @@ from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.metrics import PoolCollector, serving
 from pocqueue.rounds.records import AssignedRange, RoundStatus
 from pocqueue.rounds.scheduler import Scheduler, SchedulerTimings, Sender, Stop
-from pocqueue.rounds.task_names import DELIVER_PROOFS, IO_QUEUE, RUN_RANGE
+from pocqueue.rounds.task_names import (
+    DELIVER_PROOFS,
+    HOSTS_QUEUE,
+    IO_QUEUE,
+    RUN_RANGE,
+    SWEEP_HOSTS,
+)
 from pocqueue.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -59,6 +65,13 @@ class CelerySender(Sender):
             )
         except OperationalError as exc:
             raise StoreUnavailable(f"Celery cannot send to {IO_QUEUE}: {exc}") from exc
+
+    @override
+    def send_sweep(self) -> None:
+        try:
+            self._app.send_task(SWEEP_HOSTS, queue=HOSTS_QUEUE, ignore_result=True)
+        except OperationalError as exc:
+            raise StoreUnavailable(f"Celery cannot send to {HOSTS_QUEUE}: {exc}") from exc
 
     @override
     def send_ranges(self, sent: Sequence[tuple[str, RoundStatus, AssignedRange]]) -> None:

@@ -58,6 +58,8 @@ class Keys:
     SESSIONS = f"{PREFIX}sessions"
     AUTH_FAILURES = f"{PREFIX}auth_failures"
     METRICS = f"{PREFIX}metrics"
+    #: Gateways of GPU hosts by when they last said that they are there, in ms; see `relays`.
+    HOSTS_RELAYS = f"{PREFIX}hosts_relays"
 
     @staticmethod
     def of_round(round_id: str, part: str) -> str:

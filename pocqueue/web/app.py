@@ -11,6 +11,7 @@ from starlette.middleware import Middleware
 
 from pocqueue import __version__
 from pocqueue.web.body_limit import BodyLimit
+from pocqueue.web.errors import ERROR_FIELD
 from pocqueue.web.requests import RequestTimes
 
 
@@ -22,6 +23,7 @@ def make_app(
     max_body_bytes: int,
     histogram: Histogram | None = None,
     prefix: str = "",
+    error_field: str = "detail",
     middleware: Sequence[Middleware] = (),
 ) -> FastAPI:
     """Make an application without routes.
@@ -32,9 +34,10 @@ def make_app(
         max_body_bytes: largest body of a request.
         histogram: keeps the times of its requests, from `request_histogram`; None: they are not kept.
         prefix: of its routes, not shown in the histogram.
+        error_field: what its error answers call their sentence.
         middleware: its own, such as its `Door`, the outermost first.
     """
-    return FastAPI(
+    app = FastAPI(
         title=title,
         version=__version__,
         description=description,
@@ -47,3 +50,5 @@ def make_app(
             *middleware,
         ],
     )
+    setattr(app.state, ERROR_FIELD, error_field)
+    return app

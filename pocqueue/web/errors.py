@@ -1,7 +1,8 @@
 """Error answers of every service: a status and one sentence, ``{"detail": sentence}``.
 
 The status is that of the error's class (`PocqueueError.http_status`). Routes answer so by themselves,
-whatever the application around them does with errors.
+whatever the application around them does with errors. Where clients know the sentence by another name, the
+application's state says so (`ERROR_FIELD`).
 
 What is refused leaves a line in the log: from which address, at which route, why. There is no path in it, which may
 have ids and tokens of clients in it, and no token.
@@ -29,6 +30,8 @@ from pocqueue.errors import InvalidRound, PocqueueError
 logger = logging.getLogger(__name__)
 
 NO_JSON = "The body is not a JSON object."
+#: In the state of an application: what its error answers call the sentence; without it ``detail``.
+ERROR_FIELD = "error_field"
 #: Refusals that are no news: who polls a session that is over is told so again and again.
 _OFTEN = {404}
 #: Most characters of a reason in the log.
@@ -51,19 +54,21 @@ class ErrorAnswer(BaseModel):
 
 
 def error_answers(
-    texts: Mapping[int, tuple[str, str]], *statuses: int
+    texts: Mapping[int, tuple[str, str]], *statuses: int, model: type[BaseModel] = ErrorAnswer
 ) -> dict[int | str, dict[str, Any]]:
     """Return error answers for the OpenAPI document of a route.
 
     Args:
         texts: by status, what it means and an example of its sentence.
         statuses: those that a route has.
+        model: of such an answer; has one field.
     """
+    [field] = model.model_fields
     return {
         status: {
-            "model": ErrorAnswer,
+            "model": model,
             "description": description,
-            "content": {"application/json": {"example": {"detail": example}}},
+            "content": {"application/json": {"example": {field: example}}},
             **({"headers": _RETRY_AFTER} if status in RETRIED else {}),
         }
         for status, (description, example) in texts.items()
@@ -132,7 +137,9 @@ def answer(
             "Refused %s %s from %s: %d %s",
             *(scope.get("method", "WEBSOCKET"), route_of(scope), address_of(scope), status, why),
         )
-    return JSONResponse({"detail": detail}, status_code=status, headers=headers)
+    state = getattr(scope.get("app"), "state", None)
+    field = getattr(state, ERROR_FIELD, "detail")
+    return JSONResponse({field: detail}, status_code=status, headers=headers)
 
 
 def address_of(scope: Scope) -> str:

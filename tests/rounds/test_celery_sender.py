@@ -17,7 +17,7 @@ from pocqueue.errors import StoreUnavailable
 from pocqueue.rounds.records import AssignedRange, RoundStatus
 from pocqueue.rounds.redis_server import RedisServer
 from pocqueue.rounds.scheduler_process import CelerySender
-from pocqueue.rounds.task_names import RUN_RANGE
+from pocqueue.rounds.task_names import HOSTS_QUEUE, RUN_RANGE, SWEEP_HOSTS
 from tests.support.factories import make_status
 from tests.support.fixtures import SettingsFactory
 
@@ -49,6 +49,14 @@ def _ranges(num: int) -> list[tuple[str, RoundStatus, AssignedRange]]:
 
 def _lengths(client: redis.Redis, num: int) -> list[int]:
     return [int(client.llen(f"gpu{n}")) for n in range(num)]
+
+
+def test_gateways_get_their_sweep(app: Celery, client: redis.Redis) -> None:
+    """One message on the queue that they share."""
+    CelerySender(app).send_sweep()
+    texts: Any = client.lrange(HOSTS_QUEUE, 0, -1)
+    [message] = map(json.loads, texts)
+    assert message["headers"]["task"] == SWEEP_HOSTS
 
 
 def test_every_queue_gets_its_message(app: Celery, client: redis.Redis) -> None:

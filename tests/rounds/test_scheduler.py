@@ -15,6 +15,7 @@ from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.planner import DEPTH
 from pocqueue.rounds.records import AssignedRange, RoundStatus
 from pocqueue.rounds.redis_server import RedisServer
+from pocqueue.rounds.relays import TTL_MS, Relays
 from pocqueue.rounds.scheduler import (
     BUSY_STEP_S,
     MAX_BUSY_STEP_S,
@@ -26,7 +27,7 @@ from pocqueue.rounds.spec import RoundState
 from pocqueue.rounds.store import MAX_ATTEMPTS, Keys
 from tests.support.factories import OTHER_FINGERPRINT, make_gpu, make_info, make_spec
 from tests.support.rounds import assign, check_books, commit, keys_of, pass_deadline
-from tests.support.waiting import wait_until
+from tests.support.waiting import Clock, wait_until
 
 
 @dataclass
@@ -35,6 +36,7 @@ class Channel:
 
     ranges: list[tuple[str, str, AssignedRange]] = field(default_factory=list)
     callbacks: list[tuple[str, str]] = field(default_factory=list)
+    sweeps: int = 0
     broken: bool = False
 
     def send_ranges(self, sent: Sequence[tuple[str, RoundStatus, AssignedRange]]) -> None:
@@ -44,6 +46,9 @@ class Channel:
 
     def send_callback(self, round_id: str, token: str) -> None:
         self.callbacks.append((round_id, token))
+
+    def send_sweep(self) -> None:
+        self.sweeps += 1
 
     def take(self, queue: str) -> list[tuple[str, AssignedRange]]:
         """Take everything that waits on a queue."""
@@ -94,6 +99,33 @@ def _work(backend: Backend, round_id: str, out: AssignedRange) -> None:
 
 
 # Steps
+
+
+def test_gateways_of_gpu_hosts_are_told_to_sweep(backend: Backend, channel: Channel) -> None:
+    """Every few seconds, and only where one is there: else nobody would ever take the messages."""
+    clock = Clock()
+    scheduler = _scheduler(backend, channel, clock)
+    relays = Relays(backend.client, backend.url)
+    scheduler.step()
+    assert (relays.live(), channel.sweeps) == ([], 0)
+    relays.beat("b")
+    relays.beat("a")
+    assert relays.live() == ["a", "b"]
+    scheduler.step()
+    assert channel.sweeps == 0  # not yet
+    clock.now_s += 5
+    scheduler.step()
+    scheduler.step()
+    assert channel.sweeps == 1
+    clock.now_s += 5
+    scheduler.step()
+    assert channel.sweeps == 2
+    relays.leave("a")
+    # The other one was killed: it says nothing any more.
+    backend.client.zincrby(Keys.HOSTS_RELAYS, -TTL_MS - 1, "b")
+    clock.now_s += 5
+    scheduler.step()
+    assert (relays.live(), channel.sweeps) == ([], 2)
 
 
 def test_a_step_fills_every_gpu_and_the_next_one_adds_nothing(

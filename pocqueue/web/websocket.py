@@ -1,0 +1,76 @@
+"""A client's WebSocket as `serve` keeps it: uvicorn's, with two things more.
+
+- What a client does not read is kept for it up to `MAX_UNREAD_BYTES`; then it is cut off. uvicorn alone would keep the
+  answer to each ping of one that pings and never reads.
+- A socket's state has the socket, so that its application can ask whether there is still somebody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import Any
+
+from typing_extensions import override
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
+from websockets.http11 import Request
+
+#: Most bytes that wait for a client to read them.
+MAX_UNREAD_BYTES = 1 << 20
+#: In the state of a WebSocket (``scope["state"]``): its `LiveSocket`.
+SOCKET = "socket"
+
+
+class LiveSocket(WebSocketsSansIOProtocol):
+    """Fits uvicorn's option `ws`."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._asked: dict[bytes, asyncio.Future[bool]] = {}
+
+    async def answers(self, timeout_s: float) -> bool:
+        """Say whether the client's machine answers a ping within a time, in seconds."""
+        if self.transport.is_closing() or self.close_sent:
+            return False
+        payload = secrets.token_bytes(8)
+        answer = self._asked[payload] = asyncio.get_running_loop().create_future()
+        try:
+            self.conn.send_ping(payload)
+            self.transport.write(b"".join(self.conn.data_to_send()))
+            async with asyncio.timeout(timeout_s):
+                return await answer
+        except TimeoutError:
+            return False
+        finally:
+            self._asked.pop(payload, None)
+
+    def abort(self) -> None:
+        """Drop the connection without a farewell: nobody listens."""
+        self.transport.abort()
+
+    @override
+    def handle_connect(self, event: Request) -> None:
+        super().handle_connect(event)
+        if hasattr(self, "scope"):  # the handshake is one
+            self.scope["state"][SOCKET] = self
+
+    @override
+    def handle_ping(self) -> None:
+        super().handle_ping()
+        if self.transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
+            self.abort()
+
+    @override
+    def handle_pong(self, event: Frame) -> None:
+        if (answer := self._asked.get(bytes(event.data))) is None:
+            super().handle_pong(event)
+        elif not answer.done():
+            answer.set_result(True)
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        for answer in self._asked.values():
+            if not answer.done():
+                answer.set_result(False)
+        super().connection_lost(exc)

@@ -1,0 +1,136 @@
+"""A WebSocket in a real server thread: who is still there, who does not read, and what its end looks like."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+from fastapi import APIRouter, FastAPI, WebSocket
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from pocqueue.errors import SettingsError
+from pocqueue.web.app import make_app
+from pocqueue.web.errors import SentenceRoute
+from pocqueue.web.listener import listen
+from pocqueue.web.serve import ServerThread
+from pocqueue.web.websocket import SOCKET, LiveSocket
+
+
+def make() -> FastAPI:
+    """Make an application with a socket that says whether its client answers, and an error of another name."""
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        yield
+
+    app = make_app("sockets", "Of the tests.", lifespan, max_body_bytes=1000, error_field="error")
+    router = APIRouter(route_class=SentenceRoute)
+
+    @router.get("/fails")
+    async def fails() -> str:
+        raise SettingsError("It is so.")
+
+    @router.websocket("/")
+    async def live(websocket: WebSocket) -> None:
+        await websocket.accept()
+        kept: LiveSocket = websocket.scope["state"][SOCKET]
+        async for text in websocket.iter_text():
+            await websocket.send_text(json.dumps(await kept.answers(float(text))))
+
+    app.include_router(router)
+    return app
+
+
+@pytest.fixture
+def ports() -> Iterator[list[int]]:
+    """The ports of a server thread at work."""
+    listeners = [listen("127.0.0.1", 0, "TEST_") for _ in range(2)]
+    with ServerThread(make(), listeners, pong_s=330, end_s=3) as server:
+        assert server.start()
+        yield [one.getsockname()[1] for one in listeners]
+
+
+def test_one_server_on_two_ports(ports: list[int]) -> None:
+    """Each has routes and sockets; error answers have the name that the application gives them."""
+    for port in ports:
+        reply = httpx.get(f"http://127.0.0.1:{port}/fails", trust_env=False)
+        assert (reply.status_code, reply.json()) == (503, {"error": "It is so."})
+        reply = httpx.post(f"http://127.0.0.1:{port}/fails", content="x" * 2000, trust_env=False)
+        assert list(reply.json()) == ["error"]
+        with connect(f"ws://127.0.0.1:{port}/", proxy=None) as client:
+            client.send("60")
+            assert client.recv(timeout=120) == "true"
+
+
+def _handshake(port: int) -> socket.socket:
+    """Return a WebSocket of a client that has no idea of pings."""
+    raw = socket.create_connection(("127.0.0.1", port), timeout=60)
+    key = "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
+    raw.sendall(
+        f"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{key}\r\n".encode()
+    )
+    head = b""
+    while b"\r\n\r\n" not in head:
+        head += raw.recv(1)
+    assert head.startswith(b"HTTP/1.1 101")
+    return raw
+
+
+def _frame(opcode: int, payload: bytes) -> bytes:
+    """Return a frame as a client sends it, masked with zeros."""
+    return bytes([0x80 | opcode, 0x80 | len(payload)]) + bytes(4) + payload
+
+
+def test_who_does_not_answer(ports: list[int]) -> None:
+    """A client that is connected and silent does not answer, and is told nothing of it."""
+    with _handshake(ports[0]) as raw:
+        raw.sendall(_frame(1, b"0.05"))
+        raw.settimeout(60)
+        received = b""
+        while b"false" not in received:
+            received += raw.recv(100)
+        assert received[0] == 0x89  # the ping that nobody answered
+
+
+def test_pings_of_a_client_that_never_reads(ports: list[int]) -> None:
+    """Their answers are not kept for it for ever: it is cut off."""
+    with _handshake(ports[0]) as raw:
+        with pytest.raises(OSError, match=r"reset|[Bb]roken pipe"):
+            raw.sendall(_frame(9, os.urandom(125)) * 1_000_000)  # 125 MB
+
+
+def test_clients_are_told_of_the_end() -> None:
+    """With close code 1012, after which they come back; the ports are free again."""
+    listeners = [listen("127.0.0.1", 0, "TEST_")]
+    port = listeners[0].getsockname()[1]
+    server = ServerThread(make(), listeners, end_s=3)
+    assert server.start()
+    with connect(f"ws://127.0.0.1:{port}/", proxy=None) as client:
+        server.close()
+        with pytest.raises(ConnectionClosed) as closed:
+            client.recv(timeout=120)
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1012
+    server.close()
+    with contextlib.closing(socket.create_server(("127.0.0.1", port))):
+        pass
+
+
+def test_an_application_that_does_not_start() -> None:
+    """Is known to whoever starts it."""
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        raise SettingsError("no")
+        yield
+
+    app = make_app("none", "Of the tests.", lifespan, max_body_bytes=1000)
+    with ServerThread(app, [listen("127.0.0.1", 0, "TEST_")]) as server:
+        assert not server.start()
