@@ -23,7 +23,7 @@ from __future__ import annotations
 import json
 import re
 from enum import IntEnum, StrEnum
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -134,6 +134,15 @@ def _status(value: Any) -> Any:
     return value if value in {"completed", "cancelled", "timeout"} else "failed"
 
 
+def _known_kinds(value: Any) -> Any:
+    """Leave out kinds of jobs that only newer agents know."""
+    return [kind for kind in value if kind in get_args(Kind)] if isinstance(value, list) else value
+
+
+#: What jobs are run in: a container of Docker or podman, bubblewrap, or nothing; then only jobs that need nothing.
+Isolation: TypeAlias = Literal["none", "bubblewrap", "container"]
+Kind: TypeAlias = Literal["test", "command", "container"]
+
 _Line = Annotated[str, BeforeValidator(_plain), Field(max_length=200)]
 _Text = Annotated[str, BeforeValidator(_text), Field(max_length=1000)]
 _Id = Annotated[str, BeforeValidator(_id)]
@@ -224,12 +233,9 @@ class _Introduction(Message):
     protocol: Annotated[int, Field(ge=1, le=1000)] = 1
     node_key: _Hex | None = None  #: ed25519 public key, 32 bytes as hex
     signature: _Hex | None = None  #: 64 bytes as hex, over `signed_text`
-    #: What jobs are run in: ``docker``, ``podman``, ``bubblewrap``, or ``none``: no commands of strangers.
-    isolation: Annotated[str, Field(pattern=r"^[a-z]{1,20}$")] = "none"
+    isolation: Isolation = "none"  #: what jobs are run in
     #: Kinds of jobs that the machine takes; agents of protocol 1 take what has a command.
-    kinds: Annotated[
-        tuple[Annotated[str, Field(pattern=r"^[a-z]{1,20}$")], ...], Field(max_length=10)
-    ] = ("test", "command")
+    kinds: Annotated[tuple[Kind, ...], BeforeValidator(_known_kinds)] = ("test", "command")
     agent_version: _Line = _UNKNOWN
 
 

@@ -45,6 +45,7 @@ def test_what_is_missing_is_unknown() -> None:
     assert odd.token == ""
     assert odd.host_info.hostname == odd.host_info.os == odd.host_info.gpus[0].name == "unknown"
     assert odd.host_info.gpus[0].memory == "24"
+    assert read(type="register", kinds=["test", "proof"]).kinds == ("test",)
     assert read(type="register", hostInfo=None).host_info == wire.HostInfo()
     assert read(type="heartbeat").node_id == ""
 
@@ -130,7 +131,9 @@ def test_every_message_comes_back_as_it_was_sent() -> None:
     of_agent = [
         wire.Hello(node_key="ab", node_id="n"),
         wire.Register(token="t", host_info=host, node_key="ab", signature="cd", protocol=2),
-        wire.Resume(node_id="n", signature="cd", jobs=(ref,), isolation="docker"),
+        wire.Resume(
+            node_id="n", signature="cd", jobs=(ref,), isolation="container", kinds=("test",)
+        ),
         wire.Heartbeat(node_id="n", jobs=(ref,), gpus=(wire.GpuLoad(load=1.5),), clock_ms=5),
         wire.JobStarted(id="j", attempt=2),
         wire.JobRefused(id="j", attempt=2, reason="no image"),

@@ -101,9 +101,8 @@ def test_who_does_not_answer(ports: list[int]) -> None:
 
 def test_pings_of_a_client_that_never_reads(ports: list[int]) -> None:
     """Their answers are not kept for it for ever: it is cut off."""
-    with _handshake(ports[0]) as raw:
-        with pytest.raises(OSError, match=r"reset|[Bb]roken pipe"):
-            raw.sendall(_frame(9, os.urandom(125)) * 1_000_000)  # 125 MB
+    with _handshake(ports[0]) as raw, pytest.raises(OSError, match=r"reset|[Bb]roken pipe"):
+        raw.sendall(_frame(9, os.urandom(125)) * 1_000_000)  # 125 MB
 
 
 def test_clients_are_told_of_the_end() -> None:
