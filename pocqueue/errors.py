@@ -36,6 +36,11 @@ class PocqueueError(Exception):
     http_status: int = 500
     retry_after_s: float = 2.0
 
+    @property
+    def detail(self) -> Any:
+        """What an HTTP answer says: the sentence, or an object where clients of others expect one."""
+        return str(self)
+
     @override
     def __reduce__(self) -> tuple[Any, ...]:
         # Python's own calls the class with the message, which most constructors do not take.

@@ -106,7 +106,7 @@ def refusal(exc: PocqueueError, scope: Scope) -> Response:
         headers["WWW-Authenticate"] = "Bearer"
     if exc.http_status in RETRIED:
         headers["Retry-After"] = str(math.ceil(exc.retry_after_s))
-    return answer(exc.http_status, str(exc), scope, headers)
+    return answer(exc.http_status, exc.detail, scope, headers)
 
 
 def sentence(exc: RequestValidationError) -> str:
@@ -127,12 +127,12 @@ def sentence(exc: RequestValidationError) -> str:
 
 
 def answer(
-    status: int, detail: str, scope: Scope, headers: Mapping[str, str] | None = None
+    status: int, detail: Any, scope: Scope, headers: Mapping[str, str] | None = None
 ) -> Response:
     """Return an error answer to a request; if it refuses what was asked for, it leaves a line in the log."""
     if 400 <= status < 500 and status not in _OFTEN:
         # One line, whatever a client's text has in it.
-        why = " ".join(detail.split())[:_MAX_WHY]
+        why = " ".join(str(detail).split())[:_MAX_WHY]
         logger.warning(
             "Refused %s %s from %s: %d %s",
             *(scope.get("method", "WEBSOCKET"), route_of(scope), address_of(scope), status, why),

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-from pydantic_core import PydanticCustomError
 
+from pocqueue.errors import InvalidRound
 from pocqueue.poc.artifact.data import names
 from pocqueue.poc.artifact.scheme import (
     Artifact,
@@ -21,15 +21,34 @@ from pocqueue.poc.artifact.scheme import (
     NumGroups,
     PMismatch,
 )
-from pocqueue.poc.fields import HttpUrl, Text
+from pocqueue.poc.fields import Allowed, HttpUrl, Text, build
 from pocqueue.poc.proofs import Proofs
-from pocqueue.poc.scheme import FraudThreshold
+from pocqueue.poc.scheme import FraudThreshold, ProofSearch
 from pocqueue.poc.search import BatchSize, SearchBody, SeqLen
 
 #: Fields of `params` by which decode requests are known.
 _DECODE = frozenset({"scheme", "max_tokens", "k_points_steps", "decode"})
 
-Nonce = Annotated[int, Field(ge=0, le=Artifact.max_nonce)]
+Nonce = Annotated[
+    int,
+    Field(ge=0, le=Artifact.max_nonce),
+    Allowed(f"a whole number from 0 to {Artifact.max_nonce}"),
+]
+
+
+def _refuse_decode(fields: Any, prefix: str) -> Any:
+    """Refuse the fields of a decode request, which would be answered with something else.
+
+    Raises:
+        InvalidRound: there are some.
+    """
+    if isinstance(fields, dict) and (found := sorted(_DECODE & fields.keys())):
+        raise InvalidRound(
+            f"{prefix}.{found[0]}",
+            fields[found[0]],
+            "artifacts of the prefill scheme alone; the decode scheme is not computed here",
+        )
+    return fields
 
 
 class Params(BaseModel):
@@ -44,14 +63,7 @@ class Params(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _is_prefill(cls, fields: Any) -> Any:
-        if isinstance(fields, dict) and (found := sorted(_DECODE & fields.keys())):
-            raise PydanticCustomError(
-                "decode",
-                "params.{field}: the decode scheme is not computed here; allowed: model, seq_len and k_dim "
-                "of the prefill scheme",
-                {"field": found[0]},
-            )
-        return fields
+        return _refuse_decode(fields, "params")
 
 
 class _Request(SearchBody):
@@ -70,8 +82,31 @@ class _Request(SearchBody):
         return None if value == "" else value
 
     def proof(self, **parameters: Any) -> Artifact:
-        """Return the parameters of the proof that is asked for."""
-        return Artifact(k_dim=self.params.k_dim, stronger_rng=self.poc_stronger_rng, **parameters)
+        """Return the parameters of the proof that is asked for.
+
+        Raises:
+            InvalidRound: one is out of bounds.
+        """
+        own = {"k_dim": self.params.k_dim, "stronger_rng": self.poc_stronger_rng}
+        return build(Artifact, own | parameters)
+
+    def search(self, proof: Artifact, batch_size: int) -> ProofSearch:
+        """Return what is asked for as a search.
+
+        Args:
+            proof: its parameters.
+            batch_size: nonces of a pass if the body does not say.
+        """
+        return ProofSearch(
+            block_hash=self.block_hash,
+            block_height=self.block_height,
+            public_key=self.public_key,
+            node_id=self.node_id,
+            node_count=self.node_count,
+            batch_size=self.batch_size or batch_size,
+            seq_len=self.params.seq_len,
+            proof=proof,
+        )
 
 
 class GenerateRoundBody(_Request):
@@ -80,12 +115,26 @@ class GenerateRoundBody(_Request):
     group_id: GroupId = 0
     n_groups: NumGroups = 1
 
+    def round_search(self, batch_size: int) -> ProofSearch:
+        """Return the round as a search; see `search`.
+
+        Raises:
+            InvalidRound: there is no such group.
+        """
+        proof = self.proof(group_id=self.group_id, n_groups=self.n_groups)
+        return self.search(proof, batch_size)
+
 
 class ReceivedArtifact(BaseModel):
     """An artifact that somebody claims."""
 
     nonce: Nonce
     vector_b64: Annotated[str, Field(max_length=4096)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_prefill(cls, fields: Any) -> Any:
+        return _refuse_decode(fields, "validation.artifacts")
 
 
 class Claims(BaseModel):

@@ -45,8 +45,16 @@ def test_a_round_as_the_chain_asks_for_it() -> None:
 @pytest.mark.parametrize("name", ["scheme", "max_tokens", "k_points_steps", "decode"])
 def test_a_decode_request_is_refused_with_a_sentence(name: str) -> None:
     asked = _ROUND | {"params": _ROUND["params"] | {name: "prefill"}}
-    with pytest.raises(ValidationError, match=f"params.{name}: the decode scheme is not computed"):
+    with pytest.raises(ValidationError, match=rf"params.{name} is .*the decode scheme is not"):
         GenerateRoundBody.model_validate(asked)
+
+
+def test_a_claim_of_the_decode_scheme_is_refused() -> None:
+    """It has no vector: taken for one of ours it would be a mismatch, and its maker a cheat."""
+    claim = {"nonce": 3, "vector_b64": "", "k_points_steps": [0, 15]}
+    asked = _ROUND | {"nonces": [3], "validation": {"artifacts": [claim]}}
+    with pytest.raises(ValidationError, match=r"validation.artifacts.k_points_steps is .0, 15.;"):
+        GenerateBody.model_validate(asked)
 
 
 def test_other_parameters_are_refused() -> None:
