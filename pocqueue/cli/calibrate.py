@@ -38,9 +38,9 @@ from pocqueue.cli.progress import progress
 
 if TYPE_CHECKING:
     from pocqueue.engine.base import EngineInfo
-    from pocqueue.measure.samples import OnCount
     from pocqueue.measure.valid_rate import Calibration, Spread
     from pocqueue.rounds.backend import Backend
+    from pocqueue.rounds.compute import OnCount
     from pocqueue.rounds.spec import RoundSpec
     from pocqueue.settings import Settings
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from pocqueue.engine.base import EngineInfo
     from pocqueue.rounds.records import ProofEntry, RoundStatus
+    from pocqueue.rounds.spec import RoundSpec
 
 NUM_BEST = 5
 
@@ -39,6 +40,7 @@ def rows(status: RoundStatus, info: EngineInfo | None) -> list[tuple[str, str]]:
         ("block", f"{spec.block_hash} at height {spec.block_height}"),
         ("public key", spec.public_key),
         ("node", f"{spec.node_id} of {spec.node_count}"),
+        *_asked(spec),
         ("model", f"{spec.model} ({spec.model_fingerprint[:12]})"),
         *spec.proof.facts(),
         ("nonces checked", f"{status.checked:,} in {counted(status.batches, 'batch')}"),
@@ -62,6 +64,14 @@ def rows(status: RoundStatus, info: EngineInfo | None) -> list[tuple[str, str]]:
     ):
         if value:
             found.append((name, f"{value:,}"))
+    return found
+
+
+def _asked(spec: RoundSpec) -> list[tuple[str, str]]:
+    """Return who asked for what in particular."""
+    found = [] if spec.asked_by is None else [("asked for by", spec.asked_by)]
+    if (given := spec.given_nonces) is not None:
+        found.append(("nonces given", f"{len(given):,}, from {min(given)} to {max(given)}"))
     return found
 
 

@@ -5,30 +5,21 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-import time
 import uuid
-from collections.abc import Callable
 from typing import Any
 
 from pocqueue.engine.base import Engine, EngineInfo
-from pocqueue.errors import CalibrationError, PocqueueError, StoreUnavailable
+from pocqueue.errors import CalibrationError, PocqueueError
 from pocqueue.poc.batch import batches_of
 from pocqueue.poc.scheme import ProofSearch
 from pocqueue.rounds.backend import Backend
+from pocqueue.rounds.compute import OnCount, follow, why_short
 from pocqueue.rounds.records import ProofEntry, RoundStatus
 from pocqueue.rounds.spec import RoundSpec, RoundState
 from pocqueue.rounds.start import decided, draft_spec
-from pocqueue.rounds.store import START, Keys
 
 #: Key that calibration searches for, so that no nonce of a real round is computed before it.
 CALIBRATION_KEY = "pocqueue-calibration"
-#: How long to wait for new distances before looking at the round again.
-POLL_MS = 500
-#: After this long without a range given to any GPU, a missing scheduler is an error.
-NO_SCHEDULER_S = 5.0
-
-#: Receives (nonces sampled, nonces in all).
-OnCount = Callable[[int, int], None]
 
 
 def made_up_blocks() -> list[str]:
@@ -94,14 +85,14 @@ def run_sample(
     round_id = str(uuid.uuid4())
     try:
         backend.store.create(spec, round_id)
-        status, entries = _follow(backend, round_id, spec, on_progress)
+        status, entries = follow(backend, round_id, spec.window_s, on_progress)
     finally:
         with contextlib.suppress(PocqueueError):  # its window ends it then
             backend.store.close(round_id, RoundState.STOPPED, "calibration ended")
     if status.checked < (num_nonces if at_least is None else at_least):
         raise CalibrationError(
             f"Calibration ended after {status.elapsed_s:.0f} s with {status.checked:,} of "
-            f"{num_nonces:,} nonces: {_why_short(status)}."
+            f"{num_nonces:,} nonces: {why_short(status)}."
         )
     return status, entries
 
@@ -120,50 +111,3 @@ def sample_engine(
         if on_progress is not None:
             on_progress(len(values), num_nonces)
     return values
-
-
-def _follow(
-    backend: Backend, round_id: str, spec: RoundSpec, on_progress: OnCount | None
-) -> tuple[RoundStatus, list[ProofEntry]]:
-    """Collect what a round of samples keeps until it is over; return how it ended, too."""
-    assert spec.max_nonces is not None
-    store, cursor = backend.store, START
-    found: list[ProofEntry] = []
-    patience = time.monotonic() + spec.window_s
-    while True:
-        try:
-            # Before the proofs: once it is over, what is read next is all there will be.
-            status = store.status(round_id)
-            over = not status.state.is_active or (
-                status.checked + status.abandoned >= spec.max_nonces
-            )
-            entries = store.read_proofs(status, cursor, block_ms=None if over else POLL_MS)
-            if not entries and (over or _no_scheduler(backend, status)):
-                return status, found
-        except StoreUnavailable:
-            if time.monotonic() > patience:
-                raise
-            time.sleep(POLL_MS / 1000)
-            continue
-        found += entries
-        if entries:
-            cursor = entries[-1].cursor
-            if on_progress is not None:
-                on_progress(sum(len(entry.proofs) for entry in found), spec.max_nonces)
-
-
-def _no_scheduler(backend: Backend, status: RoundStatus) -> bool:
-    """Say whether a round waits for a scheduler that is not there."""
-    if status.next_index > 0 or status.elapsed_s < NO_SCHEDULER_S:
-        return False
-    return not backend.client.exists(Keys.LEADER)
-
-
-def _why_short(status: RoundStatus) -> str:
-    if status.state.is_active and status.next_index == 0:
-        return "no scheduler is there to give them to GPUs; start one with `pocqueue scheduler`"
-    if status.abandoned:
-        return f"{status.abandoned:,} were given up after failing on every GPU; the workers' logs say why"
-    if status.state is RoundState.EXPIRED:
-        return "its time was over; give it more, ask for fewer samples, or look at `pocqueue gpus`"
-    return f"the round is {status.state.value}" + (f" ({status.reason})" if status.reason else "")

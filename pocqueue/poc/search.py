@@ -6,6 +6,7 @@ that asks for a search are subclasses; they repeat a field only where their wire
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -96,7 +97,7 @@ class Search(SearchBody):
         """Whose nonces are searched, and among how many, as `poc/nonces.py` counts."""
         return self.node_id, self.node_count
 
-    def nonces(self, start: int, stop: int) -> range:
+    def nonces(self, start: int, stop: int) -> Sequence[int]:
         """Return the nonces of the half-open range of indices [start, stop).
 
         Raises:

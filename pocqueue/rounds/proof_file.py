@@ -53,9 +53,13 @@ FORMAT = "pocqueue-proofs/1"
 #: Larger files are not read: about 30 million proofs.
 MAX_BYTES = 1 << 30
 #: Fields of RoundSpec that are no part of the file's "round": the model has a place of its own, the
-#: share only matters while GPUs are shared out, a callback URL may hold somebody's secret, and whose
-#: session it was is nobody else's business.
-LEFT_OUT = frozenset({"model", "model_fingerprint", "share", "callback_url", "customer"})
+#: share only matters while GPUs are shared out, a callback URL may hold somebody's secret, and who asked
+#: for it is nobody else's business.
+LEFT_OUT = frozenset(
+    {"model", "model_fingerprint", "share", "callback_url", "customer", "asked_by"}
+)
+#: Those that are in the file only where a round has them.
+_OPTIONAL = frozenset({"given_nonces"})
 
 _WRITE_AGAIN = (
     "write it again with `pocqueue round proofs ID --output FILE`, or ask who made it for another"
@@ -323,10 +327,10 @@ def _read_spec(fields: Mapping[str, Any], model: ModelPart) -> RoundSpec:
         proof = scheme_class(fields.get("scheme", DEFAULT))
         known = {*RoundSpec.model_fields, *proof.model_fields} - LEFT_OUT - {"proof"}
         # Even of those with defaults: each of them is written.
-        if missing := sorted(known - set(fields)):
+        if missing := sorted(known - _OPTIONAL - set(fields)):
             raise _DamageError(f"has no round.{missing[0]}")
         return RoundSpec.build(
-            **{key: fields[key] for key in known},
+            **{key: fields[key] for key in known & fields.keys()},
             **named(proof.name),
             model=model.name,
             model_fingerprint=model.fingerprint,

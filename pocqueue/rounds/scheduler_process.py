@@ -96,7 +96,7 @@ class CelerySender(Sender):
                     kwargs={"round_id": status.round_id, **out._asdict()},
                     queue=queue,
                     # What people look for first: Flower cuts long texts.
-                    kwargsrepr=f"{out.start}..{out.stop - 1} of round {status.round_id}",
+                    kwargsrepr=_words(status, out),
                     ignore_result=True,
                     producer=producer,
                     # Its worker declares the queue; on Redis that costs as much here as the message itself.
@@ -104,3 +104,9 @@ class CelerySender(Sender):
                     # The batch is what is tried again.
                     retry=False,
                 )
+
+
+def _words(status: RoundStatus, out: AssignedRange) -> str:
+    words = f"{out.start}..{out.stop - 1} of round {status.round_id}"
+    asked_by = status.spec.asked_by
+    return words if asked_by is None else f"{words} for {asked_by}"

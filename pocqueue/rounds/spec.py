@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from enum import Enum
+from functools import cached_property
 from typing import Annotated, Any, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
+from typing_extensions import override
 
 from pocqueue.engine.base import EngineInfo
 from pocqueue.errors import InvalidRound
@@ -15,6 +19,9 @@ from pocqueue.poc.scheme import DEFAULT, ProofSearch, scheme_class
 from pocqueue.poc.search import BlockHeight, NodeCount, NodeId
 
 MAX_WINDOW_S = 3600.0
+MAX_SHARE = 100.0
+#: Most nonces that a round can be given. Workers and schedulers read them with the rest of the round.
+MAX_GIVEN = 10_000
 
 
 class RoundState(Enum):
@@ -36,10 +43,31 @@ Seconds = Annotated[
     Field(gt=0, le=MAX_WINDOW_S),
     Allowed(f"seconds, above 0 and up to {MAX_WINDOW_S:.0f} (one hour)"),
 ]
-Share = Annotated[float, Field(ge=0.01, le=100), Allowed("a number from 0.01 to 100")]
+Share = Annotated[float, Field(ge=0.01, le=MAX_SHARE), Allowed("a number from 0.01 to 100")]
 MaxNonces = Annotated[
     Annotated[int, Field(ge=1, le=2**48)] | None,
     Allowed("a whole number from 1 to 2^48, or none for no limit"),
+]
+
+
+def _each_once(nonces: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    if nonces is not None and len(set(nonces)) < len(nonces):
+        [(twice, _)] = Counter(nonces).most_common(1)
+        raise InvalidRound("given_nonces", twice, "each nonce once; this one is repeated")
+    return nonces
+
+
+#: Left out where it is not set: what is written of other rounds stays as it was, and older workers read it.
+_OPTIONAL = Field(exclude_if=lambda value: value is None)
+GivenNonces = Annotated[
+    Annotated[
+        tuple[Annotated[int, Field(ge=0, le=MAX_NONCE)], ...],
+        Field(min_length=1, max_length=MAX_GIVEN),
+    ]
+    | None,
+    Allowed(f"1 to {MAX_GIVEN} whole numbers from 0 to 2^63 - 1, or none for those of the node"),
+    AfterValidator(_each_once),
+    _OPTIONAL,
 ]
 ValidRate = Annotated[
     Annotated[float, Field(ge=0, le=1)] | None, Allowed("a number from 0 to 1, or none")
@@ -73,6 +101,11 @@ class RoundSpec(ProofSearch):
     share: Share = 1.0  #: weight among active rounds when GPUs are shared out
     #: End the round once this many nonce indices are checked; None: search until the deadline.
     max_nonces: MaxNonces = None
+    #: Compute these nonces, whoever's they are, and no other: the nonce of index i is the i-th of them, and
+    #: `max_nonces` is their number. None: those of the node.
+    given_nonces: GivenNonces = None
+    #: Who asked for it, for people; None: whoever started it.
+    asked_by: Annotated[Text | None, _OPTIONAL] = None
     #: Share of nonces expected to be valid, if the r_target was chosen by calibration.
     expected_valid_rate: ValidRate = None
 
@@ -84,6 +117,10 @@ class RoundSpec(ProofSearch):
             InvalidRound: a field is out of bounds; names the field, the value and what is allowed.
         """
         spec = build(cls, fields, [scheme_class(fields.get("scheme", DEFAULT))])
+        if spec.given_nonces is not None:
+            if (largest := max(spec.given_nonces)) > spec.proof.max_nonce:
+                raise InvalidRound("given_nonces", largest, f"nonces up to {spec.proof.max_nonce}")
+            return spec.model_copy(update={"max_nonces": len(spec.given_nonces)})
         if spec.proof.max_nonce == MAX_NONCE:
             return spec
         # A round ends with the last nonce that its scheme has.
@@ -94,6 +131,27 @@ class RoundSpec(ProofSearch):
                 "node_id", spec.node_id, f"one with nonces up to {spec.proof.max_nonce}"
             )
         return spec.model_copy(update={"max_nonces": min(spec.max_nonces or most, most)})
+
+    @override
+    def nonces(self, start: int, stop: int) -> Sequence[int]:
+        if self.given_nonces is None:
+            return super().nonces(start, stop)
+        if not 0 <= start <= stop <= len(self.given_nonces):
+            allowed = f"a part of 0 … {len(self.given_nonces)}"
+            raise InvalidRound("nonce range", f"{start} … {stop}", allowed)
+        return self.given_nonces[start:stop]
+
+    @override
+    def index_of(self, nonce: int) -> int:
+        if self.given_nonces is None:
+            return super().index_of(nonce)
+        if nonce not in self._indices:
+            raise InvalidRound("nonce", nonce, "one of those that the round was given")
+        return self._indices[nonce]
+
+    @cached_property
+    def _indices(self) -> Mapping[int, int]:
+        return {nonce: index for index, nonce in enumerate(self.given_nonces or ())}
 
     @property
     def pass_tokens(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,23 @@ def test_a_file_that_was_read_is_the_one_that_was_written() -> None:
     read = ProofFile.parse(file.to_bytes(), "a file")
     assert read == file
     assert read.to_bytes() == file.to_bytes()
+
+
+def test_given_nonces_are_in_the_file() -> None:
+    """A reader needs them to know which nonces can be in it."""
+    made = make_file()
+    spec = make_spec(given_nonces=(7, 2, 12, 100), asked_by="somebody's business", window_s=9.0)
+    file = replace(made, spec=spec, result=made.result.model_copy(update={"checked": 4}))
+    content = json.loads(file.to_bytes())
+    assert content["round"]["given_nonces"] == [7, 2, 12, 100]
+    content["proofs"] |= {name: content["round"][name] for name in ("block_hash", "node_id")}
+    content["sha256"] = digest(content)
+    read = ProofFile.parse(json.dumps(content).encode(), "a file")
+    assert read.spec == spec.model_copy(update={"asked_by": None})
+    content["proofs"]["nonces"][0] = 3
+    content["sha256"] = digest(content)
+    with pytest.raises(ProofFileError, match="nonce is 3; allowed: one of those"):
+        ProofFile.parse(json.dumps(content).encode(), "a file")
 
 
 def changed(change: Callable[[dict[str, Any]], object], *, sign: bool = True) -> bytes:

@@ -10,7 +10,7 @@ from hypothesis import given, strategies as st
 
 from pocqueue.errors import InvalidRound, PocqueueError
 from pocqueue.poc.distance.scheme import Distance
-from pocqueue.rounds.spec import RoundSpec, RoundState
+from pocqueue.rounds.spec import MAX_GIVEN, RoundSpec, RoundState
 from pocqueue.words import shown
 from tests.support.factories import FINGERPRINT, make_spec
 
@@ -71,6 +71,9 @@ BAD_FIELDS: list[tuple[str, Any, str]] = [
     ("max_nonces", 2**48 + 1, "from 1 to 2^48"),
     ("expected_valid_rate", 1.5, "from 0 to 1"),
     ("expected_valid_rate", -0.1, "from 0 to 1"),
+    ("given_nonces", (), "1 to 10000 whole numbers"),
+    ("given_nonces", tuple(range(10_001)), "1 to 10000 whole numbers"),
+    ("asked_by", "two\nlines", "on one line"),
 ]
 
 
@@ -214,6 +217,42 @@ def test_the_parameters_of_the_proof_stand_flat() -> None:
     assert not {"proof", "scheme"} & set(written)
     with pytest.raises(InvalidRound, match=r"^scheme is 'chance'; allowed: artifact or distance"):
         make_spec(scheme="chance")
+
+
+def test_given_nonces_are_those_of_the_round() -> None:
+    """By index and back, whatever the node's own are; they are as many as it checks."""
+    given = (2**63 - 1, 5, 0, 7)
+    spec = make_spec(given_nonces=given, node_id=1, node_count=3, max_nonces=2)
+    assert spec.max_nonces == 4
+    assert [*spec.nonces(0, 3), *spec.nonces(3, 4), *spec.nonces(4, 4)] == list(given)
+    assert [spec.index_of(nonce) for nonce in given] == [0, 1, 2, 3]
+    for start, stop in ((-1, 2), (3, 2), (2, 5)):
+        with pytest.raises(InvalidRound, match=r"^nonce range is "):
+            spec.nonces(start, stop)
+    with pytest.raises(InvalidRound, match=r"^nonce is 1; allowed: one of those"):
+        spec.index_of(1)
+    assert RoundSpec.model_validate_json(spec.model_dump_json()) == spec
+    assert RoundSpec.build(**spec.model_dump()) == spec
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ((3, 4, 3), "is 3; allowed: each nonce once"),
+        ((-1,), r"is \(-1,\); allowed: 1 to 10000 whole numbers from 0"),
+    ],
+)
+def test_given_nonces_that_cannot_be_are_named(given: tuple[int, ...], said: str) -> None:
+    """With what is allowed."""
+    with pytest.raises(InvalidRound, match=f"^given_nonces {said}"):
+        make_spec(given_nonces=given)
+
+
+def test_a_round_is_written_as_ever_where_no_nonces_are_given() -> None:
+    """Workers of an earlier version read it; and the largest one is of a bounded size."""
+    assert not {"given_nonces", "asked_by"} & make_spec().model_dump().keys()
+    largest = make_spec(given_nonces=tuple(range(2**63 - MAX_GIVEN, 2**63)))
+    assert len(largest.model_dump_json()) < 250_000
 
 
 def test_only_an_active_round_is_active() -> None:
