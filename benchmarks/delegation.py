@@ -86,11 +86,11 @@ def _latencies(
         client.post("/stop", json={"session_id": old_session["session_id"]})
     session_id = node.get("/status").json()["session_id"]
     node.post("/stop").raise_for_status()
-    committed = _committed(backend, session_id)
-    wait_until(lambda: len(receiver.nonces(block)) >= len(committed), 30, "the rest of the batches")
+    ours_at = committed(backend, session_id)
+    wait_until(lambda: len(receiver.nonces(block)) >= len(ours_at), 30, "the rest of the batches")
     arrived = receiver.nonces(block)
-    ours = [1000 * (arrived[nonce] - at) for nonce, at in committed.items()]
-    old = _committed(backend, old_session["session_id"])
+    ours = [1000 * (arrived[nonce] - at) for nonce, at in ours_at.items()]
+    old = committed(backend, old_session["session_id"])
     theirs = [1000 * (at - old[nonce]) for nonce, at in old_arrived.items()]
     return ours, theirs
 
@@ -109,9 +109,9 @@ def _start(
     return first - began
 
 
-def _committed(backend: Backend, session_id: str) -> dict[int, float]:
+def committed(backend: Backend, round_id: str) -> dict[int, float]:
     """Return Redis's time of each nonce's commit, in Unix seconds."""
-    entries = backend.store.iter_proofs(backend.store.status(session_id))
+    entries = backend.store.iter_proofs(backend.store.status(round_id))
     return {
         nonce: int(entry.cursor.partition("-")[0]) / 1000
         for entry in entries

@@ -93,7 +93,7 @@ def main(num_turns: int = _NUM_TURNS) -> None:
         if row.one_thread:
             torch.set_num_threads(1)
         run = _work(row)
-        of_judge, of_kernels = _in_turns(num_turns, partial(run, judge), partial(run, fast))
+        of_judge, of_kernels = in_turns(num_turns, partial(run, judge), partial(run, fast))
         line = {"threads": torch.get_num_threads(), "layer": fast.layer}
         print(json.dumps({**line, "judge": of_judge, "kernels": of_kernels}), flush=True)
 
@@ -116,8 +116,8 @@ def _work(row: Row) -> Callable[[Kernels], object]:
     return lambda kernels: kernels.distances(logits, kernels.prepare(seeds, n), unit)
 
 
-def _in_turns(num_turns: int, *sides: Callable[[], object]) -> list[list[float]]:
-    """Return the ms of a run on each side, one value a turn."""
+def in_turns(num_turns: int, *sides: Callable[[], object]) -> list[list[float]]:
+    """Return the ms of a run on each side, one value a turn; what takes less than a turn is repeated."""
     repeats = []
     for side in sides:
         side()

@@ -73,8 +73,8 @@ def _agreement(kernels: Kernels, judge: Kernels, device: torch.device) -> bool:
 def _inputs(kernels: Kernels, n: int, shape: str, device: torch.device) -> None:
     seeds = list(range(ROWS))
     out = torch.empty(ROWS, n, dtype=torch.bfloat16, device=device)
-    fill = _gpu_us(lambda: out.fill_(1.0))
-    write = _gpu_us(lambda: kernels.write_inputs(seeds, out))
+    fill = gpu_us(lambda: out.fill_(1.0))
+    write = gpu_us(lambda: kernels.write_inputs(seeds, out))
     print(f"inputs {shape}: {write}")
     print(f"  against a fill of the same bytes: {fill}; ratio {write.median / fill.median:.2f}")
     print(f"  CPU per call: {_cpu_us(lambda: kernels.write_inputs(seeds, out))}")
@@ -86,9 +86,9 @@ def _permutations_and_distances(kernels: Kernels, device: torch.device) -> None:
     logits = logits.to(torch.bfloat16)
     prepared = kernels.prepare(seeds, VOCAB_SIZE)
     keys = torch.stack([reference.hash(seed, VOCAB_SIZE, device) for seed in seeds])
-    prepare = _gpu_us(lambda: kernels.prepare(seeds, VOCAB_SIZE))
-    sort = _gpu_us(lambda: torch.sort(keys, dim=1, stable=True))
-    distances = _gpu_us(lambda: kernels.distances(logits, prepared, target))
+    prepare = gpu_us(lambda: kernels.prepare(seeds, VOCAB_SIZE))
+    sort = gpu_us(lambda: torch.sort(keys, dim=1, stable=True))
+    distances = gpu_us(lambda: kernels.distances(logits, prepared, target))
     both = (prepare.median + distances.median) / 1000
     print(f"permutations {ROWS}x{VOCAB_SIZE}: {prepare}")
     print(f"  against torch.sort of ready keys: {sort}; ratio {sort.median / prepare.median:.2f}")
@@ -103,7 +103,7 @@ def _logits_and_target(device: torch.device) -> tuple[torch.Tensor, torch.Tensor
     return logits, target / reference.norm(target)
 
 
-def _gpu_us(call: Callable[[], object]) -> Sample:
+def gpu_us(call: Callable[[], object]) -> Sample:
     """Time a call on the GPU."""
     call()
     times = []

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from typing_extensions import override
 
+from benchmarks.artifacts import reflections
 from benchmarks.effort import FULL, Effort
 from benchmarks.shapes import SHAPES, write_model
 from benchmarks.stats import Figure, Sample
@@ -52,6 +53,9 @@ class Case:
     seq_len: int
     target: float  #: least ratio of the worker to its forward pass
     judged: bool = True  #: whether to measure with the reference maths, too
+    #: Fields of its rounds that say what is computed.
+    proof: Mapping[str, Any] = field(default_factory=lambda: {"r_target": 1.38})
+    reflected: bool = False  #: whether to measure the share of the reflections, too
 
 
 class WatchedEngine(Engine):
@@ -137,6 +141,13 @@ class PipelineBench:
         self.gaps += self._watched.waits[:: per_range // size][1:]
         return total / seconds
 
+    def reflections(self, num_turns: int) -> Figure:
+        """Measure what the reflections take of a pass."""
+        figure: Figure = self._run(
+            reflections, self._engine, self._batch, num_turns, self.case.title
+        )
+        return figure
+
     def close(self) -> None:
         """Free the model."""
         self._tasks.shutdown()
@@ -152,7 +163,7 @@ class PipelineBench:
         return RoundSpec.build(
             block_hash=f"pipeline-{time.time_ns()}",
             public_key="bench",
-            r_target=1.38,
+            **self.case.proof,
             window_s=600.0,
             batch_size=self.case.batch_size,
             seq_len=self.case.seq_len,
@@ -189,13 +200,29 @@ def _cases(folder: Path, effort: Effort) -> list[Case]:
 
     if torch.cuda.is_available():
         path = str(write_model(SHAPES["0.6b"], folder / "0.6b"))
-        return [Case("0.6 B parameters, 32x256", path, 32, 256, 0.97)]
-    cases = [Case("tiny model, 32x256", "embedded", 32, 256, 0.93)]
+        return _with_artifacts(
+            Case("0.6 B parameters, 32x256", path, 32, 256, 0.97), reflected=True
+        )
+    cases = _with_artifacts(Case("tiny model, 32x256", "embedded", 32, 256, 0.93))
     if effort.is_full:
         path = str(write_model(SHAPES["100m"], folder / "100m"))
         # On two cores a batch of the default shape would take ten seconds.
-        cases.append(Case("100 M parameters, 8x64", path, 8, 64, 0.97, judged=False))
+        cases += _with_artifacts(
+            Case("100 M parameters, 8x64", path, 8, 64, 0.97, judged=False), reflected=True
+        )
     return cases
+
+
+def _with_artifacts(case: Case, *, reflected: bool = False) -> list[Case]:
+    """Return a case of distances, and the same of artifacts."""
+    artifacts = replace(
+        case,
+        title=f"{case.title}, artifacts",
+        judged=False,
+        proof={"scheme": "artifact"},
+        reflected=reflected,
+    )
+    return [case, artifacts]
 
 
 def _measure(bench: PipelineBench, effort: Effort) -> list[Figure]:
@@ -248,6 +275,8 @@ def _measure(bench: PipelineBench, effort: Effort) -> list[Figure]:
                 over_judge > 1,
             )
         )
+    if bench.case.reflected:
+        figures.append(bench.reflections(effort.runs(NUM_TURNS)))
     return figures
 
 

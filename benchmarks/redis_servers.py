@@ -3,18 +3,22 @@
     python -m benchmarks.redis_servers NAME=/path/to/redis-server NAME=/path/to/valkey-server
 
 Each server runs with the options of the bundled one, in turns with the others. Commits are those of GPU workers
-(the Lua script, 16 nonces a batch, half of them valid), each client waiting for its reply. On a busy machine
-trust the server's own processor time: it does not grow when somebody else has the cores.
+(the Lua script), each client waiting for its reply: distances of 16 nonces a batch, half of them valid; then batches of
+32 nonces that all count, of distances and of artifacts. On a busy machine trust the server's own processor time: it
+does not grow when somebody else has the cores.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
+import hashlib
 import json
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -34,30 +38,85 @@ from pocqueue.settings import Settings
 
 NUM_TURNS = 5
 NUM_CLIENTS = 2
-BATCH_SIZE = 16
 #: Of each client in a turn; a round each.
 NUM_COMMITS = 2_000
 
 
-def commit(state_dir: Path, block_hash: str) -> None:
+def distance(nonce: int) -> float:
+    """Return a distance with as many digits as real ones have."""
+    return 1.3 + nonce / 1e9
+
+
+def artifact(nonce: int) -> str:
+    """Return the base64 of 24 bytes."""
+    return base64.b64encode(hashlib.sha256(b"%d" % nonce).digest()[:24]).decode()
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What rounds consist of."""
+
+    title: str
+    proof: Mapping[str, Any]  #: fields of the round that say what is computed
+    value: Callable[[int], Any]  #: of a nonce
+    batch_size: int = 32
+    step: int = 1  #: from one valid nonce to the next
+
+
+USUAL = Kind("", {"r_target": 1.4}, distance, batch_size=16, step=2)
+ALL_COUNT = (
+    Kind("distances, all valid", {"r_target": 1.4}, distance),
+    Kind("artifacts", {"scheme": "artifact"}, artifact),
+)
+
+
+def commit(state_dir: Path, block_hash: str, kind: Kind) -> None:
     """Run a round of one worker: assign it whole, commit it batch by batch."""
-    num_nonces = NUM_COMMITS * BATCH_SIZE
+    size = kind.batch_size
+    num_nonces = NUM_COMMITS * size
     with Backend.open(Settings(state_dir=state_dir)) as backend:
         spec = draft_spec(
             block_hash=block_hash,
             public_key="bench",
-            r_target=1.4,
-            batch_size=BATCH_SIZE,
+            batch_size=size,
             max_nonces=num_nonces,
+            **kind.proof,
         )
         round_id = backend.store.create(spec)
         [given] = backend.store.assign_ranges([Assignment(round_id, "gpu0", "w0", num_nonces)])
         assert given is not None
-        for start in range(0, num_nonces, BATCH_SIZE):
-            nonces = list(range(start, start + BATCH_SIZE, 2))
-            valid = Proofs(nonces, [1.3 + nonce / 1e9 for nonce in nonces])
-            batch = BatchCommit(round_id, given.range_id, start, start + BATCH_SIZE, valid)
+        for start in range(0, num_nonces, size):
+            nonces = range(start, start + size, kind.step)
+            valid = Proofs.of((nonce, kind.value(nonce)) for nonce in nonces)
+            batch = BatchCommit(round_id, given.range_id, start, start + size, valid)
             backend.store.commit_batch(batch)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What rounds cost a server."""
+
+    seconds: float
+    cpu_s: float
+    used: float  #: bytes
+    resident: float  #: bytes
+
+
+def rounds(state_dir: Path, kind: Kind) -> Cost:
+    """Run a round for each client, all at once."""
+    before = _info(state_dir)
+    clients = [
+        multiprocessing.Process(target=commit, args=(state_dir, f"{kind.title}-{number}", kind))
+        for number in range(NUM_CLIENTS)
+    ]
+    began = time.perf_counter()
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join()
+    took = time.perf_counter() - began
+    after = _info(state_dir)
+    return Cost(took, *(after[name] - before[name] for name in ("cpu_s", "used", "resident")))
 
 
 def turn(executable: Path) -> dict[str, float]:
@@ -70,38 +129,28 @@ def turn(executable: Path) -> dict[str, float]:
         server = RedisServer(state_dir)
         figures = {"start, nothing kept (ms)": 1000 * _seconds(server.ensure)}
         try:
-            commit(
-                state_dir, "block"
-            )  # scripts and buffers are there once, whatever the number of rounds
-            before = _info(state_dir)
-            clients = [
-                multiprocessing.Process(target=commit, args=(state_dir, f"block-{number}"))
-                for number in range(NUM_CLIENTS)
-            ]
-            began = time.perf_counter()
-            for client in clients:
-                client.start()
-            for client in clients:
-                client.join()
-            took = time.perf_counter() - began
-            after = _info(state_dir)
-            num = NUM_CLIENTS * NUM_COMMITS
+            # Scripts and buffers are there once, whatever the number of rounds.
+            commit(state_dir, "block", USUAL)
+            empty = _info(state_dir)["resident"]
+            cost, num = rounds(state_dir, USUAL), NUM_CLIENTS * NUM_COMMITS
             figures |= {
-                "commits/s": num / took,
-                "server's processor time of a commit (us)": 1e6
-                * (after["cpu_s"] - before["cpu_s"])
-                / num,
-                "memory of a round (kB)": (after["used"] - before["used"]) / NUM_CLIENTS / 1e3,
-                "resident memory of a round (kB)": (after["resident"] - before["resident"])
-                / NUM_CLIENTS
-                / 1e3,
-                "resident memory of an empty server (MB)": before["resident"] / 1e6,
+                "commits/s": num / cost.seconds,
+                "server's processor time of a commit (us)": 1e6 * cost.cpu_s / num,
+                "memory of a round (kB)": cost.used / NUM_CLIENTS / 1e3,
+                "resident memory of a round (kB)": cost.resident / NUM_CLIENTS / 1e3,
+                "resident memory of an empty server (MB)": empty / 1e6,
                 "file of a round (kB)": _size(server.folder) / NUM_CLIENTS / 1e3,
             }
             server.stop()
             figures["start, with these rounds (ms)"] = 1000 * _seconds(
                 lambda: _load(server, state_dir)
             )
+            for kind in ALL_COUNT:
+                cost = rounds(state_dir, kind)
+                figures |= {
+                    f"{kind.title}: processor time of a commit (us)": 1e6 * cost.cpu_s / num,
+                    f"{kind.title}: memory of a nonce (bytes)": cost.used / num / kind.batch_size,
+                }
         finally:
             server.stop()
         return figures

@@ -17,6 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.artifact_receiver import artifact_to_receiver
+from benchmarks.artifacts import artifact_maths
 from benchmarks.callbacks import callbacks
 from benchmarks.delegation import delegation
 from benchmarks.effort import FULL, SMOKE, Effort
@@ -57,9 +59,11 @@ def main() -> None:
                 "redis_url": None,
                 "model": "embedded",
                 "engine": "torch",
+                "callback_private": True,
             }
         )
-        figures = [command_line(effort), *kernels(effort), *pipeline(effort)]
+        figures = [command_line(effort), *kernels(effort), *artifact_maths(effort)]
+        figures += pipeline(effort)
         engine = load_local_engine(settings)
         figures += _with_stack(settings, engine, Path(folder) / "logs", effort)
         if effort.is_full:
@@ -90,6 +94,7 @@ def _with_stack(settings: Settings, engine: Engine, log_dir: Path, effort: Effor
             *gpu_busy(backend, effort),
             commit_to_reader(backend, effort),
             start_to_first_valid(backend, r_target, batch_seconds(engine), effort),
+            artifact_to_receiver(backend, effort),
         ]
         if effort.is_full:
             figures += delegation(backend, settings, r_target, log_dir)

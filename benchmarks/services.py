@@ -30,7 +30,7 @@ START_TIMEOUT_S = 60.0
 
 
 class Receiver(Closing):
-    """Takes signed batches as a chain does.
+    """Takes signed batches, and artifacts, which are not, as a chain does.
 
     Attributes:
         arrived: nonce -> Unix time at which its batch came in whole, by block hash.
@@ -51,15 +51,19 @@ class Receiver(Closing):
         """Note a batch; return the status to answer with."""
         now = time.time()
         body = json.loads(content)
-        try:
-            verify_body(body)
-        except SignatureError:
-            with self._lock:
-                self.bad += 1
-            return 400
+        if "artifacts" in body:
+            nonces = [artifact["nonce"] for artifact in body["artifacts"]]
+        else:
+            try:
+                verify_body(body)
+            except SignatureError:
+                with self._lock:
+                    self.bad += 1
+                return 400
+            nonces = body["nonces"]
         with self._lock:
             times = self.arrived.setdefault(body["block_hash"], {})
-            for nonce in body["nonces"]:
+            for nonce in nonces:
                 self.repeated += nonce in times
                 times.setdefault(nonce, now)
         return 200

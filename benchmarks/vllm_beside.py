@@ -25,7 +25,8 @@ from tests.support.waiting import wait_until
 NUM_STREAMS = 8
 NUM_TURNS = 4
 TURN_S = 5.0
-MAX_TOKENS = 1000
+#: Enough for the whole measurement on a fast machine: some seconds of it decode at full speed.
+MAX_TOKENS, MAX_LEN = 4000, 4096
 ROUND = {"block_hash": "beside", "block_height": 1, "public_key": "bench", "r_target": 1.4}
 
 
@@ -122,7 +123,8 @@ def _server(share: float) -> Iterator[VllmServer]:
             "POCQUEUE_VLLM_DRAIN_SECONDS": "0",
             "POCQUEUE_VLLM_DECODE_SHARE": str(share),
         }
-        with VllmServer(served_model(folder), folder / "server.log", env) as server:
+        length = ("--max-model-len", str(MAX_LEN))
+        with VllmServer(served_model(folder), folder / "server.log", env, *length) as server:
             yield server
 
 
