@@ -17,10 +17,10 @@ import json
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from unittest.mock import patch
 
 import psutil
@@ -35,6 +35,8 @@ from pocqueue.rounds.records import Assignment, BatchCommit
 from pocqueue.rounds.redis_server import RedisServer
 from pocqueue.rounds.start import draft_spec
 from pocqueue.settings import Settings
+
+T = TypeVar("T")
 
 NUM_TURNS = 5
 NUM_CLIENTS = 2
@@ -119,7 +121,7 @@ def rounds(state_dir: Path, kind: Kind) -> Cost:
     return Cost(took, *(after[name] - before[name] for name in ("cpu_s", "used", "resident")))
 
 
-def turn(executable: Path) -> dict[str, float]:
+def turn(executable: Path, number: int) -> dict[str, float]:
     """Start a server on an empty folder, commit, start it again with what it has; return the figures."""
     with (
         tempfile.TemporaryDirectory(prefix="pq-") as folder,
@@ -145,7 +147,7 @@ def turn(executable: Path) -> dict[str, float]:
             figures["start, with these rounds (ms)"] = 1000 * _seconds(
                 lambda: _load(server, state_dir)
             )
-            for kind in ALL_COUNT:
+            for kind in _there_and_back(ALL_COUNT, number):
                 cost = rounds(state_dir, kind)
                 figures |= {
                     f"{kind.title}: processor time of a commit (us)": 1e6 * cost.cpu_s / num,
@@ -154,6 +156,11 @@ def turn(executable: Path) -> dict[str, float]:
         finally:
             server.stop()
         return figures
+
+
+def _there_and_back(sides: Sequence[T], number: int) -> Sequence[T]:
+    """Return what takes turns: A B, B A, A B …, so that a machine's moods fall on all of them."""
+    return sides if number % 2 == 0 else sides[::-1]
 
 
 def _load(server: RedisServer, state_dir: Path) -> None:
@@ -199,9 +206,8 @@ def main() -> None:
     servers = {name: Path(path) for name, _, path in (s.partition("=") for s in arguments.servers)}
     turns: dict[str, list[dict[str, float]]] = {name: [] for name in servers}
     for number in range(arguments.turns):
-        # A B, B A, A B …: a machine's moods fall on all of them.
-        for name in list(servers)[:: 1 if number % 2 == 0 else -1]:
-            turns[name].append(turn(servers[name]))
+        for name in _there_and_back(list(servers), number):
+            turns[name].append(turn(servers[name], number))
     found = {
         name: {figure: Sample([t[figure] for t in own], "") for figure in own[0]}
         for name, own in turns.items()
