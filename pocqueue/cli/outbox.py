@@ -1,4 +1,4 @@
-"""`pocqueue node outbox …`: signed batches that their receiver has not taken."""
+"""`pocqueue node outbox …`: batches and verdicts that their receiver has not taken."""
 
 from __future__ import annotations
 

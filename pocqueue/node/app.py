@@ -30,10 +30,10 @@ logger = logging.getLogger(__name__)
 MAX_BODY_BYTES = 16 << 20
 
 _DESCRIPTION = """
-Owns a key: has rounds searched by a big node or by itself, signs what is found and sends it to the
-chain.
+Owns a key: has rounds searched by a big node or by itself, signs what is found (distances; artifacts have no
+signatures) and sends it to the chain.
 
-The chain *inits* a round, which is searched in its *phase* `generate`; signed batches are posted to
+The chain *inits* a round, which is searched in its *phase* `generate`; batches are posted to
 `{url}/generated` until they are taken, and verdicts on proofs of others to `{url}/validated`. Paths may
 begin with a version (`/v3.0.8/api/v1/…`). No token is asked for. Errors are `{"detail": sentence}`.
 """

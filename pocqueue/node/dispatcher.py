@@ -1,7 +1,8 @@
 """Signs, keeps and sends: POST to ``{url}/generated`` or ``{url}/validated`` until it is taken.
 
-Each URL gets its messages one at a time and in order; different URLs do not wait for each other. Retryable
-failures are retried for ever, with growing pauses; what was refused is put aside (`pocqueue.poc.callback`
+Each URL gets its messages one at a time and in order; different URLs do not wait for each other. What is not
+signed goes out together: a post has as many of the messages that wait for its URL as `max_post_bytes` takes.
+Retryable failures are retried for ever, with growing pauses; what was refused is put aside (`pocqueue.poc.callback`
 says which answers are final).
 
 A message whose 200 is lost, by a crash between the reply and the disk, is sent again: receivers ignore
@@ -14,7 +15,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
@@ -24,8 +25,9 @@ from typing_extensions import override
 from pocqueue.closing import AsyncClosing
 from pocqueue.errors import OutboxError
 from pocqueue.node.keys import SigningKey
+from pocqueue.node.messages import Message, NewMessage, merged, receiver_of
 from pocqueue.node.metrics import NodeMetrics
-from pocqueue.node.outbox import Message, NewMessage, Outbox, receiver_of
+from pocqueue.node.outbox import Outbox
 from pocqueue.node.signing import sign_body
 from pocqueue.poc.callback import (
     MAX_RETRY_AFTER_S,
@@ -37,10 +39,13 @@ from pocqueue.poc.callback import (
 
 logger = logging.getLogger(__name__)
 
+#: Messages of one post, at most.
+MAX_TOGETHER = 1024
+
 
 @dataclass(eq=False)
 class Dispatcher(AsyncClosing):
-    """Signs messages and delivers those of an outbox; an async context manager that ends it."""
+    """Makes messages and delivers those of an outbox; an async context manager that ends it."""
 
     outbox: Outbox  #: where they wait; nothing else delivers from it
     key: SigningKey
@@ -49,6 +54,8 @@ class Dispatcher(AsyncClosing):
     #: Pauses between tries; a receiver may ask for longer ones.
     backoff: Backoff = Backoff(first_s=0.25, longest_s=30.0)  # noqa: RUF009 - it is frozen
     request_timeout_s: float = 10.0  #: for one attempt, all of it
+    #: Bytes of a body of several messages: below the mebibyte that many servers take if nobody tells them otherwise.
+    max_post_bytes: int = 1_000_000
     #: That attempts under way get to end when it is stopped.
     stop_timeout_s: float = 3.0
     #: Between two tries to read or write the outbox while its disk is in trouble.
@@ -63,20 +70,35 @@ class Dispatcher(AsyncClosing):
     _closing: bool = field(default=False, init=False)
     _task: asyncio.Task[None] | None = field(default=None, init=False)
     _busy: dict[str, asyncio.Task[None]] = field(default_factory=dict, init=False)
+    #: Messages of one post, by URL, where it has refused more.
+    _most: dict[str, int] = field(default_factory=dict, init=False)
 
-    def message(self, position: str, kind: Kind, url: str, body: Mapping[str, Any]) -> NewMessage:
-        """Return a message with a body, signed.
+    def message(
+        self,
+        position: str,
+        kind: Kind,
+        url: str,
+        body: Mapping[str, Any],
+        nonces: Sequence[int],
+        *,
+        is_signed: bool,
+    ) -> NewMessage:
+        """Return a message with a body.
 
         Args:
             position: of the batch in its session; once for each kind.
             kind: of the body.
             url: callback URL.
-            body: a batch or verdict, as `sign_body` takes it.
+            body: a batch or verdict; as `sign_body` takes it, if it is to be signed.
+            nonces: those in it.
+            is_signed: sign it; a batch that is not signed may go out with its neighbours in one body.
         """
+        if not is_signed:
+            return NewMessage(position, kind, url, body, nonces, merges=kind == "generated")
         with self.metrics.signing.time():
             signed = sign_body(body, self.key)
         self.metrics.signed.inc()
-        return NewMessage(position, kind, url, signed, len(signed["nonces"]))
+        return NewMessage(position, kind, url, signed, nonces)
 
     def notify(self) -> None:
         """Look into the outbox now: there is a new message. To be called in the event loop."""
@@ -136,17 +158,23 @@ class Dispatcher(AsyncClosing):
         return min(pauses)
 
     async def _deliver(self, client: CallbackClient, message: Message) -> None:
-        """Make one attempt and note what came of it."""
+        """Make one attempt, with what may go out together with a message, and note what came of it."""
+        url = message.url
         try:
-            result = await client.post(message.url, message.kind, message.body)
+            messages, body = await asyncio.to_thread(self._post_of, message)
+            result = await client.post(url, message.kind, body)
             if result.outcome is PostOutcome.DELIVERED:
-                await self._note(self.outbox.delivered, message.id)
+                await self._note(self.outbox.delivered, [one.id for one in messages])
                 if message.attempts:
                     logger.info("%s: taken at try %d", _named(message), message.attempts + 1)
                 else:
-                    logger.debug("%s: taken", _named(message))
-                self.metrics.delivered.inc()
-                self.metrics.delivery.observe(max(0.0, time.time() - message.created_s))
+                    logger.debug("%s: taken, of %d", _named(message), len(messages))
+                if (most := 2 * self._most.pop(url, MAX_TOGETHER)) < MAX_TOGETHER:
+                    self._most[url] = most
+                self.metrics.delivered.inc(len(messages))
+                now_s = time.time()
+                for one in messages:
+                    self.metrics.delivery.observe(max(0.0, now_s - one.created_s))
             elif result.outcome is PostOutcome.RETRY:
                 pause_s = max(self.backoff.pause_s(message.attempts), result.retry_after_s)
                 next_s = time.time() + pause_s
@@ -157,13 +185,31 @@ class Dispatcher(AsyncClosing):
                     "%s: %s; try %d follows in %.1f s",
                     *(_named(message), result.reason, message.attempts + 2, pause_s),
                 )
+            elif len(messages) > 1:
+                # The body may be too large, or one message in it is what the receiver refuses.
+                self._most[url] = len(messages) // 2
+                logger.info("%s: %s; tried in parts", _named(message), result.reason)
             else:
                 await self._note(self.outbox.refused, message.id, result.reason)
                 refused = "%s was refused and will not be tried again: %s"
                 logger.error(refused, _named(message), result.reason)
+        except OutboxError as exc:
+            logger.error("%s", exc)
+            await asyncio.sleep(self.disk_pause_s)
         finally:
-            del self._busy[message.url]
+            del self._busy[url]
             self._wake.set()
+
+    def _post_of(self, head: Message) -> tuple[list[Message], str]:
+        """Return what goes out now of the messages that wait for a URL, and as which body.
+
+        Raises:
+            OutboxError: the disk is in trouble.
+        """
+        most = self._most.get(head.url, MAX_TOGETHER)
+        found = self.outbox.together(head, self.max_post_bytes, most)
+        body, num = merged([message.body for message in found])
+        return found[:num], body
 
     async def _note(self, method: Callable[..., None], *args: object) -> None:
         """Write what came of an attempt, however long the disk is in trouble.

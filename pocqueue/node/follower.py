@@ -1,9 +1,9 @@
-"""Follows one search to its end: reads its pages, signs what is valid, and keeps it on disk to be sent.
+"""Follows one search to its end: reads its pages, signs what is to be signed, keeps it on disk to be sent.
 
 Promises:
 - A page counts once: its messages and the cursor behind it go to disk in one step, or not at all.
 - An outage of the source is waited out, for as long as the source keeps what it found.
-- What comes from a big node is checked before it is signed: a batch of another round, a nonce of
+- What comes from a big node is checked before it is kept: a batch of another round, a nonce of
   another node, a value that no valid nonce has end the session as fraud. A nonce that came before is
   left out (`page_check.py`). With an engine a random sample is recomputed (`spot_check.py`), and a page is
   held until its sample is judged, or until the round's window is over.
@@ -24,12 +24,12 @@ from typing import Any, ParamSpec, TypeVar
 
 from pocqueue.errors import DelegationError, NodeError, OutboxError, PocqueueError
 from pocqueue.node.dispatcher import Dispatcher
-from pocqueue.node.outbox import NewMessage
+from pocqueue.node.messages import NewMessage
 from pocqueue.node.page_check import Fraud, PageCheck
+from pocqueue.node.pauses import Pauses
 from pocqueue.node.round import SearchRequest
-from pocqueue.node.sources import Page, Source, is_final, is_refused
+from pocqueue.node.sources import Page, Source, is_final
 from pocqueue.node.spot_check import SpotCheck
-from pocqueue.poc.callback import Backoff
 from pocqueue.poc.proofs import Proofs
 from pocqueue.words import counted
 
@@ -47,33 +47,13 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Pauses(Backoff):
-    """How long a follower waits, in seconds: longer with each try while the source is away."""
-
-    first_s: float = 0.25
-    longest_s: float = 5.0
-    #: Between two tries if the source refuses our token: after too many wrong ones it would not listen
-    #: to the right one either.
-    refused_s: float = 20.0
-    disk_s: float = 1.0  #: between two tries to write to the outbox
-    close_s: float = 5.0  #: for a step under way when this process ends
-    last_s: float = 10.0  #: for the sample of a page that comes when the window is over, or nearly
-    #: Before the end of the window, by which the end of a session is not early.
-    early_s: float = 2.0
-
-    def after(self, trouble: Exception, tries: int) -> float:
-        """Return the seconds to wait after a failure; `tries` failed before it."""
-        return self.refused_s if is_refused(trouble) else self.pause_s(tries)
-
-
 @dataclass(eq=False)
 class Follower:
     """One search and the task that follows it."""
 
     source: Source  #: where the nonces come from
     request: SearchRequest  #: what was asked for, and when its window closes
-    outgoing: Dispatcher  #: where signed batches go
+    outgoing: Dispatcher  #: where batches go
     _: KW_ONLY
     spot_check: SpotCheck | None  #: recomputes samples; None: nothing can be recomputed here
     #: Nonces of the round that were kept already; they are left out, and new ones are added.
@@ -82,7 +62,7 @@ class Follower:
     note_fraud: Callable[[str], None] | None = None
     #: Called once if the source ended the search before its time, or for fraud.
     on_lost: Callable[[Follower], Awaitable[None]] | None = None
-    pauses: Pauses = Pauses()
+    pauses: Pauses = Pauses()  # noqa: RUF009 - it is frozen
     #: What is wrong now or was at the end; None while all is well.
     error: str | None = field(default=None, init=False)
     over: bool = field(default=False, init=False)  #: nothing more will come
@@ -327,14 +307,19 @@ class Follower:
         return batches
 
     def _messages(self, position: str, batches: list[Proofs]) -> list[NewMessage]:
-        """Return a page's batches, signed, in pieces that a receiver takes."""
-        found, url = Proofs.joined(batches), self.round.url
+        """Return a page's batches, signed if they are to be, in pieces that a receiver takes."""
+        found, url, proof = Proofs.joined(batches), self.round.url, self.round.proof
         messages = []
         for start in range(0, len(found), NONCES_PER_MESSAGE):
             part = slice(start, start + NONCES_PER_MESSAGE)
             piece = Proofs(found.nonces[part], found.values[part])
-            body = self.round.proof.signed_body(self.round, piece)
-            messages.append(self.outgoing.message(f"{position}/{start}", "generated", url, body))
+            messages.append(
+                self.outgoing.message(
+                    *(f"{position}/{start}", "generated", url),
+                    *(proof.signed_body(self.round, piece), piece.nonces),
+                    is_signed=proof.is_signed,
+                )
+            )
         return messages
 
     def _count(self, batches: list[Proofs]) -> None:
@@ -347,7 +332,7 @@ class Follower:
 
     async def _close_session(self, why: str, level: int = logging.INFO) -> None:
         await self._on_disk(self.outgoing.outbox.close_session, self.source.session_id)
-        found = f"{counted(self.batches, 'batch')} with {counted(self.nonces, 'valid nonce')}"
+        found = f"{counted(self.batches, 'batch')} with {counted(self.nonces, self.round.proof.kept_noun)}"
         logger.log(level, "%s %s; %s.", self.tag, why, found)
 
     async def _give_up(self, trouble: Exception) -> None:
@@ -366,7 +351,7 @@ class Follower:
         self.error = reason
         logger.error(
             "%s FRAUD: %s. The session is stopped, of what it found %s held back.",
-            *(self.tag, reason, counted(held, "signed batch")),
+            *(self.tag, reason, counted(held, "message")),
         )
         # Not waited for: a cheat that does not answer must not hold up local work.
         self.stop()

@@ -21,12 +21,12 @@ class NodeMetrics:
         )
         self.messages = gauge(
             "pocqueue_node_outbox_messages",
-            "Signed batches on disk: waiting, refused or held.",
+            "Batches and verdicts on disk: waiting, refused or held.",
             ["state"],
         )
         self.oldest = gauge(
             "pocqueue_node_outbox_oldest_seconds",
-            "Age of the oldest signed batch that waits for its receiver.",
+            "Age of the oldest one that waits for its receiver.",
         )
         self.signed = counter("pocqueue_node_signed", "Batches signed.")
         self.signing = histogram(
@@ -37,7 +37,7 @@ class NodeMetrics:
         self.batches = counter("pocqueue_node_batches", "Batches received or found.", ["origin"])
         self.nonces = counter("pocqueue_node_nonces", "Valid nonces received or found.", ["origin"])
         self.delivered = counter(
-            "pocqueue_node_delivered", "Signed batches that the receiver took."
+            "pocqueue_node_delivered", "Batches and verdicts that the receiver took."
         )
         self.delivery = histogram(
             "pocqueue_node_delivery_seconds",

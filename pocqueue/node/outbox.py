@@ -1,6 +1,6 @@
 """The small node's memory across restarts: its sessions, and what the receiver has not confirmed yet.
 
-One SQLite file of one process; `outbox.sql` has its tables. `Outbox.accept` writes a page of signed
+One SQLite file of one process; `outbox.sql` has its tables. `Outbox.accept` writes a page of
 batches and moves the session's cursor in one transaction, so a page that is read twice is kept once;
 a message leaves by the receiver's 200, or by the operator. Whatever dies in between, the file is as before or as after
 a step, never between. Every step is on disk when it returns.
@@ -14,20 +14,16 @@ from __future__ import annotations
 import sqlite3
 import time
 from array import array
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import fields
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from pydantic import BaseModel, Field
-
-from pocqueue.errors import InvalidRound, OutboxError
-from pocqueue.poc.callback import Kind, encode_body, without_secrets
+from pocqueue.errors import OutboxError
+from pocqueue.node.messages import Message, NewMessage, Origin, OutboxStatus, Session, receiver_of
+from pocqueue.poc.callback import encode_body
 from pocqueue.web.sqlite_file import FileRole, SqliteFile
-
-Origin = Literal["delegation", "queue", "engine"]
-SessionState = Literal["open", "closed", "fraud"]
 
 #: Name of the file in the state folder.
 OUTBOX_NAME: Final = "node-outbox.sqlite3"
@@ -35,7 +31,7 @@ OUTBOX_NAME: Final = "node-outbox.sqlite3"
 KEEP_ENDED_S: Final = 86_400.0
 #: The same for its nonces, which are many: a chain does not ask for a round again so late.
 KEEP_NONCES_S: Final = 3600.0
-_SCRIPTS: Final = ("outbox.sql", "outbox-2.sql", "outbox-3.sql")
+_SCRIPTS: Final = ("outbox.sql", "outbox-2.sql", "outbox-3.sql", "outbox-4.sql")
 
 _ROLE = FileRole(
     name="outbox",
@@ -47,47 +43,6 @@ _ROLE = FileRole(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
-    """One search whose batches go through this node."""
-
-    session_id: str
-    origin: Origin
-    state: SessionState
-    cursor: str  #: behind the last page that was accepted; empty at first
-    request: str  #: JSON of what it takes to go on with it
-    created_s: float  #: Unix time
-    batches: int  #: generated ones that were accepted
-    nonces: int  #: in these
-    sampled: int  #: nonces that were recomputed
-    invalid: int  #: and of these, those that were wrong
-
-
-@dataclass(frozen=True, slots=True)
-class NewMessage:
-    """A signed batch or verdict, to be sent."""
-
-    position: str  #: of the batch in its session; once for each kind
-    kind: Kind
-    url: str  #: `/` and kind are appended
-    body: Mapping[str, Any]  #: signed already
-    nonces: int  #: in the body
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One that waits for its receiver."""
-
-    id: int
-    session_id: str
-    kind: Kind
-    url: str
-    body: str  #: JSON, sent as it is
-    created_s: float  #: Unix time
-    attempts: int  #: that failed
-    next_s: float  #: Unix time before which it is not tried
-
-
 _SESSIONS = f"SELECT {', '.join(field.name for field in fields(Session))} FROM sessions WHERE "  # noqa: S608 - constants
 _END = (
     "UPDATE sessions SET state = ?, ended_s = coalesce(ended_s, ?)"
@@ -95,6 +50,7 @@ _END = (
 )
 # The index is named, as SQLite would take that of the states, which is longer.
 _WAITING = "messages INDEXED BY messages_waiting WHERE state = 'waiting'"
+_MESSAGES = f"SELECT {', '.join(field.name for field in fields(Message))} FROM messages"  # noqa: S608 - constants
 # The first waiting message of each URL. The URLs are found one by one in the index, as DISTINCT would
 # read all of it, and thousands of messages may wait for one URL.
 _HEADS = f"""
@@ -104,22 +60,10 @@ WITH RECURSIVE urls (url) AS (
     SELECT (SELECT min(url) FROM {_WAITING} AND url > urls.url)
     FROM urls WHERE urls.url IS NOT NULL
 )
-SELECT {", ".join(field.name for field in fields(Message))} FROM messages WHERE id IN (
+{_MESSAGES} WHERE id IN (
     SELECT (SELECT min(id) FROM {_WAITING} AND url = urls.url) FROM urls
 ) ORDER BY id
 """  # noqa: S608 - made of constants
-
-
-class OutboxStatus(BaseModel):
-    """Signed batches that are still on disk."""
-
-    waiting: int = Field(default=0, description="Not confirmed by their receiver yet.")
-    refused: int = Field(default=0, description="Answered with a final error by their receiver.")
-    held: int = Field(default=0, description="Of a session that was found to be fraud; never sent.")
-    oldest_seconds: float = Field(description="Age of the oldest one that waits; 0 if none does.")
-    last_error: str | None = Field(
-        default=None, description="Why a receiver did not take the last one that was tried in vain."
-    )
 
 
 class Outbox(SqliteFile):
@@ -208,14 +152,17 @@ class Outbox(SqliteFile):
         # Before the transaction, which others wait for. With and without the slash it is one receiver, and
         # one order.
         rows = [
-            (new.position, new.kind, new.url.rstrip("/"), encode_body(new.body), new.nonces)
+            (
+                *(new.position, new.kind, new.url.rstrip("/"), encode_body(new.body)),
+                *(len(new.nonces), new.merges),
+            )
             for new in messages
         ]
         kept = [
-            array("q", new.body.get("nonces", [])).tobytes() if new.kind == "generated" else None
+            array("q", new.nonces).tobytes() if new.kind == "generated" else None
             for new in messages
         ]
-        generated = [new.nonces for new in messages if new.kind == "generated"]
+        generated = [len(new.nonces) for new in messages if new.kind == "generated"]
         with self.transaction() as db:
             moved = db.execute(
                 "UPDATE sessions SET cursor = ?, batches = batches + ?, nonces = nonces + ?"
@@ -228,8 +175,8 @@ class Outbox(SqliteFile):
                 for row, nonces in zip(rows, kept, strict=True):
                     added = db.execute(
                         "INSERT INTO messages"
-                        " (session_id, created_s, position, kind, url, body, nonces)"
-                        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                        " (session_id, created_s, position, kind, url, body, nonces, merges)"
+                        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                         (session_id, self._clock(), *row),
                     )
                     if nonces is not None:
@@ -310,9 +257,36 @@ class Outbox(SqliteFile):
         with self.transaction() as db:
             return [Message(*row) for row in db.execute(_HEADS)]
 
-    def delivered(self, message_id: int) -> None:
-        """Remove a message: its receiver said 200."""
-        self._write("DELETE FROM messages WHERE id = ?", message_id)
+    def together(self, head: Message, max_bytes: int, max_messages: int) -> list[Message]:
+        """Return what may go out as one with the first waiting message of its URL: that one, and those behind it.
+
+        Args:
+            head: of `heads`.
+            max_bytes: of all bodies; the first one counts whatever its size.
+            max_messages: at most so many.
+        """
+        found = [head]
+        if not head.merges:
+            return found
+        room = max_bytes - len(head.body)
+        with self.transaction() as db:
+            behind = db.execute(
+                f"{_MESSAGES} INDEXED BY messages_waiting"
+                " WHERE state = 'waiting' AND url = ? AND id > ? ORDER BY id LIMIT ?",
+                (head.url, head.id, max_messages - 1),
+            )
+            for row in behind:
+                message = Message(*row)
+                room -= len(message.body)
+                if room < 0 or not message.merges or message.session_id != head.session_id:
+                    break
+                found.append(message)
+        return found
+
+    def delivered(self, message_ids: Collection[int]) -> None:
+        """Remove messages: their receiver said 200."""
+        with self.transaction() as db:
+            db.executemany("DELETE FROM messages WHERE id = ?", [(one,) for one in message_ids])
 
     def failed(self, message_id: int, error: str, next_s: float) -> None:
         """Note that an attempt failed, and the Unix time before which there is to be no other."""
@@ -404,15 +378,7 @@ class Outbox(SqliteFile):
             return db.execute(sql, values).rowcount
 
 
-def receiver_of(url: str) -> str:
-    """Return what may be shown of a callback URL."""
-    try:
-        return without_secrets(url)
-    except InvalidRound:
-        return "a callback URL that is none"
-
-
 def _sentence(state: str, url: str, error: str) -> str:
     if state == "waiting":
-        return f"Signed batches wait for {receiver_of(url)}: {error}."
-    return f"Signed batches were refused by {receiver_of(url)}: {error}. `pocqueue node outbox list` shows them."
+        return f"Batches wait for {receiver_of(url)}: {error}."
+    return f"Batches were refused by {receiver_of(url)}: {error}. `pocqueue node outbox list` shows them."

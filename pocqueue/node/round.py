@@ -16,7 +16,7 @@ from pocqueue.rounds.store import KEEP_ENDED_MS
 
 
 class NodeRound(ProofSearch):
-    """What to search, with which model, and where the signed batches go.
+    """What to search, with which model, and where the batches go.
 
     The bounds are those of a round (`poc/search.py`). Limits of the model are checked when the
     search begins.
@@ -49,7 +49,7 @@ class NodeRound(ProofSearch):
 
     def _searched(self, *left_out: str) -> dict[str, Any]:
         """What the nonces are and which of them are valid; not how they are computed and sent."""
-        how = {"batch_size", "fraud_threshold", *left_out}
+        how = {"batch_size", "fraud_threshold", "dist_threshold", "p_mismatch", *left_out}
         return {k: v for k, v in self.search.items() if k not in how} | {"wish": self.wish}
 
     @property

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pocqueue.errors import InvalidRound, NodeStateError
-from pocqueue.node.outbox import OutboxStatus
+from pocqueue.node.messages import OutboxStatus
 from pocqueue.node.round import NodeRound
 from pocqueue.poc.distance.scheme import SEARCH_EXAMPLE
 from pocqueue.poc.fields import HttpUrl, Text
@@ -77,7 +77,7 @@ class InitBody(SearchBody, WithProof):
     params: Params = Field(default_factory=Params, description="The model, by name or dimensions.")
     url: HttpUrl | None = Field(
         default=None,
-        description="Where signed batches go: `/generated` and `/validated` are appended. Left out: "
+        description="Where batches go: `/generated` and `/validated` are appended. Left out: "
         "POCQUEUE_NODE_CALLBACK_URL.",
     )
     callback_url: HttpUrl | None = Field(
@@ -142,12 +142,13 @@ class InitBody(SearchBody, WithProof):
             raise InvalidRound(
                 "url",
                 None,
-                "the http:// or https:// URL that signed batches go to, here or in POCQUEUE_NODE_CALLBACK_URL",
+                "the http:// or https:// URL that batches go to, here or in POCQUEUE_NODE_CALLBACK_URL",
             )
         fields = self.model_dump(exclude={"params", "url", "callback_url", "seq_len"})
+        default = self.proof.draft.get("seq_len", DEFAULT_SEQ_LEN)
         return NodeRound(
             **fields,
-            seq_len=self.params.seq_len or self.seq_len or DEFAULT_SEQ_LEN,
+            seq_len=self.params.seq_len or self.seq_len or default,
             params=self.params.model_dump(exclude_none=True),
             url=url,
         )

@@ -29,7 +29,7 @@ from pocqueue.errors import (
 from pocqueue.node.dispatcher import Dispatcher
 from pocqueue.node.engine_host import EngineHost
 from pocqueue.node.follower import Follower
-from pocqueue.node.outbox import Session
+from pocqueue.node.messages import Session
 from pocqueue.node.round import NodeRound, SearchRequest
 from pocqueue.node.sources import EngineSource, QueueSource, RemoteSource, Source
 from pocqueue.node.spot_check import SpotCheck, other_model
@@ -58,7 +58,7 @@ class Searches:
     delegation: DelegationSettings  #: the big node
     local_work: LocalWork  #: what the node searches with by itself
     engine: EngineHost | None  #: its engine, if it works with one
-    outgoing: Dispatcher  #: where signed batches go
+    outgoing: Dispatcher  #: where batches go
     #: Called with the follower of a search that its big node ended early or cheated in.
     on_lost: Callable[[Follower], Awaitable[None]]
     #: Of the searches that are not over, and of some that are.

@@ -23,8 +23,9 @@ from pocqueue.node.dispatcher import Dispatcher
 from pocqueue.node.engine_host import EngineHost
 from pocqueue.node.follower import Follower
 from pocqueue.node.keys import SigningKey
+from pocqueue.node.messages import NewMessage, Session
 from pocqueue.node.metrics import NodeMetrics
-from pocqueue.node.outbox import NewMessage, Outbox, Session
+from pocqueue.node.outbox import Outbox
 from pocqueue.node.round import NodeRound
 from pocqueue.node.searches import NO_SEARCH, Searches, local_work
 from pocqueue.poc.proofs import ReceivedBatch, Verdict, check_length
@@ -161,7 +162,10 @@ class NodeService:
         check_length(search.proof.field, claimed.values, claimed.nonces, search.proof.noun)
         verdict = search.proof.judge(claimed, await engine.values(search, claimed.nonces))
         body = search.proof.verdict_body(search, verdict)
-        message = self._outgoing.message(uuid.uuid4().hex, "validated", search.url, body)
+        message = self._outgoing.message(
+            *(uuid.uuid4().hex, "validated", search.url, body, claimed.nonces),
+            is_signed=search.proof.is_signed,
+        )
         await asyncio.to_thread(self._keep_verdict, message)
         self._outgoing.notify()
         return verdict

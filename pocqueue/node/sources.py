@@ -18,7 +18,7 @@ from typing_extensions import override
 from pocqueue.delegation.client import DelegationClient
 from pocqueue.errors import DelegationError, EngineUnavailable, InvalidRound, StoreError
 from pocqueue.node.engine_host import EngineHost
-from pocqueue.node.outbox import Origin
+from pocqueue.node.messages import Origin
 from pocqueue.node.round import NodeRound, SearchRequest
 from pocqueue.poc.proofs import ReceivedBatch
 from pocqueue.rounds.backend import Backend
@@ -218,6 +218,9 @@ class EngineSource(Source):
         try:
             nonces = wanted.nonces(start, start + wanted.pass_size)
         except InvalidRound:
+            nonces = []
+        nonces = [nonce for nonce in nonces if nonce <= wanted.proof.max_nonce]
+        if not nonces:
             return Page(cursor, [], over=True, status="every nonce of this node is searched")
         values = await self.engine.values(wanted, nonces)
         # A pass cannot be interrupted; its result does not count after a stop or the deadline.

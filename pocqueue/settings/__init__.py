@@ -185,7 +185,7 @@ class NodeSettings(EnvSettings):
     work: Literal["auto", "engine", "queue", "none"] = "auto"
     """what it works with itself: an `engine`, the GPU `queue`s, `none`; `auto`: none if it delegates, else an engine"""
     callback_url: HttpUrl | None = None
-    """where signed batches go when a request names no URL; `/generated` and `/validated` are appended"""
+    """where batches go when a request names no URL; `/generated` and `/validated` are appended"""
 
 
 #: Every class of settings, in the order in which they are explained.

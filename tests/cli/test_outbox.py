@@ -11,7 +11,8 @@ from typer.testing import CliRunner, Result
 
 from pocqueue.cli import app
 from pocqueue.errors import OutboxError
-from pocqueue.node.outbox import OUTBOX_NAME, NewMessage, Outbox
+from pocqueue.node.messages import NewMessage
+from pocqueue.node.outbox import OUTBOX_NAME, Outbox
 
 
 def run(*arguments: str) -> Result:
@@ -32,7 +33,7 @@ def node(state_dir: Path) -> Iterator[Outbox]:
         for session_id, names in (("s", "abc"), ("cheat", "x")):
             outbox.open_session(session_id, "delegation", "{}")
             url = "http://chain:1/secret"
-            new = [NewMessage(name, "generated", url, {"n": name}, 5) for name in names]
+            new = [NewMessage(name, "generated", url, {"n": name}, range(5)) for name in names]
             outbox.accept(session_id, "", "1", new)
         outbox.hold("cheat")
         outbox.refused(1, "HTTP 404, nothing is there")

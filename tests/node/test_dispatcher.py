@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import sqlite3
 import ssl
@@ -18,9 +19,11 @@ import pytest
 
 from pocqueue.node.dispatcher import Dispatcher, pause_left
 from pocqueue.node.keys import SigningKey
+from pocqueue.node.messages import NewMessage
 from pocqueue.node.metrics import NodeMetrics
-from pocqueue.node.outbox import KEEP_ENDED_S, NewMessage, Outbox
+from pocqueue.node.outbox import KEEP_ENDED_S, Outbox
 from pocqueue.poc.callback import MAX_RETRY_AFTER_S, Backoff, Kind
+from tests.support.artifacts import artifact_of, artifacts_in
 from tests.support.callback_receiver import Receiver, answering, receiving
 from tests.support.node import messages_in
 from tests.support.tls import make_certificate
@@ -56,7 +59,7 @@ class Post:
         session = self.outbox.session("s")
         assert session is not None
         self._pages += 1
-        messages = [NewMessage(f"{kind} {n}", kind, url, {"n": n}, 1) for n in numbers]
+        messages = [NewMessage(f"{kind} {n}", kind, url, {"n": n}, [n]) for n in numbers]
         position = f"page {self._pages} {time.monotonic_ns()}"
         assert self.outbox.accept("s", session.cursor, position, messages)
         self.dispatcher.notify()
@@ -206,6 +209,116 @@ async def test_held_messages_are_not_sent(outbox: Outbox, receiver: Receiver) ->
     ]
 
 
+# What is not signed
+
+
+def unsigned(post: Post, url: str, *pages: list[int], **fields: Any) -> None:
+    """Put pages of artifacts into the outbox, a message each."""
+    post.outbox.open_session("a", "delegation", "{}")
+    for nonces in pages:
+        session = post.outbox.session("a")
+        assert session is not None
+        artifacts = [{"nonce": n, "vector_b64": artifact_of(n)} for n in nonces]
+        body = {"block_hash": "b", "artifacts": artifacts} | fields
+        position = f"{session.cursor}+"
+        message = post.dispatcher.message(position, "generated", url, body, nonces, is_signed=False)
+        assert post.outbox.accept("a", session.cursor, position, [message])
+    post.dispatcher.notify()
+
+
+async def test_what_is_not_signed_goes_out_together(outbox: Outbox, receiver: Receiver) -> None:
+    """While one post is under way others wait, and the next one has all of them: as they came, and unsigned."""
+    receiver.gate.clear()
+    async with posting(outbox) as post:
+        unsigned(post, receiver.url, [5, 1])
+        await until(lambda: receiver.received)
+        unsigned(post, receiver.url, *([n] for n in range(100, 150)))
+        receiver.gate.set()
+        await until(lambda: post.taken == 51)
+        assert outbox.counts().waiting == 0
+        assert post.metrics.registry.get_sample_value("pocqueue_node_delivered_total") == 51
+        assert post.metrics.registry.get_sample_value("pocqueue_node_signed_total") == 0
+    assert [len(body["artifacts"]) for body in receiver.accepted] == [2, 50]
+    wanted = [(n, artifact_of(n)) for n in (5, 1, *range(100, 150))]
+    assert artifacts_in(receiver.accepted) == wanted
+    assert all(body.keys() == {"block_hash", "artifacts"} for body in receiver.accepted)
+
+
+async def test_a_post_is_of_a_bounded_size(outbox: Outbox, receiver: Receiver) -> None:
+    """What does not fit goes out with the next one; a message that is larger goes out alone."""
+    Post(outbox)
+    async with posting(outbox, max_post_bytes=1000) as post:
+        receiver.gate.clear()
+        unsigned(post, receiver.url, [0])
+        await until(lambda: receiver.received)
+        unsigned(post, receiver.url, *([n, n + 1, n + 2] for n in range(10, 70, 3)), [*range(100)])
+        receiver.gate.set()
+        await until(lambda: not post.waiting)
+    sizes = [len(json.dumps(body, separators=(",", ":"))) for body in receiver.accepted]
+    assert all(500 < size <= 1000 for size in sizes[1:-2])
+    assert sizes[-1] > 4000
+    assert [nonce for nonce, _ in artifacts_in(receiver.accepted)] == [
+        0,
+        *range(10, 70),
+        *range(100),
+    ]
+
+
+async def test_what_is_refused_together_is_sent_in_parts(
+    outbox: Outbox, receiver: Receiver
+) -> None:
+    """Down to the one that the receiver does not take, which alone is put aside."""
+
+    def bad(body: Any) -> int:
+        return 413 if any(one["nonce"] == 13 for one in body["artifacts"]) else 200
+
+    receiver.verdict = bad
+    receiver.gate.clear()
+    async with posting(outbox) as post:
+        unsigned(post, receiver.url, [0])
+        await until(lambda: receiver.received)
+        unsigned(post, receiver.url, *([n] for n in range(1, 33)))
+        receiver.gate.set()
+        await until(lambda: not post.waiting)
+        assert post.refused == 1
+    assert [nonce for nonce, _ in artifacts_in(receiver.accepted)] == [
+        nonce for nonce in range(33) if nonce != 13
+    ]
+    # By halves: not each of them alone.
+    assert len(receiver.received) < 20
+
+
+async def test_answers_to_requests_do_not_mix(outbox: Outbox, receiver: Receiver) -> None:
+    """Each has its id; a signed message between two that are not keeps its place."""
+    receiver.gate.clear()
+    async with posting(outbox) as post:
+        unsigned(post, receiver.url, [0])
+        await until(lambda: receiver.received)
+        unsigned(post, receiver.url, [1], [2])
+        unsigned(post, receiver.url, [3], request_id="r")
+        post.write(receiver.url, 77)
+        unsigned(post, receiver.url, [4])
+        receiver.gate.set()
+        await until(lambda: not post.waiting)
+    assert [[one["nonce"] for one in body.get("artifacts", [])] for body in receiver.accepted] == [
+        [0],
+        [1, 2],
+        [3],
+        [],
+        [4],
+    ]
+
+
+async def test_an_outage_is_waited_out_together(outbox: Outbox, receiver: Receiver) -> None:
+    """What comes meanwhile joins what waits; nothing is sent twice that was taken."""
+    receiver.statuses = iter([503] * 5)
+    async with posting(outbox) as post:
+        for n in range(20):
+            unsigned(post, receiver.url, [n])
+        await until(lambda: not post.waiting)
+    assert [nonce for nonce, _ in artifacts_in(receiver.accepted)] == list(range(20))
+
+
 async def test_stop_lets_what_is_under_way_end(outbox: Outbox, receiver: Receiver) -> None:
     """Its 200 counts; the next message waits for the next run."""
     receiver.gate.clear()
@@ -269,7 +382,7 @@ async def test_certificate_that_expires_and_is_renewed(outbox: Outbox, tmp_path:
         where = receiver.url.removesuffix("/v1/poc-batches")
         found = outbox.counts()
         assert (found.waiting, found.refused) == (2, 0)
-        assert found.last_error == f"Signed batches wait for {where}: {why}."
+        assert found.last_error == f"Batches wait for {where}: {why}."
         tls.load_cert_chain(*make_certificate(tmp_path))
         await until(lambda: post.taken == 3)
     assert numbers(receiver) == [1, 2, 3]
@@ -282,7 +395,7 @@ async def test_name_that_is_not_found(outbox: Outbox) -> None:
         post.write("http://nowhere.invalid/v1", 1)
         await until(lambda: messages_in(outbox, "s")[0].attempts > 1)
         assert outbox.counts().last_error == (
-            "Signed batches wait for http://nowhere.invalid: no answer (its name is not found)."
+            "Batches wait for http://nowhere.invalid: no answer (its name is not found)."
         )
 
 

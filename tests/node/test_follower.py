@@ -15,10 +15,12 @@ from typing_extensions import override
 
 from pocqueue.errors import DelegationError, PocqueueError
 from pocqueue.node.dispatcher import Dispatcher
-from pocqueue.node.follower import Follower, Pauses
+from pocqueue.node.follower import Follower
 from pocqueue.node.keys import SigningKey
+from pocqueue.node.messages import Origin
 from pocqueue.node.metrics import NodeMetrics
-from pocqueue.node.outbox import Origin, Outbox
+from pocqueue.node.outbox import Outbox
+from pocqueue.node.pauses import Pauses
 from pocqueue.node.round import NodeRound
 from pocqueue.node.signing import verify_body
 from pocqueue.node.sources import Page, Source

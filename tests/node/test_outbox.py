@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from pocqueue.errors import OutboxError
-from pocqueue.node.outbox import KEEP_ENDED_S, KEEP_NONCES_S, NewMessage, Outbox, OutboxStatus
+from pocqueue.node.messages import NewMessage, OutboxStatus
+from pocqueue.node.outbox import KEEP_ENDED_S, KEEP_NONCES_S, Outbox
 from pocqueue.poc.callback import Kind
 from tests.support.node import messages_in
 from tests.support.waiting import Clock, wait_until
@@ -43,7 +44,7 @@ def outbox(path: Path, clock: Clock) -> Iterator[Outbox]:
 
 
 def message(position: str, url: str = URL, kind: Kind = "generated", nonces: int = 2) -> NewMessage:
-    return NewMessage(position, kind, url, {"position": position, "dist": [0.1]}, nonces)
+    return NewMessage(position, kind, url, {"position": position, "dist": [0.1]}, range(nonces))
 
 
 def counts(**changes: Any) -> OutboxStatus:
@@ -111,7 +112,7 @@ def test_nothing_more_of_a_session_that_is_over(outbox: Outbox) -> None:
 
 def test_body_that_json_cannot_hold(outbox: Outbox) -> None:
     """The page is not taken."""
-    bad = NewMessage("b", "generated", URL, {"dist": [float("nan")]}, 1)
+    bad = NewMessage("b", "generated", URL, {"dist": [float("nan")]}, [1])
     with pytest.raises(ValueError, match="JSON"):
         outbox.accept("s", "", "1", [message("a"), bad])
     assert positions(outbox) == []
@@ -143,7 +144,7 @@ def test_fraud_holds_what_waits(outbox: Outbox) -> None:
     outbox.failed(b.id, "timeout", 0.0)
     outbox.refused(b.id, "HTTP 400")
     assert [kept.state for kept in messages_in(outbox, "s")] == ["refused", "held", "held"]
-    outbox.delivered(b.id)
+    outbox.delivered([b.id])
     assert [kept.position for kept in messages_in(outbox, "s", "held")] == ["c"]
 
 
@@ -156,15 +157,15 @@ def test_first_message_of_each_url(outbox: Outbox) -> None:
     assert heads(outbox) == ["a", "c"]
     a, c = outbox.heads()
     outbox.failed(a.id, "HTTP 500", 5.0)
-    outbox.delivered(c.id)
+    outbox.delivered([c.id])
     a, d = outbox.heads()
     assert (a.attempts, a.next_s) == (1, 5.0)
     assert messages_in(outbox, "s")[0].error == "HTTP 500"
     assert heads(outbox) == ["a", "d"]
     outbox.refused(a.id, "HTTP 400")
     assert heads(outbox) == ["b", "d"]
-    outbox.delivered(outbox.heads()[0].id)
-    outbox.delivered(d.id)
+    outbox.delivered([outbox.heads()[0].id])
+    outbox.delivered([d.id])
     assert outbox.heads() == []
 
 
@@ -177,9 +178,9 @@ def test_counts(outbox: Outbox, clock: Clock) -> None:
     assert outbox.counts() == counts(waiting=3, oldest_seconds=10)
     first, second, _ = messages_in(outbox, "s")
     outbox.refused(first.id, "HTTP 400")
-    outbox.delivered(second.id)
+    outbox.delivered([second.id])
     refused = (
-        "Signed batches were refused by http://127.0.0.1:1: HTTP 400. "
+        "Batches were refused by http://127.0.0.1:1: HTTP 400. "
         "`pocqueue node outbox list` shows them."
     )
     assert outbox.counts() == counts(waiting=1, refused=1, last_error=refused)
@@ -193,7 +194,7 @@ def test_what_waits_is_the_first_to_mend(outbox: Outbox) -> None:
     a, b = messages_in(outbox, "s")
     outbox.failed(b.id, "no answer", 0.0)
     outbox.refused(a.id, "HTTP 400")
-    assert outbox.counts().last_error == "Signed batches wait for https://host: no answer."
+    assert outbox.counts().last_error == "Batches wait for https://host: no answer."
 
 
 def test_refused_messages_are_sent_again(outbox: Outbox) -> None:
@@ -298,7 +299,7 @@ def test_nonces_of_old_sessions_are_forgotten(outbox: Outbox, clock: Clock) -> N
     """An hour after its end no chain asks for a round again; those of an open session stay."""
     for name, nonces in (("s", [1]), ("t", [2, 3])):
         outbox.open_session(name, "engine", name)
-        new = NewMessage("a", "generated", URL, {"nonces": nonces}, len(nonces))
+        new = NewMessage("a", "generated", URL, {"nonces": nonces}, nonces)
         assert outbox.accept(name, "", "1", [new])
     outbox.close_session("t")
     clock.now_s += KEEP_NONCES_S - 1
@@ -312,11 +313,11 @@ def test_nonces_of_old_sessions_are_forgotten(outbox: Outbox, clock: Clock) -> N
 def test_nonces_that_are_held_were_not_sent(outbox: Outbox) -> None:
     """So another search of the round may send them; those that went out before stay."""
     for position, nonces in (("a", [1]), ("b", [2, 3])):
-        new = NewMessage(position, "generated", URL, {"nonces": nonces}, len(nonces))
+        new = NewMessage(position, "generated", URL, {"nonces": nonces}, nonces)
         session = outbox.session("s")
         assert session is not None
         assert outbox.accept("s", session.cursor, position, [new])
-    outbox.delivered(outbox.heads()[0].id)
+    outbox.delivered([outbox.heads()[0].id])
     assert outbox.nonces_kept(lambda _: True) == {1, 2, 3}
     outbox.hold("s")
     assert outbox.nonces_kept(lambda _: True) == {1}
@@ -385,7 +386,8 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
-from pocqueue.node.outbox import NewMessage, Outbox
+from pocqueue.node.messages import NewMessage
+from pocqueue.node.outbox import Outbox
 
 # Takes pages of three and delivers two messages of each, for ever. What is delivered is written to
 # standard output just before it is removed, as a receiver would have it just before the 200.
@@ -396,7 +398,7 @@ with Outbox(Path(sys.argv[1])) as outbox:
         cursor = outbox.session("s").cursor
         page = int(cursor or 0)
         messages = [
-            NewMessage(str(3 * page + n), "generated", "http://host", {"n": 3 * page + n}, 1)
+            NewMessage(str(3 * page + n), "generated", "http://host", {"n": 3 * page + n}, [1])
             for n in range(3)
         ]
         assert outbox.accept("s", cursor, str(page + 1), messages)
@@ -404,7 +406,7 @@ with Outbox(Path(sys.argv[1])) as outbox:
         for _ in range(2):
             head = outbox.heads()[0]
             print(json.loads(head.body)["n"], flush=True)
-            outbox.delivered(head.id)
+            outbox.delivered([head.id])
 """
 
 

@@ -219,11 +219,11 @@ async def test_validation_while_delegated(settings_for: SettingsFactory, path: s
         ({"url": "ftp://host"}, "url is 'ftp://host'; allowed:"),
         (
             {"url": ""},
-            "url is None; allowed: the http:// or https:// URL that signed batches go to",
+            "url is None; allowed: the http:// or https:// URL that batches go to",
         ),
         (
             {"url": None},
-            "url is None; allowed: the http:// or https:// URL that signed batches go to",
+            "url is None; allowed: the http:// or https:// URL that batches go to",
         ),
         ({"delegation_url": "host:9090"}, "delegation_url is 'host:9090'; allowed:"),
         (

@@ -304,12 +304,12 @@ async def test_a_receiver_that_takes_nothing(settings_for: SettingsFactory) -> N
     async with answering(404) as url, node_at_work(settings_for()) as node:
         await node.generate(make_round(url))
         refused = (
-            f"Signed batches were refused by {url}: HTTP 404, nothing is there: check the path of the "
+            f"Batches were refused by {url}: HTTP 404, nothing is there: check the path of the "
             "callback URL. `pocqueue node outbox list` shows them."
         )
         await shows(node, error=refused, status="GENERATING")
         await node.generate(make_round("http://nowhere.invalid/v1", block_hash="block-2"))
-        waits = "Signed batches wait for http://nowhere.invalid: no answer (its name is not found)."
+        waits = "Batches wait for http://nowhere.invalid: no answer (its name is not found)."
         await shows(node, error=waits, status="GENERATING")
 
 

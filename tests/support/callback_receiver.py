@@ -16,7 +16,8 @@ class Receiver:
 
     Attributes:
         url: callback URL, with a path prefix of its own.
-        statuses: answers still to give, in order; 200 once they are used up.
+        statuses: answers still to give, in order.
+        verdict: what a body is answered with once they are used up.
         received: (path, body) of every request, whatever was answered.
         accepted: the bodies that were answered with 200.
         gate: requests wait here while it is cleared.
@@ -25,6 +26,7 @@ class Receiver:
     def __init__(self) -> None:
         self.url = ""
         self.statuses: Iterator[int] = iter(())
+        self.verdict: Callable[[Any], int] = lambda _: 200
         self.received: list[tuple[str, Any]] = []
         self.accepted: list[Any] = []
         self.content_types: set[str] = set()
@@ -36,7 +38,7 @@ class Receiver:
         self.content_types.add(request.content_type)
         self.received.append((request.path, body))
         await self.gate.wait()
-        status = next(self.statuses, 200)
+        status = next(self.statuses, None) or self.verdict(body)
         if status == 200:
             self.accepted.append(body)
         headers = {"Location": "/elsewhere"} if 300 <= status < 400 else {}

@@ -30,6 +30,9 @@ class _Messages:
     def send_callback(self, round_id: str, token: str) -> None:
         """Nobody delivers here."""
 
+    def send_sweep(self) -> None:
+        """There are no gateways."""
+
 
 @contextlib.contextmanager
 def live_pool(backend: Backend, *engines: Engine, range_s: float = 0.1) -> Iterator[None]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Self
 
+import numpy as np
 from pydantic import Field, model_validator
 from typing_extensions import override
 
@@ -119,7 +120,11 @@ class Artifact(ProofScheme):
 
     @override
     def is_possible(self, value: Any) -> bool:
-        return data.distance(value, value, self.k_dim) is not None
+        try:
+            vector = data.decode(value)
+        except ValueError:
+            return False
+        return len(vector) == self.k_dim and bool(np.isfinite(vector).all())
 
     @override
     def refusal(self, value: Any) -> str | None:

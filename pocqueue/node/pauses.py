@@ -1,0 +1,28 @@
+"""How long the follower of a search waits, for what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pocqueue.node.sources import is_refused
+from pocqueue.poc.callback import Backoff
+
+
+@dataclass(frozen=True, slots=True)
+class Pauses(Backoff):
+    """How long a follower waits, in seconds: longer with each try while the source is away."""
+
+    first_s: float = 0.25
+    longest_s: float = 5.0
+    #: Between two tries if the source refuses our token: after too many wrong ones it would not listen
+    #: to the right one either.
+    refused_s: float = 20.0
+    disk_s: float = 1.0  #: between two tries to write to the outbox
+    close_s: float = 5.0  #: for a step under way when this process ends
+    last_s: float = 10.0  #: for the sample of a page that comes when the window is over, or nearly
+    #: Before the end of the window, by which the end of a session is not early.
+    early_s: float = 2.0
+
+    def after(self, trouble: Exception, tries: int) -> float:
+        """Return the seconds to wait after a failure; `tries` failed before it."""
+        return self.refused_s if is_refused(trouble) else self.pause_s(tries)
