@@ -188,11 +188,35 @@ class NodeSettings(EnvSettings):
     """where batches go when a request names no URL; `/generated` and `/validated` are appended"""
 
 
+class HostsSettings(EnvSettings):
+    """GPU hosts: machines of others that join with a token, work and are paid."""
+
+    model_config = SettingsConfigDict(env_prefix="POCQUEUE_HOSTS_")
+
+    database_url: SecretStr | None = None
+    """where nodes, jobs and earnings are kept: `postgresql+psycopg://USER:PASSWORD@HOST:5432/NAME` or `sqlite:///PATH`; unset: `hosts.sqlite3` in the state folder"""
+    token_seconds: float = Field(default=3600.0, ge=10, le=2_592_000)
+    """seconds in which a node token has to be used"""
+    offline_seconds: float = Field(default=30.0, ge=1, le=3600)
+    """seconds of silence after which a node is offline and gets no job"""
+    rate_micro: int = Field(default=10_000, ge=0, le=1_000_000_000)
+    """pay for a second of work, in micro-HYPER: 10000 are 0.01 HYPER"""
+
+    @field_validator("database_url")
+    @classmethod
+    def _known_database(cls, url: SecretStr | None) -> SecretStr | None:
+        text = "" if url is None else url.get_secret_value()
+        if text and not text.startswith(("postgresql+psycopg://", "sqlite:///")):
+            raise ValueError("must begin with postgresql+psycopg:// or sqlite:///")
+        return url if text else None
+
+
 #: Every class of settings, in the order in which they are explained.
-ALL = (Settings, DelegationSettings, NodeSettings)
+ALL = (Settings, DelegationSettings, NodeSettings, HostsSettings)
 ENV_PREFIX = Settings.variable("")
 DELEGATION_PREFIX = DelegationSettings.variable("")
 NODE_PREFIX = NodeSettings.variable("")
+HOSTS_PREFIX = HostsSettings.variable("")
 
 
 @functools.cache

@@ -1,0 +1,24 @@
+"""What ends a node's work, within a transaction of whoever decides it."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, and_, select, update
+
+from pocqueue.hosts.store.database import Database
+from pocqueue.hosts.store.ledger import forfeit
+from pocqueue.hosts.tables import attempt, node
+
+
+def end_leases(connection: Connection, node_id: str, now_ms: int) -> None:
+    """Let the leases of a node run out now: the next sweep gives its jobs to others."""
+    mine = and_(attempt.c.node_id == node_id, attempt.c.ended_ms.is_(None))
+    connection.execute(update(attempt).where(mine).values(lease_until_ms=now_ms))
+
+
+def ban_node(db: Database, connection: Connection, node_id: str, now_ms: int) -> None:
+    """Ban a node for good: it loses its jobs, and what it was not paid yet."""
+    new = and_(node.c.id == node_id, node.c.state != "banned")
+    if connection.execute(update(node).where(new).values(state="banned")).rowcount:
+        end_leases(connection, node_id, now_ms)
+        owner = connection.execute(select(node.c.wallet).where(node.c.id == node_id)).scalar_one()
+        forfeit(db, connection, now_ms, owner, node_id)

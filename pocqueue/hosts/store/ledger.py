@@ -1,0 +1,266 @@
+"""Money: what nodes earned, what was paid out, and the proof that both are right.
+
+A row of the ledger is a fact that pays once: kind and `ref` are unique, a repeated one changes nothing, and no row
+is ever changed or deleted (triggers see to it). Each row is of one node, so that a node's balance is the sum of its
+rows, and a wallet's that of its nodes. A mistake is mended by a row of its own.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, String, and_, cast, func, select, true
+
+from pocqueue.hosts.errors import LedgerError, UnknownNode
+from pocqueue.hosts.leases import Outcome
+from pocqueue.hosts.pay import earned
+from pocqueue.hosts.records import Balance
+from pocqueue.hosts.store.database import Database
+from pocqueue.hosts.store.log import note
+from pocqueue.hosts.tables import attempt, job, ledger, node, payout, wallet
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One row of the ledger."""
+
+    id: int
+    at_ms: int
+    wallet: str
+    node_id: str
+    kind: str  #: ``job``, ``payout``, ``forfeit`` or ``correction``
+    ref: str  #: the fact that it is for
+    micro: int
+
+
+@dataclass(frozen=True, slots=True)
+class Payout:
+    """What one wallet gets, to be sent by whoever has the key."""
+
+    id: str
+    batch: str  #: those that were made together
+    wallet: str
+    micro: int
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The ledger and the payouts."""
+
+    _db: Database
+    _now_ms: Callable[[], int]
+
+    def balance(self, address: str) -> Balance:
+        """Return what a wallet has earned; all 0 if it is not known."""
+        with self._db.read() as connection:
+            is_paid = ledger.c.kind == "payout"
+            rows = connection.execute(
+                select(node.c.proven, is_paid.label("paid"), func.sum(ledger.c.micro))
+                .join(node, node.c.id == ledger.c.node_id)
+                .where(ledger.c.wallet == address)
+                .group_by(node.c.proven, is_paid)
+            ).all()
+        sums = {(bool(proven), bool(paid)): int(micro) for proven, paid, micro in rows}
+        own, paid = sums.get((True, False), 0), -sums.get((True, True), 0)
+        return Balance(own, sums.get((False, False), 0), paid, own - paid)
+
+    def earned_by_node(self, address: str) -> dict[str, int]:
+        """Return what each node of a wallet has earned, paid out or not; without those that have no row."""
+        with self._db.read() as connection:
+            rows = connection.execute(
+                select(ledger.c.node_id, func.sum(ledger.c.micro))
+                .where(ledger.c.wallet == address, ledger.c.kind != "payout")
+                .group_by(ledger.c.node_id)
+            ).all()
+        return {node_id: int(micro) for node_id, micro in rows}
+
+    def entries(self, address: str, *, before: int | None = None, limit: int = 50) -> list[Entry]:
+        """Return rows of a wallet, newest first.
+
+        Args:
+            before: only rows with a lower id: for the next page, that of the last row.
+        """
+        older = true() if before is None else ledger.c.id < before
+        query = select(ledger).where(ledger.c.wallet == address, older)
+        with self._db.read() as connection:
+            rows = connection.execute(query.order_by(ledger.c.id.desc()).limit(limit))
+            return [Entry(**row) for row in rows.mappings()]
+
+    def correct(self, node_id: str, micro: int, ref: str) -> bool:
+        """Add a row that mends a mistake; return False if one with this `ref` is there already.
+
+        Args:
+            micro: below 0 to take away.
+            ref: of what it mends, in the operator's words; once.
+
+        Raises:
+            UnknownNode: there is no such node.
+            LedgerError: it is about nothing.
+        """
+        if micro == 0 or not ref:
+            raise LedgerError("A correction has an amount, and words for what it mends.")
+        with self._db.write() as connection:
+            owner = connection.execute(select(node.c.wallet).where(node.c.id == node_id)).scalar()
+            if owner is None:
+                raise UnknownNode
+            note(connection, self._now_ms(), "admin", "ledger.correct", f"{node_id} {ref}")
+            return add(
+                self._db, connection, self._now_ms(), owner, node_id, "correction", ref, micro
+            )
+
+    def payable(self) -> list[Payout]:
+        """Return what could be paid out now, by wallet; nothing is changed. `id` and `batch` are empty."""
+        with self._db.read() as connection:
+            sums = _payable(connection)
+        wallets: dict[str, int] = {}
+        for row in sums:
+            wallets[row.wallet] = wallets.get(row.wallet, 0) + int(row.micro)
+        now_ms = self._now_ms()
+        return [
+            Payout("", "", owner, micro, now_ms)
+            for owner, micro in sorted(wallets.items())
+            if micro > 0
+        ]
+
+    def pay_out(self, *, at_least: int = 1) -> list[Payout]:
+        """Take what is payable out of the ledger, to be sent by whoever has the key.
+
+        Of proven wallets' nodes that are not banned. Two at a time are one after the other, and the second
+        finds nothing left.
+
+        Args:
+            at_least: of a wallet, micro-HYPER; one with less waits.
+        """
+        batch, now_ms, made = str(uuid.uuid4()), self._now_ms(), []
+        with self._db.write() as connection:
+            self._db.one_at_a_time(connection)
+            by_wallet: dict[str, list[Any]] = {}
+            for row in _payable(connection):
+                by_wallet.setdefault(row.wallet, []).append(row)
+            for owner, rows in sorted(by_wallet.items()):
+                total = sum(int(row.micro) for row in rows)
+                if total < max(1, at_least):
+                    continue
+                one = Payout(str(uuid.uuid4()), batch, owner, total, now_ms)
+                values = {"id": one.id, "batch": batch, "wallet": owner, "micro": total}
+                connection.execute(payout.insert().values(**values, at_ms=now_ms))
+                for row in rows:
+                    ref = f"payout:{one.id}:{row.node_id}"
+                    add(
+                        *(self._db, connection, now_ms, owner, row.node_id, "payout", ref),
+                        -int(row.micro),
+                    )
+                made.append(one)
+            if made:
+                note(connection, now_ms, "admin", "payout", batch)
+        return made
+
+    def payouts(self, batch: str | None = None, *, limit: int = 1000) -> list[Payout]:
+        """Return payouts that were made, newest first: of one batch, or (None) of all."""
+        which = true() if batch is None else payout.c.batch == batch
+        with self._db.read() as connection:
+            rows = connection.execute(
+                select(payout)
+                .where(which)
+                .order_by(payout.c.at_ms.desc(), payout.c.wallet)
+                .limit(limit)
+            )
+            return [Payout(**row) for row in rows.mappings()]
+
+    def differences(self) -> list[str]:
+        """Compare the ledger with what it is about, in one moment; return a sentence for each difference.
+
+        Each attempt's pay is worked out again from its times, and stands in the ledger; each row of the ledger
+        has its attempt; payouts are what was taken out for them.
+        """
+        with self._db.read() as connection:
+            return [*_of_attempts(connection), *_of_payouts(connection)]
+
+
+def add(
+    db: Database,
+    connection: Connection,
+    at_ms: int,
+    owner: str,
+    node_id: str,
+    kind: str,
+    ref: str,
+    micro: int,
+) -> bool:
+    """Add a row within a transaction; return False if the fact was there already. 0 is no row."""
+    if micro == 0:
+        return False
+    row = {"at_ms": at_ms, "wallet": owner, "node_id": node_id, "kind": kind, "ref": ref}
+    new = db.insert(ledger).values(**row, micro=micro).on_conflict_do_nothing()
+    return connection.execute(new.returning(ledger.c.id)).first() is not None
+
+
+def forfeit(db: Database, connection: Connection, at_ms: int, owner: str, node_id: str) -> int:
+    """Take away within a transaction what a node has not been paid yet; return how much."""
+    db.one_at_a_time(connection)
+    total = select(func.sum(ledger.c.micro)).where(ledger.c.node_id == node_id)
+    left = int(connection.execute(total).scalar() or 0)
+    if left > 0:
+        add(db, connection, at_ms, owner, node_id, "forfeit", f"node:{node_id}:{at_ms}", -left)
+    return max(0, left)
+
+
+def _payable(connection: Connection) -> Sequence[Any]:
+    """Return the balance of each node that may be paid out, with its wallet."""
+    return connection.execute(
+        select(ledger.c.wallet, ledger.c.node_id, func.sum(ledger.c.micro).label("micro"))
+        .join(node, node.c.id == ledger.c.node_id)
+        .join(wallet, wallet.c.address == ledger.c.wallet)
+        .where(node.c.proven, node.c.state != "banned", wallet.c.banned_ms.is_(None))
+        .group_by(ledger.c.wallet, ledger.c.node_id)
+        .having(func.sum(ledger.c.micro) != 0)
+    ).all()
+
+
+def _of_attempts(connection: Connection) -> list[str]:
+    ref = "attempt:" + attempt.c.job_id + ":" + cast(attempt.c.n, String)
+    same = and_(ledger.c.kind == "job", ledger.c.ref == ref, ledger.c.node_id == attempt.c.node_id)
+    rows = connection.execute(
+        select(attempt, job.c.timeout_s, job.c.rate_micro, ledger.c.micro.label("paid"))
+        .join(job, job.c.id == attempt.c.job_id)
+        .outerjoin(ledger, same)
+    )
+    found = []
+    for row in rows:
+        due = earned(
+            None if row.outcome is None else Outcome(row.outcome),
+            sent_ms=row.sent_ms,
+            ended_ms=row.ended_ms,
+            timeout_s=row.timeout_s,
+            claimed_ms=row.claimed_ms,
+            rate_micro=row.rate_micro,
+        )
+        if not row.micro == due == (row.paid or 0):
+            found.append(
+                f"Attempt {row.n} of job {row.job_id}: its times say {due} micro-HYPER, its row has {row.micro}, "
+                f"the ledger {row.paid or 0}."
+            )
+    strays = connection.execute(
+        select(ledger.c.id, ledger.c.ref)
+        .outerjoin(attempt, same)
+        .where(ledger.c.kind == "job", attempt.c.job_id.is_(None))
+    )
+    return found + [f"Row {row.id} of the ledger is for {row.ref}, which is not." for row in strays]
+
+
+def _of_payouts(connection: Connection) -> list[str]:
+    taken = Counter[str]()
+    rows = select(ledger.c.ref, ledger.c.micro).where(ledger.c.kind == "payout")
+    for ref, micro in connection.execute(rows):
+        taken[ref.split(":")[1]] -= micro
+    made = {row.id: row.micro for row in connection.execute(select(payout.c.id, payout.c.micro))}
+    return [
+        f"Payout {one}: {made.get(one, 0)} micro-HYPER, and the ledger has {taken[one]} for it."
+        for one in sorted(made.keys() | taken.keys())
+        if made.get(one, 0) != taken[one]
+    ]

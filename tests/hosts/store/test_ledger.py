@@ -1,0 +1,107 @@
+"""The ledger: what is owed, what is paid out, and how a difference is found."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import update
+
+from pocqueue.hosts.errors import LedgerError, UnknownNode
+from pocqueue.hosts.records import Report
+from pocqueue.hosts.store import HostStore
+from pocqueue.hosts.store.ledger import Payout
+from pocqueue.hosts.tables import attempt, ledger, payout
+from tests.hosts.parts import joined, new_wallet, running, sleep
+from tests.support.waiting import Clock
+
+
+def test_a_fact_pays_once(store: HostStore) -> None:
+    """Sixteen threads write the same row: one does."""
+    node = joined(store)
+    start = threading.Barrier(16)
+
+    def write(_: int) -> bool:
+        start.wait()
+        return store.ledger.correct(node.id, 7, "the same")
+
+    with ThreadPoolExecutor(16) as threads:
+        assert sum(threads.map(write, range(16))) == 1
+    assert store.ledger.balance(node.wallet).earned == 7
+
+
+def test_corrections_are_rows_of_their_own(store: HostStore) -> None:
+    """With words for what they mend; newest first, in pages."""
+    node = joined(store)
+    for n in range(1, 6):
+        assert store.ledger.correct(node.id, -n, f"mistake {n}")
+    first = store.ledger.entries(node.wallet, limit=3)
+    assert [entry.micro for entry in first] == [-5, -4, -3]
+    rest = store.ledger.entries(node.wallet, before=first[-1].id)
+    assert [entry.ref for entry in rest] == ["mistake 2", "mistake 1"]
+    with pytest.raises(UnknownNode):
+        store.ledger.correct("x", 1, "y")
+    for micro, ref in ((0, "y"), (1, "")):
+        with pytest.raises(LedgerError):
+            store.ledger.correct(node.id, micro, ref)
+
+
+def test_a_payout_takes_all_that_is_owed_once(store: HostStore) -> None:
+    """Of all nodes of a wallet together; what is too little waits."""
+    rich, poor = new_wallet(), new_wallet()
+    for micro in (30_000, 50_000):
+        store.ledger.correct(joined(store, wallet=rich).id, micro, f"{micro}")
+    small = joined(store, wallet=poor)
+    store.ledger.correct(small.id, 9, "9")
+    assert {one.wallet: one.micro for one in store.ledger.payable()} == {rich: 80_000, poor: 9}
+    [made] = store.ledger.pay_out(at_least=10)
+    assert (made.wallet, made.micro) == (rich, 80_000)
+    assert store.ledger.pay_out(at_least=10) == []
+    assert store.ledger.payouts(made.batch) == store.ledger.payouts() == [made]
+    balance = store.ledger.balance(rich)
+    assert (balance.earned, balance.paid, balance.payable) == (80_000, 80_000, 0)
+    assert [one.wallet for one in store.ledger.pay_out()] == [poor]
+    assert store.ledger.differences() == []
+
+
+def test_payouts_that_race_pay_once(store: HostStore) -> None:
+    """Eight at a time, beside work that goes on."""
+    nodes = [joined(store) for _ in range(5)]
+    for node in nodes:
+        store.ledger.correct(node.id, 100, f"first {node.id}")
+    start = threading.Barrier(8)
+
+    def pay(k: int) -> list[Payout]:
+        start.wait()
+        store.ledger.correct(nodes[k % 5].id, 1, f"{k}")
+        return store.ledger.pay_out()
+
+    with ThreadPoolExecutor(8) as threads:
+        made = [one for found in threads.map(pay, range(8)) for one in found]
+    made += store.ledger.pay_out()
+    assert sum(one.micro for one in made) == 508
+    assert store.ledger.payable() == []
+    assert store.ledger.differences() == []
+
+
+def test_every_kind_of_difference_is_found(store: HostStore, clock: Clock) -> None:
+    """A row that somebody changed or added by hand, whichever table it is in."""
+    node, job = joined(store), store.jobs.submit(sleep())
+    running(store, job.id)
+    clock.now_s += 5
+    store.leases.finish(job.id, node.id, Report("completed"))
+    store.ledger.correct(node.id, 10, "a gift")
+    [made] = store.ledger.pay_out()
+    assert store.ledger.differences() == []
+    row = {"at_ms": 1, "wallet": node.wallet, "node_id": node.id, "kind": "job"}
+    with store.database.write() as connection:
+        connection.execute(update(attempt).values(micro=90_000))
+        connection.execute(ledger.insert().values(**row, ref="attempt:x:1", micro=5))
+        connection.execute(update(payout).values(micro=1))
+    first, second, third = store.ledger.differences()
+    assert first == (
+        f"Attempt 1 of job {job.id}: its times say 50000 micro-HYPER, its row has 90000, the ledger 50000."
+    )
+    assert second.endswith("of the ledger is for attempt:x:1, which is not.")
+    assert third == f"Payout {made.id}: 1 micro-HYPER, and the ledger has 50010 for it."
