@@ -63,7 +63,7 @@ def _bare(engine: Engine, turn: int, seconds: float) -> float:
 
 def _queued(backend: Backend, turn: int, effort: Effort) -> float:
     # A smoke run ends with its fourth batch, however long a busy machine takes for it.
-    window_s = TURN_S if effort.is_full else 60.0
+    window_s = TURN_S if effort.is_full else 600.0
     draft = draft_spec(block_hash=f"queued-{turn}", public_key="bench", window_s=window_s)
     info = deployed_model(backend, draft, None)
     round_id = backend.store.create(decided(draft, info, r_target=2.0))

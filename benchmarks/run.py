@@ -5,7 +5,7 @@
 
 The worker is a real one in processes of its own (`pocqueue.local_stack`), on the embedded model and
 this machine's CPU or first GPU; nothing is simulated. `--smoke` does a little of everything but vLLM and
-delegation, to see in about twenty seconds that the benchmarks work; its figures mean nothing.
+delegation, to see in about half a minute that the benchmarks work; its figures mean nothing.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _with_stack(settings: Settings, engine: Engine, log_dir: Path, effort: Effor
         local_stack(settings, flower=False, log_dir=log_dir) as stack,
         Backend.open(settings) as backend,
     ):
-        stack.wait_live(backend.pool, 120)
+        stack.wait_live(backend.pool, 300)
         figures = [
             queue_efficiency(backend, engine, effort),
             *range_gap(backend, effort),

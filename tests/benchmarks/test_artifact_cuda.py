@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from benchmarks import artifact_cuda
+from benchmarks.kernels_cuda import ABSENT
 from pocqueue.engine import EngineOptions
 from pocqueue.poc.artifact.seeds import pick_seeds
 from pocqueue.poc.artifact.vectors import pick_dims
@@ -20,7 +21,7 @@ def test_without_a_gpu_it_says_so(
 ) -> None:
     """One sentence and a code of its own."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert artifact_cuda.main([]) == artifact_cuda.ABSENT
+    assert artifact_cuda.main([]) == ABSENT
     assert capsys.readouterr().out == (
         "No CUDA device: run this on a host with a GPU and a CUDA build of torch.\n"
     )

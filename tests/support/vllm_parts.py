@@ -118,7 +118,7 @@ class VllmServer:
             process.wait(timeout=60)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait(timeout=10)
+        process.wait(timeout=60)
 
     def pow(self, method: str, route: str, body: Any = None) -> httpx.Response:
         """Call a proof route."""
