@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pkgutil import resolve_name
 from typing import Any
 
@@ -78,7 +79,12 @@ class Pipeline:
             if upcoming is not None and upcoming.nonces:
                 with suppress(InvalidRound):  # raised when it is asked for
                     self._prefetch.expect(upcoming.padded())
-            output = forward(prepared.inputs, maths.reads, maths.after_layer(prepared.batch))
+            output = forward(
+                prepared.inputs,
+                maths.reads,
+                maths.after_layer(prepared.batch),
+                partial(maths.token_ids, prepared.batch),
+            )
             self._prefetch.make_expected()
             if output is None:
                 return None

@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -61,10 +62,10 @@ class StageTimer:
         with self._with_inputs(batch) as inputs:
             maths.write_inputs(maths.seeds(batch.padded()), inputs.view(batch.batch_size, -1))
             began = self._now()
-            after_layer = maths.after_layer(batch)
+            after_layer, ids = maths.after_layer(batch), partial(maths.token_ids, batch.padded())
             for _ in range(num_batches):
                 # Not freed before the next: a pipeline holds logits, too, while the next pass runs.
-                output = self._forward(inputs, maths.reads, after_layer)
+                output = self._forward(inputs, maths.reads, after_layer, ids)
             took = self._now() - began
             del output
         return took
@@ -88,7 +89,8 @@ class StageTimer:
         marks.append(self._now())
         maths.write_inputs(seeds, inputs.view(batch.batch_size, -1))
         marks.append(self._now())
-        output = self._forward(inputs, maths.reads, maths.after_layer(batch))
+        ids = partial(maths.token_ids, batch)
+        output = self._forward(inputs, maths.reads, maths.after_layer(batch), ids)
         marks.append(self._now())
         if output is not None:
             maths.values(batch, maths.prepare(seeds), output).tolist()

@@ -1,7 +1,7 @@
 """One POST of JSON to a callback URL, and what its answer means. Callers decide when to try again.
 
-Only HTTP 200 counts as delivered. No answer (or 408, 425, 429, 5xx) may be tried again; any other answer
-is final, as the same body would get it again. Redirects are not followed: the URL was checked where it
+Only HTTP 200 counts as delivered, or all below 400 to a client that is told so. No answer (or 408, 425, 429, 5xx)
+may be tried again; any other answer is final, as the same body would get it again. Redirects are not followed: the URL was checked where it
 entered the system, its redirects were not.
 
 Reasons and names for logs hold scheme, host and port of a URL only: user, password, path and query may be
@@ -52,7 +52,7 @@ _HINTS: dict[int, str] = {
 class PostOutcome(Enum):
     """What became of one POST."""
 
-    DELIVERED = "delivered"  #: the receiver said 200
+    DELIVERED = "delivered"  #: the receiver took it
     RETRY = "retry"  #: no answer, or one that says to try again
     REFUSED = "refused"  #: the same body would be refused again
     FORBIDDEN = "forbidden"  #: nothing was sent: the URL leads to an address that is not allowed
@@ -94,6 +94,7 @@ class CallbackClient(AsyncClosing):
     """Posts to callback URLs; an async context manager that closes its connections."""
 
     request_timeout_s: float = 10.0  #: seconds for one POST, all of it
+    delivered_below: int = 201  #: statuses from 200 to below this mean that a POST was delivered
     #: Makes what connections are made through, in the event loop of the first POST. One that refuses an
     #: address fails with a client error caused by `CallbackForbidden`. None: aiohttp's own, which goes
     #: wherever a URL leads.
@@ -128,7 +129,7 @@ class CallbackClient(AsyncClosing):
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=self.request_timeout_s),
             ) as response:
-                return await _result(response, url)
+                return await self._result(response, url)
         except (aiohttp.InvalidURL, UnicodeError):
             # The latter if a host name cannot be written for DNS. Not ValueError, their parent: errors of
             # TLS are of that class too, and pass.
@@ -139,6 +140,18 @@ class CallbackClient(AsyncClosing):
             if isinstance(exc.__cause__, CallbackForbidden):
                 return PostResult(PostOutcome.FORBIDDEN, str(exc.__cause__))
             return PostResult(PostOutcome.RETRY, f"no answer ({_unreached(exc)})")
+
+    async def _result(self, response: aiohttp.ClientResponse, url: str) -> PostResult:
+        """Say what an answer means; docs/protocol.md."""
+        status = response.status
+        if 200 <= status < self.delivered_below:
+            return PostResult(PostOutcome.DELIVERED)
+        words = await _words(response, url)
+        if status >= 500 or status in (408, 425, 429):
+            asked_s = retry_after_s(response.headers.get("Retry-After"), time.time())
+            return PostResult(PostOutcome.RETRY, f"HTTP {status}{words}", asked_s)
+        hint = _HINTS.get(status, "it does not take this batch")
+        return PostResult(PostOutcome.REFUSED, f"HTTP {status}, {hint}{words}")
 
 
 def encode_body(body: Mapping[str, Any]) -> str:
@@ -203,19 +216,6 @@ def _unreached(exc: Exception) -> str:
         case _:
             # The type only: some of these repeat the whole URL in their text.
             return type(exc).__name__
-
-
-async def _result(response: aiohttp.ClientResponse, url: str) -> PostResult:
-    """Say what an answer means; docs/protocol.md."""
-    status = response.status
-    if status == 200:
-        return PostResult(PostOutcome.DELIVERED)
-    words = await _words(response, url)
-    if status >= 500 or status in (408, 425, 429):
-        asked_s = retry_after_s(response.headers.get("Retry-After"), time.time())
-        return PostResult(PostOutcome.RETRY, f"HTTP {status}{words}", asked_s)
-    hint = _HINTS.get(status, "it does not take this batch")
-    return PostResult(PostOutcome.REFUSED, f"HTTP {status}, {hint}{words}")
 
 
 async def _words(response: aiohttp.ClientResponse, url: str) -> str:

@@ -28,9 +28,17 @@ Output = Literal["logits", "hidden"]
 #: What becomes of an activation [..., hidden] behind the decoder layer of this number, from 0; it is not changed.
 AfterLayer = Callable[[int, torch.Tensor], torch.Tensor]
 
+#: Makes the token ids, int32 [batch, seq_len], that stand beside the embeddings of a batch if a model asks for some;
+#: None: the scheme has none.
+TokenIds = Callable[[], torch.Tensor | None]
+
 #: A model: runs on embeddings [batch, seq_len, hidden] in its dtype, which it may overwrite, and does something behind
 #: its layers, or nothing; returns what is wanted, or None on a rank of a group that does not get it.
-Forward = Callable[[torch.Tensor, Output, AfterLayer | None], torch.Tensor | None]
+Forward = Callable[[torch.Tensor, Output, AfterLayer | None, TokenIds], torch.Tensor | None]
+
+
+def no_token_ids() -> None:
+    """Make none."""
 
 
 @dataclass(eq=False)
@@ -63,6 +71,10 @@ class SchemeMaths(ABC):
 
     def after_layer(self, batch: Batch) -> AfterLayer | None:
         """Return what is done behind each decoder layer in the pass of a batch; None: nothing."""
+        return None
+
+    def token_ids(self, batch: Batch) -> torch.Tensor | None:
+        """Make the token ids of a padded batch, for a model that asks for some; None: the scheme has none."""
         return None
 
     @abstractmethod

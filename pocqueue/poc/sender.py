@@ -4,8 +4,11 @@ Promises:
 - Sending returns at once. One task delivers, in order, a post at a time.
 - Valid nonces that wait are merged: a post holds as many as `max_post_bytes` takes. After a failure half
   as many are tried, as the receiver may be slow or have a lower limit; after a success twice as many.
+- A post is begun `interval_s` after the one before, or after there was something to send again; at once when the
+  queue closes, and where one post cannot hold all that waits.
 - Nothing is given up while the queue is open, nor while `close` still waits, but for what the receiver
-  refuses for good (`callback.py` says which answers those are) and what is above `max_waiting`.
+  refuses for good (`callback.py` says which answers those are), `max_refusals` times in a row, and what is above
+  `max_waiting`.
 """
 
 from __future__ import annotations
@@ -14,7 +17,8 @@ import asyncio
 import logging
 from array import array
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import KW_ONLY, asdict, dataclass, field
 from typing import Any
 
@@ -35,9 +39,11 @@ from pocqueue.words import counted
 logger = logging.getLogger(__name__)
 
 #: Between two tries. A receiver that is back is noticed within the longest one.
-_PAUSES = Backoff(first_s=0.5, longest_s=4.0)
+PAUSES = Backoff(first_s=0.5, longest_s=4.0)
 #: Nonces of a post that is not made smaller when it is refused: those of a batch or two.
 _FEW = 64
+#: The list of a body that has an object for each nonce.
+_ROWS = "artifacts"
 
 
 @dataclass(eq=False, slots=True)
@@ -47,35 +53,51 @@ class _Waiting:
     kind: Kind
     fields: dict[str, Any]  #: what is the same for all its nonces
     lists: dict[str, Any]  #: by name, arrays where it can be, of one item a nonce
+    rows: (
+        str | None
+    )  #: the name under which the body has them as a list of objects; None: each has its own
+    is_whole: bool  #: it is neither cut nor merged
+    num: int  #: nonces in it; one without any counts as one
 
     @classmethod
-    def of(cls, kind: Kind, body: Mapping[str, Any]) -> _Waiting:
-        lists = {name: items for name, items in body.items() if isinstance(items, list)}
-        fields = {name: value for name, value in body.items() if name not in lists}
-        return cls(kind, fields, {name: _compact(items) for name, items in lists.items()})
-
-    def __len__(self) -> int:
-        return len(self.lists["nonces"])
+    def of(cls, kind: Kind, body: Mapping[str, Any], *, is_whole: bool) -> _Waiting:
+        lists: dict[str, Sequence[Any]] = {}
+        rows = None
+        if found := body.get(_ROWS):
+            rows = _ROWS
+            lists = {name: [row[name] for row in found] for name in found[0]}
+        elif "nonces" in body:
+            lists = {name: items for name, items in body.items() if isinstance(items, list)}
+        fields = {name: value for name, value in body.items() if name not in {*lists, rows}}
+        num = len(next(iter(lists.values()), ())) or 1
+        compact = {name: _compact(items) for name, items in lists.items()}
+        return cls(kind, fields, compact, rows, is_whole or kind != "generated", num)
 
     def add(self, more: _Waiting) -> bool:
         """Add the nonces of another one, if both can be one body; say whether they can."""
-        if not (self.kind == more.kind == "generated") or self.fields != more.fields:
+        if self.is_whole or more.is_whole or self.fields != more.fields:
             return False
         for name, items in self.lists.items():
             items.extend(more.lists[name])
+        self.num += more.num
         return True
 
     def first(self, num: int) -> dict[str, Any]:
         """Return the body of the first so many nonces."""
-        return self.fields | {name: list(items[:num]) for name, items in self.lists.items()}
+        lists = {name: list(items[:num]) for name, items in self.lists.items()}
+        if self.rows is None:
+            return self.fields | lists
+        rows = zip(*lists.values(), strict=True)
+        return self.fields | {self.rows: [dict(zip(lists, row, strict=True)) for row in rows]}
 
     def forget(self, num: int) -> None:
         """Take the first so many nonces out."""
         for items in self.lists.values():
             del items[:num]
+        self.num -= num
 
 
-def _compact(items: list[Any]) -> Any:
+def _compact(items: Sequence[Any]) -> Any:
     types = set(map(type, items))
     return array("q" if types == {int} else "d", items) if types in ({int}, {float}) else items
 
@@ -95,8 +117,15 @@ class CallbackQueue(AsyncClosing):
     #: Bytes of a body, below the mebibyte that many servers take if nobody tells them otherwise. A verdict, or a
     #: single nonce, may have more.
     max_post_bytes: int = 1_000_000
-    backoff: Backoff = _PAUSES
+    backoff: Backoff = PAUSES
     request_timeout_s: float = 10.0  #: seconds for one attempt, all of it
+    interval_s: float = (
+        0.0  #: seconds that are waited for more before each post; 0: a post goes out at once
+    )
+    delivered_below: int = 201  #: statuses from 200 to below this mean that a post was delivered
+    max_refusals: int = 1  #: that many in a row are final
+    #: Held for each post, where several queues share how many may be under way.
+    slots: AbstractAsyncContextManager[Any] = field(default_factory=nullcontext)
 
     #: Nonces that were delivered, and those that were refused, did not fit or were left when the queue closed.
     #: Every nonce counts in one of the two, or in `waiting`.
@@ -110,26 +139,36 @@ class CallbackQueue(AsyncClosing):
 
     def __post_init__(self) -> None:
         self._name = without_secrets(self.callback_url)
-        self._client = CallbackClient(request_timeout_s=self.request_timeout_s)
+        self._client = CallbackClient(
+            request_timeout_s=self.request_timeout_s, delivered_below=self.delivered_below
+        )
+        self._hurry = asyncio.Event()  #: set when there is no time to wait for more
         self._queue: deque[_Waiting] = deque()
         self._most = max(1, self.max_post_bytes // 40)  #: nonces of a post; what one takes, about
         self._delivery: asyncio.Task[None] | None = None
         self._told: str | None = None  #: the last reason that was logged for dropping nonces
 
-    def send(self, kind: Kind, body: Mapping[str, Any]) -> None:
+    @property
+    def num_bodies(self) -> int:
+        """Bodies that wait, merged ones as one."""
+        return len(self._queue)
+
+    def send(self, kind: Kind, body: Mapping[str, Any], *, is_whole: bool = False) -> None:
         """Have a body delivered by POST ``{callback_url}/{kind}``; from the event loop.
 
         Args:
-            kind: bodies of valid nonces ("generated") may be merged.
-            body: `nonces`, and any other fields, of which lists have one item a nonce.
+            kind: bodies of valid nonces ("generated") may be merged, and cut.
+            body: `nonces`, and any other fields, of which lists have one item a nonce; or `artifacts`, an object a
+                nonce, and any other fields.
+            is_whole: send it as one post, whatever its kind.
         """
-        new = _Waiting.of(kind, body)
+        new = _Waiting.of(kind, body, is_whole=is_whole)
         if self.closing:
-            self._drop(len(new), "the queue is closed")
-        elif self.waiting + len(new) > self.max_waiting:
-            self._drop(len(new), f"as {self.max_waiting} wait at most")
+            self._drop(new.num, "the queue is closed")
+        elif self.waiting + new.num > self.max_waiting:
+            self._drop(new.num, f"as {self.max_waiting} wait at most")
         else:
-            self.waiting += len(new)
+            self.waiting += new.num
             if not self._queue or not self._queue[-1].add(new):
                 self._queue.append(new)
             if self._delivery is None or self._delivery.done():
@@ -145,6 +184,7 @@ class CallbackQueue(AsyncClosing):
             timeout_s: seconds that what waits is given.
         """
         self.closing = True
+        self._hurry.set()
         if self._delivery is not None:
             await asyncio.wait([self._delivery], timeout=timeout_s)
             self._delivery.cancel()
@@ -157,22 +197,28 @@ class CallbackQueue(AsyncClosing):
 
     async def _deliver_all(self) -> None:
         """Deliver until nothing waits."""
-        failures = 0
+        failures = refusals = 0
+        await self._gather()
         while self._queue:
             waiting = self._queue[0]
             try:
                 num, body = self._next_body(waiting)
             except ValueError as exc:
-                self._settle(waiting, len(waiting), f"JSON cannot hold it ({exc})")
+                self._settle(waiting, waiting.num, f"JSON cannot hold it ({exc})")
                 continue
-            result = await self._client.post(self.callback_url, waiting.kind, body)
+            left = self.waiting - num
+            async with self.slots:
+                result = await self._client.post(self.callback_url, waiting.kind, body)
             if result.outcome is PostOutcome.DELIVERED:
                 self._settle(waiting, num, None)
                 self._most = min(2 * self._most, self.max_post_bytes // (len(body) // num + 1))
-                failures = 0
+                failures = refusals = 0
+                if not left:
+                    await self._gather()
                 continue
             self._most = max(num // 2, _FEW)
-            if result.outcome is PostOutcome.RETRY:
+            refusals += result.outcome is not PostOutcome.RETRY
+            if result.outcome is PostOutcome.RETRY or refusals < self.max_refusals:
                 self.error = result.reason
                 pause_s = max(self.backoff.pause_s(failures), result.retry_after_s)
                 # One warning for each outage.
@@ -186,9 +232,15 @@ class CallbackQueue(AsyncClosing):
                 )
                 failures += 1
                 await asyncio.sleep(pause_s)
-            elif num <= _FEW or waiting.kind != "generated":
+            elif num <= _FEW or waiting.is_whole:
                 # A final answer: the same body would get it again, and the rest would never arrive.
                 self._settle(waiting, num, f"refused, {result.reason}")
+
+    async def _gather(self) -> None:
+        """Wait for more to send, unless the queue closes."""
+        if self._queue and self.interval_s:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), self.interval_s)
 
     def _next_body(self, waiting: _Waiting) -> tuple[int, str]:
         """Return how many nonces go into the next post, and its body.
@@ -196,10 +248,10 @@ class CallbackQueue(AsyncClosing):
         Raises:
             ValueError: JSON cannot hold it.
         """
-        num = min(self._most, len(waiting)) if waiting.kind == "generated" else len(waiting)
+        num = waiting.num if waiting.is_whole else min(self._most, waiting.num)
         while True:
             body = encode_body(waiting.first(num))
-            if len(body) <= self.max_post_bytes or num == 1 or waiting.kind != "generated":
+            if len(body) <= self.max_post_bytes or num == 1 or waiting.is_whole:
                 return num, body
             num = max(1, num * self.max_post_bytes // len(body) - 1)
 
@@ -213,7 +265,7 @@ class CallbackQueue(AsyncClosing):
             self._drop(num, failure)
         self.waiting -= num
         waiting.forget(num)
-        if not len(waiting):
+        if not waiting.num:
             self._queue.popleft()
 
     def _drop(self, num: int, reason: str) -> None:

@@ -37,6 +37,9 @@ class Found:
     """What a round has come to."""
 
     value_type: Any = float  #: of the round's proof scheme
+    keeps: bool = (
+        True  #: whether valid nonces are kept to be asked for; else they are counted alone
+    )
     next_index: int = 0
     stats: PoCStats = field(default_factory=PoCStats)
     max_blocks: int = MAX_BLOCKS
@@ -48,23 +51,32 @@ class Found:
         """Take the nonces of the next batch; return it, and the one behind it if there is one.
 
         Raises:
-            InvalidRound: the node's nonces are used up, at 2^63.
+            InvalidRound: the node's nonces are used up: the scheme has no larger ones.
         """
-        middle = self.next_index + asked.batch_size
-        batch = Batch.of(asked, asked.nonces(self.next_index, middle))
-        self.next_index = middle
+        batch = self._batch(asked, self.next_index)
+        self.next_index += len(batch.nonces)
         with contextlib.suppress(InvalidRound):
-            return batch, Batch.of(asked, asked.nonces(middle, middle + asked.batch_size))
+            return batch, self._batch(asked, self.next_index)
         return batch, None
+
+    def _batch(self, asked: ProofSearch, start: int) -> Batch:
+        first, step = asked.stride
+        most = (asked.proof.max_nonce - first) // step + 1
+        if start >= most:
+            allowed = f"up to {asked.proof.max_nonce}; all that this node has are searched"
+            raise InvalidRound("nonce", first + start * step, allowed)
+        return Batch.of(asked, asked.nonces(start, min(start + asked.batch_size, most)))
 
     def keep(self, valid: Proofs) -> None:
         """Keep the valid nonces of a batch."""
+        self.stats.total_valid += len(valid)
+        if not self.keeps:
+            return
         if not self._blocks or len(self._blocks[-1].nonces) >= BLOCK:
             values: MutableSequence[Any] = array("d") if self.value_type is float else []
             self._blocks.append(Block(array("q"), values))
         self._blocks[-1].nonces.extend(valid.nonces)
         self._blocks[-1].values.extend(valid.values)
-        self.stats.total_valid += len(valid)
 
     def valid(self, since: int = 0) -> tuple[int, list[Block]]:
         """Return the valid nonces from a number on, as they are now.

@@ -3,7 +3,9 @@
 Promises:
 - A request that was let in is never cut: it runs to its end, whatever the gate does meanwhile.
 - While the gate is closed a new one gets 503 at once, with ``Retry-After`` and an error body in
-  OpenAI's shape, so that clients and load balancers go elsewhere or come again.
+  OpenAI's shape, so that clients and load balancers go elsewhere or come again. The network's servers have two
+  bodies, which differ in what `error` is: OpenAI's object, as its clients can read no other, or the text
+  ``poc_generation_active`` with ``reason`` and ``retry_after_ms``. Ours is the object, with those two beside it.
 - Opening has effect for the very next request.
 Health, metrics, lists of models and the proof's own routes always pass.
 """
@@ -139,12 +141,14 @@ def _refuse(retry_after: int) -> JSONResponse:
     return JSONResponse(
         {
             "error": {
-                "message": "The model is proving its compute for a proof round and takes no requests "
-                f"just now. Try again in {retry_after} seconds.",
+                "message": "PoC generation is active. Inference requests are temporarily unavailable. "
+                f"Try again in {retry_after} seconds.",
                 "type": "service_unavailable",
                 "param": None,
                 "code": 503,
-            }
+            },
+            "reason": "poc_generation_active",
+            "retry_after_ms": 1000 * retry_after,
         },
         status_code=503,
         headers={"Retry-After": str(retry_after)},

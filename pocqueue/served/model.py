@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -39,6 +40,8 @@ class ServedModel:
     #: Longest time for one batch. vLLM's core does nothing else meanwhile, so this also bounds how long a
     #: batch that hangs keeps a round alive.
     pass_timeout_s: float = 300.0
+    #: The same for batches of a proof scheme, by its name, where it is another one.
+    timeouts_s: Mapping[str, float] = field(default_factory=dict)
     idle_s: float = 30.0  #: the workers keep their scratch this long after a batch
     look_every_s: float = 1.0  #: how often a call that waits looks whether the engine still lives
     #: Share of the time that batches leave to requests which run beside them: vLLM's core computes either.
@@ -74,7 +77,14 @@ class ServedModel:
         """
         self.limits.check(self.info, Batch.warm_up(batch_size, seq_len))
 
-    async def values(self, batch: Batch, upcoming: Batch | None = None) -> list[float]:
+    def fit(self, batch_size: int, seq_len: int) -> int:
+        """Return the largest number of sequences in one pass that the model can run, up to a wish; at least 1."""
+        most = min(batch_size, self.limits.max_batch_size)
+        if self.limits.max_tokens is not None:
+            most = min(most, self.limits.max_tokens // seq_len)
+        return max(1, most)
+
+    async def values(self, batch: Batch, upcoming: Batch | None = None) -> list[Any]:
         """Compute the values of one batch.
 
         Args:
@@ -96,7 +106,8 @@ class ServedModel:
                 following = upcoming.to_wire()
         began = time.monotonic()
         try:
-            answers = await self.call("poc_values", batch.to_wire(), following)
+            timeout_s = self.timeouts_s.get(batch.scheme, self.pass_timeout_s)
+            answers = await self.call("poc_values", batch.to_wire(), following, timeout_s=timeout_s)
         finally:
             now = time.monotonic()
             self._rest_until = now + (now - began) * self.decode_share / (1 - self.decode_share)
@@ -121,25 +132,29 @@ class ServedModel:
                 "Engine not available: vLLM's engine is dead. Restart the server."
             )
 
-    async def call(self, method: str, *args: Any) -> list[Any]:
+    async def call(self, method: str, *args: Any, timeout_s: float | None = None) -> list[Any]:
         """Call a method of the worker extension on every rank.
+
+        Args:
+            timeout_s: seconds for the answer; None: `pass_timeout_s`.
 
         Raises:
             EngineUnavailable, EngineError: as `values` does.
         """
         self.check_alive()
+        timeout_s = self.pass_timeout_s if timeout_s is None else timeout_s
         call = asyncio.ensure_future(
             # Without a timeout of vLLM's: it would leave the late answer in the queue of the next call.
             self.client.collective_rpc(method, args=args)
         )
         try:
-            async with asyncio.timeout(self.pass_timeout_s):
+            async with asyncio.timeout(timeout_s):
                 # An engine that died leaves the calls that it had without an answer.
                 while not (await asyncio.wait([call], timeout=self.look_every_s))[0]:
                     self.check_alive()
         except TimeoutError:
             raise EngineUnavailable(
-                f"Engine not available: no answer to a batch within {self.pass_timeout_s:.0f} s."
+                f"Engine not available: no answer to a batch within {timeout_s:.0f} s."
             ) from None
         finally:
             call.cancel()  # if it is not done; the engine itself cannot be interrupted

@@ -26,12 +26,15 @@ from pocqueue.engine.fingerprint import WEIGHT_NAMES
 from pocqueue.engine.hub import cached_folder
 from pocqueue.engine.vllm.ranks import read_description
 from pocqueue.errors import EngineError, EngineUnavailable, ModelNotFound, PocqueueError
+from pocqueue.poc.artifact.scheme import Artifact
 from pocqueue.rounds.spec import RoundSpec
+from pocqueue.served.artifacts import Artifacts, make_round_sender
 from pocqueue.served.gate import GateMiddleware, InferenceGate
 from pocqueue.served.model import ServedModel
 from pocqueue.served.prover import Prover
-from pocqueue.served.routes import RouteState, add_routes
-from pocqueue.settings import Settings
+from pocqueue.served.routes import add_routes
+from pocqueue.served.state import RouteState
+from pocqueue.settings import ArtifactSettings, Settings
 from pocqueue.web.door import digest
 
 logger = logging.getLogger("vllm.pocqueue")
@@ -79,19 +82,27 @@ class PoCEndpoints:
             # Read when the server begins to listen, which is next; unset, whatever comes from loopback is believed.
             os.environ.setdefault("FORWARDED_ALLOW_IPS", settings.trusted_proxies or "")
             self._state.tokens = _tokens(settings, args)
-            prover = await self._make_prover(engine_client, args, settings)
+            artifact_settings = ArtifactSettings.load()
+            prover = await self._make_prover(engine_client, args, settings, artifact_settings)
         except PocqueueError as exc:
             self._state.reason = f"PoC not enabled: {exc}"
             logger.error("pocqueue: %s", self._state.reason)
             return
-        self._state.prover = prover
+        self._state.names = _names(prover, engine_client.vllm_config, args)
+        self._state.artifacts = Artifacts(prover, artifact_settings)
         state.poc_service = prover
         self.hashing = asyncio.create_task(
             self._fingerprint(prover.model, engine_client.vllm_config)
         )
         logger.info("pocqueue: /api/v1/pow is ready on model %s.", prover.model.info.model)
 
-    async def _make_prover(self, engine_client: Any, args: Namespace, settings: Settings) -> Prover:
+    async def _make_prover(
+        self,
+        engine_client: Any,
+        args: Namespace,
+        settings: Settings,
+        artifact_settings: ArtifactSettings,
+    ) -> Prover:
         """Ask the workers what they have, and set up the service.
 
         Raises:
@@ -116,8 +127,15 @@ class PoCEndpoints:
             raise EngineError(str(exc)[:500]) from exc
         names = getattr(args, "served_model_name", None)
         info = replace(info, model=names[0] if names else info.model)
-        model = ServedModel(engine_client, info, limits, decode_share=settings.vllm_decode_share)
-        return Prover(model, self.gate, settings.vllm_drain_seconds, self._max_round_s)
+        model = ServedModel(
+            engine_client,
+            info,
+            limits,
+            timeouts_s={Artifact.name: artifact_settings.rpc_timeout_ms / 1000},
+            decode_share=settings.vllm_decode_share,
+        )
+        sender = make_round_sender(artifact_settings)
+        return Prover(model, self.gate, settings.vllm_drain_seconds, self._max_round_s, sender)
 
     async def _fingerprint(self, served: ServedModel, config: Any) -> None:
         """Hash the model's files in the background; a large model takes minutes."""
@@ -148,8 +166,14 @@ class PoCEndpoints:
         self._closing = True
         if self.hashing is not None:
             self.hashing.cancel()
-        if self._state.prover is not None:
-            await self._state.prover.close()
+        if self._state.artifacts is not None:
+            await self._state.artifacts.close()
+
+
+def _names(prover: Prover, vllm_config: Any, args: Namespace) -> set[str]:
+    """Return what the model may be called: where it was loaded from, and each name that it is served under."""
+    served = getattr(args, "served_model_name", None) or []
+    return {str(vllm_config.model_config.model), prover.model.info.model, *served}
 
 
 def _tokens(settings: Settings, args: Namespace) -> list[str]:

@@ -64,8 +64,8 @@ class Prover:
     gate: InferenceGate  #: before the inference routes
     drain_s: float  #: seconds that running requests get to finish before the first batch
     max_round_s: float  #: seconds after which a round ends by itself
-    #: Makes what delivers to a callback URL.
-    make_sender: Callable[[str], CallbackQueue] = CallbackQueue
+    #: Makes what delivers to the callback URL of a round.
+    make_sender: Callable[[ServedRound, str], CallbackQueue] = lambda _, url: CallbackQueue(url)
     grace_s: float = 300.0  #: seconds for which callbacks are tried after their round has ended
     flush_s: float = 10.0  #: the same when the server ends
 
@@ -73,6 +73,8 @@ class Prover:
         self._state = PoCState.IDLE
         self._error: str | None = None
         self._round: ServedRound | None = None
+        self._resting = asyncio.Event()  #: set while no round is being searched
+        self._resting.set()
         self.found = Found()  #: what the round has come to
         #: Of the round; None: it has no callback URL. Closing once the round was stopped.
         self._sender: CallbackQueue | None = None
@@ -101,6 +103,19 @@ class Prover:
             "callbacks_error": None if sender is None else sender.error,
         }
 
+    @property
+    def round(self) -> ServedRound | None:
+        """The round at hand, or the last one; None: there was none."""
+        return self._round
+
+    @property
+    def is_generating(self) -> bool:
+        return self._state is PoCState.GENERATING
+
+    async def resting(self) -> None:
+        """Wait until no round is being searched."""
+        await self._resting.wait()
+
     def init(self, asked: ServedRound) -> None:
         """Set up a round. One that validates is over with this.
 
@@ -116,7 +131,12 @@ class Prover:
         sender = self._sender_of(asked)
         self._retire_sender()
         self._round, self._sender = asked, sender
-        self.found = Found(asked.proof.value_type, stats=PoCStats(start_time=time.time()))
+        # Where every nonce is kept, those who want them have a callback URL.
+        self.found = Found(
+            asked.proof.value_type,
+            keeps=not asked.proof.keeps_all,
+            stats=PoCStats(start_time=time.time()),
+        )
         self._state, self._error = PoCState.IDLE, None
         self._num_ends += 1
         self._leave()
@@ -151,6 +171,7 @@ class Prover:
         self._retire_sender()
         self._num_ends += 1
         self._state = PoCState.STOPPED
+        self._resting.set()
         self._leave()
 
     async def check(self, claimed: ReceivedBatch) -> Verdict:
@@ -173,7 +194,7 @@ class Prover:
         # Batch by batch: many of them must not outlast the round that they are checked for.
         for batch in batches_of(theirs, proofs.nonces):
             try:
-                computed += await self._recompute(batch)
+                computed += await self.recompute(batch)
             except EngineError as exc:
                 # Not a round that began meanwhile.
                 if self._round is asked and self._state in _BUSY:
@@ -210,7 +231,12 @@ class Prover:
         except Exception as exc:  # noqa: BLE001 - whatever it is, the round must not seem to go on
             self._fail(str(exc) or type(exc).__name__)
 
-    async def _recompute(self, batch: Batch) -> list[Any]:
+    async def recompute(self, batch: Batch) -> list[Any]:
+        """Compute the values of a batch in turn, whatever round there is.
+
+        Raises:
+            InvalidRound, EngineError: as `ServedModel.values` does.
+        """
         _, values = await self._compute(lambda: (batch, None))
         return values
 
@@ -276,6 +302,10 @@ class Prover:
         if self._sender is None or self._sender.closing:
             self._sender = self._sender_of(asked)
         self._state, self._error = state, None
+        if state is PoCState.GENERATING:
+            self._resting.clear()
+        else:
+            self._resting.set()
         self.gate.close()
         # From when the gate closed: changes of phase do not keep it closed for longer.
         if self._end is None:
@@ -297,7 +327,7 @@ class Prover:
     def _sender_of(self, asked: ServedRound) -> CallbackQueue | None:
         if asked.callback_url is None:
             return None
-        return self.make_sender(asked.callback_url)
+        return self.make_sender(asked, asked.callback_url)
 
     def _retire_sender(self) -> None:
         """Let the sender deliver what waits, and close."""

@@ -8,38 +8,44 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from dataclasses import asdict, dataclass
-from typing import Annotated, Any, TypeVar
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.responses import StreamingResponse
-from starlette.types import Scope
 
-from pocqueue.errors import EngineUnavailable, PocqueueError
+from pocqueue.engine.base import EngineInfo
+from pocqueue.poc.artifact.bodies import GenerateRoundBody
 from pocqueue.poc.distance.data import finite_or_none
 from pocqueue.poc.distance.scheme import Distance, ProofBody
 from pocqueue.poc.fields import Allowed, build
+from pocqueue.served.artifact_routes import add_artifact_routes
 from pocqueue.served.found import Block
-from pocqueue.served.model import ServedModel
 from pocqueue.served.prover import NoRound, Prover, ServedRound
 from pocqueue.served.schema import (
     ERRORS,
+    AnyRoundBody,
+    ArtifactStatus,
+    ArtifactStatusAnswer,
     DistancesAnswer,
     DistancesBody,
     ServedRoundAnswer,
     ServedRoundBody,
     ServedStatusAnswer,
+    StateAnswer,
+    ValuesAnswer,
+    ValuesBody,
     VerdictAnswer,
 )
+from pocqueue.served.state import PREFIX, RouteState
 from pocqueue.web.body_limit import BodyLimit
-from pocqueue.web.door import Access, Asks, Door, find_token
+from pocqueue.web.door import Access, Door
 from pocqueue.web.errors import SentenceRoute
 from pocqueue.web.failure_limit import FailureLimit
+from pocqueue.web.waiting import while_connected
 
 logger = logging.getLogger("vllm.pocqueue")
-
-T = TypeVar("T")
 
 Since = Annotated[
     int,
@@ -47,59 +53,9 @@ Since = Annotated[
     Allowed("a whole number of at least 0"),
 ]
 
-PREFIX = "/api/v1/pow"
 #: A proof of 100 000 nonces takes some 4 MB.
 MAX_BODY_BYTES = 16 << 20
 _REFUSAL = "Invalid auth token; send it as `Authorization: Bearer TOKEN`."
-#: How often a long answer looks whether anybody still waits for it.
-_LOOK_EVERY_S = 1.0
-
-
-class Disconnected(PocqueueError):
-    """Nobody waits for the answer any more."""
-
-    http_status = 400
-
-
-@dataclass(eq=False)
-class RouteState:
-    """What the routes work on, which comes after them: a server adds routes, then loads its model."""
-
-    prover: Prover | None = None  #: None until the engine is there, or if it cannot be used
-    reason: str = "Engine not available: the server is still starting."  #: why there is none
-    tokens: Sequence[str] = ()  #: digest of each token that opens the routes; empty: they are open
-    #: Why the model's fingerprint is not known yet, or never will be.
-    model_error: str | None = "the model's weights are being hashed"
-
-    def ready(self) -> Prover:
-        """Return the prover.
-
-        Raises:
-            EngineUnavailable: there is none; says why.
-        """
-        if self.prover is None:
-            raise EngineUnavailable(self.reason)
-        return self.prover
-
-    def hashed(self) -> ServedModel:
-        """Return the model, whose fingerprint is known.
-
-        Raises:
-            EngineUnavailable: there is none, or it is not known; says why.
-        """
-        prover = self.ready()
-        if self.model_error is not None:
-            raise EngineUnavailable(f"Engine not available: {self.model_error}.")
-        return prover.model
-
-    def find(self, token: str) -> bool | None:
-        """Say whether a token is one that opens the routes; None: it is not."""
-        return find_token(token, self.tokens) is not None or None
-
-    def asks(self, scope: Scope) -> Asks:
-        """Say what is asked for at a path; those of the server's other routes are not ours to guard."""
-        # Wherever the server mounts its application, a path that leads here has this in it.
-        return Asks.TOKEN if self.tokens and PREFIX in scope["path"] else Asks.NOTHING
 
 
 def add_routes(app: FastAPI, state: RouteState) -> None:
@@ -114,19 +70,22 @@ def pow_router(state: RouteState) -> APIRouter:
     """Return the routes, over a state that is filled in later."""
     router = APIRouter(prefix=PREFIX, route_class=SentenceRoute, tags=["proof"], responses=ERRORS)
 
+    def begin(body: ServedRoundBody, then: Callable[[Prover], None]) -> Any:
+        prover = state.ready()
+        asked = _round(body)
+        size, most = asked.pass_size, prover.model.limits.max_batch_size
+        size = size if size == asked.batch_size else min(size, most)
+        warnings = asked.notes(size)
+        prover.init(asked.model_copy(update={"batch_size": size}))
+        then(prover)
+        for warning in warnings:
+            logger.warning("pocqueue: a round was asked for: %s.", warning)
+        return _changed(prover, warnings)
+
     def begins(path: str, then: Callable[[Prover], None], text: str) -> None:
         @router.post(path, response_model=ServedRoundAnswer, description=text)
-        async def begin(body: ServedRoundBody) -> Any:
-            prover = state.ready()
-            asked = _round(body)
-            size, most = asked.pass_size, prover.model.limits.max_batch_size
-            size = size if size == asked.batch_size else min(size, most)
-            warnings = asked.notes(size)
-            prover.init(asked.model_copy(update={"batch_size": size}))
-            then(prover)
-            for warning in warnings:
-                logger.warning("pocqueue: a round was asked for: %s.", warning)
-            return _changed(prover, warnings)
+        async def begin_round(body: ServedRoundBody) -> Any:
+            return begin(body, then)
 
     def changes(path: str, act: Callable[[Prover], None], text: str) -> None:
         @router.post(path, response_model=ServedRoundAnswer, description=text)
@@ -137,16 +96,35 @@ def pow_router(state: RouteState) -> APIRouter:
 
     busy = "Inference routes answer 503 until it is over."
     begins("/init", lambda _: None, "Set up a round.")
-    begins("/init/generate", Prover.generate, f"Set up a round and search its nonces. {busy}")
+
+    @router.post(
+        "/init/generate",
+        response_model=ServedRoundAnswer | StateAnswer,
+        description=f"Set up a round and search its nonces; one of artifacts if there is no `r_target`. {busy}",
+    )
+    async def init_generate(body: AnyRoundBody) -> Any:
+        if isinstance(body, GenerateRoundBody):
+            state.asked(body.params).start(body)
+            return StateAnswer(pow_status={"status": "GENERATING"})
+        return begin(body, Prover.generate)
+
     begins("/init/validate", Prover.validate, f"Set up a round to check proofs for. {busy}")
     changes("/phase/generate", Prover.generate, "Search the nonces of the round at hand.")
     changes("/phase/validate", Prover.validate, "Stop searching and check proofs of the round.")
-    changes("/stop", Prover.stop, "End the round; inference goes on at once.")
+
+    @router.post("/stop", response_model=ServedRoundAnswer | StateAnswer)
+    async def stop() -> Any:
+        """End the round, and requests for artifacts; inference goes on at once."""
+        service = state.service()
+        service.stop()
+        if service.is_last:
+            return StateAnswer(pow_status={"status": "STOPPED"})
+        return _changed(service.prover, also={"status": "STOPPED"})
 
     @router.post("/validate", response_model=VerdictAnswer)
     async def validate(body: ProofBody, request: Request) -> Any:
         """Recompute somebody's proof for the round's block and test it for fraud."""
-        verdict = await _while_connected(request, state.ready().check(Distance.read(body)))
+        verdict = await while_connected(request, state.ready().check(Distance.read(body)))
         return VerdictAnswer(
             fraud_detected=verdict.fraud_detected,
             computed_distances=list(map(finite_or_none, verdict.computed)),
@@ -154,12 +132,19 @@ def pow_router(state: RouteState) -> APIRouter:
             probability_honest=verdict.probability_honest,
         )
 
-    @router.get("/status", response_model=ServedStatusAnswer)
+    @router.get("/status", response_model=ServedStatusAnswer | ArtifactStatusAnswer)
     async def status(since: Since = 0) -> Any:
-        """Say how the round stands, with its valid nonces from the `since`-th on, the first being the 0th."""
-        prover = state.ready()
+        """Say how the round stands: one of artifacts as the network does, another one with its valid nonces.
+
+        Those from the `since`-th on, the first being the 0th. Clients of artifacts find theirs there, too: IDLE.
+        """
+        service = state.service()
+        prover = service.prover
         fields = prover.status() | {"running_requests": prover.gate.running}
-        return _streamed(_written(fields, *prover.found.valid(since)))
+        if service.is_last:
+            own = ArtifactStatusAnswer.model_fields.keys() - ArtifactStatus.model_fields
+            return service.status() | {name: fields[name] for name in sorted(own)}
+        return _streamed(_written(fields | service.status(), *prover.found.valid(since)))
 
     @router.get("/model")
     async def model() -> dict[str, Any]:
@@ -167,27 +152,43 @@ def pow_router(state: RouteState) -> APIRouter:
         served = state.hashed()
         return served.info.to_dict() | asdict(served.limits)
 
-    @router.post("/distances", response_model=DistancesAnswer)
-    async def distances(body: DistancesBody) -> Any:
-        """Compute the distances of given nonces, beside whatever else the server does."""
+    async def compute(body: DistancesBody | ValuesBody) -> tuple[list[Any], EngineInfo]:
         served = state.hashed()
         upcoming = None if body.upcoming is None else body.upcoming.to_batch()
         await served.take_turn()
         try:
-            computed = await served.values(body.to_batch(), upcoming)
+            return await served.values(body.to_batch(), upcoming), served.info
         finally:
             served.turn.release()
-        return DistancesAnswer(
-            distances=list(map(finite_or_none, computed)),
-            fingerprint=served.info.fingerprint,
-            dtype=served.info.dtype,
-        )
 
+    @router.post("/distances", response_model=DistancesAnswer)
+    async def distances(body: DistancesBody) -> Any:
+        """Compute the distances of given nonces, beside whatever else the server does."""
+        found, info = await compute(body)
+        distances = list(map(finite_or_none, found))
+        return DistancesAnswer(distances=distances, fingerprint=info.fingerprint, dtype=info.dtype)
+
+    @router.post("/values", response_model=ValuesAnswer)
+    async def values(body: ValuesBody) -> Any:
+        """Compute what a proof scheme keeps of given nonces, beside whatever else the server does."""
+        found, info = await compute(body)
+        values = list(map(body.proof.to_json, found))
+        return ValuesAnswer(values=values, fingerprint=info.fingerprint, dtype=info.dtype)
+
+    add_artifact_routes(router, state)
     return router
 
 
-def _changed(prover: Prover, warnings: Sequence[str] = ()) -> StreamingResponse:
-    """Answer a request that changed the round; with what of it is taken another way than it was asked for."""
+def _changed(
+    prover: Prover, warnings: Sequence[str] = (), also: Mapping[str, str] | None = None
+) -> StreamingResponse:
+    """Answer a request that changed the round.
+
+    Args:
+        prover: that has it.
+        warnings: what of it is taken another way than it was asked for.
+        also: more fields of its status.
+    """
 
     async def pieces() -> AsyncIterator[str]:
         yield f'{{"status": "OK", "warnings": {json.dumps(warnings)}, "pow_status": '
@@ -195,7 +196,7 @@ def _changed(prover: Prover, warnings: Sequence[str] = ()) -> StreamingResponse:
             yield piece
         yield "}"
 
-    written = _written(prover.status(), *prover.found.valid())
+    written = _written(prover.status() | dict(also or {}), *prover.found.valid())
     return _streamed(pieces())
 
 
@@ -218,23 +219,6 @@ async def _written(fields: dict[str, Any], first: int, valid: list[Block]) -> As
             await asyncio.sleep(0)
         yield "]"
     yield "}"
-
-
-async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Do what a client waits for, no longer than it does.
-
-    Raises:
-        Disconnected: it went away.
-    """
-    task = asyncio.ensure_future(work)
-    try:
-        while not task.done():
-            await asyncio.wait([task], timeout=_LOOK_EVERY_S)
-            if not task.done() and await request.is_disconnected():
-                raise Disconnected("The client went away.")
-        return task.result()
-    finally:
-        task.cancel()
 
 
 def _round(body: ServedRoundBody) -> ServedRound:

@@ -6,12 +6,17 @@ Unknown fields are ignored: clients of several generations send more than this o
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field
+from dataclasses import replace
+from typing import Annotated, Any
 
+from pydantic import BaseModel, Field, ValidatorFunctionWrapHandler, WrapValidator
+from typing_extensions import override
+
+from pocqueue.poc.artifact.bodies import GenerateRoundBody, ReceivedArtifact
 from pocqueue.poc.batch import Batch
 from pocqueue.poc.distance.scheme import SEARCH_EXAMPLE, Nonce, RTarget
 from pocqueue.poc.fields import HttpUrl, Text
-from pocqueue.poc.scheme import FraudThreshold
+from pocqueue.poc.scheme import FraudThreshold, WithProof
 from pocqueue.poc.search import (
     MAX_BATCH_SIZE,
     BatchSize,
@@ -37,6 +42,17 @@ class ServedRoundBody(Search):
     callback_url: HttpUrl | None = None
 
 
+def _by_target(
+    value: Any, _union: ValidatorFunctionWrapHandler
+) -> ServedRoundBody | GenerateRoundBody:
+    is_distance = isinstance(value, dict) and "r_target" in value
+    return (ServedRoundBody if is_distance else GenerateRoundBody).model_validate(value)
+
+
+#: A round of either proof: one of distances has an r_target, if only null.
+AnyRoundBody = Annotated[ServedRoundBody | GenerateRoundBody, WrapValidator(_by_target)]
+
+
 class BatchBody(BaseModel):
     """Nonces for one pass of the shape [batch_size, seq_len]."""
 
@@ -56,6 +72,20 @@ class DistancesBody(BatchBody):
 
     #: What will be asked for next, so that its inputs are made meanwhile; computed only when asked for.
     upcoming: BatchBody | None = None
+
+
+class ProofBatchBody(BatchBody, WithProof):
+    """The same, and what is computed of them: `scheme`, and what of its parameters that depends on, flat."""
+
+    @override
+    def to_batch(self) -> Batch:
+        return replace(super().to_batch(), scheme=self.proof.name, options=self.proof.options)
+
+
+class ValuesBody(ProofBatchBody):
+    """Nonces whose values are wanted."""
+
+    upcoming: ProofBatchBody | None = None  #: as in `DistancesBody`
 
 
 class ServedStatus(BaseModel):
@@ -112,6 +142,86 @@ class VerdictAnswer(BaseModel):
     probability_honest: float
 
 
+class ConfigAnswer(BaseModel):
+    """A round of artifacts."""
+
+    block_hash: str
+    block_height: int
+    public_key: str
+    node_id: int
+    node_count: int
+    group_id: int
+    n_groups: int
+    seq_len: int
+    k_dim: int
+
+
+class StatsAnswer(BaseModel):
+    """How far a round of artifacts is."""
+
+    total_processed: int
+    nonces_per_second: float
+
+
+class ArtifactStatus(BaseModel):
+    """How a round of artifacts stands, in the network's words."""
+
+    status: str  #: GENERATING or IDLE
+    config: ConfigAnswer | None  #: null: IDLE
+    stats: StatsAnswer | None  #: null: IDLE
+
+
+class ArtifactStatusAnswer(ArtifactStatus):
+    """The same, and what `ServedStatusAnswer` has of it."""
+
+    failed: bool
+    error: str | None
+    callbacks_waiting: int
+    callbacks_dropped: int
+    callbacks_error: str | None
+    running_requests: int
+
+
+class StateAnswer(BaseModel):
+    """What the routes of a round of artifacts have made of it."""
+
+    status: str = "OK"
+    pow_status: dict[str, str]  #: `status`: GENERATING or STOPPED
+
+
+class JobAnswer(BaseModel):
+    """How a request for artifacts stands."""
+
+    status: str  #: queued, running, completed or failed
+    request_id: str
+    queued_count: int | None = None  #: nonces that were taken for later
+    artifacts: list[ReceivedArtifact] | None = None
+    encoding: dict[str, Any] | None = None
+    # Of a validation
+    n_total: int | None = None
+    n_mismatch: int | None = None
+    mismatch_nonces: list[int] | None = None
+    p_value: float | None = None
+    fraud_detected: bool | None = None
+    error: str | None = None  #: why it failed
+
+
+class VersionsAnswer(BaseModel):
+    """What runs here."""
+
+    vllm_version: str | None  #: null: it is not vLLM that serves
+    gonka_poc_version: str
+    poc_validation_inference: bool  #: whether requests are served while artifacts are validated
+
+
+class ValuesAnswer(BaseModel):
+    """Values of another proof scheme than distances, and of which model."""
+
+    values: list[Any]  #: one a nonce; null: there is none
+    fingerprint: str
+    dtype: str
+
+
 class DistancesAnswer(BaseModel):
     """Distances, and of which model."""
 
@@ -128,7 +238,7 @@ _ERRORS = {
         "Invalid auth token; send it as `Authorization: Bearer TOKEN`.",
     ),
     409: (
-        "A round is being searched; stop it first.",
+        "A round is being searched; stop it first. Or another model is deployed: then `detail` is an object.",
         "Round already in progress. POST /api/v1/pow/stop ends it.",
     ),
     422: (
@@ -136,7 +246,7 @@ _ERRORS = {
         "r_target is -1.0; allowed: a number above 0.",
     ),
     429: (
-        "Too many wrong tokens came from this address.",
+        "Too many wrong tokens came from this address, or too many nonces wait.",
         "Too many wrong tokens from this address; try again in 42 s.",
     ),
     500: ("The engine failed on a batch; says why.", "The engine failed: CUDA out of memory"),

@@ -16,6 +16,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from pocqueue.poc.fields import HttpUrl
+from pocqueue.poc.search import MAX_BATCH_SIZE
 from pocqueue.settings.base import EnvSettings, full_path
 
 #: A token that can be guessed is none.
@@ -211,8 +212,35 @@ class HostsSettings(EnvSettings):
         return url if text else None
 
 
+class ArtifactSettings(EnvSettings):
+    """Artifacts for the network's chain, by a vLLM server: the names and defaults are those of its own servers."""
+
+    model_config = SettingsConfigDict(env_prefix="POC_")
+
+    batch_size_default: int = Field(default=32, ge=0, le=MAX_BATCH_SIZE)
+    """nonces of a pass where a request does not say; 0: 32. Fewer where the model takes fewer at once"""
+    rpc_timeout_ms: int = Field(default=60_000, ge=1, le=3_600_000)
+    """milliseconds for one pass; a round whose pass takes longer has failed"""
+    generate_chunk_timeout_sec: float = Field(default=60, gt=0, le=3600)
+    """seconds for one pass of a request, with its wait for the pass at hand; a request that takes longer for one has failed"""
+    generate_result_ttl_sec: float = Field(default=300, ge=0, le=86_400)
+    """seconds for which the result of a request can be asked for"""
+    max_queued_nonces: int = Field(default=100_000, ge=1, le=100_000_000)
+    """nonces of all requests that wait; what comes beyond is answered with 429"""
+    callback_interval_sec: float = Field(default=5, ge=0, le=3600)
+    """seconds between two posts of a round's artifacts; 0: each pass at once"""
+    callback_max_artifacts: int = Field(default=1_000_000, ge=1, le=100_000_000)
+    """artifacts that wait for a receiver; what comes beyond is dropped"""
+    callback_max_retries: int = Field(default=10, ge=1, le=1_000_000)
+    """times in a row that a receiver may refuse (400, 404 …) before what is in the post is dropped. One that is away, or says 429 or 5xx, is tried until five minutes after the round"""
+    callback_max_concurrent: int = Field(default=10, ge=1, le=10_000)
+    """posts of results at a time, to as many receivers"""
+    callback_queue_size: int = Field(default=10_000, ge=1, le=100_000_000)
+    """posts of results that wait; what comes beyond is dropped"""
+
+
 #: Every class of settings, in the order in which they are explained.
-ALL = (Settings, DelegationSettings, NodeSettings, HostsSettings)
+ALL = (Settings, DelegationSettings, NodeSettings, ArtifactSettings, HostsSettings)
 ENV_PREFIX = Settings.variable("")
 DELEGATION_PREFIX = DelegationSettings.variable("")
 NODE_PREFIX = NodeSettings.variable("")

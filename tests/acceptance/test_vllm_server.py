@@ -16,8 +16,10 @@ import httpx
 import psutil
 import pytest
 
+from pocqueue.poc.artifact.scheme import Artifact
 from pocqueue.rounds.spec import RoundState
 from tests.support.callback_receiver import receiving
+from tests.support.chain import Chain, Participant, Receiver, Stage, play
 from tests.support.stack import Stack
 from tests.support.vllm_parts import VllmServer, need_vllm, served_model
 from tests.support.waiting import until, wait_until
@@ -43,7 +45,11 @@ ROUND = {
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
     """A server as an operator starts it, compiled graphs and prefix caching included."""
     folder = tmp_path_factory.mktemp("vllm")
-    env = {"POCQUEUE_STATE_DIR": str(folder), "POCQUEUE_VLLM_TOKEN": TOKEN}
+    env = {
+        "POCQUEUE_STATE_DIR": str(folder),
+        "POCQUEUE_VLLM_TOKEN": TOKEN,
+        "POC_CALLBACK_INTERVAL_SEC": "0.2",
+    }
     with VllmServer(served_model(folder), folder / "server.log", env) as server:
         server.client.headers["Authorization"] = f"Bearer {TOKEN}"
         yield server
@@ -246,6 +252,58 @@ def test_a_receiver_that_is_gone_does_not_stop_the_search(server: VllmServer) ->
     assert not status["failed"]
 
 
+async def test_the_chains_timetable(server: VllmServer, reference: list[str]) -> None:
+    """A stage, a stop, a validation of three, with a receiver that is late, loses answers and is away for a while.
+
+    Who has computed artifacts is honest; who has those of another block, or altered a fifth of them, is a cheat.
+    Completions are what they were before.
+    """
+    stage = Stage(model="tiny", seq_len=64)
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    async with (
+        Receiver(stage) as receiver,
+        httpx.AsyncClient(base_url=server.url, headers=headers, timeout=300) as http,
+    ):
+        chain = Chain(http, "/api/v1/pow", stage, receiver)
+        nonces = range(0, 300, 3)
+        of_another_block = await chain.participant("03" + "cd" * 32, nonces, "lower" * 12)
+        altered = (await chain.participant("02" + "ef" * 32, nonces)).altered(0.2)
+        await play(
+            chain,
+            lambda: [Participant(stage.public_key, receiver.artifacts), of_another_block, altered],
+        )
+        assert receiver.votes == {
+            stage.public_key: min(200, len(receiver.artifacts)),
+            of_another_block.public_key: -1,
+            altered.public_key: -1,
+        }
+        [[honest], [other], [cheat]] = receiver.verdicts.values()
+        assert honest["n_mismatch"] == 0
+        assert other["n_mismatch"] == 100
+        assert cheat["n_mismatch"] == 20
+    assert [_text(server.completion(prompt)) for prompt in PROMPTS] == reference
+
+
+def test_artifacts_are_refused_and_found_in_the_networks_words(server: VllmServer) -> None:
+    """Of another model, of the decode scheme; by each of the model's names; beside the routes of distances."""
+    stage = Stage(model="tiny", seq_len=64)
+    other = server.pow("POST", "init/generate", Stage(model="other", seq_len=64).body())
+    assert other.status_code == 409
+    deployed = other.json()["detail"]["deployed"]["model"]
+    assert "tiny" in deployed
+    [path] = [name for name in deployed if name.startswith("/")]
+    decode = stage.body(params={"model": "tiny", "seq_len": 64, "scheme": "decode"})
+    assert "params.scheme is 'decode'" in server.pow("POST", "generate", decode).json()["detail"]
+    body = stage.body(nonces=[3, 1], wait=True, params={"model": path, "seq_len": 64})
+    first = server.pow("POST", "generate", body).raise_for_status().json()
+    again = server.pow("POST", "generate", body | {"batch_size": 8}).raise_for_status().json()
+    assert [one["nonce"] for one in first["artifacts"]] == [3, 1]
+    pairs = zip(first["artifacts"], again["artifacts"], strict=True)
+    assert all(Artifact().difference(a["vector_b64"], b["vector_b64"]) < 0.1 for a, b in pairs)
+    versions = server.pow("GET", "versions").raise_for_status().json()
+    assert versions["vllm_version"]
+
+
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A scheduler and Redis of this module's own."""
@@ -257,7 +315,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         stack.close()
 
 
-def _distances(stack: Stack, round_id: str) -> dict[int, float]:
+def _distances(stack: Stack, round_id: str) -> dict[int, Any]:
     entries = stack.backend.store.iter_proofs(stack.status(round_id))
     return {n: d for e in entries for n, d in e.proofs}
 
@@ -280,6 +338,17 @@ def test_a_worker_runs_its_ranges_through_the_served_model(
     for nonce, distance in zip(searched["valid_nonces"], searched["valid_distances"], strict=True):
         if nonce in found:
             assert found[nonce] == distance
+    # And a round of artifacts, which the server computes for the network as well.
+    round_id = stack.start(
+        scheme="artifact", max_nonces=100, r_target=None, block_hash="0xabc", seq_len=64
+    )
+    assert stack.wait_over(round_id).state is RoundState.COMPLETED
+    stack.check_exactly_once(round_id, 100)
+    asked = Stage(model="tiny", block_hash="0xabc", public_key="key", seq_len=64)
+    body = asked.body(nonces=[*range(16)], wait=True, batch_size=8)
+    served = server.pow("POST", "generate", body).raise_for_status().json()["artifacts"]
+    computed = _distances(stack, round_id)
+    assert [one["vector_b64"] for one in served] == [computed[nonce] for nonce in range(16)]
     assert stack.terminate("gpu0") == 0
 
 

@@ -10,9 +10,10 @@ import torch
 
 from pocqueue.engine.pipeline import Pipeline
 from pocqueue.errors import InvalidRound, PassTooLarge
+from pocqueue.poc.artifact import pseudo_input_ids
 from pocqueue.poc.batch import Batch
 from pocqueue.poc.kernels.reference import ReferenceKernels
-from pocqueue.poc.maths import AfterLayer, Output
+from pocqueue.poc.maths import AfterLayer, Output, TokenIds
 from tests.support.factories import make_info
 from tests.support.vectors import Vectors
 
@@ -21,15 +22,27 @@ HIDDEN, VOCAB = 16, 40
 
 
 class Model:
-    """A model that adds up its embeddings; notes what it was asked for."""
+    """A model that adds up its embeddings; notes what it was asked for.
 
-    def __init__(self) -> None:
+    Args:
+        asks_for_ids: as one does that routes by token ids.
+    """
+
+    def __init__(self, *, asks_for_ids: bool = False) -> None:
+        self.asks_for_ids = asks_for_ids
+        self.ids: list[torch.Tensor | None] = []
         self.shapes: list[tuple[int, ...]] = []
         self.outputs: list[Output] = []
 
     def __call__(
-        self, inputs: torch.Tensor, output: Output, _after_layer: AfterLayer | None
+        self,
+        inputs: torch.Tensor,
+        output: Output,
+        _after_layer: AfterLayer | None,
+        token_ids: TokenIds,
     ) -> torch.Tensor:
+        if self.asks_for_ids:
+            self.ids.append(token_ids())
         self.shapes.append(tuple(inputs.shape))
         self.outputs.append(output)
         hidden = inputs.sum(dim=1)
@@ -47,6 +60,21 @@ def pipeline() -> Iterator[Pipeline]:
 def batch_of(*nonces: int, scheme: str = "distance", k_dim: int = 3) -> Batch:
     options = () if scheme == "distance" else (("k_dim", k_dim),)
     return Batch("block", "key", nonces, 4, 5, scheme, options)
+
+
+def test_a_model_that_asks_for_token_ids_gets_those_of_the_padded_batch(
+    pipeline: Pipeline,
+) -> None:
+    """Of artifacts, which have some; of distances there are none."""
+    model = Model(asks_for_ids=True)
+    options = (("k_dim", 4), ("stronger_rng", False))
+    pipeline.values(Batch("block", "key", (7, 9), 4, 5, "artifact", options), model)
+    pipeline.values(batch_of(1), model)
+    [ids, none] = model.ids
+    assert ids is not None
+    assert ids.dtype == torch.int32
+    assert torch.equal(ids, pseudo_input_ids("block", "key", [7, 9, 9, 9], 5, VOCAB))
+    assert none is None
 
 
 def test_every_pass_has_the_shape_of_its_round(pipeline: Pipeline) -> None:

@@ -359,3 +359,133 @@ def test_refused_url_does_not_show_its_password() -> None:
     with pytest.raises(InvalidRound) as caught:
         PoCCallbackSender("ftp://user:hunter2@host/x", 1.0, 0.01)
     assert "hunter2" not in str(caught.value)
+
+
+# What the artifact wire has of its own.
+
+
+def artifact_body(*nonces: int, **changes: Any) -> dict[str, Any]:
+    """Return the body of so many artifacts."""
+    rows = [{"nonce": nonce, "vector_b64": f"{nonce:032d}"} for nonce in nonces]
+    return {"public_key": "pk", "artifacts": rows, "encoding": {"dtype": "f16"}} | changes
+
+
+async def test_artifacts_go_out_together(receiver: Receiver) -> None:
+    """In a list of objects, as many as a megabyte takes; each counts once."""
+    receiver.gate.clear()
+    async with CallbackQueue(receiver.url) as sender:
+        sender.send("generated", artifact_body(0))
+        await until(lambda: receiver.received)
+        for start in range(1, 30_001, 30):
+            sender.send("generated", artifact_body(*range(start, start + 30)))
+        sender.send("generated", artifact_body(7, public_key="another"))
+        receiver.gate.set()
+        await empty(sender)
+        assert counts(sender) == (30_002, 0, 0)
+    sent = [body["artifacts"] for body in receiver.accepted]
+    assert sent[0] == artifact_body(0)["artifacts"]
+    assert [one for rows in sent[1:-1] for one in rows] == artifact_body(*range(1, 30_001))[
+        "artifacts"
+    ]
+    assert receiver.accepted[-1] == artifact_body(7, public_key="another")
+    assert 2 <= len(sent[1:-1]) <= 4
+
+
+async def test_artifacts_wait_in_little_memory(receiver: Receiver) -> None:
+    """A million of them in 130 MB at most."""
+    receiver.gate.clear()
+    async with CallbackQueue(receiver.url) as sender:
+        sender.send("generated", artifact_body(0))
+        await until(lambda: receiver.received)
+        tracemalloc.start()
+        try:
+            for start in range(1, 20_001, 20):
+                sender.send("generated", artifact_body(*range(start, start + 20)))
+            held, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert held < 130 * sender.waiting
+        await sender.close(0)
+
+
+async def test_a_whole_body_is_one_post(receiver: Receiver) -> None:
+    """However large, and beside others of its kind; one without nonces counts as one."""
+    whole = artifact_body(*range(100), request_id="an id")
+    async with CallbackQueue(receiver.url, interval_s=600, max_post_bytes=1000) as sender:
+        for body in (whole, artifact_body(1, 2), artifact_body(3, 4)):
+            sender.send("generated", body, is_whole=True)
+        sender.send("validated", {"n_total": 0, "mismatch_nonces": []})
+        assert (sender.num_bodies, sender.waiting) == (4, 105)
+    assert receiver.accepted == [
+        whole,
+        artifact_body(1, 2),
+        artifact_body(3, 4),
+        {"n_total": 0, "mismatch_nonces": []},
+    ]
+    assert counts(sender) == (105, 0, 0)
+
+
+async def test_an_interval_gathers(receiver: Receiver) -> None:
+    """Before the first post and between two; closing does not wait for it."""
+    sender = CallbackQueue(receiver.url, interval_s=0.001)
+    for start in range(3):
+        sender.send("generated", artifact_body(start))
+    await empty(sender)
+    sender.interval_s = 600
+    for start in range(3, 6):
+        sender.send("generated", artifact_body(start))
+    await sender.close(60)
+    assert receiver.accepted == [artifact_body(0, 1, 2), artifact_body(3, 4, 5)]
+
+
+async def test_a_backlog_does_not_wait_for_the_interval(receiver: Receiver) -> None:
+    """What one post cannot hold goes out behind it at once, and not an interval later."""
+    async with CallbackQueue(receiver.url, interval_s=0.001, max_post_bytes=1000) as sender:
+        sender.send("generated", artifact_body(*range(200)))
+        await until(lambda: receiver.received)
+        sender.interval_s = 1e9
+        await empty(sender)
+    nonces = [one["nonce"] for body in receiver.accepted for one in body["artifacts"]]
+    assert nonces == list(range(200))
+    assert len(receiver.accepted) > 10
+
+
+async def test_refusals_may_be_final_later(receiver: Receiver) -> None:
+    """So many in a row; a post that is taken begins the count again."""
+    receiver.statuses = iter([404, 404, 200, 404, 404, 404, 200])
+    async with CallbackQueue(receiver.url, backoff=QUICK, max_refusals=3) as sender:
+        for nonce in range(3):
+            sender.send("generated", artifact_body(nonce), is_whole=True)
+        await empty(sender)
+        assert counts(sender) == (2, 1, 0)
+    assert receiver.accepted == [artifact_body(0), artifact_body(2)]
+
+
+async def test_queues_share_how_many_posts_are_under_way(receiver: Receiver) -> None:
+    slots = asyncio.Semaphore(1)
+    receiver.gate.clear()
+    async with (
+        CallbackQueue(receiver.url, slots=slots) as one,
+        CallbackQueue(receiver.url, slots=slots) as other,
+    ):
+        for number, sender in enumerate((one, other)):
+            sender.send("generated", artifact_body(number))
+        await until(lambda: receiver.received)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert len(receiver.received) == 1
+        receiver.gate.set()
+        await empty(one)
+        await empty(other)
+    assert len(receiver.accepted) == 2
+
+
+@pytest.mark.parametrize(("status", "taken"), [(201, True), (302, True), (399, True), (400, False)])
+async def test_what_counts_as_taken_can_be_said(
+    receiver: Receiver, status: int, *, taken: bool
+) -> None:
+    receiver.statuses = iter([status])
+    async with CallbackQueue(receiver.url, delivered_below=400) as sender:
+        sender.send("generated", artifact_body(1))
+        await empty(sender)
+        assert counts(sender) == (int(taken), int(not taken), 0)

@@ -6,37 +6,27 @@ import asyncio
 import itertools
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
-import httpx
 import pytest
-from fastapi import FastAPI
-from fastapi.responses import StreamingResponse
 
 from pocqueue.poc.batch import Batch
 from pocqueue.poc.callback import Backoff
 from pocqueue.poc.nonces import MAX_NONCE
 from pocqueue.poc.proofs import Proofs
-from pocqueue.served.gate import GateMiddleware
-from pocqueue.served.prover import Prover
-from pocqueue.served.routes import RouteState, add_routes
 from pocqueue.web.door import digest
 from pocqueue.web.failure_limit import MAX_FAILURES
 from tests.support.callback_receiver import receiving
 from tests.support.engine_client import (
     MAX_BATCH_SIZE,
     MAX_SEQ_LEN,
-    EngineTwin,
     distance_of,
     passes_over,
-    round_of,
-    serving,
 )
+from tests.support.served_server import BODY, Server, server_with
 from tests.support.waiting import until
 
 _REFUSED = "Invalid auth token; send it as `Authorization: Bearer TOKEN`."
-BODY: dict[str, Any] = round_of().model_dump(exclude_none=True)
 #: Every route, with a body that it takes.
 ROUTES: list[tuple[str, str, Any]] = [
     ("POST", "init", BODY),
@@ -70,102 +60,6 @@ ROUTES: list[tuple[str, str, Any]] = [
         },
     ),
 ]
-
-
-class Server:
-    """A server with inference and proof routes, as its clients see it.
-
-    Attributes:
-        twin: its engine.
-        state: of the proof routes.
-        prover: of the rounds.
-        finish: completions wait for this, and streams between their two parts.
-        events: what happened, in order: "completion" for each that ended, "batch" for each that began.
-    """
-
-    def __init__(self, twin: EngineTwin, prover: Prover) -> None:
-        self.twin = twin
-        self.prover = prover
-        self.state = RouteState()
-        self.state.prover = prover
-        self.state.model_error = None
-        self.finish = asyncio.Event()
-        self.events: list[str] = []
-        twin.on_batch = lambda: self.events.append("batch")
-        app = FastAPI()
-        add_routes(app, self.state)
-        app.add_middleware(GateMiddleware, gate=prover.gate)
-        app.add_api_route("/v1/completions", self._completion, methods=["POST"])
-        app.add_api_route("/v1/stream", self._stream, methods=["POST"])
-        for path in ("/health", "/v1/models"):
-            app.add_api_route(path, self._nothing, methods=["GET"])
-        app.add_api_route("/tokenize", self._nothing, methods=["POST"])
-        transport = httpx.ASGITransport(app)
-        self.http = httpx.AsyncClient(transport=transport, base_url="http://server")
-
-    async def pow(self, method: str, route: str, body: Any = None, **kwargs: Any) -> httpx.Response:
-        """Call a proof route."""
-        return await self.http.request(method, f"/api/v1/pow/{route}", json=body, **kwargs)
-
-    async def post(self, route: str, **changes: Any) -> dict[str, Any]:
-        """Call a route that changes the round, and return the status it answers with."""
-        body = BODY | changes if route.startswith("init") else None
-        response = await self.pow("POST", route, body)
-        assert response.status_code == 200, response.text
-        answer = response.json()
-        assert answer["status"] == "OK"
-        status: dict[str, Any] = answer["pow_status"]
-        return status
-
-    async def status(self) -> dict[str, Any]:
-        """Return the status of the round."""
-        response = await self.pow("GET", "status")
-        assert response.status_code == 200, response.text
-        answer: dict[str, Any] = response.json()
-        return answer
-
-    async def refusal(self, method: str, route: str, body: Any = None) -> tuple[int, str]:
-        """Return status and sentence of an answer that is an error."""
-        response = await self.pow(method, route, body)
-        [(key, sentence)] = response.json().items()
-        assert key == "detail"
-        return response.status_code, sentence
-
-    def completion(self) -> asyncio.Task[httpx.Response]:
-        """Begin a completion, which ends once `finish` is set."""
-        return asyncio.create_task(self.http.post("/v1/completions"))
-
-    async def serves(self) -> bool:
-        """Say whether a completion is served that asks just now."""
-        self.finish.set()
-        return (await self.completion()).status_code == 200
-
-    async def _completion(self) -> dict[str, str]:
-        await self.finish.wait()
-        self.events.append("completion")
-        return {"text": "w1 w2"}
-
-    async def _stream(self) -> StreamingResponse:
-        async def parts() -> AsyncIterator[str]:
-            yield "first "
-            self.events.append("first")
-            await self.finish.wait()
-            yield "second"
-
-        return StreamingResponse(parts())
-
-    async def _nothing(self) -> dict[str, str]:
-        return {}
-
-
-@asynccontextmanager
-async def server_with(**kwargs: Any) -> AsyncIterator[Server]:
-    """Set up a server; see `serving` for the arguments."""
-    twin = EngineTwin()
-    async with serving(twin, **kwargs) as prover:
-        server = Server(twin, prover)
-        async with server.http:
-            yield server
 
 
 @pytest.fixture
@@ -202,8 +96,11 @@ async def threads_and_tasks_get_on() -> None:
 
 
 async def test_a_fresh_server_is_idle(server: Server) -> None:
-    """The fields of the manager's status, and the requests that run."""
+    """The fields of the manager's status, the requests that run, and what clients of artifacts read."""
     assert await server.status() == {
+        "status": "IDLE",
+        "config": None,
+        "stats": None,
         "state": "IDLE",
         "valid_nonces": [],
         "valid_distances": [],
@@ -577,7 +474,7 @@ async def test_refused_requests_are_told_when_to_come_again(server: Server, rout
     error = response.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert (error["type"], error["param"], error["code"]) == ("service_unavailable", None, 503)
-    assert "proof round" in error["message"]
+    assert error["message"].startswith("PoC generation is active. ")
     assert "completion" not in server.events
 
 
@@ -912,7 +809,7 @@ async def test_a_server_without_an_engine_says_why(
     server: Server, method: str, route: str, body: Any
 ) -> None:
     """503 while it starts and where the proof cannot be made."""
-    server.state.prover = None
+    server.state.artifacts = None
     assert await server.refusal(method, route, body) == (
         503,
         "Engine not available: the server is still starting.",

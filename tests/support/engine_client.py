@@ -1,9 +1,8 @@
-"""vLLM's engine client in memory: distances by a formula, and all that may go wrong with an engine."""
+"""vLLM's engine client in memory: distances and artifacts by a formula, and all that may go wrong with an engine."""
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import hashlib
 import math
 from collections.abc import AsyncIterator, Callable
@@ -13,11 +12,13 @@ from typing import Any
 
 from pocqueue.engine.base import EXTENSION
 from pocqueue.engine.vllm.ranks import BatchLimits
+from pocqueue.poc.artifact.data import encode
 from pocqueue.poc.batch import Batch
-from pocqueue.poc.sender import CallbackQueue
+from pocqueue.served.artifacts import make_round_sender
 from pocqueue.served.gate import InferenceGate
 from pocqueue.served.model import ServedModel
 from pocqueue.served.prover import Prover, ServedRound
+from pocqueue.settings import ArtifactSettings
 from tests.support.factories import make_info, make_spec
 from tests.support.waiting import until
 
@@ -34,6 +35,14 @@ def distance_of(block_hash: str, public_key: str, nonce: int) -> float:
     """Return the distance of a nonce: spread evenly over [0, 2), of block, key and nonce."""
     digest = hashlib.sha256(f"{block_hash}|{public_key}|{nonce}".encode()).digest()
     return int.from_bytes(digest[:4], "big") / 2**31
+
+
+def artifact_of(block_hash: str, public_key: str, nonce: int, k_dim: int = 12) -> str:
+    """Return the artifact of a nonce: of block, key and nonce, and far from any other."""
+    digest = hashlib.sha512(f"{block_hash}|{public_key}|{nonce}".encode()).digest()
+    numbers = [byte - 127.5 for byte in digest[:k_dim]]
+    norm = math.hypot(*numbers)
+    return encode([[number / norm for number in numbers]])[0]
 
 
 def round_of(**changes: Any) -> ServedRound:
@@ -53,8 +62,8 @@ class EngineTwin:
         failure: raised in place of an answer.
         fails_for: the public key whose batches fail so; None: all.
         dies: answers no more: the batch at hand fails, and `errored` is true from then on.
-        is_nan: says of a nonce whether its distance is NaN.
-        ranks: what all ranks answer, made of the distances.
+        is_nan: says of a nonce whether its distance is NaN, or its artifact missing.
+        ranks: what all ranks answer, made of the values.
         on_batch: called where a batch begins.
         calls: (method, arguments) of every call.
         running: batches that are being computed.
@@ -82,7 +91,7 @@ class EngineTwin:
         self.fails_for: str | None = None
         self.dies = False
         self.is_nan: Callable[[int], bool] = lambda _: False
-        self.ranks: Callable[[list[float]], list[Any]] = lambda distances: [{"values": distances}]
+        self.ranks: Callable[[list[Any]], list[Any]] = lambda values: [{"values": values}]
         self.on_batch: Callable[[], None] = lambda: None
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
         self.running = 0
@@ -131,13 +140,14 @@ class EngineTwin:
         finally:
             self.running -= 1
         self.answered += 1
+        names = (batch.block_hash, batch.public_key)
+        if batch.scheme == "artifact":
+            k_dim = dict(batch.options)["k_dim"]
+            return self.ranks(
+                [None if self.is_nan(n) else artifact_of(*names, n, k_dim) for n in batch.nonces]
+            )
         return self.ranks(
-            [
-                math.nan
-                if self.is_nan(nonce)
-                else distance_of(batch.block_hash, batch.public_key, nonce)
-                for nonce in batch.nonces
-            ]
+            [math.nan if self.is_nan(n) else distance_of(*names, n) for n in batch.nonces]
         )
 
 
@@ -150,11 +160,13 @@ async def serving(
     pass_timeout_s: float = 60.0,
     decode_share: float = 0.0,
     flush_s: float = 10.0,
+    settings: ArtifactSettings | None = None,
     **sending: Any,
 ) -> AsyncIterator[Prover]:
     """Set up a prover on a twin, and end it.
 
     Args:
+        settings: of artifacts; None: the defaults.
         sending: timings of its callback queues.
     """
     info, limits = make_info(max_seq_len=MAX_SEQ_LEN), BatchLimits(MAX_BATCH_SIZE)
@@ -164,7 +176,7 @@ async def serving(
         InferenceGate(330.0),
         drain_s=drain_s,
         max_round_s=max_round_s,
-        make_sender=functools.partial(CallbackQueue, **sending),
+        make_sender=make_round_sender(settings or ArtifactSettings(), **sending),
         flush_s=flush_s,
     )
     try:

@@ -7,11 +7,13 @@ import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from vllm.v1.kv_cache_interface import MLAAttentionSpec
 
 from pocqueue.engine.vllm.forward import VllmForward, unsupported
 from pocqueue.engine.vllm.worker import PoCWorker
 from pocqueue.errors import EngineError
+from pocqueue.poc.artifact.scheme import Artifact
 from pocqueue.poc.batch import Batch
 
 #: Parts of vLLM's configuration, a field of each, and a value with which no proof can be made.
@@ -87,6 +89,36 @@ class ProbeWorker(PoCWorker):
         except EngineError as exc:
             return str(exc)
         return "nothing"
+
+    def probe_token_ids(self) -> dict[str, Any]:
+        """Say what a model gets as token ids: this one, and one that routes by them."""
+        model, given = self.model_runner.get_model(), []
+
+        class Asking:
+            """The model, as DeepSeek-V4 would stand in its place; notes the token ids."""
+
+            def __call__(self, input_ids: torch.Tensor | None, **kwargs: Any) -> Any:
+                given.append(None if input_ids is None else input_ids.tolist())
+                return model(input_ids=None, **kwargs)
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(model, name)
+
+        runner = SimpleNamespace(get_model=Asking, attn_groups=self.model_runner.attn_groups)
+        hf_config = copy.copy(self.vllm_config.model_config.hf_config)
+        hf_config.model_type = "deepseek_v4"
+        changed = copy.copy(self.vllm_config.model_config)
+        changed.hf_config = hf_config
+        config = copy.copy(self.vllm_config)
+        config.model_config = changed
+        options = Artifact().options
+        batch = Batch("block", "key", (0, 1), 2, 16, Artifact.name, options)
+        values = [
+            self._poc_pipeline.values(batch, VllmForward(runner, some, self.device).run)
+            for some in (self.vllm_config, config)
+        ]
+        own = self._poc_pipeline.values(batch, self._poc_forward.run)
+        return {"given": given, "values": [*values, own]}
 
     def probe_failure(self) -> list[Any]:
         """Return what a rank answers where the model raises, and afterwards."""

@@ -47,6 +47,7 @@ def main() -> None:
         answers["artifacts"] = engine.values(artifacts_of(range(32)))
         answers["artifact_alone"] = engine.values(artifacts_of(range(3, 4)))
         answers["unsupported"] = engine.call_ranks("probe_unsupported")[0]
+        answers["token_ids"] = engine.call_ranks("probe_token_ids")[0]
         answers["other_layers"] = engine.call_ranks("probe_other_layers")[0]
         answers["failure"] = engine.call_ranks("probe_failure")
     answers["cache"] = engine.call_ranks("probe_served_cache", 32, 256)

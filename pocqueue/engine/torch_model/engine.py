@@ -15,7 +15,7 @@ from pocqueue.engine.stages import StageTimer
 from pocqueue.errors import EngineError
 from pocqueue.poc.batch import Batch
 from pocqueue.poc.kernels import Kernels
-from pocqueue.poc.maths import AfterLayer, Output
+from pocqueue.poc.maths import AfterLayer, Output, TokenIds, no_token_ids
 
 
 class TorchEngine(Engine):
@@ -51,9 +51,13 @@ class TorchEngine(Engine):
 
     @torch.inference_mode()
     def forward(
-        self, inputs: torch.Tensor, output: Output = "logits", after_layer: AfterLayer | None = None
+        self,
+        inputs: torch.Tensor,
+        output: Output = "logits",
+        after_layer: AfterLayer | None = None,
+        _token_ids: TokenIds = no_token_ids,
     ) -> torch.Tensor:
-        """Run the model: causal attention, no padding mask, no cache.
+        """Run the model: causal attention, no padding mask, no cache, and embeddings alone.
 
         Args:
             inputs: embeddings [batch, seq_len, hidden] in the model's dtype, on its device.

@@ -27,11 +27,13 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec, KVQuantMode, SlidingWi
 from pocqueue.engine.layers import behind_layers
 from pocqueue.engine.vllm.kernels import EagerKernels
 from pocqueue.errors import EngineError
-from pocqueue.poc.maths import AfterLayer, Output
+from pocqueue.poc.maths import AfterLayer, Output, TokenIds, no_token_ids
 
 #: What layers may keep. Exactly these: classes that extend them (MLA, attention sinks, …) lay out their
 #: blocks in other ways or write more into them than a pass should.
 _SPECS = (FullAttentionSpec, SlidingWindowSpec)
+#: Types of models whose first layers choose experts by token ids, and get some beside the embeddings.
+_ROUTED_BY_IDS = {"deepseek_v4"}
 #: How blocks of one layer look, whatever their number: shape, strides' order and dtype of a block.
 _Layout = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
 
@@ -93,6 +95,7 @@ class VllmForward:
 
     Attributes:
         held: what is kept for a next pass of the same shape; None: nothing.
+        takes_token_ids: whether the model gets token ids beside the embeddings.
 
     Raises:
         EngineError: vLLM runs this model in a way that the proof cannot be computed in; says which.
@@ -104,6 +107,8 @@ class VllmForward:
         self._device = device
         self._layers: dict[str, Any] = vllm_config.compilation_config.static_forward_context
         self.held: _Shape | None = None
+        config = vllm_config.model_config.hf_config
+        self.takes_token_ids = getattr(config, "model_type", None) in _ROUTED_BY_IDS
         self._kernels = EagerKernels(model_runner.get_model(), vllm_config)
         reasons = unsupported(vllm_config) + self._unsupported_layers()
         if reasons:
@@ -113,7 +118,11 @@ class VllmForward:
 
     @torch.inference_mode()
     def run(
-        self, inputs: torch.Tensor, output: Output = "logits", after_layer: AfterLayer | None = None
+        self,
+        inputs: torch.Tensor,
+        output: Output = "logits",
+        after_layer: AfterLayer | None = None,
+        token_ids: TokenIds = no_token_ids,
     ) -> torch.Tensor | None:
         """Run the model on embeddings.
 
@@ -121,6 +130,7 @@ class VllmForward:
             inputs: [batch, seq_len, hidden] in the model's dtype, on its device.
             output: what is wanted of each sequence's last position.
             after_layer: what is done behind each decoder layer.
+            token_ids: makes ids [batch, seq_len]; called if this is a model that routes by them.
 
         Returns:
             That, [batch, vocab] or [batch, hidden]; None for logits on a rank of a tensor-parallel group to
@@ -135,6 +145,7 @@ class VllmForward:
         # two batches of a round there is nothing to wait for but this one's inputs, if at all.
         torch.accelerator.synchronize()
         metadata, slots, caches = self._attention(shape)
+        ids = token_ids() if self.takes_token_ids else None
         own = {name: self._layers[name].kv_cache for name in caches}
         model = self._runner.get_model()
         try:
@@ -152,7 +163,7 @@ class VllmForward:
                 ),
             ):
                 answer = model(
-                    input_ids=None,
+                    input_ids=None if ids is None else ids.view(-1),
                     positions=shape.positions,
                     inputs_embeds=inputs.view(batch * seq_len, hidden_size),
                 )

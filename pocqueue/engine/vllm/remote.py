@@ -1,14 +1,17 @@
-"""The engine of a served model: distances computed by a vLLM server that has our plugin, over HTTP.
+"""The engine of a served model: values computed by a vLLM server that has our plugin, over HTTP.
 
 A worker with this engine has no model and no GPU of its own. Between its batches the server goes on
-with whatever else it serves. Two routes are used (see docs/vllm.md):
+with whatever else it serves. Three routes are used (see docs/vllm.md):
 
     GET  /api/v1/pow/model      -> fields of EngineInfo, and max_batch_size
     POST /api/v1/pow/distances  {"block_hash", "public_key", "nonces", "batch_size", "seq_len",
                                  "upcoming": the same of the batch that is expected next, or null}
                                 -> {"distances": [float | null], "fingerprint", "dtype"}
+    POST /api/v1/pow/values     the same with "scheme" and the batch's options, flat, for any other scheme
+                                -> {"values": [one a nonce], "fingerprint", "dtype"}
 
-A distance that is not finite travels as null. The fingerprint comes with every reply, because a
+A distance that is not finite travels as null. Older servers have no route for values; to their route for distances
+a field for the scheme would be one more that they ignore. The fingerprint comes with every reply, because a
 server may be restarted with another model between two batches.
 """
 
@@ -18,16 +21,19 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, replace
+from functools import cache
 from typing import Any
 
 import httpx
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import override
 
 from pocqueue.engine import EngineOptions
 from pocqueue.engine.base import Engine, EngineInfo, OnProgress
 from pocqueue.engine.vllm.ranks import BatchLimits, read_limits
-from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound, PassTooLarge
+from pocqueue.errors import EngineError, EngineUnavailable, PassTooLarge
 from pocqueue.poc.batch import Batch
+from pocqueue.poc.scheme import DEFAULT, scheme_class
 
 #: A server that does not answer, or says that it cannot just now, is asked again for this long.
 PATIENCE_S = 60.0
@@ -36,6 +42,8 @@ BATCH_TIMEOUT_S = 330.0
 #: Between two tries, the last one again and again.
 _PAUSES_S = (0.1, 0.25, 0.5, 1.0, 2.0)
 _TELL_EVERY_S = 10.0
+_DISTANCES = "/api/v1/pow/distances"
+_VALUES = "/api/v1/pow/values"
 
 
 @dataclass(eq=False, repr=False)
@@ -121,6 +129,10 @@ class VllmServer:
             raise refusal(
                 f"{name} refuses the token. Set POCQUEUE_VLLM_TOKEN to the server's, or its --api-key."
             )
+        if status == 404 and path == _VALUES:
+            raise EngineError(
+                f"{name} computes distances alone: its pocqueue is older than artifacts. Update pocqueue there."
+            )
         if status == 404:
             raise refusal(
                 f"{name} has no route {path}. Start it with VLLM_PLUGINS=pocqueue and pocqueue installed "
@@ -158,25 +170,24 @@ class VllmServerEngine(Engine):
 
     @override
     def values(self, batch: Batch, upcoming: Batch | None = None) -> list[Any]:
-        """Compute the distances of one batch; see ``Engine.values``.
+        """Compute the values of one batch; see ``Engine.values``.
 
         Raises:
-            InvalidRound: a size of the batch is out of bounds, or its scheme is another one.
+            InvalidRound: a size of the batch is out of bounds, or there is no such scheme.
             EngineUnavailable: the server is away for too long, serves another model, or has changed in
                 another way: it refuses what it said that it does.
-            EngineError: the batch failed in the server's engine.
+            EngineError: the batch failed in the server's engine, or the server computes distances alone.
         """
-        if batch.scheme != "distance":
-            raise InvalidRound("scheme", batch.scheme, "distance, with engine vllm-server")
         self.limits.check(self.info, batch)
         if not batch.nonces:
             return []
+        is_distance = batch.scheme == DEFAULT
         next_body = None
-        if upcoming is not None and upcoming.scheme == "distance":
+        if upcoming is not None and (upcoming.scheme == DEFAULT) is is_distance:
             next_body = _body(upcoming)
         reply = self.server.ask(
             "POST",
-            "/api/v1/pow/distances",
+            _DISTANCES if is_distance else _VALUES,
             _body(batch) | {"upcoming": next_body},
             patience_s=self.patience_s,
             refusal=EngineUnavailable,
@@ -189,16 +200,18 @@ class VllmServerEngine(Engine):
                 f"{self.info.fingerprint[:12]} in {self.info.dtype}). Start this worker again to work with "
                 "that one."
             )
-        distances = reply.get("distances")
-        if (
-            not isinstance(distances, list)
-            or len(distances) != len(batch.nonces)
-            or not all(distance is None or type(distance) in {int, float} for distance in distances)
-        ):
-            raise EngineUnavailable(
-                f"{name} did not answer with one distance for each of {len(batch.nonces)} nonces."
+        try:
+            values = _values_type(batch.scheme).validate_python(
+                reply.get("distances" if is_distance else "values")
             )
-        return [math.nan if distance is None else float(distance) for distance in distances]
+        except ValidationError:
+            values = []
+        if len(values) != len(batch.nonces):
+            noun = scheme_class(batch.scheme).noun
+            raise EngineUnavailable(
+                f"{name} did not answer with one {noun} for each of {len(batch.nonces)} nonces."
+            )
+        return [math.nan if value is None else value for value in values] if is_distance else values
 
     @override
     def close(self) -> None:
@@ -243,9 +256,17 @@ def connect_vllm_server(
     return VllmServerEngine(server, info, limits)
 
 
+@cache
+def _values_type(scheme: str) -> TypeAdapter[list[Any]]:
+    """Return what the values of a batch are checked with, of which any may be null."""
+    kind = scheme_class(scheme).value_type
+    return TypeAdapter(list[kind | None], config=ConfigDict(strict=True))  # type: ignore[valid-type]
+
+
 def _body(batch: Batch) -> dict[str, Any]:
     names = ("block_hash", "public_key", "nonces", "batch_size", "seq_len")
-    return {name: getattr(batch, name) for name in names}
+    own = {} if batch.scheme == DEFAULT else {"scheme": batch.scheme, **dict(batch.options)}
+    return {name: getattr(batch, name) for name in names} | own
 
 
 def _detail(response: httpx.Response) -> str:

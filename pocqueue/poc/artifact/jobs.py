@@ -234,6 +234,7 @@ class JobQueue(AsyncClosing):
 
     @override
     async def close(self) -> None:
+        """End what is not done."""
         self.cancel_all("The server ends.")
         if self._worker is not None:
             await asyncio.wait([self._worker])

@@ -11,7 +11,13 @@ from typing_extensions import override
 
 from pocqueue.poc.artifact.data import encode
 from pocqueue.poc.artifact.seeds import layer_seeds, pick_seeds, rotation_seeds
-from pocqueue.poc.artifact.vectors import in_order, reflect, rotated, unit_vectors
+from pocqueue.poc.artifact.vectors import (
+    in_order,
+    pseudo_input_ids,
+    reflect,
+    rotated,
+    unit_vectors,
+)
 from pocqueue.poc.batch import Batch
 from pocqueue.poc.maths import AfterLayer, Output, SchemeMaths
 from pocqueue.poc.seeds import input_words
@@ -80,6 +86,11 @@ class ArtifactMaths(SchemeMaths):
             return reflect(x, vectors[key])
 
         return reflected
+
+    @override
+    def token_ids(self, batch: Batch) -> torch.Tensor:
+        names = (batch.block_hash, batch.public_key, batch.nonces)
+        return pseudo_input_ids(*names, batch.seq_len, self.vocab_size, self.device)
 
     @override
     def values(self, batch: Batch, prepared: _Prepared, output: torch.Tensor) -> torch.Tensor:

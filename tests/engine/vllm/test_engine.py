@@ -19,6 +19,7 @@ from pocqueue.engine import EngineOptions, load_engine
 from pocqueue.engine.profiled import STAGES
 from pocqueue.engine.torch_model.embedded import EMBEDDED_FINGERPRINT, ensure_embedded_model
 from pocqueue.errors import EngineError
+from pocqueue.poc.artifact import pseudo_input_ids
 from pocqueue.poc.artifact.scheme import Artifact
 from pocqueue.poc.batch import Batch
 from tests.support.vllm_engine_probe import CONFIG, NUM_NONCES, artifacts_of, vectors_of
@@ -185,6 +186,15 @@ def test_artifacts_agree_with_the_torch_engine(answers: dict[str, Any], state_di
     assert answers["artifact_alone"] == answers["artifacts"][3:4]
     # What follows is as before: see `cache` and the distances after it.
     assert answers["distances_of_four"] == answers["distances"][:4]
+
+
+def test_a_model_that_routes_by_token_ids_gets_some(answers: dict[str, Any]) -> None:
+    """Those of the protocol, beside the embeddings, end to end; DeepSeek-V4 itself was not run."""
+    found = answers["token_ids"]
+    ids = pseudo_input_ids("block", "key", [0, 1], 16, answers["info"]["vocab_size"])
+    assert found["given"] == [None, ids.view(-1).tolist()]
+    # They go in beside the embeddings, and not in place of them.
+    assert found["values"] == found["values"][-1:] * 3
 
 
 def test_two_ranks_share_a_model(state_dir: Path, torch_distances: list[float]) -> None:

@@ -24,6 +24,7 @@ from pocqueue.engine.vllm.remote import (
     connect_vllm_server,
 )
 from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound, PassTooLarge
+from pocqueue.poc.artifact.scheme import Artifact
 from pocqueue.poc.batch import Batch
 from tests.support.engine_client import round_of
 from tests.support.factories import FINGERPRINT, OTHER_FINGERPRINT, make_info
@@ -72,6 +73,7 @@ class Server:
         answers: status and body of the answers still to give, in order; then the good ones follow.
         model: answer of the route of the model.
         distance: of a nonce.
+        value: of a nonce, in another scheme.
         fingerprint: of the model that it serves.
         requests: (method, path, token, body) of each.
     """
@@ -80,6 +82,7 @@ class Server:
         self.answers: list[tuple[int, Any]] = []
         self.model: dict[str, Any] = make_info().to_dict() | {"max_batch_size": MAX_BATCH_SIZE}
         self.distance: Callable[[int], float | None] = lambda nonce: nonce / 100
+        self.value: Callable[[int], Any] = str
         self.fingerprint = FINGERPRINT
         self.dtype = "float32"
         self.requests: list[tuple[str, str, str | None, Any]] = []
@@ -136,9 +139,10 @@ class Server:
             return self.answers.pop(0)
         if path == "/api/v1/pow/model":
             return 200, self.model
-        assert path == "/api/v1/pow/distances"
+        of = {"distances": self.distance, "values": self.value}
+        name = path.removeprefix("/api/v1/pow/")
         return 200, {
-            "distances": [self.distance(nonce) for nonce in body["nonces"]],
+            name: [of[name](nonce) for nonce in body["nonces"]],
             "fingerprint": self.fingerprint,
             "dtype": self.dtype,
         }
@@ -247,17 +251,55 @@ def test_the_server_is_told_of_the_next_batch(server: Server, engine: VllmServer
     }
 
 
-def test_another_scheme_is_refused_and_not_expected(
+def artifacts_of(*nonces: int, block: str = "block-1") -> Batch:
+    proof = Artifact(k_dim=8)
+    return Batch(block, "key-1", nonces, 4, 8, proof.name, proof.options)
+
+
+def test_another_scheme_has_a_route_of_its_own(server: Server, engine: VllmServerEngine) -> None:
+    """With its options in the body; a nonce without a value has none."""
+    engine.values(artifacts_of(1, 2), artifacts_of(3, block="block-2"))
+    [(_, path, _, body)] = server.requests
+    options = {"scheme": "artifact", "k_dim": 8, "stronger_rng": False}
+    shape = {"public_key": "key-1", "batch_size": 4, "seq_len": 8}
+    assert path == "/api/v1/pow/values"
+    assert body == {
+        "block_hash": "block-1",
+        "nonces": [1, 2],
+        **(shape | options),
+        "upcoming": {"block_hash": "block-2", "nonces": [3], **(shape | options)},
+    }
+    server.value = lambda nonce: "AAAA" if nonce != 2 else None
+    assert engine.values(artifacts_of(1, 2)) == ["AAAA", None]
+
+
+@pytest.mark.parametrize("values", [[None], ["AAAA", 1.5], ["AAAA", True], None, "AAAA", {}])
+def test_values_of_another_kind_are_none(
+    server: Server, engine: VllmServerEngine, values: Any
+) -> None:
+    server.answers = [(200, {"values": values, "fingerprint": FINGERPRINT, "dtype": "float32"})]
+    with pytest.raises(EngineUnavailable, match="with one artifact for each of 2 nonces"):
+        engine.values(artifacts_of(1, 2))
+
+
+def test_an_older_server_computes_distances_alone(server: Server, engine: VllmServerEngine) -> None:
+    """One sentence; it is well otherwise, and not asked again."""
+    server.answers = [(404, {"detail": "Not Found"})]
+    with pytest.raises(
+        EngineError, match="computes distances alone: its pocqueue is older"
+    ) as caught:
+        engine.values(artifacts_of(1, 2))
+    assert not isinstance(caught.value, EngineUnavailable)
+    assert engine.values(Batch.of(round_of(), [2])) == [0.02]
+
+
+def test_a_batch_of_another_scheme_is_not_expected(
     server: Server, engine: VllmServerEngine
 ) -> None:
-    """The server's route is for distances."""
-    other = Batch("block-2", "key-2", (5, 6), 4, 8, scheme="vector")
-    with pytest.raises(InvalidRound, match="scheme is 'vector'; allowed: distance"):
-        engine.values(other)
-    assert server.requests == []
-    engine.values(Batch.of(round_of(), [1]), other)
-    [(_, _, _, body)] = server.requests
-    assert body["upcoming"] is None
+    """Each route knows its own."""
+    engine.values(Batch.of(round_of(), [1]), artifacts_of(1))
+    engine.values(artifacts_of(1), Batch.of(round_of(), [1]))
+    assert [body["upcoming"] for _, _, _, body in server.requests] == [None, None]
 
 
 def test_warming_up_is_a_batch(server: Server, engine: VllmServerEngine) -> None:
