@@ -214,7 +214,8 @@ def test_settings_that_docker_fixes_reach_every_container(
         for name in ("URL", "POLL_SECONDS", "FALLBACK", "RUNTIME", "DTYPE", "TLS_CA")
     }
     both = {f"DELEGATION_{name}" for name in ("AUTH_TOKEN", "WINDOW_SECONDS", "ANY_MODEL")}
-    workers = variables - flower - metrics - node - delegation
+    hosts = {name for name in variables if name.startswith("POCQUEUE_HOSTS_")}
+    workers = variables - flower - metrics - node - delegation - hosts
     everywhere = workers - {"POCQUEUE_DEVICE"}
     for name, own in {
         "worker-cpu": {"POCQUEUE_DEVICE"},
