@@ -7,7 +7,6 @@ same when it is written again is refused, as two spellings of one wallet would b
 from __future__ import annotations
 
 import base64
-import binascii
 import datetime
 from typing import Final
 from urllib.parse import urlsplit
@@ -100,7 +99,7 @@ def signature_bytes(text: str) -> bytes:
         if text.endswith("="):
             try:
                 data = base64.b64decode(text, validate=True)
-            except binascii.Error:
+            except ValueError:
                 data = None
         else:
             data = decode(text, _SIGNATURE_BYTES)
