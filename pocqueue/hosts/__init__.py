@@ -9,5 +9,6 @@ What *is* stands in a database (`store`, the only place with SQL), what *happens
     wallets, node_keys      who somebody is: addresses, texts and signatures
     leases, placement       what becomes of a job, and which node gets it
     pay, reputation         what an attempt earns, and how far a node is trusted
+    commands                what may be run: templates with typed parameters, images by digest
     store                   everything that is kept, one class a noun
 """
