@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pocqueue.errors import SettingsError
-from pocqueue.settings import ALL, DelegationSettings, NodeSettings, Settings
+from pocqueue.settings import ALL, ArtifactSettings, DelegationSettings, NodeSettings, Settings
 from tests.support.commands import without_settings
 
 
@@ -50,6 +50,16 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         ("DELEGATION_POLL_SECONDS", "nan"),
         ("DELEGATION_FALLBACK", "remote"),
         ("DELEGATION_PUBLIC_STATUS", "perhaps"),
+        ("POC_BATCH_SIZE_DEFAULT", "4097"),
+        ("POC_RPC_TIMEOUT_MS", "0"),
+        ("POC_GENERATE_CHUNK_TIMEOUT_SEC", "0"),
+        ("POC_GENERATE_RESULT_TTL_SEC", "-1"),
+        ("POC_MAX_QUEUED_NONCES", "many"),
+        ("POC_CALLBACK_INTERVAL_SEC", "-0.1"),
+        ("POC_CALLBACK_MAX_ARTIFACTS", "0"),
+        ("POC_CALLBACK_MAX_RETRIES", "0"),
+        ("POC_CALLBACK_MAX_CONCURRENT", "0"),
+        ("POC_CALLBACK_QUEUE_SIZE", "0"),
         ("POCQUEUE_NODE_PORT", "-1"),
         ("POCQUEUE_NODE_WORK", "hard"),
         ("POCQUEUE_NODE_CALLBACK_URL", "chain:9100"),
@@ -68,6 +78,22 @@ def test_a_bad_value_names_the_variable_and_the_value(
     assert message.startswith(f"{variable} cannot be {value!r}: ")
     assert "config/env.example" in message
     assert "\n" not in message
+
+
+def test_the_networks_variables_have_its_defaults() -> None:
+    """Which its operators rely on."""
+    assert ArtifactSettings.load().variables() == {
+        "POC_BATCH_SIZE_DEFAULT": "32",
+        "POC_RPC_TIMEOUT_MS": "60000",
+        "POC_GENERATE_CHUNK_TIMEOUT_SEC": "60.0",
+        "POC_GENERATE_RESULT_TTL_SEC": "300.0",
+        "POC_MAX_QUEUED_NONCES": "100000",
+        "POC_CALLBACK_INTERVAL_SEC": "5.0",
+        "POC_CALLBACK_MAX_ARTIFACTS": "1000000",
+        "POC_CALLBACK_MAX_RETRIES": "10",
+        "POC_CALLBACK_MAX_CONCURRENT": "10",
+        "POC_CALLBACK_QUEUE_SIZE": "10000",
+    }
 
 
 def test_options_go_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

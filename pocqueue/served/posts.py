@@ -40,6 +40,11 @@ class Posts(AsyncClosing):
         self._queues: dict[str, CallbackQueue] = {}
         self._leaving: dict[CallbackQueue, asyncio.Task[None]] = {}
 
+    @property
+    def num_waiting(self) -> int:
+        """Posts that wait, of all URLs."""
+        return sum(queue.num_bodies for queue in self._queues.values())
+
     def send(self, url: str, kind: Kind, body: Mapping[str, Any]) -> None:
         """Have a body posted to ``{url}/{kind}``.
 
@@ -50,7 +55,7 @@ class Posts(AsyncClosing):
             self._see_off(other)
         if url not in self._queues:
             self._queues[url] = CallbackQueue(url, slots=self._slots, **self.queue)
-        if sum(queue.num_bodies for queue in self._queues.values()) >= self.max_posts:
+        if self.num_waiting >= self.max_posts:
             name = without_secrets(url)
             logger.warning("A result for %s is dropped, as %d wait at most", name, self.max_posts)
             return

@@ -22,9 +22,9 @@ from pocqueue.engine.base import EXTENSION
 from pocqueue.engine.fingerprint import fingerprint
 from pocqueue.engine.torch_model.embedded import EMBEDDED_FINGERPRINT, ensure_embedded_model
 from pocqueue.served.plugin import PoCEndpoints
-from pocqueue.settings import ENV_PREFIX
+from pocqueue.settings import ALL
 from tests.support.callback_receiver import receiving
-from tests.support.engine_client import MAX_BATCH_SIZE, EngineTwin
+from tests.support.engine_client import MAX_BATCH_SIZE, EngineTwin, artifact_of
 from tests.support.fake_hub import REPO, FakeHub, running_hub
 from tests.support.waiting import until
 
@@ -117,7 +117,8 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The plugin sets it for its process; whatever it was, it is so again afterwards.
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", "")
     monkeypatch.delenv("FORWARDED_ALLOW_IPS")
-    for name in [name for name in os.environ if name.startswith(ENV_PREFIX)]:
+    prefixes = tuple(kind.variable("") for kind in ALL)
+    for name in [name for name in os.environ if name.startswith(prefixes)]:
         monkeypatch.delenv(name)
     monkeypatch.delenv("VLLM_API_KEY", raising=False)
     monkeypatch.setenv("POCQUEUE_STATE_DIR", str(tmp_path))
@@ -364,6 +365,65 @@ async def test_a_round_that_nobody_stops_ends(twin: EngineTwin) -> None:
         status = (await server.pow("GET", "status")).json()
         assert (status["failed"], status["total_checked"]) == (True, 0)
         assert "nobody stopped the round" in status["error"]
+
+
+ARTIFACTS = {
+    "block_hash": "9F2C",
+    "block_height": 7,
+    "public_key": "02ab",
+    "node_id": 0,
+    "node_count": 1,
+    "batch_size": 4,
+}
+
+
+@pytest.mark.parametrize("name", ["small", "path"])
+async def test_artifacts_by_each_name_of_the_model(twin: EngineTwin, name: str) -> None:
+    """Those that it is served under, and the path; another one is told all of them."""
+    path = twin.vllm_config.model_config.model
+    async with plugged_in(twin) as server:
+        await server.engine_loaded(served_model_name=["tiny", "small"])
+        body = ARTIFACTS | {"nonces": [1], "wait": True}
+        params = {"model": path if name == "path" else name, "seq_len": 8}
+        answer = await server.pow("POST", "generate", body | {"params": params})
+        assert answer.json()["artifacts"] == [
+            {"nonce": 1, "vector_b64": artifact_of("9F2C", "02ab", 1)}
+        ]
+        other = {"params": {"model": "other", "seq_len": 8}}
+        refused = (await server.pow("POST", "generate", body | other)).json()
+        assert refused["detail"]["deployed"]["model"] == sorted([path, "small", "tiny"])
+
+
+async def test_the_end_of_the_server_delivers_artifacts_and_results(
+    twin: EngineTwin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What would be posted at the next interval, or is being tried again."""
+    monkeypatch.setenv("POC_CALLBACK_INTERVAL_SEC", "600")
+    async with receiving() as receiver:
+        async with plugged_in(twin) as server:
+            await server.engine_loaded(served_model_name=["tiny"])
+            body = ARTIFACTS | {"url": receiver.url, "params": {"model": "tiny", "seq_len": 8}}
+            receiver.gate.clear()
+            asked = (await server.pow("POST", "generate", body | {"nonces": [9]})).json()
+            await until(lambda: receiver.received)
+            twin.hold_after = 3
+            await server.pow("POST", "init/generate", body)
+            await until(lambda: twin.running)
+            receiver.gate.set()
+        assert sorted(len(taken["artifacts"]) for taken in receiver.accepted) == [1, 4]
+        assert {taken.get("request_id") for taken in receiver.accepted} == {
+            None,
+            asked["request_id"],
+        }
+
+
+async def test_a_setting_of_artifacts_that_cannot_be_is_named(
+    twin: EngineTwin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POC_MAX_QUEUED_NONCES", "many")
+    async with plugged_in(twin) as server:
+        await server.engine_loaded()
+        assert "POC_MAX_QUEUED_NONCES cannot be 'many'" in await server.reason()
 
 
 async def test_settings_bound_the_wait_for_requests(
