@@ -97,12 +97,25 @@ class Report:
             found.append(("apart", f"{pair.name}: {pair.apart.words()}"))
             if pair.num_between:
                 found.append(("", f"{counted(pair.num_between, 'nonce')} of these on two GPUs"))
+        if self.dist_threshold > 0:
+            found.append(("spot checks", self._settings()))
         nonces = counted(worst.apart.num_nonces, "nonce")
         return [
             *found,
             ("model", f"{self.info.model} ({self.info.fingerprint[:12]})"),
             ("sampled", f"{nonces} {self.where}, {self.draft.seq_len} positions"),
         ]
+
+    def _settings(self) -> str:
+        """Return what to set where this pool's artifacts are checked, rounded up."""
+        from math import ceil
+
+        from pocqueue.settings import DelegationSettings
+
+        name, share = DelegationSettings.variable("dist_threshold"), self.proof.p_mismatch
+        threshold = f"{name}={min(2.0, ceil(self.dist_threshold * 1e4) / 1e4):g}"
+        other = f"{DelegationSettings.variable('p_mismatch')}={share:g}"
+        return f"{threshold} {other} on a small node whose engine is like these"
 
     def print(self) -> None:
         from pocqueue.cli.charts import draw_histogram

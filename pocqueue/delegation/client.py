@@ -58,6 +58,7 @@ class RemoteSession(RemoteModel):
     session_id: str = Field(max_length=256, pattern=r"^[\x21-\x7e]+$")
     gpu_count: int = Field(default=0, ge=0)
     message: str = ""
+    proof: str = Field(default=DEFAULT, max_length=256)  #: those that do not say know no other one
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,17 +142,29 @@ class DelegationClient(AsyncClosing):
             search: body of the request without token and request id.
 
         Raises:
-            DelegationError: unreachable, or refused: wrong token, too many sessions, another model …
+            DelegationError: unreachable, or refused: wrong token, too many sessions, another model …; or it knows
+                no such proofs and would search for something else.
         """
         # By the id a big node knows that it is the same request; legacy ones ignore it.
         body = {**search, **self._as_field, "request_id": str(uuid.uuid4())}
         try:
-            reply = await self._post("/start", body, self.start_wait_s)
+            try:
+                reply = await self._post("/start", body, self.start_wait_s)
+            except DelegationError as exc:
+                if not isinstance(exc.__cause__, httpx.RemoteProtocolError | httpx.ReadError):
+                    raise
+                reply = await self._post("/start", body, self.start_wait_s)
         except DelegationError as exc:
-            if not isinstance(exc.__cause__, httpx.RemoteProtocolError | httpx.ReadError):
-                raise
-            reply = await self._post("/start", body, self.start_wait_s)
-        return self._read(RemoteSession, reply)
+            # It misses what no other proof has.
+            if self.scheme != DEFAULT and exc.status in {400, 422} and "r_target" in str(exc):
+                raise self._no_such_proofs(exc.status) from exc
+            raise
+        session = self._read(RemoteSession, reply)
+        if session.proof != self.scheme:
+            with contextlib.suppress(DelegationError):  # its window ends it then
+                await self.stop(session.session_id)
+            raise self._no_such_proofs(None)
+        return session
 
     async def batches(self, session_id: str, cursor: str, wait_s: float) -> BatchPage:
         """Fetch the batches behind a cursor.
@@ -182,6 +195,14 @@ class DelegationClient(AsyncClosing):
             DelegationError: unreachable, or the session is not known (any more).
         """
         await self._post("/stop", {"session_id": session_id} | self._as_field, 0.0)
+
+    def _no_such_proofs(self, status: int | None) -> DelegationError:
+        return DelegationError(
+            f"The big node at {self.url} does not know proofs of the kind {self.scheme!r} and would give others. "
+            "Have its operator bring it up to date, or name another one in DELEGATION_URL",
+            is_final=True,
+            status=status,
+        )
 
     def _page(self, reply: httpx.Response) -> BatchPage:
         page = self._read(_page_of(self._scheme), reply)

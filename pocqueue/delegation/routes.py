@@ -165,6 +165,7 @@ def start(body: StartBody, request: Request) -> StartAnswer:
         message=f"{message}. {started.warning}" if started.warning else message,
         warning=started.warning,
         gpu_count=started.num_gpus,
+        proof=started.spec.scheme,
         model=started.spec.model,
         model_fingerprint=started.spec.model_fingerprint,
         model_dtype=started.spec.model_dtype or "",

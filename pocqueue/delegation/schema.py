@@ -35,7 +35,10 @@ class ModelParams(BaseModel):
         default=None,
         description="Name of the deployed model, or the first digits (8 or more) of its fingerprint.",
     )
-    seq_len: SeqLen = 256
+    seq_len: SeqLen | None = Field(
+        default=None,
+        description="Positions of one nonce's input; if nothing says, 256, and of artifacts 1024.",
+    )
     dim: Dimension | None = Field(default=None, description="Width of an input embedding.")
     n_layers: Dimension | None = None
     n_heads: Dimension | None = None
@@ -87,6 +90,7 @@ class StartAnswer(BaseModel):
         message="Session created with 100 GPU groups",
         warning="",
         gpu_count=100,
+        proof="distance",
         model="embedded",
         model_fingerprint="0" * 64,
         model_dtype="bfloat16",
@@ -104,6 +108,7 @@ class StartAnswer(BaseModel):
     )
     gpu_count: int = Field(description="Live GPUs that search for it.")
     model: str
+    proof: str = Field(description="How nonces are proven: distance or artifact.")
     model_fingerprint: str = Field(description="SHA-256 over its configuration and weights.")
     model_dtype: str = Field(description="Arithmetic, such as bfloat16.")
     model_runtime: str = Field(description="What runs it, such as torch, vllm or vllm-x2.")
@@ -111,14 +116,19 @@ class StartAnswer(BaseModel):
 
 
 class BatchAnswer(BaseModel):
-    """Valid nonces of one batch."""
+    """What a session keeps of one batch."""
 
     public_key: str
     block_hash: str
     block_height: int
     nonces: list[int]
-    dist: list[float]
+    dist: list[float] | None = Field(default=None, description="Of distances: one for each nonce.")
+    vectors: list[str] | None = Field(
+        default=None,
+        description="Of artifacts: for each nonce k_dim float16, little-endian, in base64.",
+    )
     node_id: int
+    scheme: str | None = Field(default=None, description="artifact; left out for distances.")
 
 
 class BatchesAnswer(BaseModel):

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from pocqueue.delegation.client import RemoteModel
 from pocqueue.poc.fields import HttpUrl
-from pocqueue.poc.scheme import ProofSearch
+from pocqueue.poc.scheme import DEFAULT, ProofSearch
 from pocqueue.rounds.start import ModelWish
 from pocqueue.rounds.store import KEEP_ENDED_MS
 
@@ -65,6 +65,8 @@ class NodeRound(ProofSearch):
     def start_body(self) -> dict[str, Any]:
         """Return the body of the delegation API's `start`, without the token (docs/wire.md)."""
         body = self.search
+        if self.scheme != DEFAULT:
+            body["proof"] = self.scheme
         params = self.params | {"seq_len": body.pop("seq_len")}
         # No callback URL: the batches are fetched and signed here; a push would go around the key.
         return body | {"params": params, "callback_url": None}

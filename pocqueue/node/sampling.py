@@ -33,6 +33,25 @@ size of the sample with probability 0.9902 or more; the session's end is one of 
 nonces the rate falls as 2000 / seen, which adds about 100 nonces to the sample for each doubling of
 the session. A session shorter than 2000 nonces is sampled at the same rate and so with less certainty:
 5 % of 1000 are caught with 0.84.
+
+**Artifacts.** A vector that is made up is a mismatch for any threshold in use: unrelated ones are 1.41 apart on average, and
+farther than 0.75 with more than 0.99. But honest ones are mismatches far more often than distances, with a probability of
+up to p_mismatch, and it is this that a cheat can hide in. Worst for us are GPUs that are never a mismatch by themselves: they have
+all of p_mismatch to hide in, so that a cheat below it cannot be found by any sample. What is certain is that 20 % made up are
+caught; `sample_size` says how many nonces that takes (binomial), at least as many as for distances:
+
+    p_mismatch   of the first 2000   20 % of 2000   5 % of 2000    of 10 000      of 50 000      of 285 000
+    0.005        144                 1.00           0.72 to 0.80   0.99 to 1.00   1.00           1.00
+    0.01         144                 1.00           0.42 to 0.62   0.89 to 0.98   0.99 to 1.00   1.00
+    0.02         144                 1.00           0.06 to 0.28   0.24 to 0.80   0.53 to 0.98   0.73 to 1.00
+    0.05         179                 0.99           0 to 0.07      0 to 0.36      0 to 0.72      0 to 0.91
+    0.1          622                 0.99           0 to 0.11      0 to 0.69      0 to 0.97      0 to 1.00
+
+(chance to be caught where honest nonces are never mismatches, to where they are with p_mismatch; in a sample of the expected
+size, and tested against 0.01). 285 000 is what 30 GPUs do in 190 s; of these 860 are recomputed with 0.01, and 3700 with 0.1.
+So the threshold of a pool is to be measured for a p_mismatch of 0.01 or less (`pocqueue calibrate --proof artifact --p-mismatch
+0.01`): it is higher than that for the chain's 0.1, and still far below what made-up vectors are apart.
+An honest session is called fraud with less than the threshold, by the argument above, which holds for any p_mismatch.
 """
 
 from __future__ import annotations
@@ -47,6 +66,8 @@ from pocqueue.poc.fraud import PROBABILITY_MISMATCH, fraud_test
 SAMPLE_RATE, SESSION_NONCES = 0.072, 2000
 #: That rate catches 5 % made-up nonces with certainty 0.99 if the sample is tested against this.
 FRAUD_THRESHOLD = 0.01
+#: Of artifacts: that much made up is caught with that probability, each made-up one being a mismatch with the last one.
+LARGE_CHEAT, CERTAINTY, FOUND = 0.2, 0.99, 0.99
 #: Between engines of different kinds two things are tested; this part of the threshold is for the second,
 #: the nonces that came out on the other side of the round's bound.
 SIDES_SHARE = 0.1
@@ -76,6 +97,31 @@ def judge_sample(
     pairs = num_invalid * (num_invalid - 1)
     threshold = fraud_threshold / pairs if pairs else 0.0
     return fraud_test(num_invalid, num_sampled, threshold, probability_mismatch)
+
+
+def sample_size(probability_mismatch: float) -> int:
+    """Return how many of a session's first SESSION_NONCES nonces to recompute, on average.
+
+    Args:
+        probability_mismatch: chance of an honest nonce to come out as invalid; (0, 1).
+    """
+    from scipy.special import betainc
+
+    least = round(SAMPLE_RATE * SESSION_NONCES)
+    # The fewest invalid nonces that are fraud; more of them in a larger sample.
+    fewest = 2
+    for size in range(least, SESSION_NONCES):
+        while (
+            fewest <= size
+            and not judge_sample(fewest, size, FRAUD_THRESHOLD, probability_mismatch)[1]
+        ):
+            fewest += 1
+        # The chance that so many are invalid if none but the made-up ones are.
+        if fewest <= size and (
+            betainc(fewest, size - fewest + 1, LARGE_CHEAT * FOUND) >= CERTAINTY
+        ):
+            return size
+    return SESSION_NONCES
 
 
 @dataclass

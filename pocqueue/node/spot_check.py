@@ -1,6 +1,6 @@
 """Recomputes a random sample of what a big node sends, with the engine of the small one.
 
-The sample and its test are in `sampling.py`. A nonce counts as invalid if its claimed value is farther
+The sample and its test are in `sampling.py`; artifacts are compared by bounds measured for the pool, where there are any. A nonce counts as invalid if its claimed value is farther
 from ours than an honest one can be (`ProofScheme.honest_difference`), and between engines of one kind
 also if it came out on the other side of the round's bound. Engines of different kinds (dtype, or torch
 against vLLM) put more honest nonces there than the proof allows for, so that only many of those are fraud.
@@ -23,8 +23,16 @@ from pocqueue.node.metrics import NodeMetrics
 from pocqueue.node.outbox import Outbox
 from pocqueue.node.page_check import Fraud
 from pocqueue.node.round import SearchRequest
-from pocqueue.node.sampling import FRAUD_THRESHOLD, SIDES_SHARE, Sampler, judge_sample
+from pocqueue.node.sampling import (
+    FRAUD_THRESHOLD,
+    SESSION_NONCES,
+    SIDES_SHARE,
+    Sampler,
+    judge_sample,
+    sample_size,
+)
 from pocqueue.poc.proofs import Proofs
+from pocqueue.poc.scheme import ProofScheme
 from pocqueue.settings import DelegationSettings
 
 logger = logging.getLogger(__name__)
@@ -54,7 +62,9 @@ class SpotCheck:
         session = self.outbox.session(self.session_id)
         assert session is not None
         self.sampled, self.invalid = session.sampled, session.invalid
-        self._sampler = Sampler(seen=session.nonces)
+        self._proof = bounds_here(self.request.round.proof, self.delegation)
+        rate = sample_size(self._proof.probability_mismatch()) / SESSION_NONCES
+        self._sampler = Sampler(rate, seen=session.nonces)
 
     async def check(self, batches: list[Proofs], after: Awaitable[None] | None = None) -> None:
         """Recompute a sample of new batches, a pass at a time, with a look at the result after each.
@@ -98,7 +108,7 @@ class SpotCheck:
         logger.log(level, "DELEGATION session %s cannot be checked: %s", self.session_id, reason)
 
     async def _recompute(self, some: Proofs, ours: EngineInfo) -> None:
-        proof = self.request.round.proof
+        proof = self._proof
         computed = await self.engine.values(self.request.round, some.nonces)
         pairs = list(zip(some.values, computed, strict=True))
         bound = proof.honest_difference(ours.vocab_size)
@@ -145,6 +155,20 @@ class SpotCheck:
                 f"{self._other_side} of {self._looked} recomputed nonces are not valid; an honest node "
                 f"with another kind of engine has that many with probability {chance:.2g}"
             )
+
+
+def bounds_here(proof: ProofScheme, delegation: DelegationSettings) -> ProofScheme:
+    """Return the proof of a session by the bounds that the operator has measured for its big node's pool.
+
+    Those of the chain allow for every GPU there is, and a cheat can hide in what one pool does not need of that.
+    """
+    bounds = {"dist_threshold": delegation.dist_threshold, "p_mismatch": delegation.p_mismatch}
+    known = {
+        name: value
+        for name, value in bounds.items()
+        if value is not None and name in type(proof).model_fields
+    }
+    return proof.model_copy(update=known)
 
 
 def other_model(

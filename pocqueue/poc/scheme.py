@@ -313,8 +313,21 @@ def scheme_class(name: object) -> type[ProofScheme]:
     return found
 
 
+def _name_in(fields: dict[str, Any]) -> object:
+    """Take the name of a scheme out of a body: ``proof``, or ``scheme`` as it was called before."""
+    given = {key: fields.pop(key, None) for key in ("proof", "scheme")}
+    names = {name for name in given.values() if isinstance(name, str)}
+    if len(names) > 1:
+        allowed = f"the same as scheme, {given['scheme']!r}, or one of the two alone"
+        raise InvalidRound("proof", given["proof"], allowed)
+    return next((name for name in given.values() if name is not None), DEFAULT)
+
+
 class WithProof(BaseModel):
-    """The part of a search that says how nonces are proven; its parameters stand flat in JSON."""
+    """The part of a search that says how nonces are proven; its parameters stand flat in JSON.
+
+    The scheme's name comes as ``proof`` or ``scheme``; without one it is the default.
+    """
 
     proof: SerializeAsAny[ProofScheme]
 
@@ -323,9 +336,8 @@ class WithProof(BaseModel):
     def _gather(cls, fields: Any) -> Any:
         if not isinstance(fields, Mapping) or isinstance(fields.get("proof"), ProofScheme):
             return fields
-        kind = scheme_class(fields.get("scheme", DEFAULT))
         rest = dict(fields)
-        rest.pop("scheme", None)
+        kind = scheme_class(_name_in(rest))
         own = {name: rest.pop(name) for name in kind.model_fields if name in rest}
         # Its errors name the fields as they stand here: flat.
         return rest | {"proof": kind.model_validate(own)}
@@ -341,13 +353,25 @@ class WithProof(BaseModel):
     def __get_pydantic_json_schema__(
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        """Describe the parameters of the default scheme in place of `proof`."""
+        """Describe the name of the scheme in place of `proof`, and the parameters of all schemes."""
         found = handler.resolve_ref_schema(handler(schema))
-        proof = scheme_class(DEFAULT).model_json_schema()
-        found["properties"].pop("proof")
-        found["properties"] |= proof["properties"]
-        required = [name for name in found.get("required", []) if name != "proof"]
-        found["required"] = required + proof.get("required", [])
+        found["properties"]["proof"] = {
+            "type": "string",
+            "enum": list(CLASSES),
+            "default": DEFAULT,
+            "description": "How nonces are proven. Parameters of the other proofs are ignored.",
+        }
+        for name in CLASSES:
+            own = scheme_class(name).model_json_schema()
+            for field, said in own["properties"].items():
+                if field in own.get("required", []):
+                    said["description"] = (
+                        f"{said.get('description', '')} Needed for {name}.".strip()
+                    )
+                elif name != DEFAULT:
+                    said["description"] = f"Of {name}: {said.get('description', field)}"
+                found["properties"].setdefault(field, said)
+        found["required"] = [name for name in found.get("required", []) if name != "proof"]
         return found
 
 

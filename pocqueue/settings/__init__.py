@@ -151,6 +151,10 @@ class DelegationSettings(EnvSettings):
     """what runs the model on the big node, such as `torch`, `vllm` or `vllm-x2` (two GPUs a model); unset: what runs it on the small one. Its proofs are checked by that, whatever it says"""
     dtype: Literal["bfloat16", "float16", "float32"] | None = None
     """arithmetic of the model on the big node; unset: that of the small one's"""
+    dist_threshold: float | None = Field(default=None, ge=0, le=2)
+    """how far artifacts of the big node may be from those of the small one's engine, as `pocqueue calibrate --proof artifact` measures it for a pool; unset: the round's own threshold"""
+    p_mismatch: float | None = Field(default=None, gt=0, lt=1)
+    """share of honest artifacts that are farther apart than that; 0.01 or less finds small cheats. Unset: the round's own"""
     fallback: Literal["none", "local"] = "none"
     """what the small node does when the big one is away or cheats: `none` or `local` work"""
 

@@ -211,7 +211,10 @@ def test_settings_that_docker_fixes_reach_every_container(
     delegation = {name for name in variables if name.startswith("DELEGATION_")}
     small = {
         f"DELEGATION_{name}"
-        for name in ("URL", "POLL_SECONDS", "FALLBACK", "RUNTIME", "DTYPE", "TLS_CA")
+        for name in (
+            *("URL", "POLL_SECONDS", "FALLBACK", "RUNTIME", "DTYPE", "TLS_CA"),
+            *("DIST_THRESHOLD", "P_MISMATCH"),
+        )
     }
     both = {f"DELEGATION_{name}" for name in ("AUTH_TOKEN", "WINDOW_SECONDS", "ANY_MODEL")}
     hosts = {name for name in variables if name.startswith("POCQUEUE_HOSTS_")}

@@ -16,6 +16,7 @@ from pocqueue.delegation.client import DelegationClient
 from pocqueue.errors import DelegationError, SettingsError
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.store import Keys
+from tests.support.artifacts import artifact_round
 from tests.support.callback_receiver import answering
 from tests.support.delegation_server import BODY, TOKEN, Work, live_gpus
 from tests.support.factories import FINGERPRINT
@@ -95,6 +96,58 @@ async def test_our_big_node(backend: Backend, settings_for: SettingsFactory) -> 
                 await client.batches(started.session_id, "", 0.0)
             # Asked once: not again with the token in the query, where it ends up in logs.
             assert backend.client.hget(Keys.METRICS, "auth_failures") == "1"
+
+
+async def test_a_big_node_that_knows_no_artifacts() -> None:
+    """It would search for distances: its session is stopped, and one sentence says what to do."""
+    body = artifact_round().start_body()
+    assert (body["proof"], body["scheme"], body["k_dim"]) == ("artifact", "artifact", 4)
+    async with legacy_big_node() as node:
+        async with DelegationClient(node.url, TOKEN, scheme="artifact") as client:
+            with pytest.raises(DelegationError) as caught:
+                await client.start(body)
+        assert str(caught.value) == (
+            f"The big node at {node.url} does not know proofs of the kind 'artifact' and would give others. "
+            "Have its operator bring it up to date, or name another one in DELEGATION_URL"
+        )
+        assert caught.value.is_final
+        assert (node.started, node.stopped) == (1, ["old-1"])
+
+
+@pytest.mark.parametrize(
+    ("detail", "is_told_apart"),
+    [
+        ("r_target is missing.", True),
+        ([{"loc": ["body", "r_target"], "msg": "Field required", "input": None}], True),
+        ("params.seq_len is 0; allowed: a whole number.", False),
+    ],
+)
+async def test_a_big_node_that_misses_a_target(detail: Any, is_told_apart: bool) -> None:
+    """As no other proof has one; other refusals stay what they are."""
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response({"detail": detail}, status=422)
+
+    async with answering(answer) as url:
+        async with DelegationClient(url, TOKEN, scheme="artifact") as client:
+            with pytest.raises(DelegationError) as caught:
+                await client.start(artifact_round().start_body())
+        assert ("does not know proofs" in str(caught.value)) is is_told_apart
+        assert (caught.value.is_final, caught.value.status) == (True, 422)
+        error = await refusal(url)
+        assert "does not know proofs" not in str(error)
+
+
+async def test_our_big_node_knows_artifacts(
+    backend: Backend, settings_for: SettingsFactory
+) -> None:
+    """The session is of them, and so are its pages."""
+    live_gpus(backend)
+    with big_node(settings_for()) as url:
+        async with DelegationClient(url, TOKEN, scheme="artifact") as client:
+            started = await client.start(artifact_round().start_body())
+            assert started.proof == "artifact"
+            assert backend.store.status(started.session_id).spec.proof == artifact_round().proof
 
 
 async def test_what_is_not_there() -> None:

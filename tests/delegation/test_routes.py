@@ -15,9 +15,13 @@ import pytest
 from pocqueue.delegation.app import create_app
 from pocqueue.delegation.customers import TokensFile
 from pocqueue.errors import SettingsError
+from pocqueue.poc.artifact.scheme import Artifact
 from pocqueue.poc.distance.scheme import Distance
+from pocqueue.poc.proofs import Proofs
 from pocqueue.rounds.backend import Backend
+from pocqueue.rounds.records import BatchCommit, Outcome
 from pocqueue.rounds.spec import RoundState
+from tests.support.artifacts import artifact_of
 from tests.support.delegation_server import (
     BODY,
     TOKEN,
@@ -31,7 +35,7 @@ from tests.support.delegation_server import (
 from tests.support.factories import FINGERPRINT, OTHER_FINGERPRINT, make_gpu, make_info
 from tests.support.fixtures import SettingsFactory
 from tests.support.node import batch
-from tests.support.rounds import pass_deadline
+from tests.support.rounds import assign, pass_deadline
 from tests.support.waiting import until
 
 
@@ -66,6 +70,7 @@ async def test_a_session_as_the_wire_has_it(client: Client, backend: Backend) ->
         "message": "Session created with 2 GPU groups",
         "warning": "",
         "gpu_count": 2,
+        "proof": "distance",
         "model": "twin",
         "model_fingerprint": FINGERPRINT,
         "model_dtype": make_info().dtype,
@@ -120,6 +125,60 @@ async def test_the_round_is_what_was_asked_for(client: Client, backend: Backend)
     assert (spec.customer, spec.share, spec.window_s) == ("main", 1.0, 330.0)
     assert (spec.model, spec.model_dtype, spec.model_runtime) == ("twin", "float32", "twin")
     assert spec.max_nonces is None
+
+
+ARTIFACTS = {name: value for name, value in BODY.items() if name != "r_target"}
+
+
+@pytest.mark.parametrize("named", [{"proof": "artifact"}, {"scheme": "artifact"}])
+async def test_a_session_of_artifacts(
+    client: Client, backend: Backend, named: dict[str, str]
+) -> None:
+    """By either name, its parameters flat; pages have a vector for each nonce."""
+    reply = await client.post("start", ARTIFACTS | named | {"k_dim": 4, "stronger_rng": True})
+    assert reply.status_code == 200, reply.text
+    answer = reply.json()
+    assert answer["proof"] == "artifact"
+    spec = backend.store.status(answer["session_id"]).spec
+    assert spec.proof == Artifact(k_dim=4, stronger_rng=True, fraud_threshold=0.01)
+    out = assign(backend.store, answer["session_id"], 10)
+    vectors = [artifact_of(nonce) for nonce in range(10)]
+    batch = BatchCommit(answer["session_id"], out.range_id, 0, 10, Proofs([*range(10)], vectors))
+    assert backend.store.commit_batch(batch).outcome is Outcome.COMMITTED
+    [page] = (await client.batches(answer["session_id"]))["batches"]
+    assert page == {
+        "public_key": "key-1",
+        "block_hash": "block-1",
+        "block_height": 7,
+        "nonces": [*range(10)],
+        "vectors": vectors,
+        "node_id": 0,
+        "scheme": "artifact",
+    }
+
+
+async def test_which_proof_a_session_has(client: Client, backend: Backend) -> None:
+    """Distances unless it says otherwise; artifacts have 1024 positions unless it says otherwise."""
+    for named in ({}, {"proof": "distance"}, {"proof": None, "scheme": "distance"}):
+        reply = await client.post("start", BODY | named)
+        assert reply.json()["proof"] == "distance"
+        spec = backend.store.status(reply.json()["session_id"]).spec
+        assert spec.proof == Distance(r_target=1.0, fraud_threshold=0.01)
+    reply = await client.post("start", ARTIFACTS | {"proof": "artifact", "params": {}})
+    assert backend.store.status(reply.json()["session_id"]).spec.seq_len == 1024
+    for bad, said in (
+        (BODY | {"proof": "chance"}, "scheme is 'chance'; allowed: artifact or distance."),
+        (BODY | {"proof": 7}, "scheme is 7; allowed: artifact or distance."),
+        (
+            BODY | {"proof": "artifact", "scheme": "distance"},
+            "proof is 'artifact'; allowed: the same as scheme, 'distance', or one of the two alone.",
+        ),
+        (ARTIFACTS, "r_target is missing."),
+        (ARTIFACTS | {"proof": "artifact", "k_dim": 65}, "k_dim is 65; allowed: "),
+    ):
+        reply = await client.post("start", bad)
+        assert reply.status_code == 422
+        assert reply.json()["detail"].startswith(said), reply.text
 
 
 async def test_wishes_of_older_clients_are_taken(client: Client, backend: Backend) -> None:

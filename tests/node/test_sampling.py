@@ -9,7 +9,17 @@ import pytest
 from scipy import stats
 from typing_extensions import override
 
-from pocqueue.node.sampling import SAMPLE_RATE, SESSION_NONCES, SIDES_SHARE, Sampler, judge_sample
+from pocqueue.node.sampling import (
+    CERTAINTY,
+    FOUND,
+    LARGE_CHEAT,
+    SAMPLE_RATE,
+    SESSION_NONCES,
+    SIDES_SHARE,
+    Sampler,
+    judge_sample,
+    sample_size,
+)
 from pocqueue.poc.data import PROBABILITY_MISMATCH, fraud_test
 
 THRESHOLD = 0.01
@@ -147,6 +157,102 @@ def test_honest_sample_looked_at_all_the_time() -> None:
         ours += any(judge_sample(k, n, THRESHOLD)[1] for k, n in looks)
         plain += any(fraud_test(k, n, THRESHOLD)[1] for k, n in looks)
     assert ours / 3000 < THRESHOLD < plain / 3000
+
+
+# Artifacts, whose honest nonces are mismatches more often
+
+#: The table of the module: p_mismatch, size of the sample of 2000, then for each length of a session the chance
+#: that 5 % made up are caught, where honest nonces are never mismatches and where they are with p_mismatch.
+LENGTHS = (2000, 10_000, 50_000, 285_000)
+TABLE = {
+    0.005: (144, (0.72, 0.80), (0.99, 1.00), (1.00, 1.00), (1.00, 1.00)),
+    0.01: (144, (0.42, 0.62), (0.89, 0.98), (0.99, 1.00), (1.00, 1.00)),
+    0.02: (144, (0.06, 0.28), (0.24, 0.80), (0.53, 0.98), (0.73, 1.00)),
+    0.05: (179, (0.0, 0.07), (0.0, 0.36), (0.0, 0.72), (0.0, 0.91)),
+    0.1: (622, (0.0, 0.11), (0.0, 0.69), (0.0, 0.97), (0.0, 1.00)),
+}
+
+
+def fewest(size: int, mismatch: float) -> int:
+    """Return the fewest invalid nonces of a sample that are fraud, by scipy.stats."""
+    counts = np.arange(2, size + 2)
+    tails = np.asarray(stats.binom.sf(counts - 1, size, mismatch))
+    # More than all of them: none is.
+    return int(counts[np.argmax(tails < THRESHOLD / (counts * (counts - 1)))])
+
+
+def chance(size: int, mismatch: float, made_up: float, honest: float) -> float:
+    """Return the chance that a sample of this size is called fraud.
+
+    Args:
+        mismatch: that the test allows for.
+        made_up: share of made-up nonces.
+        honest: chance of the others to be mismatches.
+    """
+    each = made_up * FOUND + (1 - made_up) * honest
+    return float(stats.binom.sf(fewest(size, mismatch) - 1, size, each))
+
+
+def sampled(first: int, length: int) -> int:
+    """Return how many nonces of a session are recomputed, on average."""
+    return round(first * (1 + float(np.log(length / SESSION_NONCES))))
+
+
+@pytest.mark.parametrize("mismatch", TABLE)
+def test_the_table_of_artifacts(mismatch: float) -> None:
+    """Each number of it."""
+    first, *columns = TABLE[mismatch]
+    assert sample_size(mismatch) == first
+    for honest in (0.0, mismatch):
+        assert chance(first, mismatch, LARGE_CHEAT, honest) >= CERTAINTY
+    for length, (never, at_most) in zip(LENGTHS, columns, strict=True):
+        size = sampled(first, length)
+        # A sample's size is not exactly the expected one, and one nonce more may need one more that is invalid.
+        assert chance(size, mismatch, 0.05, 0.0) == pytest.approx(never, abs=0.015)
+        assert chance(size, mismatch, 0.05, mismatch) == pytest.approx(at_most, abs=0.015)
+
+
+def test_how_many_are_recomputed() -> None:
+    """Of what 30 GPUs do in 190 s."""
+    assert sampled(sample_size(0.01), 285_000) == pytest.approx(860, abs=5)
+    assert sampled(sample_size(0.1), 285_000) == pytest.approx(3700, abs=20)
+
+
+def test_a_sample_of_distances_is_as_ever() -> None:
+    """And one for which no sample is large enough is all there is."""
+    assert sample_size(PROBABILITY_MISMATCH) == round(SAMPLE_RATE * SESSION_NONCES)
+    assert sample_size(0.3) == SESSION_NONCES
+
+
+def test_the_size_of_a_sample_varies() -> None:
+    """Each nonce is taken by itself; over all sizes that may come of it, the certainty is nearly the same."""
+    for mismatch in (0.05, 0.1):
+        mean = sample_size(mismatch)
+        sizes = np.arange(mean - 6 * int(mean**0.5), mean + 6 * int(mean**0.5))
+        weights = stats.binom.pmf(sizes, SESSION_NONCES, mean / SESSION_NONCES)
+        caught = [chance(int(size), mismatch, LARGE_CHEAT, 0.0) for size in sizes]
+        assert 0.985 < float(weights @ caught) < 0.99
+
+
+@pytest.mark.parametrize("mismatch", [0.01, 0.1])
+def test_honest_artifacts_are_spared(mismatch: float) -> None:
+    """Looked at after each, over all of a long session, at the most mismatches that are allowed for."""
+    rng = np.random.default_rng(7)
+    size, sessions = sampled(sample_size(mismatch), 50_000), 2000
+    counts = np.cumsum(rng.random((sessions, size)) < mismatch, axis=1)
+    bounds = np.array([fewest(num, mismatch) for num in range(1, size + 1)])
+    assert (counts >= bounds).any(axis=1).mean() < THRESHOLD
+
+
+@pytest.mark.parametrize("dist_threshold", [0.4, 0.75])
+def test_made_up_artifacts_are_mismatches(dist_threshold: float) -> None:
+    """Unrelated vectors of 12 numbers, as long as those of a model: farther apart than any threshold in use."""
+    rng = np.random.default_rng(8)
+    pairs = rng.standard_normal((2, 20_000, 12))
+    pairs /= np.linalg.norm(pairs, axis=2, keepdims=True)
+    apart = np.linalg.norm(pairs[0] - pairs[1], axis=1)
+    assert apart.mean() == pytest.approx(1.41, abs=0.03)
+    assert (apart > dist_threshold).mean() > FOUND
 
 
 def test_sampler_picks_at_its_rate() -> None:
