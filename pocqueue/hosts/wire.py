@@ -23,7 +23,7 @@ from __future__ import annotations
 import json
 import re
 from enum import IntEnum, StrEnum
-from typing import Annotated, Any, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -459,6 +459,9 @@ _FROM_AGENT: TypeAdapter[FromAgent] = TypeAdapter(FromAgent)
 _FROM_GATEWAY: TypeAdapter[FromGateway] = TypeAdapter(FromGateway)
 
 
+_Any = TypeVar("_Any")
+
+
 class BadMessage(ValueError):
     """What came is no message; its text is one of `ErrorText`."""
 
@@ -481,7 +484,7 @@ def read_from_gateway(text: str | bytes) -> FromGateway:
     return _read(_FROM_GATEWAY, text)
 
 
-def _read(kind: TypeAdapter[Any], text: str | bytes) -> Any:
+def _read(kind: TypeAdapter[_Any], text: str | bytes) -> _Any:
     try:
         return kind.validate_json(text)
     except ValidationError as exc:

@@ -34,7 +34,8 @@ class LiveSocket(WebSocketsSansIOProtocol):
         if self.transport.is_closing() or self.close_sent:
             return False
         payload = secrets.token_bytes(8)
-        answer = self._asked[payload] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._asked[payload] = answer
         try:
             self.conn.send_ping(payload)
             self.transport.write(b"".join(self.conn.data_to_send()))
