@@ -64,7 +64,7 @@ def configuration() -> dict[str, Any]:
             },
             **broker["broker_transport_options"],
         },
-        "include": ["workers.gpu", "workers.io"],
+        "include": ["workers.gpu", "workers.hosts", "workers.io"],
         "task_default_queue": IO_QUEUE,
         # JSON only, both ways: no pickle from anybody.
         "task_serializer": "json",

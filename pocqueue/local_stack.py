@@ -26,7 +26,14 @@ from pocqueue.processes.stack_lock import stack_lock
 from pocqueue.processes.tree import ProcessTree, drop, log_files
 from pocqueue.rounds.pool import Pool
 from pocqueue.rounds.redis_server import RedisServer
-from pocqueue.settings import DELEGATION_PREFIX, DelegationSettings, Settings
+from pocqueue.rounds.task_names import HOSTS_QUEUE, RELAY_PREFIX
+from pocqueue.settings import (
+    DELEGATION_PREFIX,
+    HOSTS_PREFIX,
+    DelegationSettings,
+    HostsSettings,
+    Settings,
+)
 from pocqueue.web.listener import listen, url_of
 
 #: The highest number of workers, as queue names have three digits.
@@ -76,6 +83,7 @@ def local_stack(
     gpus: int | None = None,
     flower: bool = True,
     delegation: bool = False,
+    hosts: bool = False,
     host_queues: bool = False,
     sink: Sink = drop,
     log_dir: Path | None = None,
@@ -87,9 +95,10 @@ def local_stack(
 
     Args:
         settings: what all of the processes get, whatever the environment says.
-        gpus: number of workers; None: one for each CUDA device, or one on the CPU.
+        gpus: number of workers; None: one for each CUDA device, or one on the CPU; 0: for a gateway alone.
         flower: start Flower at `settings.flower_address` and `settings.flower_port` (0: any).
         delegation: serve the delegation API, as the DELEGATION_ variables say.
+        hosts: serve GPU hosts, as the POCQUEUE_HOSTS_ variables say.
         host_queues: name the queues HOST.gpu0, for several machines on one Redis.
         sink: gets the processes' lines; see `ProcessTree`.
         log_dir: folder for a log file of each process instead.
@@ -98,7 +107,7 @@ def local_stack(
         ProcessError: something like it runs on this state folder, or Redis did not start.
         SettingsError: a setting does not fit, such as a port that is taken.
     """
-    if gpus is not None and not 1 <= gpus <= MAX_GPUS:
+    if gpus is not None and not int(not hosts) <= gpus <= MAX_GPUS:
         raise SettingsError(f"--gpus is {gpus}; allowed: 1 to {MAX_GPUS}.")
     with contextlib.ExitStack() as at_end:
         # First, as another one that runs here has the ports, too.
@@ -113,8 +122,9 @@ def local_stack(
             _free_port(settings.metrics_address, settings.metrics_port, prefix, choices, "ADDRESS")
         if delegation:
             _check_delegation(settings)
+        relay = _check_hosts(settings) if hosts else None
         env = environment(settings)
-        num_workers = gpus or default_workers(settings, env)
+        num_workers = default_workers(settings, env) if gpus is None else gpus
         prefix = f"{settings.host_name}." if host_queues else ""
         if parse_queue(f"{prefix}gpu0") is None:
             raise SettingsError(
@@ -123,7 +133,11 @@ def local_stack(
             )
         queues = tuple(f"{prefix}gpu{number}" for number in range(num_workers))
         stages = services(
-            settings, queues, delegation=delegation, flower_port=port if flower else None
+            settings,
+            queues,
+            delegation=delegation,
+            relay=relay,
+            flower_port=port if flower else None,
         )
         server = RedisServer(settings.state_dir) if settings.redis_url is None else None
         keep = ["--keep"] if server is not None and server.is_running() else []
@@ -162,8 +176,29 @@ def _check_delegation(settings: Settings) -> None:
     _free_port(delegation.host, delegation.port, DELEGATION_PREFIX, choices)
 
 
+def _check_hosts(settings: Settings) -> str:
+    """Find what would keep the gateway of GPU hosts from starting; return its name."""
+    hosts = HostsSettings.load()
+    try:
+        from pocqueue.hosts.gateway.service import check_service
+    except ImportError as exc:
+        raise SettingsError(
+            f"A gateway of GPU hosts takes more packages ({exc}): pip install 'pocqueue[hosts]'."
+        ) from None
+    check_service(settings, hosts)
+    for port, prefix in ((hosts.port, HOSTS_PREFIX), (hosts.ws_port, f"{HOSTS_PREFIX}WS_")):
+        choices = f"choose another with {prefix}PORT"
+        _free_port(hosts.host, port, prefix, choices)
+    return hosts.relay_name
+
+
 def services(
-    settings: Settings, queues: Sequence[str], *, delegation: bool, flower_port: int | None
+    settings: Settings,
+    queues: Sequence[str],
+    *,
+    delegation: bool,
+    relay: str | None = None,
+    flower_port: int | None,
 ) -> list[list[Service]]:
     """Return what runs beside Redis, in stages: each starts, and in the reverse order ends, as a whole."""
     own = {}
@@ -171,8 +206,11 @@ def services(
         # Several workers on the CPU share its cores: each would take all of them.
         cores = len(os.sched_getaffinity(0))
         own = {Settings.variable("num_threads"): str(max(1, cores // len(queues)))}
-    workers = [Service("io", _celery("worker", "-Q", "io"))]
+    workers = [Service("io", _celery("worker", "-Q", "io"))] if queues else []
     workers += [Service(queue, _celery("worker", "-Q", queue), own) for queue in queues]
+    if relay is not None:
+        names = f"{RELAY_PREFIX}{relay},{HOSTS_QUEUE}"
+        workers.append(Service("hosts", _celery("worker", "-Q", names)))
     stages = [[Service("scheduler", _ours("scheduler"))], workers]
     if delegation:
         stages.append([Service("delegation", _ours("delegation", "serve"))])

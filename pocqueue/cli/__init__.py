@@ -17,6 +17,7 @@ from pocqueue.cli import (
     demo,
     engine,
     gpus,
+    hosts,
     node,
     redis,
     round as round_commands,
@@ -45,6 +46,7 @@ app.add_typer(
 app.add_typer(engine.app, name="engine", short_help="Compare engines on the same nonces.")
 app.add_typer(vllm.app, name="vllm", short_help="A vLLM server with the proof routes.")
 app.add_typer(node.app, name="node", short_help="The small node: sign, send, delegate.")
+app.add_typer(hosts.app, name="hosts", short_help="GPU hosts: machines of others that work here.")
 app.add_typer(redis.app, name="redis", short_help="The bundled Redis server.")
 app.command("up", short_help="Start everything on this machine; Ctrl-C ends it.")(up.up)
 app.command("demo", short_help="Run one short round, from nothing.")(demo.demo)

@@ -6,7 +6,8 @@ import itertools
 import os
 import sys
 import threading
-from typing import TYPE_CHECKING, Annotated, TextIO
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -16,6 +17,7 @@ from pocqueue.words import counted
 
 if TYPE_CHECKING:
     from pocqueue.local_stack import LocalStack
+    from pocqueue.settings import Settings
 
 _OURSELVES = "pocqueue"
 _NAME_WIDTH = len("delegation")
@@ -49,6 +51,10 @@ def up(
             "--delegation", help="Serve small nodes too; needs DELEGATION_AUTH_TOKEN (port 9090)."
         ),
     ] = False,
+    hosts: Annotated[
+        bool,
+        typer.Option("--hosts", help="Serve GPU hosts too (ports 3001 and 3002)."),
+    ] = False,
     no_flower: Annotated[bool, typer.Option("--no-flower", help="Start no Flower.")] = False,
     flower_port: Port = None,
     env_file: EnvFile = None,
@@ -58,27 +64,45 @@ def up(
     Exit code: 0 after Ctrl-C or SIGTERM, 1 if a process did not stay up, 2 for bad input, 130 if a
     second Ctrl-C cut the stopping short.
     """
-    from pocqueue.local_stack import local_stack
-    from pocqueue.processes.tree import stop_signals
     from pocqueue.settings import Settings
 
     settings = Settings.override(model=model, engine=engine, device=device, flower_port=flower_port)
+    run_stack(
+        settings,
+        _describe,
+        gpus=gpus,
+        flower=not no_flower,
+        delegation=delegation,
+        hosts=hosts,
+        host_queues=host_queues,
+    )
+
+
+def run_stack(
+    settings: Settings, describe: Callable[[LocalStack, PrefixedLines], None], **options: Any
+) -> None:
+    """Run a stack in the foreground until a signal ends it, or a process does not stay up.
+
+    Args:
+        settings: of its processes.
+        describe: writes what runs, once it does.
+        options: of `local_stack`.
+
+    Raises:
+        typer.Exit: a process did not stay up, or a second signal cut the stopping short.
+    """
+    from pocqueue.local_stack import local_stack
+    from pocqueue.processes.tree import stop_signals
+
     lines = PrefixedLines(sys.stdout)
     failure = None
     try:
         with (
             stop_signals(),
-            local_stack(
-                settings,
-                gpus=gpus,
-                flower=not no_flower,
-                delegation=delegation,
-                host_queues=host_queues,
-                sink=lines,
-            ) as stack,
+            local_stack(settings, sink=lines, **options) as stack,
         ):
             try:
-                _describe(stack, lines)
+                describe(stack, lines)
                 failure = stack.tree.wait()
                 lines(_OURSELVES, "Stopping: a process did not stay up.")
             except KeyboardInterrupt:

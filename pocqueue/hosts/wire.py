@@ -55,6 +55,7 @@ _ID = re.compile(r"[\w.:-]{1,100}", re.ASCII)
 class CloseCode(IntEnum):
     """Why the gateway ends a socket. 1000 to 1015 are those of RFC 6455; the rest is ours."""
 
+    NORMAL = 1000  #: after `bye`
     TOO_LARGE = 1009  #: a message is longer than `MAX_MESSAGE_BYTES`
     RESTART = 1012  #: the gateway ends; come back after a pause
     TRY_LATER = 1013  #: the gateway has as many sockets as it can hold

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import socket
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from pocqueue.poc.fields import HttpUrl
@@ -198,6 +199,28 @@ class HostsSettings(EnvSettings):
 
     model_config = SettingsConfigDict(env_prefix="POCQUEUE_HOSTS_")
 
+    host: str = "0.0.0.0"  # noqa: S104 - machines and owners are elsewhere
+    """address that the gateway listens on"""
+    port: _Port = 3001
+    """port of its page, its REST routes and its WebSocket; unset: that of `PORT`, if that is set"""
+    ws_port: _Port = 3002
+    """second port with the same, which agents know for their WebSocket; unset: that of `WS_PORT`, if that is set"""
+    public_url: HttpUrl | None = None
+    """where browsers find the gateway, such as `https://hosts.example.com`: a wallet signs it, and agents sign its host name; needed behind a proxy. Unset: each address that it is called by is taken for its own"""
+    cors_origins: str | None = None
+    """other origins whose pages may use the gateway, with commas between them, such as `https://app.example.com`; `*`: all of them, without sessions. Unset: those of `CORS_ORIGIN`, if that is set"""
+    admin_token: SecretStr | None = None
+    """token of those who submit jobs, list all nodes and ban them, 16 characters or more; unset: nobody can"""
+    require_proof: bool = False
+    """give node tokens only to wallets that have signed in; without it their nodes do a test job and their pay is held until then"""
+    relay_name: str = Field(
+        default_factory=socket.gethostname, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+    )
+    """name of a gateway among several on one Redis; unset: the host name"""
+    tls_cert: Path | None = None
+    """certificate chain of the gateway, PEM; unset: plain http and ws"""
+    tls_key: Path | None = None
+    """private key of that certificate, PEM"""
     database_url: SecretStr | None = None
     """where nodes, jobs and earnings are kept: `postgresql+psycopg://USER:PASSWORD@HOST:5432/NAME` or `sqlite:///PATH`; unset: `hosts.sqlite3` in the state folder"""
     token_seconds: float = Field(default=3600.0, ge=10, le=2_592_000)
@@ -208,6 +231,29 @@ class HostsSettings(EnvSettings):
     """pay for a second of work, in micro-HYPER: 10000 are 0.01 HYPER"""
     commands_file: Path | None = None
     """TOML file with the commands and images that jobs may run; unset: `sleep` and `nvidia-smi` alone"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_of_others(cls, given: Any) -> Any:
+        # What servers of this kind have been told so far.
+        for field, variable in (
+            ("port", "PORT"),
+            ("ws_port", "WS_PORT"),
+            ("cors_origins", "CORS_ORIGIN"),
+        ):
+            if isinstance(given, dict) and field not in given and os.environ.get(variable):
+                given = given | {field: os.environ[variable]}
+        return given
+
+    @field_validator("admin_token")
+    @classmethod
+    def _long_enough(cls, token: SecretStr | None) -> SecretStr | None:
+        text = "" if token is None else token.get_secret_value()
+        if text and (len(text) < MIN_TOKEN_LENGTH or not re.fullmatch(r"[!-~]+", text)):
+            raise ValueError(
+                f"a token is {MIN_TOKEN_LENGTH} or more printable ASCII characters without spaces"
+            )
+        return token if text else None
 
     @field_validator("database_url")
     @classmethod

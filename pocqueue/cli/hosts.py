@@ -1,0 +1,59 @@
+"""`pocqueue hosts …`: the gateway of GPU hosts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pocqueue.cli.options import EnvFile, Host, Port
+
+if TYPE_CHECKING:
+    from pocqueue.cli.up import PrefixedLines
+    from pocqueue.local_stack import LocalStack
+
+app = typer.Typer(
+    help="GPU hosts: machines join with a token, work and are paid.", no_args_is_help=True
+)
+
+PemFile = Annotated[Path | None, typer.Option(help="PEM file, instead of the setting.")]
+
+
+@app.command(short_help="Serve owners and their machines.")
+def serve(
+    host: Host = None,
+    port: Port = None,
+    ws_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65535, help="Second port, which agents know, instead of the setting."
+        ),
+    ] = None,
+    tls_cert: PemFile = None,
+    tls_key: PemFile = None,
+    env_file: EnvFile = None,
+) -> None:
+    """Serve GPU hosts, with all that it takes on this machine: Redis (if no URL is set), a scheduler, a gateway.
+
+    The gateway alone is `celery -A pocqueue worker -Q relay.NAME,hosts`; `pocqueue up --hosts` has it beside GPU
+    workers. Exit code: 0 after Ctrl-C or SIGTERM, 1 if a process did not stay up, 2 for bad input, 130 if a second
+    Ctrl-C cut the stopping short.
+    """
+    from pocqueue.cli.up import run_stack
+    from pocqueue.settings import HostsSettings, Settings
+
+    hosts = HostsSettings.override(
+        host=host, port=port, ws_port=ws_port, tls_cert=tls_cert, tls_key=tls_key
+    )
+    scheme = "http" if hosts.tls_cert is None else "https"
+
+    def describe(_stack: LocalStack, lines: PrefixedLines) -> None:
+        from pocqueue.web.listener import url_of
+
+        url = url_of(hosts.host, hosts.port).replace("http", scheme, 1)
+        agents = url_of(hosts.host, hosts.ws_port).replace("http", scheme.replace("http", "ws"), 1)
+        lines("pocqueue", f"GPU hosts: {url}, and agents at {agents}")
+        lines("pocqueue", "Ctrl-C ends everything.")
+
+    run_stack(Settings.load(), describe, gpus=0, flower=False, hosts=True)

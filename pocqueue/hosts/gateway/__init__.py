@@ -1,0 +1,1 @@
+"""The gateway: the process that machines, owners and admins of GPU hosts speak with."""

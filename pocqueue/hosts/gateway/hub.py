@@ -1,0 +1,318 @@
+"""The middle of a gateway: its sockets by node, what it has heard of them, and the store behind a thread.
+
+Promises:
+- The database is the truth. What is kept here (which socket is whose, who was heard since the last flush) is lost
+  with the process, and made anew when the nodes come back.
+- No socket ends because Redis or the database is away: what was heard is written down when it is back, a result
+  is taken in again and again until it is kept, and only then acknowledged.
+- A message to a node is bounded in size and time: who does not read is cut off.
+
+Everything but `db` belongs to the event loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import weakref
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, ParamSpec, Self, TypeVar
+
+from typing_extensions import override
+
+from pocqueue.closing import AsyncClosing
+from pocqueue.errors import StoreError
+from pocqueue.hosts.errors import DatabaseUnavailable, LeaseLost, UnknownJob
+from pocqueue.hosts.gateway.job_message import job_message
+from pocqueue.hosts.gateway.limits import RateLimits
+from pocqueue.hosts.gateway.messenger import Messenger, What
+from pocqueue.hosts.gateway.metrics import Metrics
+from pocqueue.hosts.records import Job, Node
+from pocqueue.hosts.store import HostStore
+from pocqueue.hosts.store.nodes import Beat
+from pocqueue.hosts.wire import CloseCode, Drain, JobCancel, JobRef, Message, Replaced
+from pocqueue.rounds.relays import BEAT_S, Relays
+from pocqueue.web.failure_limit import FailureLimit
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayTimings:
+    """Seconds."""
+
+    flush_s: float = 5.0  #: between two times that what was heard is written down
+    first_job_s: float = 5.0  #: from a node's registration to its test job
+    test_job_s: int = 5  #: that a test job sleeps
+    ping_s: float = 5.0  #: an older socket of a node has to answer within this, or loses the node
+    register_s: float = 30.0  #: a socket has to become a node's within this
+    send_s: float = 10.0  #: a message has to be taken within this
+    retry_s: float = 1.0  #: between two tries to keep a result
+
+
+class Connection:
+    """A node's socket as the hub sees it; `socket.AgentSocket` is one."""
+
+    id: str  #: that no other socket has
+    node: Node
+    #: Attempts that were sent on it and have not ended, by job and number.
+    delivered: set[tuple[str, int]]
+
+    async def send(self, message: Message) -> bool:
+        """Send a message; False: it cannot be sent any more."""
+        raise NotImplementedError
+
+    async def answers(self) -> bool:
+        """Say whether its machine answers a ping."""
+        raise NotImplementedError
+
+    async def close(self, code: CloseCode) -> None:
+        """End it."""
+        raise NotImplementedError
+
+
+@dataclass(slots=True)
+class _Heard:
+    """Of one node, since the last flush."""
+
+    socket: str
+    at_ms: int
+    jobs: tuple[str, ...] = ()
+
+
+@dataclass(eq=False)
+class Hub(AsyncClosing):
+    """One gateway's hub. A context manager within the event loop that it belongs to."""
+
+    relay: str  #: this gateway's name
+    store: HostStore
+    messenger: Messenger
+    relays: Relays | None = None  #: where it says that it is there; None: nowhere
+    limits: RateLimits = field(default_factory=RateLimits)
+    failures: FailureLimit = field(default_factory=FailureLimit)  #: of wrong tokens and signatures
+    metrics: Metrics = field(default_factory=Metrics)
+    timings: GatewayTimings = GatewayTimings()
+    #: Names by which agents may call this gateway; None: any.
+    origins: frozenset[str] | None = None
+
+    def __post_init__(self) -> None:
+        # A writer at a time is what SQLite has; PostgreSQL's connections wait for the network.
+        num = 1 if self.store.database.is_sqlite else 4
+        self._threads = ThreadPoolExecutor(num, thread_name_prefix="hosts-db")
+        self._connections: dict[str, Connection] = {}
+        self._heard: dict[str, _Heard] = {}
+        self._loads: dict[tuple[str, str], float] = {}
+        self._joining: weakref.WeakValueDictionary[str, asyncio.Lock] = (
+            weakref.WeakValueDictionary()
+        )
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_database_away = False
+        self.num_sockets = 0  #: open ones, of nodes and of nobody yet
+        self.loop: asyncio.AbstractEventLoop | None = None  #: once it runs
+
+    @override
+    async def __aenter__(self) -> Self:
+        """Begin; waits for a database that is away."""
+        self.loop = asyncio.get_running_loop()
+        await self.patiently(self.store.nodes.relay_started, self.relay)
+        self.spawn(self._flush_for_ever())
+        if self.relays is not None:
+            self.spawn(self._beat_for_ever(self.relays))
+        return self
+
+    @override
+    async def close(self) -> None:
+        """Write down what was heard, and end."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.flush()
+        if self.relays is not None:
+            try:
+                await asyncio.to_thread(self.relays.leave, self.relay)
+            except StoreError as exc:
+                logger.debug("It is not said in Redis that this gateway ends: %s", exc)
+        await asyncio.to_thread(self._threads.shutdown)
+
+    async def db(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call the store in its thread."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, partial(call, *args, **kwargs))
+
+    async def patiently(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call the store until its database is there."""
+        while True:
+            try:
+                return await self.db(call, *args, **kwargs)
+            except DatabaseUnavailable as exc:
+                logger.warning("It is tried again: %s", exc)
+                await asyncio.sleep(self.timings.retry_s)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run something for as long as the hub does, at most."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            logger.error("A part of the gateway failed: %s", exc, exc_info=exc)
+
+    @property
+    def num_connections(self) -> int:
+        """Nodes that have a socket here."""
+        return len(self._connections)
+
+    # Sockets
+
+    def joining(self, node_id: str) -> asyncio.Lock:
+        """Return the lock under which sockets become a node's."""
+        return self._joining.setdefault(node_id, asyncio.Lock())
+
+    async def join(self, connection: Connection) -> bool:
+        """Make a socket its node's; False: another one is, and its machine answers. To be called under `joining`."""
+        node = connection.node
+        old = self._connections.get(node.id)
+        if old is not None and old is not connection:
+            if await old.answers():
+                return False
+            await self._replace(old)
+        elif node.relay not in {None, self.relay} and not await self._is_silent(node):
+            return False
+        await self.db(self.store.nodes.connected, node.id, self.relay, connection.id)
+        self._connections[node.id] = connection
+        return True
+
+    async def leave(self, connection: Connection) -> None:
+        """Note that a socket has ended."""
+        node_id = connection.node.id
+        if self._connections.get(node_id) is not connection:
+            return
+        del self._connections[node_id]
+        heard = self._heard.pop(node_id, None)
+        if heard is not None:
+            await self._write([Beat(node_id, heard.socket, heard.at_ms, heard.jobs)])
+        await self.patiently(self.store.nodes.disconnected, node_id, connection.id)
+        # Agents without a key do not come back, and what they had goes to others.
+        self.messenger.look()
+
+    def heard(self, connection: Connection, jobs: tuple[JobRef, ...] = ()) -> None:
+        """Note that a node spoke, and which jobs it named."""
+        node_id, now_ms = connection.node.id, self.store.now_ms()
+        known = self._heard.get(node_id)
+        if known is None or known.socket != connection.id:
+            known = self._heard[node_id] = _Heard(connection.id, now_ms)
+        known.at_ms = now_ms
+        if jobs:
+            known.jobs = tuple(job.id for job in jobs)
+
+    def load(self, node_id: str, uuid: str, percent: float) -> None:
+        """Note how busy a GPU is."""
+        self._loads[node_id, uuid] = percent
+
+    # What happens elsewhere
+
+    async def tell(self, what: What, node_id: str, job_id: str = "", n: int = 0) -> str:
+        """Tell a node of this gateway; return a word about it for Flower."""
+        connection = self._connections.get(node_id)
+        if connection is None:
+            # A job's lease runs out, or its node comes back before that and gets it then.
+            return "not connected"
+        if what is What.DRAIN:
+            return "sent" if await connection.send(Drain()) else "not sent"
+        if what is What.END:
+            await connection.close(CloseCode.BANNED)
+            return "closed"
+        if what is What.CANCEL:
+            if connection.node.protocol == 1:
+                return "an agent of protocol 1 cannot be told"
+            return "sent" if await connection.send(JobCancel(id=job_id, attempt=n)) else "not sent"
+        try:
+            job = await self.db(self.store.jobs.get, job_id)
+        except UnknownJob:
+            return "unknown"
+        return await self.deliver(connection, job, n)
+
+    async def deliver(self, connection: Connection, job: Job, n: int) -> str:
+        """Send an attempt of a job to its node, once a socket; return a word about it."""
+        try:
+            attempt = await self.db(self.store.leases.sent, job.id, n)
+        except LeaseLost:
+            return "over"
+        if attempt.node_id != connection.node.id:
+            return "another node's"
+        if (job.id, n) in connection.delivered:
+            return "sent before"
+        connection.delivered.add((job.id, n))
+        self.metrics.dispatch.observe((self.store.now_ms() - attempt.leased_ms) / 1000)
+        return (
+            "sent"
+            if await connection.send(job_message(job, attempt, connection.node))
+            else "not sent"
+        )
+
+    # Loops
+
+    async def flush(self) -> None:
+        """Write down what was heard since the last time; what cannot be written now is kept."""
+        heard, self._heard = self._heard, {}
+        loads, self._loads = self._loads, {}
+        beats = [Beat(node_id, one.socket, one.at_ms, one.jobs) for node_id, one in heard.items()]
+        if not await self._write(beats, loads):
+            # What came meanwhile is newer.
+            self._heard = heard | self._heard
+            self._loads = loads | self._loads
+
+    async def _write(
+        self, beats: list[Beat], loads: dict[tuple[str, str], float] | None = None
+    ) -> bool:
+        try:
+            if beats:
+                await self.db(self.store.nodes.heard, beats)
+            if loads:
+                await self.db(self.store.nodes.add_loads, loads)
+        except DatabaseUnavailable as exc:
+            if not self._is_database_away:
+                self._is_database_away = True
+                logger.warning("What nodes say is kept for later. %s", exc)
+            return False
+        if self._is_database_away:
+            self._is_database_away = False
+            logger.info("The hosts database is back.")
+        return True
+
+    async def _flush_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(self.timings.flush_s)
+            await self.flush()
+
+    async def _beat_for_ever(self, relays: Relays) -> None:
+        is_away = False
+        while True:
+            try:
+                await asyncio.to_thread(relays.beat, self.relay)
+                if is_away:
+                    logger.info("Redis is back.")
+                is_away = False
+            except StoreError as exc:
+                if not is_away:
+                    logger.warning("Sockets stay; jobs wait. %s", exc)
+                is_away = True
+            await asyncio.sleep(BEAT_S)
+
+    async def _replace(self, old: Connection) -> None:
+        self._connections.pop(old.node.id, None)
+        await old.send(Replaced())
+        await old.close(CloseCode.REPLACED)
+
+    async def _is_silent(self, node: Node) -> bool:
+        """Say whether a node that another gateway has was not heard for long."""
+        return self.store.now_ms() - node.last_ms > self.store.offline_ms

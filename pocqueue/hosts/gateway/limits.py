@@ -1,0 +1,139 @@
+"""How often somebody may ask: by network address (IPv6 by its /64) and by wallet, in one gateway process.
+
+Each process counts by itself: what is kept from an abuser is work and rows of the database, not a secret. Wrong
+tokens are counted elsewhere (`web.failure_limit`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+
+from limits import RateLimitItem, parse
+from limits.aio.storage import MemoryStorage
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
+
+from pocqueue.errors import PocqueueError
+from pocqueue.web.failure_limit import subscriber
+from pocqueue.words import counted
+
+#: Open sockets of one address.
+MAX_SOCKETS = 200
+#: Messages a second of one machine, and how many it may send at once.
+MESSAGES_PER_S, MESSAGES_BURST = 20.0, 100.0
+
+
+class RateLimited(PocqueueError):
+    """Somebody asks too often.
+
+    Attributes:
+        retry_after_s: seconds after which it is listened to again.
+    """
+
+    http_status = 429
+
+    def __init__(self, limit: Limit, retry_after_s: float) -> None:
+        self.retry_after_s = max(1.0, retry_after_s)
+        item = limit.value
+        what = counted(item.amount, limit.noun)
+        super().__init__(
+            f"Too many requests: {what} in {counted(item.get_expiry(), 'second')} are allowed; try again in "
+            f"{self.retry_after_s:.0f} s."
+        )
+
+
+class Limit(Enum):
+    """What is limited, and to how much. The names are labels of a metric."""
+
+    TOKENS_OF_ADDRESS = parse("10/hour")
+    TOKENS_OF_WALLET = parse("20 per 1 hour")
+    CHALLENGES = parse("30/minute")
+    REQUESTS = parse("120/minute")
+    CONNECTS = parse("20/minute")
+    JOBS = parse("60/minute")
+
+    value: RateLimitItem
+
+    @property
+    def noun(self) -> str:
+        """What is counted."""
+        return self.name.partition("_")[0].lower().removesuffix("s")
+
+
+class RateLimits:
+    """The limits of one process.
+
+    Args:
+        factor: by which all of them are larger; for benchmarks, in which one address is a thousand machines.
+        on_limited: called with each one that struck.
+    """
+
+    def __init__(
+        self, factor: float = 1.0, on_limited: Callable[[Limit], None] = lambda _limit: None
+    ) -> None:
+        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._factor = factor
+        self._on_limited = on_limited
+        self._sockets = Counter[str]()
+
+    async def count(self, limit: Limit, who: str) -> None:
+        """Count one more.
+
+        Args:
+            who: an address, a wallet or a node.
+
+        Raises:
+            RateLimited: it is one too many; it is not counted then.
+        """
+        item = limit.value
+        if self._factor != 1.0:
+            item = type(item)(round(item.amount * self._factor), item.multiples)
+        if not await self._limiter.hit(item, limit.name, who):
+            self._on_limited(limit)
+            reset_s, _ = await self._limiter.get_window_stats(item, limit.name, who)
+            raise RateLimited(limit, reset_s - time.time())
+
+    async def count_address(self, limit: Limit, address: str) -> None:
+        """Count one more of a network address; see `count`."""
+        await self.count(limit, subscriber(address))
+
+    def open_socket(self, address: str) -> bool:
+        """Count an open socket; False: there are as many as an address may have, and it is not counted."""
+        who = subscriber(address)
+        if self._sockets[who] >= MAX_SOCKETS * self._factor:
+            self._on_limited(Limit.CONNECTS)
+            return False
+        self._sockets[who] += 1
+        return True
+
+    def close_socket(self, address: str) -> None:
+        """Take an open socket from the count."""
+        who = subscriber(address)
+        self._sockets[who] -= 1
+        if self._sockets[who] <= 0:
+            del self._sockets[who]
+
+
+@dataclass(slots=True, eq=False)
+class MessageBudget:
+    """The messages of one socket: a bucket that fills at `MESSAGES_PER_S` up to `MESSAGES_BURST`."""
+
+    clock: Callable[[], float] = time.monotonic
+    _left: float = field(default=MESSAGES_BURST, init=False)
+    _at: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._at = self.clock()
+
+    def take(self) -> bool:
+        """Take one; False: there is none left."""
+        now = self.clock()
+        self._left = min(MESSAGES_BURST, self._left + (now - self._at) * MESSAGES_PER_S)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True

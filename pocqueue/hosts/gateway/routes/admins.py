@@ -1,0 +1,138 @@
+"""Routes of admins: all nodes and jobs, and the gateway's figures."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from pocqueue.errors import InvalidToken
+from pocqueue.hosts.errors import UnknownJob
+from pocqueue.hosts.gateway.access import is_admin, wallet_of
+from pocqueue.hosts.gateway.messenger import What
+from pocqueue.hosts.gateway.metrics import gauge
+from pocqueue.hosts.gateway.routes.parts import (
+    ADMIN,
+    NEXT_CURSOR,
+    Cursor,
+    PageSize,
+    Parts,
+    new_router,
+)
+from pocqueue.hosts.gateway.routes.public import announced_view
+from pocqueue.hosts.gateway.schema import (
+    AnnouncedView,
+    JobView,
+    LogAnswer,
+    NodeView,
+    OkAnswer,
+    errors,
+    job_view,
+)
+
+
+def admin_router(parts: Parts) -> APIRouter:
+    """Make the routes."""
+    hub, router = parts.hub, new_router(parts, limited=False)
+    store = hub.store
+
+    @router.get(
+        "/api/nodes",
+        summary="All nodes",
+        dependencies=ADMIN,
+        responses=errors(),
+        response_model_exclude_none=True,
+    )
+    async def nodes(
+        response: Response, cursor: Cursor = None, limit: PageSize = 100
+    ) -> list[NodeView]:
+        """List nodes by id, a page at a time."""
+        found = await hub.db(store.nodes.listed, after=cursor, limit=limit)
+        if len(found) == limit:
+            response.headers[NEXT_CURSOR] = found[-1].id
+        earned: dict[str, int] = {}
+        for wallet in {node.wallet for node in found}:
+            earned |= await hub.db(store.ledger.earned_by_node, wallet)
+        return await parts.views(found, earned)
+
+    @router.get("/api/jobs", summary="All jobs", dependencies=ADMIN, responses=errors())
+    async def jobs(
+        response: Response, cursor: Cursor = None, limit: PageSize = 100
+    ) -> list[JobView]:
+        """List jobs, newest first, a page at a time."""
+        found, following = await hub.db(store.jobs.listed, cursor=cursor, limit=limit)
+        if following is not None:
+            response.headers[NEXT_CURSOR] = following
+        return [job_view(job, None) for job in found]
+
+    @router.get(
+        "/api/gpu/hosts/all",
+        summary="All machines that announced themselves",
+        dependencies=ADMIN,
+        responses=errors(),
+    )
+    async def announced() -> list[AnnouncedView]:
+        """List the machines that announced themselves, newest first."""
+        return [announced_view(one) for one in await hub.db(store.owners.announced)]
+
+    @router.post(
+        "/api/jobs/{job_id}/cancel",
+        summary="Cancel a job",
+        dependencies=ADMIN,
+        responses=errors(404, 409),
+    )
+    async def cancel(job_id: str, request: Request) -> OkAnswer:
+        """Cancel a job; what its node has done until then is paid."""
+        _must_be_admin(request)
+        attempt = await hub.db(store.leases.cancel, job_id, actor="admin")
+        if attempt is not None:
+            hub.messenger.tell(attempt.relay, What.CANCEL, attempt.node_id, job_id, attempt.n)
+        return OkAnswer()
+
+    @router.get("/api/jobs/{job_id}/log", summary="A job's log", responses=errors(404))
+    async def log(job_id: str, request: Request) -> LogAnswer:
+        """Show what a job has written; for admins, and for the owner of its newest node, signed in."""
+        if not is_admin(request):
+            wallet = await wallet_of(request, hub)
+            attempts = await hub.db(store.jobs.attempts, job_id)
+            node = await hub.db(store.nodes.get, attempts[-1].node_id) if attempts else None
+            if wallet is None or node is None or node.wallet != wallet:
+                raise UnknownJob
+        found = await hub.db(store.jobs.log, job_id)
+        return LogAnswer(log=found.text, truncated=found.truncated)
+
+    @router.get(
+        "/metrics", summary="Figures for Prometheus", dependencies=ADMIN, include_in_schema=False
+    )
+    async def metrics() -> Response:
+        """Return the gateway's figures in Prometheus's format."""
+        found = await hub.db(store.nodes.connected_to)
+        busy = await hub.db(store.nodes.busy)
+        states = Counter[str](parts.status(node, busy) for node in found)
+        counts = await hub.db(store.jobs.counts)
+        gauges = [
+            gauge("nodes", "nodes that have a socket", ("state",), _labelled(states)),
+            gauge("connections", "sockets of this gateway", (), [((), hub.num_connections)]),
+            gauge("jobs", "jobs", ("kind", "state"), counts.items()),
+        ]
+        return PlainTextResponse(hub.metrics.page(gauges), media_type=CONTENT_TYPE_LATEST)
+
+    return router
+
+
+def _labelled(states: Counter[str]) -> list[tuple[tuple[str, ...], float]]:
+    return [((state,), num) for state, num in states.items()]
+
+
+def _must_be_admin(request: Request) -> None:
+    """Refuse everybody else.
+
+    Raises:
+        InvalidToken: no admin asks.
+    """
+    if not is_admin(request):
+        raise InvalidToken(
+            "This is for admins: send the admin's token as `Authorization: Bearer TOKEN`."
+        )

@@ -1,0 +1,114 @@
+"""Database, messages and the gateway itself away: sockets stay, nothing finished is lost, nothing is paid twice."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from pocqueue.hosts.store.database import file_url
+from tests.hosts.agents import NewAgent, OldAgent
+from tests.hosts.gateway.conftest import Gateway
+from tests.support.waiting import until
+
+
+@pytest.fixture
+def database_url(tmp_path: Path) -> str:
+    """A SQLite file, which a test can lock."""
+    return file_url(tmp_path / "hosts.sqlite3")
+
+
+async def test_while_the_database_is_away(make: Callable[..., Gateway], tmp_path: Path) -> None:
+    """Nobody new gets in, heartbeats are answered, and a result is acknowledged once it is kept."""
+    gateway = make(timings={"retry_s": 0.05})
+    token, other = gateway.token(), gateway.token()
+    async with NewAgent(gateway.ws_url) as agent, OldAgent(gateway.ws_url) as late:
+        node_id = await agent.register(token)
+        job = await agent.of_type("job")
+        with closing(sqlite3.connect(tmp_path / "hosts.sqlite3", isolation_level=None)) as holder:
+            holder.execute("BEGIN IMMEDIATE")
+            await agent.send(
+                type="job_result", id=job["id"], attempt=1, status="completed", logs="kept"
+            )
+            assert await agent.ask(type="heartbeat", nodeId=node_id) == {"type": "ack"}
+            reply = await late.ask(type="register", token=other, hostInfo={})
+            assert reply["message"] == "The gateway cannot do that for now; try again"
+            assert gateway.http.get("/health").status_code == 200
+            answer = gateway.http.post("/api/nodes/issue-token", json={"wallet": gateway.wallet})
+            assert (answer.status_code, list(answer.json())) == (503, ["error"])
+            assert "Retry-After" in answer.headers
+            holder.execute("ROLLBACK")
+        assert (await agent.of_type("ack"))["id"] == job["id"]
+        await late.register(other)
+    assert gateway.store.jobs.log(job["id"]).text == "kept"
+    assert gateway.store.ledger.differences() == []
+
+
+async def test_while_no_message_arrives(make: Callable[..., Gateway]) -> None:
+    """Sockets stay, nodes join, results are kept; what waited is placed by the next sweep."""
+    gateway = make()
+    gateway.messenger.is_away = True
+    async with OldAgent(gateway.ws_url) as agent:
+        node_id = await agent.register(gateway.token())
+
+        async def is_queued() -> bool:
+            return bool(gateway.admin("GET", "/api/jobs").json())
+
+        await until(is_queued)
+        assert await agent.ask(type="heartbeat", nodeId=node_id) == {"type": "ack"}
+        gateway.messenger.is_away = False
+        gateway.messenger.look()
+        job = await agent.do_job()
+        assert gateway.store.jobs.get(job["id"]).state == "completed"
+
+
+async def test_a_message_that_was_lost_or_comes_twice(make: Callable[..., Gateway]) -> None:
+    """An attempt that was never sent goes out when the node is back, and once a socket."""
+    gateway = make()
+    async with NewAgent(gateway.ws_url) as agent:
+        token = gateway.store.owners.issue_token(gateway.wallet, proven=True).token
+        node_id = await agent.register(token)
+        await agent.result(await agent.of_type("job"))
+        gateway.messenger.is_away = True
+        job_id = gateway.submit()
+        turn = gateway.store.leases.place(job_id)
+        assert turn is not None
+        assert not isinstance(turn, str)
+        # Its message is lost with the gateway's Redis.
+        key = agent.key
+    async with NewAgent(gateway.ws_url, key) as agent:
+        assert (await agent.resume(node_id))["type"] == "registered"
+        job = await agent.of_type("job")
+        assert (job["id"], job["attempt"]) == (job_id, turn.n)
+        gateway.messenger.is_away = False
+        for _ in range(3):
+            assert gateway.service.tell("job", node_id, job_id, turn.n) == "sent before"
+        assert (await agent.result(job))["type"] == "ack"
+        assert gateway.service.tell("job", node_id, job_id, turn.n) == "over"
+        assert gateway.service.tell("job", node_id, "unknown", 1) == "unknown"
+        assert gateway.service.tell("job", "unknown", job_id, 1) == "not connected"
+    assert len(gateway.store.jobs.attempts(job_id)) == 1
+    assert gateway.store.ledger.differences() == []
+
+
+async def test_a_gateway_begins_anew(make: Callable[..., Gateway]) -> None:
+    """In the middle of a job: the agent comes back with its key, and the result counts once."""
+    first = make()
+    async with NewAgent(first.ws_url) as agent:
+        node_id = await agent.register(first.token())
+        job = await agent.of_type("job")
+        first.end()
+        assert await agent.close_code() == 1012
+        key = agent.key
+    second = make()
+    async with NewAgent(second.ws_url, key) as agent:
+        has = [{"id": job["id"], "attempt": job["attempt"]}]
+        assert (await agent.resume(node_id, jobs=has))["type"] == "registered"
+        for _ in range(2):
+            assert (await agent.result(job))["type"] == "ack"
+    [attempt] = second.store.jobs.attempts(job["id"])
+    assert str(attempt.outcome) == "completed"
+    assert second.store.ledger.differences() == []

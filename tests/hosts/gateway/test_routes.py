@@ -1,0 +1,314 @@
+"""The REST routes as owners, admins, older pages and strangers use them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from nacl.signing import SigningKey
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from pocqueue.hosts import wallets
+from tests.hosts.agents import NewAgent, OldAgent
+from tests.hosts.gateway.conftest import ADMIN, Gateway
+from tests.hosts.parts import joined
+
+#: The store's own tests run on both databases.
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
+class Wallet:
+    """A wallet that can sign, as one in a browser does."""
+
+    def __init__(self) -> None:
+        self._key = SigningKey.generate()
+        self.address = wallets.encode(bytes(self._key.verify_key))
+
+    def sign(self, text: str) -> str:
+        """Return the signature of a text, in base58."""
+        return wallets.encode(self._key.sign(text.encode()).signature)
+
+
+@contextlib.contextmanager
+def sign_in(gateway: Gateway, wallet: Wallet) -> Iterator[httpx.Client]:
+    """Have a browser in which a wallet has signed in."""
+    with httpx.Client(base_url=gateway.url, trust_env=False, timeout=120) as http:
+        asked = http.post("/api/session/challenge", json={"wallet": wallet.address}).json()
+        body = {
+            "wallet": wallet.address,
+            "nonce": asked["nonce"],
+            "signature": wallet.sign(asked["message"]),
+        }
+        reply = http.post("/api/session", json=body)
+        assert reply.status_code == 200, reply.text
+        cookie = reply.headers["Set-Cookie"]
+        assert "HttpOnly" in cookie
+        assert "SameSite=strict" in cookie
+        yield http
+
+
+def error(reply: httpx.Response, status: int) -> str:
+    """Return the sentence of a refusal."""
+    assert reply.status_code == status, reply.text
+    assert list(reply.json()) == ["error"]
+    return str(reply.json()["error"])
+
+
+def test_texts_that_older_pages_know(gateway: Gateway) -> None:
+    """Word for word, with their statuses."""
+    http = gateway.http
+    ask = http.post
+    for body in ({}, {"wallet": ""}):
+        assert error(ask("/api/nodes/issue-token", json=body), 400) == "wallet address is required"
+    assert error(http.get("/api/nodes/mine"), 400) == "wallet parameter is required"
+    assert error(http.get("/api/jobs/mine"), 400) == "wallet parameter is required"
+    assert error(http.get("/api/nodes/none"), 404) == "Node not found"
+    assert error(http.get("/api/jobs/none"), 404) == "Job not found"
+    assert error(ask("/api/jobs/report", json={}), 400) == "jobId and nodeId are required"
+    body = {"jobId": "x", "nodeId": "y"}
+    assert error(ask("/api/jobs/report", json=body), 404) == "Job not found"
+    assert error(ask("/api/gpu/register", json={}), 400) == "wallet is required"
+    body = {"wallet": gateway.wallet}
+    assert error(ask("/api/gpu/register", json=body), 400) == "hostname is required"
+    machine: dict[str, Any] = {"hostname": "h", "gpus": ["x"], "os": "o", "ip": "192.0.2.1"}
+    assert ask("/api/gpu/register", json=body | machine).json() == {"ok": True}
+    [host] = http.get("/api/gpu/hosts", params={"wallet": gateway.wallet}).json()
+    assert (host["hostname"], host["gpus"], host["os"]) == ("h", ["x"], "o")
+    assert http.get("/health").json()["status"] == "ok"
+    assert http.get("/readyz").json() == {"status": "ok", "database": True, "redis": True}
+    assert error(http.get("/api/nowhere"), 404) == "Not Found"
+    assert error(http.put("/health"), 405) == "Method Not Allowed"
+
+
+@pytest.mark.parametrize("wallet", ["x", "1" * 31, "1" * 45, "0OIl" * 10, "1" * 1_000_000])
+def test_what_is_no_wallet(gateway: Gateway, wallet: str) -> None:
+    """Is refused at once, however long it is, and only its beginning is repeated."""
+    said = error(gateway.http.post("/api/nodes/issue-token", json={"wallet": wallet}), 400)
+    assert "base58 of 32 bytes" in said
+    assert len(said) < 300
+    body = {"wallet": wallet}
+    assert error(gateway.http.post("/api/session/challenge", json=body), 400) == said
+
+
+def test_tokens(make: Callable[..., Gateway]) -> None:
+    """Unproven for whoever asks, proven for who has signed; five at a time; none without proof where that is set."""
+    gateway, wallet = make(), Wallet()
+    http = gateway.http
+    reply = http.post("/api/nodes/issue-token", json={"wallet": wallet.address}).json()
+    assert reply["proven"] is False
+    assert reply["expiresAt"].endswith("Z")
+    for _ in range(4):
+        http.post("/api/nodes/issue-token", json={"wallet": wallet.address})
+    reply = http.post("/api/nodes/issue-token", json={"wallet": wallet.address})
+    assert "5 unused tokens" in error(reply, 429)
+    assert int(reply.headers["Retry-After"]) > 0
+    # Whoever typed that address has not used up what its owner may have.
+    with sign_in(gateway, wallet) as browser:
+        reply = browser.post("/api/nodes/issue-token", json={"wallet": wallet.address})
+        assert reply.json()["proven"] is True
+        other = {"wallet": Wallet().address}
+        assert browser.post("/api/nodes/issue-token", json=other).json()["proven"] is False
+    asked = http.post("/api/session/challenge", json={"wallet": wallet.address}).json()
+    body = {
+        "wallet": wallet.address,
+        "nonce": asked["nonce"],
+        "signature": wallet.sign(asked["message"]),
+    }
+    assert http.post("/api/nodes/issue-token", json=body).json()["proven"] is True
+    # A signature is good once.
+    assert error(http.post("/api/nodes/issue-token", json=body), 401)
+    strict = make(require_proof=True)
+    body = {"wallet": gateway.wallet}
+    assert "Sign in" in error(strict.http.post("/api/nodes/issue-token", json=body), 401)
+
+
+def test_sessions(gateway: Gateway) -> None:
+    """Start with a signature of the page's own text, show more of what is the wallet's, and end."""
+    wallet, stranger = Wallet(), Wallet()
+    http = gateway.http
+    asked = http.post("/api/session/challenge", json={"wallet": wallet.address}).json()
+    host = gateway.url.removeprefix("http://")
+    assert asked["message"].startswith(f"{host} wants you to sign in with your Solana account:\n")
+    body = {"wallet": wallet.address, "nonce": asked["nonce"]}
+    wrong = body | {"signature": stranger.sign(asked["message"])}
+    assert error(http.post("/api/session", json=wrong), 401)
+    right = body | {"signature": wallet.sign(asked["message"])}
+    assert error(http.post("/api/session", json=right), 401)  # used up by the wrong one
+    node = joined(gateway.store, wallet=wallet.address, address="192.0.2.7")
+    assert error(http.get("/api/earnings"), 401)
+    with sign_in(gateway, wallet) as browser:
+        assert browser.get("/api/session").json() == {"wallet": wallet.address}
+        [mine] = browser.get("/api/nodes/mine", params={"wallet": wallet.address}).json()
+        assert mine["gpus"][0]["name"] == "NVIDIA GeForce RTX 4090"
+        assert mine["held"] == 0
+        earned = browser.get("/api/earnings").json()
+        assert (earned["earned"], earned["rows"]) == (0, [])
+        drain = f"/api/nodes/{node.id}/drain"
+        with sign_in(gateway, stranger) as other:
+            assert error(other.post(drain), 404) == "Node not found"
+        assert error(http.post(drain), 401)
+        assert browser.post(drain).json() == {"ok": True}
+        [mine] = browser.get("/api/nodes/mine", params={"wallet": wallet.address}).json()
+        assert mine["status"] in {"draining", "offline"}
+        assert browser.post(f"/api/nodes/{node.id}/resume").json() == {"ok": True}
+        assert browser.post(f"/api/nodes/{node.id}/revoke").json() == {"ok": True}
+        assert browser.get("/api/nodes/mine", params={"wallet": wallet.address}).json() == []
+        assert browser.delete("/api/session").json() == {"wallet": None}
+        assert browser.get("/api/session").json() == {"wallet": None}
+
+
+async def test_what_everybody_may_see(gateway: Gateway) -> None:
+    """Of a node and a job the fields of the older page, and none of the owner's."""
+    async with OldAgent(gateway.ws_url) as agent:
+        node_id = await agent.register(gateway.token())
+        job = await agent.do_job()
+    six = {"id", "hostname", "gpu", "status", "lastHeartbeat", "earned"}
+    assert set(gateway.nodes()[0]) == six
+    assert set(gateway.http.get(f"/api/nodes/{node_id}").json()) == six
+    assert {"wallet", "gpus", "os"} <= set(gateway.admin("GET", f"/api/nodes/{node_id}").json())
+    seven = {"id", "type", "nodeId", "status", "duration", "createdAt", "completedAt"}
+    assert seven <= set(gateway.jobs()[0])
+    shown = gateway.http.get(f"/api/jobs/{job['id']}").json()
+    assert (shown["status"], shown["nodeId"]) == ("completed", node_id)
+    assert error(gateway.http.get(f"/api/jobs/{job['id']}/log"), 404) == "Job not found"
+    assert gateway.admin("GET", f"/api/jobs/{job['id']}/log").json()["log"] == "done\n"
+    assert error(gateway.http.get(f"/api/nodes/{node_id}/self-test"), 404) == "Node not found"
+
+
+def test_admins(make: Callable[..., Gateway]) -> None:
+    """A token for what is theirs; without one on the gateway nobody gets in. Lists come in pages."""
+    gateway = make()
+    for path in ("/api/nodes", "/api/jobs", "/api/gpu/hosts/all", "/metrics"):
+        assert "ADMIN_TOKEN" in error(gateway.http.get(path), 401)
+        wrong = {"Authorization": "Bearer a-token-of-nobody"}
+        assert "Invalid auth token" in error(gateway.http.get(path, headers=wrong), 401)
+        assert gateway.admin("GET", path).status_code == 200
+    nodes = {joined(gateway.store).id for _ in range(5)}
+    found, cursor = [], None
+    while True:
+        reply = gateway.admin("GET", "/api/nodes", params={"limit": 2, "cursor": cursor or ""})
+        found += [node["id"] for node in reply.json()]
+        if (cursor := reply.headers.get("X-Next-Cursor")) is None:
+            break
+    assert set(found) == nodes
+    assert len(found) == 5
+    job_id = gateway.submit(priority=3)
+    assert gateway.admin("POST", f"/api/jobs/{job_id}/cancel").json() == {"ok": True}
+    assert error(gateway.http.post(f"/api/jobs/{job_id}/cancel"), 401)
+    assert gateway.admin("GET", "/api/jobs").json()[0]["status"] == "failed"
+    assert error(gateway.admin("GET", "/api/jobs", params={"limit": 0}), 422)
+    page = gateway.admin("GET", "/metrics").text
+    assert 'pocqueue_hosts_jobs{kind="command",state="cancelled"} 1.0' in page
+    assert not any(node in page for node in nodes)
+    closed = make(admin_token=None)
+    assert "is not set" in error(closed.http.get("/api/nodes"), 401)
+    assert error(closed.admin("GET", "/api/nodes"), 401)
+
+
+async def test_results_over_rest(gateway: Gateway) -> None:
+    """From the node alone, by its token or its key; paid once, by the server's clock."""
+    token = gateway.token()
+    async with OldAgent(gateway.ws_url) as agent:
+        node_id = await agent.register(token)
+        job = await agent.of_type("job")
+        body = {"jobId": job["id"], "nodeId": node_id, "status": "completed", "logs": "x"}
+        body |= {"duration": 1_000_000}
+        post = gateway.http.post
+        assert error(post("/api/jobs/report", json=body), 401)
+        wrong = {"Authorization": f"Bearer {secrets.token_hex(16)}"}
+        assert error(post("/api/jobs/report", json=body, headers=wrong), 401)
+        signed = {"X-Node-Signature": "00" * 64}
+        assert error(post("/api/jobs/report", json=body, headers=signed), 401)
+        right = {"Authorization": f"Bearer {token}"}
+        for _ in range(2):
+            reply = post("/api/jobs/report", json=body, headers=right)
+            assert reply.json() == {"success": True}
+    [done] = gateway.jobs()
+    assert (done["status"], done["duration"] < 1000) == ("completed", True)
+    assert gateway.store.ledger.differences() == []
+
+
+async def test_pages_of_other_sites(make: Callable[..., Gateway]) -> None:
+    """May read nothing, change nothing and open no socket, unless the setting names them."""
+    gateway = make(cors_origins="https://app.example.com, http://localhost:5173")
+    body = {"wallet": gateway.wallet}
+    evil, good = {"Origin": "https://evil.example.com"}, {"Origin": "https://app.example.com"}
+    own = {"Origin": gateway.url}
+    post = gateway.http.post
+    assert "of another site" in error(post("/api/nodes/issue-token", json=body, headers=evil), 403)
+    reply = gateway.http.get("/health", headers=evil)
+    assert "access-control-allow-origin" not in reply.headers
+    for headers in (good, own, {}):
+        assert post("/api/nodes/issue-token", json=body, headers=headers).status_code == 200
+    reply = gateway.http.get("/health", headers=good)
+    assert reply.headers["access-control-allow-origin"] == good["Origin"]
+    assert reply.headers["access-control-allow-credentials"] == "true"
+    asked = good | {"Access-Control-Request-Method": "POST"}
+    reply = gateway.http.options("/api/nodes/issue-token", headers=asked)
+    assert reply.status_code == 200
+    with pytest.raises(InvalidStatus) as refused:
+        async with OldAgent(gateway.ws_url, origin="https://evil.example.com"):
+            pass
+    assert refused.value.response.status_code == 403
+    async with OldAgent(gateway.ws_url, origin="https://app.example.com") as agent:
+        assert (await agent.ask(type="register"))["message"] == "Token is required"
+    everybody = make(cors_origins="*")
+    reply = everybody.http.get("/health", headers=evil)
+    assert reply.headers["access-control-allow-origin"] == "*"
+    assert "access-control-allow-credentials" not in reply.headers
+
+
+async def test_limits(make: Callable[..., Gateway]) -> None:
+    """Tokens, requests and sockets of one address; each says when to try again."""
+    gateway = make(limits_factor=1.0)
+    for number in range(11):
+        body = {"wallet": wallets.encode(secrets.token_bytes(32))}
+        reply = gateway.http.post("/api/nodes/issue-token", json=body)
+        assert reply.status_code == (200 if number < 10 else 429)
+    assert "10 tokens in 3,600 seconds" in error(reply, 429)
+    assert int(reply.headers["Retry-After"]) > 0
+    said = {gateway.http.get("/api/session").status_code for _ in range(130)}
+    assert said == {200, 429}
+    assert gateway.http.get("/health").status_code == 200  # whoever watches it is not counted
+    codes = set()
+    for _ in range(21):
+        async with OldAgent(gateway.ws_url) as agent:
+            try:
+                codes.add((await agent.ask())["type"])
+            except ConnectionClosed:
+                codes.add(await agent.close_code())
+    assert codes == {"error", 4429}
+    page = gateway.admin("GET", "/metrics").text
+    for route in ("tokens_of_address", "requests", "connects"):
+        assert f'pocqueue_hosts_rate_limited_total{{route="{route}"}}' in page
+
+
+async def test_secrets_are_in_no_log(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither tokens, cookies, signatures nor the admin's token, right or wrong ones, at any level."""
+    caplog.set_level(logging.DEBUG)
+    logging.getLogger("websockets").setLevel(logging.WARNING)  # that of the test's own clients
+    wallet, token, wrong = Wallet(), gateway.token(), "a-wrong-token-of-somebody"
+    with sign_in(gateway, wallet) as browser:
+        secret = browser.cookies["pocqueue_session"]
+        browser.get("/api/nodes/mine", params={"wallet": wallet.address, "token": wrong})
+    gateway.http.get("/api/nodes", headers={"Authorization": f"Bearer {wrong}"})
+    gateway.admin("GET", "/api/nodes")
+    async with OldAgent(f"{gateway.ws_url}/?token={wrong}") as agent:
+        await agent.ask(type="register", token=wrong, hostInfo={})
+        await agent.ask(type="register", token=[wrong], hostInfo={})
+        await agent.register(token)
+        await agent.send(type="job_result", id="x", status="completed", logs=wrong)
+    async with NewAgent(gateway.ws_url) as new:
+        await new.register(gateway.token())
+        seed = new.key.seed.hex()
+    logging.getLogger("websockets").setLevel(logging.NOTSET)
+    ours = [r.getMessage() for r in caplog.records if not r.name.startswith(("httpx", "httpcore"))]
+    text = "\n".join(ours)
+    assert "Refused an agent from 127.0.0.1: Invalid token" in text
+    for one in (token, wrong, secret, ADMIN, seed):
+        assert one not in text
