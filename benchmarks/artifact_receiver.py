@@ -1,12 +1,12 @@
-"""From an artifact's commit on a worker to its round's receiver, and what the public wire makes of the same."""
+"""From an artifact's commit on a worker to its receiver, and what the public wire makes of the same."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
-from benchmarks.delegation import committed
 from benchmarks.effort import FULL, Effort
-from benchmarks.latency import wait_idle
+from benchmarks.latency import committed, wait_idle
 from benchmarks.services import Receiver, wait_until
 from benchmarks.stats import Figure, Sample
 from pocqueue.rounds.backend import Backend
@@ -19,12 +19,32 @@ ROUND_S = 10.0
 PUBLIC_INTERVAL_S = 5.0
 
 
-def artifact_to_receiver(backend: Backend, effort: Effort = FULL) -> Figure:
-    """Time from an artifact's commit, by Redis's clock, until a receiver on this machine has the post whole.
+def artifact_figure(way: str, at: Mapping[int, float], arrived: Mapping[int, float]) -> Figure:
+    """Say how long artifacts took from commit to receiver.
 
-    The round has a callback URL, so the scheduler hands its artifacts to the io worker. Against: the least that the
-    same commits would take if they were sent every five seconds; computed, not measured.
+    Against: the least that the same commits would take if they were sent every five seconds; computed, not measured.
+
+    Args:
+        way: by whom they came.
+        at: Unix time of each nonce's commit.
+        arrived: Unix time at which its post was there whole.
     """
+    measured = Sample([1000 * (arrived[nonce] - then) for nonce, then in at.items()], "ms")
+    began, interval_s = min(at.values()), PUBLIC_INTERVAL_S
+    public = [1000 * (interval_s - (then - began) % interval_s) for then in at.values()]
+    return Figure(
+        f"artifact: commit on a worker to the receiver, {way}",
+        measured,
+        Sample(public, "ms"),
+        f"the same commits sent every {interval_s:.0f} s, computed",
+        measured.median,
+        "median under 100 ms",
+        measured.median < 100,
+    )
+
+
+def artifact_callback(backend: Backend, effort: Effort = FULL) -> Figure:
+    """Measure a round with a callback URL, whose artifacts the scheduler hands to the io worker."""
     with Receiver() as receiver:
         block = f"artifacts-{time.time_ns()}"
         draft = draft_spec(
@@ -42,18 +62,4 @@ def artifact_to_receiver(backend: Backend, effort: Effort = FULL) -> Figure:
         wait_idle(backend)
         at = committed(backend, round_id)
         wait_until(lambda: len(receiver.nonces(block)) >= len(at), 120, "the last artifacts")
-        arrived = receiver.nonces(block)
-    measured = Sample([1000 * (arrived[nonce] - then) for nonce, then in at.items()], "ms")
-    began = min(at.values())
-    public = [
-        1000 * (PUBLIC_INTERVAL_S - (then - began) % PUBLIC_INTERVAL_S) for then in at.values()
-    ]
-    return Figure(
-        "artifact: commit on a worker to the round's receiver",
-        measured,
-        Sample(public, "ms"),
-        f"the same commits sent every {PUBLIC_INTERVAL_S:.0f} s, computed",
-        measured.median,
-        "median under 100 ms",
-        measured.median < 100,
-    )
+        return artifact_figure("by the io worker", at, receiver.nonces(block))

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import httpx
 
+from benchmarks.artifact_receiver import artifact_figure
 from benchmarks.delegation_polls import delegation_polls
-from benchmarks.latency import wait_idle
+from benchmarks.latency import committed, wait_idle
 from benchmarks.services import (
     Receiver,
     big_client,
@@ -39,6 +40,7 @@ def delegation(backend: Backend, settings: Settings, r_target: float, folder: Pa
         )
         node = at_end.enter_context(small_node(settings, big_url, folder / "small"))
         ours, theirs = _latencies(backend, receiver, big_url, node, r_target)
+        artifacts = _artifacts(backend, receiver, node)
         starts = [_start(backend, receiver, node, r_target, n) for n in range(NUM_STARTS)]
     latency, start = Sample(ours, "ms"), Sample(starts, "s")
     return [
@@ -51,6 +53,7 @@ def delegation(backend: Backend, settings: Settings, r_target: float, folder: Pa
             "median under 100 ms",
             latency.median < 100,
         ),
+        artifacts,
         Figure(
             "small node's start to its first batch",
             start,
@@ -84,15 +87,33 @@ def _latencies(
             now = time.time()
             old_arrived |= {n: now for batch in page["batches"] for n in batch["nonces"]}
         client.post("/stop", json={"session_id": old_session["session_id"]})
-    session_id = node.get("/status").json()["session_id"]
-    node.post("/stop").raise_for_status()
-    ours_at = committed(backend, session_id)
-    wait_until(lambda: len(receiver.nonces(block)) >= len(ours_at), 30, "the rest of the batches")
-    arrived = receiver.nonces(block)
+    ours_at, arrived = _ended(backend, receiver, node, block)
     ours = [1000 * (arrived[nonce] - at) for nonce, at in ours_at.items()]
     old = committed(backend, old_session["session_id"])
     theirs = [1000 * (at - old[nonce]) for nonce, at in old_arrived.items()]
     return ours, theirs
+
+
+def _artifacts(backend: Backend, receiver: Receiver, node: httpx.Client) -> Figure:
+    """Measure the same for artifacts, by our client alone."""
+    block = f"artifacts-{time.time_ns()}"
+    _generate(node, block, None, receiver.url)
+    wait_until(lambda: receiver.nonces(block), 60, "the first artifacts")
+    time.sleep(SESSION_S)
+    figure = artifact_figure("by both nodes", *_ended(backend, receiver, node, block))
+    wait_idle(backend)
+    return figure
+
+
+def _ended(
+    backend: Backend, receiver: Receiver, node: httpx.Client, block: str
+) -> tuple[dict[int, float], dict[int, float]]:
+    """End the node's session; return when each of its nonces was committed, and when it arrived; Unix seconds."""
+    session_id = node.get("/status").json()["session_id"]
+    node.post("/stop").raise_for_status()
+    at = committed(backend, session_id)
+    wait_until(lambda: len(receiver.nonces(block)) >= len(at), 30, "the rest of the batches")
+    return at, receiver.nonces(block)
 
 
 def _start(
@@ -109,16 +130,6 @@ def _start(
     return first - began
 
 
-def committed(backend: Backend, round_id: str) -> dict[int, float]:
-    """Return Redis's time of each nonce's commit, in Unix seconds."""
-    entries = backend.store.iter_proofs(backend.store.status(round_id))
-    return {
-        nonce: int(entry.cursor.partition("-")[0]) / 1000
-        for entry in entries
-        for nonce in entry.proofs.nonces
-    }
-
-
-def _generate(node: httpx.Client, block: str, r_target: float, url: str) -> None:
+def _generate(node: httpx.Client, block: str, r_target: float | None, url: str) -> None:
     body = start_body(block, r_target) | {"url": url}
     node.post("/init/generate", json=body).raise_for_status()

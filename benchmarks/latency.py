@@ -127,6 +127,16 @@ def _round_without_gpus(backend: Backend, num_commits: int) -> tuple[RoundStatus
     return backend.store.status(round_id), assigned.range_id
 
 
+def committed(backend: Backend, round_id: str) -> dict[int, float]:
+    """Return Redis's time of each nonce's commit, in Unix seconds."""
+    entries = backend.store.iter_proofs(backend.store.status(round_id))
+    return {
+        nonce: int(entry.cursor.partition("-")[0]) / 1000
+        for entry in entries
+        for nonce in entry.proofs.nonces
+    }
+
+
 def wait_idle(backend: Backend) -> None:
     """Wait until no worker holds a range."""
     wait_until(lambda: not any(gpu.held for gpu in backend.pool.live()), 120, "idle workers")

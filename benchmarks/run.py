@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.artifact_receiver import artifact_to_receiver
+from benchmarks.artifact_receiver import artifact_callback
 from benchmarks.artifacts import artifact_maths
 from benchmarks.callbacks import callbacks
 from benchmarks.delegation import delegation
@@ -94,7 +94,7 @@ def _with_stack(settings: Settings, engine: Engine, log_dir: Path, effort: Effor
             *gpu_busy(backend, effort),
             commit_to_reader(backend, effort),
             start_to_first_valid(backend, r_target, batch_seconds(engine), effort),
-            artifact_to_receiver(backend, effort),
+            artifact_callback(backend, effort),
         ]
         if effort.is_full:
             figures += delegation(backend, settings, r_target, log_dir)

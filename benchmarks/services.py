@@ -122,8 +122,9 @@ def big_client(url: str) -> httpx.Client:
     )
 
 
-def start_body(block_hash: str, r_target: float, **fields: Any) -> dict[str, Any]:
-    """Return the body of a delegation's `start`."""
+def start_body(block_hash: str, r_target: float | None, **fields: Any) -> dict[str, Any]:
+    """Return the body of a delegation's `start`; without r_target of one for artifacts."""
+    proof = {"scheme": "artifact"} if r_target is None else {"r_target": r_target}
     return {
         "node_id": 0,
         "node_count": 1,
@@ -131,9 +132,9 @@ def start_body(block_hash: str, r_target: float, **fields: Any) -> dict[str, Any
         "block_height": 1,
         "public_key": "bench",
         "batch_size": 32,
-        "r_target": r_target,
         "fraud_threshold": 0.01,
         "params": {"seq_len": 256},
+        **proof,
     } | fields
 
 
