@@ -1,0 +1,154 @@
+"""Who an agent is to one server: a key that it made itself, and the node id that the server gave it.
+
+Each server has a folder of its own, by its host name. The key is ed25519, in a file of mode 0600 that is never
+overwritten; the server knows its public half alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from pocqueue.files import replace_file
+from pocqueue.hosts.agent.errors import IdentityError
+from pocqueue.hosts.wire import origin_of, signed_text
+
+KEY_NAME = "node-key.pem"
+_NODE_NAME = "node.json"
+_MAX_FILE_BYTES = 64 * 1024
+
+
+@dataclass(slots=True)
+class Identity:
+    """An agent's key and node id at one server. Made by `open`; shows neither key nor token."""
+
+    folder: Path
+    origin: str  #: name of the server, which is part of what is signed
+    node_id: str  #: empty: not registered yet
+    _token_hash: str = field(repr=False)
+    _private: Ed25519PrivateKey = field(repr=False)
+
+    @classmethod
+    def open(cls, state_dir: Path, endpoint: str) -> Identity:
+        """Read what there is of a server, and make a key if there is none.
+
+        Raises:
+            IdentityError: a file cannot be read or written, is none of ours, or others can read the key.
+        """
+        origin = origin_of(endpoint)
+        folder = state_dir / "agent" / re.sub(r"[^\w.-]", "_", origin)
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            key = folder / KEY_NAME
+            if not key.exists():
+                _make_key(key)
+            private = _read_key(key)
+            node = folder / _NODE_NAME
+            known = json.loads(node.read_bytes()) if node.exists() else {}
+            return cls(
+                folder, origin, str(known.get("nodeId", "")), str(known.get("token", "")), private
+            )
+        except OSError as exc:
+            raise IdentityError(
+                f"The agent's folder {folder} cannot be used ({exc.strerror}): mend it, or set POCQUEUE_STATE_DIR "
+                "to another."
+            ) from None
+        except (ValueError, AttributeError):
+            raise IdentityError(
+                f"{folder / _NODE_NAME} is damaged: remove it, and register with a new token."
+            ) from None
+
+    @property
+    def public_hex(self) -> str:
+        """The public half of the key, 64 hex digits."""
+        return self._private.public_key().public_bytes_raw().hex()
+
+    def sign(self, node_id: str, nonce: str) -> str:
+        """Return the signature of a challenge, 128 hex digits.
+
+        Args:
+            node_id: as in the message that it is sent in; empty in `register`.
+            nonce: of the challenge.
+        """
+        return self._private.sign(signed_text(self.origin, node_id, nonce)).hex()
+
+    def has_used(self, token: str) -> bool:
+        """Say whether this node was registered with a token."""
+        return bool(self.node_id) and self._token_hash == _hash(token)
+
+    def registered(self, node_id: str, token: str | None) -> None:
+        """Note what the server has said, on disk.
+
+        Args:
+            node_id: who we are.
+            token: that it was registered with; None: it came back by its key.
+
+        Raises:
+            IdentityError: it cannot be written.
+        """
+        token_hash = self._token_hash if token is None else _hash(token)
+        if (node_id, token_hash) == (self.node_id, self._token_hash):
+            return
+        path = self.folder / _NODE_NAME
+        try:
+            replace_file(path, json.dumps({"nodeId": node_id, "token": token_hash}).encode())
+        except OSError as exc:
+            raise IdentityError(
+                f"{path} cannot be written ({exc.strerror}): make room, or mend its folder."
+            ) from None
+        self.node_id, self._token_hash = node_id, token_hash
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _make_key(path: Path) -> None:
+    """Write a new key: wholly there, or not at all, and never in place of another one."""
+    pem = Ed25519PrivateKey.generate().private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    made = path.with_name(f"{path.name}.{os.getpid()}")
+    replace_file(made, pem)
+    try:
+        os.link(made, path)
+    except FileExistsError:
+        pass  # another agent was faster; its key is taken
+    finally:
+        made.unlink()
+
+
+def _read_key(path: Path) -> Ed25519PrivateKey:
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        mode = os.fstat(fd).st_mode
+        if not stat.S_ISREG(mode):
+            raise IdentityError(f"{path} is no file: move it away, and a new key is made.")
+        if mode & 0o077:
+            raise IdentityError(
+                f"Others than its owner may use the node key {path} (mode {stat.S_IMODE(mode):04o}): take that away "
+                f"with `chmod 600 {path}`."
+            )
+        pem = os.read(fd, _MAX_FILE_BYTES)
+    finally:
+        os.close(fd)
+    try:
+        key = serialization.load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise IdentityError(
+            f"{path} holds no ed25519 key: restore it from a copy, or move it away and register with a new token."
+        )
+    return key

@@ -1,0 +1,1 @@
+"""Sandboxes: where an agent runs commands of strangers, or does not."""
