@@ -11,6 +11,7 @@ import sys
 import typer
 
 from pocqueue.cli import (
+    agent,
     bench,
     calibrate,
     delegation,
@@ -48,6 +49,7 @@ app.add_typer(vllm.app, name="vllm", short_help="A vLLM server with the proof ro
 app.add_typer(node.app, name="node", short_help="The small node: sign, send, delegate.")
 app.add_typer(hosts.app, name="hosts", short_help="GPU hosts: machines of others that work here.")
 app.add_typer(redis.app, name="redis", short_help="The bundled Redis server.")
+app.add_typer(agent.app, name="agent", short_help="This machine as a GPU host: agent, self-test.")
 app.command("up", short_help="Start everything on this machine; Ctrl-C ends it.")(up.up)
 app.command("demo", short_help="Run one short round, from nothing.")(demo.demo)
 app.command("scheduler", short_help="Give nonce ranges to GPUs.")(scheduler.scheduler)

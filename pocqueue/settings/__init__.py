@@ -291,8 +291,29 @@ class ArtifactSettings(EnvSettings):
     """posts of results that wait; what comes beyond is dropped"""
 
 
+class AgentSettings(EnvSettings):
+    """The agent on the machine of a GPU host."""
+
+    model_config = SettingsConfigDict(env_prefix="HN_")
+
+    endpoint: str | None = Field(default=None, pattern=r"^wss?://[^/@\s?#]+(/[^\s?#]*)?$")
+    """server that the machine works for, `ws://HOST:3002` or `wss://HOST/ws`; its page shows it"""
+    node_token: SecretStr | None = None
+    """token that the server's page has made; used once, and again whenever the agent starts: it comes back by its key then"""
+    sandbox: Literal["auto", "docker", "podman", "bubblewrap", "none"] = "auto"
+    """what commands run in: `docker`, `podman`, `bubblewrap`, the first of these that is there (`auto`), or `none`: no commands are taken"""
+    commands: str = "nvidia-smi,sleep"
+    """programs that a command of the server may start, with commas between them; others are refused"""
+    containers: bool = True
+    """take jobs that bring a container image, where there is Docker or podman"""
+    memory_mib: int | None = Field(default=None, ge=64)
+    """most memory of one job, in MiB; jobs that want more are refused; unset: four fifths of the machine's"""
+    stop_seconds: float = Field(default=8.0, ge=0, le=3600)
+    """how long running jobs may go on when the agent is told to stop; then they are given back"""
+
+
 #: Every class of settings, in the order in which they are explained.
-ALL = (Settings, DelegationSettings, NodeSettings, ArtifactSettings, HostsSettings)
+ALL = (Settings, DelegationSettings, NodeSettings, ArtifactSettings, HostsSettings, AgentSettings)
 ENV_PREFIX = Settings.variable("")
 DELEGATION_PREFIX = DelegationSettings.variable("")
 NODE_PREFIX = NodeSettings.variable("")

@@ -69,7 +69,7 @@ class SandboxProcess:
 
     def script(self, code: str, *argv: str, **limits: float) -> Outcome:
         """Run Python code in the sandbox."""
-        return self.run("/usr/bin/python3", "-I", "-c", code, *argv, **limits)
+        return self.run("/usr/bin/python3", "-I", "-c", code, *argv, stop_on=None, **limits)
 
 
 @contextlib.contextmanager

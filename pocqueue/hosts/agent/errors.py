@@ -2,7 +2,7 @@
 
 AgentError
 ├── SandboxUnavailable
-├── IdentityError
+├── GpuFactsUnavailable, IdentityError
 ├── SpoolError
 └── AgentRefused
 """
@@ -18,6 +18,20 @@ class AgentError(PocqueueError):
 
 class SandboxUnavailable(AgentError):
     """Commands of strangers cannot be run safely on this machine; says why and what to do."""
+
+
+class GpuFactsUnavailable(AgentError, LookupError):
+    """Nothing can be said of this machine's GPUs.
+
+    Attributes:
+        reason: why, as a row of a self-test says it.
+        remedy: what to do.
+    """
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        self.reason = reason
+        self.remedy = remedy
+        super().__init__(f"The GPUs of this machine are not known: {reason}; {remedy}.")
 
 
 class IdentityError(AgentError, ValueError):

@@ -57,6 +57,8 @@ class Identity:
             return cls(
                 folder, origin, str(known.get("nodeId", "")), str(known.get("token", "")), private
             )
+        except IdentityError:
+            raise
         except OSError as exc:
             raise IdentityError(
                 f"The agent's folder {folder} cannot be used ({exc.strerror}): mend it, or set POCQUEUE_STATE_DIR "

@@ -76,7 +76,7 @@ class Jobs:
     async def acknowledge(self, key: Attempt) -> None:
         """Note that the server has a result."""
         await asyncio.to_thread(self.spool.acknowledge, key)
-        self.news.set()
+        _log.info("Job %s: the server has its result.", key.job)
 
     async def finish(self, within_s: float) -> None:
         """Take nothing new, and wait until nothing runs or the time is up."""

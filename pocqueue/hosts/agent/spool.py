@@ -93,4 +93,6 @@ class Spool(SqliteFile):
                 "UPDATE results SET body = NULL, changed_s = ? WHERE job = ? AND attempt = ?",
                 (now_s, *key),
             )
-            db.execute("DELETE FROM results WHERE body IS NULL AND changed_s < ?", (now_s - KEEP_S,))
+            db.execute(
+                "DELETE FROM results WHERE body IS NULL AND changed_s < ?", (now_s - KEEP_S,)
+            )

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 #: How a job ended: by itself, by one of its limits, or because it was told to.
-EndedBy = Literal[
-    "itself", "wall time", "cpu time", "memory", "processes", "output", "cancelled"
-]
+EndedBy = Literal["itself", "wall time", "cpu time", "memory", "processes", "output", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +58,8 @@ class Sandbox(Protocol):
     name: str
     #: Whether a command may name an image.
     takes_images: bool
+    #: What bounds a job, in words.
+    bounds: str
 
     async def run(self, command: Command, stop: asyncio.Event) -> Outcome:
         """Run a command to its end, the end of its time, or until `stop` is set; nothing of it is left then.

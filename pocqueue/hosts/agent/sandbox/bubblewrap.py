@@ -77,12 +77,8 @@ class Bubblewrap(Sandbox):
                 "which there is no filter of system calls. Docker or podman would do."
             )
         self._cgroups = cgroups
+        self.bounds = "resource limits" if cgroups is None else "control groups"
         self._free_uids = list(range(FIRST_UID, FIRST_UID + _NUM_UIDS)) if self._is_root else []
-
-    @property
-    def has_cgroups(self) -> bool:
-        """Whether the kernel itself counts what a job uses."""
-        return self._cgroups is not None
 
     @override
     async def run(self, command: Command, stop: asyncio.Event) -> Outcome:
@@ -94,9 +90,7 @@ class Bubblewrap(Sandbox):
                 group = None
                 if self._cgroups is not None:
                     try:
-                        group = stack.enter_context(
-                            self._cgroups.new(command.limits)
-                        )
+                        group = stack.enter_context(self._cgroups.new(command.limits))
                     except OSError as exc:
                         raise SandboxUnavailable(
                             f"The control group of a job cannot be made ({exc.strerror}): see whether "
@@ -182,7 +176,13 @@ def arguments(command: Command, *, uid: int | None, setpriv: str | None) -> list
     """
     tmp = ["--perms", "1777", "--size", str(command.limits.disk_mib * _MIB), "--tmpfs"]
     argv = ["--die-with-parent", "--new-session", "--hostname", "job", "--cap-drop", "ALL"]
-    argv += ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
+    argv += [
+        "--unshare-ipc",
+        "--unshare-pid",
+        "--unshare-net",
+        "--unshare-uts",
+        "--unshare-cgroup-try",
+    ]
     argv += ["--ro-bind", "/usr", "/usr"]
     for name in _ROOT_FOLDERS:
         here = Path("/", name)
@@ -236,9 +236,7 @@ def _bound(pid: int, command: Command, *, uid: int | None, group: JobGroup | Non
         resource.prlimit(pid, which, (most, most))
 
 
-def _resource_limits(
-    command: Command, processes: int, group: JobGroup | None
-) -> dict[int, int]:
+def _resource_limits(command: Command, processes: int, group: JobGroup | None) -> dict[int, int]:
     limits = command.limits
     found = {
         resource.RLIMIT_CORE: 0,
@@ -277,19 +275,18 @@ async def _child_of(info: BinaryIO) -> int:
     Raises:
         ValueError: it has ended without a word.
     """
-    loop = asyncio.get_running_loop()
-    said = b""
-    while not said.rstrip().endswith(b"}"):
-        ready = loop.create_future()
-        loop.add_reader(info.fileno(), lambda: ready.done() or ready.set_result(None))
-        try:
-            await ready
-        finally:
-            loop.remove_reader(info.fileno())
-        more = os.read(info.fileno(), 4096)
-        if not more:
-            raise ValueError("bwrap said nothing")
-        said += more
+    loop, ready, said = asyncio.get_running_loop(), asyncio.Event(), b""
+    loop.add_reader(info.fileno(), ready.set)
+    try:
+        while not said.rstrip().endswith(b"}"):
+            await ready.wait()
+            ready.clear()
+            more = os.read(info.fileno(), 4096)
+            if not more:
+                raise ValueError("bwrap said nothing")
+            said += more
+    finally:
+        loop.remove_reader(info.fileno())
     return int(json.loads(said)["child-pid"])
 
 

@@ -29,7 +29,9 @@ _REMOVE_S = 2.0
 class JobGroup:
     """The control group of one job: its folder in each tree. Made by `Cgroups.new`."""
 
-    folders: dict[str, Path]  #: by controller: `memory`, `pids`, `cpuacct`; the same one for all in version 2
+    folders: dict[
+        str, Path
+    ]  #: by controller: `memory`, `pids`, `cpuacct`; the same one for all in version 2
     version: int
 
     def add(self, pid: int) -> None:

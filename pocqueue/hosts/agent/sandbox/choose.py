@@ -31,7 +31,9 @@ def choose(name: SandboxName, owner: str) -> Sandbox:
         SandboxUnavailable: there is none, or it is `none`.
     """
     if name == "none":
-        raise SandboxUnavailable("The owner of this machine wants no command jobs (HN_SANDBOX=none).")
+        raise SandboxUnavailable(
+            "The owner of this machine wants no command jobs (HN_SANDBOX=none)."
+        )
     if name == "bubblewrap":
         return Bubblewrap(Cgroups.find(owner))
     if name != "auto":

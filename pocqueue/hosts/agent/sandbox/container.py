@@ -53,6 +53,7 @@ class Containers(Sandbox):
 
     def __init__(self, engine: Literal["docker", "podman"], owner: str) -> None:
         self.name: str = engine
+        self.bounds = engine
         self._owner = owner
         program = shutil.which(engine)
         if program is None:
@@ -108,7 +109,9 @@ class Containers(Sandbox):
     def _judged(self, name: str, outcome: Outcome) -> Outcome:
         """Tell the engine's failures from the command's, and who was killed for want of memory."""
         try:
-            said = self._ask("inspect", "--format", "{{.State.OOMKilled}} {{.State.ExitCode}}", name)
+            said = self._ask(
+                "inspect", "--format", "{{.State.OOMKilled}} {{.State.ExitCode}}", name
+            )
         except SandboxUnavailable:
             raise SandboxUnavailable(
                 f"{self.name} did not start the job: {outcome.output.strip()[-300:]}."
@@ -165,10 +168,15 @@ def arguments(command: Command, *, name: str, engine: str, owner: str) -> list[s
     argv = ["run", "--name", name, "--label", f"{LABEL}={owner}", "--network", "none"]
     argv += ["--read-only", "--user", user, "--cap-drop", "ALL", "--hostname", "job"]
     argv += ["--security-opt", "no-new-privileges", "--workdir", "/tmp"]  # noqa: S108 - the job's own
-    argv += ["--tmpfs", f"/tmp:rw,exec,mode=1777,size={limits.disk_mib}m"]
+    argv += ["--tmpfs", f"/tmp:rw,exec,mode=1777,size={limits.disk_mib}m"]  # noqa: S108
     argv += ["--memory", f"{limits.memory_mib}m", "--memory-swap", f"{limits.memory_mib}m"]
     argv += ["--pids-limit", str(limits.processes), "--ulimit", "core=0:0"]
-    argv += ["--ulimit", "nofile=1024:1024", "--ulimit", f"nproc={limits.processes}:{limits.processes}"]
+    argv += [
+        "--ulimit",
+        "nofile=1024:1024",
+        "--ulimit",
+        f"nproc={limits.processes}:{limits.processes}",
+    ]
     cpu_s = max(1, round(limits.cpu_s))
     argv += ["--ulimit", f"cpu={cpu_s}:{cpu_s + 1}"]
     for variable, value in environment(command).items():

@@ -10,7 +10,7 @@ import time
 from typing_extensions import override
 
 from pocqueue.hosts.agent.errors import SandboxUnavailable
-from pocqueue.hosts.agent.sandbox.base import Command, Outcome, Sandbox
+from pocqueue.hosts.agent.sandbox.base import Command, EndedBy, Outcome, Sandbox
 
 _SECONDS = re.compile(r"\d{1,4}(\.\d{1,3})?")
 
@@ -24,6 +24,7 @@ class NoSandbox(Sandbox):
 
     name = "none"
     takes_images = False
+    bounds = "nothing"
 
     def __init__(self, why: str) -> None:
         self.why = why
@@ -34,10 +35,8 @@ class NoSandbox(Sandbox):
             case ("sleep", seconds) if _SECONDS.fullmatch(seconds):
                 began_s = time.monotonic()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(
-                        stop.wait(), min(float(seconds), command.limits.wall_s)
-                    )
-                ended_by = "cancelled" if stop.is_set() else "itself"
+                    await asyncio.wait_for(stop.wait(), min(float(seconds), command.limits.wall_s))
+                ended_by: EndedBy = "cancelled" if stop.is_set() else "itself"
                 waited_s = time.monotonic() - began_s
                 return Outcome(143 if stop.is_set() else 0, ended_by, waited_s, "", 0)
         raise SandboxUnavailable(self.why)

@@ -134,10 +134,7 @@ def seccomp_filter(machine: str, *, with_gpu: bool = False) -> bytes:
         [(_EQUAL, 1, 0, _TIOCSTI), (_EQUAL, 0, 1, _TIOCLINUX), (_RETURN, 0, 0, eperm)],
         [(_LOAD, 0, 0, _NUMBER)],
         [(_EQUAL, 0, len(_DOMAINS) + 2, _SOCKET[column]), (_LOAD, 0, 0, _argument(0))],
-        [
-            (_EQUAL, len(_DOMAINS) - index, 0, domain)
-            for index, domain in enumerate(_DOMAINS)
-        ],
+        [(_EQUAL, len(_DOMAINS) - index, 0, domain) for index, domain in enumerate(_DOMAINS)],
         [(_RETURN, 0, 0, _ERRNO | errno.EAFNOSUPPORT), (_RETURN, 0, 0, _ALLOW)],
     )
     return b"".join(struct.pack("<HBBI", *op) for op in ops)

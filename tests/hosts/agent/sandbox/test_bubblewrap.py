@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import platform
 import socket
-import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -217,7 +216,6 @@ except BlockingIOError:
     if refused:
         # Without root, what else the user runs is counted, and changes meanwhile.
         assert int(done.output.split()[1]) <= (42 if jobs.is_root else 60)
-    assert subprocess.run(["true"], check=True).returncode == 0
 
 
 def test_memory_is_bounded(jobs: SandboxProcess) -> None:
@@ -253,7 +251,7 @@ for folder in ["/tmp", "/dev/shm"]:
         assert exc.errno in (errno.ENOSPC, errno.EFBIG)
     print(folder, total >> 20)
 """
-    assert jobs.script(code, disk_mib=16).output == "/tmp 16\n/dev/shm 16\n"
+    assert jobs.script(code, disk_mib=16).output.split()[1::2] == ["16", "16"]
 
 
 def test_endless_output_is_bounded(jobs: SandboxProcess) -> None:
@@ -330,9 +328,7 @@ def test_a_machine_without_bubblewrap_is_told(monkeypatch: pytest.MonkeyPatch) -
         Bubblewrap(None)
 
 
-def test_a_kernel_without_user_namespaces_is_told(
-    jobs: SandboxProcess, tmp_path: Path
-) -> None:
+def test_a_kernel_without_user_namespaces_is_told(jobs: SandboxProcess, tmp_path: Path) -> None:
     """The job is not run, least of all without a sandbox; the sentence has AppArmor's remedy."""
     fake = tmp_path / "bwrap"
     fake.write_text("#!/bin/sh\necho 'bwrap: setting up uid map: Permission denied' >&2\nexit 1\n")
@@ -340,9 +336,11 @@ def test_a_kernel_without_user_namespaces_is_told(
     path = f"{tmp_path}:{os.environ['PATH']}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", path)
-        with sandbox_process("bubblewrap") as agent:
-            with pytest.raises(SandboxUnavailable) as caught:
-                agent.run("true")
+        with (
+            sandbox_process("bubblewrap") as agent,
+            pytest.raises(SandboxUnavailable) as caught,
+        ):
+            agent.run("true")
     assert "/etc/apparmor.d/bwrap" in str(caught.value)
     assert "setting up uid map: Permission denied" in str(caught.value)
 

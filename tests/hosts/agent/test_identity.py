@@ -1,0 +1,74 @@
+"""The key of an agent, and what it knows of its node."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from pocqueue.hosts.agent.errors import IdentityError
+from pocqueue.hosts.agent.identity import KEY_NAME, Identity
+
+ENDPOINT = "wss://Hosts.example.com:443/ws"
+
+
+def test_a_key_is_made_once_for_each_server(tmp_path: Path) -> None:
+    """In a file of its owner's alone; another server sees another key."""
+    first, again = Identity.open(tmp_path, ENDPOINT), Identity.open(tmp_path, ENDPOINT)
+    assert first.public_hex == again.public_hex
+    assert first.public_hex != Identity.open(tmp_path, "ws://other:3002").public_hex
+    assert stat.S_IMODE((first.folder / KEY_NAME).stat().st_mode) == 0o600
+    assert sorted(path.name for path in first.folder.iterdir()) == [KEY_NAME]
+    assert "PRIVATE" not in repr(first)
+
+
+def test_what_is_signed_names_the_server_and_the_node(tmp_path: Path) -> None:
+    """So that a signature is of no use anywhere else."""
+    one = Identity.open(tmp_path, ENDPOINT)
+    key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(one.public_hex))
+    signature = bytes.fromhex(one.sign("node-7", "abc"))
+    key.verify(signature, b"pocqueue-node-1\nhosts.example.com\nnode-7\nabc")
+
+
+def test_a_node_is_remembered_with_its_token(tmp_path: Path) -> None:
+    """As a hash: the token itself is nowhere on the disk."""
+    one = Identity.open(tmp_path, ENDPOINT)
+    assert not one.has_used("token")
+    one.registered("node-7", "token")
+    one.registered("node-7", None)
+    again = Identity.open(tmp_path, ENDPOINT)
+    assert (again.node_id, again.has_used("token"), again.has_used("new")) == (
+        "node-7",
+        True,
+        False,
+    )
+    for path in again.folder.iterdir():
+        assert b'"token"}' not in path.read_bytes()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda key: key.chmod(0o644), "take that away with `chmod 600"),
+        (lambda key: key.write_text("no key"), "holds no ed25519 key"),
+        (lambda key: (key.parent / "node.json").write_text("{"), "is damaged"),
+        (lambda key: (key.parent / "node.json").write_text("[]"), "is damaged"),
+    ],
+)
+def test_what_is_wrong_with_the_files_is_said(tmp_path: Path, spoil: object, words: str) -> None:
+    """With what to do."""
+    key = Identity.open(tmp_path, ENDPOINT).folder / KEY_NAME
+    assert callable(spoil)
+    spoil(key)
+    with pytest.raises(IdentityError, match=words):
+        Identity.open(tmp_path, ENDPOINT)
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    """A file in its place."""
+    (tmp_path / "agent").touch()
+    with pytest.raises(IdentityError, match="cannot be used"):
+        Identity.open(tmp_path, ENDPOINT)
