@@ -57,7 +57,12 @@ class Agents:
         self, *options: str, token: str | None = TOKEN, **env: str
     ) -> subprocess.Popen[bytes]:
         """Start one; its token is in the environment."""
-        variables = {"POCQUEUE_STATE_DIR": str(self.folder), "HN_ENDPOINT": self.server.endpoint}
+        variables = {
+            "POCQUEUE_STATE_DIR": str(self.folder),
+            "HN_ENDPOINT": self.server.endpoint,
+            # Whatever else there is on this machine.
+            "HN_SANDBOX": "bubblewrap",
+        }
         if token is not None:
             variables["HN_NODE_TOKEN"] = token
         with self.log.open("ab") as log:
