@@ -121,10 +121,12 @@ class Prover:
 
         Raises:
             RoundRunning: one is being searched.
-            InvalidRound: the model cannot run it, or the callback URL is none. Nothing changes.
+            InvalidRound: the model cannot run it, the node has no nonces, or the callback URL is none. Nothing
+                changes.
             EngineUnavailable: the engine is dead. Nothing changes.
         """
         self.model.check(asked.batch_size, asked.seq_len)
+        Found().take(asked)  # a node may be beyond the last nonce of its scheme
         if self._state is PoCState.GENERATING:
             raise RoundRunning("Round already in progress. POST /api/v1/pow/stop ends it.")
         self.model.check_alive()

@@ -70,6 +70,17 @@ def pow_router(state: RouteState) -> APIRouter:
     """Return the routes, over a state that is filled in later."""
     router = APIRouter(prefix=PREFIX, route_class=SentenceRoute, tags=["proof"], responses=ERRORS)
 
+    def of_distances(otherwise: str) -> Prover:
+        """Return the prover, whose round is not one of artifacts, which has no phases and no proofs to check.
+
+        Raises:
+            NoRound: it is.
+        """
+        service = state.service()
+        if service.is_last:
+            raise NoRound(otherwise)
+        return service.prover
+
     def begin(body: ServedRoundBody, then: Callable[[Prover], None]) -> Any:
         prover = state.ready()
         asked = _round(body)
@@ -90,7 +101,7 @@ def pow_router(state: RouteState) -> APIRouter:
     def changes(path: str, act: Callable[[Prover], None], text: str) -> None:
         @router.post(path, response_model=ServedRoundAnswer, description=text)
         async def change() -> Any:
-            prover = state.ready()
+            prover = of_distances("PoC not initialized")
             act(prover)
             return _changed(prover)
 
@@ -124,7 +135,8 @@ def pow_router(state: RouteState) -> APIRouter:
     @router.post("/validate", response_model=VerdictAnswer)
     async def validate(body: ProofBody, request: Request) -> Any:
         """Recompute somebody's proof for the round's block and test it for fraud."""
-        verdict = await while_connected(request, state.ready().check(Distance.read(body)))
+        prover = of_distances("No round configured")
+        verdict = await while_connected(request, prover.check(Distance.read(body)))
         return VerdictAnswer(
             fraud_detected=verdict.fraud_detected,
             computed_distances=list(map(finite_or_none, verdict.computed)),

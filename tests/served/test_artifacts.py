@@ -240,6 +240,25 @@ async def test_rounds_of_both_proofs_take_turns(server: Server) -> None:
     assert "state" not in await server.status()
 
 
+@pytest.mark.parametrize(
+    ("route", "sentence"),
+    [
+        ("phase/generate", "PoC not initialized"),
+        ("phase/validate", "PoC not initialized"),
+        ("validate", "No round configured"),
+    ],
+)
+async def test_a_round_of_artifacts_has_no_phases(
+    server: Server, route: str, sentence: str
+) -> None:
+    """To a client of distances it is none, while it is searched and when it is over."""
+    proof = {"public_key": "k", "block_hash": "b", "block_height": 7, "nonces": [1], "dist": [0.5]}
+    await start(server)
+    for _ in range(2):
+        assert await server.refusal("POST", route, proof) == (400, sentence)
+        assert await answered(server, "stop") == STOPPED
+
+
 async def test_a_stop_before_any_round(server: Server) -> None:
     """In the words of both."""
     for _ in range(2):
@@ -300,6 +319,10 @@ async def test_inference_is_refused_in_the_words_of_both(server: Server) -> None
         ({"block_hash": ""}, "block_hash is ''; allowed: 1 to 256 printable"),
         ({"node_id": 3}, "node_id is 3; allowed: a whole number from 0 to node_count - 1"),
         ({"group_id": 1}, "group_id is 1; allowed: a whole number from 0 to n_groups - 1"),
+        (
+            {"node_id": 1, "node_count": 2**30, "group_id": 2, "n_groups": 3},
+            "nonce is 2147483649; allowed: up to 2147483647",
+        ),
         ({"batch_size": MAX_BATCH_SIZE + 1}, f"batch_size is {MAX_BATCH_SIZE + 1}; allowed: 1 to"),
         ({"url": "ftp://x"}, "url is 'ftp://x'; allowed: an http:// or https:// URL"),
         ({"params": {"model": "twin"}}, "params.seq_len is missing."),
