@@ -51,6 +51,30 @@ async def test_a_post_is_one_attempt(client: CallbackClient, receiver: Receiver)
     assert receiver.content_types == {"application/json"}
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        # A model's name, percent-encoded twice, as the network's chain hands it out.
+        "/v2/poc-batches/Qwen%252FQwen3-235B-A22B-Instruct-2507-FP8",
+        "/v2/poc-batches/a%2fb%41c%7E%252e",
+        "/v2//poc/../batches/(x),;=@[y]",
+    ],
+)
+async def test_a_url_goes_out_byte_for_byte(client: CallbackClient, path: str) -> None:
+    """Nothing in it is decoded, encoded or resolved."""
+    asked = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.raw_path)
+        return web.Response()
+
+    async with answering(answer) as url:
+        result = await client.post(f"{url}{path}?key=%2f+x", "generated", "{}")
+        assert result.outcome is PostOutcome.DELIVERED
+        result = await client.post(f"{url}{path}/", "validated", "{}")
+    assert asked == [f"{path}?key=%2f+x/generated", f"{path}/validated"]
+
+
 async def test_nobody_listening_is_to_be_tried_again(client: CallbackClient) -> None:
     """A network error is an outcome, not an exception, and does not repeat the URL."""
     async with receiving() as gone:
