@@ -15,6 +15,8 @@ from starlette.middleware import Middleware
 from pocqueue.errors import SettingsError
 from pocqueue.node.engine_host import EngineHost
 from pocqueue.node.keys import SigningKey, key_path
+from pocqueue.node.mlnode.proxy import Proxy
+from pocqueue.node.mlnode.routes import mlnode_router
 from pocqueue.node.outbox import OUTBOX_NAME, Outbox
 from pocqueue.node.routes import VersionPrefix, node_router
 from pocqueue.node.searches import local_work
@@ -87,6 +89,7 @@ def create_app(
         ],
     )
     app.include_router(node_router(node, service))
+    app.include_router(mlnode_router(Proxy(service, node)))
     return app
 
 

@@ -1,7 +1,8 @@
 """Signs, keeps and sends: POST to ``{url}/generated`` or ``{url}/validated`` until it is taken.
 
-Each URL gets its messages one at a time and in order; different URLs do not wait for each other. What is not
-signed goes out together: a post has as many of the messages that wait for its URL as `max_post_bytes` takes.
+Each URL gets its batches one at a time and in order, and so its verdicts. The two do not wait for each other, as a
+chain may take each in a phase of its own; nor do different URLs. What is not signed goes out together: a post has as many
+of the messages that wait for its URL as `max_post_bytes` takes.
 Retryable failures are retried for ever, with growing pauses; what was refused is put aside (`pocqueue.poc.callback`
 says which answers are final).
 
@@ -69,7 +70,8 @@ class Dispatcher(AsyncClosing):
     _wake: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _closing: bool = field(default=False, init=False)
     _task: asyncio.Task[None] | None = field(default=None, init=False)
-    _busy: dict[str, asyncio.Task[None]] = field(default_factory=dict, init=False)
+    #: By URL and kind.
+    _busy: dict[tuple[str, Kind], asyncio.Task[None]] = field(default_factory=dict, init=False)
     #: Messages of one post, by URL, where it has refused more.
     _most: dict[str, int] = field(default_factory=dict, init=False)
 
@@ -134,7 +136,7 @@ class Dispatcher(AsyncClosing):
             await self._finish()
 
     async def _start_due(self, client: CallbackClient) -> float:
-        """Start a delivery for each URL that is due and idle; return the seconds to the next look."""
+        """Start each delivery that is due, one for a URL and kind; return the seconds to the next look."""
         try:
             if time.monotonic() >= self._forget_at:
                 await asyncio.to_thread(self.outbox.forget)
@@ -146,13 +148,14 @@ class Dispatcher(AsyncClosing):
         now_s = time.time()
         pauses = [self.look_s]
         for message in heads:
-            if message.url in self._busy:
+            line = message.url, message.kind
+            if line in self._busy:
                 continue
             pause = pause_left(message.next_s, now_s)
             if pause > 0:
                 pauses.append(pause)
                 continue
-            self._busy[message.url] = asyncio.create_task(
+            self._busy[line] = asyncio.create_task(
                 self._deliver(client, message), name=f"message-{message.id}"
             )
         return min(pauses)
@@ -163,8 +166,9 @@ class Dispatcher(AsyncClosing):
         try:
             messages, body = await asyncio.to_thread(self._post_of, message)
             result = await client.post(url, message.kind, body)
+            # Until it is on disk its line is busy: what was taken must not be sent again for a full disk.
             if result.outcome is PostOutcome.DELIVERED:
-                await self._note(self.outbox.delivered, [one.id for one in messages])
+                await self.write(self.outbox.delivered, [one.id for one in messages])
                 if message.attempts:
                     logger.info("%s: taken at try %d", _named(message), message.attempts + 1)
                 else:
@@ -178,7 +182,7 @@ class Dispatcher(AsyncClosing):
             elif result.outcome is PostOutcome.RETRY:
                 pause_s = max(self.backoff.pause_s(message.attempts), result.retry_after_s)
                 next_s = time.time() + pause_s
-                await self._note(self.outbox.failed, message.id, result.reason, next_s)
+                await self.write(self.outbox.failed, message.id, result.reason, next_s)
                 logger.log(
                     # One warning for each outage.
                     logging.WARNING if message.attempts == 0 else logging.INFO,
@@ -190,18 +194,18 @@ class Dispatcher(AsyncClosing):
                 self._most[url] = len(messages) // 2
                 logger.info("%s: %s; tried in parts", _named(message), result.reason)
             else:
-                await self._note(self.outbox.refused, message.id, result.reason)
+                await self.write(self.outbox.refused, message.id, result.reason)
                 refused = "%s was refused and will not be tried again: %s"
                 logger.error(refused, _named(message), result.reason)
         except OutboxError as exc:
             logger.error("%s", exc)
             await asyncio.sleep(self.disk_pause_s)
         finally:
-            del self._busy[url]
+            del self._busy[url, message.kind]
             self._wake.set()
 
     def _post_of(self, head: Message) -> tuple[list[Message], str]:
-        """Return what goes out now of the messages that wait for a URL, and as which body.
+        """Return what goes out now of a head and the messages that wait behind it, and as which body.
 
         Raises:
             OutboxError: the disk is in trouble.
@@ -211,11 +215,8 @@ class Dispatcher(AsyncClosing):
         body, num = merged([message.body for message in found])
         return found[:num], body
 
-    async def _note(self, method: Callable[..., None], *args: object) -> None:
-        """Write what came of an attempt, however long the disk is in trouble.
-
-        Until then the URL is busy: a message that was taken must not be sent again for a full disk.
-        """
+    async def write(self, method: Callable[..., object], *args: object) -> None:
+        """Call a method of the outbox in a thread, again and again while its disk is in trouble."""
         while True:
             try:
                 await asyncio.to_thread(method, *args)

@@ -31,7 +31,7 @@ OUTBOX_NAME: Final = "node-outbox.sqlite3"
 KEEP_ENDED_S: Final = 86_400.0
 #: The same for its nonces, which are many: a chain does not ask for a round again so late.
 KEEP_NONCES_S: Final = 3600.0
-_SCRIPTS: Final = ("outbox.sql", "outbox-2.sql", "outbox-3.sql", "outbox-4.sql")
+_SCRIPTS: Final = ("outbox.sql", "outbox-2.sql", "outbox-3.sql", "outbox-4.sql", "outbox-5.sql")
 
 _ROLE = FileRole(
     name="outbox",
@@ -51,8 +51,8 @@ _END = (
 # The index is named, as SQLite would take that of the states, which is longer.
 _WAITING = "messages INDEXED BY messages_waiting WHERE state = 'waiting'"
 _MESSAGES = f"SELECT {', '.join(field.name for field in fields(Message))} FROM messages"  # noqa: S608 - constants
-# The first waiting message of each URL. The URLs are found one by one in the index, as DISTINCT would
-# read all of it, and thousands of messages may wait for one URL.
+# The first waiting message of each kind for each URL. The URLs are found one by one in the index, as DISTINCT
+# would read all of it, and thousands of messages may wait for one URL.
 _HEADS = f"""
 WITH RECURSIVE urls (url) AS (
     SELECT min(url) FROM {_WAITING}
@@ -61,7 +61,8 @@ WITH RECURSIVE urls (url) AS (
     FROM urls WHERE urls.url IS NOT NULL
 )
 {_MESSAGES} WHERE id IN (
-    SELECT (SELECT min(id) FROM {_WAITING} AND url = urls.url) FROM urls
+    SELECT (SELECT min(id) FROM {_WAITING} AND url = urls.url AND kind = kinds.column1)
+    FROM urls, (VALUES ('generated'), ('validated')) AS kinds
 ) ORDER BY id
 """  # noqa: S608 - made of constants
 
@@ -250,15 +251,15 @@ class Outbox(SqliteFile):
             self.empty_log()
 
     def heads(self) -> list[Message]:
-        """Return the first waiting message of each URL, oldest first, due or not.
+        """Return the first waiting message of each kind for each URL, oldest first, due or not.
 
-        The others of a URL wait behind its first one, so that a receiver gets them in order.
+        The others of that kind wait behind it, so that a receiver gets them in order.
         """
         with self.transaction() as db:
             return [Message(*row) for row in db.execute(_HEADS)]
 
     def together(self, head: Message, max_bytes: int, max_messages: int) -> list[Message]:
-        """Return what may go out as one with the first waiting message of its URL: that one, and those behind it.
+        """Return what may go out as one with a first waiting message: that one, and those behind it.
 
         Args:
             head: of `heads`.
@@ -272,8 +273,8 @@ class Outbox(SqliteFile):
         with self.transaction() as db:
             behind = db.execute(
                 f"{_MESSAGES} INDEXED BY messages_waiting"
-                " WHERE state = 'waiting' AND url = ? AND id > ? ORDER BY id LIMIT ?",
-                (head.url, head.id, max_messages - 1),
+                " WHERE state = 'waiting' AND url = ? AND kind = ? AND id > ? ORDER BY id LIMIT ?",
+                (head.url, head.kind, head.id, max_messages - 1),
             )
             for row in behind:
                 message = Message(*row)

@@ -1,6 +1,6 @@
 """The small node's routes, as chain-side clients call them: docs/wire.md.
 
-Paths may carry the version prefix that chains put before them (`/v3.0.8/api/v1/…`). The routes ask for
+Paths may carry the version prefix that chains put before them (`/v3.0.8/api/v1/…`, `/v3.0.12-post6/…`). The routes ask for
 no token, as they never did: they listen on loopback unless told otherwise.
 """
 
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 _FIGURES = {"text/plain": {"example": 'pocqueue_node_outbox_messages{state="waiting"} 1.0'}}
 Handler = TypeVar("Handler", bound=Callable[..., Coroutine[Any, Any, Any]])
 
-_VERSION = re.compile(r"^/v\d+(?:\.\d+)+(?=/)")
+_VERSION = re.compile(r"^/v\d+(?:\.\d+)+(?:-[\w.]+)?(?=/)", re.ASCII)
 
 
 class VersionPrefix:
@@ -132,12 +132,12 @@ def node_router(settings: NodeSettings, service: NodeService) -> APIRouter:
     @node.get("/api/v1/state", summary="Show what the machine does")
     async def state() -> StateAnswer:
         """Say what the machine is used for."""
-        return StateAnswer(state="STOPPED" if service.round is None else "POW")
+        return StateAnswer(state="POW" if service.is_at_work else "STOPPED")
 
     @node.post("/api/v1/stop", summary="End whatever runs", responses=errors(413))
     async def stop_all() -> OkAnswer:
         """End whatever runs."""
-        await service.stop()
+        await service.stop_all()
         return OkAnswer()
 
     @node.get("/health", summary="Say whether the node can work", responses=errors(503))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import partial
@@ -34,8 +35,10 @@ from pocqueue.node.round import NodeRound, SearchRequest
 from pocqueue.node.sources import EngineSource, QueueSource, RemoteSource, Source
 from pocqueue.node.spot_check import SpotCheck, other_model
 from pocqueue.node.trust import TRUST_NAME, TrustFile
+from pocqueue.poc.scheme import ProofSearch
 from pocqueue.rounds.backend import Backend
-from pocqueue.rounds.start import check_seq_len, dimensions
+from pocqueue.rounds.pool import Gpu
+from pocqueue.rounds.start import ModelWish, check_seq_len, dimensions
 from pocqueue.settings import DelegationSettings, NodeSettings, Settings
 
 logger = logging.getLogger(__name__)
@@ -64,6 +67,8 @@ class Searches:
     #: Of the searches that are not over, and of some that are.
     followers: list[Follower] = field(default_factory=list, init=False)
     _backend: Backend | None = field(default=None, init=False)
+    #: Held while that is opened: several threads may want it.
+    _opening: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def __post_init__(self) -> None:
         #: Big nodes that are not used any more.
@@ -140,10 +145,10 @@ class Searches:
         if self.local_work == "engine":
             assert self.engine is not None
             info = await _unless_stopped(self.engine.ready(), stopped)
-            self._check_model(node_round, info)
+            self.check_model(node_round, node_round.wish, info)
             source = EngineSource(self.engine, request)
         elif self.local_work == "queue":
-            backend = await asyncio.to_thread(self._open_backend)
+            backend = await asyncio.to_thread(self.backend)
             source = await asyncio.to_thread(
                 QueueSource.start,
                 backend,
@@ -158,9 +163,26 @@ class Searches:
             )
         return await self._open(source, request)
 
-    def _check_model(self, node_round: NodeRound, info: EngineInfo) -> None:
-        check_seq_len(node_round.seq_len, info)
-        wish = node_round.wish
+    async def has_gpus(self) -> bool:
+        """Say whether there is something to search with now; a big node is taken to have it."""
+        if self.delegation.is_delegating:
+            return True
+        if self.local_work != "queue":
+            return self.engine is not None and self.engine.info is not None
+        try:
+            return any(not gpu.draining for gpu in await asyncio.to_thread(self._live_gpus))
+        except PocqueueError as exc:
+            logger.warning("The pool is not known: %s", exc)
+            return False
+
+    def check_model(self, search: ProofSearch, wish: ModelWish, info: EngineInfo) -> None:
+        """Refuse a search that an engine of this node cannot do, or does with another model than it wants.
+
+        Raises:
+            InvalidRound: its model has no positions for the search.
+            ModelConflict: it is another model; names both.
+        """
+        check_seq_len(search.seq_len, info)
         if wish.fits(info):
             return
         shape = ", ".join(f"{name} {value}" for name, value in dimensions(info).items())
@@ -170,7 +192,7 @@ class Searches:
                 f"{conflict}. Proofs of another model would be worth nothing: ask for the deployed one, or "
                 "set POCQUEUE_MODEL (DELEGATION_ANY_MODEL=1 goes on with a warning)."
             )
-        logger.warning("LOCAL node %d: %s.", node_round.node_id, conflict)
+        logger.warning("LOCAL node %d: %s.", search.node_id, conflict)
 
     async def _open(
         self, source: Source, request: SearchRequest, model: RemoteModel | None = None
@@ -278,7 +300,7 @@ class Searches:
                 self.delegation.poll_seconds,
             )
         if session.origin == "queue":
-            backend = await asyncio.to_thread(self._open_backend)
+            backend = await asyncio.to_thread(self.backend)
             return QueueSource(backend, session.session_id, request.gpu_count)
         if self.engine is None:
             raise EngineError("it was searched by an engine, and this node has none any more")
@@ -294,10 +316,19 @@ class Searches:
             url, token = ours.url, ours.auth_token.get_secret_value()
         return DelegationClient(url, token, ca=ours.tls_ca, scheme=node_round.scheme)
 
-    def _open_backend(self) -> Backend:
-        if self._backend is None:
-            self._backend = Backend.open(self.settings, service=True)
-        return self._backend
+    def backend(self) -> Backend:
+        """Return the node's own pool and store; blocks.
+
+        Raises:
+            StoreError, ProcessError: see `Backend.open`.
+        """
+        with self._opening:
+            if self._backend is None:
+                self._backend = Backend.open(self.settings, service=True)
+            return self._backend
+
+    def _live_gpus(self) -> list[Gpu]:
+        return self.backend().pool.live()
 
 
 def _is_search_of(node_round: NodeRound) -> Callable[[str], bool]:

@@ -25,6 +25,8 @@ from pocqueue.node.follower import Follower
 from pocqueue.node.keys import SigningKey
 from pocqueue.node.messages import NewMessage, Session
 from pocqueue.node.metrics import NodeMetrics
+from pocqueue.node.mlnode.compute import Computer
+from pocqueue.node.mlnode.jobs import Jobs
 from pocqueue.node.outbox import Outbox
 from pocqueue.node.round import NodeRound
 from pocqueue.node.searches import NO_SEARCH, Searches, local_work
@@ -75,6 +77,7 @@ class NodeService:
         self._searches = Searches(
             settings, delegation, local, self.engine, self._outgoing, on_lost=self._after_loss
         )
+        self.jobs = Jobs(self._outgoing, Computer(self._searches))
         #: Of the round at hand, or of the one that was stopped last.
         self._current: Follower | None = None
         self._changing = asyncio.Lock()
@@ -85,15 +88,17 @@ class NodeService:
     # Life
 
     async def start(self) -> None:
-        """Load the engine in the background, send what waits, and go on with open searches."""
+        """Load the engine in the background, send what waits, and go on with open searches and requests."""
         if self.engine is not None:
             self.engine.start()
         self._outgoing.start()
         for session in await asyncio.to_thread(self._outgoing.outbox.open_sessions):
-            await self._resume(session)
+            if not await self.jobs.resume(session):
+                await self._resume(session)
 
     async def close(self) -> None:
         """End this process's part; searches on big nodes and in the store go on."""
+        await self.jobs.close()
         await self._searches.close()
         await self._outgoing.close()
         if self.engine is not None:
@@ -181,6 +186,25 @@ class NodeService:
             self.round = None
             self.state = NodeState.STOPPED
             return had
+
+    async def stop_all(self) -> bool:
+        """End the round and all requests for given nonces. Return whether there was any of these."""
+        had_jobs = await self.jobs.stop()
+        return await self.stop() or had_jobs
+
+    async def has_gpus(self) -> bool:
+        """Say whether there is something to search with now, as far as is known."""
+        return await self._searches.has_gpus()
+
+    @property
+    def current(self) -> Follower | None:
+        """The search of the round at hand, or of the one that was stopped last."""
+        return self._current
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether there is a round, or a request for given nonces."""
+        return self.round is not None or self.jobs.queue.num_open > 0
 
     async def status(self) -> dict[str, Any]:
         """Return how the node stands, for `GET /status`.

@@ -97,17 +97,20 @@ class Computation:
             raise
         return made
 
-    def wait(self, on_progress: OnCount | None = None) -> Computed:
+    def wait(
+        self, on_progress: OnCount | None = None, gives_up: Callable[[], bool] = lambda: False
+    ) -> Computed:
         """Return what there is once all is computed, or the round is over.
 
         Args:
             on_progress: told whenever some came.
+            gives_up: asked twice a second; once it says so, what there is by then is returned. The round goes on.
 
         Raises:
             UnknownRound: it is forgotten, an hour after its end.
             StoreError: see the class.
         """
-        status, entries = follow(self.backend, self.round_id, self.timeout_s, on_progress)
+        status, entries = follow(self.backend, self.round_id, self.timeout_s, on_progress, gives_up)
         values = {nonce: value for entry in entries for nonce, value in entry.proofs}
         is_whole = status.checked == status.spec.max_nonces
         return Computed(values, "" if is_whole else why_short(status))
@@ -139,15 +142,17 @@ def follow(
     round_id: str,
     window_s: float,
     on_progress: OnCount | None = None,
+    gives_up: Callable[[], bool] = lambda: False,
 ) -> tuple[RoundStatus, list[ProofEntry]]:
     """Collect all that a round of `max_nonces` keeps, until it is over or no scheduler is there for it.
 
     Args:
         window_s: from now on, how long to put up with a Redis that is away.
         on_progress: told whenever some came.
+        gives_up: asked twice a second; once it says so, this returns.
 
     Returns:
-        How it ended, too.
+        How it ended, or stands, too.
 
     Raises:
         StoreError: see the class.
@@ -164,10 +169,10 @@ def follow(
                 status.checked + status.abandoned >= status.spec.max_nonces
             )
             entries = store.read_proofs(status, cursor, block_ms=None if over else POLL_MS)
-            if not entries and (over or _no_scheduler(backend, status)):
+            if not entries and (over or gives_up() or _no_scheduler(backend, status)):
                 return status, found
         except StoreUnavailable:
-            if time.monotonic() > patience:
+            if gives_up() or time.monotonic() > patience:
                 raise
             time.sleep(POLL_MS / 1000)
             continue

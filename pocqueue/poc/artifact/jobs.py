@@ -1,7 +1,7 @@
-"""Requests for the artifacts of given nonces, computed one after the other, whoever computes them.
+"""Requests for the artifacts of given nonces, computed in their order, whoever computes them.
 
 Promises:
-- First come, first served, a job at a time. `ready` holds it up between two pieces; only what computes a
+- First come, first served, a job at a time or so many as `at_once` says. `ready` holds it up between two pieces; only what computes a
   piece is timed.
 - What waits is bounded, by nonces; so is how long somebody waits for a job, and how long a result is kept.
 - A job ends once: as completed, or as failed with one sentence that says why. Who waits for one gets that or
@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from enum import Enum
+from functools import partial
 from typing import Any
 
 from typing_extensions import override
@@ -149,6 +150,7 @@ class JobQueue(AsyncClosing):
     on_completed: Callable[[Job], None] = lambda _: (
         None
     )  #: called in the event loop; must not raise
+    at_once: int = 1  #: jobs that are computed at a time
     passes: int = 1  #: passes of a search's shape that are computed together, as one piece
     max_nonces: int = 100_000  #: that wait, at most
     piece_timeout_s: float = 60.0  #: for one piece; a job that takes longer for one has failed
@@ -160,27 +162,33 @@ class JobQueue(AsyncClosing):
         self._jobs: dict[str, Job] = {}  #: all that can be asked for
         self._queue: deque[Job] = deque()
         self._ended: deque[Job] = deque()  #: in the order of their ends
-        self._running: tuple[Job, asyncio.Task[None]] | None = None
-        self._worker: asyncio.Task[None] | None = None
+        self._running: dict[Job, asyncio.Task[None]] = {}
 
     @property
     def num_waiting(self) -> int:
         """Nonces of the jobs that wait for their turn."""
         return sum(job.size for job in self._queue)
 
-    def submit(self, job: Job) -> None:
+    @property
+    def num_open(self) -> int:
+        """Jobs that run or wait."""
+        return len(self._running) + len(self._queue)
+
+    def submit(self, job: Job, *, is_known: bool = False) -> None:
         """Have a job computed behind those that wait.
+
+        Args:
+            is_known: it was taken before, by an earlier run of this program, and is not refused.
 
         Raises:
             QueueFull: too many nonces would wait.
         """
         self._forget()
-        if self.num_waiting + job.size > self.max_nonces:
+        if not is_known and self.num_waiting + job.size > self.max_nonces:
             raise QueueFull(self.num_waiting, self.max_nonces)
         self._jobs[job.request_id] = job
         self._queue.append(job)
-        if self._worker is None or self._worker.done():
-            self._worker = asyncio.create_task(self._work(), name="artifact-jobs")
+        self._begin()
 
     def find(self, request_id: str) -> Job:
         """Return a job.
@@ -221,33 +229,37 @@ class JobQueue(AsyncClosing):
         """End a job as failed, unless it is over."""
         if job.over:
             return
-        if self._running is not None and self._running[0] is job:
-            self._running[1].cancel()
+        if job in self._running:
+            self._running[job].cancel()
         else:
             self._queue.remove(job)
         self._end(job, JobState.FAILED, error=reason)
 
     def cancel_all(self, reason: str) -> None:
         """End as failed what runs and what waits; results can be read as before."""
-        for job in [*self._queue, *([self._running[0]] if self._running else [])]:
+        for job in [*self._queue, *self._running]:
             self.cancel(job, reason)
 
     @override
     async def close(self) -> None:
         """End what is not done."""
         self.cancel_all("The server ends.")
-        if self._worker is not None:
-            await asyncio.wait([self._worker])
+        if self._running:
+            await asyncio.wait(self._running.values())
 
-    async def _work(self) -> None:
-        """Compute until nothing waits."""
-        while self._queue:
+    def _begin(self) -> None:
+        """Begin with as many jobs as may run."""
+        while self._queue and len(self._running) < self.at_once:
             job = self._queue.popleft()
             job.state = JobState.RUNNING
             task = asyncio.create_task(self._run(job), name="artifact-job")
-            self._running = job, task
-            await asyncio.wait([task])
-            self._running = None
+            self._running[job] = task
+            task.add_done_callback(partial(self._ran, job))
+
+    def _ran(self, job: Job, _: asyncio.Task[None]) -> None:
+        """Make room for the next one; also where the job was cancelled before its task had begun."""
+        del self._running[job]
+        self._begin()
 
     async def _run(self, job: Job) -> None:
         """Compute a job; whatever goes wrong is its end, and not the queue's."""
