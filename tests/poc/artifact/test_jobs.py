@@ -174,6 +174,34 @@ async def test_first_come_first_served(computer: Computer) -> None:
     assert [key for key, _ in computer.pieces] == ["key-0", "key-1", "key-2"]
 
 
+async def test_several_at_a_time(computer: Computer) -> None:
+    """Begun in their order; one that ends, or is cancelled, makes room for the next one."""
+    computer.gate.clear()
+    async with queue_of(computer, at_once=2) as queue:
+        jobs = [job_of([number], public_key=f"key-{number}") for number in range(5)]
+        for job in jobs:
+            queue.submit(job)
+        await until(lambda: len(computer.pieces) == 2)
+        assert (queue.num_open, queue.num_waiting) == (5, 3)
+        queue.cancel(jobs[0], "no longer wanted")
+        await until(lambda: len(computer.pieces) == 3)
+        assert [job.state for job in jobs[1:]] == [JobState.RUNNING] * 2 + [JobState.QUEUED] * 2
+        computer.gate.set()
+        await until(lambda: not queue.num_open)
+    assert [key for key, _ in computer.pieces] == [f"key-{number}" for number in range(5)]
+    assert [job.over for job in jobs] == [True] * 5
+
+
+async def test_what_was_taken_before_is_not_refused(computer: Computer) -> None:
+    """By an earlier run of the program, which had some running beside those that waited."""
+    async with queue_of(computer, max_nonces=2) as queue:
+        job = job_of(range(3))
+        with pytest.raises(QueueFull):
+            queue.submit(job)
+        queue.submit(job, is_known=True)
+        assert len((await queue.result(job))["artifacts"]) == 3
+
+
 async def test_jobs_stand_still_until_it_is_their_time(computer: Computer) -> None:
     """Before each piece; waiting for it costs none of a piece's time, and it can be cancelled."""
     generating = asyncio.Event()
