@@ -17,7 +17,7 @@ from tests.support.fake_engine import FakeEngine
 from tests.support.fixtures import SettingsFactory
 from tests.support.live_pool import live_pool
 from tests.support.mlnode import PORT, PREFIX, ROUND, asked, claims, mlnode
-from tests.support.node import delegating, legacy_big_node
+from tests.support.node import big_node, delegating
 from tests.support.waiting import until
 
 STARTED = {
@@ -302,21 +302,22 @@ async def test_without_gpus(backend: Backend, settings_for: SettingsFactory) -> 
     assert backend.store.list_ids() == []
 
 
-async def test_a_node_that_only_delegates(settings_for: SettingsFactory) -> None:
+async def test_a_node_that_only_delegates(backend: Backend, settings_for: SettingsFactory) -> None:
     """Its big node searches; given nonces it computes none. A big node that is away is no backend."""
-    async with legacy_big_node() as big:
-        delegation = delegating(big.url)
-        async with mlnode(settings_for(), "auto", delegation=delegation) as http:
+    live_gpus(backend)
+    body = ROUND | {"url": "http://127.0.0.1:9/x"}
+    with big_node(settings_for()) as url:
+        async with mlnode(settings_for(), "auto", delegation=delegating(url)) as http:
             assert (await status_of(http))["status"] == "IDLE"
-            body = ROUND | {"url": "http://127.0.0.1:9/x"}
             assert (await http.post(f"{PREFIX}/init/generate", json=body)).json() == STARTED
             assert (await status_of(http))["status"] == "GENERATING"
+            [round_id] = backend.store.active_ids()
+            assert backend.store.status(round_id).spec.scheme == "artifact"
             assert (await http.post(f"{PREFIX}/stop")).json() == STOPPED
-            [start] = [body for _, path, _, body in big.requests if path.endswith("/start")]
-            assert (start["scheme"], start["k_dim"]) == ("artifact", K_DIM)
+            await until(lambda: not backend.store.active_ids())
             reply = await http.post(f"{PREFIX}/generate", json=asked([1]))
             assert await refused(reply) == (503, "No vLLM backends available")
-    async with mlnode(settings_for(), "auto", delegation=delegation) as http:
+    async with mlnode(settings_for(), "auto", delegation=delegating(url)) as http:
         reply = await http.post(f"{PREFIX}/init/generate", json=body)
         assert await refused(reply) == (503, "No vLLM backends available")
 
