@@ -4,6 +4,7 @@
 - `own_redis`: a server for one test that stops, fills or locks it; `own_backend` stands on it.
 - `settings_for(**changes)`: settings on the shared server, whatever the environment says.
 - `child_env`: the same as environment variables, for processes that a test starts.
+- `postgres_server`: one real PostgreSQL server for the whole run.
 - `receiver`: an HTTP server that takes callbacks.
 
 A missing Redis binary fails the tests: a round without Redis is nothing.
@@ -30,6 +31,7 @@ from pocqueue.settings import ENV_PREFIX, Settings
 from tests.support.callback_receiver import Receiver, receiving
 from tests.support.commands import without_settings
 from tests.support.fixtures import SettingsFactory
+from tests.support.postgresql import PostgresServer
 
 # The same examples on every run, and no time limit on one of them: the machine may be busy.
 hypothesis.settings.register_profile("pocqueue", derandomize=True, deadline=None)
@@ -84,6 +86,13 @@ def own_settings() -> Iterator[None]:
 def redis_server() -> Iterator[RedisServer]:
     """A real Redis server for the whole run."""
     yield from _server()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A real PostgreSQL server for the whole run."""
+    with PostgresServer() as server:
+        yield server
 
 
 @pytest.fixture

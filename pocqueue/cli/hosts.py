@@ -1,4 +1,4 @@
-"""`pocqueue hosts …`: the gateway of GPU hosts."""
+"""`pocqueue hosts …`: GPU hosts, their gateway, nodes, jobs and pay."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pocqueue.cli import host_jobs, host_money, host_nodes
 from pocqueue.cli.options import EnvFile, Host, Port
+from pocqueue.cli.output import console
 
 if TYPE_CHECKING:
     from pocqueue.cli.up import PrefixedLines
@@ -16,6 +18,11 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="GPU hosts: machines join with a token, work and are paid.", no_args_is_help=True
 )
+app.add_typer(host_nodes.token_app, name="token", short_help="Tokens with which machines join.")
+app.add_typer(host_nodes.node_app, name="node", short_help="The machines that joined.")
+app.add_typer(host_jobs.app, name="job", short_help="Submit, list, show, cancel jobs.")
+app.command("audit", short_help="Compare the ledger with what it is about.")(host_money.audit)
+app.command("payout", short_help="Show or make payouts.")(host_money.payout)
 
 PemFile = Annotated[Path | None, typer.Option(help="PEM file, instead of the setting.")]
 
@@ -57,3 +64,30 @@ def serve(
         lines("pocqueue", "Ctrl-C ends everything.")
 
     run_stack(Settings.load(), describe, gpus=0, flower=False, hosts=True)
+
+
+@app.command(short_help="Bring the database's tables to this version.")
+def migrate(env_file: EnvFile = None) -> None:
+    """Bring the tables of the database to this version, in one transaction.
+
+    PostgreSQL needs it once for each new version, with the services stopped; a SQLite file gets them by itself.
+    Exit code: 2 if the database cannot be used.
+    """
+    from pocqueue.errors import SettingsError
+    from pocqueue.settings import HostsSettings, Settings
+
+    try:
+        from pocqueue.hosts.migrations import HEAD
+        from pocqueue.hosts.store import database_url
+        from pocqueue.hosts.store.database import Database
+    except ImportError as exc:
+        raise SettingsError(
+            f"GPU hosts take more packages ({exc}): pip install 'pocqueue[hosts]'."
+        ) from None
+    with Database(database_url(Settings.load(), HostsSettings.load())) as database:
+        before = database.migrate()
+        name = database.name
+    if before == HEAD:
+        console().print(f"{name} has version {HEAD} already.")
+    else:
+        console().print(f"{name} has version {HEAD} now (before: {before or 'none'}).")

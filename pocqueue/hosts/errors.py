@@ -2,7 +2,7 @@
 
 HostError
 ├── WalletRefused, WalletProofError, TokenRefused, TooManyTokens, NodeKeyError
-├── UnknownNode, UnknownJob, JobRefused, LeaseLost
+├── UnknownNode, UnknownJob, JobRefused, JobOver, LeaseLost
 ├── CommandsError
 └── DatabaseUnavailable, DatabaseUnfit, LedgerError
 
@@ -78,9 +78,15 @@ class UnknownJob(HostError, LookupError):
 
 
 class JobRefused(HostError, ValueError):
-    """A job cannot be taken as it was submitted, or changed in the state that it is in."""
+    """A job cannot be taken as it was submitted."""
 
     http_status = 422
+
+
+class JobOver(HostError):
+    """A job has ended and cannot be changed any more."""
+
+    http_status = 409
 
 
 class LeaseLost(HostError):

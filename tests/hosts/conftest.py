@@ -2,7 +2,6 @@
 
 - `database_url`: of an empty database with the tables in it; each test that uses it runs on SQLite and PostgreSQL.
 - `store`: a store on it, whose time is `clock`.
-- `postgres_server`: one real server for the whole run.
 """
 
 from __future__ import annotations
@@ -19,13 +18,6 @@ from pocqueue.hosts.tables import metadata
 from pocqueue.settings import HostsSettings
 from tests.support.postgresql import PostgresServer
 from tests.support.waiting import Clock
-
-
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[PostgresServer]:
-    """A real PostgreSQL server for the whole run."""
-    with PostgresServer() as server:
-        yield server
 
 
 @pytest.fixture(scope="session")

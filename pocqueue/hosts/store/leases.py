@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 from sqlalchemy import Connection, and_, func, insert, select, true, update
 
-from pocqueue.hosts.errors import JobRefused, LeaseLost, UnknownJob
+from pocqueue.hosts.errors import JobOver, LeaseLost, UnknownJob
 from pocqueue.hosts.leases import (
     HELD_AGAINST,
     LEASE_MS,
@@ -216,7 +216,7 @@ class Leases:
 
         Raises:
             UnknownJob: there is none of that submitter.
-            JobRefused: it is over.
+            JobOver: it is over.
         """
         now_ms = self._now_ms()
         with self._db.write() as connection:
@@ -227,7 +227,7 @@ class Leases:
             if found.state is JobState.CANCELLED:
                 return turn
             if found.state.is_over:
-                raise JobRefused(f"Job {job_id} is {found.state} and cannot be cancelled any more.")
+                raise JobOver(f"Job {job_id} is {found.state} and cannot be cancelled any more.")
             note(connection, now_ms, actor, "job.cancel", job_id)
             if turn is not None and turn.ended_ms is None:
                 self._end(connection, found, turn, Outcome.CANCELLED, now_ms)

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pocqueue.hosts.errors import JobRefused, LeaseLost, UnknownJob
+from pocqueue.hosts.errors import JobOver, LeaseLost, UnknownJob
 from pocqueue.hosts.leases import JobState, Outcome, Verdict
 from pocqueue.hosts.records import Attempt, Report
 from pocqueue.hosts.store import HostStore
@@ -225,7 +225,7 @@ def test_cancelling(store: HostStore, clock: Clock) -> None:
     over = store.jobs.submit(sleep())
     running(store, over.id)
     store.leases.finish(over.id, node.id, DONE)
-    with pytest.raises(JobRefused, match="is completed and cannot be cancelled any more"):
+    with pytest.raises(JobOver, match="is completed and cannot be cancelled any more"):
         store.leases.cancel(over.id, actor="admin")
     assert store.ledger.differences() == []
 
