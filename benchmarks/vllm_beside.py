@@ -131,12 +131,13 @@ def _server(share: float) -> Iterator[VllmServer]:
 def _turn(server: VllmServer, rates: _Rates) -> None:
     with _round(server):
         rates.nonces_alone.append(_rate(server, None, TURN_S)[1])
+    alone = _Streams(server)
+    rates.tokens_alone.append(_rate(server, alone, TURN_S)[0])
+    alone.close()
+    # Others: those are soon done when nothing runs beside them.
     streams = _Streams(server)
-    # Short: they are soon done when nothing runs beside them.
-    rates.tokens_alone.append(_rate(server, streams, 0.5)[0])
     with _round(server):
         tokens, nonces = _rate(server, streams, TURN_S)
-    assert streams.all_run, "a completion ended before the measurement did"
     streams.close()
     rates.tokens.append(tokens)
     rates.nonces.append(nonces)
@@ -152,11 +153,12 @@ def _round(server: VllmServer) -> Iterator[None]:
 
 
 def _rate(server: VllmServer, streams: _Streams | None, seconds: float) -> tuple[float, float]:
-    """Return tokens and nonces a second."""
+    """Return tokens and nonces a second, for so long or until the first stream ends."""
     tokens = streams.tokens if streams else 0
     began, checked = time.monotonic(), server.status()["total_checked"]
-    time.sleep(seconds)
-    took = time.monotonic() - began
+    while (took := time.monotonic() - began) < seconds and (streams is None or streams.all_run):
+        time.sleep(min(0.05, seconds - took))
+    assert took > 0.2, "a completion ended before there was anything to measure"
     checked = server.status()["total_checked"] - checked
     return ((streams.tokens if streams else 0) - tokens) / took, checked / took
 
