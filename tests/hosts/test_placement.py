@@ -103,8 +103,8 @@ def test_agents_of_today_do_one_job_at_a_time() -> None:
 
 def test_two_hundred_machines_of_one_stranger_get_a_quarter() -> None:
     """By wallet or by network address, as soon as there are others; the rest waits for these."""
-    same: dict[str, Any]
-    for same in ({"wallet": "sybil"}, {"address": "192.0.2.66"}):
+    alike: list[dict[str, Any]] = [{"wallet": "sybil"}, {"address": "192.0.2.66"}]
+    for same in alike:
         nodes = [candidate(f"s{n}", is_known=False, **same) for n in range(200)]
         nodes += [candidate(f"h{n}", is_known=False) for n in range(20)]
         count = Counter[str]()

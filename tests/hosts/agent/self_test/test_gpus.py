@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from typing_extensions import override
 
 from pocqueue.hosts.agent.errors import GpuFactsUnavailable
 from pocqueue.hosts.agent.gpu_facts import Driver, Gpu, GpuFacts, NvmlFacts
@@ -89,6 +90,7 @@ class _Facts(GpuFacts):
     def __init__(self, found: Driver | GpuFactsUnavailable) -> None:
         self.found = found
 
+    @override
     def read(self) -> Driver:
         if isinstance(self.found, GpuFactsUnavailable):
             raise self.found
