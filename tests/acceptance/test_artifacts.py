@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pocqueue.rounds.compute import compute
 from pocqueue.rounds.proof_file import digest
 from tests.support.stack import Stack, pocqueue
 
@@ -59,6 +60,35 @@ def test_a_round_of_artifacts_says_what_is_so_of_it(
     ]
     watched = pocqueue(stack, "round", "watch", round_id)
     assert "100 nonces  100 artifacts" in watched.stderr
+
+
+def test_given_nonces_are_computed_as_in_a_round(stack: Stack, artifacts: dict[str, Any]) -> None:
+    """By whatever worker has time, bit for bit, while a round searches; who asked is shown."""
+    proofs = json.loads(artifacts["path"].read_text())["proofs"]
+    wanted = dict(list(zip(proofs["nonces"], proofs["vectors"], strict=True))[::9])
+    searching = stack.start(block_hash="meanwhile")
+    stack.wait_checked(searching, 1)
+    found = compute(
+        stack.backend,
+        [*reversed(wanted), 2**31 - 1],
+        asked_by="a validator",
+        timeout_s=300.0,
+        scheme="artifact",
+        block_hash="ARTIFACTS",
+        public_key="key",
+        seq_len=16,
+        batch_size=8,
+        k_dim=8,
+    )
+    assert found.missing == ""
+    assert found.values.pop(2**31 - 1) not in wanted.values()
+    assert found.values == wanted
+    assert stack.status(searching).state.is_active
+    round_id = stack.backend.store.list_ids()[-1]
+    shown = pocqueue(stack, "round", "status", round_id).stdout
+    assert "state              completed" in shown
+    assert "asked for by       a validator" in shown
+    assert f"nonces given       {len(wanted) + 1}, from 4 to 2147483647" in shown
 
 
 def test_a_round_has_1024_positions_unless_told_otherwise(stack: Stack) -> None:

@@ -97,6 +97,20 @@ async def test_made_up_nonces(settings_for: SettingsFactory, outbox: Outbox) -> 
         assert check.invalid == check.sampled
 
 
+async def test_nonces_that_cannot_be_computed_here(
+    settings_for: SettingsFactory, outbox: Outbox
+) -> None:
+    """They say nothing; the others count, and only they."""
+
+    def every_other(nonce: int) -> float:
+        return math.nan if nonce % 2 else honest(nonce)
+
+    async with checking(settings_for(), outbox, every_other) as check:
+        assert await verdict(check, 4000) is None
+        assert 60 < check.sampled < 190
+        assert check.invalid == 0
+
+
 async def test_a_check_goes_on_after_a_restart(
     settings_for: SettingsFactory, outbox: Outbox
 ) -> None:

@@ -54,7 +54,7 @@ class Chain:
         with self._lock:
             try:
                 body = json.loads(content)
-                self.signers.add(verify_body(body))
+                self.check(body)
             except Exception as exc:  # noqa: BLE001 - whatever is wrong is the test's to show
                 self.bad.append(f"{path}: {exc}")
                 return 400
@@ -62,6 +62,10 @@ class Chain:
             if status == 200:
                 self.taken.append((path, body))
             return status
+
+    def check(self, body: dict[str, Any]) -> None:
+        """Raise what is wrong with a body."""
+        self.signers.add(verify_body(body))
 
     def bodies(self, block_hash: str, kind: str = "generated") -> list[dict[str, Any]]:
         """Return what was taken of a block, in order."""
@@ -230,7 +234,7 @@ class Cheat:
     def __init__(self, url: str, share: float) -> None:
         self.made_up: set[int] = set()
         self._honest = 0
-        self._share = share
+        self.share = share
         self.http = httpx.Client(base_url=url, timeout=40, trust_env=False)
         cheat = self
 
@@ -267,7 +271,7 @@ class Cheat:
     def spoil(self, page: dict[str, Any]) -> dict[str, Any]:
         for batch in page["batches"]:
             self._honest += len(batch["nonces"])
-            while len(self.made_up) < self._share / (1 - self._share) * self._honest:
+            while len(self.made_up) < self.share / (1 - self.share) * self._honest:
                 nonce = 10**9 + len(self.made_up)
                 self.made_up.add(nonce)
                 batch["nonces"].append(nonce)

@@ -192,7 +192,7 @@ class SessionControl:
             session_id,
             status.spec.node_id,
             counted(status.batches, "batch"),
-            counted(status.valid, "valid nonce"),
+            counted(status.valid, status.spec.proof.kept_noun),
         )
         return status
 
