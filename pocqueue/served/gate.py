@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-#: Paths below which POST requests and WebSockets make the engine work, in vLLM 0.32.
+#: Paths below which POST requests and WebSockets make the engine work, in vLLM 0.25 to 0.33.
 INFERENCE_PREFIXES = (
     "/v1",
     "/v2",

@@ -4,7 +4,7 @@
 
 vLLM finds the class through the entry point group ``vllm.endpoint_plugins``, has it add its routes, and
 hands it the engine client once the model is loaded. Where the proof cannot be made on this server, the
-routes say why, and everything else works.
+routes say why, and everything else works. `middleware.py` has the same for servers that load no plugin.
 """
 
 from __future__ import annotations
@@ -63,6 +63,10 @@ class PoCEndpoints:
         """Add routes, gate and a clean end to the server's application."""
         add_routes(app, self._state)
         app.add_middleware(GateMiddleware, gate=self.gate)
+        self.end_with(app)
+
+    def end_with(self, app: FastAPI) -> None:
+        """Have what runs here end where the application ends."""
         around = app.router.lifespan_context
 
         @asynccontextmanager

@@ -108,10 +108,10 @@ def test_completions_are_the_same_before_during_and_after_a_round(
     server: VllmServer, reference: list[str]
 ) -> None:
     """One that runs when a round begins is let finish; one that comes later gets 503, and then goes on."""
-    long = _text(server.completion(PROMPTS[0], max_tokens=800))
+    long = _text(server.completion(PROMPTS[0], max_tokens=700))
     pieces: list[str] = []
     # Its first piece says that it runs: asking the status could miss a request that is soon done.
-    inflight = threading.Thread(target=lambda: pieces.extend(server.stream(PROMPTS[0], 800, begun)))
+    inflight = threading.Thread(target=lambda: pieces.extend(server.stream(PROMPTS[0], 700, begun)))
     begun = threading.Event()
     inflight.start()
     assert begun.wait(120), "the request did not begin to run"

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
+from importlib import import_module
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 from typer.testing import CliRunner
 
 from pocqueue.cli import app
-from pocqueue.cli.vllm import vllm_command
+from pocqueue.cli.vllm import MIDDLEWARE, vllm_command
 from pocqueue.engine.base import EXTENSION
 from pocqueue.errors import EngineError, SettingsError
 
@@ -94,21 +95,51 @@ def test_options_before_the_model_are_refused(model: str) -> None:
         vllm_command(model, ["8001", "model"], {})
 
 
+def test_a_vllm_without_plugins_has_the_middleware(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the other options, which may end in whatever; plugins of other kinds stay as they are."""
+    monkeypatch.setenv("POCQUEUE_TRUSTED_PROXIES", "10.0.0.0/8")
+    args = ["--middleware", "other.Middleware", "--", "x"]
+    argv, env = vllm_command("model", args, {"VLLM_PLUGINS": "other"}, plugins=False)
+    assert argv[5:] == ["--worker-extension-cls", EXTENSION, "--middleware", MIDDLEWARE, *args]
+    assert env == {"VLLM_PLUGINS": "other", "FORWARDED_ALLOW_IPS": "10.0.0.0/8"}
+
+
+@pytest.mark.parametrize("args", [["--middleware", MIDDLEWARE], [f"--middleware={MIDDLEWARE}"]])
+def test_our_own_middleware_may_be_named(args: list[str]) -> None:
+    """It is not added twice; and proxies that the server's own variable names are believed."""
+    environ = {"FORWARDED_ALLOW_IPS": "192.0.2.1"}
+    argv, env = vllm_command("model", args, environ, plugins=False)
+    assert sum(MIDDLEWARE in arg for arg in argv) == 1
+    assert env == environ
+
+
+def test_the_middleware_is_there() -> None:
+    """Under the name that vLLM imports it by: a module, and a class of it."""
+    module, _, name = MIDDLEWARE.rpartition(".")
+    assert isinstance(getattr(import_module(module), name), type)
+
+
 class Started(Exception):
     """Stands for the end of this process, in whose place the server runs."""
 
 
-def test_this_process_becomes_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With all of its environment, and no shell between."""
+@pytest.mark.parametrize("plugins", [True, False])
+def test_this_process_becomes_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, plugins: bool
+) -> None:
+    """With all of its environment, and no shell between; in the way that this vLLM has."""
     started: list[Any] = []
 
     def execve(*call: Any) -> NoReturn:
         started.append(call)
         raise Started
 
+    if plugins:
+        (tmp_path / "plugins" / "endpoint_plugins").mkdir(parents=True)
     monkeypatch.setattr(os, "execve", execve)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: True)
+    monkeypatch.setattr("pocqueue.engine.vllm.versions.find_vllm", lambda: tmp_path)
     monkeypatch.setenv("VLLM_PLUGINS", "other")
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "")
     args = ["model", "--port", "8001", "--enforce-eager", "-tp", "2"]
     result = CliRunner().invoke(app, ["vllm", "serve", *args])
     assert isinstance(result.exception, Started)
@@ -116,12 +147,13 @@ def test_this_process_becomes_the_server(monkeypatch: pytest.MonkeyPatch) -> Non
     assert program == argv[0] == sys.executable
     assert argv[3:5] == ["--model", "model"]
     assert argv[-5:] == args[1:]
-    assert env == dict(os.environ) | {"VLLM_PLUGINS": "other,pocqueue"}
+    assert env == dict(os.environ) | {"VLLM_PLUGINS": "other,pocqueue" if plugins else "other"}
+    assert (MIDDLEWARE in argv) is not plugins
 
 
 def test_a_missing_vllm_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """With what to install."""
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr("pocqueue.engine.vllm.versions.find_spec", lambda _: None)
     result = CliRunner().invoke(app, ["vllm", "serve", "model"])
     assert isinstance(result.exception, EngineError)
     assert "pip install 'pocqueue[vllm]'" in str(result.exception)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from vllm.v1.kv_cache_interface import MLAAttentionSpec
 
-from pocqueue.engine.vllm.forward import VllmForward, unsupported
+from pocqueue.engine.vllm.forward import VllmForward, _Shape, unsupported
 from pocqueue.engine.vllm.worker import PoCWorker
 from pocqueue.errors import EngineError
 from pocqueue.poc.artifact.scheme import Artifact
@@ -119,6 +119,12 @@ class ProbeWorker(PoCWorker):
         ]
         own = self._poc_pipeline.values(batch, self._poc_forward.run)
         return {"given": given, "values": [*values, own]}
+
+    def probe_scratch(self) -> dict[str, tuple[int, ...]]:
+        """Return shape and strides of scratch for a cache as vLLM 0.25 has it on CUDA, heads before tokens in memory."""
+        cache = torch.zeros(5, 2, 4, 16, 8).transpose(2, 3)
+        scratch = _Shape(3, 40, torch.device("cpu")).scratch(cache)
+        return {"shape": tuple(scratch.shape), "strides": scratch.stride()}
 
     def probe_failure(self) -> list[Any]:
         """Return what a rank answers where the model raises, and afterwards."""

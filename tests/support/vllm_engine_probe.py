@@ -49,6 +49,7 @@ def main() -> None:
         answers["unsupported"] = engine.call_ranks("probe_unsupported")[0]
         answers["token_ids"] = engine.call_ranks("probe_token_ids")[0]
         answers["other_layers"] = engine.call_ranks("probe_other_layers")[0]
+        answers["scratch"] = engine.call_ranks("probe_scratch")[0]
         answers["failure"] = engine.call_ranks("probe_failure")
     answers["cache"] = engine.call_ranks("probe_served_cache", 32, 256)
     answers["distances_of_four"] = _finite_or_none(engine.values(Batch.of(CONFIG, range(4))))

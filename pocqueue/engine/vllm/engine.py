@@ -18,6 +18,7 @@ from pocqueue.engine.base import EXTENSION, Engine, EngineInfo, OnProgress
 from pocqueue.engine.devices import keep_freed_memory
 from pocqueue.engine.models import ResolvedModel, fingerprint_with_progress, resolve_model
 from pocqueue.engine.vllm.ranks import BatchLimits, RankTimer, read_description, read_values
+from pocqueue.engine.vllm.versions import file_as_stdout, find_vllm
 from pocqueue.errors import EngineError, ModelNotFound, PocqueueError, SettingsError, first_line
 from pocqueue.poc.batch import Batch
 
@@ -83,12 +84,14 @@ def load_vllm_engine(
         extension: worker extension, by qualified name: ``PoCWorker`` or a class that extends it.
     """
     device = options.device
+    find_vllm()
     resolved = resolve_model(options.model, options.state_dir, on_progress)
     digits = fingerprint_with_progress(resolved, on_progress)
     _prepare_environment(options)
     on_progress(f"Loading {resolved.display_name} with vLLM on {device}")
     try:
-        engine = _start(resolved, options, extension)
+        with file_as_stdout():
+            engine = _start(resolved, options, extension)
         info, limits = read_description(engine.collective_rpc("poc_describe"))
     except PocqueueError:
         raise

@@ -10,8 +10,9 @@ Promises:
   for token ids), no dependence on what was served before. So the same pass repeats bit for bit, and a
   served model gives what a vLLM of the worker's own gives.
 
-Only what vLLM 0.32 offers to its own model runners is used: attention groups and their metadata
-builders, the forward context with `skip_compiled`, `compute_logits`. Both of its runners have it.
+Only what vLLM offers to its own model runners is used: attention groups and their metadata builders, the
+forward context with `skip_compiled`, `compute_logits`. Both of its runners have it, in all versions that
+`versions.py` allows; what differs between those stands there.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec, KVQuantMode, SlidingWi
 
 from pocqueue.engine.layers import behind_layers
 from pocqueue.engine.vllm.kernels import EagerKernels
+from pocqueue.engine.vllm.versions import has_tokens_third, keeps_each_token
 from pocqueue.errors import EngineError
 from pocqueue.poc.maths import AfterLayer, Output, TokenIds, no_token_ids
 
@@ -191,7 +193,7 @@ class VllmForward:
         caches: dict[str, torch.Tensor] = {}
         for group in self._groups():
             cache = self._layers[group.layer_names[0]].kv_cache
-            # Caches are [blocks, heads, tokens, content] to every layer, in whatever order in memory.
+            # [blocks, …, tokens, …] to every layer (see `_unsupported_layers`), in whatever order in memory.
             table, slot_mapping = shape.table(cache.shape[2])
             common = CommonAttentionMetadata(
                 query_start_loc=shape.starts,
@@ -230,11 +232,11 @@ class VllmForward:
             if type(spec) not in _SPECS:
                 reasons.add(f"it has layers of kind {type(spec).__name__}")
             elif (
-                spec.tokens_per_state != 1
-                or spec.kv_quant_mode != KVQuantMode.NONE
-                or cache.dim() != 4
+                spec.kv_quant_mode != KVQuantMode.NONE
+                or not keeps_each_token(spec)
+                or not has_tokens_third(group.backend, spec, cache)
             ):
-                reasons.add("its KV cache is compressed or quantised")
+                reasons.add("its KV cache is compressed, quantised or laid out in another way")
         for name, layer in self._layers.items():
             if getattr(layer, "kv_sharing_target_layer_name", None) is not None:
                 reasons.add("its layers share keys and values")

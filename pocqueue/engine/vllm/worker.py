@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import cached_property, wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,9 +20,12 @@ from pocqueue.engine.base import EngineInfo, attention_shape
 from pocqueue.engine.devices import device_name
 from pocqueue.engine.pipeline import Pipeline
 from pocqueue.engine.stages import StageTimer
-from pocqueue.engine.vllm.forward import VllmForward
+from pocqueue.engine.vllm.versions import find_vllm
 from pocqueue.errors import PassTooLarge, PocqueueError, first_line
 from pocqueue.poc.batch import Batch
+
+if TYPE_CHECKING:
+    from pocqueue.engine.vllm.forward import VllmForward
 
 logger = logging.getLogger("vllm.pocqueue")
 
@@ -54,6 +57,10 @@ class PoCWorker:
 
     @cached_property
     def _poc_forward(self) -> VllmForward:
+        find_vllm()
+        # Another version may lack what this imports; serving goes on all the same.
+        from pocqueue.engine.vllm.forward import VllmForward
+
         return VllmForward(self.model_runner, self.vllm_config, self.device)
 
     @cached_property

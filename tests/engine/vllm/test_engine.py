@@ -153,6 +153,11 @@ def test_layers_that_keep_something_else_are_refused(answers: dict[str, Any]) ->
     assert "layers of kind MLAAttentionSpec" in answers["other_layers"]
 
 
+def test_scratch_is_laid_out_as_the_cache_is(answers: dict[str, Any]) -> None:
+    """With a dimension more than this vLLM has, too: three sequences of three blocks, and block 0."""
+    assert answers["scratch"] == {"shape": [10, 2, 16, 4, 8], "strides": [1024, 512, 8, 128, 1]}
+
+
 def test_a_rank_that_fails_says_so_and_goes_on(answers: dict[str, Any]) -> None:
     """As a value: an exception would leave the other ranks' answers in vLLM's queues."""
     [[failed, after]] = answers["failure"]
