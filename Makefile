@@ -8,8 +8,7 @@ VENV := .venv$(if $(filter test-vllm,$(MAKECMDGOALS)),-vllm-$(VLLM))
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 VLLM_STAMP := $(VENV)/.vllm-$(VLLM)
-VLLM_TESTS := tests/engine/vllm tests/served tests/acceptance/test_vllm_server.py tests/cli/test_vllm_command.py \
-  tests/cli/test_engine_compare.py
+VLLM_TESTS := tests/engine/vllm tests/acceptance/test_vllm_server.py tests/cli/test_engine_compare.py
 
 .PHONY: install run test test-vllm lint format settings bench soak fleet clean
 
