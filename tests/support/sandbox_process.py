@@ -1,7 +1,7 @@
 """Runs commands in a real sandbox, in a process that may have another user: a line of JSON in, a line of JSON out.
 
-`python -m tests.support.sandbox_process SANDBOX UID OWNER`; a UID of -1 keeps the user. A request is ``{"argv", "limits"?,
-"stop_on"?}``: the command is stopped once the file `stop_on` is there. Its environment is to hold a secret.
+`python -m tests.support.sandbox_process SANDBOX UID OWNER`; a UID of -1 keeps the user. A request is ``{"argv", "limits", "image",
+"stop_on"}``: the command is stopped once the file `stop_on` is there. Its environment is to hold a secret.
 """
 
 from __future__ import annotations
@@ -50,26 +50,42 @@ class SandboxProcess:
     process: subprocess.Popen[str]
     is_root: bool
     owner: str  #: mark of what it starts
+    name: str  #: of its sandbox
 
-    def run(self, *argv: str, stop_on: Path | None = None, **limits: float) -> Outcome:
+    def run(
+        self,
+        *argv: str,
+        stop_on: Path | None = None,
+        image: str | None = None,
+        **limits: float,
+    ) -> Outcome:
         """Run one command."""
-        self.start(*argv, stop_on=stop_on, **limits)
+        self.start(*argv, stop_on=stop_on, image=image, **limits)
         assert self.process.stdout is not None
         answer = json.loads(self.process.stdout.readline())
         if "error" in answer:
             raise SandboxUnavailable(answer["error"])
         return Outcome(**answer)
 
-    def start(self, *argv: str, stop_on: Path | None = None, **limits: float) -> None:
+    def start(
+        self,
+        *argv: str,
+        stop_on: Path | None = None,
+        image: str | None = None,
+        **limits: float,
+    ) -> None:
         """Start one command."""
-        request = {"argv": argv, "limits": limits, "stop_on": stop_on and str(stop_on)}
+        request = {"argv": argv, "limits": limits, "image": image}
+        request["stop_on"] = stop_on and str(stop_on)
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
 
     def script(self, code: str, *argv: str, **limits: float) -> Outcome:
         """Run Python code in the sandbox."""
-        return self.run("/usr/bin/python3", "-I", "-c", code, *argv, stop_on=None, **limits)
+        return self.run(
+            "/usr/bin/python3", "-I", "-c", code, *argv, stop_on=None, image=None, **limits
+        )
 
 
 @contextlib.contextmanager
@@ -85,7 +101,7 @@ def sandbox_process(name: str, uid: int = -1) -> Iterator[SandboxProcess]:
         text=True,
     )
     try:
-        yield SandboxProcess(process, os.getuid() == 0 and uid < 0, owner)
+        yield SandboxProcess(process, os.getuid() == 0 and uid < 0, owner, name)
     finally:
         process.kill()
         process.communicate()
@@ -99,7 +115,9 @@ async def _serve(name: SandboxName, owner: str) -> None:
         stop = asyncio.Event()
         watcher = asyncio.create_task(_stop_on(request["stop_on"], stop))
         try:
-            command = Command(tuple(request["argv"]), Limits(**request["limits"]))
+            command = Command(
+                tuple(request["argv"]), Limits(**request["limits"]), image=request["image"]
+            )
             answer: dict[str, Any] = asdict(await sandbox.run(command, stop))
         except SandboxUnavailable as exc:
             answer = {"error": str(exc)}

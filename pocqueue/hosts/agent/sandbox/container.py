@@ -55,6 +55,8 @@ class Containers(Sandbox):
         self.name: str = engine
         self.bounds = engine
         self._owner = owner
+        # podman would ask the container first, for ten seconds.
+        self._now = ("--force", "--time", "0") if engine == "podman" else ("--force",)
         program = shutil.which(engine)
         if program is None:
             raise SandboxUnavailable(f"{engine} is not installed.")
@@ -80,14 +82,14 @@ class Containers(Sandbox):
         def end() -> None:
             # The command line's own process is not the container: both are to end.
             subprocess.Popen(  # noqa: S603 - a fixed list
-                [self._program, "rm", "--force", name],
+                [self._program, "rm", *self._now, name],
                 env=_own_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
             with contextlib.suppress(ProcessLookupError):
-                process.terminate()
+                process.kill()
 
         try:
             # The engine's server bounds what the container uses.
@@ -104,7 +106,7 @@ class Containers(Sandbox):
         """Remove the containers that a killed agent has left running."""
         left = self._ask("ps", "--all", "--quiet", "--filter", f"label={LABEL}={self._owner}")
         for container in left.split():
-            self._ask("rm", "--force", container)
+            self._ask("rm", *self._now, container)
 
     def _judged(self, name: str, outcome: Outcome) -> Outcome:
         """Tell the engine's failures from the command's, and who was killed for want of memory."""
@@ -177,8 +179,11 @@ def arguments(command: Command, *, name: str, engine: str, owner: str) -> list[s
         "--ulimit",
         f"nproc={limits.processes}:{limits.processes}",
     ]
-    cpu_s = max(1, round(limits.cpu_s))
-    argv += ["--ulimit", f"cpu={cpu_s}:{cpu_s + 1}"]
+    # So that the time of all its processes together is bounded, as that of the clock is.
+    cpus = max(0.01, min(limits.cpu_s / limits.wall_s, os.cpu_count() or 1))
+    argv += ["--cpus", f"{cpus:.2f}"]
+    # The engine's own log would take the disk.
+    argv += ["--log-driver", "none"]
     for variable, value in environment(command).items():
         argv += ["--env", f"{variable}={value}"]
     for _, gpu_uuid in command.gpus:
@@ -198,7 +203,8 @@ def _links() -> bytes:
     with tarfile.open(fileobj=data, mode="w") as tar:
         for folder in ("usr", "proc", "dev", "tmp", "etc"):
             entry = tarfile.TarInfo(folder)
-            entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+            # The engines give what they mount on /tmp the mode that it has here.
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o1777 if folder == "tmp" else 0o755
             tar.addfile(entry)
         for name in _LINKS:
             if Path("/", name).is_symlink():

@@ -96,7 +96,7 @@ async def sandbox_row(sandbox: Sandbox) -> TestRow:
             wanted=wanted,
             remedy=sandbox.why,
         )
-    limits = Limits(wall_s=60, cpu_s=10, memory_mib=256, disk_mib=16, processes=16)
+    limits = Limits(wall_s=60, cpu_s=60, memory_mib=256, disk_mib=16, processes=16)
     try:
         done = await sandbox.run(Command(("echo", _WORDS), limits), asyncio.Event())
     except SandboxUnavailable as exc:
