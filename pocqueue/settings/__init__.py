@@ -307,7 +307,7 @@ class AgentSettings(EnvSettings):
     containers: bool = True
     """take jobs that bring a container image, where there is Docker or podman"""
     memory_mib: int | None = Field(default=None, ge=64)
-    """most memory of one job, in MiB; jobs that want more are refused; unset: four fifths of the machine's"""
+    """most memory of one job, in MiB, its files included; a job that may have more gets this; unset: four fifths of the machine's"""
     stop_seconds: float = Field(default=8.0, ge=0, le=3600)
     """how long running jobs may go on when the agent is told to stop; then they are given back"""
 

@@ -75,7 +75,7 @@ class SandboxProcess:
         **limits: float,
     ) -> None:
         """Start one command."""
-        request = {"argv": argv, "limits": limits, "image": image}
+        request: dict[str, object] = {"argv": argv, "limits": limits, "image": image}
         request["stop_on"] = stop_on and str(stop_on)
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(request) + "\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pocqueue.hosts.agent.sandbox.base import Command, Limits, Sandbox
 from pocqueue.hosts.wire import Job
@@ -34,10 +34,14 @@ class Terms:
         if (job.kind or "test") not in self.kinds(sandbox):
             return f"This machine takes no jobs of kind {job.kind}."
         limits = Limits() if job.limits is None else _limits(job)
+        most_mib = self.memory_mib
+        limits = replace(
+            limits,
+            memory_mib=min(limits.memory_mib, most_mib),
+            disk_mib=min(limits.disk_mib, most_mib),
+        )
         if job.limits is not None and job.limits.network:
             return "Jobs have no network on this machine."
-        if max(limits.memory_mib, limits.disk_mib) > self.memory_mib:
-            return f"A job may have {self.memory_mib} MiB on this machine."
         if unknown := [uuid for uuid in job.gpus or () if uuid not in self.gpus]:
             return f"There is no healthy GPU {unknown[0]} here."
         gpus = tuple((self.gpus[uuid], uuid) for uuid in job.gpus or ())
