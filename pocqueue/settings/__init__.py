@@ -296,7 +296,7 @@ class AgentSettings(EnvSettings):
 
     model_config = SettingsConfigDict(env_prefix="HN_")
 
-    endpoint: str | None = Field(default=None, pattern=r"^wss?://[^/@\s?#]+(/[^\s?#]*)?$")
+    endpoint: str | None = None
     """server that the machine works for, `ws://HOST:3002` or `wss://HOST/ws`; its page shows it"""
     node_token: SecretStr | None = None
     """token that the server's page has made; used once, and again whenever the agent starts: it comes back by its key then"""
@@ -310,6 +310,15 @@ class AgentSettings(EnvSettings):
     """most memory of one job, in MiB, its files included; a job that may have more gets this; unset: four fifths of the machine's"""
     stop_seconds: float = Field(default=8.0, ge=0, le=3600)
     """how long running jobs may go on when the agent is told to stop; then they are given back"""
+
+    @field_validator("endpoint")
+    @classmethod
+    def _is_websocket(cls, url: str | None) -> str | None:
+        if url is not None and not re.fullmatch(r"wss?://[^/@\s?#:]+(:\d{1,5})?(/[^\s?#]*)?", url):
+            raise ValueError(
+                "allowed is ws://HOST:PORT or wss://HOST, as the server's page shows it"
+            )
+        return url
 
 
 #: Every class of settings, in the order in which they are explained.
