@@ -36,8 +36,8 @@ Owns a key: has rounds searched by a big node or by itself, signs what is found 
 signatures) and sends it to the chain.
 
 The chain *inits* a round, which is searched in its *phase* `generate`; batches are posted to
-`{url}/generated` until they are taken, and verdicts on proofs of others to `{url}/validated`. Paths may
-begin with a version (`/v3.0.8/api/v1/…`). No token is asked for. Errors are `{"detail": sentence}`.
+`{url}/generated` until they are taken, and verdicts on proofs of others to `{url}/validated`. Chains of the public
+network, which take artifacts, ask by `/api/v1/inference/pow/…`. Paths may begin with a version (`/v3.0.8/api/v1/…`). No token is asked for. Errors are `{"detail": sentence}`.
 """
 
 

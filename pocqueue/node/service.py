@@ -112,10 +112,17 @@ class NodeService:
         async with self._changing:
             await self._take(node_round)
 
-    async def generate(self, node_round: NodeRound | None = None) -> None:
+    async def generate(
+        self, node_round: NodeRound | None = None, window_s: float | None = None
+    ) -> None:
         """Search the nonces of a round; None: of the one at hand.
 
         The same round again changes nothing.
+
+        Args:
+            node_round: what to search.
+            window_s: seconds that a search by the node itself may take; None: as the settings say. A big node
+                has a window of its own.
 
         Raises:
             NodeStateError: there is no round, or it was stopped meanwhile.
@@ -130,7 +137,7 @@ class NodeService:
             elif self._current is None or not self._current.is_searching:
                 self._error = None
                 try:
-                    await self._begin(wanted, stopped)
+                    await self._begin(wanted, window_s or self._delegation.window_seconds, stopped)
                 except PocqueueError as exc:
                     self._error = str(exc)
                     raise
@@ -352,8 +359,7 @@ class NodeService:
         has_own = self.round is not None and self.round.own_big_node is not None
         return has_own or self._delegation.is_delegating
 
-    async def _begin(self, node_round: NodeRound, stopped: asyncio.Event) -> None:
-        window_s = self._delegation.window_seconds
+    async def _begin(self, node_round: NodeRound, window_s: float, stopped: asyncio.Event) -> None:
         if not self._delegates:
             self._current = await self._searches.begin_locally(node_round, window_s, stopped)
             return

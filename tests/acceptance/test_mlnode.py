@@ -83,14 +83,6 @@ def check_votes(chain: Chain, asked: list[Participant]) -> None:
     assert 35 <= verdicts[altered]["n_mismatch"] <= 40
 
 
-async def test_the_timetable(stack: Stack, chain: Chain) -> None:
-    """With a receiver that is late, away for a while, and loses answers."""
-    asked = await participants(chain)
-    await play(chain, lambda: asked, in_order=False)
-    check_votes(chain, asked)
-    check_all_arrived(stack, chain)
-
-
 async def test_whatever_is_killed(stack: Stack, node: SmallNode, chain: Chain) -> None:
     """Worker, scheduler, Redis and node while artifacts are made; node and Redis while claims wait to be validated."""
     asked = await participants(chain)

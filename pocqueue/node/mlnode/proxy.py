@@ -13,15 +13,20 @@ are behind it: one group, and so one round.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from typing_extensions import override
 
 from pocqueue.errors import NodeStateError, OutboxError, PocqueueError
 from pocqueue.node.follower import Follower
 from pocqueue.node.mlnode.schema import (
+    NO_BACKENDS,
     BackendError,
     BackendResult,
     BackendStatus,
+    Failures,
     RoundBody,
     StartAnswer,
     StatusAnswer,
@@ -37,21 +42,37 @@ from pocqueue.settings import NodeSettings
 
 logger = logging.getLogger(__name__)
 
+#: Seconds after which a round ends that the chain does not end. The network's stage takes 190 of them; what is found
+#: after it is worth nothing, and takes room in Redis and on disk.
+WINDOW_S = 1200.0
 
-class NoBackends(Exception):
-    """There is nothing to work with now. Of these routes alone, which say so in the network's words."""
+
+class NoBackends(PocqueueError, LookupError):
+    """There is nothing to work with now, in the network's words."""
+
+    http_status = 503
+
+    def __init__(self) -> None:
+        super().__init__(NO_BACKENDS)
 
 
-class BackendsFailed(Exception):
-    """No backend did what was asked for. Of these routes alone.
+class BackendsFailed(PocqueueError):
+    """No backend did what was asked for.
 
     Attributes:
         errors: what each said.
     """
 
-    def __init__(self, errors: list[BackendError]) -> None:
-        super().__init__(errors)
+    http_status = 502
+
+    def __init__(self, errors: Sequence[BackendError]) -> None:
         self.errors = errors
+        super().__init__("; ".join(one.error for one in errors))
+
+    @property
+    @override
+    def detail(self) -> dict[str, Any]:
+        return Failures(errors=list(self.errors)).model_dump()
 
 
 class InvalidRequestId(PocqueueError, ValueError):
@@ -87,7 +108,7 @@ class Proxy:
         if not await self.service.has_gpus():
             raise NoBackends
         try:
-            await self.service.generate(node_round)
+            await self.service.generate(node_round, WINDOW_S)
         except PocqueueError as exc:
             # Its caller reads the status alone.
             logger.warning("A round of artifacts is not begun: %s", exc)

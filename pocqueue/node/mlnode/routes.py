@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from typing import Any, TypeVar
+from typing import Any
 
-from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter
 
-from pocqueue.node.mlnode.proxy import BackendsFailed, NoBackends, Proxy
+from pocqueue.node.mlnode.proxy import Proxy
 from pocqueue.node.mlnode.schema import (
-    NO_BACKENDS,
     FailedAnswer,
-    Failures,
     JobAnswer,
     JobBody,
     RoundBody,
@@ -21,9 +17,7 @@ from pocqueue.node.mlnode.schema import (
     StopAnswer,
     errors,
 )
-from pocqueue.web.errors import SentenceRoute, answer
-
-T = TypeVar("T")
+from pocqueue.web.errors import SentenceRoute
 
 _FAILED: dict[int | str, dict[str, Any]] = {
     502: {"model": FailedAnswer, "description": "It cannot be begun; says why."}
@@ -43,12 +37,12 @@ def mlnode_router(proxy: Proxy) -> APIRouter:
         response_model=StartAnswer,
         responses=errors(413, 422, 503) | _FAILED,
     )
-    async def init_generate(body: RoundBody, request: Request) -> Any:
+    async def init_generate(body: RoundBody) -> Any:
         """Search the nonces of this node until stopped, with all that it works with.
 
         The same round again changes nothing; another one ends the round at hand.
         """
-        return await _answered(proxy.start(body), request)
+        return await proxy.start(body)
 
     @router.post(
         "/generate",
@@ -56,12 +50,12 @@ def mlnode_router(proxy: Proxy) -> APIRouter:
         response_model=None,
         responses=errors(400, 409, 413, 422, 429, 500, 503) | _JOB,
     )
-    async def generate(body: JobBody, request: Request) -> Any:
+    async def generate(body: JobBody) -> Any:
         """Compute given nonces of any node, or validate claims of them, ahead of a round that searches.
 
         Answers at once, unless `wait` is set; then `url` is told of the result.
         """
-        return await _answered(proxy.generate(body), request)
+        return await proxy.generate(body)
 
     @router.get(
         "/generate/{request_id}",
@@ -89,14 +83,3 @@ def mlnode_router(proxy: Proxy) -> APIRouter:
         return await proxy.stop()
 
     return router
-
-
-async def _answered(coming: Awaitable[T], request: Request) -> T | Response:
-    """Return what comes, or what is answered in its place."""
-    try:
-        return await coming
-    except NoBackends:
-        return answer(503, NO_BACKENDS, request.scope, {"Retry-After": "2"})
-    except BackendsFailed as exc:
-        failed = FailedAnswer(detail=Failures(errors=exc.errors))
-        return JSONResponse(failed.model_dump(), status_code=502)

@@ -107,6 +107,8 @@ async def test_what_the_chain_never_sends(backend: Backend, settings_for: Settin
     [round_id] = backend.store.list_ids()
     spec = backend.store.status(round_id).spec
     assert (spec.batch_size, dict(spec.options)) == (32, {"k_dim": 12, "stronger_rng": False})
+    # The chain ends it, whatever the settings say of other rounds.
+    assert spec.window_s == 1200
 
 
 async def test_a_round_that_is_asked_for_again(
