@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -68,6 +68,41 @@ class Candidate:
         return tuple(gpu.uuid for gpu in free[: need.gpus]) if len(free) >= need.gpus else None
 
 
+class Crowd:
+    """The work that all connected nodes have open, by owner.
+
+    Args:
+        rows: wallet, network address, `is_known` and open attempts; of one node or of several together.
+        num_wallets, num_addresses: of all connected nodes.
+    """
+
+    def __init__(
+        self, rows: Iterable[tuple[str, str, bool, int]], num_wallets: int, num_addresses: int
+    ) -> None:
+        self.num_wallets, self.num_addresses = num_wallets, num_addresses
+        self.of_wallet = Counter[str]()
+        self._strangers_wallet, self._strangers_address = Counter[str](), Counter[str]()
+        for wallet, address, is_known, num_open in rows:
+            self.of_wallet[wallet] += num_open
+            if not is_known:
+                self._strangers_wallet[wallet] += num_open
+                self._strangers_address[address] += num_open
+
+    @classmethod
+    def of(cls, nodes: Sequence[Candidate]) -> Crowd:
+        """Return that of some nodes."""
+        rows = [(node.wallet, node.address, node.is_known, node.num_open) for node in nodes]
+        return cls(rows, len({row[0] for row in rows}), len({row[1] for row in rows}))
+
+    def has_room_for(self, node: Candidate) -> bool:
+        """Say whether a node may get one more job, as far as strangers have a share."""
+        most = max(1, int(STRANGERS_SHARE * (self._strangers_wallet.total() + 1)))
+        return node.is_known or (
+            (self.num_wallets == 1 or self._strangers_wallet[node.wallet] < most)
+            and (self.num_addresses == 1 or self._strangers_address[node.address] < most)
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """A node for a job, and which of its GPUs."""
@@ -76,20 +111,21 @@ class Place:
     gpu_uuids: tuple[str, ...]
 
 
-def place(need: Need, nodes: Sequence[Candidate]) -> Place | str:
+def place(need: Need, nodes: Sequence[Candidate], crowd: Crowd | None = None) -> Place | str:
     """Choose a node.
 
     Args:
         need: what the job asks for.
-        nodes: those that are connected, active and not paused.
+        nodes: those that are connected, active and not paused; or some of them, by chance.
+        crowd: of all of them; None: of these.
 
     Returns:
         Where it goes; or in one sentence why it waits.
     """
     if not nodes:
         return "No node is connected that takes jobs."
-    fit = nodes
-    for rule, why in (
+    fit, of_all = nodes, crowd or Crowd.of(nodes)
+    rules: list[tuple[Callable[[Candidate], bool], str]] = [
         (
             lambda node: need.only_node in {None, node.node_id},
             "The node that it is for is not connected.",
@@ -108,21 +144,22 @@ def place(need: Need, nodes: Sequence[Candidate]) -> Place | str:
             lambda node: node.num_open < node.slots and node.gpus_for(need) is not None,
             "All nodes that could do it are busy.",
         ),
-        (_within_share(need, nodes), "It waits for nodes with a reputation, or of other owners."),
-    ):
+        (
+            lambda node: need.kind == "test" or of_all.has_room_for(node),
+            "It waits for nodes with a reputation, or of other owners.",
+        ),
+    ]
+    for rule, why in rules:
         fit = [node for node in fit if rule(node)]
         if not fit:
             return why
-    wallets = Counter[str]()
-    for node in nodes:
-        wallets[node.wallet] += node.num_open
     best = min(
         fit,
         key=lambda node: (
             node.lost_it,
             -round(node.score, 1),
             node.num_open / node.slots,
-            wallets[node.wallet],
+            of_all.of_wallet[node.wallet],
             zlib.crc32(f"{need.job_id} {node.node_id}".encode()),
             node.node_id,
         ),
@@ -140,26 +177,3 @@ def _has_gpus(node: Candidate, need: Need) -> bool:
 def _wants(need: Need) -> str:
     memory = f" with {need.vram_mib:,} MiB each" if need.vram_mib else ""
     return f"No connected node has {need.gpus} healthy GPU{'s' * (need.gpus != 1)}{memory}."
-
-
-def _within_share(need: Need, nodes: Sequence[Candidate]) -> Callable[[Candidate], bool]:
-    """Return the rule that keeps a stranger's nodes from taking all the work of strangers."""
-    if need.kind == "test":
-        return lambda _: True
-    strangers = [node for node in nodes if not node.is_known]
-    num_open = sum(node.num_open for node in strangers)
-    owners = {node.wallet for node in nodes}
-    places = {node.address for node in nodes}
-    by_wallet, by_address = Counter[str](), Counter[str]()
-    for node in strangers:
-        by_wallet[node.wallet] += node.num_open
-        by_address[node.address] += node.num_open
-    most = max(1, int(STRANGERS_SHARE * (num_open + 1)))
-
-    def is_within(node: Candidate) -> bool:
-        return node.is_known or (
-            (len(owners) == 1 or by_wallet[node.wallet] < most)
-            and (len(places) == 1 or by_address[node.address] < most)
-        )
-
-    return is_within

@@ -84,6 +84,24 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
+class Beat:
+    """What a gateway has heard of a node since the last time it wrote that down."""
+
+    node_id: str
+    socket: str  #: the connection on which it was heard
+    at_ms: int
+    job_ids: tuple[str, ...] = ()  #: jobs that it says it is at: their leases are renewed
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTest:
+    """The newest self-test of a node."""
+
+    at_ms: int
+    rows: list[Any]  #: as the agent sent them
+
+
+@dataclass(frozen=True, slots=True)
 class NewJob:
     """A job to be done, with its bounds checked (`hosts.commands` makes one)."""
 

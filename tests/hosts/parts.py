@@ -74,6 +74,6 @@ def sleep(seconds: int = 5, **changes: Any) -> NewJob:
 
 def running(store: HostStore, job_id: str) -> Attempt:
     """Place a job and send it."""
-    turn = store.leases.place(job_id)
+    turn = store.places.place(job_id)
     assert isinstance(turn, Attempt), turn
     return store.leases.sent(job_id, turn.n)

@@ -101,25 +101,23 @@ def test_agents_of_today_do_one_job_at_a_time() -> None:
     assert place(Need("j", "command"), [busy]) == "All nodes that could do it are busy."
 
 
-def test_two_hundred_machines_of_one_stranger_get_a_quarter() -> None:
+@pytest.mark.parametrize("same", [{"wallet": "sybil"}, {"address": "192.0.2.66"}])
+def test_two_hundred_machines_of_one_stranger_get_a_quarter(same: dict[str, Any]) -> None:
     """By wallet or by network address, as soon as there are others; the rest waits for these."""
-    alike: list[dict[str, Any]] = [{"wallet": "sybil"}, {"address": "192.0.2.66"}]
-    for same in alike:
-        nodes = [candidate(f"s{n}", is_known=False, **same) for n in range(200)]
-        nodes += [candidate(f"h{n}", is_known=False) for n in range(20)]
-        count = Counter[str]()
-        for n in range(100):
-            found = place(Need(f"j{n}", "command"), nodes)
-            if isinstance(found, str):
-                assert found == "It waits for nodes with a reputation, or of other owners."
-                break
-            count[found.node_id[0]] += 1
-            nodes = [
-                replace(one, num_open=one.num_open + (one.node_id == found.node_id))
-                for one in nodes
-            ]
-        assert count["h"] == 20
-        assert count["s"] <= sum(count.values()) / 4 + 1
+    nodes = [candidate(f"s{n}", is_known=False, **same) for n in range(200)]
+    nodes += [candidate(f"h{n}", is_known=False) for n in range(20)]
+    count = Counter[str]()
+    for n in range(100):
+        found = place(Need(f"j{n}", "command"), nodes)
+        if isinstance(found, str):
+            assert found == "It waits for nodes with a reputation, or of other owners."
+            break
+        count[found.node_id[0]] += 1
+        nodes = [
+            replace(one, num_open=one.num_open + (one.node_id == found.node_id)) for one in nodes
+        ]
+    assert count["h"] == 20
+    assert count["s"] <= sum(count.values()) / 4 + 1
 
 
 def test_a_single_owner_is_not_held_back() -> None:

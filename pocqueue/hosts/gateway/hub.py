@@ -30,9 +30,8 @@ from pocqueue.hosts.gateway.job_message import job_message
 from pocqueue.hosts.gateway.limits import RateLimits
 from pocqueue.hosts.gateway.messenger import Messenger, What
 from pocqueue.hosts.gateway.metrics import Metrics
-from pocqueue.hosts.records import Job, Node
+from pocqueue.hosts.records import Beat, Job, Node
 from pocqueue.hosts.store import HostStore
-from pocqueue.hosts.store.nodes import Beat
 from pocqueue.hosts.wire import CloseCode, Drain, JobCancel, JobRef, Message, Replaced
 from pocqueue.rounds.relays import BEAT_S, Relays
 from pocqueue.web.failure_limit import FailureLimit

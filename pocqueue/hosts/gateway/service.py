@@ -144,7 +144,7 @@ class GatewayService(Closing):
     def place(self, job_id: str) -> str:
         """Find a node for a job, and have its gateway send it there; return a line for Flower."""
         try:
-            found = self._store.leases.place(job_id)
+            found = self._store.places.place(job_id)
         except DatabaseUnavailable as exc:
             # The next sweep finds the job.
             logger.warning("Job %s waits. %s", job_id, exc)
@@ -159,8 +159,8 @@ class GatewayService(Closing):
     def sweep(self) -> str:
         """End leases that ran out, and find nodes for the jobs that wait; return a line for Flower."""
         try:
-            swept = self._store.leases.sweep()
-            for turn in swept.lost:
+            lost = self._store.leases.sweep()
+            for turn in lost:
                 kind = self._store.jobs.get(turn.job_id).kind
                 outcome = str(turn.outcome)
                 self.hub.metrics.count("job_attempts", kind, outcome)
@@ -171,13 +171,13 @@ class GatewayService(Closing):
                 )
                 if turn.outcome is not Outcome.RELAY_LOST:
                     self._messenger.tell(turn.relay, What.CANCEL, turn.node_id, turn.job_id, turn.n)
+            placed = self._store.places.place_waiting()
+            for turn in placed:
+                self._messenger.tell(turn.relay, What.JOB, turn.node_id, turn.job_id, turn.n)
         except DatabaseUnavailable as exc:
             logger.warning("Leases are looked at later. %s", exc)
             return "the database is away"
-        for job_id in swept.queued:
-            self.place(job_id)
-        lost = counted(len(swept.lost), "lost attempt")
-        return f"{lost}, {counted(len(swept.queued), 'waiting job')}"
+        return f"{counted(len(lost), 'attempt')} lost, {len(placed)} begun"
 
     def tell(self, what: str, node_id: str, job_id: str = "", n: int = 0) -> str:
         """Tell a node of this gateway; return a line for Flower."""

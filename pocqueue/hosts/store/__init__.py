@@ -19,6 +19,7 @@ from pocqueue.hosts.store.leases import Leases
 from pocqueue.hosts.store.ledger import Ledger
 from pocqueue.hosts.store.nodes import Nodes
 from pocqueue.hosts.store.owners import Owners
+from pocqueue.hosts.store.places import Places
 from pocqueue.settings import HostsSettings, Settings
 
 __all__ = ["HostStore"]
@@ -46,7 +47,8 @@ class HostStore(Closing):
         self.owners = Owners(database, now_ms, token_ms=int(1000 * hosts.token_seconds))
         self.nodes = Nodes(database, now_ms)
         self.jobs = Jobs(database, now_ms, rate_micro=hosts.rate_micro)
-        self.leases = Leases(database, now_ms, offline_ms=self.offline_ms)
+        self.places = Places(database, now_ms, offline_ms=self.offline_ms)
+        self.leases = Leases(database, now_ms)
 
     @classmethod
     def open(cls, settings: Settings, hosts: HostsSettings, *, wait: bool = False) -> HostStore:

@@ -57,10 +57,10 @@ class Database(Closing):
         self._busy_timeout_s = busy_timeout_s
         self._mutex = threading.RLock()
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
-        self._engine = self._sqlite_engine() if self.is_sqlite else self._postgresql_engine()
+        self.engine = self._sqlite_engine() if self.is_sqlite else self._postgresql_engine()
         level = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
-        self._reader = self._engine.execution_options(**level)
-        self._writer = self._engine.execution_options(is_writer=True)
+        self._reader = self.engine.execution_options(**level)
+        self._writer = self.engine.execution_options(is_writer=True)
 
     @property
     def name(self) -> str:
@@ -73,7 +73,7 @@ class Database(Closing):
     @override
     def close(self) -> None:
         """Close its connections; may be called again."""
-        self._engine.dispose()
+        self.engine.dispose()
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Connection]:

@@ -7,13 +7,13 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, func, select, true, tuple_
+from sqlalchemy import ColumnElement, and_, func, select, true, tuple_
 
-from pocqueue.hosts.errors import UnknownJob
-from pocqueue.hosts.leases import JobState, Outcome
+from pocqueue.hosts.leases import JobState
 from pocqueue.hosts.records import Attempt, Job, NewJob
 from pocqueue.hosts.store.database import Database
 from pocqueue.hosts.store.log import note
+from pocqueue.hosts.store.rows import as_attempt, as_job, one_job
 from pocqueue.hosts.tables import attempt, job, job_log, node
 
 
@@ -156,39 +156,6 @@ class Jobs:
         query = select(job.c.kind, job.c.state, func.count()).group_by(job.c.kind, job.c.state)
         with self._db.read() as connection:
             return {(kind, state): num for kind, state, num in connection.execute(query)}
-
-
-def as_job(row: Mapping[Any, Any]) -> Job:
-    """Make a job of a row of its table."""
-    values = {name: row[name] for name in Job.__slots__}
-    return Job(**values | {"state": JobState(row["state"])})
-
-
-def as_attempt(row: Mapping[Any, Any]) -> Attempt:
-    """Make an attempt of a row of its table."""
-    values = {name: row[name] for name in Attempt.__slots__}
-    outcome = None if row["outcome"] is None else Outcome(row["outcome"])
-    return Attempt(**values | {"outcome": outcome, "gpu_uuids": tuple(row["gpu_uuids"])})
-
-
-def one_job(connection: Connection, job_id: str, *, lock: bool = False) -> Job:
-    """Return a job within a transaction.
-
-    Args:
-        lock: hold it until the transaction ends.
-
-    Raises:
-        UnknownJob: there is none.
-    """
-    query = select(job).where(job.c.id == job_id)
-    row = (
-        connection.execute(query.with_for_update(key_share=True) if lock else query)
-        .mappings()
-        .first()
-    )
-    if row is None:
-        raise UnknownJob
-    return as_job(row)
 
 
 def _turn(row: Mapping[Any, Any]) -> Turn:

@@ -1,4 +1,4 @@
-"""Leases: which node has which job, and what came of it. Here a job's state changes, and nowhere else.
+"""Leases: which node has which job, and what came of it. Here attempts end; `places` begins them.
 
 Each change holds the job's row, so that one of two that come at a time is first; what an attempt's end means (the
 job's next state, its pay, the node's reputation) is written in the same transaction.
@@ -6,18 +6,16 @@ job's next state, its pay, the node's reputation) is written in the same transac
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, and_, func, insert, select, true, update
+from sqlalchemy import Connection, and_, func, select, true, update
 
 from pocqueue.hosts.errors import JobOver, LeaseLost, UnknownJob
 from pocqueue.hosts.leases import (
     HELD_AGAINST,
     LEASE_MS,
-    LOST,
     JobState,
     Outcome,
     Verdict,
@@ -28,18 +26,16 @@ from pocqueue.hosts.leases import (
     outcome_of,
 )
 from pocqueue.hosts.pay import earned
-from pocqueue.hosts.placement import Candidate, Need, Place, place
-from pocqueue.hosts.records import Attempt, Gpu, Job, Report
+from pocqueue.hosts.records import Attempt, Job, Report
 from pocqueue.hosts.reputation import HOUR_MS, Reputation, paused_until
 from pocqueue.hosts.store.database import Database
-from pocqueue.hosts.store.jobs import as_attempt, as_job, one_job
 from pocqueue.hosts.store.ledger import add
 from pocqueue.hosts.store.log import note
-from pocqueue.hosts.tables import attempt, job, job_log, node, node_gpu, reputation, wallet
+from pocqueue.hosts.store.rows import as_attempt, as_reputation, one_attempt, one_job
+from pocqueue.hosts.tables import attempt, job, job_log, node, reputation
 
 #: Characters that are kept of a log: the first and the last half of them.
 MAX_LOG: Final = 256 * 1024
-_OPEN: Final = (JobState.LEASED, JobState.RUNNING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,61 +48,11 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
-class Swept:
-    """What a sweep found."""
-
-    lost: list[Attempt]  #: that it has ended
-    queued: list[str]  #: jobs that wait for a node, in the order in which they should get one
-
-
-@dataclass(frozen=True, slots=True)
 class Leases:
     """The attempts."""
 
     _db: Database
     _now_ms: Callable[[], int]
-    offline_ms: int  #: silence after which a node gets no job
-
-    def place(self, job_id: str) -> Attempt | str | None:
-        """Give a queued job to a node.
-
-        Returns:
-            The attempt, to be delivered by its `relay`; or in one sentence why the job waits; None: it does
-            not wait any more, or another process is placing it now.
-        """
-        with self._db.write() as connection:
-            waiting = select(job).where(job.c.id == job_id, job.c.state == JobState.QUEUED)
-            row = (
-                connection.execute(waiting.with_for_update(skip_locked=True, key_share=True))
-                .mappings()
-                .first()
-            )
-            if row is None:
-                return None
-            found = as_job(row)
-            need = Need(
-                found.id,
-                found.kind,
-                found.gpus,
-                found.vram_mib,
-                found.only_node,
-                found.spec.get("text") is not None,
-            )
-            nodes = self._candidates(connection, found)
-            while isinstance(choice := place(need, list(nodes.values())), Place):
-                if (relay := self._held(connection, choice.node_id)) is None:
-                    del nodes[choice.node_id]
-                    continue
-                # Others may have given it jobs since it was read.
-                was = nodes[choice.node_id]
-                now = _loaded(connection, {was.node_id: was})[was.node_id]
-                if now != was:
-                    nodes[was.node_id] = now
-                    continue
-                return self._lease(connection, found, choice, relay)
-            if found.reason != choice:
-                connection.execute(update(job).where(job.c.id == job_id).values(reason=choice))
-            return choice
 
     def sent(self, job_id: str, n: int) -> Attempt:
         """Note that a job goes to its node now; from here on its time counts. May be repeated.
@@ -117,7 +63,7 @@ class Leases:
         now_ms = self._now_ms()
         with self._db.write() as connection:
             found = one_job(connection, job_id, lock=True)
-            turn = _one_attempt(connection, job_id, n)
+            turn = one_attempt(connection, job_id, n)
             if turn is None or turn.ended_ms is not None:
                 raise LeaseLost(f"Attempt {n} of job {job_id} has ended; it is not sent any more.")
             if turn.sent_ms is not None:
@@ -129,7 +75,7 @@ class Leases:
             values = {"sent_ms": now_ms, "hard_until_ms": until_ms, "lease_until_ms": lease_ms}
             _set_attempt(connection, turn, values)
             connection.execute(update(job).where(job.c.id == job_id).values(state=JobState.RUNNING))
-            return _one_attempt(connection, job_id, n) or turn
+            return one_attempt(connection, job_id, n) or turn
 
     def add_log(self, job_id: str, node_id: str, text: str) -> None:
         """Add to the log of a node's open attempt; of one that has ended nothing is added."""
@@ -185,7 +131,7 @@ class Leases:
                 if report.status == "timeout":
                     mine = job.c.id == job_id
                     connection.execute(update(job).where(mine).values(reason="timeout"))
-            changed = _one_attempt(connection, job_id, turn.n) or turn
+            changed = one_attempt(connection, job_id, turn.n) or turn
             return Finished(verdict, one_job(connection, job_id), changed)
 
     def refuse(self, job_id: str, n: int, node_id: str, reason: str) -> Job:
@@ -199,7 +145,7 @@ class Leases:
         """
         with self._db.write() as connection:
             found = one_job(connection, job_id, lock=True)
-            turn = _one_attempt(connection, job_id, n)
+            turn = one_attempt(connection, job_id, n)
             if turn is None or turn.node_id != node_id:
                 raise UnknownJob
             if turn.ended_ms is None:
@@ -223,7 +169,7 @@ class Leases:
             found = one_job(connection, job_id, lock=True)
             if submitter not in {None, found.submitter}:
                 raise UnknownJob
-            turn = _one_attempt(connection, job_id, found.attempts)
+            turn = one_attempt(connection, job_id, found.attempts)
             if found.state is JobState.CANCELLED:
                 return turn
             if found.state.is_over:
@@ -231,7 +177,7 @@ class Leases:
             note(connection, now_ms, actor, "job.cancel", job_id)
             if turn is not None and turn.ended_ms is None:
                 self._end(connection, found, turn, Outcome.CANCELLED, now_ms)
-                return _one_attempt(connection, job_id, turn.n)
+                return one_attempt(connection, job_id, turn.n)
             values = {"state": JobState.CANCELLED, "reason": None, "ended_ms": now_ms}
             connection.execute(update(job).where(job.c.id == job_id).values(values))
             return None
@@ -243,52 +189,24 @@ class Leases:
             turns = [as_attempt(row) for row in connection.execute(query).mappings()]
             return [(one_job(connection, turn.job_id), turn) for turn in turns]
 
-    def sweep(self, *, limit: int = 1000) -> Swept:
-        """End the leases that have run out, each in a transaction of its own, and look which jobs wait."""
+    def sweep(self) -> list[Attempt]:
+        """End the leases that have run out, each in a transaction of its own; return these attempts."""
         expired = and_(attempt.c.ended_ms.is_(None), attempt.c.lease_until_ms <= self._now_ms())
-        queue = (
-            select(job.c.id)
-            .where(job.c.state == JobState.QUEUED)
-            .order_by(job.c.priority.desc(), job.c.created_ms)
-        )
         with self._db.read() as connection:
             due = connection.execute(select(attempt.c.job_id, attempt.c.n).where(expired)).all()
-        lost = [turn for job_id, n in due if (turn := self._expire(job_id, n)) is not None]
-        with self._db.read() as connection:
-            queued = list(connection.execute(queue.limit(limit)).scalars())
-        return Swept(lost, queued)
+        return [turn for job_id, n in due if (turn := self._expire(job_id, n)) is not None]
 
     def _expire(self, job_id: str, n: int) -> Attempt | None:
         now_ms = self._now_ms()
         with self._db.write() as connection:
             found = one_job(connection, job_id, lock=True)
-            turn = _one_attempt(connection, job_id, n)
+            turn = one_attempt(connection, job_id, n)
             # Somebody may have renewed or ended it since.
             if turn is None or turn.ended_ms is not None or turn.lease_until_ms > now_ms:
                 return None
             how = lost_how(sent_ms=turn.sent_ms, hard_until_ms=turn.hard_until_ms, now_ms=now_ms)
             self._end(connection, found, turn, how, now_ms)
-            return _one_attempt(connection, job_id, n)
-
-    def _lease(self, connection: Connection, found: Job, choice: Place, relay: str) -> Attempt:
-        now_ms = self._now_ms()
-        n = found.attempts + 1
-        row = {
-            "job_id": found.id,
-            "n": n,
-            "node_id": choice.node_id,
-            "relay": relay,
-            "gpu_uuids": list(choice.gpu_uuids),
-            "leased_ms": now_ms,
-            "lease_until_ms": now_ms + LEASE_MS,
-            "micro": 0,
-        }
-        connection.execute(insert(attempt).values(row))
-        values = {"state": JobState.LEASED, "attempts": n, "reason": None}
-        connection.execute(update(job).where(job.c.id == found.id).values(values))
-        turn = _one_attempt(connection, found.id, n)
-        assert turn is not None
-        return turn
+            return one_attempt(connection, job_id, n)
 
     def _end(
         self, connection: Connection, found: Job, turn: Attempt, outcome: Outcome, now_ms: int
@@ -341,7 +259,7 @@ class Leases:
         row = connection.execute(
             select(reputation).where(known).with_for_update(key_share=True)
         ).first()
-        before = Reputation(0.0, 0.0, 0, now_ms) if row is None else _reputation(row)
+        before = Reputation(0.0, 0.0, 0, now_ms) if row is None else as_reputation(row)
         after = before.after(event, now_ms)
         values = {name: getattr(after, name) for name in Reputation.__slots__}
         new = self._db.insert(reputation).values(node_id=node_id, kind=kind, **values)
@@ -359,104 +277,10 @@ class Leases:
         new = self._db.insert(job_log).values(job_id=job_id, n=n, **values)
         connection.execute(new.on_conflict_do_update(index_elements=["job_id", "n"], set_=values))
 
-    def _candidates(self, connection: Connection, found: Job) -> dict[str, Candidate]:
-        """Return the nodes that take jobs now, by id, with what their choice depends on."""
-        now_ms = self._now_ms()
-        which = true() if found.only_node is None else node.c.id == found.only_node
-        rows = connection.execute(
-            select(node)
-            .join(wallet, wallet.c.address == node.c.wallet)
-            .where(
-                which,
-                *_takes_jobs(now_ms),
-                node.c.last_ms >= now_ms - self.offline_ms,
-                wallet.c.banned_ms.is_(None),
-            )
-        ).all()
-        gpus: dict[str, list[Gpu]] = defaultdict(list)
-        columns = [node_gpu.c[name] for name in Gpu.__slots__]
-        mine = true() if found.only_node is None else node_gpu.c.node_id == found.only_node
-        for node_id, *values in connection.execute(
-            select(node_gpu.c.node_id, *columns).where(node_gpu.c.healthy, mine)
-        ):
-            gpus[node_id].append(Gpu(*values))
-        known = {
-            row.node_id: _reputation(row).at(now_ms)
-            for row in connection.execute(select(reputation).where(reputation.c.kind == found.kind))
-        }
-        before = defaultdict(set)
-        for node_id, outcome in connection.execute(
-            select(attempt.c.node_id, attempt.c.outcome).where(attempt.c.job_id == found.id)
-        ):
-            before[node_id].add(outcome)
-        nothing = Reputation()
-        return _loaded(
-            connection,
-            {
-                row.id: Candidate(
-                    row.id,
-                    row.wallet,
-                    row.address,
-                    row.protocol,
-                    tuple(row.kinds),
-                    tuple(gpus[row.id]),
-                    proven=row.proven,
-                    score=known.get(row.id, nothing).score,
-                    is_known=known.get(row.id, nothing).is_known,
-                    lost_it=bool(before[row.id] & LOST),
-                    refused_it=Outcome.REFUSED in before[row.id],
-                )
-                for row in rows
-            },
-        )
-
-    def _held(self, connection: Connection, node_id: str) -> str | None:
-        """Hold a node's row until the transaction ends; return its gateway, None if it takes no jobs any more."""
-        row = select(node.c.relay).where(node.c.id == node_id, *_takes_jobs(self._now_ms()))
-        relay: str | None = connection.execute(
-            row.with_for_update(skip_locked=True, key_share=True)
-        ).scalar()
-        return relay
-
-
-def _takes_jobs(now_ms: int) -> tuple[Any, ...]:
-    return (
-        node.c.relay.is_not(None),
-        node.c.state == "active",
-        func.coalesce(node.c.paused_until_ms, 0) <= now_ms,
-    )
-
-
-def _loaded(connection: Connection, nodes: Mapping[str, Candidate]) -> dict[str, Candidate]:
-    """Return candidates with the jobs that they have now."""
-    only = attempt.c.node_id.in_(list(nodes)) if len(nodes) <= 500 else true()
-    query = select(attempt.c.node_id, attempt.c.gpu_uuids).where(attempt.c.ended_ms.is_(None), only)
-    taken: dict[str, list[list[str]]] = defaultdict(list)
-    for node_id, uuids in connection.execute(query):
-        taken[node_id].append(uuids)
-    return {
-        node_id: replace(
-            one,
-            num_open=len(taken[node_id]),
-            taken=frozenset(gpu for uuids in taken[node_id] for gpu in uuids),
-        )
-        for node_id, one in nodes.items()
-    }
-
-
-def _one_attempt(connection: Connection, job_id: str, n: int) -> Attempt | None:
-    query = select(attempt).where(attempt.c.job_id == job_id, attempt.c.n == n)
-    row = connection.execute(query).mappings().first()
-    return None if row is None else as_attempt(row)
-
 
 def _set_attempt(connection: Connection, turn: Attempt, values: Mapping[str, Any]) -> None:
     mine = and_(attempt.c.job_id == turn.job_id, attempt.c.n == turn.n)
     connection.execute(update(attempt).where(mine).values(values))
-
-
-def _reputation(row: Any) -> Reputation:
-    return Reputation(*(getattr(row, name) for name in Reputation.__slots__))
 
 
 def _pause(connection: Connection, node_id: str, now_ms: int) -> None:

@@ -20,39 +20,21 @@ from sqlalchemy import (
     true,
     update,
 )
-from sqlalchemy.sql.elements import ColumnElement
 
 from pocqueue.hosts.errors import TokenRefused, UnknownNode
 from pocqueue.hosts.leases import LEASE_MS
 from pocqueue.hosts.node_keys import check_public_key
-from pocqueue.hosts.records import Gpu, HostFacts, Node, NodeState
+from pocqueue.hosts.records import Beat, Gpu, HostFacts, Node, NodeState, SelfTest
 from pocqueue.hosts.store.bans import ban_node, end_leases
 from pocqueue.hosts.store.database import Database
 from pocqueue.hosts.store.log import note
 from pocqueue.hosts.store.owners import digest, use_token
+from pocqueue.hosts.store.rows import gpus_of, nodes_where, one_node
 from pocqueue.hosts.tables import attempt, gpu_load, node, node_gpu, self_test, token
 
-#: One point of a GPU's load is the mean of so long.
+#: One point of a GPU's load: the mean of so long.
 LOAD_STEP_MS: Final = 900_000
 _DAY_MS: Final = 86_400_000
-
-
-@dataclass(frozen=True, slots=True)
-class Beat:
-    """What a gateway has heard of a node since the last time it wrote that down."""
-
-    node_id: str
-    socket: str  #: the connection on which it was heard
-    at_ms: int
-    job_ids: tuple[str, ...] = ()  #: jobs that it says it is at: their leases are renewed
-
-
-@dataclass(frozen=True, slots=True)
-class SelfTest:
-    """The newest self-test of a node."""
-
-    at_ms: int
-    rows: list[Any]  #: as the agent sent them
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +89,7 @@ class Nodes:
             }
             connection.execute(insert(node).values(**row, **_row(facts)))
             _set_gpus(connection, node_id, facts.gpus)
-            return _one(connection, node_id)
+            return one_node(connection, node_id)
 
     def update(self, node_id: str, facts: HostFacts, *, address: str) -> Node:
         """Note what a known node says of itself when it comes back; GPUs keep what their self-test found.
@@ -127,7 +109,7 @@ class Nodes:
         with self._db.read() as connection:
             known = select(token.c.node_id).where(token.c.hash == digest(token_text))
             node_id = connection.execute(known).scalar()
-            found = _one(connection, node_id or "")
+            found = one_node(connection, node_id or "")
         if found.state in {"revoked", "banned"}:
             raise UnknownNode
         return found
@@ -230,25 +212,25 @@ class Nodes:
             UnknownNode: there is none.
         """
         with self._db.read() as connection:
-            return _one(connection, node_id)
+            return one_node(connection, node_id)
 
     def of_wallet(self, address: str, *, limit: int = 1000) -> list[Node]:
         """Return the nodes of a wallet that were not revoked, newest first."""
         mine = and_(node.c.wallet == address, node.c.state != "revoked")
         with self._db.read() as connection:
-            return _nodes(connection, mine, limit=limit)
+            return nodes_where(connection, mine, limit=limit)
 
     def listed(self, *, after: str | None = None, limit: int = 100) -> list[Node]:
         """Return nodes by id; `after` is that of the last one of the page before."""
         behind = true() if after is None else node.c.id > after
         with self._db.read() as connection:
-            return _nodes(connection, behind, by_id=True, limit=limit)
+            return nodes_where(connection, behind, by_id=True, limit=limit)
 
     def connected_to(self, relay: str | None = None) -> list[Node]:
         """Return the nodes that have a connection, to one gateway or (None) to any."""
         there = node.c.relay.is_not(None) if relay is None else node.c.relay == relay
         with self._db.read() as connection:
-            return _nodes(connection, there)
+            return nodes_where(connection, there)
 
     def busy(self, node_ids: Iterable[str] | None = None) -> set[str]:
         """Return which nodes have an open attempt, of these or (None) of all."""
@@ -271,7 +253,7 @@ class Nodes:
         """
         now_ms = self._now_ms()
         with self._db.write() as connection:
-            uuids = [gpu.uuid for gpu in _one(connection, node_id).gpus]
+            uuids = [gpu.uuid for gpu in one_node(connection, node_id).gpus]
             new = self._db.insert(self_test).values(node_id=node_id, at_ms=now_ms, rows=rows)
             connection.execute(
                 new.on_conflict_do_update(
@@ -349,7 +331,7 @@ class Nodes:
             if is_there is None or (is_there in final and is_there != state):
                 raise UnknownNode
             if is_there == state:
-                return _one(connection, node_id)
+                return one_node(connection, node_id)
             if state == "banned":
                 ban_node(self._db, connection, node_id, now_ms)
             else:
@@ -357,7 +339,7 @@ class Nodes:
                 if state == "revoked":
                     end_leases(connection, node_id, now_ms)
             note(connection, now_ms, actor, f"node.{state}", node_id)
-            return _one(connection, node_id)
+            return one_node(connection, node_id)
 
     def adopt(self, node_id: str, *, wallet: str) -> Node:
         """Let the owner of a proven wallet say that a node is his: its pay is held no more.
@@ -374,7 +356,7 @@ class Nodes:
             if changed.rowcount == 0:
                 raise UnknownNode
             note(connection, self._now_ms(), wallet, "node.adopt", node_id)
-            return _one(connection, node_id)
+            return one_node(connection, node_id)
 
     def forget(self) -> None:
         """Delete load that is older than a day."""
@@ -392,7 +374,7 @@ class Nodes:
         if changed.rowcount == 0:
             raise UnknownNode
         _set_gpus(connection, node_id, facts.gpus)
-        return _one(connection, node_id)
+        return one_node(connection, node_id)
 
 
 _HEARD = (
@@ -430,7 +412,7 @@ def _row(facts: HostFacts) -> dict[str, Any]:
 
 def _set_gpus(connection: Connection, node_id: str, gpus: Sequence[Gpu]) -> None:
     """Write the GPUs that a node has now; those that it had before keep what their self-test found."""
-    before = {gpu.uuid: gpu for gpu in _gpus(connection, [node_id])[node_id]}
+    before = {gpu.uuid: gpu for gpu in gpus_of(connection, [node_id])[node_id]}
     rows = []
     for position, gpu in enumerate(gpus):
         if (old := before.get(gpu.uuid)) is not None:
@@ -440,43 +422,3 @@ def _set_gpus(connection: Connection, node_id: str, gpus: Sequence[Gpu]) -> None
     connection.execute(delete(node_gpu).where(node_gpu.c.node_id == node_id))
     if rows:
         connection.execute(insert(node_gpu), rows)
-
-
-def _gpus(connection: Connection, node_ids: Sequence[str] | None) -> dict[str, list[Gpu]]:
-    which = true() if node_ids is None else node_gpu.c.node_id.in_(node_ids)
-    columns = [node_gpu.c[name] for name in Gpu.__slots__]
-    query = select(node_gpu.c.node_id, *columns).where(which).order_by(node_gpu.c.position)
-    found: dict[str, list[Gpu]] = defaultdict(list)
-    for node_id, *values in connection.execute(query):
-        found[node_id].append(Gpu(*values))
-    return found
-
-
-def _nodes(
-    connection: Connection,
-    where: ColumnElement[bool],
-    *,
-    by_id: bool = False,
-    limit: int | None = None,
-) -> list[Node]:
-    order = [node.c.id] if by_id else [node.c.first_ms.desc(), node.c.id]
-    query = select(node).where(where).order_by(*order).limit(limit)
-    rows = connection.execute(query).mappings().all()
-    # An IN of thousands is slower than all of them, and more than a statement may have.
-    gpus = _gpus(connection, [row["id"] for row in rows] if len(rows) <= 500 else None)
-    return [
-        Node(**(dict(row) | {"kinds": tuple(row["kinds"])}), gpus=tuple(gpus.get(row["id"], ())))
-        for row in rows
-    ]
-
-
-def _one(connection: Connection, node_id: str) -> Node:
-    """Return a node, within a transaction.
-
-    Raises:
-        UnknownNode: there is none.
-    """
-    found = _nodes(connection, node.c.id == node_id)
-    if not found:
-        raise UnknownNode
-    return found[0]

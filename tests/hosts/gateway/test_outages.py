@@ -74,7 +74,7 @@ async def test_a_message_that_was_lost_or_comes_twice(make: Callable[..., Gatewa
         await agent.result(await agent.of_type("job"))
         gateway.messenger.is_away = True
         job_id = gateway.submit()
-        turn = gateway.store.leases.place(job_id)
+        turn = gateway.store.places.place(job_id)
         assert turn is not None
         assert not isinstance(turn, str)
         # Its message is lost with the gateway's Redis.

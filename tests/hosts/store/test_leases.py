@@ -9,10 +9,9 @@ import pytest
 
 from pocqueue.hosts.errors import JobOver, LeaseLost, UnknownJob
 from pocqueue.hosts.leases import JobState, Outcome, Verdict
-from pocqueue.hosts.records import Attempt, Report
+from pocqueue.hosts.records import Attempt, Beat, Report
 from pocqueue.hosts.store import HostStore
 from pocqueue.hosts.store.leases import MAX_LOG
-from pocqueue.hosts.store.nodes import Beat
 from tests.hosts.parts import gpus, joined, new_wallet, running, sleep
 from tests.support.waiting import Clock
 
@@ -23,7 +22,7 @@ def test_five_seconds_of_work_are_paid_once(store: HostStore, clock: Clock) -> N
     """From the message to the result, by the server's clock; a repeated result changes nothing."""
     node, job = joined(store), store.jobs.submit(sleep(5))
     clock.now_s += 3
-    turn = store.leases.place(job.id)
+    turn = store.places.place(job.id)
     assert isinstance(turn, Attempt)
     assert (turn.n, turn.node_id, turn.relay) == (1, node.id, "here")
     assert store.jobs.get(job.id).state is JobState.LEASED
@@ -41,7 +40,7 @@ def test_five_seconds_of_work_are_paid_once(store: HostStore, clock: Clock) -> N
     assert store.ledger.balance(node.wallet).earned == 50_000
     assert store.jobs.log(job.id).text == "out"
     assert store.ledger.differences() == []
-    assert store.leases.place(job.id) is None
+    assert store.places.place(job.id) is None
 
 
 @pytest.mark.parametrize(("claimed_ms", "micro"), [(3_600_000, 50_000), (2_999, 20_000), (-9, 0)])
@@ -84,7 +83,7 @@ def test_a_job_that_a_node_ends_by_itself_goes_to_another(store: HostStore) -> N
     running(store, job.id)
     done = store.leases.finish(job.id, node.id, Report("cancelled"))
     assert (done.job.state, done.attempt.outcome) == (JobState.QUEUED, Outcome.REFUSED)
-    assert store.leases.place(job.id) == "The nodes that could do it have refused it."
+    assert store.places.place(job.id) == "The nodes that could do it have refused it."
 
 
 def test_a_result_for_somebody_elses_job_is_refused(store: HostStore) -> None:
@@ -108,7 +107,7 @@ def test_a_result_for_somebody_elses_job_is_refused(store: HostStore) -> None:
 def test_a_result_before_the_message_is_not_paid(store: HostStore, clock: Clock) -> None:
     """A node that guesses the id of its job gets no time for it."""
     node, job = joined(store), store.jobs.submit(sleep())
-    assert isinstance(store.leases.place(job.id), Attempt)
+    assert isinstance(store.places.place(job.id), Attempt)
     clock.now_s += 50
     assert store.leases.finish(job.id, node.id, DONE).attempt.micro == 0
     assert store.ledger.differences() == []
@@ -121,9 +120,8 @@ def test_a_lost_node_gives_its_job_to_another(store: HostStore, clock: Clock) ->
     running(store, job.id)
     clock.now_s += 61
     second = joined(store)
-    swept = store.leases.sweep()
-    assert [turn.outcome for turn in swept.lost] == [Outcome.NODE_LOST]
-    assert swept.queued == [job.id]
+    assert [turn.outcome for turn in store.leases.sweep()] == [Outcome.NODE_LOST]
+    assert store.jobs.get(job.id).state is JobState.QUEUED
     assert store.jobs.get(job.id).reason == "node_lost"
     store.nodes.heard([Beat(first.id, f"socket of {first.id}", store.now_ms())])
     turn = running(store, job.id)
@@ -160,17 +158,17 @@ def test_a_job_that_is_lost_three_times_has_failed(store: HostStore, clock: Cloc
         running(store, job.id)
         clock.now_s += 40
         store.nodes.heard([Beat(node.id, "again", store.now_ms(), (job.id,))])
-        outcomes += [turn.outcome for turn in store.leases.sweep().lost]
+        outcomes += [turn.outcome for turn in store.leases.sweep()]
     assert outcomes == [Outcome.TIMEOUT] * 3
     failed = store.jobs.get(job.id)
     assert (failed.state, failed.reason) == (JobState.FAILED, "timeout")
     assert store.nodes.get(node.id).status(store.now_ms(), 10**9) == "paused"
-    assert store.leases.place(store.jobs.submit(sleep()).id) == (
+    assert store.places.place(store.jobs.submit(sleep()).id) == (
         "No node is connected that takes jobs."
     )
     clock.now_s += 3600
     store.nodes.heard([Beat(node.id, "again", store.now_ms())])
-    assert isinstance(store.leases.place(store.jobs.submit(sleep()).id), Attempt)
+    assert isinstance(store.places.place(store.jobs.submit(sleep()).id), Attempt)
 
 
 def test_a_message_that_never_left_does_not_count_against_anybody(
@@ -180,10 +178,10 @@ def test_a_message_that_never_left_does_not_count_against_anybody(
     node, job = joined(store), store.jobs.submit(sleep())
     for n in range(1, 6):
         store.nodes.connected(node.id, "here", f"{n}")
-        turn = store.leases.place(job.id)
+        turn = store.places.place(job.id)
         assert isinstance(turn, Attempt)
         clock.now_s += 61
-        assert [lost.outcome for lost in store.leases.sweep().lost] == [Outcome.RELAY_LOST]
+        assert [lost.outcome for lost in store.leases.sweep()] == [Outcome.RELAY_LOST]
         with pytest.raises(LeaseLost, match="is not sent any more"):
             store.leases.sent(job.id, n)
     assert store.jobs.get(job.id).state is JobState.QUEUED
@@ -202,7 +200,7 @@ def test_a_node_that_refuses_is_not_asked_again(store: HostStore) -> None:
         assert store.jobs.log(job_id).text == "too cheap"
     assert store.nodes.get(picky.id).paused_until_ms is not None
     other = joined(store)
-    turn = store.leases.place(jobs[0])
+    turn = store.places.place(jobs[0])
     assert isinstance(turn, Attempt)
     assert turn.node_id == other.id
 
@@ -234,13 +232,13 @@ def test_a_gpu_has_one_job(store: HostStore) -> None:
     """A node with two GPUs takes two jobs of one, and no third; a job of three waits."""
     node = joined(store, gpus=gpus(2))
     jobs = [store.jobs.submit(sleep(gpus=1)).id for _ in range(3)]
-    turns = [store.leases.place(job_id) for job_id in jobs]
+    turns = [store.places.place(job_id) for job_id in jobs]
     uuids = {turn.gpu_uuids for turn in turns if isinstance(turn, Attempt)}
     assert uuids == {(gpu.uuid,) for gpu in node.gpus}
     assert turns[2] == "All nodes that could do it are busy."
     assert store.jobs.get(jobs[2]).reason == turns[2]
     large = store.jobs.submit(sleep(gpus=3))
-    assert store.leases.place(large.id) == "No connected node has 3 healthy GPUs."
+    assert store.places.place(large.id) == "No connected node has 3 healthy GPUs."
     assert [turn.job_id for _, turn in store.leases.open_on(node.id)] == jobs[:2]
 
 
@@ -254,7 +252,7 @@ def test_many_places_at_once_take_each_gpu_once(store: HostStore) -> None:
 
     def place(k: int) -> list[Attempt]:
         start.wait()
-        turns = [store.leases.place(job_id) for job_id in jobs[k % 4 :] + jobs[: k % 4]]
+        turns = [store.places.place(job_id) for job_id in jobs[k % 4 :] + jobs[: k % 4]]
         return [turn for turn in turns if isinstance(turn, Attempt)]
 
     with ThreadPoolExecutor(16) as threads:
@@ -288,7 +286,7 @@ def test_strangers_nodes_do_their_test_and_nothing_else(store: HostStore, clock:
     """Whoever typed an address has shown nothing: a paid job waits, the test's pay is held."""
     node = joined(store, proven=False)
     paid = store.jobs.submit(sleep())
-    assert store.leases.place(paid.id) == (
+    assert store.places.place(paid.id) == (
         "Only nodes of wallets that have not signed in are connected."
     )
     test = store.jobs.submit(sleep(kind="test", only_node=node.id))
@@ -314,15 +312,6 @@ def test_a_log_that_is_too_long_keeps_both_ends(store: HostStore) -> None:
     assert (log.text[0], log.text[-1]) == ("a", "b")
     store.leases.add_log(job.id, node.id, "more")
     assert store.jobs.log(job.id) == log
-
-
-def test_higher_priority_goes_first(store: HostStore, clock: Clock) -> None:
-    """Then the older one."""
-    ids = []
-    for priority in (0, 5, 0, 5):
-        clock.now_s += 1
-        ids.append(store.jobs.submit(sleep(priority=priority)).id)
-    assert store.leases.sweep().queued == [ids[1], ids[3], ids[0], ids[2]]
 
 
 def known(store: HostStore, node_id: str) -> None:

@@ -6,9 +6,9 @@ import pytest
 
 from pocqueue.hosts.errors import NodeKeyError, UnknownNode
 from pocqueue.hosts.node_keys import NodeKey
-from pocqueue.hosts.records import Attempt, Gpu, Node
+from pocqueue.hosts.records import Attempt, Beat, Gpu, Node
 from pocqueue.hosts.store import HostStore
-from pocqueue.hosts.store.nodes import LOAD_STEP_MS, Beat
+from pocqueue.hosts.store.nodes import LOAD_STEP_MS
 from tests.hosts.parts import facts, gpus, joined, new_wallet, running, sleep
 from tests.support.waiting import Clock
 
@@ -111,9 +111,9 @@ def test_a_gateway_that_begins_anew_gives_its_nodes_time(store: HostStore, clock
     clock.now_s += 300
     store.nodes.relay_started("here")
     assert store.nodes.get(node.id).relay is None
-    assert store.leases.sweep().lost == []
+    assert store.leases.sweep() == []
     clock.now_s += 61
-    assert [turn.node_id for turn in store.leases.sweep().lost] == [node.id]
+    assert [turn.node_id for turn in store.leases.sweep()] == [node.id]
 
 
 def test_an_agent_of_today_cannot_come_back(store: HostStore) -> None:
@@ -124,7 +124,7 @@ def test_an_agent_of_today_cannot_come_back(store: HostStore) -> None:
     turn = running(store, job.id)
     assert turn.lease_until_ms == store.now_ms() + 90_000
     store.nodes.disconnected(node.id, f"socket of {node.id}")
-    assert [lost.job_id for lost in store.leases.sweep().lost] == [job.id]
+    assert [lost.job_id for lost in store.leases.sweep()] == [job.id]
 
 
 @pytest.mark.parametrize("state", ["revoked", "banned"])
@@ -134,8 +134,8 @@ def test_who_is_out_stays_out(store: HostStore, state: str) -> None:
     running(store, job.id)
     store.nodes.set_state(node.id, state, actor="admin")  # type: ignore[arg-type]
     assert store.nodes.set_state(node.id, state, actor="admin").state == state  # type: ignore[arg-type]
-    assert [turn.job_id for turn in store.leases.sweep().lost] == [job.id]
-    assert isinstance(store.leases.place(job.id), str)
+    assert [turn.job_id for turn in store.leases.sweep()] == [job.id]
+    assert isinstance(store.places.place(job.id), str)
     with pytest.raises(UnknownNode):
         store.nodes.set_state(node.id, "active", actor="admin")
     with pytest.raises(UnknownNode):
@@ -165,11 +165,10 @@ def test_owners_decide_about_their_own_nodes(store: HostStore) -> None:
         store.nodes.set_state(node.id, "revoked", actor="w", wallet=new_wallet())
     drained = store.nodes.set_state(node.id, "draining", actor=node.wallet, wallet=node.wallet)
     assert drained.state == "draining"
-    store.jobs.submit(sleep())
-    [job_id] = store.leases.sweep().queued
-    assert isinstance(store.leases.place(job_id), str)
+    job_id = store.jobs.submit(sleep()).id
+    assert isinstance(store.places.place(job_id), str)
     store.nodes.set_state(node.id, "active", actor=node.wallet, wallet=node.wallet)
-    assert isinstance(store.leases.place(job_id), Attempt)
+    assert isinstance(store.places.place(job_id), Attempt)
 
 
 def test_a_key_can_be_replaced_by_a_good_one(store: HostStore) -> None:

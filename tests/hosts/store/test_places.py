@@ -1,0 +1,58 @@
+"""Jobs that wait get their nodes in order, and many of them cost little where there is none."""
+
+from __future__ import annotations
+
+import pytest
+
+from pocqueue.hosts.records import Attempt
+from pocqueue.hosts.store import HostStore
+from pocqueue.hosts.store.places import SAMPLE, Places
+from tests.hosts.parts import gpus, joined, new_wallet, sleep
+from tests.support.waiting import Clock
+
+
+def test_higher_priority_goes_first(store: HostStore, clock: Clock) -> None:
+    """Then the older one; what was placed is not placed again."""
+    joined(store, gpus=gpus(3))
+    ids = []
+    for priority in (0, 5, 0, 5):
+        clock.now_s += 1
+        ids.append(store.jobs.submit(sleep(priority=priority)).id)
+    placed = store.places.place_waiting()
+    assert [turn.job_id for turn in placed] == [ids[1], ids[3], ids[0]]
+    assert store.places.place_waiting() == []
+    assert store.jobs.get(ids[2]).reason == "All nodes that could do it are busy."
+
+
+def test_jobs_that_ask_for_the_same_wait_together(
+    store: HostStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of a hundred that need what nobody has is looked at; one that asks for less is placed all the same."""
+    joined(store)
+    for _ in range(100):
+        store.jobs.submit(sleep(gpus=8, priority=5))
+    small = store.jobs.submit(sleep(gpus=1))
+    looked = []
+    place = Places.place
+
+    def counted(self: Places, job_id: str) -> Attempt | str | None:
+        looked.append(job_id)
+        return place(self, job_id)
+
+    monkeypatch.setattr(Places, "place", counted)
+    assert [turn.job_id for turn in store.places.place_waiting()] == [small.id]
+    assert len(looked) == 2
+
+
+def test_of_many_nodes_the_one_that_can_is_found(store: HostStore) -> None:
+    """Though not all of them are looked at first."""
+    wallet = new_wallet()
+    for _ in range(SAMPLE + 20):
+        joined(store, wallet=wallet, gpus=())
+    able = joined(store, wallet=wallet)
+    turn = store.places.place(store.jobs.submit(sleep(gpus=1)).id)
+    assert isinstance(turn, Attempt)
+    assert turn.node_id == able.id
+    assert store.places.place(store.jobs.submit(sleep(gpus=2)).id) == (
+        "No connected node has 2 healthy GPUs."
+    )
