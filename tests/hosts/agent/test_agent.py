@@ -140,10 +140,10 @@ async def test_a_job_runs_and_its_result_is_sent_once(server: HostsServer, agent
     # The same job again, as Celery may deliver it twice.
     await server.send(job("sh", "-c", "echo again"))
     await server.stop()
+    server.acknowledges = True
     await server.start()
     resumed = await server.next(Resume)
     assert [(ref.id, ref.attempt) for ref in resumed.jobs] == [("job-1", 1)]
-    server.acknowledges = True
     assert (await server.next(JobResult, 2)).logs == "out\n"
     await until(lambda: "the server has its result" in agents.said())
     await server.stop()
