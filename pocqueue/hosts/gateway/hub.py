@@ -26,6 +26,7 @@ from typing_extensions import override
 from pocqueue.closing import AsyncClosing
 from pocqueue.errors import StoreError
 from pocqueue.hosts.errors import DatabaseUnavailable, LeaseLost, UnknownJob
+from pocqueue.hosts.gateway.changes import Changes
 from pocqueue.hosts.gateway.job_message import job_message
 from pocqueue.hosts.gateway.limits import RateLimits
 from pocqueue.hosts.gateway.messenger import Messenger, What
@@ -112,6 +113,7 @@ class Hub(AsyncClosing):
         )
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_database_away = False
+        self.changes = Changes()  #: of wallets, for pages that are open
         self.num_sockets = 0  #: open ones, of nodes and of nobody yet
         self.loop: asyncio.AbstractEventLoop | None = None  #: once it runs
 
@@ -188,6 +190,7 @@ class Hub(AsyncClosing):
             return False
         await self.db(self.store.nodes.connected, node.id, self.relay, connection.id)
         self._connections[node.id] = connection
+        self.changes.tell(node.wallet)
         return True
 
     async def leave(self, connection: Connection) -> None:
@@ -202,6 +205,7 @@ class Hub(AsyncClosing):
         await self.patiently(self.store.nodes.disconnected, node_id, connection.id)
         # Agents without a key do not come back, and what they had goes to others.
         self.messenger.look()
+        self.changes.tell(connection.node.wallet)
 
     def heard(self, connection: Connection, jobs: tuple[JobRef, ...] = ()) -> None:
         """Note that a node spoke, and which jobs it named."""
@@ -251,6 +255,7 @@ class Hub(AsyncClosing):
         if (job.id, n) in connection.delivered:
             return "sent before"
         connection.delivered.add((job.id, n))
+        self.changes.tell(connection.node.wallet)
         self.metrics.dispatch.observe((self.store.now_ms() - attempt.leased_ms) / 1000)
         return (
             "sent"

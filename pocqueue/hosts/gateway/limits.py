@@ -45,6 +45,18 @@ class RateLimited(PocqueueError):
         )
 
 
+class TooManyPages(PocqueueError):
+    """As many pages of one wallet are open as may be."""
+
+    http_status = 429
+    retry_after_s = 60.0
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"{counted(limit, 'page')} of this wallet are open already: close one of them."
+        )
+
+
 class Limit(Enum):
     """What is limited, and to how much. The names are labels of a metric."""
 

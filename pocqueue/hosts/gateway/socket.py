@@ -262,6 +262,7 @@ class AgentSocket(Connection):
         if not await self._hub.join(self):
             raise _Refused(ErrorText.CONNECTED_ELSEWHERE, CloseCode.REPLACED)
         self._is_node = True
+        self._hub.heard(self, has)
         is_new = node.protocol > 1
         server_ms = self._hub.store.now_ms() if is_new else None
         await self.send(wire.Registered(node_id=node.id, server_ms=server_ms))
@@ -350,6 +351,7 @@ class AgentSocket(Connection):
         about = (None, None) if message.attempt is None else (message.id, message.attempt)
         await self.send(wire.Ack(message=wire.RESULT_RECEIVED, id=about[0], attempt=about[1]))
         self.delivered.discard((message.id, done.attempt.n))
+        hub.changes.tell(self.node.wallet)
         if done.verdict is Verdict.COUNTS:
             kind, turn = done.job.kind, done.attempt
             hub.metrics.count("job_attempts", kind, str(turn.outcome))
@@ -372,6 +374,7 @@ class AgentSocket(Connection):
                 self._hub.metrics.count("self_test_failures", _ROWS.get(row.name, "other"))
         rows = [row.model_dump(by_alias=True, exclude_none=True) for row in message.rows]
         await self._hub.db(self._hub.store.nodes.set_self_test, self.node.id, rows, bad)
+        self._hub.changes.tell(self.node.wallet)
         self._hub.messenger.look()
 
     async def _draining(self, message: wire.Draining) -> None:

@@ -45,7 +45,7 @@ class HostStore(Closing):
         self.offline_ms = int(1000 * hosts.offline_seconds)
         self.ledger = Ledger(database, now_ms)
         self.owners = Owners(database, now_ms, token_ms=int(1000 * hosts.token_seconds))
-        self.nodes = Nodes(database, now_ms)
+        self.nodes = Nodes(database, now_ms, self.offline_ms)
         self.jobs = Jobs(database, now_ms, rate_micro=hosts.rate_micro)
         self.places = Places(database, now_ms, offline_ms=self.offline_ms)
         self.leases = Leases(database, now_ms)

@@ -9,10 +9,11 @@ from pocqueue.hosts.store.ledger import forfeit
 from pocqueue.hosts.tables import attempt, node
 
 
-def end_leases(connection: Connection, node_id: str, now_ms: int) -> None:
-    """Let the leases of a node run out now: the next sweep gives its jobs to others."""
+def end_leases(connection: Connection, node_id: str, until_ms: int) -> None:
+    """Let the leases of a node run out by then, if not before: the next sweep gives its jobs to others."""
     mine = and_(attempt.c.node_id == node_id, attempt.c.ended_ms.is_(None))
-    connection.execute(update(attempt).where(mine).values(lease_until_ms=now_ms))
+    longer = attempt.c.lease_until_ms > until_ms
+    connection.execute(update(attempt).where(mine, longer).values(lease_until_ms=until_ms))
 
 
 def ban_node(db: Database, connection: Connection, node_id: str, now_ms: int) -> None:

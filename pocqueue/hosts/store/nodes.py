@@ -43,6 +43,7 @@ class Nodes:
 
     _db: Database
     _now_ms: Callable[[], int]
+    _offline_ms: int  #: silence after which a node is offline
 
     # Coming in
 
@@ -154,7 +155,8 @@ class Nodes:
     def disconnected(self, node_id: str, socket: str) -> None:
         """Note that a connection has ended; one that was replaced changes nothing.
 
-        Agents of protocol 1 cannot come back as the same node: their leases end with it.
+        Agents of protocol 1 cannot come back as the same node: their leases end with it. Others have as long as
+        any silent node to be back, which resumes them.
         """
         now_ms = self._now_ms()
         with self._db.write() as connection:
@@ -164,8 +166,9 @@ class Nodes:
                 .values(relay=None, socket=None, last_ms=now_ms)
                 .returning(node.c.key)
             ).first()
-            if gone is not None and gone.key is None:
-                end_leases(connection, node_id, now_ms)
+            if gone is not None:
+                until_ms = now_ms if gone.key is None else now_ms + self._offline_ms
+                end_leases(connection, node_id, until_ms)
 
     def relay_started(self, relay: str) -> None:
         """Note that a gateway begins anew: its connections are gone, and its nodes get a lease's time to be back."""

@@ -189,6 +189,36 @@ async def test_a_late_result_is_kept_and_not_paid(gateway: Gateway) -> None:
 
 
 @on_sqlite
+async def test_the_jobs_of_a_lost_node_go_to_another(make: Callable[..., Gateway]) -> None:
+    """As soon as it is offline, not when its lease would have run out; if it is back before that it keeps them."""
+    gateway = make(offline_seconds=1)
+    async with NewAgent(gateway.ws_url) as one, NewAgent(gateway.ws_url) as other:
+        nodes = {await _proven(gateway, agent): agent for agent in (one, other)}
+        job_id = gateway.submit()
+        [turn] = await asyncio.to_thread(
+            wait_until, lambda: gateway.store.jobs.attempts(job_id), message="a node for the job"
+        )
+        first = nodes.pop(turn.node_id)
+        await first.of_type("job")
+        await first.ws.close()
+        [(second_id, second)] = nodes.items()
+
+        async def is_given_again() -> bool:
+            await second.ask(type="heartbeat", nodeId=second_id)
+            gateway.messenger.look()
+            await asyncio.sleep(0.1)
+            return len(gateway.store.jobs.attempts(job_id)) == 2
+
+        await until(is_given_again)
+        await second.result(await second.of_type("job"))
+    lost, done = gateway.store.jobs.attempts(job_id)
+    assert (str(lost.outcome), str(done.outcome)) == ("node_lost", "completed")
+    assert lost.ended_ms is not None
+    assert lost.ended_ms < lost.leased_ms + 60_000
+    assert gateway.store.ledger.differences() == []
+
+
+@on_sqlite
 async def test_a_refused_job_goes_to_another_node(gateway: Gateway) -> None:
     """With what the node said about it."""
     async with NewAgent(gateway.ws_url) as one, NewAgent(gateway.ws_url) as other:

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request, Response
 from pocqueue.hosts import wallets
 from pocqueue.hosts.errors import WalletProofError
 from pocqueue.hosts.gateway.access import COOKIE, actor, end_session, owner, set_session, wallet_of
+from pocqueue.hosts.gateway.hub import Hub
 from pocqueue.hosts.gateway.limits import Limit
 from pocqueue.hosts.gateway.messenger import What
 from pocqueue.hosts.gateway.routes.parts import (
@@ -57,25 +58,7 @@ def owner_router(parts: Parts, *, require_proof: bool) -> APIRouter:
 
         The node of an unproven token does a test job, and its pay is held until the wallet signs in.
         """
-        if not body.wallet:
-            raise Missing("wallet address is required")
-        address = address_of(request.scope)
-        wallets.public_key(body.wallet)
-        await hub.limits.count_address(Limit.TOKENS_OF_ADDRESS, address)
-        await hub.limits.count(Limit.TOKENS_OF_WALLET, body.wallet)
-        proven = body.wallet == await wallet_of(request, hub)
-        if body.signature and body.nonce:
-            await _prove(body.wallet, body.nonce, body.signature)
-            proven = True
-        if require_proof and not proven:
-            raise WalletProofError(
-                "Sign in with this wallet first: tokens are for its owner alone here."
-            )
-        made = await hub.db(
-            store.owners.issue_token, body.wallet, proven=proven, from_address=address
-        )
-        hub.metrics.count("tokens", "issued" if proven else "issued_unproven")
-        return TokenAnswer(token=made.token, expires_at=iso(made.expires_ms), proven=made.proven)
+        return await issue(parts, request, body, require_proof=require_proof)
 
     @router.get(
         "/api/nodes/mine",
@@ -166,7 +149,7 @@ def owner_router(parts: Parts, *, require_proof: bool) -> APIRouter:
             raise Missing("wallet address is required")
         wallets.public_key(body.wallet)
         await hub.limits.count_address(Limit.CHALLENGES, address_of(request.scope))
-        await _prove(body.wallet, body.nonce, body.signature)
+        await _prove(hub, body.wallet, body.nonce, body.signature)
         secret = await hub.db(store.owners.start_session, body.wallet)
         set_session(response, secret, secure=parts.is_secure(request))
         return SessionAnswer(wallet=body.wallet)
@@ -211,11 +194,41 @@ def owner_router(parts: Parts, *, require_proof: bool) -> APIRouter:
         hub.messenger.look()
         return OkAnswer()
 
-    async def _prove(wallet: str, nonce: str, signature: str) -> None:
-        try:
-            await hub.db(store.owners.prove, wallet, nonce, wallets.signature_bytes(signature))
-        except WalletProofError:
-            hub.metrics.count("auth_failures")
-            raise
-
     return router
+
+
+async def issue(
+    parts: Parts, request: Request, body: TokenBody, *, require_proof: bool
+) -> TokenAnswer:
+    """Give a wallet a token for a machine.
+
+    Raises:
+        Missing, WalletRefused, WalletProofError, RateLimited, TooManyTokens: it gets none.
+    """
+    hub, address = parts.hub, address_of(request.scope)
+    if not body.wallet:
+        raise Missing("wallet address is required")
+    wallets.public_key(body.wallet)
+    await hub.limits.count_address(Limit.TOKENS_OF_ADDRESS, address)
+    await hub.limits.count(Limit.TOKENS_OF_WALLET, body.wallet)
+    proven = body.wallet == await wallet_of(request, hub)
+    if body.signature and body.nonce:
+        await _prove(hub, body.wallet, body.nonce, body.signature)
+        proven = True
+    if require_proof and not proven:
+        raise WalletProofError(
+            "Sign in with this wallet first: tokens are for its owner alone here."
+        )
+    made = await hub.db(
+        hub.store.owners.issue_token, body.wallet, proven=proven, from_address=address
+    )
+    hub.metrics.count("tokens", "issued" if proven else "issued_unproven")
+    return TokenAnswer(token=made.token, expires_at=iso(made.expires_ms), proven=made.proven)
+
+
+async def _prove(hub: Hub, wallet: str, nonce: str, signature: str) -> None:
+    try:
+        await hub.db(hub.store.owners.prove, wallet, nonce, wallets.signature_bytes(signature))
+    except WalletProofError:
+        hub.metrics.count("auth_failures")
+        raise
