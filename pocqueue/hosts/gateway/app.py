@@ -12,6 +12,7 @@ from fastapi import APIRouter, FastAPI, Request, Response, WebSocket
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
+from pocqueue.hosts.commands import Commands
 from pocqueue.hosts.gateway.access import admin_access, asks
 from pocqueue.hosts.gateway.hub import Hub
 from pocqueue.hosts.gateway.limits import Limit, RateLimited
@@ -52,6 +53,7 @@ def create_app(hub: Hub, hosts: HostsSettings) -> FastAPI:
 
     Raises:
         SettingsError: a setting is not allowed.
+        CommandsError: the list of commands cannot be used.
     """
 
     @asynccontextmanager
@@ -74,7 +76,7 @@ def create_app(hub: Hub, hosts: HostsSettings) -> FastAPI:
     # What is named comes before what has an id in its place.
     app.include_router(owner_router(parts, require_proof=hosts.require_proof))
     app.include_router(page_router(parts, ws_port=hosts.ws_port, require_proof=hosts.require_proof))
-    app.include_router(admin_router(parts))
+    app.include_router(admin_router(parts, Commands.load(hosts.commands_file)))
     app.include_router(public_router(parts))
     app.include_router(health_router(parts))
     app.include_router(socket_router(hub))

@@ -152,7 +152,7 @@ class Hub(AsyncClosing):
             try:
                 return await self.db(call, *args, **kwargs)
             except DatabaseUnavailable as exc:
-                logger.warning("It is tried again: %s", exc)
+                self._note_away(exc)
                 await asyncio.sleep(self.timings.retry_s)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -284,14 +284,18 @@ class Hub(AsyncClosing):
             if loads:
                 await self.db(self.store.nodes.add_loads, loads)
         except DatabaseUnavailable as exc:
-            if not self._is_database_away:
-                self._is_database_away = True
-                logger.warning("What nodes say is kept for later. %s", exc)
+            self._note_away(exc)
             return False
         if self._is_database_away:
             self._is_database_away = False
             logger.info("The hosts database is back.")
         return True
+
+    def _note_away(self, exc: DatabaseUnavailable) -> None:
+        """Say once that the database is away, however many wait for it."""
+        if not self._is_database_away:
+            self._is_database_away = True
+            logger.warning("What nodes say is kept for later. %s", exc)
 
     async def _flush_for_ever(self) -> None:
         while True:

@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from pocqueue.closing import Closing
 from pocqueue.errors import ProcessError
+from pocqueue.hosts.commands import Commands
 from pocqueue.hosts.errors import DatabaseUnavailable
 from pocqueue.hosts.gateway.app import allowed_origins, create_app, raise_file_limit
 from pocqueue.hosts.gateway.hub import GatewayTimings, Hub
@@ -46,9 +47,10 @@ def check_service(settings: Settings, hosts: HostsSettings) -> None:
     """Find out what would keep a gateway from starting, but for its ports; a database that is away will do.
 
     Raises:
-        SettingsError, DatabaseUnfit: somebody has to mend it first.
+        SettingsError, CommandsError, DatabaseUnfit: somebody has to mend it first.
     """
     check_certificate(hosts.tls_cert, hosts.tls_key)
+    Commands.load(hosts.commands_file)
     page_rules(allowed_origins(hosts), f"{HOSTS_PREFIX}CORS_ORIGINS")
     try:
         HostStore.open(settings, hosts).close()

@@ -210,6 +210,33 @@ def test_admins(make: Callable[..., Gateway]) -> None:
     assert error(closed.admin("GET", "/api/nodes"), 401)
 
 
+async def test_a_job_is_submitted(gateway: Gateway) -> None:
+    """From the operator's list alone, by an admin; it goes to a node, and its log is there to read."""
+    async with NewAgent(gateway.ws_url) as agent:
+        token = gateway.store.owners.issue_token(gateway.wallet, proven=True).token
+        node_id = await agent.register(token)
+        await agent.result(await agent.of_type("job"))
+        body = {"name": "sleep", "parameters": {"seconds": 0}, "node": node_id}
+        assert error(gateway.http.post("/api/jobs", json=body), 401)
+        made = gateway.admin("POST", "/api/jobs", json=body)
+        assert made.status_code == 200, made.text
+        job = await agent.of_type("job")
+        assert (job["id"], job["argv"]) == (made.json()["id"], ["sleep", "0"])
+        assert job["limits"]["memoryMib"] == 4096
+        await agent.result(job)
+        assert gateway.admin("GET", f"/api/jobs/{job['id']}/log").json()["log"] == "done\n"
+        for wrong, said in (
+            ({"name": "rm"}, "no command of the list"),
+            ({"parameters": {"seconds": "1; rm -rf /"}}, "parameters.seconds is '1; rm -rf /'"),
+            ({"parameters": {}}, "parameters.seconds is missing"),
+            ({"shell": "x"}, "shell"),
+        ):
+            reply = gateway.admin("POST", "/api/jobs", json=body | wrong)
+            assert said in error(reply, 422)
+        reply = gateway.admin("POST", "/api/jobs", json=body | {"node": "nobody's"})
+        assert error(reply, 404) == "Node not found"
+
+
 async def test_results_over_rest(gateway: Gateway) -> None:
     """From the node alone, by its token or its key; paid once, by the server's clock."""
     token = gateway.token()

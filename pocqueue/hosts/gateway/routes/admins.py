@@ -9,8 +9,10 @@ from fastapi.responses import PlainTextResponse
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from pocqueue.errors import InvalidToken
+from pocqueue.hosts.commands import Commands, Submission
 from pocqueue.hosts.errors import UnknownJob
 from pocqueue.hosts.gateway.access import is_admin, wallet_of
+from pocqueue.hosts.gateway.limits import Limit
 from pocqueue.hosts.gateway.messenger import What
 from pocqueue.hosts.gateway.metrics import gauge
 from pocqueue.hosts.gateway.routes.parts import (
@@ -31,10 +33,15 @@ from pocqueue.hosts.gateway.schema import (
     errors,
     job_view,
 )
+from pocqueue.web.errors import address_of
 
 
-def admin_router(parts: Parts) -> APIRouter:
-    """Make the routes."""
+def admin_router(parts: Parts, commands: Commands) -> APIRouter:
+    """Make the routes.
+
+    Args:
+        commands: that jobs may run.
+    """
     hub, router = parts.hub, new_router(parts, limited=False)
     store = hub.store
 
@@ -66,6 +73,21 @@ def admin_router(parts: Parts) -> APIRouter:
         if following is not None:
             response.headers[NEXT_CURSOR] = following
         return [job_view(job, None) for job in found]
+
+    @router.post(
+        "/api/jobs",
+        summary="Submit a job",
+        dependencies=ADMIN,
+        responses=errors(404),
+    )
+    async def submit(body: Submission, request: Request) -> JobView:
+        """Queue a job of the operator's list of commands and images; it goes to a node as soon as one can do it."""
+        await hub.limits.count_address(Limit.JOBS, address_of(request.scope))
+        if body.node is not None:
+            await hub.db(store.nodes.get, body.node)
+        job = await hub.db(store.jobs.submit, commands.job(body, "admin"))
+        hub.messenger.place(job.id)
+        return job_view(job, None)
 
     @router.get(
         "/api/gpu/hosts/all",
