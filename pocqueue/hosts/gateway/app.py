@@ -6,11 +6,13 @@ import logging
 import resource
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, FastAPI, Request, Response, WebSocket
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pocqueue.hosts.commands import Commands
 from pocqueue.hosts.gateway.access import admin_access, asks
@@ -69,6 +71,7 @@ def create_app(hub: Hub, hosts: HostsSettings) -> FastAPI:
         error_field="error",
         middleware=[
             *page_rules(allowed_origins(hosts), hosts.variable("cors_origins")),
+            Middleware(JsonBodies),
             Middleware(Door, admin_access(hosts.admin_token, hub.failures), asks=asks),
         ],
     )
@@ -88,6 +91,23 @@ def create_app(hub: Hub, hosts: HostsSettings) -> FastAPI:
         return answer(exc.status_code, str(exc.detail), request.scope, exc.headers)
 
     return app
+
+
+@dataclass(eq=False)
+class JsonBodies:
+    """ASGI middleware that has the bodies of the REST routes read as JSON, whatever curl's `-d` says of them.
+
+    A page of another site, which could send such a body without asking first, is refused before (`origins`).
+    """
+
+    app: ASGIApp  #: what comes behind
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        if scope["type"] == "http" and scope["path"].startswith("/api/"):
+            kept = [pair for pair in scope["headers"] if pair[0] != b"content-type"]
+            scope["headers"] = [*kept, (b"content-type", b"application/json")]
+        await self.app(scope, receive, send)
 
 
 def allowed_origins(hosts: HostsSettings) -> list[str]:

@@ -85,6 +85,21 @@ def test_texts_that_older_pages_know(gateway: Gateway) -> None:
     assert error(http.put("/health"), 405) == "Method Not Allowed"
 
 
+def test_bodies_are_json_whatever_is_said_of_them(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As curl's `-d` sends them; what is none is not repeated, as it may have a secret in it."""
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    post = gateway.http.post
+    body = f'{{"wallet": "{gateway.wallet}"}}'
+    for headers in (form, {}):
+        assert post("/api/nodes/issue-token", content=body, headers=headers).status_code == 200
+    said = error(post("/api/session", content="signature=geheim", headers=form), 422)
+    assert said == "The body is not a JSON object."
+    error(post("/api/session", content='"geheim"'), 422)
+    assert "geheim" not in caplog.text
+
+
 @pytest.mark.parametrize("wallet", ["x", "1" * 31, "1" * 45, "0OIl" * 10, "1" * 1_000_000])
 def test_what_is_no_wallet(gateway: Gateway, wallet: str) -> None:
     """Is refused at once, however long it is, and only its beginning is repeated."""
