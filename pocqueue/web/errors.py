@@ -118,12 +118,14 @@ def sentence(exc: RequestValidationError) -> str:
     field = ".".join(path) or "body"
     if problem["type"] == "missing":
         return f"{field} is missing."
-    if problem["type"] == "json_invalid" or not path:
-        # A text or a list in place of an object is not repeated: it may be a token.
+    if problem["type"] == "json_invalid":
         return NO_JSON
     raised = problem.get("ctx", {}).get("error")
     if isinstance(raised, InvalidRound):
         return str(raised)
+    if not path:
+        # A text or a list in place of an object is not repeated: it may be a token.
+        return NO_JSON
     return str(InvalidRound(field, problem.get("input"), problem["msg"]))
 
 
