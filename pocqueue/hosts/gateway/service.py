@@ -173,13 +173,15 @@ class GatewayService(Closing):
                 )
                 if turn.outcome is not Outcome.RELAY_LOST:
                     self._messenger.tell(turn.relay, What.CANCEL, turn.node_id, turn.job_id, turn.n)
-            placed = self._store.places.place_waiting()
-            for turn in placed:
+            num_begun = 0
+            for turn in self._store.places.place_waiting():
                 self._messenger.tell(turn.relay, What.JOB, turn.node_id, turn.job_id, turn.n)
+                num_begun += 1
+            self._store.forget()
         except DatabaseUnavailable as exc:
             logger.warning("Leases are looked at later. %s", exc)
             return "the database is away"
-        return f"{counted(len(lost), 'attempt')} lost, {len(placed)} begun"
+        return f"{counted(len(lost), 'attempt')} lost, {num_begun} begun"
 
     def tell(self, what: str, node_id: str, job_id: str = "", n: int = 0) -> str:
         """Tell a node of this gateway; return a line for Flower."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Final
 
 from typing_extensions import override
 
@@ -23,6 +24,8 @@ from pocqueue.hosts.store.places import Places
 from pocqueue.settings import HostsSettings, Settings
 
 __all__ = ["HostStore"]
+
+FORGET_EVERY_MS: Final = 3_600_000
 
 
 class HostStore(Closing):
@@ -42,6 +45,7 @@ class HostStore(Closing):
 
         self.database = database
         self.now_ms = now_ms
+        self._forgot_ms = 0
         self.offline_ms = int(1000 * hosts.offline_seconds)
         self.ledger = Ledger(database, now_ms)
         self.owners = Owners(database, now_ms, token_ms=int(1000 * hosts.token_seconds))
@@ -68,6 +72,14 @@ class HostStore(Closing):
             database.close()
             raise
         return cls(database, hosts)
+
+    def forget(self) -> None:
+        """Delete what is over, such as sessions that ended; once an hour, however often it is asked for."""
+        now_ms = self.now_ms()
+        if now_ms - self._forgot_ms >= FORGET_EVERY_MS:
+            self.owners.forget()
+            self.nodes.forget()
+            self._forgot_ms = now_ms
 
     @override
     def close(self) -> None:

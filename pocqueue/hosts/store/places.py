@@ -6,7 +6,7 @@ A job is given in one transaction, which holds the job and the node: each has it
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -56,8 +56,8 @@ class Places:
                 return choice
             return self._lease(connection, found, *choice)
 
-    def place_waiting(self, *, limit: int = 1000) -> list[Attempt]:
-        """Give the jobs that wait to nodes, as far as there are any, and return the attempts.
+    def place_waiting(self, *, limit: int = 1000) -> Iterator[Attempt]:
+        """Give the jobs that wait to nodes, as far as there are any; give out each attempt as it is made.
 
         Where a job finds no node, others that ask for the same are not looked at again.
 
@@ -76,7 +76,7 @@ class Places:
         order = job.c.priority.desc(), job.c.created_ms
         with self._db.read() as connection:
             rows = connection.execute(queue.order_by(*order).limit(limit)).all()
-        placed, in_vain = [], set()
+        in_vain = set()
         for row in rows:
             asks = (row.kind, row.gpus, row.vram_mib, row.only_node, row.spec.get("text") is None)
             # One that was tried has a history of its own.
@@ -84,10 +84,9 @@ class Places:
                 continue
             found = self.place(row.id)
             if isinstance(found, Attempt):
-                placed.append(found)
+                yield found
             elif isinstance(found, str) and row.attempts == 0:
                 in_vain.add(asks)
-        return placed
 
     def _choose(self, connection: Connection, found: Job) -> tuple[Place, str] | str:
         """Choose a node for a job and hold its row; return where, and the node's gateway, or why there is none.

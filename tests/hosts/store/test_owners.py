@@ -21,7 +21,12 @@ from pocqueue.hosts.errors import (
 from pocqueue.hosts.node_keys import NodeKey
 from pocqueue.hosts.store import HostStore
 from pocqueue.hosts.store.owners import CHALLENGE_MS, MAX_TOKENS, SESSION_MS
-from pocqueue.hosts.tables import node as node_table, token as token_table
+from pocqueue.hosts.tables import (
+    challenge,
+    node as node_table,
+    token as token_table,
+    wallet_session,
+)
 from tests.hosts.parts import facts, joined, new_wallet
 from tests.support.waiting import Clock
 
@@ -223,6 +228,30 @@ def test_sessions_end(store: HostStore, clock: Clock) -> None:
     third = store.owners.start_session(wallet.address)
     store.owners.ban(wallet.address, actor="admin")
     assert store.owners.wallet_of_session(third) is None
+
+
+def test_what_is_over_is_deleted_once_an_hour(store: HostStore, clock: Clock) -> None:
+    """However often the store is asked to: texts that nobody signed and sessions that ended."""
+    wallet = Wallet()
+    sign_in(store, wallet)
+
+    def count() -> int:
+        with store.database.read() as connection:
+            tables = (challenge, wallet_session)
+            return sum(len(connection.execute(table.select()).all()) for table in tables)
+
+    store.forget()
+    store.owners.challenge(wallet.address, URL)
+    store.owners.start_session(wallet.address)
+    clock.now_s += 3599
+    store.forget()
+    assert count() == 2
+    clock.now_s += 1
+    store.forget()
+    assert count() == 1
+    clock.now_s += 86_400
+    store.forget()
+    assert count() == 0
 
 
 def test_a_banned_wallet_gets_nothing(store: HostStore) -> None:

@@ -18,9 +18,9 @@ def test_higher_priority_goes_first(store: HostStore, clock: Clock) -> None:
     for priority in (0, 5, 0, 5):
         clock.now_s += 1
         ids.append(store.jobs.submit(sleep(priority=priority)).id)
-    placed = store.places.place_waiting()
+    placed = list(store.places.place_waiting())
     assert [turn.job_id for turn in placed] == [ids[1], ids[3], ids[0]]
-    assert store.places.place_waiting() == []
+    assert list(store.places.place_waiting()) == []
     assert store.jobs.get(ids[2]).reason == "All nodes that could do it are busy."
 
 
