@@ -135,6 +135,11 @@ def _status(value: Any) -> Any:
     return value if value in {"completed", "cancelled", "timeout"} else "failed"
 
 
+def _isolation(value: Any) -> Any:
+    """Take an engine of containers for a container."""
+    return "container" if value in ("docker", "podman") else value
+
+
 def _known_kinds(value: Any) -> Any:
     """Leave out kinds of jobs that only newer agents know."""
     return [kind for kind in value if kind in get_args(Kind)] if isinstance(value, list) else value
@@ -234,7 +239,8 @@ class _Introduction(Message):
     protocol: Annotated[int, Field(ge=1, le=1000)] = 1
     node_key: _Hex | None = None  #: ed25519 public key, 32 bytes as hex
     signature: _Hex | None = None  #: 64 bytes as hex, over `signed_text`
-    isolation: Isolation = "none"  #: what jobs are run in
+    #: What jobs are run in; the engine of a container may be named, and is a ``container``.
+    isolation: Annotated[Isolation, BeforeValidator(_isolation)] = "none"
     #: Kinds of jobs that the machine takes; agents of protocol 1 take what has a command.
     kinds: Annotated[tuple[Kind, ...], BeforeValidator(_known_kinds)] = ("test", "command")
     agent_version: _Line = _UNKNOWN

@@ -45,6 +45,8 @@ def test_what_is_missing_is_unknown() -> None:
     assert odd.token == ""
     assert odd.host_info.hostname == odd.host_info.os == odd.host_info.gpus[0].name == "unknown"
     assert odd.host_info.gpus[0].memory == "24"
+    for engine in ("docker", "podman", "container"):
+        assert wire.Register.model_validate({"isolation": engine}).isolation == "container"
     assert read(type="register", kinds=["test", "proof"]).kinds == ("test",)
     assert read(type="register", hostInfo=None).host_info == wire.HostInfo()
     assert read(type="heartbeat").node_id == ""
