@@ -1,8 +1,8 @@
 """What becomes of a job and its attempts: a table of states, and functions from values to values.
 
 There are two machines. A **job** is `queued`, `leased` to a node, `running` there (its message was sent), and
-ends as `completed`, `failed` or `cancelled`; an attempt that ends without a result makes it `queued` again. An
-**attempt** is open until it has an `Outcome`, which it gets once. They are coupled in one way: the newest attempt
+ends as `completed`, `failed` or `cancelled`; an attempt that ends without a result, or with a failure that only a
+stranger has seen, makes it `queued` again. An **attempt** is open until it has an `Outcome`, which it gets once. They are coupled in one way: the newest attempt
 of a job that is leased or running is open, every other one has ended.
 
 A lease runs for `LEASE_MS` and is renewed by heartbeats that name the job, yet never beyond the job's time-out
@@ -64,7 +64,8 @@ class Verdict(StrEnum):
 def outcome_of(status: str) -> Outcome:
     """Return how an attempt ended of which a node says so.
 
-    A job that reached its time-out has failed: it would do so on the next node, too. A node that ends a job by
+    A job that reached its time-out has failed: it would do so on the next node, too (`job_after` says whose word
+    is enough for that). A node that ends a job by
     itself has refused it.
 
     Args:
@@ -113,14 +114,18 @@ def judge(
     )
 
 
-def job_after(outcome: Outcome, *, num_tried: int, max_attempts: int) -> JobState:
+def job_after(
+    outcome: Outcome, *, num_tried: int, max_attempts: int, is_believed: bool = True
+) -> JobState:
     """Return the state of a job whose newest attempt has ended.
 
     Args:
         num_tried: attempts of the job that have ended, without those that were refused or never sent.
         max_attempts: after which it has failed.
+        is_believed: of a failure that it is the job's: a stranger's word alone is one try, as it could end every
+            job that waits.
     """
-    if outcome in LOST:
+    if outcome in LOST or (outcome is Outcome.FAILED and not is_believed):
         return JobState.QUEUED if num_tried < max_attempts else JobState.FAILED
     return {
         Outcome.COMPLETED: JobState.COMPLETED,

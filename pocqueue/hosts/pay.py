@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from pocqueue.hosts.leases import Outcome
 
@@ -11,15 +12,24 @@ MICRO_PER_HYPER: Final = 1_000_000
 PAID: Final = frozenset({Outcome.COMPLETED, Outcome.CANCELLED})
 
 
+def most_paid_s(spec: Mapping[str, Any], timeout_s: int) -> int:
+    """Return the most seconds that a job pays for: its time-out, or less where its `spec` says `paid_s`.
+
+    A job of the server's own has time to spare which is not to be earned by waiting.
+    """
+    return min(timeout_s, int(spec.get("paid_s", timeout_s)))
+
+
 def paid_seconds(
-    sent_ms: int | None, ended_ms: int, timeout_s: int, claimed_ms: int | None = None
+    sent_ms: int | None, ended_ms: int, most_s: int, claimed_ms: int | None = None
 ) -> int:
     """Return the whole seconds that are paid for.
 
-    That is the time by the server's clock from the message to the result, at most the time-out. A node that
+    That is the time by the server's clock from the message to the result, at most `most_s`. A node that
     says less is believed: its result may have waited for a connection. One that says more is not.
 
     Args:
+        most_s: see `most_paid_s`.
         sent_ms: when the job went to the node; None: never, which is worth nothing.
         claimed_ms: how long it took, as the node says; None: it says nothing.
     """
@@ -28,7 +38,7 @@ def paid_seconds(
     measured_ms = max(0, ended_ms - sent_ms)
     if claimed_ms is not None:
         measured_ms = min(measured_ms, max(0, claimed_ms))
-    return min(measured_ms // 1000, timeout_s)
+    return min(measured_ms // 1000, most_s)
 
 
 def earned(
@@ -36,7 +46,7 @@ def earned(
     *,
     sent_ms: int | None,
     ended_ms: int | None,
-    timeout_s: int,
+    most_s: int,
     claimed_ms: int | None,
     rate_micro: int,
 ) -> int:
@@ -44,11 +54,12 @@ def earned(
 
     Args:
         outcome, sent_ms, ended_ms, claimed_ms: of the attempt.
-        timeout_s, rate_micro: of the job; `rate_micro` is the pay for a second.
+        most_s: see `most_paid_s`.
+        rate_micro: of the job; `rate_micro` is the pay for a second.
     """
     if outcome not in PAID or ended_ms is None:
         return 0
-    return rate_micro * paid_seconds(sent_ms, ended_ms, timeout_s, claimed_ms)
+    return rate_micro * paid_seconds(sent_ms, ended_ms, most_s, claimed_ms)
 
 
 def hyper(micro: int) -> str:

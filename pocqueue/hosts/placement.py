@@ -1,7 +1,7 @@
 """Which node gets a job: a function from values to a value, or to the reason why none does.
 
 A node is asked for what the job needs (kind, GPUs that are free, their memory), and a stranger's node does no
-work but its test job. Among those that can, the order is: not one that has lost this job before; the better
+work but its test job. A job that a node has called failed goes to somebody else's, if there is one that can. Among those that can, the order is: not one that has lost this job before; the better
 reputation; the less loaded; the wallet with less open work; then by chance, which a hash stands in for.
 
 Of the work that nodes without a reputation have open, one wallet, or one network address, has a quarter at most as
@@ -49,7 +49,8 @@ class Candidate:
     proven: bool = True  #: the wallet's owner wants it
     score: float = 0.5  #: `Reputation.score` with this kind
     is_known: bool = False  #: `Reputation.is_known` with this kind
-    lost_it: bool = False  #: it had this job before, and lost it
+    lost_it: bool = False  #: it had this job before, and lost it or failed
+    is_failers: bool = False  #: its wallet had this job before, and called it failed
     refused_it: bool = False  #: it had this job before, and did not want it
 
     @property
@@ -124,6 +125,10 @@ def place(need: Need, nodes: Sequence[Candidate], crowd: Crowd | None = None) ->
     """
     if not nodes:
         return "No node is connected that takes jobs."
+
+    def can(node: Candidate) -> bool:
+        return _has_gpus(node, need)
+
     fit, of_all = nodes, crowd or Crowd.of(nodes)
     rules: list[tuple[Callable[[Candidate], bool], str]] = [
         (
@@ -139,7 +144,7 @@ def place(need: Need, nodes: Sequence[Candidate], crowd: Crowd | None = None) ->
             "Only nodes of wallets that have not signed in are connected.",
         ),
         (lambda node: not node.refused_it, "The nodes that could do it have refused it."),
-        (lambda node: _has_gpus(node, need), _wants(need)),
+        (can, _wants(need)),
         (
             lambda node: node.num_open < node.slots and node.gpus_for(need) is not None,
             "All nodes that could do it are busy.",
@@ -153,6 +158,9 @@ def place(need: Need, nodes: Sequence[Candidate], crowd: Crowd | None = None) ->
         fit = [node for node in fit if rule(node)]
         if not fit:
             return why
+        if rule is can:
+            # A failure is believed when somebody else sees it, too; one who is busy is waited for.
+            fit = [node for node in fit if not node.is_failers] or fit
     best = min(
         fit,
         key=lambda node: (

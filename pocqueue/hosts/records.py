@@ -108,7 +108,7 @@ class NewJob:
     kind: JobKind
     spec: dict[
         str, Any
-    ]  #: `argv`, and what its kind has beside it; `text`: for agents that know only `command`
+    ]  #: `argv`, and what its kind has beside it; `text`: for agents that know only `command`; `paid_s`: `hosts.pay`
     submitter: str  #: a wallet, ``admin`` or ``server``
     timeout_s: int = 600  #: 1 to 86,400
     gpus: int = 0

@@ -19,7 +19,7 @@ class Reputation:
     """Of one node, with one kind of job."""
 
     good: float = 0.0  #: jobs that it did, those of a week ago as half
-    bad: float = 0.0  #: those that it lost or refused
+    bad: float = 0.0  #: those that it lost, refused or called failed
     streak: int = 0  #: good ones since the last bad one
     at_ms: int = 0  #: time for which the counts are
 

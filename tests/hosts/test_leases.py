@@ -33,6 +33,20 @@ def test_a_job_ends_with_a_result_or_when_all_tries_are_used(
         assert state.is_over
 
 
+@pytest.mark.parametrize("num_tried", [1, 2, 3])
+def test_a_failure_that_only_a_stranger_has_seen_is_one_try(num_tried: int) -> None:
+    """Nothing else depends on whom one believes."""
+    for outcome in Outcome:
+        states = [
+            job_after(outcome, num_tried=num_tried, max_attempts=3, is_believed=is_believed)
+            for is_believed in (True, False)
+        ]
+        is_tried = outcome is Outcome.FAILED and num_tried < 3
+        assert (states[0] is not states[1]) == is_tried
+        if is_tried:
+            assert states[1] is JobState.QUEUED
+
+
 @given(
     st.sampled_from(JobState),
     st.integers(1, 9),

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from pocqueue.hosts.leases import Outcome
-from pocqueue.hosts.pay import PAID, earned, hyper, paid_seconds
+from pocqueue.hosts.pay import PAID, earned, hyper, most_paid_s, paid_seconds
 
 MS = st.integers(0, 10**14)
 
@@ -42,11 +42,18 @@ def test_whole_seconds_rounded_down(
     assert paid_seconds(sent_ms, ended_ms, 60, claimed_ms) == seconds
 
 
+def test_the_most_that_a_job_pays_for() -> None:
+    """Its time-out, or what is less."""
+    assert most_paid_s({}, 60) == 60
+    assert most_paid_s({"paid_s": 5}, 65) == 5
+    assert most_paid_s({"paid_s": 90}, 60) == 60
+
+
 @pytest.mark.parametrize("outcome", [None, *Outcome])
 def test_who_is_paid(outcome: Outcome | None) -> None:
     """Whoever did the job, or would have."""
     micro = earned(
-        outcome, sent_ms=0, ended_ms=5_000, timeout_s=60, claimed_ms=None, rate_micro=10_000
+        outcome, sent_ms=0, ended_ms=5_000, most_s=60, claimed_ms=None, rate_micro=10_000
     )
     assert micro == (50_000 if outcome in PAID else 0)
 

@@ -27,6 +27,17 @@ def candidate(node_id: str = "n", *, num_gpus: int = 1, **changes: Any) -> Candi
     return Candidate(**fields | changes)
 
 
+def test_a_job_that_has_failed_goes_to_somebody_else() -> None:
+    """Who can do it and is busy is waited for; where nobody else can, the same owner tries again."""
+    need = Need("job", "command", gpus=1)
+    failer = candidate("a", is_failers=True, lost_it=True)
+    assert chosen(need, failer, candidate("b", score=0.1)) == "b"
+    assert place(need, [failer, candidate("b", num_open=1)]) == (
+        "All nodes that could do it are busy."
+    )
+    assert chosen(need, failer, candidate("b", num_gpus=0)) == "a"
+
+
 def chosen(need: Need, *nodes: Candidate) -> str:
     """Return the node that gets it."""
     found = place(need, nodes)

@@ -27,5 +27,5 @@ def job_message(job: Job, attempt: Attempt, node: Node) -> wire.Job:
 
 def sleep_job(node_id: str, seconds: int) -> NewJob:
     """Return the job that shows that a new node works: it sleeps."""
-    spec = {"argv": ["sleep", str(seconds)], "text": f"sleep {seconds}"}
+    spec = {"argv": ["sleep", str(seconds)], "text": f"sleep {seconds}", "paid_s": seconds}
     return NewJob("test", spec, "server", timeout_s=seconds + 60, only_node=node_id)

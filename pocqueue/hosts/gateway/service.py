@@ -173,6 +173,7 @@ class GatewayService(Closing):
                 )
                 if turn.outcome is not Outcome.RELAY_LOST:
                     self._messenger.tell(turn.relay, What.CANCEL, turn.node_id, turn.job_id, turn.n)
+            self._store.places.end_stranded()
             num_begun = 0
             for turn in self._store.places.place_waiting():
                 self._messenger.tell(turn.relay, What.JOB, turn.node_id, turn.job_id, turn.n)

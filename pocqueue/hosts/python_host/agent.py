@@ -222,7 +222,8 @@ class Host:
         try:
             words = words_of(job, self.programs)
         except ValueError as exc:
-            status, logs = "failed", f"{exc}\n"
+            # This machine does not want it: another one may.
+            status, logs = "cancelled", f"{exc}\n"
         else:
             status, _, logs = await run(words, self.options.timeout)
         log(f"Job {job.get('id')}: {status}")

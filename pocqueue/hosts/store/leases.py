@@ -25,9 +25,9 @@ from pocqueue.hosts.leases import (
     lost_how,
     outcome_of,
 )
-from pocqueue.hosts.pay import earned
+from pocqueue.hosts.pay import earned, most_paid_s
 from pocqueue.hosts.records import Attempt, Job, Report
-from pocqueue.hosts.reputation import HOUR_MS, Reputation, paused_until
+from pocqueue.hosts.reputation import HOUR_MS, KNOWN_STREAK, Reputation, paused_until
 from pocqueue.hosts.store.database import Database
 from pocqueue.hosts.store.ledger import add
 from pocqueue.hosts.store.log import note
@@ -219,7 +219,7 @@ class Leases:
             outcome,
             sent_ms=turn.sent_ms,
             ended_ms=now_ms,
-            timeout_s=found.timeout_s,
+            most_s=most_paid_s(found.spec, found.timeout_s),
             claimed_ms=turn.claimed_ms,
             rate_micro=found.rate_micro,
         )
@@ -235,7 +235,13 @@ class Leases:
         not_tried = [Outcome.REFUSED, Outcome.RELAY_LOST]
         tried = and_(attempt.c.job_id == found.id, attempt.c.outcome.not_in(not_tried))
         num_tried = connection.execute(select(func.count()).where(tried)).scalar() or 0
-        state = job_after(outcome, num_tried=num_tried, max_attempts=found.max_attempts)
+        state = job_after(
+            outcome,
+            num_tried=num_tried,
+            max_attempts=found.max_attempts,
+            is_believed=outcome is not Outcome.FAILED
+            or self._is_believed(connection, found, turn, owner),
+        )
         why = None if state in {JobState.COMPLETED, JobState.CANCELLED} else str(outcome)
         changes = {"state": state, "reason": why, "ended_ms": now_ms if state.is_over else None}
         connection.execute(update(job).where(job.c.id == found.id).values(changes))
@@ -243,9 +249,33 @@ class Leases:
         add(self._db, connection, now_ms, owner, turn.node_id, "job", ref, micro)
         if outcome is Outcome.COMPLETED:
             self._remember(connection, turn.node_id, found.kind, "good", now_ms)
-        elif outcome in HELD_AGAINST:
+        elif outcome is Outcome.FAILED or outcome in HELD_AGAINST:
             self._remember(connection, turn.node_id, found.kind, "bad", now_ms)
+        if outcome in HELD_AGAINST:
             _pause(connection, turn.node_id, now_ms)
+
+    def _is_believed(self, connection: Connection, found: Job, turn: Attempt, owner: str) -> bool:
+        """Say whether a job has failed if this attempt has: its node is known, or a node of somebody else agrees.
+
+        A job for one node alone has nobody else to ask.
+        """
+        if found.only_node is not None:
+            return True
+        streak = select(reputation.c.streak).where(
+            reputation.c.node_id == turn.node_id, reputation.c.kind == found.kind
+        )
+        if (connection.execute(streak).scalar() or 0) >= KNOWN_STREAK:
+            return True
+        others = (
+            select(attempt.c.n)
+            .join(node, node.c.id == attempt.c.node_id)
+            .where(
+                attempt.c.job_id == found.id,
+                attempt.c.outcome == Outcome.FAILED,
+                node.c.wallet != owner,
+            )
+        )
+        return connection.execute(others.limit(1)).first() is not None
 
     def _remember(
         self,

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, String, and_, cast, func, select, true
 
 from pocqueue.hosts.errors import LedgerError, UnknownNode
 from pocqueue.hosts.leases import Outcome
-from pocqueue.hosts.pay import earned
+from pocqueue.hosts.pay import earned, most_paid_s
 from pocqueue.hosts.records import Balance
 from pocqueue.hosts.store.database import Database
 from pocqueue.hosts.store.log import note
@@ -226,7 +226,7 @@ def _of_attempts(connection: Connection) -> list[str]:
     ref = "attempt:" + attempt.c.job_id + ":" + cast(attempt.c.n, String)
     same = and_(ledger.c.kind == "job", ledger.c.ref == ref, ledger.c.node_id == attempt.c.node_id)
     rows = connection.execute(
-        select(attempt, job.c.timeout_s, job.c.rate_micro, ledger.c.micro.label("paid"))
+        select(attempt, job.c.timeout_s, job.c.spec, job.c.rate_micro, ledger.c.micro.label("paid"))
         .join(job, job.c.id == attempt.c.job_id)
         .outerjoin(ledger, same)
     )
@@ -236,7 +236,7 @@ def _of_attempts(connection: Connection) -> list[str]:
             None if row.outcome is None else Outcome(row.outcome),
             sent_ms=row.sent_ms,
             ended_ms=row.ended_ms,
-            timeout_s=row.timeout_s,
+            most_s=most_paid_s(row.spec, row.timeout_s),
             claimed_ms=row.claimed_ms,
             rate_micro=row.rate_micro,
         )

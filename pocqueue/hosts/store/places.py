@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from sqlalchemy import Connection, and_, func, insert, select, true, update
+from sqlalchemy import Connection, and_, func, insert, or_, select, true, update
 
 from pocqueue.hosts.leases import LEASE_MS, LOST, JobState, Outcome
 from pocqueue.hosts.placement import Candidate, Crowd, Need, Place, place
@@ -22,6 +22,7 @@ from pocqueue.hosts.tables import attempt, job, node, node_gpu, reputation, wall
 
 #: Nodes that are looked at for a job before all of them are.
 SAMPLE: Final = 200
+_GONE: Final = "The node that it was for has left for good."
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,8 @@ class Places:
     def place_waiting(self, *, limit: int = 1000) -> Iterator[Attempt]:
         """Give the jobs that wait to nodes, as far as there are any; give out each attempt as it is made.
 
-        Where a job finds no node, others that ask for the same are not looked at again.
+        Where a job finds no node, others that ask for the same are not looked at again; those for one node that
+        takes no jobs now are not looked at.
 
         Args:
             limit: jobs that are looked at; the first ones by priority, then by age.
@@ -72,7 +74,11 @@ class Places:
             job.c.vram_mib,
             job.c.only_node,
         )
-        queue = select(*columns, job.c.spec).where(job.c.state == JobState.QUEUED)
+        there = select(node.c.id).where(*self._takes_jobs())
+        queue = select(*columns, job.c.spec).where(
+            job.c.state == JobState.QUEUED,
+            or_(job.c.only_node.is_(None), job.c.only_node.in_(there)),
+        )
         order = job.c.priority.desc(), job.c.created_ms
         with self._db.read() as connection:
             rows = connection.execute(queue.order_by(*order).limit(limit)).all()
@@ -87,6 +93,27 @@ class Places:
                 yield found
             elif isinstance(found, str) and row.attempts == 0:
                 in_vain.add(asks)
+
+    def end_stranded(self) -> int:
+        """End the jobs that wait for a node that can never be back; return how many.
+
+        That is one that was revoked or banned, or has no key and has lost its connection.
+        """
+        gone = select(node.c.id).where(
+            or_(
+                node.c.state.in_(["revoked", "banned"]),
+                and_(node.c.key.is_(None), node.c.relay.is_(None)),
+            )
+        )
+        stranded = and_(job.c.state == JobState.QUEUED, job.c.only_node.in_(gone))
+        with self._db.read() as connection:
+            if connection.execute(select(job.c.id).where(stranded).limit(1)).first() is None:
+                return 0
+        values = {"state": JobState.FAILED, "reason": _GONE, "ended_ms": self._now_ms()}
+        with self._db.write() as connection:
+            # Of two gateways that sweep, neither waits for rows of the other.
+            self._db.one_at_a_time(connection)
+            return connection.execute(update(job).where(stranded).values(values)).rowcount
 
     def _choose(self, connection: Connection, found: Job) -> tuple[Place, str] | str:
         """Choose a node for a job and hold its row; return where, and the node's gateway, or why there is none.
@@ -152,11 +179,24 @@ class Places:
         """
         now_ms = self._now_ms()
         which = true() if found.only_node is None else node.c.id == found.only_node
+        before: dict[str, set[str]] = defaultdict(set)
+        failers = set()
+        tried = (
+            select(attempt.c.node_id, attempt.c.outcome, node.c.wallet)
+            .join(node, node.c.id == attempt.c.node_id)
+            .where(attempt.c.job_id == found.id)
+        )
+        for node_id, outcome, owner in connection.execute(tried):
+            before[node_id].add(outcome)
+            if outcome == Outcome.FAILED:
+                failers.add(owner)
+        # Somebody else's first, so that a crowd of the same owner does not hide them.
+        order = [node.c.wallet.in_(failers)] if failers else []
         rows = connection.execute(
             select(node)
             .join(wallet, wallet.c.address == node.c.wallet)
             .where(which, *self._takes_jobs(), wallet.c.banned_ms.is_(None))
-            .order_by(func.random())
+            .order_by(*order, func.random())
             .limit(limit)
         ).all()
 
@@ -175,10 +215,6 @@ class Places:
             reputation.c.kind == found.kind, mine(reputation.c.node_id)
         )
         known = {row.node_id: as_reputation(row).at(now_ms) for row in connection.execute(of_kind)}
-        before: dict[str, set[str]] = defaultdict(set)
-        tried = select(attempt.c.node_id, attempt.c.outcome).where(attempt.c.job_id == found.id)
-        for node_id, outcome in connection.execute(tried):
-            before[node_id].add(outcome)
         nothing = Reputation()
         return _loaded(
             connection,
@@ -193,7 +229,8 @@ class Places:
                     proven=row.proven,
                     score=known.get(row.id, nothing).score,
                     is_known=known.get(row.id, nothing).is_known,
-                    lost_it=bool(before[row.id] & LOST),
+                    lost_it=bool(before[row.id] & {*LOST, Outcome.FAILED}),
+                    is_failers=row.wallet in failers,
                     refused_it=Outcome.REFUSED in before[row.id],
                 )
                 for row in rows

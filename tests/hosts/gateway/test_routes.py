@@ -14,9 +14,10 @@ from nacl.signing import SigningKey
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from pocqueue.hosts import wallets
+from pocqueue.hosts.records import Attempt
 from tests.hosts.agents import NewAgent, OldAgent
 from tests.hosts.gateway.conftest import ADMIN, Gateway
-from tests.hosts.parts import joined
+from tests.hosts.parts import joined, sleep
 
 #: The store's own tests run on both databases.
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -250,6 +251,28 @@ async def test_a_job_is_submitted(gateway: Gateway) -> None:
             assert said in error(reply, 422)
         reply = gateway.admin("POST", "/api/jobs", json=body | {"node": "nobody's"})
         assert error(reply, 404) == "Node not found"
+
+
+def test_a_log_is_for_the_owner_of_its_attempt(gateway: Gateway) -> None:
+    """The job went on to another owner's node, which has written nothing yet: it does not see the first one's."""
+    store, first, second = gateway.store, Wallet(), Wallet()
+    ours = joined(store, wallet=first.address, connect=False)
+    theirs = joined(store, wallet=second.address, connect=False)
+    job = store.jobs.submit(sleep())
+    for node in (ours, theirs):
+        store.nodes.connected(node.id, "none", "socket")
+        turn = store.places.place(job.id)
+        assert isinstance(turn, Attempt)
+        assert turn.node_id == node.id
+        if node is ours:
+            store.leases.refuse(job.id, 1, ours.id, "a secret of ours")
+    path = f"/api/jobs/{job.id}/log"
+    with sign_in(gateway, second) as browser:
+        assert browser.get(path).json() == {"log": "", "truncated": False}
+        store.leases.add_log(job.id, theirs.id, "theirs")
+        assert browser.get(path).json()["log"] == "theirs"
+    with sign_in(gateway, first) as browser:
+        assert error(browser.get(path), 404) == "Job not found"
 
 
 async def test_results_over_rest(gateway: Gateway) -> None:

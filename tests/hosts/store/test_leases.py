@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
 
 import pytest
+from sqlalchemy import select
 
 from pocqueue.hosts.errors import JobOver, LeaseLost, UnknownJob
+from pocqueue.hosts.gateway.job_message import sleep_job
 from pocqueue.hosts.leases import JobState, Outcome, Verdict
 from pocqueue.hosts.records import Attempt, Beat, Report
 from pocqueue.hosts.store import HostStore
@@ -59,6 +62,7 @@ def test_a_node_may_say_less_and_not_more(
 def test_a_failed_job_is_over_and_unpaid(store: HostStore, clock: Clock) -> None:
     """What a command that fails has cost is not known to be the node's work."""
     node, job = joined(store), store.jobs.submit(sleep())
+    known(store, node.id)
     running(store, job.id)
     clock.now_s += 5
     done = store.leases.finish(job.id, node.id, Report("failed", exit_code=3))
@@ -68,13 +72,70 @@ def test_a_failed_job_is_over_and_unpaid(store: HostStore, clock: Clock) -> None
 
 
 def test_a_job_that_takes_too_long_is_nobodys_fault(store: HostStore, clock: Clock) -> None:
-    """The node says so: the job has failed, and is not tried elsewhere."""
+    """A known node says so: the job has failed, and is not tried elsewhere."""
     node, job = joined(store), store.jobs.submit(sleep(timeout_s=10))
+    known(store, node.id)
     running(store, job.id)
     clock.now_s += 10
     done = store.leases.finish(job.id, node.id, Report("timeout"))
     assert (done.job.state, done.attempt.micro) == (JobState.FAILED, 0)
     assert store.jobs.get(job.id).reason == "timeout"
+
+
+@pytest.mark.parametrize("status", ["failed", "timeout"])
+def test_a_stranger_cannot_end_a_job(
+    store: HostStore, status: Literal["failed", "timeout"]
+) -> None:
+    """Its word is one try, and is held against it: somebody else's node, which is waited for, does the job."""
+    bad = new_wallet()
+    nodes = [joined(store, wallet=bad, address=f"192.0.2.{n}") for n in range(3)]
+    job = store.jobs.submit(sleep())
+    turn = running(store, job.id)
+    honest = joined(store, address="192.0.2.9")
+    busy = store.jobs.submit(sleep(only_node=honest.id))
+    running(store, busy.id)
+    done = store.leases.finish(job.id, turn.node_id, Report(status, exit_code=1))
+    assert (done.verdict, done.job.state) == (Verdict.COUNTS, JobState.QUEUED)
+    assert done.attempt.outcome is Outcome.FAILED
+    again = store.leases.finish(job.id, turn.node_id, Report(status, exit_code=1))
+    assert again.verdict is Verdict.REPEATED
+    assert turn.node_id in {node.id for node in nodes}
+    assert store.places.place(job.id) == "All nodes that could do it are busy."
+    store.leases.finish(busy.id, honest.id, DONE)
+    assert running(store, job.id).node_id == honest.id
+    assert store.leases.finish(job.id, honest.id, DONE).job.state is JobState.COMPLETED
+    # With the reputations that came of it, the next one goes to the better node at once.
+    assert running(store, store.jobs.submit(sleep()).id).node_id == honest.id
+    assert reputation_of(store, turn.node_id) == (0, 1)
+    assert store.ledger.differences() == []
+
+
+def test_two_owners_who_agree_end_a_job(store: HostStore) -> None:
+    """And one who is alone, when the tries are used up."""
+    first, job = joined(store), store.jobs.submit(sleep())
+    for n in (1, 2):
+        running(store, job.id)
+        done = store.leases.finish(job.id, first.id, Report("failed", n=n))
+        assert done.job.state is JobState.QUEUED
+    alone = store.jobs.submit(sleep(max_attempts=1))
+    running(store, alone.id)
+    assert store.leases.finish(alone.id, first.id, Report("failed")).job.state is JobState.FAILED
+    second = joined(store)
+    assert running(store, job.id).node_id == second.id
+    done = store.leases.finish(job.id, second.id, Report("failed"))
+    assert (done.job.state, done.job.reason) == (JobState.FAILED, "failed")
+    assert store.nodes.get(first.id).paused_until_ms is None
+
+
+def test_a_test_job_pays_for_its_sleep_alone(store: HostStore, clock: Clock) -> None:
+    """It has a minute to spare, which a node that waits with its result does not earn."""
+    node = joined(store)
+    job = store.jobs.submit(sleep_job(node.id, 5))
+    running(store, job.id)
+    clock.now_s += 64
+    done = store.leases.finish(job.id, node.id, Report("completed", claimed_ms=64_000))
+    assert (done.job.state, done.attempt.micro) == (JobState.COMPLETED, 50_000)
+    assert store.ledger.differences() == []
 
 
 def test_a_job_that_a_node_ends_by_itself_goes_to_another(store: HostStore) -> None:
@@ -312,6 +373,16 @@ def test_a_log_that_is_too_long_keeps_both_ends(store: HostStore) -> None:
     assert (log.text[0], log.text[-1]) == ("a", "b")
     store.leases.add_log(job.id, node.id, "more")
     assert store.jobs.log(job.id) == log
+
+
+def reputation_of(store: HostStore, node_id: str) -> tuple[float, float]:
+    """Return how much good and bad a node has done with commands."""
+    from pocqueue.hosts.tables import reputation as table
+
+    mine = (table.c.node_id == node_id) & (table.c.kind == "command")
+    with store.database.read() as connection:
+        row = connection.execute(select(table.c.good, table.c.bad).where(mine)).one()
+    return row.good, row.bad
 
 
 def known(store: HostStore, node_id: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pocqueue.hosts.leases import JobState
 from pocqueue.hosts.records import Attempt
 from pocqueue.hosts.store import HostStore
 from pocqueue.hosts.store.places import SAMPLE, Places
@@ -42,6 +43,35 @@ def test_jobs_that_ask_for_the_same_wait_together(
     monkeypatch.setattr(Places, "place", counted)
     assert [turn.job_id for turn in store.places.place_waiting()] == [small.id]
     assert len(looked) == 2
+
+
+@pytest.mark.parametrize("how", ["left", "revoked", "banned"])
+def test_jobs_for_a_node_that_is_gone_end(store: HostStore, how: str) -> None:
+    """One without a key that has left, or one that is out; a thousand of them keep nobody waiting until then."""
+    node = joined(store, protocol=1 if how == "left" else 2)
+    absent = joined(store)
+    store.nodes.disconnected(absent.id, f"socket of {absent.id}")
+    lost = store.jobs.submit(sleep(kind="test", only_node=node.id))
+    assert isinstance(store.places.place(lost.id), Attempt)
+    waits = [store.jobs.submit(sleep(only_node=one.id)) for one in (node, absent)]
+    if how == "left":
+        store.nodes.disconnected(node.id, f"socket of {node.id}")
+    else:
+        store.nodes.set_state(node.id, "revoked" if how == "revoked" else "banned", actor="admin")
+    joined(store)
+    job = store.jobs.submit(sleep())
+    assert [turn.job_id for turn in store.places.place_waiting(limit=1)] == [job.id]
+    assert [turn.job_id for turn in store.leases.sweep()] == [lost.id]
+    assert store.places.end_stranded() == 2
+    assert store.places.end_stranded() == 0
+    for one in (lost, waits[0]):
+        ended = store.jobs.get(one.id)
+        assert (ended.state, ended.ended_ms) == (JobState.FAILED, store.now_ms())
+        assert ended.reason == "The node that it was for has left for good."
+    # One with a key may be back.
+    assert store.jobs.get(waits[1].id).state is JobState.QUEUED
+    store.nodes.connected(absent.id, "here", "again")
+    assert [turn.job_id for turn in store.places.place_waiting(limit=1)] == [waits[1].id]
 
 
 def test_of_many_nodes_the_one_that_can_is_found(store: HostStore) -> None:
