@@ -237,12 +237,15 @@ class Searches:
                     self.outgoing.metrics,
                     delegation=self.delegation,
                 )
+        seen = await self._nonces_kept(request.round)
+        if isinstance(source, EngineSource):
+            source.kept = seen
         follower = Follower(
             source,
             request,
             self.outgoing,
             spot_check=spot_check,
-            seen=await self._nonces_kept(request.round),
+            seen=seen,
             note_fraud=note_fraud,
             on_lost=self.on_lost,
         )

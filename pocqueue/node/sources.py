@@ -11,6 +11,7 @@ import logging
 import time
 import uuid
 from abc import ABC, abstractmethod
+from collections.abc import Set
 from dataclasses import dataclass, field
 
 from typing_extensions import override
@@ -200,7 +201,10 @@ class QueueSource(Source):
 
 @dataclass
 class EngineSource(Source):
-    """A search with an engine in this process. The cursor is the next nonce index."""
+    """A search with an engine in this process. The cursor is the next nonce index.
+
+    Nonces that were kept are left out: another search of the round has found them.
+    """
 
     engine: EngineHost
     #: What is searched; nothing counts once its window is closed.
@@ -209,17 +213,15 @@ class EngineSource(Source):
     origin = "engine"
     gpu_count = 1
     is_stopped: bool = field(default=False, init=False)
+    #: Nonces of the round that were kept already; grows while this search runs.
+    kept: Set[int] = field(default=frozenset(), init=False)
 
     @override
     async def read(self, cursor: str) -> Page:
-        start, wanted = int(cursor or 0), self.request.round
+        wanted = self.request.round
         if self.is_stopped or self.request.left_s <= 0:
             return self._end(cursor)
-        try:
-            nonces = wanted.nonces(start, start + wanted.pass_size)
-        except InvalidRound:
-            nonces = []
-        nonces = [nonce for nonce in nonces if nonce <= wanted.proof.max_nonce]
+        nonces, behind = self._next(int(cursor or 0))
         if not nonces:
             return Page(cursor, [], over=True, status="every nonce of this node is searched")
         values = await self.engine.values(wanted, nonces)
@@ -228,11 +230,30 @@ class EngineSource(Source):
             return self._end(cursor)
         valid, _ = wanted.proof.sift(nonces, values)
         found = [ReceivedBatch.of(wanted, valid)] if len(valid) else []
-        return Page(str(start + len(nonces)), found, over=False)
+        return Page(str(behind), found, over=False)
 
     @override
     async def stop(self) -> None:
         self.is_stopped = True
+
+    def _next(self, start: int) -> tuple[list[int], int]:
+        """Return the nonces of the next pass, and the index behind the last one that was looked at.
+
+        Args:
+            start: index of the first.
+        """
+        wanted, nonces = self.request.round, list[int]()
+        while (lacking := wanted.pass_size - len(nonces)) > 0:
+            try:
+                some = wanted.nonces(start, start + lacking)
+            except InvalidRound:
+                break
+            some = [nonce for nonce in some if nonce <= wanted.proof.max_nonce]
+            if not some:
+                break
+            start += len(some)
+            nonces += [nonce for nonce in some if nonce not in self.kept]
+        return nonces, start
 
     def _end(self, cursor: str) -> Page:
         return Page(cursor, [], over=True, status="stopped" if self.is_stopped else "expired")

@@ -4,6 +4,7 @@ Promises:
 - Sending returns at once. One task delivers, in order, a post at a time.
 - Valid nonces that wait are merged: a post holds as many as `max_post_bytes` takes. After a failure half
   as many are tried, as the receiver may be slow or have a lower limit; after a success twice as many.
+- Once the queue closes, no pause is longer than a tenth of the time that is left.
 - A post is begun `interval_s` after the one before, or after there was something to send again; at once when the
   queue closes, and where one post cannot hold all that waits.
 - Nothing is given up while the queue is open, nor while `close` still waits, but for what the receiver
@@ -15,6 +16,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from array import array
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -26,6 +29,7 @@ from typing_extensions import override
 
 from pocqueue.closing import AsyncClosing
 from pocqueue.poc.callback import (
+    MAX_RETRY_AFTER_S,
     Backoff,
     CallbackClient,
     Kind,
@@ -40,6 +44,10 @@ logger = logging.getLogger(__name__)
 
 #: Between two tries. A receiver that is back is noticed within the longest one.
 PAUSES = Backoff(first_s=0.5, longest_s=4.0)
+#: The same after a refusal that may not be final, as of the network's servers.
+REFUSAL_PAUSES = Backoff(first_s=1.0, longest_s=30.0)
+#: Once the queue closes, the least that a pause is cut to.
+_LEAST_PAUSE_S = 0.1
 #: Nonces of a post that is not made smaller when it is refused: those of a batch or two.
 _FEW = 64
 #: The list of a body that has an object for each nonce.
@@ -118,12 +126,14 @@ class CallbackQueue(AsyncClosing):
     #: single nonce, may have more.
     max_post_bytes: int = 1_000_000
     backoff: Backoff = PAUSES
+    refusal_backoff: Backoff = REFUSAL_PAUSES  #: where `max_refusals` is more than one
+    max_retry_after_s: float = MAX_RETRY_AFTER_S  #: longest pause that a receiver can ask for
     request_timeout_s: float = 10.0  #: seconds for one attempt, all of it
     interval_s: float = (
         0.0  #: seconds that are waited for more before each post; 0: a post goes out at once
     )
     delivered_below: int = 201  #: statuses from 200 to below this mean that a post was delivered
-    max_refusals: int = 1  #: that many in a row are final
+    max_refusals: int = 1  #: that many in a row are final for what is in the post
     #: Held for each post, where several queues share how many may be under way.
     slots: AbstractAsyncContextManager[Any] = field(default_factory=nullcontext)
 
@@ -142,7 +152,8 @@ class CallbackQueue(AsyncClosing):
         self._client = CallbackClient(
             request_timeout_s=self.request_timeout_s, delivered_below=self.delivered_below
         )
-        self._hurry = asyncio.Event()  #: set when there is no time to wait for more
+        self._hurry = asyncio.Event()  #: ends the pause at hand
+        self._end = math.inf  #: monotonic seconds by which all must be delivered
         self._queue: deque[_Waiting] = deque()
         self._most = max(1, self.max_post_bytes // 40)  #: nonces of a post; what one takes, about
         self._delivery: asyncio.Task[None] | None = None
@@ -184,6 +195,7 @@ class CallbackQueue(AsyncClosing):
             timeout_s: seconds that what waits is given.
         """
         self.closing = True
+        self._end = min(self._end, time.monotonic() + timeout_s)
         self._hurry.set()
         if self._delivery is not None:
             await asyncio.wait([self._delivery], timeout=timeout_s)
@@ -220,7 +232,11 @@ class CallbackQueue(AsyncClosing):
             refusals += result.outcome is not PostOutcome.RETRY
             if result.outcome is PostOutcome.RETRY or refusals < self.max_refusals:
                 self.error = result.reason
-                pause_s = max(self.backoff.pause_s(failures), result.retry_after_s)
+                if result.outcome is PostOutcome.RETRY:
+                    asked_s = min(result.retry_after_s, self.max_retry_after_s)
+                    pause_s = max(self.backoff.pause_s(failures), asked_s)
+                else:
+                    pause_s = self.refusal_backoff.pause_s(refusals - 1)
                 # One warning for each outage.
                 level = logging.INFO if failures else logging.WARNING
                 logger.log(
@@ -231,16 +247,24 @@ class CallbackQueue(AsyncClosing):
                     counted(self.waiting, "nonce"),
                 )
                 failures += 1
-                await asyncio.sleep(pause_s)
+                await self._pause(pause_s)
             elif num <= _FEW or waiting.is_whole:
                 # A final answer: the same body would get it again, and the rest would never arrive.
                 self._settle(waiting, num, f"refused, {result.reason}")
+                refusals = 0
 
     async def _gather(self) -> None:
         """Wait for more to send, unless the queue closes."""
-        if self._queue and self.interval_s:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), self.interval_s)
+        if self._queue and self.interval_s and not self.closing:
+            await self._pause(self.interval_s)
+
+    async def _pause(self, pause_s: float) -> None:
+        """Wait until the queue closes at most; if it does already, for a tenth of the time that is left."""
+        left_s = self._end - time.monotonic()
+        self._hurry.clear()
+        with suppress(TimeoutError):
+            most_s = max(left_s / 10, _LEAST_PAUSE_S)
+            await asyncio.wait_for(self._hurry.wait(), min(pause_s, most_s))
 
     def _next_body(self, waiting: _Waiting) -> tuple[int, str]:
         """Return how many nonces go into the next post, and its body.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from typing_extensions import override
@@ -22,15 +22,16 @@ from pocqueue.poc.artifact.jobs import Job, JobQueue
 from pocqueue.poc.artifact.refusals import AlreadyGenerating
 from pocqueue.poc.artifact.scheme import Artifact
 from pocqueue.poc.batch import Batch
-from pocqueue.poc.callback import Backoff
 from pocqueue.poc.scheme import ProofSearch
 from pocqueue.poc.search import DEFAULT_BATCH_SIZE
-from pocqueue.poc.sender import PAUSES, CallbackQueue
+from pocqueue.poc.sender import CallbackQueue
 from pocqueue.served.posts import Posts
 from pocqueue.served.prover import Prover, ServedRound
 from pocqueue.served.schema import ConfigAnswer
 from pocqueue.settings import ArtifactSettings
 
+#: Longest pause that a receiver of artifacts gets for asking: those of a round are worth something for minutes.
+_MAX_RETRY_AFTER_S = 10.0
 _IDLE: dict[str, Any] = {"status": "IDLE", "config": None, "stats": None}
 
 
@@ -41,7 +42,8 @@ class Artifacts(AsyncClosing):
     prover: Prover
     settings: ArtifactSettings
     wait_s: float = 300.0  #: longest time that a client waits for a result
-    backoff: Backoff = PAUSES  #: of posts of results
+    #: Of posts of results, fields of `CallbackQueue`.
+    timings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.jobs = JobQueue(
@@ -56,7 +58,7 @@ class Artifacts(AsyncClosing):
         self.posts = Posts(
             self.settings.callback_max_concurrent,
             self.settings.callback_queue_size,
-            queue=_receiver_rules(self.settings) | {"backoff": self.backoff},
+            queue=_receiver_rules(self.settings) | self.timings,
             grace_s=self.prover.grace_s,
             flush_s=self.prover.flush_s,
         )
@@ -67,7 +69,9 @@ class Artifacts(AsyncClosing):
         return self.prover.round is not None and self.prover.round.scheme == Artifact.name
 
     def start(self, body: GenerateRoundBody) -> None:
-        """Search artifacts until stopped.
+        """Search artifacts until stopped; a search that has failed goes on where it stood.
+
+        Who asks for the same search again has what was found before, and takes no nonce twice.
 
         Raises:
             AlreadyGenerating: a round is being searched.
@@ -77,7 +81,9 @@ class Artifacts(AsyncClosing):
         if self.prover.is_generating:
             raise AlreadyGenerating
         search = body.round_search(self._batch_size(body.params.seq_len))
-        self.prover.init(ServedRound(**dict(search), callback_url=body.url))
+        asked = ServedRound(**dict(search), callback_url=body.url)
+        if not self.prover.has_failed(asked):
+            self.prover.init(asked)
         self.prover.generate()
 
     def submit(self, body: GenerateBody) -> Job:
@@ -154,5 +160,6 @@ def _receiver_rules(settings: ArtifactSettings) -> dict[str, Any]:
     return {
         "max_waiting": settings.callback_max_artifacts,
         "max_refusals": settings.callback_max_retries,
+        "max_retry_after_s": _MAX_RETRY_AFTER_S,
         "delivered_below": 400,
     }

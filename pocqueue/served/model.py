@@ -121,13 +121,18 @@ class ServedModel:
         processor = getattr(self.client, "output_processor", None)
         return 0 if processor is None else int(processor.get_num_unfinished_requests())
 
+    @property
+    def is_dead(self) -> bool:
+        """Whether vLLM says that its engine is dead, which only a restart of the server mends."""
+        return self.client.errored
+
     def check_alive(self) -> None:
         """Check that the engine is not dead.
 
         Raises:
             EngineUnavailable: vLLM says that its engine is dead.
         """
-        if self.client.errored:
+        if self.is_dead:
             raise EngineUnavailable(
                 "Engine not available: vLLM's engine is dead. Restart the server."
             )

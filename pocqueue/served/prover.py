@@ -8,7 +8,8 @@ Promises:
 - A stop is answered at once. The batch at hand cannot be interrupted; its result is thrown away.
 - One batch at a time is computed, whether it is searched or checked, and they take turns. A search takes
   its nonces when its turn has come, so each nonce is searched at most once in a round.
-- What goes wrong in the engine ends the round as failed, with the reason in the status.
+- A batch of a search that the engine fails at is tried again, after each of `retry_pauses_s`; then, or at once if the
+  engine is dead, the round ends as failed, with the reason in the status. It can go on with that batch.
 - What a round found is delivered for `grace_s` after its end, or `flush_s` if the server ends.
 """
 
@@ -17,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +69,8 @@ class Prover:
     make_sender: Callable[[ServedRound, str], CallbackQueue] = lambda _, url: CallbackQueue(url)
     grace_s: float = 300.0  #: seconds for which callbacks are tried after their round has ended
     flush_s: float = 10.0  #: the same when the server ends
+    #: Before each further try of a batch of a search, in seconds.
+    retry_pauses_s: Sequence[float] = (0.5, 1.0, 2.0)
 
     def __post_init__(self) -> None:
         self._state = PoCState.IDLE
@@ -111,6 +114,10 @@ class Prover:
     @property
     def is_generating(self) -> bool:
         return self._state is PoCState.GENERATING
+
+    def has_failed(self, asked: ServedRound) -> bool:
+        """Say whether this very round was the last one, and has failed; `generate` then goes on with it."""
+        return self._error is not None and self._round == asked
 
     async def resting(self) -> None:
         """Wait until no round is being searched."""
@@ -228,10 +235,29 @@ class Prover:
                     self.drain_s,
                 )
             while True:
-                batch, values = await self._compute(lambda: found.take(asked))
+                batch, values = await self._search_next(asked, found)
                 self._commit(asked, found, batch, values)
         except Exception as exc:  # noqa: BLE001 - whatever it is, the round must not seem to go on
             self._fail(str(exc) or type(exc).__name__)
+
+    async def _search_next(self, asked: ServedRound, found: Found) -> tuple[Batch, list[Any]]:
+        """Compute the next batch of a search, in several tries if need be.
+
+        Raises:
+            EngineError: the last try failed, or the engine is dead; the batch is the next one still.
+            InvalidRound: there are no more nonces.
+        """
+        start = found.next_index
+        for pause_s in (*self.retry_pauses_s, None):
+            try:
+                return await self._compute(lambda: found.take(asked))
+            except EngineError as exc:
+                found.next_index = start
+                if pause_s is None or self.model.is_dead:
+                    raise
+                logger.warning("A batch from index %d failed and is tried again: %s", start, exc)
+                await asyncio.sleep(pause_s)
+        raise AssertionError("the last try returns or raises")
 
     async def recompute(self, batch: Batch) -> list[Any]:
         """Compute the values of a batch in turn, whatever round there is.

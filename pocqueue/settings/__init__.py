@@ -272,7 +272,7 @@ class ArtifactSettings(EnvSettings):
     batch_size_default: int = Field(default=32, ge=0, le=MAX_BATCH_SIZE)
     """nonces of a pass where a request does not say; 0: 32. Fewer where the model takes fewer at once"""
     rpc_timeout_ms: int = Field(default=60_000, ge=1, le=3_600_000)
-    """milliseconds for one pass; a round whose pass takes longer has failed"""
+    """milliseconds for one pass; one of a round that takes longer is tried again, three times at most"""
     generate_chunk_timeout_sec: float = Field(default=60, gt=0, le=3600)
     """seconds for one pass of a request, with its wait for the pass at hand; a request that takes longer for one has failed"""
     generate_result_ttl_sec: float = Field(default=300, ge=0, le=86_400)

@@ -280,7 +280,7 @@ async def test_a_fallback_at_the_start(settings_for: SettingsFactory, chain: Rec
 
 
 async def test_a_round_with_an_engine(settings_for: SettingsFactory, chain: Receiver) -> None:
-    """Its valid nonces, in order; validating ends it, and generating begins again."""
+    """Its valid nonces, in order; validating ends it, and generating begins again without those that were kept."""
     engine = FakeEngine()
     async with node_at_work(settings_for(), engine=engine) as node:
         await node.generate(make_round(chain.url, params={"model": "twin", "dim": 16}))
@@ -288,9 +288,14 @@ async def test_a_round_with_an_engine(settings_for: SettingsFactory, chain: Rece
         await until(lambda: len(sent(chain)) > 50)
         await node.validate_phase()
         assert await word(node) == "VALIDATING"
-        assert sent(chain)[:20] == valid_below(1.0, range(100))[:20]
+        kept = sent(chain)[:20]
+        assert kept == valid_below(1.0, range(100))[:20]
         first = (await node.status())["session_id"]
+        num_batches = len(engine.batches)
         await node.generate()
+        await until(lambda: len(engine.batches) > num_batches + 1)
+        computed = [nonce for batch in engine.batches for nonce in batch]
+        assert all(computed.count(nonce) == 1 for nonce in kept)
         status = await node.status()
         assert status["status"] == "GENERATING"
         assert status["session_id"] != first

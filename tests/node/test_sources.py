@@ -150,6 +150,25 @@ async def test_a_search_with_an_engine(settings_for: SettingsFactory) -> None:
     assert engine.closed
 
 
+async def test_what_was_kept_is_not_computed_again(settings_for: SettingsFactory) -> None:
+    """As when an engine takes over from a big node: passes are full all the same, and holes are searched."""
+    engine = FakeEngine()
+    host = host_of(settings_for(), engine)
+    host.start()
+    source = EngineSource(host, make_request(make_round(node_id=1, node_count=3)))
+    kept = set(range(1, 301, 3)) - {7, 10}
+    source.kept = kept
+    page = await source.read("")
+    assert engine.batches == [[7, 10, *range(301, 325, 3)]]
+    assert page.cursor == "108"
+    kept.add(325)
+    await source.read(page.cursor)
+    assert engine.batches[1] == list(range(328, 358, 3))
+    last = await source.read(str(MAX_NONCE // 3))
+    assert (last.over, last.batches) == (True, [])
+    await host.close()
+
+
 async def test_an_engine_that_fails(settings_for: SettingsFactory) -> None:
     """Whatever a runtime raises is an error of the engine; one that is not there says why."""
 

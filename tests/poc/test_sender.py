@@ -453,12 +453,67 @@ async def test_a_backlog_does_not_wait_for_the_interval(receiver: Receiver) -> N
 async def test_refusals_may_be_final_later(receiver: Receiver) -> None:
     """So many in a row; a post that is taken begins the count again."""
     receiver.statuses = iter([404, 404, 200, 404, 404, 404, 200])
-    async with CallbackQueue(receiver.url, backoff=QUICK, max_refusals=3) as sender:
+    # An outage would be waited for for long; refusals have pauses of their own.
+    slow = Backoff(600, 600)
+    async with CallbackQueue(
+        receiver.url, backoff=slow, refusal_backoff=QUICK, max_refusals=3
+    ) as sender:
         for nonce in range(3):
             sender.send("generated", artifact_body(nonce), is_whole=True)
         await empty(sender)
         assert counts(sender) == (2, 1, 0)
     assert receiver.accepted == [artifact_body(0), artifact_body(2)]
+
+
+async def test_each_body_has_its_tries(receiver: Receiver) -> None:
+    """Also those behind one that was dropped."""
+    receiver.statuses = iter([404] * 9)
+    async with CallbackQueue(receiver.url, refusal_backoff=QUICK, max_refusals=3) as sender:
+        for nonce in range(4):
+            sender.send("generated", artifact_body(nonce), is_whole=True)
+        await empty(sender)
+        assert counts(sender) == (1, 3, 0)
+    tried = [body["artifacts"][0]["nonce"] for _, body in receiver.received]
+    assert tried == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3]
+
+
+async def test_a_close_does_not_wait_as_long_as_a_receiver_asks() -> None:
+    """Neither the one at hand nor a sooner one; what waits is tried again in the time that is left."""
+    tries = 0
+
+    async def away(_: web.Request) -> web.Response:
+        nonlocal tries
+        tries += 1
+        if tries < 4:
+            return web.Response(status=503, headers={"Retry-After": "300"})
+        return web.Response()
+
+    async with answering(away) as url:
+        sender = CallbackQueue(url)
+        sender.send("generated", artifact_body(1))
+        await until(lambda: sender.error)
+        patient = asyncio.create_task(sender.close(6000))
+        await until(lambda: tries == 2)
+        await sender.close(60)
+        await patient
+        assert counts(sender) == (1, 0, 0)
+
+
+async def test_what_a_receiver_asks_for_is_bounded() -> None:
+    tries = 0
+
+    async def away(_: web.Request) -> web.Response:
+        nonlocal tries
+        tries += 1
+        return web.Response(status=503 if tries == 1 else 200, headers={"Retry-After": "300"})
+
+    async with (
+        answering(away) as url,
+        CallbackQueue(url, backoff=QUICK, max_retry_after_s=0.01) as sender,
+    ):
+        sender.send("generated", artifact_body(1))
+        await empty(sender)
+        assert counts(sender) == (1, 0, 0)
 
 
 async def test_queues_share_how_many_posts_are_under_way(receiver: Receiver) -> None:

@@ -30,6 +30,7 @@ from tests.support.waiting import until
 QUICK: dict[str, Any] = {
     "settings": ArtifactSettings(callback_interval_sec=0),
     "backoff": Backoff(0.001, 0.004),
+    "refusal_backoff": Backoff(0.001, 0.004),
 }
 ROUND: dict[str, Any] = {
     "block_hash": "9F2C",
@@ -282,6 +283,31 @@ async def test_a_round_that_fails_says_why(server: Server) -> None:
     await start(server)
 
 
+async def test_the_same_search_goes_on_after_a_failure(server: Server) -> None:
+    """Behind what its receiver has; another search begins with its first nonce."""
+    broken = RuntimeError("CUDA out of memory")
+    async with receiving() as receiver:
+        server.twin.failures = iter([None, None, broken, broken, broken])
+        await start(server, url=receiver.url)
+        await until(lambda: not server.prover.is_generating)
+        server.twin.hold_after = 7
+        await start(server, url=receiver.url)
+        await until(lambda: server.twin.running)
+        assert (await server.status())["stats"]["total_processed"] == 12
+        await answered(server, "stop")
+        await until(lambda: sum(len(body["artifacts"]) for body in receiver.accepted) == 12)
+        sent = [one for body in receiver.accepted for one in body["artifacts"]]
+        assert sorted(sent, key=lambda one: one["nonce"]) == artifacts(range(1, 37, 3))
+    server.twin.gate.set()
+    await passes_over(server.twin)
+    server.twin.failures = iter([broken] * 3)
+    await start(server)
+    await until(lambda: not server.prover.is_generating)
+    await start(server, block_hash="A1")
+    await until(lambda: server.prover.found.stats.total_checked)
+    assert server.twin.batches[10] == [1, 4, 7, 10]
+
+
 async def test_a_pass_of_artifacts_has_a_time_of_its_own(server: Server) -> None:
     """A round whose pass takes longer has failed."""
     server.prover.model.timeouts_s = {"artifact": 0.01}
@@ -408,7 +434,7 @@ async def test_a_post_that_is_refused_again_and_again_is_dropped() -> None:
     settings = ArtifactSettings(callback_interval_sec=0, callback_max_retries=3)
     async with (
         receiving() as receiver,
-        server_with(settings=settings, backoff=Backoff(0.001, 0.004)) as server,
+        server_with(settings=settings, refusal_backoff=Backoff(0.001, 0.004)) as server,
     ):
         receiver.statuses = iter([422] * 3)
         server.twin.hold_after = 2

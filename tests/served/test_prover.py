@@ -130,6 +130,29 @@ async def test_a_dead_engine_starts_no_round(twin: EngineTwin) -> None:
         assert prover.status()["state"] == "STOPPED"
 
 
+async def test_a_batch_that_failed_is_tried_again(twin: EngineTwin) -> None:
+    """The search goes on with its nonces, and the next trouble has as many tries."""
+    trouble = [RuntimeError("CUDA out of memory")] * 2
+    async with serving(twin) as prover:
+        twin.failures = iter([None, *trouble, None, *trouble])
+        start(prover, r_target=2.0)
+        await until(lambda: prover.status()["total_checked"] >= 16)
+        assert not prover.status()["failed"]
+        firsts = [batch[0] for batch in twin.batches[:8]]
+        assert firsts == [0, 4, 4, 4, 8, 8, 8, 12]
+        assert list(found(prover))[:16] == list(range(16))
+
+
+async def test_a_dead_engine_is_not_tried_again(twin: EngineTwin) -> None:
+    """The round has failed at once, and the gate opens."""
+    async with serving(twin, retry_pauses_s=(1e9,)) as prover:
+        twin.dies = True
+        start(prover)
+        await until(lambda: prover.status()["failed"])
+        assert len(twin.batches) == 1
+        assert not prover.gate.closed
+
+
 async def test_a_search_that_vllm_cancels_has_failed(twin: EngineTwin) -> None:
     """It must not seem to go on, behind a closed gate."""
     async with serving(twin) as prover:
@@ -455,9 +478,11 @@ async def test_a_round_that_failed_can_go_on(twin: EngineTwin) -> None:
         start(prover)
         await until(lambda: prover.status()["failed"])
         twin.failure = None
+        assert len(twin.batches) == 3
         prover.generate()
         assert (prover.status()["failed"], prover.status()["error"]) == (False, None)
         await until(lambda: prover.status()["total_checked"])
+        assert twin.batches[3] == [0, 1, 2, 3]
 
 
 async def test_requests_that_were_answered_early_are_waited_for(twin: EngineTwin) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -60,6 +60,7 @@ class EngineTwin:
         gate: batches wait here while it is cleared, as behind a pass that takes long.
         hold_after: clears the gate when this many batches have begun; None: never.
         failure: raised in place of an answer.
+        failures: the same, of one batch each, and None for a batch that is answered.
         fails_for: the public key whose batches fail so; None: all.
         dies: answers no more: the batch at hand fails, and `errored` is true from then on.
         is_nan: says of a nonce whether its distance is NaN, or its artifact missing.
@@ -88,6 +89,7 @@ class EngineTwin:
         self.gate.set()
         self.hold_after: int | None = None
         self.failure: BaseException | None = None
+        self.failures: Iterator[BaseException | None] = iter(())
         self.fails_for: str | None = None
         self.dies = False
         self.is_nan: Callable[[int], bool] = lambda _: False
@@ -135,6 +137,8 @@ class EngineTwin:
             if self.dies:
                 self.errored = True
                 raise EngineDeadError("EngineCore encountered an issue.")
+            if (failure := next(self.failures, None)) is not None:
+                raise failure
             if self.failure is not None and self.fails_for in {None, batch.public_key}:
                 raise self.failure
         finally:
@@ -160,6 +164,7 @@ async def serving(
     pass_timeout_s: float = 60.0,
     decode_share: float = 0.0,
     flush_s: float = 10.0,
+    retry_pauses_s: Sequence[float] = (0.001, 0.001),
     settings: ArtifactSettings | None = None,
     **sending: Any,
 ) -> AsyncIterator[Prover]:
@@ -178,6 +183,7 @@ async def serving(
         max_round_s=max_round_s,
         make_sender=make_round_sender(settings or ArtifactSettings(), **sending),
         flush_s=flush_s,
+        retry_pauses_s=retry_pauses_s,
     )
     try:
         yield prover

@@ -126,9 +126,9 @@ async def server_with(
     """
     twin = EngineTwin()
     settings = settings or ArtifactSettings()
-    backoff = {"backoff": kwargs["backoff"]} if "backoff" in kwargs else {}
+    timings = {name: kwargs[name] for name in ("backoff", "refusal_backoff") if name in kwargs}
     async with serving(twin, settings=settings, **kwargs) as prover:
-        server = Server(twin, prover, settings, wait_s=wait_s, **backoff)
+        server = Server(twin, prover, settings, wait_s=wait_s, timings=timings)
         async with server.http:
             try:
                 yield server
