@@ -1,7 +1,7 @@
 """Bodies of the network's artifact routes and callbacks, whichever service answers or sends them; docs/wire.md.
 
 Unknown fields are ignored but for those of `params`: a decode request must fail loudly, as it would be answered
-with something else.
+with something else. A field that is null is one that is not there.
 """
 
 from __future__ import annotations
@@ -51,6 +51,12 @@ def _refuse_decode(fields: Any, prefix: str) -> Any:
     return fields
 
 
+def _without_nulls(fields: Any) -> Any:
+    if not isinstance(fields, dict):
+        return fields
+    return {name: value for name, value in fields.items() if value is not None}
+
+
 class Params(BaseModel):
     """The model, and the size of what is asked of it."""
 
@@ -75,6 +81,11 @@ class _Request(SearchBody):
     batch_size: BatchSize | None = None  # type: ignore[assignment]  # None: as the service likes
     url: HttpUrl | None = None
     poc_stronger_rng: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_unset(cls, fields: Any) -> Any:
+        return _without_nulls(fields)
 
     @field_validator("url", mode="before")
     @classmethod
@@ -153,6 +164,7 @@ class StatTest(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _also_called(cls, fields: Any) -> Any:
+        fields = _without_nulls(fields)
         if isinstance(fields, dict) and "p_value_threshold" in fields:
             return {"fraud_threshold": fields["p_value_threshold"]} | fields
         return fields
@@ -165,11 +177,6 @@ class GenerateBody(_Request):
     wait: bool = False
     validation: Claims | None = None
     stat_test: StatTest = Field(default_factory=StatTest)
-
-    @field_validator("stat_test", mode="before")
-    @classmethod
-    def _none_is_unset(cls, value: object) -> object:
-        return StatTest() if value is None else value
 
 
 def validated_body(search: SearchBody, request_id: str, verdict: dict[str, Any]) -> dict[str, Any]:

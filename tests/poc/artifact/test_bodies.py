@@ -69,13 +69,29 @@ def test_other_parameters_are_refused() -> None:
         ({}, 0.01),
         ({"p_value_threshold": 0.05}, 0.05),
         ({"fraud_threshold": 0.02, "p_value_threshold": 0.05}, 0.02),
+        ({"fraud_threshold": None, "p_value_threshold": 0.05}, 0.05),
+        ({"fraud_threshold": None, "p_value_threshold": None, "dist_threshold": None}, 0.01),
     ],
 )
-def test_both_names_of_the_bound_are_understood(given: dict[str, float], expected: float) -> None:
-    """The one of this wire wins."""
+def test_both_names_of_the_bound_are_understood(
+    given: dict[str, float | None], expected: float
+) -> None:
+    """The one of this wire wins, unless it is null."""
     assert StatTest.model_validate(given).fraud_threshold == expected
     body = GenerateBody.model_validate(_ROUND | {"nonces": [3], "stat_test": given})
     assert body.stat_test.fraud_threshold == expected
+
+
+def test_null_is_as_good_as_nothing() -> None:
+    """Of every field that may be left out."""
+    names = ("batch_size", "url", "poc_stronger_rng")
+    nulls: dict[str, Any] = dict.fromkeys((*names, "group_id", "n_groups"))
+    assert GenerateRoundBody.model_validate(_ROUND | nulls) == GenerateRoundBody.model_validate(
+        _ROUND
+    )
+    asked = _ROUND | {"nonces": [3]}
+    nulls = dict.fromkeys((*names, "wait", "validation", "stat_test"))
+    assert GenerateBody.model_validate(asked | nulls) == GenerateBody.model_validate(asked)
 
 
 @pytest.mark.parametrize("nonce", [-1, 2**31])
