@@ -196,6 +196,14 @@ class Engine(ABC):
         """Free the model and its device memory. Calling it twice is fine."""
 
 
+def largest_pass(info: EngineInfo, seq_len: int, most: int) -> int:
+    """Return the most nonces, up to a number, that one pass of a model takes; at least 1, though that may not fit."""
+    most = min(most, info.max_pass_nonces or most)
+    if info.max_pass_tokens:
+        most = min(most, info.max_pass_tokens // seq_len)
+    return max(1, most)
+
+
 def check_batch(info: EngineInfo, batch: Batch, max_batch_size: int | None = None) -> None:
     """Check what every engine has to refuse before it runs a batch.
 

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pocqueue.engine import Engine, load_local_engine
-from pocqueue.engine.base import EngineInfo
+from pocqueue.engine.base import EngineInfo, largest_pass
 from pocqueue.errors import EngineError, EngineUnavailable, PocqueueError
 from pocqueue.poc.batch import batches_of
 from pocqueue.poc.scheme import ProofSearch
+from pocqueue.poc.search import MAX_BATCH_SIZE
 from pocqueue.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,8 @@ class EngineHost:
     async def values(self, search: ProofSearch, nonces: Sequence[int]) -> list[Any]:
         """Compute the values of any number of nonces, in passes of the search's shape.
 
+        A batch_size above the limit, or none that was asked for, becomes the default, or what a pass holds.
+
         Raises:
             EngineUnavailable: the engine cannot be used.
             EngineError: it failed on a batch.
@@ -75,6 +78,9 @@ class EngineHost:
         """
         await self.ready()
         assert self._engine is not None
+        if search.batch_size > MAX_BATCH_SIZE:
+            size = largest_pass(self._engine.info, search.seq_len, search.pass_size)
+            search = search.model_copy(update={"batch_size": size})
         loop, computed = asyncio.get_running_loop(), []
         try:
             for batch in batches_of(search, nonces):

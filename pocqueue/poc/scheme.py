@@ -37,7 +37,7 @@ from pocqueue.poc.fields import Allowed
 from pocqueue.poc.fraud import fraud_test
 from pocqueue.poc.nonces import MAX_NONCE
 from pocqueue.poc.proofs import Proofs, ReceivedBatch, Verdict, check_length
-from pocqueue.poc.search import MAX_BATCH_SIZE, Search, SearchBody
+from pocqueue.poc.search import ANY_BATCH_SIZE, MAX_BATCH_SIZE, Search, SearchBody
 
 if TYPE_CHECKING:
     from pydantic import GetJsonSchemaHandler
@@ -392,7 +392,8 @@ class ProofSearch(Search, WithProof):
             "the GPUs take the one that does best" if pass_size is None else f"{pass_size} is taken"
         )
         above = f"batch_size {self.batch_size} is above {MAX_BATCH_SIZE}, so {taken}"
-        return self.proof.notes() + [above] * (self.batch_size > MAX_BATCH_SIZE)
+        is_wish = MAX_BATCH_SIZE < self.batch_size != ANY_BATCH_SIZE
+        return self.proof.notes() + [above] * is_wish
 
     @property
     @override

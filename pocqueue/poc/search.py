@@ -18,6 +18,9 @@ MAX_BATCH_SIZE = 4096
 DEFAULT_BATCH_SIZE = 32
 #: Every nonce of a round has to fit into a signed 64-bit integer on the wire.
 MAX_NODE_COUNT = 2**31 - 1
+#: Says that nobody asked for a batch size: the default, or less where a pass of the GPUs at hand holds less. As a wish
+#: above the limit, older ones of our services take it, too.
+ANY_BATCH_SIZE = MAX_NODE_COUNT
 MAX_BLOCK_HEIGHT = 2**63 - 1
 #: How older clients say that node_id or node_count is not set, where their bodies let them.
 NOT_SET = -1

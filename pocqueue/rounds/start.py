@@ -15,15 +15,18 @@ from typing import Any, NamedTuple
 
 from typing_extensions import override
 
-from pocqueue.engine.base import EngineInfo, check_batch
+from pocqueue.engine.base import EngineInfo, check_batch, largest_pass
 from pocqueue.errors import InvalidRound, ModelConflict, NoLiveGpu, StoreError, UnknownRound
 from pocqueue.poc.batch import Batch
 from pocqueue.poc.scheme import DEFAULT, scheme_class
-from pocqueue.poc.search import MAX_BATCH_SIZE
+from pocqueue.poc.search import ANY_BATCH_SIZE, MAX_BATCH_SIZE
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.pool import Gpu
 from pocqueue.rounds.spec import RoundSpec
 from pocqueue.rounds.store import RoundStore
+
+#: Tokens of a pass beyond which a larger one gains little: those of the default pass, 32 x 256.
+FULL_PASS_TOKENS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +190,7 @@ def fitted(draft: RoundSpec, gpus: Sequence[Gpu], info: EngineInfo) -> Fitted:
 
     A batch_size above `MAX_BATCH_SIZE` is a wish, as older clients send the same large one whatever GPUs
     there are. It becomes the size that did best on these GPUs so far at this sequence length, or the default.
+    The default is for GPUs whose pass holds it, and `ANY_BATCH_SIZE` is that or what they hold.
 
     Args:
         draft: from `draft_spec`.
@@ -196,21 +200,36 @@ def fitted(draft: RoundSpec, gpus: Sequence[Gpu], info: EngineInfo) -> Fitted:
     Raises:
         InvalidRound: no GPU can run such a forward pass; says how large one may be.
     """
-    serving = [gpu for gpu in gpus if decided(draft, info).is_served_by(gpu.info)]
-    size = _best_batch_size(draft, serving)
+    size = draft.batch_size
+    if size > MAX_BATCH_SIZE:
+        size = _wished_batch_size(draft, [gpu for gpu in gpus if not gpu.draining], info)
     check_batch(info, Batch.warm_up(size, draft.seq_len))
     return Fitted(draft.model_copy(update={"batch_size": size}), draft.notes(size))
 
 
-def _best_batch_size(draft: RoundSpec, gpus: Sequence[Gpu]) -> int:
-    """Return the batch size of a draft; for a wish the one with the most nonces per second so far."""
-    if draft.batch_size <= MAX_BATCH_SIZE:
-        return draft.batch_size
-    rates = defaultdict(float, {draft.pass_size: 0.0})
-    for shape, rate in (item for gpu in gpus for item in gpu.best_rates.items()):
-        seq_len, batch_size = map(int, shape.split("x"))
-        if seq_len == draft.seq_len and batch_size <= MAX_BATCH_SIZE:
-            rates[batch_size] += rate
+def _wished_batch_size(draft: RoundSpec, gpus: Sequence[Gpu], info: EngineInfo) -> int:
+    """Return the batch size of a draft that leaves it open; of a wish the one with the most nonces per second so far."""
+
+    def serving(size: int) -> list[Gpu]:
+        spec = decided(draft, info, batch_size=size)
+        held = (gpu for gpu in gpus if spec.is_held_by(gpu.info))
+        return [gpu for gpu in held if spec.is_served_by(gpu.info)]
+
+    def work(size: int) -> tuple[int, int]:
+        # One that holds less is not to be left out, unless the passes of the others would be far from full for it.
+        return len(serving(size)) * min(size * draft.seq_len, FULL_PASS_TOKENS), size
+
+    infos = [info, *(gpu.info for gpu in serving(1))]
+    default = max({largest_pass(one, draft.seq_len, draft.pass_size) for one in infos}, key=work)
+    if draft.batch_size == ANY_BATCH_SIZE:
+        return default
+    rates = defaultdict(float, {default: 0.0})
+    for gpu in serving(default):
+        for shape, rate in gpu.best_rates.items():
+            seq_len, batch_size = map(int, shape.split("x"))
+            most = largest_pass(gpu.info, draft.seq_len, MAX_BATCH_SIZE)
+            if seq_len == draft.seq_len and batch_size <= most:
+                rates[batch_size] += rate
     return max(rates, key=lambda size: (rates[size], -size))
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from pocqueue.errors import InvalidRound, ModelConflict, NoLiveGpu
 from pocqueue.poc.distance.scheme import Distance
+from pocqueue.poc.search import ANY_BATCH_SIZE
 from pocqueue.rounds.pool import Gpu
 from pocqueue.rounds.spec import RoundSpec
 from pocqueue.rounds.start import ModelWish, choose_model, decided, draft_spec, fitted
@@ -229,6 +230,36 @@ def test_a_batch_size_above_the_limit_is_a_wish(rates: dict[str, float], size: i
     draft, notes = fitted(draft_of(batch_size=5000), gpus, gpus[0].info)
     assert decided(draft, gpus[0].info).batch_size == size
     assert notes == [f"batch_size 5000 is above 4096, so {size} is taken"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "size"),
+    [
+        ([0], 32),
+        ([8192], 8),
+        ([100_000, 16_384], 16),
+        ([0, 0, 1024], 32),
+        ([8192, 500], 8),
+    ],
+)
+def test_a_batch_size_that_nobody_asked_for_is_what_gpus_hold(limits: list[int], size: int) -> None:
+    """The default at most; a GPU of less is not left out for it, unless it would hold up the others. Nothing is said."""
+    gpus = [gpu_of(f"gpu{i}", max_pass_tokens=limit) for i, limit in enumerate(limits)]
+    info = choose_model(gpus, ModelWish()).info
+    open_draft = draft_of(batch_size=ANY_BATCH_SIZE).model_copy(update={"seq_len": 1024})
+    assert fitted(open_draft, gpus, info).draft.batch_size == size
+    assert fitted(open_draft, gpus, info).notes == []
+    assert fitted(open_draft, [], info).draft.batch_size >= size
+    narrow = gpu_of(max_pass_nonces=3)
+    assert fitted(open_draft, [narrow], narrow.info).draft.batch_size == 3
+
+
+def test_a_wish_is_no_more_than_gpus_hold() -> None:
+    """Nor is what they once did best with, before they knew that it does not fit."""
+    gpu = make_gpu(info=make_info(max_pass_tokens=80), rate=None, best_rates={"8x32": 9.0})
+    draft, notes = fitted(draft_of(batch_size=5000), [gpu], gpu.info)
+    assert draft.batch_size == 10
+    assert notes == ["batch_size 5000 is above 4096, so 10 is taken"]
 
 
 def test_a_target_above_every_distance_is_taken_and_said() -> None:

@@ -1,7 +1,8 @@
 """Computes given nonces for the chain: by this node's own engine, or on the pool, ahead of rounds that search.
 
 Promises:
-- What passes by itself is waited for: no GPU, no scheduler, a Redis that is away or was restarted.
+- What passes by itself is waited for: no GPU, none of the model or none that holds a pass, no scheduler, a Redis that is
+  away or was restarted, an engine that the next run of this program may load.
 - A request that a later run of this program goes on with finds what the pool has computed of it meanwhile.
 """
 
@@ -20,6 +21,8 @@ from typing import Any, ParamSpec, TypeVar
 from pocqueue.errors import (
     EngineError,
     EngineUnavailable,
+    InvalidRound,
+    ModelConflict,
     NodeStateError,
     NoLiveGpu,
     StoreUnavailable,
@@ -89,7 +92,8 @@ class Computer:
                 raise EngineUnavailable(engine.error or "The engine of this node is being loaded.")
             self.searches.check_model(search, search.wish, engine.info)
         elif self.searches.local_work == "queue":
-            await self._in_thread(self._check_pool, search)
+            # Not one of ours, as each may be held by a request that runs.
+            await asyncio.to_thread(self._check_pool, search)
         else:
             raise NodeStateError(
                 "This node computes nothing itself: set POCQUEUE_NODE_WORK=engine or queue"
@@ -123,9 +127,9 @@ class Computer:
     async def _by_engine(self, search: JobSearch, nonces: Sequence[int]) -> dict[int, str]:
         engine = self.searches.engine
         assert engine is not None
-        self.searches.check_model(search, search.wish, await engine.ready())
         while True:
             try:
+                self.searches.check_model(search, search.wish, await engine.ready())
                 values = await engine.values(search, nonces)
             except EngineUnavailable as exc:
                 await self._pause(exc)
@@ -141,7 +145,9 @@ class Computer:
             round_id = str(uuid.uuid5(uuid.UUID(search.request_id), f"{number}/{tries}"))
             try:
                 found, state = await self._round(search, nonces, round_id)
-            except (StoreUnavailable, NoLiveGpu) as exc:
+            except (StoreUnavailable, NoLiveGpu, ModelConflict, InvalidRound) as exc:
+                # The last two as workers of the model start again, or while only small GPUs are there: it was checked
+                # when it was taken.
                 await self._pause(exc)
                 continue
             except UnknownRound:

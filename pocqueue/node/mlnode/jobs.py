@@ -15,14 +15,14 @@ from pydantic import ValidationError
 from typing_extensions import override
 
 from pocqueue.closing import AsyncClosing
-from pocqueue.errors import OutboxError, PocqueueError
+from pocqueue.errors import NodeStateError, OutboxError, PocqueueError
 from pocqueue.node.dispatcher import Dispatcher
 from pocqueue.node.messages import Origin, Session
 from pocqueue.node.mlnode.compute import Computer, JobSearch
 from pocqueue.node.searches import NO_SEARCH
 from pocqueue.poc.artifact.bodies import GenerateBody
 from pocqueue.poc.artifact.jobs import Job, JobQueue, JobState
-from pocqueue.poc.search import DEFAULT_BATCH_SIZE
+from pocqueue.poc.search import ANY_BATCH_SIZE
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,7 @@ class Jobs(AsyncClosing):
     queue: JobQueue = field(init=False)
     _kept: dict[Job, asyncio.Task[None]] = field(default_factory=dict, init=False)
     _closing: bool = field(default=False, init=False)
+    _num_stops: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         self.queue = JobQueue(
@@ -62,11 +63,15 @@ class Jobs(AsyncClosing):
 
         Raises:
             NoncesDiffer, InvalidRound, QueueFull: it cannot be taken.
+            NodeStateError: a stop came meanwhile.
             PocqueueError: it cannot be computed here; see `Computer.check`.
             OutboxError: it cannot be kept.
         """
         job = _job_of(body)
+        num_stops = self._num_stops
         await self.computer.check(_search_of(job))
+        if self._num_stops > num_stops or self._closing:
+            raise NodeStateError("The request was stopped before it was begun")
         self.queue.submit(job)
         if not body.wait:
             # As a session, which the outbox has for searches of whatever this node works with.
@@ -106,6 +111,7 @@ class Jobs(AsyncClosing):
 
     async def stop(self) -> bool:
         """End all requests, for good; say whether there were any."""
+        self._num_stops += 1
         found = self.queue.num_open > 0
         self.queue.cancel_all("Cancelled by /stop.")
         if kept := list(self._kept.values()):
@@ -164,7 +170,7 @@ def _job_of(body: GenerateBody, request_id: str | None = None) -> Job:
     Raises:
         NoncesDiffer, InvalidRound: see `Job.of`.
     """
-    job = Job.of(body, DEFAULT_BATCH_SIZE)
+    job = Job.of(body, ANY_BATCH_SIZE)
     job.request_id = request_id or job.request_id
     names = {"request_id": job.request_id, "model": body.params.model}
     job.search = JobSearch(**job.search.model_dump(), **names)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from pocqueue.errors import InvalidRound
 from pocqueue.node.round import NodeRound
 from pocqueue.poc.artifact.bodies import GenerateBody, GenerateRoundBody, ReceivedArtifact
+from pocqueue.poc.search import ANY_BATCH_SIZE
 from pocqueue.web.errors import error_answers
 from pocqueue.web.schema import example
 
@@ -55,7 +56,7 @@ class RoundBody(GenerateRoundBody):
         return NodeRound(
             **self.model_dump(include={"block_hash", "block_height", "public_key"}),
             **self.model_dump(include={"node_id", "node_count"}),
-            **({} if self.batch_size is None else {"batch_size": self.batch_size}),
+            batch_size=self.batch_size or ANY_BATCH_SIZE,
             seq_len=self.params.seq_len,
             proof=self.proof(),
             params={"model": self.params.model},

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
+import uuid
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pocqueue.errors import EngineUnavailable, OutboxError
+from pocqueue.engine.base import Engine, EngineInfo
+from pocqueue.errors import EngineError, EngineUnavailable, NodeStateError, OutboxError
+from pocqueue.node.engine_host import EngineHost
 from pocqueue.node.mlnode.jobs import PREFIX
 from pocqueue.node.mlnode.proxy import Proxy
 from pocqueue.node.outbox import OUTBOX_NAME, Outbox
@@ -23,6 +27,7 @@ from pocqueue.settings import NodeSettings
 from tests.support.artifacts import artifact_of, artifact_round, artifacts_in
 from tests.support.callback_receiver import Receiver
 from tests.support.delegation_server import live_gpus
+from tests.support.factories import OTHER_FINGERPRINT, make_info
 from tests.support.fake_engine import FakeEngine
 from tests.support.fixtures import SettingsFactory
 from tests.support.live_pool import live_pool
@@ -152,6 +157,85 @@ async def test_gpus_that_are_away_are_waited_for(
         with live_pool(backend, FakeEngine(artifact_of)):
             await until(lambda: receiver.accepted)
     assert told(receiver) == {job.request_id: [3]}
+
+
+@pytest.mark.parametrize(
+    ("info", "said"),
+    [
+        (make_info(model="other", fingerprint=OTHER_FINGERPRINT), "Model conflict: "),
+        (make_info(max_pass_tokens=7), "seq_len is 8; allowed: at most 7"),
+    ],
+)
+async def test_a_model_that_is_away_is_waited_for(
+    backend: Backend,
+    settings_for: SettingsFactory,
+    receiver: Receiver,
+    caplog: Any,
+    info: EngineInfo,
+    said: str,
+) -> None:
+    """While its workers start again, or only small GPUs of it are there."""
+    caplog.set_level(logging.INFO)
+    live_gpus(backend)
+    async with node_at_work(settings_for(), work="queue") as node:
+        job = await take(node, 3, url=receiver.url)
+        await until(backend.store.active_ids)
+    backend.client.flushall()
+    live_gpus(backend, info=info)
+    async with node_at_work(settings_for(), work="queue") as node:
+        node.jobs.computer.pause_s = 0.01
+        await until(lambda: said in caplog.text)
+        with live_pool(backend, FakeEngine(artifact_of)):
+            await until(lambda: receiver.accepted)
+    assert told(receiver) == {job.request_id: [3]}
+
+
+async def test_an_engine_that_cannot_be_loaded_ends_no_request(
+    settings_for: SettingsFactory, receiver: Receiver, tmp_path: Path, caplog: Any
+) -> None:
+    """The next run, whose engine can, goes on with them."""
+    caplog.set_level(logging.INFO)
+    request_id, body = str(uuid.uuid4()), GenerateBody.model_validate(asked([3], url=receiver.url))
+    with Outbox(tmp_path / OUTBOX_NAME) as outbox:
+        outbox.open_session(PREFIX + request_id, "engine", body.model_dump_json())
+
+    def broken(*_: object) -> Engine:
+        raise EngineError("out of memory")
+
+    host = EngineHost(settings_for(), broken)
+    async with node_at_work(settings_for(), work="engine", host=host) as node:
+        node.jobs.computer.pause_s = 0.01
+        await until(lambda: "The nonces of a request wait: The engine of this" in caplog.text)
+        assert node.jobs.queue.num_open == 1
+    assert open_requests(tmp_path) == [request_id]
+    async with node_at_work(settings_for(), work="engine", engine=FakeEngine(artifact_of)):
+        await until(lambda: receiver.accepted)
+    assert told(receiver) == {request_id: [3]}
+
+
+async def test_a_stop_ends_a_request_that_is_not_taken_yet(
+    backend: Backend, settings_for: SettingsFactory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One that is still being checked."""
+    live_gpus(backend)
+    async with node_at_work(settings_for(), work="queue") as node:
+        came, go = threading.Event(), threading.Event()
+        look = node.jobs.computer.searches.backend
+
+        def slow() -> Backend:
+            came.set()
+            go.wait(60)
+            return look()
+
+        monkeypatch.setattr(node.jobs.computer.searches, "backend", slow)
+        coming = asyncio.create_task(take(node, 1))
+        await until(came.is_set)
+        await node.jobs.stop()
+        go.set()
+        with pytest.raises(NodeStateError, match="stopped before it was begun"):
+            await coming
+        assert node.jobs.queue.num_open == 0
+    assert open_requests(tmp_path) == []
 
 
 async def test_an_engine_that_is_away_is_waited_for(

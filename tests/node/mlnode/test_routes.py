@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import uuid
 from typing import Any
 
 import httpx
 import pytest
 
+from pocqueue.node.mlnode.compute import AT_ONCE
 from pocqueue.poc.artifact.data import encode
 from pocqueue.rounds.backend import Backend
 from tests.support.artifacts import K_DIM, artifact_of, artifacts_in
 from tests.support.callback_receiver import Receiver
 from tests.support.delegation_server import live_gpus
+from tests.support.factories import make_info
 from tests.support.fake_engine import FakeEngine
 from tests.support.fixtures import SettingsFactory
 from tests.support.live_pool import live_pool
@@ -154,6 +158,33 @@ async def test_a_round_by_an_engine_of_its_own(
     assert sent == [(nonce, artifact_of(nonce)) for nonce in range(1, 1 + 3 * len(sent), 3)]
 
 
+@pytest.mark.parametrize("work", ["queue", "engine", "auto"])
+async def test_a_model_whose_pass_holds_less_than_the_default(
+    backend: Backend, settings_for: SettingsFactory, receiver: Receiver, work: str
+) -> None:
+    """As vLLM's with experts: nobody asked for the default. So on a pool, by an engine, by a big node's pool."""
+    engines = [FakeEngine(artifact_of), FakeEngine(artifact_of)]
+    for engine, tokens in zip(engines, (64, 40), strict=True):
+        engine.info = make_info(max_pass_tokens=tokens)
+    with live_pool(backend, *engines), big_node(settings_for()) as url:
+        delegation = delegating(url) if work == "auto" else None
+        async with mlnode(settings_for(), work, engine=engines[0], delegation=delegation) as http:
+            if work == "engine":
+                await ready(http)
+            body = ROUND | {"url": receiver.url}
+            reply = await http.post(f"{PREFIX}/init/generate", json=body)
+            assert (reply.status_code, reply.json()) == (200, STARTED)
+            await until(lambda: len(artifacts_in(receiver.accepted)) > 20)
+            if work != "auto":
+                reply = await http.post(f"{PREFIX}/generate", json=asked(range(30), wait=True))
+                assert [one["nonce"] for one in reply.json()["artifacts"]] == [*range(30)]
+            await http.post(f"{PREFIX}/stop")
+    num_used = 1 if work == "engine" else 2
+    sizes = [{len(batch) for batch in engine.batches} for engine in engines[:num_used]]
+    assert all(sizes)
+    assert max(set.union(*sizes)) == (8 if work == "engine" else 5)
+
+
 async def test_a_round_of_distances_is_another_matter(
     backend: Backend, settings_for: SettingsFactory
 ) -> None:
@@ -279,6 +310,27 @@ async def test_a_stop_ends_requests(
             assert (await http.get("/api/v1/state")).json() == {"state": "STOPPED"}
             await http.post(f"{PREFIX}/generate", json=asked([2], wait=True))
     assert receiver.received == []
+
+
+async def test_a_request_is_answered_whatever_runs(
+    backend: Backend, settings_for: SettingsFactory
+) -> None:
+    """As many as are computed at a time wait for a GPU."""
+    gate = threading.Event()
+
+    def waits(_: int) -> None:
+        gate.wait(120)
+
+    with live_pool(backend, FakeEngine(artifact_of, waits)):
+        async with mlnode(settings_for()) as http:
+            try:
+                for number in range(AT_ONCE + 4):
+                    request = http.post(f"{PREFIX}/generate", json=asked([number]))
+                    assert (await asyncio.wait_for(request, 30)).json()["status"] == "queued"
+                    running = min(number + 1, AT_ONCE)
+                    await until(lambda: len(backend.store.active_ids()) == running)  # noqa: B023
+            finally:
+                gate.set()
 
 
 # What cannot be
