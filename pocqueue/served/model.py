@@ -38,7 +38,7 @@ class ServedModel:
     info: EngineInfo  #: its fingerprint may be filled in later
     limits: BatchLimits  #: what it can run
     #: Longest time for one batch. vLLM's core does nothing else meanwhile, so this also bounds how long a
-    #: batch that hangs keeps a round alive.
+    #: try of a batch that hangs keeps a round alive.
     pass_timeout_s: float = 300.0
     #: The same for batches of a proof scheme, by its name, where it is another one.
     timeouts_s: Mapping[str, float] = field(default_factory=dict)
