@@ -24,7 +24,7 @@ def test_nothing_is_lost_nor_twice_while_gpus_die(
     assert run["deaths"] == 2
     assert run["valid"] > 0
     assert run["commits"] > 0
-    assert run["checked"] > 9 * run["valid"] > 0.8 * run["checked"]
+    assert run["checked"] > 9 * run["valid"] > 0.7 * run["checked"]
     report = {"runs": [run]}
     assert "5 GPUs, 50 ms, deaths" in table(report)
     plot(report, tmp_path / "plot.png")

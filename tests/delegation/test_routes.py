@@ -167,8 +167,8 @@ async def test_which_proof_a_session_has(client: Client, backend: Backend) -> No
     reply = await client.post("start", ARTIFACTS | {"proof": "artifact", "params": {}})
     assert backend.store.status(reply.json()["session_id"]).spec.seq_len == 1024
     for bad, said in (
-        (BODY | {"proof": "chance"}, "scheme is 'chance'; allowed: artifact or distance."),
-        (BODY | {"proof": 7}, "scheme is 7; allowed: artifact or distance."),
+        (BODY | {"proof": "chance"}, "scheme is 'chance'; allowed: artifact or distance"),
+        (BODY | {"proof": 7}, "scheme is 7; allowed: artifact or distance"),
         (
             BODY | {"proof": "artifact", "scheme": "distance"},
             "proof is 'artifact'; allowed: the same as scheme, 'distance', or one of the two alone.",

@@ -784,7 +784,7 @@ async def test_values_of_a_scheme_for_workers(server: Server) -> None:
         422,
         "k_dim is 65; allowed: an integer from 1 to 64.",
     )
-    assert await server.refusal("POST", "values", batch | {"scheme": "x"}) == (
-        422,
-        "scheme is 'x'; allowed: artifact or distance.",
-    )
+    # Tests in the same process may have schemes of their own.
+    status, reason = await server.refusal("POST", "values", batch | {"scheme": "x"})
+    assert status == 422
+    assert reason.startswith("scheme is 'x'; allowed: artifact or distance")

@@ -385,7 +385,7 @@ async def test_a_missing_field_is_named(server: Server, field: str) -> None:
     [
         (b"", "body is missing."),
         (b"{", "The body is not a JSON object."),
-        (b"[]", "body is []; allowed: "),
+        (b"[]", "The body is not a JSON object."),
     ],
 )
 async def test_a_body_that_is_none(server: Server, content: bytes, sentence: str) -> None:
