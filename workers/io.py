@@ -17,7 +17,13 @@ from functools import partial
 
 from pocqueue.app import app
 from pocqueue.errors import InvalidRound, StoreForbidden, StoreUnavailable, UnknownRound
-from pocqueue.poc.callback import CallbackClient, PostOutcome, encode_body
+from pocqueue.poc.callback import (
+    SIGNED_BELOW,
+    UNSIGNED_BELOW,
+    CallbackClient,
+    PostOutcome,
+    encode_body,
+)
 from pocqueue.poc.proofs import Proofs
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.callback_target import check_url, checked_connector
@@ -81,7 +87,10 @@ async def deliver(
     cursor, attempts, size = progress.cursor, progress.attempts, entries_per_post
     posted = refused = 0
     give_back_at = time.monotonic() + TASK_S
-    async with CallbackClient(connector=partial(checked_connector, allow_private)) as client:
+    async with CallbackClient(
+        connector=partial(checked_connector, allow_private),
+        delivered_below=SIGNED_BELOW if status.spec.proof.is_signed else UNSIGNED_BELOW,
+    ) as client:
         while True:
             entries = backend.store.read_proofs(status, cursor, count=size)
             if not entries:

@@ -4,7 +4,7 @@ Each URL gets its batches one at a time and in order, and so its verdicts. The t
 chain may take each in a phase of its own; nor do different URLs. What is not signed goes out together: a post has as many
 of the messages that wait for its URL as `max_post_bytes` takes.
 Retryable failures are retried for ever, with growing pauses; what was refused is put aside (`pocqueue.poc.callback`
-says which answers are final).
+says which answers are final), for good if it is signed: the network's receivers may take later what they refuse now.
 
 A message whose 200 is lost, by a crash between the reply and the disk, is sent again: receivers ignore
 duplicates. Logs name scheme, host, port and kind only: path and query may be secrets.
@@ -32,14 +32,20 @@ from pocqueue.node.outbox import Outbox
 from pocqueue.node.signing import sign_body
 from pocqueue.poc.callback import (
     MAX_RETRY_AFTER_S,
+    SIGNED_BELOW,
+    UNSIGNED_BELOW,
     Backoff,
     CallbackClient,
     Kind,
     PostOutcome,
+    PostResult,
 )
+from pocqueue.poc.sender import REFUSAL_PAUSES
 
 logger = logging.getLogger(__name__)
 
+#: How often what is not signed is tried before a refusal is final, as the network's servers do.
+MAX_TRIES = 10
 #: Messages of one post, at most.
 MAX_TOGETHER = 1024
 
@@ -54,6 +60,7 @@ class Dispatcher(AsyncClosing):
     _: KW_ONLY
     #: Pauses between tries; a receiver may ask for longer ones.
     backoff: Backoff = Backoff(first_s=0.25, longest_s=30.0)  # noqa: RUF009 - it is frozen
+    refusal_backoff: Backoff = REFUSAL_PAUSES  #: the same for what is not signed and was refused
     request_timeout_s: float = 10.0  #: for one attempt, all of it
     #: Bytes of a body of several messages: below the mebibyte that many servers take if nobody tells them otherwise.
     max_post_bytes: int = 1_000_000
@@ -96,7 +103,8 @@ class Dispatcher(AsyncClosing):
             is_signed: sign it; a batch that is not signed may go out with its neighbours in one body.
         """
         if not is_signed:
-            return NewMessage(position, kind, url, body, nonces, merges=kind == "generated")
+            merges = kind == "generated"
+            return NewMessage(position, kind, url, body, nonces, merges=merges, is_signed=False)
         with self.metrics.signing.time():
             signed = sign_body(body, self.key)
         self.metrics.signed.inc()
@@ -141,6 +149,7 @@ class Dispatcher(AsyncClosing):
             if time.monotonic() >= self._forget_at:
                 await asyncio.to_thread(self.outbox.forget)
                 self._forget_at = time.monotonic() + self.forget_s
+            await asyncio.to_thread(self.outbox.again, MAX_TRIES)
             heads = await asyncio.to_thread(self.outbox.heads)
         except OutboxError as exc:
             logger.error("%s", exc)
@@ -165,7 +174,8 @@ class Dispatcher(AsyncClosing):
         url = message.url
         try:
             messages, body = await asyncio.to_thread(self._post_of, message)
-            result = await client.post(url, message.kind, body)
+            below = SIGNED_BELOW if message.is_signed else UNSIGNED_BELOW
+            result = await client.post(url, message.kind, body, below)
             # Until it is on disk its line is busy: what was taken must not be sent again for a full disk.
             if result.outcome is PostOutcome.DELIVERED:
                 await self.write(self.outbox.delivered, [one.id for one in messages])
@@ -194,15 +204,23 @@ class Dispatcher(AsyncClosing):
                 self._most[url] = len(messages) // 2
                 logger.info("%s: %s; tried in parts", _named(message), result.reason)
             else:
-                await self.write(self.outbox.refused, message.id, result.reason)
-                refused = "%s was refused and will not be tried again: %s"
-                logger.error(refused, _named(message), result.reason)
+                await self._put_aside(message, result)
         except OutboxError as exc:
             logger.error("%s", exc)
             await asyncio.sleep(self.disk_pause_s)
         finally:
             del self._busy[url, message.kind]
             self._wake.set()
+
+    async def _put_aside(self, message: Message, result: PostResult) -> None:
+        """Let others go before a message that was refused, and what is signed, or was tried often, for good."""
+        next_s = time.time() + self.refusal_backoff.pause_s(message.attempts)
+        await self.write(self.outbox.refused, message.id, result.reason, next_s)
+        if message.is_signed or message.attempts + 1 >= MAX_TRIES:
+            refused = "%s was refused and will not be tried again: %s"
+            logger.error(refused, _named(message), result.reason)
+        elif message.attempts == 0:
+            logger.warning("%s was refused and is tried again: %s", _named(message), result.reason)
 
     def _post_of(self, head: Message) -> tuple[list[Message], str]:
         """Return what goes out now of a head and the messages that wait behind it, and as which body.

@@ -43,6 +43,7 @@ class NewMessage:
     nonces: Sequence[int]  #: in the body
     #: May go out as one with its neighbours, see `merged`.
     merges: bool = False
+    is_signed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class Message:
     attempts: int  #: that failed
     next_s: float  #: Unix time before which it is not tried
     merges: bool  #: may go out as one with its neighbours
+    is_signed: bool
 
 
 class OutboxStatus(BaseModel):

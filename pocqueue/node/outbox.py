@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from pocqueue.errors import OutboxError
 from pocqueue.node.messages import Message, NewMessage, Origin, OutboxStatus, Session, receiver_of
-from pocqueue.poc.callback import encode_body
+from pocqueue.poc.callback import MAX_RETRY_AFTER_S, encode_body
 from pocqueue.web.sqlite_file import FileRole, SqliteFile
 
 #: Name of the file in the state folder.
@@ -31,7 +31,7 @@ OUTBOX_NAME: Final = "node-outbox.sqlite3"
 KEEP_ENDED_S: Final = 86_400.0
 #: The same for its nonces, which are many: a chain does not ask for a round again so late.
 KEEP_NONCES_S: Final = 3600.0
-_SCRIPTS: Final = ("outbox.sql", "outbox-2.sql", "outbox-3.sql", "outbox-4.sql", "outbox-5.sql")
+_SCRIPTS: Final = ("outbox.sql", *(f"outbox-{number}.sql" for number in range(2, 7)))
 
 _ROLE = FileRole(
     name="outbox",
@@ -155,7 +155,7 @@ class Outbox(SqliteFile):
         rows = [
             (
                 *(new.position, new.kind, new.url.rstrip("/"), encode_body(new.body)),
-                *(len(new.nonces), new.merges),
+                *(len(new.nonces), new.merges, new.is_signed),
             )
             for new in messages
         ]
@@ -176,8 +176,8 @@ class Outbox(SqliteFile):
                 for row, nonces in zip(rows, kept, strict=True):
                     added = db.execute(
                         "INSERT INTO messages"
-                        " (session_id, created_s, position, kind, url, body, nonces, merges)"
-                        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                        " (session_id, created_s, position, kind, url, body, nonces, merges, is_signed)"
+                        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                         (session_id, self._clock(), *row),
                     )
                     if nonces is not None:
@@ -296,12 +296,39 @@ class Outbox(SqliteFile):
             *(error, next_s, message_id),
         )
 
-    def refused(self, message_id: int, error: str) -> None:
-        """Put a message aside for good: the same body would be refused again."""
+    def refused(self, message_id: int, error: str, next_s: float = 0.0) -> None:
+        """Put a message aside, so that it holds nobody back; `again` ends that for one that is not signed.
+
+        Args:
+            next_s: Unix time before which it is not tried again.
+        """
         self._write(
-            "UPDATE messages SET attempts = attempts + 1, error = ?, state = 'refused'"
+            "UPDATE messages SET attempts = attempts + 1, error = ?, next_s = ?, state = 'refused'"
             " WHERE id = ? AND state = 'waiting'",
-            *(error, message_id),
+            *(error, next_s, message_id),
+        )
+
+    def again(self, max_attempts: int) -> None:
+        """Let what is not signed and was refused wait for its receiver again, each alone, once its pause is over.
+
+        Not what failed so often, nor what is of a session that was fraud.
+        """
+        now_s = self._clock()
+        self._write(
+            "UPDATE messages SET state = 'waiting', merges = 0"
+            " WHERE state = 'refused' AND is_signed = 0 AND attempts < ?"
+            # A longer pause than any began before the clock was set back.
+            " AND next_s NOT BETWEEN ? AND ?"
+            " AND session_id NOT IN (SELECT session_id FROM sessions WHERE state = 'fraud')",
+            *(max_attempts, now_s, now_s + MAX_RETRY_AFTER_S),
+        )
+
+    def hurry(self, url: str) -> None:
+        """End the pauses of batches that wait for a URL, as if they had never failed."""
+        self._write(
+            "UPDATE messages SET next_s = 0, attempts = 0"
+            " WHERE state = 'waiting' AND url = ? AND kind = 'generated' AND next_s > 0",
+            url.rstrip("/"),
         )
 
     def counts(self) -> OutboxStatus:

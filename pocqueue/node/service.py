@@ -199,6 +199,15 @@ class NodeService:
         had_jobs = await self.jobs.stop()
         return await self.stop() or had_jobs
 
+    async def hurry(self, url: str) -> None:
+        """Try at once what waits for a URL: the batches of a round that begins come behind it.
+
+        Raises:
+            OutboxError: the disk is in trouble.
+        """
+        await asyncio.to_thread(self._outgoing.outbox.hurry, url)
+        self._outgoing.notify()
+
     async def has_gpus(self) -> bool:
         """Say whether there is something to search with now, as far as is known."""
         return await self._searches.has_gpus()

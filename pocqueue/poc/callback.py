@@ -34,6 +34,9 @@ from pocqueue.errors import CallbackForbidden, InvalidRound
 #: What a callback is about; appended to the callback URL behind a slash.
 Kind = Literal["generated", "validated"]
 
+#: Statuses from 200 to below this mean that a body was delivered: a signed one, and one of the artifact wire, which is not
+#: signed and whose network is content with these.
+SIGNED_BELOW, UNSIGNED_BELOW = 201, 400
 #: Longest pause that a receiver can ask for with Retry-After.
 MAX_RETRY_AFTER_S: Final = 300.0
 #: Most characters of the receiver's own words in a reason.
@@ -97,7 +100,9 @@ class CallbackClient(AsyncClosing):
     """Posts to callback URLs; an async context manager that closes its connections."""
 
     request_timeout_s: float = 10.0  #: seconds for one POST, all of it
-    delivered_below: int = 201  #: statuses from 200 to below this mean that a POST was delivered
+    delivered_below: int = (
+        SIGNED_BELOW  #: statuses from 200 to below this mean that a POST was delivered
+    )
     #: Makes what connections are made through, in the event loop of the first POST. One that refuses an
     #: address fails with a client error caused by `CallbackForbidden`. None: aiohttp's own, which goes
     #: wherever a URL leads.
@@ -110,13 +115,16 @@ class CallbackClient(AsyncClosing):
         if self._session is not None:
             await self._session.close()
 
-    async def post(self, url: str, kind: Kind, body: str) -> PostResult:
+    async def post(
+        self, url: str, kind: Kind, body: str, delivered_below: int | None = None
+    ) -> PostResult:
         """Make one attempt. Network errors are an outcome here, not an exception.
 
         Args:
             url: callback URL; a slash and `kind` are appended.
             kind: what the body is.
             body: JSON, sent as it is.
+            delivered_below: for this one; None: that of the client.
         """
         if self._session is None or self._session.closed:
             # `trust_env` stays off: a proxy of the environment would be connected to unchecked, and
@@ -136,7 +144,7 @@ class CallbackClient(AsyncClosing):
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=self.request_timeout_s),
             ) as response:
-                return await self._result(response, url)
+                return await self._result(response, url, delivered_below or self.delivered_below)
         except (aiohttp.InvalidURL, UnicodeError):
             # The latter if a host name cannot be written for DNS. Not ValueError, their parent: errors of
             # TLS are of that class too, and pass.
@@ -148,10 +156,12 @@ class CallbackClient(AsyncClosing):
                 return PostResult(PostOutcome.FORBIDDEN, str(exc.__cause__))
             return PostResult(PostOutcome.RETRY, f"no answer ({_unreached(exc)})")
 
-    async def _result(self, response: aiohttp.ClientResponse, url: str) -> PostResult:
+    async def _result(
+        self, response: aiohttp.ClientResponse, url: str, delivered_below: int
+    ) -> PostResult:
         """Say what an answer means; docs/protocol.md."""
         status = response.status
-        if 200 <= status < self.delivered_below:
+        if 200 <= status < delivered_below:
             return PostResult(PostOutcome.DELIVERED)
         words = await _words(response, url)
         if status >= 500 or status in (408, 425, 429):

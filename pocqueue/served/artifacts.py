@@ -22,6 +22,7 @@ from pocqueue.poc.artifact.jobs import Job, JobQueue
 from pocqueue.poc.artifact.refusals import AlreadyGenerating
 from pocqueue.poc.artifact.scheme import Artifact
 from pocqueue.poc.batch import Batch
+from pocqueue.poc.callback import UNSIGNED_BELOW
 from pocqueue.poc.scheme import ProofSearch
 from pocqueue.poc.search import DEFAULT_BATCH_SIZE
 from pocqueue.poc.sender import CallbackQueue
@@ -161,5 +162,5 @@ def _receiver_rules(settings: ArtifactSettings) -> dict[str, Any]:
         "max_waiting": settings.callback_max_artifacts,
         "max_refusals": settings.callback_max_retries,
         "max_retry_after_s": _MAX_RETRY_AFTER_S,
-        "delivered_below": 400,
+        "delivered_below": UNSIGNED_BELOW,
     }

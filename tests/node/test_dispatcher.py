@@ -47,6 +47,7 @@ class Post:
         self.metrics = NodeMetrics()
         timings: dict[str, Any] = {
             "backoff": Backoff(0.001, 0.004),
+            "refusal_backoff": Backoff(0.001, 0.004),
             "request_timeout_s": 2,
             "stop_timeout_s": 1,
             "disk_pause_s": 0.01,
@@ -299,7 +300,7 @@ async def test_what_is_refused_together_is_sent_in_parts(
 
     receiver.verdict = bad
     receiver.gate.clear()
-    async with posting(outbox) as post:
+    async with posting(outbox, refusal_backoff=Backoff(60, 60)) as post:
         unsigned(post, receiver.url, [0])
         await until(lambda: receiver.received)
         unsigned(post, receiver.url, *([n] for n in range(1, 33)))
@@ -311,6 +312,61 @@ async def test_what_is_refused_together_is_sent_in_parts(
     ]
     # By halves: not each of them alone.
     assert len(receiver.received) < 20
+
+
+async def test_a_refusal_of_what_is_not_signed_is_not_final(
+    outbox: Outbox, receiver: Receiver
+) -> None:
+    """It is tried ten times and holds nobody back meanwhile; then it is the operator's."""
+    refused = 13
+
+    def bad(body: Any) -> int:
+        return 404 if any(one["nonce"] in (13, refused) for one in body["artifacts"]) else 200
+
+    receiver.verdict = bad
+    pauses = {"look_s": 0.01, "refusal_backoff": Backoff(0.05, 0.05)}
+    async with posting(outbox, **pauses) as post:
+        unsigned(post, receiver.url, [13], [7])
+        await until(lambda: [nonce for nonce, _ in artifacts_in(receiver.accepted)] == [7])
+        [message] = messages_in(outbox, "a")
+        assert message.attempts < 10
+        await until(lambda: messages_in(outbox, "a")[0].attempts == 10)
+        refused = 8
+        unsigned(post, receiver.url, [8])
+        await until(lambda: len(messages_in(outbox, "a")) == 2)
+        await until(lambda: messages_in(outbox, "a")[1].attempts >= 3)
+        refused = -1
+        await until(lambda: artifacts_in(receiver.accepted)[-1][0] == 8)
+        await until(lambda: len(messages_in(outbox, "a")) == 1)
+    assert [(m.state, m.attempts) for m in messages_in(outbox, "a")] == [("refused", 10)]
+
+
+async def test_what_was_refused_of_a_fraud_is_not_tried_again(
+    outbox: Outbox, receiver: Receiver
+) -> None:
+    """It was put aside, and stays there."""
+    receiver.verdict = lambda _: 404
+    async with posting(outbox, look_s=0.01, refusal_backoff=Backoff(0.5, 0.5)) as post:
+        unsigned(post, receiver.url, [1])
+        await until(lambda: post.refused)
+        outbox.hold("a")
+    with outbox.transaction() as db:
+        db.execute("UPDATE messages SET next_s = 0")
+    outbox.again(10)
+    assert outbox.counts().waiting == 0
+
+
+async def test_what_is_not_signed_is_delivered_by_any_status_below_400(
+    outbox: Outbox, receiver: Receiver
+) -> None:
+    """As the network counts; for a signed message only 200 does."""
+    receiver.statuses = iter([201, 204, 302])
+    async with posting(outbox) as post:
+        for nonce in (1, 2, 3):
+            unsigned(post, receiver.url, [nonce])
+            await until(lambda: not post.waiting)
+        assert (post.taken, post.refused) == (3, 0)
+    assert len(receiver.received) == 3
 
 
 async def test_answers_to_requests_do_not_mix(outbox: Outbox, receiver: Receiver) -> None:

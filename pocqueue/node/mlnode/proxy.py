@@ -108,6 +108,7 @@ class Proxy:
         if not await self.service.has_gpus():
             raise NoBackends
         try:
+            await self.service.hurry(node_round.url)
             await self.service.generate(node_round, WINDOW_S)
         except PocqueueError as exc:
             # Its caller reads the status alone.
@@ -171,7 +172,7 @@ class Proxy:
             raise InvalidRequestId("Invalid request_id format (expected port:uuid)")
         if not (port.isascii() and port.isdigit()):
             raise InvalidRequestId("Invalid port in request_id")
-        if int(port) != self.settings.port:
+        if port != str(self.settings.port):
             raise RequestNotFound
         try:
             return self._named(self.service.jobs.queue.find(own_id).answer())

@@ -140,12 +140,19 @@ class ReceivedArtifact(BaseModel):
     """An artifact that somebody claims."""
 
     nonce: Nonce
-    vector_b64: Annotated[str, Field(max_length=4096)]
+    vector_b64: str  #: any text or null, as one that is no vector is a mismatch
 
     @model_validator(mode="before")
     @classmethod
     def _is_prefill(cls, fields: Any) -> Any:
         return _refuse_decode(fields, "validation.artifacts")
+
+    @field_validator("vector_b64", mode="before")
+    @classmethod
+    def _is_kept_as_text(cls, value: object) -> object:
+        # Half a surrogate pair is no vector, and could not be written to disk.
+        is_broken = isinstance(value, str) and not value.isascii()
+        return "" if value is None or is_broken else value
 
 
 class Claims(BaseModel):
@@ -191,14 +198,20 @@ def verdict_on(
 
     Args:
         proof: its ``dist_threshold``, ``p_mismatch`` and ``fraud_threshold`` count.
-        claims: a claim that cannot be read, or has not k_dim finite numbers, is a mismatch.
+        claims: a claim that cannot be read, or has not k_dim finite numbers, is a mismatch. A nonce counts once however
+            often it is claimed; one with two different vectors is a mismatch.
         computed: our artifact of each nonce; a nonce that has none, as we could not compute it, does not count.
     """
-    known = [claim for claim in claims if claim.nonce in computed]
-    proofs = Proofs.of((claim.nonce, claim.vector_b64) for claim in known)
-    verdict = proof.judge(proofs, [computed[claim.nonce] for claim in known])
+    claimed: dict[int, set[str]] = {}
+    for claim in claims:
+        if claim.nonce in computed:
+            claimed.setdefault(claim.nonce, set()).add(claim.vector_b64)
+    proofs = Proofs.of(
+        (nonce, "".join(texts) * (len(texts) == 1)) for nonce, texts in claimed.items()
+    )
+    verdict = proof.judge(proofs, [computed[nonce] for nonce in claimed])
     return {
-        "n_total": len(known),
+        "n_total": len(claimed),
         "n_mismatch": verdict.n_invalid,
         "mismatch_nonces": verdict.invalid,
         "p_value": verdict.probability_honest,

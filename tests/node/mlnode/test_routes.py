@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 import uuid
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from pocqueue.node.messages import NewMessage
 from pocqueue.node.mlnode.compute import AT_ONCE
+from pocqueue.node.outbox import OUTBOX_NAME, Outbox
 from pocqueue.poc.artifact.data import encode
 from pocqueue.rounds.backend import Backend
 from tests.support.artifacts import K_DIM, artifact_of, artifacts_in
@@ -156,6 +160,27 @@ async def test_a_round_by_an_engine_of_its_own(
         assert (await http.post(f"{PREFIX}/stop")).json() == STOPPED
     sent = artifacts_in(receiver.accepted)
     assert sent == [(nonce, artifact_of(nonce)) for nonce in range(1, 1 + 3 * len(sent), 3)]
+
+
+async def test_what_waits_of_an_earlier_block_holds_no_round_up(
+    backend: Backend, settings_for: SettingsFactory, receiver: Receiver, tmp_path: Path
+) -> None:
+    """It is tried as the round begins, whatever pause it has."""
+    with Outbox(tmp_path / OUTBOX_NAME) as outbox:
+        outbox.open_session("old", "queue", "{}")
+        artifacts = [{"nonce": 9, "vector_b64": "AAAA"}]
+        body = {"block_hash": "old", "artifacts": artifacts}
+        outbox.accept("old", "", "1", [NewMessage("1", "generated", receiver.url, body, [9])])
+        outbox.close_session("old")
+        [head] = outbox.heads()
+        outbox.failed(head.id, "HTTP 503", time.time() + 250)
+    with live_pool(backend, FakeEngine(artifact_of)):
+        async with mlnode(settings_for()) as http:
+            started = await http.post(f"{PREFIX}/init/generate", json=ROUND | {"url": receiver.url})
+            assert started.json() == STARTED
+            await until(lambda: len(receiver.accepted) > 1)
+            await http.post(f"{PREFIX}/stop")
+    assert receiver.accepted[0] == body
 
 
 @pytest.mark.parametrize("work", ["queue", "engine", "auto"])
@@ -443,5 +468,6 @@ async def test_requests_that_cannot_be(backend: Backend, settings_for: SettingsF
             "x:abc": (400, "Invalid port in request_id"),
             f"{PORT}:{uuid.uuid4()}": (404, "Request not found"),
             f"{PORT + 1}:{uuid.uuid4()}": (404, "Request not found"),
+            f"{'9' * 5000}:{uuid.uuid4()}": (404, "Request not found"),
         }.items():
             assert await refused(await http.get(f"{PREFIX}/generate/{name}")) == answer

@@ -141,6 +141,30 @@ def test_what_cannot_be_read_is_a_mismatch_and_what_we_have_not_does_not_count()
     )
 
 
+def test_a_claim_may_have_any_text() -> None:
+    """It cannot be right, and the request is none the worse for it."""
+    claims = [
+        ReceivedArtifact.model_validate({"nonce": nonce, "vector_b64": text})
+        for nonce, text in enumerate([None, "A" * 100_000, "\ud800"])
+    ]
+    assert all(claim.model_dump_json() for claim in claims)
+    text = artifact.encode_vector(torch.eye(12)[0])
+    verdict = verdict_on(Artifact(), claims, dict.fromkeys(range(3), text))
+    assert verdict["mismatch_nonces"] == [0, 1, 2]
+
+
+def test_a_nonce_that_is_claimed_twice_counts_once() -> None:
+    """As a mismatch if the claims differ."""
+    right, wrong = (artifact.encode_vector(torch.eye(12)[i]) for i in range(2))
+    claims = [
+        ReceivedArtifact(nonce=nonce, vector_b64=text)
+        for nonce, text in [(1, right), (2, wrong), (1, right), (3, right), (2, wrong), (3, wrong)]
+    ]
+    verdict = verdict_on(Artifact(), claims, dict.fromkeys((1, 2, 3), right))
+    assert (verdict["n_total"], verdict["n_mismatch"]) == (3, 2)
+    assert verdict["mismatch_nonces"] == [2, 3]
+
+
 def test_artifacts_as_a_receiver_gets_them() -> None:
     search = GenerateRoundBody.model_validate(_ROUND)
     body = generated_body(search, Proofs([3, 8], ["AAAA", "BBBB"]), 12)
