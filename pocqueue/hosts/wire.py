@@ -45,6 +45,8 @@ HEARTBEAT_S = 15.0
 MAX_MESSAGE_BYTES = 4 << 20
 #: Most GPUs of one machine.
 MAX_GPUS = 64
+#: Characters of a result's logs that are taken; the store keeps fewer, and notes that it has cut.
+MAX_LOG = 300_000
 #: Most jobs that one machine can have at a time, waiting results included.
 MAX_JOBS = 1024
 
@@ -111,10 +113,12 @@ def _plain(value: Any) -> Any:
         return _UNKNOWN
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)
-    if isinstance(value, str):
-        shown = "".join(c if c.isprintable() else " " for c in value)
-        return " ".join(shown.split()) or _UNKNOWN
-    return value
+    return (one_line(value) or _UNKNOWN) if isinstance(value, str) else value
+
+
+def one_line(text: str) -> str:
+    """Return a text as one printable line: control characters and halves of surrogate pairs are blanks."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def _text(value: Any) -> Any:
@@ -123,6 +127,13 @@ def _text(value: Any) -> Any:
         return ""
     # No database keeps NUL in a text.
     return (value if isinstance(value, str) else json.dumps(value)).replace("\0", "\ufffd")
+
+
+def _log(value: Any) -> Any:
+    """Take what a job has written, without the middle of what is too long: it may wait for a database."""
+    text = _text(value)
+    half = MAX_LOG // 2
+    return text if len(text) <= MAX_LOG else f"{text[:half]}\n… cut …\n{text[-half:]}"
 
 
 def _id(value: Any) -> Any:
@@ -322,7 +333,7 @@ class JobResult(Message):
     status: Annotated[
         Literal["completed", "failed", "cancelled", "timeout"], BeforeValidator(_status)
     ] = "failed"
-    logs: Annotated[str, BeforeValidator(_text)] = Field(default="", repr=False)
+    logs: Annotated[str, BeforeValidator(_log)] = Field(default="", repr=False)
     attempt: _Attempt | None = None  #: None: of the only one that this socket has
     exit_code: Annotated[int, Field(ge=-(1 << 31), lt=1 << 32)] | None = None
     seconds: Annotated[float, Field(ge=0)] | None = (

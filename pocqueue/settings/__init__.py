@@ -206,7 +206,7 @@ class HostsSettings(EnvSettings):
     ws_port: _Port = 3002
     """second port with the same, which agents know for their WebSocket; unset: that of `WS_PORT`, if that is set"""
     public_url: HttpUrl | None = None
-    """where browsers find the gateway, such as `https://hosts.example.com`: a wallet signs it, and agents sign its host name; needed behind a proxy. Unset: each address that it is called by is taken for its own"""
+    """where browsers find the gateway, such as `https://hosts.example.com`: a wallet signs it, and agents sign its host name; needed behind a proxy and on the internet. Unset: wallets sign in by an address or `localhost` alone, and agents may call it by any name"""
     cors_origins: str | None = None
     """other origins whose pages may use the gateway, with commas between them, such as `https://app.example.com`; `*`: all of them, without sessions. Unset: those of `CORS_ORIGIN`, if that is set"""
     admin_token: SecretStr | None = None

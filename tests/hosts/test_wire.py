@@ -174,3 +174,12 @@ def test_what_is_signed_names_the_gateway() -> None:
         assert wire.origin_of(endpoint) == "gpu.example.com"
     assert wire.origin_of("ws://[::1]:3002") == "::1"
     assert wire.signed_text("h", "n", "c") == b"pocqueue-node-1\nh\nn\nc"
+
+
+def test_logs_that_are_too_long_keep_both_ends() -> None:
+    """Of a text of any type; a short one is as it was."""
+    long = read(type="job_result", id="j", logs="a" * wire.MAX_LOG + "b" * wire.MAX_LOG).logs
+    assert len(long) < wire.MAX_LOG + 100
+    assert (long[0], long[-1]) == ("a", "b")
+    assert len(read(type="job_result", id="j", logs=["x" * 10] * 100_000).logs) < len(long) + 1
+    assert read(type="job_result", id="j", logs="x" * wire.MAX_LOG).logs == "x" * wire.MAX_LOG

@@ -172,6 +172,11 @@ class Hub(AsyncClosing):
         """Nodes that have a socket here."""
         return len(self._connections)
 
+    @property
+    def num_tasks(self) -> int:
+        """What it is at now."""
+        return len(self._tasks)
+
     # Sockets
 
     def joining(self, node_id: str) -> asyncio.Lock:

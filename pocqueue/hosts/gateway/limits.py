@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -20,7 +21,7 @@ from pocqueue.errors import PocqueueError
 from pocqueue.web.failure_limit import subscriber
 from pocqueue.words import counted
 
-#: Open sockets of one address.
+#: Open sockets of one address, pages that are told what changes included.
 MAX_SOCKETS = 200
 #: Messages a second of one machine, and how many it may send at once.
 MESSAGES_PER_S, MESSAGES_BURST = 20.0, 100.0
@@ -46,14 +47,14 @@ class RateLimited(PocqueueError):
 
 
 class TooManyPages(PocqueueError):
-    """As many pages of one wallet are open as may be."""
+    """As many pages of one wallet, or one network address, are open as may be."""
 
     http_status = 429
     retry_after_s = 60.0
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, of: str) -> None:
         super().__init__(
-            f"{counted(limit, 'page')} of this wallet are open already: close one of them."
+            f"{counted(limit, 'page')} of this {of} are open already: close one of them."
         )
 
 
@@ -65,6 +66,8 @@ class Limit(Enum):
     CHALLENGES = parse("30/minute")
     REQUESTS = parse("120/minute")
     CONNECTS = parse("20/minute")
+    ANNOUNCEMENTS_OF_ADDRESS = parse("50/day")
+    ANNOUNCEMENTS_OF_WALLET = parse("50 per 1 day")
     JOBS = parse("60/minute")
 
     value: RateLimitItem
@@ -114,12 +117,24 @@ class RateLimits:
 
     def open_socket(self, address: str) -> bool:
         """Count an open socket; False: there are as many as an address may have, and it is not counted."""
-        who = subscriber(address)
-        if self._sockets[who] >= MAX_SOCKETS * self._factor:
+        if not self.has_room(address):
             self._on_limited(Limit.CONNECTS)
             return False
-        self._sockets[who] += 1
+        self._sockets[subscriber(address)] += 1
         return True
+
+    def has_room(self, address: str) -> bool:
+        """Say whether an address may have one more open socket."""
+        return self._sockets[subscriber(address)] < MAX_SOCKETS * self._factor
+
+    @contextmanager
+    def socket(self, address: str) -> Iterator[None]:
+        """Count an open socket for as long as the block lasts, whether there is room for it or not."""
+        self._sockets[subscriber(address)] += 1
+        try:
+            yield
+        finally:
+            self.close_socket(address)
 
     def close_socket(self, address: str) -> None:
         """Take an open socket from the count."""

@@ -6,9 +6,17 @@ import datetime
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import AliasGenerator, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    AliasGenerator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+)
 from pydantic.alias_generators import to_camel
 
+from pocqueue.hosts import wire
 from pocqueue.hosts.leases import Outcome
 from pocqueue.hosts.pay import MICRO_PER_HYPER
 from pocqueue.hosts.records import Gpu, Job, Node
@@ -54,6 +62,11 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
 # Bodies
 
 _Text = Annotated[str, Field(max_length=10_000_000)]
+_Line = Annotated[str, Field(max_length=200), AfterValidator(wire.one_line)]
+#: A GPU, or its name alone.
+_NamedGpu = Annotated[
+    wire.HostGpu, BeforeValidator(lambda gpu: {"name": gpu} if isinstance(gpu, str) else gpu)
+]
 
 
 class TokenBody(_Body):
@@ -92,9 +105,9 @@ class AnnouncementBody(_Body):
     """A machine that says that it is there; nothing else comes of it."""
 
     wallet: _Text = ""
-    hostname: Annotated[str, Field(max_length=200)] = ""
-    gpus: Annotated[list[Any], Field(max_length=64)] = Field(default_factory=list)
-    os: Annotated[str, Field(max_length=200)] = ""
+    hostname: _Line = ""
+    gpus: Annotated[tuple[_NamedGpu, ...], Field(max_length=wire.MAX_GPUS)] = ()
+    os: _Line = ""
     ip: Any = None  #: not kept
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import ipaddress
 import logging
 from collections.abc import Coroutine
 from typing import Any, Final
@@ -95,6 +96,7 @@ class GatewayService(Closing):
         self._messenger = messenger
         self._store = HostStore.open(settings, hosts, wait=True)
         own = None
+        self._is_nameless = hosts.public_url is None and not _is_loopback(hosts.host)
         if hosts.public_url is not None:
             own = frozenset({origin_of(hosts.public_url), "localhost", "127.0.0.1", "::1"})
         self.hub = Hub(
@@ -132,6 +134,12 @@ class GatewayService(Closing):
         """
         if not self._server.start():
             raise ProcessError("The gateway of GPU hosts did not start; its log says why.")
+        if self._is_nameless:
+            logger.warning(
+                "%sPUBLIC_URL is not set: wallets sign in by an address or localhost alone, and agents may call this "
+                "gateway by any name. Set it before the gateway is on the internet.",
+                HOSTS_PREFIX,
+            )
         first, second = map(address_of, self.listeners)
         logger.info("GPU hosts: %s://%s, and agents at %s.", self._scheme, first, second)
 
@@ -201,6 +209,13 @@ class GatewayService(Closing):
             return asyncio.run_coroutine_threadsafe(work, loop).result(_TELL_S)
         except (concurrent.futures.CancelledError, TimeoutError):
             return "not told in time"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _otherwise(name: str) -> str:

@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 #: An agent's clock is off by more than this, in ms: said in the log, once a socket.
 _CLOCK_MS = 5000
+#: Results of one socket that wait for the database; it is not read on until one of them is kept.
+MAX_RESULTS = 64
 
 
 class _Refused(Exception):
@@ -327,6 +329,8 @@ class AgentSocket(Connection):
         if not self._is_node:
             await self._error(ErrorText.JOB_NOT_FOUND, message.id, message.attempt)
             return
+        while len(self._results) >= MAX_RESULTS:
+            await asyncio.wait(self._results, return_when=asyncio.FIRST_COMPLETED)
         # In the background: heartbeats go on while the database is away, and a socket that ends ends nothing of it.
         task = self._hub.spawn(self._keep_result(message))
         self._results.add(task)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -213,7 +213,7 @@ class Owners:
             note(connection, now_ms, actor, "wallet.ban", address)
         return nodes
 
-    def announce(self, address: str, hostname: str, gpus: list[object], os: str) -> None:
+    def announce(self, address: str, hostname: str, gpus: Sequence[object], os: str) -> None:
         """Note that a machine says it is there; it is shown for 90 days, and nothing else comes of it.
 
         Raises:

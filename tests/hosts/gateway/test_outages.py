@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pocqueue.hosts.gateway.socket import MAX_RESULTS
 from pocqueue.hosts.store.database import file_url
 from tests.hosts.agents import NewAgent, OldAgent
 from tests.hosts.gateway.conftest import Gateway
@@ -45,6 +46,28 @@ async def test_while_the_database_is_away(make: Callable[..., Gateway], tmp_path
         await late.register(other)
     assert gateway.store.jobs.log(job["id"]).text == "kept"
     assert gateway.store.ledger.differences() == []
+
+
+async def test_results_that_wait_are_bounded(make: Callable[..., Gateway], tmp_path: Path) -> None:
+    """As long as the database is away the rest stays with the machine; all are answered in the end."""
+    gateway = make(timings={"retry_s": 0.05})
+    async with NewAgent(gateway.ws_url) as agent:
+        await agent.register(gateway.token())
+        await agent.result(await agent.of_type("job"))
+        before = gateway.service.hub.num_tasks
+        with closing(sqlite3.connect(tmp_path / "hosts.sqlite3", isolation_level=None)) as holder:
+            holder.execute("BEGIN IMMEDIATE")
+            for n in range(90):
+                await agent.send(type="job_result", id=f"{n}", attempt=1, logs="x")
+
+            async def all_wait() -> bool:
+                return gateway.service.hub.num_tasks >= before + MAX_RESULTS
+
+            await until(all_wait)
+            assert gateway.service.hub.num_tasks <= before + MAX_RESULTS + 2
+            holder.execute("ROLLBACK")
+        answered = {(await agent.of_type("error"))["id"] for _ in range(90)}
+    assert answered == {f"{n}" for n in range(90)}
 
 
 async def test_while_no_message_arrives(make: Callable[..., Gateway]) -> None:

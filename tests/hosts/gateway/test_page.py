@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import secrets
 from collections.abc import Callable
 
 import httpx
 import pytest
 from playwright.async_api import Page, expect
 
+from pocqueue.hosts import wallets
+from pocqueue.hosts.gateway import limits
 from tests.hosts.agents import NewAgent, OldAgent
 from tests.hosts.gateway.conftest import Gateway
 from tests.support.browser import PATIENCE_MS, WALLET, chromium
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -160,3 +165,32 @@ async def test_pages_that_are_open(gateway: Gateway) -> None:
         for one in held:
             await one.__aexit__(None, None, None)
         assert (await http.get("/app/events", params={"wallet": "x"})).status_code == 400
+
+
+async def test_pages_of_one_address(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of however many wallets: they are counted with its sockets, until they are closed."""
+    monkeypatch.setattr(limits, "MAX_SOCKETS", 3 / 1000)  # the gateway's are a thousandfold
+    async with httpx.AsyncClient(base_url=gateway.url, trust_env=False, timeout=120) as http:
+
+        def page() -> contextlib.AbstractAsyncContextManager[httpx.Response]:
+            wallet = wallets.encode(secrets.token_bytes(32))
+            return http.stream("GET", f"/app/events?wallet={wallet}")
+
+        async with OldAgent(gateway.ws_url), contextlib.AsyncExitStack() as held:
+            lines = []  # one that is forgotten closes its page
+            for _ in range(2):
+                opened = await held.enter_async_context(page())
+                assert opened.status_code == 200
+                lines.append(opened.aiter_lines())
+                await anext(lines[-1])
+            async with page() as refused:
+                assert refused.status_code == 429
+                assert (
+                    "of this network address are open already" in (await refused.aread()).decode()
+                )
+
+        async def is_closed() -> bool:
+            async with page() as opened:
+                return opened.status_code == 200
+
+        await until(is_closed)

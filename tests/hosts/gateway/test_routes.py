@@ -79,11 +79,93 @@ def test_texts_that_older_pages_know(gateway: Gateway) -> None:
     machine: dict[str, Any] = {"hostname": "h", "gpus": ["x"], "os": "o", "ip": "192.0.2.1"}
     assert ask("/api/gpu/register", json=body | machine).json() == {"ok": True}
     [host] = http.get("/api/gpu/hosts", params={"wallet": gateway.wallet}).json()
-    assert (host["hostname"], host["gpus"], host["os"]) == ("h", ["x"], "o")
+    assert (host["hostname"], host["os"]) == ("h", "o")
+    assert host["gpus"] == [{"name": "x", "memory": "unknown"}]
     assert http.get("/health").json()["status"] == "ok"
     assert http.get("/readyz").json() == {"status": "ok", "database": True, "redis": True}
     assert error(http.get("/api/nowhere"), 404) == "Not Found"
     assert error(http.put("/health"), 405) == "Method Not Allowed"
+
+
+def test_what_an_announcement_may_be(gateway: Gateway) -> None:
+    """GPUs of few and short fields, printable lines, no number that is none: never a 500, never a full disk."""
+
+    def announce(text: str) -> httpx.Response:
+        body = text.replace("W", gateway.wallet)
+        return gateway.http.post("/api/gpu/register", content=body)
+
+    for wrong in (
+        '{"wallet": "W", "hostname": "h", "gpus": [{"vramMib": NaN}]}',
+        '{"wallet": "W", "hostname": "h", "gpus": [NaN]}',
+        '{"wallet": "W", "hostname": "h", "gpus": [["x"]]}',
+        '{"wallet": "W", "hostname": "h", "gpus": [MANY]}'.replace("MANY", ", ".join(["{}"] * 65)),
+        '{"wallet": "W", "hostname": "h", "gpus": [{"name": "LONG"}]}'.replace("LONG", "x" * 201),
+        '{"wallet": "W", "hostname": "LONG"}'.replace("LONG", "x" * 201),
+    ):
+        error(announce(wrong), 422)
+    for odd in ("\\ud800", "\\n"):
+        reply = announce(
+            '{"wallet": "W", "hostname": "aODDb", "os": "ODD", '
+            '"gpus": [{"name": "cODDd", "more": 1}]}'.replace("ODD", odd)
+        )
+        assert reply.status_code in {200, 422}, reply.text
+    [host] = gateway.http.get("/api/gpu/hosts", params={"wallet": gateway.wallet}).json()
+    assert (host["hostname"], host["os"]) == ("a b", "")
+    assert host["gpus"] == [{"name": "c d", "memory": "unknown"}]
+    assert error(announce('{"wallet": "\\ud800", "hostname": "h"}'), 422)
+
+
+def test_announcements_are_bounded(make: Callable[..., Gateway]) -> None:
+    """For a wallet and an address, in a day; asking for them is not."""
+    gateway = make(limits_factor=0.1)
+    body = {"wallet": gateway.wallet, "hostname": "h"}
+    for _ in range(5):
+        assert gateway.http.post("/api/gpu/register", json=body).status_code == 200
+    said = error(gateway.http.post("/api/gpu/register", json=body), 429)
+    assert "announcements in 86,400 seconds" in said
+    found = gateway.http.get("/api/gpu/hosts", params={"wallet": gateway.wallet})
+    assert len(found.json()) == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "is_own"),
+    [
+        ("127.0.0.1:3001", True),
+        ("localhost", True),
+        ("[::1]:3001", True),
+        ("192.0.2.7", True),
+        ("evil.example.com", False),
+        ("127.0.0.1.evil.example.com", False),
+        ("hosts", False),
+        ("[::1", False),
+    ],
+)
+def test_nobody_signs_in_by_a_name_that_may_be_anothers(
+    gateway: Gateway, host: str, is_own: bool
+) -> None:
+    """A site that passes its visitors' signatures on has a name; without a public URL none is ours."""
+    body = {"wallet": gateway.wallet}
+    reply = gateway.http.post("/api/session/challenge", json=body, headers={"Host": host})
+    if is_own:
+        assert reply.json()["message"].startswith(f"{host} wants you to sign in")
+    else:
+        assert "POCQUEUE_HOSTS_PUBLIC_URL" in error(reply, 403)
+
+
+def test_with_a_public_url_its_name_is_signed(
+    make: Callable[..., Gateway], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever `Host` says; a gateway for others that has none says so at its start."""
+    gateway = make(public_url="https://hosts.example.com", host="0.0.0.0")  # noqa: S104
+    headers = {"Host": "evil.example.com"}
+    body = {"wallet": gateway.wallet}
+    reply = gateway.http.post("/api/session/challenge", json=body, headers=headers)
+    assert reply.json()["message"].startswith("hosts.example.com wants you to sign in")
+    assert "PUBLIC_URL is not set" not in caplog.text
+    make()
+    assert "PUBLIC_URL is not set" not in caplog.text
+    make(host="0.0.0.0")  # noqa: S104
+    assert "POCQUEUE_HOSTS_PUBLIC_URL is not set" in caplog.text
 
 
 def test_bodies_are_json_whatever_is_said_of_them(

@@ -56,7 +56,9 @@ class Containers(Sandbox):
         self.bounds = engine
         self._owner = owner
         # podman would ask the container first, for ten seconds.
-        self._now = ("--force", "--time", "0") if engine == "podman" else ("--force",)
+        forced = ("--force", "--time", "0") if engine == "podman" else ("--force",)
+        # With the volumes that an image may ask for, which nobody else would remove.
+        self._now = (*forced, "--volumes")
         program = shutil.which(engine)
         if program is None:
             raise SandboxUnavailable(f"{engine} is not installed.")
@@ -98,7 +100,7 @@ class Containers(Sandbox):
                 outcome = await asyncio.to_thread(self._judged, name, outcome)
         finally:
             with contextlib.suppress(SandboxUnavailable):
-                await asyncio.to_thread(self._ask, "rm", "--force", name)
+                await asyncio.to_thread(self._ask, "rm", "--force", "--volumes", name)
         return outcome
 
     @override

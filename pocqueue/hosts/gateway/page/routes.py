@@ -17,11 +17,12 @@ from pocqueue.errors import PocqueueError
 from pocqueue.hosts import wallets
 from pocqueue.hosts.errors import DatabaseUnavailable, WalletRefused
 from pocqueue.hosts.gateway.access import COOKIE, end_session, wallet_of
-from pocqueue.hosts.gateway.limits import TooManyPages
+from pocqueue.hosts.gateway.limits import MAX_SOCKETS, TooManyPages
 from pocqueue.hosts.gateway.page.view import read, rows_of, templates
 from pocqueue.hosts.gateway.routes.owners import issue
 from pocqueue.hosts.gateway.routes.parts import Parts, new_router
 from pocqueue.hosts.gateway.schema import TokenAnswer, TokenBody
+from pocqueue.web.errors import address_of
 
 #: Open pages of one wallet that are told what changes.
 MAX_PAGES: Final = 20
@@ -113,7 +114,9 @@ def page_router(parts: Parts, *, ws_port: int, require_proof: bool) -> APIRouter
     async def events(request: Request, wallet: _Wallet = "") -> Response:
         wallets.public_key(wallet)
         if hub.changes.num_watching(wallet) >= MAX_PAGES:
-            raise TooManyPages(MAX_PAGES)
+            raise TooManyPages(MAX_PAGES, "wallet")
+        if not hub.limits.has_room(address_of(request.scope)):
+            raise TooManyPages(MAX_SOCKETS, "network address")
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(
             _events(request, wallet), media_type="text/event-stream", headers=headers
@@ -122,7 +125,8 @@ def page_router(parts: Parts, *, ws_port: int, require_proof: bool) -> APIRouter
     async def _events(request: Request, wallet: str) -> AsyncIterator[str]:
         last: dict[str, str] = {}
         number, quiet_s = 0, 0.0
-        with hub.changes.watch(wallet) as changed:
+        # Counted here, where it ends for certain: an answer that nobody waits for any more does not begin.
+        with hub.limits.socket(address_of(request.scope)), hub.changes.watch(wallet) as changed:
             yield "retry: 2000\n\n"
             while True:
                 changed.clear()

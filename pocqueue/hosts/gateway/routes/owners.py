@@ -139,7 +139,7 @@ def owner_router(parts: Parts, *, require_proof: bool) -> APIRouter:
         if not body.wallet:
             raise Missing("wallet address is required")
         await hub.limits.count_address(Limit.CHALLENGES, address_of(request.scope))
-        made = await hub.db(store.owners.challenge, body.wallet, parts.url_of(request))
+        made = await hub.db(store.owners.challenge, body.wallet, parts.signed_url(request))
         return ChallengeAnswer(nonce=made.nonce, message=made.text, expires_at=iso(made.expires_ms))
 
     @router.post("/api/session", summary="Sign in", responses=errors(400))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -14,6 +15,8 @@ from pocqueue.hosts.gateway.hub import Hub
 from pocqueue.hosts.gateway.limits import Limit
 from pocqueue.hosts.gateway.schema import NodeView, node_view
 from pocqueue.hosts.records import Node
+from pocqueue.hosts.wire import origin_of
+from pocqueue.settings import HOSTS_PREFIX
 from pocqueue.web.errors import SentenceRoute, address_of
 
 
@@ -21,6 +24,18 @@ class Missing(PocqueueError, ValueError):
     """A field is not there; its text is the one that older pages know."""
 
     http_status = 400
+
+
+class NameNotOwn(PocqueueError):
+    """A wallet would sign in to a name of which the gateway does not know that it is its own."""
+
+    http_status = 403
+
+    def __init__(self, host: str) -> None:
+        super().__init__(
+            f"Host is {host[:100]!r}, and nobody can sign in by a name that this gateway does not know: set "
+            f"{HOSTS_PREFIX}PUBLIC_URL to where browsers find it, such as https://hosts.example.com, or use its address."
+        )
 
 
 @dataclass(frozen=True)
@@ -35,6 +50,16 @@ class Parts:
         if self.public_url is not None:
             return self.public_url.rstrip("/")
         return f"{request.url.scheme}://{request.url.netloc}"
+
+    def signed_url(self, request: Request) -> str:
+        """Return the gateway's URL as wallets sign it.
+
+        Raises:
+            NameNotOwn: it is called by a name that may be another site's, which would pass the signature on.
+        """
+        if self.public_url is None and not _is_nobodys(request.headers.get("host", "")):
+            raise NameNotOwn(request.headers.get("host", ""))
+        return self.url_of(request)
 
     def is_secure(self, request: Request) -> bool:
         """Say whether a browser reaches the gateway over TLS."""
@@ -52,6 +77,18 @@ class Parts:
         """Return how a node stands, in one word."""
         store = self.hub.store
         return node.status(store.now_ms(), store.offline_ms, busy=node.id in busy)
+
+
+def _is_nobodys(host: str) -> bool:
+    """Say whether no other site can have this host: it is an address, or a name of this machine alone."""
+    try:
+        name = origin_of(f"//{host}")
+        if name == "localhost" or name.endswith(".localhost"):
+            return True
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def new_router(parts: Parts, *, limited: bool = True) -> APIRouter:

@@ -14,6 +14,7 @@ from pocqueue.errors import InvalidToken, StoreError
 from pocqueue.hosts import wallets
 from pocqueue.hosts.errors import DatabaseUnavailable, NodeKeyError, UnknownJob, UnknownNode
 from pocqueue.hosts.gateway.access import is_admin, wallet_of
+from pocqueue.hosts.gateway.limits import Limit
 from pocqueue.hosts.gateway.routes.parts import Missing, Parts, Wallet, new_router
 from pocqueue.hosts.gateway.schema import (
     AnnouncedView,
@@ -36,6 +37,7 @@ from pocqueue.hosts.store.jobs import Turn
 from pocqueue.hosts.store.owners import Announcement
 from pocqueue.hosts.wire import origin_of, signed_text
 from pocqueue.web.door import bearer_token
+from pocqueue.web.errors import address_of
 
 #: The signature of a result over REST, as hex: that of a challenge whose nonce is the SHA-256 of the body, as hex.
 SIGNATURE = "X-Node-Signature"
@@ -106,13 +108,20 @@ def public_router(parts: Parts) -> APIRouter:
         return SuccessAnswer()
 
     @router.post("/api/gpu/register", summary="Announce a machine", responses=errors(400))
-    async def announce(body: AnnouncementBody) -> OkAnswer:
+    async def announce(body: AnnouncementBody, request: Request) -> OkAnswer:
         """Note that a machine is there. It is shown for 90 days; it gets no job and earns nothing."""
         if not body.wallet:
             raise Missing("wallet is required")
         if not body.hostname:
             raise Missing("hostname is required")
-        await hub.db(store.owners.announce, body.wallet, body.hostname, body.gpus, body.os)
+        wallets.public_key(body.wallet)
+        await hub.limits.count_address(Limit.ANNOUNCEMENTS_OF_ADDRESS, address_of(request.scope))
+        await hub.limits.count(Limit.ANNOUNCEMENTS_OF_WALLET, body.wallet)
+        gpus = [
+            gpu.model_dump(by_alias=True, exclude_none=True, exclude={"healthy", "reason"})
+            for gpu in body.gpus
+        ]
+        await hub.db(store.owners.announce, body.wallet, body.hostname, gpus, body.os)
         return OkAnswer()
 
     @router.get(

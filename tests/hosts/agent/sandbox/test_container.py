@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import re
@@ -15,7 +16,7 @@ from typing import Literal
 import pytest
 
 from pocqueue.hosts.agent.errors import SandboxUnavailable
-from pocqueue.hosts.agent.sandbox.base import Command
+from pocqueue.hosts.agent.sandbox.base import Command, Limits
 from pocqueue.hosts.agent.sandbox.container import LABEL, Containers, arguments
 from tests.support.sandbox_process import SECRET, SandboxProcess, need, sandbox_process
 from tests.support.waiting import wait_until
@@ -32,6 +33,45 @@ def jobs(request: pytest.FixtureRequest) -> Iterator[SandboxProcess]:
         pytest.skip(str(exc))
     with sandbox_process(request.param) as process:
         yield process
+
+
+# What ends a stopped job's container is not waited for.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("engine", ["docker", "podman"])
+async def test_what_is_removed_goes_with_its_volumes(
+    engine: Literal["docker", "podman"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a job, one that was stopped, and a killed agent; by an engine that writes down what it is asked."""
+    said = tmp_path / "said"
+    program = tmp_path / engine
+    program.write_text(
+        f"""#!/bin/sh
+echo "$*" >> {said}
+case $1 in
+ps) echo left ;;
+inspect) echo false 0 ;;
+run) case "$*" in *"sleep 500") exec sleep 500 ;; esac ;;
+esac
+"""
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    containers = Containers(engine, "tests")
+    stop = asyncio.Event()
+    image = "example.com/image@sha256:" + 64 * "0"
+    done = await containers.run(Command(("true",), Limits(), image=image), stop)
+    assert done.is_good
+    stop.set()
+    stopped = await containers.run(Command(("sleep", "500"), Limits(), image=image), stop)
+    assert not stopped.is_good
+    await asyncio.to_thread(containers.clean)
+
+    def removed() -> list[str]:
+        return [line for line in said.read_text().splitlines() if line.startswith("rm ")]
+
+    # The one of a job that is stopped is not waited for.
+    wait_until(lambda: len(removed()) == 4)
+    assert all("--volumes" in line.split() for line in removed())
 
 
 def test_a_command_runs(jobs: SandboxProcess) -> None:
