@@ -74,6 +74,8 @@ async def test_artifacts_of_each_source_arrive(
             await node.generate(wanted)
             await until(lambda: len(artifacts_in(receiver.accepted)) >= 100)
             await node.stop()
+            # What was found by the stop is still read.
+            await until(lambda: node.current is not None and node.current.over)
             await shows(node, status="STOPPED", waiting=0, refused=0, error=None)
             total = (await node.status())["total_nonces"]
             assert "pocqueue_node_signed_total 0.0" in (await node.render_metrics()).decode()
