@@ -329,7 +329,11 @@ async def test_a_stop_ends_requests(
             "error": "Cancelled by /stop.",
         }
         await until(lambda: not backend.store.active_ids())
-        assert (await http.get("/api/v1/state")).json() == {"state": "STOPPED"}
+
+        async def is_stopped() -> bool:
+            return bool((await http.get("/api/v1/state")).json() == {"state": "STOPPED"})
+
+        await until(is_stopped)  # the request knows it a moment later
     with live_pool(backend, FakeEngine(artifact_of)):
         async with mlnode(settings_for()) as http:
             assert (await http.get("/api/v1/state")).json() == {"state": "STOPPED"}
