@@ -106,7 +106,11 @@ def test_draining_and_banning(store: HostStore, node: Node) -> None:
 
 def test_a_job_from_submission_to_its_log(store: HostStore, node: Node) -> None:
     """Its id goes to standard output; what a stranger's machine wrote cannot steer the terminal."""
-    result = run("job", "submit", "sleep", "seconds=5", "--timeout", "60", "--priority", "3")
+    # For this node alone: another job that a stranger's node fails would go to another one.
+    alone = ("--node", node.id)
+    result = run(
+        "job", "submit", "sleep", "seconds=5", "--timeout", "60", "--priority", "3", *alone
+    )
     job_id = result.stdout.strip()
     assert "No gateway could be told" in result.stderr
     job = store.jobs.get(job_id)
