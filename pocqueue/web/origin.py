@@ -12,12 +12,14 @@ A browser on the machine of such a service, or in its network, sends it whatever
 from __future__ import annotations
 
 import ipaddress
+from abc import ABC, abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
+from typing_extensions import override
 
 from pocqueue.web.errors import answer
 
@@ -25,40 +27,59 @@ _HARMLESS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 @dataclass(eq=False)
-class OwnOrigin:
-    """ASGI middleware that answers 403 to what comes from, or for, another site."""
+class OriginGuard(ABC):
+    """ASGI middleware that answers 403 to what a web page of another site must not do."""
 
     app: ASGIApp  #: what comes behind
-    own: Collection[str]  #: host names of the service
-    allowed: Collection[str]  #: further ones, whose pages may use it as well
-    setting: str  #: the variable that names those, for messages
+    setting: str  #: the variable that names what is allowed beside the service's own, for messages
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
-        if scope["type"] in {"http", "websocket"} and (why := self._wrong(scope)):
+        if scope["type"] in {"http", "websocket"} and (why := self.refusal(scope)):
             if scope["type"] == "websocket":
                 await receive()  # the connect event, which has to be read first
             await answer(403, why, scope)(scope, receive, send)
             return
         await self.app(scope, receive, send)
 
-    def _wrong(self, scope: Scope) -> str | None:
+    def refusal(self, scope: Scope) -> str | None:
+        """Say why a request must not be; None: it may."""
         headers = Headers(scope=scope)
-        host = headers.get("host", "").lower()
+        if "origin" not in headers or scope.get("method") in _HARMLESS:
+            return None
+        origin, host = headers["origin"].lower(), headers.get("host", "").lower()
+        if self.is_allowed(origin) or origin in {f"http://{host}", f"https://{host}"}:
+            return None
+        return (
+            f"Origin is {origin[:100]!r}, a web page of another site; allowed: the pages of this service, and "
+            f"those that {self.setting} names."
+        )
+
+    @abstractmethod
+    def is_allowed(self, origin: str) -> bool:
+        """Say whether the pages of another origin, in small letters, may use the service."""
+
+
+@dataclass(eq=False)
+class OwnOrigin(OriginGuard):
+    """The same, and for names that a stranger could have."""
+
+    own: Collection[str]  #: host names of the service
+    allowed: Collection[str]  #: further ones, whose pages may use it as well
+
+    @override
+    def refusal(self, scope: Scope) -> str | None:
+        host = Headers(scope=scope).get("host", "").lower()
         if host and not self._is_ours(_name(f"//{host}")):
             return (
                 f"Host is {host[:100]!r}; allowed: an address, localhost, a name without a dot, or one of "
                 f"{self.setting}."
             )
-        origin = headers.get("origin")
-        if origin is None or scope.get("method") in _HARMLESS:
-            return None
-        if _name(origin) in self.allowed or origin.lower() in {f"http://{host}", f"https://{host}"}:
-            return None
-        return (
-            f"Origin is {origin[:100]!r}, a web page of another site; allowed: the pages of this service, "
-            f"and of hosts in {self.setting}."
-        )
+        return super().refusal(scope)
+
+    @override
+    def is_allowed(self, origin: str) -> bool:
+        return _name(origin) in self.allowed
 
     def _is_ours(self, name: str) -> bool:
         if name in {*self.own, *self.allowed} or name.endswith(".localhost"):

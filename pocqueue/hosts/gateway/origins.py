@@ -12,47 +12,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp, Receive, Scope, Send
+from typing_extensions import override
 
 from pocqueue.errors import SettingsError
-from pocqueue.web.errors import answer
+from pocqueue.web.origin import OriginGuard
 
-_HARMLESS = frozenset({"GET", "HEAD", "OPTIONS"})
 _EVERYBODY = "*"
 
 
 @dataclass(eq=False)
-class PageOrigin:
-    """ASGI middleware that answers 403 to what a page of another site must not do."""
+class PageOrigin(OriginGuard):
+    """Asks the origins of a setting."""
 
-    app: ASGIApp  #: what comes behind
-    allowed: frozenset[str]  #: origins, such as ``https://app.example.com``
-    setting: str  #: the variable that names them, for messages
+    allowed: frozenset[str]  #: such as ``https://app.example.com``
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or refuse it."""
-        if scope["type"] in {"http", "websocket"} and (why := self._wrong(scope)):
-            if scope["type"] == "websocket":
-                await receive()  # the connect event, which has to be read first
-            await answer(403, why, scope)(scope, receive, send)
-            return
-        await self.app(scope, receive, send)
-
-    def _wrong(self, scope: Scope) -> str | None:
-        headers = Headers(scope=scope)
-        origin = headers.get("origin", "").lower()
-        if not origin or scope.get("method") in _HARMLESS:
-            return None
-        host = headers.get("host", "").lower()
-        if {origin, _EVERYBODY} & self.allowed or origin in {f"http://{host}", f"https://{host}"}:
-            return None
-        return (
-            f"Origin is {origin[:100]!r}, a web page of another site; allowed: the pages of this gateway, and "
-            f"of the origins in {self.setting}."
-        )
+    @override
+    def is_allowed(self, origin: str) -> bool:
+        return bool({origin, _EVERYBODY} & self.allowed)
 
 
 def page_rules(origins: Sequence[str], setting: str) -> list[Middleware]:
