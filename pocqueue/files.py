@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
 import tempfile
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -80,6 +81,39 @@ def replace_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+class NotPrivate(Exception):
+    """A file with a secret in it is none, or is not its owner's alone.
+
+    Args:
+        permissions: of the file; None: it is no file.
+    """
+
+    def __init__(self, permissions: int | None) -> None:
+        super().__init__(permissions)
+        self.permissions = permissions
+
+
+def read_private(path: Path, max_bytes: int) -> bytes:
+    """Return the content of a file that only its owner can use.
+
+    Raises:
+        NotPrivate: it is none, or others can use it.
+        OSError: it cannot be opened; `strerror` says why.
+    """
+    # Opened first and judged then, so that what is judged is what is read. O_NONBLOCK: a named pipe is refused
+    # and not waited for.
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        mode = os.fstat(fd).st_mode
+        if not stat.S_ISREG(mode):
+            raise NotPrivate(None)
+        if mode & 0o077:
+            raise NotPrivate(stat.S_IMODE(mode))
+        return os.read(fd, max_bytes)
+    finally:
+        os.close(fd)
 
 
 @dataclass(frozen=True)

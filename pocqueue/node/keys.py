@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,6 +28,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import (
 from typing_extensions import override
 
 from pocqueue.errors import KeyFileError, SignatureError
+from pocqueue.files import NotPrivate, read_private
 from pocqueue.settings import NodeSettings, Settings
 from pocqueue.settings.base import full_path
 
@@ -201,31 +201,26 @@ def _shown(text: str) -> str:
 def _read_private(path: Path) -> bytes:
     """Return the bytes of a file that only its owner can read."""
     try:
-        # Opened first and judged then, so that what is judged is what is read. O_NONBLOCK: a named
-        # pipe is refused below instead of waited for.
-        key_fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise KeyFileError(
-            f"There is no signing key at {path}: make one with `pocqueue node key new`, or name "
-            "yours in POCQUEUE_NODE_KEY."
-        ) from None
-    except OSError as exc:
-        raise KeyFileError(
-            f"The signing key {path} cannot be read ({exc.strerror}): it has to belong to the user "
-            "that the node runs as."
-        ) from None
-    try:
-        mode = os.fstat(key_fd).st_mode
-        if not stat.S_ISREG(mode):
-            raise KeyFileError(f"{path} is no file: name the file of the signing key.")
-        if mode & 0o077:
-            raise KeyFileError(
-                f"Others than its owner may use the signing key {path} (mode "
-                f"{stat.S_IMODE(mode):04o}): take that away with `chmod 600 {path}`."
+        return read_private(path, _MAX_FILE_BYTES)
+    except NotPrivate as exc:
+        if exc.permissions is None:
+            reason = f"{path} is no file: name the file of the signing key."
+        else:
+            reason = (
+                f"Others than its owner may use the signing key {path} (mode {exc.permissions:04o}): take that "
+                f"away with `chmod 600 {path}`."
             )
-        return os.read(key_fd, _MAX_FILE_BYTES)
-    finally:
-        os.close(key_fd)
+    except FileNotFoundError:
+        reason = (
+            f"There is no signing key at {path}: make one with `pocqueue node key new`, or name yours in "
+            "POCQUEUE_NODE_KEY."
+        )
+    except OSError as exc:
+        reason = (
+            f"The signing key {path} cannot be read ({exc.strerror}): it has to belong to the user that the node "
+            "runs as."
+        )
+    raise KeyFileError(reason)
 
 
 def _pem_number(data: bytes, path: Path) -> int:

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import re
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from pocqueue.files import replace_file
+from pocqueue.files import NotPrivate, read_private, replace_file
 from pocqueue.hosts.agent.errors import IdentityError
 from pocqueue.hosts.wire import origin_of, signed_text
 
@@ -132,19 +131,17 @@ def _make_key(path: Path) -> None:
 
 
 def _read_key(path: Path) -> Ed25519PrivateKey:
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        mode = os.fstat(fd).st_mode
-        if not stat.S_ISREG(mode):
-            raise IdentityError(f"{path} is no file: move it away, and a new key is made.")
-        if mode & 0o077:
-            raise IdentityError(
-                f"Others than its owner may use the node key {path} (mode {stat.S_IMODE(mode):04o}): take that away "
+        pem = read_private(path, _MAX_FILE_BYTES)
+    except NotPrivate as exc:
+        if exc.permissions is None:
+            reason = f"{path} is no file: move it away, and a new key is made."
+        else:
+            reason = (
+                f"Others than its owner may use the node key {path} (mode {exc.permissions:04o}): take that away "
                 f"with `chmod 600 {path}`."
             )
-        pem = os.read(fd, _MAX_FILE_BYTES)
-    finally:
-        os.close(fd)
+        raise IdentityError(reason) from None
     try:
         key = serialization.load_pem_private_key(pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
