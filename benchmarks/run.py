@@ -15,6 +15,8 @@ import json
 import sys
 import tempfile
 import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.artifact_receiver import artifact_callback
@@ -50,7 +52,7 @@ def main() -> None:
     arguments = parser.parse_args()
     output: Path = arguments.output
     effort = SMOKE if arguments.smoke else FULL
-    began = time.monotonic()
+    rows = _Rows()
     machine = describe()
     with tempfile.TemporaryDirectory(prefix="pocqueue-bench-") as folder:
         settings = Settings.load().model_copy(
@@ -62,56 +64,78 @@ def main() -> None:
                 "callback_private": True,
             }
         )
-        figures = [command_line(effort), *kernels(effort), *artifact_maths(effort)]
-        figures += pipeline(effort)
+        rows.add(lambda: [command_line(effort)])
+        rows.add(lambda: kernels(effort))
+        rows.add(lambda: artifact_maths(effort))
+        rows.add(lambda: pipeline(effort))
         engine = load_local_engine(settings)
-        figures += _with_stack(settings, engine, Path(folder) / "logs", effort)
+        _with_stack(rows, settings, engine, Path(folder) / "logs", effort)
         if effort.is_full:
-            figures += vllm_engine(engine, settings.state_dir)
-            figures += [*vllm_beside(), *callbacks()]
-    _print(figures, machine, time.monotonic() - began)
+            rows.add(lambda: vllm_engine(engine, settings.state_dir))
+            rows.add(vllm_beside)
+            rows.add(callbacks)
+    _print(rows, machine)
     content = {
         "machine": machine,
         "smoke": not effort.is_full,
-        "figures": [figure.to_dict() for figure in figures],
+        "figures": [figure.to_dict() for figure in rows.figures],
     }
     output.write_text(json.dumps(content, indent=2) + "\n")
     sys.stdout.write(f"\nWritten to {output}.\n")
+    if rows.failed:
+        sys.exit(f"{rows.failed} of the benchmarks failed, see above; the others' figures stand.")
 
 
-def _with_stack(settings: Settings, engine: Engine, log_dir: Path, effort: Effort) -> list[Figure]:
+class _Rows:
+    """The figures so far. A benchmark that fails says why and takes no other's figures with it."""
+
+    def __init__(self) -> None:
+        self.figures: list[Figure] = []
+        self.failed = 0
+        self.began = time.monotonic()
+
+    def add(self, measure: Callable[[], list[Figure]]) -> None:
+        """Run one benchmark and keep what it gives."""
+        try:
+            self.figures += measure()
+        except Exception:  # noqa: BLE001  # whatever it was, the others are measured
+            traceback.print_exc()
+            self.failed += 1
+
+
+def _with_stack(
+    rows: _Rows, settings: Settings, engine: Engine, log_dir: Path, effort: Effort
+) -> None:
     num_samples = 512 if effort.is_full else 128
     distances = sample_engine(engine, sample_draft("calibration"), num_samples)
     r_target = r_target_for(distances, 0.1).r_target
+    batch_s = batch_seconds(engine)
     with (
         local_stack(settings, flower=False, log_dir=log_dir) as stack,
         Backend.open(settings) as backend,
     ):
         stack.wait_live(backend.pool, 300)
-        figures = [
-            queue_efficiency(backend, engine, effort),
-            *range_gap(backend, effort),
-            *gpu_busy(backend, effort),
-            commit_to_reader(backend, effort),
-            start_to_first_valid(backend, r_target, batch_seconds(engine), effort),
-            artifact_callback(backend, effort),
-        ]
+        rows.add(lambda: [queue_efficiency(backend, engine, effort)])
+        rows.add(lambda: range_gap(backend, effort))
+        rows.add(lambda: gpu_busy(backend, effort))
+        rows.add(lambda: [commit_to_reader(backend, effort)])
+        rows.add(lambda: [start_to_first_valid(backend, r_target, batch_s, effort)])
+        rows.add(lambda: [artifact_callback(backend, effort)])
         if effort.is_full:
-            figures += delegation(backend, settings, r_target, log_dir)
-        return figures
+            rows.add(lambda: delegation(backend, settings, r_target, log_dir))
 
 
-def _print(figures: list[Figure], machine: dict[str, object], seconds: float) -> None:
+def _print(rows: _Rows, machine: dict[str, object]) -> None:
     print(f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}")
     print(f"{machine['packages']}\n")
-    for figure in figures:
+    for figure in rows.figures:
         print(f"{figure.name}")
         print(f"    measured   {figure.measured}")
         if figure.against is not None:
             print(f"    against    {figure.against}   {figure.against_name}")
         verdict = "reached" if figure.reached else "MISSED"
         print(f"    asked for  {figure.target}: {figure.value:.4g}, {verdict}")
-    print(f"\n{seconds:.0f} s in all")
+    print(f"\n{time.monotonic() - rows.began:.0f} s in all")
 
 
 if __name__ == "__main__":
