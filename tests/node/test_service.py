@@ -125,7 +125,8 @@ async def test_same_round_again_changes_nothing(settings_for: SettingsFactory) -
         await asyncio.gather(*(node.generate(make_round()) for _ in range(3)))
         assert big.started == 1
         await node.generate(make_round(block_hash="block-2"))
-        assert (big.started, big.stopped) == (2, ["old-1"])
+        assert big.started == 2
+        await until(lambda: big.stopped == ["old-1"])
         status = await node.status()
         assert (status["block_hash"], status["session_id"]) == ("block-2", "old-2")
         await node.init(make_round(block_hash="block-2"))
@@ -165,7 +166,7 @@ async def test_a_session_that_is_known_already(settings_for: SettingsFactory) ->
         big.started = 0
         with pytest.raises(DelegationError, match="session old-1, which is another one"):
             await node.generate(make_round(block_hash="block-2"))
-        assert big.stopped == ["old-1"]
+        await until(lambda: big.stopped == ["old-1"])
 
 
 async def test_a_big_node_that_goes_away(settings_for: SettingsFactory, chain: Receiver) -> None:
@@ -201,11 +202,14 @@ async def test_fraud_ends_a_session(settings_for: SettingsFactory, chain: Receiv
         legacy_big_node() as big,
         node_at_work(settings_for(), delegating(big.url)) as node,
     ):
-        big.pages.extend([[batch(0)], [batch(1)], [batch(2, block_hash="other")]])
+        big.pages.extend([[batch(0)], [batch(1)]])
         await node.generate(make_round(chain.url))
+        await until(lambda: chain.received)
+        await shows(node, waiting=2)
+        big.pages.append([batch(2, block_hash="other")])
         await until(lambda: big.stopped == ["old-1"])
         await shows(node, status="STOPPED")
-        # The first message was under way.
+        # The first message is under way.
         chain.gate.set()
         await shows(node, held=1)
         assert sent(chain) == [0]
@@ -650,14 +654,25 @@ async def test_metrics_are_readable(settings_for: SettingsFactory, chain: Receiv
         await node.generate(make_round(chain.url))
         await until(lambda: len(sent(chain)) > 50)
         await node.stop()
-        await shows(node, waiting=0)
-        text = await node.render_metrics()
-        found: dict[str, Any] = {}
-        for family in text_string_to_metric_families(text.decode()):
-            for sample in family.samples:
-                found[sample.name + "".join(f"|{v}" for v in sample.labels.values())] = sample.value
-        assert found["pocqueue_node_nonces_total|engine"] >= len(sent(chain))
+        await shows(node, status="STOPPED")
+
+        async def read() -> dict[str, Any]:
+            text = (await node.render_metrics()).decode()
+            samples = [
+                one for family in text_string_to_metric_families(text) for one in family.samples
+            ]
+            return {"|".join((one.name, *one.labels.values())): one.value for one in samples}
+
+        async def all_taken() -> bool:
+            # Counted once it is written that a batch was taken.
+            found = await read()
+            taken = found["pocqueue_node_delivery_seconds_count"]
+            return not found["pocqueue_node_outbox_messages|waiting"] and taken == len(
+                chain.accepted
+            )
+
+        await until(all_taken)
+        found = await read()
+        assert found["pocqueue_node_nonces_total|engine"] == len(sent(chain))
         assert found["pocqueue_node_delivered_total"] == len(chain.accepted)
-        assert found["pocqueue_node_delivery_seconds_count"] == len(chain.accepted)
-        assert found["pocqueue_node_outbox_messages|waiting"] == 0
         assert found["pocqueue_node_poll_lag_seconds"] == 0

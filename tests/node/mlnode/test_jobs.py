@@ -87,12 +87,12 @@ async def test_what_is_on_disk_already_is_not_computed_again(
     """As a node leaves it that dies between its last two steps."""
     with live_pool(backend, FakeEngine(artifact_of)):
         async with node_at_work(settings_for(), work="queue") as node:
-            receiver.gate.clear()
+            receiver.verdict = lambda _: 503
             job = await take(node, 7, url=receiver.url)
             await until(lambda: not open_requests(tmp_path))
     with Outbox(tmp_path / OUTBOX_NAME) as outbox, outbox.transaction() as db:
         db.execute("UPDATE sessions SET state = 'open'")
-    receiver.gate.set()
+    receiver.verdict = lambda _: 200
     async with node_at_work(settings_for(), work="queue") as node:
         await until(lambda: receiver.accepted)
         assert node.jobs.queue.num_open == 0

@@ -94,6 +94,7 @@ async def test_a_round_on_the_pool(
             }
             assert (await http.get(f"{prefix}/api/v1/state")).json() == {"state": "STOPPED"}
             [round_id] = backend.store.list_ids()
+            await until(lambda: not backend.store.status(round_id).state.is_active)
             counted = backend.store.status(round_id).valid
             await until(lambda: len(artifacts_in(receiver.accepted)) == counted)
     sent = dict(artifacts_in(receiver.accepted))
