@@ -143,12 +143,16 @@ def make(tmp_path: Path, database_url: str) -> Iterator[Callable[..., Gateway]]:
             "ws_port": 0,
             "admin_token": SecretStr(ADMIN),
             "database_url": SecretStr(database_url),
+            # A test may stand still for longer than a machine may be silent.
+            "offline_seconds": 3600,
         }
         quick: dict[str, Any] = {
             "flush_s": 0.05,
             "first_job_s": 0.05,
             "test_job_s": 0,
-            "ping_s": 1.0,
+            "ping_s": 120.0,
+            "send_s": 120.0,
+            "register_s": 600.0,
         }
         gateway = Gateway(
             tmp_path,
