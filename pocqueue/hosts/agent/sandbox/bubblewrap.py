@@ -18,6 +18,7 @@ import platform
 import resource
 import shutil
 import signal
+from asyncio.subprocess import Process
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -28,6 +29,7 @@ from pocqueue.hosts.agent.errors import SandboxUnavailable
 from pocqueue.hosts.agent.sandbox.base import Command, Limits, Outcome, Sandbox
 from pocqueue.hosts.agent.sandbox.bounded import run_bounded
 from pocqueue.hosts.agent.sandbox.cgroup import Cgroups, JobGroup
+from pocqueue.hosts.agent.sandbox.leftovers import end_marked
 from pocqueue.hosts.agent.sandbox.seccomp import machines, seccomp_filter
 from pocqueue.hosts.agent.sandbox.usage import Usage, num_threads_of, usage_below
 
@@ -42,6 +44,8 @@ _ROOT_FOLDERS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _ETC = ("/etc/ld.so.cache", "/etc/alternatives")
 _NVIDIA = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-modeset")
 _MIB = 1 << 20
+# Seconds between two looks at a sandbox that is set up, which takes milliseconds.
+_FOLLOWS_S = 0.0005
 # Starts the words behind it, unless the agent has died meanwhile: bwrap goes on then, and nobody would end it.
 _WHEN_TOLD = ("/bin/sh", "-c", 'read -r _ && exec "$@" </dev/null', "sh")
 #: Ubuntu since 23.10, and Debian where it is hardened.
@@ -59,6 +63,7 @@ class Bubblewrap(Sandbox):
 
     Args:
         cgroups: where control groups can be made; None: resource limits and looking at /proc have to do.
+        owner: mark of what is started, by which what a killed agent has left is found.
 
     Raises:
         SandboxUnavailable: bubblewrap or something it takes is not there; says what to install.
@@ -67,7 +72,8 @@ class Bubblewrap(Sandbox):
     name = _NAME
     takes_images = False
 
-    def __init__(self, cgroups: Cgroups | None) -> None:
+    def __init__(self, cgroups: Cgroups | None, owner: str) -> None:
+        self._mark = f"pocqueue-agent-{owner}"
         self._bwrap = _needed("bwrap", "bubblewrap")
         self._is_root = os.geteuid() == 0
         self._setpriv = _needed("setpriv", "util-linux") if self._is_root else None
@@ -103,7 +109,11 @@ class Bubblewrap(Sandbox):
 
     @override
     def clean(self) -> None:
-        """Remove what a killed agent has left: its processes die with it, control groups do not."""
+        """End and remove what a killed agent has left: its processes die with it, control groups do not.
+
+        The processes are looked for all the same: a machine whose GPUs a forgotten job holds earns nothing.
+        """
+        end_marked(self._bwrap, self._mark)
         if self._cgroups is not None:
             self._cgroups.clean()
 
@@ -121,6 +131,8 @@ class Bubblewrap(Sandbox):
             argv = [self._bwrap]
             for option, file in fds.items():
                 argv += [option, str(file.fileno())]
+            # Nothing comes of it but that our own processes are known by it.
+            argv += ["--unsetenv", self._mark]
             argv += arguments(command, uid=uid, setpriv=self._setpriv)
             process = await asyncio.create_subprocess_exec(
                 *argv,
@@ -152,6 +164,7 @@ class Bubblewrap(Sandbox):
                 stack.callback(os.close, child)
                 _bound(pid, command, uid=uid, group=group)
                 go.write(b"1")
+                await _until_it_follows(pid, process)
                 assert process.stdin is not None
                 process.stdin.write(b"\n")
                 process.stdin.close()
@@ -288,6 +301,29 @@ async def _child_of(info: BinaryIO) -> int:
     finally:
         loop.remove_reader(info.fileno())
     return int(json.loads(said)["child-pid"])
+
+
+async def _until_it_follows(pid: int, process: Process) -> None:
+    """Wait until the first process in a sandbox dies with bwrap's process outside, which died with us from before.
+
+    It asks the kernel for that before it filters its system calls, and that it does can be seen. Were the command told
+    to start before, an agent that is killed in between would leave it running for ever. Killed before it has told, it
+    leaves a command that is never started.
+
+    Raises:
+        ValueError: it has ended.
+    """
+    while process.returncode is None:
+        if _has_filter(pid):
+            return
+        await asyncio.sleep(_FOLLOWS_S)
+    raise ValueError("it has ended before its command was started")
+
+
+def _has_filter(pid: int) -> bool:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return b"\nSeccomp:\t2\n" in Path(f"/proc/{pid}/status").read_bytes()
+    return False
 
 
 def _not_set_up(said: bytes, exc: Exception) -> SandboxUnavailable:

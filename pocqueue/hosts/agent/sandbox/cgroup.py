@@ -50,6 +50,22 @@ class JobGroup:
         name = "memory.oom_control" if self.version == 1 else "memory.events"
         return _numbers(self.folders["memory"] / name).get("oom_kill", 0) > 0
 
+    def kill(self) -> None:
+        """Kill all processes in it, and what they start meanwhile; gives up after a while."""
+        deadline = time.monotonic() + _REMOVE_S
+        while (pids := self._pids()) and time.monotonic() < deadline:
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.005)
+
+    def _pids(self) -> set[int]:
+        found = set[int]()
+        for folder in set(self.folders.values()):
+            with contextlib.suppress(OSError):
+                found.update(map(int, (folder / "cgroup.procs").read_text().split()))
+        return found
+
     def remove(self) -> None:
         """Remove it; its processes have ended, and the kernel notices that within moments."""
         deadline = time.monotonic() + _REMOVE_S
@@ -128,11 +144,9 @@ class Cgroups:
         }
         for name in left:
             folders = {key: tree / name for key, tree in self.trees.items()}
-            for folder in set(folders.values()):
-                with contextlib.suppress(OSError):
-                    for pid in (folder / "cgroup.procs").read_text().split():
-                        os.kill(int(pid), signal.SIGKILL)
-            JobGroup(folders, self.version).remove()
+            group = JobGroup(folders, self.version)
+            group.kill()
+            group.remove()
 
 
 def _write_if_there(path: Path, text: str) -> None:

@@ -35,7 +35,7 @@ def choose(name: SandboxName, owner: str) -> Sandbox:
             "The owner of this machine wants no command jobs (HN_SANDBOX=none)."
         )
     if name == "bubblewrap":
-        return Bubblewrap(Cgroups.find(owner))
+        return Bubblewrap(Cgroups.find(owner), owner)
     if name != "auto":
         return Containers(name, owner)
     reasons = []

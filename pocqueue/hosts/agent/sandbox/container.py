@@ -25,6 +25,7 @@ from pocqueue.hosts.agent.errors import SandboxUnavailable
 from pocqueue.hosts.agent.sandbox.base import Command, Outcome, Sandbox
 from pocqueue.hosts.agent.sandbox.bounded import run_bounded
 from pocqueue.hosts.agent.sandbox.bubblewrap import FIRST_UID, environment
+from pocqueue.hosts.agent.sandbox.leftovers import end_marked
 from pocqueue.hosts.agent.sandbox.usage import Usage
 
 #: Image of ours; a new version of what is in it has a new name.
@@ -105,7 +106,8 @@ class Containers(Sandbox):
 
     @override
     def clean(self) -> None:
-        """Remove the containers that a killed agent has left running."""
+        """End and remove the containers that a killed agent has left, and the command lines that were starting some."""
+        end_marked(self._program, f"{LABEL}={self._owner}")
         left = self._ask("ps", "--all", "--quiet", "--filter", f"label={LABEL}={self._owner}")
         for container in left.split():
             self._ask("rm", *self._now, container)

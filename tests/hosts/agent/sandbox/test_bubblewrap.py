@@ -5,9 +5,13 @@ Every one of these was seen to leak in some sandbox.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+import signal
 import socket
+import subprocess
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -27,6 +31,9 @@ from tests.support.sandbox_process import (
     sandbox_process,
 )
 from tests.support.waiting import wait_until
+
+#: Mark of the agents that these tests start themselves.
+OWNER = f"test{uuid.uuid4().hex}"
 
 
 @pytest.fixture(scope="module", params=["root", "user"])
@@ -150,8 +157,9 @@ def test_no_rights_and_no_way_to_them(jobs: SandboxProcess) -> None:
         assert f"{kind}:\t0000000000000000" in own
     assert "NoNewPrivs:\t1" in own
     assert "Seccomp:\t2" in own
-    # A job could make the one without a filter do what it may not itself.
-    assert "Seccomp:\t2" in first or jobs.is_root
+    # A job could make one without a filter do what it may not itself; and it is how the agent knows that this one
+    # dies with it.
+    assert "Seccomp:\t2" in first
 
 
 @pytest.mark.parametrize(
@@ -310,6 +318,39 @@ def test_a_killed_agent_leaves_nothing_running() -> None:
     assert not _groups(agent.owner)
 
 
+def test_an_agent_killed_while_it_starts_a_job_leaves_nothing_running() -> None:
+    """In the one moment in which nobody in the sandbox would notice: the first process in it is held there."""
+    need("bwrap", "bubblewrap")
+    mark = f"8{uuid.uuid4().int % 10**12}"
+    with _held_agent("sleep", mark) as (agent, first):
+        outside = _parent(first)
+        agent.kill()
+        wait_until(
+            lambda: not Path(f"/proc/{outside}").exists(), message="the end of bwrap's own process"
+        )
+        os.kill(first, signal.SIGCONT)
+        wait_until(lambda: not _processes_with(mark), message="the job's end")
+
+
+def test_what_was_left_running_is_ended_by_the_next_agent() -> None:
+    """By its mark: a job of an agent of another folder goes on, and so does whoever speaks of the mark."""
+    need("bwrap", "bubblewrap")
+    mark = f"8{uuid.uuid4().int % 10**12}"
+    other = Bubblewrap(None, uuid.uuid4().hex)
+    with _held_agent("sleep", mark) as (_, first):
+        outside = _parent(first)
+        waits = [sys.executable, "-c", "import signal; signal.pause()"]
+        speaks = subprocess.Popen([*waits, *_words(outside)])
+        try:
+            other.clean()
+            assert Path(f"/proc/{first}").exists()
+            Bubblewrap(None, OWNER).clean()
+            wait_until(lambda: _processes_with(mark) == [speaks.pid], message="the job's end")
+        finally:
+            speaks.kill()
+            speaks.wait()
+
+
 def test_groups_are_removed(jobs: SandboxProcess) -> None:
     """With the job."""
     jobs.run("true")
@@ -320,12 +361,12 @@ def test_a_machine_without_bubblewrap_is_told(monkeypatch: pytest.MonkeyPatch) -
     """With what to install; one of another kind, too."""
     monkeypatch.setenv("PATH", "")
     with pytest.raises(SandboxUnavailable, match="bwrap is not installed: `sudo apt-get install"):
-        Bubblewrap(None)
+        Bubblewrap(None, OWNER)
     monkeypatch.undo()
     need("bwrap", "bubblewrap")
     monkeypatch.setattr(platform, "machine", lambda: "riscv64")
     with pytest.raises(SandboxUnavailable, match="this machine is riscv64"):
-        Bubblewrap(None)
+        Bubblewrap(None, OWNER)
 
 
 def test_a_kernel_without_user_namespaces_is_told(jobs: SandboxProcess, tmp_path: Path) -> None:
@@ -358,6 +399,46 @@ def test_a_gpu_job_gets_its_devices_alone() -> None:
     ]
     assert argv[argv.index("CUDA_VISIBLE_DEVICES") + 1] == "GPU-abc"
     assert argv[-2:] == ["sh", "x"]
+
+
+@contextlib.contextmanager
+def _held_agent(*argv: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """An agent whose sandbox is stopped before it follows anybody; with the first process in it."""
+    code = """
+import asyncio, os, signal, sys
+from pocqueue.hosts.agent.sandbox import bubblewrap
+from pocqueue.hosts.agent.sandbox.base import Command
+
+def hold(pid, *args, bound=bubblewrap._bound, **kwargs):
+    bound(pid, *args, **kwargs)
+    os.kill(pid, signal.SIGSTOP)
+    # Once the agent has said everything that it says without waiting.
+    asyncio.get_running_loop().call_soon(print, pid)
+
+bubblewrap._bound = hold
+box = bubblewrap.Bubblewrap(None, sys.argv[1])
+asyncio.run(box.run(Command(tuple(sys.argv[2:])), asyncio.Event()))
+"""
+    agent = subprocess.Popen(
+        [sys.executable, "-u", "-c", code, OWNER, *argv], stdout=subprocess.PIPE, text=True
+    )
+    assert agent.stdout is not None
+    with agent, agent.stdout:
+        first = int(agent.stdout.readline())
+        try:
+            yield agent, first
+        finally:
+            agent.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(first, signal.SIGKILL)
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1])
+
+
+def _words(pid: int) -> list[bytes]:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]
 
 
 def _processes_with(mark: str) -> list[int]:
