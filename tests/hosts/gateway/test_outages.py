@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pocqueue.hosts.gateway.socket import MAX_RESULTS
+from pocqueue.hosts.gateway.socket.conversation import MAX_RESULTS
 from pocqueue.hosts.store.database import file_url
 from tests.hosts.agents import NewAgent, OldAgent
 from tests.hosts.gateway.conftest import Gateway

@@ -1,0 +1,161 @@
+"""One agent's socket, from its handshake to its end: the conversation of `hosts.wire`.
+
+A socket is nobody's until its `register` or `resume` is taken (`entrance`); then it is its node's, and speaks of that
+node's jobs alone (`conversation`). What is refused is answered with an `error`, and the socket stays, unless the same
+again would be refused again (an agent of protocol 2 is then told so by the close code) or somebody sends too fast.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+from typing_extensions import override
+
+from pocqueue.hosts import wire
+from pocqueue.hosts.errors import DatabaseUnavailable
+from pocqueue.hosts.gateway.hub import Connection, Hub
+from pocqueue.hosts.gateway.limits import MessageBudget
+from pocqueue.hosts.gateway.socket.conversation import Conversation
+from pocqueue.hosts.gateway.socket.entrance import Entrance, Refused
+from pocqueue.hosts.records import HostFacts
+from pocqueue.hosts.wire import CloseCode, ErrorText
+from pocqueue.web.websocket import SOCKET, LiveSocket
+
+logger = logging.getLogger(__name__)
+
+
+class AgentSocket(Connection):
+    """A socket of the hub.
+
+    Args:
+        hub: of this gateway.
+        websocket: not accepted yet.
+        address: network address of the agent.
+        origin: the name by which the agent has called this gateway, see `wire.origin_of`.
+    """
+
+    def __init__(self, hub: Hub, websocket: WebSocket, address: str, origin: str) -> None:
+        self.id = uuid.uuid4().hex
+        self.delivered = set()
+        self.hub, self.address, self.origin = hub, address, origin
+        self.is_node = False
+        self.speaks_2 = False  #: it has said hello
+        self.facts = HostFacts()  #: what its machine says of itself
+        self._websocket = websocket
+        self._budget = MessageBudget()
+        self._sending = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._conversation = Conversation(self)
+        self._says: dict[type[wire.Message], Callable[[Any], Awaitable[None]]] = {
+            **Entrance(self).says,
+            **self._conversation.says,
+        }
+
+    async def run(self) -> None:
+        """Speak until the socket ends."""
+        await self._websocket.accept()
+        deadline = asyncio.get_running_loop().call_later(
+            self.hub.timings.register_s, self._end_if_nobody
+        )
+        try:
+            while (text := await self._next()) is not None:
+                await self._take(text)
+        finally:
+            deadline.cancel()
+            for task in list(self._tasks):
+                task.cancel()
+            await self._conversation.end()
+            if self.is_node:
+                await self.hub.leave(self)
+
+    # As the hub sees it
+
+    @override
+    async def send(self, message: wire.Message) -> bool:
+        try:
+            async with asyncio.timeout(self.hub.timings.send_s), self._sending:
+                await self._websocket.send_text(message.to_json())
+        except TimeoutError:
+            # It does not read. There may be a lot on its way, so that no farewell would arrive either.
+            self._live.abort()
+            return False
+        except (RuntimeError, WebSocketDisconnect):
+            return False  # it has ended
+        return True
+
+    @override
+    async def answers(self) -> bool:
+        return await self._live.answers(self.hub.timings.ping_s)
+
+    @override
+    async def close(self, code: CloseCode) -> None:
+        if self._websocket.application_state is not WebSocketState.CONNECTED:
+            return
+        try:
+            async with asyncio.timeout(self.hub.timings.send_s):
+                await self._websocket.close(code)
+        except TimeoutError:
+            self._live.abort()
+        except (RuntimeError, WebSocketDisconnect):
+            logger.debug("a socket had ended before it was closed")
+
+    # The conversation
+
+    async def _next(self) -> str | bytes | None:
+        """Return the next message; None: the socket has ended."""
+        event = await self._websocket.receive()
+        if event["type"] == "websocket.disconnect":
+            return None
+        text: str | None = event.get("text")
+        return text if text is not None else bytes(event.get("bytes") or b"")
+
+    async def _take(self, text: str | bytes) -> None:
+        if not self._budget.take():
+            await self.error(ErrorText.TOO_FAST)
+            await self.close(CloseCode.TOO_FAST)
+            return
+        try:
+            message = wire.read_from_agent(text)
+        except wire.BadMessage as exc:
+            self.hub.metrics.count("messages", "none")
+            await self.error(str(exc))
+            return
+        self.hub.metrics.count("messages", message.type)
+        if self.is_node:
+            self.hub.heard(self)
+        try:
+            await self._says[type(message)](message)
+        except Refused as exc:
+            await self.error(exc.text)
+            if self.speaks_2 or exc.code is CloseCode.TOO_FAST:
+                await self.close(exc.code)
+        except DatabaseUnavailable as exc:
+            logger.warning("A message of an agent is not taken. %s", exc)
+            await self.error(ErrorText.NOT_NOW)
+            if self.speaks_2 and not self.is_node:
+                await self.close(CloseCode.TRY_LATER)
+
+    async def error(self, text: str, job_id: str | None = None, n: int | None = None) -> None:
+        """Say that a message was refused; of a job only to agents that name attempts."""
+        about = (job_id, n) if n is not None else (None, None)
+        await self.send(wire.Error(message=text, id=about[0], attempt=about[1]))
+
+    @property
+    def _live(self) -> LiveSocket:
+        live: LiveSocket = self._websocket.scope["state"][SOCKET]
+        return live
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something for as long as the socket lasts, at most."""
+        task = self.hub.spawn(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _end_if_nobody(self) -> None:
+        if not self.is_node:
+            self.spawn(self.close(CloseCode.TRY_LATER))

@@ -1,0 +1,174 @@
+"""What a node and its gateway say to each other: heartbeats, jobs, results, self-tests, and good-bye."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from pocqueue.hosts import wire
+from pocqueue.hosts.errors import UnknownJob
+from pocqueue.hosts.gateway.socket.entrance import Refused
+from pocqueue.hosts.leases import JobState, Verdict
+from pocqueue.hosts.records import Report
+from pocqueue.hosts.wire import CloseCode, ErrorText
+
+if TYPE_CHECKING:
+    from pocqueue.hosts.gateway.socket.agent_socket import AgentSocket
+
+#: Results of one socket that wait for the database; it is not read on until one of them is kept.
+MAX_RESULTS: Final = 64
+
+
+class Conversation:
+    """What a socket says once it is a node's."""
+
+    def __init__(self, socket: AgentSocket) -> None:
+        self._socket, self._hub = socket, socket.hub
+        self._results: set[asyncio.Task[None]] = set()
+        self.says: dict[type[wire.Message], Callable[[Any], Awaitable[None]]] = {
+            wire.Heartbeat: self._heartbeat,
+            wire.JobStarted: self._job_started,
+            wire.JobRefused: self._job_refused,
+            wire.JobLog: self._job_log,
+            wire.JobResult: self._job_result,
+            wire.SelfTest: self._self_test,
+            wire.Draining: self._draining,
+            wire.Bye: self._bye,
+        }
+
+    async def end(self) -> None:
+        """Give results that wait for the database a moment to be kept."""
+        if self._results:
+            await asyncio.wait(self._results, timeout=self._hub.timings.send_s)
+
+    async def _heartbeat(self, message: wire.Heartbeat) -> None:
+        if not self._socket.is_node or message.node_id != self._socket.node.id:
+            await self._socket.error(ErrorText.INVALID_NODE)
+            return
+        self._hub.heard(self._socket, message.jobs)
+        for gpu in message.gpus:
+            if gpu.load is not None and any(gpu.uuid == one.uuid for one in self._socket.node.gpus):
+                self._hub.load(self._socket.node.id, gpu.uuid, gpu.load)
+        await self._socket.send(wire.Ack())
+
+    async def _job_started(self, message: wire.JobStarted) -> None:
+        self._must_be_node()
+
+    async def _job_refused(self, message: wire.JobRefused) -> None:
+        self._must_be_node()
+        try:
+            job = await self._hub.db(
+                self._hub.store.leases.refuse,
+                *(message.id, message.attempt, self._socket.node.id, message.reason),
+            )
+        except UnknownJob:
+            await self._socket.error(ErrorText.JOB_NOT_FOUND, message.id, message.attempt)
+            return
+        self._socket.delivered.discard((message.id, message.attempt))
+        self._hub.metrics.count("job_attempts", job.kind, "refused")
+        self._hub.metrics.count("jobs_requeued", "refused")
+        self._hub.messenger.place(job.id)
+
+    async def _job_log(self, message: wire.JobLog) -> None:
+        self._must_be_node()
+        leases = self._hub.store.leases
+        await self._hub.db(leases.add_log, message.id, self._socket.node.id, message.text)
+
+    async def _job_result(self, message: wire.JobResult) -> None:
+        if not self._socket.is_node:
+            await self._socket.error(ErrorText.JOB_NOT_FOUND, message.id, message.attempt)
+            return
+        while len(self._results) >= MAX_RESULTS:
+            await asyncio.wait(self._results, return_when=asyncio.FIRST_COMPLETED)
+        # In the background: heartbeats go on while the database is away, and a socket that ends ends nothing of it.
+        task = self._hub.spawn(self._keep_result(message))
+        self._results.add(task)
+        task.add_done_callback(self._results.discard)
+
+    async def _keep_result(self, message: wire.JobResult) -> None:
+        hub = self._hub
+        seconds = message.seconds
+        report = Report(
+            status=message.status,
+            log=message.logs,
+            truncated=message.truncated,
+            exit_code=_exit_code(message.exit_code),
+            claimed_ms=None if seconds is None else round(min(1000 * seconds, 2**53)),
+            n=message.attempt,
+        )
+        try:
+            done = await hub.patiently(
+                hub.store.leases.finish, message.id, self._socket.node.id, report
+            )
+        except UnknownJob:
+            await self._socket.error(ErrorText.JOB_NOT_FOUND, message.id, message.attempt)
+            return
+        about = (None, None) if message.attempt is None else (message.id, message.attempt)
+        await self._socket.send(
+            wire.Ack(message=wire.RESULT_RECEIVED, id=about[0], attempt=about[1])
+        )
+        self._socket.delivered.discard((message.id, done.attempt.n))
+        hub.changes.tell(self._socket.node.wallet)
+        if done.verdict is Verdict.COUNTS:
+            kind, turn = done.job.kind, done.attempt
+            hub.metrics.count("job_attempts", kind, str(turn.outcome))
+            hub.metrics.count("earned_micro", kind, by=turn.micro)
+            if turn.sent_ms is not None and turn.ended_ms is not None:
+                hub.metrics.job_seconds.labels(kind).observe((turn.ended_ms - turn.sent_ms) / 1000)
+            if done.job.state is JobState.QUEUED:
+                hub.metrics.count("jobs_requeued", str(turn.outcome))
+            hub.messenger.look()
+
+    async def _self_test(self, message: wire.SelfTest) -> None:
+        self._must_be_node()
+        bad = {
+            row.gpu: f"{row.name}: {row.measured or row.state}"
+            for row in message.rows
+            if row.state == "fail" and row.gpu is not None
+        }
+        for row in message.rows:
+            if row.state == "fail":
+                self._hub.metrics.count("self_test_failures", _ROWS.get(row.name, "other"))
+        rows = [row.model_dump(by_alias=True, exclude_none=True) for row in message.rows]
+        await self._hub.db(self._hub.store.nodes.set_self_test, self._socket.node.id, rows, bad)
+        self._hub.changes.tell(self._socket.node.wallet)
+        self._hub.messenger.look()
+
+    async def _draining(self, message: wire.Draining) -> None:
+        self._must_be_node()
+        # For as long as this connection lasts: when it comes back, it takes jobs again.
+        facts = replace(self._socket.facts, kinds=())
+        nodes = self._hub.store.nodes
+        await self._hub.db(nodes.update, self._socket.node.id, facts, address=self._socket.address)
+
+    async def _bye(self, message: wire.Bye) -> None:
+        self._must_be_node()
+        await self._socket.close(CloseCode.NORMAL)
+
+    def _must_be_node(self) -> None:
+        """Refuse what only a node may say.
+
+        Raises:
+            Refused: the socket is nobody's.
+        """
+        if not self._socket.is_node:
+            raise Refused(ErrorText.INVALID_NODE, CloseCode.REFUSED)
+
+
+def _exit_code(code: int | None) -> int | None:
+    """Return an exit code as a signed number of 32 bits, as the store has them."""
+    if code is None or code < 1 << 31:
+        return code
+    return code - (1 << 32)
+
+
+#: Rows of self-tests that are a label of their own: what strangers make up is not.
+_ROWS = {
+    name: name
+    for name in (
+        *("driver", "cuda", "gpu", "memory", "disk", "ram", "clock", "network", "sandbox"),
+        *("matrix", "xid"),
+    )
+}

@@ -1,0 +1,157 @@
+"""How a socket becomes a node's: with a token, or with the key of a node that is known."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pocqueue.errors import TooManyFailures
+from pocqueue.hosts import wire
+from pocqueue.hosts.errors import NodeKeyError, TokenRefused, UnknownNode
+from pocqueue.hosts.gateway.facts import facts_of
+from pocqueue.hosts.gateway.job_message import sleep_job
+from pocqueue.hosts.node_keys import check_answer, new_nonce
+from pocqueue.hosts.records import HostFacts, Node
+from pocqueue.hosts.wire import CloseCode, ErrorText
+
+if TYPE_CHECKING:
+    from pocqueue.hosts.gateway.socket.agent_socket import AgentSocket
+
+logger = logging.getLogger(__name__)
+
+
+class Refused(Exception):
+    """What a socket asks for is refused, and would be again."""
+
+    def __init__(self, text: str, code: CloseCode) -> None:
+        super().__init__(text)
+        self.text, self.code = text, code
+
+
+class Entrance:
+    """What a socket says before it is a node's."""
+
+    def __init__(self, socket: AgentSocket) -> None:
+        self._socket, self._hub = socket, socket.hub
+        self._nonce: str | None = None
+        self.says: dict[type[wire.Message], Callable[[Any], Awaitable[None]]] = {
+            wire.Hello: self._hello,
+            wire.Register: self._register,
+            wire.Resume: self._resume,
+        }
+
+    async def _hello(self, message: wire.Hello) -> None:
+        self._socket.speaks_2 = True
+        self._nonce = new_nonce()
+        await self._socket.send(wire.Challenge(nonce=self._nonce))
+
+    async def _register(self, message: wire.Register) -> None:
+        if self._socket.is_node:
+            raise Refused(ErrorText.INVALID_FORMAT, CloseCode.REFUSED)
+        if not message.token:
+            raise Refused(ErrorText.TOKEN_REQUIRED, CloseCode.REFUSED)
+        key = message.node_key or None
+        if key is not None:
+            await self._check_key(key, message.signature, "")
+        facts = facts_of(message)
+        if key is None:
+            facts = replace(facts, protocol=1)
+        nodes = self._hub.store.nodes
+        try:
+            node = await self._hub.db(
+                nodes.register, message.token, facts, address=self._socket.address, key=key
+            )
+        except TokenRefused as exc:
+            self._hub.metrics.count("tokens", "refused")
+            await self._failed(str(exc))
+        except NodeKeyError:
+            await self._failed(ErrorText.INVALID_SIGNATURE)
+        except UnknownNode:
+            raise Refused(ErrorText.BANNED, CloseCode.BANNED) from None
+        else:
+            self._hub.metrics.count("tokens", "used")
+            async with self._hub.joining(node.id):
+                await self._join(node, facts, ())
+
+    async def _resume(self, message: wire.Resume) -> None:
+        if self._socket.is_node:
+            raise Refused(ErrorText.INVALID_FORMAT, CloseCode.REFUSED)
+        nodes = self._hub.store.nodes
+        try:
+            node = await self._hub.db(nodes.get, message.node_id)
+        except UnknownNode:
+            await self._failed(ErrorText.INVALID_NODE)
+            return
+        if node.key is None:
+            await self._failed(ErrorText.INVALID_NODE)
+            return
+        await self._check_key(node.key, message.signature, message.node_id)
+        facts = facts_of(message)
+        async with self._hub.joining(node.id):
+            try:
+                node = await self._hub.db(
+                    nodes.update, node.id, facts, address=self._socket.address
+                )
+            except UnknownNode:
+                raise Refused(ErrorText.BANNED, CloseCode.BANNED) from None
+            await self._join(node, facts, message.jobs)
+
+    async def _check_key(self, key: str, signature: str | None, node_id: str) -> None:
+        nonce, self._nonce = self._nonce, None  # good for one answer, right or wrong
+        is_ours = self._hub.origins is None or self._socket.origin in self._hub.origins
+        if nonce is None or not is_ours:
+            await self._failed(ErrorText.INVALID_SIGNATURE)
+        try:
+            text = wire.signed_text(self._socket.origin, node_id, nonce or "")
+            check_answer(key, signature or "", text)
+        except NodeKeyError:
+            await self._failed(ErrorText.INVALID_SIGNATURE)
+
+    async def _failed(self, text: str) -> None:
+        """Count a wrong token or signature, and refuse it.
+
+        Raises:
+            Refused: always.
+        """
+        self._hub.metrics.count("auth_failures")
+        logger.warning("Refused an agent from %s: %s", self._socket.address, text)
+        try:
+            await self._hub.failures.count(self._socket.address)
+        except TooManyFailures as exc:
+            raise Refused(str(exc), CloseCode.TOO_FAST) from None
+        raise Refused(text, CloseCode.REFUSED)
+
+    async def _join(self, node: Node, facts: HostFacts, has: tuple[wire.JobRef, ...]) -> None:
+        socket = self._socket
+        socket.node, socket.facts = node, facts
+        if not await self._hub.join(socket):
+            raise Refused(ErrorText.CONNECTED_ELSEWHERE, CloseCode.REPLACED)
+        socket.is_node = True
+        self._hub.heard(socket, has)
+        is_new = node.protocol > 1
+        server_ms = self._hub.store.now_ms() if is_new else None
+        await socket.send(wire.Registered(node_id=node.id, server_ms=server_ms))
+        logger.info("Node %s is connected from %s.", node.id, socket.address)
+        socket.spawn(self._settle(has))
+
+    async def _settle(self, has: tuple[wire.JobRef, ...]) -> None:
+        """Agree on the jobs that the node has: what it lacks is sent again, what is over is ended."""
+        hub, socket, node = self._hub, self._socket, self._socket.node
+        if node.protocol > 1:
+            known = {(ref.id, ref.attempt) for ref in has}
+            socket.delivered |= known
+            turns = await hub.patiently(hub.store.leases.open_on, node.id)
+            for job, turn in turns:
+                await hub.deliver(socket, job, turn.n)
+            open_ones = {(job.id, turn.n) for job, turn in turns}
+            for job_id, n in sorted(known - open_ones):
+                await socket.send(wire.JobCancel(id=job_id, attempt=n))
+        hub.messenger.look()
+        await asyncio.sleep(hub.timings.first_job_s)
+        new = sleep_job(node.id, hub.timings.test_job_s)
+        made = await hub.patiently(hub.store.jobs.submit_test, new)
+        if made is not None:
+            hub.messenger.place(made.id)

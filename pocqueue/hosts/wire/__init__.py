@@ -1,0 +1,125 @@
+"""The messages of a GPU host's WebSocket, both directions: what they are called, what is in them, how they are read.
+
+Two generations of agents speak here. Those of protocol 1, which others have written, send `register` with a token and
+are told `registered`; they live until their socket ends. Ours, protocol 2, have a key as well, and come back with it:
+
+    agent    hello {protocol, nodeKey, nodeId?}
+    gateway  challenge {nonce}
+    agent    register {token, hostInfo, nodeKey, signature, …}    the first time, or
+             resume {nodeId, hostInfo, signature, jobs, …}        whenever it comes back
+    gateway  registered {nodeId, message, serverMs}, or an error and close code 4401
+    agent    heartbeat every `HEARTBEAT_S` seconds, job_started, job_result … as things happen
+
+The signature is ed25519, as hex, over `signed_text`. A `register` with a token that this very key has used already is
+a `resume`: the answer was lost on its way. A `job` may come twice, after a reconnect say; an agent of protocol 2 knows it by
+(`id`, `attempt`), runs it once, and sends its result, again after each reconnect, until the `ack` with the same two comes.
+
+Fields are camelCase on the wire. Unknown fields are ignored, unknown types answered with `ErrorText.UNKNOWN_TYPE`, what is
+no such message with `ErrorText.INVALID_FORMAT`; the socket stays. Needs pydantic alone.
+"""
+
+from __future__ import annotations
+
+from pocqueue.hosts.wire.codes import (
+    HEARTBEAT_S,
+    MAX_GPUS,
+    MAX_JOBS,
+    MAX_MESSAGE_BYTES,
+    PROTOCOL,
+    RESULT_RECEIVED,
+    CloseCode,
+    ErrorText,
+    origin_of,
+    signed_text,
+)
+from pocqueue.hosts.wire.fields import (
+    MAX_LOG,
+    BadMessage,
+    Isolation,
+    Kind,
+    Message,
+    one_line,
+)
+from pocqueue.hosts.wire.from_agent import (
+    Bye,
+    Draining,
+    FromAgent,
+    Heartbeat,
+    Hello,
+    JobLog,
+    JobRefused,
+    JobResult,
+    JobStarted,
+    Register,
+    Resume,
+    SelfTest,
+    read_from_agent,
+)
+from pocqueue.hosts.wire.from_gateway import (
+    Ack,
+    Challenge,
+    Drain,
+    Error,
+    FromGateway,
+    Job,
+    JobCancel,
+    Limits,
+    Registered,
+    Replaced,
+    read_from_gateway,
+)
+from pocqueue.hosts.wire.machine import (
+    GpuLoad,
+    HostGpu,
+    HostInfo,
+    JobRef,
+    TestRow,
+)
+
+__all__ = [
+    "HEARTBEAT_S",
+    "MAX_GPUS",
+    "MAX_JOBS",
+    "MAX_LOG",
+    "MAX_MESSAGE_BYTES",
+    "PROTOCOL",
+    "RESULT_RECEIVED",
+    "Ack",
+    "BadMessage",
+    "Bye",
+    "Challenge",
+    "CloseCode",
+    "Drain",
+    "Draining",
+    "Error",
+    "ErrorText",
+    "FromAgent",
+    "FromGateway",
+    "GpuLoad",
+    "Heartbeat",
+    "Hello",
+    "HostGpu",
+    "HostInfo",
+    "Isolation",
+    "Job",
+    "JobCancel",
+    "JobLog",
+    "JobRef",
+    "JobRefused",
+    "JobResult",
+    "JobStarted",
+    "Kind",
+    "Limits",
+    "Message",
+    "Register",
+    "Registered",
+    "Replaced",
+    "Resume",
+    "SelfTest",
+    "TestRow",
+    "one_line",
+    "origin_of",
+    "read_from_agent",
+    "read_from_gateway",
+    "signed_text",
+]
