@@ -20,7 +20,7 @@ def loaded(code: str) -> set[str]:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    """`pocqueue --help` answers without torch, Celery, pydantic, Redis, numpy or Rich."""
+    """`pocqueue --help` answers without torch, Celery, pydantic, Redis, numpy, Rich or SSH."""
     code = """
 import sys
 sys.argv = ["pocqueue", "--help"]
@@ -34,6 +34,7 @@ except SystemExit as exc:
     assert "typer" in packages
     assert not packages & {
         *RUNTIMES,
+        "asyncssh",
         "celery",
         "kombu",
         "pydantic",

@@ -1,0 +1,291 @@
+"""A server in this process: asyncssh's, whose commands are run by `sh` with a PATH of fakes, in a temporary folder.
+
+What goes wrong is said by pattern: `server.fault(Fault("keys add", drop="after"))` breaks the connection once, when a command
+that has these words has ended but its exit status is not sent yet. A command goes on when its connection breaks, as it does
+under sshd, and reads the end of its standard input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import re
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import asyncssh
+from typing_extensions import override
+
+from pocqueue.deploy.connection import Connection, Target
+from pocqueue.deploy.host_key import HostKeys
+from tests.support.waiting import until
+
+FAKES = Path(__file__).parent / "fakes"
+
+
+@dataclass
+class Fault:
+    """What goes wrong with commands.
+
+    Attributes:
+        pattern: of the commands' lines, by `re.search`.
+        times: how often; the first so many that match.
+        drop: the connection breaks before the command begins, while it runs (as soon as `when` holds), or after its end
+            and before its exit status is sent.
+        when: for ``during``.
+        prints: before whatever the command prints.
+        instead: exit code, without running the command.
+        wait: held back until this is set.
+    """
+
+    pattern: str
+    times: int = 1
+    drop: Literal["", "before", "during", "after"] = ""
+    when: Callable[[], object] = lambda: True
+    prints: bytes = b""
+    instead: int | None = None
+    wait: asyncio.Event | None = None
+
+
+_NO_FAULT = Fault("", 0)
+
+
+@dataclass
+class Server:
+    """A server that runs.
+
+    Attributes:
+        root: its folder: home, working directory and what SFTP sees.
+        key: of the client; its file is for `Target.key`.
+        commands: every line that it was given, in order.
+        inputs: what commands read, in the order of their ends.
+        sftp_full: SFTP writes nothing any more.
+        max_sessions: at once on one connection, as sshd's MaxSessions.
+    """
+
+    root: Path
+    key: Path
+    commands: list[str] = field(default_factory=list)
+    inputs: list[bytes] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    sftp_full: bool = False
+    max_sessions: int = 10
+    port: int = 0
+    num_connections: int = 0
+    env: dict[str, str] = field(default_factory=dict)
+    _host_key: asyncssh.SSHKey | None = None
+    _listener: asyncssh.SSHAcceptor | None = None
+    _connections: set[asyncssh.SSHServerConnection] = field(default_factory=set)
+    _children: set[asyncio.subprocess.Process] = field(default_factory=set)
+    _running: int = 0
+
+    @property
+    def target(self) -> Target:
+        """How to connect."""
+        return Target("127.0.0.1", self.port, "tester", self.key)
+
+    @property
+    def host_key(self) -> str:
+        """Its public key, ``TYPE BASE64``."""
+        assert self._host_key is not None
+        return self._host_key.export_public_key("openssh").decode().strip()
+
+    def fault(self, fault: Fault) -> Fault:
+        """Have something go wrong."""
+        self.faults.append(fault)
+        return fault
+
+    async def start(self) -> None:
+        """Listen, on the same port as before."""
+        self._host_key = self._host_key or asyncssh.generate_private_key("ssh-ed25519")
+        server = self
+
+        class Door(asyncssh.SSHServer):
+            @override
+            def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+                self._conn = conn
+                server.num_connections += 1
+                server._connections.add(conn)
+
+            @override
+            def connection_lost(self, exc: Exception | None) -> None:
+                server._connections.discard(self._conn)
+
+        class Files(asyncssh.SFTPServer):
+            def __init__(self, chan: asyncssh.SSHServerChannel[bytes]) -> None:
+                super().__init__(chan)
+
+            @override
+            async def write(self, file_obj: object, offset: int, data: bytes) -> int:
+                if server.sftp_full:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                written = super().write(file_obj, offset, data)
+                return written if isinstance(written, int) else await written
+
+        self._listener = await asyncssh.listen(
+            "127.0.0.1",
+            self.port,
+            server_factory=Door,
+            server_host_keys=[self._host_key],
+            authorized_client_keys=str(self.key.with_suffix(".pub")),
+            process_factory=self._run,
+            sftp_factory=Files,
+            encoding=None,
+        )
+        self.port = self._listener.get_port()
+
+    async def stop(self) -> None:
+        """Listen no more, and break all connections."""
+        if self._listener is not None:
+            self._listener.close()
+            await self._listener.wait_closed()
+        self.drop()
+
+    def drop(self) -> None:
+        """Break all connections; what runs goes on."""
+        for connection in list(self._connections):
+            connection.abort()
+
+    async def change_host_key(self) -> None:
+        """Be another server, by the look of it."""
+        await self.stop()
+        self._host_key = None
+        await self.start()
+
+    async def close(self) -> None:
+        """Stop, and end what still runs."""
+        await self.stop()
+        for child in list(self._children):
+            if child.returncode is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGKILL)
+            await child.wait()
+
+    def _fault_of(self, line: str) -> Fault:
+        for fault in self.faults:
+            if fault.times > 0 and re.search(fault.pattern, line):
+                fault.times -= 1
+                return fault
+        return _NO_FAULT
+
+    async def _run(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
+        line = process.command or ""
+        self._running += 1
+        try:
+            if self._running > self.max_sessions:
+                process.exit(1)
+                return
+            self.commands.append(line)
+            await self._serve(process, line, self._fault_of(line))
+        finally:
+            self._running -= 1
+
+    async def _serve(
+        self, process: asyncssh.SSHServerProcess[bytes], line: str, fault: Fault
+    ) -> None:
+        connection = process.channel.get_connection()
+        if fault.wait is not None:
+            await fault.wait.wait()
+        if fault.drop == "before":
+            connection.abort()
+            return
+        if fault.prints:
+            process.stdout.write(fault.prints)
+        if fault.instead is not None:
+            process.exit(fault.instead)
+            return
+        child = await asyncio.create_subprocess_exec(
+            *("sh", "-c", line),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            cwd=self.root,
+            env={"PATH": f"{FAKES}:{os.environ['PATH']}", "HOME": str(self.root), **self.env},
+            start_new_session=True,
+        )
+        self._children.add(child)
+        given = bytearray()
+        assert child.stdin is not None
+        assert child.stdout is not None
+        assert child.stderr is not None
+        pumps = [
+            asyncio.create_task(_feed(process.stdin, child.stdin, given)),
+            asyncio.create_task(_pump(child.stdout, process.stdout)),
+            asyncio.create_task(_pump(child.stderr, process.stderr)),
+        ]
+        if fault.drop == "during":
+            await until(lambda: child.returncode is not None or fault.when())
+            connection.abort()
+        code = await child.wait()
+        await asyncio.gather(*pumps[1:])
+        pumps[0].cancel()
+        await asyncio.gather(pumps[0], return_exceptions=True)
+        self.inputs.append(bytes(given))
+        self._children.discard(child)
+        if fault.drop == "after":
+            connection.abort()
+        elif code < 0:
+            process.exit_with_signal(signal.Signals(-code).name.removeprefix("SIG"))
+        else:
+            process.exit(code)
+
+
+async def _feed(
+    source: asyncssh.SSHReader[bytes], sink: asyncio.StreamWriter, given: bytearray
+) -> None:
+    with suppress(OSError, asyncssh.Error):
+        while data := await source.read(64 * 1024):
+            given += data
+            sink.write(data)
+            await sink.drain()
+    with suppress(OSError):
+        sink.close()
+
+
+async def _pump(source: asyncio.StreamReader, sink: asyncssh.SSHWriter[bytes]) -> None:
+    while data := await source.read(64 * 1024):
+        with suppress(OSError, asyncssh.Error):
+            sink.write(data)
+            await sink.drain()
+
+
+@asynccontextmanager
+async def serving(folder: Path) -> AsyncIterator[Server]:
+    """Run a server within the block."""
+    root = folder / "root"
+    root.mkdir()
+    key = folder / "client"
+    private = asyncssh.generate_private_key("ssh-ed25519")
+    private.write_private_key(key)
+    private.write_public_key(key.with_suffix(".pub"))
+    key.chmod(0o600)
+    server = Server(root, key)
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.close()
+
+
+def host_keys(server: Server, folder: Path) -> HostKeys:
+    """Return the file of confirmed keys that has this server's."""
+    keys = HostKeys(folder / "known_hosts", "127.0.0.1", server.port)
+    keys.keep(server.host_key)
+    return keys
+
+
+@asynccontextmanager
+async def connected(server: Server, folder: Path) -> AsyncIterator[Connection]:
+    """Be connected with a server within the block; it is connected with again at once, three times."""
+    delays = (0.0, 0.05, 0.2)
+    async with Connection(
+        server.target, host_keys(server, folder), retry_delays_s=delays
+    ) as connection:
+        connection.sudo = ()
+        await connection.connect()
+        yield connection

@@ -1,0 +1,99 @@
+"""Locks: one run for a conf, one run for a server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from pocqueue.deploy.errors import Locked, OutcomeUnknown
+from pocqueue.deploy.lock import local_lock, server_lock, who_we_are
+from pocqueue.deploy.words import Command
+from tests.deploy.server import Fault, Server, connected, serving
+from tests.support.waiting import until
+
+
+@pytest_asyncio.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Server]:
+    """A server of the test's own."""
+    async with serving(tmp_path) as server:
+        yield server
+
+
+def test_a_folder_has_one_run(tmp_path: Path) -> None:
+    """The second is told the first one's process, and leaves with 3."""
+    again = local_lock(tmp_path)
+    with local_lock(tmp_path), pytest.raises(Locked, match=str(os.getpid())) as raised, again:
+        pass
+    assert raised.value.exit_code == 3
+    with local_lock(tmp_path):
+        pass
+
+
+def test_runs_tell_themselves_apart() -> None:
+    """Also two of the same process, in the same second."""
+    now = datetime(2026, 1, 2).astimezone()
+    assert who_we_are(now) != who_we_are(now)
+    assert "2026-01-02" in who_we_are(now)
+
+
+async def test_a_server_has_one_run(server: Server, tmp_path: Path) -> None:
+    """The second is told who has it; the lock is free when the first ends, and when its connection breaks."""
+    state = str(server.root / "state")
+
+    async def is_free() -> bool:
+        async with connected(server, tmp_path) as other:
+            try:
+                async with server_lock(other, "probe", state_dir=state):
+                    return True
+            except Locked:
+                return False
+
+    async with connected(server, tmp_path) as first:
+        async with (
+            server_lock(first, "alice, run 1", state_dir=state),
+            connected(server, tmp_path) as second,
+        ):
+            with pytest.raises(Locked, match="alice, run 1"):
+                async with server_lock(second, "bob, run 2", state_dir=state):
+                    pass
+        await until(is_free)
+        async with server_lock(first, "alice, run 1", state_dir=state):
+            assert not await is_free()
+            server.drop()
+            await until(is_free)
+
+
+async def test_the_lock_is_taken_again_with_the_connection(server: Server, tmp_path: Path) -> None:
+    """Before any other command; not if another run has it by then, and nothing is run in that case."""
+    state = str(server.root / "state")
+    async with (
+        connected(server, tmp_path) as first,
+        server_lock(first, "alice, run 1", state_dir=state),
+    ):
+        server.fault(Fault("echo one", drop="after"))
+        with pytest.raises(OutcomeUnknown):
+            await first.run(Command(("sh", "-c", "echo one")))
+        server.commands.clear()
+        await first.run(Command(("sh", "-c", "echo two")))
+        assert "lock" in server.commands[0]
+        assert "echo two" in server.commands[-1]
+        server.drop()
+        async with connected(server, tmp_path) as second:
+
+            async def take() -> bool:
+                try:
+                    async with server_lock(second, "bob, run 2", state_dir=state):
+                        for _ in range(2):
+                            with pytest.raises(Locked, match="bob"):
+                                await first.run(Command(("sh", "-c", "echo three")))
+                        return True
+                except Locked:
+                    return False
+
+            await until(take)
+    assert not any("echo three" in line for line in server.commands)

@@ -1,0 +1,160 @@
+"""Jobs that outlive the connection."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from pocqueue.deploy import words
+from pocqueue.deploy.connection import Connection
+from pocqueue.deploy.errors import OutcomeUnknown, StepFailed
+from pocqueue.deploy.remote_job import Job, run_job
+from pocqueue.deploy.words import Command
+from tests.deploy.server import Fault, Server, connected, serving
+from tests.support.waiting import until
+
+
+@pytest_asyncio.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Server]:
+    """A server of the test's own."""
+    async with serving(tmp_path) as server:
+        yield server
+
+
+@pytest_asyncio.fixture
+async def connection(server: Server, tmp_path: Path) -> AsyncIterator[Connection]:
+    """A connection with it."""
+    async with connected(server, tmp_path) as connection:
+        yield connection
+
+
+#: Counts how often it is run, waits for a file, and prints.
+SCRIPT = """\
+echo "begin $1" >> begun
+echo "first line é"
+until [ -e go ]; do sleep 0.01; done
+echo "last line"
+printf 'no end of line'
+exit 3
+"""
+
+
+@pytest.fixture(autouse=True)
+def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scripts for tests beside ours."""
+    real = words.script
+    ours = {"wait": SCRIPT, "ends": "exit 0\n", "much": "head -c 700000 /dev/zero | tr '\\0' y\n"}
+    fake = lambda name: ours[name] if name in ours else real(name)  # noqa: E731
+    monkeypatch.setattr(words, "script", fake)
+    monkeypatch.setattr("pocqueue.deploy.remote_job.script", fake)
+
+
+def job(name: str = "wait", **options: float) -> Job:
+    """Return a job."""
+    return Job("1-test", Command(("it's a $word",), script=name, **options))  # type: ignore[arg-type]
+
+
+def run_to_the_end(server: Server) -> None:
+    """Let the job go on."""
+    (server.root / "go").touch()
+
+
+@pytest.mark.parametrize("pattern", ["job_start", "job_look"])
+@pytest.mark.parametrize("drop", ["before", "during", "after"])
+async def test_a_job_outlives_the_connection(
+    pattern: str, drop: str, server: Server, connection: Connection
+) -> None:
+    """However it breaks, the job runs once, and all of its output and its exit code are read."""
+    server.fault(Fault(pattern, drop=drop))  # type: ignore[arg-type]
+    lines: list[str] = []
+
+    def output(text: str) -> None:
+        lines.extend(text.split("\n"))
+        run_to_the_end(server)
+
+    state = str(server.root / "state")
+    try:
+        end = await run_job(connection, job(), output, state_dir=state)
+    except OutcomeUnknown:
+        # It never began: the next run begins it.
+        assert (pattern, drop) == ("job_start", "before")
+        end = await run_job(connection, job(), output, state_dir=state)
+    assert (end.exit_code, lines) == (3, ["first line é", "last line", "no end of line"])
+    assert end.tail == tuple(lines)
+    assert (server.root / "begun").read_text() == "begin it's a $word\n"
+
+
+async def test_a_later_run_finds_the_job(server: Server, tmp_path: Path) -> None:
+    """Also one whose first run was killed; it is not begun twice."""
+    state = str(server.root / "state")
+    async with connected(server, tmp_path) as first:
+        assert (await first.run(job().start(state))).stdout == "started\n"
+    assert (server.root / "state" / "jobs" / "1-test").stat().st_mode & 0o777 == 0o700
+    async with connected(server, tmp_path) as second:
+        assert (await second.run(job().start(state))).stdout == "running\n"
+        end = await run_job(second, job(), lambda _text: run_to_the_end(server), state_dir=state)
+    assert end.exit_code == 3
+    assert (server.root / "begun").read_text().count("begin") == 1
+
+
+async def test_a_job_that_was_killed_has_no_exit_code(
+    server: Server, connection: Connection
+) -> None:
+    """As after a reboot; it can be begun again."""
+    import os
+
+    import psutil
+
+    state = str(server.root / "state")
+
+    def kill(_text: str) -> None:
+        for process in psutil.process_iter():
+            try:
+                if process.cwd() == str(server.root) and process.pid != os.getpid():
+                    process.send_signal(signal.SIGKILL)
+            except psutil.Error:
+                continue
+
+    with pytest.raises(StepFailed, match="without an exit code"):
+        await run_job(connection, job(), kill, state_dir=state)
+    run_to_the_end(server)
+    end = await run_job(connection, job(), lambda _text: None, state_dir=state)
+    assert end.exit_code == 3
+
+
+async def test_time_outs_leave_the_job_alone(server: Server, connection: Connection) -> None:
+    """One for all of it, one for silence."""
+    state = str(server.root / "state")
+    with pytest.raises(StepFailed, match="took more than"):
+        await run_job(connection, job(timeout_s=0.0), lambda _text: None, state_dir=state)
+    slow = Job("1-test", job().command, stall_s=0.0)
+    with pytest.raises(StepFailed, match="printed nothing"):
+        await run_job(connection, slow, lambda _text: None, state_dir=state)
+    run_to_the_end(server)
+    rc = server.root / "state" / "jobs" / "1-test" / "rc"
+    await until(rc.exists)
+    assert rc.read_text() == "3\n"
+
+
+async def test_much_output_is_read_in_parts(server: Server, connection: Connection) -> None:
+    """All of it, and nothing twice."""
+    texts: list[str] = []
+    end = await run_job(connection, job("much"), texts.append, state_dir=str(server.root / "s"))
+    assert (end.exit_code, sum(map(len, texts))) == (0, 700_000)
+
+
+async def test_a_folder_of_somebody_else_is_refused(
+    server: Server, connection: Connection, tmp_path: Path
+) -> None:
+    """A link in the job's place leads nowhere."""
+    jobs = server.root / "s" / "jobs"
+    jobs.mkdir(parents=True)
+    (tmp_path / "victim").mkdir()
+    (jobs / "1-test").symlink_to(tmp_path / "victim")
+    with pytest.raises(StepFailed, match="does not start"):
+        await run_job(connection, job("ends"), lambda _text: None, state_dir=str(server.root / "s"))
+    assert not list((tmp_path / "victim").iterdir())
