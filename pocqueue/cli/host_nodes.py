@@ -54,7 +54,7 @@ def node_list(
             nodes += page
             if len(page) < 500:
                 break
-        busy, now_ms = store.nodes.busy(), store.now_ms()
+        busy, now_ms = store.presence.busy(), store.now_ms()
         status = {
             node.id: node.status(now_ms, store.offline_ms, busy=node.id in busy) for node in nodes
         }

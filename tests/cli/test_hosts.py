@@ -115,7 +115,7 @@ def test_a_job_from_submission_to_its_log(store: HostStore, node: Node) -> None:
     assert "No gateway could be told" in result.stderr
     job = store.jobs.get(job_id)
     assert (job.spec["argv"], job.timeout_s, job.priority) == (["sleep", "5"], 60, 3)
-    store.nodes.connected(node.id, "here", "s")
+    store.presence.connected(node.id, "here", "s")
     running(store, job_id)
     store.leases.finish(job_id, node.id, Report("failed", log="a\n\x1b[2Jb", exit_code=3))
     assert "sleep 5" in run("job", "list", "--state", "failed").output
@@ -175,7 +175,7 @@ def test_a_list_of_ones_own(
 def test_the_audit_fails_on_a_difference(store: HostStore, node: Node) -> None:
     """Exit code 1, and a sentence for each."""
     job = store.jobs.submit(sleep())
-    store.nodes.connected(node.id, "here", "s")
+    store.presence.connected(node.id, "here", "s")
     running(store, job.id)
     store.leases.finish(job.id, node.id, Report("completed"))
     assert run("audit").exit_code == 0
@@ -240,7 +240,7 @@ def test_gateways_are_told(
         assert (done.returncode, done.stderr) == (0, "")
         [message] = client.lrange("hosts", 0, -1)
         assert json.loads(message)["headers"]["task"] == "hosts.place_v1"
-        store.nodes.connected(node.id, "here", "s")
+        store.presence.connected(node.id, "here", "s")
         assert pocqueue(tmp_path, "hosts", "node", "ban", node.id, **url).returncode == 0
         [message] = client.lrange("relay.here", 0, -1)
         assert json.loads(message)["headers"]["task"] == "hosts.deliver_v1"

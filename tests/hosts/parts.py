@@ -57,7 +57,7 @@ def joined(
     public = (key or NodeKey.generate()).public_hex if changes.get("protocol", 2) > 1 else None
     node = store.nodes.register(token, facts(**changes), address=address, key=public)
     if connect:
-        store.nodes.connected(node.id, "here", f"socket of {node.id}")
+        store.presence.connected(node.id, "here", f"socket of {node.id}")
     return store.nodes.get(node.id)
 
 

@@ -121,7 +121,7 @@ class Hub(AsyncClosing):
     async def __aenter__(self) -> Self:
         """Begin; waits for a database that is away."""
         self.loop = asyncio.get_running_loop()
-        await self.patiently(self.store.nodes.relay_started, self.relay)
+        await self.patiently(self.store.presence.relay_started, self.relay)
         self.spawn(self._flush_for_ever())
         if self.relays is not None:
             self.spawn(self._beat_for_ever(self.relays))
@@ -193,7 +193,7 @@ class Hub(AsyncClosing):
             await self._replace(old)
         elif node.relay not in {None, self.relay} and not await self._is_silent(node):
             return False
-        await self.db(self.store.nodes.connected, node.id, self.relay, connection.id)
+        await self.db(self.store.presence.connected, node.id, self.relay, connection.id)
         self._connections[node.id] = connection
         self.changes.tell(node.wallet)
         return True
@@ -207,7 +207,7 @@ class Hub(AsyncClosing):
         heard = self._heard.pop(node_id, None)
         if heard is not None:
             await self._write([Beat(node_id, heard.socket, heard.at_ms, heard.jobs)])
-        await self.patiently(self.store.nodes.disconnected, node_id, connection.id)
+        await self.patiently(self.store.presence.disconnected, node_id, connection.id)
         # Agents without a key do not come back, and what they had goes to others.
         self.messenger.look()
         self.changes.tell(connection.node.wallet)
@@ -285,9 +285,9 @@ class Hub(AsyncClosing):
     ) -> bool:
         try:
             if beats:
-                await self.db(self.store.nodes.heard, beats)
+                await self.db(self.store.presence.heard, beats)
             if loads:
-                await self.db(self.store.nodes.add_loads, loads)
+                await self.db(self.store.health.add_loads, loads)
         except DatabaseUnavailable as exc:
             self._note_away(exc)
             return False

@@ -15,12 +15,14 @@ from typing_extensions import override
 
 from pocqueue.closing import Closing
 from pocqueue.hosts.store.database import FILE_NAME, Database, file_url
+from pocqueue.hosts.store.health import Health
 from pocqueue.hosts.store.jobs import Jobs
 from pocqueue.hosts.store.leases import Leases
 from pocqueue.hosts.store.ledger import Ledger
 from pocqueue.hosts.store.nodes import Nodes
 from pocqueue.hosts.store.owners import Owners
 from pocqueue.hosts.store.places import Places
+from pocqueue.hosts.store.presence import Presence
 from pocqueue.settings import HostsSettings, Settings
 
 __all__ = ["HostStore"]
@@ -49,7 +51,9 @@ class HostStore(Closing):
         self.offline_ms = int(1000 * hosts.offline_seconds)
         self.ledger = Ledger(database, now_ms)
         self.owners = Owners(database, now_ms, token_ms=int(1000 * hosts.token_seconds))
-        self.nodes = Nodes(database, now_ms, self.offline_ms)
+        self.nodes = Nodes(database, now_ms)
+        self.presence = Presence(database, now_ms, self.offline_ms)
+        self.health = Health(database, now_ms)
         self.jobs = Jobs(database, now_ms, rate_micro=hosts.rate_micro)
         self.places = Places(database, now_ms, offline_ms=self.offline_ms)
         self.leases = Leases(database, now_ms)
@@ -78,7 +82,7 @@ class HostStore(Closing):
         now_ms = self.now_ms()
         if now_ms - self._forgot_ms >= FORGET_EVERY_MS:
             self.owners.forget()
-            self.nodes.forget()
+            self.health.forget()
             self._forgot_ms = now_ms
 
     @override

@@ -1,49 +1,31 @@
-"""Nodes: how they come in, what they have, whether they are there."""
+"""Nodes: how they come in, what they say they are, and what is decided about them."""
 
 from __future__ import annotations
 
 import uuid
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from operator import itemgetter
-from typing import Any, Final
+from typing import Any
 
-from sqlalchemy import (
-    Connection,
-    and_,
-    bindparam,
-    case,
-    delete,
-    insert,
-    select,
-    true,
-    update,
-)
+from sqlalchemy import Connection, and_, delete, insert, select, true, update
 
 from pocqueue.hosts.errors import TokenRefused, UnknownNode
-from pocqueue.hosts.leases import LEASE_MS
 from pocqueue.hosts.node_keys import check_public_key
-from pocqueue.hosts.records import Beat, Gpu, HostFacts, Node, NodeState, SelfTest
+from pocqueue.hosts.records import Gpu, HostFacts, Node, NodeState
 from pocqueue.hosts.store.bans import ban_node, end_leases
 from pocqueue.hosts.store.database import Database
 from pocqueue.hosts.store.log import note
 from pocqueue.hosts.store.owners import digest, use_token
 from pocqueue.hosts.store.rows import gpus_of, nodes_where, one_node
-from pocqueue.hosts.tables import attempt, gpu_load, node, node_gpu, self_test, token
-
-#: One point of a GPU's load: the mean of so long.
-LOAD_STEP_MS: Final = 900_000
-_DAY_MS: Final = 86_400_000
+from pocqueue.hosts.tables import node, node_gpu, token
 
 
 @dataclass(frozen=True, slots=True)
 class Nodes:
-    """The nodes, their GPUs and their connections."""
+    """The nodes and their GPUs."""
 
     _db: Database
     _now_ms: Callable[[], int]
-    _offline_ms: int  #: silence after which a node is offline
 
     # Coming in
 
@@ -131,81 +113,6 @@ class Nodes:
                 raise UnknownNode
             note(connection, self._now_ms(), node_id, "node.key", node_id)
 
-    # Being there
-
-    def connected(self, node_id: str, relay: str, socket: str) -> tuple[str, str] | None:
-        """Note a node's connection, which takes the place of the one that it had.
-
-        Args:
-            relay: the gateway that has it.
-            socket: an id of the connection that no other has.
-
-        Returns:
-            Gateway and id of the connection that it replaces, which is to be closed; None: there was none.
-        """
-        with self._db.write() as connection:
-            row = select(node.c.relay, node.c.socket).where(node.c.id == node_id)
-            before = connection.execute(row.with_for_update(key_share=True)).first()
-            values = {"relay": relay, "socket": socket, "last_ms": self._now_ms()}
-            connection.execute(update(node).where(node.c.id == node_id).values(values))
-        if before is None or before.relay is None or before.socket == socket:
-            return None
-        return before.relay, before.socket
-
-    def disconnected(self, node_id: str, socket: str) -> None:
-        """Note that a connection has ended; one that was replaced changes nothing.
-
-        Agents of protocol 1 cannot come back as the same node: their leases end with it. Others have as long as
-        any silent node to be back, which resumes them.
-        """
-        now_ms = self._now_ms()
-        with self._db.write() as connection:
-            gone = connection.execute(
-                update(node)
-                .where(node.c.id == node_id, node.c.socket == socket)
-                .values(relay=None, socket=None, last_ms=now_ms)
-                .returning(node.c.key)
-            ).first()
-            if gone is not None:
-                until_ms = now_ms if gone.key is None else now_ms + self._offline_ms
-                end_leases(connection, node_id, until_ms)
-
-    def relay_started(self, relay: str) -> None:
-        """Note that a gateway begins anew: its connections are gone, and its nodes get a lease's time to be back."""
-        until_ms = self._now_ms() + LEASE_MS
-        mine = and_(attempt.c.relay == relay, attempt.c.ended_ms.is_(None))
-        with self._db.write() as connection:
-            connection.execute(
-                update(node).where(node.c.relay == relay).values(relay=None, socket=None)
-            )
-            connection.execute(
-                update(attempt)
-                .where(mine, attempt.c.lease_until_ms < until_ms)
-                .values(lease_until_ms=until_ms)
-            )
-
-    def heard(self, beats: Sequence[Beat]) -> None:
-        """Note that nodes were heard, and renew the leases of the jobs that they named.
-
-        For many at a time: a gateway calls it every few seconds. A lease is renewed on the node that has
-        it, and never beyond the job's time-out and grace.
-        """
-        if not beats:
-            return
-        until_ms = self._now_ms() + LEASE_MS
-        seen = [{"b_id": one.node_id, "b_socket": one.socket, "b_ms": one.at_ms} for one in beats]
-        jobs = [
-            {"b_id": one.node_id, "b_job": job_id, "b_until": until_ms}
-            for one in beats
-            for job_id in one.job_ids
-        ]
-        # Two transactions: none holds nodes and attempts of many at a time.
-        with self._db.write() as connection:
-            connection.execute(_HEARD, sorted(seen, key=itemgetter("b_id")))
-        if jobs:
-            with self._db.write() as connection:
-                connection.execute(_RENEW, sorted(jobs, key=itemgetter("b_job")))
-
     # Looking
 
     def get(self, node_id: str) -> Node:
@@ -228,82 +135,6 @@ class Nodes:
         behind = true() if after is None else node.c.id > after
         with self._db.read() as connection:
             return nodes_where(connection, behind, by_id=True, limit=limit)
-
-    def connected_to(self, relay: str | None = None) -> list[Node]:
-        """Return the nodes that have a connection, to one gateway or (None) to any."""
-        there = node.c.relay.is_not(None) if relay is None else node.c.relay == relay
-        with self._db.read() as connection:
-            return nodes_where(connection, there)
-
-    def busy(self, node_ids: Iterable[str] | None = None) -> set[str]:
-        """Return which nodes have an open attempt, of these or (None) of all."""
-        which = true() if node_ids is None else attempt.c.node_id.in_(list(node_ids))
-        open_ones = select(attempt.c.node_id).where(attempt.c.ended_ms.is_(None), which)
-        with self._db.read() as connection:
-            return set(connection.execute(open_ones).scalars())
-
-    # What it has
-
-    def set_self_test(self, node_id: str, rows: list[Any], unhealthy: Mapping[str, str]) -> None:
-        """Keep a node's self-test in place of the one before.
-
-        Args:
-            rows: as the agent sent them; shown as they are.
-            unhealthy: GPUs that get no job, by uuid, with the reason; all others of the node are healthy.
-
-        Raises:
-            UnknownNode: there is no such node.
-        """
-        now_ms = self._now_ms()
-        with self._db.write() as connection:
-            uuids = [gpu.uuid for gpu in one_node(connection, node_id).gpus]
-            new = self._db.insert(self_test).values(node_id=node_id, at_ms=now_ms, rows=rows)
-            connection.execute(
-                new.on_conflict_do_update(
-                    index_elements=["node_id"], set_={"at_ms": now_ms, "rows": rows}
-                )
-            )
-            for gpu in uuids:
-                connection.execute(
-                    update(node_gpu)
-                    .where(node_gpu.c.node_id == node_id, node_gpu.c.uuid == gpu)
-                    .values(healthy=gpu not in unhealthy, reason=unhealthy.get(gpu))
-                )
-
-    def self_test(self, node_id: str) -> SelfTest | None:
-        """Return the newest self-test of a node; None: there is none."""
-        query = select(self_test.c.at_ms, self_test.c.rows).where(self_test.c.node_id == node_id)
-        with self._db.read() as connection:
-            row = connection.execute(query).first()
-        return None if row is None else SelfTest(*row)
-
-    def add_loads(self, loads: Mapping[tuple[str, str], float]) -> None:
-        """Add a sample of the load of GPUs, in percent, by (node id, uuid), to the quarter of an hour that it is."""
-        from_ms = self._now_ms() // LOAD_STEP_MS * LOAD_STEP_MS
-        new = self._db.insert(gpu_load)
-        old, sent = gpu_load.c, new.excluded
-        mean = (old.percent * old.samples + sent.percent) / (old.samples + 1)
-        query = new.on_conflict_do_update(
-            index_elements=["node_id", "uuid", "from_ms"],
-            set_={"percent": mean, "samples": old.samples + 1},
-        )
-        rows = [
-            {"node_id": of, "uuid": gpu, "from_ms": from_ms, "percent": percent, "samples": 1}
-            for (of, gpu), percent in loads.items()
-        ]
-        if rows:
-            with self._db.write() as connection:
-                connection.execute(query, rows)
-
-    def loads(self, node_ids: Sequence[str]) -> dict[tuple[str, str], list[tuple[int, float]]]:
-        """Return the last day's load of nodes' GPUs, by (node id, uuid): start of the quarter and percent."""
-        found: dict[tuple[str, str], list[tuple[int, float]]] = defaultdict(list)
-        since = gpu_load.c.from_ms > self._now_ms() - _DAY_MS
-        query = select(gpu_load).where(gpu_load.c.node_id.in_(node_ids), since)
-        with self._db.read() as connection:
-            for row in connection.execute(query.order_by(gpu_load.c.from_ms)):
-                found[row.node_id, row.uuid].append((row.from_ms, row.percent))
-        return dict(found)
 
     # What its owner or an admin decides
 
@@ -361,12 +192,6 @@ class Nodes:
             note(connection, self._now_ms(), wallet, "node.adopt", node_id)
             return one_node(connection, node_id)
 
-    def forget(self) -> None:
-        """Delete load that is older than a day."""
-        with self._db.write() as connection:
-            old = gpu_load.c.from_ms < self._now_ms() - _DAY_MS
-            connection.execute(delete(gpu_load).where(old))
-
     def _updated(
         self, connection: Connection, node_id: str, facts: HostFacts, address: str, now_ms: int
     ) -> Node:
@@ -378,28 +203,6 @@ class Nodes:
             raise UnknownNode
         _set_gpus(connection, node_id, facts.gpus)
         return one_node(connection, node_id)
-
-
-_HEARD = (
-    update(node)
-    .where(node.c.id == bindparam("b_id"), node.c.socket == bindparam("b_socket"))
-    .values(last_ms=bindparam("b_ms"))
-)
-_RENEW = (
-    update(attempt)
-    .where(
-        attempt.c.node_id == bindparam("b_id"),
-        attempt.c.job_id == bindparam("b_job"),
-        attempt.c.ended_ms.is_(None),
-        attempt.c.lease_until_ms < bindparam("b_until"),
-    )
-    .values(
-        lease_until_ms=case(
-            (attempt.c.hard_until_ms < bindparam("b_until"), attempt.c.hard_until_ms),
-            else_=bindparam("b_until"),
-        )
-    )
-)
 
 
 def _row(facts: HostFacts) -> dict[str, Any]:

@@ -342,7 +342,7 @@ def test_a_log_is_for_the_owner_of_its_attempt(gateway: Gateway) -> None:
     theirs = joined(store, wallet=second.address, connect=False)
     job = store.jobs.submit(sleep())
     for node in (ours, theirs):
-        store.nodes.connected(node.id, "none", "socket")
+        store.presence.connected(node.id, "none", "socket")
         turn = store.places.place(job.id)
         assert isinstance(turn, Attempt)
         assert turn.node_id == node.id

@@ -267,7 +267,7 @@ async def test_heartbeats_renew_leases(gateway: Gateway) -> None:
             return now.lease_until_ms > turn.lease_until_ms
 
         await until(is_renewed)
-        assert list(gateway.store.nodes.loads([node_id])) == [(node_id, "GPU-1")]
+        assert list(gateway.store.health.loads([node_id])) == [(node_id, "GPU-1")]
         assert gateway.nodes()[0]["status"] == "busy"
         reply = await agent.ask(type="heartbeat", nodeId="another")
         assert reply["message"] == "Invalid node ID"

@@ -120,11 +120,11 @@ class World(Closing):
             lambda: store.leases.sweep(),
             lambda: store.leases.refuse(job_id, n, node_id, "no"),
             lambda: store.leases.cancel(job_id, actor="admin"),
-            lambda: store.nodes.connected(node_id, "here", socket),
-            lambda: store.nodes.disconnected(node_id, socket),
-            lambda: store.nodes.heard([Beat(node_id, socket, store.now_ms(), tuple(self.jobs))]),
+            lambda: store.presence.connected(node_id, "here", socket),
+            lambda: store.presence.disconnected(node_id, socket),
+            lambda: store.presence.heard([Beat(node_id, socket, store.now_ms(), tuple(self.jobs))]),
             lambda: store.ledger.pay_out(),
-            lambda: store.nodes.relay_started("here"),
+            lambda: store.presence.relay_started("here"),
             lambda: self._rare(node_id, b),
         ]
         self.clock.now_s += (0.3, 1.7, 5.0, 20.0, 65.0, 700.0, 4000.0, 1.0)[b % 8]
@@ -142,7 +142,7 @@ class World(Closing):
 
     def _run(self, job_id: str) -> None:
         for one in self.nodes:
-            self.store.nodes.connected(one, "here", "s")
+            self.store.presence.connected(one, "here", "s")
         turn = self.store.places.place(job_id)
         if isinstance(turn, Attempt):
             self.store.leases.sent(job_id, turn.n)

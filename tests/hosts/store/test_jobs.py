@@ -73,7 +73,7 @@ def test_the_jobs_of_a_wallet_are_those_of_its_nodes(store: HostStore, clock: Cl
     ids = []
     for _ in range(3):
         clock.now_s += 10
-        store.nodes.connected(node.id, "here", f"socket of {node.id}")
+        store.presence.connected(node.id, "here", f"socket of {node.id}")
         job = store.jobs.submit(sleep(only_node=node.id))
         running(store, job.id)
         store.leases.finish(job.id, node.id, Report("completed"))

@@ -184,7 +184,7 @@ def test_a_lost_node_gives_its_job_to_another(store: HostStore, clock: Clock) ->
     assert [turn.outcome for turn in store.leases.sweep()] == [Outcome.NODE_LOST]
     assert store.jobs.get(job.id).state is JobState.QUEUED
     assert store.jobs.get(job.id).reason == "node_lost"
-    store.nodes.heard([Beat(first.id, f"socket of {first.id}", store.now_ms())])
+    store.presence.heard([Beat(first.id, f"socket of {first.id}", store.now_ms())])
     turn = running(store, job.id)
     assert (turn.node_id, turn.n) == (second.id, 2)
     clock.now_s += 5
@@ -215,10 +215,10 @@ def test_a_job_that_is_lost_three_times_has_failed(store: HostStore, clock: Cloc
     node, job = joined(store), store.jobs.submit(sleep(timeout_s=10))
     outcomes = []
     for _ in range(3):
-        store.nodes.connected(node.id, "here", "again")
+        store.presence.connected(node.id, "here", "again")
         running(store, job.id)
         clock.now_s += 40
-        store.nodes.heard([Beat(node.id, "again", store.now_ms(), (job.id,))])
+        store.presence.heard([Beat(node.id, "again", store.now_ms(), (job.id,))])
         outcomes += [turn.outcome for turn in store.leases.sweep()]
     assert outcomes == [Outcome.TIMEOUT] * 3
     failed = store.jobs.get(job.id)
@@ -228,7 +228,7 @@ def test_a_job_that_is_lost_three_times_has_failed(store: HostStore, clock: Cloc
         "No node is connected that takes jobs."
     )
     clock.now_s += 3600
-    store.nodes.heard([Beat(node.id, "again", store.now_ms())])
+    store.presence.heard([Beat(node.id, "again", store.now_ms())])
     assert isinstance(store.places.place(store.jobs.submit(sleep()).id), Attempt)
 
 
@@ -238,7 +238,7 @@ def test_a_message_that_never_left_does_not_count_against_anybody(
     """The gateway died with it: the job is given again as often as it takes."""
     node, job = joined(store), store.jobs.submit(sleep())
     for n in range(1, 6):
-        store.nodes.connected(node.id, "here", f"{n}")
+        store.presence.connected(node.id, "here", f"{n}")
         turn = store.places.place(job.id)
         assert isinstance(turn, Attempt)
         clock.now_s += 61

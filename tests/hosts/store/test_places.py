@@ -50,12 +50,12 @@ def test_jobs_for_a_node_that_is_gone_end(store: HostStore, how: str) -> None:
     """One without a key that has left, or one that is out; a thousand of them keep nobody waiting until then."""
     node = joined(store, protocol=1 if how == "left" else 2)
     absent = joined(store)
-    store.nodes.disconnected(absent.id, f"socket of {absent.id}")
+    store.presence.disconnected(absent.id, f"socket of {absent.id}")
     lost = store.jobs.submit(sleep(kind="test", only_node=node.id))
     assert isinstance(store.places.place(lost.id), Attempt)
     waits = [store.jobs.submit(sleep(only_node=one.id)) for one in (node, absent)]
     if how == "left":
-        store.nodes.disconnected(node.id, f"socket of {node.id}")
+        store.presence.disconnected(node.id, f"socket of {node.id}")
     else:
         store.nodes.set_state(node.id, "revoked" if how == "revoked" else "banned", actor="admin")
     joined(store)
@@ -70,7 +70,7 @@ def test_jobs_for_a_node_that_is_gone_end(store: HostStore, how: str) -> None:
         assert ended.reason == "The node that it was for has left for good."
     # One with a key may be back.
     assert store.jobs.get(waits[1].id).state is JobState.QUEUED
-    store.nodes.connected(absent.id, "here", "again")
+    store.presence.connected(absent.id, "here", "again")
     assert [turn.job_id for turn in store.places.place_waiting(limit=1)] == [waits[1].id]
 
 

@@ -12,7 +12,7 @@ from pocqueue.hosts.gateway.hub import Hub
 from pocqueue.hosts.gateway.schema import iso, turn_view
 from pocqueue.hosts.pay import hyper
 from pocqueue.hosts.records import Gpu
-from pocqueue.hosts.store.nodes import LOAD_STEP_MS
+from pocqueue.hosts.store.health import LOAD_STEP_MS
 
 #: Points of a day's load.
 _NUM_POINTS: Final = 96
@@ -52,14 +52,14 @@ async def read(hub: Hub, wallet: str, *, is_owner: bool) -> dict[str, Any]:
     store = hub.store
     nodes = await hub.db(store.nodes.of_wallet, wallet, limit=_MAX_NODES)
     ids = [node.id for node in nodes]
-    busy = await hub.db(store.nodes.busy, ids)
+    busy = await hub.db(store.presence.busy, ids)
     earned = await hub.db(store.ledger.earned_by_node, wallet)
     turns, _ = await hub.db(store.jobs.of_wallet, wallet, limit=_MAX_JOBS)
-    loads = await hub.db(store.nodes.loads, ids) if is_owner and ids else {}
+    loads = await hub.db(store.health.loads, ids) if is_owner and ids else {}
     now_ms = store.now_ms()
     shown = []
     for node in nodes:
-        test = await hub.db(store.nodes.self_test, node.id) if is_owner else None
+        test = await hub.db(store.health.self_test, node.id) if is_owner else None
         shown.append(
             {
                 "id": node.id,

@@ -133,8 +133,8 @@ def admin_router(parts: Parts, commands: Commands) -> APIRouter:
     )
     async def metrics() -> Response:
         """Return the gateway's figures in Prometheus's format."""
-        found = await hub.db(store.nodes.connected_to)
-        busy = await hub.db(store.nodes.busy)
+        found = await hub.db(store.presence.connected_to)
+        busy = await hub.db(store.presence.busy)
         states = Counter[str](parts.status(node, busy) for node in found)
         counts = await hub.db(store.jobs.counts)
         gauges = [

@@ -75,10 +75,10 @@ def owner_router(parts: Parts, *, require_proof: bool) -> APIRouter:
         earned = await hub.db(store.ledger.earned_by_node, wallet)
         if wallet != await wallet_of(request, hub):
             return await parts.views(nodes, earned)
-        busy = await hub.db(store.nodes.busy, [node.id for node in nodes])
+        busy = await hub.db(store.presence.busy, [node.id for node in nodes])
         found = []
         for node in nodes:
-            test = await hub.db(store.nodes.self_test, node.id)
+            test = await hub.db(store.health.self_test, node.id)
             rows = [] if test is None else [row for row in test.rows if row.get("state") != "pass"]
             view = node_view(
                 node,

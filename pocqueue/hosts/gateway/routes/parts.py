@@ -67,7 +67,7 @@ class Parts:
 
     async def views(self, nodes: Sequence[Node], earned: dict[str, int]) -> list[NodeView]:
         """Show nodes as everybody may see them."""
-        busy = await self.hub.db(self.hub.store.nodes.busy, [node.id for node in nodes])
+        busy = await self.hub.db(self.hub.store.presence.busy, [node.id for node in nodes])
         return [
             node_view(node, status=self.status(node, busy), micro=earned.get(node.id, 0))
             for node in nodes

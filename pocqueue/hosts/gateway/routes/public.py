@@ -57,10 +57,10 @@ def public_router(parts: Parts) -> APIRouter:
     async def node(node_id: str, request: Request) -> NodeView:
         """Show a node; to its owner, signed in, and to admins with all that is known of it."""
         found = await hub.db(store.nodes.get, node_id)
-        busy = await hub.db(store.nodes.busy, [node_id])
+        busy = await hub.db(store.presence.busy, [node_id])
         earned = await hub.db(store.ledger.earned_by_node, found.wallet)
         is_owner = is_admin(request) or found.wallet == await wallet_of(request, hub)
-        test = await hub.db(store.nodes.self_test, node_id) if is_owner else None
+        test = await hub.db(store.health.self_test, node_id) if is_owner else None
         return node_view(
             found,
             status=parts.status(found, busy),
@@ -77,7 +77,7 @@ def public_router(parts: Parts) -> APIRouter:
         found = await hub.db(store.nodes.get, node_id)
         if not is_admin(request) and found.wallet != await wallet_of(request, hub):
             raise UnknownNode
-        test = await hub.db(store.nodes.self_test, node_id)
+        test = await hub.db(store.health.self_test, node_id)
         return [] if test is None else test.rows
 
     @router.get("/api/jobs/{job_id}", summary="A job", responses=errors(404))

@@ -1,0 +1,92 @@
+"""Presence: who is there, on whose socket, and whose leases are renewed by that."""
+
+from __future__ import annotations
+
+import pytest
+
+from pocqueue.hosts.records import Beat
+from pocqueue.hosts.store import HostStore
+from tests.hosts.parts import joined, running, sleep
+from tests.support.waiting import Clock
+
+
+def test_a_newer_connection_replaces_the_older_one(store: HostStore) -> None:
+    """Whoever has the older one is told, and what is said of it later changes nothing."""
+    node = joined(store, connect=False)
+    assert store.presence.connected(node.id, "one", "a") is None
+    assert store.presence.connected(node.id, "one", "a") is None
+    assert store.presence.connected(node.id, "two", "b") == ("one", "a")
+    store.presence.disconnected(node.id, "a")
+    assert [one.id for one in store.presence.connected_to("two")] == [node.id]
+    store.presence.disconnected(node.id, "b")
+    assert store.presence.connected_to() == []
+    assert store.presence.connected(node.id, "one", "c") is None
+
+
+def test_status_in_one_word(store: HostStore, clock: Clock) -> None:
+    """By connection, silence, work, and what was decided."""
+
+    def status(node_id: str, *, busy: bool = False) -> str:
+        return store.nodes.get(node_id).status(store.now_ms(), store.offline_ms, busy=busy)
+
+    new, old = joined(store), joined(store, protocol=1)
+    assert (status(new.id), status(new.id, busy=True)) == ("online", "busy")
+    clock.now_s += 31
+    assert (status(new.id), status(new.id, busy=True)) == ("offline", "offline")
+    assert (status(old.id), status(old.id, busy=True)) == ("offline", "busy")
+    store.presence.heard([Beat(new.id, f"socket of {new.id}", store.now_ms())])
+    assert status(new.id) == "online"
+    store.presence.heard([Beat(old.id, "another socket", store.now_ms())])
+    assert status(old.id) == "offline"
+    store.nodes.set_state(new.id, "draining", actor="admin")
+    assert status(new.id) == "draining"
+    store.presence.disconnected(new.id, f"socket of {new.id}")
+    assert status(new.id) == "offline"
+    store.nodes.set_state(new.id, "revoked", actor="admin")
+    assert status(new.id) == "revoked"
+
+
+def test_heartbeats_renew_the_leases_that_they_name(store: HostStore, clock: Clock) -> None:
+    """On the node that has them; never beyond time-out and grace."""
+    node, other = joined(store), joined(store)
+    job = store.jobs.submit(sleep(30, only_node=node.id, timeout_s=60))
+    running(store, job.id)
+
+    def until_s() -> float:
+        [turn] = store.jobs.attempts(job.id)
+        return turn.lease_until_ms / 1000 - clock.now_s
+
+    clock.now_s += 20
+    store.presence.heard([Beat(other.id, f"socket of {other.id}", store.now_ms(), (job.id,))])
+    assert until_s() == pytest.approx(40)
+    store.presence.heard([Beat(node.id, f"socket of {node.id}", store.now_ms(), (job.id, "x"))])
+    assert until_s() == pytest.approx(60)
+    clock.now_s += 50
+    store.presence.heard([Beat(node.id, f"socket of {node.id}", store.now_ms(), (job.id,))])
+    assert until_s() == pytest.approx(20)
+    assert store.presence.busy() == {node.id}
+    assert store.presence.busy([other.id]) == set()
+    store.presence.heard([])
+
+
+def test_a_gateway_that_begins_anew_gives_its_nodes_time(store: HostStore, clock: Clock) -> None:
+    """Its connections are gone; jobs that run are not given away before their nodes can be back."""
+    node, job = joined(store), store.jobs.submit(sleep(30))
+    running(store, job.id)
+    clock.now_s += 300
+    store.presence.relay_started("here")
+    assert store.nodes.get(node.id).relay is None
+    assert store.leases.sweep() == []
+    clock.now_s += 61
+    assert [turn.node_id for turn in store.leases.sweep()] == [node.id]
+
+
+def test_an_agent_of_today_cannot_come_back(store: HostStore) -> None:
+    """It has no key: its job is given to another as soon as its socket ends."""
+    joined(store, protocol=1)
+    [node] = store.presence.connected_to()
+    job = store.jobs.submit(sleep())
+    turn = running(store, job.id)
+    assert turn.lease_until_ms == store.now_ms() + 90_000
+    store.presence.disconnected(node.id, f"socket of {node.id}")
+    assert [lost.job_id for lost in store.leases.sweep()] == [job.id]
