@@ -68,7 +68,8 @@ def node_list(
 
     table = columns("node", "wallet", "host", "GPUs", "status", right=("heard",))
     for node in nodes:
-        words = (node.id, node.wallet, node.hostname, _gpus(node), status[node.id])
+        stands = status[node.id] + ("" if node.proven else ", pay is held")
+        words = (node.id, node.wallet, node.hostname, _gpus(node), stands)
         table.add_row(*map(escape, words), seconds(max(0, now_ms - node.last_ms) / 1000))
     console().print(table)
     console().print(f"{counted(len(nodes), 'node')}.")
@@ -80,9 +81,27 @@ def node_drain(
     undo: Annotated[bool, typer.Option("--undo", help="Give it jobs again.")] = False,
     env_file: EnvFile = None,
 ) -> None:
-    """Let a node finish what it has, and give it nothing new."""
+    """Let a node finish what it has, and give it nothing new until --undo: its owner cannot undo it."""
     _decide(node, "active" if undo else "draining", "drain")
     console().print(f"Node {node} {'gets jobs again' if undo else 'gets nothing new'}.")
+
+
+@node_app.command("adopt", short_help="Say that a node is its wallet's own.")
+def node_adopt(node: NodeId, env_file: EnvFile = None) -> None:
+    """Say that a node is its wallet's own: it gets paid jobs, and what it has earned is held no more.
+
+    For a node whose token was asked for without the wallet's signature: the first sign-in makes those of that wallet
+    its own, later ones are held until their owner, on the page, or you say so. Nothing is paid by it: `hosts payout`
+    does that.
+    """
+    from pocqueue.hosts.pay import hyper
+
+    with open_store() as store:
+        found = store.nodes.adopt(node, actor="admin")
+        micro = store.ledger.earned_by_node(found.wallet).get(node, 0)
+    console().print(
+        f"Node {node} is wallet {found.wallet}'s own; what it has earned is not held: {hyper(micro)} HYPER."
+    )
 
 
 @node_app.command("ban", short_help="Ban a node or a wallet, for good.")
@@ -135,6 +154,7 @@ def _view(node: Node, status: str) -> dict[str, Any]:
         "id": node.id,
         "wallet": node.wallet,
         "proven": node.proven,
+        "drained_by": node.drained_by,
         "hostname": node.hostname,
         "status": status,
         "gpus": [

@@ -2,7 +2,7 @@
 
 HostError
 ├── WalletRefused, WalletProofError, TokenRefused, TooManyTokens, NodeKeyError
-├── UnknownNode, UnknownJob, JobRefused, JobOver, LeaseLost
+├── UnknownNode, NodeDrained, UnknownJob, JobRefused, JobOver, LeaseLost
 ├── CommandsError
 └── DatabaseUnavailable, DatabaseUnfit, LedgerError
 
@@ -66,6 +66,18 @@ class UnknownNode(HostError, LookupError):
 
     def __init__(self) -> None:
         super().__init__("Node not found")
+
+
+class NodeDrained(HostError):
+    """An admin has drained a node, and its owner wants it to get jobs again."""
+
+    http_status = 409
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The operator of this server has drained this node, and alone takes it back: ask there what is wrong. "
+            "What it has earned stays yours."
+        )
 
 
 class UnknownJob(HostError, LookupError):

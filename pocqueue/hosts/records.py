@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pocqueue.hosts.leases import JobState, Outcome
 
 JobKind = Literal["test", "command", "container"]
+GpuTier = Literal["own", "proven", "new"]
 NodeState = Literal["active", "draining", "revoked", "banned"]
 NodeStatus = Literal["online", "busy", "offline", "paused", "draining", "revoked", "banned"]
 
@@ -25,6 +26,9 @@ class Gpu:
     compute_capability: str | None = None  #: such as ``8.9``
     healthy: bool = True
     reason: str | None = None  #: why it is not
+    #: In the pool of rounds, which no node's GPU is in yet: the Celery queue of its messages; None: its own.
+    route: str | None = None
+    tier: GpuTier = "new"  #: there, too: whose nonces count without being checked
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,7 @@ class Node:
     wallet: str
     proven: bool  #: the wallet's owner wants it; else it gets test jobs alone and its pay is held
     state: NodeState
+    drained_by: str | None  #: while it is draining: a wallet or ``admin``
     paused_until_ms: int | None
     hostname: str
     os: str

@@ -123,6 +123,7 @@ node = Table(
     Column("wallet", _Text, ForeignKey("wallet.address"), nullable=False, index=True),
     Column("proven", Boolean, nullable=False),  # the wallet's owner wants it; else its pay is held
     Column("state", _Text, nullable=False),  # active | draining | revoked | banned
+    Column("drained_by", _Text),  # while it is draining: a wallet or `admin`
     Column("paused_until_ms", _Ms),
     Column("hostname", _Text, nullable=False),
     Column("os", _Text, nullable=False),
@@ -150,6 +151,9 @@ node_gpu = Table(
     Column("compute_capability", _Text),  # such as 8.9
     Column("healthy", Boolean, nullable=False),
     Column("reason", _Text),  # why it is not
+    # Of the pool of rounds, which no node's GPU is in yet.
+    Column("route", _Text),  # Celery queue of its messages; NULL: its own
+    Column("tier", _Text, nullable=False, server_default="new"),  # own | proven | new
 )
 
 #: Load of the last day, one row a quarter of an hour.

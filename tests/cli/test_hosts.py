@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 from pocqueue.cli import app
 from pocqueue.errors import PocqueueError, SettingsError
 from pocqueue.hosts.errors import JobOver, JobRefused
+from pocqueue.hosts.migrations import HEAD
 from pocqueue.hosts.records import Node, Report
 from pocqueue.hosts.store import HostStore
 from pocqueue.hosts.store.database import Database
@@ -102,6 +103,19 @@ def test_draining_and_banning(store: HostStore, node: Node) -> None:
     other = joined(store, connect=False)
     assert "with 1 node." in run("node", "ban", "--wallet", other.wallet).output
     assert store.nodes.get(other.id).state == "banned"
+
+
+def test_a_node_that_is_held_is_adopted(store: HostStore) -> None:
+    """The list says which; what it has earned can be paid out then."""
+    node = joined(store, connect=False, proven=False)
+    earn(store, node)
+    assert "pay is held" in run("node", "list").output.replace("\n", " ")
+    assert "0 HYPER for 0 wallets" in run("payout").output
+    done = run("node", "adopt", node.id)
+    assert "0.05 HYPER" in done.output.replace("\n", " ")
+    assert "pay is held" not in run("node", "list").output.replace("\n", " ")
+    assert "0.05 HYPER for 1 wallet" in run("payout").output
+    assert "There is no such node" in refused("node", "adopt", "x")
 
 
 def test_a_job_from_submission_to_its_log(store: HostStore, node: Node) -> None:
@@ -219,13 +233,13 @@ def test_payouts_go_to_a_file_once(store: HostStore, node: Node, tmp_path: Path)
 
 def test_migrating(store: HostStore, postgres_server: PostgresServer, tmp_path: Path) -> None:
     """PostgreSQL is refused until it is done; then everything else works there as well."""
-    assert "has version 0001 already." in run("migrate").output
+    assert f"has version {HEAD} already." in run("migrate").output
     url = {"POCQUEUE_HOSTS_DATABASE_URL": postgres_server.url(postgres_server.create())}
     listed = pocqueue(tmp_path, "hosts", "node", "list", **url)
     assert listed.returncode == 2
     assert "run `pocqueue hosts migrate` once" in listed.stderr
     done = pocqueue(tmp_path, "hosts", "migrate", **url)
-    assert "has version 0001 now (before: none)." in done.stdout
+    assert f"has version {HEAD} now (before: none)." in done.stdout
     assert pocqueue(tmp_path, "hosts", "audit", **url).returncode == 0
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 #: The newest version.
-HEAD = "0001"
+HEAD = "0002"
 
 
 def config(connection: Connection) -> Config:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, delete, insert, select, true, update
 
-from pocqueue.hosts.errors import TokenRefused, UnknownNode
+from pocqueue.hosts.errors import NodeDrained, TokenRefused, UnknownNode
 from pocqueue.hosts.node_keys import check_public_key
 from pocqueue.hosts.records import Gpu, HostFacts, Node, NodeState
 from pocqueue.hosts.store.bans import ban_node, end_leases
@@ -144,7 +144,8 @@ class Nodes:
         """Drain a node, take it back, revoke or ban it; return it as it is then.
 
         A node that is revoked or banned loses its jobs at once; one that is banned loses what it was not
-        paid yet, too, and stays banned.
+        paid yet, too, and stays banned. An admin's drain takes the place of an owner's, and ends when an admin
+        says so.
 
         Args:
             actor: a wallet, ``admin`` or ``server``.
@@ -152,44 +153,55 @@ class Nodes:
 
         Raises:
             UnknownNode: there is none, it is not that wallet's, or it is banned or revoked for good.
+            NodeDrained: an admin has drained it, and its owner wants it back.
         """
         now_ms = self._now_ms()
         final = ["banned"] if state == "banned" else ["banned", "revoked"]
         mine = true() if wallet is None else node.c.wallet == wallet
         with self._db.write() as connection:
-            is_there = connection.execute(
-                select(node.c.state)
+            row = connection.execute(
+                select(node.c.state, node.c.drained_by)
                 .where(node.c.id == node_id, mine)
                 .with_for_update(key_share=True)
-            ).scalar()
-            if is_there is None or (is_there in final and is_there != state):
+            ).first()
+            if row is None or (row.state in final and row.state != state):
                 raise UnknownNode
-            if is_there == state:
+            is_admins = row.drained_by not in {None, wallet}
+            if wallet is not None and state == "active" and is_admins:
+                raise NodeDrained
+            takes_over = state == "draining" and wallet is None and row.drained_by != actor
+            if row.state == state and not takes_over:
                 return one_node(connection, node_id)
             if state == "banned":
                 ban_node(self._db, connection, node_id, now_ms)
             else:
-                connection.execute(update(node).where(node.c.id == node_id).values(state=state))
+                values = {"state": state, "drained_by": actor if state == "draining" else None}
+                connection.execute(update(node).where(node.c.id == node_id).values(values))
                 if state == "revoked":
                     end_leases(connection, node_id, now_ms)
             note(connection, now_ms, actor, f"node.{state}", node_id)
             return one_node(connection, node_id)
 
-    def adopt(self, node_id: str, *, wallet: str) -> Node:
-        """Let the owner of a proven wallet say that a node is his: its pay is held no more.
+    def adopt(self, node_id: str, *, actor: str, wallet: str | None = None) -> Node:
+        """Say that a node is its wallet's own: it gets paid jobs, and what it has earned is held no more.
+
+        It may have been revoked since. May be repeated.
+
+        Args:
+            actor: a wallet that has signed in, or ``admin``.
+            wallet: whose node it has to be; None: anybody's.
 
         Raises:
-            UnknownNode: it is not of this wallet.
+            UnknownNode: there is none, it is not that wallet's, or it is banned, which has taken its pay.
         """
+        mine = true() if wallet is None else node.c.wallet == wallet
         with self._db.write() as connection:
-            changed = connection.execute(
-                update(node)
-                .where(node.c.id == node_id, node.c.wallet == wallet)
-                .values(proven=True)
-            )
-            if changed.rowcount == 0:
+            known = and_(node.c.id == node_id, mine, node.c.state != "banned")
+            new = update(node).where(known, node.c.proven.is_(False)).values(proven=True)
+            if connection.execute(new).rowcount:
+                note(connection, self._now_ms(), actor, "node.adopt", node_id)
+            elif connection.execute(select(node.c.id).where(known)).first() is None:
                 raise UnknownNode
-            note(connection, self._now_ms(), wallet, "node.adopt", node_id)
             return one_node(connection, node_id)
 
     def _updated(
@@ -217,12 +229,14 @@ def _row(facts: HostFacts) -> dict[str, Any]:
 
 
 def _set_gpus(connection: Connection, node_id: str, gpus: Sequence[Gpu]) -> None:
-    """Write the GPUs that a node has now; those that it had before keep what their self-test found."""
+    """Write the GPUs that a node has now; those that it had before keep what we found out about them."""
     before = {gpu.uuid: gpu for gpu in gpus_of(connection, [node_id])[node_id]}
     rows = []
     for position, gpu in enumerate(gpus):
         if (old := before.get(gpu.uuid)) is not None:
-            gpu = replace(gpu, healthy=old.healthy, reason=old.reason)
+            gpu = replace(
+                gpu, healthy=old.healthy, reason=old.reason, route=old.route, tier=old.tier
+            )
         values = {name: getattr(gpu, name) for name in Gpu.__slots__}
         rows.append({"node_id": node_id, "position": position, **values})
     connection.execute(delete(node_gpu).where(node_gpu.c.node_id == node_id))

@@ -260,6 +260,21 @@ def test_sessions(gateway: Gateway) -> None:
         assert browser.get("/api/session").json() == {"wallet": None}
 
 
+def test_what_an_admin_has_drained_its_owner_does_not_take_back(gateway: Gateway) -> None:
+    """He reads who can; what he has drained himself he takes back."""
+    wallet = Wallet()
+    node = joined(gateway.store, wallet=wallet.address, connect=False)
+    drain, resume = f"/api/nodes/{node.id}/drain", f"/api/nodes/{node.id}/resume"
+    with sign_in(gateway, wallet) as browser:
+        assert gateway.admin("POST", drain).json() == {"ok": True}
+        assert browser.post(drain).json() == {"ok": True}
+        assert "operator of this server has drained" in error(browser.post(resume), 409)
+        assert gateway.admin("POST", resume).json() == {"ok": True}
+        assert browser.post(drain).json() == {"ok": True}
+        assert browser.post(resume).json() == {"ok": True}
+    assert gateway.store.nodes.get(node.id).state == "active"
+
+
 async def test_what_everybody_may_see(gateway: Gateway) -> None:
     """Of a node and a job the fields of the older page, and none of the owner's."""
     async with OldAgent(gateway.ws_url) as agent:

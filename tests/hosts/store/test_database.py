@@ -18,7 +18,7 @@ from pocqueue.hosts.errors import DatabaseUnavailable, DatabaseUnfit
 from pocqueue.hosts.migrations import HEAD, config
 from pocqueue.hosts.store import HostStore
 from pocqueue.hosts.store.database import FILE_NAME, Database, file_url
-from pocqueue.hosts.tables import announcement, ledger
+from pocqueue.hosts.tables import announcement, audit, ledger
 from pocqueue.settings import HostsSettings
 from tests.hosts.parts import joined
 from tests.support.fixtures import SettingsFactory
@@ -33,6 +33,52 @@ def test_versions_make_the_tables(database_url: str) -> None:
         found = config(connection)
         command.check(found)
         assert ScriptDirectory.from_config(found).get_current_head() == HEAD
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_newer_version_keeps_what_was_there(
+    request: pytest.FixtureRequest, tmp_path: Path, clock: Clock, kind: str
+) -> None:
+    """Drains are whose they were, by the audit; GPUs are new to the pool of rounds."""
+    url = file_url(tmp_path / "hosts.sqlite3")
+    if kind == "postgresql":
+        server: PostgresServer = request.getfixturevalue("postgres_server")
+        url = server.url(server.create())
+    with Database(url) as database:
+        with database.write() as connection:
+            command.upgrade(config(connection), "0001")
+            connection.execute(text("INSERT INTO wallet (address) VALUES ('w')"))
+            for node_id, state in (("a", "draining"), ("o", "draining"), ("i", "active")):
+                connection.execute(
+                    text(
+                        "INSERT INTO node (id, wallet, proven, state, hostname, os, protocol, isolation, kinds, "
+                        "address, first_ms, last_ms) VALUES (:id, 'w', :yes, :state, 'h', 'o', 1, 'none', '[]', '', 1, 1)"
+                    ),
+                    {"id": node_id, "state": state, "yes": True},
+                )
+            for actor, node_id in (("w", "a"), ("admin", "a"), ("admin", "i"), ("w", "o")):
+                row = {"actor": actor, "subject": node_id, "at_ms": 1, "action": "node.draining"}
+                connection.execute(audit.insert().values(row))
+            connection.execute(
+                text(
+                    "INSERT INTO node_gpu (node_id, uuid, position, name, healthy) VALUES ('a', 'u', 0, 'n', :yes)"
+                ),
+                {"yes": True},
+            )
+        if kind == "postgresql":
+            with pytest.raises(DatabaseUnfit, match="has tables of version 0001"):
+                database.check()
+            assert database.migrate() == "0001"
+        database.check()
+        with HostStore(database, HostsSettings(), clock=clock) as store:
+            found = {node_id: store.nodes.get(node_id) for node_id in "aoi"}
+        assert {one.id: one.drained_by for one in found.values()} == {
+            "a": "admin",
+            "o": "w",
+            "i": None,
+        }
+        [gpu] = found["a"].gpus
+        assert (gpu.route, gpu.tier) == (None, "new")
 
 
 def test_rows_of_the_ledger_stay_as_they_are(store: HostStore) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+from sqlalchemy import update
 
 from pocqueue.hosts.store import HostStore
 from pocqueue.hosts.store.health import LOAD_STEP_MS
+from pocqueue.hosts.tables import node_gpu
 from tests.hosts.parts import facts, gpus, joined
 from tests.support.waiting import Clock
 
@@ -29,6 +33,23 @@ def test_a_node_that_comes_back_keeps_what_its_self_test_found(store: HostStore)
     assert all(gpu.healthy for gpu in store.nodes.get(node.id).gpus)
     store.nodes.update(node.id, facts(gpus=have[1:]), address="")
     assert [gpu.uuid for gpu in store.nodes.get(node.id).gpus] == [have[1].uuid]
+
+
+def test_what_a_gpu_is_in_the_pool_of_rounds_stays_with_it(store: HostStore) -> None:
+    """There is room for it, which no machine fills with what it says; a node that comes back keeps it."""
+    node = joined(store, gpus=gpus(2))
+    assert {(gpu.route, gpu.tier) for gpu in node.gpus} == {(None, "new")}
+    kept = node.gpus[0]
+    with store.database.write() as connection:
+        mine = node_gpu.c.uuid == kept.uuid
+        connection.execute(update(node_gpu).where(mine).values(route="relay.here", tier="proven"))
+    claimed = replace(kept, route="relay.other", tier="own")
+    new = replace(gpus(1)[0], route="relay.other", tier="own")
+    found = store.nodes.update(node.id, facts(gpus=(claimed, new)), address="")
+    assert [(gpu.route, gpu.tier) for gpu in found.gpus] == [
+        ("relay.here", "proven"),
+        (None, "new"),
+    ]
 
 
 def test_the_load_of_a_day(store: HostStore, clock: Clock) -> None:

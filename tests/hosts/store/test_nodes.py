@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pocqueue.hosts.errors import NodeKeyError, UnknownNode
+from pocqueue.hosts.errors import NodeDrained, NodeKeyError, UnknownNode
 from pocqueue.hosts.node_keys import NodeKey
 from pocqueue.hosts.records import Attempt, Gpu, Node
 from pocqueue.hosts.store import HostStore
@@ -64,6 +64,30 @@ def test_owners_decide_about_their_own_nodes(store: HostStore) -> None:
     assert isinstance(store.places.place(job_id), str)
     store.nodes.set_state(node.id, "active", actor=node.wallet, wallet=node.wallet)
     assert isinstance(store.places.place(job_id), Attempt)
+
+
+def test_an_admins_drain_is_not_its_owners_to_undo(store: HostStore) -> None:
+    """Whether the owner had drained it before or does so again; his own drain anybody of the two undoes."""
+    node = joined(store)
+    owner = {"actor": node.wallet, "wallet": node.wallet}
+    for first in (None, "draining"):
+        if first is not None:
+            store.nodes.set_state(node.id, "draining", **owner)  # type: ignore[arg-type]
+        drained = store.nodes.set_state(node.id, "draining", actor="admin")
+        assert drained.drained_by == "admin"
+        again = store.nodes.set_state(node.id, "draining", **owner)  # type: ignore[arg-type]
+        assert again.drained_by == "admin"
+        with pytest.raises(NodeDrained, match="operator of this server has drained this node"):
+            store.nodes.set_state(node.id, "active", **owner)  # type: ignore[arg-type]
+        assert store.nodes.get(node.id).state == "draining"
+        back = store.nodes.set_state(node.id, "active", actor="admin")
+        assert (back.state, back.drained_by) == ("active", None)
+    store.nodes.set_state(node.id, "draining", **owner)  # type: ignore[arg-type]
+    assert store.nodes.get(node.id).drained_by == node.wallet
+    assert store.nodes.set_state(node.id, "active", actor="admin").state == "active"
+    store.nodes.set_state(node.id, "draining", actor="admin")
+    revoked = store.nodes.set_state(node.id, "revoked", **owner)  # type: ignore[arg-type]
+    assert revoked.state == "revoked"
 
 
 def test_a_key_can_be_replaced_by_a_good_one(store: HostStore) -> None:

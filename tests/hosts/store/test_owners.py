@@ -170,9 +170,10 @@ def test_signing_in_once_makes_held_pay_ones_own(store: HostStore) -> None:
     planted = joined(store, wallet=wallet.address, proven=False)
     sign_in(store, wallet)
     assert not store.nodes.get(planted.id).proven
-    assert store.nodes.adopt(planted.id, wallet=wallet.address).proven
     with pytest.raises(UnknownNode):
-        store.nodes.adopt(planted.id, wallet=new_wallet())
+        store.nodes.adopt(planted.id, actor="w", wallet=new_wallet())
+    assert not store.nodes.get(planted.id).proven
+    assert store.nodes.adopt(planted.id, actor=wallet.address, wallet=wallet.address).proven
 
 
 def test_a_text_is_signed_once_in_time_and_by_its_own_wallet(

@@ -176,9 +176,11 @@ def owner_router(parts: Parts, *, require_proof: bool) -> APIRouter:
             hub.messenger.tell(node.relay, What.DRAIN, node.id)
         return OkAnswer()
 
-    @router.post("/api/nodes/{node_id}/resume", summary="Take a node back", responses=errors(404))
+    @router.post(
+        "/api/nodes/{node_id}/resume", summary="Take a node back", responses=errors(404, 409)
+    )
     async def take_back(node_id: str, request: Request) -> OkAnswer:
-        """Give a node that was drained jobs again; for its owner or an admin."""
+        """Give a node that was drained jobs again; for an admin, and for its owner if no admin has drained it."""
         who, wallet = await actor(request, hub)
         await hub.db(store.nodes.set_state, node_id, "active", actor=who, wallet=wallet)
         hub.messenger.look()
