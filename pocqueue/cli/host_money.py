@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +17,7 @@ from pocqueue.cli.output import EXIT_FAILED, columns, console, print_json
 from pocqueue.words import counted
 
 if TYPE_CHECKING:
-    from pocqueue.hosts.store.ledger import Payout
+    from pocqueue.hosts.store.ledger import Batch, Payout
 
 
 def audit(as_json: Json = False, env_file: EnvFile = None) -> None:
@@ -46,49 +48,76 @@ def payout(
         float, typer.Option(min=0.000001, help="HYPER; a wallet with less waits.")
     ] = 0.01,
     batch: Annotated[
-        str | None, typer.Option(help="With --csv: write payouts again that were made before.")
+        str | None,
+        typer.Option(help="Print payouts that were made before, or with --csv write them again."),
     ] = None,
+    made: Annotated[
+        bool, typer.Option("--list", help="List what was paid out before, by batch.")
+    ] = False,
     env_file: EnvFile = None,
 ) -> None:
     """Show what could be paid out; with --csv take it out of the ledger, to be sent by whoever has the key.
 
-    Nothing is sent from here. What was taken out is paid as far as the ledger goes, also if the file is lost: its
-    batch can be written again. Exit code: 2 for bad input.
+    Nothing is sent from here. What was taken out is paid as far as the ledger goes, also if the file is lost:
+    --list shows its batch, and --batch prints it again. Exit code: 2 for bad input.
     """
     from pocqueue.errors import SettingsError
-    from pocqueue.hosts.pay import MICRO_PER_HYPER, hyper
+    from pocqueue.hosts.pay import MICRO_PER_HYPER
 
-    if batch is not None and to_csv is None:
-        raise SettingsError("--batch goes with --csv: name the file.")
+    if made and (to_csv is not None or batch is not None):
+        raise SettingsError("--list changes nothing: leave --csv and --batch out.")
     if to_csv is not None and str(to_csv) != "-":
         _check_new(to_csv)
     micro = round(at_least * MICRO_PER_HYPER)
     with open_store() as store:
-        if to_csv is None:
-            rows = [one for one in store.ledger.payable() if one.micro >= micro]
-            table = columns("wallet", right=("HYPER",))
-            for one in rows:
-                table.add_row(one.wallet, hyper(one.micro))
-            if rows:
-                console().print(table)
-            total = hyper(sum(one.micro for one in rows))
-            console().print(
-                f"{total} HYPER for {counted(len(rows), 'wallet')}; nothing was changed."
-            )
+        if made:
+            _show_batches(store.ledger.batches())
             return
-        if batch is None:
-            made = store.ledger.pay_out(at_least=micro)
+        if batch is not None:
+            rows = store.ledger.payouts(batch)
+            if not rows:
+                raise SettingsError(
+                    f"--batch is {batch!r}; there are no payouts of that name. `pocqueue hosts payout --list` has them."
+                )
+        elif to_csv is None:
+            _show_payable([one for one in store.ledger.payable() if one.micro >= micro])
+            return
         else:
-            made = store.ledger.payouts(batch)
-            if not made:
-                raise SettingsError(f"--batch is {batch!r}; there are no payouts of that name.")
-    total = hyper(sum(one.micro for one in made))
-    names = {one.batch for one in made}
-    said = f"{total} HYPER for {counted(len(made), 'wallet')}" + "".join(
-        f", batch {n}" for n in names
-    )
-    _write(to_csv, made, said)
+            rows = store.ledger.pay_out(at_least=micro)
+    # Before the file: whoever loses it, or is killed while it is written, knows what to ask for.
+    said = _sum(rows) + (f", batch {rows[0].batch}" if rows else "")
     console(stderr=True).print(f"{said}.")
+    _write(to_csv or Path("-"), rows, said)
+
+
+def _sum(rows: Sequence[Payout]) -> str:
+    from pocqueue.hosts.pay import hyper
+
+    return f"{hyper(sum(one.micro for one in rows))} HYPER for {counted(len(rows), 'wallet')}"
+
+
+def _show_payable(rows: Sequence[Payout]) -> None:
+    from pocqueue.hosts.pay import hyper
+
+    table = columns("wallet", right=("HYPER",))
+    for one in rows:
+        table.add_row(one.wallet, hyper(one.micro))
+    if rows:
+        console().print(table)
+    console().print(f"{_sum(rows)}; nothing was changed.")
+
+
+def _show_batches(rows: Sequence[Batch]) -> None:
+    from pocqueue.hosts.pay import hyper
+
+    table = columns("batch", "when", right=("wallets", "HYPER"))
+    for one in rows:
+        when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(one.at_ms / 1000))
+        table.add_row(one.id, when, str(one.num), hyper(one.micro))
+    if rows:
+        console().print(table)
+    else:
+        console().print("Nothing was paid out yet. `pocqueue hosts payout` shows what could be.")
 
 
 def _check_new(path: Path) -> None:
@@ -113,7 +142,7 @@ def _check_new(path: Path) -> None:
         ) from None
 
 
-def _write(path: Path, made: list[Payout], said: str) -> None:
+def _write(path: Path, made: Sequence[Payout], said: str) -> None:
     from pocqueue.errors import SettingsError
     from pocqueue.hosts.pay import hyper
 
@@ -128,6 +157,6 @@ def _write(path: Path, made: list[Payout], said: str) -> None:
         path.write_text(text.getvalue())
     except OSError as exc:
         raise SettingsError(
-            f"{said}: taken out of the ledger, but {path} cannot be written ({exc.strerror}). Write them again "
+            f"{said}: taken out of the ledger, but {path} cannot be written ({exc.strerror}). Write it again "
             "with --csv FILE --batch BATCH."
         ) from None

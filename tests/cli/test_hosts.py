@@ -216,19 +216,39 @@ def test_payouts_go_to_a_file_once(store: HostStore, node: Node, tmp_path: Path)
         [row] = csv.DictReader(file)
     assert (row["wallet"], row["hyper"]) == (node.wallet, "0.05")
     assert "is there already: name a new file" in refused("payout", "--csv", str(path))
-    again = run("payout", "--csv", "-", "--batch", batch)
-    assert again.stdout == path.read_text()
+    for words in (["--csv", "-"], []):
+        assert run("payout", *words, "--batch", batch).stdout == path.read_text()
+    listed = run("payout", "--list").output
+    assert batch in listed
+    assert "0.05" in listed
     assert run("payout", "--csv", "-").stdout == "payout,wallet,hyper\n"
     shown = run("payout", "--at-least", "0.000001").output
     assert "0.009999 HYPER for 1 wallet" in shown
     for bad, said in (
-        (["--batch", batch], "goes with --csv"),
+        (["--list", "--batch", batch], "--list changes nothing"),
         (["--csv", "-", "--batch", "x"], "no payouts of that name"),
         (["--csv", "/none/payouts.csv"], "cannot be written"),
     ):
         assert said in refused("payout", *bad)
     assert store.ledger.balance(node.wallet).payable == 0
     assert store.ledger.differences() == []
+
+
+def test_whoever_is_killed_while_the_file_is_written_knows_its_batch(
+    store: HostStore, node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was said before; without that, the list has it."""
+    assert "Nothing was paid out yet" in run("payout", "--list").output
+    earn(store, node)
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", die)
+    result = run("payout", "--csv", str(tmp_path / "payouts.csv"))
+    [batch] = store.ledger.batches()
+    assert f"0.05 HYPER for 1 wallet, batch {batch.id}" in result.stderr.replace("\n", " ")
+    assert node.wallet in run("payout", "--batch", batch.id).stdout
 
 
 def test_migrating(store: HostStore, postgres_server: PostgresServer, tmp_path: Path) -> None:

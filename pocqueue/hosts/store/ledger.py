@@ -11,6 +11,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import Connection, String, and_, cast, func, select, true
@@ -46,6 +47,16 @@ class Payout:
     wallet: str
     micro: int
     at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Payouts that were made together."""
+
+    id: str
+    at_ms: int
+    num: int  #: of payouts, each of another wallet
+    micro: int  #: of all of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,17 +171,21 @@ class Ledger:
                 note(connection, now_ms, "admin", "payout", batch)
         return made
 
-    def payouts(self, batch: str | None = None, *, limit: int = 1000) -> list[Payout]:
-        """Return payouts that were made, newest first: of one batch, or (None) of all."""
-        which = true() if batch is None else payout.c.batch == batch
+    def payouts(self, batch: str) -> list[Payout]:
+        """Return all payouts of a batch, by wallet; none: there is no such batch."""
         with self._db.read() as connection:
-            rows = connection.execute(
-                select(payout)
-                .where(which)
-                .order_by(payout.c.at_ms.desc(), payout.c.wallet)
-                .limit(limit)
-            )
-            return [Payout(**row) for row in rows.mappings()]
+            rows = connection.execute(select(payout).where(payout.c.batch == batch))
+            # Databases have their own order of letters.
+            return sorted((Payout(**row) for row in rows.mappings()), key=attrgetter("wallet"))
+
+    def batches(self) -> list[Batch]:
+        """Return the batches of payouts that were made, newest first."""
+        at_ms = func.min(payout.c.at_ms)
+        query = select(payout.c.batch, at_ms, func.count(), func.sum(payout.c.micro))
+        query = query.group_by(payout.c.batch).order_by(at_ms.desc(), payout.c.batch)
+        with self._db.read() as connection:
+            rows = connection.execute(query).all()
+        return [Batch(name, at, num, int(micro)) for name, at, num, micro in rows]
 
     def differences(self) -> list[str]:
         """Compare the ledger with what it is about, in one moment; return a sentence for each difference.
