@@ -162,7 +162,7 @@ def test_a_job_from_submission_to_its_log(store: HostStore, node: Node) -> None:
 def test_jobs_that_are_refused(store: HostStore, words: list[str], said: str) -> None:
     """With what would have been taken; nothing is queued."""
     assert said in refused("job", "submit", *words)
-    assert store.jobs.counts() == {}
+    assert not any(store.jobs.counts().values())
 
 
 def test_a_list_of_ones_own(

@@ -54,6 +54,10 @@ class GatewayTimings:
     register_s: float = 30.0  #: a socket has to become a node's within this
     send_s: float = 10.0  #: a message has to be taken within this
     retry_s: float = 1.0  #: between two tries to keep a result
+    first_audit_s: float = (
+        60.0  #: from the start to the first look at the ledger: nodes come back before it
+    )
+    audit_s: float = 3600.0  #: between two looks at the ledger
 
 
 class Connection:

@@ -50,6 +50,8 @@ class Metrics:
             registry=self.registry,
         )
         ProcessCollector(registry=self.registry)
+        #: Differences that the newest audit of the ledger has found; None: there was none yet.
+        self.ledger_mismatch: int | None = None
 
     def count(self, name: str, *labels: str, by: float = 1) -> None:
         """Add to a counter."""

@@ -19,6 +19,7 @@ from pocqueue.errors import ProcessError
 from pocqueue.hosts.commands import Commands
 from pocqueue.hosts.errors import DatabaseUnavailable
 from pocqueue.hosts.gateway.app import allowed_origins, create_app, raise_file_limit
+from pocqueue.hosts.gateway.audit import Auditor
 from pocqueue.hosts.gateway.hub import GatewayTimings, Hub
 from pocqueue.hosts.gateway.limits import Limit, RateLimits
 from pocqueue.hosts.gateway.messenger import Messenger, What
@@ -109,6 +110,12 @@ class GatewayService(Closing):
             timings=timings or GatewayTimings(),
             origins=own,
         )
+        self._auditor = Auditor(
+            self._store,
+            metrics,
+            first_s=self.hub.timings.first_audit_s,
+            every_s=self.hub.timings.audit_s,
+        )
         app = create_app(self.hub, hosts)
         self.listeners = [
             listen(hosts.host, hosts.port, HOSTS_PREFIX, otherwise=_otherwise("PORT")),
@@ -134,6 +141,7 @@ class GatewayService(Closing):
         """
         if not self._server.start():
             raise ProcessError("The gateway of GPU hosts did not start; its log says why.")
+        self._auditor.start()
         if self._is_nameless:
             logger.warning(
                 "%sPUBLIC_URL is not set: wallets sign in by an address or localhost alone, and agents may call this "
@@ -146,6 +154,7 @@ class GatewayService(Closing):
     @override
     def close(self) -> None:
         """Tell agents that it ends, and end; may be called again."""
+        self._auditor.close()
         self._server.close()
         self._store.close()
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_args
 
 from sqlalchemy import ColumnElement, and_, func, select, true, tuple_
 
 from pocqueue.hosts.leases import JobState
-from pocqueue.hosts.records import Attempt, Job, NewJob
+from pocqueue.hosts.records import Attempt, Job, JobKind, NewJob
 from pocqueue.hosts.store.database import Database
 from pocqueue.hosts.store.log import note
 from pocqueue.hosts.store.rows import as_attempt, as_job, one_job
@@ -152,10 +152,11 @@ class Jobs:
         return turns, None if last is None else f"{last.leased_ms}.{last.job_id}"
 
     def counts(self) -> dict[tuple[str, str], int]:
-        """Count the jobs by (kind, state)."""
+        """Count the jobs by (kind, state), with 0 for those that there are none of."""
         query = select(job.c.kind, job.c.state, func.count()).group_by(job.c.kind, job.c.state)
         with self._db.read() as connection:
-            return {(kind, state): num for kind, state, num in connection.execute(query)}
+            found = {(kind, state): num for kind, state, num in connection.execute(query)}
+        return {(kind, str(state)): 0 for kind in get_args(JobKind) for state in JobState} | found
 
 
 def _turn(row: Mapping[Any, Any]) -> Turn:

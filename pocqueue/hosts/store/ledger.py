@@ -243,7 +243,9 @@ def _of_attempts(connection: Connection) -> list[str]:
     rows = connection.execute(
         select(attempt, job.c.timeout_s, job.c.spec, job.c.rate_micro, ledger.c.micro.label("paid"))
         .join(job, job.c.id == attempt.c.job_id)
-        .outerjoin(ledger, same)
+        .outerjoin(ledger, same),
+        # They may be more than there is memory for.
+        execution_options={"yield_per": 1000},
     )
     found = []
     for row in rows:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
+from typing import get_args
 
-from sqlalchemy import and_, bindparam, case, select, true, update
+from sqlalchemy import and_, bindparam, case, func, not_, select, true, update
 
 from pocqueue.hosts.leases import LEASE_MS
-from pocqueue.hosts.records import Beat, Node
+from pocqueue.hosts.records import Beat, NodeStatus
 from pocqueue.hosts.store.bans import end_leases
 from pocqueue.hosts.store.database import Database
-from pocqueue.hosts.store.rows import nodes_where
 from pocqueue.hosts.tables import attempt, node
 
 
@@ -97,18 +97,33 @@ class Presence:
             with self._db.write() as connection:
                 connection.execute(_RENEW, sorted(jobs, key=itemgetter("b_job")))
 
-    def connected_to(self, relay: str | None = None) -> list[Node]:
-        """Return the nodes that have a connection, to one gateway or (None) to any."""
-        there = node.c.relay.is_not(None) if relay is None else node.c.relay == relay
-        with self._db.read() as connection:
-            return nodes_where(connection, there)
-
     def busy(self, node_ids: Iterable[str] | None = None) -> set[str]:
         """Return which nodes have an open attempt, of these or (None) of all."""
         which = true() if node_ids is None else attempt.c.node_id.in_(list(node_ids))
         open_ones = select(attempt.c.node_id).where(attempt.c.ended_ms.is_(None), which)
         with self._db.read() as connection:
             return set(connection.execute(open_ones).scalars())
+
+    def counts(self) -> dict[str, int]:
+        """Count the nodes by status (`Node.status`), with 0 for those that there are none of."""
+        now_ms = self._now_ms()
+        at_work = select(attempt.c.node_id).where(attempt.c.ended_ms.is_(None))
+        busy = node.c.id.in_(at_work)
+        silent = node.c.last_ms < now_ms - self._offline_ms
+        status = case(
+            (node.c.state.in_(["banned", "revoked"]), node.c.state),
+            (node.c.relay.is_(None), "offline"),
+            (and_(silent, not_(and_(busy, node.c.protocol == 1))), "offline"),
+            (node.c.state == "draining", "draining"),
+            (node.c.paused_until_ms > now_ms, "paused"),
+            (busy, "busy"),
+            else_="online",
+        )
+        each = select(status.label("status")).subquery()
+        query = select(each.c.status, func.count()).group_by(each.c.status)
+        with self._db.read() as connection:
+            found = {name: num for name, num in connection.execute(query)}
+        return dict.fromkeys(get_args(NodeStatus), 0) | found
 
 
 _HEARD = (

@@ -11,13 +11,16 @@ from typing import Any
 import httpx
 import pytest
 from nacl.signing import SigningKey
+from sqlalchemy import update
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from pocqueue.hosts import wallets
-from pocqueue.hosts.records import Attempt
+from pocqueue.hosts.records import Attempt, Report
+from pocqueue.hosts.tables import attempt
 from tests.hosts.agents import NewAgent, OldAgent
 from tests.hosts.gateway.conftest import ADMIN, Gateway
-from tests.hosts.parts import joined, sleep
+from tests.hosts.parts import joined, running, sleep
+from tests.support.waiting import wait_until
 
 #: The store's own tests run on both databases.
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -321,6 +324,30 @@ def test_admins(make: Callable[..., Gateway]) -> None:
     closed = make(admin_token=None)
     assert "is not set" in error(closed.http.get("/api/nodes"), 401)
     assert error(closed.admin("GET", "/api/nodes"), 401)
+
+
+def test_figures_of_nodes_jobs_and_the_ledger(make: Callable[..., Gateway]) -> None:
+    """In every state, also where there is none; a row that somebody has changed is seen by the gateway itself."""
+    gateway = make(timings={"first_audit_s": 0.05, "audit_s": 0.05})
+
+    def figure(name: str) -> float:
+        lines = gateway.admin("GET", "/metrics").text.splitlines()
+        return next((float(line.split()[-1]) for line in lines if line.startswith(name)), -1.0)
+
+    wait_until(lambda: figure("pocqueue_hosts_ledger_mismatch ") == 0, 120, "an audit")
+    node = joined(gateway.store)
+    joined(gateway.store, connect=False)
+    gateway.store.nodes.set_state(joined(gateway.store).id, "banned", actor="admin")
+    for state, num in (("online", 1), ("offline", 1), ("banned", 1), ("paused", 0)):
+        assert figure(f'pocqueue_hosts_nodes{{state="{state}"}}') == num
+    job_id = gateway.store.jobs.submit(sleep(0)).id
+    assert figure('pocqueue_hosts_jobs{kind="command",state="queued"}') == 1
+    assert figure('pocqueue_hosts_jobs{kind="container",state="running"}') == 0
+    running(gateway.store, job_id)
+    gateway.store.leases.finish(job_id, node.id, Report("completed"))
+    with gateway.store.database.write() as connection:
+        connection.execute(update(attempt).values(micro=7))
+    wait_until(lambda: figure("pocqueue_hosts_ledger_mismatch ") == 1, 120, "an audit")
 
 
 async def test_a_job_is_submitted(gateway: Gateway) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+from collections import Counter
 
-from pocqueue.hosts.records import Beat
+import pytest
+from sqlalchemy import update
+
+from pocqueue.hosts.records import Beat, NodeState
 from pocqueue.hosts.store import HostStore
+from pocqueue.hosts.tables import node as node_table
 from tests.hosts.parts import joined, running, sleep
 from tests.support.waiting import Clock
 
@@ -17,9 +21,9 @@ def test_a_newer_connection_replaces_the_older_one(store: HostStore) -> None:
     assert store.presence.connected(node.id, "one", "a") is None
     assert store.presence.connected(node.id, "two", "b") == ("one", "a")
     store.presence.disconnected(node.id, "a")
-    assert [one.id for one in store.presence.connected_to("two")] == [node.id]
+    assert store.nodes.get(node.id).relay == "two"
     store.presence.disconnected(node.id, "b")
-    assert store.presence.connected_to() == []
+    assert store.nodes.get(node.id).relay is None
     assert store.presence.connected(node.id, "one", "c") is None
 
 
@@ -44,6 +48,36 @@ def test_status_in_one_word(store: HostStore, clock: Clock) -> None:
     assert status(new.id) == "offline"
     store.nodes.set_state(new.id, "revoked", actor="admin")
     assert status(new.id) == "revoked"
+
+
+def test_nodes_are_counted_by_status(store: HostStore, clock: Clock) -> None:
+    """As each of them says it of itself; 0 where there is none."""
+    assert set(store.presence.counts().values()) == {0}
+    nodes = [joined(store, protocol=1 + n % 2) for n in range(16)]
+    for number, node in enumerate(nodes):
+        if number & 2:
+            running(store, store.jobs.submit(sleep(only_node=node.id)).id)
+        state: NodeState = "draining" if number & 8 else "active"
+        store.nodes.set_state(node.id, state, actor="admin")
+    clock.now_s += 31
+    store.presence.heard(
+        [Beat(one.id, f"socket of {one.id}", store.now_ms()) for one in nodes[::3]]
+    )
+    store.presence.disconnected(nodes[3].id, f"socket of {nodes[3].id}")
+    for node, final in ((nodes[4], "banned"), (nodes[5], "revoked")):
+        store.nodes.set_state(node.id, final, actor="admin")  # type: ignore[arg-type]
+    with store.database.write() as connection:
+        for node, until_s in ((nodes[0], 1), (nodes[1], 0), (nodes[2], 1), (nodes[6], -1)):
+            mine = node_table.c.id == node.id
+            values = {"paused_until_ms": store.now_ms() + 1000 * until_s}
+            connection.execute(update(node_table).where(mine).values(values))
+    busy = store.presence.busy()
+    said = Counter(
+        store.nodes.get(one.id).status(store.now_ms(), store.offline_ms, busy=one.id in busy)
+        for one in nodes
+    )
+    assert {name: num for name, num in store.presence.counts().items() if num} == dict(said)
+    assert {"banned", "revoked", "offline"} <= set(said)
 
 
 def test_heartbeats_renew_the_leases_that_they_name(store: HostStore, clock: Clock) -> None:
@@ -83,8 +117,7 @@ def test_a_gateway_that_begins_anew_gives_its_nodes_time(store: HostStore, clock
 
 def test_an_agent_of_today_cannot_come_back(store: HostStore) -> None:
     """It has no key: its job is given to another as soon as its socket ends."""
-    joined(store, protocol=1)
-    [node] = store.presence.connected_to()
+    node = joined(store, protocol=1)
     job = store.jobs.submit(sleep())
     turn = running(store, job.id)
     assert turn.lease_until_ms == store.now_ms() + 90_000

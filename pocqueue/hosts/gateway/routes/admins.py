@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -133,22 +131,19 @@ def admin_router(parts: Parts, commands: Commands) -> APIRouter:
     )
     async def metrics() -> Response:
         """Return the gateway's figures in Prometheus's format."""
-        found = await hub.db(store.presence.connected_to)
-        busy = await hub.db(store.presence.busy)
-        states = Counter[str](parts.status(node, busy) for node in found)
-        counts = await hub.db(store.jobs.counts)
+        nodes = await hub.db(store.presence.counts)
+        jobs = await hub.db(store.jobs.counts)
         gauges = [
-            gauge("nodes", "nodes that have a socket", ("state",), _labelled(states)),
+            gauge("nodes", "nodes", ("state",), (((state,), n) for state, n in nodes.items())),
             gauge("connections", "sockets of this gateway", (), [((), hub.num_connections)]),
-            gauge("jobs", "jobs", ("kind", "state"), counts.items()),
+            gauge("jobs", "jobs", ("kind", "state"), jobs.items()),
         ]
+        if (differences := hub.metrics.ledger_mismatch) is not None:
+            meaning = "differences that the last audit of the ledger has found"
+            gauges.append(gauge("ledger_mismatch", meaning, (), [((), differences)]))
         return PlainTextResponse(hub.metrics.page(gauges), media_type=CONTENT_TYPE_LATEST)
 
     return router
-
-
-def _labelled(states: Counter[str]) -> list[tuple[tuple[str, ...], float]]:
-    return [((state,), num) for state, num in states.items()]
 
 
 def _must_be_admin(request: Request) -> None:
