@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,7 @@ def test_services_and_profiles(services: dict[str, dict[str, Any]]) -> None:
     assert by_profile["cpu"] == {"worker-cpu"}
     assert by_profile["delegation"] == {"delegation"}
     assert by_profile["node"] == {"node"}
+    assert by_profile["hosts"] == {"hosts"}
     assert by_profile["watch"] == {"prometheus", "grafana"}
     gpu = {name for name, value in profiles.items() if value == ["gpu"]}
     assert "worker-gpu0" in gpu
@@ -98,6 +100,7 @@ def test_commands_are_the_documented_ones(services: dict[str, dict[str, Any]]) -
         "worker-gpu0": "celery -A pocqueue worker -Q gpu0",
         "delegation": "pocqueue delegation serve",
         "node": "pocqueue node serve",
+        "hosts": "celery -A pocqueue worker -Q relay.${POCQUEUE_HOSTS_RELAY_NAME:-docker},hosts",
     }
 
 
@@ -145,15 +148,21 @@ def test_every_container_of_ours_uses_that_redis(services: dict[str, dict[str, A
         )
 
 
-def test_nothing_but_the_delegation_is_published_off_loopback(
+def test_only_what_is_for_others_is_published_off_loopback(
     services: dict[str, dict[str, Any]],
 ) -> None:
-    """It asks for a token. Redis and the scheduler's metrics have no port on the host at all."""
+    """The big node asks for a token, the gateway of GPU hosts is for strangers. Redis and the scheduler's metrics
+    have no port on the host at all.
+    """
     published = {name: s["ports"] for name, s in services.items() if "ports" in s}
     assert published == {
         "flower": ["127.0.0.1:${POCQUEUE_FLOWER_PORT:-5555}:5555"],
         "delegation": ["${DELEGATION_PORT:-9090}:9090"],
         "node": ["127.0.0.1:${POCQUEUE_NODE_PORT:-8080}:8080"],
+        "hosts": [
+            "${POCQUEUE_HOSTS_PORT:-3001}:3001",
+            "${POCQUEUE_HOSTS_WS_PORT:-3002}:3002",
+        ],
         "prometheus": ["127.0.0.1:${PROMETHEUS_PORT:-9091}:9090"],
         "grafana": ["127.0.0.1:${GRAFANA_PORT:-3000}:3000"],
     }
@@ -228,6 +237,7 @@ def test_settings_that_docker_fixes_reach_every_container(
         "flower": flower,
         "delegation": delegation - small,
         "node": node | small | {"POCQUEUE_DEVICE"} | both,
+        "hosts": hosts,
     }.items():
         ours = {n for n in services[name]["environment"] if n.startswith(("POCQUEUE_", "DELEG"))}
         assert ours == everywhere | own, name
@@ -259,10 +269,10 @@ def test_grafana_does_not_start_with_the_password_that_everybody_knows(
         assert ("set GRAFANA_ADMIN_PASSWORD in .env" in done.stderr) == bool(code)
 
 
-def test_prometheus_gets_the_token_as_a_file_that_is_its_own(
+def test_prometheus_gets_the_tokens_as_files_that_are_its_own(
     services: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
-    """Its script, run here: the token, nothing else, and nobody else may read it."""
+    """Its script, run here: each token, nothing else, and nobody else may read it."""
     shell, flags, script = services["prometheus"]["entrypoint"]
     sh = shutil.which(shell)
     assert sh is not None
@@ -271,11 +281,26 @@ def test_prometheus_gets_the_token_as_a_file_that_is_its_own(
         .replace("/run/secrets", str(tmp_path))
         .replace("exec prometheus", "echo")
     )
-    env = {"DELEGATION_AUTH_TOKEN": "made-up'$token"}
-    subprocess.run([sh, flags, script], env=env, check=True, capture_output=True)
-    token = tmp_path / "delegation_token"
-    assert token.read_text() == "made-up'$token"
-    assert token.stat().st_mode & 0o077 == 0
+    tokens = {"DELEGATION_AUTH_TOKEN": "made-up'$token", "POCQUEUE_HOSTS_ADMIN_TOKEN": "x %s\\n"}
+    assert set(tokens) == set(services["prometheus"]["environment"])
+    subprocess.run([sh, flags, script], env=tokens, check=True, capture_output=True)
+    for name, text in zip(("delegation_token", "hosts_token"), tokens.values(), strict=True):
+        token = tmp_path / name
+        assert token.read_text() == text
+        assert token.stat().st_mode & 0o077 == 0
+
+
+def test_the_image_has_what_each_service_takes() -> None:
+    """The extras of GPU hosts and their PostgreSQL are among what the Dockerfile installs."""
+    dockerfile = (ROOT / "config" / "Dockerfile").read_text()
+    script = re.search(r"python -c '([^']+)' > requirements\.txt", dockerfile)
+    assert script is not None
+    done = subprocess.run(
+        [sys.executable, "-c", script[1]], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    names = {re.split(r"[\[<>=]", line)[0] for line in done.stdout.splitlines()}
+    assert {"celery", "torch", "sqlalchemy", "alembic", "limits", "pynacl", "psycopg"} <= names
+    assert not names & {"pytest", "vllm"}
 
 
 def test_build_context_holds_what_the_image_copies() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
@@ -58,6 +58,30 @@ class Metrics:
         counter = self._counters[name]
         (counter.labels(*labels) if labels else counter).inc(by)
 
+    def gauges(
+        self,
+        *,
+        nodes: Mapping[str, int],
+        jobs: Mapping[tuple[str, str], int],
+        num_connections: int,
+    ) -> list[GaugeMetricFamily]:
+        """Return the figures of the moment.
+
+        Args:
+            nodes: how many there are, by state.
+            jobs: how many there are, by kind and state.
+            num_connections: nodes that have a socket of this gateway.
+        """
+        found = [
+            _gauge("nodes", "nodes", ("state",), (((state,), n) for state, n in nodes.items())),
+            _gauge("jobs", "jobs", ("kind", "state"), jobs.items()),
+            _gauge("connections", "sockets of this gateway", (), [((), num_connections)]),
+        ]
+        if self.ledger_mismatch is not None:
+            meaning = "differences that the last audit of the ledger has found"
+            found.append(_gauge("ledger_mismatch", meaning, (), [((), self.ledger_mismatch)]))
+        return found
+
     def page(self, gauges: Iterable[GaugeMetricFamily]) -> bytes:
         """Return the figures in Prometheus's format, with some of the moment."""
         collector = _Given(list(gauges))
@@ -89,7 +113,7 @@ class _Given(Collector):
         yield from self._found
 
 
-def gauge(
+def _gauge(
     name: str,
     meaning: str,
     labels: tuple[str, ...],

@@ -12,7 +12,6 @@ from pocqueue.hosts.errors import UnknownJob
 from pocqueue.hosts.gateway.access import is_admin, wallet_of
 from pocqueue.hosts.gateway.limits import Limit
 from pocqueue.hosts.gateway.messenger import What
-from pocqueue.hosts.gateway.metrics import gauge
 from pocqueue.hosts.gateway.routes.parts import (
     ADMIN,
     NEXT_CURSOR,
@@ -131,16 +130,11 @@ def admin_router(parts: Parts, commands: Commands) -> APIRouter:
     )
     async def metrics() -> Response:
         """Return the gateway's figures in Prometheus's format."""
-        nodes = await hub.db(store.presence.counts)
-        jobs = await hub.db(store.jobs.counts)
-        gauges = [
-            gauge("nodes", "nodes", ("state",), (((state,), n) for state, n in nodes.items())),
-            gauge("connections", "sockets of this gateway", (), [((), hub.num_connections)]),
-            gauge("jobs", "jobs", ("kind", "state"), jobs.items()),
-        ]
-        if (differences := hub.metrics.ledger_mismatch) is not None:
-            meaning = "differences that the last audit of the ledger has found"
-            gauges.append(gauge("ledger_mismatch", meaning, (), [((), differences)]))
+        gauges = hub.metrics.gauges(
+            nodes=await hub.db(store.presence.counts),
+            jobs=await hub.db(store.jobs.counts),
+            num_connections=hub.num_connections,
+        )
         return PlainTextResponse(hub.metrics.page(gauges), media_type=CONTENT_TYPE_LATEST)
 
     return router
