@@ -6,12 +6,26 @@ import secrets
 from itertools import count
 from typing import Any
 
+from nacl.signing import SigningKey
+
 from pocqueue.hosts import wallets
 from pocqueue.hosts.node_keys import NodeKey
 from pocqueue.hosts.records import Attempt, Gpu, HostFacts, NewJob, Node
 from pocqueue.hosts.store import HostStore
 
 _NUMBERS = count(1)
+
+
+class Wallet:
+    """A wallet with its key."""
+
+    def __init__(self) -> None:
+        self._key = SigningKey.generate()
+        self.address = wallets.encode(bytes(self._key.verify_key))
+
+    def sign(self, text: str) -> bytes:
+        """Sign a text."""
+        return self._key.sign(text.encode()).signature
 
 
 def new_wallet() -> str:

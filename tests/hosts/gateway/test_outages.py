@@ -8,11 +8,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from pocqueue.hosts.gateway.socket.conversation import MAX_RESULTS
 from pocqueue.hosts.store.database import file_url
 from tests.hosts.agents import NewAgent, OldAgent
 from tests.hosts.gateway.conftest import Gateway
+from tests.support.small_disk import fill, small_disk
 from tests.support.waiting import until
 
 
@@ -46,6 +48,30 @@ async def test_while_the_database_is_away(make: Callable[..., Gateway], tmp_path
         await late.register(other)
     assert gateway.store.jobs.log(job["id"]).text == "kept"
     assert gateway.store.ledger.differences() == []
+
+
+async def test_while_the_disk_is_full(make: Callable[..., Gateway], tmp_path: Path) -> None:
+    """The same; the sentence says to make room, and once there is some the result is kept by itself."""
+    with small_disk(tmp_path / "disk") as disk:
+        url = SecretStr(file_url(disk / "hosts.sqlite3"))
+        gateway = make(database_url=url, timings={"retry_s": 0.05})
+        async with NewAgent(gateway.ws_url) as agent:
+            node_id = await agent.register(gateway.token())
+            job = await agent.of_type("job")
+            filled = fill(disk)
+            logs = "kept" * 20_000
+            await agent.send(
+                type="job_result", id=job["id"], attempt=1, status="completed", logs=logs
+            )
+            assert await agent.ask(type="heartbeat", nodeId=node_id) == {"type": "ack"}
+            answer = gateway.http.post("/api/nodes/issue-token", json={"wallet": gateway.wallet})
+            assert answer.status_code == 503
+            assert "Make room on its disk" in answer.json()["error"]
+            filled.unlink()
+            assert (await agent.of_type("ack"))["id"] == job["id"]
+        assert gateway.store.jobs.log(job["id"]).text == logs
+        assert gateway.store.ledger.differences() == []
+        gateway.end()
 
 
 async def test_results_that_wait_are_bounded(make: Callable[..., Gateway], tmp_path: Path) -> None:

@@ -1,15 +1,15 @@
 """Money after ten thousand failures: whatever ends, is repeated or comes late, each attempt is paid once.
 
-A run is a list of steps, each of them a call of the store by a gateway, an agent, an admin or a sweep. Before any
-statement of it, or before the commit, the process may be killed (its transaction is then undone), and the call is
-repeated by whoever waits for its answer, or not; an answer may be lost after the commit, so that the call comes
-twice. The clock goes on, and now and then back by a day.
+A run is a list of steps, each of them a call of the store by one of two gateways, an agent, an owner, an admin or a
+sweep. Before any statement of it, or before the commit, the process may be killed (its transaction is then undone),
+and the call is repeated by whoever waits for its answer, or not; an answer may be lost after the commit, so that the
+call comes twice. The clock goes on, and now and then back by a day.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -21,14 +21,14 @@ from sqlalchemy import event, func, select, text
 from typing_extensions import override
 
 from pocqueue.closing import Closing
-from pocqueue.hosts.errors import HostError
+from pocqueue.hosts.errors import HostError, NodeDrained, UnknownNode
 from pocqueue.hosts.leases import JobState, Outcome
 from pocqueue.hosts.records import Attempt, Beat, Report
 from pocqueue.hosts.store import HostStore
 from pocqueue.hosts.store.database import Database, file_url
-from pocqueue.hosts.tables import attempt, job, ledger, metadata, node_gpu, payout
+from pocqueue.hosts.tables import attempt, job, ledger, metadata, node, payout
 from pocqueue.settings import HostsSettings
-from tests.hosts.parts import gpus, joined, sleep
+from tests.hosts.parts import Wallet, gpus, joined, sleep
 from tests.support.waiting import Clock
 
 NUM_NODES = 4
@@ -52,8 +52,17 @@ class World(Closing):
         self._engine = database.engine
         event.listen(self._engine, "before_cursor_execute", self._statement)
         event.listen(self._engine, "commit", self._commit)
+        # The first node was planted under the wallet of the third one.
+        self.wallets = [Wallet() for _ in range(NUM_NODES - 1)]
+        self.owners = [self.wallets[n] for n in (0, 1, 0, 2)]
         self.nodes = [
-            joined(self.store, proven=n > 0, gpus=gpus(1 + n % 2), protocol=1 + (n != 1)).id
+            joined(
+                self.store,
+                wallet=self.owners[n].address,
+                proven=n > 0,
+                gpus=gpus(1 + n % 2),
+                protocol=1 + (n != 1),
+            ).id
             for n in range(NUM_NODES)
         ]
 
@@ -105,30 +114,31 @@ class World(Closing):
     def step(self, action: int, a: int, b: int, failure: int) -> None:
         """Do one of the things that happen."""
         store = self.store
-        node_id = self.nodes[a % NUM_NODES]
+        node_id, relay = self.nodes[a % NUM_NODES], ("here", "there")[b % 2]
         job_id = self.jobs[b % len(self.jobs)] if self.jobs else "none yet"
         n = 1 + a % 3
         socket = f"socket {b}"
         acts: list[Callable[[], object]] = [
             lambda: self._submit(a, b),
-            lambda: store.places.place(job_id),
+            lambda: self._place(job_id),
             lambda: store.leases.sent(job_id, n),
-            lambda: self._run(job_id),
+            lambda: self._run(job_id, relay),
             lambda: self._finish(job_id, a, b, None),
             lambda: self._finish(job_id, a, b, n),
             lambda: self._late(job_id, a),
             lambda: store.leases.sweep(),
             lambda: store.leases.refuse(job_id, n, node_id, "no"),
             lambda: store.leases.cancel(job_id, actor="admin"),
-            lambda: store.presence.connected(node_id, "here", socket),
+            lambda: store.presence.connected(node_id, relay, socket),
             lambda: store.presence.disconnected(node_id, socket),
             lambda: store.presence.heard([Beat(node_id, socket, store.now_ms(), tuple(self.jobs))]),
             lambda: store.ledger.pay_out(),
-            lambda: store.presence.relay_started("here"),
-            lambda: self._rare(node_id, b),
+            lambda: store.presence.relay_started(relay),
+            lambda: self._decide(a, b),
+            lambda: self._decide(a, b),
         ]
         self.clock.now_s += (0.3, 1.7, 5.0, 20.0, 65.0, 700.0, 4000.0, 1.0)[b % 8]
-        if action == 15 and b == 7:
+        if action >= 15 and b == 7:
             self.failures["clock"] += 1
             self.clock.now_s += 86_400 * (1 if a % 2 else -1)
         self.call(failure, acts[action])
@@ -137,14 +147,26 @@ class World(Closing):
         # With an id of the caller's own: it may be asked for again.
         job_id = f"job {len(self.jobs)}"
         new = sleep(5, gpus=a % 3, timeout_s=(1, 10, 600)[b % 3], max_attempts=1 + b % 3)
+        if a == 7:
+            # The only kind that a node of nobody's is given.
+            new = sleep(5, kind="test", only_node=self.nodes[b % NUM_NODES])
         self.store.jobs.submit(new, job_id=job_id)
         self.jobs.append(job_id)
 
-    def _run(self, job_id: str) -> None:
-        for one in self.nodes:
-            self.store.presence.connected(one, "here", "s")
+    def _place(self, job_id: str) -> Attempt | None:
         turn = self.store.places.place(job_id)
-        if isinstance(turn, Attempt):
+        if not isinstance(turn, Attempt):
+            return None
+        node = self.store.nodes.get(turn.node_id)
+        assert node.state == "active"
+        assert node.proven or self.store.jobs.get(job_id).kind == "test"
+        return turn
+
+    def _run(self, job_id: str, relay: str) -> None:
+        for one in self.nodes:
+            self.store.presence.connected(one, relay, "s")
+        turn = self._place(job_id)
+        if turn is not None:
             self.store.leases.sent(job_id, turn.n)
 
     def _finish(self, job_id: str, a: int, b: int, n: int | None) -> None:
@@ -165,50 +187,75 @@ class World(Closing):
             turn = turns[a % len(turns)]
             self.store.leases.finish(job_id, turn.node_id, Report("completed", n=turn.n))
 
-    def _rare(self, node_id: str, b: int) -> None:
-        if b == 0:
-            self.store.nodes.set_state(node_id, "banned", actor="admin")
-        else:
-            self.store.nodes.set_state(node_id, "draining" if b % 2 else "active", actor="admin")
+    def _decide(self, a: int, b: int) -> None:
+        store, node_id, owner = self.store, self.nodes[a % NUM_NODES], self.owners[a % NUM_NODES]
+        mine = {"actor": owner.address, "wallet": owner.address}
+        match b:
+            case 0 if a < NUM_NODES:
+                store.nodes.set_state(node_id, "banned", actor="admin")
+            case 0:
+                store.owners.ban(owner.address, actor="admin")
+            case 1:
+                store.nodes.set_state(node_id, "draining", **mine)  # type: ignore[arg-type]
+            case 2:
+                store.nodes.adopt(node_id, **mine)
+            case 3:
+                store.nodes.set_state(node_id, "draining", actor="admin")
+            case 4:
+                asked = store.owners.challenge(owner.address, "https://hosts.example.com")
+                store.owners.prove(owner.address, asked.nonce, owner.sign(asked.text))
+            case 5:
+                before = store.nodes.get(node_id)
+                with suppress(NodeDrained):
+                    store.nodes.set_state(node_id, "active", **mine)  # type: ignore[arg-type]
+                if before.drained_by == "admin":
+                    assert store.nodes.get(node_id).state == "draining"
+            case _:
+                store.nodes.set_state(node_id, "active", actor="admin")
 
     def check(self) -> None:
         """See that all of it agrees."""
-        store = self.store
-        assert store.ledger.differences() == []
-        with store.database.read() as connection:
-            rows = connection.execute(select(attempt)).all()
-            jobs = {row.id: row for row in connection.execute(select(job))}
-            of_jobs = select(func.coalesce(func.sum(ledger.c.micro), 0)).where(
-                ledger.c.kind == "job"
-            )
-            assert connection.execute(of_jobs).scalar() == sum(row.micro for row in rows)
-            paid_out = connection.execute(select(func.coalesce(func.sum(payout.c.micro), 0)))
-            total = connection.execute(select(func.coalesce(func.sum(ledger.c.micro), 0)))
-            forfeited = connection.execute(
-                select(func.coalesce(func.sum(ledger.c.micro), 0)).where(ledger.c.kind == "forfeit")
-            )
-            assert total.scalar_one() == (
-                sum(row.micro for row in rows) + forfeited.scalar_one() - paid_out.scalar_one()
-            )
-            uuids = {
-                row.node_id: set[str]() for row in connection.execute(select(node_gpu.c.node_id))
-            }
-        done = Counter(row.job_id for row in rows if row.outcome == Outcome.COMPLETED)
-        assert set(done.values()) <= {1}
-        for row in rows:
-            assert 0 <= row.micro <= 10_000 * jobs[row.job_id].timeout_s
-            is_open = jobs[row.job_id].state in {JobState.LEASED, JobState.RUNNING}
-            is_newest = row.n == jobs[row.job_id].attempts
-            assert (row.outcome is None) == (is_open and is_newest)
-            if row.outcome is None:
-                assert not uuids[row.node_id] & set(row.gpu_uuids)
-                uuids[row.node_id] |= set(row.gpu_uuids)
-        for job_id, row in jobs.items():
-            assert (row.state == JobState.COMPLETED) == (done[job_id] == 1)
+        check(self.store)
+
+
+def check(store: HostStore) -> None:
+    """See that attempts, jobs, GPUs, the ledger and payouts agree."""
+    assert store.ledger.differences() == []
+    with store.database.read() as connection:
+        rows = connection.execute(select(attempt)).all()
+        jobs = {row.id: row for row in connection.execute(select(job))}
+        entries = connection.execute(select(ledger)).all()
+        paid_out = connection.execute(select(func.coalesce(func.sum(payout.c.micro), 0))).scalar()
+        proven = {
+            row.id: row.proven for row in connection.execute(select(node.c.id, node.c.proven))
+        }
+    by_kind = Counter[str]()
+    balances = Counter[str]()
+    for entry in entries:
+        by_kind[entry.kind] += entry.micro
+        balances[entry.node_id] += entry.micro
+        # What is held is not paid out, whatever else its wallet has.
+        assert entry.kind != "payout" or proven[entry.node_id]
+    assert by_kind["job"] == sum(row.micro for row in rows)
+    assert by_kind["payout"] == -(paid_out or 0)
+    assert min(balances.values(), default=0) >= 0
+    done = Counter(row.job_id for row in rows if row.outcome == Outcome.COMPLETED)
+    assert set(done.values()) <= {1}
+    taken: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        assert 0 <= row.micro <= 10_000 * jobs[row.job_id].timeout_s
+        is_open = jobs[row.job_id].state in {JobState.LEASED, JobState.RUNNING}
+        is_newest = row.n == jobs[row.job_id].attempts
+        assert (row.outcome is None) == (is_open and is_newest)
+        if row.outcome is None:
+            assert not taken[row.node_id] & set(row.gpu_uuids)
+            taken[row.node_id] |= set(row.gpu_uuids)
+    for job_id, row in jobs.items():
+        assert (row.state == JobState.COMPLETED) == (done[job_id] == 1)
 
 
 STEPS = st.lists(
-    st.tuples(st.integers(0, 15), st.integers(0, 7), st.integers(0, 7), st.integers(0, 14)),
+    st.tuples(st.integers(0, 16), st.integers(0, 7), st.integers(0, 7), st.integers(0, 14)),
     min_size=NUM_STEPS,
     max_size=NUM_STEPS,
 )
@@ -231,9 +278,22 @@ def play(world: World, steps: list[tuple[int, int, int, int]]) -> Counter[str]:
         world.step(*step)
     world.check()
     world.clock.now_s += 5000
-    world.store.leases.sweep()
-    world.store.ledger.pay_out()
+    store = world.store
+    store.leases.sweep()
+    for node_id in world.nodes:
+        with suppress(UnknownNode):
+            store.nodes.adopt(node_id, actor="admin")
+    store.ledger.pay_out()
     world.check()
+    # Nothing is held any more, and nothing is left of it but what banned nodes brought after their ban.
+    for wallet in world.wallets:
+        earned, balance = (
+            store.ledger.earned_by_node(wallet.address),
+            store.ledger.balance(wallet.address),
+        )
+        owed = [n for n in earned if store.nodes.get(n).state != "banned"]
+        assert balance.paid >= sum(earned[node_id] for node_id in owed)
+    assert store.ledger.pay_out() == []
     return world.failures
 
 

@@ -210,6 +210,27 @@ def test_what_was_done_while_we_were_away_is_not_done_again(store: HostStore, cl
     assert store.ledger.differences() == []
 
 
+def test_a_clock_that_was_a_day_ahead_for_a_while(store: HostStore, clock: Clock) -> None:
+    """What was written meanwhile lies in the future: a node that is gone loses its job all the same, nothing is overpaid."""
+    first = joined(store)
+    before, runs = (store.jobs.submit(sleep(timeout_s=60)) for _ in range(2))
+    running(store, before.id)
+    clock.now_s += 86_400
+    store.presence.connected(first.id, "here", "again")
+    running(store, runs.id)
+    assert store.leases.finish(before.id, first.id, DONE).attempt.micro <= 60 * 10_000
+    clock.now_s -= 86_400
+    store.presence.disconnected(first.id, "again")
+    second = joined(store)
+    clock.now_s += 31
+    store.presence.heard([Beat(second.id, f"socket of {second.id}", store.now_ms())])
+    assert [turn.job_id for turn in store.leases.sweep()] == [runs.id]
+    assert running(store, runs.id).node_id == second.id
+    clock.now_s += 5
+    assert store.leases.finish(runs.id, second.id, DONE).attempt.micro == 50_000
+    assert store.ledger.differences() == []
+
+
 def test_a_job_that_is_lost_three_times_has_failed(store: HostStore, clock: Clock) -> None:
     """With the last reason; nodes that lost it are asked again where there is no other."""
     node, job = joined(store), store.jobs.submit(sleep(timeout_s=10))

@@ -6,10 +6,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from nacl.signing import SigningKey
 from sqlalchemy import select, text
 
-from pocqueue.hosts import wallets
 from pocqueue.hosts.errors import (
     HostError,
     TokenRefused,
@@ -27,22 +25,10 @@ from pocqueue.hosts.tables import (
     token as token_table,
     wallet_session,
 )
-from tests.hosts.parts import facts, joined, new_wallet
+from tests.hosts.parts import Wallet, facts, joined, new_wallet
 from tests.support.waiting import Clock
 
 URL = "https://hosts.example.com"
-
-
-class Wallet:
-    """A wallet with its key."""
-
-    def __init__(self) -> None:
-        self._key = SigningKey.generate()
-        self.address = wallets.encode(bytes(self._key.verify_key))
-
-    def sign(self, text: str) -> bytes:
-        """Sign a text."""
-        return self._key.sign(text.encode()).signature
 
 
 def sign_in(store: HostStore, wallet: Wallet) -> None:
