@@ -69,6 +69,16 @@ def test_commands_in_documents_exist(document: Path) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_tests_in_documents_exist(document: Path) -> None:
+    """Every `test_…` that a document calls a proof is there, by that name."""
+    named = set(re.findall(r"`(test_[a-z0-9_]+)`", document.read_text()))
+    have = set[str]()
+    for path in (ROOT / "tests").rglob("test_*.py") if named else ():
+        have |= set(re.findall(r"def (test_\w+)\(", path.read_text()))
+    assert named - have == set()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_files_in_documents_exist(document: Path) -> None:
     """Every path of the repository that is named is there."""
     text = document.read_text()
