@@ -117,6 +117,9 @@ class Leases:
             )
             if verdict is Verdict.REPEATED:
                 return Finished(verdict, found, turn)
+            if verdict is Verdict.COUNTS and _is_banned(connection, node_id):
+                # Its lease runs out with the next sweep, and the job goes to another node.
+                verdict = Verdict.LATE
             self._set_log(connection, job_id, turn.n, report.log, report.truncated)
             if verdict is Verdict.LATE:
                 _set_attempt(connection, turn, {"reported_ms": now_ms})
@@ -311,6 +314,11 @@ class Leases:
 def _set_attempt(connection: Connection, turn: Attempt, values: Mapping[str, Any]) -> None:
     mine = and_(attempt.c.job_id == turn.job_id, attempt.c.n == turn.n)
     connection.execute(update(attempt).where(mine).values(values))
+
+
+def _is_banned(connection: Connection, node_id: str) -> bool:
+    state = select(node.c.state).where(node.c.id == node_id).with_for_update(key_share=True)
+    return connection.execute(state).scalar() == "banned"
 
 
 def _pause(connection: Connection, node_id: str, now_ms: int) -> None:

@@ -68,17 +68,25 @@ class Ledger:
 
     def balance(self, address: str) -> Balance:
         """Return what a wallet has earned; all 0 if it is not known."""
+        columns = node.c.proven, node.c.state, ledger.c.kind
+        query = (
+            select(*columns, func.sum(ledger.c.micro))
+            .join(node, node.c.id == ledger.c.node_id)
+            .where(ledger.c.wallet == address)
+            .group_by(*columns)
+        )
+        earned = held = paid = payable = 0
         with self._db.read() as connection:
-            is_paid = ledger.c.kind == "payout"
-            rows = connection.execute(
-                select(node.c.proven, is_paid.label("paid"), func.sum(ledger.c.micro))
-                .join(node, node.c.id == ledger.c.node_id)
-                .where(ledger.c.wallet == address)
-                .group_by(node.c.proven, is_paid)
-            ).all()
-        sums = {(bool(proven), bool(paid)): int(micro) for proven, paid, micro in rows}
-        own, paid = sums.get((True, False), 0), -sums.get((True, True), 0)
-        return Balance(own, sums.get((False, False), 0), paid, own - paid)
+            for is_proven, state, kind, micro in connection.execute(query):
+                if not is_proven:
+                    held += int(micro)
+                elif kind == "payout":
+                    paid -= int(micro)
+                else:
+                    earned += int(micro)
+                # As `_payable` has it: what a banned node brought after its ban is nobody's.
+                payable += int(micro) if is_proven and state != "banned" else 0
+        return Balance(earned, held, paid, payable)
 
     def earned_by_node(self, address: str) -> dict[str, int]:
         """Return what each node of a wallet has earned, paid out or not; without those that have no row."""

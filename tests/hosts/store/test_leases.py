@@ -270,6 +270,25 @@ def test_a_message_that_never_left_does_not_count_against_anybody(
     assert store.nodes.get(node.id).paused_until_ms is None
 
 
+def test_what_a_banned_node_brings_counts_for_nothing(store: HostStore, clock: Clock) -> None:
+    """Before its lease is over or after: the job goes to another node, as its result may be made up."""
+    cheat, job = joined(store, gpus=gpus(2)), store.jobs.submit(sleep())
+    early = store.jobs.submit(sleep(only_node=cheat.id, max_attempts=1))
+    for one in (job, early):
+        running(store, one.id)
+    clock.now_s += 5
+    store.nodes.set_state(cheat.id, "banned", actor="admin")
+    brought = store.leases.finish(early.id, cheat.id, DONE)
+    assert (brought.verdict, brought.attempt.micro) == (Verdict.LATE, 0)
+    assert {turn.job_id for turn in store.leases.sweep()} == {job.id, early.id}
+    brought = store.leases.finish(job.id, cheat.id, DONE)
+    assert (brought.verdict, brought.job.state) == (Verdict.LATE, JobState.QUEUED)
+    honest = joined(store)
+    assert running(store, job.id).node_id == honest.id
+    assert store.ledger.balance(cheat.wallet).earned == 0
+    assert store.ledger.differences() == []
+
+
 def test_a_node_that_refuses_is_not_asked_again(store: HostStore) -> None:
     """Another one gets the job; who takes only what pays well pauses after three."""
     picky = joined(store)
