@@ -233,10 +233,8 @@ def _set_gpus(connection: Connection, node_id: str, gpus: Sequence[Gpu]) -> None
     before = {gpu.uuid: gpu for gpu in gpus_of(connection, [node_id])[node_id]}
     rows = []
     for position, gpu in enumerate(gpus):
-        if (old := before.get(gpu.uuid)) is not None:
-            gpu = replace(
-                gpu, healthy=old.healthy, reason=old.reason, route=old.route, tier=old.tier
-            )
+        old = before.get(gpu.uuid, replace(gpu, route=None, tier="new"))
+        gpu = replace(gpu, healthy=old.healthy, reason=old.reason, route=old.route, tier=old.tier)
         values = {name: getattr(gpu, name) for name in Gpu.__slots__}
         rows.append({"node_id": node_id, "position": position, **values})
     connection.execute(delete(node_gpu).where(node_gpu.c.node_id == node_id))

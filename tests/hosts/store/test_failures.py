@@ -196,7 +196,7 @@ class World(Closing):
             case 0:
                 store.owners.ban(owner.address, actor="admin")
             case 1:
-                store.nodes.set_state(node_id, "draining", **mine)  # type: ignore[arg-type]
+                store.nodes.set_state(node_id, "draining", **mine)
             case 2:
                 store.nodes.adopt(node_id, **mine)
             case 3:
@@ -207,7 +207,7 @@ class World(Closing):
             case 5:
                 before = store.nodes.get(node_id)
                 with suppress(NodeDrained):
-                    store.nodes.set_state(node_id, "active", **mine)  # type: ignore[arg-type]
+                    store.nodes.set_state(node_id, "active", **mine)
                 if before.drained_by == "admin":
                     assert store.nodes.get(node_id).state == "draining"
             case _:

@@ -212,7 +212,7 @@ def test_what_was_done_while_we_were_away_is_not_done_again(store: HostStore, cl
 
 def test_a_clock_that_was_a_day_ahead_for_a_while(store: HostStore, clock: Clock) -> None:
     """What was written meanwhile lies in the future: a node that is gone loses its job all the same, nothing is overpaid."""
-    first = joined(store)
+    first = joined(store, gpus=gpus(2))
     before, runs = (store.jobs.submit(sleep(timeout_s=60)) for _ in range(2))
     running(store, before.id)
     clock.now_s += 86_400

@@ -72,21 +72,21 @@ def test_an_admins_drain_is_not_its_owners_to_undo(store: HostStore) -> None:
     owner = {"actor": node.wallet, "wallet": node.wallet}
     for first in (None, "draining"):
         if first is not None:
-            store.nodes.set_state(node.id, "draining", **owner)  # type: ignore[arg-type]
+            store.nodes.set_state(node.id, "draining", **owner)
         drained = store.nodes.set_state(node.id, "draining", actor="admin")
         assert drained.drained_by == "admin"
-        again = store.nodes.set_state(node.id, "draining", **owner)  # type: ignore[arg-type]
+        again = store.nodes.set_state(node.id, "draining", **owner)
         assert again.drained_by == "admin"
         with pytest.raises(NodeDrained, match="operator of this server has drained this node"):
-            store.nodes.set_state(node.id, "active", **owner)  # type: ignore[arg-type]
+            store.nodes.set_state(node.id, "active", **owner)
         assert store.nodes.get(node.id).state == "draining"
         back = store.nodes.set_state(node.id, "active", actor="admin")
         assert (back.state, back.drained_by) == ("active", None)
-    store.nodes.set_state(node.id, "draining", **owner)  # type: ignore[arg-type]
+    store.nodes.set_state(node.id, "draining", **owner)
     assert store.nodes.get(node.id).drained_by == node.wallet
     assert store.nodes.set_state(node.id, "active", actor="admin").state == "active"
     store.nodes.set_state(node.id, "draining", actor="admin")
-    revoked = store.nodes.set_state(node.id, "revoked", **owner)  # type: ignore[arg-type]
+    revoked = store.nodes.set_state(node.id, "revoked", **owner)
     assert revoked.state == "revoked"
 
 

@@ -56,7 +56,7 @@ def something(
 def test_two_gateways_at_once(database_url: str) -> None:
     """Each with connections of its own: all agrees in the end, and none has waited for the other for ever."""
     clock = Clock()
-    deadlocks = []
+    deadlocks: list[str] = []
     start = threading.Barrier(NUM_THREADS)
 
     def work(number: int) -> None:
