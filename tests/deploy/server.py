@@ -34,7 +34,8 @@ class Fault:
 
     Attributes:
         pattern: of the commands' lines, by `re.search`.
-        times: how often; the first so many that match.
+        times: how often.
+        after: so many that match are let pass first.
         drop: the connection breaks before the command begins, while it runs (as soon as `when` holds), or after its end
             and before its exit status is sent.
         when: for ``during``.
@@ -45,6 +46,7 @@ class Fault:
 
     pattern: str
     times: int = 1
+    after: int = 0
     drop: Literal["", "before", "during", "after"] = ""
     when: Callable[[], object] = lambda: True
     prints: bytes = b""
@@ -169,6 +171,9 @@ class Server:
     def _fault_of(self, line: str) -> Fault:
         for fault in self.faults:
             if fault.times > 0 and re.search(fault.pattern, line):
+                if fault.after > 0:
+                    fault.after -= 1
+                    continue
                 fault.times -= 1
                 return fault
         return _NO_FAULT

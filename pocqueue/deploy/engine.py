@@ -1,0 +1,296 @@
+"""Takes a server through steps: what is done already is skipped, what is not is planned, done, and looked at again.
+
+A step has three methods: `look` reads, `is_done` and `plan` decide. Whether it is done is always the server's answer, before
+and after: no note of ours and no exit code says so. A dry run stops at the plan, so that it shows what the run then does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Protocol
+
+from pocqueue.deploy.conf import Conf
+from pocqueue.deploy.connection import Connection
+from pocqueue.deploy.errors import DeployError, OutcomeUnknown, StepFailed, UnsafeDisk
+from pocqueue.deploy.journal import Journal, Undo
+from pocqueue.deploy.log import Level, Log
+from pocqueue.deploy.remote_job import STATE_DIR, Job, run_job
+from pocqueue.deploy.words import Command, Secret
+from pocqueue.files import replace_file
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file that goes to the server as a whole."""
+
+    #: What it is called here, for people.
+    local: str
+    #: Its path there; the login's own.
+    remote: str
+    content: tuple[str | Secret, ...] = field(repr=False)
+    mode: int
+
+    def shown(self) -> str:
+        """Return it as a line for people."""
+        return f"Upload: {self.local} -> {self.remote}"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFile:
+    """A file of the node's folder here."""
+
+    path: str
+    content: str
+    mode: int
+
+    def shown(self) -> str:
+        """Return it as a line for people."""
+        return f"Local: {self.path}"
+
+
+Action = Command | Job | Upload | LocalFile
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a step is going to do.
+
+    Attributes:
+        what: one line for people.
+        actions: in their order.
+        undo: how it is taken back; remembered before the first action.
+        is_final: cannot be taken back, and is never tried a second time by itself.
+        diff: of files, unified.
+        notes: what is remembered before the first action, by names of the journal.
+    """
+
+    what: str
+    actions: tuple[Action, ...]
+    undo: tuple[Undo, ...] = ()
+    is_final: bool = False
+    diff: str = ""
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+class NotYet(Exception):
+    """What a step looks at is not there before another step is done; says until when."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A server that is worked on."""
+
+    conf: Conf
+    connection: Connection
+    out: Log
+    journal: Journal
+    #: Folder of ours there.
+    state_dir: str = STATE_DIR
+
+
+class Step(Protocol):
+    """One thing that is so on a server afterwards."""
+
+    @property
+    def phase(self) -> int:
+        """Return the phase that it belongs to."""
+
+    @property
+    def name(self) -> str:
+        """Return what it is called, such as ``format volume``."""
+
+    async def look(self, host: Host) -> Any:
+        """Return what is so, by commands that change nothing.
+
+        Raises:
+            NotYet: that cannot be seen before another step is done.
+        """
+
+    def told(self, facts: Any) -> str:
+        """Say in a few words what is so."""
+
+    def is_done(self, facts: Any) -> bool:
+        """Say whether it is as it should be."""
+
+    def plan(self, facts: Any) -> Plan:
+        """Return what is to be done.
+
+        Raises:
+            DeployError: it must not be done, for this reason.
+        """
+
+
+PHASES = {0: "VALIDATION", 1: "SERVER PREPARATION"}
+
+
+def _by_phase(steps: Sequence[Step]) -> Iterator[tuple[int, list[Step]]]:
+    for phase, found in groupby(steps, lambda step: step.phase):
+        yield phase, list(found)
+
+
+async def run_steps(
+    host: Host,
+    steps: Sequence[Step],
+    *,
+    first: int = 0,
+    last: int = 99,
+    clock: Callable[[], float] = time.monotonic,
+    now: Callable[[], str],
+) -> None:
+    """Do what is not done yet.
+
+    Args:
+        host: the server, locked for this run.
+        steps: in order.
+        first: phase to begin with; those before it have to be done.
+        last: phase to end with.
+        clock: seconds.
+        now: the time, as it is written down.
+
+    Raises:
+        DeployError: the first step that could not be done, or a step of an earlier phase that is not done.
+    """
+    for phase, found in _by_phase(steps):
+        if phase < first:
+            await _check_done(host, found, first)
+        elif phase <= last:
+            section(host.out, phase)
+            for step in found:
+                await _do(host, step, clock, now)
+
+
+def section(out: Log, phase: int) -> None:
+    """Begin a phase in the log."""
+    rule = "=" * 40
+    out.info(f"{rule}\nPHASE {phase}: {PHASES[phase]}\n{rule}")
+
+
+async def _check_done(host: Host, steps: Sequence[Step], first: int) -> None:
+    for step in steps:
+        if not step.is_done(await _look(host, step)):
+            raise StepFailed(
+                step.name,
+                f"it is not done, so phase {first} cannot begin: run without --phase and --from.",
+            )
+
+
+async def _look(host: Host, step: Step) -> Any:
+    try:
+        return await step.look(host)
+    except NotYet as exc:
+        raise StepFailed(step.name, f"cannot be looked at: {exc}.") from None
+
+
+async def _do(host: Host, step: Step, clock: Callable[[], float], now: Callable[[], str]) -> None:
+    begun = clock()
+    host.out.check(f"{step.name}...")
+    facts = await _look(host, step)
+    if step.is_done(facts):
+        host.out.skip(f"{step.name}: {step.told(facts)}")
+        return
+    for is_last in (False, True):
+        plan = step.plan(facts)
+        try:
+            await _act(host, step, plan)
+        except OutcomeUnknown as exc:
+            host.out.warn(f"{exc} Looking at the server...")
+            facts = await _look(host, step)
+            if step.is_done(facts):
+                break
+            if plan.is_final or is_last:
+                raise
+        else:
+            facts = await _look(host, step)
+            if not step.is_done(facts):
+                raise StepFailed(
+                    step.name, f"was done, but is not as it should be: {step.told(facts)}."
+                )
+            break
+    host.journal.record_step(step.name, clock() - begun, now())
+    host.out.ok(f"{step.name}: {step.told(facts)}")
+
+
+async def _act(host: Host, step: Step, plan: Plan) -> None:
+    if plan.notes:
+        host.journal.record(**plan.notes)
+    for undo in plan.undo:
+        host.journal.add_undo(undo)
+    for action in plan.actions:
+        if isinstance(action, Upload):
+            host.out.upload(action.local, action.remote)
+            text = "".join(p.reveal() if isinstance(p, Secret) else p for p in action.content)
+            await host.connection.write_file(action.remote, text.encode(), action.mode)
+            continue
+        if isinstance(action, LocalFile):
+            host.out.write(Level.EXEC, action.shown())
+            _write_here(step, action)
+            continue
+        if isinstance(action, Job):
+            host.out.command(action.command)
+            end = await run_job(host.connection, action, host.out.output, state_dir=host.state_dir)
+            code, tail = end.exit_code, end.tail
+        else:
+            host.out.command(action)
+            result = await host.connection.run(action)
+            host.out.output(result.stdout)
+            host.out.output(result.stderr)
+            code, tail = result.exit_code, result.tail
+        if code != 0:
+            raise StepFailed(
+                step.name, f"ended with exit code {code}.", exit_code_there=code, tail=tail
+            )
+
+
+def _write_here(step: Step, file: LocalFile) -> None:
+    try:
+        replace_file(Path(file.path), file.content.encode(), mode=file.mode)
+    except OSError as exc:
+        raise StepFailed(step.name, f"{file.path} cannot be written ({exc.strerror}).") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What a dry run found of one step.
+
+    Attributes:
+        state: ``skip``, ``change``, ``stop`` (it must not be done) or ``unknown``.
+        told: how it stands, what is going to change, why not, or until when.
+        plan: of a change.
+    """
+
+    step: Step
+    state: str
+    told: str
+    plan: Plan | None = None
+
+
+async def plan_steps(host: Host, steps: Sequence[Step]) -> list[Planned]:
+    """Look at every step, and change nothing.
+
+    Raises:
+        DeployError: the server cannot be looked at.
+    """
+    found = []
+    for step in steps:
+        try:
+            facts = await step.look(host)
+        except NotYet as exc:
+            found.append(Planned(step, "unknown", str(exc)))
+            continue
+        except (StepFailed, UnsafeDisk) as exc:
+            found.append(Planned(step, "stop", str(exc)))
+            continue
+        if step.is_done(facts):
+            found.append(Planned(step, "skip", step.told(facts)))
+            continue
+        try:
+            plan = step.plan(facts)
+        except DeployError as exc:
+            found.append(Planned(step, "stop", str(exc)))
+        else:
+            found.append(Planned(step, "change", plan.what, plan))
+    return found
