@@ -1,0 +1,266 @@
+"""Keys of the chain as `inferenced` speaks of them: what is in the keyring, and what it says when it makes one.
+
+The words of a new key are a `Secret` from the first line on that reads them: no repr, error or log has them.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import enum
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pocqueue.deploy.facts.parts import UnexpectedAnswer, pairs, read_json, read_parts
+from pocqueue.deploy.words import Command, Secret
+
+#: Of addresses on this chain.
+PREFIX = "gonka"
+_BECH32 = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
+_ADDRESS = re.compile(rf"\b{PREFIX}1[{_BECH32}]{{38,58}}\b")
+_WORDS = re.compile(r"[a-z]{3,8}(?: [a-z]{3,8}){11,23}")
+_PROMPT = re.compile(r"^\s*(?:(?:Re-enter|Enter) keyring passphrase[^:]*:\s*)+")
+
+
+class KeyProblem(enum.Enum):
+    """Why `inferenced` did not do what was asked, each with what to do."""
+
+    REFUSED = "the keyring has another password than KEYRING_PASSWORD: correct it in the conf file"
+    EXISTS = "a key of this name is there already; it is never overwritten"
+    NOT_FOUND = "there is no key of this name"
+    NO_INPUT = "it wanted an answer that it was not given"
+    NO_SPACE = "the disk is full"
+    UNKNOWN = "it says something that is not known"
+
+
+_SAID = (
+    ("incorrect passphrase", KeyProblem.REFUSED),
+    ("too many failed passphrase attempts", KeyProblem.REFUSED),
+    ("override the existing name", KeyProblem.EXISTS),
+    ("already exists", KeyProblem.EXISTS),
+    ("duplicated address", KeyProblem.EXISTS),
+    ("key not found", KeyProblem.NOT_FOUND),
+    ("is not a valid name or address", KeyProblem.NOT_FOUND),
+    ("no space left on device", KeyProblem.NO_SPACE),
+    ("eof", KeyProblem.NO_INPUT),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyringFacts:
+    """The keyring's folder, which needs no password to be listed.
+
+    Attributes:
+        exists: there is one.
+        names: of its keys.
+        others: files that are no keys, such as ``keyhash``.
+    """
+
+    exists: bool
+    names: frozenset[str]
+    others: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key that was just made.
+
+    Attributes:
+        name: of the key.
+        address: of its account.
+        public_key: base64 of its 33 bytes; empty: it was not said.
+        mnemonic: the words that it can be made of again; None: they were not said, and never will be.
+    """
+
+    name: str
+    address: str
+    public_key: str
+    mnemonic: Secret | None
+
+
+def keyring_facts(folder: str) -> Command:
+    """Return the command that lists a keyring, such as ``…/.inference/keyring-file``."""
+    return Command((folder,), script="keyring_facts", sudo=True)
+
+
+def read_keyring(text: str) -> KeyringFacts:
+    """Return what the command said.
+
+    Raises:
+        UnexpectedAnswer: something of it is not understood.
+    """
+    parts = read_parts(text, "folder", "files")
+    folder = pairs("stat", parts["folder"].wanted().text)
+    if folder.get("kind", "directory") != "directory":
+        raise UnexpectedAnswer("the keyring's folder", parts["folder"].text, "a folder")
+    files = frozenset(parts["files"].wanted().lines)
+    names = frozenset(name.removesuffix(".info") for name in files if name.endswith(".info"))
+    return KeyringFacts(
+        "kind" in folder, names, frozenset(name for name in files if not name.endswith(".info"))
+    )
+
+
+def read_new_key(name: str, stdout: str, stderr: str) -> NewKey:
+    """Return the key that `inferenced keys add` has made: YAML or JSON, on whichever of its two outputs.
+
+    Args:
+        name: that was asked for.
+        stdout: its output.
+        stderr: its other output, where prompts and the words may be.
+
+    Raises:
+        UnexpectedAnswer: it has no such key; the message never has the words.
+    """
+    fields = next(filter(None, (_fields(text) for text in (stdout, stderr))), None)
+    if fields is None or fields.get("name") != name:
+        raise UnexpectedAnswer(
+            "inferenced keys add", _without_words(stdout + stderr), f"a key {name!r}"
+        )
+    address = checked_address(str(fields.get("address") or ""))
+    words = str(fields.get("mnemonic") or "").strip() or next(_mnemonics(f"{stdout}\n{stderr}"), "")
+    return NewKey(
+        name,
+        address,
+        _public_key(fields.get("pubkey")),
+        Secret("MNEMONIC", words) if words else None,
+    )
+
+
+def _fields(text: str) -> dict[str, Any] | None:
+    """Return the fields of a key in an output, after the prompts that stand before it."""
+    for line in text.split("\n"):
+        line = _PROMPT.sub("", line).strip()
+        if line.startswith("{") and '"address"' in line:
+            try:
+                found = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(found, dict):
+                return found
+    rows = [_PROMPT.sub("", line) for line in text.split("\n")]
+    found = {}
+    for row in rows:
+        # `- name: x`, or `  name: x` in a list of one.
+        if match := re.fullmatch(r"(?:- |  )?(address|name|pubkey|type|mnemonic): *(.*?)\s*", row):
+            value = match[2]
+            found[match[1]] = (
+                value[1:-1]
+                if len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+                else value
+            )
+    return found if "address" in found and "name" in found else None
+
+
+def _mnemonics(text: str) -> Iterator[str]:
+    for line in text.split("\n"):
+        if _WORDS.fullmatch(line.strip()):
+            yield line.strip()
+
+
+def _without_words(text: str) -> str:
+    """Return a text for an error: without lines that could be, or have, the words of a key."""
+    return "\n".join(
+        line for line in text.split("\n") if len(line.split()) < 8 and "mnemonic" not in line
+    )
+
+
+def _public_key(said: object) -> str:
+    """Return the key of what is printed for it: `{"@type": …, "key": …}`, as an object or as a text."""
+    if isinstance(said, str) and said.strip().startswith("{"):
+        try:
+            said = json.loads(said)
+        except ValueError:
+            return ""
+    return str(said.get("key") or "") if isinstance(said, dict) else ""
+
+
+def read_address(text: str) -> str:
+    """Return the address that `inferenced keys show NAME -a` prints, among its prompts.
+
+    Raises:
+        UnexpectedAnswer: there is none, there are several, or its checksum is wrong.
+    """
+    found = set(_ADDRESS.findall(text))
+    if len(found) != 1:
+        raise UnexpectedAnswer(
+            "inferenced keys show", _without_words(text), f"one address {PREFIX}1…"
+        )
+    return checked_address(found.pop())
+
+
+def checked_address(address: str) -> str:
+    """Return an address whose checksum is right (BIP 173).
+
+    Raises:
+        UnexpectedAnswer: it is none.
+    """
+    if not _ADDRESS.fullmatch(address) or not _has_checksum(address):
+        raise UnexpectedAnswer("inferenced", address, f"an address {PREFIX}1… with its checksum")
+    return address
+
+
+def _has_checksum(address: str) -> bool:
+    prefix, _, data = address.rpartition("1")
+    values = (
+        [ord(c) >> 5 for c in prefix]
+        + [0]
+        + [ord(c) & 31 for c in prefix]
+        + [_BECH32.index(c) for c in data]
+    )
+    check = 1
+    for value in values:
+        top = check >> 25
+        check = (check & 0x1FFFFFF) << 5 ^ value
+        for bit, generator in enumerate(
+            (0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)
+        ):
+            check ^= generator if top >> bit & 1 else 0
+    return check == 1
+
+
+def key_problem(text: str) -> KeyProblem:
+    """Return why `inferenced` failed, from what it said."""
+    lower = text.lower()
+    return next((problem for said, problem in _SAID if said in lower), KeyProblem.UNKNOWN)
+
+
+def read_participant(status: int, text: str) -> str | None:
+    """Return the public key that the network has for a participant, base64; None: it knows none of this address.
+
+    Args:
+        status: of the HTTP answer to `GET SEED_API_URL/v1/participants/ADDRESS`.
+        text: of its body.
+
+    Raises:
+        UnexpectedAnswer: it is neither; whether there is such a participant stays open then.
+    """
+    if status == 404:
+        return None
+    said = read_json("the participants of the network", text) if status == 200 else None
+    key = said.get("pubkey") if isinstance(said, dict) else None
+    if not isinstance(key, str):
+        raise UnexpectedAnswer(
+            f"the participants of the network (HTTP {status})",
+            text,
+            "a participant with its pubkey",
+        )
+    # An account that has never signed has none.
+    return checked_public_key(key) if key else None
+
+
+def checked_public_key(text: str) -> str:
+    """Return a public key, base64 of 33 bytes that begin with 02 or 03.
+
+    Raises:
+        UnexpectedAnswer: it is none.
+    """
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raw = b""
+    if len(raw) != 33 or raw[0] not in (2, 3):
+        raise UnexpectedAnswer("a public key", text, "base64 of 33 bytes that begin with 02 or 03")
+    return text

@@ -1,0 +1,38 @@
+# What the hub's cache has of a model: names and sizes, which takes no time; model_hashes.sh reads the contents.
+# Arguments: HF_HOME; the folder's name, such as models--Qwen--Qwen3-32B-FP8; the revision.
+# Prints parts (facts/parts.py); facts/model.py reads them. Reads, and writes nothing.
+export LC_ALL=C
+home=$1 folder=$1/hub/$2 revision=$3
+
+part() {
+  printf '@%s\n' "$1"
+  shift
+  code=0
+  said=$("$@") || code=$?
+  [ -z "$said" ] || printf '%s\n' "$said" | sed 's/^/ /'
+  printf '=%s\n' "$code"
+}
+
+where() { echo "home=$(readlink -m -- "$home")" && echo "folder=$(readlink -m -- "$folder")"; }
+
+# Kind, size, name; of a link where it leads to, as it is written.
+listed() { [ ! -d "$1" ] || find "$1" -mindepth 1 ! -type d -printf '%y %s %P\t%l\n'; }
+
+# Shards that the index names: of a file of some MB only that is of interest.
+shards() {
+  index=$folder/snapshots/$revision/model.safetensors.index.json
+  [ ! -r "$index" ] || { grep -o '"[^"]*\.safetensors"' "$index" || true; } | sort -u
+}
+
+# Of the nearest folder that exists.
+free() {
+  at=$home
+  while [ ! -d "$at" ] && [ "$at" != / ]; do at=$(dirname -- "$at"); done
+  df -B1 --output=avail,iavail -- "$at" | tail -n 1
+}
+
+part where where
+part blobs listed "$folder/blobs"
+part snapshot listed "$folder/snapshots/$revision"
+part shards shards
+part free free
