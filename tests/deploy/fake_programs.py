@@ -1,0 +1,143 @@
+"""The programs of a server that are faked (`fakes/`), from a test's side: what they are to do, and what they were asked.
+
+A test that uses `fakes` fails if one of them ever saw a secret among its words or variables.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from typing_extensions import override
+
+FOLDER = Path(__file__).parent / "fakes"
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a fake.
+
+    Attributes:
+        program: its name.
+        words: that it was given.
+        stdin_hash: SHA-256 of what it read; empty: it reads nothing.
+        variables: names of those in its environment.
+    """
+
+    program: str
+    words: tuple[str, ...]
+    stdin_hash: str
+    variables: frozenset[str]
+
+    @override
+    def __str__(self) -> str:
+        return " ".join((self.program, *self.words))
+
+
+@dataclass(frozen=True)
+class Fakes:
+    """What the fakes of one server share.
+
+    Attributes:
+        folder: of it.
+    """
+
+    folder: Path
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Return the variables that a command needs to find the fakes, and them their folder."""
+        return {"PATH": f"{FOLDER}:{os.environ['PATH']}", "FAKES": str(self.folder)}
+
+    def set(self, name: str, value: str = "") -> None:
+        """Have the fakes do something; each says at its head what it knows."""
+        path = self.folder / "set" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(value)
+
+    def unset(self, name: str) -> None:
+        """Have them do as usual."""
+        (self.folder / "set" / name).unlink(missing_ok=True)
+
+    def answer(self, url: str, body: str, status: int = 200) -> None:
+        """Have `curl` get an answer."""
+        self.set(f"http/{re.sub('[^A-Za-z0-9.]', '_', url)}", f"{status}\n{body}")
+
+    def secret(self, value: str) -> None:
+        """Have them fail where they see this text."""
+        with (self.folder / "secrets").open("a") as file:
+            file.write(f"{value}\n")
+
+    def state(self, name: str) -> str:
+        """Return what they wrote down; empty: nothing."""
+        path = self.folder / "state" / name
+        return path.read_text() if path.exists() else ""
+
+    def calls(self, program: str = "") -> list[Call]:
+        """Return the calls so far, in their order.
+
+        Args:
+            program: of this one alone.
+        """
+        found = (
+            map(_call, sorted((self.folder / "journal").iterdir()))
+            if (self.folder / "journal").exists()
+            else ()
+        )
+        return [call for call in found if program in ("", call.program)]
+
+    def run(
+        self, *argv: str, text: str = "", cwd: Path | None = None, env: Mapping[str, str] = {}
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command with them, as a server does.
+
+        Args:
+            argv: program and words.
+            text: what it reads.
+            cwd: its folder.
+            env: more variables.
+        """
+        return subprocess.run(
+            argv,
+            input=text,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+            cwd=cwd or self.folder,
+            env={"HOME": str(self.folder / "home"), **self.env, **env},
+        )
+
+    def leaks(self) -> str:
+        """Return the calls that had a secret among their words or variables."""
+        path = self.folder / "leaked"
+        return path.read_text() if path.exists() else ""
+
+
+def _call(folder: Path) -> Call:
+    def read(name: str) -> str:
+        path = folder / name
+        return path.read_text() if path.exists() else ""
+
+    words = tuple(read("argv").split("\0")[:-1])
+    return Call(read("fake").strip(), words, read("stdin").strip(), frozenset(read("env").split()))
+
+
+def hash_of(text: str) -> str:
+    """Return what `Call.stdin_hash` is for a text."""
+    return sha256(text.encode()).hexdigest()
+
+
+@contextmanager
+def fake_programs(folder: Path) -> Iterator[Fakes]:
+    """Make the folder of a server's fakes; at the end of the block fail if one of them saw a secret."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found = Fakes(folder)
+    yield found
+    assert not found.leaks(), f"a secret was among words or variables of: {found.leaks()}"
