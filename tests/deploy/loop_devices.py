@@ -84,6 +84,8 @@ def loop_device(folder: Path, *options: str, mib: int = 16) -> Iterator[LoopDevi
     try:
         yield LoopDevice(path, file)
     finally:
+        # Partitions stay with the device's name else, whatever comes below it next.
+        attempt("partx", "--delete", path)
         attempt("losetup", "-d", path)
         file.unlink(missing_ok=True)
 
