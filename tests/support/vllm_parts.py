@@ -90,7 +90,10 @@ class VllmServer:
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            # Before it is stopped: what it said last may be why.
+            sys.stderr.write(self.tail())
         self.stop()
         self.client.close()
 
