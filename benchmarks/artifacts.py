@@ -33,19 +33,22 @@ _NUM_TURNS = 9
 def artifact_maths(effort: Effort = FULL) -> list[Figure]:
     """Measure the maths around a pass; about three seconds."""
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.artifacts", str(effort.runs(_NUM_TURNS))],
+        [
+            *(sys.executable, "-m", "benchmarks.artifacts"),
+            *(str(effort.runs(_NUM_TURNS)), str(effort.size(NUM_NONCES))),
+        ],
         stdout=subprocess.PIPE,
         text=True,
         check=True,
     )
-    found = json.loads(done.stdout)
+    found, num = json.loads(done.stdout), effort.size(NUM_NONCES)
     (stronger, legacy), (ours, judge) = (
         [Sample(side, "ms") for side in found[row]] for row in ("inputs", "artifacts")
     )
     ratio = stronger.median / legacy.median
     return [
         Figure(
-            f"inputs by the stronger RNG, {NUM_NONCES} x {SEQ_LEN} x {DIM}, {found['threads']} threads",
+            f"inputs by the stronger RNG, {num} x {SEQ_LEN} x {DIM}, {found['threads']} threads",
             stronger,
             legacy,
             "inputs by the legacy RNG",
@@ -54,7 +57,7 @@ def artifact_maths(effort: Effort = FULL) -> list[Figure]:
             ratio <= 1.1,
         ),
         Figure(
-            f"pick, rotation and encoding, {NUM_NONCES} x {HIDDEN_SIZE:,}, k_dim {K_DIM}, 1 thread",
+            f"pick, rotation and encoding, {num} x {HIDDEN_SIZE:,}, k_dim {K_DIM}, 1 thread",
             ours,
             judge,
             "the reference, nonce by nonce",
@@ -108,7 +111,7 @@ def reflections(engine: TorchEngine, batch: Batch, num_turns: int, title: str) -
     )
 
 
-def main(num_turns: int = _NUM_TURNS) -> None:
+def main(num_turns: int = _NUM_TURNS, num_nonces: int = NUM_NONCES) -> None:
     """Print a line of JSON: threads, and the ms of both sides of each row."""
     import torch
 
@@ -119,9 +122,9 @@ def main(num_turns: int = _NUM_TURNS) -> None:
     from pocqueue.poc.kernels.reference import normal
     from pocqueue.poc.seeds import input_seeds, input_words
 
-    kernels, nonces = CpuKernels(), range(NUM_NONCES)
+    kernels, nonces = CpuKernels(), range(num_nonces)
     names = ("9F2C" * 16, "02ab" * 16 + "02")  # as long as those of the network
-    out = torch.empty(NUM_NONCES, SEQ_LEN * DIM, dtype=torch.bfloat16)
+    out = torch.empty(num_nonces, SEQ_LEN * DIM, dtype=torch.bfloat16)
     found: dict[str, object] = {"threads": torch.get_num_threads()}
     found["inputs"] = in_turns(
         num_turns,
@@ -132,7 +135,7 @@ def main(num_turns: int = _NUM_TURNS) -> None:
     torch.set_num_threads(1)
     maths = ArtifactMaths(kernels, HIDDEN_SIZE, 1, torch.device("cpu"))
     options = (("k_dim", K_DIM), ("stronger_rng", False))
-    batch = Batch(*names, tuple(nonces), NUM_NONCES, 1, "artifact", options)
+    batch = Batch(*names, tuple(nonces), num_nonces, 1, "artifact", options)
     hidden = torch.stack([normal(nonce, HIDDEN_SIZE, "cpu") for nonce in nonces])
     with torch.inference_mode():
         found["artifacts"] = in_turns(

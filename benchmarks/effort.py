@@ -24,6 +24,10 @@ class Effort:
         """Return how often to repeat what a full run repeats so often; at least twice."""
         return max(2, round(full * self.share))
 
+    def size(self, full: int) -> int:
+        """Return how much to do at a time of what a full run does so much of; at least two."""
+        return self.runs(full)
+
     def seconds(self, full: float) -> float:
         """Return how long to measure what a full run measures so long; at least a second."""
         return max(1.0, full * self.share)

@@ -86,9 +86,12 @@ class PipelineBench:
         case: what to run.
         settings: for the engine.
         backend: a Redis without a scheduler.
+        turn_s: length of a turn at the speed of the forward pass.
     """
 
-    def __init__(self, case: Case, settings: Settings, backend: Backend) -> None:
+    def __init__(
+        self, case: Case, settings: Settings, backend: Backend, turn_s: float = TURN_S
+    ) -> None:
         self.case = case
         self._store = backend.store
         self._engine_thread = single_thread("engine")
@@ -104,7 +107,7 @@ class PipelineBench:
         )
         self._batch = Batch.of(self._spec(1), range(case.batch_size))
         self.num_batches = 4
-        self.num_batches = max(2, round(TURN_S / (case.batch_size / self.forward()) / 4))
+        self.num_batches = max(2, round(turn_s / (case.batch_size / self.forward()) / 4))
 
     @property
     def threads(self) -> str:
@@ -185,7 +188,7 @@ def pipeline(effort: Effort = FULL) -> list[Figure]:
         try:
             with Backend.open(settings) as backend:
                 for case in _cases(Path(folder), effort):
-                    bench = PipelineBench(case, settings, backend)
+                    bench = PipelineBench(case, settings, backend, TURN_S * effort.share)
                     try:
                         figures += _measure(bench, effort)
                     finally:
@@ -203,14 +206,14 @@ def _cases(folder: Path, effort: Effort) -> list[Case]:
         return _with_artifacts(
             Case("0.6 B parameters, 32x256", path, 32, 256, 0.97), reflected=True
         )
+    if not effort.is_full:
+        return _with_artifacts(Case("tiny model, 4x64", "embedded", 4, 64, 0.93))
     cases = _with_artifacts(Case("tiny model, 32x256", "embedded", 32, 256, 0.93))
-    if effort.is_full:
-        path = str(write_model(SHAPES["100m"], folder / "100m"))
-        # On two cores a batch of the default shape would take ten seconds.
-        cases += _with_artifacts(
-            Case("100 M parameters, 8x64", path, 8, 64, 0.97, judged=False), reflected=True
-        )
-    return cases
+    path = str(write_model(SHAPES["100m"], folder / "100m"))
+    # On two cores a batch of the default shape would take ten seconds.
+    return cases + _with_artifacts(
+        Case("100 M parameters, 8x64", path, 8, 64, 0.97, judged=False), reflected=True
+    )
 
 
 def _with_artifacts(case: Case, *, reflected: bool = False) -> list[Case]:

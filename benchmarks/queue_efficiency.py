@@ -45,9 +45,9 @@ def queue_efficiency(backend: Backend, engine: Engine, effort: Effort = FULL) ->
     )
 
 
-def batch_seconds(engine: Engine) -> float:
+def batch_seconds(engine: Engine, effort: Effort = FULL) -> float:
     """Return the seconds that one batch takes the bare engine."""
-    return 32 / _bare(engine, 99, 3.0)
+    return 32 / _bare(engine, 99, 3.0 * effort.share)
 
 
 def _bare(engine: Engine, turn: int, seconds: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,6 +37,16 @@ class Sample:
             f"{self.median:,.4g} {self.unit} "
             f"({min(self.values):,.4g} to {max(self.values):,.4g}, {len(self.values)} runs)"
         )
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """Return the value that so many percent of the values do not exceed: one of them, as in nearest rank.
+
+    Args:
+        values: one or more, in any order.
+        percent: above 0, 100 at most.
+    """
+    return sorted(values)[math.ceil(len(values) * percent / 100) - 1]
 
 
 @dataclass(frozen=True)
