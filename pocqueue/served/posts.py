@@ -20,6 +20,7 @@ from typing_extensions import override
 from pocqueue.closing import AsyncClosing
 from pocqueue.poc.callback import Kind, without_secrets
 from pocqueue.poc.sender import CallbackQueue
+from pocqueue.served.leaving import Leaving
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class Posts(AsyncClosing):
     def __post_init__(self) -> None:
         self._slots = asyncio.Semaphore(self.max_concurrent)
         self._queues: dict[str, CallbackQueue] = {}
-        self._leaving: dict[CallbackQueue, asyncio.Task[None]] = {}
+        self._leaving = Leaving(self.grace_s, self.flush_s)
 
     @property
     def num_waiting(self) -> int:
@@ -52,7 +53,7 @@ class Posts(AsyncClosing):
             InvalidRound: the URL is none.
         """
         for other in [u for u, queue in self._queues.items() if u != url and not queue.waiting]:
-            self._see_off(other)
+            self._leaving.see_off(self._queues.pop(other))
         if url not in self._queues:
             self._queues[url] = CallbackQueue(url, slots=self._slots, **self.queue)
         if self.num_waiting >= self.max_posts:
@@ -63,20 +64,11 @@ class Posts(AsyncClosing):
 
     def retire(self) -> None:
         """Try what waits for `grace_s` more, in the background."""
-        for url in list(self._queues):
-            self._see_off(url)
+        while self._queues:
+            self._leaving.see_off(self._queues.popitem()[1])
 
     @override
     async def close(self) -> None:
         """Try what waits for `flush_s` more, and end."""
         self.retire()
-        leaving = dict(self._leaving)
-        await asyncio.gather(*(queue.close(self.flush_s) for queue in leaving))
-        await asyncio.gather(*leaving.values())
-
-    def _see_off(self, url: str) -> None:
-        queue = self._queues.pop(url)
-        queue.closing = True
-        task = asyncio.create_task(queue.close(self.grace_s), name="poc-posts-close")
-        self._leaving[queue] = task
-        task.add_done_callback(lambda _: self._leaving.pop(queue, None))
+        await self._leaving.close()

@@ -31,6 +31,7 @@ from pocqueue.poc.scheme import ProofSearch
 from pocqueue.poc.sender import CallbackQueue
 from pocqueue.served.found import Found
 from pocqueue.served.gate import InferenceGate
+from pocqueue.served.leaving import Leaving
 from pocqueue.served.model import ServedModel
 
 logger = logging.getLogger(__name__)
@@ -81,7 +82,9 @@ class Prover:
         self.found = Found()  #: what the round has come to
         #: Of the round; None: it has no callback URL. Closing once the round was stopped.
         self._sender: CallbackQueue | None = None
-        self._leaving: set[CallbackQueue] = set()  #: of this round and earlier ones, closing
+        self._leaving = Leaving(
+            self.grace_s, self.flush_s
+        )  #: senders of this round and earlier ones
         #: Rounds that were stopped or made room for another.
         self._num_ends = 0
         self._computing: asyncio.Future[list[Any]] | None = None
@@ -219,7 +222,7 @@ class Prover:
     async def close(self) -> None:
         """End everything and deliver the callbacks that wait, for `flush_s` at most."""
         self.stop()
-        await asyncio.gather(*(sender.close(self.flush_s) for sender in self._leaving))
+        await self._leaving.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._computing is not None:
             self._computing.cancel()
@@ -359,14 +362,8 @@ class Prover:
 
     def _retire_sender(self) -> None:
         """Let the sender deliver what waits, and close."""
-        if self._sender is not None and not self._sender.closing:
-            self._sender.closing = True  # now: the round may go on before the task below begins
-            self._leaving.add(self._sender)
-            self._spawn(self._see_off(self._sender), "poc-callbacks-close")
-
-    async def _see_off(self, sender: CallbackQueue) -> None:
-        await sender.close(self.grace_s)
-        self._leaving.discard(sender)
+        if self._sender is not None:
+            self._leaving.see_off(self._sender)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(coroutine, name=name)
