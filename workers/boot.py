@@ -56,7 +56,7 @@ def _refuse_autoscale(options: dict[str, Any], **_: Any) -> None:
         refuse(
             SettingsError(
                 f"--autoscale is {bounds[0]},{bounds[1]}; allowed: no such option. A GPU worker has one range at "
-                "work and one that waits, an io worker has two tasks at a time: start more workers for more."
+                "work and one that waits, an io worker has sixteen tasks at a time: start more workers for more."
             )
         )
 

@@ -30,22 +30,19 @@ from pocqueue.node.messages import Message, NewMessage, merged, receiver_of
 from pocqueue.node.metrics import NodeMetrics
 from pocqueue.node.outbox import Outbox
 from pocqueue.node.signing import sign_body
+from pocqueue.poc.backoff import MAX_REFUSALS, REFUSAL_PAUSES, Backoff
 from pocqueue.poc.callback import (
     MAX_RETRY_AFTER_S,
     SIGNED_BELOW,
     UNSIGNED_BELOW,
-    Backoff,
     CallbackClient,
     Kind,
     PostOutcome,
     PostResult,
 )
-from pocqueue.poc.sender import REFUSAL_PAUSES
 
 logger = logging.getLogger(__name__)
 
-#: How often what is not signed is tried before a refusal is final, as the network's servers do.
-MAX_TRIES = 10
 #: Messages of one post, at most.
 MAX_TOGETHER = 1024
 
@@ -149,7 +146,7 @@ class Dispatcher(AsyncClosing):
             if time.monotonic() >= self._forget_at:
                 await asyncio.to_thread(self.outbox.forget)
                 self._forget_at = time.monotonic() + self.forget_s
-            await asyncio.to_thread(self.outbox.again, MAX_TRIES)
+            await asyncio.to_thread(self.outbox.again, MAX_REFUSALS)
             heads = await asyncio.to_thread(self.outbox.heads)
         except OutboxError as exc:
             logger.error("%s", exc)
@@ -214,12 +211,12 @@ class Dispatcher(AsyncClosing):
 
     async def _put_aside(self, message: Message, result: PostResult) -> None:
         """Let others go before a message that was refused, and what is signed, or was tried often, for good."""
-        next_s = time.time() + self.refusal_backoff.pause_s(message.attempts)
+        next_s = time.time() + self.refusal_backoff.pause_s(message.refusals)
         await self.write(self.outbox.refused, message.id, result.reason, next_s)
-        if message.is_signed or message.attempts + 1 >= MAX_TRIES:
+        if message.is_signed or message.refusals + 1 >= MAX_REFUSALS:
             refused = "%s was refused and will not be tried again: %s"
             logger.error(refused, _named(message), result.reason)
-        elif message.attempts == 0:
+        elif message.refusals == 0:
             logger.warning("%s was refused and is tried again: %s", _named(message), result.reason)
 
     def _post_of(self, head: Message) -> tuple[list[Message], str]:

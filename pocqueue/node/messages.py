@@ -57,6 +57,7 @@ class Message:
     body: str  #: JSON, sent as it is
     created_s: float  #: Unix time
     attempts: int  #: that failed
+    refusals: int  #: and of these, those that were refused
     next_s: float  #: Unix time before which it is not tried
     merges: bool  #: may go out as one with its neighbours
     is_signed: bool

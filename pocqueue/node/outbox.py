@@ -31,7 +31,7 @@ OUTBOX_NAME: Final = "node-outbox.sqlite3"
 KEEP_ENDED_S: Final = 86_400.0
 #: The same for its nonces, which are many: a chain does not ask for a round again so late.
 KEEP_NONCES_S: Final = 3600.0
-_SCRIPTS: Final = ("outbox.sql", *(f"outbox-{number}.sql" for number in range(2, 7)))
+_SCRIPTS: Final = ("outbox.sql", *(f"outbox-{number}.sql" for number in range(2, 8)))
 
 _ROLE = FileRole(
     name="outbox",
@@ -303,30 +303,30 @@ class Outbox(SqliteFile):
             next_s: Unix time before which it is not tried again.
         """
         self._write(
-            "UPDATE messages SET attempts = attempts + 1, error = ?, next_s = ?, state = 'refused'"
-            " WHERE id = ? AND state = 'waiting'",
+            "UPDATE messages SET attempts = attempts + 1, refusals = refusals + 1, error = ?, next_s = ?,"
+            " state = 'refused' WHERE id = ? AND state = 'waiting'",
             *(error, next_s, message_id),
         )
 
-    def again(self, max_attempts: int) -> None:
+    def again(self, max_refusals: int) -> None:
         """Let what is not signed and was refused wait for its receiver again, each alone, once its pause is over.
 
-        Not what failed so often, nor what is of a session that was fraud.
+        Not what was refused so often, nor what is of a session that was fraud.
         """
         now_s = self._clock()
         self._write(
             "UPDATE messages SET state = 'waiting', merges = 0"
-            " WHERE state = 'refused' AND is_signed = 0 AND attempts < ?"
+            " WHERE state = 'refused' AND is_signed = 0 AND refusals < ?"
             # A longer pause than any began before the clock was set back.
             " AND next_s NOT BETWEEN ? AND ?"
             " AND session_id NOT IN (SELECT session_id FROM sessions WHERE state = 'fraud')",
-            *(max_attempts, now_s, now_s + MAX_RETRY_AFTER_S),
+            *(max_refusals, now_s, now_s + MAX_RETRY_AFTER_S),
         )
 
     def hurry(self, url: str) -> None:
         """End the pauses of batches that wait for a URL, as if they had never failed."""
         self._write(
-            "UPDATE messages SET next_s = 0, attempts = 0"
+            "UPDATE messages SET next_s = 0, attempts = 0, refusals = 0"
             " WHERE state = 'waiting' AND url = ? AND kind = 'generated' AND next_s > 0",
             url.rstrip("/"),
         )
@@ -371,7 +371,7 @@ class Outbox(SqliteFile):
         Raises:
             OutboxError: one of them is not there, or was not refused; then nothing is changed.
         """
-        change = "UPDATE messages SET state = 'waiting', attempts = 0, next_s = 0, error = ''"
+        change = "UPDATE messages SET state = 'waiting', attempts = 0, refusals = 0, next_s = 0, error = ''"
         return self._change(change, ids, ["refused"])
 
     def drop(self, ids: Collection[int]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pocqueue.node.sources import is_refused
-from pocqueue.poc.callback import Backoff
+from pocqueue.poc.backoff import Backoff
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,8 @@ class Pauses(Backoff):
     refused_s: float = 20.0
     disk_s: float = 1.0  #: between two tries to write to the outbox
     close_s: float = 5.0  #: for a step under way when this process ends
-    last_s: float = 10.0  #: for the sample of a page that comes when the window is over, or nearly
+    #: For the sample of a page that comes when the round's time is over, or nearly; a page is sent so long before.
+    last_s: float = 10.0
     #: Before the end of the window, by which the end of a session is not early.
     early_s: float = 2.0
 

@@ -13,7 +13,6 @@ secrets.
 from __future__ import annotations
 
 import json
-import secrets
 import ssl
 import time
 from collections.abc import Callable, Mapping
@@ -41,7 +40,6 @@ SIGNED_BELOW, UNSIGNED_BELOW = 201, 400
 MAX_RETRY_AFTER_S: Final = 300.0
 #: Most characters of the receiver's own words in a reason.
 _MAX_WORDS = 200
-_random = secrets.SystemRandom()
 
 _HINTS: dict[int, str] = {
     **dict.fromkeys(
@@ -73,26 +71,6 @@ class PostResult:
     reason: str = ""
     #: Seconds that the receiver asks to be left alone for.
     retry_after_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Backoff:
-    """How long to wait between tries: longer after each failure."""
-
-    first_s: float  #: pause after the first failure; doubles with each one
-    longest_s: float  #: the most that it doubles to
-
-    def pause_s(self, attempts: int) -> float:
-        """Return the seconds to wait after a failure, shortened at random by up to half.
-
-        The chance keeps many senders from returning to a receiver in step.
-
-        Args:
-            attempts: failures before this one.
-        """
-        # The exponent is bounded: after a day of failures the power would not fit into a float.
-        pause_s = min(self.first_s * 2.0 ** min(attempts, 30), self.longest_s)
-        return pause_s * (0.5 + 0.5 * _random.random())
 
 
 @dataclass(kw_only=True, eq=False)

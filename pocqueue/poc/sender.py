@@ -28,9 +28,9 @@ from typing import Any
 from typing_extensions import override
 
 from pocqueue.closing import AsyncClosing
+from pocqueue.poc.backoff import PAUSES, REFUSAL_PAUSES, Backoff
 from pocqueue.poc.callback import (
     MAX_RETRY_AFTER_S,
-    Backoff,
     CallbackClient,
     Kind,
     PostOutcome,
@@ -42,10 +42,6 @@ from pocqueue.words import counted
 
 logger = logging.getLogger(__name__)
 
-#: Between two tries. A receiver that is back is noticed within the longest one.
-PAUSES = Backoff(first_s=0.5, longest_s=4.0)
-#: The same after a refusal that may not be final, as of the network's servers.
-REFUSAL_PAUSES = Backoff(first_s=1.0, longest_s=30.0)
 #: Once the queue closes, the least that a pause is cut to.
 _LEAST_PAUSE_S = 0.1
 #: Nonces of a post that is not made smaller when it is refused: those of a batch or two.

@@ -2,7 +2,8 @@
 
 The scheduler asks what is due and hands it to an io worker under a lease; the worker notes every
 success and failure here. The cursor moves only after the receiver said 200, so whatever dies in
-between, the next task begins with the first proof that nobody confirmed.
+between, the next task begins with the first proof that nobody confirmed. It moves beyond a batch that the receiver
+refuses as well, once that is put aside: it is tried again after pauses of its own, so that it holds nobody back.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
+from pocqueue.poc.backoff import MAX_REFUSALS, REFUSAL_PAUSES, Backoff
 from pocqueue.rounds.connection import OnRedis
 from pocqueue.rounds.records import RoundStatus
 from pocqueue.rounds.store import KEEP_ENDED_MS, START, Keys, RoundStore
@@ -31,10 +33,31 @@ class CallbackTimings:
     lease_ms: int = 30_000
     first_ms: int = 500  #: wait after the first failure; doubles with each one
     longest_ms: int = 15_000  #: the most that it doubles to
+    #: Between two tries of a batch that the receiver refuses.
+    refusals: Backoff = REFUSAL_PAUSES
 
     def pause_ms(self, attempts: int) -> int:
         """Return the milliseconds to wait after one more failure than these."""
         return int(min(self.first_ms * 2.0 ** min(attempts, 30), self.longest_ms))
+
+
+class Refused(NamedTuple):
+    """A batch that is put aside."""
+
+    entry: str  #: its cursor
+    refusals: int  #: so far
+    num_nonces: int
+
+    @classmethod
+    def parse(cls, member: str) -> Refused:
+        """Read a member of the sorted set."""
+        entry, refusals, num_nonces = member.split(" ")
+        return cls(entry, int(refusals), int(num_nonces))
+
+    @property
+    def member(self) -> str:
+        """As which it is kept."""
+        return f"{self.entry} {self.refusals} {self.num_nonces}"
 
 
 class CallbackProgress(BaseModel):
@@ -44,6 +67,8 @@ class CallbackProgress(BaseModel):
 
     cursor: str = START
     delivered: int = 0
+    aside: int = 0
+    aside_ms: int = 0
     lease: str = ""
     lease_ms: int = 0
     next_ms: int = 0
@@ -72,7 +97,9 @@ class Callbacks(OnRedis):
             is_behind = status.valid > progress.delivered
             if status.state.is_active or (is_behind and now_ms <= status.ended_ms + grace_s * 1000):
                 kept.add(round_id)
-                if is_behind and now_ms >= max(progress.next_ms, progress.lease_ms):
+                is_new = status.valid > progress.delivered + progress.aside
+                is_due = is_new or (progress.aside > 0 and now_ms >= progress.aside_ms)
+                if is_due and now_ms >= max(progress.next_ms, progress.lease_ms):
                     claimed.append((round_id, self._lease(status)))
         if over := found.keys() - kept:
             with self._errors():
@@ -92,7 +119,42 @@ class Callbacks(OnRedis):
 
     def delivered(self, round_id: str, token: str, cursor: str, num_nonces: int) -> bool:
         """Note that the receiver took everything up to a cursor; False if the lease is lost."""
-        return self._advance(round_id, token, cursor, num_nonces, self.timings.lease_ms)
+        lease_ms = self.timings.lease_ms
+        return self._advance(round_id, token, cursor, taken=num_nonces, lease_ms=lease_ms)
+
+    def put_aside(self, round_id: str, token: str, entry: str, num_nonces: int) -> bool:
+        """Note that the receiver refuses the batch behind the cursor, which moves; False if the lease is lost."""
+        new = Refused(entry, 1, num_nonces)
+        return self._advance(
+            *(round_id, token, entry),
+            aside=num_nonces,
+            put_in=new,
+            lease_ms=self.timings.lease_ms,
+        )
+
+    def due_again(self, round_id: str, most: int) -> list[Refused]:
+        """Return the batches that were put aside and are to be tried now, at most so many."""
+        key = Keys.of_round(round_id, "refused")
+        with self._errors():
+            found: Any = self.client.zrangebyscore(key, "-inf", self._now_ms(), start=0, num=most)
+        return [Refused.parse(member) for member in found]
+
+    def taken_again(self, round_id: str, token: str, batches: Sequence[Refused]) -> bool:
+        """Note that the receiver took batches that were put aside; False if the lease is lost."""
+        return all([self._settle(round_id, token, batch) for batch in batches])
+
+    def refused_again(self, round_id: str, token: str, batch: Refused) -> bool:
+        """Note another refusal, which is final if it is the tenth; False if the lease is lost."""
+        if batch.refusals + 1 >= MAX_REFUSALS:
+            return self._settle(round_id, token, batch)
+        more = batch._replace(refusals=batch.refusals + 1)
+        return self._advance(
+            *(round_id, token), take_out=batch, put_in=more, lease_ms=self.timings.lease_ms
+        )
+
+    def keep(self, round_id: str, token: str) -> bool:
+        """Keep the lease, although there was nothing to note; False if it is lost."""
+        return self._advance(round_id, token, lease_ms=self.timings.lease_ms)
 
     def failed(self, round_id: str, token: str, attempts: int, error: str) -> bool:
         """Note a failure after so many others, and give the lease up until the backoff is over."""
@@ -126,13 +188,41 @@ class Callbacks(OnRedis):
             pipe.execute()
         return token
 
+    def _settle(self, round_id: str, token: str, batch: Refused) -> bool:
+        """Note that a batch is not put aside any more, whatever came of it."""
+        num = batch.num_nonces
+        return self._advance(
+            *(round_id, token),
+            taken=num,
+            aside=-num,
+            take_out=batch,
+            lease_ms=self.timings.lease_ms,
+        )
+
     def _advance(
-        self, round_id: str, token: str, *taken: str | int, wait_ms: int = 0, error: str = ""
+        self,
+        round_id: str,
+        token: str,
+        cursor: str = "",
+        *,
+        taken: int = 0,
+        aside: int = 0,
+        take_out: Refused | None = None,
+        put_in: Refused | None = None,
+        lease_ms: int = 0,
+        wait_ms: int = 0,
+        error: str = "",
     ) -> bool:
-        """Run the script; `taken` is cursor, number of nonces and milliseconds of the next lease."""
+        """Run the script, which has the meaning of each."""
+        pause_s = self.timings.refusals.pause_s(put_in.refusals - 1) if put_in else 0.0
         reply = self._run(
             "advance_callback",
-            [Keys.of_round(round_id, "callback")],
-            [token, *(taken or ("", 0, 0)), wait_ms, error],
+            Keys.parts(round_id, "callback", "refused"),
+            [
+                *(token, cursor, lease_ms, wait_ms, error, taken, aside),
+                take_out.member if take_out else "",
+                put_in.member if put_in else "",
+                round(1000 * pause_s),
+            ],
         )
         return bool(reply)

@@ -118,6 +118,11 @@ class OnRedis:
     def _errors(self) -> contextlib.AbstractContextManager[None]:
         return store_errors(self.url)
 
+    def _now_ms(self) -> int:
+        """Return the time of Redis's own clock."""
+        seconds, micros = self.client.time()
+        return int(seconds) * 1000 + int(micros) // 1000
+
     @contextlib.contextmanager
     def _pipeline(self) -> Iterator[Pipeline]:
         """Collect commands for one round trip."""

@@ -34,7 +34,3 @@ class Relays(OnRedis):
             since = self._now_ms() - TTL_MS
             names: Any = self.client.zrangebyscore(Keys.HOSTS_RELAYS, since, "+inf")
         return sorted(names)
-
-    def _now_ms(self) -> int:
-        seconds, micros = self.client.time()
-        return int(seconds) * 1000 + int(micros) // 1000

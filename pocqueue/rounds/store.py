@@ -87,12 +87,14 @@ class RoundStore(OnRedis):
         round_id: str | None = None,
         *,
         limits: SessionLimits | None = None,
+        first_index: int = 0,
     ) -> str:
         """Make a round that is active from now on; return its id.
 
         Args:
             spec: what to search; a session if it names a customer.
             limits: how many sessions there may be with this one; None: any number.
+            first_index: of the nonces to search; those before it are left out.
 
         Raises:
             SessionsFull: there are that many.
@@ -113,6 +115,7 @@ class RoundStore(OnRedis):
                 int(spec.callback_url is not None),
                 spec.customer or "",
                 *(limits or ("", "")),
+                first_index,
             ],
         )
         if reply[0] == "full":
@@ -274,15 +277,16 @@ class RoundStore(OnRedis):
             block_ms = max(1, min(block_ms, MAX_BLOCK_MS))
         with self._errors():
             reply: Any = self.client.xread({key: cursor}, count=count, block=block_ms)
-        return [
-            ProofEntry(
-                cursor=entry_id,
-                queue=fields["queue"],
-                proofs=Proofs(json.loads(fields["nonces"]), json.loads(fields["values"])),
-            )
-            for _, entries in reply
-            for entry_id, fields in entries
-        ]
+        return [_entry(*entry) for _, entries in reply for entry in entries]
+
+    def proofs_at(self, status: RoundStatus, cursors: Sequence[str]) -> list[ProofEntry]:
+        """Return the proofs of these cursors, as far as they are kept."""
+        key = Keys.of_round(status.round_id, "proofs")
+        with self._pipeline() as pipe:
+            for cursor in cursors:
+                pipe.xrange(key, cursor, cursor)
+            found = pipe.execute()
+        return [_entry(*entry) for entries in found for entry in entries]
 
     def iter_proofs(self, status: RoundStatus, cursor: str = START) -> Iterator[ProofEntry]:
         """Yield every proof after a cursor that is there by now."""
@@ -372,6 +376,11 @@ def close_round_call(round_id: str, state: RoundState, reason: str, *, only_if_d
     parts = ("round", "ranges", "proofs", "cover_starts", "cover_stops", "returned", "abandoned")
     keys = [*Keys.parts(round_id, *parts), Keys.ACTIVE, Keys.SESSIONS]
     return keys, [round_id, state.value, reason, KEEP_ENDED_MS, int(only_if_due)]
+
+
+def _entry(entry_id: str, fields: dict[str, str]) -> ProofEntry:
+    proofs = Proofs(json.loads(fields["nonces"]), json.loads(fields["values"]))
+    return ProofEntry(cursor=entry_id, queue=fields["queue"], proofs=proofs)
 
 
 def _ms(time: tuple[int, int]) -> int:

@@ -23,7 +23,8 @@ from pocqueue.node.keys import SigningKey
 from pocqueue.node.messages import NewMessage
 from pocqueue.node.metrics import NodeMetrics
 from pocqueue.node.outbox import KEEP_ENDED_S, Outbox
-from pocqueue.poc.callback import MAX_RETRY_AFTER_S, Backoff, Kind
+from pocqueue.poc.backoff import Backoff
+from pocqueue.poc.callback import MAX_RETRY_AFTER_S, Kind
 from tests.support.artifacts import artifact_of, artifacts_in
 from tests.support.callback_receiver import Receiver, answering, receiving
 from tests.support.node import messages_in
@@ -342,6 +343,15 @@ async def test_a_refusal_of_what_is_not_signed_is_not_final(
     assert [nonce for nonce, _ in artifacts_in(receiver.accepted)] == [7, 8]
     assert (len(asked(13)), len(asked(8))) == (11, 4)
     assert [(m.state, m.attempts) for m in messages_in(outbox, "a")] == [("refused", 10)]
+
+
+async def test_an_outage_is_no_refusal(outbox: Outbox, receiver: Receiver) -> None:
+    """However often it was tried meanwhile, there are ten tries for a receiver that refuses."""
+    receiver.statuses = iter([503] * 12 + [404] * 9)
+    async with posting(outbox, look_s=0.01) as post:
+        unsigned(post, receiver.url, [1])
+        await until(lambda: post.taken == 1)
+    assert len(receiver.received) == 22
 
 
 async def test_what_was_refused_of_a_fraud_is_not_tried_again(

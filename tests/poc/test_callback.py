@@ -14,9 +14,9 @@ import pytest
 from aiohttp import web
 
 from pocqueue.errors import CallbackForbidden, InvalidRound
+from pocqueue.poc.backoff import Backoff
 from pocqueue.poc.callback import (
     MAX_RETRY_AFTER_S,
-    Backoff,
     CallbackClient,
     PostOutcome,
     PostResult,

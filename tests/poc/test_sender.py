@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from pocqueue.errors import InvalidRound
-from pocqueue.poc.callback import Backoff
+from pocqueue.poc.backoff import Backoff
 from pocqueue.poc.data import ProofBatch, ValidatedBatch
 from pocqueue.poc.sender import CallbackQueue, PoCCallbackSender
 from tests.support.callback_receiver import Receiver, answering, receiving

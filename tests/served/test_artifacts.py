@@ -12,7 +12,7 @@ import httpx
 import pytest
 import uvicorn
 
-from pocqueue.poc.callback import Backoff
+from pocqueue.poc.backoff import Backoff
 from pocqueue.served.found import Found
 from pocqueue.settings import ArtifactSettings
 from tests.support.callback_receiver import answering, receiving

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pocqueue.errors import EngineError, EngineUnavailable, InvalidRound
-from pocqueue.poc.callback import Backoff
+from pocqueue.poc.backoff import Backoff
 from pocqueue.poc.proofs import Proofs, ReceivedBatch
 from pocqueue.served.prover import NoRound, Prover, RoundRunning
 from tests.support.callback_receiver import receiving

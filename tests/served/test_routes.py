@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from pocqueue.poc.backoff import Backoff
 from pocqueue.poc.batch import Batch
-from pocqueue.poc.callback import Backoff
 from pocqueue.poc.nonces import MAX_NONCE
 from pocqueue.poc.proofs import Proofs
 from pocqueue.web.door import digest

@@ -6,23 +6,27 @@ import asyncio
 import dataclasses
 import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
 
+from pocqueue.poc.backoff import Backoff
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.callbacks import Callbacks, CallbackTimings
 from pocqueue.rounds.spec import RoundState
 from pocqueue.rounds.store import Keys
 from tests.support.callback_receiver import answering
-from tests.support.rounds import find, round_with_proofs
+from tests.support.rounds import find, redis_ms, round_with_proofs
 from tests.support.tls import make_certificate
-from tests.support.waiting import wait_until
-from workers import io
+from tests.support.waiting import until, wait_until
+from workers import boot, io
 
 
 class Receiver:
@@ -76,8 +80,9 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 @pytest.fixture
 def backend(backend: Backend) -> Backend:
-    """The same, with callbacks that are due again soon after a failure."""
-    callbacks = Callbacks(backend.client, backend.url, backend.store, CallbackTimings(first_ms=20))
+    """The same, with callbacks that are due again soon after a failure, and after a refusal when a test says so."""
+    timings = CallbackTimings(first_ms=20, refusals=Backoff(600, 600))
+    callbacks = Callbacks(backend.client, backend.url, backend.store, timings)
     return dataclasses.replace(backend, callbacks=callbacks)
 
 
@@ -98,6 +103,19 @@ async def claim_and_deliver(backend: Backend, entries_per_post: int = 3) -> str:
     """Wait until a delivery is due, lease it as the scheduler does, and deliver."""
     round_id, token = await _claim(backend)
     return await deliver(backend, round_id, token, entries_per_post)
+
+
+async def staying(backend: Backend, round_id: str, token: str, stays: Callable[[], bool]) -> str:
+    """Deliver, and stay with the round."""
+    return await io.deliver(backend, round_id, token, allow_private=True, stays=stays)
+
+
+def _end_pauses(backend: Backend, round_id: str) -> None:
+    """Let what was put aside be due now."""
+    key = Keys.of_round(round_id, "refused")
+    for member in backend.client.zrange(key, 0, -1):
+        backend.client.zadd(key, {str(member): 1})
+    backend.client.hset(Keys.of_round(round_id, "callback"), "aside_ms", "1")
 
 
 def _take_over(backend: Backend, round_id: str) -> None:
@@ -199,10 +217,10 @@ async def test_a_body_too_large_for_the_receiver_is_halved(
     assert (progress.delivered, progress.attempts, progress.lease) == (11, 0, "")
 
 
-async def test_what_the_receiver_refuses_for_good_does_not_keep_the_rest_back(
+async def test_what_the_receiver_refuses_does_not_keep_the_rest_back(
     backend: Backend, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is found by halving, passed over, counted and logged; nothing is tried for ever."""
+    """It is found by halving, put aside and logged, and not tried again before its pause is over."""
     round_id = _round(backend, receiver.url, 9)
     receiver.unwanted = {4, 8}
     assert await claim_and_deliver(backend) == "7 nonces delivered, 2 refused"
@@ -214,6 +232,52 @@ async def test_what_the_receiver_refuses_for_good_does_not_keep_the_rest_back(
             in caplog.text
         )
     assert backend.callbacks.claim_due(60.0) == []
+    progress = backend.callbacks.progress(round_id)
+    assert (progress.delivered, progress.aside, progress.lease) == (7, 2, "")
+    # What is new does not wait for that.
+    find(backend, round_id, 9, 1)
+    assert await claim_and_deliver(backend) == "1 nonce delivered, 0 refused"
+
+
+async def test_a_receiver_that_was_not_ready_gets_everything(
+    backend: Backend, receiver: Receiver
+) -> None:
+    """What it refused goes out, each once and several together, after the round's end as well."""
+    round_id = _round(backend, receiver.url, 12)
+    receiver.limit = 0
+    assert await claim_and_deliver(backend) == "0 nonces delivered, 12 refused"
+    backend.store.close(round_id, RoundState.STOPPED, "")
+    receiver.limit = 1000
+    _end_pauses(backend, round_id)
+    assert await claim_and_deliver(backend) == "12 nonces delivered, 0 refused"
+    assert sorted(receiver.nonces) == list(range(12))
+    assert [len(body["nonces"]) for body in receiver.bodies] == [1, 2, 3, 3, 3]
+    progress = backend.callbacks.progress(round_id)
+    assert (progress.delivered, progress.aside, progress.aside_ms) == (12, 0, 0)
+    assert backend.callbacks.claim_due(60.0) == []
+    assert backend.client.smembers(Keys.CALLBACKS) == set()
+
+
+async def test_the_tenth_refusal_is_final(
+    backend: Backend, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An outage is none of them. It is said, and the round is done with."""
+    round_id = _round(backend, receiver.url, 2)
+    receiver.unwanted = {1}
+    await claim_and_deliver(backend)
+    for tries in range(2, 11):
+        _end_pauses(backend, round_id)
+        if tries == 5:
+            receiver.failures = 1
+            assert await claim_and_deliver(backend) == "1 nonce not taken: HTTP 503"
+        assert "not sent again" not in caplog.text
+        await claim_and_deliver(backend)
+        alone = [body for body in receiver.refused if body["nonces"] == [1]]
+        assert len(alone) == tries + (tries >= 5)
+    assert "refuses 1 nonce, from 1 on: HTTP 422" in caplog.text
+    assert "not sent again" in caplog.text
+    progress = backend.callbacks.progress(round_id)
+    assert (progress.delivered, progress.aside) == (2, 0)
     backend.store.close(round_id, RoundState.STOPPED, "")
     assert backend.callbacks.claim_due(60.0) == []
     assert backend.client.smembers(Keys.CALLBACKS) == set()
@@ -222,13 +286,88 @@ async def test_what_the_receiver_refuses_for_good_does_not_keep_the_rest_back(
 async def test_a_receiver_that_refuses_everything_ends_the_task(
     backend: Backend, receiver: Receiver
 ) -> None:
-    """A wrong path, say: each is asked about once, alone, and that is it."""
+    """A wrong path, say: each is asked about, alone, and that is it for now."""
     _round(backend, receiver.url, 4)
     receiver.limit = 0
     assert await claim_and_deliver(backend) == "0 nonces delivered, 4 refused"
     assert [body["nonces"] for body in receiver.refused] == [[0, 1, 2], [0], [1], [2], [3]]
     assert receiver.bodies == []
     assert backend.callbacks.claim_due(60.0) == []
+
+
+# Staying with a round
+
+
+async def test_a_task_that_stays_sends_what_is_found_at_once(
+    backend: Backend, receiver: Receiver
+) -> None:
+    """Under its lease, which it keeps, until the round is over; nobody has to look for it."""
+    round_id = _round(backend, receiver.url, 1)
+    _, token = await _claim(backend)
+    key = Keys.of_round(round_id, "callback")
+    task = asyncio.create_task(
+        asyncio.to_thread(asyncio.run, staying(backend, round_id, token, lambda: True))
+    )
+    for num in range(1, 5):
+        await until(lambda num=num: receiver.nonces == list(range(num)))  # type: ignore[misc]
+        backend.client.hset(key, "lease_ms", str(redis_ms(backend) + 5000))
+        await until(
+            lambda: backend.callbacks.progress(round_id).lease_ms > redis_ms(backend) + 9000
+        )
+        find(backend, round_id, num, 1)
+    backend.store.close(round_id, RoundState.STOPPED, "")
+    assert await task == "5 nonces delivered, 0 refused"
+    assert receiver.nonces == list(range(5))
+    assert backend.callbacks.progress(round_id).lease == ""
+
+
+async def test_a_task_that_stays_ends_with_its_worker(backend: Backend, receiver: Receiver) -> None:
+    """And gives the lease up, for another one to go on."""
+    round_id = _round(backend, receiver.url, 1)
+    _, token = await _claim(backend)
+    stays = threading.Event()
+    stays.set()
+    coming = staying(backend, round_id, token, stays.is_set)
+    task = asyncio.create_task(asyncio.to_thread(asyncio.run, coming))
+    await until(lambda: receiver.nonces == [0])
+    stays.clear()
+    assert await task == "1 nonce delivered, 0 refused"
+    find(backend, round_id, 1, 1)
+    assert await claim_and_deliver(backend) == "1 nonce delivered, 0 refused"
+
+
+async def test_one_place_is_kept_for_those_that_do_not_stay(
+    backend: Backend, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With more rounds than places all are served."""
+    monkeypatch.setattr(boot, "backend", lambda: backend)
+    monkeypatch.setattr(io, "_places", threading.Semaphore(1))
+    monkeypatch.setenv("POCQUEUE_CALLBACK_PRIVATE", "1")
+    first, second = (_round(backend, receiver.url, 1) for _ in range(2))
+    tokens = dict(backend.callbacks.claim_due(60.0))
+    ask = partial(asyncio.to_thread, io.deliver_proofs.run)
+    task = asyncio.create_task(ask(round_id=first, token=tokens[first]))
+    await until(lambda: receiver.nonces == [0])
+    assert await ask(round_id=second, token=tokens[second]) == "1 nonce delivered, 0 refused"
+    assert not task.done()
+    backend.store.close(first, RoundState.STOPPED, "")
+    assert await task == "1 nonce delivered, 0 refused"
+
+
+@pytest.mark.parametrize(
+    ("queues", "concurrency", "places"),
+    [(["io"], 2, io.TASKS), (["io"], 5, 5), (["io", "hosts"], 2, 2)],
+)
+def test_an_io_worker_has_many_places(
+    queues: list[str], concurrency: int, places: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless it is told another number, or has other work."""
+    monkeypatch.setattr(io, "_places", None)
+    amqp = SimpleNamespace(queues=SimpleNamespace(consume_from=dict.fromkeys(queues)))
+    ours = SimpleNamespace(amqp=amqp, conf=SimpleNamespace(worker_concurrency=2))
+    worker = SimpleNamespace(app=ours, concurrency=concurrency)
+    io._make_room(worker)
+    assert worker.concurrency == places
 
 
 async def test_a_task_that_loses_the_lease_while_it_is_refused_stops(

@@ -7,7 +7,7 @@
 -- ARGV  1 round id  2 specification (JSON)  3 window in ms  4 max_nonces or ""
 --       5 ms to keep a round after its end  6 "1" if it has a callback URL
 --       7 customer whose session it is, or ""  8 most sessions in all  9 most of this customer;
---       8 and 9 may be "" for no limit
+--       8 and 9 may be "" for no limit  10 first nonce index to search
 -- Returns {"made", created_ms, deadline_ms}; or {"known"} if there is a round of this id already:
 -- asked twice (a lost reply), it must not put the counters of a running round back to zero; or
 -- {"full", the limit that is reached, ms until the first session that counts against it ends}.
@@ -41,7 +41,7 @@ if ARGV[7] ~= '' then
 end
 redis.call('HSET', KEYS[1],
   'spec', ARGV[2], 'state', 'active', 'reason', '', 'created_ms', text(now_ms),
-  'deadline_ms', text(deadline_ms), 'ended_ms', '0', 'next_index', '0', 'max_nonces', ARGV[4],
+  'deadline_ms', text(deadline_ms), 'ended_ms', '0', 'next_index', ARGV[10], 'max_nonces', ARGV[4],
   'checked', '0', 'valid', '0', 'batches', '0', 'nonfinite', '0', 'late_batches', '0',
   'abandoned', '0', 'ranges_made', '0', 'ranges_returned', '0', 'vtime', '')
 -- It expires by itself as well, should every scheduler be gone.
