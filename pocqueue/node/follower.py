@@ -6,7 +6,7 @@ Promises:
 - What comes from a big node is checked before it is kept: a batch of another round, a nonce of
   another node, a value that no valid nonce has end the session as fraud. A nonce that came before is
   left out (`page_check.py`). With an engine a random sample is recomputed (`spot_check.py`), and a page is
-  held until its sample is judged, or until the round's window is over.
+  held until its sample is judged, or until what is found is soon not taken any more.
 - After fraud nothing more of the session is sent, messages that wait included.
 - A big node that ends a session before its window is over, and was not told to, is lost.
 - If the disk is in trouble, the follower waits with the page in memory; so it does when this process
@@ -218,7 +218,7 @@ class Follower:
                 return
 
     async def _is_judged(self, page: Page, batches: list[Proofs]) -> bool:
-        """Hold a page until its sample is judged or the window is over; False: this process ends first.
+        """Hold a page until its sample is judged or it has to go; False: this process ends first.
 
         Raises:
             Fraud: the sample shows it.
@@ -229,7 +229,9 @@ class Follower:
         self._checking = asyncio.create_task(
             self.spot_check.check(batches, after=self._checking), name="spot check"
         )
-        await self._wait(self._checking, timeout_s=max(self.request.left_s, self.pauses.last_s))
+        # It takes its time to be sent.
+        left_s, last_s = self.request.taken_s, self.pauses.last_s
+        await self._wait(self._checking, timeout_s=max(left_s - last_s, last_s))
         if self._checking.done():
             self._checking.result()
             return True
@@ -237,7 +239,7 @@ class Follower:
             # The next run reads it again, if it can be had again.
             return page.is_only_copy
         logger.warning(
-            "%s the window is over before %s could be judged: sent.",
+            "%s the time is over before %s could be judged: sent.",
             *(self.tag, counted(sum(map(len, batches)), "nonce")),
         )
         return True

@@ -18,6 +18,30 @@ class Fraud(Exception):
     """What the big node sent cannot be true. Of the node alone: the follower takes it."""
 
 
+#: Fewer nonces than these say nothing about how far a round is searched.
+_FEW = 32
+
+
+def first_unsearched(node_round: NodeRound, kept: Collection[int]) -> int:
+    """Return the index from which on a round is not searched, as far as the nonces tell that were kept of it.
+
+    Args:
+        kept: by whatever search of the round. A big node chose them: the largest counts up to three times the
+            middle one, and if that leaves less than half of all nonces they count not at all.
+    """
+    with _ADDING:
+        nonces = sorted(kept)
+    if len(nonces) < _FEW:
+        return 0
+    node, count = node_round.stride
+    middle, largest, last = (
+        (nonce - node) // count
+        for nonce in (nonces[len(nonces) // 2], nonces[-1], node_round.proof.max_nonce)
+    )
+    found = min(largest, 3 * middle) + 1
+    return found if found < last // 2 else 0
+
+
 @dataclass(frozen=True, slots=True)
 class PageCheck:
     """Checks the pages of one search."""

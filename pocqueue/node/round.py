@@ -79,6 +79,8 @@ class SearchRequest(BaseModel):
     gpu_count: int
     #: Seconds of its window.
     window_s: float = 3600.0
+    #: For so many seconds of it the receiver takes what is found; None: for all of them.
+    stage_s: float | None = None
     #: Unix time at which that closes; for the next run of this program. This one has `left_s`.
     deadline_s: float
     #: What a big node searches with.
@@ -94,15 +96,28 @@ class SearchRequest(BaseModel):
         self._closes_at = time.monotonic() + min(self.deadline_s - time.time(), self.window_s)
 
     @classmethod
-    def begin(cls, node_round: NodeRound, window_s: float) -> SearchRequest:
+    def begin(
+        cls, node_round: NodeRound, window_s: float, stage_s: float | None = None
+    ) -> SearchRequest:
         """Return a search on one GPU whose window begins now."""
-        deadline_s = time.time() + window_s
-        return cls(round=node_round, gpu_count=1, window_s=window_s, deadline_s=deadline_s)
+        return cls(
+            round=node_round,
+            gpu_count=1,
+            window_s=window_s,
+            stage_s=stage_s,
+            deadline_s=time.time() + window_s,
+        )
 
     @property
     def left_s(self) -> float:
         """Seconds until its window closes; below 0 afterwards."""
         return self._closes_at - time.monotonic()
+
+    @property
+    def taken_s(self) -> float:
+        """Seconds for which what is found is still taken; below 0 afterwards."""
+        beyond_s = 0.0 if self.stage_s is None else self.window_s - self.stage_s
+        return self.left_s - max(0.0, beyond_s)
 
     @property
     def is_forgotten(self) -> bool:

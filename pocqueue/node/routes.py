@@ -66,7 +66,7 @@ def node_router(settings: NodeSettings, service: NodeService) -> APIRouter:
         warnings = [] if node_round is None else node_round.notes()
         for warning in warnings:
             logger.warning("A round was asked for: %s.", warning)
-        return {"status": "OK", "pow_status": await service.status(), "warnings": warnings}
+        return {"status": "OK", "pow_status": await service.report.status(), "warnings": warnings}
 
     @post("/init", "Take a round", 400, 422)
     async def init(body: InitBody) -> Any:
@@ -127,7 +127,7 @@ def node_router(settings: NodeSettings, service: NodeService) -> APIRouter:
     @proof.get("/status", summary="Show how the node stands", responses=errors(503))
     async def status() -> PowStatus:
         """Say how the node stands."""
-        return PowStatus(**await service.status())
+        return PowStatus(**await service.report.status())
 
     @node.get("/api/v1/state", summary="Show what the machine does")
     async def state() -> StateAnswer:
@@ -145,7 +145,7 @@ def node_router(settings: NodeSettings, service: NodeService) -> APIRouter:
     @node.get("/readyz", summary="The same, for load balancers", responses=errors(503))
     async def health() -> OkAnswer:
         """Say whether the node can work."""
-        if reason := service.unhealthy:
+        if reason := service.report.unhealthy:
             raise EngineUnavailable(reason)
         return OkAnswer()
 
@@ -157,7 +157,7 @@ def node_router(settings: NodeSettings, service: NodeService) -> APIRouter:
     )
     async def metrics() -> Any:
         """Return the node's figures in the text format of Prometheus."""
-        return Response(await service.render_metrics(), media_type=CONTENT_TYPE_LATEST)
+        return Response(await service.report.metrics(), media_type=CONTENT_TYPE_LATEST)
 
     router = APIRouter()
     router.include_router(proof)

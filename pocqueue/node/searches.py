@@ -31,6 +31,7 @@ from pocqueue.node.dispatcher import Dispatcher
 from pocqueue.node.engine_host import EngineHost
 from pocqueue.node.follower import Follower
 from pocqueue.node.messages import Session
+from pocqueue.node.page_check import first_unsearched
 from pocqueue.node.round import NodeRound, SearchRequest
 from pocqueue.node.sources import EngineSource, QueueSource, RemoteSource, Source
 from pocqueue.node.spot_check import SpotCheck, other_model
@@ -107,7 +108,9 @@ class Searches:
         try:
             await asyncio.to_thread(self.trust.check, client.url)
             # Before it is asked for: what the big node calls the end of its window must not be earlier.
-            request = SearchRequest.begin(node_round, self.delegation.window_seconds)
+            # Proofs that are signed are taken as long as the window lasts.
+            stage_s = None if node_round.proof.is_signed else self.delegation.stage_seconds
+            request = SearchRequest.begin(node_round, self.delegation.window_seconds, stage_s)
             started = await client.start(node_round.start_body())
         except BaseException:
             await client.close()
@@ -149,12 +152,14 @@ class Searches:
             source = EngineSource(self.engine, request)
         elif self.local_work == "queue":
             backend = await asyncio.to_thread(self.backend)
+            kept = await self._nonces_kept(node_round)
             source = await asyncio.to_thread(
                 QueueSource.start,
                 backend,
                 node_round,
                 window_s=window_s,
                 any_model=self.delegation.any_model,
+                first_index=await asyncio.to_thread(first_unsearched, node_round, kept),
             )
         else:
             raise NodeStateError(
@@ -162,6 +167,11 @@ class Searches:
                 "DELEGATION_AUTH_TOKEN, or POCQUEUE_NODE_WORK=engine or queue"
             )
         return await self._open(source, request)
+
+    def delegates(self, node_round: NodeRound | None) -> bool:
+        """Say whether a big node searches a round, or any; one may name a big node of its own."""
+        has_own = node_round is not None and node_round.own_big_node is not None
+        return has_own or self.delegation.is_delegating
 
     async def has_gpus(self) -> bool:
         """Say whether there is something to search with now; a big node is taken to have it."""

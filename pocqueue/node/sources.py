@@ -160,9 +160,18 @@ class QueueSource(Source):
 
     @classmethod
     def start(
-        cls, backend: Backend, node_round: NodeRound, *, window_s: float, any_model: bool
+        cls,
+        backend: Backend,
+        node_round: NodeRound,
+        *,
+        window_s: float,
+        any_model: bool,
+        first_index: int = 0,
     ) -> QueueSource:
         """Start the round.
+
+        Args:
+            first_index: of its nonces: those before it are searched.
 
         Raises:
             NoLiveGpu, ModelConflict, InvalidRound, StoreError: see the classes.
@@ -173,7 +182,7 @@ class QueueSource(Source):
         draft, notes = fitted(draft, gpus, info)
         for text in filter(None, [warning, *notes]):
             logger.warning("LOCAL node %d: %s", node_round.node_id, text)
-        round_id = backend.store.create(decided(draft, info))
+        round_id = backend.store.create(decided(draft, info), first_index=first_index)
         return cls(backend, round_id, num_serving(gpus, backend.store.status(round_id).spec))
 
     @override
@@ -221,7 +230,8 @@ class EngineSource(Source):
         wanted = self.request.round
         if self.is_stopped or self.request.left_s <= 0:
             return self._end(cursor)
-        nonces, behind = self._next(int(cursor or 0))
+        # In a thread: all that was kept is gone through once.
+        nonces, behind = await asyncio.to_thread(self._next, int(cursor or 0))
         if not nonces:
             return Page(cursor, [], over=True, status="every nonce of this node is searched")
         values = await self.engine.values(wanted, nonces)

@@ -156,6 +156,8 @@ class DelegationSettings(EnvSettings):
     """how far artifacts of the big node may be from those of the small one's engine, as `pocqueue calibrate --proof artifact` measures it for a pool; unset: the round's own threshold"""
     p_mismatch: float | None = Field(default=None, gt=0, lt=1)
     """share of honest artifacts that are farther apart than that; 0.01 or less finds small cheats. Unset: the round's own"""
+    stage_seconds: float = Field(default=190.0, gt=0, le=3600)
+    """seconds for which the chain takes the artifacts of a round, from its start on: 35 blocks. What a big node found is sent before that is over, judged or not"""
     fallback: Literal["none", "local"] = "none"
     """what the small node does when the big one is away or cheats: `none` or `local` work"""
 

@@ -222,7 +222,7 @@ def test_settings_that_docker_fixes_reach_every_container(
         f"DELEGATION_{name}"
         for name in (
             *("URL", "POLL_SECONDS", "FALLBACK", "RUNTIME", "DTYPE", "TLS_CA"),
-            *("DIST_THRESHOLD", "P_MISMATCH"),
+            *("DIST_THRESHOLD", "P_MISMATCH", "STAGE_SECONDS"),
         )
     }
     both = {f"DELEGATION_{name}" for name in ("AUTH_TOKEN", "WINDOW_SECONDS", "ANY_MODEL")}

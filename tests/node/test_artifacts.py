@@ -77,8 +77,8 @@ async def test_artifacts_of_each_source_arrive(
             # What was found by the stop is still read.
             await until(lambda: node.current is not None and node.current.over)
             await shows(node, status="STOPPED", waiting=0, refused=0, error=None)
-            total = (await node.status())["total_nonces"]
-            assert "pocqueue_node_signed_total 0.0" in (await node.render_metrics()).decode()
+            total = (await node.report.status())["total_nonces"]
+            assert "pocqueue_node_signed_total 0.0" in (await node.report.metrics()).decode()
     assert check_arrived(receiver, range(4, 2**31, 6)) == total
 
 
@@ -143,9 +143,9 @@ async def test_a_request_for_the_same_artifacts_changes_nothing(
     engine = FakeEngine(artifact_of)
     async with node_at_work(settings_for(), work="engine", engine=engine) as node:
         await node.generate(artifact_round(receiver.url))
-        before = (await node.status())["session_id"]
+        before = (await node.report.status())["session_id"]
         await node.generate(artifact_round(receiver.url, dist_threshold=0.2, p_mismatch=0.3))
-        assert (await node.status())["session_id"] == before
+        assert (await node.report.status())["session_id"] == before
         await node.generate(artifact_round(receiver.url, k_dim=K_DIM + 1))
-        assert (await node.status())["session_id"] != before
+        assert (await node.report.status())["session_id"] != before
         await asyncio.wait_for(node.stop(), 60)

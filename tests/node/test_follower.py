@@ -21,12 +21,13 @@ from pocqueue.node.messages import Origin
 from pocqueue.node.metrics import NodeMetrics
 from pocqueue.node.outbox import Outbox
 from pocqueue.node.pauses import Pauses
-from pocqueue.node.round import NodeRound
+from pocqueue.node.round import NodeRound, SearchRequest
 from pocqueue.node.signing import verify_body
 from pocqueue.node.sources import Page, Source
 from pocqueue.node.spot_check import SpotCheck
 from pocqueue.rounds.store import KEEP_ENDED_MS
 from pocqueue.settings import DelegationSettings
+from tests.support.artifacts import artifact_batch, artifact_round, received_artifacts
 from tests.support.fake_engine import FakeEngine
 from tests.support.fixtures import SettingsFactory
 from tests.support.node import (
@@ -115,11 +116,12 @@ def follow(
     left_s: float = 0.0,
     on_lost: Callable[[Follower], Any] | None = None,
     spot_check: SpotCheck | None = None,
+    request: SearchRequest | None = None,
 ) -> Follower:
     """Begin to follow a search whose window closes in so many seconds."""
     follower = Follower(
         source,
-        make_request(node_round, left_s=left_s),
+        request or make_request(node_round, left_s=left_s),
         Dispatcher(outbox, KEY, NodeMetrics()),
         spot_check=spot_check,
         on_lost=on_lost,
@@ -412,11 +414,23 @@ async def test_a_page_is_not_held_for_ever(
     source = ScriptedSource(page("1", batch(*range(2000))))
     follower = follow(source, outbox, spot_check=slow_check)
     await until(lambda: outbox.counts().waiting == 2)
-    assert "the window is over before 2,000 nonces could be judged: sent" in caplog.text
+    assert "the time is over before 2,000 nonces could be judged: sent" in caplog.text
     judged.set()
     source.script.append(page("2", over=True))
     await until(lambda: follower.is_done)
     assert (follower.fraud is not None, state(outbox), outbox.counts().held) == (True, "fraud", 2)
+
+
+async def test_a_page_is_held_while_it_is_still_taken(
+    outbox: TroubledOutbox, slow_check: SpotCheck
+) -> None:
+    """A chain takes artifacts for a stage, which is over long before the window."""
+    request = SearchRequest.begin(artifact_round(), window_s=330.0, stage_s=0.001)
+    page = Page("1", [received_artifacts(artifact_batch(0, 1, node_id=0))], over=False)
+    follower = follow(ScriptedSource(page), outbox, spot_check=slow_check, request=request)
+    await until(lambda: outbox.counts().waiting == 1)
+    assert request.left_s > 0
+    await follower.close()
 
 
 @pytest.mark.parametrize("is_only_copy", [False, True])

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import threading
 import time
+from functools import partial
 from typing import Any
 
 import pytest
@@ -65,7 +66,7 @@ def sent(chain: Receiver) -> list[int]:
 
 
 async def word(service: NodeService) -> str:
-    return str((await service.status())["status"])
+    return str((await service.report.status())["status"])
 
 
 # Delegated
@@ -80,7 +81,7 @@ async def test_a_round_on_our_big_node(
         async with node_at_work(settings_for(), delegating(url)) as node:
             assert await word(node) == "STOPPED"
             await node.generate(make_round(chain.url))
-            status = await node.status()
+            status = await node.report.status()
             seed = {"status": "GENERATING", "is_model_initialized": True}
             seed |= {"delegation_mode": True, "gpu_count": 2}
             assert seed.items() <= status.items()
@@ -113,7 +114,7 @@ async def test_a_round_on_a_legacy_big_node(settings_for: SettingsFactory, chain
         await until(lambda: len(sent(chain)) == 5)
         assert sent(chain) == [0, 1, 2, 3, 4]
         assert big.stopped == ["old-1"]
-        assert TOKEN not in str(await node.status())
+        assert TOKEN not in str(await node.report.status())
 
 
 async def test_same_round_again_changes_nothing(settings_for: SettingsFactory) -> None:
@@ -127,7 +128,7 @@ async def test_same_round_again_changes_nothing(settings_for: SettingsFactory) -
         await node.generate(make_round(block_hash="block-2"))
         assert big.started == 2
         await until(lambda: big.stopped == ["old-1"])
-        status = await node.status()
+        status = await node.report.status()
         assert (status["block_hash"], status["session_id"]) == ("block-2", "old-2")
         await node.init(make_round(block_hash="block-2"))
         assert await word(node) == "GENERATING"
@@ -149,11 +150,11 @@ async def test_what_cannot_start(settings_for: SettingsFactory) -> None:
                 await node.generate(make_round())
             assert str(caught.value) == "Failed to start delegation session: Invalid auth token"
             assert caught.value.status == 400
-            status = await node.status()
+            status = await node.report.status()
             assert (status["status"], status["error"]) == ("IDLE", str(caught.value))
             ours = {"delegation_url": big.url, "delegation_auth_token": TOKEN}
             await node.generate(make_round(block_hash="block-2", **ours))
-            assert (await node.status())["error"] is None
+            assert (await node.report.status())["error"] is None
 
 
 async def test_a_session_that_is_known_already(settings_for: SettingsFactory) -> None:
@@ -182,10 +183,10 @@ async def test_a_big_node_that_goes_away(settings_for: SettingsFactory, chain: R
         await away.aclose()
 
         async def has_error() -> bool:
-            return (await node.status())["error"] is not None
+            return (await node.report.status())["error"] is not None
 
         await until(has_error)
-        status = await node.status()
+        status = await node.report.status()
         assert status["status"] == "GENERATING"
         assert status["error"].startswith("Connection refused. Check that")
         await node.stop()
@@ -213,7 +214,7 @@ async def test_fraud_ends_a_session(settings_for: SettingsFactory, chain: Receiv
         chain.gate.set()
         await shows(node, held=1)
         assert sent(chain) == [0]
-        status = await node.status()
+        status = await node.report.status()
         assert (status["status"], status["fraud_detected"]) == ("STOPPED", True)
         assert status["error"] == "a batch is of another round (block 'other')"
 
@@ -238,14 +239,14 @@ async def test_local_work_takes_over_after_fraud(
         await until(lambda: engine.batches)
         big.failures = iter([503] * 10_000)
         await shows(node, delegation_mode=False)
-        status = await node.status()
+        status = await node.report.status()
         assert status["delegation_mode"] is False
         assert status["error"].startswith("The big node's session was fraud: ")
         assert "recomputed nonces are invalid" in status["error"]
         # Its page was not sent, nor signed: the sample is judged before that.
         assert status["outbox"]["held"] == 0
         chain.gate.set()
-        families = text_string_to_metric_families((await node.render_metrics()).decode())
+        families = text_string_to_metric_families((await node.report.metrics()).decode())
         values = {s.name: s.value for family in families for s in family.samples}
         assert values["pocqueue_node_fraud_total"] == 1
         assert values["pocqueue_node_sampled_nonces_total"] > 0
@@ -262,9 +263,40 @@ async def test_local_work_takes_over_a_lost_session(
         await node.generate(make_round(chain.url))
         big.failures = iter([404] * 10_000)
         await until(lambda: len(sent(chain)) > 20)
-        status = await node.status()
+        status = await node.report.status()
         assert (status["delegation_mode"], status["status"]) == (False, "GENERATING")
         assert status["error"] == "The big node's session ended early: Session not found"
+
+
+async def test_queues_that_take_over_go_on_where_the_big_node_stood(
+    backend: Backend, settings_for: SettingsFactory, chain: Receiver
+) -> None:
+    """What was kept is not searched again; so it is when the node's own round is lost, too."""
+    live_gpus(backend)
+    delegation = partial(delegating, fallback="local")
+    async with (
+        legacy_big_node() as big,
+        node_at_work(settings_for(), delegation(big.url), work="queue") as node,
+    ):
+        big.pages.append([batch(*range(0, 400, 2))])
+        await node.generate(make_round(chain.url))
+        await until(lambda: len(sent(chain)) == 200)
+        big.failures = iter([404] * 10_000)
+        found = list(range(0, 400, 2))
+        for _ in range(2):
+            await until(backend.store.active_ids)
+            [round_id] = backend.store.active_ids()
+            await shows(node, session_id=round_id)
+            work = Gpus(backend, round_id)
+            for _ in range(3):
+                await asyncio.to_thread(work.batch)
+            assert work.nonces[0] == found[-1] + 1
+            found += work.nonces
+            await until(lambda: len(sent(chain)) == len(found))  # noqa: B023
+            backend.store.close(round_id, RoundState.STOPPED, "by hand")
+            await shows(node, status="STOPPED")
+            await node.generate(make_round(chain.url))
+        assert sent(chain) == found
 
 
 async def test_a_fallback_at_the_start(settings_for: SettingsFactory, chain: Receiver) -> None:
@@ -272,7 +304,7 @@ async def test_a_fallback_at_the_start(settings_for: SettingsFactory, chain: Rec
     away = delegating("http://127.0.0.1:9", fallback="local")
     async with node_at_work(settings_for(), away, work="engine") as node:
         await node.generate(make_round(chain.url))
-        status = await node.status()
+        status = await node.report.status()
         assert (status["status"], status["delegation_mode"]) == ("GENERATING", False)
         assert status["error"].startswith("Failed to start delegation session: Connection refused.")
         await until(lambda: len(sent(chain)) > 20)
@@ -288,19 +320,21 @@ async def test_a_round_with_an_engine(settings_for: SettingsFactory, chain: Rece
     engine = FakeEngine()
     async with node_at_work(settings_for(), engine=engine) as node:
         await node.generate(make_round(chain.url, params={"model": "twin", "dim": 16}))
-        assert {"delegation_mode": False, "gpu_count": 1}.items() <= (await node.status()).items()
+        assert {"delegation_mode": False, "gpu_count": 1}.items() <= (
+            await node.report.status()
+        ).items()
         await until(lambda: len(sent(chain)) > 50)
         await node.validate_phase()
         assert await word(node) == "VALIDATING"
         kept = sent(chain)[:20]
         assert kept == valid_below(1.0, range(100))[:20]
-        first = (await node.status())["session_id"]
+        first = (await node.report.status())["session_id"]
         num_batches = len(engine.batches)
         await node.generate()
         await until(lambda: len(engine.batches) > num_batches + 1)
         computed = [nonce for batch in engine.batches for nonce in batch]
         assert all(computed.count(nonce) == 1 for nonce in kept)
-        status = await node.status()
+        status = await node.report.status()
         assert status["status"] == "GENERATING"
         assert status["session_id"] != first
         with pytest.raises(ModelConflict, match="dim 1792"):
@@ -327,12 +361,12 @@ async def test_a_round_has_one_window(settings_for: SettingsFactory, chain: Rece
     async with node_at_work(settings_for(), DelegationSettings(window_seconds=0.3)) as node:
         await node.generate(make_round(chain.url))
         await shows(node, status="STOPPED")
-        session_id = (await node.status())["session_id"]
+        session_id = (await node.report.status())["session_id"]
         await node.generate(make_round(chain.url))
-        status = await node.status()
+        status = await node.report.status()
         assert (status["status"], status["session_id"]) == ("STOPPED", session_id)
         await node.generate(make_round(chain.url, block_hash="block-2"))
-        assert (await node.status())["session_id"] != session_id
+        assert (await node.report.status())["session_id"] != session_id
 
 
 @pytest.mark.parametrize("step_s", [4000.0, -4000.0])
@@ -345,10 +379,10 @@ async def test_a_clock_that_is_set(
         await node.generate(make_round(chain.url))
         await until(lambda: sent(chain))
         monkeypatch.setattr(time, "time", lambda: now() + step_s)
-        before = await node.status()
+        before = await node.report.status()
         await until(lambda: len(sent(chain)) > before["total_nonces"] + 20)
         await node.generate(make_round(chain.url))
-        after = await node.status()
+        after = await node.report.status()
         assert (after["status"], after["session_id"]) == ("GENERATING", before["session_id"])
         assert len(sent(chain)) == len(set(sent(chain)))
 
@@ -375,7 +409,7 @@ async def test_a_round_that_ended_a_moment_early_has_had_its_window(
         big.ends = True
         await node.generate(make_round())
         await shows(node, status="STOPPED")
-        assert (await node.status())["error"] is None
+        assert (await node.report.status())["error"] is None
         await node.generate(make_round())
         assert await word(node) == "STOPPED"
         assert big.started == 1
@@ -448,7 +482,7 @@ async def test_an_engine_that_cannot_be_loaded(settings_for: SettingsFactory) ->
     async with node_at_work(settings_for(), host=EngineHost(settings_for(), load)) as node:
         with pytest.raises(EngineUnavailable, match="no such model"):
             await node.generate(make_round())
-        assert node.unhealthy == "The engine of this node cannot be used: no such model"
+        assert node.report.unhealthy == "The engine of this node cannot be used: no such model"
         with pytest.raises(EngineUnavailable, match="no such model"):
             await node.validate(received(batch(0)))
         await node.stop()
@@ -463,8 +497,8 @@ async def test_an_engine_that_cannot_be_loaded(settings_for: SettingsFactory) ->
         ) as node,
     ):
         await node.generate(make_round())
-        assert node.unhealthy is None
-        assert "no such model" in (await node.status())["error"]
+        assert node.report.unhealthy is None
+        assert "no such model" in (await node.report.status())["error"]
 
 
 async def test_a_round_on_the_queues(
@@ -476,7 +510,7 @@ async def test_a_round_on_the_queues(
             await node.generate(make_round(chain.url))
         live_gpus(backend, 2)
         await node.generate()
-        status = await node.status()
+        status = await node.report.status()
         assert (status["gpu_count"], status["delegation_mode"]) == (2, False)
         work = Gpus(backend, status["session_id"])
         await asyncio.to_thread(work.batch)
@@ -492,12 +526,12 @@ async def test_a_round_of_its_own_gpus_that_ends_early(
     live_gpus(backend)
     async with node_at_work(settings_for(), work="queue") as node:
         await node.generate(make_round(chain.url))
-        first = (await node.status())["session_id"]
+        first = (await node.report.status())["session_id"]
         backend.store.close(first, RoundState.EXPIRED, "")
         await shows(node, status="STOPPED")
-        assert "'expired') 3" in str((await node.status())["error"])
+        assert "'expired') 3" in str((await node.report.status())["error"])
         await node.generate(make_round(chain.url))
-        status = await node.status()
+        status = await node.report.status()
         assert (status["status"], status["error"]) == ("GENERATING", None)
         assert status["session_id"] != first
 
@@ -516,7 +550,7 @@ async def test_a_search_goes_on_after_a_restart(
         work = "auto" if origin == "delegation" else origin
         async with node_at_work(settings_for(), delegation, work=work) as node:
             await node.generate(make_round(chain.url))
-            session_id = (await node.status())["session_id"]
+            session_id = (await node.report.status())["session_id"]
             gpus = Gpus(backend, session_id) if origin != "engine" else None
             if gpus is not None:
                 await asyncio.to_thread(gpus.batch)
@@ -525,12 +559,12 @@ async def test_a_search_goes_on_after_a_restart(
             gpus.batch()
         before = len(sent(chain))
         async with node_at_work(settings_for(), delegation, work=work) as node:
-            status = await node.status()
+            status = await node.report.status()
             assert (status["status"], status["session_id"]) == ("GENERATING", session_id)
             assert status["block_hash"] == "block-1"
             await until(lambda: len(sent(chain)) > before)
             await node.generate(make_round(chain.url))
-            assert (await node.status())["session_id"] == session_id
+            assert (await node.report.status())["session_id"] == session_id
             await node.stop()
             await shows(node, status="STOPPED")
             await shows(node, waiting=0)
@@ -552,7 +586,7 @@ async def test_the_last_of_several_rounds_goes_on(settings_for: SettingsFactory)
             outbox.open_session("spoilt", "delegation", "{}")
             outbox.open_session("verdict-1", "engine", "{}")
         async with node_at_work(settings, delegating(big.url)) as node:
-            assert (await node.status())["block_hash"] == "block-2"
+            assert (await node.report.status())["block_hash"] == "block-2"
             await until(lambda: big.stopped == ["old-1"])
         with Outbox(settings.state_dir / OUTBOX_NAME) as outbox:
             found = [outbox.session(name) for name in ("old-2", "spoilt", "verdict-1")]
@@ -585,7 +619,7 @@ async def test_a_search_of_long_ago_is_read_to_its_end(
         soon = delegating(url, window_seconds=0.3)
         async with node_at_work(settings, soon) as node:
             await node.generate(make_round(chain.url))
-            session_id = (await node.status())["session_id"]
+            session_id = (await node.report.status())["session_id"]
         Gpus(backend, session_id).batch()
         deadline_ms = int(
             backend.client.hget(Keys.of_round(session_id, "round"), "created_ms") or 0
@@ -657,7 +691,7 @@ async def test_metrics_are_readable(settings_for: SettingsFactory, chain: Receiv
         await shows(node, status="STOPPED")
 
         async def read() -> dict[str, Any]:
-            text = (await node.render_metrics()).decode()
+            text = (await node.report.metrics()).decode()
             samples = [
                 one for family in text_string_to_metric_families(text) for one in family.samples
             ]

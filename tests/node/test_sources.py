@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Iterable
 
 import pytest
 from aiohttp import web
+from typing_extensions import override
 
 from pocqueue.delegation.client import DelegationClient
 from pocqueue.errors import (
@@ -19,6 +22,7 @@ from pocqueue.errors import (
     StoreUnavailable,
     UnknownRound,
 )
+from pocqueue.node.page_check import first_unsearched
 from pocqueue.node.sources import EngineSource, QueueSource, RemoteSource, is_final, is_refused
 from pocqueue.poc.nonces import MAX_NONCE
 from pocqueue.rounds.backend import Backend
@@ -167,6 +171,47 @@ async def test_what_was_kept_is_not_computed_again(settings_for: SettingsFactory
     last = await source.read(str(MAX_NONCE // 3))
     assert (last.over, last.batches) == (True, [])
     await host.close()
+
+
+class _Kept(set[int]):
+    """Notes which threads look into it."""
+
+    def __init__(self, nonces: Iterable[int]) -> None:
+        super().__init__(nonces)
+        self.threads: set[int] = set()
+
+    @override
+    def __contains__(self, nonce: object) -> bool:
+        self.threads.add(threading.get_ident())
+        return super().__contains__(nonce)
+
+
+async def test_what_was_kept_is_looked_through_beside_the_event_loop(
+    settings_for: SettingsFactory,
+) -> None:
+    """There may be hundreds of thousands, and others are served meanwhile."""
+    host = host_of(settings_for(), FakeEngine())
+    host.start()
+    source = EngineSource(host, make_request())
+    source.kept = kept = _Kept(range(1000))
+    assert (await source.read("")).cursor == "1010"
+    assert kept.threads
+    assert threading.get_ident() not in kept.threads
+    await host.close()
+
+
+@pytest.mark.parametrize(
+    ("kept", "index"),
+    [
+        (range(1, 301, 3), 100),
+        (range(1, 3001, 300), 0),
+        ([*range(1, 301, 3), 3 * 10**9 + 1], 3 * 50 + 1),
+        (range(9 * 10**18 - 300 + 1, 9 * 10**18, 3), 0),
+    ],
+)
+def test_how_far_a_round_is_searched(kept: Iterable[int], index: int) -> None:
+    """As far as the nonces reach, unless they are few, or too far for a round to get there."""
+    assert first_unsearched(make_round(node_id=1, node_count=3), set(kept)) == index
 
 
 async def test_an_engine_that_fails(settings_for: SettingsFactory) -> None:

@@ -95,7 +95,7 @@ async def round_of(
     await until(lambda: not big.pages)
     await node.stop()
     await shows(node, poll_lag_seconds=None, waiting=0)
-    return await node.status()
+    return await node.report.status()
 
 
 #: Engines of one kind and of two: what the operator says, and what the big node computes.
@@ -181,7 +181,7 @@ async def test_claims_of_another_engine(
             await node.generate(make_round(chain.url))
         assert all(name in str(caught.value) for name in named)
         assert big.stopped == ["old-1"]
-        status = await node.status()
+        status = await node.report.status()
         assert (status["error"], status["distrusted"]) == (str(caught.value), [])
         big.claims = {}
         await node.generate()
@@ -214,7 +214,7 @@ async def test_claims_of_another_engine_while_ours_is_loaded(
         assert chain.accepted == []
         loaded.set()
         await shows(node, delegation_mode=False)
-        assert "this node expects 'twin'" in (await node.status())["error"]
+        assert "this node expects 'twin'" in (await node.report.status())["error"]
         await until(lambda: big.stopped == ["old-1"])
 
 
@@ -239,7 +239,7 @@ async def test_a_page_waits_for_its_sample(settings_for: SettingsFactory, chain:
         await node.generate(make_round(chain.url))
         await until(lambda: not big.pages)
         await asyncio.sleep(0.1)
-        status = await node.status()
+        status = await node.report.status()
         assert (status["total_nonces"], status["outbox"]["waiting"]) == (0, 0)
         assert chain.accepted == []
         judged.set()
@@ -256,7 +256,9 @@ async def test_a_page_has_a_bound(settings_for: SettingsFactory, chain: Receiver
         await node.generate(make_round(chain.url))
         await until(lambda: big.stopped == ["old-1"])
         await shows(node, status="STOPPED", fraud_detected=False, total_nonces=0)
-        assert "400,001 nonces at once; allowed are 400,000" in (await node.status())["error"]
+        assert (
+            "400,001 nonces at once; allowed are 400,000" in (await node.report.status())["error"]
+        )
         big.pages.append([batch(0)])
         await node.generate()
         await until(lambda: nonces_in(chain.accepted) == [0])
@@ -275,10 +277,10 @@ async def test_a_cheat_is_not_used_again(settings_for: SettingsFactory, chain: R
             for wanted in (make_round(chain.url), make_round(chain.url, block_hash="block-2")):
                 with pytest.raises(DelegationError, match="it cheated"):
                     await node.generate(wanted)
-            status = await node.status()
+            status = await node.report.status()
             assert f"pocqueue node trust clear {big.url}" in status["error"]
         async with node_at_work(settings, delegating(big.url.upper() + "/")) as node:
-            assert (await node.status())["distrusted"] == [big.url]
+            assert (await node.report.status())["distrusted"] == [big.url]
             with pytest.raises(DelegationError, match="it cheated"):
                 await node.generate(make_round(chain.url))
             assert big.started == 1
@@ -287,7 +289,7 @@ async def test_a_cheat_is_not_used_again(settings_for: SettingsFactory, chain: R
             big.pages.append([batch(0)])
             await node.generate()
             await until(lambda: nonces_in(chain.accepted) == [0])
-            assert (await node.status())["distrusted"] == []
+            assert (await node.report.status())["distrusted"] == []
 
 
 @pytest.mark.parametrize("fallback", ["none", "local"])
@@ -310,12 +312,12 @@ async def test_a_session_that_ends_early(
         await node.generate(make_round(chain.url))
         if fallback == "local":
             await until(lambda: len(nonces_in(chain.accepted)) > 320)
-            status = await node.status()
+            status = await node.report.status()
             assert (status["status"], status["delegation_mode"]) == ("GENERATING", False)
             assert status["error"].startswith("The big node's session ended early: Session over (")
         else:
             await shows(node, status="STOPPED")
-            status = await node.status()
+            status = await node.report.status()
             assert (
                 "before the end of its window, although nobody here stopped it" in status["error"]
             )

@@ -103,14 +103,14 @@ class Client:
 
 
 class Work:
-    """Does the GPUs' work on a session: every batch of 10 nonces has valid ones, from 0 on."""
+    """Does the GPUs' work on a session: every batch of 10 nonces has valid ones, from its first index on."""
 
     def __init__(self, backend: Backend, session_id: str) -> None:
         self.backend = backend
         self.session_id = session_id
         self.nonces: list[int] = []
         self._out: AssignedRange = assign(backend.store, session_id, 1_000_000)
-        self._next = 0
+        self._next = self._out.start
 
     def batch(self, num_valid: int = 2) -> None:
         """Commit one more batch."""

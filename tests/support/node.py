@@ -265,7 +265,7 @@ async def shows(service: NodeService, **fields: object) -> None:
     """Wait until the status, or its part about the outbox, shows these fields."""
 
     async def is_shown() -> bool:
-        status = await service.status()
+        status = await service.report.status()
         return bool(fields.items() <= (status | status["outbox"]).items())
 
     await until(is_shown)
