@@ -1,7 +1,7 @@
 """Errors of provisioning, each with the code that the command leaves with.
 
 DeployError (1)
-├── ConfError (2)
+├── BadUsage (2): ConfError
 ├── Unreachable, HostKeyUnknown, HostKeyChanged
 ├── Locked (3)
 ├── StepFailed, OutcomeUnknown
@@ -31,6 +31,12 @@ class DeployError(PocqueueError):
     exit_code = 1
 
 
+class BadUsage(DeployError):
+    """A command is asked for something that it cannot do as it is asked; nothing was done."""
+
+    exit_code = 2
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """What is wrong with one field of a conf file."""
@@ -48,14 +54,12 @@ class Problem:
         return f"{place}{self.text}"
 
 
-class ConfError(DeployError, ValueError):
+class ConfError(BadUsage, ValueError):
     """A conf file cannot be used; every problem that was found is in the message.
 
     Attributes:
         problems: at least one.
     """
-
-    exit_code = 2
 
     def __init__(self, path: Path, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)

@@ -67,6 +67,7 @@ class Server:
         commands: every line that it was given, in order.
         inputs: what commands read, in the order of their ends.
         sftp_full: SFTP writes nothing any more.
+        before: words before every command.
         max_sessions: at once on one connection, as sshd's MaxSessions.
     """
 
@@ -76,6 +77,7 @@ class Server:
     inputs: list[bytes] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     sftp_full: bool = False
+    before: tuple[str, ...] = ()
     max_sessions: int = 10
     port: int = 0
     num_connections: int = 0
@@ -205,7 +207,7 @@ class Server:
             process.exit(fault.instead)
             return
         child = await asyncio.create_subprocess_exec(
-            *("sh", "-c", line),
+            *(*self.before, "sh", "-c", line),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

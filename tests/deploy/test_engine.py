@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import stat
 from collections.abc import AsyncIterator, Sequence
@@ -14,11 +13,9 @@ import pytest
 import pytest_asyncio
 from typing_extensions import override
 
-from pocqueue.deploy import words
 from pocqueue.deploy.engine import (
     Host,
     LocalFile,
-    NotYet,
     Plan,
     Step,
     Upload,
@@ -28,11 +25,11 @@ from pocqueue.deploy.engine import (
 from pocqueue.deploy.errors import DeployError, OutcomeUnknown, StepFailed, UnsafeDisk
 from pocqueue.deploy.journal import Journal, Undo
 from pocqueue.deploy.log import Log
-from pocqueue.deploy.remote_job import Job
 from pocqueue.deploy.report import plan_lines
-from pocqueue.deploy.words import Command, Redactor, Secret
+from pocqueue.deploy.words import Redactor, Secret
 from tests.deploy.confs import PASSWORD, conf
 from tests.deploy.server import Fault, Server, connected, serving
+from tests.deploy.steps_of_tests import HasFile, tree, with_make_script
 
 SECRET = Secret("KEYRING_PASSWORD", PASSWORD)
 
@@ -76,62 +73,10 @@ async def at(server: Server, folder: Path) -> AsyncIterator[Here]:
         yield Here(Host(node, connection, out, journal, str(server.root / "state")), console)
 
 
-@dataclass(frozen=True)
-class HasFile:
-    """A file is there; made by a command that notes each of its runs."""
-
-    file: str
-    phase: int = 0
-    by_job: bool = False
-    is_final: bool = False
-    makes: bool = True
-    exit_code: int = 0
-    needs: str = ""
-
-    @property
-    def name(self) -> str:
-        return f"file {self.file}"
-
-    async def look(self, host: Host) -> bool:
-        names = (await host.connection.look(Command(("ls",)))).stdout.split()
-        if self.needs and self.needs not in names:
-            raise NotYet(f"until {self.needs} is there")
-        return self.file in names
-
-    def told(self, facts: bool) -> str:
-        return "there" if facts else "missing"
-
-    def is_done(self, facts: bool) -> bool:
-        return facts
-
-    def plan(self, facts: bool) -> Plan:
-        command = Command((self.file, str(int(self.makes)), str(self.exit_code)), script="make")
-        return Plan(
-            f"make {self.file}",
-            (Job(f"{self.phase}-{self.file}", command) if self.by_job else command,),
-            (Undo(self.name, "remove it", "unmake", (self.file,)),),
-            is_final=self.is_final,
-            notes={"noted": {"file": self.file}},
-        )
-
-
 @pytest.fixture(autouse=True)
 def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A script for tests beside ours."""
-    real = words.script
-    make = 'echo "$1" >> runs; echo "making $1"; [ "$2" = 0 ] || touch "$1"; exit "$3"\n'
-    fake = lambda name: make if name == "make" else real(name)  # noqa: E731
-    monkeypatch.setattr(words, "script", fake)
-    monkeypatch.setattr("pocqueue.deploy.remote_job.script", fake)
-
-
-def tree(root: Path) -> str:
-    """Return a hash of all that is below a folder."""
-    found = hashlib.sha256()
-    for path in sorted(root.rglob("*")):
-        found.update(f"{path.relative_to(root)} {path.lstat().st_mode}".encode())
-        found.update(path.read_bytes() if path.is_file() else b"")
-    return found.hexdigest()
+    with_make_script(monkeypatch)
 
 
 THREE: list[Step] = [HasFile("a"), HasFile("b", 1, by_job=True), HasFile("c", 1, is_final=True)]

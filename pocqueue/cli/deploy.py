@@ -1,0 +1,182 @@
+"""`pocqueue deploy`: a bare server becomes a node, over SSH."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+from pocqueue.cli.output import EXIT_INTERRUPTED, print_error
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Provision a server over SSH. So far: validation, admin keys, and the data disk (phases 0 and 1).",
+)
+
+ConfFile = Annotated[Path, typer.Argument(metavar="CONF", help="Conf file, nodes/NAME.conf.")]
+AskSudo = Annotated[
+    bool, typer.Option("--ask-sudo", help="Ask for the password of sudo on the server.")
+]
+Ignore = Annotated[
+    list[str] | None,
+    typer.Option("--ignore", metavar="NAME", help="Go on though this check fails."),
+]
+FormatDevice = Annotated[
+    str,
+    typer.Option(
+        metavar="SERIAL",
+        help="The disk of this serial may be formatted though it has old data without a signature; its serial has to be typed again.",
+    ),
+]
+
+
+@contextmanager
+def _ends() -> Iterator[None]:
+    """End the command with the code of what went wrong, and one message."""
+    from pocqueue.deploy.errors import DeployError
+
+    try:
+        yield
+    except DeployError as exc:
+        print_error(str(exc))
+        raise typer.Exit(exc.exit_code) from None
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        print_error("Stopped. A job that runs on a server goes on there; run again to go on.")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+@app.command("new")
+def new(
+    name: Annotated[str, typer.Argument(help="Name of the node; its file is nodes/NAME.conf.")],
+    server_ip: Annotated[str, typer.Option(help="Address or name of the server.")] = "",
+    ssh_user: Annotated[str, typer.Option(help="Who logs in there.")] = "",
+    account_pubkey: Annotated[str, typer.Option(help="Public key of the cold account.")] = "",
+    model_name: Annotated[str, typer.Option(help="Model on the hub.")] = "",
+    seed_api_url: Annotated[str, typer.Option(help="A node of the network.")] = "",
+    profile: Annotated[str, typer.Option(help="x1, x8 or a JSON file.")] = "",
+    password_file: Annotated[str, typer.Option(help="File of mode 0600 with the password.")] = "",
+    folder: Annotated[Path, typer.Option(help="Folder of conf files.")] = Path("nodes"),
+) -> None:
+    """Write a commented conf file from answers, or from options."""
+    with _ends():
+        from pocqueue.deploy.new_conf import write_conf
+
+        asked = {
+            "SERVER_IP": (server_ip, "Address or name of the server", None),
+            "SSH_USER": (ssh_user, "Who logs in there", "root"),
+            "ACCOUNT_PUBKEY": (account_pubkey, "Public key of the cold account (base64)", None),
+            "MODEL_NAME": (model_name, "Model", "Qwen/Qwen3-32B-FP8"),
+            "SEED_API_URL": (seed_api_url, "A node of the network", "http://node2.gonka.ai:8000"),
+            "NODE_CONFIG_PROFILE": (profile, "Profile: x1, x8 or a JSON file", "x1"),
+        }
+        values = {"KEY_NAME": name, "KEYRING_PASSWORD_FILE": password_file}
+        for field, (given, question, default) in asked.items():
+            values[field] = given or (
+                typer.prompt(question, default=default) if sys.stdin.isatty() else default or ""
+            )
+        if not password_file and sys.stdin.isatty():
+            question = (
+                "Password of the keyring, 8 to 128 characters (empty: asked for when it is needed)"
+            )
+            values["KEYRING_PASSWORD"] = typer.prompt(
+                question, default="", hide_input=True, show_default=False, confirmation_prompt=True
+            )
+        path = folder / f"{name}.conf"
+        write_conf(path, values)
+        typer.echo(f"{path} is written. Next: pocqueue deploy check {path}")
+
+
+@app.command("check")
+def check(conf: ConfFile, ask_sudo: AskSudo = False, ignore: Ignore = None) -> None:
+    """Validate a conf file, connect, and look at the server: exit code 1 if a check fails; changes nothing there."""
+    _work("check", [conf], ask_sudo=ask_sudo, ignored=tuple(ignore or ()))
+
+
+@app.command("status")
+def status(conf: ConfFile, ask_sudo: AskSudo = False) -> None:
+    """Say of every step how it stands on the server; changes nothing there."""
+    _work("status", [conf], ask_sudo=ask_sudo)
+
+
+@app.command("run")
+def run(
+    confs: Annotated[
+        list[Path], typer.Argument(metavar="CONF...", help="Conf files, side by side.")
+    ],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be done; change nothing.")
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Begin without asking; the host key has to be known.")
+    ] = False,
+    phase: Annotated[int | None, typer.Option(min=0, max=1, help="This phase alone.")] = None,
+    first: Annotated[
+        int | None, typer.Option("--from", min=0, max=1, help="This phase and those after it.")
+    ] = None,
+    format_device: FormatDevice = "",
+    ignore: Ignore = None,
+    ask_sudo: AskSudo = False,
+) -> None:
+    """Prepare servers: what is done already is skipped; exit code 0 done, 1 stopped, 2 bad input, 3 in use by another run."""
+    limits: dict[str, int] = {}
+    if phase is not None:
+        limits = {"first": phase, "last": phase}
+    elif first is not None:
+        limits = {"first": first}
+    is_confirmed = yes or os.environ.get("AUTO_CONFIRM") == "yes"
+    _work(
+        "dry_run" if dry_run else "deploy",
+        confs,
+        ask_sudo=ask_sudo,
+        is_confirmed=is_confirmed,
+        format_serial=format_device,
+        ignored=tuple(ignore or ()),
+        **limits,
+    )
+
+
+def _work(what: str, paths: Sequence[Path], *, ask_sudo: bool, **options: Any) -> None:
+    """Do one of the runner's works with conf files."""
+    with _ends():
+        from pocqueue.deploy.conf import read_conf
+        from pocqueue.deploy.errors import BadUsage
+        from pocqueue.deploy.words import Secret
+
+        if find_spec("asyncssh") is None:
+            raise BadUsage("This needs asyncssh: pip install 'pocqueue[deploy]'.")
+        confs = [read_conf(path) for path in paths]
+        if len({conf.folder for conf in confs}) < len(confs):
+            raise BadUsage("Two of the conf files have the same KEY_NAME: each node has its own.")
+        import asyncio
+
+        from pocqueue.deploy import runner
+
+        password = None
+        if ask_sudo:
+            asked = typer.prompt("Password of sudo on the server", hide_input=True)
+            password = Secret("SUDO_PASSWORD", asked)
+        is_terminal = sys.stdin.isatty()
+        options |= {"sudo_password": password, "ask": _ask if is_terminal else None}
+        work = getattr(runner, what)
+        code = asyncio.run(runner.run_all(confs, runner.Options(**options), work))
+        if code:
+            raise typer.Exit(code)
+
+
+def _ask(question: str) -> str:
+    # asyncio's own handler would let the question stand at the first Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return input(question)
+    except EOFError:
+        return ""
+    finally:
+        signal.signal(signal.SIGINT, before)

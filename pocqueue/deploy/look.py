@@ -1,0 +1,117 @@
+"""The look at a whole server before anything is changed: reads what the checks of `preflight` judge."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection
+from dataclasses import replace
+
+from pocqueue.deploy.conf import Conf
+from pocqueue.deploy.engine import Host
+from pocqueue.deploy.errors import StepFailed
+from pocqueue.deploy.facts.disk import DiskFacts, disk_facts, read_disk
+from pocqueue.deploy.facts.docker import docker_facts, read_docker
+from pocqueue.deploy.facts.gpu import gpu_facts, read_gpus
+from pocqueue.deploy.facts.system import read_system, system_facts
+from pocqueue.deploy.facts.volume import is_mounted
+from pocqueue.deploy.log import Log
+from pocqueue.deploy.preflight import Check, Seen, Verdict, Wanted, failures, preflight
+from pocqueue.deploy.words import Command
+from pocqueue.words import counted
+
+_GPUS = {"x1": 1, "x8": 8}
+#: Where models and images come from.
+_URLS = ("https://huggingface.co", "https://ghcr.io")
+
+
+def wanted_of(conf: Conf) -> Wanted:
+    """Return what a conf needs of a server; a profile of its own needs a GPU at least."""
+    urls = (conf.seed_api_url, *_URLS)
+    return Wanted(num_gpus=_GPUS.get(str(conf.node_config_profile), 1), urls=urls)
+
+
+async def look_at_server(
+    host: Host, *, now_s: Callable[[], float] = time.time
+) -> tuple[Check, ...]:
+    """Return the table of checks.
+
+    Args:
+        host: is read only.
+        now_s: this machine's clock.
+
+    Raises:
+        StepFailed: something cannot be read.
+        UnexpectedAnswer: something is not understood.
+    """
+    conf, wanted = host.conf, wanted_of(host.conf)
+    system, gpus, docker, disk = await asyncio.gather(
+        _read(host, system_facts(conf.volume_mount, wanted.urls)),
+        _read(host, gpu_facts()),
+        _read(host, docker_facts("")),
+        _read(host, disk_facts(conf.volume_device, conf.volume_mount, samples=False)),
+    )
+    facts = read_system(system)
+    volume = read_disk(conf.volume_device, conf.volume_mount, disk)
+    if (size := _size_to_come(volume, conf.volume_mount)) is not None:
+        facts = replace(facts, free_bytes=size, size_bytes=size)
+    # What that took on a busy server is no error of its clock.
+    here_s = facts.clock_s - await _skew_s(host, now_s)
+    return preflight(Seen(facts, read_gpus(gpus), read_docker(docker), here_s), wanted)
+
+
+async def _skew_s(host: Host, now_s: Callable[[], float]) -> float:
+    before_s = now_s()
+    said = await _read(host, Command(("date", "+%s.%N")))
+    after_s = now_s()
+    try:
+        there_s = float(said)
+    except ValueError:
+        raise StepFailed("preflight", f"`date` said {said[:80]!r}.") from None
+    # Within the time that the question took, all is possible.
+    return min(there_s - before_s, 0) if there_s < after_s else there_s - after_s
+
+
+def _size_to_come(volume: DiskFacts, mount: str) -> int | None:
+    """Return the size of the disk that is not mounted yet; what is free there now is the system's."""
+    if volume.device is None or is_mounted(volume, mount):
+        return None
+    return volume.device.size_bytes
+
+
+async def _read(host: Host, command: Command) -> str:
+    found = await host.connection.look(command)
+    if found.exit_code != 0 or found.is_cut:
+        raise StepFailed(
+            "preflight",
+            f"{command.shown()} cannot be read.",
+            exit_code_there=found.exit_code,
+            tail=found.tail,
+        )
+    return found.stdout
+
+
+def show_checks(out: Log, checks: Collection[Check], ignored: Collection[str] = ()) -> None:
+    """Write the table down.
+
+    Raises:
+        StepFailed: a check failed that is not ignored.
+    """
+    for check in checks:
+        if check.verdict is Verdict.PASS:
+            out.ok(str(check))
+        elif check.verdict is Verdict.WARN:
+            out.warn(str(check))
+        elif check.name in ignored:
+            out.warn(f"{check} (ignored by --ignore {check.name})")
+        else:
+            out.error(str(check))
+    if unknown := set(ignored) - {check.name for check in checks}:
+        out.warn(f"--ignore names no check: {', '.join(sorted(unknown))}")
+    if failed := failures(checks, ignored):
+        names = ", ".join(check.name for check in failed)
+        raise StepFailed(
+            "preflight",
+            f"{counted(len(failed), 'check')} failed: {names}. Nothing was changed. Mend them, or add --ignore NAME for each that "
+            "you know better.",
+        )

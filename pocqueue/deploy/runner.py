@@ -1,0 +1,236 @@
+"""A whole run on one server or on several: questions, locks, steps, and the code that the command leaves with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TextIO
+
+from pocqueue.deploy import report
+from pocqueue.deploy.conf import Conf
+from pocqueue.deploy.connection import RETRY_DELAYS_S
+from pocqueue.deploy.engine import PHASES, Host, Planned, plan_steps, run_steps, section
+from pocqueue.deploy.errors import BadUsage, DeployError, HostKeyUnknown
+from pocqueue.deploy.folder import make_folders
+from pocqueue.deploy.lock import local_lock, server_lock, who_we_are
+from pocqueue.deploy.log import Log, local_now
+from pocqueue.deploy.look import look_at_server, show_checks
+from pocqueue.deploy.remote_job import STATE_DIR
+from pocqueue.deploy.session import opened
+from pocqueue.deploy.steps import all_steps
+from pocqueue.deploy.words import Redactor, Secret
+
+#: Asks a person, and returns what was typed; None where nobody can be asked.
+Ask = Callable[[str], str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a run is to be.
+
+    Attributes:
+        ask: a person; None: nobody is there.
+        is_confirmed: the question whether to begin is answered already.
+        first: phase to begin with.
+        last: phase to end with.
+        format_serial: of the disk whose old data may go; empty: none.
+        sudo_password: of the login, where sudo asks.
+        console: for the log; standard output by default.
+        ignored: names of checks that may fail.
+        retry_delays_s: as of `Connection`.
+        state_dir: folder of ours on the server.
+    """
+
+    ask: Ask = None
+    is_confirmed: bool = False
+    first: int = 0
+    last: int = max(PHASES)
+    format_serial: str = ""
+    sudo_password: Secret | None = None
+    console: TextIO | None = None
+    ignored: tuple[str, ...] = ()
+    retry_delays_s: Sequence[float] = field(default=RETRY_DELAYS_S)
+    state_dir: str = STATE_DIR
+
+
+async def run_all(
+    confs: Sequence[Conf], options: Options, work: Callable[[Conf, Log, Options], Awaitable[None]]
+) -> int:
+    """Do something with several servers side by side; one that fails does not hold up the others.
+
+    Args:
+        confs: of the servers.
+        options: for all.
+        work: `deploy`, `dry_run` or `status`.
+
+    Returns:
+        The code to leave with: of several confs 1 if one failed.
+    """
+    codes = await asyncio.gather(*(_one(conf, options, work, len(confs) > 1) for conf in confs))
+    return codes[0] if len(codes) == 1 else int(any(codes))
+
+
+async def _one(
+    conf: Conf,
+    options: Options,
+    work: Callable[[Conf, Log, Options], Awaitable[None]],
+    has_others: bool,
+) -> int:
+    secrets = [*conf.secrets, *([options.sudo_password] if options.sudo_password else [])]
+    with Log(
+        Redactor(secrets),
+        folder=conf.logs,
+        name=conf.key_name,
+        prefix=f"{conf.key_name} " if has_others else "",
+        console=options.console,
+    ) as out:
+        try:
+            await work(conf, out, options)
+        except DeployError as exc:
+            report.failure(out, conf, exc)
+            return exc.exit_code
+        except asyncio.CancelledError:
+            out.error("Stopped by Ctrl-C; a job that runs on the server goes on there.")
+            raise
+    return 0
+
+
+async def deploy(conf: Conf, out: Log, options: Options) -> None:
+    """Take a server through the phases.
+
+    Raises:
+        DeployError: why it stopped.
+    """
+    steps = all_steps(conf, garbage_serial=options.format_serial)
+    make_folders(conf)
+    with local_lock(conf.folder):
+        async with _begun(conf, out, options) as host:
+            out.check("Checking the server...")
+            show_checks(out, await look_at_server(host), options.ignored)
+            for line in report.parameters(conf):
+                out.info(line)
+            if not _is_wanted(host, options, await plan_steps(host, steps)):
+                return
+            async with server_lock(
+                host.connection, who_we_are(local_now()), state_dir=options.state_dir
+            ):
+                await run_steps(
+                    host,
+                    steps,
+                    first=options.first,
+                    last=options.last,
+                    now=lambda: f"{local_now():%Y-%m-%d %H:%M:%S}",
+                )
+    last = min(options.last, max(PHASES))
+    out.info(
+        f"Done up to phase {last}, {PHASES[last].lower()}. Later phases are not in this version: the node does not run yet."
+    )
+
+
+async def dry_run(conf: Conf, out: Log, options: Options) -> None:
+    """Say what a run would do; the server stays as it is.
+
+    Raises:
+        DeployError: it cannot be looked at.
+    """
+    async with _begun(conf, out, options) as host:
+        for line in report.plan_lines(
+            await plan_steps(host, all_steps(conf, garbage_serial=options.format_serial))
+        ):
+            out.info(line)
+
+
+async def status(conf: Conf, out: Log, options: Options) -> None:
+    """Say how every step stands; the server stays as it is.
+
+    Raises:
+        DeployError: it cannot be looked at.
+    """
+    async with _begun(conf, out, options) as host:
+        for item in await plan_steps(host, all_steps(conf, garbage_serial=options.format_serial)):
+            if item.state == "skip":
+                out.ok(f"{item.step.name}: {item.told}")
+            else:
+                out.info(
+                    f"{item.step.name}: {'not yet' if item.state == 'change' else item.state}: {item.told}"
+                )
+
+
+async def check(conf: Conf, out: Log, options: Options) -> None:
+    """Look at the conf, at the way to the server, and at the server; all stay as they are.
+
+    Raises:
+        DeployError: something is in the way.
+    """
+    async with _begun(conf, out, options) as host:
+        out.check("Checking the server...")
+        show_checks(out, await look_at_server(host), options.ignored)
+
+
+@asynccontextmanager
+async def _begun(conf: Conf, out: Log, options: Options) -> AsyncIterator[Host]:
+    """Be connected with a server within the block, phase 0 written down."""
+    section(out, 0)
+    out.check("Validating parameters...")
+    out.ok("All parameters validated")
+    for warning in conf.warnings:
+        out.warn(warning)
+
+    async def confirm_key(unknown: HostKeyUnknown) -> bool:
+        # Nobody who is not there can compare it: it has to be pinned then.
+        if options.ask is None or options.is_confirmed:
+            return False
+        out.warn(
+            f"{unknown.server} has the host key {unknown.fingerprint}, which is not known yet."
+        )
+        answer = options.ask(
+            f"{conf.key_name}: is {unknown.fingerprint} the key that your provider shows for {unknown.server}? (yes/no): "
+        )
+        return answer.strip() == "yes"
+
+    async with opened(
+        conf,
+        out,
+        confirm_key=confirm_key,
+        sudo_password=options.sudo_password,
+        retry_delays_s=options.retry_delays_s,
+        state_dir=options.state_dir,
+    ) as host:
+        yield host
+
+
+def _is_wanted(host: Host, options: Options, planned: Sequence[Planned]) -> bool:
+    """Ask whether to begin, and once more for a disk with old data.
+
+    Raises:
+        DeployError: nobody is there to ask.
+    """
+    for item in planned:
+        if item.plan and item.plan.is_final:
+            host.out.warn(f"CANNOT BE UNDONE: {item.step.name}: {item.told}")
+        if item.state == "stop":
+            host.out.warn(item.told)
+    name = host.conf.key_name
+    if serial := options.format_serial:
+        if options.ask is None:
+            raise BadUsage("--format-device asks for the serial to be typed: run it in a terminal.")
+        if (
+            options.ask(
+                f"{name}: all data of the disk {serial} will be lost. Type its serial: "
+            ).strip()
+            != serial
+        ):
+            host.out.info("Another serial was typed; nothing was done.")
+            return False
+    if options.is_confirmed:
+        host.out.info("Confirmed beforehand. Starting...")
+        return True
+    if options.ask is None:
+        raise BadUsage("Nobody can be asked whether to begin: add --yes, or run it in a terminal.")
+    if options.ask(f"{name}: do you want to proceed with deployment? (yes/no): ").strip() != "yes":
+        host.out.info("Deployment cancelled by user")
+        return False
+    host.out.info("User confirmed deployment. Starting...")
+    return True

@@ -1,0 +1,37 @@
+"""What is done to a server, one module a part of a phase; `all_steps` has them in order."""
+
+from __future__ import annotations
+
+from pocqueue.deploy.conf import Conf
+from pocqueue.deploy.engine import Step
+from pocqueue.deploy.steps.admin_keys import AdminKeys, read_admin_keys
+from pocqueue.deploy.steps.volume import (
+    FormatVolume,
+    FstabLine,
+    MountVolume,
+    OwnMountPoint,
+    VolumeNote,
+)
+
+__all__ = ["all_steps"]
+
+
+def all_steps(conf: Conf, *, garbage_serial: str = "") -> tuple[Step, ...]:
+    """Return the steps for a server.
+
+    Args:
+        conf: what it is to be.
+        garbage_serial: of the disk whose old data may go; empty: none.
+
+    Raises:
+        DeployError: a file that the conf names cannot be used.
+    """
+    keys = read_admin_keys(conf.admin_keys) if conf.admin_keys else ()
+    return (
+        AdminKeys(keys),
+        FormatVolume(garbage_serial=garbage_serial),
+        FstabLine(),
+        MountVolume(),
+        OwnMountPoint(),
+        VolumeNote(),
+    )

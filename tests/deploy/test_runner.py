@@ -1,0 +1,233 @@
+"""Whole runs: questions, locks, exit codes, several servers side by side."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from pocqueue.deploy import runner
+from pocqueue.deploy.conf import Conf
+from pocqueue.deploy.engine import Step
+from pocqueue.deploy.host_key import fingerprint_of
+from pocqueue.deploy.lock import local_lock
+from pocqueue.deploy.runner import Options, deploy, dry_run, run_all, status
+from pocqueue.deploy.words import Secret
+from tests.deploy.confs import PASSWORD, conf
+from tests.deploy.server import Fault, Server, serving
+from tests.deploy.steps_of_tests import HasFile, tree, with_make_script
+
+
+@pytest_asyncio.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Server]:
+    """A server of the test's own."""
+    async with serving(tmp_path) as server:
+        bin_dir = tmp_path / "bin"
+        bin_dir.mkdir()
+        sudo = bin_dir / "sudo"
+        sudo.write_text('#!/bin/sh\nshift\nexec "$@"\n')
+        sudo.chmod(0o755)
+        server.env["PATH"] = f"{bin_dir}:/usr/sbin:/usr/bin:/sbin:/bin"
+        yield server
+
+
+STEPS: list[Step] = [HasFile("a", 1), HasFile("b", 1, is_final=True)]
+
+
+@pytest.fixture(autouse=True)
+def parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps for tests instead of ours, and no look at a whole server."""
+    with_make_script(monkeypatch)
+
+    async def no_checks(_host: Any) -> tuple[()]:
+        return ()
+
+    monkeypatch.setattr(runner, "all_steps", lambda _conf, **_options: STEPS)
+    monkeypatch.setattr(runner, "look_at_server", no_checks)
+
+
+def node(server: Server, folder: Path, **changes: str | None) -> Conf:
+    """Return the conf of a server."""
+    nodes = folder / "nodes"
+    nodes.mkdir(exist_ok=True)
+    where = {"SERVER_IP": "127.0.0.1", "SSH_PORT": str(server.port), "SSH_KEY": str(server.key)}
+    return conf(nodes, **where | changes)
+
+
+class Run:
+    """Runs with answers, and what came of them."""
+
+    def __init__(self, server: Server, *answers: str, **options: Any) -> None:
+        self.questions: list[str] = []
+        self.console = io.StringIO()
+        self._answers = list(answers)
+        options.setdefault("ask", self._ask)
+        self.options = Options(
+            console=self.console,
+            retry_delays_s=(0, 0.05, 0.2),
+            state_dir=str(server.root / "state"),
+            **options,
+        )
+
+    def _ask(self, question: str) -> str:
+        self.questions.append(question)
+        return self._answers.pop(0)
+
+    @property
+    def text(self) -> str:
+        """What the console has."""
+        return self.console.getvalue()
+
+    async def __call__(self, *confs: Conf, work: Any = deploy) -> int:
+        return await run_all(confs, self.options, work)
+
+
+async def test_a_run_asks_and_does_what_it_says(server: Server, tmp_path: Path) -> None:
+    """The host key once, then whether to begin; the second run changes nothing."""
+    one = node(server, tmp_path)
+    run = Run(server, "yes", "yes")
+    assert await run(one) == 0
+    assert fingerprint_of(server.host_key) in run.questions[0]
+    assert "proceed" in run.questions[1]
+    assert "CANNOT BE UNDONE: file b" in run.text
+    assert "******** (21 chars)" in run.text
+    assert (server.root / "runs").read_text() == "a\nb\n"
+    assert "completed successfully" not in run.text
+    # Nothing has a secret; all that is private is so.
+    log = one.logs / "quick-newton_latest.log"
+    assert log.read_text().count("[OK] file b: there") == 1
+    for path in [*one.folder.rglob("*"), *one.logs.rglob("*")]:
+        assert PASSWORD not in path.read_text(), path
+        assert not stat.S_IMODE(path.stat().st_mode) & 0o077 or path.name == ".gitignore", path
+    assert (one.folder / ".gitignore").read_text() == "*\n"
+    before = tree(server.root)
+    again = Run(server, ask=None, is_confirmed=True)
+    assert await again(one) == 0
+    assert "[EXEC]" not in again.text
+    assert "[OK] file" not in again.text
+    # The lock's own file has the name of the run.
+    (server.root / "state" / "lock.who").unlink()
+    after = Run(server, ask=None, is_confirmed=True)
+    assert await after(one, work=status) == 0
+    assert await after(one, work=dry_run) == 0
+    assert "Nothing was changed." in after.text
+    assert before != tree(server.root)  # lock.who is away
+    assert not (server.root / "state" / "lock.who").exists()
+
+
+@pytest.mark.parametrize("answers", [("yes", "no"), ("yes", "y"), ("yes", "YES"), ("yes", "")])
+async def test_only_yes_begins(answers: tuple[str, ...], server: Server, tmp_path: Path) -> None:
+    """Anything else ends it well, with nothing done."""
+    run = Run(server, *answers)
+    assert await run(node(server, tmp_path)) == 0
+    assert "Deployment cancelled by user" in run.text
+    assert not list(server.root.iterdir())
+
+
+async def test_nobody_confirms_a_key_who_is_not_there(server: Server, tmp_path: Path) -> None:
+    """With --yes it has to be pinned or known; a pinned one is enough."""
+    for options in ({"ask": None}, {"is_confirmed": True}):
+        run = Run(server, **options)
+        assert await run(node(server, tmp_path)) == 1
+        assert f"SSH_HOST_KEY={fingerprint_of(server.host_key)}" in run.text
+        assert not run.questions
+    refused = Run(server, "no")
+    assert await refused(node(server, tmp_path)) == 1
+    assert not list(server.root.iterdir())
+    nobody = Run(server, ask=None)
+    pinned = node(server, tmp_path, SSH_HOST_KEY=fingerprint_of(server.host_key))
+    assert await nobody(pinned) == 2
+    assert "--yes" in nobody.text
+    assert not list(server.root.iterdir())
+    assert await Run(server, ask=None, is_confirmed=True)(pinned) == 0
+
+
+async def test_a_disk_s_serial_is_typed_again(server: Server, tmp_path: Path) -> None:
+    """Also with --yes; another one stops the run, and without a terminal it is refused."""
+    pinned = node(server, tmp_path, SSH_HOST_KEY=fingerprint_of(server.host_key))
+    run = Run(server, "other", is_confirmed=True, format_serial="7f3a")
+    assert await run(pinned) == 0
+    assert "will be lost" in run.questions[0]
+    assert "nothing was done" in run.text
+    nobody = Run(server, ask=None, is_confirmed=True, format_serial="7f3a")
+    assert await nobody(pinned) == 2
+    assert not list(server.root.iterdir())
+    assert await Run(server, "7f3a", is_confirmed=True, format_serial="7f3a")(pinned) == 0
+
+
+async def test_a_failure_says_how_to_go_on(server: Server, tmp_path: Path) -> None:
+    """The step, the last lines, the command; exit code 1, and no success."""
+    pinned = node(server, tmp_path, SSH_HOST_KEY=fingerprint_of(server.host_key))
+    server.fault(Fault("make", instead=9, prints=b"disk\x1b[2J is full\n[OK] all done\n"))
+    run = Run(server, is_confirmed=True)
+    assert await run(pinned) == 1
+    lines = [line.split("] ", 1)[1] for line in run.text.splitlines()]
+    assert lines[-5:-1] == [
+        "[ERROR] file a: ended with exit code 9.",
+        "[ERROR]   | disk is full",
+        "[ERROR]   | [OK] all done",
+        f"[ERROR] STOP. What is done stays done; when this is mended, go on with: pocqueue deploy run {pinned.path}",
+    ]
+    assert not any(line.startswith("[OK] file") for line in lines)
+
+
+async def test_one_that_fails_does_not_hold_up_the_others(server: Server, tmp_path: Path) -> None:
+    """Lines have the node's name; the code is 1. Both at once are two runs on one server otherwise: the second gets 3."""
+    pin = fingerprint_of(server.host_key)
+    one = node(server, tmp_path, SSH_HOST_KEY=pin)
+    other = node(server, tmp_path, KEY_NAME="other", SSH_HOST_KEY="SHA256:" + "A" * 43)
+    run = Run(server, is_confirmed=True)
+    assert await run(one, other) == 1
+    assert "quick-newton [" in run.text
+    assert any(line.startswith("other [") and "[ERROR]" in line for line in run.text.splitlines())
+    assert (server.root / "runs").read_text() == "a\nb\n"
+
+
+async def test_a_server_or_a_folder_in_use_is_left_alone(server: Server, tmp_path: Path) -> None:
+    """Exit code 3, and who has it."""
+    pin = fingerprint_of(server.host_key)
+    one = node(server, tmp_path, SSH_HOST_KEY=pin)
+    one.folder.mkdir(parents=True)
+    with local_lock(one.folder):
+        run = Run(server, is_confirmed=True)
+        assert await run(one) == 3
+    hold = asyncio.Event()
+    server.fault(Fault("make", wait=hold))
+    first, second = Run(server, is_confirmed=True), Run(server, is_confirmed=True)
+    running = asyncio.create_task(first(one))
+    from tests.support.waiting import until
+
+    await until(lambda: "[EXEC]" in first.text)
+    other = node(server, tmp_path, KEY_NAME="other", SSH_HOST_KEY=pin)
+    assert await second(other) == 3
+    assert "process" in second.text
+    assert not (server.root / "runs").exists()
+    hold.set()
+    assert await running == 0
+
+
+async def test_sudo_that_asks_is_told(server: Server, tmp_path: Path) -> None:
+    """The command to type, without a password; with the right one it goes on, with a wrong one it does not."""
+    bin_dir = Path(server.env["PATH"].partition(":")[0])
+    (bin_dir / "id").write_text('#!/bin/sh\n[ "$1" = -u ] && echo 1000 || echo tester\n')
+    (bin_dir / "sudo").write_text(
+        '#!/bin/sh\n[ "$1" != -n ] || exit 1\nread -r p\n[ "$p" = right ] || exit 1\nshift 3\nexec "$@"\n'
+    )
+    for name in ("id", "sudo"):
+        (bin_dir / name).chmod(0o755)
+    pinned = node(server, tmp_path, SSH_HOST_KEY=fingerprint_of(server.host_key))
+    run = Run(server, is_confirmed=True)
+    assert await run(pinned) == 1
+    assert "--ask-sudo" in run.text
+    wrong = Run(server, is_confirmed=True, sudo_password=Secret("SUDO", "wrong one"))
+    assert await wrong(pinned) == 1
+    assert "not taken" in wrong.text
+    right = Run(server, is_confirmed=True, sudo_password=Secret("SUDO", "right"))
+    assert await right(pinned) == 0
+    assert "right" not in "".join(server.commands)
