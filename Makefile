@@ -1,4 +1,4 @@
-# make install | run | test | test-vllm | lint | format | settings | bench | soak | fleet. All of it works on a machine that has only Python 3.11+ and pip.
+# make install | run | test | test-vllm | lint | format | settings | picture | bench | soak | fleet. All of it works on a machine that has only Python 3.11+ and pip.
 PYTHON ?= python3
 # vLLM for the CPU, which tests and benchmarks run; `make test VLLM=none` does without (its tests skip),
 # for a machine whose torch is a CUDA build and which has its own vLLM. `make test-vllm VLLM=0.28.0` runs the
@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 VLLM_STAMP := $(VENV)/.vllm-$(VLLM)
 VLLM_TESTS := tests/engine/vllm tests/acceptance/test_vllm_server.py tests/cli/test_engine_compare.py
 
-.PHONY: install run test test-vllm lint format settings bench soak fleet clean
+.PHONY: install run test test-vllm lint format settings picture bench soak fleet clean
 
 install: $(STAMP)
 
@@ -51,6 +51,10 @@ format: install
 settings: install
 	$(BIN)/python -m pocqueue.settings env > config/env.example
 	$(BIN)/python -m pocqueue.settings markdown > docs/settings.md
+
+# After a change of the GPU hosts' page: the picture in the README, in the machine's Chromium.
+picture: install
+	$(BIN)/python -m tests.hosts.gateway.page.picture docs/hosts.png
 
 bench: install $(VLLM_STAMP)
 	$(BIN)/python -m benchmarks.run --output bench.json

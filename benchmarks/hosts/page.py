@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from pocqueue.closing import AsyncClosing
 
-_NODE = re.compile(r'title="([\w-]+)".*?class="status (\w+)"', re.DOTALL)
+_STATUS = re.compile(r'class="status (\w+)"')
 _PATIENCE_S = 60.0
 
 
@@ -55,17 +55,19 @@ class Page(AsyncClosing):
             async for line in response.aiter_lines():
                 now = time.perf_counter()
                 if (found := statuses(line)) is not None:
-                    self._shown, self._at = found, now
+                    self._shown.update(found)
+                    self._at = now
                     self._news.set()
 
 
 def statuses(line: str) -> dict[str, str] | None:
-    """Return what a line of the events shows of each node; None: nothing of nodes.
+    """Return what a line of the events shows of each node that has changed; None: nothing of nodes.
 
-    >>> statuses('data: {"nodes": "<code title=\\\\"n1\\\\">n1</code> <span class=\\\\"status online\\\\">Online</span>"}')
+    >>> statuses('data: {"lists": {"nodes": {"rows": {"n1": "<span class=\\\\"status online\\\\">Online</span>"}}}}')
     {'n1': 'online'}
     """
     kind, _, data = line.partition(": ")
-    if kind != "data" or "nodes" not in (news := json.loads(data)):
+    if kind != "data" or "nodes" not in (lists := json.loads(data).get("lists", {})):
         return None
-    return dict(_NODE.findall(news["nodes"]))
+    rows = lists["nodes"]["rows"]
+    return {key: found[1] for key, row in rows.items() if (found := _STATUS.search(row))}

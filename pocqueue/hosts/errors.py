@@ -2,7 +2,7 @@
 
 HostError
 ├── WalletRefused, WalletProofError, TokenRefused, TooManyTokens, NodeKeyError
-├── UnknownNode, NodeDrained, UnknownJob, JobRefused, JobOver, LeaseLost
+├── UnknownNode, NodeDrained, UnknownJob, UnknownToken, JobRefused, JobOver, LeaseLost
 ├── CommandsError
 └── DatabaseUnavailable, DatabaseUnfit, LedgerError
 
@@ -87,6 +87,15 @@ class UnknownJob(HostError, LookupError):
 
     def __init__(self) -> None:
         super().__init__("Job not found")
+
+
+class UnknownToken(HostError, LookupError):
+    """There is no such token that could be used, or it is not for who asks."""
+
+    http_status = 404
+
+    def __init__(self) -> None:
+        super().__init__("Token not found: it was used, is too old or was revoked.")
 
 
 class JobRefused(HostError, ValueError):

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 
 from benchmarks.hosts.nodes import address_of
 from benchmarks.hosts.page import statuses
 from benchmarks.stats import percentile
-from pocqueue.hosts.gateway.page.view import rows_of
+from pocqueue.hosts.gateway.page.feed import Feed
+from pocqueue.hosts.gateway.page.view import Asked, read
+from pocqueue.hosts.store import HostStore
+from pocqueue.settings import HostsSettings, Settings
+from tests.hosts.parts import joined
 
 
 @pytest.mark.parametrize(
@@ -39,11 +44,13 @@ def test_each_machine_has_an_address_of_its_own_on_loopback() -> None:
     assert ip_address("127.0.0.1") not in addresses
 
 
-def test_the_events_of_a_page_are_read_as_they_are_written() -> None:
-    """By the page's own template; what says nothing of nodes is passed over."""
-    node = {"hostname": "rig", "gpus": [], "last_heartbeat": "", "earned": "0", "failed": []}
-    nodes = [node | {"id": "a-1", "status": "offline"}, node | {"id": "b-2", "status": "online"}]
-    rows = rows_of({"nodes": nodes, "jobs": [], "online": 1, "earned": "0", "held": ""})
-    assert statuses(f"data: {json.dumps(rows)}") == {"a-1": "offline", "b-2": "online"}
-    for line in ("id: 3", "retry: 2000", ": still there", "", 'data: {"jobs": ""}'):
+def test_the_events_of_a_page_are_read_as_they_are_written(tmp_path: Path) -> None:
+    """By the page itself; what says nothing of nodes is passed over."""
+    with HostStore.open(Settings(state_dir=tmp_path), HostsSettings()) as store:
+        there = joined(store)
+        gone = joined(store, wallet=there.wallet, connect=False)
+        news = Feed().news(read(store, Asked(there.wallet), is_owner=False))
+    found = statuses(f"data: {json.dumps(news)}")
+    assert found == {there.id: "online", gone.id: "offline"}
+    for line in ("id: 3", "retry: 2000", ": still there", "", 'data: {"texts": {}}'):
         assert statuses(line) is None, line

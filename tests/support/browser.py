@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 from collections.abc import AsyncIterator
+from importlib import resources
 
 import pytest
-from playwright.async_api import Browser, async_playwright
+from playwright.async_api import Browser, Page, async_playwright
 
 _ARGUMENTS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
@@ -38,6 +40,23 @@ async def chromium() -> AsyncIterator[Browser]:
             yield browser
         finally:
             await browser.close()
+
+
+@functools.cache
+def _axe() -> str:
+    return (resources.files("axe_playwright_python") / "axe.min.js").read_text("utf-8")
+
+
+async def axe(page: Page) -> list[str]:
+    """Return what axe-core finds wrong with a page: rule, place and why."""
+    # Evaluated, as the page's policy runs no script that is put into it.
+    await page.evaluate(_axe())
+    found = await page.evaluate("axe.run(document)")
+    return [
+        f"{rule['id']}: {place['html'][:200]}: {place['failureSummary']}"
+        for rule in found["violations"]
+        for place in rule["nodes"]
+    ]
 
 
 #: Puts a wallet into each page, before its scripts run. `KIND` is ``injected``, ``standard`` or ``refusing``.

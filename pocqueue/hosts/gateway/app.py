@@ -21,6 +21,7 @@ from pocqueue.hosts.gateway.limits import Limit, RateLimited
 from pocqueue.hosts.gateway.origins import page_rules
 from pocqueue.hosts.gateway.page.routes import page_router
 from pocqueue.hosts.gateway.routes.admins import admin_router
+from pocqueue.hosts.gateway.routes.decisions import decision_router
 from pocqueue.hosts.gateway.routes.owners import owner_router
 from pocqueue.hosts.gateway.routes.parts import Parts
 from pocqueue.hosts.gateway.routes.public import health_router, public_router
@@ -78,6 +79,7 @@ def create_app(hub: Hub, hosts: HostsSettings) -> FastAPI:
     parts = Parts(hub, hosts.public_url)
     # What is named comes before what has an id in its place.
     app.include_router(owner_router(parts, require_proof=hosts.require_proof))
+    app.include_router(decision_router(parts))
     app.include_router(page_router(parts, ws_port=hosts.ws_port, require_proof=hosts.require_proof))
     app.include_router(admin_router(parts, Commands.load(hosts.commands_file)))
     app.include_router(public_router(parts))

@@ -238,6 +238,7 @@ class Hub(AsyncClosing):
         if connection is None:
             # A job's lease runs out, or its node comes back before that and gets it then.
             return "not connected"
+        self.changes.tell(connection.node.wallet)
         if what is What.DRAIN:
             return "sent" if await connection.send(Drain()) else "not sent"
         if what is What.END:

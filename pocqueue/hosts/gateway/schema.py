@@ -21,6 +21,7 @@ from pocqueue.hosts.leases import Outcome
 from pocqueue.hosts.pay import MICRO_PER_HYPER
 from pocqueue.hosts.records import Gpu, Job, Node
 from pocqueue.hosts.store.jobs import Turn
+from pocqueue.hosts.store.overview import Earning
 from pocqueue.web.errors import error_answers
 
 _ADDRESS = "9xQeWvG816bUx9EPjHmaT23yvVM2ZWbrrpZb9PusVFin"
@@ -122,6 +123,15 @@ class TokenAnswer(_Body):
     proven: bool  #: the wallet's owner asked for it
 
 
+class TokenView(_Body):
+    """A token that waits for a machine; its id lets nobody in."""
+
+    id: str
+    created_at: str
+    expires_at: str
+    proven: bool  #: the wallet's owner asked for it
+
+
 class ChallengeAnswer(_Body):
     """A text for a wallet to sign."""
 
@@ -179,6 +189,20 @@ class JobView(_Body):
     reason: str | None = None  #: why it waits, or failed
 
 
+class EarningView(_Body):
+    """A row of the ledger."""
+
+    at: str
+    node_id: str
+    kind: str  #: job, payout, forfeit or correction
+    ref: str  #: the fact that it is for
+    hyper: float  #: below 0: taken out
+    fate: str | None  #: of pay: held, due, paid or forfeited
+    job_id: str | None
+    job_type: str | None
+    duration: int | None  #: whole seconds
+
+
 class EarningsAnswer(_Body):
     """What a wallet has earned, in HYPER."""
 
@@ -186,7 +210,7 @@ class EarningsAnswer(_Body):
     held: float
     paid: float
     payable: float
-    rows: list[dict[str, Any]]
+    rows: list[EarningView]
 
 
 class OkAnswer(_Body):
@@ -306,6 +330,21 @@ def turn_view(turn: Turn) -> JobView:
         completed_at=None if attempt.ended_ms is None else iso(attempt.ended_ms),
         earned=hypers(attempt.micro),
         reason=None if attempt.outcome in {None, Outcome.COMPLETED} else str(attempt.outcome),
+    )
+
+
+def earning_view(row: Earning) -> EarningView:
+    """Show a row of the ledger."""
+    return EarningView(
+        at=iso(row.entry.at_ms),
+        node_id=row.entry.node_id,
+        kind=row.entry.kind,
+        ref=row.entry.ref,
+        hyper=hypers(row.entry.micro),
+        fate=row.fate,
+        job_id=row.job_id,
+        job_type=row.job_kind,
+        duration=row.seconds,
     )
 
 

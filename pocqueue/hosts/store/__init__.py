@@ -20,9 +20,11 @@ from pocqueue.hosts.store.jobs import Jobs
 from pocqueue.hosts.store.leases import Leases
 from pocqueue.hosts.store.ledger import Ledger
 from pocqueue.hosts.store.nodes import Nodes
+from pocqueue.hosts.store.overview import Overview
 from pocqueue.hosts.store.owners import Owners
 from pocqueue.hosts.store.places import Places
 from pocqueue.hosts.store.presence import Presence
+from pocqueue.hosts.store.tokens import Tokens
 from pocqueue.settings import HostsSettings, Settings
 
 __all__ = ["HostStore"]
@@ -57,6 +59,8 @@ class HostStore(Closing):
         self.jobs = Jobs(database, now_ms, rate_micro=hosts.rate_micro)
         self.places = Places(database, now_ms, offline_ms=self.offline_ms)
         self.leases = Leases(database, now_ms)
+        self.tokens = Tokens(database, now_ms)
+        self.overview = Overview(database, now_ms)
 
     @classmethod
     def open(cls, settings: Settings, hosts: HostsSettings, *, wait: bool = False) -> HostStore:

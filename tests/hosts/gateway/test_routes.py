@@ -278,6 +278,35 @@ def test_what_an_admin_has_drained_its_owner_does_not_take_back(gateway: Gateway
     assert gateway.store.nodes.get(node.id).state == "active"
 
 
+def test_owners_decide_about_tokens_and_held_nodes(gateway: Gateway) -> None:
+    """Their own alone; rows of pay say what became of them."""
+    wallet, stranger = Wallet(), Wallet()
+    store = gateway.store
+    with sign_in(gateway, wallet) as browser, sign_in(gateway, stranger) as other:
+        held = joined(store, wallet=wallet.address, proven=False)
+        store.ledger.correct(held.id, 50_000, "its test job")
+        [row] = browser.get("/api/earnings").json()["rows"]
+        assert (row["hyper"], row["fate"], row["jobId"]) == (0.05, "held", None)
+        adopt = f"/api/nodes/{held.id}/adopt"
+        assert error(other.post(adopt), 404) == "Node not found"
+        assert error(gateway.http.post(adopt), 401)
+        assert browser.post(adopt).json() == {"ok": True}
+        earned = browser.get("/api/earnings").json()
+        assert (earned["held"], earned["payable"], earned["rows"][0]["fate"]) == (0, 0.05, "due")
+
+        made = browser.post("/api/nodes/issue-token", json={"wallet": wallet.address}).json()
+        [token] = browser.get("/api/tokens").json()
+        assert token["proven"]
+        assert made["token"] not in str(token)
+        revoke = f"/api/tokens/{token['id']}/revoke"
+        assert other.get("/api/tokens").json() == []
+        assert "Token not found" in error(other.post(revoke), 404)
+        assert error(gateway.http.post(revoke), 401)
+        assert error(gateway.http.get("/api/tokens"), 401)
+        assert browser.post(revoke).json() == {"ok": True}
+        assert browser.get("/api/tokens").json() == []
+
+
 async def test_what_everybody_may_see(gateway: Gateway) -> None:
     """Of a node and a job the fields of the older page, and none of the owner's."""
     async with OldAgent(gateway.ws_url) as agent:

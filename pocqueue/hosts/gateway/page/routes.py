@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from importlib import resources
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 from urllib.parse import parse_qs
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
@@ -18,10 +20,13 @@ from pocqueue.hosts import wallets
 from pocqueue.hosts.errors import DatabaseUnavailable, WalletRefused
 from pocqueue.hosts.gateway.access import COOKIE, end_session, wallet_of
 from pocqueue.hosts.gateway.limits import MAX_SOCKETS, TooManyPages
-from pocqueue.hosts.gateway.page.view import read, rows_of, templates
+from pocqueue.hosts.gateway.page.feed import Feed
+from pocqueue.hosts.gateway.page.rows import clock
+from pocqueue.hosts.gateway.page.view import SHOWN, Asked, View, read, templates
+from pocqueue.hosts.gateway.routes.decisions import Decision, decide, end_token
 from pocqueue.hosts.gateway.routes.owners import issue
 from pocqueue.hosts.gateway.routes.parts import Parts, new_router
-from pocqueue.hosts.gateway.schema import TokenAnswer, TokenBody
+from pocqueue.hosts.gateway.schema import TokenAnswer, TokenBody, iso
 from pocqueue.web.errors import address_of
 
 #: Open pages of one wallet that are told what changes.
@@ -37,7 +42,7 @@ FRAGMENT: Final = "text/x-fragment"
 
 _TYPES: Final = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8"}
 _SMALL_AGENT: Final = ("agent.py", "requirements.txt")
-_FILES: Final = ("app.js", "wallet.js", "style.css")
+_FILES: Final = ("app.js", "live.js", "wallet.js", "style.css")
 _SECURE: Final = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -47,7 +52,20 @@ _SECURE: Final = {
 }
 _PRIVATE: Final = _SECURE | {"Cache-Control": "no-store"}
 
-_Wallet = Annotated[str, Query(max_length=1000)]
+_Cursor = Annotated[str, Query(max_length=100)]
+
+
+def _asked(
+    wallet: Annotated[str, Query(max_length=1000)] = "",
+    show: Annotated[str, Query(max_length=20)] = "all",
+    nodes: _Cursor = "",
+    jobs: _Cursor = "",
+    earnings: _Cursor = "",
+) -> Asked:
+    return Asked(wallet.strip(), show if show in SHOWN else "all", nodes, jobs, earnings)
+
+
+_Asked = Annotated[Asked, Depends(_asked)]
 
 
 def page_router(parts: Parts, *, ws_port: int, require_proof: bool) -> APIRouter:
@@ -66,8 +84,8 @@ def page_router(parts: Parts, *, ws_port: int, require_proof: bool) -> APIRouter
         return RedirectResponse("/app")
 
     @router.get("/app", include_in_schema=False)
-    async def app(request: Request, wallet: _Wallet = "") -> Response:
-        return await _page(request, wallet.strip())
+    async def app(request: Request, asked: _Asked) -> Response:
+        return await _page(request, asked)
 
     @router.post("/app/token", include_in_schema=False)
     async def token(request: Request) -> Response:
@@ -80,11 +98,27 @@ def page_router(parts: Parts, *, ws_port: int, require_proof: bool) -> APIRouter
         except PocqueueError as exc:
             if is_fragment:
                 raise
-            return await _page(request, wallet, problem=str(exc), status=exc.http_status)
+            return await _page(request, Asked(wallet), exc)
         if not is_fragment:
-            return await _page(request, wallet, made=made)
+            return await _page(request, Asked(wallet), made=made)
         text = templates.get_template("_token.html").render(token=made, endpoint=_endpoint(request))
         return HTMLResponse(text, headers=_PRIVATE)
+
+    @router.post("/app/nodes/{node_id}/{decision}", include_in_schema=False)
+    async def decided(node_id: str, decision: Decision, request: Request) -> Response:
+        try:
+            await decide(parts, request, node_id, decision)
+        except PocqueueError as exc:
+            return await _page(request, Asked(), exc)
+        return RedirectResponse("/app#nodes-title", status_code=303)
+
+    @router.post("/app/tokens/{token_id}/revoke", include_in_schema=False)
+    async def revoke_token(token_id: str, request: Request) -> Response:
+        try:
+            await end_token(parts, request, token_id)
+        except PocqueueError as exc:
+            return await _page(request, Asked(), exc)
+        return RedirectResponse("/app#token-title", status_code=303)
 
     @router.post("/app/sign-out", include_in_schema=False)
     async def sign_out(request: Request) -> Response:
@@ -111,33 +145,33 @@ def page_router(parts: Parts, *, ws_port: int, require_proof: bool) -> APIRouter
         return Response(text, media_type="text/plain; charset=utf-8", headers=headers)
 
     @router.get("/app/events", include_in_schema=False)
-    async def events(request: Request, wallet: _Wallet = "") -> Response:
-        wallets.public_key(wallet)
-        if hub.changes.num_watching(wallet) >= MAX_PAGES:
+    async def events(request: Request, asked: _Asked) -> Response:
+        wallets.public_key(asked.wallet)
+        if hub.changes.num_watching(asked.wallet) >= MAX_PAGES:
             raise TooManyPages(MAX_PAGES, "wallet")
         if not hub.limits.has_room(address_of(request.scope)):
             raise TooManyPages(MAX_SOCKETS, "network address")
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(
-            _events(request, wallet), media_type="text/event-stream", headers=headers
+            _events(request, asked), media_type="text/event-stream", headers=headers
         )
 
-    async def _events(request: Request, wallet: str) -> AsyncIterator[str]:
-        last: dict[str, str] = {}
-        number, quiet_s = 0, 0.0
+    async def _events(request: Request, asked: Asked) -> AsyncIterator[str]:
+        feed, number, quiet_s = Feed(), 0, 0.0
         # Counted here, where it ends for certain: an answer that nobody waits for any more does not begin.
-        with hub.limits.socket(address_of(request.scope)), hub.changes.watch(wallet) as changed:
+        with (
+            hub.limits.socket(address_of(request.scope)),
+            hub.changes.watch(asked.wallet) as changed,
+        ):
             yield "retry: 2000\n\n"
             while True:
                 changed.clear()
-                try:
-                    is_owner = wallet == await wallet_of(request, hub)
-                    rows = rows_of(await read(hub, wallet, is_owner=is_owner))
-                except DatabaseUnavailable:
-                    rows = last
-                news = {name: text for name, text in rows.items() if last.get(name) != text}
+                news = {}
+                # A database that is away says nothing new.
+                with contextlib.suppress(DatabaseUnavailable):
+                    news = feed.news(await _view(request, asked))
                 if news:
-                    last, quiet_s, number = rows, 0.0, number + 1
+                    quiet_s, number = 0.0, number + 1
                     yield f"id: {number}\ndata: {json.dumps(news)}\n\n"
                 elif quiet_s >= _KEEP_ALIVE_S:
                     quiet_s = 0.0
@@ -149,30 +183,37 @@ def page_router(parts: Parts, *, ws_port: int, require_proof: bool) -> APIRouter
                 except TimeoutError:
                     quiet_s += _LOOK_S
 
+    async def _view(request: Request, asked: Asked) -> View:
+        is_owner = asked.wallet == await wallet_of(request, hub)
+        return await hub.db(read, hub.store, asked, is_owner=is_owner)
+
     async def _page(
         request: Request,
-        asked: str,
+        asked: Asked,
+        problem: PocqueueError | None = None,
         *,
         made: TokenAnswer | None = None,
-        problem: str = "",
-        status: int = 200,
     ) -> Response:
         own = await wallet_of(request, hub)
-        wallet, view = asked or own or "", dict[str, Any]()
+        asked, view = replace(asked, wallet=asked.wallet or own or ""), None
         try:
-            if wallet:
-                wallets.public_key(wallet)
-                view = await read(hub, wallet, is_owner=wallet == own)
+            if asked.wallet:
+                wallets.public_key(asked.wallet)
+                view = await hub.db(read, hub.store, asked, is_owner=asked.wallet == own)
         except WalletRefused as exc:
-            wallet, problem, status = "", str(exc), exc.http_status
+            asked, problem = Asked(), exc
+        now_ms = hub.store.now_ms()
         text = templates.get_template("app.html").render(
-            view,
-            wallet=wallet,
-            signed_in=bool(own) and wallet == own,
+            view=view,
+            wallet=asked.wallet,
+            signed_in=view is not None and view.is_owner,
             token=made,
             endpoint=_endpoint(request),
-            problem=problem,
+            problem="" if problem is None else str(problem),
+            now=iso(now_ms),
+            now_clock=clock(now_ms),
         )
+        status = 200 if problem is None else problem.http_status
         return HTMLResponse(text, status_code=status, headers=_PRIVATE)
 
     def _endpoint(request: Request) -> str:

@@ -1,24 +1,42 @@
-"""What the page shows of a wallet, and how it is written."""
+"""What the page shows of a wallet: how it is read, and its templates."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
+from urllib.parse import urlencode
 
 from jinja2 import Environment, PackageLoader, select_autoescape
+from markupsafe import Markup
 
-from pocqueue.hosts.gateway.hub import Hub
-from pocqueue.hosts.gateway.schema import iso, turn_view
+from pocqueue.hosts.gateway.page.rows import (
+    EarningRow,
+    JobRow,
+    NodeRow,
+    TokenRow,
+    earning_row,
+    job_row,
+    node_row,
+    token_row,
+)
+from pocqueue.hosts.gateway.page.sparkline import load_of
 from pocqueue.hosts.pay import hyper
-from pocqueue.hosts.records import Gpu
-from pocqueue.hosts.store.health import LOAD_STEP_MS
+from pocqueue.hosts.records import NodeStatus
+from pocqueue.hosts.store import HostStore
+from pocqueue.hosts.store.overview import MAX_NODES, Earning, Standing
 
-#: Points of a day's load.
-_NUM_POINTS: Final = 96
-_MAX_NODES: Final = 500
-_MAX_JOBS: Final = 25
-
+#: Rows of a table.
+PAGE: Final = 25
+#: What can be asked for of the nodes.
+SHOWN: Final = {
+    "all": "All",
+    "busy": "Busy",
+    "online": "Online",
+    "offline": "Offline",
+    "mend": "To mend",
+}
 templates = Environment(
     loader=PackageLoader("pocqueue.hosts.gateway.page"),
     autoescape=select_autoescape(),
@@ -27,80 +45,182 @@ templates = Environment(
 )
 
 
-@dataclass(frozen=True)
-class Load:
-    """The load of a GPU in the last day."""
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a page is of, as its address says."""
 
-    points: str  #: of a polyline, 96 wide and 20 high
-    now: int  #: percent
+    wallet: str = ""
+    show: str = "all"  #: of `SHOWN`
+    nodes: str = ""  #: cursor of a page of nodes; empty: the first
+    jobs: str = ""
+    earnings: str = ""
+
+    def link(self, **changes: str) -> str:
+        """Return the address of the page with some of it changed."""
+        to = replace(self, **changes)
+        pairs = {"wallet": to.wallet, "show": to.show if to.show != "all" else ""}
+        pairs |= {"nodes": to.nodes, "jobs": to.jobs, "earnings": to.earnings}
+        return "/app?" + urlencode({name: text for name, text in pairs.items() if text})
 
 
-def rows_of(view: dict[str, Any]) -> dict[str, str]:
-    """Write the parts of the page that are live, by the id of their place."""
-    return {
-        name: templates.get_template(f"_{name}.html").render(view)
-        for name in ("nodes", "jobs", "totals")
-    }
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """All of a wallet in a few numbers."""
+
+    num_nodes: int
+    is_cut: bool  #: there are more, which are not counted
+    num: dict[str, int]  #: of nodes, by `SHOWN`
+    num_held: int  #: nodes whose pay is held
+    num_unfit: int
+    earned: str
+    held: str  #: empty: nothing
+    paid: str
+    payable: str
 
 
-async def read(hub: Hub, wallet: str, *, is_owner: bool) -> dict[str, Any]:
-    """Read what the page shows of a wallet.
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a page shows."""
+
+    asked: Asked
+    is_owner: bool
+    glance: Glance
+    nodes: tuple[NodeRow, ...]
+    jobs: tuple[JobRow, ...]
+    earnings: tuple[EarningRow, ...]
+    tokens: tuple[TokenRow, ...]
+    more_nodes: str  #: cursor; empty: these were the last
+    more_jobs: str
+    more_earnings: str
+
+    def lists(self) -> dict[str, dict[str, Any]]:
+        """Return the rows of each list, by name and key."""
+        found: dict[str, dict[str, Any]] = {
+            "nodes": {row.id: row for row in self.nodes},
+            "jobs": {row.key: row for row in self.jobs},
+        }
+        if self.is_owner:
+            found["earnings"] = {row.key: row for row in self.earnings}
+            found["tokens"] = {row.id: row for row in self.tokens}
+        return found
+
+    def row(self, name: str, row: Any) -> Markup:
+        """Write a row of a list; None: that there is none."""
+        return _write(f"_{name}.html", row=row, view=self)
+
+    def texts(self) -> dict[str, str]:
+        """Write what is no list, by the id of its place."""
+        names = ["glance", "nodes-filter", "nodes-more", "jobs-more"]
+        names += ["earnings-more"] * self.is_owner
+        return {name: self.text(name) for name in names}
+
+    def text(self, name: str) -> Markup:
+        """Write one of `texts`."""
+        if not name.endswith("-more"):
+            return _write(f"_{name}.html", view=self, shown=SHOWN)
+        of = name.removesuffix("-more")
+        cursor = {"nodes": self.more_nodes, "jobs": self.more_jobs}.get(of, self.more_earnings)
+        return _write(
+            "_more.html",
+            of=of,
+            first=self.asked.link(**{of: ""}) if getattr(self.asked, of) else "",
+            more=self.asked.link(**{of: cursor}) if cursor else "",
+        )
+
+
+def _write(template: str, **values: Any) -> Markup:
+    # What a template has written is escaped already.
+    return Markup(templates.get_template(template).render(values))  # noqa: S704
+
+
+def read(store: HostStore, asked: Asked, *, is_owner: bool) -> View:
+    """Read what the page shows of a wallet. Blocks.
 
     Args:
-        is_owner: in a session of that wallet, with self-tests and loads.
+        is_owner: in a session of that wallet: with self-tests, loads, earnings and tokens.
     """
-    store = hub.store
-    nodes = await hub.db(store.nodes.of_wallet, wallet, limit=_MAX_NODES)
-    ids = [node.id for node in nodes]
-    busy = await hub.db(store.presence.busy, ids)
-    earned = await hub.db(store.ledger.earned_by_node, wallet)
-    turns, _ = await hub.db(store.jobs.of_wallet, wallet, limit=_MAX_JOBS)
-    loads = await hub.db(store.health.loads, ids) if is_owner and ids else {}
-    now_ms = store.now_ms()
-    shown = []
-    for node in nodes:
-        test = await hub.db(store.health.self_test, node.id) if is_owner else None
-        shown.append(
-            {
-                "id": node.id,
-                "hostname": node.hostname,
-                "status": node.status(now_ms, store.offline_ms, busy=node.id in busy),
-                "last_heartbeat": iso(node.last_ms),
-                "earned": hyper(earned.get(node.id, 0)),
-                "gpus": [
-                    _gpu(gpu, loads.get((node.id, gpu.uuid), ()), now_ms) for gpu in node.gpus
-                ],
-                "failed": [] if test is None else [r for r in test.rows if r["state"] == "fail"],
-            }
+    wallet, now_ms = asked.wallet, store.now_ms()
+    standings = [
+        (one, one.node.status(now_ms, store.offline_ms, busy=one.is_busy))
+        for one in store.overview.standings(wallet)
+    ]
+    chosen = [pair for pair in standings if asked.show in _groups(*pair)]
+    page, more_nodes = _paged(chosen, asked.nodes)
+    ids = [one.node.id for one, _ in page]
+    have = store.overview.nodes(ids)
+    work = store.overview.work(ids)
+    tests = store.overview.self_tests(ids) if is_owner else {}
+    loads = defaultdict[str, dict[str, Any]](dict)
+    for (node_id, uuid), day in (store.health.loads(ids) if is_owner else {}).items():
+        loads[node_id][uuid] = day
+    earned = store.ledger.earned_by_node(wallet)
+    balance = store.ledger.balance(wallet)
+    nodes = tuple(
+        node_row(
+            have[one.node.id],
+            status,
+            work.get(one.node.id, ()),
+            tests.get(one.node.id, ()),
+            {uuid: load_of(day, now_ms) for uuid, day in loads.get(one.node.id, {}).items()},
+            earned.get(one.node.id, 0),
+            is_owner=is_owner,
         )
-    jobs = [turn_view(turn).model_dump() | {"earned": hyper(turn.attempt.micro)} for turn in turns]
-    held = sum(earned.get(node.id, 0) for node in nodes if not node.proven)
-    return {
-        "nodes": shown,
-        "jobs": jobs,
-        "online": sum(node["status"] in {"online", "busy"} for node in shown),
-        "earned": hyper(sum(earned.values())),
-        "held": hyper(held) if held else "",
-    }
+        for one, status in page
+        if one.node.id in have
+    )
+    turns, more_jobs = store.jobs.of_wallet(wallet, cursor=asked.jobs or None, limit=PAGE)
+    entries: Sequence[Earning] = ()
+    if is_owner:
+        before = int(asked.earnings) if _is_number(asked.earnings) else None
+        entries = store.overview.earnings(wallet, before=before, limit=PAGE)
+    num = Counter(group for pair in standings for group in _groups(*pair))
+    return View(
+        asked,
+        is_owner,
+        Glance(
+            len(standings),
+            len(standings) >= MAX_NODES,
+            {name: num[name] for name in SHOWN},
+            sum(not one.node.proven for one, _ in standings),
+            sum(one.is_unfit for one, _ in standings),
+            hyper(balance.earned + balance.held),
+            hyper(balance.held) if balance.held else "",
+            hyper(balance.paid),
+            hyper(balance.payable),
+        ),
+        nodes,
+        tuple(map(job_row, turns)),
+        tuple(map(earning_row, entries)),
+        tuple(map(token_row, store.tokens.open(wallet))) if is_owner else (),
+        more_nodes,
+        more_jobs or "",
+        str(entries[-1].entry.id) if len(entries) == PAGE else "",
+    )
 
 
-def _gpu(gpu: Gpu, load: Sequence[tuple[int, float]], now_ms: int) -> dict[str, Any]:
-    return {
-        "name": gpu.name,
-        "vram": "" if gpu.vram_mib is None else f"{gpu.vram_mib / 1024:.0f} GiB",
-        "healthy": gpu.healthy,
-        "reason": gpu.reason,
-        "load": _line(load, now_ms),
-    }
+def _groups(one: Standing, status: NodeStatus) -> Iterator[str]:
+    """Yield in which of `SHOWN` a node is."""
+    yield "all"
+    if status in {"online", "busy", "offline"}:
+        yield status
+    is_admins = one.node.state == "draining" and one.node.drained_by == "admin"
+    is_out = status in {"offline", "paused", "banned"}
+    if is_out or is_admins or one.is_unfit or not one.node.proven:
+        yield "mend"
 
 
-def _line(load: Sequence[tuple[int, float]], now_ms: int) -> Load | None:
-    """Return a line of a day's quarters, the newest at its right end; None: nothing is known."""
-    if not load:
-        return None
-    points = []
-    for from_ms, percent in load:
-        x = _NUM_POINTS - 1 - (now_ms - from_ms) // LOAD_STEP_MS
-        if x >= 0:
-            points.append(f"{x},{19 - 18 * percent / 100:.1f}")
-    return Load(" ".join(points), round(load[-1][1]))
+def _paged(
+    found: Sequence[tuple[Standing, NodeStatus]], cursor: str
+) -> tuple[Sequence[tuple[Standing, NodeStatus]], str]:
+    """Return a page of nodes, which are newest first, and the cursor of the next one; empty: there is none."""
+    first_ms, _, node_id = cursor.partition(".")
+    if _is_number(first_ms) and node_id:
+        at = (-int(first_ms), node_id)
+        found = [pair for pair in found if (-pair[0].node.first_ms, pair[0].node.id) > at]
+    page = found[:PAGE]
+    last = page[-1][0].node if len(found) > PAGE else None
+    return page, "" if last is None else f"{last.first_ms}.{last.id}"
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 16

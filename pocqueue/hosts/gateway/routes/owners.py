@@ -6,10 +6,9 @@ from fastapi import APIRouter, Request, Response
 
 from pocqueue.hosts import wallets
 from pocqueue.hosts.errors import WalletProofError
-from pocqueue.hosts.gateway.access import COOKIE, actor, end_session, owner, set_session, wallet_of
+from pocqueue.hosts.gateway.access import COOKIE, end_session, owner, set_session, wallet_of
 from pocqueue.hosts.gateway.hub import Hub
 from pocqueue.hosts.gateway.limits import Limit
-from pocqueue.hosts.gateway.messenger import What
 from pocqueue.hosts.gateway.routes.parts import (
     NEXT_CURSOR,
     Cursor,
@@ -24,12 +23,12 @@ from pocqueue.hosts.gateway.schema import (
     EarningsAnswer,
     JobView,
     NodeView,
-    OkAnswer,
     SessionAnswer,
     SignInBody,
     TokenAnswer,
     TokenBody,
     WalletBody,
+    earning_view,
     errors,
     hypers,
     iso,
@@ -112,25 +111,16 @@ def owner_router(parts: Parts, *, require_proof: bool) -> APIRouter:
         balance = await hub.db(store.ledger.balance, wallet)
         before = int(cursor) if cursor and cursor.isascii() and cursor.isdigit() else None
         rows = await hub.db(
-            store.ledger.entries, wallet, before=before and min(before, 2**62), limit=limit
+            store.overview.earnings, wallet, before=before and min(before, 2**62), limit=limit
         )
         if len(rows) == limit:
-            response.headers[NEXT_CURSOR] = str(rows[-1].id)
+            response.headers[NEXT_CURSOR] = str(rows[-1].entry.id)
         return EarningsAnswer(
             earned=hypers(balance.earned),
             held=hypers(balance.held),
             paid=hypers(balance.paid),
             payable=hypers(balance.payable),
-            rows=[
-                {
-                    "at": iso(row.at_ms),
-                    "nodeId": row.node_id,
-                    "kind": row.kind,
-                    "ref": row.ref,
-                    "hyper": hypers(row.micro),
-                }
-                for row in rows
-            ],
+            rows=[earning_view(row) for row in rows],
         )
 
     @router.post("/api/session/challenge", summary="Get a text to sign", responses=errors(400))
@@ -167,35 +157,6 @@ def owner_router(parts: Parts, *, require_proof: bool) -> APIRouter:
         end_session(response, secure=parts.is_secure(request))
         return SessionAnswer(wallet=None)
 
-    @router.post("/api/nodes/{node_id}/drain", summary="Drain a node", responses=errors(404))
-    async def drain(node_id: str, request: Request) -> OkAnswer:
-        """Let a node finish what it has and give it nothing new; for its owner or an admin."""
-        who, wallet = await actor(request, hub)
-        node = await hub.db(store.nodes.set_state, node_id, "draining", actor=who, wallet=wallet)
-        if node.relay is not None:
-            hub.messenger.tell(node.relay, What.DRAIN, node.id)
-        return OkAnswer()
-
-    @router.post(
-        "/api/nodes/{node_id}/resume", summary="Take a node back", responses=errors(404, 409)
-    )
-    async def take_back(node_id: str, request: Request) -> OkAnswer:
-        """Give a node that was drained jobs again; for an admin, and for its owner if no admin has drained it."""
-        who, wallet = await actor(request, hub)
-        await hub.db(store.nodes.set_state, node_id, "active", actor=who, wallet=wallet)
-        hub.messenger.look()
-        return OkAnswer()
-
-    @router.post("/api/nodes/{node_id}/revoke", summary="Revoke a node", responses=errors(404))
-    async def revoke(node_id: str, request: Request) -> OkAnswer:
-        """Keep a node out for good; for its owner or an admin. What it has earned stays."""
-        who, wallet = await actor(request, hub)
-        node = await hub.db(store.nodes.set_state, node_id, "revoked", actor=who, wallet=wallet)
-        if node.relay is not None:
-            hub.messenger.tell(node.relay, What.END, node.id)
-        hub.messenger.look()
-        return OkAnswer()
-
     return router
 
 
@@ -224,6 +185,7 @@ async def issue(
     made = await hub.db(
         hub.store.owners.issue_token, body.wallet, proven=proven, from_address=address
     )
+    hub.changes.tell(body.wallet)
     hub.metrics.count("tokens", "issued" if proven else "issued_unproven")
     return TokenAnswer(token=made.token, expires_at=iso(made.expires_ms), proven=made.proven)
 

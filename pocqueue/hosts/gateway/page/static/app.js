@@ -1,8 +1,8 @@
-// What the page has beyond its snapshot: live tables, tokens without a reload, copying, signing in.
+// What the page has beyond its snapshot: signing in, tokens and decisions without a reload, copying.
+import { showTimes, watch } from "./live.js";
 import { connect, onWallet } from "./wallet.js";
 
-const section = document.getElementById("wallet-section");
-const wallet = section.dataset.wallet;
+const wallet = document.getElementById("wallet-section").dataset.wallet;
 const say = (text) => { document.getElementById("say").textContent = text; };
 
 async function post(path, body) {
@@ -16,27 +16,6 @@ async function post(path, body) {
   return answer;
 }
 
-function showAges() {
-  for (const time of document.querySelectorAll("#nodes time")) {
-    const seconds = Math.max(0, Math.round((Date.now() - Date.parse(time.dateTime)) / 1000));
-    const [number, unit] = seconds < 120 ? [seconds, "s"]
-      : seconds < 7200 ? [Math.round(seconds / 60), "min"]
-      : seconds < 172800 ? [Math.round(seconds / 3600), "h"] : [Math.round(seconds / 86400), "days"];
-    time.textContent = `${number} ${unit} ago`;
-  }
-}
-
-// The server escapes what is in these rows; the page's policy runs no script in them.
-function watch() {
-  const events = new EventSource(`/app/events?wallet=${encodeURIComponent(wallet)}`);
-  events.onmessage = (event) => {
-    for (const [id, rows] of Object.entries(JSON.parse(event.data))) {
-      document.getElementById(id).innerHTML = rows;
-    }
-    showAges();
-  };
-}
-
 function showCopies(root) {
   for (const button of root.querySelectorAll(".copy")) {
     button.hidden = false;
@@ -44,6 +23,7 @@ function showCopies(root) {
       const code = button.parentElement.querySelector("code");
       try {
         await navigator.clipboard.writeText(code.textContent);
+        say("The command is copied.");
         button.textContent = "Copied";
         setTimeout(() => { button.textContent = "Copy"; }, 2000);
       } catch {
@@ -68,30 +48,61 @@ async function signIn(found) {
   }
 }
 
-if (wallet) {
-  watch();
-  showAges();
-  setInterval(showAges, 1000);
-  showCopies(document);
-  document.getElementById("token-form").addEventListener("submit", async (event) => {
-    event.preventDefault();
-    try {
-      const reply = await fetch("/app/token", {
-        method: "POST",
-        headers: { "Content-Type": "application/x-www-form-urlencoded", Accept: "text/x-fragment" },
-        body: new URLSearchParams({ wallet }),
-      });
-      const place = document.getElementById("token");
-      if (reply.ok) {
-        place.innerHTML = await reply.text();
-        showCopies(place);
-        say("A new token is shown below.");
-      } else {
-        say((await reply.json()).error);
-      }
-    } catch (error) {
-      say(`No token: ${error.message}`);
+async function getToken() {
+  const reply = await fetch("/app/token", {
+    method: "POST",
+    headers: { "Content-Type": "application/x-www-form-urlencoded", Accept: "text/x-fragment" },
+    body: new URLSearchParams({ wallet }),
+  });
+  if (!reply.ok) throw new Error((await reply.json()).error);
+  const place = document.getElementById("token");
+  place.innerHTML = await reply.text();
+  showCopies(place);
+  showTimes(place);
+  say("A new token is shown below, with the command for the machine.");
+}
+
+// What the forms do by themselves is done without a reload; what it changes comes with the next event.
+document.addEventListener("submit", async (event) => {
+  const form = event.target;
+  const decides = form.matches(".act");
+  if (!decides && form.id !== "token-form") return;
+  event.preventDefault();
+  const button = event.submitter;
+  button?.setAttribute("aria-disabled", "true");
+  try {
+    if (decides) {
+      await post(new URL(form.action).pathname.replace("/app/", "/api/"), {});
+      say(form.dataset.done);
+    } else {
+      await getToken();
     }
+  } catch (error) {
+    say(`Not done: ${error.message}`);
+  } finally {
+    button?.removeAttribute("aria-disabled");
+  }
+});
+
+document.addEventListener("keydown", (event) => {
+  const menu = event.key === "Escape" && event.target.closest("details.menu[open]");
+  if (!menu) return;
+  menu.open = false;
+  menu.querySelector("summary").focus();
+});
+document.addEventListener("click", (event) => {
+  for (const menu of document.querySelectorAll("details.menu[open]")) {
+    if (!menu.contains(event.target)) menu.open = false;
+  }
+});
+
+showTimes();
+showCopies(document);
+const live = document.getElementById("live");
+if (wallet && live) {
+  watch(wallet, (isLive) => {
+    live.classList.toggle("on", isLive);
+    live.textContent = isLive ? "Live" : "Not connected; trying again …";
   });
 }
 
