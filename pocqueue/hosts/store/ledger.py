@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Connection, String, and_, cast, func, select, true
+from sqlalchemy import Connection, String, and_, cast, except_, func, select, true
 
 from pocqueue.hosts.errors import LedgerError, UnknownNode
 from pocqueue.hosts.leases import Outcome
@@ -247,9 +247,11 @@ def _payable(connection: Connection) -> Sequence[Any]:
 
 def _of_attempts(connection: Connection) -> list[str]:
     ref = "attempt:" + attempt.c.job_id + ":" + cast(attempt.c.n, String)
-    same = and_(ledger.c.kind == "job", ledger.c.ref == ref, ledger.c.node_id == attempt.c.node_id)
+    # By nothing but what is unique: with the node in it, too, SQLite would go through all rows of that for each.
+    same = and_(ledger.c.kind == "job", ledger.c.ref == ref)
+    paid = ledger.c.node_id.label("paid_node"), ledger.c.micro.label("paid")
     rows = connection.execute(
-        select(attempt, job.c.timeout_s, job.c.spec, job.c.rate_micro, ledger.c.micro.label("paid"))
+        select(attempt, job.c.timeout_s, job.c.spec, job.c.rate_micro, *paid)
         .join(job, job.c.id == attempt.c.job_id)
         .outerjoin(ledger, same),
         # They may be more than there is memory for.
@@ -265,17 +267,18 @@ def _of_attempts(connection: Connection) -> list[str]:
             claimed_ms=row.claimed_ms,
             rate_micro=row.rate_micro,
         )
-        if not row.micro == due == (row.paid or 0):
+        got = row.paid if row.paid_node == row.node_id else 0
+        if not row.micro == due == got:
             found.append(
                 f"Attempt {row.n} of job {row.job_id}: its times say {due} micro-HYPER, its row has {row.micro}, "
-                f"the ledger {row.paid or 0}."
+                f"the ledger {got} for its node."
             )
-    strays = connection.execute(
-        select(ledger.c.id, ledger.c.ref)
-        .outerjoin(attempt, same)
-        .where(ledger.c.kind == "job", attempt.c.job_id.is_(None))
-    )
-    return found + [f"Row {row.id} of the ledger is for {row.ref}, which is not." for row in strays]
+    of_jobs = ledger.c.kind == "job"
+    strays = except_(select(ledger.c.ref).where(of_jobs), select(ref)).order_by("ref")
+    return found + [
+        f"The ledger has a row for {stray}, which is not."
+        for stray in connection.execute(strays).scalars()
+    ]
 
 
 def _of_payouts(connection: Connection) -> list[str]:

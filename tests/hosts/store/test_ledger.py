@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple
+from dataclasses import asdict, astuple
+from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import event, select, update
 
 from pocqueue.hosts.errors import LedgerError, UnknownNode
 from pocqueue.hosts.records import Report
 from pocqueue.hosts.store import HostStore
+from pocqueue.hosts.store.database import Database, file_url
 from pocqueue.hosts.store.ledger import Payout
-from pocqueue.hosts.tables import attempt, audit, ledger, payout, wallet as wallet_table
+from pocqueue.hosts.tables import attempt, audit, job, ledger, payout, wallet as wallet_table
+from pocqueue.settings import HostsSettings
 from tests.hosts.parts import joined, new_wallet, running, sleep
 from tests.support.waiting import Clock
 
@@ -164,7 +168,42 @@ def test_every_kind_of_difference_is_found(store: HostStore, clock: Clock) -> No
         connection.execute(update(payout).values(micro=1))
     first, second, third = store.ledger.differences()
     assert first == (
-        f"Attempt 1 of job {job.id}: its times say 50000 micro-HYPER, its row has 90000, the ledger 50000."
+        f"Attempt 1 of job {job.id}: its times say 50000 micro-HYPER, its row has 90000, the ledger 50000 for its node."
     )
-    assert second.endswith("of the ledger is for attempt:x:1, which is not.")
+    assert second == "The ledger has a row for attempt:x:1, which is not."
     assert third == f"Payout {made.id}: 1 micro-HYPER, and the ledger has 50010 for it."
+
+
+def test_an_audit_goes_through_its_rows_once(tmp_path: Path) -> None:
+    """A node of thousands of attempts is no reason to go through all of them for each: what SQLite's machine does
+    grows with their number, not with its square.
+    """
+    url = file_url(tmp_path / "hosts.sqlite3")
+    steps: list[int] = []
+
+    def count(connection: Any, _record: object) -> None:
+        connection.set_progress_handler(lambda: steps.append(1), 100)
+
+    with HostStore(Database(url), HostsSettings()) as store, Database(url) as counted:
+        store.database.check()
+        node = joined(store)
+        event.listen(counted.engine, "connect", count)
+        auditor = HostStore(counted, HostsSettings())
+        work = []
+        for batch, num in (("first", 300), ("more", 900)):
+            ids = [f"{batch} {n}" for n in range(num)]
+            asked = asdict(sleep()) | {"state": "completed", "rate_micro": 10_000, "attempts": 1}
+            turn = {"n": 1, "node_id": node.id, "relay": "here", "gpu_uuids": [], "leased_ms": 1}
+            turn |= {"lease_until_ms": 1, "sent_ms": 1000, "ended_ms": 6000, "micro": 50_000}
+            row = {"at_ms": 1, "wallet": node.wallet, "node_id": node.id, "kind": "job"}
+            with store.database.write() as connection:
+                new = [asked | {"id": one, "created_ms": 1} for one in ids]
+                connection.execute(job.insert(), new)
+                done = [turn | {"job_id": one, "outcome": "completed"} for one in ids]
+                connection.execute(attempt.insert(), done)
+                paid = [row | {"ref": f"attempt:{one}:1", "micro": 50_000} for one in ids]
+                connection.execute(ledger.insert(), paid)
+            steps.clear()
+            assert auditor.ledger.differences() == []
+            work.append(len(steps))
+    assert work[1] < 6 * work[0]
