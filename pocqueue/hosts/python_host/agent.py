@@ -21,12 +21,14 @@ import os
 import platform
 import random
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from websockets.asyncio.client import connect
@@ -92,7 +94,7 @@ def words_of(job: dict[str, Any], programs: tuple[str, ...]) -> list[str]:
 
 async def run(words: list[str], limit_s: float) -> tuple[str, int | None, str]:
     """Run a command; return the job's status, its exit code and its output, shortened."""
-    with tempfile.TemporaryDirectory(prefix="job-") as folder:
+    with work_folder() as folder:
         env = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": folder, "LANG": "C.UTF-8"}
         try:
             process = subprocess.Popen(  # noqa: ASYNC220, S603 - at once; allowed words, no shell
@@ -112,6 +114,21 @@ async def run(words: list[str], limit_s: float) -> tuple[str, int | None, str]:
         finally:
             if process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def work_folder() -> Iterator[str]:
+    """Make an empty folder, and remove it whatever was made of it; what links in it lead to is left alone."""
+    folder = tempfile.mkdtemp(prefix="job-")
+    try:
+        yield folder
+    finally:
+        for path, names, _ in os.walk(folder):
+            for name in names:
+                if not os.path.islink(os.path.join(path, name)):
+                    with contextlib.suppress(OSError):
+                        os.chmod(os.path.join(path, name), 0o700)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def follow(process: subprocess.Popen[bytes], limit_s: float) -> tuple[str, int | None, str]:
@@ -156,6 +173,15 @@ class Output:
         return f"{head}{between}{tail}"
 
 
+def read(text: Any) -> dict[str, Any]:
+    """Return what the server says; empty if it is no message."""
+    try:
+        message = json.loads(text)
+    except ValueError:
+        message = None
+    return message if isinstance(message, dict) else {}
+
+
 class Refused(Exception):
     """The server does not take this machine, and would not the next time."""
 
@@ -193,7 +219,7 @@ class Host:
         tasks: list[asyncio.Task[None]] = []
         try:
             async for text in socket:
-                message = json.loads(text)
+                message = read(text)
                 kind = message.get("type")
                 if kind == "registered":
                     self.node_id = str(message.get("nodeId"))
@@ -225,7 +251,10 @@ class Host:
             # This machine does not want it: another one may.
             status, logs = "cancelled", f"{exc}\n"
         else:
-            status, _, logs = await run(words, self.options.timeout)
+            try:
+                status, _, logs = await run(words, self.options.timeout)
+            except OSError as exc:  # a full disk, say
+                status, logs = "cancelled", f"This machine cannot run it: {exc.strerror}.\n"
         log(f"Job {job.get('id')}: {status}")
         with contextlib.suppress(WebSocketException):
             await self.send(socket, type="job_result", id=job.get("id"), status=status, logs=logs)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -19,6 +22,8 @@ from tests.support.hosts_server import HostsServer, hosts_server
 from tests.support.waiting import until
 
 FILE = Path(pocqueue.hosts.python_host.__file__).with_name("agent.py")
+# As in an environment that has what `requirements.txt` names, and nothing else.
+BARE = "import runpy, sys; sys.path.append(sys.argv.pop(1)); runpy.run_path(sys.argv.pop(1), run_name='__main__')"
 SECRET = "hunter2-hunter2"
 
 
@@ -36,13 +41,25 @@ def log(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def agent(server: HostsServer, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def needs(tmp_path: Path) -> Path:
+    """A folder with the packages of `requirements.txt`."""
+    folder = tmp_path / "packages"
+    folder.mkdir()
+    for line in FILE.with_name("requirements.txt").read_text().split():
+        found = importlib.util.find_spec(re.split(r"\W", line)[0])
+        assert found is not None
+        assert found.submodule_search_locations is not None
+        (folder / found.name).symlink_to(found.submodule_search_locations[0])
+    return folder
+
+
+@pytest.fixture
+def agent(server: HostsServer, log: Path, needs: Path) -> Iterator[subprocess.Popen[bytes]]:
     """An agent that is connected, or soon will be."""
     with log.open("wb") as file:
         process = subprocess.Popen(
             [
-                sys.executable,
-                str(FILE),
+                *(sys.executable, "-I", "-S", "-c", BARE, str(needs), str(FILE)),
                 "--endpoint",
                 server.endpoint,
                 "--token",
@@ -157,6 +174,65 @@ async def test_it_ends_with_what_it_runs(
     await until(lambda: agent.poll() is not None, 120)
     assert agent.returncode == 0
     assert not _is_running(mark)
+
+
+async def test_what_is_no_message_is_passed_over(
+    server: HostsServer, agent: subprocess.Popen[bytes]
+) -> None:
+    """Whatever a server sends, the next job runs."""
+    await server.next(Register)
+    await until(lambda: server.socket)
+    assert server.socket is not None
+    for text in (
+        "",
+        "{",
+        "null",
+        "[5]",
+        '{"type": 5}',
+        '{"type": "new"}',
+        '{"type": "job", "argv": 5}',
+    ):
+        await server.socket.send(text)
+    await server.send(Job(id="job-1", command="echo still here"))
+    await until(lambda: any(one.id == "job-1" for one in server.of(JobResult)))
+    assert {one.id: one.logs for one in server.of(JobResult)}["job-1"] == "still here\n"
+
+
+@pytest.fixture
+def anybodys() -> Iterator[Path]:
+    """A folder that every user of this machine can write to."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        yield Path(folder)
+
+
+def test_a_work_folder_goes_whatever_was_made_of_it(anybodys: Path) -> None:
+    """Folders that nobody may enter, and links: what these lead to stays as it is."""
+    outside = anybodys / "outside"
+    outside.mkdir()
+    (outside / "kept").write_text("kept")
+    script = f"mkdir -p a/b; touch a/b/c; ln -s {outside} a/link; ln -s {outside} link; chmod 0 a/b a; pwd"
+    code = f"""
+import asyncio, concurrent.futures.thread, os, runpy
+agent = runpy.run_path({str(FILE)!r})
+if os.getuid() == 0:  # who may enter any folder
+    os.chown({str(outside)!r}, 61_234, 61_234)
+    os.setuid(61_234)
+os.chmod({str(outside)!r}, 0o500)
+print(asyncio.run(agent["run"](["sh", "-c", {script!r}], 60))[2], end="")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PATH": "/usr/bin:/bin", "TMPDIR": str(anybodys)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.stdout.startswith(str(anybodys)), done.stderr
+    assert list(anybodys.iterdir()) == [outside]
+    assert (outside / "kept").read_text() == "kept"
+    assert outside.stat().st_mode & 0o777 == 0o500
 
 
 def test_it_says_what_it_needs() -> None:
