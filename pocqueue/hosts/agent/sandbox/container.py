@@ -10,11 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import json
 import os
+import re
 import shutil
 import subprocess
-import tarfile
 import uuid
+from asyncio.subprocess import Process
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -22,7 +25,7 @@ from typing import Literal
 from typing_extensions import override
 
 from pocqueue.hosts.agent.errors import SandboxUnavailable
-from pocqueue.hosts.agent.sandbox.base import Command, Outcome, Sandbox
+from pocqueue.hosts.agent.sandbox.base import Command, Limits, Outcome, Sandbox
 from pocqueue.hosts.agent.sandbox.bounded import run_bounded
 from pocqueue.hosts.agent.sandbox.bubblewrap import FIRST_UID, environment
 from pocqueue.hosts.agent.sandbox.leftovers import end_marked
@@ -34,6 +37,8 @@ IMAGE = "pocqueue-agent-programs:1"
 LABEL = "pocqueue.agent"
 
 _ASK_S = 60
+# A path of a volume that means the same to everybody who splits the option that it is in.
+_VOLUME = re.compile(r"/[\w./+@-]*", re.ASCII)
 _LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 # What the two engines' own command lines need of the agent's environment, in which there may be a token.
 _VARIABLES = ("PATH", "HOME", "DOCKER_HOST", "DOCKER_CONTEXT", "XDG_RUNTIME_DIR", "CONTAINER_HOST")
@@ -68,18 +73,21 @@ class Containers(Sandbox):
 
     @override
     async def run(self, command: Command, stop: asyncio.Event) -> Outcome:
-        if command.image is None:
+        volumes: list[str] = []
+        image = command.image
+        if image is None:
             await asyncio.to_thread(self._make_image)
+        else:
+            if not await asyncio.to_thread(self._has, image):
+                fetched = await self._fetch(image, command.limits, stop)
+                if fetched.ended_by != "itself":
+                    return fetched
+                left_s = max(1.0, command.limits.wall_s - fetched.seconds)
+                command = replace(command, limits=replace(command.limits, wall_s=left_s))
+            volumes = await asyncio.to_thread(self._volumes, image)
         name = f"pocqueue-{uuid.uuid4().hex}"
-        process = await asyncio.create_subprocess_exec(
-            self._program,
-            *arguments(command, name=name, engine=self.name, owner=self._owner),
-            env=_own_environment(),
-            cwd="/",
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,
+        process = await self._start(
+            *arguments(command, name=name, engine=self.name, owner=self._owner, volumes=volumes)
         )
 
         def end() -> None:
@@ -91,8 +99,7 @@ class Containers(Sandbox):
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
+            _kill(process)
 
         try:
             # The engine's server bounds what the container uses.
@@ -111,6 +118,50 @@ class Containers(Sandbox):
         left = self._ask("ps", "--all", "--quiet", "--filter", f"label={LABEL}={self._owner}")
         for container in left.split():
             self._ask("rm", *self._now, container)
+
+    async def _start(self, *argv: str) -> Process:
+        return await asyncio.create_subprocess_exec(
+            self._program,
+            *argv,
+            env=_own_environment(),
+            cwd="/",
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def _has(self, image: str) -> bool:
+        try:
+            self._ask("image", "inspect", "--format", "{{.Id}}", image)
+        except SandboxUnavailable:
+            return False
+        return True
+
+    async def _fetch(self, image: str, limits: Limits, stop: asyncio.Event) -> Outcome:
+        """Fetch an image, within the job's time.
+
+        Raises:
+            SandboxUnavailable: it is not to be had.
+        """
+        process = await self._start("pull", "--quiet", image)
+        done = await run_bounded(process, limits, stop, look=Usage, end=lambda: _kill(process))
+        if done.ended_by == "itself" and done.exit_code:
+            said = done.output.strip()[-300:]
+            raise SandboxUnavailable(f"{self.name} cannot fetch the image {image}: {said}.")
+        return done
+
+    def _volumes(self, image: str) -> list[str]:
+        """Return where an image wants volumes, which would be on this machine's disk and without a bound.
+
+        Raises:
+            SandboxUnavailable: the image is gone, or a path is none that can be named to the engine.
+        """
+        said = self._ask("image", "inspect", "--format", "{{json .Config.Volumes}}", image)
+        found = sorted(json.loads(said.strip() or "null") or ())
+        if bad := [path for path in found if not _VOLUME.fullmatch(path)]:
+            raise SandboxUnavailable(f"The image {image} has a volume at {bad[0][:100]!r}.")
+        return [path for path in found if path.rstrip("/") != "/tmp"]  # noqa: S108 - the job's own
 
     def _judged(self, name: str, outcome: Outcome) -> Outcome:
         """Tell the engine's failures from the command's, and who was killed for want of memory."""
@@ -161,7 +212,9 @@ class Containers(Sandbox):
         return done.stdout.decode()
 
 
-def arguments(command: Command, *, name: str, engine: str, owner: str) -> list[str]:
+def arguments(
+    command: Command, *, name: str, engine: str, owner: str, volumes: Sequence[str] = ()
+) -> list[str]:
     """Return the engine's arguments that run a command.
 
     Args:
@@ -169,12 +222,17 @@ def arguments(command: Command, *, name: str, engine: str, owner: str) -> list[s
         name: of the container.
         engine: `docker` or `podman`.
         owner: value of the label.
+        volumes: where the image wants volumes; they are empty, in memory, and end with the job.
     """
     limits, user = command.limits, f"{FIRST_UID}:{FIRST_UID}"
     argv = ["run", "--name", name, "--label", f"{LABEL}={owner}", "--network", "none"]
     argv += ["--read-only", "--user", user, "--cap-drop", "ALL", "--hostname", "job"]
     argv += ["--security-opt", "no-new-privileges", "--workdir", "/tmp"]  # noqa: S108 - the job's own
     argv += ["--tmpfs", f"/tmp:rw,exec,mode=1777,size={limits.disk_mib}m"]  # noqa: S108
+    for path in volumes:
+        size = limits.disk_mib << 20
+        argv += ["--mount"]
+        argv += [f"type=tmpfs,destination={path},tmpfs-size={size},tmpfs-mode=1777"]
     argv += ["--memory", f"{limits.memory_mib}m", "--memory-swap", f"{limits.memory_mib}m"]
     argv += ["--pids-limit", str(limits.processes), "--ulimit", "core=0:0"]
     argv += [
@@ -197,12 +255,19 @@ def arguments(command: Command, *, name: str, engine: str, owner: str) -> list[s
             else ["--device", f"nvidia.com/gpu={gpu_uuid}"]
         )
     if command.image is not None:
-        return [*argv, "--pull", "missing", command.image, *command.argv]
+        return [*argv, "--pull", "never", command.image, *command.argv]
     return [*argv, "--volume", "/usr:/usr:ro", "--pull", "never", IMAGE, *command.argv]
+
+
+def _kill(process: Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
 
 
 def _links() -> bytes:
     """Make the layer of our image: what this machine's root folder has as links into /usr."""
+    import tarfile
+
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w") as tar:
         for folder in ("usr", "proc", "dev", "tmp", "etc"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import os
 import re
@@ -146,23 +147,34 @@ def test_what_a_killed_agent_has_left_is_removed(jobs: SandboxProcess) -> None:
 
 
 def test_an_image_is_taken_by_its_digest(jobs: SandboxProcess) -> None:
-    """And has nothing of this machine."""
-    engine = _engine(jobs)
-    if engine != "podman":
-        pytest.skip(
-            "Docker knows a digest of what a registry has given it alone, and there is none here"
-        )
-    name = f"localhost/pocqueue-test-{uuid.uuid4().hex[:8]}"
-    subprocess.run([engine, "import", "-", name], input=_image(), capture_output=True, check=True)
-    try:
-        shown = [engine, "image", "inspect", "--format", "{{.Digest}}", name]
-        done = subprocess.run(shown, capture_output=True, text=True, check=True)
-        image = f"{name}@{done.stdout.strip()}"
+    """And has nothing of this machine; one that is not to be had is refused."""
+    with _own_image(jobs) as image:
         outcome = jobs.run("/bin/echo", "hello", image=image)
         assert (outcome.output, outcome.exit_code) == ("hello\n", 0)
         assert jobs.run("/bin/cat", "/usr/bin/env", image=image).exit_code != 0
-    finally:
-        subprocess.run([engine, "rmi", "--force", name], capture_output=True, check=True)
+    with pytest.raises(SandboxUnavailable, match="podman cannot fetch the image localhost:1/x@"):
+        jobs.run("/bin/echo", image="localhost:1/x@sha256:" + 64 * "0")
+
+
+def test_an_images_volumes_are_bounded_and_end_with_the_job(jobs: SandboxProcess) -> None:
+    """They would be on this machine's disk, without a limit: now they are as the folder for temporary files is."""
+    volumes = [_engine(jobs), "volume", "ls", "--quiet"]
+    before = subprocess.run(volumes, capture_output=True, text=True, check=True).stdout
+    with _own_image(jobs, "/data", "/tmp") as image:  # noqa: S108 - the job's own
+        script = "echo kept > /data/x; cat /data/x; cat /dev/zero > /data/y; cat /dev/zero > /tmp/y; echo end"
+        done = jobs.run("/bin/sh", "-c", script, image=image, disk_mib=8, wall_s=120)
+        assert (done.exit_code, done.ended_by) == (0, "itself")
+        assert done.output.startswith("kept\n")
+        assert done.output.count("No space left on device") == 2
+        assert "end\n" in done.output
+        done = jobs.run("/bin/sh", "-c", "cat /data/x", image=image)
+        assert "No such file" in done.output
+    with (
+        _own_image(jobs, "/data,readonly=false") as image,
+        pytest.raises(SandboxUnavailable, match="has a volume at '/data,readonly=false'"),
+    ):
+        jobs.run("/bin/echo", image=image)
+    assert subprocess.run(volumes, capture_output=True, text=True, check=True).stdout == before
 
 
 def test_an_engine_that_does_not_answer_is_told(
@@ -206,13 +218,33 @@ def _containers(jobs: SandboxProcess) -> list[str]:
     return done.stdout.split()
 
 
+@contextlib.contextmanager
+def _own_image(jobs: SandboxProcess, *volumes: str) -> Iterator[str]:
+    """Yield an image by its digest, with volumes of its own."""
+    engine = _engine(jobs)
+    if engine != "podman":
+        pytest.skip(
+            "Docker knows a digest of what a registry has given it alone, and there is none here"
+        )
+    name = f"localhost/pocqueue-test-{uuid.uuid4().hex[:8]}"
+    changes = [f"--change=VOLUME {path}" for path in volumes]
+    make = [engine, "import", *changes, "-", name]
+    subprocess.run(make, input=_image(), capture_output=True, check=True)
+    try:
+        shown = [engine, "image", "inspect", "--format", "{{.Digest}}", name]
+        done = subprocess.run(shown, capture_output=True, text=True, check=True)
+        yield f"{name}@{done.stdout.strip()}"
+    finally:
+        subprocess.run([engine, "rmi", "--force", name], capture_output=True, check=True)
+
+
 def _image() -> bytes:
-    """Make an image with `echo` and `cat`, and what they take."""
+    """Make an image with a shell, `echo` and `cat`, and what they take."""
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w", dereference=True) as tar:
         done = subprocess.run(
             ["/usr/bin/ldd", "/bin/echo"], capture_output=True, text=True, check=True
         )
-        for path in ["/bin/echo", "/bin/cat", *re.findall(r"(/\S+)", done.stdout)]:
+        for path in ["/bin/sh", "/bin/echo", "/bin/cat", *re.findall(r"(/\S+)", done.stdout)]:
             tar.add(path, path.lstrip("/"))
     return data.getvalue()
