@@ -12,7 +12,7 @@ from pocqueue.cli.output import EXIT_FAILED, columns, console, print_json
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pocqueue.hosts.agent.agent import Options
+    from pocqueue.hosts.agent.options import Options
     from pocqueue.hosts.agent.self_test.run import Report
     from pocqueue.settings import AgentSettings
 
@@ -44,15 +44,10 @@ def agent(
     """
     if context.invoked_subcommand is not None:
         return
-    import asyncio
-
-    from pocqueue.hosts.agent.agent import run_agent
-    from pocqueue.logs import log_to_stderr
+    from pocqueue.hosts.agent.__main__ import become
     from pocqueue.settings import Settings
 
-    options = _options(_settings(endpoint, token))
-    log_to_stderr(Settings.load().log_level)
-    asyncio.run(run_agent(options))
+    become(_options(_settings(endpoint, token)), Settings.load().log_level)
 
 
 @app.command("check", short_help="Test this machine; say what is wrong and what to do.")
@@ -73,6 +68,7 @@ def check(
 
     from pocqueue.hosts.agent.agent import open_sandbox
     from pocqueue.hosts.agent.gpu_facts import NvmlFacts
+    from pocqueue.hosts.agent.messages import to_wire
     from pocqueue.hosts.agent.self_test.run import run_self_test
     from pocqueue.settings import Settings
 
@@ -83,7 +79,7 @@ def check(
         run_self_test(NvmlFacts(), sandbox, folder, settings.endpoint, matrix_s=matrix_seconds)
     )
     if as_json:
-        print_json([row.model_dump(by_alias=True, exclude_none=True) for row in report.rows])
+        print_json(to_wire(report.rows))
     else:
         _print(report)
     if not report.is_good:
@@ -113,7 +109,7 @@ def _settings(endpoint: str | None, token: str | None) -> AgentSettings:
 
 def _options(settings: AgentSettings) -> Options:
     from pocqueue.errors import SettingsError
-    from pocqueue.hosts.agent.agent import Options
+    from pocqueue.hosts.agent.options import Options
     from pocqueue.settings import Settings
 
     if settings.endpoint is None:

@@ -23,8 +23,9 @@ from typing import Any, cast
 import pytest
 
 from pocqueue.hosts.agent.errors import SandboxUnavailable
+from pocqueue.hosts.agent.options import SandboxName
 from pocqueue.hosts.agent.sandbox.base import Command, Limits, Outcome
-from pocqueue.hosts.agent.sandbox.choose import SandboxName, choose
+from pocqueue.hosts.agent.sandbox.choose import choose
 from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,6 @@ import platform
 import random
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -22,21 +21,18 @@ from pocqueue.hosts.agent.errors import AgentRefused, GpuFactsUnavailable, Sandb
 from pocqueue.hosts.agent.gpu_facts import GpuFacts, NvmlFacts
 from pocqueue.hosts.agent.identity import Identity
 from pocqueue.hosts.agent.jobs import Jobs
+from pocqueue.hosts.agent.kernel_log import KMSG, KernelLog
+from pocqueue.hosts.agent.messages import GpuLoad, HostInfo, TestRow
+from pocqueue.hosts.agent.options import MEMORY_SHARE, Options, SandboxName
 from pocqueue.hosts.agent.sandbox.base import Sandbox
-from pocqueue.hosts.agent.sandbox.choose import SandboxName, choose
+from pocqueue.hosts.agent.sandbox.choose import choose
 from pocqueue.hosts.agent.sandbox.none import NoSandbox
 from pocqueue.hosts.agent.self_test.machine import memory_bytes
-from pocqueue.hosts.agent.self_test.run import MATRIX_S, Report, run_self_test
+from pocqueue.hosts.agent.self_test.run import Report, run_self_test
+from pocqueue.hosts.agent.self_test.xids import is_program
 from pocqueue.hosts.agent.spool import SPOOL_NAME, Spool
 from pocqueue.hosts.agent.terms import Terms
-from pocqueue.hosts.wire import (
-    HEARTBEAT_S,
-    MAX_MESSAGE_BYTES,
-    CloseCode,
-    GpuLoad,
-    HostInfo,
-    TestRow,
-)
+from pocqueue.hosts.protocol import MAX_MESSAGE_BYTES, CloseCode
 
 _log = logging.getLogger(__name__)
 
@@ -44,16 +40,12 @@ _log = logging.getLogger(__name__)
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0
 #: Seconds between two self-tests.
 SELF_TEST_S = 7 * 86_400.0
-#: Programs that a command may start, if the owner does not say otherwise.
-PROGRAMS = ("nvidia-smi", "sleep")
-#: Share of this machine's memory that one job may have, if the owner does not say otherwise.
-MEMORY_SHARE = 0.8
 
 _PING_S = 20.0
 _BUSY_S = 600.0
 _FINAL = {
     CloseCode.REFUSED: "it does not take this machine",
-    CloseCode.BANNED: "this node is banned; ask its operator",
+    CloseCode.BANNED: "this node was banned, or its owner has revoked it",
     CloseCode.REPLACED: "another agent has connected as this node, with a copy of its key; one of the two is to stop",
 }
 
@@ -66,23 +58,6 @@ def wait_s(failures: int, draw: Callable[[], float] = random.random) -> float:
         draw: returns a number from 0 to 1.
     """
     return draw() * min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** (min(failures, 10) - 1))
-
-
-@dataclass(frozen=True)
-class Options:
-    """What an agent is told."""
-
-    endpoint: str
-    state_dir: Path
-    token: str | None = field(default=None, repr=False)
-    hostname: str = field(default_factory=platform.node)
-    sandbox: SandboxName = "auto"
-    programs: tuple[str, ...] = PROGRAMS
-    memory_mib: int | None = None  #: most of one job; None: `MEMORY_SHARE` of what there is
-    containers: bool = True
-    stop_s: float = 8.0  #: that running jobs have to end when the agent is told to stop
-    heartbeat_s: float = HEARTBEAT_S
-    matrix_s: float = MATRIX_S
 
 
 def open_sandbox(name: SandboxName, state_dir: Path) -> Sandbox:
@@ -98,11 +73,19 @@ class Agent:
     """An agent. Made by `open_agent`; `run` it once."""
 
     def __init__(
-        self, options: Options, identity: Identity, spool: Spool, sandbox: Sandbox, facts: GpuFacts
+        self,
+        options: Options,
+        identity: Identity,
+        spool: Spool,
+        sandbox: Sandbox,
+        facts: GpuFacts,
+        log_path: Path = KMSG,
     ) -> None:
+        self._log_path = log_path
         self._options = options
         self._identity = identity
         self._facts = facts
+        self._sandbox = sandbox
         self._report = Report((), ())
         self._stop = asyncio.Event()
         self._socket: ClientConnection | None = None
@@ -118,13 +101,21 @@ class Agent:
         Raises:
             AgentRefused: the server does not take this agent, and would not the next time.
         """
-        await self._test()
-        testing = asyncio.create_task(self._test_weekly())
-        try:
-            await self._serve()
-        finally:
-            testing.cancel()
-            await self.jobs.abandon()
+        with KernelLog(self._log_path) as log:
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(log.news)  # the first test sees these
+            await self._test(self._options.matrix_s)
+            testing = {
+                asyncio.create_task(self._test_weekly()),
+                asyncio.create_task(self._test_after_errors(log)),
+            }
+            try:
+                await self._serve()
+            finally:
+                for task in testing:
+                    task.cancel()
+                await asyncio.gather(*testing, return_exceptions=True)
+                await self.jobs.abandon()
 
     async def _serve(self) -> None:
         failures = 0
@@ -210,16 +201,22 @@ class Agent:
         was_good = connection is not None and connection.registered.is_set()
         return 1 if was_good else failures + 1
 
-    async def _test(self) -> None:
-        options, folder = self._options, self._identity.folder
+    async def _test(self, matrix_s: float) -> None:
         _log.info("Self-test …")
         self._report = await run_self_test(
-            self._facts, self.jobs.sandbox, folder, options.endpoint, matrix_s=options.matrix_s
+            self._facts,
+            self._sandbox,
+            self._identity.folder,
+            self._options.endpoint,
+            matrix_s=matrix_s,
+            log_path=self._log_path,
         )
         for row in self._report.rows:
             if row.state in {"fail", "warn"}:
                 _log.warning("Self-test, %s: %s. %s", _row_name(row), row.measured, row.remedy)
-        if not self._report.has_sandbox and self.jobs.sandbox.name != "none":
+        if self._report.has_sandbox:
+            self.jobs.sandbox = self._sandbox
+        else:
             # Never without one, and never in a weaker one than the owner has.
             [why] = [row.remedy for row in self._report.rows if row.name == "sandbox"]
             self.jobs.sandbox = NoSandbox(why)
@@ -232,10 +229,23 @@ class Agent:
             # Jobs are not to be slowed down.
             pause_s = _BUSY_S if self.jobs.running else SELF_TEST_S
             if not self.jobs.running:
-                await self._test()
-                if self._socket is not None:
-                    # Coming back is how a server is told of other GPUs.
-                    await self._socket.close()
+                await self._test(self._options.matrix_s)
+                await self._come_back()
+
+    async def _test_after_errors(self, log: KernelLog) -> None:
+        """Test as soon as the kernel's log tells of a broken GPU, whatever runs; so without a load of our own."""
+        with contextlib.suppress(OSError):  # the self-test says that it cannot be read
+            while True:
+                await asyncio.sleep(self._options.heartbeat_s)
+                news = await asyncio.to_thread(log.news)
+                if self._report.gpus and not all(is_program(one) for one in news):
+                    await self._test(0)
+                    await self._come_back()
+
+    async def _come_back(self) -> None:
+        """Connect anew, which is how a server is told of other GPUs."""
+        if self._socket is not None:
+            await self._socket.close()
 
     def _terms(self) -> Terms:
         options = self._options

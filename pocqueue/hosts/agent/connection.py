@@ -14,21 +14,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+from websockets.exceptions import ConnectionClosed
+
 from pocqueue.hosts.agent.errors import AgentRefused
 from pocqueue.hosts.agent.identity import Identity
 from pocqueue.hosts.agent.jobs import Jobs
-from pocqueue.hosts.agent.spool import Attempt
-from pocqueue.hosts.wire import (
-    HEARTBEAT_S,
-    PROTOCOL,
+from pocqueue.hosts.agent.messages import (
     Ack,
-    BadMessage,
     Bye,
     Challenge,
     Drain,
     Draining,
     Error,
-    ErrorText,
     FromGateway,
     GpuLoad,
     Heartbeat,
@@ -44,8 +41,10 @@ from pocqueue.hosts.wire import (
     Resume,
     SelfTest,
     TestRow,
-    read_from_gateway,
+    read_message,
 )
+from pocqueue.hosts.agent.spool import Attempt
+from pocqueue.hosts.protocol import HEARTBEAT_S, CloseCode, ErrorText
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +54,9 @@ M = TypeVar("M", Challenge, Registered)
 ANSWER_S = 30.0
 #: Seconds for which a leaving agent waits for its last results to be acknowledged.
 LAST_ACK_S = 3.0
+
+#: Codes that close a socket whose refusal is for good.
+_FINAL = (CloseCode.REFUSED, CloseCode.BANNED)
 
 
 class Socket(Protocol):
@@ -153,7 +155,6 @@ class Connection:
             Register(
                 token=self.token,
                 host_info=said.host_info,
-                protocol=PROTOCOL,
                 node_key=self.identity.public_hex,
                 signature=self.identity.sign("", challenge.nonce),
                 isolation=said.isolation,
@@ -169,7 +170,6 @@ class Connection:
                 node_id=node_id,
                 jobs=self.jobs.refs(),
                 host_info=said.host_info,
-                protocol=PROTOCOL,
                 node_key=self.identity.public_hex,
                 signature=self.identity.sign(node_id, challenge.nonce),
                 isolation=said.isolation,
@@ -182,12 +182,25 @@ class Connection:
         """Wait for a message of a kind; others that come before it are passed over.
 
         Raises:
-            AgentRefused: the server says no.
+            AgentRefused: the server says no, and would the next time.
+            ConnectionError: it says no for now.
         """
+        said = ""
         while True:
-            match await self._receive():
+            try:
+                message = await self._receive()
+            except ConnectionClosed as exc:
+                if not said:
+                    raise
+                # A sentence that we do not know; the code says whether it is for good.
+                is_final = exc.rcvd is not None and exc.rcvd.code in _FINAL
+                kept = AgentRefused if is_final else ConnectionError
+                raise kept(f"{self.identity.origin} says: {said}.") from None
+            match message:
                 case Error(message=text):
-                    raise _refusal(text, self.identity)
+                    if text in _advice(self.identity):
+                        raise _refusal(text, self.identity)
+                    said = text
                 case answer if isinstance(answer, kind):
                     return answer
 
@@ -204,9 +217,11 @@ class Connection:
                 case Error() as error:
                     await self._failed(error)
                 case Drain():
-                    self.jobs.is_draining = True
+                    # Whether something new comes is the server's to say, also when it takes the node back: so what it
+                    # sends all the same is run.
                     _log.info(
-                        "The server wants this node to finish what it has; nothing new comes."
+                        "The server wants this node to finish what it has; nothing new comes until its operator or "
+                        "its owner takes it back."
                     )
                 case _:
                     pass
@@ -257,26 +272,26 @@ class Connection:
 
     async def _receive(self) -> FromGateway | None:
         """Return the next message; None if it is none that we know, as of a newer server."""
-        try:
-            return read_from_gateway(await self.socket.recv())
-        except BadMessage:
-            return None
+        return read_message(await self.socket.recv())
 
 
-def _refusal(text: str, identity: Identity) -> Exception:
-    """Return what to raise when the server refuses who we are."""
-    advice = {
+def _refusal(text: str, identity: Identity) -> AgentRefused:
+    return AgentRefused(f"{identity.origin} says: {text}; {_advice(identity)[text]}.")
+
+
+def _advice(identity: Identity) -> dict[str, str]:
+    """Return what to do where the server refuses who we are, by what it says."""
+    return {
         ErrorText.TOKEN_REQUIRED: "make a token on its page, and give it with --token or HN_NODE_TOKEN",
         ErrorText.INVALID_TOKEN: "it may be too old: make another one on its page",
+        ErrorText.TOKEN_EXPIRED: "make another one on its page, and use it within the hour",
         ErrorText.TOKEN_USED: "each is for one machine: make another one on its page",
         ErrorText.INVALID_NODE: "it does not know this machine any more: make a new token on its page",
         ErrorText.INVALID_SIGNATURE: (
             f"the key in {identity.folder} is not that of the node, or it calls itself otherwise than "
-            f"{identity.origin}: use the endpoint that its page shows"
+            f"{identity.origin}: use the endpoint that its page shows; if the key is lost, register with a new token"
         ),
-        ErrorText.BANNED: "ask its operator",
+        ErrorText.BANNED: (
+            "ask its operator; or, if its owner has revoked it, make a new token on its page"
+        ),
     }
-    for known, what in advice.items():
-        if text == known:
-            return AgentRefused(f"{identity.origin} says: {text}; {what}.")
-    return ConnectionError(f"{identity.origin} says: {text}")

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 from typing_extensions import override
 
 from pocqueue.hosts.agent.errors import GpuFactsUnavailable
+from pocqueue.hosts.agent.kernel_log import short_bus
 
 T = TypeVar("T")
 
@@ -25,6 +26,7 @@ class Gpu:
     free_mib: int
     compute_capability: str  #: such as ``9.0``
     uncorrected_ecc: int | None = None  #: errors since the driver was loaded
+    rows_replaced: int | None = None  #: rows of its memory that were replaced so far
     rows_failed: bool | None = None  #: rows of its memory could not be replaced
     rows_pending: bool | None = None  #: rows are replaced with the next reset
     slowed_by: tuple[str, ...] = ()  #: heat or power, now
@@ -34,6 +36,16 @@ class Gpu:
     processes: int = 0  #: of others, that compute on it
     load: float | None = None  #: per cent
     temperature: float | None = None  #: degrees Celsius
+    bus: str = ""  #: its place on the bus, such as ``0000:65:00``
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A GPU that does not answer."""
+
+    index: int
+    bus: str  #: empty: not known
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +55,7 @@ class Driver:
     version: str
     cuda: tuple[int, int]  #: newest CUDA that it runs
     gpus: tuple[Gpu, ...]
+    lost: tuple[Lost, ...] = ()
 
 
 class GpuFacts(Protocol):
@@ -64,13 +77,13 @@ class NvmlFacts(GpuFacts):
         import pynvml
 
         with _nvml(pynvml):
-            count = pynvml.nvmlDeviceGetCount()
-            handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
             cuda = pynvml.nvmlSystemGetCudaDriverVersion_v2()
+            found = [_look(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount())]
             return Driver(
                 version=pynvml.nvmlSystemGetDriverVersion(),
                 cuda=(cuda // 1000, cuda % 1000 // 10),
-                gpus=tuple(_gpu(pynvml, index, handle) for index, handle in enumerate(handles)),
+                gpus=tuple(one for one in found if isinstance(one, Gpu)),
+                lost=tuple(one for one in found if isinstance(one, Lost)),
             )
 
 
@@ -111,7 +124,18 @@ def _nvml(nvml: Any) -> Iterator[None]:
         nvml.nvmlShutdown()
 
 
-def _gpu(nvml: Any, index: int, handle: Any) -> Gpu:
+def _look(nvml: Any, index: int) -> Gpu | Lost:
+    """Return what there is to know of one GPU; one that does not answer leaves the others as they are."""
+    bus = ""
+    try:
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        bus = short_bus(nvml.nvmlDeviceGetPciInfo(handle).busId)
+        return _gpu(nvml, index, handle, bus)
+    except nvml.NVMLError as exc:
+        return Lost(index, bus, str(exc))
+
+
+def _gpu(nvml: Any, index: int, handle: Any, bus: str) -> Gpu:
     def ask(read: Callable[[], T]) -> T | None:
         try:
             return read()
@@ -126,6 +150,7 @@ def _gpu(nvml: Any, index: int, handle: Any) -> Gpu:
     loads = ask(lambda: nvml.nvmlDeviceGetUtilizationRates(handle))
     return Gpu(
         index=index,
+        bus=bus,
         uuid=nvml.nvmlDeviceGetUUID(handle),
         name=nvml.nvmlDeviceGetName(handle),
         vram_mib=memory.total >> 20,
@@ -136,6 +161,7 @@ def _gpu(nvml: Any, index: int, handle: Any) -> Gpu:
                 handle, nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
             )
         ),
+        rows_replaced=None if remapped is None else remapped[0] + remapped[1],
         rows_failed=None if remapped is None else bool(remapped[3]),
         rows_pending=None if remapped is None else bool(remapped[2]),
         slowed_by=tuple(

@@ -6,6 +6,7 @@ overwritten; the server knows its public half alone.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -13,17 +14,18 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from nacl.signing import SigningKey
 
 from pocqueue.files import NotPrivate, read_private, replace_file
 from pocqueue.hosts.agent.errors import IdentityError
-from pocqueue.hosts.wire import origin_of, signed_text
+from pocqueue.hosts.protocol import origin_of, signed_text
 
 KEY_NAME = "node-key.pem"
 _NODE_NAME = "node.json"
 _MAX_FILE_BYTES = 64 * 1024
+# RFC 8410, section 7: all of the file that is not the 32 secret bytes, which stand at its end.
+_BEGIN, _END = "-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----"
+_DER = bytes.fromhex("302e020100300506032b657004220420")
 
 
 @dataclass(slots=True)
@@ -34,7 +36,7 @@ class Identity:
     origin: str  #: name of the server, which is part of what is signed
     node_id: str  #: empty: not registered yet
     _token_hash: str = field(repr=False)
-    _private: Ed25519PrivateKey = field(repr=False)
+    _private: SigningKey = field(repr=False)
 
     @classmethod
     def open(cls, state_dir: Path, endpoint: str) -> Identity:
@@ -71,7 +73,7 @@ class Identity:
     @property
     def public_hex(self) -> str:
         """The public half of the key, 64 hex digits."""
-        return self._private.public_key().public_bytes_raw().hex()
+        return self._private.verify_key.encode().hex()
 
     def sign(self, node_id: str, nonce: str) -> str:
         """Return the signature of a challenge, 128 hex digits.
@@ -80,7 +82,7 @@ class Identity:
             node_id: as in the message that it is sent in; empty in `register`.
             nonce: of the challenge.
         """
-        return self._private.sign(signed_text(self.origin, node_id, nonce)).hex()
+        return self._private.sign(signed_text(self.origin, node_id, nonce)).signature.hex()
 
     def has_used(self, token: str) -> bool:
         """Say whether this node was registered with a token."""
@@ -115,11 +117,8 @@ def _hash(token: str) -> str:
 
 def _make_key(path: Path) -> None:
     """Write a new key: wholly there, or not at all, and never in place of another one."""
-    pem = Ed25519PrivateKey.generate().private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
+    text = base64.b64encode(_DER + SigningKey.generate().encode()).decode()
+    pem = "\n".join([_BEGIN, text, _END, ""]).encode()
     made = path.with_name(f"{path.name}.{os.getpid()}")
     replace_file(made, pem)
     try:
@@ -130,7 +129,7 @@ def _make_key(path: Path) -> None:
         made.unlink()
 
 
-def _read_key(path: Path) -> Ed25519PrivateKey:
+def _read_key(path: Path) -> SigningKey:
     try:
         pem = read_private(path, _MAX_FILE_BYTES)
     except NotPrivate as exc:
@@ -142,12 +141,23 @@ def _read_key(path: Path) -> Ed25519PrivateKey:
                 f"with `chmod 600 {path}`."
             )
         raise IdentityError(reason) from None
-    try:
-        key = serialization.load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        key = None
-    if not isinstance(key, Ed25519PrivateKey):
+    key = _key_of(pem)
+    if key is None:
         raise IdentityError(
             f"{path} holds no ed25519 key: restore it from a copy, or move it away and register with a new token."
         )
     return key
+
+
+def _key_of(pem: bytes) -> SigningKey | None:
+    """Return the key in a file; None: there is no ed25519 key in it."""
+    text = pem.decode("ascii", "replace").strip()
+    if not (text.startswith(_BEGIN) and text.endswith(_END)):
+        return None
+    try:
+        der = base64.b64decode("".join(text[len(_BEGIN) : -len(_END)].split()), validate=True)
+    except ValueError:
+        return None
+    if not der.startswith(_DER) or len(der) != len(_DER) + 32:
+        return None
+    return SigningKey(der[len(_DER) :])

@@ -11,10 +11,10 @@ import logging
 from dataclasses import dataclass, field
 
 from pocqueue.hosts.agent.errors import SandboxUnavailable, SpoolError
+from pocqueue.hosts.agent.messages import Job, JobRef, JobResult
 from pocqueue.hosts.agent.sandbox.base import Command, Outcome, Sandbox
 from pocqueue.hosts.agent.spool import Attempt, Spool
 from pocqueue.hosts.agent.terms import Terms
-from pocqueue.hosts.wire import Job, JobRef, JobResult
 
 _log = logging.getLogger(__name__)
 
@@ -56,8 +56,15 @@ class Jobs:
 
     def offer(self, job: Job) -> None:
         """Take a job or refuse it; one that is here already, or was, changes nothing."""
-        key = Attempt(job.id, job.attempt or 1)
-        if key in self._running or self.spool.knows(key):
+        key = Attempt(job.id, job.attempt)
+        if key in self._running:
+            return
+        try:
+            if self.spool.knows(key):
+                return
+        except SpoolError as exc:
+            # Run without a place for its result, or run a second time: neither.
+            self._refuse(key, str(exc))
             return
         command = self._judged(job)
         if isinstance(command, str):
@@ -75,8 +82,13 @@ class Jobs:
 
     async def acknowledge(self, key: Attempt) -> None:
         """Note that the server has a result."""
-        await asyncio.to_thread(self.spool.acknowledge, key)
-        _log.info("Job %s: the server has its result.", key.job)
+        try:
+            await asyncio.to_thread(self.spool.acknowledge, key)
+        except SpoolError as exc:
+            # It is sent once more after the next reconnect, and acknowledged again.
+            _log.error("%s", exc)
+        else:
+            _log.info("Job %s: the server has its result.", key.job)
 
     async def finish(self, within_s: float) -> None:
         """Take nothing new, and wait until nothing runs or the time is up."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -53,7 +52,7 @@ class Spool(SqliteFile):
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        script = resources.files(__package__).joinpath("spool.sql").read_text("utf-8")
+        script = Path(__file__).with_name("spool.sql").read_text("utf-8")
         super().__init__(path, _ROLE, [script])
 
     def add(self, key: Attempt, body: str) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from pocqueue.hosts.agent.messages import Job, JobLimits
 from pocqueue.hosts.agent.sandbox.base import Command, Limits, Sandbox
-from pocqueue.hosts.wire import Job
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,9 @@ class Terms:
 
     def command(self, job: Job, sandbox: Sandbox) -> Command | str:
         """Return what is to be run for a job; or in one sentence why it is refused."""
-        if (job.kind or "test") not in self.kinds(sandbox):
+        if job.kind not in self.kinds(sandbox):
             return f"This machine takes no jobs of kind {job.kind}."
-        limits = Limits() if job.limits is None else _limits(job)
+        limits = Limits() if job.limits is None else _limits(job.limits)
         most_mib = self.memory_mib
         limits = replace(
             limits,
@@ -42,10 +42,10 @@ class Terms:
         )
         if job.limits is not None and job.limits.network:
             return "Jobs have no network on this machine."
-        if unknown := [uuid for uuid in job.gpus or () if uuid not in self.gpus]:
+        if unknown := [uuid for uuid in job.gpus if uuid not in self.gpus]:
             return f"There is no healthy GPU {unknown[0]} here."
-        gpus = tuple((self.gpus[uuid], uuid) for uuid in job.gpus or ())
-        argv = job.argv or ()
+        gpus = tuple((self.gpus[uuid], uuid) for uuid in job.gpus)
+        argv = job.argv
         if job.kind == "container":
             if job.image is None or "@sha256:" not in job.image or job.image.startswith("-"):
                 return "A container's image is to be named by its digest."
@@ -55,9 +55,7 @@ class Terms:
         return Command(argv, limits, gpus)
 
 
-def _limits(job: Job) -> Limits:
-    assert job.limits is not None
-    asked = job.limits
+def _limits(asked: JobLimits) -> Limits:
     return Limits(
         wall_s=asked.seconds,
         cpu_s=asked.seconds * max(asked.cpus, 1.0),

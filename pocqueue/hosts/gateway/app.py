@@ -25,6 +25,7 @@ from pocqueue.hosts.gateway.routes.decisions import decision_router
 from pocqueue.hosts.gateway.routes.owners import owner_router
 from pocqueue.hosts.gateway.routes.parts import Parts
 from pocqueue.hosts.gateway.routes.public import health_router, public_router
+from pocqueue.hosts.gateway.routes.speed import speed_router
 from pocqueue.hosts.gateway.socket import AgentSocket
 from pocqueue.hosts.wire import CloseCode, origin_of
 from pocqueue.settings import HostsSettings
@@ -84,6 +85,7 @@ def create_app(hub: Hub, hosts: HostsSettings) -> FastAPI:
     app.include_router(admin_router(parts, Commands.load(hosts.commands_file)))
     app.include_router(public_router(parts))
     app.include_router(health_router(parts))
+    app.include_router(speed_router(parts))
     app.include_router(socket_router(hub))
 
     @app.exception_handler(HTTPException)

@@ -69,6 +69,7 @@ class Limit(Enum):
     ANNOUNCEMENTS_OF_ADDRESS = parse("50/day")
     ANNOUNCEMENTS_OF_WALLET = parse("50 per 1 day")
     JOBS = parse("60/minute")
+    PIECES = parse("240/hour")
 
     value: RateLimitItem
 

@@ -225,6 +225,12 @@ class SuccessAnswer(_Body):
     success: bool = True
 
 
+class SpeedAnswer(_Body):
+    """The bytes have come."""
+
+    bytes: int
+
+
 class AnnouncedView(_Body):
     """A machine that announced itself."""
 

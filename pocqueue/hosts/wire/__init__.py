@@ -20,7 +20,7 @@ no such message with `ErrorText.INVALID_FORMAT`; the socket stays. Needs pydanti
 
 from __future__ import annotations
 
-from pocqueue.hosts.wire.codes import (
+from pocqueue.hosts.protocol import (
     HEARTBEAT_S,
     MAX_GPUS,
     MAX_JOBS,

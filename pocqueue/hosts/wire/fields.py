@@ -20,7 +20,7 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
-from pocqueue.hosts.wire.codes import ErrorText
+from pocqueue.hosts.protocol import ErrorText
 
 #: Characters of a result's logs that are taken; the store keeps fewer, and notes that it has cut.
 MAX_LOG = 300_000

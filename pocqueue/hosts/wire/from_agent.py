@@ -6,7 +6,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, TypeAdapter
 
-from pocqueue.hosts.wire.codes import MAX_GPUS, MAX_JOBS, PROTOCOL
+from pocqueue.hosts.protocol import MAX_GPUS, MAX_JOBS, PROTOCOL
 from pocqueue.hosts.wire.fields import (
     UNKNOWN,
     AnyIsolation,

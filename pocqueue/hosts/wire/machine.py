@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from pocqueue.hosts.wire.codes import MAX_GPUS
+from pocqueue.hosts.protocol import MAX_GPUS
 from pocqueue.hosts.wire.fields import UNKNOWN, Attempt, Id, Line, Message, Text
 
 

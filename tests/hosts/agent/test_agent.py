@@ -17,6 +17,7 @@ from pocqueue.hosts.agent.agent import LONGEST_WAIT_S, wait_s
 from pocqueue.hosts.wire import (
     Bye,
     CloseCode,
+    Drain,
     Draining,
     ErrorText,
     Hello,
@@ -33,6 +34,7 @@ from pocqueue.hosts.wire import (
 from tests.support.commands import without_settings
 from tests.support.hosts_server import HostsServer, hosts_server
 from tests.support.sandbox_process import need
+from tests.support.small_disk import fill, small_disk
 from tests.support.waiting import until
 
 TOKEN = "token-one"
@@ -80,14 +82,22 @@ class Agents:
         return self.log.read_text()
 
 
+@contextlib.contextmanager
+def started(agents: Agents) -> Iterator[Agents]:
+    """End the agents with the block."""
+    try:
+        yield agents
+    finally:
+        for process in agents.processes:
+            process.kill()
+            process.wait()
+
+
 @pytest.fixture
 def agents(tmp_path: Path, server: HostsServer) -> Iterator[Agents]:
     """Agents that end with the test."""
-    found = Agents(tmp_path, server)
-    yield found
-    for process in found.processes:
-        process.kill()
-        process.wait()
+    with started(Agents(tmp_path, server)) as found:
+        yield found
 
 
 def job(*argv: str, job_id: str = "job-1", attempt: int = 1, seconds: float = 600) -> Job:
@@ -202,6 +212,52 @@ async def test_a_killed_agent_runs_what_it_had_again(server: HostsServer, agents
     assert (await server.next(JobResult)).logs == "second\n"
 
 
+async def test_a_full_disk_loses_no_result(server: HostsServer, tmp_path: Path) -> None:
+    """It is said with what to do; the result is kept in memory until there is room, and sent then; so with the next one."""
+    need("bwrap", "bubblewrap")
+    with small_disk(tmp_path / "disk") as folder, started(Agents(folder, server)) as agents:
+        agents.log = tmp_path / "agent.log"
+        agents.start()
+        await server.next(SelfTest)
+        await server.send(job("sh", "-c", "sleep 0.5; echo done"))
+        await server.next(JobStarted)
+        filling = fill(folder)
+        await until(lambda: "Make room on its disk; nothing is lost until then." in agents.said())
+        assert server.of(JobResult) == []
+        filling.unlink()
+        assert (await server.next(JobResult)).logs == "done\n"
+        await until(lambda: "the server has its result" in agents.said())
+        # Full once the result is written, and before it is acknowledged: sent twice at most, run once.
+        server.acknowledges = False
+        await server.send(job("echo", "second", job_id="job-2"))
+        await server.next(JobResult, 2)
+        filling = fill(folder)
+        server.acknowledges = True
+        await server.stop()
+        await server.start()
+        await server.next(JobResult, 3)
+        filling.unlink()
+        await server.stop()
+        await server.start()
+        await until(lambda: agents.said().count("the server has its result") == 2, 120)
+        assert len(server.of(JobStarted)) == 2
+
+
+async def test_a_lost_key_is_said(server: HostsServer, agents: Agents) -> None:
+    """The node is not this machine's any more; a new token makes it another one."""
+    process = agents.start(HN_SANDBOX="none")
+    await server.next(SelfTest)
+    process.kill()
+    await ended(process)
+    (agents.folder / "agent" / "127.0.0.1" / "node-key.pem").unlink()
+    assert await ended(agents.start(HN_SANDBOX="none")) == 2
+    assert "if the key is lost, register with a new token" in agents.said()
+    server.tokens.add("token-two")
+    agents.start(token="token-two", HN_SANDBOX="none")
+    assert (await server.next(Register, 2)).token == "token-two"
+    await server.next(SelfTest, 2)
+
+
 async def test_a_job_goes_on_while_the_server_is_away(server: HostsServer, agents: Agents) -> None:
     """Its result waits; the agent comes back by itself."""
     need("bwrap", "bubblewrap")
@@ -311,6 +367,7 @@ async def test_a_job_that_takes_too_long_is_a_timeout(server: HostsServer, agent
     [
         (ErrorText.INVALID_TOKEN, CloseCode.REFUSED, "it may be too old: make another one"),
         (ErrorText.TOKEN_USED, CloseCode.REFUSED, "each is for one machine"),
+        (ErrorText.TOKEN_EXPIRED, CloseCode.REFUSED, "use it within the hour"),
         (ErrorText.BANNED, CloseCode.BANNED, "ask its operator"),
         (ErrorText.INVALID_SIGNATURE, CloseCode.REFUSED, "use the endpoint that its page shows"),
     ],
@@ -325,6 +382,39 @@ async def test_what_only_a_person_can_change_ends_it(
     assert f"pocqueue: 127.0.0.1 says: {text}; " in agents.said()
     assert words in agents.said()
     assert "Traceback" not in agents.said()
+
+
+async def test_a_refusal_in_other_words_is_final_by_its_code(
+    server: HostsServer, agents: Agents
+) -> None:
+    """What the server says is shown; the same words with the code of a restart are waited for."""
+    said = "This wallet is banned here"
+    server.refuses = said, CloseCode.RESTART  # type: ignore[assignment]  # a sentence of a newer server
+    process = agents.start(HN_SANDBOX="none")
+    await until(
+        lambda: f"No connection to {server.endpoint}: 127.0.0.1 says: {said}." in agents.said()
+    )
+    server.refuses = said, CloseCode.REFUSED  # type: ignore[assignment]
+    assert await ended(process) == 2
+    assert f"pocqueue: 127.0.0.1 says: {said}.\n" in agents.said()
+
+
+async def test_a_drained_node_runs_jobs_again_when_it_is_taken_back(
+    server: HostsServer, agents: Agents
+) -> None:
+    """It is the server that sends nothing while it drains: what it sends is run, on this connection and the next."""
+    agents.start(HN_SANDBOX="none")
+    await server.next(SelfTest)
+    await server.send(Drain())
+    await until(lambda: "nothing new comes until" in agents.said())
+    await server.send(Job(id="job-1", kind="test", argv=("sleep", "0"), attempt=1))
+    assert (await server.next(JobResult)).status == "completed"
+    await server.stop()
+    await server.start()
+    await server.next(SelfTest, 2)
+    await server.send(Job(id="job-2", kind="test", argv=("sleep", "0"), attempt=1))
+    assert (await server.next(JobResult, 2)).id == "job-2"
+    assert server.of(JobRefused) == []
 
 
 async def test_what_passes_is_waited_for(server: HostsServer, agents: Agents) -> None:

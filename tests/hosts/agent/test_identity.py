@@ -6,6 +6,8 @@ import stat
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from pocqueue.hosts.agent.errors import IdentityError
@@ -22,6 +24,28 @@ def test_a_key_is_made_once_for_each_server(tmp_path: Path) -> None:
     assert stat.S_IMODE((first.folder / KEY_NAME).stat().st_mode) == 0o600
     assert sorted(path.name for path in first.folder.iterdir()) == [KEY_NAME]
     assert "PRIVATE" not in repr(first)
+
+
+def _pem(key: ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+
+
+def test_the_file_is_a_usual_one(tmp_path: Path) -> None:
+    """Other programs read it, and one that another program has made is taken."""
+    one = Identity.open(tmp_path, ENDPOINT)
+    path = one.folder / KEY_NAME
+    same = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    assert isinstance(same, ed25519.Ed25519PrivateKey)
+    assert same.public_key().public_bytes_raw().hex() == one.public_hex
+    assert _pem(same) == path.read_bytes()
+    other = ed25519.Ed25519PrivateKey.generate()
+    path.write_bytes(_pem(other))
+    found = Identity.open(tmp_path, ENDPOINT)
+    assert found.public_hex == other.public_key().public_bytes_raw().hex()
 
 
 def test_what_is_signed_names_the_server_and_the_node(tmp_path: Path) -> None:
@@ -54,6 +78,11 @@ def test_a_node_is_remembered_with_its_token(tmp_path: Path) -> None:
     [
         (lambda key: key.chmod(0o644), "take that away with `chmod 600"),
         (lambda key: key.write_text("no key"), "holds no ed25519 key"),
+        (lambda key: key.write_bytes(key.read_bytes()[:70]), "holds no ed25519 key"),
+        (
+            lambda key: key.write_bytes(_pem(ec.generate_private_key(ec.SECP256R1()))),
+            "holds no ed25519 key",
+        ),
         (lambda key: (key.parent / "node.json").write_text("{"), "is damaged"),
         (lambda key: (key.parent / "node.json").write_text("[]"), "is damaged"),
     ],

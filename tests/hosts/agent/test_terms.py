@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from pocqueue.hosts.agent.messages import Job, JobLimits
 from pocqueue.hosts.agent.sandbox.base import Command
 from pocqueue.hosts.agent.sandbox.none import NoSandbox
 from pocqueue.hosts.agent.terms import Terms
-from pocqueue.hosts.wire import Job, Limits
 
 DIGEST = "registry.example.com/x@sha256:" + 64 * "0"
 
@@ -22,8 +22,10 @@ TERMS = Terms(frozenset({"sleep"}), memory_mib=512, gpus={"GPU-a": 3})
 
 def test_a_job_gets_what_both_sides_allow() -> None:
     """The smaller of its own limits and the owner's; GPUs by their index; CPU time by the clock's and the CPUs."""
-    limits = Limits(seconds=10, memory_mib=4096, disk_mib=100, cpus=2, output_kib=10_000)
-    job = Job(id="1", kind="command", argv=("sleep", "5"), gpus=("GPU-a",), limits=limits)
+    limits = JobLimits(seconds=10, memory_mib=4096, disk_mib=100, cpus=2, output_kib=10_000)
+    job = Job(
+        id="1", attempt=1, kind="command", argv=("sleep", "5"), gpus=("GPU-a",), limits=limits
+    )
     command = TERMS.command(job, SANDBOX)
     assert isinstance(command, Command)
     assert (command.argv, command.gpus) == (("sleep", "5"), ((3, "GPU-a"),))
@@ -38,7 +40,7 @@ def test_a_job_gets_what_both_sides_allow() -> None:
 )
 def test_an_image_is_named_by_its_digest(image: str | None, is_taken: bool) -> None:
     """Anything else could be something else tomorrow, or an option."""
-    job = Job(id="1", kind="container", image=image, argv=("anything",))
+    job = Job(id="1", attempt=1, kind="container", image=image, argv=("anything",))
     assert isinstance(TERMS.command(job, SANDBOX), Command) == is_taken
 
 

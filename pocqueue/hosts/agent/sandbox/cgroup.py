@@ -76,7 +76,7 @@ class JobGroup:
                 except OSError:
                     if time.monotonic() > deadline:
                         return  # `Cgroups.clean` tries again
-                    time.sleep(0.005)
+                    time.sleep(0.001)
 
 
 @dataclass(frozen=True, slots=True)

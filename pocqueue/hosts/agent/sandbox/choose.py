@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pocqueue.hosts.agent.errors import SandboxUnavailable
+from pocqueue.hosts.agent.options import SandboxName
 from pocqueue.hosts.agent.sandbox.base import Sandbox
 from pocqueue.hosts.agent.sandbox.bubblewrap import Bubblewrap
 from pocqueue.hosts.agent.sandbox.cgroup import Cgroups
 from pocqueue.hosts.agent.sandbox.container import Containers
-
-SandboxName = Literal["auto", "docker", "podman", "bubblewrap", "none"]
 
 _NONE = (
     "There is no sandbox, so this machine gets no command jobs. Install one: `sudo apt-get install bubblewrap`, or "

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
-from pocqueue.hosts.agent.gpu_facts import Driver, Gpu
-from pocqueue.hosts.wire import HostGpu, TestRow
+from pocqueue.hosts.agent.gpu_facts import Driver, Gpu, Lost
+from pocqueue.hosts.agent.kernel_log import Xid
+from pocqueue.hosts.agent.messages import HostGpu, TestRow
 
 #: Share of a GPU's memory that is to be free.
 FREE_SHARE = 0.9
@@ -24,6 +25,18 @@ def driver_row(driver: Driver) -> TestRow:
         measured=measured,
         wanted="at least one GPU",
         remedy="see `lspci | grep -i nvidia`, and `nvidia-smi`; in a container, start it with `--gpus all`",
+    )
+
+
+def lost_row(lost: Lost, errors: Iterable[Xid] | None) -> TestRow:
+    """Return the row of a GPU that does not answer, with what the kernel's log says of it."""
+    said = [f"Xid {one.code}: {one.text}" for one in errors or () if one.bus == lost.bus]
+    return TestRow(
+        name="gpu_lost",
+        state="fail",
+        measured="; ".join([f"GPU {lost.index} does not answer: {lost.why}", *said[-1:]]),
+        wanted="an answer of every GPU",
+        remedy="see to its power cables, its riser and its slot, then switch the machine off and on; the others go on",
     )
 
 
@@ -63,7 +76,7 @@ def gpu_rows(gpu: Gpu) -> Iterator[TestRow]:
         yield row(
             "gpu_memory",
             "fail" if is_bad else "warn" if gpu.rows_pending else "pass",
-            f"uncorrected errors: {gpu.uncorrected_ecc or 0}"
+            f"uncorrected errors: {gpu.uncorrected_ecc or 0}, replaced rows: {gpu.rows_replaced or 0}"
             f"{', rows that could not be replaced' if gpu.rows_failed else ''}"
             f"{', rows to be replaced with the next reset' if gpu.rows_pending else ''}",
             "none",

@@ -10,9 +10,9 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from pocqueue.hosts.agent.errors import SandboxUnavailable
+from pocqueue.hosts.agent.messages import TestRow
 from pocqueue.hosts.agent.sandbox.base import Command, Limits, Sandbox
 from pocqueue.hosts.agent.sandbox.none import NoSandbox
-from pocqueue.hosts.wire import TestRow
 
 #: Least MB/s (10^6 bytes) that a disk is to write, least free GiB, least GiB of memory.
 DISK_MB_S, DISK_GIB, MEMORY_GIB = 200.0, 10.0, 8.0

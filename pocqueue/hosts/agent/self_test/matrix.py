@@ -15,7 +15,7 @@ import time
 from importlib.util import find_spec
 
 from pocqueue.hosts.agent.gpu_facts import Gpu
-from pocqueue.hosts.wire import TestRow
+from pocqueue.hosts.agent.messages import TestRow
 
 _CUDA_SIZE, _CPU_SIZE = 8192, 512
 _STARTS_S = 120.0

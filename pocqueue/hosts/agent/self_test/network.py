@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-import statistics
 import time
 import urllib.request
 from contextlib import suppress
 from datetime import datetime
 from urllib.parse import urlsplit
 
-from pocqueue.hosts.wire import TestRow
+from pocqueue.hosts.agent.messages import TestRow
+from pocqueue.hosts.agent.self_test.speed import speed_row
 
 #: Connections that are made to measure the way.
 NUM_CONNECTS = 20
@@ -20,6 +20,7 @@ NUM_CONNECTS = 20
 CLOCK_S = 5.0
 
 _CONNECT_S = 5.0
+_SET_CLOCK = "`sudo timedatectl set-ntp true`"
 _PORTS = {"ws": 80, "wss": 443}
 
 
@@ -31,7 +32,8 @@ async def network_rows(endpoint: str | None) -> list[TestRow]:
     """
     if endpoint is None:
         why = "no --endpoint was given"
-        return [TestRow(name=name, state="skip", measured=why) for name in ("dns", "way", "clock")]
+        names = ("dns", "way", "clock", "speed")
+        return [TestRow(name=name, state="skip", measured=why) for name in names]
     parts = urlsplit(endpoint)
     host, port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
     try:
@@ -50,7 +52,8 @@ async def network_rows(endpoint: str | None) -> list[TestRow]:
         return rows
     if parts.scheme == "wss":
         rows.append(await _tls_row(host, port))
-    return [*rows, await asyncio.to_thread(_clock_row, parts.scheme, parts.netloc)]
+    rows.append(await asyncio.to_thread(_clock_row, parts.scheme, parts.netloc))
+    return [*rows, await speed_row(endpoint)]
 
 
 async def _way_row(host: str, port: int) -> TestRow:
@@ -77,7 +80,7 @@ async def _way_row(host: str, port: int) -> TestRow:
     return TestRow(
         name="way",
         state="pass" if is_whole else "warn",
-        measured=f"{len(times_ms)} connections of {NUM_CONNECTS}, {statistics.median(times_ms):.1f} ms",
+        measured=f"{len(times_ms)} connections of {NUM_CONNECTS}, {sorted(times_ms)[len(times_ms) // 2]:.1f} ms",
         wanted=wanted,
         remedy="" if is_whole else "packets are lost on the way: use a cable, or ask the provider",
     )
@@ -90,12 +93,16 @@ async def _tls_row(host: str, port: int) -> TestRow:
                 host, port, ssl=ssl.create_default_context(), server_hostname=host
             )
     except (OSError, TimeoutError) as exc:
+        said = str(exc)[:300] or type(exc).__name__
+        by_time = any(words in said for words in ("not yet valid", "expired"))
         return TestRow(
             name="tls",
             state="fail",
-            measured=str(exc)[:300] or type(exc).__name__,
+            measured=said,
             wanted="a certificate that this machine trusts",
-            remedy="see whether the name is right; SSL_CERT_FILE names an authority of your own",
+            remedy=f"see whether this machine's clock is right ({_SET_CLOCK}); else it is the server's to mend"
+            if by_time
+            else "see whether the name is right; SSL_CERT_FILE names an authority of your own",
         )
     version = writer.get_extra_info("ssl_object").version()
     writer.close()
@@ -118,5 +125,5 @@ def _clock_row(scheme: str, netloc: str) -> TestRow:
         state="pass" if is_right else "fail",
         measured=f"{ahead_s:+.1f} s against the server",
         wanted=f"within {CLOCK_S:g} s",
-        remedy="" if is_right else "`sudo timedatectl set-ntp true`",
+        remedy="" if is_right else f"set it: {_SET_CLOCK}",
     )

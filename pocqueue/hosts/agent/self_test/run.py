@@ -8,15 +8,15 @@ from pathlib import Path
 
 from pocqueue.hosts.agent.errors import GpuFactsUnavailable
 from pocqueue.hosts.agent.gpu_facts import Gpu, GpuFacts
+from pocqueue.hosts.agent.kernel_log import KMSG, KernelLog, Xid
+from pocqueue.hosts.agent.messages import HostGpu, TestRow
+from pocqueue.hosts.agent.options import MATRIX_S
 from pocqueue.hosts.agent.sandbox.base import Sandbox
-from pocqueue.hosts.agent.self_test.gpus import driver_row, gpu_rows, host_gpu
+from pocqueue.hosts.agent.self_test.gpus import driver_row, gpu_rows, host_gpu, lost_row
 from pocqueue.hosts.agent.self_test.machine import disk_rows, memory_row, sandbox_row
 from pocqueue.hosts.agent.self_test.matrix import matrix_row
 from pocqueue.hosts.agent.self_test.network import network_rows
-from pocqueue.hosts.wire import HostGpu, TestRow
-
-#: Seconds for which each GPU multiplies matrices.
-MATRIX_S = 10.0
+from pocqueue.hosts.agent.self_test.xids import xid_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,7 @@ async def run_self_test(
     endpoint: str | None,
     *,
     matrix_s: float = MATRIX_S,
+    log_path: Path = KMSG,
 ) -> Report:
     """Look at everything.
 
@@ -65,7 +66,9 @@ async def run_self_test(
         folder: where results are kept.
         endpoint: of the server; None leaves out what needs one.
         matrix_s: seconds for which each GPU multiplies; 0 leaves that out.
+        log_path: the kernel's log.
     """
+    errors: list[Xid] | None = None
     gpus: tuple[Gpu, ...] = ()
     rows: list[TestRow] = []
     try:
@@ -80,8 +83,10 @@ async def run_self_test(
     else:
         gpus = driver.gpus
         rows.append(driver_row(driver))
+        errors = await asyncio.to_thread(_errors, log_path)
+        rows += [lost_row(lost, errors) for lost in driver.lost]
     for gpu in gpus:
-        rows += gpu_rows(gpu)
+        rows += [*gpu_rows(gpu), xid_row(gpu, errors)]
         if matrix_s:
             rows.append(await matrix_row(gpu, matrix_s))
     rows.append(memory_row())
@@ -89,3 +94,12 @@ async def run_self_test(
     rows.append(await sandbox_row(sandbox))
     rows += await network_rows(endpoint)
     return Report(tuple(rows), gpus)
+
+
+def _errors(path: Path) -> list[Xid] | None:
+    """Return the errors in the kernel's log; None: it cannot be read."""
+    with KernelLog(path) as log:
+        try:
+            return log.news()
+        except OSError:
+            return None

@@ -1,4 +1,8 @@
-"""What an agent and the gateway agree on beside their messages: numbers, close codes, texts, and what is signed."""
+"""What an agent and the gateway agree on beside their messages: numbers, close codes, texts, and what is signed.
+
+Imports nothing that is not Python's: the messages are `hosts.wire` at the gateway, which checks what strangers send, and
+`agent.messages` at the agent, which is to be small. A test holds the two to each other.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,9 @@ MAX_MESSAGE_BYTES = 4 << 20
 MAX_GPUS = 64
 #: Most jobs that one machine can have at a time, waiting results included.
 MAX_JOBS = 1024
+
+#: Where a machine measures the way to a gateway: GET gives so many bytes, POST takes as many.
+SPEED_PATH, SPEED_BYTES = "/api/speed", 1_000_000
 
 #: What acknowledges a `job_result`.
 RESULT_RECEIVED = "Job result received"
@@ -34,11 +41,12 @@ class CloseCode(IntEnum):
 
 
 class ErrorText(StrEnum):
-    """What an `error` says. The first seven are what agents of protocol 1 know."""
+    """What an `error` says. Agents of protocol 1 know the first seven but for the one about expiry."""
 
     TOKEN_REQUIRED = "Token is required"  # noqa: S105 - a sentence
     INVALID_TOKEN = "Invalid token"  # noqa: S105
     TOKEN_USED = "Token already used"  # noqa: S105
+    TOKEN_EXPIRED = "Token expired"  # noqa: S105
     INVALID_NODE = "Invalid node ID"
     JOB_NOT_FOUND = "Job not found"
     UNKNOWN_TYPE = "Unknown message type"

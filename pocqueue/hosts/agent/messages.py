@@ -1,0 +1,369 @@
+"""What the agent says and hears, as plain values: `hosts.wire` is the same with checks, and takes much more memory.
+
+What is sent is ours, so it is not checked; texts are cut to what the gateway takes. What comes is read leniently: a
+message that is none we know is None, as a newer gateway may send one, and fields that we do not know are passed over.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, ClassVar, Literal, TypeAlias
+
+from pocqueue.hosts.protocol import PROTOCOL
+
+#: Characters of a row's texts that the gateway takes.
+MAX_TEXT = 1000
+
+
+def _camel(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(word.capitalize() for word in others)
+
+
+def to_wire(value: Any) -> Any:
+    """Return a value as JSON has it: names in camelCase, nothing that is None."""
+    if is_dataclass(value):
+        pairs = ((one.name, getattr(value, one.name)) for one in fields(value))
+        return {_camel(name): to_wire(kept) for name, kept in pairs if kept is not None}
+    if isinstance(value, str):
+        # Names of files may have half characters, which no JSON reader takes.
+        return value.encode("utf-8", "replace").decode()
+    return [to_wire(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+class Message:
+    """A JSON object on the wire."""
+
+    __slots__ = ()
+
+    type: ClassVar[str]
+
+    def to_json(self) -> str:
+        """Return it as it is sent."""
+        return json.dumps({"type": self.type} | to_wire(self))
+
+
+# What a machine says of itself
+
+
+@dataclass(frozen=True, slots=True)
+class HostGpu:
+    """A GPU of this machine."""
+
+    name: str
+    memory: str  #: as a person writes it, such as ``24564 MiB``
+    uuid: str
+    index: int
+    vram_mib: int
+    compute_capability: str  #: such as ``9.0``
+    healthy: bool = True  #: it passed its self-test
+    reason: str | None = None  #: why not
+
+
+@dataclass(frozen=True, slots=True)
+class HostInfo:
+    """This machine."""
+
+    hostname: str
+    os: str
+    gpus: tuple[HostGpu, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GpuLoad:
+    """What a GPU does right now. None: it does not say."""
+
+    uuid: str
+    load: float | None = None  #: per cent
+    memory_mib: int | None = None  #: in use
+    temperature: float | None = None  #: degrees Celsius
+
+
+@dataclass(frozen=True, slots=True)
+class JobRef:
+    """An attempt of a job."""
+
+    id: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class TestRow:
+    """A row of a self-test: what was looked at, what was found, what to do about it."""
+
+    __test__ = False  # no test of pytest's
+
+    name: str  #: small letters, digits, underscores
+    state: Literal["pass", "warn", "fail", "skip"]
+    measured: str = ""
+    wanted: str = ""
+    remedy: str = ""
+    gpu: str | None = None  #: its uuid; None: of the machine
+
+    def __post_init__(self) -> None:
+        for name in ("measured", "wanted", "remedy"):
+            object.__setattr__(self, name, getattr(self, name)[:MAX_TEXT])
+        assert self.state in {"pass", "skip"} or (self.measured and self.remedy), self.name
+
+
+# To the gateway
+
+
+@dataclass(frozen=True, slots=True)
+class Hello(Message):
+    """Asks for a challenge, before anything else."""
+
+    type = "hello"
+    node_key: str  #: ed25519 public key, as hex
+    node_id: str
+    protocol: int = PROTOCOL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Introduction(Message):
+    """What `Register` and `Resume` have in common."""
+
+    host_info: HostInfo
+    node_key: str
+    signature: str  #: over `protocol.signed_text`, as hex
+    isolation: str  #: what jobs are run in
+    kinds: tuple[str, ...]  #: of jobs that this machine takes
+    agent_version: str
+    protocol: int = PROTOCOL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Register(_Introduction):
+    """Becomes a node, with a token."""
+
+    type = "register"
+    token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resume(_Introduction):
+    """Is a node already."""
+
+    type = "resume"
+    node_id: str
+    #: Attempts that the agent has: at work, or done and not acknowledged. What is not among them is sent again.
+    jobs: tuple[JobRef, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat(Message):
+    """Still there."""
+
+    type = "heartbeat"
+    node_id: str
+    jobs: tuple[JobRef, ...]  #: their leases are renewed
+    gpus: tuple[GpuLoad, ...]
+    clock_ms: int  #: this machine's clock
+
+
+@dataclass(frozen=True, slots=True)
+class JobStarted(Message):
+    """A job runs."""
+
+    type = "job_started"
+    id: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobRefused(Message):
+    """A job will not be run here; it goes to another node. Refusing often costs reputation."""
+
+    type = "job_refused"
+    id: str
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobResult(Message):
+    """A job has ended."""
+
+    type = "job_result"
+    id: str
+    attempt: int
+    status: str  #: completed, failed, cancelled or timeout
+    logs: str = field(repr=False)
+    exit_code: int
+    seconds: float  #: by this machine's clock; shown, never paid by
+    truncated: bool  #: the middle of the logs is left out
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTest(Message):
+    """What the machine found out about itself."""
+
+    type = "self_test"
+    rows: tuple[TestRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Draining(Message):
+    """Finishes what it has and takes nothing new."""
+
+    type = "draining"
+
+
+@dataclass(frozen=True, slots=True)
+class Bye(Message):
+    """Leaves on purpose; what it has goes to others at once."""
+
+    type = "bye"
+
+
+# From the gateway
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """Is to be signed. Good for this socket, once."""
+
+    nonce: str
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """The socket is this node's from now on."""
+
+    node_id: str
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JobLimits:
+    """What a job may use; beyond it the job is ended."""
+
+    seconds: float
+    memory_mib: int = 4096
+    cpus: float = 1.0
+    processes: int = 256
+    disk_mib: int = 1024
+    output_kib: int = 256  #: kept of what it writes, head and tail
+    network: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Is to be run."""
+
+    id: str
+    attempt: int
+    kind: str
+    argv: tuple[str, ...] = ()  #: what to start, never through a shell
+    image: str | None = None  #: of a container, by digest
+    limits: JobLimits | None = None
+    gpus: tuple[str, ...] = ()  #: uuids of those that it has to itself
+
+
+@dataclass(frozen=True, slots=True)
+class JobCancel:
+    """Is to be ended; its result says ``cancelled``."""
+
+    id: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """A heartbeat came, or, with the attempt of a job, its result is kept and need not be sent again."""
+
+    id: str | None = None
+    attempt: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Error:
+    """A message was refused."""
+
+    message: str
+    id: str | None = None  #: of the job that it was about
+    attempt: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Is to finish what it has; nothing new comes for now."""
+
+
+FromGateway: TypeAlias = Challenge | Registered | Job | JobCancel | Ack | Error | Drain
+
+
+def read_message(text: str | bytes) -> FromGateway | None:
+    """Read what the gateway has sent; None: it is no message that we know."""
+    try:
+        said = json.loads(text)
+        match said["type"]:
+            case "challenge":
+                return Challenge(_text(said, "nonce"))
+            case "registered":
+                return Registered(_text(said, "nodeId"), str(said.get("message", "")))
+            case "job":
+                return _job(said)
+            case "job_cancel":
+                return JobCancel(_text(said, "id"), int(said["attempt"]))
+            case "ack":
+                return Ack(*_about(said))
+            case "error":
+                return Error(_text(said, "message"), *_about(said))
+            case "drain":
+                return Drain()
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        pass
+    return None
+
+
+def _job(said: Mapping[str, Any]) -> Job:
+    limits = said.get("limits")
+    return Job(
+        id=_text(said, "id"),
+        attempt=int(said.get("attempt") or 1),
+        kind=str(said.get("kind") or "test"),
+        argv=_texts(said, "argv"),
+        image=None if said.get("image") is None else _text(said, "image"),
+        limits=None if limits is None else _limits(limits),
+        gpus=_texts(said, "gpus"),
+    )
+
+
+def _limits(said: Mapping[str, Any]) -> JobLimits:
+    def number(name: str, default: float) -> float:
+        value = float(said.get(name, default))
+        if not 0 <= value < 1e12:
+            raise ValueError(name)
+        return value
+
+    return JobLimits(
+        seconds=max(0.001, number("seconds", said["seconds"])),
+        memory_mib=int(number("memoryMib", 4096)),
+        cpus=number("cpus", 1.0),
+        processes=int(number("processes", 256)),
+        disk_mib=int(number("diskMib", 1024)),
+        output_kib=int(number("outputKib", 256)),
+        network=bool(said.get("network", False)),
+    )
+
+
+def _about(said: Mapping[str, Any]) -> tuple[str | None, int | None]:
+    attempt = said.get("attempt")
+    return (None, None) if attempt is None else (_text(said, "id"), int(attempt))
+
+
+def _text(said: Mapping[str, Any], name: str) -> str:
+    value = said[name]
+    if not isinstance(value, str):
+        raise TypeError(name)
+    return value
+
+
+def _texts(said: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    values = said.get(name) or ()
+    if not isinstance(values, (list, tuple)) or not all(isinstance(one, str) for one in values):
+        raise TypeError(name)
+    return tuple(values)

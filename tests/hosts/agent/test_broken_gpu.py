@@ -1,0 +1,68 @@
+"""A GPU that breaks while the agent runs: the server is told at once, and the others go on."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+from typing_extensions import override
+
+from pocqueue.hosts.agent.agent import Agent
+from pocqueue.hosts.agent.gpu_facts import Driver, GpuFacts, Lost
+from pocqueue.hosts.agent.identity import Identity
+from pocqueue.hosts.agent.options import Options
+from pocqueue.hosts.agent.sandbox.none import NoSandbox
+from pocqueue.hosts.agent.spool import Spool
+from pocqueue.hosts.wire import Register, Resume, SelfTest
+from tests.hosts.agent.self_test.test_gpus import changed
+from tests.hosts.agent.self_test.test_xids import line
+from tests.support.hosts_server import hosts_server
+
+GOOD = changed(bus="0000:b3:00")
+BAD = changed(bus="0000:65:00", uuid="GPU-b", index=1)
+
+
+class _Facts(GpuFacts):
+    driver = Driver("580.95", (13, 0), (GOOD, BAD))
+
+    @override
+    def read(self) -> Driver:
+        return self.driver
+
+
+async def test_a_gpu_that_breaks_is_out_at_once(tmp_path: Path) -> None:
+    """By the kernel's log; one that does not even answer any more has a row, and the other one stays."""
+    log, facts = tmp_path / "kmsg", _Facts()
+    log.write_text("")
+    async with hosts_server() as server:
+        options = Options(
+            server.endpoint, tmp_path, "token-one", heartbeat_s=0.02, matrix_s=0, sandbox="none"
+        )
+        with Spool(tmp_path / "results") as spool:
+            identity = Identity.open(tmp_path, server.endpoint)
+            agent = Agent(options, identity, spool, NoSandbox("no reason"), facts, log)
+            running = asyncio.create_task(agent.run())
+            said = await server.next(Register)
+            assert [gpu.healthy for gpu in said.host_info.gpus] == [True, True]
+            with log.open("a") as file:
+                file.write(line(31, at_s=time.monotonic()) + "\n")  # a program's own fault
+                file.write(line(79, at_s=time.monotonic()) + "\n")
+            resumed = await server.next(Resume)
+            assert [(gpu.uuid, gpu.healthy) for gpu in resumed.host_info.gpus] == [
+                (GOOD.uuid, True),
+                (BAD.uuid, False),
+            ]
+            rows = (await server.next(SelfTest, 2)).rows
+            [row] = [row for row in rows if row.name == "gpu_xid" and row.gpu == BAD.uuid]
+            assert row.measured.startswith("Xid 79, 0 min ago: it fell off the bus")
+            facts.driver = Driver("580.95", (13, 0), (GOOD,), (Lost(1, BAD.bus, "GPU is lost"),))
+            with log.open("a") as file:
+                file.write(line(79, at_s=time.monotonic()) + "\n")
+            resumed = await server.next(Resume, 2)
+            assert [gpu.uuid for gpu in resumed.host_info.gpus] == [GOOD.uuid]
+            rows = (await server.next(SelfTest, 3)).rows
+            [row] = [row for row in rows if row.name == "gpu_lost"]
+            assert row.measured.startswith("GPU 1 does not answer: GPU is lost; Xid 79")
+            agent.stop()
+            await running

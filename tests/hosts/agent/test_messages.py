@@ -1,0 +1,136 @@
+"""The agent's own messages are those of `hosts.wire`: what it says is read there, and what comes from there is read here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any, get_args
+
+import pytest
+
+from pocqueue.hosts import wire
+from pocqueue.hosts.agent import messages
+
+ROWS = (messages.TestRow("gpu_xid", "fail", "measured", "wanted", "remedy", "GPU-a"),)
+GPU = messages.HostGpu("H200", "143771 MiB", "GPU-a", 0, 143_771, "9.0", False, "too hot")
+WHO: dict[str, Any] = {
+    "host_info": messages.HostInfo("rig", "Debian 12", (GPU,)),
+    "node_key": 32 * "ab",
+    "signature": 64 * "cd",
+    "isolation": "bubblewrap",
+    "kinds": ("test", "command"),
+    "agent_version": "0.1.0",
+}
+REFS = (messages.JobRef("job-1", 2),)
+SAID: list[messages.Message] = [
+    messages.Hello(32 * "ab", "node-1"),
+    messages.Register(token="t", **WHO),
+    messages.Resume(node_id="node-1", jobs=REFS, **WHO),
+    messages.Heartbeat("node-1", REFS, (messages.GpuLoad("GPU-a", 97.0, 1024, 61.0),), 5),
+    messages.JobStarted("job-1", 2),
+    messages.JobRefused("job-1", 2, "no room"),
+    messages.JobResult("job-1", 2, "completed", "out\n\u20ac", 0, 1.5, True),
+    messages.SelfTest(ROWS),
+    messages.Draining(),
+    messages.Bye(),
+]
+
+
+@pytest.mark.parametrize("said", SAID, ids=lambda said: said.type)
+def test_what_the_agent_says_is_understood(said: messages.Message) -> None:
+    """Every field, under its name."""
+    heard = wire.read_from_agent(said.to_json())
+    assert heard.type == said.type
+    _same(said, heard)
+
+
+def test_everything_that_an_agent_can_say_was_said() -> None:
+    """But for the log of a running job, which this one does not send."""
+    known = {kind.model_fields["type"].default for kind in get_args(get_args(wire.FromAgent)[0])}
+    assert {said.type for said in SAID} == known - {"job_log"}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        wire.Challenge(nonce="n"),
+        wire.Registered(node_id="node-1", message="Successfully registered", server_ms=5),
+        wire.Job(
+            id="job-1",
+            command="sleep 5",
+            kind="container",
+            argv=("sleep", "5"),
+            image="x@sha256:0",
+            limits=wire.Limits(
+                seconds=1.5,
+                memory_mib=1,
+                cpus=2.5,
+                processes=3,
+                disk_mib=4,
+                output_kib=5,
+                network=True,
+            ),
+            gpus=("GPU-a",),
+            attempt=3,
+        ),
+        wire.JobCancel(id="job-1", attempt=3),
+        wire.Ack(message=wire.RESULT_RECEIVED, id="job-1", attempt=3),
+        wire.Error(message="Job not found", id="job-1", attempt=3),
+        wire.Drain(),
+    ],
+    ids=lambda said: str(said.type),
+)
+def test_what_the_gateway_says_is_understood(said: wire.Message) -> None:
+    """Every field that an agent has a use for; those that it has none for are passed over."""
+    heard = messages.read_message(said.to_json())
+    assert type(heard).__name__ == type(said).__name__
+    _same(heard, said)
+
+
+def test_what_is_left_out_is_as_the_gateway_means_it() -> None:
+    """A bare job is a test; a bare acknowledgement is a heartbeat's; limits have the gateway's defaults."""
+    job = messages.read_message(wire.Job(id="j", limits=wire.Limits(seconds=1)).to_json())
+    assert isinstance(job, messages.Job)
+    assert (job.attempt, job.kind, job.argv, job.gpus, job.image) == (1, "test", (), (), None)
+    _same(job.limits, wire.Limits(seconds=1))
+    assert messages.read_message(wire.Ack().to_json()) == messages.Ack(None, None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "null", "[]", "5", '"job"', "{}", b"\xff", "[" * 100_000),
+        *('{"type": ["job"]}', '{"type": "new"}', '{"type": "job"}', '{"type": "job", "id": 5}'),
+        *('{"type": "challenge"}', '{"type": "job_cancel", "id": "j", "attempt": {}}'),
+        '{"type": "job", "id": "j", "argv": "sleep 5"}',
+        '{"type": "job", "id": "j", "argv": [5]}',
+        '{"type": "job", "id": "j", "limits": {"memoryMib": 5}}',
+        '{"type": "job", "id": "j", "limits": {"seconds": -5}}',
+        '{"type": "job", "id": "j", "limits": {"seconds": NaN}}',
+        '{"type": "job", "id": "j", "limits": [5]}',
+    ],
+)
+def test_what_is_no_message_is_nothing(text: str | bytes) -> None:
+    """Whatever it is: the connection goes on."""
+    assert messages.read_message(text) is None
+
+
+def test_long_texts_are_cut_to_what_is_taken() -> None:
+    """A row is never a reason for the gateway to refuse the whole self-test."""
+    row = messages.TestRow("sandbox", "fail", "m" * 5000, "w" * 5000, "r" * 5000)
+    odd = messages.TestRow("disk_speed", "fail", "/home/\udcff", "w", "r")
+    assert isinstance(wire.read_from_agent(messages.SelfTest((row, odd)).to_json()), wire.SelfTest)
+
+
+def _same(one: Any, other: Any) -> None:
+    """Compare the fields that the dataclass has."""
+    for field in dataclasses.fields(one):
+        mine, theirs = getattr(one, field.name), getattr(other, field.name)
+        if dataclasses.is_dataclass(mine):
+            _same(mine, theirs)
+        elif isinstance(mine, tuple) and mine and dataclasses.is_dataclass(mine[0]):
+            assert len(mine) == len(theirs)
+            for a, b in zip(mine, theirs, strict=True):
+                _same(a, b)
+        else:
+            assert json.dumps(mine) == json.dumps(theirs), field.name
