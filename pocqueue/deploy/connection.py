@@ -128,6 +128,30 @@ class _Kept:
         return (self._head + between + self._tail).decode("utf-8", "replace")
 
 
+class _Sessions:
+    """How many sessions may be open at once: fewer, where the server says so."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._num_open = 0
+        self._changed = asyncio.Condition()
+
+    async def __aenter__(self) -> None:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._num_open < self._most)
+            self._num_open += 1
+
+    async def __aexit__(self, *_raised: object) -> None:
+        async with self._changed:
+            self._num_open -= 1
+            self._changed.notify_all()
+
+    def lower(self) -> bool:
+        """Have fewer from now on, as one was refused; say whether it was the only one."""
+        self._most = max(1, min(self._most, self._num_open - 1))
+        return self._num_open == 1
+
+
 class Connection(AsyncClosing):
     """A server's shell and files.
 
@@ -155,7 +179,7 @@ class Connection(AsyncClosing):
         self._retry_delays_s = tuple(retry_delays_s)
         self._connection: asyncssh.SSHClientConnection | None = None
         self._connecting = asyncio.Lock()
-        self._sessions = asyncio.Semaphore(MAX_SESSIONS)
+        self._sessions = _Sessions(MAX_SESSIONS)
 
     async def connect(self) -> None:
         """Connect for the first time.
@@ -278,31 +302,39 @@ class Connection(AsyncClosing):
     @asynccontextmanager
     async def _session(self, line: str, shown: str) -> AsyncIterator[Session]:
         """Start a line of shell; it is given up at the end of the block."""
-        async with self._sessions:
-            process = await self._start(line, shown)
-            try:
-                yield process
-            finally:
-                process.close()
+        delays_s = iter((0.1, 0.3, 1.0, 2.0))
+        while True:
+            async with self._sessions:
+                if (process := await self._start(line, shown)) is not None:
+                    try:
+                        yield process
+                    finally:
+                        process.close()
+                    return
+                is_alone = self._sessions.lower()
+            if is_alone:
+                # Of others that we had, sshd may not have seen the end yet.
+                if (delay_s := next(delays_s, None)) is None:
+                    raise Unreachable(
+                        f"{self.target.host} opens no session beside the lock's: MaxSessions of its sshd has to be 2 or more."
+                    )
+                await asyncio.sleep(delay_s)
 
-    async def _start(self, line: str, shown: str) -> Session:
-        for delay_s in (0.1, 0.5, 2.0, 5.0, None):
+    async def _start(self, line: str, shown: str) -> Session | None:
+        """Return None where the server opens no further session; nothing has run then."""
+        for _ in range(1 + len(self._retry_delays_s)):
             connection = await self._connected()
             try:
                 return await connection.create_process(line, encoding=None)
             except asyncssh.ChannelOpenError as exc:
-                # The server allows fewer sessions than there are, or the connection has just broken. Nothing has run.
                 if exc.code == _REQUEST_FAILED:
                     # It was open: whether the command was begun is not known.
                     raise OutcomeUnknown(shown) from None
-                if delay_s is None:
-                    raise Unreachable(
-                        f"{self.target.host} opens no further session ({first_line(exc)})."
-                    ) from None
-                await asyncio.sleep(0 if connection.is_closed() else delay_s)
+                if not connection.is_closed():
+                    return None
             except (OSError, asyncssh.Error):
                 raise OutcomeUnknown(shown) from None
-        raise AssertionError
+        raise Unreachable(f"The connection to {self.target.host} breaks again and again.")
 
     async def run(self, command: Command) -> Result:
         """Run a command and wait for its end.

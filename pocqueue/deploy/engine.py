@@ -17,7 +17,7 @@ from pocqueue.deploy.conf import Conf
 from pocqueue.deploy.connection import Connection
 from pocqueue.deploy.errors import DeployError, OutcomeUnknown, StepFailed, UnsafeDisk
 from pocqueue.deploy.journal import Journal, Undo
-from pocqueue.deploy.log import Level, Log
+from pocqueue.deploy.log import Level, LimitedOutput, Log
 from pocqueue.deploy.remote_job import STATE_DIR, Job, run_job
 from pocqueue.deploy.words import Command, Secret
 from pocqueue.files import replace_file
@@ -90,6 +90,8 @@ class Host:
     journal: Journal
     #: Folder of ours there.
     state_dir: str = STATE_DIR
+    #: What steps have read; empty again after each change.
+    memory: dict[str, Any] = field(default_factory=dict)
 
 
 class Step(Protocol):
@@ -197,6 +199,7 @@ async def _do(host: Host, step: Step, clock: Callable[[], float], now: Callable[
         try:
             await _act(host, step, plan)
         except OutcomeUnknown as exc:
+            host.memory.clear()
             host.out.warn(f"{exc} Looking at the server...")
             facts = await _look(host, step)
             if step.is_done(facts):
@@ -204,6 +207,7 @@ async def _do(host: Host, step: Step, clock: Callable[[], float], now: Callable[
             if plan.is_final or is_last:
                 raise
         else:
+            host.memory.clear()
             facts = await _look(host, step)
             if not step.is_done(facts):
                 raise StepFailed(
@@ -215,6 +219,7 @@ async def _do(host: Host, step: Step, clock: Callable[[], float], now: Callable[
 
 
 async def _act(host: Host, step: Step, plan: Plan) -> None:
+    host.memory.clear()
     if plan.notes:
         host.journal.record(**plan.notes)
     for undo in plan.undo:
@@ -231,14 +236,17 @@ async def _act(host: Host, step: Step, plan: Plan) -> None:
             continue
         if isinstance(action, Job):
             host.out.command(action.command)
-            end = await run_job(host.connection, action, host.out.output, state_dir=host.state_dir)
+            output = LimitedOutput(host.out)
+            end = await run_job(host.connection, action, output, state_dir=host.state_dir)
             code, tail = end.exit_code, end.tail
         else:
             host.out.command(action)
             result = await host.connection.run(action)
-            host.out.output(result.stdout)
-            host.out.output(result.stderr)
+            output = LimitedOutput(host.out)
+            output(result.stdout)
+            output(result.stderr)
             code, tail = result.exit_code, result.tail
+        output.end()
         if code != 0:
             raise StepFailed(
                 step.name, f"ended with exit code {code}.", exit_code_there=code, tail=tail

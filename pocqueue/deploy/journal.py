@@ -28,16 +28,18 @@ class Undo:
         what: for people, such as ``remove our line from /etc/fstab``.
         script: of ours.
         words: for the script.
+        sudo: run as root; not for what is the login's own.
     """
 
     step: str
     what: str
     script: str
     words: tuple[str, ...]
+    sudo: bool = True
 
     def command(self) -> Command:
         """Return the command."""
-        return Command(self.words, script=self.script, sudo=True)
+        return Command(self.words, script=self.script, sudo=self.sudo)
 
 
 class Journal:

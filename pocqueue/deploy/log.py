@@ -180,6 +180,35 @@ class Log(Closing):
                 file.close()
 
 
+class LimitedOutput:
+    """The output of one command in a log: so many lines, and how many more there were.
+
+    Args:
+        out: the log.
+        most: lines.
+    """
+
+    def __init__(self, out: Log, most: int = 2_000) -> None:
+        self._out = out
+        self._left = most
+        self._num_left_out = 0
+
+    def __call__(self, text: str) -> None:
+        """Show lines of output."""
+        if not (text := text.rstrip("\r\n")):
+            return
+        lines = text.split("\n")
+        shown = lines[: self._left]
+        self._left -= len(shown)
+        self._num_left_out += len(lines) - len(shown)
+        self._out.output("\n".join(shown))
+
+    def end(self) -> None:
+        """Say how many lines were left out."""
+        if self._num_left_out:
+            self._out.output(f"… {self._num_left_out:,} lines left out …")
+
+
 def _link(path: Path, target: str) -> None:
     """Have `path` lead to a file beside it, whatever it was before."""
     with tempfile.TemporaryDirectory(prefix=".link-", dir=path.parent) as folder:

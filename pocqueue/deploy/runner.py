@@ -116,6 +116,8 @@ async def deploy(conf: Conf, out: Log, options: Options) -> None:
             async with server_lock(
                 host.connection, who_we_are(local_now()), state_dir=options.state_dir
             ):
+                # Much may have happened while the question stood.
+                host.memory.clear()
                 await run_steps(
                     host,
                     steps,

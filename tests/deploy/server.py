@@ -86,7 +86,6 @@ class Server:
     _listener: asyncssh.SSHAcceptor | None = None
     _connections: set[asyncssh.SSHServerConnection] = field(default_factory=set)
     _children: set[asyncio.subprocess.Process] = field(default_factory=set)
-    _running: int = 0
 
     @property
     def target(self) -> Target:
@@ -117,6 +116,17 @@ class Server:
                 server._connections.add(conn)
 
             @override
+            def session_requested(self) -> asyncssh.SSHServerProcess[bytes]:
+                # As sshd says where MaxSessions is reached.
+                if self._num_open() >= server.max_sessions:
+                    prohibited = asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED
+                    raise asyncssh.ChannelOpenError(prohibited, "open failed")
+                return asyncssh.SSHServerProcess(server._run, Files, 3, False)  # type: ignore[arg-type]
+
+            def _num_open(self) -> int:
+                return len(self._conn._channels)
+
+            @override
             def connection_lost(self, exc: Exception | None) -> None:
                 server._connections.discard(self._conn)
 
@@ -137,8 +147,6 @@ class Server:
             server_factory=Door,
             server_host_keys=[self._host_key],
             authorized_client_keys=str(self.key.with_suffix(".pub")),
-            process_factory=self._run,
-            sftp_factory=Files,
             encoding=None,
         )
         self.port = self._listener.get_port()
@@ -182,15 +190,8 @@ class Server:
 
     async def _run(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
         line = process.command or ""
-        self._running += 1
-        try:
-            if self._running > self.max_sessions:
-                process.exit(1)
-                return
-            self.commands.append(line)
-            await self._serve(process, line, self._fault_of(line))
-        finally:
-            self._running -= 1
+        self.commands.append(line)
+        await self._serve(process, line, self._fault_of(line))
 
     async def _serve(
         self, process: asyncssh.SSHServerProcess[bytes], line: str, fault: Fault

@@ -163,9 +163,12 @@ async def test_endless_output_is_bounded(
     assert done.tail[-1] == "end"
 
 
-async def test_more_commands_than_sessions_wait(server: Server, connection: Connection) -> None:
-    """Forty at once, eight sessions."""
-    server.max_sessions = module.MAX_SESSIONS
+@pytest.mark.parametrize("most", [1, 2, 5, 8])
+async def test_more_commands_than_sessions_wait(
+    most: int, server: Server, connection: Connection
+) -> None:
+    """Forty at once, as many sessions as the server allows."""
+    server.max_sessions = most
     done = await asyncio.gather(*(connection.run(sh(f"echo {i}")) for i in range(40)))
     assert [int(result.stdout) for result in done] == list(range(40))
 

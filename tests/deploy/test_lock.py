@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from datetime import datetime
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from pocqueue.deploy.errors import Locked, OutcomeUnknown
+from pocqueue.deploy.errors import Locked, OutcomeUnknown, Unreachable
 from pocqueue.deploy.lock import local_lock, server_lock, who_we_are
 from pocqueue.deploy.words import Command
 from tests.deploy.server import Fault, Server, connected, serving
@@ -66,6 +67,19 @@ async def test_a_server_has_one_run(server: Server, tmp_path: Path) -> None:
             assert not await is_free()
             server.drop()
             await until(is_free)
+
+
+async def test_a_server_that_allows_few_sessions(server: Server, tmp_path: Path) -> None:
+    """One beside the lock's is enough; none is told."""
+    state = str(server.root / "state")
+    server.max_sessions = 2
+    async with connected(server, tmp_path) as first, server_lock(first, "alice", state_dir=state):
+        echo = Command(("echo", "x"))
+        done = await asyncio.gather(*(first.run(echo) for _ in range(10)))
+        assert [result.stdout for result in done] == ["x\n"] * 10
+        server.max_sessions = 1
+        with pytest.raises(Unreachable, match="MaxSessions"):
+            await first.run(echo)
 
 
 async def test_the_lock_is_taken_again_with_the_connection(server: Server, tmp_path: Path) -> None:

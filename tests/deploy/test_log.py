@@ -12,7 +12,7 @@ import pytest
 from typing_extensions import override
 
 from pocqueue.deploy.errors import DeployError
-from pocqueue.deploy.log import Level, Log
+from pocqueue.deploy.log import Level, LimitedOutput, Log
 from pocqueue.deploy.words import Command, Redactor, Secret
 
 WHEN = datetime(2025, 12, 24, 14, 30, 15).astimezone()
@@ -63,6 +63,17 @@ def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(DeployError, match="cannot be written"):
         Log(Redactor(), folder=tmp_path, name="n1", now=lambda: WHEN)
     assert not (tmp_path / "victim").exists()
+
+
+def test_endless_output_has_an_end() -> None:
+    """So many lines of a command, and the number of the others."""
+    console = io.StringIO()
+    output = LimitedOutput(Log(Redactor(), console=console, now=lambda: WHEN), most=3)
+    for text in ("1\n2\n", "3\n4\n", "", "5"):
+        output(text)
+    output.end()
+    lines = [line.rpartition("] ")[2] for line in console.getvalue().splitlines()]
+    assert lines == ["1", "2", "3", "… 2 lines left out …"]
 
 
 class Terminal(io.StringIO):

@@ -114,5 +114,14 @@ class AdminKeys:
         return Plan(
             f"+ {counted(len(lines), 'key')} in ~/.ssh/authorized_keys",
             (Command(("add", *lines), script="admin_keys"),),
-            (Undo(self.name, "remove the keys that were added", "admin_keys", ("remove", *lines)),),
+            # As the login, whose file it is: root has one of its own.
+            (
+                Undo(
+                    self.name,
+                    "remove the keys that were added",
+                    "admin_keys",
+                    ("remove", *lines),
+                    sudo=False,
+                ),
+            ),
         )

@@ -76,7 +76,7 @@ async def look_at_volume(host: Host, *, samples: bool = False, garbage_serial: s
         found = noted.get("uuid") or wanted_uuid(conf.key_name, conf.server_ip, device)
         has_line = has_own_line(facts.fstab, device.uuid, conf.volume_mount)
         is_there = is_mounted(facts, conf.volume_mount) or has_line
-        if not noted and is_there and device.filesystem == "ext4":
+        if is_there and device.filesystem == "ext4":
             # The operator's own, or of the script that this follows: it is used as it is.
             found = device.uuid
         if samples and not is_formatted(facts, found):
@@ -92,6 +92,9 @@ async def look_at_volume(host: Host, *, samples: bool = False, garbage_serial: s
 
 async def _look(host: Host, *, samples: bool) -> DiskFacts:
     conf = host.conf
+    known = host.memory.get("disk")
+    if not samples and isinstance(known, DiskFacts):
+        return known
     command = disk_facts(conf.volume_device, conf.volume_mount, samples=samples)
     found = await host.connection.look(command)
     if found.exit_code != 0 or found.is_cut:
@@ -101,7 +104,10 @@ async def _look(host: Host, *, samples: bool) -> DiskFacts:
             exit_code_there=found.exit_code,
             tail=found.tail,
         )
-    return read_disk(conf.volume_device, conf.volume_mount, found.stdout)
+    facts = read_disk(conf.volume_device, conf.volume_mount, found.stdout)
+    # One look serves all steps until one of them changes something.
+    host.memory["disk"] = facts
+    return facts
 
 
 async def formatted_volume(host: Host) -> Volume:
@@ -161,7 +167,6 @@ class FormatVolume:
             f"{device.shown} is empty → mkfs.ext4 -L pocqueue -U {facts.uuid}",
             (Job("1-format", command),),
             is_final=True,
-            notes={"volume": {"device": device.path, "serial": device.serial, "uuid": facts.uuid}},
         )
 
 
@@ -288,11 +293,13 @@ class Note:
     path: str
     found: str
     wanted: str
+    noted: dict[str, str]
+    to_note: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class VolumeNote:
-    """`volume.txt` here has the UUID."""
+    """`volume.txt` here has the UUID, and the journal the disk that it is on."""
 
     phase: int = 1
     name: str = "volume.txt"
@@ -302,18 +309,25 @@ class VolumeNote:
         volume = await formatted_volume(host)
         path = host.conf.folder / "volume.txt"
         found = path.read_text("utf-8", "replace") if path.is_file() else ""
-        return Note(str(path), found, f"{volume.uuid}\n")
+        device = volume.disk.device
+        assert device is not None
+        # Only now that it is so: a disk that was refused does not keep another one from being named.
+        to_note = {"device": device.path, "serial": device.serial, "uuid": volume.uuid}
+        noted = host.journal.get("volume") or {}
+        return Note(str(path), found, f"{volume.uuid}\n", noted, to_note)
 
     def told(self, facts: Note) -> str:
         """Say what it has."""
         return f"{posixpath.basename(facts.path)} has {facts.found.strip()[:80] or 'nothing'}"
 
     def is_done(self, facts: Note) -> bool:
-        """Say whether it has the UUID."""
-        return facts.found == facts.wanted
+        """Say whether both are there."""
+        return facts.found == facts.wanted and facts.noted == facts.to_note
 
     def plan(self, facts: Note) -> Plan:
         """Write it."""
         return Plan(
-            f"{facts.path}: {facts.wanted.strip()}", (LocalFile(facts.path, facts.wanted, 0o600),)
+            f"{facts.path}: {facts.wanted.strip()}",
+            (LocalFile(facts.path, facts.wanted, 0o600),),
+            notes={"volume": facts.to_note},
         )

@@ -186,7 +186,10 @@ async def test_a_run_from_another_machine_knows_the_disk(
     assert filesystem(disk) == uuid
 
 
-@pytest.mark.parametrize("content", ["ext4", "data", "never", "small", "mounted elsewhere", "gone"])
+@pytest.mark.parametrize(
+    "content",
+    ["ext4", "data", "never", "small", "mounted elsewhere", "gone", "other serial"],
+)
 async def test_a_disk_that_may_not_be_formatted_is_left_alone(
     content: str, server: Server, view: Namespace, disk: LoopDevice, tmp_path: Path
 ) -> None:
@@ -206,6 +209,9 @@ async def test_a_disk_that_may_not_be_formatted_is_left_alone(
     if content == "gone":
         changes["VOLUME_DEVICE"] = "/dev/vdzz"
     runs = Runs(server, tmp_path, disk, **changes)
+    if content == "other serial":
+        noted = {"device": disk.path, "serial": "7f3a", "uuid": "0f814836"}
+        Journal(runs.conf.folder / "state.json", runs.conf.server_ip).record(volume=noted)
     # A mount writes itself.
     seen = disk.hash if content != "mounted elsewhere" else lambda: filesystem(disk)
     before, fstab = seen(), view.run("cat", "/etc/fstab")
@@ -215,6 +221,19 @@ async def test_a_disk_that_may_not_be_formatted_is_left_alone(
         await runs.run()
     assert seen() == before
     assert view.run("cat", "/etc/fstab") == fstab
+
+
+async def test_a_disk_that_was_refused_is_not_remembered(
+    server: Server, disk: LoopDevice, tmp_path: Path
+) -> None:
+    """Another one can be named after it."""
+    disk.write(b"precious", at=12345)
+    with pytest.raises(UnsafeDisk):
+        await Runs(server, tmp_path, disk).run()
+    with loop_device(tmp_path / "disks", mib=32) as other:
+        await Runs(server, tmp_path, other).run()
+        assert filesystem(other)
+        Namespace(int(server.before[1].split("/")[2]), tmp_path).run("umount", MOUNT)
 
 
 async def test_a_disk_that_the_operator_mounted_is_taken_as_it_is(
