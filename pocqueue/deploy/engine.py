@@ -126,7 +126,12 @@ class Step(Protocol):
         """
 
 
-PHASES = {0: "VALIDATION", 1: "SERVER PREPARATION"}
+PHASES = {
+    0: "VALIDATION",
+    1: "SERVER PREPARATION",
+    2: "GONKA AND MODELS",
+    3: "CONFIGURATION",
+}
 
 
 def _by_phase(steps: Sequence[Step]) -> Iterator[tuple[int, list[Step]]]:

@@ -23,11 +23,17 @@ from pocqueue.deploy.facts.keys import (
 )
 from pocqueue.deploy.facts.model import damaged, model_facts, model_hashes, read_hashes, read_model
 from pocqueue.deploy.words import Command
+from tests.deploy.facts.test_gpu import gpus
 from tests.deploy.fake_programs import Fakes, fake_programs, hash_of
 from tests.support.waiting import wait_until
 
 PASSWORD = 'a b"c$d`e#f;'
 REVISION = "c" * 40
+GPU_FIELDS = (
+    *("index", "uuid", "name", "memory.total", "memory.free", "driver_version", "compute_cap"),
+    *("ecc.errors.uncorrected.volatile.total", "persistence_mode", "pcie.link.width.current"),
+    *("pcie.link.width.max", "mig.mode.current"),
+)
 URL = "https://github.com/gonka-ai/gonka.git"
 
 
@@ -186,11 +192,19 @@ def test_inferenced_registers(how: str, code: int, is_registered: bool, fakes: F
 def test_nvidia_smi_in_its_profiles(
     profile: str, state: DriverState, count: int, fakes: Fakes
 ) -> None:
-    """Understood as the real one's words are; the kernel's log beside it."""
+    """Understood as the real one's words are."""
     fakes.set("gpu", profile)
+    said = fakes.run("sh", "-c", "nvidia-smi --query-gpu=" + ",".join(GPU_FIELDS) + " 2>&1")
+    facts = read_gpus(gpus(gpus=(said.stdout, said.returncode), rows=""))
+    assert (facts.state, len(facts.gpus)) == (state, count)
+
+
+def test_nvidia_smi_in_the_whole_script(fakes: Fakes) -> None:
+    """With the kernel's log beside it."""
+    fakes.set("gpu", "8")
     fakes.set("dmesg", "[1.0] NVRM: Xid (PCI:0000:1b:00): 79, GPU has fallen off the bus.")
     facts = read_gpus(text_of(fakes, gpu_facts()))
-    assert (facts.state, len(facts.gpus)) == (state, count)
+    assert len(facts.gpus) == 8
     assert [xid.code for xid in facts.xids] == [79]
 
 

@@ -54,8 +54,8 @@ class GitFacts:
 
 
 def git_facts(folder: str) -> Command:
-    """Return the command that reads them; as root, since the clone is root's."""
-    return Command((folder,), script="git_facts", sudo=True, timeout_s=60)
+    """Return the command that reads them; as the login, whose clone it is."""
+    return Command((folder,), script="git_facts", timeout_s=60)
 
 
 def read_git(path: str, text: str) -> GitFacts:
@@ -122,6 +122,25 @@ def clone_state(
     if set(facts.edited) - set(own_files):
         return CloneState.EDITED
     return CloneState.READY if facts.head == commit else CloneState.OTHER_COMMIT
+
+
+def read_ls_remote(text: str, ref: str) -> str:
+    """Return the commit of a tag, a branch or ``HEAD`` from `git ls-remote URL REF REF^{}`.
+
+    Raises:
+        UnexpectedAnswer: the repository has none of this name.
+    """
+    found = {}
+    for line in filter(None, text.split("\n")):
+        commit, _, name = line.partition("\t")
+        if not _COMMIT.fullmatch(commit) or not name:
+            raise UnexpectedAnswer("git ls-remote", line, "a commit and its name")
+        found[name] = commit
+    # Of a tag with a message, the commit that it is of.
+    for name in (f"refs/tags/{ref}^{{}}", f"refs/tags/{ref}", f"refs/heads/{ref}", ref):
+        if name in found:
+            return found[name]
+    raise UnexpectedAnswer("git ls-remote", text, f"a tag or branch {ref}")
 
 
 def _plain(url: str) -> str:

@@ -10,6 +10,7 @@ from pocqueue.deploy.facts.parts import Part, UnexpectedAnswer, read_parts
 from pocqueue.deploy.words import Command
 
 _XID = re.compile(r"NVRM: Xid \(PCI:([0-9A-Fa-f:.]+)\): (\d+),? ?(.*)")
+_UPGRADES = r'^\s*APT::Periodic::Unattended-Upgrade\s+"[1-9]'
 _NOT_SAID = frozenset(
     {
         "[N/A]",
@@ -128,7 +129,6 @@ def read_gpus(text: str) -> GpuFacts:
             "fabric",
             "secure_boot",
             "upgrades",
-            "held",
         ),
     )
     module = re.search(
@@ -139,9 +139,12 @@ def read_gpus(text: str) -> GpuFacts:
             "/proc/driver/nvidia/version", parts["module"].text, "a driver's version"
         )
     fabric = re.search(r"(\d+\.\d[\d.]*)", parts["fabric"].text)
-    packages = tuple(
-        (words[0], words[1]) for line in parts["packages"].lines if len(words := line.split()) == 2
-    )
+    packages, held = [], set[str]()
+    for line in parts["packages"].lines:
+        want, name, version = [*line.split(), "", ""][:3]
+        if version:
+            packages.append((name, version))
+            held |= {name} if want == "hold" else set()
     state = _state(parts["gpus"])
     rows = _rows(parts["rows"]) if state is DriverState.READY else {}
     return GpuFacts(
@@ -156,14 +159,15 @@ def read_gpus(text: str) -> GpuFacts:
         xids=tuple(_xids(parts["xid"])),
         driver=_driver(parts["gpus"]) if state is DriverState.READY else "",
         module=module[1] if module else "",
-        packages=packages,
+        packages=tuple(packages),
         switches=_int("ls", parts["switches"].text.strip()),
         fabric_manager=fabric[1] if fabric else "",
         is_fabric_active="active" in parts["fabric"].text.split(),
         is_secure_boot={"SecureBoot enabled": True, "SecureBoot disabled": False}.get(
             (parts["secure_boot"].lines or [""])[0].strip()
         ),
-        is_upgraded_alone=_is_upgraded_alone(parts["upgrades"].text, parts["held"].lines, packages),
+        is_upgraded_alone=any(name not in held for name, _ in packages)
+        and re.search(_UPGRADES, parts["upgrades"].text, re.MULTILINE) is not None,
     )
 
 
@@ -248,13 +252,6 @@ def _xids(part: Part) -> list[Xid]:
         if match := _XID.search(line):
             found.append(Xid(match[1], int(match[2]), match[3].strip()))
     return found
-
-
-def _is_upgraded_alone(
-    settings: str, held: list[str], packages: tuple[tuple[str, str], ...]
-) -> bool:
-    is_on = re.search(r'^\s*APT::Periodic::Unattended-Upgrade\s+"[1-9]', settings, re.MULTILINE)
-    return bool(is_on) and any(name not in held for name, _ in packages)
 
 
 def _maybe(cell: str) -> int | None:

@@ -60,6 +60,7 @@ class ModelFacts:
         incomplete: bytes of contents that are not whole, by the name that they will have.
         entries: of the snapshot.
         shards: that the model's index names.
+        is_verified: all contents were hashed, and are the same since.
         free_bytes: of the disk.
         free_inodes: of the disk.
     """
@@ -71,6 +72,7 @@ class ModelFacts:
     incomplete: Mapping[str, int]
     entries: tuple[Entry, ...]
     shards: tuple[str, ...]
+    is_verified: bool
     free_bytes: int
     free_inodes: int
 
@@ -108,7 +110,7 @@ def read_model(text: str) -> ModelFacts:
     Raises:
         UnexpectedAnswer: something of it is not understood.
     """
-    parts = read_parts(text, "where", "blobs", "snapshot", "shards", "free")
+    parts = read_parts(text, "where", "blobs", "snapshot", "shards", "verified", "free")
     where = pairs("readlink", parts["where"].wanted().text)
     if not {"home", "folder"} <= where.keys():
         raise UnexpectedAnswer("readlink", parts["where"].text, "two folders")
@@ -118,6 +120,7 @@ def read_model(text: str) -> ModelFacts:
             incomplete[begun[1]] = max(entry.size_bytes, incomplete.get(begun[1], 0))
         elif _HASH.fullmatch(entry.name):
             blobs[entry.name] = Blob(entry.name, entry.size_bytes, kind == "f")
+    verified = pairs("sha256sum", parts["verified"].wanted().text)
     free = parts["free"].wanted().text.split()
     if len(free) != 2 or not free[0].isdecimal():
         raise UnexpectedAnswer("df", parts["free"].text, "free bytes and inodes")
@@ -129,6 +132,7 @@ def read_model(text: str) -> ModelFacts:
         incomplete=incomplete,
         entries=tuple(entry for _, entry in _listed(parts["snapshot"])),
         shards=tuple(line.strip().strip('"') for line in parts["shards"].wanted().lines),
+        is_verified="now" in verified and verified.get("proved") == verified["now"],
         free_bytes=int(free[0]),
         # Some filesystems have no such number.
         free_inodes=int(free[1]) if free[1].isdecimal() and free[1] != "0" else 1 << 40,
@@ -173,6 +177,19 @@ def read_listing(text: str) -> tuple[HubFile, ...]:
     if not files:
         raise UnexpectedAnswer("the model hub", text, "a model with files")
     return tuple(files)
+
+
+def read_revision(text: str) -> str:
+    """Return the commit that a listing is of.
+
+    Raises:
+        UnexpectedAnswer: it names none.
+    """
+    said = read_json("the model hub", text)
+    found = said.get("sha") if isinstance(said, dict) else None
+    if not isinstance(found, str) or not re.fullmatch(r"[0-9a-f]{40}", found):
+        raise UnexpectedAnswer("the model hub", text, "a listing with its commit")
+    return found
 
 
 def read_hashes(text: str) -> dict[str, str]:

@@ -19,7 +19,7 @@ query=$query,persistence_mode,pcie.link.width.current,pcie.link.width.max,mig.mo
 
 packages() {
   command -v dpkg-query > /dev/null || return 0
-  dpkg-query -W -f '${db:Status-Status} ${Package} ${Version}\n' 'nvidia-driver-*' 'nvidia-kernel-*' 'libnvidia-compute-*' \
+  dpkg-query -W -f '${db:Status-Status} ${db:Status-Want} ${Package} ${Version}\n' 'nvidia-driver-*' 'nvidia-kernel-*' 'libnvidia-compute-*' \
     'nvidia-fabricmanager*' 2> /dev/null | sed -n 's/^installed //p'
 }
 
@@ -33,4 +33,3 @@ part switches sh -c 'ls /proc/driver/nvidia-nvswitch/devices 2> /dev/null | wc -
 part fabric sh -c 'nv-fabricmanager --version 2> /dev/null; systemctl is-active nvidia-fabricmanager 2> /dev/null || true'
 part secure_boot sh -c 'mokutil --sb-state 2> /dev/null || true'
 part upgrades sh -c 'cat /etc/apt/apt.conf.d/20auto-upgrades 2> /dev/null || true'
-part held sh -c 'apt-mark showhold 2> /dev/null || true'

@@ -31,8 +31,16 @@ free() {
   df -B1 --output=avail,iavail -- "$at" | tail -n 1
 }
 
+# What load_model.sh has proved, and whether the contents are the same since.
+verified() {
+  [ ! -r "$folder/.pocqueue-verified" ] || echo "proved=$(cat "$folder/.pocqueue-verified")"
+  [ ! -d "$folder/blobs" ] ||
+    echo "now=$revision $(find "$folder/blobs" -type f -printf '%f %s %T@\n' | sort | sha256sum | cut -c 1-64)"
+}
+
 part where where
 part blobs listed "$folder/blobs"
 part snapshot listed "$folder/snapshots/$revision"
 part shards shards
+part verified verified
 part free free

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pocqueue.deploy.conf import Conf
 from pocqueue.deploy.engine import Step
 from pocqueue.deploy.steps.admin_keys import AdminKeys, read_admin_keys
+from pocqueue.deploy.steps.model import HubProgram, Model
+from pocqueue.deploy.steps.node_files import HasNodeFile
+from pocqueue.deploy.steps.repository import Repository
 from pocqueue.deploy.steps.volume import (
     FormatVolume,
     FstabLine,
@@ -34,4 +37,8 @@ def all_steps(conf: Conf, *, garbage_serial: str = "") -> tuple[Step, ...]:
         MountVolume(),
         OwnMountPoint(),
         VolumeNote(),
+        Repository(),
+        HubProgram(),
+        Model(),
+        *(HasNodeFile(name) for name in ("config.env", "node-config.json", ".env")),
     )

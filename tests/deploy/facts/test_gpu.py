@@ -22,13 +22,12 @@ def gpus(**parts: str | tuple[str, int]) -> str:
         "rows": "GPU-0, 0, 0",
         "apps": "",
         "module": MODULE,
-        "packages": "nvidia-driver-550-server 550.54.15-0ubuntu1",
+        "packages": "install nvidia-driver-550-server 550.54.15-0ubuntu1",
         "xid": "",
         "switches": "0",
         "fabric": "",
         "secure_boot": "SecureBoot disabled",
         "upgrades": "",
-        "held": "",
     }
     return answer(**usual | parts)
 
@@ -149,7 +148,9 @@ def test_an_open_module_and_upgrades_by_themselves() -> None:
     facts = read_gpus(gpus(module=module, upgrades=on))
     assert facts.module == "580.65.06"
     assert facts.is_upgraded_alone
-    assert not read_gpus(gpus(upgrades=on, held="nvidia-driver-550-server")).is_upgraded_alone
+    assert not read_gpus(
+        gpus(upgrades=on, packages="hold nvidia-driver-550-server 550.54.15-0ubuntu1")
+    ).is_upgraded_alone
     assert not read_gpus(gpus(upgrades=f"// {on}")).is_upgraded_alone
 
 

@@ -244,6 +244,7 @@ def test_what_is_not_understood_is_an_error() -> None:
                 blobs="what",
                 snapshot="",
                 shards="",
+                verified="",
                 free="1 1",
             )
         )

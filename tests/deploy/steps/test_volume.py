@@ -74,7 +74,7 @@ class Runs:
             changes["ADMIN_KEYS"] = str(keys)
         self.conf = conf(folder, **{"SSH_USER": "nobody", **base, **changes})
         self.conf.folder.mkdir(exist_ok=True)
-        self.steps: Sequence[Step] = all_steps(self.conf)
+        self.steps: Sequence[Step] = [step for step in all_steps(self.conf) if step.phase == 1]
 
     @asynccontextmanager
     async def host(self) -> AsyncIterator[tuple[Host, io.StringIO]]:

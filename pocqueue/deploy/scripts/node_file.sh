@@ -1,0 +1,32 @@
+# A file of the node's folder: looks at it, keeps it, or puts it back.
+# Arguments: what; the folder; the file's name; for `restore`, the SHA-256 of ours and of the kept one (`-`: there was none).
+export LC_ALL=C
+umask 077
+what=$1 folder=$2 name=$3
+
+hash_of() { if [ -f "$1" ] && [ ! -L "$1" ]; then sha256sum < "$1" | cut -c 1-64; else echo -; fi; }
+
+part() {
+  printf '@%s\n' "$1"
+  shift
+  code=0
+  said=$("$@") || code=$?
+  [ -z "$said" ] || printf '%s\n' "$said" | sed 's/^/ /'
+  printf '=%s\n' "$code"
+}
+
+cd -- "$folder" || exit 66
+found=$(hash_of "$name")
+case $what in
+  look)
+    part file sh -c '[ ! -e "$1" ] && [ ! -L "$1" ] || stat --printf "kind=%F\nmode=%a\n" -- "$1"' sh "$name"
+    part hash echo "$found"
+    [ "$found" = - ] || part text cat -- "$name" ;;
+  keep)
+    # Named by its content: kept once, however often this runs.
+    [ "$found" = - ] || [ -e "$name.pocqueue-$found" ] || cp -p -- "$name" "$name.pocqueue-$found" ;;
+  restore)
+    ours=$4 kept=$5
+    [ "$found" = "$ours" ] || { echo "$folder/$name was changed since: it stays"; exit 0; }
+    if [ "$kept" = - ]; then rm -f -- "$name"; else mv -f -- "$name.pocqueue-$kept" "$name"; fi ;;
+esac

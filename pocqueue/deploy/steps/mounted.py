@@ -1,0 +1,37 @@
+"""What the steps on the disk need first: that it is there."""
+
+from __future__ import annotations
+
+from pocqueue.deploy.connection import Result
+from pocqueue.deploy.engine import Host, NotYet
+from pocqueue.deploy.errors import StepFailed
+from pocqueue.deploy.words import Command
+
+
+async def need_mounted(host: Host) -> None:
+    """Go on if the disk is mounted: without it everything would land on the system's.
+
+    Raises:
+        NotYet: it is not.
+    """
+    mount = host.conf.volume_mount
+    said = await host.connection.look(Command(("mountpoint", "-q", "--", mount)))
+    if said.exit_code != 0:
+        raise NotYet(f"until {mount} is mounted")
+
+
+async def looked(host: Host, name: str, command: Command) -> str:
+    """Return what a command of facts prints.
+
+    Raises:
+        StepFailed: it ended otherwise.
+    """
+    said: Result = await host.connection.look(command)
+    if said.exit_code != 0 or said.is_cut:
+        raise StepFailed(
+            name,
+            f"it cannot be looked at: {command.shown()}.",
+            exit_code_there=said.exit_code,
+            tail=said.tail,
+        )
+    return said.stdout

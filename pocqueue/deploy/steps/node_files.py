@@ -1,0 +1,167 @@
+"""The node's three files, on the server and in the node's folder here."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from pocqueue.deploy.engine import Host, LocalFile, NotYet, Plan, Upload
+from pocqueue.deploy.errors import DeployError, StepFailed
+from pocqueue.deploy.facts.parts import Part, UnexpectedAnswer, pairs, read_parts
+from pocqueue.deploy.journal import Undo
+from pocqueue.deploy.node_files import NodeFile, node_files
+from pocqueue.deploy.steps.mounted import need_mounted
+from pocqueue.deploy.words import Command
+
+#: Whatever an older file has there is a secret, too.
+_PASSWORD_LINE = re.compile(r"^((?:export )?\w*PASSWORD\w*=).*", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class FileState:
+    """A file as it is on the server and here, and as it is wanted.
+
+    Attributes:
+        folder: on the server.
+        file: that is wanted.
+        hash_hex: SHA-256 of the one that is there; ``-``: there is none.
+        mode: of it.
+        kind: of what is there; empty: nothing.
+        before: its text, without passwords.
+        local: path of the copy here.
+        is_local: it is there, as it is wanted.
+    """
+
+    folder: str
+    file: NodeFile
+    hash_hex: str
+    mode: int
+    kind: str
+    before: str
+    local: Path
+    is_local: bool
+
+    @property
+    def wanted_hash(self) -> str:
+        """Return the hash of the wanted one."""
+        return hashlib.sha256(self.file.text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class HasNodeFile:
+    """One of the files is there, as the conf gives it.
+
+    Args:
+        file: its name.
+    """
+
+    file: str
+    phase: int = 3
+
+    @property
+    def name(self) -> str:
+        """Return its name."""
+        return self.file
+
+    async def look(self, host: Host) -> FileState:
+        """Read the one on the server and the copy here."""
+        await need_mounted(host)
+        folder = f"{host.conf.gonka_path}/deploy/join"
+        said = await host.connection.look(
+            Command(("look", folder, self.file), script="node_file", sudo=True)
+        )
+        if said.exit_code == 66:
+            raise NotYet(f"until {folder} is there")
+        if said.exit_code != 0 or said.is_cut:
+            raise StepFailed(
+                self.name, "it cannot be looked at.", exit_code_there=said.exit_code, tail=said.tail
+            )
+        parts = read_parts(said.stdout, "file", "hash")
+        stat = pairs("stat", parts["file"].wanted().text)
+        try:
+            [file] = [file for file in node_files(host.conf) if file.name == self.file]
+        except DeployError as exc:
+            raise StepFailed(self.name, str(exc)) from None
+        local = host.conf.folder / self.file
+        try:
+            is_local = (
+                local.read_bytes() == file.text.encode() and local.stat().st_mode & 0o777 == 0o600
+            )
+        except OSError:
+            is_local = False
+        before = parts["text"].text if "text" in parts else ""
+        return FileState(
+            folder=folder,
+            file=file,
+            hash_hex=_hash(parts["hash"]),
+            mode=int(stat.get("mode", "0"), 8),
+            kind=stat.get("kind", ""),
+            before=_PASSWORD_LINE.sub(r"\1…", before),
+            local=local,
+            is_local=is_local,
+        )
+
+    def told(self, facts: FileState) -> str:
+        """Say whether it is there."""
+        found = (
+            "none"
+            if facts.hash_hex == "-"
+            else f"mode {facts.mode:04o}, SHA-256 {facts.hash_hex[:12]}"
+        )
+        return f"{facts.folder}/{self.file}: {found}{'' if facts.is_local else ', no copy here'}"
+
+    def is_done(self, facts: FileState) -> bool:
+        """Say whether both are as they should be."""
+        there = (facts.hash_hex, facts.mode) == (facts.wanted_hash, facts.file.mode)
+        return there and facts.is_local
+
+    def plan(self, facts: FileState) -> Plan:
+        """Keep the one that is there, and put ours in its place.
+
+        Raises:
+            StepFailed: what is there is no file.
+        """
+        if facts.kind not in ("", "regular file", "regular empty file"):
+            raise StepFailed(
+                self.name,
+                f"{facts.folder}/{self.file} is a {facts.kind}: look at it and move it away.",
+            )
+        local = LocalFile(str(facts.local), facts.file.text, 0o600)
+        if (facts.hash_hex, facts.mode) == (facts.wanted_hash, facts.file.mode):
+            return Plan(f"copy to {facts.local}", (local,))
+        place = f"{facts.folder}/{self.file}"
+        words = (facts.folder, self.file)
+        kept = "" if facts.hash_hex == "-" else f", backup {place}.pocqueue-{facts.hash_hex[:12]}…"
+        undo = Undo(
+            self.name,
+            f"put {place} back as it was",
+            "node_file",
+            ("restore", *words, facts.wanted_hash, facts.hash_hex),
+        )
+        return Plan(
+            f"{place}{kept}",
+            (
+                local,
+                Command(("keep", *words), script="node_file", sudo=True),
+                Upload(str(facts.local), place, facts.file.parts, facts.file.mode),
+            ),
+            (undo,) if facts.hash_hex != facts.wanted_hash else (),
+            diff=_diff(facts.before, _PASSWORD_LINE.sub(r"\1…", facts.file.shown), self.file),
+        )
+
+
+def _hash(part: Part) -> str:
+    found = part.wanted().text.strip()
+    if not re.fullmatch(r"-|[0-9a-f]{64}", found):
+        raise UnexpectedAnswer("sha256sum", found, "a hash")
+    return found
+
+
+def _diff(before: str, after: str, name: str) -> str:
+    lines = difflib.unified_diff(
+        before.splitlines(), after.splitlines(), name, name, lineterm="", n=1
+    )
+    return "\n".join(lines)

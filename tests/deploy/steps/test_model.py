@@ -1,0 +1,134 @@
+"""The model on the server: loaded, resumed, proved by its hashes, and loaded again where a content is damaged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pocqueue.deploy.errors import StepFailed
+from pocqueue.deploy.steps.model import HUB, HUB_VERSION, HubProgram, Model
+from tests.deploy.steps.on_disk import OnDisk, kinds, on_disk
+
+REVISION = "c" * 40
+MODEL = "Qwen/Qwen3-32B-FP8"
+STEPS = (HubProgram(), Model(stall_s=1))
+
+
+def has_listing(here: OnDisk, revision: str = "main") -> None:
+    """Have the hub list the fakes' model."""
+    here.fakes.run("hf", "version")
+    source = here.fakes.folder / "state" / "model"
+    siblings = []
+    for file in sorted(source.iterdir()):
+        command = ["sh", "-c", 'sha256sum < "$1"', "sh", str(file)]
+        if file.suffix != ".safetensors":
+            command[2] = '{ printf "blob %s\\0" "$(stat -c %s "$1")"; cat "$1"; } | sha1sum'
+        name = here.fakes.run(*command).stdout.split()[0]
+        row: dict[str, object] = {
+            "rfilename": file.name,
+            "size": file.stat().st_size,
+            "blobId": "a" * 40,
+        }
+        siblings.append(
+            row
+            | (
+                {"lfs": {"sha256": name, "size": file.stat().st_size}}
+                if len(name) == 64
+                else {"blobId": name}
+            )
+        )
+    url = f"{HUB}/api/models/{MODEL}/revision/{revision}?blobs=true"
+    here.fakes.answer(url, json.dumps({"sha": REVISION, "siblings": siblings}))
+
+
+def folder(here: OnDisk) -> Path:
+    """Return the model's folder on the server."""
+    return here.disk / "hf" / "hub" / "models--Qwen--Qwen3-32B-FP8"
+
+
+async def test_a_model_is_loaded_and_proved_once(tmp_path: Path) -> None:
+    """Its revision is found out once; the second run changes nothing and asks the hub nothing."""
+    async with on_disk(tmp_path) as here:
+        has_listing(here)
+        plan = await here.plan(Model())
+        assert "0.0 GB to download" in plan.what
+        lines = await here.run(*STEPS)
+        assert lines[-1] == (
+            f"[OK] model: {MODEL} at {REVISION[:12]}, 4 files, every content is what it is named by"
+        )
+        asked = len(here.fakes.calls("curl"))
+        lines = await here.later().run(*STEPS)
+        assert kinds(lines) == {"[INFO]", "[CHECK]", "[SKIP]"}
+        assert len(here.fakes.calls("curl")) == asked
+
+
+async def test_a_download_that_died_goes_on(tmp_path: Path) -> None:
+    """With the bytes that are missing, by itself."""
+    async with on_disk(tmp_path) as here:
+        has_listing(here)
+        here.fakes.set("hf", "dies")
+        await here.run(*STEPS)
+        assert "model-00002-of-00002.safetensors 100000\n" in here.fakes.state("loaded")
+
+
+async def test_a_download_that_stalls_is_begun_anew(tmp_path: Path) -> None:
+    """And goes on; too many requests are waited for."""
+    async with on_disk(tmp_path) as here:
+        has_listing(here)
+        here.fakes.set("hf", "stalls-once")
+        lines = await here.run(*STEPS)
+        assert "[OUTPUT] no byte for 1 s: the download begins anew" in lines
+
+
+@pytest.mark.parametrize("how", ["flipped", "cut"])
+async def test_a_damaged_content_is_loaded_again(how: str, tmp_path: Path) -> None:
+    """That one alone; a proof of before does not count for it."""
+    async with on_disk(tmp_path) as here:
+        has_listing(here)
+        await here.run(*STEPS)
+        shard = (
+            folder(here) / "snapshots" / REVISION / "model-00001-of-00002.safetensors"
+        ).resolve()
+        data = shard.read_bytes()
+        shard.write_bytes(data[:-1] if how == "cut" else b"2" + data[1:])
+        (here.fakes.folder / "state" / "loaded").unlink()
+        lines = await here.later().run(*STEPS)
+        assert f"[OUTPUT] damaged: {shard.name}" in lines
+        assert here.fakes.state("loaded") == "model-00001-of-00002.safetensors 200000\n"
+        assert shard.read_bytes() == data
+
+
+async def test_too_little_space_is_said_before(tmp_path: Path) -> None:
+    """Nothing is begun."""
+    async with on_disk(tmp_path) as here:
+        has_listing(here)
+        url = f"{HUB}/api/models/{MODEL}/revision/main?blobs=true"
+        row = {"rfilename": "model.safetensors", "size": 10**18, "blobId": "a" * 40}
+        here.fakes.answer(url, json.dumps({"sha": REVISION, "siblings": [row]}))
+        with pytest.raises(StepFailed, match=r"are needed for 1000000000\.0 GB"):
+            await here.plan(Model())
+
+
+async def test_a_cache_that_leads_elsewhere_is_not_filled(tmp_path: Path) -> None:
+    """A link in HF_HOME would fill another disk."""
+    async with on_disk(tmp_path) as here:
+        has_listing(here)
+        (tmp_path / "elsewhere").mkdir()
+        (here.disk / "hf").symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(StepFailed, match="a link may fill another disk"):
+            await here.plan(Model())
+
+
+async def test_the_hubs_program_is_of_our_version(tmp_path: Path) -> None:
+    """In a venv on the disk; where it cannot be had the step says so."""
+    async with on_disk(tmp_path) as here:
+        here.fakes.set("pip", "fails")
+        with pytest.raises(StepFailed, match="exit code 1"):
+            await here.run(HubProgram())
+        here.fakes.unset("pip")
+        lines = await here.later().run(HubProgram())
+        assert lines[-1].endswith(
+            f"hub-{HUB_VERSION}/bin/hf: huggingface_hub version: {HUB_VERSION}"
+        )
