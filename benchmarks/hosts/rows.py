@@ -34,7 +34,7 @@ MEASURE_S = 30.0
 SETTLE_S = 10.0
 NUM_JOBS = 30
 NUM_CHANGES = 20
-_PATIENCE_S = 180.0
+_PATIENCE_S = 600.0
 
 
 def hosts_alone(effort: Effort = FULL, num_agents: int = NUM_AGENTS) -> list[Figure]:

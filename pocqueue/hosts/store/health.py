@@ -38,19 +38,21 @@ class Health:
         """
         now_ms = self._now_ms()
         with self._db.write() as connection:
-            uuids = [gpu.uuid for gpu in one_node(connection, node_id).gpus]
+            gpus = one_node(connection, node_id).gpus
             new = self._db.insert(self_test).values(node_id=node_id, at_ms=now_ms, rows=rows)
             connection.execute(
                 new.on_conflict_do_update(
                     index_elements=["node_id"], set_={"at_ms": now_ms, "rows": rows}
                 )
             )
-            for gpu in uuids:
-                connection.execute(
-                    update(node_gpu)
-                    .where(node_gpu.c.node_id == node_id, node_gpu.c.uuid == gpu)
-                    .values(healthy=gpu not in unhealthy, reason=unhealthy.get(gpu))
-                )
+            for gpu in gpus:
+                found = {"healthy": gpu.uuid not in unhealthy, "reason": unhealthy.get(gpu.uuid)}
+                if (gpu.healthy, gpu.reason) != (*found.values(),):
+                    connection.execute(
+                        update(node_gpu)
+                        .where(node_gpu.c.node_id == node_id, node_gpu.c.uuid == gpu.uuid)
+                        .values(found)
+                    )
 
     def self_test(self, node_id: str) -> SelfTest | None:
         """Return the newest self-test of a node; None: there is none."""

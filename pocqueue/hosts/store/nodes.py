@@ -231,12 +231,19 @@ def _row(facts: HostFacts) -> dict[str, Any]:
 def _set_gpus(connection: Connection, node_id: str, gpus: Sequence[Gpu]) -> None:
     """Write the GPUs that a node has now; those that it had before keep what we found out about them."""
     before = {gpu.uuid: gpu for gpu in gpus_of(connection, [node_id])[node_id]}
-    rows = []
-    for position, gpu in enumerate(gpus):
+    now = []
+    for gpu in gpus:
         old = before.get(gpu.uuid, replace(gpu, route=None, tier="new"))
-        gpu = replace(gpu, healthy=old.healthy, reason=old.reason, route=old.route, tier=old.tier)
-        values = {name: getattr(gpu, name) for name in Gpu.__slots__}
-        rows.append({"node_id": node_id, "position": position, **values})
+        now.append(
+            replace(gpu, healthy=old.healthy, reason=old.reason, route=old.route, tier=old.tier)
+        )
+    if now == list(before.values()):
+        return  # as of nearly all that come back
+    rows = [
+        {"node_id": node_id, "position": position}
+        | {name: getattr(gpu, name) for name in Gpu.__slots__}
+        for position, gpu in enumerate(now)
+    ]
     connection.execute(delete(node_gpu).where(node_gpu.c.node_id == node_id))
     if rows:
         connection.execute(insert(node_gpu), rows)
