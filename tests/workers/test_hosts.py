@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from pocqueue.app import app
 from pocqueue.rounds.task_names import PLACE_JOBS, SWEEP_HOSTS
 from tests.support.waiting import wait_until
-from workers.hosts import CeleryMessenger, app
+from workers.hosts import CeleryMessenger
 
 PATIENCE_S = 120.0
 
