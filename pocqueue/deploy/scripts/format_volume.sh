@@ -53,7 +53,7 @@ all_below() {
 }
 
 [ "$(id -u)" = 0 ] || refuse "Only root can look at $device."
-for tool in blkid wipefs lsblk flock cmp shuf stat readlink sed grep tr mkfs.ext4; do
+for tool in blkid wipefs lsblk flock cmp shuf stat readlink find sed grep tr mkfs.ext4; do
   command -v "$tool" > /dev/null || refuse "The server has no $tool, so $device cannot be examined: install it."
 done
 [ -r /proc/1/mountinfo ] && [ -r /proc/swaps ] || refuse "/proc cannot be read, so nothing is known of mounts and swap."
@@ -65,6 +65,9 @@ number=$(number_of "$device")
 name=$(name_of "$number") && [ -d "/sys/class/block/$name" ] || refuse "The kernel knows nothing of $device ($number)."
 disk=$(disk_of "$name")
 (: < "$device") 2> /dev/null || refuse "$device cannot be opened."
+# A virtual machine, say, has its disk open and claims nothing; asked before we open it ourselves.
+user=$(find /proc/[0-9]*/fd \( -lname "$(readlink -f -- "$device")" -o -lname "/dev/$name" \) 2> /dev/null | head -n 1 || true)
+[ -z "$user" ] || refuse "$device is open in the process ${user%/fd/*}."
 exec 9< "$device"
 # udev leaves a disk alone while it is locked as a whole, and so does another run.
 exec 8< "$device"

@@ -261,6 +261,17 @@ def test_a_mounted_disk_is_refused(tmp_path: Path) -> None:
         assert device.hash() == before
 
 
+def test_a_disk_that_a_program_has_open_is_refused(empty: LoopDevice) -> None:
+    """As a virtual machine has its own, which claims nothing; least of all is its data given away."""
+    before = empty.hash()
+    with Path(empty.path).open("rb"):
+        for content in ("zero", "garbage"):
+            assert_refused(
+                guard(empty, content=content), f"is open in the process /proc/{os.getpid()}"
+            )
+    assert empty.hash() == before
+
+
 def test_active_swap_is_refused(tmp_path: Path) -> None:
     """It is in use, whatever is on it."""
     with loop_device(tmp_path) as device, ExitStack() as after:
