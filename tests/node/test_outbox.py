@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
+import multiprocessing
 import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -381,33 +379,28 @@ def test_threads_take_turns(outbox: Outbox) -> None:
     assert outbox.counts().waiting == 41
 
 
-CHILD = """
-import json
-import sys
-from pathlib import Path
-from typing import Any
-from pocqueue.node.messages import NewMessage
-from pocqueue.node.outbox import Outbox
+def deliver_for_ever(path: Path, log: Path) -> None:
+    """Take pages of three and deliver two messages of each, in a process of its own.
 
-# Takes pages of three and delivers two messages of each, for ever. What is delivered is written to
-# standard output just before it is removed, as a receiver would have it just before the 200.
-with Outbox(Path(sys.argv[1])) as outbox:
-    outbox.open_session("s", "engine", "{}")
-    print("ready", flush=True)
-    while True:
-        cursor = outbox.session("s").cursor
-        page = int(cursor or 0)
-        messages = [
-            NewMessage(str(3 * page + n), "generated", "http://host", {"n": 3 * page + n}, [1])
-            for n in range(3)
-        ]
-        assert outbox.accept("s", cursor, str(page + 1), messages)
-        assert not outbox.accept("s", cursor, str(page + 1), messages)
-        for _ in range(2):
-            head = outbox.heads()[0]
-            print(json.loads(head.body)["n"], flush=True)
-            outbox.delivered([head.id])
-"""
+    What is delivered is written to the log just before it is removed, as a receiver would have it just before the 200.
+    """
+    with log.open("w", buffering=1) as said, Outbox(path) as outbox:
+        outbox.open_session("s", "engine", "{}")
+        said.write("ready\n")
+        while True:
+            session = outbox.session("s")
+            assert session is not None
+            cursor, page = session.cursor, int(session.cursor or 0)
+            messages = [
+                NewMessage(str(3 * page + n), "generated", "http://host", {"n": 3 * page + n}, [1])
+                for n in range(3)
+            ]
+            assert outbox.accept("s", cursor, str(page + 1), messages)
+            assert not outbox.accept("s", cursor, str(page + 1), messages)
+            for _ in range(2):
+                head = outbox.heads()[0]
+                said.write(f"{json.loads(head.body)['n']}\n")
+                outbox.delivered([head.id])
 
 
 def test_killed_at_any_point(path: Path) -> None:
@@ -415,19 +408,22 @@ def test_killed_at_any_point(path: Path) -> None:
     rng = random.Random(4)  # noqa: S311 - where to kill
     sent: list[int] = []
     rounds = 12
+    # Forked from one that has imported everything.
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload([__name__])
     for number in range(rounds):
         # Files, not pipes: what a killed child has said is all there.
         log = path.parent.parent / f"log-{number}"
-        with log.open("wb") as out:
-            child = subprocess.Popen([sys.executable, "-c", CHILD, str(path)], stdout=out)
-            try:
-                wait_until(lambda log=log: b"ready" in log.read_bytes(), 30)  # type: ignore[misc]
-                goal = rng.randrange(1, 60)
-                wait_until(lambda log=log, goal=goal: log.read_bytes().count(b"\n") > goal, 30)  # type: ignore[misc]
-                time.sleep(rng.random() * 0.003)  # a point between two steps, not a wait for one
-            finally:
-                child.send_signal(signal.SIGKILL)
-                child.wait()
+        log.touch()
+        child = processes.Process(target=deliver_for_ever, args=(path, log))
+        child.start()
+        try:
+            goal = rng.randrange(1, 60)
+            wait_until(lambda log=log, goal=goal: log.read_bytes().count(b"\n") > goal)  # type: ignore[misc]
+            time.sleep(rng.random() * 0.003)  # a point between two steps, not a wait for one
+        finally:
+            child.kill()
+            child.join()
         lines = log.read_text().split("\n")[:-1]
         sent += [int(line) for line in lines if line != "ready"]
     with Outbox(path) as outbox:

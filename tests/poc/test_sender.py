@@ -494,7 +494,7 @@ async def test_a_close_does_not_wait_as_long_as_a_receiver_asks() -> None:
         await until(lambda: sender.error)
         patient = asyncio.create_task(sender.close(6000))
         await until(lambda: tries == 2)
-        await sender.close(60)
+        await sender.close(10)
         await patient
         assert counts(sender) == (1, 0, 0)
 

@@ -448,7 +448,7 @@ async def test_a_post_that_is_refused_again_and_again_is_dropped() -> None:
 
 async def test_artifacts_that_wait_are_bounded() -> None:
     settings = ArtifactSettings(callback_interval_sec=600, callback_max_artifacts=8)
-    async with server_with(settings=settings) as server:
+    async with server_with(settings=settings, flush_s=0.01) as server:
         server.twin.hold_after = 6
         await start(server, url="http://127.0.0.1:9/gone")
         await until(lambda: server.twin.running)
@@ -712,7 +712,10 @@ async def test_a_receiver_that_is_away_holds_up_neither_jobs_nor_others(server: 
 
 async def test_posts_that_wait_are_bounded() -> None:
     settings = ArtifactSettings(callback_queue_size=2)
-    async with answering(503) as away, server_with(settings=settings) as server:
+    async with (
+        answering(503) as away,
+        server_with(settings=settings, flush_s=0.01) as server,
+    ):
         for nonce in range(4):
             asked = await generate(server, [nonce], url=f"{away}/{nonce % 2}")
             await completed(server, asked["request_id"])
