@@ -9,7 +9,7 @@ from typing import Final
 from typing_extensions import override
 
 from pocqueue.closing import Closing
-from pocqueue.hosts.errors import DatabaseUnavailable
+from pocqueue.hosts.errors import DatabaseUnavailable, DatabaseUnfit
 from pocqueue.hosts.gateway.metrics import Metrics
 from pocqueue.hosts.store import HostStore
 
@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 #: Differences that are written out; the command has all of them.
 _MOST: Final = 10
+#: A look that is under way when the gateway ends may take this long, in seconds.
+_PATIENCE_S: Final = 1.0
 
 
 class Auditor(Closing):
@@ -43,8 +45,10 @@ class Auditor(Closing):
 
     @override
     def close(self) -> None:
-        """End; one that is at it is not waited for. May be called again."""
+        """End; a look that is long is not waited for. May be called again."""
         self._over.set()
+        if self._thread.is_alive():
+            self._thread.join(_PATIENCE_S)
 
     def _run(self) -> None:
         wait_s = self._first_s
@@ -52,7 +56,9 @@ class Auditor(Closing):
             wait_s = self._every_s
             try:
                 found = self._store.ledger.differences()
-            except DatabaseUnavailable as exc:
+            except (DatabaseUnavailable, DatabaseUnfit) as exc:
+                if self._over.is_set():
+                    return
                 logger.warning("The ledger is looked at later. %s", exc)
                 continue
             self._metrics.ledger_mismatch = len(found)
