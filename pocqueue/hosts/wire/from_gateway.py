@@ -83,7 +83,7 @@ class Error(Message):
 
 
 class Drain(Message):
-    """Is to finish what it has; nothing new comes."""
+    """Is told that nothing new comes, until jobs come again; what it has it finishes."""
 
     type: Literal["drain"] = "drain"
 

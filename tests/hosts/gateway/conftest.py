@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import queue
 import secrets
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +22,7 @@ from pocqueue.hosts.gateway.service import GatewayService
 from pocqueue.hosts.store import HostStore
 from pocqueue.settings import HostsSettings, Settings
 from tests.hosts.parts import sleep
+from tests.support.commands import without_settings
 
 ADMIN = "a-token-of-the-admin"
 
@@ -166,6 +169,45 @@ def make(tmp_path: Path, database_url: str) -> Iterator[Callable[..., Gateway]]:
     yield start
     for gateway in made:
         gateway.end()
+
+
+class Machine:
+    """A machine with `pocqueue agent` as its owner starts it, which takes test jobs alone."""
+
+    def __init__(self, folder: Path, gateway: Gateway, token: str) -> None:
+        self.log = folder / "agent.log"
+        self.state_dir = folder / "agent-state"
+        self._argv = [sys.executable, "-m", "pocqueue", "agent", "--endpoint", gateway.ws_url]
+        self._env = without_settings() | {
+            "POCQUEUE_STATE_DIR": str(self.state_dir),
+            "HN_NODE_TOKEN": token,
+            "HN_SANDBOX": "none",
+        }
+        self.start()
+
+    def start(self, *options: str) -> None:
+        """Start the agent, with the same token each time."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*self._argv, *options], env=self._env, stdout=log, stderr=log
+            )
+
+    def kill(self) -> None:
+        """Kill it; may be called again."""
+        self.process.kill()
+        self.process.wait()
+
+    def said(self, words: str) -> bool:
+        """Say whether the agent has written something."""
+        return words in self.log.read_text()
+
+
+@pytest.fixture
+def machine(tmp_path: Path, gateway: Gateway) -> Iterator[Machine]:
+    """A machine that joins the gateway."""
+    machine = Machine(tmp_path, gateway, gateway.token())
+    yield machine
+    machine.kill()
 
 
 @pytest.fixture

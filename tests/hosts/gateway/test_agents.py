@@ -1,0 +1,37 @@
+"""The agent that owners get, against the gateway that they get: what the two have to agree on."""
+
+from __future__ import annotations
+
+import pytest
+
+from pocqueue.hosts.leases import JobState
+from tests.hosts.agents import PATIENCE_S
+from tests.hosts.gateway.conftest import Gateway, Machine
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
+def joined_node(gateway: Gateway) -> str:
+    """Wait until a machine has joined and done its test job; return its node's id."""
+
+    def is_done() -> bool:
+        turns, _ = gateway.store.jobs.of_wallet(gateway.wallet)
+        return any(turn.job.state is JobState.COMPLETED for turn in turns)
+
+    wait_until(is_done, PATIENCE_S, "the test job's end")
+    [node] = gateway.store.nodes.of_wallet(gateway.wallet)
+    return node.id
+
+
+def test_a_node_that_was_drained_takes_jobs_again(gateway: Gateway, machine: Machine) -> None:
+    """As soon as it gets some: its agent does not go on refusing."""
+    node_id = joined_node(gateway)
+    assert gateway.admin("POST", f"/api/nodes/{node_id}/drain").json() == {"ok": True}
+    wait_until(lambda: machine.said("nothing new"), PATIENCE_S, "the agent to know")
+    job_id = gateway.submit(kind="test", only_node=node_id)
+    wait_until(lambda: gateway.store.jobs.get(job_id).reason, PATIENCE_S, "the job to wait")
+    assert gateway.admin("POST", f"/api/nodes/{node_id}/resume").json() == {"ok": True}
+    wait_until(lambda: gateway.store.jobs.get(job_id).state.is_over, PATIENCE_S, "the job's end")
+    [attempt] = gateway.store.jobs.attempts(job_id)
+    assert str(attempt.outcome) == "completed"
