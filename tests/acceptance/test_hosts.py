@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,10 @@ class Hosts:
         def is_ready() -> bool:
             assert self.process.poll() is None, self.log.read_text()
             with contextlib.suppress(httpx.TransportError):
-                return self.http.get("/readyz").status_code == 200
+                is_good = self.http.get("/readyz").status_code == 200
+                if not is_good:
+                    time.sleep(1.5)  # not more often than an address may ask
+                return is_good
             return False
 
         wait_until(is_ready, PATIENCE_S, "the gateway")

@@ -13,10 +13,6 @@ class Changes:
     def __init__(self) -> None:
         self._waiting: dict[str, set[asyncio.Event]] = {}
 
-    def num_watching(self, wallet: str) -> int:
-        """Return how many wait for news of a wallet."""
-        return len(self._waiting.get(wallet, ()))
-
     def tell(self, wallet: str) -> None:
         """Say that something of a wallet has changed."""
         for event in self._waiting.get(wallet, ()):

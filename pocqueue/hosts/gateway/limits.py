@@ -1,4 +1,8 @@
-"""How often somebody may ask: by network address (IPv6 by its /64) and by wallet, in one gateway process.
+"""How often somebody may ask, in one gateway process.
+
+Whoever has shown nothing is counted by network address (IPv6 by its /64), never by the wallet or the node that he
+names: nobody uses up what is somebody else's. Who has shown it, a wallet in its session or a node with its token, has a
+count of its own.
 
 Each process counts by itself: what is kept from an abuser is work and rows of the database, not a secret. Wrong
 tokens are counted elsewhere (`web.failure_limit`).
@@ -23,6 +27,8 @@ from pocqueue.words import counted
 
 #: Open sockets of one address, pages that are told what changes included.
 MAX_SOCKETS = 200
+#: Open pages of one wallet that are told what changes: of its session, and of each address without one.
+MAX_PAGES = 20
 #: Messages a second of one machine, and how many it may send at once.
 MESSAGES_PER_S, MESSAGES_BURST = 20.0, 100.0
 
@@ -62,12 +68,14 @@ class Limit(Enum):
     """What is limited, and to how much. The names are labels of a metric."""
 
     TOKENS_OF_ADDRESS = parse("10/hour")
-    TOKENS_OF_WALLET = parse("20 per 1 hour")
+    TOKENS_OF_WALLET = parse("20 per 1 hour")  #: in its session
     CHALLENGES = parse("30/minute")
     REQUESTS = parse("120/minute")
     CONNECTS = parse("20/minute")
-    ANNOUNCEMENTS_OF_ADDRESS = parse("50/day")
-    ANNOUNCEMENTS_OF_WALLET = parse("50 per 1 day")
+    ANNOUNCEMENTS = parse("50/day")
+    READY = parse(
+        "60/minute"
+    )  #: apart from the rest: whoever watches is not to be shut out by a page
     JOBS = parse("60/minute")
     PIECES = parse("240/hour")
 
@@ -94,6 +102,7 @@ class RateLimits:
         self._factor = factor
         self._on_limited = on_limited
         self._sockets = Counter[str]()
+        self._pages = Counter[tuple[str, str]]()
 
     async def count(self, limit: Limit, who: str) -> None:
         """Count one more.
@@ -137,12 +146,36 @@ class RateLimits:
         finally:
             self.close_socket(address)
 
+    def has_page(self, wallet: str, address: str | None) -> bool:
+        """Say whether one more page of a wallet may be open; see `page`."""
+        return self._pages[_watcher(wallet, address)] < MAX_PAGES
+
+    @contextmanager
+    def page(self, wallet: str, address: str | None) -> Iterator[None]:
+        """Count an open page for as long as the block lasts, whether there is room for it or not.
+
+        Args:
+            address: of who watches; None: the wallet's owner does, in its session.
+        """
+        who = _watcher(wallet, address)
+        self._pages[who] += 1
+        try:
+            yield
+        finally:
+            self._pages[who] -= 1
+            if self._pages[who] <= 0:
+                del self._pages[who]
+
     def close_socket(self, address: str) -> None:
         """Take an open socket from the count."""
         who = subscriber(address)
         self._sockets[who] -= 1
         if self._sockets[who] <= 0:
             del self._sockets[who]
+
+
+def _watcher(wallet: str, address: str | None) -> tuple[str, str]:
+    return wallet, "" if address is None else subscriber(address)
 
 
 @dataclass(slots=True, eq=False)

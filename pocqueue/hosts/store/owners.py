@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Connection, and_, delete, func, select, update
+from sqlalchemy import Connection, and_, delete, func, select, true, update
 
 from pocqueue.hosts import wallets
 from pocqueue.hosts.errors import TokenRefused, TooManyTokens, WalletProofError, WalletRefused
@@ -75,7 +75,7 @@ class Owners:
 
         Raises:
             WalletRefused: it is no address, or banned.
-            TooManyTokens: it has `MAX_TOKENS` that are not used.
+            TooManyTokens: it has `MAX_TOKENS` that are not used: proven ones, or others from that address.
         """
         wallets.public_key(address)
         text, now_ms = str(uuid.uuid4()), self._now_ms()
@@ -86,8 +86,10 @@ class Owners:
                     token.c.wallet == address,
                     token.c.used_ms.is_(None),
                     token.c.expires_ms > now_ms,
-                    # Whoever types somebody's address cannot use up what its owner may have.
+                    # Whoever types somebody's address uses up neither what its owner may have, nor what
+                    # may be had without a proof from elsewhere.
                     token.c.proven == proven,
+                    true() if proven else token.c.address == from_address,
                 )
             ).one()
             if open_ones[0] >= MAX_TOKENS:

@@ -56,6 +56,12 @@ def sign_in(gateway: Gateway, wallet: Wallet) -> Iterator[httpx.Client]:
         yield http
 
 
+def at(gateway: Gateway, number: int) -> httpx.Client:
+    """Return a client at an address of its own."""
+    where = httpx.HTTPTransport(local_address=f"127.0.0.{number}")
+    return httpx.Client(base_url=gateway.url, transport=where, timeout=120)
+
+
 def error(reply: httpx.Response, status: int) -> str:
     """Return the sentence of a refusal."""
     assert reply.status_code == status, reply.text
@@ -119,7 +125,7 @@ def test_what_an_announcement_may_be(gateway: Gateway) -> None:
 
 
 def test_announcements_are_bounded(make: Callable[..., Gateway]) -> None:
-    """For a wallet and an address, in a day; asking for them is not."""
+    """For an address, in a day, whatever wallets it names; asking for them is not."""
     gateway = make(limits_factor=0.1)
     body = {"wallet": gateway.wallet, "hostname": "h"}
     for _ in range(5):
@@ -492,7 +498,10 @@ async def test_limits(make: Callable[..., Gateway]) -> None:
     assert int(reply.headers["Retry-After"]) > 0
     said = {gateway.http.get("/api/session").status_code for _ in range(130)}
     assert said == {200, 429}
+    assert gateway.http.get("/api/jobs/none/log").status_code == 429
     assert gateway.http.get("/health").status_code == 200  # whoever watches it is not counted
+    said = {gateway.http.get("/readyz").status_code for _ in range(70)}
+    assert said == {200, 429}  # by itself: a page's requests do not use it up
     codes = set()
     for _ in range(21):
         async with OldAgent(gateway.ws_url) as agent:
@@ -502,8 +511,43 @@ async def test_limits(make: Callable[..., Gateway]) -> None:
                 codes.add(await agent.close_code())
     assert codes == {"error", 4429}
     page = gateway.admin("GET", "/metrics").text
-    for route in ("tokens_of_address", "requests", "connects"):
+    for route in ("tokens_of_address", "requests", "connects", "ready"):
         assert f'pocqueue_hosts_rate_limited_total{{route="{route}"}}' in page
+
+
+def test_strangers_use_up_nobody_elses_tokens(make: Callable[..., Gateway]) -> None:
+    """Who names a wallet is counted by his address; its owner, signed in or not, gets his."""
+    gateway, wallet = make(limits_factor=1.0), Wallet()
+    body = {"wallet": wallet.address}
+    for number in (2, 3):
+        with at(gateway, number) as stranger:
+            said = [
+                stranger.post("/api/nodes/issue-token", json=body).status_code for _ in range(10)
+            ]
+            assert said == [200] * 5 + [429] * 5
+    reply = gateway.http.post("/api/nodes/issue-token", json=body)
+    assert reply.json()["proven"] is False
+    with sign_in(gateway, wallet) as browser:
+        for _ in range(5):
+            reply = browser.post("/api/nodes/issue-token", json=body)
+            assert reply.json()["proven"] is True
+        assert "5 unused tokens" in error(browser.post("/api/nodes/issue-token", json=body), 429)
+
+
+def test_strangers_use_up_nobody_elses_pages(gateway: Gateway) -> None:
+    """Of one wallet twenty may be open at each address, and twenty in its session."""
+    wallet = Wallet()
+    path = f"/app/events?wallet={wallet.address}"
+
+    def opened(http: httpx.Client) -> int:
+        return held.enter_context(http.stream("GET", path)).status_code
+
+    with contextlib.ExitStack() as held:
+        stranger = held.enter_context(at(gateway, 2))
+        assert [opened(stranger) for _ in range(21)] == [200] * 20 + [429]
+        assert opened(gateway.http) == 200
+        browser = held.enter_context(sign_in(gateway, wallet))
+        assert [opened(browser) for _ in range(21)] == [200] * 20 + [429]
 
 
 async def test_secrets_are_in_no_log(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> None:

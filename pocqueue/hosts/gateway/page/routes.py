@@ -19,7 +19,7 @@ from pocqueue.errors import PocqueueError
 from pocqueue.hosts import wallets
 from pocqueue.hosts.errors import DatabaseUnavailable, WalletRefused
 from pocqueue.hosts.gateway.access import COOKIE, end_session, wallet_of
-from pocqueue.hosts.gateway.limits import MAX_SOCKETS, TooManyPages
+from pocqueue.hosts.gateway.limits import MAX_PAGES, MAX_SOCKETS, TooManyPages
 from pocqueue.hosts.gateway.page.feed import Feed
 from pocqueue.hosts.gateway.page.rows import clock
 from pocqueue.hosts.gateway.page.view import SHOWN, Asked, View, read, templates
@@ -29,8 +29,6 @@ from pocqueue.hosts.gateway.routes.parts import Parts, new_router
 from pocqueue.hosts.gateway.schema import TokenAnswer, TokenBody, iso
 from pocqueue.web.errors import address_of
 
-#: Open pages of one wallet that are told what changes.
-MAX_PAGES: Final = 20
 #: What no gateway's message says, such as silence, shows after this long.
 _LOOK_S: Final = 2.0
 #: Changes within this time are one.
@@ -147,20 +145,23 @@ def page_router(parts: Parts, *, ws_port: int, require_proof: bool) -> APIRouter
     @router.get("/app/events", include_in_schema=False)
     async def events(request: Request, asked: _Asked) -> Response:
         wallets.public_key(asked.wallet)
-        if hub.changes.num_watching(asked.wallet) >= MAX_PAGES:
+        address = address_of(request.scope)
+        watcher = None if asked.wallet == await wallet_of(request, hub) else address
+        if not hub.limits.has_page(asked.wallet, watcher):
             raise TooManyPages(MAX_PAGES, "wallet")
-        if not hub.limits.has_room(address_of(request.scope)):
+        if not hub.limits.has_room(address):
             raise TooManyPages(MAX_SOCKETS, "network address")
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(
-            _events(request, asked), media_type="text/event-stream", headers=headers
+            _events(request, asked, watcher), media_type="text/event-stream", headers=headers
         )
 
-    async def _events(request: Request, asked: Asked) -> AsyncIterator[str]:
+    async def _events(request: Request, asked: Asked, watcher: str | None) -> AsyncIterator[str]:
         feed, number, quiet_s = Feed(), 0, 0.0
         # Counted here, where it ends for certain: an answer that nobody waits for any more does not begin.
         with (
             hub.limits.socket(address_of(request.scope)),
+            hub.limits.page(asked.wallet, watcher),
             hub.changes.watch(asked.wallet) as changed,
         ):
             yield "retry: 2000\n\n"

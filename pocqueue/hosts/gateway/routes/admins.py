@@ -8,8 +8,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from pocqueue.errors import InvalidToken
 from pocqueue.hosts.commands import Commands, Submission
-from pocqueue.hosts.errors import UnknownJob
-from pocqueue.hosts.gateway.access import is_admin, wallet_of
+from pocqueue.hosts.gateway.access import is_admin
 from pocqueue.hosts.gateway.limits import Limit
 from pocqueue.hosts.gateway.messenger import What
 from pocqueue.hosts.gateway.routes.parts import (
@@ -24,7 +23,6 @@ from pocqueue.hosts.gateway.routes.public import announced_view
 from pocqueue.hosts.gateway.schema import (
     AnnouncedView,
     JobView,
-    LogAnswer,
     NodeView,
     OkAnswer,
     errors,
@@ -109,21 +107,6 @@ def admin_router(parts: Parts, commands: Commands) -> APIRouter:
         if attempt is not None:
             hub.messenger.tell(attempt.relay, What.CANCEL, attempt.node_id, job_id, attempt.n)
         return OkAnswer()
-
-    @router.get("/api/jobs/{job_id}/log", summary="A job's log", responses=errors(404))
-    async def log(job_id: str, request: Request) -> LogAnswer:
-        """Show what a job has written; for admins, and for the owner of its newest node, signed in."""
-        n = None
-        if not is_admin(request):
-            wallet = await wallet_of(request, hub)
-            attempts = await hub.db(store.jobs.attempts, job_id)
-            node = await hub.db(store.nodes.get, attempts[-1].node_id) if attempts else None
-            if wallet is None or node is None or node.wallet != wallet:
-                raise UnknownJob
-            # That one's alone: what other owners' nodes wrote before is theirs.
-            n = attempts[-1].n
-        found = await hub.db(store.jobs.log, job_id, n)
-        return LogAnswer(log=found.text, truncated=found.truncated)
 
     @router.get(
         "/metrics", summary="Figures for Prometheus", dependencies=ADMIN, include_in_schema=False

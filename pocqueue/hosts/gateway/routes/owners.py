@@ -5,8 +5,15 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from pocqueue.hosts import wallets
-from pocqueue.hosts.errors import WalletProofError
-from pocqueue.hosts.gateway.access import COOKIE, end_session, owner, set_session, wallet_of
+from pocqueue.hosts.errors import UnknownJob, WalletProofError
+from pocqueue.hosts.gateway.access import (
+    COOKIE,
+    end_session,
+    is_admin,
+    owner,
+    set_session,
+    wallet_of,
+)
 from pocqueue.hosts.gateway.hub import Hub
 from pocqueue.hosts.gateway.limits import Limit
 from pocqueue.hosts.gateway.routes.parts import (
@@ -22,6 +29,7 @@ from pocqueue.hosts.gateway.schema import (
     ChallengeAnswer,
     EarningsAnswer,
     JobView,
+    LogAnswer,
     NodeView,
     SessionAnswer,
     SignInBody,
@@ -157,6 +165,21 @@ def owner_router(parts: Parts, *, require_proof: bool) -> APIRouter:
         end_session(response, secure=parts.is_secure(request))
         return SessionAnswer(wallet=None)
 
+    @router.get("/api/jobs/{job_id}/log", summary="A job's log", responses=errors(404))
+    async def log(job_id: str, request: Request) -> LogAnswer:
+        """Show what a job has written; for admins, and for the owner of its newest node, signed in."""
+        n = None
+        if not is_admin(request):
+            wallet = await wallet_of(request, hub)
+            attempts = await hub.db(store.jobs.attempts, job_id)
+            node = await hub.db(store.nodes.get, attempts[-1].node_id) if attempts else None
+            if wallet is None or node is None or node.wallet != wallet:
+                raise UnknownJob
+            # That one's alone: what other owners' nodes wrote before is theirs.
+            n = attempts[-1].n
+        found = await hub.db(store.jobs.log, job_id, n)
+        return LogAnswer(log=found.text, truncated=found.truncated)
+
     return router
 
 
@@ -172,12 +195,15 @@ async def issue(
     if not body.wallet:
         raise Missing("wallet address is required")
     wallets.public_key(body.wallet)
-    await hub.limits.count_address(Limit.TOKENS_OF_ADDRESS, address)
-    await hub.limits.count(Limit.TOKENS_OF_WALLET, body.wallet)
     proven = body.wallet == await wallet_of(request, hub)
-    if body.signature and body.nonce:
+    if not proven and body.signature and body.nonce:
+        await hub.limits.count_address(Limit.CHALLENGES, address)
         await _prove(hub, body.wallet, body.nonce, body.signature)
         proven = True
+    if proven:
+        await hub.limits.count(Limit.TOKENS_OF_WALLET, body.wallet)
+    else:
+        await hub.limits.count_address(Limit.TOKENS_OF_ADDRESS, address)
     if require_proof and not proven:
         raise WalletProofError(
             "Sign in with this wallet first: tokens are for its owner alone here."

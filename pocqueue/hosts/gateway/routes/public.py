@@ -115,8 +115,7 @@ def public_router(parts: Parts) -> APIRouter:
         if not body.hostname:
             raise Missing("hostname is required")
         wallets.public_key(body.wallet)
-        await hub.limits.count_address(Limit.ANNOUNCEMENTS_OF_ADDRESS, address_of(request.scope))
-        await hub.limits.count(Limit.ANNOUNCEMENTS_OF_WALLET, body.wallet)
+        await hub.limits.count_address(Limit.ANNOUNCEMENTS, address_of(request.scope))
         gpus = [
             gpu.model_dump(by_alias=True, exclude_none=True, exclude={"healthy", "reason"})
             for gpu in body.gpus
@@ -168,7 +167,7 @@ def public_router(parts: Parts) -> APIRouter:
 
 
 def health_router(parts: Parts) -> APIRouter:
-    """Make the routes that say how it is; they are not counted."""
+    """Make the routes that say how it is."""
     hub, router = parts.hub, new_router(parts, limited=False)
 
     @router.get("/health", summary="Whether it runs")
@@ -176,9 +175,12 @@ def health_router(parts: Parts) -> APIRouter:
         """Say that the process answers."""
         return HealthAnswer(status="ok", timestamp=iso(hub.store.now_ms()))
 
-    @router.get("/readyz", summary="Whether it can work", responses={503: {"model": ReadyAnswer}})
-    async def ready() -> JSONResponse:
+    @router.get(
+        "/readyz", summary="Whether it can work", responses=errors() | {503: {"model": ReadyAnswer}}
+    )
+    async def ready(request: Request) -> JSONResponse:
         """Say whether database and Redis answer."""
+        await hub.limits.count_address(Limit.READY, address_of(request.scope))
         database = redis = True
         try:
             await hub.db(hub.store.database.check)
