@@ -22,6 +22,7 @@ from pocqueue.rounds.task_names import (
     HOSTS_QUEUE,
     IO_QUEUE,
     RUN_RANGE,
+    SWEEP_EXPIRES_S,
     SWEEP_HOSTS,
 )
 from pocqueue.settings import Settings
@@ -69,7 +70,9 @@ class CelerySender(Sender):
     @override
     def send_sweep(self) -> None:
         try:
-            self._app.send_task(SWEEP_HOSTS, queue=HOSTS_QUEUE, ignore_result=True)
+            self._app.send_task(
+                SWEEP_HOSTS, queue=HOSTS_QUEUE, ignore_result=True, expires=SWEEP_EXPIRES_S
+            )
         except OperationalError as exc:
             raise StoreUnavailable(f"Celery cannot send to {HOSTS_QUEUE}: {exc}") from exc
 

@@ -12,6 +12,8 @@ PLACE_JOBS = "hosts.place_v1"
 DELIVER_JOB = "hosts.deliver_v1"
 #: What gateways look at every few seconds: leases that ran out, nodes that fell silent.
 SWEEP_HOSTS = "hosts.sweep_v1"
+#: Seconds after which a sweep or a placement that nobody has taken is worth nothing: the next sweep does it.
+SWEEP_EXPIRES_S = 60.0
 #: Queue of what any gateway can do; what is for one of them goes to its own.
 HOSTS_QUEUE = "hosts"
 RELAY_PREFIX = "relay."
