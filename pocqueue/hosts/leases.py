@@ -1,7 +1,7 @@
 """What becomes of a job and its attempts: a table of states, and functions from values to values.
 
-There are two machines. A **job** is `queued`, `leased` to a node, `running` there (its message was sent), and
-ends as `completed`, `failed` or `cancelled`; an attempt that ends without a result, or with a failure that only a
+There are two machines. A **job** is `queued`, `leased` to a node, `running` there (the node says so; one of
+protocol 1 says nothing, and its message is taken for it), and ends as `completed`, `failed` or `cancelled`; an attempt that ends without a result, or with a failure that only a
 stranger has seen, makes it `queued` again. An **attempt** is open until it has an `Outcome`, which it gets once. They are coupled in one way: the newest attempt
 of a job that is leased or running is open, every other one has ended.
 
@@ -23,8 +23,8 @@ class JobState(StrEnum):
     """Where a job is."""
 
     QUEUED = "queued"  #: waits for a node
-    LEASED = "leased"  #: has a node, and is on its way to it
-    RUNNING = "running"  #: was sent to the node
+    LEASED = "leased"  #: has a node, and is on its way to it or waits there
+    RUNNING = "running"  #: the node has begun
     COMPLETED = "completed"  #: a node has done it
     FAILED = "failed"  #: a node has tried and could not, or all attempts were lost
     CANCELLED = "cancelled"  #: by whoever submitted it, or an admin
@@ -80,7 +80,11 @@ def outcome_of(status: str) -> Outcome:
 
 
 def hard_until(sent_ms: int, timeout_s: int) -> int:
-    """Return the time beyond which no lease goes."""
+    """Return the time beyond which no lease goes.
+
+    Args:
+        sent_ms: when the job began, or was sent.
+    """
     return sent_ms + 1000 * timeout_s + GRACE_MS
 
 

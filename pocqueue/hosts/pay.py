@@ -25,7 +25,7 @@ def paid_seconds(
 ) -> int:
     """Return the whole seconds that are paid for.
 
-    That is the time by the server's clock from the message to the result, at most `most_s`. A node that
+    That is the time by the server's clock from the message (or the node's word that it has begun) to the result, at most `most_s`. A node that
     says less is believed: its result may have waited for a connection. One that says more is not.
 
     Args:

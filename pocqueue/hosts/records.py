@@ -156,7 +156,9 @@ class Attempt:
     gpu_uuids: tuple[str, ...]  #: that are the job's until it ends
     leased_ms: int
     lease_until_ms: int
-    sent_ms: int | None  #: when it went to the node
+    sent_ms: (
+        int | None
+    )  #: when it went to the node; from the node's `job_started` on when that came
     hard_until_ms: int | None  #: no lease is longer
     ended_ms: int | None
     outcome: Outcome | None  #: None: open

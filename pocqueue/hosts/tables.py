@@ -212,8 +212,10 @@ attempt = Table(
     Column("gpu_uuids", Json, nullable=False),  # that are the job's until the attempt ends
     Column("leased_ms", _Ms, nullable=False),
     Column("lease_until_ms", _Ms, nullable=False),
-    Column("sent_ms", _Ms),  # when it went to the node
-    Column("hard_until_ms", _Ms),  # no lease is longer: sent, time-out and a grace
+    Column(
+        "sent_ms", _Ms
+    ),  # when it went to the node; once the node says that it has begun, when that was
+    Column("hard_until_ms", _Ms),  # no lease is longer: `sent_ms`, time-out and a grace
     Column("ended_ms", _Ms),
     Column("outcome", _Text),  # see `leases.Outcome`; NULL: open
     Column("exit_code", Integer),

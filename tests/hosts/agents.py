@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from pocqueue import __version__
 from pocqueue.hosts.node_keys import NodeKey
 from pocqueue.hosts.wire import origin_of, signed_text
 
@@ -147,7 +148,7 @@ class NewAgent(Agent):
             "signature": self.key.sign(signed_text(origin_of(self.url), node_id, nonce)),
             "isolation": "bubblewrap",
             "kinds": ["test", "command", "container"],
-            "agentVersion": "0.1.0",
+            "agentVersion": __version__,
         } | more
 
     async def register(self, token: str, **more: Any) -> str:
@@ -165,6 +166,10 @@ class NewAgent(Agent):
         message = self.introduction(node_id, nonce, **more)
         self.node_id = node_id
         return await self.ask(type="resume", nodeId=node_id, **message)
+
+    async def begin(self, job: dict[str, Any]) -> None:
+        """Say that a job runs."""
+        await self.send(type="job_started", id=job["id"], attempt=job["attempt"])
 
     async def result(self, job: dict[str, Any], **more: Any) -> dict[str, Any]:
         """Report a job; return the answer."""

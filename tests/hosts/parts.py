@@ -87,7 +87,8 @@ def sleep(seconds: int = 5, **changes: Any) -> NewJob:
 
 
 def running(store: HostStore, job_id: str) -> Attempt:
-    """Place a job and send it."""
+    """Place a job, send it and have its node begin."""
     turn = store.places.place(job_id)
     assert isinstance(turn, Attempt), turn
-    return store.leases.sent(job_id, turn.n)
+    store.leases.sent(job_id, turn.n)
+    return store.leases.started(job_id, turn.n, turn.node_id)

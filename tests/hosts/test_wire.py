@@ -152,6 +152,7 @@ def test_every_message_comes_back_as_it_was_sent() -> None:
         wire.Job(id="j", kind="container", image="i", limits=limits, gpus=("GPU-1",), attempt=1),
         wire.JobCancel(id="j", attempt=1),
         wire.Drain(),
+        wire.Upgrade(version="1.0", message="Install it."),
         wire.Replaced(),
     ]
     assert [read_from_gateway(message.to_json()) for message in of_gateway] == of_gateway

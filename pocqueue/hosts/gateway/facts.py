@@ -7,6 +7,7 @@ import re
 from pocqueue.hosts.records import Gpu, HostFacts
 from pocqueue.hosts.wire import HostGpu, Register, Resume
 
+_VERSION = re.compile(r"\d{1,6}(?:\.\d{1,6}){0,3}", re.ASCII)
 _MEMORY = re.compile(r"(\d{1,7}(?:\.\d{1,3})?)\s*([GMgm])(?:i?[Bb])?")
 
 
@@ -27,6 +28,17 @@ def facts_of(message: Register | Resume) -> HostFacts:
     )
 
 
+def is_older(version: str | None, than: str) -> bool:
+    """Say whether an agent is of an older version; of what is no version nothing is known.
+
+    >>> is_older("0.9.1", "0.10.0"), is_older("1.0", "0.10.0"), is_older("unknown", "0.10.0")
+    (True, False, False)
+    """
+    found = _VERSION.match(version or "")
+    mine = _VERSION.match(than)
+    return bool(found and mine) and _numbers(found) < _numbers(mine)
+
+
 def vram_mib(memory: str) -> int | None:
     """Read a size of memory as people write it; None: it is none.
 
@@ -37,6 +49,10 @@ def vram_mib(memory: str) -> int | None:
     if found is None:
         return None
     return round(float(found[1]) * (1024 if found[2] in "Gg" else 1))
+
+
+def _numbers(version: re.Match[str] | None) -> list[int]:
+    return [] if version is None else [int(part) for part in version[0].split(".")]
 
 
 def _gpu(number: int, one: HostGpu) -> Gpu:

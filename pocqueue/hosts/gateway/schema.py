@@ -17,7 +17,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from pocqueue.hosts import wire
-from pocqueue.hosts.leases import Outcome
+from pocqueue.hosts.leases import JobState, Outcome
 from pocqueue.hosts.pay import MICRO_PER_HYPER
 from pocqueue.hosts.records import Gpu, Job, Node
 from pocqueue.hosts.store.jobs import Turn
@@ -320,7 +320,7 @@ def node_view(
 def turn_view(turn: Turn) -> JobView:
     """Show an attempt of a wallet's node."""
     attempt, job = turn.attempt, turn.job
-    status = "pending" if attempt.sent_ms is None else "running"
+    status = "running" if job.state is JobState.RUNNING else "pending"
     if attempt.outcome is not None:
         status = "completed" if attempt.outcome is Outcome.COMPLETED else "failed"
     duration = None

@@ -55,7 +55,9 @@ class Leases:
     _now_ms: Callable[[], int]
 
     def sent(self, job_id: str, n: int) -> Attempt:
-        """Note that a job goes to its node now; from here on its time counts. May be repeated.
+        """Note that a job goes to its node now; its time counts from here on, until `started`. May be repeated.
+
+        It runs with that on an agent of protocol 1, which says nothing more until its result.
 
         Raises:
             LeaseLost: the attempt has ended, so that the node must not get it.
@@ -74,7 +76,34 @@ class Leases:
             lease_ms = until_ms if is_silent else min(until_ms, now_ms + LEASE_MS)
             values = {"sent_ms": now_ms, "hard_until_ms": until_ms, "lease_until_ms": lease_ms}
             _set_attempt(connection, turn, values)
-            connection.execute(update(job).where(job.c.id == job_id).values(state=JobState.RUNNING))
+            if is_silent:
+                _set_running(connection, job_id)
+            return one_attempt(connection, job_id, n) or turn
+
+    def started(self, job_id: str, n: int, node_id: str) -> Attempt:
+        """Note that a node has begun with a job: its time counts from here on. Only the first time changes anything.
+
+        A node that had to fetch an image has its time-out for the work. One that says it late is paid for less.
+
+        Raises:
+            UnknownJob: this node was never sent that attempt.
+            LeaseLost: the attempt has ended; the node is to stop.
+        """
+        now_ms = self._now_ms()
+        with self._db.write() as connection:
+            found = one_job(connection, job_id, lock=True)
+            turn = one_attempt(connection, job_id, n)
+            if turn is None or turn.node_id != node_id or turn.sent_ms is None:
+                raise UnknownJob
+            if turn.ended_ms is not None:
+                raise LeaseLost(f"Attempt {n} of job {job_id} has ended.")
+            if found.state is JobState.RUNNING:
+                return turn
+            until_ms = hard_until(now_ms, found.timeout_s)
+            lease_ms = min(until_ms, now_ms + LEASE_MS)
+            values = {"sent_ms": now_ms, "hard_until_ms": until_ms, "lease_until_ms": lease_ms}
+            _set_attempt(connection, turn, values)
+            _set_running(connection, job_id)
             return one_attempt(connection, job_id, n) or turn
 
     def add_log(self, job_id: str, node_id: str, text: str) -> None:
@@ -309,6 +338,10 @@ class Leases:
         values = {"text": text, "truncated": truncated}
         new = self._db.insert(job_log).values(job_id=job_id, n=n, **values)
         connection.execute(new.on_conflict_do_update(index_elements=["job_id", "n"], set_=values))
+
+
+def _set_running(connection: Connection, job_id: str) -> None:
+    connection.execute(update(job).where(job.c.id == job_id).values(state=JobState.RUNNING))
 
 
 def _set_attempt(connection: Connection, turn: Attempt, values: Mapping[str, Any]) -> None:

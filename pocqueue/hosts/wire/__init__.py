@@ -7,7 +7,7 @@ are told `registered`; they live until their socket ends. Ours, protocol 2, have
     gateway  challenge {nonce}
     agent    register {token, hostInfo, nodeKey, signature, …}    the first time, or
              resume {nodeId, hostInfo, signature, jobs, …}        whenever it comes back
-    gateway  registered {nodeId, message, serverMs}, or an error and close code 4401
+    gateway  registered {nodeId, message, serverMs}, or an error and close code 4401; upgrade, to an agent that is older
     agent    heartbeat every `HEARTBEAT_S` seconds, job_started, job_result … as things happen
 
 The signature is ed25519, as hex, over `signed_text`. A `register` with a token that this very key has used already is
@@ -66,6 +66,7 @@ from pocqueue.hosts.wire.from_gateway import (
     Limits,
     Registered,
     Replaced,
+    Upgrade,
     read_from_gateway,
 )
 from pocqueue.hosts.wire.machine import (
@@ -117,6 +118,7 @@ __all__ = [
     "Resume",
     "SelfTest",
     "TestRow",
+    "Upgrade",
     "one_line",
     "origin_of",
     "read_from_agent",

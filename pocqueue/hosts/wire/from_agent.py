@@ -77,7 +77,7 @@ class Heartbeat(Message):
 
 
 class JobStarted(Message):
-    """A job runs."""
+    """A job runs: its time counts from here on. What has ended meanwhile is answered with a `job_cancel`."""
 
     type: Literal["job_started"] = "job_started"
     id: Id = ""

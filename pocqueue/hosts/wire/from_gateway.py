@@ -88,6 +88,14 @@ class Drain(Message):
     type: Literal["drain"] = "drain"
 
 
+class Upgrade(Message):
+    """There is a newer agent; this one may stay as it is until its owner has time."""
+
+    type: Literal["upgrade"] = "upgrade"
+    version: str  #: the gateway's own
+    message: str  #: a sentence for the owner
+
+
 class Replaced(Message):
     """Another socket is this node from now on; this one is closed and is not to come back by itself."""
 
@@ -95,7 +103,7 @@ class Replaced(Message):
 
 
 FromGateway: TypeAlias = Annotated[
-    Challenge | Registered | Job | JobCancel | Ack | Error | Drain | Replaced,
+    Challenge | Registered | Job | JobCancel | Ack | Error | Drain | Upgrade | Replaced,
     Field(discriminator="type"),
 ]
 

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import update
 from websockets.exceptions import ConnectionClosed
 
+from pocqueue import __version__
 from pocqueue.hosts.reputation import HOUR_MS
 from pocqueue.hosts.store.bans import end_leases
 from pocqueue.hosts.tables import attempt
@@ -222,6 +223,48 @@ async def test_the_jobs_of_a_lost_node_go_to_another(make: Callable[..., Gateway
     lost, done = store.jobs.attempts(job_id)
     assert (str(lost.outcome), str(done.outcome)) == ("node_lost", "completed")
     assert store.ledger.differences() == []
+
+
+@on_sqlite
+async def test_a_job_runs_once_its_node_says_so(gateway: Gateway) -> None:
+    """Until then it is pending; who says so of another's is not heard, of what is over is told to stop."""
+    async with NewAgent(gateway.ws_url) as agent, NewAgent(gateway.ws_url) as other:
+        node_id = await _proven(gateway, agent)
+        await _proven(gateway, other)
+        job_id = gateway.submit(only_node=node_id)
+        job = await agent.of_type("job")
+        assert str(gateway.store.jobs.get(job_id).state) == "leased"
+        await other.begin(job)
+        assert (await other.of_type("error"))["message"] == "Job not found"
+        assert gateway.http.get(f"/api/jobs/{job_id}").json()["status"] == "pending"
+        [sent] = gateway.store.jobs.attempts(job_id)
+        for _ in range(2):  # as after a reconnect
+            await agent.begin(job)
+        await until(lambda: str(gateway.store.jobs.get(job_id).state) == "running")
+        assert gateway.http.get(f"/api/jobs/{job_id}").json()["status"] == "running"
+        [begun] = gateway.store.jobs.attempts(job_id)
+        assert begun.sent_ms is not None
+        assert sent.sent_ms is not None
+        assert begun.sent_ms >= sent.sent_ms
+        await agent.result(job)
+        await agent.begin(job)
+        cancel = await agent.of_type("job_cancel")
+        assert cancel == {"type": "job_cancel", "id": job_id, "attempt": 1}
+    assert gateway.store.ledger.differences() == []
+
+
+@on_sqlite
+async def test_older_agents_are_told_of_a_newer_one(gateway: Gateway) -> None:
+    """Those of protocol 2 that are pocqueue's, once a connection; nobody is kept out for it."""
+    for version, is_older in (("0.0.9", True), (__version__, False), ("99", False), ("x", False)):
+        async with NewAgent(gateway.ws_url) as agent:
+            node_id = await agent.register(gateway.token(), agentVersion=version)
+            reply = await agent.ask(type="heartbeat", nodeId=node_id)
+            if is_older:
+                assert (reply["type"], reply["version"]) == ("upgrade", __version__)
+                assert "0.0.9" in reply["message"]
+                reply = await agent.receive()
+            assert reply["type"] in {"ack", "job"}
 
 
 @on_sqlite

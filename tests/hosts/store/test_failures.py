@@ -121,7 +121,9 @@ class World(Closing):
         acts: list[Callable[[], object]] = [
             lambda: self._submit(a, b),
             lambda: self._place(job_id),
-            lambda: store.leases.sent(job_id, n),
+            lambda: (
+                store.leases.started(job_id, n, node_id) if a % 2 else store.leases.sent(job_id, n)
+            ),
             lambda: self._run(job_id, relay),
             lambda: self._finish(job_id, a, b, None),
             lambda: self._finish(job_id, a, b, n),
@@ -168,6 +170,8 @@ class World(Closing):
         turn = self._place(job_id)
         if turn is not None:
             self.store.leases.sent(job_id, turn.n)
+            if turn.n % 2:
+                self.store.leases.started(job_id, turn.n, turn.node_id)
 
     def _finish(self, job_id: str, a: int, b: int, n: int | None) -> None:
         statuses = ("completed", "completed", "failed", "timeout", "cancelled")

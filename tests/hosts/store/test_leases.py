@@ -22,7 +22,7 @@ DONE = Report("completed", exit_code=0)
 
 
 def test_five_seconds_of_work_are_paid_once(store: HostStore, clock: Clock) -> None:
-    """From the message to the result, by the server's clock; a repeated result changes nothing."""
+    """From the node's word that it runs to the result, by the server's clock; what is repeated changes nothing."""
     node, job = joined(store), store.jobs.submit(sleep(5))
     clock.now_s += 3
     turn = store.places.place(job.id)
@@ -32,8 +32,13 @@ def test_five_seconds_of_work_are_paid_once(store: HostStore, clock: Clock) -> N
     clock.now_s += 2
     sent = store.leases.sent(job.id, 1)
     assert store.leases.sent(job.id, 1) == sent
+    assert store.jobs.get(job.id).state is JobState.LEASED
+    clock.now_s += 7
+    begun = store.leases.started(job.id, 1, node.id)
     assert store.jobs.get(job.id).state is JobState.RUNNING
-    clock.now_s += 5.2
+    clock.now_s += 4
+    assert store.leases.started(job.id, 1, node.id) == begun
+    clock.now_s += 1.2
     done = store.leases.finish(job.id, node.id, Report("completed", log="out", claimed_ms=5003))
     assert (done.verdict, done.job.state) == (Verdict.COUNTS, JobState.COMPLETED)
     assert (done.attempt.micro, done.attempt.outcome) == (50_000, Outcome.COMPLETED)
@@ -44,6 +49,42 @@ def test_five_seconds_of_work_are_paid_once(store: HostStore, clock: Clock) -> N
     assert store.jobs.log(job.id).text == "out"
     assert store.ledger.differences() == []
     assert store.places.place(job.id) is None
+
+
+def test_who_says_that_a_job_runs(store: HostStore, clock: Clock) -> None:
+    """Its node alone, once it was sent, and not when it is over; who says nothing is paid from the message on."""
+    node, other, job = joined(store), joined(store, connect=False), store.jobs.submit(sleep(5))
+    with pytest.raises(UnknownJob):
+        store.leases.started(job.id, 1, node.id)
+    assert isinstance(store.places.place(job.id), Attempt)
+    with pytest.raises(UnknownJob):
+        store.leases.started(job.id, 1, node.id)
+    store.leases.sent(job.id, 1)
+    with pytest.raises(UnknownJob):
+        store.leases.started(job.id, 1, other.id)
+    clock.now_s += 5
+    assert store.leases.finish(job.id, node.id, DONE).attempt.micro == 50_000
+    with pytest.raises(LeaseLost):
+        store.leases.started(job.id, 1, node.id)
+    silent = joined(store, protocol=1)
+    old = store.jobs.submit(sleep(5, only_node=silent.id))
+    assert isinstance(store.places.place(old.id), Attempt)
+    store.leases.sent(old.id, 1)
+    assert store.jobs.get(old.id).state is JobState.RUNNING
+    assert store.ledger.differences() == []
+
+
+def test_the_time_out_begins_with_the_work(store: HostStore, clock: Clock) -> None:
+    """Not with the message: an image has to be fetched first. Nobody moves it twice."""
+    node, job = joined(store), store.jobs.submit(sleep(5, timeout_s=10))
+    assert isinstance(store.places.place(job.id), Attempt)
+    sent = store.leases.sent(job.id, 1)
+    clock.now_s += 30
+    begun = store.leases.started(job.id, 1, node.id)
+    assert sent.hard_until_ms is not None
+    assert begun.hard_until_ms == sent.hard_until_ms + 30_000
+    clock.now_s += 5
+    assert store.leases.started(job.id, 1, node.id) == begun
 
 
 @pytest.mark.parametrize(("claimed_ms", "micro"), [(3_600_000, 50_000), (2_999, 20_000), (-9, 0)])

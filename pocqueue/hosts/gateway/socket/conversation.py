@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from pocqueue.hosts import wire
-from pocqueue.hosts.errors import UnknownJob
+from pocqueue.hosts.errors import LeaseLost, UnknownJob
 from pocqueue.hosts.gateway.socket.entrance import Refused
 from pocqueue.hosts.leases import JobState, Verdict
 from pocqueue.hosts.records import Report
@@ -55,6 +55,16 @@ class Conversation:
 
     async def _job_started(self, message: wire.JobStarted) -> None:
         self._must_be_node()
+        node, about = self._socket.node, (message.id, message.attempt)
+        try:
+            await self._hub.db(self._hub.store.leases.started, *about, node.id)
+        except UnknownJob:
+            await self._socket.error(ErrorText.JOB_NOT_FOUND, *about)
+        except LeaseLost:
+            # Nobody waits for it any more.
+            await self._socket.send(wire.JobCancel(id=message.id, attempt=message.attempt))
+        else:
+            self._hub.changes.tell(node.wallet)
 
     async def _job_refused(self, message: wire.JobRefused) -> None:
         self._must_be_node()

@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from pocqueue import __version__
 from pocqueue.errors import TooManyFailures
 from pocqueue.hosts import wire
 from pocqueue.hosts.errors import NodeKeyError, TokenRefused, UnknownNode
-from pocqueue.hosts.gateway.facts import facts_of
+from pocqueue.hosts.gateway.facts import facts_of, is_older
 from pocqueue.hosts.gateway.job_message import sleep_job
 from pocqueue.hosts.node_keys import check_answer, new_nonce
 from pocqueue.hosts.records import HostFacts, Node
@@ -134,6 +135,9 @@ class Entrance:
         is_new = node.protocol > 1
         server_ms = self._hub.store.now_ms() if is_new else None
         await socket.send(wire.Registered(node_id=node.id, server_ms=server_ms))
+        if is_new and is_older(facts.agent_version, __version__):
+            why = f"This gateway is of pocqueue {__version__} and this agent of {facts.agent_version}: install that one."
+            await socket.send(wire.Upgrade(version=__version__, message=why))
         logger.info("Node %s is connected from %s.", node.id, socket.address)
         socket.spawn(self._settle(has))
 

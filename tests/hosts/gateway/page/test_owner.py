@@ -58,6 +58,8 @@ async def test_an_owner_signs_in_and_watches(make: Callable[..., Gateway], kind:
             await expect(page.locator("#nodes")).to_contain_text("<b>rig</b>")
             await expect(page.locator("#nodes")).to_contain_text(node_id[:8])
             job = await agent.of_type("job")
+            await expect(page.locator("#jobs")).to_contain_text("Pending")
+            await agent.begin(job)
             await expect(page.locator("#jobs")).to_contain_text("Running")
             await agent.result(job)
             await expect(page.locator("#jobs")).to_contain_text("Completed")
