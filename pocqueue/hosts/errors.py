@@ -1,7 +1,7 @@
 """Errors of the GPU hosts.
 
 HostError
-├── WalletRefused, WalletProofError, TokenRefused, TooManyTokens, NodeKeyError
+├── WalletRefused, WalletProofError, TokenRefused, TooManyTokens, NodeKeyError, NoNewKey
 ├── UnknownNode, NodeDrained, UnknownJob, UnknownToken, JobRefused, JobOver, LeaseLost
 ├── CommandsError
 └── DatabaseUnavailable, DatabaseUnfit, LedgerError
@@ -57,6 +57,19 @@ class NodeKeyError(HostError):
     """A node has not shown that it has its key, or the key is none."""
 
     http_status = 401
+
+
+class NoNewKey(HostError):
+    """A node cannot be asked for a new key."""
+
+    http_status = 409
+
+    def __init__(self, *, has_key: bool) -> None:
+        super().__init__(
+            "The node is not connected: ask again when it is."
+            if has_key
+            else "This node has no key, as its agent is of protocol 1: revoke it, and let the machine join anew."
+        )
 
 
 class UnknownNode(HostError, LookupError):

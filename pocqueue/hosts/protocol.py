@@ -70,6 +70,16 @@ def signed_text(origin: str, node_id: str, nonce: str) -> bytes:
     return f"pocqueue-node-1\n{origin}\n{node_id}\n{nonce}".encode()
 
 
+def rotation_text(origin: str, node_id: str, node_key: str) -> bytes:
+    """Return what an agent signs with its new key, to show that it has it.
+
+    Args:
+        origin, node_id: as for `signed_text`.
+        node_key: the new key's public half, as hex.
+    """
+    return f"pocqueue-node-key-1\n{origin}\n{node_id}\n{node_key}".encode()
+
+
 def origin_of(endpoint: str) -> str:
     """Return the name that an endpoint is called by: its host in small letters, without port.
 

@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 
 from pocqueue import __version__
 from pocqueue.hosts.node_keys import NodeKey
-from pocqueue.hosts.wire import origin_of, signed_text
+from pocqueue.hosts.wire import origin_of, rotation_text, signed_text
 
 #: Generous: the machine may be busy.
 PATIENCE_S = 120.0
@@ -166,6 +166,16 @@ class NewAgent(Agent):
         message = self.introduction(node_id, nonce, **more)
         self.node_id = node_id
         return await self.ask(type="resume", nodeId=node_id, **message)
+
+    async def rotate(self, key: NodeKey, **more: Any) -> dict[str, Any]:
+        """Ask to be known by another key; return the answer, and have that key if it is taken."""
+        text = rotation_text(origin_of(self.url), self.node_id, key.public_hex)
+        message = {"nodeKey": key.public_hex, "signature": key.sign(text)} | more
+        await self.send(type="new_key", **message)
+        reply = await self.find(lambda reply: reply["type"] in {"key", "error"})
+        if reply["type"] == "key":
+            self.key = key
+        return reply
 
     async def begin(self, job: dict[str, Any]) -> None:
         """Say that a job runs."""

@@ -142,6 +142,7 @@ def test_every_message_comes_back_as_it_was_sent() -> None:
         wire.JobLog(id="j", attempt=2, text="a"),
         wire.JobResult(id="j", status="failed", attempt=2, exit_code=137, seconds=1.5),
         wire.SelfTest(rows=(row,)),
+        wire.NewKey(node_key="ab", signature="cd"),
         wire.Draining(),
         wire.Bye(),
     ]
@@ -152,6 +153,8 @@ def test_every_message_comes_back_as_it_was_sent() -> None:
         wire.Job(id="j", kind="container", image="i", limits=limits, gpus=("GPU-1",), attempt=1),
         wire.JobCancel(id="j", attempt=1),
         wire.Drain(),
+        wire.RotateKey(),
+        wire.Key(node_key="ab"),
         wire.Upgrade(version="1.0", message="Install it."),
         wire.Replaced(),
     ]
@@ -175,6 +178,7 @@ def test_what_is_signed_names_the_gateway() -> None:
         assert wire.origin_of(endpoint) == "gpu.example.com"
     assert wire.origin_of("ws://[::1]:3002") == "::1"
     assert wire.signed_text("h", "n", "c") == b"pocqueue-node-1\nh\nn\nc"
+    assert wire.rotation_text("h", "n", "ab") == b"pocqueue-node-key-1\nh\nn\nab"
 
 
 def test_logs_that_are_too_long_keep_both_ends() -> None:

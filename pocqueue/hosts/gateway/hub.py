@@ -33,7 +33,7 @@ from pocqueue.hosts.gateway.messenger import Messenger, What
 from pocqueue.hosts.gateway.metrics import Metrics
 from pocqueue.hosts.records import Beat, Job, Node
 from pocqueue.hosts.store import HostStore
-from pocqueue.hosts.wire import CloseCode, Drain, JobCancel, JobRef, Message, Replaced
+from pocqueue.hosts.wire import CloseCode, Drain, JobCancel, JobRef, Message, Replaced, RotateKey
 from pocqueue.rounds.relays import BEAT_S, Relays
 from pocqueue.web.failure_limit import FailureLimit
 
@@ -244,9 +244,11 @@ class Hub(AsyncClosing):
         if what is What.END:
             await connection.close(CloseCode.BANNED)
             return "closed"
+        if what in {What.ROTATE, What.CANCEL} and connection.node.protocol == 1:
+            return "an agent of protocol 1 cannot be told"
+        if what is What.ROTATE:
+            return "sent" if await connection.send(RotateKey()) else "not sent"
         if what is What.CANCEL:
-            if connection.node.protocol == 1:
-                return "an agent of protocol 1 cannot be told"
             return "sent" if await connection.send(JobCancel(id=job_id, attempt=n)) else "not sent"
         try:
             job = await self.db(self.store.jobs.get, job_id)

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Enum, unique
 
 from limits import RateLimitItem, parse
 from limits.aio.storage import MemoryStorage
@@ -64,6 +64,7 @@ class TooManyPages(PocqueueError):
         )
 
 
+@unique  # two of the same size would be one
 class Limit(Enum):
     """What is limited, and to how much. The names are labels of a metric."""
 
@@ -73,11 +74,11 @@ class Limit(Enum):
     REQUESTS = parse("120/minute")
     CONNECTS = parse("20/minute")
     ANNOUNCEMENTS = parse("50/day")
-    READY = parse(
-        "60/minute"
-    )  #: apart from the rest: whoever watches is not to be shut out by a page
+    #: At whether it is ready. Apart from the rest: whoever watches is not to be shut out by a page.
+    LOOKS = parse("90/minute")
     JOBS = parse("60/minute")
     PIECES = parse("240/hour")
+    KEYS = parse("12/hour")  #: new ones of a node
 
     value: RateLimitItem
 

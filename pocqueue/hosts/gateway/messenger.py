@@ -15,6 +15,7 @@ class What(StrEnum):
     JOB = "job"  #: is to be run
     CANCEL = "cancel"  #: is to be ended
     DRAIN = "drain"  #: it gets nothing new
+    ROTATE = "rotate"  #: it is to make itself a new key
     END = "end"  #: it is revoked or banned, and its socket closed
 
 

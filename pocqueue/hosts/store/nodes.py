@@ -97,21 +97,28 @@ class Nodes:
             raise UnknownNode
         return found
 
-    def set_key(self, node_id: str, key: str) -> None:
-        """Give a node another key, whose secret it has shown to have.
+    def set_key(self, node_id: str, key: str, *, old: str) -> None:
+        """Give a node another key, whose secret it has shown to have. May be repeated.
+
+        Args:
+            old: the key that it has.
 
         Raises:
-            NodeKeyError: the key is none.
-            UnknownNode: there is no such node.
+            NodeKeyError: the new key is none.
+            UnknownNode: there is no such node with that old key, or it was revoked or banned.
         """
         check_public_key(key)
+        known = and_(node.c.id == node_id, node.c.state.not_in(["revoked", "banned"]))
         with self._db.write() as connection:
             changed = connection.execute(
-                update(node).where(node.c.id == node_id, node.c.state != "banned").values(key=key)
+                update(node).where(known, node.c.key == old).values(key=key)
             )
-            if changed.rowcount == 0:
+            if changed.rowcount:
+                note(connection, self._now_ms(), node_id, "node.key", node_id)
+                return
+            again = select(node.c.id).where(known, node.c.key == key)
+            if connection.execute(again).first() is None:
                 raise UnknownNode
-            note(connection, self._now_ms(), node_id, "node.key", node_id)
 
     # Looking
 

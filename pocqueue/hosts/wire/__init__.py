@@ -7,12 +7,16 @@ are told `registered`; they live until their socket ends. Ours, protocol 2, have
     gateway  challenge {nonce}
     agent    register {token, hostInfo, nodeKey, signature, …}    the first time, or
              resume {nodeId, hostInfo, signature, jobs, …}        whenever it comes back
-    gateway  registered {nodeId, message, serverMs}, or an error and close code 4401; upgrade, to an agent that is older
+    gateway  registered {nodeId, message, serverMs, nodeKey}, or an error and close code 4401; upgrade, to an agent that is older
     agent    heartbeat every `HEARTBEAT_S` seconds, job_started, job_result … as things happen
 
 The signature is ed25519, as hex, over `signed_text`. A `register` with a token that this very key has used already is
 a `resume`: the answer was lost on its way. A `job` may come twice, after a reconnect say; an agent of protocol 2 knows it by
 (`id`, `attempt`), runs it once, and sends its result, again after each reconnect, until the `ack` with the same two comes.
+
+A node takes another key so: the agent puts the new one on its disk, beside the one that it has; then `new_key`, and the
+gateway's `key`; then the new one takes the old one's place. Whatever ends in between, a `resume` is signed by both, and
+the `nodeKey` of `registered` says which of them counts. `rotate_key` asks an agent to do it.
 
 Fields are camelCase on the wire. Unknown fields are ignored, unknown types answered with `ErrorText.UNKNOWN_TYPE`, what is
 no such message with `ErrorText.INVALID_FORMAT`; the socket stays. Needs pydantic alone.
@@ -30,6 +34,7 @@ from pocqueue.hosts.protocol import (
     CloseCode,
     ErrorText,
     origin_of,
+    rotation_text,
     signed_text,
 )
 from pocqueue.hosts.wire.fields import (
@@ -50,6 +55,7 @@ from pocqueue.hosts.wire.from_agent import (
     JobRefused,
     JobResult,
     JobStarted,
+    NewKey,
     Register,
     Resume,
     SelfTest,
@@ -63,9 +69,11 @@ from pocqueue.hosts.wire.from_gateway import (
     FromGateway,
     Job,
     JobCancel,
+    Key,
     Limits,
     Registered,
     Replaced,
+    RotateKey,
     Upgrade,
     read_from_gateway,
 )
@@ -109,13 +117,16 @@ __all__ = [
     "JobRefused",
     "JobResult",
     "JobStarted",
+    "Key",
     "Kind",
     "Limits",
     "Message",
+    "NewKey",
     "Register",
     "Registered",
     "Replaced",
     "Resume",
+    "RotateKey",
     "SelfTest",
     "TestRow",
     "Upgrade",
@@ -123,5 +134,6 @@ __all__ = [
     "origin_of",
     "read_from_agent",
     "read_from_gateway",
+    "rotation_text",
     "signed_text",
 ]

@@ -60,8 +60,18 @@ class Resume(_Introduction):
 
     type: Literal["resume"] = "resume"
     node_id: Id = ""
+    #: The same by its next key, where it has asked for that and does not know whether the answer was lost.
+    next_signature: Hex | None = None
     #: Attempts that the agent has: at work, or done and not acknowledged. What is not among them is sent again.
     jobs: Annotated[tuple[JobRef, ...], Field(max_length=MAX_JOBS)] = ()
+
+
+class NewKey(Message):
+    """Is to be known by another key, which it has on its disk; the old one is of no use once this is answered."""
+
+    type: Literal["new_key"] = "new_key"
+    node_key: Hex = ""
+    signature: Hex = ""  #: by the new key, over `rotation_text`
 
 
 class Heartbeat(Message):
@@ -140,6 +150,7 @@ FromAgent: TypeAlias = Annotated[
     Hello
     | Register
     | Resume
+    | NewKey
     | Heartbeat
     | JobStarted
     | JobRefused

@@ -25,6 +25,20 @@ class Registered(Message):
     server_ms: int | None = (
         None  #: the gateway's clock, ms since 1970; None to agents of protocol 1
     )
+    node_key: str | None = None  #: the node's key; None to agents of protocol 1
+
+
+class RotateKey(Message):
+    """Is to make itself a new key: its owner wants it."""
+
+    type: Literal["rotate_key"] = "rotate_key"
+
+
+class Key(Message):
+    """The node's key from now on."""
+
+    type: Literal["key"] = "key"
+    node_key: str
 
 
 class Limits(Message):
@@ -103,7 +117,17 @@ class Replaced(Message):
 
 
 FromGateway: TypeAlias = Annotated[
-    Challenge | Registered | Job | JobCancel | Ack | Error | Drain | Upgrade | Replaced,
+    Challenge
+    | Registered
+    | RotateKey
+    | Key
+    | Job
+    | JobCancel
+    | Ack
+    | Error
+    | Drain
+    | Upgrade
+    | Replaced,
     Field(discriminator="type"),
 ]
 

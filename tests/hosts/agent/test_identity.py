@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from pocqueue.hosts.agent.errors import IdentityError
-from pocqueue.hosts.agent.identity import KEY_NAME, Identity
+from pocqueue.hosts.agent.identity import KEY_NAME, NEXT_KEY_NAME, Identity
 
 ENDPOINT = "wss://Hosts.example.com:443/ws"
 
@@ -71,6 +71,37 @@ def test_a_node_is_remembered_with_its_token(tmp_path: Path) -> None:
     for path in again.folder.iterdir():
         assert b'"token"}' not in path.read_bytes()
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_key_is_replaced_when_the_server_has_the_next_one(tmp_path: Path) -> None:
+    """Until then both are there, whatever ends in between, and both sign."""
+    one = Identity.open(tmp_path, ENDPOINT)
+    one.registered("node-7", "token")
+    old = one.public_hex
+    assert one.next_key() is None
+    assert one.sign_next("node-7", "abc") is None
+    one.make_next_key()
+    made = one.next_key()
+    assert made is not None
+    again = Identity.open(tmp_path, ENDPOINT)
+    for _ in range(2):  # what was begun is gone on with
+        again.make_next_key()
+        assert again.next_key() == made
+    following = Ed25519PublicKey.from_public_bytes(bytes.fromhex(made[0]))
+    text = f"pocqueue-node-key-1\nhosts.example.com\nnode-7\n{made[0]}"
+    following.verify(bytes.fromhex(made[1]), text.encode())
+    signature = bytes.fromhex(again.sign_next("node-7", "abc") or "")
+    following.verify(signature, b"pocqueue-node-1\nhosts.example.com\nnode-7\nabc")
+    assert stat.S_IMODE((again.folder / NEXT_KEY_NAME).stat().st_mode) == 0o600
+    for other in ("", old):
+        again.settle(other)
+        assert again.public_hex == old
+    again.settle(made[0])
+    assert again.public_hex == Identity.open(tmp_path, ENDPOINT).public_hex == made[0]
+    assert again.next_key() is None
+    assert not (again.folder / NEXT_KEY_NAME).exists()
+    assert again.node_id == "node-7"
+    assert "PRIVATE" not in repr(again)
 
 
 @pytest.mark.parametrize(

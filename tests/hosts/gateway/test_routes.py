@@ -500,7 +500,7 @@ async def test_limits(make: Callable[..., Gateway]) -> None:
     assert said == {200, 429}
     assert gateway.http.get("/api/jobs/none/log").status_code == 429
     assert gateway.http.get("/health").status_code == 200  # whoever watches it is not counted
-    said = {gateway.http.get("/readyz").status_code for _ in range(70)}
+    said = {gateway.http.get("/readyz").status_code for _ in range(100)}
     assert said == {200, 429}  # by itself: a page's requests do not use it up
     codes = set()
     for _ in range(21):
@@ -511,7 +511,7 @@ async def test_limits(make: Callable[..., Gateway]) -> None:
                 codes.add(await agent.close_code())
     assert codes == {"error", 4429}
     page = gateway.admin("GET", "/metrics").text
-    for route in ("tokens_of_address", "requests", "connects", "ready"):
+    for route in ("tokens_of_address", "requests", "connects", "looks"):
         assert f'pocqueue_hosts_rate_limited_total{{route="{route}"}}' in page
 
 

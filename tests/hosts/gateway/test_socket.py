@@ -12,10 +12,11 @@ from sqlalchemy import update
 from websockets.exceptions import ConnectionClosed
 
 from pocqueue import __version__
+from pocqueue.hosts.node_keys import NodeKey
 from pocqueue.hosts.reputation import HOUR_MS
 from pocqueue.hosts.store.bans import end_leases
 from pocqueue.hosts.tables import attempt
-from pocqueue.hosts.wire import signed_text
+from pocqueue.hosts.wire import rotation_text, signed_text
 from tests.hosts.agents import NewAgent, OldAgent
 from tests.hosts.gateway.conftest import Gateway
 from tests.support.waiting import until, wait_until
@@ -357,6 +358,79 @@ async def test_keys_are_checked(gateway: Gateway) -> None:
     async with OldAgent(gateway.ws_url) as old:
         old_id = await old.register(gateway.token())
     assert await refused(old_id) == "Invalid node ID"
+
+
+async def test_a_node_takes_another_key(gateway: Gateway) -> None:
+    """One whose secret it has; from then on the old one is of no use."""
+    async with NewAgent(gateway.ws_url) as agent, OldAgent(gateway.ws_url) as old_agent:
+        await agent.register(gateway.token())
+        await old_agent.register(gateway.token())
+        old, new, other = agent.key, NodeKey.generate(), NodeKey.generate()
+        text = rotation_text("127.0.0.1", agent.node_id, new.public_hex)
+        for wrong in (
+            {"signature": old.sign(text)},
+            {"signature": new.sign(signed_text("127.0.0.1", agent.node_id, new.public_hex))},
+            {"signature": new.sign(text.replace(b"127.0.0.1", b"elsewhere"))},
+            {"nodeKey": other.public_hex, "signature": new.sign(text)},
+            {"nodeKey": "01" + "00" * 31, "signature": "01" + "00" * 63},
+            {"nodeKey": "", "signature": ""},
+        ):
+            assert (await agent.rotate(new, **wrong))["message"] == "Invalid signature"
+        assert agent.key == old
+        await old_agent.send(type="new_key", nodeKey=new.public_hex, signature=new.sign(text))
+        said = await old_agent.find(lambda reply: reply["type"] == "error")
+        assert said["message"] == "Invalid message format"
+        for _ in range(2):  # the first answer may be lost
+            assert await agent.rotate(new) == {"type": "key", "nodeKey": new.public_hex}
+        newest = NodeKey.generate()
+        assert (await agent.rotate(newest))["type"] == "key"
+        node_id = agent.node_id
+    for key in (old, new):
+        async with NewAgent(gateway.ws_url, key) as thief:
+            assert (await thief.resume(node_id))["message"] == "Invalid signature"
+            assert await thief.close_code() == 4401
+    async with NewAgent(gateway.ws_url, newest) as agent:
+        reply = await agent.resume(node_id)
+        assert (reply["nodeId"], reply["nodeKey"]) == (node_id, newest.public_hex)
+
+
+@on_sqlite
+async def test_whatever_ends_while_a_key_changes(gateway: Gateway) -> None:
+    """An agent that does not know which of its two keys counts signs with both, and is told."""
+    async with NewAgent(gateway.ws_url) as agent:
+        node_id = await agent.register(gateway.token())
+        old, new = agent.key, NodeKey.generate()
+
+    async def resume(key: NodeKey, following: NodeKey) -> dict[str, object]:
+        async with NewAgent(gateway.ws_url, key) as agent:
+            nonce = await agent.challenge()
+            message = agent.introduction(node_id, nonce)
+            text = signed_text("127.0.0.1", node_id, nonce)
+            message["nextSignature"] = following.sign(text)
+            return await agent.ask(type="resume", nodeId=node_id, **message)
+
+    assert (await resume(old, new))["nodeKey"] == old.public_hex
+    gateway.store.nodes.set_key(node_id, new.public_hex, old=old.public_hex)
+    assert (await resume(old, new))["nodeKey"] == new.public_hex
+    assert (await resume(old, NodeKey.generate()))["message"] == "Invalid signature"
+
+
+@on_sqlite
+async def test_an_owner_wants_another_key(gateway: Gateway) -> None:
+    """His node is asked for it, if it is there and has one."""
+    async with NewAgent(gateway.ws_url) as agent, OldAgent(gateway.ws_url) as old:
+        node_id = await agent.register(gateway.token())
+        old_id = await old.register(gateway.token())
+        path = "/api/nodes/{}/rotate-key"
+        assert gateway.http.post(path.format(node_id)).status_code == 401
+        assert gateway.admin("POST", path.format("nobody")).status_code == 404
+        reply = gateway.admin("POST", path.format(old_id))
+        assert (reply.status_code, "has no key" in reply.json()["error"]) == (409, True)
+        assert gateway.admin("POST", path.format(node_id)).json() == {"ok": True}
+        assert await agent.of_type("rotate_key") == {"type": "rotate_key"}
+    await until(lambda: gateway.store.nodes.get(node_id).relay is None)
+    reply = gateway.admin("POST", path.format(node_id))
+    assert (reply.status_code, "not connected" in reply.json()["error"]) == (409, True)
 
 
 @on_sqlite

@@ -8,6 +8,7 @@ from typing import Final
 
 from fastapi import APIRouter, Request
 
+from pocqueue.hosts.errors import NoNewKey, UnknownNode
 from pocqueue.hosts.gateway.access import actor, owner
 from pocqueue.hosts.gateway.messenger import What
 from pocqueue.hosts.gateway.routes.parts import Parts, new_router
@@ -53,6 +54,25 @@ def decision_router(parts: Parts) -> APIRouter:
     async def revoke(node_id: str, request: Request) -> OkAnswer:
         """Keep a node out for good; for its owner or an admin. What it has earned stays."""
         await decide(parts, request, node_id, Decision.REVOKE)
+        return OkAnswer()
+
+    @router.post(
+        "/api/nodes/{node_id}/rotate-key",
+        summary="Have a node make a new key",
+        responses=errors(404, 409),
+    )
+    async def rotate_key(node_id: str, request: Request) -> OkAnswer:
+        """Ask a node that is connected to make itself a new key, after which the old one is of no use.
+
+        For its owner or an admin.
+        """
+        _, wallet = await actor(request, hub)
+        node = await hub.db(hub.store.nodes.get, node_id)
+        if wallet not in {None, node.wallet} or node.state in {"revoked", "banned"}:
+            raise UnknownNode
+        if node.key is None or node.relay is None:
+            raise NoNewKey(has_key=node.key is not None)
+        hub.messenger.tell(node.relay, What.ROTATE, node.id)
         return OkAnswer()
 
     @router.post("/api/nodes/{node_id}/adopt", summary="Adopt a node", responses=errors(404))

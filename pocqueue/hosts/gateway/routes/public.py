@@ -180,7 +180,7 @@ def health_router(parts: Parts) -> APIRouter:
     )
     async def ready(request: Request) -> JSONResponse:
         """Say whether database and Redis answer."""
-        await hub.limits.count_address(Limit.READY, address_of(request.scope))
+        await hub.limits.count_address(Limit.LOOKS, address_of(request.scope))
         database = redis = True
         try:
             await hub.db(hub.store.database.check)

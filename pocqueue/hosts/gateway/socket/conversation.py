@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from pocqueue.hosts import wire
-from pocqueue.hosts.errors import LeaseLost, UnknownJob
+from pocqueue.hosts.errors import LeaseLost, NodeKeyError, UnknownJob, UnknownNode
+from pocqueue.hosts.gateway.limits import Limit, RateLimited
 from pocqueue.hosts.gateway.socket.entrance import Refused
 from pocqueue.hosts.leases import JobState, Verdict
+from pocqueue.hosts.node_keys import check_answer
 from pocqueue.hosts.records import Report
 from pocqueue.hosts.wire import CloseCode, ErrorText
 
 if TYPE_CHECKING:
     from pocqueue.hosts.gateway.socket.agent_socket import AgentSocket
+
+logger = logging.getLogger(__name__)
 
 #: Results of one socket that wait for the database; it is not read on until one of them is kept.
 MAX_RESULTS: Final = 64
@@ -29,6 +34,7 @@ class Conversation:
         self._results: set[asyncio.Task[None]] = set()
         self.says: dict[type[wire.Message], Callable[[Any], Awaitable[None]]] = {
             wire.Heartbeat: self._heartbeat,
+            wire.NewKey: self._new_key,
             wire.JobStarted: self._job_started,
             wire.JobRefused: self._job_refused,
             wire.JobLog: self._job_log,
@@ -52,6 +58,27 @@ class Conversation:
             if gpu.load is not None and any(gpu.uuid == one.uuid for one in self._socket.node.gpus):
                 self._hub.load(self._socket.node.id, gpu.uuid, gpu.load)
         await self._socket.send(wire.Ack())
+
+    async def _new_key(self, message: wire.NewKey) -> None:
+        self._must_be_node()
+        hub, socket, key = self._hub, self._socket, message.node_key
+        old = socket.node.key
+        if old is None:
+            await socket.error(ErrorText.INVALID_FORMAT)
+            return
+        try:
+            await hub.limits.count(Limit.KEYS, socket.node.id)
+            text = wire.rotation_text(socket.origin, socket.node.id, key)
+            check_answer(key, message.signature, text)
+            await hub.db(hub.store.nodes.set_key, socket.node.id, key, old=old)
+        except RateLimited as exc:
+            await socket.error(str(exc))
+        except (NodeKeyError, UnknownNode):
+            await socket.error(ErrorText.INVALID_SIGNATURE)
+        else:
+            socket.node = replace(socket.node, key=key)
+            logger.info("Node %s has a new key.", socket.node.id)
+            await socket.send(wire.Key(node_key=key))
 
     async def _job_started(self, message: wire.JobStarted) -> None:
         self._must_be_node()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -56,7 +57,7 @@ class Entrance:
             raise Refused(ErrorText.TOKEN_REQUIRED, CloseCode.REFUSED)
         key = message.node_key or None
         if key is not None:
-            await self._check_key(key, message.signature, "")
+            await self._check_key(key, (message.signature,), "")
         facts = facts_of(message)
         if key is None:
             facts = replace(facts, protocol=1)
@@ -89,7 +90,8 @@ class Entrance:
         if node.key is None:
             await self._failed(ErrorText.INVALID_NODE)
             return
-        await self._check_key(node.key, message.signature, message.node_id)
+        signatures = (message.signature, message.next_signature)
+        await self._check_key(node.key, signatures, message.node_id)
         facts = facts_of(message)
         async with self._hub.joining(node.id):
             try:
@@ -100,16 +102,22 @@ class Entrance:
                 raise Refused(ErrorText.BANNED, CloseCode.BANNED) from None
             await self._join(node, facts, message.jobs)
 
-    async def _check_key(self, key: str, signature: str | None, node_id: str) -> None:
+    async def _check_key(self, key: str, signatures: tuple[str | None, ...], node_id: str) -> None:
+        """See that one of the signatures is by a key.
+
+        Raises:
+            Refused: none is.
+        """
         nonce, self._nonce = self._nonce, None  # good for one answer, right or wrong
         is_ours = self._hub.origins is None or self._socket.origin in self._hub.origins
         if nonce is None or not is_ours:
             await self._failed(ErrorText.INVALID_SIGNATURE)
-        try:
-            text = wire.signed_text(self._socket.origin, node_id, nonce or "")
-            check_answer(key, signature or "", text)
-        except NodeKeyError:
-            await self._failed(ErrorText.INVALID_SIGNATURE)
+        text = wire.signed_text(self._socket.origin, node_id, nonce or "")
+        for signature in signatures:
+            with contextlib.suppress(NodeKeyError):
+                check_answer(key, signature or "", text)
+                return
+        await self._failed(ErrorText.INVALID_SIGNATURE)
 
     async def _failed(self, text: str) -> None:
         """Count a wrong token or signature, and refuse it.
@@ -134,7 +142,7 @@ class Entrance:
         self._hub.heard(socket, has)
         is_new = node.protocol > 1
         server_ms = self._hub.store.now_ms() if is_new else None
-        await socket.send(wire.Registered(node_id=node.id, server_ms=server_ms))
+        await socket.send(wire.Registered(node_id=node.id, server_ms=server_ms, node_key=node.key))
         if is_new and is_older(facts.agent_version, __version__):
             why = f"This gateway is of pocqueue {__version__} and this agent of {facts.agent_version}: install that one."
             await socket.send(wire.Upgrade(version=__version__, message=why))
