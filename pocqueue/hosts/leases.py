@@ -1,12 +1,12 @@
 """What becomes of a job and its attempts: a table of states, and functions from values to values.
 
-There are two machines. A **job** is `queued`, `leased` to a node, `running` there (the node says so; one of
-protocol 1 says nothing, and its message is taken for it), and ends as `completed`, `failed` or `cancelled`; an attempt that ends without a result, or with a failure that only a
+There are two machines. A **job** is `queued`, `leased` to a node, `running` there (the node says so; one
+without a key says nothing, and its message is taken for it), and ends as `completed`, `failed` or `cancelled`; an attempt that ends without a result, or with a failure that only a
 stranger has seen, makes it `queued` again. An **attempt** is open until it has an `Outcome`, which it gets once. They are coupled in one way: the newest attempt
 of a job that is leased or running is open, every other one has ended.
 
 A lease runs for `LEASE_MS` and is renewed by heartbeats that name the job, yet never beyond the job's time-out
-and a grace. Agents of protocol 1 fall silent while they work: their lease is all of that at once.
+and a grace. Agents without a key fall silent while they work: their lease is all of that at once.
 """
 
 from __future__ import annotations

@@ -55,8 +55,8 @@ class Candidate:
 
     @property
     def slots(self) -> int:
-        """Jobs that it does at a time: one a GPU; agents of protocol 1 do one."""
-        return 1 if self.protocol == 1 else max(1, len(self.gpus))
+        """Jobs that it does at a time: one a GPU; those without a key do one."""
+        return 1 if self.protocol < 2 else max(1, len(self.gpus))
 
     def gpus_for(self, need: Need) -> tuple[str, ...] | None:
         """Return the uuids of free GPUs for a job, the smallest that do; None: there are too few."""

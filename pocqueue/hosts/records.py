@@ -6,12 +6,15 @@ Times are Unix milliseconds of the server's clock, money is micro-HYPER.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pocqueue.hosts.leases import JobState, Outcome
 
 JobKind = Literal["test", "command", "container"]
 GpuTier = Literal["own", "proven", "new"]
+#: Protocol of machines that have no socket: they poll, with their token.
+POLLS: Final = 0
+
 NodeState = Literal["active", "draining", "revoked", "banned"]
 NodeStatus = Literal["online", "busy", "offline", "paused", "draining", "revoked", "banned"]
 
@@ -38,7 +41,7 @@ class HostFacts:
     hostname: str = "unknown"
     os: str = "unknown"
     gpus: tuple[Gpu, ...] = ()  #: uuids are different
-    protocol: int = 1  #: 1: today's agents, 2: those with a key
+    protocol: int = 1  #: 1: today's agents, 2: those with a key; `POLLS`
     agent_version: str | None = None
     isolation: Literal["none", "bubblewrap", "container"] = "none"
     kinds: tuple[JobKind, ...] = ("test", "command")  #: of jobs that it takes
@@ -72,13 +75,13 @@ class Node:
         """Return how it stands, in one word.
 
         Args:
-            offline_ms: silence after which it counts as offline; a busy one of protocol 1 falls silent
+            offline_ms: silence after which it counts as offline; a busy one without a key falls silent
                 while it works, and is busy as long as it is connected.
             busy: it has an open attempt.
         """
         if self.state in {"banned", "revoked"}:
             return self.state
-        silent = now_ms - self.last_ms > offline_ms and not (busy and self.protocol == 1)
+        silent = now_ms - self.last_ms > offline_ms and not (busy and self.protocol < 2)
         if self.relay is None or silent:
             return "offline"
         if self.state == "draining":

@@ -128,7 +128,7 @@ node = Table(
     Column("hostname", _Text, nullable=False),
     Column("os", _Text, nullable=False),
     Column("key", _Text),  # ed25519 public key, 64 hex digits
-    Column("protocol", Integer, nullable=False),  # 1: today's agents; 2
+    Column("protocol", Integer, nullable=False),  # 0: polls; 1: today's agents; 2
     Column("agent_version", _Text),
     Column("isolation", _Text, nullable=False),  # as the node says: none | bubblewrap | container
     Column("kinds", Json, nullable=False),  # of jobs that it takes

@@ -6,6 +6,7 @@ The admin's token is checked at the door. An owner's session is a cookie that pa
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,7 +24,9 @@ from pocqueue.web.failure_limit import FailureLimit
 
 COOKIE: Final = "pocqueue_session"
 #: A request that may come with the token of a node is for its own route to judge.
-_OF_NODES: Final = frozenset({"/api/jobs/report"})
+_OF_NODES: Final = re.compile(
+    r"/api/(jobs/(report|available|[^/]+/(result|failure))|nodes/(register|heartbeat))"
+)
 _OF_ADMINS: Final = frozenset({"/api/nodes", "/api/jobs", "/api/gpu/hosts/all", "/metrics"})
 
 
@@ -50,7 +53,7 @@ def admin_access(token: SecretStr | None, failures: FailureLimit) -> Access[Admi
 def asks(scope: Scope) -> Asks:
     """Say what the door asks for at a path."""
     path = scope["path"]
-    if scope["type"] == "websocket" or path in _OF_NODES:
+    if scope["type"] == "websocket" or _OF_NODES.fullmatch(path):
         return Asks.NOTHING
     return Asks.TOKEN if path in _OF_ADMINS else Asks.IF_SENT
 

@@ -24,6 +24,7 @@ from pocqueue.hosts.gateway.routes.admins import admin_router
 from pocqueue.hosts.gateway.routes.decisions import decision_router
 from pocqueue.hosts.gateway.routes.owners import owner_router
 from pocqueue.hosts.gateway.routes.parts import Parts
+from pocqueue.hosts.gateway.routes.polling import polling_router
 from pocqueue.hosts.gateway.routes.public import health_router, public_router
 from pocqueue.hosts.gateway.routes.speed import speed_router
 from pocqueue.hosts.gateway.socket import AgentSocket
@@ -79,6 +80,7 @@ def create_app(hub: Hub, hosts: HostsSettings) -> FastAPI:
     )
     parts = Parts(hub, hosts.public_url)
     # What is named comes before what has an id in its place.
+    app.include_router(polling_router(parts))
     app.include_router(owner_router(parts, require_proof=hosts.require_proof))
     app.include_router(decision_router(parts))
     app.include_router(page_router(parts, ws_port=hosts.ws_port, require_proof=hosts.require_proof))

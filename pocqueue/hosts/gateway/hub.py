@@ -27,7 +27,7 @@ from pocqueue.closing import AsyncClosing
 from pocqueue.errors import StoreError
 from pocqueue.hosts.errors import DatabaseUnavailable, LeaseLost, UnknownJob
 from pocqueue.hosts.gateway.changes import Changes
-from pocqueue.hosts.gateway.job_message import job_message
+from pocqueue.hosts.gateway.job_message import job_message, sleep_job
 from pocqueue.hosts.gateway.limits import RateLimits
 from pocqueue.hosts.gateway.messenger import Messenger, What
 from pocqueue.hosts.gateway.metrics import Metrics
@@ -218,10 +218,14 @@ class Hub(AsyncClosing):
 
     def heard(self, connection: Connection, jobs: tuple[JobRef, ...] = ()) -> None:
         """Note that a node spoke, and which jobs it named."""
-        node_id, now_ms = connection.node.id, self.store.now_ms()
+        self.spoke(connection.node.id, connection.id, jobs)
+
+    def spoke(self, node_id: str, socket: str, jobs: tuple[JobRef, ...] = ()) -> None:
+        """Note that a node spoke on its connection, by the id of that, and which jobs it named."""
+        now_ms = self.store.now_ms()
         known = self._heard.get(node_id)
-        if known is None or known.socket != connection.id:
-            known = self._heard[node_id] = _Heard(connection.id, now_ms)
+        if known is None or known.socket != socket:
+            known = self._heard[node_id] = _Heard(socket, now_ms)
         known.at_ms = now_ms
         if jobs:
             known.jobs = tuple(job.id for job in jobs)
@@ -274,6 +278,14 @@ class Hub(AsyncClosing):
             if await connection.send(job_message(job, attempt, connection.node))
             else "not sent"
         )
+
+    async def give_first_job(self, node_id: str) -> None:
+        """Give a node that has come its test job, a little later, unless it has done it."""
+        await asyncio.sleep(self.timings.first_job_s)
+        new = sleep_job(node_id, self.timings.test_job_s)
+        made = await self.patiently(self.store.jobs.submit_test, new)
+        if made is not None:
+            self.messenger.place(made.id)
 
     # Loops
 

@@ -78,6 +78,7 @@ class Limit(Enum):
     LOOKS = parse("90/minute")
     JOBS = parse("60/minute")
     PIECES = parse("240/hour")
+    POLLS = parse("100/minute")  #: of a node that has no socket
     KEYS = parse("12/hour")  #: new ones of a node
 
     value: RateLimitItem

@@ -27,7 +27,9 @@ from pocqueue.web.errors import error_answers
 _ADDRESS = "9xQeWvG816bUx9EPjHmaT23yvVM2ZWbrrpZb9PusVFin"
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
+    """A body or an answer."""
+
     model_config = ConfigDict(
         alias_generator=AliasGenerator(alias=to_camel), populate_by_name=True, extra="ignore"
     )
@@ -63,14 +65,14 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
 # Bodies
 
 _Text = Annotated[str, Field(max_length=10_000_000)]
-_Line = Annotated[str, Field(max_length=200), AfterValidator(wire.one_line)]
+Line = Annotated[str, Field(max_length=200), AfterValidator(wire.one_line)]
 #: A GPU, or its name alone.
 _NamedGpu = Annotated[
     wire.HostGpu, BeforeValidator(lambda gpu: {"name": gpu} if isinstance(gpu, str) else gpu)
 ]
 
 
-class TokenBody(_Body):
+class TokenBody(Body):
     """Asks for a node token."""
 
     wallet: _Text = Field(default="", examples=[_ADDRESS])
@@ -78,13 +80,13 @@ class TokenBody(_Body):
     nonce: Annotated[str, Field(max_length=200)] | None = None  #: of that challenge
 
 
-class WalletBody(_Body):
+class WalletBody(Body):
     """Asks for a text to sign."""
 
     wallet: _Text = Field(default="", examples=[_ADDRESS])
 
 
-class SignInBody(_Body):
+class SignInBody(Body):
     """Brings the signature of a text."""
 
     wallet: _Text = ""
@@ -92,7 +94,7 @@ class SignInBody(_Body):
     signature: Annotated[str, Field(max_length=200)] = ""
 
 
-class ReportBody(_Body):
+class ReportBody(Body):
     """A job's result over REST. The gateway's clock says what it is paid; `duration` is not looked at."""
 
     job_id: Annotated[str, Field(max_length=200)] | None = None
@@ -102,20 +104,20 @@ class ReportBody(_Body):
     duration: Any = None
 
 
-class AnnouncementBody(_Body):
+class AnnouncementBody(Body):
     """A machine that says that it is there; nothing else comes of it."""
 
     wallet: _Text = ""
-    hostname: _Line = ""
+    hostname: Line = ""
     gpus: Annotated[tuple[_NamedGpu, ...], Field(max_length=wire.MAX_GPUS)] = ()
-    os: _Line = ""
+    os: Line = ""
     ip: Any = None  #: not kept
 
 
 # Answers
 
 
-class TokenAnswer(_Body):
+class TokenAnswer(Body):
     """A token for one node, shown once."""
 
     token: str
@@ -123,7 +125,7 @@ class TokenAnswer(_Body):
     proven: bool  #: the wallet's owner asked for it
 
 
-class TokenView(_Body):
+class TokenView(Body):
     """A token that waits for a machine; its id lets nobody in."""
 
     id: str
@@ -132,7 +134,7 @@ class TokenView(_Body):
     proven: bool  #: the wallet's owner asked for it
 
 
-class ChallengeAnswer(_Body):
+class ChallengeAnswer(Body):
     """A text for a wallet to sign."""
 
     nonce: str
@@ -140,13 +142,13 @@ class ChallengeAnswer(_Body):
     expires_at: str
 
 
-class SessionAnswer(_Body):
+class SessionAnswer(Body):
     """Who is signed in."""
 
     wallet: str | None
 
 
-class GpuView(_Body):
+class GpuView(Body):
     """A GPU of a node."""
 
     uuid: str
@@ -156,7 +158,7 @@ class GpuView(_Body):
     reason: str | None
 
 
-class NodeView(_Body):
+class NodeView(Body):
     """A node as everybody may see it; to its owner and to admins it has more."""
 
     id: str
@@ -175,7 +177,7 @@ class NodeView(_Body):
     self_test: list[Any] | None = None  #: rows that failed
 
 
-class JobView(_Body):
+class JobView(Body):
     """A job of a wallet's node."""
 
     id: str
@@ -189,7 +191,7 @@ class JobView(_Body):
     reason: str | None = None  #: why it waits, or failed
 
 
-class EarningView(_Body):
+class EarningView(Body):
     """A row of the ledger."""
 
     at: str
@@ -203,7 +205,7 @@ class EarningView(_Body):
     duration: int | None  #: whole seconds
 
 
-class EarningsAnswer(_Body):
+class EarningsAnswer(Body):
     """What a wallet has earned, in HYPER."""
 
     earned: float
@@ -213,25 +215,25 @@ class EarningsAnswer(_Body):
     rows: list[EarningView]
 
 
-class OkAnswer(_Body):
+class OkAnswer(Body):
     """It is done."""
 
     ok: bool = True
 
 
-class SuccessAnswer(_Body):
+class SuccessAnswer(Body):
     """The result is kept."""
 
     success: bool = True
 
 
-class SpeedAnswer(_Body):
+class SpeedAnswer(Body):
     """The bytes have come."""
 
     bytes: int
 
 
-class AnnouncedView(_Body):
+class AnnouncedView(Body):
     """A machine that announced itself."""
 
     wallet: str
@@ -241,14 +243,14 @@ class AnnouncedView(_Body):
     last_seen: str
 
 
-class HealthAnswer(_Body):
+class HealthAnswer(Body):
     """It runs."""
 
     status: str
     timestamp: str
 
 
-class ReadyAnswer(_Body):
+class ReadyAnswer(Body):
     """Whether it can do its work."""
 
     status: str
@@ -256,7 +258,7 @@ class ReadyAnswer(_Body):
     redis: bool
 
 
-class LogAnswer(_Body):
+class LogAnswer(Body):
     """What a job has written."""
 
     log: str

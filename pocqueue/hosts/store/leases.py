@@ -57,7 +57,7 @@ class Leases:
     def sent(self, job_id: str, n: int) -> Attempt:
         """Note that a job goes to its node now; its time counts from here on, until `started`. May be repeated.
 
-        It runs with that on an agent of protocol 1, which says nothing more until its result.
+        It runs with that on an agent without a key, which says nothing more until its result.
 
         Raises:
             LeaseLost: the attempt has ended, so that the node must not get it.
@@ -72,7 +72,7 @@ class Leases:
                 return turn
             until_ms = hard_until(now_ms, found.timeout_s)
             protocol = select(node.c.protocol).where(node.c.id == turn.node_id)
-            is_silent = connection.execute(protocol).scalar() == 1
+            is_silent = (connection.execute(protocol).scalar() or 0) < 2
             lease_ms = until_ms if is_silent else min(until_ms, now_ms + LEASE_MS)
             values = {"sent_ms": now_ms, "hard_until_ms": until_ms, "lease_until_ms": lease_ms}
             _set_attempt(connection, turn, values)

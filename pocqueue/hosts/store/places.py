@@ -14,7 +14,7 @@ from sqlalchemy import Connection, and_, func, insert, or_, select, true, update
 
 from pocqueue.hosts.leases import LEASE_MS, LOST, JobState, Outcome
 from pocqueue.hosts.placement import Candidate, Crowd, Need, Place, place
-from pocqueue.hosts.records import Attempt, Gpu, Job
+from pocqueue.hosts.records import POLLS, Attempt, Gpu, Job
 from pocqueue.hosts.reputation import KNOWN_STREAK, Reputation
 from pocqueue.hosts.store.database import Database
 from pocqueue.hosts.store.rows import as_job, as_reputation, one_attempt
@@ -97,12 +97,13 @@ class Places:
     def end_stranded(self) -> int:
         """End the jobs that wait for a node that can never be back; return how many.
 
-        That is one that was revoked or banned, or has no key and has lost its connection.
+        That is one that was revoked or banned, or has no key and has lost its connection. One that polls has none
+        to lose.
         """
         gone = select(node.c.id).where(
             or_(
                 node.c.state.in_(["revoked", "banned"]),
-                and_(node.c.key.is_(None), node.c.relay.is_(None)),
+                and_(node.c.key.is_(None), node.c.relay.is_(None), node.c.protocol != POLLS),
             )
         )
         stranded = and_(job.c.state == JobState.QUEUED, job.c.only_node.in_(gone))

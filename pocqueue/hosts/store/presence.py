@@ -113,7 +113,7 @@ class Presence:
         status = case(
             (node.c.state.in_(["banned", "revoked"]), node.c.state),
             (node.c.relay.is_(None), "offline"),
-            (and_(silent, not_(and_(busy, node.c.protocol == 1))), "offline"),
+            (and_(silent, not_(and_(busy, node.c.protocol < 2))), "offline"),
             (node.c.state == "draining", "draining"),
             (node.c.paused_until_ms > now_ms, "paused"),
             (busy, "busy"),

@@ -15,6 +15,7 @@ from pocqueue.hosts import wallets
 from pocqueue.hosts.errors import DatabaseUnavailable, NodeKeyError, UnknownJob, UnknownNode
 from pocqueue.hosts.gateway.access import is_admin, wallet_of
 from pocqueue.hosts.gateway.limits import Limit
+from pocqueue.hosts.gateway.results import count_result
 from pocqueue.hosts.gateway.routes.parts import Missing, Parts, Wallet, new_router
 from pocqueue.hosts.gateway.schema import (
     AnnouncedView,
@@ -103,8 +104,8 @@ def public_router(parts: Parts) -> APIRouter:
             status="completed" if body.status == "completed" else "failed",
             log="" if body.logs is None else logs,
         )
-        await hub.db(store.leases.finish, body.job_id, found.id, result)
-        hub.messenger.look()
+        done = await hub.db(store.leases.finish, body.job_id, found.id, result)
+        count_result(hub, found.wallet, done)
         return SuccessAnswer()
 
     @router.post("/api/gpu/register", summary="Announce a machine", responses=errors(400))

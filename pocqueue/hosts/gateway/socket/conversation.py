@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 from pocqueue.hosts import wire
 from pocqueue.hosts.errors import LeaseLost, NodeKeyError, UnknownJob, UnknownNode
 from pocqueue.hosts.gateway.limits import Limit, RateLimited
+from pocqueue.hosts.gateway.results import count_result, signed_32
 from pocqueue.hosts.gateway.socket.entrance import Refused
-from pocqueue.hosts.leases import JobState, Verdict
 from pocqueue.hosts.node_keys import check_answer
 from pocqueue.hosts.records import Report
 from pocqueue.hosts.wire import CloseCode, ErrorText
@@ -131,7 +131,7 @@ class Conversation:
             status=message.status,
             log=message.logs,
             truncated=message.truncated,
-            exit_code=_exit_code(message.exit_code),
+            exit_code=signed_32(message.exit_code),
             claimed_ms=None if seconds is None else round(min(1000 * seconds, 2**53)),
             n=message.attempt,
         )
@@ -147,16 +147,7 @@ class Conversation:
             wire.Ack(message=wire.RESULT_RECEIVED, id=about[0], attempt=about[1])
         )
         self._socket.delivered.discard((message.id, done.attempt.n))
-        hub.changes.tell(self._socket.node.wallet)
-        if done.verdict is Verdict.COUNTS:
-            kind, turn = done.job.kind, done.attempt
-            hub.metrics.count("job_attempts", kind, str(turn.outcome))
-            hub.metrics.count("earned_micro", kind, by=turn.micro)
-            if turn.sent_ms is not None and turn.ended_ms is not None:
-                hub.metrics.job_seconds.labels(kind).observe((turn.ended_ms - turn.sent_ms) / 1000)
-            if done.job.state is JobState.QUEUED:
-                hub.metrics.count("jobs_requeued", str(turn.outcome))
-            hub.messenger.look()
+        count_result(hub, self._socket.node.wallet, done)
 
     async def _self_test(self, message: wire.SelfTest) -> None:
         self._must_be_node()
@@ -192,13 +183,6 @@ class Conversation:
         """
         if not self._socket.is_node:
             raise Refused(ErrorText.INVALID_NODE, CloseCode.REFUSED)
-
-
-def _exit_code(code: int | None) -> int | None:
-    """Return an exit code as a signed number of 32 bits, as the store has them."""
-    if code is None or code < 1 << 31:
-        return code
-    return code - (1 << 32)
 
 
 #: Rows of self-tests that are a label of their own: what strangers make up is not.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
@@ -14,7 +13,6 @@ from pocqueue.errors import TooManyFailures
 from pocqueue.hosts import wire
 from pocqueue.hosts.errors import NodeKeyError, TokenRefused, UnknownNode
 from pocqueue.hosts.gateway.facts import facts_of, is_older
-from pocqueue.hosts.gateway.job_message import sleep_job
 from pocqueue.hosts.node_keys import check_answer, new_nonce
 from pocqueue.hosts.records import HostFacts, Node
 from pocqueue.hosts.wire import CloseCode, ErrorText
@@ -162,8 +160,4 @@ class Entrance:
             for job_id, n in sorted(known - open_ones):
                 await socket.send(wire.JobCancel(id=job_id, attempt=n))
         hub.messenger.look()
-        await asyncio.sleep(hub.timings.first_job_s)
-        new = sleep_job(node.id, hub.timings.test_job_s)
-        made = await hub.patiently(hub.store.jobs.submit_test, new)
-        if made is not None:
-            hub.messenger.place(made.id)
+        await hub.give_first_job(node.id)
