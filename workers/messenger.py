@@ -99,7 +99,7 @@ class CeleryMessenger:
             if name != PLACE_JOBS:
                 self._send(name, to, about)
                 continue
-            if now_s >= since_s + LOOK_S:
+            if (now_s := self._clock()) >= since_s + LOOK_S:
                 since_s, num_places = now_s, 0
             num_places += 1
             if num_places > MAX_PLACES:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +19,7 @@ import pytest
 from pocqueue.hosts.records import Attempt, NewJob
 from pocqueue.hosts.store import HostStore
 from pocqueue.rounds.redis_server import RedisServer
+from pocqueue.rounds.relays import TTL_MS
 from pocqueue.settings import HostsSettings, Settings
 from tests.hosts.agents import Agent, NewAgent, OldAgent
 from tests.hosts.parts import new_wallet, sleep
@@ -84,9 +83,13 @@ class Hosts:
 
     def kill_redis(self) -> None:
         """Kill the server of Redis, and wait for the next one."""
-        lock = RedisServer(self.settings.state_dir).lock_path
-        os.kill(int(lock.read_text().split()[0]), signal.SIGKILL)
+        self.redis().kill()
         self.wait_ready()
+
+    def redis(self) -> psutil.Process:
+        """Return the process of the server of Redis."""
+        lock = RedisServer(self.settings.state_dir).lock_path
+        return psutil.Process(int(lock.read_text().split()[0]))
 
     def mine(self, what: str, wallet: str) -> list[dict[str, Any]]:
         """Return a wallet's nodes or jobs, as the older page shows them."""
@@ -141,6 +144,35 @@ async def test_the_first_minute_of_an_owner(hosts: Hosts) -> None:
         assert done["duration"] >= 5
         [node] = hosts.mine("nodes", wallet)
         assert node["earned"] == pytest.approx(0.01 * done["duration"])
+    assert hosts.store.ledger.differences() == []
+
+
+async def test_redis_is_away_for_long(hosts: Hosts) -> None:
+    """Longer than gateways are taken for gone: sockets stay, machines join, what ends is kept, the next job comes."""
+    token = hosts.store.owners.issue_token(new_wallet(), proven=True).token
+    redis = hosts.redis()
+    async with NewAgent(hosts.ws_url) as agent, OldAgent(hosts.ws_url) as late:
+        node_id = await agent.register(token)
+        job = await next_job(agent, node_id)
+        redis.suspend()
+        try:
+            assert (await agent.result(job, seconds=5.2))["type"] == "ack"
+            other = hosts.store.owners.issue_token(new_wallet(), proven=True).token
+            late_id = await late.register(other)
+            new: NewJob = sleep(0, only_node=node_id)
+            job_id = hosts.store.jobs.submit(new).id
+            until_s = time.monotonic() + 1.3 * TTL_MS / 1000
+            while time.monotonic() < until_s:
+                for one, its_id in ((agent, node_id), (late, late_id)):
+                    assert await one.ask(type="heartbeat", nodeId=its_id) == {"type": "ack"}
+                await asyncio.sleep(1)
+        finally:
+            redis.resume()
+        job = await next_job(agent, node_id)
+        assert job["id"] == job_id
+        assert (await agent.result(job))["type"] == "ack"
+        await next_job(late, late_id)
+    assert len(hosts.store.jobs.attempts(job_id)) == 1
     assert hosts.store.ledger.differences() == []
 
 

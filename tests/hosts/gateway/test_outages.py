@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -10,10 +12,13 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from pocqueue.hosts.errors import DatabaseUnavailable
 from pocqueue.hosts.gateway.socket.conversation import MAX_RESULTS
-from pocqueue.hosts.store.database import file_url
+from pocqueue.hosts.store.database import Database, file_url
 from tests.hosts.agents import NewAgent, OldAgent
 from tests.hosts.gateway.conftest import Gateway
+from tests.hosts.parts import sleep
+from tests.support.postgresql import PostgresServer
 from tests.support.small_disk import fill, small_disk
 from tests.support.waiting import until
 
@@ -71,6 +76,47 @@ async def test_while_the_disk_is_full(make: Callable[..., Gateway], tmp_path: Pa
             assert (await agent.of_type("ack"))["id"] == job["id"]
         assert gateway.store.jobs.log(job["id"]).text == logs
         assert gateway.store.ledger.differences() == []
+        gateway.end()
+
+
+async def test_while_postgresql_is_away(make: Callable[..., Gateway]) -> None:
+    """Killed under a gateway with machines at work: sockets stay, what ends meanwhile is kept and paid once."""
+    with PostgresServer() as server:
+        url = server.url(server.create())
+        with Database(url) as database:
+            database.migrate()
+        gateway = make(timings={"retry_s": 0.05}, database_url=SecretStr(url))
+        store = gateway.store
+        async with NewAgent(gateway.ws_url) as new, OldAgent(gateway.ws_url) as old:
+            token = store.owners.issue_token(gateway.wallet, proven=True).token
+            new_id = await new.register(token)
+            old_id = await old.register(gateway.token())
+            test, other = await new.of_type("job"), await old.of_type("job")
+            await new.begin(test)
+            await asyncio.to_thread(
+                server.stop, signal.SIGQUIT
+            )  # without a farewell or a checkpoint
+            await new.send(type="job_result", id=test["id"], attempt=1, status="completed", logs="")
+            await old.send(type="job_result", id=other["id"], status="completed", logs="")
+            for agent, node_id in ((new, new_id), (old, old_id)):
+                assert await agent.ask(type="heartbeat", nodeId=node_id) == {"type": "ack"}
+            job = sleep(0, only_node=new_id)
+            with pytest.raises(DatabaseUnavailable):
+                store.jobs.submit(job)
+            assert gateway.http.get("/readyz").status_code == 503
+            await asyncio.to_thread(server.start)
+            for agent in (new, old):
+                received = await agent.of_type("ack")
+                assert received["message"] == "Job result received"
+            job_id = store.jobs.submit(job).id
+            gateway.messenger.look()
+            again = await new.of_type("job")
+            assert again["id"] == job_id
+            assert (await new.result(again))["type"] == "ack"
+        for done in (test["id"], other["id"], job_id):
+            [attempt] = store.jobs.attempts(done)
+            assert str(attempt.outcome) == "completed"
+        assert store.ledger.differences() == []
         gateway.end()
 
 

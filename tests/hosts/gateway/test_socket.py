@@ -500,6 +500,21 @@ async def test_who_does_not_read_is_cut_off(gateway: Gateway) -> None:
 
 
 @on_sqlite
+async def test_who_joins_and_never_reads_is_nobodys_trouble(gateway: Gateway) -> None:
+    """It is a node like any other, and others are answered meanwhile."""
+    async with OldAgent(gateway.ws_url) as deaf, OldAgent(gateway.ws_url) as other:
+        deaf.ws.transport.pause_reading()
+        await deaf.send(type="register", token=gateway.token(), hostInfo={})
+        for _ in range(50):
+            await deaf.send(type="heartbeat", nodeId="x" * 100)
+        node_id = await other.register(gateway.token())
+        await other.do_job()
+        assert await other.ask(type="heartbeat", nodeId=node_id) == {"type": "ack"}
+        await until(lambda: gateway.service.hub.num_connections == 2)
+        deaf.ws.transport.resume_reading()
+
+
+@on_sqlite
 async def test_hostile_introductions(gateway: Gateway) -> None:
     """A machine of 100,000 GPUs is none; HTML in a host name is text; too large a message ends the socket."""
     token = gateway.token()
