@@ -233,7 +233,9 @@ class Connection:
             return
         key = Attempt(error.id, error.attempt)
         if error.message == ErrorText.NOT_NOW:
-            self._told.discard(key)  # sent again with the next heartbeat
+            # Sent again with the next heartbeat.
+            self._told.discard(key)
+            self._started.discard(key)
         elif error.message == ErrorText.JOB_NOT_FOUND and key in self._told:
             # It will not be there the next time either.
             await self.jobs.acknowledge(key)

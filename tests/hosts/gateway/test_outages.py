@@ -92,10 +92,12 @@ async def test_while_postgresql_is_away(make: Callable[..., Gateway]) -> None:
             new_id = await new.register(token)
             old_id = await old.register(gateway.token())
             test, other = await new.of_type("job"), await old.of_type("job")
-            await new.begin(test)
             await asyncio.to_thread(
                 server.stop, signal.SIGQUIT
             )  # without a farewell or a checkpoint
+            await new.begin(test)
+            said = await new.receive()
+            assert (said["type"], said["id"], said["attempt"]) == ("error", test["id"], 1)
             await new.send(type="job_result", id=test["id"], attempt=1, status="completed", logs="")
             await old.send(type="job_result", id=other["id"], status="completed", logs="")
             for agent, node_id in ((new, new_id), (old, old_id)):

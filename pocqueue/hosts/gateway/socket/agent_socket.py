@@ -136,7 +136,10 @@ class AgentSocket(Connection):
                 await self.close(exc.code)
         except DatabaseUnavailable as exc:
             logger.warning("A message of an agent is not taken. %s", exc)
-            await self.error(ErrorText.NOT_NOW)
+            if isinstance(message, wire.JobStarted | wire.JobRefused):
+                await self.error(ErrorText.NOT_NOW, message.id, message.attempt)
+            else:
+                await self.error(ErrorText.NOT_NOW)
             if self.speaks_2 and not self.is_node:
                 await self.close(CloseCode.TRY_LATER)
 
