@@ -35,6 +35,10 @@ def agent(
     token: Annotated[
         str | None, typer.Option(help="From the server's page. [default: HN_NODE_TOKEN]")
     ] = None,
+    new_key: Annotated[
+        bool,
+        typer.Option("--new-key", help="Make a new key for this machine; the old one ends."),
+    ] = False,
     env_file: EnvFile = None,
 ) -> None:
     """Work for a server until Ctrl-C or SIGTERM.
@@ -47,7 +51,7 @@ def agent(
     from pocqueue.hosts.agent.__main__ import become
     from pocqueue.settings import Settings
 
-    become(_options(_settings(endpoint, token)), Settings.load().log_level)
+    become(_options(_settings(endpoint, token), new_key=new_key), Settings.load().log_level)
 
 
 @app.command("check", short_help="Test this machine; say what is wrong and what to do.")
@@ -107,7 +111,7 @@ def _settings(endpoint: str | None, token: str | None) -> AgentSettings:
     return AgentSettings.override(endpoint=endpoint, node_token=token)
 
 
-def _options(settings: AgentSettings) -> Options:
+def _options(settings: AgentSettings, *, new_key: bool) -> Options:
     from pocqueue.errors import SettingsError
     from pocqueue.hosts.agent.options import Options
     from pocqueue.settings import Settings
@@ -127,6 +131,7 @@ def _options(settings: AgentSettings) -> Options:
         memory_mib=settings.memory_mib,
         containers=settings.containers,
         stop_s=settings.stop_seconds,
+        new_key=new_key,
     )
 
 

@@ -304,6 +304,8 @@ async def run_agent(options: Options, facts: GpuFacts | None = None) -> None:
     """
     identity = Identity.open(options.state_dir, options.endpoint)
     with Spool(identity.folder / SPOOL_NAME) as spool:
+        if options.new_key:
+            identity.make_next_key()
         sandbox = open_sandbox(options.sandbox, identity.folder)
         # The spool's lock is held: whatever is left is a dead agent's.
         await asyncio.to_thread(sandbox.clean)

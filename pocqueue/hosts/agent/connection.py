@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 
 from websockets.exceptions import ConnectionClosed
 
-from pocqueue.hosts.agent.errors import AgentRefused
+from pocqueue.hosts.agent.errors import AgentRefused, IdentityError
 from pocqueue.hosts.agent.identity import Identity
 from pocqueue.hosts.agent.jobs import Jobs
 from pocqueue.hosts.agent.messages import (
@@ -35,12 +35,16 @@ from pocqueue.hosts.agent.messages import (
     JobCancel,
     JobRefused,
     JobStarted,
+    Key,
     Message,
+    NewKey,
     Register,
     Registered,
     Resume,
+    RotateKey,
     SelfTest,
     TestRow,
+    Upgrade,
     read_message,
 )
 from pocqueue.hosts.agent.spool import Attempt
@@ -107,6 +111,7 @@ class Connection:
         """
         async with asyncio.timeout(self.answer_s):
             await self._introduce()
+        await self._send_next_key()
         await self._send(SelfTest(rows=tuple(self.self_test())))
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._listen())
@@ -145,6 +150,7 @@ class Connection:
             )
         answer = await self._answer(Registered)
         identity.registered(answer.node_id, None if comes_back else self.token)
+        self._settle(answer.node_key)
         self.registered.set()
         _log.info("Node %s of %s: %s.", answer.node_id, identity.origin, answer.message)
 
@@ -172,6 +178,7 @@ class Connection:
                 host_info=said.host_info,
                 node_key=self.identity.public_hex,
                 signature=self.identity.sign(node_id, challenge.nonce),
+                next_signature=self.identity.sign_next(node_id, challenge.nonce),
                 isolation=said.isolation,
                 kinds=said.kinds,
                 agent_version=said.agent_version,
@@ -216,6 +223,12 @@ class Connection:
                     self._acknowledged.set()
                 case Error() as error:
                     await self._failed(error)
+                case RotateKey():
+                    await self._rotate()
+                case Key(node_key=public_hex):
+                    self._settle(public_hex)
+                case Upgrade(message=text):
+                    _log.warning("The server says: %s", text)
                 case Drain():
                     # Whether something new comes is the server's to say, also when it takes the node back: so what it
                     # sends all the same is run.
@@ -225,6 +238,29 @@ class Connection:
                     )
                 case _:
                     pass
+
+    async def _rotate(self) -> None:
+        """Make a new key, and tell the server."""
+        try:
+            self.identity.make_next_key()
+        except IdentityError as exc:
+            _log.error("The server wants this node to have a new key. %s", exc)
+            return
+        await self._send_next_key()
+
+    async def _send_next_key(self) -> None:
+        if (found := self.identity.next_key()) is not None:
+            await self._send(NewKey(node_key=found[0], signature=found[1]))
+
+    def _settle(self, public_hex: str | None) -> None:
+        """Hear which of our keys the server knows."""
+        try:
+            before = self.identity.public_hex
+            self.identity.settle(public_hex or "")
+            if self.identity.public_hex != before:
+                _log.info("This node has a new key; the old one is of no use any more.")
+        except IdentityError as exc:
+            _log.error("%s Both keys are kept.", exc)
 
     async def _failed(self, error: Error) -> None:
         """Hear that a message of ours was not taken."""

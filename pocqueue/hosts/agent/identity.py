@@ -18,9 +18,11 @@ from nacl.signing import SigningKey
 
 from pocqueue.files import NotPrivate, read_private, replace_file
 from pocqueue.hosts.agent.errors import IdentityError
-from pocqueue.hosts.protocol import origin_of, signed_text
+from pocqueue.hosts.protocol import origin_of, rotation_text, signed_text
 
 KEY_NAME = "node-key.pem"
+#: The key that is to take its place, from before the server is told of it until the server has said that it counts.
+NEXT_KEY_NAME = "node-key.next.pem"
 _NODE_NAME = "node.json"
 _MAX_FILE_BYTES = 64 * 1024
 # RFC 8410, section 7: all of the file that is not the 32 secret bytes, which stand at its end.
@@ -37,6 +39,7 @@ class Identity:
     node_id: str  #: empty: not registered yet
     _token_hash: str = field(repr=False)
     _private: SigningKey = field(repr=False)
+    _next: SigningKey | None = field(default=None, repr=False)
 
     @classmethod
     def open(cls, state_dir: Path, endpoint: str) -> Identity:
@@ -53,11 +56,12 @@ class Identity:
             if not key.exists():
                 _make_key(key)
             private = _read_key(key)
+            following = folder / NEXT_KEY_NAME
+            next_key = _read_key(following) if following.exists() else None
             node = folder / _NODE_NAME
             known = json.loads(node.read_bytes()) if node.exists() else {}
-            return cls(
-                folder, origin, str(known.get("nodeId", "")), str(known.get("token", "")), private
-            )
+            node_id, token = str(known.get("nodeId", "")), str(known.get("token", ""))
+            return cls(folder, origin, node_id, token, private, next_key)
         except IdentityError:
             raise
         except OSError as exc:
@@ -73,7 +77,7 @@ class Identity:
     @property
     def public_hex(self) -> str:
         """The public half of the key, 64 hex digits."""
-        return self._private.verify_key.encode().hex()
+        return _public_hex(self._private)
 
     def sign(self, node_id: str, nonce: str) -> str:
         """Return the signature of a challenge, 128 hex digits.
@@ -83,6 +87,50 @@ class Identity:
             nonce: of the challenge.
         """
         return self._private.sign(signed_text(self.origin, node_id, nonce)).signature.hex()
+
+    def sign_next(self, node_id: str, nonce: str) -> str | None:
+        """Return the same by the next key; None: there is none."""
+        text = signed_text(self.origin, node_id, nonce)
+        return None if self._next is None else self._next.sign(text).signature.hex()
+
+    def make_next_key(self) -> None:
+        """Make the key that is to take the place of ours, if there is none yet: on the disk before anybody knows it.
+
+        Raises:
+            IdentityError: it cannot be written.
+        """
+        path = self.folder / NEXT_KEY_NAME
+        try:
+            if not path.exists():
+                _make_key(path)
+            _sync(self.folder)
+            self._next = _read_key(path)
+        except OSError as exc:
+            raise _unwritable(path, exc) from None
+
+    def next_key(self) -> tuple[str, str] | None:
+        """Return the public half of the next key and its signature, as `NewKey` has them; None: there is none."""
+        if self._next is None:
+            return None
+        public = _public_hex(self._next)
+        text = rotation_text(self.origin, self.node_id, public)
+        return public, self._next.sign(text).signature.hex()
+
+    def settle(self, public_hex: str) -> None:
+        """Hear which key the server knows: the next one takes the place of ours then.
+
+        Raises:
+            IdentityError: the files cannot be changed; both keys are as they were.
+        """
+        if self._next is None or public_hex != _public_hex(self._next):
+            return
+        path = self.folder / KEY_NAME
+        try:
+            (self.folder / NEXT_KEY_NAME).replace(path)
+            _sync(self.folder)
+        except OSError as exc:
+            raise _unwritable(path, exc) from None
+        self._private, self._next = self._next, None
 
     def has_used(self, token: str) -> bool:
         """Say whether this node was registered with a token."""
@@ -105,14 +153,31 @@ class Identity:
         try:
             replace_file(path, json.dumps({"nodeId": node_id, "token": token_hash}).encode())
         except OSError as exc:
-            raise IdentityError(
-                f"{path} cannot be written ({exc.strerror}): make room, or mend its folder."
-            ) from None
+            raise _unwritable(path, exc) from None
         self.node_id, self._token_hash = node_id, token_hash
 
 
 def _hash(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _public_hex(key: SigningKey) -> str:
+    return key.verify_key.encode().hex()
+
+
+def _unwritable(path: Path, exc: OSError) -> IdentityError:
+    return IdentityError(
+        f"{path} cannot be written ({exc.strerror}): make room, or mend its folder."
+    )
+
+
+def _sync(folder: Path) -> None:
+    """Have the names in a folder on the disk, too."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _make_key(path: Path) -> None:

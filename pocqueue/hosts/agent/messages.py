@@ -148,8 +148,18 @@ class Resume(_Introduction):
 
     type = "resume"
     node_id: str
+    next_signature: str | None = None  #: the same by its next key; None: there is none
     #: Attempts that the agent has: at work, or done and not acknowledged. What is not among them is sent again.
     jobs: tuple[JobRef, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey(Message):
+    """Is to be known by another key, which is on its disk."""
+
+    type = "new_key"
+    node_key: str
+    signature: str  #: by the new key, over `protocol.rotation_text`, as hex
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +244,7 @@ class Registered:
 
     node_id: str
     message: str = ""
+    node_key: str | None = None  #: the node's key, as the gateway has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,11 +299,32 @@ class Error:
 
 
 @dataclass(frozen=True, slots=True)
+class RotateKey:
+    """Is to make itself a new key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """The node's key from now on."""
+
+    node_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Upgrade:
+    """There is a newer agent."""
+
+    message: str  #: for the owner
+
+
+@dataclass(frozen=True, slots=True)
 class Drain:
     """Is to finish what it has; nothing new comes for now."""
 
 
-FromGateway: TypeAlias = Challenge | Registered | Job | JobCancel | Ack | Error | Drain
+FromGateway: TypeAlias = (
+    Challenge | Registered | Job | JobCancel | Ack | Error | RotateKey | Key | Upgrade | Drain
+)
 
 
 def read_message(text: str | bytes) -> FromGateway | None:
@@ -303,7 +335,8 @@ def read_message(text: str | bytes) -> FromGateway | None:
             case "challenge":
                 return Challenge(_text(said, "nonce"))
             case "registered":
-                return Registered(_text(said, "nodeId"), str(said.get("message", "")))
+                key = None if said.get("nodeKey") is None else _text(said, "nodeKey")
+                return Registered(_text(said, "nodeId"), str(said.get("message", "")), key)
             case "job":
                 return _job(said)
             case "job_cancel":
@@ -312,6 +345,12 @@ def read_message(text: str | bytes) -> FromGateway | None:
                 return Ack(*_about(said))
             case "error":
                 return Error(_text(said, "message"), *_about(said))
+            case "rotate_key":
+                return RotateKey()
+            case "key":
+                return Key(_text(said, "nodeKey"))
+            case "upgrade":
+                return Upgrade(_text(said, "message"))
             case "drain":
                 return Drain()
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):

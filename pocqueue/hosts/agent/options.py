@@ -34,3 +34,4 @@ class Options:
     stop_s: float = 8.0  #: that running jobs have to end when the agent is told to stop
     heartbeat_s: float = HEARTBEAT_S
     matrix_s: float = MATRIX_S
+    new_key: bool = False  #: take another key at the next connection

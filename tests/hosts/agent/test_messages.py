@@ -25,7 +25,8 @@ REFS = (messages.JobRef("job-1", 2),)
 SAID: list[messages.Message] = [
     messages.Hello(32 * "ab", "node-1"),
     messages.Register(token="t", **WHO),
-    messages.Resume(node_id="node-1", jobs=REFS, **WHO),
+    messages.Resume(node_id="node-1", jobs=REFS, next_signature=64 * "ef", **WHO),
+    messages.NewKey(32 * "ab", 64 * "cd"),
     messages.Heartbeat("node-1", REFS, (messages.GpuLoad("GPU-a", 97.0, 1024, 61.0),), 5),
     messages.JobStarted("job-1", 2),
     messages.JobRefused("job-1", 2, "no room"),
@@ -54,7 +55,12 @@ def test_everything_that_an_agent_can_say_was_said() -> None:
     "said",
     [
         wire.Challenge(nonce="n"),
-        wire.Registered(node_id="node-1", message="Successfully registered", server_ms=5),
+        wire.Registered(
+            node_id="node-1", message="Successfully registered", server_ms=5, node_key=32 * "ab"
+        ),
+        wire.RotateKey(),
+        wire.Key(node_key=32 * "ab"),
+        wire.Upgrade(version="9", message="Install it."),
         wire.Job(
             id="job-1",
             command="sleep 5",
