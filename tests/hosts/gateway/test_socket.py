@@ -563,7 +563,10 @@ async def test_self_tests(gateway: Gateway) -> None:
     async with NewAgent(gateway.ws_url) as agent:
         node_id = await _proven(gateway, agent)
         row = {"state": "fail", "wanted": "no errors", "remedy": "Replace it."}
-        rows = [row | {"name": "xid", "gpu": "GPU-1", "measured": "Xid 79"}, row | {"name": "mine"}]
+        rows = [
+            row | {"name": "gpu_xid", "gpu": "GPU-1", "measured": "Xid 79"},
+            row | {"name": "mine"},
+        ]
         await agent.send(type="self_test", rows=rows)
         await agent.ask(type="heartbeat", nodeId=node_id)
         job_id = gateway.submit(gpus=1)
@@ -571,10 +574,10 @@ async def test_self_tests(gateway: Gateway) -> None:
             lambda: gateway.store.jobs.get(job_id).reason == "No connected node has 1 healthy GPU."
         )
         [gpu] = gateway.admin("GET", f"/api/nodes/{node_id}").json()["gpus"]
-        assert (gpu["healthy"], gpu["reason"]) == (False, "xid: Xid 79")
+        assert (gpu["healthy"], gpu["reason"]) == (False, "gpu_xid: Xid 79")
         assert len(gateway.admin("GET", f"/api/nodes/{node_id}/self-test").json()) == 2
         page = gateway.admin("GET", "/metrics").text
-        assert 'self_test_failures_total{row="xid"} 1.0' in page
+        assert 'self_test_failures_total{row="gpu_xid"} 1.0' in page
         assert 'self_test_failures_total{row="other"} 1.0' in page
 
 

@@ -48,6 +48,7 @@ _MIB = 1 << 20
 _FOLLOWS_S = 0.0005
 # Starts the words behind it, unless the agent has died meanwhile: bwrap goes on then, and nobody would end it.
 _WHEN_TOLD = ("/bin/sh", "-c", 'read -r _ && exec "$@" </dev/null', "sh")
+_WITHOUT_GROUPS = "resource limits (no control groups can be made here: run the agent as root, or use Docker, for stricter ones)"
 #: Ubuntu since 23.10, and Debian where it is hardened.
 _NO_NAMESPACES = (
     "This kernel does not let bubblewrap make a user namespace. Where AppArmor forbids it, as Ubuntu does since 23.10, "
@@ -83,7 +84,7 @@ class Bubblewrap(Sandbox):
                 "which there is no filter of system calls. Docker or podman would do."
             )
         self._cgroups = cgroups
-        self.bounds = "resource limits" if cgroups is None else "control groups"
+        self.bounds = "control groups" if cgroups is not None else _WITHOUT_GROUPS
         self._free_uids = list(range(FIRST_UID, FIRST_UID + _NUM_UIDS)) if self._is_root else []
 
     @override

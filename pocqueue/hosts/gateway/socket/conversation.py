@@ -189,7 +189,7 @@ class Conversation:
 _ROWS = {
     name: name
     for name in (
-        *("driver", "cuda", "gpu", "memory", "disk", "ram", "clock", "network", "sandbox"),
-        *("matrix", "xid"),
+        *("driver", "gpu", "gpu_lost", "gpu_memory", "gpu_xid", "gpu_matrix", "disk_speed"),
+        *("sandbox", "dns", "way", "tls", "clock", "speed"),
     )
 }
