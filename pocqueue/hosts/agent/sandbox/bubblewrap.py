@@ -18,6 +18,7 @@ import platform
 import resource
 import shutil
 import signal
+import uuid
 from asyncio.subprocess import Process
 from dataclasses import replace
 from pathlib import Path
@@ -112,7 +113,8 @@ class Bubblewrap(Sandbox):
     def clean(self) -> None:
         """End and remove what a killed agent has left: its processes die with it, control groups do not.
 
-        The processes are looked for all the same: a machine whose GPUs a forgotten job holds earns nothing.
+        The processes are looked for all the same. One there is: while bwrap begins, its process outside dies with the
+        agent before it has let the one inside go on, and that one waits for it for ever, with nothing running in it.
         """
         end_marked(self._bwrap, self._mark)
         if self._cgroups is not None:
@@ -132,19 +134,30 @@ class Bubblewrap(Sandbox):
             argv = [self._bwrap]
             for option, file in fds.items():
                 argv += [option, str(file.fileno())]
-            # Nothing comes of it but that our own processes are known by it.
-            argv += ["--unsetenv", self._mark]
+            # Nothing comes of these but that our own processes are known by them: all of this agent, and this job's.
+            job_mark = f"{self._mark}-{uuid.uuid4().hex}"
+            argv += ["--unsetenv", self._mark, "--unsetenv", job_mark]
             argv += arguments(command, uid=uid, setpriv=self._setpriv)
-            process = await asyncio.create_subprocess_exec(
-                *argv,
-                env={},
-                cwd="/",
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                pass_fds=tuple(file.fileno() for file in fds.values()),
-                start_new_session=True,
+            starting = asyncio.create_task(
+                asyncio.create_subprocess_exec(
+                    *argv,
+                    env={},
+                    cwd="/",
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=asyncio.subprocess.STDOUT,
+                    pass_fds=tuple(file.fileno() for file in fds.values()),
+                    start_new_session=True,
+                )
             )
+            try:
+                process = await asyncio.shield(starting)
+            except asyncio.CancelledError:
+                # asyncio would end the process outside alone, and wait for the pipe that the one inside holds.
+                process = await starting
+                end_marked(self._bwrap, job_mark)
+                await process.communicate()
+                raise
 
             child: int | None = None
 
@@ -171,6 +184,8 @@ class Bubblewrap(Sandbox):
                 process.stdin.close()
             except BaseException as exc:
                 end()
+                # The process inside may wait for the one outside for ever, and hold our pipe: see `clean`.
+                end_marked(self._bwrap, job_mark)
                 said, _ = await process.communicate()
                 if isinstance(exc, (OSError, ValueError)):
                     raise _not_set_up(said, exc) from None

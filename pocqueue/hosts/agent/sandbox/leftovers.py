@@ -19,6 +19,14 @@ def end_marked(program: str, mark: str) -> None:
         program: as it is called, the first of the arguments.
         mark: a whole argument that nobody else's process has.
     """
+    # Once more for what one of them started before it died.
+    while _end_some(program, mark):
+        pass
+
+
+def _end_some(program: str, mark: str) -> int:
+    """Kill those that there are now; return how many have gone."""
+    num_gone = 0
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
@@ -30,7 +38,8 @@ def end_marked(program: str, mark: str) -> None:
                 signal.pidfd_send_signal(fd, signal.SIGKILL)
                 gone = select.poll()
                 gone.register(fd, select.POLLIN)
-                gone.poll(_GONE_MS)
+                num_gone += len(gone.poll(_GONE_MS))
+    return num_gone
 
 
 def _is_marked(folder: Path, program: str, mark: str) -> bool:

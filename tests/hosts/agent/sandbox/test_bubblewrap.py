@@ -5,6 +5,7 @@ Every one of these was seen to leak in some sandbox.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import platform
@@ -308,7 +309,11 @@ def test_a_killed_agent_leaves_nothing_running() -> None:
     mark = f"8{uuid.uuid4().int % 10**12}"
     with sandbox_process("bubblewrap") as agent:
         agent.start("sh", "-c", f"setsid sleep {mark} & sleep {mark}")
-        wait_until(lambda: len(_processes_with(mark)) >= 2, message="the job")
+        sleep = [b"sleep", mark.encode()]
+        wait_until(
+            lambda: [_words(pid) for pid in _processes_with(mark)].count(sleep) == 2,
+            message="the job",
+        )
         agent.process.kill()
         wait_until(lambda: not _processes_with(mark), message="the job's end")
     cgroups = Cgroups.find(agent.owner)
@@ -349,6 +354,19 @@ def test_what_was_left_running_is_ended_by_the_next_agent() -> None:
         finally:
             speaks.kill()
             speaks.wait()
+
+
+async def test_a_job_that_is_given_up_while_it_starts_leaves_nothing() -> None:
+    """At any moment of it; whoever gives it up does not wait for ever."""
+    need("bwrap", "bubblewrap")
+    box, mark = Bubblewrap(None, OWNER), f"8{uuid.uuid4().int % 10**12}"
+    for number in range(40):
+        running = asyncio.create_task(box.run(Command(("sleep", mark)), asyncio.Event()))
+        await asyncio.sleep(number / 2000)
+        running.cancel()
+        await asyncio.wait([running], timeout=60)
+        assert running.done(), number
+    wait_until(lambda: not _processes_with(mark), message="the end of all of them")
 
 
 def test_groups_are_removed(jobs: SandboxProcess) -> None:
@@ -438,7 +456,9 @@ def _parent(pid: int) -> int:
 
 
 def _words(pid: int) -> list[bytes]:
-    return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]
+    return []
 
 
 def _processes_with(mark: str) -> list[int]:
