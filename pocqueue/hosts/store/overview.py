@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -128,19 +128,8 @@ class Overview:
             before: only rows with a lower id: for the next page, that of the last row.
         """
         older = true() if before is None else ledger.c.id < before
-        later = ledger.alias("later")
-
-        def last(kind: str) -> Any:
-            """Return the newest row of a node that takes out all that it had by then."""
-            same = and_(later.c.node_id == ledger.c.node_id, later.c.kind == kind)
-            return select(func.max(later.c.id)).where(same).correlate(ledger).scalar_subquery()
-
         query = (
-            select(
-                *(ledger, node.c.hostname, node.c.proven),
-                last("payout").label("paid_to"),
-                last("forfeit").label("forfeited_to"),
-            )
+            select(ledger, node.c.hostname, node.c.proven)
             .join(node, node.c.id == ledger.c.node_id)
             .where(ledger.c.wallet == address, older)
             .order_by(ledger.c.id.desc())
@@ -149,7 +138,28 @@ class Overview:
         with self._db.read() as connection:
             rows = connection.execute(query).mappings().all()
             facts = self._facts(connection, [row["ref"] for row in rows if row["kind"] == "job"])
-        return [_earning(row, facts.get(row["ref"])) for row in rows]
+            taken = self._taken(connection, {row["node_id"] for row in rows})
+        return [_earning(row, facts.get(row["ref"]), taken) for row in rows]
+
+    def ledger_mark(self, address: str) -> tuple[int, int]:
+        """Return number and newest id of a wallet's rows in the ledger: while they stay, so do its sums."""
+        query = select(func.count(), func.max(ledger.c.id)).where(ledger.c.wallet == address)
+        with self._db.read() as connection:
+            num, newest = connection.execute(query).one()
+        return num, newest or 0
+
+    def _taken(self, connection: Any, node_ids: Collection[str]) -> dict[tuple[str, str], int]:
+        """Return the newest payout and the newest forfeit of nodes, by node and kind.
+
+        Not a part of the other statement: it would be worked out for each row of a wallet.
+        """
+        kinds = ["payout", "forfeit"]
+        query = (
+            select(ledger.c.node_id, ledger.c.kind, func.max(ledger.c.id))
+            .where(ledger.c.node_id.in_(list(node_ids)), ledger.c.kind.in_(kinds))
+            .group_by(ledger.c.node_id, ledger.c.kind)
+        )
+        return {(node_id, kind): newest for node_id, kind, newest in connection.execute(query)}
 
     def _facts(self, connection: Any, refs: Sequence[str]) -> dict[str, Any]:
         """Return the attempts that rows are for, by `ref`."""
@@ -173,15 +183,15 @@ def _attempt_of(ref: str) -> tuple[str, int]:
     return job_id, int(n)
 
 
-def _earning(row: Any, turn: Any) -> Earning:
+def _earning(row: Any, turn: Any, taken: Mapping[tuple[str, str], int]) -> Earning:
     entry = Entry(**{name: row[name] for name in Entry.__slots__})
     fate: Fate | None = "due" if row["proven"] else "held"
     if entry.kind in {"payout", "forfeit"}:
         fate = None
     # A payout, and a forfeit, takes out all that its node has by then: what has a lower number is in it.
-    elif entry.id < (row["paid_to"] or 0):
+    elif entry.id < taken.get((entry.node_id, "payout"), 0):
         fate = "paid"
-    elif entry.id < (row["forfeited_to"] or 0):
+    elif entry.id < taken.get((entry.node_id, "forfeit"), 0):
         fate = "forfeited"
     if turn is None:
         return Earning(entry, row["hostname"], fate)

@@ -158,6 +158,7 @@ def page_router(parts: Parts, *, ws_port: int, require_proof: bool) -> APIRouter
 
     async def _events(request: Request, asked: Asked, watcher: str | None) -> AsyncIterator[str]:
         feed, number, quiet_s = Feed(), 0, 0.0
+        view: View | None = None
         # Counted here, where it ends for certain: an answer that nobody waits for any more does not begin.
         with (
             hub.limits.socket(address_of(request.scope)),
@@ -170,7 +171,9 @@ def page_router(parts: Parts, *, ws_port: int, require_proof: bool) -> APIRouter
                 news = {}
                 # A database that is away says nothing new.
                 with contextlib.suppress(DatabaseUnavailable):
-                    news = feed.news(await _view(request, asked))
+                    is_owner = asked.wallet == await wallet_of(request, hub)
+                    view = await hub.db(read, hub.store, asked, is_owner=is_owner, before=view)
+                    news = feed.news(view)
                 if news:
                     quiet_s, number = 0.0, number + 1
                     yield f"id: {number}\ndata: {json.dumps(news)}\n\n"
@@ -183,10 +186,6 @@ def page_router(parts: Parts, *, ws_port: int, require_proof: bool) -> APIRouter
                     await asyncio.sleep(_PAUSE_S)
                 except TimeoutError:
                     quiet_s += _LOOK_S
-
-    async def _view(request: Request, asked: Asked) -> View:
-        is_owner = asked.wallet == await wallet_of(request, hub)
-        return await hub.db(read, hub.store, asked, is_owner=is_owner)
 
     async def _page(
         request: Request,

@@ -23,7 +23,7 @@ from pocqueue.hosts.gateway.page.rows import (
 )
 from pocqueue.hosts.gateway.page.sparkline import load_of
 from pocqueue.hosts.pay import hyper
-from pocqueue.hosts.records import NodeStatus
+from pocqueue.hosts.records import Balance, NodeStatus
 from pocqueue.hosts.store import HostStore
 from pocqueue.hosts.store.overview import MAX_NODES, Earning, Standing
 
@@ -79,11 +79,22 @@ class Glance:
 
 
 @dataclass(frozen=True, slots=True)
+class Money:
+    """What a wallet has earned: sums over all of its rows, so read again only where they may differ."""
+
+    key: tuple[Any, ...]  #: while it is the same, so is all of this
+    by_node: dict[str, int]
+    balance: Balance
+    entries: Sequence[Earning]  #: of the page that is asked for; others than the owner see none
+
+
+@dataclass(frozen=True, slots=True)
 class View:
     """What a page shows."""
 
     asked: Asked
     is_owner: bool
+    money: Money
     glance: Glance
     nodes: tuple[NodeRow, ...]
     jobs: tuple[JobRow, ...]
@@ -133,11 +144,12 @@ def _write(template: str, **values: Any) -> Markup:
     return Markup(templates.get_template(template).render(values))  # noqa: S704
 
 
-def read(store: HostStore, asked: Asked, *, is_owner: bool) -> View:
+def read(store: HostStore, asked: Asked, *, is_owner: bool, before: View | None = None) -> View:
     """Read what the page shows of a wallet. Blocks.
 
     Args:
         is_owner: in a session of that wallet: with self-tests, loads, earnings and tokens.
+        before: what the same page has shown.
     """
     wallet, now_ms = asked.wallet, store.now_ms()
     standings = [
@@ -153,8 +165,8 @@ def read(store: HostStore, asked: Asked, *, is_owner: bool) -> View:
     loads = defaultdict[str, dict[str, Any]](dict)
     for (node_id, uuid), day in (store.health.loads(ids) if is_owner else {}).items():
         loads[node_id][uuid] = day
-    earned = store.ledger.earned_by_node(wallet)
-    balance = store.ledger.balance(wallet)
+    money = _money(store, asked, standings, is_owner, None if before is None else before.money)
+    balance, entries = money.balance, money.entries
     nodes = tuple(
         node_row(
             have[one.node.id],
@@ -162,21 +174,18 @@ def read(store: HostStore, asked: Asked, *, is_owner: bool) -> View:
             work.get(one.node.id, ()),
             tests.get(one.node.id, ()),
             {uuid: load_of(day, now_ms) for uuid, day in loads.get(one.node.id, {}).items()},
-            earned.get(one.node.id, 0),
+            money.by_node.get(one.node.id, 0),
             is_owner=is_owner,
         )
         for one, status in page
         if one.node.id in have
     )
     turns, more_jobs = store.jobs.of_wallet(wallet, cursor=asked.jobs or None, limit=PAGE)
-    entries: Sequence[Earning] = ()
-    if is_owner:
-        before = int(asked.earnings) if _is_number(asked.earnings) else None
-        entries = store.overview.earnings(wallet, before=before, limit=PAGE)
     num = Counter(group for pair in standings for group in _groups(*pair))
     return View(
         asked,
         is_owner,
+        money,
         Glance(
             len(standings),
             len(standings) >= MAX_NODES,
@@ -195,6 +204,28 @@ def read(store: HostStore, asked: Asked, *, is_owner: bool) -> View:
         more_nodes,
         more_jobs or "",
         str(entries[-1].entry.id) if len(entries) == PAGE else "",
+    )
+
+
+def _money(
+    store: HostStore,
+    asked: Asked,
+    standings: Sequence[tuple[Standing, NodeStatus]],
+    is_owner: bool,
+    before: Money | None,
+) -> Money:
+    wallet = asked.wallet
+    # A new row of the ledger, a node that is adopted, another session: nothing else changes it.
+    held = [one.node.id for one, _ in standings if not one.node.proven]
+    key = (*store.overview.ledger_mark(wallet), is_owner, *held)
+    if before is not None and before.key == key:
+        return before
+    start = int(asked.earnings) if _is_number(asked.earnings) else None
+    return Money(
+        key,
+        store.ledger.earned_by_node(wallet),
+        store.ledger.balance(wallet),
+        store.overview.earnings(wallet, before=start, limit=PAGE) if is_owner else (),
     )
 
 
