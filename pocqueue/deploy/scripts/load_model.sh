@@ -54,6 +54,10 @@ for try in 1 2 3; do
     [ "${hash%% *}" = "$name" ] || { echo "damaged: $name"; rm -- "$blob"; bad=1; }
   done
   if [ -z "$bad" ]; then
+    # A download of a commit leaves no such name, by which engines look a model up.
+    mkdir -p -- "$folder/refs"
+    printf %s "$revision" > "$folder/refs/main.pocqueue-tmp"
+    mv -f -- "$folder/refs/main.pocqueue-tmp" "$folder/refs/main"
     echo "$revision $(fingerprint)" > "$folder/.pocqueue-verified"
     echo "all contents are what they are named by"
     exit 0

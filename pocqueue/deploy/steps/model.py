@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from pocqueue.deploy.engine import Host, Plan
@@ -91,6 +92,15 @@ class ModelState:
         return to_load(self.cache, self.files)
 
 
+async def _loaded_before(host: Host) -> str:
+    """Return the revision that the cache has as its newest: a run from another machine found it out; empty: none."""
+    conf = host.conf
+    path = f"{conf.hf_home}/hub/{cache_folder(conf.model_name)}/refs/main"
+    said = await host.connection.look(Command(("cat", "--", path), sudo=True))
+    found = said.stdout.strip()
+    return found if said.exit_code == 0 and re.fullmatch(r"[0-9a-f]{40}", found) else ""
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """The whole model is there, and every content has been hashed.
@@ -112,7 +122,8 @@ class Model:
             commit = str(noted["revision"])
             files = tuple(HubFile(*file) for file in noted["files"])
         else:
-            url = f"{HUB}/api/models/{conf.model_name}/revision/{revision}?blobs=true"
+            at = conf.model_revision or await _loaded_before(host) or "main"
+            url = f"{HUB}/api/models/{conf.model_name}/revision/{at}?blobs=true"
             command = Command(("curl", "-fsSL", "--max-time", "30", url), timeout_s=60)
             text = await looked(host, self.name, command)
             commit, files = read_revision(text), read_listing(text)

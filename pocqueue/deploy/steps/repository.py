@@ -55,6 +55,9 @@ class Repository:
             return Clone(git, ref, ref)
         if noted.get("ref") == ref:
             return Clone(git, ref, noted["commit"])
+        if git.head and host.conf.gonka_ref is None:
+            # Made from another machine: "the newest" was found out there, and a node that runs is not moved on.
+            return Clone(git, ref, git.head)
         command = Command(("git", "ls-remote", "--", URL, ref, f"{ref}^{{}}"), timeout_s=60)
         return Clone(git, ref, read_ls_remote(await looked(host, self.name, command), ref))
 

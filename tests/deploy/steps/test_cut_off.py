@@ -8,12 +8,12 @@ from typing import Literal
 import pytest
 
 from pocqueue.deploy.engine import Step
-from pocqueue.deploy.steps.model import HubProgram, Model
+from pocqueue.deploy.steps.model import HUB, HubProgram, Model
 from pocqueue.deploy.steps.node_files import HasNodeFile
 from pocqueue.deploy.steps.repository import Repository
 from tests.deploy.server import Fault
 from tests.deploy.steps.on_disk import kinds, on_disk
-from tests.deploy.steps.test_model import has_listing
+from tests.deploy.steps.test_model import MODEL, REVISION, has_listing
 
 STEPS: tuple[Step, ...] = (
     *(Repository(), HubProgram(), Model(stall_s=60)),
@@ -41,4 +41,18 @@ async def test_a_connection_that_breaks_at_every_change(
         assert len(names) == len(set(names)) == 4
         assert len([call for call in here.fakes.calls("git") if "clone" in call.words]) == 1
         assert sorted(path.name for path in here.disk.iterdir()) == [".pocqueue", "gonka", "hf"]
+        assert kinds(await here.later().run(*STEPS)) == {"[INFO]", "[CHECK]", "[SKIP]"}
+
+
+async def test_another_machine_does_not_move_a_node_on(tmp_path: Path) -> None:
+    """It knows nothing of what was the newest then, and takes what is there."""
+    async with on_disk(tmp_path) as here:
+        has_listing(here)
+        await here.run(*STEPS)
+        has_listing(here, REVISION)
+        here.fakes.answer(f"{HUB}/api/models/{MODEL}/revision/main?blobs=true", "{}")
+        upstream = here.fakes.folder / "state" / "upstream"
+        who = ("-c", "user.name=a", "-c", "user.email=a@b")
+        here.fakes.run("git", "-C", str(upstream), *who, "commit", "-q", "--allow-empty", "-m", "x")
+        (here.host.conf.folder / "state.json").unlink()
         assert kinds(await here.later().run(*STEPS)) == {"[INFO]", "[CHECK]", "[SKIP]"}

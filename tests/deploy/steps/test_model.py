@@ -58,6 +58,7 @@ async def test_a_model_is_loaded_and_proved_once(tmp_path: Path) -> None:
         assert lines[-1] == (
             f"[OK] model: {MODEL} at {REVISION[:12]}, 4 files, every content is what it is named by"
         )
+        assert (folder(here) / "refs" / "main").read_text() == REVISION
         asked = len(here.fakes.calls("curl"))
         lines = await here.later().run(*STEPS)
         assert kinds(lines) == {"[INFO]", "[CHECK]", "[SKIP]"}
