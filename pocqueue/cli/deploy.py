@@ -143,6 +143,16 @@ def run(
     )
 
 
+@app.command("rollback")
+def rollback(
+    conf: ConfFile,
+    yes: Annotated[bool, typer.Option("--yes", help="Begin without asking.")] = False,
+    ask_sudo: AskSudo = False,
+) -> None:
+    """Take back what runs have added, the last first; a filesystem and what is in it stay."""
+    _work("rollback", [conf], ask_sudo=ask_sudo, is_confirmed=yes)
+
+
 def _work(what: str, paths: Sequence[Path], *, ask_sudo: bool, **options: Any) -> None:
     """Do one of the runner's works with conf files."""
     with _ends():

@@ -64,6 +64,7 @@ class Plan:
         actions: in their order.
         undo: how it is taken back; remembered before the first action.
         is_final: cannot be taken back, and is never tried a second time by itself.
+        destroys: what is lost by it, as it was named when the operator was asked; empty: nothing.
         diff: of files, unified.
         notes: what is remembered before the first action, by names of the journal.
     """
@@ -72,6 +73,7 @@ class Plan:
     actions: tuple[Action, ...]
     undo: tuple[Undo, ...] = ()
     is_final: bool = False
+    destroys: str = ""
     diff: str = ""
     notes: dict[str, Any] = field(default_factory=dict)
 
@@ -92,6 +94,8 @@ class Host:
     state_dir: str = STATE_DIR
     #: What steps have read; empty again after each change.
     memory: dict[str, Any] = field(default_factory=dict)
+    #: What may be lost: the operator was told of exactly these.
+    confirmed: set[str] = field(default_factory=set)
 
 
 class Step(Protocol):
@@ -201,6 +205,11 @@ async def _do(host: Host, step: Step, clock: Callable[[], float], now: Callable[
         return
     for is_last in (False, True):
         plan = step.plan(facts)
+        if plan.destroys and plan.destroys not in host.confirmed:
+            raise StepFailed(
+                step.name,
+                f"{plan.destroys} is not what was named before the run began. Nothing was done; run again and look at it.",
+            )
         try:
             await _act(host, step, plan)
         except OutcomeUnknown as exc:

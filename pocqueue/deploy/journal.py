@@ -117,6 +117,10 @@ class Journal:
         if undo not in self.undos:
             self.record(undo=[*self._data["undo"], asdict(undo)])
 
+    def drop_undo(self, undo: Undo) -> None:
+        """Forget how something is taken back: after it was."""
+        self.record(undo=[asdict(other) for other in self.undos if other != undo])
+
     def _write(self, data: dict[str, Any]) -> None:
         text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
         try:

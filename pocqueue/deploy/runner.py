@@ -12,8 +12,9 @@ from pocqueue.deploy import report
 from pocqueue.deploy.conf import Conf
 from pocqueue.deploy.connection import RETRY_DELAYS_S
 from pocqueue.deploy.engine import PHASES, Host, Planned, plan_steps, run_steps, section
-from pocqueue.deploy.errors import BadUsage, DeployError, HostKeyUnknown
+from pocqueue.deploy.errors import BadUsage, DeployError, HostKeyUnknown, StepFailed
 from pocqueue.deploy.folder import make_folders
+from pocqueue.deploy.journal import Undo
 from pocqueue.deploy.lock import local_lock, server_lock, who_we_are
 from pocqueue.deploy.log import Log, local_now
 from pocqueue.deploy.look import look_at_server, show_checks
@@ -160,6 +161,50 @@ async def status(conf: Conf, out: Log, options: Options) -> None:
                 )
 
 
+async def rollback(conf: Conf, out: Log, options: Options) -> None:
+    """Take back what runs have added, the last first: lines and keys of ours, a mount; never what is in a filesystem, nor it.
+
+    Raises:
+        DeployError: why it stopped; what was not taken back stays in the journal.
+    """
+    make_folders(conf)
+    with local_lock(conf.folder):
+        async with _begun(conf, out, options) as host:
+            undos = host.journal.undos[::-1]
+            for undo in undos:
+                out.info(f"To be taken back: {undo.step}: {undo.what}")
+            if noted := host.journal.get("volume"):
+                out.info(
+                    f"Stays as it is: the filesystem {noted['uuid']} on {noted['device']}, and all in it"
+                )
+            if not undos:
+                out.skip("Nothing was added that could be taken back")
+                return
+            if not _is_confirmed(host, options, "do you want to take this back?"):
+                return
+            who = who_we_are(local_now())
+            async with server_lock(host.connection, who, state_dir=options.state_dir):
+                for undo in undos:
+                    await _take_back(host, undo)
+
+
+async def _take_back(host: Host, undo: Undo) -> None:
+    command = undo.command()
+    host.out.command(command)
+    result = await host.connection.run(command)
+    host.out.output(result.stdout)
+    host.out.output(result.stderr)
+    if result.exit_code != 0:
+        raise StepFailed(
+            undo.step,
+            f"cannot be taken back: {undo.what}.",
+            exit_code_there=result.exit_code,
+            tail=result.tail,
+        )
+    host.journal.drop_undo(undo)
+    host.out.ok(f"{undo.step}: {undo.what}")
+
+
 async def check(conf: Conf, out: Log, options: Options) -> None:
     """Look at the conf, at the way to the server, and at the server; all stay as they are.
 
@@ -212,6 +257,8 @@ def _is_wanted(host: Host, options: Options, planned: Sequence[Planned]) -> bool
     for item in planned:
         if item.plan and item.plan.is_final:
             host.out.warn(f"CANNOT BE UNDONE: {item.step.name}: {item.told}")
+        if item.plan and item.plan.destroys:
+            host.confirmed.add(item.plan.destroys)
         if item.state == "stop":
             host.out.warn(item.told)
     name = host.conf.key_name
@@ -226,12 +273,21 @@ def _is_wanted(host: Host, options: Options, planned: Sequence[Planned]) -> bool
         ):
             host.out.info("Another serial was typed; nothing was done.")
             return False
+    return _is_confirmed(host, options, "do you want to proceed with deployment?")
+
+
+def _is_confirmed(host: Host, options: Options, question: str) -> bool:
+    """Ask a question whose only good answer is yes.
+
+    Raises:
+        BadUsage: nobody is there to ask.
+    """
     if options.is_confirmed:
         host.out.info("Confirmed beforehand. Starting...")
         return True
     if options.ask is None:
         raise BadUsage("Nobody can be asked whether to begin: add --yes, or run it in a terminal.")
-    if options.ask(f"{name}: do you want to proceed with deployment? (yes/no): ").strip() != "yes":
+    if options.ask(f"{host.conf.key_name}: {question} (yes/no): ").strip() != "yes":
         host.out.info("Deployment cancelled by user")
         return False
     host.out.info("User confirmed deployment. Starting...")

@@ -55,10 +55,11 @@ class HasFile:
 
 
 def with_make_script(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the script of that step beside ours."""
+    """Have the scripts of that step beside ours."""
     real = words.script
     make = 'echo "$1" >> runs; echo "making $1"; [ "$2" = 0 ] || touch "$1"; exit "$3"\n'
-    fake = lambda name: make if name == "make" else real(name)  # noqa: E731
+    ours = {"make": make, "unmake": 'echo "not $1" >> runs; rm "$1"\n'}
+    fake = lambda name: ours[name] if name in ours else real(name)  # noqa: E731
     monkeypatch.setattr(words, "script", fake)
     monkeypatch.setattr("pocqueue.deploy.remote_job.script", fake)
 

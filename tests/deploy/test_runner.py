@@ -17,7 +17,7 @@ from pocqueue.deploy.conf import Conf
 from pocqueue.deploy.engine import Step
 from pocqueue.deploy.host_key import fingerprint_of
 from pocqueue.deploy.lock import local_lock
-from pocqueue.deploy.runner import Options, deploy, dry_run, run_all, status
+from pocqueue.deploy.runner import Options, deploy, dry_run, rollback, run_all, status
 from pocqueue.deploy.words import Secret
 from tests.deploy.confs import PASSWORD, conf
 from tests.deploy.server import Fault, Server, serving
@@ -210,6 +210,26 @@ async def test_a_server_or_a_folder_in_use_is_left_alone(server: Server, tmp_pat
     assert not (server.root / "runs").exists()
     hold.set()
     assert await running == 0
+
+
+async def test_what_was_added_is_taken_back(server: Server, tmp_path: Path) -> None:
+    """The last first, after a yes; what could not be stays to be taken back, and nothing is taken back twice."""
+    pinned = node(server, tmp_path, SSH_HOST_KEY=fingerprint_of(server.host_key))
+    assert await Run(server, is_confirmed=True)(pinned) == 0
+    no = Run(server, "no")
+    assert await no(pinned, work=rollback) == 0
+    assert "remove it" in no.text
+    assert (server.root / "runs").read_text() == "a\nb\n"
+    server.fault(Fault("unmake a", instead=9))
+    failed = Run(server, "yes")
+    assert await failed(pinned, work=rollback) == 1
+    assert "[OK] file b: remove it" in failed.text
+    assert "[OK] file a" not in failed.text
+    assert await Run(server, "yes")(pinned, work=rollback) == 0
+    assert (server.root / "runs").read_text() == "a\nb\nnot b\nnot a\n"
+    nothing = Run(server)
+    assert await nothing(pinned, work=rollback) == 0
+    assert "[SKIP]" in nothing.text
 
 
 async def test_sudo_that_asks_is_told(server: Server, tmp_path: Path) -> None:

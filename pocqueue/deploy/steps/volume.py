@@ -167,6 +167,7 @@ class FormatVolume:
             f"{device.shown} is empty → mkfs.ext4 -L pocqueue -U {facts.uuid}",
             (Job("1-format", command),),
             is_final=True,
+            destroys=f"{device.shown}, {device.size_bytes:,} bytes",
         )
 
 

@@ -85,9 +85,12 @@ class Runs:
             out = Log(Redactor(), console=console)
             yield Host(self.conf, connection, out, journal, "/var/lib/pocqueue-deploy"), console
 
-    async def run(self) -> str:
-        """Run all steps; return the log."""
+    async def run(self, *, is_asked: bool = True) -> str:
+        """Run all steps, as after the operator was asked; return the log."""
         async with self.host() as (host, console):
+            if is_asked:
+                plans = [item.plan for item in await plan_steps(host, self.steps) if item.plan]
+                host.confirmed.update(plan.destroys for plan in plans)
             await run_steps(host, self.steps, now=lambda: "2026-01-02 03:04:05")
             return console.getvalue()
 
@@ -221,6 +224,16 @@ async def test_a_disk_that_may_not_be_formatted_is_left_alone(
         await runs.run()
     assert seen() == before
     assert view.run("cat", "/etc/fstab") == fstab
+
+
+async def test_a_disk_that_was_not_named_is_not_formatted(
+    server: Server, disk: LoopDevice, tmp_path: Path
+) -> None:
+    """What the operator was asked about is what is formatted, or nothing is."""
+    before = disk.hash()
+    with pytest.raises(StepFailed, match=f"{disk.path} .* is not what was named"):
+        await Runs(server, tmp_path, disk).run(is_asked=False)
+    assert disk.hash() == before
 
 
 async def test_a_disk_that_was_refused_is_not_remembered(
