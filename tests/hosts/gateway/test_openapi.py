@@ -13,7 +13,8 @@ from tests.hosts.gateway.conftest import ADMIN, Gateway
 from tests.hosts.parts import joined
 from tests.support.openapi import statuses_of_generated_requests
 
-pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+#: The stricter one about what strangers send.
+pytestmark = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 
 
 def test_the_document_is_complete(gateway: Gateway) -> None:

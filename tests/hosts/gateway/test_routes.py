@@ -22,8 +22,8 @@ from tests.hosts.gateway.conftest import ADMIN, Gateway
 from tests.hosts.parts import joined, running, sleep
 from tests.support.waiting import wait_until
 
-#: The store's own tests run on both databases.
-pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+#: What asks nothing new of the database; the other tests run on both.
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 class Wallet:
@@ -69,6 +69,7 @@ def error(reply: httpx.Response, status: int) -> str:
     return str(reply.json()["error"])
 
 
+@on_sqlite
 def test_texts_that_older_pages_know(gateway: Gateway) -> None:
     """Word for word, with their statuses."""
     http = gateway.http
@@ -124,6 +125,7 @@ def test_what_an_announcement_may_be(gateway: Gateway) -> None:
     assert error(announce('{"wallet": "\\ud800", "hostname": "h"}'), 422)
 
 
+@on_sqlite
 def test_announcements_are_bounded(make: Callable[..., Gateway]) -> None:
     """For an address, in a day, whatever wallets it names; asking for them is not."""
     gateway = make(limits_factor=0.1)
@@ -136,6 +138,7 @@ def test_announcements_are_bounded(make: Callable[..., Gateway]) -> None:
     assert len(found.json()) == 1
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("host", "is_own"),
     [
@@ -161,6 +164,7 @@ def test_nobody_signs_in_by_a_name_that_may_be_anothers(
         assert "POCQUEUE_HOSTS_PUBLIC_URL" in error(reply, 403)
 
 
+@on_sqlite
 def test_with_a_public_url_its_name_is_signed(
     make: Callable[..., Gateway], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -177,6 +181,7 @@ def test_with_a_public_url_its_name_is_signed(
     assert "POCQUEUE_HOSTS_PUBLIC_URL is not set" in caplog.text
 
 
+@on_sqlite
 def test_bodies_are_json_whatever_is_said_of_them(
     gateway: Gateway, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -192,6 +197,7 @@ def test_bodies_are_json_whatever_is_said_of_them(
     assert "geheim" not in caplog.text
 
 
+@on_sqlite
 @pytest.mark.parametrize("wallet", ["x", "1" * 31, "1" * 45, "0OIl" * 10, "1" * 1_000_000])
 def test_what_is_no_wallet(gateway: Gateway, wallet: str) -> None:
     """Is refused at once, however long it is, and only its beginning is repeated."""
@@ -269,6 +275,7 @@ def test_sessions(gateway: Gateway) -> None:
         assert browser.get("/api/session").json() == {"wallet": None}
 
 
+@on_sqlite
 def test_what_an_admin_has_drained_its_owner_does_not_take_back(gateway: Gateway) -> None:
     """He reads who can; what he has drained himself he takes back."""
     wallet = Wallet()
@@ -284,6 +291,7 @@ def test_what_an_admin_has_drained_its_owner_does_not_take_back(gateway: Gateway
     assert gateway.store.nodes.get(node.id).state == "active"
 
 
+@on_sqlite
 def test_owners_decide_about_tokens_and_held_nodes(gateway: Gateway) -> None:
     """Their own alone; rows of pay say what became of them."""
     wallet, stranger = Wallet(), Wallet()
@@ -361,6 +369,7 @@ def test_admins(make: Callable[..., Gateway]) -> None:
     assert error(closed.admin("GET", "/api/nodes"), 401)
 
 
+@on_sqlite
 def test_figures_of_nodes_jobs_and_the_ledger(make: Callable[..., Gateway]) -> None:
     """In every state, also where there is none; a row that somebody has changed is seen by the gateway itself."""
     gateway = make(timings={"first_audit_s": 0.05, "audit_s": 0.05})
@@ -457,6 +466,7 @@ async def test_results_over_rest(gateway: Gateway) -> None:
     assert gateway.store.ledger.differences() == []
 
 
+@on_sqlite
 async def test_pages_of_other_sites(make: Callable[..., Gateway]) -> None:
     """May read nothing, change nothing and open no socket, unless the setting names them."""
     gateway = make(cors_origins="https://app.example.com, http://localhost:5173")
@@ -487,6 +497,7 @@ async def test_pages_of_other_sites(make: Callable[..., Gateway]) -> None:
     assert "access-control-allow-credentials" not in reply.headers
 
 
+@on_sqlite
 async def test_limits(make: Callable[..., Gateway]) -> None:
     """Tokens, requests and sockets of one address; each says when to try again."""
     gateway = make(limits_factor=1.0)
@@ -534,6 +545,7 @@ def test_strangers_use_up_nobody_elses_tokens(make: Callable[..., Gateway]) -> N
         assert "5 unused tokens" in error(browser.post("/api/nodes/issue-token", json=body), 429)
 
 
+@on_sqlite
 def test_strangers_use_up_nobody_elses_pages(gateway: Gateway) -> None:
     """Of one wallet twenty may be open at each address, and twenty in its session."""
     wallet = Wallet()
@@ -550,6 +562,7 @@ def test_strangers_use_up_nobody_elses_pages(gateway: Gateway) -> None:
         assert [opened(browser) for _ in range(21)] == [200] * 20 + [429]
 
 
+@on_sqlite
 async def test_secrets_are_in_no_log(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> None:
     """Neither tokens, cookies, signatures nor the admin's token, right or wrong ones, at any level."""
     caplog.set_level(logging.DEBUG)

@@ -194,7 +194,6 @@ async def test_a_late_result_is_kept_and_not_paid(gateway: Gateway) -> None:
     assert gateway.store.ledger.differences() == []
 
 
-@on_sqlite
 async def test_the_jobs_of_a_lost_node_go_to_another(make: Callable[..., Gateway]) -> None:
     """As soon as it is offline, not when its lease would have run out."""
     gateway = make(offline_seconds=1)
@@ -226,7 +225,6 @@ async def test_the_jobs_of_a_lost_node_go_to_another(make: Callable[..., Gateway
     assert store.ledger.differences() == []
 
 
-@on_sqlite
 async def test_a_job_runs_once_its_node_says_so(gateway: Gateway) -> None:
     """Until then it is pending; who says so of another's is not heard, of what is over is told to stop."""
     async with NewAgent(gateway.ws_url) as agent, NewAgent(gateway.ws_url) as other:
@@ -268,7 +266,6 @@ async def test_older_agents_are_told_of_a_newer_one(gateway: Gateway) -> None:
             assert reply["type"] in {"ack", "job"}
 
 
-@on_sqlite
 async def test_a_refused_job_goes_to_another_node(gateway: Gateway) -> None:
     """With what the node said about it."""
     async with NewAgent(gateway.ws_url) as one, NewAgent(gateway.ws_url) as other:
@@ -289,7 +286,6 @@ async def test_a_refused_job_goes_to_another_node(gateway: Gateway) -> None:
     assert gateway.store.jobs.log(job_id, 1).text == "no image"
 
 
-@on_sqlite
 async def test_heartbeats_renew_leases(gateway: Gateway) -> None:
     """Of the jobs that they name; loads are kept, and a clock that is off by a day changes nothing."""
     async with NewAgent(gateway.ws_url) as agent:
@@ -317,7 +313,6 @@ async def test_heartbeats_renew_leases(gateway: Gateway) -> None:
         assert reply["message"] == "Invalid node ID"
 
 
-@on_sqlite
 async def test_keys_are_checked(gateway: Gateway) -> None:
     """Each challenge is good for one answer, on its socket, by this name; a wrong one ends the socket."""
     async with NewAgent(gateway.ws_url) as agent:
@@ -394,7 +389,6 @@ async def test_a_node_takes_another_key(gateway: Gateway) -> None:
         assert (reply["nodeId"], reply["nodeKey"]) == (node_id, newest.public_hex)
 
 
-@on_sqlite
 async def test_whatever_ends_while_a_key_changes(gateway: Gateway) -> None:
     """An agent that does not know which of its two keys counts signs with both, and is told."""
     async with NewAgent(gateway.ws_url) as agent:
@@ -415,7 +409,6 @@ async def test_whatever_ends_while_a_key_changes(gateway: Gateway) -> None:
     assert (await resume(old, NodeKey.generate()))["message"] == "Invalid signature"
 
 
-@on_sqlite
 async def test_an_owner_wants_another_key(gateway: Gateway) -> None:
     """His node is asked for it, if it is there and has one."""
     async with NewAgent(gateway.ws_url) as agent, OldAgent(gateway.ws_url) as old:
@@ -446,7 +439,6 @@ async def test_a_gateway_has_a_name(make: Callable[..., Gateway]) -> None:
         assert (await agent.resume(node_id))["type"] == "registered"
 
 
-@on_sqlite
 async def test_two_sockets_of_one_node(gateway: Gateway) -> None:
     """The older one stays as long as its machine answers; then the newer one is the node."""
     hub = gateway.service.hub
@@ -533,7 +525,6 @@ async def test_hostile_introductions(gateway: Gateway) -> None:
         assert await agent.close_code() == 1009
 
 
-@on_sqlite
 async def test_leaving(gateway: Gateway) -> None:
     """A node that drains gets nothing new; one that says bye is offline at once; one that is revoked stays out."""
     async with NewAgent(gateway.ws_url) as agent:
@@ -557,7 +548,6 @@ async def test_leaving(gateway: Gateway) -> None:
         assert await agent.close_code() == 4403
 
 
-@on_sqlite
 async def test_self_tests(gateway: Gateway) -> None:
     """A GPU that failed gets no job and is shown with the reason; what strangers make up is no label of a metric."""
     async with NewAgent(gateway.ws_url) as agent:
