@@ -36,7 +36,7 @@ def pool(servers: FailingOver, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 def test_a_round_outlives_a_planned_failover(servers: FailingOver, pool: Stack) -> None:
     """The old primary lives on as a replica, which refuses what is written to it."""
-    round_id = pool.start(max_nonces=NUM_NONCES, window_s=900.0)
+    round_id = pool.start(max_nonces=NUM_NONCES)
     pool.wait_checked(round_id, 300)
     servers.fail_over()
     servers.wait_leading("replica")
@@ -48,7 +48,7 @@ def test_a_round_outlives_a_planned_failover(servers: FailingOver, pool: Stack) 
 def test_a_round_outlives_its_primary(servers: FailingOver, pool: Stack) -> None:
     """What the new primary has counts once; what it never got is searched again; every process lives on."""
     servers.wait_following("primary")
-    round_id = pool.start(max_nonces=NUM_NONCES, window_s=900.0)
+    round_id = pool.start(max_nonces=NUM_NONCES)
     pool.wait_checked(round_id, 300)
     servers.cut_replication("replica", "primary")
     kept = servers.checked(round_id, "primary")

@@ -62,7 +62,8 @@ class FailingOver:
             config.write_text(
                 f"sentinel monitor {MASTER} 127.0.0.1 {self.ports['primary']} 2\n"
                 f"sentinel auth-pass {MASTER} {PASSWORD}\n"
-                f"sentinel down-after-milliseconds {MASTER} 1000\n"
+                # Long enough that a busy machine is no reason to take another primary.
+                f"sentinel down-after-milliseconds {MASTER} 5000\n"
                 f"sentinel failover-timeout {MASTER} 10000\n"
             )
             self._run(name, config=config)
