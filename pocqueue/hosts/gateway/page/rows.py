@@ -165,6 +165,8 @@ def _decisions(node: Node) -> Iterator[str]:
         yield "drain"
     elif node.drained_by != "admin":
         yield "resume"
+    if node.key is not None and node.relay is not None:
+        yield "rotate-key"
     yield "revoke"
 
 

@@ -23,12 +23,20 @@ class Decision(StrEnum):
     RESUME = "resume"  #: give it jobs again
     REVOKE = "revoke"  #: keep it out for good
     ADOPT = "adopt"  #: it is the owner's: its pay is held no more
+    ROTATE_KEY = "rotate-key"  #: it is to make itself a new key
 
 
 _STATES: Final[Mapping[Decision, NodeState]] = {
     Decision.DRAIN: "draining",
     Decision.RESUME: "active",
     Decision.REVOKE: "revoked",
+}
+
+#: What the node's own gateway tells it.
+_TOLD: Final[Mapping[Decision, What]] = {
+    Decision.DRAIN: What.DRAIN,
+    Decision.REVOKE: What.END,
+    Decision.ROTATE_KEY: What.ROTATE,
 }
 
 
@@ -66,13 +74,7 @@ def decision_router(parts: Parts) -> APIRouter:
 
         For its owner or an admin.
         """
-        _, wallet = await actor(request, hub)
-        node = await hub.db(hub.store.nodes.get, node_id)
-        if wallet not in {None, node.wallet} or node.state in {"revoked", "banned"}:
-            raise UnknownNode
-        if node.key is None or node.relay is None:
-            raise NoNewKey(has_key=node.key is not None)
-        hub.messenger.tell(node.relay, What.ROTATE, node.id)
+        await decide(parts, request, node_id, Decision.ROTATE_KEY)
         return OkAnswer()
 
     @router.post("/api/nodes/{node_id}/adopt", summary="Adopt a node", responses=errors(404))
@@ -114,18 +116,24 @@ async def decide(parts: Parts, request: Request, node_id: str, what: Decision) -
         InvalidToken: neither an admin nor an owner asks.
         UnknownNode: there is none, it is not his, or it is out for good.
         NodeDrained: an admin has drained it.
+        NoNewKey: it is not connected, or has no key.
     """
     hub = parts.hub
     nodes = hub.store.nodes
     who, wallet = await actor(request, hub)
     if what is Decision.ADOPT:
         node = await hub.db(nodes.adopt, node_id, actor=who, wallet=wallet)
+    elif what is Decision.ROTATE_KEY:
+        node = await hub.db(nodes.get, node_id)
+        if wallet not in {None, node.wallet} or node.state in {"revoked", "banned"}:
+            raise UnknownNode
+        if node.key is None or node.relay is None:
+            raise NoNewKey(has_key=node.key is not None)
     else:
         node = await hub.db(nodes.set_state, node_id, _STATES[what], actor=who, wallet=wallet)
-    told = {Decision.DRAIN: What.DRAIN, Decision.REVOKE: What.END}.get(what)
-    if told is not None and node.relay is not None:
-        hub.messenger.tell(node.relay, told, node.id)
-    if what is not Decision.DRAIN:
+    if what in _TOLD and node.relay is not None:
+        hub.messenger.tell(node.relay, _TOLD[what], node.id)
+    if what not in {Decision.DRAIN, Decision.ROTATE_KEY}:
         hub.messenger.look()
     hub.changes.tell(node.wallet)
 

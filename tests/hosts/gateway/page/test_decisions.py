@@ -56,6 +56,12 @@ async def test_by_keyboard(gateway: Gateway) -> None:
             await page.keyboard.press("Space")
             await expect(row.get_by_role("button", name="Drain")).to_be_visible()
             assert gateway.store.nodes.get(node_id).state == "active"
+            await page.keyboard.press("Tab")
+            await page.keyboard.press("Tab")
+            assert await focused(page) == "New key"
+            await page.keyboard.press("Enter")
+            assert (await agent.of_type("rotate_key"))["type"] == "rotate_key"
+            await expect(page.get_by_role("status")).to_contain_text("a new key")
             await page.keyboard.press("Escape")
             await expect(row.get_by_role("button", name="Drain")).to_be_hidden()
 
