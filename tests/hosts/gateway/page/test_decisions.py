@@ -94,10 +94,10 @@ async def test_what_an_admin_has_drained(gateway: Gateway) -> None:
         await expect(row.get_by_role("button", name="Drain")).to_have_count(0)
         await expect(row.get_by_role("button", name="Resume")).to_have_count(0)
         # A page that was open before still has the button.
-        await row.locator("form.act").first.evaluate(
+        await row.locator('form[action$="/revoke"]').evaluate(
             "(form) => { form.action = form.action.replace('revoke', 'resume'); }"
         )
-        await row.locator("form.act button").first.click()
+        await row.get_by_role("button", name="Revoke for good").click()
         await expect(page.get_by_role("status")).to_contain_text("Not done: The operator")
         assert gateway.store.nodes.get(node.id).drained_by == "admin"
 
