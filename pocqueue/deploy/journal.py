@@ -17,6 +17,8 @@ from pocqueue.deploy.words import Command
 from pocqueue.files import replace_file
 
 _VERSION = 1
+#: Exit code of an undo's script: it ran, but what it should take away still stands, for the reason that it printed.
+STILL_THERE = 66
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,13 +73,20 @@ def plan_lines(planned: Sequence[Planned]) -> Iterator[str]:
     )
 
 
-def failure(out: Log, conf: Conf, exc: DeployError) -> None:
-    """Write down why a run stopped: the error, the last lines of the server, and the command to go on with."""
+def failure(out: Log, conf: Conf, exc: DeployError, command: str = "run") -> None:
+    """Write down why a run stopped: the error, the last lines of the server, and the command to go on with.
+
+    Args:
+        out: log of the run.
+        conf: of the node.
+        exc: why it stopped.
+        command: of `pocqueue deploy`, which failed.
+    """
     out.error(str(exc))
     if isinstance(exc, StepFailed):
         for line in exc.tail:
             out.error(f"  | {line}")
-    again = f"pocqueue deploy run {shlex.quote(str(conf.path))}"
+    again = f"pocqueue deploy {command} {shlex.quote(str(conf.path))}"
     out.error(f"STOP. What is done stays done; when this is mended, go on with: {again}")
     if out.path is not None:
         out.error(f"Log: {out.path}")

@@ -14,7 +14,7 @@ from pocqueue.deploy.connection import RETRY_DELAYS_S
 from pocqueue.deploy.engine import PHASES, Host, Planned, plan_steps, run_steps, section
 from pocqueue.deploy.errors import BadUsage, DeployError, HostKeyUnknown, StepFailed
 from pocqueue.deploy.folder import make_folders
-from pocqueue.deploy.journal import Undo
+from pocqueue.deploy.journal import STILL_THERE, Undo
 from pocqueue.deploy.lock import local_lock, server_lock, who_we_are
 from pocqueue.deploy.log import Log, local_now
 from pocqueue.deploy.look import look_at_server, show_checks
@@ -56,6 +56,13 @@ class Options:
     state_dir: str = STATE_DIR
 
 
+#: Commands that people type, by the functions that do their work.
+_COMMANDS = {
+    name: name.replace("dry_run", "run --dry-run")
+    for name in ("dry_run", "status", "rollback", "check")
+}
+
+
 async def run_all(
     confs: Sequence[Conf], options: Options, work: Callable[[Conf, Log, Options], Awaitable[None]]
 ) -> int:
@@ -90,7 +97,7 @@ async def _one(
         try:
             await work(conf, out, options)
         except DeployError as exc:
-            report.failure(out, conf, exc)
+            report.failure(out, conf, exc, _COMMANDS.get(getattr(work, "__name__", ""), "run"))
             return exc.exit_code
         except asyncio.CancelledError:
             out.error("Stopped by Ctrl-C; a job that runs on the server goes on there.")
@@ -165,7 +172,7 @@ async def rollback(conf: Conf, out: Log, options: Options) -> None:
     """Take back what runs have added, the last first: lines and keys of ours, a mount; never what is in a filesystem, nor it.
 
     Raises:
-        DeployError: why it stopped; what was not taken back stays in the journal.
+        DeployError: why it stopped, or that something still stands; what was not taken back stays in the journal.
     """
     make_folders(conf)
     with local_lock(conf.folder):
@@ -184,16 +191,29 @@ async def rollback(conf: Conf, out: Log, options: Options) -> None:
                 return
             who = who_we_are(local_now())
             async with server_lock(host.connection, who, state_dir=options.state_dir):
-                for undo in undos:
-                    await _take_back(host, undo)
+                left = [undo.step for undo in undos if not await _take_back(host, undo)]
+            if left:
+                raise StepFailed(
+                    "rollback",
+                    f"not taken back, and kept in the list: {', '.join(left)}. The warnings say why.",
+                )
 
 
-async def _take_back(host: Host, undo: Undo) -> None:
+async def _take_back(host: Host, undo: Undo) -> bool:
+    """Say whether it was taken back; where it still stands the journal keeps it.
+
+    Raises:
+        StepFailed: the command failed.
+    """
     command = undo.command()
     host.out.command(command)
     result = await host.connection.run(command)
     host.out.output(result.stdout)
     host.out.output(result.stderr)
+    if result.exit_code == STILL_THERE:
+        why = " ".join(result.stdout.split()) or "it still stands."
+        host.out.warn(f"{undo.step}: not taken back ({undo.what}): {why}")
+        return False
     if result.exit_code != 0:
         raise StepFailed(
             undo.step,
@@ -203,6 +223,7 @@ async def _take_back(host: Host, undo: Undo) -> None:
         )
     host.journal.drop_undo(undo)
     host.out.ok(f"{undo.step}: {undo.what}")
+    return True
 
 
 async def check(conf: Conf, out: Log, options: Options) -> None:
@@ -265,12 +286,14 @@ def _is_wanted(host: Host, options: Options, planned: Sequence[Planned]) -> bool
     if serial := options.format_serial:
         if options.ask is None:
             raise BadUsage("--format-device asks for the serial to be typed: run it in a terminal.")
-        if (
-            options.ask(
-                f"{name}: all data of the disk {serial} will be lost. Type its serial: "
-            ).strip()
-            != serial
-        ):
+        shown = [
+            item.plan.destroys
+            for item in planned
+            if item.plan and f"serial {serial}," in item.plan.destroys
+        ]
+        disk = "; ".join(shown) or f"the disk {serial}"
+        question = f"{name}: all data of {disk} will be lost. Type its serial: "
+        if options.ask(question).strip() != serial:
             host.out.info("Another serial was typed; nothing was done.")
             return False
     return _is_confirmed(host, options, "do you want to proceed with deployment?")

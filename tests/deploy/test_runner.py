@@ -16,6 +16,7 @@ from pocqueue.deploy import runner
 from pocqueue.deploy.conf import Conf
 from pocqueue.deploy.engine import Step
 from pocqueue.deploy.host_key import fingerprint_of
+from pocqueue.deploy.journal import STILL_THERE
 from pocqueue.deploy.lock import local_lock
 from pocqueue.deploy.runner import Options, deploy, dry_run, rollback, run_all, status
 from pocqueue.deploy.words import Secret
@@ -220,13 +221,18 @@ async def test_what_was_added_is_taken_back(server: Server, tmp_path: Path) -> N
     assert await no(pinned, work=rollback) == 0
     assert "remove it" in no.text
     assert (server.root / "runs").read_text() == "a\nb\n"
+    server.fault(Fault("unmake b", instead=STILL_THERE, prints=b"b was changed since\n"))
     server.fault(Fault("unmake a", instead=9))
     failed = Run(server, "yes")
     assert await failed(pinned, work=rollback) == 1
-    assert "[OK] file b: remove it" in failed.text
-    assert "[OK] file a" not in failed.text
+    assert "[OK] file" not in failed.text
+    assert "[WARN] file b: not taken back (remove it): b was changed since" in failed.text
+    assert f"go on with: pocqueue deploy rollback {pinned.path}" in failed.text
+    server.fault(Fault("unmake b", instead=STILL_THERE))
+    assert await Run(server, "yes")(pinned, work=rollback) == 1
+    assert (server.root / "runs").read_text() == "a\nb\nnot a\n"
     assert await Run(server, "yes")(pinned, work=rollback) == 0
-    assert (server.root / "runs").read_text() == "a\nb\nnot b\nnot a\n"
+    assert (server.root / "runs").read_text() == "a\nb\nnot a\nnot b\n"
     nothing = Run(server)
     assert await nothing(pinned, work=rollback) == 0
     assert "[SKIP]" in nothing.text

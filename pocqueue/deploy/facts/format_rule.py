@@ -33,7 +33,7 @@ class FormatRule:
         min_bytes: smaller disks are not what a node's data is put on.
         kinds: lsblk's types; a loop device is for tests.
         garbage_serial: of the disk whose old data may go, typed by the operator; empty: none. It does not help a
-            disk that has a signature or is in any use.
+            disk that has a signature, is in any use, or cannot be read.
         known_serial: that was recorded for this server; None: none was.
     """
 
@@ -160,6 +160,9 @@ def _content(facts: DiskFacts, device: Device, rule: FormatRule) -> Iterator[str
             "nothing here does."
         )
     samples = device.samples
+    if samples.unreadable_at is not None:
+        yield f"{device.path} cannot be read at byte {samples.unreadable_at}."
+        return
     if rule.may_have_garbage(device):
         return
     if samples.data_at is not None:
@@ -168,8 +171,6 @@ def _content(facts: DiskFacts, device: Device, rule: FormatRule) -> Iterator[str
             f"--format-device {device.serial or 'SERIAL'}"
             + ("." if device.serial else "; but this disk has no serial to name it by.")
         )
-    elif samples.unreadable_at is not None:
-        yield f"{device.path} cannot be read at byte {samples.unreadable_at}."
     elif samples.num_zero != NUM_SAMPLES:
         yield f"Only {samples.num_zero} of {NUM_SAMPLES} samples of {device.path} were seen."
 

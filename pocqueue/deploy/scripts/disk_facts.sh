@@ -91,17 +91,18 @@ nodes() {
 samples() {
   [ "$look" = samples ] || return 0
   sectors=$(cat "/sys/class/block/$name/size")
-  bytes=$((sectors * 512)) mib=1048576 checked=0
+  bytes=$((sectors * 512)) mib=1048576 zero=0 data=
   [ "$bytes" -ge $((2 * mib)) ] || return 0
   for place in "0 $mib" "$((bytes - mib)) $mib" $(shuf -i "0-$((bytes / 4096 - 1))" -n 256); do
     case $place in *' '*) at=${place% *} length=${place#* } ;; *) at=$((place * 4096)) length=4096 ;; esac
     code=0
     cmp -s -i "$at:0" -n "$length" -- "$device" /dev/zero || code=$?
     [ "$code" -le 1 ] || { echo "unreadable=$at"; return 0; }
-    [ "$code" = 0 ] || { echo "data=$at"; return 0; }
-    checked=$((checked + 1))
+    # To the end: behind data there may be what cannot be read.
+    if [ "$code" = 0 ]; then zero=$((zero + 1)); else data=${data:-$at}; fi
   done
-  echo "zero=$checked"
+  echo "zero=$zero"
+  [ -z "$data" ] || echo "data=$data"
 }
 
 where() {

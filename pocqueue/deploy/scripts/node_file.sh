@@ -1,5 +1,6 @@
 # A file of the node's folder: looks at it, keeps it, or puts it back.
 # Arguments: what; the folder; the file's name; for `restore`, the SHA-256 of ours and of the kept one (`-`: there was none).
+# Exit codes: 0; 66 there is no such folder, or `restore`: somebody changed the file, which stays.
 export LC_ALL=C
 umask 077
 what=$1 folder=$2 name=$3
@@ -27,6 +28,8 @@ case $what in
     [ "$found" = - ] || [ -e "$name.pocqueue-$found" ] || cp -p -- "$name" "$name.pocqueue-$found" ;;
   restore)
     ours=$4 kept=$5
-    [ "$found" = "$ours" ] || { echo "$folder/$name was changed since: it stays"; exit 0; }
+    # A run that was cut may have put it back already.
+    if [ "$found" = "$kept" ] && { [ "$kept" != - ] || { [ ! -e "$name" ] && [ ! -L "$name" ]; }; }; then exit 0; fi
+    [ "$found" = "$ours" ] || { echo "$folder/$name was changed since: it stays"; exit 66; }
     if [ "$kept" = - ]; then rm -f -- "$name"; else mv -f -- "$name.pocqueue-$kept" "$name"; fi ;;
 esac

@@ -28,7 +28,9 @@ _TYPES = (
 
 
 def blob_of(line: str) -> str | None:
-    """Return the key of a line of authorized_keys, without options and comment; None: it has none."""
+    """Return the key of a line of authorized_keys, without options and comment; None: it has none, or is commented out."""
+    if line.lstrip().startswith("#"):
+        return None
     words = line.split()
     for kind, blob in pairwise(words):
         if kind in _TYPES:
@@ -64,6 +66,12 @@ def read_admin_keys(path: Path) -> tuple[str, ...]:
             )
         keys.setdefault(blob, line)
     return tuple(keys.values())
+
+
+def _named(line: str) -> str:
+    """Return a public key's line as people know it: type, end of the key, comment."""
+    kind, blob, *comment = line.split(maxsplit=2)
+    return " ".join([kind, f"…{blob[-8:]}", *comment])
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +126,7 @@ class AdminKeys:
             (
                 Undo(
                     self.name,
-                    "remove the keys that were added",
+                    f"remove the keys that were added: {', '.join(map(_named, lines))}",
                     "admin_keys",
                     ("remove", *lines),
                     sudo=False,

@@ -163,8 +163,13 @@ class FormatVolume:
         command = format_volume(facts.disk, facts.rule, uuid.UUID(facts.uuid or str(_NAMESPACE)))
         device = facts.disk.device
         assert device is not None
+        found = (
+            "is empty"
+            if device.samples.data_at is None
+            else f"has old data at byte {device.samples.data_at}, ALL OF IT IS LOST"
+        )
         return Plan(
-            f"{device.shown} is empty → mkfs.ext4 -L pocqueue -U {facts.uuid}",
+            f"{device.shown} {found} → mkfs.ext4 -L pocqueue -U {facts.uuid}",
             (Job("1-format", command),),
             is_final=True,
             destroys=f"{device.shown}, {device.size_bytes:,} bytes",

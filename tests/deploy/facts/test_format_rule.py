@@ -238,7 +238,7 @@ def test_old_data_goes_for_the_typed_serial_alone() -> None:
         "/dev/vdc", "/mnt/ssd", empty_disk(samples="data=0", identity=identity(serial=""))
     )
     assert reasons_against(nameless, FormatRule(garbage_serial=""))
-    content = ("raw data", "no samples", "few samples", "bad sectors")
+    content = ("raw data", "no samples", "few samples")
     for case, (parts, sentence) in AGAINST.items():
         if case not in content and "missing" not in case and case != "a file":
             facts = read_disk("/dev/vdc", "/mnt/ssd", empty_disk(**{"samples": "data=0"} | parts))

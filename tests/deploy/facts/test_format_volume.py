@@ -161,6 +161,18 @@ def test_old_data_goes_if_it_was_given_away(tmp_path: Path) -> None:
         assert done.returncode == 0, done
 
 
+def test_a_disk_that_cannot_be_read_is_not_given_away(tmp_path: Path, empty: LoopDevice) -> None:
+    """Old data may go; a disk with read errors is refused in both looks, also where data stands before them."""
+    cmp = tmp_path / "cmp"
+    cmp.write_text('#!/bin/sh\ncase " $* " in *" 0:0 "*) exit 1 ;; *) exit 2 ;; esac\n')
+    cmp.chmod(0o755)
+    before = empty.hash()
+    assert_refused(guard(empty, path=str(tmp_path), content="garbage"), "cannot be read at byte")
+    facts = facts_of(empty.path, str(tmp_path))
+    assert any("cannot be read" in reason for reason in reasons_against(facts, RULE))
+    assert empty.hash() == before
+
+
 def test_a_read_only_disk_is_refused(tmp_path: Path) -> None:
     """In both looks."""
     with loop_device(tmp_path, "--read-only") as device:

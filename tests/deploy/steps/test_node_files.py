@@ -13,6 +13,7 @@ from dotenv import dotenv_values
 
 from pocqueue.deploy.engine import NotYet
 from pocqueue.deploy.errors import DeployError, StepFailed
+from pocqueue.deploy.journal import STILL_THERE
 from pocqueue.deploy.node_files import node_config, node_files, variables
 from pocqueue.deploy.steps.node_files import HasNodeFile
 from pocqueue.deploy.words import Secret
@@ -59,9 +60,11 @@ async def test_another_file_is_kept_and_comes_back(tmp_path: Path) -> None:
         [undo] = here.host.journal.undos
         await here.host.connection.run(undo.command())
         assert (join / "config.env").read_text().startswith("export KEY_NAME=old")
+        assert (await here.host.connection.run(undo.command())).exit_code == 0
         await here.later().run(STEPS[0])
         (join / "config.env").write_text("edited since")
         said = await here.host.connection.run(undo.command())
+        assert said.exit_code == STILL_THERE
         assert "was changed since" in said.stdout
         assert (join / "config.env").read_text() == "edited since"
 

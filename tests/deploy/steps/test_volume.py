@@ -6,6 +6,7 @@ import functools
 import io
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import pytest_asyncio
 from pocqueue.deploy.engine import Host, Planned, Step, plan_steps, run_steps
 from pocqueue.deploy.errors import DeployError, OutcomeUnknown, StepFailed, UnsafeDisk
 from pocqueue.deploy.facts.format_rule import FormatRule
-from pocqueue.deploy.journal import Journal
+from pocqueue.deploy.journal import STILL_THERE, Journal
 from pocqueue.deploy.log import Log
 from pocqueue.deploy.steps import all_steps, volume
 from pocqueue.deploy.words import Redactor
@@ -115,7 +116,8 @@ async def test_an_empty_disk_becomes_the_volume(
     runs = Runs(server, tmp_path, disk, ADMIN_KEYS=f"# us\n{KEY}\n")
     (server.root / ".ssh").mkdir()
     authorized = server.root / ".ssh" / "authorized_keys"
-    authorized.write_text("# by hand, without an end")
+    theirs = "ssh-ed25519 " + KEY.split()[1][:-4] + "AAAA theirs"
+    authorized.write_text(f"# by hand, without an end\n{theirs}")
     fstab, machine = view.run("cat", "/etc/fstab"), loop_devices.run("cat", "/etc/fstab")
     empty = disk.hash()
     plan = await runs.plan()
@@ -133,7 +135,7 @@ async def test_an_empty_disk_becomes_the_volume(
     assert view.run("findmnt", "-n", "-o", "UUID", "--mountpoint", MOUNT).strip() == uuid
     assert view.run("stat", "-c", "%U", MOUNT).strip() == "nobody"
     assert (runs.conf.folder / "volume.txt").read_text() == f"{uuid}\n"
-    assert authorized.read_text() == f"# by hand, without an end\n{KEY}\n"
+    assert authorized.read_text() == f"# by hand, without an end\n{theirs}\n{KEY}\n"
     assert loop_devices.run("cat", "/etc/fstab") == machine
     again = await runs.run()
     assert "[EXEC]" not in again
@@ -145,9 +147,44 @@ async def test_an_empty_disk_becomes_the_volume(
         for undo in reversed(journal.undos):
             assert (await host.connection.run(undo.command())).exit_code == 0, undo
     assert view.run("cat", "/etc/fstab") == fstab
-    assert authorized.read_text() == "# by hand, without an end\n"
+    assert authorized.read_text() == f"# by hand, without an end\n{theirs}\n"
     assert "pocqueue-test" not in view.run("cat", "/proc/self/mounts")
     assert filesystem(disk) == uuid
+    # A line that somebody changed, and a mount that another one covers, still stand.
+    view.run(
+        "sh", "-c", f"echo 'UUID={uuid} {MOUNT} ext4 ro,nofail 0 2' >> /etc/fstab; mount {MOUNT}"
+    )
+    view.run("mount", "-t", "tmpfs", "none", MOUNT)
+    fstab = view.run("cat", "/etc/fstab")
+    async with runs.host() as (host, _):
+        codes = {
+            undo.script: (await host.connection.run(undo.command())).exit_code
+            for undo in journal.undos
+        }
+    assert codes == {"admin_keys": 0, "fstab": STILL_THERE, "unmount_volume": STILL_THERE}
+    assert view.run("cat", "/etc/fstab") == fstab
+    view.run("umount", MOUNT)
+    view.run("umount", MOUNT)
+
+
+async def test_old_data_is_named_as_what_is_lost(
+    server: Server, disk: LoopDevice, tmp_path: Path
+) -> None:
+    """Nobody is told that such a disk is empty."""
+    disk.write(b"precious")
+    runs = Runs(server, tmp_path, disk)
+    async with runs.host() as (host, _):
+        facts = await volume.FormatVolume().look(host)
+    assert facts.disk.device is not None
+    given = replace(
+        facts,
+        disk=replace(facts.disk, device=replace(facts.disk.device, serial="7f3a")),
+        rule=replace(facts.rule, garbage_serial="7f3a"),
+    )
+    plan = volume.FormatVolume().plan(given)
+    assert "has old data at byte 0, ALL OF IT IS LOST" in plan.what
+    assert "empty" not in plan.what
+    assert plan.destroys.startswith(f"{disk.path} ")
 
 
 @pytest.mark.parametrize("drop", ["before", "during", "after"])
