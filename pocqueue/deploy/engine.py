@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from pocqueue.deploy.conf import Conf
 from pocqueue.deploy.connection import Connection
 from pocqueue.deploy.errors import DeployError, OutcomeUnknown, StepFailed, UnsafeDisk
+from pocqueue.deploy.facts.parts import UnexpectedAnswer
 from pocqueue.deploy.journal import Journal, Undo
 from pocqueue.deploy.log import Level, LimitedOutput, Log
 from pocqueue.deploy.remote_job import STATE_DIR, Job, run_job
@@ -44,7 +45,8 @@ class LocalFile:
     """A file of the node's folder here."""
 
     path: str
-    content: str
+    #: Secrets and all.
+    content: str = field(repr=False)
     mode: int
 
     def shown(self) -> str:
@@ -303,7 +305,7 @@ async def plan_steps(host: Host, steps: Sequence[Step]) -> list[Planned]:
         except NotYet as exc:
             found.append(Planned(step, "unknown", str(exc)))
             continue
-        except (StepFailed, UnsafeDisk) as exc:
+        except (StepFailed, UnsafeDisk, UnexpectedAnswer) as exc:
             found.append(Planned(step, "stop", str(exc)))
             continue
         if step.is_done(facts):

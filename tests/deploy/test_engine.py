@@ -23,6 +23,7 @@ from pocqueue.deploy.engine import (
     run_steps,
 )
 from pocqueue.deploy.errors import DeployError, OutcomeUnknown, StepFailed, UnsafeDisk
+from pocqueue.deploy.facts.parts import UnexpectedAnswer
 from pocqueue.deploy.journal import Journal, Undo
 from pocqueue.deploy.log import Log
 from pocqueue.deploy.report import plan_lines
@@ -191,6 +192,23 @@ class Refuses(HasFile):
     @override
     def plan(self, facts: bool) -> Plan:
         raise UnsafeDisk("/dev/vdc", ["It has data."])
+
+
+class IsUnclear(HasFile):
+    """A step whose look is not understood."""
+
+    @override
+    async def look(self, host: Host) -> bool:
+        raise UnexpectedAnswer("lsblk", "?", "a disk")
+
+
+async def test_an_answer_that_is_not_understood_stops_its_step_alone(
+    server: Server, tmp_path: Path
+) -> None:
+    """The plan goes on with the others."""
+    async with at(server, tmp_path) as here:
+        planned = await plan_steps(here.host, [IsUnclear("x"), HasFile("a")])
+    assert [item.state for item in planned] == ["stop", "change"]
 
 
 async def test_a_plan_says_what_is_not_known_and_what_must_not_be(

@@ -55,7 +55,7 @@ class ModelFacts:
     Attributes:
         home: HF_HOME, where it really is.
         folder: of the model, where it really is.
-        is_inside: that is below HF_HOME, with no link that leads out.
+        outside: what leads out of that folder, such as a link; nothing is to be written there.
         blobs: whole contents, by their names.
         incomplete: bytes of contents that are not whole, by the name that they will have.
         entries: of the snapshot.
@@ -67,7 +67,7 @@ class ModelFacts:
 
     home: str
     folder: str
-    is_inside: bool
+    outside: tuple[str, ...]
     blobs: Mapping[str, Blob]
     incomplete: Mapping[str, int]
     entries: tuple[Entry, ...]
@@ -110,7 +110,7 @@ def read_model(text: str) -> ModelFacts:
     Raises:
         UnexpectedAnswer: something of it is not understood.
     """
-    parts = read_parts(text, "where", "blobs", "snapshot", "shards", "verified", "free")
+    parts = read_parts(text, "where", "outside", "blobs", "snapshot", "shards", "verified", "free")
     where = pairs("readlink", parts["where"].wanted().text)
     if not {"home", "folder"} <= where.keys():
         raise UnexpectedAnswer("readlink", parts["where"].text, "two folders")
@@ -127,7 +127,7 @@ def read_model(text: str) -> ModelFacts:
     return ModelFacts(
         home=where["home"],
         folder=where["folder"],
-        is_inside=where["folder"].startswith(where["home"].rstrip("/") + "/hub/models--"),
+        outside=tuple(parts["outside"].wanted().lines),
         blobs=blobs,
         incomplete=incomplete,
         entries=tuple(entry for _, entry in _listed(parts["snapshot"])),

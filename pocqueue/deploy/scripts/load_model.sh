@@ -1,10 +1,11 @@
 # Loads a model and proves that its contents are what the hub names them by; goes on where it was interrupted.
 # Arguments: HF_HOME; the folder's name, such as models--Qwen--Qwen3-32B-FP8; the model; the revision; the hub's program;
 # seconds without growth after which a download is begun anew.
-# Removes contents whose hash is wrong, which are then loaded again, and nothing else. Exit code 3: wrong after three tries.
+# Removes contents of this revision whose hash is wrong, which are then loaded again, and nothing else.
+# Exit codes: 0; 3 wrong after three tries; 65 something leads out of the model's folder, nothing is written there.
 export LC_ALL=C HF_HOME=$1 HF_HUB_DISABLE_TELEMETRY=1
 umask 022
-folder=$1/hub/$2 model=$3 revision=$4 hf=$5 stall=$6
+home=$1 name=$2 folder=$1/hub/$2 model=$3 revision=$4 hf=$5 stall=$6
 
 size() { du -sb -- "$folder" 2> /dev/null | cut -f 1; }
 
@@ -32,33 +33,70 @@ load() {
   return "$code"
 }
 
+# As in model_facts.sh.
+# What leads out of the model's folder, a line each: root would write, or remove, wherever a link says.
+outside() {
+  for path in "$home/hub" "$home/hub/.locks/$name" "$home/xet" "$folder" "$folder/blobs" "$folder/snapshots/$revision" "$folder/refs"; do
+    [ "$(readlink -m -- "$path")" = "$path" ] || echo "$path"
+  done
+  [ ! -d "$folder" ] || find "$folder" -type l | while IFS= read -r link; do
+    case $(readlink -m -- "$link") in "$folder"/*) ;; *) echo "$link" ;; esac
+  done
+}
+
+# Contents that the snapshot's links name: those of other revisions are not ours to hash or to remove.
+contents() {
+  [ ! -d "$folder/snapshots/$revision" ] || find "$folder/snapshots/$revision" -type l -printf '%l\n' |
+    sed -n 's#^\(\.\./\)*blobs/\([0-9a-f]*\)$#\2#p' | sort -u
+}
+
 # The marker is about these very contents: names, sizes and times.
-fingerprint() { find "$folder/blobs" -type f -printf '%f %s %T@\n' | sort | sha256sum | cut -c 1-64; }
+fingerprint() {
+  contents | while read -r blob; do
+    [ ! -f "$folder/blobs/$blob" ] || find "$folder/blobs/$blob" -type f -printf '%f %s %T@\n'
+  done | sha256sum | cut -c 1-64
+}
+
+check() {
+  found=$(outside | head -n 5)
+  [ -z "$found" ] || { echo "leads out of $folder: $(echo $found)"; exit 65; }
+}
+
+# Writes text $1 to the file $2, whatever is there: a link is replaced, and not written through.
+put() {
+  new=$(mktemp -- "$folder/.pocqueue-tmp.XXXXXXXX")
+  printf %s "$1" > "$new"
+  chmod 644 -- "$new"
+  mv -fT -- "$new" "$2"
+}
 
 for try in 1 2 3; do
+  check
   until load; do
+    check
     failed=$((${failed:-0} + 1))
     [ "$failed" -lt 5 ] || { echo "the download failed $failed times"; exit 1; }
     # Too many requests: the hub wants a pause.
     sleep "$((failed * (stall < 10 ? stall : 10)))"
   done
+  check
   bad=
-  for blob in "$folder/blobs"/*; do
-    name=${blob##*/}
+  for digest in $(contents); do
+    blob=$folder/blobs/$digest
     [ -f "$blob" ] && [ ! -L "$blob" ] || continue
-    case ${#name} in
+    case ${#digest} in
       64) hash=$(sha256sum < "$blob") ;;
       40) hash=$({ printf 'blob %s\0' "$(stat -c %s -- "$blob")" && cat -- "$blob"; } | sha1sum) ;;
       *) continue ;;
     esac
-    [ "${hash%% *}" = "$name" ] || { echo "damaged: $name"; rm -- "$blob"; bad=1; }
+    [ "${hash%% *}" = "$digest" ] || { echo "damaged: $digest"; rm -- "$blob"; bad=1; }
   done
   if [ -z "$bad" ]; then
     # A download of a commit leaves no such name, by which engines look a model up.
+    check
     mkdir -p -- "$folder/refs"
-    printf %s "$revision" > "$folder/refs/main.pocqueue-tmp"
-    mv -f -- "$folder/refs/main.pocqueue-tmp" "$folder/refs/main"
-    echo "$revision $(fingerprint)" > "$folder/.pocqueue-verified"
+    put "$revision" "$folder/refs/main"
+    put "$revision $(fingerprint)" "$folder/.pocqueue-verified"
     echo "all contents are what they are named by"
     exit 0
   fi

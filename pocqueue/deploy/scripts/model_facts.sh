@@ -2,7 +2,7 @@
 # Arguments: HF_HOME; the folder's name, such as models--Qwen--Qwen3-32B-FP8; the revision.
 # Prints parts (facts/parts.py); facts/model.py reads them. Reads, and writes nothing.
 export LC_ALL=C
-home=$1 folder=$1/hub/$2 revision=$3
+home=$1 name=$2 folder=$1/hub/$2 revision=$3
 
 part() {
   printf '@%s\n' "$1"
@@ -14,6 +14,30 @@ part() {
 }
 
 where() { echo "home=$(readlink -m -- "$home")" && echo "folder=$(readlink -m -- "$folder")"; }
+
+# As in load_model.sh.
+# What leads out of the model's folder, a line each: root would write, or remove, wherever a link says.
+outside() {
+  for path in "$home/hub" "$home/hub/.locks/$name" "$home/xet" "$folder" "$folder/blobs" "$folder/snapshots/$revision" "$folder/refs"; do
+    [ "$(readlink -m -- "$path")" = "$path" ] || echo "$path"
+  done
+  [ ! -d "$folder" ] || find "$folder" -type l | while IFS= read -r link; do
+    case $(readlink -m -- "$link") in "$folder"/*) ;; *) echo "$link" ;; esac
+  done
+}
+
+# Contents that the snapshot's links name: those of other revisions are not ours to hash or to remove.
+contents() {
+  [ ! -d "$folder/snapshots/$revision" ] || find "$folder/snapshots/$revision" -type l -printf '%l\n' |
+    sed -n 's#^\(\.\./\)*blobs/\([0-9a-f]*\)$#\2#p' | sort -u
+}
+
+# The marker is about these very contents: names, sizes and times.
+fingerprint() {
+  contents | while read -r blob; do
+    [ ! -f "$folder/blobs/$blob" ] || find "$folder/blobs/$blob" -type f -printf '%f %s %T@\n'
+  done | sha256sum | cut -c 1-64
+}
 
 # Kind, size, name; of a link where it leads to, as it is written.
 listed() { [ ! -d "$1" ] || find "$1" -mindepth 1 ! -type d -printf '%y %s %P\t%l\n'; }
@@ -34,11 +58,11 @@ free() {
 # What load_model.sh has proved, and whether the contents are the same since.
 verified() {
   [ ! -r "$folder/.pocqueue-verified" ] || echo "proved=$(cat "$folder/.pocqueue-verified")"
-  [ ! -d "$folder/blobs" ] ||
-    echo "now=$revision $(find "$folder/blobs" -type f -printf '%f %s %T@\n' | sort | sha256sum | cut -c 1-64)"
+  [ ! -d "$folder/blobs" ] || echo "now=$revision $(fingerprint)"
 }
 
 part where where
+part outside outside
 part blobs listed "$folder/blobs"
 part snapshot listed "$folder/snapshots/$revision"
 part shards shards

@@ -152,7 +152,7 @@ class Model:
 
     def is_done(self, facts: ModelState) -> bool:
         """Say whether all of it is there and proved."""
-        return facts.cache.is_inside and facts.cache.is_verified and not facts.wanted
+        return not facts.cache.outside and facts.cache.is_verified and not facts.wanted
 
     def plan(self, facts: ModelState) -> Plan:
         """Load what is missing, then hash everything.
@@ -161,10 +161,12 @@ class Model:
             StepFailed: there is too little space, or a folder leads elsewhere.
         """
         cache = facts.cache
-        if cache.home != facts.home or not cache.is_inside:
+        if cache.home != facts.home or cache.outside:
+            where = ", ".join(cache.outside[:5]) or facts.home
             raise StepFailed(
                 self.name,
-                f"{facts.home} leads to {cache.folder}: a link may fill another disk. Make it a folder of {facts.mount}.",
+                f"{where}: leads out of {facts.home}, and a link may fill another disk, or overwrite what is there. "
+                f"Make it a folder or a file of {facts.mount}, or remove it.",
             )
         missing = bytes_to_load(cache, facts.files)
         if said := lacks_space(cache, missing):

@@ -18,6 +18,7 @@ from pocqueue.deploy.words import Command
 
 #: Whatever an older file has there is a secret, too.
 _PASSWORD_LINE = re.compile(r"^((?:export )?\w*PASSWORD\w*=).*", re.MULTILINE)
+_VARIABLE = re.compile(r"\s*(?:export\s+)?([A-Z][A-Z0-9_]{0,63})=")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class FileState:
         hash_hex: SHA-256 of the one that is there; ``-``: there is none.
         mode: of it.
         kind: of what is there; empty: nothing.
-        before: its text, without passwords.
+        before: its text, of which values that are not ours are left out: any of them may be a secret.
         local: path of the copy here.
         is_local: it is there, as it is wanted.
     """
@@ -99,7 +100,7 @@ class HasNodeFile:
             hash_hex=_hash(parts["hash"]),
             mode=int(stat.get("mode", "0"), 8),
             kind=stat.get("kind", ""),
-            before=_PASSWORD_LINE.sub(r"\1…", before),
+            before=_without_secrets(before, file),
             local=local,
             is_local=is_local,
         )
@@ -151,6 +152,21 @@ class HasNodeFile:
             (undo,) if facts.hash_hex != facts.wanted_hash else (),
             diff=_diff(facts.before, _PASSWORD_LINE.sub(r"\1…", facts.file.shown), self.file),
         )
+
+
+def _without_secrets(text: str, ours: NodeFile) -> str:
+    """Return a file's text with those lines alone that ours has, too; of the others the name of a variable at most."""
+    known = dict(zip(ours.text.splitlines(), ours.shown.splitlines(), strict=True))
+    names = {found[1] for line in known if (found := _VARIABLE.match(line))}
+
+    def line_shown(line: str) -> str:
+        if line in known:
+            return known[line]
+        found = _VARIABLE.match(line)
+        # A line of a secret in base32 looks like a variable, too.
+        return f"{found[0]}…" if found and (found[1] in names or "_" in found[1]) else "…"
+
+    return _PASSWORD_LINE.sub(r"\1…", "\n".join(map(line_shown, text.splitlines())))
 
 
 def _hash(part: Part) -> str:

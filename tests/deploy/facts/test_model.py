@@ -97,7 +97,7 @@ def cache(tmp_path: Path) -> Cache:
 def test_a_whole_model_is_whole(cache: Cache) -> None:
     """Its hashes are its names; nothing is to be loaded."""
     facts = cache.facts()
-    assert facts.is_inside
+    assert facts.outside == ()
     assert facts.shards == tuple(SHARDS)
     assert to_load(facts, LISTING) == {}
     hashes = cache.hashes()
@@ -181,7 +181,22 @@ def test_links_out_of_the_cache_are_not_followed(cache: Cache, tmp_path: Path) -
     moved = tmp_path / "moved"
     cache.folder.rename(moved)
     cache.folder.symlink_to(moved)
-    assert not cache.facts().is_inside
+    assert str(cache.folder) in cache.facts().outside
+
+
+@pytest.mark.parametrize(
+    "place", ["blobs", "snapshots/{}", "refs", ".pocqueue-verified", "refs/main", "../.locks/{}"]
+)
+def test_whatever_leads_out_is_named(place: str, cache: Cache, tmp_path: Path) -> None:
+    """Folders and files that root would write through."""
+    path = cache.folder / place.format(REVISION)
+    if place.startswith(".."):
+        path = cache.home / "hub" / ".locks" / cache_folder(MODEL)
+        path.parent.mkdir()
+    if path.exists():
+        path.rename(tmp_path / "away")
+    path.symlink_to(tmp_path / "away")
+    assert str(path) in cache.facts().outside
 
 
 def test_a_shard_that_only_the_index_names(cache: Cache) -> None:
@@ -241,6 +256,7 @@ def test_what_is_not_understood_is_an_error() -> None:
         read_model(
             answer(
                 where="home=/a\nfolder=/a/hub/models--x",
+                outside="",
                 blobs="what",
                 snapshot="",
                 shards="",

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pocqueue.deploy.errors import StepFailed
+from pocqueue.deploy.remote_job import Job
 from pocqueue.deploy.steps.model import HUB, HUB_VERSION, HubProgram, Model
 from tests.deploy.steps.on_disk import OnDisk, kinds, on_disk
 
@@ -120,6 +121,38 @@ async def test_a_cache_that_leads_elsewhere_is_not_filled(tmp_path: Path) -> Non
         (here.disk / "hf").symlink_to(tmp_path / "elsewhere")
         with pytest.raises(StepFailed, match="a link may fill another disk"):
             await here.plan(Model())
+
+
+async def test_a_link_that_came_meanwhile_is_not_written_through(tmp_path: Path) -> None:
+    """The job asks again, before it writes; the file that the link names stays."""
+    async with on_disk(tmp_path) as here:
+        has_listing(here)
+        await here.run(HubProgram())
+        plan = await here.plan(Model(stall_s=1))
+        victim = tmp_path / "victim"
+        victim.write_text("kept")
+        (folder(here) / "refs").mkdir(parents=True)
+        (folder(here) / "refs" / "main").symlink_to(victim)
+        with pytest.raises(StepFailed, match="leads out of"):
+            await here.plan(Model(stall_s=1))
+        [job] = plan.actions
+        assert isinstance(job, Job)
+        said = await here.host.connection.run(job.command)
+        assert (said.exit_code, victim.read_text()) == (65, "kept")
+        assert f"leads out of {folder(here)}" in said.stdout
+
+
+async def test_contents_of_another_revision_stay(tmp_path: Path) -> None:
+    """Also one whose hash is wrong: nothing here would load it again."""
+    async with on_disk(tmp_path) as here:
+        has_listing(here)
+        other = folder(here) / "blobs" / ("d" * 64)
+        other.parent.mkdir(parents=True)
+        other.write_text("of somebody else")
+        await here.run(*STEPS)
+        assert other.read_text() == "of somebody else"
+        other.write_text("changed")
+        assert kinds(await here.later().run(*STEPS)) == {"[INFO]", "[CHECK]", "[SKIP]"}
 
 
 async def test_the_hubs_program_is_of_our_version(tmp_path: Path) -> None:

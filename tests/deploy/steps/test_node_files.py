@@ -49,13 +49,16 @@ async def test_another_file_is_kept_and_comes_back(tmp_path: Path) -> None:
         join = here.disk / "gonka" / "deploy" / "join"
         join.mkdir(parents=True)
         (join / "config.env").write_text(
-            "export KEY_NAME=old\nexport KEYRING_PASSWORD=older secret\n"
+            "export KEY_NAME=old\nexport KEYRING_PASSWORD=older secret\nHF_TOKEN=hidden\n# hidden\nexport KEYRING_BACKEND='file'\n"
+            "KEY='hidden\nMFRGGhidden==\nMFRGG222==\n'\n"
         )
         plan = await here.plan(STEPS[0])
-        assert "-export KEY_NAME=old" in plan.diff
+        assert "-export KEY_NAME=…" in plan.diff
+        assert "-HF_TOKEN=…\n-…\n export KEYRING_BACKEND='file'" in plan.diff
+        assert not any(word in f"{plan!r}" for word in ("hidden", "MFRGG", "=old"))
         assert "+export KEY_NAME='quick-newton'" in plan.diff
         assert "older secret" not in f"{plan!r}"
-        assert PASSWORD not in plan.diff
+        assert PASSWORD not in f"{plan!r}"
         await here.run(STEPS[0])
         [undo] = here.host.journal.undos
         await here.host.connection.run(undo.command())
