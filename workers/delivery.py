@@ -3,6 +3,7 @@
 Promises:
 - What is new goes out in order, a bounded number of batches in a post, and the cursor moves with what was taken.
 - Where the receiver does not answer, or says to try again, the delivery ends: when it goes on stands in the store.
+- Nothing is posted before the lease is renewed: where that is lost, or Redis takes no writes, nothing is sent.
 - What the receiver refuses is found by halving, put aside batch by batch, and tried again after growing pauses: it
   may not be ready yet. It keeps nothing back meanwhile. The tenth refusal is final, and said.
 - One that stays waits for what is found next for as long as its round is searched, and posts it at once.
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 TASK_S = 20.0
 #: Milliseconds of one wait for what is found next, after which the lease is renewed.
 WAIT_MS = 1000
+#: After so many failures in a row posts get no smaller.
+MAX_HALVINGS = 8
 
 
 class Over(Exception):
@@ -40,21 +43,24 @@ class Over(Exception):
 
 @dataclass(slots=True)
 class PostSize:
-    """How many batches the next post has: fewer where it was refused, as the receiver may have a limit."""
+    """How many batches the next post has: fewer where it was refused or not answered, as there may be a limit."""
 
     most: int
     now: int
-    #: A single one was refused, so that it was not for the size.
-    grows: bool = False
+    #: Until more than one was refused: that may have been for the size.
+    grows: bool = True
+    #: Which of those that were refused is at fault is not found yet.
+    is_halving: bool = False
 
-    def taken(self) -> None:
-        """Take note that a post was taken."""
-        if self.grows:
+    def taken(self, was_quick: bool) -> None:
+        """Take note that a post was taken, and whether one of twice the size would be in time as well."""
+        self.is_halving = False
+        if self.grows and was_quick:
             self.now = min(2 * self.now, self.most)
 
     def is_one_refused(self, num: int) -> bool:
         """Take note that a post of so many was refused; say whether that is said of a batch, and not of several."""
-        self.now, self.grows = max(1, num // 2), num == 1
+        self.now, self.grows, self.is_halving = max(1, num // 2), num == 1, num > 1
         return num == 1
 
 
@@ -79,8 +85,9 @@ class Delivery:
         self._callbacks, self._lease = self.backend.callbacks, (self.status.round_id, self.token)
         self._cursor, self._attempts = self.progress.cursor, self.progress.attempts
         self._has_aside = self.progress.aside > 0
-        self._size = PostSize(self.entries_per_post, self.entries_per_post)
-        self._again_size = PostSize(self.entries_per_post, 1, grows=True)
+        # Half as many after each failure: a large post may have taken the receiver too long.
+        most, halvings = self.entries_per_post, min(self._attempts, MAX_HALVINGS)
+        self._size, self._again_size = PostSize(most, max(1, most >> halvings)), PostSize(most, 1)
 
     async def run(self) -> str:
         """Deliver; return one line about it."""
@@ -88,10 +95,15 @@ class Delivery:
         try:
             while True:
                 found = [await self._post_new(), await self._post_again()]
-                if not any(found) and not await self._more_comes():
+                if not any(found):
+                    if await self._more_comes():
+                        continue
                     self._callbacks.finish(*self._lease)
                     return self._line
-                if time.monotonic() > give_back_at:
+                if give_back_at == math.inf and not self.stays():
+                    give_back_at = time.monotonic()
+                # The next task would begin to halve once more.
+                if time.monotonic() >= give_back_at and not self._size.is_halving:
                     # A slow receiver must not keep the others waiting; the scheduler comes back to this round
                     # for as long as it has proofs to deliver.
                     self._callbacks.finish(*self._lease)
@@ -115,7 +127,7 @@ class Delivery:
         num, last = _num_nonces(entries), entries[-1].cursor
         if await self._is_taken(entries):
             self._hold(self._callbacks.delivered(*self._lease, last, num))
-            self._size.taken()
+            self._size.taken(self._was_quick)
             self.posted += num
         elif self._size.is_one_refused(len(entries)):
             self._hold(self._callbacks.put_aside(*self._lease, last, num))
@@ -144,7 +156,7 @@ class Delivery:
             raise Over("the round is forgotten")
         if await self._is_taken(entries):
             self._hold(self._callbacks.taken_again(*self._lease, due))
-            self._again_size.taken()
+            self._again_size.taken(self._was_quick)
             self.posted += _num_nonces(entries)
         elif self._again_size.is_one_refused(len(due)):
             self._hold(self._callbacks.refused_again(*self._lease, due[0]))
@@ -156,12 +168,15 @@ class Delivery:
         """Post batches as one; return False if the receiver refuses them.
 
         Raises:
-            Over: it is to be tried again later, or nothing may be sent there.
+            Over: it is to be tried again later, nothing may be sent there, or the lease is lost.
         """
         spec, batch = self.status.spec, Proofs.joined(entry.proofs for entry in entries)
         assert spec.callback_url is not None
         body = encode_body(spec.proof.callback_body(spec, batch))
+        self._hold(self._callbacks.keep(*self._lease))
+        begun = time.monotonic()
         result = await self.client.post(spec.callback_url, "generated", body)
+        self._was_quick = time.monotonic() - begun < self.client.request_timeout_s / 4
         self._reason = result.reason
         if result.outcome is PostOutcome.RETRY:
             error = f"{counted(len(batch), 'nonce')} not taken: {result.reason}"

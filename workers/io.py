@@ -14,6 +14,7 @@ import asyncio
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -36,8 +37,8 @@ logger = logging.getLogger(__name__)
 ENTRIES_PER_POST = 256
 #: Tasks of an io worker at a time, unless it is told another number. Most of them wait.
 TASKS = 16
-#: Seconds between two tries to reach Redis.
-RETRY_S = 0.25
+#: Seconds between two tries if Redis is away or refuses.
+RETRY_S = 1.0
 
 #: Places for tasks that stay.
 _places = threading.Semaphore(TASKS - 1)
@@ -55,7 +56,11 @@ def _make_room(sender: Any, **_: Any) -> None:
 
 @app.task(name=DELIVER_PROOFS)
 def deliver_proofs(*, round_id: str, token: str) -> str:
-    """Post what the receiver has not confirmed yet, under the lease `token`."""
+    """Post what the receiver has not confirmed yet, under the lease `token`.
+
+    The broker may deliver a task once more while it runs; the copy finds that this run has taken the lease.
+    """
+    own = uuid.uuid4().hex
     private, backend = settings().callback_private, boot.backend()
     has_place = _places.acquire(blocking=False)
     is_away = False
@@ -64,7 +69,7 @@ def deliver_proofs(*, round_id: str, token: str) -> str:
             try:
                 return asyncio.run(
                     deliver(
-                        *(backend, round_id, token),
+                        *(backend, round_id, token, own),
                         allow_private=private,
                         stays=lambda: has_place and not boot.is_stopping(),
                     )
@@ -87,6 +92,7 @@ async def deliver(
     backend: Backend,
     round_id: str,
     token: str,
+    own: str,
     *,
     allow_private: bool,
     entries_per_post: int = ENTRIES_PER_POST,
@@ -98,7 +104,8 @@ async def deliver(
 
     Args:
         round_id: whose proofs.
-        token: of the lease under which they are posted.
+        token: of the lease, as it came with the task.
+        own: token that only this run of the task knows, however often it tries; the lease is under it from now on.
         allow_private: post to addresses that are not public as well.
         entries_per_post: batches merged into one request, at most.
         stays: says, again and again, whether to wait for what is found next.
@@ -107,21 +114,20 @@ async def deliver(
         status = backend.store.status(round_id)
     except UnknownRound:
         return "the round is forgotten"
-    progress = backend.callbacks.progress(round_id)
     url = status.spec.callback_url
-    if progress.lease != token or url is None:
+    if url is None or not backend.callbacks.take(round_id, token, own):
         return "another task delivers"
     try:
         # Tells more than the connector does if the URL is odd as well.
         check_url(url, allow_private=allow_private)
     except InvalidRound as exc:
-        return give_up(backend, round_id, token, str(exc))
+        return give_up(backend, round_id, own, str(exc))
     async with CallbackClient(
         connector=partial(checked_connector, allow_private),
         delivered_below=SIGNED_BELOW if status.spec.proof.is_signed else UNSIGNED_BELOW,
     ) as client:
         delivery = Delivery(
-            *(backend, status, token, progress, client),
+            *(backend, status, own, backend.callbacks.progress(round_id), client),
             entries_per_post=entries_per_post,
             stays=stays,
         )

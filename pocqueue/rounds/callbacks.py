@@ -117,6 +117,16 @@ class Callbacks(OnRedis):
         ids = sorted(members)
         return dict(zip(ids, self._progress(ids), strict=True))
 
+    def take(self, round_id: str, token: str, own: str) -> bool:
+        """Begin a delivery; False if another run of the task has, or the lease is lost. May be asked again.
+
+        Args:
+            token: of the lease, as it came with the task; of no use to a copy of that afterwards.
+            own: token of this run, under which everything else is noted.
+        """
+        key = Keys.of_round(round_id, "callback")
+        return bool(self._run("take_callback", [key], [token, own, self.timings.lease_ms]))
+
     def delivered(self, round_id: str, token: str, cursor: str, num_nonces: int) -> bool:
         """Note that the receiver took everything up to a cursor; False if the lease is lost."""
         lease_ms = self.timings.lease_ms

@@ -140,7 +140,7 @@ async def test_a_callback_url_gets_the_batches(backend: Backend) -> None:
         round_id = backend.store.create(vector_spec(callback_url=receiver.url))
         status = searched(backend, round_id)
         [(_, token)] = backend.callbacks.claim_due(grace_s=60)
-        await deliver(backend, round_id, token, allow_private=True)
+        await deliver(backend, round_id, token, "own", allow_private=True)
         [body] = receiver.accepted
         assert body == status.spec.body(Proofs(FOUND, [vector_of(nonce) for nonce in FOUND]))
 

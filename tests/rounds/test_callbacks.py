@@ -79,6 +79,30 @@ def test_a_success_noted_twice_counts_once(backend: Backend) -> None:
     assert backend.callbacks.progress(round_id).delivered == 4
 
 
+def test_the_cursor_does_not_go_back(backend: Backend) -> None:
+    """Stream ids are pairs of numbers, and what lies before the cursor is counted."""
+    round_id = _round(backend)
+    _, token = _claim(backend)
+    for cursor, is_new in (("5-9", 1), ("5-10", 1), ("5-9", 0), ("4-11", 0), ("10-0", 1)):
+        before = backend.callbacks.progress(round_id)
+        assert backend.callbacks.delivered(round_id, token, cursor, 1)
+        after = backend.callbacks.progress(round_id)
+        assert after.delivered == before.delivered + is_new
+        assert after.cursor == (cursor if is_new else before.cursor)
+
+
+def test_only_one_run_of_a_task_takes_its_lease(backend: Backend) -> None:
+    """That one as often as it asks; and not one whose lease was given to another task."""
+    round_id = _round(backend)
+    _, token = _claim(backend)
+    assert [backend.callbacks.take(round_id, token, own) for own in ("a", "b", "a")] == [1, 0, 1]
+    assert not backend.callbacks.finish(round_id, token)
+    assert backend.callbacks.finish(round_id, "a")
+    for task in (token, "a", ""):
+        assert not backend.callbacks.take(round_id, task, "a")
+    assert not backend.callbacks.take("never claimed", "", "a")
+
+
 def test_without_the_lease_nothing_is_noted(backend: Backend) -> None:
     """A task that was too slow cannot move the cursor of the one that took over."""
     round_id = _round(backend)

@@ -7,6 +7,7 @@ import dataclasses
 import socket
 import ssl
 import threading
+import uuid
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from pocqueue.errors import StoreUnavailable
 from pocqueue.poc.backoff import Backoff
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.callbacks import Callbacks, CallbackTimings
@@ -26,7 +28,8 @@ from tests.support.callback_receiver import answering
 from tests.support.rounds import find, redis_ms, round_with_proofs
 from tests.support.tls import make_certificate
 from tests.support.waiting import until, wait_until
-from workers import boot, io
+from workers import boot, delivery, io
+from workers.delivery import PostSize
 
 
 class Receiver:
@@ -92,10 +95,14 @@ def _round(backend: Backend, url: str | None, num_valid: int) -> str:
     )
 
 
-async def deliver(backend: Backend, round_id: str, token: str, entries_per_post: int = 3) -> str:
+async def deliver(
+    backend: Backend, round_id: str, token: str, entries_per_post: int = 3, own: str = ""
+) -> str:
     """Deliver to a receiver on loopback, with several requests for what a test has to send."""
     return await io.deliver(
-        backend, round_id, token, allow_private=True, entries_per_post=entries_per_post
+        *(backend, round_id, token, own or uuid.uuid4().hex),
+        allow_private=True,
+        entries_per_post=entries_per_post,
     )
 
 
@@ -107,7 +114,8 @@ async def claim_and_deliver(backend: Backend, entries_per_post: int = 3) -> str:
 
 async def staying(backend: Backend, round_id: str, token: str, stays: Callable[[], bool]) -> str:
     """Deliver, and stay with the round."""
-    return await io.deliver(backend, round_id, token, allow_private=True, stays=stays)
+    own = uuid.uuid4().hex
+    return await io.deliver(backend, round_id, token, own, allow_private=True, stays=stays)
 
 
 def _end_pauses(backend: Backend, round_id: str) -> None:
@@ -155,16 +163,26 @@ async def test_all_proofs_are_posted_in_order_and_merged(
 async def test_a_receiver_that_fails_twice_gets_every_nonce_once(
     backend: Backend, receiver: Receiver
 ) -> None:
-    """Each failure ends the task; the next one begins with what nobody confirmed."""
+    """Each failure ends the task; the next one begins with what nobody confirmed, and half as much of it."""
     round_id = _round(backend, receiver.url, 10)
     receiver.failures = 2
-    for attempt in (1, 2):
-        assert await claim_and_deliver(backend) == "3 nonces not taken: HTTP 503"
+    for attempt, nonces in enumerate(("3 nonces", "1 nonce"), 1):
+        assert await claim_and_deliver(backend) == f"{nonces} not taken: HTTP 503"
         assert backend.callbacks.progress(round_id).attempts == attempt
     assert await claim_and_deliver(backend) == "10 nonces delivered, 0 refused"
     assert receiver.nonces == list(range(10))
-    assert [body["nonces"] for body in receiver.refused] == [[0, 1, 2]] * 2
+    assert [body["nonces"] for body in receiver.refused] == [[0, 1, 2], [0]]
     assert backend.callbacks.progress(round_id).attempts == 0
+
+
+@pytest.mark.parametrize(("was_quick", "then"), [(True, 8), (False, 4)])
+def test_a_post_grows_only_where_one_of_twice_the_size_would_be_in_time(
+    was_quick: bool, then: int
+) -> None:
+    """After an outage it is as large as before; to a slow receiver it stays as small as it takes."""
+    size = PostSize(8, 4)
+    size.taken(was_quick)
+    assert size.now == then
 
 
 async def test_a_certificate_that_expires_and_is_renewed(
@@ -179,8 +197,8 @@ async def test_a_certificate_that_expires_and_is_renewed(
     async with answering(receiver.answer, tls=tls) as url:
         round_id = _round(backend, url, 7)
         error = "no answer (its certificate is not accepted: certificate has expired)"
-        for _ in range(2):
-            assert await claim_and_deliver(backend) == f"3 nonces not taken: {error}"
+        for nonces in ("3 nonces", "1 nonce"):
+            assert await claim_and_deliver(backend) == f"{nonces} not taken: {error}"
         assert error in backend.callbacks.progress(round_id).error
         tls.load_cert_chain(*make_certificate(tmp_path))
         assert await claim_and_deliver(backend) == "7 nonces delivered, 0 refused"
@@ -215,6 +233,18 @@ async def test_a_body_too_large_for_the_receiver_is_halved(
     assert receiver.nonces == list(range(11))
     progress = backend.callbacks.progress(round_id)
     assert (progress.delivered, progress.attempts, progress.lease) == (11, 0, "")
+
+
+async def test_a_task_does_not_end_before_it_has_the_size_that_is_taken(
+    backend: Backend, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though its time is over: the next one would begin with a post that is too large, and so on for ever."""
+    monkeypatch.setattr(delivery, "TASK_S", 0.0)
+    _round(backend, receiver.url, 8)
+    receiver.limit = 3
+    line = await claim_and_deliver(backend, entries_per_post=8)
+    assert line == "2 nonces delivered, 0 refused; more to come"
+    assert [len(body["nonces"]) for body in receiver.refused] == [8, 4]
 
 
 async def test_what_the_receiver_refuses_does_not_keep_the_rest_back(
@@ -331,9 +361,66 @@ async def test_a_task_that_stays_ends_with_its_worker(backend: Backend, receiver
     task = asyncio.create_task(asyncio.to_thread(asyncio.run, coming))
     await until(lambda: receiver.nonces == [0])
     stays.clear()
-    assert await task == "1 nonce delivered, 0 refused"
+    assert (await task).startswith("1 nonce delivered, 0 refused")
     find(backend, round_id, 1, 1)
     assert await claim_and_deliver(backend) == "1 nonce delivered, 0 refused"
+
+
+async def test_a_task_ends_with_its_worker_while_more_is_found(
+    backend: Backend, receiver: Receiver
+) -> None:
+    """It does not wait for a moment without."""
+    round_id = _round(backend, receiver.url, 1)
+    _, token = await _claim(backend)
+    stays = threading.Event()
+    stays.set()
+
+    def find_more() -> None:
+        stays.clear()
+        if (num := len(receiver.nonces) + 1) < 20:
+            find(backend, round_id, num, 1)
+
+    receiver.on_request = find_more
+    line = await staying(backend, round_id, token, stays.is_set)
+    assert line == "1 nonce delivered, 0 refused; more to come"
+    receiver.on_request = lambda: None
+    assert await claim_and_deliver(backend) == "1 nonce delivered, 0 refused"
+
+
+async def test_a_task_that_is_delivered_twice_posts_once(
+    backend: Backend, receiver: Receiver
+) -> None:
+    """As the broker does after a broken connection, while the first one is at work."""
+    round_id = _round(backend, receiver.url, 2)
+    _, token = await _claim(backend)
+    task = asyncio.create_task(
+        asyncio.to_thread(asyncio.run, staying(backend, round_id, token, lambda: True))
+    )
+    await until(lambda: receiver.nonces == [0, 1])
+    find(backend, round_id, 2, 2)
+    assert await deliver(backend, round_id, token) == "another task delivers"
+    backend.store.close(round_id, RoundState.STOPPED, "")
+    assert await task == "4 nonces delivered, 0 refused"
+    assert receiver.nonces == [0, 1, 2, 3]
+    assert backend.callbacks.progress(round_id).delivered == 4
+
+
+async def test_while_redis_takes_no_writes_nothing_is_posted(
+    own_backend: Backend, receiver: Receiver
+) -> None:
+    """What is under way then goes out once more at most, however often the task tries."""
+    round_id = _round(own_backend, receiver.url, 2)
+    _, token = await _claim(own_backend)
+    receiver.on_request = lambda: own_backend.client.config_set("maxmemory", 1)
+    for _ in range(4):
+        with pytest.raises(StoreUnavailable):
+            await deliver(own_backend, round_id, token, own="this run")
+    assert receiver.nonces == [0, 1]
+    receiver.on_request = lambda: None
+    own_backend.client.config_set("maxmemory", 0)
+    line = await deliver(own_backend, round_id, token, own="this run")
+    assert line == "2 nonces delivered, 0 refused"
+    assert own_backend.callbacks.progress(round_id).delivered == 2
 
 
 async def test_one_place_is_kept_for_those_that_do_not_stay(
@@ -379,7 +466,7 @@ async def test_a_task_that_loses_the_lease_while_it_is_refused_stops(
     _, token = await _claim(backend)
     receiver.on_request = lambda: _take_over(backend, round_id)
     assert await deliver(backend, round_id, token) == "another task took over"
-    assert [body["nonces"] for body in receiver.refused] == [[0, 1, 2], [0]]
+    assert [body["nonces"] for body in receiver.refused] == [[0, 1, 2]]
 
 
 async def test_a_forgotten_round_has_nothing_to_deliver(backend: Backend) -> None:
@@ -442,7 +529,7 @@ async def test_an_address_that_is_not_public_ends_the_delivery(
     url = receiver.url.replace("127.0.0.1", host)
     round_id = _round(backend, url, 4)
     _, token = await _claim(backend)
-    line = await io.deliver(backend, round_id, token, allow_private=False)
+    line = await io.deliver(backend, round_id, token, "own", allow_private=False)
     assert line.startswith("callback_url ")
     assert "POCQUEUE_CALLBACK_PRIVATE=1" in line
     assert f"Round {round_id}: no callbacks are sent. {line}" in caplog.text

@@ -1,6 +1,6 @@
 -- Note what a callback receiver took or refused, or when to try again; only for the task that holds the lease.
 --
--- KEYS  1 callback  hash of one round: cursor (of the last proof that was taken or put aside), delivered (nonces
+-- KEYS  1 callback  hash of one round: cursor (stream id of the last proof that was taken or put aside), delivered (nonces
 --                   taken, or refused for good), aside (nonces put aside), aside_ms (when the first of these is
 --                   tried again; 0: there are none), lease (token of the task at work), lease_ms (when that lease
 --                   ends), next_ms (not before), attempts (failures in a row), error; gone with the round
@@ -14,9 +14,15 @@ if redis.call('HGET', KEYS[1], 'lease') ~= ARGV[1] then return 0 end
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local text = function(number) return string.format('%.0f', number) end
--- Asked twice (a lost reply), the same cursor counts once, and so does what was put aside.
+-- Asked twice (a lost reply), the same cursor counts once, and so does what was put aside. It moves forward only.
+local is_behind = function(one, other)
+  local ms, seq = string.match(one, '^(%d+)%-(%d+)$')
+  local other_ms, other_seq = string.match(other, '^(%d+)%-(%d+)$')
+  ms, other_ms = tonumber(ms), tonumber(other_ms)
+  return ms > other_ms or (ms == other_ms and tonumber(seq) > tonumber(other_seq))
+end
 local is_new = false
-if ARGV[2] ~= '' and ARGV[2] ~= redis.call('HGET', KEYS[1], 'cursor') then
+if ARGV[2] ~= '' and is_behind(ARGV[2], redis.call('HGET', KEYS[1], 'cursor') or '0-0') then
   redis.call('HSET', KEYS[1], 'cursor', ARGV[2], 'attempts', '0', 'error', '')
   is_new = true
 elseif ARGV[8] ~= '' then

@@ -151,7 +151,7 @@ async def test_a_callback_url_gets_artifacts_as_the_network_sends_them(backend: 
         finally:
             runner.close()
         [(_, token)] = backend.callbacks.claim_due(grace_s=60)
-        said = await deliver(backend, round_id, token, allow_private=True)
+        said = await deliver(backend, round_id, token, "own", allow_private=True)
         assert said == "8 nonces delivered, 0 refused"
         [(_, body)] = receiver.received
     assert body == {
