@@ -230,8 +230,8 @@ class Follower:
             self.spot_check.check(batches, after=self._checking), name="spot check"
         )
         # It takes its time to be sent.
-        left_s, last_s = self.request.taken_s, self.pauses.last_s
-        await self._wait(self._checking, timeout_s=max(left_s - last_s, last_s))
+        timeout_s = self.pauses.judging_s(self.request.taken_s)
+        await self._wait(self._checking, timeout_s=timeout_s)
         if self._checking.done():
             self._checking.result()
             return True

@@ -224,11 +224,12 @@ class Outbox(SqliteFile):
             # What is never sent may go out when another search of the round finds it.
             db.execute(
                 "DELETE FROM kept WHERE message_id IN"
-                " (SELECT id FROM messages WHERE session_id = ? AND state = 'waiting')",
+                " (SELECT id FROM messages WHERE session_id = ? AND state IN ('waiting', 'refused'))",
                 (session_id,),
             )
             held = db.execute(
-                "UPDATE messages SET state = 'held' WHERE session_id = ? AND state = 'waiting'",
+                "UPDATE messages SET state = 'held'"
+                " WHERE session_id = ? AND state IN ('waiting', 'refused')",
                 (session_id,),
             )
             return held.rowcount

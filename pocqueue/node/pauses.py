@@ -19,10 +19,18 @@ class Pauses(Backoff):
     refused_s: float = 20.0
     disk_s: float = 1.0  #: between two tries to write to the outbox
     close_s: float = 5.0  #: for a step under way when this process ends
-    #: For the sample of a page that comes when the round's time is over, or nearly; a page is sent so long before.
+    #: A page is sent so long before it is not taken any more. For the sample of one that comes after that.
     last_s: float = 10.0
     #: Before the end of the window, by which the end of a session is not early.
     early_s: float = 2.0
+
+    def judging_s(self, left_s: float) -> float:
+        """Return the seconds that the sample of a page has, which is taken for so many more.
+
+        Args:
+            left_s: below 0 if it comes too late, so that nothing is lost by waiting.
+        """
+        return max(left_s - self.last_s, left_s / 2) if left_s > 0 else self.last_s
 
     def after(self, trouble: Exception, tries: int) -> float:
         """Return the seconds to wait after a failure; `tries` failed before it."""

@@ -250,6 +250,9 @@ class Searches:
         seen = await self._nonces_kept(request.round)
         if isinstance(source, EngineSource):
             source.kept = seen
+            if not request.round.proof.keeps_all:
+                # Those that were not valid were searched as well, and it is not known which.
+                source.first_index = await asyncio.to_thread(first_unsearched, request.round, seen)
         follower = Follower(
             source,
             request,

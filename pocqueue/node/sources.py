@@ -224,6 +224,8 @@ class EngineSource(Source):
     is_stopped: bool = field(default=False, init=False)
     #: Nonces of the round that were kept already; grows while this search runs.
     kept: Set[int] = field(default=frozenset(), init=False)
+    #: Where a search without a cursor begins: the nonces before it were searched by another one.
+    first_index: int = field(default=0, init=False)
 
     @override
     async def read(self, cursor: str) -> Page:
@@ -231,7 +233,7 @@ class EngineSource(Source):
         if self.is_stopped or self.request.left_s <= 0:
             return self._end(cursor)
         # In a thread: all that was kept is gone through once.
-        nonces, behind = await asyncio.to_thread(self._next, int(cursor or 0))
+        nonces, behind = await asyncio.to_thread(self._next, int(cursor or self.first_index))
         if not nonces:
             return Page(cursor, [], over=True, status="every nonce of this node is searched")
         values = await self.engine.values(wanted, nonces)

@@ -433,6 +433,13 @@ async def test_a_page_is_held_while_it_is_still_taken(
     await follower.close()
 
 
+def test_how_long_a_page_is_held() -> None:
+    """It goes in time, and keeps half of a short time to be sent in."""
+    pauses = Pauses(last_s=10.0)
+    held = {100.0: 90.0, 20.0: 10.0, 12.0: 6.0, 1.0: 0.5, 0.0: 10.0, -5.0: 10.0}
+    assert {left_s: pauses.judging_s(left_s) for left_s in held} == held
+
+
 @pytest.mark.parametrize("is_only_copy", [False, True])
 async def test_the_end_of_the_process_while_a_page_is_held(
     outbox: TroubledOutbox, slow_check: SpotCheck, is_only_copy: bool

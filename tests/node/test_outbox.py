@@ -125,13 +125,13 @@ def test_messages_of_a_closed_session_are_still_sent(outbox: Outbox) -> None:
 
 
 def test_fraud_holds_what_waits(outbox: Outbox) -> None:
-    """Of that session alone; refused ones stay refused, and the session stays fraud."""
+    """Of that session alone, also what was refused so far; and the session stays fraud."""
     outbox.open_session("t", "delegation", "{}")
     outbox.accept("t", "", "1", [message("x")])
     outbox.accept("s", "", "1", [message("a"), message("b"), message("c")])
     a, b, _ = messages_in(outbox, "s")
     outbox.refused(a.id, "HTTP 400")
-    assert outbox.hold("s") == 2
+    assert outbox.hold("s") == 3
     assert outbox.hold("s") == 0
     outbox.close_session("s")
     session = outbox.session("s")
@@ -141,9 +141,9 @@ def test_fraud_holds_what_waits(outbox: Outbox) -> None:
     # One that was under way meanwhile: not sent again, and gone if it was taken.
     outbox.failed(b.id, "timeout", 0.0)
     outbox.refused(b.id, "HTTP 400")
-    assert [kept.state for kept in messages_in(outbox, "s")] == ["refused", "held", "held"]
+    assert [kept.state for kept in messages_in(outbox, "s")] == ["held", "held", "held"]
     outbox.delivered([b.id])
-    assert [kept.position for kept in messages_in(outbox, "s", "held")] == ["c"]
+    assert [kept.position for kept in messages_in(outbox, "s", "held")] == ["a", "c"]
 
 
 def test_first_message_of_each_url(outbox: Outbox) -> None:
@@ -183,7 +183,7 @@ def test_counts(outbox: Outbox, clock: Clock) -> None:
     )
     assert outbox.counts() == counts(waiting=1, refused=1, last_error=refused)
     outbox.hold("s")
-    assert outbox.counts() == counts(refused=1, held=1, last_error=refused)
+    assert outbox.counts() == counts(held=2)
 
 
 def test_what_waits_is_the_first_to_mend(outbox: Outbox) -> None:
@@ -310,13 +310,14 @@ def test_nonces_of_old_sessions_are_forgotten(outbox: Outbox, clock: Clock) -> N
 
 def test_nonces_that_are_held_were_not_sent(outbox: Outbox) -> None:
     """So another search of the round may send them; those that went out before stay."""
-    for position, nonces in (("a", [1]), ("b", [2, 3])):
+    for position, nonces in (("a", [1]), ("b", [2, 3]), ("c", [4])):
         new = NewMessage(position, "generated", URL, {"nonces": nonces}, nonces)
         session = outbox.session("s")
         assert session is not None
         assert outbox.accept("s", session.cursor, position, [new])
     outbox.delivered([outbox.heads()[0].id])
-    assert outbox.nonces_kept(lambda _: True) == {1, 2, 3}
+    outbox.refused(outbox.heads()[0].id, "HTTP 404")
+    assert outbox.nonces_kept(lambda _: True) == {1, 2, 3, 4}
     outbox.hold("s")
     assert outbox.nonces_kept(lambda _: True) == {1}
 

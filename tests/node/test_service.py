@@ -255,14 +255,18 @@ async def test_local_work_takes_over_after_fraud(
 async def test_local_work_takes_over_a_lost_session(
     settings_for: SettingsFactory, chain: Receiver
 ) -> None:
-    """A big node that forgot it has nothing more to give, and the round is not over."""
+    """A big node that forgot it has nothing more to give, and the round is not over; it goes on where that stood."""
+    engine, delegation = FakeEngine(honest), partial(delegating, fallback="local")
     async with (
         legacy_big_node() as big,
-        node_at_work(settings_for(), delegating(big.url, fallback="local"), work="engine") as node,
+        node_at_work(settings_for(), delegation(big.url), work="engine", engine=engine) as node,
     ):
+        big.pages.append([batch(*range(0, 400, 2))])
         await node.generate(make_round(chain.url))
+        await until(lambda: len(sent(chain)) == 200)
         big.failures = iter([404] * 10_000)
-        await until(lambda: len(sent(chain)) > 20)
+        await until(lambda: len(sent(chain)) > 220)
+        assert sent(chain)[200:220] == list(range(399, 419))
         status = await node.report.status()
         assert (status["delegation_mode"], status["status"]) == (False, "GENERATING")
         assert status["error"] == "The big node's session ended early: Session not found"

@@ -214,6 +214,20 @@ def test_how_far_a_round_is_searched(kept: Iterable[int], index: int) -> None:
     assert first_unsearched(make_round(node_id=1, node_count=3), set(kept)) == index
 
 
+async def test_an_engine_begins_where_the_round_is_not_searched(
+    settings_for: SettingsFactory,
+) -> None:
+    """And a cursor of its own says more than that."""
+    host = host_of(settings_for(), engine := FakeEngine())
+    host.start()
+    source = EngineSource(host, make_request(make_round(node_id=1, node_count=3)))
+    source.first_index = 100
+    for cursor, first in (("", 301), ("110", 331), ("0", 1)):
+        await source.read(cursor)
+        assert engine.batches[-1] == list(range(first, first + 30, 3))
+    await host.close()
+
+
 async def test_an_engine_that_fails(settings_for: SettingsFactory) -> None:
     """Whatever a runtime raises is an error of the engine; one that is not there says why."""
 
