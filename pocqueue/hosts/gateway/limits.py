@@ -2,7 +2,7 @@
 
 Whoever has shown nothing is counted by network address (IPv6 by its /64), never by the wallet or the node that he
 names: nobody uses up what is somebody else's. Who has shown it, a wallet in its session or a node with its token, has a
-count of its own.
+count of its own, and one of its address, which is wider.
 
 Each process counts by itself: what is kept from an abuser is work and rows of the database, not a secret. Wrong
 tokens are counted elsewhere (`web.failure_limit`).
@@ -70,15 +70,20 @@ class Limit(Enum):
 
     TOKENS_OF_ADDRESS = parse("10/hour")
     TOKENS_OF_WALLET = parse("20 per 1 hour")  #: in its session
+    #: In sessions: wallets cost nothing, and each of their machines is paid for a test job.
+    TOKENS_PROVEN_OF_ADDRESS = parse("30/hour")
     CHALLENGES = parse("30/minute")
     REQUESTS = parse("120/minute")
-    CONNECTS = parse("20/minute")
+    CONNECTS = parse("20/minute")  #: sockets, and new nodes that have none
     ANNOUNCEMENTS = parse("50/day")
     #: At whether it is ready. Apart from the rest: whoever watches is not to be shut out by a page.
     LOOKS = parse("90/minute")
     JOBS = parse("60/minute")
     PIECES = parse("240/hour")
     POLLS = parse("100/minute")  #: of a node that has no socket
+    POLLS_OF_ADDRESS = parse(
+        "2000/minute"
+    )  #: of all of them there, before the database is asked who it is
     KEYS = parse("12/hour")  #: new ones of a node
 
     value: RateLimitItem

@@ -105,11 +105,12 @@ class Owners:
             connection.execute(token.insert().values(row))
         return NewToken(text, now_ms + self.token_ms, proven)
 
-    def wallet_of_token(self, text: str) -> str | None:
-        """Return the wallet that a token was made for, used or not; None: there is no such token."""
+    def known_token(self, text: str) -> tuple[str, bool] | None:
+        """Return the wallet that a token was made for, and whether it is used; None: there is no such token."""
         with self._db.read() as connection:
-            known = select(token.c.wallet).where(token.c.hash == digest(text))
-            return connection.execute(known).scalar()
+            query = select(token.c.wallet, token.c.used_ms).where(token.c.hash == digest(text))
+            known = connection.execute(query).first()
+        return None if known is None else (known.wallet, known.used_ms is not None)
 
     def challenge(self, address: str, public_url: str) -> Challenge:
         """Make a text for a wallet to sign; it is good for `CHALLENGE_MS`, once.

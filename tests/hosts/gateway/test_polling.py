@@ -186,6 +186,37 @@ def test_one_that_is_silent_gets_nothing(make: Callable[..., Gateway], client: C
 
 
 @on_sqlite
+def test_who_polls_is_counted_before_the_database_is_asked(
+    make: Callable[..., Gateway], client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By address; so is each new node, whose token is not used up by a refusal, and a node before it is written."""
+    gateway = make(limits_factor=0.05)  # 1 new node, 5 polls of a node, 100 of an address
+    hub, asked = gateway.service.hub, list[str]()
+    plain_db = hub.db
+
+    async def db(call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        asked.append(call.__name__)
+        return await plain_db(call, *args, **kwargs)
+
+    monkeypatch.setattr(hub, "db", db)
+    first, second = (client(gateway, proven=True) for _ in range(2))
+    first.join()
+    assert "20 connects in 60 seconds" in error(second.register(), 429)
+    assert asked.count("register") == 1
+    assert len(gateway.store.tokens.open(gateway.wallet)) == 1
+    assert [first.register().status_code for _ in range(6)] == [200] * 5 + [429]
+    assert (asked.count("register"), asked.count("update")) == (1, 5)
+    error(client(gateway, "a-made-up-one").register(), 401)
+    assert asked.count("register") == 1
+    while "2,000 polls" not in error(first.beat(), 429):
+        pass
+    asked.clear()
+    for reply in (first.beat(), first.register(), first.failure("x", "")):
+        error(reply, 429)
+    assert not {"of_token", "known_token"} & set(asked)
+
+
+@on_sqlite
 def test_each_has_its_own_limit(make: Callable[..., Gateway], client: Client) -> None:
     """Those who have shown their token are counted by node, all others by address."""
     gateway = make(limits_factor=1.0)

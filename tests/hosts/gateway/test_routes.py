@@ -526,6 +526,27 @@ async def test_limits(make: Callable[..., Gateway]) -> None:
         assert f'pocqueue_hosts_rate_limited_total{{route="{route}"}}' in page
 
 
+@on_sqlite
+def test_new_wallets_are_no_way_around_the_limits(make: Callable[..., Gateway]) -> None:
+    """Each gets its tokens in its session, all of one address no more than it may have."""
+    gateway = make(
+        limits_factor=0.1
+    )  # 3 signed requests of an address, 3 tokens in sessions, 2 for a wallet
+
+    def ask(http: httpx.Client) -> httpx.Response:
+        wallet = Wallet()
+        gateway.store.owners.issue_token(wallet.address, proven=True)
+        secret = gateway.store.owners.start_session(wallet.address)
+        cookie = {"Cookie": f"pocqueue_session={secret}"}
+        path = "/api/nodes/issue-token"
+        return http.post(path, json={"wallet": wallet.address}, headers=cookie)
+
+    assert [ask(gateway.http).json()["proven"] for _ in range(3)] == [True] * 3
+    assert "30 tokens in 3,600 seconds" in error(ask(gateway.http), 429)
+    with at(gateway, 2) as other:
+        assert ask(other).json()["proven"] is True
+
+
 def test_strangers_use_up_nobody_elses_tokens(make: Callable[..., Gateway]) -> None:
     """Who names a wallet is counted by his address; its owner, signed in or not, gets his."""
     gateway, wallet = make(limits_factor=1.0), Wallet()

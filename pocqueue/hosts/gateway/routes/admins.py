@@ -37,7 +37,7 @@ def admin_router(parts: Parts, commands: Commands) -> APIRouter:
     Args:
         commands: that jobs may run.
     """
-    hub, router = parts.hub, new_router(parts, limited=False)
+    hub, router = parts.hub, new_router(parts, limit=None)
     store = hub.store
 
     @router.get(

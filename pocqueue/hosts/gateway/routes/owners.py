@@ -201,6 +201,7 @@ async def issue(
         await _prove(hub, body.wallet, body.nonce, body.signature)
         proven = True
     if proven:
+        await hub.limits.count_address(Limit.TOKENS_PROVEN_OF_ADDRESS, address)
         await hub.limits.count(Limit.TOKENS_OF_WALLET, body.wallet)
     else:
         await hub.limits.count_address(Limit.TOKENS_OF_ADDRESS, address)

@@ -91,17 +91,18 @@ def _is_nobodys(host: str) -> bool:
     return True
 
 
-def new_router(parts: Parts, *, limited: bool = True) -> APIRouter:
+def new_router(parts: Parts, *, limit: Limit | None = Limit.REQUESTS) -> APIRouter:
     """Make a router whose errors are a sentence.
 
     Args:
-        limited: its requests count against their address.
+        limit: of an address, against which its requests count; None: none.
     """
 
     async def count(request: Request) -> None:
-        await parts.hub.limits.count_address(Limit.REQUESTS, address_of(request.scope))
+        if limit is not None:
+            await parts.hub.limits.count_address(limit, address_of(request.scope))
 
-    return APIRouter(route_class=SentenceRoute, dependencies=[Depends(count)] if limited else [])
+    return APIRouter(route_class=SentenceRoute, dependencies=[Depends(count)])
 
 
 #: For the OpenAPI document; the door does the work.

@@ -85,8 +85,9 @@ class FailureBody(Body):
 
 def polling_router(parts: Parts) -> APIRouter:
     """Make the routes."""
-    # Counted by node once that is known, else by address: many of them are behind one.
-    hub, router = parts.hub, new_router(parts, limited=False)
+    # Counted by node once that is known, else by address: many of them are behind one. Before the database is asked
+    # who it is, all of an address are counted, as anybody may ask for that.
+    hub, router = parts.hub, new_router(parts, limit=Limit.POLLS_OF_ADDRESS)
     store = hub.store
 
     async def refused(request: Request, why: str, *, is_guess: bool) -> InvalidToken:
@@ -100,7 +101,6 @@ def polling_router(parts: Parts) -> APIRouter:
 
     async def spoke(node: Node) -> None:
         """Note that a node is there."""
-        await hub.limits.count(Limit.POLLS, node.id)
         socket = f"polls {node.id}"
         if node.relay is None or node.socket != socket:
             await hub.db(store.presence.connected, node.id, hub.relay, socket)
@@ -122,6 +122,7 @@ def polling_router(parts: Parts) -> APIRouter:
             raise await refused(request, ErrorText.INVALID_TOKEN, is_guess=True) from None
         if node.protocol != POLLS:
             raise await refused(request, ErrorText.TOKEN_USED, is_guess=False)
+        await hub.limits.count(Limit.POLLS, node.id)
         await spoke(node)
         return node
 
@@ -131,20 +132,28 @@ def polling_router(parts: Parts) -> APIRouter:
         token = bearer_token(request.scope)
         if token is None:
             raise await refused(request, _NO_TOKEN, is_guess=False)
-        wallet = await hub.db(store.owners.wallet_of_token, token)
-        if wallet is not None and body.wallet_address not in {"", wallet}:
-            await hub.limits.count_address(Limit.REQUESTS, address_of(request.scope))
+        address, made = address_of(request.scope), await hub.db(store.owners.known_token, token)
+        if made is None:
+            hub.metrics.count("tokens", "refused")
+            raise await refused(request, ErrorText.INVALID_TOKEN, is_guess=True)
+        wallet, is_used = made
+        if body.wallet_address not in {"", wallet}:
+            await hub.limits.count_address(Limit.REQUESTS, address)
             raise WalletRefused(
                 "walletAddress is not that of the wallet for which this token was made: get one for your own."
             )
-        facts, address = _facts(body), address_of(request.scope)
-        try:
-            node = await hub.db(store.nodes.register, token, facts, address=address)
-        except TokenRefused as exc:
-            node = await known(request, token, str(exc), facts)
+        facts = _facts(body)
+        if is_used:
+            node = await known(request, token, ErrorText.TOKEN_USED, facts)
         else:
-            hub.metrics.count("tokens", "used")
-            hub.spawn(hub.give_first_job(node.id))
+            await hub.limits.count_address(Limit.CONNECTS, address)
+            try:
+                node = await hub.db(store.nodes.register, token, facts, address=address)
+            except TokenRefused as exc:  # too old, or used meanwhile
+                node = await known(request, token, str(exc), facts)
+            else:
+                hub.metrics.count("tokens", "used")
+                hub.spawn(hub.give_first_job(node.id))
         await spoke(node)
         hub.changes.tell(node.wallet)
         hub.messenger.look()
@@ -155,6 +164,7 @@ def polling_router(parts: Parts) -> APIRouter:
         try:
             node = await hub.db(store.nodes.of_token, token)
             if node.protocol == POLLS:
+                await hub.limits.count(Limit.POLLS, node.id)
                 address = address_of(request.scope)
                 return await hub.db(store.nodes.update, node.id, facts, address=address)
         except UnknownNode:

@@ -169,7 +169,7 @@ def public_router(parts: Parts) -> APIRouter:
 
 def health_router(parts: Parts) -> APIRouter:
     """Make the routes that say how it is."""
-    hub, router = parts.hub, new_router(parts, limited=False)
+    hub, router = parts.hub, new_router(parts, limit=None)
 
     @router.get("/health", summary="Whether it runs")
     async def health() -> HealthAnswer:

@@ -15,7 +15,7 @@ from pocqueue.web.errors import address_of
 
 def speed_router(parts: Parts) -> APIRouter:
     """Make the routes. They have a limit of their own: they are the only ones that move so much for anybody."""
-    hub, router = parts.hub, new_router(parts, limited=False)
+    hub, router = parts.hub, new_router(parts, limit=None)
     # Random, as something on the way may press it.
     piece = os.urandom(SPEED_BYTES)
 
