@@ -57,7 +57,7 @@ class Verdict(StrEnum):
     """What a result that comes in is worth."""
 
     COUNTS = "counts"  #: it ends the job
-    LATE = "late"  #: the attempt has ended otherwise, or its node is banned: kept, acknowledged, not paid
+    LATE = "late"  #: the attempt has ended otherwise, or its node is revoked or banned: kept, acknowledged, not paid
     REPEATED = "repeated"  #: it was there already
 
 

@@ -47,8 +47,8 @@ class OriginGuard(ABC):
         headers = Headers(scope=scope)
         if "origin" not in headers or scope.get("method") in _HARMLESS:
             return None
-        origin, host = headers["origin"].lower(), headers.get("host", "").lower()
-        if self.is_allowed(origin) or origin in {f"http://{host}", f"https://{host}"}:
+        origin = headers["origin"].lower()
+        if self.is_allowed(origin) or is_own(headers):
             return None
         return (
             f"Origin is {origin[:100]!r}, a web page of another site; allowed: the pages of this service, and "
@@ -89,6 +89,12 @@ class OwnOrigin(OriginGuard):
         except ValueError:
             return bool(name) and "." not in name
         return True
+
+
+def is_own(headers: Headers) -> bool:
+    """Say whether `Origin` is the service itself, as the request calls it."""
+    host = headers.get("host", "").lower()
+    return headers.get("origin", "").lower() in {f"http://{host}", f"https://{host}"}
 
 
 def host_names(text: str | None) -> frozenset[str]:

@@ -146,7 +146,7 @@ class Leases:
             )
             if verdict is Verdict.REPEATED:
                 return Finished(verdict, found, turn)
-            if verdict is Verdict.COUNTS and _is_banned(connection, node_id):
+            if verdict is Verdict.COUNTS and _is_out(connection, node_id):
                 # Its lease runs out with the next sweep, and the job goes to another node.
                 verdict = Verdict.LATE
             self._set_log(connection, job_id, turn.n, report.log, report.truncated)
@@ -349,9 +349,9 @@ def _set_attempt(connection: Connection, turn: Attempt, values: Mapping[str, Any
     connection.execute(update(attempt).where(mine).values(values))
 
 
-def _is_banned(connection: Connection, node_id: str) -> bool:
+def _is_out(connection: Connection, node_id: str) -> bool:
     state = select(node.c.state).where(node.c.id == node_id).with_for_update(key_share=True)
-    return connection.execute(state).scalar() == "banned"
+    return connection.execute(state).scalar() in {"revoked", "banned"}
 
 
 def _pause(connection: Connection, node_id: str, now_ms: int) -> None:

@@ -59,7 +59,7 @@ class Nodes:
                 again = connection.execute(select(node.c.id).where(with_key)).scalar()
                 if key is None or again is None:
                     raise
-                return self._updated(connection, again, facts, address, now_ms)
+                return self._updated(connection, again, facts, address, now_ms, key)
             row = {
                 "id": node_id,
                 "wallet": owner,
@@ -74,14 +74,17 @@ class Nodes:
             _set_gpus(connection, node_id, facts.gpus)
             return one_node(connection, node_id)
 
-    def update(self, node_id: str, facts: HostFacts, *, address: str) -> Node:
+    def update(self, node_id: str, facts: HostFacts, *, address: str, key: str | None) -> Node:
         """Note what a known node says of itself when it comes back; GPUs keep what their self-test found.
 
+        Args:
+            key: that it has shown to have; None: it has none.
+
         Raises:
-            UnknownNode: there is none, or it was revoked or banned.
+            UnknownNode: there is none with this key, or it was revoked or banned.
         """
         with self._db.write() as connection:
-            return self._updated(connection, node_id, facts, address, self._now_ms())
+            return self._updated(connection, node_id, facts, address, self._now_ms(), key)
 
     def of_token(self, token_text: str) -> Node:
         """Return the node that a token has let in: for agents that have nothing but their token.
@@ -212,9 +215,17 @@ class Nodes:
             return one_node(connection, node_id)
 
     def _updated(
-        self, connection: Connection, node_id: str, facts: HostFacts, address: str, now_ms: int
+        self,
+        connection: Connection,
+        node_id: str,
+        facts: HostFacts,
+        address: str,
+        now_ms: int,
+        key: str | None,
     ) -> Node:
-        known = and_(node.c.id == node_id, node.c.state.not_in(["revoked", "banned"]))
+        # Also its key may have changed since it was checked.
+        is_in = node.c.state.not_in(["revoked", "banned"])
+        known = and_(node.c.id == node_id, is_in, node.c.key.is_not_distinct_from(key))
         changed = connection.execute(
             update(node).where(known).values(address=address, last_ms=now_ms, **_row(facts))
         )

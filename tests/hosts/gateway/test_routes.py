@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import logging
 import secrets
 from collections.abc import Callable, Iterator
@@ -17,6 +19,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from pocqueue.hosts import wallets
 from pocqueue.hosts.records import Attempt, Report
 from pocqueue.hosts.tables import attempt
+from pocqueue.hosts.wire import signed_text
 from tests.hosts.agents import NewAgent, OldAgent
 from tests.hosts.gateway.conftest import ADMIN, Gateway
 from tests.hosts.parts import joined, running, sleep
@@ -463,6 +466,22 @@ async def test_results_over_rest(gateway: Gateway) -> None:
             assert reply.json() == {"success": True}
     [done] = gateway.jobs()
     assert (done["status"], done["duration"] < 1000) == ("completed", True)
+    # One with a key signs: its token has let it in, and is nothing any more.
+    token = gateway.token()
+    async with NewAgent(gateway.ws_url) as new:
+        node_id = await new.register(token)
+        job = await new.of_type("job")
+        body = {"jobId": job["id"], "nodeId": node_id, "status": "completed"}
+        content = json.dumps(body).encode()
+        text = signed_text("127.0.0.1", node_id, hashlib.sha256(content).hexdigest())
+        signed = {"X-Node-Signature": new.key.sign(text)}
+        right = {"Authorization": f"Bearer {token}"}
+        said = error(post("/api/jobs/report", content=content, headers=right), 401)
+        assert "which has a key: send X-Node-Signature" in said
+        reply = post("/api/jobs/report", content=content, headers=signed)
+        assert reply.json() == {"success": True}
+        gateway.store.nodes.set_state(node_id, "revoked", actor="admin")
+        error(post("/api/jobs/report", content=content, headers=signed), 401)
     assert gateway.store.ledger.differences() == []
 
 
@@ -495,6 +514,19 @@ async def test_pages_of_other_sites(make: Callable[..., Gateway]) -> None:
     reply = everybody.http.get("/health", headers=evil)
     assert reply.headers["access-control-allow-origin"] == "*"
     assert "access-control-allow-credentials" not in reply.headers
+    # Another port of this machine is the same site: its pages' requests come with the cookie.
+    with sign_in(everybody, Wallet()) as browser:
+
+        def who(origin: str) -> object:
+            asked = browser.get("/api/session", headers={"Origin": origin})
+            return asked.json()["wallet"]
+
+        assert who(everybody.url)
+        assert who("http://127.0.0.1:1") is None
+        assert who("null") is None
+        elsewhere = {"Origin": "http://127.0.0.1:1"}
+        assert browser.delete("/api/session", headers=elsewhere).status_code == 200
+        assert who(everybody.url)
 
 
 @on_sqlite

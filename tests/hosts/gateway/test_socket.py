@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from sqlalchemy import update
@@ -407,6 +408,30 @@ async def test_whatever_ends_while_a_key_changes(gateway: Gateway) -> None:
     gateway.store.nodes.set_key(node_id, new.public_hex, old=old.public_hex)
     assert (await resume(old, new))["nodeKey"] == new.public_hex
     assert (await resume(old, NodeKey.generate()))["message"] == "Invalid signature"
+
+
+@on_sqlite
+async def test_a_key_that_changes_once_it_was_checked(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lets nobody in any more; its machine is not told that it is banned, and comes again with the new one."""
+    async with NewAgent(gateway.ws_url) as agent:
+        node_id = await agent.register(gateway.token())
+    hub, nodes = gateway.service.hub, gateway.store.nodes
+    new, plain_db = NodeKey.generate(), hub.db
+
+    async def db(call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        if call.__name__ == "update":
+            await plain_db(nodes.set_key, node_id, new.public_hex, old=agent.key.public_hex)
+        return await plain_db(call, *args, **kwargs)
+
+    monkeypatch.setattr(hub, "db", db)
+    async with NewAgent(gateway.ws_url, agent.key) as again:
+        assert "try again" in (await again.resume(node_id))["message"]
+        assert await again.close_code() == 1013
+    monkeypatch.undo()
+    async with NewAgent(gateway.ws_url, new) as again:
+        assert (await again.resume(node_id))["nodeKey"] == new.public_hex
 
 
 async def test_an_owner_wants_another_key(gateway: Gateway) -> None:

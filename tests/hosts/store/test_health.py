@@ -21,7 +21,9 @@ def test_a_node_that_comes_back_keeps_what_its_self_test_found(store: HostStore)
     rows = [{"row": "sandbox", "state": "failed"}]
     store.health.set_self_test(node.id, rows, {have[0].uuid: "12 rows are remapped"})
     more = (*have, *gpus(1))
-    store.nodes.update(node.id, facts(gpus=more, hostname="renamed"), address="192.0.2.9")
+    store.nodes.update(
+        node.id, facts(gpus=more, hostname="renamed"), address="192.0.2.9", key=node.key
+    )
     found = store.nodes.get(node.id)
     assert [gpu.healthy for gpu in found.gpus] == [False, True, True]
     assert found.gpus[0].reason == "12 rows are remapped"
@@ -31,7 +33,7 @@ def test_a_node_that_comes_back_keeps_what_its_self_test_found(store: HostStore)
     assert told.rows == rows
     store.health.set_self_test(node.id, [], {})
     assert all(gpu.healthy for gpu in store.nodes.get(node.id).gpus)
-    store.nodes.update(node.id, facts(gpus=have[1:]), address="")
+    store.nodes.update(node.id, facts(gpus=have[1:]), address="", key=node.key)
     assert [gpu.uuid for gpu in store.nodes.get(node.id).gpus] == [have[1].uuid]
 
 
@@ -45,7 +47,7 @@ def test_what_a_gpu_is_in_the_pool_of_rounds_stays_with_it(store: HostStore) -> 
         connection.execute(update(node_gpu).where(mine).values(route="relay.here", tier="proven"))
     claimed = replace(kept, route="relay.other", tier="own")
     new = replace(gpus(1)[0], route="relay.other", tier="own")
-    found = store.nodes.update(node.id, facts(gpus=(claimed, new)), address="")
+    found = store.nodes.update(node.id, facts(gpus=(claimed, new)), address="", key=node.key)
     assert [(gpu.route, gpu.tier) for gpu in found.gpus] == [
         ("relay.here", "proven"),
         (None, "new"),

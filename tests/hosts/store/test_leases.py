@@ -12,7 +12,7 @@ from sqlalchemy import select
 from pocqueue.hosts.errors import JobOver, LeaseLost, UnknownJob
 from pocqueue.hosts.gateway.job_message import sleep_job
 from pocqueue.hosts.leases import JobState, Outcome, Verdict
-from pocqueue.hosts.records import Attempt, Beat, Report
+from pocqueue.hosts.records import Attempt, Beat, NodeState, Report
 from pocqueue.hosts.store import HostStore
 from pocqueue.hosts.store.leases import MAX_LOG
 from tests.hosts.parts import gpus, joined, new_wallet, running, sleep
@@ -311,14 +311,17 @@ def test_a_message_that_never_left_does_not_count_against_anybody(
     assert store.nodes.get(node.id).paused_until_ms is None
 
 
-def test_what_a_banned_node_brings_counts_for_nothing(store: HostStore, clock: Clock) -> None:
+@pytest.mark.parametrize("state", ["revoked", "banned"])
+def test_what_a_node_that_is_out_brings_counts_for_nothing(
+    store: HostStore, clock: Clock, state: NodeState
+) -> None:
     """Before its lease is over or after: the job goes to another node, as its result may be made up."""
     cheat, job = joined(store, gpus=gpus(2)), store.jobs.submit(sleep())
     early = store.jobs.submit(sleep(only_node=cheat.id, max_attempts=1))
     for one in (job, early):
         running(store, one.id)
     clock.now_s += 5
-    store.nodes.set_state(cheat.id, "banned", actor="admin")
+    store.nodes.set_state(cheat.id, state, actor="admin")
     brought = store.leases.finish(early.id, cheat.id, DONE)
     assert (brought.verdict, brought.attempt.micro) == (Verdict.LATE, 0)
     assert {turn.job_id for turn in store.leases.sweep()} == {job.id, early.id}

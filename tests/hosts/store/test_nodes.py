@@ -34,7 +34,7 @@ def test_who_is_out_stays_out(store: HostStore, state: str) -> None:
     with pytest.raises(UnknownNode):
         store.nodes.set_state(node.id, "active", actor="admin")
     with pytest.raises(UnknownNode):
-        store.nodes.update(node.id, facts(), address="")
+        store.nodes.update(node.id, facts(), address="", key=node.key)
     if state == "revoked":
         assert store.nodes.set_state(node.id, "banned", actor="admin").state == "banned"
 
@@ -97,6 +97,11 @@ def test_a_key_can_be_replaced_by_a_good_one(store: HostStore) -> None:
     for _ in range(2):  # its answer may have been lost
         store.nodes.set_key(node.id, key, old=old)
         assert store.nodes.get(node.id).key == key
+    # Who has shown the old one just before is not the node any more.
+    for shown in (old, None):
+        with pytest.raises(UnknownNode):
+            store.nodes.update(node.id, facts(), address="", key=shown)
+    assert store.nodes.update(node.id, facts(), address="", key=key).key == key
     for bad in ("01" + 62 * "0", "0" * 64, "x", key.upper()):
         with pytest.raises(NodeKeyError):
             store.nodes.set_key(node.id, bad, old=key)

@@ -166,7 +166,7 @@ def polling_router(parts: Parts) -> APIRouter:
             if node.protocol == POLLS:
                 await hub.limits.count(Limit.POLLS, node.id)
                 address = address_of(request.scope)
-                return await hub.db(store.nodes.update, node.id, facts, address=address)
+                return await hub.db(store.nodes.update, node.id, facts, address=address, key=None)
         except UnknownNode:
             pass
         hub.metrics.count("tokens", "refused")

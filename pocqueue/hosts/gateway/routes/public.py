@@ -36,7 +36,7 @@ from pocqueue.hosts.node_keys import check_answer
 from pocqueue.hosts.records import Node, Report
 from pocqueue.hosts.store.jobs import Turn
 from pocqueue.hosts.store.owners import Announcement
-from pocqueue.hosts.wire import origin_of, signed_text
+from pocqueue.hosts.wire import ErrorText, origin_of, signed_text
 from pocqueue.web.door import bearer_token
 from pocqueue.web.errors import address_of
 
@@ -90,7 +90,7 @@ def public_router(parts: Parts) -> APIRouter:
 
     @router.post("/api/jobs/report", summary="Bring a result", responses=errors(400, 404))
     async def report(body: ReportBody, request: Request) -> SuccessAnswer:
-        """Take a job's result from its node, which shows that it is the node by its token or a signature."""
+        """Take a job's result from its node, which shows that it is the node: by its key, or without one by its token."""
         if not body.job_id or not body.node_id:
             raise Missing("jobId and nodeId are required")
         await hub.db(store.jobs.get, body.job_id)
@@ -138,12 +138,17 @@ def public_router(parts: Parts) -> APIRouter:
         """See that a node itself asks.
 
         Raises:
-            InvalidToken: it does not.
+            InvalidToken: it does not, or it was revoked or banned.
             TooManyFailures: too many wrong tokens and signatures came from there.
         """
-        why = f"This is for the node: send its token as `Authorization: Bearer TOKEN`, or {SIGNATURE}."
+        if found.state in {"revoked", "banned"}:
+            raise InvalidToken(ErrorText.BANNED)
+        why = "This is for the node: send its token as `Authorization: Bearer TOKEN`."
+        if found.key is not None:
+            # Its token has let it in, and is nothing any more.
+            why = f"This is for the node, which has a key: send {SIGNATURE}."
         signature, token = request.headers.get(SIGNATURE), bearer_token(request.scope)
-        if token is not None:
+        if token is not None and found.key is None:
             try:
                 if (await hub.db(store.nodes.of_token, token)).id == found.id:
                     return

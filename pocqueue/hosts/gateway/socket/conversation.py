@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -168,8 +169,10 @@ class Conversation:
         self._must_be_node()
         # For as long as this connection lasts: when it comes back, it takes jobs again.
         facts = replace(self._socket.facts, kinds=())
-        nodes = self._hub.store.nodes
-        await self._hub.db(nodes.update, self._socket.node.id, facts, address=self._socket.address)
+        node, address = self._socket.node, self._socket.address
+        with contextlib.suppress(UnknownNode):  # it gets nothing new either
+            nodes = self._hub.store.nodes
+            await self._hub.db(nodes.update, node.id, facts, address=address, key=node.key)
 
     async def _bye(self, message: wire.Bye) -> None:
         self._must_be_node()

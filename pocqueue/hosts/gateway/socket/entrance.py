@@ -94,9 +94,13 @@ class Entrance:
         async with self._hub.joining(node.id):
             try:
                 node = await self._hub.db(
-                    nodes.update, node.id, facts, address=self._socket.address
+                    nodes.update, node.id, facts, address=self._socket.address, key=node.key
                 )
             except UnknownNode:
+                now = await self._hub.db(nodes.get, node.id)
+                if now.key != node.key and now.state not in {"revoked", "banned"}:
+                    # It changed after it was checked: whoever has the new one comes again with it.
+                    raise Refused(ErrorText.NOT_NOW, CloseCode.TRY_LATER) from None
                 raise Refused(ErrorText.BANNED, CloseCode.BANNED) from None
             await self._join(node, facts, message.jobs)
 
