@@ -6,7 +6,8 @@ stranger has seen, makes it `queued` again. An **attempt** is open until it has 
 of a job that is leased or running is open, every other one has ended.
 
 A lease runs for `LEASE_MS` and is renewed by heartbeats that name the job, yet never beyond the job's time-out
-and a grace. Agents without a key fall silent while they work: their lease is all of that at once.
+and a grace. Agents of protocol 1 fall silent while they work: their lease is all of that at once. Machines that poll name
+no jobs: all that theirs were sent is renewed for `POLL_LEASE_MS` whenever they ask for something.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from enum import StrEnum
 from typing import Final
 
 LEASE_MS: Final = 60_000
+#: Of machines that poll: they ask once a minute or so, and some not at all while a short job runs.
+POLL_LEASE_MS: Final = 300_000
 #: From a job's time-out to the end of its last lease: a result is on its way.
 GRACE_MS: Final = 30_000
 

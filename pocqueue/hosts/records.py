@@ -75,13 +75,13 @@ class Node:
         """Return how it stands, in one word.
 
         Args:
-            offline_ms: silence after which it counts as offline; a busy one without a key falls silent
+            offline_ms: silence after which it counts as offline; a busy one of protocol 1 falls silent
                 while it works, and is busy as long as it is connected.
             busy: it has an open attempt.
         """
         if self.state in {"banned", "revoked"}:
             return self.state
-        silent = now_ms - self.last_ms > offline_ms and not (busy and self.protocol < 2)
+        silent = now_ms - self.last_ms > offline_ms and not (busy and self.protocol == 1)
         if self.relay is None or silent:
             return "offline"
         if self.state == "draining":
@@ -99,6 +99,7 @@ class Beat:
     socket: str  #: the connection on which it was heard
     at_ms: int
     job_ids: tuple[str, ...] = ()  #: jobs that it says it is at: their leases are renewed
+    polls: bool = False  #: it names none: the leases of all that it was sent are renewed
 
 
 @dataclass(frozen=True, slots=True)

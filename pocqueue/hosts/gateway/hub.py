@@ -88,6 +88,7 @@ class _Heard:
     socket: str
     at_ms: int
     jobs: tuple[str, ...] = ()
+    polls: bool = False
 
 
 @dataclass(eq=False)
@@ -220,13 +221,15 @@ class Hub(AsyncClosing):
         """Note that a node spoke, and which jobs it named."""
         self.spoke(connection.node.id, connection.id, jobs)
 
-    def spoke(self, node_id: str, socket: str, jobs: tuple[JobRef, ...] = ()) -> None:
-        """Note that a node spoke on its connection, by the id of that, and which jobs it named."""
+    def spoke(
+        self, node_id: str, socket: str, jobs: tuple[JobRef, ...] = (), *, polls: bool = False
+    ) -> None:
+        """Note that a node spoke on its connection, by the id of that, and which jobs it named; see `Beat`."""
         now_ms = self.store.now_ms()
         known = self._heard.get(node_id)
         if known is None or known.socket != socket:
             known = self._heard[node_id] = _Heard(socket, now_ms)
-        known.at_ms = now_ms
+        known.at_ms, known.polls = now_ms, polls
         if jobs:
             known.jobs = tuple(job.id for job in jobs)
 
@@ -293,7 +296,10 @@ class Hub(AsyncClosing):
         """Write down what was heard since the last time; what cannot be written now is kept."""
         heard, self._heard = self._heard, {}
         loads, self._loads = self._loads, {}
-        beats = [Beat(node_id, one.socket, one.at_ms, one.jobs) for node_id, one in heard.items()]
+        beats = [
+            Beat(node_id, one.socket, one.at_ms, one.jobs, one.polls)
+            for node_id, one in heard.items()
+        ]
         if not await self._write(beats, loads):
             # What came meanwhile is newer.
             self._heard = heard | self._heard

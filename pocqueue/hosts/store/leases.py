@@ -16,6 +16,7 @@ from pocqueue.hosts.errors import JobOver, LeaseLost, UnknownJob
 from pocqueue.hosts.leases import (
     HELD_AGAINST,
     LEASE_MS,
+    POLL_LEASE_MS,
     JobState,
     Outcome,
     Verdict,
@@ -26,7 +27,7 @@ from pocqueue.hosts.leases import (
     outcome_of,
 )
 from pocqueue.hosts.pay import earned, most_paid_s
-from pocqueue.hosts.records import Attempt, Job, Report
+from pocqueue.hosts.records import POLLS, Attempt, Job, Report
 from pocqueue.hosts.reputation import HOUR_MS, KNOWN_STREAK, Reputation, paused_until
 from pocqueue.hosts.store.database import Database
 from pocqueue.hosts.store.ledger import add
@@ -57,7 +58,7 @@ class Leases:
     def sent(self, job_id: str, n: int) -> Attempt:
         """Note that a job goes to its node now; its time counts from here on, until `started`. May be repeated.
 
-        It runs with that on an agent without a key, which says nothing more until its result.
+        It runs with that on an agent without a key, which says nothing of it until its result.
 
         Raises:
             LeaseLost: the attempt has ended, so that the node must not get it.
@@ -72,11 +73,12 @@ class Leases:
                 return turn
             until_ms = hard_until(now_ms, found.timeout_s)
             protocol = select(node.c.protocol).where(node.c.id == turn.node_id)
-            is_silent = (connection.execute(protocol).scalar() or 0) < 2
-            lease_ms = until_ms if is_silent else min(until_ms, now_ms + LEASE_MS)
+            speaks = connection.execute(protocol).scalar_one()
+            for_ms = POLL_LEASE_MS if speaks == POLLS else LEASE_MS
+            lease_ms = until_ms if speaks == 1 else min(until_ms, now_ms + for_ms)
             values = {"sent_ms": now_ms, "hard_until_ms": until_ms, "lease_until_ms": lease_ms}
             _set_attempt(connection, turn, values)
-            if is_silent:
+            if speaks < 2:
                 _set_running(connection, job_id)
             return one_attempt(connection, job_id, n) or turn
 

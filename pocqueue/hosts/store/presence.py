@@ -9,7 +9,7 @@ from typing import get_args
 
 from sqlalchemy import and_, bindparam, case, func, not_, select, true, update
 
-from pocqueue.hosts.leases import LEASE_MS
+from pocqueue.hosts.leases import LEASE_MS, POLL_LEASE_MS
 from pocqueue.hosts.records import Beat, NodeStatus
 from pocqueue.hosts.store.bans import end_leases
 from pocqueue.hosts.store.database import Database
@@ -76,26 +76,31 @@ class Presence:
             )
 
     def heard(self, beats: Sequence[Beat]) -> None:
-        """Note that nodes were heard, and renew the leases of the jobs that they named.
+        """Note that nodes were heard, and renew the leases of the jobs that they named, or were sent if they poll.
 
         For many at a time: a gateway calls it every few seconds. A lease is renewed on the node that has
         it, and never beyond the job's time-out and grace.
         """
         if not beats:
             return
-        until_ms = self._now_ms() + LEASE_MS
+        now_ms = self._now_ms()
+        until_ms, poll_until_ms = now_ms + LEASE_MS, now_ms + POLL_LEASE_MS
         seen = [{"b_id": one.node_id, "b_socket": one.socket, "b_ms": one.at_ms} for one in beats]
         jobs = [
             {"b_id": one.node_id, "b_job": job_id, "b_until": until_ms}
             for one in beats
             for job_id in one.job_ids
         ]
-        # Two transactions: none holds nodes and attempts of many at a time.
+        polling = [{"b_id": one.node_id, "b_until": poll_until_ms} for one in beats if one.polls]
+        # Transactions of their own: none holds nodes and attempts of many at a time.
         with self._db.write() as connection:
             connection.execute(_HEARD, sorted(seen, key=itemgetter("b_id")))
         if jobs:
             with self._db.write() as connection:
                 connection.execute(_RENEW, sorted(jobs, key=itemgetter("b_job")))
+        if polling:
+            with self._db.write() as connection:
+                connection.execute(_RENEW_ALL, sorted(polling, key=itemgetter("b_id")))
 
     def busy(self, node_ids: Iterable[str] | None = None) -> set[str]:
         """Return which nodes have an open attempt, of these or (None) of all."""
@@ -113,7 +118,7 @@ class Presence:
         status = case(
             (node.c.state.in_(["banned", "revoked"]), node.c.state),
             (node.c.relay.is_(None), "offline"),
-            (and_(silent, not_(and_(busy, node.c.protocol < 2))), "offline"),
+            (and_(silent, not_(and_(busy, node.c.protocol == 1))), "offline"),
             (node.c.state == "draining", "draining"),
             (node.c.paused_until_ms > now_ms, "paused"),
             (busy, "busy"),
@@ -131,11 +136,11 @@ _HEARD = (
     .where(node.c.id == bindparam("b_id"), node.c.socket == bindparam("b_socket"))
     .values(last_ms=bindparam("b_ms"))
 )
-_RENEW = (
+_RENEW_ALL = (
     update(attempt)
     .where(
         attempt.c.node_id == bindparam("b_id"),
-        attempt.c.job_id == bindparam("b_job"),
+        attempt.c.sent_ms.is_not(None),
         attempt.c.ended_ms.is_(None),
         attempt.c.lease_until_ms < bindparam("b_until"),
     )
@@ -146,3 +151,4 @@ _RENEW = (
         )
     )
 )
+_RENEW = _RENEW_ALL.where(attempt.c.job_id == bindparam("b_job"))

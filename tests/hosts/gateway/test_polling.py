@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from pocqueue.hosts.leases import JobState
+from pocqueue.hosts.store.bans import end_leases
 from tests.hosts.agents import NewAgent, OldAgent
 from tests.hosts.gateway.conftest import Gateway
 from tests.hosts.parts import new_wallet
@@ -57,6 +58,13 @@ def test_a_machine_without_a_socket(gateway: Gateway, client: Client) -> None:
     assert (job["jobType"], job["command"], job["argv"]) == ("test", "sleep 0", ["sleep", "0"])
     assert gateway.nodes()[0]["status"] == "busy"
     assert gateway.jobs()[0]["status"] == "running"
+    [turn] = gateway.store.jobs.attempts(job["jobId"])
+    with gateway.store.database.write() as connection:
+        end_leases(connection, node_id, turn.lease_until_ms - 1)
+    assert machine.beat().status_code == 200
+    wait_until(
+        lambda: gateway.store.jobs.attempts(job["jobId"]) == [turn], 120, "the lease to be renewed"
+    )
     # Its answer was lost, or the machine has started again.
     assert machine.join() == node_id
     assert machine.poll() == job

@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 from sqlalchemy import update
 
-from pocqueue.hosts.records import Beat, NodeState
+from pocqueue.hosts.leases import JobState, Outcome
+from pocqueue.hosts.records import POLLS, Attempt, Beat, NodeState, Report
 from pocqueue.hosts.store import HostStore
 from pocqueue.hosts.tables import node as node_table
 from tests.hosts.parts import joined, running, sleep
@@ -101,6 +102,41 @@ def test_heartbeats_renew_the_leases_that_they_name(store: HostStore, clock: Clo
     assert store.presence.busy() == {node.id}
     assert store.presence.busy([other.id]) == set()
     store.presence.heard([])
+
+
+def test_a_machine_that_polls_keeps_its_job_while_it_asks(store: HostStore, clock: Clock) -> None:
+    """For five minutes from each time, never beyond time-out and grace; a day's job of one that is gone is not gone for a day."""
+    node, other = joined(store, protocol=POLLS), joined(store)
+    job = store.jobs.submit(sleep(only_node=node.id, timeout_s=600))
+    turn = store.places.place(job.id)
+    assert isinstance(turn, Attempt)
+    beats = [
+        Beat(one.id, f"socket of {one.id}", store.now_ms(), polls=one is node)
+        for one in (node, other)
+    ]
+    store.presence.heard(beats)
+    [turn] = store.jobs.attempts(job.id)
+    assert turn.lease_until_ms - store.now_ms() <= 60_000  # it has not fetched it yet
+    assert store.leases.sent(job.id, 1).lease_until_ms == store.now_ms() + 300_000
+    for later_s, left_s in ((200, 300), (200, 230), (0, 230)):
+        clock.now_s += later_s
+        store.presence.heard(beats)
+        [turn] = store.jobs.attempts(job.id)
+        assert turn.lease_until_ms - store.now_ms() == 1000 * left_s
+    long = store.jobs.submit(sleep(timeout_s=86_400))
+    store.leases.finish(job.id, node.id, Report("completed"))
+    store.presence.heard([Beat(node.id, f"socket of {node.id}", store.now_ms(), polls=True)])
+    store.nodes.set_state(other.id, "draining", actor="admin")
+    turn = store.places.place(long.id)
+    assert isinstance(turn, Attempt)
+    assert turn.node_id == node.id
+    store.leases.sent(long.id, 1)
+    clock.now_s += 301
+    now = store.nodes.get(node.id)
+    assert now.status(store.now_ms(), store.offline_ms, busy=True) == "offline"
+    assert store.presence.counts()["busy"] == 0
+    assert [turn.outcome for turn in store.leases.sweep()] == [Outcome.NODE_LOST]
+    assert store.jobs.get(long.id).state is JobState.QUEUED
 
 
 def test_a_gateway_that_begins_anew_gives_its_nodes_time(store: HostStore, clock: Clock) -> None:

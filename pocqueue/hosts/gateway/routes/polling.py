@@ -104,7 +104,7 @@ def polling_router(parts: Parts) -> APIRouter:
         socket = f"polls {node.id}"
         if node.relay is None or node.socket != socket:
             await hub.db(store.presence.connected, node.id, hub.relay, socket)
-        hub.spoke(node.id, socket)
+        hub.spoke(node.id, socket, polls=True)
 
     async def asking(request: Request) -> Node:
         """Return the node that asks.
