@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -167,26 +166,15 @@ def _work(what: str, paths: Sequence[Path], *, ask_sudo: bool, **options: Any) -
             raise BadUsage("Two of the conf files have the same KEY_NAME: each node has its own.")
         import asyncio
 
-        from pocqueue.deploy import runner
+        from pocqueue.deploy import runner, terminal
 
         password = None
         if ask_sudo:
             asked = typer.prompt("Password of sudo on the server", hide_input=True)
             password = Secret("SUDO_PASSWORD", asked)
         is_terminal = sys.stdin.isatty()
-        options |= {"sudo_password": password, "ask": _ask if is_terminal else None}
+        options |= {"sudo_password": password, "ask": terminal.ask if is_terminal else None}
         work = getattr(runner, what)
         code = asyncio.run(runner.run_all(confs, runner.Options(**options), work))
         if code:
             raise typer.Exit(code)
-
-
-def _ask(question: str) -> str:
-    # asyncio's own handler would let the question stand at the first Ctrl-C.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        return input(question)
-    except EOFError:
-        return ""
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -192,7 +192,7 @@ def parse_conf(data: bytes, path: Path, warnings: list[str] | None = None) -> Co
         ConfError: as `read_conf`.
     """
     warnings = list(warnings or ())
-    texts, problems = _texts(data)
+    texts, problems = read_texts(data)
     values: dict[str, Any] = {}
     for field in FIELDS:
         line, text = texts.get(field.name, (0, ""))
@@ -220,7 +220,7 @@ def _refused(line: int, name: str, text: str, allowed: str) -> Problem:
     return Problem(line, name, f"{name} is {said}; allowed: {allowed}.")
 
 
-def _texts(data: bytes) -> tuple[dict[str, tuple[int, str]], list[Problem]]:
+def read_texts(data: bytes) -> tuple[dict[str, tuple[int, str]], list[Problem]]:
     """Return line and text of each field of ours, and what is wrong with the lines themselves."""
     from dotenv.parser import parse_stream
 

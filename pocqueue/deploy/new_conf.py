@@ -6,8 +6,9 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from pocqueue.deploy.conf import FIELDS, parse_conf
-from pocqueue.deploy.errors import BadUsage
+from pocqueue.deploy import rules
+from pocqueue.deploy.conf import FIELDS, parse_conf, read_texts
+from pocqueue.deploy.errors import BadUsage, ConfError, Problem
 from pocqueue.files import replace_file
 
 _PLAIN = re.compile(r"[\w@%+=:,./\[\]-]+", re.ASCII)
@@ -38,6 +39,7 @@ def write_conf(path: Path, values: Mapping[str, str]) -> None:
         BadUsage: there is such a file, or it cannot be written.
     """
     text = conf_text(values)
+    _check_kept(text, path, values)
     parse_conf(text.encode(), path.absolute())
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -48,3 +50,33 @@ def write_conf(path: Path, values: Mapping[str, str]) -> None:
         raise BadUsage(f"{path} is there already: edit it, or take another name.") from None
     except OSError as exc:
         raise BadUsage(f"{path} cannot be written ({exc.strerror}).") from None
+
+
+def _check_kept(text: str, path: Path, values: Mapping[str, str]) -> None:
+    """Check that a file's text says what was given: a quote in a value may end it before its end.
+
+    Raises:
+        ConfError: it says something else.
+    """
+    problems = []
+    try:
+        if password := values.get("KEYRING_PASSWORD"):
+            rules.password(password)
+    except ValueError as exc:
+        problems.append(Problem(0, "KEYRING_PASSWORD", f"KEYRING_PASSWORD is '…'; allowed: {exc}."))
+    found, _ = read_texts(text.encode())
+    for name, value in values.items():
+        if (
+            value
+            and found.get(name, (0, ""))[1] != value
+            and name not in {p.field for p in problems}
+        ):
+            problems.append(
+                Problem(
+                    0,
+                    name,
+                    f"{name} cannot be written as it is; allowed: a line without quotes and \\.",
+                )
+            )
+    if problems:
+        raise ConfError(path, problems)

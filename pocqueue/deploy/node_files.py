@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pocqueue.deploy.conf import Conf
-from pocqueue.deploy.errors import DeployError
+from pocqueue.deploy.errors import BadUsage, DeployError
 from pocqueue.deploy.words import Secret
 
 #: Tensor parallelism of the profiles; how many instances run is the GPUs' number over it.
@@ -138,7 +138,7 @@ def _own_config(path: Path, model: str) -> str:
         if not nodes or not any(model in node["models"] for node in nodes):
             raise ValueError(f"no node has the model {model}")
     except (OSError, UnicodeDecodeError, ValueError, TypeError, KeyError, AttributeError) as exc:
-        raise DeployError(
+        raise BadUsage(
             f"{path} is no list of nodes ({str(exc)[:200]}); allowed: a JSON list of objects with id, host, inference_port, "
             f"poc_port, max_concurrent and models, one of them with {model}."
         ) from None

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import TextIO
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol, TextIO
 
-from pocqueue.deploy import report
+from pocqueue.deploy import report, rules
 from pocqueue.deploy.conf import Conf
 from pocqueue.deploy.connection import RETRY_DELAYS_S
 from pocqueue.deploy.engine import PHASES, Host, Planned, plan_steps, run_steps, section
@@ -18,13 +19,18 @@ from pocqueue.deploy.journal import STILL_THERE, Undo
 from pocqueue.deploy.lock import local_lock, server_lock, who_we_are
 from pocqueue.deploy.log import Log, local_now
 from pocqueue.deploy.look import look_at_server, show_checks
+from pocqueue.deploy.node_files import node_files
 from pocqueue.deploy.remote_job import STATE_DIR
 from pocqueue.deploy.session import opened
 from pocqueue.deploy.steps import all_steps
 from pocqueue.deploy.words import Redactor, Secret
 
-#: Asks a person, and returns what was typed; None where nobody can be asked.
-Ask = Callable[[str], str] | None
+
+class Ask(Protocol):
+    """Asks a person, and returns what was typed."""
+
+    async def __call__(self, question: str, *, is_hidden: bool = False) -> str:
+        """Ask; what is typed may be hidden."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +48,10 @@ class Options:
         ignored: names of checks that may fail.
         retry_delays_s: as of `Connection`.
         state_dir: folder of ours on the server.
+        asking: held while a question stands: of several servers one asks at a time.
     """
 
-    ask: Ask = None
+    ask: Ask | None = None
     is_confirmed: bool = False
     first: int = 0
     last: int = max(PHASES)
@@ -54,6 +61,13 @@ class Options:
     ignored: tuple[str, ...] = ()
     retry_delays_s: Sequence[float] = field(default=RETRY_DELAYS_S)
     state_dir: str = STATE_DIR
+    asking: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
+
+    async def asked(self, question: str, *, is_hidden: bool = False) -> str:
+        """Return a person's answer, who has to be there."""
+        assert self.ask is not None
+        async with self.asking:
+            return await self.ask(question, is_hidden=is_hidden)
 
 
 #: Commands that people type, by the functions that do their work.
@@ -76,7 +90,15 @@ async def run_all(
     Returns:
         The code to leave with: of several confs 1 if one failed.
     """
-    codes = await asyncio.gather(*(_one(conf, options, work, len(confs) > 1) for conf in confs))
+    ends = await asyncio.gather(
+        *(_one(conf, options, work, len(confs) > 1) for conf in confs), return_exceptions=True
+    )
+    codes = []
+    for end in ends:
+        # Only now: what nobody has thought of on one server ends no work half-way on another.
+        if isinstance(end, BaseException):
+            raise end
+        codes.append(end)
     return codes[0] if len(codes) == 1 else int(any(codes))
 
 
@@ -87,17 +109,29 @@ async def _one(
     has_others: bool,
 ) -> int:
     secrets = [*conf.secrets, *([options.sudo_password] if options.sudo_password else [])]
-    with Log(
-        Redactor(secrets),
-        folder=conf.logs,
-        name=conf.key_name,
-        prefix=f"{conf.key_name} " if has_others else "",
-        console=options.console,
-    ) as out:
+    command = _COMMANDS.get(getattr(work, "__name__", ""), "run")
+
+    def log(folder: Path | None) -> Log:
+        prefix = f"{conf.key_name} " if has_others else ""
+        return Log(
+            Redactor(secrets),
+            folder=folder,
+            name=conf.key_name,
+            prefix=prefix,
+            console=options.console,
+        )
+
+    try:
+        out = log(conf.logs)
+    except DeployError as exc:
+        with log(None) as out:
+            report.failure(out, conf, exc, command)
+        return exc.exit_code
+    with out:
         try:
             await work(conf, out, options)
         except DeployError as exc:
-            report.failure(out, conf, exc, _COMMANDS.get(getattr(work, "__name__", ""), "run"))
+            report.failure(out, conf, exc, command)
             return exc.exit_code
         except asyncio.CancelledError:
             out.error("Stopped by Ctrl-C; a job that runs on the server goes on there.")
@@ -111,15 +145,15 @@ async def deploy(conf: Conf, out: Log, options: Options) -> None:
     Raises:
         DeployError: why it stopped.
     """
-    steps = all_steps(conf, garbage_serial=options.format_serial)
     make_folders(conf)
     with local_lock(conf.folder):
         async with _begun(conf, out, options) as host:
+            steps = all_steps(host.conf, garbage_serial=options.format_serial)
             out.check("Checking the server...")
             show_checks(out, await look_at_server(host), options.ignored)
-            for line in report.parameters(conf):
+            for line in report.parameters(host.conf):
                 out.info(line)
-            if not _is_wanted(host, options, await plan_steps(host, steps)):
+            if not await _is_wanted(host, options, await plan_steps(host, steps)):
                 return
             async with server_lock(
                 host.connection, who_we_are(local_now()), state_dir=options.state_dir
@@ -147,7 +181,7 @@ async def dry_run(conf: Conf, out: Log, options: Options) -> None:
     """
     async with _begun(conf, out, options) as host:
         for line in report.plan_lines(
-            await plan_steps(host, all_steps(conf, garbage_serial=options.format_serial))
+            await plan_steps(host, all_steps(host.conf, garbage_serial=options.format_serial))
         ):
             out.info(line)
 
@@ -159,7 +193,9 @@ async def status(conf: Conf, out: Log, options: Options) -> None:
         DeployError: it cannot be looked at.
     """
     async with _begun(conf, out, options) as host:
-        for item in await plan_steps(host, all_steps(conf, garbage_serial=options.format_serial)):
+        for item in await plan_steps(
+            host, all_steps(host.conf, garbage_serial=options.format_serial)
+        ):
             if item.state == "skip":
                 out.ok(f"{item.step.name}: {item.told}")
             else:
@@ -176,7 +212,7 @@ async def rollback(conf: Conf, out: Log, options: Options) -> None:
     """
     make_folders(conf)
     with local_lock(conf.folder):
-        async with _begun(conf, out, options) as host:
+        async with _begun(conf, out, options, is_whole=False) as host:
             undos = host.journal.undos[::-1]
             for undo in undos:
                 out.info(f"To be taken back: {undo.step}: {undo.what}")
@@ -187,7 +223,7 @@ async def rollback(conf: Conf, out: Log, options: Options) -> None:
             if not undos:
                 out.skip("Nothing was added that could be taken back")
                 return
-            if not _is_confirmed(host, options, "do you want to take this back?"):
+            if not await _is_confirmed(host, options, "do you want to take this back?"):
                 return
             who = who_we_are(local_now())
             async with server_lock(host.connection, who, state_dir=options.state_dir):
@@ -238,11 +274,25 @@ async def check(conf: Conf, out: Log, options: Options) -> None:
 
 
 @asynccontextmanager
-async def _begun(conf: Conf, out: Log, options: Options) -> AsyncIterator[Host]:
-    """Be connected with a server within the block, phase 0 written down."""
+async def _begun(
+    conf: Conf, out: Log, options: Options, *, is_whole: bool = True
+) -> AsyncIterator[Host]:
+    """Be connected with a server within the block, phase 0 written down.
+
+    Args:
+        conf: of the node; the host's has the password, where that was asked for.
+        out: log of the run.
+        options: of the run.
+        is_whole: all that the conf names is needed; what is taken back needs no password.
+    """
     section(out, 0)
-    out.check("Validating parameters...")
-    out.ok("All parameters validated")
+    if is_whole:
+        out.check("Validating parameters...")
+        conf = await _with_password(conf, out, options)
+        # What is wrong with the files that it names is told before anything is connected, too.
+        all_steps(conf, garbage_serial=options.format_serial)
+        node_files(conf)
+        out.ok("All parameters validated")
     for warning in conf.warnings:
         out.warn(warning)
 
@@ -253,7 +303,7 @@ async def _begun(conf: Conf, out: Log, options: Options) -> AsyncIterator[Host]:
         out.warn(
             f"{unknown.server} has the host key {unknown.fingerprint}, which is not known yet."
         )
-        answer = options.ask(
+        answer = await options.asked(
             f"{conf.key_name}: is {unknown.fingerprint} the key that your provider shows for {unknown.server}? (yes/no): "
         )
         return answer.strip() == "yes"
@@ -269,7 +319,31 @@ async def _begun(conf: Conf, out: Log, options: Options) -> AsyncIterator[Host]:
         yield host
 
 
-def _is_wanted(host: Host, options: Options, planned: Sequence[Planned]) -> bool:
+async def _with_password(conf: Conf, out: Log, options: Options) -> Conf:
+    """Return a conf that has the keyring's password: its own, or one that was typed twice.
+
+    Raises:
+        BadUsage: nobody is there to ask, or it is none.
+    """
+    if conf.keyring_password is not None:
+        return conf
+    if options.ask is None:
+        raise BadUsage(
+            "KEYRING_PASSWORD is not known: write it or KEYRING_PASSWORD_FILE into the conf file, or run in a terminal."
+        )
+    question = f"{conf.key_name}: password of the keyring"
+    typed = await options.asked(f"{question}: ", is_hidden=True)
+    try:
+        secret = Secret("KEYRING_PASSWORD", rules.password(typed))
+    except ValueError as exc:
+        raise BadUsage(f"KEYRING_PASSWORD is '…'; allowed: {exc}.") from None
+    out.redactor.add(secret)
+    if await options.asked(f"{question}, again: ", is_hidden=True) != typed:
+        raise BadUsage("Another password was typed the second time; nothing was done.")
+    return replace(conf, keyring_password=secret)
+
+
+async def _is_wanted(host: Host, options: Options, planned: Sequence[Planned]) -> bool:
     """Ask whether to begin, and once more for a disk with old data.
 
     Raises:
@@ -293,13 +367,13 @@ def _is_wanted(host: Host, options: Options, planned: Sequence[Planned]) -> bool
         ]
         disk = "; ".join(shown) or f"the disk {serial}"
         question = f"{name}: all data of {disk} will be lost. Type its serial: "
-        if options.ask(question).strip() != serial:
+        if (await options.asked(question)).strip() != serial:
             host.out.info("Another serial was typed; nothing was done.")
             return False
-    return _is_confirmed(host, options, "do you want to proceed with deployment?")
+    return await _is_confirmed(host, options, "do you want to proceed with deployment?")
 
 
-def _is_confirmed(host: Host, options: Options, question: str) -> bool:
+async def _is_confirmed(host: Host, options: Options, question: str) -> bool:
     """Ask a question whose only good answer is yes.
 
     Raises:
@@ -310,7 +384,8 @@ def _is_confirmed(host: Host, options: Options, question: str) -> bool:
         return True
     if options.ask is None:
         raise BadUsage("Nobody can be asked whether to begin: add --yes, or run it in a terminal.")
-    if options.ask(f"{host.conf.key_name}: {question} (yes/no): ").strip() != "yes":
+    answer = await options.asked(f"{host.conf.key_name}: {question} (yes/no): ")
+    if answer.strip() != "yes":
         host.out.info("Deployment cancelled by user")
         return False
     host.out.info("User confirmed deployment. Starting...")

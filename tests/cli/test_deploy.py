@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import pty
+import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,6 +75,29 @@ def test_a_bad_conf_file_is_bad_input(command: str, tmp_path: Path) -> None:
     assert "line 11: KEYRING_PASSWORD" in done.output
     assert PASSWORD not in done.output
     assert [file.name for file in tmp_path.iterdir()] == ["node1.conf"]
+
+
+def test_ctrl_c_ends_a_question(tmp_path: Path) -> None:
+    """Exit code 130, without waiting for an answer; nothing was connected."""
+    path = tmp_path / "node1.conf"
+    path.write_text(text(KEYRING_PASSWORD=None))
+    master, slave = pty.openpty()
+    words = [sys.executable, "-m", "pocqueue", "deploy", "status", str(path)]
+    with subprocess.Popen(words, stdin=slave, stdout=slave, stderr=slave) as process:
+        os.close(slave)
+        said = ""
+        while "password of the keyring: " not in said:
+            said += os.read(master, 4096).decode()
+        process.send_signal(signal.SIGINT)
+        try:
+            while more := os.read(master, 4096):
+                said += more.decode()
+        except OSError:
+            # The other end is closed.
+            os.close(master)
+        assert process.wait(60) == 130, said
+    assert "run again to go on" in said
+    assert "[OK]" not in said
 
 
 def test_two_confs_of_one_node_are_refused(tmp_path: Path) -> None:

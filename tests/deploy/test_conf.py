@@ -9,6 +9,7 @@ import pytest
 
 from pocqueue.deploy.conf import FIELDS, Conf, parse_conf, read_conf
 from pocqueue.deploy.errors import ConfError
+from pocqueue.deploy.new_conf import write_conf
 from tests.deploy.confs import EXAMPLE, PASSWORD, conf, text
 
 
@@ -193,3 +194,24 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     assert "chmod 600" in read_conf(file).warnings[0]
     file.chmod(0o600)
     assert not read_conf(file).warnings
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("KEYRING_PASSWORD", "longenough' # rest"),
+        ("KEYRING_PASSWORD", "back\\\\slash1"),
+        ("ADMIN_KEYS", "a' #b"),
+    ],
+)
+def test_a_value_that_would_come_back_as_another_is_not_written(
+    name: str, value: str, tmp_path: Path
+) -> None:
+    """A quote in it ends it early; half a password is none."""
+    fields = dict(line.split("=", 1) for line in text().splitlines() if "=" in line)
+    values = {key: given.split('"')[1] if '"' in given else given for key, given in fields.items()}
+    write_conf(tmp_path / "good.conf", values)
+    with pytest.raises(ConfError, match=f"{name} .*; allowed: ") as caught:
+        write_conf(tmp_path / "bad.conf", values | {name: value})
+    assert value not in str(caught.value)
+    assert not (tmp_path / "bad.conf").exists()

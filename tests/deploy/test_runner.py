@@ -6,6 +6,7 @@ import asyncio
 import io
 import stat
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from pocqueue.deploy.words import Secret
 from tests.deploy.confs import PASSWORD, conf
 from tests.deploy.server import Fault, Server, serving
 from tests.deploy.steps_of_tests import HasFile, tree, with_make_script
+from tests.support.waiting import until
 
 
 @pytest_asyncio.fixture
@@ -76,7 +78,8 @@ class Run:
             **options,
         )
 
-    def _ask(self, question: str) -> str:
+    async def _ask(self, question: str, *, is_hidden: bool = False) -> str:
+        assert is_hidden == ("password" in question)
         self.questions.append(question)
         return self._answers.pop(0)
 
@@ -202,8 +205,6 @@ async def test_a_server_or_a_folder_in_use_is_left_alone(server: Server, tmp_pat
     server.fault(Fault("make", wait=hold))
     first, second = Run(server, is_confirmed=True), Run(server, is_confirmed=True)
     running = asyncio.create_task(first(one))
-    from tests.support.waiting import until
-
     await until(lambda: "[EXEC]" in first.text)
     other = node(server, tmp_path, KEY_NAME="other", SSH_HOST_KEY=pin)
     assert await second(other) == 3
@@ -211,6 +212,61 @@ async def test_a_server_or_a_folder_in_use_is_left_alone(server: Server, tmp_pat
     assert not (server.root / "runs").exists()
     hold.set()
     assert await running == 0
+
+
+async def test_a_question_holds_up_no_other_server(server: Server, tmp_path: Path) -> None:
+    """It stands until the other one is done."""
+    one = node(server, tmp_path)
+    other = node(server, tmp_path, KEY_NAME="other", SSH_HOST_KEY=fingerprint_of(server.host_key))
+    run = Run(server, ask=None)
+
+    async def ask(question: str, *, is_hidden: bool = False) -> str:
+        assert "is SHA256:" in question
+        assert not is_hidden
+        await until(lambda: "other [" in run.text and "Nothing was changed." in run.text)
+        return "yes"
+
+    run.options = replace(run.options, ask=ask)
+    assert await run(one, other, work=dry_run) == 0
+    assert run.text.count("Nothing was changed.") == 2
+
+
+async def test_a_log_that_cannot_be_written_stops_its_server(
+    server: Server, tmp_path: Path
+) -> None:
+    """With a sentence."""
+    (tmp_path / "logs").write_text("")
+    run = Run(server, is_confirmed=True)
+    assert await run(node(server, tmp_path)) == 1
+    assert "[ERROR] The log " in run.text
+    assert not list(server.root.iterdir())
+
+
+async def test_what_a_conf_names_is_looked_at_before_a_connection(
+    server: Server, tmp_path: Path
+) -> None:
+    """The password, which is asked for, and the profile; no line says before that all is well."""
+    pin = fingerprint_of(server.host_key)
+    silent = node(server, tmp_path, SSH_HOST_KEY=pin, KEYRING_PASSWORD=None)
+    (tmp_path / "nodes" / "own.json").write_text("{}")
+    broken = node(server, tmp_path, SSH_HOST_KEY=pin, NODE_CONFIG_PROFILE="own.json")
+    for one, answers, sentence in (
+        (silent, None, "KEYRING_PASSWORD is not known"),
+        (silent, ("it's short",), "allowed: no ' and no"),
+        (silent, (PASSWORD, PASSWORD[:-1]), "the second time"),
+        (broken, (), "is no list of nodes"),
+    ):
+        run = Run(server, *(answers or ()), **({"ask": None} if answers is None else {}))
+        assert await run(one, work=status) == 2
+        assert sentence in run.text
+        assert "[OK]" not in run.text
+        assert not server.commands
+    run = Run(server, PASSWORD, PASSWORD, "yes")
+    assert await run(silent) == 0
+    assert f"******** ({len(PASSWORD)} chars)" in run.text
+    assert PASSWORD not in run.text
+    # What is taken back needs none.
+    assert await Run(server, "yes")(silent, work=rollback) == 0
 
 
 async def test_what_was_added_is_taken_back(server: Server, tmp_path: Path) -> None:

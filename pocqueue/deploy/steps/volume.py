@@ -242,7 +242,10 @@ class MountVolume:
         return Plan(
             f"{facts.disk.asked} at {facts.mount}",
             (Command(words, script="mount_volume", sudo=True, timeout_s=60),),
-            (Undo(self.name, f"unmount {facts.mount}", "unmount_volume", words),),
+            # Whoever had it mounted before keeps it so.
+            ()
+            if is_mounted(facts.disk, facts.mount)
+            else (Undo(self.name, f"unmount {facts.mount}", "unmount_volume", words),),
         )
 
 

@@ -13,6 +13,7 @@ from pocqueue.deploy.facts.disk import read_disk
 from pocqueue.deploy.facts.format_rule import FormatRule, format_volume, reasons_against
 from pocqueue.deploy.facts.parts import UnexpectedAnswer
 from pocqueue.deploy.facts.volume import is_volume_ready, reasons_against_mount
+from pocqueue.deploy.steps.volume import MountVolume, Volume
 from tests.deploy.facts.answers import BLOCKS, FSTAB, MOUNTS, NODES, empty_disk, identity, lsblk
 
 RULE = FormatRule()
@@ -307,6 +308,17 @@ def test_our_mounted_volume_is_ready() -> None:
     assert reasons_against_mount(facts, str(UUID), "/mnt/ssd") == ()
     assert not is_volume_ready(facts, "", "/mnt/ssd")
     assert not is_volume_ready(facts, str(UUID), "/mnt")
+
+
+def test_what_was_mounted_before_is_not_unmounted_by_rollback() -> None:
+    """It was not ours."""
+    rule = FormatRule()
+    for mounts, num in ((READY["mounts"], 0), (MOUNTS, 1)):
+        folder = "real=/mnt/ssd\nkind=directory\nuid=0\nmode=755"
+        parts = READY | {"mounts": mounts, "folder": folder}
+        disk = read_disk("/dev/vdc", "/mnt/ssd", empty_disk(**parts))
+        plan = MountVolume().plan(Volume(disk, str(UUID), "/mnt/ssd", rule))
+        assert len(plan.undo) == num
 
 
 @pytest.mark.parametrize(
