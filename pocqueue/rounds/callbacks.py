@@ -8,6 +8,8 @@ refuses as well, once that is put aside: it is tried again after pauses of its o
 
 from __future__ import annotations
 
+import logging
+import math
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,9 +21,15 @@ from pocqueue.poc.backoff import MAX_REFUSALS, REFUSAL_PAUSES, Backoff
 from pocqueue.rounds.connection import OnRedis
 from pocqueue.rounds.records import RoundStatus
 from pocqueue.rounds.store import KEEP_ENDED_MS, START, Keys, RoundStore
+from pocqueue.words import counted
+
+logger = logging.getLogger(__name__)
 
 #: How long after its round has ended a callback is still tried.
 CALLBACK_GRACE_S = 60.0
+#: So long before that time is over, what is put aside is tried once more, whatever its pause. Longer than a pause
+#: after a failure, and than a try.
+LAST_TRY_MS = 16_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +77,7 @@ class CallbackProgress(BaseModel):
     delivered: int = 0
     aside: int = 0
     aside_ms: int = 0
+    last_try: bool = False
     lease: str = ""
     lease_ms: int = 0
     next_ms: int = 0
@@ -86,24 +95,31 @@ class Callbacks(OnRedis):
     def claim_due(self, grace_s: float) -> list[tuple[str, str]]:
         """Lease every delivery that is due; return (round id, lease token) of each.
 
-        Rounds whose proofs are all delivered, or whose time for it is over, are not looked at again.
+        Rounds whose proofs are all delivered, or whose time for it is over, are not looked at again. What is lost
+        by that is said, and counted.
+
+        Args:
+            grace_s: seconds after a round's end while it is tried; a task at work then may end what it does.
         """
         found = self.progress_of_all()
         if not found:
             return []
-        claimed, kept = [], set()
+        claimed, kept, lost = [], set(), dict[str, int]()
         for status in self.store.statuses(list(found)):
             round_id, progress, now_ms = status.round_id, found[status.round_id], status.now_ms
-            is_behind = status.valid > progress.delivered
-            if status.state.is_active or (is_behind and now_ms <= status.ended_ms + grace_s * 1000):
+            is_active, lacking = status.state.is_active, status.valid - progress.delivered
+            until_ms = math.inf if is_active else status.ended_ms + grace_s * 1000
+            if is_active or (lacking > 0 and now_ms <= max(until_ms, progress.lease_ms)):
                 kept.add(round_id)
-                is_new = status.valid > progress.delivered + progress.aside
-                is_due = is_new or (progress.aside > 0 and now_ms >= progress.aside_ms)
-                if is_due and now_ms >= max(progress.next_ms, progress.lease_ms):
-                    claimed.append((round_id, self._lease(status)))
-        if over := found.keys() - kept:
-            with self._errors():
-                self.client.srem(Keys.CALLBACKS, *over)
+                is_last = not progress.last_try and now_ms >= until_ms - LAST_TRY_MS
+                is_again = progress.aside > 0 and (is_last or now_ms >= progress.aside_ms)
+                is_due = is_again or lacking > progress.aside
+                if is_due and max(progress.next_ms, progress.lease_ms) <= now_ms <= until_ms:
+                    claimed.append((round_id, self._lease(status, is_last=is_last)))
+            elif lacking > 0:
+                lost[round_id] = lacking
+        for round_id in found.keys() - kept:
+            self._end(round_id, found[round_id], lost.get(round_id, 0))
         return claimed
 
     def progress(self, round_id: str) -> CallbackProgress:
@@ -175,9 +191,7 @@ class Callbacks(OnRedis):
         """Note that no further try would help, and take the round out; False if the lease is lost."""
         if not self._advance(round_id, token, error=error):
             return False
-        with self._errors():
-            if self.client.srem(Keys.CALLBACKS, round_id):
-                self.client.hincrby(Keys.METRICS, "callbacks_given_up", 1)
+        self._take_out(round_id, is_given_up=True)
         return True
 
     def finish(self, round_id: str, token: str) -> bool:
@@ -188,12 +202,40 @@ class Callbacks(OnRedis):
         found = self._each("HGETALL", [Keys.of_round(i, "callback") for i in round_ids])
         return [CallbackProgress.model_validate(fields) for fields in found]
 
-    def _lease(self, status: RoundStatus) -> str:
-        """Return the token of a new lease of a round's delivery."""
-        key, token = Keys.of_round(status.round_id, "callback"), uuid.uuid4().hex
-        until_ms = status.now_ms + self.timings.lease_ms
+    def _end(self, round_id: str, progress: CallbackProgress, num_lost: int) -> None:
+        """Take a round out whose time is over, or of which everything was taken."""
+        if self._take_out(round_id, is_given_up=num_lost > 0) and num_lost:
+            logger.error(
+                "Round %s: %s not taken by the callback receiver in time, and not sent any more%s",
+                *(round_id, counted(num_lost, "nonce"), progress.error and f": {progress.error}"),
+            )
+
+    def _take_out(self, round_id: str, *, is_given_up: bool) -> bool:
+        """Take a round out, which counts once if it is given up; False if another scheduler has."""
+        with self._errors():
+            is_out = bool(self.client.srem(Keys.CALLBACKS, round_id))
+            if is_out and is_given_up:
+                self.client.hincrby(Keys.METRICS, "callbacks_given_up", 1)
+        return is_out
+
+    def _lease(self, status: RoundStatus, *, is_last: bool) -> str:
+        """Return the token of a new lease of a round's delivery.
+
+        Args:
+            is_last: let what is put aside be tried now.
+        """
+        key, refused = (Keys.of_round(status.round_id, name) for name in ("callback", "refused"))
+        token, now_ms = uuid.uuid4().hex, status.now_ms
+        fields: Any = {"lease": token, "lease_ms": now_ms + self.timings.lease_ms}
+        aside: Any = []
+        if is_last:
+            fields |= {"last_try": 1, "aside_ms": now_ms}
+            with self._errors():
+                aside = self.client.zrange(refused, 0, -1)
         with self._errors(), self.client.pipeline(transaction=True) as pipe:
-            pipe.hset(key, mapping={"lease": token, "lease_ms": until_ms})
+            pipe.hset(key, mapping=fields)
+            if aside:
+                pipe.zadd(refused, dict.fromkeys(aside, now_ms), xx=True)
             pipe.pexpireat(key, status.deadline_ms + 2 * KEEP_ENDED_MS)
             pipe.execute()
         return token

@@ -62,7 +62,7 @@ TOTALS = {
     ),
     "callbacks_given_up": (
         "pocqueue_callbacks_given_up_total",
-        "rounds whose callback URL leads to an address that is not allowed",
+        "rounds whose callback URL leads to an address that is not allowed, or does not take all in time",
     ),
     "auth_failures": ("pocqueue_auth_failures_total", "requests with a missing or wrong token"),
 }

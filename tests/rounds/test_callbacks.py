@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from pocqueue.poc.backoff import Backoff
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.callbacks import Callbacks, CallbackTimings
 from pocqueue.rounds.spec import RoundState
@@ -203,16 +204,49 @@ def test_an_ended_round_is_not_looked_at_again_once_all_is_delivered(backend: Ba
     assert _waiting(backend) == set()
 
 
-def test_after_its_grace_time_a_round_is_given_up(backend: Backend) -> None:
-    """A receiver that is gone for good does not keep a round for ever."""
+def test_after_its_grace_time_a_round_is_given_up(
+    backend: Backend, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A receiver that is gone for good does not keep a round for ever; what that costs is said once, and counted."""
     round_id = _round(backend)
     backend.store.close(round_id, RoundState.STOPPED, "")
     key = Keys.of_round(round_id, "round")
     backend.client.hset(key, "ended_ms", str(redis_ms(backend) - 59_000))
-    assert _claim(backend)[0] == round_id
+    _, token = _claim(backend)
     backend.client.hset(key, "ended_ms", str(redis_ms(backend) - 61_000))
+    # A task is at work.
     assert backend.callbacks.claim_due(GRACE_S) == []
+    assert _waiting(backend) == {round_id}
+    backend.callbacks.failed(round_id, token, 0, "HTTP 503")
+    for _ in range(2):
+        assert backend.callbacks.claim_due(GRACE_S) == []
     assert _waiting(backend) == set()
+    said = f"Round {round_id}: 1 nonce not taken by the callback receiver in time, and not sent any more: HTTP 503"
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [
+        said
+    ]
+    assert backend.client.hget(Keys.METRICS, "callbacks_given_up") == "1"
+
+
+def test_what_is_put_aside_is_tried_before_its_time_is_over(backend: Backend) -> None:
+    """Once, whatever pause it is in."""
+    timings = CallbackTimings(refusals=Backoff(600, 600))
+    callbacks = Callbacks(backend.client, backend.url, backend.store, timings)
+    round_id = _round(backend)
+    _, token = _claim(backend)
+    assert callbacks.put_aside(round_id, token, _cursors(backend, round_id)[0], 1)
+    callbacks.finish(round_id, token)
+    backend.store.close(round_id, RoundState.STOPPED, "")
+    assert callbacks.claim_due(GRACE_S) == []
+    key = Keys.of_round(round_id, "round")
+    backend.client.hset(key, "ended_ms", str(redis_ms(backend) - 50_000))
+    [(_, token)] = callbacks.claim_due(GRACE_S)
+    [batch] = callbacks.due_again(round_id, 10)
+    assert callbacks.refused_again(round_id, token, batch)
+    callbacks.finish(round_id, token)
+    assert callbacks.due_again(round_id, 10) == []
+    assert callbacks.claim_due(GRACE_S) == []
+    assert _waiting(backend) == {round_id}
 
 
 def test_a_vanished_round_is_not_looked_at_again(backend: Backend) -> None:

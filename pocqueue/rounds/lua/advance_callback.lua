@@ -2,7 +2,7 @@
 --
 -- KEYS  1 callback  hash of one round: cursor (stream id of the last proof that was taken or put aside), delivered (nonces
 --                   taken, or refused for good), aside (nonces put aside), aside_ms (when the first of these is
---                   tried again; 0: there are none), lease (token of the task at work), lease_ms (when that lease
+--                   tried again; 0: there are none), last_try (1: tried once more before the end), lease (token of the task at work), lease_ms (when that lease
 --                   ends), next_ms (not before), attempts (failures in a row), error; gone with the round
 --       2 refused   sorted set: "ENTRY REFUSALS NONCES" of each batch that is put aside, by when it is tried again
 --                   in ms; gone with the round
