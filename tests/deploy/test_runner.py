@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from typing_extensions import override
 
 from pocqueue.deploy import runner
 from pocqueue.deploy.conf import Conf
-from pocqueue.deploy.engine import Step
+from pocqueue.deploy.engine import Plan, Step
 from pocqueue.deploy.host_key import fingerprint_of
 from pocqueue.deploy.journal import STILL_THERE
 from pocqueue.deploy.lock import local_lock
@@ -163,6 +164,26 @@ async def test_a_disk_s_serial_is_typed_again(server: Server, tmp_path: Path) ->
     assert await nobody(pinned) == 2
     assert not list(server.root.iterdir())
     assert await Run(server, "7f3a", is_confirmed=True, format_serial="7f3a")(pinned) == 0
+
+
+class Destroys(HasFile):
+    """A step by which a disk's data is lost."""
+
+    @override
+    def plan(self, facts: bool) -> Plan:
+        return replace(super().plan(facts), destroys="/dev/vdc 1.8T X serial 7f3a, 1,979 bytes")
+
+
+async def test_a_disk_is_shown_before_its_serial_is_typed(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Path, size and model: a serial alone tells nobody which disk it is."""
+    monkeypatch.setattr(runner, "all_steps", lambda _conf, **_options: [Destroys("a", 1)])
+    pinned = node(server, tmp_path, SSH_HOST_KEY=fingerprint_of(server.host_key))
+    run = Run(server, "no", is_confirmed=True, format_serial="7f3a")
+    assert await run(pinned) == 0
+    assert "all data of /dev/vdc 1.8T X serial 7f3a, 1,979 bytes will be lost" in run.questions[0]
+    assert not (server.root / "runs").exists()
 
 
 async def test_a_failure_says_how_to_go_on(server: Server, tmp_path: Path) -> None:
