@@ -198,7 +198,9 @@ class Hub(AsyncClosing):
             await self._replace(old)
         elif node.relay not in {None, self.relay} and not await self._is_silent(node):
             return False
-        await self.db(self.store.presence.connected, node.id, self.relay, connection.id)
+        before = await self.db(self.store.presence.connected, node.id, self.relay, connection.id)
+        if before is not None and before[0] != self.relay:
+            self.messenger.tell(before[0], What.REPLACED, node.id, before[1])
         self._connections[node.id] = connection
         self.changes.tell(node.wallet)
         return True
@@ -250,6 +252,11 @@ class Hub(AsyncClosing):
             return "sent" if await connection.send(Drain()) else "not sent"
         if what is What.END:
             await connection.close(CloseCode.BANNED)
+            return "closed"
+        if what is What.REPLACED:
+            if connection.id != job_id:
+                return "it has come back"
+            await self._replace(connection)
             return "closed"
         if what in {What.ROTATE, What.CANCEL} and connection.node.protocol == 1:
             return "an agent of protocol 1 cannot be told"

@@ -17,6 +17,7 @@ class What(StrEnum):
     DRAIN = "drain"  #: it gets nothing new
     ROTATE = "rotate"  #: it is to make itself a new key
     END = "end"  #: it is revoked or banned, and its socket closed
+    REPLACED = "replaced"  #: another gateway has it now, and this one's socket is closed
 
 
 class Messenger(Protocol):
@@ -33,5 +34,5 @@ class Messenger(Protocol):
 
         Args:
             relay: its name.
-            job_id, n: of the attempt that it is about.
+            job_id, n: of the attempt that it is about; for `What.REPLACED` the socket's id stands in `job_id`.
         """

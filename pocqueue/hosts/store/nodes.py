@@ -59,7 +59,7 @@ class Nodes:
                 again = connection.execute(select(node.c.id).where(with_key)).scalar()
                 if key is None or again is None:
                     raise
-                return self._updated(connection, again, facts, address, now_ms, key)
+                return self._updated(connection, again, facts, address, key)
             row = {
                 "id": node_id,
                 "wallet": owner,
@@ -84,7 +84,7 @@ class Nodes:
             UnknownNode: there is none with this key, or it was revoked or banned.
         """
         with self._db.write() as connection:
-            return self._updated(connection, node_id, facts, address, self._now_ms(), key)
+            return self._updated(connection, node_id, facts, address, key)
 
     def of_token(self, token_text: str) -> Node:
         """Return the node that a token has let in: for agents that have nothing but their token.
@@ -220,14 +220,14 @@ class Nodes:
         node_id: str,
         facts: HostFacts,
         address: str,
-        now_ms: int,
         key: str | None,
     ) -> Node:
         # Also its key may have changed since it was checked.
+        # When it was heard is written once it is connected: it may be refused, as another gateway has it.
         is_in = node.c.state.not_in(["revoked", "banned"])
         known = and_(node.c.id == node_id, is_in, node.c.key.is_not_distinct_from(key))
         changed = connection.execute(
-            update(node).where(known).values(address=address, last_ms=now_ms, **_row(facts))
+            update(node).where(known).values(address=address, **_row(facts))
         )
         if changed.rowcount == 0:
             raise UnknownNode

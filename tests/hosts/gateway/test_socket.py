@@ -16,7 +16,7 @@ from pocqueue import __version__
 from pocqueue.hosts.node_keys import NodeKey
 from pocqueue.hosts.reputation import HOUR_MS
 from pocqueue.hosts.store.bans import end_leases
-from pocqueue.hosts.tables import attempt
+from pocqueue.hosts.tables import attempt, node
 from pocqueue.hosts.wire import rotation_text, signed_text
 from tests.hosts.agents import NewAgent, OldAgent
 from tests.hosts.gateway.conftest import Gateway
@@ -486,6 +486,29 @@ async def test_two_sockets_of_one_node(gateway: Gateway) -> None:
             assert gateway.nodes()[0]["status"] in {"online", "busy"}
             assert await again.ask(type="heartbeat", nodeId=node_id)
     assert len(gateway.nodes()) == 1
+
+
+@on_sqlite
+async def test_two_sockets_at_two_gateways(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that has the node tells the other, which closes that socket and no newer one."""
+    told = list[tuple[object, ...]]()
+    async with NewAgent(gateway.ws_url) as agent:
+        node_id = await agent.register(gateway.token())
+        ours = str(gateway.store.nodes.get(node_id).socket)
+        for socket in ("a-socket-before", ours):
+            await asyncio.to_thread(gateway.service.tell, "replaced", node_id, socket)
+            if socket != ours:
+                assert (await agent.ask(type="heartbeat", nodeId=node_id))["type"] != "replaced"
+        assert await agent.close_code() == 4409
+    gateway.store.presence.connected(node_id, "elsewhere", "theirs")
+    with gateway.store.database.write() as connection:
+        connection.execute(update(node).where(node.c.id == node_id).values(last_ms=0))
+    monkeypatch.setattr(gateway.messenger, "tell", lambda *what: told.append(what))
+    async with NewAgent(gateway.ws_url, agent.key) as again:
+        assert (await again.resume(node_id))["type"] == "registered"
+    assert ("elsewhere", "replaced", node_id, "theirs") in told
 
 
 @on_sqlite
