@@ -110,12 +110,13 @@ class RoundStore(OnRedis):
                 round_id,
                 spec.model_dump_json(),
                 round(spec.window_s * 1000),
-                "" if spec.max_nonces is None else spec.max_nonces,
+                "" if spec.max_nonces is None else max(0, spec.max_nonces - first_index),
                 KEEP_ENDED_MS,
                 int(spec.callback_url is not None),
                 spec.customer or "",
                 *(limits or ("", "")),
                 first_index,
+                "" if spec.max_nonces is None else spec.max_nonces,
             ],
         )
         if reply[0] == "full":

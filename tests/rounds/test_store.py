@@ -106,6 +106,19 @@ def test_whoever_reads_a_round_past_its_deadline_finds_it_expired(
     assert store.active_ids() == []
 
 
+def test_a_round_that_begins_in_the_middle_is_over_when_the_rest_is_searched(
+    backend: Backend,
+) -> None:
+    """What lies before was searched by others, and is not waited for."""
+    store = backend.store
+    round_id = store.create(make_spec(max_nonces=20), first_index=10)
+    out = assign(store, round_id, 100)
+    assert (out.start, out.stop) == (10, 20)
+    commit(store, round_id, out.range_id, 10, 20, [])
+    status = store.status(round_id)
+    assert (status.state, status.checked) == (RoundState.COMPLETED, 10)
+
+
 def test_on_a_full_redis_a_round_past_its_deadline_is_expired_too(own_backend: Backend) -> None:
     """That cannot be written down, but it is so; it is written down once there is room."""
     store, client = own_backend.store, own_backend.client

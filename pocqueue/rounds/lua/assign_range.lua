@@ -24,7 +24,8 @@ else
   start = tonumber(redis.call('HGET', KEYS[1], 'next_index'))
   stop = start + want
   attempts = '0'
-  local wanted = redis.call('HGET', KEYS[1], 'max_nonces')
+  -- A round of an earlier version has the one number only.
+  local wanted = redis.call('HGET', KEYS[1], 'stop_index') or redis.call('HGET', KEYS[1], 'max_nonces')
   if wanted ~= '' and stop > tonumber(wanted) then stop = tonumber(wanted) end
   if stop <= start then return false end
   redis.call('HSET', KEYS[1], 'next_index', text(stop))

@@ -4,10 +4,10 @@
 --       4 wake (list with at most one token, popped by the leading scheduler)
 --       5 callbacks (set of rounds whose proofs are still to be posted somewhere)
 --       6 sessions (hash: id -> "deadline_ms customer" of each session that nobody closed yet; for ever)
--- ARGV  1 round id  2 specification (JSON)  3 window in ms  4 max_nonces or ""
+-- ARGV  1 round id  2 specification (JSON)  3 window in ms  4 how many nonces to search at most, or ""
 --       5 ms to keep a round after its end  6 "1" if it has a callback URL
 --       7 customer whose session it is, or ""  8 most sessions in all  9 most of this customer;
---       8 and 9 may be "" for no limit  10 first nonce index to search
+--       8 and 9 may be "" for no limit  10 first nonce index to search  11 the one before which to stop, or ""
 -- Returns {"made", created_ms, deadline_ms}; or {"known"} if there is a round of this id already:
 -- asked twice (a lost reply), it must not put the counters of a running round back to zero; or
 -- {"full", the limit that is reached, ms until the first session that counts against it ends}.
@@ -41,7 +41,7 @@ if ARGV[7] ~= '' then
 end
 redis.call('HSET', KEYS[1],
   'spec', ARGV[2], 'state', 'active', 'reason', '', 'created_ms', text(now_ms),
-  'deadline_ms', text(deadline_ms), 'ended_ms', '0', 'next_index', ARGV[10], 'max_nonces', ARGV[4],
+  'deadline_ms', text(deadline_ms), 'ended_ms', '0', 'next_index', ARGV[10], 'max_nonces', ARGV[4], 'stop_index', ARGV[11],
   'checked', '0', 'valid', '0', 'batches', '0', 'nonfinite', '0', 'late_batches', '0',
   'abandoned', '0', 'ranges_made', '0', 'ranges_returned', '0', 'vtime', '')
 -- It expires by itself as well, should every scheduler be gone.
