@@ -141,7 +141,7 @@ def rotated(hidden: torch.Tensor, dims: torch.Tensor, steps: torch.Tensor) -> to
     norm = torch.linalg.vector_norm(hidden, dim=1, keepdim=True)
     x = hidden.gather(1, dims) / (norm + _TINY)
     for v in steps.unbind(1):
-        x = x - 2 * (x * v).sum(-1, keepdim=True) * v
+        x = torch.addcmul(x, (x * v).sum(-1, keepdim=True), v, value=-2)
     x = x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + _TINY)
     # A norm is finite if and only if all numbers are, but for sums of squares beyond float32.
     vectors: torch.Tensor = x.masked_fill_(~norm.isfinite(), torch.nan)
