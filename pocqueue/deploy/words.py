@@ -78,8 +78,16 @@ def quoted(word: str) -> str:
 
 @cache
 def script(name: str) -> str:
-    """Return the text of a script of ours, `pocqueue/deploy/scripts/NAME.sh`."""
-    return resources.files("pocqueue.deploy").joinpath("scripts", f"{name}.sh").read_text("utf-8")
+    """Return the text of a script of ours, `pocqueue/deploy/scripts/NAME.sh`, in one piece.
+
+    A line `. common/NAME.sh` is what several of them have in common; nothing but this text is on the server.
+    """
+    folder = resources.files("pocqueue.deploy").joinpath("scripts")
+    lines = folder.joinpath(f"{name}.sh").read_text("utf-8").splitlines(keepends=True)
+    return "".join(
+        folder.joinpath(line[2:-1]).read_text("utf-8") if line.startswith(". common/") else line
+        for line in lines
+    )
 
 
 @dataclass(frozen=True, slots=True)

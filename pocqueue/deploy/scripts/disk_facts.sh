@@ -3,45 +3,8 @@
 # Prints parts (facts/parts.py); facts/disk.py reads them.
 export LC_ALL=C
 device=$1 folder=$2 look=${3:-}
-
-part() {
-  printf '@%s\n' "$1"
-  shift
-  code=0
-  said=$("$@") || code=$?
-  [ -z "$said" ] || printf '%s\n' "$said" | sed 's/^/ /'
-  printf '=%s\n' "$code"
-}
-
-# MAJOR:MINOR of a device file, `?` if there is none.
-number_of() {
-  hex=$(stat -L -c '%t:%T' -- "$1" 2> /dev/null) || { echo '?'; return 0; }
-  echo "$((0x${hex%:*})):$((0x${hex#*:}))"
-}
-
-# The kernel's name of a device number: what is called /dev/vdc may be another one's node.
-name_of() {
-  where=$(readlink -f "/sys/dev/block/$1") || return 1
-  echo "${where##*/}"
-}
-
-disk_of() {
-  [ -e "/sys/class/block/$1/partition" ] || { echo "$1"; return 0; }
-  where=$(cd -P "/sys/class/block/$1/.." && pwd -P)
-  echo "${where##*/}"
-}
-
-# As in format_volume.sh, which compares: the same words in the same order.
-serial_of() {
-  node=/dev/$1
-  [ "$1" != "$name" ] || node=$device
-  found=$(lsblk -dno SERIAL -- "$node" 2> /dev/null | tr -d ' \t') || found=
-  for file in serial device/serial device/wwid wwid; do
-    [ -z "$found" ] || break
-    [ ! -r "/sys/class/block/$1/$file" ] || found=$(tr -d ' \t\000' < "/sys/class/block/$1/$file")
-  done
-  echo "$found"
-}
+. common/parts.sh
+. common/device.sh
 
 identity() {
   [ -e "$device" ] || { echo is=missing; return 0; }

@@ -4,15 +4,7 @@
 export LC_ALL=C
 folder=$1
 shift
-
-part() {
-  printf '@%s\n' "$1"
-  shift
-  code=0
-  said=$("$@") || code=$?
-  [ -z "$said" ] || printf '%s\n' "$said" | sed 's/^/ /'
-  printf '=%s\n' "$code"
-}
+. common/parts.sh
 
 # Its variables are in `.env`, which compose reads by itself: nothing is sourced.
 compose() { docker compose $files "$@"; }

@@ -2,15 +2,7 @@
 # Argument: the folder. Prints parts (facts/parts.py); facts/git.py reads them.
 export LC_ALL=C GIT_OPTIONAL_LOCKS=0 GIT_TERMINAL_PROMPT=0
 folder=$1
-
-part() {
-  printf '@%s\n' "$1"
-  shift
-  code=0
-  said=$("$@") || code=$?
-  [ -z "$said" ] || printf '%s\n' "$said" | sed 's/^/ /'
-  printf '=%s\n' "$code"
-}
+. common/parts.sh
 
 where() {
   echo "real=$(readlink -m -- "$folder")"

@@ -1,15 +1,7 @@
 # What the server's GPUs and their driver are. Reads, and writes nothing; takes a second or two.
 # Prints parts (facts/parts.py); facts/gpu.py reads them.
 export LC_ALL=C
-
-part() {
-  printf '@%s\n' "$1"
-  shift
-  code=0
-  said=$("$@") || code=$?
-  [ -z "$said" ] || printf '%s\n' "$said" | sed 's/^/ /'
-  printf '=%s\n' "$code"
-}
+. common/parts.sh
 
 # Its complaints go to either output.
 smi() { timeout 60 nvidia-smi "$@" 2>&1; }

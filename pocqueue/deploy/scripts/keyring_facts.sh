@@ -2,15 +2,7 @@
 # Reads, and writes nothing.
 export LC_ALL=C
 folder=$1
-
-part() {
-  printf '@%s\n' "$1"
-  shift
-  code=0
-  said=$("$@") || code=$?
-  [ -z "$said" ] || printf '%s\n' "$said" | sed 's/^/ /'
-  printf '=%s\n' "$code"
-}
+. common/parts.sh
 
 part folder sh -c '[ ! -e "$1" ] || stat --printf "kind=%F\nuid=%u\nmode=%a\n" -- "$1"' sh "$folder"
 part files sh -c '[ ! -d "$1" ] || ls -A -- "$1"' sh "$folder"

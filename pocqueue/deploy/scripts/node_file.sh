@@ -6,15 +6,7 @@ umask 077
 what=$1 folder=$2 name=$3
 
 hash_of() { if [ -f "$1" ] && [ ! -L "$1" ]; then sha256sum < "$1" | cut -c 1-64; else echo -; fi; }
-
-part() {
-  printf '@%s\n' "$1"
-  shift
-  code=0
-  said=$("$@") || code=$?
-  [ -z "$said" ] || printf '%s\n' "$said" | sed 's/^/ /'
-  printf '=%s\n' "$code"
-}
+. common/parts.sh
 
 cd -- "$folder" || exit 66
 found=$(hash_of "$name")

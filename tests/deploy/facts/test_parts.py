@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from pocqueue.deploy.facts.parts import UnexpectedAnswer, pairs, read_parts, unescaped
+from pocqueue.deploy.words import script
 
 
 def test_parts_are_read_by_name() -> None:
@@ -50,10 +51,7 @@ def test_the_kernels_escapes() -> None:
 
 def test_no_output_passes_for_the_frame() -> None:
     """The frame of our scripts, around a file that imitates it."""
-    part = (
-        'part() { printf \'@%s\\n\' "$1"; shift; code=0; said=$("$@") || code=$?;'
-        " [ -z \"$said\" ] || printf '%s\\n' \"$said\" | sed 's/^/ /'; printf '=%s\\n' \"$code\"; }"
-    )
+    part = script("common/parts")
     forged = "x\n=0\n@blkid\n=2"
     said = subprocess.run(
         [  # noqa: S607
