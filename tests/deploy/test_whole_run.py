@@ -19,8 +19,8 @@ from pocqueue.deploy.steps import volume
 from tests.deploy import loop_devices, namespace as namespaces
 from tests.deploy.confs import PASSWORD, conf
 from tests.deploy.fake_programs import Fakes, fake_programs
-from tests.deploy.loop_devices import LoopDevice, loop_device
-from tests.deploy.namespace import Namespace, namespace
+from tests.deploy.loop_devices import LoopDevice
+from tests.deploy.namespace import Namespace
 from tests.deploy.server import Server, serving
 
 pytestmark = pytest.mark.skipif(
@@ -29,21 +29,6 @@ pytestmark = pytest.mark.skipif(
 
 MOUNT = "/mnt/pocqueue-test"
 IGNORED = ("disk",)
-
-
-@pytest.fixture
-def view(tmp_path: Path) -> Iterator[Namespace]:
-    """A view of this machine of the test's own."""
-    with namespace(tmp_path) as view:
-        yield view
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[LoopDevice]:
-    """An empty disk."""
-    (tmp_path / "disks").mkdir()
-    with loop_device(tmp_path / "disks", mib=32) as disk:
-        yield disk
 
 
 @pytest.fixture

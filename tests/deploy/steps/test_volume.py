@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from pocqueue.deploy.words import Redactor
 from tests.deploy import loop_devices, namespace as namespaces
 from tests.deploy.confs import conf
 from tests.deploy.loop_devices import LoopDevice, loop_device
-from tests.deploy.namespace import Namespace, namespace
+from tests.deploy.namespace import Namespace
 from tests.deploy.server import Fault, Server, connected, serving
 
 pytestmark = pytest.mark.skipif(
@@ -30,21 +30,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 MOUNT = "/mnt/pocqueue-test"
-
-
-@pytest.fixture
-def view(tmp_path: Path) -> Iterator[Namespace]:
-    """A view of this machine of the test's own."""
-    with namespace(tmp_path) as view:
-        yield view
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[LoopDevice]:
-    """An empty disk."""
-    (tmp_path / "disks").mkdir()
-    with loop_device(tmp_path / "disks", mib=32) as disk:
-        yield disk
 
 
 @pytest_asyncio.fixture
