@@ -8,6 +8,7 @@ Two servers take turns: one without a share for requests (`POCQUEUE_VLLM_DECODE_
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 import threading
@@ -41,10 +42,9 @@ class _Rates:
 
 
 class _Streams:
-    """Completions that run at once; `tokens` counts what has come of all of them."""
+    """Completions that run at once."""
 
     def __init__(self, server: VllmServer) -> None:
-        self.tokens = 0
         self._stop = threading.Event()
         begun = [threading.Event() for _ in range(NUM_STREAMS)]
         self._threads = [
@@ -68,8 +68,7 @@ class _Streams:
             thread.join()
 
     def _read(self, server: VllmServer, number: int, begun: threading.Event) -> None:
-        for text in server.stream(f"w{number + 5}", MAX_TOKENS, begun):
-            self.tokens += len(text.split())
+        for _ in server.stream(f"w{number + 5}", MAX_TOKENS, begun):
             if self._stop.is_set():
                 return
 
@@ -123,8 +122,9 @@ def _server(share: float) -> Iterator[VllmServer]:
             "POCQUEUE_VLLM_DRAIN_SECONDS": "0",
             "POCQUEUE_VLLM_DECODE_SHARE": str(share),
         }
-        length = ("--max-model-len", str(MAX_LEN))
-        with VllmServer(served_model(folder), folder / "server.log", env, *length) as server:
+        # So small a model decodes faster than each token can be sent: the sending, not the decoding, would be measured.
+        args = ("--max-model-len", str(MAX_LEN), "--stream-interval", "50")
+        with VllmServer(served_model(folder), folder / "server.log", env, *args) as server:
             yield server
 
 
@@ -133,14 +133,18 @@ def _turn(server: VllmServer, rates: _Rates) -> None:
         rates.nonces_alone.append(_rate(server, None, TURN_S)[1])
     alone = _Streams(server)
     rates.tokens_alone.append(_rate(server, alone, TURN_S)[0])
-    alone.close()
+    _end(server, alone)
     # Others: those are soon done when nothing runs beside them.
     streams = _Streams(server)
     with _round(server):
         tokens, nonces = _rate(server, streams, TURN_S)
-    streams.close()
+    _end(server, streams)
     rates.tokens.append(tokens)
     rates.nonces.append(nonces)
+
+
+def _end(server: VllmServer, streams: _Streams) -> None:
+    streams.close()
     wait_until(lambda: server.status()["running_requests"] == 0, 60, "the completions to end")
 
 
@@ -154,13 +158,21 @@ def _round(server: VllmServer) -> Iterator[None]:
 
 def _rate(server: VllmServer, streams: _Streams | None, seconds: float) -> tuple[float, float]:
     """Return tokens and nonces a second, for so long or until the first stream ends."""
-    tokens = streams.tokens if streams else 0
+    tokens = _num_tokens(server)
     began, checked = time.monotonic(), server.status()["total_checked"]
     while (took := time.monotonic() - began) < seconds and (streams is None or streams.all_run):
         time.sleep(min(0.05, seconds - took))
     assert took > 0.2, "a completion ended before there was anything to measure"
     checked = server.status()["total_checked"] - checked
-    return ((streams.tokens if streams else 0) - tokens) / took, checked / took
+    return (_num_tokens(server) - tokens) / took, checked / took
+
+
+def _num_tokens(server: VllmServer) -> float:
+    """Return how many tokens the server has made up to now."""
+    text = server.client.get("/metrics").raise_for_status().text
+    found = re.search(r"^vllm:generation_tokens_total\{.*\} (\S+)$", text, re.MULTILINE)
+    assert found is not None, text
+    return float(found[1])
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import httpx
 import pytest
 
 from pocqueue.engine.torch_model.embedded import CONFIG, ensure_embedded_model
+from pocqueue.processes import child_exec
 from tests.support.commands import without_settings
 from tests.support.waiting import wait_until
 
@@ -72,6 +73,8 @@ class VllmServer:
         clean = without_settings()
         self._env = clean | {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"} | env
         self._argv = [
+            # Ends with the tests, however they end: a server that is left over decodes for long.
+            *(sys.executable, "-I", "-S", child_exec.__file__, str(os.getpid())),
             *(sys.executable, "-m", "pocqueue", "vllm", "serve", str(model)),
             *("--host", "127.0.0.1", "--port", str(self.port)),
             *("--max-model-len", "1024", "--kv-cache-memory-bytes", str(64 << 20)),
@@ -79,7 +82,13 @@ class VllmServer:
             *args,
         ]
         self.url = f"http://127.0.0.1:{self.port}"
-        self.client = httpx.Client(base_url=self.url, timeout=300, trust_env=False)
+        # A fresh connection each time: the server closes those that wait for 5 s, maybe just as one is used again.
+        self.client = httpx.Client(
+            base_url=self.url,
+            timeout=300,
+            trust_env=False,
+            limits=httpx.Limits(max_keepalive_connections=0),
+        )
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
