@@ -14,13 +14,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from pocqueue.deploy.facts.account import BECH32, PREFIX, has_checksum
 from pocqueue.deploy.facts.parts import UnexpectedAnswer, pairs, read_json, read_parts
 from pocqueue.deploy.words import Command, Secret
 
-#: Of addresses on this chain.
-PREFIX = "gonka"
-_BECH32 = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
-_ADDRESS = re.compile(rf"\b{PREFIX}1[{_BECH32}]{{38,58}}\b")
+_ADDRESS = re.compile(rf"\b{PREFIX}1[{BECH32}]{{38,58}}\b")
 _WORDS = re.compile(r"[a-z]{3,8}(?: [a-z]{3,8}){11,23}")
 _PROMPT = re.compile(r"^\s*(?:(?:Re-enter|Enter) keyring passphrase[^:]*:\s*)+")
 
@@ -191,34 +189,20 @@ def read_address(text: str) -> str:
     return checked_address(found.pop())
 
 
+def addresses_in(text: str) -> frozenset[str]:
+    """Return the addresses in a text, such as the answer of `keys add`."""
+    return frozenset(filter(has_checksum, _ADDRESS.findall(text)))
+
+
 def checked_address(address: str) -> str:
     """Return an address whose checksum is right (BIP 173).
 
     Raises:
         UnexpectedAnswer: it is none.
     """
-    if not _ADDRESS.fullmatch(address) or not _has_checksum(address):
+    if not _ADDRESS.fullmatch(address) or not has_checksum(address):
         raise UnexpectedAnswer("inferenced", address, f"an address {PREFIX}1… with its checksum")
     return address
-
-
-def _has_checksum(address: str) -> bool:
-    prefix, _, data = address.rpartition("1")
-    values = (
-        [ord(c) >> 5 for c in prefix]
-        + [0]
-        + [ord(c) & 31 for c in prefix]
-        + [_BECH32.index(c) for c in data]
-    )
-    check = 1
-    for value in values:
-        top = check >> 25
-        check = (check & 0x1FFFFFF) << 5 ^ value
-        for bit, generator in enumerate(
-            (0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)
-        ):
-            check ^= generator if top >> bit & 1 else 0
-    return check == 1
 
 
 def key_problem(text: str) -> KeyProblem:
