@@ -17,7 +17,7 @@ from pocqueue.cli.output import EXIT_INTERRUPTED, print_error
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Provision a server over SSH. So far: validation, admin keys, and the data disk (phases 0 and 1).",
+    help="Provision a server over SSH. So far up to a chain node that runs, is registered and catches up (phases 0 to 5).",
 )
 
 ConfFile = Annotated[Path, typer.Argument(metavar="CONF", help="Conf file, nodes/NAME.conf.")]
@@ -116,11 +116,18 @@ def run(
     yes: Annotated[
         bool, typer.Option("--yes", help="Begin without asking; the host key has to be known.")
     ] = False,
-    phase: Annotated[int | None, typer.Option(min=0, max=1, help="This phase alone.")] = None,
+    phase: Annotated[int | None, typer.Option(min=0, max=7, help="This phase alone.")] = None,
     first: Annotated[
-        int | None, typer.Option("--from", min=0, max=1, help="This phase and those after it.")
+        int | None, typer.Option("--from", min=0, max=7, help="This phase and those after it.")
     ] = None,
     format_device: FormatDevice = "",
+    no_mnemonic: Annotated[
+        bool,
+        typer.Option(
+            "--no-mnemonic",
+            help="The words of the warm key stay on the server, in a file of root's.",
+        ),
+    ] = False,
     ignore: Ignore = None,
     ask_sudo: AskSudo = False,
 ) -> None:
@@ -137,6 +144,7 @@ def run(
         ask_sudo=ask_sudo,
         is_confirmed=is_confirmed,
         format_serial=format_device,
+        words_stay=no_mnemonic,
         ignored=tuple(ignore or ()),
         **limits,
     )

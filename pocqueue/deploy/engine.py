@@ -6,12 +6,15 @@ and after: no note of ours and no exit code says so. A dry run stops at the plan
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from pocqueue.deploy.conf import Conf
 from pocqueue.deploy.connection import Connection
@@ -54,7 +57,24 @@ class LocalFile:
         return f"Local: {self.path}"
 
 
-Action = Command | Job | Upload | LocalFile
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A private file of the server that comes into the node's folder; nothing of it is shown."""
+
+    #: Its path there, for people.
+    remote: str
+    #: Prints it in base64, and changes nothing.
+    command: Command
+    path: str
+    #: SHA-256 of it; another one is not taken.
+    hash_hex: str
+
+    def shown(self) -> str:
+        """Return it as a line for people."""
+        return f"Download: {self.remote} -> {self.path}"
+
+
+Action = Command | Job | Upload | LocalFile | Download
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +152,21 @@ class Step(Protocol):
         """
 
 
+@runtime_checkable
+class Warns(Protocol):
+    """A step that may be done and still have something that a person should look at."""
+
+    def warning(self, facts: Any) -> str:
+        """Return that; empty: nothing."""
+
+
 PHASES = {
     0: "VALIDATION",
     1: "SERVER PREPARATION",
     2: "GONKA AND MODELS",
     3: "CONFIGURATION",
+    4: "BASIC SERVICES",
+    5: "BLOCKCHAIN CONFIGURATION",
 }
 
 
@@ -204,6 +234,7 @@ async def _do(host: Host, step: Step, clock: Callable[[], float], now: Callable[
     facts = await _look(host, step)
     if step.is_done(facts):
         host.out.skip(f"{step.name}: {step.told(facts)}")
+        _warn(host, step, facts)
         return
     for is_last in (False, True):
         plan = step.plan(facts)
@@ -232,6 +263,12 @@ async def _do(host: Host, step: Step, clock: Callable[[], float], now: Callable[
             break
     host.journal.record_step(step.name, clock() - begun, now())
     host.out.ok(f"{step.name}: {step.told(facts)}")
+    _warn(host, step, facts)
+
+
+def _warn(host: Host, step: Step, facts: Any) -> None:
+    if isinstance(step, Warns) and (text := step.warning(facts)):
+        host.out.warn(f"{step.name}: {text}")
 
 
 async def _act(host: Host, step: Step, plan: Plan) -> None:
@@ -250,6 +287,10 @@ async def _act(host: Host, step: Step, plan: Plan) -> None:
             host.out.write(Level.EXEC, action.shown())
             _write_here(step, action)
             continue
+        if isinstance(action, Download):
+            host.out.write(Level.EXEC, action.shown())
+            _write_here(step, await _fetched(host, step, action))
+            continue
         if isinstance(action, Job):
             host.out.command(action.command)
             output = LimitedOutput(host.out)
@@ -267,6 +308,26 @@ async def _act(host: Host, step: Step, plan: Plan) -> None:
             raise StepFailed(
                 step.name, f"ended with exit code {code}.", exit_code_there=code, tail=tail
             )
+
+
+async def _fetched(host: Host, step: Step, file: Download) -> LocalFile:
+    """Return a file of the server's, whole; no error has anything of it.
+
+    Raises:
+        StepFailed: it cannot be read, or is another one than was seen before.
+    """
+    found = await host.connection.look(file.command)
+    try:
+        content = base64.b64decode(found.stdout, validate=True)
+    except binascii.Error:
+        content = b""
+    if found.exit_code != 0 or hashlib.sha256(content).hexdigest() != file.hash_hex:
+        raise StepFailed(
+            step.name,
+            f"{file.remote} did not arrive as it was seen before; it stays there. Run again.",
+            exit_code_there=found.exit_code,
+        )
+    return LocalFile(file.path, content.decode("utf-8", "replace"), 0o600)
 
 
 def _write_here(step: Step, file: LocalFile) -> None:

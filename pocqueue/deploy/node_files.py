@@ -67,9 +67,7 @@ def variables(conf: Conf) -> dict[str, str | Secret]:
             "KEYRING_PASSWORD is not known: write it into the conf file, or run on a terminal."
         )
     seed = conf.seed_api_url.rstrip("/")
-    seed_rpc = f"{seed}/chain-rpc/"
-    # A snapshot is trusted where two servers agree on it.
-    second = next(url for url in _RPC_SERVERS if url != seed_rpc)
+    first, second = rpc_servers(conf)
     return {
         "KEY_NAME": conf.key_name,
         "KEYRING_PASSWORD": conf.keyring_password,
@@ -82,17 +80,23 @@ def variables(conf: Conf) -> dict[str, str | Secret]:
         "NODE_CONFIG": "./node-config.json",
         "HF_HOME": conf.hf_home,
         "SEED_API_URL": seed,
-        "SEED_NODE_RPC_URL": seed_rpc,
+        "SEED_NODE_RPC_URL": first,
         "SEED_NODE_P2P_URL": f"tcp://{_place(urlsplit(seed).hostname or '')}:5000",
         "DAPI_API__POC_CALLBACK_URL": conf.poc_callback_url,
         "DAPI_CHAIN_NODE__URL": "http://node:26657",
         "DAPI_CHAIN_NODE__P2P_URL": "http://node:26656",
-        "RPC_SERVER_URL_1": seed_rpc,
+        "RPC_SERVER_URL_1": first,
         "RPC_SERVER_URL_2": second,
         "PORT": "8080",
         "INFERENCE_PORT": "5050",
         "SYNC_WITH_SNAPSHOTS": "true" if conf.state_sync == "on" else "false",
     }
+
+
+def rpc_servers(conf: Conf) -> tuple[str, str]:
+    """Return the URLs of two servers of the chain: a snapshot is trusted where both agree on its block."""
+    first = f"{conf.seed_api_url.rstrip('/')}/chain-rpc/"
+    return first, next(url for url in _RPC_SERVERS if url != first)
 
 
 def _place(host: str) -> str:

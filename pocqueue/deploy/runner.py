@@ -12,7 +12,7 @@ from typing import Protocol, TextIO
 from pocqueue.deploy import report, rules
 from pocqueue.deploy.conf import Conf
 from pocqueue.deploy.connection import RETRY_DELAYS_S
-from pocqueue.deploy.engine import PHASES, Host, Planned, plan_steps, run_steps, section
+from pocqueue.deploy.engine import PHASES, Host, Planned, Step, plan_steps, run_steps, section
 from pocqueue.deploy.errors import BadUsage, DeployError, HostKeyUnknown, StepFailed
 from pocqueue.deploy.folder import make_folders
 from pocqueue.deploy.journal import STILL_THERE, Undo
@@ -46,6 +46,7 @@ class Options:
         sudo_password: of the login, where sudo asks.
         console: for the log; standard output by default.
         ignored: names of checks that may fail.
+        words_stay: those of the warm wallet stay on the server.
         retry_delays_s: as of `Connection`.
         state_dir: folder of ours on the server.
         asking: held while a question stands: of several servers one asks at a time.
@@ -59,6 +60,7 @@ class Options:
     sudo_password: Secret | None = None
     console: TextIO | None = None
     ignored: tuple[str, ...] = ()
+    words_stay: bool = False
     retry_delays_s: Sequence[float] = field(default=RETRY_DELAYS_S)
     state_dir: str = STATE_DIR
     asking: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
@@ -139,6 +141,11 @@ async def _one(
     return 0
 
 
+def _steps(conf: Conf, options: Options) -> tuple[Step, ...]:
+    """Return the steps for a server, as a run is to be."""
+    return all_steps(conf, garbage_serial=options.format_serial, words_stay=options.words_stay)
+
+
 async def deploy(conf: Conf, out: Log, options: Options) -> None:
     """Take a server through the phases.
 
@@ -148,7 +155,7 @@ async def deploy(conf: Conf, out: Log, options: Options) -> None:
     make_folders(conf)
     with local_lock(conf.folder):
         async with _begun(conf, out, options) as host:
-            steps = all_steps(host.conf, garbage_serial=options.format_serial)
+            steps = _steps(host.conf, options)
             out.check("Checking the server...")
             show_checks(out, await look_at_server(host), options.ignored)
             for line in report.parameters(host.conf):
@@ -180,9 +187,7 @@ async def dry_run(conf: Conf, out: Log, options: Options) -> None:
         DeployError: it cannot be looked at.
     """
     async with _begun(conf, out, options) as host:
-        for line in report.plan_lines(
-            await plan_steps(host, all_steps(host.conf, garbage_serial=options.format_serial))
-        ):
+        for line in report.plan_lines(await plan_steps(host, _steps(host.conf, options))):
             out.info(line)
 
 
@@ -193,9 +198,7 @@ async def status(conf: Conf, out: Log, options: Options) -> None:
         DeployError: it cannot be looked at.
     """
     async with _begun(conf, out, options) as host:
-        for item in await plan_steps(
-            host, all_steps(host.conf, garbage_serial=options.format_serial)
-        ):
+        for item in await plan_steps(host, _steps(host.conf, options)):
             if item.state == "skip":
                 out.ok(f"{item.step.name}: {item.told}")
             else:
@@ -290,7 +293,7 @@ async def _begun(
         out.check("Validating parameters...")
         conf = await _with_password(conf, out, options)
         # What is wrong with the files that it names is told before anything is connected, too.
-        all_steps(conf, garbage_serial=options.format_serial)
+        _steps(conf, options)
         node_files(conf)
         out.ok("All parameters validated")
     for warning in conf.warnings:

@@ -69,6 +69,13 @@ class Fakes:
         """Have `curl` get an answer."""
         self.set(f"http/{re.sub('[^A-Za-z0-9.]', '_', url)}", f"{status}\n{body}")
 
+    def answers(self, url: str, *bodies: str) -> None:
+        """Have `curl` get one answer after the other, the last one for ever."""
+        name = f"http/{re.sub('[^A-Za-z0-9.]', '_', url)}"
+        self.unset(name)
+        for number, body in enumerate(bodies):
+            self.set(f"{name}/{number:03}", f"200\n{body}")
+
     def secret(self, value: str) -> None:
         """Have them fail where they see this text."""
         with (self.folder / "secrets").open("a") as file:

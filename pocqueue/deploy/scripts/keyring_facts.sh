@@ -3,6 +3,6 @@
 export LC_ALL=C
 folder=$1
 . common/parts.sh
+. common/keyring.sh
 
-part folder sh -c '[ ! -e "$1" ] || stat --printf "kind=%F\nuid=%u\nmode=%a\n" -- "$1"' sh "$folder"
-part files sh -c '[ ! -d "$1" ] || ls -A -- "$1"' sh "$folder"
+keyring "$folder"

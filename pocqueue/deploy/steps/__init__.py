@@ -5,9 +5,13 @@ from __future__ import annotations
 from pocqueue.deploy.conf import Conf
 from pocqueue.deploy.engine import Step
 from pocqueue.deploy.steps.admin_keys import AdminKeys, read_admin_keys
+from pocqueue.deploy.steps.chain import ChainSettings, NodeRestarted, NodeSynced
+from pocqueue.deploy.steps.keys_backup import KeysBackup
 from pocqueue.deploy.steps.model import HubProgram, Model
 from pocqueue.deploy.steps.node_files import HasNodeFile
+from pocqueue.deploy.steps.registration import Registration, RegistrationFile
 from pocqueue.deploy.steps.repository import Repository
+from pocqueue.deploy.steps.services import ServicesRun
 from pocqueue.deploy.steps.volume import (
     FormatVolume,
     FstabLine,
@@ -15,16 +19,20 @@ from pocqueue.deploy.steps.volume import (
     OwnMountPoint,
     VolumeNote,
 )
+from pocqueue.deploy.steps.wallet import WarmAddressFile, WarmKeyFile, WarmWallet
 
 __all__ = ["all_steps"]
 
 
-def all_steps(conf: Conf, *, garbage_serial: str = "") -> tuple[Step, ...]:
+def all_steps(
+    conf: Conf, *, garbage_serial: str = "", words_stay: bool = False
+) -> tuple[Step, ...]:
     """Return the steps for a server.
 
     Args:
         conf: what it is to be.
         garbage_serial: of the disk whose old data may go; empty: none.
+        words_stay: those of the warm wallet stay on the server.
 
     Raises:
         DeployError: a file that the conf names cannot be used.
@@ -41,4 +49,16 @@ def all_steps(conf: Conf, *, garbage_serial: str = "") -> tuple[Step, ...]:
         HubProgram(),
         Model(),
         *(HasNodeFile(name) for name in ("config.env", "node-config.json", ".env")),
+        KeysBackup(4),
+        ServicesRun(),
+        WarmWallet(),
+        WarmKeyFile(stays=words_stay),
+        WarmAddressFile(),
+        Registration(),
+        RegistrationFile(),
+        KeysBackup(5),
+        ChainSettings("config.toml"),
+        ChainSettings("app.toml"),
+        NodeRestarted(),
+        NodeSynced(),
     )

@@ -1,0 +1,114 @@
+"""tmkms and node: started, and only called so when they have run for a while; what does not stay up is explained."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pocqueue.deploy.engine import NotYet
+from pocqueue.deploy.errors import StepFailed
+from pocqueue.deploy.facts.service_logs import known_causes
+from pocqueue.deploy.steps.services import ServicesRun
+from tests.deploy.server import Fault
+from tests.deploy.steps.on_disk import kinds, on_disk
+
+STEP = ServicesRun(start_s=1)
+
+
+async def test_services_are_started_once(tmp_path: Path) -> None:
+    """With the images of what comes next; a second run changes nothing; rollback ends them, and nothing else."""
+    async with on_disk(tmp_path) as here:
+        with pytest.raises(NotYet):
+            await STEP.look(here.host)
+        here.has_project()
+        assert (await here.plan(STEP)).what == "docker compose up -d --no-deps tmkms node"
+        lines = await here.run(STEP)
+        assert lines[-1].startswith("[OK] tmkms and node: tmkms: running for ")
+        verbs = [call.words for call in here.fakes.calls("docker") if "pull" in call.words]
+        assert verbs == [("compose", "pull", "--policy", "missing", "tmkms", "node", "api")]
+        assert here.fakes.state("started").split() == ["tmkms", "node"]
+        assert kinds(await here.later().run(STEP)) == {"[INFO]", "[CHECK]", "[SKIP]"}
+        [undo] = here.host.journal.undos
+        assert (await here.host.connection.run(undo.command())).exit_code == 0
+        assert here.fakes.state("volumes-removed") == ""
+        assert (here.join / ".inference" / "config" / "node_key.json").exists()
+        assert not (await STEP.look(here.host)).docker.services
+        shutil.rmtree(here.join)
+        assert (await here.host.connection.run(undo.command())).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("how", "log", "said"),
+    [
+        ("loop", "panic: upgrade handler is missing for v0.2.16", "node: restarting; the chain is"),
+        ("loop", "level=info msg=hello", "node: restarting"),
+        ("exits", "write: no space left on device", "node: exited with 137 (killed"),
+        ("unhealthy", "", "node: running for 6. s, unhealthy"),
+    ],
+)
+async def test_a_service_that_does_not_stay_up(
+    how: str, log: str, said: str, tmp_path: Path
+) -> None:
+    """Its last lines are in the log, what is known of them in the error; its data stay."""
+    async with on_disk(tmp_path) as here:
+        here.has_project()
+        here.fakes.set("service-node", how)
+        here.fakes.set("logs-node", f"{log}\n")
+        with pytest.raises(StepFailed) as caught:
+            await here.run(STEP)
+        assert re.search(re.sub(r"[()]", r"\\\g<0>", said), str(caught.value))
+        assert f"[OUTPUT] node  | {log}" in here.console.getvalue() or not log
+        assert (here.join / ".inference" / "data").is_dir()
+        assert not [call for call in here.fakes.calls("docker") if "down" in call.words]
+        here.fakes.unset("service-node")
+        assert kinds(await here.later().run(STEP)) == {"[INFO]", "[CHECK]", "[SKIP]"}
+
+
+async def test_a_service_that_has_just_begun_is_waited_for(tmp_path: Path) -> None:
+    """It may end at once, as one does that restarts all the time."""
+    async with on_disk(tmp_path) as here:
+        here.has_project()
+        here.fakes.set("age", "0")
+        with pytest.raises(StepFailed, match=r"tmkms: running for [0-9]+ s, node: running"):
+            await here.run(STEP)
+        here.fakes.unset("age")
+        assert kinds(await here.later().run(STEP)) == {"[INFO]", "[CHECK]", "[SKIP]"}
+
+
+async def test_images_that_cannot_be_loaded(tmp_path: Path) -> None:
+    """Nothing is started; the engine's words are told."""
+    async with on_disk(tmp_path) as here:
+        here.has_project()
+        here.fakes.set("pull", "fails")
+        with pytest.raises(StepFailed) as caught:
+            await here.run(STEP)
+        assert "no such host" in caught.value.tail[-1]
+        assert here.fakes.state("started") == ""
+
+
+@pytest.mark.parametrize("pattern", [r"job_start .*4-services", r"job_look .*4-services"])
+@pytest.mark.parametrize("drop", ["before", "after"])
+async def test_a_connection_that_breaks(pattern: str, drop: str, tmp_path: Path) -> None:
+    """The job goes on, and is found again."""
+    async with on_disk(tmp_path) as here:
+        here.has_project()
+        fault = here.server.fault(Fault(pattern, drop=drop))  # type: ignore[arg-type]
+        await here.run_on(STEP)
+        assert fault.times == 0
+        assert here.fakes.state("started").split() == ["tmkms", "node"]
+
+
+def test_causes() -> None:
+    """Each by words of the program; nothing is said of a log that is well."""
+    assert known_causes('level=info msg="committed state" height=7') == ()
+    for line, said in (
+        ("Environment variable KEY_NAME is required", "phase 3"),
+        ("failed to load latest version: version does not exist", "damaged"),
+        ("bind: address already in use", "port"),
+        ('dial tcp: lookup "node2": no such host', "DNS"),
+        ("wrong Block.Header.AppHash. Expected X", "GONKA_REF"),
+    ):
+        assert said in "".join(known_causes(line))
