@@ -132,7 +132,7 @@ class Watcher:
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "pocqueue", "round", "start", "--block-hash", block),
-                *("--r-target", "2", "--window", "120", *SMALL),
+                *("--r-target", "2", "--window", "900", *SMALL),
             ],
             env=stack.env,
             cwd=stack.folder,
@@ -156,8 +156,8 @@ class Watcher:
         os.kill(self.process.pid, signal.SIGINT)
 
     def end(self) -> int:
-        code = self.process.wait(timeout=120)
-        self._reader.join(timeout=120)
+        code = self.process.wait(timeout=300)
+        self._reader.join(timeout=300)
         return code
 
 
@@ -218,7 +218,7 @@ def test_a_queue_with_a_live_worker_takes_no_second_one(stack: Stack) -> None:
     """The second worker ends with code 2 and says who has the queue."""
     second = stack.spawn("second", "celery", "-A", "pocqueue", "worker", "-Q", "gpu0")
     del stack.processes["second"]
-    assert second.wait(timeout=120) == 2
+    assert second.wait(timeout=300) == 2
     assert "Queue gpu0 is served by a live worker already" in stack.log("second").read_text()
 
 

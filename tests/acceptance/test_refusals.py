@@ -105,8 +105,7 @@ def test_a_worker_whose_ranges_end_while_it_is_refused_takes_new_ones(
     """What cannot be acknowledged must not fill the places for messages for good."""
     stack = sick_stack
     stack.wait_live("gpu0")
-    round_id = stack.start(window_s=5.0)
-    stack.wait_checked(round_id, 50)
+    round_id = stack.start_that_expires(50, 5.0)
     deadline_s = stack.status(round_id).deadline_ms / 1000
 
     def is_over() -> bool:

@@ -47,7 +47,7 @@ def test_two_rounds_share_the_gpus_equally(stack: Stack) -> None:
 
 def test_a_round_ends_at_its_deadline(stack: Stack) -> None:
     """Nothing is counted after the deadline, and what was counted before it is there."""
-    round_id = stack.start(window_s=2.5)
+    round_id = stack.start_that_expires(1, 2.5)
     status = stack.wait_over(round_id)
     assert status.state is RoundState.EXPIRED
     stamps = [

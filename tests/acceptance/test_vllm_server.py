@@ -22,7 +22,7 @@ from tests.support.callback_receiver import receiving
 from tests.support.chain import Chain, Participant, Receiver, Stage, play
 from tests.support.stack import Stack
 from tests.support.vllm_parts import VllmServer, need_vllm, served_model
-from tests.support.waiting import until, wait_until
+from tests.support.waiting import PATIENCE_S, until, wait_until
 
 need_vllm()
 #: A server may take minutes to start where every core is busy.
@@ -82,7 +82,7 @@ def _text(response: httpx.Response) -> str:
 def _search(server: VllmServer, num: int = 24, **changes: Any) -> dict[str, Any]:
     """Run a round until so many nonces are checked; return its status after the stop."""
     server.pow("POST", "init/generate", ROUND | changes).raise_for_status()
-    wait_until(lambda: server.status()["total_checked"] >= num, 120, "nonces to be checked")
+    wait_until(lambda: server.status()["total_checked"] >= num, message="nonces to be checked")
     status: dict[str, Any] = server.pow("POST", "stop").raise_for_status().json()["pow_status"]
     return status
 
@@ -115,7 +115,7 @@ def test_completions_are_the_same_before_during_and_after_a_round(
     inflight = threading.Thread(target=lambda: pieces.extend(server.stream(PROMPTS[0], 480, begun)))
     begun = threading.Event()
     inflight.start()
-    assert begun.wait(120), "the request did not begin to run"
+    assert begun.wait(PATIENCE_S), "the request did not begin to run"
     server.pow("POST", "init/generate", ROUND).raise_for_status()
     refused = server.completion(PROMPTS[1])
     assert refused.status_code == 503
@@ -126,7 +126,7 @@ def test_completions_are_the_same_before_during_and_after_a_round(
     assert server.client.get("/v1/models").status_code == 200
     inflight.join(timeout=600)
     assert "".join(pieces) == long
-    wait_until(lambda: server.status()["total_checked"] >= 40, 120, "nonces to be checked")
+    wait_until(lambda: server.status()["total_checked"] >= 40, message="nonces to be checked")
     stopped = server.pow("POST", "stop").json()["pow_status"]
     assert stopped["state"] == "STOPPED"
     # At once, and over the blocks that were cached before.
@@ -146,7 +146,7 @@ def test_states_and_their_errors(server: VllmServer) -> None:
     assert server.pow("POST", "phase/validate").json()["pow_status"]["state"] == "VALIDATING"
     assert server.completion("w5").status_code == 503
     assert server.pow("POST", "phase/generate").json()["pow_status"]["state"] == "GENERATING"
-    wait_until(lambda: server.status()["total_checked"] > 0, 120, "the search to go on")
+    wait_until(lambda: server.status()["total_checked"] > 0, message="the search to go on")
     assert server.pow("POST", "stop").json()["pow_status"]["state"] == "STOPPED"
     assert server.completion("w5").status_code == 200
 
@@ -220,11 +220,10 @@ async def test_callbacks_reach_a_receiver_that_fails_twice(server: VllmServer) -
     async with receiving() as receiver:
         receiver.statuses = iter([500, 503])
         server.pow("POST", "init/generate", ROUND | {"callback_url": receiver.url})
-        await until(lambda: receiver.accepted, 120)
+        await until(lambda: receiver.accepted)
         status = server.pow("POST", "stop").json()["pow_status"]
         await until(
-            lambda: sum(len(body["nonces"]) for body in receiver.accepted) == status["total_valid"],
-            120,
+            lambda: sum(len(body["nonces"]) for body in receiver.accepted) == status["total_valid"]
         )
         pushed = [nonce for body in receiver.accepted for nonce in body["nonces"]]
         assert pushed == status["valid_nonces"]
@@ -238,7 +237,7 @@ async def test_callbacks_reach_a_receiver_that_fails_twice(server: VllmServer) -
         }
         receiver.received.clear()
         _verdict(server, _proof(status), callback_url=receiver.url)
-        await until(lambda: receiver.received, 120)
+        await until(lambda: receiver.received)
         [(path, body)] = receiver.received
         assert path.endswith("/validated")
         assert body["computed_distances"] == body["received_distances"] == body["dist"]
@@ -368,7 +367,7 @@ def test_a_worker_with_a_vllm_of_its_own(server: VllmServer, stack: Stack) -> No
     children = psutil.Process(process.pid).children(recursive=True)
     assert stack.terminate("gpu0") == 0
     wait_until(
-        lambda: not any(child.is_running() for child in children), 120.0, "its children to end"
+        lambda: not any(child.is_running() for child in children), message="its children to end"
     )
 
 
@@ -392,7 +391,7 @@ def test_a_worker_crash_ends_the_round_and_the_server_does_not_hang(server: Vllm
     """The round is reported as failed, or the whole server ends; either in bounded time."""
     assert server.process is not None
     server.pow("POST", "init/generate", ROUND).raise_for_status()
-    wait_until(lambda: server.status()["total_checked"] > 0, 120, "the search to begin")
+    wait_until(lambda: server.status()["total_checked"] > 0, message="the search to begin")
     below = psutil.Process(server.process.pid).children(recursive=True)
     # The server starts its engine, and that its worker; each has a process for bookkeeping, too.
     workers = [child for child in below if "resource_tracker" not in " ".join(child.cmdline())]
@@ -408,4 +407,4 @@ def test_a_worker_crash_ends_the_round_and_the_server_does_not_hang(server: Vllm
             return False
         return bool(status["failed"]) and bool(status["error"])
 
-    wait_until(ended, 120, "the round, or the server, to end")
+    wait_until(ended, message="the round, or the server, to end")

@@ -95,7 +95,7 @@ def test_ctrl_c_ends_a_question(tmp_path: Path) -> None:
         except OSError:
             # The other end is closed.
             os.close(master)
-        assert process.wait(60) == 130, said
+        assert process.wait(300) == 130, said
     assert "run again to go on" in said
     assert "[OK]" not in said
 

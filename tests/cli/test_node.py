@@ -59,7 +59,7 @@ def test_a_node_serves_until_it_is_told_to_end(env: dict[str, str], tmp_path: Pa
         try:
             found = wait_for_line(log, r"on (http://127\.0\.0\.1:\d+): DELEGATION on")
             url = found[1]
-            wait_until(lambda: answers(url), 30.0, "an answer")
+            wait_until(lambda: answers(url), message="an answer")
             shown = CliRunner().invoke(app, ["node", "status", "--url", url])
             assert shown.exit_code == 0
             assert "STOPPED" in shown.output
@@ -76,7 +76,7 @@ def test_a_node_serves_until_it_is_told_to_end(env: dict[str, str], tmp_path: Pa
 
 def answers(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/health", trust_env=False).status_code == 200
+        return httpx.get(f"{url}/health", trust_env=False, timeout=60).status_code == 200
     except httpx.TransportError:
         return False
 

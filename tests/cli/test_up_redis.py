@@ -16,7 +16,7 @@ import pytest
 
 from pocqueue.processes.stack_lock import stack_lock
 from pocqueue.rounds.redis_server import RedisServer
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE_S, wait_until
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_run_keeps_it_running(server: RedisServer, number: signal.Signals) -> No
         assert keeper.stdout.readline() == "Redis had ended and was started again\n"
         assert server_process(server) not in {first, None}
         keeper.send_signal(number)
-        assert keeper.wait(20) == 0
+        assert keeper.wait(PATIENCE_S) == 0
     assert not server.is_running()
 
 
@@ -130,9 +130,9 @@ def test_run_waits_for_a_server_that_cannot_start_again(server: RedisServer) -> 
 def test_run_can_leave_it_running(server: RedisServer) -> None:
     """With --keep only the watching ends."""
     with subprocess.Popen([sys.executable, "-m", "pocqueue", "redis", "run", "--keep"]) as keeper:
-        wait_until(server.is_running, 120.0, "Redis")
+        wait_until(server.is_running, message="Redis")
         keeper.terminate()
-        assert keeper.wait(20) == 0
+        assert keeper.wait(PATIENCE_S) == 0
     assert server.is_running()
 
 
@@ -147,7 +147,7 @@ def test_a_busy_server_gets_no_rival(server: RedisServer) -> None:
         assert process is not None
         looks = keeper_looks(keeper.pid)
         process.suspend()
-        wait_until(lambda: keeper_looks(keeper.pid) >= looks + 2, 120.0, "two looks of the keeper")
+        wait_until(lambda: keeper_looks(keeper.pid) >= looks + 2, message="two looks of the keeper")
         process.resume()
         assert server_process(server) == process
         keeper.terminate()

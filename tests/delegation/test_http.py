@@ -73,15 +73,15 @@ class Service:
                 text.partition("serves on ")[2].partition(" with")[0].rpartition(":")[2] or 0
             )
 
-        self.port = wait_until(port, 120.0, "the port of the service")
+        self.port = wait_until(port, message="the port of the service")
 
         def answers() -> bool:
             with contextlib.suppress(httpx.TransportError):
-                reply = httpx.get(f"{self.url}/health", verify=verify)
+                reply = httpx.get(f"{self.url}/health", verify=verify, timeout=60)
                 return reply.status_code in {200, 503}
             return False
 
-        wait_until(answers, 120.0, "an answer of the service")
+        wait_until(answers, message="an answer of the service")
 
     def kill(self) -> None:
         """Kill it as if its machine had lost power."""
@@ -101,8 +101,8 @@ class Service:
         """Send a request to a path behind the prefix."""
         token = {"auth_token": TOKEN}
         if method == "POST":
-            return httpx.post(f"{self.url}{PREFIX}/{path}", json=body | token)
-        return httpx.get(f"{self.url}{PREFIX}/{path}", params=query | token, timeout=40)
+            return httpx.post(f"{self.url}{PREFIX}/{path}", json=body | token, timeout=60)
+        return httpx.get(f"{self.url}{PREFIX}/{path}", params=query | token, timeout=120)
 
     def begin(self, **changes: Any) -> str:
         """Start a session; return its id."""
@@ -126,7 +126,7 @@ def noted(backend: Backend, session_id: str) -> None:
         found: Any = backend.client.xrevrange(Keys.of_round(session_id, "proofs"), count=1)
         return str(stands).split(" ")[0] in [cursor for cursor, _ in found]
 
-    wait_until(is_noted, 60, "the note")
+    wait_until(is_noted, message="the note")
 
 
 @pytest.fixture
@@ -201,7 +201,7 @@ def test_who_waits_does_not_hold_up_the_end(service: Service, backend: Backend) 
     session_id = service.begin()
 
     async def wait_and_end() -> dict[str, Any]:
-        async with httpx.AsyncClient(timeout=40) as http:
+        async with httpx.AsyncClient(timeout=120) as http:
             query: dict[str, Any] = {"auth_token": TOKEN, "wait": 30}
             waiting = asyncio.create_task(
                 http.get(f"{service.url}/batches/{session_id}", params=query)
@@ -256,7 +256,7 @@ def test_who_is_told_to_wait_behind_a_proxy(
 
     def ask(client: str, token: str) -> int:
         headers = {"X-Forwarded-For": client, "Authorization": f"Bearer {token}"}
-        return httpx.get(f"{service.url}/status", headers=headers).status_code
+        return httpx.get(f"{service.url}/status", headers=headers, timeout=60).status_code
 
     assert [ask("203.0.113.66", "a-guess") for _ in range(5)] == [401, 401, 401, 429, 429]
     assert ask("198.51.100.7", "a-guess") == (401 if trusted else 429)
@@ -271,7 +271,7 @@ def test_who_is_told_to_wait_behind_a_proxy(
 
 
 def _request(service: Service, session_id: str) -> socket.socket:
-    connection = socket.create_connection(("127.0.0.1", service.port), timeout=10)
+    connection = socket.create_connection(("127.0.0.1", service.port), timeout=60)
     connection.sendall(
         f"GET /batches/{session_id}?auth_token={TOKEN} HTTP/1.1\r\nHost: service\r\n\r\n".encode()
     )
@@ -313,7 +313,8 @@ def test_a_reply_that_is_cut_on_its_way_comes_again(
         verify = ssl.create_default_context(cafile=str(cert))
         service.scheme, options = "https", [f"--tls-cert={cert}", f"--tls-key={key}"]
     service.start(*options, verify=verify or True)
-    with httpx.Client(verify=verify or True, headers={"Authorization": f"Bearer {TOKEN}"}) as http:
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    with httpx.Client(verify=verify or True, headers=headers, timeout=60) as http:
         session_id = http.post(f"{service.url}/start", json=BODY).json()["session_id"]
         work = Work(backend, session_id)
         entry = {"nonces": f"[7]{' ' * 200_000}", "values": "[0.5]", "queue": "gpu0"}
@@ -343,7 +344,7 @@ def test_a_reply_has_a_length_and_is_noted_once_it_arrived(
     head, _, body = received.partition(b"\r\n\r\n")
     assert f"content-length: {len(body)}".encode() in head
     assert nonces_of(json.loads(body)) == work.nonces
-    with httpx.Client(params={"auth_token": TOKEN}) as http:
+    with httpx.Client(params={"auth_token": TOKEN}, timeout=60) as http:
         found = []
         for _ in range(50):
             work.batch()
@@ -367,7 +368,7 @@ def test_polls_at_the_same_time_miss_no_batch(service: Service, backend: Backend
 
     async def polls() -> list[int]:
         found = []
-        async with httpx.AsyncClient(timeout=20) as http:
+        async with httpx.AsyncClient(timeout=120) as http:
             for _ in range(20):
                 work.batch()
                 for nonces in await asyncio.gather(*(poll(http) for _ in range(8))):
@@ -399,7 +400,7 @@ def test_redis_gone_in_the_middle_of_a_reply(
             while received < 8_000_000:
                 received += len(connection.recv(1 << 20))
             said = "batches will be handed over again"
-            wait_until(lambda: said in service.log.read_text(), 60, "a line of the log")
+            wait_until(lambda: said in service.log.read_text(), message="a line of the log")
         own_redis.ensure()
         assert nonces_of(service.batches(session_id)) == [0, 1, 2, 3]
         service.end()
@@ -414,9 +415,9 @@ def test_tls(service: Service, tmp_path: Path) -> None:
     context = ssl.create_default_context(cafile=str(cert))
     service.scheme = "https"
     service.start(f"--tls-cert={cert}", f"--tls-key={key}", verify=context)
-    assert httpx.get(f"{service.url}/health", verify=context).json() == {"status": "ok"}
+    assert httpx.get(f"{service.url}/health", verify=context, timeout=60).json() == {"status": "ok"}
     with pytest.raises(httpx.TransportError):
-        httpx.get(f"http://127.0.0.1:{service.port}/health")
+        httpx.get(f"http://127.0.0.1:{service.port}/health", timeout=60)
     service.end()
 
 

@@ -365,7 +365,7 @@ async def test_a_wait_ends_with_the_first_batch(client: Client, backend: Backend
     waiting = asyncio.create_task(client.batches(session_id, cursor="", wait=30))
     await _until_somebody_waits(backend)
     work.batch()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(25):
         assert nonces_of(await waiting) == work.nonces
 
 
@@ -379,7 +379,7 @@ async def test_a_wait_ends_with_the_session(client: Client, backend: Backend, en
         await client.stop(session_id)
     else:
         pass_deadline(backend, session_id)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(25):
         assert (await waiting)["session_active"] is False
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -132,17 +131,18 @@ def test_a_hub_in_trouble_is_named_by_its_status(hub: str, tmp_path: Path) -> No
 
 
 def test_without_a_network_the_answer_comes_at_once(tmp_path: Path) -> None:
-    """A refused connection is not tried again and again."""
-    start = time.monotonic()
-    with pytest.raises(ModelNotFound, match="cannot be downloaded from the hub"):
-        _fetch("http://127.0.0.1:9", tmp_path)
-    assert time.monotonic() - start < 3
+    """What fails says so itself: nobody waits for the time that an answer may take."""
+    with pytest.raises(ModelNotFound, match=r"cannot be downloaded from the hub \(ConnectError\)"):
+        _fetch("http://127.0.0.1:9", tmp_path, timeout_s=300)
 
 
 def test_a_network_that_swallows_everything_is_waited_for_briefly(tmp_path: Path) -> None:
     """A server that takes the connection and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        start = time.monotonic()
         with pytest.raises(ModelNotFound, match="cannot be downloaded from the hub"):
             _fetch(f"http://127.0.0.1:{silent.getsockname()[1]}", tmp_path, timeout_s=0.5)
-        assert time.monotonic() - start < 3
+        # Asked once, and not again by another part of the download.
+        silent.setblocking(False)
+        silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            silent.accept()

@@ -18,7 +18,7 @@ from pocqueue.hosts.node_keys import NodeKey
 from pocqueue.hosts.wire import origin_of, rotation_text, signed_text
 
 #: Generous: the machine may be busy.
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 HOST = {
     "hostname": "gpu-rig-01",
     "gpus": [{"name": "NVIDIA RTX 4090", "memory": "24GB"}],

@@ -506,7 +506,7 @@ def at_work(settings_for: SettingsFactory) -> Iterator[str]:
 
 def test_the_document_is_complete(at_work: str) -> None:
     """Summary, description, examples of bodies and answers, and all errors with one each."""
-    document = httpx.get(f"{at_work}/openapi.json", trust_env=False).json()
+    document = httpx.get(f"{at_work}/openapi.json", trust_env=False, timeout=60).json()
     schemas = document["components"]["schemas"]
     assert TOKEN not in json.dumps(document)
     paths = {"init", "init/generate", "init/validate", "phase/generate", "phase/validate"}
@@ -565,7 +565,7 @@ async def test_the_examples_are_true(http: httpx.AsyncClient) -> None:
 
 def test_nothing_that_is_sent_is_our_fault(at_work: str) -> None:
     """Generated requests, right and wrong ones: no 5xx, and every answer is as the document says."""
-    document = httpx.get(f"{at_work}/openapi.json", trust_env=False).json()
+    document = httpx.get(f"{at_work}/openapi.json", trust_env=False, timeout=60).json()
 
     def call(case: Any) -> Any:
         # A big node of the request's own may be anywhere; those are tested elsewhere.

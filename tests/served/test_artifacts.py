@@ -735,7 +735,7 @@ async def listening(server: Server) -> AsyncIterator[httpx.AsyncClient]:
     serving = asyncio.create_task(uvicorn_server.serve())
     await until(lambda: uvicorn_server.started)
     try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
             yield client
     finally:
         uvicorn_server.should_exit = True

@@ -17,7 +17,7 @@ _ARGUMENTS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage"),
 )
 #: Milliseconds; the machine may be busy.
-PATIENCE_MS = 60_000
+PATIENCE_MS = 300_000
 
 
 @contextlib.asynccontextmanager

@@ -111,7 +111,7 @@ class BigNode:
         return httpx.Client(
             base_url=f"{self.url}/api/v1/delegation",
             headers={"Authorization": f"Bearer {token}"},
-            timeout=40,
+            timeout=120,
             trust_env=False,
         )
 
@@ -134,7 +134,7 @@ class SmallNode:
         if delegation_url is not None:
             self._env = {k: str(v) for k, v in delegating.items()} | self._env
         self.start()
-        self.http = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
+        self.http = httpx.Client(base_url=self.url, timeout=120, trust_env=False)
 
     def start(self) -> None:
         """Start it and wait until it answers."""
@@ -235,7 +235,7 @@ class Cheat:
         self.made_up: set[int] = set()
         self._honest = 0
         self.share = share
-        self.http = httpx.Client(base_url=url, timeout=40, trust_env=False)
+        self.http = httpx.Client(base_url=url, timeout=120, trust_env=False)
         cheat = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -290,7 +290,7 @@ def wait_http(stack: Stack, url: str, name: str) -> None:
     def answers() -> bool:
         stack.check_alive()
         try:
-            return httpx.get(url, timeout=5, trust_env=False).status_code == 200
+            return httpx.get(url, timeout=60, trust_env=False).status_code == 200
         except httpx.TransportError:
             return False
 

@@ -60,7 +60,7 @@ class HostsServer:
 
     async def next(self, kind: type[M], count: int = 1) -> M:
         """Wait until so many messages of a kind have come; return the last one."""
-        await until(lambda: len(self.of(kind)) >= count, 120)
+        await until(lambda: len(self.of(kind)) >= count)
         return self.of(kind)[count - 1]
 
     async def send(self, message: Message) -> None:

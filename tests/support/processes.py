@@ -12,13 +12,13 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from pocqueue.rounds.redis_server import executable
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE_S, wait_until
 
 REDIS_SERVER = executable()
 
 
 def wait_ready(
-    condition: Callable[[], bool], process: subprocess.Popen[str], *, timeout_s: float = 30.0
+    condition: Callable[[], bool], process: subprocess.Popen[str], *, timeout_s: float = PATIENCE_S
 ) -> None:
     """Return as soon as the condition holds; fail when the process ends or time is up."""
 
@@ -33,7 +33,7 @@ def wait_ready(
 def running(
     command: Sequence[str], log: Path, env: dict[str, str] | None = None, cwd: Path | None = None
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run a process with its output in a file; end it with SIGTERM, or SIGKILL after 15 s."""
+    """Run a process with its output in a file; end it with SIGTERM, or SIGKILL after a minute."""
     with log.open("w") as out:
         process = subprocess.Popen(
             command, stdout=out, stderr=subprocess.STDOUT, text=True, env=env, cwd=cwd
@@ -46,7 +46,7 @@ def running(
         finally:
             process.terminate()
             try:
-                process.wait(timeout=15)
+                process.wait(timeout=60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

@@ -82,7 +82,7 @@ class RefusingRedis:
             check()
             return self.refused() - before >= times
 
-        wait_until(enough, 300.0, f"{times} refusals")
+        wait_until(enough, message=f"{times} refusals")
 
 
 @contextlib.contextmanager
@@ -97,7 +97,7 @@ def refusing_redis() -> Iterator[RefusingRedis]:
             [REDIS_SERVER, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         try:
-            wait_until(socket.exists, 30.0, "the server's socket")
+            wait_until(socket.exists, message="the server's socket")
             with connect(socket) as client:
                 yield RefusingRedis(client, f"unix://{socket}", folder)
         finally:

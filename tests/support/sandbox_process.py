@@ -130,7 +130,7 @@ async def _serve(name: SandboxName, owner: str) -> None:
 
 async def _stop_on(path: str | None, stop: asyncio.Event) -> None:
     if path is not None:
-        await until(Path(path).exists, 300)
+        await until(Path(path).exists)
         stop.set()
 
 

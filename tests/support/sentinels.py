@@ -74,7 +74,7 @@ class FailingOver:
                     state: Any = client.sentinel_master(MASTER)
                     return (state["num-slaves"], state["num-other-sentinels"]) == (1, 2)
 
-                wait_until(knows_all, 60.0, f"sentinel {name} to know the others")
+                wait_until(knows_all, message=f"sentinel {name} to know the others")
         self.wait_following("replica")
 
     def follow(self, name: str, leader: str) -> None:
@@ -91,7 +91,7 @@ class FailingOver:
                     return bool(found.get("master_link_status") == "up")
                 return False
 
-            wait_until(follows, 90.0, f"{name} to follow")
+            wait_until(follows, message=f"{name} to follow")
 
     def fail_over(self) -> None:
         """Ask the sentinels for another primary, as for an upgrade: nobody dies."""
@@ -108,7 +108,7 @@ class FailingOver:
                 found: Any = primary.info("replication")
                 return bool(found["connected_slaves"] == 0)
 
-            wait_until(is_alone, 30.0, f"{leader} to be alone")
+            wait_until(is_alone, message=f"{leader} to be alone")
 
     def checked(self, round_id: str, name: str) -> int:
         """Return how many nonces of a round a server has counted."""
@@ -132,7 +132,7 @@ class FailingOver:
                     return bool(client.role()[0] == "master")
                 return False
 
-            wait_until(leads, 90.0, f"{name} to lead")
+            wait_until(leads, message=f"{name} to lead")
 
     def close(self) -> None:
         """End all of it."""

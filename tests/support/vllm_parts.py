@@ -127,10 +127,10 @@ class VllmServer:
             return
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=60)
+            process.wait(timeout=120)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait(timeout=60)
+        process.wait(timeout=120)
 
     def pow(self, method: str, route: str, body: Any = None) -> httpx.Response:
         """Call a proof route."""
@@ -160,7 +160,7 @@ class VllmServer:
         assert self.process is not None
         assert self.process.poll() is None, self.tail()
         try:
-            return self.client.get("/health", timeout=5).status_code == 200
+            return self.client.get("/health", timeout=60).status_code == 200
         except httpx.TransportError:
             return False
 

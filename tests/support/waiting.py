@@ -12,6 +12,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+#: For what hangs: whatever else the machine does, nothing that works takes that long.
+PATIENCE_S = 300.0
+
 
 class Clock:
     """Seconds that stand still until a test moves them on."""
@@ -24,7 +27,7 @@ class Clock:
 
 
 def wait_until(
-    condition: Callable[[], T | None], timeout_s: float = 60.0, message: str = "the condition"
+    condition: Callable[[], T | None], timeout_s: float = PATIENCE_S, message: str = "the condition"
 ) -> T:
     """Return what the condition gives as soon as that is true; fail when the time is up.
 
@@ -45,14 +48,14 @@ def wait_until(
         time.sleep(0.005)
 
 
-def wait_for_line(log: Path, pattern: str, timeout_s: float = 60.0) -> re.Match[str]:
+def wait_for_line(log: Path, pattern: str, timeout_s: float = PATIENCE_S) -> re.Match[str]:
     """Return where a pattern stands in a log file, as soon as it does."""
     return wait_until(
         lambda: re.search(pattern, log.read_text()), timeout_s, f"{pattern!r} in {log}"
     )
 
 
-async def until(condition: Callable[[], object], deadline_s: float = 60.0) -> None:
+async def until(condition: Callable[[], object], deadline_s: float = PATIENCE_S) -> None:
     """Wait until a condition holds, which may be a coroutine function; fail after the deadline."""
     async with asyncio.timeout(deadline_s):
         while True:

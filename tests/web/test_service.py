@@ -10,7 +10,6 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from pocqueue.web.body_limit import BodyLimit
 from tests.support.delegation_parts import free_port
+from tests.support.waiting import wait_until
 from tests.web.guest_book.app import MAX_FAILURES, create_app
 from tests.web.guest_book.store import UPGRADES, GuestBook
 
@@ -42,15 +42,14 @@ class Service:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        self.http = httpx.Client(base_url=f"http://{self._place}", trust_env=False)
-        for _ in range(200):
-            try:
-                assert self.http.get("/health").json() == "ok"
-                return
-            except httpx.TransportError:
-                assert self.process.poll() is None, self.process.communicate()
-                time.sleep(0.05)
-        raise AssertionError("the service does not answer")
+        self.http = httpx.Client(base_url=f"http://{self._place}", trust_env=False, timeout=60)
+        wait_until(self._answers, message="an answer of the service")
+
+    def _answers(self) -> bool:
+        assert self.process.poll() is None, self.process.communicate()
+        with contextlib.suppress(httpx.TransportError):
+            return bool(self.http.get("/health").json() == "ok")
+        return False
 
     def post(self, path: str, sent: str | None, body: Any = None, **query: Any) -> httpx.Response:
         """Send a POST with a token."""

@@ -60,9 +60,11 @@ def ports() -> Iterator[list[int]]:
 def test_one_server_on_two_ports(ports: list[int]) -> None:
     """Each has routes and sockets; error answers have the name that the application gives them."""
     for port in ports:
-        reply = httpx.get(f"http://127.0.0.1:{port}/fails", trust_env=False)
+        reply = httpx.get(f"http://127.0.0.1:{port}/fails", trust_env=False, timeout=60)
         assert (reply.status_code, reply.json()) == (503, {"error": "It is so."})
-        reply = httpx.post(f"http://127.0.0.1:{port}/fails", content="x" * 2000, trust_env=False)
+        reply = httpx.post(
+            f"http://127.0.0.1:{port}/fails", content="x" * 2000, trust_env=False, timeout=60
+        )
         assert list(reply.json()) == ["error"]
         with connect(f"ws://127.0.0.1:{port}/", proxy=None) as client:
             client.send("60")

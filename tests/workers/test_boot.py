@@ -102,6 +102,6 @@ def test_a_worker_that_is_stopped_while_it_waits_ends_as_one_that_was_stopped(
     command = [sys.executable, "-m", "celery", "-A", "pocqueue", "worker", "-Q", "gpu0"]
     env = _env("redis://127.0.0.1:1/0", tmp_path) | {"POCQUEUE_NUM_THREADS": "1"}
     with running(command, log, env, tmp_path) as worker:
-        wait_ready(lambda: "gpu0 waits: Redis" in log.read_text(), worker, timeout_s=300.0)
+        wait_ready(lambda: "gpu0 waits: Redis" in log.read_text(), worker)
         worker.terminate()
         assert worker.wait(timeout=300) == 0

@@ -16,7 +16,7 @@ from pocqueue.rounds.pool import Gpu, Pool
 from tests.support.factories import make_gpu, make_info, make_spec
 from tests.support.fake_engine import FakeEngine
 from tests.support.rounds import assign
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE_S, wait_until
 from workers.heartbeat import Heartbeat
 from workers.range_runner import RangeRunner
 from workers.runner_stats import Member
@@ -239,7 +239,7 @@ def _in_a_batch(beats: Beats, backend: Backend) -> Iterator[Callable[[], None]]:
 
 
 def _wait_for(event: threading.Event) -> None:
-    assert event.wait(30)
+    assert event.wait(PATIENCE_S)
 
 
 def test_what_a_worker_holds_and_does_is_told(beats: Beats, backend: Backend) -> None:

@@ -134,7 +134,7 @@ def _take_over(backend: Backend, round_id: str) -> None:
 async def _claim(backend: Backend) -> tuple[str, str]:
     """Wait until a delivery is due, and lease it as the scheduler does."""
     claimed = await asyncio.to_thread(
-        wait_until, lambda: backend.callbacks.claim_due(60.0), 10.0, "a due delivery"
+        wait_until, lambda: backend.callbacks.claim_due(60.0), message="a due delivery"
     )
     return claimed[0]
 

@@ -27,14 +27,14 @@ from pocqueue.errors import (
 from pocqueue.poc.batch import Batch
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.pool import shape_key
-from pocqueue.rounds.records import BatchCommit, CommitResult, OpenedRange
+from pocqueue.rounds.records import BatchCommit, CommitResult
 from pocqueue.rounds.redis_server import RedisServer
 from pocqueue.rounds.spec import RoundState
 from pocqueue.rounds.store import MAX_ATTEMPTS, RoundStore
 from tests.support.factories import OTHER_FINGERPRINT, make_gpu, make_info, make_spec
 from tests.support.fake_engine import FakeEngine, valid_below
 from tests.support.rounds import assign, check_books, commit, pass_deadline, proofs
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE_S, wait_until
 from workers.range_runner import MAX_FAILURES, RangeRunner
 from workers.runner_stats import Member
 
@@ -55,26 +55,12 @@ class Clock:
         self.now_s += seconds
 
 
-class WatchedStore(RoundStore):
-    """A store that notes which ranges were opened."""
-
-    def __init__(self, inner: RoundStore) -> None:
-        super().__init__(inner.client, inner.url)
-        self.opened: list[tuple[str, int]] = []
-
-    @override
-    def open_range(self, round_id: str, range_id: int) -> OpenedRange | None:
-        found = super().open_range(round_id, range_id)
-        self.opened.append((round_id, range_id))
-        return found
-
-
 class Bench:
     """A runner, its engine and its store."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
-        self.store = WatchedStore(backend.store)
+        self.store = backend.store
         self.engine = FakeEngine()
         self.clock = Clock()
         self.broken: list[str] = []
@@ -95,6 +81,10 @@ class Bench:
         )
         self._runners.append(runner)
         return runner
+
+    def wait_for_one_that_waits(self) -> None:
+        """Wait until a range is open and behind the one that runs: from then on it is the next."""
+        wait_until(lambda: self.runner._waiting, message="a range that waits")
 
     def start(self, num_nonces: int = 100, **changes: Any) -> str:
         """Make a round that is to check so many nonces, all of them in range 1; return its id."""
@@ -275,7 +265,7 @@ def _run_behind(bench: Bench, first: tuple[str, int], second: tuple[str, int]) -
 
     def wait_for_second(batch: int) -> None:
         if batch == 2:
-            wait_until(lambda: second in bench.store.opened, message="the second is opened")
+            bench.wait_for_one_that_waits()
         on_batch(batch)
 
     bench.engine.on_batch = wait_for_second
@@ -428,14 +418,14 @@ def test_wait_idle_says_whether_the_work_is_done(bench: Bench) -> None:
         assert not bench.runner.wait_idle(0.02)
         bench.runner.drain()
         go_on.set()
-        assert bench.runner.wait_idle(20.0)
+        assert bench.runner.wait_idle(PATIENCE_S)
         running.result(timeout=120)
     assert check_books(bench.store, round_id).checked in {0, 10}
 
 
 def _wait_for(event: threading.Event) -> None:
     """Wait for an event that has to come."""
-    assert event.wait(30)
+    assert event.wait(PATIENCE_S)
 
 
 # Redis goes away
@@ -585,7 +575,7 @@ def test_the_engine_goes_on_with_the_next_range_while_the_last_commit_is_under_w
     with ThreadPoolExecutor(2) as threads:
         try:
             first = threads.submit(runner.run, round_id, 1)
-            assert store.waits.wait(30)
+            assert store.waits.wait(PATIENCE_S)
             second = threads.submit(runner.run, round_id, 2)
             wait_until(lambda: len(bench.engine.batches) == 3, message="the next range begins")
             assert bench.engine.batches[2][0] == 20
@@ -610,7 +600,7 @@ def test_a_range_taken_back_before_its_last_commit_counts_without_it(bench: Benc
     with ThreadPoolExecutor(1) as threads:
         try:
             running = threads.submit(runner.run, round_id, 1)
-            assert store.waits.wait(30)
+            assert store.waits.wait(PATIENCE_S)
             bench.store.release_range(round_id, 1, failed=True)
             other = assign(bench.store, round_id, 20)
             assert (other.start, other.stop) == (10, 20)
@@ -881,8 +871,7 @@ def test_the_engine_is_told_what_comes_next(bench: Bench) -> None:
         first = threads.submit(bench.runner.run, round_id, 1)
         wait_until(lambda: bench.engine.batches)
         second = threads.submit(bench.runner.run, round_id, 2)
-        wait_until(lambda: (round_id, 2) in bench.store.opened)
-        wait_until(lambda: bench.runner.stats().held == {f"{round_id}:1", f"{round_id}:2"})
+        bench.wait_for_one_that_waits()
         go_on.set()
         for future in (first, second):
             future.result(timeout=120)
@@ -911,7 +900,7 @@ def test_the_gap_between_two_ranges_is_measured(bench: Bench) -> None:
         first = threads.submit(bench.runner.run, round_id, 1)
         wait_until(lambda: bench.engine.batches)
         second = threads.submit(bench.runner.run, round_id, 2)
-        wait_until(lambda: (round_id, 2) in bench.store.opened)
+        bench.wait_for_one_that_waits()
         go_on.set()
         for future in (first, second):
             future.result(timeout=120)

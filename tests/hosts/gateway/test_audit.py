@@ -32,7 +32,7 @@ def test_it_looks_again_once_the_database_is_mended(caplog: pytest.LogCaptureFix
     store = cast(HostStore, SimpleNamespace(ledger=SimpleNamespace(differences=differences)))
     with Auditor(store, metrics, first_s=0, every_s=0.01) as auditor:
         auditor.start()
-        wait_until(lambda: metrics.ledger_mismatch == 0, 120, "a look without a difference")
+        wait_until(lambda: metrics.ledger_mismatch == 0, message="a look without a difference")
     assert "is looked at later. away" in caplog.text
     assert "is looked at later. damaged" in caplog.text
     assert caplog.text.count("The ledger differs: one") == 10

@@ -7,9 +7,11 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import update
 
 from pocqueue.hosts.leases import JobState
 from pocqueue.hosts.store.bans import end_leases
+from pocqueue.hosts.tables import node
 from tests.hosts.agents import NewAgent, OldAgent
 from tests.hosts.gateway.conftest import Gateway
 from tests.hosts.parts import new_wallet
@@ -63,7 +65,8 @@ def test_a_machine_without_a_socket(gateway: Gateway, client: Client) -> None:
         end_leases(connection, node_id, turn.lease_until_ms - 1)
     assert machine.beat().status_code == 200
     wait_until(
-        lambda: gateway.store.jobs.attempts(job["jobId"]) == [turn], 120, "the lease to be renewed"
+        lambda: gateway.store.jobs.attempts(job["jobId"]) == [turn],
+        message="the lease to be renewed",
     )
     # Its answer was lost, or the machine has started again.
     assert machine.join() == node_id
@@ -172,15 +175,21 @@ def test_a_gateway_begins_anew_under_it(make: Callable[..., Gateway], client: Cl
 
 
 @on_sqlite
-def test_one_that_is_silent_gets_nothing(make: Callable[..., Gateway], client: Client) -> None:
+def test_one_that_is_silent_gets_nothing(gateway: Gateway, client: Client) -> None:
     """Offline after a while, and online with its next question; a job that is for it alone waits."""
-    gateway = make(offline_seconds=1)
     machine = client(gateway)
     node_id = machine.join()
     machine.result(machine.next_job()["jobId"])
-    wait_until(lambda: gateway.nodes()[0]["status"] == "offline", 120, "the node to be offline")
+    asked_ms = gateway.store.now_ms()
+    machine.beat()
+    wait_until(
+        lambda: gateway.store.nodes.get(node_id).last_ms >= asked_ms, message="it to be heard"
+    )
+    with gateway.store.database.write() as connection:
+        connection.execute(update(node).values(last_ms=0))
+    assert gateway.nodes()[0]["status"] == "offline"
     job_id = gateway.submit(kind="test", only_node=node_id)
-    wait_until(lambda: gateway.store.jobs.get(job_id).reason, 120, "the job to wait")
+    wait_until(lambda: gateway.store.jobs.get(job_id).reason, message="the job to wait")
     gateway.service.sweep()
     assert gateway.store.jobs.get(job_id).state is JobState.QUEUED
 
@@ -189,7 +198,7 @@ def test_one_that_is_silent_gets_nothing(make: Callable[..., Gateway], client: C
         gateway.messenger.look()
         return job is not None and job["jobId"] == job_id
 
-    wait_until(is_given, 120, "the job")
+    wait_until(is_given, message="the job")
     assert machine.result(job_id).status_code == 200
 
 

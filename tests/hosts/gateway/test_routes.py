@@ -381,7 +381,7 @@ def test_figures_of_nodes_jobs_and_the_ledger(make: Callable[..., Gateway]) -> N
         lines = gateway.admin("GET", "/metrics").text.splitlines()
         return next((float(line.split()[-1]) for line in lines if line.startswith(name)), -1.0)
 
-    wait_until(lambda: figure("pocqueue_hosts_ledger_mismatch ") == 0, 120, "an audit")
+    wait_until(lambda: figure("pocqueue_hosts_ledger_mismatch ") == 0, message="an audit")
     node = joined(gateway.store)
     joined(gateway.store, connect=False)
     gateway.store.nodes.set_state(joined(gateway.store).id, "banned", actor="admin")
@@ -394,7 +394,7 @@ def test_figures_of_nodes_jobs_and_the_ledger(make: Callable[..., Gateway]) -> N
     gateway.store.leases.finish(job_id, node.id, Report("completed"))
     with gateway.store.database.write() as connection:
         connection.execute(update(attempt).values(micro=7))
-    wait_until(lambda: figure("pocqueue_hosts_ledger_mismatch ") == 1, 120, "an audit")
+    wait_until(lambda: figure("pocqueue_hosts_ledger_mismatch ") == 1, message="an audit")
 
 
 async def test_a_job_is_submitted(gateway: Gateway) -> None:

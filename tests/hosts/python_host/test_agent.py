@@ -154,7 +154,7 @@ async def test_a_refused_token_ends_it(
     server.refuses = ErrorText.TOKEN_USED, CloseCode.REFUSED
     await server.stop()
     await server.start()
-    await until(lambda: agent.poll() is not None, 120)
+    await until(lambda: agent.poll() is not None)
     assert agent.returncode == 2
     said = _text(log)
     assert "Token already used. Make a new token on its page." in said
@@ -171,7 +171,7 @@ async def test_it_ends_with_what_it_runs(
     await server.send(Job(id="job-1", command=f"sleep {mark}"))
     await until(lambda: _is_running(mark))
     agent.send_signal(signal.SIGTERM)
-    await until(lambda: agent.poll() is not None, 120)
+    await until(lambda: agent.poll() is not None)
     assert agent.returncode == 0
     assert not _is_running(mark)
 

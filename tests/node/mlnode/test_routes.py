@@ -356,7 +356,7 @@ async def test_a_request_is_answered_whatever_runs(
             try:
                 for number in range(AT_ONCE + 4):
                     request = http.post(f"{PREFIX}/generate", json=asked([number]))
-                    assert (await asyncio.wait_for(request, 30)).json()["status"] == "queued"
+                    assert (await asyncio.wait_for(request, 100)).json()["status"] == "queued"
                     running = min(number + 1, AT_ONCE)
                     await until(lambda: len(backend.store.active_ids()) == running)  # noqa: B023
             finally:

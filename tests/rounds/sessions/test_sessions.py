@@ -215,7 +215,7 @@ async def test_a_drain_goes_with_its_round(backend: Backend, reader: SessionRead
 async def test_a_wait_ends_with_a_batch(backend: Backend, reader: SessionReader) -> None:
     """At once where there is one, else with the first that is committed."""
     session_id = make_session(backend, 1)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(50):
         await reader.wait(session_id, START, 60)
         page = await reader.read(session_id)
         waiting = asyncio.create_task(reader.wait(session_id, page.cursor, 60))
@@ -229,7 +229,7 @@ async def test_a_wait_ends_with_a_batch(backend: Backend, reader: SessionReader)
 async def test_waits_beyond_the_connections_go_on(backend: Backend) -> None:
     """They look now and then, hear of the batch all the same, and hold up no reader."""
     session_id = make_session(backend)
-    async with asyncio.timeout(10), SessionReader(backend.url, max_waits=2) as reader:
+    async with asyncio.timeout(50), SessionReader(backend.url, max_waits=2) as reader:
         waits = [asyncio.create_task(reader.wait(session_id, START, 60)) for _ in range(10)]
         await until(lambda: blocked(backend) >= 2)
         assert blocked(backend) == 2
@@ -246,7 +246,7 @@ async def test_a_wait_ends_when_nobody_listens(backend: Backend, reader: Session
     def gone() -> bool:
         return True
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(50):
         await reader.wait(session_id, START, 60, gone)
         waiting = asyncio.create_task(reader.wait(session_id, START, 60))
         await asyncio.sleep(0)
