@@ -16,9 +16,10 @@ from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from pocqueue.deploy.connection import Connection, OpenSession, Session
+from pocqueue.deploy.connection import Connection, OpenSession
 from pocqueue.deploy.errors import DeployError, Locked, StepFailed, Unreachable
 from pocqueue.deploy.remote_job import STATE_DIR
+from pocqueue.deploy.result import Session
 from pocqueue.deploy.words import Command, one_line
 from pocqueue.files import FileLock, lock_holder
 

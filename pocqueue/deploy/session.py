@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from pocqueue.deploy.conf import Conf
-from pocqueue.deploy.connection import RETRY_DELAYS_S, Connection, Target
+from pocqueue.deploy.connection import RETRY_DELAYS_S, Connection
 from pocqueue.deploy.engine import Host
 from pocqueue.deploy.errors import HostKeyUnknown, StepFailed
 from pocqueue.deploy.folder import make_folders, tracked_secrets
@@ -15,6 +16,7 @@ from pocqueue.deploy.host_key import HostKeys
 from pocqueue.deploy.journal import Journal
 from pocqueue.deploy.log import Log
 from pocqueue.deploy.remote_job import STATE_DIR
+from pocqueue.deploy.transport import Target
 from pocqueue.deploy.words import Command, Secret
 
 
@@ -28,6 +30,7 @@ class Login:
     system: str
     kernel: str
     arch: str
+    shell: str
     has_sudo: bool
 
     @classmethod
@@ -46,6 +49,7 @@ class Login:
                 system=said.get("system", "unknown system"),
                 kernel=said["kernel"],
                 arch=said["arch"],
+                shell=said["shell"],
                 has_sudo=said["sudo"] == "yes",
             )
         except (KeyError, ValueError):
@@ -104,8 +108,14 @@ async def log_in(connection: Connection, sudo_password: Secret | None) -> Login:
     Raises:
         StepFailed: we cannot become root.
     """
-    found = await connection.look(Command((), script="login"))
-    login = Login.read(found.stdout)
+    mark = secrets.token_hex(16)
+    found = await connection.look(Command((mark,), script="login"))
+    own, _, said = found.stdout.partition(f"{mark}\n")
+    login = Login.read(said or own)
+    connection.is_csh = login.shell.endswith("csh")
+    if own:
+        # What the login's shell prints by itself is not what a command says.
+        connection.mark = mark
     if login.uid == 0:
         connection.sudo = ()
     elif not login.has_sudo:

@@ -76,6 +76,16 @@ def quoted(word: str) -> str:
     return '"\\\\"'.join(shlex.quote(part) if part else "" for part in word.split("\\"))
 
 
+def without_breaks(line: str) -> str:
+    """Return a line of shell that does the same, and has neither line breaks nor `!`: csh takes these in no quotes.
+
+    It is itself the same for sh, csh and fish.
+    """
+    plain = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 /._-=:,")
+    coded = "".join(chr(c) if c in plain else f"\\0{c:03o}" for c in line.encode())
+    return f"""sh -c 'eval "exec $(printf %b "$1")"' sh '{coded}'"""
+
+
 @cache
 def script(name: str) -> str:
     """Return the text of a script of ours, `pocqueue/deploy/scripts/NAME.sh`, in one piece.

@@ -21,8 +21,9 @@ from typing import Literal
 import asyncssh
 from typing_extensions import override
 
-from pocqueue.deploy.connection import Connection, Target
+from pocqueue.deploy.connection import Connection
 from pocqueue.deploy.host_key import HostKeys
+from pocqueue.deploy.transport import Target
 from tests.support.waiting import until
 
 FAKES = Path(__file__).parent / "fakes"
@@ -69,6 +70,7 @@ class Server:
         sftp_full: SFTP writes nothing any more.
         before: words before every command.
         max_sessions: at once on one connection, as sshd's MaxSessions.
+        connections: that are open, in their order.
     """
 
     root: Path
@@ -84,7 +86,7 @@ class Server:
     env: dict[str, str] = field(default_factory=dict)
     _host_key: asyncssh.SSHKey | None = None
     _listener: asyncssh.SSHAcceptor | None = None
-    _connections: set[asyncssh.SSHServerConnection] = field(default_factory=set)
+    connections: list[asyncssh.SSHServerConnection] = field(default_factory=list)
     _children: set[asyncio.subprocess.Process] = field(default_factory=set)
 
     @property
@@ -113,7 +115,7 @@ class Server:
             def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
                 self._conn = conn
                 server.num_connections += 1
-                server._connections.add(conn)
+                server.connections.append(conn)
 
             @override
             def session_requested(self) -> asyncssh.SSHServerProcess[bytes]:
@@ -128,7 +130,7 @@ class Server:
 
             @override
             def connection_lost(self, exc: Exception | None) -> None:
-                server._connections.discard(self._conn)
+                server.connections.remove(self._conn)
 
         class Files(asyncssh.SFTPServer):
             def __init__(self, chan: asyncssh.SSHServerChannel[bytes]) -> None:
@@ -160,7 +162,7 @@ class Server:
 
     def drop(self) -> None:
         """Break all connections; what runs goes on."""
-        for connection in list(self._connections):
+        for connection in list(self.connections):
             connection.abort()
 
     async def change_host_key(self) -> None:
@@ -295,5 +297,6 @@ async def connected(server: Server, folder: Path) -> AsyncIterator[Connection]:
         server.target, host_keys(server, folder), retry_delays_s=delays
     ) as connection:
         connection.sudo = ()
+        connection.is_csh = False
         await connection.connect()
         yield connection

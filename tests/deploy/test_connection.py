@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from pocqueue.deploy import connection as module
+from pocqueue.deploy import result
 from pocqueue.deploy.connection import Connection
 from pocqueue.deploy.errors import (
     HostKeyChanged,
@@ -20,6 +20,7 @@ from pocqueue.deploy.errors import (
     Unreachable,
 )
 from pocqueue.deploy.host_key import HostKeys, fingerprint_of
+from pocqueue.deploy.transport import Target
 from pocqueue.deploy.words import Command, Secret
 from tests.deploy.server import Fault, Server, connected, host_keys, serving
 
@@ -135,7 +136,7 @@ async def test_who_is_not_let_in_is_told(server: Server, tmp_path: Path) -> None
 
     other = tmp_path / "other"
     asyncssh.generate_private_key("ssh-ed25519").write_private_key(other)
-    target = module.Target("127.0.0.1", server.port, "tester", other)
+    target = Target("127.0.0.1", server.port, "tester", other)
     with pytest.raises(Unreachable, match="does not let tester in"):
         await Connection(target, host_keys(server, tmp_path)).connect()
 
@@ -150,8 +151,8 @@ async def test_endless_output_is_bounded(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The beginning and the end are kept, whatever the bytes are."""
-    monkeypatch.setattr(module, "HEAD_BYTES", 1000)
-    monkeypatch.setattr(module, "TAIL_BYTES", 1000)
+    monkeypatch.setattr(result, "HEAD_BYTES", 1000)
+    monkeypatch.setattr(result, "TAIL_BYTES", 1000)
     done = await connection.run(
         sh("echo begin; printf '\\377'; head -c 3000000 /dev/zero; echo; echo end")
     )
@@ -170,7 +171,7 @@ async def test_more_commands_than_sessions_wait(
     """Forty at once, as many sessions as the server allows."""
     server.max_sessions = most
     done = await asyncio.gather(*(connection.run(sh(f"echo {i}")) for i in range(40)))
-    assert [int(result.stdout) for result in done] == list(range(40))
+    assert [int(one.stdout) for one in done] == list(range(40))
 
 
 async def test_a_password_for_sudo_reaches_sudo_alone(

@@ -70,7 +70,7 @@ async def test_a_server_has_one_run(server: Server, tmp_path: Path) -> None:
 
 
 async def test_a_server_that_allows_few_sessions(server: Server, tmp_path: Path) -> None:
-    """One beside the lock's is enough; none is told."""
+    """Also one that opens a single session a connection, and commands go over another one then; none is told."""
     state = str(server.root / "state")
     server.max_sessions = 2
     async with connected(server, tmp_path) as first, server_lock(first, "alice", state_dir=state):
@@ -78,8 +78,38 @@ async def test_a_server_that_allows_few_sessions(server: Server, tmp_path: Path)
         done = await asyncio.gather(*(first.run(echo) for _ in range(10)))
         assert [result.stdout for result in done] == ["x\n"] * 10
         server.max_sessions = 1
+        done = await asyncio.gather(*(first.run(echo) for _ in range(10)))
+        assert [result.stdout for result in done] == ["x\n"] * 10
+        await first.write_file(str(server.root / "file"), b"x", 0o600)
+        assert (server.num_connections, (server.root / "file").read_bytes()) == (2, b"x")
+        server.max_sessions = 0
         with pytest.raises(Unreachable, match="MaxSessions"):
             await first.run(echo)
+
+
+async def test_one_session_a_connection_is_locked_all_the_same(
+    server: Server, tmp_path: Path
+) -> None:
+    """The connection of commands ends with the lock's, which is taken again first; another run has it, or none."""
+    state = str(server.root / "state")
+    server.max_sessions = 1
+    echo = Command(("echo", "x"))
+    async with connected(server, tmp_path) as first, server_lock(first, "alice", state_dir=state):
+        await first.run(echo)
+        lock, of_commands = server.connections
+        of_commands.abort()
+        await first.look(echo)
+        assert lock in server.connections
+        assert server.num_connections == 3
+        lock.abort()
+        await until(lambda: not server.connections)
+        server.commands.clear()
+        assert (await first.look(echo)).stdout == "x\n"
+        assert "lock" in server.commands[0]
+        async with connected(server, tmp_path) as second:
+            with pytest.raises(Locked, match="alice"):
+                async with server_lock(second, "bob", state_dir=state):
+                    pass
 
 
 async def test_the_lock_is_taken_again_with_the_connection(server: Server, tmp_path: Path) -> None:

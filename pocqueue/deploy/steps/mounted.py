@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pocqueue.deploy.connection import Result
 from pocqueue.deploy.engine import Host, NotYet
 from pocqueue.deploy.errors import StepFailed
+from pocqueue.deploy.result import Result
 from pocqueue.deploy.words import Command
 
 
