@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -174,6 +174,7 @@ def _work(what: str, paths: Sequence[Path], *, ask_sudo: bool, **options: Any) -
             raise BadUsage("Two of the conf files have the same KEY_NAME: each node has its own.")
         import asyncio
 
+        from pocqueue.cli.deploy_view import live_view
         from pocqueue.deploy import runner, terminal
 
         password = None
@@ -183,6 +184,10 @@ def _work(what: str, paths: Sequence[Path], *, ask_sudo: bool, **options: Any) -
         is_terminal = sys.stdin.isatty()
         options |= {"sudo_password": password, "ask": terminal.ask if is_terminal else None}
         work = getattr(runner, what)
-        code = asyncio.run(runner.run_all(confs, runner.Options(**options), work))
+        with live_view() if what == "deploy" else nullcontext() as view:
+            if view is not None:
+                options |= {"console": view.above, "watch": view.watch}
+                options["ask"] = view.ask if is_terminal else None
+            code = asyncio.run(runner.run_all(confs, runner.Options(**options), work))
         if code:
             raise typer.Exit(code)

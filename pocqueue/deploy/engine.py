@@ -23,6 +23,7 @@ from pocqueue.deploy.facts.parts import UnexpectedAnswer
 from pocqueue.deploy.journal import Journal, Undo
 from pocqueue.deploy.log import Level, LimitedOutput, Log
 from pocqueue.deploy.remote_job import STATE_DIR, Job, run_job
+from pocqueue.deploy.standing import Load
 from pocqueue.deploy.words import Command, Secret
 from pocqueue.files import replace_file
 
@@ -208,6 +209,7 @@ async def run_steps(
 
 def section(out: Log, phase: int) -> None:
     """Begin a phase in the log."""
+    out.standing.begin(phase)
     rule = "=" * 40
     out.info(f"{rule}\nPHASE {phase}: {PHASES[phase]}\n{rule}")
 
@@ -230,6 +232,7 @@ async def _look(host: Host, step: Step) -> Any:
 
 async def _do(host: Host, step: Step, clock: Callable[[], float], now: Callable[[], str]) -> None:
     begun = clock()
+    host.out.standing.begin(step.phase, step.name)
     host.out.check(f"{step.name}...")
     facts = await _look(host, step)
     if step.is_done(facts):
@@ -294,7 +297,8 @@ async def _act(host: Host, step: Step, plan: Plan) -> None:
         if isinstance(action, Job):
             host.out.command(action.command)
             output = LimitedOutput(host.out)
-            end = await run_job(host.connection, action, output, state_dir=host.state_dir)
+            watched = _watched(host.out, action, output)
+            end = await run_job(host.connection, action, watched, state_dir=host.state_dir)
             code, tail = end.exit_code, end.tail
         else:
             host.out.command(action)
@@ -328,6 +332,24 @@ async def _fetched(host: Host, step: Step, file: Download) -> LocalFile:
             exit_code_there=found.exit_code,
         )
     return LocalFile(file.path, content.decode("utf-8", "replace"), 0o600)
+
+
+def _watched(out: Log, job: Job, output: Callable[[str], None]) -> Callable[[str], None]:
+    """Return what takes the lines of a job, and knows those that say how much of a download is there."""
+    if not job.total_bytes:
+        return output
+    load = out.standing.load = Load(job.total_bytes)
+
+    def take(text: str) -> None:
+        for line in text.split("\n"):
+            if load.take(line):
+                out.write(Level.OUTPUT, line, is_passing=True)
+            else:
+                output(line)
+        if load.is_due():
+            out.write(Level.INFO, ", ".join(filter(None, load.parts())), is_passing=True)
+
+    return take
 
 
 def _write_here(step: Step, file: LocalFile) -> None:

@@ -20,6 +20,7 @@ from typing_extensions import override
 
 from pocqueue.closing import Closing
 from pocqueue.deploy.errors import DeployError
+from pocqueue.deploy.standing import Standing
 from pocqueue.deploy.words import Command, Redactor
 
 
@@ -70,6 +71,8 @@ class Log(Closing):
         name: of the node.
         prefix: stands before every line on the console, where several servers are worked on.
         console: where people read; standard output by default.
+        standing: how far the run is, for whoever watches.
+        is_watched: what it says is shown beside the log.
         now: the clock.
 
     Raises:
@@ -87,9 +90,13 @@ class Log(Closing):
         name: str = "",
         prefix: str = "",
         console: TextIO | None = None,
+        standing: Standing | None = None,
+        is_watched: bool = False,
         now: Callable[[], datetime] = local_now,
     ) -> None:
         self.redactor = redactor
+        self.standing = standing or Standing(name)
+        self._is_watched = is_watched
         self._console = console or sys.stdout
         self._prefix = prefix
         self._now = now
@@ -113,8 +120,14 @@ class Log(Closing):
             ) from None
         self.path = path
 
-    def write(self, level: Level, message: str) -> None:
-        """Write a message; each of its lines has the prefix."""
+    def write(self, level: Level, message: str, *, is_passing: bool = False) -> None:
+        """Write a message; each of its lines has the prefix.
+
+        Args:
+            level: of it.
+            message: of any number of lines.
+            is_passing: a live view says so, too: there it is for the file alone.
+        """
         stamp = f"{self._now():%Y-%m-%d %H:%M:%S}"
         for text in self.redactor.lines(message):
             if self._file is not None:
@@ -124,6 +137,8 @@ class Log(Closing):
                     # What is done to the server must not end half-way because of this.
                     self._file = None
                     self.write(Level.WARN, f"The log file ends here ({exc.strerror}): {self.path}")
+            if is_passing and self._is_watched:
+                continue
             mark = f"[{level}]"
             if self._console.isatty():
                 mark = f"\x1b[{_COLOURS[level]}m{mark}\x1b[0m"

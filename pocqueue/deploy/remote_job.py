@@ -47,11 +47,13 @@ class Job:
         name: of its folder, such as ``1-format``.
         command: a script with its words; no standard input, since no secret is to lie in a file.
         stall_s: seconds without output after which it is given up; None: none.
+        total_bytes: of a download, as many as there are at its end; it prints lines ``N bytes`` meanwhile. 0: it is none.
     """
 
     name: str
     command: Command
     stall_s: float | None = None
+    total_bytes: int = 0
 
     def __post_init__(self) -> None:
         assert self.command.script

@@ -22,6 +22,7 @@ from pocqueue.deploy.look import look_at_server, show_checks
 from pocqueue.deploy.node_files import node_files
 from pocqueue.deploy.remote_job import STATE_DIR
 from pocqueue.deploy.session import opened
+from pocqueue.deploy.standing import Standing
 from pocqueue.deploy.steps import all_steps
 from pocqueue.deploy.words import Redactor, Secret
 
@@ -49,6 +50,7 @@ class Options:
         words_stay: those of the warm wallet stay on the server.
         retry_delays_s: as of `Connection`.
         state_dir: folder of ours on the server.
+        watch: gets how far the run on each server is; None: nobody looks at that.
         asking: held while a question stands: of several servers one asks at a time.
     """
 
@@ -63,6 +65,7 @@ class Options:
     words_stay: bool = False
     retry_delays_s: Sequence[float] = field(default=RETRY_DELAYS_S)
     state_dir: str = STATE_DIR
+    watch: Callable[[Standing], None] | None = None
     asking: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
 
     async def asked(self, question: str, *, is_hidden: bool = False) -> str:
@@ -112,6 +115,9 @@ async def _one(
 ) -> int:
     secrets = [*conf.secrets, *([options.sudo_password] if options.sudo_password else [])]
     command = _COMMANDS.get(getattr(work, "__name__", ""), "run")
+    standing = Standing(conf.key_name)
+    if options.watch is not None:
+        options.watch(standing)
 
     def log(folder: Path | None) -> Log:
         prefix = f"{conf.key_name} " if has_others else ""
@@ -121,6 +127,8 @@ async def _one(
             name=conf.key_name,
             prefix=prefix,
             console=options.console,
+            standing=standing,
+            is_watched=options.watch is not None,
         )
 
     try:
@@ -138,6 +146,8 @@ async def _one(
         except asyncio.CancelledError:
             out.error("Stopped by Ctrl-C; a job that runs on the server goes on there.")
             raise
+        finally:
+            standing.is_over = True
     return 0
 
 

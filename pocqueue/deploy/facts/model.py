@@ -76,6 +76,11 @@ class ModelFacts:
     free_bytes: int
     free_inodes: int
 
+    @property
+    def size_bytes(self) -> int:
+        """Return how many bytes of contents are there, also of those that are not whole."""
+        return sum(blob.size_bytes for blob in self.blobs.values()) + sum(self.incomplete.values())
+
 
 def cache_folder(model: str) -> str:
     """Return the name of a model's folder in the cache.

@@ -183,6 +183,6 @@ class Model:
         }
         return Plan(
             f"{facts.model} at {facts.revision[:12]}: {missing / 1e9:.1f} GB to download, {free:.1f} GB will be free",
-            (Job("2-model", command),),
+            (Job("2-model", command, total_bytes=cache.size_bytes + missing),),
             notes={"model": note},
         )
