@@ -62,6 +62,9 @@ class _Groups(LoadScopeScheduling):  # type: ignore[misc]  # has no types
         # One vLLM at a time, and one stack of workers.
         if "vllm" in path or "engine_compare" in path:
             return "vllm"
+        # One clone of the machine.
+        if path.startswith("tests/deploy/clone/"):
+            return "clone"
         return "stack" if path.startswith("tests/acceptance/") else path
 
 

@@ -10,6 +10,7 @@ import pytest
 from pocqueue.deploy.errors import StepFailed
 from pocqueue.deploy.remote_job import Job
 from pocqueue.deploy.steps.model import HUB, HUB_VERSION, HubProgram, Model
+from tests.deploy.fake_programs import Fakes
 from tests.deploy.steps.on_disk import OnDisk, kinds, on_disk
 
 REVISION = "c" * 40
@@ -17,16 +18,16 @@ MODEL = "Qwen/Qwen3-32B-FP8"
 STEPS = (HubProgram(), Model(stall_s=1))
 
 
-def has_listing(here: OnDisk, revision: str = "main") -> None:
+def list_model(fakes: Fakes, revision: str = "main") -> None:
     """Have the hub list the fakes' model."""
-    here.fakes.run("hf", "version")
-    source = here.fakes.folder / "state" / "model"
+    fakes.run("hf", "version")
+    source = fakes.folder / "state" / "model"
     siblings = []
     for file in sorted(source.iterdir()):
         command = ["sh", "-c", 'sha256sum < "$1"', "sh", str(file)]
         if file.suffix != ".safetensors":
             command[2] = '{ printf "blob %s\\0" "$(stat -c %s "$1")"; cat "$1"; } | sha1sum'
-        name = here.fakes.run(*command).stdout.split()[0]
+        name = fakes.run(*command).stdout.split()[0]
         row: dict[str, object] = {
             "rfilename": file.name,
             "size": file.stat().st_size,
@@ -41,7 +42,12 @@ def has_listing(here: OnDisk, revision: str = "main") -> None:
             )
         )
     url = f"{HUB}/api/models/{MODEL}/revision/{revision}?blobs=true"
-    here.fakes.answer(url, json.dumps({"sha": REVISION, "siblings": siblings}))
+    fakes.answer(url, json.dumps({"sha": REVISION, "siblings": siblings}))
+
+
+def has_listing(here: OnDisk, revision: str = "main") -> None:
+    """Have the hub list the fakes' model."""
+    list_model(here.fakes, revision)
 
 
 def folder(here: OnDisk) -> Path:
