@@ -21,9 +21,8 @@ from pocqueue.deploy.connection import Connection
 from pocqueue.deploy.errors import DeployError, OutcomeUnknown, StepFailed, UnsafeDisk
 from pocqueue.deploy.facts.parts import UnexpectedAnswer
 from pocqueue.deploy.journal import Journal, Undo
-from pocqueue.deploy.log import Level, LimitedOutput, Log
+from pocqueue.deploy.log import Level, LimitedOutput, Log, load_output
 from pocqueue.deploy.remote_job import STATE_DIR, Job, run_job
-from pocqueue.deploy.standing import Load
 from pocqueue.deploy.words import Command, Secret
 from pocqueue.files import replace_file
 
@@ -297,8 +296,8 @@ async def _act(host: Host, step: Step, plan: Plan) -> None:
         if isinstance(action, Job):
             host.out.command(action.command)
             output = LimitedOutput(host.out)
-            watched = _watched(host.out, action, output)
-            end = await run_job(host.connection, action, watched, state_dir=host.state_dir)
+            shown = load_output(host.out, action.total_bytes, output)
+            end = await run_job(host.connection, action, shown, state_dir=host.state_dir)
             code, tail = end.exit_code, end.tail
         else:
             host.out.command(action)
@@ -332,24 +331,6 @@ async def _fetched(host: Host, step: Step, file: Download) -> LocalFile:
             exit_code_there=found.exit_code,
         )
     return LocalFile(file.path, content.decode("utf-8", "replace"), 0o600)
-
-
-def _watched(out: Log, job: Job, output: Callable[[str], None]) -> Callable[[str], None]:
-    """Return what takes the lines of a job, and knows those that say how much of a download is there."""
-    if not job.total_bytes:
-        return output
-    load = out.standing.load = Load(job.total_bytes)
-
-    def take(text: str) -> None:
-        for line in text.split("\n"):
-            if load.take(line):
-                out.write(Level.OUTPUT, line, is_passing=True)
-            else:
-                output(line)
-        if load.is_due():
-            out.write(Level.INFO, ", ".join(filter(None, load.parts())), is_passing=True)
-
-    return take
 
 
 def _write_here(step: Step, file: LocalFile) -> None:

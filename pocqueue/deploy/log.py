@@ -20,7 +20,7 @@ from typing_extensions import override
 
 from pocqueue.closing import Closing
 from pocqueue.deploy.errors import DeployError
-from pocqueue.deploy.standing import Standing
+from pocqueue.deploy.standing import Load, Standing
 from pocqueue.deploy.words import Command, Redactor
 
 
@@ -222,6 +222,30 @@ class LimitedOutput:
         """Say how many lines were left out."""
         if self._num_left_out:
             self._out.output(f"… {self._num_left_out:,} lines left out …")
+
+
+def load_output(out: Log, total_bytes: int, output: Callable[[str], None]) -> Callable[[str], None]:
+    """Return what takes the output of a download, and knows the lines that say how much of it is there.
+
+    Args:
+        out: the log.
+        total_bytes: at its end; 0: it is no download.
+        output: for its other lines.
+    """
+    if not total_bytes:
+        return output
+    load = out.standing.load = Load(total_bytes)
+
+    def take(text: str) -> None:
+        for line in text.split("\n"):
+            if load.take(line):
+                out.write(Level.OUTPUT, line, is_passing=True)
+            else:
+                output(line)
+        if load.is_due():
+            out.write(Level.INFO, ", ".join(filter(None, load.parts())), is_passing=True)
+
+    return take
 
 
 def _link(path: Path, target: str) -> None:
