@@ -1,6 +1,7 @@
 """Thousands of agents in one event loop: real WebSocket clients that speak protocol 2 and come back as ours do.
 
-What a machine would do beside that (self-tests, sandboxes, a spool on disk) is left out; what it sends is not.
+What a machine would do beside that (self-tests, sandboxes, a spool on disk) is left out; what it sends is not. They have the
+cores that the gateway has, so each is no more than a protocol and its timers: no task, no queue.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from typing_extensions import override
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import WebSocketException
+from websockets.client import ClientProtocol
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Response
+from websockets.protocol import State
+from websockets.uri import parse_uri
 
 from benchmarks.hosts.nodes import Seat, gpu_of
 from pocqueue.closing import AsyncClosing
@@ -56,6 +60,7 @@ class Crowd(AsyncClosing):
     acks: list[float] = field(default_factory=list)
     #: When a job was there, by id: `time.perf_counter`.
     jobs: dict[str, float] = field(default_factory=dict)
+    num_in: int = 0  #: agents that are their nodes' now
 
     def __post_init__(self) -> None:
         self.agents = [Agent(self, seat) for seat in self.seats]
@@ -72,11 +77,6 @@ class Crowd(AsyncClosing):
         """Let all of them go."""
         await asyncio.gather(*(agent.stop() for agent in self.agents))
 
-    @property
-    def num_in(self) -> int:
-        """Agents that are their nodes' now."""
-        return sum(agent.is_in for agent in self.agents)
-
 
 class Agent:
     """One of them.
@@ -88,60 +88,169 @@ class Agent:
 
     def __init__(self, crowd: Crowd, seat: Seat) -> None:
         self.seat = seat
-        self.is_in = False
         #: When it last said who it is, and was let in: `time.perf_counter`.
         self.resumed_at = self.joined_at = 0.0
-        self._crowd = crowd
-        self._running: asyncio.Task[None] | None = None
+        self.crowd = crowd
+        self._socket: Socket | None = None
+        self._coming: asyncio.Task[None] | None = None
+        self._failures = 0
+
+    @property
+    def is_in(self) -> bool:
+        """Whether it is its node's now."""
+        return self._socket is not None
 
     def start(self) -> None:
         """Connect, and again whenever the connection ends."""
-        self._running = asyncio.get_running_loop().create_task(self._run())
+        self._coming = asyncio.get_running_loop().create_task(self._come(self.crowd.doorway))
 
     async def stop(self) -> None:
         """Leave."""
-        if self._running is not None:
-            self._running.cancel()
+        if self._coming is not None:
+            self._coming.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._running
+                await self._coming
+            self._coming = None
+        if self._socket is not None:
+            socket, self._socket = self._socket, None
+            self.crowd.num_in -= 1
+            await socket.close()
 
-    async def _run(self) -> None:
-        failures, is_new = 0, True
-        while True:
-            try:
-                async with contextlib.AsyncExitStack() as stack:
-                    if is_new:
-                        await stack.enter_async_context(self._crowd.doorway)
-                    async with connect(
-                        self._crowd.url,
-                        proxy=None,
-                        compression=None,
-                        ping_interval=_PING_S,
-                        ping_timeout=_PING_S,
-                        open_timeout=_PING_S,
-                        close_timeout=2,
-                        local_addr=(self.seat.address, 0),
-                    ) as socket:
-                        async with asyncio.timeout(_ANSWER_S):
-                            await self._introduce(socket)
-                        await stack.aclose()
-                        self.is_in, is_new, failures = True, False, 0
-                        self.joined_at = time.perf_counter()
-                        await self._serve(socket)
-            except (OSError, EOFError, TimeoutError, WebSocketException):
-                failures = 1 if self.is_in else failures + 1
-            finally:
-                self.is_in = False
-            await asyncio.sleep(self._crowd.pause * wait_s(failures))
+    def lost(self, socket: Socket) -> None:
+        """Hear that a socket which was in has ended."""
+        if self._socket is socket:
+            self._socket = None
+            self.crowd.num_in -= 1
+            self._failures = 1
+            self._coming = asyncio.get_running_loop().create_task(self._come_later())
 
-    async def _introduce(self, socket: ClientConnection) -> None:
-        seat, said = self.seat, {"protocol": 2, "nodeKey": self.seat.key.public_hex}
-        await _send(socket, type="hello", nodeId=seat.node_id, **said)
-        nonce = (await _next(socket))["nonce"]
-        text = signed_text(origin_of(self._crowd.url), seat.node_id, nonce)
-        self.resumed_at = time.perf_counter()
-        await _send(
-            socket,
+    async def _come(self, doorway: contextlib.AbstractAsyncContextManager[Any]) -> None:
+        socket = Socket(self)
+        try:
+            async with doorway, asyncio.timeout(_ANSWER_S):
+                await socket.open()
+            self._socket, self._coming = socket, None
+            self.joined_at = time.perf_counter()
+            self.crowd.num_in += 1
+        except (OSError, EOFError, TimeoutError):
+            self._failures += 1
+            self._coming = asyncio.get_running_loop().create_task(self._come_later())
+        finally:
+            if self._socket is not socket:
+                socket.abort()
+
+    async def _come_later(self) -> None:
+        await asyncio.sleep(self.crowd.pause * wait_s(self._failures))
+        await self._come(contextlib.nullcontext())
+
+
+class Socket(asyncio.Protocol):
+    """One connection of an agent: its handshake, its introduction, and what it answers from then on."""
+
+    def __init__(self, agent: Agent) -> None:
+        loop = asyncio.get_running_loop()
+        self._agent, self._loop = agent, loop
+        self._uri = parse_uri(agent.crowd.url)
+        self._conn = ClientProtocol(self._uri)
+        self._transport: asyncio.Transport | None = None
+        self._joined: asyncio.Future[None] = loop.create_future()
+        self._ended: asyncio.Future[None] = loop.create_future()
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._sent_at = 0.0
+        self._awaits_pong = False
+
+    async def open(self) -> None:
+        """Connect, and wait until the gateway has taken this agent for its node's.
+
+        Raises:
+            OSError: it has not.
+        """
+        place = (self._agent.seat.address, 0)
+        await self._loop.create_connection(
+            lambda: self, self._uri.host, self._uri.port, local_addr=place
+        )
+        await self._joined
+
+    async def close(self) -> None:
+        """Say good-bye, and wait for the end."""
+        if self._conn.state is State.OPEN:
+            self._conn.send_close(1000)
+            self._flush()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(2):
+                await asyncio.shield(self._ended)
+        self.abort()
+
+    def abort(self) -> None:
+        """Drop it."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    @override
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's has no such base.
+        self._transport = cast("asyncio.Transport", transport)
+        self._conn.send_request(self._conn.connect())
+        self._flush()
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        self._conn.receive_data(data)
+        for event in self._conn.events_received():
+            if isinstance(event, Response):
+                self._send(type="hello", nodeId=self._agent.seat.node_id, **self._said())
+            elif isinstance(event, Frame) and event.opcode is Opcode.TEXT:
+                self._take(json.loads(bytes(event.data)))
+            elif isinstance(event, Frame) and event.opcode is Opcode.PONG:
+                self._awaits_pong = False
+        self._flush()
+        if self._conn.close_expected():
+            self._transport_now.close()
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        for timer in self._timers.values():
+            timer.cancel()
+        if not self._joined.done():
+            self._joined.set_exception(exc or ConnectionResetError("refused"))
+            self._joined.exception()  # nobody may wait for it any more
+        self._ended.set_result(None)
+        self._agent.lost(self)
+
+    @property
+    def _transport_now(self) -> asyncio.Transport:
+        assert self._transport is not None
+        return self._transport
+
+    def _said(self) -> dict[str, Any]:
+        return {"protocol": 2, "nodeKey": self._agent.seat.key.public_hex}
+
+    def _take(self, message: dict[str, Any]) -> None:
+        now, crowd = time.perf_counter(), self._agent.crowd
+        match message["type"]:
+            case "challenge":
+                self._resume(message["nonce"])
+            case "registered":
+                self._joined.set_result(None)
+                self._send(type="self_test", rows=_SELF_TEST)
+                # Thousands that came together do not beat together for ever.
+                first_s = random.random() * crowd.heartbeat_s  # noqa: S311 - no secret
+                self._later("beat", first_s, self._beat, self._loop.time() + first_s)
+                self._later("ping", _PING_S, self._ping)
+            case "ack" if "id" not in message:
+                crowd.acks.append(now - self._sent_at)
+            case "job":
+                crowd.jobs[message["id"]] = now
+                about = {"id": message["id"], "attempt": message["attempt"]}
+                self._send(type="job_started", **about)
+                result = {"status": "completed", "exitCode": 0, "seconds": 0.0, "logs": ""}
+                self._send(type="job_result", **about, **result)
+
+    def _resume(self, nonce: str) -> None:
+        seat = self._agent.seat
+        text = signed_text(origin_of(self._agent.crowd.url), seat.node_id, nonce)
+        self._agent.resumed_at = time.perf_counter()
+        self._send(
             type="resume",
             nodeId=seat.node_id,
             signature=seat.key.sign(text),
@@ -149,47 +258,39 @@ class Agent:
             isolation="bubblewrap",
             kinds=["test", "command"],
             agentVersion="bench",
-            **said,
+            **self._said(),
         )
-        answer = await _next(socket)
-        if answer["type"] != "registered":
-            raise ConnectionError(answer)
-        await _send(socket, type="self_test", rows=_SELF_TEST)
 
-    async def _serve(self, socket: ClientConnection) -> None:
-        crowd, seat = self._crowd, self.seat
-        load = [
-            {"uuid": f"GPU-{seat.node_id}", "load": 37.0, "memoryMib": 1000, "temperature": 50.0}
-        ]
-        beat = json.dumps({"type": "heartbeat", "nodeId": seat.node_id, "jobs": [], "gpus": load})
-        loop = asyncio.get_running_loop()
-        # The first one comes after a part of the time: thousands that came together do not beat together for ever.
-        due, sent_at = loop.time() + random.random() * crowd.heartbeat_s, 0.0  # noqa: S311 - no secret
-        while True:
-            try:
-                async with asyncio.timeout_at(due):
-                    text = await socket.recv()
-            except TimeoutError:
-                due += crowd.heartbeat_s
-                sent_at = time.perf_counter()
-                await socket.send(beat)
-                continue
-            now = time.perf_counter()
-            message = json.loads(text)
-            if message["type"] == "ack" and "id" not in message:
-                crowd.acks.append(now - sent_at)
-            elif message["type"] == "job":
-                crowd.jobs[message["id"]] = now
-                about = {"id": message["id"], "attempt": message["attempt"]}
-                await _send(socket, type="job_started", **about)
-                result = {"status": "completed", "exitCode": 0, "seconds": 0.0, "logs": ""}
-                await _send(socket, type="job_result", **about, **result)
+    def _beat(self, due_s: float) -> None:
+        node_id, crowd = self._agent.seat.node_id, self._agent.crowd
+        load = {"uuid": f"GPU-{node_id}", "load": 37.0, "memoryMib": 1000, "temperature": 50.0}
+        self._sent_at = time.perf_counter()
+        self._send(type="heartbeat", nodeId=node_id, jobs=[], gpus=[load])
+        due_s += crowd.heartbeat_s
+        self._later("beat", due_s - self._loop.time(), self._beat, due_s)
 
+    def _ping(self) -> None:
+        if self._conn.state is not State.OPEN:
+            return
+        if self._awaits_pong:
+            self.abort()
+            return
+        self._awaits_pong = True
+        self._conn.send_ping(random.randbytes(4))  # noqa: S311 - no secret
+        self._flush()
+        self._later("ping", _PING_S, self._ping)
 
-async def _send(socket: ClientConnection, **message: Any) -> None:
-    await socket.send(json.dumps(message))
+    def _later(self, name: str, wait: float, do: Any, *about: Any) -> None:
+        self._timers[name] = self._loop.call_later(max(0.0, wait), do, *about)
 
+    def _send(self, **message: Any) -> None:
+        if self._conn.state is State.OPEN:
+            self._conn.send_text(json.dumps(message).encode())
+            self._flush()
 
-async def _next(socket: ClientConnection) -> dict[str, Any]:
-    message: dict[str, Any] = json.loads(await socket.recv())
-    return message
+    def _flush(self) -> None:
+        for data in self._conn.data_to_send():
+            if data:
+                self._transport_now.write(data)
+            elif self._transport_now.can_write_eof():
+                self._transport_now.write_eof()

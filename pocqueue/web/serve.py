@@ -26,7 +26,7 @@ KEEP_ALIVE_S = 75
 END_S = 10
 #: Longest WebSocket message, in bytes.
 MAX_MESSAGE_BYTES = 4 << 20
-#: Seconds between two pings of a WebSocket, and until one that is not answered ends it.
+#: Seconds of silence after which a WebSocket is sent a ping, and until one that is not answered ends it.
 PING_S, PONG_S = 20.0, 20.0
 
 
@@ -109,6 +109,7 @@ class ServerThread(Closing):
         app: the application.
         listeners: from `listener.listen`; each serves all of it. Closed at the end.
         certificate, trusted_proxies: as in `serve`.
+        ping_s: a WebSocket that was silent for so many seconds is sent a ping.
         pong_s: seconds until a ping of a WebSocket that is not answered ends it.
         end_s: requests at work at the end may take this long, in seconds.
     """
@@ -120,11 +121,16 @@ class ServerThread(Closing):
         *,
         certificate: Certificate | None = None,
         trusted_proxies: str | None = None,
+        ping_s: float = PING_S,
         pong_s: float = PONG_S,
         end_s: int = END_S,
     ) -> None:
         options = _options(app, certificate, trusted_proxies, websockets=True)
-        options |= {"ws_ping_timeout": pong_s, "timeout_graceful_shutdown": end_s}
+        options |= {
+            "ws_ping_interval": ping_s,
+            "ws_ping_timeout": pong_s,
+            "timeout_graceful_shutdown": end_s,
+        }
         self._server = uvicorn.Server(uvicorn.Config(app, **options))
         self._listeners = list(listeners)
         self._ended = threading.Event()

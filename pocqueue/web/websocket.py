@@ -1,7 +1,10 @@
-"""A client's WebSocket as `serve` keeps it: uvicorn's, with two things more.
+"""A client's WebSocket as `serve` keeps it: uvicorn's, with four things more.
 
 - What a client does not read is kept for it up to `MAX_UNREAD_BYTES`; then it is cut off. uvicorn alone would keep the
   answer to each ping of one that pings and never reads.
+- Only who has said nothing for a while is sent a ping: thousands that speak all the time need not be asked.
+- One that was told of its end and does not read that keeps no server from ending: uvicorn's would fail then, with all
+  other sockets.
 - A socket's state has the socket, so that its application can ask whether there is still somebody.
 """
 
@@ -28,6 +31,7 @@ class LiveSocket(WebSocketsSansIOProtocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._asked: dict[bytes, asyncio.Future[bool]] = {}
+        self._heard_s = 0.0  #: when something came, by the loop's clock
 
     async def answers(self, timeout_s: float) -> bool:
         """Say whether the client's machine answers a ping within a time, in seconds."""
@@ -49,6 +53,27 @@ class LiveSocket(WebSocketsSansIOProtocol):
     def abort(self) -> None:
         """Drop the connection without a farewell: nobody listens."""
         self.transport.abort()
+
+    @override
+    def shutdown(self) -> None:
+        if self.transport.is_closing():
+            self.stop_keepalive()
+            self.abort()
+        else:
+            super().shutdown()
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        self._heard_s = self.loop.time()
+        super().data_received(data)
+
+    @override
+    def send_keepalive_ping(self) -> None:
+        wait_s = self._heard_s + (self.ping_interval or 0.0) - self.loop.time()
+        if wait_s > 0:
+            self.ping_timer = self.loop.call_later(wait_s, self.send_keepalive_ping)
+        else:
+            super().send_keepalive_ping()
 
     @override
     def handle_connect(self, event: Request) -> None:

@@ -15,6 +15,7 @@ import pocqueue.hosts.python_host
 from tests.acceptance.test_hosts import Hosts
 from tests.hosts.parts import new_wallet, sleep
 from tests.support.commands import without_settings
+from tests.support.processes import with_us
 from tests.support.sandbox_process import need
 from tests.support.stack import PATIENCE_S
 from tests.support.waiting import wait_until
@@ -38,7 +39,8 @@ class Machine:
 
     def __init__(self, folder: Path, hosts: Hosts, token: str, sandbox: str) -> None:
         self.log = folder / "agent.log"
-        self._argv = [sys.executable, "-m", "pocqueue", "agent", "--endpoint", hosts.ws_url]
+        agent = (sys.executable, "-m", "pocqueue", "agent")
+        self._argv = with_us(*agent, "--endpoint", hosts.ws_url)
         self._env = without_settings() | {
             "POCQUEUE_STATE_DIR": str(folder),
             "HN_NODE_TOKEN": token,

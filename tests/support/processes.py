@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -11,10 +13,16 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from pocqueue.processes import child_exec
 from pocqueue.rounds.redis_server import executable
 from tests.support.waiting import PATIENCE_S, wait_until
 
 REDIS_SERVER = executable()
+
+
+def with_us(*argv: str) -> list[str]:
+    """Return the command that runs another one for as long as this thread lives: SIGTERM ends it when we are killed."""
+    return [sys.executable, "-I", "-S", child_exec.__file__, str(os.getpid()), *argv]
 
 
 def wait_ready(

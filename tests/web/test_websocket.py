@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
@@ -22,9 +23,15 @@ from pocqueue.web.listener import listen
 from pocqueue.web.serve import ServerThread
 from pocqueue.web.websocket import SOCKET, LiveSocket
 
+#: Bytes that no system keeps for a client that does not read them.
+FLOOD = 64 << 20
+
 
 def make() -> FastAPI:
-    """Make an application with a socket that says whether its client answers, and an error of another name."""
+    """Make an application with a socket that says whether its client answers, and an error of another name.
+
+    A client that says "flood" gets more than it reads.
+    """
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -42,6 +49,9 @@ def make() -> FastAPI:
         await websocket.accept()
         kept: LiveSocket = websocket.scope["state"][SOCKET]
         async for text in websocket.iter_text():
+            if text == "flood":
+                await websocket.send_text("x" * FLOOD)
+                continue
             await websocket.send_text(json.dumps(await kept.answers(float(text))))
 
     app.include_router(router)
@@ -122,6 +132,55 @@ def test_clients_are_told_of_the_end() -> None:
     server.close()
     with contextlib.closing(socket.create_server(("127.0.0.1", port))):
         pass
+
+
+def test_who_does_not_read_its_farewell_keeps_nobody_from_theirs() -> None:
+    """A client says good-bye and reads nothing; a server that ends then drops it, and tells the others."""
+    listeners = [listen("127.0.0.1", 0, "TEST_")]
+    port = listeners[0].getsockname()[1]
+    with ServerThread(make(), listeners, end_s=60) as server:
+        assert server.start()
+        with _handshake(port) as raw, connect(f"ws://127.0.0.1:{port}/", proxy=None) as other:
+            raw.sendall(_frame(1, b"flood"))
+            raw.recv(1)  # it comes
+            raw.sendall(_frame(8, (1000).to_bytes(2)))
+            # Sent on another socket after that, and answered: the server has seen the good-bye.
+            other.send("60")
+            assert other.recv(timeout=120) == "true"
+            server.close()
+            with pytest.raises(ConnectionClosed) as closed:
+                other.recv(timeout=120)
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1012
+
+
+def test_who_speaks_is_not_asked_whether_it_is_there() -> None:
+    """A ping goes to a client that has been silent for a while, and to no other."""
+    listeners, ping_s = [listen("127.0.0.1", 0, "TEST_")], 0.5
+    port = listeners[0].getsockname()[1]
+
+    def speak_until_the_other_is_asked() -> tuple[float, bytes]:
+        """Return how long the one that speaks was silent at most, and what it was sent."""
+        with _handshake(port) as speaks, _handshake(port) as silent:
+            silent.settimeout(0.02)
+            longest_s, last_s, received = 0.0, time.monotonic(), b""
+            while not received:
+                speaks.sendall(_frame(10, b""))
+                longest_s, last_s = max(longest_s, time.monotonic() - last_s), time.monotonic()
+                with contextlib.suppress(TimeoutError):
+                    received = silent.recv(100)
+            assert received[0] == 0x89
+            speaks.settimeout(0.001)
+            with contextlib.suppress(TimeoutError):
+                return longest_s, speaks.recv(100)
+            return longest_s, b""
+
+    with ServerThread(make(), listeners, ping_s=ping_s, pong_s=330, end_s=3) as server:
+        assert server.start()
+        longest_s, sent = speak_until_the_other_is_asked()
+        while longest_s > ping_s / 2:  # the test itself was held up
+            longest_s, sent = speak_until_the_other_is_asked()
+    assert sent == b""
 
 
 def test_an_application_that_does_not_start() -> None:

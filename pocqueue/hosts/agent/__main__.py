@@ -7,7 +7,6 @@ itself.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import sys
@@ -41,6 +40,9 @@ def _told(fd: int) -> tuple[Options, str]:
 
 def main(fd: int) -> int:
     """Run the agent; return the exit code."""
+    # What becomes an agent has no use for it.
+    import asyncio
+
     from pocqueue.errors import PocqueueError
     from pocqueue.hosts.agent.agent import run_agent
     from pocqueue.logs import log_to_stderr

@@ -16,9 +16,7 @@ import asyncio
 import logging
 import weakref
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, ParamSpec, Self, TypeVar
 
 from typing_extensions import override
@@ -31,6 +29,7 @@ from pocqueue.hosts.gateway.job_message import job_message, sleep_job
 from pocqueue.hosts.gateway.limits import RateLimits
 from pocqueue.hosts.gateway.messenger import Messenger, What
 from pocqueue.hosts.gateway.metrics import Metrics
+from pocqueue.hosts.gateway.store_threads import StoreThreads
 from pocqueue.hosts.records import Beat, Job, Node
 from pocqueue.hosts.store import HostStore
 from pocqueue.hosts.wire import CloseCode, Drain, JobCancel, JobRef, Message, Replaced, RotateKey
@@ -61,7 +60,9 @@ class GatewayTimings:
 
 
 class Connection:
-    """A node's socket as the hub sees it; `socket.AgentSocket` is one."""
+    """A node's socket as the hub sees it; `socket.AgentSocket` is one. There are thousands of them."""
+
+    __slots__ = ("delivered", "id", "node")
 
     id: str  #: that no other socket has
     node: Node
@@ -107,9 +108,7 @@ class Hub(AsyncClosing):
     origins: frozenset[str] | None = None
 
     def __post_init__(self) -> None:
-        # A writer at a time is what SQLite has; PostgreSQL's connections wait for the network.
-        num = 1 if self.store.database.is_sqlite else 4
-        self._threads = ThreadPoolExecutor(num, thread_name_prefix="hosts-db")
+        self._threads = StoreThreads(self.store.database)
         self._connections: dict[str, Connection] = {}
         self._heard: dict[str, _Heard] = {}
         self._loads: dict[tuple[str, str], float] = {}
@@ -144,12 +143,11 @@ class Hub(AsyncClosing):
                 await asyncio.to_thread(self.relays.leave, self.relay)
             except StoreError as exc:
                 logger.debug("It is not said in Redis that this gateway ends: %s", exc)
-        await asyncio.to_thread(self._threads.shutdown)
+        await asyncio.to_thread(self._threads.close)
 
     async def db(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call the store in its thread."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, partial(call, *args, **kwargs))
+        return await self._threads.call(call, *args, **kwargs)
 
     async def patiently(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call the store until its database is there."""
@@ -188,22 +186,29 @@ class Hub(AsyncClosing):
         """Return the lock under which sockets become a node's."""
         return self._joining.setdefault(node_id, asyncio.Lock())
 
-    async def join(self, connection: Connection) -> bool:
-        """Make a socket its node's; False: another one is, and its machine answers. To be called under `joining`."""
+    def has(self, node_id: str) -> bool:
+        """Say whether a node has a socket here."""
+        return node_id in self._connections
+
+    async def is_free(self, node_id: str, connection: Connection) -> bool:
+        """Say whether a socket may be a node's: it has no other one here, or one whose machine does not answer."""
+        old = self._connections.get(node_id)
+        return old is None or old is connection or not await old.answers()
+
+    async def join(self, connection: Connection, before: tuple[str, str] | None) -> None:
+        """Make a socket its node's, as the database has it already. To be called under `joining`.
+
+        Args:
+            before: what it replaces, see `store.nodes.Resumed`.
+        """
         node = connection.node
-        old = self._connections.get(node.id)
-        if old is not None and old is not connection:
-            if await old.answers():
-                return False
-            await self._replace(old)
-        elif node.relay not in {None, self.relay} and not await self._is_silent(node):
-            return False
-        before = await self.db(self.store.presence.connected, node.id, self.relay, connection.id)
         if before is not None and before[0] != self.relay:
             self.messenger.tell(before[0], What.REPLACED, node.id, before[1])
+        old = self._connections.get(node.id)
+        if old is not None and old is not connection:
+            await self._replace(old)
         self._connections[node.id] = connection
         self.changes.tell(node.wallet)
-        return True
 
     async def leave(self, connection: Connection) -> None:
         """Note that a socket has ended."""
@@ -212,7 +217,7 @@ class Hub(AsyncClosing):
             return
         del self._connections[node_id]
         heard = self._heard.pop(node_id, None)
-        if heard is not None:
+        if heard is not None and heard.jobs:
             await self._write([Beat(node_id, heard.socket, heard.at_ms, heard.jobs)])
         await self.patiently(self.store.presence.disconnected, node_id, connection.id)
         # Agents without a key do not come back, and what they had goes to others.
@@ -357,7 +362,3 @@ class Hub(AsyncClosing):
         self._connections.pop(old.node.id, None)
         await old.send(Replaced())
         await old.close(CloseCode.REPLACED)
-
-    async def _is_silent(self, node: Node) -> bool:
-        """Say whether a node that another gateway has was not heard for long."""
-        return self.store.now_ms() - node.last_ms > self.store.offline_ms

@@ -53,7 +53,7 @@ class HostStore(Closing):
         self.offline_ms = int(1000 * hosts.offline_seconds)
         self.ledger = Ledger(database, now_ms)
         self.owners = Owners(database, now_ms, token_ms=int(1000 * hosts.token_seconds))
-        self.nodes = Nodes(database, now_ms)
+        self.nodes = Nodes(database, now_ms, self.offline_ms)
         self.presence = Presence(database, now_ms, self.offline_ms)
         self.health = Health(database, now_ms)
         self.jobs = Jobs(database, now_ms, rate_micro=hosts.rate_micro)

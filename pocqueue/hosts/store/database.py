@@ -3,7 +3,8 @@
 SQLite (a file of the state folder) or PostgreSQL, with the same promises. `write` is one transaction: all of its
 block or nothing, on disk when it ends. `read` is one moment of the database, whatever others write meanwhile. On
 SQLite one transaction writes at a time; on PostgreSQL rows are locked (`with_for_update`, which SQLite leaves out),
-always in the order wallet or job, node, attempt, and ``FOR NO KEY UPDATE``, which lets others refer to them.
+always in the order wallet or job, node, attempt, and ``FOR NO KEY UPDATE``, which lets others refer to them. A commit
+waits for the disk; `group` lets transactions share one.
 
 What passes by itself (a server that restarts, a lock, a full disk) is `DatabaseUnavailable`: nothing was written,
 or all of it was and the answer was lost, so that whatever the store does is safe to do again. What a person has to
@@ -56,6 +57,7 @@ class Database(Closing):
             raise _unreadable() from None
         self._busy_timeout_s = busy_timeout_s
         self._mutex = threading.RLock()
+        self._group = _Group()
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
         self.engine = self._sqlite_engine() if self.is_sqlite else self._postgresql_engine()
         level = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
@@ -83,10 +85,15 @@ class Database(Closing):
             DatabaseUnavailable: it cannot be written for now; try again.
             DatabaseUnfit: somebody has to mend it.
         """
-        # SQLite lets whoever looks at the right moment go first; threads that wait for a mutex are all served.
-        mutex = self._mutex if self.is_sqlite else contextlib.nullcontext()
-        with mutex, self._errors(), self._writer.begin() as connection:
-            yield connection
+        group = self._group
+        if group.stack is None:
+            with self._transaction() as connection:
+                yield connection
+            return
+        if group.connection is None:
+            group.connection = group.stack.enter_context(self._transaction())
+        with self._errors(), _part_of(group.connection):
+            yield group.connection
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
@@ -96,7 +103,41 @@ class Database(Closing):
             DatabaseUnavailable: it cannot be read for now; try again.
             DatabaseUnfit: somebody has to mend it.
         """
+        if self._group.connection is not None:
+            with self._errors():
+                yield self._group.connection
+            return
         with self._errors(), self._reader.begin() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def group(self) -> Iterator[None]:
+        """Let the transactions that this thread makes within the block share one commit, at its end.
+
+        Each of them is all or nothing as ever, and what comes later in the block sees it. But none is kept before the
+        block has ended well: until then nobody may be told of it. On PostgreSQL each has its own: it brings the commits
+        of its connections together itself, and one that holds many nodes at a time would wait for others that do.
+
+        Raises:
+            DatabaseUnavailable: none of them is kept, or the answer was lost; also if an error of this kind leaves
+                the block, which is to let it.
+            DatabaseUnfit: in the same way.
+        """
+        if not self.is_sqlite:
+            yield
+            return
+        with contextlib.ExitStack() as stack:
+            self._group.stack = stack
+            try:
+                yield
+            finally:
+                self._group.stack = self._group.connection = None
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        # SQLite lets whoever looks at the right moment go first; threads that wait for a mutex are all served.
+        mutex = self._mutex if self.is_sqlite else contextlib.nullcontext()
+        with mutex, self._errors(), self._writer.begin() as connection:
             yield connection
 
     def insert(self, table: Any) -> Any:
@@ -276,6 +317,27 @@ class Database(Closing):
                 return DatabaseUnfit(f"{head} Check POCQUEUE_HOSTS_DATABASE_URL.")
             return DatabaseUnavailable(f"{head} Is the server running? It is tried again.")
         return None
+
+
+class _Group(threading.local):
+    """Of a thread within `Database.group`."""
+
+    stack: contextlib.ExitStack | None = None  #: None: it is within none
+    connection: Connection | None = None  #: None: nothing was written yet
+
+
+@contextlib.contextmanager
+def _part_of(connection: Connection) -> Iterator[None]:
+    """Make the block a part of a transaction that can be undone by itself."""
+    part = connection.begin_nested()
+    try:
+        yield
+    except BaseException:
+        # A full disk, say, has undone the whole transaction: there is no such part any more.
+        with contextlib.suppress(exc.DBAPIError):
+            part.rollback()
+        raise
+    part.commit()
 
 
 def _version_of(connection: Connection) -> str | None:

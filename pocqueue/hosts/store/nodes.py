@@ -19,6 +19,18 @@ from pocqueue.hosts.store.owners import digest, use_token
 from pocqueue.hosts.store.rows import gpus_of, nodes_where, one_node
 from pocqueue.hosts.tables import node, node_gpu, token
 
+#: States of nodes that never come back.
+_OUT = ["revoked", "banned"]
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """A node that is back, on another connection."""
+
+    node: Node  #: as it is now
+    #: Gateway and id of the connection that it had, which is to be closed; None: there was none.
+    before: tuple[str, str] | None
+
 
 @dataclass(frozen=True, slots=True)
 class Nodes:
@@ -26,11 +38,19 @@ class Nodes:
 
     _db: Database
     _now_ms: Callable[[], int]
+    _offline_ms: int  #: silence after which a node is offline
 
     # Coming in
 
     def register(
-        self, token_text: str, facts: HostFacts, *, address: str, key: str | None = None
+        self,
+        token_text: str,
+        facts: HostFacts,
+        *,
+        address: str,
+        key: str | None = None,
+        relay: str | None = None,
+        socket: str | None = None,
     ) -> Node:
         """Let a machine in with its token, which is used up by it; two at a time: one of them.
 
@@ -42,6 +62,9 @@ class Nodes:
             facts: what it says of itself.
             address: network address that it comes from.
             key: its public key, whose secret it has shown to have; None: today's agents.
+            relay: the gateway that has the connection on which it came, which is a new node's from now on; one that
+                was let in before has that which it has, until `resume`. None: it has none.
+            socket: an id of that connection that no other has.
 
         Raises:
             TokenRefused: "Invalid token", "Token already used", "Token expired".
@@ -69,13 +92,70 @@ class Nodes:
                 "address": address,
                 "first_ms": now_ms,
                 "last_ms": now_ms,
+                "relay": relay,
+                "socket": socket,
             }
             connection.execute(insert(node).values(**row, **_row(facts)))
             _set_gpus(connection, node_id, facts.gpus)
             return one_node(connection, node_id)
 
+    def key(self, node_id: str) -> str:
+        """Return a node's key.
+
+        Raises:
+            UnknownNode: there is none, or it has no key.
+        """
+        with self._db.read() as connection:
+            found = connection.execute(select(node.c.key).where(node.c.id == node_id)).scalar()
+        if found is None:
+            raise UnknownNode
+        return str(found)
+
+    def resume(
+        self, node_id: str, facts: HostFacts, *, address: str, key: str, relay: str, socket: str
+    ) -> Resumed | None:
+        """Note that a known node is back on a connection, which takes the place of the one that it had.
+
+        Args:
+            facts: what it says of itself now, as in `update`.
+            key: that it has shown to have.
+            relay: the gateway that has the connection.
+            socket: an id of the connection that no other has.
+
+        Returns:
+            None: another gateway has the node, and has heard it lately; nothing has changed.
+
+        Raises:
+            UnknownNode: there is none with this key, or it was revoked or banned.
+        """
+        now_ms = self._now_ms()
+        with self._db.write() as connection:
+            query = select(node).where(node.c.id == node_id).with_for_update(key_share=True)
+            row = connection.execute(query).mappings().first()
+            # Also its key may have changed since it was checked.
+            if row is None or row["state"] in _OUT or row["key"] != key:
+                raise UnknownNode
+            before = None if row["relay"] is None else (str(row["relay"]), str(row["socket"]))
+            if (
+                before is not None
+                and before[0] != relay
+                and now_ms - row["last_ms"] <= self._offline_ms
+            ):
+                return None
+            values = _row(facts) | {
+                "address": address,
+                "last_ms": now_ms,
+                "relay": relay,
+                "socket": socket,
+            }
+            connection.execute(update(node).where(node.c.id == node_id).values(values))
+            gpus = _set_gpus(connection, node_id, facts.gpus)
+            is_same = before is not None and before[1] == socket
+            values["kinds"] = facts.kinds
+            return Resumed(Node(**{**row, **values}, gpus=gpus), None if is_same else before)
+
     def update(self, node_id: str, facts: HostFacts, *, address: str, key: str | None) -> Node:
-        """Note what a known node says of itself when it comes back; GPUs keep what their self-test found.
+        """Note what a known node says of itself now; GPUs keep what their self-test found.
 
         Args:
             key: that it has shown to have; None: it has none.
@@ -223,8 +303,8 @@ class Nodes:
         key: str | None,
     ) -> Node:
         # Also its key may have changed since it was checked.
-        # When it was heard is written once it is connected: it may be refused, as another gateway has it.
-        is_in = node.c.state.not_in(["revoked", "banned"])
+        # When it was heard is not written: it may be refused, as another connection has it.
+        is_in = node.c.state.not_in(_OUT)
         known = and_(node.c.id == node_id, is_in, node.c.key.is_not_distinct_from(key))
         changed = connection.execute(
             update(node).where(known).values(address=address, **_row(facts))
@@ -246,8 +326,8 @@ def _row(facts: HostFacts) -> dict[str, Any]:
     }
 
 
-def _set_gpus(connection: Connection, node_id: str, gpus: Sequence[Gpu]) -> None:
-    """Write the GPUs that a node has now; those that it had before keep what we found out about them."""
+def _set_gpus(connection: Connection, node_id: str, gpus: Sequence[Gpu]) -> tuple[Gpu, ...]:
+    """Write the GPUs that a node has now, and return them; those that it had before keep what we found out."""
     before = {gpu.uuid: gpu for gpu in gpus_of(connection, [node_id])[node_id]}
     now = []
     for gpu in gpus:
@@ -256,7 +336,7 @@ def _set_gpus(connection: Connection, node_id: str, gpus: Sequence[Gpu]) -> None
             replace(gpu, healthy=old.healthy, reason=old.reason, route=old.route, tier=old.tier)
         )
     if now == list(before.values()):
-        return  # as of nearly all that come back
+        return tuple(now)  # as of nearly all that come back
     rows = [
         {"node_id": node_id, "position": position}
         | {name: getattr(gpu, name) for name in Gpu.__slots__}
@@ -265,3 +345,4 @@ def _set_gpus(connection: Connection, node_id: str, gpus: Sequence[Gpu]) -> None
     connection.execute(delete(node_gpu).where(node_gpu.c.node_id == node_id))
     if rows:
         connection.execute(insert(node_gpu), rows)
+    return tuple(now)

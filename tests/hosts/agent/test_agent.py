@@ -34,6 +34,7 @@ from pocqueue.hosts.wire import (
 )
 from tests.support.commands import without_settings
 from tests.support.hosts_server import HostsServer, hosts_server
+from tests.support.processes import with_us
 from tests.support.sandbox_process import need
 from tests.support.small_disk import fill, small_disk
 from tests.support.waiting import until
@@ -70,7 +71,7 @@ class Agents:
             variables["HN_NODE_TOKEN"] = token
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "pocqueue", "agent", *options],
+                with_us(sys.executable, "-m", "pocqueue", "agent", *options),
                 env=without_settings() | variables | {"HN_COMMANDS": "sh,sleep,echo"} | env,
                 stdout=log,
                 stderr=log,

@@ -23,6 +23,7 @@ from pocqueue.hosts.store import HostStore
 from pocqueue.settings import HostsSettings, Settings
 from tests.hosts.parts import sleep
 from tests.support.commands import without_settings
+from tests.support.processes import with_us
 
 ADMIN = "a-token-of-the-admin"
 
@@ -177,7 +178,8 @@ class Machine:
     def __init__(self, folder: Path, gateway: Gateway, token: str) -> None:
         self.log = folder / "agent.log"
         self.state_dir = folder / "agent-state"
-        self._argv = [sys.executable, "-m", "pocqueue", "agent", "--endpoint", gateway.ws_url]
+        agent = (sys.executable, "-m", "pocqueue", "agent")
+        self._argv = with_us(*agent, "--endpoint", gateway.ws_url)
         self._env = without_settings() | {
             "POCQUEUE_STATE_DIR": str(self.state_dir),
             "HN_NODE_TOKEN": token,

@@ -8,7 +8,9 @@ from pocqueue.hosts.errors import NodeDrained, NodeKeyError, UnknownNode
 from pocqueue.hosts.node_keys import NodeKey
 from pocqueue.hosts.records import Attempt, Gpu, Node
 from pocqueue.hosts.store import HostStore
+from pocqueue.hosts.store.nodes import Resumed
 from tests.hosts.parts import facts, gpus, joined, new_wallet, running, sleep
+from tests.support.waiting import Clock
 
 
 def test_a_node_is_what_it_says_it_is(store: HostStore) -> None:
@@ -139,3 +141,68 @@ def test_many_gpus(store: HostStore) -> None:
     """As many as the wire lets through are kept."""
     many = tuple(Gpu(f"index-{n}") for n in range(512))
     assert len(joined(store, gpus=many).gpus) == 512
+
+
+def test_a_node_that_is_back_takes_the_place_of_its_older_connection(
+    store: HostStore, clock: Clock
+) -> None:
+    """With what its machine is now, by its key; asked again, as the answer was lost, nothing is replaced."""
+    node = joined(store, connect=False)
+    assert node.key is not None
+
+    def back(relay: str, socket: str, hostname: str = "new", key: str = node.key) -> Resumed | None:
+        return store.nodes.resume(
+            node.id,
+            facts(hostname=hostname, gpus=node.gpus),
+            address="192.0.2.9",
+            key=key,
+            relay=relay,
+            socket=socket,
+        )
+
+    first = back("one", "a")
+    assert first is not None
+    assert first.before is None
+    assert first.node == store.nodes.get(node.id)
+    assert (first.node.hostname, first.node.address, first.node.gpus) == (
+        *("new", "192.0.2.9"),
+        node.gpus,
+    )
+    assert (first.node.relay, first.node.socket) == ("one", "a")
+    again, second = back("one", "a"), back("one", "b")
+    assert again is not None
+    assert again.before is None
+    assert second is not None
+    assert second.before == ("one", "a")
+
+    # Another gateway leaves it to the one that has heard it lately, and takes it from one that has not.
+    clock.now_s += store.offline_ms / 1000
+    before = store.nodes.get(node.id)
+    assert back("two", "c", hostname="elsewhere") is None
+    assert store.nodes.get(node.id) == before
+    clock.now_s += 1
+    third = back("two", "c")
+    assert third is not None
+    assert third.before == ("one", "b")
+
+    with pytest.raises(UnknownNode):
+        back("two", "d", key=NodeKey.generate().public_hex)
+    assert store.nodes.key(node.id) == node.key
+    store.nodes.set_state(node.id, "banned", actor="admin")
+    with pytest.raises(UnknownNode):
+        back("two", "d")
+    assert store.nodes.get(node.id).socket == "c"
+
+
+def test_a_node_that_registers_is_connected_by_that(store: HostStore) -> None:
+    """It is online at once; whoever brings the token once more, with its key, is not yet."""
+    token, key = store.owners.issue_token(new_wallet(), proven=True).token, NodeKey.generate()
+    how = {"address": "192.0.2.1", "key": key.public_hex, "relay": "here"}
+    node = store.nodes.register(token, facts(), **how, socket="a")
+    assert (node.relay, node.socket) == ("here", "a")
+    assert node.status(store.now_ms(), store.offline_ms) == "online"
+    again = store.nodes.register(token, facts(), **how, socket="b")
+    assert (again.id, again.socket) == (node.id, "a")
+    for unknown in ("x", joined(store, protocol=1).id):
+        with pytest.raises(UnknownNode):
+            store.nodes.key(unknown)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
@@ -39,6 +39,21 @@ class AgentSocket(Connection):
         origin: the name by which the agent has called this gateway, see `wire.origin_of`.
     """
 
+    __slots__ = (
+        "_budget",
+        "_conversation",
+        "_entrance",
+        "_sending",
+        "_tasks",
+        "_websocket",
+        "address",
+        "facts",
+        "hub",
+        "is_node",
+        "origin",
+        "speaks_2",
+    )
+
     def __init__(self, hub: Hub, websocket: WebSocket, address: str, origin: str) -> None:
         self.id = uuid.uuid4().hex
         self.delivered = set()
@@ -50,11 +65,7 @@ class AgentSocket(Connection):
         self._budget = MessageBudget()
         self._sending = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._conversation = Conversation(self)
-        self._says: dict[type[wire.Message], Callable[[Any], Awaitable[None]]] = {
-            **Entrance(self).says,
-            **self._conversation.says,
-        }
+        self._entrance, self._conversation = Entrance(self), Conversation(self)
 
     async def run(self) -> None:
         """Speak until the socket ends."""
@@ -129,7 +140,10 @@ class AgentSocket(Connection):
         if self.is_node:
             self.hub.heard(self)
         try:
-            await self._says[type(message)](message)
+            if (enter := Entrance.SAYS.get(type(message))) is not None:
+                await enter(self._entrance, message)
+            else:
+                await Conversation.SAYS[type(message)](self._conversation, message)
         except Refused as exc:
             await self.error(exc.text)
             if self.speaks_2 or exc.code is CloseCode.TOO_FAST:

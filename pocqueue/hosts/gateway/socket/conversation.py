@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from pocqueue.hosts import wire
 from pocqueue.hosts.errors import LeaseLost, NodeKeyError, UnknownJob, UnknownNode
@@ -30,20 +30,11 @@ MAX_RESULTS: Final = 64
 class Conversation:
     """What a socket says once it is a node's."""
 
+    __slots__ = ("_hub", "_results", "_socket")
+
     def __init__(self, socket: AgentSocket) -> None:
         self._socket, self._hub = socket, socket.hub
         self._results: set[asyncio.Task[None]] = set()
-        self.says: dict[type[wire.Message], Callable[[Any], Awaitable[None]]] = {
-            wire.Heartbeat: self._heartbeat,
-            wire.NewKey: self._new_key,
-            wire.JobStarted: self._job_started,
-            wire.JobRefused: self._job_refused,
-            wire.JobLog: self._job_log,
-            wire.JobResult: self._job_result,
-            wire.SelfTest: self._self_test,
-            wire.Draining: self._draining,
-            wire.Bye: self._bye,
-        }
 
     async def end(self) -> None:
         """Give results that wait for the database a moment to be kept."""
@@ -186,6 +177,19 @@ class Conversation:
         """
         if not self._socket.is_node:
             raise Refused(ErrorText.INVALID_NODE, CloseCode.REFUSED)
+
+    #: What takes a message, by its type.
+    SAYS: ClassVar[Mapping[type[wire.Message], Callable[[Any, Any], Awaitable[None]]]] = {
+        wire.Heartbeat: _heartbeat,
+        wire.NewKey: _new_key,
+        wire.JobStarted: _job_started,
+        wire.JobRefused: _job_refused,
+        wire.JobLog: _job_log,
+        wire.JobResult: _job_result,
+        wire.SelfTest: _self_test,
+        wire.Draining: _draining,
+        wire.Bye: _bye,
+    }
 
 
 #: Rows of self-tests that are a label of their own: what strangers make up is not.

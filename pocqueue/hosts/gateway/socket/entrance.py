@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pocqueue import __version__
 from pocqueue.errors import TooManyFailures
@@ -34,14 +34,11 @@ class Refused(Exception):
 class Entrance:
     """What a socket says before it is a node's."""
 
+    __slots__ = ("_hub", "_nonce", "_socket")
+
     def __init__(self, socket: AgentSocket) -> None:
         self._socket, self._hub = socket, socket.hub
         self._nonce: str | None = None
-        self.says: dict[type[wire.Message], Callable[[Any], Awaitable[None]]] = {
-            wire.Hello: self._hello,
-            wire.Register: self._register,
-            wire.Resume: self._resume,
-        }
 
     async def _hello(self, message: wire.Hello) -> None:
         self._socket.speaks_2 = True
@@ -59,50 +56,75 @@ class Entrance:
         facts = facts_of(message)
         if key is None:
             facts = replace(facts, protocol=1)
-        nodes = self._hub.store.nodes
+        hub, socket = self._hub, self._socket
         try:
-            node = await self._hub.db(
-                nodes.register, message.token, facts, address=self._socket.address, key=key
+            node = await hub.db(
+                hub.store.nodes.register,
+                message.token,
+                facts,
+                address=socket.address,
+                key=key,
+                relay=hub.relay,
+                socket=socket.id,
             )
         except TokenRefused as exc:
-            self._hub.metrics.count("tokens", "refused")
+            hub.metrics.count("tokens", "refused")
             await self._failed(str(exc))
         except NodeKeyError:
             await self._failed(ErrorText.INVALID_SIGNATURE)
         except UnknownNode:
             raise Refused(ErrorText.BANNED, CloseCode.BANNED) from None
         else:
-            self._hub.metrics.count("tokens", "used")
-            async with self._hub.joining(node.id):
-                await self._join(node, facts, ())
+            hub.metrics.count("tokens", "used")
+            # A new node's already; unless another socket with this token and key was quicker.
+            if node.socket == socket.id and not hub.has(node.id):
+                await self._join(node, None, facts, ())
+            else:
+                await self._come_back(node.id, key or "", facts, ())
 
     async def _resume(self, message: wire.Resume) -> None:
         if self._socket.is_node:
             raise Refused(ErrorText.INVALID_FORMAT, CloseCode.REFUSED)
-        nodes = self._hub.store.nodes
         try:
-            node = await self._hub.db(nodes.get, message.node_id)
+            key = await self._hub.db(self._hub.store.nodes.key, message.node_id)
         except UnknownNode:
             await self._failed(ErrorText.INVALID_NODE)
             return
-        if node.key is None:
-            await self._failed(ErrorText.INVALID_NODE)
-            return
         signatures = (message.signature, message.next_signature)
-        await self._check_key(node.key, signatures, message.node_id)
-        facts = facts_of(message)
-        async with self._hub.joining(node.id):
+        await self._check_key(key, signatures, message.node_id)
+        await self._come_back(message.node_id, key, facts_of(message), message.jobs)
+
+    async def _come_back(
+        self, node_id: str, key: str, facts: HostFacts, has: tuple[wire.JobRef, ...]
+    ) -> None:
+        """Become a known node's socket in place of the one that it had, in one transaction.
+
+        Raises:
+            Refused: it has another one whose machine answers, it is out, or its key has changed.
+        """
+        hub, socket = self._hub, self._socket
+        nodes, resumed = hub.store.nodes, None
+        async with hub.joining(node_id):
             try:
-                node = await self._hub.db(
-                    nodes.update, node.id, facts, address=self._socket.address, key=node.key
-                )
+                if await hub.is_free(node_id, socket):
+                    resumed = await hub.db(
+                        nodes.resume,
+                        node_id,
+                        facts,
+                        address=socket.address,
+                        key=key,
+                        relay=hub.relay,
+                        socket=socket.id,
+                    )
             except UnknownNode:
-                now = await self._hub.db(nodes.get, node.id)
-                if now.key != node.key and now.state not in {"revoked", "banned"}:
+                now = await hub.db(nodes.get, node_id)
+                if now.key != key and now.state not in {"revoked", "banned"}:
                     # It changed after it was checked: whoever has the new one comes again with it.
                     raise Refused(ErrorText.NOT_NOW, CloseCode.TRY_LATER) from None
                 raise Refused(ErrorText.BANNED, CloseCode.BANNED) from None
-            await self._join(node, facts, message.jobs)
+            if resumed is None:
+                raise Refused(ErrorText.CONNECTED_ELSEWHERE, CloseCode.REPLACED)
+            await self._join(resumed.node, resumed.before, facts, has)
 
     async def _check_key(self, key: str, signatures: tuple[str | None, ...], node_id: str) -> None:
         """See that one of the signatures is by a key.
@@ -135,11 +157,17 @@ class Entrance:
             raise Refused(str(exc), CloseCode.TOO_FAST) from None
         raise Refused(text, CloseCode.REFUSED)
 
-    async def _join(self, node: Node, facts: HostFacts, has: tuple[wire.JobRef, ...]) -> None:
+    async def _join(
+        self,
+        node: Node,
+        before: tuple[str, str] | None,
+        facts: HostFacts,
+        has: tuple[wire.JobRef, ...],
+    ) -> None:
+        """Speak as a node from now on; the database has this socket as its node's."""
         socket = self._socket
         socket.node, socket.facts = node, facts
-        if not await self._hub.join(socket):
-            raise Refused(ErrorText.CONNECTED_ELSEWHERE, CloseCode.REPLACED)
+        await self._hub.join(socket, before)
         socket.is_node = True
         self._hub.heard(socket, has)
         is_new = node.protocol > 1
@@ -165,3 +193,10 @@ class Entrance:
                 await socket.send(wire.JobCancel(id=job_id, attempt=n))
         hub.messenger.look()
         await hub.give_first_job(node.id)
+
+    #: What takes a message, by its type.
+    SAYS: ClassVar[Mapping[type[wire.Message], Callable[[Any, Any], Awaitable[None]]]] = {
+        wire.Hello: _hello,
+        wire.Register: _register,
+        wire.Resume: _resume,
+    }
