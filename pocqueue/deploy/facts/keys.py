@@ -27,6 +27,7 @@ class KeyProblem(enum.Enum):
     """Why `inferenced` did not do what was asked, each with what to do."""
 
     REFUSED = "the keyring has another password than KEYRING_PASSWORD: correct it in the conf file"
+    TOO_LONG = "its keyrings take 72 bytes of a password at most: set a shorter KEYRING_PASSWORD"
     EXISTS = "a key of this name is there already; it is never overwritten"
     NOT_FOUND = "there is no key of this name"
     NO_INPUT = "it wanted an answer that it was not given"
@@ -35,6 +36,8 @@ class KeyProblem(enum.Enum):
 
 
 _SAID = (
+    # Before what comes of it: three attempts that fail.
+    ("exceeds 72 bytes", KeyProblem.TOO_LONG),
     ("incorrect passphrase", KeyProblem.REFUSED),
     ("too many failed passphrase attempts", KeyProblem.REFUSED),
     ("override the existing name", KeyProblem.EXISTS),

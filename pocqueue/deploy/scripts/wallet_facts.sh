@@ -16,7 +16,7 @@ answer() {
 # Words of a key have no colon behind them, and no slash in them.
 failure() {
   [ -f "$dir/failed" ] || return 0
-  answer_text "$dir/failed" | grep -E '^(Error|panic): |passphrase| on device|/' | tail -n 5 || true
+  answer_text "$dir/failed" | grep -E '^(Error|panic|bcrypt): |passphrase| on device|/' | tail -n 5 || true
 }
 
 [ -e "$folder/docker-compose.yml" ] || exit 66

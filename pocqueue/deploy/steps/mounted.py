@@ -15,9 +15,13 @@ async def need_mounted(host: Host) -> None:
         NotYet: it is not.
     """
     mount = host.conf.volume_mount
+    # Asked once between two changes: every step on the disk begins with this.
+    if host.memory.get("mounted") == mount:
+        return
     said = await host.connection.look(Command(("mountpoint", "-q", "--", mount)))
     if said.exit_code != 0:
         raise NotYet(f"until {mount} is mounted")
+    host.memory["mounted"] = mount
 
 
 async def looked(host: Host, name: str, command: Command) -> str:

@@ -116,6 +116,10 @@ def test_the_address_of_a_key() -> None:
     ("text", "problem"),
     [
         ("Error: incorrect passphrase", KeyProblem.REFUSED),
+        (
+            "bcrypt: password length exceeds 72 bytes\ntoo many failed passphrase attempts",
+            KeyProblem.TOO_LONG,
+        ),
         ("too many failed passphrase attempts", KeyProblem.REFUSED),
         ("override the existing name quick-newton [y/N]: Error: aborted", KeyProblem.EXISTS),
         ("Error: quick-newton.info: key not found", KeyProblem.NOT_FOUND),

@@ -12,6 +12,7 @@ import pytest
 from pocqueue.deploy.engine import NotYet
 from pocqueue.deploy.errors import StepFailed
 from pocqueue.deploy.steps.wallet import WarmAddressFile, WarmKeyFile, WarmWallet
+from pocqueue.deploy.words import Command
 from tests.deploy.fake_programs import hash_of
 from tests.deploy.server import Fault
 from tests.deploy.steps.on_disk import MNEMONIC, OnDisk, kinds, on_disk
@@ -100,8 +101,9 @@ async def test_an_old_keyring_is_asked_otherwise(on: str, tmp_path: Path) -> Non
         assert here.fakes.calls("inferenced")[1].stdin_hash == hash_of(f"{password}\nn\n")
         assert has_words(here)
         # As if somebody had made one of this name between the look and the command.
-        command = (await here.plan(STEPS[0])).actions[0]
-        said = await here.host.connection.run(command)  # type: ignore[arg-type]
+        [command] = (await here.plan(STEPS[0])).actions
+        assert isinstance(command, Command)
+        said = await here.host.connection.run(command)
         assert (said.exit_code, "never overwritten" in said.stdout) == (66, True)
         assert here.fakes.state("overridden") == ""
 
@@ -240,6 +242,30 @@ async def test_a_connection_that_breaks(pattern: str, drop: str, tmp_path: Path)
         assert has_words(here)
         assert answers(here) == []
         assert (here.host.conf.folder / "warm_address.txt").read_text() == f"{ADDRESS}\n"
+
+
+async def test_a_unit_of_systemds_makes_it(tmp_path: Path) -> None:
+    """Where that runs the server: the password goes to the unit by its standard input, and its end is waited for."""
+    async with on_disk(tmp_path) as here:
+        here.has_project()
+        programs = tmp_path / "programs"
+        programs.mkdir()
+        run = programs / "systemd-run"
+        run.write_text(
+            f'#!/bin/sh\necho "$*" | head -n 1 > {tmp_path}/unit\nwhile [ "$1" != -- ]; do shift; done\nshift\nexec setsid "$@"\n'
+        )
+        run.chmod(0o755)
+        [command] = (await here.plan(STEPS[0])).actions
+        assert isinstance(command, Command)
+        argv = [word.replace("/run/systemd/system", str(programs)) for word in command.argv()]
+        env = {"PATH": f"{programs}:{here.fakes.env['PATH']}"}
+        done = here.fakes.run(*argv, text=command.input().decode(), env=env)
+        assert (done.returncode, done.stdout) == (0, "")
+        words = (tmp_path / "unit").read_text().split(" -- ")[0]
+        assert words == "--quiet --collect --pipe --wait --unit pocqueue-deploy-key-quick-newton"
+        assert len(answers(here)) == 1
+        await here.later().run(*STEPS)
+        assert (made(here), has_words(here)) == (["quick-newton"], True)
 
 
 async def test_words_of_a_program_that_was_killed_are_found(tmp_path: Path) -> None:
