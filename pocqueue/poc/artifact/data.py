@@ -24,7 +24,12 @@ def encode(vectors: Any) -> list[str]:
     """Return each of several vectors, numbers ``[n, k_dim]``, rounded to float16 (ties to even) as base64 text."""
     with np.errstate(over="ignore"):
         rounded = np.asarray(vectors, np.float32).astype(_FLOAT16)
-    return [base64.b64encode(row.tobytes()).decode("ascii") for row in rounded]
+    size = rounded.itemsize * rounded.shape[1]
+    raw = rounded.tobytes()
+    return [
+        binascii.b2a_base64(raw[start : start + size], newline=False).decode("ascii")
+        for start in range(0, len(raw), size)
+    ]
 
 
 def decode(text: str) -> Vector:

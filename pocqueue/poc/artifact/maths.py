@@ -9,15 +9,10 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from typing_extensions import override
 
+from pocqueue.errors import InvalidRound
 from pocqueue.poc.artifact.data import encode
 from pocqueue.poc.artifact.seeds import layer_seeds, pick_seeds, rotation_seeds
-from pocqueue.poc.artifact.vectors import (
-    in_order,
-    pseudo_input_ids,
-    reflect,
-    rotated,
-    unit_vectors,
-)
+from pocqueue.poc.artifact.vectors import pseudo_input_ids, reflect, unit_vectors
 from pocqueue.poc.batch import Batch
 from pocqueue.poc.maths import AfterLayer, Output, SchemeMaths
 from pocqueue.poc.seeds import input_words
@@ -69,7 +64,7 @@ class ArtifactMaths(SchemeMaths):
     @override
     def prepare(self, seeds: _Seeds) -> _Prepared:
         k_dim = seeds.k_dim
-        dims = in_order(self.kernels.smallest(seeds.picks, self.hidden_size, k_dim))
+        dims = self.kernels.pick(seeds.picks, self.hidden_size, k_dim)
         steps = unit_vectors(self.kernels, seeds.rotations, k_dim, self.device)
         return _Prepared(dims, steps.view(len(dims), k_dim - 1, k_dim))
 
@@ -94,7 +89,13 @@ class ArtifactMaths(SchemeMaths):
 
     @override
     def values(self, batch: Batch, prepared: _Prepared, output: torch.Tensor) -> torch.Tensor:
-        return rotated(output, prepared.dims, prepared.steps)
+        if output.shape[1] != self.hidden_size:
+            raise InvalidRound(
+                "hidden_size",
+                self.hidden_size,
+                f"that of the model's hidden states, {output.shape[1]}",
+            )
+        return self.kernels.rotated(output, prepared.dims, prepared.steps)
 
     @override
     def written(self, rows: list[Any]) -> list[Any]:

@@ -9,11 +9,9 @@ from __future__ import annotations
 import torch
 
 from pocqueue.poc.artifact.seeds import layer_seeds, pick_seeds, rotation_seeds, token_seeds
+from pocqueue.poc.kernels.base import TINY
 from pocqueue.poc.kernels.reference import hash, normal, permutation
 from pocqueue.poc.seeds import input_words
-
-#: Added to a norm that something is divided by.
-_TINY = 1e-8
 
 
 def inputs(block_hash: str, public_key: str, nonce: int, n: int) -> torch.Tensor:
@@ -89,9 +87,9 @@ def artifact(
     Args:
         hidden: float32 ``[hidden_size]``, of the last position behind the final norm.
     """
-    unit = hidden / (torch.linalg.vector_norm(hidden) + _TINY)
+    unit = hidden / (torch.linalg.vector_norm(hidden) + TINY)
     x = unit[pick(block_hash, public_key, nonce, len(hidden), k_dim)]
     for v in rotation(block_hash, public_key, nonce, k_dim):
         x = reflect(x, v)
-    vector: torch.Tensor = x / (torch.linalg.vector_norm(x) + _TINY)
+    vector: torch.Tensor = x / (torch.linalg.vector_norm(x) + TINY)
     return vector

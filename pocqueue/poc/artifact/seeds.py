@@ -5,6 +5,7 @@ Those of inputs are in `poc/seeds.py`. Plain Python without torch; docs/protocol
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable
 from hashlib import sha256
 
@@ -21,15 +22,16 @@ def rotation_seeds(
 ) -> list[int]:
     """Return the seeds of the k_dim - 1 steps of each nonce's rotation, one nonce after the other."""
     steps = [str(step).encode() for step in range(k_dim - 1)]
-    seeds = []
+    digests = []
     for nonce in nonces:
-        # As `seed` does it, but what the texts of a nonce have in common is hashed once: a batch has hundreds.
+        # As `seed` does it, but what the texts of a nonce have in common is hashed once, and all is read at once: a
+        # batch has hundreds.
         start = sha256(f"{block_hash}_{public_key}_nonce_{nonce}_haar_hh_{k_dim}_".encode())
         for step in steps:
             text = start.copy()
             text.update(step)
-            seeds.append(int.from_bytes(text.digest()[:4], "big"))
-    return seeds
+            digests.append(text.digest())
+    return list(struct.unpack(">" + "I28x" * len(digests), b"".join(digests)))
 
 
 def layer_seeds(block_hash: str, layers: Iterable[int]) -> list[int]:

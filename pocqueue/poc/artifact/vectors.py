@@ -10,9 +10,8 @@ from collections.abc import Sequence
 
 import torch
 
-from pocqueue.errors import InvalidRound
 from pocqueue.poc.artifact import data
-from pocqueue.poc.artifact.reference import _TINY, reflect as reflect
+from pocqueue.poc.artifact.reference import reflect as reflect
 from pocqueue.poc.artifact.seeds import layer_seeds, pick_seeds, rotation_seeds, token_seeds
 from pocqueue.poc.fraud import fraud_test
 from pocqueue.poc.kernels import Kernels, kernels_for
@@ -36,15 +35,8 @@ def pick_dims(
     Raises:
         InvalidRound: k_dim is not in 1 … hidden_size.
     """
-    if not 1 <= k_dim <= hidden_size:
-        raise InvalidRound("k_dim", k_dim, f"1 to the model's hidden size, which is {hidden_size}")
     seeds = pick_seeds(block_hash, public_key, nonces, k_dim)
-    return in_order(kernels_for(device).smallest(seeds, hidden_size, k_dim))
-
-
-def in_order(by_hash: torch.Tensor) -> torch.Tensor:
-    """Bring chosen dimensions ``[rows, k_dim]`` from the order of their hashes into the network's."""
-    return torch.cat((by_hash[:, :-1].sort(dim=1).values, by_hash[:, -1:]), dim=1)
+    return kernels_for(device).pick(seeds, hidden_size, k_dim)
 
 
 def haar_vectors(
@@ -119,33 +111,10 @@ def artifact_vectors(
     Raises:
         InvalidRound: k_dim is not in 1 … hidden_size, or there is not one hidden state for each nonce.
     """
-    rows, hidden_size = hidden.shape
-    if rows != len(nonces):
-        raise InvalidRound("nonces", len(nonces), f"one for each of the {rows} hidden states")
-    names = (block_hash, public_key, nonces)
-    dims = pick_dims(*names, hidden_size, k_dim, hidden.device)
-    kernels = kernels_for(hidden.device)
+    names, kernels = (block_hash, public_key, nonces), kernels_for(hidden.device)
+    dims = pick_dims(*names, hidden.shape[1], k_dim, hidden.device)
     steps = unit_vectors(kernels, rotation_seeds(*names, k_dim), k_dim, hidden.device)
-    return rotated(hidden, dims, steps.view(rows, k_dim - 1, k_dim))
-
-
-def rotated(hidden: torch.Tensor, dims: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
-    """Pick, rotate and normalise; see `artifact_vectors`.
-
-    Args:
-        hidden: any float ``[rows, hidden_size]``.
-        dims: int64 ``[rows, k_dim]``, of `pick_dims`.
-        steps: float32 ``[rows, k_dim - 1, k_dim]``, of `haar_vectors`.
-    """
-    hidden = hidden.to(torch.float32)
-    norm = torch.linalg.vector_norm(hidden, dim=1, keepdim=True)
-    x = hidden.gather(1, dims) / (norm + _TINY)
-    for v in steps.unbind(1):
-        x = torch.addcmul(x, (x * v).sum(-1, keepdim=True), v, value=-2)
-    x = x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + _TINY)
-    # A norm is finite if and only if all numbers are, but for sums of squares beyond float32.
-    vectors: torch.Tensor = x.masked_fill_(~norm.isfinite(), torch.nan)
-    return vectors
+    return kernels.rotated(hidden, dims, steps.view(len(nonces), k_dim - 1, k_dim))
 
 
 def encode_vector(vector: torch.Tensor) -> str:

@@ -107,4 +107,14 @@ def _disagreement(kernels: Kernels, device: torch.device) -> str | None:
     got = kernels.distances(logits, kernels.prepare(seeds, vocab_size), target)
     if not bool(((got - expected).abs() <= 2e-6).all()):
         return f"Distances {got.tolist()} are {expected.tolist()} by the reference."
+    k, hidden = 12, logits
+    picks = reference.pick(seeds, vocab_size, k)
+    if not torch.equal(kernels.pick(seeds, vocab_size, k), picks):
+        return "Picks differ from the reference."
+    vectors = torch.stack([normal(seed, (k - 1) * k, device) for seed in seeds]).view(-1, k - 1, k)
+    vectors = vectors / torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    expected = reference.rotated(hidden, picks, vectors)
+    got = kernels.rotated(hidden, picks, vectors)
+    if not bool(((got - expected).abs() <= 2e-6).all()):
+        return "Rotated vectors differ from the reference."
     return None

@@ -17,6 +17,9 @@ import torch
 
 from pocqueue.errors import InvalidRound
 
+#: Added to the norm that a hidden state or an artifact is divided by.
+TINY = 1e-8
+
 
 class Kernels(ABC):
     """The proof's maths for one device. Seeds are 0 … 2^32 - 1, one for each row (nonce)."""
@@ -54,8 +57,8 @@ class Kernels(ABC):
             for word, piece in zip(words, row.split(-(-n // num_pieces)), strict=False):
                 self.write_inputs([word], piece.unsqueeze(0))
 
-    def smallest(self, seeds: Sequence[int], n: int, k: int) -> torch.Tensor:
-        """Return which k of the numbers 0 … n-1 have the smallest hashes, in ascending order of hash.
+    def pick(self, seeds: Sequence[int], n: int, k: int) -> torch.Tensor:
+        """Return which k of the numbers 0 … n-1 have the smallest hashes, in the network's order.
 
         Args:
             seeds: one per row.
@@ -63,9 +66,53 @@ class Kernels(ABC):
             k: 1 … n.
 
         Returns:
-            int64 ``[len(seeds), k]`` on the device.
+            int64 ``[len(seeds), k]`` on the device: ascending, but that the one with the largest hash of them
+            stands last.
+
+        Raises:
+            InvalidRound: k is out of bounds.
         """
-        return self.permutations(seeds, n)[:, :k]
+        if not 1 <= k <= n:
+            raise InvalidRound("k_dim", k, f"1 to the model's hidden size, which is {n}")
+        return self._pick(seeds, n, k)
+
+    def _pick(self, seeds: Sequence[int], n: int, k: int) -> torch.Tensor:
+        by_hash = self.permutations(seeds, n)[:, :k]
+        return torch.cat((by_hash[:, :-1].sort(dim=1).values, by_hash[:, -1:]), dim=1)
+
+    def rotated(
+        self, hidden: torch.Tensor, dims: torch.Tensor, vectors: torch.Tensor
+    ) -> torch.Tensor:
+        """Pick of hidden states of norm 1, rotate and normalise.
+
+        Args:
+            hidden: any float ``[rows, n]`` on the device; used as float32, unchanged.
+            dims: int64 ``[rows, k]``, from `pick` for n.
+            vectors: float32 ``[rows, k - 1, k]`` of norm 1: the reflections that a row's rotation consists of.
+
+        Returns:
+            float32 ``[rows, k]`` on the device, of norm 1; NaN where a hidden state is not finite.
+
+        Raises:
+            InvalidRound: there is not one hidden state for each row of `dims`.
+        """
+        if len(hidden) != len(dims):
+            raise InvalidRound(
+                "nonces", len(dims), f"one for each of the {len(hidden)} hidden states"
+            )
+        return self._rotated(hidden.to(torch.float32), dims, vectors)
+
+    def _rotated(
+        self, hidden: torch.Tensor, dims: torch.Tensor, vectors: torch.Tensor
+    ) -> torch.Tensor:
+        norm = torch.linalg.vector_norm(hidden, dim=1, keepdim=True)
+        x = hidden.gather(1, dims) / (norm + TINY)
+        for v in vectors.unbind(1):
+            x = torch.addcmul(x, (x * v).sum(-1, keepdim=True), v, value=-2)
+        x = x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + TINY)
+        # A norm is finite if and only if all numbers are, but for sums of squares beyond float32.
+        artifacts: torch.Tensor = x.masked_fill_(~norm.isfinite(), torch.nan)
+        return artifacts
 
     @abstractmethod
     def permutations(self, seeds: Sequence[int], vocab_size: int) -> torch.Tensor:

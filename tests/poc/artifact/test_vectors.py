@@ -12,10 +12,13 @@ import torch
 from pocqueue.errors import InvalidRound
 from pocqueue.poc import artifact
 from pocqueue.poc.artifact import reference
+from pocqueue.poc.artifact.seeds import pick_seeds
+from pocqueue.poc.kernels import Kernels
 from pocqueue.poc.kernels.cpu.kernels import CpuKernels
 from pocqueue.poc.kernels.reference import ReferenceKernels
 
 _BLOCK, _KEY = "a block", "a key"
+_KERNELS = (CpuKernels(), ReferenceKernels(torch.device("cpu")))
 
 
 def test_artifacts_do_not_depend_on_their_batch() -> None:
@@ -52,6 +55,9 @@ def test_a_hidden_state_is_used_as_float32(dtype: torch.dtype) -> None:
 def test_impossible_numbers_of_dimensions_are_refused(k_dim: int) -> None:
     with pytest.raises(InvalidRound, match="k_dim"):
         artifact.pick_dims(_BLOCK, _KEY, [1], 64, k_dim)
+    for kernels in _KERNELS:
+        with pytest.raises(InvalidRound, match="k_dim"):
+            kernels.pick([7], 64, k_dim)
 
 
 def test_every_nonce_needs_a_hidden_state() -> None:
@@ -92,10 +98,54 @@ def test_a_vector_that_could_not_be_computed_matches_nothing() -> None:
 
 
 @pytest.mark.parametrize(("n", "k"), [(1, 1), (5, 5), (1023, 12), (1025, 64), (3000, 65), (70, 70)])
-def test_the_smallest_hashes_are_those_of_a_sort(n: int, k: int) -> None:
-    seeds = [0, 1, 2**32 - 1, 77]
-    expected = ReferenceKernels(torch.device("cpu")).permutations(seeds, n)[:, :k]
-    assert torch.equal(CpuKernels().smallest(seeds, n, k), expected)
+def test_picks_are_the_references(n: int, k: int) -> None:
+    """Compiled and by a sort, nonce by nonce."""
+    nonces = [0, 1, 2**31 - 1, 77]
+    expected = torch.stack([reference.pick(_BLOCK, _KEY, nonce, n, k) for nonce in nonces])
+    seeds = pick_seeds(_BLOCK, _KEY, nonces, k)
+    for kernels in _KERNELS:
+        assert torch.equal(kernels.pick(seeds, n, k), expected)
+
+
+def test_a_pick_of_large_hashes() -> None:
+    """Those of these seeds are all above what the smallest one nearly always is."""
+    seeds = [11118, 7, 69240]
+    expected = _KERNELS[1].pick(seeds, 512, 1)
+    assert torch.equal(_KERNELS[0].pick(seeds, 512, 1), expected)
+
+
+@pytest.mark.parametrize(("n", "k"), [(7168, 12), (1, 1), (12, 12), (1025, 64), (3000, 65)])
+def test_artifacts_are_the_references(n: int, k: int) -> None:
+    """By compiled kernels and by torch, as for CUDA, nonce by nonce; a row alone is the same bit for bit."""
+    nonces = [0, 5, 2**31 - 1, 900]
+    hidden = torch.randn(4, n, generator=torch.Generator().manual_seed(4)) * torch.tensor(
+        [[1e-6], [1.0], [1e6], [0.0]]
+    )
+    names = (_BLOCK, _KEY)
+    expected = [reference.artifact(hidden[i], *names, nonces[i], k) for i in range(4)]
+    dims = torch.stack([reference.pick(*names, nonce, n, k) for nonce in nonces])
+    vectors = torch.stack([reference.rotation(*names, nonce, k) for nonce in nonces])
+    for kernels in _KERNELS:
+        found = kernels.rotated(hidden, dims, vectors)
+        torch.testing.assert_close(found, torch.stack(expected), rtol=0, atol=3e-6)
+        for i in range(4):
+            alone = kernels.rotated(hidden[i : i + 1], dims[i : i + 1], vectors[i : i + 1])
+            assert torch.equal(alone[0], found[i])
+
+
+@pytest.mark.parametrize("kernels", _KERNELS, ids=lambda kernels: kernels.name)
+def test_hidden_states_of_any_strides(kernels: Kernels) -> None:
+    """They are used where they are, and stay as they were."""
+    wide = torch.randn(6, 128, generator=torch.Generator().manual_seed(5))
+    before, names = wide.clone(), (_BLOCK, _KEY)
+    dims = torch.stack([reference.pick(*names, nonce, 64, 6) for nonce in range(3)])
+    vectors = torch.stack([reference.rotation(*names, nonce, 6) for nonce in range(3)])
+    expected = kernels.rotated(wide[::2, ::2].clone(), dims, vectors)
+    columns = [part.mT.contiguous().mT for part in (dims, vectors)]
+    for others in ((dims, vectors), columns):
+        found = kernels.rotated(wide[::2, ::2], *others)
+        torch.testing.assert_close(found, expected, rtol=0, atol=3e-6)
+    assert torch.equal(wide, before)
 
 
 @pytest.mark.parametrize("n", [1, 7, 8, 64, 65, 71])

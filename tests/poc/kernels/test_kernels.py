@@ -58,6 +58,20 @@ class _WrongDistance(CpuKernels):
         return super().distances(logits, prepared, target) + 1e-4
 
 
+class _WrongPick(CpuKernels):
+    @override
+    def pick(self, seeds: Sequence[int], n: int, k: int) -> torch.Tensor:
+        return super().pick(seeds, n, k).sort(dim=1).values
+
+
+class _WrongRotation(CpuKernels):
+    @override
+    def rotated(
+        self, hidden: torch.Tensor, dims: torch.Tensor, vectors: torch.Tensor
+    ) -> torch.Tensor:
+        return super().rotated(hidden, dims, vectors.flip(1))
+
+
 @pytest.mark.parametrize(
     ("make", "why"),
     [
@@ -65,6 +79,8 @@ class _WrongDistance(CpuKernels):
         (lambda _: _WrongInputs(), "Inputs in torch.float32 differ from the reference by 0.1"),
         (lambda _: _WrongOrder(), "Permutations differ from the reference."),
         (lambda _: _WrongDistance(), "by the reference."),
+        (lambda _: _WrongPick(), "Picks differ from the reference."),
+        (lambda _: _WrongRotation(), "Rotated vectors differ from the reference."),
     ],
 )
 def test_kernels_that_do_not_work_are_replaced(

@@ -74,14 +74,14 @@ def write_distances(job: int) -> None:
 def _squares(logits_at: int, kind: int, n: int, chunk: Any) -> Any:
     """Add up the squares of a row of logits."""
     if kind == FLOAT32:
-        return _sum_squares(f32_array(logits_at, n))
+        return sum_squares(f32_array(logits_at, n))
     halves = u16_array(logits_at, n)
     total = 0.0
     for first in range(0, n, _CHUNK):
         part = chunk[: min(_CHUNK, n - first)]
         for i in range(len(part)):
             part[i] = _widened(halves[first + i], kind)
-        total += _sum_squares(part)
+        total += sum_squares(part)
     return total
 
 
@@ -99,7 +99,8 @@ def _gather(logits_at: int, kind: int, n: int, numbers: Any, out: Any) -> None:
 
 
 @inline_sum
-def _sum_squares(values: Any) -> Any:
+def sum_squares(values: Any) -> Any:
+    """Add up the squares of float32 values, in float64."""
     total = 0.0
     for i in range(len(values)):
         total += f64(values[i]) * f64(values[i])

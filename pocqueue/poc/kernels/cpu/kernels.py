@@ -21,11 +21,8 @@ from pocqueue.poc.kernels.cpu.normal import (
     write_normals,
 )
 from pocqueue.poc.kernels.cpu.permutations import digit_bits, sort_scratch_bytes, write_permutations
-from pocqueue.poc.kernels.cpu.smallest import (
-    MOST_SMALLEST,
-    smallest_scratch_bytes,
-    write_smallest,
-)
+from pocqueue.poc.kernels.cpu.picks import MOST_PICKED, pick_scratch_bytes, write_picks
+from pocqueue.poc.kernels.cpu.rotations import write_rotated
 from pocqueue.poc.kernels.cpu.team import Team
 
 _KINDS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
@@ -74,16 +71,36 @@ class CpuKernels(Kernels):
         return out
 
     @override
-    def smallest(self, seeds: Sequence[int], n: int, k: int) -> torch.Tensor:
-        if k > MOST_SMALLEST:
-            return super().smallest(seeds, n, k)
+    def _pick(self, seeds: Sequence[int], n: int, k: int) -> torch.Tensor:
+        if k > MOST_PICKED:
+            return super()._pick(seeds, n, k)
         words, rows = _words(seeds), len(seeds)
         out = torch.empty(rows, k, dtype=torch.int64)
         self._team.run(
-            write_smallest,
+            write_picks,
             rows,
-            smallest_scratch_bytes(k),
+            pick_scratch_bytes(k),
             words.ctypes.data,
+            out.data_ptr(),
+            n,
+            k,
+        )
+        return out
+
+    @override
+    def _rotated(
+        self, hidden: torch.Tensor, dims: torch.Tensor, vectors: torch.Tensor
+    ) -> torch.Tensor:
+        hidden, dims, vectors = hidden.contiguous(), dims.contiguous(), vectors.contiguous()
+        (rows, n), k = hidden.shape, dims.shape[1]
+        out = torch.empty(rows, k, dtype=torch.float32)
+        self._team.run(
+            write_rotated,
+            rows,
+            0,
+            hidden.data_ptr(),
+            dims.data_ptr(),
+            vectors.data_ptr(),
             out.data_ptr(),
             n,
             k,
