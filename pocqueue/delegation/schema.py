@@ -7,11 +7,12 @@ session starts. Unknown fields are ignored: clients of several generations send 
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
+from pocqueue.poc.artifact.refusals import refuse_decode
 from pocqueue.poc.distance.scheme import BATCH_EXAMPLE, SEARCH_EXAMPLE
 from pocqueue.poc.fields import HttpUrl, Text
 from pocqueue.poc.scheme import WithProof
@@ -29,7 +30,7 @@ _YOURS = "YOUR-TOKEN"
 
 
 class ModelParams(BaseModel):
-    """The model that is asked for. Other fields, which older clients send, are ignored."""
+    """The model that is asked for. Other fields, which older clients send, are ignored, but for those of the decode scheme."""
 
     model: Text | None = Field(
         default=None,
@@ -44,6 +45,11 @@ class ModelParams(BaseModel):
     n_heads: Dimension | None = None
     n_kv_heads: Dimension | None = None
     vocab_size: Dimension | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_not_decode(cls, given: Any) -> Any:
+        return refuse_decode(given, "params.")
 
     def to_wish(self) -> ModelWish:
         """Return what is said about the model."""

@@ -175,6 +175,13 @@ async def test_which_proof_a_session_has(client: Client, backend: Backend) -> No
         ),
         (ARTIFACTS, "r_target is missing."),
         (ARTIFACTS | {"proof": "artifact", "k_dim": 65}, "k_dim is 65; allowed: "),
+        *(
+            (
+                ARTIFACTS | {"proof": "artifact", "params": {"seq_len": 256, name: value}},
+                f"params.{name} is {value!r}; allowed: artifacts of the prefill scheme alone",
+            )
+            for name, value in (("scheme", "decode"), ("k_points_steps", 257))
+        ),
     ):
         reply = await client.post("start", bad)
         assert reply.status_code == 422

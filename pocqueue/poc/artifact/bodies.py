@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from pocqueue.errors import InvalidRound
 from pocqueue.poc.artifact.data import names
+from pocqueue.poc.artifact.refusals import refuse_decode
 from pocqueue.poc.artifact.scheme import (
     Artifact,
     DistThreshold,
@@ -26,29 +26,11 @@ from pocqueue.poc.proofs import Proofs
 from pocqueue.poc.scheme import FraudThreshold, ProofSearch
 from pocqueue.poc.search import BatchSize, SearchBody, SeqLen
 
-#: Fields of `params` by which decode requests are known.
-_DECODE = frozenset({"scheme", "max_tokens", "k_points_steps", "decode"})
-
 Nonce = Annotated[
     int,
     Field(ge=0, le=Artifact.max_nonce),
     Allowed(f"a whole number from 0 to {Artifact.max_nonce}"),
 ]
-
-
-def _refuse_decode(fields: Any, prefix: str) -> Any:
-    """Refuse the fields of a decode request, which would be answered with something else.
-
-    Raises:
-        InvalidRound: there are some.
-    """
-    if isinstance(fields, dict) and (found := sorted(_DECODE & fields.keys())):
-        raise InvalidRound(
-            f"{prefix}.{found[0]}",
-            fields[found[0]],
-            "artifacts of the prefill scheme alone; the decode scheme is not computed here",
-        )
-    return fields
 
 
 def _without_nulls(fields: Any) -> Any:
@@ -69,7 +51,7 @@ class Params(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _is_prefill(cls, fields: Any) -> Any:
-        return _refuse_decode(fields, "params")
+        return refuse_decode(fields, "params.")
 
 
 class _Request(SearchBody):
@@ -85,7 +67,7 @@ class _Request(SearchBody):
     @model_validator(mode="before")
     @classmethod
     def _null_is_unset(cls, fields: Any) -> Any:
-        return _without_nulls(fields)
+        return refuse_decode(_without_nulls(fields))
 
     @field_validator("url", mode="before")
     @classmethod
@@ -145,7 +127,7 @@ class ReceivedArtifact(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _is_prefill(cls, fields: Any) -> Any:
-        return _refuse_decode(fields, "validation.artifacts")
+        return refuse_decode(fields, "validation.artifacts.")
 
     @field_validator("vector_b64", mode="before")
     @classmethod

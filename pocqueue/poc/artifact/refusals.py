@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from pocqueue.errors import PocqueueError
+from pocqueue.errors import InvalidRound, PocqueueError
 
 if TYPE_CHECKING:
     from pocqueue.poc.artifact.bodies import Params
+
+#: Fields by which requests and claims of the decode scheme are known.
+_DECODE = frozenset({"scheme", "max_tokens", "k_points_steps", "decode"})
 
 
 class ParamsMismatch(PocqueueError):
@@ -94,3 +97,22 @@ def check_model(requested: Params, names: Collection[str]) -> None:
     """
     if requested.model not in names:
         raise ParamsMismatch(requested, names)
+
+
+def refuse_decode(fields: Any, place: str = "") -> Any:
+    """Refuse the fields of a decode request, which would be answered with something else.
+
+    Args:
+        fields: an object as it was sent, or anything else, which passes.
+        place: of the object in the body, with a dot behind it; "": it is the body.
+
+    Raises:
+        InvalidRound: there are some.
+    """
+    if isinstance(fields, dict) and (found := sorted(_DECODE & fields.keys())):
+        raise InvalidRound(
+            f"{place}{found[0]}",
+            fields[found[0]],
+            "artifacts of the prefill scheme alone; the decode scheme is not computed here",
+        )
+    return fields

@@ -47,6 +47,8 @@ def test_a_decode_request_is_refused_with_a_sentence(name: str) -> None:
     asked = _ROUND | {"params": _ROUND["params"] | {name: "prefill"}}
     with pytest.raises(ValidationError, match=rf"params.{name} is .*the decode scheme is not"):
         GenerateRoundBody.model_validate(asked)
+    with pytest.raises(ValidationError, match=rf"{name} is .*the decode scheme is not"):
+        GenerateBody.model_validate(_ROUND | {"nonces": [1], name: "prefill"})
 
 
 def test_a_claim_of_the_decode_scheme_is_refused() -> None:
