@@ -17,7 +17,7 @@ from pocqueue.cli.output import EXIT_INTERRUPTED, print_error
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Provision a server over SSH. So far up to a chain node that runs, is registered and catches up (phases 0 to 5).",
+    help="Make a bare server a verified node, over SSH: phases 0 to 7.",
 )
 
 ConfFile = Annotated[Path, typer.Argument(metavar="CONF", help="Conf file, nodes/NAME.conf.")]
@@ -131,7 +131,7 @@ def run(
     ignore: Ignore = None,
     ask_sudo: AskSudo = False,
 ) -> None:
-    """Prepare servers: what is done already is skipped; exit code 0 done, 1 stopped, 2 bad input, 3 in use by another run."""
+    """Make servers nodes: what is done already is skipped; exit code 0 verified, 1 stopped, 2 bad input, 3 in use by another run."""
     limits: dict[str, int] = {}
     if phase is not None:
         limits = {"first": phase, "last": phase}
@@ -148,6 +148,58 @@ def run(
         ignored=tuple(ignore or ()),
         **limits,
     )
+
+
+@app.command("verify")
+def verify(conf: ConfFile, ask_sudo: AskSudo = False) -> None:
+    """Look at a node that runs: exit code 1 if a required check fails; changes nothing there."""
+    _work("verified", [conf], ask_sudo=ask_sudo)
+
+
+@app.command("grant")
+def grant(
+    conf: ConfFile,
+    is_run: Annotated[
+        bool, typer.Option("--run", help="Run it, if inferenced is on this machine.")
+    ] = False,
+) -> None:
+    """Print the command with which the cold key lets the node work; that key never leaves its machine."""
+    with _ends():
+        from pocqueue.deploy.conf import read_conf
+        from pocqueue.deploy.errors import StepFailed
+        from pocqueue.deploy.grant import grant_lines, grant_words, run_grant, warm_address
+
+        node = read_conf(conf)
+        address = warm_address(node)
+        typer.echo("\n".join(grant_lines(node, address)))
+        if not is_run:
+            return
+        if code := run_grant(grant_words(node, address)):
+            raise StepFailed("grant", f"inferenced ended with exit code {code}; it says why.")
+        typer.echo(
+            "inferenced has sent it. Whether the chain took it is said by `pocqueue deploy verify`, at grant."
+        )
+
+
+@app.command("repair")
+def repair(
+    conf: ConfFile,
+    reset_chain_data: Annotated[
+        bool,
+        typer.Option(
+            "--reset-chain-data",
+            help="Move the chain's data aside and load it anew; KEY_NAME has to be typed.",
+        ),
+    ] = False,
+    ask_sudo: AskSudo = False,
+) -> None:
+    """Mend what no run mends by itself, after its name was typed; nothing is removed."""
+    if not reset_chain_data:
+        with _ends():
+            from pocqueue.deploy.errors import BadUsage
+
+            raise BadUsage("Say what is to be mended: --reset-chain-data is all there is.")
+    _work("repair", [conf], ask_sudo=ask_sudo)
 
 
 @app.command("rollback")
@@ -175,7 +227,7 @@ def _work(what: str, paths: Sequence[Path], *, ask_sudo: bool, **options: Any) -
         import asyncio
 
         from pocqueue.cli.deploy_view import live_view
-        from pocqueue.deploy import runner, terminal
+        from pocqueue.deploy import begin, repairs, runner, terminal
 
         password = None
         if ask_sudo:
@@ -183,11 +235,11 @@ def _work(what: str, paths: Sequence[Path], *, ask_sudo: bool, **options: Any) -
             password = Secret("SUDO_PASSWORD", asked)
         is_terminal = sys.stdin.isatty()
         options |= {"sudo_password": password, "ask": terminal.ask if is_terminal else None}
-        work = getattr(runner, what)
+        work = getattr(repairs if what == "repair" else runner, what)
         with live_view() if what == "deploy" else nullcontext() as view:
             if view is not None:
                 options |= {"console": view.above, "watch": view.watch}
                 options["ask"] = view.ask if is_terminal else None
-            code = asyncio.run(runner.run_all(confs, runner.Options(**options), work))
+            code = asyncio.run(runner.run_all(confs, begin.Options(**options), work))
         if code:
             raise typer.Exit(code)

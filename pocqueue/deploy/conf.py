@@ -58,6 +58,12 @@ FIELDS = (
     Field(
         "ACCOUNT_PUBKEY", rules.public_key, "Public key of the cold account, base64.", needed=True
     ),
+    Field(
+        "COLD_KEY_NAME",
+        rules.cold_key_name,
+        "Name of the cold key where you keep it; it is never asked for on the server.",
+        "gonka-account-key",
+    ),
     Field("MODEL_NAME", rules.model, "Model on the hub, OWNER/NAME.", needed=True),
     Field("MODEL_REVISION", rules.commit, "Its commit; else the newest, once."),
     Field("SEED_API_URL", rules.url, "A node of the network that is there already.", needed=True),
@@ -109,6 +115,7 @@ class Conf:
     #: None: to be asked for when it is needed.
     keyring_password: Secret | None
     account_pubkey: str
+    cold_key_name: str
     model_name: str
     model_revision: str | None
     seed_api_url: str

@@ -6,6 +6,7 @@ and after: no note of ours and no exit code says so. A dry run stops at the plan
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import hashlib
@@ -18,8 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from pocqueue.deploy.conf import Conf
 from pocqueue.deploy.connection import Connection
-from pocqueue.deploy.errors import DeployError, OutcomeUnknown, StepFailed, UnsafeDisk
-from pocqueue.deploy.facts.parts import UnexpectedAnswer
+from pocqueue.deploy.errors import OutcomeUnknown, StepFailed
 from pocqueue.deploy.journal import Journal, Undo
 from pocqueue.deploy.log import Level, LimitedOutput, Log, load_output
 from pocqueue.deploy.remote_job import STATE_DIR, Job, run_job
@@ -89,6 +89,8 @@ class Plan:
         destroys: what is lost by it, as it was named when the operator was asked; empty: nothing.
         diff: of files, unified.
         notes: what is remembered before the first action, by names of the journal.
+        wait_s: seconds that it may take, after the last action, until it is so.
+        every_s: seconds between two looks meanwhile, after the first ones, which come sooner.
     """
 
     what: str
@@ -98,6 +100,8 @@ class Plan:
     destroys: str = ""
     diff: str = ""
     notes: dict[str, Any] = field(default_factory=dict)
+    wait_s: float = 0.0
+    every_s: float = 5.0
 
 
 class NotYet(Exception):
@@ -167,6 +171,8 @@ PHASES = {
     3: "CONFIGURATION",
     4: "BASIC SERVICES",
     5: "BLOCKCHAIN CONFIGURATION",
+    6: "ALL SERVICES",
+    7: "VERIFICATION",
 }
 
 
@@ -256,8 +262,7 @@ async def _do(host: Host, step: Step, clock: Callable[[], float], now: Callable[
             if plan.is_final or is_last:
                 raise
         else:
-            host.memory.clear()
-            facts = await _look(host, step)
+            facts = await _settled(host, step, plan, clock)
             if not step.is_done(facts):
                 raise StepFailed(
                     step.name, f"was done, but is not as it should be: {step.told(facts)}."
@@ -271,6 +276,20 @@ async def _do(host: Host, step: Step, clock: Callable[[], float], now: Callable[
 def _warn(host: Host, step: Step, facts: Any) -> None:
     if isinstance(step, Warns) and (text := step.warning(facts)):
         host.out.warn(f"{step.name}: {text}")
+
+
+async def _settled(host: Host, step: Step, plan: Plan, clock: Callable[[], float]) -> Any:
+    """Return what is so after a change, as soon as it is as it should be, or when the time for that is up."""
+    until, pause_s = clock() + plan.wait_s, 0.1
+    if plan.wait_s:
+        host.out.info(f"{step.name}: waiting up to {plan.wait_s:.0f} s...")
+    while True:
+        host.memory.clear()
+        facts = await _look(host, step)
+        if step.is_done(facts) or clock() >= until:
+            return facts
+        await asyncio.sleep(min(pause_s, plan.every_s))
+        pause_s *= 2
 
 
 async def _act(host: Host, step: Step, plan: Plan) -> None:
@@ -338,47 +357,3 @@ def _write_here(step: Step, file: LocalFile) -> None:
         replace_file(Path(file.path), file.content.encode(), mode=file.mode)
     except OSError as exc:
         raise StepFailed(step.name, f"{file.path} cannot be written ({exc.strerror}).") from None
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """What a dry run found of one step.
-
-    Attributes:
-        state: ``skip``, ``change``, ``stop`` (it must not be done) or ``unknown``.
-        told: how it stands, what is going to change, why not, or until when.
-        plan: of a change.
-    """
-
-    step: Step
-    state: str
-    told: str
-    plan: Plan | None = None
-
-
-async def plan_steps(host: Host, steps: Sequence[Step]) -> list[Planned]:
-    """Look at every step, and change nothing.
-
-    Raises:
-        DeployError: the server cannot be looked at.
-    """
-    found = []
-    for step in steps:
-        try:
-            facts = await step.look(host)
-        except NotYet as exc:
-            found.append(Planned(step, "unknown", str(exc)))
-            continue
-        except (StepFailed, UnsafeDisk, UnexpectedAnswer) as exc:
-            found.append(Planned(step, "stop", str(exc)))
-            continue
-        if step.is_done(facts):
-            found.append(Planned(step, "skip", step.told(facts)))
-            continue
-        try:
-            plan = step.plan(facts)
-        except DeployError as exc:
-            found.append(Planned(step, "stop", str(exc)))
-        else:
-            found.append(Planned(step, "change", plan.what, plan))
-    return found

@@ -56,11 +56,20 @@ async def look_at_server(
     if (size := _size_to_come(volume, conf.volume_mount)) is not None:
         facts = replace(facts, free_bytes=size, size_bytes=size)
     # What that took on a busy server is no error of its clock.
-    here_s = facts.clock_s - await _skew_s(host, now_s)
+    here_s = facts.clock_s - await skew_s(host, now_s)
     return preflight(Seen(facts, read_gpus(gpus), read_docker(docker), here_s), wanted)
 
 
-async def _skew_s(host: Host, now_s: Callable[[], float]) -> float:
+async def skew_s(host: Host, now_s: Callable[[], float] = time.time) -> float:
+    """Return by how much the server's clock is before this machine's.
+
+    Args:
+        host: is read only.
+        now_s: this machine's clock.
+
+    Raises:
+        StepFailed: its clock cannot be read.
+    """
     before_s = now_s()
     said = await _read(host, Command(("date", "+%s.%N")))
     after_s = now_s()
@@ -91,11 +100,13 @@ async def _read(host: Host, command: Command) -> str:
     return found.stdout
 
 
-def show_checks(out: Log, checks: Collection[Check], ignored: Collection[str] = ()) -> None:
-    """Write the table down.
+def write_checks(out: Log, checks: Collection[Check], ignored: Collection[str] = ()) -> None:
+    """Write a table into the log, each line with the level of what was found.
 
-    Raises:
-        StepFailed: a check failed that is not ignored.
+    Args:
+        out: the log.
+        checks: the table.
+        ignored: names of checks that may fail.
     """
     for check in checks:
         if check.verdict is Verdict.PASS:
@@ -106,6 +117,15 @@ def show_checks(out: Log, checks: Collection[Check], ignored: Collection[str] = 
             out.warn(f"{check} (ignored by --ignore {check.name})")
         else:
             out.error(str(check))
+
+
+def show_checks(out: Log, checks: Collection[Check], ignored: Collection[str] = ()) -> None:
+    """Write the table down.
+
+    Raises:
+        StepFailed: a check failed that is not ignored.
+    """
+    write_checks(out, checks, ignored)
     if unknown := set(ignored) - {check.name for check in checks}:
         out.warn(f"--ignore names no check: {', '.join(sorted(unknown))}")
     if failed := failures(checks, ignored):

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from itertools import groupby
+from pathlib import Path
 
 from pocqueue.deploy.conf import Conf
-from pocqueue.deploy.engine import PHASES, Planned
+from pocqueue.deploy.engine import PHASES
 from pocqueue.deploy.errors import DeployError, StepFailed
+from pocqueue.deploy.grant import grant_lines
+from pocqueue.deploy.journal import Journal
 from pocqueue.deploy.log import Log
+from pocqueue.deploy.planning import Planned
+from pocqueue.deploy.preflight import Verdict
+from pocqueue.deploy.steps.registration import participant_url
+from pocqueue.deploy.verify import PHASE
 from pocqueue.words import counted
 
 
@@ -63,6 +71,8 @@ def plan_lines(planned: Sequence[Planned]) -> Iterator[str]:
             if item.plan is not None:
                 yield from (f"             {line}" for line in item.plan.diff.splitlines())
                 yield from (f"             {action.shown()}" for action in item.plan.actions)
+    yield f"PHASE {PHASE}  {PHASES[PHASE]}"
+    yield "  look     the node as it runs, and verification.txt here; every time"
     num = {
         state: sum(item.state == state for item in planned)
         for state in ("change", "skip", "unknown", "stop")
@@ -71,6 +81,73 @@ def plan_lines(planned: Sequence[Planned]) -> Iterator[str]:
     yield (
         f"{counted(num['change'], 'step')} to change, {num['skip']} done, {num['unknown']} unknown{stops}. Nothing was changed."
     )
+
+
+def success(out: Log, conf: Conf, address: str) -> None:
+    """Write the end of a run whose node is verified: the seed's report, which nobody else may write.
+
+    Args:
+        out: log of the run.
+        conf: of the node.
+        address: of its warm key.
+    """
+    seed = conf.seed_api_url.rstrip("/")
+    out.ok("✅ Deployment completed successfully")
+    out.info(f"📝 Все важные файлы сохранены в {near(conf.folder)}/")  # noqa: RUF001 - the seed's words
+    for path in kept_files(conf):
+        out.info(f"    {near(path)}")
+    out.info(f"📊 Полный лог в {near(out.path) if out.path else conf.logs}")
+    out.info("🔗 Полезные ссылки для проверки")
+    out.info(f"    Participant API: {participant_url(conf.seed_api_url, conf.account_pubkey)}")
+    out.info(f"    Dashboard:       {conf.public_url.rstrip('/')}/")
+    out.info(f"    Network:         {seed}/v1/epochs/current/participants")
+    out.warn("⚠️  ВАЖНО: Выполните команду grant локально!")
+    for line in grant_lines(conf, address):
+        out.info(line)
+
+
+def last_verification(conf: Conf) -> str:
+    """Return what the last verification found, and when."""
+    path = conf.folder / "verification.txt"
+    try:
+        found = [line.partition(" ")[0] for line in path.read_text("utf-8").splitlines()]
+        at = datetime.fromtimestamp(path.stat().st_mtime).astimezone()
+    except OSError:
+        return "verification: not yet: `pocqueue deploy verify` looks"
+    shown = ", ".join(f"{found.count(verdict.name)} {verdict.name}" for verdict in Verdict)
+    return f"verification of {at:%Y-%m-%d %H:%M:%S}: {shown}"
+
+
+def staying(conf: Conf, journal: Journal) -> Iterator[str]:
+    """Return what no rollback takes back, for people."""
+    if noted := journal.get("volume"):
+        yield f"the filesystem {noted['uuid']} on {noted['device']}, and all in it: the repository, the model, the chain's data"
+    if (conf.folder / "warm_address.txt").exists():
+        yield f"the wallet {conf.key_name} on the server, and {near(conf.folder / 'warm_key.txt')}"
+    if (conf.folder / "registration.txt").exists():
+        yield "the registration with the network, and a grant: the chain forgets nothing"
+    if journal.steps.get("packages"):
+        yield "packages of the distribution that were installed"
+
+
+def near(path: Path) -> Path:
+    """Return a path as it is typed here: from this folder, where it is below it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+#: The node's files, in the order of the phases that make them.
+_FILES = (
+    *("volume.txt", "config.env", ".env", "node-config.json", "warm_key.txt", "warm_address.txt"),
+    *("registration.txt", "verification.txt"),
+)
+
+
+def kept_files(conf: Conf) -> list[Path]:
+    """Return the node's files that are there, and the backups."""
+    found = [conf.folder / name for name in _FILES if (conf.folder / name).exists()]
+    backups = conf.folder / "backups"
+    return [*found, *(sorted(backups.iterdir()) if backups.is_dir() else ())]
 
 
 def failure(out: Log, conf: Conf, exc: DeployError, command: str = "run") -> None:

@@ -122,6 +122,12 @@ def key_name(text: str) -> str:
     )
 
 
+def cold_key_name(text: str) -> str:
+    """Return the name of a key in a keyring of this machine, which is an argument."""
+    allowed = "letters, digits and ._-, up to 63, the first one a letter or digit"
+    return matching(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", text, allowed)
+
+
 def fingerprint(text: str) -> str:
     """Return the fingerprint of a host key, as `ssh-keygen -l` prints it."""
     return matching(r"SHA256:[A-Za-z0-9+/]{43}", text, "SHA256: and 43 characters of base64")

@@ -3,82 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Protocol, TextIO
 
-from pocqueue.deploy import report, rules
+from pocqueue.deploy import report, verify
+from pocqueue.deploy.begin import Options, begun, is_confirmed, is_wanted, steps_of
 from pocqueue.deploy.conf import Conf
-from pocqueue.deploy.connection import RETRY_DELAYS_S
-from pocqueue.deploy.engine import PHASES, Host, Planned, Step, plan_steps, run_steps, section
-from pocqueue.deploy.errors import BadUsage, DeployError, HostKeyUnknown, StepFailed
+from pocqueue.deploy.engine import PHASES, Host, run_steps
+from pocqueue.deploy.errors import DeployError, StepFailed
 from pocqueue.deploy.folder import make_folders
+from pocqueue.deploy.grant import warm_address
 from pocqueue.deploy.journal import STILL_THERE, Undo
 from pocqueue.deploy.lock import local_lock, server_lock, who_we_are
 from pocqueue.deploy.log import Log, local_now
 from pocqueue.deploy.look import look_at_server, show_checks
-from pocqueue.deploy.node_files import node_files
-from pocqueue.deploy.remote_job import STATE_DIR
-from pocqueue.deploy.session import opened
+from pocqueue.deploy.planning import plan_steps
 from pocqueue.deploy.standing import Standing
-from pocqueue.deploy.steps import all_steps
-from pocqueue.deploy.words import Redactor, Secret
-
-
-class Ask(Protocol):
-    """Asks a person, and returns what was typed."""
-
-    async def __call__(self, question: str, *, is_hidden: bool = False) -> str:
-        """Ask; what is typed may be hidden."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How a run is to be.
-
-    Attributes:
-        ask: a person; None: nobody is there.
-        is_confirmed: the question whether to begin is answered already.
-        first: phase to begin with.
-        last: phase to end with.
-        format_serial: of the disk whose old data may go; empty: none.
-        sudo_password: of the login, where sudo asks.
-        console: for the log; standard output by default.
-        ignored: names of checks that may fail.
-        words_stay: those of the warm wallet stay on the server.
-        retry_delays_s: as of `Connection`.
-        state_dir: folder of ours on the server.
-        watch: gets how far the run on each server is; None: nobody looks at that.
-        asking: held while a question stands: of several servers one asks at a time.
-    """
-
-    ask: Ask | None = None
-    is_confirmed: bool = False
-    first: int = 0
-    last: int = max(PHASES)
-    format_serial: str = ""
-    sudo_password: Secret | None = None
-    console: TextIO | None = None
-    ignored: tuple[str, ...] = ()
-    words_stay: bool = False
-    retry_delays_s: Sequence[float] = field(default=RETRY_DELAYS_S)
-    state_dir: str = STATE_DIR
-    watch: Callable[[Standing], None] | None = None
-    asking: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
-
-    async def asked(self, question: str, *, is_hidden: bool = False) -> str:
-        """Return a person's answer, who has to be there."""
-        assert self.ask is not None
-        async with self.asking:
-            return await self.ask(question, is_hidden=is_hidden)
-
+from pocqueue.deploy.words import Redactor
 
 #: Commands that people type, by the functions that do their work.
 _COMMANDS = {
-    name: name.replace("dry_run", "run --dry-run")
-    for name in ("dry_run", "status", "rollback", "check")
+    name: {
+        "dry_run": "run --dry-run",
+        "verified": "verify",
+        "repair": "repair --reset-chain-data",
+    }.get(name, name)
+    for name in ("dry_run", "status", "rollback", "check", "verified", "repair")
 }
 
 
@@ -151,11 +101,6 @@ async def _one(
     return 0
 
 
-def _steps(conf: Conf, options: Options) -> tuple[Step, ...]:
-    """Return the steps for a server, as a run is to be."""
-    return all_steps(conf, garbage_serial=options.format_serial, words_stay=options.words_stay)
-
-
 async def deploy(conf: Conf, out: Log, options: Options) -> None:
     """Take a server through the phases.
 
@@ -164,13 +109,13 @@ async def deploy(conf: Conf, out: Log, options: Options) -> None:
     """
     make_folders(conf)
     with local_lock(conf.folder):
-        async with _begun(conf, out, options) as host:
-            steps = _steps(host.conf, options)
+        async with begun(conf, out, options) as host:
+            steps = steps_of(host.conf, options)
             out.check("Checking the server...")
             show_checks(out, await look_at_server(host), options.ignored)
             for line in report.parameters(host.conf):
                 out.info(line)
-            if not await _is_wanted(host, options, await plan_steps(host, steps)):
+            if not await is_wanted(host, options, await plan_steps(host, steps)):
                 return
             async with server_lock(
                 host.connection, who_we_are(local_now()), state_dir=options.state_dir
@@ -184,10 +129,27 @@ async def deploy(conf: Conf, out: Log, options: Options) -> None:
                     last=options.last,
                     now=lambda: f"{local_now():%Y-%m-%d %H:%M:%S}",
                 )
-    last = min(options.last, max(PHASES))
-    out.info(
-        f"Done up to phase {last}, {PHASES[last].lower()}. Later phases are not in this version: the node does not run yet."
-    )
+                if options.last >= verify.PHASE:
+                    await verify.verify_node(host, options.outside, growth_s=options.growth_s)
+    if options.last < verify.PHASE:
+        out.info(
+            f"Done up to phase {options.last}, {PHASES[options.last].lower()}. It is no verified node before phase {verify.PHASE}."
+        )
+    else:
+        report.success(out, conf, warm_address(conf))
+
+
+async def verified(conf: Conf, out: Log, options: Options) -> None:
+    """Say whether a node does what a verified node does; the server stays as it is.
+
+    Raises:
+        DeployError: it does not, or cannot be looked at.
+    """
+    make_folders(conf)
+    with local_lock(conf.folder):
+        async with begun(conf, out, options) as host:
+            await verify.verify_node(host, options.outside, growth_s=options.growth_s)
+    out.ok(f"Every required check passed; {report.near(conf.folder)}/verification.txt has them all")
 
 
 async def dry_run(conf: Conf, out: Log, options: Options) -> None:
@@ -196,8 +158,8 @@ async def dry_run(conf: Conf, out: Log, options: Options) -> None:
     Raises:
         DeployError: it cannot be looked at.
     """
-    async with _begun(conf, out, options) as host:
-        for line in report.plan_lines(await plan_steps(host, _steps(host.conf, options))):
+    async with begun(conf, out, options) as host:
+        for line in report.plan_lines(await plan_steps(host, steps_of(host.conf, options))):
             out.info(line)
 
 
@@ -207,14 +169,15 @@ async def status(conf: Conf, out: Log, options: Options) -> None:
     Raises:
         DeployError: it cannot be looked at.
     """
-    async with _begun(conf, out, options) as host:
-        for item in await plan_steps(host, _steps(host.conf, options)):
+    async with begun(conf, out, options) as host:
+        for item in await plan_steps(host, steps_of(host.conf, options)):
             if item.state == "skip":
                 out.ok(f"{item.step.name}: {item.told}")
             else:
                 out.info(
                     f"{item.step.name}: {'not yet' if item.state == 'change' else item.state}: {item.told}"
                 )
+        out.info(report.last_verification(conf))
 
 
 async def rollback(conf: Conf, out: Log, options: Options) -> None:
@@ -225,18 +188,16 @@ async def rollback(conf: Conf, out: Log, options: Options) -> None:
     """
     make_folders(conf)
     with local_lock(conf.folder):
-        async with _begun(conf, out, options, is_whole=False) as host:
+        async with begun(conf, out, options, is_whole=False) as host:
             undos = host.journal.undos[::-1]
             for undo in undos:
                 out.info(f"To be taken back: {undo.step}: {undo.what}")
-            if noted := host.journal.get("volume"):
-                out.info(
-                    f"Stays as it is: the filesystem {noted['uuid']} on {noted['device']}, and all in it"
-                )
+            for what in report.staying(conf, host.journal):
+                out.info(f"Stays as it is: {what}")
             if not undos:
                 out.skip("Nothing was added that could be taken back")
                 return
-            if not await _is_confirmed(host, options, "do you want to take this back?"):
+            if not await is_confirmed(host, options, "do you want to take this back?"):
                 return
             who = who_we_are(local_now())
             async with server_lock(host.connection, who, state_dir=options.state_dir):
@@ -281,125 +242,6 @@ async def check(conf: Conf, out: Log, options: Options) -> None:
     Raises:
         DeployError: something is in the way.
     """
-    async with _begun(conf, out, options) as host:
+    async with begun(conf, out, options) as host:
         out.check("Checking the server...")
         show_checks(out, await look_at_server(host), options.ignored)
-
-
-@asynccontextmanager
-async def _begun(
-    conf: Conf, out: Log, options: Options, *, is_whole: bool = True
-) -> AsyncIterator[Host]:
-    """Be connected with a server within the block, phase 0 written down.
-
-    Args:
-        conf: of the node; the host's has the password, where that was asked for.
-        out: log of the run.
-        options: of the run.
-        is_whole: all that the conf names is needed; what is taken back needs no password.
-    """
-    section(out, 0)
-    if is_whole:
-        out.check("Validating parameters...")
-        conf = await _with_password(conf, out, options)
-        # What is wrong with the files that it names is told before anything is connected, too.
-        _steps(conf, options)
-        node_files(conf)
-        out.ok("All parameters validated")
-    for warning in conf.warnings:
-        out.warn(warning)
-
-    async def confirm_key(unknown: HostKeyUnknown) -> bool:
-        # Nobody who is not there can compare it: it has to be pinned then.
-        if options.ask is None or options.is_confirmed:
-            return False
-        out.warn(
-            f"{unknown.server} has the host key {unknown.fingerprint}, which is not known yet."
-        )
-        answer = await options.asked(
-            f"{conf.key_name}: is {unknown.fingerprint} the key that your provider shows for {unknown.server}? (yes/no): "
-        )
-        return answer.strip() == "yes"
-
-    async with opened(
-        conf,
-        out,
-        confirm_key=confirm_key,
-        sudo_password=options.sudo_password,
-        retry_delays_s=options.retry_delays_s,
-        state_dir=options.state_dir,
-    ) as host:
-        yield host
-
-
-async def _with_password(conf: Conf, out: Log, options: Options) -> Conf:
-    """Return a conf that has the keyring's password: its own, or one that was typed twice.
-
-    Raises:
-        BadUsage: nobody is there to ask, or it is none.
-    """
-    if conf.keyring_password is not None:
-        return conf
-    if options.ask is None:
-        raise BadUsage(
-            "KEYRING_PASSWORD is not known: write it or KEYRING_PASSWORD_FILE into the conf file, or run in a terminal."
-        )
-    question = f"{conf.key_name}: password of the keyring"
-    typed = await options.asked(f"{question}: ", is_hidden=True)
-    try:
-        secret = Secret("KEYRING_PASSWORD", rules.password(typed))
-    except ValueError as exc:
-        raise BadUsage(f"KEYRING_PASSWORD is '…'; allowed: {exc}.") from None
-    out.redactor.add(secret)
-    if await options.asked(f"{question}, again: ", is_hidden=True) != typed:
-        raise BadUsage("Another password was typed the second time; nothing was done.")
-    return replace(conf, keyring_password=secret)
-
-
-async def _is_wanted(host: Host, options: Options, planned: Sequence[Planned]) -> bool:
-    """Ask whether to begin, and once more for a disk with old data.
-
-    Raises:
-        DeployError: nobody is there to ask.
-    """
-    for item in planned:
-        if item.plan and item.plan.is_final:
-            host.out.warn(f"CANNOT BE UNDONE: {item.step.name}: {item.told}")
-        if item.plan and item.plan.destroys:
-            host.confirmed.add(item.plan.destroys)
-        if item.state == "stop":
-            host.out.warn(item.told)
-    name = host.conf.key_name
-    if serial := options.format_serial:
-        if options.ask is None:
-            raise BadUsage("--format-device asks for the serial to be typed: run it in a terminal.")
-        shown = [
-            item.plan.destroys
-            for item in planned
-            if item.plan and f"serial {serial}," in item.plan.destroys
-        ]
-        disk = "; ".join(shown) or f"the disk {serial}"
-        question = f"{name}: all data of {disk} will be lost. Type its serial: "
-        if (await options.asked(question)).strip() != serial:
-            host.out.info("Another serial was typed; nothing was done.")
-            return False
-    return await _is_confirmed(host, options, "do you want to proceed with deployment?")
-
-
-async def _is_confirmed(host: Host, options: Options, question: str) -> bool:
-    """Ask a question whose only good answer is yes.
-
-    Raises:
-        BadUsage: nobody is there to ask.
-    """
-    if options.is_confirmed:
-        host.out.info("Confirmed beforehand. Starting...")
-        return True
-    if options.ask is None:
-        raise BadUsage("Nobody can be asked whether to begin: add --yes, or run it in a terminal.")
-    answer = await options.asked(f"{host.conf.key_name}: {question} (yes/no): ")
-    if answer.strip() != "yes":
-        host.out.info("Deployment cancelled by user")
-        return False
-    host.out.info("User confirmed deployment. Starting...")
-    return True

@@ -69,6 +69,7 @@ class Server:
         inputs: what commands read, in the order of their ends.
         sftp_full: SFTP writes nothing any more.
         before: words before every command.
+        sftp_root: what SFTP takes for `/`; None: that of the machine.
         max_sessions: at once on one connection, as sshd's MaxSessions.
         connections: that are open, in their order.
     """
@@ -80,6 +81,7 @@ class Server:
     faults: list[Fault] = field(default_factory=list)
     sftp_full: bool = False
     before: tuple[str, ...] = ()
+    sftp_root: Path | None = None
     max_sessions: int = 10
     port: int = 0
     num_connections: int = 0
@@ -135,6 +137,12 @@ class Server:
         class Files(asyncssh.SFTPServer):
             def __init__(self, chan: asyncssh.SSHServerChannel[bytes]) -> None:
                 super().__init__(chan)
+
+            @override
+            def map_path(self, path: bytes) -> bytes:
+                # Not by `chroot`, which resolves the link of another process's root to ours.
+                mapped = super().map_path(path)
+                return mapped if server.sftp_root is None else bytes(server.sftp_root) + mapped
 
             @override
             async def write(self, file_obj: object, offset: int, data: bytes) -> int:

@@ -13,19 +13,12 @@ import pytest
 import pytest_asyncio
 from typing_extensions import override
 
-from pocqueue.deploy.engine import (
-    Host,
-    LocalFile,
-    Plan,
-    Step,
-    Upload,
-    plan_steps,
-    run_steps,
-)
+from pocqueue.deploy.engine import Host, LocalFile, Plan, Step, Upload, run_steps
 from pocqueue.deploy.errors import DeployError, OutcomeUnknown, StepFailed, UnsafeDisk
 from pocqueue.deploy.facts.parts import UnexpectedAnswer
 from pocqueue.deploy.journal import Journal, Undo
 from pocqueue.deploy.log import Log
+from pocqueue.deploy.planning import plan_steps
 from pocqueue.deploy.report import plan_lines
 from pocqueue.deploy.words import Redactor, Secret
 from tests.deploy.confs import PASSWORD, conf
@@ -229,6 +222,8 @@ async def test_a_plan_says_what_is_not_known_and_what_must_not_be(
         "  stop     file x                 /dev/vdc is not formatted: It has data.",
         "PHASE 1  SERVER PREPARATION",
         "  unknown  file y                 until a is there",
+        "PHASE 7  VERIFICATION",
+        "  look     the node as it runs, and verification.txt here; every time",
         "1 step to change, 1 done, 1 unknown, 1 cannot be done. Nothing was changed.",
     ]
 

@@ -14,13 +14,14 @@ import pytest
 import pytest_asyncio
 from typing_extensions import override
 
-from pocqueue.deploy import runner
+from pocqueue.deploy import begin, runner
+from pocqueue.deploy.begin import Options
 from pocqueue.deploy.conf import Conf
 from pocqueue.deploy.engine import Plan, Step
 from pocqueue.deploy.host_key import fingerprint_of
 from pocqueue.deploy.journal import STILL_THERE
 from pocqueue.deploy.lock import local_lock
-from pocqueue.deploy.runner import Options, deploy, dry_run, rollback, run_all, status
+from pocqueue.deploy.runner import deploy, dry_run, rollback, run_all, status
 from pocqueue.deploy.words import Secret
 from tests.deploy.confs import PASSWORD, conf
 from tests.deploy.server import Fault, Server, serving
@@ -52,7 +53,7 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> None:
     async def no_checks(_host: Any) -> tuple[()]:
         return ()
 
-    monkeypatch.setattr(runner, "all_steps", lambda _conf, **_options: STEPS)
+    monkeypatch.setattr(begin, "all_steps", lambda _conf, **_options: STEPS)
     monkeypatch.setattr(runner, "look_at_server", no_checks)
 
 
@@ -72,6 +73,8 @@ class Run:
         self.console = io.StringIO()
         self._answers = list(answers)
         options.setdefault("ask", self._ask)
+        # No node is made here that could be verified.
+        options.setdefault("last", 1)
         self.options = Options(
             console=self.console,
             retry_delays_s=(0, 0.05, 0.2),
@@ -178,7 +181,7 @@ async def test_a_disk_is_shown_before_its_serial_is_typed(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Path, size and model: a serial alone tells nobody which disk it is."""
-    monkeypatch.setattr(runner, "all_steps", lambda _conf, **_options: [Destroys("a", 1)])
+    monkeypatch.setattr(begin, "all_steps", lambda _conf, **_options: [Destroys("a", 1)])
     pinned = node(server, tmp_path, SSH_HOST_KEY=fingerprint_of(server.host_key))
     run = Run(server, "no", is_confirmed=True, format_serial="7f3a")
     assert await run(pinned) == 0

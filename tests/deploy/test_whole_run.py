@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from pocqueue.deploy.begin import Options
 from pocqueue.deploy.conf import Conf
 from pocqueue.deploy.facts.format_rule import FormatRule
 from pocqueue.deploy.host_key import fingerprint_of
-from pocqueue.deploy.runner import Options, check, deploy, dry_run, rollback, run_all, status
+from pocqueue.deploy.runner import check, deploy, dry_run, rollback, run_all, status
 from pocqueue.deploy.steps import volume
 from tests.deploy import loop_devices, namespace as namespaces
 from tests.deploy.confs import PASSWORD, conf

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pocqueue.deploy.facts.parts import Part, UnexpectedAnswer, read_json, read_parts
@@ -36,6 +36,9 @@ class PublishedPort:
     port: int
     address: str  #: of the server; empty: all of them
     protocol: str = "tcp"
+    target: int = field(
+        default=0, compare=False
+    )  #: port of the service that it leads to; 0: not known
 
     @property
     def is_open(self) -> bool:
@@ -81,6 +84,7 @@ class DockerFacts:
         has_nvidia: the engine knows NVIDIA's runtime.
         services: None: there is no project yet, or it cannot be read.
         published: by the project's files; None as with `services`.
+        names: of the services that those files have; None as with `services`.
     """
 
     engine: str
@@ -88,6 +92,7 @@ class DockerFacts:
     has_nvidia: bool
     services: tuple[Service, ...] | None = None
     published: tuple[PublishedPort, ...] | None = None
+    names: tuple[str, ...] | None = None
 
     def service(self, name: str) -> Service | None:
         """Return the container of a service."""
@@ -123,6 +128,7 @@ def read_docker(text: str) -> DockerFacts:
         and "nvidia" in _object(parts["runtimes"].json(), parts["runtimes"]),
         services=read_services(services.text) if services and services.exit_code == 0 else None,
         published=read_published(config.text) if config and config.exit_code == 0 else None,
+        names=read_names(config.text) if config and config.exit_code == 0 else None,
     )
 
 
@@ -215,6 +221,19 @@ def up_seconds(status: str) -> int | None:
     return int(words[3] or 1) * _UNITS_S[words[2] or words[4]]
 
 
+def read_names(text: str) -> tuple[str, ...]:
+    """Return the services that `docker compose config --format json` has, but for those of profiles that are off.
+
+    Raises:
+        UnexpectedAnswer: it is no such answer.
+    """
+    found = read_json("docker compose config", text)
+    services = found.get("services") if isinstance(found, dict) else None
+    if not isinstance(services, dict):
+        raise UnexpectedAnswer("docker compose config", text, "services")
+    return tuple(services)
+
+
 def read_published(text: str) -> tuple[PublishedPort, ...]:
     """Return the ports that `docker compose config --format json` publishes.
 
@@ -230,7 +249,11 @@ def read_published(text: str) -> tuple[PublishedPort, ...]:
                 )
                 found += [
                     PublishedPort(
-                        name, port, _address(row.get("host_ip")), str(row.get("protocol") or "tcp")
+                        name,
+                        port,
+                        _address(row.get("host_ip")),
+                        str(row.get("protocol") or "tcp"),
+                        int(row.get("target") or 0),
                     )
                     for port in range(int(first), int(last or first) + 1)
                 ]

@@ -11,6 +11,7 @@ from typing_extensions import override
 from pocqueue.deploy.facts.docker import DockerFacts
 from pocqueue.deploy.facts.gpu import GpuFacts
 from pocqueue.deploy.facts.system import SystemFacts
+from pocqueue.deploy.words import one_line
 
 
 class Verdict(enum.Enum):
@@ -32,10 +33,14 @@ class Check:
     wanted: str
     remedy: str = ""  #: empty where it passed
 
+    @property
+    def line(self) -> str:
+        """Return it without what to do, on one line whatever a server said."""
+        return one_line(f"{self.verdict.name} {self.name}: {self.measured} (wanted: {self.wanted})")
+
     @override
     def __str__(self) -> str:
-        line = f"{self.verdict.name} {self.name}: {self.measured} (wanted: {self.wanted})"
-        return f"{line}. {self.remedy}" if self.remedy else line
+        return f"{self.line}. {self.remedy}" if self.remedy else self.line
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pocqueue.deploy.conf import Conf
 from pocqueue.deploy.engine import Step
 from pocqueue.deploy.steps.admin_keys import AdminKeys, read_admin_keys
+from pocqueue.deploy.steps.all_services import AllServices, ClosedPorts, ModelServed
 from pocqueue.deploy.steps.chain import ChainSettings, NodeRestarted, NodeSynced
 from pocqueue.deploy.steps.keys_backup import KeysBackup
 from pocqueue.deploy.steps.model import HubProgram, Model
@@ -61,4 +62,7 @@ def all_steps(
         ChainSettings("app.toml"),
         NodeRestarted(),
         NodeSynced(),
+        ClosedPorts(),
+        AllServices(),
+        ModelServed(),
     )

@@ -82,10 +82,7 @@ class HasNodeFile:
             )
         parts = read_parts(said.stdout, "file", "hash")
         stat = pairs("stat", parts["file"].wanted().text)
-        try:
-            [file] = [file for file in node_files(host.conf) if file.name == self.file]
-        except DeployError as exc:
-            raise StepFailed(self.name, str(exc)) from None
+        file = await self.wanted(host)
         local = host.conf.folder / self.file
         try:
             is_local = (
@@ -104,6 +101,18 @@ class HasNodeFile:
             local=local,
             is_local=is_local,
         )
+
+    async def wanted(self, host: Host) -> NodeFile:
+        """Return the file as it should be.
+
+        Raises:
+            StepFailed: it cannot be made.
+        """
+        try:
+            [file] = [file for file in node_files(host.conf) if file.name == self.file]
+        except DeployError as exc:
+            raise StepFailed(self.name, str(exc)) from None
+        return file
 
     def told(self, facts: FileState) -> str:
         """Say whether it is there."""

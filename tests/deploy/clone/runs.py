@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from pocqueue.deploy.begin import Options
 from pocqueue.deploy.conf import Conf, parse_conf
 from pocqueue.deploy.host_key import fingerprint_of
 from pocqueue.deploy.log import Log
-from pocqueue.deploy.runner import Options, deploy, run_all
+from pocqueue.deploy.runner import deploy, run_all
 from tests.deploy.clone.machine import USER
 from tests.deploy.confs import PASSWORD, text
 from tests.support.commands import without_settings

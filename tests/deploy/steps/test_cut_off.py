@@ -11,9 +11,9 @@ from pocqueue.deploy.engine import Step
 from pocqueue.deploy.steps.model import HUB, HubProgram, Model
 from pocqueue.deploy.steps.node_files import HasNodeFile
 from pocqueue.deploy.steps.repository import Repository
+from tests.deploy.hub import MODEL, REVISION, has_listing
 from tests.deploy.server import Fault
 from tests.deploy.steps.on_disk import kinds, on_disk
-from tests.deploy.steps.test_model import MODEL, REVISION, has_listing
 
 STEPS: tuple[Step, ...] = (
     *(Repository(), HubProgram(), Model(stall_s=60)),
@@ -27,7 +27,7 @@ async def test_a_connection_that_breaks_at_every_change(
 ) -> None:
     """When a job is started, when one is looked at, and when a file is kept."""
     async with on_disk(tmp_path) as here:
-        has_listing(here)
+        has_listing(here.fakes)
         faults = [
             here.server.fault(Fault(pattern, drop=drop))
             for pattern in (
@@ -47,9 +47,9 @@ async def test_a_connection_that_breaks_at_every_change(
 async def test_another_machine_does_not_move_a_node_on(tmp_path: Path) -> None:
     """It knows nothing of what was the newest then, and takes what is there."""
     async with on_disk(tmp_path) as here:
-        has_listing(here)
+        has_listing(here.fakes)
         await here.run(*STEPS)
-        has_listing(here, REVISION)
+        has_listing(here.fakes, REVISION)
         here.fakes.answer(f"{HUB}/api/models/{MODEL}/revision/main?blobs=true", "{}")
         upstream = here.fakes.folder / "state" / "upstream"
         who = ("-c", "user.name=a", "-c", "user.email=a@b")

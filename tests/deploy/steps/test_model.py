@@ -10,44 +10,10 @@ import pytest
 from pocqueue.deploy.errors import StepFailed
 from pocqueue.deploy.remote_job import Job
 from pocqueue.deploy.steps.model import HUB, HUB_VERSION, HubProgram, Model
-from tests.deploy.fake_programs import Fakes
+from tests.deploy.hub import MODEL, REVISION, has_listing
 from tests.deploy.steps.on_disk import OnDisk, kinds, on_disk
 
-REVISION = "c" * 40
-MODEL = "Qwen/Qwen3-32B-FP8"
 STEPS = (HubProgram(), Model(stall_s=1))
-
-
-def list_model(fakes: Fakes, revision: str = "main") -> None:
-    """Have the hub list the fakes' model."""
-    fakes.run("hf", "version")
-    source = fakes.folder / "state" / "model"
-    siblings = []
-    for file in sorted(source.iterdir()):
-        command = ["sh", "-c", 'sha256sum < "$1"', "sh", str(file)]
-        if file.suffix != ".safetensors":
-            command[2] = '{ printf "blob %s\\0" "$(stat -c %s "$1")"; cat "$1"; } | sha1sum'
-        name = fakes.run(*command).stdout.split()[0]
-        row: dict[str, object] = {
-            "rfilename": file.name,
-            "size": file.stat().st_size,
-            "blobId": "a" * 40,
-        }
-        siblings.append(
-            row
-            | (
-                {"lfs": {"sha256": name, "size": file.stat().st_size}}
-                if len(name) == 64
-                else {"blobId": name}
-            )
-        )
-    url = f"{HUB}/api/models/{MODEL}/revision/{revision}?blobs=true"
-    fakes.answer(url, json.dumps({"sha": REVISION, "siblings": siblings}))
-
-
-def has_listing(here: OnDisk, revision: str = "main") -> None:
-    """Have the hub list the fakes' model."""
-    list_model(here.fakes, revision)
 
 
 def folder(here: OnDisk) -> Path:
@@ -58,7 +24,7 @@ def folder(here: OnDisk) -> Path:
 async def test_a_model_is_loaded_and_proved_once(tmp_path: Path) -> None:
     """Its revision is found out once; the second run changes nothing and asks the hub nothing."""
     async with on_disk(tmp_path) as here:
-        has_listing(here)
+        has_listing(here.fakes)
         plan = await here.plan(Model())
         assert "0.0 GB to download" in plan.what
         lines = await here.run(*STEPS)
@@ -75,7 +41,7 @@ async def test_a_model_is_loaded_and_proved_once(tmp_path: Path) -> None:
 async def test_a_download_that_died_goes_on(tmp_path: Path) -> None:
     """With the bytes that are missing, by itself."""
     async with on_disk(tmp_path) as here:
-        has_listing(here)
+        has_listing(here.fakes)
         here.fakes.set("hf", "dies")
         await here.run(*STEPS)
         assert "model-00002-of-00002.safetensors 100000\n" in here.fakes.state("loaded")
@@ -84,7 +50,7 @@ async def test_a_download_that_died_goes_on(tmp_path: Path) -> None:
 async def test_a_download_that_stalls_is_begun_anew(tmp_path: Path) -> None:
     """And goes on; too many requests are waited for."""
     async with on_disk(tmp_path) as here:
-        has_listing(here)
+        has_listing(here.fakes)
         here.fakes.set("hf", "stalls-once")
         lines = await here.run(*STEPS)
         assert "[OUTPUT] no byte for 1 s: the download begins anew" in lines
@@ -94,7 +60,7 @@ async def test_a_download_that_stalls_is_begun_anew(tmp_path: Path) -> None:
 async def test_a_damaged_content_is_loaded_again(how: str, tmp_path: Path) -> None:
     """That one alone; a proof of before does not count for it."""
     async with on_disk(tmp_path) as here:
-        has_listing(here)
+        has_listing(here.fakes)
         await here.run(*STEPS)
         shard = (
             folder(here) / "snapshots" / REVISION / "model-00001-of-00002.safetensors"
@@ -111,7 +77,7 @@ async def test_a_damaged_content_is_loaded_again(how: str, tmp_path: Path) -> No
 async def test_too_little_space_is_said_before(tmp_path: Path) -> None:
     """Nothing is begun."""
     async with on_disk(tmp_path) as here:
-        has_listing(here)
+        has_listing(here.fakes)
         url = f"{HUB}/api/models/{MODEL}/revision/main?blobs=true"
         row = {"rfilename": "model.safetensors", "size": 10**18, "blobId": "a" * 40}
         here.fakes.answer(url, json.dumps({"sha": REVISION, "siblings": [row]}))
@@ -122,7 +88,7 @@ async def test_too_little_space_is_said_before(tmp_path: Path) -> None:
 async def test_a_cache_that_leads_elsewhere_is_not_filled(tmp_path: Path) -> None:
     """A link in HF_HOME would fill another disk."""
     async with on_disk(tmp_path) as here:
-        has_listing(here)
+        has_listing(here.fakes)
         (tmp_path / "elsewhere").mkdir()
         (here.disk / "hf").symlink_to(tmp_path / "elsewhere")
         with pytest.raises(StepFailed, match="a link may fill another disk"):
@@ -132,7 +98,7 @@ async def test_a_cache_that_leads_elsewhere_is_not_filled(tmp_path: Path) -> Non
 async def test_a_link_that_came_meanwhile_is_not_written_through(tmp_path: Path) -> None:
     """The job asks again, before it writes; the file that the link names stays."""
     async with on_disk(tmp_path) as here:
-        has_listing(here)
+        has_listing(here.fakes)
         await here.run(HubProgram())
         plan = await here.plan(Model(stall_s=1))
         victim = tmp_path / "victim"
@@ -151,7 +117,7 @@ async def test_a_link_that_came_meanwhile_is_not_written_through(tmp_path: Path)
 async def test_contents_of_another_revision_stay(tmp_path: Path) -> None:
     """Also one whose hash is wrong: nothing here would load it again."""
     async with on_disk(tmp_path) as here:
-        has_listing(here)
+        has_listing(here.fakes)
         other = folder(here) / "blobs" / ("d" * 64)
         other.parent.mkdir(parents=True)
         other.write_text("of somebody else")

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from pocqueue.deploy.engine import Host, Planned, Step, plan_steps, run_steps
+from pocqueue.deploy.engine import Host, Step, run_steps
 from pocqueue.deploy.errors import DeployError, OutcomeUnknown, StepFailed, UnsafeDisk
 from pocqueue.deploy.facts.format_rule import FormatRule
 from pocqueue.deploy.journal import STILL_THERE, Journal
 from pocqueue.deploy.log import Log
+from pocqueue.deploy.planning import Planned, plan_steps
 from pocqueue.deploy.steps import all_steps, volume
 from pocqueue.deploy.words import Redactor
 from tests.deploy import loop_devices, namespace as namespaces

@@ -1,0 +1,265 @@
+"""All services of a node: their inner ports closed, all of them up, the model served."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+
+from typing_extensions import override
+
+from pocqueue.deploy.conf import Conf
+from pocqueue.deploy.engine import Host, NotYet, Plan
+from pocqueue.deploy.errors import StepFailed
+from pocqueue.deploy.facts.docker import (
+    PUBLIC_PORTS,
+    DockerFacts,
+    PublishedPort,
+    docker_facts,
+    open_ports,
+    read_docker,
+)
+from pocqueue.deploy.facts.http import Answer, http_facts, read_answers
+from pocqueue.deploy.facts.node import HEALTH_URL, MODELS_URL, served_models
+from pocqueue.deploy.facts.parts import UnexpectedAnswer
+from pocqueue.deploy.journal import Undo
+from pocqueue.deploy.node_files import NodeFile
+from pocqueue.deploy.remote_job import Job
+from pocqueue.deploy.steps.mounted import looked, need_mounted
+from pocqueue.deploy.steps.node_files import HasNodeFile
+from pocqueue.deploy.words import Command
+
+#: Upstream's compose files, and ours behind them.
+UPSTREAM_FILES = ("docker-compose.yml", "docker-compose.mlnode.yml")
+OUR_FILE = "docker-compose.pocqueue.yml"
+ALL_FILES = (*UPSTREAM_FILES, OUR_FILE)
+#: Part of the name of the image that computes; its service is called otherwise in every release.
+MLNODE = "mlnode"
+PULL_S = 1_800
+UP_S = 300
+#: Until services run so long that they count as settled.
+SETTLE_S = 120
+#: Until the model is loaded, by profile; a node of one's own may be as large as the largest.
+MODEL_S = {"x1": 180}
+MODEL_LONGEST_S = 900
+
+
+def compose_folder(conf: Conf) -> str:
+    """Return the folder of a node's compose files."""
+    return f"{conf.gonka_path}/deploy/join"
+
+
+def public_ports(conf: Conf) -> Collection[int]:
+    """Return the ports that the world may reach."""
+    return PUBLIC_PORTS | {conf.api_port}
+
+
+async def look_at_services(host: Host, name: str, files: Collection[str]) -> DockerFacts:
+    """Return the engine's facts of the node.
+
+    Args:
+        host: is read only.
+        name: of who asks.
+        files: compose files.
+
+    Raises:
+        NotYet: the disk is not mounted, or they are not there.
+        StepFailed: the engine does not answer.
+    """
+    await need_mounted(host)
+    folder = compose_folder(host.conf)
+    found = read_docker(await looked(host, name, docker_facts(folder, files)))
+    if not found.engine:
+        raise StepFailed(name, "the container engine does not answer: `systemctl start docker`.")
+    if found.published is None:
+        raise NotYet(f"until the compose files of {folder} can be read")
+    return found
+
+
+def closing_file(published: Collection[PublishedPort], allowed: Collection[int]) -> str:
+    """Return the compose file that binds every port but the allowed ones to the server itself.
+
+    A service that has only allowed ones is not named; of one that is, all ports are, since `!override` forgets the others.
+    """
+    return "".join(_closing_lines(published, allowed))
+
+
+def _closing_lines(published: Collection[PublishedPort], allowed: Collection[int]) -> Iterator[str]:
+    yield "# Made by pocqueue deploy of what the other files publish: inner ports are for the server itself.\nservices:\n"
+    for service, found in groupby(
+        sorted(published, key=lambda port: port.service), lambda p: p.service
+    ):
+        ports = list(found)
+        if not open_ports(ports, allowed):
+            continue
+        yield f"  {service}:\n    ports: !override\n"
+        for port in ports:
+            address = port.address if not port.is_open or port.port in allowed else "127.0.0.1"
+            place = f"{address}:" if address else ""
+            protocol = "" if port.protocol == "tcp" else f"/{port.protocol}"
+            yield f'      - "{place}{port.port or ""}:{port.target}{protocol}"\n'
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedPorts(HasNodeFile):
+    """Our compose file is there, which closes the ports that the others open to everybody, past a firewall such as ufw."""
+
+    file: str = OUR_FILE
+    phase: int = 6
+
+    @override
+    async def wanted(self, host: Host) -> NodeFile:
+        """Make it of what the other files publish."""
+        found = await look_at_services(host, self.name, UPSTREAM_FILES)
+        text = closing_file(found.published or (), public_ports(host.conf))
+        return NodeFile(self.file, (text,), 0o644)
+
+
+@dataclass(frozen=True, slots=True)
+class ServicesState:
+    """The services as they are.
+
+    Attributes:
+        folder: of the compose files.
+        docker: the engine's facts.
+        open: ports that the world would reach, and should not.
+    """
+
+    folder: str
+    docker: DockerFacts
+    open: tuple[PublishedPort, ...]
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Return how those do that are not up, a sentence each."""
+        have = {service.name: service for service in self.docker.services or ()}
+        return tuple(
+            have[name].shown if name in have else f"{name}: none"
+            for name in self.docker.names or ()
+            if name not in have or not have[name].is_settled
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AllServices:
+    """All services of the three compose files are up.
+
+    Args:
+        settle_s: seconds that they may take until they have settled.
+        every_s: seconds between two looks at them.
+    """
+
+    settle_s: float = SETTLE_S
+    every_s: float = 5.0
+    phase: int = 6
+    name: str = "all services"
+
+    async def look(self, host: Host) -> ServicesState:
+        """Read the services, and what the three files would open."""
+        found = await look_at_services(host, self.name, ALL_FILES)
+        bare = open_ports(found.published or (), public_ports(host.conf))
+        running = [port for service in found.services or () for port in service.ports]
+        return ServicesState(
+            compose_folder(host.conf), found, (*bare, *open_ports(running, public_ports(host.conf)))
+        )
+
+    def told(self, facts: ServicesState) -> str:
+        """Say which run, and what is wrong with the others."""
+        if facts.open:
+            shown = sorted({f"{port.service} {port.port}" for port in facts.open})
+            return f"open to everybody: {', '.join(shown)}"
+        names = facts.docker.names or ()
+        return ", ".join(facts.missing) or f"{', '.join(names)} run"
+
+    def is_done(self, facts: ServicesState) -> bool:
+        """Say whether all of them run, one of them is the mlnode, and none opens what it should not."""
+        has_mlnode = bool(facts.docker.by_image(MLNODE))
+        return has_mlnode and not facts.missing and not facts.open
+
+    def plan(self, facts: ServicesState) -> Plan:
+        """Load the images, then start what does not run, or runs with other settings; nothing is stopped first."""
+        words = (facts.folder, *(word for file in ALL_FILES for word in ("-f", file)))
+        pull = Command(
+            (*words, "pull", "--policy", "missing"), script="compose", sudo=True, timeout_s=PULL_S
+        )
+        up = Command((*words, "up", "-d"), script="compose", sudo=True, timeout_s=UP_S)
+        names = facts.docker.names or ()
+        down = "take the containers down; volumes and data stay"
+        return Plan(
+            f"{', '.join(names)} of {' '.join(ALL_FILES)}",
+            (Job("6-pull", pull), Job("6-up", up)),
+            # Never with -v.
+            (Undo(self.name, down, "services_down", (facts.folder, *ALL_FILES)),),
+            wait_s=self.settle_s,
+            every_s=self.every_s,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What the mlnode answers."""
+
+    model: str
+    health: Answer
+    models: Answer
+    load_s: float
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the models that it serves; none, where its answer is no list of them."""
+        try:
+            return served_models(self.models)
+        except UnexpectedAnswer:
+            return ()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelServed:
+    """The mlnode is well, and serves the model.
+
+    Args:
+        load_s: seconds that loading may take; None: by profile.
+        every_s: seconds between two looks.
+    """
+
+    load_s: float | None = None
+    every_s: float = 5.0
+    phase: int = 6
+    name: str = "model loaded"
+
+    async def look(self, host: Host) -> Served:
+        """Ask the mlnode, as the server reaches it.
+
+        Raises:
+            NotYet: there is none yet.
+        """
+        found = await look_at_services(host, self.name, ALL_FILES)
+        if not found.by_image(MLNODE):
+            raise NotYet("until all services are up")
+        urls = (HEALTH_URL, MODELS_URL)
+        answers = read_answers(await looked(host, self.name, http_facts(urls)), urls)
+        longest = MODEL_S.get(str(host.conf.node_config_profile), MODEL_LONGEST_S)
+        return Served(
+            host.conf.model_name,
+            answers[HEALTH_URL],
+            answers[MODELS_URL],
+            longest if self.load_s is None else self.load_s,
+        )
+
+    def told(self, facts: Served) -> str:
+        """Say what it answers."""
+        served = ", ".join(facts.names) or f"no model, {facts.models.shown}"
+        return f"health {facts.health.shown}; {served}"
+
+    def is_done(self, facts: Served) -> bool:
+        """Say whether it is well and serves the model."""
+        return facts.health.is_well and facts.model in facts.names
+
+    def plan(self, facts: Served) -> Plan:
+        """Wait: the API has the mlnode load it."""
+        return Plan(
+            f"wait up to {facts.load_s:.0f} s for {facts.model}",
+            (),
+            wait_s=facts.load_s,
+            every_s=self.every_s,
+        )
