@@ -52,6 +52,7 @@ class Agent:
             open_timeout=PATIENCE_S,
             origin=self._origin,  # type: ignore[arg-type]  # a text
             max_size=None,
+            ping_interval=None,  # the gateway's are enough
             **self._at,
         )
         return self

@@ -443,6 +443,8 @@ def test_callbacks_have_their_time_after_an_outage(
         wait_until(lambda: channel.callbacks, message="a task for it")
         assert round_id in backend.callbacks.progress_of_all()
         seconds.now_s += 61.0
+        # Its worker's lease, 30 s, is over as well.
+        backend.client.hincrby(Keys.of_round(round_id, "callback"), "lease_ms", -30_000)
         wait_until(lambda: not backend.callbacks.progress_of_all(), message="its end")
     assert [sent for sent, _ in channel.callbacks] == [round_id]
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import signal
 import sqlite3
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
+from sqlalchemy import event
 
 from pocqueue.hosts.errors import DatabaseUnavailable
 from pocqueue.hosts.gateway.socket.conversation import MAX_RESULTS
@@ -29,6 +31,22 @@ def database_url(tmp_path: Path) -> str:
     return file_url(tmp_path / "hosts.sqlite3")
 
 
+@contextmanager
+def locked(gateway: Gateway, file: Path) -> Iterator[None]:
+    """Have the database locked by somebody else, and the gateway wait 0.1 s for that lock, where it would wait 5 s."""
+    patience_ms = 100
+
+    def checked_out(connection: Any, *_: object) -> None:
+        connection.execute(f"PRAGMA busy_timeout = {patience_ms}")
+
+    event.listen(gateway.store.database.engine, "checkout", checked_out)
+    with closing(sqlite3.connect(file, isolation_level=None)) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        yield
+        patience_ms = 5000
+        holder.execute("ROLLBACK")
+
+
 async def test_while_the_database_is_away(make: Callable[..., Gateway], tmp_path: Path) -> None:
     """Nobody new gets in, heartbeats are answered, and a result is acknowledged once it is kept."""
     gateway = make(timings={"retry_s": 0.05})
@@ -36,8 +54,7 @@ async def test_while_the_database_is_away(make: Callable[..., Gateway], tmp_path
     async with NewAgent(gateway.ws_url) as agent, OldAgent(gateway.ws_url) as late:
         node_id = await agent.register(token)
         job = await agent.of_type("job")
-        with closing(sqlite3.connect(tmp_path / "hosts.sqlite3", isolation_level=None)) as holder:
-            holder.execute("BEGIN IMMEDIATE")
+        with locked(gateway, tmp_path / "hosts.sqlite3"):
             await agent.send(
                 type="job_result", id=job["id"], attempt=1, status="completed", logs="kept"
             )
@@ -48,7 +65,6 @@ async def test_while_the_database_is_away(make: Callable[..., Gateway], tmp_path
             answer = gateway.http.post("/api/nodes/issue-token", json={"wallet": gateway.wallet})
             assert (answer.status_code, list(answer.json())) == (503, ["error"])
             assert "Retry-After" in answer.headers
-            holder.execute("ROLLBACK")
         assert (await agent.of_type("ack"))["id"] == job["id"]
         await late.register(other)
     assert gateway.store.jobs.log(job["id"]).text == "kept"
@@ -128,8 +144,7 @@ async def test_results_that_wait_are_bounded(make: Callable[..., Gateway], tmp_p
     async with NewAgent(gateway.ws_url) as agent:
         await agent.register(gateway.token())
         await agent.result(await agent.of_type("job"))
-        with closing(sqlite3.connect(tmp_path / "hosts.sqlite3", isolation_level=None)) as holder:
-            holder.execute("BEGIN IMMEDIATE")
+        with locked(gateway, tmp_path / "hosts.sqlite3"):
             # The job's own end may still be under way, so this may be a few too many.
             others = gateway.service.hub.num_tasks
             for n in range(90):
@@ -140,7 +155,6 @@ async def test_results_that_wait_are_bounded(make: Callable[..., Gateway], tmp_p
 
             await until(all_wait)
             assert gateway.service.hub.num_tasks <= others + MAX_RESULTS + 2
-            holder.execute("ROLLBACK")
         answered = {(await agent.of_type("error"))["id"] for _ in range(90)}
     assert answered == {f"{n}" for n in range(90)}
 

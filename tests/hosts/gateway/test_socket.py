@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import replace
+from socket import SO_RCVBUF, SOL_SOCKET
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from pocqueue.hosts.reputation import HOUR_MS
 from pocqueue.hosts.store.bans import end_leases
 from pocqueue.hosts.tables import attempt, node
 from pocqueue.hosts.wire import rotation_text, signed_text
+from pocqueue.web.websocket import LiveSocket
 from tests.hosts.agents import NewAgent, OldAgent
 from tests.hosts.gateway.conftest import Gateway
 from tests.support.waiting import until, wait_until
@@ -522,18 +524,29 @@ async def test_who_sends_too_fast_is_cut_off(gateway: Gateway) -> None:
 
 
 @on_sqlite
-async def test_who_does_not_read_is_cut_off(gateway: Gateway) -> None:
+async def test_who_does_not_read_is_cut_off(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing is kept for it, and nobody else waits for it."""
+    # A ping that is not answered would end the socket as well, half a minute later.
+    monkeypatch.setattr(LiveSocket, "start_keepalive", lambda _socket: None)
     hub = gateway.service.hub
     async with NewAgent(gateway.ws_url) as agent:
-        await _proven(gateway, agent)
+        node_id = await _proven(gateway, agent)
         hub.timings = replace(hub.timings, send_s=0.2)
         agent.ws.transport.pause_reading()
-        big = {"argv": ["echo", "x" * 4_000_000], "text": None}
-        for _ in range(4):  # more than what buffers between the two hold
-            gateway.submit(spec=big, kind="command")
+        # The kernel would keep megabytes of what is sent for who reads it later.
+        agent.ws.transport.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_RCVBUF, 4096)
+        gateway.submit(spec={"argv": ["echo", "x" * 4_000_000], "text": None}, kind="command")
+
+        async def is_cut_off() -> bool:
+            # Its answer finds no room any more once the job is on its way.
+            with contextlib.suppress(ConnectionClosed):
+                await agent.send(type="heartbeat", nodeId=node_id)
             await asyncio.sleep(0.05)
-        await until(lambda: hub.num_connections == 0)
+            return hub.num_connections == 0
+
+        await until(is_cut_off)
         agent.ws.transport.resume_reading()
 
 
