@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from tests.support.commands import pocqueue
+import pytest
+from typer.testing import CliRunner
+
+from pocqueue.cli import app
+from pocqueue.engine.base import OnProgress
+from tests.support.commands import pocqueue, without_settings
 from tests.support.vllm_parts import need_vllm
+
+Compare = Callable[..., subprocess.CompletedProcess[str]]
 
 SHAPE = ("--nonces", "64", "--seq-len", "64", "--batch-size", "32")
 
@@ -15,6 +24,24 @@ SHAPE = ("--nonces", "64", "--seq-len", "64", "--batch-size", "32")
 def compare(state_dir: Path, *argv: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run the command."""
     return pocqueue(state_dir, "engine", "compare", *argv, **variables)
+
+
+@pytest.fixture
+def compared_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compare:
+    """Return the same with command and engines in this process, which has torch already: that takes others seconds."""
+
+    def run_here(_name: str, work: Callable[[OnProgress], Any], on_progress: OnProgress) -> Any:
+        return work(on_progress)
+
+    monkeypatch.setattr("pocqueue.measure.child.run_in_child", run_here)
+    env = without_settings() | {"POCQUEUE_STATE_DIR": str(tmp_path), "POCQUEUE_DEVICE": "cpu"}
+
+    def run(*argv: str) -> subprocess.CompletedProcess[str]:
+        done = CliRunner().invoke(app, ["engine", "compare", *argv], env=env)
+        assert isinstance(done.exception, SystemExit | None), done.exception
+        return subprocess.CompletedProcess(argv, done.exit_code, done.stdout, done.stderr)
+
+    return run
 
 
 def test_torch_and_vllm_agree_on_the_embedded_model(tmp_path: Path) -> None:
@@ -38,19 +65,19 @@ def test_torch_and_vllm_agree_on_the_embedded_model(tmp_path: Path) -> None:
     assert "b (vllm): Loading embedded with vLLM on cpu" in done.stderr
 
 
-def test_dtypes_against_each_other(tmp_path: Path) -> None:
+def test_dtypes_against_each_other(compared_here: Compare) -> None:
     """Each has its own; the difference is there, and far below what spot checks take for a lie."""
-    done = compare(tmp_path, "--a", "torch@float32", "--b", "torch@bfloat16", *SHAPE, "--json")
+    done = compared_here("--a", "torch@float32", "--b", "torch@bfloat16", *SHAPE, "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert (found["a"]["dtype"], found["b"]["dtype"]) == ("float32", "bfloat16")
     assert 0 < found["max_difference"] < found["honest_difference"]
 
 
-def test_artifacts_of_two_dtypes(tmp_path: Path) -> None:
+def test_artifacts_of_two_dtypes(compared_here: Compare) -> None:
     """How far they are apart, and how many are beyond the threshold: exit code 1 if too many are."""
     options = ("--proof", "artifact", "--a", "torch@float32", "--b", "torch@bfloat16")
-    done = compare(tmp_path, *options, *SHAPE, "--k-dim", "6", "--json")
+    done = compared_here(*options, *SHAPE, "--k-dim", "6", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert (found["num_compared"], found["k_dim"], found["dist_threshold"]) == (64, 6, 0.4)
@@ -58,7 +85,7 @@ def test_artifacts_of_two_dtypes(tmp_path: Path) -> None:
     assert 0 < distances["p50"] <= distances["p90"] <= distances["p98"] <= distances["max"] < 0.4
     assert (found["num_beyond"], found["share_beyond"], found["agrees"]) == (0, 0, True)
 
-    done = compare(tmp_path, *options, *SHAPE, "--dist-threshold", str(distances["p50"]))
+    done = compared_here(*options, *SHAPE, "--dist-threshold", str(distances["p50"]))
     assert done.returncode == 1, done.stderr
     assert "Do not validate proofs of one engine with the other" in done.stdout
 
