@@ -71,7 +71,10 @@ def _make(state_dir: Path) -> str:
 
 def test_processes_at_once_all_find_it_whole(tmp_path: Path) -> None:
     """Whoever is first, everybody reads the same model and no scratch folder stays."""
-    with multiprocessing.get_context("spawn").Pool(4) as pool:
+    processes = multiprocessing.get_context("forkserver")
+    # The four of them import torch once.
+    processes.set_forkserver_preload([__name__])
+    with processes.Pool(4) as pool:
         assert set(pool.map(_make, [tmp_path] * 8, chunksize=1)) == {EMBEDDED_FINGERPRINT}
     assert [entry.name for entry in (tmp_path / "models").iterdir()] == ["embedded-v1"]
 
