@@ -16,7 +16,7 @@ from typing_extensions import override
 from pocqueue.poc.artifact.data import encode
 from pocqueue.rounds.proof_file import digest
 from tests.support.delegation_parts import BigNode, Chain, Cheat, SmallNode, block
-from tests.support.stack import Stack, pocqueue
+from tests.support.stack import Stack, pocqueue, pocqueue_here
 
 ENOUGH = 200
 
@@ -86,7 +86,7 @@ def check_computed(stack: Stack, session_id: str, folder: Path, found: dict[int,
     content["sha256"] = digest(content)
     path.write_text(json.dumps(content))
     # Two vectors that are not equal are farther apart than 0.
-    judged = pocqueue(stack, "round", "validate", str(path), "--dist-threshold", "0", "--json")
+    judged = pocqueue_here(stack, "round", "validate", str(path), "--dist-threshold", "0", "--json")
     said = json.loads(judged.stdout)
     assert (said["n"], said["n_invalid"]) == (len(nonces), 0)
 

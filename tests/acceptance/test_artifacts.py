@@ -10,7 +10,7 @@ import pytest
 
 from pocqueue.rounds.compute import compute
 from pocqueue.rounds.proof_file import digest
-from tests.support.stack import Stack, pocqueue
+from tests.support.stack import Stack, pocqueue, pocqueue_here
 
 SMALL = ("--seq-len", "16", "--batch-size", "8", "--public-key", "key")
 
@@ -46,19 +46,19 @@ def test_a_round_of_artifacts_says_what_is_so_of_it(
 ) -> None:
     """Artifacts are counted; there is no r_target, no valid rate and nothing best."""
     round_id = artifacts["round"]["round_id"]
-    shown = pocqueue(stack, "round", "status", round_id).stdout
+    shown = pocqueue_here(stack, "round", "status", round_id).stdout
     assert "k_dim              8" in shown
     assert "group              1 of 2" in shown
     assert "artifacts          100" in shown
     assert "first nonces       4 " in shown
     for word in ("r_target", "valid", "best", "random directions"):
         assert word not in shown
-    lines = pocqueue(stack, "round", "proofs", round_id, "--limit", "3").stdout.splitlines()
+    lines = pocqueue_here(stack, "round", "proofs", round_id, "--limit", "3").stdout.splitlines()
     content = json.loads(artifacts["path"].read_text())["proofs"]
     assert [line.split() for line in lines] == [
         [str(content["nonces"][i]), content["vectors"][i]] for i in range(3)
     ]
-    watched = pocqueue(stack, "round", "watch", round_id)
+    watched = pocqueue_here(stack, "round", "watch", round_id)
     assert "100 nonces  100 artifacts" in watched.stderr
 
 
@@ -85,7 +85,7 @@ def test_given_nonces_are_computed_as_in_a_round(stack: Stack, artifacts: dict[s
     assert found.values == wanted
     assert stack.status(searching).state.is_active
     round_id = stack.backend.store.list_ids()[-1]
-    shown = pocqueue(stack, "round", "status", round_id).stdout
+    shown = pocqueue_here(stack, "round", "status", round_id).stdout
     assert "state              completed" in shown
     assert "asked for by       a validator" in shown
     assert f"nonces given       {len(wanted) + 1}, from 4 to 2147483647" in shown
@@ -115,7 +115,7 @@ def test_the_bounds_of_a_verdict_are_the_reader_s(
     forged.write_text(json.dumps(content))
 
     def validate(path: Path, *options: str) -> tuple[int, dict[str, Any]]:
-        done = pocqueue(stack, "round", "validate", str(path), "--json", *options)
+        done = pocqueue_here(stack, "round", "validate", str(path), "--json", *options)
         assert done.returncode in {0, 1}, done.stderr
         return done.returncode, json.loads(done.stdout)
 
@@ -151,7 +151,7 @@ def test_the_bounds_of_a_verdict_are_the_reader_s(
 def test_what_cannot_be_is_refused(stack: Stack, options: tuple[str, ...], words: str) -> None:
     """One sentence, code 2, no round."""
     before = stack.backend.store.list_ids()
-    done = pocqueue(stack, "round", "start", "--block-hash", "x", *options)
+    done = pocqueue_here(stack, "round", "start", "--block-hash", "x", *options)
     assert done.returncode == 2
     assert words in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
@@ -169,7 +169,7 @@ def test_bounds_that_cannot_be_are_refused(
     stack: Stack, artifacts: dict[str, Any], options: tuple[str, ...], words: str
 ) -> None:
     """Before the model is loaded."""
-    done = pocqueue(stack, "round", "validate", str(artifacts["path"]), *options)
+    done = pocqueue_here(stack, "round", "validate", str(artifacts["path"]), *options)
     assert done.returncode == 2
     assert words in done.stderr
 
@@ -198,9 +198,9 @@ def test_a_threshold_without_a_pool(stack: Stack) -> None:
     assert (
         "torch bfloat16 in batches of 20 and torch bfloat16 in batches of 10: mean" in done.stdout
     )
-    few = pocqueue(stack, *options, "--samples", "50")
+    few = pocqueue_here(stack, *options, "--samples", "50")
     assert few.returncode == 2
     assert "at least 100 are needed" in few.stderr
-    other = pocqueue(stack, *options, "--valid-rate", "0.1")
+    other = pocqueue_here(stack, *options, "--valid-rate", "0.1")
     assert other.returncode == 2
     assert "--valid-rate is 0.1, but the proof is artifact" in other.stderr

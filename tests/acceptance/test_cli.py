@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pocqueue.rounds.spec import RoundState
-from tests.support.stack import Stack, pocqueue
+from tests.support.stack import Stack, pocqueue, pocqueue_here
 
 SMALL = ("--seq-len", "16", "--batch-size", "8", "--public-key", "key")
 
@@ -55,7 +55,7 @@ def test_a_round_without_a_target_finds_one(stack: Stack) -> None:
     assert "makes 10.00 % of them valid" in done.stderr
     spec = stack.status(done.stdout.strip()).spec
     assert spec.expected_valid_rate == 0.1
-    both = pocqueue(
+    both = pocqueue_here(
         *(stack, "round", "start", "--block-hash", "plain"), "--r-target=1", "--valid-rate=0.1"
     )
     assert both.returncode == 2
@@ -80,7 +80,7 @@ def test_validation_of_made_up_proofs(stack: Stack, proofs: dict[str, Any], tmp_
     content["sha256"] = digest(content)
     forged = tmp_path / "forged.json"
     forged.write_text(json.dumps(content))
-    done = pocqueue(stack, "round", "validate", str(forged))
+    done = pocqueue_here(stack, "round", "validate", str(forged))
     assert done.returncode == 1, done.stdout + done.stderr
     assert done.stdout.startswith("Fraud: ")
 
@@ -92,10 +92,10 @@ def test_status_list_and_proofs_of_a_round(stack: Stack, proofs: dict[str, Any])
     assert shown.returncode == 0
     assert "600 in 75 batches" in shown.stdout
     assert "expected 20.00 % (calibrated)" in shown.stdout
-    status = json.loads(pocqueue(stack, "round", "status", round_id, "--json").stdout)
+    status = json.loads(pocqueue_here(stack, "round", "status", round_id, "--json").stdout)
     assert status["coverage"] == [[0, 600]]
-    assert round_id in pocqueue(stack, "round", "list").stdout
-    lines = pocqueue(stack, "round", "proofs", round_id, "--limit", "3").stdout.splitlines()
+    assert round_id in pocqueue_here(stack, "round", "list").stdout
+    lines = pocqueue_here(stack, "round", "proofs", round_id, "--limit", "3").stdout.splitlines()
     assert [int(line.split()[0]) for line in lines] == [
         entry["nonce"] for entry in proofs["round"]["best"][:3]
     ]
@@ -111,7 +111,7 @@ def test_detached_round_is_stopped_by_name(stack: Stack) -> None:
     stopped = pocqueue(stack, "round", "stop", round_id)
     assert (stopped.returncode, stack.status(round_id).state) == (0, RoundState.STOPPED)
     assert "stopped" in stopped.stdout
-    assert "over already" in pocqueue(stack, "round", "stop", round_id).stdout
+    assert "over already" in pocqueue_here(stack, "round", "stop", round_id).stdout
 
 
 def test_gpus_lists_the_pool(stack: Stack) -> None:
@@ -119,7 +119,7 @@ def test_gpus_lists_the_pool(stack: Stack) -> None:
     found = json.loads(pocqueue(stack, "gpus", "--json").stdout)
     assert [(gpu["queue"], gpu["is_live"]) for gpu in found] == [("gpu0", True), ("gpu1", True)]
     assert all(gpu["rates"] and gpu["info"]["model"] == "embedded" for gpu in found)
-    table = pocqueue(stack, "gpus").stdout
+    table = pocqueue_here(stack, "gpus").stdout
     for word in ("gpu0", "gpu1", "embedded", "torch", "live", "ago"):
         assert word in table
 
@@ -207,7 +207,7 @@ def test_what_the_pool_cannot_do_is_refused(
 ) -> None:
     """One sentence with what was given and what is allowed; no round is made."""
     before = stack.backend.store.list_ids()
-    done = pocqueue(stack, "round", "start", "--block-hash", "x", "--r-target", "1", *options)
+    done = pocqueue_here(stack, "round", "start", "--block-hash", "x", "--r-target", "1", *options)
     assert done.returncode == 2
     assert all(word in done.stderr for word in words), done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 from pocqueue.engine.profiled import STAGES
+from tests.cli.conftest import Here
 from tests.support.commands import pocqueue
 
 SHAPE = ("--seconds", "0.2", "--seq-len", "16")
@@ -44,9 +45,9 @@ def test_the_embedded_model_is_measured(tmp_path: Path) -> None:
     assert "Loading embedded on cpu" in done.stderr
 
 
-def test_a_sequence_too_long_for_the_model_names_the_option(tmp_path: Path) -> None:
+def test_a_sequence_too_long_for_the_model_names_the_option(here: Here) -> None:
     """The limit is known once the model is loaded; exit code 2."""
-    done = bench(tmp_path, "--seconds", "0.1", "--seq-len", "5000")
+    done = here("bench", "--seconds", "0.1", "--seq-len", "5000")
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
     assert done.stderr.splitlines()[-1] == (

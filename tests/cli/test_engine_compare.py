@@ -4,44 +4,21 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from pocqueue.cli import app
-from pocqueue.engine.base import OnProgress
-from tests.support.commands import pocqueue, without_settings
+from tests.cli.conftest import Here
+from tests.support.commands import pocqueue
 from tests.support.vllm_parts import need_vllm
 
-Compare = Callable[..., subprocess.CompletedProcess[str]]
-
+COMPARE = ("engine", "compare")
 SHAPE = ("--nonces", "64", "--seq-len", "64", "--batch-size", "32")
 
 
 def compare(state_dir: Path, *argv: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run the command."""
-    return pocqueue(state_dir, "engine", "compare", *argv, **variables)
-
-
-@pytest.fixture
-def compared_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compare:
-    """Return the same with command and engines in this process, which has torch already: that takes others seconds."""
-
-    def run_here(_name: str, work: Callable[[OnProgress], Any], on_progress: OnProgress) -> Any:
-        return work(on_progress)
-
-    monkeypatch.setattr("pocqueue.measure.child.run_in_child", run_here)
-    env = without_settings() | {"POCQUEUE_STATE_DIR": str(tmp_path), "POCQUEUE_DEVICE": "cpu"}
-
-    def run(*argv: str) -> subprocess.CompletedProcess[str]:
-        done = CliRunner().invoke(app, ["engine", "compare", *argv], env=env)
-        assert isinstance(done.exception, SystemExit | None), done.exception
-        return subprocess.CompletedProcess(argv, done.exit_code, done.stdout, done.stderr)
-
-    return run
+    return pocqueue(state_dir, *COMPARE, *argv, **variables)
 
 
 def test_torch_and_vllm_agree_on_the_embedded_model(tmp_path: Path) -> None:
@@ -65,19 +42,19 @@ def test_torch_and_vllm_agree_on_the_embedded_model(tmp_path: Path) -> None:
     assert "b (vllm): Loading embedded with vLLM on cpu" in done.stderr
 
 
-def test_dtypes_against_each_other(compared_here: Compare) -> None:
+def test_dtypes_against_each_other(here: Here) -> None:
     """Each has its own; the difference is there, and far below what spot checks take for a lie."""
-    done = compared_here("--a", "torch@float32", "--b", "torch@bfloat16", *SHAPE, "--json")
+    done = here(*COMPARE, "--a", "torch@float32", "--b", "torch@bfloat16", *SHAPE, "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert (found["a"]["dtype"], found["b"]["dtype"]) == ("float32", "bfloat16")
     assert 0 < found["max_difference"] < found["honest_difference"]
 
 
-def test_artifacts_of_two_dtypes(compared_here: Compare) -> None:
+def test_artifacts_of_two_dtypes(here: Here) -> None:
     """How far they are apart, and how many are beyond the threshold: exit code 1 if too many are."""
     options = ("--proof", "artifact", "--a", "torch@float32", "--b", "torch@bfloat16")
-    done = compared_here(*options, *SHAPE, "--k-dim", "6", "--json")
+    done = here(*COMPARE, *options, *SHAPE, "--k-dim", "6", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert (found["num_compared"], found["k_dim"], found["dist_threshold"]) == (64, 6, 0.4)
@@ -85,7 +62,7 @@ def test_artifacts_of_two_dtypes(compared_here: Compare) -> None:
     assert 0 < distances["p50"] <= distances["p90"] <= distances["p98"] <= distances["max"] < 0.4
     assert (found["num_beyond"], found["share_beyond"], found["agrees"]) == (0, 0, True)
 
-    done = compared_here(*options, *SHAPE, "--dist-threshold", str(distances["p50"]))
+    done = here(*COMPARE, *options, *SHAPE, "--dist-threshold", str(distances["p50"]))
     assert done.returncode == 1, done.stderr
     assert "Do not validate proofs of one engine with the other" in done.stdout
 
@@ -101,9 +78,12 @@ def test_a_model_that_is_not_there_ends_with_a_sentence(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_sequence_too_long_for_the_model_names_the_option(tmp_path: Path) -> None:
+def test_a_sequence_too_long_for_the_model_names_the_option(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The limit is known once the model is loaded."""
-    done = compare(tmp_path, "--b", "torch", "--seq-len", "5000", POCQUEUE_TENSOR_PARALLEL="2")
+    monkeypatch.setenv("POCQUEUE_TENSOR_PARALLEL", "2")
+    done = here(*COMPARE, "--b", "torch", "--seq-len", "5000")
     assert done.returncode == 2, done.stderr
     assert done.stderr.splitlines()[-1] == (
         "pocqueue: --seq-len is 5000; allowed: 1 to 4096, the limit of model embedded."

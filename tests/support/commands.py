@@ -7,6 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from typer.testing import CliRunner
+
+from pocqueue.cli import app
+from pocqueue.cli.output import EXIT_BAD_INPUT
+from pocqueue.errors import PocqueueError
 from pocqueue.settings import ALL
 
 #: How every variable of ours begins.
@@ -29,3 +34,17 @@ def pocqueue(state_dir: Path, *argv: str, **variables: str) -> subprocess.Comple
         timeout=500,
         check=False,
     )
+
+
+def pocqueue_here(env: dict[str, str], *argv: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in this process, which has torch already: that takes others seconds.
+
+    For what `pocqueue` in a process of its own has shown to work.
+    """
+    done = CliRunner().invoke(app, argv, env=env)
+    if isinstance(done.exception, PocqueueError):
+        said = f"pocqueue: {done.exception}\n"
+        return subprocess.CompletedProcess(argv, EXIT_BAD_INPUT, done.stdout, done.stderr + said)
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return subprocess.CompletedProcess(argv, done.exit_code, done.stdout, done.stderr)

@@ -21,6 +21,7 @@ from pocqueue.rounds.records import RoundStatus
 from pocqueue.rounds.redis_server import RedisServer
 from pocqueue.rounds.start import decided, deployed_model, draft_spec
 from pocqueue.settings import Settings
+from tests.support import commands
 from tests.support.commands import without_settings
 
 ROOT = Path(__file__).parents[2]
@@ -222,3 +223,8 @@ def pocqueue(
         )
     except subprocess.TimeoutExpired as exc:
         pytest.fail(f"{exc}\n{exc.stderr!r}\n{stack.tails()}")
+
+
+def pocqueue_here(stack: Stack, *argv: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line against the stack in this process; see `commands.pocqueue_here`."""
+    return commands.pocqueue_here(stack.env, *argv)
