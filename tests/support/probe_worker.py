@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -129,9 +130,24 @@ class ProbeWorker(PoCWorker):
     def probe_failure(self) -> list[Any]:
         """Return what a rank answers where the model raises, and afterwards."""
         model = self.model_runner.get_model()
-        compute_logits = model.compute_logits
         model.compute_logits = None
         batch = Batch("block", "key", (0,), 4, 16).to_wire()
         failed = self.poc_values(batch)
-        model.compute_logits = compute_logits
+        del model.compute_logits
         return [failed, self.poc_values(batch)]
+
+    def probe_infinite(self, is_infinite: bool) -> None:
+        """Have one logit of each nonce infinite, as one infinite weight of the last layer makes it, or no more."""
+        model = self.model_runner.get_model()
+        if not is_infinite:
+            del model.compute_logits  # its class has it
+            return
+        compute_logits = model.compute_logits
+
+        def infinite(*args: Any) -> torch.Tensor | None:
+            logits: torch.Tensor | None = compute_logits(*args)
+            if logits is not None:  # a rank that gets them
+                logits[:, 5] = math.inf
+            return logits
+
+        model.compute_logits = infinite

@@ -1,8 +1,8 @@
 """A child process that answers questions about the vLLM engine; vLLM changes its process for good.
 
-    python -m tests.support.vllm_engine_probe STATE_DIR MODEL TENSOR_PARALLEL
+    python -m tests.support.vllm_engine_probe STATE_DIR TENSOR_PARALLEL
 
-Prints one line of JSON. Run by test_vllm_engine.py.
+Prints one line of JSON. Run by tests/engine/vllm/test_engine.py.
 """
 
 from __future__ import annotations
@@ -32,27 +32,31 @@ EXTENSION = "tests.support.probe_worker.ProbeWorker"
 
 def main() -> None:
     """Load the engine, ask it everything, print the answers."""
-    state_dir, model, size = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    state_dir, size = Path(sys.argv[1]), int(sys.argv[2])
     lines: list[str] = []
-    options = EngineOptions(model=model, device="cpu", state_dir=state_dir, tensor_parallel=size)
+    options = EngineOptions(
+        model="embedded", device="cpu", state_dir=state_dir, tensor_parallel=size
+    )
     engine = load_vllm_engine(options, lines.append, extension=EXTENSION)
     answers: dict[str, Any] = {"info": engine.info.to_dict(), "progress": lines}
-    if model == "embedded":
-        batch = Batch.of(CONFIG, range(4))
-        answers["parameters"] = asdict(not_none(engine.timer().num_matmul_parameters()))
-        answers["stages"] = engine.timer().time_stages(batch, 2)
-        answers["forward_s"] = engine.timer().time_forward(batch, 2)
-        answers |= _ask(engine)
-        answers["vectors"] = engine.values(vectors_of(range(4)))
-        answers["artifacts"] = engine.values(artifacts_of(range(32)))
-        answers["artifact_alone"] = engine.values(artifacts_of(range(3, 4)))
-        answers["unsupported"] = engine.call_ranks("probe_unsupported")[0]
-        answers["token_ids"] = engine.call_ranks("probe_token_ids")[0]
-        answers["other_layers"] = engine.call_ranks("probe_other_layers")[0]
-        answers["scratch"] = engine.call_ranks("probe_scratch")[0]
-        answers["failure"] = engine.call_ranks("probe_failure")
+    batch = Batch.of(CONFIG, range(4))
+    answers["parameters"] = asdict(not_none(engine.timer().num_matmul_parameters()))
+    answers["stages"] = engine.timer().time_stages(batch, 2)
+    answers["forward_s"] = engine.timer().time_forward(batch, 2)
+    answers |= _ask(engine)
+    answers["vectors"] = engine.values(vectors_of(range(4)))
+    answers["artifacts"] = engine.values(artifacts_of(range(32)))
+    answers["artifact_alone"] = engine.values(artifacts_of(range(3, 4)))
+    answers["unsupported"] = engine.call_ranks("probe_unsupported")[0]
+    answers["token_ids"] = engine.call_ranks("probe_token_ids")[0]
+    answers["other_layers"] = engine.call_ranks("probe_other_layers")[0]
+    answers["scratch"] = engine.call_ranks("probe_scratch")[0]
+    answers["failure"] = engine.call_ranks("probe_failure")
+    engine.call_ranks("probe_infinite", True)
+    answers["infinite"] = [math.isnan(distance) for distance in engine.values(batch)]
+    engine.call_ranks("probe_infinite", False)
     answers["cache"] = engine.call_ranks("probe_served_cache", 32, 256)
-    answers["distances_of_four"] = _finite_or_none(engine.values(Batch.of(CONFIG, range(4))))
+    answers["distances_of_four"] = engine.values(batch)
     engine.close()
     try:
         engine.values(Batch.of(CONFIG, [0]))
@@ -105,10 +109,6 @@ def _refusal(engine: Engine, config: RoundSpec, nonces: Any) -> str:
     except PocqueueError as exc:
         return str(exc)
     return "none"
-
-
-def _finite_or_none(distances: list[float]) -> list[float | None]:
-    return [distance if math.isfinite(distance) else None for distance in distances]
 
 
 if __name__ == "__main__":
