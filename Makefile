@@ -31,9 +31,9 @@ endif
 run: install
 	$(BIN)/pocqueue demo --window 20
 
-# Two processes: one has the stack of workers, the other vLLM, for most of the time (tests/conftest.py).
+# Three processes: one has the stack of workers, one vLLM (tests/conftest.py), and what waits leaves its core to a third.
 test: install $(VLLM_STAMP)
-	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder --durations=10
+	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder --durations=10
 
 test-vllm: $(VLLM_STAMP)
 	$(BIN)/python -m pytest $(VLLM_TESTS)

@@ -38,6 +38,13 @@ hypothesis.settings.register_profile("pocqueue", derandomize=True, deadline=None
 hypothesis.settings.load_profile("pocqueue")
 
 
+# Of this process and of all that tests start. Threads of a team spin while they wait for one that has no core, and the
+# cores have other tests to run; set before torch is imported, which reads it then. Tests of teams make their own.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Hundreds of processes import the same modules: the first compiles them for all.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
 def pytest_configure() -> None:
     """Have signals as users have them: in the background of a shell, or under nohup, some are ignored."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -46,8 +53,29 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+#: Modules of tests/acceptance on the stack of workers that stands once; the others have processes of their own.
+_ON_SHARED_STACK = {
+    *("test_artifact_delegation", "test_artifacts", "test_cli", "test_delegation"),
+    *("test_failures", "test_mlnode", "test_rounds"),
+}
+
+
+def _group(nodeid: str) -> str:
+    """Return what a test is to share a process of pytest's with: all that goes by the same name."""
+    path = Path(nodeid.partition("::")[0])
+    # One vLLM at a time, and one stack of workers.
+    if "vllm" in str(path) or "engine_compare" in path.name:
+        return "vllm"
+    # One clone of the machine.
+    if str(path).startswith("tests/deploy/clone/"):
+        return "clone"
+    is_shared = path.parent.name == "acceptance" and path.stem in _ON_SHARED_STACK
+    return "stack" if is_shared else str(path)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a Redis server: `-m "not redis"` does without."""
+    """Put the longest groups first, and mark what needs a Redis server: `-m "not redis"` does without."""
+    items.sort(key=lambda item: _group(item.nodeid) not in {"stack", "vllm", "clone"})
     for item in items:
         if {"redis_server", "own_redis"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.redis)
@@ -58,14 +86,7 @@ class _Groups(LoadScopeScheduling):  # type: ignore[misc]  # has no types
 
     @override
     def _split_scope(self, nodeid: str) -> str:
-        path = nodeid.partition("::")[0]
-        # One vLLM at a time, and one stack of workers.
-        if "vllm" in path or "engine_compare" in path:
-            return "vllm"
-        # One clone of the machine.
-        if path.startswith("tests/deploy/clone/"):
-            return "clone"
-        return "stack" if path.startswith("tests/acceptance/") else path
+        return _group(nodeid)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -32,12 +32,18 @@ JUDGE = ReferenceKernels(CPU)
 seeds = st.integers(0, 2**32 - 1)
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
+@pytest.fixture(autouse=True)
+def two_threads() -> Iterator[None]:
+    """Have a team, where the run has one thread (tests/conftest.py)."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def one_thread(two_threads: None) -> None:
+    torch.set_num_threads(1)
 
 
 def inputs(kernels: CpuKernels | ReferenceKernels, rows: list[int], n: int) -> torch.Tensor:
@@ -236,7 +242,7 @@ def test_memory_of_a_result_is_used_again_when_nobody_has_it() -> None:
 def _in_a_process(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", code],
-        env=os.environ | environment,
+        env=os.environ | {"OMP_NUM_THREADS": "2"} | environment,
         capture_output=True,
         text=True,
         check=True,
