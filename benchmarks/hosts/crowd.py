@@ -281,7 +281,8 @@ class Socket(asyncio.Protocol):
         self._later("ping", _PING_S, self._ping)
 
     def _later(self, name: str, wait: float, do: Any, *about: Any) -> None:
-        self._timers[name] = self._loop.call_later(max(0.0, wait), do, *about)
+        if not self._ended.done():
+            self._timers[name] = self._loop.call_later(max(0.0, wait), do, *about)
 
     def _send(self, **message: Any) -> None:
         if self._conn.state is State.OPEN:
@@ -290,7 +291,5 @@ class Socket(asyncio.Protocol):
 
     def _flush(self) -> None:
         for data in self._conn.data_to_send():
-            if data:
+            if data and not self._transport_now.is_closing():
                 self._transport_now.write(data)
-            elif self._transport_now.can_write_eof():
-                self._transport_now.write_eof()

@@ -20,6 +20,7 @@ from enum import Enum, unique
 from limits import RateLimitItem, parse
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
+from typing_extensions import override
 
 from pocqueue.errors import PocqueueError
 from pocqueue.web.failure_limit import subscriber
@@ -94,6 +95,35 @@ class Limit(Enum):
         return self.name.partition("_")[0].lower().removesuffix("s")
 
 
+class Counts(MemoryStorage):
+    """The library's counts in memory, looked through now and then.
+
+    It does that at every hit: with thousands of addresses most of what letting one of them in takes.
+
+    Args:
+        look_s: seconds between two looks for what has expired and is not asked for any more.
+    """
+
+    def __init__(self, look_s: float = 60.0) -> None:
+        super().__init__()
+        self._look_s, self._next_look = look_s, 0.0
+
+    @override
+    async def incr(self, key: str, expiry: float, amount: int = 1) -> int:
+        """Count some more, and forget what has expired if it is time to; nothing of it waits."""
+        await self.get(key)  # which forgets it if it has expired
+        now, count = time.time(), self.storage[key] + amount
+        self.storage[key] = count
+        if count == amount:
+            self.expirations[key] = now + expiry
+        if now >= self._next_look:
+            self._next_look = now + self._look_s
+            for old in [one for one, until in self.expirations.items() if until <= now]:
+                del self.expirations[old]
+                self.storage.pop(old, None)
+        return count
+
+
 class RateLimits:
     """The limits of one process.
 
@@ -105,7 +135,7 @@ class RateLimits:
     def __init__(
         self, factor: float = 1.0, on_limited: Callable[[Limit], None] = lambda _limit: None
     ) -> None:
-        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._limiter = SlidingWindowCounterRateLimiter(Counts())
         self._factor = factor
         self._on_limited = on_limited
         self._sockets = Counter[str]()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, and_, func, select, true, update
+from sqlalchemy import Connection, and_, bindparam, func, select, true, update
 
 from pocqueue.hosts.errors import JobOver, LeaseLost, UnknownJob
 from pocqueue.hosts.leases import (
@@ -218,9 +218,9 @@ class Leases:
 
     def open_on(self, node_id: str) -> list[tuple[Job, Attempt]]:
         """Return the open attempts of a node with their jobs: what it has to go on with when it is back."""
-        query = select(attempt).where(attempt.c.node_id == node_id, attempt.c.ended_ms.is_(None))
         with self._db.read() as connection:
-            turns = [as_attempt(row) for row in connection.execute(query).mappings()]
+            rows = connection.execute(_OPEN_ON, {"b_id": node_id}).mappings()
+            turns = [as_attempt(row) for row in rows]
             return [(one_job(connection, turn.job_id), turn) for turn in turns]
 
     def sweep(self) -> list[Attempt]:
@@ -340,6 +340,13 @@ class Leases:
         values = {"text": text, "truncated": truncated}
         new = self._db.insert(job_log).values(job_id=job_id, n=n, **values)
         connection.execute(new.on_conflict_do_update(index_elements=["job_id", "n"], set_=values))
+
+
+_OPEN_ON = (
+    select(attempt)
+    .where(attempt.c.node_id == bindparam("b_id"), attempt.c.ended_ms.is_(None))
+    .order_by(attempt.c.leased_ms, attempt.c.job_id)
+)
 
 
 def _set_running(connection: Connection, job_id: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, insert, select, true, update
+from sqlalchemy import Connection, and_, bindparam, delete, insert, select, true, update
 
 from pocqueue.hosts.errors import NodeDrained, TokenRefused, UnknownNode
 from pocqueue.hosts.node_keys import check_public_key
@@ -106,7 +106,7 @@ class Nodes:
             UnknownNode: there is none, or it has no key.
         """
         with self._db.read() as connection:
-            found = connection.execute(select(node.c.key).where(node.c.id == node_id)).scalar()
+            found = connection.execute(_KEY, {"b_id": node_id}).scalar()
         if found is None:
             raise UnknownNode
         return str(found)
@@ -130,8 +130,7 @@ class Nodes:
         """
         now_ms = self._now_ms()
         with self._db.write() as connection:
-            query = select(node).where(node.c.id == node_id).with_for_update(key_share=True)
-            row = connection.execute(query).mappings().first()
+            row = connection.execute(_HELD, {"b_id": node_id}).mappings().first()
             # Also its key may have changed since it was checked.
             if row is None or row["state"] in _OUT or row["key"] != key:
                 raise UnknownNode
@@ -148,7 +147,9 @@ class Nodes:
                 "relay": relay,
                 "socket": socket,
             }
-            connection.execute(update(node).where(node.c.id == node_id).values(values))
+            connection.execute(
+                _BACK, {f"b_{name}": value for name, value in values.items()} | {"b_id": node_id}
+            )
             gpus = _set_gpus(connection, node_id, facts.gpus)
             is_same = before is not None and before[1] == socket
             values["kinds"] = facts.kinds
@@ -313,6 +314,25 @@ class Nodes:
             raise UnknownNode
         _set_gpus(connection, node_id, facts.gpus)
         return one_node(connection, node_id)
+
+
+# Made once: thousands come back together, and to put a statement together takes longer than to execute it.
+_MINE = node.c.id == bindparam("b_id")
+_KEY = select(node.c.key).where(_MINE)
+_HELD = select(node).where(_MINE).with_for_update(key_share=True)
+_BACK = (
+    update(node)
+    .where(_MINE)
+    .values(
+        {
+            name: bindparam(f"b_{name}")
+            for name in (
+                *("hostname", "os", "protocol", "agent_version", "isolation", "kinds"),
+                *("address", "last_ms", "relay", "socket"),
+            )
+        }
+    )
+)
 
 
 def _row(facts: HostFacts) -> dict[str, Any]:

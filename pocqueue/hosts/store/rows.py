@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, select, true
+from sqlalchemy import Connection, bindparam, select
 from sqlalchemy.sql.elements import ColumnElement
 
 from pocqueue.hosts.errors import UnknownJob, UnknownNode
@@ -14,6 +14,12 @@ from pocqueue.hosts.leases import JobState, Outcome
 from pocqueue.hosts.records import Attempt, Gpu, Job, Node
 from pocqueue.hosts.reputation import Reputation
 from pocqueue.hosts.tables import attempt, job, node, node_gpu
+
+# Made once, as each node that comes back asks for them.
+_GPUS = select(node_gpu.c.node_id, *(node_gpu.c[name] for name in Gpu.__slots__)).order_by(
+    node_gpu.c.position
+)
+_GPUS_OF = _GPUS.where(node_gpu.c.node_id.in_(bindparam("b_ids", expanding=True)))
 
 
 def as_job(row: Mapping[Any, Any]) -> Job:
@@ -63,11 +69,9 @@ def as_reputation(row: Any) -> Reputation:
 
 def gpus_of(connection: Connection, node_ids: Sequence[str] | None) -> dict[str, list[Gpu]]:
     """Return the GPUs of nodes, by node; None: of all."""
-    which = true() if node_ids is None else node_gpu.c.node_id.in_(node_ids)
-    columns = [node_gpu.c[name] for name in Gpu.__slots__]
-    query = select(node_gpu.c.node_id, *columns).where(which).order_by(node_gpu.c.position)
+    query, about = (_GPUS, {}) if node_ids is None else (_GPUS_OF, {"b_ids": node_ids})
     found: dict[str, list[Gpu]] = defaultdict(list)
-    for node_id, *values in connection.execute(query):
+    for node_id, *values in connection.execute(query, about):
         found[node_id].append(Gpu(*values))
     return found
 
