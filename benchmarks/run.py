@@ -5,7 +5,7 @@
 
 The worker is a real one in processes of its own (`pocqueue.local_stack`), on the embedded model and
 this machine's CPU or first GPU; nothing is simulated. `--smoke` does a little of everything but vLLM and
-delegation, to see in less than a minute that the benchmarks work; its figures mean nothing. How long each part takes is
+delegation, to see that the benchmarks work; its figures mean nothing. How long each part takes is
 said on standard error.
 """
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import gc
 import ipaddress
 import logging
 from collections.abc import Coroutine
@@ -143,9 +142,6 @@ class GatewayService(Closing):
         if not self._server.start():
             raise ProcessError("The gateway of GPU hosts did not start; its log says why.")
         self._auditor.start()
-        # What is here by now stays: the collector is not to look through it again for each thousand agents that come.
-        gc.collect()
-        gc.freeze()
         if self._is_nameless:
             logger.warning(
                 "%sPUBLIC_URL is not set: wallets sign in by an address or localhost alone, and agents may call this "

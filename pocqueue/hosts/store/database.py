@@ -329,15 +329,17 @@ class _Group(threading.local):
 @contextlib.contextmanager
 def _part_of(connection: Connection) -> Iterator[None]:
     """Make the block a part of a transaction that can be undone by itself."""
-    part = connection.begin_nested()
+    # Not SQLAlchemy's, which puts each one's statements together anew. One within another may have the same name.
+    connection.exec_driver_sql("SAVEPOINT part")
     try:
         yield
     except BaseException:
         # A full disk, say, has undone the whole transaction: there is no such part any more.
         with contextlib.suppress(exc.DBAPIError):
-            part.rollback()
+            connection.exec_driver_sql("ROLLBACK TO part")
+            connection.exec_driver_sql("RELEASE part")
         raise
-    part.commit()
+    connection.exec_driver_sql("RELEASE part")
 
 
 def _version_of(connection: Connection) -> str | None:
