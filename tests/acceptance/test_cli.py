@@ -230,7 +230,7 @@ def test_a_queue_without_its_gpu_is_refused(stack: Stack) -> None:
         cwd=stack.folder,
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=1000,
         check=False,
     )
     assert done.returncode == 2, done.stderr

@@ -31,7 +31,7 @@ def pocqueue(state_dir: Path, *argv: str, **variables: str) -> subprocess.Comple
         env=without_settings() | own | variables,
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=1000,
         check=False,
     )
 

@@ -28,7 +28,7 @@ from tests.support.commands import without_settings
 from tests.support.waiting import wait_until
 
 #: Generous: two cores may be busy with everything else of a CI run.
-START_TIMEOUT_S = 600.0
+START_TIMEOUT_S = 1500.0
 
 
 def need_vllm() -> None:

@@ -24,7 +24,7 @@ from tests.support.vllm_parts import need_vllm
 
 need_vllm()
 #: An engine may take minutes to start where every core is busy.
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)
 
 ROOT = Path(__file__).parents[3]
 
@@ -46,7 +46,7 @@ def _probe(state_dir: Path, size: int = 1) -> dict[str, Any]:
         cwd=ROOT,
         env={k: v for k, v in os.environ.items() if not k.startswith(("POCQUEUE_", "VLLM_"))},
         check=False,
-        timeout=600,
+        timeout=1700,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     answers: dict[str, Any] = json.loads(done.stdout.rpartition("ANSWERS ")[2])

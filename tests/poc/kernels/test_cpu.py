@@ -246,7 +246,7 @@ def _in_a_process(code: str, **environment: str) -> subprocess.CompletedProcess[
         capture_output=True,
         text=True,
         check=True,
-        timeout=500,
+        timeout=1000,
     )
 
 
