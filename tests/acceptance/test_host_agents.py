@@ -92,7 +92,7 @@ def test_an_agent_does_the_test_job_and_can_be_killed_in_a_job(
         assert done["duration"] >= 5
         [node] = hosts.mine("nodes", wallet)
         assert node["status"] == "online"
-        assert node["earned"] == pytest.approx(0.01 * done["duration"])
+        assert node["earned"] == pytest.approx(0.05)  # five seconds, however long it took
         job = hosts.store.jobs.submit(sleep(6, only_node=node["id"]))
         wait_until(
             lambda: f"Job {job.id}, attempt" in machine.log.read_text(), PATIENCE_S, "the job"

@@ -7,12 +7,16 @@ import secrets
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+from limits.aio import strategies
+from limits.aio.storage import memory
 from pydantic import SecretStr
 
 from pocqueue.hosts import wallets
@@ -128,6 +132,14 @@ class Gateway:
         self.http.close()
         self.messenger.end()
         self.service.close()
+
+
+@pytest.fixture
+def still_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no window of a limit pass while a test, however slow, uses it up."""
+    now_s = time.time()
+    for module in (memory, strategies):
+        monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: now_s))
 
 
 @pytest.fixture

@@ -530,6 +530,7 @@ async def test_pages_of_other_sites(make: Callable[..., Gateway]) -> None:
 
 
 @on_sqlite
+@pytest.mark.usefixtures("still_limits")
 async def test_limits(make: Callable[..., Gateway]) -> None:
     """Tokens, requests and sockets of one address; each says when to try again."""
     gateway = make(limits_factor=1.0)

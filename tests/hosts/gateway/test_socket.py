@@ -44,7 +44,8 @@ async def test_walk_through_of_an_older_agent(gateway: Gateway) -> None:
         assert (done["id"], done["nodeId"], done["type"]) == (job["id"], node_id, "test")
         assert done["status"] == "completed"
         [node] = gateway.nodes()
-        assert node["earned"] == pytest.approx(0.01 * done["duration"])
+        # However long it took: a test job pays for the seconds that it asks for, here none.
+        assert node["earned"] == 0
     await until(lambda: gateway.nodes()[0]["status"] == "offline")
 
 
