@@ -38,7 +38,7 @@ def warm_address(conf: Conf) -> str:
 
 
 def grant_words(conf: Conf, address: str) -> tuple[str, ...]:
-    """Return the program's words: the seed's command with both names filled in."""
+    """Return the program's words: those of the first workflow, with both names filled in."""
     node = f"{conf.seed_api_url.rstrip('/')}/chain-rpc/"
     return (
         *("tx", "inference", "grant-ml-ops-permissions", conf.cold_key_name, address),

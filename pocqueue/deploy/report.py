@@ -83,19 +83,22 @@ def plan_lines(planned: Sequence[Planned]) -> Iterator[str]:
     )
 
 
-def success(out: Log, conf: Conf, address: str) -> None:
-    """Write the end of a run whose node is verified: the seed's report, which nobody else may write.
+def success(out: Log, conf: Conf, address: str, backup: str) -> None:
+    """Write the end of a run whose node is verified: the report of the first workflow, word for word, which nothing else may write.
 
     Args:
         out: log of the run.
         conf: of the node.
         address: of its warm key.
+        backup: path of the keys' archive on the server; empty: there is none.
     """
     seed = conf.seed_api_url.rstrip("/")
     out.ok("✅ Deployment completed successfully")
-    out.info(f"📝 Все важные файлы сохранены в {near(conf.folder)}/")  # noqa: RUF001 - the seed's words
+    out.info(f"📝 Все важные файлы сохранены в {near(conf.folder)}/")  # noqa: RUF001 - words of the first workflow
     for path in kept_files(conf):
         out.info(f"    {near(path)}")
+    if backup:
+        out.info(f"    {conf.server}:{backup}")
     out.info(f"📊 Полный лог в {near(out.path) if out.path else conf.logs}")
     out.info("🔗 Полезные ссылки для проверки")
     out.info(f"    Participant API: {participant_url(conf.seed_api_url, conf.account_pubkey)}")

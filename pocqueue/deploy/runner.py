@@ -136,7 +136,8 @@ async def deploy(conf: Conf, out: Log, options: Options) -> None:
             f"Done up to phase {options.last}, {PHASES[options.last].lower()}. It is no verified node before phase {verify.PHASE}."
         )
     else:
-        report.success(out, conf, warm_address(conf))
+        backup = str(host.journal.get("keys_backup") or "")
+        report.success(out, conf, warm_address(conf), backup)
 
 
 async def verified(conf: Conf, out: Log, options: Options) -> None:

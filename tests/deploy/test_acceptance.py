@@ -34,7 +34,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 SUCCESS = "✅ Deployment completed successfully"
-#: The seed's files, in `nodes/<KEY_NAME>/`.
+#: The first workflow's files, in `nodes/<KEY_NAME>/`.
 FILES = {
     *("config.env", "node-config.json", "warm_key.txt", "warm_address.txt", "registration.txt"),
     *("volume.txt", "verification.txt"),

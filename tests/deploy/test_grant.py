@@ -1,4 +1,4 @@
-"""The grant's command: both names filled in, the seed's words, and nothing of the cold key on any server."""
+"""The grant's command: both names filled in, the first workflow's words, and nothing of the cold key on any server."""
 
 from __future__ import annotations
 

@@ -108,14 +108,14 @@ async def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
 
 
 async def test_a_verified_node_earns_the_report(node: Node) -> None:
-    """The seed's end: its five lines, the files, the log, the links, and the grant with both names."""
+    """The first workflow's end: its five lines, the files, the log, the links, and the grant with both names."""
     before = tree(node.disk.disk)
     assert await node() == 0
     end = node.lines[node.lines.index(f"[OK] ✅ {SUCCESS}") :]
     folder, seed = node.conf.folder, "http://node2.gonka.ai:8000"
     assert end == [
         f"[OK] ✅ {SUCCESS}",
-        f"[INFO] 📝 Все важные файлы сохранены в {folder}/",  # noqa: RUF001 - the seed's words
+        f"[INFO] 📝 Все важные файлы сохранены в {folder}/",  # noqa: RUF001 - words of the first workflow
         f"[INFO]     {folder}/warm_address.txt",
         f"[INFO]     {folder}/verification.txt",
         f"[INFO] 📊 Полный лог в {(node.conf.logs / 'quick-newton_latest.log').resolve()}",

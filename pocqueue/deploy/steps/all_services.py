@@ -27,6 +27,7 @@ from pocqueue.deploy.node_files import NodeFile
 from pocqueue.deploy.remote_job import Job
 from pocqueue.deploy.steps.mounted import looked, need_mounted
 from pocqueue.deploy.steps.node_files import HasNodeFile
+from pocqueue.deploy.steps.services import ServicesState, last_lines
 from pocqueue.deploy.words import Command
 
 #: Upstream's compose files, and ours behind them.
@@ -116,28 +117,16 @@ class ClosedPorts(HasNodeFile):
 
 
 @dataclass(frozen=True, slots=True)
-class ServicesState:
-    """The services as they are.
+class AllState(ServicesState):
+    """The services as they are, and the ports that the world would reach and should not."""
 
-    Attributes:
-        folder: of the compose files.
-        docker: the engine's facts.
-        open: ports that the world would reach, and should not.
-    """
-
-    folder: str
-    docker: DockerFacts
     open: tuple[PublishedPort, ...]
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Return how those do that are not up, a sentence each."""
-        have = {service.name: service for service in self.docker.services or ()}
-        return tuple(
-            have[name].shown if name in have else f"{name}: none"
-            for name in self.docker.names or ()
-            if name not in have or not have[name].is_settled
-        )
+        """Return how those do that are not up."""
+        up = {each.name for each in self.docker.services or () if each.is_settled}
+        return tuple(self.shown(name) for name in self.docker.names or () if name not in up)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,16 +143,16 @@ class AllServices:
     phase: int = 6
     name: str = "all services"
 
-    async def look(self, host: Host) -> ServicesState:
+    async def look(self, host: Host) -> AllState:
         """Read the services, and what the three files would open."""
         found = await look_at_services(host, self.name, ALL_FILES)
         bare = open_ports(found.published or (), public_ports(host.conf))
         running = [port for service in found.services or () for port in service.ports]
-        return ServicesState(
-            compose_folder(host.conf), found, (*bare, *open_ports(running, public_ports(host.conf)))
-        )
+        folder = compose_folder(host.conf)
+        logs = await last_lines(host, folder, found, found.names or ())
+        return AllState(folder, found, logs, (*bare, *open_ports(running, public_ports(host.conf))))
 
-    def told(self, facts: ServicesState) -> str:
+    def told(self, facts: AllState) -> str:
         """Say which run, and what is wrong with the others."""
         if facts.open:
             shown = sorted({f"{port.service} {port.port}" for port in facts.open})
@@ -171,12 +160,12 @@ class AllServices:
         names = facts.docker.names or ()
         return ", ".join(facts.missing) or f"{', '.join(names)} run"
 
-    def is_done(self, facts: ServicesState) -> bool:
+    def is_done(self, facts: AllState) -> bool:
         """Say whether all of them run, one of them is the mlnode, and none opens what it should not."""
         has_mlnode = bool(facts.docker.by_image(MLNODE))
         return has_mlnode and not facts.missing and not facts.open
 
-    def plan(self, facts: ServicesState) -> Plan:
+    def plan(self, facts: AllState) -> Plan:
         """Load the images, then start what does not run, or runs with other settings; nothing is stopped first."""
         words = (facts.folder, *(word for file in ALL_FILES for word in ("-f", file)))
         pull = Command(

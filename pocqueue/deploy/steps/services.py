@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pocqueue.deploy.engine import Host, NotYet, Plan
@@ -41,6 +42,27 @@ class ServicesState:
         return "; ".join([how, *known_causes(self.logs.get(name, ""))])
 
 
+async def last_lines(
+    host: Host, folder: str, docker: DockerFacts, names: Iterable[str]
+) -> dict[str, str]:
+    """Return the last lines of those services that are there and do not stay up.
+
+    Args:
+        host: is read only.
+        folder: of the compose files.
+        docker: what runs.
+        names: of the services that should.
+    """
+    logs = {}
+    for name in names:
+        service = docker.service(name)
+        if service is not None and not service.is_settled:
+            words = (folder, "logs", "--no-color", "--tail", "100", name)
+            said = await host.connection.look(Command(words, script="compose", sudo=True))
+            logs[name] = f"{said.stdout}\n{said.stderr}"
+    return logs
+
+
 @dataclass(frozen=True, slots=True)
 class ServicesRun:
     """tmkms and node run, and have for a while.
@@ -64,14 +86,7 @@ class ServicesRun:
                 if docker.engine
                 else "until there is a docker engine"
             )
-        logs = {}
-        for name in SERVICES:
-            service = docker.service(name)
-            if service is not None and not service.is_settled:
-                words = (folder, "logs", "--no-color", "--tail", "100", name)
-                said = await host.connection.look(Command(words, script="compose", sudo=True))
-                logs[name] = f"{said.stdout}\n{said.stderr}"
-        return ServicesState(folder, docker, logs)
+        return ServicesState(folder, docker, await last_lines(host, folder, docker, SERVICES))
 
     def told(self, facts: ServicesState) -> str:
         """Say how each does."""

@@ -113,7 +113,8 @@ async def test_a_service_that_does_not_settle_stops_the_run(disk: OnDisk) -> Non
     """Its name and how it does are said; nothing is called up that is not."""
     await disk.run(ClosedPorts())
     disk.fakes.set("service-api", "loop")
-    with pytest.raises(StepFailed, match="api: restarting"):
+    disk.fakes.set("logs-api", "bind: address already in use")
+    with pytest.raises(StepFailed, match="api: restarting; another program has its port"):
         await disk.run(AllServices(settle_s=0.01, every_s=0.01))
     assert "[OK] all services" not in disk.console.getvalue()
     disk.fakes.unset("service-api")
