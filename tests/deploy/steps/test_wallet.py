@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import stat
 from pathlib import Path
 
 import pytest
 
+from pocqueue.deploy import engine
 from pocqueue.deploy.engine import NotYet
 from pocqueue.deploy.errors import StepFailed
 from pocqueue.deploy.steps.wallet import WarmAddressFile, WarmKeyFile, WarmWallet
@@ -242,6 +244,31 @@ async def test_a_connection_that_breaks(pattern: str, drop: str, tmp_path: Path)
         assert has_words(here)
         assert answers(here) == []
         assert (here.host.conf.folder / "warm_address.txt").read_text() == f"{ADDRESS}\n"
+
+
+async def test_words_that_cannot_be_kept_here_stay_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What arrives is another text, or this disk is full: they are removed there only when they are here."""
+    async with on_disk(tmp_path) as here:
+        here.has_project()
+        here.server.fault(Fault(r"key_answer read", prints=b"hello "))
+        with pytest.raises(StepFailed, match="did not arrive as it was seen before"):
+            await here.run(*STEPS)
+
+        def full(*_args: object, **_options: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(engine, "replace_file", full)
+            with pytest.raises(StepFailed, match="No space left on device"):
+                await here.later().run(*STEPS)
+        assert len(answers(here)) == 1
+        assert not (here.host.conf.folder / "warm_key.txt").exists()
+        await here.later().run(*STEPS)
+        assert has_words(here)
+        assert answers(here) == []
+        assert made(here) == ["quick-newton"]
 
 
 async def test_a_unit_of_systemds_makes_it(tmp_path: Path) -> None:
