@@ -27,7 +27,7 @@ STEPS: tuple[Step, ...] = (
     NodeSynced(tries=2, every_s=0.01),
 )
 #: Commands of an undisturbed run, at least.
-NUM_COMMANDS = 40
+NUM_COMMANDS = 26
 
 
 async def broken_run(folder: Path, faults: list[Fault]) -> None:
@@ -62,9 +62,7 @@ def is_as_undisturbed(here: OnDisk) -> None:
 @settings(max_examples=5, deadline=None)
 @given(
     st.lists(
-        st.tuples(
-            st.integers(0, NUM_COMMANDS // 2 - 1), st.sampled_from(["before", "during", "after"])
-        ),
+        st.tuples(st.integers(0, NUM_COMMANDS - 1), st.sampled_from(["before", "during", "after"])),
         min_size=1,
         max_size=2,
     )
