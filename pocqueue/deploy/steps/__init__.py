@@ -62,6 +62,7 @@ def all_steps(
         ChainSettings("app.toml"),
         NodeRestarted(),
         NodeSynced(),
+        KeysBackup(6),
         ClosedPorts(),
         AllServices(),
         ModelServed(),
