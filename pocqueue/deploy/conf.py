@@ -91,7 +91,15 @@ FIELDS = (
     Field("PRUNING_INTERVAL", rules.whole, "Heights between two prunings.", "100"),
     Field("STATE_SYNC", rules.one_of("on", "off"), "Start from a snapshot of the chain.", "on"),
     Field("ADMIN_KEYS", rules.local_path, "File of public keys that may log in, too."),
+    Field("INSTALL", rules.one_of("yes", "no"), "Install missing packages by apt.", "no"),
     Field("MONITORING", rules.one_of("on", "off"), "Prometheus beside it.", "off"),
+    Field("POCQUEUE_ROLE", rules.roles, "What pocqueue is there: worker,scheduler,io,…."),
+    Field("POCQUEUE_RUN", rules.one_of("systemd", "compose"), "What runs it.", "systemd"),
+    Field("POCQUEUE_IMAGE", rules.image, "Its image by digest, for compose."),
+    Field("POCQUEUE_GPUS", rules.numbers, "Its workers' GPUs: 0,1.", "0"),
+    Field("POCQUEUE_MODEL", rules.model_or_folder, "Its workers' model.", "embedded"),
+    Field("POCQUEUE_REDIS_URL_FILE", rules.local_path, "File with its Redis URL, mode 0600."),
+    Field("POCQUEUE_ENV_FILE", rules.local_path, "File with more of its variables, mode 0600."),
 )
 
 _BY_NAME = {field.name: field for field in FIELDS}
@@ -137,7 +145,16 @@ class Conf:
     pruning_interval: int
     state_sync: str
     admin_keys: Path | None
+    install: str
     monitoring: str
+    #: Empty: pocqueue is not deployed there.
+    pocqueue_role: tuple[str, ...]
+    pocqueue_run: str
+    pocqueue_image: str | None
+    pocqueue_gpus: tuple[int, ...]
+    pocqueue_model: str
+    pocqueue_redis_url_file: Path | None
+    pocqueue_env_file: Path | None
 
     @property
     def folder(self) -> Path:
@@ -182,9 +199,27 @@ def read_conf(path: Path) -> Conf:
     warnings = []
     if mode & 0o077 and _PASSWORD.encode() + b"=" in data:
         warnings.append(
-            f"{path} has a password in it and others can read it (mode {stat.S_IMODE(mode):04o}): chmod 600 {path}"
+            f"{path} has a password in it and others can read it (mode {stat.S_IMODE(mode):04o}): --fix-modes, or chmod 600 {path}"
         )
     return parse_conf(data, path, warnings)
+
+
+def make_private(path: Path) -> None:
+    """Let nobody but its owner use a conf file.
+
+    Raises:
+        ConfError: it is no file, a link, or another user's.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with os.fdopen(fd, "rb"):
+            mode = os.fstat(fd).st_mode
+            if stat.S_ISREG(mode) and mode & 0o077:
+                os.fchmod(fd, 0o600)
+    except OSError as exc:
+        raise ConfError(
+            path, [Problem(0, "", f"its mode cannot be made 0600 ({exc.strerror}).")]
+        ) from None
 
 
 def parse_conf(data: bytes, path: Path, warnings: list[str] | None = None) -> Conf:
@@ -301,7 +336,10 @@ def _look_at_files(
 ) -> list[Problem]:
     """Make paths of this machine absolute, and read the password's file; return what is wrong."""
     problems = []
-    for name in ("SSH_KEY", "ADMIN_KEYS", "NODE_CONFIG_PROFILE", "KEYRING_PASSWORD_FILE"):
+    for name in (
+        *("SSH_KEY", "ADMIN_KEYS", "NODE_CONFIG_PROFILE", "KEYRING_PASSWORD_FILE"),
+        *("POCQUEUE_REDIS_URL_FILE", "POCQUEUE_ENV_FILE"),
+    ):
         given = values[name.lower()]
         if isinstance(given, Path):
             values[name.lower()] = file = path.parent / given
@@ -356,6 +394,7 @@ def _fill(
     place = f"[{server}]" if ":" in server else server
     values["public_url"] = values["public_url"] or f"http://{place}:{values['api_port']}"
     values["persistent_peers"] = values["persistent_peers"] or ()
+    values["pocqueue_role"] = values["pocqueue_role"] or ()
     if not values["model_name"].startswith("Qwen/"):
         warnings.append(f"MODEL_NAME is {values['model_name']}: the network's models are of Qwen/.")
     return problems

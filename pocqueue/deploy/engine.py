@@ -175,6 +175,9 @@ PHASES = {
     7: "VERIFICATION",
 }
 
+#: Of all steps: those that are no part of a run, too.
+TITLES = PHASES | {8: "POCQUEUE"}
+
 
 def _by_phase(steps: Sequence[Step]) -> Iterator[tuple[int, list[Step]]]:
     for phase, found in groupby(steps, lambda step: step.phase):
@@ -209,19 +212,19 @@ async def run_steps(
         elif phase <= last:
             section(host.out, phase)
             for step in found:
-                await _do(host, step, clock, now)
+                await _do_or_warn(host, step, clock, now)
 
 
 def section(out: Log, phase: int) -> None:
     """Begin a phase in the log."""
     out.standing.begin(phase)
     rule = "=" * 40
-    out.info(f"{rule}\nPHASE {phase}: {PHASES[phase]}\n{rule}")
+    out.info(f"{rule}\nPHASE {phase}: {TITLES[phase]}\n{rule}")
 
 
 async def _check_done(host: Host, steps: Sequence[Step], first: int) -> None:
     for step in steps:
-        if not step.is_done(await _look(host, step)):
+        if not is_optional(step) and not step.is_done(await _look(host, step)):
             raise StepFailed(
                 step.name,
                 f"it is not done, so phase {first} cannot begin: run without --phase and --from.",
@@ -233,6 +236,25 @@ async def _look(host: Host, step: Step) -> Any:
         return await step.look(host)
     except NotYet as exc:
         raise StepFailed(step.name, f"cannot be looked at: {exc}.") from None
+
+
+def is_optional(step: Step) -> bool:
+    """Say whether a run goes on where this step fails: one that has a true `is_optional`."""
+    return bool(getattr(step, "is_optional", False))
+
+
+async def _do_or_warn(
+    host: Host, step: Step, clock: Callable[[], float], now: Callable[[], str]
+) -> None:
+    try:
+        await _do(host, step, clock, now)
+    except (StepFailed, UnexpectedAnswer) as exc:
+        if not is_optional(step):
+            raise
+        tail = exc.tail if isinstance(exc, StepFailed) else ()
+        host.out.warn(
+            "\n".join([f"{exc} The run goes on without it.", *(f"  | {line}" for line in tail)])
+        )
 
 
 async def _do(host: Host, step: Step, clock: Callable[[], float], now: Callable[[], str]) -> None:

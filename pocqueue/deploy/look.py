@@ -11,12 +11,13 @@ from pocqueue.deploy.conf import Conf
 from pocqueue.deploy.engine import Host
 from pocqueue.deploy.errors import StepFailed
 from pocqueue.deploy.facts.disk import DiskFacts, disk_facts, read_disk
-from pocqueue.deploy.facts.docker import docker_facts, read_docker
 from pocqueue.deploy.facts.gpu import gpu_facts, read_gpus
+from pocqueue.deploy.facts.packages import remedy
 from pocqueue.deploy.facts.system import read_system, system_facts
 from pocqueue.deploy.facts.volume import is_mounted
 from pocqueue.deploy.log import Log
 from pocqueue.deploy.preflight import Check, Seen, Verdict, Wanted, failures, preflight
+from pocqueue.deploy.steps.packages import read_software
 from pocqueue.deploy.words import Command
 from pocqueue.words import counted
 
@@ -28,7 +29,8 @@ _URLS = ("https://huggingface.co", "https://ghcr.io")
 def wanted_of(conf: Conf) -> Wanted:
     """Return what a conf needs of a server; a profile of its own needs a GPU at least."""
     urls = (conf.seed_api_url, *_URLS)
-    return Wanted(num_gpus=_GPUS.get(str(conf.node_config_profile), 1), urls=urls)
+    num = _GPUS.get(str(conf.node_config_profile), 1)
+    return Wanted(num_gpus=num, urls=urls, installs=conf.install == "yes")
 
 
 async def look_at_server(
@@ -45,10 +47,10 @@ async def look_at_server(
         UnexpectedAnswer: something is not understood.
     """
     conf, wanted = host.conf, wanted_of(host.conf)
-    system, gpus, docker, disk = await asyncio.gather(
+    system, gpus, software, disk = await asyncio.gather(
         _read(host, system_facts(conf.volume_mount, wanted.urls)),
         _read(host, gpu_facts()),
-        _read(host, docker_facts("")),
+        read_software(host),
         _read(host, disk_facts(conf.volume_device, conf.volume_mount, samples=False)),
     )
     facts = read_system(system)
@@ -57,7 +59,10 @@ async def look_at_server(
         facts = replace(facts, free_bytes=size, size_bytes=size)
     # What that took on a busy server is no error of its clock.
     here_s = facts.clock_s - await skew_s(host, now_s)
-    return preflight(Seen(facts, read_gpus(gpus), read_docker(docker), here_s), wanted)
+    lacks = software.missing
+    todo = remedy(software.docker, software.packages) if lacks else None
+    seen = Seen(facts, read_gpus(gpus), software.docker, here_s, lacks=lacks, todo=todo)
+    return preflight(seen, wanted)
 
 
 async def skew_s(host: Host, now_s: Callable[[], float] = time.time) -> float:

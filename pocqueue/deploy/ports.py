@@ -48,6 +48,7 @@ PORTS = (
     PortUse(6379, "redis", "Redis", Reach.LOOPBACK, ("redis-server", "valkey-server", *_CONTAINER)),
     PortUse(5555, "flower", "Flower", Reach.LOOPBACK, _POCQUEUE),
     PortUse(9091, "monitoring", "Prometheus", Reach.LOOPBACK, ("prometheus", *_CONTAINER)),
+    PortUse(9102, "monitoring", "node exporter", Reach.LOOPBACK, ("node_exporter", *_CONTAINER)),
     PortUse(
         3000, "monitoring", "Grafana", Reach.LOOPBACK, ("grafana", "grafana-server", *_CONTAINER)
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -9,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 
 from pocqueue.deploy.conf import Conf
-from pocqueue.deploy.engine import PHASES
+from pocqueue.deploy.engine import TITLES
 from pocqueue.deploy.errors import DeployError, StepFailed
 from pocqueue.deploy.grant import grant_lines
 from pocqueue.deploy.journal import Journal
@@ -19,6 +20,11 @@ from pocqueue.deploy.preflight import Verdict
 from pocqueue.deploy.steps.registration import participant_url
 from pocqueue.deploy.verify import PHASE
 from pocqueue.words import counted
+
+#: sudo's words where it runs a command not at all, whose script stands between them.
+_SUDO_REFUSES = re.compile(
+    r"is not allowed to execute|' as \S+ on \S+\.$|^sudo: a (?:password|terminal) is required"
+)
 
 
 def parameters(conf: Conf) -> list[str]:
@@ -53,6 +59,7 @@ def parameters(conf: Conf) -> list[str]:
             "Format": f"{conf.volume_format}, from {conf.volume_min_gb} GB on",
             "Gonka path": conf.gonka_path,
         },
+        "SOFTWARE": {"Install packages": conf.install, "Monitoring": conf.monitoring},
         "FILES": {"Node": conf.folder, "Logs": conf.logs},
     }
     lines = [f"Configuration loaded from {conf.path}"]
@@ -64,14 +71,14 @@ def parameters(conf: Conf) -> list[str]:
 def plan_lines(planned: Sequence[Planned]) -> Iterator[str]:
     """Return the lines of a dry run: of each step how it stands, and all that the run then does."""
     for phase, found in groupby(planned, lambda item: item.step.phase):
-        yield f"PHASE {phase}  {PHASES[phase]}"
+        yield f"PHASE {phase}  {TITLES[phase]}"
         for item in found:
             final = "   CANNOT BE UNDONE" if item.plan and item.plan.is_final else ""
             yield f"  {item.state:<8} {item.step.name:<22} {item.told}{final}"
             if item.plan is not None:
                 yield from (f"             {line}" for line in item.plan.diff.splitlines())
                 yield from (f"             {action.shown()}" for action in item.plan.actions)
-    yield f"PHASE {PHASE}  {PHASES[PHASE]}"
+    yield f"PHASE {PHASE}  {TITLES[PHASE]}"
     yield "  look     the node as it runs, and verification.txt here; every time"
     num = {
         state: sum(item.state == state for item in planned)
@@ -166,6 +173,11 @@ def failure(out: Log, conf: Conf, exc: DeployError, command: str = "run") -> Non
     if isinstance(exc, StepFailed):
         for line in exc.tail:
             out.error(f"  | {line}")
+        if any(map(_SUDO_REFUSES.search, exc.tail)):
+            out.error(
+                f"sudo lets {conf.ssh_user} run some commands and not this one. A run needs `sh` as root; type on the server, as "
+                f"root: echo '{conf.ssh_user} ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/pocqueue"
+            )
     again = f"pocqueue deploy {command} {shlex.quote(str(conf.path))}"
     out.error(f"STOP. What is done stays done; when this is mended, go on with: {again}")
     if out.path is not None:

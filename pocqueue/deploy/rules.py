@@ -262,6 +262,43 @@ def profile(text: str) -> str | Path:
     return local_path(text)
 
 
+#: What a machine can do for pocqueue.
+ROLES = ("redis", "scheduler", "worker", "io", "delegation", "hosts", "agent")
+
+
+def roles(text: str) -> tuple[str, ...]:
+    """Return what a machine does for pocqueue, in the order of `ROLES`."""
+    found = {part.strip() for part in text.split(",")}
+    if not found <= set(ROLES):
+        raise ValueError(f"of {', '.join(ROLES)}, with commas between them")
+    return tuple(role for role in ROLES if role in found)
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Return numbers of GPUs, each once."""
+    parts = [part.strip() for part in text.split(",")]
+    if len(set(parts)) < len(parts) or not all(
+        re.fullmatch(r"0|[1-9][0-9]{0,2}", part, re.ASCII) for part in parts
+    ):
+        raise ValueError("numbers from 0 to 999, each once, with commas between them")
+    return tuple(map(int, parts))
+
+
+def image(text: str) -> str:
+    """Return an image that is named by its content: of a registry, or one that the server has."""
+    name = r"[a-z0-9][a-z0-9._-]*(?::[0-9]{1,5})?(?:/[a-z0-9][a-z0-9._-]*)*(?::[\w.-]{1,128})?@"
+    return matching(
+        rf"(?:{name})?sha256:[0-9a-f]{{64}}", text, "NAME@sha256:… or sha256:…, 64 hex digits"
+    )
+
+
+def model_or_folder(text: str) -> str:
+    """Return what pocqueue's workers load: ``embedded``, a folder on the server, or a model of the hub."""
+    if text == "embedded":
+        return text
+    return folder(text) if text.startswith("/") else model(text)
+
+
 def one_of(*words: str) -> Callable[[str], str]:
     """Return a rule: one of some words."""
 

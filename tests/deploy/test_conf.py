@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pocqueue.deploy.conf import FIELDS, Conf, parse_conf, read_conf
+from pocqueue.deploy.conf import FIELDS, Conf, make_private, parse_conf, read_conf
 from pocqueue.deploy.errors import ConfError
 from pocqueue.deploy.new_conf import write_conf
 from tests.deploy.confs import EXAMPLE, PASSWORD, conf, text
@@ -43,6 +43,11 @@ def test_an_example_as_people_write_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
+        ("INSTALL", "maybe"),
+        ("POCQUEUE_ROLE", "worker,root"),
+        ("POCQUEUE_GPUS", "0,0"),
+        ("POCQUEUE_GPUS", "1000"),
+        ("POCQUEUE_MODEL", "../x"),
         ("KEY_NAME", "a;reboot"),
         ("KEY_NAME", "../x"),
         ("KEY_NAME", "a" * 64),
@@ -215,3 +220,19 @@ def test_a_value_that_would_come_back_as_another_is_not_written(
         write_conf(tmp_path / "bad.conf", values | {name: value})
     assert value not in str(caught.value)
     assert not (tmp_path / "bad.conf").exists()
+
+
+def test_a_file_that_others_can_read_is_made_private(tmp_path: Path) -> None:
+    """If that is asked for: a warning is gone then; a link is not followed."""
+    path = tmp_path / "node1.conf"
+    path.write_text(EXAMPLE)
+    path.chmod(0o644)
+    [warning] = read_conf(path).warnings
+    assert "--fix-modes" in warning
+    link = tmp_path / "link.conf"
+    link.symlink_to(path)
+    with pytest.raises(ConfError, match="its mode cannot be made 0600"):
+        make_private(link)
+    make_private(path)
+    assert not read_conf(path).warnings
+    assert path.stat().st_mode & 0o777 == 0o600

@@ -10,6 +10,7 @@ import pytest
 
 from pocqueue.deploy.facts.docker import DockerFacts, PublishedPort
 from pocqueue.deploy.facts.gpu import DriverState, GpuDevice, GpuFacts, GpuProcess, Xid
+from pocqueue.deploy.facts.packages import Remedy
 from pocqueue.deploy.facts.system import Listener, SystemFacts
 from pocqueue.deploy.ports import PORTS
 from pocqueue.deploy.preflight import Seen, Verdict, Wanted, failures, preflight
@@ -250,3 +251,31 @@ def test_preflight_reads_nothing() -> None:
             "subprocess",
             "pocqueue.deploy.connection",
         }, file
+
+
+BARE = dataclasses.replace(
+    docker(engine="", compose="", has_nvidia=False),
+    lacks=("docker",),
+    todo=Remedy(packages=("docker.io",), runtime=True),
+)
+
+
+def test_what_is_missing_comes_with_the_commands() -> None:
+    """They stop a run before anything is changed."""
+    table = {check.name: check for check in preflight(BARE, WANTED)}
+    assert table["software"].verdict is Verdict.FAIL
+    assert (
+        "apt-get install --no-install-recommends docker.io; nvidia-ctk" in table["software"].remedy
+    )
+    assert {"docker", "compose", "nvidia-runtime"} <= {
+        check.name for check in failures(table.values())
+    }
+
+
+@pytest.mark.parametrize("by_hand", [(), ("curl …",)])
+def test_what_a_run_installs_does_not_stop_it(by_hand: tuple[str, ...]) -> None:
+    """But what a person has to do before."""
+    assert BARE.todo is not None
+    seen = dataclasses.replace(BARE, todo=dataclasses.replace(BARE.todo, by_hand=by_hand))
+    found = failures(preflight(seen, dataclasses.replace(WANTED, installs=True)))
+    assert [check.name for check in found] == (["software"] if by_hand else [])

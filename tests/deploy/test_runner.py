@@ -22,7 +22,7 @@ from pocqueue.deploy.host_key import fingerprint_of
 from pocqueue.deploy.journal import STILL_THERE
 from pocqueue.deploy.lock import local_lock
 from pocqueue.deploy.runner import deploy, dry_run, rollback, run_all, status
-from pocqueue.deploy.words import Secret
+from pocqueue.deploy.words import Command, Secret
 from tests.deploy.confs import PASSWORD, conf
 from tests.deploy.server import Fault, Server, serving
 from tests.deploy.steps_of_tests import HasFile, tree, with_make_script
@@ -337,3 +337,57 @@ async def test_sudo_that_asks_is_told(server: Server, tmp_path: Path) -> None:
     right = Run(server, is_confirmed=True, sudo_password=Secret("SUDO", "right"))
     assert await right(pinned) == 0
     assert "right" not in "".join(server.commands)
+
+
+class AsRoot(HasFile):
+    """A step whose command runs as root."""
+
+    @override
+    def plan(self, facts: bool) -> Plan:
+        plan = super().plan(facts)
+        return replace(plan, actions=(Command((self.file, "1", "0"), script="make", sudo=True),))
+
+
+async def test_sudo_that_denies_one_command_is_told(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What to allow; what was done stays, what comes after is not begun."""
+    monkeypatch.setattr(
+        runner, "all_steps", lambda _conf, **_options: [HasFile("a", 1), AsRoot("b", 1)]
+    )
+    bin_dir = Path(server.env["PATH"].partition(":")[0])
+    (bin_dir / "id").write_text('#!/bin/sh\n[ "$1" = -u ] && echo 1000 || echo tester\n')
+    (bin_dir / "id").chmod(0o755)
+    # In sudo's words, the script and all.
+    (bin_dir / "sudo").write_text(
+        '#!/bin/sh\nshift\ncase "$*" in *" make "*)\n'
+        "echo \"Sorry, user tester is not allowed to execute '$*' as root on host.\" >&2; exit 1 ;; esac\n"
+        'exec "$@"\n'
+    )
+    pinned = node(server, tmp_path, SSH_HOST_KEY=fingerprint_of(server.host_key))
+    run = Run(server, is_confirmed=True)
+    assert await run(pinned) == 1
+    assert "[ERROR] file b: ended with exit code 1." in run.text
+    assert "echo 'ubuntu ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/pocqueue" in run.text
+    assert (server.root / "runs").read_text() == "a\n"
+
+
+class Optional(HasFile):
+    """A step without which a run goes on."""
+
+    is_optional = True
+
+
+async def test_a_run_goes_on_without_what_is_optional(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a warning, and no word of success for it; a later phase does not ask for it either."""
+    steps = [Optional("a", 1, makes=False), HasFile("b", 2)]
+    monkeypatch.setattr(runner, "all_steps", lambda _conf, **_options: steps)
+    pinned = node(server, tmp_path, SSH_HOST_KEY=fingerprint_of(server.host_key))
+    run = Run(server, is_confirmed=True)
+    assert await run(pinned) == 0
+    assert "[OK] file a" not in run.text
+    assert "[OK] file b" in run.text
+    assert "[WARN] file a: was done, but is not as it should be: missing." in run.text
+    assert await Run(server, is_confirmed=True, first=2)(pinned) == 0

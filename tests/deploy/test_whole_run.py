@@ -103,7 +103,7 @@ async def test_a_bare_server_is_prepared(
     assert code == 1
     code, planned = await run(one, dry_run)
     assert code == 0
-    assert planned[-1].startswith("[INFO] 1 step to change, 1 done, ")
+    assert planned[-1].startswith("[INFO] 1 step to change, 3 done, ")
     assert planned[-1].endswith(" unknown. Nothing was changed.")
     assert (disk.hash(), view.run("cat", "/etc/fstab")) == (empty, fstab)
     assert not view.run("sh", "-c", "ls /var/lib/pocqueue-deploy 2> /dev/null || true")
@@ -117,7 +117,7 @@ async def test_a_bare_server_is_prepared(
     assert any(commands[0] in line for line in planned)
     code, again = await run(one, deploy)
     assert (code, of_level(again, "EXEC", "OUTPUT", "ERROR")) == (0, [])
-    assert len(of_level(again, "SKIP")) == 6
+    assert len(of_level(again, "SKIP")) == 8
     code, lines = await run(one, status)
     assert code == 0
     assert any(line.startswith("[OK] volume.txt: ") for line in lines)

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from pocqueue.deploy.facts.docker import DockerFacts
 from pocqueue.deploy.facts.gpu import GpuFacts
+from pocqueue.deploy.facts.packages import Remedy
 from pocqueue.deploy.facts.system import SystemFacts
 from pocqueue.deploy.words import one_line
 
@@ -57,6 +58,7 @@ class Wanted:
     min_write_mb_s: float = 200.0
     urls: tuple[str, ...] = ()  #: that the server has to reach
     roles: frozenset[str] = frozenset({"node"})  #: whose ports have to be free, or ours
+    installs: bool = False  #: a run installs what apt has of what is missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,8 @@ class Seen:
     container_gpus: int | None = None  #: that a container with `--gpus all` found
     write_mb_s: float | None = None
     public_status: int | None = None  #: HTTP status of PUBLIC_URL from here; 0: not reached
+    lacks: tuple[str, ...] = ()  #: of the programs that a node needs
+    todo: Remedy | None = None  #: about these
     our_pids: frozenset[int] = field(default_factory=frozenset)
 
 

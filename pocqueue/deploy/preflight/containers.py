@@ -19,6 +19,7 @@ def container_checks(seen: Seen, wanted: Wanted) -> Iterator[Check]:
         docker.engine or "none",
         "an engine that answers",
         "Install docker, or run with INSTALL=yes; `systemctl start docker`.",
+        warn=wanted.installs,
     )
     least = ".".join(map(str, MIN_COMPOSE))
     is_new = bool(docker.compose) and numbers("compose", docker.compose) >= MIN_COMPOSE
@@ -29,6 +30,7 @@ def container_checks(seen: Seen, wanted: Wanted) -> Iterator[Check]:
         docker.compose or "none",
         f"{least} or newer",
         "Install docker-compose-plugin: older ones cannot close the ports of others.",
+        warn=wanted.installs,
     )
     if wanted.num_gpus:
         yield check(
@@ -38,6 +40,7 @@ def container_checks(seen: Seen, wanted: Wanted) -> Iterator[Check]:
             "there" if docker.has_nvidia else "none",
             "NVIDIA's container toolkit",
             "Install nvidia-container-toolkit, then `nvidia-ctk runtime configure --runtime=docker`.",
+            warn=wanted.installs,
         )
         count = seen.container_gpus
         is_good = None if count is None else count >= wanted.num_gpus

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pocqueue.deploy.facts.packages import Remedy
 from pocqueue.deploy.preflight.checks import Check, Seen, Wanted, check
 
 #: Free beyond the model: the chain's data and images.
@@ -170,4 +171,23 @@ def system_checks(seen: Seen, wanted: Wanted) -> Iterator[Check]:
         f"without {', '.join(sorted(missing))}" if missing else "there",
         "git, curl, python3, flock, findmnt",
         "Install them, or run with INSTALL=yes.",
+        warn=wanted.installs and not missing & {"flock", "findmnt"},
+    )
+    if seen.todo is not None:
+        yield _software(seen, seen.todo, wanted.installs)
+
+
+def _software(seen: Seen, todo: Remedy, installs: bool) -> Check:
+    """Say what a run installs, or what a person has to type before it."""
+    is_ours = installs and not todo.by_hand
+    typed = "; ".join(todo.commands)
+    remedy = "A run installs it." if is_ours else f"{todo.why} Type on the server, as root: {typed}"
+    if not installs and not todo.by_hand:
+        remedy += " (or run with INSTALL=yes)"
+    lacks = ", ".join(seen.lacks)
+    return check(
+        *("system", "software", not lacks, f"without {lacks}" if lacks else "there"),
+        "all that a node needs",
+        remedy.strip(),
+        warn=is_ours,
     )

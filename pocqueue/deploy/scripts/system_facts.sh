@@ -5,6 +5,7 @@ export LC_ALL=C
 folder=$1
 shift
 . common/parts.sh
+. common/apt.sh
 
 # Of the nearest folder that exists.
 free() {
@@ -13,16 +14,10 @@ free() {
   df -B1 --output=avail,size,iavail -- "$at" | tail -n 1
 }
 
-# Who holds the package manager's lock; none: nobody does.
 apt() {
-  for lock in /var/lib/dpkg/lock-frontend /var/lib/apt/lists/lock; do
-    [ -e "$lock" ] || continue
-    inode=$(stat -c %i -- "$lock")
-    while read -r number kind mode type pid where rest; do
-      case $where in *":$inode") echo "pid=$pid" && break ;; esac
-    done < /proc/locks
-  done
-  ! command -v dpkg > /dev/null || [ -z "$(dpkg --audit 2> /dev/null | head -n 1)" ] || echo broken=1
+  pid=$(apt_holder)
+  [ -z "$pid" ] || echo "pid=$pid"
+  ! dpkg_is_broken || echo broken=1
 }
 
 # All at once; 000: not reached.

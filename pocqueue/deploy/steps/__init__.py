@@ -9,7 +9,9 @@ from pocqueue.deploy.steps.all_services import AllServices, ClosedPorts, ModelSe
 from pocqueue.deploy.steps.chain import ChainSettings, NodeRestarted, NodeSynced
 from pocqueue.deploy.steps.keys_backup import KeysBackup
 from pocqueue.deploy.steps.model import HubProgram, Model
+from pocqueue.deploy.steps.monitoring import Monitoring
 from pocqueue.deploy.steps.node_files import HasNodeFile
+from pocqueue.deploy.steps.packages import Packages
 from pocqueue.deploy.steps.registration import Registration, RegistrationFile
 from pocqueue.deploy.steps.repository import Repository
 from pocqueue.deploy.steps.services import ServicesRun
@@ -46,6 +48,8 @@ def all_steps(
         MountVolume(),
         OwnMountPoint(),
         VolumeNote(),
+        Packages(),
+        Monitoring(),
         Repository(),
         HubProgram(),
         Model(),

@@ -1,0 +1,122 @@
+"""The programs that a node needs: docker with compose, NVIDIA's runtime, git, curl, python3 with venv.
+
+What is missing is installed with INSTALL=yes, from the repositories that the server has already. Repositories of strangers are
+the operator's to add: their commands are shown, with the fingerprint of the key that signs them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from pocqueue.deploy.engine import Host, Plan
+from pocqueue.deploy.errors import StepFailed
+from pocqueue.deploy.facts.docker import DockerFacts, docker_facts, read_docker
+from pocqueue.deploy.facts.packages import (
+    ASKED,
+    PackageFacts,
+    missing,
+    package_facts,
+    read_packages,
+    remedy,
+)
+from pocqueue.deploy.remote_job import Job
+from pocqueue.deploy.steps.mounted import looked
+from pocqueue.deploy.words import Command
+
+#: Seconds that another installation is waited for.
+WAIT_S = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Software:
+    """What a server has of it."""
+
+    docker: DockerFacts
+    packages: PackageFacts
+    installs: bool
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Return what it lacks."""
+        return missing(self.docker, self.packages)
+
+
+async def read_software(host: Host) -> Software:
+    """Return what a server has, and what apt offers where something is missing.
+
+    Raises:
+        StepFailed, UnexpectedAnswer: it cannot be read.
+    """
+    name = "packages"
+    docker, found = await asyncio.gather(
+        looked(host, name, docker_facts("")), looked(host, name, package_facts())
+    )
+    software = Software(read_docker(docker), read_packages(found), host.conf.install == "yes")
+    if not software.missing:
+        return software
+    found = await looked(host, name, package_facts(*ASKED))
+    return Software(software.docker, read_packages(found), software.installs)
+
+
+@dataclass(frozen=True, slots=True)
+class Packages:
+    """All of it is there.
+
+    Args:
+        wait_s: seconds that another installation is waited for.
+    """
+
+    wait_s: int = WAIT_S
+    phase: int = 1
+    name: str = "packages"
+
+    async def look(self, host: Host) -> Software:
+        """Ask for versions."""
+        return await read_software(host)
+
+    def told(self, facts: Software) -> str:
+        """Say what is there, or what is missing."""
+        if facts.missing:
+            return f"missing: {', '.join(facts.missing)}"
+        docker = facts.docker
+        return f"docker {docker.engine}, compose {docker.compose}, NVIDIA's runtime, git, curl, python3 with venv"
+
+    def is_done(self, facts: Software) -> bool:
+        """Say whether nothing is missing."""
+        return not facts.missing
+
+    def plan(self, facts: Software) -> Plan:
+        """Install what is missing.
+
+        Raises:
+            StepFailed: that is the operator's to do, by these commands.
+        """
+        todo = remedy(facts.docker, facts.packages)
+        lacks = ", ".join(facts.missing)
+        if todo.by_hand or not facts.installs:
+            why = todo.why or "Nothing is installed without INSTALL=yes in the conf file."
+            raise StepFailed(
+                self.name,
+                f"missing: {lacks}. {why} Type on the server, as root:\n  "
+                + "\n  ".join(todo.commands),
+            )
+        if facts.packages.is_broken:
+            raise StepFailed(
+                self.name,
+                "an installation was interrupted, so apt installs nothing. Type on the server, as root: dpkg --configure -a",
+            )
+        words = (str(self.wait_s), "yes" if todo.runtime else "no", *todo.packages)
+        command = Command(
+            words, script="install_packages", sudo=True, timeout_s=900.0 + 2 * self.wait_s
+        )
+        what = (
+            f"install {', '.join(todo.packages)}"
+            if todo.packages
+            else "make NVIDIA's runtime known to docker"
+        )
+        held = facts.packages.apt_pid
+        return Plan(
+            what + (f" (apt is held by process {held} now: waited for)" if held else ""),
+            (Job("1-packages", command),),
+        )
