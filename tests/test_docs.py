@@ -13,6 +13,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from pocqueue.cli import app
+from pocqueue.deploy.conf import FIELDS
 from pocqueue.rounds.redis_url import RedisUrl
 from pocqueue.settings import ALL
 
@@ -20,8 +21,9 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-#: Every variable of ours.
+#: Every variable of ours, and every field of a server's conf file.
 VARIABLES = {kind.variable(name) for kind in ALL for name in kind.model_fields}
+VARIABLES |= {field.name for field in FIELDS}
 
 
 @pytest.mark.parametrize(

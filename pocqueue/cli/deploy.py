@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +27,10 @@ AskSudo = Annotated[
 Ignore = Annotated[
     list[str] | None,
     typer.Option("--ignore", metavar="NAME", help="Go on though this check fails."),
+]
+FixModes = Annotated[
+    bool,
+    typer.Option("--fix-modes", help="Make a conf file that others can read its owner's alone."),
 ]
 FormatDevice = Annotated[
     str,
@@ -94,9 +98,12 @@ def new(
 
 
 @app.command("check")
-def check(conf: ConfFile, ask_sudo: AskSudo = False, ignore: Ignore = None) -> None:
+def check(
+    conf: ConfFile, ask_sudo: AskSudo = False, ignore: Ignore = None, fix_modes: FixModes = False
+) -> None:
     """Validate a conf file, connect, and look at the server: exit code 1 if a check fails; changes nothing there."""
-    _work("check", [conf], ask_sudo=ask_sudo, ignored=tuple(ignore or ()))
+    ignored = tuple(ignore or ())
+    _work("check", [conf], ask_sudo=ask_sudo, fix_modes=fix_modes, ignored=ignored)
 
 
 @app.command("status")
@@ -130,6 +137,7 @@ def run(
     ] = False,
     ignore: Ignore = None,
     ask_sudo: AskSudo = False,
+    fix_modes: FixModes = False,
 ) -> None:
     """Make servers nodes: what is done already is skipped; exit code 0 verified, 1 stopped, 2 bad input, 3 in use by another run."""
     limits: dict[str, int] = {}
@@ -142,6 +150,7 @@ def run(
         "dry_run" if dry_run else "deploy",
         confs,
         ask_sudo=ask_sudo,
+        fix_modes=fix_modes,
         is_confirmed=is_confirmed,
         format_serial=format_device,
         words_stay=no_mnemonic,
@@ -212,15 +221,57 @@ def rollback(
     _work("rollback", [conf], ask_sudo=ask_sudo, is_confirmed=yes)
 
 
-def _work(what: str, paths: Sequence[Path], *, ask_sudo: bool, **options: Any) -> None:
-    """Do one of the runner's works with conf files."""
+@app.command("stack")
+def stack(
+    conf: ConfFile,
+    wheel: Annotated[
+        Path | None,
+        typer.Option(
+            help="Its version; `pip wheel --no-deps .` makes it. [default: what is there]"
+        ),
+    ] = None,
+    rollback: Annotated[
+        bool, typer.Option("--rollback", help="Back to the version before this one.")
+    ] = False,
+    with_redis: Annotated[
+        bool, typer.Option("--with-redis", help="Start its Redis anew, too, as the last one.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be done; change nothing.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Begin without asking.")] = False,
+    ignore: Ignore = None,
+    ask_sudo: AskSudo = False,
+) -> None:
+    """Put pocqueue itself on a server, or update it there: one worker at a time, each live again before the next."""
+
+    def work() -> Any:
+        from pocqueue.deploy.stack.run import StackRun
+
+        return StackRun(wheel, goes_back=rollback, with_redis=with_redis, is_dry=dry_run)
+
+    options = {"is_confirmed": yes, "ignored": tuple(ignore or ())}
+    _work(work, [conf], ask_sudo=ask_sudo, **options)
+
+
+def _work(
+    what: str | Callable[[], Any],
+    paths: Sequence[Path],
+    *,
+    ask_sudo: bool,
+    fix_modes: bool = False,
+    **options: Any,
+) -> None:
+    """Do one of the runner's works, or one that is made here, with conf files."""
     with _ends():
-        from pocqueue.deploy.conf import read_conf
+        from pocqueue.deploy.conf import make_private, read_conf
         from pocqueue.deploy.errors import BadUsage
         from pocqueue.deploy.words import Secret
 
         if find_spec("asyncssh") is None:
             raise BadUsage("This needs asyncssh: pip install 'pocqueue[deploy]'.")
+        for path in paths if fix_modes else ():
+            make_private(path)
         confs = [read_conf(path) for path in paths]
         if len({conf.folder for conf in confs}) < len(confs):
             raise BadUsage("Two of the conf files have the same KEY_NAME: each node has its own.")
@@ -235,7 +286,10 @@ def _work(what: str, paths: Sequence[Path], *, ask_sudo: bool, **options: Any) -
             password = Secret("SUDO_PASSWORD", asked)
         is_terminal = sys.stdin.isatty()
         options |= {"sudo_password": password, "ask": terminal.ask if is_terminal else None}
-        work = getattr(repairs if what == "repair" else runner, what)
+        if isinstance(what, str):
+            work = getattr(repairs if what == "repair" else runner, what)
+        else:
+            work = what()
         with live_view() if what == "deploy" else nullcontext() as view:
             if view is not None:
                 options |= {"console": view.above, "watch": view.watch}

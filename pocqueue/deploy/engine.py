@@ -20,6 +20,7 @@ from typing import Any, Protocol, runtime_checkable
 from pocqueue.deploy.conf import Conf
 from pocqueue.deploy.connection import Connection
 from pocqueue.deploy.errors import OutcomeUnknown, StepFailed
+from pocqueue.deploy.facts.parts import UnexpectedAnswer
 from pocqueue.deploy.journal import Journal, Undo
 from pocqueue.deploy.log import Level, LimitedOutput, Log, load_output
 from pocqueue.deploy.remote_job import STATE_DIR, Job, run_job

@@ -29,7 +29,7 @@ _COMMANDS = {
         "repair": "repair --reset-chain-data",
     }.get(name, name)
     for name in ("dry_run", "status", "rollback", "check", "verified", "repair")
-}
+} | {"StackRun": "stack"}
 
 
 async def run_all(
@@ -64,7 +64,7 @@ async def _one(
     has_others: bool,
 ) -> int:
     secrets = [*conf.secrets, *([options.sudo_password] if options.sudo_password else [])]
-    command = _COMMANDS.get(getattr(work, "__name__", ""), "run")
+    command = _COMMANDS.get(getattr(work, "__name__", type(work).__name__), "run")
     standing = Standing(conf.key_name)
     if options.watch is not None:
         options.watch(standing)

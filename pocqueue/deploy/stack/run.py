@@ -1,0 +1,159 @@
+"""`pocqueue deploy stack`: pocqueue itself on a server, and its updates."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pocqueue.deploy import report
+from pocqueue.deploy.begin import Options, begun, is_confirmed
+from pocqueue.deploy.conf import Conf
+from pocqueue.deploy.engine import Host, run_steps
+from pocqueue.deploy.errors import BadUsage
+from pocqueue.deploy.facts.docker import DockerFacts
+from pocqueue.deploy.facts.gpu import gpu_facts, read_gpus
+from pocqueue.deploy.facts.stack import StackFacts
+from pocqueue.deploy.facts.system import read_system, system_facts
+from pocqueue.deploy.folder import make_folders
+from pocqueue.deploy.lock import local_lock, server_lock, who_we_are
+from pocqueue.deploy.log import Log, local_now
+from pocqueue.deploy.look import show_checks
+from pocqueue.deploy.planning import plan_steps
+from pocqueue.deploy.preflight.checks import Check, Seen, Wanted as WantedOfServer, check
+from pocqueue.deploy.preflight.containers import port_checks
+from pocqueue.deploy.stack.compose import FILE, STATE, compose_project
+from pocqueue.deploy.stack.steps import Places, Wanted, read_facts, stack_steps
+from pocqueue.deploy.stack.units import unit_files, units_of
+from pocqueue.deploy.stack.variables import secrets_of, stack_id, variables
+from pocqueue.deploy.stack.wheel import Wheel, read_wheel
+from pocqueue.deploy.steps.mounted import looked
+
+
+@dataclass(frozen=True, slots=True)
+class StackRun:
+    """One run, as the command line asks for it.
+
+    Attributes:
+        wheel: of the version; None: the one that is there.
+        goes_back: to the version before this one.
+        with_redis: start Redis anew, too, as the last one.
+        is_dry: say what would be done, and change nothing.
+        places: where things are on the server.
+        live_s: as of `Wanted`.
+        settle_s: as of `Wanted`.
+    """
+
+    wheel: Path | None = None
+    goes_back: bool = False
+    with_redis: bool = False
+    is_dry: bool = False
+    places: Places = field(default_factory=Places)
+    live_s: int = 900
+    settle_s: int = 5
+
+    async def __call__(self, conf: Conf, out: Log, options: Options) -> None:
+        """Do it.
+
+        Raises:
+            DeployError: why it stopped; units that were not reached run as before.
+        """
+        if not conf.pocqueue_role:
+            raise BadUsage(
+                "POCQUEUE_ROLE is missing in the conf file: what pocqueue is on this server."
+            )
+        if self.wheel is not None and self.goes_back:
+            raise BadUsage("--wheel and --rollback are two versions: leave one of them.")
+        is_compose = conf.pocqueue_run == "compose"
+        if is_compose and (self.wheel is not None or self.goes_back):
+            raise BadUsage(
+                "--wheel and --rollback are of systemd: name the image with POCQUEUE_IMAGE."
+            )
+        wheel = None if self.wheel is None else read_wheel(self.wheel)
+        values = variables(conf, STATE if is_compose else self.places.state)
+        for secret in secrets_of(values):
+            out.redactor.add(secret)
+        units = units_of(conf)
+        env_file = f"{self.places.etc}/pocqueue.env"
+        files = (
+            {FILE: compose_project(conf, units, values, env_file)}
+            if is_compose
+            else unit_files(units)
+        )
+        make_folders(conf)
+        with local_lock(conf.folder):
+            async with begun(conf, out, options, is_whole=False) as host:
+                out.check("Checking the server...")
+                show_checks(out, await self._checks(host), options.ignored)
+                image = (conf.pocqueue_image or "") if is_compose else ""
+                facts = await read_facts(host, self.places, units, files, conf.pocqueue_run, image)
+                folder = image or self._folder(wheel, facts)
+                wanted = Wanted(
+                    places=self.places,
+                    way=conf.pocqueue_run,
+                    folder=folder,
+                    files=files,
+                    wheel=wheel,
+                    extras="[hosts,postgres]" if "hosts" in conf.pocqueue_role else "",
+                    values=values,
+                    units=units,
+                    stack_id=stack_id(folder, values, files.values()),
+                    live_s=self.live_s,
+                    settle_s=self.settle_s,
+                )
+                steps = stack_steps(wanted, with_redis=self.with_redis)
+                planned = await plan_steps(host, steps)
+                for line in report.plan_lines(planned) if self.is_dry else ():
+                    out.info(line)
+                if self.is_dry:
+                    return
+                for item in planned:
+                    if item.state != "skip":
+                        out.info(f"{item.step.name}: {item.told}")
+                if not await is_confirmed(host, options, f"do you want pocqueue {folder} there?"):
+                    return
+                who = who_we_are(local_now())
+                async with server_lock(host.connection, who, state_dir=options.state_dir):
+                    host.memory.clear()
+                    await run_steps(host, steps, now=lambda: f"{local_now():%Y-%m-%d %H:%M:%S}")
+                out.ok(f"pocqueue {folder}: {', '.join(unit.name for unit in units)}")
+
+    def _folder(self, wheel: Wheel | None, facts: StackFacts) -> str:
+        """Return the version that is to run.
+
+        Raises:
+            BadUsage: there is none.
+        """
+        if wheel is not None:
+            return wheel.folder
+        if self.goes_back:
+            if facts.previous not in facts.versions:
+                raise BadUsage("There is no version before this one on the server.")
+            return facts.previous
+        if not facts.current:
+            raise BadUsage(
+                "pocqueue is not on the server yet: --wheel FILE, which pip wheel --no-deps . makes."
+            )
+        return facts.current
+
+    async def _checks(self, host: Host) -> Iterable[Check]:
+        """Return the table of checks: ports, and the GPUs that are named."""
+        conf = host.conf
+        system = read_system(await looked(host, "preflight", system_facts("/", ())))
+        gpus = read_gpus(await looked(host, "preflight", gpu_facts()))
+        seen = Seen(system, gpus, DockerFacts("", "", False), time.time())
+        # The Redis of the role listens on a socket of its own folder.
+        roles = frozenset(conf.pocqueue_role) - {"redis"}
+        found = [*port_checks(seen, WantedOfServer(num_gpus=0, roles=roles))]
+        if "worker" in conf.pocqueue_role:
+            num, highest = len(gpus.gpus), max(conf.pocqueue_gpus)
+            found.append(
+                check(
+                    *("GPUs", "gpu-numbers", highest < num or (num, highest) == (0, 0)),
+                    f"{num} there",
+                    f"GPU {highest} of POCQUEUE_GPUS",
+                    "Name GPUs that are there.",
+                )
+            )
+        return found
