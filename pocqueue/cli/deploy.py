@@ -250,8 +250,8 @@ def stack(
 
         return StackRun(wheel, goes_back=rollback, with_redis=with_redis, is_dry=dry_run)
 
-    options = {"is_confirmed": yes, "ignored": tuple(ignore or ())}
-    _work(work, [conf], ask_sudo=ask_sudo, **options)
+    ignored = tuple(ignore or ())
+    _work(work, [conf], ask_sudo=ask_sudo, is_confirmed=yes, ignored=ignored)
 
 
 def _work(

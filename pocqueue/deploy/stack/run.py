@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -137,7 +136,7 @@ class StackRun:
             )
         return facts.current
 
-    async def _checks(self, host: Host) -> Iterable[Check]:
+    async def _checks(self, host: Host) -> list[Check]:
         """Return the table of checks: ports, and the GPUs that are named."""
         conf = host.conf
         system = read_system(await looked(host, "preflight", system_facts("/", ())))
