@@ -38,7 +38,7 @@ _PATIENCE_S = 600.0
 
 
 def hosts_alone(effort: Effort = FULL, num_agents: int = NUM_AGENTS) -> list[Figure]:
-    """Measure everything, with a gateway of its own; about three minutes."""
+    """Measure everything, with a gateway of its own; some minutes."""
     with tempfile.TemporaryDirectory(prefix="pocqueue-hosts-") as name:
         folder = Path(name)
         settings = Settings.load().model_copy(update={"state_dir": folder, "redis_url": None})
