@@ -45,6 +45,7 @@ _CAUSES = (
     (r"permission denied", "it may not use its own folders: see who owns .inference and .tmkms"),
     (r"out of memory|cannot allocate memory", "the memory is full: end what else runs there"),
 )
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def known_causes(log: str) -> tuple[str, ...]:
@@ -53,4 +54,5 @@ def known_causes(log: str) -> tuple[str, ...]:
     >>> known_causes("write /root/.inference/x: no space left on device")
     ('the disk is full: free some of it',)
     """
-    return tuple(said for pattern, said in _CAUSES if re.search(pattern, log, re.IGNORECASE))
+    plain = _COLOURS.sub("", log)
+    return tuple(said for pattern, said in _CAUSES if re.search(pattern, plain, re.IGNORECASE))

@@ -7,8 +7,8 @@ folder=$1 tries=$2 every=$3
 
 cd -- "$folder"
 field() { printf '%s' "$said" | grep -o "\"$1\" *: *\"*[a-z0-9]*" | head -n 1 | sed 's/.*[ :"]//'; }
-# While a snapshot is put together there is no height; its parts are counted in the log.
-chunk() { docker compose logs --no-color --tail 200 node 2> /dev/null | grep -o 'chunk=[0-9]*' | tail -n 1; }
+# While a snapshot is put together there is no height; its parts are counted in the log, which is coloured.
+chunk() { docker compose logs --no-color --tail 200 node 2> /dev/null | sed 's/\x1b\[[0-9;]*m//g' | grep -o 'chunk=[0-9]*' | tail -n 1; }
 
 try=0 last= same=0 restarted=
 while :; do

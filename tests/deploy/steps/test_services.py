@@ -109,6 +109,7 @@ def test_causes() -> None:
         ("failed to load latest version: version does not exist", "damaged"),
         ("bind: address already in use", "port"),
         ('dial tcp: lookup "node2": no such host', "DNS"),
+        ("\x1b[31mERR\x1b[0m no space \x1b[1mleft on device", "disk is full"),
         ("wrong Block.Header.AppHash. Expected X", "GONKA_REF"),
     ):
         assert said in "".join(known_causes(line))
