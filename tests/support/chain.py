@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
@@ -27,6 +28,8 @@ from tests.support.waiting import until
 STAT_TEST = {"dist_threshold": 0.4, "p_mismatch": 0.1, "p_value_threshold": 0.05}
 #: Generous: other tests may have the cores.
 PATIENCE_S = 300.0
+#: Shortest time that a receiver is away for: a minute, say, is asked for with TEST_OUTAGE_S=60.
+OUTAGE_S = float(os.environ.get("TEST_OUTAGE_S", "0"))
 
 
 class Phase(Enum):
@@ -296,7 +299,6 @@ async def play(
     *,
     num_artifacts: int = 60,
     num_sampled: int = 200,
-    outage_s: float = 0.0,
     in_order: bool = True,
 ) -> None:
     """Play the chain's timetable: generation with a receiver that is away for a while, a stop, validation.
@@ -306,7 +308,6 @@ async def play(
         participants: who is validated, asked for once the receiver has the artifacts.
         num_artifacts: that are waited for before the receiver goes away, while it is away, and after that.
         num_sampled: nonces of a validation, at most.
-        outage_s: shortest time that the receiver is away for.
         in_order: nonces are computed one after the other. Where several GPUs do it some of the last are missing.
 
     When it returns, all that the node had computed when it was stopped is at the receiver, and a verdict on each
@@ -322,7 +323,7 @@ async def play(
     went_away, before = time.monotonic(), await chain.processed()
     async with receiver.away():
         await until(lambda: _more_than(chain, before + num_artifacts), PATIENCE_S)
-        await asyncio.sleep(went_away + outage_s - time.monotonic())
+        await asyncio.sleep(went_away + OUTAGE_S - time.monotonic())
     await until(lambda: len(receiver.artifacts) >= before + 2 * num_artifacts, PATIENCE_S)
     # It ends. What was computed until then arrives, each artifact confirmed once.
     computed = await chain.processed()
