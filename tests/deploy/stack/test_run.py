@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -12,6 +13,7 @@ from pocqueue.deploy.facts.stack import StackFacts
 from pocqueue.deploy.stack.steps import Places, Version, Wanted
 from pocqueue.deploy.stack.units import unit_text
 from pocqueue.deploy.stack.wheel import read_wheel
+from tests.deploy.server import Fault
 from tests.deploy.stack.on_server import URL, on_server, wheel
 from tests.deploy.steps_of_tests import tree
 
@@ -159,3 +161,24 @@ def test_a_server_without_a_new_python_is_told(tmp_path: Path) -> None:
     bare = StackFacts(True, "", "3.10", {}, "", "", "-", 0, {}, {}, None)
     with pytest.raises(StepFailed, match=r"no Python of 3\.11 or newer with venv \(found: 3\.10\)"):
         Version(wanted).plan(bare)
+
+
+@pytest.mark.parametrize("drop", ["before", "after"])
+async def test_a_connection_that_breaks_starts_no_worker_twice(
+    drop: Literal["before", "after"], tmp_path: Path
+) -> None:
+    """When the wheel is sent, the venv made, the variables written, a worker started or looked at."""
+    async with on_server(tmp_path) as here:
+        faults = [
+            here.server.fault(Fault(pattern, drop=drop))
+            for pattern in (
+                *("stack_change wheel ", "job_look .*8-venv", "stack_change env "),
+                *("job_start .*8-pocqueue-worker-gpu0", "job_look .*8-pocqueue-worker-gpu0"),
+            )
+        ]
+        conf = here.conf(POCQUEUE_ROLE="worker", POCQUEUE_GPUS="0")
+        code, lines = await here.run(conf, wheel(tmp_path))
+        assert code == 0, lines[-20:]
+        assert [fault.times for fault in faults] == [0] * len(faults)
+        assert here.restarts() == WORKERS[:1]
+        assert len(here.fakes.state("pip").splitlines()) == 1

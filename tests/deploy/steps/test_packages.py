@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -15,6 +16,7 @@ from pocqueue.deploy.errors import StepFailed
 from pocqueue.deploy.facts.packages import DOCKER_KEY, NVIDIA_KEY
 from pocqueue.deploy.steps.packages import Packages
 from tests.deploy.fake_programs import FOLDER
+from tests.deploy.server import Fault
 from tests.deploy.steps.on_disk import OnDisk, kinds, on_disk
 
 STEP = Packages(wait_s=1)
@@ -188,3 +190,19 @@ async def test_nothing_is_exchanged_under_a_node(
             await here.run(STEP)
         assert f"apt would remove or exchange {name}" in here.console.getvalue()
         assert not here.fakes.state("packages")
+
+
+@pytest.mark.parametrize("drop", ["before", "after"])
+async def test_a_connection_that_breaks_installs_nothing_twice(
+    drop: Literal["before", "after"], tmp_path: Path
+) -> None:
+    """When the job is started, and when it is looked at."""
+    async with lacking(tmp_path, "git") as here:
+        faults = [
+            here.server.fault(Fault(rf"{script} .*1-packages", drop=drop))
+            for script in ("job_start", "job_look")
+        ]
+        lines = await here.run(STEP)
+        assert [fault.times for fault in faults] == [0, 0]
+        assert lines[-1].startswith("[OK] packages")
+        assert here.fakes.state("packages").split() == ["git", "ca-certificates"]
