@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pocqueue.deploy import report
 from pocqueue.deploy.begin import Options, begun, is_confirmed
 from pocqueue.deploy.conf import Conf
-from pocqueue.deploy.engine import Host, run_steps
+from pocqueue.deploy.engine import run_steps
 from pocqueue.deploy.errors import BadUsage
-from pocqueue.deploy.facts.docker import DockerFacts
-from pocqueue.deploy.facts.gpu import gpu_facts, read_gpus
 from pocqueue.deploy.facts.stack import StackFacts
-from pocqueue.deploy.facts.system import read_system, system_facts
 from pocqueue.deploy.folder import make_folders
 from pocqueue.deploy.lock import local_lock, server_lock, who_we_are
 from pocqueue.deploy.log import Log, local_now
 from pocqueue.deploy.look import show_checks
 from pocqueue.deploy.planning import plan_steps
-from pocqueue.deploy.preflight.checks import Check, Seen, Wanted as WantedOfServer, check
-from pocqueue.deploy.preflight.containers import port_checks
+from pocqueue.deploy.stack.checks import stack_checks
 from pocqueue.deploy.stack.compose import FILE, STATE, compose_project
 from pocqueue.deploy.stack.steps import Places, Wanted, read_facts, stack_steps
 from pocqueue.deploy.stack.units import unit_files, units_of
 from pocqueue.deploy.stack.variables import secrets_of, stack_id, variables
 from pocqueue.deploy.stack.wheel import Wheel, read_wheel
-from pocqueue.deploy.steps.mounted import looked
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +78,9 @@ class StackRun:
         with local_lock(conf.folder):
             async with begun(conf, out, options, is_whole=False) as host:
                 out.check("Checking the server...")
-                show_checks(out, await self._checks(host), options.ignored)
                 image = (conf.pocqueue_image or "") if is_compose else ""
                 facts = await read_facts(host, self.places, units, files, conf.pocqueue_run, image)
+                show_checks(out, await stack_checks(host, facts, values), options.ignored)
                 folder = image or self._folder(wheel, facts)
                 wanted = Wanted(
                     places=self.places,
@@ -135,24 +129,3 @@ class StackRun:
                 "pocqueue is not on the server yet: --wheel FILE, which pip wheel --no-deps . makes."
             )
         return facts.current
-
-    async def _checks(self, host: Host) -> list[Check]:
-        """Return the table of checks: ports, and the GPUs that are named."""
-        conf = host.conf
-        system = read_system(await looked(host, "preflight", system_facts("/", ())))
-        gpus = read_gpus(await looked(host, "preflight", gpu_facts()))
-        seen = Seen(system, gpus, DockerFacts("", "", False), time.time())
-        # The Redis of the role listens on a socket of its own folder.
-        roles = frozenset(conf.pocqueue_role) - {"redis"}
-        found = [*port_checks(seen, WantedOfServer(num_gpus=0, roles=roles))]
-        if "worker" in conf.pocqueue_role:
-            num, highest = len(gpus.gpus), max(conf.pocqueue_gpus)
-            found.append(
-                check(
-                    *("GPUs", "gpu-numbers", highest < num or (num, highest) == (0, 0)),
-                    f"{num} there",
-                    f"GPU {highest} of POCQUEUE_GPUS",
-                    "Name GPUs that are there.",
-                )
-            )
-        return found

@@ -182,3 +182,22 @@ async def test_a_connection_that_breaks_starts_no_worker_twice(
         assert [fault.times for fault in faults] == [0] * len(faults)
         assert here.restarts() == WORKERS[:1]
         assert len(here.fakes.state("pip").splitlines()) == 1
+
+
+async def test_a_model_that_does_not_fit_is_said_before(tmp_path: Path) -> None:
+    """Into what is free; a worker that runs has its model there already."""
+    model = tmp_path / "model"
+    model.mkdir()
+    with (model / "model.safetensors").open("wb") as file:
+        file.truncate(8 << 30)
+    async with on_server(tmp_path) as here:
+        conf = here.conf(POCQUEUE_ROLE="worker", POCQUEUE_GPUS="0", POCQUEUE_MODEL=str(model))
+        here.fakes.set("gpu-free", "11000")
+        code, lines = await here.run(conf, wheel(tmp_path))
+        assert code == 1
+        assert any(line.startswith("[ERROR] FAIL gpu-room: GPU 0: 10.7 GiB free") for line in lines)
+        assert not here.restarts()
+        here.fakes.set("gpu-free", "12000")
+        assert (await here.run(conf, wheel(tmp_path)))[0] == 0
+        here.fakes.set("gpu-free", "100")
+        assert (await here.run(conf))[0] == 0
