@@ -68,8 +68,9 @@ class Load:
     def parts(self) -> tuple[str, str, str]:
         """Return bytes, rate and time left for people; empty where it is not known."""
         left_s = self.left_s
+        size, unit = (1e9, "GB") if self.total_bytes >= 1e9 else (1e6, "MB")
         return (
-            f"{self.done_bytes / 1e9:.1f} of {self.total_bytes / 1e9:.1f} GB",
+            f"{self.done_bytes / size:.1f} of {self.total_bytes / size:.1f} {unit}",
             f"{self.bytes_per_s / 1e6:.1f} MB/s" if left_s is not None else "",
             f"{duration(left_s)} left" if left_s is not None else "",
         )

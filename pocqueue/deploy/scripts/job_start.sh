@@ -24,7 +24,8 @@ run='dir=$1; shift; : > "$dir/begun"; sh -eu "$dir/cmd" "$@" > "$dir/out" 2>&1 <
 if [ "$(id -u)" = 0 ] && [ -d /run/systemd/system ] && command -v systemd-run > /dev/null; then
   # A unit of its own: what is left of a session may be ended with it. The lock is taken there, so it is given back here.
   flock -u 9
-  systemd-run --quiet --collect --unit "pocqueue-deploy-$name" -- \
+  # A unit has no home, which docker and git look for.
+  systemd-run --quiet --collect --setenv "HOME=${HOME:-/root}" --unit "pocqueue-deploy-$name" -- \
     sh -c 'exec 9>> "$1/lock"; flock -n 9 || exit 0; '"$run" sh "$dir" "$@" > /dev/null || { echo "systemd-run failed"; exit 69; }
   tries=0
   until [ -e "$dir/begun" ]; do

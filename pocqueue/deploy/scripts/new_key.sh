@@ -35,7 +35,7 @@ if [ -e "$ring/$name.info" ]; then mv -- "$dir/answer.new" "$dir/answer"; else m
 begin() {
   if [ "$(id -u)" = 0 ] && [ -d /run/systemd/system ] && command -v systemd-run > /dev/null; then
     # A unit of its own: what is left of a session may be ended with it.
-    systemd-run --quiet --collect --pipe --wait --unit "pocqueue-deploy-key-$name" -- "$@"
+    systemd-run --quiet --collect --pipe --wait --setenv "HOME=${HOME:-/root}" --unit "pocqueue-deploy-key-$name" -- "$@"
   else
     setsid "$@"
   fi
