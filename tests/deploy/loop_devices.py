@@ -81,10 +81,11 @@ def loop_device(folder: Path, *options: str, mib: int = 16) -> Iterator[LoopDevi
     with file.open("wb") as disk:
         disk.truncate(mib * MIB)
     path = run("losetup", "--find", "--show", *options, str(file)).strip()
+    # Partitions stay with the device's name, whatever comes below it next: those of a process that was killed, and ours.
+    attempt("partx", "--delete", path)
     try:
         yield LoopDevice(path, file)
     finally:
-        # Partitions stay with the device's name else, whatever comes below it next.
         attempt("partx", "--delete", path)
         attempt("losetup", "-d", path)
         file.unlink(missing_ok=True)

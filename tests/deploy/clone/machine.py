@@ -49,6 +49,7 @@ mkdir "$root/dev/pts" "$root/dev/shm" "$root/run/sshd"
 mount -t devpts -o newinstance,ptmxmode=0666,mode=620,gid=5 devpts "$root/dev/pts"
 ln -s pts/ptmx "$root/dev/ptmx"
 ln -s /proc/self/fd "$root/dev/fd"
+for n in 0:stdin 1:stdout 2:stderr; do ln -s "/proc/self/fd/${n%:*}" "$root/dev/${n#*:}"; done
 mkdir -p "$root$shared" "$root/.before"
 mount --bind "$shared" "$root$shared"
 cd "$root"

@@ -18,6 +18,7 @@ from pocqueue.deploy.log import Log
 from pocqueue.deploy.runner import deploy, run_all
 from tests.deploy.clone.machine import USER
 from tests.deploy.confs import PASSWORD, text
+from tests.deploy.running_node import World
 from tests.support.commands import without_settings
 
 #: Its disk is small.
@@ -102,7 +103,10 @@ class Runs:
     ) -> Done:
         """Do something in this process; what it writes has the log's form."""
         console = io.StringIO()
-        given = {"is_confirmed": True, "ignored": IGNORED, "last": 1, **options}
+        given = {
+            **{"is_confirmed": True, "ignored": IGNORED, "last": 1},
+            **{"outside": World(), "growth_s": 0.01, **options},
+        }
         retry_delays_s = (0.0, 0.1, 0.3, 1.0, 3.0)
         code = await run_all(
             [self.conf], Options(console=console, retry_delays_s=retry_delays_s, **given), work
