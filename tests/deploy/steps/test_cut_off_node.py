@@ -59,7 +59,7 @@ def is_as_undisturbed(here: OnDisk) -> None:
     assert here.host.conf.persistent_peers[0] in config
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(0, NUM_COMMANDS - 1), st.sampled_from(["before", "during", "after"])),
