@@ -193,7 +193,7 @@ def test_a_pool_finds_the_threshold_of_its_engines(stack: Stack) -> None:
 def test_a_threshold_without_a_pool(stack: Stack) -> None:
     """By the model in the command's process; too few samples are refused before it is loaded."""
     options = ("calibrate", "--local", "--proof", "artifact", "--seq-len", "16")
-    done = pocqueue(stack, *options, "--samples", "100", "--batch-size", "20")
+    done = pocqueue_here(stack, *options, "--samples", "100", "--batch-size", "20")
     assert done.returncode == 0, done.stderr
     assert (
         "torch bfloat16 in batches of 20 and torch bfloat16 in batches of 10: mean" in done.stdout

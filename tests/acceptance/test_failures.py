@@ -33,8 +33,10 @@ def test_a_killed_worker_loses_and_repeats_nothing(stack: Stack) -> None:
     assert stack.status(round_id).ranges_returned > 0
 
 
-def test_a_terminated_worker_hands_its_work_back(stack: Stack) -> None:
-    """SIGTERM: the worker leaves the pool with code 0 and the other one does the rest."""
+def test_a_worker_that_leaves_hands_its_work_back_and_one_that_joins_gets_some(
+    stack: Stack,
+) -> None:
+    """SIGTERM: it leaves the pool with code 0, the other one does the rest; one that starts in a round takes part."""
     round_id = stack.start(max_nonces=NUM_NONCES)
     stack.wait_checked(round_id, 400)
     assert stack.terminate("gpu1") == 0
@@ -43,6 +45,18 @@ def test_a_terminated_worker_hands_its_work_back(stack: Stack) -> None:
     stack.wait(lambda: "gpu1" not in _queues_at_work(stack, round_id), "its ranges to be back")
     assert stack.wait_over(round_id).state is RoundState.COMPLETED
     stack.check_exactly_once(round_id, NUM_NONCES)
+
+    round_id = stack.start()
+    stack.wait_checked(round_id, 50)
+    stack.worker("gpu1")
+    stack.wait_live("gpu0", "gpu1")
+    stack.wait(
+        lambda: any(
+            entry.queue == "gpu1"
+            for entry in stack.backend.store.iter_proofs(stack.status(round_id))
+        ),
+        "a batch of gpu1",
+    )
 
 
 def test_another_scheduler_takes_over(stack: Stack) -> None:
@@ -59,22 +73,6 @@ def test_another_scheduler_takes_over(stack: Stack) -> None:
     stack.check_exactly_once(round_id, num_nonces)
     assert "This scheduler leads" in stack.log("standby").read_text()
     stack.processes["scheduler"] = stack.processes.pop("standby")
-
-
-def test_a_gpu_that_joins_mid_round_gets_work(stack: Stack) -> None:
-    """A worker that starts while a round runs takes part in it."""
-    stack.terminate("gpu1")
-    round_id = stack.start()
-    stack.wait_checked(round_id, 50)
-    stack.worker("gpu1")
-    stack.wait_live("gpu0", "gpu1")
-    stack.wait(
-        lambda: any(
-            entry.queue == "gpu1"
-            for entry in stack.backend.store.iter_proofs(stack.status(round_id))
-        ),
-        "a batch of gpu1",
-    )
 
 
 def test_redis_restarted_mid_round(stack: Stack) -> None:

@@ -92,7 +92,7 @@ def test_it_agrees_with_the_torch_engine(
 
 def test_it_repeats_bit_for_bit(answers: dict[str, Any]) -> None:
     """The same nonces again, after other shapes too, and in another process."""
-    assert answers["again"] == answers["distances"]
+    assert answers["again"] == answers["distances"][:64]
     assert answers["large_again"] == answers["distances"][:32]
     assert answers["small_again"] == answers["small"]
     assert answers["distances_of_four"] == answers["distances"][:4]
@@ -204,7 +204,7 @@ def test_two_ranks_share_a_model(state_dir: Path, torch_distances: list[float]) 
     answers = _probe(state_dir, size=2)
     assert "2 tensor-parallel ranks" in answers["info"]["device_name"]
     assert answers["info"]["tensor_parallel"] == 2
-    assert answers["again"] == answers["distances"]
+    assert answers["again"] == answers["distances"][:64]
     assert answers["alone"] == answers["distances"][:4]
     assert len(answers["cache"]) == 2
     assert all(rank["unchanged"] and rank["bound_again"] for rank in answers["cache"])
