@@ -353,7 +353,7 @@ async def test_sudo_that_denies_one_command_is_told(
 ) -> None:
     """What to allow; what was done stays, what comes after is not begun."""
     monkeypatch.setattr(
-        runner, "all_steps", lambda _conf, **_options: [HasFile("a", 1), AsRoot("b", 1)]
+        begin, "all_steps", lambda _conf, **_options: [HasFile("a", 1), AsRoot("b", 1)]
     )
     bin_dir = Path(server.env["PATH"].partition(":")[0])
     (bin_dir / "id").write_text('#!/bin/sh\n[ "$1" = -u ] && echo 1000 || echo tester\n')
@@ -383,11 +383,11 @@ async def test_a_run_goes_on_without_what_is_optional(
 ) -> None:
     """With a warning, and no word of success for it; a later phase does not ask for it either."""
     steps = [Optional("a", 1, makes=False), HasFile("b", 2)]
-    monkeypatch.setattr(runner, "all_steps", lambda _conf, **_options: steps)
+    monkeypatch.setattr(begin, "all_steps", lambda _conf, **_options: steps)
     pinned = node(server, tmp_path, SSH_HOST_KEY=fingerprint_of(server.host_key))
-    run = Run(server, is_confirmed=True)
+    run = Run(server, is_confirmed=True, last=2)
     assert await run(pinned) == 0
     assert "[OK] file a" not in run.text
     assert "[OK] file b" in run.text
     assert "[WARN] file a: was done, but is not as it should be: missing." in run.text
-    assert await Run(server, is_confirmed=True, first=2)(pinned) == 0
+    assert await Run(server, is_confirmed=True, first=2, last=2)(pinned) == 0
