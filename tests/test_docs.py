@@ -101,3 +101,13 @@ def test_the_documented_unit_starts_with_its_variables() -> None:
     [url] = re.findall(r"^POCQUEUE_REDIS_URL=(.*)$", variables, re.MULTILINE)
     assert "%" in url
     assert RedisUrl.parse(url).options.password == "p@ssw/ord"
+
+
+def test_the_page_in_russian_has_what_the_english_one_has() -> None:
+    """As many sections, rows of tables and points of lists, and the same commands."""
+    pages = [(ROOT / "docs" / name).read_text() for name in ("deploy.md", "deploy.ru.md")]
+    for form in (r"(?m)^## ", r"(?m)^\| ", r"(?m)^- ", r"(?m)^```"):
+        english, russian = (len(re.findall(form, page)) for page in pages)
+        assert english == russian, form
+    commands = [set(re.findall(r"(?m)^(pocqueue .*?) *(?:#|$)", page)) for page in pages]
+    assert commands[0] == commands[1]
