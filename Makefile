@@ -1,4 +1,4 @@
-# make install | run | test | test-vllm | lint | format | settings | picture | deploy-picture | bench | soak | fleet. All of it works on a machine that has only Python 3.11+ and pip.
+# make install | run | test | test-vllm | lint | format | settings | picture | deploy-picture | deploy-e2e | bench | soak | fleet. All of it works on a machine that has only Python 3.11+ and pip.
 PYTHON ?= python3
 # vLLM for the CPU, which tests and benchmarks run; `make test VLLM=none` does without (its tests skip),
 # for a machine whose torch is a CUDA build and which has its own vLLM. `make test-vllm VLLM=0.28.0` runs the
@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 VLLM_STAMP := $(VENV)/.vllm-$(VLLM)
 VLLM_TESTS := tests/engine/vllm tests/acceptance/test_vllm_server.py tests/cli/test_engine_compare.py
 
-.PHONY: install run test test-vllm lint format settings picture deploy-picture bench soak fleet clean
+.PHONY: install run test test-vllm lint format settings picture deploy-picture deploy-e2e bench soak fleet clean
 
 install: $(STAMP)
 
@@ -56,9 +56,13 @@ settings: install
 picture: install
 	$(BIN)/python -m tests.hosts.gateway.page.picture docs/hosts.png
 
-# A run of `pocqueue deploy` on a clone of this machine, in the README. Root only.
+# A run of `pocqueue deploy` on a clone of this machine, in the README. Root only, like the next one.
 deploy-picture: install
 	$(BIN)/python -m tests.deploy.clone.picture docs/deploy.svg
+
+# A server with systemd in podman, by debootstrap, started anew in the middle; docs/deploy-e2e.md is its report.
+deploy-e2e: install
+	$(BIN)/python -m tests.deploy.e2e docs/deploy-e2e.md
 
 bench: install $(VLLM_STAMP)
 	$(BIN)/python -m benchmarks.run --output bench.json
