@@ -34,7 +34,7 @@ def test_an_empty_partition_becomes_the_volume(
     assert clone.run("stat", "-c", "%U", MOUNT).strip() == "deployer"
     again = runs.typed(*RUN)
     assert (again.code, again.of("EXEC", "OUTPUT", "ERROR")) == (0, [])
-    assert len(again.of("SKIP")) == 6
+    assert "[SKIP] volume.txt" in again
     # A server that was started anew, whose disk has another name, before its fstab is read and after.
     clone.run("umount", MOUNT)
     clone.run("rm", "/dev/vdc1")
