@@ -30,6 +30,7 @@ class ChainData:
     Attributes:
         folder: of the compose files.
         is_aside: the old ones have been moved, and there is a new folder.
+        left: name of the folder that a run which was cut has moved them to, while there is no new one; empty: none.
         size_bytes: of what is in place.
         free_bytes: beside it.
         docker: the engine, and what runs.
@@ -37,6 +38,7 @@ class ChainData:
 
     folder: str
     is_aside: bool
+    left: str
     size_bytes: int
     free_bytes: int
     docker: DockerFacts
@@ -72,13 +74,14 @@ class ChainDataAside:
             raise StepFailed(
                 self.name, "it cannot be looked at.", exit_code_there=said.exit_code, tail=said.tail
             )
-        parts = read_parts(said.stdout, "aside", "size", "free")
+        parts = read_parts(said.stdout, "aside", "left", "size", "free")
         size, free = parts["size"].wanted().text.strip(), parts["free"].wanted().text.strip()
         if not free.isdecimal() or (size and not size.isdecimal()):
             raise UnexpectedAnswer("du and df", f"{size} {free}", "two numbers")
         docker = await looked(host, self.name, docker_facts(folder, UPSTREAM_FILES))
         is_aside = parts["aside"].text.strip() == "there"
-        return ChainData(folder, is_aside, int(size or 0), int(free), read_docker(docker))
+        left = parts["left"].text.strip()
+        return ChainData(folder, is_aside, left, int(size or 0), int(free), read_docker(docker))
 
     def told(self, facts: ChainData) -> str:
         """Say where they are."""
@@ -86,6 +89,8 @@ class ChainDataAside:
         where = (
             f"old ones in {self.aside}"
             if facts.is_aside
+            else f"none in place, a run that was cut has moved them to {facts.left}"
+            if facts.left
             else f"{facts.size_bytes / 1e9:.1f} GB in place"
         )
         return f"{facts.folder}/.inference: {where}; {node.shown if node else 'node: none'}"
@@ -126,6 +131,10 @@ async def repair(conf: Conf, out: Log, options: Options) -> None:
     with local_lock(conf.folder):
         async with begun(conf, out, options) as host:
             facts = await step.look(host)
+            if facts.left:
+                # What that run began is ended, by its name.
+                aside = facts.left
+                step = ChainDataAside(aside)
             out.warn(
                 f"{step.told(facts)}. The node stops, the data go to {aside} beside it, and the chain is loaded anew, which takes hours "
                 f"or a snapshot; {facts.free_bytes / 1e9:.0f} GB are free for it. Keys and wallets stay."

@@ -145,3 +145,35 @@ async def test_a_link_is_not_followed(node: Node) -> None:
     assert await node.repair("quick-newton") == 1
     assert (node.chain / "elsewhere" / "blockstore.db").exists()
     assert (node.chain / "data").is_symlink()
+
+
+async def test_a_full_disk_leaves_the_data_in_place(node: Node) -> None:
+    """The new folder is made first; older files in one of a run before are not taken for what was signed last."""
+    (node.chain / "data.pocqueue-new").mkdir()
+    (node.chain / "data.pocqueue-new" / "priv_validator_state.json").write_text("older")
+    cp = node.disk.server.root.parent / "bin" / "cp"
+    cp.write_text("#!/bin/sh\necho 'No space left on device' >&2\nexit 1\n")
+    cp.chmod(0o755)
+    node.disk.server.env["PATH"] = f"{cp.parent}:{node.disk.server.env['PATH']}"
+    assert await node.repair("quick-newton") == 1
+    assert {path.name: path.read_text() for path in (node.chain / "data").iterdir()} == DATA
+    assert not list(node.chain.glob("data.pocqueue-[0-9]*"))
+    assert "No space left on device" in node.text
+    assert f"the data stay in {node.chain}/data, and node is stopped" in node.text
+    cp.unlink()
+    assert await node.repair("quick-newton") == 0
+    assert (node.chain / "data" / "priv_validator_state.json").read_text() == '{"height": "4711"}'
+
+
+async def test_a_later_run_ends_what_was_cut(node: Node) -> None:
+    """By the name that the data have, and not by the time of that run."""
+    (node.chain / "data.pocqueue-20250101-000000").mkdir()
+    (node.chain / "data").rename(node.chain / "data.pocqueue-20260101-000000")
+    assert await node.repair("quick-newton") == 0
+    assert "has moved them to data.pocqueue-20260101-000000" in node.text
+    there = {path.name: path.read_text() for path in (node.chain / "data").iterdir()}
+    assert there == {
+        name: DATA[name] for name in ("priv_validator_state.json", "upgrade-info.json")
+    }
+    assert (node.chain / "data.pocqueue-20260101-000000" / "blockstore.db").exists()
+    assert len(list(node.chain.glob("data.pocqueue-*"))) == 2

@@ -5,6 +5,9 @@ export LC_ALL=C
 umask 077
 what=$1 folder=$2 name=$3
 
+# Those with the password are kept for their owner alone, as are copies that others could read until now; others as they were.
+case $name in config.env | .env) kept_as=ownership,timestamps ;; *) kept_as=mode,ownership,timestamps ;; esac
+
 hash_of() { if [ -f "$1" ] && [ ! -L "$1" ]; then sha256sum < "$1" | cut -c 1-64; else echo -; fi; }
 . common/parts.sh
 
@@ -17,7 +20,10 @@ case $what in
     [ "$found" = - ] || part text cat -- "$name" ;;
   keep)
     # Named by its content: kept once, however often this runs.
-    [ "$found" = - ] || [ -e "$name.pocqueue-$found" ] || cp -p -- "$name" "$name.pocqueue-$found" ;;
+    [ "$found" = - ] || [ -e "$name.pocqueue-$found" ] || cp --preserve="$kept_as" -- "$name" "$name.pocqueue-$found"
+    [ "$kept_as" = mode,ownership,timestamps ] || for copy in "$name".pocqueue-*; do
+      [ ! -f "$copy" ] || [ -L "$copy" ] || chmod 600 -- "$copy"
+    done ;;
   restore)
     ours=$4 kept=$5
     # A run that was cut may have put it back already.

@@ -72,6 +72,19 @@ async def test_another_file_is_kept_and_comes_back(tmp_path: Path) -> None:
         assert (join / "config.env").read_text() == "edited since"
 
 
+@pytest.mark.parametrize(("name", "mode"), [(".env", 0o600), ("node-config.json", 0o644)])
+async def test_a_kept_password_is_for_its_owner_alone(name: str, mode: int, tmp_path: Path) -> None:
+    """Whoever could read the file of before, or an older copy of it; what has no password stays as it was."""
+    async with on_disk(tmp_path) as here:
+        here.join.mkdir(parents=True)
+        for each in (name, f"{name}.pocqueue-{'0' * 64}"):
+            (here.join / each).write_text("KEYRING_PASSWORD=older secret\n")
+            (here.join / each).chmod(0o644)
+        await here.run(HasNodeFile(name))
+        kept = list(here.join.glob(f"{name}.pocqueue-*"))
+        assert [stat.S_IMODE(path.stat().st_mode) for path in kept] == [mode, mode]
+
+
 async def test_a_file_of_ours_goes_where_there_was_none(tmp_path: Path) -> None:
     """By rollback."""
     async with on_disk(tmp_path) as here:
