@@ -20,4 +20,5 @@ def has_network(fakes: Fakes, conf: Conf) -> None:
     runs_well(fakes, conf)
     fakes.set("participant", account_address(conf.account_pubkey))
     url = participant_url(conf.seed_api_url, conf.account_pubkey)
-    fakes.answer(url, '{"error":"participant not found"}', status=404)
+    unknown = '{"error":"rpc error: code = NotFound desc = account not found"}'
+    fakes.answer(url, unknown, status=500)

@@ -224,7 +224,7 @@ def read_participant(status: int, text: str) -> str | None:
     Raises:
         UnexpectedAnswer: it is neither; whether there is such a participant stays open then.
     """
-    if status == 404:
+    if status == 404 or (status == 500 and _is_not_found(text)):
         return None
     said = read_json("the participants of the network", text) if status == 200 else None
     key = said.get("pubkey") if isinstance(said, dict) else None
@@ -236,6 +236,19 @@ def read_participant(status: int, text: str) -> str | None:
         )
     # An account that has never signed has none.
     return checked_public_key(key) if key else None
+
+
+def _is_not_found(text: str) -> bool:
+    """Return whether the body of a 500 is upstream's word for an unknown account.
+
+    Its API hands on the chain's gRPC error as it is, in `{"error": …}`; newer releases answer 404.
+    """
+    try:
+        said = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    error = said.get("error") if isinstance(said, dict) else None
+    return isinstance(error, str) and "code = NotFound" in error
 
 
 def checked_public_key(text: str) -> str:

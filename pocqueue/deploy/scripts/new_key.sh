@@ -10,7 +10,8 @@ folder=$1 ring=$2 dir=$3 name=$4
 IFS= read -r password || { echo "the password did not arrive"; exit 65; }
 mkdir -p -- "$dir"
 [ ! -L "$dir" ] && [ -O "$dir" ] || { echo "$dir is not ours."; exit 69; }
-# All of it under the lock. An answer of before is never written over. The keyring's second question is its password once
+# All of it under the lock. An answer of before is never written over. The container has no log: docker's log driver would
+# keep the words, in files or at another machine. The keyring's second question is its password once
 # more where it is new, and else whether a key is to be overwritten: a password may begin with y.
 run='
 umask 077
@@ -22,12 +23,16 @@ flock -n 9 || exit 0
 for old in answer answer.new failed; do
   [ ! -e "$dir/$old" ] || mv -- "$dir/$old" "$dir/$old.$(date -u +%Y%m%dT%H%M%SZ)-$$"
 done
-head -c 65536 /dev/zero > "$dir/answer.new" && sync -- "$dir/answer.new" || exit 70
+head -c 65536 /dev/zero > "$dir/answer.new" && sync -- "$dir/answer.new" &&
+  printf "services:\n  api:\n    logging:\n      driver: none\n" > "$dir/no-log.yml" || exit 70
 second=$password
 [ ! -e "$ring/keyhash" ] || second=n
 cd -- "$folder"
+# What is named by -f takes the place of what compose finds by itself.
+more=
+[ ! -e docker-compose.override.yml ] || more="-f docker-compose.override.yml"
 printf "%s\n%s\n" "$password" "$second" |
-  docker compose run --rm --no-deps -T api inferenced keys add "$name" --keyring-backend file 1<> "$dir/answer.new" 2>&1 || true
+  docker compose -f docker-compose.yml $more -f "$dir/no-log.yml" run --rm --no-deps -T api inferenced keys add "$name" --keyring-backend file 1<> "$dir/answer.new" 2>&1 || true
 truncate -s "$(tr -d "\000" < "$dir/answer.new" | wc -c)" -- "$dir/answer.new"
 sync -- "$dir/answer.new"
 if [ -e "$ring/$name.info" ]; then mv -- "$dir/answer.new" "$dir/answer"; else mv -- "$dir/answer.new" "$dir/failed"; fi

@@ -158,11 +158,17 @@ def test_participants_of_the_network() -> None:
     assert read_participant(200, json.dumps({"pubkey": PUBLIC_KEY})) == PUBLIC_KEY
     assert read_participant(200, '{"pubkey": ""}') is None
     assert read_participant(404, "not found") is None
+    unknown = '{"error": "rpc error: code = NotFound desc = account not found"}'
+    assert read_participant(500, unknown) is None
     for status, text in (
         (200, "{}"),
         (200, "<html>"),
         (502, '{"pubkey": ""}'),
         (500, ""),
+        (502, unknown),
+        (500, f"[{unknown}]"),
+        (500, '{"error": {"code = NotFound": 1}}'),
+        (500, '{"error": "rpc error: code = Unavailable desc = connection refused"}'),
         (200, '{"pubkey": "AAAA"}'),
     ):
         with pytest.raises(UnexpectedAnswer):

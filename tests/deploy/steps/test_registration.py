@@ -11,10 +11,13 @@ import pytest
 from pocqueue.deploy.errors import DeployError, StepFailed
 from pocqueue.deploy.facts.account import account_address
 from pocqueue.deploy.facts.parts import UnexpectedAnswer
+from pocqueue.deploy.remote_job import Job
 from pocqueue.deploy.steps.registration import Registration, RegistrationFile, participant_url
 from tests.deploy.server import Fault
 from tests.deploy.steps.on_disk import OnDisk, kinds, on_disk
 
+#: What upstream's API says of an account that the chain does not have: with status 500.
+UNKNOWN = '{"error":"rpc error: code = NotFound desc = account not found"}\n'
 STEPS = (Registration(tries=2, every_s=0.01), RegistrationFile())
 
 
@@ -27,7 +30,7 @@ def is_new(here: OnDisk) -> None:
     """Have the repository, and a network that does not know the node yet."""
     here.has_project()
     here.fakes.set("participant", account_address(here.host.conf.account_pubkey))
-    here.fakes.answer(url(here), '{"error":"participant not found"}', status=404)
+    here.fakes.answer(url(here), UNKNOWN, status=500)
 
 
 def sent(here: OnDisk) -> list[str]:
@@ -105,7 +108,15 @@ async def test_an_account_that_was_known_before(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "body"), [(502, "bad gateway"), (200, "<html>"), (200, '{"pubkey":"AAAA"}'), (0, "")]
+    ("status", "body"),
+    [
+        (502, "bad gateway"),
+        (200, "<html>"),
+        (200, '{"pubkey":"AAAA"}'),
+        (500, '{"error":"rpc error: code = Unavailable desc = connection refused"}'),
+        (502, UNKNOWN),
+        (0, ""),
+    ],
 )
 async def test_what_is_not_known_is_not_done(status: int, body: str, tmp_path: Path) -> None:
     """An answer that is none leaves it open: nothing is sent."""
@@ -120,6 +131,36 @@ async def test_what_is_not_known_is_not_done(status: int, body: str, tmp_path: P
             await here.run(*STEPS)
         assert isinstance(caught.value, UnexpectedAnswer if status else StepFailed)
         assert sent(here) == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "num_sent"),
+    [
+        ((500, UNKNOWN), 1),
+        ((404, '{"error":"account not found"}'), 1),
+        ((200, '{"pubkey":""}'), 1),
+        ((500, '{"error":"rpc error: code = Unknown desc = nil pointer"}'), 0),
+        ((502, UNKNOWN), 0),
+        ((200, "<html>"), 0),
+        (None, 0),
+    ],
+)
+async def test_the_network_is_asked_once_more_before_it_is_sent(
+    answer: tuple[int, str] | None, num_sent: int, tmp_path: Path
+) -> None:
+    """After the look: what leaves it open then sends nothing, too."""
+    async with on_disk(tmp_path) as here:
+        is_new(here)
+        [job] = (await here.plan(STEPS[0])).actions
+        assert isinstance(job, Job)
+        if answer:
+            here.fakes.answer(url(here), answer[1], status=answer[0])
+        else:
+            for file in (here.fakes.folder / "set" / "http").iterdir():
+                file.unlink()
+        said = await here.host.connection.run(job.command)
+        assert (said.exit_code, len(sent(here))) == (0 if num_sent else 4, num_sent)
+        assert ("nothing was sent" in said.stdout) == (not num_sent)
 
 
 @pytest.mark.parametrize("pattern", [r"job_start .*4-register", r"job_look .*4-register"])

@@ -110,6 +110,22 @@ async def test_an_old_keyring_is_asked_otherwise(on: str, tmp_path: Path) -> Non
         assert here.fakes.state("overridden") == ""
 
 
+@pytest.mark.parametrize("others", [(), ("docker-compose.override.yml",)])
+async def test_no_log_of_dockers_has_the_words(others: tuple[str, ...], tmp_path: Path) -> None:
+    """Its log driver would write them to files, or to another machine; the operator's own overrides count on."""
+    async with on_disk(tmp_path) as here:
+        here.has_project()
+        for name in others:
+            (here.join / name).write_text("services:\n  api:\n    restart: always\n")
+        await here.run(WarmWallet())
+        [add] = [call for call in here.fakes.calls("docker") if "add" in call.words]
+        words = add.words[1 : add.words.index("run")]
+        assert words[::2] == ("-f",) * (2 + len(others))
+        assert words[1::2] == ("docker-compose.yml", *others, str(there(here) / "no-log.yml"))
+        assert here.fakes.state("logged") == ""
+        assert made(here) == ["quick-newton"]
+
+
 async def test_words_that_are_lost_are_told(tmp_path: Path) -> None:
     """A key whose file is gone is used, with a warning each time; no other one is made."""
     async with on_disk(tmp_path) as here:
@@ -289,7 +305,9 @@ async def test_a_unit_of_systemds_makes_it(tmp_path: Path) -> None:
         done = here.fakes.run(*argv, text=command.input().decode(), env=env)
         assert (done.returncode, done.stdout) == (0, "")
         words = (tmp_path / "unit").read_text().split(" -- ")[0]
-        assert words == "--quiet --collect --pipe --wait --unit pocqueue-deploy-key-quick-newton"
+        options, _, unit = words.partition(" --setenv HOME=")
+        assert options == "--quiet --collect --pipe --wait"
+        assert unit.endswith(" --unit pocqueue-deploy-key-quick-newton")
         assert len(answers(here)) == 1
         await here.later().run(*STEPS)
         assert (made(here), has_words(here)) == (["quick-newton"], True)
