@@ -7,6 +7,7 @@ the server again. Only what changes nothing (`look`) is asked anew by itself.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -327,7 +328,8 @@ class Connection(AsyncClosing):
         """
         if self.mark:
             # What the shell prints by itself stands before the answers of sftp-server, too.
-            command = Command((path, f"{mode:o}"), script="put_file")
+            hash_line = f"{hashlib.sha256(data).hexdigest()}\n"
+            command = Command((path, f"{mode:o}"), (hash_line,), script="put_file")
             done = await self._run(command, data)
             if done.exit_code != 0:
                 raise StepFailed(

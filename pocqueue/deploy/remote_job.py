@@ -16,7 +16,7 @@ from enum import Enum
 
 from pocqueue.deploy.connection import Connection
 from pocqueue.deploy.errors import OutcomeUnknown, StepFailed
-from pocqueue.deploy.words import Command, script
+from pocqueue.deploy.words import Command, script, whole
 
 #: Of everything that runs write on a server, apart from what they provision.
 STATE_DIR = "/var/lib/pocqueue-deploy"
@@ -67,7 +67,7 @@ class Job:
         """Return the command that starts it."""
         words = (f"{state_dir}/jobs", self.name, *self.command.words)
         text = script(self.command.script)
-        return Command(words, (text,), script="job_start", sudo=self.command.sudo)
+        return Command(words, whole(text), script="job_start", sudo=self.command.sudo)
 
     def look(self, offset: int, state_dir: str = STATE_DIR) -> Command:
         """Return the command that reads on."""

@@ -6,6 +6,7 @@ standard input or into a file of mode 0600.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shlex
@@ -100,6 +101,18 @@ def script(name: str) -> str:
     )
 
 
+def whole(*parts: str | Secret) -> tuple[str | Secret, ...]:
+    """Return what a script of ours reads as a whole, or not at all (`common/take.sh`): a line before it has its SHA-256.
+
+    It is no argument: arguments are seen by all users there, and a secret may be guessed by its hash.
+    """
+    return (f"{hashlib.sha256(_bytes(parts)).hexdigest()}\n", *parts)
+
+
+def _bytes(parts: Iterable[str | Secret]) -> bytes:
+    return "".join(p.reveal() if isinstance(p, Secret) else p for p in parts).encode()
+
+
 @dataclass(frozen=True, slots=True)
 class Command:
     """One command for the server.
@@ -145,7 +158,7 @@ class Command:
 
     def input(self) -> bytes:
         """Return what it reads from standard input."""
-        return "".join(p.reveal() if isinstance(p, Secret) else p for p in self.stdin).encode()
+        return _bytes(self.stdin)
 
 
 def _plain(text: str) -> str:

@@ -1,11 +1,12 @@
 # Prometheus and the node exporter: looks at them, puts a file of theirs in place, starts them, takes them away.
-# Arguments: what; the folder; for `put`, the file's name, its content in standard input; for `remove`, NAME=SHA-256 of our files.
-# Exit codes: 0; 66 `remove`: somebody changed a file, and all stays.
+# Arguments: what; the folder; for `put`, the file's name, its content in standard input (common/take.sh); for `remove`, NAME=SHA-256 of our files.
+# Exit codes: 0; 65 `put`: not all of it arrived; 66 `remove`: somebody changed a file, and all stays.
 export LC_ALL=C
 umask 022
 what=$1 folder=$2
 shift 2
 . common/parts.sh
+. common/take.sh
 
 hash_of() { if [ -f "$1" ] && [ ! -L "$1" ]; then sha256sum < "$1" | cut -c 1-64; else echo -; fi; }
 hashes() { for name in docker-compose.yml prometheus.yml; do echo "$name=$(hash_of "$folder/$name")"; done; }
@@ -17,7 +18,7 @@ case $what in
   put)
     [ "$(readlink -m -- "$folder")" = "$folder" ] || { echo "$folder leads elsewhere: look at it"; exit 65; }
     mkdir -p -- "$folder"
-    cat > "$folder/$1.pocqueue-tmp"
+    take "$folder/$1.pocqueue-tmp"
     mv -f -- "$folder/$1.pocqueue-tmp" "$folder/$1" ;;
   up)
     cd -- "$folder"

@@ -2,12 +2,14 @@
 # Arguments: what, and its own:
 #   account OPT ETC STATE          the user and the folders
 #   wheel OPT NAME SHA-256         the wheel, in base64 in standard input
-#   env ETC                        the variables, in standard input
-#   unit FOLDER NAME               a unit's file, or compose's, in standard input
+#   env ETC                        the variables, in standard input (common/take.sh)
+#   unit FOLDER NAME               a unit's file, or compose's, in standard input (common/take.sh)
 #   reload                         systemd reads its unit files anew
 #   link OPT VERSION               that version is the one that runs at the next start; the one before it is `previous`
+# Exit codes: 0; 65 not all of it arrived, or `link`: the version is not complete.
 export LC_ALL=C
 umask 022
+. common/take.sh
 what=$1
 shift
 case $what in
@@ -28,12 +30,12 @@ case $what in
   env)
     file=$1/pocqueue.env
     # Nobody but root from its first byte on; then the service's user, too.
-    (umask 077; cat > "$file.pocqueue-tmp")
+    (umask 077; take "$file.pocqueue-tmp")
     chown root:pocqueue -- "$file.pocqueue-tmp"
     chmod 0640 -- "$file.pocqueue-tmp"
     mv -f -- "$file.pocqueue-tmp" "$file" ;;
   unit)
-    cat > "$1/$2.pocqueue-tmp"
+    take "$1/$2.pocqueue-tmp"
     mv -f -- "$1/$2.pocqueue-tmp" "$1/$2" ;;
   reload) systemctl daemon-reload ;;
   link)

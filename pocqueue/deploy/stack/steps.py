@@ -14,7 +14,7 @@ from pocqueue.deploy.stack.units import Unit
 from pocqueue.deploy.stack.variables import env_file, revealed
 from pocqueue.deploy.stack.wheel import Wheel
 from pocqueue.deploy.steps.mounted import looked
-from pocqueue.deploy.words import Command, Secret
+from pocqueue.deploy.words import Command, Secret, whole
 
 PHASE = 8
 ENV_MODE = 0o640
@@ -269,7 +269,7 @@ class UnitFiles(_OfStack):
             for file in changed
             for command in (
                 Command(("keep", folder, file), script="node_file", sudo=True),
-                _change("unit", folder, file, stdin=(self.wanted.files[file],)),
+                _change("unit", folder, file, stdin=whole(self.wanted.files[file])),
             )
         ]
         reload = (_change("reload"),) if self.wanted.way == "systemd" else ()
@@ -321,7 +321,7 @@ class Variables(_OfStack):
         names = ", ".join(self.wanted.values)
         return Plan(
             f"{self.wanted.places.etc}/pocqueue.env, mode 0640: {names}",
-            (_change("env", self.wanted.places.etc, stdin=self.wanted.env),),
+            (_change("env", self.wanted.places.etc, stdin=whole(*self.wanted.env)),),
         )
 
 

@@ -14,7 +14,7 @@ from pocqueue.deploy.facts.parts import pairs, read_parts
 from pocqueue.deploy.journal import Undo
 from pocqueue.deploy.remote_job import Job
 from pocqueue.deploy.steps.mounted import looked, need_mounted
-from pocqueue.deploy.words import Command
+from pocqueue.deploy.words import Command, whole
 
 FILES = ("docker-compose.yml", "prometheus.yml")
 _SERVICES = ("prometheus", "node-exporter")
@@ -105,7 +105,9 @@ class Monitoring:
             ("remove", facts.folder, *ours),
         )
         puts = (
-            Command(("put", facts.folder, name), (file_text(name),), script="monitoring", sudo=True)
+            Command(
+                ("put", facts.folder, name), whole(file_text(name)), script="monitoring", sudo=True
+            )
             for name in facts.changed
         )
         up = Command(("up", facts.folder), script="monitoring", sudo=True, timeout_s=600)

@@ -120,7 +120,8 @@ async def test_changed_variables_start_everything_anew(tmp_path: Path) -> None:
     """One at a time, as an update does."""
     async with on_server(tmp_path) as here:
         assert (await here.run(here.conf(), wheel(tmp_path)))[0] == 0
-        conf = here.conf(POCQUEUE_MODEL="/mnt/ssd/model")
+        (tmp_path / "model").mkdir()
+        conf = here.conf(POCQUEUE_MODEL=str(tmp_path / "model"))
         assert (await here.run(conf))[0] == 0
         assert here.restarts() == ALL * 2
 
