@@ -29,8 +29,8 @@ T = TypeVar("T")
 
 #: Seconds after which no more calls are taken to those that share a commit: the first of them waits for the last.
 SHARE_S: Final = 0.02
-#: What ends a transaction that others share.
-_TROUBLE = (DatabaseUnavailable, DatabaseUnfit)
+#: What ends a transaction that others share. SQLite undoes it by itself when it finds no memory.
+_TROUBLE = (DatabaseUnavailable, DatabaseUnfit, MemoryError)
 
 
 @dataclass(frozen=True, slots=True)

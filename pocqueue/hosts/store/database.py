@@ -92,7 +92,7 @@ class Database(Closing):
             return
         if group.connection is None:
             group.connection = group.stack.enter_context(self._transaction())
-        with self._errors(), _part_of(group.connection):
+        with self._errors(), self._part_of(group.connection):
             yield group.connection
 
     @contextlib.contextmanager
@@ -139,6 +139,50 @@ class Database(Closing):
         mutex = self._mutex if self.is_sqlite else contextlib.nullcontext()
         with mutex, self._errors(), self._writer.begin() as connection:
             yield connection
+            self._must_go_on(connection)
+
+    @contextlib.contextmanager
+    def _part_of(self, connection: Connection) -> Iterator[None]:
+        """Make the block a part of a transaction that can be undone by itself.
+
+        Raises:
+            DatabaseUnavailable: the whole transaction was undone, so that nothing else of it is kept either.
+        """
+        self._must_go_on(connection)
+        # Not SQLAlchemy's, which puts each one's statements together anew. One within another may have the same name.
+        connection.exec_driver_sql("SAVEPOINT part")
+        try:
+            yield
+        except BaseException as error:
+            try:
+                connection.exec_driver_sql("ROLLBACK TO part")
+                connection.exec_driver_sql("RELEASE part")
+            except exc.DBAPIError:
+                # A full disk, say, has undone the whole transaction: there is no such part any more.
+                if isinstance(error, exc.DBAPIError) and self._explained(error) is not None:
+                    raise error from None
+                if isinstance(error, DatabaseUnavailable | DatabaseUnfit):
+                    raise error from None
+                raise self._undone() from error
+            raise
+        connection.exec_driver_sql("RELEASE part")
+
+    def _must_go_on(self, connection: Connection) -> None:
+        """See that SQLite has not undone a transaction by itself; its driver would then commit nothing in silence.
+
+        Raises:
+            DatabaseUnavailable: it has.
+        """
+        if self.is_sqlite:
+            driver: Any = connection.connection.driver_connection
+            if not driver.in_transaction:
+                raise self._undone()
+
+    def _undone(self) -> DatabaseUnavailable:
+        return DatabaseUnavailable(
+            f"The hosts database {self.name} has undone what was written, as when its disk or the memory is full. "
+            "Try again."
+        )
 
     def insert(self, table: Any) -> Any:
         """Return an INSERT of the database's own, which can have ON CONFLICT."""
@@ -324,22 +368,6 @@ class _Group(threading.local):
 
     stack: contextlib.ExitStack | None = None  #: None: it is within none
     connection: Connection | None = None  #: None: nothing was written yet
-
-
-@contextlib.contextmanager
-def _part_of(connection: Connection) -> Iterator[None]:
-    """Make the block a part of a transaction that can be undone by itself."""
-    # Not SQLAlchemy's, which puts each one's statements together anew. One within another may have the same name.
-    connection.exec_driver_sql("SAVEPOINT part")
-    try:
-        yield
-    except BaseException:
-        # A full disk, say, has undone the whole transaction: there is no such part any more.
-        with contextlib.suppress(exc.DBAPIError):
-            connection.exec_driver_sql("ROLLBACK TO part")
-            connection.exec_driver_sql("RELEASE part")
-        raise
-    connection.exec_driver_sql("RELEASE part")
 
 
 def _version_of(connection: Connection) -> str | None:

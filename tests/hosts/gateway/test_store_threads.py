@@ -118,6 +118,29 @@ async def test_one_in_trouble_takes_no_other_with_it(tmp_path: Path) -> None:
         assert _names(database) == {"a", "c"}
 
 
+@pytest.mark.parametrize("error", [MemoryError, KeyError])
+@pytest.mark.parametrize("way", ["read", "write"])
+async def test_a_transaction_that_is_undone_under_it(
+    tmp_path: Path, way: str, error: type[Exception]
+) -> None:
+    """As SQLite does by itself when it finds no memory: nobody is told that he has what was not kept."""
+    with Database(file_url(tmp_path / "it.sqlite3")) as database:
+        database.check()
+
+        def lose() -> None:
+            with getattr(database, way)() as connection:
+                connection.exec_driver_sql("ROLLBACK")
+                raise error
+
+        with StoreThreads(database, share_s=PATIENCE_S) as threads:
+            works = [(_add, database, "a"), (lose,), (_add, database, "c")]
+            first, lost, last = await _together(threads, *works)
+            assert _names(database) == {one for one in (first, last) if isinstance(one, str)}
+            assert isinstance(lost, DatabaseUnavailable | error)
+            if error is MemoryError:
+                assert (first, last) == ("a", "c")
+
+
 async def test_a_disk_that_is_full_within_a_commit_of_many(tmp_path: Path) -> None:
     """Whoever was answered has what he asked for, nobody else; once there is room it goes on."""
     with small_disk(tmp_path / "disk") as disk, Database(file_url(disk / "it.sqlite3")) as database:
