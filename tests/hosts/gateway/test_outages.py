@@ -71,6 +71,34 @@ async def test_while_the_database_is_away(make: Callable[..., Gateway], tmp_path
     assert gateway.store.ledger.differences() == []
 
 
+async def test_what_is_said_once_while_the_database_is_away(
+    make: Callable[..., Gateway], tmp_path: Path
+) -> None:
+    """A self-test, the newest one, and a refusal, and then that it drains: all of them count once it is back."""
+    gateway = make(timings={"retry_s": 0.05})
+    async with NewAgent(gateway.ws_url) as agent:
+        token = gateway.store.owners.issue_token(gateway.wallet, proven=True).token
+        node_id = await agent.register(token)
+        await agent.result(await agent.of_type("job"))
+        gateway.submit(only_node=node_id)
+        job = await agent.of_type("job")
+        with locked(gateway, tmp_path / "hosts.sqlite3"):
+            for state in ("pass", "fail"):
+                row = {"name": "gpu", "state": state, "gpu": "GPU-1", "wanted": "w", "remedy": "r"}
+                await agent.send(type="self_test", rows=[row])
+            await agent.send(type="job_refused", id=job["id"], attempt=job["attempt"], reason="no")
+            await agent.send(type="draining")
+            assert await agent.ask(type="heartbeat", nodeId=node_id) == {"type": "ack"}
+
+        def is_kept() -> bool:
+            node = gateway.store.nodes.get(node_id)
+            [attempt] = gateway.store.jobs.attempts(job["id"])
+            said = (node.gpus[0].healthy, str(attempt.outcome), node.kinds)
+            return said == (False, "refused", ())
+
+        await until(is_kept)
+
+
 async def test_while_the_disk_is_full(make: Callable[..., Gateway], tmp_path: Path) -> None:
     """The same; the sentence says to make room, and once there is some the result is kept by itself."""
     with small_disk(tmp_path / "disk") as disk:

@@ -11,13 +11,14 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, Final
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from typing_extensions import override
 
+from pocqueue.errors import PocqueueError
 from pocqueue.hosts import wire
-from pocqueue.hosts.errors import DatabaseUnavailable
+from pocqueue.hosts.errors import DatabaseUnavailable, DatabaseUnfit
 from pocqueue.hosts.gateway.hub import Connection, Hub
 from pocqueue.hosts.gateway.limits import MessageBudget
 from pocqueue.hosts.gateway.socket.conversation import Conversation
@@ -27,6 +28,11 @@ from pocqueue.hosts.wire import CloseCode, ErrorText
 from pocqueue.web.websocket import SOCKET, LiveSocket
 
 logger = logging.getLogger(__name__)
+
+#: What an agent says once: it is taken when the database is back.
+_SAID_ONCE = wire.JobRefused | wire.SelfTest | wire.Draining
+#: Such messages of one socket that wait; more are refused.
+_MAX_LATER: Final = 64
 
 
 class AgentSocket(Connection):
@@ -43,6 +49,7 @@ class AgentSocket(Connection):
         "_budget",
         "_conversation",
         "_entrance",
+        "_later",
         "_sending",
         "_tasks",
         "_websocket",
@@ -65,6 +72,7 @@ class AgentSocket(Connection):
         self._budget = MessageBudget()
         self._sending = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._later: dict[tuple[str, ...], wire.Message] = {}
         self._entrance, self._conversation = Entrance(self), Conversation(self)
 
     async def run(self) -> None:
@@ -139,23 +147,46 @@ class AgentSocket(Connection):
         self.hub.metrics.count("messages", message.type)
         if self.is_node:
             self.hub.heard(self)
+        # What is said now is newer.
+        self._later.pop(_about(message), None)
         try:
-            if (enter := Entrance.SAYS.get(type(message))) is not None:
-                await enter(self._entrance, message)
-            else:
-                await Conversation.SAYS[type(message)](self._conversation, message)
+            await self._handle(message)
         except Refused as exc:
             await self.error(exc.text)
             if self.speaks_2 or exc.code is CloseCode.TOO_FAST:
                 await self.close(exc.code)
         except DatabaseUnavailable as exc:
             logger.warning("A message of an agent is not taken. %s", exc)
-            if isinstance(message, wire.JobStarted | wire.JobRefused):
+            if isinstance(message, _SAID_ONCE) and len(self._later) < _MAX_LATER:
+                self._later[_about(message)] = message
+                if len(self._later) == 1:
+                    self.spawn(self._take_later())
+            elif isinstance(message, wire.JobStarted | wire.JobRefused):
                 await self.error(ErrorText.NOT_NOW, message.id, message.attempt)
             else:
                 await self.error(ErrorText.NOT_NOW)
             if self.speaks_2 and not self.is_node:
                 await self.close(CloseCode.TRY_LATER)
+
+    async def _handle(self, message: wire.Message) -> None:
+        if (enter := Entrance.SAYS.get(type(message))) is not None:
+            await enter(self._entrance, message)
+        else:
+            await Conversation.SAYS[type(message)](self._conversation, message)
+
+    async def _take_later(self) -> None:
+        """Take what waits for the database. It ends with the socket: an agent that comes back says it again."""
+        while self._later:
+            await asyncio.sleep(self.hub.timings.retry_s)
+            for about, message in list(self._later.items()):
+                try:
+                    await self._handle(message)
+                except (DatabaseUnavailable, DatabaseUnfit):
+                    break
+                except PocqueueError as exc:
+                    logger.warning("A message of an agent is not taken. %s", exc)
+                if self._later.get(about) is message:
+                    del self._later[about]
 
     async def error(self, text: str, job_id: str | None = None, n: int | None = None) -> None:
         """Say that a message was refused; of a job only to agents that name attempts."""
@@ -176,3 +207,10 @@ class AgentSocket(Connection):
     def _end_if_nobody(self) -> None:
         if not self.is_node:
             self.spawn(self.close(CloseCode.TRY_LATER))
+
+
+def _about(message: wire.Message) -> tuple[str, ...]:
+    """Return what a message is about: of two about the same the newer one counts."""
+    if isinstance(message, wire.JobRefused):
+        return "job_refused", message.id, str(message.attempt)
+    return (type(message).__name__,)

@@ -148,11 +148,11 @@ class Conversation:
             for row in message.rows
             if row.state == "fail" and row.gpu is not None
         }
+        rows = [row.model_dump(by_alias=True, exclude_none=True) for row in message.rows]
+        await self._hub.db(self._hub.store.health.set_self_test, self._socket.node.id, rows, bad)
         for row in message.rows:
             if row.state == "fail":
                 self._hub.metrics.count("self_test_failures", _ROWS.get(row.name, "other"))
-        rows = [row.model_dump(by_alias=True, exclude_none=True) for row in message.rows]
-        await self._hub.db(self._hub.store.health.set_self_test, self._socket.node.id, rows, bad)
         self._hub.changes.tell(self._socket.node.wallet)
         self._hub.messenger.look()
 
