@@ -14,22 +14,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import weakref
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, Final, ParamSpec, Self, TypeVar
 
 from typing_extensions import override
 
 from pocqueue.closing import AsyncClosing
 from pocqueue.errors import StoreError
-from pocqueue.hosts.errors import DatabaseUnavailable, LeaseLost, UnknownJob
+from pocqueue.hosts.errors import DatabaseUnavailable, DatabaseUnfit, LeaseLost, UnknownJob
 from pocqueue.hosts.gateway.changes import Changes
 from pocqueue.hosts.gateway.job_message import job_message, sleep_job
 from pocqueue.hosts.gateway.limits import RateLimits
 from pocqueue.hosts.gateway.messenger import Messenger, What
 from pocqueue.hosts.gateway.metrics import Metrics
 from pocqueue.hosts.gateway.store_threads import StoreThreads
+from pocqueue.hosts.leases import LEASE_MS
 from pocqueue.hosts.records import Beat, Job, Node
 from pocqueue.hosts.store import HostStore
 from pocqueue.hosts.wire import CloseCode, Drain, JobCancel, JobRef, Message, Replaced, RotateKey
@@ -40,6 +42,9 @@ logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+#: Tries are so many times rarer as long as a person has to mend the database first.
+_UNFIT_FACTOR: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +121,9 @@ class Hub(AsyncClosing):
             weakref.WeakValueDictionary()
         )
         self._tasks: set[asyncio.Task[None]] = set()
-        self._is_database_away = False
+        self._flushing = asyncio.Lock()
+        self._away_s: float | None = None  # since when the database is away
+        self._quiet_until_s = 0.0  # see `has_heard_all`; both by `time.monotonic`
         self.changes = Changes()  #: of wallets, for pages that are open
         self.num_sockets = 0  #: open ones, of nodes and of nobody yet
         self.loop: asyncio.AbstractEventLoop | None = None  #: once it runs
@@ -157,6 +164,9 @@ class Hub(AsyncClosing):
             except DatabaseUnavailable as exc:
                 self._note_away(exc)
                 await asyncio.sleep(self.timings.retry_s)
+            except DatabaseUnfit as exc:
+                self._note_away(exc)
+                await asyncio.sleep(_UNFIT_FACTOR * self.timings.retry_s)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something for as long as the hub does, at most."""
@@ -218,7 +228,8 @@ class Hub(AsyncClosing):
         del self._connections[node_id]
         heard = self._heard.pop(node_id, None)
         if heard is not None and heard.jobs:
-            await self._write([Beat(node_id, heard.socket, heard.at_ms, heard.jobs)])
+            beat = Beat(node_id, heard.socket, heard.at_ms, heard.jobs)
+            await self.patiently(self.store.presence.heard, [beat])
         await self.patiently(self.store.presence.disconnected, node_id, connection.id)
         # Agents without a key do not come back, and what they had goes to others.
         self.messenger.look()
@@ -304,39 +315,61 @@ class Hub(AsyncClosing):
 
     # Loops
 
-    async def flush(self) -> None:
-        """Write down what was heard since the last time; what cannot be written now is kept."""
-        heard, self._heard = self._heard, {}
-        loads, self._loads = self._loads, {}
-        beats = [
-            Beat(node_id, one.socket, one.at_ms, one.jobs, one.polls)
-            for node_id, one in heard.items()
-        ]
-        if not await self._write(beats, loads):
-            # What came meanwhile is newer.
-            self._heard = heard | self._heard
-            self._loads = loads | self._loads
+    async def flush(self) -> bool:
+        """Write down what was heard since the last time; what cannot be written now, for whatever reason, is kept.
 
-    async def _write(
-        self, beats: list[Beat], loads: dict[tuple[str, str], float] | None = None
-    ) -> bool:
-        try:
-            if beats:
-                await self.db(self.store.presence.heard, beats)
-            if loads:
-                await self.db(self.store.health.add_loads, loads)
-        except DatabaseUnavailable as exc:
-            self._note_away(exc)
-            return False
-        if self._is_database_away:
-            self._is_database_away = False
+        Returns:
+            Whether it was written; also if there is nothing to write, the database has been asked.
+        """
+        # Whoever comes second may rely on what the first one takes along.
+        async with self._flushing:
+            heard, self._heard = self._heard, {}
+            loads, self._loads = self._loads, {}
+            beats = [
+                Beat(node_id, one.socket, one.at_ms, one.jobs, one.polls)
+                for node_id, one in heard.items()
+            ]
+            is_written = False
+            try:
+                await self._write(beats, loads)
+                is_written = True
+            except (DatabaseUnavailable, DatabaseUnfit) as exc:
+                self._note_away(exc)
+            except Exception:
+                logger.exception("What nodes say is kept for later.")
+            finally:
+                if not is_written:
+                    # What came meanwhile is newer.
+                    self._heard = heard | self._heard
+                    self._loads = loads | self._loads
+            return is_written
+
+    async def has_heard_all(self) -> bool:
+        """Say whether the database has all that nodes have said, here and, as far as is known here, elsewhere.
+
+        Other gateways get as long as the database was away to write down what they have heard meanwhile, a lease's
+        time at most.
+        """
+        return await self.flush() and time.monotonic() >= self._quiet_until_s
+
+    async def _write(self, beats: list[Beat], loads: dict[tuple[str, str], float]) -> None:
+        await self.db(self.store.presence.heard, beats)
+        for node_id in await self.db(self.store.presence.out_on, self.relay):
+            # Whoever decided it has told us, but that message may be lost.
+            if (connection := self._connections.get(node_id)) is not None:
+                self.spawn(connection.close(CloseCode.BANNED))
+        if loads:
+            await self.db(self.store.health.add_loads, loads)
+        if self._away_s is not None:
+            now_s = time.monotonic()
+            self._quiet_until_s = now_s + min(LEASE_MS / 1000, now_s - self._away_s)
+            self._away_s = None
             logger.info("The hosts database is back.")
-        return True
 
-    def _note_away(self, exc: DatabaseUnavailable) -> None:
+    def _note_away(self, exc: DatabaseUnavailable | DatabaseUnfit) -> None:
         """Say once that the database is away, however many wait for it."""
-        if not self._is_database_away:
-            self._is_database_away = True
+        if self._away_s is None:
+            self._away_s = time.monotonic()
             logger.warning("What nodes say is kept for later. %s", exc)
 
     async def _flush_for_ever(self) -> None:

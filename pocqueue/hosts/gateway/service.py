@@ -10,7 +10,7 @@ import concurrent.futures
 import ipaddress
 import logging
 from collections.abc import Coroutine
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from typing_extensions import override
 
@@ -43,6 +43,8 @@ PONG_S: Final = 330.0
 END_S: Final = 3
 #: A task waits this long for a node to be told, in seconds.
 _TELL_S: Final = 30.0
+
+T = TypeVar("T")
 
 
 def check_service(settings: Settings, hosts: HostsSettings) -> None:
@@ -176,9 +178,13 @@ class GatewayService(Closing):
         return f"attempt {found.n} is given to node {found.node_id}"
 
     def sweep(self) -> str:
-        """End leases that ran out, and find nodes for the jobs that wait; return a line for Flower."""
+        """End leases that ran out, and find nodes for the jobs that wait; return a line for Flower.
+
+        No lease ends as long as what its node has said may not be in the database, as after an outage of it.
+        """
         try:
-            lost = self._store.leases.sweep()
+            is_known = self._in_loop(self.hub.has_heard_all()) is True
+            lost = self._store.leases.sweep() if is_known else []
             for turn in lost:
                 kind = self._store.jobs.get(turn.job_id).kind
                 outcome = str(turn.outcome)
@@ -209,7 +215,8 @@ class GatewayService(Closing):
             logger.warning("Node %s is not told of job %s. %s", node_id, job_id, exc)
             return "the database is away"
 
-    def _in_loop(self, work: Coroutine[Any, Any, str]) -> str:
+    def _in_loop(self, work: Coroutine[Any, Any, T]) -> T | str:
+        """Do something in the gateway's loop; return what comes of it, or a word about why nothing does."""
         loop = self.hub.loop
         if loop is None or loop.is_closed():
             work.close()

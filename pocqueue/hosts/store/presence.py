@@ -102,6 +102,11 @@ class Presence:
             with self._db.write() as connection:
                 connection.execute(_RENEW_ALL, sorted(polling, key=itemgetter("b_id")))
 
+    def out_on(self, relay: str) -> set[str]:
+        """Return the nodes that a gateway has and that were revoked or banned meanwhile."""
+        with self._db.read() as connection:
+            return set(connection.execute(_OUT_ON, {"b_relay": relay}).scalars())
+
     def busy(self, node_ids: Iterable[str] | None = None) -> set[str]:
         """Return which nodes have an open attempt, of these or (None) of all."""
         which = true() if node_ids is None else attempt.c.node_id.in_(list(node_ids))
@@ -135,6 +140,9 @@ _HEARD = (
     update(node)
     .where(node.c.id == bindparam("b_id"), node.c.socket == bindparam("b_socket"))
     .values(last_ms=bindparam("b_ms"))
+)
+_OUT_ON = select(node.c.id).where(
+    node.c.relay == bindparam("b_relay"), node.c.state.in_(["revoked", "banned"])
 )
 _RENEW_ALL = (
     update(attempt)

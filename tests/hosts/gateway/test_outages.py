@@ -5,18 +5,24 @@ from __future__ import annotations
 import asyncio
 import signal
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import event
+from sqlalchemy import event, update
 
 from pocqueue.hosts.errors import DatabaseUnavailable
+from pocqueue.hosts.gateway import hub
 from pocqueue.hosts.gateway.socket.conversation import MAX_RESULTS
+from pocqueue.hosts.records import Beat
+from pocqueue.hosts.store import HostStore
 from pocqueue.hosts.store.database import Database, file_url
+from pocqueue.hosts.store.presence import Presence
+from pocqueue.hosts.tables import attempt
 from tests.hosts.agents import NewAgent, OldAgent
 from tests.hosts.gateway.conftest import Gateway
 from tests.hosts.parts import sleep
@@ -164,6 +170,92 @@ async def test_while_postgresql_is_away(make: Callable[..., Gateway]) -> None:
             assert str(attempt.outcome) == "completed"
         assert store.ledger.differences() == []
         gateway.end()
+
+
+def _run_out(store: HostStore) -> None:
+    """Let all leases run out, as they do while nobody can renew them."""
+    with store.database.write() as connection:
+        connection.execute(update(attempt).values(lease_until_ms=store.now_ms() - 1))
+
+
+async def test_nobody_loses_a_job_to_an_outage(
+    make: Callable[..., Gateway], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was heard is written down before leases end; other gateways get time to do so. Then the silent lose theirs."""
+    now_s = 0.0
+    monkeypatch.setattr(hub, "time", SimpleNamespace(monotonic=lambda: now_s))
+    gateway = make(timings={"flush_s": 3600.0})
+    store = gateway.store
+
+    def sweep() -> str:
+        _run_out(store)
+        return gateway.service.sweep()
+
+    async with NewAgent(gateway.ws_url) as agent:
+        node_id = await agent.register(gateway.token())
+        job = await agent.of_type("job")
+        named = {"jobs": [{"id": job["id"], "attempt": 1}]}
+        assert await agent.ask(type="heartbeat", nodeId=node_id, **named) == {"type": "ack"}
+        assert await asyncio.to_thread(sweep) == "0 attempts lost, 0 begun"
+        assert await agent.ask(type="heartbeat", nodeId=node_id) == {"type": "ack"}
+        with locked(gateway, tmp_path / "hosts.sqlite3"):
+            await asyncio.to_thread(gateway.service.sweep)
+            now_s += 100
+        for _ in range(2):
+            assert await asyncio.to_thread(sweep) == "0 attempts lost, 0 begun"
+            now_s += 59
+        assert await asyncio.to_thread(sweep) == "1 attempt lost, 1 begun"
+
+
+async def test_while_somebody_has_to_mend_the_database(
+    make: Callable[..., Gateway], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Heartbeats and results wait for that, too."""
+    gateway = make(timings={"retry_s": 0.01})
+    store, is_read_only = gateway.store, True
+
+    def checked_out(connection: Any, *_: object) -> None:
+        connection.execute(f"PRAGMA query_only = {is_read_only:d}")
+
+    async with NewAgent(gateway.ws_url) as agent:
+        node_id = await agent.register(gateway.token())
+        job_id = (await agent.of_type("job"))["id"]
+        _run_out(store)
+        event.listen(store.database.engine, "checkout", checked_out)
+        named = {"jobs": [{"id": job_id, "attempt": 1}]}
+        assert await agent.ask(type="heartbeat", nodeId=node_id, **named) == {"type": "ack"}
+        await until(lambda: "kept for later" in caplog.text)
+        is_read_only = False
+        await until(lambda: store.leases.open_on(node_id)[0][1].lease_until_ms > store.now_ms())
+        is_read_only = True
+        caplog.clear()
+        await agent.send(type="job_result", id=job_id, attempt=1, status="completed", logs="")
+        await until(lambda: "kept for later" in caplog.text)
+        is_read_only = False
+        assert (await agent.of_type("ack"))["id"] == job_id
+    assert store.ledger.differences() == []
+
+
+async def test_an_error_of_our_own_ends_no_heartbeats(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What could not be written for it is written the next time."""
+    store, heard, errors = gateway.store, Presence.heard, [MemoryError()]
+
+    def fail_once(presence: Presence, beats: Sequence[Beat]) -> None:
+        if any(beat.job_ids for beat in beats) and errors:
+            raise errors.pop()
+        heard(presence, beats)
+
+    async with NewAgent(gateway.ws_url) as agent:
+        node_id = await agent.register(gateway.token())
+        job = await agent.of_type("job")
+        _run_out(store)
+        monkeypatch.setattr(Presence, "heard", fail_once)
+        named = {"jobs": [{"id": job["id"], "attempt": 1}]}
+        assert await agent.ask(type="heartbeat", nodeId=node_id, **named) == {"type": "ack"}
+        await until(lambda: store.leases.open_on(node_id)[0][1].lease_until_ms > store.now_ms())
+    assert errors == []
 
 
 async def test_results_that_wait_are_bounded(make: Callable[..., Gateway], tmp_path: Path) -> None:
