@@ -22,6 +22,7 @@ from pocqueue.deploy.facts.keys import (
     read_participant,
 )
 from pocqueue.deploy.facts.model import damaged, model_facts, model_hashes, read_hashes, read_model
+from pocqueue.deploy.facts.node import inside_facts, read_inside
 from pocqueue.deploy.words import Command
 from tests.deploy.facts.test_gpu import gpus
 from tests.deploy.fake_programs import Fakes, fake_programs, hash_of
@@ -434,6 +435,17 @@ def test_compose_runs_inferenced_with_the_projects_folder(fakes: Fakes, project:
     assert compose(fakes, project, "exec", "-T", "mlnode-308", "nvidia-smi").returncode == 1
     compose(fakes, project, "up", "-d")
     assert "H100" in compose(fakes, project, "exec", "-T", "mlnode-308", "nvidia-smi").stdout
+
+
+def test_a_warning_is_no_gpu(fakes: Fakes, project: Path) -> None:
+    """What the driver, docker or compose says beside the list of them is not counted."""
+    compose(fakes, project, "up", "-d")
+    fakes.set("gpu-warns", "WARNING: infoROM is corrupted at gpu 0000:1B:00.0\n")
+    look = inside_facts(str(project), "mlnode-308", FILES)
+    assert read_inside(text_of(fakes, look)).gpus == ("NVIDIA H100 80GB HBM3",)
+    fakes.set("gpu", "0")
+    found = read_inside(text_of(fakes, look))
+    assert (found.gpus, found.gpus_said[:8]) == ((), "WARNING:")
 
 
 def test_compose_pulls_slowly_or_not_at_all(fakes: Fakes, project: Path) -> None:

@@ -19,6 +19,8 @@ SETUP_URL = "http://127.0.0.1:9200/admin/v1/setup/report"
 GRANT_CHECKS = frozenset({"permissions_granted", "feegrant_allowance"})
 #: Those that only the next epoch brings.
 EPOCH_CHECKS = frozenset({"active_in_epoch", "validator_in_set"})
+#: As `nvidia-smi -L` lists them.
+_GPU = re.compile(r"^GPU \d+: (.+?)(?: \(UUID: [^)]*\))?\s*$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class Inside:
 
     Attributes:
         gpus: names of those that `nvidia-smi` lists.
-        gpus_said: its last line where it failed.
+        gpus_said: its last line where it lists none.
         torch_gpus: how many torch computes on; None: it was not to be asked.
         torch_said: what it said.
         num_errors: lines of errors in the logs of all services; None: they cannot be read.
@@ -135,9 +137,10 @@ def read_inside(text: str) -> Inside:
     torch_said = re.search(r"(?m)^(True|False) (\d+)\s*$", torch.text)
     num_gpus = int(torch_said[2]) if torch_said and torch_said[1] == "True" else 0
     count = errors.lines[0].strip() if errors.lines else ""
+    names = tuple(_GPU.findall(gpus.text)) if gpus.exit_code == 0 else ()
     return Inside(
-        gpus=tuple(gpus.lines) if gpus.exit_code == 0 else (),
-        gpus_said="" if gpus.exit_code == 0 else _last(gpus),
+        gpus=names,
+        gpus_said="" if names else _last(gpus),
         torch_gpus=num_gpus if torch.exit_code == 0 and torch_said else None,
         torch_said=_last(torch),
         num_errors=int(count) if errors.exit_code == 0 and count.isdecimal() else None,

@@ -21,6 +21,7 @@ errors() {
     END { if (unread) exit 1; print n + 0; for (i = n - 4; i <= n; i++) if (i > 0) print last[i % 5] }'
 }
 
-part gpus within nvidia-smi --query-gpu=name --format=csv,noheader
+# A line `GPU 0: name (UUID: …)` each, which no warning looks like: of compose, docker and the driver, on either output.
+part gpus within nvidia-smi -L
 part torch within python3 -c 'import torch; print(torch.cuda.is_available(), torch.cuda.device_count())'
 part errors errors
