@@ -19,6 +19,8 @@ from pocqueue.files import replace_file
 _VERSION = 1
 #: Exit code of an undo's script: it ran, but what it should take away still stands, for the reason that it printed.
 STILL_THERE = 66
+#: Containers that ignore the signal take minutes to end; a time-out would leave it unknown whether they have.
+_UNDO_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ class Undo:
 
     def command(self) -> Command:
         """Return the command."""
-        return Command(self.words, script=self.script, sudo=self.sudo)
+        return Command(self.words, script=self.script, sudo=self.sudo, timeout_s=_UNDO_S)
 
 
 class Journal:

@@ -18,6 +18,7 @@ from pocqueue.deploy.log import Log
 from pocqueue.deploy.planning import Planned
 from pocqueue.deploy.preflight import Verdict
 from pocqueue.deploy.steps.registration import participant_url
+from pocqueue.deploy.steps.services import BEFORE, DOWN
 from pocqueue.deploy.verify import PHASE
 from pocqueue.words import counted
 
@@ -136,6 +137,9 @@ def staying(conf: Conf, journal: Journal) -> Iterator[str]:
         yield f"the wallet {conf.key_name} on the server, and {near(conf.folder / 'warm_key.txt')}"
     if (conf.folder / "registration.txt").exists():
         yield "the registration with the network, and a grant: the chain forgets nothing"
+    # Those that came later are ours, if the journal has how they are ended.
+    if not any(undo.script == DOWN for undo in journal.undos) and (names := journal.get(BEFORE)):
+        yield f"the node's containers: {', '.join(names)} were there before the first run"
     if journal.steps.get("packages"):
         yield "packages of the distribution that were installed"
 

@@ -27,7 +27,7 @@ from pocqueue.deploy.node_files import NodeFile
 from pocqueue.deploy.remote_job import Job
 from pocqueue.deploy.steps.mounted import looked, need_mounted
 from pocqueue.deploy.steps.node_files import HasNodeFile
-from pocqueue.deploy.steps.services import ServicesState, last_lines
+from pocqueue.deploy.steps.services import BEFORE, DOWN, ServicesState, last_lines, made_before
 from pocqueue.deploy.words import Command
 
 #: Upstream's compose files, and ours behind them.
@@ -150,7 +150,8 @@ class AllServices:
         running = [port for service in found.services or () for port in service.ports]
         folder = compose_folder(host.conf)
         logs = await last_lines(host, folder, found, found.names or ())
-        return AllState(folder, found, logs, (*bare, *open_ports(running, public_ports(host.conf))))
+        opened = (*bare, *open_ports(running, public_ports(host.conf)))
+        return AllState(folder, found, logs, made_before(host, found), opened)
 
     def told(self, facts: AllState) -> str:
         """Say which run, and what is wrong with the others."""
@@ -177,8 +178,9 @@ class AllServices:
         return Plan(
             f"{', '.join(names)} of {' '.join(ALL_FILES)}",
             (Job("6-pull", pull), Job("6-up", up)),
-            # Never with -v.
-            (Undo(self.name, down, "services_down", (facts.folder, *ALL_FILES)),),
+            # Never with -v, and not where others have made some of them.
+            () if facts.before else (Undo(self.name, down, DOWN, (facts.folder, *ALL_FILES)),),
+            notes={BEFORE: list(facts.before)} if facts.before else {},
             wait_s=self.settle_s,
             every_s=self.every_s,
         )

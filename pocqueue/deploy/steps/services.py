@@ -17,6 +17,9 @@ COMPOSE_FILE = "docker-compose.yml"
 SERVICES = ("tmkms", "node")
 #: Seconds for images to be loaded.
 PULL_S = 1_800.0
+#: The undo's script, and the journal's name for the services that there were before.
+DOWN = "services_down"
+BEFORE = "services_before"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +30,13 @@ class ServicesState:
         folder: of the compose files.
         docker: the engine, and what runs.
         logs: by service.
+        before: services that no run of ours has made, so that rollback ends none of the project; empty: all are ours.
     """
 
     folder: str
     docker: DockerFacts
     logs: dict[str, str]
+    before: tuple[str, ...]
 
     def shown(self, name: str) -> str:
         """Return how a service does, with what is known of why."""
@@ -40,6 +45,19 @@ class ServicesState:
         if service is not None and service.state == "exited" and service.exit_code == 137:
             how += " (killed: was the memory full?)"
         return "; ".join([how, *known_causes(self.logs.get(name, ""))])
+
+
+def made_before(host: Host, docker: DockerFacts) -> tuple[str, ...]:
+    """Return the services that were there before runs did anything to them.
+
+    Args:
+        host: whose journal has how ours are ended, since before they were made.
+        docker: what is there now.
+    """
+    found = tuple(service.name for service in docker.services or ())
+    if not found or any(undo.script == DOWN for undo in host.journal.undos):
+        return ()
+    return tuple(host.journal.get(BEFORE) or found)
 
 
 async def last_lines(
@@ -86,7 +104,8 @@ class ServicesRun:
                 if docker.engine
                 else "until there is a docker engine"
             )
-        return ServicesState(folder, docker, await last_lines(host, folder, docker, SERVICES))
+        logs = await last_lines(host, folder, docker, SERVICES)
+        return ServicesState(folder, docker, logs, made_before(host, docker))
 
     def told(self, facts: ServicesState) -> str:
         """Say how each does."""
@@ -106,8 +125,13 @@ class ServicesRun:
         undo = Undo(
             self.name,
             "end the containers of the node (docker compose down); the disk's folders stay",
-            "services_down",
+            DOWN,
             (facts.folder, COMPOSE_FILE),
         )
         what = f"docker compose up -d --no-deps {' '.join(SERVICES)}"
-        return Plan(what, (Job("4-services", command),), (undo,))
+        return Plan(
+            what,
+            (Job("4-services", command),),
+            () if facts.before else (undo,),
+            notes={BEFORE: list(facts.before)} if facts.before else {},
+        )

@@ -11,7 +11,10 @@ import pytest
 from pocqueue.deploy.engine import NotYet
 from pocqueue.deploy.errors import StepFailed
 from pocqueue.deploy.facts.service_logs import known_causes
-from pocqueue.deploy.steps.services import ServicesRun
+from pocqueue.deploy.journal import STILL_THERE
+from pocqueue.deploy.report import staying
+from pocqueue.deploy.steps.all_services import AllServices, ClosedPorts
+from pocqueue.deploy.steps.services import DOWN, ServicesRun
 from tests.deploy.server import Fault
 from tests.deploy.steps.on_disk import kinds, on_disk
 
@@ -38,6 +41,50 @@ async def test_services_are_started_once(tmp_path: Path) -> None:
         assert not (await STEP.look(here.host)).docker.services
         shutil.rmtree(here.join)
         assert (await here.host.connection.run(undo.command())).exit_code == 0
+        # Containers have that long to end; what is longer than a command may take would stop the rollback.
+        assert undo.command().timeout_s >= 300
+
+
+@pytest.mark.parametrize("gone", [".", "docker-compose.yml"])
+async def test_containers_that_cannot_be_ended_stand(gone: str, tmp_path: Path) -> None:
+    """Without its files compose ends nothing: rollback says so, and with which command a person does."""
+    async with on_disk(tmp_path) as here:
+        here.has_project()
+        await here.run(STEP)
+        [undo] = here.host.journal.undos
+        (here.join / gone).rename(tmp_path / "gone")
+        said = await here.host.connection.run(undo.command())
+        assert said.exit_code == STILL_THERE
+        assert "run on: end them with `docker rm -f node tmkms`" in said.stdout
+        [*_, asked] = here.fakes.calls("docker")
+        assert asked.words[-1] == f"label=com.docker.compose.project.working_dir={here.join}"
+        here.fakes.set("engine", "stopped")
+        said = await here.host.connection.run(undo.command())
+        assert said.exit_code == STILL_THERE
+        assert "docker does not say whether" in said.stdout
+
+
+async def test_a_node_that_was_there_before_is_not_ended(tmp_path: Path) -> None:
+    """Rollback has it among what stays; nor does it end what a run has added to it."""
+    async with on_disk(tmp_path) as here:
+        here.has_project()
+        up = here.fakes.run("docker", "compose", "up", "-d", "node", cwd=here.join)
+        assert up.returncode == 0, up.stderr
+        await here.run(STEP, ClosedPorts(), AllServices())
+        assert not [undo for undo in here.host.journal.undos if undo.script == DOWN]
+        said = "the node's containers: node were there before the first run"
+        assert said in staying(here.host.conf, here.host.journal)
+
+
+async def test_what_runs_have_begun_is_ended(tmp_path: Path) -> None:
+    """By each of them, though the later ones find the services of the first."""
+    async with on_disk(tmp_path) as here:
+        here.has_project()
+        await here.run(STEP)
+        await here.later().run(ClosedPorts(), AllServices())
+        undos = [undo.step for undo in here.later().host.journal.undos if undo.script == DOWN]
+        assert undos == ["tmkms and node", "all services"]
+        assert not [what for what in staying(here.host.conf, here.host.journal) if "conta" in what]
 
 
 @pytest.mark.parametrize(
