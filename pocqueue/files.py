@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import stat
@@ -67,8 +68,10 @@ def lock_holder(path: Path) -> int | None:
 def replace_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Write a new file beside `path`, then put it in its place: a reader sees the old one or the new one.
 
+    When it returns, the new one is there also after a loss of power.
+
     Raises:
-        OSError: it cannot be written; `path` is as it was, and nothing is left beside it.
+        OSError: it cannot be written; `path` is as it was, or whole and new, and nothing is left beside it.
     """
     handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
@@ -78,9 +81,23 @@ def replace_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:
             file.flush()
             os.fsync(file.fileno())
         Path(name).replace(path)
+        _sync_folder(path.parent)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have a folder's names on disk: without that a new name may be gone after a loss of power, content and all."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as exc:
+        # Of file systems that sync no folders: those of some virtual machines.
+        if exc.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(fd)
 
 
 class NotPrivate(Exception):

@@ -329,11 +329,11 @@ async def _act(host: Host, step: Step, plan: Plan) -> None:
             continue
         if isinstance(action, LocalFile):
             host.out.write(Level.EXEC, action.shown())
-            _write_here(step, action)
+            _write_here(step, action.path, action.content.encode(), action.mode)
             continue
         if isinstance(action, Download):
             host.out.write(Level.EXEC, action.shown())
-            _write_here(step, await _fetched(host, step, action))
+            _write_here(step, action.path, await _fetched(host, step, action), 0o600)
             continue
         if isinstance(action, Job):
             host.out.command(action.command)
@@ -355,7 +355,7 @@ async def _act(host: Host, step: Step, plan: Plan) -> None:
             )
 
 
-async def _fetched(host: Host, step: Step, file: Download) -> LocalFile:
+async def _fetched(host: Host, step: Step, file: Download) -> bytes:
     """Return a file of the server's, whole; no error has anything of it.
 
     Raises:
@@ -372,11 +372,11 @@ async def _fetched(host: Host, step: Step, file: Download) -> LocalFile:
             f"{file.remote} did not arrive as it was seen before; it stays there. Run again.",
             exit_code_there=found.exit_code,
         )
-    return LocalFile(file.path, content.decode("utf-8", "replace"), 0o600)
+    return content
 
 
-def _write_here(step: Step, file: LocalFile) -> None:
+def _write_here(step: Step, path: str, content: bytes, mode: int) -> None:
     try:
-        replace_file(Path(file.path), file.content.encode(), mode=file.mode)
+        replace_file(Path(path), content, mode=mode)
     except OSError as exc:
-        raise StepFailed(step.name, f"{file.path} cannot be written ({exc.strerror}).") from None
+        raise StepFailed(step.name, f"{path} cannot be written ({exc.strerror}).") from None

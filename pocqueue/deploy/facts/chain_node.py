@@ -27,6 +27,7 @@ class NodeFacts:
         started_s: when its container was started, seconds since 1970; None: there is none.
         edited_s: when its settings were last edited by us; None: never.
         waited_s: when it was last waited for, to the end; None: never.
+        has_store: there is a store for its blocks, with any in it or none.
     """
 
     texts: dict[str, str]
@@ -35,6 +36,7 @@ class NodeFacts:
     started_s: float | None
     edited_s: float | None
     waited_s: float | None
+    has_store: bool = False
 
     def hash_hex(self, name: str) -> str:
         """Return the SHA-256 of a settings file."""
@@ -44,6 +46,13 @@ class NodeFacts:
     def height(self) -> int:
         """Return the block that it has; 0: none, or it does not answer."""
         return self.status.height if self.status else 0
+
+    @property
+    def has_blocks(self) -> bool | None:
+        """Return whether it has a block; None: it does not answer, and may have some."""
+        if self.status is None:
+            return None if self.has_store else False
+        return self.height > 0
 
     @property
     def is_synced(self) -> bool:
@@ -82,7 +91,7 @@ def read_node(text: str) -> NodeFacts:
     Raises:
         UnexpectedAnswer: something of it is not understood.
     """
-    parts = read_parts(text, "status", "started", "edited", "waited")
+    parts = read_parts(text, "status", "store", "started", "edited", "waited")
     kinds = {name: pairs("stat", parts[f"{name}.kind"].text).get("kind", "") for name in FILES}
     texts = {name: _decoded(parts[name]) for name in FILES if name in parts}
     status = parts["status"]
@@ -93,6 +102,7 @@ def read_node(text: str) -> NodeFacts:
         _seconds(parts["started"]),
         _seconds(parts["edited"]),
         _seconds(parts["waited"]),
+        bool(parts["store"].wanted().text),
     )
 
 

@@ -17,6 +17,8 @@ for name in config.toml app.toml; do
   fi
 done
 part status chain_status
+# Made at its first start, before its first block.
+part store sh -c '[ ! -e .inference/data/blockstore.db ] || echo blockstore.db'
 
 started() {
   id=$(docker compose ps -q node)

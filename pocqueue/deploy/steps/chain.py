@@ -5,6 +5,7 @@ Nothing of its data is ever removed here. A file that was edited is kept beside,
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import hashlib
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from pocqueue.deploy.steps.state_sync import state_sync_settings, trust_problem
 from pocqueue.deploy.words import Command
 
 _JOB = "5-sync"
+#: How often a node that runs is asked whether it has blocks, and seconds between: it was started just now, or is busy.
+_ASKS, _ASK_EVERY_S = 20, 3.0
 
 
 def join_folder(conf: Conf) -> str:
@@ -70,6 +73,32 @@ async def _look(host: Host, name: str) -> NodeFacts:
     return facts
 
 
+async def look_for_blocks(host: Host, name: str) -> NodeFacts:
+    """Return how the node stands, once it is known whether it has blocks.
+
+    Args:
+        host: the server.
+        name: of the step.
+
+    Raises:
+        NotYet: as `look_at_node`.
+        StepFailed: the same; or it does not answer, and may have blocks: what a new node needs is not for one that has.
+    """
+    for _ in range(_ASKS):
+        facts = await look_at_node(host, name)
+        if facts.has_blocks is not None:
+            return facts
+        host.memory.pop("node", None)
+        if facts.started_s is None:
+            break
+        await asyncio.sleep(_ASK_EVERY_S)
+    raise StepFailed(
+        name,
+        f"the node does not answer at /status, and {join_folder(host.conf)}/.inference/data may have blocks: nothing is concluded "
+        "from that. `docker compose logs node` there says why; run again when it answers.",
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class SettingsState:
     """A settings file, and what is wanted of it.
@@ -105,14 +134,15 @@ class ChainSettings:
 
     async def look(self, host: Host) -> SettingsState:
         """Read the file; ask two servers of the chain, where the node has to begin from a snapshot."""
-        facts = await look_at_node(host, self.name)
-        conf, text = host.conf, facts.texts[self.file]
+        conf = host.conf
         if self.file == "app.toml":
+            text = (await look_at_node(host, self.name)).texts[self.file]
             wanted = pruning(conf)
         else:
-            wanted = peers(conf)
+            facts = await look_for_blocks(host, self.name)
+            text, wanted = facts.texts[self.file], peers(conf)
             # A node that has blocks begins from no snapshot, whatever its settings say.
-            if facts.height == 0:
+            if not facts.has_blocks:
                 wanted |= await state_sync_settings(host, self.name, text)
         folder = f"{join_folder(conf)}/{SETTINGS}"
         return SettingsState(folder, text, wanted, edited_file(host))
@@ -221,9 +251,9 @@ class NodeSynced:
 
     async def look(self, host: Host) -> NodeState:
         """Ask it how far it is; before its first block, whether the one that it begins from is to be trusted."""
-        facts = await look_at_node(host, self.name)
+        facts = await look_for_blocks(host, self.name)
         problem = ""
-        if facts.height == 0:
+        if not facts.has_blocks:
             problem = await trust_problem(host, facts.texts["config.toml"])
         return NodeState(join_folder(host.conf), facts, problem)
 

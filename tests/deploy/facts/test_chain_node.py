@@ -47,12 +47,13 @@ def test_it_has_caught_up_by_its_own_words() -> None:
 def test_an_answer() -> None:
     """Files whole, times with their parts; what is no text or no time is an error."""
     text = base64.b64encode('é = "x"\n'.encode()).decode()
-    rest = "@status\n=1\n@started\n 1764438021.123456789\n=0\n@edited\n=0\n@waited\n=0\n"
+    rest = "@status\n=1\n@store\n blockstore.db\n=0\n@started\n 1764438021.123456789\n=0\n@edited\n=0\n@waited\n=0\n"
     head = "@config.toml.kind\n kind=regular file\n=0\n@config.toml\n {}\n=0\n@app.toml.kind\n kind=directory\n=0\n"
     found = read_node(head.format(text) + rest)
     assert found.texts == {"config.toml": 'é = "x"\n'}
     assert found.kinds == {"app.toml": "directory"}
     assert (found.status, found.started_s, found.edited_s) == (None, 1764438021.123456789, None)
+    assert (found.has_store, found.has_blocks) == (True, None)
     for wrong in (head.format("/w==") + rest, head.format(text) + rest.replace("1764438021", "x")):
         with pytest.raises(UnexpectedAnswer):
             read_node(wrong)

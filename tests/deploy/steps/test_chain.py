@@ -14,7 +14,8 @@ import pytest
 from pocqueue.deploy.engine import NotYet
 from pocqueue.deploy.errors import DeployError, StepFailed
 from pocqueue.deploy.node_files import rpc_servers
-from pocqueue.deploy.steps.chain import ChainSettings, NodeRestarted, NodeSynced
+from pocqueue.deploy.steps import chain
+from pocqueue.deploy.steps.chain import ChainSettings, NodeRestarted, NodeSynced, look_at_node
 from pocqueue.deploy.steps.services import ServicesRun
 from pocqueue.deploy.words import Command
 from tests.deploy.server import Fault
@@ -156,6 +157,35 @@ async def test_a_node_with_blocks_keeps_its_beginning(tmp_path: Path) -> None:
         config = tomllib.loads(text_of(here, "config.toml"))
         assert config["statesync"]["enable"] is False
         assert config["p2p"]["persistent_peers"]
+
+
+async def test_a_node_that_does_not_answer_may_have_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked a while, and nothing is edited or started anew; one without a store for blocks has none."""
+    monkeypatch.setattr(chain, "_ASK_EVERY_S", 0.01)
+    async with on_disk(tmp_path) as here:
+        await runs(here)
+        store = here.join / ".inference" / "data" / "blockstore.db"
+        store.touch()
+        before = text_of(here, "config.toml")
+        for step in (SETTINGS[0], SYNC):
+            with pytest.raises(StepFailed, match="does not answer at /status"):
+                await here.later().run(step)
+        assert (text_of(here, "config.toml"), starts(here)) == (before, 1)
+        store.unlink()
+        assert "trust_hash" in (await here.later().plan(SETTINGS[0])).what
+
+
+async def test_another_nodes_answer_is_not_this_ones(tmp_path: Path) -> None:
+    """At loopback, where docker does not say that it is the container's; what it publishes is asked at that port."""
+    async with on_disk(tmp_path) as here:
+        await runs(here)
+        here.fakes.answer("http://127.0.0.1:26657/status", status_of(99))
+        here.fakes.answer("http://127.0.0.1:36657/status", status_of(7))
+        for port, height in (("", 0), ("[::]:26657", 0), ("0.0.0.0:36657\n[::]:36657", 7)):
+            here.fakes.set("port", port)
+            assert (await look_at_node(here.later().host, "node")).height == height
 
 
 async def test_a_node_that_stands_still_is_started_anew_once(tmp_path: Path) -> None:

@@ -154,6 +154,19 @@ async def test_words_may_stay_on_the_server(tmp_path: Path) -> None:
         assert answers(here) == []
 
 
+async def test_words_arrive_byte_for_byte(tmp_path: Path) -> None:
+    """What is written here is what was hashed, in whatever encoding."""
+    async with on_disk(tmp_path) as here:
+        here.has_project()
+        await here.run(WarmWallet())
+        with (there(here) / "answer").open("ab") as file:
+            file.write(b"caf\xe9\n")
+        said = (there(here) / "answer").read_bytes()
+        await here.later().run(*STEPS)
+        assert (here.host.conf.folder / "warm_key.txt").read_bytes() == said
+        assert answers(here) == []
+
+
 async def test_another_wallet_is_left_alone(tmp_path: Path) -> None:
     """The server's key has another address than the files here; or there are files here, and no key."""
     async with on_disk(tmp_path) as here:
