@@ -58,9 +58,7 @@ class GatewayTimings:
     register_s: float = 30.0  #: a socket has to become a node's within this
     send_s: float = 10.0  #: a message has to be taken within this
     retry_s: float = 1.0  #: between two tries to keep a result
-    first_audit_s: float = (
-        60.0  #: from the start to the first look at the ledger: nodes come back before it
-    )
+    first_audit_s: float = 60.0  #: to the first look at the ledger: nodes come back before it
     audit_s: float = 3600.0  #: between two looks at the ledger
 
 
@@ -215,9 +213,10 @@ class Hub(AsyncClosing):
         if before is not None and before[0] != self.relay:
             self.messenger.tell(before[0], What.REPLACED, node.id, before[1])
         old = self._connections.get(node.id)
-        if old is not None and old is not connection:
-            await self._replace(old)
+        # At once, so that whatever is decided about the node finds it: the older one may take its time to end.
         self._connections[node.id] = connection
+        if old is not None and old is not connection:
+            self.spawn(self._replace(old))
         self.changes.tell(node.wallet)
 
     async def leave(self, connection: Connection) -> None:
@@ -236,7 +235,9 @@ class Hub(AsyncClosing):
         self.changes.tell(connection.node.wallet)
 
     def heard(self, connection: Connection, jobs: tuple[JobRef, ...] = ()) -> None:
-        """Note that a node spoke, and which jobs it named."""
+        """Note that a node spoke, and which jobs it named; one that has a newer socket has not."""
+        if self._connections.get(connection.node.id) is not connection:
+            return
         self.spoke(connection.node.id, connection.id, jobs)
 
     def spoke(
@@ -392,6 +393,7 @@ class Hub(AsyncClosing):
             await asyncio.sleep(BEAT_S)
 
     async def _replace(self, old: Connection) -> None:
-        self._connections.pop(old.node.id, None)
+        if self._connections.get(old.node.id) is old:
+            del self._connections[old.node.id]
         await old.send(Replaced())
         await old.close(CloseCode.REPLACED)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, delete, insert, select, true, update
 
 from pocqueue.hosts.errors import NodeDrained, TokenRefused, UnknownNode
+from pocqueue.hosts.leases import LEASE_MS
 from pocqueue.hosts.node_keys import check_public_key
 from pocqueue.hosts.records import Gpu, HostFacts, Node, NodeState
 from pocqueue.hosts.store.bans import ban_node, end_leases
 from pocqueue.hosts.store.database import Database
 from pocqueue.hosts.store.log import note
 from pocqueue.hosts.store.owners import digest, use_token
+from pocqueue.hosts.store.presence import RENEW
 from pocqueue.hosts.store.rows import gpus_of, nodes_where, one_node
 from pocqueue.hosts.tables import node, node_gpu, token
 
@@ -112,7 +114,15 @@ class Nodes:
         return str(found)
 
     def resume(
-        self, node_id: str, facts: HostFacts, *, address: str, key: str, relay: str, socket: str
+        self,
+        node_id: str,
+        facts: HostFacts,
+        *,
+        address: str,
+        key: str,
+        relay: str,
+        socket: str,
+        job_ids: Iterable[str] = (),
     ) -> Resumed | None:
         """Note that a known node is back on a connection, which takes the place of the one that it had.
 
@@ -121,6 +131,7 @@ class Nodes:
             key: that it has shown to have.
             relay: the gateway that has the connection.
             socket: an id of the connection that no other has.
+            job_ids: that it has; their leases are renewed, as the end of its last connection has cut them.
 
         Returns:
             None: another gateway has the node, and has heard it lately; nothing has changed.
@@ -150,6 +161,10 @@ class Nodes:
             connection.execute(
                 _BACK, {f"b_{name}": value for name, value in values.items()} | {"b_id": node_id}
             )
+            until_ms = now_ms + LEASE_MS
+            jobs = [{"b_id": node_id, "b_job": one, "b_until": until_ms} for one in sorted(job_ids)]
+            if jobs:
+                connection.execute(RENEW, jobs)
             gpus = _set_gpus(connection, node_id, facts.gpus)
             is_same = before is not None and before[1] == socket
             values["kinds"] = facts.kinds

@@ -97,7 +97,7 @@ class Presence:
             connection.execute(_HEARD, sorted(seen, key=itemgetter("b_id")))
         if jobs:
             with self._db.write() as connection:
-                connection.execute(_RENEW, sorted(jobs, key=itemgetter("b_job")))
+                connection.execute(RENEW, sorted(jobs, key=itemgetter("b_job")))
         if polling:
             with self._db.write() as connection:
                 connection.execute(_RENEW_ALL, sorted(polling, key=itemgetter("b_id")))
@@ -159,4 +159,5 @@ _RENEW_ALL = (
         )
     )
 )
-_RENEW = _RENEW_ALL.where(attempt.c.job_id == bindparam("b_job"))
+#: The lease of a job `b_job` that a node `b_id` has named, until `b_until`, in milliseconds.
+RENEW = _RENEW_ALL.where(attempt.c.job_id == bindparam("b_job"))

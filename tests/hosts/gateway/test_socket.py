@@ -14,11 +14,12 @@ from sqlalchemy import update
 from websockets.exceptions import ConnectionClosed
 
 from pocqueue import __version__
+from pocqueue.hosts.gateway.socket.agent_socket import AgentSocket
 from pocqueue.hosts.node_keys import NodeKey
 from pocqueue.hosts.reputation import HOUR_MS
 from pocqueue.hosts.store.bans import end_leases
 from pocqueue.hosts.tables import attempt, node
-from pocqueue.hosts.wire import rotation_text, signed_text
+from pocqueue.hosts.wire import CloseCode, rotation_text, signed_text
 from pocqueue.web.websocket import LiveSocket
 from tests.hosts.agents import NewAgent, OldAgent
 from tests.hosts.gateway.conftest import Gateway
@@ -549,6 +550,42 @@ async def test_who_does_not_read_is_cut_off(
 
         await until(is_cut_off)
         agent.ws.transport.resume_reading()
+
+
+async def test_who_was_banned_is_sent_away_without_a_message(gateway: Gateway) -> None:
+    """The message that says so may be lost with a Redis that is away."""
+    gateway.messenger.is_away = True
+    async with NewAgent(gateway.ws_url) as agent:
+        node_id = await agent.register(gateway.token())
+        gateway.store.nodes.set_state(node_id, "banned", actor="admin")
+        assert await agent.close_code() == 4403
+
+
+@on_sqlite
+async def test_a_node_is_there_while_its_older_socket_ends(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ban that comes then ends the newer one, too."""
+    is_over, close = asyncio.Event(), AgentSocket.close
+
+    async def close_late(socket: AgentSocket, code: CloseCode) -> None:
+        if code is CloseCode.REPLACED:
+            await is_over.wait()
+        await close(socket, code)
+
+    hub = gateway.service.hub
+    async with NewAgent(gateway.ws_url) as older, NewAgent(gateway.ws_url, older.key) as newer:
+        node_id = await older.register(gateway.token())
+        hub.timings = replace(hub.timings, ping_s=0.2)
+        older.ws.transport.pause_reading()
+        monkeypatch.setattr(AgentSocket, "close", close_late)
+        assert (await newer.resume(node_id))["type"] == "registered"
+        assert await asyncio.to_thread(gateway.service.tell, "end", node_id) == "closed"
+        assert await newer.close_code() == 4403
+        assert hub.loop is not None
+        hub.loop.call_soon_threadsafe(is_over.set)
+        older.ws.transport.resume_reading()
+        assert await older.close_code() == 4409
 
 
 @on_sqlite

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pocqueue.hosts.errors import NodeDrained, NodeKeyError, UnknownNode
+from pocqueue.hosts.leases import LEASE_MS
 from pocqueue.hosts.node_keys import NodeKey
 from pocqueue.hosts.records import Attempt, Gpu, Node
 from pocqueue.hosts.store import HostStore
@@ -192,6 +193,23 @@ def test_a_node_that_is_back_takes_the_place_of_its_older_connection(
     with pytest.raises(UnknownNode):
         back("two", "d")
     assert store.nodes.get(node.id).socket == "c"
+
+
+def test_a_node_that_is_back_keeps_the_jobs_that_it_names(store: HostStore, clock: Clock) -> None:
+    """From that moment on, for a lease's time, as if it had never been away; others run out as they would have."""
+    node, other = joined(store), joined(store)
+    assert node.key is not None
+    jobs = [store.jobs.submit(sleep(only_node=one.id, timeout_s=600)).id for one in (node, other)]
+    for job_id in jobs:
+        running(store, job_id)
+    for one in (node, other):
+        store.presence.disconnected(one.id, f"socket of {one.id}")
+    clock.now_s += store.offline_ms / 1000
+    how = {"address": node.address, "key": node.key, "relay": "here", "socket": "new"}
+    assert store.nodes.resume(node.id, facts(gpus=node.gpus), **how, job_ids=[*jobs, "x"])
+    assert [turn.job_id for turn in store.leases.sweep()] == [jobs[1]]
+    [turn] = store.jobs.attempts(jobs[0])
+    assert turn.lease_until_ms == store.now_ms() + LEASE_MS
 
 
 def test_a_node_that_registers_is_connected_by_that(store: HostStore) -> None:

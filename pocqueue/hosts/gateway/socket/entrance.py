@@ -115,6 +115,7 @@ class Entrance:
                         key=key,
                         relay=hub.relay,
                         socket=socket.id,
+                        job_ids=[ref.id for ref in has],
                     )
             except UnknownNode:
                 now = await hub.db(nodes.get, node_id)
