@@ -40,6 +40,9 @@ from pocqueue.web.failure_limit import FailureLimit
 
 logger = logging.getLogger(__name__)
 
+#: Calls of sockets that are nobody's yet that wait for the store's threads: heartbeats and results wait behind them.
+MAX_ENTERING: Final = 64
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -118,6 +121,8 @@ class Hub(AsyncClosing):
         self._joining: weakref.WeakValueDictionary[str, asyncio.Lock] = (
             weakref.WeakValueDictionary()
         )
+        #: Held while the store is called for a socket that is nobody's yet.
+        self.entering = asyncio.Semaphore(MAX_ENTERING)
         self._tasks: set[asyncio.Task[None]] = set()
         self._flushing = asyncio.Lock()
         self._away_s: float | None = None  # since when the database is away

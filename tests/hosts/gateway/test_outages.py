@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -28,7 +30,7 @@ from tests.hosts.gateway.conftest import Gateway
 from tests.hosts.parts import sleep
 from tests.support.postgresql import PostgresServer
 from tests.support.small_disk import fill, small_disk
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_S, until
 
 
 @pytest.fixture
@@ -277,6 +279,60 @@ async def test_results_that_wait_are_bounded(make: Callable[..., Gateway], tmp_p
             assert gateway.service.hub.num_tasks <= others + MAX_RESULTS + 2
         answered = {(await agent.of_type("error"))["id"] for _ in range(90)}
     assert answered == {f"{n}" for n in range(90)}
+
+
+@contextmanager
+def busy(gateway: Gateway) -> Iterator[None]:
+    """Have the store's thread at something else."""
+    hub, go = gateway.service.hub, threading.Event()
+    assert hub.loop is not None
+    held = asyncio.run_coroutine_threadsafe(hub.db(go.wait), hub.loop)
+    try:
+        yield
+    finally:
+        go.set()
+    held.result(PATIENCE_S)
+
+
+async def test_who_was_sent_away_is_not_let_in_later(make: Callable[..., Gateway]) -> None:
+    """Calls of sockets that have ended do not hold up those that come after them, and use up no token."""
+    gateway = make(timings={"register_s": 0.3})
+    token = gateway.token()
+    with busy(gateway):
+        async with OldAgent(gateway.ws_url) as agent:
+            await agent.send(type="register", token=token, hostInfo={})
+            assert await agent.close_code() == 1013
+    assert gateway.nodes() == []
+
+
+async def test_nodes_do_not_wait_for_all_who_come(make: Callable[..., Gateway]) -> None:
+    """What the store is called for by nodes that are in stands behind a few of those who want to be."""
+    gateway = make()
+    hub, tokens = gateway.service.hub, [gateway.token() for _ in range(4)]
+    hub.entering = asyncio.Semaphore(1)
+    order: list[str] = []
+    nodes = type(gateway.store.nodes)
+    register = nodes.register
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        order.append("register")
+        return register(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nodes, "register", noted)
+        async with contextlib.AsyncExitStack() as stack:
+            agents = [await stack.enter_async_context(OldAgent(gateway.ws_url)) for _ in tokens]
+            with busy(gateway):
+                for agent, token in zip(agents, tokens, strict=True):
+                    await agent.send(type="register", token=token, hostInfo={})
+                line = b'messages_total{type="register"} 4.0'
+                await until(lambda: line in hub.metrics.page(()))
+                assert hub.loop is not None
+                result = asyncio.run_coroutine_threadsafe(hub.db(order.append, "result"), hub.loop)
+            for agent in agents:
+                assert (await agent.receive())["type"] == "registered"
+            result.result(PATIENCE_S)
+    assert order == ["register", "result", *["register"] * 3]
 
 
 async def test_while_no_message_arrives(make: Callable[..., Gateway]) -> None:

@@ -59,6 +59,7 @@ class AgentSocket(Connection):
         "is_node",
         "origin",
         "speaks_2",
+        "until_s",
     )
 
     def __init__(self, hub: Hub, websocket: WebSocket, address: str, origin: str) -> None:
@@ -67,6 +68,7 @@ class AgentSocket(Connection):
         self.hub, self.address, self.origin = hub, address, origin
         self.is_node = False
         self.speaks_2 = False  #: it has said hello
+        self.until_s = 0.0  #: by the loop's clock: it has to be a node's by then
         self.facts = HostFacts()  #: what its machine says of itself
         self._websocket = websocket
         self._budget = MessageBudget()
@@ -78,9 +80,9 @@ class AgentSocket(Connection):
     async def run(self) -> None:
         """Speak until the socket ends."""
         await self._websocket.accept()
-        deadline = asyncio.get_running_loop().call_later(
-            self.hub.timings.register_s, self._end_if_nobody
-        )
+        loop = asyncio.get_running_loop()
+        self.until_s = loop.time() + self.hub.timings.register_s
+        deadline = loop.call_at(self.until_s, self._end_if_nobody)
         try:
             while (text := await self._next()) is not None:
                 await self._take(text)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
 
 from pocqueue import __version__
 from pocqueue.errors import TooManyFailures
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from pocqueue.hosts.gateway.socket.agent_socket import AgentSocket
 
 logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Refused(Exception):
@@ -58,7 +62,7 @@ class Entrance:
             facts = replace(facts, protocol=1)
         hub, socket = self._hub, self._socket
         try:
-            node = await hub.db(
+            node = await self._db(
                 hub.store.nodes.register,
                 message.token,
                 facts,
@@ -86,7 +90,7 @@ class Entrance:
         if self._socket.is_node:
             raise Refused(ErrorText.INVALID_FORMAT, CloseCode.REFUSED)
         try:
-            key = await self._hub.db(self._hub.store.nodes.key, message.node_id)
+            key = await self._db(self._hub.store.nodes.key, message.node_id)
         except UnknownNode:
             await self._failed(ErrorText.INVALID_NODE)
             return
@@ -107,7 +111,7 @@ class Entrance:
         async with hub.joining(node_id):
             try:
                 if await hub.is_free(node_id, socket):
-                    resumed = await hub.db(
+                    resumed = await self._db(
                         nodes.resume,
                         node_id,
                         facts,
@@ -118,7 +122,7 @@ class Entrance:
                         job_ids=[ref.id for ref in has],
                     )
             except UnknownNode:
-                now = await hub.db(nodes.get, node_id)
+                now = await self._db(nodes.get, node_id)
                 if now.key != key and now.state not in {"revoked", "banned"}:
                     # It changed after it was checked: whoever has the new one comes again with it.
                     raise Refused(ErrorText.NOT_NOW, CloseCode.TRY_LATER) from None
@@ -126,6 +130,19 @@ class Entrance:
             if resumed is None:
                 raise Refused(ErrorText.CONNECTED_ELSEWHERE, CloseCode.REPLACED)
             await self._join(resumed.node, resumed.before, facts, has)
+
+    async def _db(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call the store once it is this socket's turn, which nodes that are in do not wait for.
+
+        Raises:
+            Refused: the time in which it has to be a node's is over; a call that still waits is not made.
+        """
+        hub = self._hub
+        try:
+            async with asyncio.timeout_at(self._socket.until_s), hub.entering:
+                return await hub.db(call, *args, **kwargs)
+        except TimeoutError:
+            raise Refused(ErrorText.NOT_NOW, CloseCode.TRY_LATER) from None
 
     async def _check_key(self, key: str, signatures: tuple[str | None, ...], node_id: str) -> None:
         """See that one of the signatures is by a key.
