@@ -83,8 +83,9 @@ class HostsStep(bootsteps.StartStopStep):
         try:
             relays = Relays(backend().client, backend().url)
             _service = GatewayService(self.relay, settings(), CeleryMessenger(), relays)
-            _service.start()
+            # Before anybody connects: what is frozen is never given back.
             _spare_the_collector()
+            _service.start()
         except PocqueueError as exc:
             refuse(exc)
 

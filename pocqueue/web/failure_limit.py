@@ -25,7 +25,7 @@ from pocqueue.errors import StoreError, TooManyFailures
 WINDOW_S = 60
 #: Wrong tokens of one window that are still answered as such, by default.
 MAX_FAILURES = 20
-#: Addresses that are remembered; beyond it, those whose window is over are forgotten.
+#: Addresses that are remembered; beyond it, the one whose window began first is forgotten.
 _MANY = 10_000
 
 
@@ -53,9 +53,13 @@ class FailureLimit:
         """
         address, now = subscriber(address), self.clock()
         count, until = self._seen.get(address, (0, 0.0))
-        count, until = (1, now + WINDOW_S) if until <= now else (count + 1, until)
-        if len(self._seen) >= _MANY:
-            self._seen = {a: seen for a, seen in self._seen.items() if seen[1] > now}
+        count += 1
+        if until <= now:
+            # At the end of them all, which are in the order in which their windows began.
+            self._seen.pop(address, None)
+            count, until = 1, now + WINDOW_S
+            if len(self._seen) >= _MANY:
+                del self._seen[next(iter(self._seen))]
         # Before anything is awaited: those that came at the same time are judged after it.
         self._seen[address] = count, until
         # Once an address is over the limit, its guesses do not reach the store.

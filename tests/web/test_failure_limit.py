@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pocqueue.errors import StoreUnavailable, TooManyFailures
+from pocqueue.web import failure_limit
 from pocqueue.web.failure_limit import WINDOW_S, FailureLimit, subscriber
 from tests.support.waiting import Clock
 
@@ -63,6 +64,20 @@ async def test_processes_count_together() -> None:
     shared.num = 0
     clock.now_s += 30.0
     await limit.count(ADDRESS)
+
+
+async def test_no_more_addresses_than_some_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are within a window: the oldest is forgotten, nothing else is looked through."""
+    monkeypatch.setattr(failure_limit, "_MANY", 3)
+    clock = Clock()
+    limit = FailureLimit(1, clock)
+    for n in range(10):
+        clock.now_s += 1
+        await limit.count(f"192.0.2.{n}")
+        assert len(limit._seen) <= 3
+    with pytest.raises(TooManyFailures):
+        await limit.count("192.0.2.7")
+    await limit.count("192.0.2.6")
 
 
 @pytest.mark.parametrize(

@@ -102,11 +102,12 @@ class Counts(MemoryStorage):
 
     Args:
         look_s: seconds between two looks for what has expired and is not asked for any more.
+        most: counts that are kept; beyond it the oldest is forgotten.
     """
 
-    def __init__(self, look_s: float = 60.0) -> None:
+    def __init__(self, look_s: float = 60.0, most: int = 200_000) -> None:
         super().__init__()
-        self._look_s, self._next_look = look_s, 0.0
+        self._look_s, self._next_look, self._most = look_s, 0.0, most
 
     @override
     async def incr(self, key: str, expiry: float, amount: int = 1) -> int:
@@ -115,13 +116,20 @@ class Counts(MemoryStorage):
         now, count = time.time(), self.storage[key] + amount
         self.storage[key] = count
         if count == amount:
+            if len(self.expirations) >= self._most:
+                self._forget(next(iter(self.expirations)))
             self.expirations[key] = now + expiry
-        if now >= self._next_look:
-            self._next_look = now + self._look_s
+        # The clock on the wall may go back.
+        if (at_s := time.monotonic()) >= self._next_look:
+            self._next_look = at_s + self._look_s
             for old in [one for one, until in self.expirations.items() if until <= now]:
-                del self.expirations[old]
-                self.storage.pop(old, None)
+                self._forget(old)
         return count
+
+    def _forget(self, key: str) -> None:
+        del self.expirations[key]
+        self.storage.pop(key, None)
+        self.locks.pop(key, None)
 
 
 class RateLimits:
