@@ -27,10 +27,15 @@ def is_stopping() -> bool:
     return celery_state.should_stop is not None or celery_state.should_terminate is not None
 
 
-def refuse(exc: PocqueueError) -> NoReturn:
-    """End this worker with one sentence, as only a person can mend what is wrong."""
+def refuse(exc: PocqueueError, code: int = 2) -> NoReturn:
+    """End this worker with one sentence.
+
+    Args:
+        exc: what is wrong.
+        code: of the process; 2: only a person can mend it, and no supervisor is to start it again.
+    """
     sys.__stderr__.write(f"pocqueue: {exc}\n")  # type: ignore[union-attr]
-    raise SystemExit(2) from exc
+    raise SystemExit(code) from exc
 
 
 @cache

@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from pocqueue.app import app
 from pocqueue.engine.devices import parse_queue
-from pocqueue.errors import PocqueueError
+from pocqueue.errors import DeviceNotFound, PocqueueError
 from pocqueue.rounds.task_names import RUN_RANGE
 from pocqueue.settings import settings
 from workers.boot import StoreStep, is_stopping, refuse
@@ -74,7 +74,8 @@ class GpuStep(bootsteps.StartStopStep):
         except PocqueueError as exc:
             if is_stopping():
                 raise SystemExit(0) from exc  # it gave up because it was told to
-            refuse(exc)
+            # A driver that is on its way, as after a boot, is there at a later start.
+            refuse(exc, 1 if isinstance(exc, DeviceNotFound) else 2)
 
     @override
     def close(self, parent: Any) -> None:

@@ -68,11 +68,11 @@ def worker_checks(
         *(
             "GPUs",
             "gpu-numbers",
-            set(conf.pocqueue_gpus) <= there.keys() or (not there and not highest),
+            set(conf.pocqueue_gpus) <= there.keys(),
         ),
-        f"{len(there)} there",
+        f"{len(there)} there" if there else f"none: {gpus.state.value}",
         f"GPU {highest} of POCQUEUE_GPUS",
-        "Name GPUs that are there.",
+        "Name GPUs that are there; POCQUEUE_DEVICE=cpu in POCQUEUE_ENV_FILE needs none.",
     )
     if weights is None:
         return

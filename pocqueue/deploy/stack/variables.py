@@ -57,6 +57,9 @@ def variables(conf: Conf, state_dir: str) -> dict[str, str | Secret]:
         found["POCQUEUE_REDIS_URL"] = _redis_url(conf, state_dir)
     if "worker" in roles:
         found["POCQUEUE_MODEL"] = conf.pocqueue_model
+        if conf.pocqueue_run == "systemd":
+            # Of a GPU's worker nobody is to find out by its rate that it is on the CPU.
+            found["POCQUEUE_DEVICE"] = "cuda"
     if "scheduler" in roles:
         found |= {"POCQUEUE_METRICS_ADDRESS": "127.0.0.1", "POCQUEUE_METRICS_PORT": "9101"}
     # Nothing is public by accident: what is to be so is said in the file of more variables.

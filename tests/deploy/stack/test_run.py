@@ -146,6 +146,20 @@ async def test_what_cannot_be_is_said_before_anything_runs(
         assert not (here.opt / "current").exists()
 
 
+async def test_a_driver_that_does_not_answer_is_no_machine_without_gpus(tmp_path: Path) -> None:
+    """Nothing is begun, unless the CPU was asked for."""
+    async with on_server(tmp_path) as here:
+        here.fakes.set("gpu", "not-loaded")
+        names = {"POCQUEUE_ROLE": "worker", "POCQUEUE_GPUS": "0"}
+        code, lines = await here.run(here.conf(**names), wheel(tmp_path))
+        failed = [line for line in lines if "FAIL gpu-numbers: none: it is installed" in line]
+        assert (code, len(failed), here.restarts()) == (1, 1, [])
+        (here.nodes / "more").write_text("POCQUEUE_DEVICE=cpu")
+        (here.nodes / "more").chmod(0o600)
+        conf = here.conf(**names, POCQUEUE_ENV_FILE="more")
+        assert (await here.run(conf, wheel(tmp_path), is_dry=True))[0] == 0
+
+
 async def test_the_first_time_needs_a_wheel(tmp_path: Path) -> None:
     """And going back a version before."""
     async with on_server(tmp_path) as here:

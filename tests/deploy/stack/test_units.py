@@ -60,6 +60,17 @@ def test_units_are_hardened(name: str) -> None:
     assert set(re.findall(r"%.", text)) <= {"%i"}
 
 
+def test_a_worker_finds_the_files_of_its_gpu() -> None:
+    """Root makes them before, which needs `m`; without them the worker starts all the same, and says so."""
+    lines = unit_text("pocqueue-worker@.service").splitlines()
+    [start] = [n for n, line in enumerate(lines) if line.startswith("ExecStart=")]
+    assert lines[start - 2 : start] == [
+        "ExecStartPre=-+/usr/bin/nvidia-modprobe -c 0 -u",
+        "ExecStartPre=-+/usr/bin/nvidia-smi -L",
+    ]
+    assert "DeviceAllow=char-nvidia* rwm" in lines
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze")
 def test_systemd_understands_the_units(tmp_path: Path) -> None:
     """Every line of every file, with a program in the place of ours."""

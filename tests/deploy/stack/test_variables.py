@@ -43,6 +43,19 @@ def test_what_each_role_needs(tmp_path: Path) -> None:
     assert "POCQUEUE_REDIS_URL" not in agent
 
 
+def test_a_worker_of_a_gpu_has_a_gpu(tmp_path: Path) -> None:
+    """Unless the operator says otherwise; a container has the number of its own."""
+    more = private(tmp_path / "more", "POCQUEUE_DEVICE=cpu\n")
+    for fields, device in (
+        ({}, "cuda"),
+        ({"POCQUEUE_ENV_FILE": more}, "cpu"),
+        ({"POCQUEUE_ROLE": "redis,io"}, None),
+        ({"POCQUEUE_RUN": "compose"}, None),
+    ):
+        node = conf(tmp_path, **{"POCQUEUE_ROLE": "redis,worker"} | fields)
+        assert variables(node, "/s").get("POCQUEUE_DEVICE") == device
+
+
 def test_a_shell_reads_what_was_meant(tmp_path: Path) -> None:
     """Also what shells make something else of; secrets are known as such, the password in a URL by itself."""
     name = private(tmp_path / "url", "redis://:p%40ss%2Fword@redis.internal:6379/0\n")
