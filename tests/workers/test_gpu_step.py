@@ -6,6 +6,7 @@ import pytest
 
 from pocqueue.errors import DeviceNotFound, ModelNotFound, PocqueueError
 from workers import gpu
+from workers.gpu_service import GpuService
 
 
 @pytest.mark.parametrize(
@@ -21,7 +22,7 @@ def test_a_device_that_is_not_there_yet_is_tried_again(
     def start(_service: object) -> None:
         raise error
 
-    monkeypatch.setattr(gpu.GpuService, "start", start)
+    monkeypatch.setattr(GpuService, "start", start)
     monkeypatch.setattr(gpu, "_service", None)
     step = object.__new__(gpu.GpuStep)
     step.queue = "gpu0"
