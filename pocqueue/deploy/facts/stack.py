@@ -46,7 +46,7 @@ class StackFacts:
     """All of it.
 
     Attributes:
-        has_account: the user is there.
+        has_account: the user is there, and its folders are whose they have to be, with their modes.
         python: program that can make a venv of 3.11 or newer; empty: none.
         pythons: versions that were found, for people.
         versions: marks of complete venvs, by name.
@@ -84,6 +84,7 @@ class StackFacts:
 def stack_facts(
     opt: str,
     etc: str,
+    state: str,
     folder: str,
     files: Iterable[str],
     units: Iterable[str],
@@ -97,6 +98,7 @@ def stack_facts(
     Args:
         opt: folder of versions.
         etc: folder of the variables.
+        state: folder for what outlives a process.
         folder: of unit files, or of compose's.
         files: names of these.
         units: names of units.
@@ -104,7 +106,7 @@ def stack_facts(
         worker: a unit that is to be asked for the pool, too, which takes a second; empty: none.
         image: of compose; empty: none.
     """
-    words = (opt, etc, folder, " ".join(files), " ".join(units), worker or "-", way, image)
+    words = (opt, etc, state, folder, " ".join(files), " ".join(units), worker or "-", way, image)
     return Command(words, script="stack_facts", sudo=True, timeout_s=60)
 
 

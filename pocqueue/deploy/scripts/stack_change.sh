@@ -17,6 +17,7 @@ case $what in
     getent passwd pocqueue > /dev/null ||
       useradd --system --user-group --home-dir "$3" --shell /usr/sbin/nologin pocqueue
     mkdir -p -- "$1" "$2" "$3"
+    chown root:root -- "$1"
     chmod 0755 -- "$1"
     chown root:pocqueue -- "$2"
     chmod 0750 -- "$2" "$3"

@@ -1,13 +1,20 @@
 # pocqueue on this server: versions, links, variables, unit files, units, pool. Reads, and writes nothing.
-# Arguments: folders of versions, of the variables, and of unit files; names of unit files, and of units, blanks between them;
+# Arguments: folders of versions, of the variables, of what outlives a process, and of unit files; names of unit files, and of units, blanks between them;
 # the worker whose pool is asked for, or `-`; `systemd` or `compose`; compose's image.
 # Prints parts (facts/parts.py); facts/stack.py reads them.
 export LC_ALL=C
-opt=$1 etc=$2 systemd=$3 files=$4 units=$5 worker=$6 way=$7 image=$8
+opt=$1 etc=$2 state_dir=$3 systemd=$4 files=$5 units=$6 worker=$7 way=$8 image=$9
 . common/parts.sh
 . common/units.sh
 
 hash_of() { if [ -f "$1" ] && [ ! -L "$1" ]; then sha256sum < "$1" | cut -c 1-64; else echo -; fi; }
+
+is_as() { [ -d "$1" ] && [ "$(stat -c '%U:%G %a' -- "$1")" = "$2" ]; }
+
+# As `stack_change account` makes it: a run may have been cut between the user and its folders.
+account() {
+  getent passwd pocqueue && is_as "$opt" 'root:root 755' && is_as "$etc" 'root:pocqueue 750' && is_as "$state_dir" 'pocqueue:pocqueue 750'
+}
 
 # Those that can make a venv, up to the first one that is new enough.
 pythons() {
@@ -46,7 +53,7 @@ unit() {
   [ "${pid:-0}" = 0 ] || echo "stack=$(tr '\0' '\n' < "/proc/$pid/environ" 2> /dev/null | sed -n 's/^STACK_ID=//p')"
 }
 
-part account getent passwd pocqueue
+part account account
 part pythons pythons
 part versions versions
 part links links

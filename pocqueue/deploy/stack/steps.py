@@ -115,7 +115,7 @@ async def read_facts(
     """
     if (found := host.memory.get("stack")) is None:
         command = stack_facts(
-            *(places.opt, places.etc, files_folder(places, way), files),
+            *(places.opt, places.etc, places.state, files_folder(places, way), files),
             [unit.name for unit in units],
             way=way,
             worker=next((unit.name for unit in units if unit.queue), ""),
@@ -152,7 +152,7 @@ class Account(_OfStack):
 
     def told(self, facts: StackFacts) -> str:
         """Say whether it is there."""
-        return "there" if facts.has_account else "missing"
+        return "there" if facts.has_account else "missing, or one of its folders"
 
     def is_done(self, facts: StackFacts) -> bool:
         """Say whether it is there."""

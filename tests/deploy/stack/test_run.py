@@ -58,6 +58,26 @@ async def test_it_is_put_there_once(tmp_path: Path) -> None:
         assert "ossifrage" not in "".join((*lines, *planned, *here.server.commands))
 
 
+async def test_an_account_without_its_folders_gets_them(tmp_path: Path) -> None:
+    """As after a cut, or where somebody made the user; a mode that is too wide is mended, and nothing is started anew."""
+    async with on_server(tmp_path) as here:
+        state = here.fakes.folder / "state"
+        state.mkdir(exist_ok=True)
+        (state / "account").touch()
+        conf = here.conf(POCQUEUE_ROLE="io")
+        code, lines = await here.run(conf, wheel(tmp_path))
+        assert code == 0, lines[-8:]
+        folders = [here.root / "etc" / "pocqueue", here.root / "var" / "lib" / "pocqueue"]
+        for folder in folders:
+            folder.chmod(0o755)
+            assert (await here.run(conf))[0] == 0
+            assert [stat.S_IMODE(each.stat().st_mode) for each in folders] == [0o750, 0o750]
+        (state / "owners" / str(folders[0]).replace("/", "_")).unlink()
+        code, lines = await here.run(conf)
+        assert (code, sum("account pocqueue:" in line for line in of_level(lines, "OK"))) == (0, 1)
+        assert here.restarts() == ALL[:1]
+
+
 async def test_an_update_stops_at_the_first_worker_that_does_not_come_back(tmp_path: Path) -> None:
     """The others go on as they are; `--rollback` is the way back, and a run from another machine finds its way, too."""
     async with on_server(tmp_path) as here:
