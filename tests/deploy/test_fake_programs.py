@@ -427,7 +427,12 @@ def test_compose_runs_inferenced_with_the_projects_folder(fakes: Fakes, project:
         "--keyring-backend",
         "file",
     )
-    done = compose(fakes, project, *words, text=f"{PASSWORD}\n{PASSWORD}\n")
+    text = f"{PASSWORD}\n{PASSWORD}\n"
+    # Whatever a container prints is in docker's log, but for one without.
+    assert compose(fakes, project, *words, text=text).returncode == 97
+    assert fakes.calls("inferenced") == []
+    (project / "no-log.yml").write_text("services:\n  api:\n    logging:\n      driver: none\n")
+    done = compose(fakes, project, "-f", "no-log.yml", *words, text=text)
     assert done.returncode == 0, done.stderr
     assert (project / ".inference" / "keyring-file" / "x.info").exists()
     [call] = fakes.calls("inferenced")
