@@ -154,8 +154,9 @@ def cancel(job: JobId, env_file: EnvFile = None) -> None:
     from pocqueue.rounds.task_names import DELIVER_JOB, RELAY_PREFIX
 
     with open_store() as store:
-        turn = store.leases.cancel(job, actor="admin")
-    if turn is not None:
+        done = store.leases.cancel(job, actor="admin")
+    if done is not None:
+        turn = done.attempt
         about = {"node_id": turn.node_id, "job_id": job, "n": turn.n}
         tell(DELIVER_JOB, f"{RELAY_PREFIX}{turn.relay}", what="cancel", **about)
     console().print(f"Job {job} is cancelled.")

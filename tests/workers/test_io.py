@@ -430,6 +430,8 @@ async def test_one_place_is_kept_for_those_that_do_not_stay(
     monkeypatch.setattr(boot, "backend", lambda: backend)
     monkeypatch.setattr(io, "_places", threading.Semaphore(1))
     monkeypatch.setenv("POCQUEUE_CALLBACK_PRIVATE", "1")
+    # A task makes Celery read its settings, which starts the bundled Redis where they name none.
+    monkeypatch.setenv("POCQUEUE_REDIS_URL", backend.url)
     first, second = (_round(backend, receiver.url, 1) for _ in range(2))
     tokens = dict(backend.callbacks.claim_due(60.0))
     ask = partial(asyncio.to_thread, io.deliver_proofs.run)

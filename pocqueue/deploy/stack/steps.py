@@ -50,6 +50,10 @@ class Places:
         """Folder for what outlives a process."""
         return f"{self.root}/var/lib/pocqueue"
 
+    def files(self, way: str) -> str:
+        """Return where unit files are, or compose's."""
+        return self.systemd if way == "systemd" else self.opt
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -86,16 +90,6 @@ class Wanted:
         """Return the content of the variables' file."""
         return env_file(self.values, self.stack_id)
 
-    @property
-    def files_folder(self) -> str:
-        """Return where the files are."""
-        return files_folder(self.places, self.way)
-
-
-def files_folder(places: Places, way: str) -> str:
-    """Return where unit files are, or compose's."""
-    return places.systemd if way == "systemd" else places.opt
-
 
 async def read_facts(
     host: Host, places: Places, units: tuple[Unit, ...], files: Iterable[str], way: str, image: str
@@ -115,7 +109,7 @@ async def read_facts(
     """
     if (found := host.memory.get("stack")) is None:
         command = stack_facts(
-            *(places.opt, places.etc, places.state, files_folder(places, way), files),
+            *(places.opt, places.etc, places.state, places.files(way), files),
             [unit.name for unit in units],
             way=way,
             worker=next((unit.name for unit in units if unit.queue), ""),
@@ -254,8 +248,8 @@ class UnitFiles(_OfStack):
 
     def told(self, facts: StackFacts) -> str:
         """Say how many are ours."""
-        num = len(self.wanted.files)
-        return f"{num - len(self._changed(facts))} of {num} in {self.wanted.files_folder}"
+        w, num = self.wanted, len(self.wanted.files)
+        return f"{num - len(self._changed(facts))} of {num} in {w.places.files(w.way)}"
 
     def is_done(self, facts: StackFacts) -> bool:
         """Say whether all are."""
@@ -263,16 +257,17 @@ class UnitFiles(_OfStack):
 
     def plan(self, facts: StackFacts) -> Plan:
         """Keep those that are there, and put ours in their places."""
-        folder, changed = self.wanted.files_folder, self._changed(facts)
+        w, changed = self.wanted, self._changed(facts)
+        folder = w.places.files(w.way)
         puts = [
             command
             for file in changed
             for command in (
                 Command(("keep", folder, file), script="node_file", sudo=True),
-                _change("unit", folder, file, stdin=whole(self.wanted.files[file])),
+                _change("unit", folder, file, stdin=whole(w.files[file])),
             )
         ]
-        reload = (_change("reload"),) if self.wanted.way == "systemd" else ()
+        reload = (_change("reload"),) if w.way == "systemd" else ()
         return Plan(f"{', '.join(changed)} in {folder}", (*puts, *reload))
 
 

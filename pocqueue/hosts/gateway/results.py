@@ -1,8 +1,9 @@
-"""A result that a node has brought, however: kept once, counted, and told to whoever waits for it."""
+"""The end of an attempt, however it came: counted once, and told to whoever waits for it."""
 
 from __future__ import annotations
 
 from pocqueue.hosts.gateway.hub import Hub
+from pocqueue.hosts.gateway.metrics import Metrics
 from pocqueue.hosts.leases import JobState, Verdict
 from pocqueue.hosts.store.leases import Finished
 
@@ -16,14 +17,23 @@ def count_result(hub: Hub, wallet: str, done: Finished) -> None:
     hub.changes.tell(wallet)
     if done.verdict is not Verdict.COUNTS:
         return
-    kind, turn = done.job.kind, done.attempt
-    hub.metrics.count("job_attempts", kind, str(turn.outcome))
-    hub.metrics.count("earned_micro", kind, by=turn.micro)
+    turn = done.attempt
+    count_end(hub.metrics, done)
     if turn.sent_ms is not None and turn.ended_ms is not None:
-        hub.metrics.job_seconds.labels(kind).observe((turn.ended_ms - turn.sent_ms) / 1000)
-    if done.job.state is JobState.QUEUED:
-        hub.metrics.count("jobs_requeued", str(turn.outcome))
+        seconds = (turn.ended_ms - turn.sent_ms) / 1000
+        hub.metrics.job_seconds.labels(done.job.kind).observe(seconds)
     hub.messenger.look()
+
+
+def count_end(metrics: Metrics, done: Finished) -> None:
+    """Count an attempt that has ended now; one that had ended before was counted then."""
+    if done.verdict is not Verdict.COUNTS:
+        return
+    kind, outcome = done.job.kind, str(done.attempt.outcome)
+    metrics.count("job_attempts", kind, outcome)
+    metrics.count("earned_micro", kind, by=done.attempt.micro)
+    if done.job.state is JobState.QUEUED:
+        metrics.count("jobs_requeued", outcome)
 
 
 def signed_32(code: int | None) -> int | None:

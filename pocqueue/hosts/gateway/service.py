@@ -25,6 +25,7 @@ from pocqueue.hosts.gateway.limits import Limit, RateLimits
 from pocqueue.hosts.gateway.messenger import Messenger, What
 from pocqueue.hosts.gateway.metrics import Metrics
 from pocqueue.hosts.gateway.origins import page_rules
+from pocqueue.hosts.gateway.results import count_end
 from pocqueue.hosts.leases import Outcome
 from pocqueue.hosts.store import HostStore
 from pocqueue.hosts.wire import origin_of
@@ -185,14 +186,12 @@ class GatewayService(Closing):
         try:
             is_known = self._in_loop(self.hub.has_heard_all()) is True
             lost = self._store.leases.sweep() if is_known else []
-            for turn in lost:
-                kind = self._store.jobs.get(turn.job_id).kind
-                outcome = str(turn.outcome)
-                self.hub.metrics.count("job_attempts", kind, outcome)
-                self.hub.metrics.count("jobs_requeued", outcome)
+            for done in lost:
+                turn = done.attempt
+                count_end(self.hub.metrics, done)
                 logger.warning(
                     "Job %s: attempt %d on node %s is over: %s.",
-                    *(turn.job_id, turn.n, turn.node_id, outcome),
+                    *(turn.job_id, turn.n, turn.node_id, turn.outcome),
                 )
                 if turn.outcome is not Outcome.RELAY_LOST:
                     self._messenger.tell(turn.relay, What.CANCEL, turn.node_id, turn.job_id, turn.n)

@@ -41,7 +41,7 @@ MAX_LOG: Final = 256 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What became of a result."""
+    """What became of a result, a refusal or a cancellation."""
 
     verdict: Verdict
     job: Job
@@ -168,8 +168,8 @@ class Leases:
             changed = one_attempt(connection, job_id, turn.n) or turn
             return Finished(verdict, one_job(connection, job_id), changed)
 
-    def refuse(self, job_id: str, n: int, node_id: str, reason: str) -> Job:
-        """Note that a node does not want a job: another one gets it. May be repeated.
+    def refuse(self, job_id: str, n: int, node_id: str, reason: str) -> Finished:
+        """Note that a node does not want a job: another one gets it. May be repeated; it counts once.
 
         Args:
             reason: in the node's words.
@@ -182,13 +182,15 @@ class Leases:
             turn = one_attempt(connection, job_id, n)
             if turn is None or turn.node_id != node_id:
                 raise UnknownJob
-            if turn.ended_ms is None:
-                self._set_log(connection, job_id, n, reason, False)
-                self._end(connection, found, turn, Outcome.REFUSED, self._now_ms())
-            return one_job(connection, job_id)
+            if turn.ended_ms is not None:
+                return Finished(Verdict.REPEATED, found, turn)
+            self._set_log(connection, job_id, n, reason, False)
+            return self._ended(connection, found, turn, Outcome.REFUSED)
 
-    def cancel(self, job_id: str, *, actor: str, submitter: str | None = None) -> Attempt | None:
+    def cancel(self, job_id: str, *, actor: str, submitter: str | None = None) -> Finished | None:
         """Cancel a job; return the attempt that has to be stopped on its node, None if there is none.
+
+        May be repeated; it counts once.
 
         Args:
             actor: a wallet or ``admin``.
@@ -205,13 +207,12 @@ class Leases:
                 raise UnknownJob
             turn = one_attempt(connection, job_id, found.attempts)
             if found.state is JobState.CANCELLED:
-                return turn
+                return None if turn is None else Finished(Verdict.REPEATED, found, turn)
             if found.state.is_over:
                 raise JobOver(f"Job {job_id} is {found.state} and cannot be cancelled any more.")
             note(connection, now_ms, actor, "job.cancel", job_id)
             if turn is not None and turn.ended_ms is None:
-                self._end(connection, found, turn, Outcome.CANCELLED, now_ms)
-                return one_attempt(connection, job_id, turn.n)
+                return self._ended(connection, found, turn, Outcome.CANCELLED)
             values = {"state": JobState.CANCELLED, "reason": None, "ended_ms": now_ms}
             connection.execute(update(job).where(job.c.id == job_id).values(values))
             return None
@@ -223,14 +224,14 @@ class Leases:
             turns = [as_attempt(row) for row in rows]
             return [(one_job(connection, turn.job_id), turn) for turn in turns]
 
-    def sweep(self) -> list[Attempt]:
-        """End the leases that have run out, each in a transaction of its own; return these attempts."""
+    def sweep(self) -> list[Finished]:
+        """End the leases that have run out, each in a transaction of its own; return what became of these attempts."""
         expired = and_(attempt.c.ended_ms.is_(None), attempt.c.lease_until_ms <= self._now_ms())
         with self._db.read() as connection:
             due = connection.execute(select(attempt.c.job_id, attempt.c.n).where(expired)).all()
-        return [turn for job_id, n in due if (turn := self._expire(job_id, n)) is not None]
+        return [lost for job_id, n in due if (lost := self._expire(job_id, n)) is not None]
 
-    def _expire(self, job_id: str, n: int) -> Attempt | None:
+    def _expire(self, job_id: str, n: int) -> Finished | None:
         now_ms = self._now_ms()
         with self._db.write() as connection:
             found = one_job(connection, job_id, lock=True)
@@ -239,8 +240,15 @@ class Leases:
             if turn is None or turn.ended_ms is not None or turn.lease_until_ms > now_ms:
                 return None
             how = lost_how(sent_ms=turn.sent_ms, hard_until_ms=turn.hard_until_ms, now_ms=now_ms)
-            self._end(connection, found, turn, how, now_ms)
-            return one_attempt(connection, job_id, n)
+            return self._ended(connection, found, turn, how)
+
+    def _ended(
+        self, connection: Connection, found: Job, turn: Attempt, outcome: Outcome
+    ) -> Finished:
+        """End an attempt, and return what became of it."""
+        self._end(connection, found, turn, outcome, self._now_ms())
+        changed = one_attempt(connection, found.id, turn.n) or turn
+        return Finished(Verdict.COUNTS, one_job(connection, found.id), changed)
 
     def _end(
         self, connection: Connection, found: Job, turn: Attempt, outcome: Outcome, now_ms: int

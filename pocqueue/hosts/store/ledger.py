@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Connection, String, and_, cast, except_, func, select, true
+from sqlalchemy import Connection, String, and_, cast, except_, func, select, text, true
 
 from pocqueue.hosts.errors import LedgerError, UnknownNode
 from pocqueue.hosts.leases import Outcome
@@ -157,7 +157,7 @@ class Ledger:
         """
         batch, now_ms, made = str(uuid.uuid4()), self._now_ms(), []
         with self._db.write() as connection:
-            self._db.one_at_a_time(connection)
+            _hold(self._db, connection)
             by_wallet: dict[str, list[Any]] = {}
             for row in _payable(connection):
                 by_wallet.setdefault(row.wallet, []).append(row)
@@ -225,12 +225,22 @@ def add(
 
 def forfeit(db: Database, connection: Connection, at_ms: int, owner: str, node_id: str) -> int:
     """Take away within a transaction what a node has not been paid yet; return how much."""
-    db.one_at_a_time(connection)
+    _hold(db, connection)
     total = select(func.sum(ledger.c.micro)).where(ledger.c.node_id == node_id)
     left = int(connection.execute(total).scalar() or 0)
     if left > 0:
         add(db, connection, at_ms, owner, node_id, "forfeit", f"node:{node_id}:{at_ms}", -left)
     return max(0, left)
+
+
+def _hold(db: Database, connection: Connection) -> None:
+    """Wait until all rows that others add are there, and let nobody add one before this transaction ends.
+
+    So what a payout or a forfeit takes out is just what has a lower id. Whoever holds nodes and the ledger takes the
+    nodes first. On SQLite all that write are one after the other anyway.
+    """
+    if not db.is_sqlite:
+        connection.execute(text("LOCK TABLE ledger IN SHARE ROW EXCLUSIVE MODE"))
 
 
 def _payable(connection: Connection) -> Sequence[Any]:

@@ -57,7 +57,7 @@ class Nodes:
         """Let a machine in with its token, which is used up by it; two at a time: one of them.
 
         A token that was used lets in again whoever has the key of the node that it let in: the answer may
-        have been lost.
+        have been lost. Nothing is changed by that; `resume` is next.
 
         Args:
             token_text: as the machine sent it.
@@ -71,6 +71,7 @@ class Nodes:
         Raises:
             TokenRefused: "Invalid token", "Token already used", "Token expired".
             NodeKeyError: the key is none.
+            UnknownNode: the node that it let in was revoked or banned.
         """
         if key is not None:
             check_public_key(key)
@@ -84,7 +85,11 @@ class Nodes:
                 again = connection.execute(select(node.c.id).where(with_key)).scalar()
                 if key is None or again is None:
                     raise
-                return self._updated(connection, again, facts, address, key)
+                # What it says of itself is written by `resume`: it may be refused, as another connection has the node.
+                found = one_node(connection, again)
+                if found.state in _OUT:
+                    raise UnknownNode from None
+                return found
             row = {
                 "id": node_id,
                 "wallet": owner,
@@ -179,8 +184,17 @@ class Nodes:
         Raises:
             UnknownNode: there is none with this key, or it was revoked or banned.
         """
+        # Also its key may have changed since it was checked.
+        known = and_(
+            node.c.id == node_id, node.c.state.not_in(_OUT), node.c.key.is_not_distinct_from(key)
+        )
         with self._db.write() as connection:
-            return self._updated(connection, node_id, facts, address, key)
+            # When it was heard is not written: it may be refused, as another connection has it.
+            new = update(node).where(known).values(address=address, **_row(facts))
+            if connection.execute(new).rowcount == 0:
+                raise UnknownNode
+            _set_gpus(connection, node_id, facts.gpus)
+            return one_node(connection, node_id)
 
     def of_token(self, token_text: str) -> Node:
         """Return the node that a token has let in: for agents that have nothing but their token.
@@ -309,26 +323,6 @@ class Nodes:
             elif connection.execute(select(node.c.id).where(known)).first() is None:
                 raise UnknownNode
             return one_node(connection, node_id)
-
-    def _updated(
-        self,
-        connection: Connection,
-        node_id: str,
-        facts: HostFacts,
-        address: str,
-        key: str | None,
-    ) -> Node:
-        # Also its key may have changed since it was checked.
-        # When it was heard is not written: it may be refused, as another connection has it.
-        is_in = node.c.state.not_in(_OUT)
-        known = and_(node.c.id == node_id, is_in, node.c.key.is_not_distinct_from(key))
-        changed = connection.execute(
-            update(node).where(known).values(address=address, **_row(facts))
-        )
-        if changed.rowcount == 0:
-            raise UnknownNode
-        _set_gpus(connection, node_id, facts.gpus)
-        return one_node(connection, node_id)
 
 
 # Made once: thousands come back together, and to put a statement together takes longer than to execute it.

@@ -216,7 +216,8 @@ class Owners:
             unbanned = and_(wallet.c.address == address, wallet.c.banned_ms.is_(None))
             connection.execute(update(wallet).where(unbanned).values(banned_ms=now_ms))
             mine = select(node.c.id).where(node.c.wallet == address).order_by(node.c.id)
-            nodes = list(connection.execute(mine).scalars())
+            # All of them first, and then the ledger: who ends a job holds its node, and then waits for the ledger.
+            nodes = list(connection.execute(mine.with_for_update(key_share=True)).scalars())
             for node_id in nodes:
                 ban_node(self._db, connection, node_id, now_ms)
             note(connection, now_ms, actor, "wallet.ban", address)

@@ -22,7 +22,7 @@ from pocqueue.hosts.tables import attempt
 from pocqueue.hosts.wire import signed_text
 from tests.hosts.agents import NewAgent, OldAgent
 from tests.hosts.gateway.conftest import ADMIN, Gateway
-from tests.hosts.parts import joined, running, sleep
+from tests.hosts.parts import gpus, joined, running, sleep
 from tests.support.waiting import wait_until
 
 #: What asks nothing new of the database; the other tests run on both.
@@ -395,6 +395,41 @@ def test_figures_of_nodes_jobs_and_the_ledger(make: Callable[..., Gateway]) -> N
     with gateway.store.database.write() as connection:
         connection.execute(update(attempt).values(micro=7))
     wait_until(lambda: figure("pocqueue_hosts_ledger_mismatch ") == 1, message="an audit")
+
+
+@on_sqlite
+def test_each_attempt_is_counted_once_by_its_end(gateway: Gateway) -> None:
+    """Completed, cancelled or lost; a job that has failed with its last attempt does not wait again."""
+    node = joined(gateway.store, gpus=gpus(2))
+
+    def at_work(**changes: Any) -> str:
+        job_id = gateway.store.jobs.submit(sleep(**changes)).id
+        running(gateway.store, job_id)
+        with gateway.store.database.write() as connection:
+            began = update(attempt).where(attempt.c.job_id == job_id)
+            connection.execute(began.values(sent_ms=attempt.c.sent_ms - 2000))
+        return job_id
+
+    def lose(job_id: str) -> None:
+        with gateway.store.database.write() as connection:
+            over = update(attempt).where(attempt.c.job_id == job_id)
+            connection.execute(over.values(lease_until_ms=0))
+        gateway.service.sweep()
+
+    cancelled, lost = at_work(timeout_s=2), at_work(max_attempts=1, only_node=node.id)
+    for _ in range(2):
+        assert gateway.admin("POST", f"/api/jobs/{cancelled}/cancel").status_code == 200
+        lose(lost)
+    page = gateway.admin("GET", "/metrics").text
+    for line in (
+        'job_attempts_total{kind="command",outcome="cancelled"} 1.0',
+        'job_attempts_total{kind="command",outcome="node_lost"} 1.0',
+        'earned_micro_total{kind="command"} 20000.0',
+        'jobs{kind="command",state="cancelled"} 1.0',
+        'jobs{kind="command",state="failed"} 1.0',
+    ):
+        assert f"pocqueue_hosts_{line}" in page
+    assert "pocqueue_hosts_jobs_requeued_total{" not in page
 
 
 async def test_a_job_is_submitted(gateway: Gateway) -> None:

@@ -278,7 +278,10 @@ async def test_a_refused_job_goes_to_another_node(gateway: Gateway) -> None:
         )
         first = nodes.pop(turn.node_id)
         job = await first.of_type("job")
-        await first.send(type="job_refused", id=job_id, attempt=job["attempt"], reason="no\nimage")
+        for _ in range(2):  # it counts once
+            await first.send(
+                type="job_refused", id=job_id, attempt=job["attempt"], reason="no\nimage"
+            )
         [second] = nodes.values()
         again = await second.of_type("job")
         assert (again["id"], again["attempt"]) == (job_id, 2)
@@ -286,6 +289,9 @@ async def test_a_refused_job_goes_to_another_node(gateway: Gateway) -> None:
     turns = gateway.store.jobs.attempts(job_id)
     assert [str(one.outcome) for one in turns] == ["refused", "completed"]
     assert gateway.store.jobs.log(job_id, 1).text == "no image"
+    page = gateway.admin("GET", "/metrics").text
+    assert 'pocqueue_hosts_job_attempts_total{kind="command",outcome="refused"} 1.0' in page
+    assert 'pocqueue_hosts_jobs_requeued_total{reason="refused"} 1.0' in page
 
 
 async def test_heartbeats_renew_leases(gateway: Gateway) -> None:

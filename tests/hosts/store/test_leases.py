@@ -222,7 +222,7 @@ def test_a_lost_node_gives_its_job_to_another(store: HostStore, clock: Clock) ->
     running(store, job.id)
     clock.now_s += 61
     second = joined(store)
-    assert [turn.outcome for turn in store.leases.sweep()] == [Outcome.NODE_LOST]
+    assert [done.attempt.outcome for done in store.leases.sweep()] == [Outcome.NODE_LOST]
     assert store.jobs.get(job.id).state is JobState.QUEUED
     assert store.jobs.get(job.id).reason == "node_lost"
     store.presence.heard([Beat(first.id, f"socket of {first.id}", store.now_ms())])
@@ -265,7 +265,7 @@ def test_a_clock_that_was_a_day_ahead_for_a_while(store: HostStore, clock: Clock
     second = joined(store)
     clock.now_s += 31
     store.presence.heard([Beat(second.id, f"socket of {second.id}", store.now_ms())])
-    assert [turn.job_id for turn in store.leases.sweep()] == [runs.id]
+    assert [done.attempt.job_id for done in store.leases.sweep()] == [runs.id]
     assert running(store, runs.id).node_id == second.id
     clock.now_s += 5
     assert store.leases.finish(runs.id, second.id, DONE).attempt.micro == 50_000
@@ -281,7 +281,7 @@ def test_a_job_that_is_lost_three_times_has_failed(store: HostStore, clock: Cloc
         running(store, job.id)
         clock.now_s += 40
         store.presence.heard([Beat(node.id, "again", store.now_ms(), (job.id,))])
-        outcomes += [turn.outcome for turn in store.leases.sweep()]
+        outcomes += [done.attempt.outcome for done in store.leases.sweep()]
     assert outcomes == [Outcome.TIMEOUT] * 3
     failed = store.jobs.get(job.id)
     assert (failed.state, failed.reason) == (JobState.FAILED, "timeout")
@@ -304,7 +304,7 @@ def test_a_message_that_never_left_does_not_count_against_anybody(
         turn = store.places.place(job.id)
         assert isinstance(turn, Attempt)
         clock.now_s += 61
-        assert [lost.outcome for lost in store.leases.sweep()] == [Outcome.RELAY_LOST]
+        assert [done.attempt.outcome for done in store.leases.sweep()] == [Outcome.RELAY_LOST]
         with pytest.raises(LeaseLost, match="is not sent any more"):
             store.leases.sent(job.id, n)
     assert store.jobs.get(job.id).state is JobState.QUEUED
@@ -324,7 +324,7 @@ def test_what_a_node_that_is_out_brings_counts_for_nothing(
     store.nodes.set_state(cheat.id, state, actor="admin")
     brought = store.leases.finish(early.id, cheat.id, DONE)
     assert (brought.verdict, brought.attempt.micro) == (Verdict.LATE, 0)
-    assert {turn.job_id for turn in store.leases.sweep()} == {job.id, early.id}
+    assert {done.attempt.job_id for done in store.leases.sweep()} == {job.id, early.id}
     brought = store.leases.finish(job.id, cheat.id, DONE)
     assert (brought.verdict, brought.job.state) == (Verdict.LATE, JobState.QUEUED)
     honest = joined(store)
@@ -339,8 +339,8 @@ def test_a_node_that_refuses_is_not_asked_again(store: HostStore) -> None:
     jobs = [store.jobs.submit(sleep()).id for _ in range(4)]
     for job_id in jobs[:3]:
         running(store, job_id)
-        store.leases.refuse(job_id, 1, picky.id, "too cheap")
-        store.leases.refuse(job_id, 1, picky.id, "too cheap")
+        said = [store.leases.refuse(job_id, 1, picky.id, "too cheap").verdict for _ in range(2)]
+        assert said == [Verdict.COUNTS, Verdict.REPEATED]
         assert store.jobs.get(job_id).state is JobState.QUEUED
         assert store.jobs.log(job_id).text == "too cheap"
     assert store.nodes.get(picky.id).paused_until_ms is not None
@@ -361,8 +361,11 @@ def test_cancelling(store: HostStore, clock: Clock) -> None:
         store.leases.cancel(runs.id, actor="w", submitter=new_wallet())
     stopped = store.leases.cancel(runs.id, actor="admin", submitter="admin")
     assert stopped is not None
-    assert (stopped.node_id, stopped.micro) == (node.id, 30_000)
-    assert store.leases.cancel(runs.id, actor="admin") == stopped
+    assert (stopped.attempt.node_id, stopped.attempt.micro) == (node.id, 30_000)
+    again = store.leases.cancel(runs.id, actor="admin")
+    assert again is not None
+    assert (stopped.verdict, again.verdict) == (Verdict.COUNTS, Verdict.REPEATED)
+    assert again.attempt == stopped.attempt
     assert store.leases.finish(runs.id, node.id, DONE).verdict is Verdict.LATE
     assert {store.jobs.get(one.id).state for one in (waiting, runs)} == {JobState.CANCELLED}
     over = store.jobs.submit(sleep())

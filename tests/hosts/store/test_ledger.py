@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event, select, update
+from sqlalchemy import event, select, text, update
 
 from pocqueue.hosts.errors import LedgerError, UnknownNode
 from pocqueue.hosts.records import Report
 from pocqueue.hosts.store import HostStore
 from pocqueue.hosts.store.database import Database, file_url
-from pocqueue.hosts.store.ledger import Payout
+from pocqueue.hosts.store.ledger import Payout, add
 from pocqueue.hosts.tables import attempt, audit, job, ledger, payout, wallet as wallet_table
 from pocqueue.settings import HostsSettings
 from tests.hosts.parts import joined, new_wallet, running, sleep
-from tests.support.waiting import Clock
+from tests.support.waiting import Clock, wait_until
 
 
 def test_a_fact_pays_once(store: HostStore) -> None:
@@ -150,6 +150,29 @@ def test_payouts_that_race_pay_once(store: HostStore) -> None:
     assert sum(one.micro for one in made) == 508
     assert store.ledger.payable() == []
     assert store.ledger.differences() == []
+
+
+def test_a_payout_has_all_that_came_before_it(store: HostStore) -> None:
+    """Also what another has added and not committed yet: the page calls what has a lower number paid."""
+    node = joined(store)
+    store.ledger.correct(node.id, 100, "first")
+    row = (node.wallet, node.id, "correction", "second", 10)
+
+    def is_waiting() -> bool:
+        waits = text("SELECT 1 FROM pg_locks WHERE NOT granted")
+        with store.database.read() as connection:
+            return paying.done() or connection.execute(waits).first() is not None
+
+    with ThreadPoolExecutor(1) as thread:
+        with store.database.write() as connection:
+            add(store.database, connection, store.now_ms(), *row)
+            paying = thread.submit(store.ledger.pay_out)
+            if not store.database.is_sqlite:  # where a thread waits for the other
+                wait_until(is_waiting, message="a payout that waits")
+        assert [one.micro for one in paying.result()] == [110]
+    fates = [one.fate for one in store.overview.earnings(node.wallet)]
+    assert fates == [None, "paid", "paid"]
+    assert store.ledger.balance(node.wallet).payable == 0
 
 
 def test_every_kind_of_difference_is_found(store: HostStore, clock: Clock) -> None:

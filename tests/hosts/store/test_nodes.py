@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pocqueue.hosts.errors import NodeDrained, NodeKeyError, UnknownNode
+from pocqueue.hosts.errors import NodeDrained, NodeKeyError, TokenRefused, UnknownNode
 from pocqueue.hosts.leases import LEASE_MS
 from pocqueue.hosts.node_keys import NodeKey
 from pocqueue.hosts.records import Attempt, Gpu, Node
@@ -32,7 +32,7 @@ def test_who_is_out_stays_out(store: HostStore, state: str) -> None:
     running(store, job.id)
     store.nodes.set_state(node.id, state, actor="admin")  # type: ignore[arg-type]
     assert store.nodes.set_state(node.id, state, actor="admin").state == state  # type: ignore[arg-type]
-    assert [turn.job_id for turn in store.leases.sweep()] == [job.id]
+    assert [done.attempt.job_id for done in store.leases.sweep()] == [job.id]
     assert isinstance(store.places.place(job.id), str)
     with pytest.raises(UnknownNode):
         store.nodes.set_state(node.id, "active", actor="admin")
@@ -207,7 +207,7 @@ def test_a_node_that_is_back_keeps_the_jobs_that_it_names(store: HostStore, cloc
     clock.now_s += store.offline_ms / 1000
     how = {"address": node.address, "key": node.key, "relay": "here", "socket": "new"}
     assert store.nodes.resume(node.id, facts(gpus=node.gpus), **how, job_ids=[*jobs, "x"])
-    assert [turn.job_id for turn in store.leases.sweep()] == [jobs[1]]
+    assert [done.attempt.job_id for done in store.leases.sweep()] == [jobs[1]]
     [turn] = store.jobs.attempts(jobs[0])
     assert turn.lease_until_ms == store.now_ms() + LEASE_MS
 
@@ -224,3 +224,34 @@ def test_a_node_that_registers_is_connected_by_that(store: HostStore) -> None:
     for unknown in ("x", joined(store, protocol=1).id):
         with pytest.raises(UnknownNode):
             store.nodes.key(unknown)
+
+
+@pytest.mark.parametrize("why", ["banned", "revoked", "another key"])
+def test_who_is_refused_changes_nothing(store: HostStore, why: str) -> None:
+    """What the node is, and its GPUs, stay as they are, by whichever way it comes."""
+    token, key = (
+        store.owners.issue_token(new_wallet(), proven=True).token,
+        NodeKey.generate().public_hex,
+    )
+    node = store.nodes.register(token, facts(), address="192.0.2.1", key=key)
+    shown = key if why != "another key" else NodeKey.generate().public_hex
+    if why in {"banned", "revoked"}:
+        store.nodes.set_state(node.id, why, actor="admin")  # type: ignore[arg-type]
+    before, new = store.nodes.get(node.id), facts(hostname="new", gpus=gpus(3))
+    with pytest.raises(UnknownNode):
+        store.nodes.resume(node.id, new, address="x", key=shown, relay="one", socket="a")
+    with pytest.raises((UnknownNode, TokenRefused)):
+        store.nodes.register(token, new, address="x", key=shown)
+    assert store.nodes.get(node.id) == before
+
+
+def test_a_used_token_with_the_nodes_key_changes_nothing_yet(store: HostStore) -> None:
+    """Another connection may have the node, whose facts these are not: `resume` decides."""
+    token, key = (
+        store.owners.issue_token(new_wallet(), proven=True).token,
+        NodeKey.generate().public_hex,
+    )
+    node = store.nodes.register(token, facts(), address="192.0.2.1", key=key)
+    new = facts(hostname="new", gpus=gpus(3))
+    assert store.nodes.register(token, new, address="192.0.2.9", key=key) == node
+    assert store.nodes.get(node.id) == node

@@ -61,7 +61,7 @@ def test_jobs_for_a_node_that_is_gone_end(store: HostStore, how: str) -> None:
     joined(store)
     job = store.jobs.submit(sleep())
     assert [turn.job_id for turn in store.places.place_waiting(limit=1)] == [job.id]
-    assert [turn.job_id for turn in store.leases.sweep()] == [lost.id]
+    assert [done.attempt.job_id for done in store.leases.sweep()] == [lost.id]
     assert store.places.end_stranded() == 2
     assert store.places.end_stranded() == 0
     for one in (lost, waits[0]):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import update
 
-from pocqueue.hosts.leases import JobState, Outcome
+from pocqueue.hosts.leases import JobState, Outcome, Verdict
 from pocqueue.hosts.records import POLLS, Attempt, Beat, NodeState, Report
 from pocqueue.hosts.store import HostStore
 from pocqueue.hosts.tables import node as node_table
@@ -135,8 +136,16 @@ def test_a_machine_that_polls_keeps_its_job_while_it_asks(store: HostStore, cloc
     now = store.nodes.get(node.id)
     assert now.status(store.now_ms(), store.offline_ms, busy=True) == "offline"
     assert store.presence.counts()["busy"] == 0
-    assert [turn.outcome for turn in store.leases.sweep()] == [Outcome.NODE_LOST]
+    assert [done.attempt.outcome for done in store.leases.sweep()] == [Outcome.NODE_LOST]
     assert store.jobs.get(long.id).state is JobState.QUEUED
+    # It goes elsewhere, and what the machine brings when it is back is not paid.
+    store.nodes.set_state(other.id, "active", actor="admin")
+    store.presence.heard([replace(beats[1], at_ms=store.now_ms())])
+    assert running(store, long.id).node_id == other.id
+    before = store.ledger.balance(node.wallet)
+    late = store.leases.finish(long.id, node.id, Report("completed", n=1))
+    assert (late.verdict, late.attempt.micro) == (Verdict.LATE, 0)
+    assert store.ledger.balance(node.wallet) == before
 
 
 def test_a_gateway_that_begins_anew_gives_its_nodes_time(store: HostStore, clock: Clock) -> None:
@@ -148,7 +157,7 @@ def test_a_gateway_that_begins_anew_gives_its_nodes_time(store: HostStore, clock
     assert store.nodes.get(node.id).relay is None
     assert store.leases.sweep() == []
     clock.now_s += 61
-    assert [turn.node_id for turn in store.leases.sweep()] == [node.id]
+    assert [done.attempt.node_id for done in store.leases.sweep()] == [node.id]
 
 
 def test_an_agent_of_today_cannot_come_back(store: HostStore) -> None:
@@ -158,4 +167,4 @@ def test_an_agent_of_today_cannot_come_back(store: HostStore) -> None:
     turn = running(store, job.id)
     assert turn.lease_until_ms == store.now_ms() + 90_000
     store.presence.disconnected(node.id, f"socket of {node.id}")
-    assert [lost.job_id for lost in store.leases.sweep()] == [job.id]
+    assert [done.attempt.job_id for done in store.leases.sweep()] == [job.id]

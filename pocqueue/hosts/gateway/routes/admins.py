@@ -11,6 +11,7 @@ from pocqueue.hosts.commands import Commands, Submission
 from pocqueue.hosts.gateway.access import is_admin
 from pocqueue.hosts.gateway.limits import Limit
 from pocqueue.hosts.gateway.messenger import What
+from pocqueue.hosts.gateway.results import count_end
 from pocqueue.hosts.gateway.routes.parts import (
     ADMIN,
     NEXT_CURSOR,
@@ -103,8 +104,10 @@ def admin_router(parts: Parts, commands: Commands) -> APIRouter:
     async def cancel(job_id: str, request: Request) -> OkAnswer:
         """Cancel a job; what its node has done until then is paid."""
         _must_be_admin(request)
-        attempt = await hub.db(store.leases.cancel, job_id, actor="admin")
-        if attempt is not None:
+        done = await hub.db(store.leases.cancel, job_id, actor="admin")
+        if done is not None:
+            count_end(hub.metrics, done)
+            attempt = done.attempt
             hub.messenger.tell(attempt.relay, What.CANCEL, attempt.node_id, job_id, attempt.n)
         return OkAnswer()
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from pocqueue.hosts import wire
 from pocqueue.hosts.errors import LeaseLost, NodeKeyError, UnknownJob, UnknownNode
 from pocqueue.hosts.gateway.limits import Limit, RateLimited
-from pocqueue.hosts.gateway.results import count_result, signed_32
+from pocqueue.hosts.gateway.results import count_end, count_result, signed_32
 from pocqueue.hosts.gateway.socket.entrance import Refused
 from pocqueue.hosts.node_keys import check_answer
 from pocqueue.hosts.records import Report
@@ -88,7 +88,7 @@ class Conversation:
     async def _job_refused(self, message: wire.JobRefused) -> None:
         self._must_be_node()
         try:
-            job = await self._hub.db(
+            done = await self._hub.db(
                 self._hub.store.leases.refuse,
                 *(message.id, message.attempt, self._socket.node.id, message.reason),
             )
@@ -96,9 +96,8 @@ class Conversation:
             await self._socket.error(ErrorText.JOB_NOT_FOUND, message.id, message.attempt)
             return
         self._socket.delivered.discard((message.id, message.attempt))
-        self._hub.metrics.count("job_attempts", job.kind, "refused")
-        self._hub.metrics.count("jobs_requeued", "refused")
-        self._hub.messenger.place(job.id)
+        count_end(self._hub.metrics, done)
+        self._hub.messenger.place(done.job.id)
 
     async def _job_log(self, message: wire.JobLog) -> None:
         self._must_be_node()
