@@ -139,7 +139,8 @@ def test_the_bounds_of_a_verdict_are_the_reader_s(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--proof", "artefact"), "--proof is 'artefact'; allowed: artifact or distance."),
+        # In this process, tests may have a scheme of their own after these.
+        (("--proof", "artefact"), "--proof is 'artefact'; allowed: artifact or distance"),
         (("--proof", "artifact", "--r-target", "1"), "it is for distance alone: leave it out."),
         (("--proof", "artifact", "--valid-rate", "0.1"), "--valid-rate is 0.1, but the proof is"),
         (("--group-id", "0"), "--group-id is 0, but the proof is distance; it is for artifact"),
