@@ -31,6 +31,7 @@ from pocqueue.hosts.gateway.limits import RateLimits
 from pocqueue.hosts.gateway.messenger import Messenger, What
 from pocqueue.hosts.gateway.metrics import Metrics
 from pocqueue.hosts.gateway.store_threads import StoreThreads
+from pocqueue.hosts.gateway.timings import GatewayTimings
 from pocqueue.hosts.leases import LEASE_MS
 from pocqueue.hosts.records import Beat, Job, Node
 from pocqueue.hosts.store import HostStore
@@ -48,21 +49,6 @@ T = TypeVar("T")
 
 #: Tries are so many times rarer as long as a person has to mend the database first.
 _UNFIT_FACTOR: Final = 10
-
-
-@dataclass(frozen=True, slots=True)
-class GatewayTimings:
-    """Seconds."""
-
-    flush_s: float = 5.0  #: between two times that what was heard is written down
-    first_job_s: float = 5.0  #: from a node's registration to its test job
-    test_job_s: int = 5  #: that a test job sleeps
-    ping_s: float = 5.0  #: an older socket of a node has to answer within this, or loses the node
-    register_s: float = 30.0  #: a socket has to become a node's within this
-    send_s: float = 10.0  #: a message has to be taken within this
-    retry_s: float = 1.0  #: between two tries to keep a result
-    first_audit_s: float = 60.0  #: to the first look at the ledger: nodes come back before it
-    audit_s: float = 3600.0  #: between two looks at the ledger
 
 
 class Connection:
@@ -109,7 +95,7 @@ class Hub(AsyncClosing):
     limits: RateLimits = field(default_factory=RateLimits)
     failures: FailureLimit = field(default_factory=FailureLimit)  #: of wrong tokens and signatures
     metrics: Metrics = field(default_factory=Metrics)
-    timings: GatewayTimings = GatewayTimings()
+    timings: GatewayTimings = field(default_factory=GatewayTimings)
     #: Names by which agents may call this gateway; None: any.
     origins: frozenset[str] | None = None
 

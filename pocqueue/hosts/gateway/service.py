@@ -20,12 +20,13 @@ from pocqueue.hosts.commands import Commands
 from pocqueue.hosts.errors import DatabaseUnavailable
 from pocqueue.hosts.gateway.app import allowed_origins, create_app, raise_file_limit
 from pocqueue.hosts.gateway.audit import Auditor
-from pocqueue.hosts.gateway.hub import GatewayTimings, Hub
+from pocqueue.hosts.gateway.hub import Hub
 from pocqueue.hosts.gateway.limits import Limit, RateLimits
 from pocqueue.hosts.gateway.messenger import Messenger, What
 from pocqueue.hosts.gateway.metrics import Metrics
 from pocqueue.hosts.gateway.origins import page_rules
 from pocqueue.hosts.gateway.results import count_end
+from pocqueue.hosts.gateway.timings import GatewayTimings
 from pocqueue.hosts.leases import Outcome
 from pocqueue.hosts.store import HostStore
 from pocqueue.hosts.wire import origin_of

@@ -20,9 +20,9 @@ from limits.aio.storage import memory
 from pydantic import SecretStr
 
 from pocqueue.hosts import wallets
-from pocqueue.hosts.gateway.hub import GatewayTimings
 from pocqueue.hosts.gateway.messenger import What
 from pocqueue.hosts.gateway.service import GatewayService
+from pocqueue.hosts.gateway.timings import GatewayTimings
 from pocqueue.hosts.store import HostStore
 from pocqueue.settings import HostsSettings, Settings
 from tests.hosts.parts import sleep

@@ -14,7 +14,7 @@ from pathlib import Path
 from playwright.async_api import expect
 from pydantic import SecretStr
 
-from pocqueue.hosts.gateway.hub import GatewayTimings
+from pocqueue.hosts.gateway.timings import GatewayTimings
 from pocqueue.hosts.store.database import file_url
 from pocqueue.settings import HostsSettings
 from tests.hosts.gateway.conftest import Gateway
