@@ -7,6 +7,7 @@ the worker into the pool; the task only hands its range to the runner.
 from __future__ import annotations
 
 import logging
+import os
 from functools import partial
 from typing import Any
 
@@ -74,8 +75,9 @@ class GpuStep(bootsteps.StartStopStep):
         except PocqueueError as exc:
             if is_stopping():
                 raise SystemExit(0) from exc  # it gave up because it was told to
-            # A driver that is on its way, as after a boot, is there at a later start.
-            refuse(exc, 1 if isinstance(exc, DeviceNotFound) else 2)
+            # Under systemd, as after a boot, a driver may be on its way: it is there at a later start.
+            is_early = isinstance(exc, DeviceNotFound) and "INVOCATION_ID" in os.environ
+            refuse(exc, 1 if is_early else 2)
 
     @override
     def close(self, parent: Any) -> None:

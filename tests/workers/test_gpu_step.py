@@ -10,10 +10,16 @@ from workers.gpu_service import GpuService
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(DeviceNotFound("no CUDA device"), 1), (ModelNotFound("no model"), 2)]
+    ("error", "under_systemd", "code"),
+    [
+        (DeviceNotFound("no CUDA device"), True, 1),
+        (DeviceNotFound("no CUDA device"), False, 2),
+        (ModelNotFound("no model"), True, 2),
+    ],
 )
 def test_a_device_that_is_not_there_yet_is_tried_again(
     error: PocqueueError,
+    under_systemd: bool,
     code: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -22,6 +28,9 @@ def test_a_device_that_is_not_there_yet_is_tried_again(
     def start(_service: object) -> None:
         raise error
 
+    monkeypatch.delenv("INVOCATION_ID", raising=False)
+    if under_systemd:
+        monkeypatch.setenv("INVOCATION_ID", "0" * 32)
     monkeypatch.setattr(GpuService, "start", start)
     monkeypatch.setattr(gpu, "_service", None)
     step = object.__new__(gpu.GpuStep)
