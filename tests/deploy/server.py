@@ -37,8 +37,8 @@ class Fault:
         pattern: of the commands' lines, by `re.search`.
         times: how often.
         after: so many that match are let pass first.
-        drop: the connection breaks before the command begins, while it runs (as soon as `when` holds), or after its end
-            and before its exit status is sent.
+        drop: the connection breaks before the command begins, before any of its standard input arrives (``cut``), while it
+            runs (as soon as `when` holds), or after its end and before its exit status is sent.
         when: for ``during``.
         prints: before whatever the command prints.
         instead: exit code, without running the command.
@@ -48,7 +48,7 @@ class Fault:
     pattern: str
     times: int = 1
     after: int = 0
-    drop: Literal["", "before", "during", "after"] = ""
+    drop: Literal["", "before", "cut", "during", "after"] = ""
     when: Callable[[], object] = lambda: True
     prints: bytes = b""
     instead: int | None = None
@@ -227,6 +227,11 @@ class Server:
             start_new_session=True,
         )
         self._children.add(child)
+        if fault.drop == "cut":
+            await child.communicate(b"")
+            self._children.discard(child)
+            connection.abort()
+            return
         given = bytearray()
         assert child.stdin is not None
         assert child.stdout is not None

@@ -63,7 +63,7 @@ async def test_words_arrive_though_sshd_ends(
     assert stat.S_IMODE(words.stat().st_mode) == 0o600
     assert fakes.state("keys-added") == "quick-newton\n"
     assert fakes.calls("inferenced")[0].stdin_hash == hash_of(f"{PASSWORD}\n{PASSWORD}\n")
-    assert clone.run("ls", WALLET) == "lock\n"
+    assert clone.run("ls", WALLET) == "lock\nno-log.yml\n"
     assert "keys add quick-newton" in fakes.state("seen")
     for text in (console.getvalue(), fakes.state("seen"), (node.folder / "state.json").read_text()):
         assert PASSWORD not in text
