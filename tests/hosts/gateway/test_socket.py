@@ -110,8 +110,16 @@ async def test_a_node_comes_back_with_its_key(gateway: Gateway) -> None:
     assert done["status"] == "completed"
     assert gateway.store.ledger.differences() == []
     # A used token with the key of its node is as good as a resume: the answer may have been lost.
+    # What the machine says of itself now is written then.
+    cards = [
+        {"uuid": f"GPU-{index}", "name": "RTX 4090", "vramMib": 24564, "index": index}
+        for index in range(2)
+    ]
     async with NewAgent(gateway.ws_url, key) as agent:
-        assert await agent.register(token) == node_id
+        host = {"hostname": "renamed", "gpus": cards}
+        assert await agent.register(token, hostInfo=host) == node_id
+        node = gateway.store.nodes.get(node_id)
+        assert (node.hostname, [gpu.uuid for gpu in node.gpus]) == ("renamed", ["GPU-0", "GPU-1"])
     async with NewAgent(gateway.ws_url) as stranger:
         nonce = await stranger.challenge()
         reply = await stranger.ask(type="register", token=token, **stranger.introduction("", nonce))

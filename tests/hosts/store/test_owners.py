@@ -9,7 +9,6 @@ import pytest
 from sqlalchemy import select, text
 
 from pocqueue.hosts.errors import (
-    HostError,
     TokenRefused,
     TooManyTokens,
     UnknownNode,
@@ -25,7 +24,7 @@ from pocqueue.hosts.tables import (
     token as token_table,
     wallet_session,
 )
-from tests.hosts.parts import Wallet, facts, joined, new_wallet
+from tests.hosts.parts import Wallet, facts, gpus, joined, new_wallet
 from tests.support.waiting import Clock
 
 URL = "https://hosts.example.com"
@@ -132,13 +131,18 @@ def test_whoever_has_the_key_of_a_used_token_is_let_in_again(store: HostStore) -
     token = store.owners.issue_token(new_wallet(), proven=True).token
     key, other = NodeKey.generate().public_hex, NodeKey.generate().public_hex
     node = store.nodes.register(token, facts(), address="", key=key)
-    again = store.nodes.register(token, facts(hostname="renamed"), address="", key=key)
-    assert (again.id, again.hostname) == (node.id, "renamed")
+    renamed = facts(hostname="renamed", gpus=gpus(2))
+    # By two steps: what it says of itself is not written before no other connection has it.
+    again = store.nodes.register(token, renamed, address="", key=key)
+    back = store.nodes.resume(again.id, renamed, address="", key=key, relay="one", socket="a")
+    assert back is not None
+    assert (again, back.node.id, back.node.hostname) == (node, node.id, "renamed")
+    assert len(store.nodes.get(node.id).gpus) == 2
     for key_of_another in (other, None):
         with pytest.raises(TokenRefused, match=r"^Token already used$"):
             store.nodes.register(token, facts(), address="", key=key_of_another)
     store.nodes.set_state(node.id, "revoked", actor="admin")
-    with pytest.raises(HostError):
+    with pytest.raises(UnknownNode):
         store.nodes.register(token, facts(), address="", key=key)
 
 

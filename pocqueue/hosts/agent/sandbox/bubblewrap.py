@@ -155,6 +155,9 @@ class Bubblewrap(Sandbox):
             except asyncio.CancelledError:
                 # asyncio would end the process outside alone, and wait for the pipe that the one inside holds.
                 process = await starting
+                # By its number first: it has only just become bwrap, and its arguments may not be there to read yet.
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
                 end_marked(self._bwrap, job_mark)
                 await process.communicate()
                 raise

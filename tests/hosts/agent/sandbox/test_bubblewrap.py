@@ -369,6 +369,29 @@ async def test_a_job_that_is_given_up_while_it_starts_leaves_nothing() -> None:
     wait_until(lambda: not _processes_with(mark), message="the end of all of them")
 
 
+async def test_a_job_that_is_given_up_before_it_can_be_told_by_its_arguments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a moment after its start a program's arguments cannot be read; here, as it is another one by then."""
+    need("bwrap", "bubblewrap")
+    mark = f"8{uuid.uuid4().int % 10**12}"
+    fake = tmp_path / "bwrap"
+    fake.write_text(f"#!/bin/sh\nexec /bin/sleep {mark}\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    box = Bubblewrap(None, OWNER)
+    running = asyncio.create_task(box.run(Command(("true",)), asyncio.Event()))
+    await asyncio.sleep(0)
+    running.cancel()
+    try:
+        await asyncio.wait([running], timeout=10)
+        assert running.cancelled()
+        assert not _processes_with(mark)
+    finally:
+        for pid in _processes_with(mark):
+            os.kill(pid, signal.SIGKILL)
+
+
 def test_groups_are_removed(jobs: SandboxProcess) -> None:
     """With the job."""
     jobs.run("true")
