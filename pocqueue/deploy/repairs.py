@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 from pocqueue.deploy.begin import Options, begun
 from pocqueue.deploy.conf import Conf
-from pocqueue.deploy.engine import Host, NotYet, Plan, run_steps
-from pocqueue.deploy.errors import BadUsage, StepFailed
+from pocqueue.deploy.engine import Host, Plan, run_steps
+from pocqueue.deploy.errors import BadUsage
 from pocqueue.deploy.facts.docker import DockerFacts, docker_facts, read_docker
 from pocqueue.deploy.facts.parts import UnexpectedAnswer, read_parts
 from pocqueue.deploy.folder import make_folders
 from pocqueue.deploy.lock import local_lock, server_lock, who_we_are
 from pocqueue.deploy.log import Log, local_now
-from pocqueue.deploy.steps.all_services import UPSTREAM_FILES, compose_folder
+from pocqueue.deploy.steps.all_services import UPSTREAM_FILES
 from pocqueue.deploy.steps.keys_backup import KeysBackup
-from pocqueue.deploy.steps.mounted import looked, need_mounted
+from pocqueue.deploy.steps.mounted import compose_folder, looked, need_mounted
 from pocqueue.deploy.words import Command
 
 #: Of the chain.
@@ -67,14 +67,8 @@ class ChainDataAside:
         command = Command(
             ("look", folder, self.aside), script="chain_data", sudo=True, timeout_s=120
         )
-        said = await host.connection.look(command)
-        if said.exit_code == 66:
-            raise NotYet(f"until {folder}/.inference is there")
-        if said.exit_code != 0 or said.is_cut:
-            raise StepFailed(
-                self.name, "it cannot be looked at.", exit_code_there=said.exit_code, tail=said.tail
-            )
-        parts = read_parts(said.stdout, "aside", "left", "size", "free")
+        said = await looked(host, self.name, command, needs=f"{folder}/.inference")
+        parts = read_parts(said, "aside", "left", "size", "free")
         size, free = parts["size"].wanted().text.strip(), parts["free"].wanted().text.strip()
         if not free.isdecimal() or (size and not size.isdecimal()):
             raise UnexpectedAnswer("du and df", f"{size} {free}", "two numbers")

@@ -27,8 +27,8 @@ from pocqueue.deploy.facts.system import read_system, system_facts
 from pocqueue.deploy.look import skew_s, wanted_of, write_checks
 from pocqueue.deploy.outside import Outside
 from pocqueue.deploy.preflight import Check, failures
-from pocqueue.deploy.steps.all_services import ALL_FILES, MLNODE, compose_folder
-from pocqueue.deploy.steps.mounted import looked
+from pocqueue.deploy.steps.all_services import ALL_FILES, MLNODE
+from pocqueue.deploy.steps.mounted import compose_folder, looked
 from pocqueue.deploy.steps.registration import participant_url
 from pocqueue.deploy.verification import SeenNode, WantedNode, verification
 from pocqueue.deploy.verification.seen import INNER_PORTS

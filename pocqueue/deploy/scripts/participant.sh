@@ -7,5 +7,6 @@ folder=$1 url=$2 job=$3
 . common/parts.sh
 
 [ -e "$folder/docker-compose.yml" ] || exit 66
-part answer curl -sS --max-time 20 --max-filesize 1000000 -w '\n%{http_code}' -- "$url"
+# With what curl says of a network that it does not reach.
+part answer sh -c 'curl -sS --max-time 20 --max-filesize 1000000 -w "\n%{http_code}" -- "$1" 2>&1' sh "$url"
 part output sh -c '[ ! -f "$1" ] || [ -L "$1" ] || tail -c 65536 -- "$1"' sh "$job/out"

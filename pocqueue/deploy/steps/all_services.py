@@ -25,7 +25,7 @@ from pocqueue.deploy.facts.parts import UnexpectedAnswer
 from pocqueue.deploy.journal import Undo
 from pocqueue.deploy.node_files import NodeFile
 from pocqueue.deploy.remote_job import Job
-from pocqueue.deploy.steps.mounted import looked, need_mounted
+from pocqueue.deploy.steps.mounted import compose_folder, looked, need_mounted
 from pocqueue.deploy.steps.node_files import HasNodeFile
 from pocqueue.deploy.steps.services import BEFORE, DOWN, ServicesState, last_lines, made_before
 from pocqueue.deploy.words import Command
@@ -43,11 +43,6 @@ SETTLE_S = 120
 #: Until the model is loaded, by profile; a node of one's own may be as large as the largest.
 MODEL_S = {"x1": 180}
 MODEL_LONGEST_S = 900
-
-
-def compose_folder(conf: Conf) -> str:
-    """Return the folder of a node's compose files."""
-    return f"{conf.gonka_path}/deploy/join"
 
 
 def public_ports(conf: Conf) -> Collection[int]:

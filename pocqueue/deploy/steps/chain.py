@@ -16,18 +16,13 @@ from pocqueue.deploy.errors import StepFailed
 from pocqueue.deploy.facts.chain import Setting, Value, differences, edited
 from pocqueue.deploy.facts.chain_node import FILES, SETTINGS, NodeFacts, node_facts, read_node
 from pocqueue.deploy.remote_job import Job
-from pocqueue.deploy.steps.mounted import need_mounted
+from pocqueue.deploy.steps.mounted import compose_folder, looked, need_mounted
 from pocqueue.deploy.steps.state_sync import state_sync_settings, trust_problem
 from pocqueue.deploy.words import Command
 
 _JOB = "5-sync"
 #: How often a node that runs is asked whether it has blocks, and seconds between: it was started just now, or is busy.
 _ASKS, _ASK_EVERY_S = 20, 3.0
-
-
-def join_folder(conf: Conf) -> str:
-    """Return the folder of the compose files."""
-    return f"{conf.gonka_path}/deploy/join"
 
 
 def edited_file(host: Host) -> str:
@@ -54,16 +49,10 @@ async def look_at_node(host: Host, name: str) -> NodeFacts:
 
 async def _look(host: Host, name: str) -> NodeFacts:
     await need_mounted(host)
-    folder = join_folder(host.conf)
+    folder = compose_folder(host.conf)
     waited = f"{host.state_dir}/jobs/{_JOB}/rc"
-    said = await host.connection.look(node_facts(folder, edited_file(host), waited))
-    if said.exit_code == 66:
-        raise NotYet(f"until {folder}/docker-compose.yml is there")
-    if said.exit_code != 0 or said.is_cut:
-        raise StepFailed(
-            name, "it cannot be looked at.", exit_code_there=said.exit_code, tail=said.tail
-        )
-    facts = read_node(said.stdout)
+    command = node_facts(folder, edited_file(host), waited)
+    facts = read_node(await looked(host, name, command, needs=f"{folder}/docker-compose.yml"))
     for file, kind in facts.kinds.items():
         raise StepFailed(
             name, f"{folder}/{SETTINGS}/{file} is a {kind}: look at it and move it away."
@@ -94,7 +83,7 @@ async def look_for_blocks(host: Host, name: str) -> NodeFacts:
         await asyncio.sleep(_ASK_EVERY_S)
     raise StepFailed(
         name,
-        f"the node does not answer at /status, and {join_folder(host.conf)}/.inference/data may have blocks: nothing is concluded "
+        f"the node does not answer at /status, and {compose_folder(host.conf)}/.inference/data may have blocks: nothing is concluded "
         "from that. `docker compose logs node` there says why; run again when it answers.",
     )
 
@@ -144,7 +133,7 @@ class ChainSettings:
             # A node that has blocks begins from no snapshot, whatever its settings say.
             if not facts.has_blocks:
                 wanted |= await state_sync_settings(host, self.name, text)
-        folder = f"{join_folder(conf)}/{SETTINGS}"
+        folder = f"{compose_folder(conf)}/{SETTINGS}"
         return SettingsState(folder, text, wanted, edited_file(host))
 
     def told(self, facts: SettingsState) -> str:
@@ -213,7 +202,7 @@ class NodeRestarted:
 
     async def look(self, host: Host) -> NodeState:
         """Read when it was started, and when its settings were edited."""
-        return NodeState(join_folder(host.conf), await look_at_node(host, self.name))
+        return NodeState(compose_folder(host.conf), await look_at_node(host, self.name))
 
     def told(self, facts: NodeState) -> str:
         """Say whether it was started since."""
@@ -255,7 +244,7 @@ class NodeSynced:
         problem = ""
         if not facts.has_blocks:
             problem = await trust_problem(host, facts.texts["config.toml"])
-        return NodeState(join_folder(host.conf), facts, problem)
+        return NodeState(compose_folder(host.conf), facts, problem)
 
     def told(self, facts: NodeState) -> str:
         """Say how far it is."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from pocqueue.deploy.engine import Host, NotYet, Plan
-from pocqueue.deploy.errors import StepFailed
+from pocqueue.deploy.engine import Host, Plan
 from pocqueue.deploy.facts.parts import UnexpectedAnswer, pairs, read_parts
-from pocqueue.deploy.steps.mounted import need_mounted
+from pocqueue.deploy.steps.mounted import compose_folder, looked, need_mounted
 from pocqueue.deploy.words import Command
 
 
@@ -56,17 +55,11 @@ class KeysBackup:
     async def look(self, host: Host) -> BackupState:
         """Read the keys' fingerprint, and see whether there is an archive of it."""
         await need_mounted(host)
-        folder, dir_ = f"{host.conf.gonka_path}/deploy/join", f"{host.state_dir}/backups"
+        folder, dir_ = compose_folder(host.conf), f"{host.state_dir}/backups"
         name = host.conf.key_name
         command = Command(("look", folder, dir_, name), script="backup_keys", sudo=True)
-        said = await host.connection.look(command)
-        if said.exit_code == 66:
-            raise NotYet(f"until {folder}/docker-compose.yml is there")
-        if said.exit_code != 0 or said.is_cut:
-            raise StepFailed(
-                self.name, "it cannot be looked at.", exit_code_there=said.exit_code, tail=said.tail
-            )
-        parts = read_parts(said.stdout, "keys", "archive")
+        said = await looked(host, self.name, command, needs=f"{folder}/docker-compose.yml")
+        parts = read_parts(said, "keys", "archive")
         print_ = parts["keys"].wanted().text.strip()
         if not re.fullmatch(r"([0-9a-f]{16})?", print_):
             raise UnexpectedAnswer("sha256sum", print_, "a hash")

@@ -1,7 +1,8 @@
-"""What the steps on the disk need first: that it is there."""
+"""What the steps on the disk need first: that it is there, and what they look for on it."""
 
 from __future__ import annotations
 
+from pocqueue.deploy.conf import Conf
 from pocqueue.deploy.engine import Host, NotYet
 from pocqueue.deploy.errors import StepFailed
 from pocqueue.deploy.result import Result
@@ -24,13 +25,27 @@ async def need_mounted(host: Host) -> None:
     host.memory["mounted"] = mount
 
 
-async def looked(host: Host, name: str, command: Command) -> str:
+def compose_folder(conf: Conf) -> str:
+    """Return the folder of the compose files."""
+    return f"{conf.gonka_path}/deploy/join"
+
+
+async def looked(host: Host, name: str, command: Command, *, needs: str = "") -> str:
     """Return what a command of facts prints.
 
+    Args:
+        host: the server.
+        name: of the step.
+        command: prints facts.
+        needs: path that it ends with code 66 without; empty: none.
+
     Raises:
+        NotYet: that path is not there yet.
         StepFailed: it ended otherwise.
     """
     said: Result = await host.connection.look(command)
+    if needs and said.exit_code == 66:
+        raise NotYet(f"until {needs} is there")
     if said.exit_code != 0 or said.is_cut:
         raise StepFailed(
             name,

@@ -8,12 +8,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from pocqueue.deploy.engine import Host, LocalFile, NotYet, Plan, Upload
+from pocqueue.deploy.engine import Host, LocalFile, Plan, Upload
 from pocqueue.deploy.errors import DeployError, StepFailed
 from pocqueue.deploy.facts.parts import Part, UnexpectedAnswer, pairs, read_parts
 from pocqueue.deploy.journal import Undo
 from pocqueue.deploy.node_files import NodeFile, node_files
-from pocqueue.deploy.steps.mounted import need_mounted
+from pocqueue.deploy.steps.mounted import compose_folder, looked, need_mounted
 from pocqueue.deploy.words import Command
 
 #: Whatever an older file has there is a secret, too.
@@ -70,17 +70,10 @@ class HasNodeFile:
     async def look(self, host: Host) -> FileState:
         """Read the one on the server and the copy here."""
         await need_mounted(host)
-        folder = f"{host.conf.gonka_path}/deploy/join"
-        said = await host.connection.look(
-            Command(("look", folder, self.file), script="node_file", sudo=True)
-        )
-        if said.exit_code == 66:
-            raise NotYet(f"until {folder} is there")
-        if said.exit_code != 0 or said.is_cut:
-            raise StepFailed(
-                self.name, "it cannot be looked at.", exit_code_there=said.exit_code, tail=said.tail
-            )
-        parts = read_parts(said.stdout, "file", "hash")
+        folder = compose_folder(host.conf)
+        command = Command(("look", folder, self.file), script="node_file", sudo=True)
+        said = await looked(host, self.name, command, needs=folder)
+        parts = read_parts(said, "file", "hash")
         stat = pairs("stat", parts["file"].wanted().text)
         file = await self.wanted(host)
         local = host.conf.folder / self.file

@@ -10,7 +10,7 @@ from pocqueue.deploy.facts.account import account_address
 from pocqueue.deploy.facts.keys import read_participant
 from pocqueue.deploy.facts.parts import read_parts
 from pocqueue.deploy.remote_job import Job
-from pocqueue.deploy.steps.mounted import need_mounted
+from pocqueue.deploy.steps.mounted import compose_folder, looked, need_mounted
 from pocqueue.deploy.words import Command
 
 _JOB = "4-register"
@@ -79,26 +79,18 @@ async def look_at_participant(host: Host, name: str) -> Participant:
 async def _look(host: Host, name: str) -> Participant:
     await need_mounted(host)
     conf = host.conf
-    folder, url = (
-        f"{conf.gonka_path}/deploy/join",
-        participant_url(conf.seed_api_url, conf.account_pubkey),
-    )
+    folder, url = compose_folder(conf), participant_url(conf.seed_api_url, conf.account_pubkey)
     words = (folder, url, f"{host.state_dir}/jobs/{_JOB}")
-    said = await host.connection.look(Command(words, script="participant", sudo=True, timeout_s=60))
-    if said.exit_code == 66:
-        raise NotYet(f"until {folder}/docker-compose.yml is there")
-    if said.exit_code != 0 or said.is_cut:
-        raise StepFailed(
-            name, "it cannot be looked at.", exit_code_there=said.exit_code, tail=said.tail
-        )
-    parts = read_parts(said.stdout, "answer", "output")
+    command = Command(words, script="participant", sudo=True, timeout_s=60)
+    said = await looked(host, name, command, needs=f"{folder}/docker-compose.yml")
+    parts = read_parts(said, "answer", "output")
     answer, _, status = parts["answer"].text.rpartition("\n")
     if parts["answer"].exit_code != 0 or not status.isdecimal():
         raise StepFailed(
             name,
             f"the server does not reach {url}: whether the node is registered is not known, and nothing is done. Mend its network, "
             "or SEED_API_URL.",
-            tail=said.tail,
+            tail=tuple(parts["answer"].lines),
         )
     file = conf.folder / "registration.txt"
     return Participant(

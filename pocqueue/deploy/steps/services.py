@@ -10,7 +10,7 @@ from pocqueue.deploy.facts.docker import DockerFacts, docker_facts, read_docker
 from pocqueue.deploy.facts.service_logs import known_causes
 from pocqueue.deploy.journal import Undo
 from pocqueue.deploy.remote_job import Job
-from pocqueue.deploy.steps.mounted import looked, need_mounted
+from pocqueue.deploy.steps.mounted import compose_folder, looked, need_mounted
 from pocqueue.deploy.words import Command
 
 COMPOSE_FILE = "docker-compose.yml"
@@ -96,7 +96,7 @@ class ServicesRun:
     async def look(self, host: Host) -> ServicesState:
         """Read what runs, and the last lines of what does not stay up."""
         await need_mounted(host)
-        folder = f"{host.conf.gonka_path}/deploy/join"
+        folder = compose_folder(host.conf)
         docker = read_docker(await looked(host, self.name, docker_facts(folder, [COMPOSE_FILE])))
         if docker.services is None:
             raise NotYet(

@@ -15,7 +15,7 @@ from pocqueue.deploy.engine import Download, Host, LocalFile, NotYet, Plan
 from pocqueue.deploy.errors import StepFailed
 from pocqueue.deploy.facts.keys import KeyProblem, addresses_in, key_problem, read_address
 from pocqueue.deploy.facts.wallet import WalletFacts, WalletPlace, read_wallet, wallet_facts
-from pocqueue.deploy.steps.mounted import need_mounted
+from pocqueue.deploy.steps.mounted import compose_folder, looked, need_mounted
 from pocqueue.deploy.words import Command, Secret
 
 #: Seconds that `keys add` and `keys show` may take, each in a container of its own.
@@ -109,7 +109,7 @@ async def _look(host: Host, name: str, wait_s: float) -> Wallet:
     conf, password = host.conf, host.conf.keyring_password
     assert password is not None
     await need_mounted(host)
-    join = f"{conf.gonka_path}/deploy/join"
+    join = compose_folder(conf)
     place = WalletPlace(join, f"{host.state_dir}/wallet/{conf.key_name}", conf.key_name)
     facts = await _settled(host, place, name, wait_s)
     words, local_address = _read(conf.folder / "warm_key.txt"), _local_address(conf)
@@ -147,14 +147,8 @@ async def _settled(host: Host, place: WalletPlace, name: str, wait_s: float) -> 
 
 
 async def _facts(host: Host, place: WalletPlace, name: str) -> WalletFacts:
-    said = await host.connection.look(wallet_facts(place))
-    if said.exit_code == 66:
-        raise NotYet(f"until {place.folder}/docker-compose.yml is there")
-    if said.exit_code != 0 or said.is_cut:
-        raise StepFailed(
-            name, "it cannot be looked at.", exit_code_there=said.exit_code, tail=said.tail
-        )
-    return read_wallet(said.stdout)
+    needs = f"{place.folder}/docker-compose.yml"
+    return read_wallet(await looked(host, name, wallet_facts(place), needs=needs))
 
 
 async def _address(host: Host, place: WalletPlace, password: Secret, name: str) -> str:

@@ -130,6 +130,8 @@ async def test_what_is_not_known_is_not_done(status: int, body: str, tmp_path: P
         with pytest.raises(DeployError) as caught:
             await here.run(*STEPS)
         assert isinstance(caught.value, UnexpectedAnswer if status else StepFailed)
+        if isinstance(caught.value, StepFailed):
+            assert any("curl: (" in line for line in caught.value.tail)
         assert sent(here) == []
 
 
