@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,14 +55,21 @@ class HasFile:
         )
 
 
+def with_scripts(monkeypatch: pytest.MonkeyPatch, ours: Mapping[str, str]) -> None:
+    """Have scripts for tests, by name, beside the product's."""
+    real = words.script
+
+    def script(name: str) -> str:
+        return ours[name] if name in ours else real(name)
+
+    monkeypatch.setattr(words, "script", script)
+    monkeypatch.setattr("pocqueue.deploy.remote_job.script", script)
+
+
 def with_make_script(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the scripts of that step beside ours."""
-    real = words.script
     make = 'echo "$1" >> runs; echo "making $1"; [ "$2" = 0 ] || touch "$1"; exit "$3"\n'
-    ours = {"make": make, "unmake": 'echo "not $1" >> runs; rm "$1"\n'}
-    fake = lambda name: ours[name] if name in ours else real(name)  # noqa: E731
-    monkeypatch.setattr(words, "script", fake)
-    monkeypatch.setattr("pocqueue.deploy.remote_job.script", fake)
+    with_scripts(monkeypatch, {"make": make, "unmake": 'echo "not $1" >> runs; rm "$1"\n'})
 
 
 def tree(root: Path) -> str:

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from pocqueue.deploy import words
 from pocqueue.deploy.connection import Connection
 from pocqueue.deploy.errors import OutcomeUnknown, StepFailed
 from pocqueue.deploy.remote_job import Job, run_job
 from pocqueue.deploy.words import Command
 from tests.deploy.server import Fault, Server, connected, serving
+from tests.deploy.steps_of_tests import with_scripts
 from tests.support.waiting import until
 
 
@@ -46,11 +46,10 @@ exit 3
 @pytest.fixture(autouse=True)
 def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scripts for tests beside ours."""
-    real = words.script
-    ours = {"wait": SCRIPT, "ends": "exit 0\n", "much": "head -c 700000 /dev/zero | tr '\\0' y\n"}
-    fake = lambda name: ours[name] if name in ours else real(name)  # noqa: E731
-    monkeypatch.setattr(words, "script", fake)
-    monkeypatch.setattr("pocqueue.deploy.remote_job.script", fake)
+    with_scripts(
+        monkeypatch,
+        {"wait": SCRIPT, "ends": "exit 0\n", "much": "head -c 700000 /dev/zero | tr '\\0' y\n"},
+    )
 
 
 def job(name: str = "wait", **options: float) -> Job:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from pocqueue.deploy import words
 from pocqueue.deploy.facts.format_rule import FormatRule
 from pocqueue.deploy.steps import volume
 from tests.deploy import loop_devices
@@ -18,6 +17,7 @@ from tests.deploy.clone.runs import Runs
 from tests.deploy.confs import PASSWORD
 from tests.deploy.fake_programs import Fakes
 from tests.deploy.loop_devices import LoopDevice, gpt, loop_device
+from tests.deploy.steps_of_tests import with_scripts
 
 
 @pytest.fixture(scope="session")
@@ -87,12 +87,8 @@ def part(clone: Clone, disk: LoopDevice) -> LoopDevice:
 @pytest.fixture(autouse=True)
 def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have scripts for tests beside ours."""
-    real = words.script
     waits = 'echo "$1" >> /run/begun; echo begins; until [ -e /run/go ]; do sleep 0.02; done; echo ends; exit 3\n'
-    ours = {"echoes": 'echo "says $1"\n', "waits": waits}
-    fake = lambda name: ours[name] if name in ours else real(name)  # noqa: E731
-    monkeypatch.setattr(words, "script", fake)
-    monkeypatch.setattr("pocqueue.deploy.remote_job.script", fake)
+    with_scripts(monkeypatch, {"echoes": 'echo "says $1"\n', "waits": waits})
 
 
 @pytest.fixture(autouse=True)
