@@ -1,0 +1,102 @@
+"""What goes wrong in the network of useful work.
+
+PocqueueError
+  PouwError
+    BadEncoding         bytes that are no canonical message of their kind (ValueError)
+    ChainError          the chain of this node cannot be read, written or extended
+      InvalidBlock      a block breaks a rule (ValueError)
+        UnknownParent   it may be good, but what it builds on is not here yet
+      InvalidTransaction  a transaction breaks a rule, or cannot be paid for (ValueError)
+    TicketError         a stake or a role that is not allowed (ValueError)
+    InvalidTask         a task that cannot be trained (ValueError)
+    SlotError           a message, certificate or beacon of a slot breaks a rule (ValueError)
+    LinkError           a peer cannot be reached, or broke the protocol (ConnectionError)
+    TrainingError       the trainer failed or is away; the next slot tries again
+    NodeDataError       the folder of a node is damaged, in use or another network's
+"""
+
+from __future__ import annotations
+
+from pocqueue.errors import PocqueueError
+
+
+class PouwError(PocqueueError):
+    """Something about the network of useful work."""
+
+
+class BadEncoding(PouwError, ValueError):
+    """Bytes are no canonical message of the kind that is due."""
+
+
+class ChainError(PouwError):
+    """The chain of this node cannot be read, written or extended."""
+
+
+class InvalidBlock(ChainError, ValueError):
+    """A block breaks a rule.
+
+    Attributes:
+        rule: its short name, the same on all nodes, such as ``target`` or ``re-execution``.
+    """
+
+    def __init__(self, rule: str, message: str) -> None:
+        self.rule = rule
+        super().__init__(f"{rule}: {message}")
+
+
+class UnknownParent(InvalidBlock):
+    """What a block builds on is not here yet.
+
+    Attributes:
+        parent: its id.
+    """
+
+    def __init__(self, parent: bytes) -> None:
+        self.parent = parent
+        super().__init__("parent", f"block {parent.hex()} is not known.")
+
+
+class InvalidTransaction(ChainError, ValueError):
+    """A transaction breaks a rule, or its sender cannot pay for it.
+
+    Attributes:
+        rule: its short name, such as ``sequence`` or ``balance``.
+        is_fault: no state of the chain makes it good, so that whoever sends it is at fault.
+    """
+
+    def __init__(self, rule: str, message: str, *, is_fault: bool) -> None:
+        self.rule = rule
+        self.is_fault = is_fault
+        super().__init__(f"{rule}: {message}")
+
+
+class TicketError(PouwError, ValueError):
+    """A stake or a role is not allowed, or cannot be paid."""
+
+
+class InvalidTask(PouwError, ValueError):
+    """A task cannot be trained as it is described."""
+
+
+class SlotError(PouwError, ValueError):
+    """A message, certificate or beacon of a slot breaks a rule.
+
+    Attributes:
+        rule: its short name, such as ``signature`` or ``map``.
+    """
+
+    def __init__(self, rule: str, message: str) -> None:
+        self.rule = rule
+        super().__init__(f"{rule}: {message}")
+
+
+class LinkError(PouwError, ConnectionError):
+    """A peer cannot be reached, or broke the protocol."""
+
+
+class TrainingError(PouwError):
+    """The trainer failed or is away; the next slot tries again."""
+
+
+class NodeDataError(PouwError, OSError):
+    """The folder of a node is damaged, in use, full or another network's."""

@@ -1,0 +1,96 @@
+"""One spelling for each message; everything else is refused."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given, strategies as st
+
+from pocqueue.pouw.errors import BadEncoding
+from pocqueue.pouw.wire.blocks import Block, Founding, Header
+from pocqueue.pouw.wire.codec import decode, encode
+from pocqueue.pouw.wire.slots import Iteration, SlotRecord
+from pocqueue.pouw.wire.transactions import Transaction, Transfer
+
+_TRANSACTION = Transaction(1, bytes(32), bytes(33), 3, 5, Transfer(bytes(33), 7), bytes(64))
+_HEADER = Header(
+    1,
+    *(bytes(32), 1, bytes(32), bytes(32), bytes(32), 5, bytes(32), bytes(33)),
+    *(0, bytes(32), 1, bytes(32), bytes(32), bytes(8)),
+)
+_BLOCK = Block(_HEADER, (_TRANSACTION, _TRANSACTION), Founding(bytes(64)))
+
+
+def test_what_is_encoded_is_decoded() -> None:
+    """To the same value, with the same id."""
+    assert decode(encode(_BLOCK), Block) == _BLOCK
+    assert decode(encode(_TRANSACTION), Transaction).id == _TRANSACTION.id
+
+
+def test_an_id_is_of_everything_but_the_signature() -> None:
+    """A changed field changes it; another signature does not."""
+    assert msgspec.structs.replace(_TRANSACTION, fee=6).id != _TRANSACTION.id
+    assert msgspec.structs.replace(_TRANSACTION, signature=b"1" * 64).id == _TRANSACTION.id
+
+
+def test_the_commitment_is_to_what_is_known_a_slot_ahead() -> None:
+    """Message, certificate and nonce do not change it; what the block holds does."""
+    replace = msgspec.structs.replace
+    later = replace(_HEADER, message=b"m" * 32, certificate=b"c" * 32, nonce=b"n" * 8)
+    assert later.zero_nonce_hash == _HEADER.zero_nonce_hash
+    assert replace(_HEADER, tx_root=b"t" * 32).zero_nonce_hash != _HEADER.zero_nonce_hash
+
+
+def _spelled(**changed: object) -> bytes:
+    fields: dict[str, object] = {
+        name: getattr(_TRANSACTION, name) for name in _TRANSACTION.__struct_fields__
+    }
+    return msgspec.msgpack.encode(list((fields | changed).values()))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        encode(_TRANSACTION)[:-1],
+        encode(_TRANSACTION) + b"\x00",
+        b"\x91" * 100_000,
+        encode(_TRANSACTION).replace(b"\x97", b"\xdc\x00\x07", 1),  # a longer head of the array
+        encode(_TRANSACTION).replace(b"\x97\x01", b"\x97\xcc\x01", 1),  # a longer number
+        _spelled(sequence=-1),
+        _spelled(sequence=3.0),
+        _spelled(sequence=True),
+        _spelled(sequence=2**63),
+        _spelled(sender=bytes(32)),
+        _spelled(version=2),
+        _spelled(body=[99, bytes(33), 7]),
+        _spelled(body=[1, bytes(33), 7, 0]),
+        _spelled(more=1),
+    ],
+)
+def test_another_spelling_is_refused(data: bytes) -> None:
+    """With one error for all of them."""
+    with pytest.raises(BadEncoding):
+        decode(data, Transaction)
+
+
+@given(st.binary(max_size=400), st.sampled_from([Transaction, Block, Iteration, SlotRecord]))
+def test_any_bytes_are_a_message_or_refused(data: bytes, kind: type) -> None:
+    """And if they are one, its encoding is these bytes."""
+    try:
+        value: object = decode(data, kind)
+    except BadEncoding:
+        return
+    assert encode(value) == data
+
+
+@given(st.integers(0, len(encode(_BLOCK)) - 1), st.integers(0, 255))
+def test_a_changed_byte_is_another_message_or_refused(place: int, byte: int) -> None:
+    """Never the same block."""
+    data = bytearray(encode(_BLOCK))
+    data[place] = byte
+    try:
+        value = decode(bytes(data), Block)
+    except BadEncoding:
+        return
+    assert encode(value) == data
