@@ -24,6 +24,22 @@ class PouwError(PocqueueError):
     """Something about the network of useful work."""
 
 
+class ConfigError(PouwError, ValueError):
+    """A field of a node's configuration is not allowed.
+
+    Attributes:
+        field: its name.
+        value: what it was given.
+        allowed: what it may be, in words.
+    """
+
+    def __init__(self, field: str, value: object, allowed: str) -> None:
+        self.field = field
+        self.value = value
+        self.allowed = allowed
+        super().__init__(f"{field} is {value!r}; allowed: {allowed}.")
+
+
 class BadEncoding(PouwError, ValueError):
     """Bytes are no canonical message of the kind that is due."""
 

@@ -1,0 +1,86 @@
+"""What nodes ask each other for, and the answers; beside what they push."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from pocqueue.pouw.wire.blocks import Block
+from pocqueue.pouw.wire.codec import Count, Hash, Message
+from pocqueue.pouw.wire.slots import Iteration, SignedCertificate, SlotRecord
+
+#: Of one answer; its length is bounded as well.
+MAX_BLOCKS = 64
+MAX_SLOTS = 64
+#: Bytes of an answer, and of one piece of weights.
+MAX_ANSWER_BYTES = 1_000_000
+PIECE_BYTES = 256 * 1024
+
+
+class IterationWithMap(Message, frozen=True):
+    """What a miner pushes for a slot."""
+
+    iteration: Iteration
+    map: bytes
+
+
+class Status(Message, frozen=True):
+    """Where a node stands."""
+
+    tip: Hash
+    height: Count
+    anchor: Hash
+    anchor_height: Count
+    task: Hash  #: of the newest certified slot it has
+    slot: Count  #: the one that comes next there
+
+
+class BlocksRequest(Message, frozen=True):
+    """Asks for the blocks of the other's chain behind the newest of these ids that it has, oldest first."""
+
+    locator: Annotated[tuple[Hash, ...], msgspec.Meta(max_length=64)]
+
+
+class Blocks(Message, frozen=True):
+    """Blocks in a row."""
+
+    blocks: Annotated[tuple[Block, ...], msgspec.Meta(max_length=MAX_BLOCKS)]
+
+
+class SlotsRequest(Message, frozen=True):
+    """Asks for the certified slots of a task from one on."""
+
+    task: Hash
+    first: Count
+
+
+class Slot(Message, frozen=True):
+    """A certified slot with everything that follows from it."""
+
+    record: SlotRecord
+    messages: Annotated[tuple[IterationWithMap, ...], msgspec.Meta(max_length=1024)]
+
+
+class Slots(Message, frozen=True):
+    """Slots in a row."""
+
+    slots: Annotated[tuple[Slot, ...], msgspec.Meta(max_length=MAX_SLOTS)]
+
+
+class WeightsRequest(Message, frozen=True):
+    """Asks for a piece of a task's weights at the start of a slot that the other still has: the newest
+    checkpoint at or before `slot`."""
+
+    task: Hash
+    slot: Count
+    piece: Count
+
+
+class Weights(Message, frozen=True):
+    """A piece of weights, with the certificate that names the hash of all of them."""
+
+    slot: Count  #: whose start they are
+    previous: SignedCertificate | None  #: of the slot before; None at slot 0
+    num_bytes: Count
+    piece: bytes
