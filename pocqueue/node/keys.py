@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import NoReturn, SupportsIndex
+from typing import TYPE_CHECKING, NoReturn, SupportsIndex
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
@@ -29,8 +29,10 @@ from typing_extensions import override
 
 from pocqueue.errors import KeyFileError, SignatureError
 from pocqueue.files import NotPrivate, read_private
-from pocqueue.settings import NodeSettings, Settings
-from pocqueue.settings.base import full_path
+
+if TYPE_CHECKING:
+    # Its pydantic takes longer to import than all that is here, and users of `pocqueue.pouw` have no settings.
+    from pocqueue.settings import NodeSettings, Settings
 
 #: Number of points of secp256k1 (SEC 2, section 2.4.1): secrets, r and s are 1 … ORDER - 1.
 ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
@@ -138,6 +140,8 @@ class SigningKey:
 
 def key_path(settings: Settings, node: NodeSettings) -> Path:
     """Return the path of the node's key: POCQUEUE_NODE_KEY, or a file in the state folder."""
+    from pocqueue.settings.base import full_path
+
     return settings.state_dir / KEY_NAME if node.key is None else full_path(node.key)
 
 

@@ -1,0 +1,152 @@
+"""What the state has under a key: accounts, tickets, tasks, committees, and a few numbers.
+
+Keys, by their first byte; numbers in them are 8 bytes, big-endian, so that they sort:
+
+    a account              AccountRecord
+    t ticket id            TicketRecord, until its stake is free
+    l role account         id of this account's live ticket of this role
+    u height ticket id     (empty) the stake of this ticket is free in the block of this height
+    k task id              TaskRecord
+    o deadline task id     (empty) this task is neither settled nor refunded
+    c epoch                Committee
+    n                      Office: who is in office now
+    s                      Supply
+    h                      Clock
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from pocqueue.pouw.wire.codec import Account, Count, GroupKey, Hash, Message, Small
+from pocqueue.pouw.wire.transactions import ROLES
+
+MINER, SUPERVISOR, EVALUATOR, VERIFIER = map(
+    ROLES.index, ("miner", "supervisor", "evaluator", "verifier")
+)
+
+OFFICE, SUPPLY, CLOCK = b"n", b"s", b"h"
+
+_Any = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+
+
+class AccountRecord(Message, frozen=True):
+    """What an account owns. One that is not in the state has the defaults."""
+
+    balance: Count = 0  #: µPAI
+    sequence: Count = 0  #: of its next transaction
+    has_faucet: bool = False  #: it has taken what the faucet gives
+
+
+class TicketRecord(Message, frozen=True):
+    """A stake for a role."""
+
+    account: Account
+    role: Small  #: index in `wire.transactions.ROLES`
+    stake: Count  #: µPAI
+    preferences: bytes
+    address: str
+    group_key: GroupKey | None
+    height: Count  #: of the block that took it
+    free_at: Count | None = None  #: height at which its stake is free; None while it is live
+
+
+class TaskRecord(Message, frozen=True):
+    """A client's task. Its reward and fee are in escrow while it is open."""
+
+    client: Account
+    name: str
+    task_type: str
+    data: str
+    requirements: bytes
+    reward: Count  #: µPAI
+    training_fee: Count  #: µPAI
+    deadline_ms: Count
+    height: Count  #: of the block that has its order
+    outcome: Outcome | None = None  #: None while it is open
+
+    @property
+    def escrow(self) -> int:
+        """Return what is in escrow for it, in µPAI."""
+        return 0 if self.outcome else self.reward + self.training_fee
+
+
+class Outcome(Message, frozen=True):
+    """How a task ended."""
+
+    height: Count
+    correct: Count  #: 0 of 0: refunded, nobody settled it in time
+    total: Count
+    quality: Count  #: in millionths
+    paid: Count  #: µPAI, to whoever worked; the rest went back
+
+
+class Committee(Message, frozen=True):
+    """Whose threshold signature counts in an epoch."""
+
+    epoch: Count
+    members: tuple[Account, ...]
+    group_key: GroupKey
+
+
+class Office(Message, frozen=True):
+    """Who is in office."""
+
+    epoch: Count  #: the newest that there is a committee of
+    ticket: Hash | None  #: of its member; None: nobody is in office
+
+
+class Supply(Message, frozen=True):
+    """All coins that there are, and those that are nobody's yet."""
+
+    issued: Count = 0  #: µPAI
+    pool: Count = 0  #: µPAI, of bounties
+
+
+class Clock(Message, frozen=True):
+    """The time of the chain."""
+
+    height: Count
+    time_ms: Count
+    lag_ms: _Any = 0  #: how far trained blocks are behind their schedule
+
+
+def account_key(account: bytes) -> bytes:
+    """Return the key of an `AccountRecord`."""
+    return b"a" + account
+
+
+def ticket_key(ticket: bytes) -> bytes:
+    """Return the key of a `TicketRecord`."""
+    return b"t" + ticket
+
+
+def live_key(role: int, account: bytes = b"") -> bytes:
+    """Return the key of the id of an account's live ticket, or the prefix of all of a role."""
+    return b"l" + bytes([role]) + account
+
+
+def unbonding_key(height: int, ticket: bytes = b"") -> bytes:
+    """Return the key of a stake that is free at a height, or the prefix of all of them."""
+    return b"u" + _number(height) + ticket
+
+
+def task_key(task: bytes) -> bytes:
+    """Return the key of a `TaskRecord`."""
+    return b"k" + task
+
+
+def open_key(deadline_ms: int, task: bytes) -> bytes:
+    """Return the key by which an open task stands in the order of deadlines."""
+    return b"o" + _number(deadline_ms) + task
+
+
+def committee_key(epoch: int) -> bytes:
+    """Return the key of a `Committee`."""
+    return b"c" + _number(epoch)
+
+
+def _number(value: int) -> bytes:
+    return value.to_bytes(8, "big")
