@@ -1,0 +1,173 @@
+"""What a task trains, as all who count with it know it: data, layers, their sizes and their work.
+
+Plain Python: whoever checks a draw or a map needs a model's sizes, and no torch. `training.models` has
+the layers' maths, `training.data` the samples.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+from typing import NamedTuple
+
+import msgspec
+
+from pocqueue.pouw.errors import InvalidTask
+from pocqueue.pouw.slots.maps import cap_of
+
+#: Slots of a lap, after which residuals begin at zero: R.
+LAP = 8
+#: Weights of a model, at most: a lap of them is 128 MiB.
+MAX_WEIGHTS = 4_000_000
+_MAX_WIDTH = 4096
+_MAX_LAYERS = 6
+_KERNEL = 9  # of 3 x 3
+
+
+class DataShape(NamedTuple):
+    """One of the built-in data sets, by its sizes."""
+
+    features: int  #: numbers of a sample; 4 bytes each
+    num_classes: int
+    num_train: int
+    side: int  #: an image's height and width; 0: no images
+    num_buckets: int  #: features are indices of an embedding below this; 0: they are float32
+
+
+DATA = {
+    "digits": DataShape(features=64, num_classes=10, num_train=1285, side=8, num_buckets=0),
+    "words": DataShape(features=32, num_classes=2, num_train=5161, side=0, num_buckets=4096),
+}
+
+
+class Defaults(NamedTuple):
+    """What a task of an architecture has where its client says nothing."""
+
+    data: str
+    hidden: tuple[int, ...]
+    learning_rate: float
+    tau: float
+
+
+#: CNN: channels of two convolutions, then widths of dense layers. BAG: width of the embedding, then the same.
+ARCHITECTURES = {
+    "MLP": Defaults("digits", (128, 64), 0.3, 0.02),
+    "CNN": Defaults("digits", (16, 32, 64), 0.3, 0.02),
+    "BAG": Defaults("words", (32, 32), 3.0, 0.002),
+}
+
+
+class Parameter(NamedTuple):
+    """One tensor of a model's weights."""
+
+    shape: tuple[int, ...]
+    fan_in: int  #: inputs of one of its outputs; 0: a bias
+    work: int  #: multiply-accumulates that a sample costs with it
+
+    @property
+    def size(self) -> int:
+        """Return how many weights it has."""
+        return math.prod(self.shape)
+
+
+class TaskSpec(msgspec.Struct, frozen=True, array_like=True, dict=True):
+    """A task as it is trained; `check` it where it comes from anybody else."""
+
+    id: bytes  #: 32 bytes
+    architecture: str  #: of ARCHITECTURES
+    hidden: tuple[int, ...]
+    data: str  #: of DATA
+    batch_size: int
+    learning_rate: float
+    tau: float  #: a weight moves when its residual reaches this
+
+    def check(self) -> None:
+        """Raise if there is no such model, or none for such data.
+
+        Raises:
+            InvalidTask: it says which field, its value and what is allowed.
+        """
+        if self.architecture not in ARCHITECTURES:
+            known = ", ".join(ARCHITECTURES)
+            raise InvalidTask(f"architecture is {self.architecture!r}; allowed: {known}.")
+        if self.data not in DATA:
+            raise InvalidTask(f"data is {self.data!r}; allowed: {', '.join(DATA)}.")
+        suited = ARCHITECTURES[self.architecture].data
+        if self.data != suited:
+            raise InvalidTask(f"{self.architecture} trains on {suited}, not on {self.data}.")
+        fewest = {"MLP": 0, "CNN": 2, "BAG": 1}[self.architecture]
+        if not fewest <= len(self.hidden) <= _MAX_LAYERS:
+            raise InvalidTask(
+                f"hidden has {len(self.hidden)} widths; allowed for {self.architecture}: {fewest} to {_MAX_LAYERS}."
+            )
+        for width in self.hidden:
+            if not 1 <= width <= _MAX_WIDTH:
+                raise InvalidTask(f"a width of hidden is {width}; allowed: 1 to {_MAX_WIDTH}.")
+        if self.num_weights > MAX_WEIGHTS:
+            raise InvalidTask(
+                f"the model has {self.num_weights:,} weights; allowed: {MAX_WEIGHTS:,}; take smaller widths in hidden."
+            )
+        if not 1 <= self.batch_size <= 1024:
+            raise InvalidTask(f"batch_size is {self.batch_size}; allowed: 1 to 1024.")
+        for name, value in (("learning_rate", self.learning_rate), ("tau", self.tau)):
+            if not 1e-6 <= value <= 1e3:
+                raise InvalidTask(f"{name} is {value}; allowed: 0.000001 to 1000.")
+
+    @cached_property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """Return the model's tensors in the order of the flat weights."""
+        data, hidden = DATA[self.data], self.hidden
+        found: list[Parameter] = []
+        if self.architecture == "CNN":
+            # Two convolutions of 3 x 3 that keep the size, a pooling of 2 x 2 between them.
+            first, second, *hidden_rest = hidden
+            pixels = data.side**2
+            found += _layer((first, 1, 3, 3), _KERNEL, pixels)
+            found += _layer((second, first, 3, 3), _KERNEL * first, pixels // 4)
+            inputs, hidden = second * pixels // 4, tuple(hidden_rest)
+        elif self.architecture == "BAG":
+            inputs, hidden = hidden[0], hidden[1:]
+            # An embedding is an input: its rows are looked up, a multiply-accumulate a number.
+            found.append(Parameter((data.num_buckets, inputs), inputs, data.features * inputs))
+        else:
+            inputs = data.features
+        for width in (*hidden, data.num_classes):
+            found += _layer((width, inputs), inputs, 1)
+            inputs = width
+        return tuple(found)
+
+    @cached_property
+    def num_weights(self) -> int:
+        """Return how many weights the model has."""
+        return sum(parameter.size for parameter in self.parameters)
+
+    @property
+    def cap(self) -> int:
+        """Return how many entries a map has at most."""
+        return cap_of(self.num_weights)
+
+    def sample_bytes(self, parts: int = 1) -> int:
+        """Return the bytes of an iteration's samples, for `draws.allowance`."""
+        return 4 * DATA[self.data].features * self.batch_size * parts
+
+    def work(self, parts: int = 1) -> int:
+        """Return the multiply-accumulates of an iteration's forward pass, for `draws.allowance`."""
+        one = sum(parameter.work for parameter in self.parameters)
+        return one * self.batch_size * parts
+
+
+class LapSlot(msgspec.Struct, frozen=True, array_like=True):
+    """One slot of a lap, as re-execution goes through it."""
+
+    slot: int
+    theta: bytes  #: weights at its start; may be empty where `map` is None
+    map: (
+        bytes | None
+    )  #: the lane's certified one; None: it has none, so its gradient does not count
+    parts: int  #: mini-batches of the lane's message
+
+
+def _layer(shape: tuple[int, ...], fan_in: int, outputs: int) -> list[Parameter]:
+    """Return a layer's weights and bias; `outputs` is at how many places of a sample it is used."""
+    weight = Parameter(shape, fan_in, math.prod(shape) * outputs)
+    return [weight, Parameter(shape[:1], 0, 0)]

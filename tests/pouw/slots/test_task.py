@@ -1,0 +1,47 @@
+"""Models by their sizes, and what is said of one that cannot be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from pocqueue.pouw.errors import InvalidTask
+from pocqueue.pouw.slots.task import TaskSpec
+
+DIGITS = TaskSpec(bytes(32), "MLP", (128, 64), "digits", 64, 0.3, 0.02)
+
+
+def test_sizes_are_those_of_the_layers() -> None:
+    """Weights, cap and work, counted by hand."""
+    assert DIGITS.num_weights == 64 * 128 + 128 + 128 * 64 + 64 + 64 * 10 + 10 == 17_226
+    assert DIGITS.cap == 344
+    assert DIGITS.work() == 64 * (64 * 128 + 128 * 64 + 64 * 10)
+    cnn = TaskSpec(bytes(32), "CNN", (16, 32, 64), "digits", 1, 0.3, 0.02)
+    assert cnn.num_weights == 9 * 16 + 16 + 9 * 16 * 32 + 32 + 512 * 64 + 64 + 640 + 10
+    assert cnn.work() == 9 * 16 * 64 + 9 * 16 * 32 * 16 + 512 * 64 + 640
+    bag = TaskSpec(bytes(32), "BAG", (32, 32), "words", 1, 3.0, 0.002)
+    assert bag.num_weights == 4096 * 32 + 32 * 32 + 32 + 64 + 2
+    assert bag.work() == 32 * 32 + 32 * 32 + 64
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"architecture": "RNN"}, "architecture is 'RNN'; allowed: MLP, CNN, BAG"),
+        ({"data": "mnist"}, "data is 'mnist'; allowed: digits, words"),
+        ({"data": "words"}, "MLP trains on digits, not on words"),
+        ({"architecture": "CNN", "hidden": (8,)}, "hidden has 1 widths; allowed for CNN: 2 to 6"),
+        ({"hidden": (0,)}, "width of hidden is 0; allowed: 1 to 4096"),
+        ({"hidden": (4096, 4096)}, "17,088,522 weights; allowed: 4,000,000"),
+        ({"batch_size": 0}, "batch_size is 0; allowed: 1 to 1024"),
+        ({"tau": float("nan")}, "tau is nan; allowed"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0; allowed"),
+    ],
+)
+def test_a_task_that_cannot_be_is_refused(change: dict[str, Any], said: str) -> None:
+    """The sentence names the field, its value and what is allowed."""
+    DIGITS.check()
+    with pytest.raises(InvalidTask, match=said):
+        msgspec.structs.replace(DIGITS, **change).check()
