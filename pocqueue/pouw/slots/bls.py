@@ -1,0 +1,129 @@
+"""BLS signatures on BLS12-381: keys in G1, signatures in G2, one signature for each key and digest.
+
+It is the ciphersuite ``BLS_SIG_BLS12381G2_XMD:SHA-256_SSWU_RO_POP_`` of draft-irtf-cfrg-bls-signature, over
+`pyblst`, which no other module imports. That library takes the point at infinity, with which anybody could sign
+for the sum of all keys and nobody, and any integer as a scalar: both are refused here.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import hmac
+from dataclasses import dataclass, field
+from typing import NoReturn, SupportsIndex
+
+from pyblst import BlstP1Element, BlstP2Element, final_verify, miller_loop
+from typing_extensions import override
+
+from pocqueue.pouw.errors import SlotError
+
+#: Number of points of either group: secrets are 1 … ORDER - 1.
+ORDER = 0x73EDA753299D7D483339D80809A1D80553BDA402FFFE5BFEFFFFFFFF00000001
+PUBLIC_KEY_BYTES, SIGNATURE_BYTES, MIN_SEED_BYTES = 48, 96, 32
+
+# The generator of G1, compressed.
+_GENERATOR = BlstP1Element.uncompress(
+    bytes.fromhex(
+        "97f1d3a73197d7942695638c4fa9ac0fc3688c4f9774b905a14e3a3f171bac58"
+        "6c55e83ff97a1aeffb3af00adb22c6bb"
+    )
+)
+_INFINITY_1, _INFINITY_2 = BlstP1Element(), BlstP2Element()
+# A message must not hash like a key that is proved to be somebody's.
+_SIGNING = b"BLS_SIG_BLS12381G2_XMD:SHA-256_SSWU_RO_POP_"
+_POSSESSION = b"BLS_POP_BLS12381G2_XMD:SHA-256_SSWU_RO_POP_"
+
+
+@dataclass(frozen=True, slots=True)
+class SecretKey:
+    """A secret scalar and its public key. Equal if the public keys are; shows that one only.
+
+    Args:
+        scalar: 1 … ORDER - 1.
+
+    Raises:
+        SlotError: ``key``: the scalar is out of its range.
+    """
+
+    scalar: int = field(repr=False, compare=False)
+    #: Compressed point of G1, 48 bytes.
+    public_key: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.scalar < ORDER:
+            raise SlotError("key", "A secret BLS key is a number from 1 to the group's order - 1.")
+        object.__setattr__(self, "public_key", _GENERATOR.scalar_mul(self.scalar).compress())
+
+    @classmethod
+    def from_seed(cls, seed: bytes) -> SecretKey:
+        """Derive a key from at least 32 secret bytes: KeyGen of the draft (HKDF-SHA256, section 2.3).
+
+        Raises:
+            SlotError: ``key``: the seed is shorter.
+        """
+        if len(seed) < MIN_SEED_BYTES:
+            raise SlotError(
+                "key", f"The seed of a BLS key has {len(seed)} bytes; allowed: at least 32."
+            )
+        salt, scalar = b"BLS-SIG-KEYGEN-SALT-", 0
+        while scalar == 0:
+            salt = hashlib.sha256(salt).digest()
+            prk = hmac.digest(salt, seed + b"\x00", "sha256")
+            first = hmac.digest(prk, b"\x00\x30\x01", "sha256")
+            second = hmac.digest(prk, first + b"\x00\x30\x02", "sha256")
+            scalar = int.from_bytes((first + second)[:48]) % ORDER
+        return cls(scalar)
+
+    def sign(self, digest: bytes) -> bytes:
+        """Return the signature of a digest, 96 bytes: there is one only."""
+        return self._multiplied(digest, _SIGNING)
+
+    def prove_possession(self) -> bytes:
+        """Return the proof that its owner knows the secret of `public_key`, 96 bytes."""
+        return self._multiplied(self.public_key, _POSSESSION)
+
+    def _multiplied(self, data: bytes, suite: bytes) -> bytes:
+        compressed: bytes = (
+            BlstP2Element.hash_to_group(data, suite).scalar_mul(self.scalar).compress()
+        )
+        return compressed
+
+    @override
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise TypeError("A SecretKey cannot be pickled or copied: its secret stays where it is.")
+
+
+@functools.lru_cache(maxsize=4096)  # a certificate comes in its record and in proofs of blocks
+def verify(public_key: bytes, digest: bytes, signature: bytes) -> bool:
+    """Say whether a signature is that key's for this digest.
+
+    Points that are no encoding, not of their group or infinity make it False.
+    """
+    return _verify(public_key, digest, signature, _SIGNING)
+
+
+@functools.lru_cache(maxsize=256)
+def verify_possession(public_key: bytes, proof: bytes) -> bool:
+    """Say whether whoever made the proof knows the secret of the key."""
+    return _verify(public_key, public_key, proof, _POSSESSION)
+
+
+def _verify(public_key: bytes, data: bytes, signature: bytes, suite: bytes) -> bool:
+    try:
+        key = _read_key(public_key)
+        point = BlstP2Element.uncompress(signature)  # refuses what is not of the group
+    except ValueError:
+        return False
+    if point == _INFINITY_2:
+        return False
+    hashed = BlstP2Element.hash_to_group(data, suite)
+    return bool(final_verify(miller_loop(key, hashed), miller_loop(_GENERATOR, point)))
+
+
+@functools.lru_cache(maxsize=256)
+def _read_key(public_key: bytes) -> BlstP1Element:
+    key = BlstP1Element.uncompress(public_key)
+    if key == _INFINITY_1:
+        raise ValueError("the point at infinity")
+    return key

@@ -1,0 +1,100 @@
+"""Signatures are those of the draft, as another library has them; what is no key or signature is refused."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+
+import pytest
+from py_ecc.bls import G2ProofOfPossession as Judge
+from py_ecc.bls.g2_primitives import G2_to_signature, subgroup_check
+from py_ecc.bls.point_compression import compress_G1, decompress_G2
+from py_ecc.fields import optimized_bls12_381_FQ as FQ
+from py_ecc.optimized_bls12_381 import Z2, field_modulus
+
+from pocqueue.pouw.errors import SlotError
+from pocqueue.pouw.slots import bls
+
+_DIGEST = hashlib.sha256(b"a slot").digest()
+_KEY = bls.SecretKey.from_seed(b"one seed of 32 bytes and a bit more")
+_INFINITE_KEY = b"\xc0" + bytes(47)
+_INFINITE_SIGNATURE = b"\xc0" + bytes(95)
+
+
+@pytest.mark.parametrize("seed", [bytes(32), b"s" * 77])
+def test_another_library_makes_the_same(seed: bytes) -> None:
+    """Key, signature and proof of possession have the bytes that py_ecc gives them."""
+    scalar = Judge.KeyGen(seed)
+    key = bls.SecretKey.from_seed(seed)
+    assert key == bls.SecretKey(scalar)
+    assert key.public_key == Judge.SkToPk(scalar)
+    assert key.sign(_DIGEST) == Judge.Sign(scalar, _DIGEST)
+    assert key.prove_possession() == Judge.PopProve(scalar)
+
+
+def test_a_signature_is_one_keys_for_one_digest() -> None:
+    """Neither another key nor another digest nor a proof of possession passes for it."""
+    signature, other = _KEY.sign(_DIGEST), bls.SecretKey(7)
+    assert bls.verify(_KEY.public_key, _DIGEST, signature)
+    assert not bls.verify(other.public_key, _DIGEST, signature)
+    assert not bls.verify(_KEY.public_key, bytes(32), signature)
+    assert not bls.verify(_KEY.public_key, _DIGEST, other.sign(_DIGEST))
+    assert bls.verify_possession(_KEY.public_key, _KEY.prove_possession())
+    assert not bls.verify_possession(other.public_key, _KEY.prove_possession())
+    assert not bls.verify_possession(_KEY.public_key, _KEY.sign(_KEY.public_key))
+
+
+@pytest.mark.parametrize("scalar", [0, -1, bls.ORDER, bls.ORDER + 5])
+def test_a_scalar_out_of_range_is_refused(scalar: int) -> None:
+    """Zero has the point at infinity, and the rest would be another number's key."""
+    with pytest.raises(SlotError, match="key: A secret BLS key is a number from 1"):
+        bls.SecretKey(scalar)
+
+
+def test_a_short_seed_is_refused() -> None:
+    """Fewer than 32 bytes can be guessed."""
+    with pytest.raises(SlotError, match="has 31 bytes; allowed: at least 32"):
+        bls.SecretKey.from_seed(bytes(31))
+
+
+def test_infinity_signs_nothing() -> None:
+    """Though the pairing of it with itself holds, for every digest."""
+    assert not bls.verify(_INFINITE_KEY, _DIGEST, _INFINITE_SIGNATURE)
+    assert not bls.verify(_KEY.public_key, _DIGEST, _INFINITE_SIGNATURE)
+    assert not bls.verify_possession(_INFINITE_KEY, _INFINITE_SIGNATURE)
+
+
+def test_points_out_of_the_group_are_refused() -> None:
+    """On the curve is not enough: small factors of its order give a secret away."""
+    x = next(
+        x for x in range(1, 100) if pow(x**3 + 4, (field_modulus - 1) // 2, field_modulus) == 1
+    )
+    y = pow(x**3 + 4, (field_modulus + 1) // 4, field_modulus)
+    assert not subgroup_check((FQ(x), FQ(y), FQ(1)))
+    key = compress_G1((FQ(x), FQ(y), FQ(1))).to_bytes(48)
+    assert not bls.verify(key, _DIGEST, _KEY.sign(_DIGEST))
+
+    point = Z2
+    for x in range(1, 100):
+        try:
+            point = decompress_G2((1 << 383, x))
+        except ValueError:
+            continue
+        break
+    assert not subgroup_check(point)
+    assert not bls.verify(_KEY.public_key, _DIGEST, G2_to_signature(point))
+
+
+@pytest.mark.parametrize("data", [b"", bytes(48), b"\xff" * 48, bytes(96), b"\xff" * 96])
+def test_what_is_no_point_verifies_nothing(data: bytes) -> None:
+    """As key, as signature and as proof."""
+    assert not bls.verify(data, _DIGEST, _KEY.sign(_DIGEST))
+    assert not bls.verify(_KEY.public_key, _DIGEST, data)
+    assert not bls.verify_possession(_KEY.public_key, data)
+
+
+def test_a_secret_is_not_shown() -> None:
+    """Neither by repr nor by a copy."""
+    assert str(_KEY.scalar) not in repr(_KEY)
+    with pytest.raises(TypeError, match="cannot be pickled or copied"):
+        copy.copy(_KEY)
