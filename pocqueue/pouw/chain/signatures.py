@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from pocqueue.node.keys import ORDER, SigningKey
+from pocqueue.pouw.wire.codec import decode, encode
+from pocqueue.pouw.wire.transactions import Body, Transaction
 
 _ECDSA = ec.ECDSA(hashes.SHA256())
 
@@ -26,6 +29,19 @@ def account_of(key: SigningKey) -> bytes:
 def sign(key: SigningKey, digest: bytes) -> bytes:
     """Return a key's signature of an id, 64 bytes: r and s."""
     return bytes.fromhex(key.sign(digest))
+
+
+def sign_transaction(
+    key: SigningKey, network: bytes, sequence: int, fee: int, body: Body
+) -> Transaction:
+    """Return a transaction with its signature.
+
+    Raises:
+        BadEncoding: a field is out of the bounds of the format.
+    """
+    blank = Transaction(1, network, account_of(key), sequence, fee, body, bytes(64))
+    signed = msgspec.structs.replace(blank, signature=sign(key, blank.id))
+    return decode(encode(signed), Transaction)
 
 
 def is_account(account: bytes) -> bool:

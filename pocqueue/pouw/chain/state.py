@@ -6,9 +6,11 @@ everything up to the anchor. A reorganisation moves the tip to another layer and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol, TypeVar
+
+from msgspec.structs import replace
 
 from pocqueue.pouw.chain.records import (
     CLOCK,
@@ -129,6 +131,12 @@ class _Layer:
         return self.committee(office.epoch) if office and office.ticket else None
 
     @property
+    def members(self) -> tuple[bytes, ...]:
+        """Return the accounts of the committee that signs now."""
+        committee = self.committee_in_office
+        return committee.members if committee else ()
+
+    @property
     def supply(self) -> Supply:
         """Return how many coins there are."""
         return self._have(SUPPLY, Supply)
@@ -184,6 +192,19 @@ class Draft(_Layer):
     def put(self, key: bytes, value: Message | bytes | None) -> None:
         """Give a key a value; None takes the key away."""
         self._writes[key] = encode(value) if isinstance(value, Message) else value
+
+    def credit(self, account: bytes, amount: int) -> None:
+        """Add to an account's balance; nothing is not written."""
+        if amount:
+            record = self.account(account)
+            self.put(account_key(account), replace(record, balance=record.balance + amount))
+
+    def share(self, accounts: Sequence[bytes], amount: int) -> int:
+        """Add equal parts of an amount to balances; return what was given: nothing, if there are no accounts."""
+        part = amount // len(accounts) if accounts else 0
+        for account in accounts:
+            self.credit(account, part)
+        return part * len(accounts)
 
     def diff(self) -> dict[bytes, bytes | None]:
         """Return what differs from the parent's state, ascending by key."""

@@ -1,18 +1,46 @@
-"""How a task is trained, as the chain has it: a model of ours by name, and whole numbers within bounds."""
+"""What a client may ask of a task: a model of ours by name, and numbers within bounds.
+
+On the chain that is a `TaskModel` in its canonical bytes, all numbers whole.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
+from pocqueue.pouw.errors import InvalidTask
+from pocqueue.pouw.slots.task import ARCHITECTURES, TaskSpec
 from pocqueue.pouw.wire.codec import Message
 
 #: What the numbers called "millionths" are counted in.
 MILLION = 1_000_000
+#: Which built-in data a type of task is about.
+DATA_OF_TYPE = {
+    "image_classification": "digits",
+    "classification": "digits",
+    "nlp": "words",
+    "text_classification": "words",
+}
 
 _Width = Annotated[int, msgspec.Meta(ge=1, le=4096)]
-_Scale = Annotated[int, msgspec.Meta(ge=1, le=1000 * MILLION)]
+#: Bounds of a task's numbers, as the chain has them.
+_BOUNDS = {
+    "min_accuracy": (1, MILLION),
+    "max_epochs": (1, 10_000),
+    "batch_size": (1, 1024),
+    "learning_rate": (1, 1000 * MILLION),
+    "tau": (1, 1000 * MILLION),
+    "min_miners": (1, 16),
+}
+_FRACTIONS = ("min_accuracy", "learning_rate", "tau")
+
+
+def _bounds(name: str) -> msgspec.Meta:
+    low, high = _BOUNDS[name]
+    return msgspec.Meta(ge=low, le=high)
 
 
 class TaskModel(Message, frozen=True):
@@ -21,9 +49,85 @@ class TaskModel(Message, frozen=True):
     architecture: Literal["MLP", "CNN", "BAG"]
     hidden: Annotated[tuple[_Width, ...], msgspec.Meta(max_length=6)]  #: widths of its layers
     #: Millionths; the task is over when this share of x_val is right.
-    min_accuracy: Annotated[int, msgspec.Meta(ge=1, le=MILLION)]
-    max_epochs: Annotated[int, msgspec.Meta(ge=1, le=10_000)]  #: laps, at most
-    batch_size: Annotated[int, msgspec.Meta(ge=1, le=1024)]  #: samples of a part
-    learning_rate: _Scale  #: millionths
-    tau: _Scale  #: millionths; a weight moves when its residual reaches this
-    min_miners: Annotated[int, msgspec.Meta(ge=1, le=16)]  #: with fewer it does not begin
+    min_accuracy: Annotated[int, _bounds("min_accuracy")]
+    max_epochs: Annotated[int, _bounds("max_epochs")]  #: laps, at most
+    batch_size: Annotated[int, _bounds("batch_size")]  #: samples of a part
+    learning_rate: Annotated[int, _bounds("learning_rate")]  #: millionths
+    tau: Annotated[
+        int, _bounds("tau")
+    ]  #: millionths; a weight moves when its residual reaches this
+    min_miners: Annotated[int, _bounds("min_miners")]  #: with fewer it does not begin
+
+    def spec(self, task: bytes, data: str) -> TaskSpec:
+        """Return the task with this id as it is trained on this data.
+
+        Raises:
+            InvalidTask: there is no such model, or none for such data.
+        """
+        spec = TaskSpec(
+            id=task,
+            architecture=self.architecture,
+            hidden=self.hidden,
+            data=data,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate / MILLION,
+            tau=self.tau / MILLION,
+        )
+        spec.check()
+        return spec
+
+
+def parse_requirements(requirements: Mapping[str, Any], data: str) -> TaskModel:
+    """Return the model that a client's `MLTask.model_requirements` asks for.
+
+    Args:
+        requirements: architecture, hidden, min_accuracy (0.9), max_epochs (100), batch_size (64), learning_rate,
+            tau, min_miners (1); each may be left out. The model's own defaults are in `slots.task`.
+        data: ``digits`` or ``words``.
+
+    Raises:
+        InvalidTask: names the key that is not known, or the value that is not allowed.
+    """
+    for key in requirements:
+        if key not in TaskModel.__struct_fields__:
+            known = ", ".join(TaskModel.__struct_fields__)
+            raise InvalidTask(f"model_requirements has {key!r}; known are: {known}.")
+    suited = next((name for name, has in ARCHITECTURES.items() if has.data == data), "MLP")
+    architecture = requirements.get("architecture", suited)
+    if architecture not in ARCHITECTURES:
+        raise InvalidTask(f"architecture is {architecture!r}; allowed: {', '.join(ARCHITECTURES)}.")
+    default = ARCHITECTURES[architecture]
+    hidden = requirements.get("hidden", default.hidden)
+    if not isinstance(hidden, list | tuple) or not all(type(width) is int for width in hidden):
+        raise InvalidTask(f"hidden is {hidden!r}; allowed: a list of whole numbers, such as [64].")
+    values = {
+        "min_accuracy": 0.9,
+        "max_epochs": 100,
+        "batch_size": 64,
+        "learning_rate": default.learning_rate,
+        "tau": default.tau,
+        "min_miners": 1,
+        **requirements,
+    }
+    model = TaskModel(
+        architecture, tuple(hidden), **{name: _whole(name, values[name]) for name in _BOUNDS}
+    )
+    model.spec(bytes(32), data)
+    return model
+
+
+def _whole(name: str, value: object) -> int:
+    """Return a number as the chain has it."""
+    low, high = _BOUNDS[name]
+    scale = MILLION if name in _FRACTIONS else 1
+    try:
+        exact = Decimal(repr(value)) * scale
+        if exact == int(exact) and low <= exact <= high:
+            return int(exact)
+    except (ArithmeticError, ValueError):
+        pass
+    if scale == 1:
+        raise InvalidTask(f"{name} is {value!r}; allowed: a whole number from {low} to {high:,}.")
+    raise InvalidTask(
+        f"{name} is {value!r}; allowed: a number from 0.000001 to {high // scale:,} with at most 6 decimals."
+    )

@@ -1,0 +1,146 @@
+"""Rules of tickets: stakes for roles, how they become free again, and who is in office by them."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from pocqueue.pouw.chain.amounts import PAI, text
+from pocqueue.pouw.chain.genesis import Genesis, Parameters
+from pocqueue.pouw.chain.records import (
+    MINER,
+    OFFICE,
+    SUPERVISOR,
+    Committee,
+    Office,
+    TicketRecord,
+    committee_key,
+    live_key,
+    ticket_key,
+    unbonding_key,
+)
+from pocqueue.pouw.chain.refusals import fault, refusal
+from pocqueue.pouw.chain.state import Draft, State
+from pocqueue.pouw.slots import bls
+from pocqueue.pouw.wire.transactions import ROLES, Release, TakeTicket, Transaction
+
+#: A stake gives a lane for each so many PAI, one at least and MAX_LANES at most.
+LANE_STAKE = 100 * PAI
+MAX_LANES = 16
+
+_ADDRESS = re.compile(r"[A-Za-z0-9_.:\[\]-]{1,249}:([1-9][0-9]{0,4})")
+
+
+def num_lanes(stake: int) -> int:
+    """Return how many lanes a stake (µPAI) gives; they are numbered from 0."""
+    return min(max(stake // LANE_STAKE, 1), MAX_LANES)
+
+
+def is_founding_allowed(state: State | Draft) -> bool:
+    """Say whether a founding block may follow: nobody is in office, or nobody has a miner's ticket."""
+    return state.committee_in_office is None or not state.has_live(MINER)
+
+
+def check_ticket(parameters: Parameters, ticket: TakeTicket) -> None:
+    """Return if an account could take this ticket.
+
+    Raises:
+        InvalidTransaction: none could.
+    """
+    if ticket.role >= len(parameters.minimum_stakes):
+        raise fault("role", f"there is no ticket of role {ticket.role}.")
+    role, least = ROLES[ticket.role], parameters.minimum_stakes[ticket.role]
+    if ticket.stake < least:
+        raise fault("stake", f"{text(ticket.stake)}; allowed for a {role}: at least {text(least)}.")
+    address = _ADDRESS.fullmatch(ticket.address)
+    if ticket.address and not (address and int(address[1]) < 65536):
+        raise fault("address", f"{ticket.address!r}; allowed: host:port, or nothing.")
+    try:
+        msgspec.json.decode(ticket.preferences, type=dict)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise fault("preferences", "they are no JSON object.") from None
+    if ticket.role != SUPERVISOR:
+        if ticket.group_key or ticket.possession:
+            raise fault("group-key", f"a {role} has none; only a supervisor has.")
+    elif not (
+        ticket.group_key
+        and ticket.possession
+        and bls.verify_possession(ticket.group_key, ticket.possession)
+    ):
+        raise fault(
+            "group-key", "a supervisor's ticket has no BLS key with the proof of its secret."
+        )
+
+
+def take_ticket(genesis: Genesis, draft: Draft, transaction: Transaction) -> None:
+    """Give the sender a live ticket; its stake is part of what the transaction takes from the balance."""
+    body = transaction.body
+    assert isinstance(body, TakeTicket)
+    live = draft.live_ticket(transaction.sender, body.role)
+    if live is not None:
+        raise refusal(
+            "ticket",
+            f"its sender is a {ROLES[body.role]} with {live.hex()} already; give that back first.",
+        )
+    draft.put(
+        ticket_key(transaction.id),
+        TicketRecord(
+            account=transaction.sender,
+            role=body.role,
+            stake=body.stake,
+            preferences=body.preferences,
+            address=body.address,
+            group_key=body.group_key,
+            height=draft.clock.height,
+        ),
+    )
+    draft.put(live_key(body.role, transaction.sender), transaction.id)
+
+
+def release_ticket(genesis: Genesis, draft: Draft, transaction: Transaction) -> None:
+    """End a ticket of the sender; its stake is free some blocks later."""
+    assert isinstance(transaction.body, Release)
+    ticket = transaction.body.ticket
+    record = draft.ticket(ticket)
+    if record is None or record.account != transaction.sender or record.free_at is not None:
+        raise refusal("ticket", f"{ticket.hex()} is no live ticket of its sender.")
+    free_at = draft.clock.height + genesis.parameters.unbonding_blocks
+    draft.put(ticket_key(ticket), msgspec.structs.replace(record, free_at=free_at))
+    draft.put(live_key(record.role, record.account), None)
+    draft.put(unbonding_key(free_at, ticket), b"")
+
+
+def free_stakes(draft: Draft, height: int) -> None:
+    """Give back the stakes that are free at this height."""
+    for key, _ in draft.scan(unbonding_key(height)):
+        ticket = key[-32:]
+        record = draft.ticket(ticket)
+        assert record is not None, ticket.hex()
+        draft.credit(record.account, record.stake)
+        draft.put(ticket_key(ticket), None)
+        draft.put(key, None)
+
+
+def fill_office(draft: Draft) -> None:
+    """Begin an epoch if the supervisor in office has left, with the one that has the highest stake.
+
+    Ties: the smaller id of the ticket. With no supervisor left nobody is in office.
+    """
+    office = draft.office
+    if office and office.ticket and _is_live(draft, office.ticket):
+        return
+    supervisors = draft.live_tickets(SUPERVISOR)
+    if supervisors:
+        ticket = min(supervisors, key=lambda ticket: (-supervisors[ticket].stake, ticket))
+        record, epoch = supervisors[ticket], office.epoch + 1 if office else 0
+        assert record.group_key is not None, ticket.hex()
+        draft.put(committee_key(epoch), Committee(epoch, (record.account,), record.group_key))
+        draft.put(OFFICE, Office(epoch, ticket))
+    elif office and office.ticket:
+        draft.put(OFFICE, Office(office.epoch, None))
+
+
+def _is_live(draft: Draft, ticket: bytes) -> bool:
+    record = draft.ticket(ticket)
+    return record is not None and record.free_at is None
