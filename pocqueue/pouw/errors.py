@@ -11,6 +11,7 @@ PocqueueError
     InvalidTask         a task that cannot be trained (ValueError)
     SlotError           a message, certificate or beacon of a slot breaks a rule (ValueError)
     LinkError           a peer cannot be reached, or broke the protocol (ConnectionError)
+      PeerFault         what a peer sent is held against it
     TrainingError       the trainer failed or is away; the next slot tries again
     NodeDataError       the folder of a node is damaged, in use or another network's
 """
@@ -108,6 +109,18 @@ class SlotError(PouwError, ValueError):
 
 class LinkError(PouwError, ConnectionError):
     """A peer cannot be reached, or broke the protocol."""
+
+
+class PeerFault(LinkError):
+    """What a peer sent is held against it.
+
+    Attributes:
+        points: how much; a peer with 100 is banned.
+    """
+
+    def __init__(self, points: int, reason: str) -> None:
+        self.points = points
+        super().__init__(reason)
 
 
 class TrainingError(PouwError):

@@ -1,0 +1,135 @@
+"""Frames: u32 length, u8 kind, as many bytes; big-endian.
+
+A frame is judged by its first five bytes, before anything of it is kept: an unknown kind, or a length above
+the kind's limit, ends the link.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum, unique
+
+from pocqueue.pouw.errors import PeerFault
+
+HEADER_BYTES = 5
+ID_BYTES = 32  #: of what is announced; begins the body of a frame TX or BLOCK
+REQUEST_ID_BYTES = 4  #: begins the body of a request and of its answer
+
+_HEADER = struct.Struct(">IB")
+_KIB = 1024
+_ANSWER = 0x40
+
+
+@unique
+class Kind(IntEnum):
+    """What a frame is."""
+
+    INTRODUCTION = 1  #: who says to be there, with a challenge
+    HELLO = 2  #: the proof of that, and what else is to be known of a node
+    GOODBYE = 3  #: why the link ends
+    PING = 4
+    PONG = 5
+
+    ANNOUNCE = 16  #: ids that the sender has the bodies of
+    WANT = 17  #: ids whose bodies the sender wants
+    TX = 18  #: announced: its id and a transaction
+    BLOCK = 19  #: announced: its id and a block
+    ITERATION = 20  #: pushed: a miner's message of a slot, with its map
+    RECORD = 21  #: pushed: a slot as the committee says it
+
+    STATUS = 32  #: requests; an answer has 64 more
+    BLOCKS = 33
+    SLOTS = 34
+    THETA = 35
+    PEX = 36  #: addresses of other nodes
+    REFUSED = 127  #: a request's id: there is no answer
+
+
+ANNOUNCED = frozenset({Kind.TX, Kind.BLOCK})
+PUSHED = frozenset({Kind.ITERATION, Kind.RECORD})
+REQUESTS = frozenset({Kind.STATUS, Kind.BLOCKS, Kind.SLOTS, Kind.THETA, Kind.PEX})
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What a peer may send of a kind.
+
+    Answers have no rate: one may come for each request and no more.
+    """
+
+    max_bytes: int
+    per_second: float = 0.0
+    burst: int = 0
+
+
+#: Of the body of a pushed or announced message, of a request and of its answer, as the node sees it.
+MAX_TX_BYTES = 32 * _KIB
+MAX_BLOCK_BYTES = 1_000_000
+MAX_ITERATION_BYTES = 1024 * _KIB
+MAX_RECORD_BYTES = 512 * _KIB
+MAX_REQUEST_BYTES = 4 * _KIB
+MAX_ANSWER_BYTES = {
+    Kind.STATUS: 64 * _KIB,
+    Kind.BLOCKS: 2048 * _KIB,
+    Kind.SLOTS: 2048 * _KIB,
+    Kind.THETA: 2048 * _KIB,
+    Kind.PEX: 4 * _KIB,
+}
+
+LIMITS: dict[int, Limit] = {
+    Kind.INTRODUCTION: Limit(4 * _KIB),
+    Kind.HELLO: Limit(4 * _KIB),
+    Kind.GOODBYE: Limit(16, 1, 2),
+    Kind.PING: Limit(16, 2, 20),
+    Kind.PONG: Limit(16, 2, 20),
+    Kind.ANNOUNCE: Limit(4 * _KIB, 200, 2000),
+    Kind.WANT: Limit(4 * _KIB, 200, 2000),
+    Kind.TX: Limit(ID_BYTES + MAX_TX_BYTES, 200, 4000),
+    Kind.BLOCK: Limit(ID_BYTES + MAX_BLOCK_BYTES, 10, 200),
+    Kind.ITERATION: Limit(MAX_ITERATION_BYTES, 500, 2000),
+    Kind.RECORD: Limit(MAX_RECORD_BYTES, 200, 1000),
+    **{kind: Limit(REQUEST_ID_BYTES + MAX_REQUEST_BYTES, 50, 200) for kind in REQUESTS},
+    Kind.PEX: Limit(REQUEST_ID_BYTES + MAX_REQUEST_BYTES, 1 / 30, 5),
+    Kind.REFUSED: Limit(REQUEST_ID_BYTES),
+    **{kind | _ANSWER: Limit(REQUEST_ID_BYTES + size) for kind, size in MAX_ANSWER_BYTES.items()},
+}
+
+
+def answer_to(request: Kind) -> int:
+    """Return the kind of the frame that answers a request."""
+    return request | _ANSWER
+
+
+def is_answer(kind: int) -> bool:
+    """Say whether a frame of this kind ends a request."""
+    return kind == Kind.REFUSED or (kind & _ANSWER != 0 and kind ^ _ANSWER in MAX_ANSWER_BYTES)
+
+
+def header(kind: int, length: int) -> bytes:
+    """Return the bytes before a body.
+
+    Raises:
+        ValueError: a body of this kind may not be so long. Whoever sends it is to be mended.
+    """
+    limit = LIMITS[kind].max_bytes
+    if length > limit:
+        raise ValueError(f"A frame of kind {kind} has {length} bytes; allowed: up to {limit}.")
+    return _HEADER.pack(length, kind)
+
+
+def parse_header(data: bytes) -> tuple[int, int]:
+    """Return kind and length of the frame that these five bytes begin.
+
+    Raises:
+        PeerFault: nobody of ours sends such a frame.
+    """
+    length, kind = _HEADER.unpack(data)
+    limit = LIMITS.get(kind)
+    if limit is None:
+        raise PeerFault(20, f"it sent a frame of the unknown kind {kind}")
+    if length > limit.max_bytes:
+        raise PeerFault(
+            20, f"it sent {length} bytes as kind {kind}, where {limit.max_bytes} are allowed"
+        )
+    return kind, length

@@ -1,0 +1,114 @@
+"""What was seen already, and who is asked for what was announced. Time is an argument, in seconds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from pocqueue.pouw.p2p.frames import Kind
+
+#: Ids of pushed messages that are remembered.
+MAX_SEEN = 100_000
+#: How long a peer has to send what it announced, before the next one is asked.
+ASK_S = 5.0
+#: What is asked for at once: of all peers, and of what one of them announced.
+MAX_WANTS = 16_384
+MAX_WANTS_OF_PEER = 4_096
+#: Peers that are remembered for one id, beside the one that is asked.
+_MAX_OTHERS = 8
+
+
+class Seen:
+    """A set that forgets what it has had for longest."""
+
+    def __init__(self, size: int = MAX_SEEN) -> None:
+        self._size = size
+        self._ids: dict[bytes, None] = {}
+
+    def add(self, identifier: bytes) -> bool:
+        """Remember an id; False if it was there."""
+        if identifier in self._ids:
+            return False
+        self._ids[identifier] = None
+        if len(self._ids) > self._size:
+            del self._ids[next(iter(self._ids))]
+        return True
+
+
+class Item(NamedTuple):
+    """Something that is announced."""
+
+    kind: Kind
+    identifier: bytes
+
+
+@dataclass(slots=True)
+class _Want:
+    asked: bytes  #: account
+    at_s: float
+    before: list[bytes] = field(default_factory=list)  #: were asked, and may still answer
+    others: list[bytes] = field(default_factory=list)  #: announced it as well
+
+
+class Wants:
+    """Asks one peer at a time for each id, and the next one if it does not come."""
+
+    def __init__(self) -> None:
+        self._wants: dict[Item, _Want] = {}
+        self._of_peer: Counter[bytes] = Counter()
+
+    def announced(self, peer: bytes, items: Iterable[Item], now_s: float) -> list[Item]:
+        """Note what a peer has and this node has not; return what it is to be asked for now."""
+        now = []
+        for item in items:
+            want = self._wants.get(item)
+            if want is not None:
+                if len(want.others) < _MAX_OTHERS and peer not in (
+                    *(want.asked, *want.before, *want.others),
+                ):
+                    want.others.append(peer)
+            elif len(self._wants) < MAX_WANTS and self._of_peer[peer] < MAX_WANTS_OF_PEER:
+                self._wants[item] = _Want(peer, now_s)
+                self._of_peer[peer] += 1
+                now.append(item)
+        return now
+
+    def came(self, peer: bytes, item: Item) -> bool:
+        """Note that a body is here; False if that peer was never asked for it."""
+        want = self._wants.get(item)
+        if want is None or peer not in (want.asked, *want.before):
+            return False
+        self._drop(item)
+        return True
+
+    def overdue(self, now_s: float) -> list[tuple[bytes, Item]]:
+        """Return whom to ask next for what did not come; forget what nobody is left for."""
+        again = []
+        for item, want in list(self._wants.items()):
+            if now_s - want.at_s < ASK_S:
+                continue
+            if not want.others:
+                self._drop(item)
+                continue
+            self._of_peer[want.asked] -= 1
+            want.before.append(want.asked)
+            want.asked, want.at_s = want.others.pop(0), now_s
+            self._of_peer[want.asked] += 1
+            again.append((want.asked, item))
+        return again
+
+    def gone(self, peer: bytes) -> None:
+        """Ask others for what this peer was asked for, at the next `overdue`."""
+        for want in self._wants.values():
+            if peer in want.others:
+                want.others.remove(peer)
+            if want.asked == peer:
+                want.at_s = float("-inf")
+
+    def _drop(self, item: Item) -> None:
+        asked = self._wants.pop(item).asked
+        self._of_peer[asked] -= 1
+        if not self._of_peer[asked]:
+            del self._of_peer[asked]

@@ -1,0 +1,311 @@
+"""One peer: its frames in and out, its pings, its requests and ours."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import secrets
+import struct
+import time
+from collections import deque
+from collections.abc import Awaitable, Coroutine
+from typing import Any, Protocol
+
+from pocqueue.pouw.errors import BadEncoding, LinkError, PeerFault
+from pocqueue.pouw.p2p.channel import Channel, SlowReader
+from pocqueue.pouw.p2p.frames import (
+    LIMITS,
+    REQUEST_ID_BYTES,
+    REQUESTS,
+    Kind,
+    answer_to,
+    is_answer,
+)
+from pocqueue.pouw.p2p.handshake import reason_of
+from pocqueue.pouw.p2p.limits import FLOOD_POINTS, Rates
+from pocqueue.pouw.p2p.messages import Ping, Reason
+from pocqueue.pouw.p2p.service import NetworkConfig, PeerInfo
+from pocqueue.pouw.wire.codec import decode, encode
+
+#: Requests of ours that a peer has not answered; more wait here.
+MAX_ASKED = 8
+#: Requests of a peer that are served at once; more are refused. Above `MAX_ASKED`: ours may cross.
+MAX_SERVED = 16
+#: What a peer sent and nobody has looked at yet; above it, nothing more is read.
+_MAX_INBOX_BYTES = 4 * 1024 * 1024
+#: A peer that sends too much is read so much more slowly, a frame.
+_FLOOD_PAUSE_S = 0.01
+
+_REQUEST_ID = struct.Struct(">I")
+_GOSSIP = frozenset({Kind.ANNOUNCE, Kind.WANT, Kind.TX, Kind.BLOCK, Kind.ITERATION, Kind.RECORD})
+
+logger = logging.getLogger(__name__)
+
+
+class LinkOwner(Protocol):
+    """Who decides what a peer's frames mean."""
+
+    async def on_message(self, link: Link, kind: Kind, body: bytes) -> None:
+        """Take gossip; the next one comes when this returns. PeerFault is held against the peer."""
+
+    async def on_request(self, link: Link, kind: Kind, body: bytes) -> bytes:
+        """Return an answer; LinkError refuses."""
+
+    def on_fault(self, link: Link, fault: PeerFault) -> None:
+        """Hold something against the peer."""
+
+
+class Link:
+    """A connection to a peer whose key is proven.
+
+    Args:
+        channel: behind the handshake.
+        peer: who it is.
+        owner: see `LinkOwner`.
+        config: name for logs, and times.
+    """
+
+    def __init__(
+        self, channel: Channel, peer: PeerInfo, owner: LinkOwner, config: NetworkConfig
+    ) -> None:
+        self.account = peer.account
+        self.outbound = peer.outbound
+        self.began_s = time.monotonic()
+        self._channel, self._peer, self._owner, self._config = channel, peer, owner, config
+        self._rates = Rates()
+        self._inbox = _Inbox()
+        self._heard_s = self.began_s
+        self._ping: tuple[bytes, float] = (b"", 0.0)
+        self._rtt_s: float | None = None
+        self._request_ids = itertools.count(1)
+        self._asked: dict[int, tuple[Kind, asyncio.Future[bytes]]] = {}
+        self._may_ask = asyncio.Semaphore(MAX_ASKED)
+        self._one_at_a_time = asyncio.Lock()
+        self._serving: set[asyncio.Task[None]] = set()
+        self._over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    @property
+    def info(self) -> PeerInfo:
+        """The peer as it is now."""
+        peer = self._peer
+        return PeerInfo(
+            peer.account,
+            peer.node_id,
+            peer.role,
+            peer.host,
+            peer.port,
+            self._rtt_s,
+            peer.outbound,
+            peer.since,
+        )
+
+    async def run(self) -> str:
+        """Keep the link until it ends; return why, in words that fit behind a colon."""
+        loops = [
+            asyncio.create_task(self._guarded(loop))
+            for loop in (self._read(), self._work(), self._keep_alive())
+        ]
+        try:
+            return await self._over
+        finally:
+            self._end("the link is closed")
+            tasks = [*loops, *self._serving]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for _, answer in self._asked.values():
+                if not answer.done():
+                    answer.set_exception(LinkError(self._over.result()))
+            await self._channel.close()
+
+    def close(self, reason: Reason) -> None:
+        """End the link soon, with a goodbye. May be called again."""
+        if not self._over.done():
+            self._channel.say_goodbye(reason)
+            self._end(reason.by_us)
+
+    def send(self, kind: Kind, *parts: bytes) -> None:
+        """Send a frame soon. A peer that does not read what was sent before loses the link."""
+        try:
+            self._channel.send(kind, *parts)
+        except SlowReader:
+            self.close(Reason.SLOW)
+        except LinkError as exc:
+            self._end(str(exc))
+
+    async def send_in_turn(self, kind: int, *parts: bytes) -> None:
+        """Send a large frame as soon as little waits for the peer.
+
+        Raises:
+            LinkError: the link is over.
+        """
+        async with self._one_at_a_time:
+            await self._channel.has_room()
+            self._channel.send(kind, *parts)
+
+    def fault(self, fault: PeerFault) -> None:
+        """Hold something against the peer."""
+        self._owner.on_fault(self, fault)
+
+    async def request(self, kind: Kind, body: bytes, timeout_s: float) -> bytes:
+        """Return the peer's answer.
+
+        Raises:
+            LinkError: it refuses, does not answer in time, or the link is over.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._may_ask.acquire()
+                if self._over.done():
+                    raise LinkError(self._over.result())
+                number = next(self._request_ids) % 2**32
+                answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+                # Stays there until the peer answers, however late: so one that answers late is no stranger, and one
+                # that never does is not asked without end.
+                self._asked[number] = (kind, answer)
+                self.send(kind, _REQUEST_ID.pack(number), body)
+                return await answer
+        except TimeoutError:
+            raise LinkError(f"it did not answer {kind.name} within {timeout_s:g} s") from None
+
+    async def _read(self) -> None:
+        while True:
+            number, body = await self._channel.read()
+            now_s = self._heard_s = time.monotonic()
+            if is_answer(number):
+                self._take_answer(number, body)
+                continue
+            kind = Kind(number)
+            if not self._rates.allows(kind, now_s):
+                if self._rates.is_flood(kind, now_s):
+                    flood = PeerFault(FLOOD_POINTS, f"flood: it sends too many {kind.name}")
+                    self._owner.on_fault(self, flood)
+                await asyncio.sleep(_FLOOD_PAUSE_S)
+            elif kind in _GOSSIP:
+                await self._inbox.put(kind, body)
+            elif kind in REQUESTS:
+                self._take_request(kind, body)
+            elif kind == Kind.PING:
+                self.send(Kind.PONG, body)
+            elif kind == Kind.PONG:
+                self._take_pong(body, now_s)
+            elif kind == Kind.GOODBYE:
+                raise LinkError(reason_of(body).by_peer)
+            else:
+                raise PeerFault(20, f"it sent {kind.name} after the handshake")
+
+    async def _work(self) -> None:
+        while True:
+            kind, body = await self._inbox.get()
+            await self._tried(self._owner.on_message(self, kind, body))
+
+    async def _keep_alive(self) -> None:
+        while True:
+            now_s = time.monotonic()
+            if now_s - self._heard_s > self._config.dead_s:
+                raise LinkError(f"nothing came from it for {self._config.dead_s:g} s")
+            self._ping = (secrets.token_bytes(8), now_s)
+            self._channel.send(Kind.PING, encode(Ping(self._ping[0])))
+            await asyncio.sleep(self._config.ping_s)
+
+    def _take_pong(self, body: bytes, now_s: float) -> None:
+        try:
+            token = decode(body, Ping).token
+        except BadEncoding:
+            raise PeerFault(20, "it sent no PONG where one is due") from None
+        if token == self._ping[0]:
+            self._rtt_s = now_s - self._ping[1]
+
+    def _take_answer(self, number: int, body: bytes) -> None:
+        if len(body) < REQUEST_ID_BYTES:
+            raise PeerFault(20, "it sent an answer without a number")
+        kind, answer = self._asked.pop(_REQUEST_ID.unpack_from(body)[0], (None, None))
+        if kind is None or answer is None or number not in (answer_to(kind), Kind.REFUSED):
+            raise PeerFault(20, "it answered what it was not asked")
+        self._may_ask.release()
+        if answer.done():
+            return  # too late
+        if number == Kind.REFUSED:
+            answer.set_exception(LinkError(f"it has no answer to {kind.name}"))
+        else:
+            answer.set_result(body[REQUEST_ID_BYTES:])
+
+    def _take_request(self, kind: Kind, body: bytes) -> None:
+        if len(body) < REQUEST_ID_BYTES:
+            raise PeerFault(20, "it sent a request without a number")
+        number, body = body[:REQUEST_ID_BYTES], body[REQUEST_ID_BYTES:]
+        if len(self._serving) >= MAX_SERVED:
+            self.send(Kind.REFUSED, number)
+            return
+        task = asyncio.create_task(self._guarded(self._serve(kind, number, body)))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+
+    async def _serve(self, kind: Kind, number: bytes, body: bytes) -> None:
+        answer = await self._tried(self._owner.on_request(self, kind, body))
+        if answer is not None and len(answer) + len(number) > LIMITS[answer_to(kind)].max_bytes:
+            logger.error(
+                "[%s] An answer to %s has %d bytes, which nobody takes: it was not sent.",
+                *(self._config.node_id, kind.name, len(answer)),
+            )
+            answer = None
+        if answer is None:
+            await self.send_in_turn(Kind.REFUSED, number)
+        else:
+            await self.send_in_turn(answer_to(kind), number, answer)
+
+    async def _tried(self, work: Awaitable[Any]) -> Any:
+        """Return what the owner returns; None if it raises. No message of a peer ends more than itself."""
+        try:
+            return await work
+        except PeerFault as fault:
+            self._owner.on_fault(self, fault)
+        except LinkError:
+            pass
+        except Exception:
+            logger.exception("[%s] A message of a peer was not understood.", self._config.node_id)
+        return None
+
+    async def _guarded(self, loop: Coroutine[Any, Any, None]) -> None:
+        """Run a part of the link; what it raises ends the link."""
+        try:
+            await loop
+        except SlowReader:
+            self.close(Reason.SLOW)
+        except PeerFault as fault:
+            self._owner.on_fault(self, fault)
+            self.close(Reason.FAULT)
+        except LinkError as exc:
+            self._end(str(exc))
+        except Exception:
+            logger.exception("[%s] A link failed.", self._config.node_id)
+            self._end("this node failed")
+
+    def _end(self, reason: str) -> None:
+        if not self._over.done():
+            self._over.set_result(reason)
+
+
+class _Inbox:
+    """Gossip in its order; who puts in waits while there is too much."""
+
+    def __init__(self) -> None:
+        self._items: deque[tuple[Kind, bytes]] = deque()
+        self._bytes = 0
+        self._changed = asyncio.Condition()
+
+    async def put(self, kind: Kind, body: bytes) -> None:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._bytes < _MAX_INBOX_BYTES)
+            self._items.append((kind, body))
+            self._bytes += len(body) + 100
+            self._changed.notify_all()
+
+    async def get(self) -> tuple[Kind, bytes]:
+        async with self._changed:
+            await self._changed.wait_for(lambda: bool(self._items))
+            kind, body = self._items.popleft()
+            self._bytes -= len(body) + 100
+            self._changed.notify_all()
+            return kind, body
