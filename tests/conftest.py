@@ -55,8 +55,8 @@ def pytest_configure() -> None:
 
 #: Modules of tests/acceptance on the stack of workers that stands once; the others have processes of their own.
 _ON_SHARED_STACK = {
-    *("test_artifact_delegation", "test_artifacts", "test_cli", "test_delegation"),
-    *("test_failures", "test_mlnode", "test_rounds"),
+    *("test_artifact_delegation", "test_artifacts", "test_broken_line", "test_cli"),
+    *("test_delegation", "test_failures", "test_mlnode", "test_rounds"),
 }
 
 

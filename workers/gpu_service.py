@@ -136,8 +136,13 @@ class GpuService:
 def _warm_up(engine: Engine, runner: RangeRunner) -> int:
     """Run passes, the last of which tells the first rate; return how many tokens one can have, 0 if unknown."""
     seq_len = min(WARM_UP_SEQ_LEN, engine.info.max_seq_len)
-    tokens = measured_pass_tokens(engine, WARM_UP_BATCH, seq_len)
+    # Pays for code generation, and for whatever else does not grow with tokens.
+    engine.warm_up(1, seq_len)
     began = time.monotonic()
-    engine.warm_up(WARM_UP_BATCH, seq_len)
+    tokens = measured_pass_tokens(engine, WARM_UP_BATCH, seq_len)
+    if engine.info.device != "cpu":
+        # A GPU chooses its kernels at the first pass of a shape. On a CPU a second one tells nothing new, and takes seconds.
+        began = time.monotonic()
+        engine.warm_up(WARM_UP_BATCH, seq_len)
     runner.set_rate(seq_len, WARM_UP_BATCH, WARM_UP_BATCH / max(time.monotonic() - began, 1e-6))
     return tokens

@@ -32,9 +32,10 @@ def free_bytes() -> int | None:
 
 
 def measured_pass_tokens(engine: Engine, batch_size: int, seq_len: int) -> int:
-    """Run a pass of one nonce and one of this size, and say how many tokens a pass can have at most.
+    """Run a pass of this size, and say how many tokens a pass can have at most.
 
-    An estimate: memory grows with tokens nearly in proportion, and others may take some meanwhile.
+    An estimate: memory grows with tokens nearly in proportion, and others may take some meanwhile. An earlier pass,
+    of one nonce, has to have taken what does not grow with tokens.
 
     Returns:
         0 if it is not known: of a model in another process, or spread over several devices.
@@ -43,8 +44,6 @@ def measured_pass_tokens(engine: Engine, batch_size: int, seq_len: int) -> int:
         PocqueueError: as `Engine.warm_up` does.
     """
     info = engine.info
-    # The first pass pays for code generation, and for whatever else does not grow with tokens.
-    engine.warm_up(1, seq_len)
     is_here = engine.timer() is not None and info.tensor_parallel == 1
     meter = (
         (_CpuMemory() if info.device == "cpu" else _CudaMemory(info.device)) if is_here else None

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.support.stack import QUICK
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,6 +23,7 @@ def test_a_smoke_run_gives_every_figure(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.run", "--smoke", "--output", str(output)],
         cwd=ROOT,
+        env=os.environ | QUICK,
         capture_output=True,
         text=True,
         check=False,

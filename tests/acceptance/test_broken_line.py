@@ -26,9 +26,11 @@ def line(stack: Stack) -> Iterator[Line]:
     stack.terminate("io")
     with breaking(str(stack.server.socket_path)) as line:
         command = ("celery", "-A", "pocqueue", "worker", "-Q", "io", "-l", "info")
-        stack.spawn("io", *command, env={"POCQUEUE_REDIS_URL": f"redis://127.0.0.1:{line.port}/0"})
+        url = f"redis://127.0.0.1:{line.port}/0"
+        # By a name of its own: what the other has logged is of other tests.
+        stack.spawn("io-on-line", *command, env={"POCQUEUE_REDIS_URL": url})
         yield line
-        stack.terminate("io")
+        stack.terminate("io-on-line")
     stack.worker("io")
 
 
@@ -59,7 +61,7 @@ async def test_artifacts_come_once_over_a_line_that_breaks(stack: Stack, line: L
     async with answering(generated) as url:
         start = partial(stack.start, scheme="artifact", r_target=None, callback_url=url)
         round_id = await asyncio.to_thread(start)
-        log = stack.log("io")
+        log = stack.log("io-on-line")
         await wait(lambda: bodies, "a post")
         at_next_post.append(lambda _: line.cut())
         await wait(lambda: "'another task delivers'" in log.read_text(), "the task once more")

@@ -8,7 +8,7 @@ import pytest
 
 from pocqueue.rounds.spec import RoundState
 from tests.support.sentinels import FailingOver, failing_over
-from tests.support.stack import Stack
+from tests.support.stack import QUICK, Stack
 
 NUM_NONCES = 6000
 
@@ -23,7 +23,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FailingOver]:
 @pytest.fixture(scope="module")
 def pool(servers: FailingOver, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A scheduler, an io worker and a GPU worker that know the sentinels."""
-    stack = Stack(tmp_path_factory.mktemp("pool"), servers.url)
+    stack = Stack(tmp_path_factory.mktemp("pool"), servers.url, QUICK)
     try:
         stack.scheduler()
         stack.spawn("io", "celery", "-A", "pocqueue", "worker", "-Q", "io")

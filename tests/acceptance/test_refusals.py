@@ -17,7 +17,7 @@ from pocqueue.rounds.spec import RoundState
 from tests.support.callback_receiver import Receiver
 from tests.support.delegation_parts import BigNode, Chain, SmallNode
 from tests.support.refusing_redis import REFUSALS, Refusal, RefusingRedis, refusing_redis
-from tests.support.stack import ROOT, Stack
+from tests.support.stack import QUICK, ROOT, Stack
 
 NUM_NONCES = 2000
 #: In a few seconds a scheduler, two workers and a delegation are refused so often, also if they do nothing.
@@ -34,7 +34,7 @@ def server() -> Iterator[RefusingRedis]:
 @pytest.fixture(scope="module")
 def sick_stack(server: RefusingRedis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A stack on it, with a delegation."""
-    stack = Stack(tmp_path_factory.mktemp("sick"), redis_url=server.url)
+    stack = Stack(tmp_path_factory.mktemp("sick"), server.url, QUICK)
     try:
         stack.scheduler()
         stack.spawn("io", "celery", "-A", "pocqueue", "worker", "-Q", "io")
@@ -163,7 +163,7 @@ def test_the_rights_that_the_docs_list_are_enough_and_none_is_missing(tmp_path: 
             server.url.replace("unix://", f"unix://{line.split()[2]}:PASSWORD@")
             for line in _acl_lines()
         ]
-        stack = Stack(tmp_path, redis_url=urls[0])
+        stack = Stack(tmp_path, urls[0], QUICK)
         at_end.callback(stack.close)
         stack.scheduler()
         stack.spawn("io", "celery", "-A", "pocqueue", "worker", "-Q", "io")

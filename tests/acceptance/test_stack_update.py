@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from pocqueue.rounds.spec import RoundState
 from tests.deploy.stack.on_server import OnServer, on_server, wheel
 from tests.support.rounds import check_books
-from tests.support.stack import Stack
+from tests.support.stack import QUICK, Stack
 
 QUEUES = ("quick-newton.gpu0", "quick-newton.gpu1")
 UNITS = tuple(f"pocqueue-worker@gpu{number}.service" for number in (0, 1))
+
+
+@pytest.fixture
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A scheduler and Redis alone: every worker is one of the server's units."""
+    stack = Stack(tmp_path_factory.mktemp("stack"), variables=QUICK)
+    try:
+        stack.scheduler()
+        yield stack
+    finally:
+        stack.close()
 
 
 def programs(folder: Path) -> Path:
@@ -34,7 +48,9 @@ async def test_an_update_loses_no_nonce_and_counts_none_twice(stack: Stack, tmp_
     """Two workers are updated one by one: what they held goes back at once, and a round goes on to its end."""
     async with on_server(tmp_path, programs(tmp_path / "programs")) as here:
         (here.nodes / "redis-url").write_text(stack.server.url)
-        (here.nodes / "more").write_text("POCQUEUE_DEVICE=cpu\nPOCQUEUE_NUM_THREADS=1\n")
+        (here.nodes / "more").write_text(
+            "POCQUEUE_DEVICE=cpu\nPOCQUEUE_NUM_THREADS=1\nPOCQUEUE_DTYPE=float32\n"
+        )
         (here.nodes / "more").chmod(0o600)
         conf = here.conf(POCQUEUE_ROLE="worker", POCQUEUE_ENV_FILE="more")
         try:

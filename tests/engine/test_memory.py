@@ -14,6 +14,7 @@ def test_a_pass_holds_what_the_free_memory_does(tmp_path: Path) -> None:
     engine = load_engine(
         "torch", EngineOptions(model="embedded", device="cpu", state_dir=tmp_path, num_threads=1)
     )
+    engine.warm_up(1, 256)
     tokens = measured_pass_tokens(engine, 32, 256)
     free = free_bytes()
     assert free is not None

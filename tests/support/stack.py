@@ -9,8 +9,9 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -27,13 +28,28 @@ from tests.support.commands import without_settings
 ROOT = Path(__file__).parents[2]
 #: Generous: two cores may be busy with everything else of a CI run.
 PATIENCE_S = 300.0
+#: Variables for rounds whose values nobody looks at: no CPU has fewer instructions for this type than for bfloat16, and
+#: many take four times as long for that one.
+QUICK = {"POCQUEUE_DTYPE": "float32"}
 
 
 class Stack:
-    """A whole pocqueue in one state folder; every process is ours to kill."""
+    """A whole pocqueue in one state folder; every process is ours to kill.
 
-    def __init__(self, folder: Path, redis_url: str | None = None) -> None:
+    Args:
+        folder: for its state and logs.
+        redis_url: of a server of somebody else's; None: it has one of its own.
+        variables: more of the environment of its processes.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        redis_url: str | None = None,
+        variables: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.folder = folder
+        self.variables = variables
         self.settings = Settings(state_dir=folder / "state", redis_url=redis_url)
         self.server = RedisServer(self.settings.state_dir)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -52,6 +68,7 @@ class Stack:
             # Callback receivers of tests are on loopback.
             "POCQUEUE_CALLBACK_PRIVATE": "1",
             "PYTHONWARNINGS": "ignore",
+            **self.variables,
         }
 
     def spawn(
