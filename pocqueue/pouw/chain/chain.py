@@ -1,0 +1,315 @@
+"""The chain of a node: every valid block above the anchor, on disk and in memory, and the tip among them.
+
+Not for two threads at a time, but for `tip` and `anchor`: those may be read from any thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
+
+from pocqueue.pouw.chain.fork import MEDIAN_BLOCKS, Position, Tree, turn
+from pocqueue.pouw.chain.genesis import Genesis
+from pocqueue.pouw.chain.state import State
+from pocqueue.pouw.chain.store import ChainStore, Diff, Stored
+from pocqueue.pouw.chain.table import SortedTable
+from pocqueue.pouw.chain.validate import Check, Examination, checks, validate
+from pocqueue.pouw.errors import ChainError, InvalidBlock, UnknownParent
+from pocqueue.pouw.wire.blocks import Block, Header
+from pocqueue.pouw.wire.codec import encode
+
+#: Refused blocks that are remembered, at most.
+_MAX_REFUSED: Final = 4096
+#: Rules that a block may keep later.
+_PASSING: Final = ("parent", "time")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a new block or anchor did to the chain that ends in the tip."""
+
+    disconnected: tuple[Block, ...] = ()  #: highest first
+    connected: tuple[Block, ...] = ()  #: lowest first
+
+    @property
+    def tip_changed(self) -> bool:
+        """The tip is another one than before."""
+        return bool(self.disconnected or self.connected)
+
+
+class Chain:
+    """The blocks of a network as this node has them.
+
+    Every method raises NodeDataError if the store is in trouble; the chain is then as it was before.
+
+    Args:
+        genesis: the network.
+        store: of this network. Whoever opened it closes it.
+    """
+
+    def __init__(self, genesis: Genesis, store: ChainStore) -> None:
+        self._genesis = genesis
+        self._store = store
+        self._table = SortedTable(store.state())
+        self._refused: OrderedDict[bytes, InvalidBlock] = OrderedDict()
+        header = self._header(store.anchor())
+        times = [below.time_ms for below in islice(self.ancestors(header.id), MEDIAN_BLOCKS)]
+        state = State(self._table, header.state)
+        self._tree = Tree(Position(header, state, None, 0, tuple(times[::-1])))
+        for block, diff in store.above(header.height):
+            parent = self._tree.get(block.header.parent)
+            assert parent is not None, f"the store has no parent of {block.id.hex()}"
+            after = State(parent.state, block.header.state, diff)
+            self._tree.add(parent.then(block, after))
+
+    @property
+    def tip(self) -> Position:
+        """The best block, with the state after it."""
+        return self._tree.tip
+
+    @property
+    def anchor(self) -> Position:
+        """The newest final block, with the state after it."""
+        return self._tree.anchor
+
+    def check(self, block: Block, now_ms: int) -> State:
+        """Check everything but the training itself (rule ``re-execution``).
+
+        Args:
+            block: decoded, so canonical.
+            now_ms: the clock, in ms since 1970.
+
+        Returns:
+            The state after it.
+
+        Raises:
+            UnknownParent: its parent is not here yet.
+            InvalidBlock: the first rule that it breaks.
+        """
+        refused = self.invalid(block)
+        if refused is not None:
+            raise refused
+        try:
+            return validate(self._examination(block, now_ms))
+        except InvalidBlock as exc:
+            if exc.rule not in _PASSING:
+                self.refuse(block, exc)
+            raise
+
+    def add(self, block: Block, now_ms: int) -> Change:
+        """Check a block as `check` does and take it in; it is on disk on return.
+
+        That its training was repeated, where that is due, is the caller's to see to. A block that is here
+        already changes nothing.
+
+        Raises:
+            UnknownParent, InvalidBlock: as `check`.
+        """
+        if block.id in self:
+            return Change()
+        after = self.check(block, now_ms)
+        parent = self._tree.get(block.header.parent)
+        assert parent is not None
+        self._store.add(Stored(block, dict(after.diff)))
+        old = self.tip
+        self._tree.add(parent.then(block, after))
+        return self._change(old, self.tip)
+
+    def set_anchor(self, block: bytes) -> Change:
+        """Make a block final, as a certificate says; those that contradict it are gone for good.
+
+        One that is final already changes nothing.
+
+        Raises:
+            ChainError: this block is not here, or contradicts the anchor.
+        """
+        if self._is_final(block):
+            return Change()
+        anchor = self._tree.get(block)
+        if anchor is None:
+            raise ChainError(
+                f"Block {block.hex()} cannot become the anchor: it is not here, or was dropped as it contradicts the "
+                f"anchor {self.anchor.id.hex()} at height {self.anchor.height}."
+            )
+        gone = self._tree.not_with(anchor)
+        diff: Diff = {}
+        for position in reversed([*anchor.down()][:-1]):
+            diff.update(position.state.diff)
+        change = self._change(self.tip, self._tree.best_above(anchor))
+        self._store.move_anchor(anchor.id, diff, [position.id for position in gone])
+        # States are read while this goes on: each layer between has its keys in front of the table until the end.
+        self._table.change(diff)
+        anchor.state.rebase(self._table)
+        self._tree.move_anchor(anchor)
+        return change
+
+    def refuse(self, block: Block, reason: InvalidBlock) -> None:
+        """Remember that these bytes are no valid block.
+
+        By all of its bytes, not by its id: signatures and paths are not in the id, and with wrong ones anybody
+        could have a good block refused.
+        """
+        self._refused[_bytes_id(block)] = reason
+        while len(self._refused) > _MAX_REFUSED:
+            self._refused.popitem(last=False)
+
+    def invalid(self, block: Block) -> InvalidBlock | None:
+        """Return why a block was refused; None: it was not, or that is forgotten."""
+        return self._refused.get(_bytes_id(block))
+
+    def __contains__(self, block: bytes) -> bool:
+        return self._tree.get(block) is not None or self._is_final(block)
+
+    def block(self, block: bytes) -> Block | None:
+        """Return a block, on whichever branch; None: it is not here, or is block 0."""
+        return self._store.block(block)
+
+    def id_at(self, height: int) -> bytes | None:
+        """Return the id of the block of a height on the way to the tip; None: there is none."""
+        if height > self.anchor.height:
+            return next((at.id for at in self.tip.down() if at.height == height), None)
+        if height == 0:
+            return self._genesis.header_id
+        return next(iter(self._store.ids_at(height)), None)
+
+    def block_at(self, height: int) -> Block | None:
+        """Return the block of a height on the way to the tip; None: there is none, or it is block 0."""
+        found = self.id_at(height)
+        return None if found is None else self.block(found)
+
+    def ancestors(self, block: bytes) -> Iterator[Header]:
+        """Yield a block's header and those of the blocks below it, down to block 0."""
+        header = self._header(block)
+        while True:
+            yield header
+            if header.height == 0:
+                return
+            header = self._header(header.parent)
+
+    def state_at(self, block: bytes) -> State:
+        """Return the state after a block; of one below the anchor it is made again from all blocks: slow.
+
+        Raises:
+            ChainError: it is not here.
+        """
+        position = self._tree.get(block)
+        if position is not None:
+            return position.state
+        header = self._header(block)
+        table = SortedTable(self._store.state_after(header.height, self._genesis))
+        return State(table, header.state)
+
+    def checks(self, block: Block, now_ms: int) -> Iterator[Check]:
+        """Yield what comes of each rule for a block, final or not, up to the first that is broken.
+
+        Raises:
+            UnknownParent: its parent is not here.
+        """
+        return checks(self._examination(block, now_ms, of_old=True))
+
+    def locator(self) -> tuple[bytes, ...]:
+        """Return ids of blocks below the tip by which another node finds where the chains part.
+
+        The last ten, then ever fewer, then block 0: 64 at most.
+        """
+        heights, step, at = [], 1, self.tip.height
+        while at > 0:
+            heights.append(at)
+            step = step if len(heights) < 10 else step * 2
+            at -= step
+        ids = self._ids_at(heights)
+        return (*ids, self._genesis.header_id)
+
+    def blocks_after(
+        self, locator: Sequence[bytes], limit: int, max_bytes: int = 1_000_000
+    ) -> list[Block]:
+        """Return the blocks of this chain behind the first of these ids that is on it, lowest first.
+
+        Args:
+            locator: as from `locator`, another node's. None of them is here: from block 1 on.
+            limit: number of blocks, at most.
+            max_bytes: their bytes together, at most; but one block is always allowed.
+        """
+        common = next((h for h in map(self._height_on_chain, locator) if h is not None), 0)
+        last = min(self.tip.height, common + limit)
+        found: list[Block] = []
+        size = 0
+        for block_id in self._ids_at(range(common + 1, last + 1)):
+            block = self._read(block_id)
+            size += block.size
+            if found and size > max_bytes:
+                break
+            found.append(block)
+        return found
+
+    def _change(self, old: Position, new: Position) -> Change:
+        left, entered = turn(old, new)
+        return Change(
+            tuple(self._read(position.id) for position in left),
+            tuple(self._read(position.id) for position in entered),
+        )
+
+    def _examination(self, block: Block, now_ms: int, *, of_old: bool = False) -> Examination:
+        """Put together what a block is judged by; `of_old`: also one that is below the anchor."""
+        header = block.header
+        parent = self._tree.get(header.parent)
+        if parent is not None:
+            state, times = parent.state, parent.times
+            return Examination(self._genesis, block, parent.header, state, times, now_ms)
+        is_final = self._is_final(header.parent)
+        if of_old and is_final:
+            below = [*islice(self.ancestors(header.parent), MEDIAN_BLOCKS)]
+            old_state, old_times = self.state_at(header.parent), [old.time_ms for old in below]
+            return Examination(self._genesis, block, below[0], old_state, old_times, now_ms)
+        if is_final or header.height <= self.anchor.height:
+            exc = InvalidBlock(
+                "anchor",
+                f"block {header.id.hex()} at height {header.height} contradicts the anchor {self.anchor.id.hex()} at "
+                f"height {self.anchor.height}, which is final.",
+            )
+            _log.error("%s", exc)
+            raise exc
+        raise UnknownParent(header.parent)
+
+    def _is_final(self, block: bytes) -> bool:
+        """It is the anchor or below it: of the others, those that the store has are in the tree."""
+        if self._tree.get(block) is not None:
+            return block == self.anchor.id
+        return block == self._genesis.header_id or self._store.header(block) is not None
+
+    def _header(self, block: bytes) -> Header:
+        if block == self._genesis.header_id:
+            return self._genesis.header
+        header = self._store.header(block)
+        if header is None:
+            raise ChainError(f"Block {block.hex()} is not here.")
+        return header
+
+    def _read(self, block: bytes) -> Block:
+        found = self._store.block(block)
+        assert found is not None, f"the store has no {block.hex()}"
+        return found
+
+    def _ids_at(self, heights: Iterable[int]) -> list[bytes]:
+        """Return the ids of the blocks of some heights on the way to the tip, all of which there are."""
+        above = {position.height: position.id for position in self.tip.down()}
+        ids = (above.get(height) or self.id_at(height) for height in heights)
+        return [found for found in ids if found is not None]
+
+    def _height_on_chain(self, block: bytes) -> int | None:
+        """Return the height of a block if it is on the way to the tip."""
+        position = self._tree.get(block)
+        if position is not None:
+            return position.height if self.id_at(position.height) == block else None
+        return self._header(block).height if self._is_final(block) else None
+
+
+def _bytes_id(block: Block) -> bytes:
+    return hashlib.sha256(encode(block)).digest()

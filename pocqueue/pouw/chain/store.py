@@ -1,0 +1,185 @@
+"""The chain on disk: blocks with what each changes, and the state after the anchor.
+
+A block is one transaction and so is an anchor, so that a process which is killed leaves the one before or
+the one after. Which block is the tip is written nowhere: fork choice says it again, from the same blocks.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final, NamedTuple, TypeVar
+
+from typing_extensions import override
+
+from pocqueue.pouw.chain.genesis import Genesis
+from pocqueue.pouw.errors import BadEncoding, NodeDataError
+from pocqueue.pouw.wire.blocks import Block, Header
+from pocqueue.pouw.wire.codec import decode, encode
+from pocqueue.web.sqlite_file import FileRole, SqliteFile
+
+_T = TypeVar("_T")
+#: Name of the file in a node's folder.
+CHAIN_NAME: Final = "chain.sqlite3"
+#: What a block changes in the state of its parent; None: the key is gone.
+Diff = dict[bytes, bytes | None]
+
+_ROLE = FileRole(
+    name="chain",
+    owner="node",
+    if_shared="two would write two histories",
+    setting="POCQUEUE_POUW_DIR",
+    if_lost="its blocks are then fetched from other nodes again",
+    error=NodeDataError,
+)
+
+
+class Stored(NamedTuple):
+    """A block as it is kept."""
+
+    block: Block
+    diff: Diff
+
+
+class ChainStore(SqliteFile):
+    """The blocks of one network in a file, made if it is not there; a context manager.
+
+    Every method raises NodeDataError if the file is in trouble. May be used from any thread.
+
+    Args:
+        folder: for the file; None: a folder of its own that goes when it is closed.
+        genesis: the network.
+
+    Raises:
+        NodeDataError: another process has the file open, it is another network's, of a newer version,
+            damaged, or cannot be written.
+    """
+
+    def __init__(self, folder: Path | None, genesis: Genesis) -> None:
+        self._scratch = None
+        if folder is None:
+            self._scratch = tempfile.TemporaryDirectory(prefix="pocqueue-pouw-")
+            folder = Path(self._scratch.name)
+        script = Path(__file__).with_name("chain.sql").read_text("utf-8")
+        super().__init__(folder / CHAIN_NAME, _ROLE, [script])
+        try:
+            self._begin(genesis)
+        except BaseException:
+            self.close()
+            raise
+
+    @override
+    def close(self) -> None:
+        """Close the file; may be called again."""
+        super().close()
+        if self._scratch is not None:
+            self._scratch.cleanup()
+
+    def add(self, stored: Stored) -> None:
+        """Keep a block; it is on disk on return. One that is there already stays as it is."""
+        header = stored.block.header
+        row = (header.id, header.height, header.parent, encode(header), encode(stored.block))
+        with self.transaction() as db:
+            db.execute(
+                "INSERT INTO block VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                (*row, encode(sorted(stored.diff.items()))),
+            )
+
+    def move_anchor(self, anchor: bytes, changed: Diff, dropped: Iterable[bytes]) -> None:
+        """Make a block the anchor.
+
+        Args:
+            anchor: its id.
+            changed: the difference between the states after the old anchor and after this one.
+            dropped: ids of the blocks that do not go with it, which are deleted.
+        """
+        with self.transaction() as db:
+            db.executemany("DELETE FROM block WHERE id = ?", [(block,) for block in dropped])
+            db.executemany(
+                "DELETE FROM state WHERE key = ?",
+                [(key,) for key, value in changed.items() if value is None],
+            )
+            db.executemany(
+                "INSERT OR REPLACE INTO state VALUES (?, ?)",
+                [(key, value) for key, value in changed.items() if value is not None],
+            )
+            db.execute("UPDATE meta SET value = ? WHERE name = 'anchor'", (anchor,))
+
+    def anchor(self) -> bytes:
+        """Return the anchor's id."""
+        with self.transaction() as db:
+            [anchor] = db.execute("SELECT value FROM meta WHERE name = 'anchor'").fetchone()
+            return bytes(anchor)
+
+    def state(self) -> dict[bytes, bytes]:
+        """Return the state after the anchor."""
+        with self.transaction() as db:
+            return dict(db.execute("SELECT key, value FROM state"))
+
+    def header(self, block: bytes) -> Header | None:
+        """Return a block's header; None: there is no such block."""
+        with self.transaction() as db:
+            row = db.execute("SELECT header FROM block WHERE id = ?", (block,)).fetchone()
+        return None if row is None else self._decode(row[0], Header)
+
+    def block(self, block: bytes) -> Block | None:
+        """Return a block; None: there is no such block."""
+        with self.transaction() as db:
+            row = db.execute("SELECT block FROM block WHERE id = ?", (block,)).fetchone()
+        return None if row is None else self._decode(row[0], Block)
+
+    def ids_at(self, height: int) -> list[bytes]:
+        """Return the ids of the blocks of a height; one at most where the anchor is as high or higher."""
+        with self.transaction() as db:
+            rows = db.execute("SELECT id FROM block WHERE height = ?", (height,))
+            return [bytes(block) for (block,) in rows]
+
+    def above(self, height: int) -> list[Stored]:
+        """Return the blocks that are higher than this, each after its parent."""
+        with self.transaction() as db:
+            rows = db.execute(
+                "SELECT block, diff FROM block WHERE height > ? ORDER BY height, id", (height,)
+            ).fetchall()
+        return [Stored(self._decode(block, Block), self._diff(diff)) for block, diff in rows]
+
+    def state_after(self, height: int, genesis: Genesis) -> dict[bytes, bytes]:
+        """Return the state after the block of a height, made again from the first block on: slow.
+
+        Args:
+            height: the anchor's at most.
+            genesis: the network.
+        """
+        state = dict(genesis.state.diff)
+        with self.transaction() as db:
+            rows = db.execute("SELECT diff FROM block WHERE height <= ? ORDER BY height", (height,))
+            for (diff,) in rows:
+                state.update(self._diff(diff))
+        return {key: value for key, value in state.items() if value is not None}
+
+    def _begin(self, genesis: Genesis) -> None:
+        """Write down which network this is, or see that it is this one."""
+        with self.transaction() as db:
+            row = db.execute("SELECT value FROM meta WHERE name = 'network'").fetchone()
+            if row is None:
+                db.executemany("INSERT INTO state VALUES (?, ?)", genesis.state.diff.items())
+                meta = [("network", genesis.network), ("anchor", genesis.header_id)]
+                db.executemany("INSERT INTO meta VALUES (?, ?)", meta)
+            elif row[0] != genesis.network:
+                raise NodeDataError(
+                    f"The chain {self.path} is of network {row[0].hex()[:16]}…, and this node is on "
+                    f"{genesis.name} ({genesis.network.hex()[:16]}…): name another folder in {_ROLE.setting}."
+                )
+
+    def _diff(self, data: bytes) -> Diff:
+        return dict(self._decode(data, tuple[tuple[bytes, bytes | None], ...]))
+
+    def _decode(self, data: bytes, kind: type[_T]) -> _T:
+        """Return what was written; SQLite has no checksums that would notice a flipped bit."""
+        try:
+            return decode(data, kind)
+        except BadEncoding as exc:
+            raise NodeDataError(
+                f"The chain {self.path} is damaged: {exc} With the node stopped, move the file and its -wal file "
+                f"away ({_ROLE.if_lost})."
+            ) from None
