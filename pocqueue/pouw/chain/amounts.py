@@ -9,6 +9,8 @@ PAI = 1_000_000
 #: The largest amount, in µPAI: what the codec can write.
 MAX_AMOUNT = 2**63 - 1
 
+_SMALLEST = Decimal("0.000001")
+
 
 def micro(amount: float | int | str | Decimal, name: str = "amount") -> int:
     """Return an amount of PAI in µPAI, exactly.
@@ -20,19 +22,19 @@ def micro(amount: float | int | str | Decimal, name: str = "amount") -> int:
     Raises:
         ValueError: it is no such amount.
     """
-    wrong = ValueError(
+    try:
+        if isinstance(amount, bool):
+            raise TypeError
+        given = Decimal(repr(float(amount)) if isinstance(amount, float) else amount)
+        if given.is_finite() and 0 <= given <= MAX_AMOUNT // PAI:
+            rounded = given.quantize(_SMALLEST)
+            if rounded == given:
+                return int(rounded.scaleb(6))
+    except (InvalidOperation, TypeError, ValueError):
+        pass
+    raise ValueError(
         f"{name} is {amount!r} PAI; allowed: a number from 0 to {MAX_AMOUNT // PAI:,} with at most 6 decimals."
     )
-    if isinstance(amount, bool):
-        raise wrong
-    try:
-        exact = (Decimal(repr(amount)) if isinstance(amount, float) else Decimal(amount)) * PAI
-    except (InvalidOperation, TypeError, ValueError):
-        raise wrong from None
-    # NaN and infinities compare as errors or are out of the range.
-    if not exact.is_finite() or not 0 <= exact <= MAX_AMOUNT or exact != int(exact):
-        raise wrong
-    return int(exact)
 
 
 def pai(amount: int) -> float:

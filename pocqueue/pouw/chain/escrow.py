@@ -106,11 +106,12 @@ def settle_task(genesis: Genesis, draft: Draft, transaction: Transaction) -> Non
     pot = record.reward * value // MILLION + record.training_fee
     work = sum(done for _, done in settle.work)
     mined = pot * MINERS_SHARE // 100 if work else 0
-    for account, done in settle.work:
-        draft.credit(account, mined * done // work)
-    unshared = mined - sum(mined * done // work for _, done in settle.work)
+    parts = {account: mined * done // work for account, done in settle.work} if work else {}
+    for account, part in parts.items():
+        draft.credit(account, part)
     shared = draft.share(committee.members, pot * COMMITTEE_SHARE // 100)
-    pooled = pot * POOL_SHARE // 100 + unshared
+    # What does not divide among miners is the pool's.
+    pooled = pot * POOL_SHARE // 100 + mined - sum(parts.values())
     supply = draft.supply
     draft.put(SUPPLY, msgspec.structs.replace(supply, pool=supply.pool + pooled))
     outcome = Outcome(
@@ -118,7 +119,7 @@ def settle_task(genesis: Genesis, draft: Draft, transaction: Transaction) -> Non
         correct=settle.correct,
         total=settle.total,
         quality=value,
-        paid=mined - unshared + shared + pooled,
+        paid=sum(parts.values()) + shared + pooled,
     )
     _close(draft, settle.task, record, outcome)
 

@@ -12,7 +12,7 @@ from decimal import Decimal
 from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import msgspec
 
@@ -33,6 +33,7 @@ from pocqueue.pouw.wire.codec import Account, Count, Hash, Message, encode
 from pocqueue.pouw.wire.hashes import ZERO, tagged
 from pocqueue.pouw.wire.transactions import ROLES
 
+_T = TypeVar("_T", bound=Message)
 _Positive = Annotated[int, msgspec.Meta(ge=1, le=2**40)]
 #: Draws that a byte or a weight is worth, in units of 2^-32.
 _Draws = Annotated[int, msgspec.Meta(ge=0, le=2**32)]
@@ -145,7 +146,7 @@ def parse(text: str, source: str) -> Genesis:
         return _genesis(tomllib.loads(text, parse_float=Decimal))
     except KeyError as exc:
         reason = f"{exc.args[0]} is missing"
-    except (ValueError, TypeError, AttributeError) as exc:
+    except ValueError as exc:
         reason = str(exc).rstrip(".")
     raise NodeDataError(f"The genesis {source} does not describe a network: {reason}.")
 
@@ -154,7 +155,11 @@ def _genesis(document: dict[str, Any]) -> Genesis:
     time = document.pop("time")
     if not isinstance(time, datetime.datetime) or time.tzinfo is None:
         raise ValueError(f"time is {time!r}; allowed: a date and time with its zone")
-    blocks, slots, stakes, tasks, filler, accounts = map(document.pop, _SECTIONS)
+    sections = [document.pop(name) for name in _SECTIONS]
+    for name, section in zip(_SECTIONS, sections, strict=True):
+        if not isinstance(section, dict):
+            raise ValueError(f"{name} is {section!r}; allowed: a table")
+    blocks, slots, stakes, tasks, filler, accounts = sections
     bits = blocks.pop("first_target_bits")
     if not isinstance(bits, int) or not 1 <= bits <= 255:
         raise ValueError(f"first_target_bits is {bits!r}; allowed: 1 to 255")
@@ -170,19 +175,25 @@ def _genesis(document: dict[str, Any]) -> Genesis:
     document |= {
         "time_ms": int(time.timestamp() * 1000),
         "filler_data": filler.pop("data"),
-        "filler": _fields(filler, TaskModel),
-        "parameters": _fields(numbers, Parameters),
+        "filler": _made(filler, TaskModel),
+        "parameters": _made(numbers, Parameters),
         "accounts": owned,
     }
-    return msgspec.convert(_fields(document, Genesis), Genesis)
+    return _made(document, Genesis)
 
 
-def _fields(values: dict[str, Any], kind: type[Message]) -> list[object]:
-    """Return values in the order of a message's fields; raise if one is missing or left over."""
-    found = [values.pop(name) for name in kind.__struct_fields__]
+def _made(values: dict[str, Any], kind: type[_T]) -> _T:
+    """Return a message of these values; raise if one is missing, left over or out of its bounds."""
+    found = []
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        value = values.pop(name)
+        try:
+            found.append(msgspec.convert(value, hint))
+        except msgspec.ValidationError as exc:
+            raise ValueError(f"{name} is {value!r}: {exc}") from None
     if values:
         raise ValueError(f"{', '.join(map(repr, values))} is not known")
-    return found
+    return kind(*found)
 
 
 def _power(bits: int) -> bytes:

@@ -94,7 +94,7 @@ def parse_requirements(requirements: Mapping[str, Any], data: str) -> TaskModel:
             raise InvalidTask(f"model_requirements has {key!r}; known are: {known}.")
     suited = next((name for name, has in ARCHITECTURES.items() if has.data == data), "MLP")
     architecture = requirements.get("architecture", suited)
-    if architecture not in ARCHITECTURES:
+    if architecture not in tuple(ARCHITECTURES):  # no hash: anything may have been given
         raise InvalidTask(f"architecture is {architecture!r}; allowed: {', '.join(ARCHITECTURES)}.")
     default = ARCHITECTURES[architecture]
     hidden = requirements.get("hidden", default.hidden)
@@ -120,12 +120,11 @@ def _whole(name: str, value: object) -> int:
     """Return a number as the chain has it."""
     low, high = _BOUNDS[name]
     scale = MILLION if name in _FRACTIONS else 1
-    try:
-        exact = Decimal(repr(value)) * scale
-        if exact == int(exact) and low <= exact <= high:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        # A float is what it is written as: 0.3 is three tenths.
+        exact = Decimal(repr(float(value)) if isinstance(value, float) else value) * scale
+        if exact.is_finite() and low <= exact <= high and exact == int(exact):
             return int(exact)
-    except (ArithmeticError, ValueError):
-        pass
     if scale == 1:
         raise InvalidTask(f"{name} is {value!r}; allowed: a whole number from {low} to {high:,}.")
     raise InvalidTask(

@@ -1,0 +1,76 @@
+"""What a client may ask for: named keys, numbers within bounds, whole on the chain."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from pocqueue.pouw.chain.tasks import TaskModel, parse_requirements
+from pocqueue.pouw.errors import InvalidTask
+from pocqueue.pouw.wire.codec import decode, encode
+
+SEED = {"architecture": "CNN", "min_accuracy": 0.9, "max_epochs": 100}
+
+
+def test_a_client_says_what_it_cares_for() -> None:
+    """The rest is the model's."""
+    model = parse_requirements(SEED, "digits")
+    assert model == TaskModel("CNN", (16, 32, 64), 900_000, 100, 64, 300_000, 20_000, 1)
+    spec = model.spec(b"i" * 32, "digits")
+    assert (spec.learning_rate, spec.tau, spec.id) == (0.3, 0.02, b"i" * 32)
+
+
+def test_words_are_for_bags() -> None:
+    """Where no architecture is given, it is the data's."""
+    model = parse_requirements({"hidden": [16], "learning_rate": 2}, "words")
+    assert (model.architecture, model.hidden, model.tau) == ("BAG", (16,), 2_000)
+    assert model.learning_rate == 2_000_000
+
+
+@pytest.mark.parametrize(
+    ("requirements", "reason"),
+    [
+        ({"epochs": 3}, "'epochs'; known are: architecture, hidden, min_accuracy, max_epochs"),
+        ({"architecture": "RNN"}, "'RNN'; allowed: MLP, CNN, BAG"),
+        ({"architecture": ["CNN"]}, "allowed: MLP, CNN, BAG"),
+        ({"architecture": "BAG"}, "BAG trains on words, not on digits"),
+        ({"hidden": 64}, "hidden is 64; allowed: a list"),
+        ({"hidden": [4096] * 6}, "weights"),
+        ({"hidden": [0]}, "1 to 4096"),
+        ({"min_accuracy": 1.1}, "min_accuracy is 1.1; allowed: a number from 0.000001 to 1 "),
+        ({"min_accuracy": 0}, "0.000001 to 1"),
+        ({"min_accuracy": 0.1234567}, "at most 6 decimals"),
+        ({"tau": float("nan")}, "tau is nan"),
+        ({"max_epochs": 2.5}, "max_epochs is 2.5; allowed: a whole number from 1 to 10,000"),
+        ({"max_epochs": True}, "max_epochs is True"),
+        ({"batch_size": "64"}, "batch_size is '64'"),
+        ({"min_miners": 17}, "1 to 16"),
+    ],
+)
+def test_what_is_not_allowed_is_said(requirements: dict[str, Any], reason: str) -> None:
+    """With its name, its value and what is."""
+    with pytest.raises(InvalidTask, match=reason):
+        parse_requirements(requirements, "digits")
+
+
+ANYTHING = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.sampled_from(["CNN", "1", ""])
+    | st.lists(st.integers())
+)
+
+
+@settings(max_examples=60)
+@given(st.dictionaries(st.sampled_from(TaskModel.__struct_fields__), ANYTHING))
+def test_whatever_is_asked_for_fits_or_is_refused(requirements: dict[str, Any]) -> None:
+    """A model that is taken has canonical bytes within the format's bounds."""
+    try:
+        model = parse_requirements(requirements, "digits")
+    except InvalidTask:
+        return
+    assert decode(encode(model), TaskModel) == model
