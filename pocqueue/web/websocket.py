@@ -2,7 +2,8 @@
 
 - What a client does not read is kept for it up to `MAX_UNREAD_BYTES`; then it is cut off. uvicorn alone would keep the
   answer to each ping of one that pings and never reads.
-- Only who has said nothing for a while is sent a ping: thousands that speak all the time need not be asked.
+- Only who has said nothing for a while is sent a ping: thousands that speak all the time need not be asked. They are
+  looked at together, once a second at most: a process that sleeps between messages pays for each time that it wakes.
 - One that was told of its end and does not read that keeps no server from ending: uvicorn's would fail then, with all
   other sockets.
 - A socket's state has the socket, so that its application can ask whether there is still somebody.
@@ -11,6 +12,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 from typing import Any
 
@@ -18,6 +20,7 @@ from typing_extensions import override
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 from websockets.http11 import Request
+from websockets.protocol import State
 
 #: Most bytes that wait for a client to read them.
 MAX_UNREAD_BYTES = 1 << 20
@@ -50,6 +53,27 @@ class LiveSocket(WebSocketsSansIOProtocol):
         finally:
             self._asked.pop(payload, None)
 
+    async def say(self, text: str, timeout_s: float) -> bool:
+        """Send a text, past all that could only answer a request; for sockets that send thousands of them.
+
+        What is said meanwhile may overtake one that waits for the client to read.
+
+        Returns:
+            False: the socket has ended.
+
+        Raises:
+            TimeoutError: the client has not read enough within so many seconds of what it was sent before.
+        """
+        if not self.writable.is_set():  # hardly ever: a timer costs more than the rest
+            async with asyncio.timeout(timeout_s):
+                while not self.writable.is_set():
+                    await self.writable.wait()
+        if self.conn.state is not State.OPEN or self.transport.is_closing():
+            return False
+        self.conn.send_text(text.encode())
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        return True
+
     def abort(self) -> None:
         """Drop the connection without a farewell: nobody listens."""
         self.transport.abort()
@@ -68,12 +92,22 @@ class LiveSocket(WebSocketsSansIOProtocol):
         super().data_received(data)
 
     @override
+    def schedule_ping(self) -> None:
+        # In whole seconds, so that those of thousands are due together.
+        self.ping_timer = self.loop.call_at(math.ceil(self._due_s), self.send_keepalive_ping)
+
+    @override
     def send_keepalive_ping(self) -> None:
-        wait_s = self._heard_s + (self.ping_interval or 0.0) - self.loop.time()
-        if wait_s > 0:
-            self.ping_timer = self.loop.call_later(wait_s, self.send_keepalive_ping)
+        if self._due_s > self.loop.time():
+            self.schedule_ping()
         else:
             super().send_keepalive_ping()
+
+    @property
+    def _due_s(self) -> float:
+        """When it was silent for long enough to be sent a ping."""
+        assert self.ping_interval is not None
+        return self._heard_s + self.ping_interval
 
     @override
     def handle_connect(self, event: Request) -> None:

@@ -41,6 +41,7 @@ class HostsServer:
 
     tokens: set[str] = field(default_factory=lambda: {"token-one"})
     acknowledges: bool = True  #: results
+    is_silent: bool = False  #: heartbeats are not answered
     refuses: tuple[ErrorText, CloseCode] | None = None  #: whoever comes
     received: list[FromAgent] = field(default_factory=list)
     nodes: dict[str, str] = field(default_factory=dict)  #: public key by node id
@@ -93,7 +94,8 @@ class HostsServer:
                         node_id = await self._introduced(socket, message, nonce)
                     case Heartbeat():
                         assert message.node_id == node_id
-                        await socket.send(Ack().to_json())
+                        if not self.is_silent:
+                            await socket.send(Ack().to_json())
                     case JobResult() if self.acknowledges:
                         await socket.send(
                             Ack(

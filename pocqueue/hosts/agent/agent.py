@@ -41,7 +41,8 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0
 #: Seconds between two self-tests.
 SELF_TEST_S = 7 * 86_400.0
 
-_PING_S = 20.0
+#: Seconds for a handshake.
+_OPEN_S = 20.0
 _BUSY_S = 600.0
 _FINAL = {
     CloseCode.REFUSED: "it does not take this machine",
@@ -126,9 +127,8 @@ class Agent:
                     self._options.endpoint,
                     max_size=MAX_MESSAGE_BYTES,
                     compression=None,
-                    ping_interval=_PING_S,
-                    ping_timeout=_PING_S,
-                    open_timeout=_PING_S,
+                    ping_interval=None,  # heartbeats are answered
+                    open_timeout=_OPEN_S,
                     close_timeout=2,
                     user_agent_header=f"pocqueue-agent/{__version__}",
                 ) as socket:

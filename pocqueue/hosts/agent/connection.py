@@ -309,8 +309,17 @@ class Connection:
         await self.socket.send(message.to_json())
 
     async def _receive(self) -> FromGateway | None:
-        """Return the next message; None if it is none that we know, as of a newer server."""
-        return read_message(await self.socket.recv())
+        """Return the next message; None if it is none that we know, as of a newer server.
+
+        Raises:
+            ConnectionError: none came, though a server that is there answers each heartbeat.
+        """
+        silence_s = self.heartbeat_s + self.answer_s
+        try:
+            async with asyncio.timeout(silence_s):
+                return read_message(await self.socket.recv())
+        except TimeoutError:
+            raise ConnectionError(f"it said nothing for {silence_s:g} s") from None
 
 
 def _refusal(text: str, identity: Identity) -> AgentRefused:

@@ -13,6 +13,7 @@ Everything but `db` belongs to the event loop's thread.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 import weakref
@@ -123,6 +124,7 @@ class Hub(AsyncClosing):
         self.loop = asyncio.get_running_loop()
         await self.patiently(self.store.presence.relay_started, self.relay)
         self.spawn(self._flush_for_ever())
+        self.spawn(self._keep_loads_for_ever())
         if self.relays is not None:
             self.spawn(self._beat_for_ever(self.relays))
         return self
@@ -244,7 +246,7 @@ class Hub(AsyncClosing):
             known.jobs = tuple(job.id for job in jobs)
 
     def load(self, node_id: str, uuid: str, percent: float) -> None:
-        """Note how busy a GPU is."""
+        """Note how busy a GPU is; the newest figure of a minute is kept."""
         self._loads[node_id, uuid] = percent
 
     # What happens elsewhere
@@ -316,14 +318,13 @@ class Hub(AsyncClosing):
         # Whoever comes second may rely on what the first one takes along.
         async with self._flushing:
             heard, self._heard = self._heard, {}
-            loads, self._loads = self._loads, {}
             beats = [
                 Beat(node_id, one.socket, one.at_ms, one.jobs, one.polls)
                 for node_id, one in heard.items()
             ]
             is_written = False
             try:
-                await self._write(beats, loads)
+                await self._write(beats)
                 is_written = True
             except (DatabaseUnavailable, DatabaseUnfit) as exc:
                 self._note_away(exc)
@@ -333,7 +334,6 @@ class Hub(AsyncClosing):
                 if not is_written:
                     # What came meanwhile is newer.
                     self._heard = heard | self._heard
-                    self._loads = loads | self._loads
             return is_written
 
     async def has_heard_all(self) -> bool:
@@ -344,14 +344,12 @@ class Hub(AsyncClosing):
         """
         return await self.flush() and time.monotonic() >= self._quiet_until_s
 
-    async def _write(self, beats: list[Beat], loads: dict[tuple[str, str], float]) -> None:
+    async def _write(self, beats: list[Beat]) -> None:
         await self.db(self.store.presence.heard, beats)
         for node_id in await self.db(self.store.presence.out_on, self.relay):
             # Whoever decided it has told us, but that message may be lost.
             if (connection := self._connections.get(node_id)) is not None:
                 self.spawn(connection.close(CloseCode.BANNED))
-        if loads:
-            await self.db(self.store.health.add_loads, loads)
         if self._away_s is not None:
             now_s = time.monotonic()
             self._quiet_until_s = now_s + min(LEASE_MS / 1000, now_s - self._away_s)
@@ -368,6 +366,14 @@ class Hub(AsyncClosing):
         while True:
             await asyncio.sleep(self.timings.flush_s)
             await self.flush()
+
+    async def _keep_loads_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(self.timings.loads_s)
+            loads, self._loads = self._loads, {}
+            # A picture of a day lacks a minute of it if the database is away.
+            with contextlib.suppress(DatabaseUnavailable, DatabaseUnfit):
+                await self.db(self.store.health.add_loads, loads)
 
     async def _beat_for_ever(self, relays: Relays) -> None:
         is_away = False

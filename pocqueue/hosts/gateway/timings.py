@@ -10,6 +10,7 @@ class GatewayTimings:
     """Seconds."""
 
     flush_s: float = 5.0  #: between two times that what was heard is written down
+    loads_s: float = 60.0  #: between two figures of how busy a GPU is
     first_job_s: float = 5.0  #: from a node's registration to its test job
     test_job_s: int = 5  #: that a test job sleeps
     ping_s: float = 5.0  #: an older socket of a node has to answer within this, or loses the node

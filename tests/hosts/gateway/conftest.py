@@ -164,6 +164,7 @@ def make(tmp_path: Path, database_url: str) -> Iterator[Callable[..., Gateway]]:
         }
         quick: dict[str, Any] = {
             "flush_s": 0.05,
+            "loads_s": 0.05,
             "first_job_s": 0.05,
             "test_job_s": 0,
             "ping_s": 120.0,

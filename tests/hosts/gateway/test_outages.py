@@ -107,6 +107,21 @@ async def test_what_is_said_once_while_the_database_is_away(
         await until(is_kept)
 
 
+async def test_a_node_that_was_away_when_it_was_drained_hears_it(gateway: Gateway) -> None:
+    """Whoever asked for it may have done so while it, or what it is told by, was away."""
+    agent = NewAgent(gateway.ws_url)
+    async with agent:
+        node_id = await agent.register(gateway.token())
+    assert gateway.admin("POST", f"/api/nodes/{node_id}/drain").json() == {"ok": True}
+    async with NewAgent(gateway.ws_url, agent.key) as agent:
+        assert (await agent.resume(node_id))["type"] == "registered"
+        await agent.of_type("drain")
+    assert gateway.admin("POST", f"/api/nodes/{node_id}/resume").json() == {"ok": True}
+    async with NewAgent(gateway.ws_url, agent.key) as agent:
+        await agent.resume(node_id)
+        assert await agent.ask(type="heartbeat", nodeId=node_id) == {"type": "ack"}
+
+
 async def test_while_the_disk_is_full(make: Callable[..., Gateway], tmp_path: Path) -> None:
     """The same; the sentence says to make room, and once there is some the result is kept by itself."""
     with small_disk(tmp_path / "disk") as disk:

@@ -98,16 +98,17 @@ class AgentSocket(Connection):
 
     @override
     async def send(self, message: wire.Message) -> bool:
+        return await self.say(message.to_json())
+
+    async def say(self, text: str) -> bool:
+        """Send a message as it is on the wire; False: it cannot be sent any more."""
         try:
-            async with asyncio.timeout(self.hub.timings.send_s), self._sending:
-                await self._websocket.send_text(message.to_json())
+            async with self._sending:
+                return await self._live.say(text, self.hub.timings.send_s)
         except TimeoutError:
             # It does not read. There may be a lot on its way, so that no farewell would arrive either.
             self._live.abort()
             return False
-        except (RuntimeError, WebSocketDisconnect):
-            return False  # it has ended
-        return True
 
     @override
     async def answers(self) -> bool:

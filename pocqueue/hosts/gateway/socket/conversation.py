@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_ACK: Final = wire.Ack().to_json()
 #: Results of one socket that wait for the database; it is not read on until one of them is kept.
 MAX_RESULTS: Final = 64
 
@@ -49,7 +50,7 @@ class Conversation:
         for gpu in message.gpus:
             if gpu.load is not None and any(gpu.uuid == one.uuid for one in self._socket.node.gpus):
                 self._hub.load(self._socket.node.id, gpu.uuid, gpu.load)
-        await self._socket.send(wire.Ack())
+        await self._socket.say(_ACK)
 
     async def _new_key(self, message: wire.NewKey) -> None:
         self._must_be_node()

@@ -194,6 +194,8 @@ class Entrance:
         if is_new and is_older(facts.agent_version, __version__):
             why = f"This gateway is of pocqueue {__version__} and this agent of {facts.agent_version}: install that one."
             await socket.send(wire.Upgrade(version=__version__, message=why))
+        if is_new and node.state == "draining":
+            await socket.send(wire.Drain())  # it may have been away when it was told
         logger.info("Node %s is connected from %s.", node.id, socket.address)
         socket.spawn(self._settle(has))
 
