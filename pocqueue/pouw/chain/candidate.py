@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import statistics
-from collections import OrderedDict
 from typing import Final
 
 import msgspec
@@ -16,7 +15,7 @@ from pocqueue.pouw.chain.fork import Position
 from pocqueue.pouw.chain.genesis import Genesis
 from pocqueue.pouw.chain.mempool import Mempool
 from pocqueue.pouw.chain.signatures import account_of, sign
-from pocqueue.pouw.wire.blocks import MAX_BLOCK_BYTES, Block, Founding, Header, Trained
+from pocqueue.pouw.wire.blocks import MAX_BLOCK_BYTES, Block, Founding, Header
 from pocqueue.pouw.wire.codec import encode
 from pocqueue.pouw.wire.hashes import ZERO, merkle_root, tagged
 from pocqueue.pouw.wire.transactions import Transaction
@@ -25,8 +24,6 @@ from pocqueue.pouw.wire.transactions import Transaction
 REFRESH_MS: Final = 1000
 #: Bytes of a block that are kept for its header and proof.
 _HEAD_BYTES: Final = 8000
-#: Candidates whose transactions are remembered: a draw comes a slot after its commitment, or never.
-_MAX_BODIES: Final = 16
 #: After so many a founding block is given up, one in nine million.
 MAX_HASHES: Final = 1 << 20
 
@@ -43,16 +40,15 @@ class Candidates:
         self._genesis = genesis
         self._account = account
         self._tip = b""
-        self._template = genesis.header
+        self._made: tuple[Header, tuple[Transaction, ...]] = (genesis.header, ())
         self._until_ms = 0
-        self._bodies: OrderedDict[bytes, tuple[Transaction, ...]] = OrderedDict()
 
-    def header(
+    def candidate(
         self, tip: Position, mempool: Mempool, task: bytes, slot: int, lane: int, now_ms: int
-    ) -> Header:
-        """Return the header that this account may mine in a slot, as far as it is known before the slot.
+    ) -> tuple[Header, tuple[Transaction, ...]]:
+        """Return the block that this account may mine in a slot, as far as it is known before the slot.
 
-        Its `zero_nonce_hash` is what the message of the slot before commits to.
+        The header's `zero_nonce_hash` is what the message of the slot before commits to.
 
         Args:
             tip: what it is built on.
@@ -63,35 +59,13 @@ class Candidates:
             now_ms: the clock.
         """
         if self._tip != tip.id or not now_ms < self._until_ms:
-            self._renew(tip, mempool, now_ms)
-        return msgspec.structs.replace(self._template, task=task, slot=slot, lane=lane)
-
-    def block(self, header: Header, nonce: bytes, proof: Trained) -> Block | None:
-        """Return the block of a header from `header`, once its draw and its proof are known.
-
-        None: that header is so old that its transactions are forgotten.
-        """
-        transactions = self._bodies.get(header.tx_root)
-        if transactions is None:
-            return None
-        complete = msgspec.structs.replace(
-            header,
-            message=proof.winner.iteration.id,
-            certificate=proof.winner.signed.certificate.id,
-            nonce=nonce,
-        )
-        return Block(complete, transactions, proof)
-
-    def _renew(self, tip: Position, mempool: Mempool, now_ms: int) -> None:
-        time_ms = max(now_ms, _earliest_ms(tip))
-        self._template, transactions = assemble(
-            self._genesis, tip, mempool, self._account, time_ms, is_founding=False
-        )
-        self._tip, self._until_ms = tip.id, now_ms + REFRESH_MS
-        self._bodies[self._template.tx_root] = transactions
-        self._bodies.move_to_end(self._template.tx_root)
-        while len(self._bodies) > _MAX_BODIES:
-            self._bodies.popitem(last=False)
+            time_ms = max(now_ms, _earliest_ms(tip))
+            self._made = assemble(
+                self._genesis, tip, mempool, self._account, time_ms, is_founding=False
+            )
+            self._tip, self._until_ms = tip.id, now_ms + REFRESH_MS
+        header, transactions = self._made
+        return msgspec.structs.replace(header, task=task, slot=slot, lane=lane), transactions
 
 
 def mine_founding(

@@ -164,6 +164,10 @@ class Chain:
         """Return why a block was refused; None: it was not, or that is forgotten."""
         return self._refused.get(_bytes_id(block))
 
+    def knows(self, block: bytes) -> bool:
+        """Say without the store whether a block is here above the anchor; from any thread."""
+        return self._tree.get(block) is not None
+
     def __contains__(self, block: bytes) -> bool:
         return self._tree.get(block) is not None or self._is_final(block)
 

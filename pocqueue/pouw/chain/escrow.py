@@ -7,7 +7,9 @@ miners by certified slots x parts, 20 % to the committee, 15 % to evaluators (th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import msgspec
 
@@ -35,6 +37,20 @@ from pocqueue.pouw.wire.transactions import (
 
 #: Percent of a task's pot.
 MINERS_SHARE, COMMITTEE_SHARE, POOL_SHARE = 60, 20, 5
+
+
+class Payouts(NamedTuple):
+    """Who gets what of a task, in µPAI."""
+
+    quality: int  #: millionths
+    miners: list[tuple[bytes, int]]  #: by account
+    committee: list[tuple[bytes, int]]
+    pool: int
+
+    @property
+    def total(self) -> int:
+        """Return what does not go back to the client."""
+        return self.pool + sum(amount for _, amount in (*self.miners, *self.committee))
 
 
 def check_order(order: OrderTask) -> None:
@@ -102,26 +118,36 @@ def settle_task(genesis: Genesis, draft: Draft, transaction: Transaction) -> Non
     digest = settlement_digest(genesis.network, settle)
     if committee is None or not bls.verify(committee.group_key, digest, settle.signature):
         raise refusal("committee", "the signature is not that of the committee in office.")
-    value = quality(decode(record.requirements, TaskModel).min_accuracy, settle)
-    pot = record.reward * value // MILLION + record.training_fee
-    work = sum(done for _, done in settle.work)
-    mined = pot * MINERS_SHARE // 100 if work else 0
-    parts = {account: mined * done // work for account, done in settle.work} if work else {}
-    for account, part in parts.items():
-        draft.credit(account, part)
-    shared = draft.share(committee.members, pot * COMMITTEE_SHARE // 100)
-    # What does not divide among miners is the pool's.
-    pooled = pot * POOL_SHARE // 100 + mined - sum(parts.values())
+    shares = payouts(record, settle, committee.members)
+    for account, amount in (*shares.miners, *shares.committee):
+        draft.credit(account, amount)
     supply = draft.supply
-    draft.put(SUPPLY, msgspec.structs.replace(supply, pool=supply.pool + pooled))
+    draft.put(SUPPLY, msgspec.structs.replace(supply, pool=supply.pool + shares.pool))
     outcome = Outcome(
         height=draft.clock.height,
         correct=settle.correct,
         total=settle.total,
-        quality=value,
-        paid=sum(parts.values()) + shared + pooled,
+        quality=shares.quality,
+        paid=shares.total,
     )
     _close(draft, settle.task, record, outcome)
+
+
+def payouts(record: TaskRecord, settle: Settle, members: Sequence[bytes]) -> Payouts:
+    """Return who gets what of a task's escrow; the rest goes back to its client."""
+    value = quality(decode(record.requirements, TaskModel).min_accuracy, settle)
+    pot = record.reward * value // MILLION + record.training_fee
+    work = sum(done for _, done in settle.work)
+    mined = pot * MINERS_SHARE // 100 if work else 0
+    miners = [(account, mined * done // work) for account, done in settle.work] if work else []
+    part = pot * COMMITTEE_SHARE // 100 // len(members) if members else 0
+    unshared = mined - sum(amount for _, amount in miners)
+    return Payouts(
+        quality=value,
+        miners=miners,
+        committee=[(account, part) for account in members],
+        pool=pot * POOL_SHARE // 100 + unshared,
+    )
 
 
 def quality(min_accuracy: int, settle: Settle) -> int:

@@ -110,6 +110,10 @@ class _Layer:
         """Return a client's task, open or over."""
         return self._read(task_key(task), TaskRecord)
 
+    def tasks(self) -> dict[bytes, TaskRecord]:
+        """Return all clients' tasks by their ids, open or over."""
+        return {key[1:]: decode(value, TaskRecord) for key, value in self.scan(b"k")}
+
     def open_tasks(self) -> dict[bytes, TaskRecord]:
         """Return the tasks that are neither settled nor refunded by their ids, earliest deadline first."""
         ids = [key[-32:] for key, _ in self.scan(b"o")]
