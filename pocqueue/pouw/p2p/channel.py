@@ -53,16 +53,19 @@ class Channel:
             PeerFault: it is none that may be sent.
             LinkError: the connection is over.
         """
+        kind, length = parse_header(await self._exactly(HEADER_BYTES))
+        body = await self._exactly(length)
+        self._traffic.messages_in += 1
+        self._traffic.bytes_in += HEADER_BYTES + length
+        return kind, body
+
+    async def _exactly(self, length: int) -> bytes:
         try:
-            kind, length = parse_header(await self._reader.readexactly(HEADER_BYTES))
-            body = await self._reader.readexactly(length)
+            return await self._reader.readexactly(length)
         except asyncio.IncompleteReadError:
             raise LinkError("it closed the connection") from None
         except OSError as exc:
             raise LinkError(f"the connection broke ({first_words(exc)})") from None
-        self._traffic.messages_in += 1
-        self._traffic.bytes_in += HEADER_BYTES + length
-        return kind, body
 
     def send(self, kind: int, *parts: bytes) -> None:
         """Put a frame in line; what is in line goes out by itself.

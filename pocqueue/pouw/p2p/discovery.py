@@ -63,6 +63,7 @@ class Discovery:
         self._own: set[_Where] = set()
         self._accounts: dict[_Where, bytes] = {}
         self._dialling: dict[_Where, asyncio.Task[Link]] = {}
+        self._has_begun = False
 
     async def begin(self, own: list[_Where]) -> None:
         """Read the table from disk and dial the bootstrap peers.
@@ -71,6 +72,7 @@ class Discovery:
             own: where this node listens itself.
         """
         self._own.update(own)
+        self._has_begun = True
         if self._config.folder is not None:
             self._table = await asyncio.to_thread(_load, self._config.folder / _FILE_NAME)
         self._dial_due()
@@ -100,8 +102,8 @@ class Discovery:
 
     async def save(self) -> None:
         """Write the table to disk, if there is a folder for it."""
-        if self._config.folder is None:
-            return
+        if self._config.folder is None or not self._has_begun:
+            return  # and what is there from before stays
         path, data = self._config.folder / _FILE_NAME, self._table.to_bytes()
         try:
             await asyncio.to_thread(_save, path, data)
@@ -149,8 +151,8 @@ class Discovery:
         """Note where a new peer listens."""
         peer = link.info
         if peer.port:
+            # Whose account is there is known by a dial alone: a peer may say any port.
             self._table.seen(Address(peer.host, peer.port), int(time.time()))
-            self._accounts.setdefault((peer.host, peer.port), peer.account)
 
     def unlinked(self, link: Link) -> None:
         """Wait a while before whoever lost a new link at once is dialled again."""

@@ -47,7 +47,11 @@ class LinkOwner(Protocol):
     """Who decides what a peer's frames mean."""
 
     async def on_message(self, link: Link, kind: Kind, body: bytes) -> None:
-        """Take gossip; the next one comes when this returns. PeerFault is held against the peer."""
+        """Take gossip; the next one comes when this returns, but for a WANT, which has a line of its own.
+
+        Raises:
+            PeerFault: it is held against the peer.
+        """
 
     async def on_request(self, link: Link, kind: Kind, body: bytes) -> bytes:
         """Return an answer; LinkError refuses."""
@@ -74,7 +78,8 @@ class Link:
         self.began_s = time.monotonic()
         self._channel, self._peer, self._owner, self._config = channel, peer, owner, config
         self._rates = Rates()
-        self._inbox = _Inbox()
+        # A peer that wants much and reads slowly waits for that alone.
+        self._inbox, self._wants = _Inbox(), _Inbox()
         self._heard_s = self.began_s
         self._ping: tuple[bytes, float] = (b"", 0.0)
         self._rtt_s: float | None = None
@@ -104,7 +109,12 @@ class Link:
         """Keep the link until it ends; return why, in words that fit behind a colon."""
         loops = [
             asyncio.create_task(self._guarded(loop))
-            for loop in (self._read(), self._work(), self._keep_alive())
+            for loop in (
+                self._read(),
+                self._work(self._inbox),
+                self._work(self._wants),
+                self._keep_alive(),
+            )
         ]
         try:
             return await self._over
@@ -183,7 +193,8 @@ class Link:
                     self._owner.on_fault(self, flood)
                 await asyncio.sleep(_FLOOD_PAUSE_S)
             elif kind in _GOSSIP:
-                await self._inbox.put(kind, body)
+                inbox = self._wants if kind == Kind.WANT else self._inbox
+                await inbox.put(kind, body)
             elif kind in REQUESTS:
                 self._take_request(kind, body)
             elif kind == Kind.PING:
@@ -195,10 +206,11 @@ class Link:
             else:
                 raise PeerFault(20, f"it sent {kind.name} after the handshake")
 
-    async def _work(self) -> None:
+    async def _work(self, inbox: _Inbox) -> None:
         while True:
-            kind, body = await self._inbox.get()
+            kind, body = await inbox.get()
             await self._tried(self._owner.on_message(self, kind, body))
+            await asyncio.sleep(0)  # others have their turn, however much this one sends
 
     async def _keep_alive(self) -> None:
         while True:

@@ -82,7 +82,7 @@ class AddressTable:
 
     def shuffled(self, rng: Random) -> list[Address]:
         """Return all addresses, those that failed least first, otherwise in a random order."""
-        addresses = sorted(self._entries)
+        addresses = list(self._entries)
         rng.shuffle(addresses)
         return sorted(addresses, key=lambda address: self._entries[address].failures)
 
@@ -90,7 +90,7 @@ class AddressTable:
         """Return up to `MAX_ADDRESSES` at which nodes were seen, that the asker may be told."""
         seen = [
             address
-            for address, entry in sorted(self._entries.items())
+            for address, entry in self._entries.items()
             if entry.seen_s and _may_be_told(address.host, asker)
         ]
         return tuple(rng.sample(seen, min(len(seen), MAX_ADDRESSES)))
