@@ -11,7 +11,7 @@ from pocqueue.pouw.p2p.frames import LIMITS
 
 BAN_POINTS = 100
 BAN_S = 600.0
-POINTS_PER_S = 1 / 60  #: are forgotten
+POINT_S = 60.0  #: after so long a point is forgotten
 FLOOD_POINTS = 20
 #: Keys and addresses that are remembered; the longest untouched is forgotten for a new one.
 _MAX_REMEMBERED = 10_000
@@ -72,19 +72,20 @@ class Conduct:
     """
 
     def __init__(self) -> None:
-        self._points: OrderedDict[bytes | str, tuple[float, float]] = OrderedDict()
+        self._points: OrderedDict[bytes | str, tuple[int, float]] = OrderedDict()
         self._banned_until_s: OrderedDict[bytes | str, float] = OrderedDict()
 
-    def charge(self, who: bytes | str, points: float, now_s: float) -> bool:
+    def charge(self, who: bytes | str, points: int, now_s: float) -> bool:
         """Hold points against an account or an address; True if that bans it."""
         if not _can_be_banned(who):
             return False
-        had, at_s = self._points.pop(who, (0.0, now_s))
-        total = max(0.0, had - (now_s - at_s) * POINTS_PER_S) + points
+        had, at_s = self._points.pop(who, (0, now_s))
+        forgotten = int((now_s - at_s) // POINT_S)
+        total = max(0, had - forgotten) + points
         if total >= BAN_POINTS:
             self.ban(who, now_s)
             return True
-        _remember(self._points, who, (total, now_s))
+        _remember(self._points, who, (total, at_s + forgotten * POINT_S))
         return False
 
     def ban(self, who: bytes | str, now_s: float) -> None:

@@ -9,7 +9,8 @@ import secrets
 import struct
 import time
 from collections import deque
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any, Protocol
 
 from pocqueue.pouw.errors import BadEncoding, LinkError, PeerFault
@@ -59,6 +60,9 @@ class LinkOwner(Protocol):
     def on_fault(self, link: Link, fault: PeerFault) -> None:
         """Hold something against the peer."""
 
+    def on_end(self, link: Link, reason: str) -> None:
+        """Count on the link no more; the reason fits behind a colon. Called once."""
+
 
 class Link:
     """A connection to a peer whose key is proven.
@@ -105,21 +109,21 @@ class Link:
             peer.since,
         )
 
-    async def run(self) -> str:
-        """Keep the link until it ends; return why, in words that fit behind a colon."""
+    async def run(self) -> None:
+        """Keep the link until it has ended and everything is sent."""
         loops = [
             asyncio.create_task(self._guarded(loop))
             for loop in (
-                self._read(),
-                self._work(self._inbox),
-                self._work(self._wants),
-                self._keep_alive(),
+                self._read,
+                partial(self._work, self._inbox),
+                partial(self._work, self._wants),
+                self._keep_alive,
             )
         ]
         try:
-            return await self._over
+            await self._over
         finally:
-            self._end("the link is closed")
+            self._end("this node stops")
             tasks = [*loops, *self._serving]
             for task in tasks:
                 task.cancel()
@@ -250,7 +254,7 @@ class Link:
         if len(self._serving) >= MAX_SERVED:
             self.send(Kind.REFUSED, number)
             return
-        task = asyncio.create_task(self._guarded(self._serve(kind, number, body)))
+        task = asyncio.create_task(self._guarded(partial(self._serve, kind, number, body)))
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
 
@@ -279,10 +283,10 @@ class Link:
             logger.exception("[%s] A message of a peer was not understood.", self._config.node_id)
         return None
 
-    async def _guarded(self, loop: Coroutine[Any, Any, None]) -> None:
+    async def _guarded(self, part: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a part of the link; what it raises ends the link."""
         try:
-            await loop
+            await part()
         except SlowReader:
             self.close(Reason.SLOW)
         except PeerFault as fault:
@@ -297,6 +301,7 @@ class Link:
     def _end(self, reason: str) -> None:
         if not self._over.done():
             self._over.set_result(reason)
+            self._owner.on_end(self, reason)
 
 
 class _Inbox:

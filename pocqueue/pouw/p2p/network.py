@@ -206,6 +206,13 @@ class Network:
         if is_banned:
             link.close(Reason.BANNED)
 
+    def on_end(self, link: Link, reason: str) -> None:
+        """See `LinkOwner`."""
+        del self._roster.links[link.account]
+        self._relay.gone(link)
+        self._discovery.unlinked(link)
+        self._service.unlinked(link.info, reason)
+
     async def _ask_again(self) -> None:
         while True:
             await asyncio.sleep(_RELAY_TICK_S)
@@ -290,22 +297,16 @@ class Network:
         task = asyncio.create_task(self._keep(link))
         self._kept.add(task)
         task.add_done_callback(self._kept.discard)
+        self._discovery.linked(link)
+        self._service.linked(link.info)
         return link
 
     async def _keep(self, link: Link) -> None:
-        self._discovery.linked(link)
-        self._service.linked(link.info)
         learner = asyncio.create_task(self._discovery.learn(link))
-        reason = "this node stops"
         try:
-            reason = await link.run()
+            await link.run()
         finally:
             learner.cancel()
-            if self._roster.links.get(link.account) is link:
-                del self._roster.links[link.account]
-                self._relay.gone(link)
-                self._discovery.unlinked(link)
-                self._service.unlinked(link.info, reason)
 
 
 def _refuse(channel: Channel, exc: BaseException) -> None:

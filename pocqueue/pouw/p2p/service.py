@@ -82,7 +82,7 @@ class Service(Protocol):
         """Return a TX or BLOCK that was announced; None if it is not here any more."""
 
     def linked(self, peer: PeerInfo) -> None:
-        """Hear of a new link, also of one in place of an older one with the same account."""
+        """Hear of a new link."""
 
     def unlinked(self, peer: PeerInfo, reason: str) -> None:
         """Hear that a peer has no link any more; the reason fits behind a colon."""

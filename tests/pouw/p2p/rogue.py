@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from typing import cast
 
 from pocqueue.node.keys import SigningKey
 from pocqueue.pouw.errors import LinkError
@@ -29,6 +30,10 @@ class Rogue:
 
     def __init__(self, channel: Channel, writer: asyncio.StreamWriter) -> None:
         self.channel, self.writer = channel, writer
+
+    def read_no_more(self) -> None:
+        """Leave everything that comes from now on where it is."""
+        cast("asyncio.Transport", self.writer.transport).pause_reading()
 
     async def end(self) -> Reason | None:
         """Read until the other side ends the connection; return what it said last, if anything."""

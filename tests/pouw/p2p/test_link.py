@@ -105,7 +105,7 @@ async def test_who_does_not_read_loses_the_link(node: Node) -> None:
     """As soon as more waits for it than may wait; others have had all."""
     big = bytes(LIMITS[Kind.RECORD].max_bytes - 8)
     async with linked(*node.where) as rogue:
-        rogue.writer.transport.pause_reading()
+        rogue.read_no_more()
         for i in range(2 * MAX_WAITING_BYTES // len(big)):
             node.network.push(Kind.RECORD, struct.pack(">Q", i) + big)
             await asyncio.sleep(0.02)
@@ -127,7 +127,7 @@ async def test_who_asks_much_and_does_not_read_costs_no_memory(node: Node) -> No
         assert answers == [1_000_004] * 3
         assert not node.keeper.charges
         # Reads no more, and has the link as long as nobody has news.
-        rogue.writer.transport.pause_reading()
+        rogue.read_no_more()
         assert len(node.network.peers) == 2
     await until(lambda: node.names == {"good"})
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+from collections.abc import Coroutine
 
 import pytest
 
 from pocqueue.pouw.errors import LinkError
 from pocqueue.pouw.p2p.frames import MAX_ANSWER_BYTES, Kind
+from pocqueue.pouw.p2p.handshake import Refused
+from pocqueue.pouw.p2p.messages import Reason
 from tests.pouw.p2p.nodes import Node, id_of, running
-from tests.support.waiting import until
+from tests.pouw.p2p.rogue import linked
+from tests.support.waiting import PATIENCE_S, until
 
 
 async def test_both_sides_of_a_link_know_each_other() -> None:
@@ -91,3 +97,146 @@ async def test_requests_are_answered_refused_or_given_up() -> None:
         await b.network.stop()
         with pytest.raises(LinkError):
             await a.network.request(account, Kind.STATUS, b"gone", 60)
+
+
+async def test_there_are_only_so_many_links() -> None:
+    """Half of them from outside; of two hundred at once, the others are told, and nobody else notices."""
+    node, good = Node("a", max_peers=10), Node("good")
+    async with running(node, good):
+        account = (await good.network.connect(*node.where)).account
+
+        async def tried() -> Reason | None:
+            with contextlib.suppress(Refused):
+                async with linked(*node.where):
+                    await asyncio.sleep(0)
+                    await done.wait()
+                return None
+            return Reason.FULL
+
+        done = asyncio.Event()
+        tries = [asyncio.create_task(_result(tried())) for _ in range(200)]
+        await until(lambda: sum(each.done() for each in tries) >= 196)
+        assert len(node.network.peers) == 5
+        assert await good.network.request(account, Kind.STATUS, b"there?", 60) == b"there?"
+        done.set()
+        outcomes = await asyncio.gather(*tries)
+        assert outcomes.count("linked") == 4
+        assert Reason.FULL in outcomes
+        await until(lambda: node.names == {"good"})
+
+
+async def test_who_is_disconnected_stays_away() -> None:
+    """By name or account, also over loopback; others do not."""
+    a, b, c = Node("a"), Node("b"), Node("c")
+    async with running(a, b, c):
+        await b.network.connect(*a.where)
+        await c.network.connect(*a.where)
+        assert await a.network.disconnect("b")
+        assert not await a.network.disconnect("b")
+        assert not await a.network.disconnect(bytes(33))
+        await until(lambda: not b.network.peers)
+        assert b.keeper.ended[0] == "it has disconnected this node"
+        assert a.keeper.ended == ["it was disconnected here"]
+        with pytest.raises(LinkError, match="it has banned this node for a while"):
+            await b.network.connect(*a.where)
+        with pytest.raises(LinkError, match="it is banned here for a while"):
+            await a.network.connect(*b.where)
+        assert a.names == {"c"}
+        assert await a.network.disconnect(c.network.account)
+
+
+async def test_points_ban_but_where_nobody_is_to_be_banned() -> None:
+    """A hundred in all; the service hears of it. Without bans it hears the same, and the link stays."""
+    a, b, c = Node("a"), Node("b"), Node("c", bans=False)
+    async with running(a, b, c):
+        for node in (a, c):
+            await b.network.connect(*node.where)
+            node.network.charge(b.network.account, 50, "a map was refused")
+            assert node.names == {"b"}
+            node.network.charge(b.network.account, 50, "another one")
+        assert a.keeper.charges == [(50, "a map was refused", False), (50, "another one", True)]
+        assert c.keeper.charges == [(50, "a map was refused", False), (50, "another one", False)]
+        await until(lambda: b.names == {"c"})
+        assert b.keeper.ended == ["it has banned this node for a while"]
+
+
+async def test_two_nodes_that_dial_each_other_at_once_have_one_link() -> None:
+    """Whoever dialled; both sides have the same one in the end, and it works."""
+    for _ in range(5):
+        a, b = Node("a"), Node("b")
+        async with running(a, b):
+            await asyncio.gather(
+                a.network.connect(*b.where), b.network.connect(*a.where), return_exceptions=True
+            )
+            await until(lambda a=a, b=b: a.names == {"b"} and b.names == {"a"})  # type: ignore[misc]
+            await until(lambda a=a, b=b: a.network.peers[0].outbound != b.network.peers[0].outbound)  # type: ignore[misc]
+            answer = await a.network.request(b.network.account, Kind.STATUS, b"one", 60)
+            assert answer == b"one"
+            again = await a.network.connect(*b.where)
+            assert again.account == b.network.account
+            assert len(a.network.peers) == len(b.network.peers) == 1
+            assert not a.keeper.charges
+            assert not b.keeper.charges
+
+
+async def test_a_taken_port_is_named() -> None:
+    """So that another one can be given; the first node has it as before."""
+    a = Node("a")
+    async with running(a):
+        port = a.where[1]
+        b = Node("b", port=port)
+        with pytest.raises(LinkError, match=f"^port {port} of 127.0.0.1 is taken: give another"):
+            await b.network.start()
+        await b.network.stop()
+        with pytest.raises(LinkError, match=r"^192\.0\.2\.1 is no address of this machine"):
+            await Node("c", host="192.0.2.1").network.start()
+
+
+async def test_localhost_is_both_addresses_on_one_port() -> None:
+    """IPv4, and IPv6 where there is some."""
+    a, b = Node("a", host="localhost"), Node("b")
+    async with running(a, b):
+        assert {port for _, port in a.network.listening} == {a.network.port}
+        assert a.network.listening[0][0] == "127.0.0.1"
+        for host, port in a.network.listening:
+            assert (await b.network.connect(host, port)).account == a.network.account
+        assert len(b.network.peers) == 1
+        if _has_ipv6():
+            assert a.network.listening[1][0] == "::1"
+
+
+async def test_a_stop_says_goodbye_and_may_be_repeated() -> None:
+    """Also to a peer that does not read; what was asked ends."""
+    a, b = Node("a"), Node("b")
+    async with running(a, b):
+        account = (await b.network.connect(*a.where)).account
+        async with linked(*a.where) as rogue:
+            rogue.read_no_more()
+            for i in range(10):
+                a.network.push(Kind.RECORD, bytes(500_000) + b"%d" % i)
+            asked = asyncio.create_task(b.network.request(account, Kind.STATUS, b"wait", 60))
+            await until(lambda: len(a.network.peers) == 2)
+            async with asyncio.timeout(PATIENCE_S):
+                await a.network.stop()
+                await a.network.stop()
+        with pytest.raises(LinkError):
+            await asked
+        await until(lambda: b.keeper.ended)
+        assert b.keeper.ended == ["it stops"]
+        assert not a.network.peers
+        assert a.network.port == 0
+
+
+async def _result(work: Coroutine[object, object, Reason | None]) -> Reason | str:
+    try:
+        return await work or "linked"
+    except LinkError:
+        return "closed"  # at the door: too many half-open ones
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
