@@ -1,1 +1,17 @@
-"""Iterations of a task that all its miners do in step, certificates and beacons over them, draws."""
+"""Iterations of a task that all its miners do in step, certificates and beacons over them, draws.
+
+How a slot goes through a node; nothing here waits, sends or reads a clock, and `SlotStore` alone touches disk:
+
+1. A message arrives: `messages.check`, then `Collector.add` (the committee) or `SlotHistory.keep`; new ones are passed on.
+2. The committee: `Collector.tick(now)` gives an `Advance`, a closed slot with its certificate; the same until step 4 is done.
+   Everybody else: a record arrives, `certificate.verify_signed`, `SlotHistory.check(record, messages)` gives the `Advance`;
+   what `SlotHistory.missing` names is asked for before, as `requests.Slots`.
+3. `SlotStore.write(advance)`: on disk before anybody hears of it, and before memory has it.
+4. `SlotHistory.add(advance)`: the next slot is open, `weights` are its weights. The record is pushed.
+5. A miner: `LaneMiner.certified(record)` draws with the slot's beacon and may give a block; then `LaneMiner.work()` is the
+   iteration that is due, `Trainer.iterate` makes it, `LaneMiner.message` signs it, `SlotStore.write_sent` keeps it, it is pushed.
+6. After 0.4 s of silence `LaneMiner.current` is pushed again. A restart: `SlotStore.history`, `SlotStore.sent`, and on from 1.
+7. Whoever verifies a winner: `SlotHistory.lap`, or `SlotStore.history(task, slot).lap` for an older one, and `Trainer.reexecute`.
+
+Agreement among several supervisors would stand in place of the collector: it too ends in an `Advance`.
+"""

@@ -1,0 +1,156 @@
+"""The committee of one: closes the open slot and certifies it. Time is an argument, nothing is sent or written here.
+
+What `Collector.tick` decides stands: it returns the same until the history has it. So a caller that writes it to
+disk before anybody else hears of it never has two certificates of one slot, whatever fails in between.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import deque
+from collections.abc import Collection
+from typing import Final, NamedTuple
+
+from pocqueue.pouw.slots import bls
+from pocqueue.pouw.slots.certificate import Committee, certify
+from pocqueue.pouw.slots.history import Advance, Lane, SlotHistory
+from pocqueue.pouw.slots.maps import decode_map
+from pocqueue.pouw.slots.messages import WINDOW
+from pocqueue.pouw.slots.task import LAP
+from pocqueue.pouw.slots.weights import next_weights, weights_hash
+from pocqueue.pouw.wire.hashes import merkle_root
+from pocqueue.pouw.wire.requests import IterationWithMap, Slot
+from pocqueue.pouw.wire.slots import MAX_LANES, Certificate, SlotRecord
+
+#: A slot that nobody has a message of is closed after this, so that anchors move ...
+IDLE_MS: Final = 5000
+#: ... and the next one after twice as long, up to this, if there are lanes: they may be slow.
+MAX_IDLE_MS: Final = 120_000
+#: A slot is kept open for late lanes at least this long ...
+MIN_WAIT_MS: Final = 300
+#: ... and so many times what half of the messages have taken lately.
+WAIT_FACTOR: Final = 2
+#: A lane that has missed so many slots in a row is not waited for.
+MISSES: Final = LAP
+_REMEMBERED = 64
+
+
+class Anchor(NamedTuple):
+    """A block that a certificate makes final."""
+
+    id: bytes
+    height: int
+
+
+class Collector:
+    """Closes slots of one task. Of one thread, the same as its history's.
+
+    Args:
+        history: of the task, as far as this node's disk has it.
+        secret: of the committee's group key.
+        committee: in office.
+        slot_ms: a slot is not shorter than this; 0: as short as it can be.
+    """
+
+    def __init__(
+        self, history: SlotHistory, secret: bls.SecretKey, committee: Committee, *, slot_ms: int
+    ) -> None:
+        assert secret.public_key == committee.group_key
+        self._history = history
+        self._secret = secret
+        self._committee = committee
+        self._slot_ms = slot_ms
+        self._decision: Advance | None = None
+        self._num_empty = 0  # slots in a row that nobody had a message of
+        # When the open slot and those just before it began.
+        self._opened: dict[int, int] = {}
+        # Milliseconds from a slot's beginning to a message of it, also of one that came too late.
+        self._delays: deque[int] = deque(maxlen=_REMEMBERED)
+        # Newest slot that a lane's message came for, or the one before the first in which it was awaited.
+        self._heard: dict[Lane, int] = {}
+
+    def add(self, message: IterationWithMap, now_ms: int) -> bool:
+        """Keep a checked message (`messages.check`) for its slot.
+
+        Returns:
+            Whether it is new and worth passing on, as `SlotHistory.keep`.
+        """
+        self._begin(now_ms)
+        iteration = message.iteration
+        if iteration.slot in self._opened and iteration.slot > self._heard.get(iteration.order, -1):
+            self._heard[iteration.order] = iteration.slot
+            self._delays.append(now_ms - self._opened[iteration.slot])
+        return self._history.keep(message)
+
+    def tick(self, now_ms: int, lanes: Collection[Lane], anchor: Anchor) -> Advance | None:
+        """Close the open slot if it is time to.
+
+        Args:
+            now_ms: Unix time.
+            lanes: those that take part: their messages are waited for, a while.
+            anchor: block to name as final. One that is not higher than the newest certificate's is not taken.
+
+        Returns:
+            The slot with its new certificate; the same again until the history has it. None: it stays open.
+        """
+        if self._decision is not None:
+            if self._decision.certificate.slot == self._history.next_slot:
+                return self._decision
+            self._decision = None
+        elapsed = now_ms - self._begin(now_ms)
+        slot = self._history.next_slot
+        self._heard = {lane: self._heard.get(lane, slot - 1) for lane in lanes}
+        ready = self._history.pending()[:MAX_LANES]
+        if elapsed >= self._length(ready):
+            self._num_empty = 0 if ready else min(self._num_empty + 1, 8)
+            self._decision = self._decide(ready, now_ms, anchor)
+        return self._decision
+
+    def _begin(self, now_ms: int) -> int:
+        """Return when the open slot began: now, if nothing was heard of it yet."""
+        slot = self._history.next_slot
+        began = self._opened.setdefault(slot, now_ms)
+        if began > now_ms:  # the clock was set back
+            self._opened = {slot: now_ms}
+        elif len(self._opened) > WINDOW + 1:
+            self._opened = {at: ms for at, ms in self._opened.items() if at >= slot - WINDOW}
+        return self._opened[slot]
+
+    def _length(self, ready: Collection[IterationWithMap]) -> int:
+        """Return how many milliseconds the open slot lasts, if no other message comes."""
+        if not ready:
+            doubled = min(IDLE_MS << self._num_empty, MAX_IDLE_MS)
+            return max(self._slot_ms, doubled if self._heard else IDLE_MS)
+        slot, there = self._history.next_slot, {message.iteration.order for message in ready}
+        awaited = {lane for lane, heard in self._heard.items() if slot - heard <= MISSES}
+        if awaited <= there:
+            return self._slot_ms
+        # With half of the lanes, not the slowest one: a few cannot hold all others up more and more.
+        usual = statistics.median(self._delays) if self._delays else IDLE_MS
+        return max(self._slot_ms, MIN_WAIT_MS, int(WAIT_FACTOR * usual))
+
+    def _decide(self, ready: list[IterationWithMap], now_ms: int, anchor: Anchor) -> Advance:
+        history, task, parent = self._history, self._history.task, self._history.parent
+        if parent is not None:
+            now_ms = max(now_ms, parent.time_ms)
+            if anchor.height <= parent.anchor_height:
+                anchor = Anchor(parent.anchor, parent.anchor_height)
+        ids = tuple(message.iteration.id for message in ready)
+        maps = [decode_map(message.map, task.num_weights, task.cap) for message in ready]
+        weights = next_weights(task, history.weights, maps)
+        certificate = Certificate(
+            network=history.network,
+            epoch=self._committee.epoch,
+            task=task.id,
+            slot=history.next_slot,
+            ballot=0,
+            previous=history.previous,
+            root=merkle_root(ids),
+            count=len(ids),
+            theta=weights_hash(weights),
+            anchor=anchor.id,
+            anchor_height=anchor.height,
+            time_ms=now_ms,
+        )
+        record = SlotRecord(certify(self._secret, certificate), ids)
+        return Advance(Slot(record, tuple(ready)), weights)

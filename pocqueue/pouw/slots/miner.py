@@ -1,0 +1,190 @@
+"""One lane of a miner: what it computes next, what it says of it, and the block that may come of it.
+
+A residual counts what earlier certified messages of the lap left over. It is a function of the history and of
+the newest message with the residuals before and after it, so these three are all that is kept on disk. A lane
+that has lost them sits the lap out: a map from another residual would fail when it is executed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from pocqueue.node.keys import SigningKey
+from pocqueue.pouw.chain.signatures import account_of, sign
+from pocqueue.pouw.errors import SlotError
+from pocqueue.pouw.slots.certificate import membership
+from pocqueue.pouw.slots.draws import base_nonce, draws
+from pocqueue.pouw.slots.history import Lane, SlotHistory
+from pocqueue.pouw.slots.maps import decode_map, map_hash
+from pocqueue.pouw.wire.blocks import Block, Header, Trained
+from pocqueue.pouw.wire.codec import Message
+from pocqueue.pouw.wire.hashes import ZERO
+from pocqueue.pouw.wire.requests import IterationWithMap
+from pocqueue.pouw.wire.slots import Iteration, Membership, SlotRecord
+from pocqueue.pouw.wire.transactions import Transaction
+
+
+class Candidate(NamedTuple):
+    """A block that a lane may mine in the slot after the one of the message that commits to it."""
+
+    header: Header  #: `message`, `certificate` and `nonce` are zero
+    transactions: tuple[Transaction, ...]
+
+
+class Work(NamedTuple):
+    """The iteration that is due, as `Trainer.iterate` takes it."""
+
+    slot: int
+    theta: bytes
+    residual: bytes | None  #: None: zero
+    previous: bytes  #: `Iteration.previous`
+
+
+class Computed(Protocol):
+    """What came of a `Work`: `training.messages.IterationResult`."""
+
+    @property
+    def map(self) -> bytes:
+        """Return the map's bytes."""
+
+    @property
+    def weights_end(self) -> bytes:
+        """Return the hash of the weights as this map alone moves them."""
+
+    @property
+    def loss(self) -> int:
+        """Return the mean loss of its samples, in millionths."""
+
+    @property
+    def residual(self) -> bytes:
+        """Return the residual after it, if it is certified."""
+
+
+class Sent(Message, frozen=True):
+    """A message as it is about to be sent, with what its lane needs to go on behind it."""
+
+    message: IterationWithMap
+    before: bytes | None  #: residual before it; None: zero
+    after: bytes  #: residual after it, if it is certified
+
+
+class LaneMiner:
+    """A lane of this node on one task. Of one thread.
+
+    Args:
+        history: of the task.
+        key: of its account.
+        lane: its number at this account.
+        sent: what it sent last for this task, from disk (`SlotStore.sent`); None: nothing.
+    """
+
+    def __init__(
+        self, history: SlotHistory, key: SigningKey, lane: int = 0, sent: Sent | None = None
+    ) -> None:
+        self.lane: Lane = (account_of(key), lane)
+        self._history = history
+        self._key = key
+        self._sent = sent
+        # What the newest message commits to; gone after a restart, which costs the draws of a slot.
+        self._candidate: Candidate | None = None
+        # What its message of the newest certified slot commits to, with the proof of that message.
+        self._committed: tuple[Candidate, Membership] | None = None
+
+    @property
+    def current(self) -> IterationWithMap | None:
+        """Return its message of the open slot, to be sent again while the slot stays open."""
+        sent = self._sent
+        if sent is None or sent.message.iteration.slot != self._history.next_slot:
+            return None
+        return sent.message
+
+    def work(self) -> Work | None:
+        """Return the iteration that is due; None: it has sent that, or it sits the lap out."""
+        history, sent = self._history, self._sent
+        slot = history.next_slot
+        if sent is not None and sent.message.iteration.slot >= slot:
+            return None
+        own = history.own(self.lane)
+        if not own:
+            residual = None
+        elif sent is not None and sent.message.iteration.id == own[-1].id:
+            residual = sent.after
+        elif sent is not None and sent.message.iteration.slot > own[-1].slot:
+            residual = sent.before  # the newest was not certified, so it never was
+        else:
+            return None
+        return Work(slot, history.theta, residual, history.previous)
+
+    def message(self, work: Work, done: Computed, parts: int, candidate: Candidate | None) -> Sent:
+        """Sign the message of a slot. It must be on disk (`SlotStore.write_sent`) before it is sent.
+
+        Args:
+            work: what was due.
+            done: what came of it.
+            parts: mini-batches that it was made with, 1 … 8.
+            candidate: block for the next slot; None: it commits to none and mines nothing there.
+
+        Raises:
+            SlotError: ``sent``: this lane has a message of this slot, or of a later one.
+        """
+        if self._sent is not None and self._sent.message.iteration.slot >= work.slot:
+            raise SlotError("sent", f"a message of slot {work.slot} was made already.")
+        task, (account, lane) = self._history.task, self.lane
+        if candidate is not None:
+            header = candidate.header
+            assert (header.task, header.slot) == (task.id, work.slot + 1)
+            assert (header.miner, header.lane) == self.lane
+        iteration = Iteration(
+            version=1,
+            network=self._history.network,
+            task=task.id,
+            slot=work.slot,
+            miner=account,
+            lane=lane,
+            parts=parts,
+            map_hash=map_hash(done.map),
+            entries=len(decode_map(done.map, task.num_weights, task.cap).indices),
+            weights_end=done.weights_end,
+            loss=done.loss,
+            previous=work.previous,
+            commitment=ZERO if candidate is None else candidate.header.zero_nonce_hash,
+            signature=bytes(64),
+        )
+        iteration = msgspec.structs.replace(iteration, signature=sign(self._key, iteration.id))
+        self._candidate = candidate
+        self._sent = Sent(IterationWithMap(iteration, done.map), work.residual, done.residual)
+        return self._sent
+
+    def certified(self, record: SlotRecord, num_draws: Callable[[int], int]) -> Block | None:
+        """Draw with its message of a slot, if it is certified, and so is the one before it.
+
+        To be called with each record, after the history has it and before `work`.
+
+        Args:
+            record: the newest.
+            num_draws: says how many nonces to try of an iteration of so many parts; not more than are allowed.
+
+        Returns:
+            A block that meets its target; None if there is none.
+        """
+        slot, committed = record.signed.certificate.slot, self._committed
+        message = None if self._sent is None else self._sent.message.iteration
+        if message is None or message.slot != slot or message.id not in record.ids:
+            self._committed = None
+            return None
+        winner = membership(message, record)
+        self._committed = None if self._candidate is None else (self._candidate, winner)
+        if committed is None or committed[0].header.slot != slot:
+            return None
+        (header, transactions), proof = committed
+        base = base_nonce(message.weights_end, message.map_hash, record.signed.beacon)
+        for nonce in draws(base, num_draws(message.parts)):
+            drawn = msgspec.structs.replace(
+                header, message=message.id, certificate=record.signed.certificate.id, nonce=nonce
+            )
+            if drawn.meets_target:
+                return Block(drawn, transactions, Trained(proof, winner))
+        return None

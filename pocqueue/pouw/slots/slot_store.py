@@ -1,0 +1,235 @@
+"""The slots of a node on disk. A slot is one transaction: it is there with its maps and weights, or not at all.
+
+A committee's node writes a slot before it tells anybody of it, and a miner's node its message before it sends
+it. So neither can contradict itself after a restart: there is one record for a slot, and one message for a lane.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sqlite3
+import tempfile
+from pathlib import Path
+from typing import Final, TypeVar
+
+from typing_extensions import override
+
+from pocqueue.pouw.errors import BadEncoding, NodeDataError, SlotError
+from pocqueue.pouw.slots.history import KEPT_LAPS, Advance, Checkpoint, Lane, SlotHistory
+from pocqueue.pouw.slots.miner import Sent
+from pocqueue.pouw.slots.task import LAP, TaskSpec
+from pocqueue.pouw.wire.codec import decode, encode
+from pocqueue.pouw.wire.requests import IterationWithMap, Slot
+from pocqueue.pouw.wire.slots import Iteration, SignedCertificate, SlotRecord
+from pocqueue.web.sqlite_file import FileRole, SqliteFile
+
+_T = TypeVar("_T")
+#: Name of the file in a node's folder.
+SLOTS_NAME: Final = "slots.sqlite3"
+#: Weights of every so many slots are kept as long as their maps.
+KEPT_EVERY: Final = 8 * LAP
+#: Maps are kept for so many slots before that of the anchor.
+KEPT_MAPS: Final = 1000
+
+_ROLE = FileRole(
+    name="slots file",
+    owner="node",
+    if_shared="two would write two histories",
+    setting="POCQUEUE_POUW_DIR",
+    if_lost="its slots are then fetched from other nodes again; a committee that has one member has lost its memory",
+    error=NodeDataError,
+)
+_LAST = 2**63 - 1
+# Slots whose maps are all there, in a row: one row a message, or one with nulls for an empty slot.
+_ROWS = """
+SELECT record.slot, record.record, message.iteration, map.map FROM record
+LEFT JOIN message USING (task, slot) LEFT JOIN map USING (task, slot, place)
+WHERE record.task = ? AND record.slot BETWEEN ? AND ? ORDER BY record.slot, message.place
+"""
+
+
+class SlotStore(SqliteFile):
+    """Certified slots of a network's tasks in a file, made if it is not there; a context manager.
+
+    Every method raises NodeDataError if the file is in trouble. May be used from any thread.
+
+    Args:
+        folder: for the file; None: a folder of its own that goes when it is closed.
+        network: the network's id.
+
+    Raises:
+        NodeDataError: another process has the file open, it is another network's, of a newer version,
+            damaged, or cannot be written.
+    """
+
+    def __init__(self, folder: Path | None, network: bytes) -> None:
+        self._network = network
+        self._scratch = None
+        if folder is None:
+            self._scratch = tempfile.TemporaryDirectory(prefix="pocqueue-pouw-")
+            folder = Path(self._scratch.name)
+        script = Path(__file__).with_name("slots.sql").read_text("utf-8")
+        super().__init__(folder / SLOTS_NAME, _ROLE, [script])
+        try:
+            self._check_network()
+        except BaseException:
+            self.close()
+            raise
+
+    @override
+    def close(self) -> None:
+        """Close the file; may be called again."""
+        super().close()
+        if self._scratch is not None:
+            self._scratch.cleanup()
+
+    def write(self, advance: Advance) -> None:
+        """Keep a slot; it is on disk on return. The same one may be written again.
+
+        Raises:
+            NodeDataError: another record of this slot is there: nothing is written.
+        """
+        certificate, record = advance.certificate, advance.slot.record
+        at = (certificate.task, certificate.slot)
+        with self.transaction() as db:
+            found = db.execute(
+                "SELECT record FROM record WHERE task = ? AND slot = ?", at
+            ).fetchone()
+            if found is not None:
+                if self._decode(found[0], SlotRecord).signed.certificate == certificate:
+                    return
+                raise self._error(
+                    f"has another record of slot {certificate.slot} of task {certificate.task.hex()}: the "
+                    "committee has signed two. Keep both for its other members, and stop this node."
+                )
+            db.execute("INSERT INTO record VALUES (?, ?, ?)", (*at, encode(record)))
+            for place, message in enumerate(advance.slot.messages):
+                it = message.iteration
+                row = (*at, place, it.miner, it.parts, encode(it))
+                db.execute("INSERT INTO message VALUES (?, ?, ?, ?, ?, ?)", row)
+                db.execute("INSERT INTO map VALUES (?, ?, ?, ?)", (*at, place, message.map))
+            if checkpoint := advance.checkpoint:
+                _keep(db, checkpoint)
+
+    def write_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Keep weights that came from another node, so that a history can begin there."""
+        with self.transaction() as db:
+            _keep(db, checkpoint)
+
+    def history(self, task: TaskSpec, upto: int | None = None) -> SlotHistory:
+        """Return a task's history as far as it is here; it begins anew if nothing is.
+
+        Args:
+            task: its spec.
+            upto: the newest slot that it shall have, with the whole of its lap; None: all of them.
+
+        Raises:
+            SlotError: ``history``: slot `upto` or the maps of its lap are not here.
+            NodeDataError: what is here does not belong together.
+        """
+        newest = _LAST if upto is None else upto
+        start = self.checkpoint(task.id, newest - newest % LAP)
+        try:
+            history = SlotHistory(task, self._network, start)
+            while history.next_slot <= newest:
+                slots = self.slots(task.id, history.next_slot, LAP, newest)
+                for slot in slots:
+                    history.add(history.check(slot.record, slot.messages))
+                if not slots:
+                    break
+        except SlotError as exc:
+            raise self._error(
+                f"is damaged: {exc} Move it away; other nodes have its slots."
+            ) from exc
+        if upto is not None and history.next_slot <= upto:
+            raise SlotError("history", f"slot {upto} of task {task.id.hex()} is not here.")
+        return history
+
+    def checkpoint(self, task: bytes, slot: int) -> Checkpoint | None:
+        """Return the newest weights at or before a slot; None: there are only those of slot 0."""
+        query = "SELECT signed, theta FROM theta WHERE task = ? AND slot <= ? ORDER BY slot DESC LIMIT 1"
+        with self.transaction() as db:
+            row = db.execute(query, (task, slot)).fetchone()
+        return None if row is None else Checkpoint(self._decode(row[0], SignedCertificate), row[1])
+
+    def slots(self, task: bytes, first: int, limit: int, last: int = _LAST) -> list[Slot]:
+        """Return certified slots in a row from `first` on, as far as they and their maps are here."""
+        with self.transaction() as db:
+            rows = db.execute(_ROWS, (task, first, min(first + limit - 1, last))).fetchall()
+        found: list[Slot] = []
+        for number, group in itertools.groupby(rows, key=lambda row: row[0]):
+            parts = [row[1:] for row in group]
+            messages = [
+                IterationWithMap(self._decode(iteration, Iteration), data)
+                for _, iteration, data in parts
+                if data is not None
+            ]
+            record = self._decode(parts[0][0], SlotRecord)
+            if number != first + len(found) or len(messages) != len(record.ids):
+                break
+            found.append(Slot(record, tuple(messages)))
+        return found
+
+    def records(self, task: bytes, first: int, limit: int) -> list[SlotRecord]:
+        """Return the records of slots from `first` on, which are kept for ever."""
+        query = "SELECT record FROM record WHERE task = ? AND slot BETWEEN ? AND ? ORDER BY slot"
+        with self.transaction() as db:
+            rows = db.execute(query, (task, first, first + limit - 1)).fetchall()
+        return [self._decode(record, SlotRecord) for (record,) in rows]
+
+    def work(self, task: bytes) -> dict[bytes, int]:
+        """Return the certified slots x parts of a task by account, ascending: `Settle.work`."""
+        query = "SELECT miner, sum(parts) FROM message WHERE task = ? GROUP BY miner ORDER BY miner"
+        with self.transaction() as db:
+            return dict(db.execute(query, (task,)))
+
+    def prune(self, task: bytes, before: int) -> None:
+        """Forget a task's maps and weights of slots before this one: the anchor's less KEPT_MAPS, at most."""
+        with self.transaction() as db:
+            db.execute("DELETE FROM map WHERE task = ? AND slot < ?", (task, before))
+            db.execute("DELETE FROM theta WHERE task = ? AND slot < ?", (task, before))
+
+    def write_sent(self, sent: Sent) -> None:
+        """Keep what a lane of this node sends instead of what it sent before; it is on disk on return."""
+        it = sent.message.iteration
+        row = (it.task, it.miner, it.lane, encode(sent))
+        with self.transaction() as db:
+            db.execute("INSERT OR REPLACE INTO sent VALUES (?, ?, ?, ?)", row)
+
+    def sent(self, task: bytes, lane: Lane) -> Sent | None:
+        """Return what a lane of this node sent last for a task."""
+        query = "SELECT sent FROM sent WHERE task = ? AND miner = ? AND lane = ?"
+        with self.transaction() as db:
+            row = db.execute(query, (task, *lane)).fetchone()
+        return None if row is None else self._decode(row[0], Sent)
+
+    def _check_network(self) -> None:
+        with self.transaction() as db:
+            db.execute(
+                "INSERT INTO meta VALUES ('network', ?) ON CONFLICT DO NOTHING", (self._network,)
+            )
+            [found] = db.execute("SELECT value FROM meta WHERE name = 'network'").fetchone()
+        if found != self._network:
+            raise self._error(
+                f"is of network {found.hex()}, and this node of {self._network.hex()}: give each network a "
+                "folder of its own."
+            )
+
+    def _decode(self, data: bytes, kind: type[_T]) -> _T:
+        try:
+            return decode(data, kind)
+        except BadEncoding as exc:
+            raise self._error(
+                f"is damaged: {exc} Move it away; other nodes have its slots."
+            ) from exc
+
+
+def _keep(db: sqlite3.Connection, checkpoint: Checkpoint) -> None:
+    assert checkpoint.signed is not None
+    task, slot = checkpoint.signed.certificate.task, checkpoint.slot
+    row = (task, slot, encode(checkpoint.signed), checkpoint.theta)
+    db.execute("INSERT OR REPLACE INTO theta VALUES (?, ?, ?, ?)", row)
+    db.execute(
+        "DELETE FROM theta WHERE task = ? AND slot < ? AND slot % ? != 0",
+        (task, slot - KEPT_LAPS * LAP, KEPT_EVERY),
+    )

@@ -1,0 +1,176 @@
+"""A lane says one thing a slot, goes on from the residual that counts, and finds the blocks that it drew."""
+
+from __future__ import annotations
+
+import pytest
+
+from pocqueue.node.keys import SigningKey
+from pocqueue.pouw.errors import SlotError
+from pocqueue.pouw.slots.certificate import verify_membership
+from pocqueue.pouw.slots.draws import base_nonce, is_allowed
+from pocqueue.pouw.slots.history import SlotHistory
+from pocqueue.pouw.slots.messages import check
+from pocqueue.pouw.slots.miner import Candidate, LaneMiner, Sent, Work
+from pocqueue.pouw.wire.blocks import Block, Header, Trained
+from pocqueue.pouw.wire.codec import decode, encode
+from pocqueue.pouw.wire.slots import SlotRecord
+from tests.pouw.slots.support import COMMITTEE, KEYS, LANES, NETWORK, TASK, decided, grow, made_up
+
+_EASY = b"\xff" * 32
+_HARD = bytes(32)
+
+
+def _candidate(slot: int, target: bytes = _EASY) -> Candidate:
+    zero, (account, lane) = bytes(32), LANES[0]
+    header = Header(
+        *(1, NETWORK, 1, zero, zero, zero, 5, target, account, lane),
+        *(TASK.id, slot, zero, zero, bytes(8)),
+    )
+    return Candidate(header, ())
+
+
+def _said(miner: LaneMiner, work: Work | None, candidate: Candidate | None = None) -> Sent:
+    assert work is not None
+    return miner.message(work, made_up(work.theta, b"%d" % work.slot), 1, candidate)
+
+
+def _residual(miner: LaneMiner) -> bytes | None:
+    work = miner.work()
+    assert work is not None
+    return work.residual
+
+
+def _certify(history: SlotHistory, *sent: Sent) -> SlotRecord:
+    record = decided(history, *(it.message for it in sent)).slot.record
+    history.add(history.check(record))
+    return record
+
+
+def test_a_message_is_one_that_everybody_takes() -> None:
+    """Signed, for the open slot, after its certificate."""
+    history = SlotHistory(TASK, NETWORK)
+    grow(history, KEYS[1])
+    sent = _said(LaneMiner(history, KEYS[0]), LaneMiner(history, KEYS[0]).work())
+    check(sent.message, TASK, NETWORK, 1, 1)
+    assert sent.message.iteration.previous == history.previous
+    assert decode(encode(sent), Sent) == sent
+
+
+def test_a_slot_has_one_message() -> None:
+    """Another one is never made, and the first may be sent again while the slot is open."""
+    history = SlotHistory(TASK, NETWORK)
+    miner = LaneMiner(history, KEYS[0])
+    work = miner.work()
+    sent = _said(miner, work)
+    assert (miner.work(), miner.current) == (None, sent.message)
+    with pytest.raises(SlotError, match="sent: a message of slot 0 was made already"):
+        _said(miner, work)
+    again = LaneMiner(history, KEYS[0], sent=sent)
+    assert (again.work(), again.current) == (None, sent.message)
+    _certify(history, sent)
+    assert miner.current is None
+
+
+def test_a_residual_counts_if_its_message_is_certified() -> None:
+    """Else the one before stays; a new lap begins with none."""
+    history = SlotHistory(TASK, NETWORK)
+    miner = LaneMiner(history, KEYS[0])
+    assert _residual(miner) is None
+    first = _said(miner, miner.work())
+    _certify(history, first)
+    assert _residual(miner) == first.after
+    lost = _said(miner, miner.work())
+    grow(history, KEYS[1])
+    assert (_residual(miner), lost.before) == (first.after, first.after)
+    grow(history)
+    assert _residual(miner) == first.after
+    while history.next_slot < 7:
+        grow(history)
+    _certify(history, _said(miner, miner.work()))
+    assert history.next_slot == 8
+    assert _residual(miner) is None
+
+
+@pytest.mark.parametrize("is_certified", [True, False])
+def test_a_miner_restarted_within_a_lap_goes_on(is_certified: bool) -> None:
+    """From what it sent last, whether that was certified while it was away or not."""
+    history = SlotHistory(TASK, NETWORK)
+    miner = LaneMiner(history, KEYS[0])
+    first = _said(miner, miner.work())
+    _certify(history, first)
+    second = _said(miner, miner.work())
+    _certify(history, *[second] * is_certified)
+    again = LaneMiner(history, KEYS[0], sent=decode(encode(second), Sent))
+    assert _residual(again) == (second.after if is_certified else first.after)
+
+
+def test_a_miner_that_lost_its_residual_sits_the_lap_out() -> None:
+    """Its map would be another than the one that is executed again."""
+    history = SlotHistory(TASK, NETWORK)
+    miner = LaneMiner(history, KEYS[0])
+    first = _said(miner, miner.work())
+    _certify(history, first)
+    second = _said(miner, miner.work())
+    _certify(history, second)
+    for sent in (None, first):
+        assert LaneMiner(history, KEYS[0], sent=sent).work() is None
+    while history.next_slot < 8:
+        grow(history)
+    assert _residual(LaneMiner(history, KEYS[0], sent=first)) is None
+
+
+def _mined(
+    history: SlotHistory, target: bytes = _EASY, *, skip: int | None = None
+) -> list[Block | None]:
+    """Return what two slots give, of which one may be without the miner's message."""
+    miner, blocks = LaneMiner(history, KEYS[0]), []
+    for slot in (0, 1):
+        sent = _said(miner, miner.work(), _candidate(slot + 1, target))
+        record = _certify(history, *[sent] * (skip != slot))
+        blocks.append(miner.certified(record, lambda parts: 16 * parts))
+    return blocks
+
+
+def test_a_draw_below_the_target_makes_a_block() -> None:
+    """With both messages proved, the block that was committed to, and a nonce of the beacon."""
+    history = SlotHistory(TASK, NETWORK)
+    nothing, block = _mined(history)
+    assert nothing is None
+    assert block is not None
+    assert isinstance(block.proof, Trained)
+    verify_membership(block.proof.committed, COMMITTEE)
+    verify_membership(block.proof.winner, COMMITTEE)
+    committed, winner = block.proof.committed.iteration, block.proof.winner.iteration
+    assert (committed.slot, winner.slot, block.header.slot) == (0, 1, 1)
+    assert (
+        committed.commitment == block.header.zero_nonce_hash == _candidate(1).header.zero_nonce_hash
+    )
+    assert history.signed is not None
+    base = base_nonce(winner.weights_end, winner.map_hash, history.signed.beacon)
+    assert is_allowed(block.header.nonce, base, 1)
+    assert (block.header.message, block.header.certificate) == (winner.id, history.previous)
+
+
+@pytest.mark.parametrize(
+    ("target", "skip"), [(_HARD, None), (_EASY, 0), (_EASY, 1)], ids=["target", "first", "second"]
+)
+def test_no_block_without_luck_and_both_messages(target: bytes, skip: int | None) -> None:
+    """The commitment's message has to be certified as well as the winner's."""
+    assert _mined(SlotHistory(TASK, NETWORK), target, skip=skip) == [None, None]
+
+
+def test_a_message_without_a_candidate_commits_to_nothing() -> None:
+    """It is work all the same."""
+    history = SlotHistory(TASK, NETWORK)
+    miner = LaneMiner(history, KEYS[0])
+    sent = _said(miner, miner.work())
+    assert sent.message.iteration.commitment == bytes(32)
+    assert miner.certified(_certify(history, sent), lambda parts: 16) is None
+
+
+def test_another_key_is_another_lane() -> None:
+    """Of which nothing is known here, so that it begins at zero."""
+    history = SlotHistory(TASK, NETWORK)
+    miner = LaneMiner(history, KEYS[0])
+    _certify(history, _said(miner, miner.work()))
+    assert _residual(LaneMiner(history, SigningKey.generate())) is None

@@ -1,0 +1,197 @@
+"""What is written is there after kill -9, whole; and nothing is written that contradicts it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pocqueue.pouw.errors import NodeDataError, SlotError
+from pocqueue.pouw.slots.history import Advance, SlotHistory
+from pocqueue.pouw.slots.miner import LaneMiner, Sent
+from pocqueue.pouw.slots.slot_store import SLOTS_NAME, SlotStore
+from tests.pouw.slots.support import KEYS, LANES, NETWORK, TASK, decided, grow, made_up, message
+
+
+def _written(store: SlotStore, num_slots: int) -> tuple[SlotHistory, list[Advance]]:
+    """Return a history that is in the store: miner 0 in all slots, 1 in every second, nobody in each fifth."""
+    history, advances = SlotHistory(TASK, NETWORK), []
+    for slot in range(num_slots):
+        advances.append(grow(history, *([] if slot % 5 == 4 else KEYS[: 1 + slot % 2])))
+        store.write(advances[-1])
+    return history, advances
+
+
+def test_a_history_is_as_it_was(tmp_path: Path) -> None:
+    """With its weights, its next slot and its open lap, from a file opened anew."""
+    with SlotStore(tmp_path, NETWORK) as store:
+        history, advances = _written(store, 21)
+    with SlotStore(tmp_path, NETWORK) as store:
+        again = store.history(TASK)
+        assert (again.next_slot, again.previous) == (21, history.previous)
+        assert again.theta == history.theta
+        assert again.lap(20, LANES[0]) == history.lap(20, LANES[0])
+        assert store.slots(TASK.id, 3, 5) == [it.slot for it in advances[3:8]]
+        assert store.records(TASK.id, 18, 99) == [it.slot.record for it in advances[18:]]
+        assert store.work(TASK.id) == {LANES[0][0]: 17, LANES[1][0]: 8}
+
+
+def test_a_lap_of_long_ago_is_there_too() -> None:
+    """It is counted again from the weights that are kept every 64 slots."""
+    with SlotStore(None, NETWORK) as store:
+        due = {}
+        history = SlotHistory(TASK, NETWORK)
+        for slot in range(100):
+            store.write(grow(history, *KEYS[: slot % 3]))
+            if slot in (5, 70, 98):
+                due[slot] = history.lap(slot, LANES[0])
+        for slot, lap in due.items():
+            assert store.history(TASK, slot).lap(slot, LANES[0]) == lap
+        kept = [
+            slot
+            for slot in range(1, 101)
+            if (found := store.checkpoint(TASK.id, slot)) is not None and found.slot == slot
+        ]
+        assert kept == [64, 80, 88, 96]
+        with pytest.raises(SlotError, match=r"history: slot 100 of task .* is not here"):
+            store.history(TASK, 100)
+
+
+def test_a_task_of_which_nothing_is_here_begins_anew() -> None:
+    """At slot 0, as does one that is unknown to everybody."""
+    with SlotStore(None, NETWORK) as store:
+        assert store.history(TASK).next_slot == 0
+        assert store.sent(TASK.id, LANES[0]) is None
+        assert store.work(TASK.id) == {}
+
+
+def test_a_second_record_of_a_slot_is_refused() -> None:
+    """The same one again is nothing; another one says that the committee contradicts itself."""
+    with SlotStore(None, NETWORK) as store:
+        history = SlotHistory(TASK, NETWORK)
+        first = decided(history, message(history, KEYS[0]))
+        other = decided(history, message(history, KEYS[1]))
+        store.write(first)
+        store.write(first)
+        with pytest.raises(NodeDataError, match="has another record of slot 0 of task"):
+            store.write(other)
+        assert store.slots(TASK.id, 0, 9) == [first.slot]
+
+
+def test_what_is_pruned_leaves_records_and_work() -> None:
+    """Maps and weights are gone, so the history begins behind them or is asked from others."""
+    with SlotStore(None, NETWORK) as store:
+        history, advances = _written(store, 21)
+        work = store.work(TASK.id)
+        store.prune(TASK.id, 12)
+        assert store.slots(TASK.id, 11, 5) == []
+        assert store.slots(TASK.id, 12, 2) == [it.slot for it in advances[12:14]]
+        assert len(store.records(TASK.id, 0, 99)) == 21
+        assert store.work(TASK.id) == work
+        assert store.history(TASK).theta == history.theta
+        with pytest.raises(SlotError, match="history: slot 9"):
+            store.history(TASK, 9)
+
+
+def test_a_history_goes_on_from_another_nodes_weights() -> None:
+    """And from slots that it asked for."""
+    with SlotStore(None, NETWORK) as store, SlotStore(None, NETWORK) as newcomer:
+        history, _ = _written(store, 21)
+        checkpoint = store.checkpoint(TASK.id, 18)
+        assert checkpoint is not None
+        newcomer.write_checkpoint(checkpoint)
+        follower = newcomer.history(TASK)
+        assert follower.next_slot == 16
+        for slot in store.slots(TASK.id, 16, 99):
+            advance = follower.check(slot.record, slot.messages)
+            newcomer.write(advance)
+            follower.add(advance)
+        assert follower.theta == newcomer.history(TASK).theta == history.theta
+
+
+def _sent(history: SlotHistory, sent: Sent | None = None) -> Sent:
+    miner = LaneMiner(history, KEYS[0], sent=sent)
+    work = miner.work()
+    assert work is not None
+    return miner.message(work, made_up(work.theta, b"seed"), 1, None)
+
+
+def test_a_lane_finds_what_it_sent(tmp_path: Path) -> None:
+    """The newest alone."""
+    history = SlotHistory(TASK, NETWORK)
+    with SlotStore(tmp_path, NETWORK) as store:
+        store.write_sent(first := _sent(history))
+        grow(history, KEYS[1])
+        store.write_sent(second := _sent(history, first))
+    with SlotStore(tmp_path, NETWORK) as store:
+        assert store.sent(TASK.id, LANES[0]) == second
+        assert store.sent(TASK.id, LANES[1]) is None
+        assert store.sent(b"T" * 32, LANES[0]) is None
+
+
+def test_another_networks_file_is_refused(tmp_path: Path) -> None:
+    """It is left as it is."""
+    SlotStore(tmp_path, NETWORK).close()
+    with pytest.raises(NodeDataError, match="give each network a folder of its own"):
+        SlotStore(tmp_path, b"N" * 32)
+    SlotStore(tmp_path, NETWORK).close()
+
+
+def test_a_damaged_file_is_an_error_in_a_sentence(tmp_path: Path) -> None:
+    """A history whose weights do not follow is not gone on with."""
+    with SlotStore(tmp_path, NETWORK) as store:
+        _written(store, 5)
+        with store.transaction() as db:
+            db.execute("UPDATE map SET map = x'04' WHERE slot = 2")
+        with pytest.raises(NodeDataError, match="is damaged: map: its hash is another one"):
+            store.history(TASK)
+    (tmp_path / SLOTS_NAME).write_bytes(b"no database" * 1000)
+    with pytest.raises(NodeDataError, match="not a database"):
+        SlotStore(tmp_path, NETWORK)
+
+
+_CHILD = """
+import sys
+from pathlib import Path
+from pocqueue.pouw.slots.history import SlotHistory
+from pocqueue.pouw.slots.slot_store import SlotStore
+from tests.pouw.slots.support import KEYS, NETWORK, TASK, grow
+
+with SlotStore(Path(sys.argv[1]), NETWORK) as store:
+    history = store.history(TASK)
+    while True:
+        advance = grow(history, *KEYS)
+        store.write(advance)
+        print(advance.certificate.slot, advance.certificate.id.hex(), flush=True)
+"""
+
+
+def test_what_was_said_is_there_after_kill_9(tmp_path: Path) -> None:
+    """A process that is killed while it writes leaves every slot that it told of, whole."""
+    said: dict[int, str] = {}
+    for _ in range(2):
+        with subprocess.Popen(
+            [sys.executable, "-c", _CHILD, str(tmp_path)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
+        ) as child:
+            assert child.stdout is not None
+            for line in child.stdout:
+                slot, certificate = line.split()
+                said[int(slot)] = certificate
+                if int(slot) % 13 == 12:
+                    child.send_signal(signal.SIGKILL)
+                    break
+            for line in child.stdout:  # what it said before it was dead
+                if line.endswith("\n"):
+                    said[int(line.split()[0])] = line.split()[1]
+        with SlotStore(tmp_path, NETWORK) as store:
+            records = store.records(TASK.id, 0, 999)
+            found = {it.signed.certificate.slot: it.signed.certificate.id.hex() for it in records}
+            assert found.items() >= said.items()
+            assert store.history(TASK).next_slot == len(found) == max(found) + 1
