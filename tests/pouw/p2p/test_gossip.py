@@ -1,0 +1,81 @@
+"""What was seen, and who is asked for what; the clock is an argument."""
+
+from __future__ import annotations
+
+from pocqueue.pouw.p2p.frames import Kind
+from pocqueue.pouw.p2p.gossip import ASK_S, MAX_WANTS, MAX_WANTS_OF_PEER, Item, Seen, Wants
+
+A, B, C = b"a", b"b", b"c"
+
+
+def _items(*names: str) -> list[Item]:
+    return [Item(Kind.TX, name.encode()) for name in names]
+
+
+def test_seen_forgets_the_oldest() -> None:
+    """And nothing else; what is there is not added again."""
+    seen = Seen(3)
+    assert [seen.add(each) for each in (b"1", b"2", b"1", b"3")] == [True, True, False, True]
+    assert seen.add(b"4")
+    assert seen.add(b"1")
+    assert not seen.add(b"3")
+
+
+def test_one_peer_at_a_time_is_asked() -> None:
+    """The next one that announced it, if it does not come in time; then nobody."""
+    wants = Wants()
+    [x, y] = _items("x", "y")
+    assert wants.announced(A, [x, y], 0.0) == [x, y]
+    assert wants.announced(B, [x], 1.0) == []
+    assert wants.announced(A, [x], 1.0) == []
+    assert wants.overdue(ASK_S - 0.1) == []
+    assert wants.overdue(ASK_S) == [(B, x)]
+    assert wants.announced(C, [y], ASK_S) == [y], "nobody was left to ask, so it starts anew"
+    assert wants.overdue(2 * ASK_S) == []
+    assert not wants.came(B, x), "forgotten by now"
+
+
+def test_only_who_was_asked_may_send() -> None:
+    """Also late, when the next one is asked already; and once."""
+    wants = Wants()
+    [x] = _items("x")
+    wants.announced(A, [x], 0.0)
+    wants.announced(B, [x], 0.0)
+    assert not wants.came(B, x)
+    assert wants.overdue(ASK_S) == [(B, x)]
+    assert wants.came(A, x)
+    assert not wants.came(A, x)
+    assert not wants.came(B, x)
+    assert wants.announced(B, [x], ASK_S) == [x]
+
+
+def test_of_a_peer_that_is_gone_nothing_is_awaited() -> None:
+    """Others are asked at once."""
+    wants = Wants()
+    [x, y] = _items("x", "y")
+    wants.announced(A, [x, y], 0.0)
+    wants.announced(B, [x], 0.0)
+    wants.announced(C, [x], 0.0)
+    wants.gone(B)
+    wants.gone(A)
+    assert wants.overdue(0.1) == [(C, x)]
+    assert wants.announced(C, [y], 0.2) == [y]
+
+
+def test_there_are_only_so_many_wants() -> None:
+    """Of one peer and of all; they free their places."""
+    wants = Wants()
+
+    def items(first: int, num: int) -> list[Item]:
+        return [Item(Kind.TX, b"%d" % i) for i in range(first, first + num)]
+
+    assert len(wants.announced(A, items(0, 10_000), 0.0)) == MAX_WANTS_OF_PEER
+    asked = sum(
+        len(wants.announced(b"%d" % peer, items(10_000 * (peer + 1), 10_000), 0.0))
+        for peer in range(9)
+    )
+    assert asked == MAX_WANTS - MAX_WANTS_OF_PEER
+    assert wants.came(A, items(0, 1)[0])
+    assert len(wants.announced(A, items(9_000, 2), 0.0)) == 1
+    wants.overdue(ASK_S)
+    assert len(wants.announced(A, items(0, 10_000), ASK_S)) == MAX_WANTS_OF_PEER
