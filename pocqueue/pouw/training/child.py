@@ -1,0 +1,87 @@
+"""The trainer's child process: answers one request after the other until its standard input ends.
+
+``python -m pocqueue.pouw.training.child``. It computes with one thread at nice 10, whatever its parent does,
+and keeps the models of the last few tasks.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from typing import IO
+
+import msgspec
+
+from pocqueue.errors import PocqueueError
+from pocqueue.pouw.slots.task import TaskSpec
+from pocqueue.pouw.training.iterate import full_weights, iterate
+from pocqueue.pouw.training.messages import (
+    Accuracy,
+    Answer,
+    Failure,
+    Iterate,
+    Reexecute,
+    Request,
+    read_frame,
+    write_frame,
+)
+from pocqueue.pouw.training.models import Model, fixed_arithmetic
+from pocqueue.pouw.training.reexecute import reexecute
+
+_NICE = 10
+_MODELS = 8
+
+
+def main() -> None:
+    """Answer requests on standard input and output."""
+    os.setpriority(os.PRIO_PROCESS, 0, max(_NICE, os.getpriority(os.PRIO_PROCESS, 0)))
+    # Frames have a file of their own: what a library prints must not come between them.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    with fixed_arithmetic():
+        serve(sys.stdin.buffer, answers)
+
+
+def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
+    """Answer until there are no more requests."""
+    decoder = msgspec.msgpack.Decoder(Request)
+    while (data := read_frame(requests)) is not None:
+        try:
+            answer = _answer(decoder.decode(data))
+        except PocqueueError as exc:
+            answer = Failure(str(exc))
+        except MemoryError:
+            answer = Failure("its memory is used up; take a smaller model or batch.")
+        write_frame(answers, answer)
+
+
+def _answer(request: Request) -> Answer:
+    model = _model(request.task)
+    if isinstance(request, Iterate):
+        return iterate(
+            model,
+            request.theta,
+            request.residual,
+            slot=request.slot,
+            miner=request.miner,
+            lane=request.lane,
+            parts=request.parts,
+        )
+    if isinstance(request, Reexecute):
+        return reexecute(
+            model, request.lap, miner=request.miner, lane=request.lane, published=request.map
+        )
+    part = getattr(model.samples, request.part)
+    correct = model.correct(full_weights(request.task, request.theta), part)
+    return Accuracy(correct, len(part.y), part.majority)
+
+
+@functools.lru_cache(_MODELS)
+def _model(task: TaskSpec) -> Model:
+    task.check()
+    return Model(task)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""One lane's iteration: a gradient at the weights that all have, and the map that comes of it.
+
+``r = residual + gradient``; the map has the weights with ``|r| >= τ``, the largest of them if there are
+more than the cap, each with its sign; ``r - τ·sign`` is the residual after it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from pocqueue.pouw.errors import TrainingError
+from pocqueue.pouw.slots.maps import SignMap, encode_map
+from pocqueue.pouw.slots.task import TaskSpec
+from pocqueue.pouw.slots.weights import Weights, weights_bytes, weights_end, weights_from
+from pocqueue.pouw.training.messages import IterationResult
+from pocqueue.pouw.training.models import Model
+from pocqueue.pouw.training.samples import sample_rows
+
+_MILLION = 1_000_000
+_MAX_LOSS = 2**63 - 1
+
+
+def iterate(
+    model: Model,
+    theta: bytes,
+    residual: bytes | None,
+    *,
+    slot: int,
+    miner: bytes,
+    lane: int,
+    parts: int,
+) -> IterationResult:
+    """Make a lane's iteration.
+
+    Args:
+        model: of the task.
+        theta: weights at the start of the slot, float32.
+        residual: of this lap's certified slots so far, float32; None at the start of a lap.
+        slot: its number, from 0.
+        miner: account.
+        lane: of the miner.
+        parts: mini-batches, 1 to 8.
+    """
+    task = model.task
+    weights = full_weights(task, theta)
+    rows = sample_rows(task, slot, miner, lane, parts)
+    gradient, loss = model.gradient(weights, rows)
+    left = gradient if residual is None else full_weights(task, residual) + gradient
+    signs = signs_of(task, left)
+    after = less_map(task, left, signs)
+    return IterationResult(
+        map=encode_map(*signs),
+        weights_end=weights_end(task, weights, signs),
+        loss=min(_MAX_LOSS, round(loss * _MILLION)) if math.isfinite(loss) else _MAX_LOSS,
+        residual=weights_bytes(after),
+    )
+
+
+def full_weights(task: TaskSpec, data: bytes) -> Weights:
+    """Return the weights, or the residual, that these bytes are.
+
+    Raises:
+        TrainingError: they are of another model.
+    """
+    if len(data) != 4 * task.num_weights:
+        raise TrainingError(
+            f"{len(data)} bytes of weights; the model has {task.num_weights}, 4 bytes each."
+        )
+    return weights_from(data)
+
+
+def signs_of(task: TaskSpec, left: Weights) -> SignMap:
+    """Return the map of what is left over: float32 ``[num_weights]``."""
+    size = np.abs(left)
+    indices = np.flatnonzero(size >= np.float32(task.tau))
+    if len(indices) > task.cap:
+        # Stable: of two that are as large the earlier weight is taken, by everybody.
+        largest = np.argsort(-size[indices], kind="stable")[: task.cap]
+        indices = np.sort(indices[largest])
+    return SignMap(indices, _signs(left[indices]))
+
+
+def less_map(task: TaskSpec, left: Weights, signs: SignMap) -> Weights:
+    """Return what is left over once a map has gone out: a new array."""
+    after = left.copy()
+    after[signs.indices] -= np.float32(task.tau) * signs.signs.astype(np.float32)
+    return after
+
+
+def _signs(values: Weights) -> npt.NDArray[np.int8]:
+    return np.where(values < 0, -1, 1).astype(np.int8)

@@ -1,0 +1,220 @@
+"""The trainer: gradients for a process of ours, computed in one child process.
+
+Promises:
+- Nothing of torch is ever in this process; its event loop waits and never computes.
+- There is one child, started at the first call, whatever many nodes share it; calls are answered in their order.
+- A call fails with `TrainingError` if the child ends meanwhile; a later one starts it again, after a pause that
+  grows while it fails.
+- The child ends with `close`, and with this process however that ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import IO, ClassVar, TypeVar
+
+import msgspec
+from typing_extensions import override
+
+from pocqueue.closing import Closing
+from pocqueue.poc.backoff import Backoff
+from pocqueue.pouw.errors import TrainingError
+from pocqueue.pouw.slots.task import LapSlot, TaskSpec
+from pocqueue.pouw.training.messages import (
+    Accuracy,
+    Answer,
+    Failure,
+    Iterate,
+    IterationResult,
+    Measure,
+    PartName,
+    Reexecute,
+    Request,
+    Verdict,
+    read_frame,
+    write_frame,
+)
+from pocqueue.processes import child_exec
+from pocqueue.processes.child import describe_exit
+
+_PAUSES = Backoff(first_s=0.5, longest_s=10.0)
+#: No request takes as long; a child that does is stuck.
+_STUCK_S = 300.0
+_TAIL_BYTES = 2000
+_CLOSED = "The trainer is closed."
+# Threads of math libraries spin while they wait; one is all the child computes with.
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+_Result = TypeVar("_Result", bound=Answer)
+
+
+class Trainer(Closing):
+    """A child that trains. From any event loop and thread; a context manager that ends it."""
+
+    _shared: ClassVar[Trainer | None] = None
+    _shared_lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self) -> None:
+        self._users = 1
+        # Linux ends a child with the thread that started it: this one, which lives as long as the trainer.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="trainer")
+        self._closing = threading.Event()
+        self._lock = (
+            threading.Lock()
+        )  # held to start and to signal, so that no child outlives `close`
+        self._child: subprocess.Popen[bytes] | None = None
+        self._says: IO[bytes] | None = None  # the child's standard error
+        self._failures = 0  # in a row
+
+    @classmethod
+    def shared(cls) -> Trainer:
+        """Return the trainer of this process; its child ends once each caller has closed it."""
+        with cls._shared_lock:
+            if cls._shared is None:
+                cls._shared = cls()
+            else:
+                cls._shared._users += 1
+            return cls._shared
+
+    @property
+    def pid(self) -> int | None:
+        """Return the child's process id; None if there is none."""
+        child = self._child
+        return None if child is None else child.pid
+
+    async def iterate(
+        self,
+        task: TaskSpec,
+        theta: bytes,
+        residual: bytes | None,
+        slot: int,
+        miner: bytes,
+        lane: int,
+        parts: int,
+    ) -> IterationResult:
+        """Make a lane's iteration; `training.iterate` has the arguments.
+
+        Raises:
+            TrainingError: the child ended, or there is no such model.
+        """
+        request = Iterate(task, theta, residual, slot, miner, lane, parts)
+        return await self._ask(request, IterationResult)
+
+    async def reexecute(
+        self, task: TaskSpec, lap: Sequence[LapSlot], miner: bytes, lane: int, published: bytes
+    ) -> Verdict:
+        """Judge a lane's map in the last slot of `lap`; `training.reexecute` has the arguments.
+
+        Raises:
+            TrainingError: the child ended, or there is no such model.
+        """
+        request = Reexecute(task, tuple(lap), miner, lane, published)
+        return await self._ask(request, Verdict)
+
+    async def accuracy(self, task: TaskSpec, theta: bytes, part: PartName) -> Accuracy:
+        """Count how many samples of a part these weights are right about.
+
+        Raises:
+            TrainingError: the child ended, or there is no such model.
+        """
+        return await self._ask(Measure(task, theta, part), Accuracy)
+
+    @override
+    def close(self) -> None:
+        """End the child; calls that wait fail. Of a shared trainer only the last caller's does that."""
+        with Trainer._shared_lock:
+            self._users -= 1
+            if self._users > 0:
+                return
+            if Trainer._shared is self:
+                Trainer._shared = None
+        with self._lock:
+            self._closing.set()
+            if self._child is not None:
+                self._child.kill()
+        self._thread.submit(self._reap)
+        self._thread.shutdown()
+
+    async def _ask(self, request: Request, kind: type[_Result]) -> _Result:
+        try:
+            future = self._thread.submit(self._call, request)
+        except RuntimeError:
+            raise TrainingError(_CLOSED) from None
+        answer = await asyncio.wrap_future(future)
+        if isinstance(answer, Failure):
+            raise TrainingError(f"The trainer cannot do it: {answer.message}")
+        assert isinstance(answer, kind)
+        return answer
+
+    # What follows runs in the trainer's thread, one call at a time.
+
+    def _call(self, request: Request) -> Answer:
+        child = self._child or self._start()
+        stuck = threading.Timer(_STUCK_S, child.kill)
+        stuck.start()
+        try:
+            assert child.stdin is not None
+            assert child.stdout is not None
+            write_frame(child.stdin, request)
+            data = read_frame(child.stdout)
+        except BrokenPipeError:
+            data = None
+        finally:
+            stuck.cancel()
+        if data is None:
+            self._failures += 1
+            said = self._reap()
+            raise TrainingError(_CLOSED if self._closing.is_set() else said)
+        self._failures = 0
+        return msgspec.msgpack.decode(data, type=Answer)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        if self._failures:
+            self._closing.wait(_PAUSES.pause_s(self._failures - 1))
+        says = tempfile.TemporaryFile()  # noqa: SIM115  # `_reap` closes it with the child
+        wrapper = [sys.executable, "-I", "-S", child_exec.__file__, str(os.getpid())]
+        with self._lock:
+            if self._closing.is_set():
+                says.close()
+                raise TrainingError(_CLOSED)
+            try:
+                child = subprocess.Popen(  # noqa: S603 - a fixed list, no shell
+                    [*wrapper, sys.executable, "-m", "pocqueue.pouw.training.child"],
+                    env=os.environ | _ONE_THREAD,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=says,
+                    start_new_session=True,
+                )
+            except OSError as exc:
+                self._failures += 1
+                says.close()
+                raise TrainingError(f"The trainer's child cannot be started: {exc}.") from exc
+            self._child, self._says = child, says
+            return child
+
+    def _reap(self) -> str:
+        """Let go of a child that has ended or is to end; return what to say of it."""
+        with self._lock:
+            child, says, self._child, self._says = self._child, self._says, None, None
+        if child is None or says is None:
+            return _CLOSED
+        for pipe in (child.stdin, child.stdout):
+            assert pipe is not None
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+        child.kill()
+        code = child.wait()
+        with says:
+            says.seek(max(0, says.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            lines = says.read().decode("utf-8", "replace").strip().splitlines()
+        said = f" It wrote last: {lines[-1]}" if lines else ""
+        return f"The trainer's child (process {child.pid}) {describe_exit(code)}; a later call starts it again.{said}"

@@ -1,0 +1,201 @@
+"""One child computes for a whole process, and its end is one failed call."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from pocqueue.pouw.errors import TrainingError
+from pocqueue.pouw.slots.task import LapSlot
+from pocqueue.pouw.slots.weights import first_weights, weights_bytes
+from pocqueue.pouw.training.iterate import iterate
+from pocqueue.pouw.training.messages import Accuracy
+from pocqueue.pouw.training.models import Model
+from pocqueue.pouw.training.trainer import Trainer
+from tests.pouw.training.in_step import InStep, task_of
+
+MINER = b"m" * 33
+TASK = task_of("MLP")
+THETA = weights_bytes(first_weights(TASK))
+
+
+@pytest.fixture(scope="module")
+def trainer() -> Iterator[Trainer]:
+    """Return a trainer for several tests: its child takes seconds to start."""
+    with Trainer() as found:
+        yield found
+
+
+def _is_alive(pid: int) -> bool:
+    """Say whether a process runs; one that has ended and is not waited for does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def _environment(pid: int) -> list[bytes]:
+    return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+
+
+def _wait_for_end(pid: int) -> None:
+    deadline = time.monotonic() + 60
+    while _is_alive(pid):
+        assert time.monotonic() < deadline, f"process {pid} goes on"
+        time.sleep(0.02)
+
+
+async def test_the_child_computes_what_we_would(trainer: Trainer) -> None:
+    """Iterations, verdicts and accuracies are those of the same calls here, bit for bit."""
+    own = iterate(Model(TASK), THETA, None, slot=5, miner=MINER, lane=1, parts=2)
+    assert await trainer.iterate(TASK, THETA, None, 5, MINER, 1, 2) == own
+    carried = await trainer.iterate(TASK, THETA, own.residual, 6, MINER, 1, 2)
+    assert carried.residual != own.residual
+    miners = InStep(TASK, 2)
+    miners.run(3)
+    first, second = miners.miners
+    lap, published = miners.laps[first], miners.results[first].map
+    assert (await trainer.reexecute(TASK, lap, first, 0, published)).is_honest
+    assert not (await trainer.reexecute(TASK, lap, second, 0, published)).is_honest
+    val = miners.model.samples.val
+    correct = miners.model.correct(miners.weights, val)
+    assert await trainer.accuracy(TASK, miners.theta, "val") == Accuracy(correct, 256, 31)
+    assert (await trainer.accuracy(TASK, miners.theta, "test")).total == 256
+
+
+async def test_many_nodes_may_ask_at_once(trainer: Trainer) -> None:
+    """Calls that meet get their own answers, and a caller that gives up takes nobody's."""
+    given_up = asyncio.ensure_future(trainer.iterate(TASK, THETA, None, 99, MINER, 0, 8))
+    await asyncio.sleep(0)
+    given_up.cancel()
+    found = await asyncio.gather(
+        *(trainer.iterate(TASK, THETA, None, slot, MINER, 0, 1) for slot in range(8))
+    )
+    model = Model(TASK)
+    for slot, result in enumerate(found):
+        assert result == iterate(model, THETA, None, slot=slot, miner=MINER, lane=0, parts=1)
+
+
+async def test_what_cannot_be_done_is_said(trainer: Trainer) -> None:
+    """A model that cannot be, weights of another one, a map that is none: a sentence, and the child goes on."""
+    await trainer.accuracy(TASK, THETA, "val")
+    pid = trainer.pid
+    cases = [
+        (msgspec.structs.replace(TASK, architecture="RNN"), THETA, "architecture is 'RNN'"),
+        (TASK, THETA[:-4], "68900 bytes of weights; the model has 17226"),
+    ]
+    for task, theta, said in cases:
+        with pytest.raises(TrainingError, match=said):
+            await trainer.iterate(task, theta, None, 0, MINER, 0, 1)
+    with pytest.raises(TrainingError, match="end within an entry"):
+        await trainer.reexecute(TASK, [LapSlot(0, THETA, None, 1)], MINER, 0, b"\x80")
+    assert trainer.pid == pid
+
+
+async def test_the_child_is_modest(trainer: Trainer) -> None:
+    """It runs at nice 10 or more, with one thread that computes."""
+    await trainer.accuracy(TASK, THETA, "val")
+    assert trainer.pid is not None
+    assert os.getpriority(os.PRIO_PROCESS, trainer.pid) >= 10
+    assert b"OMP_NUM_THREADS=1" in _environment(trainer.pid)
+
+
+async def test_a_killed_child_is_one_failed_call() -> None:
+    """The call that meets its end says how it ended; the next one has a new child."""
+    with Trainer() as trainer:
+        first = await trainer.iterate(TASK, THETA, None, 0, MINER, 0, 1)
+        pid = trainer.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(TrainingError, match="was killed by SIGKILL; a later call"):
+            await trainer.iterate(TASK, THETA, None, 0, MINER, 0, 1)
+        assert await trainer.iterate(TASK, THETA, None, 0, MINER, 0, 1) == first
+        assert trainer.pid != pid
+        pid = trainer.pid
+        assert pid is not None
+    _wait_for_end(pid)
+    with pytest.raises(TrainingError, match="is closed"):
+        await trainer.iterate(TASK, THETA, None, 0, MINER, 0, 1)
+
+
+async def test_a_shared_child_ends_with_its_last_user() -> None:
+    """All nodes of a process have one; the first to stop takes it from nobody."""
+    one, other = Trainer.shared(), Trainer.shared()
+    assert one is other
+    await one.accuracy(TASK, THETA, "val")
+    pid = one.pid
+    assert pid is not None
+    one.close()
+    assert (await other.accuracy(TASK, THETA, "val")).total == 256
+    assert other.pid == pid
+    other.close()
+    _wait_for_end(pid)
+    assert Trainer.shared() is not one
+    Trainer.shared().close()
+    Trainer.shared().close()
+
+
+async def test_calls_that_wait_fail_when_it_is_closed() -> None:
+    """Nobody waits for a child that is gone."""
+    trainer = Trainer()
+    calls = [
+        asyncio.ensure_future(trainer.iterate(TASK, THETA, None, slot, MINER, 0, 1))
+        for slot in range(3)
+    ]
+    await asyncio.sleep(0)  # they are on their way, the first of them to a child that starts
+    trainer.close()
+    for answer in await asyncio.gather(*calls, return_exceptions=True):
+        assert isinstance(answer, TrainingError)
+        assert "closed" in str(answer)
+
+
+def test_the_child_ends_with_its_parent() -> None:
+    """Killed without a word, a process leaves no child behind, and had no torch of its own."""
+    program = "\n".join(
+        [
+            "import asyncio, os, signal, sys",
+            "from pocqueue.pouw.slots.task import ARCHITECTURES, TaskSpec",
+            "from pocqueue.pouw.slots.weights import first_weights, weights_bytes",
+            "from pocqueue.pouw.training.trainer import Trainer",
+            "task = TaskSpec(bytes(32), 'MLP', (128, 64), 'digits', 64, 0.3, 0.02)",
+            "trainer = Trainer()",
+            "theta = weights_bytes(first_weights(task))",
+            "asyncio.run(trainer.accuracy(task, theta, 'val'))",
+            "print(trainer.pid, 'torch' in sys.modules, flush=True)",
+            "os.kill(os.getpid(), signal.SIGKILL)",
+        ]
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False
+    )
+    pid, has_torch = done.stdout.split()
+    assert has_torch == "False"
+    _wait_for_end(int(pid))
+
+
+async def test_maps_of_other_instruction_sets_are_honest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Maps made here pass where sums are rounded otherwise."""
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "SSE41")
+    with Trainer() as trainer:
+        for architecture in ("MLP", "CNN"):
+            miners = InStep(task_of(architecture), 2)
+            for _ in range(2):
+                miners.run(5)
+                for miner in miners.miners:
+                    published = miners.results[miner].map
+                    verdict = await trainer.reexecute(
+                        miners.task, miners.laps[miner], miner, 0, published
+                    )
+                    assert verdict.is_honest
