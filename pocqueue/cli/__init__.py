@@ -21,6 +21,7 @@ from pocqueue.cli import (
     gpus,
     hosts,
     node,
+    pouw,
     redis,
     round as round_commands,
     scheduler,
@@ -50,6 +51,7 @@ app.add_typer(vllm.app, name="vllm", short_help="A vLLM server with the proof ro
 app.add_typer(node.app, name="node", short_help="The small node: sign, send, delegate.")
 app.add_typer(hosts.app, name="hosts", short_help="GPU hosts: machines of others that work here.")
 app.add_typer(deploy.app, name="deploy", short_help="Provision a server over SSH.")
+app.add_typer(pouw.app, name="pouw", short_help="The network of useful work.")
 app.add_typer(redis.app, name="redis", short_help="The bundled Redis server.")
 app.add_typer(agent.app, name="agent", short_help="This machine as a GPU host: agent, self-test.")
 app.command("up", short_help="Start everything on this machine; Ctrl-C ends it.")(up.up)

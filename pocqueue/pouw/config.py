@@ -162,3 +162,16 @@ def _check_peer(peer: object) -> None:
         case (str() as host, int() as port) if host and 0 < port <= 65535:
             return
     raise ConfigError("bootstrap_peers", peer, "a list of (host, port), ports 1 to 65535")
+
+
+def parse_peer(text: str) -> tuple[str, int]:
+    """Return host and port of ``HOST:PORT`` or ``[ADDRESS]:PORT``.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) <= 65535:
+        raise ConfigError("--bootstrap", text, "HOST:PORT, such as 127.0.0.1:8000")
+    return host, int(port)

@@ -87,6 +87,15 @@ class InvalidTransaction(ChainError, ValueError):
         super().__init__(f"{rule}: {message}")
 
 
+class UnknownHeight(PouwError, LookupError):
+    """The chain has no block of this height."""
+
+    http_status = 404
+
+    def __init__(self, height: int, tip: int) -> None:
+        super().__init__(f"There is no block of height {height}; the newest one is {tip}.")
+
+
 class TicketError(PouwError, ValueError):
     """A stake or a role is not allowed, or cannot be paid."""
 

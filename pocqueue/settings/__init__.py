@@ -266,6 +266,21 @@ class HostsSettings(EnvSettings):
         return url if text else None
 
 
+class PouwSettings(EnvSettings):
+    """Nodes of the network of useful work (`pocqueue pouw`)."""
+
+    model_config = SettingsConfigDict(env_prefix="POCQUEUE_POUW_")
+
+    network: str = Field(default="dev", min_length=1)
+    """the network: `dev`, whose coins are worth nothing, or the path of a genesis file"""
+    dir: Path | None = None
+    """folder of a node's chain and weights; unset: `pouw` in the state folder"""
+    key: Path | None = None
+    """key of the node's account, PEM or hex, readable by its owner only; unset: `key.pem` in that folder, made if it is not there"""
+    http_port: _Port = 8180
+    """port on 127.0.0.1 at which a node answers `pocqueue pouw status` and the other commands; 0 takes a free one"""
+
+
 class ArtifactSettings(EnvSettings):
     """Artifacts for the network's chain, by a vLLM server: the names and defaults are those of its own servers."""
 
@@ -324,7 +339,10 @@ class AgentSettings(EnvSettings):
 
 
 #: Every class of settings, in the order in which they are explained.
-ALL = (Settings, DelegationSettings, NodeSettings, ArtifactSettings, HostsSettings, AgentSettings)
+ALL = (
+    *(Settings, DelegationSettings, NodeSettings, ArtifactSettings, HostsSettings),
+    *(AgentSettings, PouwSettings),
+)
 ENV_PREFIX = Settings.variable("")
 DELEGATION_PREFIX = DelegationSettings.variable("")
 NODE_PREFIX = NodeSettings.variable("")

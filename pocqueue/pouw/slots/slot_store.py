@@ -170,6 +170,20 @@ class SlotStore(SqliteFile):
             found.append(Slot(record, tuple(messages)))
         return found
 
+    def newest(self) -> SignedCertificate | None:
+        """Return the certificate of the slot that was written last, of whichever task."""
+        query = "SELECT record FROM record ORDER BY rowid DESC LIMIT 1"
+        with self.transaction() as db:
+            row = db.execute(query).fetchone()
+        return None if row is None else self._decode(row[0], SlotRecord).signed
+
+    def num_slots(self, task: bytes) -> int:
+        """Return the slot of a task that comes after the newest one here."""
+        query = "SELECT max(slot) + 1 FROM record WHERE task = ?"
+        with self.transaction() as db:
+            [found] = db.execute(query, (task,)).fetchone()
+        return found or 0
+
     def records(self, task: bytes, first: int, limit: int) -> list[SlotRecord]:
         """Return the records of slots from `first` on, which are kept for ever."""
         query = "SELECT record FROM record WHERE task = ? AND slot BETWEEN ? AND ? ORDER BY slot"

@@ -34,6 +34,7 @@ class Status(Message, frozen=True):
     anchor_height: Count
     task: Hash  #: of the newest certified slot it has
     slot: Count  #: the one that comes next there
+    newest: SignedCertificate | None  #: of the slot before that
 
 
 class BlocksRequest(Message, frozen=True):

@@ -1,0 +1,227 @@
+"""What a supervisor in office does: it certifies slot after slot, turns to clients' tasks and settles them, and makes
+founding blocks while nobody can make others."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import msgspec
+
+from pocqueue.pouw.chain.candidate import mine_founding
+from pocqueue.pouw.chain.records import MINER, SUPERVISOR, Committee, TaskRecord
+from pocqueue.pouw.chain.state import State
+from pocqueue.pouw.chain.tasks import TaskModel
+from pocqueue.pouw.chain.tickets import is_founding_allowed
+from pocqueue.pouw.errors import InvalidTransaction, NodeDataError, PeerFault, TrainingError
+from pocqueue.pouw.flow.blocks import BlockFlow
+from pocqueue.pouw.flow.core import Core, now_ms
+from pocqueue.pouw.flow.orders import Orders
+from pocqueue.pouw.flow.slots import SlotFlow
+from pocqueue.pouw.p2p.frames import Kind
+from pocqueue.pouw.slots import bls
+from pocqueue.pouw.slots.collector import Anchor, Collector
+from pocqueue.pouw.slots.history import Lane, SlotHistory
+from pocqueue.pouw.slots.slot_store import SlotStore
+from pocqueue.pouw.slots.task import LAP
+from pocqueue.pouw.wire.blocks import Block
+from pocqueue.pouw.wire.codec import decode, encode
+from pocqueue.pouw.wire.transactions import Settle, TakeTicket, settlement_digest
+
+#: Blocks of its chain above the one that a supervisor names as final.
+ANCHOR_DEPTH = 2
+_MILLION = 1_000_000
+_IDLE_S = 1.0
+#: How often the open slot is looked at if nothing is heard.
+_TICK_S = 0.05
+
+_log = logging.getLogger(__name__)
+
+
+class CommitteeDuty:
+    """The work of a committee of one.
+
+    Args:
+        core, slots, blocks, orders, store: of the node.
+        secret: BLS key of its ticket.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        slots: SlotFlow,
+        blocks: BlockFlow,
+        orders: Orders,
+        store: SlotStore,
+        secret: bls.SecretKey,
+    ) -> None:
+        self._core, self._slots, self._blocks = core, slots, blocks
+        self._orders, self._store, self._secret = orders, store, secret
+        self._collector: tuple[SlotHistory, Committee, Collector] | None = None
+        #: Clients' tasks that were trained and that a settlement was sent for.
+        self._settled: set[bytes] = set()
+        self._generation = 0
+        #: Share of right answers of the newest look at the common model, by task.
+        self.accuracy: dict[bytes, float] = {}
+
+    async def run_slots(self) -> None:
+        """Certify slot after slot while in office."""
+        while True:
+            committee = self._committee()
+            if committee is None:
+                self._drop()
+                await self._core.chain_changed.heard(_IDLE_S)
+                continue
+            try:
+                history = await self._slots.history(await self._task())
+                await self._slot(history, committee)
+            except (NodeDataError, TrainingError) as exc:
+                _log.error("%s No slot is certified: %s", self._core.name, exc)
+                await asyncio.sleep(_IDLE_S)
+
+    async def run_founding(self) -> None:
+        """Make founding blocks of the transactions that wait, while only such blocks can be made."""
+        while True:
+            try:
+                made = await self._found()
+            except (InvalidTransaction, PeerFault) as exc:
+                _log.warning("%s No founding block: %s", self._core.name, exc)
+                made = False
+            if not made:
+                await self._core.mempool_changed.heard(_IDLE_S)
+
+    def _committee(self) -> Committee | None:
+        committee = self._core.chain.tip.state.committee_in_office
+        is_ours = committee is not None and committee.group_key == self._secret.public_key
+        return committee if is_ours else None
+
+    async def _slot(self, history: SlotHistory, committee: Committee) -> None:
+        """Wait for the open slot's messages, and certify it."""
+        collector = self._collect(history, committee)
+        heard = asyncio.ensure_future(self._slots.heard.heard(_TICK_S))
+        try:
+            advance = await self._slots.in_slots(
+                collector.tick, now_ms(), self._lanes(), self._anchor()
+            )
+            if advance is None:
+                await heard
+                return
+        finally:
+            heard.cancel()
+        await self._slots.decide(history, advance)
+        self._core.network.push(Kind.RECORD, encode(advance.slot.record))
+        if history.next_slot % (self._core.genesis.parameters.check_laps * LAP) == 0:
+            await self._look(history)
+
+    def _collect(self, history: SlotHistory, committee: Committee) -> Collector:
+        if self._collector is None or self._collector[:2] != (history, committee):
+            collector = Collector(
+                history, self._secret, committee, slot_ms=self._core.genesis.parameters.slot_ms
+            )
+            self._collector = (history, committee, collector)
+            self._slots.collect(history, collector)
+        return self._collector[2]
+
+    def _drop(self) -> None:
+        if self._collector is not None:
+            self._slots.collect(self._collector[0], None)
+            self._collector = None
+
+    def _lanes(self) -> list[Lane]:
+        state = self._core.chain.tip.state
+        tickets = [*state.live_tickets(MINER).values(), *state.live_tickets(SUPERVISOR).values()]
+        return [(ticket.account, 0) for ticket in tickets]
+
+    def _anchor(self) -> Anchor:
+        """Return the block that is deep enough to be final; the one that is, if none is deeper."""
+        chain = self._core.chain
+        deep = chain.tip.height - ANCHOR_DEPTH
+        if deep <= chain.anchor.height:
+            return Anchor(chain.anchor.id, chain.anchor.height)
+        found = next(at for at in chain.tip.down() if at.height == deep)
+        return Anchor(found.id, found.height)
+
+    async def _task(self) -> bytes:
+        """Return what is to be trained: the oldest client's task that is final and not over, else the filler."""
+        core = self._core
+        waiting = core.chain.anchor.state.open_tasks()
+        for task, record in sorted(waiting.items(), key=lambda item: (item[1].height, item[0])):
+            if task in self._settled:
+                continue
+            history = await self._slots.history(task)
+            model = decode(record.requirements, TaskModel)
+            if (
+                history.next_slot >= model.max_epochs * LAP
+                or now_ms() >= record.deadline_ms
+                or self.accuracy.get(task, 0.0) * _MILLION >= model.min_accuracy
+            ):
+                await self._settle(task, record, history)
+                continue
+            return task
+        return await self._filler()
+
+    async def _filler(self) -> bytes:
+        """Return the filler task that is not over yet."""
+        core = self._core
+        while True:
+            task = core.genesis.filler_task(self._generation)
+            if (await self._slots.history(task)).next_slot < core.genesis.parameters.filler_slots:
+                return task
+            self._generation += 1
+
+    async def _look(self, history: SlotHistory) -> None:
+        """Count the right answers of the common model."""
+        found = await self._core.trainer.accuracy(history.task, history.theta, "val")
+        self.accuracy[history.task.id] = found.correct / found.total
+        _log.info(
+            "%s Task %s slot %d: %d of %d right",
+            *(
+                self._core.name,
+                history.task.id.hex()[:16],
+                history.next_slot,
+                found.correct,
+                found.total,
+            ),
+        )
+
+    async def _settle(self, task: bytes, record: TaskRecord, history: SlotHistory) -> None:
+        """Say what came of a client's task, with the committee's signature."""
+        self._settled.add(task)
+        work = await self._slots.in_slots(self._store.work, task)
+        if not work:
+            return  # nobody trained it: it is refunded
+        found = await self._core.trainer.accuracy(history.task, history.theta, "test")
+        settle = Settle(
+            *(task, found.correct, found.total, found.majority, tuple(sorted(work.items()))),
+            bytes(96),
+        )
+        digest = settlement_digest(self._core.genesis.network, settle)
+        signed = msgspec.structs.replace(settle, signature=self._secret.sign(digest))
+        try:
+            await self._orders.send(self._orders.make(signed))
+        except InvalidTransaction as exc:
+            _log.error("%s Task %s cannot be settled: %s", self._core.name, record.name, exc)
+
+    async def _found(self) -> bool:
+        """Make a founding block if one is due; True if one was made."""
+        block = await self._core.in_chain(self._founding_block)
+        if block is None:
+            return False
+        ahead_s = (block.header.time_ms - now_ms()) / 1000
+        if ahead_s > 0:
+            await asyncio.sleep(ahead_s)
+        return await self._blocks.take(block, None)
+
+    def _founding_block(self) -> Block | None:
+        """Return a block of what waits, if it may be one and we are a supervisor after it."""
+        core, tip = self._core, self._core.chain.tip
+        if not is_founding_allowed(tip.state) or not self._has_ticket(tip.state):
+            return None
+        return mine_founding(core.genesis, tip, core.mempool, core.key, now_ms())
+
+    def _has_ticket(self, state: State) -> bool:
+        """We are a supervisor, or a ticket of ours waits for this very block."""
+        core = self._core
+        return state.live_ticket(core.account, SUPERVISOR) is not None or any(
+            one.sender == core.account and isinstance(one.body, TakeTicket) for one in core.mempool
+        )

@@ -1,0 +1,144 @@
+"""What all loops of a node share."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from pocqueue.pouw.chain.chain import Chain
+from pocqueue.pouw.chain.genesis import Genesis
+from pocqueue.pouw.chain.mempool import Mempool
+from pocqueue.pouw.config import NodeConfig
+from pocqueue.pouw.economics import NodeRole
+from pocqueue.pouw.p2p.network import Network
+from pocqueue.pouw.security import SecuritySystem
+
+if TYPE_CHECKING:
+    from pocqueue.node.keys import SigningKey
+    from pocqueue.pouw.training.trainer import Trainer
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+_log = logging.getLogger(__name__)
+
+
+class Bell:
+    """Wakes everybody who waits for something to happen once more."""
+
+    def __init__(self) -> None:
+        self._next = asyncio.Event()
+
+    def ring(self) -> None:
+        """Wake those who wait now."""
+        rung, self._next = self._next, asyncio.Event()
+        rung.set()
+
+    async def heard(self, timeout_s: float | None = None) -> bool:
+        """Wait for the next ring; False: none came in time."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._next.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+@dataclass
+class Counts:
+    """What a node has done since it was started."""
+
+    blocks_mined: int = 0
+    tasks_completed: int = 0  #: clients' tasks that were settled
+    tasks_failed: int = 0  #: those that nobody trained
+    rewards: int = 0  #: µPAI
+    network_messages: int = 0
+
+
+@dataclass(eq=False)
+class Core:
+    """The parts of a node that its loops work on."""
+
+    config: NodeConfig
+    genesis: Genesis
+    key: SigningKey
+    account: bytes
+    chain: Chain
+    mempool: Mempool
+    trainer: Trainer
+    security: SecuritySystem | None
+    network: Network
+    counts: Counts = field(default_factory=Counts)
+    #: The tip or the anchor is another one.
+    chain_changed: Bell = field(default_factory=Bell)
+    #: There is a transaction more.
+    mempool_changed: Bell = field(default_factory=Bell)
+    # One: the chain is not for two threads at a time.
+    thread: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="chain")
+    )
+
+    @property
+    def name(self) -> str:
+        """Return what goes before each line of the log."""
+        return f"[{self.config.node_id}]"
+
+    @property
+    def retrains(self) -> bool:
+        """It does a winner's training over before it takes a block."""
+        return self.config.role is not NodeRole.PEER
+
+    async def in_chain(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Do something with chain or mempool in their thread."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.thread, lambda: work(*args, **kwargs))
+
+    def alert(
+        self, kind: str, detail: str, *, source: bytes = b"", slot: int = 0, evidence: bytes = b""
+    ) -> None:
+        """Tell whoever watches over security, if anybody does."""
+        if self.security is not None:
+            self.security.tell(
+                kind,
+                source_peer=source.hex(),
+                detail=detail,
+                height=self.chain.tip.height,
+                slot=slot,
+                evidence=evidence.hex(),
+            )
+
+
+def now_ms() -> int:
+    """Return the time in ms since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+class Tasks:
+    """What a node does beside other things: each is awaited by somebody, and what it raises is logged."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._running: set[asyncio.Task[Any]] = set()
+
+    def start(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Let something go on until it ends or all are closed."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+
+    async def close(self) -> None:
+        """End what still goes on."""
+        running = list(self._running)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            _log.error("%s A part of the node failed: %s", self._name, exc, exc_info=exc)

@@ -1,0 +1,273 @@
+"""A node from its start to its stop: what it is made of, in which order that opens and closes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from pocqueue.errors import NodeStateError
+from pocqueue.node.keys import SigningKey
+from pocqueue.pouw.chain.chain import Chain, Change
+from pocqueue.pouw.chain.genesis import Genesis
+from pocqueue.pouw.chain.mempool import Mempool
+from pocqueue.pouw.chain.signatures import account_of
+from pocqueue.pouw.chain.store import ChainStore
+from pocqueue.pouw.config import DEFAULT_PORT, NodeConfig
+from pocqueue.pouw.economics import NodeRole
+from pocqueue.pouw.errors import BadEncoding, LinkError, PeerFault
+from pocqueue.pouw.flow.blocks import BlockFlow
+from pocqueue.pouw.flow.clients import TaskDesk
+from pocqueue.pouw.flow.committee import CommitteeDuty
+from pocqueue.pouw.flow.core import Core, Tasks, now_ms
+from pocqueue.pouw.flow.mining import Mining
+from pocqueue.pouw.flow.orders import Orders
+from pocqueue.pouw.flow.rewards import rewards_of
+from pocqueue.pouw.flow.slots import SlotFlow
+from pocqueue.pouw.flow.sync import Sync
+from pocqueue.pouw.flow.tickets import TicketDesk
+from pocqueue.pouw.flow.views import Views
+from pocqueue.pouw.p2p.frames import Kind
+from pocqueue.pouw.p2p.network import Network
+from pocqueue.pouw.p2p.service import NetworkConfig, PeerInfo
+from pocqueue.pouw.security import SecuritySystem
+from pocqueue.pouw.slots import bls
+from pocqueue.pouw.slots.slot_store import SlotStore
+from pocqueue.pouw.training.trainer import Trainer
+from pocqueue.pouw.wire.codec import decode, encode
+from pocqueue.pouw.wire.hashes import tagged
+from pocqueue.pouw.wire.requests import BlocksRequest, SlotsRequest, WeightsRequest
+
+#: `start` waits this long for first links.
+_FIRST_LINKS_S = 3.0
+#: Without a new certificate for so long a node says that it is isolated.
+_ISOLATED_S = 30.0
+_POINTS = 20
+
+_log = logging.getLogger(__name__)
+
+
+class Life:
+    """A node that runs. `start` and `stop` once each.
+
+    Args:
+        config: of the node.
+        genesis: of its network.
+        security: hears what is noticed; None: nobody does.
+    """
+
+    def __init__(
+        self, config: NodeConfig, genesis: Genesis, security: SecuritySystem | None
+    ) -> None:
+        self._config, self._genesis, self._security = config, genesis, security
+        self._stack = AsyncExitStack()
+        self._tasks = Tasks(f"[{config.node_id}]")
+
+    async def start(self) -> None:
+        """Open everything, inside first; see `PoUWNode.start`."""
+        config, stack = self._config, self._stack
+        key = config.key or SigningKey.generate()
+        store = stack.enter_context(
+            await asyncio.to_thread(ChainStore, config.data_dir, self._genesis)
+        )
+        slot_store = stack.enter_context(
+            await asyncio.to_thread(SlotStore, config.data_dir, self._genesis.network)
+        )
+        trainer = stack.enter_context(Trainer.shared())
+        self.network = Network(key, self._genesis.network, self._network_config(), self)
+        core = self._core = Core(
+            config=config,
+            genesis=self._genesis,
+            key=key,
+            account=account_of(key),
+            chain=await asyncio.to_thread(Chain, self._genesis, store),
+            mempool=Mempool(self._genesis),
+            trainer=trainer,
+            security=self._security,
+            network=self.network,
+        )
+        stack.callback(core.thread.shutdown)
+        # Known to nobody but the key's owner, and the same after a restart without a file of its own.
+        secret = bls.SecretKey.from_seed(
+            bytes.fromhex(key.sign(tagged("bls-seed", self._genesis.network)))
+        )
+        self._orders = Orders(core)
+        self._slots = SlotFlow(core, slot_store, self._missing, self._anchored)
+        stack.callback(self._slots.close)
+        self._blocks = BlockFlow(core, self._slots, self._changed, self._missing)
+        self._sync = Sync(core, self._blocks, self._slots)
+        self.miner = Mining(core, self._slots, self._blocks, slot_store)
+        self._slots.on_record = self.miner.on_record
+        duty = CommitteeDuty(core, self._slots, self._blocks, self._orders, slot_store, secret)
+        self.tickets = TicketDesk(core, self._orders, secret, self._tasks)
+        self.tasks = TaskDesk(core, self._orders)
+        self.views = Views(
+            core, self._slots, self._blocks, self._orders, self.miner, duty, self.tickets
+        )
+        await self._slots.open()
+        stack.push_async_callback(self._tasks.close)
+        if self._security is not None:
+            stack.push_async_callback(self._security.close)
+        await self._listen()
+        stack.push_async_callback(self.network.stop)
+        self._run(duty)
+        await self.network.first_dials(_FIRST_LINKS_S)
+        self.tickets.ask_faucet()
+
+    async def stop(self) -> None:
+        """Close everything, outside first; may be called again."""
+        await self._stack.aclose()
+
+    async def receive(self, peer: PeerInfo, kind: Kind, body: bytes) -> bool:
+        """See `p2p.service.Service`."""
+        self._core.counts.network_messages += 1
+        match kind:
+            case Kind.TX:
+                return await self._orders.receive(peer, body)
+            case Kind.BLOCK:
+                self._blocks.receive(peer, body)
+                return False
+            case Kind.ITERATION:
+                return await self._slots.receive_message(peer, body)
+            case Kind.RECORD:
+                return await self._slots.receive_record(peer, body)
+            case _:
+                return False
+
+    async def serve(self, peer: PeerInfo, kind: Kind, body: bytes) -> bytes:
+        """See `p2p.service.Service`."""
+        try:
+            match kind:
+                case Kind.STATUS:
+                    return encode(self._sync.status())
+                case Kind.BLOCKS:
+                    return encode(await self._sync.blocks(decode(body, BlocksRequest)))
+                case Kind.SLOTS:
+                    return encode(await self._slots.slots(decode(body, SlotsRequest)))
+                case Kind.THETA:
+                    return encode(await self._slots.piece(decode(body, WeightsRequest)))
+                case _:
+                    raise LinkError("nobody answers that")
+        except BadEncoding as exc:
+            raise PeerFault(_POINTS, str(exc)) from None
+
+    def has(self, kind: Kind, identifier: bytes) -> bool:
+        """See `p2p.service.Service`."""
+        if kind is Kind.TX:
+            return identifier in self._core.mempool
+        return self._core.chain.knows(identifier)
+
+    async def body(self, kind: Kind, identifier: bytes) -> bytes | None:
+        """See `p2p.service.Service`."""
+        core = self._core
+        if kind is Kind.TX:
+            transaction = core.mempool.get(identifier)
+            return None if transaction is None else encode(transaction)
+        block = await core.in_chain(core.chain.block, identifier)
+        return None if block is None else encode(block)
+
+    def linked(self, peer: PeerInfo) -> None:
+        """See `p2p.service.Service`."""
+        _log.info("[%s] Linked to %s", self._config.node_id, peer.node_id)
+        self._sync.wish(peer)
+        waiting = [transaction.id for transaction in self._core.mempool]
+        self.network.announce(Kind.TX, *waiting)
+
+    def unlinked(self, peer: PeerInfo, reason: str) -> None:
+        """See `p2p.service.Service`."""
+        _log.info("[%s] Link to %s ended: %s", self._config.node_id, peer.node_id, reason)
+
+    def charged(self, peer: PeerInfo, points: int, reason: str, is_banned: bool) -> None:
+        """See `p2p.service.Service`."""
+        if "flood" in reason:
+            self._core.alert("flood", f"{peer.node_id}: {reason}", source=peer.account)
+
+    async def _listen(self) -> None:
+        """Listen; a peer whose port is nobody's choice takes another one if that is taken."""
+        config, network = self._config, self.network
+        try:
+            await network.start()
+        except LinkError as exc:
+            if config.role is not NodeRole.PEER or config.port != DEFAULT_PORT:
+                raise NodeStateError(f"Node {config.node_id} cannot start: {exc}") from None
+            network.config.port = 0
+            await network.start()
+            _log.info(
+                "[%s] Port %d is taken; it listens on %d.",
+                config.node_id,
+                DEFAULT_PORT,
+                network.port,
+            )
+
+    def _network_config(self) -> NetworkConfig:
+        config = self._config
+        bootstrap = list(config.bootstrap_peers)
+        if not bootstrap and self._genesis.name == "dev" and config.port != DEFAULT_PORT:
+            bootstrap = [("127.0.0.1", DEFAULT_PORT)]
+        return NetworkConfig(
+            node_id=config.node_id,
+            role=config.role.value,
+            host=config.host,
+            port=config.port,
+            max_peers=config.max_peers,
+            bootstrap=bootstrap,
+            folder=config.data_dir,
+            bans=config.enable_attack_mitigation,
+        )
+
+    def _run(self, duty: CommitteeDuty) -> None:
+        loops: list[Coroutine[Any, Any, None]] = [
+            *(self._orders.run(), self._blocks.run(), self._sync.run(), self.miner.run()),
+            self._watch_isolation(),
+        ]
+        if self._config.role is NodeRole.SUPERVISOR and self._config.enable_advanced_features:
+            loops += [duty.run_slots(), duty.run_founding()]
+        for loop in loops:
+            self._tasks.start(loop)
+
+    def _missing(self, peer: PeerInfo) -> None:
+        self._sync.wish(peer)
+
+    async def _anchored(self, block: bytes) -> None:
+        await self._blocks.settle_anchor(block)
+
+    def _changed(self, change: Change) -> None:
+        """Hear what happened to the chain."""
+        core = self._core
+        self._orders.changed(change.disconnected, change.connected)
+        self._tasks.start(core.in_chain(self._renew_mempool, change))
+        if change.tip_changed:
+            core.counts.rewards += sum(
+                rewards_of(core.genesis, block, core.account, core.chain.tip.state.members)
+                for block in change.connected
+            )
+        core.chain_changed.ring()
+
+    def _renew_mempool(self, change: Change) -> None:
+        core = self._core
+        for block in change.connected:
+            core.mempool.remove(block.transactions)
+        for block in change.disconnected:
+            core.mempool.readd(block.transactions, core.chain.tip.state, now_ms())
+
+    async def _watch_isolation(self) -> None:
+        """Tell when no certificate came for long although there is a committee."""
+        is_told = False
+        while True:
+            came = await self._slots.changed.heard(_ISOLATED_S)
+            has_committee = self._core.chain.tip.state.committee_in_office is not None
+            if not came and has_committee and not is_told:
+                self._core.alert("isolated", f"no certificate came for {_ISOLATED_S:.0f} s")
+            is_told = not came
+
+
+def genesis_of(network: str) -> Genesis:
+    """Return the network of a configuration: `dev`, or that of a file.
+
+    Raises:
+        NodeDataError: the file cannot be read, or describes no network.
+    """
+    return Genesis.dev() if network == "dev" else Genesis.load(Path(network))

@@ -1,0 +1,169 @@
+"""One lane's mining: an iteration a slot, and the blocks that its draws make."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from pocqueue.pouw.chain.candidate import Candidates
+from pocqueue.pouw.chain.mining import allowed_draws, lanes_of
+from pocqueue.pouw.errors import ChainError, PeerFault, SlotError, TrainingError
+from pocqueue.pouw.flow.blocks import BlockFlow
+from pocqueue.pouw.flow.core import Core, now_ms
+from pocqueue.pouw.flow.slots import SlotFlow
+from pocqueue.pouw.health import Recent
+from pocqueue.pouw.p2p.frames import Kind
+from pocqueue.pouw.slots.history import SlotHistory
+from pocqueue.pouw.slots.miner import Candidate, LaneMiner, Work
+from pocqueue.pouw.slots.slot_store import SlotStore
+from pocqueue.pouw.wire.blocks import Block
+from pocqueue.pouw.wire.codec import encode
+from pocqueue.pouw.wire.slots import SlotRecord
+
+_LANE = 0
+#: A message whose slot stays open this long is sent again.
+_REPEAT_S = 1.0
+_NOTE_S = 30.0
+_KEPT_RESULTS = 200
+_GOOD_SLOTS, _BAD_SLOTS = 100, 20
+
+_log = logging.getLogger(__name__)
+
+
+class Mining:
+    """The mining of a node, once it is on and its ticket is live."""
+
+    def __init__(self, core: Core, slots: SlotFlow, blocks: BlockFlow, store: SlotStore) -> None:
+        self._core, self._slots, self._blocks, self._store = core, slots, blocks, store
+        self._candidates = Candidates(core.genesis, core.account)
+        self._lanes: dict[bytes, LaneMiner] = {}
+        #: The node was told to mine.
+        self.is_on = False
+        #: An iteration is being computed.
+        self.is_training = False
+        #: Which of its messages were certified.
+        self.certified = Recent(_KEPT_RESULTS)
+        self._noted_s = 0.0
+        self._good = self._bad = self._missed = 0
+        self._sent: tuple[bytes, int] | None = None
+        self._finding: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Mine slot after slot."""
+        while True:
+            try:
+                await self._slot()
+            except (SlotError, ChainError, TrainingError) as exc:
+                _log.warning("%s Mining goes on with the next slot: %s", self._core.name, exc)
+                await asyncio.sleep(_REPEAT_S)
+
+    async def on_record(self, history: SlotHistory, record: SlotRecord) -> None:
+        """Draw in a slot that was certified; to be awaited before the next one is worked on."""
+        core, task = self._core, history.task
+        lane = self._lanes.get(task.id)
+        if lane is None:
+            return
+
+        def tries(parts: int) -> int:
+            return core.config.tries(allowed_draws(core.genesis, task, parts))
+
+        block = await self._slots.in_slots(lane.certified, record, tries)
+        slot = record.signed.certificate.slot
+        if self._sent == (task.id, slot):
+            self._sent = None
+            own = history.own(lane.lane)
+            self._count(bool(own) and own[-1].slot == slot)
+        if block is not None:
+            # Not awaited: it may be that the next slot is decided meanwhile.
+            self._finding.add(found := asyncio.create_task(self._found(block)))
+            found.add_done_callback(self._finding.discard)
+
+    @property
+    def reputation(self) -> float:
+        """Return (1 + good) / (2 + good + bad) of what it has done since it was started: 100 certified slots are good,
+        20 in a row that were not are bad."""
+        good = self._good // _GOOD_SLOTS
+        return (1 + good) / (2 + good + self._bad)
+
+    @property
+    def may_mine(self) -> bool:
+        """Say whether it is on, and the account has a ticket for it."""
+        return self.is_on and lanes_of(self._core.chain.tip.state, self._core.account) > 0
+
+    async def _slot(self) -> None:
+        """Do what is to be done for the open slot, then wait for the next one."""
+        if not self.may_mine or self._core.chain.tip.state.committee_in_office is None:
+            self._note_waiting()
+            await self._core.chain_changed.heard(_REPEAT_S)
+            return
+        task = self._slots.newest[0]
+        history = await self._slots.history(task)
+        lane = await self._lane(history)
+        changed = asyncio.ensure_future(self._slots.changed.heard(_REPEAT_S))
+        try:
+            work = await self._slots.in_slots(lane.work)
+            if work is not None:
+                await self._compute(history, lane, work)
+            elif (current := lane.current) is not None:
+                self._core.network.push(Kind.ITERATION, encode(current))
+            await changed
+        finally:
+            changed.cancel()
+
+    async def _compute(self, history: SlotHistory, lane: LaneMiner, work: Work) -> None:
+        core, parts = self._core, self._core.config.parts
+        self.is_training = True
+        try:
+            done = await core.trainer.iterate(
+                history.task, work.theta, work.residual, work.slot, *lane.lane, parts
+            )
+        finally:
+            self.is_training = False
+        candidate = await core.in_chain(self._candidate, history.task.id, work.slot + 1)
+        sent = await self._slots.in_slots(lane.message, work, done, parts, candidate)
+        await self._slots.in_slots(self._store.write_sent, sent)
+        self._sent = (history.task.id, work.slot)
+        self._core.network.push(Kind.ITERATION, encode(sent.message))
+        await self._slots.keep(history, sent.message)
+
+    def _candidate(self, task: bytes, slot: int) -> Candidate:
+        core = self._core
+        tip, pool = core.chain.tip, core.mempool
+        return Candidate(*self._candidates.candidate(tip, pool, task, slot, _LANE, now_ms()))
+
+    def _count(self, is_certified: bool) -> None:
+        self.certified.add(is_certified)
+        self._good += is_certified
+        self._missed = 0 if is_certified else self._missed + 1
+        if self._missed == _BAD_SLOTS:
+            self._missed = 0
+            self._bad += 1
+
+    async def _found(self, block: Block) -> None:
+        core = self._core
+        try:
+            is_new = await self._blocks.take(block, None)
+        except PeerFault:
+            return
+        if is_new:
+            core.counts.blocks_mined += 1
+            _log.info("%s Mined block %d %s", core.name, block.header.height, block.id.hex()[:16])
+
+    async def _lane(self, history: SlotHistory) -> LaneMiner:
+        task = history.task.id
+        if task not in self._lanes:
+            order = (self._core.account, _LANE)
+            sent = await self._slots.in_slots(self._store.sent, task, order)
+            self._lanes[task] = LaneMiner(history, self._core.key, _LANE, sent)
+        return self._lanes[task]
+
+    def _note_waiting(self) -> None:
+        """Say now and then why nothing is mined."""
+        now_s = asyncio.get_running_loop().time()
+        if not self.is_on or now_s - self._noted_s < _NOTE_S:
+            return
+        self._noted_s = now_s
+        reason = "its ticket is not in a block yet"
+        if self._core.chain.tip.state.committee_in_office is None:
+            reason = "no supervisor is in reach"
+        _log.info("%s Mining waits: %s", self._core.name, reason)

@@ -1,0 +1,312 @@
+"""What there is to see of a running node, as plain values. Coins are in PAI here."""
+
+from __future__ import annotations
+
+import datetime
+import statistics
+import time
+from typing import Any
+
+from pocqueue.pouw.chain.amounts import pai
+from pocqueue.pouw.chain.escrow import payouts
+from pocqueue.pouw.chain.records import TaskRecord
+from pocqueue.pouw.chain.state import State
+from pocqueue.pouw.errors import ChainError, InvalidBlock, TrainingError, UnknownHeight
+from pocqueue.pouw.flow.blocks import BlockFlow
+from pocqueue.pouw.flow.committee import CommitteeDuty
+from pocqueue.pouw.flow.core import Core, now_ms
+from pocqueue.pouw.flow.mining import Mining
+from pocqueue.pouw.flow.orders import Orders
+from pocqueue.pouw.flow.slots import SlotFlow
+from pocqueue.pouw.flow.tickets import TicketDesk
+from pocqueue.pouw.health import Bandwidth, Machine, NodeHealthMetrics
+from pocqueue.pouw.wire.blocks import Block, Trained
+from pocqueue.pouw.wire.transactions import ROLES, Settle
+
+
+class Views:
+    """Reads what a node's parts know."""
+
+    def __init__(
+        self,
+        core: Core,
+        slots: SlotFlow,
+        blocks: BlockFlow,
+        orders: Orders,
+        mining: Mining,
+        duty: CommitteeDuty,
+        tickets: TicketDesk,
+    ) -> None:
+        self._core, self._slots, self._blocks = core, slots, blocks
+        self._orders, self._mining, self._duty, self._tickets = orders, mining, duty, tickets
+        self._machine = Machine() if core.config.enable_production_features else None
+        self._bandwidth = Bandwidth()
+
+    @property
+    def accuracy(self) -> float | None:
+        """Return the share of right answers of the common model, as this node's committee saw it last."""
+        return self._duty.accuracy.get(self._slots.newest[0])
+
+    def status(self) -> dict[str, Any]:
+        """Return what `PoUWNode.get_status` says of a node that runs."""
+        core, chain = self._core, self._core.chain
+        task, slot, newest = self._slots.newest
+        ticket = self._tickets.current
+        committee = chain.tip.state.committee_in_office
+        return {
+            "is_mining": self._mining.may_mine,
+            "is_training": self._mining.is_training,
+            "blockchain_height": chain.tip.height,
+            "mempool_size": len(core.mempool),
+            "peer_count": len(core.network.peers),
+            "current_task": None if newest is None else task.hex(),
+            "staking_ticket": None if ticket is None else ticket.ticket_id,
+            "anchor_height": chain.anchor.height,
+            "slot": slot,
+            "committee": [] if committee is None else [one.hex() for one in committee.members],
+            "public_key": core.account.hex(),
+            "stats": {
+                "blocks_mined": core.counts.blocks_mined,
+                "tasks_completed": core.counts.tasks_completed,
+                "rewards_earned": pai(core.counts.rewards),
+                "network_messages": core.counts.network_messages,
+            },
+        }
+
+    def health(self) -> NodeHealthMetrics:
+        """Return what `PoUWNode.get_health_metrics` says of a node that runs."""
+        core = self._core
+        pings = [peer.rtt_s for peer in core.network.peers if peer.rtt_s is not None]
+        cpu, memory = (0.0, 0.0) if self._machine is None else self._machine.look()
+        traffic = core.network.traffic
+        heard_s = self._slots.heard_at
+        is_isolated = not core.network.peers and bool(core.config.bootstrap_peers)
+        return NodeHealthMetrics(
+            node_id=core.config.node_id,
+            last_heartbeat=heard_s,
+            response_time=statistics.median(pings) if pings else 0.0,
+            success_rate=self._mining.certified.rate,
+            task_completion_rate=self._completion(),
+            bandwidth_utilization=self._bandwidth.rate(traffic.bytes_in + traffic.bytes_out),
+            cpu_usage=cpu,
+            memory_usage=memory,
+            status="isolated" if is_isolated else "running",
+        )
+
+    def economics(self) -> dict[str, Any]:
+        """Return what `PoUWNode.get_economic_status` says of a node that runs."""
+        core, state = self._core, self._core.chain.tip.state
+        stake = sum(ticket.stake for ticket in self._own_tickets(state).values())
+        balance = state.account(core.account).balance
+        return {
+            "staked": stake > 0,
+            "stake_amount": pai(stake),
+            "role": core.config.role.value,
+            "reputation": self._mining.reputation,
+            "rewards_earned": pai(core.counts.rewards),
+            "balance": pai(balance),
+            "pending": pai(self._orders.owned() - balance),
+        }
+
+    def peers(self) -> list[dict[str, Any]]:
+        """Return the links."""
+        now_s = time.time()
+        return [
+            {
+                "node_id": peer.node_id,
+                "role": peer.role,
+                "host": peer.host,
+                "port": peer.port,
+                "account": peer.account.hex(),
+                "rtt_s": peer.rtt_s,
+                "outbound": peer.outbound,
+                "age_s": now_s - peer.since,
+            }
+            for peer in self._core.network.peers
+        ]
+
+    async def account(self, account: str) -> dict[str, Any]:
+        """Return what an account owns, by its public key in hex."""
+        key = bytes.fromhex(account)
+        state = self._core.chain.tip.state
+        tickets = {
+            ticket: record
+            for role in range(len(ROLES) - 1)
+            if (ticket := state.live_ticket(key, role)) and (record := state.ticket(ticket))
+        }
+        return {
+            "account": account,
+            "balance": pai(state.account(key).balance),
+            "staked": pai(sum(record.stake for record in tickets.values())),
+            "tickets": [
+                {
+                    **{"id": ticket.hex(), "role": ROLES[record.role]},
+                    **{"stake": pai(record.stake), "state": "live"},
+                }
+                for ticket, record in tickets.items()
+            ],
+        }
+
+    async def tasks(self) -> list[dict[str, Any]]:
+        """Return the clients' tasks, newest first."""
+        found = await self._core.in_chain(self._core.chain.tip.state.tasks)
+        newest_first = sorted(found.items(), key=lambda item: -item[1].height)
+        return [await self._task(task, record) for task, record in newest_first]
+
+    async def task(self, name: str) -> dict[str, Any]:
+        """Return this node's own task by its client's name, also before a block has it."""
+        found = await self._core.in_chain(self._core.chain.tip.state.tasks)
+        for task, record in found.items():
+            if record.client == self._core.account and record.name == name:
+                return await self._task(task, record)
+        return {"name": name, "state": "sent", "slots": 0, "accuracy": None}
+
+    async def blocks(self, last: int) -> list[dict[str, Any]]:
+        """Return the newest blocks in short, newest first."""
+        core = self._core
+        tip = core.chain.tip.height
+        heights = range(tip, max(0, tip - last), -1)
+        found = [await core.in_chain(core.chain.block_at, height) for height in heights]
+        return [self._short(block) for block in found if block is not None]
+
+    async def block(self, height: int) -> dict[str, Any]:
+        """Return a block, and what comes of each rule for it; its training is not done over.
+
+        Raises:
+            UnknownHeight: there is none.
+        """
+        block = await self._block(height)
+        checks = await self._core.in_chain(lambda: list(self._core.chain.checks(block, now_ms())))
+        shown = [{"rule": one.rule, "holds": one.is_kept, "what": one.finding} for one in checks]
+        if isinstance(block.proof, Trained):
+            shown.append(
+                {"rule": "re-execution", "holds": None, "what": "`pocqueue pouw verify` does it."}
+            )
+        return self._whole(block, shown)
+
+    async def verify_block(self, height: int) -> dict[str, Any]:
+        """Check a block again, its training too.
+
+        Raises:
+            UnknownHeight: there is none.
+        """
+        found = await self.block(height)
+        block = await self._block(height)
+        if isinstance(block.proof, Trained):
+            del found["checks"][-1]
+            holds: bool | None = True
+            try:
+                what = await self._blocks.retrain(block, None)
+            except InvalidBlock as exc:
+                holds, what = False, str(exc)
+            except (ChainError, TrainingError) as exc:
+                holds, what = None, str(exc)
+            found["checks"].append({"rule": "re-execution", "holds": holds, "what": what})
+        found["is_valid"] = all(check["holds"] for check in found["checks"])
+        return found
+
+    async def _block(self, height: int) -> Block:
+        block = await self._core.in_chain(self._core.chain.block_at, height)
+        if block is None:
+            raise UnknownHeight(height, self._core.chain.tip.height)
+        return block
+
+    def _short(self, block: Block) -> dict[str, Any]:
+        header = block.header
+        return {
+            "height": header.height,
+            "id": block.id.hex(),
+            "miner": header.miner.hex(),
+            "slot": header.slot,
+            "time": _iso(header.time_ms),
+            "proof": _proof(block),
+            "num_transactions": len(block.transactions),
+            "is_final": header.height <= self._core.chain.anchor.height,
+        }
+
+    def _whole(self, block: Block, checks: list[dict[str, Any]]) -> dict[str, Any]:
+        header = block.header
+        return {
+            **self._short(block),
+            "parent": header.parent.hex(),
+            "state": header.state.hex(),
+            "target": header.target.hex(),
+            "lane": header.lane,
+            "task": header.task.hex(),
+            "nonce": header.nonce.hex(),
+            "transactions": [
+                {
+                    "id": one.id.hex(),
+                    "kind": type(one.body).__name__,
+                    "sender": one.sender.hex(),
+                    "fee": pai(one.fee),
+                }
+                for one in block.transactions
+            ],
+            "checks": checks,
+            "is_valid": all(check["holds"] is not False for check in checks),
+        }
+
+    async def _task(self, task: bytes, record: TaskRecord) -> dict[str, Any]:
+        slots = await self._slots.num_slots(task)
+        outcome, state, accuracy = record.outcome, "waiting", self._duty.accuracy.get(task)
+        shares: list[dict[str, Any]] = []
+        if outcome is not None:
+            state = "settled" if outcome.total else "refunded"
+            accuracy = outcome.correct / outcome.total if outcome.total else accuracy
+            shares = await self._payouts(task, record, outcome.height) if outcome.total else []
+        elif self._slots.newest[0] == task:
+            state = "training"
+        return {
+            "id": task.hex(),
+            "name": record.name,
+            "data": record.data,
+            "reward": pai(record.reward),
+            "fee": pai(record.training_fee),
+            "client": record.client.hex(),
+            "slots": slots,
+            "accuracy": accuracy,
+            "state": state,
+            "payouts": shares,
+        }
+
+    async def _payouts(self, task: bytes, record: TaskRecord, height: int) -> list[dict[str, Any]]:
+        """Return who was paid what for a settled task, from the settlement in its block."""
+        block = await self._core.in_chain(self._core.chain.block_at, height)
+        settles = [] if block is None else [one.body for one in block.transactions]
+        settle = next(one for one in settles if isinstance(one, Settle) and one.task == task)
+        shares = payouts(record, settle, self._core.chain.tip.state.members)
+        left = record.reward + record.training_fee - shares.total
+        return [
+            {"account": account, "amount": pai(amount), "for": reason}
+            for account, amount, reason in (
+                *((account.hex(), amount, "training") for account, amount in shares.miners),
+                *((account.hex(), amount, "certifying") for account, amount in shares.committee),
+                ("pool of bounties", shares.pool, "bounties"),
+                (record.client.hex(), left, "what is left"),
+            )
+        ]
+
+    def _own_tickets(self, state: State) -> dict[bytes, Any]:
+        found = {}
+        for role in range(len(ROLES) - 1):
+            ticket = state.live_ticket(self._core.account, role)
+            if ticket is not None:
+                found[ticket] = state.ticket(ticket)
+        return found
+
+    def _completion(self) -> float:
+        counts = self._core.counts
+        ended = counts.tasks_completed + counts.tasks_failed
+        return counts.tasks_completed / ended if ended else 1.0
+
+
+def _proof(block: Block) -> str:
+    if isinstance(block.proof, Trained):
+        return f"trained: slot {block.header.slot} of task {block.header.task.hex()[:16]}"
+    return "founding: plain hashes, as nobody could train yet"
+
+
+def _iso(time_ms: int) -> str:
+    moment = datetime.datetime.fromtimestamp(time_ms / 1000, datetime.UTC)
+    return moment.isoformat(timespec="milliseconds")

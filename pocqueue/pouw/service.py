@@ -1,0 +1,108 @@
+"""What a node's own commands ask it over HTTP, on loopback: read only, but for the wish to check a block again.
+
+The node lives as long as the application does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, FastAPI, Path, Query
+from starlette.middleware import Middleware
+
+from pocqueue.pouw.economics import NodeRole
+from pocqueue.pouw.node import PoUWNode
+from pocqueue.web.app import make_app
+from pocqueue.web.errors import SentenceRoute
+from pocqueue.web.origin import OwnOrigin
+
+_MAX_BODY_BYTES = 1024
+
+_Height = Annotated[int, Path(ge=1)]
+_Account = Annotated[str, Path(pattern=r"^[0-9a-f]{66}$")]
+
+
+def make_node_app(node: PoUWNode, *, stake: float | None, mine: bool) -> FastAPI:
+    """Make the application that a node lives in.
+
+    Args:
+        node: not started.
+        stake: PAI of the ticket that it takes when it starts, if it has none of its role; None: it takes none.
+        mine: it mines, if its role may.
+    """
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        await node.start()
+        try:
+            if stake is not None and node.config.role is not NodeRole.PEER and node.ticket is None:
+                node.stake_and_register(stake)
+            if mine and node.config.role in {NodeRole.MINER, NodeRole.SUPERVISOR}:
+                await node.start_mining()
+            yield
+        finally:
+            await node.stop()
+
+    app = make_app(
+        "pocqueue pouw node",
+        "What a node of the network of useful work says of itself and of the chain.",
+        lifespan,
+        max_body_bytes=_MAX_BODY_BYTES,
+        middleware=[Middleware(OwnOrigin, setting="--http-port", own=(), allowed=())],
+    )
+    app.include_router(_routes(node))
+    return app
+
+
+def _routes(node: PoUWNode) -> APIRouter:
+    router = APIRouter(prefix="/api", route_class=SentenceRoute)
+
+    @router.get("/status")
+    async def status() -> dict[str, Any]:
+        """Return what `get_status`, `get_economic_status` and the share of right answers say."""
+        return {
+            **node.get_status(),
+            "economics": node.get_economic_status(),
+            "accuracy": node.views.accuracy,
+        }
+
+    @router.get("/health")
+    async def health() -> dict[str, Any]:
+        """Return the health metrics."""
+        metrics = node.get_health_metrics()
+        return {**dataclasses.asdict(metrics), "is_healthy": metrics.is_healthy()}
+
+    @router.get("/peers")
+    async def peers() -> list[dict[str, Any]]:
+        """Return the links."""
+        return node.views.peers()
+
+    @router.get("/tasks")
+    async def tasks() -> list[dict[str, Any]]:
+        """Return the clients' tasks, newest first."""
+        return await node.views.tasks()
+
+    @router.get("/accounts/{account}")
+    async def account(account: _Account) -> dict[str, Any]:
+        """Return what an account owns."""
+        return await node.views.account(account)
+
+    @router.get("/blocks")
+    async def blocks(last: Annotated[int, Query(ge=1, le=1000)] = 10) -> list[dict[str, Any]]:
+        """Return the newest blocks, newest first."""
+        return await node.views.blocks(last)
+
+    @router.get("/blocks/{height}")
+    async def block(height: _Height) -> dict[str, Any]:
+        """Return a block, and what was checked of it."""
+        return await node.views.block(height)
+
+    @router.post("/blocks/{height}/verify")
+    async def verify(height: _Height) -> dict[str, Any]:
+        """Check a block again, its training too."""
+        return await node.views.verify_block(height)
+
+    return router
