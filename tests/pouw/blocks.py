@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from pocqueue.node.keys import SigningKey
+from pocqueue.pouw.chain.amounts import PAI
 from pocqueue.pouw.chain.candidate import assemble, mine_founding
 from pocqueue.pouw.chain.chain import Chain
 from pocqueue.pouw.chain.fork import Position
@@ -16,18 +16,17 @@ from pocqueue.pouw.chain.genesis import Genesis
 from pocqueue.pouw.chain.mempool import Mempool
 from pocqueue.pouw.chain.mining import allowed_draws, spec_of
 from pocqueue.pouw.chain.records import MINER, SUPERVISOR
-from pocqueue.pouw.chain.signatures import account_of, sign
+from pocqueue.pouw.chain.signatures import sign
 from pocqueue.pouw.chain.store import ChainStore
-from pocqueue.pouw.slots import bls
 from pocqueue.pouw.slots.certificate import certify, membership
 from pocqueue.pouw.slots.draws import base_nonce, draws
 from pocqueue.pouw.wire.blocks import Block, Header, Trained
 from pocqueue.pouw.wire.hashes import ZERO, merkle_root
 from pocqueue.pouw.wire.slots import Certificate, Iteration, SlotRecord
-from pocqueue.pouw.wire.transactions import Body, Faucet, TakeTicket, Transaction, Transfer
+from pocqueue.pouw.wire.transactions import Body, Faucet, Transaction
+from tests.pouw.support import account, group_key, key, signed, ticket, transfer
 
 _replace = msgspec.structs.replace
-PAI = 1_000_000
 #: `dev`, with every second draw a block.
 GENESIS = _replace(
     Genesis.dev(),
@@ -36,33 +35,30 @@ GENESIS = _replace(
 )
 START_MS = GENESIS.time_ms + 1000
 FILLER = GENESIS.filler_task(0)
-SUPERVISOR_KEY, MINER_KEY = SigningKey.generate(), SigningKey.generate()
-GROUP = bls.SecretKey.from_seed(b"a group of one".ljust(32))
 
 
-def signed(key: SigningKey, sequence: int, body: Body, fee: int = 0) -> Transaction:
-    """Return an account's transaction."""
-    blank = Transaction(1, GENESIS.network, account_of(key), sequence, fee, body, bytes(64))
-    return _replace(blank, signature=sign(key, blank.id))
+def sent(name: str, sequence: int, body: Body, fee: int = 0) -> Transaction:
+    """Return a name's transaction on this network."""
+    return signed(name, body, sequence, fee, GENESIS.network)
 
 
-def transfer(sequence: int, to: SigningKey, pai: int = 1, fee: int = 0) -> Transaction:
-    """Return a transfer by the miner, whose next sequence is 2 after `founding_blocks`."""
-    return signed(MINER_KEY, sequence, Transfer(account_of(to), pai * PAI), fee)
-
-
-def ticket(role: int, stake: int = 100) -> TakeTicket:
-    """Return a ticket's body; a supervisor's is for the group of one."""
-    keys = (GROUP.public_key, GROUP.prove_possession()) if role == SUPERVISOR else (None, None)
-    return TakeTicket(role, stake * PAI, b"{}", "", *keys)
+def paid(sequence: int, to: str, amount: int = PAI, fee: int = 0) -> Transaction:
+    """Return a transfer by the miner, whose next sequence is 2 after block 1."""
+    return sent("miner", sequence, transfer(to, amount), fee)
 
 
 def first_transactions() -> tuple[Transaction, ...]:
-    """Return what makes the two a supervisor and a miner."""
-    found = []
-    for key, role in ((SUPERVISOR_KEY, SUPERVISOR), (MINER_KEY, MINER)):
-        found += [signed(key, 0, Faucet()), signed(key, 1, ticket(role))]
-    return tuple(found)
+    """Return what makes "supervisor" and "miner" what they are called."""
+    return tuple(
+        sent(name, sequence, body)
+        for name, role in (("supervisor", SUPERVISOR), ("miner", MINER))
+        for sequence, body in enumerate(bodies(role))
+    )
+
+
+def bodies(role: int) -> tuple[Body, Body]:
+    """Return what an account without coins gets a ticket by."""
+    return Faucet(), ticket(role)
 
 
 def waiting(tip: Position, transactions: Sequence[Transaction]) -> Mempool:
@@ -79,7 +75,7 @@ def founding_block() -> Block:
     with ChainStore(None, GENESIS) as store:
         tip = Chain(GENESIS, store).tip
         mempool = waiting(tip, first_transactions())
-        block = mine_founding(GENESIS, tip, mempool, SUPERVISOR_KEY, START_MS)
+        block = mine_founding(GENESIS, tip, mempool, key("supervisor"), START_MS)
     assert block is not None
     return block
 
@@ -96,14 +92,9 @@ def trained(
     transactions: Sequence[Transaction] = (),
     *,
     slot: int = 9,
-    key: SigningKey = MINER_KEY,
-    group: bls.SecretKey = GROUP,
+    miner: str = "miner",
     header: dict[str, Any] | None = None,
-    committed: dict[str, Any] | None = None,
-    winner: dict[str, Any] | None = None,
-    before: dict[str, Any] | None = None,
-    certificate: dict[str, Any] | None = None,
-    must_win: bool = True,
+    **proof: Any,
 ) -> Block:
     """Return a block on a position that keeps all rules, but for the fields that are given.
 
@@ -111,54 +102,80 @@ def trained(
         tip: what it is built on.
         transactions: good there.
         slot: in which it is mined.
-        key: the miner's.
-        group: that signs certificates and beacons.
+        miner: whose block it is.
         header: fields of the header, from before its miner commits to it.
+        proof: as `won` has it.
+    """
+    time_ms = tip.header.time_ms + GENESIS.parameters.block_ms
+    mempool = waiting(tip, transactions)
+    blank, chosen = assemble(GENESIS, tip, mempool, account(miner), time_ms, is_founding=False)
+    assert len(chosen) == len(transactions)
+    blank = _replace(blank, **{"task": FILLER, "slot": slot, **(header or {})})
+    nonce, trained_for = won(tip, blank, miner, **proof)
+    return Block(completed(blank, nonce, trained_for), chosen, trained_for)
+
+
+def completed(header: Header, nonce: bytes, proof: Trained) -> Header:
+    """Return the header with what is known after its slot."""
+    return _replace(
+        header,
+        message=proof.winner.iteration.id,
+        certificate=proof.winner.signed.certificate.id,
+        nonce=nonce,
+    )
+
+
+def won(
+    tip: Position,
+    header: Header,
+    miner: str = "miner",
+    *,
+    group: str = "group",
+    committed: dict[str, Any] | None = None,
+    winner: dict[str, Any] | None = None,
+    before: dict[str, Any] | None = None,
+    certificate: dict[str, Any] | None = None,
+    must_win: bool = True,
+) -> tuple[bytes, Trained]:
+    """Return the nonce that a header is mined by, and the proof of it.
+
+    Args:
+        tip: what it is built on.
+        header: as its miner commits to it.
+        miner: whose block it is.
+        group: whose key signs certificates and beacons.
         committed: fields of the message of the slot before.
         winner: fields of the message of its slot.
         before: fields of the certificate of the slot before.
         certificate: fields of its slot's certificate.
-        must_win: False: its id is above the target, by the first draw.
+        must_win: False: its id is not below the target.
     """
-    time_ms = tip.header.time_ms + GENESIS.parameters.block_ms
-    blank, chosen = assemble(
-        GENESIS, tip, waiting(tip, transactions), account_of(key), time_ms, is_founding=False
-    )
-    assert len(chosen) == len(transactions)
-    blank = _replace(blank, **{"task": FILLER, "slot": slot, **(header or {})})
-    first = _message(
-        key, blank, slot - 1, b"p" * 32, {"commitment": blank.zero_nonce_hash, **(committed or {})}
-    )
+    commitment = {"commitment": header.zero_nonce_hash, **(committed or {})}
+    first = _message(miner, header, header.slot - 1, b"p" * 32, commitment)
     first_record = _record(group, first, before or {})
-    spec = spec_of(GENESIS, tip.state, blank.task)
     previous = first_record.signed.certificate.id
+    spec = spec_of(GENESIS, tip.state, header.task)
     for attempt in range(1000):
-        weights_end = attempt.to_bytes(32, "big")
-        second = _message(
-            key, blank, slot, previous, {"weights_end": weights_end, **(winner or {})}
-        )
+        another = {"weights_end": attempt.to_bytes(32, "big"), **(winner or {})}
+        second = _message(miner, header, header.slot, previous, another)
         record = _record(group, second, certificate or {})
         proof = Trained(membership(first, first_record), membership(second, record))
-        beacon = record.signed.beacon
-        base = base_nonce(second.weights_end, second.map_hash, beacon)
+        base = base_nonce(second.weights_end, second.map_hash, record.signed.beacon)
         for nonce in draws(base, allowed_draws(GENESIS, spec, second.parts)):
-            found = _replace(
-                blank, message=second.id, certificate=record.signed.certificate.id, nonce=nonce
-            )
-            if found.meets_target == must_win:
-                return Block(found, chosen, proof)
+            if completed(header, nonce, proof).meets_target == must_win:
+                return nonce, proof
     raise AssertionError("no draw of a thousand slots was good")
 
 
 def _message(
-    key: SigningKey, header: Header, slot: int, previous: bytes, changed: dict[str, Any]
+    miner: str, header: Header, slot: int, previous: bytes, changed: dict[str, Any]
 ) -> Iteration:
     fields: dict[str, Any] = {
         "version": 1,
         "network": GENESIS.network,
         "task": header.task,
         "slot": slot,
-        "miner": account_of(key),
+        "miner": account(miner),
         "lane": header.lane,
         "parts": 1,
         "map_hash": ZERO,
@@ -170,10 +187,12 @@ def _message(
         "signature": bytes(64),
     }
     message = Iteration(**{**fields, **changed})
-    return message if "signature" in changed else _replace(message, signature=sign(key, message.id))
+    if "signature" in changed:
+        return message
+    return _replace(message, signature=sign(key(miner), message.id))
 
 
-def _record(group: bls.SecretKey, message: Iteration, changed: dict[str, Any]) -> SlotRecord:
+def _record(group: str, message: Iteration, changed: dict[str, Any]) -> SlotRecord:
     """Return the slot of one message, certified."""
     fields: dict[str, Any] = {
         "network": GENESIS.network,
@@ -187,11 +206,8 @@ def _record(group: bls.SecretKey, message: Iteration, changed: dict[str, Any]) -
         "theta": ZERO,
         "anchor": GENESIS.header_id,
         "anchor_height": 0,
-        "time_ms": header_time(message.slot),
+        "time_ms": START_MS + message.slot * GENESIS.parameters.slot_ms,
     }
-    return SlotRecord(certify(group, Certificate(**{**fields, **changed})), (message.id,))
-
-
-def header_time(slot: int) -> int:
-    """Return the time of a slot's certificate."""
-    return START_MS + slot * GENESIS.parameters.slot_ms
+    return SlotRecord(
+        certify(group_key(group), Certificate(**{**fields, **changed})), (message.id,)
+    )

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
+from pocqueue.pouw.chain.examination import Check, Examination
 from pocqueue.pouw.chain.fork import MEDIAN_BLOCKS, Position, Tree, turn
 from pocqueue.pouw.chain.genesis import Genesis
 from pocqueue.pouw.chain.state import State
 from pocqueue.pouw.chain.store import ChainStore, Diff, Stored
 from pocqueue.pouw.chain.table import SortedTable
-from pocqueue.pouw.chain.validate import Check, Examination, checks, validate
+from pocqueue.pouw.chain.validate import checks, validate
 from pocqueue.pouw.errors import ChainError, InvalidBlock, UnknownParent
 from pocqueue.pouw.wire.blocks import Block, Header
 from pocqueue.pouw.wire.codec import encode
@@ -59,10 +60,8 @@ class Chain:
         self._store = store
         self._table = SortedTable(store.state())
         self._refused: OrderedDict[bytes, InvalidBlock] = OrderedDict()
-        header = self._header(store.anchor())
-        times = [below.time_ms for below in islice(self.ancestors(header.id), MEDIAN_BLOCKS)]
-        state = State(self._table, header.state)
-        self._tree = Tree(Position(header, state, None, 0, tuple(times[::-1])))
+        header, times = self._header_and_times(store.anchor())
+        self._tree = Tree(Position(header, State(self._table, header.state), None, 0, times))
         for block, diff in store.above(header.height):
             parent = self._tree.get(block.header.parent)
             assert parent is not None, f"the store has no parent of {block.id.hex()}"
@@ -189,13 +188,12 @@ class Chain:
         return None if found is None else self.block(found)
 
     def ancestors(self, block: bytes) -> Iterator[Header]:
-        """Yield a block's header and those of the blocks below it, down to block 0."""
-        header = self._header(block)
-        while True:
-            yield header
-            if header.height == 0:
-                return
-            header = self._header(header.parent)
+        """Yield a block's header and those of the blocks below it, down to block 0.
+
+        Raises:
+            ChainError: it is not here.
+        """
+        return self._store.ancestors(block)
 
     def state_at(self, block: bytes) -> State:
         """Return the state after a block; of one below the anchor it is made again from all blocks: slow.
@@ -206,9 +204,8 @@ class Chain:
         position = self._tree.get(block)
         if position is not None:
             return position.state
-        header = self._header(block)
-        table = SortedTable(self._store.state_after(header.height, self._genesis))
-        return State(table, header.state)
+        header = next(self.ancestors(block))
+        return State(SortedTable(self._store.state_after(header.height)), header.state)
 
     def checks(self, block: Block, now_ms: int) -> Iterator[Check]:
         """Yield what comes of each rule for a block, final or not, up to the first that is broken.
@@ -269,9 +266,10 @@ class Chain:
             return Examination(self._genesis, block, parent.header, state, times, now_ms)
         is_final = self._is_final(header.parent)
         if of_old and is_final:
-            below = [*islice(self.ancestors(header.parent), MEDIAN_BLOCKS)]
-            old_state, old_times = self.state_at(header.parent), [old.time_ms for old in below]
-            return Examination(self._genesis, block, below[0], old_state, old_times, now_ms)
+            old, old_times = self._header_and_times(header.parent)
+            return Examination(
+                self._genesis, block, old, self.state_at(header.parent), old_times, now_ms
+            )
         if is_final or header.height <= self.anchor.height:
             exc = InvalidBlock(
                 "anchor",
@@ -286,15 +284,12 @@ class Chain:
         """It is the anchor or below it: of the others, those that the store has are in the tree."""
         if self._tree.get(block) is not None:
             return block == self.anchor.id
-        return block == self._genesis.header_id or self._store.header(block) is not None
+        return self._store.header(block) is not None
 
-    def _header(self, block: bytes) -> Header:
-        if block == self._genesis.header_id:
-            return self._genesis.header
-        header = self._store.header(block)
-        if header is None:
-            raise ChainError(f"Block {block.hex()} is not here.")
-        return header
+    def _header_and_times(self, block: bytes) -> tuple[Header, tuple[int, ...]]:
+        """Return a block's header, and what `Position.times` is for it."""
+        headers = [*islice(self.ancestors(block), MEDIAN_BLOCKS)]
+        return headers[0], tuple(header.time_ms for header in reversed(headers))
 
     def _read(self, block: bytes) -> Block:
         found = self._store.block(block)
@@ -312,7 +307,8 @@ class Chain:
         position = self._tree.get(block)
         if position is not None:
             return position.height if self.id_at(position.height) == block else None
-        return self._header(block).height if self._is_final(block) else None
+        header = self._store.header(block)  # of the others, those that it has are final
+        return None if header is None else header.height
 
 
 def _bytes_id(block: Block) -> bytes:

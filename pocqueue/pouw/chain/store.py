@@ -7,14 +7,14 @@ the one after. Which block is the tip is written nowhere: fork choice says it ag
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
 from typing_extensions import override
 
 from pocqueue.pouw.chain.genesis import Genesis
-from pocqueue.pouw.errors import BadEncoding, NodeDataError
+from pocqueue.pouw.errors import BadEncoding, ChainError, NodeDataError
 from pocqueue.pouw.wire.blocks import Block, Header
 from pocqueue.pouw.wire.codec import decode, encode
 from pocqueue.web.sqlite_file import FileRole, SqliteFile
@@ -57,6 +57,7 @@ class ChainStore(SqliteFile):
     """
 
     def __init__(self, folder: Path | None, genesis: Genesis) -> None:
+        self._genesis = genesis
         self._scratch = None
         if folder is None:
             self._scratch = tempfile.TemporaryDirectory(prefix="pocqueue-pouw-")
@@ -64,7 +65,7 @@ class ChainStore(SqliteFile):
         script = Path(__file__).with_name("chain.sql").read_text("utf-8")
         super().__init__(folder / CHAIN_NAME, _ROLE, [script])
         try:
-            self._begin(genesis)
+            self._begin()
         except BaseException:
             self.close()
             raise
@@ -118,13 +119,15 @@ class ChainStore(SqliteFile):
             return dict(db.execute("SELECT key, value FROM state"))
 
     def header(self, block: bytes) -> Header | None:
-        """Return a block's header; None: there is no such block."""
+        """Return a block's header, block 0's as well; None: there is no such block."""
+        if block == self._genesis.header_id:
+            return self._genesis.header
         with self.transaction() as db:
             row = db.execute("SELECT header FROM block WHERE id = ?", (block,)).fetchone()
         return None if row is None else self._decode(row[0], Header)
 
     def block(self, block: bytes) -> Block | None:
-        """Return a block; None: there is no such block."""
+        """Return a block; None: there is no such block, or it is block 0."""
         with self.transaction() as db:
             row = db.execute("SELECT block FROM block WHERE id = ?", (block,)).fetchone()
         return None if row is None else self._decode(row[0], Block)
@@ -143,22 +146,33 @@ class ChainStore(SqliteFile):
             ).fetchall()
         return [Stored(self._decode(block, Block), self._diff(diff)) for block, diff in rows]
 
-    def state_after(self, height: int, genesis: Genesis) -> dict[bytes, bytes]:
-        """Return the state after the block of a height, made again from the first block on: slow.
+    def ancestors(self, block: bytes) -> Iterator[Header]:
+        """Yield a block's header and those of the blocks below it, down to block 0.
 
-        Args:
-            height: the anchor's at most.
-            genesis: the network.
+        Raises:
+            ChainError: it is not here.
         """
-        state = dict(genesis.state.diff)
+        while True:
+            header = self.header(block)
+            if header is None:
+                raise ChainError(f"Block {block.hex()} is not here.")
+            yield header
+            if header.height == 0:
+                return
+            block = header.parent
+
+    def state_after(self, height: int) -> dict[bytes, bytes]:
+        """Return the state after the block of a height, the anchor's at most: made again from block 1 on, slow."""
+        state = dict(self._genesis.state.diff)
         with self.transaction() as db:
             rows = db.execute("SELECT diff FROM block WHERE height <= ? ORDER BY height", (height,))
             for (diff,) in rows:
                 state.update(self._diff(diff))
         return {key: value for key, value in state.items() if value is not None}
 
-    def _begin(self, genesis: Genesis) -> None:
+    def _begin(self) -> None:
         """Write down which network this is, or see that it is this one."""
+        genesis = self._genesis
         with self.transaction() as db:
             row = db.execute("SELECT value FROM meta WHERE name = 'network'").fetchone()
             if row is None:

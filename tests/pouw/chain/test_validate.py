@@ -8,16 +8,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from pocqueue.node.keys import SigningKey
+from pocqueue.pouw.chain.amounts import PAI
 from pocqueue.pouw.chain.candidate import assemble, mine_founding
 from pocqueue.pouw.chain.chain import Chain
+from pocqueue.pouw.chain.examination import Examination
 from pocqueue.pouw.chain.fork import Position
 from pocqueue.pouw.chain.records import MINER, Outcome, TaskRecord, task_key
-from pocqueue.pouw.chain.signatures import account_of, sign
+from pocqueue.pouw.chain.signatures import sign
 from pocqueue.pouw.chain.store import ChainStore
-from pocqueue.pouw.chain.validate import FOUNDING, TRAINED, Examination, checks, validate
+from pocqueue.pouw.chain.validate import FOUNDING, TRAINED, checks, validate
 from pocqueue.pouw.errors import InvalidBlock
-from pocqueue.pouw.slots import bls
 from pocqueue.pouw.slots.draws import base_nonce
 from pocqueue.pouw.wire.blocks import Block, Founding, Trained
 from pocqueue.pouw.wire.hashes import ZERO
@@ -26,20 +26,17 @@ from pocqueue.pouw.wire.transactions import Faucet
 from tests.pouw.blocks import (
     FILLER,
     GENESIS,
-    MINER_KEY,
     START_MS,
-    SUPERVISOR_KEY,
     first_transactions,
     founded,
-    signed,
-    ticket,
+    paid,
+    sent,
     trained,
-    transfer,
     waiting,
 )
+from tests.pouw.support import account, key, ticket
 
 _replace = msgspec.structs.replace
-_OTHER = SigningKey.generate()
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +69,7 @@ def _broken(x: Examination) -> str:
 
 def test_a_good_block_keeps_all_of_them(tip: Position, root: Position) -> None:
     """Each with a sentence; with transactions and without, trained and founding."""
-    block = trained(tip, [transfer(2, _OTHER), transfer(3, SUPERVISOR_KEY, fee=1)])
+    block = trained(tip, [paid(2, "other"), paid(3, "supervisor", fee=1)])
     for x, rules in (
         (_examined(block, tip), TRAINED),
         (_examined(trained(tip), tip, ahead_ms=10_000), TRAINED),
@@ -138,18 +135,15 @@ def test_time_is_after_the_median_and_not_after_the_parent(tip: Position) -> Non
 
 def test_a_block_has_a_million_bytes_at_most(tip: Position) -> None:
     """Whatever is in it."""
-    big = signed(_OTHER, 0, _replace(ticket(MINER), preferences=b" " * 2048))
+    big = sent("other", 0, _replace(ticket(MINER), preferences=b" " * 2048))
     block = trained(tip)
     assert _broken(_examined(_replace(block, transactions=(big,) * 460), tip)) == "limits"
-
-
-_FORGER = bls.SecretKey.from_seed(b"f" * 32)
 
 
 @pytest.mark.parametrize(
     "changed",
     [
-        {"group": _FORGER},
+        {"group": "forger"},
         {"certificate": {"epoch": 1}},
         {"before": {"epoch": 1}},
         {"certificate": {"network": b"n" * 32}},
@@ -226,19 +220,19 @@ def test_messages_are_those_of_their_slots(tip: Position) -> None:
 
 def test_the_miner_has_a_ticket(tip: Position) -> None:
     """A live one, and both messages are its own."""
-    assert _broken(_examined(trained(tip, key=_OTHER), tip)) == "miner"
-    mine, theirs = trained(tip), trained(tip, key=_OTHER)
-    stolen = _replace(theirs, header=_replace(theirs.header, miner=account_of(MINER_KEY)))
+    assert _broken(_examined(trained(tip, miner="other"), tip)) == "miner"
+    mine, theirs = trained(tip), trained(tip, miner="other")
+    stolen = _replace(theirs, header=_replace(theirs.header, miner=account("miner")))
     assert _broken(_examined(stolen, tip)) == "miner"
     assert _broken(_examined(_replace(mine, header=_replace(mine.header, lane=1)), tip)) == "miner"
     # A supervisor's ticket mines as well.
-    assert validate(_examined(trained(tip, key=SUPERVISOR_KEY), tip))
+    assert validate(_examined(trained(tip, miner="supervisor"), tip))
 
 
 def test_the_task_is_not_over(tip: Position) -> None:
     """A client's that was settled is not trained on; its own spec counts while it is open."""
     record = TaskRecord(
-        *(account_of(_OTHER), "mine", "image_classification", "digits"),
+        *(account("other"), "mine", "image_classification", "digits"),
         msgspec.msgpack.encode(_replace(GENESIS.filler, batch_size=32)),
         *(1, 1, START_MS, 1),
     )
@@ -288,15 +282,15 @@ def test_the_id_is_below_the_target(tip: Position) -> None:
 
 def test_transactions_are_good_where_they_stand(tip: Position) -> None:
     """Signed, in order, once, paid for; those of the header."""
-    good = transfer(2, _OTHER)
+    good = paid(2, "other")
     forged = _replace(good, signature=bytes(64))
     block = trained(tip, [good])
-    for transactions in ((), (forged,), (good, good), (transfer(2, _OTHER, pai=2),)):
+    for transactions in ((), (forged,), (good, good), (paid(2, "other", 2 * PAI),)):
         assert _broken(_examined(_replace(block, transactions=transactions), tip)) == "transactions"
     for wrong in (
-        transfer(3, _OTHER),
-        transfer(2, _OTHER, pai=5000),
-        signed(MINER_KEY, 2, Faucet()),
+        paid(3, "other"),
+        paid(2, "other", 5000 * PAI),
+        sent("miner", 2, Faucet()),
     ):
         x = _examined(_rooted(tip, wrong), tip)
         assert _broken(x) == "transactions"
@@ -308,19 +302,19 @@ def _rooted(tip: Position, transaction: Any) -> Block:
     return _replace(trained(tip, header=header), transactions=(transaction,))
 
 
-def _founding(on: Position, key: SigningKey = SUPERVISOR_KEY) -> Block:
+def _founding(on: Position, miner: str = "supervisor") -> Block:
     mempool = waiting(on, first_transactions())
-    block = mine_founding(GENESIS, on, mempool, key, START_MS)
+    block = mine_founding(GENESIS, on, mempool, key(miner), START_MS)
     assert block is not None
     return block
 
 
 def _unmined(on: Position, **changed: Any) -> Block:
     """Return a founding block with a good signature and no work in it."""
-    account, time_ms = account_of(SUPERVISOR_KEY), on.header.time_ms + 500
-    header, _ = assemble(GENESIS, on, waiting(on, ()), account, time_ms, is_founding=True)
+    miner, time_ms = account("supervisor"), on.header.time_ms + 500
+    header, _ = assemble(GENESIS, on, waiting(on, ()), miner, time_ms, is_founding=True)
     header = _replace(header, **changed)
-    return Block(header, (), Founding(sign(SUPERVISOR_KEY, header.id)))
+    return Block(header, (), Founding(sign(key("supervisor"), header.id)))
 
 
 @pytest.mark.parametrize(
@@ -343,11 +337,11 @@ def test_a_founding_block_is_its_miners(root: Position) -> None:
     """Signed, with 2^16 hashes, by somebody who is a supervisor at its end."""
     unmined = _unmined(root)
     assert _broken(_examined(unmined, root)) == "work"
-    unsigned = _replace(unmined, proof=Founding(sign(_OTHER, unmined.id)))
+    unsigned = _replace(unmined, proof=Founding(sign(key("other"), unmined.id)))
     assert _broken(_examined(unsigned, root)) == "founding"
     hard = _unmined(root, target=GENESIS.parameters.first_target)
     assert _broken(_examined(hard, root)) == "target"
-    assert _broken(_examined(_founding(root, _OTHER), root)) == "supervisor"
+    assert _broken(_examined(_founding(root, "other"), root)) == "supervisor"
 
 
 def test_founding_is_over_when_somebody_can_train(tip: Position) -> None:
@@ -360,11 +354,11 @@ def test_a_founding_block_may_follow_while_there_is_no_miner(root: Position) -> 
     with ChainStore(None, GENESIS) as store:
         chain = Chain(GENESIS, store)
         first, miners = first_transactions()[:2], first_transactions()[2:]
-        alone = mine_founding(GENESIS, root, waiting(root, first), SUPERVISOR_KEY, START_MS)
+        alone = mine_founding(GENESIS, root, waiting(root, first), key("supervisor"), START_MS)
         assert alone is not None
         chain.add(alone, START_MS)
         tip = chain.tip
-        block = mine_founding(GENESIS, tip, waiting(tip, miners), SUPERVISOR_KEY, START_MS)
+        block = mine_founding(GENESIS, tip, waiting(tip, miners), key("supervisor"), START_MS)
         assert block is not None
         assert block.header.time_ms == alone.header.time_ms + 500
         assert chain.add(block, START_MS).connected == (block,)
@@ -372,4 +366,4 @@ def test_a_founding_block_may_follow_while_there_is_no_miner(root: Position) -> 
 
 def test_a_founding_block_is_made_for_transactions(root: Position) -> None:
     """None of them: no block."""
-    assert mine_founding(GENESIS, root, waiting(root, ()), SUPERVISOR_KEY, START_MS) is None
+    assert mine_founding(GENESIS, root, waiting(root, ()), key("supervisor"), START_MS) is None
