@@ -10,7 +10,20 @@ from pocqueue.pouw.chain.candidate import Candidates
 from pocqueue.pouw.chain.chain import Chain
 from pocqueue.pouw.chain.mempool import Mempool
 from pocqueue.pouw.chain.store import ChainStore
-from tests.pouw.blocks import FILLER, GENESIS, START_MS, founded, paid, sent, trained, waiting, won
+from pocqueue.pouw.wire.blocks import Block, Header
+from pocqueue.pouw.wire.transactions import Transaction
+from tests.pouw.blocks import (
+    FILLER,
+    GENESIS,
+    START_MS,
+    completed,
+    founded,
+    paid,
+    sent,
+    trained,
+    waiting,
+    won,
+)
 from tests.pouw.support import account, transfer
 
 _NOW_MS = START_MS + 60_000
@@ -29,16 +42,22 @@ def candidates() -> Candidates:
     return Candidates(GENESIS, account("miner"))
 
 
+def _finished(chain: Chain, made: tuple[Header, tuple[Transaction, ...]]) -> Block:
+    """Return the block of a candidate that has won."""
+    header, transactions = made
+    nonce, proof = won(chain.tip, header)
+    return Block(completed(header, nonce, proof), transactions, proof)
+
+
 def test_what_was_committed_to_can_be_mined(chain: Chain, candidates: Candidates) -> None:
     """A slot later, with the transactions of then, though others have come since."""
     mempool = waiting(chain.tip, [paid(2, "other", fee=7), paid(3, "one")])
-    header = candidates.header(chain.tip, mempool, FILLER, 9, 0, _NOW_MS)
+    made = candidates.candidate(chain.tip, mempool, FILLER, 9, 0, _NOW_MS)
     mempool.add(paid(4, "two"), chain.tip.state, _NOW_MS)
-    later = candidates.header(chain.tip, mempool, FILLER, 10, 0, _NOW_MS + 1500)
-    assert later.tx_root != header.tx_root
-    block = candidates.block(header, *won(chain.tip, header))
-    assert block is not None
-    assert block.header.zero_nonce_hash == header.zero_nonce_hash
+    _, later = candidates.candidate(chain.tip, mempool, FILLER, 10, 0, _NOW_MS + 1500)
+    assert len(later) == 3
+    block = _finished(chain, made)
+    assert block.header.zero_nonce_hash == made[0].zero_nonce_hash
     assert block.header.time_ms == _NOW_MS
     assert [transaction.sequence for transaction in block.transactions] == [2, 3]
     assert chain.add(block, _NOW_MS).connected == (block,)
@@ -47,17 +66,15 @@ def test_what_was_committed_to_can_be_mined(chain: Chain, candidates: Candidates
 def test_it_stays_while_nothing_changes(chain: Chain, candidates: Candidates) -> None:
     """For a second; slots and lanes only put their own numbers in."""
     mempool = waiting(chain.tip, [paid(2, "other")])
-    header = candidates.header(chain.tip, mempool, FILLER, 9, 0, _NOW_MS)
-    same = candidates.header(chain.tip, mempool, FILLER, 9, 0, _NOW_MS + 900)
+    header, _ = candidates.candidate(chain.tip, mempool, FILLER, 9, 0, _NOW_MS)
+    same, _ = candidates.candidate(chain.tip, mempool, FILLER, 9, 0, _NOW_MS + 900)
     assert same.zero_nonce_hash == header.zero_nonce_hash
-    for other in (
-        candidates.header(chain.tip, mempool, FILLER, 10, 0, _NOW_MS),
-        candidates.header(chain.tip, mempool, FILLER, 9, 1, _NOW_MS),
-        candidates.header(chain.tip, mempool, b"t" * 32, 9, 0, _NOW_MS),
-    ):
+    for task, slot, lane in ((FILLER, 10, 0), (FILLER, 9, 1), (b"t" * 32, 9, 0)):
+        other, _ = candidates.candidate(chain.tip, mempool, task, slot, lane, _NOW_MS)
+        assert (other.task, other.slot, other.lane) == (task, slot, lane)
         assert (other.state, other.time_ms) == (header.state, _NOW_MS)
         assert other.zero_nonce_hash != header.zero_nonce_hash
-    renewed = candidates.header(chain.tip, mempool, FILLER, 9, 0, _NOW_MS + 1000)
+    renewed, _ = candidates.candidate(chain.tip, mempool, FILLER, 9, 0, _NOW_MS + 1000)
     assert renewed.time_ms == _NOW_MS + 1000
 
 
@@ -65,33 +82,22 @@ def test_a_new_tip_makes_a_new_one(chain: Chain, candidates: Candidates) -> None
     """On top of it, without what it has in it already; later than the median of times, however slow the clock is."""
     payment = paid(2, "other")
     mempool = waiting(chain.tip, [payment])
-    candidates.header(chain.tip, mempool, FILLER, 9, 0, _NOW_MS)
+    candidates.candidate(chain.tip, mempool, FILLER, 9, 0, _NOW_MS)
     block = trained(chain.tip, [payment])
     mempool.remove(chain.add(block, block.header.time_ms).connected[0].transactions)
-    header = candidates.header(chain.tip, mempool, FILLER, 9, 0, START_MS - 5000)
-    assert (header.parent, header.height, header.tx_root) == (block.id, 3, bytes(32))
+    made = candidates.candidate(chain.tip, mempool, FILLER, 9, 0, START_MS - 5000)
+    header, transactions = made
+    assert (header.parent, header.height, transactions) == (block.id, 3, ())
     assert header.time_ms == START_MS + 1
-    assert candidates.block(header, *won(chain.tip, header)) is not None
-
-
-def test_a_forgotten_one_cannot_be_finished(chain: Chain, candidates: Candidates) -> None:
-    """Transactions of the last sixteen are kept."""
-    mempool = waiting(chain.tip, [paid(2, "other")])
-    first = candidates.header(chain.tip, mempool, FILLER, 9, 0, _NOW_MS)
-    for number in range(16):
-        mempool.add(paid(3 + number, "other"), chain.tip.state, _NOW_MS)
-        candidates.header(chain.tip, mempool, FILLER, 9, 0, _NOW_MS + 1000 * (number + 1))
-    assert candidates.block(first, *won(chain.tip, first)) is None
+    assert chain.add(_finished(chain, made), _NOW_MS).tip_changed
 
 
 def test_what_is_not_good_is_left_out(chain: Chain, candidates: Candidates) -> None:
-    """A block has what the tip can take, whatever the mempool took before."""
+    """A block has what the tip can take, best paying first, whatever the mempool took before."""
     mempool = Mempool(GENESIS)
-    mempool.add(paid(2, "other"), chain.tip.state, _NOW_MS)
-    mempool.add(paid(4, "other"), chain.tip.state, _NOW_MS)  # there is no number 3
-    mempool.add(sent("supervisor", 2, transfer("other"), fee=5), chain.tip.state, _NOW_MS)
-    header = candidates.header(chain.tip, mempool, FILLER, 9, 0, _NOW_MS)
-    block = candidates.block(header, *won(chain.tip, header))
-    assert block is not None
-    assert len(block.transactions) == 2
-    assert chain.add(block, _NOW_MS).tip_changed
+    rich = sent("supervisor", 2, transfer("other"), fee=5)
+    for transaction in (paid(2, "other"), paid(4, "other"), rich):  # there is no number 3
+        mempool.add(transaction, chain.tip.state, _NOW_MS)
+    made = candidates.candidate(chain.tip, mempool, FILLER, 9, 0, _NOW_MS)
+    assert made[1] == (rich, paid(2, "other"))
+    assert chain.add(_finished(chain, made), _NOW_MS).tip_changed
