@@ -124,6 +124,9 @@ def test_a_sender_pays_for_all_that_waits() -> None:
     pool.add(signed("n", Faucet(), 2), start, 0)
     with pytest.raises(InvalidTransaction, match="balance"):
         pool.add(signed("n", transfer("b", 1901 * PAI), 3), start, 0)
+    pool = _pool(funded("a"), signed("a", Faucet(), 1))
+    with pytest.raises(InvalidTransaction, match="balance"):
+        pool.add(signed("a", transfer("b", 2001 * PAI), 2), funded("a"), 0)
 
 
 def test_the_next_sequence_is_after_what_waits() -> None:
