@@ -36,7 +36,7 @@ MINER_SHARE, COMMITTEE_SHARE = 80, 15
 
 
 def check_transaction(genesis: Genesis, transaction: Transaction) -> None:
-    """Return if some state of the chain could take this transaction; cheap rules first.
+    """Return if some state of the chain could take this transaction: its envelope first, then its body.
 
     Raises:
         InvalidTransaction: none could; ``is_fault`` is True.
@@ -47,6 +47,8 @@ def check_transaction(genesis: Genesis, transaction: Transaction) -> None:
         )
     if transaction.network != genesis.network:
         raise fault("network", f"it is for {transaction.network.hex()}, this is {genesis.name}.")
+    if not verify(transaction.sender, transaction.id, transaction.signature):
+        raise fault("signature", f"it is not that of {transaction.sender.hex()} for this content.")
     match transaction.body:
         case Transfer() as transfer:
             _check_transfer(transfer)
@@ -60,8 +62,6 @@ def check_transaction(genesis: Genesis, transaction: Transaction) -> None:
             raise fault("faucet", f"the network {genesis.name} has none.")
         case Release() | Faucet():
             pass
-    if not verify(transaction.sender, transaction.id, transaction.signature):
-        raise fault("signature", f"it is not that of {transaction.sender.hex()} for this content.")
 
 
 def spent(transaction: Transaction) -> int:

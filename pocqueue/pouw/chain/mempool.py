@@ -50,7 +50,8 @@ class Mempool:
         return transaction_id in self._entries
 
     def __iter__(self) -> Iterator[Transaction]:
-        return (entry.transaction for entry in self._entries.values())
+        # A copy, made in one step: another thread may take some in meanwhile.
+        return (entry.transaction for entry in list(self._entries.values()))
 
     def get(self, transaction_id: bytes) -> Transaction | None:
         """Return the one with this id."""
