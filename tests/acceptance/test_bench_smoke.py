@@ -44,6 +44,8 @@ def test_a_smoke_run_gives_every_figure(tmp_path: Path) -> None:
         "commit",
         "first valid",
         "artifact",
+        "dial to link",
+        "question to answer",
         "hosts: memory",
         "hosts: heartbeat",
         "hosts: job submitted",

@@ -49,6 +49,8 @@ class Kind(IntEnum):
 ANNOUNCED = frozenset({Kind.TX, Kind.BLOCK})
 PUSHED = frozenset({Kind.ITERATION, Kind.RECORD})
 REQUESTS = frozenset({Kind.STATUS, Kind.BLOCKS, Kind.SLOTS, Kind.THETA, Kind.PEX})
+#: Who catches up asks as fast as it gets answers: one too many waits, and is no flood.
+PATIENT = REQUESTS - {Kind.PEX}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ LIMITS: dict[int, Limit] = {
     Kind.BLOCK: Limit(ID_BYTES + MAX_BLOCK_BYTES, 10, 200),
     Kind.ITERATION: Limit(MAX_ITERATION_BYTES, 500, 2000),
     Kind.RECORD: Limit(MAX_RECORD_BYTES, 200, 1000),
-    **{kind: Limit(REQUEST_ID_BYTES + MAX_REQUEST_BYTES, 50, 200) for kind in REQUESTS},
+    **{kind: Limit(REQUEST_ID_BYTES + MAX_REQUEST_BYTES, 100, 400) for kind in REQUESTS},
     Kind.PEX: Limit(REQUEST_ID_BYTES + MAX_REQUEST_BYTES, 1 / 30, 5),
     Kind.REFUSED: Limit(REQUEST_ID_BYTES),
     **{kind | _ANSWER: Limit(REQUEST_ID_BYTES + size) for kind, size in MAX_ANSWER_BYTES.items()},

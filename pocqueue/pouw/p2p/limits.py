@@ -57,6 +57,10 @@ class Rates:
             )
         return bucket.take(now_s)
 
+    def wait_s(self, kind: int, now_s: float) -> float:
+        """Count a frame; return how long it has to wait if it is one too many: so they come at twice the rate at most."""
+        return 0.0 if self.allows(kind, now_s) else 1 / LIMITS[kind].per_second
+
     def is_flood(self, kind: int, now_s: float) -> bool:
         """Say whether a frame that is one too many is held against the peer: once a second and kind."""
         if now_s - self._charged_s.get(kind, -1e9) < 1:
@@ -102,11 +106,6 @@ class Conduct:
             return True
         del self._banned_until_s[who]
         return False
-
-    def pardon(self, who: bytes | str) -> None:
-        """Forget a ban and the points."""
-        self._points.pop(who, None)
-        self._banned_until_s.pop(who, None)
 
 
 def is_loopback(host: str) -> bool:

@@ -17,6 +17,7 @@ from pocqueue.pouw.errors import BadEncoding, LinkError, PeerFault
 from pocqueue.pouw.p2p.channel import Channel, SlowReader
 from pocqueue.pouw.p2p.frames import (
     LIMITS,
+    PATIENT,
     REQUEST_ID_BYTES,
     REQUESTS,
     Kind,
@@ -191,12 +192,15 @@ class Link:
                 self._take_answer(number, body)
                 continue
             kind = Kind(number)
-            if not self._rates.allows(kind, now_s):
+            if kind in PATIENT:
+                await asyncio.sleep(self._rates.wait_s(kind, now_s))
+            elif not self._rates.allows(kind, now_s):
                 if self._rates.is_flood(kind, now_s):
                     flood = PeerFault(FLOOD_POINTS, f"flood: it sends too many {kind.name}")
                     self._owner.on_fault(self, flood)
                 await asyncio.sleep(_FLOOD_PAUSE_S)
-            elif kind in _GOSSIP:
+                continue
+            if kind in _GOSSIP:
                 inbox = self._wants if kind == Kind.WANT else self._inbox
                 await inbox.put(kind, body)
             elif kind in REQUESTS:

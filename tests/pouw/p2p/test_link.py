@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import struct
 from collections.abc import AsyncIterator
 
@@ -15,7 +16,7 @@ from pocqueue.pouw.p2p.link import MAX_ASKED
 from pocqueue.pouw.p2p.messages import MAX_IDS, Addresses, Ids, Ping, Reason
 from pocqueue.pouw.wire.codec import encode
 from tests.pouw.p2p.nodes import BAD, Node, id_of, running
-from tests.pouw.p2p.rogue import identity, linked
+from tests.pouw.p2p.rogue import connected, identity, linked
 from tests.support.waiting import until
 
 
@@ -101,6 +102,21 @@ async def test_a_flood_is_read_slowly_and_costs_points(node: Node) -> None:
     await until(lambda: node.names == {"good"})
 
 
+async def test_who_asks_too_fast_waits(node: Node) -> None:
+    """And is answered or refused in the end, without a point."""
+    num = LIMITS[Kind.STATUS].burst + 30
+    async with linked(*node.where) as rogue:
+        for i in range(num):
+            rogue.channel.send(Kind.STATUS, struct.pack(">I", i), b"?")
+        numbers: set[bytes] = set()
+        while len(numbers) < num:
+            kind, body = await rogue.channel.read()
+            if kind in (answer_to(Kind.STATUS), Kind.REFUSED):
+                numbers.add(body[:4])
+    assert not node.keeper.charges
+    await until(lambda: node.names == {"good"})
+
+
 async def test_who_does_not_read_loses_the_link(node: Node) -> None:
     """As soon as more waits for it than may wait; others have had all."""
     big = bytes(LIMITS[Kind.RECORD].max_bytes - 8)
@@ -176,4 +192,22 @@ async def test_who_never_answers_is_not_asked_without_end(node: Node) -> None:
         rogue.channel.send(answer_to(Kind.STATUS), number, b"now")
         assert await again == b"now"
     assert not node.keeper.charges
+    await until(lambda: node.names == {"good"})
+
+
+async def test_any_bytes_do_no_harm(node: Node) -> None:
+    """At each stage of a connection."""
+    rng = random.Random(1)  # noqa: S311 - the same in each run
+    for i in range(15):
+        data = rng.randbytes(rng.randrange(1, 3000))
+        _, writer = await asyncio.open_connection(*node.where)
+        writer.write(data)
+        async with connected(*node.where) as rogue:
+            rogue.writer.write(data)
+            await rogue.end()
+        async with linked(*node.where, identity(name=f"rogue{i}")) as rogue:
+            kind = rng.choice(sorted(LIMITS))
+            rogue.channel.send(kind, data[: LIMITS[kind].max_bytes])
+            rogue.writer.write(data)
+        writer.close()
     await until(lambda: node.names == {"good"})

@@ -12,7 +12,8 @@ import pytest
 from pocqueue.pouw.errors import LinkError
 from pocqueue.pouw.p2p.frames import MAX_ANSWER_BYTES, Kind
 from pocqueue.pouw.p2p.handshake import Refused
-from pocqueue.pouw.p2p.messages import Reason
+from pocqueue.pouw.p2p.messages import Ids, Reason
+from pocqueue.pouw.wire.codec import encode
 from tests.pouw.p2p.nodes import Node, id_of, running
 from tests.pouw.p2p.rogue import linked
 from tests.support.waiting import PATIENCE_S, until
@@ -71,6 +72,22 @@ async def test_what_is_announced_is_fetched_and_announced_on() -> None:
         assert {body for kind, body in c.keeper.received if kind == Kind.TX} == set(transactions)
         assert len(b.keeper.received) == 101
         assert not a.keeper.received
+
+
+async def test_what_one_peer_does_not_send_another_is_asked_for() -> None:
+    """As soon as the first one is gone."""
+    node, good = Node("a"), Node("good")
+    good.keeper.bodies[id_of(b"tx")] = b"tx"
+    async with running(node, good):
+        async with linked(*node.where) as rogue:
+            await good.network.connect(*node.where)
+            rogue.channel.send(Kind.ANNOUNCE, encode(Ids(Kind.TX, (id_of(b"tx"),))))
+            await rogue.next(Kind.WANT)
+            good.network.announce(Kind.TX, id_of(b"tx"))
+            account = node.network.account
+            assert await good.network.request(account, Kind.STATUS, b"heard?", 60)
+            assert not node.keeper.received
+        await until(lambda: node.keeper.received == [(Kind.TX, b"tx")])
 
 
 async def test_requests_are_answered_refused_or_given_up() -> None:
