@@ -165,21 +165,23 @@ def _world() -> Iterator[_World]:
 _STEPS = st.lists(
     st.tuples(
         st.sampled_from(
-            ["work"] * 6 + ["deliver"] * 8 + ["repeat", "lose", "restart", "die", "wait"]
+            ["work"] * 8 + ["deliver"] * 8 + ["repeat", "lose", "restart", "restart", "die", "wait"]
         ),
         st.integers(0, 200),
     ),
-    max_size=60,
+    min_size=50,
+    max_size=100,
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(_STEPS)
 def test_nobody_contradicts_himself(steps: list[tuple[str, int]]) -> None:
     """Whatever the network does and whoever dies; afterwards all go on, with both miners in."""
     with _world() as world:
         for action, number in steps:
             node = world.nodes[number % 3]
+            world.now_ms += 100
             if action == "work":
                 node.work()
             elif action == "die":
@@ -190,8 +192,11 @@ def test_nobody_contradicts_himself(steps: list[tuple[str, int]]) -> None:
                 world.now_ms += 40 * number
             elif action == "lose":
                 world.lose(number)
+            elif action == "repeat":
+                world.deliver(number, is_kept=True)
             else:
-                world.deliver(number, is_kept=action == "repeat")
+                for at in range(1 + number % 3):
+                    world.deliver(number + at)
             world.check()
         reached = world.nodes[0].history.next_slot
         for _ in range(3):
