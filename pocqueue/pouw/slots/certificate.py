@@ -12,7 +12,7 @@ from typing import Protocol
 
 from pocqueue.pouw.errors import SlotError
 from pocqueue.pouw.slots import bls
-from pocqueue.pouw.wire.hashes import merkle_path, merkle_root, root_of_path
+from pocqueue.pouw.wire.hashes import merkle_path, merkle_root
 from pocqueue.pouw.wire.slots import (
     Certificate,
     Iteration,
@@ -97,41 +97,10 @@ def verify_link(record: SlotRecord, task: bytes, parent: Certificate | None) -> 
         _verify_progress(certificate, parent)
 
 
-def verify_record(
-    record: SlotRecord, committee: Committee, task: bytes, parent: Certificate | None
-) -> None:
-    """Return if a record is its committee's and follows its parent: `verify_link`, then `verify_signed`.
-
-    Raises:
-        SlotError: as those two.
-    """
-    verify_link(record, task, parent)
-    verify_signed(record.signed, committee)
-
-
 def membership(iteration: Iteration, record: SlotRecord) -> Membership:
     """Return the proof that a message is one of a record's; it has to be."""
     index = record.ids.index(iteration.id)
     return Membership(iteration, index, merkle_path(record.ids, index), record.signed)
-
-
-def verify_membership(proof: Membership, committee: Committee) -> None:
-    """Return if a message is one of those that the committee certified for its slot.
-
-    Raises:
-        SlotError: ``membership``, or as `verify_signed`.
-    """
-    iteration, certificate = proof.iteration, proof.signed.certificate
-    own = (iteration.network, iteration.task, iteration.slot, iteration.previous)
-    if own != (certificate.network, certificate.task, certificate.slot, certificate.previous):
-        raise SlotError("membership", "the message is of another slot than its certificate.")
-    root = root_of_path(iteration.id, proof.index, certificate.count, proof.path)
-    if root != certificate.root:
-        raise SlotError(
-            "membership",
-            f"message {iteration.id.hex()} is none of slot {certificate.slot}'s {certificate.count}.",
-        )
-    verify_signed(proof.signed, committee)
 
 
 def _verify_progress(certificate: Certificate, parent: Certificate) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from pocqueue.pouw.slots.certificate import verify_record
+from pocqueue.pouw.slots.certificate import verify_link, verify_signed
 from pocqueue.pouw.slots.collector import Anchor, Collector
 from pocqueue.pouw.slots.history import Advance, Lane, SlotHistory
 from tests.pouw.slots.support import (
@@ -42,7 +42,8 @@ def test_a_slot_closes_when_all_its_lanes_are_there() -> None:
         assert committee.add(message(history, key), 1_000)
     elapsed_ms, decision = _closed_after(committee, 1_000)
     assert (elapsed_ms, _miners(decision)) == (0, LANES)
-    verify_record(decision.slot.record, COMMITTEE, TASK.id, None)
+    verify_link(decision.slot.record, TASK.id, None)
+    verify_signed(decision.slot.record.signed, COMMITTEE)
     certificate = decision.certificate
     assert (certificate.anchor, certificate.anchor_height, certificate.time_ms) == (*ANCHOR, 1_000)
 

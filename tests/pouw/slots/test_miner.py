@@ -6,15 +6,20 @@ import pytest
 
 from pocqueue.node.keys import SigningKey
 from pocqueue.pouw.errors import SlotError
-from pocqueue.pouw.slots.certificate import verify_membership
 from pocqueue.pouw.slots.draws import base_nonce, is_allowed
 from pocqueue.pouw.slots.history import SlotHistory
 from pocqueue.pouw.slots.messages import check
 from pocqueue.pouw.slots.miner import Candidate, LaneMiner, Sent, Work
+from pocqueue.pouw.slots.task import TaskSpec
+from pocqueue.pouw.training.iterate import iterate
+from pocqueue.pouw.training.messages import Verdict
+from pocqueue.pouw.training.models import Model, fixed_arithmetic
+from pocqueue.pouw.training.reexecute import reexecute
 from pocqueue.pouw.wire.blocks import Block, Header, Trained
 from pocqueue.pouw.wire.codec import decode, encode
+from pocqueue.pouw.wire.hashes import root_of_path
 from pocqueue.pouw.wire.slots import SlotRecord
-from tests.pouw.slots.support import COMMITTEE, KEYS, LANES, NETWORK, TASK, decided, grow, made_up
+from tests.pouw.slots.support import KEYS, LANES, NETWORK, TASK, decided, grow, made_up
 
 _EASY = b"\xff" * 32
 _HARD = bytes(32)
@@ -138,8 +143,9 @@ def test_a_draw_below_the_target_makes_a_block() -> None:
     assert nothing is None
     assert block is not None
     assert isinstance(block.proof, Trained)
-    verify_membership(block.proof.committed, COMMITTEE)
-    verify_membership(block.proof.winner, COMMITTEE)
+    for proof in (block.proof.committed, block.proof.winner):
+        root = root_of_path(proof.iteration.id, proof.index, 1, proof.path)
+        assert root == proof.signed.certificate.root
     committed, winner = block.proof.committed.iteration, block.proof.winner.iteration
     assert (committed.slot, winner.slot, block.header.slot) == (0, 1, 1)
     assert (
@@ -174,3 +180,27 @@ def test_another_key_is_another_lane() -> None:
     miner = LaneMiner(history, KEYS[0])
     _certify(history, _said(miner, miner.work()))
     assert _residual(LaneMiner(history, SigningKey.generate())) is None
+
+
+def test_what_a_lane_says_can_be_executed_again() -> None:
+    """Though it was restarted all the time, and some of its messages were not certified."""
+    with fixed_arithmetic():
+        task = TaskSpec(b"r" * 32, "MLP", (32,), "digits", 32, 0.3, 0.02)
+        model, history = Model(task), SlotHistory(task, NETWORK)
+        sent = None
+        for slot in range(12):
+            miner = LaneMiner(history, KEYS[0], sent=sent)
+            work = miner.work()
+            assert work is not None
+            assert (work.residual is None) == (slot in (0, 8, 9))
+            account, lane = miner.lane
+            done = iterate(
+                *(model, work.theta, work.residual), slot=slot, miner=account, lane=lane, parts=2
+            )
+            sent = decode(encode(miner.message(work, done, 2, None)), Sent)
+            is_certified = slot not in (2, 5, 8)
+            _certify(history, *[sent] * is_certified)
+            if is_certified:
+                lap = history.lap(slot, miner.lane)
+                verdict = reexecute(model, lap, miner=account, lane=lane, published=done.map)
+                assert verdict == Verdict(0, sent.message.iteration.entries, 1.0, True)
