@@ -49,6 +49,8 @@ def test_a_smoke_run_gives_every_figure(tmp_path: Path) -> None:
         "hosts: memory",
         "hosts: heartbeat",
         "hosts: job submitted",
+        "a transaction of",
+        "a block of",
         "page",
         "gateway killed",
     ):
