@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -41,8 +42,9 @@ hypothesis.settings.load_profile("pocqueue")
 # Of this process and of all that tests start. Threads of a team spin while they wait for one that has no core, and the
 # cores have other tests to run; set before torch is imported, which reads it then. Tests of teams make their own.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Hundreds of processes import the same modules: the first compiles them for all.
+# Hundreds of processes import the same modules, and pytest's import the same tests: the first compiles them for all.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 
 def pytest_configure() -> None:
@@ -53,29 +55,31 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-#: Modules of tests/acceptance on the stack of workers that stands once; the others have processes of their own.
+#: Modules of tests/acceptance on a stack of workers that stands once; the others have processes of their own.
 _ON_SHARED_STACK = {
-    *("test_artifact_delegation", "test_artifacts", "test_broken_line", "test_cli"),
-    *("test_delegation", "test_failures", "test_mlnode", "test_rounds"),
+    **dict.fromkeys(("test_artifact_delegation", "test_artifacts", "test_cli"), "stack"),
+    **dict.fromkeys(("test_delegation", "test_mlnode"), "stack"),
+    **dict.fromkeys(("test_broken_line", "test_failures", "test_rounds"), "quick stack"),
 }
 
 
 def _group(nodeid: str) -> str:
     """Return what a test is to share a process of pytest's with: all that goes by the same name."""
     path = Path(nodeid.partition("::")[0])
-    # One vLLM at a time, and one stack of workers.
+    # One vLLM at a time, and each stack of workers once.
     if "vllm" in str(path) or "engine_compare" in path.name:
         return "vllm"
     # One clone of the machine.
     if str(path).startswith("tests/deploy/clone/"):
         return "clone"
-    is_shared = path.parent.name == "acceptance" and path.stem in _ON_SHARED_STACK
-    return "stack" if is_shared else str(path)
+    shared = _ON_SHARED_STACK if path.parent.name == "acceptance" else {}
+    return shared.get(path.stem, str(path))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest groups first, and mark what needs a Redis server: `-m "not redis"` does without."""
-    items.sort(key=lambda item: _group(item.nodeid) not in {"stack", "vllm", "clone"})
+    longest = {"stack", "quick stack", "vllm", "clone"}
+    items.sort(key=lambda item: _group(item.nodeid) not in longest)
     for item in items:
         if {"redis_server", "own_redis"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.redis)

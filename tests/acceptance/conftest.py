@@ -1,18 +1,43 @@
-"""The stack that acceptance tests share: two workers, one scheduler, one io worker."""
+"""The stacks that acceptance tests share: two workers each, one scheduler, one io worker."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
-from tests.support.stack import Stack
+from pocqueue.rounds.spec import RoundState
+from tests.support.stack import QUICK, Stack
 
 
 @pytest.fixture(scope="session")
 def shared_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """One set of processes for the session: a worker takes seconds to load its engine."""
-    stack = Stack(tmp_path_factory.mktemp("stack"))
+    yield from _standing(tmp_path_factory.mktemp("stack"))
+
+
+@pytest.fixture(scope="session")
+def shared_quick_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """One more, for thousands of nonces whose values nobody looks at."""
+    yield from _standing(tmp_path_factory.mktemp("quick-stack"), QUICK)
+
+
+@pytest.fixture
+def stack(shared_stack: Stack) -> Iterator[Stack]:
+    """The shared stack, whole again before each test, with no active round."""
+    yield from _whole(shared_stack)
+
+
+@pytest.fixture
+def quick_stack(shared_quick_stack: Stack) -> Iterator[Stack]:
+    """The quick one, in the same way."""
+    yield from _whole(shared_quick_stack)
+
+
+def _standing(folder: Path, variables: Mapping[str, str] = MappingProxyType({})) -> Iterator[Stack]:
+    stack = Stack(folder, variables=variables)
     try:
         stack.scheduler()
         stack.spawn("io", "celery", "-A", "pocqueue", "worker", "-Q", "io")
@@ -23,18 +48,14 @@ def shared_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         stack.close()
 
 
-@pytest.fixture
-def stack(shared_stack: Stack) -> Iterator[Stack]:
-    """The shared stack, whole again before each test, with no active round."""
-    shared_stack.server.ensure()
+def _whole(stack: Stack) -> Iterator[Stack]:
+    stack.server.ensure()
     for name in ("gpu0", "gpu1"):
-        if name not in shared_stack.processes:
-            shared_stack.worker(name)
-    if "scheduler" not in shared_stack.processes:
-        shared_stack.scheduler()
-    shared_stack.wait_live("gpu0", "gpu1")
-    yield shared_stack
-    for round_id in shared_stack.backend.store.active_ids():
-        from pocqueue.rounds.spec import RoundState
-
-        shared_stack.backend.store.close(round_id, RoundState.STOPPED, "end of test")
+        if name not in stack.processes:
+            stack.worker(name)
+    if "scheduler" not in stack.processes:
+        stack.scheduler()
+    stack.wait_live("gpu0", "gpu1")
+    yield stack
+    for round_id in stack.backend.store.active_ids():
+        stack.backend.store.close(round_id, RoundState.STOPPED, "end of test")

@@ -7,12 +7,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from pocqueue.rounds.redis_server import RedisServer
 from pocqueue.rounds.spec import RoundState
 from tests.support.stack import Stack
 
 #: Enough to outlast a worker's death and the time until it is noticed.
 NUM_NONCES = 4000
+
+
+@pytest.fixture
+def stack(quick_stack: Stack) -> Stack:
+    """The quick one."""
+    return quick_stack
 
 
 def _queues_at_work(stack: Stack, round_id: str) -> set[str]:

@@ -23,6 +23,7 @@ from pocqueue.rounds.pool import Gpu
 from pocqueue.rounds.redis_server import RedisServer
 from pocqueue.settings import Settings
 from tests.support.commands import without_settings
+from tests.support.stack import QUICK
 from tests.support.waiting import wait_until
 
 #: Two cores that import torch several times at once.
@@ -34,8 +35,8 @@ class Up:
 
     def __init__(self, state_dir: Path, *options: str) -> None:
         self.state_dir = state_dir
-        clean = without_settings()
-        self.env = clean | {"POCQUEUE_STATE_DIR": str(state_dir), "POCQUEUE_NUM_THREADS": "1"}
+        own = {"POCQUEUE_STATE_DIR": str(state_dir), "POCQUEUE_NUM_THREADS": "1"}
+        self.env = without_settings() | own | QUICK
         self.log = state_dir / "up.log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(

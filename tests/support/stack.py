@@ -24,6 +24,7 @@ from pocqueue.rounds.start import decided, deployed_model, draft_spec
 from pocqueue.settings import Settings
 from tests.support import commands
 from tests.support.commands import without_settings
+from tests.support.waiting import pause_s
 
 ROOT = Path(__file__).parents[2]
 #: Generous: two cores may be busy with everything else of a CI run.
@@ -138,10 +139,9 @@ class Stack:
             with contextlib.suppress(ConnectionError, redis.ConnectionError):
                 if condition():
                     return time.monotonic() - began
-            assert time.monotonic() - began < timeout_s, (
-                f"waited {timeout_s:.0f} s for {what}\n" + self.tails()
-            )
-            time.sleep(0.02)
+            waited_s = time.monotonic() - began
+            assert waited_s < timeout_s, f"waited {timeout_s:.0f} s for {what}\n" + self.tails()
+            time.sleep(pause_s(waited_s, 0.02))
 
     def tails(self) -> str:
         return "\n".join(

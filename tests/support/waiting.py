@@ -16,6 +16,14 @@ T = TypeVar("T")
 PATIENCE_S = 300.0
 
 
+def pause_s(waited_s: float, least_s: float = 0.005) -> float:
+    """Return how long to sleep until the next look: a fiftieth of what was waited so far, and 50 ms at most.
+
+    Others need the cores that looking takes: to wait for a process that starts would cost a tenth of one.
+    """
+    return min(max(least_s, waited_s / 50), 0.05)
+
+
 class Clock:
     """Seconds that stand still until a test moves them on."""
 
@@ -32,20 +40,21 @@ def wait_until(
     """Return what the condition gives as soon as that is true; fail when the time is up.
 
     Args:
-        condition: called every 5 ms, and once more when the time is up.
+        condition: called every 5 ms at first, ever more rarely then, and once more when the time is up.
         timeout_s: seconds to wait at most.
         message: what is waited for, for the failure.
     """
-    deadline = time.monotonic() + timeout_s
+    began = time.monotonic()
     while True:
-        late = time.monotonic() > deadline
+        waited_s = time.monotonic() - began
+        late = waited_s > timeout_s
         if value := condition():
             return value
         if late:
             raise AssertionError(
                 f"{message} did not come true within {timeout_s} s; it is {value!r}"
             )
-        time.sleep(0.005)
+        time.sleep(pause_s(waited_s))
 
 
 def wait_for_line(log: Path, pattern: str, timeout_s: float = PATIENCE_S) -> re.Match[str]:
@@ -57,9 +66,10 @@ def wait_for_line(log: Path, pattern: str, timeout_s: float = PATIENCE_S) -> re.
 
 async def until(condition: Callable[[], object], deadline_s: float = PATIENCE_S) -> None:
     """Wait until a condition holds, which may be a coroutine function; fail after the deadline."""
+    began = time.monotonic()
     async with asyncio.timeout(deadline_s):
         while True:
             value = condition()
             if await value if inspect.isawaitable(value) else value:
                 return
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(pause_s(time.monotonic() - began, 0.001))
