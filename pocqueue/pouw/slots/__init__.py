@@ -5,7 +5,7 @@ How a slot goes through a node; nothing here waits, sends or reads a clock, and 
 1. A message arrives: `messages.check`, then `Collector.add` (the committee) or `SlotHistory.keep`; new ones are passed on.
 2. The committee: `Collector.tick(now)` gives an `Advance`, a closed slot with its certificate; the same until step 4 is done.
    Everybody else: a record arrives, `certificate.verify_signed`, `SlotHistory.check(record, messages)` gives the `Advance`;
-   what `SlotHistory.missing` names is asked for before, as `requests.Slots`.
+   if that misses messages, they are asked for with their slots, as `requests.Slots`.
 3. `SlotStore.write(advance)`: on disk before anybody hears of it, and before memory has it.
 4. `SlotHistory.add(advance)`: the next slot is open, `weights` are its weights. The record is pushed.
 5. A miner: `LaneMiner.certified(record)` draws with the slot's beacon and may give a block; then `LaneMiner.work()` is the

@@ -24,7 +24,7 @@ from pocqueue.pouw.wire.slots import MAX_LANES, Certificate, SlotRecord
 
 #: A slot that nobody has a message of is closed after this, so that anchors move ...
 IDLE_MS: Final = 5000
-#: ... and the next one after twice as long, up to this, if there are lanes: they may be slow.
+#: ... and the next one after twice as long, up to this, while lanes are awaited: they may be slow.
 MAX_IDLE_MS: Final = 120_000
 #: A slot is kept open for late lanes at least this long ...
 MIN_WAIT_MS: Final = 300
@@ -100,9 +100,10 @@ class Collector:
         elapsed = now_ms - self._begin(now_ms)
         slot = self._history.next_slot
         self._heard = {lane: self._heard.get(lane, slot - 1) for lane in lanes}
+        awaited = {lane for lane, heard in self._heard.items() if slot - heard <= MISSES}
         ready = self._history.pending()[:MAX_LANES]
-        if elapsed >= self._length(ready):
-            self._num_empty = 0 if ready else min(self._num_empty + 1, 8)
+        if elapsed >= self._length(ready, awaited):
+            self._num_empty = 0 if ready or not awaited else self._num_empty + 1
             self._decision = self._decide(ready, now_ms, anchor)
         return self._decision
 
@@ -116,14 +117,13 @@ class Collector:
             self._opened = {at: ms for at, ms in self._opened.items() if at >= slot - WINDOW}
         return self._opened[slot]
 
-    def _length(self, ready: Collection[IterationWithMap]) -> int:
+    def _length(self, ready: Collection[IterationWithMap], awaited: set[Lane]) -> int:
         """Return how many milliseconds the open slot lasts, if no other message comes."""
         if not ready:
+            # At most MISSES of them are awaited in vain, so the shift is small.
             doubled = min(IDLE_MS << self._num_empty, MAX_IDLE_MS)
-            return max(self._slot_ms, doubled if self._heard else IDLE_MS)
-        slot, there = self._history.next_slot, {message.iteration.order for message in ready}
-        awaited = {lane for lane, heard in self._heard.items() if slot - heard <= MISSES}
-        if awaited <= there:
+            return max(self._slot_ms, doubled if awaited else IDLE_MS)
+        if awaited <= {message.iteration.order for message in ready}:
             return self._slot_ms
         # With half of the lanes, not the slowest one: a few cannot hold all others up more and more.
         usual = statistics.median(self._delays) if self._delays else IDLE_MS

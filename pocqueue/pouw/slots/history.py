@@ -143,11 +143,6 @@ class SlotHistory:
             kept[lane] for lane in sorted(kept) if kept[lane].iteration.previous == self.previous
         ]
 
-    def missing(self, record: SlotRecord) -> list[bytes]:
-        """Return the ids of a record's messages that are not kept here: to be asked for."""
-        kept = {message.iteration.id for message in self._kept(record)}
-        return [id_ for id_ in record.ids if id_ not in kept]
-
     def check(self, record: SlotRecord, messages: Iterable[IterationWithMap] = ()) -> Advance:
         """Return what a record of the open slot leads to. Nothing is changed.
 

@@ -184,13 +184,6 @@ class SlotStore(SqliteFile):
             [found] = db.execute(query, (task,)).fetchone()
         return found or 0
 
-    def records(self, task: bytes, first: int, limit: int) -> list[SlotRecord]:
-        """Return the records of slots from `first` on, which are kept for ever."""
-        query = "SELECT record FROM record WHERE task = ? AND slot BETWEEN ? AND ? ORDER BY slot"
-        with self.transaction() as db:
-            rows = db.execute(query, (task, first, first + limit - 1)).fetchall()
-        return [self._decode(record, SlotRecord) for (record,) in rows]
-
     def work(self, task: bytes) -> dict[bytes, int]:
         """Return the certified slots x parts of a task by account, ascending: `Settle.work`."""
         query = "SELECT miner, sum(parts) FROM message WHERE task = ? GROUP BY miner ORDER BY miner"

@@ -79,22 +79,25 @@ def test_a_slot_of_nobody_is_closed_empty() -> None:
 
 
 def test_slow_lanes_get_longer_and_longer() -> None:
-    """Else a slot would always be over before their first message; one message ends that."""
+    """Else a slot would always be over before their first message; eight slots, or until a message comes."""
     history = SlotHistory(TASK, NETWORK)
     committee, now_ms, lengths = collector(history), 0, []
-    for _ in range(7):
+    for _ in range(10):
         elapsed_ms, decision = _closed_after(committee, now_ms)
         now_ms += elapsed_ms
         lengths.append(elapsed_ms)
         history.add(decision)
-    assert lengths == [5_000, 10_000, 20_000, 40_000, 80_000, 120_000, 120_000]
-    for at_ms in (now_ms, now_ms + 60_000):
-        committee.tick(at_ms, LANES[:1], ANCHOR)
-    committee.add(message(history, KEYS[0]), now_ms + 60_000)
-    decided = committee.tick(now_ms + 60_000, LANES[:1], ANCHOR)
-    assert decided is not None
-    history.add(decided)
-    assert _closed_after(committee, now_ms + 60_000)[0] == 5_000
+    assert lengths == [5_000, 10_000, 20_000, 40_000, 80_000, *[120_000] * 3, 5_000, 5_000]
+    late = message(history, KEYS[0])
+    history.add(_closed_after(committee, now_ms)[1])
+    now_ms += 6_000
+    assert not committee.add(late, now_ms)
+    elapsed_ms, decision = _closed_after(committee, now_ms)
+    assert elapsed_ms == 5_000
+    history.add(decision)
+    committee.tick(now_ms + 5_000, LANES, ANCHOR)
+    committee.add(message(history, KEYS[0]), now_ms + 14_000)
+    assert committee.tick(now_ms + 14_000, LANES, ANCHOR) is not None
 
 
 def test_a_lane_that_is_away_is_waited_for_a_while() -> None:

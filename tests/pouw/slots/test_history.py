@@ -37,11 +37,9 @@ def test_a_follower_has_the_same_weights() -> None:
     for number, advance in enumerate(advances):
         messages = advance.slot.messages[::-1]
         if number % 2:
-            assert follower.missing(advance.slot.record) == list(advance.slot.record.ids)
             given = messages
         else:
             assert all(follower.keep(it) for it in messages)
-            assert follower.missing(advance.slot.record) == []
             given = ()
         follower.add(follower.check(advance.slot.record, given))
     assert follower.theta == history.theta
@@ -61,11 +59,10 @@ def test_checking_changes_nothing() -> None:
 
 
 def test_a_record_without_its_messages_waits() -> None:
-    """It may be good; what is not here is named."""
+    """It may be good."""
     history, other = SlotHistory(TASK, NETWORK), SlotHistory(TASK, NETWORK)
     record = decided(history, message(history, KEYS[0]), message(history, KEYS[1])).slot.record
     other.keep(message(history, KEYS[0]))
-    assert len(other.missing(record)) == 1
     with pytest.raises(SlotError, match="missing: 1 of slot 0's 2 messages"):
         other.check(record)
 

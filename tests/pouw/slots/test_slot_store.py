@@ -36,7 +36,8 @@ def test_a_history_is_as_it_was(tmp_path: Path) -> None:
         assert again.theta == history.theta
         assert again.lap(20, LANES[0]) == history.lap(20, LANES[0])
         assert store.slots(TASK.id, 3, 5) == [it.slot for it in advances[3:8]]
-        assert store.records(TASK.id, 18, 99) == [it.slot.record for it in advances[18:]]
+        assert (store.num_slots(TASK.id), store.num_slots(b"T" * 32)) == (21, 0)
+        assert store.newest() == history.signed
         assert store.work(TASK.id) == {LANES[0][0]: 17, LANES[1][0]: 8}
 
 
@@ -67,6 +68,7 @@ def test_a_task_of_which_nothing_is_here_begins_anew() -> None:
         assert store.history(TASK).next_slot == 0
         assert store.sent(TASK.id, LANES[0]) is None
         assert store.work(TASK.id) == {}
+        assert store.newest() is None
 
 
 def test_a_second_record_of_a_slot_is_refused() -> None:
@@ -90,7 +92,7 @@ def test_what_is_pruned_leaves_records_and_work() -> None:
         store.prune(TASK.id, 12)
         assert store.slots(TASK.id, 11, 5) == []
         assert store.slots(TASK.id, 12, 2) == [it.slot for it in advances[12:14]]
-        assert len(store.records(TASK.id, 0, 99)) == 21
+        assert store.num_slots(TASK.id) == 21
         assert store.work(TASK.id) == work
         assert store.history(TASK).theta == history.theta
         with pytest.raises(SlotError, match="history: slot 9"):
@@ -191,7 +193,7 @@ def test_what_was_said_is_there_after_kill_9(tmp_path: Path) -> None:
                 if line.endswith("\n"):
                     said[int(line.split()[0])] = line.split()[1]
         with SlotStore(tmp_path, NETWORK) as store:
-            records = store.records(TASK.id, 0, 999)
+            records = [slot.record for slot in store.slots(TASK.id, 0, 999)]
             found = {it.signed.certificate.slot: it.signed.certificate.id.hex() for it in records}
             assert found.items() >= said.items()
             assert store.history(TASK).next_slot == len(found) == max(found) + 1

@@ -70,12 +70,17 @@ class _Node:
         """Go on with a record; ask the committee for what is not here."""
         verify_signed(record.signed, COMMITTEE)
         newest, history = record.signed.certificate.slot, self.history
-        if newest == history.next_slot and not history.missing(record):
-            self.go_on(history.check(record))
-        elif newest >= history.next_slot:
+        if newest == history.next_slot:
+            try:
+                return self.go_on(history.check(record))
+            except SlotError as exc:
+                if exc.rule != "missing":
+                    raise
+        if newest >= history.next_slot:
             for slot in self.world.nodes[0].store.slots(TASK.id, history.next_slot, 64):
                 verify_signed(slot.record.signed, COMMITTEE)
                 self.go_on(history.check(slot.record, slot.messages))
+        return None
 
     def go_on(self, advance: Advance) -> None:
         """Write a slot, then have it."""
@@ -89,10 +94,8 @@ class _Node:
         if self.committee is not None:
             advance = self.committee.tick(self.world.now_ms, LANES[:2], ANCHOR)
             if advance is None:
-                if self.history.signed is not None:
-                    self.world.push(
-                        self, self.store.records(TASK.id, self.history.next_slot - 1, 1)[0]
-                    )
+                for slot in self.store.slots(TASK.id, self.history.next_slot - 1, 1):
+                    self.world.push(self, slot.record)
                 return
             self.store.write(advance)
             if dies:
