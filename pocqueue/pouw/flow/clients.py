@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 
@@ -13,6 +14,9 @@ from pocqueue.pouw.flow.core import Core
 from pocqueue.pouw.flow.orders import Orders
 from pocqueue.pouw.wire.codec import encode
 from pocqueue.pouw.wire.transactions import OrderTask
+
+#: A peer has so long to ask for an order that it is told of.
+_PASS_S = 10.0
 
 _log = logging.getLogger(__name__)
 _HASH = re.compile(r"0x[0-9a-fA-F]{64}")
@@ -46,11 +50,16 @@ class TaskDesk:
         peers = self._core.network.peers
         if not peers:
             raise InvalidTask("no node is linked that the task could be sent to.")
-        transaction = self._orders.make(order)
         try:
+            transaction = self._orders.make(order)
+            passed_on = asyncio.create_task(self._orders.passed_on(transaction, _PASS_S))
             await self._orders.send(transaction)
         except InvalidTransaction as exc:
             raise InvalidTask(str(exc)) from None
+        if not await passed_on:
+            raise InvalidTask(
+                f"no peer asked for it within {_PASS_S:.0f} s; this node goes on offering it while it runs."
+            )
 
     def _data(self, task: MLTask) -> str:
         """Return the built-in data that a task names; on `dev` what names none means that of its type."""

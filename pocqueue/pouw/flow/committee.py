@@ -203,7 +203,12 @@ class CommitteeDuty:
             _log.error("%s Task %s cannot be settled: %s", self._core.name, record.name, exc)
 
     async def _found(self) -> bool:
-        """Make a founding block if one is due; True if one was made."""
+        """Make a founding block if one is due; True if one was made.
+
+        Not before this node has what those have that it is linked to: it would found a network beside theirs.
+        """
+        if self._core.network.peers and not self._core.is_current.is_set():
+            return False
         block = await self._core.in_chain(self._founding_block)
         if block is None:
             return False

@@ -74,6 +74,8 @@ class Core:
     security: SecuritySystem | None
     network: Network
     counts: Counts = field(default_factory=Counts)
+    #: It has had everything of one of its peers.
+    is_current: asyncio.Event = field(default_factory=asyncio.Event)
     #: The tip or the anchor is another one.
     chain_changed: Bell = field(default_factory=Bell)
     #: There is a transaction more.

@@ -46,6 +46,8 @@ _FIRST_LINKS_S = 3.0
 #: Without a new certificate for so long a node says that it is isolated.
 _ISOLATED_S = 30.0
 _POINTS = 20
+#: On `dev`, for whoever names none and is not that node itself.
+_DEV_BOOTSTRAP = ("127.0.0.1", DEFAULT_PORT)
 
 _log = logging.getLogger(__name__)
 
@@ -77,7 +79,7 @@ class Life:
             await asyncio.to_thread(SlotStore, config.data_dir, self._genesis.network)
         )
         trainer = stack.enter_context(Trainer.shared())
-        self.network = Network(key, self._genesis.network, self._network_config(), self)
+        self.network = Network(key, self._genesis.network, self._network_config(config.port), self)
         core = self._core = Core(
             config=config,
             genesis=self._genesis,
@@ -115,7 +117,7 @@ class Life:
         stack.push_async_callback(self.network.stop)
         self._run(duty)
         await self.network.first_dials(_FIRST_LINKS_S)
-        self.tickets.ask_faucet()
+        await self.tickets.ask_faucet()
 
     async def stop(self) -> None:
         """Close everything, outside first; may be called again."""
@@ -165,6 +167,7 @@ class Life:
         core = self._core
         if kind is Kind.TX:
             transaction = core.mempool.get(identifier)
+            self._orders.was_asked(identifier)
             return None if transaction is None else encode(transaction)
         block = await core.in_chain(core.chain.block, identifier)
         return None if block is None else encode(block)
@@ -187,31 +190,31 @@ class Life:
 
     async def _listen(self) -> None:
         """Listen; a peer whose port is nobody's choice takes another one if that is taken."""
-        config, network = self._config, self.network
+        config = self._config
         try:
-            await network.start()
+            await self.network.start()
         except LinkError as exc:
             if config.role is not NodeRole.PEER or config.port != DEFAULT_PORT:
                 raise NodeStateError(f"Node {config.node_id} cannot start: {exc}") from None
-            network.config.port = 0
-            await network.start()
+            other = self._network_config(port=0)
+            self.network = Network(self._core.key, self._genesis.network, other, self)
+            self._core.network = self.network
+            await self.network.start()
             _log.info(
                 "[%s] Port %d is taken; it listens on %d.",
-                config.node_id,
-                DEFAULT_PORT,
-                network.port,
+                *(config.node_id, DEFAULT_PORT, self.network.port),
             )
 
-    def _network_config(self) -> NetworkConfig:
+    def _network_config(self, port: int) -> NetworkConfig:
         config = self._config
         bootstrap = list(config.bootstrap_peers)
-        if not bootstrap and self._genesis.name == "dev" and config.port != DEFAULT_PORT:
-            bootstrap = [("127.0.0.1", DEFAULT_PORT)]
+        if not bootstrap and self._genesis.name == "dev" and port != DEFAULT_PORT:
+            bootstrap = [_DEV_BOOTSTRAP]
         return NetworkConfig(
             node_id=config.node_id,
             role=config.role.value,
             host=config.host,
-            port=config.port,
+            port=port,
             max_peers=config.max_peers,
             bootstrap=bootstrap,
             folder=config.data_dir,

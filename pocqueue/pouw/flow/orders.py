@@ -34,6 +34,7 @@ class Orders:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._own: dict[bytes, Transaction] = {}
+        self._asked: dict[bytes, asyncio.Event] = {}
 
     @property
     def own(self) -> Mapping[bytes, Transaction]:
@@ -87,35 +88,53 @@ class Orders:
         return account.balance + sum(income(core.genesis, one) - spent(one) for one in waiting)
 
     async def send(self, transaction: Transaction) -> None:
-        """Give a transaction of our own to the network.
+        """Give a transaction of our own to the network, those before it first.
 
         Raises:
             InvalidTransaction: our own mempool does not take it.
         """
-        try:
-            await self._add(transaction)
-        except InvalidTransaction:
-            self._own.pop(transaction.id, None)
-            raise
-        self._core.network.announce(Kind.TX, transaction.id)
+        refused = (await self._send_all()).get(transaction.id)
+        if refused is not None:
+            raise refused
 
     async def run(self) -> None:
         """Say again and again what of our own no block has."""
         while True:
             await asyncio.sleep(_REPEAT_S)
-            for transaction in list(self._own.values()):
-                try:
-                    await self._add(transaction)
-                except InvalidTransaction as exc:
-                    self._own.pop(transaction.id, None)
-                    _log.warning(
-                        "%s Transaction %s was given up: %s",
-                        self._core.name,
-                        transaction.id.hex(),
-                        exc,
-                    )
-                else:
-                    self._core.network.announce(Kind.TX, transaction.id)
+            for identifier, refused in (await self._send_all()).items():
+                _log.warning(
+                    "%s Transaction %s was given up: %s", self._core.name, identifier.hex(), refused
+                )
+
+    async def _send_all(self) -> dict[bytes, InvalidTransaction]:
+        """Give all that waits of our own to the network; return those that our mempool does not take, which are dropped."""
+        refused = {}
+        for transaction in sorted(self._own.values(), key=lambda one: one.sequence):
+            try:
+                await self._add(transaction)
+            except InvalidTransaction as exc:
+                self._own.pop(transaction.id, None)
+                refused[transaction.id] = exc
+            else:
+                self._core.network.announce(Kind.TX, transaction.id)
+        return refused
+
+    async def passed_on(self, transaction: Transaction, timeout_s: float) -> bool:
+        """Wait until a peer has asked for a transaction of our own; False: none did in time."""
+        asked = self._asked.setdefault(transaction.id, asyncio.Event())
+        try:
+            async with asyncio.timeout(timeout_s):
+                await asked.wait()
+        except TimeoutError:
+            return False
+        finally:
+            self._asked.pop(transaction.id, None)
+        return True
+
+    def was_asked(self, identifier: bytes) -> None:
+        """Hear that a peer is given a transaction."""
+        if identifier in self._asked:
+            self._asked[identifier].set()
 
     def changed(self, left: tuple[Block, ...], entered: tuple[Block, ...]) -> None:
         """Hear which blocks the chain has left and entered; two spendings of one number are told."""

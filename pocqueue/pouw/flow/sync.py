@@ -42,8 +42,6 @@ class Sync:
         self._core, self._blocks, self._slots = core, blocks, slots
         self._asked: asyncio.Queue[PeerInfo] = asyncio.Queue()
         self._queued: set[bytes] = set()
-        #: It has nothing that a peer told it of and that is not here.
-        self.is_current = asyncio.Event()
 
     def wish(self, peer: PeerInfo) -> None:
         """Catch up with this peer soon."""
@@ -88,7 +86,7 @@ class Sync:
         if status.tip not in self._core.chain:
             await self._fetch_blocks(peer, status)
         await self._slots.follow(peer, status)
-        self.is_current.set()
+        self._core.is_current.set()
 
     async def _fetch_blocks(self, peer: PeerInfo, status: Status) -> None:
         chain, waiting = self._core.chain, list[Block]()

@@ -45,14 +45,14 @@ class TicketDesk:
             return None
         return Ticket(live.hex(), role, record.stake / 1e6, {}, lambda: self._is_live(live))
 
-    def ask_faucet(self) -> None:
+    async def ask_faucet(self) -> None:
         """Take what the faucet gives, where there is one, if the account has less than its first stake."""
         core = self._core
         account = core.chain.tip.state.account(core.account)
         if not core.genesis.parameters.faucet or account.has_faucet:
             return
         if account.balance < micro(core.config.initial_stake, "initial_stake"):
-            self._send(self._orders.make(Faucet(), fee=0))
+            await self._sent(self._orders.make(Faucet(), fee=0))
 
     def take(self, stake: float, preferences: dict[str, Any]) -> Ticket:
         """Order a ticket; see `PoUWNode.stake_and_register`."""

@@ -54,7 +54,7 @@ class Views:
         ticket = self._tickets.current
         committee = chain.tip.state.committee_in_office
         return {
-            "is_mining": self._mining.may_mine,
+            "is_mining": self._mining.is_on,
             "is_training": self._mining.is_training,
             "blockchain_height": chain.tip.height,
             "mempool_size": len(core.mempool),

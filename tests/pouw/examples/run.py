@@ -96,7 +96,7 @@ async def main(document: Path) -> dict[str, Any]:
         try:
             seen["supervisor"] = await _supervisor(texts, said)
             seen["miner"] = await _miner(texts, said, supervisor)
-            seen["client"] = await _client(texts, said)
+            seen["client"] = await _client(texts, said, supervisor)
             seen["production"] = await _production(texts, said)
         finally:
             await supervisor.stop()
@@ -107,12 +107,12 @@ async def main(document: Path) -> dict[str, Any]:
 async def _network(texts: list[str]) -> dict[str, Any]:
     """The multi-node network: it starts, its height grows, it ends."""
     program = find(texts, "setup_test_network")
-    heights: list[int] = []
-    program.names["print"] = lambda line: heights.extend(
-        map(int, re.findall(r"height: (\d+)", line))
-    )
+    lines: list[str] = []
+    program.names["print"] = lines.append
     [work] = program.coroutines
     await asyncio.wait_for(work, _DEADLINE_S)
+    assert lines[0] == "Test network started successfully"
+    heights = [int(line.removeprefix("Network height: ")) for line in lines[1:]]
     return {"first": heights[0], "last": heights[-1]}
 
 
@@ -160,10 +160,16 @@ async def _miner(texts: list[str], said: io.StringIO, supervisor: PoUWNode) -> d
         }
 
 
-async def _client(texts: list[str], said: io.StringIO) -> bool:
+async def _client(texts: list[str], said: io.StringIO, supervisor: PoUWNode) -> list[str]:
+    """The client: its task is in a block of the chain in the end."""
     [work] = find(texts, "submit_training_task").coroutines
     await asyncio.wait_for(work, _DEADLINE_S)
-    return "submitted successfully" in said.getvalue()
+    assert "submitted successfully" in said.getvalue()
+    deadline = time.monotonic() + _DEADLINE_S
+    while not (tasks := await supervisor.views.tasks()):
+        assert time.monotonic() < deadline, "no block has the task"
+        await asyncio.sleep(0.1)
+    return [task["name"] for task in tasks]
 
 
 async def _production(texts: list[str], said: io.StringIO) -> bool:
