@@ -39,6 +39,8 @@ def test_a_smoke_run_gives_every_figure(tmp_path: Path) -> None:
         "--help",
         "permutation",
         "forward pass",
+        "re-executed",
+        "through the trainer",
         "queue",
         "gap",
         "commit",

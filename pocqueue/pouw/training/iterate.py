@@ -77,9 +77,12 @@ def signs_of(task: TaskSpec, left: Weights) -> SignMap:
     size = np.abs(left)
     indices = np.flatnonzero(size >= np.float32(task.tau))
     if len(indices) > task.cap:
-        # Stable: of two that are as large the earlier weight is taken, by everybody.
-        largest = np.argsort(-size[indices], kind="stable")[: task.cap]
-        indices = np.sort(indices[largest])
+        sizes = size[indices]
+        smallest = np.partition(sizes, -task.cap)[-task.cap]
+        is_in = sizes > smallest
+        # Of those that are just as large the earlier weights are taken, by everybody.
+        is_in[np.flatnonzero(sizes == smallest)[: task.cap - int(is_in.sum())]] = True
+        indices = indices[is_in]
     return SignMap(indices, _signs(left[indices]))
 
 

@@ -63,7 +63,7 @@ class Model:
             float32 ``[num_weights]``, and the cross-entropy in nats.
         """
         train = self.samples.train
-        theta = torch.tensor(weights, requires_grad=True)
+        theta = torch.from_numpy(weights.copy()).requires_grad_()
         logits = self._logits(theta, torch.from_numpy(train.x[rows]))
         loss = functional.cross_entropy(logits, torch.from_numpy(train.y[rows]))
         (gradient,) = torch.autograd.grad(loss, theta)
@@ -72,7 +72,7 @@ class Model:
     def correct(self, weights: Weights, part: Part) -> int:
         """Return how many samples of a part the model is right about."""
         with torch.inference_mode():
-            logits = self._logits(torch.tensor(weights), torch.from_numpy(part.x))
+            logits = self._logits(torch.from_numpy(weights.copy()), torch.from_numpy(part.x))
             return int((logits.argmax(1) == torch.from_numpy(part.y)).sum())
 
     def _logits(self, theta: Tensor, x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ the commonest answer, measured with blocks of 16 rows).
 from __future__ import annotations
 
 import functools
+import hashlib
 import lzma
 import zlib
 from importlib import resources
@@ -68,16 +69,15 @@ def sample_rows(
 ) -> npt.NDArray[np.int64]:
     """Return which rows of the training part an iteration is made of: nobody's choice.
 
-    Row i is H("sample", task ‖ slot ‖ miner ‖ lane ‖ i), its first 4 bytes as a little-endian number modulo
-    the rows there are; slot has 8 bytes in there, lane 1, i 4, all little-endian.
+    Little-endian numbers of 4 bytes from SHAKE-256(H("sample", task ‖ slot ‖ miner ‖ lane)), each modulo the rows
+    there are; slot has 8 bytes in there, little-endian, and lane 1.
 
     Returns:
         int64 ``[batch_size * parts]``.
     """
-    head = task.id + slot.to_bytes(8, "little") + miner + lane.to_bytes(1, "little")
-    count = task.batch_size * parts
-    hashes = b"".join(tagged("sample", head, i.to_bytes(4, "little"))[:4] for i in range(count))
-    return np.frombuffer(hashes, dtype="<u4").astype(np.int64) % DATA[task.data].num_train
+    named = task.id + slot.to_bytes(8, "little") + miner + lane.to_bytes(1, "little")
+    stream = hashlib.shake_256(tagged("sample", named)).digest(4 * task.batch_size * parts)
+    return np.frombuffer(stream, dtype="<u4").astype(np.int64) % DATA[task.data].num_train
 
 
 def _split(x: npt.NDArray[Any], y: npt.NDArray[np.int64]) -> Samples:

@@ -48,6 +48,8 @@ from pocqueue.processes.child import describe_exit
 _PAUSES = Backoff(first_s=0.5, longest_s=10.0)
 #: No request takes as long; a child that does is stuck.
 _STUCK_S = 300.0
+#: Weights and residual of a small model: the fewer pieces, the fewer turns of two processes.
+_PIPE_BYTES = 256 * 1024
 _TAIL_BYTES = 2000
 _CLOSED = "The trainer is closed."
 # Threads of math libraries spin while they wait; one is all the child computes with.
@@ -179,24 +181,13 @@ class Trainer(Closing):
     def _start(self) -> subprocess.Popen[bytes]:
         if self._failures:
             self._closing.wait(_PAUSES.pause_s(self._failures - 1))
-        says = tempfile.TemporaryFile()  # noqa: SIM115  # `_reap` closes it with the child
-        wrapper = [sys.executable, "-I", "-S", child_exec.__file__, str(os.getpid())]
         with self._lock:
             if self._closing.is_set():
-                says.close()
                 raise TrainingError(_CLOSED)
             try:
-                child = subprocess.Popen(  # noqa: S603 - a fixed list, no shell
-                    [*wrapper, sys.executable, "-m", "pocqueue.pouw.training.child"],
-                    env=os.environ | _ONE_THREAD,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=says,
-                    start_new_session=True,
-                )
-            except OSError as exc:
+                child, says = _spawn()
+            except OSError as exc:  # no memory, no room for a process or on the disk
                 self._failures += 1
-                says.close()
                 raise TrainingError(f"The trainer's child cannot be started: {exc}.") from exc
             self._child, self._says = child, says
             return child
@@ -218,3 +209,21 @@ class Trainer(Closing):
             lines = says.read().decode("utf-8", "replace").strip().splitlines()
         said = f" It wrote last: {lines[-1]}" if lines else ""
         return f"The trainer's child (process {child.pid}) {describe_exit(code)}; a later call starts it again.{said}"
+
+
+def _spawn() -> tuple[subprocess.Popen[bytes], IO[bytes]]:
+    """Start a child; return it and the file of its standard error."""
+    wrapper = [sys.executable, "-I", "-S", child_exec.__file__, str(os.getpid())]
+    with contextlib.ExitStack() as undo:
+        says = undo.enter_context(tempfile.TemporaryFile())
+        child = subprocess.Popen(  # noqa: S603 - a fixed list, no shell
+            [*wrapper, sys.executable, "-m", "pocqueue.pouw.training.child"],
+            env=os.environ | _ONE_THREAD,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=says,
+            pipesize=_PIPE_BYTES,
+            start_new_session=True,
+        )
+        undo.pop_all()
+    return child, says

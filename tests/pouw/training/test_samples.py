@@ -35,9 +35,10 @@ def test_rows_are_hashes() -> None:
     task, miner = task_of("MLP"), b"m" * 33
     rows = sample_rows(task, 7, miner, 2, 1)
     assert len(rows) == 64
-    text = task.id + (7).to_bytes(8, "little") + miner + b"\x02" + (3).to_bytes(4, "little")
-    digest = hashlib.sha256(b"pocqueue.pouw.sample.v1\x00" + text).digest()
-    assert rows[3] == int.from_bytes(digest[:4], "little") % 1285
+    named = task.id + (7).to_bytes(8, "little") + miner + b"\x02"
+    digest = hashlib.sha256(b"pocqueue.pouw.sample.v1\x00" + named).digest()
+    fourth = hashlib.shake_256(digest).digest(16)[12:]
+    assert rows[3] == int.from_bytes(fourth, "little") % 1285
     others = [(8, miner, 2), (7, b"n" * 33, 2), (7, miner, 3)]
     for slot, account, lane in others:
         assert (sample_rows(task, slot, account, lane, 1) != rows).any()
