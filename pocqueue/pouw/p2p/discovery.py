@@ -151,8 +151,9 @@ class Discovery:
         """Note where a new peer listens."""
         peer = link.info
         if peer.port:
-            # Whose account is there is known by a dial alone: a peer may say any port.
             self._table.seen(Address(peer.host, peer.port), int(time.time()))
+            if peer.outbound:  # a peer that dialled may say any port
+                self._accounts[peer.host, peer.port] = peer.account
 
     def unlinked(self, link: Link) -> None:
         """Wait a while before whoever lost a new link at once is dialled again."""
@@ -192,17 +193,15 @@ class Discovery:
                 places -= 1
 
     def _may_dial(self, where: _Where, now_s: float) -> bool:
+        if where in self._own or where in self._dialling:
+            return False
+        if not self._backoff.is_due(*where, now_s):
+            return False
         account = self._accounts.get(where)
-        return (
-            where not in self._own
-            and where not in self._dialling
-            and self._backoff.is_due(*where, now_s)
-            and (
-                account is None
-                or not (
-                    account in self._roster.links or self._roster.conduct.is_banned(account, now_s)
-                )
-            )
+        return account is None or not (
+            account in self._roster.links
+            or account in map(self._accounts.get, self._dialling)  # by another of its addresses
+            or self._roster.conduct.is_banned(account, now_s)
         )
 
     def _started(self, host: str, port: int) -> asyncio.Task[Link]:

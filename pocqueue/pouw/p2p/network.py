@@ -86,6 +86,8 @@ class Network:
             self._ask_again(),
         ]
         self._loops = [asyncio.create_task(loop) for loop in loops]
+        for task in self._loops:
+            task.add_done_callback(self._loop_ended)
 
     async def first_dials(self, timeout_s: float) -> None:
         """Wait until each bootstrap peer was tried once, or for so long."""
@@ -212,6 +214,10 @@ class Network:
         self._relay.gone(link)
         self._discovery.unlinked(link)
         self._service.unlinked(link.info, reason)
+
+    def _loop_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            logger.error("[%s] Links failed.", self.config.node_id, exc_info=task.exception())
 
     async def _ask_again(self) -> None:
         while True:

@@ -13,6 +13,7 @@ from pocqueue.pouw.errors import LinkError, PeerFault
 from pocqueue.pouw.p2p.frames import Kind
 from pocqueue.pouw.p2p.network import Network
 from pocqueue.pouw.p2p.service import NetworkConfig, PeerInfo
+from tests.support.waiting import PATIENCE_S
 
 NETWORK = hashlib.sha256(b"the tests' network").digest()
 #: What a node finds bad.
@@ -72,7 +73,9 @@ class Node:
     def __init__(self, name: str, key: SigningKey | None = None, **config: Any) -> None:
         self.keeper = Keeper()
         network_id = config.pop("network", NETWORK)
-        config = {"role": "miner", "host": "127.0.0.1", **config}
+        # However busy the machine is.
+        patience = {"handshake_s": PATIENCE_S, "dead_s": PATIENCE_S}
+        config = {"role": "miner", "host": "127.0.0.1", **patience, **config}
         self.network = Network(
             key or SigningKey.generate(), network_id, NetworkConfig(name, **config), self.keeper
         )
