@@ -59,7 +59,7 @@ class Chain:
         self._genesis = genesis
         self._store = store
         self._table = SortedTable(store.state())
-        self._refused: OrderedDict[bytes, InvalidBlock] = OrderedDict()
+        self._refused: OrderedDict[bytes, tuple[str, str]] = OrderedDict()
         header, times = self._header_and_times(store.anchor())
         self._tree = Tree(Position(header, State(self._table, header.state), None, 0, times))
         for block, diff in store.above(header.height):
@@ -155,13 +155,16 @@ class Chain:
         By all of its bytes, not by its id: signatures and paths are not in the id, and with wrong ones anybody
         could have a good block refused.
         """
-        self._refused[_bytes_id(block)] = reason
+        # In words: an error that was raised holds on to all that was at work then.
+        words = str(reason).removeprefix(f"{reason.rule}: ")
+        self._refused[_bytes_id(block)] = reason.rule, words
         while len(self._refused) > _MAX_REFUSED:
             self._refused.popitem(last=False)
 
     def invalid(self, block: Block) -> InvalidBlock | None:
         """Return why a block was refused; None: it was not, or that is forgotten."""
-        return self._refused.get(_bytes_id(block))
+        refused = self._refused.get(_bytes_id(block))
+        return None if refused is None else InvalidBlock(*refused)
 
     def knows(self, block: bytes) -> bool:
         """Say without the store whether a block is here above the anchor; from any thread."""

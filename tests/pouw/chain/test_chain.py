@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 from itertools import count, pairwise
 from pathlib import Path
@@ -96,7 +97,9 @@ def test_a_wrong_block_is_remembered(chain: Chain) -> None:
     for _ in range(2):
         with pytest.raises(InvalidBlock, match=r"^state: ") as caught:
             chain.check(wrong, wrong.header.time_ms)
-        assert chain.invalid(wrong) is caught.value
+        remembered = chain.invalid(wrong)
+        assert remembered is not None
+        assert (remembered.rule, str(remembered)) == ("state", str(caught.value))
     lazy, reason = trained(chain.tip), InvalidBlock("re-execution", "it did not train.")
     chain.refuse(lazy, reason)
     with pytest.raises(InvalidBlock, match="did not train"):
@@ -220,6 +223,28 @@ def test_it_goes_on_where_it_was(tmp_path: Path) -> None:
         with ChainStore(tmp_path, GENESIS) as store:
             assert _contents(Chain(GENESIS, store)) == before
     assert before[0] == trunk[4].id
+
+
+def test_a_state_is_read_while_anchors_move(chain: Chain) -> None:
+    """By another thread, as the node's event loop does: it is the same all the time."""
+    blocks = _branch(chain, chain.tip.id, 25, (paid(2, "other"),))
+    for block in blocks:
+        _add(chain, block)
+    state = chain.tip.state
+    expected, done, seen = state.scan(b""), threading.Event(), list[bool]()
+
+    def read() -> None:
+        while not done.is_set():
+            seen.append(state.scan(b"") == expected and state.get(expected[0][0]) is not None)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for block in blocks:
+        chain.set_anchor(block.id)
+    done.set()
+    reader.join()
+    assert seen
+    assert all(seen)
 
 
 def test_states_of_the_past_can_be_had(chain: Chain) -> None:

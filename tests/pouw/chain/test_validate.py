@@ -13,7 +13,15 @@ from pocqueue.pouw.chain.candidate import assemble, mine_founding
 from pocqueue.pouw.chain.chain import Chain
 from pocqueue.pouw.chain.examination import Examination
 from pocqueue.pouw.chain.fork import Position
-from pocqueue.pouw.chain.records import MINER, Outcome, TaskRecord, task_key
+from pocqueue.pouw.chain.records import (
+    MINER,
+    OFFICE,
+    Office,
+    Outcome,
+    TaskRecord,
+    committee_key,
+    task_key,
+)
 from pocqueue.pouw.chain.signatures import sign
 from pocqueue.pouw.chain.store import ChainStore
 from pocqueue.pouw.chain.validate import FOUNDING, TRAINED, checks, validate
@@ -156,6 +164,23 @@ def test_a_block_has_a_million_bytes_at_most(tip: Position) -> None:
 def test_certificates_are_the_committees(tip: Position, changed: dict[str, Any]) -> None:
     """Of its epoch's key, this network, two slots in a row."""
     assert _broken(_examined(trained(tip, **changed), tip)) == "certificates"
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "is_good"),
+    [(2, 2, True), (1, 2, True), (1, 1, True), (2, 1, False), (0, 0, False)],
+)
+def test_a_committee_hands_over(tip: Position, before: int, now: int, is_good: bool) -> None:
+    """The one before may still be heard, an older one not; nobody goes back to the one before."""
+    draft, committee = tip.state.child(), tip.state.committee(0)
+    assert committee is not None
+    for epoch in (1, 2):
+        draft.put(committee_key(epoch), _replace(committee, epoch=epoch))
+    draft.put(OFFICE, Office(2, b"t" * 32))
+    on = Position(tip.header, draft.seal(), None, 0, tip.times)
+    block = trained(on, before={"epoch": before}, certificate={"epoch": now})
+    found = [check.rule for check in checks(_examined(block, on)) if not check.is_kept]
+    assert found == ([] if is_good else ["certificates"])
 
 
 def _with(block: Block, member: str, **changed: Any) -> Block:
