@@ -95,7 +95,8 @@ class BlockFlow:
             PeerFault: it breaks a rule.
         """
         async with self._lock:
-            if block.id in self._core.chain:
+            # In its thread: it may have to look on the disk, where a block is being written.
+            if await self._core.in_chain(self._core.chain.__contains__, block.id):
                 return False
             try:
                 change = await self._checked(block, peer, is_final=is_final)

@@ -83,7 +83,7 @@ class Sync:
 
     async def _follow(self, peer: PeerInfo) -> None:
         status = decode(await self._ask(peer, Kind.STATUS, b""), Status)
-        if status.tip not in self._core.chain:
+        if not await self._core.in_chain(self._core.chain.__contains__, status.tip):
             await self._fetch_blocks(peer, status)
         await self._slots.follow(peer, status)
         self._core.is_current.set()
