@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given, settings, strategies as st
 
 from pocqueue.pouw.chain.amounts import PAI
 from pocqueue.pouw.chain.candidate import assemble, mine_founding
@@ -25,9 +26,10 @@ from pocqueue.pouw.chain.records import (
 from pocqueue.pouw.chain.signatures import sign
 from pocqueue.pouw.chain.store import ChainStore
 from pocqueue.pouw.chain.validate import FOUNDING, TRAINED, checks, validate
-from pocqueue.pouw.errors import InvalidBlock
+from pocqueue.pouw.errors import BadEncoding, InvalidBlock
 from pocqueue.pouw.slots.draws import base_nonce
 from pocqueue.pouw.wire.blocks import Block, Founding, Trained
+from pocqueue.pouw.wire.codec import decode, encode
 from pocqueue.pouw.wire.hashes import ZERO
 from pocqueue.pouw.wire.slots import Membership
 from pocqueue.pouw.wire.transactions import Faucet
@@ -392,3 +394,27 @@ def test_a_founding_block_may_follow_while_there_is_no_miner(root: Position) -> 
 def test_a_founding_block_is_made_for_transactions(root: Position) -> None:
     """None of them: no block."""
     assert mine_founding(GENESIS, root, waiting(root, ()), key("supervisor"), START_MS) is None
+
+
+@pytest.fixture(scope="module")
+def kept(tip: Position) -> tuple[Block, bytes]:
+    """A good block with transactions, and its bytes."""
+    block = trained(tip, [paid(2, "other"), paid(3, "supervisor", fee=1)])
+    return block, encode(block)
+
+
+@given(place=st.integers(0, 10_000), byte=st.integers(1, 255))
+@settings(max_examples=300, deadline=None)
+def test_a_block_has_one_spelling(
+    tip: Position, kept: tuple[Block, bytes], place: int, byte: int
+) -> None:
+    """With any byte changed it is refused, or it is another block: nobody can give the same one other bytes."""
+    block, data = kept
+    changed = bytearray(data)
+    changed[place % len(data)] ^= byte
+    try:
+        other = decode(bytes(changed), Block)
+        validate(_examined(other, tip, ahead_ms=other.header.time_ms - block.header.time_ms))
+    except (BadEncoding, InvalidBlock):
+        return
+    assert other.id != block.id
