@@ -165,6 +165,18 @@ def test_no_block_without_luck_and_both_messages(target: bytes, skip: int | None
     assert _mined(SlotHistory(TASK, NETWORK), target, skip=skip) == [None, None]
 
 
+def test_a_block_is_of_the_slot_that_was_committed_to() -> None:
+    """Not of a later one, if this lane did not hear of the slot between."""
+    history = SlotHistory(TASK, NETWORK)
+    miner = LaneMiner(history, KEYS[0])
+    assert (
+        miner.certified(_certify(history, _said(miner, miner.work(), _candidate(1))), int) is None
+    )
+    grow(history, KEYS[1])
+    record = _certify(history, _said(miner, miner.work(), _candidate(3)))
+    assert miner.certified(record, lambda parts: 16) is None
+
+
 def test_a_message_without_a_candidate_commits_to_nothing() -> None:
     """It is work all the same."""
     history = SlotHistory(TASK, NETWORK)
