@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -16,10 +16,11 @@ from typing import Final
 from pocqueue.pouw.chain.examination import Check, Examination
 from pocqueue.pouw.chain.fork import MEDIAN_BLOCKS, Position, Tree, turn
 from pocqueue.pouw.chain.genesis import Genesis
-from pocqueue.pouw.chain.state import State
+from pocqueue.pouw.chain.state import State, state_digest
 from pocqueue.pouw.chain.store import ChainStore, Diff, Stored
 from pocqueue.pouw.chain.table import SortedTable
 from pocqueue.pouw.chain.validate import checks, validate
+from pocqueue.pouw.chain.view import ChainView
 from pocqueue.pouw.errors import ChainError, InvalidBlock, UnknownParent
 from pocqueue.pouw.wire.blocks import Block, Header
 from pocqueue.pouw.wire.codec import encode
@@ -45,7 +46,7 @@ class Change:
         return bool(self.disconnected or self.connected)
 
 
-class Chain:
+class Chain(ChainView):
     """The blocks of a network as this node has them.
 
     Every method raises NodeDataError if the store is in trouble; the chain is then as it was before.
@@ -56,27 +57,17 @@ class Chain:
     """
 
     def __init__(self, genesis: Genesis, store: ChainStore) -> None:
-        self._genesis = genesis
-        self._store = store
         self._table = SortedTable(store.state())
         self._refused: OrderedDict[bytes, tuple[str, str]] = OrderedDict()
-        header, times = self._header_and_times(store.anchor())
-        self._tree = Tree(Position(header, State(self._table, header.state), None, 0, times))
+        header, times = _header_and_times(store, store.anchor())
+        state = State(self._table, header.state)
+        super().__init__(genesis, store, Tree(Position(header, state, None, 0, times)))
         for block, diff in store.above(header.height):
             parent = self._tree.get(block.header.parent)
-            assert parent is not None, f"the store has no parent of {block.id.hex()}"
+            if parent is None or state_digest(parent.state.digest, diff) != block.header.state:
+                raise store.damaged(f"block {block.id.hex()} does not follow on what is there.")
             after = State(parent.state, block.header.state, diff)
             self._tree.add(parent.then(block, after))
-
-    @property
-    def tip(self) -> Position:
-        """The best block, with the state after it."""
-        return self._tree.tip
-
-    @property
-    def anchor(self) -> Position:
-        """The newest final block, with the state after it."""
-        return self._tree.anchor
 
     def check(self, block: Block, now_ms: int) -> State:
         """Check everything but the training itself (rule ``re-execution``).
@@ -166,50 +157,6 @@ class Chain:
         refused = self._refused.get(_bytes_id(block))
         return None if refused is None else InvalidBlock(*refused)
 
-    def knows(self, block: bytes) -> bool:
-        """Say without the store whether a block is here above the anchor; from any thread."""
-        return self._tree.get(block) is not None
-
-    def __contains__(self, block: bytes) -> bool:
-        return self._tree.get(block) is not None or self._is_final(block)
-
-    def block(self, block: bytes) -> Block | None:
-        """Return a block, on whichever branch; None: it is not here, or is block 0."""
-        return self._store.block(block)
-
-    def id_at(self, height: int) -> bytes | None:
-        """Return the id of the block of a height on the way to the tip; None: there is none."""
-        if height > self.anchor.height:
-            return next((at.id for at in self.tip.down() if at.height == height), None)
-        if height == 0:
-            return self._genesis.header_id
-        return next(iter(self._store.ids_at(height)), None)
-
-    def block_at(self, height: int) -> Block | None:
-        """Return the block of a height on the way to the tip; None: there is none, or it is block 0."""
-        found = self.id_at(height)
-        return None if found is None else self.block(found)
-
-    def ancestors(self, block: bytes) -> Iterator[Header]:
-        """Yield a block's header and those of the blocks below it, down to block 0.
-
-        Raises:
-            ChainError: it is not here.
-        """
-        return self._store.ancestors(block)
-
-    def state_at(self, block: bytes) -> State:
-        """Return the state after a block; of one below the anchor it is made again from all blocks: slow.
-
-        Raises:
-            ChainError: it is not here.
-        """
-        position = self._tree.get(block)
-        if position is not None:
-            return position.state
-        header = next(self.ancestors(block))
-        return State(SortedTable(self._store.state_after(header.height)), header.state)
-
     def checks(self, block: Block, now_ms: int) -> Iterator[Check]:
         """Yield what comes of each rule for a block, final or not, up to the first that is broken.
 
@@ -218,46 +165,11 @@ class Chain:
         """
         return checks(self._examination(block, now_ms, of_old=True))
 
-    def locator(self) -> tuple[bytes, ...]:
-        """Return ids of blocks below the tip by which another node finds where the chains part.
-
-        The last ten, then ever fewer, then block 0: 64 at most.
-        """
-        heights, step, at = [], 1, self.tip.height
-        while at > 0:
-            heights.append(at)
-            step = step if len(heights) < 10 else step * 2
-            at -= step
-        ids = self._ids_at(heights)
-        return (*ids, self._genesis.header_id)
-
-    def blocks_after(
-        self, locator: Sequence[bytes], limit: int, max_bytes: int = 1_000_000
-    ) -> list[Block]:
-        """Return the blocks of this chain behind the first of these ids that is on it, lowest first.
-
-        Args:
-            locator: as from `locator`, another node's. None of them is here: from block 1 on.
-            limit: number of blocks, at most.
-            max_bytes: their bytes together, at most; but one block is always allowed.
-        """
-        common = next((h for h in map(self._height_on_chain, locator) if h is not None), 0)
-        last = min(self.tip.height, common + limit)
-        found: list[Block] = []
-        size = 0
-        for block_id in self._ids_at(range(common + 1, last + 1)):
-            block = self._read(block_id)
-            size += block.size
-            if found and size > max_bytes:
-                break
-            found.append(block)
-        return found
-
     def _change(self, old: Position, new: Position) -> Change:
         left, entered = turn(old, new)
         return Change(
-            tuple(self._read(position.id) for position in left),
-            tuple(self._read(position.id) for position in entered),
+            tuple(self._store.read(position.id) for position in left),
+            tuple(self._store.read(position.id) for position in entered),
         )
 
     def _examination(self, block: Block, now_ms: int, *, of_old: bool = False) -> Examination:
@@ -269,7 +181,7 @@ class Chain:
             return Examination(self._genesis, block, parent.header, state, times, now_ms)
         is_final = self._is_final(header.parent)
         if of_old and is_final:
-            old, old_times = self._header_and_times(header.parent)
+            old, old_times = _header_and_times(self._store, header.parent)
             return Examination(
                 self._genesis, block, old, self.state_at(header.parent), old_times, now_ms
             )
@@ -283,35 +195,11 @@ class Chain:
             raise exc
         raise UnknownParent(header.parent)
 
-    def _is_final(self, block: bytes) -> bool:
-        """It is the anchor or below it: of the others, those that the store has are in the tree."""
-        if self._tree.get(block) is not None:
-            return block == self.anchor.id
-        return self._store.header(block) is not None
 
-    def _header_and_times(self, block: bytes) -> tuple[Header, tuple[int, ...]]:
-        """Return a block's header, and what `Position.times` is for it."""
-        headers = [*islice(self.ancestors(block), MEDIAN_BLOCKS)]
-        return headers[0], tuple(header.time_ms for header in reversed(headers))
-
-    def _read(self, block: bytes) -> Block:
-        found = self._store.block(block)
-        assert found is not None, f"the store has no {block.hex()}"
-        return found
-
-    def _ids_at(self, heights: Iterable[int]) -> list[bytes]:
-        """Return the ids of the blocks of some heights on the way to the tip, all of which there are."""
-        above = {position.height: position.id for position in self.tip.down()}
-        ids = (above.get(height) or self.id_at(height) for height in heights)
-        return [found for found in ids if found is not None]
-
-    def _height_on_chain(self, block: bytes) -> int | None:
-        """Return the height of a block if it is on the way to the tip."""
-        position = self._tree.get(block)
-        if position is not None:
-            return position.height if self.id_at(position.height) == block else None
-        header = self._store.header(block)  # of the others, those that it has are final
-        return None if header is None else header.height
+def _header_and_times(store: ChainStore, block: bytes) -> tuple[Header, tuple[int, ...]]:
+    """Return a block's header, and what `Position.times` is for it."""
+    headers = [*islice(store.ancestors(block), MEDIAN_BLOCKS)]
+    return headers[0], tuple(header.time_ms for header in reversed(headers))
 
 
 def _bytes_id(block: Block) -> bytes:

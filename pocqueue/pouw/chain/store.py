@@ -132,6 +132,13 @@ class ChainStore(SqliteFile):
             row = db.execute("SELECT block FROM block WHERE id = ?", (block,)).fetchone()
         return None if row is None else self._decode(row[0], Block)
 
+    def read(self, block: bytes) -> Block:
+        """Return a block that is here."""
+        found = self.block(block)
+        if found is None:
+            raise self.damaged(f"block {block.hex()} is missing.")
+        return found
+
     def ids_at(self, height: int) -> list[bytes]:
         """Return the ids of the blocks of a height; one at most where the anchor is as high or higher."""
         with self.transaction() as db:
@@ -170,6 +177,13 @@ class ChainStore(SqliteFile):
                 state.update(self._diff(diff))
         return {key: value for key, value in state.items() if value is not None}
 
+    def damaged(self, what: str) -> NodeDataError:
+        """Return the error for content that cannot be right; SQLite has no checksums that notice a flipped bit."""
+        return NodeDataError(
+            f"The chain {self.path} is damaged: {what} With the node stopped, move the file and its -wal file away "
+            f"({_ROLE.if_lost})."
+        )
+
     def _begin(self) -> None:
         """Write down which network this is, or see that it is this one."""
         genesis = self._genesis
@@ -189,11 +203,8 @@ class ChainStore(SqliteFile):
         return dict(self._decode(data, tuple[tuple[bytes, bytes | None], ...]))
 
     def _decode(self, data: bytes, kind: type[_T]) -> _T:
-        """Return what was written; SQLite has no checksums that would notice a flipped bit."""
+        """Return what was written."""
         try:
             return decode(data, kind)
         except BadEncoding as exc:
-            raise NodeDataError(
-                f"The chain {self.path} is damaged: {exc} With the node stopped, move the file and its -wal file "
-                f"away ({_ROLE.if_lost})."
-            ) from None
+            raise self.damaged(str(exc)) from None

@@ -62,6 +62,20 @@ def test_damage_is_noticed(tmp_path: Path, column: str) -> None:
         Chain(GENESIS, store)
 
 
+def test_blocks_that_do_not_fit_together_are_noticed(tmp_path: Path) -> None:
+    """A changed record of an account, a block that is gone: each block is looked at when a node starts."""
+    for damage in ("UPDATE block SET diff = x'90'", "DELETE FROM block WHERE height = 1"):
+        folder = tmp_path / damage.split()[0]
+        with ChainStore(folder, GENESIS) as store:
+            chain = founded(store)
+            block = trained(chain.tip)
+            chain.add(block, block.header.time_ms)
+        with contextlib.closing(sqlite3.connect(folder / CHAIN_NAME)) as db, db:
+            db.execute(damage)
+        with ChainStore(folder, GENESIS) as store, pytest.raises(NodeDataError, match="is damaged"):
+            Chain(GENESIS, store)
+
+
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     """With what to do."""
     (tmp_path / CHAIN_NAME).write_bytes(b"no database " * 1000)
