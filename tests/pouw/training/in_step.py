@@ -44,9 +44,10 @@ class InStep:
             self._step()
 
     def correct(self) -> float:
-        """Return the share of validation samples that the model is right about."""
-        val = self.model.samples.val
-        return self.model.correct(self.weights, val) / len(val.y)
+        """Return the share of samples outside the training part that the model is right about."""
+        parts = (self.model.samples.val, self.model.samples.test)
+        right = sum(self.model.correct(self.weights, part) for part in parts)
+        return right / sum(len(part.y) for part in parts)
 
     def _step(self) -> None:
         if self.slot % LAP == 0:
