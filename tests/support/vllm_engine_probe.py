@@ -25,7 +25,7 @@ from pocqueue.rounds.spec import RoundSpec
 from tests.support.factories import make_spec
 from tests.support.vectors import Vectors
 
-CONFIG = make_spec(block_hash="block", public_key="key", batch_size=32, seq_len=256)
+CONFIG = make_spec(block_hash="block", public_key="key", batch_size=32, seq_len=144)
 NUM_NONCES = 96
 EXTENSION = "tests.support.probe_worker.ProbeWorker"
 
