@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+import pytest
 
 from pocqueue.pouw.chain.amounts import PAI
 from pocqueue.pouw.chain.candidate import assemble, mine_founding
 from pocqueue.pouw.chain.chain import Chain
+from pocqueue.pouw.chain.examination import Examination
 from pocqueue.pouw.chain.fork import Position
 from pocqueue.pouw.chain.genesis import Genesis
 from pocqueue.pouw.chain.mempool import Mempool
@@ -18,6 +20,8 @@ from pocqueue.pouw.chain.mining import allowed_draws, spec_of
 from pocqueue.pouw.chain.records import MINER, SUPERVISOR
 from pocqueue.pouw.chain.signatures import sign
 from pocqueue.pouw.chain.store import ChainStore
+from pocqueue.pouw.chain.validate import validate
+from pocqueue.pouw.errors import InvalidBlock
 from pocqueue.pouw.slots.certificate import certify, membership
 from pocqueue.pouw.slots.draws import base_nonce, draws
 from pocqueue.pouw.wire.blocks import Block, Header, Trained
@@ -73,11 +77,7 @@ def waiting(tip: Position, transactions: Sequence[Transaction]) -> Mempool:
 def founding_block() -> Block:
     """Return block 1, after which blocks are trained. Made once: it takes some hashing."""
     with ChainStore(None, GENESIS) as store:
-        tip = Chain(GENESIS, store).tip
-        mempool = waiting(tip, first_transactions())
-        block = mine_founding(GENESIS, tip, mempool, key("supervisor"), START_MS)
-    assert block is not None
-    return block
+        return founding(Chain(GENESIS, store).tip)
 
 
 def founded(store: ChainStore) -> Chain:
@@ -211,3 +211,25 @@ def _record(group: str, message: Iteration, changed: dict[str, Any]) -> SlotReco
     return SlotRecord(
         certify(group_key(group), Certificate(**{**fields, **changed})), (message.id,)
     )
+
+
+def examined(block: Block, on: Position, ahead_ms: int = 0) -> Examination:
+    """Return what a node that gets a block so long before its time has to look at."""
+    now_ms = block.header.time_ms - ahead_ms
+    return Examination(GENESIS, block, on.header, on.state, on.times, now_ms)
+
+
+def broken(x: Examination) -> str:
+    """Return the rule that a block breaks first."""
+    with pytest.raises(InvalidBlock) as caught:
+        validate(x)
+    assert str(caught.value).startswith(f"{caught.value.rule}: ")
+    return caught.value.rule
+
+
+def founding(on: Position, miner: str = "supervisor") -> Block:
+    """Return a founding block by a name, with all first transactions in it."""
+    mempool = waiting(on, first_transactions())
+    block = mine_founding(GENESIS, on, mempool, key(miner), START_MS)
+    assert block is not None
+    return block
