@@ -120,8 +120,19 @@ class Connection(AsyncClosing):
             begin: gets what starts a command there.
         """
         connection = await self._connected()
-        await begin(self._opener(self._holder or connection))
+        first = self._holder or connection
         self._attached.append(begin)
+        try:
+            try:
+                await begin(self._opener(first))
+            except Unreachable:
+                # It broke: the next one begins with this.
+                first.abort()
+                await first.wait_closed()
+                await self._connected()
+        except BaseException:
+            self._attached.remove(begin)
+            raise
 
     def detach(self, begin: Callable[[OpenSession], Awaitable[None]]) -> None:
         """Do that no more."""

@@ -23,7 +23,7 @@ from pocqueue.deploy.errors import OutcomeUnknown, StepFailed
 from pocqueue.deploy.facts.parts import UnexpectedAnswer
 from pocqueue.deploy.journal import Journal, Undo
 from pocqueue.deploy.log import Level, LimitedOutput, Log, load_output
-from pocqueue.deploy.remote_job import STATE_DIR, Job, run_job
+from pocqueue.deploy.remote_job import STATE_DIR, EndedMeanwhile, Job, run_job
 from pocqueue.deploy.words import Command, Secret
 from pocqueue.files import replace_file
 
@@ -123,6 +123,8 @@ class Host:
     memory: dict[str, Any] = field(default_factory=dict)
     #: What may be lost: the operator was told of exactly these.
     confirmed: set[str] = field(default_factory=set)
+    #: Of jobs, by name, the last start whose end was there to be seen at the last look.
+    jobs: dict[str, str] = field(default_factory=dict)
 
 
 class Step(Protocol):
@@ -267,7 +269,8 @@ async def _do(host: Host, step: Step, clock: Callable[[], float], now: Callable[
         host.out.skip(f"{step.name}: {step.told(facts)}")
         _warn(host, step, facts)
         return
-    for is_last in (False, True):
+    is_last = False
+    while True:
         plan = step.plan(facts)
         if plan.destroys and plan.destroys not in host.confirmed:
             raise StepFailed(
@@ -276,6 +279,11 @@ async def _do(host: Host, step: Step, clock: Callable[[], float], now: Callable[
             )
         try:
             await _act(host, step, plan)
+        except EndedMeanwhile:
+            # Of a run that was cut: it went on while this one looked.
+            facts = await _look(host, step)
+            if step.is_done(facts):
+                break
         except OutcomeUnknown as exc:
             host.memory.clear()
             host.out.warn(f"{exc} Looking at the server...")
@@ -284,6 +292,7 @@ async def _do(host: Host, step: Step, clock: Callable[[], float], now: Callable[
                 break
             if plan.is_final or is_last:
                 raise
+            is_last = True
         else:
             facts = await _settled(host, step, plan, clock)
             if not step.is_done(facts):
@@ -339,7 +348,9 @@ async def _act(host: Host, step: Step, plan: Plan) -> None:
             host.out.command(action.command)
             output = LimitedOutput(host.out)
             shown = load_output(host.out, action.total_bytes, output)
-            end = await run_job(host.connection, action, shown, state_dir=host.state_dir)
+            end = await run_job(
+                host.connection, action, shown, state_dir=host.state_dir, known=host.jobs
+            )
             code, tail = end.exit_code, end.tail
         else:
             host.out.command(action)

@@ -12,9 +12,11 @@ import os
 import secrets
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+
+import asyncssh
 
 from pocqueue.deploy.connection import Connection, OpenSession
 from pocqueue.deploy.errors import DeployError, Locked, StepFailed, Unreachable
@@ -80,7 +82,11 @@ async def server_lock(
         end = asyncio.get_running_loop().time() + _OWN_WAIT_S
         while True:
             session = await open_session(command)
-            said = one_line((await session.stdout.readline()).decode("utf-8", "replace").strip())
+            try:
+                line = await session.stdout.readline()
+            except (OSError, asyncssh.Error):
+                raise Unreachable(f"The connection to {connection.target.host} broke.") from None
+            said = one_line(line.decode("utf-8", "replace").strip())
             if said == "locked":
                 held[:] = [session]
                 return
@@ -100,8 +106,10 @@ async def server_lock(
 
 async def _refused(connection: Connection, session: Session, said: str) -> DeployError:
     """Return why the lock could not be taken."""
-    reason = (await session.stderr.read(4096)).decode("utf-8", "replace")
-    await session.wait_closed()
+    reason = ""
+    with suppress(OSError, asyncssh.Error):
+        reason = (await session.stderr.read(4096)).decode("utf-8", "replace")
+        await session.wait_closed()
     if session.exit_status == _EXIT_LOCKED:
         return Locked(connection.target.host, said)
     if session.exit_status is None:

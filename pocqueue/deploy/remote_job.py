@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,10 +21,17 @@ from pocqueue.deploy.words import Command, script, whole
 
 #: Of everything that runs write on a server, apart from what they provision.
 STATE_DIR = "/var/lib/pocqueue-deploy"
+#: Of a job that was never started.
+NO_MARK = "-"
+_EXIT_ENDED = 67
 #: Of output, read at once.
 _PART_BYTES = 256 * 1024
 #: Between two looks, from the first on.
 _EVERY_S = (0.1, 0.2, 0.5, 1.0, 2.0)
+
+
+class EndedMeanwhile(Exception):
+    """A start of the same job has ended that was not known here: what was seen before may not be so any more."""
 
 
 class JobState(Enum):
@@ -63,9 +71,15 @@ class Job:
         """Return the line for people: that it outlives the connection is not of their concern."""
         return self.command.shown()
 
-    def start(self, state_dir: str = STATE_DIR) -> Command:
-        """Return the command that starts it."""
-        words = (f"{state_dir}/jobs", self.name, *self.command.words)
+    def start(self, mark: str, state_dir: str = STATE_DIR, *, known: str = NO_MARK) -> Command:
+        """Return the command that starts it.
+
+        Args:
+            mark: of this start; no other has it.
+            state_dir: folder there.
+            known: mark of the last start whose end is known here.
+        """
+        words = (f"{state_dir}/jobs", self.name, mark, known, *self.command.words)
         text = script(self.command.script)
         return Command(words, whole(text), script="job_start", sudo=self.command.sudo)
 
@@ -94,6 +108,7 @@ async def run_job(
     output: Callable[[str], None],
     *,
     state_dir: str = STATE_DIR,
+    known: dict[str, str] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> JobEnd:
     """Start a job, or find it running, and follow it to its end.
@@ -103,21 +118,24 @@ async def run_job(
         job: what to run.
         output: called with lines as they come.
         state_dir: folder there.
+        known: by names of jobs the marks of their last starts whose end was known at the last look; is brought up to date.
         clock: seconds.
 
     Raises:
+        EndedMeanwhile: another one has ended since; nothing was begun.
         StepFailed: it does not start, takes longer than its command's time-out, stalls, or died without an exit code.
         Unreachable: the server is gone; the job goes on.
     """
     begun = clock()
-    await _start(connection, job, state_dir)
+    known = {} if known is None else known
+    await _start(connection, job, state_dir, known)
     offset, changed, looks = 0, clock(), 0
     decode = codecs.getincrementaldecoder("utf-8")("replace").decode
     pending, tail = "", list[str]()
     while True:
         found = await connection.look(job.look(offset, state_dir))
         head, _, text = found.stdout.partition("\n")
-        state, size, code = _read_head(job, found.exit_code, head)
+        state, size, code, mark = _read_head(job, found.exit_code, head)
         # Counted in the server's bytes, not in characters that a cut one may become.
         part = min(size - offset, _PART_BYTES)
         if part > 0:
@@ -128,6 +146,8 @@ async def run_job(
                 output("\n".join(lines))
                 tail = [*tail, *(line for line in lines if line.strip())][-20:]
             continue
+        if state is not JobState.RUNNING:
+            known[job.name] = mark
         if state is JobState.ENDED:
             if pending:
                 output(pending)
@@ -151,28 +171,41 @@ async def run_job(
         raise StepFailed(job.name, f"{reason}; it goes on there, the next run finds it.", tail=tail)
 
 
-async def _start(connection: Connection, job: Job, state_dir: str) -> None:
-    while True:
-        try:
-            started = await connection.run(job.start(state_dir))
-        except OutcomeUnknown:
-            # It runs, or has ended, or never began: each is seen. A job is never started a second time by itself.
-            found = await connection.look(job.look(0, state_dir))
-            state, _, _ = _read_head(job, found.exit_code, found.stdout.partition("\n")[0])
-            if state in {JobState.RUNNING, JobState.ENDED}:
-                return
-            raise
-        if started.exit_code == 0:
+async def _start(connection: Connection, job: Job, state_dir: str, known: dict[str, str]) -> None:
+    """Have it run, or find it running.
+
+    Raises:
+        EndedMeanwhile: another one has ended; nothing was begun.
+        OutcomeUnknown: the connection broke, and it was not begun.
+        StepFailed: it does not start.
+    """
+    mark = secrets.token_hex(8)
+    try:
+        last = known.get(job.name, NO_MARK)
+        started = await connection.run(job.start(mark, state_dir, known=last))
+    except OutcomeUnknown:
+        # It runs, or has ended, or never began: each is seen. A job is never started a second time by itself, and the end
+        # of an earlier start is not that of this one.
+        found = await connection.look(job.look(0, state_dir))
+        head = found.stdout.partition("\n")[0]
+        state, _, _, last_mark = _read_head(job, found.exit_code, head)
+        if state is JobState.RUNNING or last_mark == mark:
             return
+        raise
+    if started.exit_code == _EXIT_ENDED:
+        known[job.name] = started.stdout.strip()
+        raise EndedMeanwhile(job.name)
+    if started.exit_code != 0:
         raise StepFailed(
             job.name, "it does not start.", exit_code_there=started.exit_code, tail=started.tail
         )
 
 
-def _read_head(job: Job, exit_code: int, head: str) -> tuple[JobState, int, int]:
+def _read_head(job: Job, exit_code: int, head: str) -> tuple[JobState, int, int, str]:
+    """Return state, bytes of output, exit code and the mark of its last start."""
     try:
-        state, code, size = head.split(" ")
-        return JobState(state), int(size), -1 if code == "-" else int(code)
+        state, code, size, mark = head.split(" ")
+        return JobState(state), int(size), -1 if code == "-" else int(code), mark
     except ValueError:
         raise StepFailed(
             job.name, f"its state cannot be read: {head[:200]!r}", exit_code_there=exit_code

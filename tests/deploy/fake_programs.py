@@ -17,6 +17,8 @@ from pathlib import Path
 from typing_extensions import override
 
 FOLDER = Path(__file__).parent / "fakes"
+#: As a shell lists what it exports.
+_VARIABLE = re.compile(r"^(?:export|declare -x) ([A-Za-z_]\w*)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,10 @@ class Fakes:
         for number, body in enumerate(bodies):
             self.set(f"{name}/{number:03}", f"200\n{body}")
 
+    def no_answer(self, url: str) -> None:
+        """Have `curl` reach nobody."""
+        self.unset(f"http/{re.sub('[^A-Za-z0-9.]', '_', url)}")
+
     def secret(self, value: str) -> None:
         """Have them fail where they see this text."""
         with (self.folder / "secrets").open("a") as file:
@@ -133,7 +139,12 @@ def _call(folder: Path) -> Call:
         return path.read_text() if path.exists() else ""
 
     words = tuple(read("argv").split("\0")[:-1])
-    return Call(read("fake").strip(), words, read("stdin").strip(), frozenset(read("env").split()))
+    return Call(
+        read("fake").strip(),
+        words,
+        read("stdin").strip(),
+        frozenset(_VARIABLE.findall(read("env"))),
+    )
 
 
 def hash_of(text: str) -> str:

@@ -29,12 +29,17 @@ from tests.support.waiting import until
 FAKES = Path(__file__).parent / "fakes"
 
 
+def without_mark(line: str) -> str:
+    """Return a command without what each start of a job has of its own."""
+    return re.sub(r"\b[0-9a-f]{16}\b", "", line)
+
+
 @dataclass
 class Fault:
     """What goes wrong with commands.
 
     Attributes:
-        pattern: of the commands' lines, by `re.search`.
+        pattern: of the commands' lines, by `re.search`; of a file's upload, of `sftp open`, `sftp write` and `sftp rename`.
         times: how often.
         after: so many that match are let pass first.
         drop: the connection breaks before the command begins, before any of its standard input arrives (``cut``), while it
@@ -72,6 +77,8 @@ class Server:
         sftp_root: what SFTP takes for `/`; None: that of the machine.
         max_sessions: at once on one connection, as sshd's MaxSessions.
         connections: that are open, in their order.
+        dropped: where it did so.
+        drop_each: so the connection breaks at every command and every upload, the first time that it comes; empty: it does not.
     """
 
     root: Path
@@ -89,7 +96,9 @@ class Server:
     _host_key: asyncssh.SSHKey | None = None
     _listener: asyncssh.SSHAcceptor | None = None
     connections: list[asyncssh.SSHServerConnection] = field(default_factory=list)
+    drop_each: Literal["", "before", "during", "after"] = ""
     _children: set[asyncio.subprocess.Process] = field(default_factory=set)
+    dropped: set[str] = field(default_factory=set)
 
     @property
     def target(self) -> Target:
@@ -144,12 +153,33 @@ class Server:
                 mapped = super().map_path(path)
                 return mapped if server.sftp_root is None else bytes(server.sftp_root) + mapped
 
+            def _breaks(self, what: str, drop: str) -> bool:
+                if server._fault_of(f"sftp {what}").drop != drop:
+                    return False
+                self.channel.get_connection().abort()
+                return True
+
+            @override
+            def open(self, path: bytes, pflags: int, attrs: asyncssh.SFTPAttrs) -> object:
+                if self._breaks(f"open {path.decode()}", "before"):
+                    raise ConnectionResetError
+                return super().open(path, pflags, attrs)
+
             @override
             async def write(self, file_obj: object, offset: int, data: bytes) -> int:
                 if server.sftp_full:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                if self._breaks(f"write {getattr(file_obj, 'name', b'')!r}", "during"):
+                    data = data[: len(data) // 2]
                 written = super().write(file_obj, offset, data)
                 return written if isinstance(written, int) else await written
+
+            @override
+            async def posix_rename(self, oldpath: bytes, newpath: bytes) -> None:
+                done = super().posix_rename(oldpath, newpath)
+                if done is not None:
+                    await done
+                self._breaks(f"rename {newpath.decode()}", "after")
 
         self._listener = await asyncssh.listen(
             "127.0.0.1",
@@ -196,6 +226,9 @@ class Server:
                     continue
                 fault.times -= 1
                 return fault
+        if self.drop_each and (what := without_mark(line)) not in self.dropped:
+            self.dropped.add(what)
+            return Fault(".", 0, drop=self.drop_each)
         return _NO_FAULT
 
     async def _run(self, process: asyncssh.SSHServerProcess[bytes]) -> None:

@@ -141,3 +141,18 @@ async def test_the_lock_is_taken_again_with_the_connection(server: Server, tmp_p
 
             await until(take)
     assert not any("echo three" in line for line in server.commands)
+
+
+@pytest.mark.parametrize("drop", ["before", "during", "after"])
+async def test_a_connection_that_breaks_at_the_lock_is_made_again(
+    drop: str, server: Server, tmp_path: Path
+) -> None:
+    """With the lock, before anything else; nobody sees an error of a library."""
+    state = str(server.root / "state")
+    server.fault(Fault("lock", drop=drop))  # type: ignore[arg-type]
+    async with connected(server, tmp_path) as first, server_lock(first, "alice", state_dir=state):
+        assert (await first.run(Command(("echo", "x")))).stdout == "x\n"
+        async with connected(server, tmp_path) as second:
+            with pytest.raises(Locked, match="alice"):
+                async with server_lock(second, "bob", state_dir=state):
+                    pass

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest_asyncio
 
 from pocqueue.deploy.connection import Connection
 from pocqueue.deploy.errors import OutcomeUnknown, StepFailed
-from pocqueue.deploy.remote_job import Job, run_job
+from pocqueue.deploy.remote_job import EndedMeanwhile, Job, run_job
 from pocqueue.deploy.words import Command
 from tests.deploy.server import Fault, Server, connected, serving
 from tests.deploy.steps_of_tests import with_scripts
@@ -91,10 +93,10 @@ async def test_a_later_run_finds_the_job(server: Server, tmp_path: Path) -> None
     """Also one whose first run was killed; it is not begun twice."""
     state = str(server.root / "state")
     async with connected(server, tmp_path) as first:
-        assert (await first.run(job().start(state))).stdout == "started\n"
+        assert (await first.run(job().start("ab" * 8, state))).stdout == "started\n"
     assert (server.root / "state" / "jobs" / "1-test").stat().st_mode & 0o777 == 0o700
     async with connected(server, tmp_path) as second:
-        assert (await second.run(job().start(state))).stdout == "running\n"
+        assert (await second.run(job().start("ab" * 8, state))).stdout == "running\n"
         end = await run_job(second, job(), lambda _text: run_to_the_end(server), state_dir=state)
     assert end.exit_code == 3
     assert (server.root / "begun").read_text().count("begin") == 1
@@ -118,10 +120,11 @@ async def test_a_job_that_was_killed_has_no_exit_code(
             except psutil.Error:
                 continue
 
+    known: dict[str, str] = {}
     with pytest.raises(StepFailed, match="without an exit code"):
-        await run_job(connection, job(), kill, state_dir=state)
+        await run_job(connection, job(), kill, state_dir=state, known=known)
     run_to_the_end(server)
-    end = await run_job(connection, job(), lambda _text: None, state_dir=state)
+    end = await run_job(connection, job(), lambda _text: None, state_dir=state, known=known)
     assert end.exit_code == 3
 
 
@@ -157,3 +160,64 @@ async def test_a_folder_of_somebody_else_is_refused(
     with pytest.raises(StepFailed, match="does not start"):
         await run_job(connection, job("ends"), lambda _text: None, state_dir=str(server.root / "s"))
     assert not list((tmp_path / "victim").iterdir())
+
+
+@pytest.mark.parametrize("drop", ["before", "cut", "after"])
+async def test_the_end_of_an_earlier_start_is_not_taken_for_this_one(
+    drop: str, server: Server, connection: Connection
+) -> None:
+    """Where the connection breaks as the job is started once more, and before its script has come."""
+    state = str(server.root / "state")
+    run_to_the_end(server)
+    known: dict[str, str] = {}
+    await run_job(connection, job(), lambda _text: None, state_dir=state, known=known)
+    server.fault(Fault("job_start", drop=drop))  # type: ignore[arg-type]
+    if drop == "after":
+        end = await run_job(connection, job(), lambda _text: None, state_dir=state, known=known)
+        assert end.exit_code == 3
+    else:
+        with pytest.raises(OutcomeUnknown):
+            await run_job(connection, job(), lambda _text: None, state_dir=state, known=known)
+    begun = (server.root / "begun").read_text().count("begin")
+    assert begun == (2 if drop == "after" else 1)
+
+
+async def test_nothing_is_begun_by_what_was_seen_before_an_end(
+    server: Server, connection: Connection
+) -> None:
+    """A job of another run has ended since: whoever wanted to start it looks again first."""
+    state = str(server.root / "state")
+    run_to_the_end(server)
+    await run_job(connection, job(), lambda _text: None, state_dir=state)
+    known: dict[str, str] = {}
+    with pytest.raises(EndedMeanwhile):
+        await run_job(connection, job(), lambda _text: None, state_dir=state, known=known)
+    assert (server.root / "begun").read_text().count("begin") == 1
+    await run_job(connection, job(), lambda _text: None, state_dir=state, known=known)
+    assert (server.root / "begun").read_text().count("begin") == 2
+
+
+async def test_who_looks_at_a_job_keeps_nobody_from_starting_it(
+    server: Server, connection: Connection
+) -> None:
+    """A look has its lock for a moment, and that is no job that runs."""
+    state = str(server.root / "state")
+    folder = server.root / "state" / "jobs" / "1-test"
+    folder.mkdir(parents=True)
+    run_to_the_end(server)
+    looking = await asyncio.create_subprocess_exec("flock", str(folder / "lock"), "sleep", "0.3")
+    await until(lambda: is_locked(folder / "lock"))
+    assert (await connection.run(job().start("ab" * 8, state))).stdout == "started\n"
+    await looking.wait()
+
+
+def is_locked(path: Path) -> bool:
+    """Say whether somebody has a lock of a file."""
+    if not path.exists():
+        return False
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

@@ -70,7 +70,7 @@ def job() -> Job:
 async def test_a_job_whose_script_does_not_arrive_holds_nothing_up(tmp_path: Path) -> None:
     """Its lock is free all the time, and what is not whole never runs."""
     folder = tmp_path / "jobs" / "5-sync"
-    command = job().start(str(tmp_path))
+    command = job().start("ab" * 8, str(tmp_path))
     given = command.input()
     waits = start(command)
     assert waits.stdin is not None
@@ -87,15 +87,22 @@ async def test_a_job_whose_script_does_not_arrive_holds_nothing_up(tmp_path: Pat
 
 
 async def test_a_cut_start_is_not_taken_for_the_run_before(tmp_path: Path) -> None:
-    """That one ended well, this one never began."""
-    begin, look = job().start(str(tmp_path)), job().look(0, str(tmp_path))
+    """That one ended well, this one never began: what is there has the mark of that one."""
+    marks = ("ab" * 8, "cd" * 8)
+    first = job().start(marks[0], str(tmp_path))
+    second = job().start(marks[1], str(tmp_path), known=marks[0])
+    look = job().look(0, str(tmp_path))
 
     def state() -> str:
         return subprocess.run(look.argv(), capture_output=True, text=True, check=True).stdout
 
-    assert run(begin, begin.input()) == 0
-    await until(lambda: state().startswith("ended 0"))
-    assert run(begin, begin.input()[:-1]) == 65
-    assert state().startswith("died -")
-    assert run(begin, begin.input()) == 0
-    await until(lambda: state().startswith("ended 0"))
+    def has_ended(mark: str) -> bool:
+        head = state().split("\n")[0].split()
+        return head[:2] == ["ended", "0"] and head[3] == mark
+
+    assert run(first, first.input()) == 0
+    await until(lambda: has_ended(marks[0]))
+    assert run(second, second.input()[:-1]) == 65
+    assert has_ended(marks[0])
+    assert run(second, second.input()) == 0
+    await until(lambda: has_ended(marks[1]))

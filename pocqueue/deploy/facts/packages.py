@@ -36,6 +36,7 @@ class PackageFacts:
         has_venv: python3 can make venvs.
         apt_pid: who holds apt's lock; None: nobody does.
         is_broken: an installation was interrupted.
+        is_installing: one of ours goes on, of a run that was cut.
         offered: versions by package; None: apt was not asked, or has no lists yet.
     """
 
@@ -46,16 +47,18 @@ class PackageFacts:
     has_venv: bool
     apt_pid: int | None
     is_broken: bool
+    is_installing: bool = False
     offered: Mapping[str, str] | None = field(default=None)
 
 
-def package_facts(*names: str) -> Command:
+def package_facts(job: str, *names: str) -> Command:
     """Return the command that reads them; as root, who may see all locks.
 
     Args:
+        job: folder of the job that installs.
         names: packages to ask apt for, which takes half a second.
     """
-    return Command(names, script="package_facts", sudo=True, timeout_s=60)
+    return Command((job, *names), script="package_facts", sudo=True, timeout_s=60)
 
 
 def read_packages(text: str) -> PackageFacts:
@@ -65,7 +68,7 @@ def read_packages(text: str) -> PackageFacts:
         UnexpectedAnswer: something of it is not understood.
     """
     programs = ("docker", "nvidia-ctk", *_TOOLS, "apt-get")
-    parts = read_parts(text, "os", *programs, "venv", "holder", "broken")
+    parts = read_parts(text, "os", *programs, "venv", "holder", "broken", "installing")
     lines = [line for line in parts["os"].lines if not line.startswith("#")]
     release = pairs("/etc/os-release", "\n".join(lines))
     holder = parts["holder"].wanted().text.strip()
@@ -86,6 +89,7 @@ def read_packages(text: str) -> PackageFacts:
         has_venv=parts["venv"].exit_code == 0,
         apt_pid=int(holder) if holder else None,
         is_broken=bool(parts["broken"].text.strip()),
+        is_installing=bool(parts["installing"].text.strip()),
         offered=offered,
     )
 

@@ -1,28 +1,37 @@
 # Starts what stands in standard input (common/take.sh) as a job that outlives the connection; one that runs already is left alone.
-# Arguments: folder of all jobs; name of the job; words for its script.
-# The job's folder has `cmd` (the script), `args`, `out` (what it prints), `rc` (its exit code, once it has ended) and
+# Arguments: folder of all jobs; name of the job; the mark of this start, which no other has; that of the last
+# start that the caller knows to have ended (`-`: of none); words for its script.
+# The job's folder has `cmd` (the script), `mark`, `out` (what it prints), `rc` (its exit code, once it has ended) and
 # `lock`, which the job and whatever it starts hold: no number of a process says whether it still runs.
-# Exit codes: 0 it runs, or ran already; 65 not all of the script arrived; 69 it does not start.
+# Exit codes: 0 it runs, or ran already; 65 not all of the script arrived; 67 a start that the caller did not know has ended,
+# whose mark is printed: nothing was begun; 69 it does not start.
 export LC_ALL=C
 umask 077
 . common/take.sh
-jobs=$1 name=$2
-shift 2
+jobs=$1 name=$2 mark=$3 known=$4
+shift 4
 dir=$jobs/$name
 mkdir -p -- "$dir"
 [ ! -L "$dir" ] && [ -O "$dir" ] || { echo "$dir is not ours."; exit 69; }
-# Whoever looks from here on asks for the end of this start, not of the one before.
-flock -n "$dir/lock" rm -f -- "$dir/rc" || true
 # Before the lock: standard input may be long in coming.
 new=$dir/cmd.new.$$
 take "$new"
 exec 9>> "$dir/lock"
-if ! flock -n 9; then
+# Whoever looks at it has it for a moment.
+if ! flock -w 1 9; then
   rm -f -- "$new"
   echo running
   exit 0
 fi
+last=-
+[ ! -s "$dir/mark" ] || read -r last < "$dir/mark"
+if [ "$last" != "$known" ]; then
+  rm -f -- "$new"
+  echo "$last"
+  exit 67
+fi
 rm -f -- "$dir/rc" "$dir/begun"
+printf '%s\n' "$mark" > "$dir/mark"
 mv -f -- "$new" "$dir/cmd"
 : > "$dir/out"
 # The script is the job's name in `ps`; what it prints goes to its file, and its end is written before its lock is free.

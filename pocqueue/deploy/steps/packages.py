@@ -26,6 +26,9 @@ from pocqueue.deploy.words import Command
 
 #: Seconds that another installation is waited for.
 WAIT_S = 300
+_NAME = "packages"
+#: That installs.
+_JOB = "1-packages"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +51,35 @@ async def read_software(host: Host) -> Software:
     Raises:
         StepFailed, UnexpectedAnswer: it cannot be read.
     """
-    name = "packages"
-    docker, found = await asyncio.gather(
-        looked(host, name, docker_facts("")), looked(host, name, package_facts())
-    )
-    software = Software(read_docker(docker), read_packages(found), host.conf.install == "yes")
+    docker, packages = await asyncio.gather(_docker(host), _packages(host))
+    software = Software(docker, packages, host.conf.install == "yes")
     if not software.missing:
         return software
-    found = await looked(host, name, package_facts(*ASKED))
-    return Software(software.docker, read_packages(found), software.installs)
+    packages = await _installed(host)
+    return Software(await _docker(host), packages, software.installs)
+
+
+async def _docker(host: Host) -> DockerFacts:
+    return read_docker(await looked(host, _NAME, docker_facts("")))
+
+
+async def _packages(host: Host, *names: str) -> PackageFacts:
+    command = package_facts(f"{host.state_dir}/jobs/{_JOB}", *names)
+    return read_packages(await looked(host, _NAME, command))
+
+
+async def _installed(host: Host) -> PackageFacts:
+    """Return what is there and what apt offers, when no installation of an earlier run goes on: what it is about to start is not missing."""
+    for second in range(WAIT_S):
+        packages = await _packages(host, *ASKED)
+        if not packages.is_installing:
+            return packages
+        if second == 0:
+            host.out.info(f"An earlier run installs packages: waiting, up to {WAIT_S} s...")
+        await asyncio.sleep(1)
+    raise StepFailed(
+        _NAME, f"an earlier run's installation has not ended after {WAIT_S} s; run again."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +92,7 @@ class Packages:
 
     wait_s: int = WAIT_S
     phase: int = 1
-    name: str = "packages"
+    name: str = _NAME
 
     async def look(self, host: Host) -> Software:
         """Ask for versions."""
@@ -118,5 +141,5 @@ class Packages:
         held = facts.packages.apt_pid
         return Plan(
             what + (f" (apt is held by process {held} now: waited for)" if held else ""),
-            (Job("1-packages", command),),
+            (Job(_JOB, command),),
         )

@@ -33,6 +33,7 @@ def packages(**parts: str | tuple[str, int]) -> str:
         "venv": "",
         "holder": "",
         "broken": "",
+        "installing": "",
     }
     return answer(**usual | parts)
 
@@ -52,11 +53,13 @@ def test_a_server_in_trouble() -> None:
             venv=("", 1),
             holder="4711",
             broken="broken",
+            installing="installing",
             lists="12",
             offered="git:\n  Installed: (none)\n  Candidate: 1:2.34\nx:\n  Candidate: (none)",
         )
     )
-    assert (facts.apt_pid, facts.is_broken, facts.offered) == (4711, True, {"git": "1:2.34"})
+    assert (facts.apt_pid, facts.is_broken, facts.is_installing) == (4711, True, True)
+    assert facts.offered == {"git": "1:2.34"}
     assert missing(DOCKER, facts) == ("git", "python3's venv")
     assert read_packages(packages(lists="0", offered="")).offered is None
     with pytest.raises(UnexpectedAnswer, match="/proc/locks"):

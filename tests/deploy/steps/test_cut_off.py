@@ -1,58 +1,192 @@
-"""Phases 2 and 3 with a connection that breaks: a run ends as an undisturbed one does, and loads nothing twice."""
+"""Every step of all phases, interrupted at each of its commands in every way: the same server comes of it as of an undisturbed run."""
 
 from __future__ import annotations
 
+import asyncio
+import json
+import shutil
+import tempfile
+from contextlib import suppress
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import pytest
 
 from pocqueue.deploy.engine import Step
-from pocqueue.deploy.steps.model import HUB, HubProgram, Model
-from pocqueue.deploy.steps.node_files import HasNodeFile
-from pocqueue.deploy.steps.repository import Repository
-from tests.deploy.hub import MODEL, REVISION, has_listing
-from tests.deploy.server import Fault
-from tests.deploy.steps.on_disk import kinds, on_disk
-
-STEPS: tuple[Step, ...] = (
-    *(Repository(), HubProgram(), Model(stall_s=60)),
-    *(HasNodeFile(name) for name in ("config.env", "node-config.json", ".env")),
+from pocqueue.deploy.errors import OutcomeUnknown, Unreachable
+from pocqueue.deploy.lock import server_lock
+from pocqueue.deploy.look import look_at_server
+from pocqueue.deploy.session import log_in
+from pocqueue.deploy.steps import all_steps
+from pocqueue.deploy.steps.all_services import ModelServed
+from pocqueue.deploy.steps.chain import NodeSynced
+from pocqueue.deploy.steps.registration import Registration
+from pocqueue.deploy.steps.volume import (
+    FormatVolume,
+    FstabLine,
+    MountVolume,
+    OwnMountPoint,
+    VolumeNote,
 )
+from pocqueue.deploy.verify import verify_node
+from tests.deploy.network import has_network
+from tests.deploy.running_node import STATUS_URL, World, status as running_status
+from tests.deploy.steps.cutting import HOW, How, files, interrupted, run_on
+from tests.deploy.steps.on_disk import OnDisk, kinds
+from tests.deploy.steps.test_chain import has_servers
+from tests.deploy.steps.test_packages import lacking, with_apt_of
+
+#: What they do needs a real disk: test_volume.py has the same for them.
+ON_REAL_DISKS = (FormatVolume, FstabLine, MountVolume, OwnMountPoint, VolumeNote)
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFxtkahP9A6ocXDJwFUM8eXOBaWJtSNUrLxjxCya/I+G a b"
+#: Seconds and tries of steps that wait.
+SHORT: dict[type, dict[str, Any]] = {
+    Registration: {"tries": 2, "every_s": 0.01},
+    NodeSynced: {"tries": 2, "every_s": 0.01},
+    ModelServed: {"every_s": 0.01},
+}
+#: What an interrupted run is interrupted at, among others: all that changes something.
+CHANGES = (
+    *(
+        "admin_keys add",
+        "1-packages",
+        "monitoring put",
+        "1-monitoring",
+        "2-clone",
+        "2-hub",
+        "2-model",
+    ),
+    *("node_file keep", "join/config.env", "join/.env", "join/node-config.json", "4-services"),
+    *("new_key ", "key_answer drop", "warm_key.txt", "warm_address.txt", "4-register"),
+    *("registration.txt", "backup_keys make", "config/config.toml", "config/app.toml"),
+    *("restart node", "5-sync", "join/docker-compose.pocqueue.yml", "6-pull", "6-up"),
+)
+_FOLDER = tempfile.TemporaryDirectory(prefix="cut-off-")
+#: A server as it is behind each step, by the step's name.
+States = dict[str, dict[str, str]]
 
 
-@pytest.mark.parametrize("drop", ["before", "after"])
-async def test_a_connection_that_breaks_at_every_change(
-    drop: Literal["before", "after"], tmp_path: Path
-) -> None:
-    """When a job is started, when one is looked at, and when a file is kept."""
-    async with on_disk(tmp_path) as here:
-        has_listing(here.fakes)
-        faults = [
-            here.server.fault(Fault(pattern, drop=drop))
-            for pattern in (
-                *(r"job_start .*2-clone", r"job_look .*2-clone", r"job_start .*2-hub"),
-                *(r"job_start .*2-model", r"job_look .*2-model", r"node_file keep .* config\.env"),
-            )
-        ]
-        await here.run(*STEPS)
-        assert [fault.times for fault in faults] == [0] * len(faults)
-        names = [line.split()[0] for line in here.fakes.state("loaded").splitlines()]
-        assert len(names) == len(set(names)) == 4
-        assert len([call for call in here.fakes.calls("git") if "clone" in call.words]) == 1
-        assert sorted(path.name for path in here.disk.iterdir()) == [".pocqueue", "gonka", "hf"]
-        assert kinds(await here.later().run(*STEPS)) == {"[INFO]", "[CHECK]", "[SKIP]"}
+def steps_of(here: OnDisk) -> list[Step]:
+    """Return all steps but those of the disk; none of them waits long."""
+    found = [step for step in all_steps(here.host.conf) if not isinstance(step, ON_REAL_DISKS)]
+    return [replace(step, **SHORT.get(type(step), {})) for step in found]  # type: ignore[type-var]
 
 
-async def test_another_machine_does_not_move_a_node_on(tmp_path: Path) -> None:
-    """It knows nothing of what was the newest then, and takes what is there."""
-    async with on_disk(tmp_path) as here:
-        has_listing(here.fakes)
-        await here.run(*STEPS)
-        has_listing(here.fakes, REVISION)
-        here.fakes.answer(f"{HUB}/api/models/{MODEL}/revision/main?blobs=true", "{}")
-        upstream = here.fakes.folder / "state" / "upstream"
-        who = ("-c", "user.name=a", "-c", "user.email=a@b")
-        here.fakes.run("git", "-C", str(upstream), *who, "commit", "-q", "--allow-empty", "-m", "x")
-        (here.host.conf.folder / "state.json").unlink()
-        assert kinds(await here.later().run(*STEPS)) == {"[INFO]", "[CHECK]", "[SKIP]"}
+def has_real_programs(here: OnDisk, folder: Path) -> None:
+    """Have those on the server that some fakes call."""
+    folder.mkdir()
+    for name in ("git", "python3", "mountpoint"):
+        path = shutil.which(name)
+        assert path is not None
+        (folder / name).symlink_to(path)
+    here.server.env["PATH"] += f":{folder}"
+
+
+def state_of(here: OnDisk, base: Path) -> dict[str, str]:
+    """Return what is so on the server, in the node's folder, and in its journal."""
+    root = here.server.root
+    folders = (here.disk, here.host.conf.folder, root / "state", root / ".ssh")
+    found = {
+        name: what
+        for folder in folders
+        if folder.exists()
+        for name, what in files(folder, base).items()
+    }
+    journal = here.host.journal.path
+    found["undo"] = json.dumps(json.loads(journal.read_text())["undo"]) if journal.exists() else ""
+    found["packages"] = " ".join(sorted(set(here.fakes.state("packages").split())))
+    return found
+
+
+async def look_first(here: OnDisk) -> list[str]:
+    """Do phase 0; return the names of the checks."""
+    await log_in(here.host.connection, None)
+    checks = await look_at_server(here.host)
+    async with server_lock(here.host.connection, "alice", state_dir=here.host.state_dir):
+        return [check.name for check in checks]
+
+
+async def verify(here: OnDisk) -> str:
+    """Do phase 7; return what verification.txt has."""
+    await verify_node(here.later().host, World(), growth_s=0.01)
+    return "\n".join(
+        line.partition(":")[0]
+        for line in (here.host.conf.folder / "verification.txt").read_text().splitlines()
+    )
+
+
+async def until_it_is_not_cut(work: Any, here: OnDisk) -> Any:
+    """Do something that only looks, again where the connection has broken too often."""
+    for _ in range(20):
+        with suppress(OutcomeUnknown, Unreachable):
+            return await work(here)
+    raise AssertionError("it breaks for ever")
+
+
+async def outcome(how: How) -> tuple[States, set[str]]:
+    """Return how a server is behind each step of a run that is interrupted at every command, and what was interrupted."""
+    # Always the same: paths are in files, and hashes of files are names of others.
+    base = Path(_FOLDER.name) / "run"
+    base.mkdir()
+    keys = base / "admins.pub"
+    keys.write_text(f"{KEY}\n")
+    states: States = {}
+    try:
+        with with_apt_of(base / "apt"):
+            async with lacking(base, "docker", ADMIN_KEYS=str(keys), MONITORING="on") as here:
+                has_real_programs(here, base / "real")
+                has_network(here.fakes, here.host.conf)
+                # Two that run at once would both make it.
+                here.fakes.run("git", "version")
+                # A node without blocks, which begins from a snapshot and is waited for.
+                has_servers(here)
+                here.fakes.no_answer(STATUS_URL)
+                steps = steps_of(here)
+                with interrupted(here.server, how, looks=True):
+                    states["checks"] = {"": " ".join(await until_it_is_not_cut(look_first, here))}
+                with interrupted(here.server, how, looks=how == "during") as cut:
+                    for step in steps:
+                        await run_on(here.host, step)
+                        states[step.name] = state_of(here, base)
+                here.fakes.answer(STATUS_URL, running_status())
+                with interrupted(here.server, how, looks=True):
+                    states["verified"] = {"": await until_it_is_not_cut(verify, here)}
+                if how in ("", "killed"):
+                    again = kinds(await here.later().run(*steps))
+                    assert again <= {"[INFO]", "[CHECK]", "[SKIP]", "[WARN]"}
+                happened_once(here)
+                return states, cut | here.server.dropped
+    finally:
+        shutil.rmtree(base)
+
+
+def happened_once(here: OnDisk) -> None:
+    """Look at what must not happen twice."""
+    assert here.fakes.state("keys-added") == "quick-newton\n"
+    assert len(here.fakes.state("registered").splitlines()) == 1
+    assert here.fakes.state("volumes-removed") == ""
+    assert here.fakes.state("started").split().count("tmkms") == 1
+    loaded = [line.split()[0] for line in here.fakes.state("loaded").splitlines()]
+    assert len(loaded) == len(set(loaded)) == 4
+
+
+@cache
+def undisturbed() -> States:
+    """Return what an undisturbed run leaves."""
+    states, cut = asyncio.run(outcome(""))
+    assert not cut
+    return states
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_runs_that_are_interrupted_everywhere_end_as_one_that_is_not(how: How) -> None:
+    """Behind each step, and so at the end; nothing that counts happens twice."""
+    wanted = undisturbed()
+    found, cut = asyncio.run(outcome(how))
+    for name, state in wanted.items():
+        assert found[name] == state, name
+    assert found.keys() == wanted.keys()
+    met = " ".join(" ".join(cut).split())
+    assert [name for name in CHANGES if name not in met] == []

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -18,17 +19,25 @@ from pocqueue.deploy.steps.packages import Packages
 from tests.deploy.fake_programs import FOLDER
 from tests.deploy.server import Fault
 from tests.deploy.steps.on_disk import OnDisk, kinds, on_disk
+from tests.support.waiting import until
 
 STEP = Packages(wait_s=1)
 
 
-@pytest.fixture(autouse=True)
-def lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Have the scripts look at files of the test, not at those of this machine."""
-    lock, docker, lists = tmp_path / "apt-lock", tmp_path / "etc-docker", tmp_path / "lists"
+@contextmanager
+def with_apt_of(folder: Path) -> Iterator[Path]:
+    """Have the scripts look at files of the test within the block, not at those of this machine.
+
+    Args:
+        folder: for them; made if it is not there.
+
+    Returns:
+        Apt's lock.
+    """
+    lock, docker, lists = folder / "apt-lock", folder / "etc-docker", folder / "lists"
+    for each in (docker, lists):
+        each.mkdir(parents=True)
     lock.touch()
-    for folder in (docker, lists):
-        folder.mkdir()
     # As on a server that has asked for them before.
     (lists / "archive.ubuntu.com_jammy_Packages").touch()
     (docker / "daemon.json").write_text("{}")
@@ -40,9 +49,17 @@ def lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         text = text.replace("/var/lib/apt/lists", str(lists))
         return text.replace("/etc/docker", str(docker))
 
-    monkeypatch.setattr(words, "script", script)
-    monkeypatch.setattr("pocqueue.deploy.remote_job.script", script)
-    return lock
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(words, "script", script)
+        patch.setattr("pocqueue.deploy.remote_job.script", script)
+        yield lock
+
+
+@pytest.fixture(autouse=True)
+def lock(tmp_path: Path) -> Iterator[Path]:
+    """Have apt's files be the test's."""
+    with with_apt_of(tmp_path) as lock:
+        yield lock
 
 
 @asynccontextmanager
@@ -206,3 +223,19 @@ async def test_a_connection_that_breaks_installs_nothing_twice(
         assert [fault.times for fault in faults] == [0, 0]
         assert lines[-1].startswith("[OK] packages")
         assert here.fakes.state("packages").split() == ["git", "ca-certificates"]
+
+
+async def test_an_installation_of_an_earlier_run_is_waited_for(tmp_path: Path) -> None:
+    """Docker is on the disk before it answers: that is no docker that a person has to start."""
+    async with lacking(tmp_path, "docker") as here:
+        here.fakes.set("engine", "stopped")
+        (tmp_path / "bin" / "docker").symlink_to(FOLDER / "docker")
+        job = here.server.root / "state" / "jobs" / "1-packages"
+        job.mkdir(parents=True)
+        with (job / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            run = asyncio.create_task(here.run(STEP))
+            await until(lambda: "An earlier run installs packages" in here.console.getvalue())
+            here.fakes.unset("engine")
+        lines = await run
+        assert lines[-1].startswith("[SKIP] packages: docker 27")
