@@ -13,10 +13,13 @@ from pocqueue.deploy.errors import StepFailed
 from pocqueue.deploy.facts.disk import DiskFacts, disk_facts, read_disk
 from pocqueue.deploy.facts.gpu import gpu_facts, read_gpus
 from pocqueue.deploy.facts.packages import remedy
-from pocqueue.deploy.facts.system import read_system, system_facts
+from pocqueue.deploy.facts.system import SystemFacts, read_system, system_facts
+from pocqueue.deploy.facts.tried import read_tried, tried_facts
 from pocqueue.deploy.facts.volume import is_mounted
 from pocqueue.deploy.log import Log
+from pocqueue.deploy.outside import Outside
 from pocqueue.deploy.preflight import Check, Seen, Verdict, Wanted, failures, preflight
+from pocqueue.deploy.steps.model import model_need
 from pocqueue.deploy.steps.packages import read_software
 from pocqueue.deploy.words import Command
 from pocqueue.words import counted
@@ -34,12 +37,13 @@ def wanted_of(conf: Conf) -> Wanted:
 
 
 async def look_at_server(
-    host: Host, *, now_s: Callable[[], float] = time.time
+    host: Host, outside: Outside, *, now_s: Callable[[], float] = time.time
 ) -> tuple[Check, ...]:
     """Return the table of checks.
 
     Args:
         host: is read only.
+        outside: looks at it as the world does, once something listens there.
         now_s: this machine's clock.
 
     Raises:
@@ -47,22 +51,48 @@ async def look_at_server(
         UnexpectedAnswer: something is not understood.
     """
     conf, wanted = host.conf, wanted_of(host.conf)
-    system, gpus, software, disk = await asyncio.gather(
+    system, gpus, software, disk, need = await asyncio.gather(
         _read(host, system_facts(conf.volume_mount, wanted.urls)),
         _read(host, gpu_facts()),
         read_software(host),
         _read(host, disk_facts(conf.volume_device, conf.volume_mount, samples=False)),
+        model_need(host),
     )
     facts = read_system(system)
     volume = read_disk(conf.volume_device, conf.volume_mount, disk)
+    mount = conf.volume_mount if is_mounted(volume, conf.volume_mount) else ""
+    tried, status = await asyncio.gather(
+        _read(host, tried_facts(mount)), _public_status(facts, conf, outside)
+    )
+    tries = read_tried(tried)
+    if need is not None:
+        wanted = replace(wanted, model_bytes=need.num_bytes, largest_file_bytes=need.largest_bytes)
     if (size := _size_to_come(volume, conf.volume_mount)) is not None:
         facts = replace(facts, free_bytes=size, size_bytes=size)
     # What that took on a busy server is no error of its clock.
     here_s = facts.clock_s - await skew_s(host, now_s)
     lacks = software.missing
     todo = remedy(software.docker, software.packages) if lacks else None
-    seen = Seen(facts, read_gpus(gpus), software.docker, here_s, lacks=lacks, todo=todo)
+    seen = Seen(
+        facts,
+        read_gpus(gpus),
+        software.docker,
+        here_s,
+        container_gpus=tries.container_gpus,
+        container_said=tries.container_said,
+        write_mb_s=tries.write_mb_s,
+        public_status=status,
+        lacks=lacks,
+        todo=todo,
+    )
     return preflight(seen, wanted)
+
+
+async def _public_status(facts: SystemFacts, conf: Conf, outside: Outside) -> int | None:
+    """Return what PUBLIC_URL answers here; None: nothing listens there yet."""
+    if conf.api_port not in {each.port for each in facts.listeners or ()}:
+        return None
+    return (await outside.get(f"{conf.public_url.rstrip('/')}/")).status
 
 
 async def skew_s(host: Host, now_s: Callable[[], float] = time.time) -> float:

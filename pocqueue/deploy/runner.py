@@ -112,7 +112,7 @@ async def deploy(conf: Conf, out: Log, options: Options) -> None:
         async with begun(conf, out, options) as host:
             steps = steps_of(host.conf, options)
             out.check("Checking the server...")
-            show_checks(out, await look_at_server(host), options.ignored)
+            show_checks(out, await look_at_server(host, options.outside), options.ignored)
             for line in report.parameters(host.conf):
                 out.info(line)
             if not await is_wanted(host, options, await plan_steps(host, steps)):
@@ -245,4 +245,4 @@ async def check(conf: Conf, out: Log, options: Options) -> None:
     """
     async with begun(conf, out, options) as host:
         out.check("Checking the server...")
-        show_checks(out, await look_at_server(host), options.ignored)
+        show_checks(out, await look_at_server(host, options.outside), options.ignored)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -68,6 +70,17 @@ class LoopDevice:
             os.fsync(device.fileno())
 
 
+@functools.cache
+def release_leftovers() -> None:
+    """Release the devices of test processes that were killed: of none that lives, and of nobody else."""
+    for line in run("losetup", "--list", "--noheadings", "--output", "NAME,BACK-FILE").splitlines():
+        path, _, file = line.strip().partition(" ")
+        found = re.search(r"/disk-(\d+)-\d+( \(deleted\))?$", file)
+        if found and not Path(f"/proc/{found[1]}").exists():
+            attempt("partx", "--delete", path)
+            attempt("losetup", "--detach", path)
+
+
 @contextlib.contextmanager
 def loop_device(folder: Path, *options: str, mib: int = 16) -> Iterator[LoopDevice]:
     """Make one on a new sparse file, and release it whatever comes.
@@ -77,7 +90,9 @@ def loop_device(folder: Path, *options: str, mib: int = 16) -> Iterator[LoopDevi
         options: of losetup, such as ``--read-only``.
         mib: its size.
     """
-    file = folder / f"disk-{len(list(folder.iterdir()))}"
+    release_leftovers()
+    # By its name whoever finds the device later knows whose it was.
+    file = folder / f"disk-{os.getpid()}-{len(list(folder.iterdir()))}"
     with file.open("wb") as disk:
         disk.truncate(mib * MIB)
     path = run("losetup", "--find", "--show", *options, str(file)).strip()

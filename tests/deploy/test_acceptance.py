@@ -47,7 +47,7 @@ async def bare(
 ) -> AsyncIterator[BareServer]:
     """A bare server, whose table before the run is a short one: the whole one has a test of its own."""
 
-    async def short(_host: Any) -> tuple[Check, ...]:
+    async def short(*_args: Any) -> tuple[Check, ...]:
         return (Check("system", "root", Verdict.PASS, "root", "root"),)
 
     monkeypatch.setattr(runner, "look_at_server", short)

@@ -50,7 +50,7 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps for tests instead of ours, and no look at a whole server."""
     with_make_script(monkeypatch)
 
-    async def no_checks(_host: Any) -> tuple[()]:
+    async def no_checks(*_args: Any) -> tuple[()]:
         return ()
 
     monkeypatch.setattr(begin, "all_steps", lambda _conf, **_options: STEPS)

@@ -80,7 +80,7 @@ class Node:
 async def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Node]:
     """A node whose phases but the last are done."""
 
-    async def no_checks(_host: Any) -> tuple[()]:
+    async def no_checks(*_args: Any) -> tuple[()]:
         return ()
 
     async with on_disk(tmp_path) as disk:

@@ -12,7 +12,8 @@ from pocqueue.deploy.words import Command
 
 MIN_PYTHON = (3, 11)
 #: Name of a version's folder.
-_VERSION = re.compile(r"[0-9A-Za-z.!+]+-[0-9a-f]{12}")
+#: A folder, or an image.
+_VERSION = re.compile(r"[0-9A-Za-z.!+]+-[0-9a-f]{12}|(?:[\w.:/-]+@)?sha256:[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)

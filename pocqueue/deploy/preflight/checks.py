@@ -70,6 +70,7 @@ class Seen:
     docker: DockerFacts
     now_s: float  #: this machine's clock, when the server's was read
     container_gpus: int | None = None  #: that a container with `--gpus all` found
+    container_said: str = ""  #: by one that found none
     write_mb_s: float | None = None
     public_status: int | None = None  #: HTTP status of PUBLIC_URL from here; 0: not reached
     lacks: tuple[str, ...] = ()  #: of the programs that a node needs

@@ -48,9 +48,14 @@ def container_checks(seen: Seen, wanted: Wanted) -> Iterator[Check]:
             "containers",
             "container-gpus",
             is_good,
-            "not tried" if count is None else counted(count, "GPU"),
+            "not tried: no image is there for it"
+            if count is None
+            else counted(count, "GPU")
+            + (f" ({seen.container_said})" if seen.container_said else ""),
             f"{wanted.num_gpus} in a container with --gpus all",
-            "See nvidia-runtime.",
+            "`docker pull ubuntu:24.04` on the server, then check again; phase 7 looks within the mlnode in any case."
+            if count is None
+            else "See nvidia-runtime, and `nvidia-ctk runtime configure --runtime=docker`.",
         )
     if docker.published is not None:
         found = open_ports(docker.published)

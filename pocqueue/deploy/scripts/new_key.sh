@@ -28,9 +28,11 @@ head -c 65536 /dev/zero > "$dir/answer.new" && sync -- "$dir/answer.new" &&
 second=$password
 [ ! -e "$ring/keyhash" ] || second=n
 cd -- "$folder"
-# What is named by -f takes the place of what compose finds by itself.
+# What is named by -f takes the place of what compose finds by itself, which is the first of these.
 more=
-[ ! -e docker-compose.override.yml ] || more="-f docker-compose.override.yml"
+for each in compose.override.yml compose.override.yaml docker-compose.override.yml docker-compose.override.yaml; do
+  [ ! -e "$each" ] || { more="-f $each"; break; }
+done
 printf "%s\n%s\n" "$password" "$second" |
   docker compose -f docker-compose.yml $more -f "$dir/no-log.yml" run --rm --no-deps -T api inferenced keys add "$name" --keyring-backend file 1<> "$dir/answer.new" 2>&1 || true
 truncate -s "$(tr -d "\000" < "$dir/answer.new" | wc -c)" -- "$dir/answer.new"

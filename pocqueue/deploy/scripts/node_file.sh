@@ -6,9 +6,17 @@ umask 077
 what=$1 folder=$2 name=$3
 
 # Those with the password are kept for their owner alone, as are copies that others could read until now; others as they were.
-case $name in config.env | .env) kept_as=ownership,timestamps ;; *) kept_as=mode,ownership,timestamps ;; esac
+# A hash is in names and words, and a password is guessed by it: theirs is that of the lines that cannot have a secret.
+case $name in
+  config.env | .env)
+    kept_as=ownership,timestamps
+    plain() { sed '/pass\|token\|secret\|key/Id'; } ;;
+  *)
+    kept_as=mode,ownership,timestamps
+    plain() { cat; } ;;
+esac
 
-hash_of() { if [ -f "$1" ] && [ ! -L "$1" ]; then sha256sum < "$1" | cut -c 1-64; else echo -; fi; }
+hash_of() { if [ -f "$1" ] && [ ! -L "$1" ]; then plain < "$1" | sha256sum | cut -c 1-64; else echo -; fi; }
 . common/parts.sh
 
 cd -- "$folder" || exit 66
@@ -19,15 +27,24 @@ case $what in
     part hash echo "$found"
     [ "$found" = - ] || part text cat -- "$name" ;;
   keep)
-    # Named by its content: kept once, however often this runs.
-    [ "$found" = - ] || [ -e "$name.pocqueue-$found" ] || cp --preserve="$kept_as" -- "$name" "$name.pocqueue-$found"
+    # Named by its content: kept once, however often this runs. Two that differ by a secret alone are two.
+    copy=$name.pocqueue-$found
+    if [ "$found" != - ] && [ -e "$copy" ] && ! cmp -s -- "$name" "$copy"; then copy=$copy.$(date -u +%Y%m%dT%H%M%SZ)-$$; fi
+    if [ "$found" != - ] && [ ! -e "$copy" ]; then
+      # Under its name it is whole.
+      cp --preserve="$kept_as" -- "$name" "$name.pocqueue-tmp.$$"
+      sync -- "$name.pocqueue-tmp.$$"
+      mv -fT -- "$name.pocqueue-tmp.$$" "$copy"
+    fi
     [ "$kept_as" = mode,ownership,timestamps ] || for copy in "$name".pocqueue-*; do
       [ ! -f "$copy" ] || [ -L "$copy" ] || chmod 600 -- "$copy"
     done ;;
   restore)
     ours=$4 kept=$5
     # A run that was cut may have put it back already.
-    if [ "$found" = "$kept" ] && { [ "$kept" != - ] || { [ ! -e "$name" ] && [ ! -L "$name" ]; }; }; then exit 0; fi
+    if [ "$found" = "$kept" ] && { [ "$kept" != "$ours" ] || [ ! -e "$name.pocqueue-$kept" ]; }; then
+      if [ "$kept" != - ] || { [ ! -e "$name" ] && [ ! -L "$name" ]; }; then exit 0; fi
+    fi
     [ "$found" = "$ours" ] || { echo "$folder/$name was changed since: it stays"; exit 66; }
     if [ "$kept" = - ]; then rm -f -- "$name"; else mv -f -- "$name.pocqueue-$kept" "$name"; fi ;;
 esac

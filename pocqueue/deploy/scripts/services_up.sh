@@ -1,9 +1,9 @@
 # Pulls and starts services, and waits until each has run for a while; of those that do not, prints the last lines.
-# Arguments: the folder of the compose files; seconds to wait; services to start, `--`, services whose images alone are wanted.
+# Arguments: the folder of the compose files; seconds to wait; our file that says who has made them (`-`: others have); services to start, `--`, services whose images alone are wanted.
 # Whether they run is seen afterwards: exit code 0 says that compose has done its part.
 export LC_ALL=C
-folder=$1 wait=$2
-shift 2
+folder=$1 wait=$2 ours=$3
+shift 3
 services= images=
 while [ "$1" != -- ]; do services="$services $1"; shift; done
 shift
@@ -22,6 +22,7 @@ is_settled() {
 
 # Names of ours, without blanks.
 docker compose pull --policy missing $images
+[ "$ours" = - ] || : > "$ours"
 docker compose up -d --no-deps $services
 began=$(date +%s)
 for service in $services; do

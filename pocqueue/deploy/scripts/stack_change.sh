@@ -6,6 +6,7 @@
 #   unit FOLDER NAME               a unit's file, or compose's, in standard input (common/take.sh)
 #   reload                         systemd reads its unit files anew
 #   link OPT VERSION               that version is the one that runs at the next start; the one before it is `previous`
+#   image OPT IMAGE                the same of compose's image
 # Exit codes: 0; 65 not all of it arrived, or `link`: the version is not complete.
 export LC_ALL=C
 umask 022
@@ -39,15 +40,18 @@ case $what in
     take "$1/$2.pocqueue-tmp"
     mv -f -- "$1/$2.pocqueue-tmp" "$1/$2" ;;
   reload) systemctl daemon-reload ;;
-  link)
-    [ -f "$1/$2/.ready" ] || { echo "$1/$2 is not complete"; exit 65; }
-    before=$(readlink -- "$1/current" || true)
+  link | image)
+    kind=
+    [ "$what" = link ] || kind=-image
+    [ "$what" = image ] || [ -f "$1/$2/.ready" ] || { echo "$1/$2 is not complete"; exit 65; }
+    current=$1/current$kind previous=$1/previous$kind
+    before=$(readlink -- "$current" || true)
     [ "$before" != "$2" ] || exit 0
     # Who goes back stays there, however often.
-    if [ -n "$before" ] && [ "$(readlink -- "$1/previous" || true)" != "$2" ]; then
-      ln -sfn -- "$before" "$1/previous.pocqueue-tmp"
-      mv -fT -- "$1/previous.pocqueue-tmp" "$1/previous"
+    if [ -n "$before" ] && [ "$(readlink -- "$previous" || true)" != "$2" ]; then
+      ln -sfn -- "$before" "$previous.pocqueue-tmp"
+      mv -fT -- "$previous.pocqueue-tmp" "$previous"
     fi
-    ln -sfn -- "$2" "$1/current.pocqueue-tmp"
-    mv -fT -- "$1/current.pocqueue-tmp" "$1/current" ;;
+    ln -sfn -- "$2" "$current.pocqueue-tmp"
+    mv -fT -- "$current.pocqueue-tmp" "$current" ;;
 esac

@@ -36,7 +36,10 @@ versions() {
   [ -z "$image" ] || ! docker image inspect -- "$image" > /dev/null 2>&1 || echo "$image=there"
 }
 
-links() { for name in current previous; do echo "$name=$(readlink -- "$opt/$name" || true)"; done; }
+# Of compose they lead nowhere: they have an image's name.
+kind=
+[ "$way" != compose ] || kind=-image
+links() { for name in current previous; do echo "$name=$(readlink -- "$opt/$name$kind" || true)"; done; }
 
 env_file() {
   echo "hash=$(hash_of "$etc/pocqueue.env")"

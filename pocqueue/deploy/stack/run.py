@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pocqueue.deploy import report
@@ -59,21 +59,21 @@ class StackRun:
         if self.wheel is not None and self.goes_back:
             raise BadUsage("--wheel and --rollback are two versions: leave one of them.")
         is_compose = conf.pocqueue_run == "compose"
-        if is_compose and (self.wheel is not None or self.goes_back):
-            raise BadUsage(
-                "--wheel and --rollback are of systemd: name the image with POCQUEUE_IMAGE."
-            )
+        if is_compose and self.wheel is not None:
+            raise BadUsage("--wheel is of systemd: name the image with POCQUEUE_IMAGE.")
         wheel = None if self.wheel is None else read_wheel(self.wheel)
         values = variables(conf, STATE if is_compose else self.places.state)
         for secret in secrets_of(values):
             out.redactor.add(secret)
         units = units_of(conf)
         env_file = f"{self.places.etc}/pocqueue.env"
-        files = (
-            {FILE: compose_project(conf, units, values, env_file)}
-            if is_compose
-            else unit_files(units)
-        )
+
+        def files_of(conf: Conf) -> dict[str, str]:
+            if is_compose:
+                return {FILE: compose_project(conf, units, values, env_file)}
+            return unit_files(units)
+
+        files = files_of(conf)
         make_folders(conf)
         with local_lock(conf.folder):
             async with begun(conf, out, options, is_whole=False) as host:
@@ -81,7 +81,11 @@ class StackRun:
                 image = (conf.pocqueue_image or "") if is_compose else ""
                 facts = await read_facts(host, self.places, units, files, conf.pocqueue_run, image)
                 show_checks(out, await stack_checks(host, facts, values), options.ignored)
-                folder = image or self._folder(wheel, facts)
+                folder = self._folder(wheel, facts, image)
+                if is_compose and folder != image:
+                    files = files_of(replace(conf, pocqueue_image=folder))
+                    # It was looked at with the other image.
+                    host.memory.clear()
                 wanted = Wanted(
                     places=self.places,
                     way=conf.pocqueue_run,
@@ -111,13 +115,23 @@ class StackRun:
                     host.memory.clear()
                     await run_steps(host, steps, now=lambda: f"{local_now():%Y-%m-%d %H:%M:%S}")
                 out.ok(f"pocqueue {folder}: {', '.join(unit.name for unit in units)}")
+                if image and folder != image:
+                    out.warn(
+                        f"POCQUEUE_IMAGE is {image} still: write {folder} there, or the next run takes that one again."
+                    )
 
-    def _folder(self, wheel: Wheel | None, facts: StackFacts) -> str:
-        """Return the version that is to run.
+    def _folder(self, wheel: Wheel | None, facts: StackFacts, image: str) -> str:
+        """Return the version that is to run, or the image.
 
         Raises:
             BadUsage: there is none.
         """
+        if image and self.goes_back:
+            if not facts.previous:
+                raise BadUsage("There is no image before this one on the server.")
+            return facts.previous
+        if image:
+            return image
         if wheel is not None:
             return wheel.folder
         if self.goes_back:

@@ -288,7 +288,8 @@ class CurrentVersion(_OfStack):
     def plan(self, facts: StackFacts) -> Plan:
         """Put the link there; the way back is `deploy stack --rollback`."""
         what = f"{facts.current or 'none'} → {self.wanted.folder}"
-        return Plan(what, (_change("link", self.wanted.places.opt, self.wanted.folder),))
+        verb = "link" if self.wanted.way == "systemd" else "image"
+        return Plan(what, (_change(verb, self.wanted.places.opt, self.wanted.folder),))
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,17 +300,17 @@ class Variables(_OfStack):
 
     def told(self, facts: StackFacts) -> str:
         """Say whether they are there."""
-        found = (
-            "none"
-            if facts.env_hash == "-"
-            else f"mode {facts.env_mode:04o}, SHA-256 {facts.env_hash[:12]}"
-        )
+        # Not by their hash: all but a secret of them may be known, and a short one is then found by it.
+        how = "as wanted" if self._has_wanted(facts) else "others"
+        found = "none" if facts.env_hash == "-" else f"mode {facts.env_mode:04o}, {how}"
         return f"{self.wanted.places.etc}/pocqueue.env: {found}"
+
+    def _has_wanted(self, facts: StackFacts) -> bool:
+        return facts.env_hash == hashlib.sha256(revealed(self.wanted.env).encode()).hexdigest()
 
     def is_done(self, facts: StackFacts) -> bool:
         """Say whether they are as wanted, for root and the user alone."""
-        wanted = hashlib.sha256(revealed(self.wanted.env).encode()).hexdigest()
-        return (facts.env_hash, facts.env_mode) == (wanted, ENV_MODE)
+        return self._has_wanted(facts) and facts.env_mode == ENV_MODE
 
     def plan(self, facts: StackFacts) -> Plan:
         """Write them."""
@@ -386,7 +387,7 @@ def stack_steps(wanted: Wanted, *, with_redis: bool) -> tuple[Step, ...]:
     by_way: tuple[Step, ...] = (
         (Version(wanted), UnitFiles(wanted), CurrentVersion(wanted))
         if wanted.way == "systemd"
-        else (Image(wanted), UnitFiles(wanted))
+        else (Image(wanted), CurrentVersion(wanted), UnitFiles(wanted))
     )
     return (
         Account(wanted),

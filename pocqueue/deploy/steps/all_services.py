@@ -27,7 +27,14 @@ from pocqueue.deploy.node_files import NodeFile
 from pocqueue.deploy.remote_job import Job
 from pocqueue.deploy.steps.mounted import compose_folder, looked, need_mounted
 from pocqueue.deploy.steps.node_files import HasNodeFile
-from pocqueue.deploy.steps.services import BEFORE, DOWN, ServicesState, last_lines, made_before
+from pocqueue.deploy.steps.services import (
+    BEFORE,
+    DOWN,
+    ServicesState,
+    last_lines,
+    made_before,
+    ours_file,
+)
 from pocqueue.deploy.words import Command
 
 #: Upstream's compose files, and ours behind them.
@@ -146,7 +153,8 @@ class AllServices:
         folder = compose_folder(host.conf)
         logs = await last_lines(host, folder, found, found.names or ())
         opened = (*bare, *open_ports(running, public_ports(host.conf)))
-        return AllState(folder, found, logs, made_before(host, found), opened)
+        before = await made_before(host, found)
+        return AllState(folder, found, logs, before, ours_file(host), opened)
 
     def told(self, facts: AllState) -> str:
         """Say which run, and what is wrong with the others."""

@@ -19,6 +19,7 @@ from pocqueue.deploy.facts.model import (
     read_revision,
     to_load,
 )
+from pocqueue.deploy.facts.parts import UnexpectedAnswer
 from pocqueue.deploy.remote_job import Job
 from pocqueue.deploy.steps.mounted import looked, need_mounted
 from pocqueue.deploy.words import Command
@@ -101,6 +102,56 @@ async def _loaded_before(host: Host) -> str:
     return found if said.exit_code == 0 and re.fullmatch(r"[0-9a-f]{40}", found) else ""
 
 
+async def listing(host: Host, name: str) -> tuple[str, tuple[HubFile, ...]]:
+    """Return the revision that is wanted and its files: what was found out once, or what the hub says now.
+
+    Args:
+        host: is read only; asks the hub.
+        name: of the step.
+
+    Raises:
+        StepFailed, UnexpectedAnswer: the hub does not say it.
+    """
+    conf, noted = host.conf, host.journal.get("model") or {}
+    if (noted.get("name"), noted.get("asked")) == (conf.model_name, conf.model_revision or "main"):
+        return str(noted["revision"]), tuple(HubFile(*file) for file in noted["files"])
+    at = conf.model_revision or await _loaded_before(host) or "main"
+    url = f"{HUB}/api/models/{conf.model_name}/revision/{at}?blobs=true"
+    command = Command(("curl", "-fsSL", "--max-time", "30", url), timeout_s=60)
+    text = await looked(host, name, command)
+    return read_revision(text), read_listing(text)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelNeed:
+    """What the model takes of a server.
+
+    Attributes:
+        num_bytes: that are still to be loaded.
+        largest_bytes: of its largest file.
+    """
+
+    num_bytes: int
+    largest_bytes: int
+
+
+async def model_need(host: Host) -> ModelNeed | None:
+    """Return what the model takes; None: the hub does not say.
+
+    Args:
+        host: is read only.
+    """
+    try:
+        commit, files = await listing(host, "model")
+        conf = host.conf
+        found = await looked(host, "model", model_facts(conf.hf_home, conf.model_name, commit))
+        largest = max((file.size_bytes for file in files), default=0)
+        return ModelNeed(bytes_to_load(read_model(found), files), largest)
+    except (StepFailed, UnexpectedAnswer):
+        # That the hub is not reached is a check of its own.
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """The whole model is there, and every content has been hashed.
@@ -116,17 +167,9 @@ class Model:
     async def look(self, host: Host) -> ModelState:
         """Read the cache; ask the hub once what the model has."""
         await need_mounted(host)
-        conf, noted = host.conf, host.journal.get("model") or {}
+        conf = host.conf
         revision = conf.model_revision or "main"
-        if (noted.get("name"), noted.get("asked")) == (conf.model_name, revision):
-            commit = str(noted["revision"])
-            files = tuple(HubFile(*file) for file in noted["files"])
-        else:
-            at = conf.model_revision or await _loaded_before(host) or "main"
-            url = f"{HUB}/api/models/{conf.model_name}/revision/{at}?blobs=true"
-            command = Command(("curl", "-fsSL", "--max-time", "30", url), timeout_s=60)
-            text = await looked(host, self.name, command)
-            commit, files = read_revision(text), read_listing(text)
+        commit, files = await listing(host, self.name)
         found = await looked(host, self.name, model_facts(conf.hf_home, conf.model_name, commit))
         return ModelState(
             conf.model_name,

@@ -18,6 +18,10 @@ from pocqueue.deploy.words import Command
 
 #: Whatever an older file has there is a secret, too.
 _PASSWORD_LINE = re.compile(r"^((?:export )?\w*PASSWORD\w*=).*", re.MULTILINE)
+#: Files with the password. A hash is in names, logs and words, and a password is guessed by it: theirs is that of the lines that
+#: cannot have a secret, as node_file.sh has it, too.
+_PRIVATE = frozenset({"config.env", ".env"})
+_SECRET_LINE = re.compile(r"^.*(?:pass|token|secret|key).*\n?", re.MULTILINE | re.IGNORECASE)
 _VARIABLE = re.compile(r"\s*(?:export\s+)?([A-Z][A-Z0-9_]{0,63})=")
 
 
@@ -28,7 +32,8 @@ class FileState:
     Attributes:
         folder: on the server.
         file: that is wanted.
-        hash_hex: SHA-256 of the one that is there; ``-``: there is none.
+        hash_hex: SHA-256 of the one that is there, or of what cannot be a secret of it; ``-``: there is none.
+        is_wanted: it is the wanted one.
         mode: of it.
         kind: of what is there; empty: nothing.
         before: its text, of which values that are not ours are left out: any of them may be a secret.
@@ -39,6 +44,7 @@ class FileState:
     folder: str
     file: NodeFile
     hash_hex: str
+    is_wanted: bool
     mode: int
     kind: str
     before: str
@@ -48,7 +54,7 @@ class FileState:
     @property
     def wanted_hash(self) -> str:
         """Return the hash of the wanted one."""
-        return hashlib.sha256(self.file.text.encode()).hexdigest()
+        return _hash_of(self.file)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +90,13 @@ class HasNodeFile:
         except OSError:
             is_local = False
         before = parts["text"].text if "text" in parts else ""
+        hash_hex = _hash(parts["hash"])
+        is_same = self.file not in _PRIVATE or before.rstrip("\n") == file.text.rstrip("\n")
         return FileState(
             folder=folder,
             file=file,
-            hash_hex=_hash(parts["hash"]),
+            hash_hex=hash_hex,
+            is_wanted=hash_hex == _hash_of(file) and is_same,
             mode=int(stat.get("mode", "0"), 8),
             kind=stat.get("kind", ""),
             before=_without_secrets(before, file),
@@ -118,8 +127,7 @@ class HasNodeFile:
 
     def is_done(self, facts: FileState) -> bool:
         """Say whether both are as they should be."""
-        there = (facts.hash_hex, facts.mode) == (facts.wanted_hash, facts.file.mode)
-        return there and facts.is_local
+        return facts.is_wanted and facts.mode == facts.file.mode and facts.is_local
 
     def plan(self, facts: FileState) -> Plan:
         """Keep the one that is there, and put ours in its place.
@@ -133,7 +141,7 @@ class HasNodeFile:
                 f"{facts.folder}/{self.file} is a {facts.kind}: look at it and move it away.",
             )
         local = LocalFile(str(facts.local), facts.file.text, 0o600)
-        if (facts.hash_hex, facts.mode) == (facts.wanted_hash, facts.file.mode):
+        if facts.is_wanted and facts.mode == facts.file.mode:
             return Plan(f"copy to {facts.local}", (local,))
         place = f"{facts.folder}/{self.file}"
         words = (facts.folder, self.file)
@@ -151,9 +159,14 @@ class HasNodeFile:
                 Command(("keep", *words), script="node_file", sudo=True),
                 Upload(str(facts.local), place, facts.file.parts, facts.file.mode),
             ),
-            (undo,) if facts.hash_hex != facts.wanted_hash else (),
+            () if facts.is_wanted else (undo,),
             diff=_diff(facts.before, _PASSWORD_LINE.sub(r"\1…", facts.file.shown), self.file),
         )
+
+
+def _hash_of(file: NodeFile) -> str:
+    text = _SECRET_LINE.sub("", file.text) if file.name in _PRIVATE else file.text
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _without_secrets(text: str, ours: NodeFile) -> str:

@@ -31,12 +31,14 @@ class ServicesState:
         docker: the engine, and what runs.
         logs: by service.
         before: services that no run of ours has made, so that rollback ends none of the project; empty: all are ours.
+        ours: file on the server that says so.
     """
 
     folder: str
     docker: DockerFacts
     logs: dict[str, str]
     before: tuple[str, ...]
+    ours: str
 
     def shown(self, name: str) -> str:
         """Return how a service does, with what is known of why."""
@@ -47,17 +49,25 @@ class ServicesState:
         return "; ".join([how, *known_causes(self.logs.get(name, ""))])
 
 
-def made_before(host: Host, docker: DockerFacts) -> tuple[str, ...]:
+def ours_file(host: Host) -> str:
+    """Return the file on the server that is there since runs have made the node's first containers."""
+    return f"{host.state_dir}/services-are-ours"
+
+
+async def made_before(host: Host, docker: DockerFacts) -> tuple[str, ...]:
     """Return the services that were there before runs did anything to them.
 
     Args:
-        host: whose journal has how ours are ended, since before they were made.
+        host: whose journal has how ours are ended, since before they were made; without it the server's own note counts.
         docker: what is there now.
     """
     found = tuple(service.name for service in docker.services or ())
     if not found or any(undo.script == DOWN for undo in host.journal.undos):
         return ()
-    return tuple(host.journal.get(BEFORE) or found)
+    if noted := host.journal.get(BEFORE):
+        return tuple(noted)
+    said = await host.connection.look(Command(("test", "-e", ours_file(host)), sudo=True))
+    return () if said.exit_code == 0 else found
 
 
 async def last_lines(
@@ -105,7 +115,7 @@ class ServicesRun:
                 else "until there is a docker engine"
             )
         logs = await last_lines(host, folder, docker, SERVICES)
-        return ServicesState(folder, docker, logs, made_before(host, docker))
+        return ServicesState(folder, docker, logs, await made_before(host, docker), ours_file(host))
 
     def told(self, facts: ServicesState) -> str:
         """Say how each does."""
@@ -118,7 +128,8 @@ class ServicesRun:
 
     def plan(self, facts: ServicesState) -> Plan:
         """Pull their images, and that of api for the wallet, and start them."""
-        words = (facts.folder, str(self.start_s), *SERVICES, "--", "api")
+        note = "-" if facts.before else facts.ours
+        words = (facts.folder, str(self.start_s), note, *SERVICES, "--", "api")
         command = Command(
             words, script="services_up", sudo=True, timeout_s=PULL_S + 2 * self.start_s + 60
         )

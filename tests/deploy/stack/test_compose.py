@@ -77,3 +77,24 @@ async def test_an_update_is_one_worker_at_a_time(tmp_path: Path) -> None:
         assert "[OUTPUT] quick-newton.gpu0 is not in the pool after 1 s" in lines
         assert here.fakes.state("ups").split() == [*ups, *ups[:2]]
         assert here.pid("worker-gpu1.service") == second
+
+
+async def test_the_way_back_is_the_image_before(tmp_path: Path) -> None:
+    """As often as it is asked for, one worker after the other; the conf's own image is named, which is the other one still."""
+    async with on_server(tmp_path) as here:
+        fields = {"POCQUEUE_RUN": "compose", "POCQUEUE_ROLE": "io,worker", "POCQUEUE_GPUS": "0"}
+        first, second = (here.conf(**fields, POCQUEUE_IMAGE=image) for image in (IMAGE, OTHER))
+        code, lines = await here.run(first)
+        assert code == 0, lines[-20:]
+        code, lines = await here.run(first, goes_back=True)
+        assert (code, "no image before" in "\n".join(lines)) == (2, True)
+        assert (await here.run(second))[0] == 0
+        for _ in range(2):
+            code, lines = await here.run(second, goes_back=True)
+            assert code == 0, lines[-20:]
+            services = json.loads((here.opt / "docker-compose.json").read_text())["services"]
+            assert {service["image"] for service in services.values()} == {IMAGE}
+            assert f"write {IMAGE} there" in lines[-1]
+        assert here.fakes.state("ups").split() == ["io", "worker-gpu0"] * 3
+        code, lines = await here.run(first)
+        assert (code, [line for line in lines if "[EXEC]" in line]) == (0, [])

@@ -103,7 +103,7 @@ def state_of(here: OnDisk, base: Path) -> dict[str, str]:
 async def look_first(here: OnDisk) -> list[str]:
     """Do phase 0; return the names of the checks."""
     await log_in(here.host.connection, None)
-    checks = await look_at_server(here.host)
+    checks = await look_at_server(here.host, World())
     async with server_lock(here.host.connection, "alice", state_dir=here.host.state_dir):
         return [check.name for check in checks]
 

@@ -6,6 +6,7 @@ import json
 import shlex
 import stat
 import subprocess
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,50 @@ async def test_another_file_is_kept_and_comes_back(tmp_path: Path) -> None:
         assert said.exit_code == STILL_THERE
         assert "was changed since" in said.stdout
         assert (join / "config.env").read_text() == "edited since"
+
+
+async def test_no_hash_tells_a_password(tmp_path: Path) -> None:
+    """Neither of the file that is there nor of ours: names of copies, the log and the list of what is taken back have none of it."""
+    async with on_disk(tmp_path) as here:
+        join = here.disk / "gonka" / "deploy" / "join"
+        join.mkdir(parents=True)
+        old = "export KEYRING_PASSWORD='older secret'\n"
+        (join / "config.env").write_text(old)
+        await here.run(STEPS[0])
+        ours = (join / "config.env").read_bytes()
+        seen = f"{here.console.getvalue()} {here.host.journal.path.read_text()} {sorted(join.iterdir())}"
+        seen += "".join(here.server.commands)
+        for text in (old.encode(), ours):
+            assert sha256(text).hexdigest()[:12] not in seen
+        # One that differs by the password alone is another one, which is kept and comes back.
+        other = ours.replace(PASSWORD.encode(), b"another password")
+        (join / "config.env").write_bytes(other)
+        assert "[OK] config.env" in "\n".join(await here.later().run(STEPS[0]))
+        undo = here.later().host.journal.undos[-1]
+        for _ in range(2):
+            assert (await here.host.connection.run(undo.command())).exit_code == 0
+            assert (join / "config.env").read_bytes() == other
+
+
+async def test_a_copy_is_whole_or_is_not(tmp_path: Path) -> None:
+    """A full disk, or a run that was cut, leaves none under its name."""
+    async with on_disk(tmp_path) as here:
+        here.join.mkdir(parents=True)
+        (here.join / ".env").write_text("OLD=1\n")
+        half = here.fakes.folder / "half"
+        half.mkdir()
+        (half / "cp").write_text('#!/bin/sh\nfor to; do :; done\nprintf O > "$to"\nexit 1\n')
+        (half / "cp").chmod(0o755)
+        path = here.server.env.get("PATH", here.fakes.env["PATH"])
+        here.server.env["PATH"] = f"{half}:{path}"
+        with pytest.raises(StepFailed):
+            await here.run(STEPS[2])
+        assert (here.join / ".env").read_text() == "OLD=1\n"
+        assert not [path for path in here.join.glob(".env.pocqueue-*") if len(path.name) > 60]
+        here.server.env["PATH"] = path
+        await here.later().run(STEPS[2])
+        [copy] = [path for path in here.join.glob(".env.pocqueue-*") if len(path.name) > 60]
+        assert copy.read_text() == "OLD=1\n"
 
 
 @pytest.mark.parametrize(("name", "mode"), [(".env", 0o600), ("node-config.json", 0o644)])

@@ -76,6 +76,19 @@ async def test_a_node_that_was_there_before_is_not_ended(tmp_path: Path) -> None
         assert said in staying(here.host.conf, here.host.journal)
 
 
+async def test_a_lost_memory_makes_no_containers_of_ours_others(tmp_path: Path) -> None:
+    """The server knows who has made them; a run that acts has them in its list again."""
+    async with on_disk(tmp_path) as here:
+        here.has_project()
+        await here.run(STEP)
+        here.host.journal.path.unlink()
+        later = here.later()
+        await later.run(STEP, ClosedPorts(), AllServices())
+        undos = [undo.step for undo in later.host.journal.undos if undo.script == DOWN]
+        assert undos == ["all services"]
+        assert not [what for what in staying(here.host.conf, later.host.journal) if "conta" in what]
+
+
 async def test_what_runs_have_begun_is_ended(tmp_path: Path) -> None:
     """By each of them, though the later ones find the services of the first."""
     async with on_disk(tmp_path) as here:

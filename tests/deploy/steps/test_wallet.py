@@ -110,7 +110,13 @@ async def test_an_old_keyring_is_asked_otherwise(on: str, tmp_path: Path) -> Non
         assert here.fakes.state("overridden") == ""
 
 
-@pytest.mark.parametrize("others", [(), ("docker-compose.override.yml",)])
+@pytest.mark.parametrize(
+    "others",
+    [
+        *((), ("docker-compose.override.yml",), ("docker-compose.override.yaml",)),
+        *(("compose.override.yaml",), ("compose.override.yml", "docker-compose.override.yml")),
+    ],
+)
 async def test_no_log_of_dockers_has_the_words(others: tuple[str, ...], tmp_path: Path) -> None:
     """Its log driver would write them to files, or to another machine; the operator's own overrides count on."""
     async with on_disk(tmp_path) as here:
@@ -120,8 +126,9 @@ async def test_no_log_of_dockers_has_the_words(others: tuple[str, ...], tmp_path
         await here.run(WarmWallet())
         [add] = [call for call in here.fakes.calls("docker") if "add" in call.words]
         words = add.words[1 : add.words.index("run")]
-        assert words[::2] == ("-f",) * (2 + len(others))
-        assert words[1::2] == ("docker-compose.yml", *others, str(there(here) / "no-log.yml"))
+        # Of several compose takes the first, too.
+        assert words[::2] == ("-f",) * (2 + len(others[:1]))
+        assert words[1::2] == ("docker-compose.yml", *others[:1], str(there(here) / "no-log.yml"))
         assert here.fakes.state("logged") == ""
         assert made(here) == ["quick-newton"]
 
