@@ -94,6 +94,7 @@ async def test_a_bare_server_becomes_a_verified_node(bare: BareServer) -> None:
     before, empty = bare.tree(), bare.disk.hash()
     code, plan = await run(bare, dry_run)
     assert code == 0
+    check_golden("plan", plan)
     assert (bare.tree(), bare.disk.hash()) == (before, empty)
     code, lines = await run(bare, deploy)
     assert code == 0, "\n".join(lines[-25:])

@@ -391,3 +391,21 @@ async def test_a_run_goes_on_without_what_is_optional(
     assert "[OK] file b" in run.text
     assert "[WARN] file a: was done, but is not as it should be: missing." in run.text
     assert await Run(server, is_confirmed=True, first=2, last=2)(pinned) == 0
+
+
+async def test_secrets_that_git_keeps_are_told(server: Server, tmp_path: Path) -> None:
+    """By name: the folders are ignored, but what was added before is kept, and goes with every push."""
+    one = node(server, tmp_path)
+    one.path.write_text("KEYRING_PASSWORD=x")
+    for words in (("init", "-q"), ("add", "-f", "nodes/node1.conf")):
+        git = await asyncio.create_subprocess_exec("git", "-C", str(tmp_path), *words)
+        assert await git.wait() == 0
+    run = Run(server, "yes", "yes")
+    assert await run(one) == 0
+    assert f"[WARN] git keeps {one.path}, which has secrets" in run.text
+    listed = await asyncio.create_subprocess_exec(
+        *("git", "-C", str(tmp_path), "status", "--porcelain", "--", "nodes", "logs"),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    said, _ = await listed.communicate()
+    assert b"quick-newton" not in said

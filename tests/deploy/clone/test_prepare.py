@@ -22,7 +22,11 @@ def uuid_of(device: str) -> str:
 def test_an_empty_partition_becomes_the_volume(
     clone: Clone, sshd: Sshd, fakes: Fakes, part: LoopDevice, tmp_path: Path
 ) -> None:
-    """Once: a second run changes nothing, and one after a restart mounts it by its UUID, whatever its name is then."""
+    """Once: a second run changes nothing, and one after a restart mounts it by its UUID, whatever its name is then.
+
+    Nothing of it is run from /tmp.
+    """
+    clone.run("mount", "-o", "remount,noexec", "/tmp")  # noqa: S108 - the clone's own
     runs = Runs(sshd, tmp_path / "nodes", VOLUME_DEVICE="/dev/vdc1")
     first = runs.typed(*RUN)
     assert first.code == 0, first.lines

@@ -205,6 +205,26 @@ async def test_a_run_that_is_cut_formats_once(
     assert "[EXEC]" not in await runs.run()
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [("ro", "Read-only"), ("size=4k", "No space left"), ("nr_inodes=2", "No space left")],
+)
+async def test_a_server_that_cannot_be_written_stops_the_run(
+    options: str, said: str, server: Server, view: Namespace, disk: LoopDevice, tmp_path: Path
+) -> None:
+    """A read-only system, a full one, one without inodes: its own words; the next run goes on when that is mended."""
+    view.run("mkdir", "-p", STATE_DIR)
+    view.run("mount", "-t", "tmpfs", "-o", options, "none", STATE_DIR)
+    runs = Runs(server, tmp_path, disk)
+    empty = disk.hash()
+    with pytest.raises(StepFailed) as failed:
+        await runs.run()
+    assert said in "\n".join(failed.value.tail)
+    assert disk.hash() == empty
+    view.run("umount", STATE_DIR)
+    assert "[OK] volume.txt" in await runs.run()
+
+
 async def test_a_run_from_another_machine_knows_the_disk(
     server: Server, disk: LoopDevice, tmp_path: Path
 ) -> None:
