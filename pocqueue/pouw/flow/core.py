@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
+#: Until a loop that failed begins again.
+_PAUSE_S = 1.0
+
 _log = logging.getLogger(__name__)
 
 
@@ -133,12 +136,24 @@ class Tasks:
         self._running.add(task)
         task.add_done_callback(self._ended)
 
+    def keep(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Let a loop go on until all are closed; one that fails is logged, and begins again after a pause."""
+        self.start(self._kept(run))
+
     async def close(self) -> None:
         """End what still goes on."""
         running = list(self._running)
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+
+    async def _kept(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        while True:
+            try:
+                await run()
+            except Exception:  # noqa: BLE001 - whatever it is, the others go on
+                _log.exception("%s A part of the node failed and begins again", self._name)
+                await asyncio.sleep(_PAUSE_S)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)

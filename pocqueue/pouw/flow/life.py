@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
 from pocqueue.errors import NodeStateError
 from pocqueue.node.keys import SigningKey
@@ -222,14 +220,14 @@ class Life:
         )
 
     def _run(self, duty: CommitteeDuty) -> None:
-        loops: list[Coroutine[Any, Any, None]] = [
-            *(self._orders.run(), self._blocks.run(), self._sync.run(), self.miner.run()),
-            self._watch_isolation(),
+        loops = [
+            *(self._orders.run, self._blocks.run, self._sync.run, self.miner.run),
+            self._watch_isolation,
         ]
         if self._config.role is NodeRole.SUPERVISOR and self._config.enable_advanced_features:
-            loops += [duty.run_slots(), duty.run_founding()]
+            loops += [duty.run_slots, duty.run_founding]
         for loop in loops:
-            self._tasks.start(loop)
+            self._tasks.keep(loop)
 
     def _missing(self, peer: PeerInfo) -> None:
         self._sync.wish(peer)
