@@ -151,6 +151,7 @@ def log(
 @app.command(short_help="Cancel a job.")
 def cancel(job: JobId, env_file: EnvFile = None) -> None:
     """Cancel a job: one that waits is over, one that runs is ended; its node is paid until now."""
+    from pocqueue.hosts.leases import Verdict
     from pocqueue.rounds.task_names import DELIVER_JOB, RELAY_PREFIX
 
     with open_store() as store:
@@ -158,7 +159,9 @@ def cancel(job: JobId, env_file: EnvFile = None) -> None:
     if done is not None:
         turn = done.attempt
         about = {"node_id": turn.node_id, "job_id": job, "n": turn.n}
-        tell(DELIVER_JOB, f"{RELAY_PREFIX}{turn.relay}", what="cancel", **about)
+        # The gateway counts one that has ended by this.
+        what = "cancelled" if done.verdict is Verdict.COUNTS else "cancel"
+        tell(DELIVER_JOB, f"{RELAY_PREFIX}{turn.relay}", what=what, **about)
     console().print(f"Job {job} is cancelled.")
 
 

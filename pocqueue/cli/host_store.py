@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from pocqueue.hosts.store import HostStore
 
 
+#: Seconds to wait for the database. A gateway whose thousands of nodes come back together writes to SQLite nearly all the
+#: time, and whoever waits for that has to look at the right moment.
+_PATIENCE_S = 60.0
+
+
 @contextmanager
 def open_store() -> Iterator[HostStore]:
     """Open the store of the settings within the block.
@@ -30,7 +35,7 @@ def open_store() -> Iterator[HostStore]:
         raise SettingsError(
             f"GPU hosts take more packages ({exc}): pip install 'pocqueue[hosts]'."
         ) from None
-    with HostStore.open(Settings.load(), HostsSettings.load()) as store:
+    with HostStore.open(Settings.load(), HostsSettings.load(), busy_timeout_s=_PATIENCE_S) as store:
         # Their own words are those of the wire.
         try:
             yield store

@@ -13,7 +13,7 @@ import redis
 from sqlalchemy import update
 from typer.testing import CliRunner, Result
 
-from pocqueue.cli import app
+from pocqueue.cli import app, host_store
 from pocqueue.errors import PocqueueError, SettingsError
 from pocqueue.hosts.errors import JobOver, JobRefused
 from pocqueue.hosts.migrations import HEAD
@@ -144,6 +144,13 @@ def test_a_job_from_submission_to_its_log(store: HostStore, node: Node) -> None:
     assert "is cancelled" in run("job", "cancel", waiting).output
     for command in ("show", "log", "cancel"):
         assert "There is no such job" in refused("job", command, "x")
+
+
+def test_a_database_that_is_always_written_to_is_waited_for(store: HostStore) -> None:
+    """As by a gateway whose nodes all come back: whoever waits for SQLite has to look at the right moment."""
+    with host_store.open_store() as opened, opened.database.read() as connection:
+        patience_ms = connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one()
+    assert patience_ms >= 60_000
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ class What(StrEnum):
 
     JOB = "job"  #: is to be run
     CANCEL = "cancel"  #: is to be ended
+    CANCELLED = "cancelled"  #: the same, from a command, which has no figures to count it in
     DRAIN = "drain"  #: it gets nothing new
     ROTATE = "rotate"  #: it is to make itself a new key
     END = "end"  #: it is revoked or banned, and its socket closed

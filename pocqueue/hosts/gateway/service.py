@@ -27,8 +27,9 @@ from pocqueue.hosts.gateway.metrics import Metrics
 from pocqueue.hosts.gateway.origins import page_rules
 from pocqueue.hosts.gateway.results import count_end
 from pocqueue.hosts.gateway.timings import GatewayTimings
-from pocqueue.hosts.leases import Outcome
+from pocqueue.hosts.leases import Outcome, Verdict
 from pocqueue.hosts.store import HostStore
+from pocqueue.hosts.store.leases import Finished
 from pocqueue.hosts.wire import origin_of
 from pocqueue.rounds.relays import Relays
 from pocqueue.settings import HOSTS_PREFIX, HostsSettings, Settings
@@ -209,8 +210,15 @@ class GatewayService(Closing):
 
     def tell(self, what: str, node_id: str, job_id: str = "", n: int = 0) -> str:
         """Tell a node of this gateway; return a line for Flower."""
+        about = What(what)
         try:
-            return self._in_loop(self.hub.tell(What(what), node_id, job_id, n))
+            if about is What.CANCELLED:
+                about = What.CANCEL
+                job, turns = self._store.jobs.get(job_id), self._store.jobs.attempts(job_id)
+                for turn in turns:
+                    if turn.n == n:
+                        count_end(self.hub.metrics, Finished(Verdict.COUNTS, job, turn))
+            return self._in_loop(self.hub.tell(about, node_id, job_id, n))
         except DatabaseUnavailable as exc:
             logger.warning("Node %s is not told of job %s. %s", node_id, job_id, exc)
             return "the database is away"

@@ -14,7 +14,7 @@ from typing import Final
 from typing_extensions import override
 
 from pocqueue.closing import Closing
-from pocqueue.hosts.store.database import FILE_NAME, Database, file_url
+from pocqueue.hosts.store.database import BUSY_TIMEOUT_S, FILE_NAME, Database, file_url
 from pocqueue.hosts.store.health import Health
 from pocqueue.hosts.store.jobs import Jobs
 from pocqueue.hosts.store.leases import Leases
@@ -63,17 +63,25 @@ class HostStore(Closing):
         self.overview = Overview(database, now_ms)
 
     @classmethod
-    def open(cls, settings: Settings, hosts: HostsSettings, *, wait: bool = False) -> HostStore:
+    def open(
+        cls,
+        settings: Settings,
+        hosts: HostsSettings,
+        *,
+        wait: bool = False,
+        busy_timeout_s: float = BUSY_TIMEOUT_S,
+    ) -> HostStore:
         """Open the database of the settings and see that its tables are right; SQLite gets them by itself.
 
         Args:
             wait: until it answers: for a service, which may start before its database.
+            busy_timeout_s: seconds to wait for a lock that somebody else holds.
 
         Raises:
             DatabaseUnavailable: it does not answer, and is not waited for.
             DatabaseUnfit: somebody has to mend it, or to run `pocqueue hosts migrate`.
         """
-        database = Database(database_url(settings, hosts))
+        database = Database(database_url(settings, hosts), busy_timeout_s=busy_timeout_s)
         try:
             database.wait(database.check) if wait else database.check()
         except BaseException:

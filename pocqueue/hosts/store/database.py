@@ -32,6 +32,8 @@ from pocqueue.hosts.migrations import HEAD
 
 logger = logging.getLogger(__name__)
 
+#: Seconds for which a service waits for a lock that somebody else holds.
+BUSY_TIMEOUT_S = 5.0
 #: Name of the SQLite file in the state folder.
 FILE_NAME = "hosts.sqlite3"
 #: Classes and codes of PostgreSQL's errors that pass by themselves
@@ -50,7 +52,7 @@ class Database(Closing):
         busy_timeout_s: seconds to wait for a lock that somebody else holds.
     """
 
-    def __init__(self, url: str, *, busy_timeout_s: float = 5.0) -> None:
+    def __init__(self, url: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
         try:
             self._url = make_url(url)
         except (exc.ArgumentError, ValueError):

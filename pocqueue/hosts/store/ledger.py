@@ -127,10 +127,12 @@ class Ledger:
             owner = connection.execute(select(node.c.wallet).where(node.c.id == node_id)).scalar()
             if owner is None:
                 raise UnknownNode
-            note(connection, self._now_ms(), "admin", "ledger.correct", f"{node_id} {ref}")
-            return add(
+            is_new = add(
                 self._db, connection, self._now_ms(), owner, node_id, "correction", ref, micro
             )
+            if is_new:
+                note(connection, self._now_ms(), "admin", "ledger.correct", f"{node_id} {ref}")
+            return is_new
 
     def payable(self) -> list[Payout]:
         """Return what could be paid out now, by wallet; nothing is changed. `id` and `batch` are empty."""

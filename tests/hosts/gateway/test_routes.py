@@ -420,12 +420,17 @@ def test_each_attempt_is_counted_once_by_its_end(gateway: Gateway) -> None:
     for _ in range(2):
         assert gateway.admin("POST", f"/api/jobs/{cancelled}/cancel").status_code == 200
         lose(lost)
+    # As by `pocqueue hosts job cancel`, which has no figures of its own.
+    by_command = at_work(timeout_s=2)
+    done = gateway.store.leases.cancel(by_command, actor="admin")
+    assert done is not None
+    gateway.service.tell("cancelled", node.id, by_command, done.attempt.n)
     page = gateway.admin("GET", "/metrics").text
     for line in (
-        'job_attempts_total{kind="command",outcome="cancelled"} 1.0',
+        'job_attempts_total{kind="command",outcome="cancelled"} 2.0',
         'job_attempts_total{kind="command",outcome="node_lost"} 1.0',
-        'earned_micro_total{kind="command"} 20000.0',
-        'jobs{kind="command",state="cancelled"} 1.0',
+        'earned_micro_total{kind="command"} 40000.0',
+        'jobs{kind="command",state="cancelled"} 2.0',
         'jobs{kind="command",state="failed"} 1.0',
     ):
         assert f"pocqueue_hosts_{line}" in page

@@ -86,9 +86,7 @@ class Containers(Sandbox):
                 command = replace(command, limits=replace(command.limits, wall_s=left_s))
             volumes = await asyncio.to_thread(self._volumes, image)
         name = f"pocqueue-{uuid.uuid4().hex}"
-        process = await self._start(
-            *arguments(command, name=name, engine=self.name, owner=self._owner, volumes=volumes)
-        )
+        argv = arguments(command, name=name, engine=self.name, owner=self._owner, volumes=volumes)
 
         def end() -> None:
             # The command line's own process is not the container: both are to end.
@@ -102,11 +100,13 @@ class Containers(Sandbox):
             _kill(process)
 
         try:
+            process = await self._start(*argv)
             # The engine's server bounds what the container uses.
             outcome = await run_bounded(process, command.limits, stop, look=Usage, end=end)
             if outcome.ended_by == "itself":
                 outcome = await asyncio.to_thread(self._judged, name, outcome)
         finally:
+            # Also if this was cut off while it started: the engine may have been told already.
             with contextlib.suppress(SandboxUnavailable):
                 await asyncio.to_thread(self._ask, "rm", "--force", "--volumes", name)
         return outcome

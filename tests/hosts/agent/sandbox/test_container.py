@@ -10,6 +10,7 @@ import re
 import subprocess
 import tarfile
 import uuid
+from asyncio.subprocess import Process
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -73,6 +74,27 @@ esac
     # The one of a job that is stopped is not waited for.
     wait_until(lambda: len(removed()) == 4)
     assert all("--volumes" in line.split() for line in removed())
+
+
+async def test_a_job_that_is_cut_off_as_it_starts_leaves_no_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine may have been told already: what has the job's name is removed."""
+    said, program = tmp_path / "said", tmp_path / "docker"
+    program.write_text(f'#!/bin/sh\necho "$*" >> {said}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    class Cut(Containers):
+        async def _start(self, *argv: str) -> Process:
+            await (await super()._start(*argv)).wait()
+            raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await Cut("docker", "tests").run(Command(("true",), Limits()), asyncio.Event())
+    asked = said.read_text().splitlines()
+    [started] = [line.split() for line in asked if line.startswith("run ")]
+    assert asked[-1] == f"rm --force --volumes {started[started.index('--name') + 1]}"
 
 
 def test_a_command_runs(jobs: SandboxProcess) -> None:
