@@ -23,6 +23,7 @@ from pocqueue.rounds.pool import Gpu
 from pocqueue.rounds.redis_server import RedisServer
 from pocqueue.settings import Settings
 from tests.support.commands import without_settings
+from tests.support.delegation_parts import free_port
 from tests.support.stack import QUICK
 from tests.support.waiting import wait_until
 
@@ -33,10 +34,10 @@ PATIENCE_S = 300.0
 class Up:
     """One `pocqueue up` on a state folder of its own."""
 
-    def __init__(self, state_dir: Path, *options: str) -> None:
+    def __init__(self, state_dir: Path, *options: str, **env: str) -> None:
         self.state_dir = state_dir
         own = {"POCQUEUE_STATE_DIR": str(state_dir), "POCQUEUE_NUM_THREADS": "1"}
-        self.env = without_settings() | own | QUICK
+        self.env = without_settings() | own | QUICK | env
         self.log = state_dir / "up.log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
@@ -134,18 +135,33 @@ def healthy(url: str) -> bool:
 
 def test_up_and_down(state_dir: Path, ups: list[Up]) -> None:
     """Everything comes up; SIGINT ends it all with code 0 and leaves no process and no Redis."""
-    up = Up(state_dir, "--gpus", "2", "--device", "cpu", "--flower-port", "0")
+    options = ("--gpus", "2", "--device", "cpu", "--flower-port", "0", "--hosts")
+    port, ws_port = str(free_port()), str(free_port())
+    ports = {"POCQUEUE_HOSTS_PORT": port, "POCQUEUE_HOSTS_WS_PORT": ws_port}
+    up = Up(state_dir, *options, **ports, POCQUEUE_HOSTS_HOST="127.0.0.1")
     ups.append(up)
     url = up.wait_for_line(r"^pocqueue   \| Flower: (\S+)$")[1]
     up.wait_for_gpus("gpu0", "gpu1")
     wait_until(lambda: healthy(url), PATIENCE_S, "Flower's health check")
+    up.wait_for_line(
+        rf"GPU hosts: http://127\.0\.0\.1:{port}, and agents at 127\.0\.0\.1:{ws_port}"
+    )
     text = up.log.read_text()
     assert "pocqueue   | 2 GPU workers: gpu0, gpu1" in text
     assert "pocqueue round start --block-hash" in text
     assert "superuser" not in text
     assert "gpu1       | " in text
     commands = [" ".join(process.cmdline()[1:]) for process in up.processes()]
-    for part in ("redis run", "scheduler", "-Q io", "-Q gpu0", "-Q gpu1", "pocqueue flower"):
+    parts = (
+        "redis run",
+        "scheduler",
+        "-Q io",
+        "-Q gpu0",
+        "-Q gpu1",
+        "pocqueue flower",
+        "-Q relay.",
+    )
+    for part in parts:
         assert sum(part in command for command in commands) == 1, (part, commands)
 
     up.process.send_signal(signal.SIGINT)

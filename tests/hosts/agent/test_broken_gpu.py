@@ -1,4 +1,4 @@
-"""A GPU that breaks while the agent runs: the server is told at once, and the others go on."""
+"""What changes while the agent runs: a GPU that breaks is told at once, and the others go on; the rest after a week."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import asyncio
 import time
 from pathlib import Path
 
+import pytest
 from typing_extensions import override
 
+from pocqueue.hosts.agent import agent as module
 from pocqueue.hosts.agent.agent import Agent
 from pocqueue.hosts.agent.gpu_facts import Driver, GpuFacts, Lost
 from pocqueue.hosts.agent.identity import Identity
@@ -18,6 +20,7 @@ from pocqueue.hosts.wire import Register, Resume, SelfTest
 from tests.hosts.agent.self_test.test_gpus import changed
 from tests.hosts.agent.self_test.test_xids import line
 from tests.support.hosts_server import hosts_server
+from tests.support.waiting import until
 
 GOOD = changed(bus="0000:b3:00")
 BAD = changed(bus="0000:65:00", uuid="GPU-b", index=1)
@@ -29,6 +32,27 @@ class _Facts(GpuFacts):
     @override
     def read(self) -> Driver:
         return self.driver
+
+
+async def test_a_machine_is_tested_again_after_a_week(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the server told what it has by then: a card that was put in, say."""
+    monkeypatch.setattr(module, "SELF_TEST_S", 0.2)  # the week
+    log, facts = tmp_path / "kmsg", _Facts()
+    log.write_text("")
+    facts.driver = Driver("580.95", (13, 0), (GOOD,))
+    async with hosts_server() as server:
+        options = Options(server.endpoint, tmp_path, "token-one", matrix_s=0, sandbox="none")
+        with Spool(tmp_path / "results") as spool:
+            identity = Identity.open(tmp_path, server.endpoint)
+            agent = Agent(options, identity, spool, NoSandbox("no reason"), facts, log)
+            running = asyncio.create_task(agent.run())
+            assert len((await server.next(Register)).host_info.gpus) == 1
+            facts.driver = Driver("580.95", (13, 0), (GOOD, BAD))
+            await until(lambda: any(len(one.host_info.gpus) == 2 for one in server.of(Resume)))
+            agent.stop()
+            await running
 
 
 async def test_a_gpu_that_breaks_is_out_at_once(tmp_path: Path) -> None:

@@ -437,6 +437,16 @@ def test_each_attempt_is_counted_once_by_its_end(gateway: Gateway) -> None:
     assert "pocqueue_hosts_jobs_requeued_total{" not in page
 
 
+@on_sqlite
+def test_jobs_of_one_address_are_bounded(make: Callable[..., Gateway]) -> None:
+    """As an admin's program may go wrong, too."""
+    gateway = make(limits_factor=0.1)
+    body = {"name": "sleep", "parameters": {"seconds": 0}}
+    for _ in range(6):
+        assert gateway.admin("POST", "/api/jobs", json=body).status_code == 200
+    assert "jobs in 60 seconds" in error(gateway.admin("POST", "/api/jobs", json=body), 429)
+
+
 async def test_a_job_is_submitted(gateway: Gateway) -> None:
     """From the operator's list alone, by an admin; it goes to a node, and its log is there to read."""
     async with NewAgent(gateway.ws_url) as agent:

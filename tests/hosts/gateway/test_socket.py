@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import update
+from typing_extensions import override
 from websockets.exceptions import ConnectionClosed
 
 from pocqueue import __version__
@@ -21,7 +22,7 @@ from pocqueue.hosts.store.bans import end_leases
 from pocqueue.hosts.tables import attempt, node
 from pocqueue.hosts.wire import CloseCode, rotation_text, signed_text
 from pocqueue.web.websocket import LiveSocket
-from tests.hosts.agents import NewAgent, OldAgent
+from tests.hosts.agents import Agent, NewAgent, OldAgent
 from tests.hosts.gateway.conftest import Gateway
 from tests.support.waiting import until, wait_until
 
@@ -125,6 +126,54 @@ async def test_a_node_comes_back_with_its_key(gateway: Gateway) -> None:
         reply = await stranger.ask(type="register", token=token, **stranger.introduction("", nonce))
         assert reply["message"] == "Token already used"
         assert await stranger.close_code() == 4401
+
+
+async def test_what_was_overheard_is_worth_nothing(gateway: Gateway) -> None:
+    """All that a machine has ever said, said again by somebody else, in order and each by itself, changes nothing."""
+    heard: list[dict[str, Any]] = []
+
+    class Overheard(NewAgent):
+        @override
+        async def send(self, **message: Any) -> None:
+            heard.append(message)
+            await super().send(**message)
+
+    node_id, key = "", NodeKey.generate()
+    for life in range(2):
+        async with Overheard(gateway.ws_url, key) as agent:
+            if life == 0:
+                node_id = await agent.register(gateway.token())
+                job = await agent.of_type("job")
+                await agent.begin(job)
+                await agent.result(job)
+            else:
+                assert (await agent.resume(node_id))["type"] == "registered"
+            assert await agent.ask(type="heartbeat", nodeId=node_id) == {"type": "ack"}
+            await agent.send(type="draining")
+        await until(lambda: gateway.nodes()[0]["status"] == "offline")
+
+    def known() -> list[Any]:
+        store = gateway.store
+        return [
+            *(store.nodes.of_wallet(gateway.wallet), gateway.jobs()),
+            *(store.ledger.entries(gateway.wallet), store.jobs.log(job["id"])),
+        ]
+
+    before = known()
+    assert {"hello", "register", "resume", "job_started", "job_result", "draining"} <= {
+        message["type"] for message in heard
+    }
+    for messages in (heard, *([one] for one in heard)):
+        async with Agent(gateway.ws_url) as thief:
+            said = set()
+            with contextlib.suppress(ConnectionClosed):
+                for message in messages:
+                    await thief.send(**message)
+                await thief.send(type="the end")
+                while (reply := await thief.receive()).get("message") != "Unknown message type":
+                    said.add(reply["type"])
+            assert said <= {"challenge", "error"}, messages
+    assert known() == before
 
 
 async def test_one_of_twenty_sockets_gets_the_token(gateway: Gateway) -> None:

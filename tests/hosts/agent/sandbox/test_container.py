@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from typing_extensions import override
 
 from pocqueue.hosts.agent.errors import SandboxUnavailable
 from pocqueue.hosts.agent.sandbox.base import Command, Limits
@@ -86,6 +87,7 @@ async def test_a_job_that_is_cut_off_as_it_starts_leaves_no_container(
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
 
     class Cut(Containers):
+        @override
         async def _start(self, *argv: str) -> Process:
             await (await super()._start(*argv)).wait()
             raise asyncio.CancelledError
