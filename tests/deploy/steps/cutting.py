@@ -24,9 +24,10 @@ from pocqueue.deploy.words import Command
 from pocqueue.files import replace_file
 from tests.deploy.server import Server, without_mark
 
-How = Literal["", "before", "during", "after", "killed"]
-#: The first three are of a connection at every command; the last is of a run at every change.
-HOW: tuple[How, ...] = ("before", "during", "after", "killed")
+How = Literal["", "before", "during", "after"]
+#: Of a connection at every command, and of a run at every file here. With the first the run is killed, too, when a change that was
+#: begun once more is done.
+HOW: tuple[How, ...] = ("before", "during", "after")
 #: What has times in it, or names of processes, and what a killed process leaves beside a file of its own.
 _VOLATILE = re.compile(
     r"/(\.git|jobs)/|/lock|/state\.json$|/\.lock$|\.pocqueue-verified$|/__pycache__/|/\.[^/]+-cut$"
@@ -70,7 +71,7 @@ def interrupted(server: Server, how: How, *, looks: bool) -> Iterator[set[str]]:
     run, look, write = Connection.run, Connection.look, Connection.write_file
 
     async def dying_run(self: Connection, command: Command) -> Result:
-        server.drop_each = how if how != "killed" and (looks or not _is_looking.get()) else ""
+        server.drop_each = how if looks or not _is_looking.get() else ""
         result = await run(self, command)
         if not _is_looking.get():
             die("killed", without_mark(command.line()))
@@ -84,22 +85,23 @@ def interrupted(server: Server, how: How, *, looks: bool) -> Iterator[set[str]]:
             _is_looking.reset(token)
 
     async def dying_write(self: Connection, path: str, data: bytes, mode: int) -> None:
-        server.drop_each = how if how != "killed" else ""
+        server.drop_each = how
         await write(self, path, data, mode)
         die("killed", f"upload {path}")
 
     def dying_replace(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         die("before", str(path))
-        if how == "during" and str(path) not in done:
+        if how == "during" and f"{how} {path}" not in done:
             path.with_name(f".{path.name}-cut").write_bytes(data[: len(data) // 2])
         die("during", str(path))
         replace_file(path, data, mode=mode)
         die("after", str(path))
         die("killed", str(path))
 
-    def die(when: How, what: str) -> None:
-        if when == how and what not in done:
-            done.add(what)
+    def die(when: str, what: str) -> None:
+        is_due = when == how or (when == "killed" and how == "before")
+        if is_due and (key := f"{when} {what}") not in done:
+            done.add(key)
             raise Killed(what)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -60,7 +60,7 @@ CHANGES = (
     ),
     *("node_file keep", "join/config.env", "join/.env", "join/node-config.json", "4-services"),
     *("new_key ", "key_answer drop", "warm_key.txt", "warm_address.txt", "4-register"),
-    *("registration.txt", "backup_keys make", "config/config.toml", "config/app.toml"),
+    *("registration.txt", "backup_keys make", "config config.toml", "config app.toml"),
     *("restart node", "5-sync", "join/docker-compose.pocqueue.yml", "6-pull", "6-up"),
 )
 _FOLDER = tempfile.TemporaryDirectory(prefix="cut-off-")
@@ -153,7 +153,7 @@ async def outcome(how: How) -> tuple[States, set[str]]:
                 here.fakes.answer(STATUS_URL, running_status())
                 with interrupted(here.server, how, looks=True):
                     states["verified"] = {"": await until_it_is_not_cut(verify, here)}
-                if how in ("", "killed"):
+                if how in ("", "before"):
                     again = kinds(await here.later().run(*steps))
                     assert again <= {"[INFO]", "[CHECK]", "[SKIP]", "[WARN]"}
                 happened_once(here)
