@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pocqueue.pouw.economics import NodeRole
 from pocqueue.pouw.errors import ConfigError
+from pocqueue.pouw.wire.transactions import MAX_PREFERENCES_BYTES
 
 if TYPE_CHECKING:
     from pocqueue.node.keys import SigningKey
 
 DEFAULT_HOST = "localhost"
 DEFAULT_PORT = 8000
-MAX_PREFERENCES_BYTES = 2 * 1024
 _T = TypeVar("_T")
 _NODE_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 

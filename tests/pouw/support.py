@@ -62,12 +62,20 @@ def transfer(to: str, amount: int = PAI) -> Transfer:
     return Transfer(account(to), amount)
 
 
-def ticket(role: int = MINER, stake: int = 100 * PAI, group: str | None = None) -> TakeTicket:
-    """Return the body of a ticket; a supervisor's has the BLS key of a name ("group" if none is given)."""
+def ticket(
+    role: int = MINER,
+    stake: int = 100 * PAI,
+    group: str | None = None,
+    of: str = "supervisor",
+) -> TakeTicket:
+    """Return the body of a ticket; a supervisor's has the BLS key of a name ("group" if none is given), proved for
+    the account of another one."""
     if role != SUPERVISOR:
         return TakeTicket(role, stake, b"{}", "", None, None)
     secret = group_key(group or "group")
-    return TakeTicket(role, stake, b"{}", "", secret.public_key, secret.prove_possession())
+    return TakeTicket(
+        role, stake, b"{}", "", secret.public_key, secret.prove_possession(account(of))
+    )
 
 
 def order(

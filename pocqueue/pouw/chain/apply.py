@@ -53,7 +53,7 @@ def check_transaction(genesis: Genesis, transaction: Transaction) -> None:
         case Transfer() as transfer:
             _check_transfer(transfer)
         case TakeTicket() as ticket:
-            tickets.check_ticket(genesis.parameters, ticket)
+            tickets.check_ticket(genesis.parameters, transaction.sender, ticket)
         case OrderTask() as order:
             escrow.check_order(order)
         case Settle() as settle:

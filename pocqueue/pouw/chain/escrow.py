@@ -23,6 +23,7 @@ from pocqueue.pouw.chain.records import (
     task_key,
 )
 from pocqueue.pouw.chain.refusals import fault, refusal
+from pocqueue.pouw.chain.signatures import is_account
 from pocqueue.pouw.chain.state import Draft
 from pocqueue.pouw.chain.tasks import DATA_OF_TYPE, MILLION, TaskModel
 from pocqueue.pouw.errors import BadEncoding, InvalidTask
@@ -118,6 +119,9 @@ def settle_task(genesis: Genesis, draft: Draft, transaction: Transaction) -> Non
     digest = settlement_digest(genesis.network, settle)
     if committee is None or not bls.verify(committee.group_key, digest, settle.signature):
         raise refusal("committee", "the signature is not that of the committee in office.")
+    for account, _ in settle.work:  # only now: points are dear, and anybody can send a settlement
+        if not is_account(account):
+            raise refusal("account", f"{account.hex()} is no account: nobody can have its key.")
     shares = payouts(record, settle, committee.members)
     for account, amount in (*shares.miners, *shares.committee):
         draft.credit(account, amount)

@@ -79,7 +79,7 @@ class TicketDesk:
                 check_preferences(preferences),
                 address,
                 self._secret.public_key if is_supervisor else None,
-                self._secret.prove_possession() if is_supervisor else None,
+                self._secret.prove_possession(core.account) if is_supervisor else None,
             )
             transaction = self._orders.make(body)
         except TicketError:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import IntEnum, unique
 
 from pocqueue.pouw.errors import PeerFault
+from pocqueue.pouw.wire.blocks import MAX_BLOCK_BYTES
+from pocqueue.pouw.wire.transactions import MAX_TRANSACTION_BYTES
 
 HEADER_BYTES = 5
 ID_BYTES = 32  #: of what is announced; begins the body of a frame TX or BLOCK
@@ -66,8 +68,6 @@ class Limit:
 
 
 #: Of the body of a pushed or announced message, of a request and of its answer, as the node sees it.
-MAX_TX_BYTES = 32 * _KIB
-MAX_BLOCK_BYTES = 1_000_000
 MAX_ITERATION_BYTES = 1024 * _KIB
 MAX_RECORD_BYTES = 512 * _KIB
 MAX_REQUEST_BYTES = 4 * _KIB
@@ -87,7 +87,7 @@ LIMITS: dict[int, Limit] = {
     Kind.PONG: Limit(16, 2, 20),
     Kind.ANNOUNCE: Limit(4 * _KIB, 200, 2000),
     Kind.WANT: Limit(4 * _KIB, 200, 2000),
-    Kind.TX: Limit(ID_BYTES + MAX_TX_BYTES, 200, 4000),
+    Kind.TX: Limit(ID_BYTES + MAX_TRANSACTION_BYTES, 200, 4000),
     Kind.BLOCK: Limit(ID_BYTES + MAX_BLOCK_BYTES, 10, 200),
     Kind.ITERATION: Limit(MAX_ITERATION_BYTES, 500, 2000),
     Kind.RECORD: Limit(MAX_RECORD_BYTES, 200, 1000),

@@ -17,6 +17,7 @@ from pyblst import BlstP1Element, BlstP2Element, final_verify, miller_loop
 from typing_extensions import override
 
 from pocqueue.pouw.errors import SlotError
+from pocqueue.pouw.wire.hashes import tagged
 
 #: Number of points of either group: secrets are 1 … ORDER - 1.
 ORDER = 0x73EDA753299D7D483339D80809A1D80553BDA402FFFE5BFEFFFFFFFF00000001
@@ -79,9 +80,12 @@ class SecretKey:
         """Return the signature of a digest, 96 bytes: there is one only."""
         return self._multiplied(digest, _SIGNING)
 
-    def prove_possession(self) -> bytes:
-        """Return the proof that its owner knows the secret of `public_key`, 96 bytes."""
-        return self._multiplied(self.public_key, _POSSESSION)
+    def prove_possession(self, account: bytes) -> bytes:
+        """Return the proof that an account knows the secret of `public_key`, 96 bytes.
+
+        It is of no use to another account: it signs H("possession", account ‖ public key).
+        """
+        return self._multiplied(_possession(account, self.public_key), _POSSESSION)
 
     def _multiplied(self, data: bytes, suite: bytes) -> bytes:
         compressed: bytes = (
@@ -104,9 +108,13 @@ def verify(public_key: bytes, digest: bytes, signature: bytes) -> bool:
 
 
 @functools.lru_cache(maxsize=256)
-def verify_possession(public_key: bytes, proof: bytes) -> bool:
-    """Say whether whoever made the proof knows the secret of the key."""
-    return _verify(public_key, public_key, proof, _POSSESSION)
+def verify_possession(public_key: bytes, account: bytes, proof: bytes) -> bool:
+    """Say whether whoever knows the secret of the key has made the proof for this account."""
+    return _verify(public_key, _possession(account, public_key), proof, _POSSESSION)
+
+
+def _possession(account: bytes, public_key: bytes) -> bytes:
+    return tagged("possession", account, public_key)
 
 
 def _verify(public_key: bytes, data: bytes, signature: bytes, suite: bytes) -> bool:

@@ -41,12 +41,14 @@ class TakeTicket(Message, tag=2, frozen=True):
 
     role: Small  #: index in ROLES; "peer" has none
     stake: Count  #: µPAI
-    preferences: Annotated[bytes, msgspec.Meta(max_length=MAX_PREFERENCES_BYTES)]  #: JSON object
+    preferences: Annotated[
+        bytes, msgspec.Meta(max_length=MAX_PREFERENCES_BYTES)
+    ]  #: by `config`, JSON; the chain reads none of it
     address: _Text  #: ``host:port`` where the node listens, or empty
     group_key: (
         GroupKey | None
     )  #: a supervisor's BLS key, with the proof that it has the secret of it
-    possession: GroupSignature | None
+    possession: GroupSignature | None  #: by the secret of group_key, for this account
 
 
 class Release(Message, tag=3, frozen=True):

@@ -204,7 +204,7 @@ def _orders(draw: st.DrawFn) -> tuple[str, str, int, int, int]:
     )
 
 
-def _body(state: Draft, kind: str, amount: int, which: int) -> Body:
+def _body(state: Draft, name: str, kind: str, amount: int, which: int) -> Body:
     """Return a body that may or may not be good: about something that is there, if there is anything."""
     held = [each[1:] for each, _ in state.scan(b"t")] or [ZERO]
     tasks = [each[1:] for each, _ in state.scan(b"k")] or [ZERO]
@@ -212,7 +212,7 @@ def _body(state: Draft, kind: str, amount: int, which: int) -> Body:
         case "transfer":
             return transfer(NAMES[which % len(NAMES)], amount)
         case "ticket":
-            return ticket((MINER, SUPERVISOR, VERIFIER)[which % 3], amount)
+            return ticket((MINER, SUPERVISOR, VERIFIER)[which % 3], amount, of=name)
         case "release":
             return Release(held[which % len(held)])
         case "order":
@@ -244,7 +244,7 @@ def test_no_coin_comes_or_goes(
         draft, taken = state.child(), []
         begin_block(GENESIS, draft, state.clock.time_ms + passed_ms, is_founding=is_founding)
         for name, kind, amount, fee, which in orders:
-            body = _body(draft, kind, amount, which)
+            body = _body(draft, name, kind, amount, which)
             sequence = draft.account(account(name)).sequence
             transaction = signed(name, body, sequence, fee)
             before = draft.diff(), draft.account(account(name)).balance

@@ -122,6 +122,15 @@ def test_a_settlement_that_is_refused(
     assert (refused.value.rule, refused.value.is_fault) == (rule, is_fault)
 
 
+def test_only_accounts_are_paid(opened: State) -> None:
+    """What goes to bytes that are no point of the curve is lost to everybody."""
+    nobody = b"\x02" + (5).to_bytes(32, "big")
+    settle = settlement(ORDER.id, {account("miner"): 1, nobody: 1})
+    with pytest.raises(InvalidTransaction, match="is no account") as refused:
+        after(opened, signed("supervisor", settle, 2))
+    assert (refused.value.rule, refused.value.is_fault) == ("account", False)
+
+
 def test_a_late_task_is_refunded(opened: State) -> None:
     """In the first block after its grace is over, all of it."""
     left_ms = order().deadline_ms + GRACE_MS - opened.clock.time_ms

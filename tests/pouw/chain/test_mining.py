@@ -18,7 +18,7 @@ from tests.pouw.support import GENESIS, account, after, founded, funded, order, 
 def test_lanes_are_what_the_stake_is_worth(stake: int, lanes: int) -> None:
     """One for each 100 PAI, 16 at most; a supervisor has them as a miner does, others have none."""
     for role in (MINER, SUPERVISOR):
-        state = after(funded("a"), signed("a", ticket(role, stake * PAI), 1))
+        state = after(funded("a"), signed("a", ticket(role, stake * PAI, of="a"), 1))
         assert lanes_of(state, account("a")) == lanes
     assert lanes_of(funded("a"), account("a")) == 0
 

@@ -14,9 +14,11 @@ from py_ecc.optimized_bls12_381 import Z2, field_modulus
 
 from pocqueue.pouw.errors import SlotError
 from pocqueue.pouw.slots import bls
+from pocqueue.pouw.wire.hashes import tagged
 
 _DIGEST = hashlib.sha256(b"a slot").digest()
 _KEY = bls.SecretKey.from_seed(b"one seed of 32 bytes and a bit more")
+_ACCOUNT = b"\x02" + bytes(32)
 _INFINITE_KEY = b"\xc0" + bytes(47)
 _INFINITE_SIGNATURE = b"\xc0" + bytes(95)
 
@@ -29,7 +31,8 @@ def test_another_library_makes_the_same(seed: bytes) -> None:
     assert key == bls.SecretKey(scalar)
     assert key.public_key == Judge.SkToPk(scalar)
     assert key.sign(_DIGEST) == Judge.Sign(scalar, _DIGEST)
-    assert key.prove_possession() == Judge.PopProve(scalar)
+    proved = tagged("possession", _ACCOUNT, key.public_key)
+    assert key.prove_possession(_ACCOUNT) == Judge._CoreSign(scalar, proved, Judge.POP_TAG)
 
 
 def test_a_signature_is_one_keys_for_one_digest() -> None:
@@ -39,9 +42,16 @@ def test_a_signature_is_one_keys_for_one_digest() -> None:
     assert not bls.verify(other.public_key, _DIGEST, signature)
     assert not bls.verify(_KEY.public_key, bytes(32), signature)
     assert not bls.verify(_KEY.public_key, _DIGEST, other.sign(_DIGEST))
-    assert bls.verify_possession(_KEY.public_key, _KEY.prove_possession())
-    assert not bls.verify_possession(other.public_key, _KEY.prove_possession())
-    assert not bls.verify_possession(_KEY.public_key, _KEY.sign(_KEY.public_key))
+    proof = _KEY.prove_possession(_ACCOUNT)
+    assert bls.verify_possession(_KEY.public_key, _ACCOUNT, proof)
+    assert not bls.verify_possession(other.public_key, _ACCOUNT, proof)
+    assert not bls.verify_possession(_KEY.public_key, _ACCOUNT, _KEY.sign(_KEY.public_key))
+
+
+def test_a_key_cannot_be_shown_as_anothers() -> None:
+    """A copied proof is no proof for whoever copied it."""
+    proof = _KEY.prove_possession(_ACCOUNT)
+    assert not bls.verify_possession(_KEY.public_key, b"\x03" + bytes(32), proof)
 
 
 @pytest.mark.parametrize("scalar", [0, -1, bls.ORDER, bls.ORDER + 5])
@@ -61,7 +71,7 @@ def test_infinity_signs_nothing() -> None:
     """Though the pairing of it with itself holds, for every digest."""
     assert not bls.verify(_INFINITE_KEY, _DIGEST, _INFINITE_SIGNATURE)
     assert not bls.verify(_KEY.public_key, _DIGEST, _INFINITE_SIGNATURE)
-    assert not bls.verify_possession(_INFINITE_KEY, _INFINITE_SIGNATURE)
+    assert not bls.verify_possession(_INFINITE_KEY, _ACCOUNT, _INFINITE_SIGNATURE)
 
 
 def test_points_out_of_the_group_are_refused() -> None:
@@ -90,7 +100,7 @@ def test_what_is_no_point_verifies_nothing(data: bytes) -> None:
     """As key, as signature and as proof."""
     assert not bls.verify(data, _DIGEST, _KEY.sign(_DIGEST))
     assert not bls.verify(_KEY.public_key, _DIGEST, data)
-    assert not bls.verify_possession(_KEY.public_key, data)
+    assert not bls.verify_possession(_KEY.public_key, _ACCOUNT, data)
 
 
 def test_a_secret_is_not_shown() -> None:
