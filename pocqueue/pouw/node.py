@@ -64,6 +64,7 @@ class PoUWNode:
             _log.error("[%s] Failed to initialize node components: %s", node_id, exc)
             raise
         self._life: Life | None = None
+        self._is_starting = False
         self._began = 0.0
 
     async def start(self) -> None:
@@ -75,16 +76,17 @@ class PoUWNode:
         """
         from pocqueue.pouw.flow.life import Life
 
-        if self._life is not None:
+        if self._life is not None or self._is_starting:
             raise NodeStateError(f"Node {self.config.node_id} runs already: stop it first.")
-        self._life = Life(self.config, self._genesis, self.security_system)
+        life, self._is_starting = Life(self.config, self._genesis, self.security_system), True
         try:
-            await self._life.start()
+            await life.start()
         except BaseException:
-            await self._life.stop()
-            self._life = None
+            await life.stop()
             raise
-        self._began = time.monotonic()
+        finally:
+            self._is_starting = False
+        self._life, self._began = life, time.monotonic()
 
     async def stop(self) -> None:
         """End mining, say goodbye, write what is to be written; may be called again."""

@@ -27,6 +27,7 @@ from pocqueue.pouw.p2p.frames import Kind
 from pocqueue.pouw.p2p.service import PeerInfo
 from pocqueue.pouw.wire.blocks import Block, Trained
 from pocqueue.pouw.wire.codec import decode
+from pocqueue.pouw.wire.slots import Iteration
 
 _BAD_POINTS = 100
 _TRAINER_TRIES = 3
@@ -135,15 +136,19 @@ class BlockFlow:
         self._on_change(change)
 
     async def retrain(self, block: Block, peer: PeerInfo | None) -> str:
-        """Train a winner's lap over; return what came of it in a sentence.
+        """Train a winner's lap over; return what came of it in a sentence. See `train_over`."""
+        assert isinstance(block.proof, Trained)
+        return await self.train_over(block.proof.winner.iteration, peer)
+
+    async def train_over(self, winner: Iteration, peer: PeerInfo | None) -> str:
+        """Train the lap of a certified message over; return what came of it in a sentence.
 
         Raises:
             InvalidBlock: the rule ``re-execution``: its map or weights are not what its samples give.
             ChainError: what is needed for it is not to be had any more.
             TrainingError: the trainer fails again and again.
         """
-        assert isinstance(block.proof, Trained)
-        core, winner = self._core, block.proof.winner.iteration
+        core = self._core
         lap, own_map = await self._slots.lap_of(winner, peer)
         spec = spec_of(core.genesis, core.chain.tip.state, winner.task)
         for tries_left in reversed(range(_TRAINER_TRIES)):

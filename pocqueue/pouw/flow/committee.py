@@ -4,6 +4,7 @@ founding blocks while nobody can make others."""
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 
 import msgspec
@@ -34,6 +35,8 @@ _MILLION = 1_000_000
 _IDLE_S = 1.0
 #: How often the open slot is looked at if nothing is heard.
 _TICK_S = 0.05
+#: Blocks that are looked at for the newest filler, and how many fillers there may have been.
+_LOOKED_BACK, _MAX_GENERATIONS = 1000, 100_000
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +63,7 @@ class CommitteeDuty:
         self._collector: tuple[SlotHistory, Committee, Collector] | None = None
         #: Clients' tasks that were trained and that a settlement was sent for.
         self._settled: set[bytes] = set()
-        self._generation = 0
+        self._generation: int | None = None
         #: Share of right answers of the newest look at the common model, by task.
         self.accuracy: dict[bytes, float] = {}
 
@@ -68,7 +71,7 @@ class CommitteeDuty:
         """Certify slot after slot while in office."""
         while True:
             committee = self._committee()
-            if committee is None:
+            if committee is None or not self._may_act:
                 self._drop()
                 await self._core.chain_changed.heard(_IDLE_S)
                 continue
@@ -90,6 +93,11 @@ class CommitteeDuty:
             if not made:
                 await self._core.mempool_changed.heard(_IDLE_S)
 
+    @property
+    def _may_act(self) -> bool:
+        """It has what those have that it is linked to; or it is linked to nobody."""
+        return self._core.is_current.is_set() or not self._core.network.peers
+
     def _committee(self) -> Committee | None:
         committee = self._core.chain.tip.state.committee_in_office
         is_ours = committee is not None and committee.group_key == self._secret.public_key
@@ -100,8 +108,11 @@ class CommitteeDuty:
         collector = self._collect(history, committee)
         heard = asyncio.ensure_future(self._slots.heard.heard(_TICK_S))
         try:
+            newest = self._slots.newest[2]
+            # Over all tasks, so that the newest certificate is always the latest.
+            at_ms = max(now_ms(), newest.certificate.time_ms if newest else 0)
             advance = await self._slots.in_slots(
-                collector.tick, now_ms(), self._lanes(), self._anchor()
+                collector.tick, at_ms, self._lanes(), self._anchor()
             )
             if advance is None:
                 await heard
@@ -134,11 +145,10 @@ class CommitteeDuty:
 
     def _anchor(self) -> Anchor:
         """Return the block that is deep enough to be final; the one that is, if none is deeper."""
-        chain = self._core.chain
-        deep = chain.tip.height - ANCHOR_DEPTH
-        if deep <= chain.anchor.height:
-            return Anchor(chain.anchor.id, chain.anchor.height)
-        found = next(at for at in chain.tip.down() if at.height == deep)
+        # Each read once: the chain's thread may move them.
+        tip, anchor = self._core.chain.tip, self._core.chain.anchor
+        deep = tip.height - ANCHOR_DEPTH
+        found = next((at for at in tip.down() if at.height == deep), anchor)
         return Anchor(found.id, found.height)
 
     async def _task(self) -> bytes:
@@ -146,10 +156,13 @@ class CommitteeDuty:
         core = self._core
         waiting = core.chain.anchor.state.open_tasks()
         for task, record in sorted(waiting.items(), key=lambda item: (item[1].height, item[0])):
-            if task in self._settled:
+            closed = core.chain.tip.state.task(task)
+            if task in self._settled or closed is None or closed.outcome is not None:
+                continue
+            model = decode(record.requirements, TaskModel)
+            if len(core.chain.tip.state.live_tickets(MINER)) < model.min_miners:
                 continue
             history = await self._slots.history(task)
-            model = decode(record.requirements, TaskModel)
             if (
                 history.next_slot >= model.max_epochs * LAP
                 or now_ms() >= record.deadline_ms
@@ -163,11 +176,21 @@ class CommitteeDuty:
     async def _filler(self) -> bytes:
         """Return the filler task that is not over yet."""
         core = self._core
+        if self._generation is None:
+            self._generation = await core.in_chain(self._newest_generation)
         while True:
             task = core.genesis.filler_task(self._generation)
             if (await self._slots.history(task)).next_slot < core.genesis.parameters.filler_slots:
                 return task
             self._generation += 1
+
+    def _newest_generation(self) -> int:
+        """Return which filler is the newest that slots or blocks are of. In the chain's thread."""
+        genesis, tip = self._core.genesis, self._core.chain.tip
+        blocks = itertools.islice(self._core.chain.ancestors(tip.id), _LOOKED_BACK)
+        known = {self._slots.newest[0], *(header.task for header in blocks)}
+        found = [g for g in range(_MAX_GENERATIONS) if genesis.filler_task(g) in known]
+        return max(found, default=0)
 
     async def _look(self, history: SlotHistory) -> None:
         """Count the right answers of the common model."""
@@ -186,10 +209,10 @@ class CommitteeDuty:
 
     async def _settle(self, task: bytes, record: TaskRecord, history: SlotHistory) -> None:
         """Say what came of a client's task, with the committee's signature."""
-        self._settled.add(task)
         work = await self._slots.in_slots(self._store.work, task)
         if not work:
-            return  # nobody trained it: it is refunded
+            self._settled.add(task)  # nobody trained it: it is refunded
+            return
         found = await self._core.trainer.accuracy(history.task, history.theta, "test")
         settle = Settle(
             *(task, found.correct, found.total, found.majority, tuple(sorted(work.items()))),
@@ -200,14 +223,18 @@ class CommitteeDuty:
         try:
             await self._orders.send(self._orders.make(signed))
         except InvalidTransaction as exc:
+            # It is tried again as long as the task is open.
+            await asyncio.sleep(_IDLE_S)
             _log.error("%s Task %s cannot be settled: %s", self._core.name, record.name, exc)
+        else:
+            self._settled.add(task)
 
     async def _found(self) -> bool:
         """Make a founding block if one is due; True if one was made.
 
         Not before this node has what those have that it is linked to: it would found a network beside theirs.
         """
-        if self._core.network.peers and not self._core.is_current.is_set():
+        if not self._may_act:
             return False
         block = await self._core.in_chain(self._founding_block)
         if block is None:

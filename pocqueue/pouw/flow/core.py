@@ -15,6 +15,7 @@ from pocqueue.pouw.chain.genesis import Genesis
 from pocqueue.pouw.chain.mempool import Mempool
 from pocqueue.pouw.config import NodeConfig
 from pocqueue.pouw.economics import NodeRole
+from pocqueue.pouw.errors import PouwError
 from pocqueue.pouw.p2p.network import Network
 from pocqueue.pouw.security import SecuritySystem
 
@@ -57,8 +58,6 @@ class Counts:
     """What a node has done since it was started."""
 
     blocks_mined: int = 0
-    tasks_completed: int = 0  #: clients' tasks that were settled
-    tasks_failed: int = 0  #: those that nobody trained
     rewards: int = 0  #: µPAI
     network_messages: int = 0
 
@@ -151,9 +150,11 @@ class Tasks:
         while True:
             try:
                 await run()
+            except PouwError as exc:
+                _log.error("%s It goes on in %g s: %s", self._name, _PAUSE_S, exc)
             except Exception:  # noqa: BLE001 - whatever it is, the others go on
                 _log.exception("%s A part of the node failed and begins again", self._name)
-                await asyncio.sleep(_PAUSE_S)
+            await asyncio.sleep(_PAUSE_S)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)

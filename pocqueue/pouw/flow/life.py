@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from pocqueue.pouw.chain.store import ChainStore
 from pocqueue.pouw.config import DEFAULT_PORT, NodeConfig
 from pocqueue.pouw.economics import NodeRole
 from pocqueue.pouw.errors import BadEncoding, LinkError, PeerFault
+from pocqueue.pouw.flow.audit import Audits
 from pocqueue.pouw.flow.blocks import BlockFlow
 from pocqueue.pouw.flow.clients import TaskDesk
 from pocqueue.pouw.flow.committee import CommitteeDuty
@@ -33,17 +36,24 @@ from pocqueue.pouw.p2p.network import Network
 from pocqueue.pouw.p2p.service import NetworkConfig, PeerInfo
 from pocqueue.pouw.security import SecuritySystem
 from pocqueue.pouw.slots import bls
+from pocqueue.pouw.slots.history import Advance, SlotHistory
 from pocqueue.pouw.slots.slot_store import SlotStore
 from pocqueue.pouw.training.trainer import Trainer
+from pocqueue.pouw.wire.blocks import Block
 from pocqueue.pouw.wire.codec import decode, encode
 from pocqueue.pouw.wire.hashes import tagged
 from pocqueue.pouw.wire.requests import BlocksRequest, SlotsRequest, WeightsRequest
+from pocqueue.pouw.wire.transactions import TakeTicket
 
 #: `start` waits this long for first links.
 _FIRST_LINKS_S = 3.0
 #: Without a new certificate for so long a node says that it is isolated.
 _ISOLATED_S = 30.0
+#: The same after a slot that had no messages: such slots last up to two minutes.
+_IDLE_SLOTS_S = 150.0
 _POINTS = 20
+#: Who looks at messages that win nothing.
+_AUDITORS = frozenset({NodeRole.SUPERVISOR, NodeRole.VERIFIER})
 #: On `dev`, for whoever names none and is not that node itself.
 _DEV_BOOTSTRAP = ("127.0.0.1", DEFAULT_PORT)
 
@@ -100,7 +110,14 @@ class Life:
         self._blocks = BlockFlow(core, self._slots, self._changed, self._missing)
         self._sync = Sync(core, self._blocks, self._slots)
         self.miner = Mining(core, self._slots, self._blocks, slot_store)
-        self._slots.on_record = self.miner.on_record
+        audits = Audits(core, self._blocks, self._tasks)
+
+        async def on_advance(history: SlotHistory, advance: Advance) -> None:
+            await self.miner.on_record(history, advance.slot.record)
+            if config.role in _AUDITORS:
+                audits.begin(await self._slots.in_slots(audits.choose, history.task, advance))
+
+        self._slots.on_advance = on_advance
         duty = CommitteeDuty(core, self._slots, self._blocks, self._orders, slot_store, secret)
         self.tickets = TicketDesk(core, self._orders, secret, self._tasks)
         self.tasks = TaskDesk(core, self._orders)
@@ -114,7 +131,12 @@ class Life:
         await self._listen()
         stack.push_async_callback(self.network.stop)
         self._run(duty)
-        await self.network.first_dials(_FIRST_LINKS_S)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_LINKS_S):
+                await self.network.first_dials(_FIRST_LINKS_S)
+                if self.network.peers:
+                    # What is signed from now on has numbers that go on from what the chain has of this account.
+                    await core.is_current.wait()
         await self.tickets.ask_faucet()
 
     async def stop(self) -> None:
@@ -183,7 +205,7 @@ class Life:
 
     def charged(self, peer: PeerInfo, points: int, reason: str, is_banned: bool) -> None:
         """See `p2p.service.Service`."""
-        if "flood" in reason:
+        if reason.startswith("flood:"):
             self._core.alert("flood", f"{peer.node_id}: {reason}", source=peer.account)
 
     async def _listen(self) -> None:
@@ -241,11 +263,21 @@ class Life:
         self._orders.changed(change.disconnected, change.connected)
         self._tasks.start(core.in_chain(self._renew_mempool, change))
         if change.tip_changed:
-            core.counts.rewards += sum(
-                rewards_of(core.genesis, block, core.account, core.chain.tip.state.members)
-                for block in change.connected
-            )
+            state = core.chain.tip.state
+            for sign, blocks in ((1, change.connected), (-1, change.disconnected)):
+                for block in blocks:
+                    core.counts.rewards += sign * rewards_of(
+                        core.genesis, state, block, core.account
+                    )
+            self._hint(change.connected)
         core.chain_changed.ring()
+
+    def _hint(self, blocks: Iterable[Block]) -> None:
+        """Note where those listen who take a ticket in these blocks."""
+        for ticket in (one.body for block in blocks for one in block.transactions):
+            if isinstance(ticket, TakeTicket) and ticket.address:
+                host, _, port = ticket.address.rpartition(":")
+                self.network.hint(host.strip("[]"), int(port))
 
     def _renew_mempool(self, change: Change) -> None:
         core = self._core
@@ -258,7 +290,10 @@ class Life:
         """Tell when no certificate came for long although there is a committee."""
         is_told = False
         while True:
-            came = await self._slots.changed.heard(_ISOLATED_S)
+            newest = self._slots.newest[2]
+            # Slots that nobody has a message of follow each other more and more slowly.
+            is_idle = newest is not None and not newest.certificate.count
+            came = await self._slots.changed.heard(_IDLE_SLOTS_S if is_idle else _ISOLATED_S)
             has_committee = self._core.chain.tip.state.committee_in_office is not None
             if not came and has_committee and not is_told:
                 self._core.alert("isolated", f"no certificate came for {_ISOLATED_S:.0f} s")

@@ -36,7 +36,7 @@ class Mining:
     def __init__(self, core: Core, slots: SlotFlow, blocks: BlockFlow, store: SlotStore) -> None:
         self._core, self._slots, self._blocks, self._store = core, slots, blocks, store
         self._candidates = Candidates(core.genesis, core.account)
-        self._lanes: dict[bytes, LaneMiner] = {}
+        self._lanes: dict[bytes, tuple[SlotHistory, LaneMiner]] = {}
         #: The node was told to mine.
         self.is_on = False
         #: An iteration is being computed.
@@ -60,9 +60,9 @@ class Mining:
     async def on_record(self, history: SlotHistory, record: SlotRecord) -> None:
         """Draw in a slot that was certified; to be awaited before the next one is worked on."""
         core, task = self._core, history.task
-        lane = self._lanes.get(task.id)
-        if lane is None:
+        if task.id not in self._lanes:
             return
+        lane = self._lanes[task.id][1]
 
         def tries(parts: int) -> int:
             return core.config.tries(allowed_draws(core.genesis, task, parts))
@@ -150,12 +150,16 @@ class Mining:
             _log.info("%s Mined block %d %s", core.name, block.header.height, block.id.hex()[:16])
 
     async def _lane(self, history: SlotHistory) -> LaneMiner:
+        """Return the lane of a task; anew if the task's history is another object, as after a jump."""
         task = history.task.id
-        if task not in self._lanes:
+        known, lane = self._lanes.get(task, (None, None))
+        if lane is None or known is not history:
             order = (self._core.account, _LANE)
             sent = await self._slots.in_slots(self._store.sent, task, order)
-            self._lanes[task] = LaneMiner(history, self._core.key, _LANE, sent)
-        return self._lanes[task]
+            lane = LaneMiner(history, self._core.key, _LANE, sent)
+            # What was trained before is over, or its lane is made anew.
+            self._lanes = {task: (history, lane)}
+        return lane
 
     def _note_waiting(self) -> None:
         """Say now and then why nothing is mined."""

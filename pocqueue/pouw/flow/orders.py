@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping
 
-import msgspec
-
 from pocqueue.pouw.chain.amounts import text
-from pocqueue.pouw.chain.apply import income, spent
-from pocqueue.pouw.chain.signatures import sign
+from pocqueue.pouw.chain.apply import apply_transaction, begin_block, income, spent
+from pocqueue.pouw.chain.signatures import sign_transaction
 from pocqueue.pouw.errors import BadEncoding, InvalidTransaction, PeerFault
 from pocqueue.pouw.flow.core import Core, now_ms
 from pocqueue.pouw.p2p.frames import Kind
 from pocqueue.pouw.p2p.service import PeerInfo
 from pocqueue.pouw.wire.blocks import Block
 from pocqueue.pouw.wire.codec import decode
-from pocqueue.pouw.wire.transactions import Body, Transaction
+from pocqueue.pouw.wire.transactions import Body, Transaction, Transfer
 
 #: Of our own transactions, µPAI.
 FEE = 1000
 _REPEAT_S = 10.0
+#: What a later block may take.
+_MAY_PASS = ("sequence", "balance")
 _MALFORMED_POINTS = 50
 _BAD_POINTS = 100
 
@@ -63,14 +64,11 @@ class Orders:
             InvalidTransaction: our coins do not suffice, those that are on their way counted.
         """
         core = self._core
-        account = core.chain.tip.state.account(core.account)
-        waiting = [one for one in self._own.values() if one.sequence >= account.sequence]
-        made = Transaction(
-            1,
-            *(core.genesis.network, core.account, account.sequence + len(waiting), fee, body),
-            bytes(64),
-        )
-        signed = msgspec.structs.replace(made, signature=sign(core.key, made.id))
+        sequence = core.chain.tip.state.account(core.account).sequence
+        taken = {one.sequence for one in self._own.values()}
+        while sequence in taken:
+            sequence += 1
+        signed = sign_transaction(core.key, core.genesis.network, sequence, fee, body)
         self._own[signed.id] = signed
         missing = -self.owned()
         if missing > 0:
@@ -107,17 +105,49 @@ class Orders:
                 )
 
     async def _send_all(self) -> dict[bytes, InvalidTransaction]:
-        """Give all that waits of our own to the network; return those that our mempool does not take, which are dropped."""
-        refused = {}
-        for transaction in sorted(self._own.values(), key=lambda one: one.sequence):
-            try:
-                await self._add(transaction)
-            except InvalidTransaction as exc:
-                self._own.pop(transaction.id, None)
-                refused[transaction.id] = exc
-            else:
-                self._core.network.announce(Kind.TX, transaction.id)
+        """Give all that waits of our own to the network; return those that come to nothing, which are given up."""
+        own = sorted(self._own.values(), key=lambda one: one.sequence)
+        refused = await self._core.in_chain(self._tried, own)
+        for transaction in own:
+            if transaction.id not in refused:
+                try:
+                    await self._add(transaction)
+                except InvalidTransaction as exc:
+                    refused[transaction.id] = exc
+        for transaction in own:
+            if transaction.id in refused:
+                del self._own[transaction.id]
+                filler = self._instead(transaction)
+                if filler is not None:
+                    with contextlib.suppress(InvalidTransaction):
+                        await self._add(filler)
+        for identifier in list(self._own):
+            self._core.network.announce(Kind.TX, identifier)
         return refused
+
+    def _tried(self, own: list[Transaction]) -> dict[bytes, InvalidTransaction]:
+        """Return those that no block on the tip can have, whatever comes before them. In the chain's thread."""
+        core = self._core
+        draft, refused = core.chain.tip.state.child(), {}
+        begin_block(core.genesis, draft, now_ms(), is_founding=True)
+        for transaction in own:
+            try:
+                apply_transaction(core.genesis, draft, transaction)
+            except InvalidTransaction as exc:
+                if exc.rule not in _MAY_PASS:
+                    refused[transaction.id] = exc
+        return refused
+
+    def _instead(self, given_up: Transaction) -> Transaction | None:
+        """Return what fills the gap in our sequence that one leaves which was given up; None: nothing waits behind it."""
+        if all(one.sequence < given_up.sequence for one in self._own.values()):
+            return None
+        # A µPAI to ourselves, for more than the one in whose place it comes, which others may still have.
+        core, fee = self._core, 2 * max(given_up.fee, FEE)
+        body = Transfer(core.account, 1)
+        made = sign_transaction(core.key, core.genesis.network, given_up.sequence, fee, body)
+        self._own[made.id] = made
+        return made
 
     async def passed_on(self, transaction: Transaction, timeout_s: float) -> bool:
         """Wait until a peer has asked for a transaction of our own; False: none did in time."""

@@ -71,7 +71,7 @@ class SlotFlow:
         on_anchor: is awaited with the id of a block that a new certificate names as final.
 
     Attributes:
-        on_record: is awaited with each slot that was taken in, before anybody is told of it.
+        on_advance: is awaited with each slot that was taken in, before anybody is told of it.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class SlotFlow:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="slots")
         #: Slots are taken in one after another.
         self._lock = asyncio.Lock()
-        self.on_record: Callable[[SlotHistory, SlotRecord], Coroutine[Any, Any, None]] | None = None
+        self.on_advance: Callable[[SlotHistory, Advance], Coroutine[Any, Any, None]] | None = None
         self._collector: tuple[SlotHistory, Collector] | None = None
         #: A slot more is certified.
         self.changed = Bell()
@@ -274,8 +274,8 @@ class SlotFlow:
         certificate, record = advance.certificate, advance.slot.record
         await self.in_slots(self._store.write, advance)
         await self.in_slots(history.add, advance)
-        if self.on_record is not None:
-            await self.on_record(history, record)
+        if self.on_advance is not None:
+            await self.on_advance(history, advance)
         newest, self.heard_at = self._newest, time.time()
         if newest is None or certificate.time_ms >= newest.certificate.time_ms:
             self._newest = record.signed

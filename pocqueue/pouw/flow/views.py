@@ -67,7 +67,7 @@ class Views:
             "public_key": core.account.hex(),
             "stats": {
                 "blocks_mined": core.counts.blocks_mined,
-                "tasks_completed": core.counts.tasks_completed,
+                "tasks_completed": self._ended()[0],
                 "rewards_earned": pai(core.counts.rewards),
                 "network_messages": core.counts.network_messages,
             },
@@ -296,9 +296,14 @@ class Views:
         return found
 
     def _completion(self) -> float:
-        counts = self._core.counts
-        ended = counts.tasks_completed + counts.tasks_failed
-        return counts.tasks_completed / ended if ended else 1.0
+        settled, refunded = self._ended()
+        return settled / (settled + refunded) if settled + refunded else 1.0
+
+    def _ended(self) -> tuple[int, int]:
+        """Return how many clients' tasks of the chain were settled and refunded."""
+        outcomes = [record.outcome for record in self._core.chain.tip.state.tasks().values()]
+        totals = [outcome.total for outcome in outcomes if outcome is not None]
+        return sum(map(bool, totals)), sum(not total for total in totals)
 
 
 def _proof(block: Block) -> str:

@@ -66,10 +66,12 @@ class _Cheater:
         return getattr(self._trainer, name)
 
 
-def _accusations(one: PoUWNode) -> list[dict[str, Any]]:
+def _accusations(one: PoUWNode, of: str) -> list[dict[str, Any]]:
+    """Return alerts of a node about blocks or about messages."""
     assert one.security_system is not None
     alerts = one.security_system["alerts"]
-    return [alert for alert in alerts if alert["type"] == "gradient_poisoning"]
+    found = [alert for alert in alerts if alert["type"] == "gradient_poisoning"]
+    return [alert for alert in found if alert["detail"].startswith(of)]
 
 
 @pytest.mark.parametrize(
@@ -94,10 +96,30 @@ async def test_what_was_not_trained_is_no_block(
             core.trainer = _Cheater(core.trainer, cheat, batch_share)
             await miner.start_mining()
             honest = (supervisor, verifier)
-            await until(lambda: all(map(_accusations, honest)), "an alert of both")
+            await until(
+                lambda: all(_accusations(one, "block") for one in honest), "an alert of both"
+            )
             for one in honest:
-                assert "re-execution" in _accusations(one)[0]["detail"]
+                assert "re-execution" in _accusations(one, "block")[0]["detail"]
             assert height(supervisor) < height(miner)
             await until(lambda: not miner.views.peers(), "the end of its links")
             [block] = await supervisor.views.blocks(1)
             assert block["proof"].startswith("founding")
+
+
+async def test_an_audit_finds_who_wins_nothing(tmp_path: Path) -> None:
+    """The beacon chooses one of eight messages; nobody else hears of it by a block."""
+    network = quick_genesis(tmp_path, first_target_bits=190)
+    supervisor = node("supervisor", NodeRole.SUPERVISOR, network)
+    async with running(supervisor):
+        await begin(supervisor, mine=False)
+        miner = node("miner", NodeRole.MINER, network, supervisor)
+        async with running(miner):
+            await begin(miner, mine=False)
+            core = miner._life._core  # type: ignore[union-attr]
+            core.trainer = _Cheater(core.trainer, _random_map, 1)
+            await miner.start_mining()
+            await until(lambda: bool(_accusations(supervisor, "message")), "an accusation")
+            alert = _accusations(supervisor, "message")[0]
+            assert alert["source_peer"] == miner.get_status()["public_key"]
+            assert "re-execution" in alert["detail"]
