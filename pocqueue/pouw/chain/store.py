@@ -128,9 +128,14 @@ class ChainStore(SqliteFile):
 
     def block(self, block: bytes) -> Block | None:
         """Return a block; None: there is no such block, or it is block 0."""
+        data = self.block_bytes(block)
+        return None if data is None else self._decode(data, Block)
+
+    def block_bytes(self, block: bytes) -> bytes | None:
+        """Return a block as it was encoded; None: there is no such block, or it is block 0."""
         with self.transaction() as db:
             row = db.execute("SELECT block FROM block WHERE id = ?", (block,)).fetchone()
-        return None if row is None else self._decode(row[0], Block)
+        return None if row is None else row[0]
 
     def read(self, block: bytes) -> Block:
         """Return a block that is here."""

@@ -47,6 +47,10 @@ class ChainView:
         """Return a block, on whichever branch; None: it is not here, or is block 0."""
         return self._store.block(block)
 
+    def bytes_of(self, block: bytes) -> bytes | None:
+        """Return a block as it goes over the wire; None as in `block`."""
+        return self._store.block_bytes(block)
+
     def id_at(self, height: int) -> bytes | None:
         """Return the id of the block of a height on the way to the tip; None: there is none."""
         if height > self.anchor.height:

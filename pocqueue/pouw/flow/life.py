@@ -189,15 +189,14 @@ class Life:
             transaction = core.mempool.get(identifier)
             self._orders.was_asked(identifier)
             return None if transaction is None else encode(transaction)
-        block = await core.in_chain(core.chain.block, identifier)
-        return None if block is None else encode(block)
+        return await core.in_chain(core.chain.bytes_of, identifier)
 
     def linked(self, peer: PeerInfo) -> None:
         """See `p2p.service.Service`."""
         _log.info("[%s] Linked to %s", self._config.node_id, peer.node_id)
         self._sync.wish(peer)
         waiting = [transaction.id for transaction in self._core.mempool]
-        self.network.announce(Kind.TX, *waiting)
+        self.network.announce(Kind.TX, *waiting, to=peer.account)
 
     def unlinked(self, peer: PeerInfo, reason: str) -> None:
         """See `p2p.service.Service`."""

@@ -13,7 +13,7 @@ from random import Random
 
 from pocqueue.files import replace_file
 from pocqueue.pouw.errors import BadEncoding, LinkError, PeerFault
-from pocqueue.pouw.p2p.dialing import Backoff
+from pocqueue.pouw.p2p.dialing import Failures
 from pocqueue.pouw.p2p.frames import Kind
 from pocqueue.pouw.p2p.handshake import Refused
 from pocqueue.pouw.p2p.link import Link
@@ -46,7 +46,7 @@ class Discovery:
         config: bootstrap peers, folder, name for logs.
         roster: the links there are.
         dial: makes a link, or raises LinkError.
-        rng: for backoff and choices.
+        rng: for choices.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Discovery:
     ) -> None:
         self._config, self._roster, self._dial, self._rng = config, roster, dial, rng
         self._table = AddressTable()
-        self._backoff = Backoff(rng)
+        self._failures = Failures()
         self._kept: dict[_Where, None] = dict.fromkeys(config.bootstrap)
         self._own: set[_Where] = set()
         self._accounts: dict[_Where, bytes] = {}
@@ -159,7 +159,7 @@ class Discovery:
         """Wait a while before whoever lost a new link at once is dialled again."""
         if time.monotonic() - link.began_s < _SHORT_S:
             for host, port in self._places(link.account):
-                self._backoff.failed(host, port, time.monotonic())
+                self._failures.failed(host, port, time.monotonic())
 
     def forget(self, account: bytes) -> None:
         """Dial an account no more."""
@@ -195,7 +195,7 @@ class Discovery:
     def _may_dial(self, where: _Where, now_s: float) -> bool:
         if where in self._own or where in self._dialling:
             return False
-        if not self._backoff.is_due(*where, now_s):
+        if not self._failures.is_due(*where, now_s):
             return False
         account = self._accounts.get(where)
         return account is None or not (
@@ -216,12 +216,12 @@ class Discovery:
         try:
             link = await self._dial(host, port)
         except LinkError as exc:
-            wait_s = self._backoff.failed(host, port, time.monotonic())
+            wait_s = self._failures.failed(host, port, time.monotonic())
             self._note_failure(host, port, exc)
             name = self._config.node_id
             logger.debug("[%s] %s:%d: %s; again in %.1f s.", name, host, port, exc, wait_s)
             raise
-        self._backoff.worked(host, port)
+        self._failures.worked(host, port)
         self._accounts[host, port] = link.account
         if _is_ip(host):
             self._table.seen(Address(host, port), int(time.time()))

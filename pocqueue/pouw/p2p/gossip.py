@@ -13,9 +13,11 @@ from pocqueue.pouw.p2p.frames import Kind
 MAX_SEEN = 100_000
 #: How long a peer has to send what it announced, before the next one is asked.
 ASK_S = 5.0
+#: After so long nobody is expected to send it any more. A peer that is asked for much gives it piece by piece.
+FORGET_S = 60.0
 #: What is asked for at once: of all peers, and of what one of them announced.
 MAX_WANTS = 16_384
-MAX_WANTS_OF_PEER = 4_096
+MAX_WANTS_OF_PEER = 1_024
 #: Peers that are remembered for one id, beside the one that is asked.
 _MAX_OTHERS = 8
 
@@ -90,7 +92,8 @@ class Wants:
             if now_s - want.at_s < ASK_S:
                 continue
             if not want.others:
-                self._drop(item)
+                if now_s - want.at_s >= FORGET_S:
+                    self._drop(item)
                 continue
             self._of_peer[want.asked] -= 1
             want.before.append(want.asked)

@@ -39,9 +39,14 @@ class Bucket:
 
 
 class Rates:
-    """The buckets of one link: one for each kind of frame that has a rate."""
+    """The buckets of one link and direction: one for each kind of frame that has a rate.
 
-    def __init__(self) -> None:
+    Args:
+        burst_share: how much of each limit's burst is allowed.
+    """
+
+    def __init__(self, burst_share: float = 1.0) -> None:
+        self._burst_share = burst_share
         self._buckets: dict[int, Bucket] = {}
         self._charged_s: dict[int, float] = {}
 
@@ -52,9 +57,8 @@ class Rates:
             return True
         bucket = self._buckets.get(kind)
         if bucket is None:
-            bucket = self._buckets[kind] = Bucket(
-                limit.per_second, limit.burst, float(limit.burst), now_s
-            )
+            burst = max(1, int(limit.burst * self._burst_share))
+            bucket = self._buckets[kind] = Bucket(limit.per_second, burst, float(burst), now_s)
         return bucket.take(now_s)
 
     def wait_s(self, kind: int, now_s: float) -> float:

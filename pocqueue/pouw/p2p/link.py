@@ -83,6 +83,8 @@ class Link:
         self.began_s = time.monotonic()
         self._channel, self._peer, self._owner, self._config = channel, peer, owner, config
         self._rates = Rates()
+        # What is given comes in bunches after a delay on the way: half of a burst is left for that.
+        self._given = Rates(burst_share=0.5)
         # A peer that wants much and reads slowly waits for that alone.
         self._inbox, self._wants = _Inbox(), _Inbox()
         self._heard_s = self.began_s
@@ -158,6 +160,11 @@ class Link:
         async with self._one_at_a_time:
             await self._channel.has_room()
             self._channel.send(kind, *parts)
+
+    async def turn_to_give(self, kind: Kind) -> None:
+        """Wait until the peer may be given one more of what it wants: so many as it may send of that itself."""
+        while not self._given.allows(kind, time.monotonic()):
+            await asyncio.sleep(1 / LIMITS[kind].per_second)
 
     def fault(self, fault: PeerFault) -> None:
         """Hold something against the peer."""

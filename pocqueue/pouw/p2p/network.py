@@ -16,6 +16,7 @@ from pocqueue.pouw.p2p.channel import Channel, Traffic
 from pocqueue.pouw.p2p.discovery import Discovery
 from pocqueue.pouw.p2p.frames import Kind
 from pocqueue.pouw.p2p.handshake import Identity, Refused, accepted, dialled
+from pocqueue.pouw.p2p.limits import is_loopback
 from pocqueue.pouw.p2p.link import Link
 from pocqueue.pouw.p2p.messages import Hello, Reason
 from pocqueue.pouw.p2p.relay import Relay
@@ -27,6 +28,8 @@ from pocqueue.pouw.wire.codec import encode
 
 #: Connections that are not links yet; more are closed as they come.
 MAX_HALF_OPEN = 64
+#: The same of one address outside loopback.
+MAX_HALF_OPEN_OF_ADDRESS = 8
 _RELAY_TICK_S = 0.5
 _GOODBYE_S = 3.0
 
@@ -58,7 +61,7 @@ class Network:
         self._discovery = Discovery(config, self._roster, self._dial, SystemRandom())
         self._listeners: list[socket.socket] = []
         self._loops: list[asyncio.Task[None]] = []
-        self._half_open: set[asyncio.Task[None]] = set()
+        self._half_open: dict[asyncio.Task[None], str] = {}  # with the address it comes from
         self._kept: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -149,10 +152,15 @@ class Network:
         self._relay.push(kind, body)
         return len(self._roster.links)
 
-    def announce(self, kind: Kind, *ids: bytes) -> int:
-        """Tell all peers of TXs or BLOCKs that `Service.body` has; return their number."""
-        self._relay.announce(kind, ids)
-        return len(self._roster.links)
+    def announce(self, kind: Kind, *ids: bytes, to: bytes | None = None) -> int:
+        """Tell peers of TXs or BLOCKs that `Service.body` has; return their number.
+
+        Args:
+            kind: TX or BLOCK.
+            ids: what is announced.
+            to: the account of the peer that is told; None: all are.
+        """
+        return self._relay.announce(kind, ids, to=to)
 
     async def request(
         self, account: bytes, kind: Kind, body: bytes, timeout_s: float = 10.0
@@ -226,12 +234,16 @@ class Network:
 
     def _on_connection(self, connection: socket.socket, host: str) -> None:
         is_banned = self._roster.conduct.is_banned(host, time.monotonic())
-        if is_banned or len(self._half_open) >= MAX_HALF_OPEN:
+        if is_banned or len(self._half_open) >= MAX_HALF_OPEN or self._holds_many_open(host):
             connection.close()
             return
         task = asyncio.create_task(self._let_in(connection, host))
-        self._half_open.add(task)
-        task.add_done_callback(self._half_open.discard)
+        self._half_open[task] = host
+        task.add_done_callback(self._half_open.pop)
+
+    def _holds_many_open(self, host: str) -> bool:
+        held = sum(other == host for other in self._half_open.values())
+        return held >= MAX_HALF_OPEN_OF_ADDRESS and not is_loopback(host)
 
     async def _let_in(self, connection: socket.socket, host: str) -> None:
         channel, is_linked = None, False
@@ -243,9 +255,9 @@ class Network:
                     channel,
                     self._identity,
                     self._certificate.digest,
-                    lambda account: self._roster.check(account, outbound=False),
+                    lambda account: self._roster.check(account, caller=host),
                 )
-                self._roster.make_way(account, outbound=False)
+                self._roster.make_way(account, caller=host)
                 channel.send(Kind.HELLO, encode(mine))
                 self._linked(channel, account, theirs, (host, theirs.port), outbound=False)
                 is_linked = True
@@ -269,9 +281,9 @@ class Network:
                 account, hello = await dialled(
                     channel,
                     self._identity,
-                    lambda account: self._roster.check(account, outbound=True),
+                    self._roster.check,
                 )
-                self._roster.make_way(account, outbound=True)
+                self._roster.make_way(account)
                 link = self._linked(channel, account, hello, (address, port), outbound=True)
                 return link
         except TimeoutError:

@@ -38,13 +38,22 @@ class Relay:
         for link in self._others(source):
             link.send(kind, body)
 
-    def announce(self, kind: Kind, ids: Sequence[bytes], *, source: Link | None = None) -> None:
-        """Tell all peers but one of TXs or BLOCKs that are here."""
+    def announce(
+        self,
+        kind: Kind,
+        ids: Sequence[bytes],
+        *,
+        source: Link | None = None,
+        to: bytes | None = None,
+    ) -> int:
+        """Tell all peers but one, or one alone, of TXs or BLOCKs that are here; return the number of those told."""
         assert kind in ANNOUNCED
+        links = [link for link in self._others(source) if to in (None, link.account)]
         for first in range(0, len(ids), MAX_IDS):
             body = encode(Ids(kind, tuple(ids[first : first + MAX_IDS])))
-            for link in self._others(source):
+            for link in links:
                 link.send(Kind.ANNOUNCE, body)
+        return len(links)
 
     async def take(self, link: Link, kind: Kind, body: bytes) -> None:
         """Take a message of a peer.
@@ -85,6 +94,7 @@ class Relay:
     async def _take_want(self, link: Link, body: bytes) -> None:
         kind, ids = _ids(body)
         for each in ids:
+            await link.turn_to_give(kind)
             found = await self._service.body(kind, each)
             if found is not None:
                 await link.send_in_turn(kind, each, found)

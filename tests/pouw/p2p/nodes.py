@@ -30,6 +30,7 @@ class Keeper:
 
     def __init__(self) -> None:
         self.bodies: dict[bytes, bytes] = {}
+        self.num_looked_up = 0
         self.received: list[tuple[Kind, bytes]] = []
         self.links: list[PeerInfo] = []
         self.ended: list[str] = []
@@ -55,6 +56,7 @@ class Keeper:
         return identifier in self.bodies
 
     async def body(self, kind: Kind, identifier: bytes) -> bytes | None:
+        self.num_looked_up += 1
         return self.bodies.get(identifier)
 
     def linked(self, peer: PeerInfo) -> None:

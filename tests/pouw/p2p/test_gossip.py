@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from pocqueue.pouw.p2p.frames import Kind
-from pocqueue.pouw.p2p.gossip import ASK_S, MAX_WANTS, MAX_WANTS_OF_PEER, Item, Seen, Wants
+from pocqueue.pouw.p2p.gossip import (
+    ASK_S,
+    FORGET_S,
+    MAX_WANTS,
+    MAX_WANTS_OF_PEER,
+    Item,
+    Seen,
+    Wants,
+)
 
 A, B, C = b"a", b"b", b"c"
 
@@ -22,7 +30,7 @@ def test_seen_forgets_the_oldest() -> None:
 
 
 def test_one_peer_at_a_time_is_asked() -> None:
-    """The next one that announced it, if it does not come in time; then nobody."""
+    """The next one that announced it, if it does not come in time; who is the last may take a minute."""
     wants = Wants()
     [x, y] = _items("x", "y")
     assert wants.announced(A, [x, y], 0.0) == [x, y]
@@ -30,9 +38,13 @@ def test_one_peer_at_a_time_is_asked() -> None:
     assert wants.announced(A, [x], 1.0) == []
     assert wants.overdue(ASK_S - 0.1) == []
     assert wants.overdue(ASK_S) == [(B, x)]
-    assert wants.announced(C, [y], ASK_S) == [y], "nobody was left to ask, so it starts anew"
-    assert wants.overdue(2 * ASK_S) == []
+    assert wants.announced(C, [y], ASK_S) == []
+    assert wants.overdue(ASK_S) == [(C, y)], "nobody else was left"
+    assert wants.came(A, y), "it was asked first"
+    assert wants.overdue(FORGET_S) == []
+    assert wants.overdue(ASK_S + FORGET_S) == []
     assert not wants.came(B, x), "forgotten by now"
+    assert wants.announced(B, [x], ASK_S + FORGET_S) == [x]
 
 
 def test_only_who_was_asked_may_send() -> None:
@@ -72,10 +84,10 @@ def test_there_are_only_so_many_wants() -> None:
     assert len(wants.announced(A, items(0, 10_000), 0.0)) == MAX_WANTS_OF_PEER
     asked = sum(
         len(wants.announced(b"%d" % peer, items(10_000 * (peer + 1), 10_000), 0.0))
-        for peer in range(9)
+        for peer in range(99)
     )
     assert asked == MAX_WANTS - MAX_WANTS_OF_PEER
     assert wants.came(A, items(0, 1)[0])
     assert len(wants.announced(A, items(9_000, 2), 0.0)) == 1
-    wants.overdue(ASK_S)
-    assert len(wants.announced(A, items(0, 10_000), ASK_S)) == MAX_WANTS_OF_PEER
+    wants.overdue(FORGET_S)
+    assert len(wants.announced(A, items(0, 10_000), FORGET_S)) == MAX_WANTS_OF_PEER

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 
 from pocqueue.pouw.p2p.frames import LIMITS, Kind
@@ -85,3 +87,16 @@ def test_so_many_are_remembered() -> None:
     assert not conduct.charge(ACCOUNT, 99, 0.0)
     assert not conduct.charge(b"0", 98, 0.0)
     assert conduct.charge(b"9999", 99, 0.0)
+
+
+@pytest.mark.parametrize("kind", [Kind.TX, Kind.BLOCK])
+def test_what_is_given_as_fast_as_allowed_is_no_flood(kind: Kind) -> None:
+    """However it is bunched on its way, by up to ten seconds."""
+    given, taken = Rates(burst_share=0.5), Rates()
+    rng = Random(1)  # noqa: S311 - the same in each run
+    sent_s = [tick / 1000 for tick in range(30_000) if given.allows(kind, tick / 1000)]
+    assert len(sent_s) > 350
+    came_s = 0.0
+    for at_s in sent_s:
+        came_s = max(came_s, at_s + rng.choice([0.0, 9.9]))
+        assert taken.allows(kind, came_s)

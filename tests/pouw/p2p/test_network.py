@@ -10,12 +10,14 @@ from collections.abc import Coroutine
 import pytest
 
 from pocqueue.pouw.errors import LinkError
-from pocqueue.pouw.p2p.frames import MAX_ANSWER_BYTES, Kind
+from pocqueue.pouw.p2p.frames import LIMITS, MAX_ANSWER_BYTES, Kind, Limit, answer_to
 from pocqueue.pouw.p2p.handshake import Refused
 from pocqueue.pouw.p2p.messages import Ids, Reason
+from pocqueue.pouw.p2p.network import MAX_HALF_OPEN_OF_ADDRESS
+from pocqueue.pouw.p2p.roster import MAX_INBOUND_OF_ADDRESS
 from pocqueue.pouw.wire.codec import encode
 from tests.pouw.p2p.nodes import Node, id_of, running
-from tests.pouw.p2p.rogue import linked
+from tests.pouw.p2p.rogue import connected, linked
 from tests.support.waiting import PATIENCE_S, until
 
 
@@ -72,6 +74,70 @@ async def test_what_is_announced_is_fetched_and_announced_on() -> None:
         assert {body for kind, body in c.keeper.received if kind == Kind.TX} == set(transactions)
         assert len(b.keeper.received) == 101
         assert not a.keeper.received
+
+
+async def test_an_announcement_to_one_peer_is_its_alone() -> None:
+    """Others neither hear of it nor fetch it, unless that peer passes it on."""
+    a, b, c = Node("a"), Node("b"), Node("c")
+    a.keeper.bodies = {id_of(body): body for body in (b"to b", b"to all")}
+    async with running(a, b, c):
+        for other in (b, c):
+            await a.network.connect(*other.where)
+        assert a.network.announce(Kind.TX, id_of(b"to b"), to=b.network.account) == 1
+        assert a.network.announce(Kind.TX, id_of(b"to b"), to=bytes(33)) == 0
+        assert a.network.announce(Kind.TX, id_of(b"to all")) == 2
+        await until(lambda: len(b.keeper.received) == 2 and c.keeper.received)
+        assert c.keeper.received == [(Kind.TX, b"to all")]
+
+
+async def test_who_wants_without_end_is_given_what_is_allowed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No more is looked up or sent than the peer may send itself, half a burst at once; the rest of its link goes on."""
+    monkeypatch.setitem(LIMITS, Kind.TX, Limit(1000, per_second=1e-9, burst=20))
+    node = Node("a")
+    node.keeper.bodies = {id_of(b"tx"): b"tx"}
+    async with running(node), linked(*node.where) as rogue:
+        ids = encode(Ids(Kind.TX, (id_of(b"tx"), id_of(b"unknown")) * 32))
+        for _ in range(100):
+            rogue.channel.send(Kind.WANT, ids)
+        for _ in range(5):
+            assert await rogue.next(Kind.TX) == id_of(b"tx") + b"tx"
+        rogue.channel.send(Kind.STATUS, b"\0\0\0\1", b"there?")
+        assert await rogue.next(answer_to(Kind.STATUS)) == b"\0\0\0\1there?"
+        assert node.keeper.num_looked_up == 10
+        assert not node.keeper.charges
+
+
+async def test_one_address_has_few_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four links and eight connections that are none yet, whatever keys it has; here, where it is not this machine's own."""
+    monkeypatch.setattr("pocqueue.pouw.p2p.roster.is_loopback", lambda _host: False)
+    monkeypatch.setattr("pocqueue.pouw.p2p.network.is_loopback", lambda _host: False)
+    node, dialled = Node("a"), Node("dialled")
+    async with running(node, dialled), contextlib.AsyncExitStack() as open_:
+        await node.network.connect(*dialled.where)
+        for _ in range(MAX_INBOUND_OF_ADDRESS):
+            await open_.enter_async_context(linked(*node.where))
+        with pytest.raises(Refused, match="no place for another peer"):
+            async with linked(*node.where):
+                pass
+        silent = [
+            await open_.enter_async_context(connected(*node.where))
+            for _ in range(MAX_HALF_OPEN_OF_ADDRESS)
+        ]
+        with pytest.raises(LinkError):
+            async with connected(*node.where):
+                pass
+        assert len(node.network.peers) == MAX_INBOUND_OF_ADDRESS + 1
+        await silent[0].channel.close()
+
+        async def has_room() -> bool:
+            with contextlib.suppress(LinkError):
+                async with connected(*node.where):
+                    return True
+            return False
+
+        await until(has_room)
 
 
 async def test_what_one_peer_does_not_send_another_is_asked_for() -> None:
