@@ -38,6 +38,10 @@ class Seen:
             del self._ids[next(iter(self._ids))]
         return True
 
+    def forget(self, identifier: bytes) -> None:
+        """Have an id be new again."""
+        self._ids.pop(identifier, None)
+
 
 class Item(NamedTuple):
     """Something that is announced."""

@@ -68,10 +68,12 @@ class Relay:
             await self._take_want(link, body)
         elif kind in ANNOUNCED:
             await self._take_body(link, kind, body)
-        elif self._seen.add(_digest(kind, body)) and await self._service.receive(
-            link.info, kind, body
-        ):
-            self.push(kind, body, source=link)
+        elif self._seen.add(digest := _digest(kind, body)):
+            if await self._service.receive(link.info, kind, body):
+                self.push(kind, body, source=link)
+            else:
+                # It may come too early, and again.
+                self._seen.forget(digest)
 
     def ask_again(self) -> None:
         """Ask others for what did not come in time. To be called now and then."""

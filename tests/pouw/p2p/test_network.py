@@ -57,6 +57,22 @@ async def test_what_is_pushed_reaches_everybody_once() -> None:
         assert nodes[0].keeper.received == [third]
 
 
+async def test_what_came_too_early_is_taken_when_it_comes_again() -> None:
+    """And passed on then, not before."""
+    a, b, c = Node("a"), Node("b"), Node("c")
+    b.keeper.too_early.add(b"early")
+    async with running(a, b, c):
+        for other in (a, c):
+            await other.network.connect(*b.where)
+        a.network.push(Kind.ITERATION, b"early")
+        a.network.push(Kind.ITERATION, b"other")
+        await until(lambda: c.keeper.received == [(Kind.ITERATION, b"other")])
+        b.keeper.too_early.clear()
+        a.network.push(Kind.ITERATION, b"early")
+        await until(lambda: (Kind.ITERATION, b"early") in c.keeper.received)
+        assert len(b.keeper.received) == 3
+
+
 async def test_what_is_announced_is_fetched_and_announced_on() -> None:
     """A block of the largest size, over two links, and a hundred transactions."""
     a, b, c = Node("a"), Node("b"), Node("c")
