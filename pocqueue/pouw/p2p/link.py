@@ -163,8 +163,11 @@ class Link:
 
     async def turn_to_give(self, kind: Kind) -> None:
         """Wait until the peer may be given one more of what it wants: so many as it may send of that itself."""
-        while not self._given.allows(kind, time.monotonic()):
-            await asyncio.sleep(1 / LIMITS[kind].per_second)
+        while True:
+            wait_s = self._given.wait_s(kind, time.monotonic())
+            if not wait_s:
+                return
+            await asyncio.sleep(wait_s)
 
     def fault(self, fault: PeerFault) -> None:
         """Hold something against the peer."""
