@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -25,9 +26,19 @@ if TYPE_CHECKING:
     from pocqueue.pouw.node import PoUWNode
 
 app = typer.Typer(
-    help="The network of useful work: nodes train models together and get blocks out of it.",
+    help="The network of useful work: nodes train models together and get blocks out of it. "
+    "`pocqueue pouw testnet` shows one on this machine; docs/pouw.md explains it.",
     no_args_is_help=True,
 )
+
+
+@app.callback()
+def _root() -> None:
+    from pocqueue.pouw.packages import check_packages
+
+    check_packages()
+
+
 app.add_typer(task_app, name="task", short_help="Order a model to be trained.")
 app.command("testnet", short_help="A whole network on this machine; Ctrl-C ends it.")(
     pouw_testnet.run
@@ -37,7 +48,10 @@ app.command("testnet", short_help="A whole network on this machine; Ctrl-C ends 
 @app.command(short_help="Run a node; Ctrl-C ends it.")
 def node(
     role: Annotated[
-        str, typer.Option(help="miner, supervisor, evaluator, verifier or peer.")
+        str,
+        typer.Option(
+            help="miner (trains), supervisor (certifies, and trains), verifier or evaluator (check blocks), peer (passes on)."
+        ),
     ] = "miner",
     bootstrap: Annotated[
         list[str] | None,
@@ -50,16 +64,19 @@ def node(
     node_id: Annotated[
         str | None, typer.Option(help="A name of its own [default: ROLE_PORT].")
     ] = None,
-    stake: Annotated[float, typer.Option(min=0, help="PAI of its ticket.")] = 100.0,
+    stake: Annotated[
+        float, typer.Option(min=0, help="PAI of its ticket; taken if it has none yet.")
+    ] = 100.0,
     no_mine: Annotated[
-        bool, typer.Option("--no-mine", help="Take a ticket, but mine nothing.")
+        bool, typer.Option("--no-mine", help="Take a ticket, but train nothing.")
     ] = False,
     http_port: HttpPort = None,
     env_file: EnvFile = None,
 ) -> None:
-    """Run a node until Ctrl-C; started again, it goes on from its folder.
+    """Run a node until Ctrl-C; started again, it goes on from its folder (POCQUEUE_POUW_DIR).
 
-    Exit code: 0 after Ctrl-C or SIGTERM, 2 for bad input.
+    It takes a ticket of its role if it has none, and mines if its role may; on `dev` a faucet gives it the coins. Several on
+    one machine take a folder, a --port and an --http-port each. Exit code: 0 after Ctrl-C or SIGTERM, 2 for bad input.
     """
 
     from pocqueue.logs import log_to_stderr
@@ -72,7 +89,10 @@ def node(
     log_to_stderr("INFO")
     made = _make_node(settings, role, bootstrap or [], host, port, node_id, stake)
     listener = listen("127.0.0.1", settings.http_port, PouwSettings.variable(""))
-    serve(make_node_app(made, stake=stake, mine=not no_mine), listener)
+    service = make_node_app(made, stake=stake, mine=not no_mine)
+    serve(service, listener)
+    if service.state.failure is not None:
+        raise service.state.failure
 
 
 @app.command(short_help="How a node stands.")
@@ -119,7 +139,7 @@ def tasks(http_port: HttpPort = None, as_json: Json = False, env_file: EnvFile =
     if not found:
         console().print("No tasks. `pocqueue pouw task submit digits --reward 50` orders one.")
         return
-    table = columns("task", "name", "data", right=("reward", "slots", "right"))
+    table = columns("task", "name", "data", right=("reward", "slots", "accuracy"))
     table.add_column("state")
     for task in found:
         right = "" if task["accuracy"] is None else percent(task["accuracy"])
@@ -140,9 +160,15 @@ def balance(
     env_file: EnvFile = None,
 ) -> None:
     """Show an account's coins, stakes and tickets."""
+    from pocqueue.pouw.errors import ConfigError
+
     if account is None:
         account = ask(http_port, "status")["public_key"]
-    found = ask(http_port, f"accounts/{account}")
+    elif not re.fullmatch("0[23][0-9a-fA-F]{64}", account):
+        raise ConfigError(
+            "account", account, "66 hex digits, a public key as `pocqueue pouw status` shows it"
+        )
+    found = ask(http_port, f"accounts/{str(account).lower()}")
     if as_json:
         print_json(found)
         return
@@ -158,9 +184,9 @@ def balance(
     console().print(facts(rows))
 
 
-@app.command(short_help="A block and its proof.")
+@app.command(short_help="A block and its proof, line by line.")
 def block(
-    height: Annotated[int, typer.Argument(min=1)],
+    height: Annotated[int, typer.Argument(min=1, help="Of the chain that the node follows.")],
     http_port: HttpPort = None,
     as_json: Json = False,
     env_file: EnvFile = None,
@@ -175,7 +201,7 @@ def block(
 
 @app.command(short_help="Check a block again, its training too.")
 def verify(
-    height: Annotated[int, typer.Argument(min=1)],
+    height: Annotated[int, typer.Argument(min=1, help="Of the chain that the node follows.")],
     http_port: HttpPort = None,
     as_json: Json = False,
     env_file: EnvFile = None,
@@ -217,8 +243,8 @@ def _print_block(found: dict[str, Any]) -> None:
 
 def _render_status(found: dict[str, Any]) -> Any:
     economics = found["economics"]
-    accuracy = "" if found["accuracy"] is None else f", {percent(found['accuracy'])} right"
-    task = f"{found['current_task']} slot {found['slot']:,}{accuracy}"
+    accuracy = "" if found["accuracy"] is None else f", accuracy {percent(found['accuracy'])}"
+    task = f"{short(found['current_task'] or '')} slot {found['slot']:,}{accuracy}"
     rows = [
         ("node", f"{found['node_id']}  {found['role']}  on {found['network']}"),
         ("account", found["public_key"]),
@@ -228,7 +254,8 @@ def _render_status(found: dict[str, Any]) -> Any:
         ("links", f"{found['peer_count']}"),
         ("mempool", counted(found["mempool_size"], "transaction")),
         ("coins", f"{economics['balance']:g} PAI, {economics['stake_amount']:g} staked"),
-        ("earned", f"{economics['rewards_earned']:g} PAI, {found['stats']['blocks_mined']} blocks"),
+        ("mined", f"{counted(found['stats']['blocks_mined'], 'block')} since its start"),
+        ("earned", f"{economics['rewards_earned']:g} PAI since its start"),
         ("alerts", f"{found['security_alerts']}"),
         ("up", seconds(found["uptime"])),
     ]

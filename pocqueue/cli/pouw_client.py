@@ -10,6 +10,7 @@ import typer
 
 from pocqueue.cli.options import EnvFile, Json
 from pocqueue.cli.output import EXIT_FAILED, console, facts, interruptible, percent, print_json
+from pocqueue.words import counted
 
 if TYPE_CHECKING:
     from pocqueue.pouw.blockchain import MLTask
@@ -26,6 +27,8 @@ HttpPort = Annotated[
 
 _TYPES = {"digits": "image_classification", "words": "text_classification"}
 _LOOK_S = 1.0
+#: A line is said at least this often while an order is watched.
+_LINE_S = 10.0
 
 
 def ask(http_port: int | None, path: str, *, post: bool = False, timeout_s: float = 60.0) -> Any:
@@ -137,7 +140,7 @@ def _client(bootstrap: list[str], stake: float) -> PoUWNode:
 
 async def _order(client: PoUWNode, task: MLTask, fee: float, *, watch: bool) -> dict[str, Any]:
     """Send an order; return what the chain says of it, at the end if it is to be watched."""
-    view, said = console(stderr=True), ""
+    view, said, said_at = console(stderr=True), "", 0.0
     await client.start()
     try:
         if not await client.submit_task(task, fee):
@@ -145,10 +148,9 @@ async def _order(client: PoUWNode, task: MLTask, fee: float, *, watch: bool) -> 
         view.print(f"{task.task_id}: sent; {task.reward_amount + fee:g} PAI go into escrow.")
         while True:
             found = await client.views.task(task.task_id)
-            line = _line(found)
-            if line != said:
-                view.print(line, markup=False)
-                said = line
+            if found["state"] != said or time.monotonic() - said_at >= _LINE_S:
+                view.print(_line(found), markup=False)
+                said, said_at = found["state"], time.monotonic()
             if not watch or found["state"] in {"settled", "refunded"}:
                 break
             await asyncio.sleep(_LOOK_S)
@@ -160,8 +162,8 @@ async def _order(client: PoUWNode, task: MLTask, fee: float, *, watch: bool) -> 
 
 
 def _line(found: dict[str, Any]) -> str:
-    right = "" if found["accuracy"] is None else f", {percent(found['accuracy'])} right"
-    return f"{found['name']}: {found['state']}, {found['slots']:,} slots{right}"
+    accuracy = "" if found["accuracy"] is None else f", accuracy {percent(found['accuracy'])}"
+    return f"{found['name']}: {found['state']}, {counted(found['slots'], 'slot')}{accuracy}"
 
 
 def _print_payout(found: dict[str, Any]) -> None:

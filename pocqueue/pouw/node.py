@@ -14,6 +14,7 @@ from pocqueue.pouw.config import DEFAULT_HOST, DEFAULT_PORT, NodeConfig, place
 from pocqueue.pouw.economics import NodeRole, Ticket
 from pocqueue.pouw.errors import ConfigError, LinkError, PouwError
 from pocqueue.pouw.health import NodeHealthMetrics
+from pocqueue.pouw.packages import check_packages
 from pocqueue.pouw.security import SecuritySystem
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class PoUWNode:
     Raises:
         ConfigError: the arguments contradict each other, or one is not allowed.
         NodeDataError: its network is not known.
+        PouwError: a package of the extra `pouw` is not installed.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class PoUWNode:
         config: NodeConfig | None = None,
     ) -> None:
         try:
+            check_packages()
             self.config = NodeConfig(node_id, role) if config is None else config
             _check_same("node_id", node_id, self.config.node_id)
             _check_same("role", role, self.config.role)
@@ -87,6 +90,12 @@ class PoUWNode:
         finally:
             self._is_starting = False
         self._life, self._began = life, time.monotonic()
+        _log.info(
+            "[%s] %s of network %s, listens on port %d, account %s%s",
+            *(self.config.node_id, self.config.role.value, self._genesis.name, self.port),
+            self.get_status()["public_key"],
+            "; coins of dev are worth nothing" if self._genesis.name == "dev" else "",
+        )
 
     async def stop(self) -> None:
         """End mining, say goodbye, write what is to be written; may be called again."""

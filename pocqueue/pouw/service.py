@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import signal
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Path, Query
 from starlette.middleware import Middleware
 
+from pocqueue.errors import PocqueueError
 from pocqueue.pouw.economics import NodeRole
 from pocqueue.pouw.node import PoUWNode
 from pocqueue.web.app import make_app
@@ -32,16 +34,25 @@ def make_node_app(node: PoUWNode, *, stake: float | None, mine: bool) -> FastAPI
         node: not started.
         stake: PAI of the ticket that it takes when it starts, if it has none of its role; None: it takes none.
         mine: it mines, if its role may.
+
+    Returns:
+        The application. If the node did not start, the server ends, and its ``state.failure`` says why.
     """
 
     @contextlib.asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        await node.start()
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         try:
-            if stake is not None and node.config.role is not NodeRole.PEER and node.ticket is None:
-                node.stake_and_register(stake)
-            if mine and node.config.role in {NodeRole.MINER, NodeRole.SUPERVISOR}:
-                await node.start_mining()
+            try:
+                await node.start()
+                role = node.config.role
+                if stake is not None and role is not NodeRole.PEER and node.ticket is None:
+                    node.stake_and_register(stake)
+                if mine and role in {NodeRole.MINER, NodeRole.SUPERVISOR}:
+                    await node.start_mining()
+            except PocqueueError as exc:
+                # Raised here it would be a traceback in the server's log: the server is told to end instead.
+                app.state.failure = exc
+                signal.raise_signal(signal.SIGTERM)
             yield
         finally:
             await node.stop()
@@ -53,6 +64,7 @@ def make_node_app(node: PoUWNode, *, stake: float | None, mine: bool) -> FastAPI
         max_body_bytes=_MAX_BODY_BYTES,
         middleware=[Middleware(OwnOrigin, setting="--http-port", own=(), allowed=())],
     )
+    app.state.failure = None
     app.include_router(_routes(node))
     return app
 

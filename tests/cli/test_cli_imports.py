@@ -58,3 +58,14 @@ except SystemExit as exc:
 def test_only_engines_import_a_runtime(module: str) -> None:
     """Scheduler, io worker and everything around rounds do without torch."""
     assert not loaded(f"import {module}") & set(RUNTIMES)
+
+
+def test_a_node_of_the_network_of_useful_work_is_imported_at_once() -> None:
+    """The modules that programs import take no torch, no settings and none of the extra's packages."""
+    packages = loaded(
+        "import pocqueue.pouw.node, pocqueue.pouw.economics, pocqueue.pouw.blockchain"
+    )
+    assert not packages & {
+        *(*RUNTIMES, "pydantic", "msgspec", "pyblst", "psutil", "cryptography", "fastapi"),
+        *("numba", "scipy", "rich", "typer"),
+    }

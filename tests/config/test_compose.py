@@ -83,6 +83,7 @@ def test_services_and_profiles(services: dict[str, dict[str, Any]]) -> None:
     assert by_profile["delegation"] == {"delegation"}
     assert by_profile["node"] == {"node"}
     assert by_profile["hosts"] == {"hosts"}
+    assert by_profile["pouw"] == {"pouw"}
     assert by_profile["watch"] == {"prometheus", "grafana"}
     gpu = {name for name, value in profiles.items() if value == ["gpu"]}
     assert "worker-gpu0" in gpu
@@ -100,6 +101,7 @@ def test_commands_are_the_documented_ones(services: dict[str, dict[str, Any]]) -
         "worker-gpu0": "celery -A pocqueue worker -Q gpu0",
         "delegation": "pocqueue delegation serve",
         "node": "pocqueue node serve",
+        "pouw": "pocqueue pouw node --role supervisor --host 0.0.0.0",
         "hosts": "celery -A pocqueue worker -Q relay.${POCQUEUE_HOSTS_RELAY_NAME:-docker},hosts",
     }
 
@@ -163,6 +165,7 @@ def test_only_what_is_for_others_is_published_off_loopback(
             "${POCQUEUE_HOSTS_PORT:-3001}:3001",
             "${POCQUEUE_HOSTS_WS_PORT:-3002}:3002",
         ],
+        "pouw": ["127.0.0.1:8000:8000"],
         "prometheus": ["127.0.0.1:${PROMETHEUS_PORT:-9091}:9090"],
         "grafana": ["127.0.0.1:${GRAFANA_PORT:-3000}:3000"],
     }
@@ -227,7 +230,8 @@ def test_settings_that_docker_fixes_reach_every_container(
     }
     both = {f"DELEGATION_{name}" for name in ("AUTH_TOKEN", "WINDOW_SECONDS", "ANY_MODEL")}
     hosts = {name for name in variables if name.startswith("POCQUEUE_HOSTS_")}
-    workers = variables - flower - metrics - node - delegation - hosts
+    pouw = {name for name in variables if name.startswith("POCQUEUE_POUW_")}
+    workers = variables - flower - metrics - node - delegation - hosts - pouw
     everywhere = workers - {"POCQUEUE_DEVICE"}
     for name, own in {
         "worker-cpu": {"POCQUEUE_DEVICE"},
@@ -238,6 +242,7 @@ def test_settings_that_docker_fixes_reach_every_container(
         "delegation": delegation - small,
         "node": node | small | {"POCQUEUE_DEVICE"} | both,
         "hosts": hosts,
+        "pouw": pouw,
     }.items():
         ours = {n for n in services[name]["environment"] if n.startswith(("POCQUEUE_", "DELEG"))}
         assert ours == everywhere | own, name
@@ -291,7 +296,7 @@ def test_prometheus_gets_the_tokens_as_files_that_are_its_own(
 
 
 def test_the_image_has_what_each_service_takes() -> None:
-    """The extras of GPU hosts and their PostgreSQL are among what the Dockerfile installs."""
+    """The extras of GPU hosts, their PostgreSQL and the network of useful work are among what the Dockerfile installs."""
     dockerfile = (ROOT / "config" / "Dockerfile").read_text()
     script = re.search(r"python -c '([^']+)' > requirements\.txt", dockerfile)
     assert script is not None
@@ -300,6 +305,7 @@ def test_the_image_has_what_each_service_takes() -> None:
     )
     names = {re.split(r"[\[<>=]", line)[0] for line in done.stdout.splitlines()}
     assert {"celery", "torch", "sqlalchemy", "alembic", "limits", "pynacl", "psycopg"} <= names
+    assert {"msgspec", "psutil", "pyblst"} <= names
     assert not names & {"pytest", "vllm"}
 
 

@@ -1,0 +1,94 @@
+"""What the table of `pocqueue pouw testnet` shows, and what it says at the end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from pocqueue.cli.pouw_view import line, table, verdict
+
+
+def _node(name: str, *, height: int, final: int, branch: str = "a") -> dict[str, Any]:
+    """A node that follows one of two chains."""
+    return {
+        "node_id": name,
+        "role": name.partition("_")[0],
+        "port": 40000,
+        "is_running": True,
+        "public_key": f"02{name.encode().hex():>064}",
+        "blockchain_height": height,
+        "anchor_height": final,
+        "slot": 1234,
+        "peer_count": 3,
+        "accuracy": 0.953125 if name == "supervisor_001" else None,
+        "stats": {"blocks_mined": 7},
+        "economics": {"rewards_earned": 1234.5},
+        "blocks": [
+            {
+                "height": number,
+                "id": f"{branch}{number:063x}",
+                "miner": f"02{b'miner_001'.hex():>064}",
+                "slot": 40 * number,
+                "time": "2026-11-29T12:00:00.000+00:00",
+                "proof": "trained: slot 40" if number > 1 else "founding: plain hashes",
+                "is_final": number <= final,
+            }
+            for number in range(height, max(0, height - 5), -1)
+        ],
+    }
+
+
+def _silent(name: str) -> dict[str, Any]:
+    return {"node_id": name, "role": "miner", "port": 40001, "is_running": False}
+
+
+_UP = [_node("supervisor_001", height=4, final=2), _node("miner_001", height=4, final=2)]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_table_fits(width: int) -> None:
+    """No line is broken or cut in a narrow or a wide terminal; all that a node says of itself is there."""
+    view = Console(width=width, record=True, force_terminal=True, highlight=False)
+    view.print(table([*_UP, _silent("miner_002")], width=width, up_s=75.0))
+    said = view.export_text().splitlines()
+    assert said[0].rstrip() == "Height 4, slot 1,234, accuracy 95.31 %, 75 s"
+    [row] = [text.split() for text in said if text.startswith("miner_001")]
+    assert row[-6:] == ["4", "2", "1,234", "3", "7", "1,234.50"]
+    assert ("127.0.0.1:40000" in row) == (width == 120)
+    assert any(text.split()[:4] == ["2", "final", "miner_001", "slot"] for text in said)
+    assert any("founding" in text for text in said)
+    assert max(map(len, said)) <= width
+    assert not any("…" in text for text in said)
+
+
+def test_before_any_node_answers() -> None:
+    """The table and the line say so."""
+    view = Console(width=80, record=True, force_terminal=True)
+    view.print(table([_silent("miner_001")], width=80, up_s=2.0))
+    assert "Nodes start, 2.0 s" in view.export_text()
+    assert line([_silent("miner_001")]) == "no node answers yet"
+    assert line(_UP) == "2 nodes, height 4, slot 1,234, accuracy 95.31 %"
+
+
+@pytest.mark.parametrize(
+    ("found", "sentence"),
+    [
+        (_UP, "2 nodes agree on one chain of 4 blocks."),
+        ([*_UP, _silent("miner_002")], "miner_002 did not answer at the end."),
+        (
+            [*_UP, _node("miner_002", height=3, final=2, branch="b")],
+            "Nodes have different final blocks at height 1.",
+        ),
+        (
+            [_node("supervisor_001", height=40, final=38), _node("miner_001", height=6, final=4)],
+            "miner_001 did not follow: others have final blocks up to 38.",
+        ),
+    ],
+)
+def test_whether_they_agree(found: list[dict[str, Any]], sentence: str) -> None:
+    """Nodes that are silent, elsewhere or far behind do not, and are named."""
+    said = verdict(found)
+    assert said["sentence"] == sentence
+    assert said["agree"] == (found is _UP)
