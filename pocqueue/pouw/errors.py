@@ -7,6 +7,7 @@ PocqueueError
       InvalidBlock      a block breaks a rule (ValueError)
         UnknownParent   it may be good, but what it builds on is not here yet
       InvalidTransaction  a transaction breaks a rule, or cannot be paid for (ValueError)
+      UnknownTask       neither a client's at that state of the chain, nor one of the network's fillers (LookupError)
     TicketError         a stake or a role that is not allowed (ValueError)
     InvalidTask         a task that cannot be trained (ValueError)
     SlotError           a message, certificate or beacon of a slot breaks a rule (ValueError)
@@ -85,6 +86,22 @@ class InvalidTransaction(ChainError, ValueError):
         self.rule = rule
         self.is_fault = is_fault
         super().__init__(f"{rule}: {message}")
+
+
+class UnknownTask(ChainError, LookupError):
+    """A task is neither a client's at some state of the chain, nor one of the network's fillers.
+
+    It may be one at a later state. No peer is at fault for naming it.
+
+    Attributes:
+        task: its id.
+    """
+
+    def __init__(self, task: bytes) -> None:
+        self.task = task
+        super().__init__(
+            f"Task {task.hex()} is neither a client's on this chain, as far as it is here, nor one of the network's own."
+        )
 
 
 class UnknownHeight(PouwError, LookupError):

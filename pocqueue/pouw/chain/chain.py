@@ -27,6 +27,8 @@ from pocqueue.pouw.wire.codec import encode
 
 #: Refused blocks that are remembered, at most.
 _MAX_REFUSED: Final = 4096
+#: The rule of which each node judges by its own processor: what a committee has made final overrides it.
+RE_EXECUTION: Final = "re-execution"
 #: Rules that a block may keep later.
 _PASSING: Final = ("parent", "time")
 
@@ -69,12 +71,14 @@ class Chain(ChainView):
             after = State(parent.state, block.header.state, diff)
             self._tree.add(parent.then(block, after))
 
-    def check(self, block: Block, now_ms: int) -> State:
-        """Check everything but the training itself (rule ``re-execution``).
+    def check(self, block: Block, now_ms: int, *, is_final: bool = False) -> State:
+        """Check everything but the training itself (rule `RE_EXECUTION`).
 
         Args:
             block: decoded, so canonical.
             now_ms: the clock, in ms since 1970.
+            is_final: a committee has signed that it is. Then it does not matter that this node's own training came
+                to another result: the others go on from it, and other processors round otherwise.
 
         Returns:
             The state after it.
@@ -84,7 +88,7 @@ class Chain(ChainView):
             InvalidBlock: the first rule that it breaks.
         """
         refused = self.invalid(block)
-        if refused is not None:
+        if refused is not None and not (is_final and refused.rule == RE_EXECUTION):
             raise refused
         try:
             return validate(self._examination(block, now_ms))
@@ -93,7 +97,7 @@ class Chain(ChainView):
                 self.refuse(block, exc)
             raise
 
-    def add(self, block: Block, now_ms: int) -> Change:
+    def add(self, block: Block, now_ms: int, *, is_final: bool = False) -> Change:
         """Check a block as `check` does and take it in; it is on disk on return.
 
         That its training was repeated, where that is due, is the caller's to see to. A block that is here
@@ -104,7 +108,7 @@ class Chain(ChainView):
         """
         if block.id in self:
             return Change()
-        after = self.check(block, now_ms)
+        after = self.check(block, now_ms, is_final=is_final)
         parent = self._tree.get(block.header.parent)
         assert parent is not None
         self._store.add(Stored(block, dict(after.diff)))

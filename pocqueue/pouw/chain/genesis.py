@@ -37,6 +37,7 @@ _T = TypeVar("_T", bound=Message)
 _Positive = Annotated[int, msgspec.Meta(ge=1, le=2**40)]
 #: Draws that a byte or a weight is worth, in units of 2^-32.
 _Draws = Annotated[int, msgspec.Meta(ge=0, le=2**32)]
+_GENERATION_BYTES = 8
 _SECTIONS = ("blocks", "slots", "stakes", "tasks", "filler", "accounts")
 
 
@@ -132,8 +133,20 @@ class Genesis(Message, frozen=True, dict=True):
         return self.header.id
 
     def filler_task(self, generation: int) -> bytes:
-        """Return the id of the filler task after so many others of its kind."""
-        return tagged("filler", self.network, encode((generation,)))
+        """Return the id of the filler task after so many others of its kind.
+
+        It says so itself: 8 bytes of that number, then 24 of H("filler", network). So whoever meets it knows what it
+        trains, at whatever state of the chain.
+        """
+        return generation.to_bytes(_GENERATION_BYTES, "big") + self._filler_mark
+
+    def is_filler(self, task: bytes) -> bool:
+        """Say whether this is the id of a filler task."""
+        return len(task) == 32 and task[_GENERATION_BYTES:] == self._filler_mark
+
+    @cached_property
+    def _filler_mark(self) -> bytes:
+        return tagged("filler", self.network)[_GENERATION_BYTES:]
 
 
 def parse(text: str, source: str) -> Genesis:

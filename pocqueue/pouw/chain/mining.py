@@ -7,6 +7,7 @@ from pocqueue.pouw.chain.records import MINER, SUPERVISOR
 from pocqueue.pouw.chain.state import State
 from pocqueue.pouw.chain.tasks import TaskModel
 from pocqueue.pouw.chain.tickets import num_lanes
+from pocqueue.pouw.errors import UnknownTask
 from pocqueue.pouw.slots.draws import allowance
 from pocqueue.pouw.slots.task import TaskSpec
 from pocqueue.pouw.wire.codec import decode
@@ -20,14 +21,16 @@ def lanes_of(state: State, account: bytes) -> int:
 
 
 def spec_of(genesis: Genesis, state: State, task: bytes) -> TaskSpec:
-    """Return what a task trains: a client's by its order, any other is the network's filler.
+    """Return what a task trains: a client's by its order, or one of the network's fillers.
 
-    Which of the fillers an id is can be said by those alone who count them. It matters to nobody else: the
-    committee has certified the task's slots, and all that the id changes are the weights that it begins with.
+    Raises:
+        UnknownTask: it is neither at this state.
     """
+    if genesis.is_filler(task):
+        return genesis.filler.spec(task, genesis.filler_data)
     record = state.task(task)
     if record is None:
-        return genesis.filler.spec(task, genesis.filler_data)
+        raise UnknownTask(task)
     return decode(record.requirements, TaskModel).spec(task, record.data)
 
 

@@ -88,11 +88,15 @@ def miner(x: Examination) -> str:
 
 
 def task(x: Examination) -> str:
-    """It is the network's own task, or a client's that is not over."""
+    """It is one of the network's own tasks, or a client's that is not over."""
+    if x.genesis.is_filler(x.header.task):
+        return "the network's own."
     record = x.state.task(x.header.task)
-    if record is not None and record.outcome is not None:
+    if record is None:
+        raise Broken(f"{short(x.header.task)} is neither a client's nor one of the network's own.")
+    if record.outcome is not None:
         raise Broken(f"{short(x.header.task)} was over at height {record.outcome.height}.")
-    return "the network's own." if record is None else f"{record.name!r} of a client."
+    return f"{record.name!r} of a client."
 
 
 def commitment(x: Examination) -> str:

@@ -174,14 +174,14 @@ class BlockFlow:
 
     async def _checked(self, block: Block, peer: PeerInfo | None, *, is_final: bool) -> Change:
         core = self._core
-        await core.in_chain(core.chain.check, block, now_ms())
+        await core.in_chain(core.chain.check, block, now_ms(), is_final=is_final)
         if isinstance(block.proof, Trained) and core.retrains and not is_final and peer is not None:
             try:
                 await self.retrain(block, peer)
             except InvalidBlock as exc:
                 await core.in_chain(core.chain.refuse, block, exc)
                 raise
-        return await core.in_chain(core.chain.add, block, now_ms())
+        return await core.in_chain(core.chain.add, block, now_ms(), is_final=is_final)
 
     def _refused(self, block: Block, peer: PeerInfo | None, exc: InvalidBlock) -> None:
         _log.warning("%s Block %s refused: %s", self._core.name, block.id.hex(), exc)

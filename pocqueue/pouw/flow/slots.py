@@ -22,6 +22,7 @@ from pocqueue.pouw.errors import (
     LinkError,
     PeerFault,
     SlotError,
+    UnknownTask,
 )
 from pocqueue.pouw.flow.core import Bell, Core, now_ms
 from pocqueue.pouw.p2p.frames import Kind
@@ -286,6 +287,9 @@ class SlotFlow:
     async def _receive(self, peer: PeerInfo, record: SlotRecord) -> bool:
         try:
             is_new = await self.take(record)
+        except UnknownTask:
+            self._on_missing(peer)
+            return False
         except SlotError as exc:
             if exc.rule == "missing":
                 self._on_missing(peer)

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from itertools import pairwise
 
-from pocqueue.pouw.errors import BadEncoding, LinkError, PeerFault, SlotError
+from pocqueue.pouw.errors import BadEncoding, LinkError, PeerFault, SlotError, UnknownTask
 from pocqueue.pouw.flow.blocks import BlockFlow
 from pocqueue.pouw.flow.core import Core
 from pocqueue.pouw.flow.slots import SlotFlow
@@ -61,7 +61,7 @@ class Sync:
             self._queued.discard(peer.account)
             try:
                 await self._follow(peer)
-            except LinkError as exc:
+            except (LinkError, UnknownTask) as exc:
                 _log.debug("%s %s: %s", self._core.name, peer.node_id, exc)
             except (BadEncoding, SlotError) as exc:
                 self._core.network.charge(peer.account, _POINTS, str(exc))

@@ -107,6 +107,21 @@ def test_a_wrong_block_is_remembered(chain: Chain) -> None:
     assert chain.tip.height == 1
 
 
+def test_what_is_final_is_not_judged_by_ones_own_training(chain: Chain) -> None:
+    """Other processors round otherwise: who found a block wrong follows when the committee has signed for it."""
+    block, other = trained(chain.tip), trained(chain.tip, header={"state": bytes(32)})
+    chain.refuse(block, InvalidBlock("re-execution", "3 of 300 entries differ."))
+    with pytest.raises(InvalidBlock, match=r"^re-execution: "):
+        _add(chain, block)
+    now_ms = block.header.time_ms
+    assert chain.check(block, now_ms, is_final=True).digest == block.header.state
+    assert chain.add(block, now_ms, is_final=True).connected == (block,)
+    # Any other rule is the same for all nodes, and no committee can sign it away.
+    for is_final in (False, True):
+        with pytest.raises(InvalidBlock, match=r"^state: "):
+            chain.check(other, now_ms, is_final=is_final)
+
+
 def test_nobody_can_have_a_good_block_refused(chain: Chain) -> None:
     """What is not in the id, such as a signature, may be changed by whoever passes it on."""
     good = trained(chain.tip, [paid(2, "other")])

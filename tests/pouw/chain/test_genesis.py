@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from pocqueue.pouw.chain import genesis
@@ -74,6 +75,14 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         Genesis.load(tmp_path / "none.toml")
 
 
-def test_fillers_are_all_different() -> None:
-    """One task for each generation."""
-    assert len({Genesis.dev().filler_task(generation) for generation in range(9)}) == 9
+def test_fillers_are_all_different_and_known_as_such() -> None:
+    """One task for each generation, by its id alone; another network's are none."""
+    dev = Genesis.dev()
+    other = msgspec.structs.replace(dev, name="other")
+    fillers = [dev.filler_task(generation) for generation in (*range(9), 2**63)]
+    assert len(set(fillers)) == 10
+    assert all(map(dev.is_filler, fillers))
+    assert not any(map(other.is_filler, fillers))
+    assert not dev.is_filler(bytes(32))
+    assert not dev.is_filler(fillers[0][:-1] + b"\x00")
+    assert not dev.is_filler(fillers[0] + b"\x00")

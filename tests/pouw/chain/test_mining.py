@@ -9,9 +9,12 @@ from pocqueue.pouw.chain.amounts import PAI
 from pocqueue.pouw.chain.mining import allowed_draws, lanes_of, spec_of
 from pocqueue.pouw.chain.records import MINER, SUPERVISOR
 from pocqueue.pouw.chain.tasks import TaskModel
+from pocqueue.pouw.errors import UnknownTask
 from pocqueue.pouw.wire.codec import decode
 from pocqueue.pouw.wire.transactions import Faucet, Release
 from tests.pouw.support import GENESIS, account, after, founded, funded, order, signed, ticket
+
+FILLER = GENESIS.filler_task(7)
 
 
 @pytest.mark.parametrize(("stake", "lanes"), [(100, 1), (199, 1), (200, 2), (1999, 16)])
@@ -32,7 +35,7 @@ def test_a_released_ticket_has_no_lanes() -> None:
 
 
 def test_a_clients_task_is_trained_as_ordered() -> None:
-    """Any other is the network's own; each has its id."""
+    """One of the network's own as the genesis says; each has its id."""
     body = order()
     ordered = decode(body.requirements, TaskModel)
     sent = signed("client", body, 1)
@@ -40,14 +43,25 @@ def test_a_clients_task_is_trained_as_ordered() -> None:
     spec = spec_of(GENESIS, state, sent.id)
     assert (spec.id, spec.data, spec.architecture) == (sent.id, "digits", ordered.architecture)
     assert spec.learning_rate * 1_000_000 == ordered.learning_rate
-    filler = spec_of(GENESIS, state, b"f" * 32)
-    assert filler.id == b"f" * 32
+    filler = spec_of(GENESIS, state, FILLER)
+    assert filler.id == FILLER
     assert filler.batch_size == GENESIS.filler.batch_size == 64
+
+
+def test_a_task_that_nobody_knows_yet_is_trained_by_nobody() -> None:
+    """Neither as a filler before its order is in a block, nor by an id that is made up: weights would differ."""
+    sent = signed("client", order(), 1)
+    state = founded("client")
+    for task in (sent.id, b"f" * 32):
+        with pytest.raises(UnknownTask, match=task.hex()) as refused:
+            spec_of(GENESIS, state, task)
+        assert refused.value.task == task
+    assert spec_of(GENESIS, after(state, sent), sent.id).id == sent.id
 
 
 def test_draws_go_by_samples_and_weights() -> None:
     """`dev`: one a KiB of samples and one for 65,536 weights; digits have 256 bytes a sample."""
-    spec = spec_of(GENESIS, GENESIS.state, b"f" * 32)
+    spec = spec_of(GENESIS, GENESIS.state, FILLER)
     assert [allowed_draws(GENESIS, spec, parts) for parts in (1, 2, 8)] == [16, 32, 128]
     small = msgspec.structs.replace(spec, batch_size=1)
     assert allowed_draws(GENESIS, small, 1) == 1

@@ -160,6 +160,8 @@ def test_the_task_is_not_over(tip: Position) -> None:
         x = examined(trained(on, header={"task": b"k" * 32}), on)
         found = [check.rule for check in checks(x) if not check.is_kept]
         assert found == expected
+    # On a chain that does not have its order nobody trains it, whatever a committee has certified of it.
+    assert broken(examined(trained(on, header={"task": b"k" * 32}), tip)) == "task"
 
 
 def test_the_header_is_the_one_committed_to(tip: Position) -> None:
