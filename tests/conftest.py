@@ -28,7 +28,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from pocqueue.rounds.backend import Backend
 from pocqueue.rounds.redis_server import RedisServer
-from pocqueue.settings import ENV_PREFIX, Settings
+from pocqueue.settings import ENV_PREFIX, Settings, settings
 from tests.support.callback_receiver import Receiver, receiving
 from tests.support.commands import without_settings
 from tests.support.fixtures import SettingsFactory
@@ -101,13 +101,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Groups:
 
 @pytest.fixture(autouse=True)
 def own_settings() -> Iterator[None]:
-    """Take back what a command that ran in this process has put into its environment."""
+    """Take back what a command that ran in this process has put into its environment, and what was read from it."""
     before = {name: text for name, text in os.environ.items() if name.startswith(ENV_PREFIX)}
     yield
     for name in [name for name in os.environ if name.startswith(ENV_PREFIX)]:
         if name not in before:
             del os.environ[name]
     os.environ.update(before)
+    settings.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 
 from pocqueue.errors import SettingsError
-from pocqueue.settings import ALL, ArtifactSettings, DelegationSettings, NodeSettings, Settings
+from pocqueue.settings import (
+    ALL,
+    ArtifactSettings,
+    DelegationSettings,
+    NodeSettings,
+    Settings,
+    settings,
+)
 from tests.support.commands import without_settings
 
 
@@ -294,3 +301,13 @@ def test_a_user_without_a_home_is_told(
         Settings.load()
     assert words in str(caught.value)
     assert "has no home folder that ~ could stand for" in str(caught.value)
+
+
+@pytest.mark.parametrize("level", ["DEBUG", "ERROR"])
+def test_what_a_process_reads_once_each_test_reads_anew(
+    monkeypatch: pytest.MonkeyPatch, level: str
+) -> None:
+    """Tests of one process share nothing but what they say themselves."""
+    monkeypatch.setenv("POCQUEUE_LOG_LEVEL", level)
+    assert settings().log_level == level
+    assert settings() is settings()
