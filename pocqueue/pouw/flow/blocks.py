@@ -122,7 +122,8 @@ class BlockFlow:
             ),
         )
         self._on_change(change)
-        self._core.network.announce(Kind.BLOCK, block.id)
+        if self._core.retrains or is_final or not isinstance(block.proof, Trained):
+            self._core.network.announce(Kind.BLOCK, block.id)
         return True
 
     async def settle_anchor(self, block: bytes) -> None:
@@ -134,6 +135,8 @@ class BlockFlow:
                 _log.debug("%s %s", self._core.name, exc)
                 return
         self._on_change(change)
+        if not self._core.retrains:  # it has told nobody yet; those below, others ask for
+            self._core.network.announce(Kind.BLOCK, block)
 
     async def retrain(self, block: Block, peer: PeerInfo | None) -> str:
         """Train a winner's lap over; return what came of it in a sentence. See `train_over`."""

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from itertools import pairwise
 
+from pocqueue.pouw.chain.fork import Position
 from pocqueue.pouw.errors import BadEncoding, LinkError, PeerFault, SlotError, UnknownTask
 from pocqueue.pouw.flow.blocks import BlockFlow
 from pocqueue.pouw.flow.core import Core
@@ -19,6 +20,7 @@ from pocqueue.pouw.p2p.service import PeerInfo
 from pocqueue.pouw.slots.certificate import verify_signed
 from pocqueue.pouw.wire.blocks import Block, Trained
 from pocqueue.pouw.wire.codec import decode, encode
+from pocqueue.pouw.wire.hashes import ZERO
 from pocqueue.pouw.wire.requests import (
     MAX_ANSWER_BYTES,
     MAX_BLOCKS,
@@ -70,7 +72,7 @@ class Sync:
 
     def status(self) -> Status:
         """Return where this node stands, for whoever asks."""
-        tip, anchor = self._core.chain.tip, self._core.chain.anchor
+        tip, anchor = self._vouched(), self._core.chain.anchor
         task, slot, newest = self._slots.newest
         return Status(tip.id, tip.height, anchor.id, anchor.height, task, slot, newest)
 
@@ -79,7 +81,15 @@ class Sync:
         found = await self._core.in_chain(
             self._core.chain.blocks_after, request.locator, MAX_BLOCKS, MAX_ANSWER_BYTES
         )
-        return Blocks(tuple(found))
+        highest = self._vouched().height
+        return Blocks(tuple(block for block in found if block.header.height <= highest))
+
+    def _vouched(self) -> Position:
+        """Return the newest block that nobody can hold against this node: if it trains over none, below those of
+        miners that are not final."""
+        above = [*self._core.chain.tip.down()][:-1]
+        trained = [] if self._core.retrains else [at for at in above if at.header.message != ZERO]
+        return (trained[-1].parent if trained else None) or self._core.chain.tip
 
     async def _follow(self, peer: PeerInfo) -> None:
         status = decode(await self._ask(peer, Kind.STATUS, b""), Status)

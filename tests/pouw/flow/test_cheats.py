@@ -13,6 +13,7 @@ import pytest
 
 from pocqueue.pouw.economics import NodeRole
 from pocqueue.pouw.node import PoUWNode
+from pocqueue.pouw.p2p.frames import Kind
 from pocqueue.pouw.slots.maps import SignMap, decode_map, encode_map
 from pocqueue.pouw.slots.task import TaskSpec
 from pocqueue.pouw.slots.weights import weights_end, weights_from
@@ -123,3 +124,28 @@ async def test_an_audit_finds_who_wins_nothing(tmp_path: Path) -> None:
             alert = _accusations(supervisor, "message")[0]
             assert alert["source_peer"] == miner.get_status()["public_key"]
             assert "re-execution" in alert["detail"]
+
+
+async def test_a_peer_is_not_blamed_for_what_it_does_not_check(tmp_path: Path) -> None:
+    """It takes a cheat's block, as it trains over none, and tells nobody of it: its link stays."""
+    network = quick_genesis(tmp_path, first_target_bits=255)
+    supervisor = node("supervisor", NodeRole.SUPERVISOR, network)
+    async with running(supervisor):
+        await begin(supervisor, mine=False)
+        between = node("between", NodeRole.PEER, network, supervisor)
+        async with running(between):
+            await between.start()
+            miner = node("miner", NodeRole.MINER, network, between, max_peers=1)
+            async with running(miner):
+                await begin(miner, mine=False)
+                core = miner._life._core  # type: ignore[union-attr]
+                core.trainer = _Cheater(core.trainer, _random_map, 1)
+                await miner.start_mining()
+                await until(lambda: height(between) > height(supervisor), "a cheat's block")
+                # Behind whatever it announced.
+                link = between._life.network  # type: ignore[union-attr]
+                account = bytes.fromhex(supervisor.get_status()["public_key"])
+                await link.request(account, Kind.STATUS, b"")
+                await until(lambda: height(between) > height(supervisor) + 1, "one more")
+                assert not _accusations(supervisor, "block")
+                assert [peer["node_id"] for peer in supervisor.views.peers()] == ["between"]
