@@ -1,4 +1,4 @@
-# make install | run | test | test-vllm | lint | format | settings | picture | deploy-picture | deploy-e2e | bench | soak | fleet. All of it works on a machine that has only Python 3.11+ and pip.
+# make install | run | test | test-vllm | lint | format | settings | picture | deploy-picture | pouw-picture | deploy-e2e | bench | soak | fleet. All of it works on a machine that has only Python 3.11+ and pip.
 PYTHON ?= python3
 # vLLM for the CPU, which tests and benchmarks run; `make test VLLM=none` does without (its tests skip),
 # for a machine whose torch is a CUDA build and which has its own vLLM. `make test-vllm VLLM=0.28.0` runs the
@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 VLLM_STAMP := $(VENV)/.vllm-$(VLLM)
 VLLM_TESTS := tests/engine/vllm tests/acceptance/test_vllm_server.py tests/cli/test_engine_compare.py
 
-.PHONY: install run test test-vllm lint format settings picture deploy-picture deploy-e2e bench soak fleet clean
+.PHONY: install run test test-vllm lint format settings picture deploy-picture pouw-picture deploy-e2e bench soak fleet clean
 
 install: $(STAMP)
 
@@ -59,6 +59,10 @@ picture: install
 # A run of `pocqueue deploy` on a clone of this machine, in the README. Root only, like the next one.
 deploy-picture: install
 	$(BIN)/python -m tests.deploy.clone.picture docs/deploy.svg
+
+# A network of useful work that runs for 70 s, in the README.
+pouw-picture: install
+	$(BIN)/python -m tests.pouw.picture docs/pouw.svg
 
 # A server with systemd in podman, by debootstrap, started anew in the middle; docs/deploy-e2e.md is its report.
 deploy-e2e: install

@@ -71,10 +71,10 @@ def verdict(found: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _head(up: list[dict[str, Any]], up_s: float) -> str:
     if not up:
-        return f"Nodes start, {seconds(up_s)}"
+        return f"Nodes start, up {seconds(up_s)}"
     height = max(one["blockchain_height"] for one in up)
     slot = max(one["slot"] for one in up)
-    said = f"height {height}, slot {slot:,}{_accuracy(up)}, {seconds(up_s)}"
+    said = f"height {height}, slot {slot:,}{_accuracy(up)}, up {seconds(up_s)}"
     return f"{said[0].upper()}{said[1:]}"
 
 
@@ -111,7 +111,7 @@ def _blocks(up: list[dict[str, Any]], *, is_wide: bool) -> Any:
     """Return the newest blocks of the node that has most of them."""
     names = {one["public_key"]: one["node_id"] for one in up}
     best = max(up, key=lambda one: int(one["blockchain_height"]))
-    shown = columns("newest blocks", "mined by", "by", *(["id"] if is_wide else []), right=("age",))
+    shown = columns("newest blocks", "mined by", "won in", *(["id"] if is_wide else []), right=("age",))
     now_s = time.time()
     for block in best["blocks"][:SHOWN_BLOCKS]:
         age_s = max(0.0, now_s - datetime.fromisoformat(block["time"]).timestamp())

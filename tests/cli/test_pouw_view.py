@@ -53,7 +53,7 @@ def test_the_table_fits(width: int) -> None:
     view = Console(width=width, record=True, force_terminal=True, highlight=False)
     view.print(table([*_UP, _silent("miner_002")], width=width, up_s=75.0))
     said = view.export_text().splitlines()
-    assert said[0].rstrip() == "Height 4, slot 1,234, accuracy 95.31 %, 75 s"
+    assert said[0].rstrip() == "Height 4, slot 1,234, accuracy 95.31 %, up 75 s"
     [row] = [text.split() for text in said if text.startswith("miner_001")]
     assert row[-6:] == ["4", "2", "1,234", "3", "7", "1,234.50"]
     assert ("127.0.0.1:40000" in row) == (width == 120)
@@ -67,7 +67,7 @@ def test_before_any_node_answers() -> None:
     """The table and the line say so."""
     view = Console(width=80, record=True, force_terminal=True)
     view.print(table([_silent("miner_001")], width=80, up_s=2.0))
-    assert "Nodes start, 2.0 s" in view.export_text()
+    assert "Nodes start, up 2.0 s" in view.export_text()
     assert line([_silent("miner_001")]) == "no node answers yet"
     assert line(_UP) == "2 nodes, height 4, slot 1,234, accuracy 95.31 %"
 
