@@ -244,7 +244,7 @@ def _print_block(found: dict[str, Any]) -> None:
 def _render_status(found: dict[str, Any]) -> Any:
     economics = found["economics"]
     accuracy = "" if found["accuracy"] is None else f", accuracy {percent(found['accuracy'])}"
-    task = f"{short(found['current_task'] or '')} slot {found['slot']:,}{accuracy}"
+    task = f"{found['task_name']} slot {found['slot']:,}{accuracy}"
     rows = [
         ("node", f"{found['node_id']}  {found['role']}  on {found['network']}"),
         ("account", found["public_key"]),

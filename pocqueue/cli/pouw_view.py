@@ -111,7 +111,9 @@ def _blocks(up: list[dict[str, Any]], *, is_wide: bool) -> Any:
     """Return the newest blocks of the node that has most of them."""
     names = {one["public_key"]: one["node_id"] for one in up}
     best = max(up, key=lambda one: int(one["blockchain_height"]))
-    shown = columns("newest blocks", "mined by", "won in", *(["id"] if is_wide else []), right=("age",))
+    shown = columns(
+        "newest blocks", "mined by", "won in", *(["id"] if is_wide else []), right=("age",)
+    )
     now_s = time.time()
     for block in best["blocks"][:SHOWN_BLOCKS]:
         age_s = max(0.0, now_s - datetime.fromisoformat(block["time"]).timestamp())

@@ -190,6 +190,7 @@ class PoUWNode:
             "anchor_height": 0,
             "network": self._genesis.name,
             "slot": 0,
+            "task_name": None,
             "committee": [],
             "public_key": None,
         }

@@ -104,7 +104,7 @@ def test_status(node: Running) -> None:
     said = _facts(node.asked("status").stdout)
     assert said["node"] == "supervisor_1  supervisor  on quick"
     assert re.fullmatch(r"height \d+, final up to \d+", said["chain"])
-    assert re.match(r"[0-9a-f]{12} slot \d", said["task"])
+    assert re.match(r"filler 0 slot \d", said["task"])
     assert (said["mining"], said["links"]) == ("yes", "0")
     assert said["coins"].endswith("100 staked")
     found = json.loads(node.asked("status", "--json").stdout)

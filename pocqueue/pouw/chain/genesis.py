@@ -144,6 +144,12 @@ class Genesis(Message, frozen=True, dict=True):
         """Say whether this is the id of a filler task."""
         return len(task) == 32 and task[_GENERATION_BYTES:] == self._filler_mark
 
+    def task_name(self, task: bytes) -> str:
+        """Return a task's name for people: the beginning of its id, or ``filler`` and its number."""
+        if self.is_filler(task):
+            return f"filler {int.from_bytes(task[:_GENERATION_BYTES])}"
+        return task.hex()[:12]
+
     @cached_property
     def _filler_mark(self) -> bytes:
         return tagged("filler", self.network)[_GENERATION_BYTES:]

@@ -200,7 +200,7 @@ class CommitteeDuty:
             "%s Task %s slot %d: %d of %d right",
             *(
                 self._core.name,
-                history.task.id.hex()[:16],
+                self._core.genesis.task_name(history.task.id),
                 history.next_slot,
                 found.correct,
                 found.total,

@@ -60,6 +60,7 @@ class Views:
             "mempool_size": len(core.mempool),
             "peer_count": len(core.network.peers),
             "current_task": None if newest is None else task.hex(),
+            "task_name": None if newest is None else core.genesis.task_name(task),
             "staking_ticket": None if ticket is None else ticket.ticket_id,
             "anchor_height": chain.anchor.height,
             "slot": slot,
@@ -219,7 +220,7 @@ class Views:
             "miner": header.miner.hex(),
             "slot": header.slot,
             "time": _iso(header.time_ms),
-            "proof": _proof(block),
+            "proof": self._proof(block),
             "num_transactions": len(block.transactions),
             "is_final": header.height <= self._core.chain.anchor.height,
         }
@@ -299,17 +300,17 @@ class Views:
         settled, refunded = self._ended()
         return settled / (settled + refunded) if settled + refunded else 1.0
 
+    def _proof(self, block: Block) -> str:
+        if isinstance(block.proof, Trained):
+            name = self._core.genesis.task_name(block.header.task)
+            return f"trained: slot {block.header.slot} of task {name}"
+        return "founding: plain hashes, as nobody could train yet"
+
     def _ended(self) -> tuple[int, int]:
         """Return how many clients' tasks of the chain were settled and refunded."""
         outcomes = [record.outcome for record in self._core.chain.tip.state.tasks().values()]
         totals = [outcome.total for outcome in outcomes if outcome is not None]
         return sum(map(bool, totals)), sum(not total for total in totals)
-
-
-def _proof(block: Block) -> str:
-    if isinstance(block.proof, Trained):
-        return f"trained: slot {block.header.slot} of task {block.header.task.hex()[:16]}"
-    return "founding: plain hashes, as nobody could train yet"
 
 
 def _iso(time_ms: int) -> str:

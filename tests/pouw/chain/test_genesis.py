@@ -86,3 +86,4 @@ def test_fillers_are_all_different_and_known_as_such() -> None:
     assert not dev.is_filler(bytes(32))
     assert not dev.is_filler(fillers[0][:-1] + b"\x00")
     assert not dev.is_filler(fillers[0] + b"\x00")
+    assert (dev.task_name(fillers[3]), dev.task_name(b"\xab" * 32)) == ("filler 3", "ab" * 6)
