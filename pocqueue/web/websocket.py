@@ -1,4 +1,4 @@
-"""A client's WebSocket as `serve` keeps it: uvicorn's, with four things more.
+"""A client's WebSocket as `serve` keeps it: uvicorn's, with some things more.
 
 - What a client does not read is kept for it up to `MAX_UNREAD_BYTES`; then it is cut off. uvicorn alone would keep the
   answer to each ping of one that pings and never reads.
@@ -6,6 +6,7 @@
   looked at together, once a second at most: a process that sleeps between messages pays for each time that it wakes.
 - One that was told of its end and does not read that keeps no server from ending: uvicorn's would fail then, with all
   other sockets.
+- What an application can do at once, it may be given as it comes.
 - A socket's state has the socket, so that its application can ask whether there is still somebody.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
+from collections.abc import Callable
 from typing import Any
 
 from typing_extensions import override
@@ -34,6 +36,8 @@ class LiveSocket(WebSocketsSansIOProtocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._asked: dict[bytes, asyncio.Future[bool]] = {}
+        #: Is given each text before the application is, and says whether it is done with: for what comes all the time.
+        self.take: Callable[[bytes], bool] | None = None
         self._heard_s = 0.0  #: when something came, by the loop's clock
 
     async def answers(self, timeout_s: float) -> bool:
@@ -68,6 +72,10 @@ class LiveSocket(WebSocketsSansIOProtocol):
             async with asyncio.timeout(timeout_s):
                 while not self.writable.is_set():
                     await self.writable.wait()
+        return self.say_at_once(text)
+
+    def say_at_once(self, text: str) -> bool:
+        """Send a text however much the client has not read yet; False: the socket has ended."""
         if self.conn.state is not State.OPEN or self.transport.is_closing():
             return False
         self.conn.send_text(text.encode())
@@ -114,6 +122,11 @@ class LiveSocket(WebSocketsSansIOProtocol):
         super().handle_connect(event)
         if hasattr(self, "scope"):  # the handshake is one
             self.scope["state"][SOCKET] = self
+
+    @override
+    def handle_text(self, event: Frame) -> None:
+        if self.take is None or not event.fin or not self.take(bytes(event.data)):
+            super().handle_text(event)
 
     @override
     def handle_ping(self) -> None:

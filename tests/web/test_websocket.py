@@ -30,7 +30,7 @@ FLOOD = 64 << 20
 def make() -> FastAPI:
     """Make an application with a socket that says whether its client answers, and an error of another name.
 
-    A client that says "flood" gets more than it reads.
+    A client that says "flood" gets more than it reads; "now" is answered as it comes.
     """
 
     @asynccontextmanager
@@ -48,7 +48,9 @@ def make() -> FastAPI:
     async def live(websocket: WebSocket) -> None:
         await websocket.accept()
         kept: LiveSocket = websocket.scope["state"][SOCKET]
+        kept.take = lambda data: data == b"now" and kept.say_at_once("taken")
         async for text in websocket.iter_text():
+            assert text != "now"
             if text == "flood":
                 await websocket.send_text("x" * FLOOD)
                 continue
@@ -79,6 +81,17 @@ def test_one_server_on_two_ports(ports: list[int]) -> None:
         with connect(f"ws://127.0.0.1:{port}/", proxy=None) as client:
             client.send("60")
             assert client.recv(timeout=120) == "true"
+
+
+def test_what_is_taken_as_it_comes(ports: list[int]) -> None:
+    """The application never sees it, and all else as before, also what comes in parts."""
+    with connect(f"ws://127.0.0.1:{ports[0]}/", proxy=None) as client:
+        for said in ("now", "60", "now", ["6", "0"]):
+            client.send(said)
+        assert [client.recv(timeout=120) for _ in range(4)].count("taken") == 2
+        client.send(["n", "ow"])  # is the application's, which fails
+        with pytest.raises(ConnectionClosed):
+            client.recv(timeout=120)
 
 
 def _handshake(port: int) -> socket.socket:

@@ -21,7 +21,7 @@ from pocqueue.hosts import wire
 from pocqueue.hosts.errors import DatabaseUnavailable, DatabaseUnfit
 from pocqueue.hosts.gateway.hub import Connection, Hub
 from pocqueue.hosts.gateway.limits import MessageBudget
-from pocqueue.hosts.gateway.socket.conversation import Conversation
+from pocqueue.hosts.gateway.socket.conversation import ACK, Conversation
 from pocqueue.hosts.gateway.socket.entrance import Entrance, Refused
 from pocqueue.hosts.records import HostFacts
 from pocqueue.hosts.wire import CloseCode, ErrorText
@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 #: What an agent says once: it is taken when the database is back.
 _SAID_ONCE = wire.JobRefused | wire.SelfTest | wire.Draining
+#: Longest heartbeat that is taken as it comes: that of a machine with some GPUs and jobs.
+_MAX_BEAT_BYTES: Final = 4096
 #: Such messages of one socket that wait; more are refused.
 _MAX_LATER: Final = 64
 
@@ -84,9 +86,11 @@ class AgentSocket(Connection):
         self.until_s = loop.time() + self.hub.timings.register_s
         deadline = loop.call_at(self.until_s, self._end_if_nobody)
         try:
+            self._live.take = self._take_beat
             while (text := await self._next()) is not None:
                 await self._take(text)
         finally:
+            self._live.take = None
             deadline.cancel()
             for task in list(self._tasks):
                 task.cancel()
@@ -135,6 +139,28 @@ class AgentSocket(Connection):
             return None
         text: str | None = event.get("text")
         return text if text is not None else bytes(event.get("bytes") or b"")
+
+    def _take_beat(self, data: bytes) -> bool:
+        """Take a heartbeat as it comes: nearly all that comes is one, and the steps of all others cost as much again.
+
+        Returns:
+            False: it is none, or somebody has to wait for something.
+        """
+        is_ready = self.is_node and self._live.writable.is_set() and not self._sending.locked()
+        if not is_ready or len(data) > _MAX_BEAT_BYTES or b'"heartbeat"' not in data:
+            return False
+        try:
+            message = wire.read_from_agent(data)
+        except wire.BadMessage:
+            return False
+        if not isinstance(message, wire.Heartbeat) or message.node_id != self.node.id:
+            return False
+        if not self._budget.take():
+            return False
+        self.hub.metrics.count("messages", message.type)
+        self._conversation.beats(message)
+        self._live.say_at_once(ACK)
+        return True
 
     async def _take(self, text: str | bytes) -> None:
         if not self._budget.take():

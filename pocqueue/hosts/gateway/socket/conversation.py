@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_ACK: Final = wire.Ack().to_json()
+#: Answers a heartbeat.
+ACK: Final = wire.Ack().to_json()
 #: Results of one socket that wait for the database; it is not read on until one of them is kept.
 MAX_RESULTS: Final = 64
 
@@ -46,11 +47,15 @@ class Conversation:
         if not self._socket.is_node or message.node_id != self._socket.node.id:
             await self._socket.error(ErrorText.INVALID_NODE)
             return
+        self.beats(message)
+        await self._socket.say(ACK)
+
+    def beats(self, message: wire.Heartbeat) -> None:
+        """Note what this node's heartbeat says."""
         self._hub.heard(self._socket, message.jobs)
         for gpu in message.gpus:
             if gpu.load is not None and any(gpu.uuid == one.uuid for one in self._socket.node.gpus):
                 self._hub.load(self._socket.node.id, gpu.uuid, gpu.load)
-        await self._socket.say(_ACK)
 
     async def _new_key(self, message: wire.NewKey) -> None:
         self._must_be_node()
