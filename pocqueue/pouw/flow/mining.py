@@ -44,6 +44,7 @@ class Mining:
         #: Which of its messages were certified.
         self.certified = Recent(_KEPT_RESULTS)
         self._noted_s = 0.0
+        self._is_warm = False
         self._good = self._bad = self._missed = 0
         self._sent: tuple[bytes, int] | None = None
         self._finding: set[asyncio.Task[None]] = set()
@@ -94,6 +95,8 @@ class Mining:
         """Do what is to be done for the open slot, then wait for the next one."""
         if not self.may_mine or self._core.chain.tip.state.committee_in_office is None:
             self._note_waiting()
+            if self.is_on and not self._is_warm:
+                await self._warm_up()
             await self._core.chain_changed.heard(_REPEAT_S)
             return
         task = self._slots.newest[0]
@@ -125,6 +128,12 @@ class Mining:
         self._sent = (history.task.id, work.slot)
         self._core.network.push(Kind.ITERATION, encode(sent.message))
         await self._slots.keep(history, sent.message)
+
+    async def _warm_up(self) -> None:
+        """Have the trainer's child load what takes it seconds, while the ticket is on its way."""
+        self._is_warm = True
+        history = await self._slots.history(self._slots.newest[0])
+        await self._core.trainer.accuracy(history.task, history.theta, "val")
 
     def _candidate(self, task: bytes, slot: int) -> Candidate:
         core = self._core
