@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -106,8 +107,6 @@ async def test_a_job_that_was_killed_has_no_exit_code(
     server: Server, connection: Connection
 ) -> None:
     """As after a reboot; it can be begun again."""
-    import os
-
     import psutil
 
     state = str(server.root / "state")
@@ -160,6 +159,20 @@ async def test_a_folder_of_somebody_else_is_refused(
     with pytest.raises(StepFailed, match="does not start"):
         await run_job(connection, job("ends"), lambda _text: None, state_dir=str(server.root / "s"))
     assert not list((tmp_path / "victim").iterdir())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a folder to somebody else")
+async def test_a_folder_that_another_user_owns_is_refused(
+    server: Server, connection: Connection
+) -> None:
+    """What lies in it would be run as root."""
+    folder = server.root / "s" / "jobs" / "1-test"
+    folder.mkdir(parents=True)
+    os.chown(folder, 65534, 65534)
+    with pytest.raises(StepFailed, match="does not start") as failed:
+        await run_job(connection, job("ends"), lambda _text: None, state_dir=str(server.root / "s"))
+    assert "is not ours" in failed.value.tail[0]
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("drop", ["before", "cut", "after"])
