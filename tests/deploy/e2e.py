@@ -263,7 +263,13 @@ async def restarted(there: Server, folder: Path, words: str) -> str:
     runs = Runs(there, folder)
     run = asyncio.create_task(runs(last=LAST))
     log = runs.conf.logs / "quick-newton_latest.log"
-    await until(lambda: run.done() or (log.exists() and words in log.read_text()), 300)
+    stall = there.fakes.folder / "set" / "hf"
+
+    def is_there() -> bool:
+        # A download that is to stall once has to have done so: the next one does not.
+        return log.exists() and words in log.read_text() and not stall.exists()
+
+    await until(lambda: run.done() or is_there(), 300)
     check(not run.done(), run.result().lines[-20:] if run.done() else "")
     await asyncio.to_thread(there.reboot)
     done = await run

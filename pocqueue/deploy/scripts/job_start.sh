@@ -41,7 +41,7 @@ if [ "$(id -u)" = 0 ] && [ -d /run/systemd/system ] && command -v systemd-run > 
   flock -u 9
   # A unit has no home, which docker and git look for.
   systemd-run --quiet --collect --setenv "HOME=${HOME:-/root}" --unit "pocqueue-deploy-$name" -- \
-    sh -c 'exec 9>> "$1/lock"; flock -n 9 || exit 0; '"$run" sh "$dir" "$@" > /dev/null || { echo "systemd-run failed"; exit 69; }
+    sh -c 'exec 9>> "$1/lock"; flock -w 5 9 || exit 0; '"$run" sh "$dir" "$@" > /dev/null || { echo "systemd-run failed"; exit 69; }
   tries=0
   until [ -e "$dir/begun" ]; do
     tries=$((tries + 1))
