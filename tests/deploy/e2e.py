@@ -315,7 +315,7 @@ async def main() -> str:
                     await report.note("the run after that", ended(there, nodes))
     commit = run("git", "rev-parse", "--short", "HEAD").strip()
     return report.page(
-        f"{datetime.now(UTC):%Y-%m-%d}, commit {commit}; {version}; kernel {platform.release()}; {os.cpu_count()} cores."
+        f"{datetime.now(UTC):%Y-%m-%d}, commit {commit}; {version}; kernel {platform.release()}; {os.cpu_count()} cores, load {os.getloadavg()[1]:.0f}."
     )
 
 
