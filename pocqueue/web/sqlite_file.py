@@ -6,7 +6,7 @@ of upgrades that it has had (SQLite's ``user_version``); opening it applies the 
 in a transaction of its own. An upgrade that was released is never edited.
 
 Connections are durable: WAL, ``synchronous = FULL``, foreign keys on. What a transaction wrote is on disk
-when its block ends.
+when its block ends, unless it was told not to wait for that.
 """
 
 from __future__ import annotations
@@ -84,13 +84,17 @@ class SqliteFile(Closing):
             self._unlock()
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
         """Hold the connection within the block, which is one transaction: all of it or nothing.
+
+        Args:
+            durable: it is on disk when the block ends. False: it outlives this process, but a machine that fails
+                may lose it with what was written after it, up to the next durable one. Some ms less.
 
         Raises:
             PocqueueError: of the role's class: the file cannot be read or written.
         """
-        with self._mutex, self._errors():
+        with self._mutex, self._errors(), self._synchronous(durable):
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
@@ -107,6 +111,17 @@ class SqliteFile(Closing):
         """
         with self._mutex, self._errors():
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    @contextlib.contextmanager
+    def _synchronous(self, durable: bool) -> Iterator[None]:
+        if durable:
+            yield
+            return
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        try:
+            yield
+        finally:
+            self._db.execute("PRAGMA synchronous = FULL")
 
     def _unlock(self) -> None:
         if self._lock is not None:

@@ -64,6 +64,20 @@ def test_a_transaction_is_all_or_nothing(path: Path) -> None:
             assert db.execute("SELECT count(*) FROM account").fetchone() == (0,)
 
 
+def test_only_the_transaction_that_says_so_is_not_durable(path: Path) -> None:
+    """Those after it are on disk again when they end, also if it failed; another reader sees what it wrote."""
+    with SqliteFile(path, ROLE, [TABLES]) as file:
+        with file.transaction(durable=False) as db:
+            assert db.execute("PRAGMA synchronous").fetchone() == (1,)
+            db.execute("INSERT INTO account VALUES ('a', 5)")
+        with pytest.raises(GuestBookError), file.transaction(durable=False) as db:
+            db.execute("INSERT INTO account VALUES ('a', 6)")
+        with file.transaction() as db:
+            assert db.execute("PRAGMA synchronous").fetchone() == (2,)
+        with contextlib.closing(sqlite3.connect(path)) as other:
+            assert other.execute("SELECT * FROM account").fetchall() == [("a", 5)]
+
+
 def test_messages_name_the_role(path: Path) -> None:
     """In use, of a newer version, another program's, damaged."""
     with (

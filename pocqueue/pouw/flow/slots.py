@@ -187,13 +187,13 @@ class SlotFlow:
                 return False
             await self.in_slots(verify_signed, record.signed, committee)
             advance = await self.in_slots(history.check, record, messages)
-            await self._take_in(history, advance)
+            await self._take_in(history, advance, is_own=False)
         return True
 
     async def decide(self, history: SlotHistory, advance: Advance) -> None:
         """Take in a slot that this node's own committee has certified; it is on disk on return."""
         async with self._lock:
-            await self._take_in(history, advance)
+            await self._take_in(history, advance, is_own=True)
 
     async def lap_of(
         self, winner: Iteration, peer: PeerInfo | None
@@ -271,9 +271,9 @@ class SlotFlow:
         """Return how many slots of a task are certified, as far as this node knows."""
         return await self.in_slots(self._store.num_slots, task)
 
-    async def _take_in(self, history: SlotHistory, advance: Advance) -> None:
+    async def _take_in(self, history: SlotHistory, advance: Advance, *, is_own: bool) -> None:
         certificate, record = advance.certificate, advance.slot.record
-        await self.in_slots(self._store.write, advance)
+        await self.in_slots(self._store.write, advance, durable=is_own)
         await self.in_slots(history.add, advance)
         if self.on_advance is not None:
             await self.on_advance(history, advance)

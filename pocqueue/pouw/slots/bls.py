@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import hmac
+import secrets
 from dataclasses import dataclass, field
 from typing import NoReturn, SupportsIndex
 
@@ -107,6 +108,31 @@ def verify(public_key: bytes, digest: bytes, signature: bytes) -> bool:
     return _verify(public_key, digest, signature, _SIGNING)
 
 
+@functools.lru_cache(maxsize=4096)
+def verify_all(public_key: bytes, signed: tuple[tuple[bytes, bytes], ...]) -> bool:
+    """Say whether all of these signatures are that key's, each for its digest; faster than one by one.
+
+    Their sum is checked, with each but the first times a secret number of 64 bits: wrong ones cancel out with a
+    chance of 2^-64.
+
+    Args:
+        public_key: of all of them.
+        signed: digests, each with its signature; one or more.
+    """
+    try:
+        key = _read_key(public_key)
+        points = [_read_signature(signature) for _, signature in signed]
+    except ValueError:
+        return False
+    hashed = [BlstP2Element.hash_to_group(digest, _SIGNING) for digest, _ in signed]
+    digests, signatures = hashed[0], points[0]
+    for digest, point in zip(hashed[1:], points[1:], strict=True):
+        factor = secrets.randbits(64)
+        digests += digest.scalar_mul(factor)
+        signatures += point.scalar_mul(factor)
+    return bool(final_verify(miller_loop(key, digests), miller_loop(_GENERATOR, signatures)))
+
+
 @functools.lru_cache(maxsize=256)
 def verify_possession(public_key: bytes, account: bytes, proof: bytes) -> bool:
     """Say whether whoever knows the secret of the key has made the proof for this account."""
@@ -119,14 +145,18 @@ def _possession(account: bytes, public_key: bytes) -> bytes:
 
 def _verify(public_key: bytes, data: bytes, signature: bytes, suite: bytes) -> bool:
     try:
-        key = _read_key(public_key)
-        point = BlstP2Element.uncompress(signature)  # refuses what is not of the group
+        key, point = _read_key(public_key), _read_signature(signature)
     except ValueError:
-        return False
-    if point == _INFINITY_2:
         return False
     hashed = BlstP2Element.hash_to_group(data, suite)
     return bool(final_verify(miller_loop(key, hashed), miller_loop(_GENERATOR, point)))
+
+
+def _read_signature(signature: bytes) -> BlstP2Element:
+    point = BlstP2Element.uncompress(signature)  # refuses what is not of the group
+    if point == _INFINITY_2:
+        raise ValueError("the point at infinity")
+    return point
 
 
 @functools.lru_cache(maxsize=256)

@@ -56,12 +56,15 @@ def verify_signed(signed: SignedCertificate, committee: Committee) -> None:
             "epoch",
             f"a certificate of slot {certificate.slot} is of epoch {certificate.epoch}; due: {committee.epoch}.",
         )
-    if not bls.verify(committee.group_key, certificate.id, signed.signature):
+    word = (certificate.id, signed.signature)
+    beacon = (_beacon_digest(certificate), signed.beacon)
+    if bls.verify_all(committee.group_key, (word, beacon)):
+        return
+    if not bls.verify(committee.group_key, *word):
         raise SlotError(
             "signature", f"that of slot {certificate.slot}'s certificate is not its committee's."
         )
-    if not bls.verify(committee.group_key, _beacon_digest(certificate), signed.beacon):
-        raise SlotError("beacon", f"that of slot {certificate.slot} is not its committee's.")
+    raise SlotError("beacon", f"that of slot {certificate.slot} is not its committee's.")
 
 
 def verify_link(record: SlotRecord, task: bytes, parent: Certificate | None) -> None:

@@ -83,15 +83,20 @@ class SlotStore(SqliteFile):
         if self._scratch is not None:
             self._scratch.cleanup()
 
-    def write(self, advance: Advance) -> None:
-        """Keep a slot; it is on disk on return. The same one may be written again.
+    def write(self, advance: Advance, *, durable: bool = True) -> None:
+        """Keep a slot. The same one may be written again.
+
+        Args:
+            advance: the slot.
+            durable: it is on disk on return, as a committee needs it that tells others of it then. False: others
+                have it too, as `SqliteFile.transaction`.
 
         Raises:
             NodeDataError: another record of this slot is there: nothing is written.
         """
         certificate, record = advance.certificate, advance.slot.record
         at = (certificate.task, certificate.slot)
-        with self.transaction() as db:
+        with self.transaction(durable=durable) as db:
             found = db.execute(
                 "SELECT record FROM record WHERE task = ? AND slot = ?", at
             ).fetchone()

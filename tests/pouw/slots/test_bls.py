@@ -48,6 +48,20 @@ def test_a_signature_is_one_keys_for_one_digest() -> None:
     assert not bls.verify_possession(_KEY.public_key, _ACCOUNT, _KEY.sign(_KEY.public_key))
 
 
+def test_signatures_are_checked_together() -> None:
+    """All of them have to be right: neither exchanged ones nor wrong ones with the right sum pass."""
+    other = hashlib.sha256(b"another slot").digest()
+    first, second = _KEY.sign(_DIGEST), _KEY.sign(other)
+    assert bls.verify_all(_KEY.public_key, ((_DIGEST, first), (other, second)))
+    assert not bls.verify_all(_KEY.public_key, ((_DIGEST, second), (other, first)))
+    more, less = bls.SecretKey(_KEY.scalar + 5), bls.SecretKey(_KEY.scalar - 5)
+    shifted = ((_DIGEST, more.sign(_DIGEST)), (_DIGEST, less.sign(_DIGEST)))
+    assert not bls.verify_all(_KEY.public_key, shifted)
+    for bad in (_INFINITE_SIGNATURE, bytes(96), b""):
+        assert not bls.verify_all(_KEY.public_key, ((_DIGEST, first), (other, bad)))
+    assert not bls.verify_all(_INFINITE_KEY, ((_DIGEST, _INFINITE_SIGNATURE),))
+
+
 def test_a_key_cannot_be_shown_as_anothers() -> None:
     """A copied proof is no proof for whoever copied it."""
     proof = _KEY.prove_possession(_ACCOUNT)
