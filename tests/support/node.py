@@ -234,11 +234,11 @@ class TroubledOutbox(Outbox):
 
     @override
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
         if self.trouble:
             self.trouble -= 1
             raise OutboxError("The outbox cannot be used: disk full.")
-        with super().transaction() as db:
+        with super().transaction(durable=durable) as db:
             yield db
 
 
