@@ -14,7 +14,6 @@ from pocqueue.pouw.chain.candidate import assemble, mine_founding
 from pocqueue.pouw.chain.chain import Chain
 from pocqueue.pouw.chain.examination import Examination
 from pocqueue.pouw.chain.fork import Position
-from pocqueue.pouw.chain.genesis import Genesis
 from pocqueue.pouw.chain.mempool import Mempool
 from pocqueue.pouw.chain.mining import allowed_draws, spec_of
 from pocqueue.pouw.chain.records import MINER, SUPERVISOR
@@ -28,14 +27,14 @@ from pocqueue.pouw.wire.blocks import Block, Header, Trained
 from pocqueue.pouw.wire.hashes import ZERO, merkle_root
 from pocqueue.pouw.wire.slots import Certificate, Iteration, SlotRecord
 from pocqueue.pouw.wire.transactions import Body, Faucet, Transaction
-from tests.pouw.support import account, group_key, key, signed, ticket, transfer
+from tests.pouw.support import GENESIS as FREE, account, group_key, key, signed, ticket, transfer
 
 _replace = msgspec.structs.replace
 #: `dev`, with every second draw a block.
 GENESIS = _replace(
-    Genesis.dev(),
+    FREE,
     name="test",
-    parameters=_replace(Genesis.dev().parameters, first_target=(1 << 255).to_bytes(32, "big")),
+    parameters=_replace(FREE.parameters, first_target=(1 << 255).to_bytes(32, "big")),
 )
 START_MS = GENESIS.time_ms + 1000
 FILLER = GENESIS.filler_task(0)

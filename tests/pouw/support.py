@@ -29,7 +29,12 @@ from pocqueue.pouw.wire.transactions import (
     settlement_digest,
 )
 
-GENESIS = Genesis.dev()
+#: The network as it is built in.
+DEV = Genesis.dev()
+#: The same where nothing costs a fee, so that a test of something else need not reckon with it.
+GENESIS = msgspec.structs.replace(
+    DEV, parameters=msgspec.structs.replace(DEV.parameters, fee=0, fee_per_kib=0, lap_fee=0)
+)
 DAY_MS = 86_400_000
 
 

@@ -14,7 +14,7 @@ import msgspec
 from pocqueue.pouw.chain import escrow, tickets
 from pocqueue.pouw.chain.amounts import text
 from pocqueue.pouw.chain.difficulty import next_clock
-from pocqueue.pouw.chain.genesis import Genesis
+from pocqueue.pouw.chain.genesis import Genesis, Parameters
 from pocqueue.pouw.chain.records import CLOCK, SUPPLY, account_key
 from pocqueue.pouw.chain.refusals import fault, refusal
 from pocqueue.pouw.chain.signatures import is_account, verify
@@ -47,6 +47,13 @@ def check_transaction(genesis: Genesis, transaction: Transaction) -> None:
         )
     if transaction.network != genesis.network:
         raise fault("network", f"it is for {transaction.network.hex()}, this is {genesis.name}.")
+    is_free = isinstance(transaction.body, Faucet)
+    least = 0 if is_free else least_fee(genesis.parameters, transaction.size)
+    if transaction.fee < least:
+        raise fault(
+            "fee",
+            f"{text(transaction.fee)}; allowed for its {transaction.size:,} bytes: at least {text(least)}.",
+        )
     if not verify(transaction.sender, transaction.id, transaction.signature):
         raise fault("signature", f"it is not that of {transaction.sender.hex()} for this content.")
     match transaction.body:
@@ -55,13 +62,18 @@ def check_transaction(genesis: Genesis, transaction: Transaction) -> None:
         case TakeTicket() as ticket:
             tickets.check_ticket(genesis.parameters, transaction.sender, ticket)
         case OrderTask() as order:
-            escrow.check_order(order)
+            escrow.check_order(genesis.parameters, order)
         case Settle() as settle:
             escrow.check_settlement(settle)
         case Faucet() if not genesis.parameters.faucet:
             raise fault("faucet", f"the network {genesis.name} has none.")
         case Release() | Faucet():
             pass
+
+
+def least_fee(parameters: Parameters, size: int) -> int:
+    """Return what a transaction of so many bytes pays whoever mines it, at least, in µPAI; the faucet is free."""
+    return parameters.fee + parameters.fee_per_kib * size // 1024
 
 
 def spent(transaction: Transaction) -> int:

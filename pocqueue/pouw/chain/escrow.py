@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from pocqueue.pouw.chain.amounts import text
 from pocqueue.pouw.chain.genesis import Genesis, Parameters
 from pocqueue.pouw.chain.records import (
     SUPPLY,
@@ -28,6 +29,7 @@ from pocqueue.pouw.chain.state import Draft
 from pocqueue.pouw.chain.tasks import DATA_OF_TYPE, MILLION, TaskModel
 from pocqueue.pouw.errors import BadEncoding, InvalidTask
 from pocqueue.pouw.slots import bls
+from pocqueue.pouw.slots.task import TaskSpec
 from pocqueue.pouw.wire.codec import decode
 from pocqueue.pouw.wire.transactions import (
     OrderTask,
@@ -54,8 +56,8 @@ class Payouts(NamedTuple):
         return self.pool + sum(amount for _, amount in (*self.miners, *self.committee))
 
 
-def check_order(order: OrderTask) -> None:
-    """Return if a task can be trained as it is ordered.
+def check_order(parameters: Parameters, order: OrderTask) -> None:
+    """Return if a task can be trained as it is ordered, and pays for that.
 
     Raises:
         InvalidTransaction: it cannot.
@@ -66,9 +68,24 @@ def check_order(order: OrderTask) -> None:
     if not order.reward:
         raise fault("reward", "nothing; allowed: at least 0.000001 PAI.")
     try:
-        decode(order.requirements, TaskModel).spec(bytes(32), order.data)
+        model = decode(order.requirements, TaskModel)
+        spec = model.spec(bytes(32), order.data)
     except (BadEncoding, InvalidTask) as exc:
         raise fault("task", str(exc)) from None
+    least = training_fee(parameters, model.max_epochs, spec)
+    if order.training_fee < least:
+        raise fault(
+            "training-fee",
+            f"{text(order.training_fee)}; allowed for {model.max_epochs:,} laps of this model: at least {text(least)}.",
+        )
+
+
+def training_fee(parameters: Parameters, laps: int, spec: TaskSpec) -> int:
+    """Return what the training of a task costs its client at least, in µPAI: by its laps and its work.
+
+    Whatever comes of it this is paid, so nobody holds the network up for nothing.
+    """
+    return parameters.lap_fee * laps * (1 + (spec.work() >> 20))
 
 
 def open_task(genesis: Genesis, draft: Draft, transaction: Transaction) -> None:
@@ -77,6 +94,12 @@ def open_task(genesis: Genesis, draft: Draft, transaction: Transaction) -> None:
     assert isinstance(order, OrderTask)
     if order.deadline_ms <= clock.time_ms:
         raise refusal("deadline", f"{order.deadline_ms} is not after the block's {clock.time_ms}.")
+    longest_ms = genesis.parameters.longest_ms
+    if order.deadline_ms > clock.time_ms + longest_ms:
+        raise refusal(
+            "deadline",
+            f"{order.deadline_ms} is more than {longest_ms} ms after the block's {clock.time_ms}.",
+        )
     draft.put(
         task_key(transaction.id),
         TaskRecord(

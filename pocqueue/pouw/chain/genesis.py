@@ -38,7 +38,7 @@ _Positive = Annotated[int, msgspec.Meta(ge=1, le=2**40)]
 #: Draws that a byte or a weight is worth, in units of 2^-32.
 _Draws = Annotated[int, msgspec.Meta(ge=0, le=2**32)]
 _GENERATION_BYTES = 8
-_SECTIONS = ("blocks", "slots", "stakes", "tasks", "filler", "accounts")
+_SECTIONS = ("blocks", "fees", "slots", "stakes", "tasks", "filler", "accounts")
 
 
 class Parameters(Message, frozen=True):
@@ -57,6 +57,10 @@ class Parameters(Message, frozen=True):
     #: Smallest stake of each role, in the order of `wire.transactions.ROLES`.
     minimum_stakes: tuple[Count, Count, Count, Count]
     faucet: Count  #: 0: there is none
+    fee: Count  #: of a transaction, at least ...
+    fee_per_kib: Count  #: ... and as much for a KiB of it
+    lap_fee: Count  #: of a task's training, at least: for a lap, and again for each 2^20 of a part's work
+    longest_ms: _Positive  #: a task's deadline is not further ahead
     unbonding_blocks: _Positive
     check_laps: _Positive  #: from one look at a task's accuracy to the next
     grace_ms: Count  #: after its deadline a task may still be settled
@@ -178,7 +182,7 @@ def _genesis(document: dict[str, Any]) -> Genesis:
     for name, section in zip(_SECTIONS, sections, strict=True):
         if not isinstance(section, dict):
             raise ValueError(f"{name} is {section!r}; allowed: a table")
-    blocks, slots, stakes, tasks, filler, accounts = sections
+    blocks, fees, slots, stakes, tasks, filler, accounts = sections
     bits = blocks.pop("first_target_bits")
     if not isinstance(bits, int) or not 1 <= bits <= 255:
         raise ValueError(f"first_target_bits is {bits!r}; allowed: 1 to 255")
@@ -187,10 +191,19 @@ def _genesis(document: dict[str, Any]) -> Genesis:
         raise ValueError("the accounts own more coins than half of what can be counted")
     amounts = {
         "subsidy": micro(blocks.pop("subsidy"), "subsidy"),
+        **{name: micro(fees.pop(name), name) for name in ("fee", "fee_per_kib", "lap_fee")},
         "faucet": micro(stakes.pop("faucet"), "faucet"),
         "minimum_stakes": tuple(micro(stakes.pop(role), role) for role in ROLES[:-1]),
     }
-    numbers = {**amounts, **blocks, **slots, **stakes, **tasks, "first_target": _power(bits)}
+    numbers = {
+        **amounts,
+        **blocks,
+        **fees,
+        **slots,
+        **stakes,
+        **tasks,
+        "first_target": _power(bits),
+    }
     document |= {
         "time_ms": int(time.timestamp() * 1000),
         "filler_data": filler.pop("data"),
@@ -198,7 +211,9 @@ def _genesis(document: dict[str, Any]) -> Genesis:
         "parameters": _made(numbers, Parameters),
         "accounts": owned,
     }
-    return _made(document, Genesis)
+    genesis = _made(document, Genesis)
+    genesis.filler.spec(bytes(32), genesis.filler_data)  # raises if there is no such model
+    return genesis
 
 
 def _made(values: dict[str, Any], kind: type[_T]) -> _T:

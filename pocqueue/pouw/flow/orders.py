@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping
 
 from pocqueue.pouw.chain.amounts import text
-from pocqueue.pouw.chain.apply import apply_transaction, begin_block, income, spent
+from pocqueue.pouw.chain.apply import apply_transaction, begin_block, income, least_fee, spent
 from pocqueue.pouw.chain.signatures import sign_transaction
 from pocqueue.pouw.errors import BadEncoding, InvalidTransaction, PeerFault
 from pocqueue.pouw.flow.core import Core, now_ms
@@ -16,9 +16,9 @@ from pocqueue.pouw.p2p.frames import Kind
 from pocqueue.pouw.p2p.service import PeerInfo
 from pocqueue.pouw.wire.blocks import Block
 from pocqueue.pouw.wire.codec import decode
-from pocqueue.pouw.wire.transactions import Body, Transaction, Transfer
+from pocqueue.pouw.wire.transactions import MAX_TRANSACTION_BYTES, Body, Transaction, Transfer
 
-#: Of our own transactions, µPAI.
+#: Of our own transactions, µPAI; more where the network asks for more.
 FEE = 1000
 _REPEAT_S = 10.0
 #: What a later block may take.
@@ -57,8 +57,13 @@ class Orders:
             return False
         return True
 
-    def make(self, body: Body, *, fee: int = FEE) -> Transaction:
-        """Sign a transaction of our own, the next one after those that wait.
+    @property
+    def usual_fee(self) -> int:
+        """Return what our own transactions pay, in µPAI: enough for the largest one on this network."""
+        return max(FEE, least_fee(self._core.genesis.parameters, MAX_TRANSACTION_BYTES))
+
+    def make(self, body: Body, *, fee: int | None = None) -> Transaction:
+        """Sign a transaction of our own, the next one after those that wait; it pays the usual fee if none is given.
 
         Raises:
             InvalidTransaction: our coins do not suffice, those that are on their way counted.
@@ -68,7 +73,9 @@ class Orders:
         taken = {one.sequence for one in self._own.values()}
         while sequence in taken:
             sequence += 1
-        signed = sign_transaction(core.key, core.genesis.network, sequence, fee, body)
+        signed = sign_transaction(
+            core.key, core.genesis.network, sequence, self.usual_fee if fee is None else fee, body
+        )
         self._own[signed.id] = signed
         missing = -self.owned()
         if missing > 0:
@@ -143,7 +150,7 @@ class Orders:
         if all(one.sequence < given_up.sequence for one in self._own.values()):
             return None
         # A µPAI to ourselves, for more than the one in whose place it comes, which others may still have.
-        core, fee = self._core, 2 * max(given_up.fee, FEE)
+        core, fee = self._core, 2 * max(given_up.fee, self.usual_fee)
         body = Transfer(core.account, 1)
         made = sign_transaction(core.key, core.genesis.network, given_up.sequence, fee, body)
         self._own[made.id] = made

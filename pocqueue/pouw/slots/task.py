@@ -17,8 +17,12 @@ from pocqueue.pouw.slots.maps import cap_of
 
 #: Slots of a lap, after which residuals begin at zero: R.
 LAP = 8
-#: Weights of a model, at most: a lap of them is 128 MiB.
-MAX_WEIGHTS = 4_000_000
+#: Weights of a model, at most: a lap of them is 32 MiB, and the maps of 32 lanes are far less than an answer.
+MAX_WEIGHTS = 1_000_000
+#: Multiply-accumulates of a part's forward pass, at most: 0.1 s or so with what follows.
+MAX_WORK = 1 << 27
+#: Numbers that a part's layers put out, at most: 8 MiB, of which training keeps a few times as much.
+MAX_OUTPUTS = 1 << 21
 _MAX_WIDTH = 4096
 _MAX_LAYERS = 6
 _KERNEL = 9  # of 3 x 3
@@ -109,6 +113,15 @@ class TaskSpec(msgspec.Struct, frozen=True, array_like=True, dict=True):
             )
         if not 1 <= self.batch_size <= 1024:
             raise InvalidTask(f"batch_size is {self.batch_size}; allowed: 1 to 1024.")
+        for amount, most, what in (
+            (self.work(), MAX_WORK, "multiply-accumulates"),
+            (self.num_outputs, MAX_OUTPUTS, "numbers between its layers"),
+        ):
+            if amount > most:
+                raise InvalidTask(
+                    f"a mini-batch takes {amount:,} {what}; allowed: {most:,}; take a smaller batch_size, or smaller "
+                    "widths in hidden."
+                )
         for name, value in (("learning_rate", self.learning_rate), ("tau", self.tau)):
             if not 1e-6 <= value <= 1e3:
                 raise InvalidTask(f"{name} is {value}; allowed: 0.000001 to 1000.")
@@ -154,6 +167,15 @@ class TaskSpec(msgspec.Struct, frozen=True, array_like=True, dict=True):
         """Return the multiply-accumulates of an iteration's forward pass, for `draws.allowance`."""
         one = sum(parameter.work for parameter in self.parameters)
         return one * self.batch_size * parts
+
+    @property
+    def num_outputs(self) -> int:
+        """Return how many numbers the layers put out for a mini-batch, which its backward pass needs again."""
+        # A weight's work is its inputs for each of its outputs; of an embedding that is a little too much.
+        each = (
+            parameter.work // parameter.fan_in for parameter in self.parameters if parameter.fan_in
+        )
+        return sum(each) * self.batch_size
 
 
 class LapSlot(msgspec.Struct, frozen=True, array_like=True):

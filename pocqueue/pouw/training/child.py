@@ -53,6 +53,8 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
             answer = Failure(str(exc))
         except MemoryError:
             answer = Failure("its memory is used up; take a smaller model or batch.")
+        except RuntimeError as exc:  # torch has no room for a tensor, or cannot do what it is told
+            answer = Failure(str(exc).partition("\n")[0])
         write_frame(answers, answer)
 
 

@@ -17,6 +17,7 @@ from torch.nn import functional
 from pocqueue.pouw.slots.task import DATA, TaskSpec
 from pocqueue.pouw.slots.weights import Weights
 from pocqueue.pouw.training.samples import Part, load
+from pocqueue.pouw.wire.slots import MAX_PARTS
 
 
 @contextlib.contextmanager
@@ -71,9 +72,16 @@ class Model:
 
     def correct(self, weights: Weights, part: Part) -> int:
         """Return how many samples of a part the model is right about."""
+        # Not all at once: a task's bounds are those of its mini-batches.
+        size = self.task.batch_size * MAX_PARTS
         with torch.inference_mode():
-            logits = self._logits(torch.from_numpy(weights.copy()), torch.from_numpy(part.x))
-            return int((logits.argmax(1) == torch.from_numpy(part.y)).sum())
+            theta = torch.from_numpy(weights.copy())
+            pieces = zip(
+                torch.from_numpy(part.x).split(size),
+                torch.from_numpy(part.y).split(size),
+                strict=True,
+            )
+            return sum(int((self._logits(theta, x).argmax(1) == y).sum()) for x, y in pieces)
 
     def _logits(self, theta: Tensor, x: Tensor) -> Tensor:
         # One split: its backward pass is one concatenation, that of a slice is a whole vector each.

@@ -22,6 +22,8 @@ from pocqueue.pouw.wire.hashes import tagged
 
 #: Messages of one slot, at most.
 MAX_LANES = 1024
+#: Mini-batches of a message, at most.
+MAX_PARTS = 8
 
 
 class Iteration(Message, frozen=True, dict=True):
@@ -37,7 +39,7 @@ class Iteration(Message, frozen=True, dict=True):
     miner: Account
     lane: Small
     parts: Annotated[
-        int, msgspec.Meta(ge=1, le=8)
+        int, msgspec.Meta(ge=1, le=MAX_PARTS)
     ]  #: mini-batches that its gradient is the mean of
     map_hash: Hash  #: H("map", the map's bytes)
     entries: Count  #: of the map

@@ -22,6 +22,7 @@ from pocqueue.pouw.errors import InvalidTransaction
 from pocqueue.pouw.wire.hashes import ZERO
 from pocqueue.pouw.wire.transactions import Body, Faucet, Release, Transaction, Transfer
 from tests.pouw.support import (
+    DEV,
     GENESIS,
     account,
     after,
@@ -107,6 +108,22 @@ def test_a_transaction_has_a_limit() -> None:
     large = Transaction(1, GENESIS.network, account("a"), 0, 0, settle, bytes(64))
     with pytest.raises(InvalidTransaction, match=r"size: it has .* allowed: 32,768"):
         check_transaction(GENESIS, large)
+
+
+def test_a_flood_costs_something() -> None:
+    """On `dev` 100 µPAI and 25 a KiB, whatever the body; only what the faucet gives is free."""
+    work = {account(f"m{number}"): 1 for number in range(60)}
+    for body in (transfer("b"), ticket(MINER), Release(ZERO), settlement(ZERO, work)):
+        offers = [signed("a", body, 1, fee, DEV.network) for fee in range(100, 180)]
+        # Its fee is among its bytes.
+        place = next(at for at, one in enumerate(offers) if one.fee >= 100 + 25 * one.size // 1024)
+        check_transaction(DEV, offers[place])
+        with pytest.raises(
+            InvalidTransaction, match=r"^fee: .* bytes: at least 0\.0001"
+        ) as refused:
+            check_transaction(DEV, offers[place - 1])
+        assert refused.value.is_fault
+    check_transaction(DEV, signed("a", Faucet(), 0, 0, DEV.network))
 
 
 @pytest.mark.parametrize(

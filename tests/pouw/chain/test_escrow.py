@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import given, settings, strategies as st
 
 from pocqueue.pouw.chain.amounts import PAI
-from pocqueue.pouw.chain.escrow import quality
+from pocqueue.pouw.chain.escrow import check_order, quality
 from pocqueue.pouw.chain.state import State
+from pocqueue.pouw.chain.tasks import parse_requirements
 from pocqueue.pouw.errors import InvalidTransaction
+from pocqueue.pouw.wire.codec import encode
 from pocqueue.pouw.wire.hashes import ZERO
 from pocqueue.pouw.wire.transactions import OrderTask, Settle
 from tests.pouw.support import (
     DAY_MS,
+    DEV,
     GENESIS,
     account,
     after,
@@ -131,6 +136,32 @@ def test_only_accounts_are_paid(opened: State) -> None:
     assert (refused.value.rule, refused.value.is_fault) == ("account", False)
 
 
+@pytest.mark.parametrize(
+    ("requirements", "least"),
+    [
+        ({"max_epochs": 1}, 2 * 2_000),  # 1.04 of 2^20: the part of a MiB that was begun counts
+        ({}, 100 * 2 * 2_000),
+        ({"architecture": "CNN"}, 100 * 8 * 2_000),
+        ({"max_epochs": 10_000, "batch_size": 1}, 10_000 * 2_000),
+        ({"max_epochs": 10_000, "hidden": [900, 900], "batch_size": 100}, 10_000 * 84 * 2_000),
+    ],
+)
+def test_training_is_paid_for_by_its_laps_and_work(
+    requirements: dict[str, Any], least: int
+) -> None:
+    """On `dev`, 0.002 PAI a lap and for each 2^20 multiply-accumulates: nobody holds all others up for nothing."""
+    wanted = {"architecture": "MLP", **requirements}
+    body = msgspec.structs.replace(
+        order(training_fee=least), requirements=encode(parse_requirements(wanted, "digits"))
+    )
+    check_order(DEV.parameters, body)
+    with pytest.raises(
+        InvalidTransaction, match=r"^training-fee: .* laps of this model"
+    ) as refused:
+        check_order(DEV.parameters, msgspec.structs.replace(body, training_fee=least - 1))
+    assert refused.value.is_fault
+
+
 def test_a_late_task_is_refunded(opened: State) -> None:
     """In the first block after its grace is over, all of it."""
     left_ms = order().deadline_ms + GRACE_MS - opened.clock.time_ms
@@ -155,6 +186,8 @@ def test_a_late_task_is_refunded(opened: State) -> None:
         ({"requirements": order().requirements + b"\x00"}, "task", True),
         ({"task_type": "nlp", "data": "words"}, "task", True),
         ({"deadline_ms": GENESIS.time_ms - DAY_MS}, "deadline", False),
+        ({"deadline_ms": GENESIS.time_ms + 31 * DAY_MS}, "deadline", False),
+        ({"deadline_ms": 2**62}, "deadline", False),
         ({"reward": 2001 * PAI}, "balance", False),
         ({"training_fee": 2**62}, "balance", False),
     ],

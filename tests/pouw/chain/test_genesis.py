@@ -21,8 +21,8 @@ DEV = files("pocqueue.pouw.chain").joinpath("dev.toml").read_text("utf-8")
 def test_dev_is_the_same_network_everywhere() -> None:
     """Frozen: whoever changes it makes another network of it."""
     dev = Genesis.dev()
-    assert dev.network.hex() == "24bd1af892580f96760b51ca84ca4e039c1cdf79485f84c95e73d794a79f518d"
-    assert dev.header_id.hex() == "6a7aacad7e131f1c7459c420527b205ac4dde8e590cf59933dbaa765ac8a066a"
+    assert dev.network.hex() == "c7493cb37718cf9b1d92eaa11c773356d6dae87e59b8e328b17e90500c74f960"
+    assert dev.header_id.hex() == "a1863a1ffc4c292dd198714861e66a43cfbe34b3c9a5480a993ead8852c627e3"
     assert decode(encode(dev), Genesis) == dev
 
 
@@ -59,6 +59,10 @@ def test_accounts_own_what_it_says(tmp_path: Path) -> None:
         ("[blocks]", "[[blocks]]", "blocks is .* a table"),
         ("[blocks]", "[blocks", "line"),
         ("hidden = [128, 64]", "hidden = [128, 0]", "hidden is"),
+        ("hidden = [128, 64]", "hidden = [4096, 4096]", "weights; allowed"),
+        ('architecture = "MLP"', 'architecture = "BAG"', "BAG trains on words"),
+        ("fee = 0.0001 ", "fee = 0.00000001 ", "at most 6 decimals"),
+        ("lap_fee", "lap_price", "lap_fee is missing"),
         ("subsidy = 50", "subsidy = []", "subsidy is"),
     ],
 )

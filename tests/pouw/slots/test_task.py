@@ -17,9 +17,11 @@ def test_sizes_are_those_of_the_layers() -> None:
     """Weights, cap and work, counted by hand."""
     assert DIGITS.num_weights == 64 * 128 + 128 + 128 * 64 + 64 + 64 * 10 + 10 == 17_226
     assert DIGITS.cap == 344
+    assert DIGITS.num_outputs == 64 * (128 + 64 + 10)
     assert DIGITS.work() == 64 * (64 * 128 + 128 * 64 + 64 * 10)
     cnn = TaskSpec(bytes(32), "CNN", (16, 32, 64), "digits", 1, 0.3, 0.02)
     assert cnn.num_weights == 9 * 16 + 16 + 9 * 16 * 32 + 32 + 512 * 64 + 64 + 640 + 10
+    assert cnn.num_outputs == 16 * 64 + 32 * 16 + 64 + 10
     assert cnn.work() == 9 * 16 * 64 + 9 * 16 * 32 * 16 + 512 * 64 + 640
     bag = TaskSpec(bytes(32), "BAG", (32, 32), "words", 1, 3.0, 0.002)
     assert bag.num_weights == 4096 * 32 + 32 * 32 + 32 + 64 + 2
@@ -34,8 +36,20 @@ def test_sizes_are_those_of_the_layers() -> None:
         ({"data": "words"}, "MLP trains on digits, not on words"),
         ({"architecture": "CNN", "hidden": (8,)}, "hidden has 1 widths; allowed for CNN: 2 to 6"),
         ({"hidden": (0,)}, "width of hidden is 0; allowed: 1 to 4096"),
-        ({"hidden": (4096, 4096)}, "17,088,522 weights; allowed: 4,000,000"),
+        ({"hidden": (4096, 4096)}, "17,088,522 weights; allowed: 1,000,000"),
         ({"batch_size": 0}, "batch_size is 0; allowed: 1 to 1024"),
+        (
+            {"hidden": (900, 900), "batch_size": 160},
+            "takes 140,256,000 multiply-accumulates; allowed: 134,217,728; take a smaller batch_size",
+        ),
+        (
+            {"architecture": "CNN", "hidden": (4096, 1), "batch_size": 8},
+            "takes 2,097,360 numbers between its layers; allowed: 2,097,152",
+        ),
+        (
+            {"architecture": "CNN", "hidden": (4096, 16), "batch_size": 1024},
+            "takes .* allowed",
+        ),
         ({"tau": float("nan")}, "tau is nan; allowed"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0; allowed"),
     ],

@@ -21,6 +21,7 @@ from pocqueue.pouw.training.iterate import iterate
 from pocqueue.pouw.training.messages import Accuracy
 from pocqueue.pouw.training.models import Model
 from pocqueue.pouw.training.trainer import Trainer
+from pocqueue.pouw.wire.slots import MAX_PARTS
 from tests.pouw.training.in_step import InStep, task_of
 
 MINER = b"m" * 33
@@ -44,6 +45,15 @@ def _is_alive(pid: int) -> bool:
     return state != "Z"
 
 
+def _peak_mib(pid: int) -> int:
+    """Return the most memory that a process has had."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return (
+        int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
+        // 1024
+    )
+
+
 def _environment(pid: int) -> list[bytes]:
     return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
 
@@ -53,6 +63,23 @@ def _wait_for_end(pid: int) -> None:
     while _is_alive(pid):
         assert time.monotonic() < deadline, f"process {pid} goes on"
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "batch_size"), [((30, 4), 1024), ((4096, 1), 7)], ids=["batch", "channels"]
+)
+async def test_no_task_that_is_allowed_takes_much_memory(
+    hidden: tuple[int, ...], batch_size: int
+) -> None:
+    """Close to the bounds, in all its parts and when it is measured: a GiB is more than enough."""
+    task = msgspec.structs.replace(TASK, architecture="CNN", hidden=hidden, batch_size=batch_size)
+    task.check()
+    theta = weights_bytes(first_weights(task))
+    with Trainer() as own:
+        await own.iterate(task, theta, None, 5, MINER, 0, MAX_PARTS)
+        await own.accuracy(task, theta, "val")
+        assert own.pid is not None
+        assert _peak_mib(own.pid) < 1024
 
 
 async def test_the_child_computes_what_we_would(trainer: Trainer) -> None:
