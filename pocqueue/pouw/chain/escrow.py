@@ -189,9 +189,11 @@ def quality(min_accuracy: int, settle: Settle) -> int:
 
 def refund_late(parameters: Parameters, draft: Draft, clock: Clock) -> None:
     """Give back what is in escrow for tasks that nobody settled in time."""
-    for task, record in draft.open_tasks().items():
-        if record.deadline_ms + parameters.grace_ms >= clock.time_ms:
+    for deadline_ms, task in draft.open_deadlines():  # nothing else is read of those that have time
+        if deadline_ms + parameters.grace_ms >= clock.time_ms:
             break
+        record = draft.task(task)
+        assert record is not None, task.hex()
         _close(draft, task, record, Outcome(clock.height, 0, 0, 0, 0))
 
 

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Protocol, TypeVar
 
 from msgspec.structs import replace
+from typing_extensions import override
 
 from pocqueue.pouw.chain.records import (
     CLOCK,
@@ -116,8 +117,11 @@ class _Layer:
 
     def open_tasks(self) -> dict[bytes, TaskRecord]:
         """Return the tasks that are neither settled nor refunded by their ids, earliest deadline first."""
-        ids = [key[-32:] for key, _ in self.scan(b"o")]
-        return {task: self._have(task_key(task), TaskRecord) for task in ids}
+        return {task: self._have(task_key(task), TaskRecord) for _, task in self.open_deadlines()}
+
+    def open_deadlines(self) -> list[tuple[int, bytes]]:
+        """Return deadline (ms since 1970) and id of each of these tasks, earliest first."""
+        return [(int.from_bytes(key[1:-32]), key[-32:]) for key, _ in self.scan(b"o")]
 
     def committee(self, epoch: int) -> Committee | None:
         """Return the committee of an epoch, in office or not any more."""
@@ -173,8 +177,16 @@ class State(_Layer):
     ) -> None:
         """Make the state over a table that has everything, or over another state with its block's diff."""
         self.digest = digest
+        self._open_tasks: dict[bytes, TaskRecord] | None = None
         self.diff: Mapping[bytes, bytes | None] = MappingProxyType(dict(diff or {}))
         super().__init__(below, self.diff)
+
+    @override
+    def open_tasks(self) -> dict[bytes, TaskRecord]:
+        """Return the tasks that are neither settled nor refunded; decoded once, however often they are asked for."""
+        if self._open_tasks is None:
+            self._open_tasks = super().open_tasks()
+        return dict(self._open_tasks)
 
     def child(self) -> Draft:
         """Return a draft of the state after a block on this one."""

@@ -220,6 +220,25 @@ def test_an_anchor_may_be_on_another_side(chain: Chain) -> None:
         chain.set_anchor(b"x" * 32)
 
 
+def test_an_anchor_that_is_not_here_yet_is_set_later(chain: Chain) -> None:
+    """A certificate may come before the block that it names: nothing has changed, and the next try is a good one."""
+    here, there = _branch(chain, chain.tip.id, 2), _branch(chain, chain.tip.id, 2)
+    _add(chain, here[0])
+    before = _contents(chain)
+    with pytest.raises(ChainError, match="not here"):
+        chain.set_anchor(here[1].id)
+    assert _contents(chain) == before
+    for block in (here[1], *there):
+        _add(chain, block)
+    chain.set_anchor(here[1].id)
+    assert chain.anchor.id == chain.tip.id == here[1].id
+    for block in there:  # of the other side, however often
+        for _ in range(2):
+            with pytest.raises(ChainError, match="contradicts the anchor"):
+                chain.set_anchor(block.id)
+    assert chain.anchor.id == here[1].id
+
+
 def test_it_goes_on_where_it_was(tmp_path: Path) -> None:
     """Restarted at any point: the same tip, anchor and state, and both sides of a fork."""
     with ChainStore(tmp_path, GENESIS) as store:

@@ -8,8 +8,10 @@ import msgspec
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from pocqueue.pouw.chain import state as state_module
 from pocqueue.pouw.chain.amounts import PAI
 from pocqueue.pouw.chain.escrow import check_order, quality
+from pocqueue.pouw.chain.records import TaskRecord
 from pocqueue.pouw.chain.state import State
 from pocqueue.pouw.chain.tasks import parse_requirements
 from pocqueue.pouw.errors import InvalidTransaction
@@ -174,6 +176,26 @@ def test_a_late_task_is_refunded(opened: State) -> None:
     assert record.outcome is not None
     assert (record.outcome.total, record.outcome.paid) == (0, 0)
     assert not state.open_tasks()
+
+
+def test_open_tasks_are_decoded_once(opened: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A committee looks at them for every slot; and a block that refunds nobody does not look into them."""
+    state = after(opened, signed("client", order(), 2))
+    read: list[bytes] = []
+    decoded = state_module.decode
+
+    def counted(data: bytes, kind: type[Any]) -> Any:
+        read.extend([data] if kind is TaskRecord else [])
+        return decoded(data, kind)
+
+    monkeypatch.setattr(state_module, "decode", counted)
+    later = after(state)
+    assert not read
+    for _ in range(3):
+        assert len(later.open_tasks()) == 2
+    assert len(read) == 2
+    later.open_tasks().clear()  # a copy
+    assert len(later.open_tasks()) == 2
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from pocqueue.pouw.chain import mempool
@@ -162,6 +163,39 @@ def test_bytes_are_a_limit_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pool.add(signed("b", transfer("d"), 1, fee=9000), state, 0)
     assert pool.size_bytes <= mempool.MAX_BYTES
     assert small[-1] not in set(pool)
+
+
+def test_what_does_not_fit_drops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is refused in the end would have emptied the pool of all that is cheaper."""
+    state = funded("a", "b", "c")
+    cheap = [signed("a", transfer("d"), number, fee=1) for number in range(1, 4)]
+    dear = [signed("b", transfer("d"), number, fee=9000) for number in range(1, 4)]
+    monkeypatch.setattr(mempool, "MAX_BYTES", sum(each.size for each in (*cheap, *dear)))
+    pool = _pool(state, *cheap, *dear)
+    large = msgspec.structs.replace(ticket(MINER), preferences=b"." * 2000)
+    for _ in range(2):
+        with pytest.raises(InvalidTransaction, match="full"):
+            pool.add(signed("c", large, 1, fee=5000), state, 0)
+        assert set(pool) == {*cheap, *dear}
+    # They are still those that go first.
+    assert pool.add(late := signed("c", transfer("d"), 1, fee=5000), state, 0)
+    assert {*dear, late} <= set(pool)
+    assert cheap[-1] not in set(pool)
+
+
+def test_a_flood_is_seen_through_before_signatures_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be paid, or comes out of turn, takes no curve: anybody can send it for nothing."""
+    looked_at: list[Transaction] = []
+    monkeypatch.setattr(
+        mempool, "check_transaction", lambda _, transaction: looked_at.append(transaction)
+    )
+    state, pool = funded("a"), Mempool(GENESIS)
+    for transaction in (signed("x", transfer("b"), 0), signed("a", transfer("b"), 0)):
+        with pytest.raises(InvalidTransaction):
+            pool.add(transaction, state, 0)
+    assert not looked_at
+    assert pool.add(good := signed("a", transfer("b"), 1), state, 0)
+    assert looked_at == [good]
 
 
 def test_many_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
