@@ -77,8 +77,8 @@ class Model:
         with torch.inference_mode():
             theta = torch.from_numpy(weights.copy())
             pieces = zip(
-                torch.from_numpy(part.x).split(size),
-                torch.from_numpy(part.y).split(size),
+                torch.split(torch.from_numpy(part.x), size),
+                torch.split(torch.from_numpy(part.y), size),
                 strict=True,
             )
             return sum(int((self._logits(theta, x).argmax(1) == y).sum()) for x, y in pieces)

@@ -8,14 +8,13 @@ import msgspec
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from pocqueue.pouw.chain import state as state_module
 from pocqueue.pouw.chain.amounts import PAI
 from pocqueue.pouw.chain.escrow import check_order, quality
 from pocqueue.pouw.chain.records import TaskRecord
 from pocqueue.pouw.chain.state import State
 from pocqueue.pouw.chain.tasks import parse_requirements
 from pocqueue.pouw.errors import InvalidTransaction
-from pocqueue.pouw.wire.codec import encode
+from pocqueue.pouw.wire.codec import decode, encode
 from pocqueue.pouw.wire.hashes import ZERO
 from pocqueue.pouw.wire.transactions import OrderTask, Settle
 from tests.pouw.support import (
@@ -182,13 +181,12 @@ def test_open_tasks_are_decoded_once(opened: State, monkeypatch: pytest.MonkeyPa
     """A committee looks at them for every slot; and a block that refunds nobody does not look into them."""
     state = after(opened, signed("client", order(), 2))
     read: list[bytes] = []
-    decoded = state_module.decode
 
     def counted(data: bytes, kind: type[Any]) -> Any:
         read.extend([data] if kind is TaskRecord else [])
-        return decoded(data, kind)
+        return decode(data, kind)
 
-    monkeypatch.setattr(state_module, "decode", counted)
+    monkeypatch.setattr("pocqueue.pouw.chain.state.decode", counted)
     later = after(state)
     assert not read
     for _ in range(3):
