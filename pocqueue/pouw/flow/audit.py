@@ -72,7 +72,7 @@ class Audits:
 
     async def _audit(self, iteration: Iteration, score: float) -> None:
         try:
-            await self._blocks.train_over(iteration, None)
+            await self._blocks.train_over(iteration)
             self.num_done += 1
         except InvalidBlock as exc:
             self._core.alert(

@@ -22,9 +22,12 @@ from pocqueue.pouw.errors import (
     UnknownParent,
 )
 from pocqueue.pouw.flow.core import Core, now_ms
+from pocqueue.pouw.flow.slot_sync import SlotSync
 from pocqueue.pouw.flow.slots import SlotFlow
 from pocqueue.pouw.p2p.frames import Kind
 from pocqueue.pouw.p2p.service import PeerInfo
+from pocqueue.pouw.slots.maps import decode_map
+from pocqueue.pouw.slots.weights import weights_end, weights_from
 from pocqueue.pouw.wire.blocks import Block, Trained
 from pocqueue.pouw.wire.codec import decode
 from pocqueue.pouw.wire.slots import Iteration
@@ -43,7 +46,8 @@ class BlockFlow:
 
     Args:
         core: of the node.
-        slots: has what a winner's lap is trained over with.
+        slots: has the newest certificate.
+        slot_sync: has what a winner's lap is trained over with.
         on_change: hears what a block did to the chain.
         on_missing: hears of a peer that has a block whose parent is not here.
     """
@@ -52,15 +56,18 @@ class BlockFlow:
         self,
         core: Core,
         slots: SlotFlow,
+        slot_sync: SlotSync,
         on_change: Callable[[Change], None],
         on_missing: Callable[[PeerInfo], None],
     ) -> None:
         self._core = core
-        self._slots = slots
+        self._slots, self._slot_sync = slots, slot_sync
         self._on_change = on_change
         self._on_missing = on_missing
         self._lock = asyncio.Lock()
         self._queue: asyncio.Queue[tuple[Block, PeerInfo]] = asyncio.Queue(_MAX_QUEUE)
+        #: The newest certificate may name a block as final that is here and is not the anchor.
+        self._is_anchor_due = asyncio.Event()
 
     def receive(self, peer: PeerInfo, body: bytes) -> None:
         """Queue a peer's block; where too many wait it is left to sync.
@@ -76,13 +83,14 @@ class BlockFlow:
             self._queue.put_nowait((block, peer))
 
     async def run(self) -> None:
-        """Take what is queued."""
-        while True:
-            block, peer = await self._queue.get()
-            try:
-                await self.take(block, peer)
-            except PeerFault as fault:
-                self._core.network.charge(peer.account, fault.points, str(fault))
+        """Take what is queued, and make final what certificates name."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._take_queued())
+            group.create_task(self._settle_anchors())
+
+    def wish_anchor(self) -> None:
+        """Make final soon what the newest certificate names."""
+        self._is_anchor_due.set()
 
     async def take(self, block: Block, peer: PeerInfo | None, *, is_final: bool = False) -> bool:
         """Take a block into the chain and announce it; True if it is good and new.
@@ -95,55 +103,64 @@ class BlockFlow:
         Raises:
             PeerFault: it breaks a rule.
         """
-        async with self._lock:
-            # In its thread: it may have to look on the disk, where a block is being written.
-            if await self._core.in_chain(self._core.chain.__contains__, block.id):
-                return False
-            try:
-                change = await self._checked(block, peer, is_final=is_final)
-            except UnknownParent:
-                if peer is not None:
-                    self._on_missing(peer)
-                return False
-            except InvalidBlock as exc:
-                self._refused(block, peer, exc)
-                return False
-            except (ChainError, TrainingError) as exc:
-                # It may be good; it is asked for again when the next one comes.
-                _log.warning("%s Block %s waits: %s", self._core.name, block.id.hex(), exc)
-                return False
+        core = self._core
+        if await self._is_here(block):
+            return False
+        retrained_for = None if is_final or not core.retrains else peer
+        try:
+            await core.in_chain(core.chain.check, block, now_ms(), is_final=is_final)
+            if retrained_for is not None and isinstance(block.proof, Trained):
+                # Slots are taken in meanwhile, which must not wait for blocks.
+                await self._slot_sync.reach(retrained_for, block.proof.winner.iteration)
+            async with self._lock:
+                if await self._is_here(block):
+                    return False
+                if retrained_for is not None and isinstance(block.proof, Trained):
+                    await self._judge(block)
+                change = await core.in_chain(core.chain.add, block, now_ms(), is_final=is_final)
+        except UnknownParent:
+            if peer is not None:
+                self._on_missing(peer)
+            return False
+        except InvalidBlock as exc:
+            self._refused(block, peer, exc)
+            return False
+        except (ChainError, TrainingError) as exc:
+            # It may be good; it is asked for again when the next one comes.
+            _log.warning("%s Block %s waits: %s", core.name, block.id.hex(), exc)
+            return False
         _log.info(
             "%s Block %d %s by %s",
-            *(
-                self._core.name,
-                block.header.height,
-                block.id.hex()[:16],
-                block.header.miner.hex()[:16],
-            ),
+            *(core.name, block.header.height, block.id.hex()[:16], block.header.miner.hex()[:16]),
         )
         self._on_change(change)
-        if self._core.retrains or is_final or not isinstance(block.proof, Trained):
-            self._core.network.announce(Kind.BLOCK, block.id)
+        self.wish_anchor()
+        if core.retrains or is_final or not isinstance(block.proof, Trained):
+            core.network.announce(Kind.BLOCK, block.id)
         return True
 
     async def settle_anchor(self, block: bytes) -> None:
         """Make a block final, as a certificate says; one that is not here yet is left to sync."""
-        async with self._lock:
-            try:
-                change = await self._core.in_chain(self._core.chain.set_anchor, block)
-            except ChainError as exc:
-                _log.debug("%s %s", self._core.name, exc)
-                return
-        self._on_change(change)
-        if not self._core.retrains:  # it has told nobody yet; those below, others ask for
-            self._core.network.announce(Kind.BLOCK, block)
+        core, old = self._core, self._core.chain.anchor.id
+        if block == old:
+            return
+        try:
+            change = await core.in_chain(core.chain.set_anchor, block)
+        except ChainError as exc:
+            _log.debug("%s %s", core.name, exc)
+            return
+        if core.chain.anchor.id != old:
+            self._on_change(change)
+            if not core.retrains:  # it has told nobody yet; those below, others ask for
+                core.network.announce(Kind.BLOCK, block)
+            await self._slots.prune()
 
-    async def retrain(self, block: Block, peer: PeerInfo | None) -> str:
+    async def retrain(self, block: Block) -> str:
         """Train a winner's lap over; return what came of it in a sentence. See `train_over`."""
         assert isinstance(block.proof, Trained)
-        return await self.train_over(block.proof.winner.iteration, peer)
+        return await self.train_over(block.proof.winner.iteration)
 
-    async def train_over(self, winner: Iteration, peer: PeerInfo | None) -> str:
+    async def train_over(self, winner: Iteration) -> str:
         """Train the lap of a certified message over; return what came of it in a sentence.
 
         Raises:
@@ -152,7 +169,7 @@ class BlockFlow:
             TrainingError: the trainer fails again and again.
         """
         core = self._core
-        lap, own_map = await self._slots.lap_of(winner, peer)
+        lap, own_map = await self._slot_sync.lap_of(winner)
         spec = spec_of(core.genesis, core.chain.tip.state, winner.task)
         for tries_left in reversed(range(_TRAINER_TRIES)):
             try:
@@ -169,22 +186,44 @@ class BlockFlow:
                 f"{verdict.violations} of {verdict.compared} entries of its map are not what its samples give; honest "
                 f"work looks so with a chance of {verdict.probability:.1g}.",
             )
-        self._slots.check_weights_end(winner, lap, own_map)
+        signs = decode_map(own_map, spec.num_weights, spec.cap)
+        if weights_end(spec, weights_from(lap[-1].theta), signs) != winner.weights_end:
+            raise InvalidBlock(
+                "re-execution", "its weights_end is not what its map makes of the slot's weights."
+            )
         return (
             f"{len(lap)} gradients done over: {verdict.violations} of {verdict.compared} entries differ, weights_end "
             "is exact."
         )
 
-    async def _checked(self, block: Block, peer: PeerInfo | None, *, is_final: bool) -> Change:
-        core = self._core
-        await core.in_chain(core.chain.check, block, now_ms(), is_final=is_final)
-        if isinstance(block.proof, Trained) and core.retrains and not is_final and peer is not None:
+    async def _take_queued(self) -> None:
+        while True:
+            block, peer = await self._queue.get()
             try:
-                await self.retrain(block, peer)
-            except InvalidBlock as exc:
-                await core.in_chain(core.chain.refuse, block, exc)
-                raise
-        return await core.in_chain(core.chain.add, block, now_ms(), is_final=is_final)
+                await self.take(block, peer)
+            except PeerFault as fault:
+                self._core.network.charge(peer.account, fault.points, str(fault))
+
+    async def _settle_anchors(self) -> None:
+        # Again with each block that comes: a certificate may be here before the block that it names.
+        while True:
+            await self._is_anchor_due.wait()
+            self._is_anchor_due.clear()
+            newest = self._slots.newest[2]
+            if newest is not None:
+                await self.settle_anchor(newest.certificate.anchor)
+
+    async def _is_here(self, block: Block) -> bool:
+        # In its thread: it may have to look on the disk, where a block is being written.
+        return await self._core.in_chain(self._core.chain.__contains__, block.id)
+
+    async def _judge(self, block: Block) -> None:
+        """Train a block over; what comes of that is remembered if it is bad."""
+        try:
+            await self.retrain(block)
+        except InvalidBlock as exc:
+            await self._core.in_chain(self._core.chain.refuse, block, exc)
+            raise
 
     def _refused(self, block: Block, peer: PeerInfo | None, exc: InvalidBlock) -> None:
         _log.warning("%s Block %s refused: %s", self._core.name, block.id.hex(), exc)

@@ -14,7 +14,13 @@ from pocqueue.pouw.chain.records import MINER, SUPERVISOR, Committee, TaskRecord
 from pocqueue.pouw.chain.state import State
 from pocqueue.pouw.chain.tasks import TaskModel
 from pocqueue.pouw.chain.tickets import is_founding_allowed
-from pocqueue.pouw.errors import InvalidTransaction, NodeDataError, PeerFault, TrainingError
+from pocqueue.pouw.errors import (
+    InvalidTransaction,
+    NodeDataError,
+    PeerFault,
+    SlotError,
+    TrainingError,
+)
 from pocqueue.pouw.flow.blocks import BlockFlow
 from pocqueue.pouw.flow.core import Core, now_ms
 from pocqueue.pouw.flow.orders import Orders
@@ -70,7 +76,7 @@ class CommitteeDuty:
     async def run_slots(self) -> None:
         """Certify slot after slot while in office."""
         while True:
-            committee = self._committee()
+            committee = await self._committee()
             if committee is None or not self._may_act:
                 self._drop()
                 await self._core.chain_changed.heard(_IDLE_S)
@@ -78,7 +84,7 @@ class CommitteeDuty:
             try:
                 history = await self._slots.history(await self._task())
                 await self._slot(history, committee)
-            except (NodeDataError, TrainingError) as exc:
+            except (NodeDataError, SlotError, TrainingError) as exc:
                 _log.error("%s No slot is certified: %s", self._core.name, exc)
                 await asyncio.sleep(_IDLE_S)
 
@@ -98,8 +104,8 @@ class CommitteeDuty:
         """It has what those have that it is linked to; or it is linked to nobody."""
         return self._core.is_current.is_set() or not self._core.network.peers
 
-    def _committee(self) -> Committee | None:
-        committee = self._core.chain.tip.state.committee_in_office
+    async def _committee(self) -> Committee | None:
+        committee = await self._slots.committee()
         is_ours = committee is not None and committee.group_key == self._secret.public_key
         return committee if is_ours else None
 
@@ -110,9 +116,9 @@ class CommitteeDuty:
         try:
             newest = self._slots.newest[2]
             # Over all tasks, so that the newest certificate is always the latest.
-            at_ms = max(now_ms(), newest.certificate.time_ms if newest else 0)
+            not_before_ms = newest.certificate.time_ms if newest else 0
             advance = await self._slots.in_slots(
-                collector.tick, at_ms, self._lanes(), self._anchor()
+                collector.tick, now_ms(), self._lanes(), self._anchor(), not_before_ms
             )
             if advance is None:
                 await heard
@@ -146,7 +152,10 @@ class CommitteeDuty:
     def _anchor(self) -> Anchor:
         """Return the block that is deep enough to be final; the one that is, if none is deeper."""
         # Each read once: the chain's thread may move them.
-        tip, anchor = self._core.chain.tip, self._core.chain.anchor
+        tip, anchor, newest = self._core.chain.tip, self._core.chain.anchor, self._slots.newest[2]
+        if newest is not None and newest.certificate.anchor_height > anchor.height:
+            # What was named last is not set here yet: the tip may be on another branch.
+            return Anchor(newest.certificate.anchor, newest.certificate.anchor_height)
         deep = tip.height - ANCHOR_DEPTH
         found = next((at for at in tip.down() if at.height == deep), anchor)
         return Anchor(found.id, found.height)
@@ -180,7 +189,7 @@ class CommitteeDuty:
             self._generation = await core.in_chain(self._newest_generation)
         while True:
             task = core.genesis.filler_task(self._generation)
-            if (await self._slots.history(task)).next_slot < core.genesis.parameters.filler_slots:
+            if await self._slots.num_slots(task) < core.genesis.parameters.filler_slots:
                 return task
             self._generation += 1
 

@@ -27,6 +27,7 @@ from pocqueue.pouw.flow.core import Core, Tasks, now_ms
 from pocqueue.pouw.flow.mining import Mining
 from pocqueue.pouw.flow.orders import Orders
 from pocqueue.pouw.flow.rewards import rewards_of
+from pocqueue.pouw.flow.slot_sync import SlotSync
 from pocqueue.pouw.flow.slots import SlotFlow
 from pocqueue.pouw.flow.sync import Sync
 from pocqueue.pouw.flow.tickets import TicketDesk
@@ -107,8 +108,9 @@ class Life:
         self._orders = Orders(core)
         self._slots = SlotFlow(core, slot_store, self._missing, self._anchored)
         stack.callback(self._slots.close)
-        self._blocks = BlockFlow(core, self._slots, self._changed, self._missing)
-        self._sync = Sync(core, self._blocks, self._slots)
+        self._slot_sync = SlotSync(core, self._slots, slot_store)
+        self._blocks = BlockFlow(core, self._slots, self._slot_sync, self._changed, self._missing)
+        self._sync = Sync(core, self._blocks, self._slots, self._slot_sync)
         self.miner = Mining(core, self._slots, self._blocks, slot_store)
         audits = Audits(core, self._blocks, self._tasks)
 
@@ -168,9 +170,9 @@ class Life:
                 case Kind.BLOCKS:
                     return encode(await self._sync.blocks(decode(body, BlocksRequest)))
                 case Kind.SLOTS:
-                    return encode(await self._slots.slots(decode(body, SlotsRequest)))
+                    return encode(await self._slot_sync.slots(decode(body, SlotsRequest)))
                 case Kind.THETA:
-                    return encode(await self._slots.piece(decode(body, WeightsRequest)))
+                    return encode(await self._slot_sync.piece(decode(body, WeightsRequest)))
                 case _:
                     raise LinkError("nobody answers that")
         except BadEncoding as exc:
@@ -253,14 +255,16 @@ class Life:
     def _missing(self, peer: PeerInfo) -> None:
         self._sync.wish(peer)
 
-    async def _anchored(self, block: bytes) -> None:
-        await self._blocks.settle_anchor(block)
+    def _anchored(self) -> None:
+        self._blocks.wish_anchor()
 
     def _changed(self, change: Change) -> None:
         """Hear what happened to the chain."""
         core = self._core
         self._orders.changed(change.disconnected, change.connected)
         self._tasks.start(core.in_chain(self._renew_mempool, change))
+        if change.disconnected:
+            self._tasks.start(self._slots.forget_others())
         if change.tip_changed:
             state = core.chain.tip.state
             for sign, blocks in ((1, change.connected), (-1, change.disconnected)):

@@ -7,55 +7,37 @@ slot of it, and everybody follows. Histories are used in one thread of their own
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
-from pocqueue.pouw.chain.mining import lanes_of, spec_of
-from pocqueue.pouw.errors import (
-    BadEncoding,
-    ChainError,
-    InvalidBlock,
-    LinkError,
-    PeerFault,
-    SlotError,
-    UnknownTask,
-)
+from pocqueue.pouw.chain.mining import lanes_of
+from pocqueue.pouw.chain.records import Committee
+from pocqueue.pouw.errors import BadEncoding, PeerFault, SlotError
 from pocqueue.pouw.flow.core import Bell, Core, now_ms
-from pocqueue.pouw.p2p.frames import Kind
+from pocqueue.pouw.flow.histories import Histories
 from pocqueue.pouw.p2p.service import PeerInfo
 from pocqueue.pouw.slots import messages
-from pocqueue.pouw.slots.certificate import verify_signed
+from pocqueue.pouw.slots.certificate import age, verify_signed
 from pocqueue.pouw.slots.collector import Collector
 from pocqueue.pouw.slots.history import Advance, Checkpoint, SlotHistory
-from pocqueue.pouw.slots.maps import decode_map
-from pocqueue.pouw.slots.slot_store import SlotStore
-from pocqueue.pouw.slots.task import LapSlot
-from pocqueue.pouw.slots.weights import weights_end, weights_from
-from pocqueue.pouw.wire.codec import decode, encode
-from pocqueue.pouw.wire.requests import (
-    MAX_ANSWER_BYTES,
-    MAX_SLOTS,
-    PIECE_BYTES,
-    IterationWithMap,
-    Slots,
-    SlotsRequest,
-    Status,
-    Weights,
-    WeightsRequest,
-)
-from pocqueue.pouw.wire.slots import Iteration, SignedCertificate, SlotRecord
+from pocqueue.pouw.slots.slot_store import KEPT_MAPS, SlotStore
+from pocqueue.pouw.wire.codec import decode
+from pocqueue.pouw.wire.requests import IterationWithMap
+from pocqueue.pouw.wire.slots import Certificate, SignedCertificate, SlotRecord
 
-#: Rules that say nothing against whoever sent a message.
-_NOBODYS_FAULT = ("slot", "lane", "missing", "history")
+#: Rules that say nothing against whoever sent a message or slot: this node may lack something, its clock may be
+#: wrong, or a committee has contradicted itself.
+_NOBODYS_FAULT = frozenset(
+    ("slot", "lane", "missing", "history", "epoch", "clock", "previous", "anchor", "time", "theta")
+)
 _POINTS = 50
-#: Further behind than so many slots a node takes a checkpoint of another one instead of all slots between.
-_MAX_BEHIND = 512
-#: Slots before the newest one that a newcomer begins at: enough for blocks that are not final yet.
-_HEAD_START = 128
+#: A certificate may be so far ahead of this node's clock.
+_MAX_AHEAD_MS = 10_000
+#: A task without slots for so long before the anchor is over.
+_OVER_MS = 600_000
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -69,7 +51,7 @@ class SlotFlow:
         core: of the node.
         store: its slots on disk.
         on_missing: hears of a peer that has slots which are not here.
-        on_anchor: is awaited with the id of a block that a new certificate names as final.
+        on_anchor: hears that a new certificate names another block as final.
 
     Attributes:
         on_advance: is awaited with each slot that was taken in, before anybody is told of it.
@@ -80,17 +62,19 @@ class SlotFlow:
         core: Core,
         store: SlotStore,
         on_missing: Callable[[PeerInfo], None],
-        on_anchor: Callable[[bytes], Coroutine[Any, Any, None]],
+        on_anchor: Callable[[], None],
     ) -> None:
         self._core, self._store = core, store
         self._on_missing, self._on_anchor = on_missing, on_anchor
-        self._histories: dict[bytes, SlotHistory] = {}
+        self._histories = Histories(core, store, self.in_slots)
         self._newest: SignedCertificate | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="slots")
-        #: Slots are taken in one after another.
+        #: Slots are taken in one after another. Nobody waits for anything of blocks while he has it.
         self._lock = asyncio.Lock()
         self.on_advance: Callable[[SlotHistory, Advance], Coroutine[Any, Any, None]] | None = None
         self._collector: tuple[SlotHistory, Collector] | None = None
+        # Who is in office at the newest anchor that was asked for.
+        self._office: tuple[bytes, Committee] | None = None
         #: A slot more is certified.
         self.changed = Bell()
         #: When the newest one came, in seconds since 1970; 0: none did.
@@ -100,10 +84,10 @@ class SlotFlow:
 
     async def open(self) -> None:
         """Go on from what is on disk."""
-        newest = await self.in_slots(self._store.newest)
-        if newest is not None:
-            self._newest = newest
-            await self.history(newest.certificate.task)
+        self._newest = await self.in_slots(self._store.newest)
+        await self.forget_others()
+        if self._newest is not None:
+            self._on_anchor()
 
     def close(self) -> None:
         """End the thread; the store is whoever opened it's."""
@@ -117,18 +101,34 @@ class SlotFlow:
         certificate = self._newest.certificate
         return certificate.task, certificate.slot + 1, self._newest
 
+    async def committee(self) -> Committee | None:
+        """Return who certifies the next slot: whoever is in office at the anchor of the newest certificate.
+
+        If nobody is, it is the first one that comes into office above it.
+
+        Returns:
+            None: nobody is in office yet, or that anchor is not here.
+        """
+        anchor, newest = self._core.chain.anchor, self._newest
+        block = anchor.id
+        if newest is not None and newest.certificate.anchor_height > anchor.height:
+            block = newest.certificate.anchor
+        if self._office is None or self._office[0] != block:
+            return await self._core.in_chain(self._in_office, block)
+        return self._office[1]
+
     async def in_slots(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Do something with histories or their store in their thread."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, lambda: work(*args, **kwargs))
 
     async def history(self, task: bytes) -> SlotHistory:
-        """Return a task's history as far as this node has it; one that it has nothing of begins at slot 0."""
-        if task not in self._histories:
-            spec = spec_of(self._core.genesis, self._core.chain.tip.state, task)
-            found = await self.in_slots(self._store.history, spec)
-            self._histories.setdefault(task, found)
-        return self._histories[task]
+        """Return a task's history as far as this node has it; one that it has nothing of begins at slot 0.
+
+        Raises:
+            SlotError: ``missing``: the task's order is not in the chain here, and it is no filler.
+        """
+        return await self._histories.of(task)
 
     def collect(self, history: SlotHistory, collector: Collector | None) -> None:
         """Give the messages of a task to this node's own committee; None: to nobody any more."""
@@ -146,7 +146,7 @@ class SlotFlow:
         try:
             return await self.keep(history, message)
         except SlotError as exc:
-            if exc.rule in _NOBODYS_FAULT:
+            if self.is_nobodys_fault(exc):
                 return False
             raise PeerFault(_POINTS, f"a message: {exc}") from None
 
@@ -170,102 +170,111 @@ class SlotFlow:
             raise PeerFault(_POINTS, str(exc)) from None
         return self._receive(peer, record)
 
-    async def take(self, record: SlotRecord, messages: Iterable[IterationWithMap] = ()) -> bool:
+    async def take(
+        self,
+        record: SlotRecord,
+        messages: Iterable[IterationWithMap] = (),
+        *,
+        is_asked: bool = False,
+    ) -> bool:
         """Take in the record of a task's open slot; False: it is not the open one's.
 
+        Args:
+            record: from anybody.
+            messages: of the slot, beside those that are kept.
+            is_asked: it is on the way to a certificate that was checked, so it may be of an epoch that is over.
+
         Raises:
-            SlotError: it breaks a rule; ``missing``: messages of it are not here.
+            SlotError: it breaks a rule; ``missing``: something is not here that it follows from.
         """
-        certificate = record.signed.certificate
-        state = self._core.chain.tip.state
-        committee = state.committee(certificate.epoch)
-        if committee is None:
-            raise SlotError("missing", f"epoch {certificate.epoch} is not known here yet.")
+        signed = record.signed
+        certificate = signed.certificate
+        self._check_now(certificate)
         async with self._lock:
+            known = self._histories.get(certificate.task)
+            if known is not None and certificate.slot != known.next_slot:
+                return False
+            # Nothing is made of what a stranger may have signed.
+            committee = await self._committee_of(certificate, is_asked=is_asked)
+            await self.in_slots(verify_signed, signed, committee)
             history = await self.history(certificate.task)
             if certificate.slot != history.next_slot:
                 return False
-            await self.in_slots(verify_signed, record.signed, committee)
             advance = await self.in_slots(history.check, record, messages)
             await self._take_in(history, advance, is_own=False)
         return True
+
+    async def is_ahead(self, signed: SignedCertificate) -> bool:
+        """Check the newest certificate of a peer; say whether it is newer than what is here.
+
+        Raises:
+            SlotError: it breaks a rule.
+        """
+        certificate, chain = signed.certificate, self._core.chain
+        self._check_now(certificate)
+        is_old = self._newest is not None and age(certificate) <= age(self._newest.certificate)
+        if is_old or certificate.anchor_height < chain.anchor.height:
+            return False
+        office = await self.committee()
+        committee = chain.tip.state.committee(certificate.epoch)
+        if office is None or committee is None:
+            raise SlotError("missing", f"epoch {certificate.epoch} is not known here yet.")
+        if certificate.epoch < office.epoch:
+            return False
+        await self.in_slots(verify_signed, signed, committee)
+        return True
+
+    async def begin_at(self, start: Checkpoint) -> SlotHistory:
+        """Go on with a task from a checkpoint that is ahead of its history.
+
+        Raises:
+            SlotError: it breaks a rule.
+        """
+        signed = start.signed
+        if signed is None:
+            raise SlotError("theta", "weights of slot 0 were sent for those of a later one.")
+        self._check_now(signed.certificate)
+        async with self._lock:
+            committee = await self._committee_of(signed.certificate, is_asked=True)
+            await self.in_slots(verify_signed, signed, committee)
+            history = await self.history(signed.certificate.task)
+            if start.slot <= history.next_slot:
+                return history
+            ahead = await self.in_slots(SlotHistory, history.task, history.network, start)
+            await self.in_slots(self._store.write_checkpoint, start)
+            return self._histories.put(ahead)
+
+    async def forget_others(self) -> None:
+        """Forget the slots of a committee if the epoch is another one's by now: the chain has turned to another branch.
+
+        That happens before there is an anchor: to supervisors that founded apart and were linked then.
+        """
+        async with self._lock:
+            newest = self._newest
+            if newest is None:
+                return
+            epoch = newest.certificate.epoch
+            committee = self._core.chain.tip.state.committee(epoch)
+            if committee is None or await self.in_slots(_is_by, newest, committee):
+                return
+            for task in await self.in_slots(self._store.forget, epoch):
+                self._histories.forget(task)
+            self._newest = await self.in_slots(self._store.newest)
+            self._collector = None
+        _log.warning(
+            "%s Slots of epoch %d are forgotten: its committee is another one on the heavier branch, %s",
+            *(self._core.name, epoch, committee.group_key.hex()[:16]),
+        )
+        self.changed.ring()
+
+    async def prune(self) -> None:
+        """Forget maps and weights that no block above the anchor needs."""
+        await self.in_slots(self._prune)
 
     async def decide(self, history: SlotHistory, advance: Advance) -> None:
         """Take in a slot that this node's own committee has certified; it is on disk on return."""
         async with self._lock:
             await self._take_in(history, advance, is_own=True)
-
-    async def lap_of(
-        self, winner: Iteration, peer: PeerInfo | None
-    ) -> tuple[tuple[LapSlot, ...], bytes]:
-        """Return a winner's lap up to its slot, and its map there.
-
-        Raises:
-            ChainError: it is not here, and the peer does not have it either.
-        """
-        history = await self.history(winner.task)
-        try:
-            if peer is not None and winner.slot >= history.next_slot:
-                await self._catch_up(peer, winner.task, winner.slot + 1)
-                history = await self.history(winner.task)
-            lap = await self.in_slots(self._lap, history, winner)
-        except (SlotError, LinkError, BadEncoding) as exc:
-            raise ChainError(f"the lap of slot {winner.slot} is not to be had: {exc}") from None
-        own_map = lap[-1].map
-        assert own_map is not None, f"slot {winner.slot} has no message of its winner"
-        return lap, own_map
-
-    def check_weights_end(
-        self, winner: Iteration, lap: tuple[LapSlot, ...], own_map: bytes
-    ) -> None:
-        """Raise unless a winner's `weights_end` is what its map makes of the slot's weights.
-
-        Raises:
-            InvalidBlock: the rule ``re-execution``.
-        """
-        spec = spec_of(self._core.genesis, self._core.chain.tip.state, winner.task)
-        signs = decode_map(own_map, spec.num_weights, spec.cap)
-        if weights_end(spec, weights_from(lap[-1].theta), signs) != winner.weights_end:
-            raise InvalidBlock(
-                "re-execution", "its weights_end is not what its map makes of the slot's weights."
-            )
-
-    async def follow(self, peer: PeerInfo, status: Status) -> None:
-        """Take in what a peer has of the task that it trains.
-
-        Raises:
-            LinkError: it does not answer.
-            BadEncoding, SlotError: what it sends breaks a rule.
-        """
-        if status.newest is not None and status.newest.certificate.task == status.task:
-            await self._catch_up(peer, status.task, status.slot)
-
-    async def slots(self, request: SlotsRequest) -> Slots:
-        """Return slots of a task for whoever asks."""
-        found = await self.in_slots(self._store.slots, request.task, request.first, MAX_SLOTS)
-        sizes = itertools.accumulate(len(encode(slot)) for slot in found)
-        # One is always allowed: else whoever asks would never get on.
-        return Slots(
-            tuple(
-                slot
-                for place, (slot, size) in enumerate(zip(found, sizes, strict=True))
-                if not place or size <= MAX_ANSWER_BYTES
-            )
-        )
-
-    async def piece(self, request: WeightsRequest) -> Weights:
-        """Return a piece of the newest weights at or before a slot.
-
-        Raises:
-            LinkError: there are none.
-        """
-        found = await self.in_slots(self._store.checkpoint, request.task, request.slot)
-        if found is None:
-            raise LinkError("no weights of that task are here")
-        first = request.piece * PIECE_BYTES
-        return Weights(
-            found.slot, found.signed, len(found.theta), found.theta[first : first + PIECE_BYTES]
-        )
 
     async def num_slots(self, task: bytes) -> int:
         """Return how many slots of a task are certified, as far as this node knows."""
@@ -278,27 +287,65 @@ class SlotFlow:
         if self.on_advance is not None:
             await self.on_advance(history, advance)
         newest, self.heard_at = self._newest, time.time()
-        if newest is None or certificate.time_ms >= newest.certificate.time_ms:
+        if newest is None or age(certificate) >= age(newest.certificate):
             self._newest = record.signed
             if newest is None or newest.certificate.anchor != certificate.anchor:
-                await self._on_anchor(certificate.anchor)
+                self._on_anchor()
         self.changed.ring()
 
     async def _receive(self, peer: PeerInfo, record: SlotRecord) -> bool:
+        certificate = record.signed.certificate
         try:
             is_new = await self.take(record)
-        except UnknownTask:
-            self._on_missing(peer)
-            return False
         except SlotError as exc:
-            if exc.rule == "missing":
+            if not self.is_nobodys_fault(exc):
+                raise PeerFault(_POINTS, f"a record: {exc}") from None
+            _log.debug("%s A record of %s: %s", self._core.name, peer.node_id, exc)
+            if exc.rule in ("missing", "signature"):
                 self._on_missing(peer)
-                return False
-            raise PeerFault(_POINTS, f"a record: {exc}") from None
-        certificate = record.signed.certificate
-        if not is_new and certificate.slot > self._histories[certificate.task].next_slot:
+            return False
+        known = self._histories.get(certificate.task)
+        if not is_new and known is not None and certificate.slot > known.next_slot:
             self._on_missing(peer)
         return is_new
+
+    def is_nobodys_fault(self, exc: SlotError) -> bool:
+        """Say whether whoever sent what broke a rule may be honest."""
+        # Before there is an anchor a supervisor may have founded a chain of its own; the heavier one counts.
+        is_apart = exc.rule == "signature" and self._core.chain.anchor.height == 0
+        return is_apart or exc.rule in _NOBODYS_FAULT
+
+    def _check_now(self, certificate: Certificate) -> None:
+        """Raise if a certificate is of another network, or of a time that is not here yet."""
+        if certificate.network != self._core.genesis.network:
+            raise SlotError("network", f"slot {certificate.slot} is of another network.")
+        ahead_ms = certificate.time_ms - now_ms()
+        if ahead_ms > _MAX_AHEAD_MS:
+            raise SlotError(
+                "clock",
+                f"slot {certificate.slot} is {ahead_ms / 1000:.0f} s ahead of this clock; allowed: "
+                f"{_MAX_AHEAD_MS // 1000} s.",
+            )
+
+    async def _committee_of(self, certificate: Certificate, *, is_asked: bool) -> Committee:
+        """Return whose signature a certificate has to have."""
+        committee = await self.committee()
+        if committee is None or certificate.epoch > committee.epoch:
+            raise SlotError("missing", f"epoch {certificate.epoch} is not known here yet.")
+        older = self._core.chain.tip.state.committee(certificate.epoch) if is_asked else None
+        return older or committee
+
+    def _in_office(self, block: bytes) -> Committee | None:
+        """Return who is in office at a block, or the first one above it."""
+        chain = self._core.chain
+        if not chain.knows(block):
+            return None
+        state = chain.state_at(block)
+        office, committee = state.office, state.committee_in_office
+        if committee is not None:
+            self._office = (block, committee)
+            return committee
+        return chain.tip.state.committee(0 if office is None else office.epoch + 1)
 
     def _kept(self, history: SlotHistory, message: IterationWithMap, lanes: int) -> bool:
         messages.check(message, history.task, history.network, history.next_slot, lanes)
@@ -306,51 +353,27 @@ class SlotFlow:
             return self._collector[1].add(message, now_ms())
         return history.keep(message)
 
-    def _lap(self, history: SlotHistory, winner: Iteration) -> tuple[LapSlot, ...]:
-        try:
-            return history.lap(winner.slot, winner.order)
-        except SlotError:
-            older = self._store.history(history.task, winner.slot)
-            return older.lap(winner.slot, winner.order)
+    def _prune(self) -> None:
+        chain, genesis = self._core.chain, self._core.genesis
+        anchor, state = chain.anchor.header, chain.tip.state
+        for task, newest in self._store.tasks().items():
+            record = state.task(task)
+            # Ids of fillers are in the order of their generations.
+            is_older = (
+                genesis.is_filler(anchor.task) and genesis.is_filler(task) and task < anchor.task
+            )
+            if task == anchor.task:
+                self._store.prune(task, anchor.slot - KEPT_MAPS)
+            elif newest.time_ms < anchor.time_ms - _OVER_MS and (
+                is_older or (record is not None and record.outcome is not None)
+            ):
+                self._store.prune(task, newest.slot + 2)
 
-    async def _catch_up(self, peer: PeerInfo, task: bytes, until: int) -> None:
-        """Take in a task's slots up to one that a peer has."""
-        history = await self.history(task)
-        if until - history.next_slot > _MAX_BEHIND:
-            history = await self._jump(peer, task, until - _HEAD_START)
-        while history.next_slot < until:
-            first = history.next_slot
-            request = encode(SlotsRequest(task, first))
-            answer = await self._core.network.request(peer.account, Kind.SLOTS, request)
-            for slot in decode(answer, Slots).slots:
-                await self.take(slot.record, slot.messages)
-            if history.next_slot == first:
-                return
 
-    async def _jump(self, peer: PeerInfo, task: bytes, slot: int) -> SlotHistory:
-        """Begin a task's history at a checkpoint of a peer's."""
-        pieces, total = list[bytes](), 1
-        first: Weights | None = None
-        while sum(map(len, pieces)) < total:
-            request = WeightsRequest(task, slot, len(pieces))
-            answer = await self._core.network.request(peer.account, Kind.THETA, encode(request))
-            found = decode(answer, Weights)
-            first = first or found
-            if found.slot != first.slot or not found.piece:
-                raise SlotError("theta", "pieces of the weights do not belong together.")
-            pieces.append(found.piece)
-            total = found.num_bytes
-        assert first is not None
-        if first.previous is not None:
-            epoch = first.previous.certificate.epoch
-            committee = self._core.chain.tip.state.committee(epoch)
-            if committee is None:
-                raise SlotError("missing", f"epoch {epoch} is not known here yet.")
-            await self.in_slots(verify_signed, first.previous, committee)
-        start = Checkpoint(first.previous, b"".join(pieces))
-        spec = spec_of(self._core.genesis, self._core.chain.tip.state, task)
-        async with self._lock:
-            history = await self.in_slots(SlotHistory, spec, self._core.genesis.network, start)
-            await self.in_slots(self._store.write_checkpoint, start)
-            self._histories[task] = history
-        return history
+def _is_by(signed: SignedCertificate, committee: Committee) -> bool:
+    """Say whether a certificate is a committee's."""
+    try:
+        verify_signed(signed, committee)
+    except SlotError:
+        return False
+    return True

@@ -1,4 +1,4 @@
-"""Catching up with others, and the answers for those who do.
+"""Catching up with others, and where this node stands for those who do.
 
 Blocks that a committee has signed to be final are not trained over again: a certificate in a later block, or the
 newest one of all, names them or one above them. Those behind it are, and wait here for that.
@@ -7,13 +7,17 @@ newest one of all, names them or one above them. Those behind it are, and wait h
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import time
 from itertools import pairwise
+from random import SystemRandom
 
 from pocqueue.pouw.chain.fork import Position
-from pocqueue.pouw.errors import BadEncoding, LinkError, PeerFault, SlotError, UnknownTask
+from pocqueue.pouw.errors import BadEncoding, LinkError, PeerFault, SlotError
 from pocqueue.pouw.flow.blocks import BlockFlow
 from pocqueue.pouw.flow.core import Core
+from pocqueue.pouw.flow.slot_sync import SlotSync
 from pocqueue.pouw.flow.slots import SlotFlow
 from pocqueue.pouw.p2p.frames import Kind
 from pocqueue.pouw.p2p.service import PeerInfo
@@ -32,43 +36,51 @@ from pocqueue.pouw.wire.slots import SignedCertificate
 
 #: A node asks somebody where it stands this often, even if nobody has anything new for it.
 _LOOK_S = 10.0
+#: A peer that had nothing new is left alone for so long, and one that did not answer.
+_REST_S, _SILENT_REST_S = 1.0, 5.0
+#: Where a peer stands is said at once; all else of one peer takes so long at most before it is another one's turn.
+_STATUS_S, _TURN_S = 5.0, 60.0
 _POINTS = 50
 
+_random = SystemRandom()
 _log = logging.getLogger(__name__)
 
 
 class Sync:
-    """Asks peers for what this node lacks; one peer at a time."""
+    """Asks peers for what this node lacks; one peer at a time, chosen at random among those that may have it."""
 
-    def __init__(self, core: Core, blocks: BlockFlow, slots: SlotFlow) -> None:
-        self._core, self._blocks, self._slots = core, blocks, slots
-        self._asked: asyncio.Queue[PeerInfo] = asyncio.Queue()
-        self._queued: set[bytes] = set()
+    def __init__(self, core: Core, blocks: BlockFlow, slots: SlotFlow, slot_sync: SlotSync) -> None:
+        self._core, self._blocks = core, blocks
+        self._slots, self._slot_sync = slots, slot_sync
+        self._wished: dict[bytes, PeerInfo] = {}
+        self._is_wished = asyncio.Event()
+        #: When a peer may be asked again, by the monotonic clock.
+        self._rests: dict[bytes, float] = {}
+        self._look_at_s = time.monotonic() + _LOOK_S
 
     def wish(self, peer: PeerInfo) -> None:
         """Catch up with this peer soon."""
-        if peer.account not in self._queued:
-            self._queued.add(peer.account)
-            self._asked.put_nowait(peer)
+        self._wished[peer.account] = peer
+        self._is_wished.set()
 
     async def run(self) -> None:
         """Catch up with those whom a wish names, and with anybody now and then."""
         while True:
-            try:
-                peer = await asyncio.wait_for(self._asked.get(), _LOOK_S)
-            except TimeoutError:
-                for peer in self._core.network.peers[:1]:
-                    self.wish(peer)
-                continue
-            self._queued.discard(peer.account)
+            peer = await self._next()
+            before = self._standing()
             try:
                 await self._follow(peer)
-            except (LinkError, UnknownTask) as exc:
-                _log.debug("%s %s: %s", self._core.name, peer.node_id, exc)
-            except (BadEncoding, SlotError) as exc:
-                self._core.network.charge(peer.account, _POINTS, str(exc))
+                rest_s = 0.0 if self._standing() != before else _REST_S
             except PeerFault as fault:
+                # Before LinkError, which it is one of.
                 self._core.network.charge(peer.account, fault.points, str(fault))
+                rest_s = _SILENT_REST_S
+            except (BadEncoding, SlotError) as exc:
+                rest_s = self._broken(peer, exc)
+            except LinkError as exc:
+                _log.debug("%s %s: %s", self._core.name, peer.node_id, exc)
+                rest_s = _SILENT_REST_S
+            self._rests[peer.account] = time.monotonic() + rest_s
 
     def status(self) -> Status:
         """Return where this node stands, for whoever asks."""
@@ -91,60 +103,125 @@ class Sync:
         trained = [] if self._core.retrains else [at for at in above if at.header.message != ZERO]
         return (trained[-1].parent if trained else None) or self._core.chain.tip
 
+    async def _next(self) -> PeerInfo:
+        """Wait for a peer that is to be caught up with."""
+        while True:
+            now_s, peers = time.monotonic(), self._core.network.peers
+            if now_s >= self._look_at_s:
+                self._look_at_s = now_s + _LOOK_S
+                self._wished |= {peer.account: peer for peer in peers and [_random.choice(peers)]}
+            linked = {peer.account for peer in peers}
+            self._wished = {at: peer for at, peer in self._wished.items() if at in linked}
+            self._rests = {at: end_s for at, end_s in self._rests.items() if end_s > now_s}
+            ready = [peer for at, peer in self._wished.items() if at not in self._rests]
+            if ready:
+                return self._wished.pop(_random.choice(ready).account)
+            ends_s = [end_s for at, end_s in self._rests.items() if at in self._wished]
+            self._is_wished.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(self._look_at_s, *ends_s, now_s + _LOOK_S) - now_s):
+                    await self._is_wished.wait()
+
+    def _standing(self) -> tuple[bytes, bytes, tuple[bytes, int]]:
+        """Return what differs when something new is here."""
+        return self._core.chain.tip.id, self._core.chain.anchor.id, self._slots.newest[:2]
+
+    def _broken(self, peer: PeerInfo, exc: BadEncoding | SlotError) -> float:
+        """Hold against a peer what it sent, if it is its fault; return how long it is left alone."""
+        if isinstance(exc, SlotError) and self._slots.is_nobodys_fault(exc):
+            _log.debug("%s %s: %s", self._core.name, peer.node_id, exc)
+            return _REST_S
+        self._core.network.charge(peer.account, _POINTS, str(exc))
+        return _SILENT_REST_S
+
     async def _follow(self, peer: PeerInfo) -> None:
-        status = decode(await self._ask(peer, Kind.STATUS, b""), Status)
+        answer = await self._core.network.request(peer.account, Kind.STATUS, b"", _STATUS_S)
+        status = decode(answer, Status)
         if not await self._core.in_chain(self._core.chain.__contains__, status.tip):
             await self._fetch_blocks(peer, status)
-        await self._slots.follow(peer, status)
+        await self._slot_sync.follow(peer, status)
         self._core.is_current.set()
 
     async def _fetch_blocks(self, peer: PeerInfo, status: Status) -> None:
-        chain, waiting = self._core.chain, list[Block]()
-        locator = await self._core.in_chain(chain.locator)
-        while True:
+        """Take a peer's blocks, as long as there are new ones and they are taken."""
+        core, waiting = self._core, list[Block]()
+        until_s = time.monotonic() + _TURN_S
+        while time.monotonic() < until_s:
+            locator = await core.in_chain(core.chain.locator)
             first = (waiting[-1].id,) if waiting else ()
-            request = BlocksRequest((*first, *locator)[:64])
-            found = decode(await self._ask(peer, Kind.BLOCKS, encode(request)), Blocks).blocks
+            request = encode(BlocksRequest((*first, *locator)[:64]))
+            answer = await core.network.request(peer.account, Kind.BLOCKS, request)
+            found = await core.in_chain(self._unknown, decode(answer, Blocks).blocks)
+            if not found:
+                break
             waiting += found
-            final = self._num_final(waiting, status.newest)
-            for block in waiting[:final]:
-                await self._blocks.take(block, peer, is_final=True)
-            del waiting[:final]
-            if not found or (not final and len(waiting) > MAX_BLOCKS):
+            if any(block.header.parent != below.id for below, block in pairwise(waiting)):
+                raise LinkError(
+                    "its blocks do not follow each other: it may have turned to a branch"
+                )
+            if not await self._take_final(waiting, peer, status.newest):
+                return
+            if len(waiting) > MAX_BLOCKS:
                 break
-            if final:
-                locator = await self._core.in_chain(chain.locator)
-        for block in waiting:
-            await self._blocks.take(block, peer)
+        await self._take(waiting, peer)
 
-    def _num_final(self, blocks: list[Block], newest: SignedCertificate | None) -> int:
-        """Return how many of these blocks, which follow each other, a committee that is known has signed to be final.
+    async def _take_final(
+        self, waiting: list[Block], peer: PeerInfo, newest: SignedCertificate | None
+    ) -> bool:
+        """Take those of blocks in a row that need no training over; False: one of them is not good now."""
+        # Each time with the state after those before: they may have put a committee into office.
+        while waiting:
+            num_final, anchor = await self._core.in_chain(self._num_final, waiting, newest)
+            if not num_final:
+                break
+            if not await self._take(waiting[:num_final], peer, is_final=True):
+                return False
+            if anchor is not None:
+                await self._blocks.settle_anchor(anchor)
+            del waiting[:num_final]
+        return True
 
-        Founding blocks need no training over; they count as long as nothing else came before them.
-        """
-        for below, block in pairwise(blocks):
-            if block.header.parent != below.id:
-                raise PeerFault(_POINTS, "it sent blocks that do not follow each other")
-        place = {block.id: index for index, block in enumerate(blocks, 1)}
-        final = 0
+    async def _take(self, blocks: list[Block], peer: PeerInfo, *, is_final: bool = False) -> bool:
+        """Take blocks up to the first that is not good now; say whether all were."""
         for block in blocks:
-            if isinstance(block.proof, Trained):
-                break
-            final += 1
-        state = self._core.chain.tip.state
+            await self._blocks.take(block, peer, is_final=is_final)
+            if not await self._core.in_chain(self._core.chain.__contains__, block.id):
+                return False
+        return True
+
+    def _unknown(self, blocks: tuple[Block, ...]) -> list[Block]:
+        return [block for block in blocks if block.id not in self._core.chain]
+
+    def _num_final(
+        self, blocks: list[Block], newest: SignedCertificate | None
+    ) -> tuple[int, bytes | None]:
+        """Return how many of these blocks, which follow each other, need no training over.
+
+        Founding blocks do not, as long as nothing else came before them, and none up to one that a committee has
+        signed to be final. In the chain's thread.
+
+        Returns:
+            Their number, and the last one's id if it is final.
+
+        Raises:
+            SlotError: what is said to be signed is not.
+        """
+        chain, parent = self._core.chain, blocks[0].header.parent
+        place = {block.id: index for index, block in enumerate(blocks, 1)}
+        kinds = [isinstance(block.proof, Trained) for block in blocks]
+        num_founding = kinds.index(True) if True in kinds else len(blocks)
+        if not chain.knows(parent):
+            return num_founding, None
+        # Of their own branch: before there is an anchor it may have another committee than the tip's.
+        state, office = chain.state_at(parent), chain.anchor.state.office
         signed = [one.proof.winner.signed for one in blocks if isinstance(one.proof, Trained)]
-        for one in (*signed, *([newest] if newest else [])):
+        # The highest first: it says all that those below it do.
+        for one in reversed([*signed, *([newest] if newest else [])]):
             certificate = one.certificate
             index, committee = place.get(certificate.anchor, 0), state.committee(certificate.epoch)
-            if index <= final or committee is None:
-                continue
-            try:
+            is_old = office is not None and certificate.epoch < office.epoch
+            is_ours = certificate.network == self._core.genesis.network
+            if index > num_founding and committee is not None and is_ours and not is_old:
                 verify_signed(one, committee)
-            except SlotError:
-                continue
-            if certificate.network == self._core.genesis.network:
-                final = index
-        return final
-
-    async def _ask(self, peer: PeerInfo, kind: Kind, body: bytes) -> bytes:
-        return await self._core.network.request(peer.account, kind, body)
+                return index, certificate.anchor
+        return num_founding, None

@@ -197,7 +197,7 @@ class Views:
             del found["checks"][-1]
             holds: bool | None = True
             try:
-                what = await self._blocks.retrain(block, None)
+                what = await self._blocks.retrain(block)
             except InvalidBlock as exc:
                 holds, what = False, str(exc)
             except (ChainError, TrainingError) as exc:

@@ -100,6 +100,11 @@ def verify_link(record: SlotRecord, task: bytes, parent: Certificate | None) -> 
         _verify_progress(certificate, parent)
 
 
+def age(certificate: Certificate) -> tuple[int, int, int]:
+    """Return what no later certificate of a network, of whichever task, has less of."""
+    return certificate.epoch, certificate.anchor_height, certificate.time_ms
+
+
 def membership(iteration: Iteration, record: SlotRecord) -> Membership:
     """Return the proof that a message is one of a record's; it has to be."""
     index = record.ids.index(iteration.id)

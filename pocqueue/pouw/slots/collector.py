@@ -32,6 +32,10 @@ MIN_WAIT_MS: Final = 300
 WAIT_FACTOR: Final = 2
 #: A lane that has missed so many slots in a row is not waited for.
 MISSES: Final = LAP
+#: Bytes of the messages and maps of a slot: it fits into one answer (`wire.requests.Slots`).
+MAX_SLOT_BYTES: Final = 1_500_000
+#: Of a message beside its map, with room to spare.
+_MESSAGE_BYTES: Final = 512
 _REMEMBERED = 64
 
 
@@ -82,13 +86,16 @@ class Collector:
             self._delays.append(now_ms - self._opened[iteration.slot])
         return self._history.keep(message)
 
-    def tick(self, now_ms: int, lanes: Collection[Lane], anchor: Anchor) -> Advance | None:
+    def tick(
+        self, now_ms: int, lanes: Collection[Lane], anchor: Anchor, not_before_ms: int = 0
+    ) -> Advance | None:
         """Close the open slot if it is time to.
 
         Args:
             now_ms: Unix time.
             lanes: those that take part: their messages are waited for, a while.
             anchor: block to name as final. One that is not higher than the newest certificate's is not taken.
+            not_before_ms: time of the newest certificate of all tasks, which none falls behind.
 
         Returns:
             The slot with its new certificate; the same again until the history has it. None: it stays open.
@@ -104,7 +111,7 @@ class Collector:
         ready = self._history.pending()[:MAX_LANES]
         if elapsed >= self._length(ready, awaited):
             self._num_empty = 0 if ready or not awaited else self._num_empty + 1
-            self._decision = self._decide(ready, now_ms, anchor)
+            self._decision = self._decide(_fitting(ready, slot), max(now_ms, not_before_ms), anchor)
         return self._decision
 
     def _begin(self, now_ms: int) -> int:
@@ -154,3 +161,15 @@ class Collector:
         )
         record = SlotRecord(certify(self._secret, certificate), ids)
         return Advance(Slot(record, tuple(ready)), weights)
+
+
+def _fitting(ready: list[IterationWithMap], slot: int) -> list[IterationWithMap]:
+    """Return the messages that a slot has room for, in their order; each slot begins with another lane."""
+    first = slot % len(ready) if ready else 0
+    chosen, size = list[IterationWithMap](), 0
+    for message in ready[first:] + ready[:first]:
+        size += _MESSAGE_BYTES + len(message.map)
+        if size > MAX_SLOT_BYTES:
+            break
+        chosen.append(message)
+    return sorted(chosen, key=lambda message: message.iteration.order)

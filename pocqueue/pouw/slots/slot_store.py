@@ -15,12 +15,13 @@ from typing import Final, TypeVar
 from typing_extensions import override
 
 from pocqueue.pouw.errors import BadEncoding, NodeDataError, SlotError
+from pocqueue.pouw.slots.certificate import age
 from pocqueue.pouw.slots.history import KEPT_LAPS, Advance, Checkpoint, Lane, SlotHistory
 from pocqueue.pouw.slots.miner import Sent
 from pocqueue.pouw.slots.task import LAP, TaskSpec
 from pocqueue.pouw.wire.codec import decode, encode
 from pocqueue.pouw.wire.requests import IterationWithMap, Slot
-from pocqueue.pouw.wire.slots import Iteration, SignedCertificate, SlotRecord
+from pocqueue.pouw.wire.slots import Certificate, Iteration, SignedCertificate, SlotRecord
 from pocqueue.web.sqlite_file import FileRole, SqliteFile
 
 _T = TypeVar("_T")
@@ -40,6 +41,8 @@ _ROLE = FileRole(
     error=NodeDataError,
 )
 _LAST = 2**63 - 1
+#: Records among which the newest one is: those of a catching up may have been written after it.
+_LOOKED_AT = 64
 # Slots whose maps are all there, in a row: one row a message, or one with nulls for an empty slot.
 _ROWS = """
 SELECT record.slot, record.record, message.iteration, map.map FROM record
@@ -137,7 +140,7 @@ class SlotStore(SqliteFile):
         try:
             history = SlotHistory(task, self._network, start)
             while history.next_slot <= newest:
-                slots = self.slots(task.id, history.next_slot, LAP, newest)
+                slots = self.slots(task.id, history.next_slot, LAP, last=newest)
                 for slot in slots:
                     history.add(history.check(slot.record, slot.messages))
                 if not slots:
@@ -157,30 +160,51 @@ class SlotStore(SqliteFile):
             row = db.execute(query, (task, slot)).fetchone()
         return None if row is None else Checkpoint(self._decode(row[0], SignedCertificate), row[1])
 
-    def slots(self, task: bytes, first: int, limit: int, last: int = _LAST) -> list[Slot]:
-        """Return certified slots in a row from `first` on, as far as they and their maps are here."""
-        with self.transaction() as db:
-            rows = db.execute(_ROWS, (task, first, min(first + limit - 1, last))).fetchall()
+    def slots(
+        self, task: bytes, first: int, limit: int, max_bytes: int = _LAST, last: int = _LAST
+    ) -> list[Slot]:
+        """Return certified slots in a row from `first` on, as far as they and their maps are here.
+
+        Args:
+            task: its id.
+            first, last: of the slots.
+            limit: number of slots, at most.
+            max_bytes: of them together, at most; but one is always allowed.
+        """
         found: list[Slot] = []
-        for number, group in itertools.groupby(rows, key=lambda row: row[0]):
-            parts = [row[1:] for row in group]
-            messages = [
-                IterationWithMap(self._decode(iteration, Iteration), data)
-                for _, iteration, data in parts
-                if data is not None
-            ]
-            record = self._decode(parts[0][0], SlotRecord)
-            if number != first + len(found) or len(messages) != len(record.ids):
-                break
-            found.append(Slot(record, tuple(messages)))
+        size = 0
+        with self.transaction() as db:
+            rows = db.execute(_ROWS, (task, first, min(first + limit - 1, last)))
+            for number, group in itertools.groupby(rows, key=lambda row: row[0]):
+                parts = [row[1:] for row in group]
+                record = self._decode(parts[0][0], SlotRecord)
+                messages = [part[1:] for part in parts if part[2] is not None]
+                size += sum(map(len, (parts[0][0], *itertools.chain(*messages))))
+                is_gap = number != first + len(found) or len(messages) != len(record.ids)
+                if is_gap or (found and size > max_bytes):
+                    break
+                slot = [
+                    IterationWithMap(self._decode(it, Iteration), map_) for it, map_ in messages
+                ]
+                found.append(Slot(record, tuple(slot)))
         return found
 
     def newest(self) -> SignedCertificate | None:
-        """Return the certificate of the slot that was written last, of whichever task."""
-        query = "SELECT record FROM record ORDER BY rowid DESC LIMIT 1"
+        """Return the newest certificate, of whichever task, of those that were written last."""
+        query = "SELECT record FROM record ORDER BY rowid DESC LIMIT ?"
         with self.transaction() as db:
-            row = db.execute(query).fetchone()
-        return None if row is None else self._decode(row[0], SlotRecord).signed
+            rows = db.execute(query, (_LOOKED_AT,)).fetchall()
+        signed = [self._decode(record, SlotRecord).signed for (record,) in rows]
+        return max(signed, key=lambda one: age(one.certificate), default=None)
+
+    def tasks(self) -> dict[bytes, Certificate]:
+        """Return the tasks that maps or weights are here of, each with its newest certificate."""
+        query = """SELECT record FROM record JOIN (SELECT task, max(slot) AS slot FROM record WHERE task IN
+            (SELECT task FROM map UNION SELECT task FROM theta) GROUP BY task) USING (task, slot)"""
+        with self.transaction() as db:
+            rows = db.execute(query).fetchall()
+        found = [self._decode(record, SlotRecord).signed.certificate for (record,) in rows]
+        return {certificate.task: certificate for certificate in found}
 
     def num_slots(self, task: bytes) -> int:
         """Return the slot of a task that comes after the newest one here."""
@@ -201,6 +225,29 @@ class SlotStore(SqliteFile):
             db.execute("DELETE FROM map WHERE task = ? AND slot < ?", (task, before))
             db.execute("DELETE FROM theta WHERE task = ? AND slot < ?", (task, before))
 
+    def forget(self, epoch: int) -> list[bytes]:
+        """Forget all slots from the first one of an epoch on: another committee has it by now.
+
+        What lanes of this node have sent for the first such slot stays: it does not name that committee.
+
+        Returns:
+            The tasks that had such slots.
+        """
+        forgotten = []
+        query = "SELECT record FROM record WHERE task = ? ORDER BY slot DESC"
+        with self.transaction() as db:
+            for (task,) in db.execute("SELECT DISTINCT task FROM record").fetchall():
+                slots = []
+                for (record,) in db.execute(query, (task,)):
+                    certificate = self._decode(record, SlotRecord).signed.certificate
+                    if certificate.epoch < epoch:
+                        break
+                    slots.append(certificate.slot)
+                if slots:
+                    self._forget_from(db, task, slots[-1])
+                    forgotten.append(task)
+        return forgotten
+
     def write_sent(self, sent: Sent) -> None:
         """Keep what a lane of this node sends instead of what it sent before; it is on disk on return."""
         it = sent.message.iteration
@@ -214,6 +261,17 @@ class SlotStore(SqliteFile):
         with self.transaction() as db:
             row = db.execute(query, (task, *lane)).fetchone()
         return None if row is None else self._decode(row[0], Sent)
+
+    def _forget_from(self, db: sqlite3.Connection, task: bytes, first: int) -> None:
+        db.execute("DELETE FROM record WHERE task = ? AND slot >= ?", (task, first))
+        db.execute("DELETE FROM message WHERE task = ? AND slot >= ?", (task, first))
+        db.execute("DELETE FROM map WHERE task = ? AND slot >= ?", (task, first))
+        db.execute("DELETE FROM theta WHERE task = ? AND slot > ?", (task, first))
+        query = "SELECT miner, lane, sent FROM sent WHERE task = ?"
+        for miner, lane, sent in db.execute(query, (task,)).fetchall():
+            if self._decode(sent, Sent).message.iteration.slot > first:
+                at = (task, miner, lane)
+                db.execute("DELETE FROM sent WHERE task = ? AND miner = ? AND lane = ?", at)
 
     def _check_network(self) -> None:
         with self.transaction() as db:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import pytest
+
+from pocqueue.pouw.slots import collector as collector_module
 from pocqueue.pouw.slots.certificate import verify_link, verify_signed
 from pocqueue.pouw.slots.collector import Anchor, Collector
 from pocqueue.pouw.slots.history import Advance, Lane, SlotHistory
@@ -186,3 +189,32 @@ def test_a_clock_set_back_does_not_stop_a_slot() -> None:
     committee.add(message(history, KEYS[0]), 3_600_000)
     assert committee.tick(3_600_100, LANES[:1], ANCHOR) is None
     assert _closed_after(committee, 0, LANES[:1])[0] == 250
+
+
+def test_no_slot_is_earlier_than_the_newest_of_all_tasks() -> None:
+    """After a clock that was ahead was set back, another task goes on from the time that was certified."""
+    history = SlotHistory(TASK, NETWORK)
+    committee = collector(history)
+    assert committee.tick(0, [], ANCHOR, not_before_ms=7000) is None
+    decision = committee.tick(5000, [], ANCHOR, not_before_ms=7000)
+    assert decision is not None
+    assert decision.certificate.time_ms == 7000
+
+
+def test_a_slot_fits_into_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lanes that there is no room for are left out, others in each slot."""
+    history, left_out = SlotHistory(TASK, NETWORK), set()
+    # Two messages and their small maps.
+    monkeypatch.setattr(collector_module, "MAX_SLOT_BYTES", 2 * 512 + 100)
+    for _ in range(3):
+        committee = collector(history)
+        for key in KEYS:
+            committee.add(message(history, key), 0)
+        decision = committee.tick(0, LANES, ANCHOR)
+        assert decision is not None
+        lanes = [it.iteration.order for it in decision.slot.messages]
+        assert len(lanes) == 2
+        assert lanes == sorted(lanes)
+        left_out |= set(LANES) - set(lanes)
+        history.add(history.check(decision.slot.record))
+    assert left_out == set(LANES)

@@ -9,12 +9,27 @@ import sys
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
+from pocqueue.node.keys import SigningKey
 from pocqueue.pouw.errors import NodeDataError, SlotError
+from pocqueue.pouw.slots.certificate import certify
 from pocqueue.pouw.slots.history import Advance, SlotHistory
 from pocqueue.pouw.slots.miner import LaneMiner, Sent
 from pocqueue.pouw.slots.slot_store import SLOTS_NAME, SlotStore
-from tests.pouw.slots.support import KEYS, LANES, NETWORK, TASK, decided, grow, made_up, message
+from pocqueue.pouw.wire.codec import encode
+from pocqueue.pouw.wire.slots import SlotRecord
+from tests.pouw.slots.support import (
+    KEYS,
+    LANES,
+    NETWORK,
+    SECRET,
+    TASK,
+    decided,
+    grow,
+    made_up,
+    message,
+)
 
 
 def _written(store: SlotStore, num_slots: int) -> tuple[SlotHistory, list[Advance]]:
@@ -115,8 +130,8 @@ def test_a_history_goes_on_from_another_nodes_weights() -> None:
         assert follower.theta == newcomer.history(TASK).theta == history.theta
 
 
-def _sent(history: SlotHistory, sent: Sent | None = None) -> Sent:
-    miner = LaneMiner(history, KEYS[0], sent=sent)
+def _sent(history: SlotHistory, sent: Sent | None = None, key: SigningKey = KEYS[0]) -> Sent:
+    miner = LaneMiner(history, key, sent=sent)
     work = miner.work()
     assert work is not None
     return miner.message(work, made_up(work.theta, b"seed"), 1, None)
@@ -197,3 +212,40 @@ def test_what_was_said_is_there_after_kill_9(tmp_path: Path) -> None:
             found = {it.signed.certificate.slot: it.signed.certificate.id.hex() for it in records}
             assert found.items() >= said.items()
             assert store.history(TASK).next_slot == len(found) == max(found) + 1
+
+
+def test_slots_end_where_an_answer_is_full() -> None:
+    """One is always given."""
+    with SlotStore(None, NETWORK) as store:
+        _, advances = _written(store, 8)
+        size = len(encode(advances[0].slot))
+        assert store.slots(TASK.id, 0, 8, 1) == [advances[0].slot]
+        assert len(store.slots(TASK.id, 0, 8, 3 * size)) in range(2, 4)
+        assert len(store.slots(TASK.id, 0, 8, 100 * size)) == 8
+
+
+def test_the_slots_of_another_committee_are_forgotten() -> None:
+    """From the first one of its epoch on, as if they had never been; those of epochs before stay."""
+    with SlotStore(None, NETWORK) as store:
+        history, advances = _written(store, 10)
+        store.write_sent(_sent(history, key=KEYS[2]))
+        for slot in range(10, 21):
+            certificate = decided(history, message(history, KEYS[0])).certificate
+            signed = certify(SECRET, replace(certificate, epoch=1))
+            ids = (history.pending()[0].iteration.id,)
+            advances.append(history.check(SlotRecord(signed, ids)))
+            assert advances[-1].certificate.slot == slot
+            store.write(advances[-1])
+            history.add(advances[-1])
+        assert store.forget(2) == []
+        assert store.forget(1) == [TASK.id]
+        assert store.num_slots(TASK.id) == 10
+        assert store.slots(TASK.id, 0, 99) == [it.slot for it in advances[:10]]
+        assert store.history(TASK).previous == advances[9].certificate.id
+        assert store.newest() == advances[9].slot.record.signed
+        # It was of the first slot that is forgotten, and names none of them.
+        assert store.sent(TASK.id, LANES[2]) is not None
+        assert store.forget(0) == [TASK.id]
+        assert store.newest() is None
+        assert store.tasks() == {}
+        assert store.sent(TASK.id, LANES[2]) is None

@@ -1,0 +1,154 @@
+"""Slots between nodes: what a peer has of them that is not here, and the answers for those who ask.
+
+A peer is followed to a certificate that was checked before. Further behind, a node goes on from weights that the
+peer has instead of from all slots between; forward alone, and never as a member of the committee itself.
+"""
+
+from __future__ import annotations
+
+from pocqueue.pouw.errors import BadEncoding, ChainError, LinkError, SlotError
+from pocqueue.pouw.flow.core import Core
+from pocqueue.pouw.flow.slots import SlotFlow
+from pocqueue.pouw.p2p.frames import Kind
+from pocqueue.pouw.p2p.service import PeerInfo
+from pocqueue.pouw.slots.history import Checkpoint, SlotHistory
+from pocqueue.pouw.slots.slot_store import SlotStore
+from pocqueue.pouw.slots.task import LapSlot
+from pocqueue.pouw.wire.codec import decode, encode
+from pocqueue.pouw.wire.requests import (
+    MAX_ANSWER_BYTES,
+    MAX_SLOTS,
+    PIECE_BYTES,
+    Slots,
+    SlotsRequest,
+    Status,
+    Weights,
+    WeightsRequest,
+)
+from pocqueue.pouw.wire.slots import Iteration
+
+#: Further behind than so many slots a node takes a checkpoint of another one instead of all slots between.
+_MAX_BEHIND = 512
+#: Slots before the newest one that a newcomer begins at: enough for blocks that are not final yet.
+_HEAD_START = 128
+
+
+class SlotSync:
+    """Gets slots from peers, and gives them.
+
+    Args:
+        core, slots, store: of the node.
+    """
+
+    def __init__(self, core: Core, slots: SlotFlow, store: SlotStore) -> None:
+        self._core, self._slots, self._store = core, slots, store
+
+    async def follow(self, peer: PeerInfo, status: Status) -> None:
+        """Take in what a peer has of the task that it trains, if it is ahead.
+
+        Raises:
+            LinkError: it does not answer.
+            BadEncoding, SlotError: what it sends breaks a rule.
+        """
+        if status.newest is None:
+            return
+        certificate = status.newest.certificate
+        if (certificate.task, certificate.slot + 1) != (status.task, status.slot):
+            raise SlotError("status", f"slot {status.slot} does not follow on its certificate.")
+        if await self._slots.is_ahead(status.newest):
+            await self._catch_up(peer, status.task, status.slot)
+
+    async def reach(self, peer: PeerInfo, winner: Iteration) -> None:
+        """Have a winner's slot here, from the peer if need be.
+
+        Raises:
+            ChainError: the peer does not give it.
+        """
+        try:
+            await self._catch_up(peer, winner.task, winner.slot + 1)
+        except (SlotError, LinkError, BadEncoding) as exc:
+            raise ChainError(f"the lap of slot {winner.slot} is not to be had: {exc}") from None
+
+    async def lap_of(self, winner: Iteration) -> tuple[tuple[LapSlot, ...], bytes]:
+        """Return a winner's lap up to its slot, and its map there.
+
+        Raises:
+            ChainError: it is not here.
+        """
+        try:
+            history = await self._slots.history(winner.task)
+            lap = await self._slots.in_slots(self._lap, history, winner)
+        except SlotError as exc:
+            raise ChainError(f"the lap of slot {winner.slot} is not to be had: {exc}") from None
+        own_map = lap[-1].map
+        if own_map is None:
+            raise ChainError(f"slot {winner.slot} has no message of its winner here.")
+        return lap, own_map
+
+    async def slots(self, request: SlotsRequest) -> Slots:
+        """Return slots of a task for whoever asks."""
+        limits = (MAX_SLOTS, MAX_ANSWER_BYTES)
+        found = await self._slots.in_slots(self._store.slots, request.task, request.first, *limits)
+        return Slots(tuple(found))
+
+    async def piece(self, request: WeightsRequest) -> Weights:
+        """Return a piece of the newest weights at or before a slot.
+
+        Raises:
+            LinkError: there are none.
+        """
+        found = await self._slots.in_slots(self._store.checkpoint, request.task, request.slot)
+        if found is None:
+            raise LinkError("no weights of that task are here")
+        first = request.piece * PIECE_BYTES
+        return Weights(
+            found.slot, found.signed, len(found.theta), found.theta[first : first + PIECE_BYTES]
+        )
+
+    def _lap(self, history: SlotHistory, winner: Iteration) -> tuple[LapSlot, ...]:
+        try:
+            return history.lap(winner.slot, winner.order)
+        except SlotError:
+            older = self._store.history(history.task, winner.slot)
+            return older.lap(winner.slot, winner.order)
+
+    async def _catch_up(self, peer: PeerInfo, task: bytes, until: int) -> None:
+        """Take in a task's slots up to one that a peer has."""
+        history = await self._slots.history(task)
+        if until - history.next_slot > _MAX_BEHIND and not await self._is_in_office():
+            history = await self._jump(peer, history, until - _HEAD_START)
+        while history.next_slot < until:
+            first = history.next_slot
+            request = encode(SlotsRequest(task, first))
+            answer = await self._core.network.request(peer.account, Kind.SLOTS, request)
+            for slot in decode(answer, Slots).slots:
+                await self._slots.take(slot.record, slot.messages, is_asked=True)
+            if history.next_slot == first:
+                return
+
+    async def _is_in_office(self) -> bool:
+        committee = await self._slots.committee()
+        return committee is not None and self._core.account in committee.members
+
+    async def _jump(self, peer: PeerInfo, behind: SlotHistory, slot: int) -> SlotHistory:
+        """Go on with a task's history at a checkpoint of a peer's."""
+        first: Weights | None = None
+        theta = bytearray()
+        due = 4 * behind.task.num_weights
+        while len(theta) < due:
+            request = WeightsRequest(behind.task.id, slot, len(theta) // PIECE_BYTES)
+            answer = await self._core.network.request(peer.account, Kind.THETA, encode(request))
+            found = decode(answer, Weights)
+            first = first or found
+            rest = due - len(theta)
+            if (found.slot, found.num_bytes, len(found.piece)) != (
+                *(first.slot, due),
+                min(rest, PIECE_BYTES),
+            ):
+                raise SlotError("theta", "pieces of the weights do not belong together.")
+            theta += found.piece
+        assert first is not None
+        signed = first.previous
+        if signed is None or signed.certificate.task != behind.task.id:
+            raise SlotError("theta", "weights of another task, or of its first slot, were sent.")
+        return await self._slots.begin_at(Checkpoint(signed, bytes(theta)))

@@ -1,0 +1,198 @@
+"""Whom a node follows to which slots, and what it answers others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from pocqueue.pouw.errors import LinkError, SlotError
+from pocqueue.pouw.flow import slot_sync
+from pocqueue.pouw.flow.core import now_ms
+from pocqueue.pouw.p2p.frames import Kind
+from pocqueue.pouw.slots.history import Checkpoint
+from pocqueue.pouw.slots.task import LAP
+from pocqueue.pouw.wire.codec import decode, encode
+from pocqueue.pouw.wire.requests import (
+    PIECE_BYTES,
+    SlotsRequest,
+    Status,
+    Weights,
+    WeightsRequest,
+)
+from tests.pouw.blocks import FILLER
+from tests.pouw.flow.parts import PEER, Parts, Signed, follow, forged, parts, piece
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Go on from weights from 40 slots on, at 16 before the newest."""
+    monkeypatch.setattr(slot_sync, "_MAX_BEHIND", 40)
+    monkeypatch.setattr(slot_sync, "_HEAD_START", 16)
+
+
+def _slot(node: Parts) -> int:
+    return node.slots.newest[1]
+
+
+async def test_a_peer_is_followed_to_its_newest_slot() -> None:
+    """Slot after slot, or from weights if that is far; both ways with the same weights."""
+    async with parts() as node:
+        peer = Signed()
+        peer.go_on(30)
+        node.net.answers = peer.answers()
+        await node.slot_sync.follow(PEER, peer.status())
+        assert _slot(node) == 30
+        peer.go_on(50)
+        node.net.asked.clear()
+        await node.slot_sync.follow(PEER, peer.status())
+        assert (PEER.account, Kind.THETA) in node.net.asked
+        assert _slot(node) == 80
+        history = await node.slots.history(FILLER)
+        assert (history.theta, history.signed) == (peer.history.theta, peer.history.signed)
+        assert node.store.history(history.task).next_slot == 80
+
+
+@pytest.mark.parametrize(
+    ("rule", "change"),
+    [
+        ("signature", lambda status: replace(status, newest=forged_newest(status))),
+        ("status", lambda status: replace(status, slot=1_000_000)),
+        ("status", lambda status: replace(status, task=b"o" * 32)),
+        ("network", lambda status: replace(status, newest=changed(status, network=b"o" * 32))),
+        (
+            "clock",
+            lambda status: replace(status, newest=changed(status, time_ms=now_ms() + 60_000)),
+        ),
+        ("missing", lambda status: replace(status, newest=changed(status, epoch=1))),
+    ],
+)
+async def test_what_a_peer_says_to_be_newest_is_checked_first(
+    rule: str, change: Callable[[Status], Status]
+) -> None:
+    """Before it is asked for anything."""
+    async with parts() as node:
+        peer = Signed()
+        peer.go_on(3)
+        node.net.answers = peer.answers()
+        with pytest.raises(SlotError) as caught:
+            await node.slot_sync.follow(PEER, change(peer.status()))
+        assert caught.value.rule == rule
+        assert node.net.asked == []
+        assert _slot(node) == 0
+
+
+def forged_newest(status: Status) -> Any:
+    """Return the newest certificate without signatures."""
+    assert status.newest is not None
+    return replace(status.newest, signature=bytes(96), beacon=bytes(96))
+
+
+def changed(status: Status, **fields: Any) -> Any:
+    """Return the newest certificate with other fields."""
+    assert status.newest is not None
+    return replace(status.newest, certificate=replace(status.newest.certificate, **fields))
+
+
+async def test_a_peer_that_is_behind_is_not_followed() -> None:
+    """Nor does it lose anything for it."""
+    async with parts() as node:
+        peer = Signed()
+        peer.go_on(3)
+        early = peer.status()
+        peer.go_on(3)
+        await follow(node, peer)
+        await node.slot_sync.follow(PEER, early)
+        await node.slot_sync.follow(PEER, replace(early, newest=None))
+        assert (node.net.asked, _slot(node)) == ([], 6)
+
+
+async def _refused(answer: Callable[[WeightsRequest, Signed], Weights]) -> str:
+    """Return the rule that weights break; the node stays where it was."""
+    async with parts() as node:
+        peer = Signed()
+        peer.go_on(8)
+        await follow(node, peer)
+        peer.go_on(72)
+        node.net.answers = peer.answers() | {
+            Kind.THETA: lambda body: encode(answer(decode(body, WeightsRequest), peer))
+        }
+        with pytest.raises(SlotError) as caught:
+            await node.slot_sync.follow(PEER, peer.status())
+        assert _slot(node) == (await node.slots.history(FILLER)).next_slot == 8
+        assert len(node.net.asked) <= 2
+        return caught.value.rule
+
+
+async def test_weights_that_do_not_fit_are_refused() -> None:
+    """Of slot 0, of any other size than the task's, in pieces of any other size, with other bytes, not signed."""
+
+    def first(_: WeightsRequest, peer: Signed) -> Weights:
+        theta = peer.checkpoints[64].theta
+        return Weights(0, None, len(theta), theta[:PIECE_BYTES])
+
+    def endless(request: WeightsRequest, peer: Signed) -> Weights:
+        return piece(peer.checkpoints[64], 0, num_bytes=2**40, piece=bytes(PIECE_BYTES))
+
+    def crumbs(request: WeightsRequest, peer: Signed) -> Weights:
+        return piece(peer.checkpoints[64], 0, piece=b"x")
+
+    def others(request: WeightsRequest, peer: Signed) -> Weights:
+        found = peer.checkpoints[64]
+        return piece(found._replace(theta=bytes(len(found.theta))), request.piece)
+
+    def not_signed(request: WeightsRequest, peer: Signed) -> Weights:
+        found = peer.checkpoints[64]
+        signed = forged(peer.slots[63].record).signed
+        return piece(Checkpoint(signed, found.theta), request.piece)
+
+    assert await _refused(first) == "theta"
+    assert await _refused(endless) == "theta"
+    assert await _refused(crumbs) == "theta"
+    assert await _refused(others) == "theta"
+    assert await _refused(not_signed) == "signature"
+
+
+async def test_nobody_is_set_back() -> None:
+    """A genuine checkpoint of long ago is not gone back to."""
+    async with parts() as node:
+        peer = Signed()
+        peer.go_on(24)
+        await follow(node, peer)
+        peer.go_on(60)
+        old = peer.checkpoints[LAP]
+        node.net.answers = peer.answers() | {
+            Kind.THETA: lambda body: encode(piece(old, decode(body, WeightsRequest).piece))
+        }
+        await node.slot_sync.follow(PEER, peer.status())
+        # It has gone on slot after slot.
+        assert _slot(node) == 84
+
+
+async def test_a_member_of_the_committee_does_not_jump(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own slots are a history without gaps."""
+    async with parts() as node:
+        committee = await node.slots.committee()
+        assert committee is not None
+        monkeypatch.setattr(node.core, "account", committee.members[0])
+        peer = Signed()
+        peer.go_on(70)
+        node.net.answers = peer.answers()
+        await node.slot_sync.follow(PEER, peer.status())
+        assert {kind for _, kind in node.net.asked} == {Kind.SLOTS}
+        assert node.store.slots(FILLER, 0, 70) == peer.slots
+
+
+async def test_what_is_asked_for_is_answered() -> None:
+    """Slots as many as fit into an answer, and the weights of a lap in pieces."""
+    async with parts() as node:
+        peer = Signed()
+        peer.go_on(70)
+        await follow(node, peer)
+        assert len((await node.slot_sync.slots(SlotsRequest(FILLER, 0))).slots) == 64
+        found = await node.slot_sync.piece(WeightsRequest(FILLER, 70, 0))
+        assert (found.slot, found.num_bytes) == (64, len(peer.history.theta))
+        with pytest.raises(LinkError, match="no weights of that task"):
+            await node.slot_sync.piece(WeightsRequest(b"o" * 32, 9, 0))

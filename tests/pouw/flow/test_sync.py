@@ -1,0 +1,210 @@
+"""Catching up ends, whatever a peer answers, and is held against those alone who are at fault."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from msgspec.structs import replace
+
+from pocqueue.pouw.flow.core import now_ms
+from pocqueue.pouw.p2p.frames import Kind
+from pocqueue.pouw.p2p.service import PeerInfo
+from pocqueue.pouw.wire.blocks import Block
+from pocqueue.pouw.wire.codec import decode, encode
+from pocqueue.pouw.wire.requests import Blocks, BlocksRequest, Status
+from pocqueue.pouw.wire.slots import Iteration
+from tests.pouw.blocks import GENESIS, founding_block, trained
+from tests.pouw.flow.nodes import until
+from tests.pouw.flow.parts import PEER, MadeUpPeers, Parts, Signed, parts
+
+
+@contextlib.asynccontextmanager
+async def _syncing(node: Parts) -> AsyncIterator[None]:
+    running = asyncio.create_task(node.sync.run())
+    try:
+        yield
+    finally:
+        assert not running.done(), running.exception()
+        running.cancel()
+
+
+def _asked(net: MadeUpPeers, kind: Kind) -> int:
+    return sum(asked == kind for _, asked in net.asked)
+
+
+def _status(tip: Block, signed: Signed | None = None) -> Callable[[bytes], bytes]:
+    found = (signed or Signed()).status(tip.id, height=tip.header.height)
+    return lambda _: encode(found)
+
+
+def _blocks(*blocks: Block) -> Callable[[bytes], bytes]:
+    """Answer with the blocks behind the newest that is named."""
+
+    def answer(body: bytes) -> bytes:
+        locator = decode(body, BlocksRequest).locator
+        known = [at for at, block in enumerate(blocks) if block.id in locator]
+        return encode(Blocks(blocks[max(known, default=-1) + 1 :]))
+
+    return answer
+
+
+def _chain() -> list[Block]:
+    """Return five blocks, the first one a founding one."""
+
+    async def made() -> list[Block]:
+        async with parts() as node:
+            chain, blocks = node.core.chain, [founding_block()]
+            for slot in range(9, 49, 10):
+                blocks.append(trained(chain.tip, slot=slot))
+                chain.add(blocks[-1], now_ms())
+            return blocks
+
+    return asyncio.run(made())
+
+
+@pytest.fixture(scope="module")
+def blocks() -> list[Block]:
+    """Five blocks, the first one a founding one."""
+    return _chain()
+
+
+async def test_final_blocks_are_taken_and_the_anchor_is_set(blocks: list[Block]) -> None:
+    """A newcomer trains none of them over; those behind the anchor it does, and waits for that."""
+    async with parts(is_founded=False) as node:
+        signed = Signed()
+        signed.go_on(40, anchor=blocks[2].id, anchor_height=3)
+        node.net.answers = signed.answers() | {
+            Kind.STATUS: _status(blocks[4], signed),
+            Kind.BLOCKS: _blocks(*blocks),
+        }
+        trained_over: list[int] = []
+
+        async def train_over(winner: Iteration) -> str:
+            trained_over.append(winner.slot)
+            return "good"
+
+        node.blocks.train_over = train_over  # type: ignore[method-assign]
+        async with _syncing(node):
+            node.sync.wish(PEER)
+            await until(node.core.is_current.is_set, "all of it")
+        assert node.core.chain.anchor.id == blocks[2].id
+        assert node.core.chain.tip.id == blocks[4].id
+        assert trained_over == [29, 39]
+        assert node.slots.newest[1] == 40
+        assert node.net.charged == []
+
+
+@pytest.mark.parametrize("number", [0, 3])
+async def test_a_peer_that_gives_the_same_blocks_again_is_left(
+    number: int, blocks: list[Block]
+) -> None:
+    """Known ones, or some whose parents it does not give."""
+    async with parts() as node:
+        away = replace(blocks[4], header=replace(blocks[4].header, height=99))
+        node.net.answers = {
+            Kind.STATUS: _status(away),
+            Kind.BLOCKS: lambda _: encode(Blocks((blocks[number],))),
+        }
+        async with _syncing(node):
+            node.sync.wish(PEER)
+            await until(lambda: bool(node.sync._rests), "the end")
+        assert _asked(node.net, Kind.BLOCKS) <= 2
+
+
+async def test_a_wish_for_whoever_had_nothing_new_waits(blocks: list[Block]) -> None:
+    """Also if it comes while that one is followed; another peer is asked meanwhile."""
+    async with parts() as node:
+        other = replace_account(b"\2" + b"o" * 32)
+        node.net.peers.append(other)
+        node.net.answers = {
+            Kind.STATUS: _status(blocks[4]),
+            Kind.BLOCKS: lambda _: encode(Blocks((blocks[3],))),
+        }
+        # Whose parent is not here: each time it is wished for again.
+        node.blocks._on_missing = node.sync.wish
+        async with _syncing(node):
+            node.sync.wish(PEER)
+            await until(lambda: _asked(node.net, Kind.STATUS) == 1, "a question")
+            node.sync.wish(other)
+            await until(lambda: _asked(node.net, Kind.STATUS) == 2, "another one")
+        assert {who for who, _ in node.net.asked} == {PEER.account, other.account}
+        assert not node.net.charged
+
+
+def replace_account(account: bytes) -> PeerInfo:
+    """Return another peer."""
+    return dataclasses.replace(PEER, account=account)
+
+
+async def test_a_silent_peer_costs_its_turn_alone(blocks: list[Block]) -> None:
+    """It is no fault of its, and the next one is asked."""
+    async with parts() as node:
+        async with _syncing(node):
+            node.sync.wish(PEER)
+            await until(lambda: bool(node.sync._rests), "the end")
+        assert node.net.charged == []
+
+
+async def test_whoever_sends_bad_blocks_is_charged(blocks: list[Block]) -> None:
+    """A fault is a failure of the link as well; it counts as a fault."""
+    async with parts() as node:
+        bad = replace(blocks[1], header=replace(blocks[1].header, state=b"s" * 32))
+        node.net.answers = {Kind.STATUS: _status(bad), Kind.BLOCKS: _blocks(blocks[0], bad)}
+        async with _syncing(node):
+            node.sync.wish(PEER)
+            await until(lambda: bool(node.net.charged), "a charge")
+        assert node.net.charged[0][0] == PEER.account
+        assert node.net.charged[0][1].startswith("a block: ")
+
+
+@pytest.mark.parametrize(
+    ("change", "is_fault"),
+    [
+        ({"epoch": 7}, False),
+        ({"time_ms": 2**50}, False),
+        ({"previous": b"p" * 32}, False),
+        ({"network": b"n" * 32}, True),
+    ],
+)
+async def test_what_is_nobodys_fault_costs_nothing(
+    change: dict[str, object], is_fault: bool, blocks: list[Block]
+) -> None:
+    """As with messages: this node may lack something, or its clock be wrong."""
+    async with parts() as node:
+        signed = Signed()
+        signed.go_on(2)
+        record = signed.certified(**change)
+        status = Status(
+            *(GENESIS.header_id, 0, GENESIS.header_id, 0, record.signed.certificate.task, 3),
+            record.signed,
+        )
+        node.net.answers = signed.answers() | {Kind.STATUS: lambda _: encode(status)}
+        async with _syncing(node):
+            node.sync.wish(PEER)
+            await until(
+                lambda: bool(node.net.charged or node.sync._rests) or node.core.is_current.is_set(),
+                "the end",
+            )
+        assert bool(node.net.charged) == is_fault
+
+
+async def test_what_others_signed_of_a_branch_is_no_word_on_it(blocks: list[Block]) -> None:
+    """Above an anchor a signature that is none is a fault; the blocks are not taken as final."""
+    async with parts() as node:
+        await node.blocks.settle_anchor(node.core.chain.tip.id)
+        signed = Signed(group="other")
+        record = signed.certified(anchor=blocks[4].id, anchor_height=5)
+        status = Status(
+            *(blocks[4].id, 5, GENESIS.header_id, 0, record.signed.certificate.task, 1),
+            record.signed,
+        )
+        node.net.answers = {Kind.STATUS: lambda _: encode(status), Kind.BLOCKS: _blocks(*blocks)}
+        async with _syncing(node):
+            node.sync.wish(PEER)
+            await until(lambda: bool(node.net.charged), "a charge")
+        assert node.core.chain.tip.height == 1
+        assert "signature" in node.net.charged[0][1]
