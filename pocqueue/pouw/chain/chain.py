@@ -134,10 +134,14 @@ class Chain(ChainView):
             )
         gone = self._tree.not_with(anchor)
         diff: Diff = {}
+        undo: dict[int, Diff] = {}
         for position in reversed([*anchor.down()][:-1]):
+            assert position.parent is not None
+            before = position.parent.state
+            undo[position.height] = {key: before.get(key) for key in position.state.diff}
             diff.update(position.state.diff)
         change = self._change(self.tip, self._tree.best_above(anchor))
-        self._store.move_anchor(anchor.id, diff, [position.id for position in gone])
+        self._store.move_anchor(anchor.id, diff, [position.id for position in gone], undo)
         # States are read while this goes on: each layer between has its keys in front of the table until the end.
         self._table.change(diff)
         anchor.state.rebase(self._table)

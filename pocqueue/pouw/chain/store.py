@@ -7,7 +7,7 @@ the one after. Which block is the tip is written nowhere: fork choice says it ag
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
@@ -87,13 +87,16 @@ class ChainStore(SqliteFile):
                 (*row, encode(sorted(stored.diff.items()))),
             )
 
-    def move_anchor(self, anchor: bytes, changed: Diff, dropped: Iterable[bytes]) -> None:
+    def move_anchor(
+        self, anchor: bytes, changed: Diff, dropped: Iterable[bytes], undo: Mapping[int, Diff]
+    ) -> None:
         """Make a block the anchor.
 
         Args:
             anchor: its id.
             changed: the difference between the states after the old anchor and after this one.
             dropped: ids of the blocks that do not go with it, which are deleted.
+            undo: for the height of each block between, the difference between the states after it and before it.
         """
         with self.transaction() as db:
             db.executemany("DELETE FROM block WHERE id = ?", [(block,) for block in dropped])
@@ -104,6 +107,10 @@ class ChainStore(SqliteFile):
             db.executemany(
                 "INSERT OR REPLACE INTO state VALUES (?, ?)",
                 [(key, value) for key, value in changed.items() if value is not None],
+            )
+            db.executemany(
+                "INSERT INTO undo VALUES (?, ?)",
+                [(height, encode(sorted(diff.items()))) for height, diff in undo.items()],
             )
             db.execute("UPDATE meta SET value = ? WHERE name = 'anchor'", (anchor,))
 
@@ -173,14 +180,16 @@ class ChainStore(SqliteFile):
                 return
             block = header.parent
 
-    def state_after(self, height: int) -> dict[bytes, bytes]:
-        """Return the state after the block of a height, the anchor's at most: made again from block 1 on, slow."""
-        state = dict(self._genesis.state.diff)
+    def undone(self, height: int) -> Diff:
+        """Return the difference between the states after the anchor and after the block of a height below it."""
+        found: Diff = {}
         with self.transaction() as db:
-            rows = db.execute("SELECT diff FROM block WHERE height <= ? ORDER BY height", (height,))
+            rows = db.execute(
+                "SELECT diff FROM undo WHERE height > ? ORDER BY height DESC", (height,)
+            )
             for (diff,) in rows:
-                state.update(self._diff(diff))
-        return {key: value for key, value in state.items() if value is not None}
+                found.update(self._diff(diff))
+        return found
 
     def damaged(self, what: str) -> NodeDataError:
         """Return the error for content that cannot be right; SQLite has no checksums that notice a flipped bit."""

@@ -8,7 +8,6 @@ from pocqueue.pouw.chain.fork import Position, Tree
 from pocqueue.pouw.chain.genesis import Genesis
 from pocqueue.pouw.chain.state import State
 from pocqueue.pouw.chain.store import ChainStore
-from pocqueue.pouw.chain.table import SortedTable
 from pocqueue.pouw.wire.blocks import Block, Header
 
 
@@ -73,7 +72,10 @@ class ChainView:
         return self._store.ancestors(block)
 
     def state_at(self, block: bytes) -> State:
-        """Return the state after a block; of one below the anchor it is made again from all blocks: slow.
+        """Return the state after a block.
+
+        One below the anchor is made from the blocks between: the older it is, the longer that takes. It is good until
+        the anchor moves.
 
         Raises:
             ChainError: it is not here.
@@ -82,7 +84,7 @@ class ChainView:
         if position is not None:
             return position.state
         header = next(self.ancestors(block))
-        return State(SortedTable(self._store.state_after(header.height)), header.state)
+        return State(self.anchor.state, header.state, self._store.undone(header.height))
 
     def locator(self) -> tuple[bytes, ...]:
         """Return ids of blocks below the tip by which another node finds where the chains part.

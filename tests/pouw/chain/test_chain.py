@@ -300,6 +300,29 @@ def test_states_of_the_past_can_be_had(chain: Chain) -> None:
         chain.state_at(b"x" * 32)
 
 
+def test_a_look_at_a_block_does_not_go_through_the_chain(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only through what came between it and the anchor, however long the chain is."""
+    blocks = _branch(chain, chain.tip.id, 20, (paid(2, "other"),))
+    for block in blocks:
+        _add(chain, block)
+    for block in (blocks[3], blocks[17]):
+        chain.set_anchor(block.id)
+    read = list[bytes]()
+    decoded = ChainStore._diff
+
+    def counted(store: ChainStore, data: bytes) -> dict[bytes, bytes | None]:
+        read.append(data)
+        return decoded(store, data)
+
+    monkeypatch.setattr(ChainStore, "_diff", counted)
+    assert all(check.is_kept for check in chain.checks(blocks[16], blocks[16].header.time_ms))
+    assert len(read) == 2
+    assert chain.state_at(blocks[0].id).account(account("other")).balance == PAI
+    assert chain.state_at(founding_block().id).account(account("other")).balance == 0
+
+
 def test_another_node_gets_what_it_lacks(chain: Chain) -> None:
     """From where the two part, whichever side it is on; bounded by number and bytes."""
     start = chain.tip.id
