@@ -24,7 +24,7 @@ from pocqueue.pouw.node import NodeConfig, PoUWNode
 #: Longest sleep of an example, and what stands for an hour.
 _LONGEST_S = 0.35
 #: What is waited for takes seconds; on a busy machine more.
-_DEADLINE_S = 300.0
+DEADLINE_S = 300.0
 
 
 def examples(document: Path) -> list[str]:
@@ -54,7 +54,7 @@ class Program:
     async def _sleep(self, seconds: float) -> None:
         """Sleep as an example does; an hour ends when what is waited for is done."""
         if seconds >= 3600:
-            await asyncio.wait_for(self.done.wait(), _DEADLINE_S)
+            await asyncio.wait_for(self.done.wait(), DEADLINE_S)
         await asyncio.sleep(min(seconds, _LONGEST_S))
 
 
@@ -72,7 +72,7 @@ async def running(work: Awaitable[Any]) -> AsyncIterator[asyncio.Future[Any]]:
 
 async def until(condition: Callable[[], bool], what: str) -> None:
     """Wait for something; fail if it does not come."""
-    deadline = time.monotonic() + _DEADLINE_S
+    deadline = time.monotonic() + DEADLINE_S
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not come"
         await asyncio.sleep(0.1)
@@ -110,7 +110,7 @@ async def _network(texts: list[str]) -> dict[str, Any]:
     lines: list[str] = []
     program.names["print"] = lines.append
     [work] = program.coroutines
-    await asyncio.wait_for(work, _DEADLINE_S)
+    await asyncio.wait_for(work, DEADLINE_S)
     assert lines[0] == "Test network started successfully"
     heights = [int(line.removeprefix("Network height: ")) for line in lines[1:]]
     return {"first": heights[0], "last": heights[-1]}
@@ -152,7 +152,7 @@ async def _miner(texts: list[str], said: io.StringIO, supervisor: PoUWNode) -> d
         mining = node.get_status()["is_mining"]
         assert node.security_system is not None
         program.done.set()
-        await asyncio.wait_for(task, _DEADLINE_S)
+        await asyncio.wait_for(task, DEADLINE_S)
         return {
             "mining": mining,
             "tuned": node.config.omega_b != omega,
@@ -163,9 +163,9 @@ async def _miner(texts: list[str], said: io.StringIO, supervisor: PoUWNode) -> d
 async def _client(texts: list[str], said: io.StringIO, supervisor: PoUWNode) -> list[str]:
     """The client: its task is in a block of the chain in the end."""
     [work] = find(texts, "submit_training_task").coroutines
-    await asyncio.wait_for(work, _DEADLINE_S)
+    await asyncio.wait_for(work, DEADLINE_S)
     assert "submitted successfully" in said.getvalue()
-    deadline = time.monotonic() + _DEADLINE_S
+    deadline = time.monotonic() + DEADLINE_S
     while not (tasks := await supervisor.views.tasks()):
         assert time.monotonic() < deadline, "no block has the task"
         await asyncio.sleep(0.1)
