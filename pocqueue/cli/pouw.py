@@ -88,7 +88,8 @@ def node(
     settings = PouwSettings.override(http_port=http_port)
     log_to_stderr("INFO")
     made = _make_node(settings, role, bootstrap or [], host, port, node_id, stake)
-    listener = listen("127.0.0.1", settings.http_port, PouwSettings.variable(""))
+    prefix, otherwise = PouwSettings.variable("http_"), "choose another with --http-port"
+    listener = listen("127.0.0.1", settings.http_port, prefix, otherwise=otherwise)
     service = make_node_app(made, stake=stake, mine=not no_mine)
     serve(service, listener)
     if service.state.failure is not None:
