@@ -1,0 +1,171 @@
+"""Nodes as processes: `pocqueue pouw node`, each forked from a process that has imported it already.
+
+So fifty starts cost little: what is left of one is the node's own. Their trainers are started as ever.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import urllib.error
+import urllib.request
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.support.commands import without_settings
+from tests.support.waiting import wait_until
+
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload([
+    *("pocqueue.cli.pouw", "pocqueue.pouw.service", "pocqueue.pouw.flow.life"),
+    *("pocqueue.web.serve", "pocqueue.web.listener", "tests.pouw.acceptance.processes"),
+])  # fmt: skip
+_PR_SET_PDEATHSIG = 1
+
+
+class NodeProcess:
+    """A node of a test's network. It keeps folder and ports when it is started again.
+
+    Args:
+        folder: for its files, its log beside them.
+        role: its role.
+        network: path of the network, or `dev`.
+        bootstrap: it dials these.
+        name: its name [default: the folder's].
+        options: more of the command's.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        role: str,
+        network: str,
+        *bootstrap: NodeProcess,
+        name: str | None = None,
+        options: str = "",
+    ) -> None:
+        self.folder, self.name = folder, name or folder.name
+        folder.mkdir(exist_ok=True)
+        self.log = folder.with_name(f"{self.name}.log")
+        self.port, self.http_port = _free_ports()
+        self.argv = ["pouw", "node", "--role", role, "--node-id", self.name, "--host", "127.0.0.1"]
+        self.argv += [
+            "--port",
+            str(self.port),
+            "--http-port",
+            str(self.http_port),
+            *options.split(),
+        ]
+        for one in bootstrap:
+            self.argv += ["--bootstrap", f"127.0.0.1:{one.port}"]
+        self.env = {
+            **without_settings(),
+            "POCQUEUE_STATE_DIR": str(folder),
+            "POCQUEUE_POUW_DIR": str(folder),
+            "POCQUEUE_POUW_NETWORK": network,
+        }
+        self._process: ForkServerProcess | None = None
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process is not None
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start the process, and return at once."""
+        self._process = _FORKS.Process(target=_run, args=(self.argv, self.env, str(self.log)))
+        self._process.start()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        os.kill(self.pid, number)
+
+    def ended(self) -> int:
+        """Wait for its end; return its exit code."""
+        assert self._process is not None
+        process = self._process
+        wait_until(lambda: process.exitcode is not None, message=f"the end of {self.name}")
+        code = process.exitcode
+        assert code is not None
+        self._process.close()
+        self._process = None
+        return code
+
+    def kill(self) -> None:
+        """End it at once, as the kernel does."""
+        self.signal(signal.SIGKILL)
+        self.ended()
+
+    def stop(self) -> None:
+        """End it, if it runs."""
+        if self._process is not None:
+            if self._process.exitcode is None:
+                self.signal(signal.SIGCONT)
+                self.signal(signal.SIGTERM)
+            self.ended()
+
+    def ask(self, path: str = "status", *, post: bool = False) -> Any:
+        """Return what it answers over HTTP; None: nothing."""
+        url = f"http://127.0.0.1:{self.http_port}/api/{path}"
+        request = urllib.request.Request(url, method="POST" if post else "GET")
+        try:
+            with urllib.request.urlopen(request, timeout=5 if not post else 120) as reply:  # noqa: S310
+                return json.loads(reply.read())
+        except (OSError, ValueError):
+            return None
+
+    def number(self, name: str) -> int:
+        """Return a number of its status; -1: it does not answer."""
+        status = self.ask()
+        return -1 if status is None else int(status[name])
+
+    def until_past(self, name: str, number: int) -> int:
+        """Wait until a number of its status is above another one; return it."""
+        found = [-1]
+
+        def is_past() -> bool:
+            if self._process is not None and self._process.exitcode is not None:
+                raise AssertionError(f"{self.name} ended:\n{self.log.read_text()[-3000:]}")
+            found[0] = self.number(name)
+            return found[0] > number
+
+        wait_until(is_past, message=f"{name} of {self.name} above {number}")
+        return found[0]
+
+    def trainer(self) -> psutil.Process | None:
+        """Return the process that trains for it."""
+        for child in psutil.Process(self.pid).children():
+            if "pocqueue.pouw.training.child" in child.cmdline():
+                return child
+        return None
+
+
+def _run(argv: list[str], env: dict[str, str], log: str) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(fd, 1)
+    os.dup2(fd, 2)
+    os.environ.clear()
+    os.environ.update(env)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.argv = ["pocqueue", *argv]
+    from pocqueue.cli import main
+
+    main()
+
+
+def _free_ports() -> tuple[int, int]:
+    with socket.socket() as one, socket.socket() as other:
+        for each in (one, other):
+            each.bind(("127.0.0.1", 0))
+        return one.getsockname()[1], other.getsockname()[1]
