@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -45,13 +46,10 @@ def _is_alive(pid: int) -> bool:
     return state != "Z"
 
 
-def _peak_mib(pid: int) -> int:
-    """Return the most memory that a process has had."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return (
-        int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
-        // 1024
-    )
+def _kib(pid: int, name: str) -> int:
+    """Return one of the sizes in a process's status, such as the most memory that it has had."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith(f"{name}:")))
 
 
 def _environment(pid: int) -> list[bytes]:
@@ -69,17 +67,33 @@ def _wait_for_end(pid: int) -> None:
     ("hidden", "batch_size"), [((30, 4), 1024), ((4096, 1), 7)], ids=["batch", "channels"]
 )
 async def test_no_task_that_is_allowed_takes_much_memory(
-    hidden: tuple[int, ...], batch_size: int
+    trainer: Trainer, hidden: tuple[int, ...], batch_size: int
 ) -> None:
     """Close to the bounds, in all its parts and when it is measured: a GiB is more than enough."""
     task = msgspec.structs.replace(TASK, architecture="CNN", hidden=hidden, batch_size=batch_size)
     task.check()
     theta = weights_bytes(first_weights(task))
+    await trainer.iterate(task, theta, None, 5, MINER, 0, MAX_PARTS)
+    await trainer.accuracy(task, theta, "val")
+    assert trainer.pid is not None
+    assert _kib(trainer.pid, "VmHWM") < 1024 * 1024
+
+
+async def test_a_child_without_room_says_so_and_goes_on() -> None:
+    """What torch raises then is its own, and no end of the process."""
+    task = msgspec.structs.replace(TASK, architecture="CNN", hidden=(30, 4), batch_size=1024)
+    theta = weights_bytes(first_weights(task))
     with Trainer() as own:
-        await own.iterate(task, theta, None, 5, MINER, 0, MAX_PARTS)
-        await own.accuracy(task, theta, "val")
-        assert own.pid is not None
-        assert _peak_mib(own.pid) < 1024
+        await own.iterate(TASK, THETA, None, 5, MINER, 0, 1)
+        pid = own.pid
+        assert pid is not None
+        room = _kib(pid, "VmSize") * 1024 + 32 * 2**20
+        _, hard = resource.prlimit(pid, resource.RLIMIT_AS, (room, resource.RLIM_INFINITY))
+        with pytest.raises(TrainingError, match=r"The trainer cannot do it: .*memory"):
+            await own.iterate(task, theta, None, 5, MINER, 0, MAX_PARTS)
+        resource.prlimit(pid, resource.RLIMIT_AS, (hard, hard))
+        await own.iterate(TASK, THETA, None, 5, MINER, 0, 1)
+        assert own.pid == pid
 
 
 async def test_the_child_computes_what_we_would(trainer: Trainer) -> None:
