@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from typer.main import get_command
-from typer.testing import CliRunner
 
 from pocqueue.cli import app
 from pocqueue.deploy.conf import FIELDS
@@ -24,6 +23,8 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 #: Every variable of ours, and every field of a server's conf file.
 VARIABLES = {kind.variable(name) for kind in ALL for name in kind.model_fields}
 VARIABLES |= {field.name for field in FIELDS}
+#: All that `pocqueue` can be told, made once: it takes longer than to read a document.
+COMMANDS: Any = get_command(app)
 
 
 @pytest.mark.parametrize(
@@ -53,21 +54,16 @@ def test_commands_in_documents_exist(document: Path) -> None:
     lines = [line.removeprefix("pocqueue ") for line in code if line.startswith("pocqueue ")]
     for line in lines:
         words = line.partition("#")[0].split()
-        command: list[str] = []
-        place: Any = get_command(app)
-        while hasattr(place, "commands") and len(command) < len(words):
-            word = words[len(command)]
-            if not re.fullmatch(r"[a-z]+", word):
+        place: Any = COMMANDS
+        for word in words:
+            if not (hasattr(place, "commands") and re.fullmatch(r"[a-z]+", word)):
                 break
             assert word in place.commands, line
             place = place.commands[word]
-            command.append(word)
         if "|" in line:
             continue
-        shown = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "200"})
-        assert shown.exit_code == 0, line
-        for option in (word for word in words if word.startswith("--")):
-            assert option in shown.output, line
+        known = {name for one in place.params for name in (*one.opts, *one.secondary_opts)}
+        assert {word for word in words if word.startswith("--")} <= known | {"--help"}, line
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
