@@ -13,6 +13,7 @@ import pytest
 from tests.support.commands import without_settings
 from tests.support.processes import running, wait_ready
 from tests.support.refusing_redis import RefusingRedis, refusing_redis
+from tests.support.stack import QUICK
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +101,7 @@ def test_a_worker_that_is_stopped_while_it_waits_ends_as_one_that_was_stopped(
     """Code 0 for its supervisor: nothing is wrong with it."""
     log = tmp_path / "worker.log"
     command = [sys.executable, "-m", "celery", "-A", "pocqueue", "worker", "-Q", "gpu0"]
-    env = _env("redis://127.0.0.1:1/0", tmp_path) | {"POCQUEUE_NUM_THREADS": "1"}
+    env = _env("redis://127.0.0.1:1/0", tmp_path) | QUICK | {"POCQUEUE_NUM_THREADS": "1"}
     with running(command, log, env, tmp_path) as worker:
         wait_ready(lambda: "gpu0 waits: Redis" in log.read_text(), worker)
         worker.terminate()
