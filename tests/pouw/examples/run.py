@@ -20,6 +20,7 @@ from typing import Any
 
 from pocqueue.pouw.economics import NodeRole
 from pocqueue.pouw.node import NodeConfig, PoUWNode
+from pocqueue.pouw.training.trainer import Trainer
 
 #: Longest sleep of an example, and what stands for an hour.
 _LONGEST_S = 0.35
@@ -87,7 +88,8 @@ async def main(document: Path) -> dict[str, Any]:
     """Run all of them; return what was seen."""
     texts, seen = examples(document), dict[str, Any]()
     said = io.StringIO()
-    with contextlib.redirect_stdout(said):
+    # The child of the first example's nodes is there for those of the others too: it takes seconds to start.
+    with contextlib.redirect_stdout(said), Trainer.shared():
         seen["network"] = await _network(texts)
         supervisor = PoUWNode("bootstrap_001", NodeRole.SUPERVISOR, host="0.0.0.0", port=8000)  # noqa: S104
         await supervisor.start()
@@ -108,12 +110,25 @@ async def _network(texts: list[str]) -> dict[str, Any]:
     """The multi-node network: it starts, its height grows, it ends."""
     program = find(texts, "setup_test_network")
     lines: list[str] = []
-    program.names["print"] = lines.append
+    made: list[PoUWNode] = []
+
+    def heights() -> list[int]:
+        return [int(line.removeprefix("Network height: ")) for line in lines[1:]]
+
+    def make(*args: Any, **kwargs: Any) -> PoUWNode:
+        made.append(PoUWNode(*args, **kwargs))
+        return made[-1]
+
+    async def sleep(_seconds: float) -> None:
+        """The first of its sixty seconds lasts until there is a block more, and the others no time."""
+        first = heights()[0]
+        await until(lambda: made[0].get_status()["blockchain_height"] > first, "a block")
+
+    program.names |= {"print": lines.append, "PoUWNode": make, "_sleep": sleep}
     [work] = program.coroutines
     await asyncio.wait_for(work, DEADLINE_S)
     assert lines[0] == "Test network started successfully"
-    heights = [int(line.removeprefix("Network height: ")) for line in lines[1:]]
-    return {"first": heights[0], "last": heights[-1]}
+    return {"first": heights()[0], "last": heights()[-1]}
 
 
 async def _supervisor(texts: list[str], said: io.StringIO) -> bool:

@@ -152,35 +152,27 @@ async def test_the_child_is_modest(trainer: Trainer) -> None:
 
 
 async def test_a_killed_child_is_one_failed_call() -> None:
-    """The call that meets its end says how it ended; the next one has a new child."""
-    with Trainer() as trainer:
-        first = await trainer.iterate(TASK, THETA, None, 0, MINER, 0, 1)
-        pid = trainer.pid
-        assert pid is not None
-        os.kill(pid, signal.SIGKILL)
-        with pytest.raises(TrainingError, match="was killed by SIGKILL; a later call"):
-            await trainer.iterate(TASK, THETA, None, 0, MINER, 0, 1)
-        assert await trainer.iterate(TASK, THETA, None, 0, MINER, 0, 1) == first
-        assert trainer.pid != pid
-        pid = trainer.pid
-        assert pid is not None
-    _wait_for_end(pid)
-    with pytest.raises(TrainingError, match="is closed"):
-        await trainer.iterate(TASK, THETA, None, 0, MINER, 0, 1)
-
-
-async def test_a_shared_child_ends_with_its_last_user() -> None:
-    """All nodes of a process have one; the first to stop takes it from nobody."""
+    """The call that meets its end says how it ended; the next one has a new child, which all nodes of a process share."""
     one, other = Trainer.shared(), Trainer.shared()
     assert one is other
-    await one.accuracy(TASK, THETA, "val")
+    first = await one.iterate(TASK, THETA, None, 0, MINER, 0, 1)
     pid = one.pid
     assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(TrainingError, match="was killed by SIGKILL; a later call"):
+        await one.iterate(TASK, THETA, None, 0, MINER, 0, 1)
+    assert await one.iterate(TASK, THETA, None, 0, MINER, 0, 1) == first
+    assert one.pid != pid
+    pid = one.pid
+    assert pid is not None
+    # The first user to stop takes it from nobody, the last one ends it.
     one.close()
     assert (await other.accuracy(TASK, THETA, "val")).total == 256
     assert other.pid == pid
     other.close()
     _wait_for_end(pid)
+    with pytest.raises(TrainingError, match="is closed"):
+        await one.iterate(TASK, THETA, None, 0, MINER, 0, 1)
     assert Trainer.shared() is not one
     Trainer.shared().close()
     Trainer.shared().close()
