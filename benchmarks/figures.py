@@ -24,6 +24,7 @@ from benchmarks.latency import commit_to_reader, start_to_first_valid
 from benchmarks.pipeline import pipeline
 from benchmarks.pouw_chain import pouw_chain
 from benchmarks.pouw_links import pouw_links
+from benchmarks.pouw_network import pouw_network
 from benchmarks.pouw_training import pouw_training
 from benchmarks.queue_efficiency import batch_seconds, queue_efficiency
 from benchmarks.range_gap import range_gap
@@ -81,6 +82,7 @@ def measure_all(settings: Settings, log_dir: Path, effort: Effort) -> Figures:
         figures.add("pouw chain", lambda: pouw_chain(effort))
         figures.add("pouw links", lambda: pouw_links(effort))
         figures.add("pouw training", lambda: pouw_training(effort))
+        figures.add("pouw network", lambda: pouw_network(effort))
         engine = load_local_engine(settings)
         if stack is None:
             stack = at_end.enter_context(local_stack(settings, flower=False, log_dir=log_dir))

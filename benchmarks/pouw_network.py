@@ -26,6 +26,7 @@ from pocqueue.pouw.slots.slot_store import SlotStore
 from pocqueue.pouw.slots.task import LAP
 from pocqueue.pouw.wire.blocks import Block, Trained
 from pocqueue.pouw.wire.requests import Slot
+from pocqueue.pouw.wire.slots import Certificate
 
 _BLOCK_MS = 2000
 #: Of the first targets: a draw in so many is a block. A slot of three miners has 48 draws.
@@ -36,6 +37,8 @@ _FIRST_BLOCKS = 20
 #: 3.4 slots a second.
 _PACED_MS = 294
 _LOOK_S = 30.0
+#: Of the last slots, whose maps nobody has forgotten yet.
+_NUM_SLOTS = 900
 
 
 class _Looked(NamedTuple):
@@ -51,7 +54,7 @@ class _Looked(NamedTuple):
 class _Told(NamedTuple):
     """What is on the supervisor's disk, and when each node took a block by its log."""
 
-    slots: list[Slot]
+    slots: list[Slot]  #: the last ones
     blocks: list[Block]  #: trained ones
     taken: list[dict[str, float]]
 
@@ -124,16 +127,20 @@ def _read(network: Testnet, first: int) -> _Told:
         chain = Chain(genesis, store)
         found = map(chain.block_at, range(first, chain.tip.height + 1))
         blocks = [one for one in found if one is not None and isinstance(one.proof, Trained)]
-    task, slots = genesis.filler_task(0), list[Slot]()
+    task = genesis.filler_task(0)
     with SlotStore(folder, genesis.network) as slot_store:
-        while more := slot_store.slots(task, len(slots), 1000):
-            slots += more
+        slots = slot_store.slots(task, max(0, slot_store.num_slots(task) - _NUM_SLOTS), _NUM_SLOTS)
     return _Told(slots, blocks, [network.taken(node) for node in network.nodes])
 
 
+def _certificate(block: Block) -> Certificate:
+    """Return that of the slot in which a block was drawn."""
+    assert isinstance(block.proof, Trained)
+    return block.proof.winner.signed.certificate
+
+
 def _slot(told: _Told, name: str) -> Figure:
-    begin = told.blocks[0].header.slot
-    times = [slot.record.signed.certificate.time_ms for slot in told.slots[begin:]]
+    times = [slot.record.signed.certificate.time_ms for slot in told.slots]
     slots = Sample([float(after - before) for before, after in pairwise(times)], "ms")
     median = slots.median
     return _figure(f"{name}: a slot", slots, median, "median at most 25 ms", median <= 25)
@@ -157,7 +164,7 @@ def _verified(told: _Told, name: str) -> Figure:
     """From the certificate that a winner drew with until the last node has trained its lap over and taken it in."""
     delays = []
     for block in told.blocks:
-        certified_s = told.slots[block.header.slot].record.signed.certificate.time_ms / 1000
+        certified_s = _certificate(block).time_ms / 1000
         taken_s = [node.get(block.id.hex()[:16]) for node in told.taken]
         if None not in taken_s:
             delays.append(1000 * (max(filter(None, taken_s)) - certified_s))
@@ -175,7 +182,7 @@ def _share(told: _Told, name: str) -> Figure:
     """Gradients that one node does over for a block, of those that the network did for it."""
     done_over = [block.header.slot % LAP + 1 for block in told.blocks[1:]]
     done = [
-        sum(len(slot.messages) for slot in told.slots[before.header.slot : after.header.slot])
+        (after.header.slot - before.header.slot) * _certificate(after).count
         for before, after in pairwise(told.blocks)
     ]
     share = sum(done_over) / sum(done)

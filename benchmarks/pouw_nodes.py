@@ -91,7 +91,7 @@ class Testnet:
 
 @contextlib.contextmanager
 def testnet(folder: Path, roles: Sequence[str], **numbers: int) -> Iterator[Testnet]:
-    """Run a network until the end of the block; by then everybody is linked to everybody and mines.
+    """Run a network until the end of the block; by then everybody is linked to everybody, and miners mine.
 
     Args:
         folder: for its files.
@@ -107,6 +107,7 @@ def testnet(folder: Path, roles: Sequence[str], **numbers: int) -> Iterator[Test
             argv = [*program, "--node-id", node.name, "--role", node.role]
             argv += ["--port", str(node.port), "--http-port", str(node.http_port)]
             argv += ["--bootstrap", f"127.0.0.1:{nodes[0].port}"]
+            argv += [] if node.role == "miner" else ["--no-mine"]
             env = {"DIR": str(folder / node.name), "NETWORK": str(genesis), "KEY": ""}
             own = {f"POCQUEUE_POUW_{name}": value for name, value in env.items()}
             tree.add(node.name, argv, os.environ | own)

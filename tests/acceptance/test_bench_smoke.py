@@ -53,6 +53,8 @@ def test_a_smoke_run_gives_every_figure(tmp_path: Path) -> None:
         "hosts: job submitted",
         "a transaction of",
         "a block of",
+        "a slot",
+        "verified by all",
         "page",
         "gateway killed",
     ):

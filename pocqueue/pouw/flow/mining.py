@@ -18,6 +18,7 @@ from pocqueue.pouw.slots.miner import Candidate, LaneMiner, Work
 from pocqueue.pouw.slots.slot_store import SlotStore
 from pocqueue.pouw.wire.blocks import Block
 from pocqueue.pouw.wire.codec import encode
+from pocqueue.pouw.wire.requests import IterationWithMap
 from pocqueue.pouw.wire.slots import SlotRecord
 
 _LANE = 0
@@ -123,11 +124,16 @@ class Mining:
         finally:
             self.is_training = False
         candidate = await core.in_chain(self._candidate, history.task.id, work.slot + 1)
-        sent = await self._slots.in_slots(lane.message, work, done, parts, candidate)
-        await self._slots.in_slots(self._store.write_sent, sent)
+
+        def written() -> IterationWithMap:
+            sent = lane.message(work, done, parts, candidate)
+            self._store.write_sent(sent)
+            return sent.message
+
+        message = await self._slots.in_slots(written)
         self._sent = (history.task.id, work.slot)
-        self._core.network.push(Kind.ITERATION, encode(sent.message))
-        await self._slots.keep(history, sent.message)
+        self._core.network.push(Kind.ITERATION, encode(message))
+        await self._slots.keep(history, message, is_own=True)
 
     async def _warm_up(self) -> None:
         """Have the trainer's child load what takes it seconds, while the ticket is on its way."""

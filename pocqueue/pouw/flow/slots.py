@@ -150,14 +150,21 @@ class SlotFlow:
                 return False
             raise PeerFault(_POINTS, f"a message: {exc}") from None
 
-    async def keep(self, history: SlotHistory, message: IterationWithMap) -> bool:
+    async def keep(
+        self, history: SlotHistory, message: IterationWithMap, *, is_own: bool = False
+    ) -> bool:
         """Keep a message until its slot is certified; True if it is new.
+
+        Args:
+            history: of its task.
+            message: from anybody.
+            is_own: this node has made it; then it is not checked.
 
         Raises:
             SlotError: it breaks a rule.
         """
         lanes = lanes_of(self._core.chain.tip.state, message.iteration.miner)
-        is_new = await self.in_slots(self._kept, history, message, lanes)
+        is_new = await self.in_slots(self._kept, history, message, None if is_own else lanes)
         if is_new:
             self.heard.ring()
         return is_new
@@ -282,8 +289,7 @@ class SlotFlow:
 
     async def _take_in(self, history: SlotHistory, advance: Advance, *, is_own: bool) -> None:
         certificate, record = advance.certificate, advance.slot.record
-        await self.in_slots(self._store.write, advance, durable=is_own)
-        await self.in_slots(history.add, advance)
+        await self.in_slots(self._written, history, advance, is_own)
         if self.on_advance is not None:
             await self.on_advance(history, advance)
         newest, self.heard_at = self._newest, time.time()
@@ -347,8 +353,13 @@ class SlotFlow:
             return committee
         return chain.tip.state.committee(0 if office is None else office.epoch + 1)
 
-    def _kept(self, history: SlotHistory, message: IterationWithMap, lanes: int) -> bool:
-        messages.check(message, history.task, history.network, history.next_slot, lanes)
+    def _written(self, history: SlotHistory, advance: Advance, is_own: bool) -> None:
+        self._store.write(advance, durable=is_own)
+        history.add(advance)
+
+    def _kept(self, history: SlotHistory, message: IterationWithMap, lanes: int | None) -> bool:
+        if lanes is not None:
+            messages.check(message, history.task, history.network, history.next_slot, lanes)
         if self._collector is not None and self._collector[0] is history:
             return self._collector[1].add(message, now_ms())
         return history.keep(message)

@@ -46,7 +46,7 @@ from pocqueue.processes import child_exec
 from pocqueue.processes.child import describe_exit
 
 _PAUSES = Backoff(first_s=0.5, longest_s=10.0)
-#: No request takes as long; a child that does is stuck.
+#: No request takes as long, with those before it; a child that does is stuck.
 _STUCK_S = 300.0
 #: Weights and residual of a small model: the fewer pieces, the fewer turns of two processes.
 _PIPE_BYTES = 256 * 1024
@@ -140,8 +140,7 @@ class Trainer(Closing):
                 Trainer._shared = None
         with self._lock:
             self._closing.set()
-            if self._child is not None:
-                self._child.kill()
+        self._end_child()
         self._thread.submit(self._reap)
         self._thread.shutdown()
 
@@ -150,18 +149,26 @@ class Trainer(Closing):
             future = self._thread.submit(self._call, request)
         except RuntimeError:
             raise TrainingError(_CLOSED) from None
-        answer = await asyncio.wrap_future(future)
+        # Of the event loop: a timer with a thread of its own takes as long to start as much of what is asked for.
+        stuck = asyncio.get_running_loop().call_later(_STUCK_S, self._end_child)
+        try:
+            answer = await asyncio.wrap_future(future)
+        finally:
+            stuck.cancel()
         if isinstance(answer, Failure):
             raise TrainingError(f"The trainer cannot do it: {answer.message}")
         assert isinstance(answer, kind)
         return answer
 
+    def _end_child(self) -> None:
+        with self._lock:
+            if self._child is not None:
+                self._child.kill()
+
     # What follows runs in the trainer's thread, one call at a time.
 
     def _call(self, request: Request) -> Answer:
         child = self._child or self._start()
-        stuck = threading.Timer(_STUCK_S, child.kill)
-        stuck.start()
         try:
             assert child.stdin is not None
             assert child.stdout is not None
@@ -169,8 +176,6 @@ class Trainer(Closing):
             data = read_frame(child.stdout)
         except BrokenPipeError:
             data = None
-        finally:
-            stuck.cancel()
         if data is None:
             self._failures += 1
             said = self._reap()
