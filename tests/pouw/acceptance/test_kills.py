@@ -1,7 +1,8 @@
-"""Fifty times kill -9, at random moments."""
+"""Fifty times kill -9, at random moments; TEST_POUW_KILLS=1000 for a night."""
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import time
@@ -11,7 +12,7 @@ from tests.pouw.acceptance.history import assert_one_history, slots_on_disk
 from tests.pouw.acceptance.processes import NodeProcess
 from tests.pouw.flow.nodes import quick_genesis
 
-_KILLS = 50
+_KILLS = int(os.environ.get("TEST_POUW_KILLS", "50"))
 
 
 def test_who_is_killed_goes_on_from_its_disk(tmp_path: Path) -> None:
