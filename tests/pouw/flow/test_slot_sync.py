@@ -12,7 +12,7 @@ from pocqueue.pouw.errors import LinkError, SlotError
 from pocqueue.pouw.flow import slot_sync
 from pocqueue.pouw.flow.core import now_ms
 from pocqueue.pouw.p2p.frames import Kind
-from pocqueue.pouw.slots.history import Checkpoint
+from pocqueue.pouw.slots.history import Advance, Checkpoint, SlotHistory
 from pocqueue.pouw.slots.task import LAP
 from pocqueue.pouw.wire.codec import decode, encode
 from pocqueue.pouw.wire.requests import (
@@ -162,13 +162,18 @@ async def test_nobody_is_set_back() -> None:
         peer.go_on(24)
         await follow(node, peer)
         peer.go_on(60)
-        old = peer.checkpoints[LAP]
+        old, taken = peer.checkpoints[LAP], list[int]()
+
+        async def on_advance(_: SlotHistory, advance: Advance) -> None:
+            taken.append(advance.certificate.slot)
+
+        node.slots.on_advance = on_advance
         node.net.answers = peer.answers() | {
             Kind.THETA: lambda body: encode(piece(old, decode(body, WeightsRequest).piece))
         }
         await node.slot_sync.follow(PEER, peer.status())
         # It has gone on slot after slot.
-        assert _slot(node) == 84
+        assert taken == [*range(24, 84)]
 
 
 async def test_a_member_of_the_committee_does_not_jump(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from msgspec.structs import replace
 
+from pocqueue.pouw.flow import sync as sync_module
 from pocqueue.pouw.flow.core import now_ms
 from pocqueue.pouw.p2p.frames import Kind
 from pocqueue.pouw.p2p.service import PeerInfo
@@ -115,23 +116,27 @@ async def test_a_peer_that_gives_the_same_blocks_again_is_left(
         assert _asked(node.net, Kind.BLOCKS) <= 2
 
 
-async def test_a_wish_for_whoever_had_nothing_new_waits(blocks: list[Block]) -> None:
+async def test_a_wish_for_whoever_had_nothing_new_waits(
+    blocks: list[Block], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also if it comes while that one is followed; another peer is asked meanwhile."""
+    monkeypatch.setattr(sync_module, "_REST_S", 1000.0)
     async with parts() as node:
         other = replace_account(b"\2" + b"o" * 32)
         node.net.peers.append(other)
         node.net.answers = {
             Kind.STATUS: _status(blocks[4]),
-            Kind.BLOCKS: lambda _: encode(Blocks((blocks[3],))),
+            Kind.BLOCKS: _blocks(blocks[3]),
         }
         # Whose parent is not here: each time it is wished for again.
         node.blocks._on_missing = node.sync.wish
         async with _syncing(node):
-            node.sync.wish(PEER)
-            await until(lambda: _asked(node.net, Kind.STATUS) == 1, "a question")
-            node.sync.wish(other)
-            await until(lambda: _asked(node.net, Kind.STATUS) == 2, "another one")
-        assert {who for who, _ in node.net.asked} == {PEER.account, other.account}
+            for peer in (PEER, other):
+                node.sync.wish(peer)
+                await until(lambda: peer.account in node.sync._rests, "the end")  # noqa: B023 - awaited here
+        asked = [who for who, kind in node.net.asked if kind is Kind.STATUS]
+        assert asked == [PEER.account, other.account]
+        assert set(node.sync._wished) == {PEER.account, other.account}
         assert not node.net.charged
 
 
