@@ -14,6 +14,8 @@ from tests.support.vllm_parts import need_vllm
 
 COMPARE = ("engine", "compare")
 SHAPE = ("--nonces", "64", "--seq-len", "64", "--batch-size", "32")
+#: Two dtypes differ in any number of nonces.
+SMALL = ("--nonces", "16", "--seq-len", "16", "--batch-size", "8")
 
 
 def compare(state_dir: Path, *argv: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -44,7 +46,7 @@ def test_torch_and_vllm_agree_on_the_embedded_model(tmp_path: Path) -> None:
 
 def test_dtypes_against_each_other(here: Here) -> None:
     """Each has its own; the difference is there, and far below what spot checks take for a lie."""
-    done = here(*COMPARE, "--a", "torch@float32", "--b", "torch@bfloat16", *SHAPE, "--json")
+    done = here(*COMPARE, "--a", "torch@float32", "--b", "torch@bfloat16", *SMALL, "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert (found["a"]["dtype"], found["b"]["dtype"]) == ("float32", "bfloat16")
@@ -54,15 +56,15 @@ def test_dtypes_against_each_other(here: Here) -> None:
 def test_artifacts_of_two_dtypes(here: Here) -> None:
     """How far they are apart, and how many are beyond the threshold: exit code 1 if too many are."""
     options = ("--proof", "artifact", "--a", "torch@float32", "--b", "torch@bfloat16")
-    done = here(*COMPARE, *options, *SHAPE, "--k-dim", "6", "--json")
+    done = here(*COMPARE, *options, *SMALL, "--k-dim", "6", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert (found["num_compared"], found["k_dim"], found["dist_threshold"]) == (64, 6, 0.4)
+    assert (found["num_compared"], found["k_dim"], found["dist_threshold"]) == (16, 6, 0.4)
     distances = found["distances"]
     assert 0 < distances["p50"] <= distances["p90"] <= distances["p98"] <= distances["max"] < 0.4
     assert (found["num_beyond"], found["share_beyond"], found["agrees"]) == (0, 0, True)
 
-    done = here(*COMPARE, *options, *SHAPE, "--dist-threshold", str(distances["p50"]))
+    done = here(*COMPARE, *options, *SMALL, "--dist-threshold", str(distances["p50"]))
     assert done.returncode == 1, done.stderr
     assert "Do not validate proofs of one engine with the other" in done.stdout
 
