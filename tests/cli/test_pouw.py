@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -61,12 +62,12 @@ def _free_ports() -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def _node(role: str, folder: Path, **variables: str) -> Iterator[Running]:
+def _node(role: str, folder: Path, *more: str, **variables: str) -> Iterator[Running]:
     folder.mkdir(exist_ok=True)
     variables |= _variables(folder)
     port, http_port = _free_ports()
     argv = [*_PROGRAM, "node", "--role", role, "--host", "127.0.0.1", "--node-id", f"{role}_1"]
-    argv += ["--port", str(port), "--http-port", str(http_port)]
+    argv += ["--port", str(port), "--http-port", str(http_port), *more]
     with running(argv, folder / "log", variables) as process:
         found = Running(process, folder, variables, port, http_port)
         wait_ready(lambda: found.status() != {}, process, timeout_s=_PATIENCE_S)
@@ -155,18 +156,31 @@ def test_an_order(node: Running) -> None:
     """A client orders a model and watches it to the end: trained, settled, paid; then it is among the tasks."""
     assert "No tasks." in node.asked("tasks").stdout
     assert "No links." in node.asked("peers").stdout
+    address = f"127.0.0.1:{node.port}"
+    network = node.variables["POCQUEUE_POUW_NETWORK"]
     order = ["task", "submit", "digits", "--name", "mine", "--min-accuracy", "0.2", "--watch"]
-    done = pocqueue(
-        node.folder / "client",
-        *("pouw", *order, "--max-epochs", "5", "--bootstrap", f"127.0.0.1:{node.port}", "--json"),
-        POCQUEUE_POUW_NETWORK=node.variables["POCQUEUE_POUW_NETWORK"],
+    # A task waits until there is a miner.
+    miner = _node(
+        "miner", node.folder / "miner", "--bootstrap", address, POCQUEUE_POUW_NETWORK=network
     )
+    with miner:
+        done = pocqueue(
+            node.folder / "client",
+            *("pouw", *order, "--max-epochs", "5", "--bootstrap", address, "--json"),
+            POCQUEUE_POUW_NETWORK=network,
+        )
+        assert re.search(
+            r"^miner_1 +miner +127\.0\.0\.1:", node.asked("peers").stdout, re.MULTILINE
+        )
     assert done.returncode == 0, done.stderr
     assert "55 PAI go into escrow" in done.stderr
     found = json.loads(done.stdout)
-    paid = {one["for"]: one["amount"] for one in found["payouts"]}
+    paid = Counter[str]()
+    for one in found["payouts"]:
+        paid[one["for"]] += round(1_000_000 * one["amount"])
     assert (found["state"], found["accuracy"] > 0.2) == ("settled", True)
-    assert paid == {"training": 33.0, "certifying": 11.0, "bounties": 2.75, "what is left": 8.25}
+    assert paid["training"] + paid["bounties"] == 35_750_000
+    assert (paid["certifying"], paid["what is left"]) == (11_000_000, 8_250_000)
     assert re.search(r"\bmine +digits +50 .*settled", node.asked("tasks").stdout)
 
 
