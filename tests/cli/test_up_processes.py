@@ -39,6 +39,7 @@ class Up:
         own = {"POCQUEUE_STATE_DIR": str(state_dir), "POCQUEUE_NUM_THREADS": "1"}
         self.env = without_settings() | own | QUICK | env
         self.log = state_dir / "up.log"
+        self._backend: Backend | None = None
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "pocqueue", "up", *options],
@@ -74,8 +75,9 @@ class Up:
     def live_gpus(self) -> list[Gpu]:
         """Return the pool; empty while there is no Redis yet."""
         try:
-            with Backend.open(Settings(state_dir=self.state_dir)) as backend:
-                return [gpu for gpu in backend.pool.live() if not gpu.draining]
+            # Opened once, which takes ten times as long as a look.
+            self._backend = self._backend or Backend.open(Settings(state_dir=self.state_dir))
+            return [gpu for gpu in self._backend.pool.live() if not gpu.draining]
         except StoreError:
             return []
 
@@ -98,6 +100,16 @@ class Up:
             exc.add_note("\n".join([*left, self.log.read_text()]))
             raise
 
+    def end(self) -> None:
+        """Kill what is left of it."""
+        if self._backend is not None:
+            self._backend.close()
+        self.process.kill()
+        self.process.wait()
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
     def _has_ended(self) -> bool:
         return self.process.poll() is not None
 
@@ -117,11 +129,7 @@ def ups(state_dir: Path) -> Iterator[list[Up]]:
     started: list[Up] = []
     yield started
     for up in started:
-        up.process.kill()
-        up.process.wait()
-        for process in up.processes():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        up.end()
 
 
 def healthy(url: str) -> bool:
