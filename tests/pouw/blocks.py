@@ -160,7 +160,7 @@ def won(
         record = _record(group, second, certificate or {})
         proof = Trained(membership(first, first_record), membership(second, record))
         base = base_nonce(second.weights_end, second.map_hash, record.signed.beacon)
-        for nonce in draws(base, allowed_draws(GENESIS, spec, second.parts)):
+        for nonce in draws(base, allowed_draws(GENESIS, spec, second.parts, second.entries)):
             if completed(header, nonce, proof).meets_target == must_win:
                 return nonce, proof
     raise AssertionError("no draw of a thousand slots was good")
@@ -178,7 +178,7 @@ def _message(
         "lane": header.lane,
         "parts": 1,
         "map_hash": ZERO,
-        "entries": 0,
+        "entries": 1000,
         "weights_end": ZERO,
         "loss": 0,
         "previous": previous,

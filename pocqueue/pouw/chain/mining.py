@@ -34,13 +34,17 @@ def spec_of(genesis: Genesis, state: State, task: bytes) -> TaskSpec:
     return decode(record.requirements, TaskModel).spec(task, record.data)
 
 
-def allowed_draws(genesis: Genesis, spec: TaskSpec, parts: int) -> int:
-    """Return how many nonces an iteration of so many mini-batches may draw."""
+def allowed_draws(genesis: Genesis, spec: TaskSpec, parts: int, entries: int) -> int:
+    """Return how many nonces an iteration of so many mini-batches may draw.
+
+    Not more than its map has entries: what moves no weight may have been made without a gradient.
+    """
     parameters = genesis.parameters
-    return allowance(
+    worth = allowance(
         spec.sample_bytes(parts),
         spec.num_weights,
         spec.work(parts),
         per_byte=parameters.draws_per_sample_byte,
         per_weight=parameters.draws_per_weight,
     )
+    return min(worth, entries)

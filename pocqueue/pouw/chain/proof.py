@@ -111,7 +111,7 @@ def draw(x: Examination) -> str:
     """The nonce is one of those that this iteration may draw."""
     winner = x.proof.winner
     iteration, spec = winner.iteration, spec_of(x.genesis, x.state, x.header.task)
-    count = allowed_draws(x.genesis, spec, iteration.parts)
+    count = allowed_draws(x.genesis, spec, iteration.parts, iteration.entries)
     base = base_nonce(iteration.weights_end, iteration.map_hash, winner.signed.beacon)
     if not is_allowed(x.header.nonce, base, count):
         raise Broken(f"nonce {x.header.nonce.hex()} is none of the {count} that it may draw.")

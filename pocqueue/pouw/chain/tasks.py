@@ -32,7 +32,7 @@ _BOUNDS = {
     "max_epochs": (1, 10_000),
     "batch_size": (1, 1024),
     "learning_rate": (1, 1000 * MILLION),
-    "tau": (1, 1000 * MILLION),
+    "tau": (1, MILLION),
     "min_miners": (1, 16),
 }
 _FRACTIONS = ("min_accuracy", "learning_rate", "tau")

@@ -66,8 +66,8 @@ class Mining:
             return
         lane = self._lanes[task.id][1]
 
-        def tries(parts: int) -> int:
-            return core.config.tries(allowed_draws(core.genesis, task, parts))
+        def tries(parts: int, entries: int) -> int:
+            return core.config.tries(allowed_draws(core.genesis, task, parts, entries))
 
         block = await self._slots.in_slots(lane.certified, record, tries)
         slot = record.signed.certificate.slot

@@ -158,14 +158,15 @@ class LaneMiner:
         self._sent = Sent(IterationWithMap(iteration, done.map), work.residual, done.residual)
         return self._sent
 
-    def certified(self, record: SlotRecord, num_draws: Callable[[int], int]) -> Block | None:
+    def certified(self, record: SlotRecord, num_draws: Callable[[int, int], int]) -> Block | None:
         """Draw with its message of a slot, if it is certified, and so is the one before it.
 
         To be called with each record, after the history has it and before `work`.
 
         Args:
             record: the newest.
-            num_draws: says how many nonces to try of an iteration of so many parts; not more than are allowed.
+            num_draws: says how many nonces to try of an iteration with so many parts and entries; not more
+                than are allowed.
 
         Returns:
             A block that meets its target; None if there is none.
@@ -181,7 +182,7 @@ class LaneMiner:
             return None
         (header, transactions), proof = committed
         base = base_nonce(message.weights_end, message.map_hash, record.signed.beacon)
-        for nonce in draws(base, num_draws(message.parts)):
+        for nonce in draws(base, num_draws(message.parts, message.entries)):
             drawn = msgspec.structs.replace(
                 header, message=message.id, certificate=record.signed.certificate.id, nonce=nonce
             )

@@ -62,6 +62,12 @@ def test_a_task_that_nobody_knows_yet_is_trained_by_nobody() -> None:
 def test_draws_go_by_samples_and_weights() -> None:
     """`dev`: one a KiB of samples and one for 65,536 weights; digits have 256 bytes a sample."""
     spec = spec_of(GENESIS, GENESIS.state, FILLER)
-    assert [allowed_draws(GENESIS, spec, parts) for parts in (1, 2, 8)] == [16, 32, 128]
+    assert [allowed_draws(GENESIS, spec, parts, 128) for parts in (1, 2, 8)] == [16, 32, 128]
     small = msgspec.structs.replace(spec, batch_size=1)
-    assert allowed_draws(GENESIS, small, 1) == 1
+    assert allowed_draws(GENESIS, small, 1, 128) == 1
+
+
+def test_a_map_has_no_more_draws_than_entries() -> None:
+    """An empty one, which needs no gradient, draws nothing."""
+    spec = spec_of(GENESIS, GENESIS.state, FILLER)
+    assert [allowed_draws(GENESIS, spec, 8, entries) for entries in (0, 3, 127)] == [0, 3, 127]

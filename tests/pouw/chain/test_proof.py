@@ -194,6 +194,22 @@ def test_a_nonce_is_one_of_the_draws(tip: Position, parts: int, draw: int) -> No
         assert ("draw" in found) == is_refused
 
 
+@pytest.mark.parametrize(("entries", "is_refused"), [(5, True), (6, False)])
+def test_a_map_of_few_entries_draws_little(tip: Position, entries: int, is_refused: bool) -> None:
+    """One nonce for each of them, whatever its samples would allow: work that moved nothing is none."""
+    block = trained(tip, winner={"entries": entries})
+    _, winner = _halves(block)
+    iteration = winner.iteration
+    base = base_nonce(iteration.weights_end, iteration.map_hash, winner.signed.beacon)
+    drawn = _replace(block.header, nonce=((base + 5) % 2**64).to_bytes(8, "little"))
+    found = [
+        check.rule
+        for check in checks(examined(_replace(block, header=drawn), tip))
+        if not check.is_kept
+    ]
+    assert ("draw" in found) == is_refused
+
+
 def _unmined(on: Position, **changed: Any) -> Block:
     """Return a founding block with a good signature and no work in it."""
     miner, time_ms = account("supervisor"), on.header.time_ms + 500

@@ -132,7 +132,7 @@ def _mined(
     for slot in (0, 1):
         sent = _said(miner, miner.work(), _candidate(slot + 1, target))
         record = _certify(history, *[sent] * (skip != slot))
-        blocks.append(miner.certified(record, lambda parts: 16 * parts))
+        blocks.append(miner.certified(record, lambda parts, entries: 16 * parts))
     return blocks
 
 
@@ -170,11 +170,11 @@ def test_a_block_is_of_the_slot_that_was_committed_to() -> None:
     history = SlotHistory(TASK, NETWORK)
     miner = LaneMiner(history, KEYS[0])
     assert (
-        miner.certified(_certify(history, _said(miner, miner.work(), _candidate(1))), int) is None
+        miner.certified(_certify(history, _said(miner, miner.work(), _candidate(1))), min) is None
     )
     grow(history, KEYS[1])
     record = _certify(history, _said(miner, miner.work(), _candidate(3)))
-    assert miner.certified(record, lambda parts: 16) is None
+    assert miner.certified(record, lambda parts, entries: 16) is None
 
 
 def test_a_message_without_a_candidate_commits_to_nothing() -> None:
@@ -183,7 +183,7 @@ def test_a_message_without_a_candidate_commits_to_nothing() -> None:
     miner = LaneMiner(history, KEYS[0])
     sent = _said(miner, miner.work())
     assert sent.message.iteration.commitment == bytes(32)
-    assert miner.certified(_certify(history, sent), lambda parts: 16) is None
+    assert miner.certified(_certify(history, sent), lambda parts, entries: 16) is None
 
 
 def test_another_key_is_another_lane() -> None:

@@ -87,7 +87,7 @@ class _Node:
         self.store.write(advance)
         self.history.add(advance)
         if self.miner is not None:
-            self.miner.certified(advance.slot.record, lambda parts: 1)
+            self.miner.certified(advance.slot.record, lambda parts, entries: 1)
 
     def work(self, *, dies: bool = False) -> None:
         """Close the slot, or compute the iteration that is due, and push it; or what is pushed already, again."""
