@@ -68,6 +68,8 @@ class BlockFlow:
         self._queue: asyncio.Queue[tuple[Block, PeerInfo]] = asyncio.Queue(_MAX_QUEUE)
         #: The newest certificate may name a block as final that is here and is not the anchor.
         self._is_anchor_due = asyncio.Event()
+        #: The last block that was named as final and contradicts the anchor.
+        self._contradicts: bytes | None = None
 
     def receive(self, peer: PeerInfo, body: bytes) -> None:
         """Queue a peer's block; where too many wait it is left to sync.
@@ -139,15 +141,30 @@ class BlockFlow:
             core.network.announce(Kind.BLOCK, block.id)
         return True
 
-    async def settle_anchor(self, block: bytes) -> None:
-        """Make a block final, as a certificate says; one that is not here yet is left to sync."""
+    async def settle_anchor(self, block: bytes, height: int) -> None:
+        """Make a block final, as a certificate says; one that is not here yet is left to sync.
+
+        Args:
+            block: its id.
+            height: of the block, as the certificate says.
+        """
         core, old = self._core, self._core.chain.anchor.id
         if block == old:
             return
         try:
             change = await core.in_chain(core.chain.set_anchor, block)
         except ChainError as exc:
-            _log.debug("%s %s", core.name, exc)
+            if height > core.chain.anchor.height:
+                _log.debug("%s %s", core.name, exc)
+            elif block != self._contradicts:
+                self._contradicts = block
+                _log.error(
+                    "%s The committee has signed two histories: block %s at height %d is final for it now, and %s at "
+                    "height %d was before. Ask the network's supervisors which one counts; a node on the other one "
+                    "begins anew with an empty folder.",
+                    *(core.name, block.hex(), height, old.hex(), core.chain.anchor.height),
+                )
+                core.alert("forged_history", f"block {block.hex()} at height {height}: {exc}")
             return
         if core.chain.anchor.id != old:
             self._on_change(change)
@@ -211,7 +228,8 @@ class BlockFlow:
             self._is_anchor_due.clear()
             newest = self._slots.newest[2]
             if newest is not None:
-                await self.settle_anchor(newest.certificate.anchor)
+                certificate = newest.certificate
+                await self.settle_anchor(certificate.anchor, certificate.anchor_height)
 
     async def _is_here(self, block: Block) -> bool:
         # In its thread: it may have to look on the disk, where a block is being written.

@@ -140,7 +140,16 @@ class Sync:
         if not await self._core.in_chain(self._core.chain.__contains__, status.tip):
             await self._fetch_blocks(peer, status)
         await self._slot_sync.follow(peer, status)
-        self._core.is_current.set()
+        if await self._has_all(status):
+            self._core.is_current.set()
+
+    async def _has_all(self, status: Status) -> bool:
+        """Say whether a peer has nothing newer than what is here."""
+        chain = self._core.chain
+        is_below = status.height <= chain.anchor.height
+        if not is_below and not await self._core.in_chain(chain.__contains__, status.tip):
+            return False
+        return status.newest is None or not await self._slots.is_ahead(status.newest)
 
     async def _fetch_blocks(self, peer: PeerInfo, status: Status) -> None:
         """Take a peer's blocks, as long as there are new ones and they are taken."""
@@ -177,7 +186,7 @@ class Sync:
             if not await self._take(waiting[:num_final], peer, is_final=True):
                 return False
             if anchor is not None:
-                await self._blocks.settle_anchor(anchor)
+                await self._blocks.settle_anchor(*anchor)
             del waiting[:num_final]
         return True
 
@@ -194,14 +203,14 @@ class Sync:
 
     def _num_final(
         self, blocks: list[Block], newest: SignedCertificate | None
-    ) -> tuple[int, bytes | None]:
+    ) -> tuple[int, tuple[bytes, int] | None]:
         """Return how many of these blocks, which follow each other, need no training over.
 
         Founding blocks do not, as long as nothing else came before them, and none up to one that a committee has
         signed to be final. In the chain's thread.
 
         Returns:
-            Their number, and the last one's id if it is final.
+            Their number, and the last one's id and height if it is final.
 
         Raises:
             SlotError: what is said to be signed is not.
@@ -223,5 +232,5 @@ class Sync:
             is_ours = certificate.network == self._core.genesis.network
             if index > num_founding and committee is not None and is_ours and not is_old:
                 verify_signed(one, committee)
-                return index, certificate.anchor
+                return index, (certificate.anchor, certificate.anchor_height)
         return num_founding, None

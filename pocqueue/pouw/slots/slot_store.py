@@ -40,6 +40,10 @@ _ROLE = FileRole(
     if_lost="its slots are then fetched from other nodes again; a committee that has one member has lost its memory",
     error=NodeDataError,
 )
+_RESTORE = (
+    "Put a copy of it in its place; a node that is no supervisor may also move it away, and has its slots from "
+    "others again."
+)
 _LAST = 2**63 - 1
 #: Records among which the newest one is: those of a catching up may have been written after it.
 _LOOKED_AT = 64
@@ -146,9 +150,7 @@ class SlotStore(SqliteFile):
                 if not slots:
                     break
         except SlotError as exc:
-            raise self._error(
-                f"is damaged: {exc} Move it away; other nodes have its slots."
-            ) from exc
+            raise self._error(f"is damaged: {exc} {_RESTORE}") from exc
         if upto is not None and history.next_slot <= upto:
             raise SlotError("history", f"slot {upto} of task {task.id.hex()} is not here.")
         return history
@@ -289,9 +291,7 @@ class SlotStore(SqliteFile):
         try:
             return decode(data, kind)
         except BadEncoding as exc:
-            raise self._error(
-                f"is damaged: {exc} Move it away; other nodes have its slots."
-            ) from exc
+            raise self._error(f"is damaged: {exc} {_RESTORE}") from exc
 
 
 def _keep(db: sqlite3.Connection, checkpoint: Checkpoint) -> None:

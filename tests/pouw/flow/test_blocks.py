@@ -107,3 +107,17 @@ async def test_a_block_whose_slots_are_not_to_be_had_waits() -> None:
         assert node.net.charged == []
         assert node.core.chain.tip.id == block.id
         assert now_ms() > block.header.time_ms
+
+
+async def test_an_anchor_that_contradicts_the_last_one_is_an_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Said once; one above the anchor that is not here yet is none."""
+    async with parts() as node:
+        await node.blocks.settle_anchor(node.core.chain.tip.id, 1)
+        await node.blocks.settle_anchor(b"y" * 32, 2)
+        for _ in range(2):
+            await node.blocks.settle_anchor(b"x" * 32, 1)
+        [error] = [one.getMessage() for one in caplog.records if one.levelname == "ERROR"]
+        assert (b"x" * 32).hex() in error
+        assert "has signed two histories" in error

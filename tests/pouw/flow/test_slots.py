@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -54,7 +55,7 @@ async def _succeeded(node: Parts) -> None:
 async def test_nothing_is_made_of_what_nobody_signed() -> None:
     """Neither of a forged record, nor of a good one of a task whose order is not here; the sender of the second is asked."""
     async with parts() as node:
-        await node.blocks.settle_anchor(node.core.chain.tip.id)
+        await node.blocks.settle_anchor(node.core.chain.tip.id, node.core.chain.tip.height)
         for generation in range(2):
             record = forged(Signed(GENESIS.filler_task(generation)).certified(slot=7))
             with pytest.raises(PeerFault, match="a record: signature"):
@@ -111,7 +112,7 @@ async def test_a_slot_on_the_way_may_be_of_an_epoch_that_is_over() -> None:
         await _succeeded(node)
         old = Signed()
         record = old.go_on()
-        await node.blocks.settle_anchor(node.core.chain.tip.id)
+        await node.blocks.settle_anchor(node.core.chain.tip.id, node.core.chain.tip.height)
         assert await _broken(node, record) == "epoch"
         assert await node.slots.take(record, is_asked=True)
 
@@ -211,8 +212,22 @@ async def test_old_weights_and_maps_are_forgotten_with_the_anchor() -> None:
         assert set(node.store.tasks()) == set(tasks)
         slot = KEPT_MAPS + 2 * LAP * KEPT_LAPS
         chain.add(trained(chain.tip, slot=slot, header={"task": tasks[1]}), now_ms())
-        await node.blocks.settle_anchor(chain.tip.id)
+        await node.blocks.settle_anchor(chain.tip.id, chain.tip.height)
         assert set(node.store.tasks()) == set(tasks[1:])
         assert node.store.checkpoint(tasks[1], slot - KEPT_MAPS - 1) is None
         assert [node.store.num_slots(task) for task in tasks] == [16, 2 * LAP * KEPT_LAPS, LAP]
         assert node.store.history(trains.history.task).next_slot == trains.history.next_slot
+
+
+async def test_a_clock_that_is_behind_is_told_once_a_minute(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """With the seconds, and if the committee has signed that alone."""
+    async with parts() as node:
+        record = Signed().certified(time_ms=now_ms() + 60_000)
+        await node.slots.receive_record(PEER, encode(forged(record)))
+        assert not caplog.records
+        for _ in range(2):
+            await node.slots.receive_record(PEER, encode(record))
+        [said] = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+        assert re.search(r"clock is (60|5\d|[1-4]\d) s behind the supervisor's", said)

@@ -16,7 +16,7 @@ from pocqueue.pouw.p2p.frames import Kind
 from pocqueue.pouw.p2p.service import PeerInfo
 from pocqueue.pouw.wire.blocks import Block
 from pocqueue.pouw.wire.codec import decode, encode
-from pocqueue.pouw.wire.requests import Blocks, BlocksRequest, Status
+from pocqueue.pouw.wire.requests import Blocks, BlocksRequest, Slots, Status
 from pocqueue.pouw.wire.slots import Iteration
 from tests.pouw.blocks import GENESIS, founding_block, trained
 from tests.pouw.flow.nodes import until
@@ -200,7 +200,7 @@ async def test_what_is_nobodys_fault_costs_nothing(
 async def test_what_others_signed_of_a_branch_is_no_word_on_it(blocks: list[Block]) -> None:
     """Above an anchor a signature that is none is a fault; the blocks are not taken as final."""
     async with parts() as node:
-        await node.blocks.settle_anchor(node.core.chain.tip.id)
+        await node.blocks.settle_anchor(node.core.chain.tip.id, node.core.chain.tip.height)
         signed = Signed(group="other")
         record = signed.certified(anchor=blocks[4].id, anchor_height=5)
         status = Status(
@@ -213,3 +213,32 @@ async def test_what_others_signed_of_a_branch_is_no_word_on_it(blocks: list[Bloc
             await until(lambda: bool(node.net.charged), "a charge")
         assert node.core.chain.tip.height == 1
         assert "signature" in node.net.charged[0][1]
+
+
+async def test_a_peer_that_gives_nothing_makes_nobody_current(blocks: list[Block]) -> None:
+    """What it says to have is not here: a supervisor must not act on a part of the chain."""
+    async with parts() as node:
+        none = Blocks(())
+        node.net.answers = {Kind.STATUS: _status(blocks[4]), Kind.BLOCKS: lambda _: encode(none)}
+        async with _syncing(node):
+            node.sync.wish(PEER)
+            await until(lambda: bool(node.sync._rests), "the end")
+            assert not node.core.is_current.is_set()
+            node.net.answers[Kind.STATUS] = _status(blocks[0])
+            node.sync.wish(PEER)
+            await until(node.core.is_current.is_set, "one that has nothing newer")
+
+
+async def test_slots_that_a_peer_does_not_give_make_nobody_current() -> None:
+    """Its newest certificate shows that there are some."""
+    async with parts() as node:
+        signed = Signed()
+        signed.go_on(3)
+        node.net.answers = {
+            Kind.STATUS: lambda _: encode(signed.status()),
+            Kind.SLOTS: lambda _: encode(Slots(())),
+        }
+        async with _syncing(node):
+            node.sync.wish(PEER)
+            await until(lambda: bool(node.sync._rests), "the end")
+        assert not node.core.is_current.is_set()
