@@ -18,7 +18,7 @@ from pocqueue.pouw.wire.slots import Membership
 
 def founding(x: Examination) -> str:
     """A plain block is made only while nobody could make another one, and by its miner."""
-    if not is_founding_allowed(x.state):
+    if not is_founding_allowed(x.genesis.parameters, x.state, x.header.time_ms):
         raise Broken("a committee is in office and miners are there; allowed: trained blocks.")
     gap_ms = x.header.time_ms - x.parent.time_ms
     if gap_ms < FOUNDING_GAP_MS:

@@ -28,6 +28,8 @@ from pocqueue.pouw.wire.transactions import ROLES, Release, TakeTicket, Transact
 #: A stake gives a lane for each so many PAI, one at least and MAX_LANES at most.
 LANE_STAKE = 100 * PAI
 MAX_LANES = 16
+#: Without a block for so many times what one takes the miners are taken for gone.
+_STALE_BLOCKS = 30
 
 _ADDRESS = re.compile(r"[A-Za-z0-9_.:\[\]-]{1,249}:([1-9][0-9]{0,4})")
 
@@ -37,9 +39,13 @@ def num_lanes(stake: int) -> int:
     return min(max(stake // LANE_STAKE, 1), MAX_LANES)
 
 
-def is_founding_allowed(state: State | Draft) -> bool:
-    """Say whether a founding block may follow: nobody is in office, or nobody has a miner's ticket."""
-    return state.committee_in_office is None or not state.has_live(MINER)
+def is_founding_allowed(parameters: Parameters, state: State | Draft, time_ms: int) -> bool:
+    """Say whether a founding block of this time may follow.
+
+    Nobody is in office, or nobody has a miner's ticket; or those that have one are gone, by the time without a block.
+    """
+    is_stale = time_ms - state.clock.time_ms > _STALE_BLOCKS * parameters.block_ms
+    return is_stale or state.committee_in_office is None or not state.has_live(MINER)
 
 
 def check_ticket(parameters: Parameters, account: bytes, ticket: TakeTicket) -> None:

@@ -256,9 +256,12 @@ class CommitteeDuty:
     def _founding_block(self) -> Block | None:
         """Return a block of what waits, if it may be one and we are a supervisor after it."""
         core, tip = self._core, self._core.chain.tip
-        if not is_founding_allowed(tip.state) or not self._has_ticket(tip.state):
+        time_ms, parameters = now_ms(), core.genesis.parameters
+        if not is_founding_allowed(parameters, tip.state, time_ms) or not self._has_ticket(
+            tip.state
+        ):
             return None
-        return mine_founding(core.genesis, tip, core.mempool, core.key, now_ms())
+        return mine_founding(core.genesis, tip, core.mempool, core.key, time_ms)
 
     def _has_ticket(self, state: State) -> bool:
         """We are a supervisor, or a ticket of ours waits for this very block."""

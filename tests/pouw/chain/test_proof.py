@@ -250,6 +250,14 @@ def test_founding_is_over_when_somebody_can_train(tip: Position) -> None:
     assert broken(examined(_unmined(tip), tip)) == "founding"
 
 
+def test_founding_is_allowed_again_when_nobody_trains(tip: Position) -> None:
+    """By the time of the header: one that comes long after its parent lacks its hashes only."""
+    late = {"time_ms": tip.header.time_ms + 30 * GENESIS.parameters.block_ms}
+    assert broken(examined(_unmined(tip, **late), tip)) == "founding"
+    late["time_ms"] += 1
+    assert broken(examined(_unmined(tip, **late), tip)) == "work"
+
+
 def test_a_founding_block_may_follow_while_there_is_no_miner(root: Position) -> None:
     """A supervisor in office is not enough to train with."""
     with ChainStore(None, GENESIS) as store:

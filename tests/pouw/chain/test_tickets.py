@@ -10,6 +10,7 @@ import pytest
 
 from pocqueue.pouw.chain.amounts import PAI
 from pocqueue.pouw.chain.records import EVALUATOR, MINER, SUPERVISOR, VERIFIER
+from pocqueue.pouw.chain.state import State
 from pocqueue.pouw.chain.tickets import is_founding_allowed, num_lanes
 from pocqueue.pouw.errors import InvalidTransaction
 from pocqueue.pouw.wire.transactions import Release, TakeTicket
@@ -160,17 +161,27 @@ def test_equal_stakes_are_settled_by_the_id() -> None:
     assert office.ticket == min(taken.id for taken in both)
 
 
+def _founds(state: State, passed_ms: int = 1000) -> bool:
+    return is_founding_allowed(GENESIS.parameters, state, state.clock.time_ms + passed_ms)
+
+
 def test_founding_ends_with_the_first_miner() -> None:
     """And begins again when nobody is in office."""
-    assert is_founding_allowed(GENESIS.state)
+    assert _founds(GENESIS.state)
     state = after(funded("s", "m"), signed("s", supervisor := ticket(SUPERVISOR, of="s"), 1))
     assert supervisor.group_key
-    assert is_founding_allowed(state)
-    assert not is_founding_allowed(after(state, signed("m", ticket(), 1)))
+    assert _founds(state)
+    assert not _founds(after(state, signed("m", ticket(), 1)))
     state = founded()
     taken = state.live_ticket(account("supervisor"), SUPERVISOR)
     assert taken is not None
-    assert is_founding_allowed(after(state, signed("supervisor", Release(taken), 2)))
+    assert _founds(after(state, signed("supervisor", Release(taken), 2)))
+
+
+def test_founding_begins_again_after_a_long_time_without_a_block() -> None:
+    """Of 30 times what a block takes: tickets do not say that their miners are still there."""
+    long_ms = 30 * GENESIS.parameters.block_ms
+    assert [_founds(founded(), passed_ms) for passed_ms in (long_ms, long_ms + 1)] == [False, True]
 
 
 def test_lanes_by_stake() -> None:
