@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from itertools import count
 from typing import NamedTuple
 
@@ -58,10 +58,10 @@ class Mempool:
         entry = self._entries.get(transaction_id)
         return entry and entry.transaction
 
-    def next_sequence(self, sender: bytes, state: State) -> int:
-        """Return the sequence of an account's next transaction, after all that wait without a gap."""
+    def next_sequence(self, sender: bytes, state: State, taken: Container[int] = ()) -> int:
+        """Return the first sequence of an account that nothing which waits has, and that is not in `taken`."""
         sequence, queue = state.account(sender).sequence, self._queues.get(sender, {})
-        while sequence in queue:
+        while sequence in queue or sequence in taken:
             sequence += 1
         return sequence
 

@@ -17,6 +17,10 @@ from pocqueue.pouw.wire.transactions import OrderTask
 
 #: A peer has so long to ask for an order that it is told of.
 _PASS_S = 10.0
+#: The chain has so long to be here: an order's number follows what it and the peers' mempools have of the account.
+_CURRENT_S = 120.0
+#: A new link brings what waits in the peer's mempool within this time.
+_MEMPOOLS_S = 1.0
 
 _log = logging.getLogger(__name__)
 _HASH = re.compile(r"0x[0-9a-fA-F]{64}")
@@ -27,6 +31,7 @@ class TaskDesk:
 
     def __init__(self, core: Core, orders: Orders) -> None:
         self._core, self._orders = core, orders
+        self._has_mempools = False
 
     async def submit(self, task: MLTask, fee: float) -> None:
         """Order a task; see `PoUWNode.submit_task`.
@@ -50,6 +55,7 @@ class TaskDesk:
         peers = self._core.network.peers
         if not peers:
             raise InvalidTask("no node is linked that the task could be sent to.")
+        await self._catch_up()
         try:
             transaction = self._orders.make(order)
             passed_on = asyncio.create_task(self._orders.passed_on(transaction, _PASS_S))
@@ -60,6 +66,19 @@ class TaskDesk:
             raise InvalidTask(
                 f"no peer asked for it within {_PASS_S:.0f} s; this node goes on offering it while it runs."
             )
+
+    async def _catch_up(self) -> None:
+        """Wait until this node has the chain, and once until its first peers have told what waits."""
+        try:
+            async with asyncio.timeout(_CURRENT_S):
+                await self._core.is_current.wait()
+        except TimeoutError:
+            raise InvalidTask(
+                f"the network's chain was not here within {_CURRENT_S:.0f} s; try again, or name a nearer node."
+            ) from None
+        if not self._has_mempools:
+            await asyncio.sleep(_MEMPOOLS_S)
+            self._has_mempools = True
 
     def _data(self, task: MLTask) -> str:
         """Return the built-in data that a task names; on `dev` what names none means that of its type."""

@@ -48,6 +48,8 @@ from pocqueue.pouw.wire.transactions import TakeTicket
 
 #: `start` waits this long for first links.
 _FIRST_LINKS_S = 3.0
+#: A peer waits this long for the chain of those that it is linked to then.
+_CHAIN_S = 60.0
 #: Without a new certificate for so long a node says that it is isolated.
 _ISOLATED_S = 30.0
 #: The same after a slot that had no messages: such slots last up to two minutes.
@@ -139,6 +141,11 @@ class Life:
                 if self.network.peers:
                     # What is signed from now on has numbers that go on from what the chain has of this account.
                     await core.is_current.wait()
+        if config.role is NodeRole.PEER and self.network.peers:
+            # A client comes for a few minutes with an account that has a past; the others' coins have time.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CHAIN_S):
+                    await core.is_current.wait()
         await self.tickets.ask_faucet()
 
     async def stop(self) -> None:
@@ -189,8 +196,10 @@ class Life:
         core = self._core
         if kind is Kind.TX:
             transaction = core.mempool.get(identifier)
+            if transaction is None:
+                return None
             self._orders.was_asked(identifier)
-            return None if transaction is None else encode(transaction)
+            return encode(transaction)
         return await core.in_chain(core.chain.bytes_of, identifier)
 
     def linked(self, peer: PeerInfo) -> None:

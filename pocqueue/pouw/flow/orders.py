@@ -21,8 +21,8 @@ from pocqueue.pouw.wire.transactions import MAX_TRANSACTION_BYTES, Body, Transac
 #: Of our own transactions, µPAI; more where the network asks for more.
 FEE = 1000
 _REPEAT_S = 10.0
-#: What a later block may take.
-_MAY_PASS = ("sequence", "balance")
+#: What passes by itself: a later block may take it, or has it already; `changed` says when its number is used up.
+_MAY_PASS = ("sequence", "balance", "replacement", "full")
 _MALFORMED_POINTS = 50
 _BAD_POINTS = 100
 
@@ -36,6 +36,7 @@ class Orders:
         self._core = core
         self._own: dict[bytes, Transaction] = {}
         self._asked: dict[bytes, asyncio.Event] = {}
+        self._sending = asyncio.Lock()
 
     @property
     def own(self) -> Mapping[bytes, Transaction]:
@@ -63,16 +64,16 @@ class Orders:
         return max(FEE, least_fee(self._core.genesis.parameters, MAX_TRANSACTION_BYTES))
 
     def make(self, body: Body, *, fee: int | None = None) -> Transaction:
-        """Sign a transaction of our own, the next one after those that wait; it pays the usual fee if none is given.
+        """Sign a transaction of our own; it pays the usual fee if none is given.
+
+        Its number follows those that wait, also those in the mempool that another process signed with this key.
 
         Raises:
             InvalidTransaction: our coins do not suffice, those that are on their way counted.
         """
         core = self._core
-        sequence = core.chain.tip.state.account(core.account).sequence
         taken = {one.sequence for one in self._own.values()}
-        while sequence in taken:
-            sequence += 1
+        sequence = core.mempool.next_sequence(core.account, core.chain.tip.state, taken)
         signed = sign_transaction(
             core.key, core.genesis.network, sequence, self.usual_fee if fee is None else fee, body
         )
@@ -113,23 +114,26 @@ class Orders:
 
     async def _send_all(self) -> dict[bytes, InvalidTransaction]:
         """Give all that waits of our own to the network; return those that come to nothing, which are given up."""
-        own = sorted(self._own.values(), key=lambda one: one.sequence)
-        refused = await self._core.in_chain(self._tried, own)
-        for transaction in own:
-            if transaction.id not in refused:
-                try:
-                    await self._add(transaction)
-                except InvalidTransaction as exc:
-                    refused[transaction.id] = exc
-        for transaction in own:
-            if transaction.id in refused:
-                del self._own[transaction.id]
-                filler = self._instead(transaction)
-                if filler is not None:
-                    with contextlib.suppress(InvalidTransaction):
-                        await self._add(filler)
+        async with self._sending:
+            own = sorted(self._own.values(), key=lambda one: one.sequence)
+            refused = await self._core.in_chain(self._tried, own)
+            for transaction in own:
+                if transaction.id not in refused:
+                    try:
+                        await self._add(transaction)
+                    except InvalidTransaction as exc:
+                        if exc.rule not in _MAY_PASS:
+                            refused[transaction.id] = exc
+            for transaction in own:
+                if transaction.id in refused:
+                    if self._own.pop(transaction.id, None) is None:
+                        del refused[transaction.id]  # a block has it meanwhile
+                    elif (filler := self._instead(transaction)) is not None:
+                        with contextlib.suppress(InvalidTransaction):
+                            await self._add(filler)
         for identifier in list(self._own):
-            self._core.network.announce(Kind.TX, identifier)
+            if identifier in self._core.mempool:
+                self._core.network.announce(Kind.TX, identifier)
         return refused
 
     def _tried(self, own: list[Transaction]) -> dict[bytes, InvalidTransaction]:
@@ -192,7 +196,18 @@ class Orders:
                     self._own[one.id] = one
         for block in entered:
             for one in block.transactions:
-                self._own.pop(one.id, None)
+                if one.sender == self._core.account:
+                    self._used(one)
+
+    def _used(self, taken: Transaction) -> None:
+        """Let go of what of our own has a number that a block has used up."""
+        self._own.pop(taken.id, None)
+        for one in [one for one in self._own.values() if one.sequence == taken.sequence]:
+            del self._own[one.id]
+            _log.warning(
+                "%s Transaction %s was given up: another one of this key, %s, has its number.",
+                *(self._core.name, one.id.hex(), taken.id.hex()),
+            )
 
     async def _add(self, transaction: Transaction) -> None:
         core = self._core

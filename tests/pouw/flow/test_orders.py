@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from pocqueue.pouw.chain.chain import Change
 from pocqueue.pouw.economics import NodeRole
-from pocqueue.pouw.wire.transactions import Release, Transfer
+from pocqueue.pouw.errors import InvalidTransaction
+from pocqueue.pouw.flow.core import now_ms
+from pocqueue.pouw.flow.orders import Orders
+from pocqueue.pouw.wire.transactions import Faucet, Release, Transaction, Transfer
+from tests.pouw.blocks import sent as signed, trained
 from tests.pouw.flow.nodes import begin, height, node, quick_genesis, running, until
+from tests.pouw.flow.parts import Parts, parts
 from tests.pouw.support import account
 
 
@@ -35,3 +42,57 @@ async def test_one_that_comes_to_nothing_holds_up_no_other(
         found = await supervisor.views.account(account("somebody").hex())
         assert found["balance"] == 5.0
         assert not orders.own
+
+
+@pytest.fixture
+async def own() -> AsyncIterator[Parts]:
+    """A node of "node" on a chain with one block."""
+    async with parts() as opened:
+        yield opened
+
+
+def _mined(own: Parts, *transactions: Transaction) -> Change:
+    """Have the chain take a block with these; nobody hears of it yet."""
+    return own.core.chain.add(trained(own.core.chain.tip, transactions), now_ms())
+
+
+async def test_one_that_a_block_takes_meanwhile_is_not_refused(own: Parts) -> None:
+    """Neither before nor after the loop has heard of the block, nor while it is being sent."""
+    orders = Orders(own.core)
+    sent = orders.make(Faucet(), fee=0)
+    change = _mined(own, sent)
+    await orders.send(sent)
+    assert sent.id in orders.own
+    orders.changed(change.disconnected, change.connected)
+    assert not orders.own
+
+    bad = orders.make(Release(bytes(32)))
+    tried = orders._tried
+
+    def refused(transactions: list[Transaction]) -> dict[bytes, InvalidTransaction]:
+        found = tried(transactions)
+        orders._own.pop(bad.id)  # as `changed` does
+        return found
+
+    orders._tried = refused  # type: ignore[method-assign]
+    await orders.send(bad)
+    assert not orders.own
+
+
+async def test_what_another_process_has_sent_is_followed(own: Parts) -> None:
+    """The next number is taken; whose number a block has used up for another one is given up."""
+    change = _mined(own, signed("node", 0, Faucet()))
+    orders = Orders(own.core)
+    orders.changed(change.disconnected, change.connected)
+    core, to = own.core, account("somebody")
+    other = signed("node", 1, Transfer(to, 1), fee=1000)
+    core.mempool.add(other, core.chain.tip.state, now_ms())
+    sent = orders.make(Transfer(to, 2))
+    assert sent.sequence == 2
+    await orders.send(sent)
+    assert sent.id in core.mempool
+
+    late = orders.make(Transfer(to, 3))
+    change = _mined(own, other, signed("node", 2, Transfer(to, 4)))
+    orders.changed(change.disconnected, change.connected)
+    assert list(orders.own) == [late.id]
