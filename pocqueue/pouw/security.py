@@ -19,6 +19,7 @@ import numpy.typing as npt
 from typing_extensions import override
 
 from pocqueue.pouw.errors import ConfigError
+from pocqueue.pouw.slots.maps import SignMap
 
 #: What can be noticed.
 ALERT_TYPES = (
@@ -62,11 +63,12 @@ class GradientDetector:
         return 2 + 6 * (1 - self._sensitivity)
 
     @staticmethod
-    def scores(maps: Sequence[npt.NDArray[np.float32]]) -> list[float]:
+    def scores(maps: Sequence[SignMap], num_weights: int) -> list[float]:
         """Return a score for each message of a slot, 0 where there are fewer than three.
 
         Args:
-            maps: signs that each message moves the weights by, [num_weights] each.
+            maps: of the messages.
+            num_weights: of their model.
 
         Returns:
             How many median absolute deviations (times 1.4826, so that they are standard deviations where
@@ -74,8 +76,12 @@ class GradientDetector:
         """
         if len(maps) < 3:
             return [0.0] * len(maps)
-        total = np.sum(maps, axis=0)
-        distances = np.array([1 - _cosine(one, total - one) for one in maps])
+        # Only the sum is dense: a map of a large model has a fiftieth of its weights.
+        total = np.zeros(num_weights)
+        for one in maps:
+            total[one.indices] += one.signs
+        square = float(np.dot(total, total))
+        distances = np.array([1 - _cosine_to_others(one, total, square) for one in maps])
         above = distances - np.median(distances)
         spread = 1.4826 * float(np.median(np.abs(above)))
         return [float(value) for value in above / max(spread, 1e-6)]
@@ -173,6 +179,8 @@ class SecuritySystem(dict[str, Any]):
         return "MEDIUM" if recent else "LOW"
 
 
-def _cosine(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> float:
-    length = float(np.linalg.norm(one)) * float(np.linalg.norm(other))
-    return float(np.dot(one, other)) / length if length else 0.0
+def _cosine_to_others(one: SignMap, total: npt.NDArray[np.float64], square: float) -> float:
+    """Return the cosine between a map o and the sum t of the others: o·(t-o) / |o||t-o|, where o·o is its entries."""
+    along, entries = float(np.dot(total[one.indices], one.signs)), len(one.signs)
+    length = np.sqrt(entries * (square - 2 * along + entries))
+    return float((along - entries) / length) if length else 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from pocqueue.pouw.errors import ConfigError
 from pocqueue.pouw.security import GradientDetector, SecuritySystem
+from pocqueue.pouw.slots.maps import SignMap
 
 
 def _tell(system: SecuritySystem, kind: str = "gradient_poisoning") -> None:
@@ -80,9 +82,35 @@ def test_a_threshold_outside_its_bounds_is_refused(key: str, field: str, value: 
 def test_one_who_goes_against_the_others_stands_out() -> None:
     """Eight who agree on most signs, and one with all of them turned; fewer than three say nothing."""
     rng = np.random.default_rng(3)
-    common = np.sign(rng.normal(size=400))
-    maps = [(common * (rng.random(400) < 0.8)).astype(np.float32) for _ in range(9)]
-    scores = GradientDetector.scores([*maps[:8], -maps[8]])
+    common = np.sign(rng.normal(size=400)).astype(np.int8)
+    kept = [np.flatnonzero(rng.random(400) < 0.8) for _ in range(9)]
+    maps = [SignMap(indices, common[indices]) for indices in kept]
+    turned = SignMap(maps[8].indices, -maps[8].signs)
+    scores = GradientDetector.scores([*maps[:8], turned], 400)
     assert scores[8] > GradientDetector().threshold
     assert max(scores[:8]) < GradientDetector().threshold
-    assert GradientDetector.scores(maps[:2]) == [0.0, 0.0]
+    assert GradientDetector.scores(maps[:2], 400) == [0.0, 0.0]
+
+
+def test_scores_are_cosine_distances_without_dense_maps() -> None:
+    """They are what dense vectors give, and a slot of many lanes of a large model takes few times its sum's memory."""
+    rng = np.random.default_rng(4)
+    indices = [np.sort(rng.choice(50, 20, replace=False)) for _ in range(5)]
+    maps = [SignMap(at, rng.choice(np.array([-1, 1], np.int8), 20)) for at in indices]
+    dense = np.zeros((5, 50))
+    for row, one in zip(dense, maps, strict=True):
+        row[one.indices] = one.signs
+    others = dense.sum(axis=0) - dense
+    lengths = np.linalg.norm(dense, axis=1) * np.linalg.norm(others, axis=1)
+    distances = 1 - (dense * others).sum(axis=1) / lengths
+    above = distances - np.median(distances)
+    expected = above / (1.4826 * np.median(np.abs(above)))
+    assert GradientDetector.scores(maps, 50) == pytest.approx(expected.tolist())
+
+    num_weights = 1_000_000
+    lane = SignMap(np.arange(0, num_weights, 50), np.ones(num_weights // 50, np.int8))
+    tracemalloc.start()
+    GradientDetector.scores([lane] * 200, num_weights)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40_000_000

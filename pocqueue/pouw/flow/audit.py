@@ -6,11 +6,11 @@ miner did not know, chooses it: one of eight. What comes of it is told, and noth
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
+from random import SystemRandom
 from typing import NamedTuple
-
-import numpy as np
 
 from pocqueue.pouw.errors import ChainError, InvalidBlock, TrainingError
 from pocqueue.pouw.flow.blocks import BlockFlow
@@ -18,12 +18,16 @@ from pocqueue.pouw.flow.core import Core, Tasks
 from pocqueue.pouw.slots.history import Advance
 from pocqueue.pouw.slots.maps import decode_map
 from pocqueue.pouw.slots.task import TaskSpec
-from pocqueue.pouw.wire.requests import IterationWithMap
 from pocqueue.pouw.wire.slots import Iteration
 
 #: One of so many messages is chosen by the beacon.
 ONE_OF = 8
+#: Messages of a slot that are looked at; of more, so many drawn by lot.
+MAX_LOOKED_AT = 64
+#: The trainer is asked this often whether it has nothing else to do, and for so long.
+_LOOK_S, _PATIENCE_S = 0.02, 30.0
 
+_random = SystemRandom()
 _log = logging.getLogger(__name__)
 
 
@@ -53,8 +57,11 @@ class Audits:
         security, messages = self._core.security, advance.slot.messages
         if security is None or self._is_busy:
             return None
+        if len(messages) > MAX_LOOKED_AT:
+            messages = tuple(_random.sample(messages, MAX_LOOKED_AT))
         detector = security["gradient_detector"]
-        scores = detector.scores([_dense(task, one) for one in messages])
+        maps = [decode_map(one.map, task.num_weights, task.cap) for one in messages]
+        scores = detector.scores(maps, task.num_weights)
         beacon = advance.slot.record.signed.beacon
         chosen = [
             Choice(one.iteration, score)
@@ -72,7 +79,13 @@ class Audits:
 
     async def _audit(self, iteration: Iteration, score: float) -> None:
         try:
-            await self._blocks.train_over(iteration)
+            async with asyncio.timeout(_PATIENCE_S) as patience:
+                # Mining and blocks come first, this slot's own iteration too.
+                await asyncio.sleep(_LOOK_S)
+                while not self._core.trainer.is_idle:  # noqa: ASYNC110 - it is of many event loops
+                    await asyncio.sleep(_LOOK_S)
+                patience.reschedule(None)
+                await self._blocks.train_over(iteration)
             self.num_done += 1
         except InvalidBlock as exc:
             self._core.alert(
@@ -83,7 +96,7 @@ class Audits:
                 slot=iteration.slot,
                 evidence=iteration.id,
             )
-        except (ChainError, TrainingError) as exc:
+        except (ChainError, TrainingError, TimeoutError) as exc:
             _log.debug("%s No audit of slot %d: %s", self._core.name, iteration.slot, exc)
         finally:
             self._is_busy = False
@@ -92,12 +105,3 @@ class Audits:
 def is_chosen(beacon: bytes, message: bytes) -> bool:
     """Say whether a slot's beacon chooses a message for an audit."""
     return hashlib.sha256(beacon + message).digest()[0] < 256 // ONE_OF
-
-
-def _dense(
-    task: TaskSpec, message: IterationWithMap
-) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-    signs = decode_map(message.map, task.num_weights, task.cap)
-    dense = np.zeros(task.num_weights, np.float32)
-    dense[signs.indices] = signs.signs
-    return dense

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, ClassVar, TypeVar
 
 import msgspec
@@ -75,6 +75,7 @@ class Trainer(Closing):
         self._child: subprocess.Popen[bytes] | None = None
         self._says: IO[bytes] | None = None  # the child's standard error
         self._failures = 0  # in a row
+        self._asked: set[Future[Answer]] = set()  # what goes on or waits
 
     @classmethod
     def shared(cls) -> Trainer:
@@ -91,6 +92,11 @@ class Trainer(Closing):
         """Return the child's process id; None if there is none."""
         child = self._child
         return None if child is None else child.pid
+
+    @property
+    def is_idle(self) -> bool:
+        """Say whether it has nothing to do."""
+        return not self._asked
 
     async def iterate(
         self,
@@ -149,6 +155,8 @@ class Trainer(Closing):
             future = self._thread.submit(self._call, request)
         except RuntimeError:
             raise TrainingError(_CLOSED) from None
+        self._asked.add(future)
+        future.add_done_callback(self._asked.discard)
         # Of the event loop: a timer with a thread of its own takes as long to start as much of what is asked for.
         stuck = asyncio.get_running_loop().call_later(_STUCK_S, self._end_child)
         try:

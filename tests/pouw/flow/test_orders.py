@@ -56,7 +56,9 @@ def _mined(own: Parts, *transactions: Transaction) -> Change:
     return own.core.chain.add(trained(own.core.chain.tip, transactions), now_ms())
 
 
-async def test_one_that_a_block_takes_meanwhile_is_not_refused(own: Parts) -> None:
+async def test_one_that_a_block_takes_meanwhile_is_not_refused(
+    own: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Neither before nor after the loop has heard of the block, nor while it is being sent."""
     orders = Orders(own.core)
     sent = orders.make(Faucet(), fee=0)
@@ -74,7 +76,7 @@ async def test_one_that_a_block_takes_meanwhile_is_not_refused(own: Parts) -> No
         orders._own.pop(bad.id)  # as `changed` does
         return found
 
-    orders._tried = refused  # type: ignore[method-assign]
+    monkeypatch.setattr(orders, "_tried", refused)
     await orders.send(bad)
     assert not orders.own
 

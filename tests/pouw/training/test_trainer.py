@@ -232,3 +232,13 @@ async def test_maps_of_other_instruction_sets_are_honest(monkeypatch: pytest.Mon
                         miners.task, miners.laps[miner], miner, 0, published
                     )
                     assert verdict.is_honest
+
+
+async def test_a_trainer_with_nothing_to_do_says_so(trainer: Trainer) -> None:
+    """Not while calls go on or wait."""
+    assert trainer.is_idle
+    call = asyncio.create_task(trainer.accuracy(TASK, THETA, "val"))
+    await asyncio.sleep(0)
+    assert not trainer.is_idle
+    await call
+    assert trainer.is_idle
