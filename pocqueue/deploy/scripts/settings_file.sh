@@ -9,13 +9,16 @@ hash_of() { sha256sum < "$1" | cut -c 1-64; }
 
 cd -- "$folder"
 [ -f "$name" ] && [ ! -L "$name" ] || { echo "$name is no file"; exit 66; }
-new=$name.pocqueue-tmp
-rm -f -- "$new"
+# Its own: a script whose connection broke may still be at work.
+new=$name.pocqueue-tmp.$$
 # With its owner and its mode.
 cp -p -- "$name" "$new"
 cat > "$new" || { rm -f -- "$new"; exit 1; }
 [ "$(hash_of "$new")" = "$after" ] || { rm -f -- "$new"; echo "$name did not arrive whole"; exit 65; }
-[ "$(hash_of "$name")" = "$before" ] || { rm -f -- "$new"; echo "$name was changed meanwhile"; exit 66; }
+now=$(hash_of "$name")
+# Such a script has put the very same one there.
+[ "$now" != "$after" ] || { rm -f -- "$new"; exit 0; }
+[ "$now" = "$before" ] || { rm -f -- "$new"; echo "$name was changed meanwhile"; exit 66; }
 # Named by its content: kept once, however often this runs.
 [ -e "$name.pocqueue-$before" ] || cp -p -- "$name" "$name.pocqueue-$before"
 sync -- "$new"
