@@ -24,6 +24,7 @@ from pocqueue.pouw.errors import (
 from pocqueue.pouw.flow.blocks import BlockFlow
 from pocqueue.pouw.flow.core import Core, now_ms
 from pocqueue.pouw.flow.orders import Orders
+from pocqueue.pouw.flow.readiness import Readiness
 from pocqueue.pouw.flow.slots import SlotFlow
 from pocqueue.pouw.p2p.frames import Kind
 from pocqueue.pouw.slots import bls
@@ -66,6 +67,7 @@ class CommitteeDuty:
     ) -> None:
         self._core, self._slots, self._blocks = core, slots, blocks
         self._orders, self._store, self._secret = orders, store, secret
+        self._readiness = Readiness(core, slots)
         self._collector: tuple[SlotHistory, Committee, Collector] | None = None
         #: Clients' tasks that were trained and that a settlement was sent for.
         self._settled: set[bytes] = set()
@@ -77,7 +79,7 @@ class CommitteeDuty:
         """Certify slot after slot while in office."""
         while True:
             committee = await self._committee()
-            if committee is None or not self._may_act:
+            if committee is None or not await self._readiness.may_sign():
                 self._drop()
                 await self._core.chain_changed.heard(_IDLE_S)
                 continue
@@ -98,11 +100,6 @@ class CommitteeDuty:
                 made = False
             if not made:
                 await self._core.mempool_changed.heard(_IDLE_S)
-
-    @property
-    def _may_act(self) -> bool:
-        """It has what those have that it is linked to; or it is linked to nobody."""
-        return self._core.is_current.is_set() or not self._core.network.peers
 
     async def _committee(self) -> Committee | None:
         committee = await self._slots.committee()
@@ -243,7 +240,7 @@ class CommitteeDuty:
 
         Not before this node has what those have that it is linked to: it would found a network beside theirs.
         """
-        if not self._may_act:
+        if not self._readiness.may_act():
             return False
         block = await self._core.in_chain(self._founding_block)
         if block is None:

@@ -1,7 +1,8 @@
 """Slots between nodes: what a peer has of them that is not here, and the answers for those who ask.
 
 A peer is followed to a certificate that was checked before. Further behind, a node goes on from weights that the
-peer has instead of from all slots between; forward alone, and never as a member of the committee itself.
+peer has instead of from all slots between; forward alone, and as a member of the committee itself only if the
+peer has the slots between no more.
 """
 
 from __future__ import annotations
@@ -56,16 +57,19 @@ class SlotSync:
         if (certificate.task, certificate.slot + 1) != (status.task, status.slot):
             raise SlotError("status", f"slot {status.slot} does not follow on its certificate.")
         if await self._slots.is_ahead(status.newest):
-            await self._catch_up(peer, status.task, status.slot)
+            if await self._is_in_office():
+                # It has signed what is not here: until it is, it must sign nothing.
+                self._core.is_current.clear()
+            await self._catch_up(peer, status.task, status.slot, is_asked=True)
 
     async def reach(self, peer: PeerInfo, winner: Iteration) -> None:
-        """Have a winner's slot here, from the peer if need be.
+        """Have a winner's slot here, from the peer if need be; slots of an epoch that is over are left to `follow`.
 
         Raises:
             ChainError: the peer does not give it.
         """
         try:
-            await self._catch_up(peer, winner.task, winner.slot + 1)
+            await self._catch_up(peer, winner.task, winner.slot + 1, is_asked=False)
         except (SlotError, LinkError, BadEncoding) as exc:
             raise ChainError(f"the lap of slot {winner.slot} is not to be had: {exc}") from None
 
@@ -107,22 +111,30 @@ class SlotSync:
 
     def _lap(self, history: SlotHistory, winner: Iteration) -> tuple[LapSlot, ...]:
         try:
-            return history.lap(winner.slot, winner.order)
+            lap = history.lap(winner.slot, winner.order)
         except SlotError:
-            older = self._store.history(history.task, winner.slot)
-            return older.lap(winner.slot, winner.order)
+            history = self._store.history(history.task, winner.slot)
+            lap = history.lap(winner.slot, winner.order)
+        message = history.message(winner.slot, winner.order)
+        # Whoever can sign a second certificate of a slot could put any message into it. The id has map hash and parts.
+        if message is not None and message.id != winner.id:
+            raise SlotError("history", "another message of this lane is certified here.")
+        return lap
 
-    async def _catch_up(self, peer: PeerInfo, task: bytes, until: int) -> None:
-        """Take in a task's slots up to one that a peer has."""
+    async def _catch_up(self, peer: PeerInfo, task: bytes, until: int, *, is_asked: bool) -> None:
+        """Take in a task's slots up to one that a peer has; `is_asked` as in `SlotFlow.take`."""
         history = await self._slots.history(task)
         if until - history.next_slot > _MAX_BEHIND and not await self._is_in_office():
-            history = await self._jump(peer, history, until - _HEAD_START)
+            history = await self._jump(peer, history, until - _HEAD_START, is_asked=is_asked)
         while history.next_slot < until:
             first = history.next_slot
             request = encode(SlotsRequest(task, first))
             answer = await self._core.network.request(peer.account, Kind.SLOTS, request)
             for slot in decode(answer, Slots).slots:
-                await self._slots.take(slot.record, slot.messages, is_asked=True)
+                await self._slots.take(slot.record, slot.messages, is_asked=is_asked)
+            if history.next_slot == first and until - first > _MAX_BEHIND:
+                # A supervisor that has lost slots whose maps nobody keeps any more.
+                history = await self._jump(peer, history, until - _HEAD_START, is_asked=is_asked)
             if history.next_slot == first:
                 return
 
@@ -130,7 +142,9 @@ class SlotSync:
         committee = await self._slots.committee()
         return committee is not None and self._core.account in committee.members
 
-    async def _jump(self, peer: PeerInfo, behind: SlotHistory, slot: int) -> SlotHistory:
+    async def _jump(
+        self, peer: PeerInfo, behind: SlotHistory, slot: int, *, is_asked: bool
+    ) -> SlotHistory:
         """Go on with a task's history at a checkpoint of a peer's."""
         first: Weights | None = None
         theta = bytearray()
@@ -151,4 +165,4 @@ class SlotSync:
         signed = first.previous
         if signed is None or signed.certificate.task != behind.task.id:
             raise SlotError("theta", "weights of another task, or of its first slot, were sent.")
-        return await self._slots.begin_at(Checkpoint(signed, bytes(theta)))
+        return await self._slots.begin_at(Checkpoint(signed, bytes(theta)), is_asked=is_asked)

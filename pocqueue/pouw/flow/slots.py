@@ -235,8 +235,8 @@ class SlotFlow:
         await self.in_slots(verify_signed, signed, committee)
         return True
 
-    async def begin_at(self, start: Checkpoint) -> SlotHistory:
-        """Go on with a task from a checkpoint that is ahead of its history.
+    async def begin_at(self, start: Checkpoint, *, is_asked: bool) -> SlotHistory:
+        """Go on with a task from a checkpoint that is ahead of its history; `is_asked` as in `take`.
 
         Raises:
             SlotError: it breaks a rule.
@@ -246,7 +246,7 @@ class SlotFlow:
             raise SlotError("theta", "weights of slot 0 were sent for those of a later one.")
         await self._check_now(signed)
         async with self._lock:
-            committee = await self._committee_of(signed.certificate, is_asked=True)
+            committee = await self._committee_of(signed.certificate, is_asked=is_asked)
             await self.in_slots(verify_signed, signed, committee)
             history = await self.history(signed.certificate.task)
             if start.slot <= history.next_slot:

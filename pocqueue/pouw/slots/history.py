@@ -195,6 +195,11 @@ class SlotHistory:
         own = (_of(self._slots[slot], lane) for slot in range(first, self.next_slot))
         return [message.iteration for message in own if message is not None]
 
+    def message(self, slot: int, lane: Lane) -> Iteration | None:
+        """Return a lane's certified message of a slot whose `lap` is here; None: it has none there."""
+        found = _of(self._slots[slot], lane)
+        return None if found is None else found.iteration
+
     def lap(self, slot: int, lane: Lane) -> tuple[LapSlot, ...]:
         """Return what it takes to execute a certified message again: its lap up to its slot.
 

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from pocqueue.pouw.chain.chain import Chain, Change
 from pocqueue.pouw.chain.mempool import Mempool
 from pocqueue.pouw.chain.mining import spec_of
+from pocqueue.pouw.chain.records import SUPERVISOR
 from pocqueue.pouw.chain.store import ChainStore
 from pocqueue.pouw.config import NodeConfig
 from pocqueue.pouw.economics import NodeRole
@@ -41,8 +42,9 @@ from pocqueue.pouw.wire.requests import (
     WeightsRequest,
 )
 from pocqueue.pouw.wire.slots import Certificate, SignedCertificate, SlotRecord
-from tests.pouw.blocks import FILLER, GENESIS, founding_block
-from tests.pouw.support import account, group_key, key
+from pocqueue.pouw.wire.transactions import Faucet, Release
+from tests.pouw.blocks import FILLER, GENESIS, founding_block, sent, trained
+from tests.pouw.support import account, group_key, key, ticket
 
 PEER = PeerInfo(account("peer"), "peer", "miner", "127.0.0.1", 1, None, True, 0.0)
 Answer = Callable[[bytes], bytes]
@@ -207,3 +209,24 @@ def forged(record: SlotRecord) -> SlotRecord:
     """Return a record that nobody has signed."""
     signed = SignedCertificate(record.signed.certificate, bytes(96), bytes(96))
     return replace(record, signed=signed)
+
+
+async def succeeded(node: Parts) -> None:
+    """Put "heir" into office in block 3: epoch 1."""
+    chain = node.core.chain
+    chain.add(
+        trained(
+            chain.tip,
+            (
+                sent("heir", 0, Faucet()),
+                sent("heir", 1, ticket(SUPERVISOR, group="heir", of="heir")),
+            ),
+        ),
+        now_ms(),
+    )
+    old = chain.tip.state.live_ticket(account("supervisor"), SUPERVISOR)
+    assert old is not None
+    chain.add(trained(chain.tip, (sent("supervisor", 2, Release(old)),), slot=19), now_ms())
+    office = chain.tip.state.office
+    assert office is not None
+    assert office.epoch == 1

@@ -8,22 +8,25 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from pocqueue.pouw.errors import LinkError, SlotError
+from pocqueue.pouw.errors import ChainError, LinkError, SlotError
 from pocqueue.pouw.flow import slot_sync
 from pocqueue.pouw.flow.core import now_ms
 from pocqueue.pouw.p2p.frames import Kind
 from pocqueue.pouw.slots.history import Advance, Checkpoint, SlotHistory
 from pocqueue.pouw.slots.task import LAP
+from pocqueue.pouw.wire.blocks import Trained
 from pocqueue.pouw.wire.codec import decode, encode
 from pocqueue.pouw.wire.requests import (
     PIECE_BYTES,
+    Slots,
     SlotsRequest,
     Status,
     Weights,
     WeightsRequest,
 )
-from tests.pouw.blocks import FILLER
-from tests.pouw.flow.parts import PEER, Parts, Signed, follow, forged, parts, piece
+from tests.pouw.blocks import FILLER, GENESIS, trained
+from tests.pouw.flow.parts import PEER, Parts, Signed, follow, forged, parts, piece, succeeded
+from tests.pouw.slots import support as made
 
 
 @pytest.fixture(autouse=True)
@@ -201,3 +204,54 @@ async def test_what_is_asked_for_is_answered() -> None:
         assert (found.slot, found.num_bytes) == (64, len(peer.history.theta))
         with pytest.raises(LinkError, match="no weights of that task"):
             await node.slot_sync.piece(WeightsRequest(b"o" * 32, 9, 0))
+
+
+async def test_a_committee_without_its_slots_jumps_if_nobody_has_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It has lost them, and its peers keep the maps of the newest ones alone."""
+    async with parts() as node:
+        committee = await node.slots.committee()
+        assert committee is not None
+        monkeypatch.setattr(node.core, "account", committee.members[0])
+        peer = Signed()
+        peer.go_on(70)
+        answers = peer.answers()
+
+        def slots(body: bytes) -> bytes:
+            is_kept = decode(body, SlotsRequest).first >= 32
+            return answers[Kind.SLOTS](body) if is_kept else encode(Slots(()))
+
+        node.net.answers = answers | {Kind.SLOTS: slots}
+        await node.slot_sync.follow(PEER, peer.status())
+        assert _slot(node) == 70
+
+
+async def test_a_block_brings_no_slots_of_an_epoch_that_is_over() -> None:
+    """Whoever was in office before could fill the next task's slots by it."""
+    async with parts() as node:
+        await succeeded(node)
+        await node.blocks.settle_anchor(node.core.chain.tip.id, 3)
+        old = Signed(GENESIS.filler_task(1))
+        old.go_on(3)
+        node.net.answers = old.answers()
+        winner = trained(node.core.chain.tip, slot=2, header={"task": old.history.task.id}).proof
+        assert isinstance(winner, Trained)
+        with pytest.raises(ChainError, match="epoch"):
+            await node.slot_sync.reach(PEER, winner.winner.iteration)
+        assert (await node.slots.history(old.history.task.id)).next_slot == 0
+
+
+async def test_a_winner_is_the_message_that_is_certified_here() -> None:
+    """Not another one of its lane and slot, with a map hash of its own choice or more parts."""
+    async with parts() as node:
+        history = SlotHistory(made.TASK, made.NETWORK)
+        for _ in range(4):
+            advance = made.grow(history, made.KEYS[0])
+        node.slots._histories.put(history)
+        winner = advance.slot.messages[0].iteration
+        lap, own_map = await node.slot_sync.lap_of(winner)
+        assert (len(lap), own_map) == (4, advance.slot.messages[0].map)
+        for change in ({"map_hash": b"m" * 32}, {"parts": 8}):
+            with pytest.raises(ChainError, match="another message of this lane is certified here"):
+                await node.slot_sync.lap_of(replace(winner, **change))

@@ -19,37 +19,16 @@ from pocqueue.pouw.slots.slot_store import KEPT_MAPS
 from pocqueue.pouw.slots.task import LAP
 from pocqueue.pouw.wire.codec import encode
 from pocqueue.pouw.wire.slots import SlotRecord
-from pocqueue.pouw.wire.transactions import Faucet, Release
+from pocqueue.pouw.wire.transactions import Faucet
 from tests.pouw.blocks import GENESIS, START_MS, founding, sent, trained, waiting
-from tests.pouw.flow.parts import PEER, Parts, Signed, follow, forged, parts
-from tests.pouw.support import account, key, ticket
+from tests.pouw.flow.parts import PEER, Parts, Signed, follow, forged, parts, succeeded
+from tests.pouw.support import key, ticket
 
 
 async def _broken(node: Parts, record: SlotRecord) -> str:
     with pytest.raises(SlotError) as caught:
         await node.slots.take(record)
     return caught.value.rule
-
-
-async def _succeeded(node: Parts) -> None:
-    """Put "heir" into office in block 3: epoch 1."""
-    chain = node.core.chain
-    chain.add(
-        trained(
-            chain.tip,
-            (
-                sent("heir", 0, Faucet()),
-                sent("heir", 1, ticket(SUPERVISOR, group="heir", of="heir")),
-            ),
-        ),
-        now_ms(),
-    )
-    old = chain.tip.state.live_ticket(account("supervisor"), SUPERVISOR)
-    assert old is not None
-    chain.add(trained(chain.tip, (sent("supervisor", 2, Release(old)),), slot=19), now_ms())
-    office = chain.tip.state.office
-    assert office is not None
-    assert office.epoch == 1
 
 
 async def test_nothing_is_made_of_what_nobody_signed() -> None:
@@ -86,7 +65,7 @@ async def test_few_histories_are_in_memory() -> None:
 async def test_who_is_in_office_at_the_anchor_certifies() -> None:
     """The old committee until its certificate names a block in which it has left; the new one from then on."""
     async with parts() as node:
-        await _succeeded(node)
+        await succeeded(node)
         old = Signed()
         switch: dict[str, Any] = {"anchor": node.core.chain.tip.id, "anchor_height": 3}
         await node.slots.take(old.go_on())
@@ -109,7 +88,7 @@ async def test_who_is_in_office_at_the_anchor_certifies() -> None:
 async def test_a_slot_on_the_way_may_be_of_an_epoch_that_is_over() -> None:
     """A newcomer, whose anchor is above the switch already, gets the slots before it."""
     async with parts() as node:
-        await _succeeded(node)
+        await succeeded(node)
         old = Signed()
         record = old.go_on()
         await node.blocks.settle_anchor(node.core.chain.tip.id, node.core.chain.tip.height)
