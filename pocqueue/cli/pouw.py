@@ -124,7 +124,7 @@ def peers(http_port: HttpPort = None, as_json: Json = False, env_file: EnvFile =
             peer["role"],
             f"{peer['host']}:{peer['port']}",
             short(peer["account"]),
-            f"{peer['rtt_s'] * 1000:.1f} ms",
+            "" if peer["rtt_s"] is None else f"{peer['rtt_s'] * 1000:.1f} ms",
             seconds(peer["age_s"]),
         )
     console().print(table)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from pocqueue.cli import pouw
 from pocqueue.cli.pouw_view import line, table, verdict
 
 
@@ -45,6 +46,19 @@ def _silent(name: str) -> dict[str, Any]:
 
 
 _UP = [_node("supervisor_001", height=4, final=2), _node("miner_001", height=4, final=2)]
+
+
+def test_a_link_without_a_pong_yet_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its ping is not known."""
+    peer = {
+        **{"node_id": "young", "role": "miner", "host": "127.0.0.1", "port": 1},
+        **{"account": "02ab", "rtt_s": None, "age_s": 1.0},
+    }
+    monkeypatch.setattr(pouw, "ask", lambda *_: [peer])
+    pouw.peers()
+    assert "young" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("width", [80, 120])

@@ -125,6 +125,9 @@ class BlockFlow:
                 self._on_missing(peer)
             return False
         except InvalidBlock as exc:
+            if peer is None and exc.rule == "transactions":
+                # Our own next block would fail by them as well.
+                await core.in_chain(core.mempool.remove, block.transactions)
             self._refused(block, peer, exc)
             return False
         except (ChainError, TrainingError) as exc:

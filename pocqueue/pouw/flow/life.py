@@ -305,10 +305,11 @@ class Life:
             newest = self._slots.newest[2]
             # Slots that nobody has a message of follow each other more and more slowly.
             is_idle = newest is not None and not newest.certificate.count
-            came = await self._slots.changed.heard(_IDLE_SLOTS_S if is_idle else _ISOLATED_S)
+            patience_s = _IDLE_SLOTS_S if is_idle else _ISOLATED_S
+            came = await self._slots.changed.heard(patience_s)
             has_committee = self._core.chain.tip.state.committee_in_office is not None
             if not came and has_committee and not is_told:
-                self._core.alert("isolated", f"no certificate came for {_ISOLATED_S:.0f} s")
+                self._core.alert("isolated", f"no certificate came for {patience_s:.0f} s")
             is_told = not came
 
 

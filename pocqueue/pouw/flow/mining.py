@@ -7,7 +7,7 @@ import logging
 
 from pocqueue.pouw.chain.candidate import Candidates
 from pocqueue.pouw.chain.mining import allowed_draws, lanes_of
-from pocqueue.pouw.errors import ChainError, PeerFault, SlotError, TrainingError
+from pocqueue.pouw.errors import ChainError, PouwError, SlotError, TrainingError
 from pocqueue.pouw.flow.blocks import BlockFlow
 from pocqueue.pouw.flow.core import Core, now_ms
 from pocqueue.pouw.flow.slots import SlotFlow
@@ -18,7 +18,6 @@ from pocqueue.pouw.slots.miner import Candidate, LaneMiner, Work
 from pocqueue.pouw.slots.slot_store import SlotStore
 from pocqueue.pouw.wire.blocks import Block
 from pocqueue.pouw.wire.codec import encode
-from pocqueue.pouw.wire.requests import IterationWithMap
 from pocqueue.pouw.wire.slots import SlotRecord
 
 _LANE = 0
@@ -49,6 +48,7 @@ class Mining:
         self._good = self._bad = self._missed = 0
         self._sent: tuple[bytes, int] | None = None
         self._finding: set[asyncio.Task[None]] = set()
+        self._taking = asyncio.Lock()
 
     async def run(self) -> None:
         """Mine slot after slot."""
@@ -124,13 +124,10 @@ class Mining:
         finally:
             self.is_training = False
         candidate = await core.in_chain(self._candidate, history.task.id, work.slot + 1)
-
-        def written() -> IterationWithMap:
-            sent = lane.message(work, done, parts, candidate)
-            self._store.write_sent(sent)
-            return sent.message
-
-        message = await self._slots.in_slots(written)
+        sent = await self._slots.in_slots(
+            lane.message, work, done, parts, candidate, self._store.write_sent
+        )
+        message = sent.message
         self._sent = (history.task.id, work.slot)
         self._core.network.push(Kind.ITERATION, encode(message))
         await self._slots.keep(history, message, is_own=True)
@@ -156,10 +153,16 @@ class Mining:
 
     async def _found(self, block: Block) -> None:
         core = self._core
-        try:
-            is_new = await self._blocks.take(block, None)
-        except PeerFault:
-            return
+        async with self._taking:
+            if block.header.height <= core.chain.tip.height:
+                # It was committed to before the tip came: a fork that nobody goes on with.
+                _log.debug("%s Block %s is not above the tip", core.name, block.id.hex())
+                return
+            try:
+                is_new = await self._blocks.take(block, None)
+            except PouwError as exc:
+                _log.error("%s Mined block %s is lost: %s", core.name, block.id.hex(), exc)
+                return
         if is_new:
             core.counts.blocks_mined += 1
             _log.info("%s Mined block %d %s", core.name, block.header.height, block.id.hex()[:16])

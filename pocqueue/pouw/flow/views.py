@@ -81,7 +81,7 @@ class Views:
         cpu, memory = (0.0, 0.0) if self._machine is None else self._machine.look()
         traffic = core.network.traffic
         heard_s = self._slots.heard_at
-        is_isolated = not core.network.peers and bool(core.config.bootstrap_peers)
+        is_isolated = not core.network.peers and bool(core.network.config.bootstrap)
         return NodeHealthMetrics(
             node_id=core.config.node_id,
             last_heartbeat=heard_s,

@@ -118,14 +118,22 @@ class LaneMiner:
             return None
         return Work(slot, history.theta, residual, history.previous)
 
-    def message(self, work: Work, done: Computed, parts: int, candidate: Candidate | None) -> Sent:
-        """Sign the message of a slot. It must be on disk (`SlotStore.write_sent`) before it is sent.
+    def message(
+        self,
+        work: Work,
+        done: Computed,
+        parts: int,
+        candidate: Candidate | None,
+        write: Callable[[Sent], None],
+    ) -> Sent:
+        """Sign the message of a slot, and put it on disk before it is the one that may be sent.
 
         Args:
             work: what was due.
             done: what came of it.
             parts: mini-batches that it was made with, 1 … 8.
             candidate: block for the next slot; None: it commits to none and mines nothing there.
+            write: puts it on disk (`SlotStore.write_sent`); what it raises leaves the lane as it was.
 
         Raises:
             SlotError: ``sent``: this lane has a message of this slot, or of a later one.
@@ -154,9 +162,10 @@ class LaneMiner:
             signature=bytes(64),
         )
         iteration = msgspec.structs.replace(iteration, signature=sign(self._key, iteration.id))
-        self._candidate = candidate
-        self._sent = Sent(IterationWithMap(iteration, done.map), work.residual, done.residual)
-        return self._sent
+        sent = Sent(IterationWithMap(iteration, done.map), work.residual, done.residual)
+        write(sent)
+        self._candidate, self._sent = candidate, sent
+        return sent
 
     def certified(self, record: SlotRecord, num_draws: Callable[[int, int], int]) -> Block | None:
         """Draw with its message of a slot, if it is certified, and so is the one before it.

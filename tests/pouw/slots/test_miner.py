@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pocqueue.node.keys import SigningKey
-from pocqueue.pouw.errors import SlotError
+from pocqueue.pouw.errors import NodeDataError, SlotError
 from pocqueue.pouw.slots.draws import base_nonce, is_allowed
 from pocqueue.pouw.slots.history import SlotHistory
 from pocqueue.pouw.slots.messages import check
@@ -36,7 +36,7 @@ def _candidate(slot: int, target: bytes = _EASY) -> Candidate:
 
 def _said(miner: LaneMiner, work: Work | None, candidate: Candidate | None = None) -> Sent:
     assert work is not None
-    return miner.message(work, made_up(work.theta, b"%d" % work.slot), 1, candidate)
+    return miner.message(work, made_up(work.theta, b"%d" % work.slot), 1, candidate, lambda _: None)
 
 
 def _residual(miner: LaneMiner) -> bytes | None:
@@ -74,6 +74,20 @@ def test_a_slot_has_one_message() -> None:
     assert (again.work(), again.current) == (None, sent.message)
     _certify(history, sent)
     assert miner.current is None
+
+
+def test_a_message_that_is_not_on_disk_is_none() -> None:
+    """The disk is full: nothing is to be sent, and the slot's work is due again."""
+    miner = LaneMiner(SlotHistory(TASK, NETWORK), KEYS[0])
+    work = miner.work()
+    assert work is not None
+
+    def write(_: Sent) -> None:
+        raise NodeDataError("the disk is full")
+
+    with pytest.raises(NodeDataError):
+        miner.message(work, made_up(work.theta, b"seed"), 1, None, write)
+    assert (miner.work(), miner.current) == (work, None)
 
 
 def test_a_residual_counts_if_its_message_is_certified() -> None:
@@ -209,7 +223,7 @@ def test_what_a_lane_says_can_be_executed_again() -> None:
             done = iterate(
                 *(model, work.theta, work.residual), slot=slot, miner=account, lane=lane, parts=2
             )
-            sent = decode(encode(miner.message(work, done, 2, None)), Sent)
+            sent = decode(encode(miner.message(work, done, 2, None, lambda _: None)), Sent)
             is_certified = slot not in (2, 5, 8)
             _certify(history, *[sent] * is_certified)
             if is_certified:

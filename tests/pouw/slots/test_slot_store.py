@@ -134,7 +134,7 @@ def _sent(history: SlotHistory, sent: Sent | None = None, key: SigningKey = KEYS
     miner = LaneMiner(history, key, sent=sent)
     work = miner.work()
     assert work is not None
-    return miner.message(work, made_up(work.theta, b"seed"), 1, None)
+    return miner.message(work, made_up(work.theta, b"seed"), 1, None, lambda _: None)
 
 
 def test_a_lane_finds_what_it_sent(tmp_path: Path) -> None:

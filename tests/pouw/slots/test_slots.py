@@ -107,7 +107,7 @@ class _Node:
             # Each time with another result: a restarted lane must not send a second one.
             self.world.seed += 1
             done = made_up(work.theta, b"%d" % self.world.seed)
-            self.store.write_sent(self.miner.message(work, done, 1, None))
+            self.miner.message(work, done, 1, None, self.store.write_sent)
             if dies:
                 return self.restart()
         if self.miner.current is not None:
