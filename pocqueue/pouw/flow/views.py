@@ -41,6 +41,8 @@ class Views:
         self._orders, self._mining, self._duty, self._tickets = orders, mining, duty, tickets
         self._machine = Machine() if core.config.enable_production_features else None
         self._bandwidth = Bandwidth()
+        # Tip's id, and how many tasks were settled and refunded there: asked for much more often than it changes.
+        self._ended_at: tuple[bytes, tuple[int, int]] = (b"", (0, 0))
 
     @property
     def accuracy(self) -> float | None:
@@ -275,7 +277,11 @@ class Views:
         """Return who was paid what for a settled task, from the settlement in its block."""
         block = await self._core.in_chain(self._core.chain.block_at, height)
         settles = [] if block is None else [one.body for one in block.transactions]
-        settle = next(one for one in settles if isinstance(one, Settle) and one.task == task)
+        settle = next(
+            (one for one in settles if isinstance(one, Settle) and one.task == task), None
+        )
+        if settle is None:
+            return []  # the chain has turned meanwhile
         shares = payouts(record, settle, self._core.chain.tip.state.members)
         left = record.reward + record.training_fee - shares.total
         return [
@@ -308,9 +314,13 @@ class Views:
 
     def _ended(self) -> tuple[int, int]:
         """Return how many clients' tasks of the chain were settled and refunded."""
-        outcomes = [record.outcome for record in self._core.chain.tip.state.tasks().values()]
-        totals = [outcome.total for outcome in outcomes if outcome is not None]
-        return sum(map(bool, totals)), sum(not total for total in totals)
+        tip = self._core.chain.tip
+        if self._ended_at[0] != tip.id:
+            outcomes = [record.outcome for record in tip.state.tasks().values()]
+            totals = [outcome.total for outcome in outcomes if outcome is not None]
+            ended = sum(map(bool, totals)), sum(not total for total in totals)
+            self._ended_at = tip.id, ended
+        return self._ended_at[1]
 
 
 def _iso(time_ms: int) -> str:
