@@ -4,8 +4,11 @@ founding blocks while nobody can make others."""
 from __future__ import annotations
 
 import asyncio
+import heapq
 import itertools
 import logging
+from collections import Counter
+from operator import itemgetter
 
 import msgspec
 
@@ -18,6 +21,7 @@ from pocqueue.pouw.errors import (
     InvalidTransaction,
     NodeDataError,
     PeerFault,
+    PouwError,
     SlotError,
     TrainingError,
 )
@@ -29,12 +33,12 @@ from pocqueue.pouw.flow.slots import SlotFlow
 from pocqueue.pouw.p2p.frames import Kind
 from pocqueue.pouw.slots import bls
 from pocqueue.pouw.slots.collector import Anchor, Collector
-from pocqueue.pouw.slots.history import Lane, SlotHistory
+from pocqueue.pouw.slots.history import Advance, Lane, SlotHistory
 from pocqueue.pouw.slots.slot_store import SlotStore
 from pocqueue.pouw.slots.task import LAP
 from pocqueue.pouw.wire.blocks import Block
 from pocqueue.pouw.wire.codec import decode, encode
-from pocqueue.pouw.wire.transactions import Settle, TakeTicket, settlement_digest
+from pocqueue.pouw.wire.transactions import MAX_WORKERS, Settle, TakeTicket, settlement_digest
 
 #: Blocks of its chain above the one that a supervisor names as final.
 ANCHOR_DEPTH = 2
@@ -44,6 +48,10 @@ _IDLE_S = 1.0
 _TICK_S = 0.05
 #: Blocks that are looked at for the newest filler, and how many fillers there may have been.
 _LOOKED_BACK, _MAX_GENERATIONS = 1000, 100_000
+#: A task that is in trouble is tried again after this.
+_PAUSE_MS = 30_000
+#: After so many slots in a row without a message a task is left; for this long, and longer each time.
+_EMPTY_SLOTS, _REST_MS = 2 * LAP, 600_000
 
 _log = logging.getLogger(__name__)
 
@@ -71,6 +79,11 @@ class CommitteeDuty:
         self._collector: tuple[SlotHistory, Committee, Collector] | None = None
         #: Clients' tasks that were trained and that a settlement was sent for.
         self._settled: set[bytes] = set()
+        #: Until when (ms) a client's task is not looked at, and until when not trained.
+        self._pauses: dict[bytes, int] = {}
+        self._rests: dict[bytes, int] = {}
+        #: Slots without a message in a row, by client's task.
+        self._empty: Counter[bytes] = Counter()
         self._generation: int | None = None
         #: Share of right answers of the newest look at the common model, by task.
         self.accuracy: dict[bytes, float] = {}
@@ -123,6 +136,7 @@ class CommitteeDuty:
         finally:
             heard.cancel()
         await self._slots.decide(history, advance)
+        self._note(history.task.id, advance)
         self._core.network.push(Kind.RECORD, encode(advance.slot.record))
         if history.next_slot % (self._core.genesis.parameters.check_laps * LAP) == 0:
             await self._look(history)
@@ -135,6 +149,20 @@ class CommitteeDuty:
             self._collector = (history, committee, collector)
             self._slots.collect(history, collector)
         return self._collector[2]
+
+    def _note(self, task: bytes, advance: Advance) -> None:
+        """Leave a client's task for a while if nobody trains it."""
+        if advance.slot.messages:
+            del self._empty[task]
+        elif not self._core.genesis.is_filler(task):
+            self._empty[task] += 1
+            if self._empty[task] % _EMPTY_SLOTS == 0:
+                rest_ms = self._empty[task] // _EMPTY_SLOTS * _REST_MS
+                self._rests[task] = now_ms() + rest_ms
+                _log.warning(
+                    "%s Task %s is left for %d min: nobody trains it",
+                    *(self._core.name, self._core.genesis.task_name(task), rest_ms // 60_000),
+                )
 
     def _drop(self) -> None:
         if self._collector is not None:
@@ -158,26 +186,38 @@ class CommitteeDuty:
         return Anchor(found.id, found.height)
 
     async def _task(self) -> bytes:
-        """Return what is to be trained: the oldest client's task that is final and not over, else the filler."""
+        """Return what is to be trained: the client's task that is final, not over and pays best for a lap, else the
+        filler. What goes wrong with one of them holds up no other.
+        """
         core = self._core
         waiting = core.chain.anchor.state.open_tasks()
-        for task, record in sorted(waiting.items(), key=lambda item: (item[1].height, item[0])):
+        for task, record in sorted(waiting.items(), key=_turn):
             closed = core.chain.tip.state.task(task)
-            if task in self._settled or closed is None or closed.outcome is not None:
+            is_paused = now_ms() < self._pauses.get(task, 0)
+            if task in self._settled or is_paused or closed is None or closed.outcome is not None:
                 continue
-            model = decode(record.requirements, TaskModel)
-            if len(core.chain.tip.state.live_tickets(MINER)) < model.min_miners:
-                continue
-            history = await self._slots.history(task)
-            if (
-                history.next_slot >= model.max_epochs * LAP
-                or now_ms() >= record.deadline_ms
-                or self.accuracy.get(task, 0.0) * _MILLION >= model.min_accuracy
-            ):
-                await self._settle(task, record, history)
-                continue
-            return task
+            try:
+                if await self._is_due(task, record):
+                    return task
+            except PouwError as exc:
+                self._pauses[task] = now_ms() + _PAUSE_MS
+                _log.error("%s Task %s waits: %s", core.name, record.name, exc)
         return await self._filler()
+
+    async def _is_due(self, task: bytes, record: TaskRecord) -> bool:
+        """Say whether a client's task is to be trained; settle it if it is over."""
+        model = decode(record.requirements, TaskModel)
+        if len(self._core.chain.tip.state.live_tickets(MINER)) < model.min_miners:
+            return False
+        history = await self._slots.history(task)
+        is_over = (
+            history.next_slot >= model.max_epochs * LAP
+            or now_ms() >= record.deadline_ms
+            or self.accuracy.get(task, 0.0) * _MILLION >= model.min_accuracy
+        )
+        if is_over:
+            await self._settle(task, record, history)
+        return not is_over and now_ms() >= self._rests.get(task, 0)
 
     async def _filler(self) -> bytes:
         """Return the filler task that is not over yet."""
@@ -214,26 +254,33 @@ class CommitteeDuty:
         )
 
     async def _settle(self, task: bytes, record: TaskRecord, history: SlotHistory) -> None:
-        """Say what came of a client's task, with the committee's signature."""
+        """Say what came of a client's task, with the committee's signature.
+
+        It is refunded if nobody trained it, or if this node does not know who did.
+        """
+        if not await self._slots.in_slots(self._store.is_whole, task):
+            self._settled.add(task)
+            _log.error(
+                "%s Task %s is not settled: slots of it are not here, so nobody knows who worked; "
+                "its client gets the coins back after the deadline.",
+                *(self._core.name, record.name),
+            )
+            return
         work = await self._slots.in_slots(self._store.work, task)
         if not work:
-            self._settled.add(task)  # nobody trained it: it is refunded
+            self._settled.add(task)
             return
+        # As many as a settlement can name; those who did most.
+        paid = sorted(heapq.nlargest(MAX_WORKERS, work.items(), key=itemgetter(1)))
         found = await self._core.trainer.accuracy(history.task, history.theta, "test")
         settle = Settle(
-            *(task, found.correct, found.total, found.majority, tuple(sorted(work.items()))),
+            *(task, found.correct, found.total, found.majority, tuple(paid)),
             bytes(96),
         )
         digest = settlement_digest(self._core.genesis.network, settle)
         signed = msgspec.structs.replace(settle, signature=self._secret.sign(digest))
-        try:
-            await self._orders.send(self._orders.make(signed))
-        except InvalidTransaction as exc:
-            # It is tried again as long as the task is open.
-            await asyncio.sleep(_IDLE_S)
-            _log.error("%s Task %s cannot be settled: %s", self._core.name, record.name, exc)
-        else:
-            self._settled.add(task)
+        await self._orders.send(self._orders.make(signed))
+        self._settled.add(task)
 
     async def _found(self) -> bool:
         """Make a founding block if one is due; True if one was made.
@@ -266,3 +313,10 @@ class CommitteeDuty:
         return state.live_ticket(core.account, SUPERVISOR) is not None or any(
             one.sender == core.account and isinstance(one.body, TakeTicket) for one in core.mempool
         )
+
+
+def _turn(item: tuple[bytes, TaskRecord]) -> tuple[int, int, bytes]:
+    """Return the place of an open task: what pays most for a lap's training is first, then the oldest."""
+    task, record = item
+    laps = decode(record.requirements, TaskModel).max_epochs
+    return (-(record.training_fee // laps), record.height, task)

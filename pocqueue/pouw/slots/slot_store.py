@@ -215,6 +215,13 @@ class SlotStore(SqliteFile):
             [found] = db.execute(query, (task,)).fetchone()
         return found or 0
 
+    def is_whole(self, task: bytes) -> bool:
+        """Say whether all slots of a task up to its newest one here are here."""
+        query = "SELECT count(*) = coalesce(max(slot) + 1, 0) FROM record WHERE task = ?"
+        with self.transaction() as db:
+            [found] = db.execute(query, (task,)).fetchone()
+        return bool(found)
+
     def work(self, task: bytes) -> dict[bytes, int]:
         """Return the certified slots x parts of a task by account, ascending: `Settle.work`."""
         query = "SELECT miner, sum(parts) FROM message WHERE task = ? GROUP BY miner ORDER BY miner"

@@ -23,6 +23,8 @@ from pocqueue.pouw.wire.hashes import tagged
 
 MAX_TRANSACTION_BYTES = 32 * 1024
 MAX_PREFERENCES_BYTES = 2 * 1024
+#: Accounts that a settlement can name.
+MAX_WORKERS = 256
 #: Roles as `Ticket.role` has them; the order is part of the format.
 ROLES = ("miner", "supervisor", "evaluator", "verifier", "peer")
 
@@ -77,7 +79,7 @@ class Settle(Message, tag=5, frozen=True):
     total: Count
     majority: Count  #: right answers of whoever always says the commonest one
     #: Who worked, by account: certified slots x parts. Ascending by account.
-    work: Annotated[tuple[tuple[Account, Count], ...], msgspec.Meta(max_length=256)]
+    work: Annotated[tuple[tuple[Account, Count], ...], msgspec.Meta(max_length=MAX_WORKERS)]
     signature: GroupSignature  #: of the committee in office, over `settlement_digest`
 
 

@@ -145,6 +145,10 @@ class MadeUpPeers:
         """See `Network.charge`."""
         self.charged.append((who, reason))
 
+    def push(self, kind: Kind, body: bytes) -> int:
+        """See `Network.push`."""
+        return len(self.peers)
+
     def announce(self, kind: Kind, *ids: bytes) -> int:
         """See `Network.announce`."""
         return len(self.peers)

@@ -250,3 +250,13 @@ def test_the_slots_of_another_committee_are_forgotten() -> None:
         assert store.newest() is None
         assert store.tasks() == {}
         assert store.sent(TASK.id, LANES[2]) is None
+
+
+def test_a_task_is_whole_if_no_slot_is_missing() -> None:
+    """From slot 0 to its newest one; one of which nothing is here lacks nothing."""
+    with SlotStore(None, NETWORK) as store:
+        _, advances = _written(store, 4)
+        assert (store.is_whole(TASK.id), store.is_whole(b"T" * 32)) == (True, True)
+    with SlotStore(None, NETWORK) as store:
+        store.write(advances[3])
+        assert not store.is_whole(TASK.id)
