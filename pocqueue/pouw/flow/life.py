@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -40,11 +39,9 @@ from pocqueue.pouw.slots import bls
 from pocqueue.pouw.slots.history import Advance, SlotHistory
 from pocqueue.pouw.slots.slot_store import SlotStore
 from pocqueue.pouw.training.trainer import Trainer
-from pocqueue.pouw.wire.blocks import Block
 from pocqueue.pouw.wire.codec import decode, encode
 from pocqueue.pouw.wire.hashes import tagged
 from pocqueue.pouw.wire.requests import BlocksRequest, SlotsRequest, WeightsRequest
-from pocqueue.pouw.wire.transactions import TakeTicket
 
 #: `start` waits this long for first links.
 _FIRST_LINKS_S = 3.0
@@ -281,15 +278,7 @@ class Life:
                     core.counts.rewards += sign * rewards_of(
                         core.genesis, state, block, core.account
                     )
-            self._hint(change.connected)
         core.chain_changed.ring()
-
-    def _hint(self, blocks: Iterable[Block]) -> None:
-        """Note where those listen who take a ticket in these blocks."""
-        for ticket in (one.body for block in blocks for one in block.transactions):
-            if isinstance(ticket, TakeTicket) and ticket.address:
-                host, _, port = ticket.address.rpartition(":")
-                self.network.hint(host.strip("[]"), int(port))
 
     def _renew_mempool(self, change: Change) -> None:
         core = self._core

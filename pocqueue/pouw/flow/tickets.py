@@ -72,12 +72,11 @@ class TicketDesk:
                 raise TicketError(
                     f"this {role.value} has ticket {self.current.ticket_id} already; one is all that it may have."
                 )
-            address = f"{core.network.listening[0][0]}:{core.network.port}"
             body = TakeTicket(
                 number,
                 amount,
                 check_preferences(preferences),
-                address,
+                "",  # where it can be reached from outside is not known here; peers tell each other
                 self._secret.public_key if is_supervisor else None,
                 self._secret.prove_possession(core.account) if is_supervisor else None,
             )

@@ -63,6 +63,7 @@ class Discovery:
         self._own: set[_Where] = set()
         self._accounts: dict[_Where, bytes] = {}
         self._dialling: dict[_Where, asyncio.Task[Link]] = {}
+        self._said: dict[_Where, str] = {}  # why a link that is wanted for good failed
         self._has_begun = False
 
     async def begin(self, own: list[_Where]) -> None:
@@ -136,16 +137,11 @@ class Discovery:
                     link.fault(PeerFault(20, "it sent no addresses where they are due"))
                     continue
                 for address in told:
-                    self.hint(address.host, address.port, source=link.info.host)
+                    self._hint(address, link.info.host)
 
     def told(self, asker: str) -> bytes:
         """Return the answer to a request for addresses that comes from this IP address."""
         return encode(Addresses(self._table.sample(asker, self._rng)))
-
-    def hint(self, host: str, port: int, *, source: str = "") -> None:
-        """Note where a node may listen; see `AddressTable.hint`."""
-        if 0 < port < 65536 and (host, port) not in self._own:
-            self._table.hint(Address(host, port), source)
 
     def linked(self, link: Link) -> None:
         """Note where a new peer listens."""
@@ -167,6 +163,10 @@ class Discovery:
             self._kept.pop((host, port), None)
             if _is_ip(host):
                 self._table.forget(Address(host, port))
+
+    def _hint(self, address: Address, source: str) -> None:
+        if 0 < address.port < 65536 and (address.host, address.port) not in self._own:
+            self._table.hint(address, source)
 
     def _places(self, account: bytes) -> list[_Where]:
         return [where for where, other in self._accounts.items() if other == account]
@@ -218,10 +218,18 @@ class Discovery:
         except LinkError as exc:
             wait_s = self._failures.failed(host, port, time.monotonic())
             self._note_failure(host, port, exc)
-            name = self._config.node_id
-            logger.debug("[%s] %s:%d: %s; again in %.1f s.", name, host, port, exc, wait_s)
+            # What is wanted for good is asked of an operator, who is told once.
+            is_news = (host, port) in self._kept and self._said.get((host, port)) != str(exc)
+            if is_news:
+                self._said[host, port] = str(exc)
+            logger.log(
+                logging.WARNING if is_news else logging.DEBUG,
+                "[%s] No link to %s:%d: %s; again in %.1f s.",
+                *(self._config.node_id, host, port, exc, wait_s),
+            )
             raise
         self._failures.worked(host, port)
+        self._said.pop((host, port), None)
         self._accounts[host, port] = link.account
         if _is_ip(host):
             self._table.seen(Address(host, port), int(time.time()))

@@ -185,10 +185,6 @@ class Network:
         elif self.config.bans:
             self._roster.conduct.charge(account, points, time.monotonic())
 
-    def hint(self, host: str, port: int) -> None:
-        """Note where a node may listen, from the chain say. Only IP addresses are taken."""
-        self._discovery.hint(host, port)
-
     async def on_message(self, link: Link, kind: Kind, body: bytes) -> None:
         """See `LinkOwner`."""
         await self._relay.take(link, kind, body)

@@ -13,8 +13,9 @@ from pocqueue.pouw.p2p.service import NetworkConfig
 #: Two links of the same two nodes that begin so close to each other were dialled at once, one by each. Above any
 #: time that a handshake takes; a link that is older than that and is begun anew is dead at the other end.
 _AT_ONCE_S = 10.0
-#: Links that one address outside loopback may have with this node, beside those that this node dialled.
-MAX_INBOUND_OF_ADDRESS = 4
+#: Links that one address outside loopback, as of the nodes behind one router, may have with this node, beside
+#: those that this node dialled.
+MAX_INBOUND_OF_ADDRESS = 16
 
 
 class Roster:

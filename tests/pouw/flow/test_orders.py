@@ -11,13 +11,20 @@ import pytest
 from pocqueue.pouw.chain.chain import Change
 from pocqueue.pouw.economics import NodeRole
 from pocqueue.pouw.errors import InvalidTransaction
-from pocqueue.pouw.flow.core import now_ms
+from pocqueue.pouw.flow.core import Tasks, now_ms
 from pocqueue.pouw.flow.orders import Orders
-from pocqueue.pouw.wire.transactions import Faucet, Release, Transaction, Transfer
+from pocqueue.pouw.flow.tickets import TicketDesk
+from pocqueue.pouw.wire.transactions import (
+    Faucet,
+    Release,
+    TakeTicket,
+    Transaction,
+    Transfer,
+)
 from tests.pouw.blocks import sent as signed, trained
 from tests.pouw.flow.nodes import begin, height, node, quick_genesis, running, until
 from tests.pouw.flow.parts import Parts, parts
-from tests.pouw.support import account
+from tests.pouw.support import account, group_key
 
 
 async def test_one_that_comes_to_nothing_holds_up_no_other(
@@ -98,3 +105,15 @@ async def test_what_another_process_has_sent_is_followed(own: Parts) -> None:
     change = _mined(own, other, signed("node", 2, Transfer(to, 4)))
     orders.changed(change.disconnected, change.connected)
     assert list(orders.own) == [late.id]
+
+
+async def test_a_ticket_names_no_address(own: Parts) -> None:
+    """A node does not know where others reach it, and what it listens on would have them dial their own machine."""
+    orders, tasks = Orders(own.core), Tasks("[node]")
+    orders.make(Faucet(), fee=0)
+    TicketDesk(own.core, orders, group_key("node"), tasks).take(100.0, {})
+    await tasks.close()
+    [address] = [
+        one.body.address for one in orders.own.values() if isinstance(one.body, TakeTicket)
+    ]
+    assert not address

@@ -87,6 +87,27 @@ async def test_a_bootstrap_peer_that_comes_later_is_found() -> None:
             await until(lambda: node.names == {"later"})
 
 
+async def test_why_a_bootstrap_peer_has_no_link_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    """Once for each reason: nobody listens there; it belongs to another network."""
+    caplog.set_level(logging.DEBUG, "pocqueue.pouw.p2p.discovery")
+    later = Node("later")
+    async with running(later):
+        where = later.where
+    node = Node("a", bootstrap=[where])
+
+    def told(level: int) -> list[str]:
+        return [one.getMessage() for one in caplog.records if one.levelno == level]
+
+    async with running(node):
+        await until(lambda: len(told(logging.WARNING)) == 1 and bool(told(logging.DEBUG)))
+        other = Node("later", port=where[1], network=b"x" * 32)
+        async with running(other):
+            await until(lambda: "another network" in "".join(told(logging.WARNING)))
+    warnings = told(logging.WARNING)
+    assert len(warnings) == 2
+    assert all(f"No link to {where[0]}:{where[1]}" in one for one in warnings)
+
+
 async def test_peers_are_remembered_on_disk(tmp_path: Path) -> None:
     """A node that is started again finds them without being told; a start that fails forgets nothing."""
     a, folder = Node("a"), tmp_path / "p2p"
