@@ -29,7 +29,7 @@ _Width = Annotated[int, msgspec.Meta(ge=1, le=4096)]
 #: Bounds of a task's numbers, as the chain has them.
 _BOUNDS = {
     "min_accuracy": (1, MILLION),
-    "max_epochs": (1, 10_000),
+    "max_epochs": (1, 1_000),
     "batch_size": (1, 1024),
     "learning_rate": (1, 1000 * MILLION),
     "tau": (1, MILLION),

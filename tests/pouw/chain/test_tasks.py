@@ -44,7 +44,7 @@ def test_words_are_for_bags() -> None:
         ({"min_accuracy": 0.1234567}, "at most 6 decimals"),
         ({"tau": float("nan")}, "tau is nan"),
         ({"tau": 1.000001}, "tau is 1.000001; allowed: a number from 0.000001 to 1 "),
-        ({"max_epochs": 2.5}, "max_epochs is 2.5; allowed: a whole number from 1 to 10,000"),
+        ({"max_epochs": 2.5}, "max_epochs is 2.5; allowed: a whole number from 1 to 1,000"),
         ({"max_epochs": True}, "max_epochs is True"),
         ({"batch_size": "64"}, "batch_size is '64'"),
         ({"min_miners": 17}, "1 to 16"),
