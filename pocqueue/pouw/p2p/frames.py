@@ -68,7 +68,7 @@ class Limit:
 
 
 #: Of the body of a pushed or announced message, of a request and of its answer, as the node sees it.
-MAX_ITERATION_BYTES = 1024 * _KIB
+MAX_ITERATION_BYTES = 128 * _KIB
 MAX_RECORD_BYTES = 512 * _KIB
 MAX_REQUEST_BYTES = 4 * _KIB
 MAX_ANSWER_BYTES = {

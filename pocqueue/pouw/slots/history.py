@@ -8,7 +8,6 @@ counted again: a slot's maps are added in well under a millisecond, a gradient t
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
@@ -29,7 +28,6 @@ from pocqueue.pouw.wire.slots import Certificate, Iteration, SignedCertificate, 
 
 #: Laps before the open one that are kept in memory.
 KEPT_LAPS: Final = 2
-_MAX_EVIDENCE = 256
 
 #: A lane of the network: its account and its number there.
 Lane = tuple[bytes, int]
@@ -88,12 +86,9 @@ class SlotHistory:
         self.signed = start.signed  #: newest certificate; None at slot 0
         #: Float32 ``[num_weights]`` at the start of `next_slot`.
         self.weights = _start(task, start)
-        #: Two messages of one lane for one slot, the newest 256 such pairs: the first was kept.
-        self.evidence: deque[tuple[Iteration, Iteration]] = deque(maxlen=_MAX_EVIDENCE)
         self._starts = {self.next_slot: self.weights}
         self._slots: dict[int, Slot] = {}
         self._pending: dict[int, dict[Lane, IterationWithMap]] = {}
-        self._accused: set[tuple[int, bytes, int]] = set()
 
     @property
     def parent(self) -> Certificate | None:
@@ -119,22 +114,16 @@ class SlotHistory:
         """Keep a checked message until its slot is certified.
 
         Returns:
-            Whether it is new and worth passing on. A second one of a lane for a slot is not kept; the two
-            are put into `evidence`.
+            Whether it is new and worth passing on. A second one of a lane for a slot is not kept.
         """
         iteration = message.iteration
         if not self.next_slot <= iteration.slot <= self.next_slot + WINDOW:
             return False
         kept = self._pending.setdefault(iteration.slot, {})
-        first = kept.get(iteration.order)
-        if first is None:
-            kept[iteration.order] = message
-            return True
-        mark = (iteration.slot, *iteration.order)
-        if first.iteration.id != iteration.id and mark not in self._accused:
-            self._accused.add(mark)
-            self.evidence.append((first.iteration, iteration))
-        return False
+        if iteration.order in kept:
+            return False
+        kept[iteration.order] = message
+        return True
 
     def pending(self) -> list[IterationWithMap]:
         """Return what is kept for the open slot and follows its predecessor, by (miner, lane)."""
@@ -187,7 +176,6 @@ class SlotHistory:
             oldest = self.next_slot - KEPT_LAPS * LAP
             self._starts = {at: value for at, value in self._starts.items() if at >= oldest}
             self._slots = {at: slot for at, slot in self._slots.items() if at >= oldest}
-            self._accused = {mark for mark in self._accused if mark[0] >= oldest}
 
     def own(self, lane: Lane) -> list[Iteration]:
         """Return a lane's certified messages of the open lap, oldest first."""

@@ -11,6 +11,7 @@ from pocqueue.pouw.errors import PeerFault
 from pocqueue.pouw.p2p.frames import (
     LIMITS,
     MAX_ANSWER_BYTES,
+    MAX_ITERATION_BYTES,
     REQUESTS,
     Kind,
     answer_to,
@@ -18,6 +19,8 @@ from pocqueue.pouw.p2p.frames import (
     is_answer,
     parse_header,
 )
+from pocqueue.pouw.slots.maps import MAX_ENTRY_BYTES, cap_of
+from pocqueue.pouw.slots.task import MAX_WEIGHTS
 
 
 @pytest.mark.parametrize("kind", sorted(LIMITS))
@@ -54,3 +57,9 @@ def test_whatever_has_no_rate_is_asked_for_or_comes_once() -> None:
     """A kind that a peer may send unasked has a bucket."""
     unlimited = {kind for kind, limit in LIMITS.items() if not limit.burst}
     assert {kind for kind in unlimited if not is_answer(kind)} == {Kind.INTRODUCTION, Kind.HELLO}
+
+
+def test_the_largest_map_fits_and_little_more() -> None:
+    """Nobody has a node keep much more for a message than one can have."""
+    largest = cap_of(MAX_WEIGHTS) * MAX_ENTRY_BYTES
+    assert largest + 1024 < MAX_ITERATION_BYTES < 2 * largest

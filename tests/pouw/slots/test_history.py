@@ -101,14 +101,13 @@ def test_a_committee_cannot_say_what_does_not_follow() -> None:
         assert caught.value.rule == rule
 
 
-def test_two_messages_of_a_lane_are_evidence() -> None:
-    """The first counts, the pair is kept once, and the same message again is nothing new."""
+def test_of_two_messages_of_a_lane_the_first_counts() -> None:
+    """The same message again is nothing new either."""
     history = SlotHistory(TASK, NETWORK)
     first, second, third = (message(history, KEYS[0], seed=seed) for seed in (b"1", b"2", b"3"))
     assert [history.keep(it) for it in (first, first, second, second, third)] == [True] + [
         False
     ] * 4
-    assert list(history.evidence) == [(first.iteration, second.iteration)]
     assert history.pending() == [first]
 
 
