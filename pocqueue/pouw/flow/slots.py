@@ -387,17 +387,17 @@ class SlotFlow:
         chain, genesis = self._core.chain, self._core.genesis
         anchor, state = chain.anchor.header, chain.tip.state
         for task, newest in self._store.tasks().items():
-            record = state.task(task)
+            record, has_pay = state.task(task), not genesis.is_filler(task)
             # Ids of fillers are in the order of their generations.
             is_older = (
                 genesis.is_filler(anchor.task) and genesis.is_filler(task) and task < anchor.task
             )
             if task == anchor.task:
-                self._store.prune(task, anchor.slot - KEPT_MAPS)
+                self._store.prune(task, anchor.slot - KEPT_MAPS, has_pay=has_pay)
             elif newest.time_ms < anchor.time_ms - _OVER_MS and (
                 is_older or (record is not None and record.outcome is not None)
             ):
-                self._store.prune(task, newest.slot + 2)
+                self._store.prune(task, newest.slot + 2, has_pay=has_pay)
 
 
 def _is_by(signed: SignedCertificate, committee: Committee) -> bool:

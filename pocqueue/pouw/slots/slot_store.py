@@ -228,11 +228,19 @@ class SlotStore(SqliteFile):
         with self.transaction() as db:
             return dict(db.execute(query, (task,)))
 
-    def prune(self, task: bytes, before: int) -> None:
-        """Forget a task's maps and weights of slots before this one: the anchor's less KEPT_MAPS, at most."""
+    def prune(self, task: bytes, before: int, *, has_pay: bool = True) -> None:
+        """Forget a task's maps and weights of slots before this one: the anchor's less KEPT_MAPS, at most.
+
+        Args:
+            task: its id.
+            before: the slot that stays.
+            has_pay: its messages say who is to be paid, and stay; those of a filler go as well.
+        """
         with self.transaction() as db:
             db.execute("DELETE FROM map WHERE task = ? AND slot < ?", (task, before))
             db.execute("DELETE FROM theta WHERE task = ? AND slot < ?", (task, before))
+            if not has_pay:
+                db.execute("DELETE FROM message WHERE task = ? AND slot < ?", (task, before))
 
     def forget(self, epoch: int) -> list[bytes]:
         """Forget all slots from the first one of an epoch on: another committee has it by now.

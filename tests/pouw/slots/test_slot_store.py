@@ -114,6 +114,20 @@ def test_what_is_pruned_leaves_records_and_work() -> None:
             store.history(TASK, 9)
 
 
+def test_messages_of_a_filler_are_pruned_as_well() -> None:
+    """Nobody is paid by them; its slots are gone then, none of them is taken for an empty one."""
+    with SlotStore(None, NETWORK) as store:
+        history, advances = _written(store, 21)
+        store.prune(TASK.id, 12, has_pay=False)
+        left = sum(
+            one.parts for it in advances[12:] for one in (m.iteration for m in it.slot.messages)
+        )
+        assert sum(store.work(TASK.id).values()) == left
+        assert store.slots(TASK.id, 11, 5) == []
+        assert store.num_slots(TASK.id) == 21
+        assert store.history(TASK).theta == history.theta
+
+
 def test_a_history_goes_on_from_another_nodes_weights() -> None:
     """And from slots that it asked for."""
     with SlotStore(None, NETWORK) as store, SlotStore(None, NETWORK) as newcomer:
