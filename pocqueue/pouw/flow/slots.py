@@ -16,6 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 from pocqueue.pouw.chain.mining import lanes_of
 from pocqueue.pouw.chain.records import Committee
 from pocqueue.pouw.errors import BadEncoding, PeerFault, SlotError
+from pocqueue.pouw.flow.certificate_clock import CertificateClock, is_by
 from pocqueue.pouw.flow.core import Bell, Core, now_ms
 from pocqueue.pouw.flow.histories import Histories
 from pocqueue.pouw.p2p.service import PeerInfo
@@ -34,10 +35,6 @@ _NOBODYS_FAULT = frozenset(
     ("slot", "lane", "missing", "history", "epoch", "clock", "previous", "anchor", "time", "theta")
 )
 _POINTS = 50
-#: A certificate may be so far ahead of this node's clock.
-_MAX_AHEAD_MS = 10_000
-#: That clocks differ is said this often.
-_WARN_S = 60.0
 #: A task without slots for so long before the anchor is over.
 _OVER_MS = 600_000
 
@@ -71,7 +68,7 @@ class SlotFlow:
         self._histories = Histories(core, store, self.in_slots)
         self._newest: SignedCertificate | None = None
         #: When it may be said again that clocks differ, by the monotonic clock.
-        self._warn_at_s = 0.0
+        self._now = CertificateClock(core, self.in_slots)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="slots")
         #: Slots are taken in one after another. Nobody waits for anything of blocks while he has it.
         self._lock = asyncio.Lock()
@@ -200,7 +197,7 @@ class SlotFlow:
         """
         signed = record.signed
         certificate = signed.certificate
-        await self._check_now(signed)
+        await self._now.check(signed)
         async with self._lock:
             known = self._histories.get(certificate.task)
             if known is not None and certificate.slot != known.next_slot:
@@ -222,7 +219,7 @@ class SlotFlow:
             SlotError: it breaks a rule.
         """
         certificate, chain = signed.certificate, self._core.chain
-        await self._check_now(signed)
+        await self._now.check(signed)
         is_old = self._newest is not None and age(certificate) <= age(self._newest.certificate)
         if is_old or certificate.anchor_height < chain.anchor.height:
             return False
@@ -244,7 +241,7 @@ class SlotFlow:
         signed = start.signed
         if signed is None:
             raise SlotError("theta", "weights of slot 0 were sent for those of a later one.")
-        await self._check_now(signed)
+        await self._now.check(signed)
         async with self._lock:
             committee = await self._committee_of(signed.certificate, is_asked=is_asked)
             await self.in_slots(verify_signed, signed, committee)
@@ -266,7 +263,7 @@ class SlotFlow:
                 return
             epoch = newest.certificate.epoch
             committee = self._core.chain.tip.state.committee(epoch)
-            if committee is None or await self.in_slots(_is_by, newest, committee):
+            if committee is None or await self.in_slots(is_by, newest, committee):
                 return
             for task in await self.in_slots(self._store.forget, epoch):
                 self._histories.forget(task)
@@ -325,33 +322,6 @@ class SlotFlow:
         is_apart = exc.rule == "signature" and self._core.chain.anchor.height == 0
         return is_apart or exc.rule in _NOBODYS_FAULT
 
-    async def _check_now(self, signed: SignedCertificate) -> None:
-        """Raise if a certificate is of another network, or of a time that is not here yet."""
-        certificate = signed.certificate
-        if certificate.network != self._core.genesis.network:
-            raise SlotError("network", f"slot {certificate.slot} is of another network.")
-        ahead_ms = certificate.time_ms - now_ms()
-        if ahead_ms > _MAX_AHEAD_MS:
-            await self._warn_of_clock(signed, ahead_ms)
-            raise SlotError(
-                "clock",
-                f"slot {certificate.slot} is {ahead_ms / 1000:.0f} s ahead of this clock; allowed: "
-                f"{_MAX_AHEAD_MS // 1000} s.",
-            )
-
-    async def _warn_of_clock(self, signed: SignedCertificate, ahead_ms: int) -> None:
-        """Say that two clocks differ, if a committee has signed that and it was not said just now."""
-        committee = self._core.chain.tip.state.committee(signed.certificate.epoch)
-        if committee is None or time.monotonic() < self._warn_at_s:
-            return
-        if await self.in_slots(_is_by, signed, committee):
-            self._warn_at_s = time.monotonic() + _WARN_S
-            _log.warning(
-                "%s This machine's clock is %.0f s behind the supervisor's; allowed: %d s. Set whichever is wrong: "
-                "no slot is taken until then.",
-                *(self._core.name, ahead_ms / 1000, _MAX_AHEAD_MS // 1000),
-            )
-
     async def _committee_of(self, certificate: Certificate, *, is_asked: bool) -> Committee:
         """Return whose signature a certificate has to have."""
         committee = await self.committee()
@@ -398,12 +368,3 @@ class SlotFlow:
                 is_older or (record is not None and record.outcome is not None)
             ):
                 self._store.prune(task, newest.slot + 2, has_pay=has_pay)
-
-
-def _is_by(signed: SignedCertificate, committee: Committee) -> bool:
-    """Say whether a certificate is a committee's."""
-    try:
-        verify_signed(signed, committee)
-    except SlotError:
-        return False
-    return True
