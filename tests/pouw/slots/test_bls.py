@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import sys
 
 import pytest
-from py_ecc.bls import G2ProofOfPossession as Judge
-from py_ecc.bls.g2_primitives import G2_to_signature, subgroup_check
-from py_ecc.bls.point_compression import compress_G1, decompress_G2
-from py_ecc.fields import optimized_bls12_381_FQ as FQ
-from py_ecc.optimized_bls12_381 import Z2, field_modulus
 
 from pocqueue.pouw.errors import SlotError
 from pocqueue.pouw.slots import bls
 from pocqueue.pouw.wire.hashes import tagged
+
+# It raises the limit for the whole process, where deep JSON then ends this very process.
+_LIMIT = sys.getrecursionlimit()
+from py_ecc.bls import G2ProofOfPossession as Judge  # noqa: E402
+from py_ecc.bls.g2_primitives import G2_to_signature, subgroup_check  # noqa: E402
+from py_ecc.bls.point_compression import compress_G1, decompress_G2  # noqa: E402
+from py_ecc.fields import optimized_bls12_381_FQ as FQ  # noqa: E402
+from py_ecc.optimized_bls12_381 import Z2, field_modulus  # noqa: E402
+
+sys.setrecursionlimit(_LIMIT)
 
 _DIGEST = hashlib.sha256(b"a slot").digest()
 _KEY = bls.SecretKey.from_seed(b"one seed of 32 bytes and a bit more")
