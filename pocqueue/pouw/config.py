@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pocqueue.pouw.economics import NodeRole
 from pocqueue.pouw.errors import ConfigError
-from pocqueue.pouw.wire.transactions import MAX_PREFERENCES_BYTES
 
 if TYPE_CHECKING:
     from pocqueue.node.keys import SigningKey
@@ -100,6 +99,9 @@ def check_preferences(preferences: object) -> bytes:
     Raises:
         ConfigError: they are no JSON object, or too long.
     """
+    # Here: programs import this module before they know whether the extra is installed.
+    from pocqueue.pouw.wire.transactions import MAX_PREFERENCES_BYTES
+
     try:
         if not isinstance(preferences, dict):
             raise TypeError

@@ -9,7 +9,7 @@ import pytest
 from pocqueue.pouw.training.trainer import Trainer
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def _one_trainer() -> Iterator[None]:
     with Trainer.shared():
         yield
