@@ -148,11 +148,14 @@ class Genesis(Message, frozen=True, dict=True):
         """Say whether this is the id of a filler task."""
         return len(task) == 32 and task[_GENERATION_BYTES:] == self._filler_mark
 
+    def generation(self, task: bytes) -> int | None:
+        """Return the number of a filler task; None: this is the id of none."""
+        return int.from_bytes(task[:_GENERATION_BYTES], "big") if self.is_filler(task) else None
+
     def task_name(self, task: bytes) -> str:
         """Return a task's name for people: the beginning of its id, or ``filler`` and its number."""
-        if self.is_filler(task):
-            return f"filler {int.from_bytes(task[:_GENERATION_BYTES])}"
-        return task.hex()[:12]
+        generation = self.generation(task)
+        return task.hex()[:12] if generation is None else f"filler {generation}"
 
     @cached_property
     def _filler_mark(self) -> bytes:

@@ -46,8 +46,8 @@ _MILLION = 1_000_000
 _IDLE_S = 1.0
 #: How often the open slot is looked at if nothing is heard.
 _TICK_S = 0.05
-#: Blocks that are looked at for the newest filler, and how many fillers there may have been.
-_LOOKED_BACK, _MAX_GENERATIONS = 1000, 100_000
+#: Blocks that are looked at for the newest filler.
+_LOOKED_BACK = 1000
 #: A task that is in trouble is tried again after this.
 _PAUSE_MS = 30_000
 #: After so many slots in a row without a message a task is left; for this long, and longer each time.
@@ -234,9 +234,8 @@ class CommitteeDuty:
         """Return which filler is the newest that slots or blocks are of. In the chain's thread."""
         genesis, tip = self._core.genesis, self._core.chain.tip
         blocks = itertools.islice(self._core.chain.ancestors(tip.id), _LOOKED_BACK)
-        known = {self._slots.newest[0], *(header.task for header in blocks)}
-        found = [g for g in range(_MAX_GENERATIONS) if genesis.filler_task(g) in known]
-        return max(found, default=0)
+        known = (self._slots.newest[0], *(header.task for header in blocks))
+        return max(genesis.generation(task) or 0 for task in known)
 
     async def _look(self, history: SlotHistory) -> None:
         """Count the right answers of the common model."""
