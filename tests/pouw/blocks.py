@@ -196,6 +196,8 @@ def _record(group: str, message: Iteration, changed: dict[str, Any]) -> SlotReco
     fields: dict[str, Any] = {
         "network": GENESIS.network,
         "epoch": 0,
+        "turn": message.slot,
+        "parent": ZERO,
         "task": message.task,
         "slot": message.slot,
         "ballot": 0,

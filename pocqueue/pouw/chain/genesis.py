@@ -31,14 +31,14 @@ from pocqueue.pouw.errors import NodeDataError
 from pocqueue.pouw.wire.blocks import Header
 from pocqueue.pouw.wire.codec import Account, Count, Hash, Message, encode
 from pocqueue.pouw.wire.hashes import ZERO, tagged
-from pocqueue.pouw.wire.transactions import ROLES
+from pocqueue.pouw.wire.transactions import MAX_MEMBERS, ROLES
 
 _T = TypeVar("_T", bound=Message)
 _Positive = Annotated[int, msgspec.Meta(ge=1, le=2**40)]
 #: Draws that a byte or a weight is worth, in units of 2^-32.
 _Draws = Annotated[int, msgspec.Meta(ge=0, le=2**32)]
 _GENERATION_BYTES = 8
-_SECTIONS = ("blocks", "fees", "slots", "stakes", "tasks", "filler", "accounts")
+_SECTIONS = ("blocks", "fees", "slots", "stakes", "tasks", "committee", "filler", "accounts")
 
 
 class Parameters(Message, frozen=True):
@@ -65,6 +65,9 @@ class Parameters(Message, frozen=True):
     check_laps: _Positive  #: from one look at a task's accuracy to the next
     grace_ms: Count  #: after its deadline a task may still be settled
     filler_slots: _Positive
+    epoch_blocks: _Positive  #: from one choice of the committee to the next
+    reveal_blocks: _Positive  #: a client has to show its test part, once its task is closed
+    result_blocks: _Positive  #: evaluators have to say what they find, after that
 
 
 class Genesis(Message, frozen=True, dict=True):
@@ -76,6 +79,8 @@ class Genesis(Message, frozen=True, dict=True):
     filler: TaskModel  #: trained whenever nothing else is
     filler_data: Literal["digits", "words"]
     accounts: tuple[tuple[Account, Count], ...]  #: ascending; what each owns at first, µPAI
+    #: The first committee: none, and whoever comes first is in office alone; or four and more, who found the network.
+    supervisors: tuple[Account, ...]
 
     @staticmethod
     @cache
@@ -185,7 +190,16 @@ def _genesis(document: dict[str, Any]) -> Genesis:
     for name, section in zip(_SECTIONS, sections, strict=True):
         if not isinstance(section, dict):
             raise ValueError(f"{name} is {section!r}; allowed: a table")
-    blocks, fees, slots, stakes, tasks, filler, accounts = sections
+    blocks, fees, slots, stakes, tasks, committee, filler, accounts = sections
+    supervisors = sorted(bytes.fromhex(key) for key in committee.pop("supervisors"))
+    if (
+        len(supervisors) in (1, 2, 3)
+        or len(supervisors) > MAX_MEMBERS
+        or len({*supervisors}) != len(supervisors)
+    ):
+        raise ValueError(
+            f"supervisors has {len(supervisors)} accounts; allowed: none, or 4 to {MAX_MEMBERS}, each once"
+        )
     bits = blocks.pop("first_target_bits")
     if not isinstance(bits, int) or not 1 <= bits <= 255:
         raise ValueError(f"first_target_bits is {bits!r}; allowed: 1 to 255")
@@ -205,6 +219,7 @@ def _genesis(document: dict[str, Any]) -> Genesis:
         **slots,
         **stakes,
         **tasks,
+        **committee,
         "first_target": _power(bits),
     }
     document |= {
@@ -213,6 +228,7 @@ def _genesis(document: dict[str, Any]) -> Genesis:
         "filler": _made(filler, TaskModel),
         "parameters": _made(numbers, Parameters),
         "accounts": owned,
+        "supervisors": tuple(supervisors),
     }
     genesis = _made(document, Genesis)
     genesis.filler.spec(bytes(32), genesis.filler_data)  # raises if there is no such model

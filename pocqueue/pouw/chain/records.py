@@ -10,6 +10,11 @@ Keys, by their first byte; numbers in them are 8 bytes, big-endian, so that they
     o deadline task id     (empty) this task is neither settled nor refunded
     c epoch                Committee
     n                      Office: who is in office now
+    g                      KeyGeneration: the committee in the making
+    d place                Deal of a candidate, while there is one
+    m dealer place         (empty) a complaint of the candidate at this place; an Answer, once there is one
+    p account              Reputation
+    r task account         Result of an evaluator, until the task is paid out
     s                      Supply
     h                      Clock
 """
@@ -27,7 +32,7 @@ MINER, SUPERVISOR, EVALUATOR, VERIFIER = map(
     ROLES.index, ("miner", "supervisor", "evaluator", "verifier")
 )
 
-OFFICE, SUPPLY, CLOCK = b"n", b"s", b"h"
+OFFICE, SUPPLY, CLOCK, KEY_GENERATION = b"n", b"s", b"h", b"g"
 
 _Any = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
@@ -87,15 +92,50 @@ class Committee(Message, frozen=True):
     """Whose threshold signature counts in an epoch."""
 
     epoch: Count
-    members: tuple[Account, ...]
+    members: tuple[Account, ...]  #: a member is named by its place here
     group_key: GroupKey
+    numbers: tuple[Small, ...] = (
+        1,
+    )  #: of each member: where the polynomial of secrets has its share
+    shares: tuple[
+        GroupKey, ...
+    ] = ()  #: public key of each member's share; empty: the one member's is the group key
+    threshold: Small = 1  #: shares that make a signature; as many have to vote for something
+    tickets: tuple[Hash, ...] = ()  #: of each member
 
 
 class Office(Message, frozen=True):
     """Who is in office."""
 
     epoch: Count  #: the newest that there is a committee of
-    ticket: Hash | None  #: of its member; None: nobody is in office
+    ticket: (
+        Hash | None
+    )  #: of its member, the first one's if there are several; None: nobody is in office
+
+
+class Candidate(Message, frozen=True):
+    """A supervisor that may become a member of the next committee."""
+
+    account: Account
+    ticket: Hash
+    seal_key: Hash
+
+
+class KeyGeneration(Message, frozen=True):
+    """The making of a committee's key: who takes part, and since when."""
+
+    epoch: Count
+    height: Count  #: of the block that began it; deals are taken from the next one on
+    candidates: tuple[Candidate, ...]  #: a candidate's number is its place + 1
+    threshold: Small
+
+
+class Reputation(Message, frozen=True):
+    """What is known of an account's work: (1 + good) / (2 + good + bad)."""
+
+    good: Count = 0  #: in hundredths: a certified slot is one
+    bad: Count = 0  #: in hundredths: 2000 for a fault, 100 for 20 missed slots in a row
+    period: Count = 0  #: both were halved so many times
 
 
 class Supply(Message, frozen=True):

@@ -125,10 +125,9 @@ class CommitteeDuty:
         heard = asyncio.ensure_future(self._slots.heard.heard(_TICK_S))
         try:
             newest = self._slots.newest[2]
-            # Over all tasks, so that the newest certificate is always the latest.
-            not_before_ms = newest.certificate.time_ms if newest else 0
+            last = newest.certificate if newest else None
             advance = await self._slots.in_slots(
-                collector.tick, now_ms(), self._lanes(), self._anchor(), not_before_ms
+                collector.tick, now_ms(), self._lanes(), self._anchor(), last
             )
             if advance is None:
                 await heard

@@ -39,18 +39,27 @@ class Kind(IntEnum):
     BLOCK = 19  #: announced: its id and a block
     ITERATION = 20  #: pushed: a miner's message of a slot, with its map
     RECORD = 21  #: pushed: a slot as the committee says it
+    PROPOSAL = 22  #: pushed, as are the next ones: what a turn's leader proposes
+    VOTE = 23
+    BEACON = 24  #: a member's share of a slot's beacon
+    MOTION = 25  #: what a committee is asked to sign
+    SHARE = 26  #: a member's share of that signature
 
     STATUS = 32  #: requests; an answer has 64 more
     BLOCKS = 33
     SLOTS = 34
     THETA = 35
     PEX = 36  #: addresses of other nodes
+    CHUNK = 37  #: a piece of a task's data
     REFUSED = 127  #: a request's id: there is no answer
 
 
 ANNOUNCED = frozenset({Kind.TX, Kind.BLOCK})
-PUSHED = frozenset({Kind.ITERATION, Kind.RECORD})
-REQUESTS = frozenset({Kind.STATUS, Kind.BLOCKS, Kind.SLOTS, Kind.THETA, Kind.PEX})
+#: Beside messages and records what a committee talks about. All of it is passed on by everybody.
+PUSHED = frozenset(
+    (Kind.ITERATION, Kind.RECORD, Kind.PROPOSAL, Kind.VOTE, Kind.BEACON, Kind.MOTION, Kind.SHARE)
+)
+REQUESTS = frozenset({Kind.STATUS, Kind.BLOCKS, Kind.SLOTS, Kind.THETA, Kind.PEX, Kind.CHUNK})
 #: Who catches up asks as fast as it gets answers: one too many waits, and is no flood.
 PATIENT = REQUESTS - {Kind.PEX}
 
@@ -77,6 +86,7 @@ MAX_ANSWER_BYTES = {
     Kind.SLOTS: 2048 * _KIB,
     Kind.THETA: 2048 * _KIB,
     Kind.PEX: 4 * _KIB,
+    Kind.CHUNK: 260 * _KIB,
 }
 
 LIMITS: dict[int, Limit] = {
@@ -91,6 +101,11 @@ LIMITS: dict[int, Limit] = {
     Kind.BLOCK: Limit(ID_BYTES + MAX_BLOCK_BYTES, 10, 200),
     Kind.ITERATION: Limit(MAX_ITERATION_BYTES, 500, 2000),
     Kind.RECORD: Limit(MAX_RECORD_BYTES, 200, 1000),
+    Kind.PROPOSAL: Limit(64 * _KIB, 200, 1000),
+    Kind.VOTE: Limit(_KIB, 2000, 8000),
+    Kind.BEACON: Limit(_KIB, 1000, 4000),
+    Kind.MOTION: Limit(32 * _KIB, 20, 200),
+    Kind.SHARE: Limit(_KIB, 200, 1000),
     **{kind: Limit(REQUEST_ID_BYTES + MAX_REQUEST_BYTES, 100, 400) for kind in REQUESTS},
     Kind.PEX: Limit(REQUEST_ID_BYTES + MAX_REQUEST_BYTES, 1 / 30, 5),
     Kind.REFUSED: Limit(REQUEST_ID_BYTES),

@@ -16,8 +16,10 @@ from typing import Any, Protocol
 from pocqueue.pouw.errors import BadEncoding, LinkError, PeerFault
 from pocqueue.pouw.p2p.channel import Channel, SlowReader
 from pocqueue.pouw.p2p.frames import (
+    ANNOUNCED,
     LIMITS,
     PATIENT,
+    PUSHED,
     REQUEST_ID_BYTES,
     REQUESTS,
     Kind,
@@ -40,7 +42,7 @@ _MAX_INBOX_BYTES = 4 * 1024 * 1024
 _FLOOD_PAUSE_S = 0.01
 
 _REQUEST_ID = struct.Struct(">I")
-_GOSSIP = frozenset({Kind.ANNOUNCE, Kind.WANT, Kind.TX, Kind.BLOCK, Kind.ITERATION, Kind.RECORD})
+_GOSSIP = frozenset({Kind.ANNOUNCE, Kind.WANT, *ANNOUNCED, *PUSHED})
 
 logger = logging.getLogger(__name__)
 

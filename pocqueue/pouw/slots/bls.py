@@ -11,6 +11,7 @@ import functools
 import hashlib
 import hmac
 import secrets
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn, SupportsIndex
 
@@ -137,6 +138,76 @@ def verify_all(public_key: bytes, signed: tuple[tuple[bytes, bytes], ...]) -> bo
 def verify_possession(public_key: bytes, account: bytes, proof: bytes) -> bool:
     """Say whether whoever knows the secret of the key has made the proof for this account."""
     return _verify(public_key, _possession(account, public_key), proof, _POSSESSION)
+
+
+def combine(shares: Mapping[int, bytes]) -> bytes:
+    """Return the group's signature that shares of it make: Lagrange's interpolation at 0, in the exponent.
+
+    Args:
+        shares: signatures of one digest by the number of their share, 1 and up; as many as the threshold, or more.
+            They are not checked: whoever gets a wrong one gets a signature that is not the group's.
+
+    Raises:
+        SlotError: ``signature``: one of them is no signature, or there is none.
+    """
+    total: BlstP2Element | None = None
+    for number, share in shares.items():
+        factor = 1
+        for other in shares:
+            if other != number:
+                factor = factor * other * pow(other - number, -1, ORDER) % ORDER
+        try:
+            point = _read_signature(share).scalar_mul(factor)
+        except ValueError as exc:
+            raise SlotError("signature", f"share {number}: {exc}.") from None
+        total = point if total is None else total + point
+    if total is None:
+        raise SlotError("signature", "there are no shares.")
+    compressed: bytes = total.compress()
+    return compressed
+
+
+def value_at(commitments: Sequence[bytes], number: int) -> bytes:
+    """Return the public key of a polynomial's value: the sum of commitment k times number^k.
+
+    Args:
+        commitments: public keys of its coefficients, the constant first; one or more.
+        number: of the share, 1 and up.
+
+    Raises:
+        SlotError: ``key``: one of them is no public key, or the sum is none.
+    """
+    total, power = BlstP1Element(), 1
+    for commitment in commitments:
+        total += _key_or_raise(commitment).scalar_mul(power)
+        power = power * number % ORDER
+    return _compressed(total)
+
+
+def add_keys(keys: Sequence[bytes]) -> bytes:
+    """Return the public key of the sum of the keys' secrets.
+
+    Raises:
+        SlotError: ``key``: one of them is no public key, or the sum is none.
+    """
+    total = BlstP1Element()
+    for key in keys:
+        total += _key_or_raise(key)
+    return _compressed(total)
+
+
+def _key_or_raise(key: bytes) -> BlstP1Element:
+    try:
+        return _read_key(key)
+    except ValueError as exc:
+        raise SlotError("key", f"{key.hex()[:16]} is no public key: {exc}.") from None
+
+
+def _compressed(point: BlstP1Element) -> bytes:
+    if point == _INFINITY_1:
+        raise SlotError("key", "the sum is the point at infinity.")
+    compressed: bytes = point.compress()
+    return compressed
 
 
 def _possession(account: bytes, public_key: bytes) -> bytes:

@@ -18,7 +18,7 @@ from pocqueue.pouw.slots.maps import decode_map
 from pocqueue.pouw.slots.messages import WINDOW
 from pocqueue.pouw.slots.task import LAP
 from pocqueue.pouw.slots.weights import next_weights, weights_hash
-from pocqueue.pouw.wire.hashes import merkle_root
+from pocqueue.pouw.wire.hashes import ZERO, merkle_root
 from pocqueue.pouw.wire.requests import IterationWithMap, Slot
 from pocqueue.pouw.wire.slots import MAX_LANES, Certificate, SlotRecord
 
@@ -87,7 +87,11 @@ class Collector:
         return self._history.keep(message)
 
     def tick(
-        self, now_ms: int, lanes: Collection[Lane], anchor: Anchor, not_before_ms: int = 0
+        self,
+        now_ms: int,
+        lanes: Collection[Lane],
+        anchor: Anchor,
+        last: Certificate | None = None,
     ) -> Advance | None:
         """Close the open slot if it is time to.
 
@@ -95,7 +99,7 @@ class Collector:
             now_ms: Unix time.
             lanes: those that take part: their messages are waited for, a while.
             anchor: block to name as final. One that is not higher than the newest certificate's is not taken.
-            not_before_ms: time of the newest certificate of all tasks, which none falls behind.
+            last: the newest certificate of all tasks: this one follows on it.
 
         Returns:
             The slot with its new certificate; the same again until the history has it. None: it stays open.
@@ -111,7 +115,7 @@ class Collector:
         ready = self._history.pending()[:MAX_LANES]
         if elapsed >= self._length(ready, awaited):
             self._num_empty = 0 if ready or not awaited else self._num_empty + 1
-            self._decision = self._decide(_fitting(ready, slot), max(now_ms, not_before_ms), anchor)
+            self._decision = self._decide(_fitting(ready, slot), now_ms, anchor, last)
         return self._decision
 
     def _begin(self, now_ms: int) -> int:
@@ -136,8 +140,12 @@ class Collector:
         usual = statistics.median(self._delays) if self._delays else IDLE_MS
         return max(self._slot_ms, MIN_WAIT_MS, int(WAIT_FACTOR * usual))
 
-    def _decide(self, ready: list[IterationWithMap], now_ms: int, anchor: Anchor) -> Advance:
+    def _decide(
+        self, ready: list[IterationWithMap], now_ms: int, anchor: Anchor, last: Certificate | None
+    ) -> Advance:
         history, task, parent = self._history, self._history.task, self._history.parent
+        if last is not None:
+            now_ms = max(now_ms, last.time_ms)
         if parent is not None:
             now_ms = max(now_ms, parent.time_ms)
             if anchor.height <= parent.anchor_height:
@@ -148,6 +156,8 @@ class Collector:
         certificate = Certificate(
             network=history.network,
             epoch=self._committee.epoch,
+            turn=0 if last is None else last.turn + 1,
+            parent=ZERO if last is None else last.id,
             task=task.id,
             slot=history.next_slot,
             ballot=0,

@@ -66,9 +66,11 @@ class Certificate(Message, frozen=True, dict=True):
 
     network: Hash
     epoch: Count  #: of the committee
+    turn: Count  #: over all tasks; a committee decides one turn after the other
+    parent: Hash  #: id of the certificate of the turn before; 32 zero bytes in turn 0
     task: Hash
     slot: Count
-    ballot: Count
+    ballot: Count  #: of the turn's vote in which it was decided
     previous: Hash  #: id of the certificate of the slot before, or the task's id
     root: Hash  #: Merkle root of its messages' ids, by (miner, lane)
     count: Annotated[int, msgspec.Meta(ge=0, le=MAX_LANES)]
@@ -81,6 +83,11 @@ class Certificate(Message, frozen=True, dict=True):
     def id(self) -> bytes:
         """Return H("certificate", its bytes): what the committee signs."""
         return tagged("certificate", encode(self))
+
+    @cached_property
+    def value(self) -> bytes:
+        """Return what a vote is about: the same certificate in whichever ballot, H("value", ...)."""
+        return tagged("value", encode(msgspec.structs.replace(self, ballot=0)))
 
 
 class SignedCertificate(Message, frozen=True):

@@ -19,12 +19,17 @@ from pocqueue.pouw.wire.codec import (
     Version,
     encode,
 )
+from pocqueue.pouw.wire.evidence import Fault, TwoMessages, TwoProposals, TwoVotes
 from pocqueue.pouw.wire.hashes import tagged
 
 MAX_TRANSACTION_BYTES = 32 * 1024
 MAX_PREFERENCES_BYTES = 2 * 1024
 #: Accounts that a settlement can name.
 MAX_WORKERS = 256
+#: Members of a committee.
+MAX_MEMBERS = 16
+#: Why a task's training ended; the order is part of the format. All but the first give the client's reward back.
+REASONS = ("trained", "deadline", "data", "tau", "miners")
 #: Roles as `Ticket.role` has them; the order is part of the format.
 ROLES = ("miner", "supervisor", "evaluator", "verifier", "peer")
 
@@ -51,6 +56,7 @@ class TakeTicket(Message, tag=2, frozen=True):
         GroupKey | None
     )  #: a supervisor's BLS key, with the proof that it has the secret of it
     possession: GroupSignature | None  #: by the secret of group_key, for this account
+    seal_key: Hash | None = None  #: a supervisor's X25519 key, which shares are sealed to
 
 
 class Release(Message, tag=3, frozen=True):
@@ -87,8 +93,91 @@ class Faucet(Message, tag=6, frozen=True):
     """Takes the coins that a network such as `dev` gives to each key once."""
 
 
-# 7 to 10 are kept for key generation (deal, complaint, answer) and evidence.
-Body = Transfer | TakeTicket | Release | OrderTask | Settle | Faucet
+class Deal(Message, tag=7, frozen=True):
+    """A candidate's part of a committee's key: commitments to a polynomial, and its value for each candidate."""
+
+    epoch: Count  #: of the committee in the making
+    commitments: Annotated[
+        tuple[GroupKey, ...], msgspec.Meta(max_length=MAX_MEMBERS)
+    ]  #: of t coefficients
+    #: A sealed share for each candidate in its place; the dealer's own is empty.
+    shares: Annotated[
+        tuple[Annotated[bytes, msgspec.Meta(max_length=128)], ...],
+        msgspec.Meta(max_length=MAX_MEMBERS),
+    ]
+
+
+class Complaint(Message, tag=8, frozen=True):
+    """A candidate says that a dealer's share for it is not the one that it has committed itself to."""
+
+    epoch: Count
+    dealer: Small  #: its place among the candidates
+
+
+class Answer(Message, tag=9, frozen=True):
+    """A dealer shows the share that was complained about."""
+
+    epoch: Count
+    candidate: Small  #: whose share it is
+    share: Hash  #: a scalar, big-endian
+
+
+class Evidence(Message, tag=10, frozen=True):
+    """Has a stake taken from whoever broke the rules so that anybody can see it. Its sender gets a part of it, but for
+    a fault, where the finder does."""
+
+    fault: Fault | TwoMessages | TwoVotes | TwoProposals
+
+
+class Close(Message, tag=13, frozen=True):
+    """Ends the training of a client's task: what the committee says of it, with its signature.
+
+    If it was trained, the client shows its test part next, evaluators say what they find, and then it is paid out.
+    """
+
+    epoch: Count  #: of the committee that signs
+    task: Hash
+    reason: Small  #: index in REASONS
+    slots: Count  #: that were certified and count
+    theta: Hash  #: SHA-256 of the weights after them
+    correct: Count  #: what the committee counted, for a task that no evaluator looks at
+    total: Count
+    majority: Count  #: right answers of whoever always says the commonest one
+    #: Who worked, ascending by account: certified slots x parts, and how often 20 slots in a row were missed.
+    work: Annotated[tuple[tuple[Account, Count, Count], ...], msgspec.Meta(max_length=MAX_WORKERS)]
+    signature: GroupSignature  #: of the committee of that epoch, over `statement_digest`
+
+
+class Reveal(Message, tag=11, frozen=True):
+    """A client says that its task's test part can be had: the file of `TaskModel.test_hash`."""
+
+    task: Hash
+
+
+class Result(Message, tag=12, frozen=True):
+    """What an evaluator found that a closed task's weights get right."""
+
+    task: Hash
+    correct: Count
+    total: Count
+    majority: Count
+
+
+Body = (
+    Transfer
+    | TakeTicket
+    | Release
+    | OrderTask
+    | Settle
+    | Close
+    | Faucet
+    | Deal
+    | Complaint
+    | Answer
+    | Evidence
+    | Reveal
+    | Result
+)
 
 
 class Transaction(Message, frozen=True, dict=True):

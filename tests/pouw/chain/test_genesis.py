@@ -21,8 +21,8 @@ DEV = files("pocqueue.pouw.chain").joinpath("dev.toml").read_text("utf-8")
 def test_dev_is_the_same_network_everywhere() -> None:
     """Frozen: whoever changes it makes another network of it."""
     dev = Genesis.dev()
-    assert dev.network.hex() == "591209b76f673d7b909c0c2defba533de9afd6448a4714939331d9d83e3b7f87"
-    assert dev.header_id.hex() == "6a3931d9611f65c90013a83c1fad5138113c8ceee1536385ce8f2bfd7220e454"
+    assert dev.network.hex() == "499635474297c2bda1fafe277f94440e4d29ba8b576f21abab815f589a7829bf"
+    assert dev.header_id.hex() == "fbede1a8bbd09210e94a5fb384e067c93ebbf74932b5aaa6d6fafb4c92ce2db8"
     assert decode(encode(dev), Genesis) == dev
 
 

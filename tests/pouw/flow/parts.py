@@ -31,7 +31,7 @@ from pocqueue.pouw.slots.slot_store import SlotStore
 from pocqueue.pouw.slots.task import LAP
 from pocqueue.pouw.slots.weights import weights_hash
 from pocqueue.pouw.wire.codec import decode, encode
-from pocqueue.pouw.wire.hashes import merkle_root
+from pocqueue.pouw.wire.hashes import ZERO, merkle_root
 from pocqueue.pouw.wire.requests import (
     PIECE_BYTES,
     Slot,
@@ -71,6 +71,8 @@ class Signed:
         fields: dict[str, Any] = {
             "network": GENESIS.network,
             "epoch": 0,
+            "turn": history.next_slot,
+            "parent": ZERO if history.parent is None else history.parent.id,
             "task": history.task.id,
             "slot": history.next_slot,
             "ballot": 0,

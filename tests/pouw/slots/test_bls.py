@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
+import random
 import sys
 
 import pytest
@@ -128,3 +130,47 @@ def test_a_secret_is_not_shown() -> None:
     assert str(_KEY.scalar) not in repr(_KEY)
     with pytest.raises(TypeError, match="cannot be pickled or copied"):
         copy.copy(_KEY)
+
+
+def test_shares_of_a_group_make_its_signature() -> None:
+    """Whichever t of n members sign, it is the one signature of the group; with fewer, or a wrong one, it is not."""
+    numbers, threshold, digest = range(1, 8), 5, b"d" * 32
+    rng = random.Random(7)  # noqa: S311 - the same in each run
+    dealers = [[rng.randrange(1, bls.ORDER) for _ in range(threshold)] for _ in numbers]
+    commitments = [[bls.SecretKey(one).public_key for one in dealer] for dealer in dealers]
+    group = bls.add_keys([one[0] for one in commitments])
+    joint = [bls.add_keys(column) for column in zip(*commitments, strict=True)]
+    secrets_ = {
+        number: sum(one * number**k for dealer in dealers for k, one in enumerate(dealer))
+        % bls.ORDER
+        for number in numbers
+    }
+    shares = {number: bls.SecretKey(secret) for number, secret in secrets_.items()}
+    assert all(bls.value_at(joint, number) == share.public_key for number, share in shares.items())
+    signed = {number: share.sign(digest) for number, share in shares.items()}
+    made = {
+        bls.combine({number: signed[number] for number in chosen})
+        for chosen in itertools.combinations(numbers, threshold)
+    }
+    assert made == {bls.SecretKey(sum(dealer[0] for dealer in dealers) % bls.ORDER).sign(digest)}
+    assert bls.verify(group, digest, made.pop())
+    few = bls.combine({number: signed[number] for number in (1, 2, 3, 4)})
+    wrong = bls.combine({**{number: signed[number] for number in (1, 2, 3, 4)}, 5: signed[6]})
+    assert not bls.verify(group, digest, few)
+    assert not bls.verify(group, digest, wrong)
+
+
+def test_what_is_no_share_or_no_key_is_refused() -> None:
+    """Infinity, which adds nothing, and bytes that are no point."""
+    wrong: list[dict[int, bytes]] = [{}, {1: _INFINITE_SIGNATURE}, {1: bytes(96)}]
+    for shares in wrong:
+        with pytest.raises(SlotError, match="signature"):
+            bls.combine(shares)
+    key = bls.SecretKey(5)
+    other = bls.SecretKey(bls.ORDER - 5)
+    none: list[list[bytes]] = [[_INFINITE_KEY], [bytes(48)], [key.public_key, other.public_key]]
+    for keys in none:
+        with pytest.raises(SlotError, match="key"):
+            bls.add_keys(keys)
+    with pytest.raises(SlotError, match="key"):
+        bls.value_at(none[2], 1)

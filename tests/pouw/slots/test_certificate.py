@@ -46,7 +46,8 @@ def _certificate(parent: Certificate | None, ids: tuple[bytes, ...]) -> Certific
     slot, previous = (0, _TASK) if parent is None else (parent.slot + 1, parent.id)
     root = merkle_root(ids)
     fields = (previous, root, len(ids), bytes(32), _ANCHOR, 4, 1000 + slot)
-    return Certificate(_NETWORK, 2, _TASK, slot, 0, *fields)
+    parent_id = bytes(32) if parent is None else parent.id
+    return Certificate(_NETWORK, 2, slot, parent_id, _TASK, slot, 0, *fields)
 
 
 _FIRST = _certificate(None, ())

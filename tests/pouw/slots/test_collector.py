@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import msgspec
 import pytest
 
 from pocqueue.pouw.slots import collector as collector_module
@@ -191,14 +192,20 @@ def test_a_clock_set_back_does_not_stop_a_slot() -> None:
     assert _closed_after(committee, 0, LANES[:1])[0] == 250
 
 
-def test_no_slot_is_earlier_than_the_newest_of_all_tasks() -> None:
-    """After a clock that was ahead was set back, another task goes on from the time that was certified."""
-    history = SlotHistory(TASK, NETWORK)
+def test_a_slot_follows_on_the_newest_of_all_tasks() -> None:
+    """Turns are counted over all of them; after a clock that was ahead was set back, time goes on from there."""
+    other = msgspec.structs.replace(TASK, id=b"o" * 32)
+    history, before = SlotHistory(TASK, NETWORK), SlotHistory(other, NETWORK)
     committee = collector(history)
-    assert committee.tick(0, [], ANCHOR, not_before_ms=7000) is None
-    decision = committee.tick(5000, [], ANCHOR, not_before_ms=7000)
+    earlier = collector(before)
+    assert earlier.tick(0, [], ANCHOR) is None
+    first = earlier.tick(7000, [], ANCHOR)
+    assert first is not None
+    assert committee.tick(0, [], ANCHOR, first.certificate) is None
+    decision = committee.tick(5000, [], ANCHOR, first.certificate)
     assert decision is not None
-    assert decision.certificate.time_ms == 7000
+    found = decision.certificate
+    assert (found.turn, found.parent, found.time_ms) == (1, first.certificate.id, 7000)
 
 
 def test_a_slot_fits_into_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
