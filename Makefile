@@ -1,4 +1,4 @@
-# make install | run | test | test-vllm | lint | format | settings | picture | deploy-picture | pouw-picture | deploy-e2e | bench | soak | fleet. All of it works on a machine that has only Python 3.11+ and pip.
+# make install | run | test | test-long | test-vllm | lint | format | settings | picture | deploy-picture | pouw-picture | deploy-e2e | bench | soak | fleet. All of it works on a machine that has only Python 3.11+ and pip.
 PYTHON ?= python3
 # vLLM for the CPU, which tests and benchmarks run; `make test VLLM=none` does without (its tests skip),
 # for a machine whose torch is a CUDA build and which has its own vLLM. `make test-vllm VLLM=0.28.0` runs the
@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 VLLM_STAMP := $(VENV)/.vllm-$(VLLM)
 VLLM_TESTS := tests/engine/vllm tests/acceptance/test_vllm_server.py tests/cli/test_engine_compare.py
 
-.PHONY: install run test test-vllm lint format settings picture deploy-picture pouw-picture deploy-e2e bench soak fleet clean
+.PHONY: install run test test-long test-vllm lint format settings picture deploy-picture pouw-picture deploy-e2e bench soak fleet clean
 
 install: $(STAMP)
 
@@ -33,7 +33,11 @@ run: install
 
 # Three processes: one has the stack of workers, one vLLM (tests/conftest.py), and what waits leaves its core to a third.
 test: install $(VLLM_STAMP)
-	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder --durations=10
+	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder --durations=10 -m "not long"
+
+# What takes longest of it: whole windows, updates under load, servers of vLLM. CI runs both.
+test-long: install $(VLLM_STAMP)
+	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder --durations=10 -m long
 
 test-vllm: $(VLLM_STAMP)
 	$(BIN)/python -m pytest $(VLLM_TESTS)

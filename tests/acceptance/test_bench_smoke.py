@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.timeout(3600)
+@pytest.mark.long
 def test_a_smoke_run_gives_every_figure(tmp_path: Path) -> None:
     """Real processes end to end; the result says that it is no measurement."""
     output = tmp_path / "smoke.json"

@@ -55,6 +55,7 @@ def test_the_report_is_written_after_every_run(
     assert capsys.readouterr().out.endswith("the table\n")
 
 
+@pytest.mark.long
 def test_twenty_rounds_of_which_some_are_alike() -> None:
     """Jain's index needs equals; every way for a round to end is there."""
     assert len(PLANS) == 20

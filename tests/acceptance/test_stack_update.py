@@ -44,6 +44,7 @@ def counted_by(stack: Stack, round_id: str, above: int) -> set[str]:
     return {entry.queue for entry in entries if max(entry.proofs.nonces, default=-1) >= above}
 
 
+@pytest.mark.long
 async def test_an_update_loses_no_nonce_and_counts_none_twice(stack: Stack, tmp_path: Path) -> None:
     """Two workers are updated one by one: what they held goes back at once, and a round goes on to its end."""
     async with on_server(tmp_path, programs(tmp_path / "programs")) as here:

@@ -26,7 +26,7 @@ from tests.support.waiting import PATIENCE_S, until, wait_until
 
 need_vllm()
 #: A server may take minutes to start where every core is busy.
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.long]
 
 #: Long enough to fill several blocks of the KV cache, and to find them there again; 520 tokens for the first, of
 #: the 1,024 that a prompt and its completion may have.

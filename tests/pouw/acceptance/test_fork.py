@@ -6,6 +6,8 @@ import asyncio
 import time
 from pathlib import Path
 
+import pytest
+
 from pocqueue.node.keys import SigningKey
 from pocqueue.pouw.blockchain import MLTask
 from pocqueue.pouw.economics import NodeRole
@@ -43,6 +45,7 @@ def _names(one: NodeProcess) -> set[str]:
     return {task["name"] for task in one.ask("tasks") or ()}
 
 
+@pytest.mark.long
 async def test_a_double_spend_on_two_sides_of_a_fork_counts_once(tmp_path: Path) -> None:
     """Two supervisors that do not see each other each make a block of it; joined, both have the same one of the two."""
     network, key = quick_genesis(tmp_path), SigningKey.generate()

@@ -8,6 +8,8 @@ import re
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.pouw.acceptance.history import assert_one_history, slots_on_disk
 from tests.pouw.acceptance.processes import NodeProcess
 from tests.pouw.flow.nodes import quick_genesis
@@ -15,6 +17,7 @@ from tests.pouw.flow.nodes import quick_genesis
 _KILLS = int(os.environ.get("TEST_POUW_KILLS", "50"))
 
 
+@pytest.mark.long
 def test_who_is_killed_goes_on_from_its_disk(tmp_path: Path) -> None:
     """Supervisor and miner, at any moment of their start, slots and blocks; none ever says two things of one slot."""
     rng = random.Random(7)  # noqa: S311 - no secret
