@@ -190,6 +190,8 @@ class PoUWNode:
             "anchor_height": 0,
             "network": self._genesis.name,
             "slot": 0,
+            "turn": 0,
+            "epoch": None,
             "task_name": None,
             "committee": [],
             "public_key": None,

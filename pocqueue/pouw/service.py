@@ -107,6 +107,11 @@ def _routes(node: PoUWNode) -> APIRouter:
         """Return the newest blocks, newest first."""
         return await node.views.blocks(last)
 
+    @router.get("/slots")
+    async def slots(last: Annotated[int, Query(ge=1, le=1000)] = 10) -> list[dict[str, Any]]:
+        """Return the newest slots, newest first."""
+        return await node.views.slots(last)
+
     @router.get("/blocks/{height}")
     async def block(height: _Height) -> dict[str, Any]:
         """Return a block, and what was checked of it."""

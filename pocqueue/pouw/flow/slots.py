@@ -288,6 +288,10 @@ class SlotFlow:
         """Return how many slots of a task are certified, as far as this node knows."""
         return await self.in_slots(self._store.num_slots, task)
 
+    async def last(self, limit: int) -> list[SlotRecord]:
+        """Return the newest slots of all tasks that are here, newest first."""
+        return await self.in_slots(self._store.last, limit)
+
     async def _take_in(self, history: SlotHistory, advance: Advance, *, is_own: bool) -> None:
         certificate, record = advance.certificate, advance.slot.record
         await self.in_slots(self._written, history, advance, is_own)

@@ -21,6 +21,7 @@ from pocqueue.pouw.flow.slots import SlotFlow
 from pocqueue.pouw.flow.tickets import TicketDesk
 from pocqueue.pouw.health import Bandwidth, Machine, NodeHealthMetrics
 from pocqueue.pouw.wire.blocks import Block, Trained
+from pocqueue.pouw.wire.slots import SlotRecord
 from pocqueue.pouw.wire.transactions import ROLES, Settle
 
 
@@ -66,6 +67,8 @@ class Views:
             "staking_ticket": None if ticket is None else ticket.ticket_id,
             "anchor_height": chain.anchor.height,
             "slot": slot,
+            "turn": 0 if newest is None else newest.certificate.turn + 1,
+            "epoch": None if committee is None else committee.epoch,
             "committee": [] if committee is None else [one.hex() for one in committee.members],
             "public_key": core.account.hex(),
             "stats": {
@@ -172,6 +175,11 @@ class Views:
         found = [await core.in_chain(core.chain.block_at, height) for height in heights]
         return [self._short(block) for block in found if block is not None]
 
+    async def slots(self, last: int) -> list[dict[str, Any]]:
+        """Return the newest slots of all tasks, newest first."""
+        records = await self._slots.last(last)
+        return [_slot(record) for record in records]
+
     async def block(self, height: int) -> dict[str, Any]:
         """Return a block, and what comes of each rule for it; its training is not done over.
 
@@ -219,6 +227,7 @@ class Views:
         return {
             "height": header.height,
             "id": block.id.hex(),
+            "state": header.state.hex(),
             "miner": header.miner.hex(),
             "slot": header.slot,
             "time": _iso(header.time_ms),
@@ -232,7 +241,6 @@ class Views:
         return {
             **self._short(block),
             "parent": header.parent.hex(),
-            "state": header.state.hex(),
             "target": header.target.hex(),
             "lane": header.lane,
             "task": header.task.hex(),
@@ -321,6 +329,23 @@ class Views:
             ended = sum(map(bool, totals)), sum(not total for total in totals)
             self._ended_at = tip.id, ended
         return self._ended_at[1]
+
+
+def _slot(record: SlotRecord) -> dict[str, Any]:
+    certificate = record.signed.certificate
+    return {
+        "turn": certificate.turn,
+        "task": certificate.task.hex(),
+        "slot": certificate.slot,
+        "epoch": certificate.epoch,
+        "ballot": certificate.ballot,
+        "certificate": certificate.id.hex(),
+        "messages": certificate.count,
+        "theta": certificate.theta.hex(),
+        "anchor": certificate.anchor.hex(),
+        "anchor_height": certificate.anchor_height,
+        "time": _iso(certificate.time_ms),
+    }
 
 
 def _iso(time_ms: int) -> str:

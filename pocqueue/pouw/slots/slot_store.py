@@ -199,6 +199,14 @@ class SlotStore(SqliteFile):
         signed = [self._decode(record, SlotRecord).signed for (record,) in rows]
         return max(signed, key=lambda one: age(one.certificate), default=None)
 
+    def last(self, limit: int) -> list[SlotRecord]:
+        """Return the newest slots of all tasks, of those that were written last; newest first, `limit` at most."""
+        query = "SELECT record FROM record ORDER BY rowid DESC LIMIT ?"
+        with self.transaction() as db:
+            rows = db.execute(query, (limit,)).fetchall()
+        records = [self._decode(record, SlotRecord) for (record,) in rows]
+        return sorted(records, key=lambda one: age(one.signed.certificate), reverse=True)
+
     def tasks(self) -> dict[bytes, Certificate]:
         """Return the tasks that maps or weights are here of, each with its newest certificate."""
         query = """SELECT record FROM record JOIN (SELECT task, max(slot) AS slot FROM record WHERE task IN

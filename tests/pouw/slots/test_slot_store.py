@@ -53,6 +53,7 @@ def test_a_history_is_as_it_was(tmp_path: Path) -> None:
         assert store.slots(TASK.id, 3, 5) == [it.slot for it in advances[3:8]]
         assert (store.num_slots(TASK.id), store.num_slots(b"T" * 32)) == (21, 0)
         assert store.newest() == history.signed
+        assert store.last(3) == [it.slot.record for it in advances[:-4:-1]]
         assert store.work(TASK.id) == {LANES[0][0]: 17, LANES[1][0]: 8}
 
 
