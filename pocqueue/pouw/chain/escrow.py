@@ -26,7 +26,7 @@ from pocqueue.pouw.chain.records import (
 from pocqueue.pouw.chain.refusals import fault, refusal
 from pocqueue.pouw.chain.signatures import is_account
 from pocqueue.pouw.chain.state import Draft
-from pocqueue.pouw.chain.tasks import DATA_OF_TYPE, MILLION, TaskModel
+from pocqueue.pouw.chain.tasks import MILLION, TaskModel, check_data
 from pocqueue.pouw.errors import BadEncoding, InvalidTask
 from pocqueue.pouw.slots import bls
 from pocqueue.pouw.slots.task import TaskSpec
@@ -62,14 +62,12 @@ def check_order(parameters: Parameters, order: OrderTask) -> None:
     Raises:
         InvalidTransaction: it cannot.
     """
-    if DATA_OF_TYPE.get(order.task_type) != order.data:
-        known = ", ".join(f"{task_type} on {data}" for task_type, data in DATA_OF_TYPE.items())
-        raise fault("task", f"{order.task_type!r} on {order.data!r}; allowed: {known}.")
     if not order.reward:
         raise fault("reward", "nothing; allowed: at least 0.000001 PAI.")
     try:
+        check_data(order.task_type, order.data, order.shape)
         model = decode(order.requirements, TaskModel)
-        spec = model.spec(bytes(32), order.data)
+        spec = model.spec(bytes(32), order.data, order.shape)
     except (BadEncoding, InvalidTask) as exc:
         raise fault("task", str(exc)) from None
     least = training_fee(parameters, model.max_epochs, spec)
@@ -112,6 +110,7 @@ def open_task(genesis: Genesis, draft: Draft, transaction: Transaction) -> None:
             training_fee=order.training_fee,
             deadline_ms=order.deadline_ms,
             height=clock.height,
+            shape=order.shape,
         ),
     )
     draft.put(open_key(order.deadline_ms, transaction.id), b"")

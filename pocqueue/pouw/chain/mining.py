@@ -31,7 +31,7 @@ def spec_of(genesis: Genesis, state: State, task: bytes) -> TaskSpec:
     record = state.task(task)
     if record is None:
         raise UnknownTask(task)
-    return decode(record.requirements, TaskModel).spec(task, record.data)
+    return decode(record.requirements, TaskModel).spec(task, record.data, record.shape)
 
 
 def allowed_draws(genesis: Genesis, spec: TaskSpec, parts: int, entries: int) -> int:

@@ -26,6 +26,7 @@ from typing import Annotated
 import msgspec
 
 from pocqueue.pouw.wire.codec import Account, Count, GroupKey, Hash, Message, Small
+from pocqueue.pouw.wire.data import DataShape
 from pocqueue.pouw.wire.transactions import ROLES
 
 MINER, SUPERVISOR, EVALUATOR, VERIFIER = map(
@@ -71,6 +72,7 @@ class TaskRecord(Message, frozen=True):
     deadline_ms: Count
     height: Count  #: of the block that has its order
     outcome: Outcome | None = None  #: None while it is open
+    shape: DataShape | None = None  #: of the client's own data; None: they are built in
 
     @property
     def escrow(self) -> int:

@@ -12,12 +12,13 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from pocqueue.pouw.errors import InvalidTask
-from pocqueue.pouw.slots.task import ARCHITECTURES, TaskSpec
+from pocqueue.pouw.slots.task import ARCHITECTURES, DATA, TaskSpec
 from pocqueue.pouw.wire.codec import Message
+from pocqueue.pouw.wire.data import DATA_NAME, DataShape
 
 #: What the numbers called "millionths" are counted in.
 MILLION = 1_000_000
-#: Which built-in data a type of task is about.
+#: Which built-in data a type of task is about; a client's own are of the same kind.
 DATA_OF_TYPE = {
     "image_classification": "digits",
     "classification": "digits",
@@ -58,8 +59,8 @@ class TaskModel(Message, frozen=True):
     ]  #: millionths; a weight moves when its residual reaches this
     min_miners: Annotated[int, _bounds("min_miners")]  #: with fewer it does not begin
 
-    def spec(self, task: bytes, data: str) -> TaskSpec:
-        """Return the task with this id as it is trained on this data.
+    def spec(self, task: bytes, data: str, shape: DataShape | None = None) -> TaskSpec:
+        """Return the task with this id as it is trained on this data; `shape` is that of data of a client's own.
 
         Raises:
             InvalidTask: there is no such model, or none for such data.
@@ -72,18 +73,46 @@ class TaskModel(Message, frozen=True):
             batch_size=self.batch_size,
             learning_rate=self.learning_rate / MILLION,
             tau=self.tau / MILLION,
+            shape=shape,
         )
         spec.check()
         return spec
 
 
-def parse_requirements(requirements: Mapping[str, Any], data: str) -> TaskModel:
+def check_data(task_type: str, data: str, shape: DataShape | None) -> None:
+    """Return if a type of task is one for such data.
+
+    Raises:
+        InvalidTask: it says what is allowed.
+    """
+    if task_type not in DATA_OF_TYPE:
+        raise InvalidTask(f"task_type is {task_type!r}; allowed: {', '.join(DATA_OF_TYPE)}.")
+    built_in = DATA_OF_TYPE[task_type]
+    if shape is None:
+        if data != built_in:
+            raise InvalidTask(
+                f"dataset_hash is {data!r}; allowed for {task_type}: {built_in}, or the hash of data of your own."
+            )
+        return
+    if not DATA_NAME.fullmatch(data):
+        raise InvalidTask(f"dataset_hash is {data!r}; allowed: 0x and 64 digits of 0-9 a-f.")
+    if bool(shape.num_buckets) != bool(DATA[built_in].num_buckets):
+        due = "whole numbers below num_buckets" if built_in == "words" else "float32"
+        raise InvalidTask(f"x of a task of {task_type} is {due}; these data are not.")
+    if task_type == "image_classification" and not shape.side:
+        raise InvalidTask("these data are no images; take the task type classification.")
+
+
+def parse_requirements(
+    requirements: Mapping[str, Any], data: str, shape: DataShape | None = None
+) -> TaskModel:
     """Return the model that a client's `MLTask.model_requirements` asks for.
 
     Args:
         requirements: architecture, hidden, min_accuracy (0.9), max_epochs (100), batch_size (64), learning_rate,
             tau, min_miners (1); each may be left out. The model's own defaults are in `slots.task`.
-        data: ``digits`` or ``words``.
+        data: ``digits`` or ``words``, or the name of data of the client's own.
+        shape: of the client's own data; None: they are built in.
 
     Raises:
         InvalidTask: names the key that is not known, or the value that is not allowed.
@@ -92,7 +121,10 @@ def parse_requirements(requirements: Mapping[str, Any], data: str) -> TaskModel:
         if key not in TaskModel.__struct_fields__:
             known = ", ".join(TaskModel.__struct_fields__)
             raise InvalidTask(f"model_requirements has {key!r}; known are: {known}.")
-    suited = next((name for name, has in ARCHITECTURES.items() if has.data == data), "MLP")
+    if shape is not None:
+        suited = "BAG" if shape.num_buckets else "MLP"
+    else:
+        suited = next((name for name, has in ARCHITECTURES.items() if has.data == data), "MLP")
     architecture = requirements.get("architecture", suited)
     if architecture not in tuple(ARCHITECTURES):  # no hash: anything may have been given
         raise InvalidTask(f"architecture is {architecture!r}; allowed: {', '.join(ARCHITECTURES)}.")
@@ -112,7 +144,7 @@ def parse_requirements(requirements: Mapping[str, Any], data: str) -> TaskModel:
     model = TaskModel(
         architecture, tuple(hidden), **{name: _whole(name, values[name]) for name in _BOUNDS}
     )
-    model.spec(bytes(32), data)
+    model.spec(bytes(32), data, shape)
     return model
 
 

@@ -14,6 +14,7 @@ import msgspec
 
 from pocqueue.pouw.errors import InvalidTask
 from pocqueue.pouw.slots.maps import cap_of
+from pocqueue.pouw.wire.data import MAX_DATA_BYTES, DataShape
 
 #: Slots of a lap, after which residuals begin at zero: R.
 LAP = 8
@@ -21,23 +22,15 @@ LAP = 8
 MAX_WEIGHTS = 1_000_000
 #: Multiply-accumulates of a part's forward pass, at most: 0.1 s or so with what follows.
 MAX_WORK = 1 << 27
-#: Numbers that a part's layers put out, at most: 8 MiB, of which training keeps a few times as much.
+#: Numbers that go into a part's layers, and that these put out, at most: 8 MiB, of which training keeps a few times
+#: as much.
 MAX_OUTPUTS = 1 << 21
 _MAX_WIDTH = 4096
 _MAX_LAYERS = 6
 _KERNEL = 9  # of 3 x 3
 
 
-class DataShape(NamedTuple):
-    """One of the built-in data sets, by its sizes."""
-
-    features: int  #: numbers of a sample; 4 bytes each
-    num_classes: int
-    num_train: int
-    side: int  #: an image's height and width; 0: no images
-    num_buckets: int  #: features are indices of an embedding below this; 0: they are float32
-
-
+#: Those that are built in.
 DATA = {
     "digits": DataShape(features=64, num_classes=10, num_train=1285, side=8, num_buckets=0),
     "words": DataShape(features=32, num_classes=2, num_train=5150, side=0, num_buckets=4096),
@@ -80,10 +73,11 @@ class TaskSpec(msgspec.Struct, frozen=True, array_like=True, dict=True):
     id: bytes  #: 32 bytes
     architecture: str  #: of ARCHITECTURES
     hidden: tuple[int, ...]
-    data: str  #: of DATA
+    data: str  #: of DATA, or the name of a client's own
     batch_size: int
     learning_rate: float
     tau: float  #: a weight moves when its residual reaches this
+    shape: DataShape | None = None  #: of a client's own data; None: they are built in
 
     def check(self) -> None:
         """Raise if there is no such model, or none for such data.
@@ -94,11 +88,7 @@ class TaskSpec(msgspec.Struct, frozen=True, array_like=True, dict=True):
         if self.architecture not in ARCHITECTURES:
             known = ", ".join(ARCHITECTURES)
             raise InvalidTask(f"architecture is {self.architecture!r}; allowed: {known}.")
-        if self.data not in DATA:
-            raise InvalidTask(f"data is {self.data!r}; allowed: {', '.join(DATA)}.")
-        suited = ARCHITECTURES[self.architecture].data
-        if self.data != suited:
-            raise InvalidTask(f"{self.architecture} trains on {suited}, not on {self.data}.")
+        self._check_data()
         fewest = {"MLP": 0, "CNN": 2, "BAG": 1}[self.architecture]
         if not fewest <= len(self.hidden) <= _MAX_LAYERS:
             raise InvalidTask(
@@ -116,6 +106,7 @@ class TaskSpec(msgspec.Struct, frozen=True, array_like=True, dict=True):
         for amount, most, what in (
             (self.work(), MAX_WORK, "multiply-accumulates"),
             (self.num_outputs, MAX_OUTPUTS, "numbers between its layers"),
+            (self.data_shape.features * self.batch_size, MAX_OUTPUTS, "numbers of samples"),
         ):
             if amount > most:
                 raise InvalidTask(
@@ -127,17 +118,22 @@ class TaskSpec(msgspec.Struct, frozen=True, array_like=True, dict=True):
                 raise InvalidTask(f"{name} is {value}; allowed: 0.000001 to 1000.")
 
     @cached_property
+    def data_shape(self) -> DataShape:
+        """Return the sizes of its data."""
+        return DATA[self.data] if self.shape is None else self.shape
+
+    @cached_property
     def parameters(self) -> tuple[Parameter, ...]:
         """Return the model's tensors in the order of the flat weights."""
-        data, hidden = DATA[self.data], self.hidden
+        data, hidden = self.data_shape, self.hidden
         found: list[Parameter] = []
         if self.architecture == "CNN":
             # Two convolutions of 3 x 3 that keep the size, a pooling of 2 x 2 between them.
             first, second, *hidden_rest = hidden
-            pixels = data.side**2
+            pixels, pooled = data.side**2, (data.side // 2) ** 2
             found += _layer((first, 1, 3, 3), _KERNEL, pixels)
-            found += _layer((second, first, 3, 3), _KERNEL * first, pixels // 4)
-            inputs, hidden = second * pixels // 4, tuple(hidden_rest)
+            found += _layer((second, first, 3, 3), _KERNEL * first, pooled)
+            inputs, hidden = second * pooled, tuple(hidden_rest)
         elif self.architecture == "BAG":
             inputs, hidden = hidden[0], hidden[1:]
             # An embedding is an input: its rows are looked up, a multiply-accumulate a number.
@@ -161,7 +157,7 @@ class TaskSpec(msgspec.Struct, frozen=True, array_like=True, dict=True):
 
     def sample_bytes(self, parts: int = 1) -> int:
         """Return the bytes of an iteration's samples, for `draws.allowance`."""
-        return 4 * DATA[self.data].features * self.batch_size * parts
+        return 4 * self.data_shape.features * self.batch_size * parts
 
     def work(self, parts: int = 1) -> int:
         """Return the multiply-accumulates of an iteration's forward pass, for `draws.allowance`."""
@@ -176,6 +172,34 @@ class TaskSpec(msgspec.Struct, frozen=True, array_like=True, dict=True):
             parameter.work // parameter.fan_in for parameter in self.parameters if parameter.fan_in
         )
         return sum(each) * self.batch_size
+
+    def _check_data(self) -> None:
+        """Raise if there are no such data, or the architecture is not for them."""
+        shape = self.shape
+        if shape is None:
+            if self.data not in DATA:
+                raise InvalidTask(f"data is {self.data!r}; allowed: {', '.join(DATA)}.")
+            suited = ARCHITECTURES[self.architecture].data
+            if self.data != suited:
+                raise InvalidTask(f"{self.architecture} trains on {suited}, not on {self.data}.")
+            return
+        if self.data in DATA:
+            raise InvalidTask(f"{self.data} are built in and have no shape of a client's.")
+        if shape.side and (shape.side**2 != shape.features or shape.num_buckets):
+            raise InvalidTask(
+                f"side is {shape.side}; allowed for images: float32, side x side = features ({shape.features})."
+            )
+        if shape.num_buckets == 1 or 4 * shape.features * shape.num_train > MAX_DATA_BYTES:
+            raise InvalidTask(
+                f"{shape.num_train:,} samples of {shape.features:,} numbers, {shape.num_buckets} buckets; allowed: "
+                f"{MAX_DATA_BYTES:,} bytes, 0 buckets or at least 2."
+            )
+        fits = {"MLP": not shape.num_buckets, "CNN": shape.side >= 2, "BAG": shape.num_buckets > 0}
+        if not fits[self.architecture]:
+            due = {"MLP": "float32", "CNN": "images", "BAG": "whole numbers below num_buckets"}
+            raise InvalidTask(
+                f"{self.architecture} trains on {due[self.architecture]}, which these data are not."
+            )
 
 
 class LapSlot(msgspec.Struct, frozen=True, array_like=True):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pocqueue.pouw.slots.task import DATA, TaskSpec
+from pocqueue.pouw.slots.task import TaskSpec
 from pocqueue.pouw.slots.weights import Weights
 from pocqueue.pouw.training.samples import Part, load
 from pocqueue.pouw.wire.slots import MAX_PARTS
@@ -88,7 +88,7 @@ class Model:
         pieces = zip(torch.split(theta, self._sizes), self._shapes, strict=True)
         tensors = iter([piece.view(shape) for piece, shape in pieces])
         if self.task.architecture == "CNN":
-            x = _convolutions(x, tensors, DATA[self.task.data].side)
+            x = _convolutions(x, tensors, self.task.data_shape.side)
         elif self.task.architecture == "BAG":
             x = functional.embedding_bag(x, next(tensors), mode="mean", padding_idx=0)
         return _dense(x, list(tensors))

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from pocqueue.pouw.errors import TrainingError
 from pocqueue.pouw.slots.task import DATA, TaskSpec
 from pocqueue.pouw.wire.hashes import tagged
 
@@ -58,10 +59,16 @@ class Samples(NamedTuple):
 
 @functools.cache
 def load(name: str) -> Samples:
-    """Return a built-in data set; `slots.task.DATA` has their names and shapes."""
+    """Return a built-in data set; `slots.task.DATA` has their names and shapes.
+
+    Raises:
+        TrainingError: there is none of that name.
+    """
     if name == "digits":
         return _split(*_digits())
-    return _split(*_words())
+    if name == "words":
+        return _split(*_words())
+    raise TrainingError(f"data {name} are not built in.")
 
 
 def sample_rows(
@@ -77,7 +84,7 @@ def sample_rows(
     """
     named = task.id + slot.to_bytes(8, "little") + miner + lane.to_bytes(1, "little")
     stream = hashlib.shake_256(tagged("sample", named)).digest(4 * task.batch_size * parts)
-    return np.frombuffer(stream, dtype="<u4").astype(np.int64) % DATA[task.data].num_train
+    return np.frombuffer(stream, dtype="<u4").astype(np.int64) % task.data_shape.num_train
 
 
 def _split(x: npt.NDArray[Any], y: npt.NDArray[np.int64]) -> Samples:

@@ -19,6 +19,7 @@ from pocqueue.pouw.wire.codec import (
     Version,
     encode,
 )
+from pocqueue.pouw.wire.data import DataShape
 from pocqueue.pouw.wire.evidence import Fault, TwoMessages, TwoProposals, TwoVotes
 from pocqueue.pouw.wire.hashes import tagged
 
@@ -70,11 +71,13 @@ class OrderTask(Message, tag=4, frozen=True):
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]  #: the client's `task_id`
     task_type: Annotated[str, msgspec.Meta(min_length=1, max_length=32)]
-    data: Annotated[str, msgspec.Meta(min_length=1, max_length=66)]  #: ``digits`` or ``words``
+    #: ``digits`` or ``words``; or the client's own, as `DATA_NAME` has them.
+    data: Annotated[str, msgspec.Meta(min_length=1, max_length=66)]
     requirements: Annotated[bytes, msgspec.Meta(max_length=4096)]  #: `TaskModel`, canonical
     reward: Count  #: µPAI, beside the fee for training
     training_fee: Count  #: µPAI, to escrow as well
     deadline_ms: Count  #: since 1970
+    shape: DataShape | None = None  #: of the client's own data; None: they are built in
 
 
 class Settle(Message, tag=5, frozen=True):

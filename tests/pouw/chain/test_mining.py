@@ -11,6 +11,7 @@ from pocqueue.pouw.chain.records import MINER, SUPERVISOR
 from pocqueue.pouw.chain.tasks import TaskModel
 from pocqueue.pouw.errors import UnknownTask
 from pocqueue.pouw.wire.codec import decode
+from pocqueue.pouw.wire.data import DataShape
 from pocqueue.pouw.wire.transactions import Faucet, Release
 from tests.pouw.support import GENESIS, account, after, founded, funded, order, signed, ticket
 
@@ -43,9 +44,22 @@ def test_a_clients_task_is_trained_as_ordered() -> None:
     spec = spec_of(GENESIS, state, sent.id)
     assert (spec.id, spec.data, spec.architecture) == (sent.id, "digits", ordered.architecture)
     assert spec.learning_rate * 1_000_000 == ordered.learning_rate
+    assert spec.shape is None
     filler = spec_of(GENESIS, state, FILLER)
     assert filler.id == FILLER
     assert filler.batch_size == GENESIS.filler.batch_size == 64
+
+
+def test_a_clients_own_data_have_the_ordered_shape() -> None:
+    """So a task's draws and sizes follow without the data."""
+    shape = DataShape(features=10, num_classes=3, num_train=600, side=0, num_buckets=0)
+    body = msgspec.structs.replace(
+        order(), task_type="classification", data="0x" + "a" * 64, shape=shape
+    )
+    sent = signed("client", body, 1)
+    spec = spec_of(GENESIS, after(founded("client"), sent), sent.id)
+    assert (spec.data, spec.data_shape) == (body.data, shape)
+    assert spec.num_weights == 10 * 128 + 128 + 128 * 64 + 64 + 64 * 3 + 3
 
 
 def test_a_task_that_nobody_knows_yet_is_trained_by_nobody() -> None:

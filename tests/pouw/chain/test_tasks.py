@@ -7,10 +7,14 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from pocqueue.pouw.chain.tasks import TaskModel, parse_requirements
+from pocqueue.pouw.chain.tasks import TaskModel, check_data, parse_requirements
 from pocqueue.pouw.errors import InvalidTask
 from pocqueue.pouw.wire.codec import decode, encode
+from pocqueue.pouw.wire.data import DataShape
 
+OWN = "0x" + "a" * 64
+VECTORS = DataShape(features=10, num_classes=3, num_train=600, side=0, num_buckets=0)
+PIECES = DataShape(features=5, num_classes=2, num_train=100, side=0, num_buckets=50)
 SEED = {"architecture": "CNN", "min_accuracy": 0.9, "max_epochs": 100}
 
 
@@ -27,6 +31,35 @@ def test_words_are_for_bags() -> None:
     model = parse_requirements({"hidden": [16], "learning_rate": 2}, "words")
     assert (model.architecture, model.hidden, model.tau) == ("BAG", (16,), 2_000)
     assert model.learning_rate == 2_000_000
+
+
+def test_a_clients_data_choose_the_architecture() -> None:
+    """Whole numbers are embedded, all else is not."""
+    assert parse_requirements({}, OWN, VECTORS).architecture == "MLP"
+    assert parse_requirements({}, OWN, PIECES).architecture == "BAG"
+
+
+@pytest.mark.parametrize(
+    ("task_type", "data", "shape", "reason"),
+    [
+        ("vision", OWN, VECTORS, "task_type is 'vision'; allowed: image_classification, "),
+        ("nlp", "digits", None, "allowed for nlp: words"),
+        ("classification", OWN, None, "allowed for classification: digits"),
+        ("classification", OWN.upper(), VECTORS, "allowed: 0x and 64 digits"),
+        ("nlp", OWN, VECTORS, "is whole numbers below num_buckets; these data are not"),
+        ("classification", OWN, PIECES, "is float32; these data are not"),
+        ("image_classification", OWN, VECTORS, "no images; take the task type classification"),
+    ],
+)
+def test_a_type_of_task_is_about_data_of_its_kind(
+    task_type: str, data: str, shape: DataShape | None, reason: str
+) -> None:
+    """Built in or the client's own."""
+    check_data("classification", "digits", None)
+    check_data("classification", OWN, VECTORS)
+    check_data("text_classification", OWN, PIECES)
+    with pytest.raises(InvalidTask, match=reason):
+        check_data(task_type, data, shape)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,11 @@ import pytest
 
 from pocqueue.pouw.errors import InvalidTask
 from pocqueue.pouw.slots.task import TaskSpec
+from pocqueue.pouw.wire.data import DataShape
 
+PICTURES = DataShape(features=49, num_classes=3, num_train=600, side=7, num_buckets=0)
+PIECES = DataShape(features=5, num_classes=2, num_train=100, side=0, num_buckets=50)
+OWN = "0x" + "a" * 64
 DIGITS = TaskSpec(bytes(32), "MLP", (128, 64), "digits", 64, 0.3, 0.02)
 
 
@@ -59,3 +63,41 @@ def test_a_task_that_cannot_be_is_refused(change: dict[str, Any], said: str) -> 
     DIGITS.check()
     with pytest.raises(InvalidTask, match=said):
         msgspec.structs.replace(DIGITS, **change).check()
+
+
+def test_sizes_follow_from_the_shape_of_a_clients_data() -> None:
+    """A side that is odd loses a row and a column where it is halved."""
+    cnn = TaskSpec(bytes(32), "CNN", (4, 5), OWN, 2, 0.3, 0.02, PICTURES)
+    assert cnn.num_weights == 9 * 4 + 4 + 9 * 4 * 5 + 5 + 5 * 9 * 3 + 3
+    assert cnn.sample_bytes() == 4 * 49 * 2
+    bag = TaskSpec(bytes(32), "BAG", (6,), OWN, 1, 3.0, 0.002, PIECES)
+    assert bag.num_weights == 50 * 6 + 6 * 2 + 2
+    for one in (cnn, bag):
+        one.check()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"data": "digits"}, "digits are built in"),
+        ({"architecture": "BAG"}, "BAG trains on whole numbers below num_buckets"),
+        ({"shape": PIECES}, "MLP trains on float32"),
+        ({"architecture": "CNN", "shape": DataShape(9, 2, 9, 0, 0)}, "CNN trains on images"),
+        ({"shape": DataShape(48, 3, 600, 7, 0)}, "side is 7; allowed"),
+        ({"shape": DataShape(49, 3, 600, 7, 9)}, "side is 7; allowed"),
+        ({"shape": DataShape(60_000, 3, 300, 0, 0)}, "300 samples .* allowed: 67,108,864 bytes"),
+        ({"architecture": "BAG", "shape": DataShape(5, 2, 9, 0, 1)}, "1 buckets; allowed"),
+        (
+            {"shape": DataShape(40_000, 2, 9, 0, 0), "hidden": ()},
+            "takes 2,560,000 numbers of samples; allowed: 2,097,152",
+        ),
+    ],
+)
+def test_a_model_that_does_not_fit_a_clients_data_is_refused(
+    change: dict[str, Any], said: str
+) -> None:
+    """By their shape alone: who checks a block has no data."""
+    good = TaskSpec(bytes(32), "MLP", (8,), OWN, 64, 0.3, 0.02, PICTURES)
+    good.check()
+    with pytest.raises(InvalidTask, match=said):
+        msgspec.structs.replace(good, **change).check()
