@@ -38,7 +38,7 @@ class Committee(Protocol):
 def certify(secret: bls.SecretKey, certificate: Certificate) -> SignedCertificate:
     """Return a certificate with its signature and its slot's beacon, by a group key of one member."""
     return SignedCertificate(
-        certificate, secret.sign(certificate.id), secret.sign(_beacon_digest(certificate))
+        certificate, secret.sign(certificate.word), secret.sign(_beacon_digest(certificate))
     )
 
 
@@ -56,7 +56,7 @@ def verify_signed(signed: SignedCertificate, committee: Committee) -> None:
             "epoch",
             f"a certificate of slot {certificate.slot} is of epoch {certificate.epoch}; due: {committee.epoch}.",
         )
-    word = (certificate.id, signed.signature)
+    word = (certificate.word, signed.signature)
     beacon = (_beacon_digest(certificate), signed.beacon)
     if bls.verify_all(committee.group_key, (word, beacon)):
         return

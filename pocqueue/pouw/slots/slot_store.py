@@ -108,7 +108,7 @@ class SlotStore(SqliteFile):
                 "SELECT record FROM record WHERE task = ? AND slot = ?", at
             ).fetchone()
             if found is not None:
-                if self._decode(found[0], SlotRecord).signed.certificate == certificate:
+                if self._decode(found[0], SlotRecord).signed.certificate.id == certificate.id:
                     return
                 raise self._error(
                     f"has another record of slot {certificate.slot} of task {certificate.task.hex()}: the "

@@ -81,20 +81,28 @@ class Certificate(Message, frozen=True, dict=True):
 
     @cached_property
     def id(self) -> bytes:
-        """Return H("certificate", its bytes): what the committee signs."""
-        return tagged("certificate", encode(self))
+        """Return H("certificate", its bytes with ballot 0): what later ones, messages and blocks name it by.
+
+        Members may end a turn in several ballots, each with the same value: all of them go on from one id.
+        """
+        return tagged("certificate", encode(msgspec.structs.replace(self, ballot=0)))
+
+    @property
+    def value(self) -> bytes:
+        """Return what a vote is about: the id, the same in whichever ballot."""
+        return self.id
 
     @cached_property
-    def value(self) -> bytes:
-        """Return what a vote is about: the same certificate in whichever ballot, H("value", ...)."""
-        return tagged("value", encode(msgspec.structs.replace(self, ballot=0)))
+    def word(self) -> bytes:
+        """Return H("word", its bytes): what the committee signs. Shares of two ballots never make one signature."""
+        return tagged("word", encode(self))
 
 
 class SignedCertificate(Message, frozen=True):
     """A certificate with the committee's signature and the slot's beacon."""
 
     certificate: Certificate
-    signature: GroupSignature  #: over `certificate.id`
+    signature: GroupSignature  #: over `certificate.word`
     beacon: GroupSignature  #: over `beacon_digest`
 
 

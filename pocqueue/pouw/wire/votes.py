@@ -61,7 +61,7 @@ class Vote(Message, frozen=True, dict=True):
     member: Small
     share: (
         GroupSignature | None
-    )  #: of a precommit for a value: by the member's share, over the id of the ballot's certificate
+    )  #: of a precommit for a value: by the member's share, over `Certificate.word` of this ballot
     signature: Signature  #: of its account, over `id`
 
     @cached_property
@@ -85,7 +85,7 @@ class BeaconShare(Message, frozen=True):
     network: Hash
     epoch: Count
     turn: Count
-    certificate: Hash  #: id of the certificate that it follows
+    word: Hash  #: `Certificate.word` of the certificate that it follows
     signature: GroupSignature  #: the committee's over it: the proof that it may be said
     member: Small
     share: GroupSignature  #: over `slots.beacon_digest`

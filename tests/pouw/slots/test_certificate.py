@@ -135,3 +135,12 @@ def test_a_membership_leads_to_the_root() -> None:
         proof = membership(message, _RECORD)
         assert (proof.iteration, proof.index, proof.signed) == (message, index, _RECORD.signed)
         assert root_of_path(message.id, index, 5, proof.path) == _SECOND.root
+
+
+def test_each_ballot_is_signed_for_itself_and_leads_to_one_id() -> None:
+    """Members that end a turn in different ballots go on from the same certificate; its signature is of one ballot."""
+    again = replace(_SECOND, ballot=3)
+    assert (again.id, again.word == _SECOND.word) == (_SECOND.id, False)
+    signed = replace(certify(_SECRET, _SECOND), certificate=again)
+    with pytest.raises(SlotError, match="signature"):
+        verify_signed(signed, _COMMITTEE)
