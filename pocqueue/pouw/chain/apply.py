@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from pocqueue.pouw.chain import escrow, tickets
+from pocqueue.pouw.chain import escrow, evidence, tickets
 from pocqueue.pouw.chain.amounts import text
 from pocqueue.pouw.chain.difficulty import next_clock
 from pocqueue.pouw.chain.genesis import Genesis, Parameters
@@ -22,6 +22,7 @@ from pocqueue.pouw.chain.state import Draft
 from pocqueue.pouw.wire.blocks import Header
 from pocqueue.pouw.wire.transactions import (
     MAX_TRANSACTION_BYTES,
+    Evidence,
     Faucet,
     OrderTask,
     Release,
@@ -65,6 +66,8 @@ def check_transaction(genesis: Genesis, transaction: Transaction) -> None:
             escrow.check_order(genesis.parameters, order)
         case Settle() as settle:
             escrow.check_settlement(settle)
+        case Evidence() as shown:
+            evidence.check_evidence(genesis, shown)
         case Faucet() if not genesis.parameters.faucet:
             raise fault("faucet", f"the network {genesis.name} has none.")
         case Release() | Faucet():
@@ -212,4 +215,5 @@ _EFFECTS: dict[type, Callable[[Genesis, Draft, Transaction], None]] = {
     OrderTask: escrow.open_task,
     Settle: escrow.settle_task,
     Faucet: _faucet,
+    Evidence: evidence.punish,
 }

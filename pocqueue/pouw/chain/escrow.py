@@ -1,8 +1,8 @@
 """Rules of clients' tasks: what is in escrow for one, and who gets it.
 
-A task's pot is its training fee, and of its reward the share that its quality Q is worth. Of the pot 60 % go to
-miners by certified slots x parts, 20 % to the committee, 15 % to evaluators (there are none yet: to the client) and
-5 % to the pool of bounties; everything else goes back to the client.
+A task's pot is its training fee, the stakes that were taken for faults in it, and of its reward the share that its
+quality Q is worth. Of the pot 60 % go to miners by certified slots x parts, 20 % to the committee, 15 % to evaluators
+(there are none yet: to the client) and 5 % to the pool of bounties; everything else goes back to the client.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def settle_task(genesis: Genesis, draft: Draft, transaction: Transaction) -> Non
 def payouts(record: TaskRecord, settle: Settle, members: Sequence[bytes]) -> Payouts:
     """Return who gets what of a task's escrow; the rest goes back to its client."""
     value = quality(decode(record.requirements, TaskModel).min_accuracy, settle)
-    pot = record.reward * value // MILLION + record.training_fee
+    pot = record.reward * value // MILLION + record.training_fee + record.slashed
     work = sum(done for _, done in settle.work)
     mined = pot * MINERS_SHARE // 100 if work else 0
     miners = [(account, mined * done // work) for account, done in settle.work] if work else []

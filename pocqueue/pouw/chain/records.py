@@ -14,6 +14,7 @@ Keys, by their first byte; numbers in them are 8 bytes, big-endian, so that they
     d place                Deal of a candidate, while there is one
     m dealer place         (empty) a complaint of the candidate at this place; an Answer, once there is one
     p account              Reputation
+    x account offence      Slash: what this offence has cost
     r task account         Result of an evaluator, until the task is paid out
     s                      Supply
     h                      Clock
@@ -71,13 +72,14 @@ class TaskRecord(Message, frozen=True):
     training_fee: Count  #: µPAI
     deadline_ms: Count
     height: Count  #: of the block that has its order
+    slashed: Count = 0  #: µPAI of stakes that were taken for faults in its training
     outcome: Outcome | None = None  #: None while it is open
     shape: DataShape | None = None  #: of the client's own data; None: they are built in
 
     @property
     def escrow(self) -> int:
         """Return what is in escrow for it, in µPAI."""
-        return 0 if self.outcome else self.reward + self.training_fee
+        return 0 if self.outcome else self.reward + self.training_fee + self.slashed
 
 
 class Outcome(Message, frozen=True):
@@ -140,6 +142,19 @@ class Reputation(Message, frozen=True):
     period: Count = 0  #: both were halved so many times
 
 
+class Slash(Message, frozen=True):
+    """What an offence has cost."""
+
+    ticket: Hash  #: that is no more
+    role: Small  #: that it was for
+    stake: Count  #: µPAI, all of it
+    finder: Account
+    bounty: Count  #: µPAI of it, to the finder
+    task: Hash | None  #: whose pot has the rest; None: nobody has
+    height: Count  #: of the block that has the evidence
+    transaction: Hash  #: the evidence
+
+
 class Supply(Message, frozen=True):
     """All coins that there are, and those that are nobody's yet."""
 
@@ -188,6 +203,16 @@ def open_key(deadline_ms: int, task: bytes) -> bytes:
 def committee_key(epoch: int) -> bytes:
     """Return the key of a `Committee`."""
     return b"c" + _number(epoch)
+
+
+def reputation_key(account: bytes) -> bytes:
+    """Return the key of a `Reputation`."""
+    return b"p" + account
+
+
+def slash_key(account: bytes = b"", offence: bytes = b"") -> bytes:
+    """Return the key of a `Slash`, or the prefix of all of an account or of all."""
+    return b"x" + account + offence
 
 
 def _number(value: int) -> bytes:

@@ -21,12 +21,16 @@ from pocqueue.pouw.chain.records import (
     Clock,
     Committee,
     Office,
+    Reputation,
+    Slash,
     Supply,
     TaskRecord,
     TicketRecord,
     account_key,
     committee_key,
     live_key,
+    reputation_key,
+    slash_key,
     task_key,
     ticket_key,
 )
@@ -126,6 +130,17 @@ class _Layer:
     def committee(self, epoch: int) -> Committee | None:
         """Return the committee of an epoch, in office or not any more."""
         return self._read(committee_key(epoch), Committee)
+
+    def reputation(self, account: bytes) -> Reputation:
+        """Return what was known of an account's work when it was last added to."""
+        return self._read(reputation_key(account), Reputation) or Reputation()
+
+    def slashes(self, account: bytes = b"") -> dict[bytes, list[Slash]]:
+        """Return what offences have cost by the accounts whose they were, of all or of one."""
+        found: dict[bytes, list[Slash]] = {}
+        for key, value in self.scan(slash_key(account)):
+            found.setdefault(key[1:-32], []).append(decode(value, Slash))
+        return found
 
     @property
     def office(self) -> Office | None:

@@ -291,7 +291,7 @@ class Views:
         if settle is None:
             return []  # the chain has turned meanwhile
         shares = payouts(record, settle, self._core.chain.tip.state.members)
-        left = record.reward + record.training_fee - shares.total
+        left = record.reward + record.training_fee + record.slashed - shares.total
         return [
             {"account": account, "amount": pai(amount), "for": reason}
             for account, amount, reason in (
