@@ -11,6 +11,7 @@ PocqueueError
     TicketError         a stake or a role that is not allowed (ValueError)
     InvalidTask         a task that cannot be trained (ValueError)
     SlotError           a message, certificate or beacon of a slot breaks a rule (ValueError)
+    NotSigned           a committee has not signed what it was asked to
     LinkError           a peer cannot be reached, or broke the protocol (ConnectionError)
       PeerFault         what a peer sent is held against it
     TrainingError       the trainer failed or is away; the next slot tries again
@@ -131,6 +132,10 @@ class SlotError(PouwError, ValueError):
     def __init__(self, rule: str, message: str) -> None:
         self.rule = rule
         super().__init__(f"{rule}: {message}")
+
+
+class NotSigned(PouwError):
+    """A committee has not signed what it was asked to; it may later."""
 
 
 class LinkError(PouwError, ConnectionError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -15,6 +16,7 @@ from pocqueue.pouw.chain.genesis import Genesis
 from pocqueue.pouw.chain.mempool import Mempool
 from pocqueue.pouw.chain.signatures import account_of
 from pocqueue.pouw.chain.store import ChainStore
+from pocqueue.pouw.committee.seats import seat_in
 from pocqueue.pouw.config import DEFAULT_PORT, NodeConfig
 from pocqueue.pouw.economics import NodeRole
 from pocqueue.pouw.errors import BadEncoding, LinkError, PeerFault
@@ -28,6 +30,7 @@ from pocqueue.pouw.flow.orders import Orders
 from pocqueue.pouw.flow.rewards import rewards_of
 from pocqueue.pouw.flow.slot_sync import SlotSync
 from pocqueue.pouw.flow.slots import SlotFlow
+from pocqueue.pouw.flow.statements import Statements
 from pocqueue.pouw.flow.sync import Sync
 from pocqueue.pouw.flow.tickets import TicketDesk
 from pocqueue.pouw.flow.views import Views
@@ -104,7 +107,9 @@ class Life:
         secret = bls.SecretKey.from_seed(
             bytes.fromhex(key.sign(tagged("bls-seed", self._genesis.network)))
         )
+        find_seat = functools.partial(seat_in, account=core.account, secret=secret)
         self._orders = Orders(core)
+        self._statements = Statements(core, self._tasks, find_seat)
         self._slots = SlotFlow(core, slot_store, self._missing, self._anchored)
         stack.callback(self._slots.close)
         self._slot_sync = SlotSync(core, self._slots, slot_store)
@@ -162,6 +167,10 @@ class Life:
                 return await self._slots.receive_message(peer, body)
             case Kind.RECORD:
                 return await self._slots.receive_record(peer, body)
+            case Kind.MOTION:
+                return await self._statements.receive_motion(peer, body)
+            case Kind.SHARE:
+                return self._statements.receive_share(peer, body)
             case _:
                 return False
 

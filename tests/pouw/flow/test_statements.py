@@ -1,0 +1,186 @@
+"""A committee signs what enough of its members find right, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from pocqueue.pouw.errors import NotSigned, PeerFault
+from pocqueue.pouw.flow import statements as statements_module
+from pocqueue.pouw.flow.core import Tasks
+from pocqueue.pouw.flow.statements import Statements
+from pocqueue.pouw.p2p.frames import Kind
+from pocqueue.pouw.slots import bls
+from pocqueue.pouw.wire.codec import decode, encode
+from pocqueue.pouw.wire.statements import UNSIGNED, StatementShare, statement_digest
+from pocqueue.pouw.wire.transactions import Close
+from tests.pouw.flow.committees import dealt
+from tests.pouw.flow.parts import PEER
+from tests.pouw.support import GENESIS, account, key
+
+_NAMES = ("first", "second", "third", "fourth")
+_DEALT = dealt([account(name) for name in _NAMES])
+_CLOSE = Close(0, b"t" * 32, 0, 8, b"w" * 32, 9, 10, 1, (), UNSIGNED)
+_DIGEST = statement_digest(GENESIS.network, _CLOSE)
+Judge = Callable[[Close], Awaitable[bool]]
+
+
+class _State:
+    """A chain's state in which the committee is in office and everybody here has a ticket but "stranger"."""
+
+    office = SimpleNamespace(epoch=0)
+
+    def committee(self, epoch: int) -> Any:
+        return _DEALT.committee if epoch == 0 else None
+
+    def live_ticket(self, who: bytes, role: int) -> bytes | None:
+        return None if who == account("stranger") else b"t" * 32
+
+
+class _Node:
+    """A node's statements; what it pushes comes to all others."""
+
+    def __init__(self, name: str, hub: list[_Node], judge: Judge | None) -> None:
+        self.name, self.hub, self.pushed = name, hub, list[tuple[Kind, bytes]]()
+        self.tasks = Tasks(name)
+        state = SimpleNamespace(tip=SimpleNamespace(state=_State()))
+        core: Any = SimpleNamespace(
+            name=name,
+            genesis=GENESIS,
+            key=key(name),
+            account=account(name),
+            chain=state,
+            network=self,
+            in_chain=self._in_chain,
+        )
+        self.statements = Statements(core, self.tasks, _DEALT.seat(account(name)))
+        if judge is not None:
+            self.statements.judges[Close] = judge
+        hub.append(self)
+
+    async def _in_chain(self, work: Callable[..., Any], *args: Any) -> Any:
+        return work(*args)
+
+    def push(self, kind: Kind, body: bytes) -> int:
+        """See `Network.push`."""
+        self.pushed.append((kind, body))
+        for other in self.hub:
+            if other is not self:
+                other.tasks.start(other.take(kind, body))
+        return len(self.hub) - 1
+
+    async def take(self, kind: Kind, body: bytes) -> None:
+        """Take what another one pushes."""
+        if kind is Kind.MOTION:
+            await self.statements.receive_motion(PEER, body)
+        elif (kind, body) not in self.pushed and self.statements.receive_share(PEER, body):
+            self.push(kind, body)
+
+
+@contextlib.asynccontextmanager
+async def _committee(*answers: bool, **others: Judge | None) -> Any:
+    """Open a node for each member, which answers so, and others by their names."""
+    hub = list[_Node]()
+    for name, answer in zip(_NAMES, answers, strict=False):
+
+        async def judge(close: Close, answer: bool = answer) -> bool:
+            return answer
+
+        _Node(name, hub, judge)
+    for name, other in others.items():
+        _Node(name, hub, other)
+    try:
+        yield hub
+    finally:
+        await asyncio.gather(*(one.tasks.close() for one in hub))
+
+
+def _is_signed(signature: bytes) -> bool:
+    return bls.verify(_DEALT.committee.group_key, _DIGEST, signature)
+
+
+async def test_three_of_four_sign_what_a_member_moves() -> None:
+    """The fourth one finds it wrong."""
+    async with _committee(True, True, False, True) as nodes:
+        assert _is_signed(await nodes[0].statements.sign(_CLOSE))
+
+
+async def test_somebody_with_a_ticket_may_move() -> None:
+    """Though it is no member; then three of them have to answer."""
+    async with _committee(False, True, True, True, verifier=None) as nodes:
+        assert _is_signed(await nodes[-1].statements.sign(_CLOSE))
+
+
+async def test_two_of_four_sign_nothing() -> None:
+    """Nor is a motion of somebody without a ticket judged or passed on."""
+    async with _committee(True, True, False, False, stranger=None) as nodes:
+        with pytest.raises(NotSigned, match="2 of the 3 members"):
+            await nodes[0].statements.sign(_CLOSE, 0.2)
+        with pytest.raises(NotSigned, match="epoch 7"):
+            await nodes[0].statements.sign(replace(_CLOSE, epoch=7), 0.2)
+        for one in nodes:
+            one.pushed.clear()
+        with pytest.raises(NotSigned, match="0 of the 3"):
+            await nodes[-1].statements.sign(replace(_CLOSE, slots=9), 0.2)
+        assert [one.pushed for one in nodes[:-1]] == [[]] * 4
+
+
+async def test_each_statement_is_judged_once_and_answered_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """To whoever repeats it because an answer was lost."""
+    monkeypatch.setattr(statements_module, "REPEAT_S", 0.05)
+    monkeypatch.setattr(statements_module, "_PASS_S", 0.0)
+    asked = list[Close]()
+
+    async def judge(close: Close) -> bool:
+        asked.append(close)
+        return True
+
+    async with _committee(verifier=None, second=judge) as nodes:
+        with pytest.raises(NotSigned, match="1 of the 3"):
+            await nodes[0].statements.sign(_CLOSE, 0.3)
+        assert asked == [_CLOSE]
+        assert [kind for kind, _ in nodes[1].pushed].count(Kind.SHARE) > 1
+
+
+async def test_a_share_that_is_not_its_members_is_refused() -> None:
+    """One of another member, of another statement, or of nobody; one of a statement that nobody moved goes nowhere."""
+    async with _committee(True, True) as nodes:
+        statements = nodes[0].statements
+        good = StatementShare(GENESIS.network, 0, _DIGEST, 1, _DEALT.shares[1].sign(_DIGEST))
+        assert not statements.receive_share(PEER, encode(good))
+        signing = asyncio.create_task(statements.sign(_CLOSE, 0.5))
+        await statements.judged.heard(0.1)
+        for wrong in (
+            replace(good, member=2),
+            replace(good, share=_DEALT.shares[1].sign(b"d" * 32)),
+            replace(good, share=b"\xc0" + bytes(95)),
+        ):
+            with pytest.raises(PeerFault, match="not that of member"):
+                statements.receive_share(PEER, encode(wrong))
+        assert not statements.receive_share(PEER, encode(replace(good, member=9)))
+        assert statements.receive_share(PEER, encode(good))
+        with pytest.raises(NotSigned, match="2 of the 3"):
+            await signing
+
+
+async def test_what_is_no_motion_is_held_against_its_sender() -> None:
+    """Nor one with another's signature; a wrong one of another network likewise."""
+    async with _committee(True) as nodes:
+        statements = nodes[0].statements
+        motion = statements._motion(_CLOSE)
+        for body in (
+            b"x",
+            encode(replace(motion, signature=bytes(64))),
+            encode(replace(motion, network=b"n" * 32)),
+        ):
+            with pytest.raises(PeerFault):
+                await statements.receive_motion(PEER, body)
+        assert decode(encode(motion), type(motion)) == motion
