@@ -124,10 +124,9 @@ class Mining:
         finally:
             self.is_training = False
         candidate = await core.in_chain(self._candidate, history.task.id, work.slot + 1)
-        sent = await self._slots.in_slots(
+        message = await self._slots.in_slots(
             lane.message, work, done, parts, candidate, self._store.write_sent
         )
-        message = sent.message
         self._sent = (history.task.id, work.slot)
         self._core.network.push(Kind.ITERATION, encode(message))
         await self._slots.keep(history, message, is_own=True)

@@ -1,8 +1,8 @@
 """One lane of a miner: what it computes next, what it says of it, and the block that may come of it.
 
-A residual counts what earlier certified messages of the lap left over. It is a function of the history and of
-the newest message with the residuals before and after it, so these three are all that is kept on disk. A lane
-that has lost them sits the lap out: a map from another residual would fail when it is executed again.
+A residual counts what earlier certified messages of the lap left over. It stays in memory: the newest message
+alone is on disk before it is sent, so that no lane contradicts itself. A lane that was restarted within a lap in
+which it has certified messages sits that lap out: a map from another residual would fail when it is executed again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from pocqueue.pouw.slots.draws import base_nonce, draws
 from pocqueue.pouw.slots.history import Lane, SlotHistory
 from pocqueue.pouw.slots.maps import decode_map, map_hash
 from pocqueue.pouw.wire.blocks import Block, Header, Trained
-from pocqueue.pouw.wire.codec import Message
 from pocqueue.pouw.wire.hashes import ZERO
 from pocqueue.pouw.wire.requests import IterationWithMap
 from pocqueue.pouw.wire.slots import Iteration, Membership, SlotRecord
@@ -63,12 +62,11 @@ class Computed(Protocol):
         """Return the residual after it, if it is certified."""
 
 
-class Sent(Message, frozen=True):
-    """A message as it is about to be sent, with what its lane needs to go on behind it."""
+class _Residuals(NamedTuple):
+    """Of the newest message."""
 
-    message: IterationWithMap
-    before: bytes | None  #: residual before it; None: zero
-    after: bytes  #: residual after it, if it is certified
+    before: bytes | None  #: None: zero
+    after: bytes  #: if it is certified
 
 
 class LaneMiner:
@@ -82,12 +80,17 @@ class LaneMiner:
     """
 
     def __init__(
-        self, history: SlotHistory, key: SigningKey, lane: int = 0, sent: Sent | None = None
+        self,
+        history: SlotHistory,
+        key: SigningKey,
+        lane: int = 0,
+        sent: IterationWithMap | None = None,
     ) -> None:
         self.lane: Lane = (account_of(key), lane)
         self._history = history
         self._key = key
         self._sent = sent
+        self._residuals: _Residuals | None = None
         # What the newest message commits to; gone after a restart, which costs the draws of a slot.
         self._candidate: Candidate | None = None
         # What its message of the newest certified slot commits to, with the proof of that message.
@@ -97,23 +100,24 @@ class LaneMiner:
     def current(self) -> IterationWithMap | None:
         """Return its message of the open slot, to be sent again while the slot stays open."""
         sent = self._sent
-        if sent is None or sent.message.iteration.slot != self._history.next_slot:
-            return None
-        return sent.message
+        is_open = sent is not None and sent.iteration.slot == self._history.next_slot
+        return sent if is_open else None
 
     def work(self) -> Work | None:
         """Return the iteration that is due; None: it has sent that, or it sits the lap out."""
-        history, sent = self._history, self._sent
+        history, sent, residuals = self._history, self._sent, self._residuals
         slot = history.next_slot
-        if sent is not None and sent.message.iteration.slot >= slot:
+        if sent is not None and sent.iteration.slot >= slot:
             return None
         own = history.own(self.lane)
         if not own:
             residual = None
-        elif sent is not None and sent.message.iteration.id == own[-1].id:
-            residual = sent.after
-        elif sent is not None and sent.message.iteration.slot > own[-1].slot:
-            residual = sent.before  # the newest was not certified, so it never was
+        elif sent is None or residuals is None:
+            return None  # it was restarted
+        elif sent.iteration.id == own[-1].id:
+            residual = residuals.after
+        elif sent.iteration.slot > own[-1].slot:
+            residual = residuals.before  # the newest was not certified, so it never was
         else:
             return None
         return Work(slot, history.theta, residual, history.previous)
@@ -124,8 +128,8 @@ class LaneMiner:
         done: Computed,
         parts: int,
         candidate: Candidate | None,
-        write: Callable[[Sent], None],
-    ) -> Sent:
+        write: Callable[[IterationWithMap], None],
+    ) -> IterationWithMap:
         """Sign the message of a slot, and put it on disk before it is the one that may be sent.
 
         Args:
@@ -138,7 +142,7 @@ class LaneMiner:
         Raises:
             SlotError: ``sent``: this lane has a message of this slot, or of a later one.
         """
-        if self._sent is not None and self._sent.message.iteration.slot >= work.slot:
+        if self._sent is not None and self._sent.iteration.slot >= work.slot:
             raise SlotError("sent", f"a message of slot {work.slot} was made already.")
         task, (account, lane) = self._history.task, self.lane
         if candidate is not None:
@@ -162,9 +166,10 @@ class LaneMiner:
             signature=bytes(64),
         )
         iteration = msgspec.structs.replace(iteration, signature=sign(self._key, iteration.id))
-        sent = Sent(IterationWithMap(iteration, done.map), work.residual, done.residual)
+        sent = IterationWithMap(iteration, done.map)
         write(sent)
         self._candidate, self._sent = candidate, sent
+        self._residuals = _Residuals(work.residual, done.residual)
         return sent
 
     def certified(self, record: SlotRecord, num_draws: Callable[[int, int], int]) -> Block | None:
@@ -181,7 +186,7 @@ class LaneMiner:
             A block that meets its target; None if there is none.
         """
         slot, committed = record.signed.certificate.slot, self._committed
-        message = None if self._sent is None else self._sent.message.iteration
+        message = None if self._sent is None else self._sent.iteration
         if message is None or message.slot != slot or message.id not in record.ids:
             self._committed = None
             return None

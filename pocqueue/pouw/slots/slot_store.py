@@ -17,7 +17,6 @@ from typing_extensions import override
 from pocqueue.pouw.errors import BadEncoding, NodeDataError, SlotError
 from pocqueue.pouw.slots.certificate import age
 from pocqueue.pouw.slots.history import KEPT_LAPS, Advance, Checkpoint, Lane, SlotHistory
-from pocqueue.pouw.slots.miner import Sent
 from pocqueue.pouw.slots.task import LAP, TaskSpec
 from pocqueue.pouw.wire.codec import decode, encode
 from pocqueue.pouw.wire.requests import IterationWithMap, Slot
@@ -273,19 +272,19 @@ class SlotStore(SqliteFile):
                     forgotten.append(task)
         return forgotten
 
-    def write_sent(self, sent: Sent) -> None:
+    def write_sent(self, sent: IterationWithMap) -> None:
         """Keep what a lane of this node sends instead of what it sent before; it is on disk on return."""
-        it = sent.message.iteration
+        it = sent.iteration
         row = (it.task, it.miner, it.lane, encode(sent))
         with self.transaction() as db:
             db.execute("INSERT OR REPLACE INTO sent VALUES (?, ?, ?, ?)", row)
 
-    def sent(self, task: bytes, lane: Lane) -> Sent | None:
+    def sent(self, task: bytes, lane: Lane) -> IterationWithMap | None:
         """Return what a lane of this node sent last for a task."""
         query = "SELECT sent FROM sent WHERE task = ? AND miner = ? AND lane = ?"
         with self.transaction() as db:
             row = db.execute(query, (task, *lane)).fetchone()
-        return None if row is None else self._decode(row[0], Sent)
+        return None if row is None else self._decode(row[0], IterationWithMap)
 
     def _forget_from(self, db: sqlite3.Connection, task: bytes, first: int) -> None:
         db.execute("DELETE FROM record WHERE task = ? AND slot >= ?", (task, first))
@@ -294,7 +293,7 @@ class SlotStore(SqliteFile):
         db.execute("DELETE FROM theta WHERE task = ? AND slot > ?", (task, first))
         query = "SELECT miner, lane, sent FROM sent WHERE task = ?"
         for miner, lane, sent in db.execute(query, (task,)).fetchall():
-            if self._decode(sent, Sent).message.iteration.slot > first:
+            if self._decode(sent, IterationWithMap).iteration.slot > first:
                 at = (task, miner, lane)
                 db.execute("DELETE FROM sent WHERE task = ? AND miner = ? AND lane = ?", at)
 

@@ -32,7 +32,7 @@ CREATE TABLE sent (
     task BLOB NOT NULL,
     miner BLOB NOT NULL,
     lane INTEGER NOT NULL,
-    sent BLOB NOT NULL,       -- `slots.miner.Sent`: the newest message, with the residuals before and after it
+    sent BLOB NOT NULL,       -- `wire.requests.IterationWithMap`: the newest message
     PRIMARY KEY (task, miner, lane)
 ) STRICT;
 CREATE TABLE meta (

@@ -9,17 +9,17 @@ from pocqueue.pouw.errors import NodeDataError, SlotError
 from pocqueue.pouw.slots.draws import base_nonce, is_allowed
 from pocqueue.pouw.slots.history import SlotHistory
 from pocqueue.pouw.slots.messages import check
-from pocqueue.pouw.slots.miner import Candidate, LaneMiner, Sent, Work
+from pocqueue.pouw.slots.miner import Candidate, LaneMiner, Work
 from pocqueue.pouw.slots.task import TaskSpec
 from pocqueue.pouw.training.iterate import iterate
 from pocqueue.pouw.training.messages import Verdict
 from pocqueue.pouw.training.models import Model, fixed_arithmetic
 from pocqueue.pouw.training.reexecute import reexecute
 from pocqueue.pouw.wire.blocks import Block, Header, Trained
-from pocqueue.pouw.wire.codec import decode, encode
 from pocqueue.pouw.wire.hashes import root_of_path
+from pocqueue.pouw.wire.requests import IterationWithMap
 from pocqueue.pouw.wire.slots import SlotRecord
-from tests.pouw.slots.support import KEYS, LANES, NETWORK, TASK, decided, grow, made_up
+from tests.pouw.slots.support import KEYS, LANES, NETWORK, TASK, MadeUp, decided, grow, made_up
 
 _EASY = b"\xff" * 32
 _HARD = bytes(32)
@@ -34,9 +34,15 @@ def _candidate(slot: int, target: bytes = _EASY) -> Candidate:
     return Candidate(header, ())
 
 
-def _said(miner: LaneMiner, work: Work | None, candidate: Candidate | None = None) -> Sent:
+def _said(
+    miner: LaneMiner, work: Work | None, candidate: Candidate | None = None
+) -> IterationWithMap:
     assert work is not None
-    return miner.message(work, made_up(work.theta, b"%d" % work.slot), 1, candidate, lambda _: None)
+    return miner.message(work, _made(work), 1, candidate, lambda _: None)
+
+
+def _made(work: Work) -> MadeUp:
+    return made_up(work.theta, b"%d" % work.slot)
 
 
 def _residual(miner: LaneMiner) -> bytes | None:
@@ -45,8 +51,8 @@ def _residual(miner: LaneMiner) -> bytes | None:
     return work.residual
 
 
-def _certify(history: SlotHistory, *sent: Sent) -> SlotRecord:
-    record = decided(history, *(it.message for it in sent)).slot.record
+def _certify(history: SlotHistory, *sent: IterationWithMap) -> SlotRecord:
+    record = decided(history, *sent).slot.record
     history.add(history.check(record))
     return record
 
@@ -56,9 +62,8 @@ def test_a_message_is_one_that_everybody_takes() -> None:
     history = SlotHistory(TASK, NETWORK)
     grow(history, KEYS[1])
     sent = _said(LaneMiner(history, KEYS[0]), LaneMiner(history, KEYS[0]).work())
-    check(sent.message, TASK, NETWORK, 1, 1)
-    assert sent.message.iteration.previous == history.previous
-    assert decode(encode(sent), Sent) == sent
+    check(sent, TASK, NETWORK, 1, 1)
+    assert sent.iteration.previous == history.previous
 
 
 def test_a_slot_has_one_message() -> None:
@@ -67,11 +72,11 @@ def test_a_slot_has_one_message() -> None:
     miner = LaneMiner(history, KEYS[0])
     work = miner.work()
     sent = _said(miner, work)
-    assert (miner.work(), miner.current) == (None, sent.message)
+    assert (miner.work(), miner.current) == (None, sent)
     with pytest.raises(SlotError, match="sent: a message of slot 0 was made already"):
         _said(miner, work)
     again = LaneMiner(history, KEYS[0], sent=sent)
-    assert (again.work(), again.current) == (None, sent.message)
+    assert (again.work(), again.current) == (None, sent)
     _certify(history, sent)
     assert miner.current is None
 
@@ -82,7 +87,7 @@ def test_a_message_that_is_not_on_disk_is_none() -> None:
     work = miner.work()
     assert work is not None
 
-    def write(_: Sent) -> None:
+    def write(_: IterationWithMap) -> None:
         raise NodeDataError("the disk is full")
 
     with pytest.raises(NodeDataError):
@@ -95,14 +100,16 @@ def test_a_residual_counts_if_its_message_is_certified() -> None:
     history = SlotHistory(TASK, NETWORK)
     miner = LaneMiner(history, KEYS[0])
     assert _residual(miner) is None
-    first = _said(miner, miner.work())
-    _certify(history, first)
-    assert _residual(miner) == first.after
-    lost = _said(miner, miner.work())
+    work = miner.work()
+    assert work is not None
+    _certify(history, _said(miner, work))
+    after = _made(work).residual
+    assert _residual(miner) == after
+    _said(miner, miner.work())
     grow(history, KEYS[1])
-    assert (_residual(miner), lost.before) == (first.after, first.after)
+    assert _residual(miner) == after
     grow(history)
-    assert _residual(miner) == first.after
+    assert _residual(miner) == after
     while history.next_slot < 7:
         grow(history)
     _certify(history, _said(miner, miner.work()))
@@ -111,31 +118,29 @@ def test_a_residual_counts_if_its_message_is_certified() -> None:
 
 
 @pytest.mark.parametrize("is_certified", [True, False])
-def test_a_miner_restarted_within_a_lap_goes_on(is_certified: bool) -> None:
-    """From what it sent last, whether that was certified while it was away or not."""
+def test_a_miner_restarted_within_a_lap_sits_it_out(is_certified: bool) -> None:
+    """Its residual is lost: its map would be another than the one that is executed again."""
     history = SlotHistory(TASK, NETWORK)
     miner = LaneMiner(history, KEYS[0])
-    first = _said(miner, miner.work())
-    _certify(history, first)
+    _certify(history, _said(miner, miner.work()))
     second = _said(miner, miner.work())
     _certify(history, *[second] * is_certified)
-    again = LaneMiner(history, KEYS[0], sent=decode(encode(second), Sent))
-    assert _residual(again) == (second.after if is_certified else first.after)
-
-
-def test_a_miner_that_lost_its_residual_sits_the_lap_out() -> None:
-    """Its map would be another than the one that is executed again."""
-    history = SlotHistory(TASK, NETWORK)
-    miner = LaneMiner(history, KEYS[0])
-    first = _said(miner, miner.work())
-    _certify(history, first)
-    second = _said(miner, miner.work())
-    _certify(history, second)
-    for sent in (None, first):
+    for sent in (None, second):
         assert LaneMiner(history, KEYS[0], sent=sent).work() is None
     while history.next_slot < 8:
         grow(history)
-    assert _residual(LaneMiner(history, KEYS[0], sent=first)) is None
+    assert _residual(LaneMiner(history, KEYS[0], sent=second)) is None
+
+
+def test_a_miner_restarted_before_anything_of_a_lap_was_certified_goes_on() -> None:
+    """What it sent for the open slot it sends again; later ones begin at zero."""
+    history = SlotHistory(TASK, NETWORK)
+    miner = LaneMiner(history, KEYS[0])
+    lost = _said(miner, miner.work())
+    again = LaneMiner(history, KEYS[0], sent=lost)
+    assert (again.work(), again.current) == (None, lost)
+    grow(history, KEYS[1])
+    assert _residual(again) is None
 
 
 def _mined(
@@ -196,7 +201,7 @@ def test_a_message_without_a_candidate_commits_to_nothing() -> None:
     history = SlotHistory(TASK, NETWORK)
     miner = LaneMiner(history, KEYS[0])
     sent = _said(miner, miner.work())
-    assert sent.message.iteration.commitment == bytes(32)
+    assert sent.iteration.commitment == bytes(32)
     assert miner.certified(_certify(history, sent), lambda parts, entries: 16) is None
 
 
@@ -209,24 +214,29 @@ def test_another_key_is_another_lane() -> None:
 
 
 def test_what_a_lane_says_can_be_executed_again() -> None:
-    """Though it was restarted all the time, and some of its messages were not certified."""
+    """Though it was restarted in its first lap, and some of its messages were not certified."""
     with fixed_arithmetic():
         task = TaskSpec(b"r" * 32, "MLP", (32,), "digits", 32, 0.3, 0.02)
         model, history = Model(task), SlotHistory(task, NETWORK)
-        sent = None
-        for slot in range(12):
-            miner = LaneMiner(history, KEYS[0], sent=sent)
+        miner = LaneMiner(history, KEYS[0])
+        for slot in range(20):
             work = miner.work()
+            if slot in (5, 6, 7):
+                assert work is None
+                _certify(history)
+                continue
             assert work is not None
-            assert (work.residual is None) == (slot in (0, 8, 9))
+            assert (work.residual is None) == (slot in (0, 8, 9, 16))
             account, lane = miner.lane
             done = iterate(
                 *(model, work.theta, work.residual), slot=slot, miner=account, lane=lane, parts=2
             )
-            sent = decode(encode(miner.message(work, done, 2, None, lambda _: None)), Sent)
-            is_certified = slot not in (2, 5, 8)
+            sent = miner.message(work, done, 2, None, lambda _: None)
+            is_certified = slot not in (2, 8, 11)
             _certify(history, *[sent] * is_certified)
             if is_certified:
                 lap = history.lap(slot, miner.lane)
                 verdict = reexecute(model, lap, miner=account, lane=lane, published=done.map)
-                assert verdict == Verdict(0, sent.message.iteration.entries, 1.0, True)
+                assert verdict == Verdict(0, sent.iteration.entries, 1.0, True)
+            if slot == 4:
+                miner = LaneMiner(history, KEYS[0], sent=sent)

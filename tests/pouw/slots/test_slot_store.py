@@ -15,9 +15,10 @@ from pocqueue.node.keys import SigningKey
 from pocqueue.pouw.errors import NodeDataError, SlotError
 from pocqueue.pouw.slots.certificate import certify
 from pocqueue.pouw.slots.history import Advance, SlotHistory
-from pocqueue.pouw.slots.miner import LaneMiner, Sent
+from pocqueue.pouw.slots.miner import LaneMiner
 from pocqueue.pouw.slots.slot_store import SLOTS_NAME, SlotStore
 from pocqueue.pouw.wire.codec import encode
+from pocqueue.pouw.wire.requests import IterationWithMap
 from pocqueue.pouw.wire.slots import SlotRecord
 from tests.pouw.slots.support import (
     KEYS,
@@ -145,7 +146,9 @@ def test_a_history_goes_on_from_another_nodes_weights() -> None:
         assert follower.theta == newcomer.history(TASK).theta == history.theta
 
 
-def _sent(history: SlotHistory, sent: Sent | None = None, key: SigningKey = KEYS[0]) -> Sent:
+def _sent(
+    history: SlotHistory, sent: IterationWithMap | None = None, key: SigningKey = KEYS[0]
+) -> IterationWithMap:
     miner = LaneMiner(history, key, sent=sent)
     work = miner.work()
     assert work is not None
