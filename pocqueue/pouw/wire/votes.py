@@ -66,17 +66,13 @@ class Vote(Message, frozen=True, dict=True):
 
     @cached_property
     def id(self) -> bytes:
-        """Return H("vote", everything but share and signature)."""
-        fields = (
-            self.network,
-            self.epoch,
-            self.turn,
-            self.ballot,
-            self.kind,
-            self.value,
-            self.member,
-        )
+        """Return H("vote", everything but the signature): whoever passes it on cannot spoil its share."""
+        fields = tuple(getattr(self, name) for name in self.__struct_fields__[:-1])
         return tagged("vote", encode(fields))
+
+
+#: What a member says in a turn.
+Said = Proposal | Vote
 
 
 class BeaconShare(Message, frozen=True):
