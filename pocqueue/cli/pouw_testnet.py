@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import socket
-import sys
+import random
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,111 +14,138 @@ import typer
 
 from pocqueue.cli.options import EnvFile, Json
 from pocqueue.cli.output import EXIT_FAILED, console, print_error, print_json
-from pocqueue.cli.pouw_view import COMPARED_BLOCKS, SHOWN_BLOCKS, line, table, verdict
+from pocqueue.cli.pouw_nodes import Node, look, places, running
+from pocqueue.cli.pouw_view import COMPARED_BLOCKS, COMPARED_SLOTS, line, table, verdict
 
 if TYPE_CHECKING:
+    from pocqueue.cli.pouw_chaos import Chaos
     from pocqueue.processes.tree import ProcessTree
 
 _LOOK_S = 1.0
 _LINE_S = 5.0
-
-
-@dataclass(frozen=True)
-class Node:
-    """One of the network's processes."""
-
-    name: str
-    role: str
-    port: int
-    http_port: int
+#: What is on its way at the end arrives within this, or never.
+_AGREE_S = 30.0
+_LARGEST_SEED = 2**31
 
 
 def run(
-    miners: Annotated[
-        int, typer.Option(min=1, max=32, help="Nodes that train and mine, beside one supervisor.")
-    ] = 3,
+    supervisors: Annotated[
+        int,
+        typer.Option(min=1, max=16, help="Who certifies slots: one alone, or 4 and more together."),
+    ] = 1,
+    miners: Annotated[int, typer.Option(min=1, max=32, help="Nodes that train and mine.")] = 3,
     verifiers: Annotated[int, typer.Option(min=0, max=8, help="Nodes that only check blocks.")] = 0,
+    evaluators: Annotated[
+        int,
+        typer.Option(min=0, max=8, help="Nodes that judge clients' models once they are trained."),
+    ] = 0,
     seconds: Annotated[
         float | None,
-        typer.Option(min=1, help="End by itself after that long [default: at Ctrl-C]."),
+        typer.Option(
+            min=1,
+            help="End by itself after that long [default: at Ctrl-C; with --chaos when all is done].",
+        ),
+    ] = None,
+    chaos: Annotated[
+        bool,
+        typer.Option(
+            "--chaos", help="Kill, pause and cut off nodes, and have some cheat: each kind once."
+        ),
+    ] = False,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=_LARGEST_SEED, help="Of what --chaos does [default: another one each time]."
+        ),
     ] = None,
     as_json: Json = False,
     env_file: EnvFile = None,
 ) -> None:
-    """Run a network of real nodes on this machine, one supervisor and some miners, and show how they get on.
+    """Run a network of real nodes on this machine, and show how they get on.
 
     Each node is a process with a folder and a key of its own; they talk over loopback. Nothing outlives the command.
     On a terminal a table is renewed every second, elsewhere a line is printed every 5 s; with --json one object
-    at the end. Exit code: 0 if all nodes have one history at the end, 1 if they do not, or one did not stay up.
-    """
+    at the end. Exit code: 0 if all nodes have one history at the end, 1 if they do not, or one did not stay up, or the
+    network did not do with --chaos what it should; 2 for bad input.
+    """  # fmt: skip
     from pocqueue.processes.tree import stop_signals
 
-    roles = ["supervisor", *["miner"] * miners, *["verifier"] * verifiers]
+    _check(supervisors, miners, chaos=chaos, seed=seed)
+    counts = {"supervisor": supervisors, "miner": miners, "verifier": verifiers, "evaluator": evaluators}  # fmt: skip
+    nodes = places([role for role, count in counts.items() for _ in range(count)])
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pocqueue-testnet-")))
-        nodes = places(roles)
-        tree = stack.enter_context(running(nodes, folder))
-        with suppress(KeyboardInterrupt), stop_signals():
-            failure = _watch(nodes, tree, seconds, shown=not as_json)
+        tree = stack.enter_context(running(nodes, folder, has_chaos=chaos))
+        happens = _chaos(seed, nodes, tree, shown=not as_json) if chaos else None
+        with (
+            suppress(KeyboardInterrupt),
+            stop_signals(),
+            nullcontext() if happens is None else happens,
+        ):
+            failure = _watch(nodes, tree, seconds, happens, shown=not as_json)
             if failure:
                 print_error(failure)
                 raise typer.Exit(EXIT_FAILED)
-        found = look(nodes, COMPARED_BLOCKS)
-    agreement = verdict(found)
+        cheaters = set() if happens is None else happens.cheaters
+        found = _settled(nodes, cheaters)
+    agreement = verdict(found, cheaters)
     if as_json:
-        print_json({"nodes": found, "agreement": agreement})
+        said = {} if happens is None else {"chaos": happens.to_json()}
+        print_json({"nodes": found, "agreement": agreement, **said})
     else:
+        for text in [] if happens is None else happens.summary():
+            console().print(text)
         console().print(agreement["sentence"])
-    if not agreement["agree"]:
+    if not agreement["agree"] or not (happens is None or happens.is_well):
         raise typer.Exit(EXIT_FAILED)
 
 
-def places(roles: list[str]) -> list[Node]:
-    """Return nodes with free ports, each named by its role."""
-    counts: dict[str, int] = {}
-    nodes = []
-    with ExitStack() as held:
-        for role in roles:
-            ports = []
-            for _ in range(2):
-                # All of them are held until the last one is found, so that none is found twice.
-                sock = held.enter_context(socket.socket())
-                sock.bind(("127.0.0.1", 0))
-                ports.append(sock.getsockname()[1])
-            counts[role] = counts.get(role, 0) + 1
-            nodes.append(Node(f"{role}_{counts[role]:03d}", role, *ports))
-    return nodes
+def _check(supervisors: int, miners: int, *, chaos: bool, seed: int | None) -> None:
+    from pocqueue.pouw.chaos.plan import LEAST_MINERS
+    from pocqueue.pouw.errors import ConfigError
+
+    if supervisors in (2, 3):
+        raise ConfigError(
+            "--supervisors",
+            supervisors,
+            "1, or 4 and more: a committee of 2 or 3 tolerates nobody's failure, so it is worse than one",
+        )
+    if chaos and miners < LEAST_MINERS:
+        raise ConfigError(
+            "--miners", miners, f"{LEAST_MINERS} and more with --chaos: two of them cheat"
+        )
+    if seed is not None and not chaos:
+        raise ConfigError("--seed", seed, "with --chaos only")
 
 
-@contextmanager
-def running(nodes: list[Node], folder: Path) -> Iterator[ProcessTree]:
-    """Run the nodes' processes within the block; each begins with the first one, the supervisor."""
-    import os
+def _chaos(seed: int | None, nodes: Sequence[Node], tree: ProcessTree, *, shown: bool) -> Chaos:
+    """Return what is to happen by the seed, or by one that is chosen now."""
+    from pocqueue.cli.pouw_chaos import Chaos
+    from pocqueue.pouw.chaos.plan import plan
 
-    from pocqueue.processes.tree import ProcessTree, log_files
-
-    program = [sys.executable, "-m", "pocqueue", "pouw", "node", "--host", "127.0.0.1"]
-    with ProcessTree(sink=log_files(folder / "logs"), stop_timeout_s=10) as tree:
-        for node in nodes:
-            argv = [*program, "--node-id", node.name, "--role", node.role]
-            argv += ["--port", str(node.port), "--http-port", str(node.http_port)]
-            argv += ["--bootstrap", f"127.0.0.1:{nodes[0].port}"]
-            env = {**os.environ, "POCQUEUE_POUW_DIR": str(folder / node.name)}
-            tree.add(
-                node.name, argv, {**env, "POCQUEUE_POUW_KEY": "", "POCQUEUE_POUW_NETWORK": "dev"}
-            )
-        tree.start()
-        yield tree
+    chosen = random.randrange(_LARGEST_SEED) if seed is None else seed  # noqa: S311 - no secret
+    if shown:
+        console().print(f"Chaos of seed {chosen}; --seed {chosen} plans the same again.")
+    supervisors, miners = (
+        [node.name for node in nodes if node.role == role] for role in ("supervisor", "miner")
+    )
+    return Chaos(chosen, plan(chosen, supervisors, miners), nodes, tree)
 
 
 def _watch(
-    nodes: list[Node], tree: ProcessTree, limit_s: float | None, *, shown: bool
+    nodes: Sequence[Node],
+    tree: ProcessTree,
+    limit_s: float | None,
+    happens: Chaos | None,
+    *,
+    shown: bool,
 ) -> str | None:
-    """Show the nodes until time is up; return why one did not stay up."""
+    """Show the nodes until time is up, or all has happened; return why one did not stay up."""
     from rich.live import Live
 
     view = console()
     began = said = time.monotonic()
+    num_told = 0
     with ExitStack() as stack:
         live = None
         if shown and view.is_terminal:
@@ -129,29 +154,29 @@ def _watch(
             failure = tree.wait(_LOOK_S)
             if failure is not None:
                 return failure.message
+            if happens is not None and happens.is_over:
+                return None
             if not shown:
                 continue
-            found = look(nodes)
             if live is not None:
-                live.update(
-                    table(found, width=view.width, up_s=time.monotonic() - began), refresh=True
-                )
-            elif time.monotonic() - said >= _LINE_S:
+                told = [] if happens is None else happens.summary()
+                up_s = time.monotonic() - began
+                live.update(table(look(nodes), told, width=view.width, up_s=up_s), refresh=True)
+                continue
+            for deed in [] if happens is None else happens.deeds[num_told:]:
+                view.print(f"Now: {deed.act.text}.")
+                num_told += 1
+            if time.monotonic() - said >= _LINE_S:
                 said = time.monotonic()
-                view.print(line(found))
+                view.print(line(look(nodes)))
     return None
 
 
-def look(nodes: list[Node], num_blocks: int = SHOWN_BLOCKS) -> list[dict[str, Any]]:
-    """Return what each node says of itself and of its newest blocks; those that do not answer say nothing."""
-    from pocqueue.cli.pouw_client import ask
-    from pocqueue.pouw.errors import PouwError
-
-    found = []
-    for node in nodes:
-        said: dict[str, Any] = {"node_id": node.name, "role": node.role, "is_running": False}
-        with suppress(PouwError):
-            blocks = ask(node.http_port, f"blocks?last={num_blocks}", timeout_s=5)
-            said = {**ask(node.http_port, "status", timeout_s=5), "blocks": blocks}
-        found.append({**said, "port": node.port})
-    return found
+def _settled(nodes: Sequence[Node], cheaters: set[str]) -> list[dict[str, Any]]:
+    """Return what the nodes say at the end, as soon as they agree; or after a while, whatever they say then."""
+    deadline = time.monotonic() + _AGREE_S
+    while True:
+        found = look(nodes, COMPARED_BLOCKS, COMPARED_SLOTS)
+        if verdict(found, cheaters)["agree"] or time.monotonic() > deadline:
+            return found
+        time.sleep(_LOOK_S)

@@ -136,6 +136,12 @@ class Child:
             if self._process is not None:
                 os.killpg(self._process.pid, signal.SIGKILL)
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to its process group, if it runs; of what that ends, it is started again."""
+        with self._lock:
+            if self._process is not None:
+                os.killpg(self._process.pid, number)
+
     def join(self, timeout_s: float) -> bool:
         """Wait for its end; return whether it has ended."""
         if self._thread.ident is None:

@@ -124,6 +124,16 @@ class ProcessTree(Closing):
         for child in stage:
             child.start()
 
+    def signal(self, name: str, number: signal.Signals) -> None:
+        """Send a signal to the process group of the child of that name, if it runs now.
+
+        One that ends by it is started again, as after any end of its own.
+        """
+        for stage in self._stages:
+            for child in stage:
+                if child.name == name:
+                    child.signal(number)
+
     def wait(self, timeout_s: float | None = None) -> Failure | None:
         """Wait until a child has ended for good; return it, or None when time is up.
 

@@ -11,7 +11,7 @@ from pocqueue.cli import pouw
 from pocqueue.cli.pouw_view import line, table, verdict
 
 
-def _node(name: str, *, height: int, final: int, branch: str = "a") -> dict[str, Any]:
+def _node(name: str, *, height: int, final: int, branch: str = "a", **other: Any) -> dict[str, Any]:
     """A node that follows one of two chains."""
     return {
         "node_id": name,
@@ -23,13 +23,15 @@ def _node(name: str, *, height: int, final: int, branch: str = "a") -> dict[str,
         "anchor_height": final,
         "slot": 1234,
         "peer_count": 3,
+        "turn": 2345,
+        "epoch": 3,
         "accuracy": 0.953125 if name == "supervisor_001" else None,
-        "stats": {"blocks_mined": 7},
-        "economics": {"rewards_earned": 1234.5},
+        "economics": {"stake_amount": 100.0, "balance": 1234.5},
         "blocks": [
             {
                 "height": number,
                 "id": f"{branch}{number:063x}",
+                "state": f"{branch}{number:063x}",
                 "miner": f"02{b'miner_001'.hex():>064}",
                 "slot": 40 * number,
                 "time": "2026-11-29T12:00:00.000+00:00",
@@ -38,6 +40,11 @@ def _node(name: str, *, height: int, final: int, branch: str = "a") -> dict[str,
             }
             for number in range(height, max(0, height - 5), -1)
         ],
+        "slots": [
+            {"turn": turn, "certificate": f"{branch}{turn:063x}", "theta": f"{turn:064x}"}
+            for turn in range(10 * height, 10 * height - 5, -1)
+        ],
+        **other,
     }
 
 
@@ -65,12 +72,14 @@ def test_a_link_without_a_pong_yet_is_shown(
 def test_the_table_fits(width: int) -> None:
     """No line is broken or cut in a narrow or a wide terminal; all that a node says of itself is there."""
     view = Console(width=width, record=True, force_terminal=True, highlight=False)
-    view.print(table([*_UP, _silent("miner_002")], width=width, up_s=75.0))
+    happened = ["kill -9 miner_002, started again after 6 s: not over yet"]
+    view.print(table([*_UP, _silent("miner_002")], happened, width=width, up_s=75.0))
     said = view.export_text().splitlines()
     assert said[0].rstrip() == "Height 4, slot 1,234, accuracy 95.31 %, up 75 s"
     [row] = [text.split() for text in said if text.startswith("miner_001")]
-    assert row[-6:] == ["4", "2", "1,234", "3", "7", "1,234.50"]
-    assert ("127.0.0.1:40000" in row) == (width == 120)
+    assert row[-4:] == ["3", "3", "100", "1,234.50"]
+    assert ("2,345" in row) == (width == 120)
+    assert happened[0] in map(str.rstrip, said)
     assert any(text.split()[:4] == ["2", "final", "miner_001", "slot"] for text in said)
     assert any("founding" in text for text in said)
     assert max(map(len, said)) <= width
@@ -89,7 +98,18 @@ def test_before_any_node_answers() -> None:
 @pytest.mark.parametrize(
     ("found", "sentence"),
     [
-        (_UP, "2 nodes agree on one chain of 4 blocks."),
+        (
+            _UP,
+            "2 nodes agree on one chain of 4 blocks, on the weights after turn 40 and on all balances at height 2.",
+        ),
+        (
+            [*_UP, _node("miner_002", height=4, final=2, slots=[])],
+            "miner_002 did not follow: others have final blocks up to 2.",
+        ),
+        (
+            [*_UP, _node("miner_002", height=4, final=0, branch="b")],
+            "Nodes have different slots of turn 36.",
+        ),
         ([*_UP, _silent("miner_002")], "miner_002 did not answer at the end."),
         (
             [*_UP, _node("miner_002", height=3, final=2, branch="b")],
@@ -106,3 +126,20 @@ def test_whether_they_agree(found: list[dict[str, Any]], sentence: str) -> None:
     said = verdict(found)
     assert said["sentence"] == sentence
     assert said["agree"] == (found is _UP)
+
+
+def test_what_they_agree_on_is_said() -> None:
+    """Block, balances and weights that all have; of before the first slot there is only the chain."""
+    said = verdict(_UP)
+    assert (said["anchor_height"], said["anchor"], said["turn"]) == (2, f"a{2:063x}", 40)
+    assert (said["state"], said["theta"]) == (f"a{2:063x}", f"{40:064x}")
+    young = verdict([{**one, "slots": []} for one in _UP])
+    assert young["sentence"] == "2 nodes agree on one chain of 4 blocks."
+    assert (young["agree"], young["theta"]) == (True, None)
+
+
+def test_who_cheats_is_not_asked() -> None:
+    """It may say what it likes, or nothing."""
+    liar = _node("miner_002", height=4, final=2, branch="b")
+    assert not verdict([*_UP, liar])["agree"]
+    assert verdict([*_UP, liar, _silent("miner_003")], {"miner_002", "miner_003"})["agree"]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pocqueue.cli.pouw_testnet import look, places, running
+from pocqueue.cli.pouw_nodes import look, places, running
 from pocqueue.cli.pouw_view import table, verdict
 
 _ROLES = ["supervisor", "miner", "miner", "miner", "verifier"]

@@ -240,6 +240,24 @@ def test_a_killed_child_starts_again(lines: Lines) -> None:
     assert "[a was killed by SIGKILL; it starts again in 0 s]" in lines.of("a")
 
 
+def test_a_signal_reaches_the_child_of_that_name(lines: Lines) -> None:
+    """It stands still, goes on, and one that is killed starts again; nobody else hears of it."""
+    with ProcessTree(sink=lines, restarts=AT_ONCE) as tree:
+        for name in ("one", "other"):
+            tree.add(name, python("import os\nprint(os.getpid(), flush=True)\n" + SAY_AND_STAY))
+        tree.start()
+        wait_until(lambda: "ready" in lines.of("one") and "ready" in lines.of("other"))
+        process = psutil.Process(int(lines.of("one")[0]))
+        tree.signal("one", signal.SIGSTOP)
+        wait_until(lambda: process.status() == psutil.STATUS_STOPPED)
+        tree.signal("one", signal.SIGCONT)
+        wait_until(lambda: process.status() != psutil.STATUS_STOPPED)
+        tree.signal("nobody", signal.SIGKILL)
+        tree.signal("one", signal.SIGKILL)
+        wait_until(lambda: lines.of("one").count("ready") == 2)
+    assert lines.of("other").count("ready") == 1
+
+
 def test_a_child_that_keeps_ending_is_given_up(lines: Lines) -> None:
     """Five restarts, then a failure with its name and last lines; the others go on until stopped."""
     with ProcessTree(lines, restarts=AT_ONCE) as tree:

@@ -21,8 +21,9 @@ from pocqueue.pouw.flow.slots import SlotFlow
 from pocqueue.pouw.flow.tickets import TicketDesk
 from pocqueue.pouw.health import Bandwidth, Machine, NodeHealthMetrics
 from pocqueue.pouw.wire.blocks import Block, Trained
+from pocqueue.pouw.wire.evidence import Fault, TwoMessages, TwoProposals, TwoVotes
 from pocqueue.pouw.wire.slots import SlotRecord
-from pocqueue.pouw.wire.transactions import ROLES, Settle
+from pocqueue.pouw.wire.transactions import ROLES, Evidence, Settle, Transaction
 
 
 class Views:
@@ -245,18 +246,36 @@ class Views:
             "lane": header.lane,
             "task": header.task.hex(),
             "nonce": header.nonce.hex(),
-            "transactions": [
-                {
-                    "id": one.id.hex(),
-                    "kind": type(one.body).__name__,
-                    "sender": one.sender.hex(),
-                    "fee": pai(one.fee),
-                }
-                for one in block.transactions
-            ],
+            "transactions": [self._transaction(one) for one in block.transactions],
             "checks": checks,
             "is_valid": all(check["holds"] is not False for check in checks),
         }
+
+    def _transaction(self, one: Transaction) -> dict[str, Any]:
+        said = {
+            "id": one.id.hex(),
+            "kind": type(one.body).__name__,
+            "sender": one.sender.hex(),
+            "fee": pai(one.fee),
+        }
+        if isinstance(one.body, Evidence):
+            said["evidence"] = type(one.body.fault).__name__
+            said["accused"] = self._accused(one.body.fault).hex()
+        return said
+
+    def _accused(self, fault: Fault | TwoMessages | TwoVotes | TwoProposals) -> bytes:
+        """Return whose account it is that evidence is about."""
+        match fault:
+            case Fault():
+                return fault.miner
+            case TwoMessages():
+                return fault.first.miner
+            case TwoVotes():
+                epoch, member = fault.first.epoch, fault.first.member
+            case TwoProposals():
+                epoch, member = fault.first.certificate.epoch, fault.first.member
+        committee = self._core.chain.tip.state.committee(epoch)
+        return b"" if committee is None else committee.members[member]
 
     async def _task(self, task: bytes, record: TaskRecord) -> dict[str, Any]:
         slots = await self._slots.num_slots(task)
