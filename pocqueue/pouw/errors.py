@@ -10,6 +10,7 @@ PocqueueError
       UnknownTask       neither a client's at that state of the chain, nor one of the network's fillers (LookupError)
     TicketError         a stake or a role that is not allowed (ValueError)
     InvalidTask         a task that cannot be trained (ValueError)
+      DataError         a file is none of a client's data, or not what was ordered
     SlotError           a message, certificate or beacon of a slot breaks a rule (ValueError)
     NotSigned           a committee has not signed what it was asked to
     LinkError           a peer cannot be reached, or broke the protocol (ConnectionError)
@@ -120,6 +121,10 @@ class TicketError(PouwError, ValueError):
 
 class InvalidTask(PouwError, ValueError):
     """A task cannot be trained as it is described."""
+
+
+class DataError(InvalidTask):
+    """A file is none of a client's data, cannot be read, or is not what its task's order says."""
 
 
 class SlotError(PouwError, ValueError):

@@ -16,6 +16,7 @@ from pocqueue.pouw.chain.records import MINER, SUPERVISOR
 from pocqueue.pouw.chain.signatures import account_of, sign_transaction
 from pocqueue.pouw.chain.state import State
 from pocqueue.pouw.chain.tasks import parse_requirements
+from pocqueue.pouw.committee.dealing import Dealer
 from pocqueue.pouw.slots import bls
 from pocqueue.pouw.wire.codec import encode
 from pocqueue.pouw.wire.transactions import (
@@ -55,6 +56,12 @@ def group_key(name: str) -> bls.SecretKey:
     return bls.SecretKey.from_seed(hashlib.sha256(name.encode()).digest())
 
 
+@functools.cache
+def dealer(name: str) -> Dealer:
+    """Return what a name deals with, on `dev` without fees."""
+    return Dealer(key(name), GENESIS.network)
+
+
 def signed(
     name: str, body: Body, sequence: int = 0, fee: int = 0, network: bytes = GENESIS.network
 ) -> Transaction:
@@ -74,13 +81,13 @@ def ticket(
     of: str = "supervisor",
 ) -> TakeTicket:
     """Return the body of a ticket; a supervisor's has the BLS key of a name ("group" if none is given), proved for
-    the account of another one."""
+    the account of another one, and that one's seal key."""
     if role != SUPERVISOR:
         return TakeTicket(role, stake, b"{}", "", None, None)
     secret = group_key(group or "group")
-    return TakeTicket(
-        role, stake, b"{}", "", secret.public_key, secret.prove_possession(account(of))
-    )
+    possession = secret.prove_possession(account(of))
+    seal = dealer(of).seal_key
+    return TakeTicket(role, stake, b"{}", "", secret.public_key, possession, seal)
 
 
 def order(

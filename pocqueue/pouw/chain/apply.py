@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from pocqueue.pouw.chain import escrow, evidence, tickets
+from pocqueue.pouw.chain import escrow, evidence, office, tickets
 from pocqueue.pouw.chain.amounts import text
 from pocqueue.pouw.chain.difficulty import next_clock
 from pocqueue.pouw.chain.genesis import Genesis, Parameters
@@ -22,6 +22,9 @@ from pocqueue.pouw.chain.state import Draft
 from pocqueue.pouw.wire.blocks import Header
 from pocqueue.pouw.wire.transactions import (
     MAX_TRANSACTION_BYTES,
+    Answer,
+    Complaint,
+    Deal,
     Evidence,
     Faucet,
     OrderTask,
@@ -48,7 +51,7 @@ def check_transaction(genesis: Genesis, transaction: Transaction) -> None:
         )
     if transaction.network != genesis.network:
         raise fault("network", f"it is for {transaction.network.hex()}, this is {genesis.name}.")
-    is_free = isinstance(transaction.body, Faucet)
+    is_free = isinstance(transaction.body, Faucet | office.Step)
     least = 0 if is_free else least_fee(genesis.parameters, transaction.size)
     if transaction.fee < least:
         raise fault(
@@ -68,14 +71,19 @@ def check_transaction(genesis: Genesis, transaction: Transaction) -> None:
             escrow.check_settlement(settle)
         case Evidence() as shown:
             evidence.check_evidence(genesis, shown)
+        case Deal() as deal:
+            office.check_deal(deal)
         case Faucet() if not genesis.parameters.faucet:
             raise fault("faucet", f"the network {genesis.name} has none.")
-        case Release() | Faucet():
+        case Release() | Faucet() | Complaint() | Answer():
             pass
 
 
 def least_fee(parameters: Parameters, size: int) -> int:
-    """Return what a transaction of so many bytes pays whoever mines it, at least, in µPAI; the faucet is free."""
+    """Return what a transaction of so many bytes pays whoever mines it, at least, in µPAI.
+
+    What the faucet gives is free, and what candidates say of the key in the making.
+    """
     return parameters.fee + parameters.fee_per_kib * size // 1024
 
 
@@ -166,7 +174,7 @@ def end_block(
     draft.credit(miner, sum(transaction.fee for transaction in transactions))
     if not is_founding:
         _subsidise(genesis, draft, miner)
-    tickets.fill_office(draft)
+    office.fill_office(genesis, draft)
 
 
 def _subsidise(genesis: Genesis, draft: Draft, miner: bytes) -> None:
@@ -216,4 +224,7 @@ _EFFECTS: dict[type, Callable[[Genesis, Draft, Transaction], None]] = {
     Settle: escrow.settle_task,
     Faucet: _faucet,
     Evidence: evidence.punish,
+    Deal: office.take_deal,
+    Complaint: office.take_complaint,
+    Answer: office.take_answer,
 }

@@ -81,7 +81,8 @@ def mine_founding(
         now_ms: the clock; its time is later if the tip's is not long enough ago.
 
     Returns:
-        The block; None: there is nothing to put into it, or none of `MAX_HASHES` was good.
+        The block; None: there is nothing to put into it and no committee in the making, whose steps are counted in
+        blocks; or none of `MAX_HASHES` was good.
     """
     time_ms = max(now_ms, _earliest_ms(tip), tip.header.time_ms + FOUNDING_GAP_MS)
     header, transactions = assemble(
@@ -89,7 +90,8 @@ def mine_founding(
     )
     # The nonce is what the header's bytes end with.
     begin = encode(header)[: -len(header.nonce)]
-    for number in range(MAX_HASHES if transactions else 0):
+    is_due = transactions or tip.state.generation is not None
+    for number in range(MAX_HASHES if is_due else 0):
         nonce = number.to_bytes(8, "little")
         if hashlib.sha256(tagged("header", begin, nonce)).digest() < FOUNDING_TARGET:
             header = msgspec.structs.replace(header, nonce=nonce)

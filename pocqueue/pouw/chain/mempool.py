@@ -5,10 +5,12 @@ from __future__ import annotations
 import heapq
 from collections.abc import Container, Iterable, Iterator
 from itertools import count
+from math import inf
 from typing import NamedTuple
 
 from pocqueue.pouw.chain.apply import apply_transaction, check_transaction, income, spent
 from pocqueue.pouw.chain.genesis import Genesis
+from pocqueue.pouw.chain.office import Step, check_sender, is_over
 from pocqueue.pouw.chain.refusals import refusal
 from pocqueue.pouw.chain.state import Draft, State
 from pocqueue.pouw.errors import InvalidTransaction
@@ -22,11 +24,11 @@ MAX_AHEAD = 64
 LIFETIME_MS = 2 * 3600 * 1000
 
 #: What may be good in a later block though it is not in this one.
-_MAY_PASS = ("sequence", "balance")
+_MAY_PASS = ("sequence", "balance", "early")
 
 
 class _Entry(NamedTuple):
-    rate: float  #: fee per byte
+    rate: float  #: fee per byte; those of key generations, which pay none and have little time, are before all
     number: int  #: in the order of arrival
     added_ms: int
     transaction: Transaction
@@ -85,7 +87,8 @@ class Mempool:
         # First what is cheap to see: signatures and points of curves take a thousand times as long.
         replaced = self._check_place(transaction, state)
         check_transaction(self._genesis, transaction)
-        rate = transaction.fee / transaction.size
+        is_step = isinstance(transaction.body, Step)
+        rate = inf if is_step else transaction.fee / transaction.size
         self._make_room(transaction.size, rate)
         if replaced is not None and replaced.transaction.id in self._entries:
             self._drop(replaced.transaction)
@@ -147,6 +150,12 @@ class Mempool:
                 return
             self._drop(oldest.transaction)
 
+    def drop_steps(self, height: int) -> None:
+        """Take out what is of key generations that the next block, of this height, is too late for."""
+        for transaction in self:
+            if isinstance(transaction.body, Step) and is_over(transaction.body, height):
+                self._drop(transaction)
+
     def _check_place(self, transaction: Transaction, state: State) -> _Entry | None:
         """Return what waits with the same sender and sequence, if this one may take its place."""
         account = state.account(transaction.sender)
@@ -156,6 +165,8 @@ class Mempool:
                 f"it is number {transaction.sequence} of its sender; allowed are {account.sequence} to "
                 f"{account.sequence + MAX_AHEAD - 1}.",
             )
+        if isinstance(transaction.body, Step):
+            check_sender(state, transaction)
         queue = self._queues.get(transaction.sender, {})
         waiting = {
             number: self._entries[transaction_id]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pocqueue.pouw.chain.difficulty import FOUNDING_GAP_MS
 from pocqueue.pouw.chain.examination import Broken, Examination, short
 from pocqueue.pouw.chain.mining import allowed_draws, lanes_of, spec_of
-from pocqueue.pouw.chain.records import SUPERVISOR
+from pocqueue.pouw.chain.office import HANDOVER_BLOCKS, is_founder
+from pocqueue.pouw.chain.records import SUPERVISOR, Office
 from pocqueue.pouw.chain.signatures import verify
 from pocqueue.pouw.chain.tickets import is_founding_allowed
 from pocqueue.pouw.errors import SlotError
@@ -13,7 +14,7 @@ from pocqueue.pouw.slots.certificate import verify_signed
 from pocqueue.pouw.slots.draws import base_nonce, is_allowed
 from pocqueue.pouw.wire.blocks import Founding
 from pocqueue.pouw.wire.hashes import ZERO, root_of_path
-from pocqueue.pouw.wire.slots import Membership
+from pocqueue.pouw.wire.slots import Certificate, Membership
 
 
 def founding(x: Examination) -> str:
@@ -24,6 +25,8 @@ def founding(x: Examination) -> str:
     if gap_ms < FOUNDING_GAP_MS:
         raise Broken(f"it comes {gap_ms} ms after its parent; allowed: {FOUNDING_GAP_MS} and more.")
     header = x.header
+    if not is_founder(x.genesis, x.state, header.miner):
+        raise Broken(f"{header.miner.hex()} is none of the supervisors that found this network.")
     blanks = (header.task, header.message, header.certificate, header.slot, header.lane)
     if blanks != (ZERO, ZERO, ZERO, 0, 0):
         raise Broken("it names a slot; allowed: zeros for task, slot, lane, message, certificate.")
@@ -34,17 +37,16 @@ def founding(x: Examination) -> str:
 
 
 def certificates(x: Examination) -> str:
-    """Two slots in a row, each certified by the committee of its epoch."""
+    """Two slots in a row, each certified by the committee of its epoch, the second one by the one in office."""
     office = x.state.office
     if office is None or office.ticket is None:
         raise Broken("no committee is in office; allowed: founding blocks.")
     for member in (x.proof.committed, x.proof.winner):
         certificate = member.signed.certificate
         committee = x.state.committee(certificate.epoch)
-        # The one before may still have certified the slot in which its successor came into office.
         if certificate.network != x.genesis.network:
             raise Broken(f"slot {certificate.slot} is of network {short(certificate.network)}.")
-        if committee is None or certificate.epoch < office.epoch - 1:
+        if committee is None:
             raise Broken(
                 f"slot {certificate.slot} is of epoch {certificate.epoch}, and {office.epoch} is on."
             )
@@ -58,6 +60,7 @@ def certificates(x: Examination) -> str:
         raise Broken(
             f"the certificate of slot {now.slot} does not follow on that of {before.slot}."
         )
+    _check_term(x.header.height, now, office)
     if (x.header.certificate, x.header.task, x.header.slot) != (now.id, now.task, now.slot):
         raise Broken("the certificate is not the one that the header names.")
     return f"slots {before.slot} and {now.slot}, signed by the committee of epoch {now.epoch}."
@@ -123,6 +126,20 @@ def supervisor(x: Examination) -> str:
     if x.after.live_ticket(x.header.miner, SUPERVISOR) is None:
         raise Broken(f"{x.header.miner.hex()} has no live ticket of a supervisor.")
     return f"{x.header.miner.hex()} has a ticket of a supervisor."
+
+
+def _check_term(height: int, certificate: Certificate, office: Office) -> None:
+    """A committee certifies while it is in office, by the block that is final; and a little longer, until its
+    successor's first block is final."""
+    slot, epoch = certificate.slot, certificate.epoch
+    if epoch == office.epoch and certificate.anchor_height < office.height:
+        raise Broken(
+            f"slot {slot} says that block {certificate.anchor_height} is final; allowed in epoch {epoch}: "
+            f"{office.height} and above."
+        )
+    last = office.height + HANDOVER_BLOCKS
+    if epoch < office.epoch and (epoch < office.epoch - 1 or height > last):
+        raise Broken(f"slot {slot} is of epoch {epoch}, which was heard up to block {last}.")
 
 
 def _check_member(member: Membership) -> None:

@@ -10,9 +10,9 @@ Keys, by their first byte; numbers in them are 8 bytes, big-endian, so that they
     o deadline task id     (empty) this task is neither settled nor refunded
     c epoch                Committee
     n                      Office: who is in office now
-    g                      KeyGeneration: the committee in the making
-    d place                Deal of a candidate, while there is one
-    m dealer place         (empty) a complaint of the candidate at this place; an Answer, once there is one
+    g epoch                KeyGeneration: the committee in the making, and the one in office
+    d epoch place          Deal of the candidate at this place, until the next committee is in office
+    m epoch dealer place   (empty) a complaint of the candidate at this place; an Answer, once there is one
     p account              Reputation
     x account offence      Slash: what this offence has cost
     r task account         Result of an evaluator, until the task is paid out
@@ -22,19 +22,21 @@ Keys, by their first byte; numbers in them are 8 bytes, big-endian, so that they
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated
 
 import msgspec
 
-from pocqueue.pouw.wire.codec import Account, Count, GroupKey, Hash, Message, Small
+from pocqueue.pouw.wire.codec import Account, Count, GroupKey, Hash, Message, Small, encode
 from pocqueue.pouw.wire.data import DataShape
+from pocqueue.pouw.wire.hashes import tagged
 from pocqueue.pouw.wire.transactions import ROLES
 
 MINER, SUPERVISOR, EVALUATOR, VERIFIER = map(
     ROLES.index, ("miner", "supervisor", "evaluator", "verifier")
 )
 
-OFFICE, SUPPLY, CLOCK, KEY_GENERATION = b"n", b"s", b"h", b"g"
+OFFICE, SUPPLY, CLOCK = b"n", b"s", b"h"
 
 _Any = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
@@ -58,6 +60,7 @@ class TicketRecord(Message, frozen=True):
     group_key: GroupKey | None
     height: Count  #: of the block that took it
     free_at: Count | None = None  #: height at which its stake is free; None while it is live
+    seal_key: Hash | None = None  #: a supervisor's X25519 key
 
 
 class TaskRecord(Message, frozen=True):
@@ -106,6 +109,8 @@ class Committee(Message, frozen=True):
     ] = ()  #: public key of each member's share; empty: the one member's is the group key
     threshold: Small = 1  #: shares that make a signature; as many have to vote for something
     tickets: tuple[Hash, ...] = ()  #: of each member
+    #: Tickets of all that were chosen at first; of those that are not members nobody heard, or they dealt wrongly.
+    chosen: tuple[Hash, ...] = ()
 
 
 class Office(Message, frozen=True):
@@ -115,6 +120,9 @@ class Office(Message, frozen=True):
     ticket: (
         Hash | None
     )  #: of its member, the first one's if there are several; None: nobody is in office
+    height: Count = (
+        0  #: of the block after which it is in office, or after which nobody was before it
+    )
 
 
 class Candidate(Message, frozen=True):
@@ -125,13 +133,29 @@ class Candidate(Message, frozen=True):
     seal_key: Hash
 
 
-class KeyGeneration(Message, frozen=True):
+class KeyGeneration(Message, frozen=True, dict=True):
     """The making of a committee's key: who takes part, and since when."""
 
     epoch: Count
     height: Count  #: of the block that began it; deals are taken from the next one on
-    candidates: tuple[Candidate, ...]  #: a candidate's number is its place + 1
-    threshold: Small
+    candidates: tuple[
+        Candidate, ...
+    ]  #: ascending by account; a candidate's number is its place + 1
+    threshold: Small  #: shares that will make a signature
+    chosen: tuple[Hash, ...]  #: tickets of all that were chosen, also of those that are out by now
+
+    @cached_property
+    def id(self) -> bytes:
+        """Return the height, 8 bytes, then 24 of H("generation", its bytes): the same on all branches that agree so far.
+
+        So whoever does not know it sees whether it is over or has not begun.
+        """
+        return _number(self.height) + tagged("generation", encode(self))[:24]
+
+    def place(self, account: bytes) -> int | None:
+        """Return an account's place among the candidates; None: it is none of them."""
+        accounts = [candidate.account for candidate in self.candidates]
+        return accounts.index(account) if account in accounts else None
 
 
 class Reputation(Message, frozen=True):
@@ -203,6 +227,22 @@ def open_key(deadline_ms: int, task: bytes) -> bytes:
 def committee_key(epoch: int) -> bytes:
     """Return the key of a `Committee`."""
     return b"c" + _number(epoch)
+
+
+def generation_key(epoch: int) -> bytes:
+    """Return the key of a `KeyGeneration`."""
+    return b"g" + _number(epoch)
+
+
+def deal_key(epoch: int, place: int | None = None) -> bytes:
+    """Return the key of a candidate's `Deal`, or the prefix of all of an epoch."""
+    return b"d" + _number(epoch) + (b"" if place is None else bytes([place]))
+
+
+def complaint_key(epoch: int, dealer: int | None = None, place: int | None = None) -> bytes:
+    """Return the key of a candidate's complaint about a dealer, or the prefix of all about it or of an epoch."""
+    places = (place for place in (dealer, place) if place is not None)
+    return b"m" + _number(epoch) + bytes(places)
 
 
 def reputation_key(account: bytes) -> bytes:

@@ -20,6 +20,7 @@ from pocqueue.pouw.chain.records import (
     AccountRecord,
     Clock,
     Committee,
+    KeyGeneration,
     Office,
     Reputation,
     Slash,
@@ -28,6 +29,9 @@ from pocqueue.pouw.chain.records import (
     TicketRecord,
     account_key,
     committee_key,
+    complaint_key,
+    deal_key,
+    generation_key,
     live_key,
     reputation_key,
     slash_key,
@@ -36,6 +40,7 @@ from pocqueue.pouw.chain.records import (
 )
 from pocqueue.pouw.wire.codec import Message, decode, encode
 from pocqueue.pouw.wire.hashes import tagged
+from pocqueue.pouw.wire.transactions import Answer, Deal
 
 _T = TypeVar("_T", bound=Message)
 
@@ -158,6 +163,33 @@ class _Layer:
         """Return the accounts of the committee that signs now."""
         committee = self.committee_in_office
         return committee.members if committee else ()
+
+    @property
+    def next_epoch(self) -> int:
+        """Return the epoch after the one in office."""
+        office = self.office
+        return office.epoch + 1 if office else 0
+
+    @property
+    def generation(self) -> KeyGeneration | None:
+        """Return the committee in the making; None: none is."""
+        return self.generation_of(self.next_epoch)
+
+    def generation_of(self, epoch: int) -> KeyGeneration | None:
+        """Return how a committee was made, of the one in office and the one in the making; None: it has one member."""
+        return self._read(generation_key(epoch), KeyGeneration)
+
+    def deals(self, epoch: int) -> dict[int, Deal]:
+        """Return what candidates of a committee have dealt, by their places; of the one in office and the one in the
+        making."""
+        return {key[-1]: decode(value, Deal) for key, value in self.scan(deal_key(epoch))}
+
+    def complaints(self, epoch: int) -> dict[tuple[int, int], Answer | None]:
+        """Return the answers to complaints by the places of dealer and candidate; None: there is no answer."""
+        return {
+            (key[-2], key[-1]): decode(value, Answer) if value else None
+            for key, value in self.scan(complaint_key(epoch))
+        }
 
     @property
     def supply(self) -> Supply:

@@ -1,4 +1,4 @@
-"""Rules of tickets: stakes for roles, how they become free again, and who is in office by them."""
+"""Rules of tickets: stakes for roles, and how they become free again."""
 
 from __future__ import annotations
 
@@ -10,18 +10,15 @@ from pocqueue.pouw.chain.amounts import PAI, text
 from pocqueue.pouw.chain.genesis import Genesis, Parameters
 from pocqueue.pouw.chain.records import (
     MINER,
-    OFFICE,
     SUPERVISOR,
-    Committee,
-    Office,
     TicketRecord,
-    committee_key,
     live_key,
     ticket_key,
     unbonding_key,
 )
 from pocqueue.pouw.chain.refusals import fault, refusal
 from pocqueue.pouw.chain.state import Draft, State
+from pocqueue.pouw.committee.sealing import is_seal_key
 from pocqueue.pouw.slots import bls
 from pocqueue.pouw.wire.transactions import ROLES, Release, TakeTicket, Transaction
 
@@ -66,9 +63,10 @@ def check_ticket(parameters: Parameters, account: bytes, ticket: TakeTicket) -> 
     if ticket.address and not (address and int(address[1]) < 65536):
         raise fault("address", f"{ticket.address!r}; allowed: host:port, or nothing.")
     if ticket.role != SUPERVISOR:
-        if ticket.group_key or ticket.possession:
-            raise fault("group-key", f"a {role} has none; only a supervisor has.")
-    elif not (
+        if ticket.group_key or ticket.possession or ticket.seal_key:
+            raise fault("group-key", f"a {role} has none, nor a seal key; only a supervisor has.")
+        return
+    if not (
         ticket.group_key
         and ticket.possession
         and bls.verify_possession(ticket.group_key, account, ticket.possession)
@@ -77,6 +75,8 @@ def check_ticket(parameters: Parameters, account: bytes, ticket: TakeTicket) -> 
             "group-key",
             "a supervisor's ticket has no BLS key with its account's proof of the secret.",
         )
+    if ticket.seal_key is None or not is_seal_key(ticket.seal_key):
+        raise fault("seal-key", "a supervisor's ticket has no X25519 key that gives a secret.")
 
 
 def take_ticket(genesis: Genesis, draft: Draft, transaction: Transaction) -> None:
@@ -99,6 +99,7 @@ def take_ticket(genesis: Genesis, draft: Draft, transaction: Transaction) -> Non
             address=body.address,
             group_key=body.group_key,
             height=draft.clock.height,
+            seal_key=body.seal_key,
         ),
     )
     draft.put(live_key(body.role, transaction.sender), transaction.id)
@@ -126,27 +127,3 @@ def free_stakes(draft: Draft, height: int) -> None:
         draft.credit(record.account, record.stake)
         draft.put(ticket_key(ticket), None)
         draft.put(key, None)
-
-
-def fill_office(draft: Draft) -> None:
-    """Begin an epoch if the supervisor in office has left, with the one that has the highest stake.
-
-    Ties: the smaller id of the ticket. With no supervisor left nobody is in office.
-    """
-    office = draft.office
-    if office and office.ticket and _is_live(draft, office.ticket):
-        return
-    supervisors = draft.live_tickets(SUPERVISOR)
-    if supervisors:
-        ticket = min(supervisors, key=lambda ticket: (-supervisors[ticket].stake, ticket))
-        record, epoch = supervisors[ticket], office.epoch + 1 if office else 0
-        assert record.group_key is not None, ticket.hex()
-        draft.put(committee_key(epoch), Committee(epoch, (record.account,), record.group_key))
-        draft.put(OFFICE, Office(epoch, ticket))
-    elif office and office.ticket:
-        draft.put(OFFICE, Office(office.epoch, None))
-
-
-def _is_live(draft: Draft, ticket: bytes) -> bool:
-    record = draft.ticket(ticket)
-    return record is not None and record.free_at is None

@@ -295,6 +295,7 @@ class Life:
             core.mempool.remove(block.transactions)
         for block in change.disconnected:
             core.mempool.readd(block.transactions, core.chain.tip.state, now_ms())
+        core.mempool.drop_steps(core.chain.tip.height + 1)
 
     async def _watch_isolation(self) -> None:
         """Tell when no certificate came for long although there is a committee."""

@@ -22,7 +22,7 @@ from pocqueue.pouw.wire.transactions import MAX_TRANSACTION_BYTES, Body, Transac
 FEE = 1000
 _REPEAT_S = 10.0
 #: What passes by itself: a later block may take it, or has it already; `changed` says when its number is used up.
-_MAY_PASS = ("sequence", "balance", "replacement", "full")
+_MAY_PASS = ("sequence", "balance", "replacement", "full", "early")
 _MALFORMED_POINTS = 50
 _BAD_POINTS = 100
 

@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 from pocqueue.pouw.chain.amounts import micro
+from pocqueue.pouw.committee.dealing import Dealer
 from pocqueue.pouw.config import check_preferences
 from pocqueue.pouw.economics import NodeRole, Ticket
 from pocqueue.pouw.errors import InvalidTransaction, TicketError
@@ -79,6 +80,7 @@ class TicketDesk:
                 "",  # where it can be reached from outside is not known here; peers tell each other
                 self._secret.public_key if is_supervisor else None,
                 self._secret.prove_possession(core.account) if is_supervisor else None,
+                Dealer(core.key, core.genesis.network).seal_key if is_supervisor else None,
             )
             transaction = self._orders.make(body)
         except TicketError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import sqlite3
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -21,6 +22,7 @@ from pocqueue.pouw.slots.task import LAP, TaskSpec
 from pocqueue.pouw.wire.codec import decode, encode
 from pocqueue.pouw.wire.requests import IterationWithMap, Slot
 from pocqueue.pouw.wire.slots import Certificate, Iteration, SignedCertificate, SlotRecord
+from pocqueue.pouw.wire.votes import Proposal, Said, Vote
 from pocqueue.web.sqlite_file import FileRole, SqliteFile
 
 _T = TypeVar("_T")
@@ -74,8 +76,9 @@ class SlotStore(SqliteFile):
         if folder is None:
             self._scratch = tempfile.TemporaryDirectory(prefix="pocqueue-pouw-")
             folder = Path(self._scratch.name)
-        script = Path(__file__).with_name("slots.sql").read_text("utf-8")
-        super().__init__(folder / SLOTS_NAME, _ROLE, [script])
+        names = ("slots.sql", "said.sql")
+        scripts = [Path(__file__).with_name(name).read_text("utf-8") for name in names]
+        super().__init__(folder / SLOTS_NAME, _ROLE, scripts)
         try:
             self._check_network()
         except BaseException:
@@ -285,6 +288,37 @@ class SlotStore(SqliteFile):
         with self.transaction() as db:
             row = db.execute(query, (task, *lane)).fetchone()
         return None if row is None else self._decode(row[0], IterationWithMap)
+
+    def write_said(self, turn: int, said: Sequence[Said]) -> None:
+        """Keep what this node says in a turn of its committee, after what it has said; it is on disk on return.
+
+        Args:
+            turn: `Certificate.turn`.
+            said: all that `Agreement.drain` gave, in that order.
+        """
+        with self.transaction() as db:
+            query = "SELECT coalesce(max(number) + 1, 0) FROM said WHERE turn = ?"
+            [first] = db.execute(query, (turn,)).fetchone()
+            rows = [
+                (turn, number, isinstance(one, Vote), encode(one))
+                for number, one in enumerate(said, first)
+            ]
+            db.executemany("INSERT INTO said VALUES (?, ?, ?, ?)", rows)
+
+    def said(self, turn: int) -> list[Said]:
+        """Return what this node has said in a turn, in that order."""
+        query = "SELECT is_vote, said FROM said WHERE turn = ? ORDER BY number"
+        with self.transaction() as db:
+            rows = db.execute(query, (turn,)).fetchall()
+        return [
+            self._decode(said, Vote) if is_vote else self._decode(said, Proposal)
+            for is_vote, said in rows
+        ]
+
+    def forget_said(self, before_turn: int) -> None:
+        """Forget what was said in turns before this one: they are decided, and their slots are here."""
+        with self.transaction(durable=False) as db:
+            db.execute("DELETE FROM said WHERE turn < ?", (before_turn,))
 
     def _forget_from(self, db: sqlite3.Connection, task: bytes, first: int) -> None:
         db.execute("DELETE FROM record WHERE task = ? AND slot >= ?", (task, first))

@@ -57,7 +57,9 @@ class TakeTicket(Message, tag=2, frozen=True):
         GroupKey | None
     )  #: a supervisor's BLS key, with the proof that it has the secret of it
     possession: GroupSignature | None  #: by the secret of group_key, for this account
-    seal_key: Hash | None = None  #: a supervisor's X25519 key, which shares are sealed to
+    seal_key: Hash | None = (
+        None  #: a supervisor's X25519 key, which shares are sealed to (`committee.sealing`)
+    )
 
 
 class Release(Message, tag=3, frozen=True):
@@ -99,7 +101,7 @@ class Faucet(Message, tag=6, frozen=True):
 class Deal(Message, tag=7, frozen=True):
     """A candidate's part of a committee's key: commitments to a polynomial, and its value for each candidate."""
 
-    epoch: Count  #: of the committee in the making
+    generation: Hash  #: `KeyGeneration.id` of the committee in the making
     commitments: Annotated[
         tuple[GroupKey, ...], msgspec.Meta(max_length=MAX_MEMBERS)
     ]  #: of t coefficients
@@ -113,14 +115,14 @@ class Deal(Message, tag=7, frozen=True):
 class Complaint(Message, tag=8, frozen=True):
     """A candidate says that a dealer's share for it is not the one that it has committed itself to."""
 
-    epoch: Count
+    generation: Hash
     dealer: Small  #: its place among the candidates
 
 
 class Answer(Message, tag=9, frozen=True):
     """A dealer shows the share that was complained about."""
 
-    epoch: Count
+    generation: Hash
     candidate: Small  #: whose share it is
     share: Hash  #: a scalar, big-endian
 

@@ -20,6 +20,8 @@ from pocqueue.pouw.slots.slot_store import SLOTS_NAME, SlotStore
 from pocqueue.pouw.wire.codec import encode
 from pocqueue.pouw.wire.requests import IterationWithMap
 from pocqueue.pouw.wire.slots import SlotRecord
+from pocqueue.pouw.wire.votes import PRECOMMIT, PREVOTE, Said
+from tests.pouw.committee.support import Group
 from tests.pouw.slots.support import (
     KEYS,
     LANES,
@@ -166,6 +168,22 @@ def test_a_lane_finds_what_it_sent(tmp_path: Path) -> None:
         assert store.sent(TASK.id, LANES[0]) == second
         assert store.sent(TASK.id, LANES[1]) is None
         assert store.sent(b"T" * 32, LANES[0]) is None
+
+
+def test_what_a_member_said_is_there_after_a_restart(tmp_path: Path) -> None:
+    """In the order in which it was said; of turns that are over it is forgotten."""
+    group = Group(4)
+    first: list[Said] = [group.proposal(), group.vote(0, PREVOTE)]
+    second: list[Said] = [group.vote(0, PRECOMMIT), group.vote(0, PREVOTE, None, 1)]
+    with SlotStore(tmp_path, NETWORK) as store:
+        store.write_said(7, first)
+        store.write_said(8, second)
+        store.write_said(7, second)
+    with SlotStore(tmp_path, NETWORK) as store:
+        assert store.said(7) == [*first, *second]
+        assert store.said(8) == second
+        store.forget_said(8)
+        assert (store.said(7), store.said(8)) == ([], second)
 
 
 def test_another_networks_file_is_refused(tmp_path: Path) -> None:
