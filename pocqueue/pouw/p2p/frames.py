@@ -44,6 +44,7 @@ class Kind(IntEnum):
     BEACON = 24  #: a member's share of a slot's beacon
     MOTION = 25  #: what a committee is asked to sign
     SHARE = 26  #: a member's share of that signature
+    PUSHED = 31  #: in lists of ids alone: anything that is pushed, by the hash of kind and body
 
     STATUS = 32  #: requests; an answer has 64 more
     BLOCKS = 33

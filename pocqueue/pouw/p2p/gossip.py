@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -11,8 +12,12 @@ from pocqueue.pouw.p2p.frames import Kind
 
 #: Ids of pushed messages that are remembered.
 MAX_SEEN = 100_000
+#: How long pushed messages are kept, and how much of them, for peers that they do not reach at once.
+KEPT_S, MAX_KEPT_BYTES = 10.0, 4 * 1024 * 1024
 #: How long a peer has to send what it announced, before the next one is asked.
 ASK_S = 5.0
+#: The same for what is pushed, which is of no use later.
+ASK_PUSHED_S = 0.5
 #: After so long nobody is expected to send it any more. A peer that is asked for much gives it piece by piece.
 FORGET_S = 60.0
 #: What is asked for at once: of all peers, and of what one of them announced.
@@ -38,9 +43,37 @@ class Seen:
             del self._ids[next(iter(self._ids))]
         return True
 
+    def __contains__(self, identifier: bytes) -> bool:
+        return identifier in self._ids
+
     def forget(self, identifier: bytes) -> None:
         """Have an id be new again."""
         self._ids.pop(identifier, None)
+
+
+class Kept:
+    """Pushed messages that others may want, for a while."""
+
+    def __init__(self) -> None:
+        self._kept: dict[bytes, tuple[Kind, bytes, float]] = {}
+        self._bytes = 0
+
+    def add(self, identifier: bytes, kind: Kind, body: bytes, now_s: float) -> None:
+        """Keep a message, and drop what is too old or too much."""
+        if identifier in self._kept:
+            return
+        self._kept[identifier] = (kind, body, now_s)
+        self._bytes += len(body)
+        for oldest, (_, dropped, at_s) in list(itertools.islice(self._kept.items(), 100)):
+            if self._bytes <= MAX_KEPT_BYTES and now_s - at_s < KEPT_S:
+                break
+            del self._kept[oldest]
+            self._bytes -= len(dropped)
+
+    def get(self, identifier: bytes) -> tuple[Kind, bytes] | None:
+        """Return a message's kind and body; None: it is not here any more."""
+        found = self._kept.get(identifier)
+        return None if found is None else found[:2]
 
 
 class Item(NamedTuple):
@@ -89,11 +122,16 @@ class Wants:
         self._drop(item)
         return True
 
+    def found(self, item: Item) -> None:
+        """Note that something is here, from whomever."""
+        if item in self._wants:
+            self._drop(item)
+
     def overdue(self, now_s: float) -> list[tuple[bytes, Item]]:
         """Return whom to ask next for what did not come; forget what nobody is left for."""
         again = []
         for item, want in list(self._wants.items()):
-            if now_s - want.at_s < ASK_S:
+            if now_s - want.at_s < (ASK_PUSHED_S if item.kind == Kind.PUSHED else ASK_S):
                 continue
             if not want.others:
                 if now_s - want.at_s >= FORGET_S:

@@ -1,14 +1,22 @@
-"""Passes messages on: small urgent ones as they are, others by their ids to whoever wants them."""
+"""Passes messages on.
+
+Who makes an urgent one pushes it to all its peers as it is. All else goes by ids to whoever wants it: bodies that
+are announced, and what was pushed by somebody else. For among nodes that are linked to each other nearly everybody
+has a pushed message when it could be passed on: it is told to those only that are not known to have it, a little
+later, with others.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import random
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
 from pocqueue.pouw.errors import BadEncoding, PeerFault
 from pocqueue.pouw.p2p.frames import ANNOUNCED, ID_BYTES, PUSHED, Kind
-from pocqueue.pouw.p2p.gossip import Item, Seen, Wants
+from pocqueue.pouw.p2p.gossip import Item, Kept, Seen, Wants
 from pocqueue.pouw.p2p.link import Link
 from pocqueue.pouw.p2p.messages import MAX_IDS, Ids
 from pocqueue.pouw.p2p.service import Service
@@ -16,6 +24,9 @@ from pocqueue.pouw.wire.codec import decode, encode
 
 #: For a body that was not asked for. It may be an honest answer that came after another peer's.
 _UNASKED_POINTS = 2
+#: After so long peers are told of what was pushed to this node; drawn anew each time, so that of two peers that have
+#: the same one mostly tells the other.
+_TELL_S = (0.02, 0.08)
 
 
 class Relay:
@@ -30,12 +41,18 @@ class Relay:
         self._links, self._service = links, service
         self._seen = Seen()
         self._wants = Wants()
+        self._kept = Kept()
+        # Pushed messages of others that are not told of yet, or are being looked at, and who has them.
+        self._holders: dict[bytes, set[bytes]] = {}
+        self._untold: list[bytes] = []
 
-    def push(self, kind: Kind, body: bytes, *, source: Link | None = None) -> None:
-        """Send an ITERATION or RECORD to all peers but the one that it came from."""
+    def push(self, kind: Kind, body: bytes) -> None:
+        """Send a message of this node's to all peers; again, if it was sent before."""
         assert kind in PUSHED
-        self._seen.add(_digest(kind, body))
-        for link in self._others(source):
+        identifier = pushed_id(kind, body)
+        self._seen.add(identifier)
+        self._kept.add(identifier, kind, body, time.monotonic())
+        for link in list(self._links.values()):
             link.send(kind, body)
 
     def announce(
@@ -68,18 +85,14 @@ class Relay:
             await self._take_want(link, body)
         elif kind in ANNOUNCED:
             await self._take_body(link, kind, body)
-        elif self._seen.add(digest := _digest(kind, body)):
-            if await self._service.receive(link.info, kind, body):
-                self.push(kind, body, source=link)
-            else:
-                # It may come too early, and again.
-                self._seen.forget(digest)
+        else:
+            await self._take_pushed(link, kind, body)
 
     def ask_again(self) -> None:
         """Ask others for what did not come in time. To be called now and then."""
         for account, item in self._wants.overdue(time.monotonic()):
             link = self._links.get(account)
-            if link is not None and not self._service.has(item.kind, item.identifier):
+            if link is not None and not self._has(item):
                 _ask(link, item.kind, [item.identifier])
 
     def gone(self, link: Link) -> None:
@@ -88,7 +101,10 @@ class Relay:
 
     def _take_announcement(self, link: Link, body: bytes) -> None:
         kind, ids = _ids(body)
-        unknown = [Item(kind, each) for each in ids if not self._service.has(kind, each)]
+        if kind == Kind.PUSHED:
+            for each in ids:
+                self._note_holder(link, each)
+        unknown = [item for each in ids if not self._has(item := Item(kind, each))]
         wanted = self._wants.announced(link.account, unknown, time.monotonic())
         if wanted:
             _ask(link, kind, [item.identifier for item in wanted])
@@ -96,10 +112,14 @@ class Relay:
     async def _take_want(self, link: Link, body: bytes) -> None:
         kind, ids = _ids(body)
         for each in ids:
-            await link.turn_to_give(kind)
-            found = await self._service.body(kind, each)
-            if found is not None:
-                await link.send_in_turn(kind, each, found)
+            if kind != Kind.PUSHED:
+                await link.turn_to_give(kind)
+                found = await self._service.body(kind, each)
+                if found is not None:
+                    await link.send_in_turn(kind, each, found)
+            elif (kept := self._kept.get(each)) is not None:
+                await link.turn_to_give(kept[0])
+                await link.send_in_turn(*kept)
 
     async def _take_body(self, link: Link, kind: Kind, body: bytes) -> None:
         identifier, body = body[:ID_BYTES], body[ID_BYTES:]
@@ -109,6 +129,51 @@ class Relay:
             kind, identifier
         ):
             self.announce(kind, [identifier], source=link)
+
+    async def _take_pushed(self, link: Link, kind: Kind, body: bytes) -> None:
+        identifier = pushed_id(kind, body)
+        if not self._seen.add(identifier):
+            self._note_holder(link, identifier)
+            return
+        self._wants.found(Item(Kind.PUSHED, identifier))
+        self._holders[identifier] = {link.account}
+        is_good, may_come_again = False, True
+        try:
+            is_good = await self._service.receive(link.info, kind, body)
+        except PeerFault:
+            may_come_again = False
+            raise
+        finally:
+            if not is_good:
+                del self._holders[identifier]
+                if may_come_again:  # it was too early, or this link ended meanwhile
+                    self._seen.forget(identifier)
+        if not is_good:
+            return
+        self._kept.add(identifier, kind, body, time.monotonic())
+        if not self._untold:
+            after_s = random.uniform(*_TELL_S)  # noqa: S311 - no secret
+            asyncio.get_running_loop().call_later(after_s, self._tell)
+        self._untold.append(identifier)
+
+    def _tell(self) -> None:
+        """Announce what was pushed to this node to those peers that are not known to have it."""
+        untold, self._untold = self._untold, []
+        holders = {identifier: self._holders.pop(identifier) for identifier in untold}
+        for link in list(self._links.values()):
+            ids = [each for each, known in holders.items() if link.account not in known]
+            for first in range(0, len(ids), MAX_IDS):
+                body = encode(Ids(Kind.PUSHED, tuple(ids[first : first + MAX_IDS])))
+                link.send(Kind.ANNOUNCE, body)
+
+    def _note_holder(self, link: Link, identifier: bytes) -> None:
+        if identifier in self._holders:
+            self._holders[identifier].add(link.account)
+
+    def _has(self, item: Item) -> bool:
+        if item.kind == Kind.PUSHED:
+            return item.identifier in self._seen
+        return self._service.has(*item)
 
     def _others(self, source: Link | None) -> Iterator[Link]:
         return (link for link in list(self._links.values()) if link is not source)
@@ -123,10 +188,11 @@ def _ids(body: bytes) -> tuple[Kind, tuple[bytes, ...]]:
         message = decode(body, Ids)
     except BadEncoding:
         raise PeerFault(20, "it sent no list of ids where one is due") from None
-    if message.kind not in ANNOUNCED:
+    if message.kind not in (*ANNOUNCED, Kind.PUSHED):
         raise PeerFault(20, f"it announced or wanted kind {message.kind}")
     return Kind(message.kind), message.ids
 
 
-def _digest(kind: Kind, body: bytes) -> bytes:
+def pushed_id(kind: Kind, body: bytes) -> bytes:
+    """Return the id by which peers are told of a pushed message."""
     return hashlib.sha256(bytes((kind,)) + body).digest()

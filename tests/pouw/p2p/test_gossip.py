@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from pocqueue.pouw.p2p.frames import Kind
 from pocqueue.pouw.p2p.gossip import (
+    ASK_PUSHED_S,
     ASK_S,
     FORGET_S,
+    KEPT_S,
+    MAX_KEPT_BYTES,
     MAX_WANTS,
     MAX_WANTS_OF_PEER,
     Item,
+    Kept,
     Seen,
     Wants,
 )
@@ -27,6 +31,33 @@ def test_seen_forgets_the_oldest() -> None:
     assert seen.add(b"4")
     assert seen.add(b"1")
     assert not seen.add(b"3")
+
+
+def test_pushed_messages_are_kept_for_a_while() -> None:
+    """So many bytes of them, and so long."""
+    kept = Kept()
+    kept.add(b"1", Kind.VOTE, b"first", 0.0)
+    kept.add(b"1", Kind.VOTE, b"first", 1.0)
+    kept.add(b"2", Kind.RECORD, bytes(MAX_KEPT_BYTES - 5), 1.0)
+    assert kept.get(b"1") == (Kind.VOTE, b"first")
+    kept.add(b"3", Kind.VOTE, b"x", 1.0)
+    assert kept.get(b"1") is None, "too much"
+    assert kept.get(b"2") is not None
+    kept.add(b"4", Kind.VOTE, b"", 1.0 + KEPT_S)
+    assert [kept.get(each) for each in (b"2", b"3")] == [None, None], "too old"
+    assert kept.get(b"4") == (Kind.VOTE, b"")
+
+
+def test_what_is_pushed_is_soon_wanted_of_another() -> None:
+    """If it does not come; nobody is asked any more once it came from anywhere."""
+    wants, item = Wants(), Item(Kind.PUSHED, b"x")
+    wants.announced(A, [item], 0.0)
+    wants.announced(B, [item], 0.0)
+    assert wants.overdue(ASK_PUSHED_S) == [(B, item)]
+    wants.announced(C, [item], ASK_PUSHED_S)
+    wants.found(item)
+    assert wants.overdue(ASK_S) == []
+    assert wants.announced(C, [item], ASK_S) == [item]
 
 
 def test_one_peer_at_a_time_is_asked() -> None:

@@ -50,7 +50,7 @@ _TOO_LONG = struct.pack(">IB", LIMITS[Kind.TX].max_bytes + 1, Kind.TX)
     ("sent", "why"),
     [
         (_frame(200, b""), "the unknown kind 200"),
-        (_frame(answer_to(Kind.PEX) + 1, b""), "the unknown kind 101"),
+        (_frame(answer_to(Kind.CHUNK) + 1, b""), "the unknown kind 102"),
         (_TOO_LONG, "32801 bytes as kind 18, where 32800 are allowed"),
         (b"\xff" * 5, "the unknown kind 255"),
         (_frame(Kind.HELLO, b""), "HELLO after the handshake"),

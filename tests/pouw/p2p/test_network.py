@@ -14,6 +14,7 @@ from pocqueue.pouw.p2p.frames import LIMITS, MAX_ANSWER_BYTES, Kind, Limit, answ
 from pocqueue.pouw.p2p.handshake import Refused
 from pocqueue.pouw.p2p.messages import Ids, Reason
 from pocqueue.pouw.p2p.network import MAX_HALF_OPEN_OF_ADDRESS
+from pocqueue.pouw.p2p.relay import pushed_id
 from pocqueue.pouw.p2p.roster import MAX_INBOUND_OF_ADDRESS
 from pocqueue.pouw.wire.codec import encode
 from tests.pouw.p2p.nodes import Node, id_of, running
@@ -55,6 +56,41 @@ async def test_what_is_pushed_reaches_everybody_once() -> None:
         assert sorted(nodes[2].keeper.received) == wanted
         assert sorted(nodes[3].keeper.received) == sorted([*wanted, third])
         assert nodes[0].keeper.received == [third]
+
+
+async def test_what_is_pushed_goes_whole_over_no_more_links_than_it_must() -> None:
+    """Where everybody is linked to everybody, the one that made it sends it; others tell of it at most."""
+    nodes, body = [Node(name) for name in "abcde"], bytes(50_000)
+    async with running(*nodes):
+        for number, node in enumerate(nodes):
+            for other in nodes[:number]:
+                await node.network.connect(*other.where)
+        await until(lambda: all(len(node.network.peers) == 4 for node in nodes))
+        nodes[0].network.push(Kind.ITERATION, body)
+        await until(lambda: all(node.keeper.received for node in nodes[1:]))
+        # Whatever is told of it has come once something that goes the same ways behind it has.
+        nodes[1].network.push(Kind.VOTE, b"later")
+        later = (Kind.VOTE, b"later")
+        await until(
+            lambda: all(later in node.keeper.received for node in nodes if node is not nodes[1])
+        )
+        assert nodes[0].network.traffic.bytes_out > 4 * len(body)
+        for node in nodes[1:]:
+            assert node.network.traffic.bytes_out < len(body)
+
+
+async def test_what_does_not_come_is_had_from_another() -> None:
+    """A peer tells of a message and does not give it; another one that has it is asked."""
+    a, b = Node("a"), Node("b")
+    body = encode(Ids(Kind.PUSHED, (pushed_id(Kind.RECORD, b"slot"),)))
+    async with running(a, b), linked(*b.where) as rogue:
+        rogue.channel.send(Kind.ANNOUNCE, body)
+        while (await rogue.channel.read())[0] != Kind.WANT:
+            pass
+        await a.network.connect(*b.where)
+        async with linked(*a.where) as other:
+            other.channel.send(Kind.RECORD, b"slot")
+            await until(lambda: b.keeper.received == [(Kind.RECORD, b"slot")])
 
 
 async def test_what_came_too_early_is_taken_when_it_comes_again() -> None:
