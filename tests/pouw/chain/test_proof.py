@@ -11,6 +11,7 @@ from pocqueue.pouw.chain.candidate import assemble, mine_founding
 from pocqueue.pouw.chain.chain import Chain
 from pocqueue.pouw.chain.fork import Position
 from pocqueue.pouw.chain.records import (
+    CLOCK,
     OFFICE,
     Office,
     Outcome,
@@ -72,6 +73,31 @@ def test_a_committee_hands_over(tip: Position, before: int, now: int, is_good: b
     draft.put(OFFICE, Office(2, b"t" * 32))
     on = Position(tip.header, draft.seal(), None, 0, tip.times)
     block = trained(on, before={"epoch": before}, certificate={"epoch": now})
+    found = [check.rule for check in checks(examined(block, on)) if not check.is_kept]
+    assert found == ([] if is_good else ["certificates"])
+
+
+@pytest.mark.parametrize(
+    ("epoch", "anchor", "height", "is_good"),
+    [(2, 1, 40, True), (2, 0, 40, False), (1, 0, 9, True), (1, 5, 9, True), (1, 0, 10, False)],
+)
+def test_a_committee_has_a_term(
+    tip: Position, epoch: int, anchor: int, height: int, is_good: bool
+) -> None:
+    """In office from block 1 on by what it says is final; out of office eight blocks after its successor came."""
+    draft, committee = tip.state.child(), tip.state.committee(0)
+    assert committee is not None
+    for each in (1, 2):
+        draft.put(committee_key(each), _replace(committee, epoch=each))
+    draft.put(OFFICE, Office(2, b"t" * 32, height=1))
+    draft.put(CLOCK, _replace(draft.clock, height=height - 1))
+    parent = _replace(tip.header, height=height - 1)
+    on = Position(parent, draft.seal(), None, 0, tip.times)
+    block = trained(
+        on,
+        before={"epoch": epoch},
+        certificate={"epoch": epoch, "anchor_height": anchor},
+    )
     found = [check.rule for check in checks(examined(block, on)) if not check.is_kept]
     assert found == ([] if is_good else ["certificates"])
 
