@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pocqueue.pouw.chaos.cheats import MINER_CHEATS, SUPERVISOR_CHEATS
+from pocqueue.pouw.committee.quorum import faults, quorum
 
 #: So that one is honest when each cheat of miners has one.
 LEAST_MINERS = len(MINER_CHEATS) + 1
@@ -61,7 +62,7 @@ def plan(seed: int, supervisors: Sequence[str], miners: Sequence[str]) -> list[A
         miners: 3 and more; one of them at least stays honest.
     """
     rng = random.Random(seed)  # noqa: S311 - no secret
-    faulty = (len(supervisors) - 1) // 3
+    faulty = faults(len(supervisors))
 
     def lasts_s() -> float:
         return round(rng.uniform(_SHORTEST_S, _LONGEST_S), 1)
@@ -83,7 +84,7 @@ def plan(seed: int, supervisors: Sequence[str], miners: Sequence[str]) -> list[A
         ]
         rng.shuffle(acts)
         return [*begin, *acts]
-    one_too_many = len(supervisors) - (len(supervisors) + faulty) // 2
+    one_too_many = len(supervisors) - quorum(len(supervisors)) + 1
     half = rng.sample(supervisors, len(supervisors) // 2)
     acts += [
         Act("kill", tuple(rng.sample(supervisors, faulty)), lasts_s=_DEAD_S),
