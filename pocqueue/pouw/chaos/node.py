@@ -43,22 +43,25 @@ def _routes(node: PoUWNode) -> APIRouter:
     undone: list[cheats.Undo] = []
 
     @router.post("/cut")
-    async def cut(account: Annotated[list[str], Query()]) -> None:
+    async def cut(account: Annotated[list[str], Query()]) -> bool:
         """End the links with these accounts, until it is healed."""
         links.cut(node._running.network, [bytes.fromhex(one) for one in account])
+        return True
 
     @router.post("/heal")
-    async def heal() -> None:
+    async def heal() -> bool:
         """Link to everybody again."""
         links.heal(node._running.network)
+        return True
 
     @router.post("/cheat/{name}")
-    async def cheat(name: str) -> None:
+    async def cheat(name: str) -> bool:
         """Cheat in this way from now on; `none`: in no way."""
         while undone:
             undone.pop()()
         if name != "none":
             undone.append(cheats.CHEATS[name](node._running._core))
+        return True
 
     return router
 

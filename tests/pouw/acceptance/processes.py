@@ -20,6 +20,8 @@ from typing import Any
 
 import psutil
 
+from pocqueue.node.keys import SigningKey
+from pocqueue.pouw.files import NODE_KEY
 from tests.support.commands import without_settings
 from tests.support.waiting import wait_until
 
@@ -41,6 +43,8 @@ class NodeProcess:
         bootstrap: it dials these.
         name: its name [default: the folder's].
         options: more of the command's.
+        key: of its account [default: made by itself].
+        can_be_told: it is one of `pocqueue.pouw.chaos.node`.
     """
 
     def __init__(
@@ -51,9 +55,14 @@ class NodeProcess:
         *bootstrap: NodeProcess,
         name: str | None = None,
         options: str = "",
+        key: SigningKey | None = None,
+        can_be_told: bool = False,
     ) -> None:
         self.folder, self.name = folder, name or folder.name
         folder.mkdir(exist_ok=True)
+        if key is not None:
+            key.save_pem(folder / NODE_KEY)
+        self._can_be_told = can_be_told
         self.log = folder.with_name(f"{self.name}.log")
         self.port, self.http_port = _free_ports()
         self.argv = ["pouw", "node", "--role", role, "--node-id", self.name, "--host", "127.0.0.1"]
@@ -83,7 +92,9 @@ class NodeProcess:
 
     def start(self) -> None:
         """Start the process, and return at once."""
-        self._process = _FORKS.Process(target=_run, args=(self.argv, self.env, str(self.log)))
+        self._process = _FORKS.Process(
+            target=_run, args=(self.argv, self.env, str(self.log), self._can_be_told)
+        )
         self._process.start()
 
     def signal(self, number: signal.Signals) -> None:
@@ -124,6 +135,15 @@ class NodeProcess:
         except (OSError, ValueError):
             return None
 
+    def tell(self, what: str) -> None:
+        """Tell one that can be told: ``heal``, ``cheat/NAME``."""
+        assert self.ask(f"chaos/{what}", post=True) is True
+
+    def cut(self, *others: NodeProcess) -> None:
+        """Have it lose its links with others, until it is healed; they have to be told the same."""
+        accounts = [f"account={one.ask()['public_key']}" for one in others]
+        self.tell(f"cut?{'&'.join(accounts)}")
+
     def number(self, name: str) -> int:
         """Return a number of its status; -1: it does not answer."""
         status = self.ask()
@@ -150,7 +170,7 @@ class NodeProcess:
         return None
 
 
-def _run(argv: list[str], env: dict[str, str], log: str) -> None:
+def _run(argv: list[str], env: dict[str, str], log: str, can_be_told: bool) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(fd, 1)
@@ -159,8 +179,12 @@ def _run(argv: list[str], env: dict[str, str], log: str) -> None:
     os.environ.update(env)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = ["pocqueue", *argv]
-    from pocqueue.cli import main
+    if can_be_told:
+        from pocqueue.pouw.chaos.node import main
 
+        sys.argv = ["node", *argv[2:]]
+    else:
+        from pocqueue.cli import main
     main()
 
 
