@@ -321,24 +321,26 @@ class Link:
 
 
 class _Inbox:
-    """Gossip in its order; who puts in waits while there is too much."""
+    """Gossip in its order, for one that puts in and one that takes out; the first waits while there is too much."""
 
     def __init__(self) -> None:
         self._items: deque[tuple[Kind, bytes]] = deque()
         self._bytes = 0
-        self._changed = asyncio.Condition()
+        self._filled, self._drained = asyncio.Event(), asyncio.Event()
 
     async def put(self, kind: Kind, body: bytes) -> None:
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._bytes < _MAX_INBOX_BYTES)
-            self._items.append((kind, body))
-            self._bytes += len(body) + 100
-            self._changed.notify_all()
+        while self._bytes >= _MAX_INBOX_BYTES:
+            self._drained.clear()
+            await self._drained.wait()
+        self._items.append((kind, body))
+        self._bytes += len(body) + 100
+        self._filled.set()
 
     async def get(self) -> tuple[Kind, bytes]:
-        async with self._changed:
-            await self._changed.wait_for(lambda: bool(self._items))
-            kind, body = self._items.popleft()
-            self._bytes -= len(body) + 100
-            self._changed.notify_all()
-            return kind, body
+        while not self._items:
+            self._filled.clear()
+            await self._filled.wait()
+        kind, body = self._items.popleft()
+        self._bytes -= len(body) + 100
+        self._drained.set()
+        return kind, body

@@ -8,6 +8,7 @@ has one spelling: varints that are longer than they need to be are refused.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -55,8 +56,10 @@ def encode_map(indices: npt.NDArray[np.integer], signs: npt.NDArray[np.integer])
     return bytes(written[is_there].astype(np.uint8))
 
 
+# A message is looked at when it comes, when its slot is certified, and when it is audited.
+@lru_cache(maxsize=32)
 def decode_map(data: bytes, num_weights: int, cap: int) -> SignMap:
-    """Return the entries of a map.
+    """Return the entries of a map, as arrays that cannot be written to.
 
     Args:
         data: its bytes, from anybody.
@@ -86,7 +89,9 @@ def decode_map(data: bytes, num_weights: int, cap: int) -> SignMap:
     indices = np.cumsum((values >> 1) + 1) - 1
     if len(indices) and indices[-1] >= num_weights:
         raise SlotError("map", f"it names weight {indices[-1]} of {num_weights}.")
-    return SignMap(indices, (1 - 2 * (values & 1)).astype(np.int8))
+    signs = (1 - 2 * (values & 1)).astype(np.int8)
+    indices.flags.writeable = signs.flags.writeable = False
+    return SignMap(indices, signs)
 
 
 def map_hash(data: bytes) -> bytes:
