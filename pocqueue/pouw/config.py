@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 DEFAULT_HOST = "localhost"
 DEFAULT_PORT = 8000
+#: One file of data as large as any may be, and one that is used beside it.
+MIN_DATA_MIB = 128
 _T = TypeVar("_T")
 _NODE_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -59,6 +61,7 @@ class NodeConfig:
     network: str = "dev"  #: ``dev``, or the path of a genesis file
     data_dir: Path | None = None  #: None: nothing outlives the process
     key: SigningKey | None = None  #: None: made anew, or kept in `data_dir`
+    data_mib: int = 1024  #: of clients' data that are kept, MiB
 
     def __post_init__(self) -> None:
         if not isinstance(self.node_id, str) or not _NODE_ID.fullmatch(self.node_id):
@@ -68,6 +71,7 @@ class NodeConfig:
         if not isinstance(self.host, str) or not self.host:
             raise ConfigError("host", self.host, "a name or an address")
         _check_int("port", self.port, 0, 65535)
+        _check_int("data_mib", self.data_mib, MIN_DATA_MIB, 2**20)
         _check_positive("omega_b", self.omega_b)
         _check_positive("omega_m", self.omega_m)
         _check_int("max_peers", self.max_peers, 1, 1000)

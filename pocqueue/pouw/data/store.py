@@ -3,6 +3,7 @@
     <hash>           a whole file
     <hash>.manifest  its `Manifest`
     <hash>.part      one in the making: chunks in their places, the others are zeros
+    <hash>.hidden    (empty) nobody else gets this one yet
 
 A chunk is looked at by its hash whenever it comes in, and when it is read from disk again: whatever a crash leaves
 behind is asked for once more, and nothing else.
@@ -30,7 +31,7 @@ from pocqueue.pouw.wire.data import CHUNK_BYTES, DATA_NAME, Manifest
 
 #: Name of the folder in a node's folder.
 FOLDER_NAME: Final = "data"
-_MANIFEST, _PART = ".manifest", ".part"
+_MANIFEST, _PART, _HIDDEN = ".manifest", ".part", ".hidden"
 
 
 class DataStore(Closing):
@@ -54,6 +55,7 @@ class DataStore(Closing):
         self._whole: set[str] = set()
         #: Chunks that are not here, of those in the making.
         self._missing: dict[str, set[int]] = {}
+        self._hidden: set[str] = set()
         with self._disk():
             self._folder.mkdir(mode=0o700, exist_ok=True)
             self._open()
@@ -65,17 +67,22 @@ class DataStore(Closing):
             self._scratch.cleanup()
 
     def path(self, name: str) -> Path | None:
-        """Return where a whole file is; None: it is not here."""
-        with self._lock, self._disk():
-            if name not in self._whole:
-                return None
-            os.utime(self._at(name))  # so that it goes after those that nobody asked for
-            return self._at(name)
+        """Return where a whole file is; None: it is not here. Never waits."""
+        return self._at(name) if name in self._whole else None
 
     def manifest(self, name: str) -> Manifest | None:
-        """Return the manifest of a file that is here, in whole or in part."""
-        with self._lock:
-            return self._manifests.get(name)
+        """Return the manifest of a file that is here, in whole or in part. Never waits."""
+        return self._manifests.get(name)
+
+    def is_hidden(self, name: str) -> bool:
+        """Say whether nobody else gets a file. Never waits."""
+        return name in self._hidden
+
+    def show(self, name: str) -> None:
+        """Hide a file no longer, also after a restart."""
+        with self._lock, self._disk():
+            self._at(name, _HIDDEN).unlink(missing_ok=True)
+            self._hidden.discard(name)
 
     def chunk(self, name: str, index: int) -> bytes | None:
         """Return a chunk; None: it is not here."""
@@ -91,8 +98,13 @@ class DataStore(Closing):
             self.remove(name)
             raise NodeDataError(f"The file of data {self._at(name)} was damaged, and is gone now.")
 
-    def add(self, path: Path, needed: Collection[str] = ()) -> str:
+    def add(self, path: Path, needed: Collection[str] = (), *, is_hidden: bool = False) -> str:
         """Take a copy of a file; return the name of its data.
+
+        Args:
+            path: of the file.
+            needed: names of data that make room for nothing.
+            is_hidden: nobody else gets it until `show`.
 
         Raises:
             DataError: it cannot be read, or is empty or too large; or there is no room.
@@ -100,6 +112,9 @@ class DataStore(Closing):
         data = file_bytes(path)
         manifest = manifest_of(data)
         with self._lock, self._disk():
+            if is_hidden:
+                self._at(manifest.name, _HIDDEN).touch(0o600)
+                self._hidden.add(manifest.name)
             if manifest.name not in self._whole:
                 self._make_room(manifest, needed)
                 replace_file(self._at(manifest.name, _MANIFEST), encode(manifest))
@@ -157,7 +172,8 @@ class DataStore(Closing):
             self._manifests.pop(name, None)
             self._missing.pop(name, None)
             self._whole.discard(name)
-            for suffix in ("", _PART, _MANIFEST):
+            self._hidden.discard(name)
+            for suffix in ("", _PART, _HIDDEN, _MANIFEST):
                 self._at(name, suffix).unlink(missing_ok=True)
 
     @property
@@ -177,6 +193,8 @@ class DataStore(Closing):
             name = "0x" + path.name.removesuffix(_MANIFEST)
             if not path.name.endswith(_MANIFEST) or not DATA_NAME.fullmatch(name):
                 continue
+            if self._at(name, _HIDDEN).exists():
+                self._hidden.add(name)
             try:
                 manifest = decode(path.read_bytes(), Manifest)
             except BadEncoding:
@@ -218,10 +236,10 @@ class DataStore(Closing):
             self._whole.add(name)
 
     def _make_room(self, manifest: Manifest, needed: Collection[str]) -> None:
-        """Remove what nobody needs, what was asked for longest ago first, until a file fits."""
+        """Remove what nobody needs, what came longest ago first, until a file fits."""
         due = self.num_bytes + manifest.size - self._max_bytes
         gone = []
-        for name in sorted((one for one in self._manifests if one not in needed), key=self._used):
+        for name in sorted((one for one in self._manifests if one not in needed), key=self._came):
             if due <= 0:
                 break
             due -= self._manifests[name].size
@@ -233,7 +251,7 @@ class DataStore(Closing):
         for name in gone:
             self.remove(name)
 
-    def _used(self, name: str) -> float:
+    def _came(self, name: str) -> float:
         path = self._at(name) if name in self._whole else self._at(name, _PART)
         return path.stat().st_mtime
 

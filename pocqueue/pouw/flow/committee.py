@@ -208,6 +208,8 @@ class CommitteeDuty:
         model = decode(record.requirements, TaskModel)
         if len(self._core.chain.tip.state.live_tickets(MINER)) < model.min_miners:
             return False
+        if not self._core.has_data(task):
+            return False
         history = await self._slots.history(task)
         is_over = (
             history.next_slot >= model.max_epochs * LAP

@@ -82,6 +82,9 @@ class Core:
     chain_changed: Bell = field(default_factory=Bell)
     #: There is a transaction more.
     mempool_changed: Bell = field(default_factory=Bell)
+    #: Says whether a task's data are here, and why they are no good or will not come; see `flow.datasets`.
+    has_data: Callable[[bytes], bool] = lambda _task: True
+    data_problem: Callable[[bytes], str | None] = lambda _task: None
     # One: the chain is not for two threads at a time.
     thread: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="chain")

@@ -18,6 +18,7 @@ from pocqueue.pouw.chain.signatures import account_of
 from pocqueue.pouw.chain.store import ChainStore
 from pocqueue.pouw.committee.seats import seat_in
 from pocqueue.pouw.config import DEFAULT_PORT, NodeConfig
+from pocqueue.pouw.data.store import DataStore
 from pocqueue.pouw.economics import NodeRole
 from pocqueue.pouw.errors import BadEncoding, LinkError, PeerFault
 from pocqueue.pouw.flow.audit import Audits
@@ -25,6 +26,7 @@ from pocqueue.pouw.flow.blocks import BlockFlow
 from pocqueue.pouw.flow.clients import TaskDesk
 from pocqueue.pouw.flow.committee import CommitteeDuty
 from pocqueue.pouw.flow.core import Core, Tasks, now_ms
+from pocqueue.pouw.flow.datasets import Datasets
 from pocqueue.pouw.flow.mining import Mining
 from pocqueue.pouw.flow.orders import Orders
 from pocqueue.pouw.flow.rewards import rewards_of
@@ -44,7 +46,7 @@ from pocqueue.pouw.slots.slot_store import SlotStore
 from pocqueue.pouw.training.trainer import Trainer
 from pocqueue.pouw.wire.codec import decode, encode
 from pocqueue.pouw.wire.hashes import tagged
-from pocqueue.pouw.wire.requests import BlocksRequest, SlotsRequest, WeightsRequest
+from pocqueue.pouw.wire.requests import BlocksRequest, ChunkRequest, SlotsRequest, WeightsRequest
 
 #: `start` waits this long for first links.
 _FIRST_LINKS_S = 3.0
@@ -103,6 +105,12 @@ class Life:
             network=self.network,
         )
         stack.callback(core.thread.shutdown)
+        data_store = stack.enter_context(
+            await asyncio.to_thread(DataStore, config.data_dir, config.data_mib * 2**20)
+        )
+        self.datasets = Datasets(core, data_store)
+        core.has_data, core.data_problem = self.datasets.has, self.datasets.problem
+        stack.callback(self.datasets.close)
         # Known to nobody but the key's owner, and the same after a restart without a file of its own.
         secret = bls.SecretKey.from_seed(
             bytes.fromhex(key.sign(tagged("bls-seed", self._genesis.network)))
@@ -186,6 +194,8 @@ class Life:
                     return encode(await self._slot_sync.slots(decode(body, SlotsRequest)))
                 case Kind.THETA:
                     return encode(await self._slot_sync.piece(decode(body, WeightsRequest)))
+                case Kind.CHUNK:
+                    return await self.datasets.answer(decode(body, ChunkRequest))
                 case _:
                     raise LinkError("nobody answers that")
         except BadEncoding as exc:
@@ -260,6 +270,7 @@ class Life:
     def _run(self, duty: CommitteeDuty) -> None:
         loops = [
             *(self._orders.run, self._blocks.run, self._sync.run, self.miner.run),
+            self.datasets.run,
             self._watch_isolation,
         ]
         if self._config.role is NodeRole.SUPERVISOR and self._config.enable_advanced_features:

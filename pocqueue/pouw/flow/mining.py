@@ -101,6 +101,9 @@ class Mining:
             await self._core.chain_changed.heard(_REPEAT_S)
             return
         task = self._slots.newest[0]
+        if not self._core.has_data(task):
+            await self._slots.changed.heard(_REPEAT_S)
+            return
         history = await self._slots.history(task)
         lane = await self._lane(history)
         changed = asyncio.ensure_future(self._slots.changed.heard(_REPEAT_S))

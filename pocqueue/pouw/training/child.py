@@ -9,17 +9,22 @@ from __future__ import annotations
 import functools
 import os
 import sys
+from pathlib import Path
 from typing import IO
 
 import msgspec
 
 from pocqueue.errors import PocqueueError
+from pocqueue.pouw.data.parts import Part
+from pocqueue.pouw.errors import DataError
 from pocqueue.pouw.slots.task import TaskSpec
 from pocqueue.pouw.training.iterate import full_weights, iterate
 from pocqueue.pouw.training.messages import (
     Accuracy,
     Answer,
     Failure,
+    Fit,
+    Fitness,
     Iterate,
     Reexecute,
     Request,
@@ -28,6 +33,7 @@ from pocqueue.pouw.training.messages import (
 )
 from pocqueue.pouw.training.models import Model, fixed_arithmetic
 from pocqueue.pouw.training.reexecute import reexecute
+from pocqueue.pouw.training.samples import own, own_test
 
 _NICE = 10
 _MODELS = 8
@@ -59,7 +65,10 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
 
 
 def _answer(request: Request) -> Answer:
-    model = _model(request.task)
+    if isinstance(request, Fit):
+        return _fitness(request)
+    task = request.task
+    model = _model(task) if request.data is None else _own_model(task, request.data)
     if isinstance(request, Iterate):
         return iterate(
             model,
@@ -74,15 +83,31 @@ def _answer(request: Request) -> Answer:
         return reexecute(
             model, request.lap, miner=request.miner, lane=request.lane, published=request.map
         )
-    part = getattr(model.samples, request.part)
-    correct = model.correct(full_weights(request.task, request.theta), part)
+    part: Part = getattr(model.samples, request.part)
+    if request.test is not None:
+        part = own_test(Path(request.test), task)
+    correct = model.correct(full_weights(task, request.theta), part)
     return Accuracy(correct, len(part.y), part.majority)
+
+
+def _fitness(request: Fit) -> Fitness:
+    try:
+        _own_model(request.task, request.data)
+    except DataError as exc:
+        return Fitness(str(exc))
+    return Fitness(None)
 
 
 @functools.lru_cache(_MODELS)
 def _model(task: TaskSpec) -> Model:
     task.check()
     return Model(task)
+
+
+def _own_model(task: TaskSpec, data: str) -> Model:
+    """Return a model on a client's own data. Of these few are kept, and none by their models."""
+    task.check()
+    return Model(task, own(Path(data), task))
 
 
 if __name__ == "__main__":

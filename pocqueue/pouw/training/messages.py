@@ -29,6 +29,7 @@ class Iterate(_Frame, tag="iterate", frozen=True):
     miner: bytes
     lane: int
     parts: int
+    data: str | None = None  #: path of the file with the client's own data; None: they are built in
 
 
 class Reexecute(_Frame, tag="reexecute", frozen=True):
@@ -39,6 +40,7 @@ class Reexecute(_Frame, tag="reexecute", frozen=True):
     miner: bytes
     lane: int
     map: bytes
+    data: str | None = None  #: as above
 
 
 class Measure(_Frame, tag="measure", frozen=True):
@@ -47,6 +49,15 @@ class Measure(_Frame, tag="measure", frozen=True):
     task: TaskSpec
     theta: bytes
     part: PartName
+    data: str | None = None  #: as above
+    test: str | None = None  #: path of the file with the test part of a client's own data
+
+
+class Fit(_Frame, tag="fit", frozen=True):
+    """Asks for a `Fitness`: whether a client's own data are what the task says."""
+
+    task: TaskSpec
+    data: str  #: as above
 
 
 class IterationResult(_Frame, tag="iterated", frozen=True):
@@ -75,14 +86,20 @@ class Accuracy(_Frame, tag="measured", frozen=True):
     majority: int  #: right answers of whoever always says the commonest one
 
 
+class Fitness(_Frame, tag="fitted", frozen=True):
+    """Whether a task can be trained on its data."""
+
+    problem: str | None  #: None: it can
+
+
 class Failure(_Frame, tag="failed", frozen=True):
     """The request could not be done; the child goes on."""
 
     message: str
 
 
-Request = Iterate | Reexecute | Measure
-Answer = IterationResult | Verdict | Accuracy | Failure
+Request = Iterate | Reexecute | Measure | Fit
+Answer = IterationResult | Verdict | Accuracy | Fitness | Failure
 
 
 def write_frame(pipe: IO[bytes], frame: Request | Answer) -> None:

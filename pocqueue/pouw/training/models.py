@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pocqueue.pouw.data.parts import Part
 from pocqueue.pouw.slots.task import TaskSpec
 from pocqueue.pouw.slots.weights import Weights
-from pocqueue.pouw.training.samples import Part, load
+from pocqueue.pouw.training.samples import Samples, load
 from pocqueue.pouw.wire.slots import MAX_PARTS
 
 
@@ -44,12 +45,16 @@ def fixed_arithmetic() -> Iterator[None]:
 
 
 class Model:
-    """A task's model with its data."""
+    """A task's model with its data.
 
-    def __init__(self, task: TaskSpec) -> None:
-        """Take a task that has been checked."""
+    Args:
+        task: has been checked.
+        samples: of the client's own data; None: those that are built in.
+    """
+
+    def __init__(self, task: TaskSpec, samples: Samples | None = None) -> None:
         self.task = task
-        self.samples = load(task.data)
+        self.samples = load(task.data) if samples is None else samples
         self._shapes = [parameter.shape for parameter in task.parameters]
         self._sizes = [parameter.size for parameter in task.parameters]
 
@@ -90,7 +95,8 @@ class Model:
         if self.task.architecture == "CNN":
             x = _convolutions(x, tensors, self.task.data_shape.side)
         elif self.task.architecture == "BAG":
-            x = functional.embedding_bag(x, next(tensors), mode="mean", padding_idx=0)
+            # Indices in 4 bytes, as files may have them, would be looked up just the same; the bags are one kind here.
+            x = functional.embedding_bag(x.long(), next(tensors), mode="mean", padding_idx=0)
         return _dense(x, list(tensors))
 
 

@@ -1,4 +1,4 @@
-"""The built-in data sets, and which samples an iteration is made of.
+"""The built-in data sets, those of clients, and which samples an iteration is made of.
 
 ``data/NOTICE.md`` says where they come from. Splits are fixed, for everybody: of seven rows in a row the first
 five are for training, the sixth validates, the seventh tests. All parts are public; "test" means only that
@@ -21,12 +21,14 @@ import hashlib
 import lzma
 import zlib
 from importlib import resources
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from pocqueue.pouw.errors import TrainingError
+from pocqueue.pouw.data.parts import TESTING, Part, check_fit, read
+from pocqueue.pouw.errors import DataError, TrainingError
 from pocqueue.pouw.slots.task import DATA, TaskSpec
 from pocqueue.pouw.wire.hashes import tagged
 
@@ -35,18 +37,10 @@ _PIXELS = 64
 _BRIGHTEST = 16
 #: Lengths of the pieces of a word, with its ends marked.
 _PIECES = (3, 4, 5)
-
-
-class Part(NamedTuple):
-    """Some samples."""
-
-    x: npt.NDArray[Any]  #: ``[samples, features]``: float32, or int64 indices with 0 for none
-    y: npt.NDArray[np.int64]  #: ``[samples]``: classes
-
-    @property
-    def majority(self) -> int:
-        """Return how many are of the commonest class."""
-        return int(np.bincount(self.y).max())
+#: Clients' data that are kept in memory.
+_OWN = 2
+#: Multiply-accumulates of a look at all of a part: some seconds.
+MAX_COUNT_WORK = 1 << 34
 
 
 class Samples(NamedTuple):
@@ -69,6 +63,47 @@ def load(name: str) -> Samples:
     if name == "words":
         return _split(*_words())
     raise TrainingError(f"data {name} are not built in.")
+
+
+@functools.lru_cache(_OWN)
+def own(path: Path, task: TaskSpec) -> Samples:
+    """Return a client's own data out of their file. There is no test part in it: the one that validates stands for it.
+
+    Raises:
+        DataError: the file is not what the task's order says, or has more than can be counted.
+    """
+    assert task.shape is not None
+    file = read(path)
+    check_fit(file, task.shape)
+    check_count(task, file.parts["val"])
+    return Samples(file.parts["train"], file.parts["val"], file.parts["val"])
+
+
+def own_test(path: Path, task: TaskSpec) -> Part:
+    """Return the hidden test part of a client's own data.
+
+    Raises:
+        DataError: as `own`.
+    """
+    assert task.shape is not None
+    file = read(path, TESTING)
+    check_fit(file, task.shape)
+    check_count(task, file.parts["test"])
+    return file.parts["test"]
+
+
+def check_count(task: TaskSpec, part: Part) -> None:
+    """Raise if a model takes too long to be tried on all of a part.
+
+    Raises:
+        DataError: it does.
+    """
+    work = task.work() // task.batch_size * len(part.y)
+    if work > MAX_COUNT_WORK:
+        raise DataError(
+            f"{len(part.y):,} samples to look at take {work:,} multiply-accumulates; allowed: {MAX_COUNT_WORK:,}; "
+            "take fewer, or a smaller model."
+        )
 
 
 def sample_rows(

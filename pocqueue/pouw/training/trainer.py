@@ -19,6 +19,7 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import IO, ClassVar, TypeVar
 
 import msgspec
@@ -26,12 +27,14 @@ from typing_extensions import override
 
 from pocqueue.closing import Closing
 from pocqueue.poc.backoff import Backoff
-from pocqueue.pouw.errors import TrainingError
+from pocqueue.pouw.errors import DataError, TrainingError
 from pocqueue.pouw.slots.task import LapSlot, TaskSpec
 from pocqueue.pouw.training.messages import (
     Accuracy,
     Answer,
     Failure,
+    Fit,
+    Fitness,
     Iterate,
     IterationResult,
     Measure,
@@ -76,6 +79,8 @@ class Trainer(Closing):
         self._says: IO[bytes] | None = None  # the child's standard error
         self._failures = 0  # in a row
         self._asked: set[Future[Answer]] = set()  # what goes on or waits
+        #: Files of clients' data by name: of each node that shares this trainer its own, all with the same bytes.
+        self._files: dict[str, list[Path]] = {}
 
     @classmethod
     def shared(cls) -> Trainer:
@@ -113,7 +118,7 @@ class Trainer(Closing):
         Raises:
             TrainingError: the child ended, or there is no such model.
         """
-        request = Iterate(task, theta, residual, slot, miner, lane, parts)
+        request = Iterate(task, theta, residual, slot, miner, lane, parts, self._data(task))
         return await self._ask(request, IterationResult)
 
     async def reexecute(
@@ -124,16 +129,47 @@ class Trainer(Closing):
         Raises:
             TrainingError: the child ended, or there is no such model.
         """
-        request = Reexecute(task, tuple(lap), miner, lane, published)
+        request = Reexecute(task, tuple(lap), miner, lane, published, self._data(task))
         return await self._ask(request, Verdict)
 
-    async def accuracy(self, task: TaskSpec, theta: bytes, part: PartName) -> Accuracy:
+    async def accuracy(
+        self, task: TaskSpec, theta: bytes, part: PartName, test: Path | None = None
+    ) -> Accuracy:
         """Count how many samples of a part these weights are right about.
 
+        Args:
+            task: that is trained.
+            theta: weights, float32.
+            part: of a client's own data "test" is the one that validates.
+            test: file with the hidden test part of a client's own data, which counts instead.
+
         Raises:
-            TrainingError: the child ended, or there is no such model.
+            TrainingError: the child ended, there is no such model, or the file is none.
         """
-        return await self._ask(Measure(task, theta, part), Accuracy)
+        path = None if test is None else str(test)
+        return await self._ask(Measure(task, theta, part, self._data(task), path), Accuracy)
+
+    async def check(self, task: TaskSpec) -> None:
+        """Return if a client's own data are what its task says.
+
+        Raises:
+            DataError: they are not.
+            TrainingError: the child ended, or the data are not here.
+        """
+        data = self._data(task)
+        if data is not None:
+            fitness = await self._ask(Fit(task, data), Fitness)
+            if fitness.problem is not None:
+                raise DataError(fitness.problem)
+
+    def know(self, name: str, path: Path) -> None:
+        """Train on this file where a task is about data of that name."""
+        self._files.setdefault(name, []).append(path)
+
+    def forget(self, name: str, path: Path) -> None:
+        """Use a file no longer; a no-op for one that is not known."""
+        with contextlib.suppress(KeyError, ValueError):
+            self._files[name].remove(path)
 
     @override
     def close(self) -> None:
@@ -149,6 +185,19 @@ class Trainer(Closing):
         self._end_child()
         self._thread.submit(self._reap)
         self._thread.shutdown()
+
+    def _data(self, task: TaskSpec) -> str | None:
+        """Return the path of a client's own data; None: they are built in.
+
+        Raises:
+            TrainingError: they are not here.
+        """
+        if task.shape is None:
+            return None
+        paths = self._files.get(task.data)
+        if not paths:
+            raise TrainingError(f"The data {task.data} are not here.")
+        return str(paths[-1])
 
     async def _ask(self, request: Request, kind: type[_Result]) -> _Result:
         try:

@@ -8,6 +8,7 @@ import msgspec
 
 from pocqueue.pouw.wire.blocks import Block
 from pocqueue.pouw.wire.codec import Count, Hash, Message
+from pocqueue.pouw.wire.data import CHUNK_BYTES, MAX_CHUNKS
 from pocqueue.pouw.wire.slots import Iteration, SignedCertificate, SlotRecord
 
 #: Of one answer; its length is bounded as well.
@@ -85,3 +86,16 @@ class Weights(Message, frozen=True):
     previous: SignedCertificate | None  #: of the slot before; None at slot 0
     num_bytes: Count
     piece: bytes
+
+
+class ChunkRequest(Message, frozen=True):
+    """Asks for a chunk of data, or for their `wire.data.Manifest`."""
+
+    data: Hash  #: of the manifest
+    index: Annotated[int, msgspec.Meta(ge=0, lt=MAX_CHUNKS)] | None  #: None: the manifest itself
+
+
+class Chunk(Message, frozen=True):
+    """A chunk of data."""
+
+    chunk: Annotated[bytes, msgspec.Meta(max_length=CHUNK_BYTES)]

@@ -1,0 +1,281 @@
+"""Clients' own data at a node: its own files, those of tasks that are to be trained, and what others ask for of them.
+
+Every node that trains or looks at training fetches the data of each task that is final, and gives what it has to
+others, half fetched or whole. A task counts as ready here once its data are whole, and are what its order says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, Final
+
+from pocqueue.pouw.chain.mining import spec_of
+from pocqueue.pouw.chain.records import TaskRecord
+from pocqueue.pouw.data.parts import TESTING, TRAINING, read
+from pocqueue.pouw.data.store import DataStore
+from pocqueue.pouw.economics import NodeRole
+from pocqueue.pouw.errors import DataError, LinkError, NodeDataError, PouwError
+from pocqueue.pouw.flow.core import Bell, Core
+from pocqueue.pouw.flow.fetch import Fetch
+from pocqueue.pouw.wire.codec import encode
+from pocqueue.pouw.wire.data import name_of
+from pocqueue.pouw.wire.requests import Chunk, ChunkRequest
+
+#: A task whose data did not come for so long cannot be trained.
+PATIENCE_S: Final = 600.0
+#: Files that are fetched at a time. One that nothing came of for so long makes way for the next, if there is one.
+_AT_ONCE, _STUCK_S = 4, 30.0
+_LOOK_S = 2.0
+#: What failed for want of room or a trainer is tried again after this.
+_PAUSE_S = 30.0
+
+_log = logging.getLogger(__name__)
+
+
+class Datasets:
+    """The data of a node. Of its event loop.
+
+    Args:
+        core: of the node.
+        store: its files.
+    """
+
+    def __init__(self, core: Core, store: DataStore) -> None:
+        self._core, self._store = core, store
+        self._fetches = _Fetches(core, store)
+        #: Files that this node added.
+        self._own: set[str] = set()
+        #: Tasks whose data are whole and fit, and why others' do not.
+        self._ready: set[bytes] = set()
+        self._unfit: dict[bytes, str] = {}
+        #: When a task was first waited for, and when one that failed is tried again, by the monotonic clock.
+        self._waits: dict[bytes, float] = {}
+        self._pauses: dict[bytes, float] = {}
+        self._known: dict[str, Path] = {}  # to the trainer
+        #: Files that somebody here waits for.
+        self._wished: Counter[str] = Counter()
+        self._is_wished = Bell()
+        #: A task more is ready.
+        self.changed = Bell()
+
+    async def add(self, path: Path, *, is_hidden: bool = False) -> str:
+        """Take a copy of a file of this node's own; return the name of its data.
+
+        Args:
+            path: of the file.
+            is_hidden: it has a test part, and nobody else gets it until `show`.
+
+        Raises:
+            DataError: it is none; says what is wrong with it.
+        """
+        await asyncio.to_thread(read, path, TESTING if is_hidden else TRAINING)
+        needed = self._own | self._fetches.needed
+        name = await asyncio.to_thread(self._store.add, path, needed, is_hidden=is_hidden)
+        self._own.add(name)
+        return name
+
+    async def show(self, name: str) -> None:
+        """Give a hidden file to whoever asks from now on."""
+        await asyncio.to_thread(self._store.show, name)
+
+    def path(self, name: str) -> Path | None:
+        """Return where a file is; None: it is not here, or not whole."""
+        return self._store.path(name)
+
+    async def have(self, name: str, timeout_s: float | None = None) -> Path | None:
+        """Return where a file is, once it is; None: it did not come in time. `run` fetches it, and nothing else may
+        take its room until then."""
+        self._wished[name] += 1
+        self._is_wished.ring()
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._store.path(name) is None:
+                    await self._fetches.changed.heard(_LOOK_S)
+        except TimeoutError:
+            return None
+        finally:
+            self._wished[name] -= 1
+        return self._store.path(name)
+
+    def has(self, task: bytes) -> bool:
+        """Say whether there is nothing of a task's data that this node lacks to train it."""
+        if self._core.genesis.is_filler(task):
+            return True
+        record = self._core.chain.tip.state.task(task)
+        return record is None or record.shape is None or task in self._ready
+
+    def problem(self, task: bytes) -> str | None:
+        """Return why a task cannot be trained for its data; None: it can, or they may still come."""
+        if task in self._unfit:
+            return self._unfit[task]
+        waited_s = time.monotonic() - self._waits.get(task, time.monotonic())
+        if waited_s > PATIENCE_S and task not in self._ready:
+            return f"nobody gave its data to this node for {waited_s / 60:.0f} min"
+        return None
+
+    async def answer(self, request: ChunkRequest) -> bytes:
+        """Return a chunk or a manifest for whoever asks.
+
+        Raises:
+            LinkError: it is not here, or is not shown yet.
+        """
+        name = name_of(request.data)
+        manifest = None if self._store.is_hidden(name) else self._store.manifest(name)
+        if manifest is None:
+            raise LinkError("no such data are here")
+        if request.index is None:
+            return encode(manifest)
+        try:
+            chunk = await asyncio.to_thread(self._store.chunk, name, request.index)
+        except NodeDataError as exc:
+            _log.error("%s %s", self._core.name, exc)
+            chunk = None
+        if chunk is None:
+            raise LinkError("that chunk is not here")
+        return encode(Chunk(chunk))
+
+    async def run(self) -> None:
+        """Fetch what tasks need, as long as they need it."""
+        try:
+            while True:
+                tasks = self._tasks()
+                self._wished = +self._wished
+                wanted = (*self._wished, *(record.data for record in tasks.values()))
+                names = list(dict.fromkeys(wanted))
+                self._fetches.follow(names, self._own)
+                for task, record in tasks.items():
+                    await self._judge(task, record)
+                await self._look_again(tasks)
+                await _first(
+                    self._core.chain_changed.heard(_LOOK_S),
+                    self._fetches.changed.heard(),
+                    self._is_wished.heard(),
+                )
+        finally:
+            await self._fetches.close()
+
+    def close(self) -> None:
+        """Have the trainer forget this node's files."""
+        for name, path in self._known.items():
+            self._core.trainer.forget(name, path)
+        self._known.clear()
+
+    def _tasks(self) -> dict[bytes, TaskRecord]:
+        """Return the tasks that are to be trained on data of their clients', those that pay best first."""
+        if self._core.config.role is NodeRole.PEER:
+            return {}
+        found = self._core.chain.anchor.state.open_tasks()
+        best_first = sorted(found.items(), key=lambda item: (-item[1].training_fee, item[0]))
+        return {task: record for task, record in best_first if record.shape is not None}
+
+    async def _judge(self, task: bytes, record: TaskRecord) -> None:
+        """See whether a task can be trained on what has come."""
+        now_s = time.monotonic()
+        self._waits.setdefault(task, now_s)
+        path = self._store.path(record.data)
+        if path is None:
+            self._ready.discard(task)
+            return
+        if task in self._ready or task in self._unfit or now_s < self._pauses.get(task, 0.0):
+            return
+        core = self._core
+        if record.data not in self._known:
+            self._known[record.data] = path
+            core.trainer.know(record.data, path)
+        try:
+            await core.trainer.check(spec_of(core.genesis, core.chain.anchor.state, task))
+        except DataError as exc:
+            self._unfit[task] = str(exc)
+            _log.warning("%s Task %s cannot be trained: %s", core.name, record.name, exc)
+        except PouwError as exc:
+            self._pauses[task] = now_s + _PAUSE_S
+            _log.warning("%s Data of task %s wait: %s", core.name, record.name, exc)
+        else:
+            self._ready.add(task)
+            _log.info("%s Data of task %s are here.", core.name, record.name)
+            self.changed.ring()
+
+    async def _look_again(self, tasks: dict[bytes, TaskRecord]) -> None:
+        """Forget what was known of tasks that are over, and of files that made way."""
+        self._ready &= tasks.keys()
+        for known in (self._unfit, self._waits, self._pauses):
+            for task in known.keys() - tasks.keys():
+                del known[task]
+        for name, path in list(self._known.items()):
+            if self._store.path(name) is None:
+                del self._known[name]
+                self._core.trainer.forget(name, path)
+
+
+class _Fetches:
+    """The files that a node fetches, a few at a time."""
+
+    def __init__(self, core: Core, store: DataStore) -> None:
+        self._core, self._store = core, store
+        #: Names of data that make room for nothing. Each fetch has this very set.
+        self.needed: set[str] = set()
+        self._running: dict[str, tuple[asyncio.Task[None], Fetch]] = {}
+        #: When a file was last left for others, or failed, by the monotonic clock.
+        self._left: dict[str, float] = {}
+        #: One more is here, or has failed.
+        self.changed = Bell()
+
+    def follow(self, names: list[str], own: set[str]) -> None:
+        """Fetch these, the first ones first; what else is fetched is not needed any more."""
+        self.needed.clear()
+        self.needed.update(names, own)
+        now_s = time.monotonic()
+        for name in self._running.keys() - set(names):
+            self._running[name][0].cancel()
+        self._left = {name: at_s for name, at_s in self._left.items() if name in names}
+        waiting = [
+            name
+            for name in names
+            if name not in self._running
+            and self._store.path(name) is None
+            and self._left.get(name, -_PAUSE_S) + _PAUSE_S <= now_s
+        ]
+        # What was left longest ago, or never, comes before what was tried just now.
+        waiting.sort(key=lambda name: self._left.get(name, 0.0))
+        if waiting and len(self._running) >= _AT_ONCE:
+            for name, (task, fetch) in self._running.items():
+                if now_s - fetch.heard_s > _STUCK_S:
+                    self._left[name] = now_s
+                    task.cancel()
+        for name in waiting[: _AT_ONCE - len(self._running)]:
+            fetch = Fetch(self._core.network, self._store, name, self.needed)
+            task = asyncio.create_task(self._run(name, fetch))
+            self._running[name] = task, fetch
+
+    async def close(self) -> None:
+        """End all."""
+        tasks = [task for task, _ in self._running.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(self, name: str, fetch: Fetch) -> None:
+        try:
+            await fetch.run()
+            _log.debug("%s Data %s are here.", self._core.name, name)
+        except PouwError as exc:
+            self._left[name] = time.monotonic()
+            _log.warning("%s Data %s are not fetched now: %s", self._core.name, name, exc)
+        finally:
+            del self._running[name]
+            self.changed.ring()
+
+
+async def _first(*waits: Coroutine[Any, Any, Any]) -> None:
+    """Wait for the first of several things."""
+    tasks = [asyncio.ensure_future(one) for one in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
