@@ -28,7 +28,8 @@ class Dealer:
     """
 
     def __init__(self, key: SigningKey, network: bytes) -> None:
-        self._account = bytes.fromhex(key.public_hex)
+        #: 33 bytes.
+        self.account = bytes.fromhex(key.public_hex)
         self._network = network
         # Known to nobody but the key's owner, and the same after a restart without a file of its own.
         self._secret = _derived(key, b"deal", network)
@@ -47,11 +48,11 @@ class Dealer:
             commitments=tuple(each.public_key for each in coefficients),
             shares=tuple(
                 b""
-                if candidate.account == self._account
+                if candidate.account == self.account
                 else self._seal_key.seal(
                     _encoded(_value(coefficients, place + 1)),
                     candidate.seal_key,
-                    self._context(generation, self._account, candidate.account),
+                    self._context(generation, self.account, candidate.account),
                 )
                 for place, candidate in enumerate(generation.candidates)
             ),
@@ -72,7 +73,7 @@ class Dealer:
         if dealer == place:
             return _value(self._coefficients(generation), place + 1)
         other = generation.candidates[dealer]
-        context = self._context(generation, other.account, self._account)
+        context = self._context(generation, other.account, self.account)
         share = self._seal_key.open(deal.shares[place], other.seal_key, context)
         if share is None or not is_share(deal.commitments, place + 1, share):
             return None
@@ -113,7 +114,7 @@ class Dealer:
         return bls.SecretKey(total % bls.ORDER)
 
     def _place(self, generation: KeyGeneration) -> int:
-        place = generation.place(self._account)
+        place = generation.place(self.account)
         assert place is not None, "this account is no candidate"
         return place
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pocqueue.pouw.chain.records import Committee
+from pocqueue.pouw.chain.state import State
+from pocqueue.pouw.committee.dealing import Dealer
 from pocqueue.pouw.slots import bls
 
 
@@ -37,3 +39,24 @@ def seat_in(committee: Committee, account: bytes, secret: bls.SecretKey) -> Seat
     """
     is_own = committee.members == (account,) and committee.group_key == secret.public_key
     return Seat(committee, 0, secret) if is_own else None
+
+
+def seat_at(state: State, committee: Committee, dealer: Dealer) -> Seat | None:
+    """Return an account's seat in a committee of several, by what was dealt; None: it has none, or not by this state.
+
+    Args:
+        state: of a block at which the committee is in office.
+        committee: of any epoch.
+        dealer: of the account.
+    """
+    generation = state.generation_of(committee.epoch)
+    if generation is None or dealer.account not in committee.members:
+        return None
+    place = committee.members.index(dealer.account)
+    if tuple(one.account for one in generation.candidates) != committee.members:
+        return None
+    epoch = generation.epoch
+    share = dealer.share(generation, state.deals(epoch), state.complaints(epoch))
+    # Of another branch, or of a share that nobody has complained about: it signs nothing.
+    is_good = share is not None and share.public_key == share_key(committee, place)
+    return Seat(committee, place, share) if share is not None and is_good else None

@@ -13,10 +13,12 @@ from operator import itemgetter
 import msgspec
 
 from pocqueue.pouw.chain.candidate import mine_founding
+from pocqueue.pouw.chain.office import Step, is_founder
 from pocqueue.pouw.chain.records import MINER, SUPERVISOR, Committee, TaskRecord
 from pocqueue.pouw.chain.state import State
 from pocqueue.pouw.chain.tasks import TaskModel
 from pocqueue.pouw.chain.tickets import is_founding_allowed
+from pocqueue.pouw.committee.steps import founding_due_ms
 from pocqueue.pouw.errors import (
     InvalidTransaction,
     NodeDataError,
@@ -44,6 +46,8 @@ from pocqueue.pouw.wire.transactions import MAX_WORKERS, Settle, TakeTicket, set
 ANCHOR_DEPTH = 2
 _MILLION = 1_000_000
 _IDLE_S = 1.0
+#: How often a founding block is tried while they are counted.
+_FOUNDING_S = 0.1
 #: How often the open slot is looked at if nothing is heard.
 _TICK_S = 0.05
 #: Blocks that are looked at for the newest filler.
@@ -112,7 +116,11 @@ class CommitteeDuty:
                 _log.warning("%s No founding block: %s", self._core.name, exc)
                 made = False
             if not made:
-                await self._core.mempool_changed.heard(_IDLE_S)
+                state = self._core.chain.tip.state
+                is_making = state.generation is not None or (
+                    state.office is None and bool(self._core.genesis.supervisors)
+                )
+                await self._core.mempool_changed.heard(_FOUNDING_S if is_making else _IDLE_S)
 
     async def _committee(self) -> Committee | None:
         committee = await self._slots.committee()
@@ -295,15 +303,22 @@ class CommitteeDuty:
         ahead_s = (block.header.time_ms - now_ms()) / 1000
         if ahead_s > 0:
             await asyncio.sleep(ahead_s)
+        if block.header.parent != self._core.chain.tip.id:
+            return False  # somebody else's came meanwhile
         return await self._blocks.take(block, None)
 
     def _founding_block(self) -> Block | None:
         """Return a block of what waits, if it may be one and we are a supervisor after it."""
         core, tip = self._core, self._core.chain.tip
         time_ms, parameters = now_ms(), core.genesis.parameters
-        if not is_founding_allowed(parameters, tip.state, time_ms) or not self._has_ticket(
-            tip.state
+        if not (
+            is_founding_allowed(parameters, tip.state, time_ms)
+            and is_founder(core.genesis, tip.state, core.account)
+            and self._has_ticket(tip.state)
         ):
+            return None
+        waiting = [(one.sender, one.body) for one in core.mempool if isinstance(one.body, Step)]
+        if time_ms < founding_due_ms(core.genesis, tip.state, core.account, waiting):
             return None
         return mine_founding(core.genesis, tip, core.mempool, core.key, time_ms)
 

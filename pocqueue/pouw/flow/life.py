@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -16,7 +15,7 @@ from pocqueue.pouw.chain.genesis import Genesis
 from pocqueue.pouw.chain.mempool import Mempool
 from pocqueue.pouw.chain.signatures import account_of
 from pocqueue.pouw.chain.store import ChainStore
-from pocqueue.pouw.committee.seats import seat_in
+from pocqueue.pouw.committee.dealing import Dealer
 from pocqueue.pouw.config import DEFAULT_PORT, NodeConfig
 from pocqueue.pouw.data.store import DataStore
 from pocqueue.pouw.economics import NodeRole
@@ -27,6 +26,7 @@ from pocqueue.pouw.flow.clients import TaskDesk
 from pocqueue.pouw.flow.committee import CommitteeDuty
 from pocqueue.pouw.flow.core import Core, Tasks, now_ms
 from pocqueue.pouw.flow.datasets import Datasets
+from pocqueue.pouw.flow.key_generation import KeyGenerationDuty, Seats
 from pocqueue.pouw.flow.mining import Mining
 from pocqueue.pouw.flow.orders import Orders
 from pocqueue.pouw.flow.rewards import rewards_of
@@ -115,8 +115,10 @@ class Life:
         secret = bls.SecretKey.from_seed(
             bytes.fromhex(key.sign(tagged("bls-seed", self._genesis.network)))
         )
-        find_seat = functools.partial(seat_in, account=core.account, secret=secret)
+        self._dealer = Dealer(key, self._genesis.network)
+        find_seat = Seats(core, secret, self._dealer)
         self._orders = Orders(core)
+        self._key_generation = KeyGenerationDuty(core, self._orders, self._dealer)
         self._statements = Statements(core, self._tasks, find_seat)
         self._slots = SlotFlow(core, slot_store, self._missing, self._anchored)
         stack.callback(self._slots.close)
@@ -274,7 +276,7 @@ class Life:
             self._watch_isolation,
         ]
         if self._config.role is NodeRole.SUPERVISOR and self._config.enable_advanced_features:
-            loops += [duty.run_slots, duty.run_founding]
+            loops += [duty.run_slots, duty.run_founding, self._key_generation.run]
         for loop in loops:
             self._tasks.keep(loop)
 
