@@ -6,20 +6,20 @@ the one after. Which block is the tip is written nowhere: fork choice says it ag
 
 from __future__ import annotations
 
-import tempfile
+import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 from typing_extensions import override
 
 from pocqueue.pouw.chain.genesis import Genesis
-from pocqueue.pouw.errors import BadEncoding, ChainError, NodeDataError
+from pocqueue.pouw.errors import ChainError, NodeDataError
+from pocqueue.pouw.node_file import NodeFile
 from pocqueue.pouw.wire.blocks import Block, Header
-from pocqueue.pouw.wire.codec import decode, encode
-from pocqueue.web.sqlite_file import FileRole, SqliteFile
+from pocqueue.pouw.wire.codec import encode
+from pocqueue.web.sqlite_file import FileRole
 
-_T = TypeVar("_T")
 #: Name of the file in a node's folder.
 CHAIN_NAME: Final = "chain.sqlite3"
 #: What a block changes in the state of its parent; None: the key is gone.
@@ -42,7 +42,7 @@ class Stored(NamedTuple):
     diff: Diff
 
 
-class ChainStore(SqliteFile):
+class ChainStore(NodeFile):
     """The blocks of one network in a file, made if it is not there; a context manager.
 
     Every method raises NodeDataError if the file is in trouble. May be used from any thread.
@@ -56,26 +56,12 @@ class ChainStore(SqliteFile):
             damaged, or cannot be written.
     """
 
+    _mend = f"With the node stopped, move the file and its -wal file away ({_ROLE.if_lost})."
+
     def __init__(self, folder: Path | None, genesis: Genesis) -> None:
         self._genesis = genesis
-        self._scratch = None
-        if folder is None:
-            self._scratch = tempfile.TemporaryDirectory(prefix="pocqueue-pouw-")
-            folder = Path(self._scratch.name)
-        script = Path(__file__).with_name("chain.sql").read_text("utf-8")
-        super().__init__(folder / CHAIN_NAME, _ROLE, [script])
-        try:
-            self._begin()
-        except BaseException:
-            self.close()
-            raise
-
-    @override
-    def close(self) -> None:
-        """Close the file; may be called again."""
-        super().close()
-        if self._scratch is not None:
-            self._scratch.cleanup()
+        scripts = [Path(__file__).with_name("chain.sql")]
+        super().__init__(folder, CHAIN_NAME, _ROLE, scripts, genesis.network)
 
     def add(self, stored: Stored) -> None:
         """Keep a block; it is on disk on return. One that is there already stays as it is."""
@@ -191,34 +177,10 @@ class ChainStore(SqliteFile):
                 found.update(self._diff(diff))
         return found
 
-    def damaged(self, what: str) -> NodeDataError:
-        """Return the error for content that cannot be right; SQLite has no checksums that notice a flipped bit."""
-        return NodeDataError(
-            f"The chain {self.path} is damaged: {what} With the node stopped, move the file and its -wal file away "
-            f"({_ROLE.if_lost})."
-        )
-
-    def _begin(self) -> None:
-        """Write down which network this is, or see that it is this one."""
-        genesis = self._genesis
-        with self.transaction() as db:
-            row = db.execute("SELECT value FROM meta WHERE name = 'network'").fetchone()
-            if row is None:
-                db.executemany("INSERT INTO state VALUES (?, ?)", genesis.state.diff.items())
-                meta = [("network", genesis.network), ("anchor", genesis.header_id)]
-                db.executemany("INSERT INTO meta VALUES (?, ?)", meta)
-            elif row[0] != genesis.network:
-                raise NodeDataError(
-                    f"The chain {self.path} is of network {row[0].hex()[:16]}…, and this node is on "
-                    f"{genesis.name} ({genesis.network.hex()[:16]}…): name another folder in {_ROLE.setting}."
-                )
+    @override
+    def _first_rows(self, db: sqlite3.Connection) -> None:
+        db.executemany("INSERT INTO state VALUES (?, ?)", self._genesis.state.diff.items())
+        db.execute("INSERT INTO meta VALUES ('anchor', ?)", (self._genesis.header_id,))
 
     def _diff(self, data: bytes) -> Diff:
         return dict(self._decode(data, tuple[tuple[bytes, bytes | None], ...]))
-
-    def _decode(self, data: bytes, kind: type[_T]) -> _T:
-        """Return what was written."""
-        try:
-            return decode(data, kind)
-        except BadEncoding as exc:
-            raise self.damaged(str(exc)) from None

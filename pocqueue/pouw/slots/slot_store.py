@@ -8,24 +8,21 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
-from typing_extensions import override
-
-from pocqueue.pouw.errors import BadEncoding, NodeDataError, SlotError
+from pocqueue.pouw.errors import NodeDataError, SlotError
+from pocqueue.pouw.node_file import NodeFile
 from pocqueue.pouw.slots.certificate import age
 from pocqueue.pouw.slots.history import KEPT_LAPS, Advance, Checkpoint, Lane, SlotHistory
 from pocqueue.pouw.slots.task import LAP, TaskSpec
-from pocqueue.pouw.wire.codec import decode, encode
+from pocqueue.pouw.wire.codec import encode
 from pocqueue.pouw.wire.requests import IterationWithMap, Slot
 from pocqueue.pouw.wire.slots import Certificate, Iteration, SignedCertificate, SlotRecord
 from pocqueue.pouw.wire.votes import Proposal, Said, Vote
-from pocqueue.web.sqlite_file import FileRole, SqliteFile
+from pocqueue.web.sqlite_file import FileRole
 
-_T = TypeVar("_T")
 #: Name of the file in a node's folder.
 SLOTS_NAME: Final = "slots.sqlite3"
 #: Weights of every so many slots are kept as long as their maps.
@@ -41,10 +38,6 @@ _ROLE = FileRole(
     if_lost="its slots are then fetched from other nodes again; a committee that has one member has lost its memory",
     error=NodeDataError,
 )
-_RESTORE = (
-    "Put a copy of it in its place; a node that is no supervisor may also move it away, and has its slots from "
-    "others again."
-)
 _LAST = 2**63 - 1
 #: Records among which the newest one is: those of a catching up may have been written after it.
 _LOOKED_AT = 64
@@ -56,7 +49,7 @@ WHERE record.task = ? AND record.slot BETWEEN ? AND ? ORDER BY record.slot, mess
 """
 
 
-class SlotStore(SqliteFile):
+class SlotStore(NodeFile):
     """Certified slots of a network's tasks in a file, made if it is not there; a context manager.
 
     Every method raises NodeDataError if the file is in trouble. May be used from any thread.
@@ -70,27 +63,15 @@ class SlotStore(SqliteFile):
             damaged, or cannot be written.
     """
 
+    _mend = (
+        "Put a copy of it in its place; a node that is no supervisor may also move it away, and has its slots "
+        "from others again."
+    )
+
     def __init__(self, folder: Path | None, network: bytes) -> None:
         self._network = network
-        self._scratch = None
-        if folder is None:
-            self._scratch = tempfile.TemporaryDirectory(prefix="pocqueue-pouw-")
-            folder = Path(self._scratch.name)
-        names = ("slots.sql", "said.sql")
-        scripts = [Path(__file__).with_name(name).read_text("utf-8") for name in names]
-        super().__init__(folder / SLOTS_NAME, _ROLE, scripts)
-        try:
-            self._check_network()
-        except BaseException:
-            self.close()
-            raise
-
-    @override
-    def close(self) -> None:
-        """Close the file; may be called again."""
-        super().close()
-        if self._scratch is not None:
-            self._scratch.cleanup()
+        scripts = [Path(__file__).with_name(name) for name in ("slots.sql", "said.sql")]
+        super().__init__(folder, SLOTS_NAME, _ROLE, scripts, network)
 
     def write(self, advance: Advance, *, durable: bool = True) -> None:
         """Keep a slot. The same one may be written again.
@@ -152,7 +133,7 @@ class SlotStore(SqliteFile):
                 if not slots:
                     break
         except SlotError as exc:
-            raise self._error(f"is damaged: {exc} {_RESTORE}") from exc
+            raise self.damaged(str(exc)) from exc
         if upto is not None and history.next_slot <= upto:
             raise SlotError("history", f"slot {upto} of task {task.id.hex()} is not here.")
         return history
@@ -244,13 +225,17 @@ class SlotStore(SqliteFile):
         Args:
             task: its id.
             before: the slot that stays.
-            has_pay: its messages say who is to be paid, and stay; those of a filler go as well.
+            has_pay: its messages say who is to be paid, and stay, with their records. Those of a filler go as well,
+                but for its newest record, which says how far it came.
         """
         with self.transaction() as db:
             db.execute("DELETE FROM map WHERE task = ? AND slot < ?", (task, before))
             db.execute("DELETE FROM theta WHERE task = ? AND slot < ?", (task, before))
             if not has_pay:
                 db.execute("DELETE FROM message WHERE task = ? AND slot < ?", (task, before))
+                newest = "SELECT max(slot) FROM record WHERE task = ?"
+                query = f"DELETE FROM record WHERE task = ? AND slot < min(?, ({newest}))"  # noqa: S608
+                db.execute(query, (task, before, task))
 
     def forget(self, epoch: int) -> list[bytes]:
         """Forget all slots from the first one of an epoch on: another committee has it by now.
@@ -330,24 +315,6 @@ class SlotStore(SqliteFile):
             if self._decode(sent, IterationWithMap).iteration.slot > first:
                 at = (task, miner, lane)
                 db.execute("DELETE FROM sent WHERE task = ? AND miner = ? AND lane = ?", at)
-
-    def _check_network(self) -> None:
-        with self.transaction() as db:
-            db.execute(
-                "INSERT INTO meta VALUES ('network', ?) ON CONFLICT DO NOTHING", (self._network,)
-            )
-            [found] = db.execute("SELECT value FROM meta WHERE name = 'network'").fetchone()
-        if found != self._network:
-            raise self._error(
-                f"is of network {found.hex()}, and this node of {self._network.hex()}: give each network a "
-                "folder of its own."
-            )
-
-    def _decode(self, data: bytes, kind: type[_T]) -> _T:
-        try:
-            return decode(data, kind)
-        except BadEncoding as exc:
-            raise self._error(f"is damaged: {exc} {_RESTORE}") from exc
 
 
 def _keep(db: sqlite3.Connection, checkpoint: Checkpoint) -> None:

@@ -2,7 +2,7 @@
 CREATE TABLE record (
     task BLOB NOT NULL,       -- 32 bytes
     slot INTEGER NOT NULL,
-    record BLOB NOT NULL,     -- `wire.slots.SlotRecord`; kept for ever
+    record BLOB NOT NULL,     -- `wire.slots.SlotRecord`; of a client's task kept for ever
     PRIMARY KEY (task, slot)
 ) STRICT;
 CREATE TABLE message (
@@ -11,7 +11,7 @@ CREATE TABLE message (
     place INTEGER NOT NULL,   -- in the record's ids, from 0 on
     miner BLOB NOT NULL,
     parts INTEGER NOT NULL,
-    iteration BLOB NOT NULL,  -- `wire.slots.Iteration`; kept for ever
+    iteration BLOB NOT NULL,  -- `wire.slots.Iteration`; of a client's task kept for ever
     PRIMARY KEY (task, slot, place)
 ) STRICT;
 CREATE TABLE map (

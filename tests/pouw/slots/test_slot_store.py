@@ -118,8 +118,8 @@ def test_what_is_pruned_leaves_records_and_work() -> None:
             store.history(TASK, 9)
 
 
-def test_messages_of_a_filler_are_pruned_as_well() -> None:
-    """Nobody is paid by them; its slots are gone then, none of them is taken for an empty one."""
+def test_messages_and_records_of_a_filler_are_pruned_as_well() -> None:
+    """Nobody is paid by them; of one that is over the newest record stays, so nobody begins it anew."""
     with SlotStore(None, NETWORK) as store:
         history, advances = _written(store, 21)
         store.prune(TASK.id, 12, has_pay=False)
@@ -130,6 +130,10 @@ def test_messages_of_a_filler_are_pruned_as_well() -> None:
         assert store.slots(TASK.id, 11, 5) == []
         assert store.num_slots(TASK.id) == 21
         assert store.history(TASK).theta == history.theta
+        store.prune(TASK.id, 22, has_pay=False)
+        with store.transaction() as db:
+            [num] = db.execute("SELECT count(*) FROM record").fetchone()
+        assert (num, store.num_slots(TASK.id)) == (1, 21)
 
 
 def test_a_history_goes_on_from_another_nodes_weights() -> None:
