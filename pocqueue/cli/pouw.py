@@ -291,5 +291,6 @@ def _make_node(
         network=settings.network,
         data_dir=folder,
         key=account_key(settings, folder, NODE_KEY),
+        data_mib=settings.data_mib,
     )
     return PoUWNode(config.node_id, config.role, config=config)

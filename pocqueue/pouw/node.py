@@ -6,6 +6,7 @@ import copy
 import logging
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pocqueue.errors import NodeStateError
@@ -139,6 +140,21 @@ class PoUWNode:
         """
         is_key = len(peer) == 66 and all(digit in "0123456789abcdef" for digit in peer)
         return await self._running.network.disconnect(bytes.fromhex(peer) if is_key else peer)
+
+    async def add_dataset(self, path: str | Path, *, is_test: bool = False) -> str:
+        """Take a copy of a file of data, which other nodes get from this one while it runs.
+
+        Args:
+            path: a safetensors file with x_train, y_train, x_val and y_val (docs/pouw.md has its format).
+            is_test: it has x_test and y_test instead, and nobody gets it before the training is over.
+
+        Returns:
+            What a task names it by: its `dataset_hash`, or `test_hash` of its `model_requirements`.
+
+        Raises:
+            DataError: it is no such file; says what is wrong with it.
+        """
+        return await self._running.datasets.add(Path(path), is_hidden=is_test)
 
     async def submit_task(self, task: MLTask, fee: float) -> bool:
         """Order a task; True: its transaction is in our mempool and a peer was told.

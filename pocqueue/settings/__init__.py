@@ -279,6 +279,8 @@ class PouwSettings(EnvSettings):
     """key of the node's account, PEM or hex, readable by its owner only; unset: `key.pem` in that folder, made if it is not there"""
     http_port: _Port = 8180
     """port on 127.0.0.1 at which a node answers `pocqueue pouw status` and the other commands; 0 takes a free one"""
+    data_mib: int = Field(default=1024, ge=128, le=2**20)
+    """MiB of clients' data that a node keeps in its folder; those of tasks that are over make way"""
 
 
 class ArtifactSettings(EnvSettings):

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 
 from pocqueue.pouw.blockchain import MLTask
 from pocqueue.pouw.chain.amounts import micro
-from pocqueue.pouw.chain.tasks import DATA_OF_TYPE, parse_requirements
-from pocqueue.pouw.errors import InvalidTask, InvalidTransaction
+from pocqueue.pouw.chain.tasks import DATA_OF_TYPE, check_data, parse_requirements
+from pocqueue.pouw.data.parts import read
+from pocqueue.pouw.errors import DataError, InvalidTask, InvalidTransaction
 from pocqueue.pouw.flow.core import Core
+from pocqueue.pouw.flow.datasets import Datasets
 from pocqueue.pouw.flow.orders import Orders
+from pocqueue.pouw.slots.task import TaskSpec
+from pocqueue.pouw.training.samples import own
 from pocqueue.pouw.wire.codec import encode
+from pocqueue.pouw.wire.data import DATA_NAME, DataShape
 from pocqueue.pouw.wire.transactions import OrderTask
 
 #: A peer has so long to ask for an order that it is told of.
@@ -23,14 +27,13 @@ _CURRENT_S = 120.0
 _MEMPOOLS_S = 1.0
 
 _log = logging.getLogger(__name__)
-_HASH = re.compile(r"0x[0-9a-fA-F]{64}")
 
 
 class TaskDesk:
     """Turns a client's task into an order on the chain."""
 
-    def __init__(self, core: Core, orders: Orders) -> None:
-        self._core, self._orders = core, orders
+    def __init__(self, core: Core, orders: Orders, datasets: Datasets) -> None:
+        self._core, self._orders, self._datasets = core, orders, datasets
         self._has_mempools = False
 
     async def submit(self, task: MLTask, fee: float) -> None:
@@ -42,15 +45,17 @@ class TaskDesk:
         """
         if not 1 <= len(task.task_id) <= 64:
             raise InvalidTask(f"task_id is {task.task_id!r}; allowed: 1 to 64 characters.")
-        data = self._data(task)
-        model = parse_requirements(task.model_requirements, data)
+        data, shape = await self._data(task)
+        model = parse_requirements(task.model_requirements, data, shape)
+        if shape is not None:
+            await self._check_samples(model.spec(bytes(32), data, shape))
         try:
             reward, training_fee = micro(task.reward_amount, "reward_amount"), micro(fee, "fee")
         except ValueError as exc:
             raise InvalidTask(str(exc)) from None
         order = OrderTask(
             *(task.task_id, task.task_type, data, encode(model), reward, training_fee),
-            int(task.deadline * 1000),
+            *(int(task.deadline * 1000), shape),
         )
         peers = self._core.network.peers
         if not peers:
@@ -80,22 +85,33 @@ class TaskDesk:
             await asyncio.sleep(_MEMPOOLS_S)
             self._has_mempools = True
 
-    def _data(self, task: MLTask) -> str:
-        """Return the built-in data that a task names; on `dev` what names none means that of its type."""
-        due = DATA_OF_TYPE.get(task.task_type)
-        if due is None:
-            raise InvalidTask(
-                f"task_type is {task.task_type!r}; allowed: {', '.join(DATA_OF_TYPE)}."
-            )
-        if task.dataset_hash == due:
-            return due
-        if self._core.genesis.name == "dev" and not _HASH.fullmatch(task.dataset_hash):
+    async def _data(self, task: MLTask) -> tuple[str, DataShape | None]:
+        """Return how the chain names a task's data, and their sizes if they are the client's own.
+
+        On `dev` what names no data means the built-in ones of its type.
+        """
+        named, due = task.dataset_hash, DATA_OF_TYPE.get(task.task_type)
+        if DATA_NAME.fullmatch(named.lower()):
+            path = self._datasets.path(named.lower())
+            if path is None:
+                raise InvalidTask(
+                    f"dataset_hash is {named!r}, and no such data are here; add_dataset takes a file and returns its hash."
+                )
+            file = await asyncio.to_thread(read, path)
+            check_data(task.task_type, named.lower(), file.shape)
+            return named.lower(), file.shape
+        if named != due and due is not None and self._core.genesis.name == "dev":
             _log.warning(
                 "%s dataset_hash is %r, which names no data: on dev that means the built-in %s.",
-                *(self._core.name, task.dataset_hash, due),
+                *(self._core.name, named, due),
             )
-            return due
-        raise InvalidTask(
-            f"dataset_hash is {task.dataset_hash!r}; allowed for {task.task_type}: {due}. Data of your own cannot be "
-            "sent over the network yet."
-        )
+            return due, None
+        check_data(task.task_type, named, None)
+        return named, None
+
+    async def _check_samples(self, spec: TaskSpec) -> None:
+        """Raise if those who train could do nothing with a client's own data."""
+        path = self._datasets.path(spec.data)
+        if path is None:
+            raise DataError("the data have made way for others; add them again.")
+        await asyncio.to_thread(own, path, spec)

@@ -136,7 +136,7 @@ class Life:
         self._slots.on_advance = on_advance
         duty = CommitteeDuty(core, self._slots, self._blocks, self._orders, slot_store, secret)
         self.tickets = TicketDesk(core, self._orders, secret, self._tasks)
-        self.tasks = TaskDesk(core, self._orders)
+        self.tasks = TaskDesk(core, self._orders, self.datasets)
         self.views = Views(
             core, self._slots, self._blocks, self._orders, self.miner, duty, self.tickets
         )

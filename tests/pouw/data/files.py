@@ -14,10 +14,12 @@ Tensors = dict[str, npt.NDArray[Any]]
 OWN_SEED = 3
 
 
-def vectors(*, features: int = 6, num_classes: int = 3, num_train: int = 30) -> Tensors:
+def vectors(
+    *, features: int = 6, num_classes: int = 3, num_train: int = 30, num_val: int = 11
+) -> Tensors:
     """Return float32 samples whose class is where they are largest."""
     random, found = np.random.default_rng(OWN_SEED), Tensors()
-    for part, rows in (("train", num_train), ("val", 11)):
+    for part, rows in (("train", num_train), ("val", num_val)):
         x = random.normal(size=(rows, features)).astype(np.float32)
         y = x[:, :num_classes].argmax(1)
         y[:num_classes] = np.arange(num_classes)
