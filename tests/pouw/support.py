@@ -19,15 +19,15 @@ from pocqueue.pouw.chain.tasks import parse_requirements
 from pocqueue.pouw.committee.dealing import Dealer
 from pocqueue.pouw.slots import bls
 from pocqueue.pouw.wire.codec import encode
+from pocqueue.pouw.wire.statements import UNSIGNED, statement_digest
 from pocqueue.pouw.wire.transactions import (
     Body,
+    Close,
     Faucet,
     OrderTask,
-    Settle,
     TakeTicket,
     Transaction,
     Transfer,
-    settlement_digest,
 )
 
 #: The network as it is built in.
@@ -91,26 +91,42 @@ def ticket(
 
 
 def order(
-    reward: int = 50 * PAI, training_fee: int = 5 * PAI, deadline_ms: int = GENESIS.time_ms + DAY_MS
+    reward: int = 50 * PAI,
+    training_fee: int = 5 * PAI,
+    deadline_ms: int = GENESIS.time_ms + DAY_MS,
+    **requirements: object,
 ) -> OrderTask:
-    """Return the body of a task on digits that wants an accuracy of 0.9."""
-    model = encode(parse_requirements({"architecture": "MLP", "min_accuracy": 0.9}, "digits"))
+    """Return the body of a task on digits that wants an accuracy of 0.9, and whatever else is required."""
+    wanted = {"architecture": "MLP", "min_accuracy": 0.9, **requirements}
+    model = encode(parse_requirements(wanted, "digits"))
     return OrderTask(
         "task", "image_classification", "digits", model, reward, training_fee, deadline_ms
     )
 
 
-def settlement(
+def closed(
     task: bytes,
     work: dict[bytes, int],
     correct: int = 95,
     total: int = 100,
     majority: int = 10,
     group: str = "group",
-) -> Settle:
-    """Return a settlement with the signature of a name's BLS key."""
-    blank = Settle(task, correct, total, majority, tuple(sorted(work.items())), bytes(96))
-    signature = group_key(group).sign(settlement_digest(GENESIS.network, blank))
+    runs: int = 0,
+    **changed: object,
+) -> Close:
+    """Return what a committee says of a task that was trained for 400 slots, with the signature of a name's BLS key.
+
+    Args:
+        task: its id.
+        work: slots x parts by account, each of which has missed so many `runs`.
+        correct, total, majority: the committee's count.
+        group: whose signature.
+        changed: fields of the statement.
+    """
+    done = tuple((who, number, runs) for who, number in sorted(work.items()))
+    blank = Close(0, task, 0, 400, bytes(32), correct, total, majority, done, UNSIGNED)
+    blank = msgspec.structs.replace(blank, **changed)
+    signature = group_key(group).sign(statement_digest(GENESIS.network, blank))
     return msgspec.structs.replace(blank, signature=signature)
 
 
@@ -149,7 +165,7 @@ def coins(state: State) -> int:
     """Return all coins that there are in a state, µPAI: balances, stakes, escrow and pool; none is negative."""
     balances = [state.account(key[1:]).balance for key, _ in state.scan(b"a")]
     records = [state.ticket(key[1:]) for key, _ in state.scan(b"t")]
-    escrow = [record.escrow for record in state.open_tasks().values()]
+    escrow = [record.escrow for record in state.tasks().values()]
     stakes = [record.stake for record in records if record]
     amounts = [*balances, *stakes, *escrow, state.supply.pool]
     assert min(amounts) >= 0

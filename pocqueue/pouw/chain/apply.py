@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from pocqueue.pouw.chain import escrow, evidence, office, tickets
+from pocqueue.pouw.chain import closing, escrow, evidence, office, tickets
 from pocqueue.pouw.chain.amounts import text
 from pocqueue.pouw.chain.difficulty import next_clock
 from pocqueue.pouw.chain.genesis import Genesis, Parameters
@@ -23,13 +23,15 @@ from pocqueue.pouw.wire.blocks import Header
 from pocqueue.pouw.wire.transactions import (
     MAX_TRANSACTION_BYTES,
     Answer,
+    Close,
     Complaint,
     Deal,
     Evidence,
     Faucet,
     OrderTask,
     Release,
-    Settle,
+    Result,
+    Reveal,
     TakeTicket,
     Transaction,
     Transfer,
@@ -67,15 +69,17 @@ def check_transaction(genesis: Genesis, transaction: Transaction) -> None:
             tickets.check_ticket(genesis.parameters, transaction.sender, ticket)
         case OrderTask() as order:
             escrow.check_order(genesis.parameters, order)
-        case Settle() as settle:
-            escrow.check_settlement(settle)
+        case Close() as close:
+            closing.check_close(close)
+        case Result() as result:
+            closing.check_result(result)
         case Evidence() as shown:
             evidence.check_evidence(genesis, shown)
         case Deal() as deal:
             office.check_deal(deal)
         case Faucet() if not genesis.parameters.faucet:
             raise fault("faucet", f"the network {genesis.name} has none.")
-        case Release() | Faucet() | Complaint() | Answer():
+        case Release() | Faucet() | Reveal() | Complaint() | Answer():
             pass
 
 
@@ -158,7 +162,8 @@ def begin_block(genesis: Genesis, draft: Draft, time_ms: int, *, is_founding: bo
     """Do what is due at the height and time of a block on the draft's parent."""
     clock = next_clock(genesis.parameters, draft.clock, time_ms, is_founding=is_founding)
     draft.put(CLOCK, clock)
-    escrow.refund_late(genesis.parameters, draft, clock)
+    closing.pay_due(draft, clock.height)
+    closing.refund_late(genesis.parameters, draft, clock.time_ms)
     tickets.free_stakes(draft, clock.height)
 
 
@@ -221,7 +226,9 @@ _EFFECTS: dict[type, Callable[[Genesis, Draft, Transaction], None]] = {
     TakeTicket: tickets.take_ticket,
     Release: tickets.release_ticket,
     OrderTask: escrow.open_task,
-    Settle: escrow.settle_task,
+    Close: closing.close_task,
+    Reveal: closing.reveal,
+    Result: closing.give_result,
     Faucet: _faucet,
     Evidence: evidence.punish,
     Deal: office.take_deal,

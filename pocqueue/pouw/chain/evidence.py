@@ -20,13 +20,13 @@ from pocqueue.pouw.chain.records import (
     Slash,
     TicketRecord,
     live_key,
-    reputation_key,
     slash_key,
     task_key,
     ticket_key,
     unbonding_key,
 )
 from pocqueue.pouw.chain.refusals import fault, refusal
+from pocqueue.pouw.chain.reputation import FAULT, note
 from pocqueue.pouw.chain.signatures import is_account, verify
 from pocqueue.pouw.chain.state import Draft
 from pocqueue.pouw.slots import bls
@@ -41,7 +41,7 @@ from pocqueue.pouw.wire.votes import ProposalHead, Vote
 #: Percent of a stake that its finder gets.
 FINDER_SHARE = 20
 #: What an offence adds to `Reputation.bad`, in hundredths.
-BLAME = 2000
+BLAME = FAULT
 
 
 class Offence(NamedTuple):
@@ -102,10 +102,7 @@ def punish(genesis: Genesis, draft: Draft, transaction: Transaction) -> None:
     bounty = 0 if finder == offence.account else record.stake * FINDER_SHARE // 100
     draft.credit(finder, bounty)
     task = _give(draft, offence.task, record.stake - bounty)
-    known = draft.reputation(offence.account)
-    draft.put(
-        reputation_key(offence.account), msgspec.structs.replace(known, bad=known.bad + BLAME)
-    )
+    note(draft, offence.account, bad=BLAME)
     draft.put(
         key,
         Slash(

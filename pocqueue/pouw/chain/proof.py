@@ -97,8 +97,8 @@ def task(x: Examination) -> str:
     record = x.state.task(x.header.task)
     if record is None:
         raise Broken(f"{short(x.header.task)} is neither a client's nor one of the network's own.")
-    if record.outcome is not None:
-        raise Broken(f"{short(x.header.task)} was over at height {record.outcome.height}.")
+    if (end := record.closing or record.outcome) is not None:
+        raise Broken(f"{short(x.header.task)} was over at height {end.height}.")
     return f"{record.name!r} of a client."
 
 

@@ -7,7 +7,10 @@ Keys, by their first byte; numbers in them are 8 bytes, big-endian, so that they
     l role account         id of this account's live ticket of this role
     u height ticket id     (empty) the stake of this ticket is free in the block of this height
     k task id              TaskRecord
-    o deadline task id     (empty) this task is neither settled nor refunded
+    o deadline task id     (empty) this task is to be trained: nobody has closed it
+    e height task id       (empty) what this closed task is worth is paid out in the block of this height
+    w task id              Work of a closed task, until it is paid out
+    y task id              Payments of a task that is over
     c epoch                Committee
     n                      Office: who is in office now
     g epoch                KeyGeneration: the committee in the making, and the one in office
@@ -15,7 +18,7 @@ Keys, by their first byte; numbers in them are 8 bytes, big-endian, so that they
     m epoch dealer place   (empty) a complaint of the candidate at this place; an Answer, once there is one
     p account              Reputation
     x account offence      Slash: what this offence has cost
-    r task account         Result of an evaluator, until the task is paid out
+    r task account         Result of an evaluator (`wire.transactions`), until the task is paid out
     s                      Supply
     h                      Clock
 """
@@ -30,13 +33,17 @@ import msgspec
 from pocqueue.pouw.wire.codec import Account, Count, GroupKey, Hash, Message, Small, encode
 from pocqueue.pouw.wire.data import DataShape
 from pocqueue.pouw.wire.hashes import tagged
-from pocqueue.pouw.wire.transactions import ROLES
+from pocqueue.pouw.wire.transactions import MAX_MEMBERS, MAX_WORKERS, ROLES
 
 MINER, SUPERVISOR, EVALUATOR, VERIFIER = map(
     ROLES.index, ("miner", "supervisor", "evaluator", "verifier")
 )
 
 OFFICE, SUPPLY, CLOCK = b"n", b"s", b"h"
+#: Results that a task takes, the first ones.
+MAX_RESULTS = 64
+#: What `Payment.role` says beside roles of tickets: the client's own coins, and those of bounties.
+CLIENT, POOL = len(ROLES) - 1, len(ROLES)
 
 _Any = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
@@ -64,7 +71,7 @@ class TicketRecord(Message, frozen=True):
 
 
 class TaskRecord(Message, frozen=True):
-    """A client's task. Its reward and fee are in escrow while it is open."""
+    """A client's task: to be trained, then closed, then over. Its reward and fee are in escrow until it is over."""
 
     client: Account
     name: str
@@ -75,9 +82,10 @@ class TaskRecord(Message, frozen=True):
     training_fee: Count  #: µPAI
     deadline_ms: Count
     height: Count  #: of the block that has its order
-    slashed: Count = 0  #: µPAI of stakes that were taken for faults in its training
-    outcome: Outcome | None = None  #: None while it is open
+    outcome: Outcome | None = None  #: None until it is over
     shape: DataShape | None = None  #: of the client's own data; None: they are built in
+    slashed: Count = 0  #: µPAI of stakes that were taken for faults in its training
+    closing: Closing | None = None  #: None while it is to be trained
 
     @property
     def escrow(self) -> int:
@@ -85,14 +93,57 @@ class TaskRecord(Message, frozen=True):
         return 0 if self.outcome else self.reward + self.training_fee + self.slashed
 
 
+class Closing(Message, frozen=True):
+    """What the committee said at the end of a task's training."""
+
+    height: Count  #: of the block that has it
+    epoch: Count  #: of the committee that signed it
+    reason: Small  #: index in `wire.transactions.REASONS`
+    slots: Count  #: that count
+    theta: Hash  #: SHA-256 of the weights after them
+    correct: Count  #: the committee's own count
+    total: Count
+    majority: Count
+    asks_until: Count  #: the test part has to be shown in a block of this height at the latest; 0: there is none
+    opens_at: Count  #: height of the first block that may have results
+    pays_at: Count  #: height of the block that pays out
+    is_revealed: bool = False  #: its client has shown the test part
+
+
 class Outcome(Message, frozen=True):
     """How a task ended."""
 
     height: Count
-    correct: Count  #: 0 of 0: refunded, nobody settled it in time
+    reason: Small  #: index in `wire.transactions.REASONS`
+    correct: Count  #: the median of what evaluators found; 0 of 0: nobody counted
     total: Count
     quality: Count  #: in millionths
     paid: Count  #: µPAI, to whoever worked; the rest went back
+
+
+class Work(Message, frozen=True):
+    """Who has worked on a task."""
+
+    done: Annotated[
+        tuple[tuple[Account, Count], ...], msgspec.Meta(max_length=MAX_WORKERS)
+    ]  #: certified slots x parts by account
+
+
+class Payment(Message, frozen=True):
+    """What one got of a task."""
+
+    account: Account | None  #: None: the pool of bounties
+    role: Small  #: for what: of a ticket, `CLIENT` or `POOL`
+    amount: Count  #: µPAI
+
+
+class Payments(Message, frozen=True):
+    """Who got what of a task; together its whole escrow."""
+
+    lines: Annotated[
+        tuple[Payment, ...],
+        msgspec.Meta(max_length=MAX_WORKERS + MAX_MEMBERS + MAX_RESULTS + 2),
+    ]
 
 
 class Committee(Message, frozen=True):
@@ -222,6 +273,26 @@ def task_key(task: bytes) -> bytes:
 def open_key(deadline_ms: int, task: bytes) -> bytes:
     """Return the key by which an open task stands in the order of deadlines."""
     return b"o" + _number(deadline_ms) + task
+
+
+def due_key(height: int, task: bytes = b"") -> bytes:
+    """Return the key of a task that is paid out at a height, or the prefix of all of them."""
+    return b"e" + _number(height) + task
+
+
+def work_key(task: bytes) -> bytes:
+    """Return the key of a `Work`."""
+    return b"w" + task
+
+
+def payments_key(task: bytes) -> bytes:
+    """Return the key of `Payments`."""
+    return b"y" + task
+
+
+def result_key(task: bytes, account: bytes = b"") -> bytes:
+    """Return the key of an evaluator's `Result`, or the prefix of all of a task."""
+    return b"r" + task + account
 
 
 def committee_key(epoch: int) -> bytes:

@@ -22,25 +22,30 @@ from pocqueue.pouw.chain.records import (
     Committee,
     KeyGeneration,
     Office,
+    Payments,
     Reputation,
     Slash,
     Supply,
     TaskRecord,
     TicketRecord,
+    Work,
     account_key,
     committee_key,
     complaint_key,
     deal_key,
     generation_key,
     live_key,
+    payments_key,
     reputation_key,
+    result_key,
     slash_key,
     task_key,
     ticket_key,
+    work_key,
 )
 from pocqueue.pouw.wire.codec import Message, decode, encode
 from pocqueue.pouw.wire.hashes import tagged
-from pocqueue.pouw.wire.transactions import Answer, Deal
+from pocqueue.pouw.wire.transactions import Answer, Deal, Result
 
 _T = TypeVar("_T", bound=Message)
 
@@ -125,20 +130,37 @@ class _Layer:
         return {key[1:]: decode(value, TaskRecord) for key, value in self.scan(b"k")}
 
     def open_tasks(self) -> dict[bytes, TaskRecord]:
-        """Return the tasks that are neither settled nor refunded by their ids, earliest deadline first."""
+        """Return the tasks that are to be trained by their ids, earliest deadline first."""
         return {task: self._have(task_key(task), TaskRecord) for _, task in self.open_deadlines()}
 
     def open_deadlines(self) -> list[tuple[int, bytes]]:
         """Return deadline (ms since 1970) and id of each of these tasks, earliest first."""
         return [(int.from_bytes(key[1:-32]), key[-32:]) for key, _ in self.scan(b"o")]
 
+    def closed_tasks(self) -> dict[bytes, TaskRecord]:
+        """Return the tasks by their ids that are closed and not paid out yet, those that are paid first before."""
+        ids = [key[-32:] for key, _ in self.scan(b"e")]
+        return {task: self._have(task_key(task), TaskRecord) for task in ids}
+
+    def results(self, task: bytes) -> dict[bytes, Result]:
+        """Return what evaluators have found of a closed task, by account, until it is paid out."""
+        return {key[33:]: decode(value, Result) for key, value in self.scan(result_key(task))}
+
+    def work(self, task: bytes) -> Work:
+        """Return who has worked on a closed task, until it is paid out."""
+        return self._read(work_key(task), Work) or Work(())
+
+    def payments(self, task: bytes) -> Payments:
+        """Return who got what of a task; nobody, while it is not over."""
+        return self._read(payments_key(task), Payments) or Payments(())
+
+    def reputation(self, account: bytes) -> Reputation:
+        """Return what was known of an account's work when it was last added to (`chain.reputation`)."""
+        return self._read(reputation_key(account), Reputation) or Reputation()
+
     def committee(self, epoch: int) -> Committee | None:
         """Return the committee of an epoch, in office or not any more."""
         return self._read(committee_key(epoch), Committee)
-
-    def reputation(self, account: bytes) -> Reputation:
-        """Return what was known of an account's work when it was last added to."""
-        return self._read(reputation_key(account), Reputation) or Reputation()
 
     def slashes(self, account: bytes = b"") -> dict[bytes, list[Slash]]:
         """Return what offences have cost by the accounts whose they were, of all or of one."""
@@ -230,7 +252,7 @@ class State(_Layer):
 
     @override
     def open_tasks(self) -> dict[bytes, TaskRecord]:
-        """Return the tasks that are neither settled nor refunded; decoded once, however often they are asked for."""
+        """Return the tasks that are to be trained; decoded once, however often they are asked for."""
         if self._open_tasks is None:
             self._open_tasks = super().open_tasks()
         return dict(self._open_tasks)

@@ -5,6 +5,7 @@ On the chain that is a `TaskModel` in its canonical bytes, all numbers whole.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Literal
@@ -13,7 +14,7 @@ import msgspec
 
 from pocqueue.pouw.errors import InvalidTask
 from pocqueue.pouw.slots.task import ARCHITECTURES, DATA, TaskSpec
-from pocqueue.pouw.wire.codec import Message
+from pocqueue.pouw.wire.codec import Hash, Message
 from pocqueue.pouw.wire.data import DATA_NAME, DataShape
 
 #: What the numbers called "millionths" are counted in.
@@ -36,6 +37,7 @@ _BOUNDS = {
     "tau": (1, MILLION),
     "min_miners": (1, 16),
 }
+_HASH = re.compile(r"(0x)?[0-9a-fA-F]{64}")
 _FRACTIONS = ("min_accuracy", "learning_rate", "tau")
 
 
@@ -58,6 +60,8 @@ class TaskModel(Message, frozen=True):
         int, _bounds("tau")
     ]  #: millionths; a weight moves when its residual reaches this
     min_miners: Annotated[int, _bounds("min_miners")]  #: with fewer it does not begin
+    #: Of the file with the test part, which its client shows when the training is over; None: there is none.
+    test_hash: Hash | None = None
 
     def spec(self, task: bytes, data: str, shape: DataShape | None = None) -> TaskSpec:
         """Return the task with this id as it is trained on this data; `shape` is that of data of a client's own.
@@ -110,7 +114,8 @@ def parse_requirements(
 
     Args:
         requirements: architecture, hidden, min_accuracy (0.9), max_epochs (100), batch_size (64), learning_rate,
-            tau, min_miners (1); each may be left out. The model's own defaults are in `slots.task`.
+            tau, min_miners (1), test_hash (none; 64 hex digits); each may be left out. The model's own defaults are
+            in `slots.task`.
         data: ``digits`` or ``words``, or the name of data of the client's own.
         shape: of the client's own data; None: they are built in.
 
@@ -142,10 +147,24 @@ def parse_requirements(
         **requirements,
     }
     model = TaskModel(
-        architecture, tuple(hidden), **{name: _whole(name, values[name]) for name in _BOUNDS}
+        architecture,
+        tuple(hidden),
+        **{name: _whole(name, values[name]) for name in _BOUNDS},
+        test_hash=_hash("test_hash", requirements.get("test_hash")),
     )
     model.spec(bytes(32), data, shape)
     return model
+
+
+def _hash(name: str, value: object) -> bytes | None:
+    """Return a hash as the chain has it; None: there is none."""
+    if value is None:
+        return None
+    if not isinstance(value, str) or not _HASH.fullmatch(value):
+        raise InvalidTask(
+            f"{name} is {value!r}; allowed: 64 hex digits, with 0x before them or not."
+        )
+    return bytes.fromhex(value.removeprefix("0x"))
 
 
 def _whole(name: str, value: object) -> int:

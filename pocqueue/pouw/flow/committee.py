@@ -1,16 +1,12 @@
-"""What a supervisor in office does: it certifies slot after slot, turns to clients' tasks and settles them, and makes
-founding blocks while nobody can make others."""
+"""What a supervisor in office does: it certifies slot after slot, turns to clients' tasks, and makes founding blocks
+while nobody can make others."""
 
 from __future__ import annotations
 
 import asyncio
-import heapq
 import itertools
 import logging
 from collections import Counter
-from operator import itemgetter
-
-import msgspec
 
 from pocqueue.pouw.chain.candidate import mine_founding
 from pocqueue.pouw.chain.office import Step, is_founder
@@ -28,23 +24,21 @@ from pocqueue.pouw.errors import (
     TrainingError,
 )
 from pocqueue.pouw.flow.blocks import BlockFlow
+from pocqueue.pouw.flow.closing import Closings
 from pocqueue.pouw.flow.core import Core, now_ms
-from pocqueue.pouw.flow.orders import Orders
 from pocqueue.pouw.flow.readiness import Readiness
 from pocqueue.pouw.flow.slots import SlotFlow
 from pocqueue.pouw.p2p.frames import Kind
 from pocqueue.pouw.slots import bls
 from pocqueue.pouw.slots.collector import Anchor, Collector
 from pocqueue.pouw.slots.history import Advance, Lane, SlotHistory
-from pocqueue.pouw.slots.slot_store import SlotStore
 from pocqueue.pouw.slots.task import LAP
 from pocqueue.pouw.wire.blocks import Block
 from pocqueue.pouw.wire.codec import decode, encode
-from pocqueue.pouw.wire.transactions import MAX_WORKERS, Settle, TakeTicket, settlement_digest
+from pocqueue.pouw.wire.transactions import TakeTicket
 
 #: Blocks of its chain above the one that a supervisor names as final.
 ANCHOR_DEPTH = 2
-_MILLION = 1_000_000
 _IDLE_S = 1.0
 #: How often a founding block is tried while they are counted.
 _FOUNDING_S = 0.1
@@ -64,7 +58,7 @@ class CommitteeDuty:
     """The work of a committee of one.
 
     Args:
-        core, slots, blocks, orders, store: of the node.
+        core, slots, blocks, closings: of the node.
         secret: BLS key of its ticket.
     """
 
@@ -73,24 +67,19 @@ class CommitteeDuty:
         core: Core,
         slots: SlotFlow,
         blocks: BlockFlow,
-        orders: Orders,
-        store: SlotStore,
+        closings: Closings,
         secret: bls.SecretKey,
     ) -> None:
         self._core, self._slots, self._blocks = core, slots, blocks
-        self._orders, self._store, self._secret = orders, store, secret
+        self._closings, self._secret = closings, secret
         self._readiness = Readiness(core, slots)
         self._collector: tuple[SlotHistory, Committee, Collector] | None = None
-        #: Clients' tasks that were trained and that a settlement was sent for.
-        self._settled: set[bytes] = set()
         #: Until when (ms) a client's task is not looked at, and until when not trained.
         self._pauses: dict[bytes, int] = {}
         self._rests: dict[bytes, int] = {}
         #: Slots without a message in a row, by client's task.
         self._empty: Counter[bytes] = Counter()
         self._generation: int | None = None
-        #: Share of right answers of the newest look at the common model, by task.
-        self.accuracy: dict[bytes, float] = {}
 
     async def run_slots(self) -> None:
         """Certify slot after slot while in office."""
@@ -145,8 +134,7 @@ class CommitteeDuty:
         await self._slots.decide(history, advance)
         self._note(history.task.id, advance)
         self._core.network.push(Kind.RECORD, encode(advance.slot.record))
-        if history.next_slot % (self._core.genesis.parameters.check_laps * LAP) == 0:
-            await self._look(history)
+        await self._closings.look(history)
 
     def _collect(self, history: SlotHistory, committee: Committee) -> Collector:
         if self._collector is None or self._collector[:2] != (history, committee):
@@ -201,7 +189,7 @@ class CommitteeDuty:
         for task, record in sorted(waiting.items(), key=_turn):
             closed = core.chain.tip.state.task(task)
             is_paused = now_ms() < self._pauses.get(task, 0)
-            if task in self._settled or is_paused or closed is None or closed.outcome is not None:
+            if is_paused or closed is None or closed.closing or closed.outcome:
                 continue
             try:
                 if await self._is_due(task, record):
@@ -212,20 +200,13 @@ class CommitteeDuty:
         return await self._filler()
 
     async def _is_due(self, task: bytes, record: TaskRecord) -> bool:
-        """Say whether a client's task is to be trained; settle it if it is over."""
+        """Say whether a client's task is to be trained."""
         model = decode(record.requirements, TaskModel)
         if len(self._core.chain.tip.state.live_tickets(MINER)) < model.min_miners:
             return False
         if not self._core.has_data(task):
             return False
-        history = await self._slots.history(task)
-        is_over = (
-            history.next_slot >= model.max_epochs * LAP
-            or now_ms() >= record.deadline_ms
-            or self.accuracy.get(task, 0.0) * _MILLION >= model.min_accuracy
-        )
-        if is_over:
-            await self._settle(task, record, history)
+        is_over = await self._closings.is_over(task, record)
         return not is_over and now_ms() >= self._rests.get(task, 0)
 
     async def _filler(self) -> bytes:
@@ -245,50 +226,6 @@ class CommitteeDuty:
         blocks = itertools.islice(self._core.chain.ancestors(tip.id), _LOOKED_BACK)
         known = (self._slots.newest[0], *(header.task for header in blocks))
         return max(genesis.generation(task) or 0 for task in known)
-
-    async def _look(self, history: SlotHistory) -> None:
-        """Count the right answers of the common model."""
-        found = await self._core.trainer.accuracy(history.task, history.theta, "val")
-        self.accuracy[history.task.id] = found.correct / found.total
-        _log.info(
-            "%s Task %s slot %d: %d of %d right",
-            *(
-                self._core.name,
-                self._core.genesis.task_name(history.task.id),
-                history.next_slot,
-                found.correct,
-                found.total,
-            ),
-        )
-
-    async def _settle(self, task: bytes, record: TaskRecord, history: SlotHistory) -> None:
-        """Say what came of a client's task, with the committee's signature.
-
-        It is refunded if nobody trained it, or if this node does not know who did.
-        """
-        if not await self._slots.in_slots(self._store.is_whole, task):
-            self._settled.add(task)
-            _log.error(
-                "%s Task %s is not settled: slots of it are not here, so nobody knows who worked; "
-                "its client gets the coins back after the deadline.",
-                *(self._core.name, record.name),
-            )
-            return
-        work = await self._slots.in_slots(self._store.work, task)
-        if not work:
-            self._settled.add(task)
-            return
-        # As many as a settlement can name; those who did most.
-        paid = sorted(heapq.nlargest(MAX_WORKERS, work.items(), key=itemgetter(1)))
-        found = await self._core.trainer.accuracy(history.task, history.theta, "test")
-        settle = Settle(
-            *(task, found.correct, found.total, found.majority, tuple(paid)),
-            bytes(96),
-        )
-        digest = settlement_digest(self._core.genesis.network, settle)
-        signed = msgspec.structs.replace(settle, signature=self._secret.sign(digest))
-        await self._orders.send(self._orders.make(signed))
-        self._settled.add(task)
 
     async def _found(self) -> bool:
         """Make a founding block if one is due; True if one was made.

@@ -19,10 +19,11 @@ from pocqueue.pouw.committee.dealing import Dealer
 from pocqueue.pouw.config import DEFAULT_PORT, NodeConfig
 from pocqueue.pouw.data.store import DataStore
 from pocqueue.pouw.economics import NodeRole
-from pocqueue.pouw.errors import BadEncoding, LinkError, PeerFault
+from pocqueue.pouw.errors import BadEncoding, ChainError, LinkError, PeerFault
 from pocqueue.pouw.flow.audit import Audits
 from pocqueue.pouw.flow.blocks import BlockFlow
 from pocqueue.pouw.flow.clients import TaskDesk
+from pocqueue.pouw.flow.closing import Closings
 from pocqueue.pouw.flow.committee import CommitteeDuty
 from pocqueue.pouw.flow.core import Core, Tasks, now_ms
 from pocqueue.pouw.flow.datasets import Datasets
@@ -134,11 +135,12 @@ class Life:
                 audits.begin(await self._slots.in_slots(audits.choose, history.task, advance))
 
         self._slots.on_advance = on_advance
-        duty = CommitteeDuty(core, self._slots, self._blocks, self._orders, slot_store, secret)
+        closings = Closings(core, self._slots, slot_store, self._orders, self._statements)
+        duty = CommitteeDuty(core, self._slots, self._blocks, closings, secret)
         self.tickets = TicketDesk(core, self._orders, secret, self._tasks)
         self.tasks = TaskDesk(core, self._orders, self.datasets)
         self.views = Views(
-            core, self._slots, self._blocks, self._orders, self.miner, duty, self.tickets
+            core, self._slots, self._blocks, self._orders, self.miner, closings, self.tickets
         )
         await self._slots.open()
         stack.push_async_callback(self._tasks.close)
@@ -146,7 +148,7 @@ class Life:
             stack.push_async_callback(self._security.close)
         await self._listen()
         stack.push_async_callback(self.network.stop)
-        self._run(duty)
+        self._run(duty, closings)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_FIRST_LINKS_S):
                 await self.network.first_dials(_FIRST_LINKS_S)
@@ -269,14 +271,14 @@ class Life:
             bans=config.enable_attack_mitigation,
         )
 
-    def _run(self, duty: CommitteeDuty) -> None:
+    def _run(self, duty: CommitteeDuty, closings: Closings) -> None:
         loops = [
             *(self._orders.run, self._blocks.run, self._sync.run, self.miner.run),
             self.datasets.run,
             self._watch_isolation,
         ]
         if self._config.role is NodeRole.SUPERVISOR and self._config.enable_advanced_features:
-            loops += [duty.run_slots, duty.run_founding, self._key_generation.run]
+            loops += [duty.run_slots, duty.run_founding, self._key_generation.run, closings.run]
         for loop in loops:
             self._tasks.keep(loop)
 
@@ -293,14 +295,20 @@ class Life:
         self._tasks.start(core.in_chain(self._renew_mempool, change))
         if change.disconnected:
             self._tasks.start(self._slots.forget_others())
-        if change.tip_changed:
-            state = core.chain.tip.state
-            for sign, blocks in ((1, change.connected), (-1, change.disconnected)):
-                for block in blocks:
-                    core.counts.rewards += sign * rewards_of(
-                        core.genesis, state, block, core.account
-                    )
+        self._tasks.start(core.in_chain(self._count_rewards, change))
         core.chain_changed.ring()
+
+    def _count_rewards(self, change: Change) -> None:
+        core = self._core
+        for sign, blocks in ((1, change.connected), (-1, change.disconnected)):
+            for block in blocks:
+                try:
+                    before = core.chain.state_at(block.header.parent)
+                    after = core.chain.state_at(block.id)
+                except ChainError:  # the first one, or a branch that is forgotten by now
+                    before = after = core.chain.tip.state
+                earned = rewards_of(core.genesis, before, after, block, core.account)
+                core.counts.rewards += sign * earned
 
     def _renew_mempool(self, change: Change) -> None:
         core = self._core

@@ -25,7 +25,6 @@ _LANE = 0
 _REPEAT_S = 1.0
 _NOTE_S = 30.0
 _KEPT_RESULTS = 200
-_GOOD_SLOTS, _BAD_SLOTS = 100, 20
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +44,6 @@ class Mining:
         self.certified = Recent(_KEPT_RESULTS)
         self._noted_s = 0.0
         self._is_warm = False
-        self._good = self._bad = self._missed = 0
         self._sent: tuple[bytes, int] | None = None
         self._finding: set[asyncio.Task[None]] = set()
         self._taking = asyncio.Lock()
@@ -74,18 +72,11 @@ class Mining:
         if self._sent == (task.id, slot):
             self._sent = None
             own = history.own(lane.lane)
-            self._count(bool(own) and own[-1].slot == slot)
+            self.certified.add(bool(own) and own[-1].slot == slot)
         if block is not None:
             # Not awaited: it may be that the next slot is decided meanwhile.
             self._finding.add(found := asyncio.create_task(self._found(block)))
             found.add_done_callback(self._finding.discard)
-
-    @property
-    def reputation(self) -> float:
-        """Return (1 + good) / (2 + good + bad) of what it has done since it was started: 100 certified slots are good,
-        20 in a row that were not are bad."""
-        good = self._good // _GOOD_SLOTS
-        return (1 + good) / (2 + good + self._bad)
 
     @property
     def may_mine(self) -> bool:
@@ -144,14 +135,6 @@ class Mining:
         core = self._core
         tip, pool = core.chain.tip, core.mempool
         return Candidate(*self._candidates.candidate(tip, pool, task, slot, _LANE, now_ms()))
-
-    def _count(self, is_certified: bool) -> None:
-        self.certified.add(is_certified)
-        self._good += is_certified
-        self._missed = 0 if is_certified else self._missed + 1
-        if self._missed == _BAD_SLOTS:
-            self._missed = 0
-            self._bad += 1
 
     async def _found(self, block: Block) -> None:
         core = self._core

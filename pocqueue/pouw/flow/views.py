@@ -8,22 +8,23 @@ import time
 from typing import Any
 
 from pocqueue.pouw.chain.amounts import pai
-from pocqueue.pouw.chain.escrow import payouts
-from pocqueue.pouw.chain.records import TaskRecord
+from pocqueue.pouw.chain.reputation import reputation
 from pocqueue.pouw.chain.state import State
+from pocqueue.pouw.chain.tasks import MILLION
 from pocqueue.pouw.errors import ChainError, InvalidBlock, TrainingError, UnknownHeight
 from pocqueue.pouw.flow.blocks import BlockFlow
-from pocqueue.pouw.flow.committee import CommitteeDuty
+from pocqueue.pouw.flow.closing import Closings
 from pocqueue.pouw.flow.core import Core, now_ms
 from pocqueue.pouw.flow.mining import Mining
 from pocqueue.pouw.flow.orders import Orders
 from pocqueue.pouw.flow.slots import SlotFlow
+from pocqueue.pouw.flow.task_views import TaskViews
 from pocqueue.pouw.flow.tickets import TicketDesk
 from pocqueue.pouw.health import Bandwidth, Machine, NodeHealthMetrics
 from pocqueue.pouw.wire.blocks import Block, Trained
 from pocqueue.pouw.wire.evidence import Fault, TwoMessages, TwoProposals, TwoVotes
 from pocqueue.pouw.wire.slots import SlotRecord
-from pocqueue.pouw.wire.transactions import ROLES, Evidence, Settle, Transaction
+from pocqueue.pouw.wire.transactions import ROLES, Evidence, Transaction
 
 
 class Views:
@@ -36,20 +37,19 @@ class Views:
         blocks: BlockFlow,
         orders: Orders,
         mining: Mining,
-        duty: CommitteeDuty,
+        closings: Closings,
         tickets: TicketDesk,
     ) -> None:
         self._core, self._slots, self._blocks = core, slots, blocks
-        self._orders, self._mining, self._duty, self._tickets = orders, mining, duty, tickets
+        self._orders, self._mining, self._tickets = orders, mining, tickets
+        self._closings, self._tasks = closings, TaskViews(core, slots, closings)
         self._machine = Machine() if core.config.enable_production_features else None
         self._bandwidth = Bandwidth()
-        # Tip's id, and how many tasks were settled and refunded there: asked for much more often than it changes.
-        self._ended_at: tuple[bytes, tuple[int, int]] = (b"", (0, 0))
 
     @property
     def accuracy(self) -> float | None:
         """Return the share of right answers of the common model, as this node's committee saw it last."""
-        return self._duty.accuracy.get(self._slots.newest[0])
+        return self._closings.accuracy.get(self._slots.newest[0])
 
     def status(self) -> dict[str, Any]:
         """Return what `PoUWNode.get_status` says of a node that runs."""
@@ -74,7 +74,7 @@ class Views:
             "public_key": core.account.hex(),
             "stats": {
                 "blocks_mined": core.counts.blocks_mined,
-                "tasks_completed": self._ended()[0],
+                "tasks_completed": self._tasks.ended()[0],
                 "rewards_earned": pai(core.counts.rewards),
                 "network_messages": core.counts.network_messages,
             },
@@ -109,7 +109,7 @@ class Views:
             "staked": stake > 0,
             "stake_amount": pai(stake),
             "role": core.config.role.value,
-            "reputation": self._mining.reputation,
+            "reputation": reputation(state, core.account) / MILLION,
             "rewards_earned": pai(core.counts.rewards),
             "balance": pai(balance),
             "pending": pai(self._orders.owned() - balance),
@@ -156,17 +156,11 @@ class Views:
 
     async def tasks(self) -> list[dict[str, Any]]:
         """Return the clients' tasks, newest first."""
-        found = await self._core.in_chain(self._core.chain.tip.state.tasks)
-        newest_first = sorted(found.items(), key=lambda item: -item[1].height)
-        return [await self._task(task, record) for task, record in newest_first]
+        return await self._tasks.tasks()
 
     async def task(self, name: str) -> dict[str, Any]:
         """Return this node's own task by its client's name, also before a block has it."""
-        found = await self._core.in_chain(self._core.chain.tip.state.tasks)
-        for task, record in found.items():
-            if record.client == self._core.account and record.name == name:
-                return await self._task(task, record)
-        return {"name": name, "state": "sent", "slots": 0, "accuracy": None}
+        return await self._tasks.task(name)
 
     async def blocks(self, last: int) -> list[dict[str, Any]]:
         """Return the newest blocks in short, newest first."""
@@ -277,50 +271,6 @@ class Views:
         committee = self._core.chain.tip.state.committee(epoch)
         return b"" if committee is None else committee.members[member]
 
-    async def _task(self, task: bytes, record: TaskRecord) -> dict[str, Any]:
-        slots = await self._slots.num_slots(task)
-        outcome, state, accuracy = record.outcome, "waiting", self._duty.accuracy.get(task)
-        shares: list[dict[str, Any]] = []
-        if outcome is not None:
-            state = "settled" if outcome.total else "refunded"
-            accuracy = outcome.correct / outcome.total if outcome.total else accuracy
-            shares = await self._payouts(task, record, outcome.height) if outcome.total else []
-        elif self._slots.newest[0] == task:
-            state = "training"
-        return {
-            "id": task.hex(),
-            "name": record.name,
-            "data": record.data,
-            "reward": pai(record.reward),
-            "fee": pai(record.training_fee),
-            "client": record.client.hex(),
-            "slots": slots,
-            "accuracy": accuracy,
-            "state": state,
-            "payouts": shares,
-        }
-
-    async def _payouts(self, task: bytes, record: TaskRecord, height: int) -> list[dict[str, Any]]:
-        """Return who was paid what for a settled task, from the settlement in its block."""
-        block = await self._core.in_chain(self._core.chain.block_at, height)
-        settles = [] if block is None else [one.body for one in block.transactions]
-        settle = next(
-            (one for one in settles if isinstance(one, Settle) and one.task == task), None
-        )
-        if settle is None:
-            return []  # the chain has turned meanwhile
-        shares = payouts(record, settle, self._core.chain.tip.state.members)
-        left = record.reward + record.training_fee + record.slashed - shares.total
-        return [
-            {"account": account, "amount": pai(amount), "for": reason}
-            for account, amount, reason in (
-                *((account.hex(), amount, "training") for account, amount in shares.miners),
-                *((account.hex(), amount, "certifying") for account, amount in shares.committee),
-                ("pool of bounties", shares.pool, "bounties"),
-                (record.client.hex(), left, "what is left"),
-            )
-        ]
-
     def _own_tickets(self, state: State) -> dict[bytes, Any]:
         found = {}
         for role in range(len(ROLES) - 1):
@@ -330,7 +280,7 @@ class Views:
         return found
 
     def _completion(self) -> float:
-        settled, refunded = self._ended()
+        settled, refunded = self._tasks.ended()
         return settled / (settled + refunded) if settled + refunded else 1.0
 
     def _proof(self, block: Block) -> str:
@@ -338,16 +288,6 @@ class Views:
             name = self._core.genesis.task_name(block.header.task)
             return f"trained: slot {block.header.slot} of task {name}"
         return "founding: plain hashes, as nobody could train yet"
-
-    def _ended(self) -> tuple[int, int]:
-        """Return how many clients' tasks of the chain were settled and refunded."""
-        tip = self._core.chain.tip
-        if self._ended_at[0] != tip.id:
-            outcomes = [record.outcome for record in tip.state.tasks().values()]
-            totals = [outcome.total for outcome in outcomes if outcome is not None]
-            ended = sum(map(bool, totals)), sum(not total for total in totals)
-            self._ended_at = tip.id, ended
-        return self._ended_at[1]
 
 
 def _slot(record: SlotRecord) -> dict[str, Any]:

@@ -213,11 +213,18 @@ class SlotStore(NodeFile):
             [found] = db.execute(query, (task,)).fetchone()
         return bool(found)
 
-    def work(self, task: bytes) -> dict[bytes, int]:
-        """Return the certified slots x parts of a task by account, ascending: `Settle.work`."""
-        query = "SELECT miner, sum(parts) FROM message WHERE task = ? GROUP BY miner ORDER BY miner"
+    def parts(self, task: bytes) -> list[tuple[int, bytes, int]]:
+        """Return slot, miner and parts of all certified messages of a task that are here."""
+        query = "SELECT slot, miner, parts FROM message WHERE task = ? ORDER BY slot, place"
         with self.transaction() as db:
-            return dict(db.execute(query, (task,)))
+            return list(db.execute(query, (task,)))
+
+    def entries(self, task: bytes, before: int) -> list[int]:
+        """Return how many entries the maps of a task's certified messages before a slot have."""
+        query = "SELECT iteration FROM message WHERE task = ? AND slot < ?"
+        with self.transaction() as db:
+            rows = db.execute(query, (task, before)).fetchall()
+        return [self._decode(iteration, Iteration).entries for (iteration,) in rows]
 
     def prune(self, task: bytes, before: int, *, has_pay: bool = True) -> None:
         """Forget a task's maps and weights of slots before this one: the anchor's less KEPT_MAPS, at most.

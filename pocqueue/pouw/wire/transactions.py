@@ -25,7 +25,7 @@ from pocqueue.pouw.wire.hashes import tagged
 
 MAX_TRANSACTION_BYTES = 32 * 1024
 MAX_PREFERENCES_BYTES = 2 * 1024
-#: Accounts that a settlement can name.
+#: Accounts that a task's end can name.
 MAX_WORKERS = 256
 #: Members of a committee.
 MAX_MEMBERS = 16
@@ -80,18 +80,6 @@ class OrderTask(Message, tag=4, frozen=True):
     training_fee: Count  #: µPAI, to escrow as well
     deadline_ms: Count  #: since 1970
     shape: DataShape | None = None  #: of the client's own data; None: they are built in
-
-
-class Settle(Message, tag=5, frozen=True):
-    """Ends a task that was trained: what the committee says came of it, with its signature."""
-
-    task: Hash
-    correct: Count
-    total: Count
-    majority: Count  #: right answers of whoever always says the commonest one
-    #: Who worked, by account: certified slots x parts. Ascending by account.
-    work: Annotated[tuple[tuple[Account, Count], ...], msgspec.Meta(max_length=MAX_WORKERS)]
-    signature: GroupSignature  #: of the committee in office, over `settlement_digest`
 
 
 class Faucet(Message, tag=6, frozen=True):
@@ -173,7 +161,6 @@ Body = (
     | TakeTicket
     | Release
     | OrderTask
-    | Settle
     | Close
     | Faucet
     | Deal
@@ -206,9 +193,3 @@ class Transaction(Message, frozen=True, dict=True):
     def size(self) -> int:
         """Return its length in bytes."""
         return len(encode(self))
-
-
-def settlement_digest(network: bytes, settle: Settle) -> bytes:
-    """Return what a committee signs to settle a task."""
-    fields = (settle.task, settle.correct, settle.total, settle.majority, settle.work)
-    return tagged("settlement", network, encode(fields))

@@ -16,22 +16,30 @@ from pocqueue.pouw.chain.apply import (
     income,
     spent,
 )
-from pocqueue.pouw.chain.records import MINER, SUPERVISOR, VERIFIER
+from pocqueue.pouw.chain.records import EVALUATOR, MINER, SUPERVISOR, VERIFIER
 from pocqueue.pouw.chain.state import Draft, State
 from pocqueue.pouw.errors import InvalidTransaction
 from pocqueue.pouw.wire.hashes import ZERO
-from pocqueue.pouw.wire.transactions import Body, Faucet, Release, Transaction, Transfer
+from pocqueue.pouw.wire.transactions import (
+    Body,
+    Faucet,
+    Release,
+    Result,
+    Reveal,
+    Transaction,
+    Transfer,
+)
 from tests.pouw.support import (
     DEV,
     GENESIS,
     account,
     after,
+    closed,
     coins,
     founded,
     funded,
     key,
     order,
-    settlement,
     signed,
     ticket,
     transfer,
@@ -102,10 +110,9 @@ def test_what_no_state_makes_good_is_a_fault(transaction: Transaction, rule: str
 
 
 def test_a_transaction_has_a_limit() -> None:
-    """32 KiB: bodies of the format are shorter, but for settlements of crowds."""
+    """32 KiB: bodies of the format are shorter, but for the ends of tasks of crowds."""
     work = {bytes([2]) + number.to_bytes(32, "big"): 2**62 for number in range(1000)}
-    settle = settlement(ZERO, work)
-    large = Transaction(1, GENESIS.network, account("a"), 0, 0, settle, bytes(64))
+    large = Transaction(1, GENESIS.network, account("a"), 0, 0, closed(ZERO, work), bytes(64))
     with pytest.raises(InvalidTransaction, match=r"size: it has .* allowed: 32,768"):
         check_transaction(GENESIS, large)
 
@@ -113,7 +120,7 @@ def test_a_transaction_has_a_limit() -> None:
 def test_a_flood_costs_something() -> None:
     """On `dev` 100 µPAI and 25 a KiB, whatever the body; only what the faucet gives is free."""
     work = {account(f"m{number}"): 1 for number in range(60)}
-    for body in (transfer("b"), ticket(MINER), Release(ZERO), settlement(ZERO, work)):
+    for body in (transfer("b"), ticket(MINER), Release(ZERO), closed(ZERO, work)):
         offers = [signed("a", body, 1, fee, DEV.network) for fee in range(100, 180)]
         # Its fee is among its bytes.
         place = next(at for at, one in enumerate(offers) if one.fee >= 100 + 25 * one.size // 1024)
@@ -210,7 +217,9 @@ NAMES = ("supervisor", "miner", "a", "b")
 @st.composite
 def _orders(draw: st.DrawFn) -> tuple[str, str, int, int, int]:
     """Draw who does what: kind, an amount around what accounts have, a fee, and which of several."""
-    kinds = st.sampled_from(["settle", "order", "release", "ticket", "transfer", "faucet"])
+    kinds = st.sampled_from(
+        ["close", "reveal", "result", "order", "release", "ticket", "transfer", "faucet"]
+    )
     amounts = st.sampled_from([100 * PAI, 250 * PAI, 33, 700 * PAI, 0, 2**62])
     return (
         draw(st.sampled_from(NAMES)),
@@ -229,15 +238,23 @@ def _body(state: Draft, name: str, kind: str, amount: int, which: int) -> Body:
         case "transfer":
             return transfer(NAMES[which % len(NAMES)], amount)
         case "ticket":
-            return ticket((MINER, SUPERVISOR, VERIFIER)[which % 3], amount, of=name)
+            role = (MINER, SUPERVISOR, VERIFIER, EVALUATOR)[which % 4]
+            return ticket(role, amount, of=name)
         case "release":
             return Release(held[which % len(held)])
         case "order":
             deadline_ms = state.clock.time_ms + which * 60_000 - 60_000
-            return order(amount, amount // 3, deadline_ms)
-        case "settle":
+            hidden = {"test_hash": "cd" * 32} if which % 2 else {}
+            return order(amount, amount // 3, deadline_ms, **hidden)
+        case "close":
             work = {account(name): which // 2 for name in NAMES[: which % 4]}
-            return settlement(tasks[which % len(tasks)], work, correct=which * 9)
+            reason = max(0, which - 8)
+            task = tasks[which % len(tasks)]
+            return closed(task, work, correct=which * 9, slots=amount % 900, reason=reason)
+        case "reveal":
+            return Reveal(tasks[which % len(tasks)])
+        case "result":
+            return Result(tasks[which % len(tasks)], which * 9, 100, 10)
         case _:
             return Faucet()
 
@@ -256,7 +273,12 @@ def test_no_coin_comes_or_goes(
     blocks: list[tuple[list[tuple[str, str, int, int, int]], bool, int]],
 ) -> None:
     """Balances, stakes, escrow and pool are what was issued, after any blocks; what is refused changes nothing."""
-    state = after(founded("a"), *(signed("a", order(), number) for number in (1, 2)))
+    orders_of_a = (order(), order(test_hash="ab" * 32))
+    state = after(
+        founded("a", "b"),
+        *(signed("a", body, number) for number, body in enumerate(orders_of_a, 1)),
+        signed("b", ticket(EVALUATOR, 100 * PAI), 1),
+    )
     for orders, is_founding, passed_ms in blocks:
         draft, taken = state.child(), []
         begin_block(GENESIS, draft, state.clock.time_ms + passed_ms, is_founding=is_founding)
@@ -276,8 +298,11 @@ def test_no_coin_comes_or_goes(
         state = draft.seal()
         assert coins(state) == state.supply.issued
     # Long after all deadlines nothing is in escrow.
-    state = after(state, passed_ms=10**10)
+    for _ in range(8):
+        state = after(state, passed_ms=10**10)
     assert not state.open_tasks()
+    assert not state.closed_tasks()
+    assert sum(record.escrow for record in state.tasks().values()) == 0
     assert coins(state) == state.supply.issued
 
 

@@ -21,8 +21,8 @@ DEV = files("pocqueue.pouw.chain").joinpath("dev.toml").read_text("utf-8")
 def test_dev_is_the_same_network_everywhere() -> None:
     """Frozen: whoever changes it makes another network of it."""
     dev = Genesis.dev()
-    assert dev.network.hex() == "499635474297c2bda1fafe277f94440e4d29ba8b576f21abab815f589a7829bf"
-    assert dev.header_id.hex() == "fbede1a8bbd09210e94a5fb384e067c93ebbf74932b5aaa6d6fafb4c92ce2db8"
+    assert dev.network.hex() == "a4d9140025741a7f2418c4993753b26200c1d3a0ec6b1a825a239a4e1ab1f830"
+    assert dev.header_id.hex() == "44716f477863e951311e74874bd5b848efb01fedebc93b4cc9424f51583d9c0c"
     assert decode(encode(dev), Genesis) == dev
 
 

@@ -17,9 +17,9 @@ from tests.pouw.support import (
     GENESIS,
     account,
     after,
+    closed,
     founded,
     funded,
-    settlement,
     signed,
     ticket,
     transfer,
@@ -244,9 +244,9 @@ def test_a_reorganisation_brings_back_what_is_still_good() -> None:
 
 
 def test_what_will_never_be_good_is_dropped() -> None:
-    """A settlement that the committee did not sign would wait for two hours; what cannot be paid yet does wait."""
+    """An end of a task that the committee did not sign would wait for two hours; what cannot be paid yet does wait."""
     state = founded("a", "b")
-    wrong = signed("a", settlement(bytes(32), {}), 1)
+    wrong = signed("a", closed(bytes(32), {}), 1)
     rich = signed("b", transfer("c", 2000 * PAI), 1)
     pool = _pool(state, wrong, rich)
     poorer = after(state, signed("b", ticket(MINER), 1))

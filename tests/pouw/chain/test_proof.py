@@ -179,7 +179,7 @@ def test_the_task_is_not_over(tip: Position) -> None:
         msgspec.msgpack.encode(_replace(GENESIS.filler, batch_size=32)),
         *(1, 1, START_MS, 1),
     )
-    for outcome, expected in ((None, []), (Outcome(2, 1, 2, 3, 4), ["task"])):
+    for outcome, expected in ((None, []), (Outcome(2, 0, 1, 2, 3, 4), ["task"])):
         draft = tip.state.child()
         draft.put(task_key(b"k" * 32), _replace(record, outcome=outcome))
         on = Position(tip.header, draft.seal(), None, 0, tip.times)

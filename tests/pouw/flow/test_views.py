@@ -1,18 +1,28 @@
-"""What there is to see of a node costs little, and stays right while the chain turns."""
+"""What there is to see of clients' tasks costs little, and stays right while the chain turns."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import Any
 
-from pocqueue.pouw.chain.records import Outcome, TaskRecord
-from pocqueue.pouw.flow.views import Views
+from pocqueue.pouw.chain.records import (
+    CLIENT,
+    EVALUATOR,
+    MINER,
+    Outcome,
+    Payment,
+    Payments,
+    TaskRecord,
+)
+from pocqueue.pouw.flow.task_views import TaskViews
+
+OWN, CLIENTS = b"n" * 33, b"c" * 33
 
 
-def _record(total: int) -> TaskRecord:
-    outcome = Outcome(height=1, correct=0, total=total, quality=0, paid=0)
+def _record(reason: int) -> TaskRecord:
+    outcome = Outcome(height=1, reason=reason, correct=0, total=0, quality=0, paid=0)
     return TaskRecord(
-        client=b"c" * 33,
+        client=CLIENTS,
         name="mine",
         task_type="image_classification",
         data="digits",
@@ -28,41 +38,59 @@ def _record(total: int) -> TaskRecord:
 class _Made:
     """A chain's state that counts how often its tasks are read."""
 
+    clock = SimpleNamespace(height=3)
+
     def __init__(self) -> None:
         self.num_read = 0
 
     def tasks(self) -> dict[bytes, TaskRecord]:
-        """Return two that were settled and one that was refunded."""
+        """Return three that were settled and one that was refunded."""
         self.num_read += 1
-        return {bytes([at]): _record(total) for at, total in enumerate((10, 10, 0))}
+        return {bytes([at]) * 32: _record(reason) for at, reason in enumerate((0, 0, 1, 0))}
+
+    def payments(self, task: bytes) -> Payments:
+        """Return who got what: in three of them this node, in the last one as a client."""
+        role = CLIENT if task[0] == 3 else MINER
+        return Payments((Payment(OWN, role, 7), Payment(OWN, EVALUATOR, 0)))
+
+    def results(self, task: bytes) -> dict[bytes, object]:
+        """Return none."""
+        return {}
 
 
-def _views(state: _Made, block: Any = None) -> Views:
+def _views(state: _Made, account: bytes = OWN) -> TaskViews:
     async def in_chain(work: Any, *args: Any) -> Any:
         return work(*args)
 
+    async def num_slots(task: bytes) -> int:
+        return 5
+
     tip = SimpleNamespace(id=b"tip", state=state)
-    core: Any = SimpleNamespace(
-        config=SimpleNamespace(enable_production_features=False),
-        chain=SimpleNamespace(tip=tip, block_at=lambda _height: block),
-        in_chain=in_chain,
-    )
-    no: Any = None
-    return Views(core, no, no, no, no, no, no)
+    core: Any = SimpleNamespace(account=account, chain=SimpleNamespace(tip=tip), in_chain=in_chain)
+    slots: Any = SimpleNamespace(num_slots=num_slots, newest=(b"", 0, None))
+    closings: Any = SimpleNamespace(accuracy={})
+    return TaskViews(core, slots, closings)
 
 
 def test_tasks_are_counted_once_a_tip() -> None:
-    """However often a node is asked how it stands."""
+    """However often a node is asked how it stands: those that it has worked on."""
     state = _Made()
     views = _views(state)
-    assert [views._ended() for _ in range(5)] == [(2, 1)] * 5
+    assert [views.ended() for _ in range(5)] == [(3, 1)] * 5
     assert state.num_read == 1
     views._core.chain.tip.id = b"next"  # type: ignore[misc]
-    assert views._ended() == (2, 1)
+    assert views.ended() == (3, 1)
     assert state.num_read == 2
+    assert _views(state, b"o" * 33).ended() == (0, 0)
 
 
-async def test_payouts_of_a_block_that_is_another_one_now_are_none() -> None:
-    """The chain has turned since the task's record was read."""
-    views = _views(_Made(), SimpleNamespace(transactions=()))
-    assert await views._payouts(b"t" * 32, _record(10), 1) == []
+async def test_who_got_what_and_why_is_said() -> None:
+    """With the reason for a refund, and for an evaluator that got nothing."""
+    found = await _views(_Made(), CLIENTS).task("mine")
+    assert (found["state"], found["reason"]) == ("settled", None)
+    assert [(one["amount"], one["for"]) for one in found["payouts"]] == [
+        (7e-06, "training"),
+        (0.0, "evaluating: more than 2 % off the median"),
+    ]
+    refunded = [one for one in await _views(_Made()).tasks() if one["state"] == "refunded"]
+    assert [one["reason"] for one in refunded] == ["its deadline passed before it was trained"]

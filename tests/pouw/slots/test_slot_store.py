@@ -57,7 +57,11 @@ def test_a_history_is_as_it_was(tmp_path: Path) -> None:
         assert (store.num_slots(TASK.id), store.num_slots(b"T" * 32)) == (21, 0)
         assert store.newest() == history.signed
         assert store.last(3) == [it.slot.record for it in advances[:-4:-1]]
-        assert store.work(TASK.id) == {LANES[0][0]: 17, LANES[1][0]: 8}
+        parts = [number for _, who, number in store.parts(TASK.id) if who == LANES[0][0]]
+        assert sum(parts) == 17
+        assert store.entries(TASK.id, 2) == [
+            message.iteration.entries for it in advances[:2] for message in it.slot.messages
+        ]
 
 
 def test_a_lap_of_long_ago_is_there_too() -> None:
@@ -86,7 +90,7 @@ def test_a_task_of_which_nothing_is_here_begins_anew() -> None:
     with SlotStore(None, NETWORK) as store:
         assert store.history(TASK).next_slot == 0
         assert store.sent(TASK.id, LANES[0]) is None
-        assert store.work(TASK.id) == {}
+        assert store.parts(TASK.id) == []
         assert store.newest() is None
 
 
@@ -107,12 +111,12 @@ def test_what_is_pruned_leaves_records_and_work() -> None:
     """Maps and weights are gone, so the history begins behind them or is asked from others."""
     with SlotStore(None, NETWORK) as store:
         history, advances = _written(store, 21)
-        work = store.work(TASK.id)
+        work = store.parts(TASK.id)
         store.prune(TASK.id, 12)
         assert store.slots(TASK.id, 11, 5) == []
         assert store.slots(TASK.id, 12, 2) == [it.slot for it in advances[12:14]]
         assert store.num_slots(TASK.id) == 21
-        assert store.work(TASK.id) == work
+        assert store.parts(TASK.id) == work
         assert store.history(TASK).theta == history.theta
         with pytest.raises(SlotError, match="history: slot 9"):
             store.history(TASK, 9)
@@ -126,7 +130,7 @@ def test_messages_and_records_of_a_filler_are_pruned_as_well() -> None:
         left = sum(
             one.parts for it in advances[12:] for one in (m.iteration for m in it.slot.messages)
         )
-        assert sum(store.work(TASK.id).values()) == left
+        assert sum(parts for _, _, parts in store.parts(TASK.id)) == left
         assert store.slots(TASK.id, 11, 5) == []
         assert store.num_slots(TASK.id) == 21
         assert store.history(TASK).theta == history.theta

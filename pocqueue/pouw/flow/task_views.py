@@ -1,0 +1,148 @@
+"""What there is to see of clients' tasks: how far each is, and in the end who got what, and for what."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pocqueue.pouw.chain.amounts import pai
+from pocqueue.pouw.chain.records import (
+    CLIENT,
+    EVALUATOR,
+    MINER,
+    POOL,
+    SUPERVISOR,
+    Closing,
+    Payment,
+    TaskRecord,
+)
+from pocqueue.pouw.chain.state import State
+from pocqueue.pouw.flow.closing import Closings
+from pocqueue.pouw.flow.core import Core
+from pocqueue.pouw.flow.slots import SlotFlow
+from pocqueue.pouw.wire.transactions import REASONS
+
+_FOR = {
+    MINER: "training",
+    SUPERVISOR: "certifying",
+    EVALUATOR: "evaluating",
+    POOL: "bounties",
+    CLIENT: "what is left",
+}
+#: Why a task's training ended, in a sentence's words, in the order of `REASONS`.
+_WHY = (
+    "trained",
+    "its deadline passed before it was trained",
+    "its data are missing or are not what the order says",
+    "no message of its first slots moved a weight: tau is too large",
+    "nobody trained it",
+)
+
+
+class TaskViews:
+    """Reads what the chain and this node know of clients' tasks.
+
+    Args:
+        core, slots, closings: of the node.
+    """
+
+    def __init__(self, core: Core, slots: SlotFlow, closings: Closings) -> None:
+        self._core, self._slots, self._closings = core, slots, closings
+        # Tip's id, and how many tasks ended there that this node has worked on, well and otherwise.
+        self._ended_at: tuple[bytes, tuple[int, int]] = (b"", (0, 0))
+
+    async def tasks(self) -> list[dict[str, Any]]:
+        """Return the clients' tasks, newest first."""
+        state = self._core.chain.tip.state
+        found = await self._core.in_chain(state.tasks)
+        newest_first = sorted(found.items(), key=lambda item: -item[1].height)
+        return [await self._shown(state, task, record) for task, record in newest_first]
+
+    async def task(self, name: str) -> dict[str, Any]:
+        """Return this node's own task by its client's name, also before a block has it."""
+        state = self._core.chain.tip.state
+        for task, record in (await self._core.in_chain(state.tasks)).items():
+            if record.client == self._core.account and record.name == name:
+                return await self._shown(state, task, record)
+        return {"name": name, "state": "sent", "slots": 0, "accuracy": None}
+
+    def ended(self) -> tuple[int, int]:
+        """Return how many of the tasks that this node has worked on were settled, and how many refunded."""
+        tip, account = self._core.chain.tip, self._core.account
+        if self._ended_at[0] != tip.id:
+            trained = [
+                not record.outcome.reason
+                for task, record in tip.state.tasks().items()
+                if record.outcome and _has_worked(account, tip.state.payments(task).lines)
+            ]
+            self._ended_at = tip.id, (sum(trained), len(trained) - sum(trained))
+        return self._ended_at[1]
+
+    async def _shown(self, state: State, task: bytes, record: TaskRecord) -> dict[str, Any]:
+        closing, outcome = record.closing, record.outcome
+        slots = closing.slots if closing else await self._slots.num_slots(task)
+        accuracy = self._closings.accuracy.get(task)
+        if count := outcome or closing:
+            accuracy = count.correct / count.total if count.total else accuracy
+        is_trained = not outcome and not closing and self._slots.newest[0] == task
+        found: dict[str, Any] = {
+            "id": task.hex(),
+            "name": record.name,
+            "data": record.data,
+            "reward": pai(record.reward),
+            "fee": pai(record.training_fee),
+            "client": record.client.hex(),
+            "slots": slots,
+            "accuracy": accuracy,
+            "state": "training" if is_trained else _stage(record),
+            "height": state.clock.height,
+            "reason": _WHY[outcome.reason] if outcome and outcome.reason else None,
+            "quality": outcome.quality / 1_000_000 if outcome else None,
+            "closing": closing and _closed(closing),
+            "results": [
+                {
+                    "account": account.hex(),
+                    "correct": result.correct,
+                    "total": result.total,
+                    "majority": result.majority,
+                }
+                for account, result in state.results(task).items()
+            ],
+            "payouts": [_paid(line) for line in state.payments(task).lines],
+        }
+        return found
+
+
+def _has_worked(account: bytes, lines: tuple[Payment, ...]) -> bool:
+    return any(line.account == account and line.role != CLIENT for line in lines)
+
+
+def _stage(record: TaskRecord) -> str:
+    if record.outcome:
+        return "refunded" if record.outcome.reason else "settled"
+    if record.closing:
+        is_asked = record.closing.asks_until and not record.closing.is_revealed
+        return "asked for its test part" if is_asked else "evaluated"
+    return "waiting"
+
+
+def _closed(closing: Closing) -> dict[str, Any]:
+    return {
+        "height": closing.height,
+        "epoch": closing.epoch,
+        "reason": REASONS[closing.reason],
+        "theta": closing.theta.hex(),
+        "correct": closing.correct,
+        "total": closing.total,
+        "is_revealed": closing.is_revealed,
+        "asks_until": closing.asks_until,
+        "opens_at": closing.opens_at,
+        "pays_at": closing.pays_at,
+    }
+
+
+def _paid(line: Payment) -> dict[str, Any]:
+    what = _FOR[line.role]
+    if line.role == EVALUATOR and not line.amount:
+        what = "evaluating: more than 2 % off the median"
+    account = "pool of bounties" if line.account is None else line.account.hex()
+    return {"account": account, "amount": pai(line.amount), "for": what}
