@@ -1,4 +1,4 @@
-# make install | run | test | test-long | test-vllm | lint | format | settings | picture | deploy-picture | pouw-picture | deploy-e2e | bench | soak | fleet. All of it works on a machine that has only Python 3.11+ and pip.
+# make install | run | test | test-long | test-vllm | lint | format | settings | picture | deploy-picture | pouw-picture | deploy-e2e | bench | soak | soak-pouw | fleet. All of it works on a machine that has only Python 3.11+ and pip.
 PYTHON ?= python3
 # vLLM for the CPU, which tests and benchmarks run; `make test VLLM=none` does without (its tests skip),
 # for a machine whose torch is a CUDA build and which has its own vLLM. `make test-vllm VLLM=0.28.0` runs the
@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 VLLM_STAMP := $(VENV)/.vllm-$(VLLM)
 VLLM_TESTS := tests/engine/vllm tests/acceptance/test_vllm_server.py tests/cli/test_engine_compare.py
 
-.PHONY: install run test test-long test-vllm lint format settings picture deploy-picture pouw-picture deploy-e2e bench soak fleet clean
+.PHONY: install run test test-long test-vllm lint format settings picture deploy-picture pouw-picture deploy-e2e bench soak soak-pouw fleet clean
 
 install: $(STAMP)
 
@@ -78,6 +78,11 @@ bench: install $(VLLM_STAMP)
 # Twenty sessions for a whole window of 330 s; docs/soak.md has the report of one.
 soak: install
 	$(BIN)/python -m benchmarks.soak --output soak.json
+
+# Networks with nobody in charge whose nodes are killed, paused, cut off and told to cheat, by twenty seeds: an hour.
+# docs/pouw-soak.md is its report.
+soak-pouw: install
+	$(BIN)/python -m benchmarks.pouw_soak --output docs/pouw-soak.md
 
 # Hundreds of simulated GPUs, 48 minutes; docs/scaling.md has the report of one.
 fleet: install

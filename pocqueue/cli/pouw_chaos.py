@@ -38,6 +38,8 @@ class Deed:
     found: str = "not over yet"
     #: The network did as it should; None: it is not over.
     holds: bool | None = None
+    #: From its end until all honest nodes had another slot; None: that was not looked at, or did not come.
+    goes_on_s: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return it for programs."""
@@ -49,6 +51,7 @@ class Deed:
             "text": act.text,
             "found": self.found,
             "holds": self.holds,
+            "goes_on_s": self.goes_on_s,
         }
 
 
@@ -198,7 +201,8 @@ class Chaos:
             lambda: all(self._turn([one]) > newest for one in self._honest), _GO_ON_S
         )
         if came:
-            found.append(f"all go on after {time.monotonic() - over:.1f} s")
+            deed.goes_on_s = time.monotonic() - over
+            found.append(f"all go on after {deed.goes_on_s:.1f} s")
         else:
             behind = ", ".join(one.name for one in self._honest if self._turn([one]) <= newest)
             found.append(f"{behind} did not go on within {_GO_ON_S:.0f} s")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pocqueue.pouw.slots.maps import decode_map
+from pocqueue.pouw.slots.maps import SignMap, decode_map
 from pocqueue.pouw.slots.task import ARCHITECTURES, LAP, LapSlot, TaskSpec
 from pocqueue.pouw.slots.weights import first_weights, next_weights, weights_bytes
 from pocqueue.pouw.training.iterate import iterate
@@ -20,10 +20,14 @@ def task_of(architecture: str, *, batch_size: int = 64) -> TaskSpec:
 
 @dataclass
 class InStep:
-    """So many honest miners; everything they send is certified."""
+    """So many miners; everything they send is certified.
+
+    The last `num_liars` of them send the opposite of what they found.
+    """
 
     task: TaskSpec
     num_miners: int
+    num_liars: int = 0
     slot: int = 0
     laps: dict[bytes, list[LapSlot]] = field(default_factory=dict)  #: of this lap, by miner
     results: dict[bytes, IterationResult] = field(default_factory=dict)  #: of the last slot
@@ -64,5 +68,10 @@ class InStep:
             self.laps[miner].append(LapSlot(self.slot, theta, result.map, 1))
         cap = self.task.cap
         maps = [decode_map(r.map, self.task.num_weights, cap) for r in self.results.values()]
-        self.weights = next_weights(self.task, self.weights, maps)
+        honest, lies = (
+            maps[: self.num_miners - self.num_liars],
+            maps[self.num_miners - self.num_liars :],
+        )
+        lies = [SignMap(lie.indices, -lie.signs) for lie in lies]
+        self.weights = next_weights(self.task, self.weights, [*honest, *lies])
         self.slot += 1

@@ -82,3 +82,10 @@ def test_three_miners_learn_digits() -> None:
     miners = InStep(task_of("MLP"), 3)
     miners.run(300)
     assert miners.correct() >= 0.95
+
+
+def test_three_liars_of_eight_do_not_keep_the_others_from_learning() -> None:
+    """They send the opposite of what they found, slot after slot, and nobody audits them: a map weighs no more than another."""
+    miners = InStep(task_of("MLP"), 8, num_liars=3)
+    miners.run(200)
+    assert miners.correct() > 0.9
