@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
 
@@ -66,6 +67,7 @@ class Group:
             time_ms=1000,
         )
 
+    @functools.cache  # noqa: B019 - of a few committees
     def value(self, name: str = "a") -> bytes:
         """Return what is voted on for a name."""
         return self.certificate(name).value
