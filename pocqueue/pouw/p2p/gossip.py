@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -64,7 +63,8 @@ class Kept:
             return
         self._kept[identifier] = (kind, body, now_s)
         self._bytes += len(body)
-        for oldest, (_, dropped, at_s) in list(itertools.islice(self._kept.items(), 100)):
+        while True:
+            oldest, (_, dropped, at_s) = next(iter(self._kept.items()))
             if self._bytes <= MAX_KEPT_BYTES and now_s - at_s < KEPT_S:
                 break
             del self._kept[oldest]
