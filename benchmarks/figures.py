@@ -22,6 +22,7 @@ from benchmarks.imports import command_line
 from benchmarks.kernels import kernels
 from benchmarks.latency import commit_to_reader, start_to_first_valid
 from benchmarks.pipeline import pipeline
+from benchmarks.pouw_bls import pouw_bls
 from benchmarks.pouw_chain import pouw_chain
 from benchmarks.pouw_links import pouw_links
 from benchmarks.pouw_network import pouw_network
@@ -79,6 +80,7 @@ def measure_all(settings: Settings, log_dir: Path, effort: Effort) -> Figures:
         figures.add("kernels", lambda: kernels(effort))
         figures.add("artifacts", lambda: artifact_maths(effort))
         figures.add("pipeline", lambda: pipeline(effort))
+        figures.add("pouw BLS", lambda: pouw_bls(effort))
         figures.add("pouw chain", lambda: pouw_chain(effort))
         figures.add("pouw links", lambda: pouw_links(effort))
         figures.add("pouw training", lambda: pouw_training(effort))
