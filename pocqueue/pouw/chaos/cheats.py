@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -50,13 +51,12 @@ def two_messages(core: Core) -> Undo:
 
 
 def two_votes(core: Core) -> Undo:
-    """Vote for something and for nothing in each ballot."""
+    """Vote for something and for nothing in each ballot; for nothing and for something that is not."""
 
-    def second(body: bytes) -> bytes | None:
+    def second(body: bytes) -> bytes:
         vote = decode(body, Vote)
-        if vote.value is None:
-            return None
-        other = replace(vote, value=None, share=None)
+        value = None if vote.value is not None else random.randbytes(32)  # noqa: S311 - no secret
+        other = replace(vote, value=value, share=None)
         return encode(replace(other, signature=sign(core.key, other.id)))
 
     return _push_both(core, Kind.VOTE, second)
@@ -96,13 +96,13 @@ SUPERVISOR_CHEATS: dict[str, Callable[[Core], Undo]] = {
 CHEATS = MINER_CHEATS | SUPERVISOR_CHEATS
 
 
-def _push_both(core: Core, kind: Kind, second: Callable[[bytes], bytes | None]) -> Undo:
+def _push_both(core: Core, kind: Kind, second: Callable[[bytes], bytes]) -> Undo:
     network, honest = core.network, core.network.push
 
     def push(pushed: Kind, body: bytes) -> int:
         number = honest(pushed, body)
-        if pushed is kind and (other := second(body)) is not None:
-            honest(kind, other)
+        if pushed is kind:
+            honest(kind, second(body))
         return number
 
     vars(network)["push"] = push

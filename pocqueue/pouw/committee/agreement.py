@@ -177,6 +177,19 @@ class Agreement:
         self._settle()
         return is_new
 
+    def learn(self, word: bytes, signature: bytes) -> bool:
+        """Take the decision from somebody who has it; False: it was not proposed here, or it is known.
+
+        Args:
+            word: of its certificate.
+            signature: the committee's over it; the caller has checked that.
+        """
+        proposal = self._words.with_word(word)
+        if self.decided is not None or proposal is None:
+            return False
+        self.decided = Decided(proposal.head.certificate, signature, proposal.ids)
+        return True
+
     def postpone(self, until_ms: int, now_ms: int) -> None:
         """Give the leader time: the open ballot's proposal is not due before then.
 

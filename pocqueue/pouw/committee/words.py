@@ -62,6 +62,11 @@ class Words:
         """Return the first proposal of a ballot."""
         return next(iter(self._proposals.get(ballot, ())), None)
 
+    def with_word(self, word: bytes) -> Proposal | None:
+        """Return the proposal whose certificate the committee would sign so."""
+        kept = (one for at_ballot in self._proposals.values() for one in at_ballot)
+        return next((one for one in kept if one.head.certificate.word == word), None)
+
     def voters(self, ballot: int, kind: int) -> set[int]:
         """Return who has voted in a ballot, for whatever."""
         return set[int]().union(*self._votes.get((ballot, kind), {}).values())

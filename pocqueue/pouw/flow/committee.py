@@ -1,65 +1,64 @@
-"""What a supervisor in office does: it certifies slot after slot, turns to clients' tasks, and makes founding blocks
-while nobody can make others."""
+"""What a supervisor in office does: turn after turn it certifies a slot with the other members, and it makes founding
+blocks while nobody can make others."""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
-from collections import Counter
+from typing import NamedTuple
 
 from pocqueue.pouw.chain.candidate import mine_founding
 from pocqueue.pouw.chain.office import Step, is_founder
-from pocqueue.pouw.chain.records import MINER, SUPERVISOR, Committee, TaskRecord
+from pocqueue.pouw.chain.records import SUPERVISOR, Committee
 from pocqueue.pouw.chain.state import State
-from pocqueue.pouw.chain.tasks import TaskModel
 from pocqueue.pouw.chain.tickets import is_founding_allowed
+from pocqueue.pouw.committee.seats import FindSeat, Seat
 from pocqueue.pouw.committee.steps import founding_due_ms
 from pocqueue.pouw.errors import (
     InvalidTransaction,
     NodeDataError,
     PeerFault,
-    PouwError,
     SlotError,
     TrainingError,
 )
 from pocqueue.pouw.flow.blocks import BlockFlow
 from pocqueue.pouw.flow.closing import Closings
-from pocqueue.pouw.flow.core import Core, now_ms
+from pocqueue.pouw.flow.core import Core, Tasks, now_ms, wait_for
+from pocqueue.pouw.flow.hearing import Hearing
+from pocqueue.pouw.flow.lanes import Lanes
+from pocqueue.pouw.flow.open_slot import OpenSlot
+from pocqueue.pouw.flow.proposals import Judge
 from pocqueue.pouw.flow.readiness import Readiness
 from pocqueue.pouw.flow.slots import SlotFlow
-from pocqueue.pouw.p2p.frames import Kind
-from pocqueue.pouw.slots import bls
-from pocqueue.pouw.slots.collector import Anchor, Collector
-from pocqueue.pouw.slots.history import Advance, Lane, SlotHistory
-from pocqueue.pouw.slots.task import LAP
+from pocqueue.pouw.flow.task_choice import TaskChoice
+from pocqueue.pouw.flow.turns import Bench, OpenTurn
+from pocqueue.pouw.slots.history import SlotHistory
+from pocqueue.pouw.slots.slot_store import SlotStore
 from pocqueue.pouw.wire.blocks import Block
-from pocqueue.pouw.wire.codec import decode, encode
+from pocqueue.pouw.wire.evidence import TwoProposals, TwoVotes
 from pocqueue.pouw.wire.transactions import TakeTicket
 
-#: Blocks of its chain above the one that a supervisor names as final.
-ANCHOR_DEPTH = 2
 _IDLE_S = 1.0
 #: How often a founding block is tried while they are counted.
 _FOUNDING_S = 0.1
-#: How often the open slot is looked at if nothing is heard.
-_TICK_S = 0.05
-#: Blocks that are looked at for the newest filler.
-_LOOKED_BACK = 1000
-#: A task that is in trouble is tried again after this.
-_PAUSE_MS = 30_000
-#: After so many slots in a row without a message a task is left; for this long, and longer each time.
-_EMPTY_SLOTS, _REST_MS = 2 * LAP, 600_000
 
 _log = logging.getLogger(__name__)
 
 
+class _Known(NamedTuple):
+    """Whether this node has a seat in a committee, at a tip."""
+
+    committee: Committee
+    tip: bytes
+    seat: Seat | None
+
+
 class CommitteeDuty:
-    """The work of a committee of one.
+    """The work of a committee's member.
 
     Args:
-        core, slots, blocks, closings: of the node.
-        secret: BLS key of its ticket.
+        core, slots, blocks, store, closings, hearing, tasks: of the node.
+        find_seat: this node's in a committee.
     """
 
     def __init__(
@@ -67,34 +66,58 @@ class CommitteeDuty:
         core: Core,
         slots: SlotFlow,
         blocks: BlockFlow,
+        store: SlotStore,
         closings: Closings,
-        secret: bls.SecretKey,
+        hearing: Hearing,
+        tasks: Tasks,
+        find_seat: FindSeat,
     ) -> None:
         self._core, self._slots, self._blocks = core, slots, blocks
-        self._closings, self._secret = closings, secret
+        self._closings, self._tasks, self._find_seat = closings, tasks, find_seat
         self._readiness = Readiness(core, slots)
-        self._collector: tuple[SlotHistory, Committee, Collector] | None = None
-        #: Until when (ms) a client's task is not looked at, and until when not trained.
-        self._pauses: dict[bytes, int] = {}
-        self._rests: dict[bytes, int] = {}
-        #: Slots without a message in a row, by client's task.
-        self._empty: Counter[bytes] = Counter()
-        self._generation: int | None = None
+        lanes = Lanes(core)
+        self.choice = TaskChoice(core, slots, closings.is_over)
+        self._bench = Bench(
+            core=core,
+            slots=slots,
+            store=store,
+            hearing=hearing,
+            judge=Judge(core, slots, self.choice, lanes),
+            open_slot=OpenSlot(core, slots, self.choice, lanes),
+            may_sign=self._readiness.may_sign,
+            on_fault=self._on_fault,
+        )
+        self._seat: _Known | None = None
+        self._is_looking = False
 
     async def run_slots(self) -> None:
         """Certify slot after slot while in office."""
-        while True:
-            committee = await self._committee()
-            if committee is None or not await self._readiness.may_sign():
-                self._drop()
-                await self._core.chain_changed.heard(_IDLE_S)
-                continue
-            try:
-                history = await self._slots.history(await self._task())
-                await self._slot(history, committee)
-            except (NodeDataError, SlotError, TrainingError) as exc:
-                _log.error("%s No slot is certified: %s", self._core.name, exc)
-                await asyncio.sleep(_IDLE_S)
+        core, slots, changed = self._core, self._slots, asyncio.Event()
+        with core.chain_changed.sets(changed), slots.changed.sets(changed):
+            while True:
+                changed.clear()
+                seat = await self._own_seat()
+                if seat is None or not await self._readiness.may_sign():
+                    self._bench.open_slot.drop()
+                    await wait_for(changed, _IDLE_S)
+                    continue
+                try:
+                    await self.run_turn(seat)
+                except (NodeDataError, SlotError, TrainingError) as exc:
+                    _log.error("%s No slot is certified: %s", core.name, exc)
+                    await asyncio.sleep(_IDLE_S)
+
+    async def run_turn(self, seat: Seat) -> None:
+        """Go through one turn of a committee that this node has a seat in."""
+        before = self._slots.next_turn
+        await OpenTurn(self._bench, seat).run()
+        newest = self._slots.newest[2]
+        if newest is not None and self._slots.next_turn == before + 1:
+            history = await self._slots.history(newest.certificate.task)
+            self.choice.note(history)
+            if not self._is_looking:
+                self._is_looking = True
+                self._tasks.start(self._look(history))
 
     async def run_founding(self) -> None:
         """Make founding blocks of the transactions that wait, while only such blocks can be made."""
@@ -111,121 +134,35 @@ class CommitteeDuty:
                 )
                 await self._core.mempool_changed.heard(_FOUNDING_S if is_making else _IDLE_S)
 
-    async def _committee(self) -> Committee | None:
-        committee = await self._slots.committee()
-        is_ours = committee is not None and committee.group_key == self._secret.public_key
-        return committee if is_ours else None
+    async def _own_seat(self) -> Seat | None:
+        committee, tip = await self._slots.committee(), self._core.chain.tip.id
+        if committee is None:
+            return None
+        known = self._seat
+        if (
+            known is None
+            or known.committee != committee
+            or (known.seat is None and known.tip != tip)
+        ):
+            seat = await self._core.in_chain(self._find_seat, committee)
+            known = self._seat = _Known(committee, tip, seat)
+        return known.seat
 
-    async def _slot(self, history: SlotHistory, committee: Committee) -> None:
-        """Wait for the open slot's messages, and certify it."""
-        collector = self._collect(history, committee)
-        heard = asyncio.ensure_future(self._slots.heard.heard(_TICK_S))
+    def _on_fault(self, fault: TwoVotes | TwoProposals) -> None:
+        """Tell of a member that has contradicted itself."""
+        self._core.alert(
+            "byzantine_fault",
+            f"member {fault.first.member} of the committee has said two things in one ballot",
+        )
+
+    async def _look(self, history: SlotHistory) -> None:
+        """Count the right answers of the common model, where that is due; slots go on meanwhile."""
         try:
-            newest = self._slots.newest[2]
-            last = newest.certificate if newest else None
-            advance = await self._slots.in_slots(
-                collector.tick, now_ms(), self._lanes(), self._anchor(), last
-            )
-            if advance is None:
-                await heard
-                return
+            await self._closings.look(history)
+        except TrainingError as exc:
+            _log.warning("%s The common model is not looked at: %s", self._core.name, exc)
         finally:
-            heard.cancel()
-        await self._slots.decide(history, advance)
-        self._note(history.task.id, advance)
-        self._core.network.push(Kind.RECORD, encode(advance.slot.record))
-        await self._closings.look(history)
-
-    def _collect(self, history: SlotHistory, committee: Committee) -> Collector:
-        if self._collector is None or self._collector[:2] != (history, committee):
-            collector = Collector(
-                history, self._secret, committee, slot_ms=self._core.genesis.parameters.slot_ms
-            )
-            self._collector = (history, committee, collector)
-            self._slots.collect(history, collector)
-        return self._collector[2]
-
-    def _note(self, task: bytes, advance: Advance) -> None:
-        """Leave a client's task for a while if nobody trains it."""
-        if advance.slot.messages:
-            del self._empty[task]
-        elif not self._core.genesis.is_filler(task):
-            self._empty[task] += 1
-            if self._empty[task] % _EMPTY_SLOTS == 0:
-                rest_ms = self._empty[task] // _EMPTY_SLOTS * _REST_MS
-                self._rests[task] = now_ms() + rest_ms
-                _log.warning(
-                    "%s Task %s is left for %d min: nobody trains it",
-                    *(self._core.name, self._core.genesis.task_name(task), rest_ms // 60_000),
-                )
-
-    def _drop(self) -> None:
-        if self._collector is not None:
-            self._slots.collect(self._collector[0], None)
-            self._collector = None
-
-    def _lanes(self) -> list[Lane]:
-        state = self._core.chain.tip.state
-        tickets = [*state.live_tickets(MINER).values(), *state.live_tickets(SUPERVISOR).values()]
-        return [(ticket.account, 0) for ticket in tickets]
-
-    def _anchor(self) -> Anchor:
-        """Return the block that is deep enough to be final; the one that is, if none is deeper."""
-        # Each read once: the chain's thread may move them.
-        tip, anchor, newest = self._core.chain.tip, self._core.chain.anchor, self._slots.newest[2]
-        if newest is not None and newest.certificate.anchor_height > anchor.height:
-            # What was named last is not set here yet: the tip may be on another branch.
-            return Anchor(newest.certificate.anchor, newest.certificate.anchor_height)
-        deep = tip.height - ANCHOR_DEPTH
-        found = next((at for at in tip.down() if at.height == deep), anchor)
-        return Anchor(found.id, found.height)
-
-    async def _task(self) -> bytes:
-        """Return what is to be trained: the client's task that is final, not over and pays best for a lap, else the
-        filler. What goes wrong with one of them holds up no other.
-        """
-        core = self._core
-        waiting = core.chain.anchor.state.open_tasks()
-        for task, record in sorted(waiting.items(), key=_turn):
-            closed = core.chain.tip.state.task(task)
-            is_paused = now_ms() < self._pauses.get(task, 0)
-            if is_paused or closed is None or closed.closing or closed.outcome:
-                continue
-            try:
-                if await self._is_due(task, record):
-                    return task
-            except PouwError as exc:
-                self._pauses[task] = now_ms() + _PAUSE_MS
-                _log.error("%s Task %s waits: %s", core.name, record.name, exc)
-        return await self._filler()
-
-    async def _is_due(self, task: bytes, record: TaskRecord) -> bool:
-        """Say whether a client's task is to be trained."""
-        model = decode(record.requirements, TaskModel)
-        if len(self._core.chain.tip.state.live_tickets(MINER)) < model.min_miners:
-            return False
-        if not self._core.has_data(task):
-            return False
-        is_over = await self._closings.is_over(task, record)
-        return not is_over and now_ms() >= self._rests.get(task, 0)
-
-    async def _filler(self) -> bytes:
-        """Return the filler task that is not over yet."""
-        core = self._core
-        if self._generation is None:
-            self._generation = await core.in_chain(self._newest_generation)
-        while True:
-            task = core.genesis.filler_task(self._generation)
-            if await self._slots.num_slots(task) < core.genesis.parameters.filler_slots:
-                return task
-            self._generation += 1
-
-    def _newest_generation(self) -> int:
-        """Return which filler is the newest that slots or blocks are of. In the chain's thread."""
-        genesis, tip = self._core.genesis, self._core.chain.tip
-        blocks = itertools.islice(self._core.chain.ancestors(tip.id), _LOOKED_BACK)
-        known = (self._slots.newest[0], *(header.task for header in blocks))
-        return max(genesis.generation(task) or 0 for task in known)
+            self._is_looking = False
 
     async def _found(self) -> bool:
         """Make a founding block if one is due; True if one was made.
@@ -265,10 +202,3 @@ class CommitteeDuty:
         return state.live_ticket(core.account, SUPERVISOR) is not None or any(
             one.sender == core.account and isinstance(one.body, TakeTicket) for one in core.mempool
         )
-
-
-def _turn(item: tuple[bytes, TaskRecord]) -> tuple[int, int, bytes]:
-    """Return the place of an open task: what pays most for a lap's training is first, then the oldest."""
-    task, record = item
-    laps = decode(record.requirements, TaskModel).max_epochs
-    return (-(record.training_fee // laps), record.height, task)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -37,11 +38,23 @@ class Bell:
 
     def __init__(self) -> None:
         self._next = asyncio.Event()
+        self._also = list[asyncio.Event]()
 
     def ring(self) -> None:
         """Wake those who wait now."""
         rung, self._next = self._next, asyncio.Event()
         rung.set()
+        for event in self._also:
+            event.set()
+
+    @contextlib.contextmanager
+    def sets(self, event: asyncio.Event) -> Iterator[None]:
+        """Set an event with each ring within the block: so one waiter hears several bells, and misses none."""
+        self._also.append(event)
+        try:
+            yield
+        finally:
+            self._also.remove(event)
 
     async def heard(self, timeout_s: float | None = None) -> bool:
         """Wait for the next ring; False: none came in time."""
@@ -118,6 +131,16 @@ class Core:
                 slot=slot,
                 evidence=evidence.hex(),
             )
+
+
+async def wait_for(event: asyncio.Event, timeout_s: float | None) -> bool:
+    """Wait until an event is set; False: it was not in time."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
 
 
 def now_ms() -> int:

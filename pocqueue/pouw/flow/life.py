@@ -27,7 +27,7 @@ from pocqueue.pouw.flow.closing import Closings
 from pocqueue.pouw.flow.committee import CommitteeDuty
 from pocqueue.pouw.flow.core import Core, Tasks, now_ms
 from pocqueue.pouw.flow.datasets import Datasets
-from pocqueue.pouw.flow.evaluation import Evaluation
+from pocqueue.pouw.flow.hearing import Hearing
 from pocqueue.pouw.flow.key_generation import KeyGenerationDuty, Seats
 from pocqueue.pouw.flow.mining import Mining
 from pocqueue.pouw.flow.orders import Orders
@@ -137,10 +137,13 @@ class Life:
 
         self._slots.on_advance = on_advance
         closings = Closings(core, self._slots, slot_store, self._orders, self._statements)
-        duty = CommitteeDuty(core, self._slots, self._blocks, closings, secret)
+        self._hearing = Hearing(core, self._slots, self._missing)
+        duty = CommitteeDuty(
+            *(core, self._slots, self._blocks, slot_store, closings),
+            *(self._hearing, self._tasks, find_seat),
+        )
         self.tickets = TicketDesk(core, self._orders, secret, self._tasks)
         self.tasks = TaskDesk(core, self._orders, self.datasets)
-        self._evaluation = Evaluation(core, self._slot_sync, self.datasets, self._orders)
         self.views = Views(
             core, self._slots, self._blocks, self._orders, self.miner, closings, self.tickets
         )
@@ -181,6 +184,8 @@ class Life:
                 return await self._slots.receive_message(peer, body)
             case Kind.RECORD:
                 return await self._slots.receive_record(peer, body)
+            case Kind.PROPOSAL | Kind.VOTE | Kind.BEACON:
+                return await self._hearing.receive(peer, kind, body)
             case Kind.MOTION:
                 return await self._statements.receive_motion(peer, body)
             case Kind.SHARE:
@@ -276,7 +281,7 @@ class Life:
     def _run(self, duty: CommitteeDuty, closings: Closings) -> None:
         loops = [
             *(self._orders.run, self._blocks.run, self._sync.run, self.miner.run),
-            *(self.datasets.run, self._evaluation.run),
+            self.datasets.run,
             self._watch_isolation,
         ]
         if self._config.role is NodeRole.SUPERVISOR and self._config.enable_advanced_features:

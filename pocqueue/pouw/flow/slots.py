@@ -21,7 +21,7 @@ from pocqueue.pouw.flow.core import Bell, Core, now_ms
 from pocqueue.pouw.flow.histories import Histories
 from pocqueue.pouw.p2p.service import PeerInfo
 from pocqueue.pouw.slots import messages
-from pocqueue.pouw.slots.certificate import age, verify_signed
+from pocqueue.pouw.slots.certificate import verify_signed, verify_turn
 from pocqueue.pouw.slots.collector import Collector
 from pocqueue.pouw.slots.history import Advance, Checkpoint, SlotHistory
 from pocqueue.pouw.slots.slot_store import KEPT_MAPS, SlotStore
@@ -32,7 +32,10 @@ from pocqueue.pouw.wire.slots import Certificate, SignedCertificate, SlotRecord
 #: Rules that say nothing against whoever sent a message or slot: this node may lack something, its clock may be
 #: wrong, or a committee has contradicted itself.
 _NOBODYS_FAULT = frozenset(
-    ("slot", "lane", "missing", "history", "epoch", "clock", "previous", "anchor", "time", "theta")
+    (
+        *("slot", "lane", "missing", "history", "epoch", "clock", "previous", "anchor", "time"),
+        *("theta", "turn", "parent"),
+    )
 )
 _POINTS = 50
 #: A task without slots for so long before the anchor is over.
@@ -67,6 +70,8 @@ class SlotFlow:
         self._on_missing, self._on_anchor = on_missing, on_anchor
         self._histories = Histories(core, store, self.in_slots)
         self._newest: SignedCertificate | None = None
+        #: The newest slot that came since the start.
+        self.newest_record: SlotRecord | None = None
         #: When it may be said again that clocks differ, by the monotonic clock.
         self._now = CertificateClock(core, self.in_slots)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="slots")
@@ -102,6 +107,11 @@ class SlotFlow:
         certificate = self._newest.certificate
         return certificate.task, certificate.slot + 1, self._newest
 
+    @property
+    def next_turn(self) -> int:
+        """Return the turn that is open: certificates are counted over all tasks."""
+        return 0 if self._newest is None else self._newest.certificate.turn + 1
+
     async def committee(self) -> Committee | None:
         """Return who certifies the next slot: whoever is in office at the anchor of the newest certificate.
 
@@ -131,9 +141,9 @@ class SlotFlow:
         """
         return await self._histories.of(task)
 
-    def collect(self, history: SlotHistory, collector: Collector | None) -> None:
-        """Give the messages of a task to this node's own committee; None: to nobody any more."""
-        self._collector = None if collector is None else (history, collector)
+    def collect(self, collector: tuple[SlotHistory, Collector] | None) -> None:
+        """Tell a collector of the messages of its history; None: tell nobody any more."""
+        self._collector = collector
 
     async def receive_message(self, peer: PeerInfo, body: bytes) -> bool:
         """Take a miner's message; True if it is good and new."""
@@ -205,6 +215,7 @@ class SlotFlow:
             # Nothing is made of what a stranger may have signed.
             committee = await self._committee_of(certificate, is_asked=is_asked)
             await self.in_slots(verify_signed, signed, committee)
+            verify_turn(certificate, self._newest.certificate if self._newest else None)
             history = await self.history(certificate.task)
             if certificate.slot != history.next_slot:
                 return False
@@ -220,7 +231,7 @@ class SlotFlow:
         """
         certificate, chain = signed.certificate, self._core.chain
         await self._now.check(signed)
-        is_old = self._newest is not None and age(certificate) <= age(self._newest.certificate)
+        is_old = self._newest is not None and certificate.turn < self.next_turn
         if is_old or certificate.anchor_height < chain.anchor.height:
             return False
         office = await self.committee()
@@ -279,10 +290,19 @@ class SlotFlow:
         """Forget maps and weights that no block above the anchor needs."""
         await self.in_slots(self._prune)
 
-    async def decide(self, history: SlotHistory, advance: Advance) -> None:
-        """Take in a slot that this node's own committee has certified; it is on disk on return."""
+    async def decide(self, history: SlotHistory, advance: Advance, *, is_alone: bool) -> bool:
+        """Take in a slot that this node's own committee has certified; False: somebody's record of it came first.
+
+        Args:
+            history: of its task.
+            advance: the slot, checked.
+            is_alone: nobody else has it: it is on disk on return.
+        """
         async with self._lock:
-            await self._take_in(history, advance, is_own=True)
+            if advance.certificate.previous != history.previous:
+                return False
+            await self._take_in(history, advance, is_own=is_alone)
+        return True
 
     async def num_slots(self, task: bytes) -> int:
         """Return how many slots of a task are certified, as far as this node knows."""
@@ -298,8 +318,8 @@ class SlotFlow:
         if self.on_advance is not None:
             await self.on_advance(history, advance)
         newest, self.heard_at = self._newest, time.time()
-        if newest is None or age(certificate) >= age(newest.certificate):
-            self._newest = record.signed
+        if certificate.turn >= self.next_turn:
+            self._newest, self.newest_record = record.signed, record
             if newest is None or newest.certificate.anchor != certificate.anchor:
                 self._on_anchor()
         self.changed.ring()

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from pocqueue.pouw.errors import SlotError
 from pocqueue.pouw.slots import bls
-from pocqueue.pouw.wire.hashes import merkle_path, merkle_root
+from pocqueue.pouw.wire.hashes import ZERO, merkle_path, merkle_root
 from pocqueue.pouw.wire.slots import (
     Certificate,
     Iteration,
@@ -67,18 +67,20 @@ def verify_signed(signed: SignedCertificate, committee: Committee) -> None:
     raise SlotError("beacon", f"that of slot {certificate.slot} is not its committee's.")
 
 
-def verify_link(record: SlotRecord, task: bytes, parent: Certificate | None) -> None:
-    """Return if a record is of the slot after its parent's, and its ids are those of its certificate.
+def verify_link(
+    certificate: Certificate, ids: tuple[bytes, ...], task: bytes, parent: Certificate | None
+) -> None:
+    """Return if a certificate is of the slot after its parent's, and of these messages.
 
     Args:
-        record: of any slot.
+        certificate: of any slot.
+        ids: of its messages.
         task: the task's id.
-        parent: certificate of the slot before; None: the record has to be of slot 0.
+        parent: certificate of the slot before; None: it has to be of slot 0.
 
     Raises:
         SlotError: ``task``, ``slot``, ``previous``, ``network``, ``root``, ``anchor`` or ``time``.
     """
-    certificate = record.signed.certificate
     slot = 0 if parent is None else parent.slot + 1
     if certificate.task != task:
         raise SlotError(
@@ -92,17 +94,35 @@ def verify_link(record: SlotRecord, task: bytes, parent: Certificate | None) -> 
             "previous",
             f"slot {slot}'s certificate follows {certificate.previous.hex()}; due: {previous.hex()}.",
         )
-    if certificate.count != len(record.ids) or certificate.root != merkle_root(record.ids):
-        raise SlotError(
-            "root", f"slot {slot}'s certificate is of other messages than the record names."
-        )
+    if certificate.count != len(ids) or certificate.root != merkle_root(ids):
+        raise SlotError("root", f"slot {slot}'s certificate is of other messages than are named.")
     if parent is not None:
-        _verify_progress(certificate, parent)
+        verify_progress(certificate, parent)
 
 
-def age(certificate: Certificate) -> tuple[int, int, int]:
-    """Return what no later certificate of a network, of whichever task, has less of."""
-    return certificate.epoch, certificate.anchor_height, certificate.time_ms
+def verify_turn(certificate: Certificate, newest: Certificate | None) -> None:
+    """Return if a certificate may stand beside the newest one of all tasks, as far as that can be said.
+
+    Args:
+        certificate: of any turn.
+        newest: None: there is none yet.
+
+    Raises:
+        SlotError: ``turn``: another one of the same turn is here; ``parent``, ``epoch``, ``anchor`` or ``time``: it is
+            of the turn after the newest one's, and does not follow on that.
+    """
+    turn = certificate.turn
+    if turn == 0 and certificate.parent != ZERO:
+        raise SlotError("parent", "the certificate of turn 0 follows on another one.")
+    if newest is None or turn < newest.turn or turn > newest.turn + 1:
+        return
+    if turn == newest.turn:
+        if certificate.id != newest.id:
+            raise SlotError("turn", f"another certificate of turn {turn} is here.")
+        return
+    if certificate.parent != newest.id:
+        raise SlotError("parent", f"that of turn {turn} does not follow on that of {newest.turn}.")
+    verify_progress(certificate, newest)
 
 
 def membership(iteration: Iteration, record: SlotRecord) -> Membership:
@@ -111,7 +131,12 @@ def membership(iteration: Iteration, record: SlotRecord) -> Membership:
     return Membership(iteration, index, merkle_path(record.ids, index), record.signed)
 
 
-def _verify_progress(certificate: Certificate, parent: Certificate) -> None:
+def verify_progress(certificate: Certificate, parent: Certificate) -> None:
+    """Return if epoch, anchor and time of a certificate go on from those of an earlier one, of whichever task.
+
+    Raises:
+        SlotError: ``network``, ``epoch``, ``anchor`` or ``time``.
+    """
     slot = certificate.slot
     if certificate.network != parent.network:
         raise SlotError("network", f"slot {slot}'s certificate is of another network.")

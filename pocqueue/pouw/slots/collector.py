@@ -1,26 +1,23 @@
-"""The committee of one: closes the open slot and certifies it. Time is an argument, nothing is sent or written here.
+"""What a member of a committee would propose: when a task's open slot is to be closed, and with which messages.
 
-What `Collector.tick` decides stands: it returns the same until the history has it. So a caller that writes it to
-disk before anybody else hears of it never has two certificates of one slot, whatever fails in between.
+Time is an argument, nothing is signed, sent or written here.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Final, NamedTuple
 
-from pocqueue.pouw.slots import bls
-from pocqueue.pouw.slots.certificate import Committee, certify
-from pocqueue.pouw.slots.history import Advance, Lane, SlotHistory
+from pocqueue.pouw.slots.history import Lane, SlotHistory, Unsigned
 from pocqueue.pouw.slots.maps import decode_map
 from pocqueue.pouw.slots.messages import WINDOW
 from pocqueue.pouw.slots.task import LAP
 from pocqueue.pouw.slots.weights import next_weights, weights_hash
 from pocqueue.pouw.wire.hashes import ZERO, merkle_root
-from pocqueue.pouw.wire.requests import IterationWithMap, Slot
-from pocqueue.pouw.wire.slots import MAX_LANES, Certificate, SlotRecord
+from pocqueue.pouw.wire.requests import IterationWithMap
+from pocqueue.pouw.wire.slots import MAX_LANES, Certificate
 
 #: A slot that nobody has a message of is closed after this, so that anchors move ...
 IDLE_MS: Final = 5000
@@ -47,25 +44,18 @@ class Anchor(NamedTuple):
 
 
 class Collector:
-    """Closes slots of one task. Of one thread, the same as its history's.
+    """Looks when slots of one task are to be closed. Of one thread, the same as its history's.
 
     Args:
-        history: of the task, as far as this node's disk has it.
-        secret: of the committee's group key.
-        committee: in office.
+        history: of the task.
         slot_ms: a slot is not shorter than this; 0: as short as it can be.
     """
 
-    def __init__(
-        self, history: SlotHistory, secret: bls.SecretKey, committee: Committee, *, slot_ms: int
-    ) -> None:
-        assert secret.public_key == committee.group_key
+    def __init__(self, history: SlotHistory, *, slot_ms: int) -> None:
         self._history = history
-        self._secret = secret
-        self._committee = committee
         self._slot_ms = slot_ms
-        self._decision: Advance | None = None
-        self._num_empty = 0  # slots in a row that nobody had a message of
+        # Slots in a row that nobody had a message of though some were awaited; and whether some are now.
+        self._num_empty, self._is_awaited = 0, False
         # When the open slot and those just before it began.
         self._opened: dict[int, int] = {}
         # Milliseconds from a slot's beginning to a message of it, also of one that came too late.
@@ -86,41 +76,74 @@ class Collector:
             self._delays.append(now_ms - self._opened[iteration.slot])
         return self._history.keep(message)
 
-    def tick(
-        self,
-        now_ms: int,
-        lanes: Collection[Lane],
-        anchor: Anchor,
-        last: Certificate | None = None,
-    ) -> Advance | None:
-        """Close the open slot if it is time to.
+    def closes_at(self, now_ms: int, lanes: Collection[Lane]) -> int:
+        """Return when the open slot is to be closed if no other message comes, in ms since 1970.
 
         Args:
             now_ms: Unix time.
             lanes: those that take part: their messages are waited for, a while.
-            anchor: block to name as final. One that is not higher than the newest certificate's is not taken.
-            last: the newest certificate of all tasks: this one follows on it.
-
-        Returns:
-            The slot with its new certificate; the same again until the history has it. None: it stays open.
         """
-        if self._decision is not None:
-            if self._decision.certificate.slot == self._history.next_slot:
-                return self._decision
-            self._decision = None
-        elapsed = now_ms - self._begin(now_ms)
+        began = self._begin(now_ms)
         slot = self._history.next_slot
         self._heard = {lane: self._heard.get(lane, slot - 1) for lane in lanes}
         awaited = {lane for lane, heard in self._heard.items() if slot - heard <= MISSES}
-        ready = self._history.pending()[:MAX_LANES]
-        if elapsed >= self._length(ready, awaited):
-            self._num_empty = 0 if ready or not awaited else self._num_empty + 1
-            self._decision = self._decide(_fitting(ready, slot), now_ms, anchor, last)
-        return self._decision
+        self._is_awaited = bool(awaited)
+        return began + self._length(self._history.pending()[:MAX_LANES], awaited)
+
+    def value(
+        self,
+        now_ms: int,
+        epoch: int,
+        anchor: Anchor,
+        newest: Certificate | None,
+        takes_part: Callable[[Lane], bool] = lambda _lane: True,
+    ) -> Unsigned:
+        """Return the open slot with what is here of it, to be proposed.
+
+        Args:
+            now_ms: Unix time. The certificate's is not before those that it follows on.
+            epoch: of the committee.
+            anchor: block to name as final. One that is not higher than the newest certificate's is not taken.
+            newest: the newest certificate of all tasks.
+            takes_part: whose messages may be certified.
+        """
+        history, task, parent = self._history, self._history.task, self._history.parent
+        for before in (newest, parent):
+            if before is not None:
+                now_ms = max(now_ms, before.time_ms)
+                if anchor.height <= before.anchor_height:
+                    anchor = Anchor(before.anchor, before.anchor_height)
+        ready = [one for one in history.pending() if takes_part(one.iteration.order)]
+        chosen = _fitting(ready[:MAX_LANES], history.next_slot)
+        ids = [message.iteration.id for message in chosen]
+        maps = [decode_map(message.map, task.num_weights, task.cap) for message in chosen]
+        weights = next_weights(task, history.weights, maps)
+        certificate = Certificate(
+            network=history.network,
+            epoch=epoch,
+            turn=0 if newest is None else newest.turn + 1,
+            parent=ZERO if newest is None else newest.id,
+            task=task.id,
+            slot=history.next_slot,
+            ballot=0,
+            previous=history.previous,
+            root=merkle_root(ids),
+            count=len(ids),
+            theta=weights_hash(weights),
+            anchor=anchor.id,
+            anchor_height=anchor.height,
+            time_ms=now_ms,
+        )
+        return Unsigned(certificate, tuple(chosen), weights)
 
     def _begin(self, now_ms: int) -> int:
         """Return when the open slot began: now, if nothing was heard of it yet."""
         slot = self._history.next_slot
+        if slot not in self._opened:
+            before = self._history.parent
+            is_next = before is not None and before.slot in self._opened
+            was_empty = is_next and before is not None and not before.count and self._is_awaited
+            self._num_empty = self._num_empty + 1 if was_empty else 0
         began = self._opened.setdefault(slot, now_ms)
         if began > now_ms:  # the clock was set back
             self._opened = {slot: now_ms}
@@ -139,38 +162,6 @@ class Collector:
         # With half of the lanes, not the slowest one: a few cannot hold all others up more and more.
         usual = statistics.median(self._delays) if self._delays else IDLE_MS
         return max(self._slot_ms, MIN_WAIT_MS, int(WAIT_FACTOR * usual))
-
-    def _decide(
-        self, ready: list[IterationWithMap], now_ms: int, anchor: Anchor, last: Certificate | None
-    ) -> Advance:
-        history, task, parent = self._history, self._history.task, self._history.parent
-        if last is not None:
-            now_ms = max(now_ms, last.time_ms)
-        if parent is not None:
-            now_ms = max(now_ms, parent.time_ms)
-            if anchor.height <= parent.anchor_height:
-                anchor = Anchor(parent.anchor, parent.anchor_height)
-        ids = tuple(message.iteration.id for message in ready)
-        maps = [decode_map(message.map, task.num_weights, task.cap) for message in ready]
-        weights = next_weights(task, history.weights, maps)
-        certificate = Certificate(
-            network=history.network,
-            epoch=self._committee.epoch,
-            turn=0 if last is None else last.turn + 1,
-            parent=ZERO if last is None else last.id,
-            task=task.id,
-            slot=history.next_slot,
-            ballot=0,
-            previous=history.previous,
-            root=merkle_root(ids),
-            count=len(ids),
-            theta=weights_hash(weights),
-            anchor=anchor.id,
-            anchor_height=anchor.height,
-            time_ms=now_ms,
-        )
-        record = SlotRecord(certify(self._secret, certificate), ids)
-        return Advance(Slot(record, tuple(ready)), weights)
 
 
 def _fitting(ready: list[IterationWithMap], slot: int) -> list[IterationWithMap]:

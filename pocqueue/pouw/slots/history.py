@@ -66,6 +66,24 @@ class Advance(NamedTuple):
         return Checkpoint(self.slot.record.signed, weights_bytes(self.weights))
 
 
+class Unsigned(NamedTuple):
+    """A slot before its committee has signed it, checked, and where it would lead."""
+
+    certificate: Certificate
+    messages: tuple[IterationWithMap, ...]  #: in their order
+    weights: Weights  #: float32 ``[num_weights]``, at the start of the next slot
+
+    @property
+    def ids(self) -> tuple[bytes, ...]:
+        """Return the ids of its messages."""
+        return tuple(message.iteration.id for message in self.messages)
+
+    def certified(self, signed: SignedCertificate) -> Advance:
+        """Return it with its certificate, in whichever ballot that was signed."""
+        assert signed.certificate.id == self.certificate.id
+        return Advance(Slot(SlotRecord(signed, self.ids), self.messages), self.weights)
+
+
 class SlotHistory:
     """The history of one task. Of one thread.
 
@@ -84,6 +102,8 @@ class SlotHistory:
         self.network = network
         start = start or Checkpoint(None, b"")
         self.signed = start.signed  #: newest certificate; None at slot 0
+        #: Slots in a row that nobody had a message of, up to the open one; those before the start are not known.
+        self.num_empty = 0
         #: Float32 ``[num_weights]`` at the start of `next_slot`.
         self.weights = _start(task, start)
         self._starts = {self.next_slot: self.weights}
@@ -144,17 +164,34 @@ class SlotHistory:
                 ``membership``: it has messages of another slot, or two of one lane; ``theta``: other weights
                 follow from them here.
         """
-        verify_link(record, self.task.id, self.parent)
-        certificate = record.signed.certificate
+        return self.judge(record.signed.certificate, record.ids, messages).certified(record.signed)
+
+    def judge(
+        self,
+        certificate: Certificate,
+        ids: tuple[bytes, ...],
+        messages: Iterable[IterationWithMap] = (),
+    ) -> Unsigned:
+        """Return what a certificate of the open slot would lead to, whoever has signed it. Nothing is changed.
+
+        Args:
+            certificate: of any slot.
+            ids: those of its messages.
+            messages: as in `check`.
+
+        Raises:
+            SlotError: as `check`.
+        """
+        verify_link(certificate, ids, self.task.id, self.parent)
         if certificate.network != self.network:
             raise SlotError("network", f"slot {certificate.slot} is of another network.")
-        found = {message.iteration.id: message for message in (*messages, *self._kept(record))}
-        gone = sum(id_ not in found for id_ in record.ids)
+        found = {message.iteration.id: message for message in (*messages, *self._kept(certificate))}
+        gone = sum(id_ not in found for id_ in ids)
         if gone:
             raise SlotError(
                 "missing", f"{gone} of slot {certificate.slot}'s {certificate.count} messages."
             )
-        members = tuple(found[id_] for id_ in record.ids)
+        members = tuple(found[id_] for id_ in ids)
         self._check_order(certificate, [message.iteration for message in members])
         maps = [read(message, self.task, self.network) for message in members]
         weights = next_weights(self.task, self.weights, maps)
@@ -162,13 +199,14 @@ class SlotHistory:
             raise SlotError(
                 "theta", f"other weights than certified follow slot {certificate.slot}."
             )
-        return Advance(Slot(record, members), weights)
+        return Unsigned(certificate, members, weights)
 
     def add(self, advance: Advance) -> None:
         """Take in what `check` returned for the open slot."""
         certificate = advance.certificate
         assert certificate.previous == self.previous
         self.signed, self.weights = advance.slot.record.signed, advance.weights
+        self.num_empty = 0 if certificate.count else self.num_empty + 1
         self._slots[certificate.slot] = advance.slot
         self._pending.pop(certificate.slot, None)
         if self.next_slot % LAP == 0:
@@ -212,8 +250,8 @@ class SlotHistory:
             maps = [read(message, self.task, self.network) for message in slot.messages]
             weights = next_weights(self.task, weights, maps)
 
-    def _kept(self, record: SlotRecord) -> Iterable[IterationWithMap]:
-        return self._pending.get(record.signed.certificate.slot, {}).values()
+    def _kept(self, certificate: Certificate) -> Iterable[IterationWithMap]:
+        return self._pending.get(certificate.slot, {}).values()
 
     def _check_order(self, certificate: Certificate, members: list[Iteration]) -> None:
         due = (certificate.slot, certificate.previous)

@@ -14,7 +14,6 @@ from typing import Final
 
 from pocqueue.pouw.errors import NodeDataError, SlotError
 from pocqueue.pouw.node_file import NodeFile
-from pocqueue.pouw.slots.certificate import age
 from pocqueue.pouw.slots.history import KEPT_LAPS, Advance, Checkpoint, Lane, SlotHistory
 from pocqueue.pouw.slots.task import LAP, TaskSpec
 from pocqueue.pouw.wire.codec import encode
@@ -136,6 +135,8 @@ class SlotStore(NodeFile):
             raise self.damaged(str(exc)) from exc
         if upto is not None and history.next_slot <= upto:
             raise SlotError("history", f"slot {upto} of task {task.id.hex()} is not here.")
+        if upto is None:
+            history.num_empty = self._num_empty(history)
         return history
 
     def checkpoint(self, task: bytes, slot: int) -> Checkpoint | None:
@@ -180,7 +181,7 @@ class SlotStore(NodeFile):
         with self.transaction() as db:
             rows = db.execute(query, (_LOOKED_AT,)).fetchall()
         signed = [self._decode(record, SlotRecord).signed for (record,) in rows]
-        return max(signed, key=lambda one: age(one.certificate), default=None)
+        return max(signed, key=lambda one: one.certificate.turn, default=None)
 
     def last(self, limit: int) -> list[SlotRecord]:
         """Return the newest slots of all tasks, of those that were written last; newest first, `limit` at most."""
@@ -188,7 +189,7 @@ class SlotStore(NodeFile):
         with self.transaction() as db:
             rows = db.execute(query, (limit,)).fetchall()
         records = [self._decode(record, SlotRecord) for (record,) in rows]
-        return sorted(records, key=lambda one: age(one.signed.certificate), reverse=True)
+        return sorted(records, key=lambda one: one.signed.certificate.turn, reverse=True)
 
     def tasks(self) -> dict[bytes, Certificate]:
         """Return the tasks that maps or weights are here of, each with its newest certificate."""
@@ -311,6 +312,14 @@ class SlotStore(NodeFile):
         """Forget what was said in turns before this one: they are decided, and their slots are here."""
         with self.transaction(durable=False) as db:
             db.execute("DELETE FROM said WHERE turn < ?", (before_turn,))
+
+    def _num_empty(self, history: SlotHistory) -> int:
+        """Return how many slots just before the open one had no message."""
+        query = "SELECT max(slot) FROM message WHERE task = ? AND slot < ?"
+        with self.transaction() as db:
+            [last] = db.execute(query, (history.task.id, history.next_slot)).fetchone()
+        # The messages of a filler that is over are forgotten.
+        return history.next_slot - 1 - last if last is not None else history.next_slot
 
     def _forget_from(self, db: sqlite3.Connection, task: bytes, first: int) -> None:
         db.execute("DELETE FROM record WHERE task = ? AND slot >= ?", (task, first))

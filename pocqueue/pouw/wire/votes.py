@@ -75,13 +75,20 @@ class Vote(Message, frozen=True, dict=True):
 Said = Proposal | Vote
 
 
-class BeaconShare(Message, frozen=True):
+class BeaconShare(Message, frozen=True, dict=True):
     """A member's share of a slot's beacon, said after the slot's certificate is signed, never before."""
 
     network: Hash
     epoch: Count
     turn: Count
     word: Hash  #: `Certificate.word` of the certificate that it follows
-    signature: GroupSignature  #: the committee's over it: the proof that it may be said
+    proof: GroupSignature  #: the committee's signature over it: so the share may be said
     member: Small
     share: GroupSignature  #: over `slots.beacon_digest`
+    signature: Signature  #: of the member's account, over `id`
+
+    @cached_property
+    def id(self) -> bytes:
+        """Return H("beacon-share", everything but the signature)."""
+        fields = tuple(getattr(self, name) for name in self.__struct_fields__[:-1])
+        return tagged("beacon-share", encode(fields))

@@ -56,12 +56,13 @@ class Signed:
     Args:
         task: its id; known at the genesis.
         group: whose key signs.
+        turn: of slot 0.
     """
 
-    def __init__(self, task: bytes = FILLER, group: str = "group") -> None:
+    def __init__(self, task: bytes = FILLER, group: str = "group", turn: int = 0) -> None:
         spec = spec_of(GENESIS, GENESIS.state, task)
         self.history = SlotHistory(spec, GENESIS.network)
-        self.group = group
+        self.group, self.turn = group, turn
         self.slots: list[Slot] = []
         self.checkpoints: dict[int, Checkpoint] = {}
 
@@ -71,7 +72,7 @@ class Signed:
         fields: dict[str, Any] = {
             "network": GENESIS.network,
             "epoch": 0,
-            "turn": history.next_slot,
+            "turn": self.turn + history.next_slot,
             "parent": ZERO if history.parent is None else history.parent.id,
             "task": history.task.id,
             "slot": history.next_slot,

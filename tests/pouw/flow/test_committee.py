@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -11,9 +12,19 @@ from typing import Any
 import pytest
 
 from pocqueue.pouw.chain.amounts import PAI
-from pocqueue.pouw.flow import closing, committee, orders as orders_module
+from pocqueue.pouw.committee.seats import Seat
+from pocqueue.pouw.flow import (
+    closing,
+    committee,
+    open_slot,
+    orders as orders_module,
+    task_choice,
+    turns,
+)
 from pocqueue.pouw.flow.closing import Closings
 from pocqueue.pouw.flow.committee import CommitteeDuty
+from pocqueue.pouw.flow.core import Tasks
+from pocqueue.pouw.flow.hearing import Hearing
 from pocqueue.pouw.flow.orders import Orders
 from pocqueue.pouw.slots import collector
 from pocqueue.pouw.wire.transactions import Faucet
@@ -30,12 +41,17 @@ class _Supervisor:
 
     node: Parts
     duty: CommitteeDuty
+    seat: Seat
     tasks: list[bytes]
     now_ms: int = START_MS
 
     async def accuracy(self, task: object, theta: object, part: object) -> Any:
         """See `Trainer.accuracy`."""
         return SimpleNamespace(correct=50, total=100, majority=10)
+
+
+async def _always() -> bool:
+    return True
 
 
 @contextlib.asynccontextmanager
@@ -52,10 +68,19 @@ async def _supervisor(monkeypatch: pytest.MonkeyPatch, *fees: int) -> AsyncItera
 
         statements: Any = SimpleNamespace(judges={})
         closings = Closings(node.core, node.slots, node.store, Orders(node.core), statements)
-        duty = CommitteeDuty(node.core, node.slots, node.blocks, closings, secret)
-        found = _Supervisor(node, duty, [one.id for one in orders])
+        office = chain.tip.state.committee_in_office
+        assert office is not None
+        seat = Seat(office, 0, secret)
+        duty = CommitteeDuty(
+            *(node.core, node.slots, node.blocks, node.store, closings),
+            Hearing(node.core, node.slots, node.missing.append),
+            Tasks("node"),
+            lambda committee: seat if committee == office else None,
+        )
+        duty._bench.may_sign = _always  # its chain names slots that are not here
+        found = _Supervisor(node, duty, seat, [one.id for one in orders])
         node.core.trainer = found  # type: ignore[assignment]
-        for module in (closing, committee, orders_module):
+        for module in (closing, committee, open_slot, orders_module, task_choice, turns):
             monkeypatch.setattr(module, "now_ms", lambda: found.now_ms)
         yield found
 
@@ -65,9 +90,11 @@ async def test_what_pays_best_for_a_lap_is_first(monkeypatch: pytest.MonkeyPatch
     fees = [fee * PAI for fee in (3, 1, 6, 2, 5, 4)]
     async with _supervisor(monkeypatch, *fees) as at:
         for fee in sorted(fees, reverse=True):
-            task = await at.duty._task()
+            task = await at.duty.choice.chosen()
             assert task == at.tasks[fees.index(fee)]
-            at.duty._rests[task] = _DEADLINE_MS
+            assert await at.duty.choice.allows(task)
+            at.duty.choice._pauses[task] = _DEADLINE_MS
+        assert not await at.duty.choice.allows(b"t" * 32)
 
 
 async def test_a_task_that_nobody_trains_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,20 +103,25 @@ async def test_a_task_that_nobody_trains_is_left(monkeypatch: pytest.MonkeyPatch
     async with _supervisor(monkeypatch, PAI) as at:
         for rest_ms in (600_000, 1_200_000):
             for _ in range(16):
-                assert await at.duty._task() == at.tasks[0]
+                assert await at.duty.choice.chosen() == at.tasks[0]
                 await _empty_slot(at)
-            assert GENESIS.is_filler(await at.duty._task())
+            newest = at.node.slots.newest[2]
+            assert newest is not None
+            at.now_ms = newest.certificate.time_ms
+            assert GENESIS.is_filler(await at.duty.choice.chosen())
             at.now_ms += rest_ms - 1
-            assert GENESIS.is_filler(await at.duty._task())
+            assert GENESIS.is_filler(await at.duty.choice.chosen())
             at.now_ms += 1
-        assert await at.duty._task() == at.tasks[0]
+        assert await at.duty.choice.chosen() == at.tasks[0]
 
 
 async def _empty_slot(at: _Supervisor) -> None:
-    office = at.node.core.chain.tip.state.committee_in_office
-    assert office is not None
-    history = await at.node.slots.history(at.tasks[0])
-    slot = history.next_slot
-    while history.next_slot == slot:
-        at.now_ms += 10
-        await at.duty._slot(history, office)
+    """Certify a slot without messages; the clock goes on meanwhile."""
+    slot = at.node.slots.next_turn
+    going = asyncio.ensure_future(at.duty.run_turn(at.seat))
+    while not going.done():
+        at.now_ms += 50
+        at.node.slots.heard.ring()
+        await asyncio.wait([going], timeout=0.01)
+    await going
+    assert at.node.slots.next_turn == slot + 1

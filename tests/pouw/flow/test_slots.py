@@ -115,20 +115,36 @@ async def test_a_certificate_of_the_future_is_nobodys_fault() -> None:
 
 
 async def test_an_older_certificate_is_not_the_newest() -> None:
-    """Of another task, with a lower anchor or an earlier time."""
+    """Turns are counted over all tasks, so one of another task may come late; the history of that one takes it."""
     async with parts() as node:
-        first, other = Signed(), Signed(GENESIS.filler_task(1))
-        anchor: dict[str, Any] = {"anchor": node.core.chain.tip.id, "anchor_height": 1}
-        at_ms = GENESIS.time_ms + 50_000
-        await node.slots.take(newest := first.go_on(time_ms=at_ms, **anchor))
-        await node.slots.take(other.go_on(time_ms=at_ms + 1))
-        await node.slots.take(other.go_on(time_ms=at_ms + 1))
-        assert node.slots.newest[2] == newest.signed
-        await node.slots.take(Signed(GENESIS.filler_task(2)).go_on(time_ms=at_ms - 1, **anchor))
+        first, other = Signed(turn=10), Signed(GENESIS.filler_task(1), turn=4)
+        await node.slots.take(newest := first.go_on())
+        await node.slots.take(other.go_on())
         assert node.slots.newest[2] == newest.signed
         assert node.store.newest() == newest.signed
-        await node.slots.take(other.go_on(time_ms=at_ms + 1, **anchor))
-        assert node.slots.newest[:2] == (other.history.task.id, 3)
+        assert node.slots.next_turn == 11
+        await node.slots.take(other.go_on(turn=11, parent=newest.signed.certificate.id))
+        assert node.slots.newest[:2] == (other.history.task.id, 2)
+
+
+async def test_a_turn_has_one_certificate_and_follows_on_the_one_before() -> None:
+    """A second one of another task is nobody's fault, and is not taken; nor is one with another parent, or an anchor,
+    time or epoch from before it."""
+    async with parts() as node:
+        first, other = Signed(turn=3), Signed(GENESIS.filler_task(1), turn=3)
+        at: dict[str, Any] = {"anchor": node.core.chain.tip.id, "anchor_height": 1}
+        await node.slots.take(before := first.go_on(**at, time_ms=GENESIS.time_ms + 9))
+        assert await _broken(node, other.certified()) == "turn"
+        assert not await node.slots.receive_record(PEER, encode(other.certified()))
+        follows: dict[str, Any] = {"turn": 4, "parent": before.signed.certificate.id}
+        assert await _broken(node, other.certified(turn=4, parent=b"x" * 32)) == "parent"
+        assert await _broken(node, other.certified(**follows)) == "anchor"
+        assert await _broken(node, other.certified(**follows, **at)) == "time"
+        assert await _broken(node, Signed(GENESIS.filler_task(2)).certified(parent=b"x" * 32)) == (
+            "parent"
+        )
+        later = {**follows, **at, "time_ms": GENESIS.time_ms + 9}
+        assert await node.slots.take(other.go_on(**later))
 
 
 async def test_slots_of_another_committee_are_forgotten() -> None:
@@ -181,7 +197,10 @@ async def test_old_weights_and_maps_are_forgotten_with_the_anchor() -> None:
     """Those of slots far before it, and all of a filler that was over long before; records stay."""
     async with parts() as node:
         chain = node.core.chain
-        over, trains, comes = (Signed(GENESIS.filler_task(generation)) for generation in range(3))
+        over, trains, comes = (
+            Signed(GENESIS.filler_task(generation), turn=1000 * generation)
+            for generation in range(3)
+        )
         over.go_on(16, time_ms=GENESIS.time_ms - 700_000)
         trains.go_on(2 * LAP * KEPT_LAPS)
         comes.go_on(LAP)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -12,14 +13,15 @@ from pocqueue.node.keys import SigningKey
 from pocqueue.pouw.chain.records import Committee
 from pocqueue.pouw.chain.signatures import account_of, sign
 from pocqueue.pouw.slots import bls
+from pocqueue.pouw.slots.certificate import certify
 from pocqueue.pouw.slots.collector import Anchor, Collector
-from pocqueue.pouw.slots.history import Advance, SlotHistory
+from pocqueue.pouw.slots.history import Advance, Lane, SlotHistory
 from pocqueue.pouw.slots.maps import decode_map, encode_map, map_hash
 from pocqueue.pouw.slots.task import TaskSpec
 from pocqueue.pouw.slots.weights import weights_end, weights_from
 from pocqueue.pouw.wire.hashes import ZERO
 from pocqueue.pouw.wire.requests import IterationWithMap
-from pocqueue.pouw.wire.slots import Iteration
+from pocqueue.pouw.wire.slots import Certificate, Iteration
 
 NETWORK = b"n" * 32
 #: 650 weights.
@@ -78,9 +80,38 @@ def message(
     return IterationWithMap(signed, done.map)
 
 
-def collector(history: SlotHistory, *, slot_ms: int = 0) -> Collector:
+class Alone:
+    """The committee of one at a history: what it closes it has signed, and that stands until the history has it."""
+
+    def __init__(self, history: SlotHistory, slot_ms: int) -> None:
+        self._history = history
+        self._collector = Collector(history, slot_ms=slot_ms)
+        self._decision: Advance | None = None
+
+    def add(self, message: IterationWithMap, now_ms: int) -> bool:
+        """See `Collector.add`."""
+        return self._collector.add(message, now_ms)
+
+    def tick(
+        self,
+        now_ms: int,
+        lanes: Collection[Lane],
+        anchor: Anchor,
+        newest: Certificate | None = None,
+    ) -> Advance | None:
+        """Close the open slot if it is time to."""
+        if self._decision and self._decision.certificate.slot == self._history.next_slot:
+            return self._decision
+        self._decision = None
+        if now_ms >= self._collector.closes_at(now_ms, lanes):
+            found = self._collector.value(now_ms, COMMITTEE.epoch, anchor, newest)
+            self._decision = found.certified(certify(SECRET, found.certificate))
+        return self._decision
+
+
+def collector(history: SlotHistory, *, slot_ms: int = 0) -> Alone:
     """Return the committee at a history."""
-    return Collector(history, SECRET, COMMITTEE, slot_ms=slot_ms)
+    return Alone(history, slot_ms)
 
 
 def decided(history: SlotHistory, *messages: IterationWithMap) -> Advance:

@@ -66,7 +66,7 @@ def test_a_good_history_passes() -> None:
     """From the first slot, which follows the task itself."""
     first = SlotRecord(certify(_SECRET, _FIRST), ())
     for record, parent in ((first, None), (_RECORD, _FIRST)):
-        verify_link(record, _TASK, parent)
+        verify_link(record.signed.certificate, record.ids, _TASK, parent)
         verify_signed(record.signed, _COMMITTEE)
 
 
@@ -118,15 +118,16 @@ def test_a_certificate_that_does_not_follow_is_refused(
     rule: str, fields: dict[str, object]
 ) -> None:
     """Even if the committee signed it."""
+    changed = _changed(**fields)
     with pytest.raises(SlotError) as caught:
-        verify_link(_changed(**fields), _TASK, _FIRST)
+        verify_link(changed.signed.certificate, changed.ids, _TASK, _FIRST)
     assert caught.value.rule == rule
 
 
 def test_ids_in_another_order_are_other_messages() -> None:
     """As the root is of their order."""
     with pytest.raises(SlotError, match="root: slot 1's certificate is of other messages"):
-        verify_link(replace(_RECORD, ids=_IDS[::-1]), _TASK, _FIRST)
+        verify_link(_RECORD.signed.certificate, _IDS[::-1], _TASK, _FIRST)
 
 
 def test_a_membership_leads_to_the_root() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from pocqueue.pouw.slots import collector as collector_module
 from pocqueue.pouw.slots.certificate import verify_link, verify_signed
-from pocqueue.pouw.slots.collector import Anchor, Collector
+from pocqueue.pouw.slots.collector import Anchor
 from pocqueue.pouw.slots.history import Advance, Lane, SlotHistory
 from tests.pouw.slots.support import (
     ANCHOR,
@@ -18,13 +18,14 @@ from tests.pouw.slots.support import (
     LANES,
     NETWORK,
     TASK,
+    Alone,
     collector,
     message,
 )
 
 
 def _closed_after(
-    committee: Collector, start_ms: int, lanes: Collection[Lane] = LANES
+    committee: Alone, start_ms: int, lanes: Collection[Lane] = LANES
 ) -> tuple[int, Advance]:
     """Return after how many milliseconds from `start_ms` the slot closes, by steps of 10, and how."""
     for elapsed_ms in range(0, 600_000, 10):
@@ -46,8 +47,9 @@ def test_a_slot_closes_when_all_its_lanes_are_there() -> None:
         assert committee.add(message(history, key), 1_000)
     elapsed_ms, decision = _closed_after(committee, 1_000)
     assert (elapsed_ms, _miners(decision)) == (0, LANES)
-    verify_link(decision.slot.record, TASK.id, None)
-    verify_signed(decision.slot.record.signed, COMMITTEE)
+    record = decision.slot.record
+    verify_link(record.signed.certificate, record.ids, TASK.id, None)
+    verify_signed(record.signed, COMMITTEE)
     certificate = decision.certificate
     assert (certificate.anchor, certificate.anchor_height, certificate.time_ms) == (*ANCHOR, 1_000)
 

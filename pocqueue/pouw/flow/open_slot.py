@@ -1,0 +1,83 @@
+"""The slot that a member would propose: of the task that is chosen, with the messages that are here."""
+
+from __future__ import annotations
+
+import time
+
+from pocqueue.pouw.committee.turn import Turn
+from pocqueue.pouw.flow.core import Core, now_ms
+from pocqueue.pouw.flow.lanes import Lanes
+from pocqueue.pouw.flow.slots import SlotFlow
+from pocqueue.pouw.flow.task_choice import TaskChoice
+from pocqueue.pouw.slots.collector import Anchor, Collector
+from pocqueue.pouw.slots.history import SlotHistory, Unsigned
+from pocqueue.pouw.wire.slots import Certificate
+
+#: Tasks whose collectors are kept: what they know of how long lanes take.
+_KEPT = 4
+#: A choice of the task stands so long within a turn.
+_CHOSEN_S = 1.0
+
+
+class OpenSlot:
+    """The open slot of the chosen task.
+
+    Args:
+        core, slots: of the node.
+        choice: chooses the task.
+        lanes: whose messages are waited for, and certified.
+    """
+
+    def __init__(self, core: Core, slots: SlotFlow, choice: TaskChoice, lanes: Lanes) -> None:
+        self._core, self._slots, self._choice, self._lanes = core, slots, choice, lanes
+        self._collectors: dict[bytes, tuple[SlotHistory, Collector]] = {}
+        #: What was chosen, at which turn, tip and anchor, and until when (monotonic) that stands.
+        self._chosen: tuple[tuple[int, bytes, bytes], float, bytes] | None = None
+
+    async def closes_at(self, newest: Certificate | None) -> int:
+        """Return when the slot is to be closed if no other message comes, in ms since 1970.
+
+        Args:
+            newest: certificate of the turn before. The first slot after one of another task is closed at once: nobody
+                works for it before it is certified.
+        """
+        history, collector = await self._collector()
+        if newest is not None and newest.task != history.task.id:
+            return newest.time_ms + self._core.genesis.parameters.slot_ms
+        return await self._slots.in_slots(collector.closes_at, now_ms(), self._lanes.awaited())
+
+    async def value(self, turn: Turn, anchor: Anchor, newest: Certificate | None) -> Unsigned:
+        """Return the slot as it would be proposed now; see `Collector.value`."""
+        _, collector = await self._collector()
+        limits = self._lanes.limits()
+        return await self._slots.in_slots(
+            collector.value,
+            now_ms(),
+            turn.committee.epoch,
+            anchor,
+            newest,
+            lambda lane: lane[1] < limits.get(lane[0], 0),
+        )
+
+    def drop(self) -> None:
+        """Wait for nothing any more."""
+        self._slots.collect(None)
+
+    async def _task(self) -> bytes:
+        chain, now_s = self._core.chain, time.monotonic()
+        at = (self._slots.next_turn, chain.tip.id, chain.anchor.id)
+        if self._chosen is None or self._chosen[0] != at or now_s >= self._chosen[1]:
+            self._chosen = (at, now_s + _CHOSEN_S, await self._choice.chosen())
+        return self._chosen[2]
+
+    async def _collector(self) -> tuple[SlotHistory, Collector]:
+        history = await self._slots.history(await self._task())
+        task = history.task.id
+        known = self._collectors.get(task)
+        if known is None or known[0] is not history:
+            collector = Collector(history, slot_ms=self._core.genesis.parameters.slot_ms)
+            known = self._collectors[task] = (history, collector)
+            if len(self._collectors) > _KEPT:
+                del self._collectors[next(iter(self._collectors))]
+        self._slots.collect(known)
+        return known

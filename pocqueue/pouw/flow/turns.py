@@ -1,0 +1,301 @@
+"""One turn of a committee, by one of its members: from the first message of a slot to its record.
+
+It waits until the slot is to be closed, or until others say so; then members agree, each shows its share of the
+beacon, and the record is on disk and with everybody. What a member says is on its disk before anybody hears it. A
+committee of one says nothing to anybody but the record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from pocqueue.pouw.chain.signatures import sign
+from pocqueue.pouw.committee.agreement import Agreement
+from pocqueue.pouw.committee.seats import Seat
+from pocqueue.pouw.committee.turn import Turn
+from pocqueue.pouw.errors import PouwError, SlotError
+from pocqueue.pouw.flow.beacons import BeaconShares
+from pocqueue.pouw.flow.core import Core, now_ms, wait_for
+from pocqueue.pouw.flow.hearing import Hearing, Word, check
+from pocqueue.pouw.flow.open_slot import OpenSlot
+from pocqueue.pouw.flow.proposals import Judge, deep_anchor
+from pocqueue.pouw.flow.slots import SlotFlow
+from pocqueue.pouw.p2p.frames import Kind
+from pocqueue.pouw.slots.history import Unsigned
+from pocqueue.pouw.slots.slot_store import SlotStore
+from pocqueue.pouw.wire.codec import encode
+from pocqueue.pouw.wire.evidence import TwoProposals, TwoVotes
+from pocqueue.pouw.wire.slots import SignedCertificate, SlotRecord, beacon_digest
+from pocqueue.pouw.wire.votes import BeaconShare, Proposal, Said
+
+#: After so long without a word all that is held of the turn is said again.
+REPEAT_S: Final = 0.4
+#: A turn is decided in one ballot, or in a few by different members.
+_MAX_PROOFS = 8
+#: Turns from one cleaning up to the next.
+_FORGET_EVERY = 32
+#: While this node may not sign, it looks again after this.
+_PAUSE_S = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class Bench:
+    """What a member works with, turn after turn."""
+
+    core: Core
+    slots: SlotFlow
+    store: SlotStore
+    hearing: Hearing
+    judge: Judge
+    open_slot: OpenSlot
+    may_sign: Callable[[], Awaitable[bool]]
+    #: Hears what shows that a member has contradicted itself.
+    on_fault: Callable[[TwoVotes | TwoProposals], None]
+
+
+class OpenTurn:
+    """The turn that is open, for a member.
+
+    Args:
+        bench: of the node.
+        seat: of the node, in the committee whose turn it is.
+    """
+
+    def __init__(self, bench: Bench, seat: Seat) -> None:
+        self._bench, self._seat = bench, seat
+        core, slots = bench.core, bench.slots
+        self.turn = Turn(core.genesis.network, seat.committee, slots.next_turn)
+        newest = slots.newest[2]
+        self._newest = None if newest is None else newest.certificate
+        self._is_alone = len(seat.committee.members) == 1
+        self._agreement: Agreement | None = None
+        self._early: list[Said] = []  # words from before the agreement began
+        self._values: dict[bytes, Unsigned] = {}
+        self._judging: dict[bytes, asyncio.Task[None]] = {}
+        self._beacon = BeaconShares(seat.committee)
+        self._proofs: dict[bytes, bytes] = {}  # signatures of decisions, by their word
+        self._own_share: bytes | None = None  # as it is sent
+        self._wake = asyncio.Event()
+        self._heard_s = time.monotonic()
+
+    async def run(self) -> None:
+        """Go on until the turn's certificate is here, from this member or from anybody.
+
+        Raises:
+            NodeDataError: nothing can be written.
+            SlotError, TrainingError: what is to be trained is not known here.
+        """
+        bench, wake = self._bench, self._wake
+        slots, hearing = bench.slots, bench.hearing
+        if not self._is_alone:
+            said = await slots.in_slots(bench.store.said, self.turn.number)
+            if said:
+                self._begin(said)
+        hearing.listener = self
+        for word in hearing.waiting(self.turn.number):
+            self._hear_checked(word)
+        try:
+            with (
+                slots.heard.sets(wake),
+                slots.changed.sets(wake),
+                bench.core.chain_changed.sets(wake),
+            ):
+                while await self._is_open():
+                    wake.clear()
+                    wait_s = await self._step()
+                    if slots.next_turn == self.turn.number:
+                        await wait_for(wake, wait_s)
+        finally:
+            hearing.listener = None
+            for task in self._judging.values():
+                task.cancel()
+
+    def hear(self, word: Word) -> bool:
+        """See `Listener`."""
+        if isinstance(word, BeaconShare) or self._agreement is None:
+            check(self.turn, word)
+        return self._hear_checked(word)
+
+    async def _is_open(self) -> bool:
+        slots, turn = self._bench.slots, self.turn
+        return slots.next_turn == turn.number and await slots.committee() == turn.committee
+
+    def _hear_checked(self, word: Word) -> bool:
+        if isinstance(word, BeaconShare):
+            is_new = self._beacon.add(word.member, word.share)
+            if self._agreement is None:
+                self._begin([])
+            assert self._agreement is not None
+            if len(self._proofs) < _MAX_PROOFS:
+                self._proofs[word.word] = word.proof
+        elif self._agreement is None:
+            is_new = word not in self._early
+            if is_new:
+                self._early.append(word)
+        else:
+            is_new = self._agreement.hear(word, now_ms())
+        if is_new:
+            self._heard_s = time.monotonic()
+            self._wake.set()
+        return is_new
+
+    @property
+    def _is_pressed(self) -> bool:
+        """Others say that the slot is to be closed: one of them has proposed it, or one of them is not faulty."""
+        members = {one.member for one in self._early if not isinstance(one, Proposal)}
+        has_proposal = any(isinstance(one, Proposal) for one in self._early)
+        return has_proposal or len(members) > self.turn.faults
+
+    def _begin(self, said: list[Said]) -> None:
+        seat, core = self._seat, self._bench.core
+        self._agreement = Agreement(self.turn, seat.place, core.key, seat.share, said, now_ms())
+        early, self._early = self._early, []
+        for one in early:
+            self._agreement.hear(one, now_ms())
+
+    async def _step(self) -> float | None:
+        """Do what is to be done now; return after how many seconds there is more to do, if nothing is heard."""
+        bench = self._bench
+        if not await bench.may_sign():
+            return _PAUSE_S
+        if self._agreement is None and not self._is_pressed:
+            due_ms = await bench.open_slot.closes_at(self._newest)
+            if due_ms > now_ms() and not self._is_pressed and self._agreement is None:
+                return max(due_ms - now_ms(), 1) / 1000
+        if self._agreement is None:
+            self._begin([])
+        agreement = self._agreement
+        assert agreement is not None
+        if agreement.wants_value:
+            await self._propose(agreement)
+        for word, proof in self._proofs.items():
+            agreement.learn(word, proof)
+        self._judge(agreement)
+        agreement.tick(now_ms())
+        await self._say(agreement)
+        if agreement.decided is not None and await self._finish(agreement):
+            return None
+        return None if self._is_alone else self._repeated(agreement)
+
+    async def _propose(self, agreement: Agreement) -> None:
+        """Propose what is here of the slot."""
+        bench = self._bench
+        anchor = deep_anchor(bench.core.chain, self._newest)
+        value = await bench.open_slot.value(self.turn, anchor, self._newest)
+        if bench.slots.next_turn != self.turn.number:
+            return
+        self._values[value.certificate.id] = value
+        agreement.propose(value.certificate, value.ids, now_ms())
+        agreement.judge(value.certificate.value, True, now_ms())
+
+    def _judge(self, agreement: Agreement) -> None:
+        """Begin to judge what was proposed."""
+        proposal = agreement.to_judge
+        if proposal is None:
+            return
+        value = proposal.head.certificate.value
+        if value in self._values:
+            agreement.judge(value, True, now_ms())
+        elif value not in self._judging:
+            self._judging[value] = asyncio.create_task(self._judged(agreement, proposal))
+
+    async def _judged(self, agreement: Agreement, proposal: Proposal) -> None:
+        value = proposal.head.certificate.value
+        try:
+            self._values[value] = await self._bench.judge.judged(proposal, self._newest)
+        except PouwError as exc:
+            _log.warning(
+                "%s The proposal of member %d for turn %d is not good: %s",
+                *(self._bench.core.name, proposal.head.member, self.turn.number, exc),
+            )
+        agreement.judge(value, value in self._values, now_ms())
+        self._judging.pop(value, None)
+        self._wake.set()
+
+    async def _say(self, agreement: Agreement) -> None:
+        """Write what this member says, then send it."""
+        bench = self._bench
+        said = agreement.drain()
+        if said and not self._is_alone:
+            await bench.slots.in_slots(bench.store.write_said, self.turn.number, said)
+            for one in filter(agreement.is_own, said):
+                self._push(one)
+        for fault in agreement.drain_faults():
+            bench.on_fault(fault)
+
+    def _push(self, said: Said) -> None:
+        kind = Kind.PROPOSAL if isinstance(said, Proposal) else Kind.VOTE
+        self._bench.core.network.push(kind, encode(said))
+
+    async def _finish(self, agreement: Agreement) -> bool:
+        """Go on with a decision as far as that can be: show the beacon's share, combine it, take in the slot.
+
+        Returns:
+            Whether the slot is here.
+        """
+        decided, bench = agreement.decided, self._bench
+        assert decided is not None
+        certificate = decided.certificate
+        digest = beacon_digest(
+            certificate.network, certificate.epoch, certificate.task, certificate.slot
+        )
+        if self._own_share is None:
+            self._show_share(certificate.word, decided.signature, digest)
+        beacon = self._beacon.combined(digest)
+        if beacon is None:
+            return False
+        signed = SignedCertificate(certificate, decided.signature, beacon)
+        history = await bench.slots.history(certificate.task)
+        value = self._values.get(certificate.id)
+        if value is None:
+            try:
+                value = await bench.slots.in_slots(history.judge, certificate, decided.ids)
+            except SlotError as exc:
+                _log.debug("%s Turn %d waits: %s", bench.core.name, self.turn.number, exc)
+                return False
+        advance = value.certified(signed)
+        if await bench.slots.decide(history, advance, is_alone=self._is_alone):
+            bench.core.network.push(Kind.RECORD, encode(SlotRecord(signed, decided.ids)))
+            if not self._is_alone and self.turn.number % _FORGET_EVERY == 0:
+                await bench.slots.in_slots(bench.store.forget_said, self.turn.number)
+        return True
+
+    def _show_share(self, word: bytes, proof: bytes, digest: bytes) -> None:
+        turn, seat, core = self.turn, self._seat, self._bench.core
+        share = seat.share.sign(digest)
+        self._beacon.add(seat.place, share)
+        blank = BeaconShare(
+            network=turn.network,
+            epoch=turn.committee.epoch,
+            turn=turn.number,
+            word=word,
+            proof=proof,
+            member=seat.place,
+            share=share,
+            signature=bytes(64),
+        )
+        said = msgspec.structs.replace(blank, signature=sign(core.key, blank.id))
+        self._own_share = encode(said)
+        if not self._is_alone:
+            core.network.push(Kind.BEACON, self._own_share)
+
+    def _repeated(self, agreement: Agreement) -> float:
+        """Say all again if nothing was heard for long; return after how many seconds there is something to do."""
+        if time.monotonic() - self._heard_s >= REPEAT_S:
+            self._heard_s = time.monotonic()
+            for one in agreement.repeat():
+                self._push(one)
+            if self._own_share is not None:
+                self._bench.core.network.push(Kind.BEACON, self._own_share)
+        silence_s = max(self._heard_s + REPEAT_S - time.monotonic(), 0.001)
+        next_ms = agreement.next_at_ms
+        return silence_s if next_ms is None else min(silence_s, max(next_ms - now_ms(), 1) / 1000)
