@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -64,7 +66,13 @@ def short(hex_id: str) -> str:
 
 @task_app.command("submit", short_help="Order a model and pay for it.")
 def submit(
-    data: Annotated[str, typer.Argument(help="digits or words.")],
+    data: Annotated[
+        str, typer.Argument(help="digits, words, or a safetensors file with data of your own.")
+    ],
+    test: Annotated[
+        Path | None,
+        typer.Option(help="A file with a test part that nobody gets before the training is over."),
+    ] = None,
     reward: Annotated[
         float, typer.Option(min=0, help="PAI for a model as good as asked for.")
     ] = 50.0,
@@ -74,6 +82,10 @@ def submit(
     ] = None,
     architecture: Annotated[
         str | None, typer.Option(help="MLP, CNN or BAG [default: by the data].")
+    ] = None,
+    widths: Annotated[
+        str | None,
+        typer.Option(help="Of the model's layers, such as 64,32 [default: the architecture's]."),
     ] = None,
     min_accuracy: Annotated[
         float, typer.Option(min=0, max=1, help="Share of right answers asked for.")
@@ -90,27 +102,35 @@ def submit(
 ) -> None:
     """Order a model, as a node of its own that leaves again: its reward and fee go into escrow.
 
+    With files it stays until the task is over, as the other nodes have the data from it: images, vectors or words, as the
+    file says (docs/pouw.md has its format).
+
     The account is that of POCQUEUE_POUW_KEY, or of `client-key.pem` in the node's folder. On `dev` it takes what it needs
     from the faucet. Exit code: 0, 1 if the task was not taken or came to nothing, 2 for bad input, 130 after Ctrl-C.
     """
     from pocqueue.pouw.blockchain import MLTask
     from pocqueue.pouw.errors import ConfigError
 
-    if data not in _TYPES:
-        raise ConfigError("data", data, "digits or words")
+    if data not in _TYPES and not Path(data).is_file():
+        raise ConfigError("data", data, "digits, words, or the path of a file")
     requirements: dict[str, Any] = {"min_accuracy": min_accuracy, "max_epochs": max_epochs}
     if architecture is not None:
         requirements["architecture"] = architecture
+    if test is not None:
+        _check_test(test)
+    if widths is not None:
+        requirements["hidden"] = _widths(widths)
     task = MLTask(
-        task_id=name or f"{data}_{int(time.time())}",
-        task_type=_TYPES[data],
+        task_id=name or f"{Path(data).stem[:40]}_{int(time.time())}",
+        task_type=_TYPES.get(data) or _type_of(Path(data)),
         dataset_hash=data,
         model_requirements=requirements,
         reward_amount=reward,
         deadline=int(time.time() + minutes * 60),
     )
     with interruptible():
-        found = asyncio.run(_order(_client(bootstrap or [], reward + fee), task, fee, watch=watch))
+        client = _client(bootstrap or [], reward + fee)
+        found = asyncio.run(_order(client, task, fee, test, watch=watch))
     if as_json:
         print_json(found)
     if found["state"] in {"refused", "refunded"}:
@@ -138,11 +158,55 @@ def _client(bootstrap: list[str], stake: float) -> PoUWNode:
     return PoUWNode("client", NodeRole.PEER, config=config)
 
 
-async def _order(client: PoUWNode, task: MLTask, fee: float, *, watch: bool) -> dict[str, Any]:
-    """Send an order; return what the chain says of it, at the end if it is to be watched."""
+def _widths(text: str) -> list[int]:
+    """Return the widths that are listed.
+
+    Raises:
+        ConfigError: they are no whole numbers.
+    """
+    from pocqueue.pouw.errors import ConfigError
+
+    try:
+        return [int(width) for width in text.split(",")]
+    except ValueError:
+        raise ConfigError("--widths", text, "whole numbers with commas, such as 64,32") from None
+
+
+def _type_of(path: Path) -> str:
+    """Return the type of a task on a file, by what is in it.
+
+    Raises:
+        DataError: it is no file of data.
+    """
+    from pocqueue.pouw.data.parts import read
+
+    file = read(path)
+    if file.is_indices:
+        return "text_classification"
+    return "image_classification" if file.side else "classification"
+
+
+def _check_test(path: Path) -> None:
+    """Raise a DataError unless this is a file with a test part."""
+    from pocqueue.pouw.data.parts import TESTING, read
+
+    read(path, TESTING)
+
+
+async def _order(
+    client: PoUWNode, task: MLTask, fee: float, test: Path | None, *, watch: bool
+) -> dict[str, Any]:
+    """Send an order; return what the chain says of it, at the end if it is to be watched or others need its files."""
     view, said, said_at = console(stderr=True), "", 0.0
     await client.start()
     try:
+        if task.dataset_hash not in _TYPES:
+            watch = True
+            task = replace(task, dataset_hash=await client.add_dataset(task.dataset_hash))
+        if test is not None:
+            watch = True
+            shown = {"test_hash": await client.add_dataset(test, is_test=True)}
+            task = replace(task, model_requirements={**task.model_requirements, **shown})
         if not await client.submit_task(task, fee):
             return {"name": task.task_id, "state": "refused"}
         view.print(f"{task.task_id}: sent; {task.reward_amount + fee:g} PAI go into escrow.")

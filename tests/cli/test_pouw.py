@@ -208,7 +208,15 @@ def test_a_node_cannot_start(node: Running, tmp_path: Path) -> None:
         (["node", "--port", "70000"], "Invalid value for '--port'"),
         (["status", "--http-port", "1"], "No node answers at 127.0.0.1:1: start one"),
         (["verify", "0", "--http-port", "1"], "Invalid value for 'height'"),
-        (["task", "submit", "cats"], "data is 'cats'; allowed: digits or words."),
+        (
+            ["task", "submit", "cats"],
+            "data is 'cats'; allowed: digits, words, or the path of a file.",
+        ),
+        (
+            ["task", "submit", "digits", "--widths", "a,b"],
+            "--widths is 'a,b'; allowed: whole numbers with commas, such as 64,32.",
+        ),
+        (["task", "submit", __file__], "test_pouw.py: it is no safetensors file"),
         (["testnet", "--miners", "0"], "Invalid value for '--miners'"),
         (["testnet", "--supervisors", "3"], "a committee of 2 or 3 tolerates nobody's failure"),
         (

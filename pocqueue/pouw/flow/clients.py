@@ -7,16 +7,16 @@ import logging
 
 from pocqueue.pouw.blockchain import MLTask
 from pocqueue.pouw.chain.amounts import micro
-from pocqueue.pouw.chain.tasks import DATA_OF_TYPE, check_data, parse_requirements
+from pocqueue.pouw.chain.tasks import DATA_OF_TYPE, TaskModel, check_data, parse_requirements
 from pocqueue.pouw.data.parts import read
 from pocqueue.pouw.errors import DataError, InvalidTask, InvalidTransaction
 from pocqueue.pouw.flow.core import Core
 from pocqueue.pouw.flow.datasets import Datasets
 from pocqueue.pouw.flow.orders import Orders
 from pocqueue.pouw.slots.task import TaskSpec
-from pocqueue.pouw.training.samples import own
+from pocqueue.pouw.training.samples import own, own_test
 from pocqueue.pouw.wire.codec import encode
-from pocqueue.pouw.wire.data import DATA_NAME, DataShape
+from pocqueue.pouw.wire.data import DATA_NAME, DataShape, name_of
 from pocqueue.pouw.wire.transactions import OrderTask
 
 #: A peer has so long to ask for an order that it is told of.
@@ -47,8 +47,7 @@ class TaskDesk:
             raise InvalidTask(f"task_id is {task.task_id!r}; allowed: 1 to 64 characters.")
         data, shape = await self._data(task)
         model = parse_requirements(task.model_requirements, data, shape)
-        if shape is not None:
-            await self._check_samples(model.spec(bytes(32), data, shape))
+        await self._check_samples(model, model.spec(bytes(32), data, shape))
         try:
             reward, training_fee = micro(task.reward_amount, "reward_amount"), micro(fee, "fee")
         except ValueError as exc:
@@ -109,9 +108,17 @@ class TaskDesk:
         check_data(task.task_type, named, None)
         return named, None
 
-    async def _check_samples(self, spec: TaskSpec) -> None:
-        """Raise if those who train could do nothing with a client's own data."""
-        path = self._datasets.path(spec.data)
-        if path is None:
-            raise DataError("the data have made way for others; add them again.")
-        await asyncio.to_thread(own, path, spec)
+    async def _check_samples(self, model: TaskModel, spec: TaskSpec) -> None:
+        """Raise if those who train or evaluate could do nothing with a client's own data."""
+        if spec.shape is not None:
+            path = self._datasets.path(spec.data)
+            if path is None:
+                raise DataError("the data have made way for others; add them again.")
+            await asyncio.to_thread(own, path, spec)
+        if model.test_hash is not None:
+            path = self._datasets.path(name_of(model.test_hash))
+            if path is None:
+                raise DataError(
+                    "test_hash names no file that is here; add_dataset(path, is_test=True) takes one and returns its hash."
+                )
+            await asyncio.to_thread(own_test, path, spec)

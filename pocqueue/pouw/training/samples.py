@@ -80,14 +80,13 @@ def own(path: Path, task: TaskSpec) -> Samples:
 
 
 def own_test(path: Path, task: TaskSpec) -> Part:
-    """Return the hidden test part of a client's own data.
+    """Return the hidden test part of a task, which its client has shown.
 
     Raises:
         DataError: as `own`.
     """
-    assert task.shape is not None
     file = read(path, TESTING)
-    check_fit(file, task.shape)
+    check_fit(file, task.data_shape)
     check_count(task, file.parts["test"])
     return file.parts["test"]
 
