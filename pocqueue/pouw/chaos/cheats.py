@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -51,12 +50,13 @@ def two_messages(core: Core) -> Undo:
 
 
 def two_votes(core: Core) -> Undo:
-    """Vote for something and for nothing in each ballot; for nothing and for something that is not."""
+    """Vote for something and for nothing in each ballot."""
 
-    def second(body: bytes) -> bytes:
+    def second(body: bytes) -> bytes | None:
         vote = decode(body, Vote)
-        value = None if vote.value is not None else random.randbytes(32)  # noqa: S311 - no secret
-        other = replace(vote, value=value, share=None)
+        if vote.value is None:
+            return None
+        other = replace(vote, value=None, share=None)
         return encode(replace(other, signature=sign(core.key, other.id)))
 
     return _push_both(core, Kind.VOTE, second)
@@ -96,13 +96,13 @@ SUPERVISOR_CHEATS: dict[str, Callable[[Core], Undo]] = {
 CHEATS = MINER_CHEATS | SUPERVISOR_CHEATS
 
 
-def _push_both(core: Core, kind: Kind, second: Callable[[bytes], bytes]) -> Undo:
+def _push_both(core: Core, kind: Kind, second: Callable[[bytes], bytes | None]) -> Undo:
     network, honest = core.network, core.network.push
 
     def push(pushed: Kind, body: bytes) -> int:
         number = honest(pushed, body)
-        if pushed is kind:
-            honest(kind, second(body))
+        if pushed is kind and (other := second(body)) is not None:
+            honest(kind, other)
         return number
 
     vars(network)["push"] = push

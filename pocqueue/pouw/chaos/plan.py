@@ -12,7 +12,7 @@ from pocqueue.pouw.committee.quorum import faults, quorum
 #: So that one is honest when each cheat of miners has one.
 LEAST_MINERS = len(MINER_CHEATS) + 1
 #: Of what is killed, paused or cut off. Longer than a leader is waited for, shorter than a silent link lives.
-_SHORTEST_S, _LONGEST_S = 5.0, 8.0
+_SHORTEST_S, _LONGEST_S = 4.0, 6.0
 #: After which a node that was killed is started again; what its network does without it is looked at until shortly
 #: before that.
 RESTART_S, _DEAD_S = 6.0, 5.0

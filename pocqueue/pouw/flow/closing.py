@@ -178,6 +178,8 @@ class Closings:
         """Return why a task's training is over, as `Close.reason` has it; None: it goes on."""
         model = decode(record.requirements, TaskModel)
         is_late = now_ms() + early_ms >= record.deadline_ms
+        if self._core.data_problem(task) is not None:
+            return REASONS.index("data")
         if num_slots >= _TRIED and not await self._moves(task):
             return REASONS.index("tau")
         if num_slots >= model.max_epochs * LAP or await self._is_good(task, model, num_slots):

@@ -102,6 +102,14 @@ class Datasets:
             self._wished[name] -= 1
         return self._store.path(name)
 
+    async def ready(self, name: str, timeout_s: float | None = None) -> bool:
+        """Have a client's data here for the trainer, also of a task that is closed; False: they did not come in time."""
+        path = await self.have(name, timeout_s)
+        if path is not None and name not in self._known:
+            self._known[name] = path
+            self._core.trainer.know(name, path)
+        return path is not None
+
     def has(self, task: bytes) -> bool:
         """Say whether there is nothing of a task's data that this node lacks to train it."""
         if self._core.genesis.is_filler(task):

@@ -27,6 +27,7 @@ from pocqueue.pouw.flow.closing import Closings
 from pocqueue.pouw.flow.committee import CommitteeDuty
 from pocqueue.pouw.flow.core import Core, Tasks, now_ms
 from pocqueue.pouw.flow.datasets import Datasets
+from pocqueue.pouw.flow.evaluation import Evaluation
 from pocqueue.pouw.flow.hearing import Hearing
 from pocqueue.pouw.flow.key_generation import KeyGenerationDuty, Seats
 from pocqueue.pouw.flow.mining import Mining
@@ -144,6 +145,7 @@ class Life:
         )
         self.tickets = TicketDesk(core, self._orders, secret, self._tasks)
         self.tasks = TaskDesk(core, self._orders, self.datasets)
+        self._evaluation = Evaluation(core, self._slot_sync, self.datasets, self._orders)
         self.views = Views(
             core, self._slots, self._blocks, self._orders, self.miner, closings, self.tickets
         )
@@ -281,7 +283,7 @@ class Life:
     def _run(self, duty: CommitteeDuty, closings: Closings) -> None:
         loops = [
             *(self._orders.run, self._blocks.run, self._sync.run, self.miner.run),
-            self.datasets.run,
+            *(self.datasets.run, self._evaluation.run),
             self._watch_isolation,
         ]
         if self._config.role is NodeRole.SUPERVISOR and self._config.enable_advanced_features:

@@ -7,6 +7,8 @@ peer has the slots between no more.
 
 from __future__ import annotations
 
+import hashlib
+
 from pocqueue.pouw.errors import BadEncoding, ChainError, LinkError, SlotError
 from pocqueue.pouw.flow.core import Core
 from pocqueue.pouw.flow.slots import SlotFlow
@@ -14,7 +16,7 @@ from pocqueue.pouw.p2p.frames import Kind
 from pocqueue.pouw.p2p.service import PeerInfo
 from pocqueue.pouw.slots.history import Checkpoint, SlotHistory
 from pocqueue.pouw.slots.slot_store import SlotStore
-from pocqueue.pouw.slots.task import LapSlot
+from pocqueue.pouw.slots.task import LapSlot, TaskSpec
 from pocqueue.pouw.wire.codec import decode, encode
 from pocqueue.pouw.wire.requests import (
     MAX_ANSWER_BYTES,
@@ -26,7 +28,7 @@ from pocqueue.pouw.wire.requests import (
     Weights,
     WeightsRequest,
 )
-from pocqueue.pouw.wire.slots import Iteration
+from pocqueue.pouw.wire.slots import Iteration, SignedCertificate
 
 #: Further behind than so many slots a node takes a checkpoint of another one instead of all slots between.
 _MAX_BEHIND = 512
@@ -109,6 +111,34 @@ class SlotSync:
             found.slot, found.signed, len(found.theta), found.theta[first : first + PIECE_BYTES]
         )
 
+    async def weights(self, task: TaskSpec, num_slots: int, theta: bytes) -> bytes:
+        """Return a task's weights after so many slots, by their SHA-256: from here, else from a peer that has them.
+
+        Raises:
+            SlotError: ``theta``: nobody gives them.
+        """
+        found = await self._slots.in_slots(self._own_weights, task, num_slots)
+        if hashlib.sha256(found).digest() == theta:
+            return found
+        for peer in self._core.network.peers:
+            try:
+                _, found = await self._weights_of(peer, task, num_slots)
+            except (LinkError, BadEncoding, SlotError):
+                continue
+            if hashlib.sha256(found).digest() == theta:
+                return found
+        raise SlotError("theta", f"nobody gives the weights after its slot {num_slots}.")
+
+    def _own_weights(self, task: TaskSpec, num_slots: int) -> bytes:
+        """Return a task's weights after so many slots; none, if they are not here."""
+        found = self._store.checkpoint(task.id, num_slots)
+        if found is not None and found.slot == num_slots:
+            return found.theta
+        try:
+            return self._store.history(task, num_slots - 1).theta
+        except SlotError:
+            return b""
+
     def _lap(self, history: SlotHistory, winner: Iteration) -> tuple[LapSlot, ...]:
         try:
             lap = history.lap(winner.slot, winner.order)
@@ -146,11 +176,20 @@ class SlotSync:
         self, peer: PeerInfo, behind: SlotHistory, slot: int, *, is_asked: bool
     ) -> SlotHistory:
         """Go on with a task's history at a checkpoint of a peer's."""
+        signed, theta = await self._weights_of(peer, behind.task, slot)
+        if signed is None or signed.certificate.task != behind.task.id:
+            raise SlotError("theta", "weights of another task, or of its first slot, were sent.")
+        return await self._slots.begin_at(Checkpoint(signed, theta), is_asked=is_asked)
+
+    async def _weights_of(
+        self, peer: PeerInfo, task: TaskSpec, slot: int
+    ) -> tuple[SignedCertificate | None, bytes]:
+        """Return the newest weights at or before a slot that a peer has, unchecked, with the certificate before them."""
         first: Weights | None = None
         theta = bytearray()
-        due = 4 * behind.task.num_weights
+        due = 4 * task.num_weights
         while len(theta) < due:
-            request = WeightsRequest(behind.task.id, slot, len(theta) // PIECE_BYTES)
+            request = WeightsRequest(task.id, slot, len(theta) // PIECE_BYTES)
             answer = await self._core.network.request(peer.account, Kind.THETA, encode(request))
             found = decode(answer, Weights)
             first = first or found
@@ -162,7 +201,4 @@ class SlotSync:
                 raise SlotError("theta", "pieces of the weights do not belong together.")
             theta += found.piece
         assert first is not None
-        signed = first.previous
-        if signed is None or signed.certificate.task != behind.task.id:
-            raise SlotError("theta", "weights of another task, or of its first slot, were sent.")
-        return await self._slots.begin_at(Checkpoint(signed, bytes(theta)), is_asked=is_asked)
+        return first.previous, bytes(theta)

@@ -244,3 +244,14 @@ async def test_a_task_that_goes_on_is_not_closed(monkeypatch: pytest.MonkeyPatch
             await at.closings.judge(own)
         at.now_ms = _DEADLINE_MS - 4000
         assert await at.closings.judge(own)
+
+
+async def test_data_that_are_no_good_end_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, also if it was trained for a while; what was done is paid for."""
+    async with _supervisor(monkeypatch) as at:
+        at.worked({account("miner"): 1}, range(LAP))
+        assert not await at.closings.is_over(at.task, at.record)
+        at.node.core.data_problem = lambda task: "y_train has 11 classes"
+        said = await at.statement()
+        assert (REASONS[said.reason], said.slots, said.total) == ("data", LAP, 0)
+        assert said.work == ((account("miner"), LAP, 0),)
