@@ -28,7 +28,8 @@ from pocqueue.pouw.chain.records import (
 from pocqueue.pouw.chain.refusals import fault, refusal
 from pocqueue.pouw.chain.reputation import FAULT, note
 from pocqueue.pouw.chain.signatures import is_account, verify
-from pocqueue.pouw.chain.state import Draft
+from pocqueue.pouw.chain.state import Draft, State
+from pocqueue.pouw.errors import InvalidTransaction
 from pocqueue.pouw.slots import bls
 from pocqueue.pouw.wire.codec import encode
 from pocqueue.pouw.wire.evidence import Fault, TwoMessages, TwoProposals, TwoVotes
@@ -67,10 +68,10 @@ def check_evidence(genesis: Genesis, evidence: Evidence) -> None:
     if isinstance(found, Fault):
         return
     first, second = found.first, found.second
-    if first.id == second.id:
-        raise fault("evidence", "both are the same, and nothing contradicts it.")
     if _place(first) != _place(second):
         raise fault("evidence", "they are of different places, and do not contradict each other.")
+    if _content(first) == _content(second):
+        raise fault("evidence", "both say the same, and nothing contradicts it.")
     if _network(first) != genesis.network:
         raise fault("evidence", f"it is of another network than {genesis.name}.")
     if isinstance(found, TwoMessages):
@@ -118,7 +119,20 @@ def punish(genesis: Genesis, draft: Draft, transaction: Transaction) -> None:
     )
 
 
-def offence_of(draft: Draft, evidence: Evidence) -> Offence:
+def is_due(state: State | Draft, evidence: Evidence) -> bool:
+    """Say whether what this is evidence of is not paid for yet, and there is a stake to pay it with.
+
+    Signatures are not looked at.
+    """
+    try:
+        offence = offence_of(state, evidence)
+    except InvalidTransaction:
+        return False
+    is_paid = state.get(slash_key(offence.account, offence.digest)) is not None
+    return not is_paid and _forfeit(state, offence) is not None
+
+
+def offence_of(state: State | Draft, evidence: Evidence) -> Offence:
     """Return what evidence is of; whether it shows that is not looked at.
 
     Raises:
@@ -130,9 +144,9 @@ def offence_of(draft: Draft, evidence: Evidence) -> Offence:
         case TwoMessages(first=first):
             return _of_lane(first.miner, first.task, first.slot, first.lane)
         case TwoVotes(first=vote):
-            return _of_member(draft, vote.epoch, vote.member, _place(vote))
+            return _of_member(state, vote.epoch, vote.member, _place(vote))
         case TwoProposals(first=head):
-            return _of_member(draft, head.certificate.epoch, head.member, _place(head))
+            return _of_member(state, head.certificate.epoch, head.member, _place(head))
 
 
 def _of_lane(miner: bytes, task: bytes, slot: int, lane: int) -> Offence:
@@ -141,8 +155,8 @@ def _of_lane(miner: bytes, task: bytes, slot: int, lane: int) -> Offence:
     return Offence(miner, digest, (MINER, SUPERVISOR), task=task)
 
 
-def _of_member(draft: Draft, epoch: int, member: int, place: tuple[object, ...]) -> Offence:
-    committee = draft.committee(epoch)
+def _of_member(state: State | Draft, epoch: int, member: int, place: tuple[object, ...]) -> Offence:
+    committee = state.committee(epoch)
     if committee is None or member >= len(committee.members):
         raise refusal("evidence", f"epoch {epoch} has no member {member}.")
     ticket = committee.tickets[member] if committee.tickets else None
@@ -162,6 +176,12 @@ def _place(word: Iteration | Vote | ProposalHead) -> tuple[object, ...]:
             return ("vote", *place)
         case ProposalHead(certificate=one):
             return ("proposal", one.network, one.epoch, one.turn, one.ballot, word.member)
+
+
+def _content(word: Iteration | Vote | ProposalHead) -> bytes | None:
+    """Return what was said there."""
+    # A vote's share follows from its value: one that is wrong contradicts nothing.
+    return word.value if isinstance(word, Vote) else word.id
 
 
 def _network(word: Iteration | Vote | ProposalHead) -> bytes:
@@ -203,24 +223,24 @@ def _verify_fault(genesis: Genesis, draft: Draft, found: Fault) -> None:
         raise refusal("account", f"{found.finder.hex()} is no account: nobody can have its key.")
 
 
-def _forfeit(draft: Draft, offence: Offence) -> bytes | None:
+def _forfeit(state: State | Draft, offence: Offence) -> bytes | None:
     """Return the ticket that an offence costs; None: there is none."""
     if offence.ticket is not None:
-        return offence.ticket if draft.ticket(offence.ticket) else None
+        return offence.ticket if state.ticket(offence.ticket) else None
     for role in offence.roles:
-        owned = {ticket: stake for ticket, stake in _tickets(draft, offence.account, role)}
+        owned = {ticket: stake for ticket, stake in _tickets(state, offence.account, role)}
         if owned:
             # Not the newest one: whoever is about to be caught could have taken that for little.
             return min(owned, key=lambda ticket: (-owned[ticket], ticket))
     return None
 
 
-def _tickets(draft: Draft, account: bytes, role: int) -> Iterator[tuple[bytes, int]]:
+def _tickets(state: State | Draft, account: bytes, role: int) -> Iterator[tuple[bytes, int]]:
     """Yield an account's tickets of a role with their stakes: the live one, and those on their way back."""
-    live = draft.live_ticket(account, role)
-    leaving = [key[-32:] for key, _ in draft.scan(unbonding_key(0)[:1])]
+    live = state.live_ticket(account, role)
+    leaving = [key[-32:] for key, _ in state.scan(unbonding_key(0)[:1])]
     for ticket in [*([live] if live else []), *leaving]:
-        record = draft.ticket(ticket)
+        record = state.ticket(ticket)
         if record is not None and (record.account, record.role) == (account, role):
             yield ticket, record.stake
 

@@ -1,7 +1,7 @@
 """Looks at the messages of certified slots, not only at those that win blocks.
 
 A message is trained over if it stands far from what the others of its slot say, or if the slot's beacon, which its
-miner did not know, chooses it: one of eight. What comes of it is told, and nothing else follows here.
+miner did not know, chooses it: one of eight, for one of those who audit. One that is found false is told of, and accused.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+from collections.abc import Callable, Sequence
 from random import SystemRandom
 from typing import NamedTuple
 
+from pocqueue.pouw.chain.records import SUPERVISOR, VERIFIER
 from pocqueue.pouw.errors import ChainError, InvalidBlock, TrainingError
 from pocqueue.pouw.flow.blocks import BlockFlow
-from pocqueue.pouw.flow.core import Core, Tasks
+from pocqueue.pouw.flow.core import Core
+from pocqueue.pouw.security import GradientDetector
 from pocqueue.pouw.slots.history import Advance
 from pocqueue.pouw.slots.maps import decode_map
 from pocqueue.pouw.slots.task import TaskSpec
@@ -24,7 +27,9 @@ from pocqueue.pouw.wire.slots import Iteration
 ONE_OF = 8
 #: Messages of a slot that are looked at; of more, so many drawn by lot.
 MAX_LOOKED_AT = 64
-#: The trainer is asked this often whether it has nothing else to do, and for so long.
+#: Messages that wait to be trained over; more are left to chance.
+MAX_WAITING = 32
+#: The trainer is asked this often whether it has nothing else to do, for so long at most.
 _LOOK_S, _PATIENCE_S = 0.02, 30.0
 
 _random = SystemRandom()
@@ -39,56 +44,77 @@ class Choice(NamedTuple):
 
 
 class Audits:
-    """Audits of a node, one at a time; what comes while one goes on is left to others.
+    """Audits of a node, one at a time.
 
     Args:
         core, blocks: of the node.
-        tasks: where they are awaited.
+        on_cheat: hears of a message that was trained over and is false.
     """
 
-    def __init__(self, core: Core, blocks: BlockFlow, tasks: Tasks) -> None:
-        self._core, self._blocks, self._tasks = core, blocks, tasks
-        self._is_busy = False
+    def __init__(
+        self, core: Core, blocks: BlockFlow, on_cheat: Callable[[Iteration], None]
+    ) -> None:
+        self._core, self._blocks, self._on_cheat = core, blocks, on_cheat
+        self._waiting: asyncio.Queue[Choice] = asyncio.Queue(MAX_WAITING)
+        # Who audits at the newest anchor that was asked for.
+        self._auditors: tuple[bytes, list[bytes]] = (b"", [])
         #: How many messages were trained over.
         self.num_done = 0
 
-    def choose(self, task: TaskSpec, advance: Advance) -> Choice | None:
-        """Return the message of a slot that is most worth it; None: none is, or an audit goes on. In a thread."""
-        security, messages = self._core.security, advance.slot.messages
-        if security is None or self._is_busy:
-            return None
+    def choose(self, task: TaskSpec, advance: Advance) -> list[Choice]:
+        """Return the messages of a slot that are for us to train over, the most suspicious first. In a thread."""
+        core, messages = self._core, advance.slot.messages
+        if not core.config.enable_attack_mitigation:
+            return []
         if len(messages) > MAX_LOOKED_AT:
             messages = tuple(_random.sample(messages, MAX_LOOKED_AT))
-        detector = security["gradient_detector"]
+        security = core.security
+        detector = GradientDetector() if security is None else security["gradient_detector"]
         maps = [decode_map(one.map, task.num_weights, task.cap) for one in messages]
         scores = detector.scores(maps, task.num_weights)
-        beacon = advance.slot.record.signed.beacon
+        beacon, account = advance.slot.record.signed.beacon, core.account
+        auditors = self._who_audits()
         chosen = [
             Choice(one.iteration, score)
             for one, score in zip(messages, scores, strict=True)
-            if (score > detector.threshold or is_chosen(beacon, one.iteration.id))
-            and one.iteration.miner != self._core.account
+            if (
+                score > detector.threshold or auditor_of(beacon, one.iteration, auditors) == account
+            )
+            and one.iteration.miner != account
         ]
-        return max(chosen, key=lambda choice: choice.score, default=None)
+        return sorted(chosen, key=lambda choice: -choice.score)
 
-    def begin(self, choice: Choice | None) -> None:
-        """Train a message over, beside everything else."""
-        if choice is not None and not self._is_busy:
-            self._is_busy = True
-            self._tasks.start(self._audit(*choice))
+    def add(self, choices: Sequence[Choice]) -> None:
+        """Have messages trained over, as far as there is room for more."""
+        for choice in choices:
+            if not self._waiting.full():
+                self._waiting.put_nowait(choice)
+
+    async def run(self) -> None:
+        """Train over what waits, beside everything else."""
+        while True:
+            await self._audit(*await self._waiting.get())
+
+    def _who_audits(self) -> list[bytes]:
+        """Return the accounts of supervisors and verifiers, ascending: the same on all nodes with the same anchor."""
+        anchor = self._core.chain.anchor
+        # Before there is an anchor whoever is at the tip.
+        at = anchor if anchor.height else self._core.chain.tip
+        if self._auditors[0] != at.id:
+            state = at.state
+            roles = (SUPERVISOR, VERIFIER)
+            tickets = [one for role in roles for one in state.live_tickets(role).values()]
+            self._auditors = (at.id, sorted({ticket.account for ticket in tickets}))
+        return self._auditors[1]
 
     async def _audit(self, iteration: Iteration, score: float) -> None:
+        core = self._core
         try:
-            async with asyncio.timeout(_PATIENCE_S) as patience:
-                # Mining and blocks come first, this slot's own iteration too.
-                await asyncio.sleep(_LOOK_S)
-                while not self._core.trainer.is_idle:  # noqa: ASYNC110 - it is of many event loops
-                    await asyncio.sleep(_LOOK_S)
-                patience.reschedule(None)
-                await self._blocks.train_over(iteration)
+            await self._quiet()
+            await self._blocks.train_over(iteration)
             self.num_done += 1
         except InvalidBlock as exc:
-            self._core.alert(
+            core.alert(
                 "gradient_poisoning",
                 f"message of {iteration.miner.hex()[:16]} in slot {iteration.slot}, {score:.1f} deviations from the "
                 f"others: {exc}",
@@ -96,12 +122,34 @@ class Audits:
                 slot=iteration.slot,
                 evidence=iteration.id,
             )
-        except (ChainError, TrainingError, TimeoutError) as exc:
-            _log.debug("%s No audit of slot %d: %s", self._core.name, iteration.slot, exc)
-        finally:
-            self._is_busy = False
+            self._on_cheat(iteration)
+        except (ChainError, TrainingError) as exc:
+            _log.debug("%s No audit of slot %d: %s", core.name, iteration.slot, exc)
+
+    async def _quiet(self) -> None:
+        """Wait until the trainer has nothing else to do: mining and blocks come first, this slot's own iteration too.
+
+        Not for ever: one that always has something else to do would never audit.
+        """
+        await asyncio.sleep(_LOOK_S)
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                while not self._core.trainer.is_idle:  # noqa: ASYNC110 - it is of many event loops
+                    await asyncio.sleep(_LOOK_S)
+        except TimeoutError:
+            return
 
 
-def is_chosen(beacon: bytes, message: bytes) -> bool:
-    """Say whether a slot's beacon chooses a message for an audit."""
-    return hashlib.sha256(beacon + message).digest()[0] < 256 // ONE_OF
+def auditor_of(beacon: bytes, iteration: Iteration, auditors: Sequence[bytes]) -> bytes | None:
+    """Return who is to train a message over, by its slot's beacon; None: nobody, it is not one of the eighth.
+
+    Args:
+        beacon: of its slot.
+        iteration: the message.
+        auditors: accounts of all who may, ascending; never its miner's own.
+    """
+    digest = hashlib.sha256(beacon + iteration.id).digest()
+    others = [account for account in auditors if account != iteration.miner]
+    if digest[0] >= 256 // ONE_OF or not others:
+        return None
+    return others[int.from_bytes(digest[1:9]) % len(others)]

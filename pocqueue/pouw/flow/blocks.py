@@ -50,6 +50,9 @@ class BlockFlow:
         slot_sync: has what a winner's lap is trained over with.
         on_change: hears what a block did to the chain.
         on_missing: hears of a peer that has a block whose parent is not here.
+
+    Attributes:
+        on_cheat: hears of the message of a winner that was trained over and is false.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class BlockFlow:
         self._slots, self._slot_sync = slots, slot_sync
         self._on_change = on_change
         self._on_missing = on_missing
+        self.on_cheat: Callable[[Iteration], None] | None = None
         self._lock = asyncio.Lock()
         self._queue: asyncio.Queue[tuple[Block, PeerInfo]] = asyncio.Queue(_MAX_QUEUE)
         #: The newest certificate may name a block as final that is here and is not the anchor.
@@ -244,6 +248,9 @@ class BlockFlow:
             await self.retrain(block)
         except InvalidBlock as exc:
             await self._core.in_chain(self._core.chain.refuse, block, exc)
+            if self.on_cheat is not None:
+                assert isinstance(block.proof, Trained)
+                self.on_cheat(block.proof.winner.iteration)
             raise
 
     def _refused(self, block: Block, peer: PeerInfo | None, exc: InvalidBlock) -> None:

@@ -20,6 +20,7 @@ from pocqueue.pouw.config import DEFAULT_PORT, NodeConfig
 from pocqueue.pouw.data.store import DataStore
 from pocqueue.pouw.economics import NodeRole
 from pocqueue.pouw.errors import BadEncoding, ChainError, LinkError, PeerFault
+from pocqueue.pouw.flow.accusations import Accusations
 from pocqueue.pouw.flow.audit import Audits
 from pocqueue.pouw.flow.blocks import BlockFlow
 from pocqueue.pouw.flow.clients import TaskDesk
@@ -48,6 +49,7 @@ from pocqueue.pouw.slots.history import Advance, SlotHistory
 from pocqueue.pouw.slots.slot_store import SlotStore
 from pocqueue.pouw.training.trainer import Trainer
 from pocqueue.pouw.wire.codec import decode, encode
+from pocqueue.pouw.wire.evidence import Fault
 from pocqueue.pouw.wire.hashes import tagged
 from pocqueue.pouw.wire.requests import BlocksRequest, ChunkRequest, SlotsRequest, WeightsRequest
 
@@ -129,12 +131,18 @@ class Life:
         self._blocks = BlockFlow(core, self._slots, self._slot_sync, self._changed, self._missing)
         self._sync = Sync(core, self._blocks, self._slots, self._slot_sync)
         self.miner = Mining(core, self._slots, self._blocks, slot_store)
-        audits = Audits(core, self._blocks, self._tasks)
+        accusations = Accusations(
+            core, self._tasks, self._statements, self._orders, self._blocks, self._slot_sync
+        )
+        self._statements.judges[Fault] = accusations.judge
+        self._slots.on_contradiction = accusations.show
+        self._blocks.on_cheat = accusations.accuse
+        audits = self._audits = Audits(core, self._blocks, accusations.accuse)
 
         async def on_advance(history: SlotHistory, advance: Advance) -> None:
             await self.miner.on_record(history, advance.slot.record)
             if config.role in _AUDITORS:
-                audits.begin(await self._slots.in_slots(audits.choose, history.task, advance))
+                audits.add(await self._slots.in_slots(audits.choose, history.task, advance))
 
         self._slots.on_advance = on_advance
         closings = Closings(core, self._slots, slot_store, self._orders, self._statements)
@@ -286,6 +294,8 @@ class Life:
             *(self.datasets.run, self._evaluation.run),
             self._watch_isolation,
         ]
+        if self._config.role in _AUDITORS:
+            loops.append(self._audits.run)
         if self._config.role is NodeRole.SUPERVISOR and self._config.enable_advanced_features:
             loops += [duty.run_slots, duty.run_founding, self._key_generation.run, closings.run]
         for loop in loops:

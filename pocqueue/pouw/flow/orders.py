@@ -58,6 +58,10 @@ class Orders:
             return False
         return True
 
+    def is_waiting(self, identifier: bytes) -> bool:
+        """Say whether this is one of our own that no block of the chain has."""
+        return identifier in self._own
+
     @property
     def usual_fee(self) -> int:
         """Return what our own transactions pay, in µPAI: enough for the largest one on this network."""

@@ -14,7 +14,7 @@ from pocqueue.pouw.flow.core import Core
 from pocqueue.pouw.flow.slots import SlotFlow
 from pocqueue.pouw.p2p.frames import Kind
 from pocqueue.pouw.p2p.service import PeerInfo
-from pocqueue.pouw.slots.history import Checkpoint, SlotHistory
+from pocqueue.pouw.slots.history import Checkpoint, Lane, SlotHistory
 from pocqueue.pouw.slots.slot_store import SlotStore
 from pocqueue.pouw.slots.task import LapSlot, TaskSpec
 from pocqueue.pouw.wire.codec import decode, encode
@@ -91,6 +91,21 @@ class SlotSync:
             raise ChainError(f"slot {winner.slot} has no message of its winner here.")
         return lap, own_map
 
+    async def message(self, task: bytes, slot: int, miner: bytes, lane: int) -> Iteration:
+        """Return a lane's certified message of a slot.
+
+        Raises:
+            ChainError: it is not here.
+        """
+        try:
+            history = await self._slots.history(task)
+            found = await self._slots.in_slots(self._message, history, slot, (miner, lane))
+        except SlotError as exc:
+            raise ChainError(f"slot {slot} is not here: {exc}") from None
+        if found is None:
+            raise ChainError(f"slot {slot} has no message of {miner.hex()} here.")
+        return found
+
     async def slots(self, request: SlotsRequest) -> Slots:
         """Return slots of a task for whoever asks."""
         limits = (MAX_SLOTS, MAX_ANSWER_BYTES)
@@ -138,6 +153,12 @@ class SlotSync:
             return self._store.history(task, num_slots - 1).theta
         except SlotError:
             return b""
+
+    def _message(self, history: SlotHistory, slot: int, lane: Lane) -> Iteration | None:
+        try:
+            return history.message(slot, lane)
+        except KeyError:  # it is in memory no more
+            return self._store.history(history.task, slot).message(slot, lane)
 
     def _lap(self, history: SlotHistory, winner: Iteration) -> tuple[LapSlot, ...]:
         try:

@@ -26,6 +26,7 @@ from pocqueue.pouw.slots.collector import Collector
 from pocqueue.pouw.slots.history import Advance, Checkpoint, SlotHistory
 from pocqueue.pouw.slots.slot_store import KEPT_MAPS, SlotStore
 from pocqueue.pouw.wire.codec import decode
+from pocqueue.pouw.wire.evidence import TwoMessages
 from pocqueue.pouw.wire.requests import IterationWithMap
 from pocqueue.pouw.wire.slots import Certificate, SignedCertificate, SlotRecord
 
@@ -57,6 +58,7 @@ class SlotFlow:
 
     Attributes:
         on_advance: is awaited with each slot that was taken in, before anybody is told of it.
+        on_contradiction: hears what a lane has said twice.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class SlotFlow:
         #: Slots are taken in one after another. Nobody waits for anything of blocks while he has it.
         self._lock = asyncio.Lock()
         self.on_advance: Callable[[SlotHistory, Advance], Coroutine[Any, Any, None]] | None = None
+        self.on_contradiction: Callable[[TwoMessages], None] | None = None
         self._collector: tuple[SlotHistory, Collector] | None = None
         # Who is in office at the newest anchor that was asked for.
         self._office: tuple[bytes, Committee] | None = None
@@ -176,6 +179,7 @@ class SlotFlow:
         """
         lanes = lanes_of(self._core.chain.tip.state, message.iteration.miner)
         is_new = await self.in_slots(self._kept, history, message, None if is_own else lanes)
+        self._tell(history)
         if is_new:
             self.heard.ring()
         return is_new
@@ -315,6 +319,7 @@ class SlotFlow:
     async def _take_in(self, history: SlotHistory, advance: Advance, *, is_own: bool) -> None:
         certificate, record = advance.certificate, advance.slot.record
         await self.in_slots(self._written, history, advance, is_own)
+        self._tell(history)
         if self.on_advance is not None:
             await self.on_advance(history, advance)
         newest, self.heard_at = self._newest, time.time()
@@ -323,6 +328,13 @@ class SlotFlow:
             if newest is None or newest.certificate.anchor != certificate.anchor:
                 self._on_anchor()
         self.changed.ring()
+
+    def _tell(self, history: SlotHistory) -> None:
+        """Tell what contradictions were noticed."""
+        while history.contradictions:
+            found = history.contradictions.popleft()
+            if self.on_contradiction is not None:
+                self.on_contradiction(found)
 
     async def _receive(self, peer: PeerInfo, record: SlotRecord) -> bool:
         certificate = record.signed.certificate

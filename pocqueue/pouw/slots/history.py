@@ -8,6 +8,7 @@ counted again: a slot's maps are added in well under a millisecond, a gradient t
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
@@ -23,11 +24,14 @@ from pocqueue.pouw.slots.weights import (
     weights_from,
     weights_hash,
 )
+from pocqueue.pouw.wire.evidence import TwoMessages
 from pocqueue.pouw.wire.requests import IterationWithMap, Slot
 from pocqueue.pouw.wire.slots import Certificate, Iteration, SignedCertificate, SlotRecord
 
 #: Laps before the open one that are kept in memory.
 KEPT_LAPS: Final = 2
+
+_MAX_NOTICED: Final = 64
 
 #: A lane of the network: its account and its number there.
 Lane = tuple[bytes, int]
@@ -109,6 +113,8 @@ class SlotHistory:
         self._starts = {self.next_slot: self.weights}
         self._slots: dict[int, Slot] = {}
         self._pending: dict[int, dict[Lane, IterationWithMap]] = {}
+        #: What lanes have said twice; whoever reads it takes it out.
+        self.contradictions: deque[TwoMessages] = deque(maxlen=_MAX_NOTICED)
 
     @property
     def parent(self) -> Certificate | None:
@@ -134,9 +140,10 @@ class SlotHistory:
         """Keep a checked message until its slot is certified.
 
         Returns:
-            Whether it is new and worth passing on. A second one of a lane for a slot is not kept.
+            Whether it is new and worth passing on. A second one of a lane for a slot is not kept, but noticed.
         """
         iteration = message.iteration
+        self._compare(iteration)
         if not self.next_slot <= iteration.slot <= self.next_slot + WINDOW:
             return False
         kept = self._pending.setdefault(iteration.slot, {})
@@ -207,6 +214,8 @@ class SlotHistory:
         assert certificate.previous == self.previous
         self.signed, self.weights = advance.slot.record.signed, advance.weights
         self.num_empty = 0 if certificate.count else self.num_empty + 1
+        for message in advance.slot.messages:
+            self._compare(message.iteration)
         self._slots[certificate.slot] = advance.slot
         self._pending.pop(certificate.slot, None)
         if self.next_slot % LAP == 0:
@@ -236,6 +245,14 @@ class SlotHistory:
         if first not in self._starts or not first <= slot < self.next_slot:
             raise SlotError("history", f"the lap of slot {slot} is not in memory.")
         return tuple(self._replay(first, slot, lane))
+
+    def _compare(self, iteration: Iteration) -> None:
+        """Notice a message that contradicts the one of its lane and slot that is here."""
+        kept = self._pending.get(iteration.slot, {}).get(iteration.order)
+        if kept is None and iteration.slot in self._slots:
+            kept = _of(self._slots[iteration.slot], iteration.order)
+        if kept is not None and kept.iteration.id != iteration.id:
+            self.contradictions.append(TwoMessages(kept.iteration, iteration))
 
     def _replay(self, first: int, last: int, lane: Lane) -> Iterator[LapSlot]:
         weights = self._starts[first]

@@ -178,9 +178,16 @@ def test_who_finds_itself_is_not_paid_for_it(state: State, shown: _Shown) -> Non
 @pytest.mark.parametrize(
     ("shown", "why"),
     [
-        (TwoMessages(message(), message()), "both are the same"),
-        (TwoVotes(vote(), vote()), "both are the same"),
-        (TwoProposals(proposal(), proposal()), "both are the same"),
+        (TwoMessages(message(), message()), "both say the same"),
+        (TwoVotes(vote(), vote()), "both say the same"),
+        (
+            TwoVotes(
+                vote(kind=PRECOMMIT, value=bytes(32), share=bytes(96)),
+                vote(kind=PRECOMMIT, value=bytes(32), share=b"s" * 96),
+            ),
+            "both say the same",
+        ),
+        (TwoProposals(proposal(), proposal()), "both say the same"),
         (TwoMessages(message(), message(slot=10)), "different places"),
         (TwoMessages(message(), message(lane=1)), "different places"),
         (TwoMessages(message(), message("other")), "different places"),

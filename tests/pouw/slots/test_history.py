@@ -13,6 +13,7 @@ from pocqueue.pouw.slots.certificate import certify
 from pocqueue.pouw.slots.history import Advance, Checkpoint, SlotHistory
 from pocqueue.pouw.slots.task import LapSlot
 from pocqueue.pouw.slots.weights import first_weights, weights_bytes
+from pocqueue.pouw.wire.evidence import TwoMessages
 from pocqueue.pouw.wire.hashes import merkle_root
 from pocqueue.pouw.wire.requests import IterationWithMap
 from pocqueue.pouw.wire.slots import SlotRecord
@@ -192,3 +193,38 @@ def test_a_forged_checkpoint_is_refused() -> None:
             SlotHistory(TASK, NETWORK, wrong)
     with pytest.raises(SlotError, match="theta: slot 8 does not begin a lap of task"):
         SlotHistory(replace(TASK, id=b"T" * 32), NETWORK, good)
+
+
+def test_a_second_message_of_a_lane_is_noticed() -> None:
+    """Beside one that waits, beside one that is certified, and where the certified one comes behind it."""
+    history, _ = _grown(3)
+    first, second = message(history, KEYS[0]), message(history, KEYS[0], loss=7)
+    assert history.keep(first)
+    assert not history.keep(first)
+    assert not history.contradictions
+    assert not history.keep(second)
+    assert history.contradictions.pop() == TwoMessages(first.iteration, second.iteration)
+
+    grow(history, KEYS[0])
+    certified = history.message(3, LANES[0])
+    assert certified == first.iteration
+    assert not history.keep(second)
+    assert history.contradictions.pop() == TwoMessages(certified, second.iteration)
+    assert not history.keep(first)
+
+    follower = SlotHistory(TASK, NETWORK)
+    other = message(follower, KEYS[0], loss=7)
+    assert follower.keep(other)
+    advance = decided(SlotHistory(TASK, NETWORK), message(follower, KEYS[0]))
+    follower.add(follower.check(advance.slot.record, advance.slot.messages))
+    [found] = follower.contradictions
+    assert {found.first.id, found.second.id} == {other.iteration.id, *advance.slot.record.ids}
+
+
+def test_what_is_noticed_is_not_kept_for_ever() -> None:
+    """Whoever signs thousands of messages fills no memory."""
+    history = SlotHistory(TASK, NETWORK)
+    history.keep(message(history, KEYS[0]))
+    for loss in range(100):
+        history.keep(message(history, KEYS[0], loss=1000 + loss))
+    assert len(history.contradictions) == 64

@@ -1,0 +1,96 @@
+"""Whoever cheats loses the stake, whoever does not keeps it: from the audit to the block that has the evidence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pocqueue.pouw.chain.records import MINER, SUPERVISOR, VERIFIER, Slash
+from pocqueue.pouw.economics import NodeRole
+from pocqueue.pouw.node import PoUWNode
+from tests.pouw.flow.cheats import cheat, flipped, other_weights_end, random_map, say_twice
+from tests.pouw.flow.nodes import begin, node, quick_genesis, running, until
+
+_WAYS: dict[str, dict[str, Any]] = {
+    "random map": {"change": random_map},
+    "signs flipped": {"change": flipped},
+    "copied": {"copies": True},
+    "an eighth of the batch": {"batch_share": 8},
+    "bfloat16": {"is_rounded": True},
+    "other weights_end": {"change": other_weights_end},
+    "residual of the lap before": {"keeps_residual": True},
+}
+
+
+def _slashes(one: PoUWNode) -> dict[bytes, list[Slash]]:
+    return one._life._core.chain.tip.state.slashes()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("how", _WAYS.values(), ids=_WAYS)
+async def test_a_cheat_loses_its_stake(tmp_path: Path, how: dict[str, Any]) -> None:
+    """Within 64 slots; a fifth of it goes to who has found it. Supervisor and verifier keep theirs."""
+    network = quick_genesis(tmp_path, slot_ms=100)
+    supervisor = node("supervisor", NodeRole.SUPERVISOR, network)
+    async with running(supervisor):
+        await begin(supervisor)
+        verifier = node("verifier", NodeRole.VERIFIER, network, supervisor)
+        miner = node("miner", NodeRole.MINER, network, supervisor)
+        async with running(verifier, miner):
+            await begin(verifier, mine=False)
+            await begin(miner, mine=False)
+            cheat(miner, **how)
+            first = supervisor.get_status()["slot"]
+            await miner.start_mining()
+            core = supervisor._life._core  # type: ignore[union-attr]
+            culprit = bytes.fromhex(miner.get_status()["public_key"])
+            await until(lambda: culprit in _slashes(supervisor), "the end of its stake")
+            [slash] = _slashes(supervisor)[culprit]
+            auditors = [one.get_status()["public_key"] for one in (supervisor, verifier)]
+            assert slash.finder.hex() in auditors
+            assert (slash.role, slash.stake, slash.bounty) == (MINER, 100_000_000, 20_000_000)
+            state = core.chain.tip.state
+            assert state.live_ticket(culprit, MINER) is None
+            for account, role in zip(auditors, (SUPERVISOR, VERIFIER), strict=True):
+                assert state.live_ticket(bytes.fromhex(account), role) is not None
+            assert list(_slashes(supervisor)) == [culprit]
+            block = core.chain.block_at(slash.height)
+            assert block is not None
+            assert block.header.slot - first <= 64
+
+
+async def test_an_honest_network_accuses_nobody(tmp_path: Path) -> None:
+    """Whatever is trained over, by beacon and by score."""
+    network = quick_genesis(tmp_path, slot_ms=50)
+    supervisor = node("supervisor", NodeRole.SUPERVISOR, network)
+    async with running(supervisor):
+        await begin(supervisor)
+        verifier = node("verifier", NodeRole.VERIFIER, network, supervisor)
+        miners = [node(f"miner_{n}", NodeRole.MINER, network, supervisor) for n in range(2)]
+        async with running(verifier, *miners):
+            for one in (verifier, *miners):
+                await begin(one, mine=one in miners)
+            audits = [one._life._audits for one in (supervisor, verifier)]  # type: ignore[union-attr]
+            await until(lambda: sum(one.num_done for one in audits) >= 30, "thirty audits")
+            assert _slashes(supervisor) == {}
+            for one in (supervisor, verifier):
+                assert one.security_system is not None
+                assert not one.security_system["alerts"]
+
+
+async def test_who_says_two_things_in_a_slot_loses_its_stake(tmp_path: Path) -> None:
+    """Whoever hears both shows them, with no committee being asked."""
+    network = quick_genesis(tmp_path, slot_ms=100)
+    supervisor = node("supervisor", NodeRole.SUPERVISOR, network)
+    async with running(supervisor):
+        await begin(supervisor)
+        miner = node("miner", NodeRole.MINER, network, supervisor)
+        async with running(miner):
+            await begin(miner)
+            culprit = bytes.fromhex(miner.get_status()["public_key"])
+            say_twice(miner)
+            await until(lambda: culprit in _slashes(supervisor), "the end of its stake")
+            [slash] = _slashes(supervisor)[culprit]
+            assert slash.finder.hex() == supervisor.get_status()["public_key"]
+            assert list(_slashes(supervisor)) == [culprit]
