@@ -370,9 +370,17 @@ class Agreement:
             self._ballot_ms = self._now_ms + self._length_ms
 
     def _open(self, ballot: int) -> None:
-        """Begin a ballot (line 11)."""
+        """Begin a ballot (line 11).
+
+        What this member has not said in the one before it says now, for nothing. Those that are still there may need
+        it: that a quorum was heard there may be forgotten by all who left it, if they are restarted.
+        """
         self._ballot, self._began_ms, self._ballot_ms = ballot, self._now_ms, None
         self._judged = {value: ok for value, ok in self._judged.items() if ok}
+        if ballot > 0:
+            for kind in (PREVOTE, PRECOMMIT):
+                if self._words.vote(ballot - 1, kind, self._place) is None:
+                    self._say_vote(ballot - 1, kind, None, None)
         self._enter(_Step.PROPOSE)
 
     def _enter(self, step: _Step) -> None:
@@ -398,20 +406,23 @@ class Agreement:
                 self._outbox += [one for one in proof if not self.is_own(one)]
                 certificate = replace(proposal.head.certificate, ballot=self._ballot)
                 share = self._share.sign(certificate.word)
-            turn = self._turn
-            vote = Vote(
-                network=turn.network,
-                epoch=turn.committee.epoch,
-                turn=turn.number,
-                ballot=self._ballot,
-                kind=kind,
-                value=value,
-                member=self._place,
-                share=share,
-                signature=bytes(64),
-            )
-            self._say(replace(vote, signature=sign(self._key, vote.id)))
+            self._say_vote(self._ballot, kind, value, share)
         self._enter(_Step.PREVOTE if kind == PREVOTE else _Step.PRECOMMIT)
+
+    def _say_vote(self, ballot: int, kind: int, value: bytes | None, share: bytes | None) -> None:
+        turn = self._turn
+        vote = Vote(
+            network=turn.network,
+            epoch=turn.committee.epoch,
+            turn=turn.number,
+            ballot=ballot,
+            kind=kind,
+            value=value,
+            member=self._place,
+            share=share,
+            signature=bytes(64),
+        )
+        self._say(replace(vote, signature=sign(self._key, vote.id)))
 
     def _say(self, said: Said) -> None:
         self._keep(said)

@@ -202,6 +202,7 @@ def test_a_lock_gives_way_to_a_later_quorum() -> None:
     member = _locked(3)[0]
     _hear(member, _prevoted(None, 2, 0, 1), 2000)
     assert member.ballot == 2
+    member.drain()
     member.hear(FOUR.proposal("b", 2, valid_ballot=1), 2000)
     assert member.drain() == []
     _hear(member, _prevoted("b", 1, 0, 1), 2000)
@@ -279,6 +280,17 @@ def test_members_in_later_ballots_take_one_along() -> None:
     assert member.ballot == 0
     _hear(member, _prevoted(None, 2, 1))
     assert member.ballot == 2
+
+
+def test_a_member_that_leaves_a_ballot_says_so() -> None:
+    """For nothing, in the one before the one that it goes to: others may be there still, and need its votes."""
+    member = FOUR.member(3)
+    _hear(member, _prevoted(None, 3, 0, 1))
+    assert votes(member.drain()) == [(2, PREVOTE, None), (2, PRECOMMIT, None)]
+    locked, said = _locked(3)
+    assert votes(said)[-2:] == [(0, PREVOTE, A), (0, PRECOMMIT, A)]
+    _hear(locked, _prevoted(None, 2, 0, 1))
+    assert votes(locked.drain()) == [(1, PREVOTE, None), (1, PRECOMMIT, None)]
 
 
 def test_words_of_far_ballots_are_not_kept_but_noted() -> None:

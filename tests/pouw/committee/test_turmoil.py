@@ -125,61 +125,59 @@ def test_four_members_decide_one_thing_whatever_happens() -> None:
     """Whatever hypothesis thinks of."""
     run_state_machine_as_test(
         FourMembers,
-        settings=settings(max_examples=120, stateful_step_count=60, deadline=None),
+        settings=settings(max_examples=80, stateful_step_count=60, deadline=None),
     )
 
 
-@pytest.mark.parametrize(("n", "num_liars", "num_runs"), [(4, 1, 150), (7, 2, 40)])
+@pytest.mark.parametrize(("n", "num_liars", "num_runs"), [(1, 0, 10), (4, 1, 400), (7, 2, 40)])
 def test_members_decide_one_thing_in_random_turmoil(n: int, num_liars: int, num_runs: int) -> None:
-    """Liars say what might hurt: for one thing to some, for another to the rest."""
+    """Liars agree with everybody, each time in the hearing of others."""
     for seed in range(num_runs):
-        _random_run(n, num_liars, random.Random(seed))  # noqa: S311
+        _random_run(n, num_liars, random.Random(seed))  # noqa: S311 - a fixed seed
 
 
 def _random_run(n: int, num_liars: int, chance: random.Random) -> None:
-    """Much is heard and little is lost, so that members get far, each knowing something else."""
+    """All go on together, and much is lost on the way: so they get far, each knowing something else."""
     turmoil = Turmoil(n, chance.sample(range(n), num_liars))
-    honest = turmoil.honest
-    pairs = [(first, second) for first in honest for second in honest]
-    patience = chance.choice([0.9, 0.98])
-    for _ in range(100 * n):
-        if chance.random() < 0.05:
-            share = chance.choice([0, 0.2, 0.5])
-            turmoil.cuts = {pair for pair in pairs if chance.random() < share}
-        is_killed = chance.random() < 0.01
-        waiting = [place for place in honest if turmoil.inboxes[place]]
-        if waiting and chance.random() < patience:
-            place = chance.choice(waiting)
-            turmoil.deliver(
-                place, chance.randrange(len(turmoil.inboxes[place])), is_killed=is_killed
-            )
-        else:
-            place = chance.choice(honest)
-            match chance.choices("trs", [12, 2, 1])[0]:
-                case "t":
-                    turmoil.tick(place, is_killed=is_killed)
-                case "r":
-                    turmoil.repeat(place)
-                case "s" if turmoil.is_in_turn(place):
-                    turmoil.restart(place)
-        turmoil.propose(place, is_killed=is_killed)
-        if chance.random() < 0.7:
-            turmoil.judge(place, ok=chance.random() < 0.9, is_killed=is_killed)
-        if chance.random() < 0.5:
-            _lie(turmoil, chance)
+    arrival = chance.choice([0.4, 0.6, 0.8, 0.95])
+    num_heard = 0
+    for _ in range(60):
+        for liar in turmoil.liars:
+            _lie(turmoil, liar, len(turmoil.heard) - num_heard, chance)
+        num_heard = len(turmoil.heard)
+        for place in chance.sample(turmoil.honest, len(turmoil.honest)):
+            words, turmoil.inboxes[place] = turmoil.inboxes[place], []
+            for word in words:
+                if chance.random() < arrival:
+                    turmoil.inboxes[place].insert(0, word)
+                    turmoil.deliver(place, is_killed=chance.random() < 0.01)
+            turmoil.propose(place, is_killed=chance.random() < 0.01)
+            ok = chance.random() < 0.95
+            turmoil.judge(place, ok=ok, is_killed=chance.random() < 0.01)
+        place = chance.choice(turmoil.honest)
+        if chance.random() < 0.1:
+            turmoil.repeat(place)
+        if chance.random() < 0.03 and turmoil.is_in_turn(place):
+            turmoil.restart(place)
+        if len(turmoil.heard) == num_heard:
+            for place in turmoil.honest:
+                if chance.random() < 0.9:
+                    turmoil.tick(place)
     turmoil.calm_down()
 
 
-def _lie(turmoil: Turmoil, chance: random.Random) -> None:
-    """A liar says one thing to some members and another one to the rest, mostly what they like to hear."""
-    liar = chance.choice(sorted(turmoil.liars))
-    some = {place for place in turmoil.honest if chance.random() < 0.5}
-    if chance.random() < 0.8:
-        turmoil.echo(liar, chance.randrange(6), some)
-        return
-    ballot = turmoil.members[chance.choice(turmoil.honest)].ballot
-    kind = chance.choice([None, None, PREVOTE, PRECOMMIT])
-    for places in (some, set(turmoil.honest) - some):
-        name = chance.choice(["x", None, *turmoil.names[-3:]])
-        other = chance.choice([None, None, None, max(ballot - 1, 0)])
-        turmoil.lie(liar, kind, name, ballot, other, places)
+def _lie(turmoil: Turmoil, liar: int, num_new: int, chance: random.Random) -> None:
+    """Propose something to some where it leads, and say what everybody else has just said, to some."""
+    ballot = max(member.ballot for member in turmoil.members.values())
+    if turmoil.group.turn.leader(ballot) == liar and chance.random() < 0.5:
+        is_new = not turmoil.names or chance.random() < 0.6
+        name = f"lie in {ballot}" if is_new else chance.choice(turmoil.names)
+        valid_ballot = chance.choice([None, None, None, max(ballot - 1, 0)])
+        some = [place for place in turmoil.honest if chance.random() < 0.7]
+        turmoil.lie(liar, None, name, ballot, valid_ballot, some)
+    for index in range(min(num_new, 6)):
+        some = [place for place in turmoil.honest if chance.random() < 0.6]
+        turmoil.echo(liar, index, some)
+    if chance.random() < 0.1:
+        word = chance.choice([None, *turmoil.names])
+        turmoil.lie(liar, PRECOMMIT, word, ballot, max(ballot - 1, 0), turmoil.honest)
