@@ -174,10 +174,11 @@ class Datasets:
         self._known.clear()
 
     def _tasks(self) -> dict[bytes, TaskRecord]:
-        """Return the tasks that are to be trained on data of their clients', those that pay best first."""
+        """Return the tasks that are to be trained or looked at on data of their clients', those that pay best first."""
         if self._core.config.role is NodeRole.PEER:
             return {}
-        found = self._core.chain.anchor.state.open_tasks()
+        state = self._core.chain.anchor.state
+        found = {**state.closed_tasks(), **state.open_tasks()}
         best_first = sorted(found.items(), key=lambda item: (-item[1].training_fee, item[0]))
         return {task: record for task, record in best_first if record.shape is not None}
 
