@@ -10,6 +10,7 @@ from pocqueue.pouw.slots.weights import first_weights, next_weights, weights_byt
 from pocqueue.pouw.training.iterate import iterate
 from pocqueue.pouw.training.messages import IterationResult
 from pocqueue.pouw.training.models import Model
+from pocqueue.pouw.training.samples import Samples
 
 
 def task_of(architecture: str, *, batch_size: int = 64) -> TaskSpec:
@@ -31,9 +32,10 @@ class InStep:
     slot: int = 0
     laps: dict[bytes, list[LapSlot]] = field(default_factory=dict)  #: of this lap, by miner
     results: dict[bytes, IterationResult] = field(default_factory=dict)  #: of the last slot
+    samples: Samples | None = None  #: of a client's own data
 
     def __post_init__(self) -> None:
-        self.model = Model(self.task)
+        self.model = Model(self.task, self.samples)
         self.weights = first_weights(self.task)
         self.miners = [bytes([2, number]) + bytes(31) for number in range(self.num_miners)]
 
