@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from pocqueue.pouw.chain.office import Step, is_over
 from pocqueue.pouw.chain.records import Committee
 from pocqueue.pouw.committee.dealing import Dealer
 from pocqueue.pouw.committee.seats import Seat, seat_at, seat_in
@@ -15,6 +16,8 @@ from pocqueue.pouw.slots import bls
 from pocqueue.pouw.wire.transactions import Answer, Complaint, Deal
 
 _IDLE_S = 5.0
+#: Of the newest committees.
+_MAX_SEATS = 4
 _DOES = {Deal: "deals", Complaint: "complains", Answer: "answers"}
 
 _log = logging.getLogger(__name__)
@@ -31,16 +34,19 @@ class Seats:
 
     def __init__(self, core: Core, secret: bls.SecretKey, dealer: Dealer) -> None:
         self._core, self._secret, self._dealer = core, secret, dealer
-        # The newest one: what it follows from is gone from the chain once its successor is in office there.
-        self._found: Seat | None = None
+        # By epoch and group key. What they follow from is gone from the chain once a successor is in office there.
+        self._found: dict[tuple[int, bytes], Seat] = {}
 
     def __call__(self, committee: Committee) -> Seat | None:
         """Return the seat; None: there is none."""
-        if self._found is not None and self._found.committee == committee:
-            return self._found
+        name = committee.epoch, committee.group_key
+        if name in self._found:
+            return self._found[name]
         seat = seat_in(committee, self._core.account, self._secret) or self._by_deals(committee)
         if seat is not None:
-            self._found = seat
+            self._found[name] = seat
+            if len(self._found) > _MAX_SEATS:
+                del self._found[next(iter(self._found))]
         elif self._core.account in committee.members:
             _log.warning(
                 "%s It is a member of the committee of epoch %d without a share of its key",
@@ -75,6 +81,10 @@ class KeyGenerationDuty:
     async def say(self) -> None:
         """Send what is due now and not on its way."""
         core = self._core
+        # Their numbers are for what is due: whoever has staked all cannot pay for anything else in their place.
+        self._orders.withdraw(
+            lambda one: isinstance(one, Step) and is_over(one, core.chain.tip.height + 1)
+        )
         due = await core.in_chain(steps_of, core.chain.tip.state, self._dealer)
         sent = [one.body for one in self._orders.own.values()]
         for step in due:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from pocqueue.pouw.chain.amounts import text
 from pocqueue.pouw.chain.apply import apply_transaction, begin_block, income, least_fee, spent
@@ -89,6 +89,11 @@ class Orders:
                 "balance", f"it takes {text(missing)} more than there are.", is_fault=False
             )
         return signed
+
+    def withdraw(self, is_over: Callable[[Body], bool]) -> None:
+        """Give up those of our own that no block can have any more, whose mempools drop them as well."""
+        for one in [one for one in self._own.values() if is_over(one.body)]:
+            del self._own[one.id]
 
     def owned(self) -> int:
         """Return what the account has once everything of its own that waits is in a block, in µPAI."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from pocqueue.node.keys import SigningKey
 from pocqueue.pouw.chain.records import Committee
 from pocqueue.pouw.chain.state import State
@@ -36,11 +38,36 @@ async def _seat(one: PoUWNode) -> Seat | None:
     return await core.in_chain(Seats(core, bls.SecretKey(1), dealer), committee)
 
 
-async def test_four_found_a_network(tmp_path: Path) -> None:
-    """Nobody was in office before them; any three sign for the group."""
+def _dealt(one: PoUWNode) -> int:
+    """Return how many have dealt, by a node's chain."""
+    state = _state(one)
+    return len(state.deals(state.next_epoch))
+
+
+def _listed(tmp_path: Path) -> tuple[str, list[SigningKey]]:
+    """Return a network that four keys found, and the keys."""
     keys = [SigningKey.generate() for _ in range(4)]
     listed = json.dumps([key.public_hex for key in keys])
-    network = quick_genesis(tmp_path, supervisors=listed)
+    return quick_genesis(tmp_path, supervisors=listed), keys
+
+
+async def _check(keys: list[SigningKey], nodes: list[PoUWNode]) -> None:
+    """Wait until all four are in office by everybody's chain, and check that they can sign."""
+    await until(lambda: all(map(_committee, nodes)), "a committee in office")
+    committee = _committee(nodes[0])
+    assert committee is not None
+    assert [_committee(one) for one in nodes] == [committee] * 4
+    assert sorted(committee.members) == sorted(bytes.fromhex(key.public_hex) for key in keys)
+    assert (committee.epoch, committee.threshold) == (0, 3)
+    seats = [seat for one in nodes if (seat := await _seat(one)) is not None]
+    assert len(seats) == 4
+    shares = {committee.numbers[seat.place]: seat.share.sign(_DIGEST) for seat in seats[1:]}
+    assert bls.verify(committee.group_key, _DIGEST, bls.combine(shares))
+
+
+async def test_four_found_a_network(tmp_path: Path) -> None:
+    """Nobody was in office before them; any three sign for the group."""
+    network, keys = _listed(tmp_path)
     first = node("s0", NodeRole.SUPERVISOR, network, key=keys[0])
     async with running(first):
         await begin(first, mine=False)
@@ -51,16 +78,31 @@ async def test_four_found_a_network(tmp_path: Path) -> None:
         async with running(*others):
             for one in others:
                 await begin(one, mine=False)
-            everybody = [first, *others]
-            await until(lambda: all(map(_committee, everybody)), "a committee in office")
-            committee = _committee(first)
-            assert committee is not None
-            assert [_committee(one) for one in everybody] == [committee] * 4
-            assert sorted(committee.members) == sorted(
-                bytes.fromhex(key.public_hex) for key in keys
-            )
-            assert (committee.epoch, committee.threshold) == (0, 3)
-            seats = [seat for one in everybody if (seat := await _seat(one)) is not None]
-            assert len(seats) == 4
-            shares = {committee.numbers[seat.place]: seat.share.sign(_DIGEST) for seat in seats[1:]}
-            assert bls.verify(committee.group_key, _DIGEST, bls.combine(shares))
+            await _check(keys, [first, *others])
+
+
+@pytest.mark.long
+async def test_a_founder_is_started_again_in_between(tmp_path: Path) -> None:
+    """It goes on from its key and the others' chain: without a file of its own it deals what it would have dealt."""
+    network, keys = _listed(tmp_path)
+    first = node("s0", NodeRole.SUPERVISOR, network, key=keys[0])
+    async with running(first):
+        await begin(first, mine=False)
+        others = [
+            node(f"s{place}", NodeRole.SUPERVISOR, network, first, key=keys[place])
+            for place in range(1, 4)
+        ]
+        async with running(*others):
+            for one in others:
+                await begin(one, mine=False)
+            await until(lambda: _state(first).generation is not None, "a key generation")
+            await others[-1].stop()
+            again = node("s3", NodeRole.SUPERVISOR, network, first, key=keys[3])
+            async with running(again):
+                await again.start()
+                await until(lambda: _dealt(first) == 4, "the deal of all four")
+                await again.stop()
+                once_more = node("s3", NodeRole.SUPERVISOR, network, first, key=keys[3])
+                async with running(once_more):
+                    await once_more.start()
+                    await _check(keys, [first, *others[:-1], once_more])

@@ -15,6 +15,7 @@ from pocqueue.pouw.flow.core import Tasks, now_ms
 from pocqueue.pouw.flow.orders import Orders
 from pocqueue.pouw.flow.tickets import TicketDesk
 from pocqueue.pouw.wire.transactions import (
+    Complaint,
     Faucet,
     Release,
     TakeTicket,
@@ -105,6 +106,17 @@ async def test_what_another_process_has_sent_is_followed(own: Parts) -> None:
     change = _mined(own, other, signed("node", 2, Transfer(to, 4)))
     orders.changed(change.disconnected, change.connected)
     assert list(orders.own) == [late.id]
+
+
+async def test_the_number_of_what_is_withdrawn_is_free(own: Parts) -> None:
+    """The next one of our own has it, so that nothing has to be paid for to fill the gap."""
+    orders = Orders(own.core)
+    over = orders.make(Complaint(bytes(32), 1), fee=0)
+    orders.withdraw(lambda body: isinstance(body, Faucet))
+    assert list(orders.own) == [over.id]
+    orders.withdraw(lambda body: isinstance(body, Complaint))
+    assert not orders.own
+    assert orders.make(Faucet(), fee=0).sequence == over.sequence
 
 
 async def test_a_ticket_names_no_address(own: Parts) -> None:
