@@ -26,6 +26,7 @@ from pocqueue.pouw.flow.closing import Closings
 from pocqueue.pouw.flow.core import Core, Tasks, now_ms, wait_for
 from pocqueue.pouw.flow.hearing import Hearing
 from pocqueue.pouw.flow.lanes import Lanes
+from pocqueue.pouw.flow.matching import Matching
 from pocqueue.pouw.flow.open_slot import OpenSlot
 from pocqueue.pouw.flow.proposals import Judge
 from pocqueue.pouw.flow.readiness import Readiness
@@ -57,7 +58,7 @@ class CommitteeDuty:
     """The work of a committee's member.
 
     Args:
-        core, slots, blocks, store, closings, hearing, tasks: of the node.
+        core, slots, blocks, store, closings, matching, hearing, tasks: of the node.
         find_seat: this node's in a committee.
     """
 
@@ -68,6 +69,7 @@ class CommitteeDuty:
         blocks: BlockFlow,
         store: SlotStore,
         closings: Closings,
+        matching: Matching,
         hearing: Hearing,
         tasks: Tasks,
         find_seat: FindSeat,
@@ -75,8 +77,8 @@ class CommitteeDuty:
         self._core, self._slots, self._blocks = core, slots, blocks
         self._closings, self._tasks, self._find_seat = closings, tasks, find_seat
         self._readiness = Readiness(core, slots)
-        lanes = Lanes(core)
-        self.choice = TaskChoice(core, slots, closings.is_over)
+        lanes = Lanes(core, matching)
+        self.choice = TaskChoice(core, slots, matching, closings.is_over)
         self._bench = Bench(
             core=core,
             slots=slots,

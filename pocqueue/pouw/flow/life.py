@@ -31,6 +31,7 @@ from pocqueue.pouw.flow.datasets import Datasets
 from pocqueue.pouw.flow.evaluation import Evaluation
 from pocqueue.pouw.flow.hearing import Hearing
 from pocqueue.pouw.flow.key_generation import KeyGenerationDuty, Seats
+from pocqueue.pouw.flow.matching import Matching
 from pocqueue.pouw.flow.mining import Mining
 from pocqueue.pouw.flow.orders import Orders
 from pocqueue.pouw.flow.rewards import rewards_of
@@ -130,7 +131,8 @@ class Life:
         self._slot_sync = SlotSync(core, self._slots, slot_store)
         self._blocks = BlockFlow(core, self._slots, self._slot_sync, self._changed, self._missing)
         self._sync = Sync(core, self._blocks, self._slots, self._slot_sync)
-        self.miner = Mining(core, self._slots, self._blocks, slot_store)
+        matching = Matching(core, self._slots, slot_store)
+        self.miner = Mining(core, self._slots, self._blocks, slot_store, matching)
         accusations = Accusations(
             core, self._tasks, self._statements, self._orders, self._blocks, self._slot_sync
         )
@@ -148,7 +150,7 @@ class Life:
         closings = Closings(core, self._slots, slot_store, self._orders, self._statements)
         self._hearing = Hearing(core, self._slots, self._missing)
         duty = CommitteeDuty(
-            *(core, self._slots, self._blocks, slot_store, closings),
+            *(core, self._slots, self._blocks, slot_store, closings, matching),
             *(self._hearing, self._tasks, find_seat),
         )
         self.tickets = TicketDesk(core, self._orders, secret, self._tasks)

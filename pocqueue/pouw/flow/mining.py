@@ -10,6 +10,7 @@ from pocqueue.pouw.chain.mining import allowed_draws, lanes_of
 from pocqueue.pouw.errors import ChainError, PouwError, SlotError, TrainingError
 from pocqueue.pouw.flow.blocks import BlockFlow
 from pocqueue.pouw.flow.core import Core, now_ms
+from pocqueue.pouw.flow.matching import Matching
 from pocqueue.pouw.flow.slots import SlotFlow
 from pocqueue.pouw.health import Recent
 from pocqueue.pouw.p2p.frames import Kind
@@ -32,8 +33,16 @@ _log = logging.getLogger(__name__)
 class Mining:
     """The mining of a node, once it is on and its ticket is live."""
 
-    def __init__(self, core: Core, slots: SlotFlow, blocks: BlockFlow, store: SlotStore) -> None:
+    def __init__(
+        self,
+        core: Core,
+        slots: SlotFlow,
+        blocks: BlockFlow,
+        store: SlotStore,
+        matching: Matching,
+    ) -> None:
         self._core, self._slots, self._blocks, self._store = core, slots, blocks, store
+        self._matching = matching
         self._candidates = Candidates(core.genesis, core.account)
         self._lanes: dict[bytes, tuple[SlotHistory, LaneMiner]] = {}
         #: The node was told to mine.
@@ -91,8 +100,8 @@ class Mining:
                 await self._warm_up()
             await self._core.chain_changed.heard(_REPEAT_S)
             return
-        task = self._slots.newest[0]
-        if not self._core.has_data(task):
+        task, slot, _ = self._slots.newest
+        if not self._core.has_data(task) or not await self._takes_part(task, slot):
             await self._slots.changed.heard(_REPEAT_S)
             return
         history = await self._slots.history(task)
@@ -107,6 +116,14 @@ class Mining:
             await changed
         finally:
             changed.cancel()
+
+    async def _takes_part(self, task: bytes, slot: int) -> bool:
+        """Say whether the committee may certify what this node does in a slot; if that is not known here, it may."""
+        try:
+            accounts = await self._matching.accounts(task, slot)
+        except SlotError as exc:
+            return exc.rule == "missing"
+        return accounts is None or self._core.account in accounts
 
     async def _compute(self, history: SlotHistory, lane: LaneMiner, work: Work) -> None:
         core, parts = self._core, self._core.config.parts

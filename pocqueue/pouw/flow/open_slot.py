@@ -44,12 +44,13 @@ class OpenSlot:
         history, collector = await self._collector()
         if newest is not None and newest.task != history.task.id:
             return newest.time_ms + self._core.genesis.parameters.slot_ms
-        return await self._slots.in_slots(collector.closes_at, now_ms(), self._lanes.awaited())
+        awaited = await self._lanes.awaited(history.task.id, history.next_slot)
+        return await self._slots.in_slots(collector.closes_at, now_ms(), awaited)
 
     async def value(self, turn: Turn, anchor: Anchor, newest: Certificate | None) -> Unsigned:
         """Return the slot as it would be proposed now; see `Collector.value`."""
-        _, collector = await self._collector()
-        limits = self._lanes.limits()
+        history, collector = await self._collector()
+        limits = await self._lanes.limits(history.task.id, history.next_slot)
         return await self._slots.in_slots(
             collector.value,
             now_ms(),

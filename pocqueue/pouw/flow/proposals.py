@@ -72,7 +72,7 @@ class Judge:
         if certificate.slot > history.next_slot:
             raise SlotError("missing", f"slots {history.next_slot} to {certificate.slot - 1}.")
         found = await self._slots.in_slots(history.judge, certificate, proposal.ids)
-        limits = self._lanes.limits()
+        limits = await self._lanes.limits(certificate.task, certificate.slot)
         for message in found.messages:
             miner, lane = message.iteration.order
             if lane >= limits.get(miner, 0):

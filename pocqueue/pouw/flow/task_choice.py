@@ -13,8 +13,9 @@ from typing import Final
 
 from pocqueue.pouw.chain.records import MINER, TaskRecord
 from pocqueue.pouw.chain.tasks import TaskModel
-from pocqueue.pouw.errors import PouwError
+from pocqueue.pouw.errors import PouwError, SlotError
 from pocqueue.pouw.flow.core import Core, now_ms
+from pocqueue.pouw.flow.matching import Matching
 from pocqueue.pouw.flow.slots import SlotFlow
 from pocqueue.pouw.slots.history import SlotHistory
 from pocqueue.pouw.slots.task import LAP
@@ -39,11 +40,13 @@ class TaskChoice:
 
     Args:
         core, slots: of the node.
+        matching: who trains which slot.
         is_over: of clients' tasks.
     """
 
-    def __init__(self, core: Core, slots: SlotFlow, is_over: IsOver) -> None:
+    def __init__(self, core: Core, slots: SlotFlow, matching: Matching, is_over: IsOver) -> None:
         self._core, self._slots, self._is_over = core, slots, is_over
+        self._matching = matching
         #: Until when (ms) a client's task is not looked at.
         self._pauses: dict[bytes, int] = {}
         self._generation: int | None = None
@@ -100,7 +103,16 @@ class TaskChoice:
             return False
         if await self._is_over(task, record):
             return False
-        return now_ms() >= _rests_until(await self._slots.history(task))
+        history = await self._slots.history(task)
+        if now_ms() < _rests_until(history):
+            return False
+        try:
+            await self._matching.accounts(task, history.next_slot)
+        except SlotError as exc:
+            if exc.rule != "matched":
+                raise
+            return False  # the next turn's beacon may match more
+        return True
 
     async def _filler(self) -> bytes:
         """Return the filler task that is not over yet."""

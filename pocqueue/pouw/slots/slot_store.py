@@ -17,6 +17,7 @@ from pocqueue.pouw.node_file import NodeFile
 from pocqueue.pouw.slots.history import KEPT_LAPS, Advance, Checkpoint, Lane, SlotHistory
 from pocqueue.pouw.slots.task import LAP, TaskSpec
 from pocqueue.pouw.wire.codec import encode
+from pocqueue.pouw.wire.hashes import ZERO
 from pocqueue.pouw.wire.requests import IterationWithMap, Slot
 from pocqueue.pouw.wire.slots import Certificate, Iteration, SignedCertificate, SlotRecord
 from pocqueue.pouw.wire.votes import Proposal, Said, Vote
@@ -182,6 +183,30 @@ class SlotStore(NodeFile):
             rows = db.execute(query, (_LOOKED_AT,)).fetchall()
         signed = [self._decode(record, SlotRecord).signed for (record,) in rows]
         return max(signed, key=lambda one: one.certificate.turn, default=None)
+
+    def before(self, task: bytes, slot: int) -> SignedCertificate | None:
+        """Return the certificate of the turn before a certified slot's, of whichever task; None: it was the first turn.
+
+        Raises:
+            SlotError: ``missing``: one of the two is not here.
+        """
+        query = "SELECT rowid, record FROM record WHERE task = ? AND slot = ?"
+        # Records are written in the order of turns, but for those of a catching up.
+        near = "SELECT record FROM record WHERE rowid BETWEEN ? AND ? ORDER BY rowid DESC"
+        with self.transaction() as db:
+            row = db.execute(query, (task, slot)).fetchone()
+            if row is None:
+                raise SlotError("missing", f"slot {slot} of task {task.hex()} is not here.")
+            parent = self._decode(row[1], SlotRecord).signed.certificate.parent
+            if parent == ZERO:
+                return None
+            before = db.execute(query, (task, slot - 1)).fetchall()
+            others = db.execute(near, (row[0] - _LOOKED_AT, row[0] + _LOOKED_AT))
+            for record in (*(one for _, one in before), *(one for (one,) in others)):
+                signed = self._decode(record, SlotRecord).signed
+                if signed.certificate.id == parent:
+                    return signed
+        raise SlotError("missing", f"the certificate before slot {slot} of task {task.hex()}.")
 
     def last(self, limit: int) -> list[SlotRecord]:
         """Return the newest slots of all tasks, of those that were written last; newest first, `limit` at most."""

@@ -24,10 +24,11 @@ def test_twenty_missed_slots_in_a_row_are_counted() -> None:
     assert work_table([(0, A, 1)], 61) == ((A, 1, 3),)
 
 
-def test_what_one_was_not_to_train_is_not_missed() -> None:
+def test_terms_without_any_message_are_not_missed() -> None:
     """An account that is not matched for a term has a rest in it."""
-    table = work_table([(0, A, 1), (0, B, 1)], 64, lambda who, slot: who == A or slot % 32 < 16)
-    assert table == ((A, 1, 3), (B, 1, 0))
+    rows = [(0, A, 1), (128, A, 1), (148, A, 1)]
+    assert work_table(rows, 192) == ((A, 3, 3 + 0 + 2),)
+    assert work_table([(60, A, 1)], 128) == ((A, 1, 0),)
 
 
 def test_those_who_did_most_are_named() -> None:

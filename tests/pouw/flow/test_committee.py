@@ -25,6 +25,7 @@ from pocqueue.pouw.flow.closing import Closings
 from pocqueue.pouw.flow.committee import CommitteeDuty
 from pocqueue.pouw.flow.core import Tasks
 from pocqueue.pouw.flow.hearing import Hearing
+from pocqueue.pouw.flow.matching import Matching
 from pocqueue.pouw.flow.orders import Orders
 from pocqueue.pouw.slots import collector
 from pocqueue.pouw.wire.transactions import Faucet
@@ -73,6 +74,7 @@ async def _supervisor(monkeypatch: pytest.MonkeyPatch, *fees: int) -> AsyncItera
         seat = Seat(office, 0, secret)
         duty = CommitteeDuty(
             *(node.core, node.slots, node.blocks, node.store, closings),
+            Matching(node.core, node.slots, node.store),
             Hearing(node.core, node.slots, node.missing.append),
             Tasks("node"),
             lambda committee: seat if committee == office else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pocqueue.pouw.errors import InvalidBlock, NodeDataError
 from pocqueue.pouw.flow.core import now_ms
+from pocqueue.pouw.flow.matching import Matching
 from pocqueue.pouw.flow.mining import Mining
 from pocqueue.pouw.wire.blocks import Block
 from tests.pouw.blocks import paid, trained
@@ -11,7 +12,8 @@ from tests.pouw.flow.parts import Parts, parts
 
 
 def _mining(node: Parts) -> Mining:
-    return Mining(node.core, node.slots, node.blocks, node.store)
+    matching = Matching(node.core, node.slots, node.store)
+    return Mining(node.core, node.slots, node.blocks, node.store, matching)
 
 
 async def test_a_block_beside_the_tip_is_not_announced() -> None:

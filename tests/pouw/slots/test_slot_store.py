@@ -19,15 +19,17 @@ from pocqueue.pouw.slots.miner import LaneMiner
 from pocqueue.pouw.slots.slot_store import SLOTS_NAME, SlotStore
 from pocqueue.pouw.wire.codec import encode
 from pocqueue.pouw.wire.requests import IterationWithMap
-from pocqueue.pouw.wire.slots import SlotRecord
+from pocqueue.pouw.wire.slots import SignedCertificate, SlotRecord
 from pocqueue.pouw.wire.votes import PRECOMMIT, PREVOTE, Said
 from tests.pouw.committee.support import Group
 from tests.pouw.slots.support import (
+    ANCHOR,
     KEYS,
     LANES,
     NETWORK,
     SECRET,
     TASK,
+    collector,
     decided,
     grow,
     made_up,
@@ -304,3 +306,20 @@ def test_a_task_is_whole_if_no_slot_is_missing() -> None:
     with SlotStore(None, NETWORK) as store:
         store.write(advances[3])
         assert not store.is_whole(TASK.id)
+
+
+def test_the_turn_before_a_slot_is_found() -> None:
+    """By the certificate that the slot's names, also of another task; before the first turn there is none."""
+    with SlotStore(None, NETWORK) as store:
+        history, before = SlotHistory(TASK, NETWORK), list[SignedCertificate | None]()
+        for _ in range(3):
+            before.append(history.signed)
+            committee = collector(history)
+            assert committee.tick(0, [], ANCHOR, history.parent) is None
+            advance = committee.tick(5000, [], ANCHOR, history.parent)
+            assert advance is not None
+            store.write(advance)
+            history.add(advance)
+        assert [store.before(TASK.id, slot) for slot in range(3)] == before
+        with pytest.raises(SlotError, match="missing: slot 3 of task"):
+            store.before(TASK.id, 3)
