@@ -1,17 +1,20 @@
 """Networks of the seed's nodes, one process each, over loopback: slots, blocks, and what they cost.
 
-    python -m benchmarks.pouw_network
+    python -m benchmarks.pouw_network [NAME]
 
-Two networks, both with a block every two seconds on average, so that a hundred of them take minutes: one
-supervisor and three miners whose slots follow each other without pause; then nine processes at 3.4 slots a
-second. Seen from outside: by HTTP, by the nodes' logs, and by what the supervisor has on its disk afterwards.
+Committees of 1, 4 and 7 with three miners whose slots follow each other without pause; then nine nodes with one
+supervisor, and seven with four, at 3.4 slots a second. Blocks come every two seconds on average, so that a hundred of
+them take minutes, in the last one every five. Seen from outside: by HTTP, by the nodes' logs, and by what a
+supervisor has on its disk afterwards.
 """
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -28,10 +31,14 @@ from pocqueue.pouw.wire.blocks import Block, Trained
 from pocqueue.pouw.wire.requests import Slot
 from pocqueue.pouw.wire.slots import Certificate
 
-_BLOCK_MS = 2000
+_BLOCK_MS, _SLOW_BLOCK_MS = 2000, 5000
 #: Of the first targets: a draw in so many is a block. A slot of three miners has 48 draws.
 _TARGET_BITS, _PACED_BITS, _SMOKE_BITS = 245, 247, 253
-_NUM_BLOCKS = 100
+_NUM_BLOCKS, _NUM_SLOW_BLOCKS = 100, 30
+#: Committees of several, and the ms that a slot without pause may take with them.
+_COMMITTEES = {4: 60, 7: 110}
+#: Not counted: until all trainers have begun.
+_FIRST_SLOTS = 25
 #: Not counted: until the difficulty is near what it should be.
 _FIRST_BLOCKS = 20
 #: 3.4 slots a second.
@@ -45,7 +52,7 @@ class _Looked(NamedTuple):
     """What was seen of nodes over some time."""
 
     seconds: float
-    slots: int  #: that the supervisor certified
+    slots: int  #: that were certified
     cpu: list[float]  #: share of a core by node, without its trainer
     pss: list[int]  #: bytes by node, with its trainer
     rates: list[float]  #: bytes/s by node, sent and received together
@@ -60,30 +67,88 @@ class _Told(NamedTuple):
 
 
 def pouw_network(effort: Effort = FULL) -> list[Figure]:
-    """Run both networks; six minutes. A smoke run has one, of two nodes."""
+    """Run all networks; a quarter of an hour. A smoke run has one, of two nodes."""
+    if not effort.is_full:
+        return _alone(effort)
+    return [figure for run in _NETWORKS.values() for figure in run(effort)]
+
+
+def _alone(effort: Effort) -> list[Figure]:
+    """One supervisor, without pause."""
     roles = ["supervisor", *["miner"] * (3 if effort.is_full else 1)]
     bits = _TARGET_BITS if effort.is_full else _SMOKE_BITS
     looked, told = _run(roles, 0, bits, effort, _NUM_BLOCKS)
     name = f"pouw: without pause, {len(roles)} nodes"
-    figures = [_slot(told, name), _pace(told, name), _verified(told, name), _share(told, name)]
-    if effort.is_full:
-        roles = ["supervisor", *["miner"] * 6, "verifier", "peer"]
-        looked, told = _run(roles, _PACED_MS, _PACED_BITS, effort, 0)
-        name = f"pouw: 3.4 slots/s, {len(roles)} nodes"
-        figures.append(_verified(told, name))
-    return [*figures, *_costs(looked, told, name)]
+    figures = [_slot(told, name, 25), _pace(told, name)]
+    figures += [_verified(told, name), _share(told, name, 0.05)]
+    return figures if effort.is_full else [*figures, *_costs(looked, told, name, 1)]
+
+
+def _nine(effort: Effort) -> list[Figure]:
+    """One supervisor and eight others at 3.4 slots a second."""
+    roles = ["supervisor", *["miner"] * 6, "verifier", "peer"]
+    looked, told = _run(roles, _PACED_MS, _PACED_BITS, effort, 0)
+    name = f"pouw: 3.4 slots/s, {len(roles)} nodes"
+    return [_verified(told, name), *_costs(looked, told, name, 1)]
+
+
+def _committee(size: int, effort: Effort) -> list[Figure]:
+    """Several supervisors and three miners, without pause."""
+    looked, told = _run(_roles(size), 0, _TARGET_BITS, effort, 0)
+    name = f"pouw: without pause, a committee of {size} and 3 miners"
+    per_slot = 1000 * looked.seconds / looked.slots
+    cpu = Sample([share * per_slot for share in looked.cpu], "ms")
+    total, most = sum(cpu.values), 2.0 * _COMMITTEES[size]
+    return [
+        _slot(told, name, _COMMITTEES[size]),
+        _figure(
+            f"{name}: CPU of all nodes' own processes for a slot",
+            cpu,
+            total,
+            f"at most two cores for as long: {most:g} ms",
+            total <= most,
+        ),
+    ]
+
+
+def _paced(effort: Effort) -> list[Figure]:
+    """Four supervisors and three miners at 3.4 slots a second, a block every five."""
+    looked, told = _run(
+        _roles(4), _PACED_MS, _PACED_BITS - 1, effort, _NUM_SLOW_BLOCKS, _SLOW_BLOCK_MS
+    )
+    name = "pouw: 3.4 slots/s, a committee of 4 and 3 miners"
+    return [_verified(told, name), _share(told, name, 0.1), *_costs(looked, told, name, 4)]
+
+
+_NETWORKS: dict[str, Callable[[Effort], list[Figure]]] = {
+    "alone": _alone,
+    "nine": _nine,
+    **{f"committee{size}": partial(_committee, size) for size in _COMMITTEES},
+    "paced": _paced,
+}
+
+
+def _roles(num_supervisors: int) -> list[str]:
+    return [*["supervisor"] * num_supervisors, *["miner"] * 3]
 
 
 def _run(
-    roles: Sequence[str], slot_ms: int, bits: int, effort: Effort, num_blocks: int
+    roles: Sequence[str],
+    slot_ms: int,
+    bits: int,
+    effort: Effort,
+    num_blocks: int,
+    block_ms: int = _BLOCK_MS,
 ) -> tuple[_Looked, _Told]:
     """Run a network until it has so many trained blocks more than it began with, and look at it for a while."""
     with tempfile.TemporaryDirectory(prefix="pocqueue-bench-") as name:
-        numbers = {"block_ms": _BLOCK_MS, "halflife_ms": 10 * _BLOCK_MS, "slot_ms": slot_ms}
+        numbers = {"block_ms": block_ms, "halflife_ms": 10 * block_ms, "slot_ms": slot_ms}
         numbers |= {"first_target_bits": bits, "filler_slots": 1_000_000}
         with testnet(Path(name), roles, **numbers) as network:
-            # Tickets of all are in founding blocks before the first trained ones.
-            first = len(roles) + effort.size(_FIRST_BLOCKS)
+            # What makes nodes and committee comes in founding blocks before the first trained ones.
+            begun = network.wait(lambda one: one["slot"] > _FIRST_SLOTS)
+            first = max(one["blockchain_height"] for one in begun.values())
+            first += effort.size(_FIRST_BLOCKS) if num_blocks else 0
             network.wait(lambda one: one["blockchain_height"] >= first)
             looked = _look(network, effort.seconds(_LOOK_S))
             last = first + effort.runs(num_blocks) if num_blocks else 0
@@ -139,11 +204,13 @@ def _certificate(block: Block) -> Certificate:
     return block.proof.winner.signed.certificate
 
 
-def _slot(told: _Told, name: str) -> Figure:
+def _slot(told: _Told, name: str, most_ms: int) -> Figure:
     times = [slot.record.signed.certificate.time_ms for slot in told.slots]
     slots = Sample([float(after - before) for before, after in pairwise(times)], "ms")
     median = slots.median
-    return _figure(f"{name}: a slot", slots, median, "median at most 25 ms", median <= 25)
+    return _figure(
+        f"{name}: a slot", slots, median, f"median at most {most_ms} ms", median <= most_ms
+    )
 
 
 def _pace(told: _Told, name: str) -> Figure:
@@ -178,7 +245,7 @@ def _verified(told: _Told, name: str) -> Figure:
     )
 
 
-def _share(told: _Told, name: str) -> Figure:
+def _share(told: _Told, name: str, most: float) -> Figure:
     """Gradients that one node does over for a block, of those that the network did for it."""
     done_over = [block.header.slot % LAP + 1 for block in told.blocks[1:]]
     done = [
@@ -190,21 +257,21 @@ def _share(told: _Told, name: str) -> Figure:
         f"{name}: gradients that a node does over for a block",
         Sample([float(each) for each in done_over], "gradients"),
         share,
-        "at most 0.05 of the network's for it",
-        share <= 0.05,
+        f"at most {most:g} of the network's for it",
+        share <= most,
         Sample([float(each) for each in done], "gradients"),
         "done by the network",
     )
 
 
-def _costs(looked: _Looked, told: _Told, name: str) -> list[Figure]:
+def _costs(looked: _Looked, told: _Told, name: str, num_supervisors: int) -> list[Figure]:
     """What nodes take of their machine."""
     maps = sum(len(message.map) for slot in told.slots for message in slot.messages)
     per_slot = looked.seconds / looked.slots / 1000
-    # Each goes to a node once and once on to a peer, on average; to the others it is known.
+    # Each comes to a node once from whoever made it, and a miner sends its own to all.
     kilobytes = Sample([rate * per_slot for rate in looked.rates], "kB")
     memory = Sample([pss / 1e9 for pss in looked.pss], "GB")
-    supervisor, total = looked.cpu[0], sum(memory.values)
+    supervisor, total = max(looked.cpu[:num_supervisors]), sum(memory.values)
     most = 5 + 2 * maps / len(told.slots) / 1000
     busiest = max(kilobytes.values)
     return [
@@ -245,7 +312,8 @@ def _figure(
 
 
 if __name__ == "__main__":
-    for figure in pouw_network():
+    chosen = [_NETWORKS[one] for one in sys.argv[1:]] or _NETWORKS.values()
+    for figure in (figure for run in chosen for figure in run(FULL)):
         print(figure.name)
         print(f"    measured   {figure.measured}")
         if figure.against is not None:

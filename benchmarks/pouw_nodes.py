@@ -9,14 +9,13 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from importlib.resources import files
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from benchmarks.services import free_port
+from pocqueue.cli import pouw_nodes
 from pocqueue.cli.pouw_client import ask
 from pocqueue.pouw.errors import PouwError
 from pocqueue.processes.tree import ProcessTree, log_files
@@ -27,13 +26,8 @@ _TAKEN = re.compile(r"^\[(\S+ \S+): INFO\] \[\S+\] Block \d+ ([0-9a-f]{16}) by "
 
 
 @dataclass(frozen=True)
-class Node:
-    """One process, by its name; the supervisor is the first one of a network."""
-
-    name: str
-    role: str
-    port: int = field(default_factory=free_port)
-    http_port: int = field(default_factory=free_port)
+class Node(pouw_nodes.Node):
+    """One process, by its name; a supervisor is the first one of a network."""
 
     def ask(self, path: str) -> Any:
         """Return what it answers."""
@@ -58,7 +52,7 @@ class Testnet:
 
     @property
     def supervisor(self) -> Node:
-        """Return the node that certifies slots."""
+        """Return a node that certifies slots."""
         return self.nodes[0]
 
     def wait(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
@@ -95,18 +89,19 @@ def testnet(folder: Path, roles: Sequence[str], **numbers: int) -> Iterator[Test
 
     Args:
         folder: for its files.
-        roles: of its nodes; the first one is "supervisor".
+        roles: of its nodes: one supervisor, or four and more, then the others.
         numbers: of its genesis, where it is not like `dev`.
     """
-    genesis = folder / "genesis.toml"
-    genesis.write_text(_genesis(numbers))
-    nodes = [Node(f"{role}-{number}", role) for number, role in enumerate(roles)]
+    nodes = [Node(**vars(place)) for place in pouw_nodes.places(roles)]
+    genesis = Path(pouw_nodes.found_network(nodes, folder, numbers))
+    first = [node for node in nodes if node.role == "supervisor"]
     program = [sys.executable, "-m", "pocqueue", "pouw", "node", "--host", "127.0.0.1"]
     with ProcessTree(sink=log_files(folder / "logs"), stop_timeout_s=10) as tree:
         for node in nodes:
             argv = [*program, "--node-id", node.name, "--role", node.role]
             argv += ["--port", str(node.port), "--http-port", str(node.http_port)]
-            argv += ["--bootstrap", f"127.0.0.1:{nodes[0].port}"]
+            for one in first:
+                argv += ["--bootstrap", f"127.0.0.1:{one.port}"] if one is not node else []
             argv += [] if node.role == "miner" else ["--no-mine"]
             env = {"DIR": str(folder / node.name), "NETWORK": str(genesis), "KEY": ""}
             own = {f"POCQUEUE_POUW_{name}": value for name, value in env.items()}
@@ -115,12 +110,3 @@ def testnet(folder: Path, roles: Sequence[str], **numbers: int) -> Iterator[Test
         network = Testnet(folder, genesis, nodes)
         network.wait(lambda one: one["peer_count"] == len(nodes) - 1 and one["slot"] > 0)
         yield network
-
-
-def _genesis(numbers: dict[str, int]) -> str:
-    """Return the text of `dev` with other numbers and a name of its own."""
-    text = files("pocqueue.pouw.chain").joinpath("dev.toml").read_text("utf-8")
-    for name, value in {"name": '"bench"', **numbers}.items():
-        text, num = re.subn(rf"(?m)^{name} = \S+", f"{name} = {value}", text)
-        assert num == 1, name
-    return text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -57,10 +57,17 @@ def places(roles: Sequence[str]) -> list[Node]:
     return nodes
 
 
-def found_network(nodes: Sequence[Node], folder: Path) -> str:
-    """Return the network of these nodes: `dev` for one supervisor; for more the path of a file that names them all.
+def found_network(
+    nodes: Sequence[Node], folder: Path, numbers: Mapping[str, int] | None = None
+) -> str:
+    """Return the network of these nodes: `dev` for one supervisor, for more the path of a file that names them all.
 
     Their keys are made in their folders.
+
+    Args:
+        nodes: of `places`.
+        folder: for the file and the nodes' folders.
+        numbers: of its genesis, where it is not like `dev`; then it is a network of its own with one supervisor too.
     """
     from importlib.resources import files
 
@@ -68,16 +75,17 @@ def found_network(nodes: Sequence[Node], folder: Path) -> str:
     from pocqueue.pouw.files import NODE_KEY
 
     supervisors = [node for node in nodes if node.role == "supervisor"]
-    if len(supervisors) == 1:
+    if len(supervisors) == 1 and numbers is None:
         return "dev"
     accounts = []
-    for node in supervisors:
+    for node in supervisors if len(supervisors) > 1 else []:
         key = SigningKey.generate()
         (folder / node.name).mkdir(mode=0o700)
         key.save_pem(folder / node.name / NODE_KEY)
         accounts.append(f'"{key.public_hex}"')
     text = files("pocqueue.pouw.chain").joinpath("dev.toml").read_text("utf-8")
-    values = {"name": '"testnet"', "supervisors": f"[{', '.join(accounts)}]", **_NUMBERS}
+    own = _NUMBERS if numbers is None else numbers
+    values = {"name": '"testnet"', "supervisors": f"[{', '.join(accounts)}]", **own}
     for name, value in values.items():
         text, num = re.subn(rf"(?m)^({name} = )[^#\n]*", rf"\g<1>{value}", text)
         assert num == 1, name
