@@ -136,9 +136,10 @@ def take_deal(genesis: Genesis, draft: Draft, transaction: Transaction) -> None:
     generation, place = _step(draft, transaction, deal)
     if len(deal.shares) != len(generation.candidates) or deal.shares[place]:
         raise refusal("deal", f"its shares are not those of {len(generation.candidates)} others.")
-    if place in draft.deals(generation.epoch):
+    key = deal_key(generation.epoch, place)
+    if draft.get(key) is not None:
         raise refusal("deal", "its sender has dealt already.")
-    draft.put(deal_key(generation.epoch, place), deal)
+    draft.put(key, deal)
 
 
 def take_complaint(genesis: Genesis, draft: Draft, transaction: Transaction) -> None:
@@ -147,7 +148,7 @@ def take_complaint(genesis: Genesis, draft: Draft, transaction: Transaction) -> 
     assert isinstance(complaint, Complaint)
     generation, place = _step(draft, transaction, complaint)
     dealer = complaint.dealer
-    if dealer == place or dealer not in draft.deals(generation.epoch):
+    if dealer == place or draft.get(deal_key(generation.epoch, dealer)) is None:
         raise refusal("complaint", f"candidate {dealer} has dealt nothing to its sender.")
     key = complaint_key(generation.epoch, dealer, place)
     if draft.get(key) is not None:
