@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import NamedTuple
 
 from pocqueue.pouw.chain.candidate import mine_founding
@@ -60,6 +61,7 @@ class CommitteeDuty:
     Args:
         core, slots, blocks, store, closings, matching, hearing, tasks: of the node.
         find_seat: this node's in a committee.
+        on_fault: hears what shows that a member has contradicted itself.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class CommitteeDuty:
         hearing: Hearing,
         tasks: Tasks,
         find_seat: FindSeat,
+        on_fault: Callable[[TwoVotes | TwoProposals], None],
     ) -> None:
         self._core, self._slots, self._blocks = core, slots, blocks
         self._closings, self._tasks, self._find_seat = closings, tasks, find_seat
@@ -87,7 +90,7 @@ class CommitteeDuty:
             judge=Judge(core, slots, self.choice, lanes),
             open_slot=OpenSlot(core, slots, self.choice, lanes),
             may_sign=self._readiness.may_sign,
-            on_fault=self._on_fault,
+            on_fault=on_fault,
         )
         self._seat: _Known | None = None
         self._is_looking = False
@@ -149,13 +152,6 @@ class CommitteeDuty:
             seat = await self._core.in_chain(self._find_seat, committee)
             known = self._seat = _Known(committee, tip, seat)
         return known.seat
-
-    def _on_fault(self, fault: TwoVotes | TwoProposals) -> None:
-        """Tell of a member that has contradicted itself."""
-        self._core.alert(
-            "byzantine_fault",
-            f"member {fault.first.member} of the committee has said two things in one ballot",
-        )
 
     async def _look(self, history: SlotHistory) -> None:
         """Count the right answers of the common model, where that is due; slots go on meanwhile."""

@@ -56,11 +56,13 @@ class Hearing:
 
     Attributes:
         listener: the open turn of this node, if it has a seat.
+        on_word: hears of whose words are good: the committee, the turn, the member's place.
     """
 
     def __init__(self, core: Core, slots: SlotFlow, on_missing: Callable[[PeerInfo], None]) -> None:
         self._core, self._slots, self._on_missing = core, slots, on_missing
         self.listener: Listener | None = None
+        self.on_word: Callable[[Committee, int, int], None] | None = None
         self._waiting: defaultdict[int, list[Word]] = defaultdict(list)
         # By turn and member.
         self._counts: Counter[tuple[int, int]] = Counter()
@@ -93,11 +95,15 @@ class Hearing:
         if not due - 1 <= about.turn <= due + 1:
             return False
         try:
-            return self._heard(word, Turn(about.network, committee, about.turn), due)
+            is_new = self._heard(word, Turn(about.network, committee, about.turn), due)
         except SlotError as exc:
             if self._slots.is_nobodys_fault(exc):
                 return False
             raise PeerFault(_POINTS, f"a {kind.name}: {exc}") from None
+        if is_new and self.on_word is not None:
+            place = word.head.member if isinstance(word, Proposal) else word.member
+            self.on_word(committee, about.turn, place)
+        return is_new
 
     def _heard(self, word: Word, turn: Turn, due: int) -> bool:
         listener = self.listener

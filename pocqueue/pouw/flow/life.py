@@ -21,6 +21,7 @@ from pocqueue.pouw.data.store import DataStore
 from pocqueue.pouw.economics import NodeRole
 from pocqueue.pouw.errors import BadEncoding, ChainError, LinkError, PeerFault
 from pocqueue.pouw.flow.accusations import Accusations
+from pocqueue.pouw.flow.addresses import staked
 from pocqueue.pouw.flow.audit import Audits
 from pocqueue.pouw.flow.blocks import BlockFlow
 from pocqueue.pouw.flow.clients import TaskDesk
@@ -41,6 +42,7 @@ from pocqueue.pouw.flow.statements import Statements
 from pocqueue.pouw.flow.sync import Sync
 from pocqueue.pouw.flow.tickets import TicketDesk
 from pocqueue.pouw.flow.views import Views
+from pocqueue.pouw.flow.watch import Watch
 from pocqueue.pouw.p2p.frames import Kind
 from pocqueue.pouw.p2p.network import Network
 from pocqueue.pouw.p2p.service import NetworkConfig, PeerInfo
@@ -50,7 +52,7 @@ from pocqueue.pouw.slots.history import Advance, SlotHistory
 from pocqueue.pouw.slots.slot_store import SlotStore
 from pocqueue.pouw.training.trainer import Trainer
 from pocqueue.pouw.wire.codec import decode, encode
-from pocqueue.pouw.wire.evidence import Fault
+from pocqueue.pouw.wire.evidence import Fault, TwoProposals, TwoVotes
 from pocqueue.pouw.wire.hashes import tagged
 from pocqueue.pouw.wire.requests import BlocksRequest, ChunkRequest, SlotsRequest, WeightsRequest
 
@@ -58,10 +60,6 @@ from pocqueue.pouw.wire.requests import BlocksRequest, ChunkRequest, SlotsReques
 _FIRST_LINKS_S = 3.0
 #: A peer waits this long for the chain of those that it is linked to then.
 _CHAIN_S = 60.0
-#: Without a new certificate for so long a node says that it is isolated.
-_ISOLATED_S = 30.0
-#: The same after a slot that had no messages: such slots last up to two minutes.
-_IDLE_SLOTS_S = 150.0
 _POINTS = 20
 #: Who looks at messages that win nothing.
 _AUDITORS = frozenset({NodeRole.SUPERVISOR, NodeRole.VERIFIER})
@@ -149,9 +147,16 @@ class Life:
         self._slots.on_advance = on_advance
         closings = Closings(core, self._slots, slot_store, self._orders, self._statements)
         self._hearing = Hearing(core, self._slots, self._missing)
+        self.watch = Watch(core, self._slots)
+        self._hearing.on_word = self.watch.heard
+
+        def on_fault(fault: TwoVotes | TwoProposals) -> None:
+            self.watch.contradicted(fault)
+            accusations.show(fault)
+
         duty = CommitteeDuty(
             *(core, self._slots, self._blocks, slot_store, closings, matching),
-            *(self._hearing, self._tasks, find_seat),
+            *(self._hearing, self._tasks, find_seat, on_fault),
         )
         self.tickets = TicketDesk(core, self._orders, secret, self._tasks)
         self.tasks = TaskDesk(core, self._orders, self.datasets)
@@ -294,7 +299,7 @@ class Life:
         loops = [
             *(self._orders.run, self._blocks.run, self._sync.run, self.miner.run),
             *(self.datasets.run, self._evaluation.run),
-            self._watch_isolation,
+            self.watch.run,
         ]
         if self._config.role in _AUDITORS:
             loops.append(self._audits.run)
@@ -317,6 +322,7 @@ class Life:
         if change.disconnected:
             self._tasks.start(self._slots.forget_others())
         self._tasks.start(core.in_chain(self._count_rewards, change))
+        self._tasks.start(self._prefer())
         core.chain_changed.ring()
 
     def _count_rewards(self, change: Change) -> None:
@@ -331,6 +337,12 @@ class Life:
                 earned = rewards_of(core.genesis, before, after, block, core.account)
                 core.counts.rewards += sign * earned
 
+    async def _prefer(self) -> None:
+        """Keep links to some of the nodes that have tickets."""
+        core = self._core
+        state, is_local = core.chain.tip.state, core.network.is_local
+        core.network.prefer(await core.in_chain(lambda: staked(state, is_local=is_local)))
+
     def _renew_mempool(self, change: Change) -> None:
         core = self._core
         for block in change.connected:
@@ -338,20 +350,6 @@ class Life:
         for block in change.disconnected:
             core.mempool.readd(block.transactions, core.chain.tip.state, now_ms())
         core.mempool.drop_steps(core.chain.tip.height + 1)
-
-    async def _watch_isolation(self) -> None:
-        """Tell when no certificate came for long although there is a committee."""
-        is_told = False
-        while True:
-            newest = self._slots.newest[2]
-            # Slots that nobody has a message of follow each other more and more slowly.
-            is_idle = newest is not None and not newest.certificate.count
-            patience_s = _IDLE_SLOTS_S if is_idle else _ISOLATED_S
-            came = await self._slots.changed.heard(patience_s)
-            has_committee = self._core.chain.tip.state.committee_in_office is not None
-            if not came and has_committee and not is_told:
-                self._core.alert("isolated", f"no certificate came for {patience_s:.0f} s")
-            is_told = not came
 
 
 def genesis_of(network: str) -> Genesis:

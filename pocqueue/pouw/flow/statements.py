@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from pocqueue.pouw.chain.records import Committee
+from pocqueue.pouw.chain.records import SUPERVISOR, VERIFIER, Committee
 from pocqueue.pouw.chain.signatures import sign, verify
 from pocqueue.pouw.committee.seats import FindSeat, Seat, share_key
 from pocqueue.pouw.errors import BadEncoding, NotSigned, PeerFault, PouwError
@@ -29,7 +29,6 @@ from pocqueue.pouw.wire.statements import (
     StatementShare,
     statement_digest,
 )
-from pocqueue.pouw.wire.transactions import ROLES
 
 #: A motion is said again this often, until it is signed or given up.
 REPEAT_S: Final = 2.0
@@ -38,6 +37,7 @@ _PASS_S: Final = 1.5
 #: Motions that are remembered, and those of one account among them.
 _MAX_HEARD, _MAX_OF_SENDER = 1000, 64
 _POINTS = 50
+_ACCUSERS = (SUPERVISOR, VERIFIER)
 
 _log = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ class Statements:
         if heard is not None and time.monotonic() - heard.passed_s < _PASS_S:
             return False
         committee = self._in_office(statement.epoch)
-        if committee is None or not self._has_ticket(motion.sender):
+        if committee is None or not self._may_move(motion):
             return False
         if not verify(motion.sender, motion.id, motion.signature):
             raise PeerFault(_POINTS, "a motion that is not signed by its sender")
@@ -184,9 +184,11 @@ class Statements:
             return None
         return state.committee(epoch)
 
-    def _has_ticket(self, account: bytes) -> bool:
+    def _may_move(self, motion: Motion) -> bool:
+        """Say whether its sender has a ticket for that: who audits accuses, who certifies closes a task."""
+        roles = _ACCUSERS if isinstance(motion.asked, FaultMotion) else (SUPERVISOR,)
         state = self._core.chain.tip.state
-        return any(state.live_ticket(account, role) is not None for role in range(len(ROLES)))
+        return any(state.live_ticket(motion.sender, role) is not None for role in roles)
 
     def _new(self, digest: bytes, sender: bytes) -> _Heard | None:
         """Remember a motion; None: its sender has too many of them."""

@@ -10,6 +10,7 @@ from pocqueue.pouw.committee.dealing import Dealer
 from pocqueue.pouw.config import check_preferences
 from pocqueue.pouw.economics import NodeRole, Ticket
 from pocqueue.pouw.errors import InvalidTransaction, TicketError
+from pocqueue.pouw.flow.addresses import own_address
 from pocqueue.pouw.flow.core import Core, Tasks
 from pocqueue.pouw.flow.orders import Orders
 from pocqueue.pouw.slots import bls
@@ -77,7 +78,7 @@ class TicketDesk:
                 number,
                 amount,
                 check_preferences(preferences),
-                "",  # where it can be reached from outside is not known here; peers tell each other
+                own_address(core.config.host, core.network.listening),
                 self._secret.public_key if is_supervisor else None,
                 self._secret.prove_possession(core.account) if is_supervisor else None,
                 Dealer(core.key, core.genesis.network).seal_key if is_supervisor else None,

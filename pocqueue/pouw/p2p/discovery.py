@@ -7,7 +7,7 @@ import contextlib
 import ipaddress
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from random import Random
 
@@ -25,6 +25,8 @@ from pocqueue.pouw.wire.codec import decode, encode
 
 #: Links that a node dials by itself, if there are so many addresses.
 MAX_DIALLED = 8
+#: Links to nodes with tickets that are dialled beside those: whoever surrounds this node has none for free.
+MAX_PREFERRED = 4
 #: When a new peer is asked for addresses, and how often from then on.
 _ASK_AFTER_S = (0.0, 5.0, 20.0)
 _ASK_EVERY_S = 60.0
@@ -60,6 +62,7 @@ class Discovery:
         self._table = AddressTable()
         self._failures = Failures()
         self._kept: dict[_Where, None] = dict.fromkeys(config.bootstrap)
+        self._preferred: tuple[_Where, ...] = ()
         self._own: set[_Where] = set()
         self._accounts: dict[_Where, bytes] = {}
         self._dialling: dict[_Where, asyncio.Task[Link]] = {}
@@ -124,6 +127,17 @@ class Discovery:
         self._kept[host, port] = None
         return link
 
+    def prefer(self, places: Sequence[_Where]) -> None:
+        """Keep links to some of these places from now on, instead of those that were named before."""
+        self._preferred = tuple(places)
+
+    def dial_all(self, places: Sequence[_Where]) -> None:
+        """Dial each of these places that is due and that there is no link to."""
+        now_s = time.monotonic()
+        for where in places:
+            if self._roster.is_open and self._may_dial(where, now_s):
+                self._started(*where)
+
     async def learn(self, link: Link) -> None:
         """Ask a peer for addresses now and then, until cancelled."""
         waits = iter(_ASK_AFTER_S)
@@ -182,6 +196,7 @@ class Discovery:
         for where in self._kept:
             if self._may_dial(where, now_s):
                 self._started(*where)
+        self._dial_preferred(now_s)
         outbound = sum(link.outbound for link in self._roster.links.values())
         wanted = min(MAX_DIALLED, max(1, self._config.max_peers // 2))
         places = min(wanted - outbound, self._config.max_peers - len(self._roster.links))
@@ -189,6 +204,20 @@ class Discovery:
         for address in self._table.shuffled(self._rng) if places > 0 else ():
             where = (address.host, address.port)
             if places > 0 and self._may_dial(where, now_s):
+                self._started(*where)
+                places -= 1
+
+    def _dial_preferred(self, now_s: float) -> None:
+        """Dial nodes with tickets, if there are too few outbound links to such."""
+        links = [self._link_at(*where) for where in self._preferred]
+        kept = {link.account for link in links if link is not None and link.outbound}
+        places = min(
+            MAX_PREFERRED - len(kept), self._config.max_peers - len(self._roster.links)
+        ) - len(self._dialling)
+        for where in self._rng.sample(self._preferred, len(self._preferred)):
+            if places <= 0:
+                return
+            if self._may_dial(where, now_s):
                 self._started(*where)
                 places -= 1
 

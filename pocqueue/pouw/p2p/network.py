@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from random import SystemRandom
 from typing import Any
 
@@ -121,6 +121,11 @@ class Network:
         return self.listening[0][1] if self.listening else 0
 
     @property
+    def is_local(self) -> bool:
+        """It listens on this machine alone."""
+        return bool(self.listening) and all(is_loopback(host) for host, _ in self.listening)
+
+    @property
     def peers(self) -> list[PeerInfo]:
         """All peers that have a link now."""
         return [link.info for link in self._roster.links.values()]
@@ -132,6 +137,14 @@ class Network:
             LinkError: there is none after `handshake_s`, in words that fit behind a colon.
         """
         return (await self._discovery.link_to(host, port)).info
+
+    def prefer(self, places: Sequence[tuple[str, int]]) -> None:
+        """Keep a few links to nodes that listen at these hosts and ports, beside all others."""
+        self._discovery.prefer(places)
+
+    def dial_all(self, places: Sequence[tuple[str, int]]) -> None:
+        """Dial each of these places that there is no link to, once."""
+        self._discovery.dial_all(places)
 
     async def disconnect(self, who: bytes | str) -> bool:
         """End the link with an account, or with a node of this name, and keep it out for ten minutes.

@@ -78,6 +78,7 @@ async def _supervisor(monkeypatch: pytest.MonkeyPatch, *fees: int) -> AsyncItera
             Hearing(node.core, node.slots, node.missing.append),
             Tasks("node"),
             lambda committee: seat if committee == office else None,
+            lambda _fault: None,
         )
         duty._bench.may_sign = _always  # its chain names slots that are not here
         found = _Supervisor(node, duty, seat, [one.id for one in orders])

@@ -152,3 +152,19 @@ async def test_what_a_peer_tells_is_judged() -> None:
         rogue.channel.send(answer_to(Kind.PEX), number, b"nonsense")
         await until(lambda: node.keeper.charges)
         assert node.keeper.charges == [(20, "it sent no addresses where they are due", False)]
+
+
+async def test_four_links_to_preferred_places_are_kept() -> None:
+    """Nobody but this node dials them; all of them, once it is told to."""
+    node, others = Node("a"), [Node(f"other{number}") for number in range(6)]
+    async with running(node, *others):
+        places = [("127.0.0.1", other.network.port) for other in others]
+        node.network.prefer(places)
+        await until(lambda: len(node.network.peers) == 4)
+        assert all(peer.outbound for peer in node.network.peers)
+        lost = node.network.peers[0].account
+        assert await node.network.disconnect(lost)
+        await until(lambda: len({peer.account for peer in node.network.peers} - {lost}) == 4)
+        node.network.dial_all(places)
+        await until(lambda: len(node.network.peers) == 5)
+        assert lost not in {peer.account for peer in node.network.peers}
