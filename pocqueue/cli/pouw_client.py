@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pocqueue.cli.options import EnvFile, Json
-from pocqueue.cli.output import EXIT_FAILED, console, facts, interruptible, percent, print_json
-from pocqueue.words import counted
+from pocqueue.cli.output import EXIT_FAILED, console, interruptible, print_json
+from pocqueue.cli.pouw_story import Story, now
 
 if TYPE_CHECKING:
     from pocqueue.pouw.blockchain import MLTask
@@ -28,7 +28,7 @@ HttpPort = Annotated[
 ]
 
 _TYPES = {"digits": "image_classification", "words": "text_classification"}
-_LOOK_S = 1.0
+_LOOK_S = 0.5
 #: A line is said at least this often while an order is watched.
 _LINE_S = 10.0
 
@@ -197,7 +197,7 @@ async def _order(
     client: PoUWNode, task: MLTask, fee: float, test: Path | None, *, watch: bool
 ) -> dict[str, Any]:
     """Send an order; return what the chain says of it, at the end if it is to be watched or others need its files."""
-    view, said, said_at = console(stderr=True), "", 0.0
+    view, story, said_at = console(stderr=True), Story(), time.monotonic()
     await client.start()
     try:
         if task.dataset_hash not in _TYPES:
@@ -212,24 +212,14 @@ async def _order(
         view.print(f"{task.task_id}: sent; {task.reward_amount + fee:g} PAI go into escrow.")
         while True:
             found = await client.views.task(task.task_id)
-            if found["state"] != said or time.monotonic() - said_at >= _LINE_S:
-                view.print(_line(found), markup=False)
-                said, said_at = found["state"], time.monotonic()
+            lines = story.lines(found)
+            if not lines and time.monotonic() - said_at >= _LINE_S:
+                lines = [now(found)]
+            for line in lines:
+                view.print(line, markup=False, highlight=False, soft_wrap=True)
+                said_at = time.monotonic()
             if not watch or found["state"] in {"settled", "refunded"}:
-                break
+                return found
             await asyncio.sleep(_LOOK_S)
-        if found["state"] == "settled":
-            _print_payout(found)
-        return found
     finally:
         await client.stop()
-
-
-def _line(found: dict[str, Any]) -> str:
-    accuracy = "" if found["accuracy"] is None else f", accuracy {percent(found['accuracy'])}"
-    return f"{found['name']}: {found['state']}, {counted(found['slots'], 'slot')}{accuracy}"
-
-
-def _print_payout(found: dict[str, Any]) -> None:
-    rows = [(one["account"], f"{one['amount']:,.6f} PAI  {one['for']}") for one in found["payouts"]]
-    console(stderr=True).print(facts([("who", "got what, for what"), *rows]))

@@ -43,6 +43,11 @@ class Running(NamedTuple):
             return {}
         return dict(found.json())
 
+    def is_staked(self) -> bool:
+        """Its ticket is live."""
+        economics = self.status().get("economics", {})
+        return bool(economics.get("staked"))
+
     def asked(self, *argv: str) -> subprocess.CompletedProcess[str]:
         """Run a command that asks it."""
         return pocqueue_here(
@@ -153,7 +158,8 @@ def test_blocks(node: Running) -> None:
 
 
 def test_an_order(node: Running) -> None:
-    """A client orders a model and watches it to the end: trained, settled, paid; then it is among the tasks."""
+    """A client orders a model and watches it to the end: matched, trained, closed, evaluated, paid; then it is among
+    the tasks."""
     assert "No tasks." in node.asked("tasks").stdout
     assert "No links." in node.asked("peers").stdout
     address = f"127.0.0.1:{node.port}"
@@ -163,7 +169,19 @@ def test_an_order(node: Running) -> None:
     miner = _node(
         "miner", node.folder / "miner", "--bootstrap", address, POCQUEUE_POUW_NETWORK=network
     )
-    with miner:
+    evaluator = _node(
+        "evaluator",
+        node.folder / "evaluator",
+        "--bootstrap",
+        address,
+        POCQUEUE_POUW_NETWORK=network,
+    )
+    with miner, evaluator as judge:
+        wait_ready(
+            lambda: judge.is_staked(),
+            judge.process,
+            timeout_s=_PATIENCE_S,
+        )
         done = pocqueue(
             node.folder / "client",
             *("pouw", *order, "--max-epochs", "5", "--bootstrap", address, "--json"),
@@ -180,7 +198,15 @@ def test_an_order(node: Running) -> None:
         paid[one["for"]] += round(1_000_000 * one["amount"])
     assert (found["state"], found["accuracy"] > 0.2) == ("settled", True)
     assert paid["training"] + paid["bounties"] == 35_750_000
-    assert (paid["certifying"], paid["what is left"]) == (11_000_000, 8_250_000)
+    assert (paid["certifying"], paid["evaluating"]) == (11_000_000, 8_250_000)
+    for line in (
+        r"slots 0 to 63 are matched to 0[23][0-9a-f]{10}",
+        r"trained: closed by the committee of epoch 0 after \d+ slots; it counts \d+ of 256 right",
+        r"evaluator 0[23][0-9a-f]{10} finds \d+ of 256 right",
+        r"settled: the median is [\d.]+ % right, so quality is 100.00 %",
+        r"8.250000 PAI to 0[23][0-9a-f]{64} for evaluating",
+    ):
+        assert re.search(f"^mine: {line}", done.stderr, re.MULTILINE), done.stderr
     assert re.search(r"\bmine +digits +50 .*settled", node.asked("tasks").stdout)
 
 

@@ -162,7 +162,8 @@ class Life:
         self.tasks = TaskDesk(core, self._orders, self.datasets)
         self._evaluation = Evaluation(core, self._slot_sync, self.datasets, self._orders)
         self.views = Views(
-            core, self._slots, self._blocks, self._orders, self.miner, closings, self.tickets
+            *(core, self._slots, self._blocks, self._orders, self.miner, closings, matching),
+            self.tickets,
         )
         await self._slots.open()
         stack.push_async_callback(self._tasks.close)

@@ -16,8 +16,11 @@ from pocqueue.pouw.chain.records import (
     TaskRecord,
 )
 from pocqueue.pouw.chain.state import State
+from pocqueue.pouw.committee.work import TERM
+from pocqueue.pouw.errors import SlotError
 from pocqueue.pouw.flow.closing import Closings
 from pocqueue.pouw.flow.core import Core
+from pocqueue.pouw.flow.matching import Matching
 from pocqueue.pouw.flow.slots import SlotFlow
 from pocqueue.pouw.wire.transactions import REASONS
 
@@ -42,11 +45,12 @@ class TaskViews:
     """Reads what the chain and this node know of clients' tasks.
 
     Args:
-        core, slots, closings: of the node.
+        core, slots, closings, matching: of the node.
     """
 
-    def __init__(self, core: Core, slots: SlotFlow, closings: Closings) -> None:
+    def __init__(self, core: Core, slots: SlotFlow, closings: Closings, matching: Matching) -> None:
         self._core, self._slots, self._closings = core, slots, closings
+        self._matching = matching
         # Tip's id, and how many tasks ended there that this node has worked on, well and otherwise.
         self._ended_at: tuple[bytes, tuple[int, int]] = (b"", (0, 0))
 
@@ -97,6 +101,7 @@ class TaskViews:
             "height": state.clock.height,
             "reason": _WHY[outcome.reason] if outcome and outcome.reason else None,
             "quality": outcome.quality / 1_000_000 if outcome else None,
+            "matched": await self._matched(task) if is_trained else None,
             "closing": closing and _closed(closing),
             "results": [
                 {
@@ -110,6 +115,18 @@ class TaskViews:
             "payouts": [_paid(line) for line in state.payments(task).lines],
         }
         return found
+
+    async def _matched(self, task: bytes) -> dict[str, Any] | None:
+        """Return who trains the open slot of a task; None: it is not known here, or it waits for the next beacon."""
+        slot = self._slots.newest[1]
+        try:
+            accounts = await self._matching.accounts(task, slot)
+        except SlotError:
+            return None
+        if accounts is None:
+            return None
+        hexed = sorted(account.hex() for account in accounts)
+        return {"term": slot - slot % TERM, "slots": TERM, "accounts": hexed}
 
 
 def _has_worked(account: bytes, lines: tuple[Payment, ...]) -> bool:

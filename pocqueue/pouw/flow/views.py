@@ -15,6 +15,7 @@ from pocqueue.pouw.errors import ChainError, InvalidBlock, TrainingError, Unknow
 from pocqueue.pouw.flow.blocks import BlockFlow
 from pocqueue.pouw.flow.closing import Closings
 from pocqueue.pouw.flow.core import Core, now_ms
+from pocqueue.pouw.flow.matching import Matching
 from pocqueue.pouw.flow.mining import Mining
 from pocqueue.pouw.flow.orders import Orders
 from pocqueue.pouw.flow.slots import SlotFlow
@@ -38,11 +39,12 @@ class Views:
         orders: Orders,
         mining: Mining,
         closings: Closings,
+        matching: Matching,
         tickets: TicketDesk,
     ) -> None:
         self._core, self._slots, self._blocks = core, slots, blocks
         self._orders, self._mining, self._tickets = orders, mining, tickets
-        self._closings, self._tasks = closings, TaskViews(core, slots, closings)
+        self._closings, self._tasks = closings, TaskViews(core, slots, closings, matching)
         self._machine = Machine() if core.config.enable_production_features else None
         self._bandwidth = Bandwidth()
 

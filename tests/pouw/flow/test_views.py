@@ -69,7 +69,8 @@ def _views(state: _Made, account: bytes = OWN) -> TaskViews:
     core: Any = SimpleNamespace(account=account, chain=SimpleNamespace(tip=tip), in_chain=in_chain)
     slots: Any = SimpleNamespace(num_slots=num_slots, newest=(b"", 0, None))
     closings: Any = SimpleNamespace(accuracy={})
-    return TaskViews(core, slots, closings)
+    nobody: Any = SimpleNamespace()
+    return TaskViews(core, slots, closings, nobody)
 
 
 def test_tasks_are_counted_once_a_tip() -> None:
