@@ -225,7 +225,7 @@ def _genesis(document: dict[str, Any]) -> Genesis:
     document |= {
         "time_ms": int(time.timestamp() * 1000),
         "filler_data": filler.pop("data"),
-        "filler": _made({**filler, "test_hash": None}, TaskModel),
+        "filler": _made({**filler, "test_hash": None, "privacy": None}, TaskModel),
         "parameters": _made(numbers, Parameters),
         "accounts": owned,
         "supervisors": tuple(supervisors),

@@ -13,12 +13,14 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from pocqueue.pouw.errors import InvalidTask
-from pocqueue.pouw.slots.task import ARCHITECTURES, DATA, TaskSpec
+from pocqueue.pouw.privacy import allowed_messages
+from pocqueue.pouw.slots.task import ARCHITECTURES, DATA, LAP, Noise, TaskSpec
 from pocqueue.pouw.wire.codec import Hash, Message
 from pocqueue.pouw.wire.data import DATA_NAME, DataShape
 
 #: What the numbers called "millionths" are counted in.
 MILLION = 1_000_000
+TRILLION = MILLION * MILLION
 #: Which built-in data a type of task is about; a client's own are of the same kind.
 DATA_OF_TYPE = {
     "image_classification": "digits",
@@ -37,13 +39,53 @@ _BOUNDS = {
     "tau": (1, MILLION),
     "min_miners": (1, 16),
 }
+#: The same of what its privacy is.
+_PRIVACY_BOUNDS = {
+    "noise_multiplier": (100_000, 1000 * MILLION),
+    "max_norm": (1, 1000 * MILLION),
+    "epsilon": (1_000, 100 * MILLION),
+    "delta": (1, TRILLION // 10),
+    "max_messages": (1, 16),
+}
 _HASH = re.compile(r"(0x)?[0-9a-fA-F]{64}")
-_FRACTIONS = ("min_accuracy", "learning_rate", "tau")
+#: What numbers that are no whole ones are counted in.
+_SCALES = {
+    **dict.fromkeys(("min_accuracy", "learning_rate", "tau"), MILLION),
+    **dict.fromkeys(("noise_multiplier", "max_norm", "epsilon"), MILLION),
+    "delta": TRILLION,
+}
 
 
 def _bounds(name: str) -> msgspec.Meta:
-    low, high = _BOUNDS[name]
+    low, high = (_BOUNDS | _PRIVACY_BOUNDS)[name]
     return msgspec.Meta(ge=low, le=high)
+
+
+class Privacy(Message, frozen=True):
+    """How little a task's messages tell of a single training sample: (ε, δ), by `privacy`."""
+
+    noise_multiplier: Annotated[
+        int, _bounds("noise_multiplier")
+    ]  #: millionths; standard deviation of the noise over `max_norm`
+    max_norm: Annotated[int, _bounds("max_norm")]  #: millionths; a gradient is clipped to it
+    epsilon: Annotated[int, _bounds("epsilon")]  #: millionths; of all messages together, at most
+    delta: Annotated[int, _bounds("delta")]  #: millionths of millionths
+    max_messages: Annotated[int, _bounds("max_messages")]  #: of a slot
+
+    @property
+    def max_laps(self) -> int:
+        """Return how many laps of full slots its epsilon allows."""
+        allowed = allowed_messages(
+            Decimal(f"{self.noise_multiplier}e-6"),
+            Decimal(f"{self.delta}e-12"),
+            Decimal(f"{self.epsilon}e-6"),
+        )
+        return allowed // (LAP * self.max_messages)
+
+    @property
+    def noise(self) -> Noise:
+        """Return what is trained with."""
+        return Noise(self.noise_multiplier / MILLION, self.max_norm / MILLION, self.max_messages)
 
 
 class TaskModel(Message, frozen=True):
@@ -62,13 +104,19 @@ class TaskModel(Message, frozen=True):
     min_miners: Annotated[int, _bounds("min_miners")]  #: with fewer it does not begin
     #: Of the file with the test part, which its client shows when the training is over; None: there is none.
     test_hash: Hash | None = None
+    privacy: Privacy | None = None  #: None: its messages tell of its samples what they tell
 
     def spec(self, task: bytes, data: str, shape: DataShape | None = None) -> TaskSpec:
         """Return the task with this id as it is trained on this data; `shape` is that of data of a client's own.
 
         Raises:
-            InvalidTask: there is no such model, or none for such data.
+            InvalidTask: there is no such model, none for such data, or its privacy allows fewer laps.
         """
+        if self.privacy is not None and self.privacy.max_laps < self.max_epochs:
+            raise InvalidTask(
+                f"max_epochs is {self.max_epochs}; the privacy's epsilon allows {self.privacy.max_laps:,} laps of "
+                f"{LAP} slots with {self.privacy.max_messages} messages each: take fewer, or more noise."
+            )
         spec = TaskSpec(
             id=task,
             architecture=self.architecture,
@@ -78,6 +126,7 @@ class TaskModel(Message, frozen=True):
             learning_rate=self.learning_rate / MILLION,
             tau=self.tau / MILLION,
             shape=shape,
+            noise=None if self.privacy is None else self.privacy.noise,
         )
         spec.check()
         return spec
@@ -114,8 +163,9 @@ def parse_requirements(
 
     Args:
         requirements: architecture, hidden, min_accuracy (0.9), max_epochs (100), batch_size (64), learning_rate,
-            tau, min_miners (1), test_hash (none; 64 hex digits); each may be left out. The model's own defaults are
-            in `slots.task`.
+            tau, min_miners (1), test_hash (none; 64 hex digits), privacy (none; else a mapping with
+            noise_multiplier, max_norm, epsilon, delta and max_messages (4), as `Privacy`); each may be left out. The
+            model's own defaults are in `slots.task`.
         data: ``digits`` or ``words``, or the name of data of the client's own.
         shape: of the client's own data; None: they are built in.
 
@@ -151,9 +201,23 @@ def parse_requirements(
         tuple(hidden),
         **{name: _whole(name, values[name]) for name in _BOUNDS},
         test_hash=_hash("test_hash", requirements.get("test_hash")),
+        privacy=_privacy(requirements.get("privacy")),
     )
     model.spec(bytes(32), data, shape)
     return model
+
+
+def _privacy(value: object) -> Privacy | None:
+    """Return a task's privacy as the chain has it; None: there is none."""
+    if value is None:
+        return None
+    known = ", ".join(_PRIVACY_BOUNDS)
+    if not isinstance(value, Mapping) or not set(value) <= set(_PRIVACY_BOUNDS):
+        raise InvalidTask(f"privacy is {value!r}; allowed: a mapping with {known}.")
+    values = {"max_messages": 4, **value}
+    if missing := [name for name in _PRIVACY_BOUNDS if name not in values]:
+        raise InvalidTask(f"privacy has no {' and no '.join(missing)}; it needs {known}.")
+    return Privacy(**{name: _whole(name, values[name]) for name in _PRIVACY_BOUNDS})
 
 
 def _hash(name: str, value: object) -> bytes | None:
@@ -169,8 +233,8 @@ def _hash(name: str, value: object) -> bytes | None:
 
 def _whole(name: str, value: object) -> int:
     """Return a number as the chain has it."""
-    low, high = _BOUNDS[name]
-    scale = MILLION if name in _FRACTIONS else 1
+    low, high = (_BOUNDS | _PRIVACY_BOUNDS)[name]
+    scale = _SCALES.get(name, 1)
     if isinstance(value, int | float) and not isinstance(value, bool):
         # A float is what it is written as: 0.3 is three tenths.
         exact = Decimal(repr(float(value)) if isinstance(value, float) else value) * scale
@@ -179,5 +243,12 @@ def _whole(name: str, value: object) -> int:
     if scale == 1:
         raise InvalidTask(f"{name} is {value!r}; allowed: a whole number from {low} to {high:,}.")
     raise InvalidTask(
-        f"{name} is {value!r}; allowed: a number from 0.000001 to {high // scale:,} with at most 6 decimals."
+        f"{name} is {value!r}; allowed: a number from {_decimal(low, scale)} to {_decimal(high, scale)} with at most "
+        f"{len(str(scale)) - 1} decimals."
     )
+
+
+def _decimal(number: int, scale: int) -> str:
+    """Return a fraction as it is read."""
+    value = Decimal(number) / scale
+    return f"{value.normalize():,f}"

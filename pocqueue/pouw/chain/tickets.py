@@ -62,19 +62,21 @@ def check_ticket(parameters: Parameters, account: bytes, ticket: TakeTicket) -> 
     address = _ADDRESS.fullmatch(ticket.address)
     if ticket.address and not (address and int(address[1]) < 65536):
         raise fault("address", f"{ticket.address!r}; allowed: host:port, or nothing.")
-    if ticket.role != SUPERVISOR:
-        if ticket.group_key or ticket.possession or ticket.seal_key:
-            raise fault("group-key", f"a {role} has none, nor a seal key; only a supervisor has.")
-        return
-    if not (
+    has_key = ticket.group_key is not None or ticket.possession is not None
+    # Anybody may have one: a miner's seeds the noise of private tasks.
+    if (has_key or ticket.role == SUPERVISOR) and not (
         ticket.group_key
         and ticket.possession
         and bls.verify_possession(ticket.group_key, account, ticket.possession)
     ):
         raise fault(
             "group-key",
-            "a supervisor's ticket has no BLS key with its account's proof of the secret.",
+            f"a {role}'s ticket has no BLS key with its account's proof of the secret.",
         )
+    if ticket.role != SUPERVISOR:
+        if ticket.seal_key:
+            raise fault("seal-key", f"a {role} has none; only a supervisor has.")
+        return
     if ticket.seal_key is None or not is_seal_key(ticket.seal_key):
         raise fault("seal-key", "a supervisor's ticket has no X25519 key that gives a secret.")
 

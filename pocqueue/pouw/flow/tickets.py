@@ -24,7 +24,7 @@ class TicketDesk:
 
     Args:
         core, orders: of the node.
-        secret: BLS key, for a supervisor.
+        secret: BLS key, which a supervisor signs with, and a miner seeds noise with.
         tasks: where what it sends is awaited.
     """
 
@@ -79,8 +79,8 @@ class TicketDesk:
                 amount,
                 check_preferences(preferences),
                 own_address(core.config.host, core.network.listening),
-                self._secret.public_key if is_supervisor else None,
-                self._secret.prove_possession(core.account) if is_supervisor else None,
+                self._secret.public_key,
+                self._secret.prove_possession(core.account),
                 Dealer(core.key, core.genesis.network).seal_key if is_supervisor else None,
             )
             transaction = self._orders.make(body)

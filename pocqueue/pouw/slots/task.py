@@ -67,6 +67,14 @@ class Parameter(NamedTuple):
         return math.prod(self.shape)
 
 
+class Noise(msgspec.Struct, frozen=True, array_like=True):
+    """How a task's messages keep its training samples private (`privacy`)."""
+
+    multiplier: float  #: standard deviation of the noise, over `max_norm`
+    max_norm: float  #: that a sample's gradient is clipped to
+    max_messages: int  #: of a slot
+
+
 class TaskSpec(msgspec.Struct, frozen=True, array_like=True, dict=True):
     """A task as it is trained; `check` it where it comes from anybody else."""
 
@@ -78,6 +86,7 @@ class TaskSpec(msgspec.Struct, frozen=True, array_like=True, dict=True):
     learning_rate: float
     tau: float  #: a weight moves when its residual reaches this
     shape: DataShape | None = None  #: of a client's own data; None: they are built in
+    noise: Noise | None = None  #: None: its messages tell of its samples what they tell
 
     def check(self) -> None:
         """Raise if there is no such model, or none for such data.
@@ -211,6 +220,7 @@ class LapSlot(msgspec.Struct, frozen=True, array_like=True):
         bytes | None
     )  #: the lane's certified one; None: it has none, so its gradient does not count
     parts: int  #: mini-batches of the lane's message
+    noise: bytes | None = None  #: of a private task: the signature that seeds the message's noise
 
 
 def _layer(shape: tuple[int, ...], fan_in: int, outputs: int) -> list[Parameter]:

@@ -78,6 +78,7 @@ def _answer(request: Request) -> Answer:
             miner=request.miner,
             lane=request.lane,
             parts=request.parts,
+            noise=request.noise,
         )
     if isinstance(request, Reexecute):
         return reexecute(

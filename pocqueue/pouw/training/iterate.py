@@ -17,6 +17,7 @@ from pocqueue.pouw.slots.task import TaskSpec
 from pocqueue.pouw.slots.weights import Weights, weights_bytes, weights_end, weights_from
 from pocqueue.pouw.training.messages import IterationResult
 from pocqueue.pouw.training.models import Model
+from pocqueue.pouw.training.private import private_gradient
 from pocqueue.pouw.training.samples import sample_rows
 
 _MILLION = 1_000_000
@@ -32,6 +33,7 @@ def iterate(
     miner: bytes,
     lane: int,
     parts: int,
+    noise: bytes | None = None,
 ) -> IterationResult:
     """Make a lane's iteration.
 
@@ -43,11 +45,16 @@ def iterate(
         miner: account.
         lane: of the miner.
         parts: mini-batches, 1 to 8.
+        noise: of a private task: the signature that seeds its noise.
+
+    Raises:
+        TrainingError: weights or residual are of another model, or the noise is missing.
     """
     task = model.task
     weights = full_weights(task, theta)
-    rows = sample_rows(task, slot, miner, lane, parts)
-    gradient, loss = model.gradient(weights, rows)
+    gradient, loss = gradient_of(
+        model, weights, slot=slot, miner=miner, lane=lane, parts=parts, noise=noise
+    )
     left = gradient if residual is None else full_weights(task, residual) + gradient
     signs = signs_of(task, left)
     after = less_map(task, left, signs)
@@ -57,6 +64,34 @@ def iterate(
         loss=min(_MAX_LOSS, round(loss * _MILLION)) if math.isfinite(loss) else _MAX_LOSS,
         residual=weights_bytes(after),
     )
+
+
+def gradient_of(
+    model: Model,
+    weights: Weights,
+    *,
+    slot: int,
+    miner: bytes,
+    lane: int,
+    parts: int,
+    noise: bytes | None,
+) -> tuple[Weights, float]:
+    """Return the gradient of a lane's iteration, and the loss that its message may tell.
+
+    Args:
+        model: of the task.
+        weights: float32 ``[num_weights]`` of the slot; not changed.
+        slot, miner, lane, parts, noise: as of `iterate`.
+
+    Raises:
+        TrainingError: the task is private, and the noise is missing.
+    """
+    rows = sample_rows(model.task, slot, miner, lane, parts)
+    if model.task.noise is None:
+        return model.gradient(weights, rows)
+    if noise is None:
+        raise TrainingError(f"the noise of a message of slot {slot} is not known here.")
+    return private_gradient(model, model.task.noise, weights, rows, noise), 0.0
 
 
 def full_weights(task: TaskSpec, data: bytes) -> Weights:

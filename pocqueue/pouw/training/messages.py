@@ -30,6 +30,7 @@ class Iterate(_Frame, tag="iterate", frozen=True):
     lane: int
     parts: int
     data: str | None = None  #: path of the file with the client's own data; None: they are built in
+    noise: bytes | None = None  #: of a private task: the signature that seeds the noise
 
 
 class Reexecute(_Frame, tag="reexecute", frozen=True):

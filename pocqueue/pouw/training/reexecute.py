@@ -17,10 +17,9 @@ from pocqueue.pouw.errors import TrainingError
 from pocqueue.pouw.slots.maps import SignMap, decode_map
 from pocqueue.pouw.slots.task import LapSlot, TaskSpec
 from pocqueue.pouw.slots.weights import Weights
-from pocqueue.pouw.training.iterate import full_weights, less_map, signs_of
+from pocqueue.pouw.training.iterate import full_weights, gradient_of, less_map, signs_of
 from pocqueue.pouw.training.messages import Verdict
 from pocqueue.pouw.training.models import Model
-from pocqueue.pouw.training.samples import sample_rows
 
 #: How far an entry may be beyond the threshold: the class "float32 on a CPU".
 MARGIN = 1e-3
@@ -74,5 +73,13 @@ def judge(task: TaskSpec, left: Weights, published: SignMap) -> Verdict:
 
 
 def _gradient(model: Model, slot: LapSlot, miner: bytes, lane: int) -> Weights:
-    rows = sample_rows(model.task, slot.slot, miner, lane, slot.parts)
-    return model.gradient(full_weights(model.task, slot.theta), rows)[0]
+    gradient, _ = gradient_of(
+        model,
+        full_weights(model.task, slot.theta),
+        slot=slot.slot,
+        miner=miner,
+        lane=lane,
+        parts=slot.parts,
+        noise=slot.noise,
+    )
+    return gradient

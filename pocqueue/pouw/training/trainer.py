@@ -112,13 +112,14 @@ class Trainer(Closing):
         miner: bytes,
         lane: int,
         parts: int,
+        noise: bytes | None = None,
     ) -> IterationResult:
         """Make a lane's iteration; `training.iterate` has the arguments.
 
         Raises:
-            TrainingError: the child ended, or there is no such model.
+            TrainingError: the child ended, there is no such model, or a private task's noise is missing.
         """
-        request = Iterate(task, theta, residual, slot, miner, lane, parts, self._data(task))
+        request = Iterate(task, theta, residual, slot, miner, lane, parts, self._data(task), noise)
         return await self._ask(request, IterationResult)
 
     async def reexecute(

@@ -122,6 +122,11 @@ class Membership(Message, frozen=True):
     signed: SignedCertificate
 
 
+def noise_digest(network: bytes, task: bytes, slot: int, lane: int) -> bytes:
+    """Return what a miner's BLS key signs to seed the noise of its message: one signature, which nobody can guess."""
+    return tagged("noise", encode((network, task, slot, lane)))
+
+
 def beacon_digest(network: bytes, epoch: int, task: bytes, slot: int) -> bytes:
     """Return what the committee signs as a slot's beacon: known to nobody before, whatever the slot holds."""
     return tagged("beacon", encode((network, epoch, task, slot)))

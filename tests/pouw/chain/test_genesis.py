@@ -21,8 +21,8 @@ DEV = files("pocqueue.pouw.chain").joinpath("dev.toml").read_text("utf-8")
 def test_dev_is_the_same_network_everywhere() -> None:
     """Frozen: whoever changes it makes another network of it."""
     dev = Genesis.dev()
-    assert dev.network.hex() == "a4d9140025741a7f2418c4993753b26200c1d3a0ec6b1a825a239a4e1ab1f830"
-    assert dev.header_id.hex() == "44716f477863e951311e74874bd5b848efb01fedebc93b4cc9424f51583d9c0c"
+    assert dev.network.hex() == "35d6ef740932df4fe3bd4a6049e9c84f885a5956eaaeaa99e10fd5a586c1d3cf"
+    assert dev.header_id.hex() == "57ef3852193cdd18edec406302b8b2743630ae9f1cc4b7b2c852f5ed229c1106"
     assert decode(encode(dev), Genesis) == dev
 
 

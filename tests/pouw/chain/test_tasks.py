@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from pocqueue.pouw.chain.tasks import TaskModel, check_data, parse_requirements
+from pocqueue.pouw.chain.tasks import Privacy, TaskModel, check_data, parse_requirements
 from pocqueue.pouw.errors import InvalidTask
+from pocqueue.pouw.slots.task import Noise
 from pocqueue.pouw.wire.codec import decode, encode
 from pocqueue.pouw.wire.data import DataShape
 
@@ -37,6 +38,22 @@ def test_a_clients_data_choose_the_architecture() -> None:
     """Whole numbers are embedded, all else is not."""
     assert parse_requirements({}, OWN, VECTORS).architecture == "MLP"
     assert parse_requirements({}, OWN, PIECES).architecture == "BAG"
+
+
+PRIVACY = {"noise_multiplier": 16, "max_norm": 0.5, "epsilon": 12, "delta": 1e-6}
+
+
+def test_a_task_may_be_private() -> None:
+    """Its epsilon says how many laps it may have at most, if all their slots are full."""
+    model = parse_requirements({"privacy": PRIVACY, "max_epochs": 33}, "digits")
+    assert model.privacy == Privacy(16_000_000, 500_000, 12_000_000, 1_000_000, 4)
+    assert model.privacy.max_laps == 33  # 1,063 messages
+    assert model.spec(bytes(32), "digits").noise == Noise(16.0, 0.5, 4)
+    assert decode(encode(model), TaskModel) == model
+    more = {**PRIVACY, "max_messages": 1}
+    assert parse_requirements({"privacy": more, "max_epochs": 132}, "digits").privacy is not None
+    with pytest.raises(InvalidTask, match="max_epochs is 34; the privacy's epsilon allows 33 laps"):
+        parse_requirements({"privacy": PRIVACY, "max_epochs": 34}, "digits")
 
 
 @pytest.mark.parametrize(
@@ -81,6 +98,19 @@ def test_a_type_of_task_is_about_data_of_its_kind(
         ({"max_epochs": True}, "max_epochs is True"),
         ({"batch_size": "64"}, "batch_size is '64'"),
         ({"min_miners": 17}, "1 to 16"),
+        (
+            {"privacy": 3},
+            "privacy is 3; allowed: a mapping with noise_multiplier, max_norm, epsilon",
+        ),
+        ({"privacy": {"sigma": 3}}, "allowed: a mapping with noise_multiplier, max_norm, epsilon"),
+        ({"privacy": {"epsilon": 3}}, "no noise_multiplier and no max_norm and no delta; it needs"),
+        ({"privacy": {**PRIVACY, "delta": 0.2}}, "allowed: a number from 0.000000000001 to 0.1 "),
+        (
+            {"privacy": {**PRIVACY, "epsilon": 0}},
+            "epsilon is 0; allowed: a number from 0.001 to 100 ",
+        ),
+        ({"privacy": {**PRIVACY, "max_messages": 17}}, "a whole number from 1 to 16"),
+        ({"privacy": {**PRIVACY, "noise_multiplier": 0.1}, "max_epochs": 1}, "allows 0 laps"),
     ],
 )
 def test_what_is_not_allowed_is_said(requirements: dict[str, Any], reason: str) -> None:
@@ -96,6 +126,9 @@ ANYTHING = (
     | st.floats()
     | st.sampled_from(["CNN", "1", ""])
     | st.lists(st.integers())
+    | st.dictionaries(
+        st.sampled_from(Privacy.__struct_fields__), st.floats(0.1, 16) | st.integers(1, 16)
+    )
 )
 
 

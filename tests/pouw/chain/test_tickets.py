@@ -58,6 +58,15 @@ def test_one_live_ticket_for_a_role() -> None:
     assert list(state.live_tickets(MINER)) == [again.id]
 
 
+def test_a_miner_may_have_a_key() -> None:
+    """Which seeds the noise of private tasks; it is in its ticket's record."""
+    body = msgspec.structs.replace(ticket(SUPERVISOR, of="a"), role=MINER, seal_key=None)
+    taken = signed("a", body, 1)
+    record = after(funded("a"), taken).ticket(taken.id)
+    assert record is not None
+    assert (record.role, record.group_key) == (MINER, group_key("group").public_key)
+
+
 @pytest.mark.parametrize(
     ("body", "rule"),
     [
@@ -69,6 +78,8 @@ def test_one_live_ticket_for_a_role() -> None:
         (TakeTicket(MINER, 100 * PAI, b"{}", "h\n:1", None, None), "address"),
         (TakeTicket(SUPERVISOR, 100 * PAI, b"{}", "", None, None), "group-key"),
         (msgspec.structs.replace(ticket(SUPERVISOR), role=MINER), "group-key"),
+        (msgspec.structs.replace(ticket(SUPERVISOR, of="a"), role=MINER), "seal-key"),
+        (msgspec.structs.replace(ticket(SUPERVISOR), possession=None, role=MINER), "group-key"),
         (
             msgspec.structs.replace(
                 ticket(SUPERVISOR, of="a"),
