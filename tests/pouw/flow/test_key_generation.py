@@ -15,7 +15,7 @@ from pocqueue.pouw.economics import NodeRole
 from pocqueue.pouw.flow.key_generation import Seats
 from pocqueue.pouw.node import PoUWNode
 from pocqueue.pouw.slots import bls
-from tests.pouw.flow.nodes import begin, node, quick_genesis, running, until
+from tests.pouw.flow.nodes import begin, height, node, quick_genesis, running, until
 
 _DIGEST = b"d" * 32
 
@@ -44,11 +44,18 @@ def _dealt(one: PoUWNode) -> int:
     return len(state.deals(state.next_epoch))
 
 
-def _listed(tmp_path: Path) -> tuple[str, list[SigningKey]]:
-    """Return a network that four keys found, and the keys."""
+def _listed(tmp_path: Path, **changed: object) -> tuple[str, list[SigningKey]]:
+    """Return a network that four keys found, and the keys; `changed` as in `quick_genesis`."""
     keys = [SigningKey.generate() for _ in range(4)]
     listed = json.dumps([key.public_hex for key in keys])
-    return quick_genesis(tmp_path, supervisors=listed), keys
+    return quick_genesis(tmp_path, supervisors=listed, **changed), keys
+
+
+def _epoch(one: PoUWNode) -> int:
+    """Return the epoch of a node's newest certificate; -1: there is none."""
+    assert one._life is not None
+    newest = one._life._slots.newest[2]
+    return -1 if newest is None else newest.certificate.epoch
 
 
 async def _check(keys: list[SigningKey], nodes: list[PoUWNode]) -> None:
@@ -106,3 +113,33 @@ async def test_a_founder_is_started_again_in_between(tmp_path: Path) -> None:
                 async with running(once_more):
                     await once_more.start()
                     await _check(keys, [first, *others[:-1], once_more])
+
+
+@pytest.mark.long
+async def test_a_fifth_joins_the_committee(tmp_path: Path) -> None:
+    """While slots go on: with the next epoch five have a key of their own, and certify where the four ended."""
+    network, keys = _listed(tmp_path, slot_ms=200)
+    first = node("s0", NodeRole.SUPERVISOR, network, key=keys[0])
+    async with running(first):
+        await begin(first)
+        others = [
+            node(f"s{place}", NodeRole.SUPERVISOR, network, first, key=keys[place])
+            for place in range(1, 4)
+        ]
+        fifth = node("s4", NodeRole.SUPERVISOR, network, first)
+        async with running(*others, fifth):
+            for one in others:
+                await begin(one)
+            nodes = [first, *others, fifth]
+            await until(lambda: _epoch(first) == 0, "the first certificates")
+            await begin(fifth)
+            await until(lambda: all(_epoch(one) == 1 for one in nodes), "certificates of all five")
+            committees = [_committee(one) for one in nodes]
+            assert all(one is not None and len(one.members) == 5 for one in committees)
+            office = _state(first).office
+            assert office is not None
+            await until(
+                lambda: all(height(one) > office.height + 8 for one in nodes),
+                "blocks that only the new committee can certify",
+            )
+            assert None not in [await _seat(one) for one in nodes]
