@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pocqueue.cli import pouw_testnet
+from pocqueue.cli import pouw_security, pouw_testnet
 from pocqueue.cli.options import EnvFile, Json, Watch
 from pocqueue.cli.output import (
     EXIT_FAILED,
@@ -149,6 +149,11 @@ def tasks(http_port: HttpPort = None, as_json: Json = False, env_file: EnvFile =
             *(f"{task['slots']:,}", right, task["state"]),
         )
     console().print(table)
+
+
+app.command(short_help="Who certifies, and who of them is away.")(pouw_security.committee)
+app.command(short_help="What the node has noticed about others.")(pouw_security.alerts)
+app.command(short_help="Who was punished, for what.")(pouw_security.evidence)
 
 
 @app.command(short_help="What an account owns.")

@@ -8,6 +8,7 @@ PocqueueError
         UnknownParent   it may be good, but what it builds on is not here yet
       InvalidTransaction  a transaction breaks a rule, or cannot be paid for (ValueError)
       UnknownTask       neither a client's at that state of the chain, nor one of the network's fillers (LookupError)
+    UnknownEvidence     no evidence by this transaction or against this account (LookupError)
     TicketError         a stake or a role that is not allowed (ValueError)
     InvalidTask         a task that cannot be trained (ValueError)
       DataError         a file is none of a client's data, or not what was ordered
@@ -113,6 +114,16 @@ class UnknownHeight(PouwError, LookupError):
 
     def __init__(self, height: int, tip: int) -> None:
         super().__init__(f"There is no block of height {height}; the newest one is {tip}.")
+
+
+class UnknownEvidence(PouwError, LookupError):
+    """The chain has no evidence by this transaction, or against this account."""
+
+    http_status = 404
+
+    def __init__(self, identifier: str) -> None:
+        what = "against account" if len(identifier) == 66 else "by transaction"
+        super().__init__(f"There is no evidence {what} {identifier} in the chain.")
 
 
 class TicketError(PouwError, ValueError):

@@ -24,6 +24,7 @@ from pocqueue.web.origin import OwnOrigin
 _MAX_BODY_BYTES = 1024
 
 _Height = Annotated[int, Path(ge=1)]
+_Evidence = Annotated[str, Path(pattern=r"^[0-9a-f]{64}([0-9a-f]{2})?$")]
 _Account = Annotated[str, Path(pattern=r"^[0-9a-f]{66}$")]
 
 
@@ -91,6 +92,21 @@ def _routes(node: PoUWNode) -> APIRouter:
     async def peers() -> list[dict[str, Any]]:
         """Return the links."""
         return node.views.peers()
+
+    @router.get("/committee")
+    async def committee() -> dict[str, Any]:
+        """Return who certifies now, and the making of the next committee's key."""
+        return await node.views.security.committee()
+
+    @router.get("/alerts")
+    async def alerts() -> dict[str, Any]:
+        """Return what was noticed, newest first."""
+        return node.views.security.alerts()
+
+    @router.get("/evidence/{identifier}")
+    async def evidence(identifier: _Evidence) -> list[dict[str, Any]]:
+        """Return what evidence in the chain shows, checked again."""
+        return await node.views.security.evidence(identifier)
 
     @router.get("/tasks")
     async def tasks() -> list[dict[str, Any]]:

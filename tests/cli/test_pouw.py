@@ -225,9 +225,24 @@ def test_a_node_cannot_start(node: Running, tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
 
 
+def test_who_certifies_and_what_was_noticed(node: Running) -> None:
+    """One member, itself; no alerts; and no evidence against anybody, which is said with code 2."""
+    said = node.asked("committee").stdout
+    assert _facts(said)["needed"] == "1 of 1 member make a signature"
+    assert "supervisor_1 (this node)" in said
+    found = json.loads(node.asked("committee", "--json").stdout)
+    assert [one["account"] for one in found["members"]] == [node.status()["public_key"]]
+    assert node.asked("alerts").stdout == "Threat level LOW\nNo alerts.\n"
+    assert json.loads(node.asked("alerts", "--json").stdout)["alerts"] == []
+    done = node.asked("evidence", node.status()["public_key"])
+    assert done.returncode == 2
+    assert "There is no evidence against account" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
+        (["evidence", "miner_1", "--http-port", "1"], "ID is 'miner_1'; allowed: 64 hex digits"),
         (["node", "--role", "boss"], "--role is 'boss'; allowed: miner, supervisor,"),
         (["node", "--bootstrap", "nowhere"], "--bootstrap is 'nowhere'; allowed: HOST:PORT"),
         (["node", "--node-id", "a b"], "node_id is 'a b'; allowed: 1 to 64 of"),

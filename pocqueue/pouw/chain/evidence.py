@@ -94,6 +94,8 @@ def punish(genesis: Genesis, draft: Draft, transaction: Transaction) -> None:
     ticket = _forfeit(draft, offence)
     if ticket is None:
         raise refusal("ticket", f"{offence.account.hex()} has no stake for that any more.")
+    if isinstance(body.fault, Fault):
+        _check_office(draft, body.fault)
     _verify(genesis, draft, body.fault, offence.account)
     finder = body.fault.finder if isinstance(body.fault, Fault) else transaction.sender
     record = draft.ticket(ticket)
@@ -117,6 +119,16 @@ def punish(genesis: Genesis, draft: Draft, transaction: Transaction) -> None:
             transaction=transaction.id,
         ),
     )
+
+
+def verify_again(genesis: Genesis, state: State | Draft, evidence: Evidence) -> None:
+    """Return if evidence shows what it did when a block took it, whoever is in office now.
+
+    Raises:
+        InvalidTransaction: as `check_evidence` and `punish`.
+    """
+    check_evidence(genesis, evidence)
+    _verify(genesis, state, evidence.fault, offence_of(state, evidence).account)
 
 
 def is_due(state: State | Draft, evidence: Evidence) -> bool:
@@ -198,25 +210,28 @@ def _check_messages(found: TwoMessages) -> None:
 
 def _verify(
     genesis: Genesis,
-    draft: Draft,
+    state: State | Draft,
     found: Fault | TwoMessages | TwoVotes | TwoProposals,
     culprit: bytes,
 ) -> None:
     """Return if signatures are whose they have to be. Last, as it costs most."""
     if isinstance(found, Fault):
-        _verify_fault(genesis, draft, found)
+        _verify_fault(genesis, state, found)
     elif not isinstance(found, TwoMessages):
         for word in (found.first, found.second):
             if not verify(culprit, word.id, word.signature):
                 raise refusal("evidence", f"it is not signed by {culprit.hex()}.")
 
 
-def _verify_fault(genesis: Genesis, draft: Draft, found: Fault) -> None:
+def _check_office(draft: Draft, found: Fault) -> None:
     office = draft.office
     # Those who left long ago have nothing to lose by what they sign.
     if office is None or not office.epoch - 1 <= found.epoch <= office.epoch:
         raise refusal("committee", f"epoch {found.epoch} is over, or has not begun.")
-    committee, digest = draft.committee(found.epoch), statement_digest(genesis.network, found)
+
+
+def _verify_fault(genesis: Genesis, state: State | Draft, found: Fault) -> None:
+    committee, digest = state.committee(found.epoch), statement_digest(genesis.network, found)
     if committee is None or not bls.verify(committee.group_key, digest, found.signature):
         raise refusal("committee", f"the signature is not that of epoch {found.epoch}'s.")
     if not is_account(found.finder):

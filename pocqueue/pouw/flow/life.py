@@ -163,7 +163,7 @@ class Life:
         self._evaluation = Evaluation(core, self._slot_sync, self.datasets, self._orders)
         self.views = Views(
             *(core, self._slots, self._blocks, self._orders, self.miner, closings, matching),
-            self.tickets,
+            *(self.tickets, self.watch),
         )
         await self._slots.open()
         stack.push_async_callback(self._tasks.close)

@@ -18,9 +18,11 @@ from pocqueue.pouw.flow.core import Core, now_ms
 from pocqueue.pouw.flow.matching import Matching
 from pocqueue.pouw.flow.mining import Mining
 from pocqueue.pouw.flow.orders import Orders
+from pocqueue.pouw.flow.security_views import SecurityViews
 from pocqueue.pouw.flow.slots import SlotFlow
 from pocqueue.pouw.flow.task_views import TaskViews
 from pocqueue.pouw.flow.tickets import TicketDesk
+from pocqueue.pouw.flow.watch import Watch
 from pocqueue.pouw.health import Bandwidth, Machine, NodeHealthMetrics
 from pocqueue.pouw.wire.blocks import Block, Trained
 from pocqueue.pouw.wire.evidence import Fault, TwoMessages, TwoProposals, TwoVotes
@@ -41,10 +43,12 @@ class Views:
         closings: Closings,
         matching: Matching,
         tickets: TicketDesk,
+        watch: Watch,
     ) -> None:
         self._core, self._slots, self._blocks = core, slots, blocks
         self._orders, self._mining, self._tickets = orders, mining, tickets
         self._closings, self._tasks = closings, TaskViews(core, slots, closings, matching)
+        self.security = SecurityViews(core, slots, watch)
         self._machine = Machine() if core.config.enable_production_features else None
         self._bandwidth = Bandwidth()
 

@@ -73,11 +73,8 @@ class Watch:
             group.create_task(self._watch_committee())
             group.create_task(self._watch_isolation())
 
-    async def members(self) -> list[Present]:
-        """Return the committee in office as this node hears of it."""
-        committee = await self._slots.committee()
-        if committee is None:
-            return []
+    def members(self, committee: Committee) -> list[Present]:
+        """Return the members of the committee in office as this node hears of them."""
         attendance, now_s = self._of(committee), self._clock()
         silent = attendance.silent(self._slots.next_turn, now_s) if _is_heard(committee) else set()
         heard = attendance.heard_s

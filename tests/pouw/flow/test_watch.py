@@ -70,7 +70,7 @@ async def test_a_third_that_says_nothing_is_told_of_once() -> None:
     node.turns(20, 0, 1, 2)
     await node.watch.look()
     assert node.alerts == []
-    assert [one.is_silent for one in await node.watch.members()] == [False, False, False, True]
+    assert [one.is_silent for one in node.watch.members(_COMMITTEE)] == [False, False, False, True]
     for member in (0, 1):
         node.watch.heard(_COMMITTEE, 20, member)
     node.now_s += 9
@@ -109,7 +109,7 @@ async def test_who_contradicts_itself_is_told_of_once_and_counts() -> None:
     assert "member 1 of epoch 0" in node.alerts[0]
     await node.watch.look()
     assert node.alerts[1:] == ["byzantine_fault: of 4 members of epoch 0 1 are faulty and 1 silent"]
-    assert [one.is_faulty for one in await node.watch.members()] == [False, True, False, False]
+    assert [one.is_faulty for one in node.watch.members(_COMMITTEE)] == [False, True, False, False]
 
 
 async def test_who_has_lost_the_stake_of_its_seat_counts() -> None:
@@ -130,18 +130,19 @@ async def test_a_member_is_never_silent_to_itself() -> None:
     """It does not hear its own words."""
     node = _Node(own="first")
     node.turns(20, 1, 2, 3)
-    found = await node.watch.members()
+    found = node.watch.members(_COMMITTEE)
     assert [one.is_silent for one in found] == [False] * 4
     assert found[0].heard_s == 0
 
 
 async def test_a_committee_of_one_is_not_watched() -> None:
     """It speaks to nobody."""
-    node = _Node(Committee(0, (account("supervisor"),), b"g" * 48))
+    committee = Committee(0, (account("supervisor"),), b"g" * 48)
+    node = _Node(committee)
     node.slots.next_turn = 100
     await node.watch.look()
     assert node.alerts == []
-    [only] = await node.watch.members()
+    [only] = node.watch.members(committee)
     assert (only.heard_s, only.is_silent) == (None, False)
 
 
