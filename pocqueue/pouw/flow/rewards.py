@@ -7,11 +7,12 @@ from pocqueue.pouw.chain.genesis import Genesis
 from pocqueue.pouw.chain.records import CLIENT, due_key
 from pocqueue.pouw.chain.state import State
 from pocqueue.pouw.wire.blocks import Block, Trained
-from pocqueue.pouw.wire.transactions import Close
+from pocqueue.pouw.wire.transactions import Close, Evidence
 
 
 def rewards_of(genesis: Genesis, before: State, after: State, block: Block, account: bytes) -> int:
-    """Return what a block brings an account, in µPAI: for mining it, for certifying, for tasks that end in it.
+    """Return what a block brings an account, in µPAI: for mining it, for certifying, for tasks that end in it, for
+    cheats that it shows.
 
     Args:
         genesis: of the network.
@@ -36,4 +37,12 @@ def rewards_of(genesis: Genesis, before: State, after: State, block: Block, acco
             earned += sum(
                 one.amount for one in lines if one.account == account and one.role != CLIENT
             )
-    return earned
+    slashes = (
+        after.slashes() if any(isinstance(one.body, Evidence) for one in block.transactions) else {}
+    )
+    return earned + sum(
+        slash.bounty
+        for of_account in slashes.values()
+        for slash in of_account
+        if slash.height == height and slash.finder == account
+    )

@@ -38,6 +38,8 @@ _NOBODYS_FAULT = frozenset(
         *("theta", "turn", "parent"),
     )
 )
+#: Rules that only who makes certificates up can break.
+_FORGED = frozenset(("signature", "beacon"))
 _POINTS = 50
 #: A task without slots for so long before the anchor is over.
 _OVER_MS = 600_000
@@ -342,6 +344,7 @@ class SlotFlow:
             is_new = await self.take(record)
         except SlotError as exc:
             if not self.is_nobodys_fault(exc):
+                self.tell_forged(peer, exc)
                 raise PeerFault(_POINTS, f"a record: {exc}") from None
             _log.debug("%s A record of %s: %s", self._core.name, peer.node_id, exc)
             if exc.rule in ("missing", "signature"):
@@ -357,6 +360,11 @@ class SlotFlow:
         # Before there is an anchor a supervisor may have founded a chain of its own; the heavier one counts.
         is_apart = exc.rule == "signature" and self._core.chain.anchor.height == 0
         return is_apart or exc.rule in _NOBODYS_FAULT
+
+    def tell_forged(self, peer: PeerInfo, exc: SlotError) -> None:
+        """Tell of a peer whose certificate has a signature that is not its committee's: of a history of its own."""
+        if exc.rule in _FORGED:
+            self._core.alert("forged_history", f"{peer.node_id}: {exc}", source=peer.account)
 
     async def _committee_of(self, certificate: Certificate, *, is_asked: bool) -> Committee:
         """Return whose signature a certificate has to have."""

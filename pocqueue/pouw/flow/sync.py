@@ -131,6 +131,8 @@ class Sync:
         if isinstance(exc, SlotError) and self._slots.is_nobodys_fault(exc):
             _log.debug("%s %s: %s", self._core.name, peer.node_id, exc)
             return _REST_S
+        if isinstance(exc, SlotError):
+            self._slots.tell_forged(peer, exc)
         self._core.network.charge(peer.account, _POINTS, str(exc))
         return _SILENT_REST_S
 

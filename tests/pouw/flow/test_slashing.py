@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pocqueue.node.keys import SigningKey
 from pocqueue.pouw.chain.records import MINER, SUPERVISOR, VERIFIER, Slash
+from pocqueue.pouw.chaos.cheats import false_maps, two_values, two_votes
 from pocqueue.pouw.economics import NodeRole
+from pocqueue.pouw.flow.core import Core
 from pocqueue.pouw.node import PoUWNode
 from tests.pouw.flow.cheats import cheat, flipped, other_weights_end, random_map, say_twice
 from tests.pouw.flow.nodes import begin, node, quick_genesis, running, until
@@ -94,3 +99,48 @@ async def test_who_says_two_things_in_a_slot_loses_its_stake(tmp_path: Path) -> 
             [slash] = _slashes(supervisor)[culprit]
             assert slash.finder.hex() == supervisor.get_status()["public_key"]
             assert list(_slashes(supervisor)) == [culprit]
+
+
+_OFFENCES: dict[str, tuple[Callable[[Core], object], int]] = {
+    "two votes": (two_votes, SUPERVISOR),
+    "two values": (two_values, SUPERVISOR),
+    "false maps": (false_maps, MINER),
+}
+
+
+@pytest.mark.parametrize(("how", "role"), _OFFENCES.values(), ids=_OFFENCES)
+async def test_a_committee_of_four_throws_a_cheat_out(
+    tmp_path: Path, how: Callable[[Core], object], role: int
+) -> None:
+    """A member that contradicts itself on sight, a miner by the word of three; slots go on."""
+    keys = [SigningKey.generate() for _ in range(5)]
+    listed = json.dumps([key.public_hex for key in keys[:4]])
+    network = quick_genesis(tmp_path, supervisors=listed, slot_ms=100)
+    first = node("s0", NodeRole.SUPERVISOR, network, key=keys[0])
+    async with running(first):
+        await begin(first)
+        others = [
+            node(f"s{place}", NodeRole.SUPERVISOR, network, first, key=keys[place])
+            for place in range(1, 4)
+        ]
+        miner = node("miner", NodeRole.MINER, network, first, key=keys[4])
+        async with running(*others, miner):
+            for one in others:
+                await begin(one, mine=False)
+            await until(lambda: _committee_size(first) == 4, "a committee in office")
+            await begin(miner, mine=role == MINER)
+            cheat_node = miner if role == MINER else others[0]
+            how(cheat_node._life._core)  # type: ignore[union-attr]
+            culprit = bytes.fromhex(cheat_node.get_status()["public_key"])
+            await until(lambda: culprit in _slashes(others[1]), "the end of its stake")
+            [slash] = _slashes(others[1])[culprit]
+            assert slash.role == role
+            assert list(_slashes(others[1])) == [culprit]
+            [shown] = await others[1].views.security.evidence(culprit.hex())
+            assert shown["holds"]
+            slots = others[1].get_status()["turn"]
+            await until(lambda: others[1].get_status()["turn"] > slots + 3, "more slots")
+
+
+def _committee_size(one: PoUWNode) -> int:
+    return len(one.get_status()["committee"])
