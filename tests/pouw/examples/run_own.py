@@ -1,4 +1,6 @@
-"""Runs the programs of docs/pouw.md, their own text but for shorter sleeps; as `run`, in a network of its own."""
+"""Runs the programs of docs/pouw.md, their own text but for shorter sleeps, and reads the files that one makes; as `run`,
+in a network of its own.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +9,11 @@ import contextlib
 import io
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from pocqueue.pouw.data.parts import TESTING, read
 from pocqueue.pouw.economics import NodeRole
 from pocqueue.pouw.node import PoUWNode
 from tests.pouw.examples.run import DEADLINE_S, examples, find, until
@@ -36,7 +40,19 @@ async def main(document: Path) -> dict[str, Any]:
             await until(lambda: bool(alerts), "an alert")
         finally:
             await supervisor.stop()
-    return {"num": len(texts), "said": said.getvalue().splitlines(), "alerts": alerts}
+    with tempfile.TemporaryDirectory() as folder:
+        find(texts, "make_files").names["make_files"](Path(folder))
+        own = read(Path(folder) / "own.safetensors")
+        sizes = [
+            len(own.parts["train"].y),
+            *read(Path(folder) / "hidden.safetensors", TESTING).parts["test"].x.shape,
+        ]
+    return {
+        "sizes": sizes,
+        "num": len(texts),
+        "said": said.getvalue().splitlines(),
+        "alerts": alerts,
+    }
 
 
 if __name__ == "__main__":
