@@ -275,7 +275,9 @@ class Chaos:
 
     @property
     def _honest(self) -> list[Node]:
-        return [node for node in self.nodes if node.name not in self.cheaters]
+        """Return who has not cheated so far."""
+        lying = {name for deed in self.deeds if deed.act.kind == "cheat" for name in deed.act.nodes}
+        return [node for node in self.nodes if node.name not in lying]
 
     def _signal(self, names: Sequence[str], number: signal.Signals) -> None:
         for name in names:

@@ -349,3 +349,19 @@ main()
     assert sentence in done.stdout
     assert "[one] Failed to initialize node components: " in done.stderr
     assert done.stderr.splitlines()[-1].endswith(sentence)
+
+
+@pytest.mark.long
+def test_testnet_with_chaos(tmp_path: Path) -> None:
+    """Everything planned is done, cheats lose their stakes, and who is honest has one history."""
+    done = pocqueue(tmp_path, "pouw", "testnet", "--chaos", "--seed", "1", "--json")
+    found = json.loads(done.stdout)
+    deeds = {(deed["kind"], deed["cheat"]) for deed in found["chaos"]["deeds"]}
+    assert deeds == {
+        *(("kill", None), ("pause", None), ("cut", None)),
+        *(("cheat", "false-maps"), ("cheat", "two-messages")),
+    }
+    assert found["chaos"]["is_well"], found["chaos"]["deeds"]
+    assert found["agreement"]["agree"], found["agreement"]["sentence"]
+    assert {one["evidence"] for one in found["chaos"]["slashed"]} == {"Fault", "TwoMessages"}
+    assert done.returncode == 0
