@@ -112,6 +112,10 @@ class TaskModel(Message, frozen=True):
         Raises:
             InvalidTask: there is no such model, none for such data, or its privacy allows fewer laps.
         """
+        if self.privacy is not None and self.privacy.max_messages < self.min_miners:
+            raise InvalidTask(
+                f"min_miners is {self.min_miners}; the privacy's max_messages allows {self.privacy.max_messages}."
+            )
         if self.privacy is not None and self.privacy.max_laps < self.max_epochs:
             raise InvalidTask(
                 f"max_epochs is {self.max_epochs}; the privacy's epsilon allows {self.privacy.max_laps:,} laps of "

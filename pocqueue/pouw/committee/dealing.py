@@ -40,6 +40,10 @@ class Dealer:
         """Return the X25519 key that shares for this account are sealed to, 32 bytes."""
         return self._seal_key.public_key
 
+    def open(self, sealed: bytes, other: bytes, context: bytes) -> bytes | None:
+        """Return what was sealed for this account, as `SealKey.open`."""
+        return self._seal_key.open(sealed, other, context)
+
     def deal(self, generation: KeyGeneration) -> Deal:
         """Return what this account, a candidate, deals."""
         coefficients = self._coefficients(generation)

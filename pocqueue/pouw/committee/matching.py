@@ -68,7 +68,11 @@ def matched(state: State, beacon: bytes, task: bytes, record: TaskRecord) -> fro
             own = preference_vector(one.preferences)
             if takes_part(own, wanted, reputation(state, one.account), drawn):
                 found.add(one.account)
-    return frozenset(found)
+    if model.privacy is None:
+        return frozenset(found)
+    # What is sent tells something, certified or not: so no more train than may be certified.
+    ranked = sorted(found, key=lambda account: tagged("private", beacon, task, account))
+    return frozenset(ranked[: model.privacy.max_messages])
 
 
 def takes_part(own: Sequence[int], wanted: Sequence[int], standing: int, drawn: int) -> bool:

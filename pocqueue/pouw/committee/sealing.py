@@ -35,10 +35,10 @@ class SealKey:
         self.public_key = self._private.public_key().public_bytes_raw()
 
     def seal(self, share: bytes, other: bytes, context: bytes) -> bytes:
-        """Return a share that whoever has the other key can open.
+        """Return a share, or another secret, that whoever has the other key can open.
 
         Args:
-            share: 32 bytes.
+            share: any bytes.
             other: public key, for which `is_seal_key` is True.
             context: of no other share between the two.
         """

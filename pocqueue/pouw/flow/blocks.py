@@ -22,6 +22,7 @@ from pocqueue.pouw.errors import (
     UnknownParent,
 )
 from pocqueue.pouw.flow.core import Core, now_ms
+from pocqueue.pouw.flow.noise import Noises
 from pocqueue.pouw.flow.slot_sync import SlotSync
 from pocqueue.pouw.flow.slots import SlotFlow
 from pocqueue.pouw.p2p.frames import Kind
@@ -50,6 +51,7 @@ class BlockFlow:
         slot_sync: has what a winner's lap is trained over with.
         on_change: hears what a block did to the chain.
         on_missing: hears of a peer that has a block whose parent is not here.
+        noises: knows the noise of private tasks, if it is shown to this node.
 
     Attributes:
         on_cheat: hears of the message of a winner that was trained over and is false.
@@ -62,9 +64,10 @@ class BlockFlow:
         slot_sync: SlotSync,
         on_change: Callable[[Change], None],
         on_missing: Callable[[PeerInfo], None],
+        noises: Noises,
     ) -> None:
         self._core = core
-        self._slots, self._slot_sync = slots, slot_sync
+        self._slots, self._slot_sync, self._noises = slots, slot_sync, noises
         self._on_change = on_change
         self._on_missing = on_missing
         self.on_cheat: Callable[[Iteration], None] | None = None
@@ -122,7 +125,12 @@ class BlockFlow:
                 if await self._is_here(block):
                     return False
                 if retrained_for is not None and isinstance(block.proof, Trained):
-                    await self._judge(block)
+                    # Of a private task the committee alone can: others take the block until it makes another one final.
+                    spec = spec_of(
+                        core.genesis, core.chain.tip.state, block.proof.winner.iteration.task
+                    )
+                    if await self._noises.may_judge(spec):
+                        await self._judge(block)
                 change = await core.in_chain(core.chain.add, block, now_ms(), is_final=is_final)
         except UnknownParent:
             if peer is not None:
@@ -195,6 +203,7 @@ class BlockFlow:
         core = self._core
         lap, own_map = await self._slot_sync.lap_of(winner)
         spec = spec_of(core.genesis, core.chain.tip.state, winner.task)
+        lap = self._noises.filled(spec, lap, winner.miner, winner.lane)
         for tries_left in reversed(range(_TRAINER_TRIES)):
             try:
                 verdict = await core.trainer.reexecute(

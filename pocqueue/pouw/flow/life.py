@@ -34,6 +34,7 @@ from pocqueue.pouw.flow.hearing import Hearing
 from pocqueue.pouw.flow.key_generation import KeyGenerationDuty, Seats
 from pocqueue.pouw.flow.matching import Matching
 from pocqueue.pouw.flow.mining import Mining
+from pocqueue.pouw.flow.noise import Noises
 from pocqueue.pouw.flow.orders import Orders
 from pocqueue.pouw.flow.rewards import rewards_of
 from pocqueue.pouw.flow.slot_sync import SlotSync
@@ -127,10 +128,13 @@ class Life:
         self._slots = SlotFlow(core, slot_store, self._missing, self._anchored)
         stack.callback(self._slots.close)
         self._slot_sync = SlotSync(core, self._slots, slot_store)
-        self._blocks = BlockFlow(core, self._slots, self._slot_sync, self._changed, self._missing)
+        self._noises = Noises(core, self._slots, secret, self._dealer)
+        self._blocks = BlockFlow(
+            *(core, self._slots, self._slot_sync, self._changed, self._missing, self._noises)
+        )
         self._sync = Sync(core, self._blocks, self._slots, self._slot_sync)
         matching = Matching(core, self._slots, slot_store)
-        self.miner = Mining(core, self._slots, self._blocks, slot_store, matching)
+        self.miner = Mining(core, self._slots, self._blocks, slot_store, matching, self._noises)
         accusations = Accusations(
             core, self._tasks, self._statements, self._orders, self._blocks, self._slot_sync
         )
@@ -204,6 +208,8 @@ class Life:
                 return await self._slots.receive_record(peer, body)
             case Kind.PROPOSAL | Kind.VOTE | Kind.BEACON:
                 return await self._hearing.receive(peer, kind, body)
+            case Kind.NOISE:
+                return await self._noises.receive(peer, body)
             case Kind.MOTION:
                 return await self._statements.receive_motion(peer, body)
             case Kind.SHARE:

@@ -11,6 +11,7 @@ from pocqueue.pouw.errors import ChainError, PouwError, SlotError, TrainingError
 from pocqueue.pouw.flow.blocks import BlockFlow
 from pocqueue.pouw.flow.core import Core, now_ms
 from pocqueue.pouw.flow.matching import Matching
+from pocqueue.pouw.flow.noise import Noises
 from pocqueue.pouw.flow.slots import SlotFlow
 from pocqueue.pouw.health import Recent
 from pocqueue.pouw.p2p.frames import Kind
@@ -40,9 +41,10 @@ class Mining:
         blocks: BlockFlow,
         store: SlotStore,
         matching: Matching,
+        noises: Noises,
     ) -> None:
         self._core, self._slots, self._blocks, self._store = core, slots, blocks, store
-        self._matching = matching
+        self._matching, self._noises = matching, noises
         self._candidates = Candidates(core.genesis, core.account)
         self._lanes: dict[bytes, tuple[SlotHistory, LaneMiner]] = {}
         #: The node was told to mine.
@@ -112,6 +114,7 @@ class Mining:
             if work is not None:
                 await self._compute(history, lane, work)
             elif (current := lane.current) is not None:
+                await self._noises.show(history.task, current.iteration.slot, _LANE)
                 self._core.network.push(Kind.ITERATION, encode(current))
             await changed
         finally:
@@ -129,8 +132,9 @@ class Mining:
         core, parts = self._core, self._core.config.parts
         self.is_training = True
         try:
+            noise = self._noises.own(history.task, work.slot, _LANE)
             done = await core.trainer.iterate(
-                history.task, work.theta, work.residual, work.slot, *lane.lane, parts
+                history.task, work.theta, work.residual, work.slot, *lane.lane, parts, noise
             )
         finally:
             self.is_training = False
@@ -139,6 +143,7 @@ class Mining:
             lane.message, work, done, parts, candidate, self._store.write_sent
         )
         self._sent = (history.task.id, work.slot)
+        await self._noises.show(history.task, work.slot, _LANE)
         self._core.network.push(Kind.ITERATION, encode(message))
         await self._slots.keep(history, message, is_own=True)
 

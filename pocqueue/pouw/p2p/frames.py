@@ -44,6 +44,7 @@ class Kind(IntEnum):
     BEACON = 24  #: a member's share of a slot's beacon
     MOTION = 25  #: what a committee is asked to sign
     SHARE = 26  #: a member's share of that signature
+    NOISE = 27  #: what a private task's miner shows the committee alone
     PUSHED = 31  #: in lists of ids alone: anything that is pushed, by the hash of kind and body
 
     STATUS = 32  #: requests; an answer has 64 more
@@ -58,7 +59,10 @@ class Kind(IntEnum):
 ANNOUNCED = frozenset({Kind.TX, Kind.BLOCK})
 #: Beside messages and records what a committee talks about. All of it is passed on by everybody.
 PUSHED = frozenset(
-    (Kind.ITERATION, Kind.RECORD, Kind.PROPOSAL, Kind.VOTE, Kind.BEACON, Kind.MOTION, Kind.SHARE)
+    (
+        *(Kind.ITERATION, Kind.RECORD, Kind.PROPOSAL, Kind.VOTE),
+        *(Kind.BEACON, Kind.MOTION, Kind.SHARE, Kind.NOISE),
+    )
 )
 REQUESTS = frozenset({Kind.STATUS, Kind.BLOCKS, Kind.SLOTS, Kind.THETA, Kind.PEX, Kind.CHUNK})
 #: Who catches up asks as fast as it gets answers: one too many waits, and is no flood.
@@ -107,6 +111,7 @@ LIMITS: dict[int, Limit] = {
     Kind.BEACON: Limit(_KIB, 1000, 4000),
     Kind.MOTION: Limit(32 * _KIB, 20, 200),
     Kind.SHARE: Limit(_KIB, 200, 1000),
+    Kind.NOISE: Limit(4 * _KIB, 200, 1000),
     **{kind: Limit(REQUEST_ID_BYTES + MAX_REQUEST_BYTES, 100, 400) for kind in REQUESTS},
     Kind.PEX: Limit(REQUEST_ID_BYTES + MAX_REQUEST_BYTES, 1 / 30, 5),
     Kind.REFUSED: Limit(REQUEST_ID_BYTES),

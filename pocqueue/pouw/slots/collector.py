@@ -114,7 +114,7 @@ class Collector:
                 if anchor.height <= before.anchor_height:
                     anchor = Anchor(before.anchor, before.anchor_height)
         ready = [one for one in history.pending() if takes_part(one.iteration.order)]
-        chosen = _fitting(ready[:MAX_LANES], history.next_slot)
+        chosen = _fitting(ready[:MAX_LANES], history.next_slot, task.max_messages)
         ids = [message.iteration.id for message in chosen]
         maps = [decode_map(message.map, task.num_weights, task.cap) for message in chosen]
         weights = next_weights(task, history.weights, maps)
@@ -164,11 +164,11 @@ class Collector:
         return max(self._slot_ms, MIN_WAIT_MS, int(WAIT_FACTOR * usual))
 
 
-def _fitting(ready: list[IterationWithMap], slot: int) -> list[IterationWithMap]:
+def _fitting(ready: list[IterationWithMap], slot: int, most: int) -> list[IterationWithMap]:
     """Return the messages that a slot has room for, in their order; each slot begins with another lane."""
     first = slot % len(ready) if ready else 0
     chosen, size = list[IterationWithMap](), 0
-    for message in ready[first:] + ready[:first]:
+    for message in (ready[first:] + ready[:first])[:most]:
         size += _MESSAGE_BYTES + len(message.map)
         if size > MAX_SLOT_BYTES:
             break

@@ -192,6 +192,12 @@ class SlotHistory:
         verify_link(certificate, ids, self.task.id, self.parent)
         if certificate.network != self.network:
             raise SlotError("network", f"slot {certificate.slot} is of another network.")
+        if certificate.count > self.task.max_messages:
+            raise SlotError(
+                "count",
+                f"slot {certificate.slot} has {certificate.count} messages; allowed for its task: "
+                f"{self.task.max_messages}.",
+            )
         found = {message.iteration.id: message for message in (*messages, *self._kept(certificate))}
         gone = sum(id_ not in found for id_ in ids)
         if gone:

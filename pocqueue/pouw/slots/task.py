@@ -15,6 +15,7 @@ import msgspec
 from pocqueue.pouw.errors import InvalidTask
 from pocqueue.pouw.slots.maps import cap_of
 from pocqueue.pouw.wire.data import MAX_DATA_BYTES, DataShape
+from pocqueue.pouw.wire.slots import MAX_LANES
 
 #: Slots of a lap, after which residuals begin at zero: R.
 LAP = 8
@@ -163,6 +164,11 @@ class TaskSpec(msgspec.Struct, frozen=True, array_like=True, dict=True):
     def cap(self) -> int:
         """Return how many entries a map has at most."""
         return cap_of(self.num_weights)
+
+    @property
+    def max_messages(self) -> int:
+        """Return how many messages a slot has at most."""
+        return MAX_LANES if self.noise is None else self.noise.max_messages
 
     def sample_bytes(self, parts: int = 1) -> int:
         """Return the bytes of an iteration's samples, for `draws.allowance`."""

@@ -104,6 +104,7 @@ def test_a_type_of_task_is_about_data_of_its_kind(
         ),
         ({"privacy": {"sigma": 3}}, "allowed: a mapping with noise_multiplier, max_norm, epsilon"),
         ({"privacy": {"epsilon": 3}}, "no noise_multiplier and no max_norm and no delta; it needs"),
+        ({"privacy": PRIVACY, "min_miners": 5, "max_epochs": 1}, "max_messages allows 4"),
         ({"privacy": {**PRIVACY, "delta": 0.2}}, "allowed: a number from 0.000000000001 to 0.1 "),
         (
             {"privacy": {**PRIVACY, "epsilon": 0}},

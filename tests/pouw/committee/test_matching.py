@@ -12,6 +12,7 @@ from hypothesis import example, given, settings, strategies as st
 
 from pocqueue.pouw.chain.amounts import PAI
 from pocqueue.pouw.chain.records import EVALUATOR, MINER, TaskRecord
+from pocqueue.pouw.chain.tasks import Privacy, TaskModel
 from pocqueue.pouw.committee.matching import (
     DIMENSIONS,
     NEUTRAL,
@@ -22,6 +23,7 @@ from pocqueue.pouw.committee.matching import (
     task_vector,
 )
 from pocqueue.pouw.slots.task import TaskSpec
+from pocqueue.pouw.wire.codec import decode, encode
 from pocqueue.pouw.wire.hashes import tagged
 from tests.pouw.support import account, after, founded, order, signed, ticket
 
@@ -117,8 +119,16 @@ def test_equal_vectors_take_part_up_to_their_reputation() -> None:
     assert takes_part(NEUTRAL, NEUTRAL, 0, 0)
 
 
+def replace_model(record: TaskRecord, **changed: Any) -> TaskRecord:
+    """Return the order of a task whose model has other fields."""
+    model = msgspec.structs.replace(decode(record.requirements, TaskModel), **changed)
+    return msgspec.structs.replace(record, requirements=encode(model))
+
+
 def test_who_is_matched_follows_from_the_state_and_the_beacon() -> None:
-    """About three of five with no preferences, those that fit more often; evaluators never."""
+    """About three of five with no preferences, those that fit more often; evaluators never. Of a private task as many as a
+    slot may have messages.
+    """
     names = [f"m{number}" for number in range(40)]
     fits = json.dumps({"task_types": ["image_classification"], "gpu_available": False, "cpu_cores": 2,
                        "memory": 4, "bandwidth": "100Mbps", "model_size": "small"}).encode()  # fmt: skip
@@ -142,11 +152,14 @@ def test_who_is_matched_follows_from_the_state_and_the_beacon() -> None:
         height=1,
     )
     task = tagged("test")
+    private = replace_model(record, privacy=Privacy(10**9, 10**6, 10**8, 10**6, 3))
     counts = [0, 0, 0, 0]
     for number in range(40):
         beacon = number.to_bytes(96, "big")
         found = matched(state, beacon, task, record)
         assert found == matched(state, beacon, task, record)
+        assert len(few := matched(state, beacon, task, private)) == 3
+        assert few < found
         for place, name in enumerate(names):
             counts[place // 10] += account(name) in found
     assert counts[3] == 0

@@ -27,6 +27,7 @@ from pocqueue.pouw.chain.records import (
 )
 from pocqueue.pouw.chain.state import Draft, MemoryTable, State
 from pocqueue.pouw.chain.store import ChainStore
+from pocqueue.pouw.committee.dealing import Dealer
 from pocqueue.pouw.config import NodeConfig
 from pocqueue.pouw.economics import NodeRole
 from pocqueue.pouw.errors import BadEncoding, LinkError, PeerFault
@@ -35,6 +36,7 @@ from pocqueue.pouw.flow.committee import CommitteeDuty
 from pocqueue.pouw.flow.core import Core, Tasks
 from pocqueue.pouw.flow.hearing import KINDS, Hearing
 from pocqueue.pouw.flow.matching import Matching
+from pocqueue.pouw.flow.noise import Noises
 from pocqueue.pouw.flow.slot_sync import SlotSync
 from pocqueue.pouw.flow.slots import SlotFlow
 from pocqueue.pouw.flow.sync import Sync
@@ -236,8 +238,10 @@ async def member(
         )
         stack.callback(one.slots.close)
         one.slot_sync = SlotSync(one.core, one.slots, one.store)
+        noises = Noises(one.core, one.slots, group_key(name), Dealer(key(name), genesis.network))
         blocks = BlockFlow(
-            one.core, one.slots, one.slot_sync, lambda _: None, lambda peer: one.sync.wish(peer)
+            *(one.core, one.slots, one.slot_sync, lambda _: None),
+            *(lambda peer: one.sync.wish(peer), noises),
         )
         one.sync = Sync(one.core, blocks, one.slots, one.slot_sync)
         one.hearing = Hearing(one.core, one.slots, lambda peer: one.sync.wish(peer))

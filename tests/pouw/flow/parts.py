@@ -15,11 +15,13 @@ from pocqueue.pouw.chain.mempool import Mempool
 from pocqueue.pouw.chain.mining import spec_of
 from pocqueue.pouw.chain.records import SUPERVISOR
 from pocqueue.pouw.chain.store import ChainStore
+from pocqueue.pouw.committee.dealing import Dealer
 from pocqueue.pouw.config import NodeConfig
 from pocqueue.pouw.economics import NodeRole
 from pocqueue.pouw.errors import LinkError
 from pocqueue.pouw.flow.blocks import BlockFlow
 from pocqueue.pouw.flow.core import Core, now_ms
+from pocqueue.pouw.flow.noise import Noises
 from pocqueue.pouw.flow.slot_sync import SlotSync
 from pocqueue.pouw.flow.slots import SlotFlow
 from pocqueue.pouw.flow.sync import Sync
@@ -168,6 +170,7 @@ class Parts:
     slot_sync: SlotSync
     blocks: BlockFlow
     sync: Sync
+    noises: Noises
     missing: list[PeerInfo] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
 
@@ -200,10 +203,11 @@ async def parts(folder: Path | None = None, *, is_founded: bool = True) -> Async
         slots = SlotFlow(core, store, missing.append, lambda: blocks.wish_anchor())
         stack.callback(slots.close)
         slot_sync = SlotSync(core, slots, store)
-        blocks = BlockFlow(core, slots, slot_sync, changes.append, missing.append)
+        noises = Noises(core, slots, group_key("node"), Dealer(core.key, GENESIS.network))
+        blocks = BlockFlow(core, slots, slot_sync, changes.append, missing.append, noises)
         sync = Sync(core, blocks, slots, slot_sync)
         await slots.open()
-        yield Parts(core, net, store, slots, slot_sync, blocks, sync, missing, changes)
+        yield Parts(core, net, store, slots, slot_sync, blocks, sync, noises, missing, changes)
 
 
 async def follow(node: Parts, signed: Signed) -> None:

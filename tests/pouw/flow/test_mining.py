@@ -13,7 +13,7 @@ from tests.pouw.flow.parts import Parts, parts
 
 def _mining(node: Parts) -> Mining:
     matching = Matching(node.core, node.slots, node.store)
-    return Mining(node.core, node.slots, node.blocks, node.store, matching)
+    return Mining(node.core, node.slots, node.blocks, node.store, matching, node.noises)
 
 
 async def test_a_block_beside_the_tip_is_not_announced() -> None:

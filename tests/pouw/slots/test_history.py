@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from pocqueue.pouw.errors import SlotError
 from pocqueue.pouw.slots.certificate import certify
 from pocqueue.pouw.slots.history import Advance, Checkpoint, SlotHistory
-from pocqueue.pouw.slots.task import LapSlot
+from pocqueue.pouw.slots.task import LapSlot, Noise
 from pocqueue.pouw.slots.weights import first_weights, weights_bytes
 from pocqueue.pouw.wire.evidence import TwoMessages
 from pocqueue.pouw.wire.hashes import merkle_root
@@ -46,6 +46,23 @@ def test_a_follower_has_the_same_weights() -> None:
     assert follower.theta == history.theta
     assert follower.theta != weights_bytes(first_weights(TASK))
     assert (follower.next_slot, follower.previous) == (_SPAN, advances[-1].certificate.id)
+
+
+def test_a_private_tasks_slot_has_few_messages() -> None:
+    """As many as are counted on; each slot begins with another lane, and a slot of more is refused."""
+    private = replace(TASK, noise=Noise(1.0, 1.0, 2))
+    history = SlotHistory(private, NETWORK)
+    miners = set()
+    for _ in range(3):
+        advance = grow(history, *KEYS)
+        assert advance.certificate.count == 2
+        miners |= {one.iteration.miner for one in advance.slot.messages}
+    assert len(miners) == 3
+    full = SlotHistory(TASK, NETWORK)
+    decision = decided(full, *(message(full, key) for key in KEYS))
+    follower = SlotHistory(private, NETWORK)
+    with pytest.raises(SlotError, match="count: slot 0 has 3 messages; allowed for its task: 2"):
+        follower.check(decision.slot.record, decision.slot.messages)
 
 
 def test_checking_changes_nothing() -> None:
