@@ -330,6 +330,8 @@ class Life:
             self._tasks.start(self._slots.forget_others())
         self._tasks.start(core.in_chain(self._count_rewards, change))
         self._tasks.start(self._prefer())
+        offices = (point.state.committee_in_office for point in (core.chain.tip, core.chain.anchor))
+        core.network.set_members(one for office in offices if office for one in office.members)
         core.chain_changed.ring()
 
     def _count_rewards(self, change: Change) -> None:

@@ -57,13 +57,15 @@ class Kind(IntEnum):
 
 
 ANNOUNCED = frozenset({Kind.TX, Kind.BLOCK})
-#: Beside messages and records what a committee talks about. All of it is passed on by everybody.
+#: Beside messages and records what a committee talks about. All of it is passed on by everybody that hears it.
 PUSHED = frozenset(
     (
         *(Kind.ITERATION, Kind.RECORD, Kind.PROPOSAL, Kind.VOTE),
         *(Kind.BEACON, Kind.MOTION, Kind.SHARE, Kind.NOISE),
     )
 )
+#: What members of a committee say to each other.
+TALK = frozenset({Kind.PROPOSAL, Kind.VOTE, Kind.BEACON})
 REQUESTS = frozenset({Kind.STATUS, Kind.BLOCKS, Kind.SLOTS, Kind.THETA, Kind.PEX, Kind.CHUNK})
 #: Who catches up asks as fast as it gets answers: one too many waits, and is no flood.
 PATIENT = REQUESTS - {Kind.PEX}

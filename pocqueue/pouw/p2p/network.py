@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from random import SystemRandom
 from typing import Any
 
@@ -160,8 +160,12 @@ class Network:
         link.close(Reason.UNWANTED)
         return True
 
+    def set_members(self, members: Iterable[bytes]) -> None:
+        """Say who is in the committee: what members say to each other goes to them alone, if this node is linked to all."""
+        self._relay.members = frozenset(members) - {self._account}
+
     def push(self, kind: Kind, body: bytes) -> int:
-        """Send an ITERATION or RECORD to all peers; return their number. What a peer has had is not passed on again."""
+        """Send a message of this node's to all peers whom it concerns; return the number of peers."""
         self._relay.push(kind, body)
         return len(self._roster.links)
 

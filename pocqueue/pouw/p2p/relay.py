@@ -3,7 +3,7 @@
 Who makes an urgent one pushes it to all its peers as it is. All else goes by ids to whoever wants it: bodies that
 are announced, and what was pushed by somebody else. For among nodes that are linked to each other nearly everybody
 has a pushed message when it could be passed on: it is told to those only that are not known to have it, a little
-later, with others.
+later, with others. What members of a committee say to each other is said to them alone by who is linked to them all.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 
 from pocqueue.pouw.errors import BadEncoding, PeerFault
-from pocqueue.pouw.p2p.frames import ANNOUNCED, ID_BYTES, PUSHED, Kind
+from pocqueue.pouw.p2p.frames import ANNOUNCED, ID_BYTES, PUSHED, TALK, Kind
 from pocqueue.pouw.p2p.gossip import Item, Kept, Seen, Wants
 from pocqueue.pouw.p2p.link import Link
 from pocqueue.pouw.p2p.messages import MAX_IDS, Ids
@@ -27,6 +27,7 @@ _UNASKED_POINTS = 2
 #: After so long peers are told of what was pushed to this node; drawn anew each time, so that of two peers that have
 #: the same one mostly tells the other.
 _TELL_S = (0.02, 0.08)
+_MAX_REFUSED = 10_000
 
 
 class Relay:
@@ -35,6 +36,9 @@ class Relay:
     Args:
         links: all of them by account; read only.
         service: takes messages and has their bodies.
+
+    Attributes:
+        members: accounts of the committee without this node's; empty: everybody is told everything.
     """
 
     def __init__(self, links: dict[bytes, Link], service: Service) -> None:
@@ -44,16 +48,20 @@ class Relay:
         self._kept = Kept()
         # Pushed messages of others that are not told of yet, or are being looked at, and who has them.
         self._holders: dict[bytes, set[bytes]] = {}
-        self._untold: list[bytes] = []
+        self._untold: dict[bytes, Kind] = {}
+        # What came too early: nobody is asked for it, but it may be pushed again.
+        self._refused = Seen(_MAX_REFUSED)
+        self.members: frozenset[bytes] = frozenset()
 
     def push(self, kind: Kind, body: bytes) -> None:
-        """Send a message of this node's to all peers; again, if it was sent before."""
+        """Send a message of this node's to all whom it concerns; again, if it was sent before."""
         assert kind in PUSHED
         identifier = pushed_id(kind, body)
         self._seen.add(identifier)
         self._kept.add(identifier, kind, body, time.monotonic())
         for link in list(self._links.values()):
-            link.send(kind, body)
+            if self._concerns(kind, link):
+                link.send(kind, body)
 
     def announce(
         self,
@@ -148,23 +156,34 @@ class Relay:
                 del self._holders[identifier]
                 if may_come_again:  # it was too early, or this link ended meanwhile
                     self._seen.forget(identifier)
+                    self._refused.add(identifier)
         if not is_good:
             return
         self._kept.add(identifier, kind, body, time.monotonic())
         if not self._untold:
             after_s = random.uniform(*_TELL_S)  # noqa: S311 - no secret
             asyncio.get_running_loop().call_later(after_s, self._tell)
-        self._untold.append(identifier)
+        self._untold[identifier] = kind
 
     def _tell(self) -> None:
         """Announce what was pushed to this node to those peers that are not known to have it."""
-        untold, self._untold = self._untold, []
+        untold, self._untold = self._untold, {}
         holders = {identifier: self._holders.pop(identifier) for identifier in untold}
         for link in list(self._links.values()):
-            ids = [each for each, known in holders.items() if link.account not in known]
+            ids = [
+                identifier
+                for identifier, kind in untold.items()
+                if link.account not in holders[identifier] and self._concerns(kind, link)
+            ]
             for first in range(0, len(ids), MAX_IDS):
                 body = encode(Ids(Kind.PUSHED, tuple(ids[first : first + MAX_IDS])))
                 link.send(Kind.ANNOUNCE, body)
+
+    def _concerns(self, kind: Kind, link: Link) -> bool:
+        """Say whether a peer is to hear of a message of this kind: of a committee's talk others need not, who could but
+        pass it on to a member."""
+        is_among_them = bool(self.members) and self.members <= self._links.keys()
+        return kind not in TALK or not is_among_them or link.account in self.members
 
     def _note_holder(self, link: Link, identifier: bytes) -> None:
         if identifier in self._holders:
@@ -172,7 +191,7 @@ class Relay:
 
     def _has(self, item: Item) -> bool:
         if item.kind == Kind.PUSHED:
-            return item.identifier in self._seen
+            return item.identifier in self._seen or item.identifier in self._refused
         return self._service.has(*item)
 
     def _others(self, source: Link | None) -> Iterator[Link]:

@@ -79,6 +79,28 @@ async def test_what_is_pushed_goes_whole_over_no_more_links_than_it_must() -> No
             assert node.network.traffic.bytes_out < len(body)
 
 
+async def test_a_committee_talks_to_its_members_alone() -> None:
+    """As long as whoever says something is linked to all of them; else others pass it on."""
+    a, b, c, d = nodes = [Node(name) for name in "abcd"]
+    word, other, news = (Kind.VOTE, b"word"), (Kind.VOTE, b"other"), (Kind.RECORD, b"news")
+    async with running(*nodes):
+        for node, linked_to in ((a, [b, c, d]), (b, [c, d])):
+            for one in linked_to:
+                await node.network.connect(*one.where)
+        for node in nodes:
+            node.network.set_members([a.network.account, b.network.account, c.network.account])
+        a.network.push(*word)
+        await until(lambda: word in b.keeper.received and word in c.keeper.received)
+        # c is not linked to d, nor d to c: nobody else tells it.
+        b.network.push(*news)
+        await until(lambda: news in d.keeper.received)
+        for node in nodes:
+            node.network.set_members(one.network.account for one in (a, c, d))
+        c.network.push(*other)
+        await until(lambda: other in d.keeper.received)
+        assert word not in d.keeper.received
+
+
 async def test_what_does_not_come_is_had_from_another() -> None:
     """A peer tells of a message and does not give it; another one that has it is asked."""
     a, b = Node("a"), Node("b")
