@@ -264,7 +264,11 @@ class OpenTurn:
                 return False
         advance = value.certified(signed)
         if await bench.slots.decide(history, advance, is_alone=self._is_alone):
-            bench.core.network.push(Kind.RECORD, encode(SlotRecord(signed, decided.ids)))
+            # All members have the same bytes: one sends them to everybody.
+            is_leader = self.turn.leader(certificate.ballot) == self._seat.place
+            network = bench.core.network
+            say = network.push if is_leader else network.tell
+            say(Kind.RECORD, encode(SlotRecord(signed, decided.ids)))
             if not self._is_alone and self.turn.number % _FORGET_EVERY == 0:
                 await bench.slots.in_slots(bench.store.forget_said, self.turn.number)
         return True

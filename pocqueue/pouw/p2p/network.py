@@ -169,6 +169,10 @@ class Network:
         self._relay.push(kind, body)
         return len(self._roster.links)
 
+    def tell(self, kind: Kind, body: bytes) -> None:
+        """Let peers have a message that another node pushes as well, if it does not come to them."""
+        self._relay.tell(kind, body)
+
     def announce(self, kind: Kind, *ids: bytes, to: bytes | None = None) -> int:
         """Tell peers of TXs or BLOCKs that `Service.body` has; return their number.
 

@@ -63,6 +63,13 @@ class Relay:
             if self._concerns(kind, link):
                 link.send(kind, body)
 
+    def tell(self, kind: Kind, body: bytes) -> None:
+        """Have peers ask for a message that somebody else pushes as well, if it does not come to them."""
+        identifier = pushed_id(kind, body)
+        if self._seen.add(identifier):
+            self._holders[identifier] = set()
+            self._tell_soon(identifier, kind, body)
+
     def announce(
         self,
         kind: Kind,
@@ -159,6 +166,9 @@ class Relay:
                     self._refused.add(identifier)
         if not is_good:
             return
+        self._tell_soon(identifier, kind, body)
+
+    def _tell_soon(self, identifier: bytes, kind: Kind, body: bytes) -> None:
         self._kept.add(identifier, kind, body, time.monotonic())
         if not self._untold:
             after_s = random.uniform(*_TELL_S)  # noqa: S311 - no secret

@@ -101,6 +101,21 @@ async def test_a_committee_talks_to_its_members_alone() -> None:
         assert word not in d.keeper.received
 
 
+async def test_what_is_told_is_fetched_by_whom_it_did_not_come_to() -> None:
+    """A member has a record as well, and the one that was to push it is gone."""
+    a, b, c = Node("a"), Node("b"), Node("c")
+    async with running(a, b, c):
+        for other in (b, c):
+            await a.network.connect(*other.where)
+        b.network.push(Kind.RECORD, b"slot")
+        await until(lambda: c.keeper.received == [(Kind.RECORD, b"slot")])
+        a.network.tell(Kind.RECORD, b"slot")
+        a.network.tell(Kind.RECORD, b"next")
+        await until(lambda: (Kind.RECORD, b"next") in b.keeper.received)
+        await until(lambda: len(c.keeper.received) == 2)
+        assert [len(one.keeper.received) for one in (a, b, c)] == [1, 1, 2]
+
+
 async def test_what_does_not_come_is_had_from_another() -> None:
     """A peer tells of a message and does not give it; another one that has it is asked."""
     a, b = Node("a"), Node("b")
