@@ -145,7 +145,7 @@ def tasks(http_port: HttpPort = None, as_json: Json = False, env_file: EnvFile =
     for task in found:
         right = "" if task["accuracy"] is None else percent(task["accuracy"])
         table.add_row(
-            *(short(task["id"]), task["name"], task["data"], f"{task['reward']:g}"),
+            *(short(task["id"]), task["name"], short(task["data"]), f"{task['reward']:g}"),
             *(f"{task['slots']:,}", right, task["state"]),
         )
     console().print(table)

@@ -36,6 +36,7 @@ def _config(**fields: Any) -> NodeConfig:
         ("omega_m", float("inf")),
         ("max_peers", 0),
         ("max_peers", 1001),
+        ("data_mib", 127),
         ("bootstrap_peers", "localhost:8000"),
         ("bootstrap_peers", [("localhost", 0)]),
         ("bootstrap_peers", [("localhost", "8000")]),

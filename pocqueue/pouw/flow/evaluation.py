@@ -12,7 +12,7 @@ from pocqueue.pouw.flow.core import Core, now_ms
 from pocqueue.pouw.flow.datasets import Datasets
 from pocqueue.pouw.flow.orders import Orders
 from pocqueue.pouw.flow.slot_sync import SlotSync
-from pocqueue.pouw.training.messages import Accuracy
+from pocqueue.pouw.training.messages import Accuracy, PartName
 from pocqueue.pouw.wire.codec import decode
 from pocqueue.pouw.wire.data import name_of
 from pocqueue.pouw.wire.transactions import Body, Result, Reveal
@@ -94,17 +94,21 @@ class Evaluation:
         core = self._core
         spec = spec_of(core.genesis, core.chain.tip.state, task)
         theta = await self._slot_sync.weights(spec, closing.slots, closing.theta)
-        if record.shape is None:  # its test part is everybody's
-            return await core.trainer.accuracy(spec, theta, "test")
-        if not await self._datasets.ready(record.data, _DATA_S):
+        if record.shape is not None and not await self._datasets.ready(record.data, _DATA_S):
             raise DataError(f"its data {record.data} do not come.")
         name = _test_name(record)
-        if name is None or not closing.is_revealed:
-            return await core.trainer.accuracy(spec, theta, "val")
-        path = await self._datasets.have(name, _DATA_S)
-        if path is None:
-            raise DataError(f"its test part {name} does not come.")
-        return await core.trainer.accuracy(spec, theta, "test", path)
+        if name is not None and closing.is_revealed:
+            path = await self._datasets.have(name, _DATA_S)
+            if path is None:
+                raise DataError(f"its test part {name} does not come.")
+            try:
+                return await core.trainer.accuracy(spec, theta, "test", path)
+            except DataError as exc:
+                # As if it had not been shown: whoever hides nothing good gains nothing by it.
+                _log.warning("%s Task %s: its test part: %s", core.name, record.name, exc)
+        # The test part of what is built in is everybody's.
+        part: PartName = "test" if record.shape is None else "val"
+        return await core.trainer.accuracy(spec, theta, part)
 
     async def _send(self, body: Body) -> None:
         """Send a transaction, unless one just like it is on its way."""

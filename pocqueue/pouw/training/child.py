@@ -86,7 +86,10 @@ def _answer(request: Request) -> Answer:
         )
     part: Part = getattr(model.samples, request.part)
     if request.test is not None:
-        part = own_test(Path(request.test), task)
+        try:
+            part = own_test(Path(request.test), task)
+        except DataError as exc:
+            return Failure(str(exc), is_test=True)
     correct = model.correct(full_weights(task, request.theta), part)
     return Accuracy(correct, len(part.y), part.majority)
 

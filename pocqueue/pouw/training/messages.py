@@ -97,6 +97,7 @@ class Failure(_Frame, tag="failed", frozen=True):
     """The request could not be done; the child goes on."""
 
     message: str
+    is_test: bool = False  #: the file with a test part is to blame, and nothing else
 
 
 Request = Iterate | Reexecute | Measure | Fit

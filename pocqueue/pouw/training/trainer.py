@@ -145,7 +145,8 @@ class Trainer(Closing):
             test: file with the hidden test part of a client's own data, which counts instead.
 
         Raises:
-            TrainingError: the child ended, there is no such model, or the file is none.
+            DataError: the file with the test part is none for this task.
+            TrainingError: the child ended, or there is no such model.
         """
         path = None if test is None else str(test)
         return await self._ask(Measure(task, theta, part, self._data(task), path), Accuracy)
@@ -214,6 +215,8 @@ class Trainer(Closing):
         finally:
             stuck.cancel()
         if isinstance(answer, Failure):
+            if answer.is_test:
+                raise DataError(answer.message)
             raise TrainingError(f"The trainer cannot do it: {answer.message}")
         assert isinstance(answer, kind)
         return answer

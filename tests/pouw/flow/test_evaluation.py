@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from pocqueue.pouw.chain.amounts import PAI
 from pocqueue.pouw.chain.mining import spec_of
 from pocqueue.pouw.chain.records import EVALUATOR
-from pocqueue.pouw.errors import SlotError, TrainingError
+from pocqueue.pouw.errors import DataError, SlotError, TrainingError
 from pocqueue.pouw.flow import evaluation, orders as orders_module
 from pocqueue.pouw.flow.evaluation import Evaluation
 from pocqueue.pouw.flow.orders import Orders
@@ -52,6 +52,7 @@ class _Evaluator:
     counted: list[tuple[str, Path | None]] = field(default_factory=list)
     files: dict[str, Path] = field(default_factory=dict)
     shown: list[str] = field(default_factory=list)
+    unfit: list[Path] = field(default_factory=list)
 
     async def accuracy(
         self, task: object, theta: bytes, part: str, test: Path | None = None
@@ -61,6 +62,8 @@ class _Evaluator:
             raise TrainingError("its child has ended.")
         assert theta == b"weights"
         self.counted.append((part, test))
+        if test in self.unfit:
+            raise DataError("y_test has 99; 10 classes are ordered.")
         return SimpleNamespace(correct=70, total=100, majority=10)
 
     async def weights(self, task: object, num_slots: int, theta: bytes) -> bytes:
@@ -160,6 +163,18 @@ async def test_a_hidden_part_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> N
         at.block(sent("client", 2, Reveal(at.task)))
         assert await at.step() == [Result(at.task, 70, 100, 10)]
         assert at.counted == [("test", Path("test"))]
+
+
+async def test_a_part_that_is_no_good_counts_as_if_it_were_not_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its client gains nothing by it, and the evaluator is paid."""
+    async with _closed(monkeypatch, "judge", test_hash=_TEST) as at:
+        at.files = {_DATA: Path("data"), "0x" + _TEST: Path("test")}
+        at.unfit = [Path("test")]
+        at.block(sent("client", 2, Reveal(at.task)))
+        assert await at.step() == [Result(at.task, 70, 100, 10)]
+        assert at.counted == [("test", Path("test")), ("val", None)]
 
 
 async def test_without_a_hidden_part_the_known_one_counts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,7 +86,7 @@ async def test_a_shown_test_part_counts_instead(trainer: Trainer, tmp_path: Path
         assert (await trainer.accuracy(task, theta, "test", test)).total == 77
         val = await trainer.accuracy(task, theta, "val")
         assert await trainer.accuracy(task, theta, "test") == val
-        with pytest.raises(TrainingError, match="it has x_train"):
+        with pytest.raises(DataError, match="it has x_train"):
             await trainer.accuracy(task, theta, "test", path)
     finally:
         trainer.forget(NAME, path)

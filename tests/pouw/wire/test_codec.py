@@ -9,6 +9,8 @@ from hypothesis import given, strategies as st
 from pocqueue.pouw.errors import BadEncoding
 from pocqueue.pouw.wire.blocks import Block, Founding, Header
 from pocqueue.pouw.wire.codec import decode, encode
+from pocqueue.pouw.wire.data import MAX_CHUNKS, MAX_DATA_BYTES, Manifest
+from pocqueue.pouw.wire.requests import Chunk, ChunkRequest
 from pocqueue.pouw.wire.slots import Iteration, SlotRecord
 from pocqueue.pouw.wire.transactions import Transaction, Transfer
 
@@ -74,7 +76,10 @@ def test_another_spelling_is_refused(data: bytes) -> None:
         decode(data, Transaction)
 
 
-@given(st.binary(max_size=400), st.sampled_from([Transaction, Block, Iteration, SlotRecord]))
+@given(
+    st.binary(max_size=400),
+    st.sampled_from([Transaction, Block, Iteration, SlotRecord, Manifest, ChunkRequest, Chunk]),
+)
 def test_any_bytes_are_a_message_or_refused(data: bytes, kind: type) -> None:
     """And if they are one, its encoding is these bytes."""
     try:
@@ -94,3 +99,14 @@ def test_a_changed_byte_is_another_message_or_refused(place: int, byte: int) -> 
     except BadEncoding:
         return
     assert encode(value) == data
+
+
+def test_a_manifest_of_more_than_64_mib_is_refused() -> None:
+    """As are one of nothing, and a request for a chunk that no file has."""
+    assert decode(encode(Manifest(MAX_DATA_BYTES, (bytes(32),) * MAX_CHUNKS)), Manifest).is_whole
+    for size, num_chunks in ((MAX_DATA_BYTES + 2**20, 256), (1, MAX_CHUNKS + 1), (0, 0)):
+        with pytest.raises(BadEncoding):
+            decode(encode((size, (bytes(32),) * num_chunks)), Manifest)
+    for index in (MAX_CHUNKS, -1, True):
+        with pytest.raises(BadEncoding):
+            decode(encode((bytes(32), index)), ChunkRequest)
