@@ -39,7 +39,10 @@ class Run:
     @property
     def is_well(self) -> bool:
         """Say whether the network did everything as it should, and its honest nodes agree."""
-        return bool(self.said) and self.said["agreement"]["agree"] and self.said["chaos"]["is_well"]
+        if not self.said:
+            return False
+        chaos = self.said["chaos"]
+        return bool(chaos["is_well"] and chaos["is_done"] and self.said["agreement"]["agree"])
 
     @property
     def deeds(self) -> list[dict[str, Any]]:

@@ -110,9 +110,14 @@ class Chaos:
 
     @property
     def is_well(self) -> bool:
-        """Say whether everything was done, and the network did about it what it should."""
-        is_done = len(self.deeds) == len(self.plan)
-        return is_done and all(deed.holds for deed in self.deeds) and not self.wronged
+        """Say whether the network did what it should about everything that was done and is over."""
+        return not self.wronged and all(deed.holds is not False for deed in self.deeds)
+
+    @property
+    def is_done(self) -> bool:
+        """Say whether everything was done, and seen to its end."""
+        is_begun = len(self.deeds) == len(self.plan)
+        return is_begun and all(deed.holds is not None for deed in self.deeds)
 
     @property
     def wronged(self) -> list[Slashed]:
@@ -124,6 +129,7 @@ class Chaos:
         return {
             "seed": self.seed,
             "is_well": self.is_well,
+            "is_done": self.is_done,
             "planned": len(self.plan),
             "deeds": [deed.to_json() for deed in self.deeds],
             "slashed": [asdict(one) for one in self.slashed],
@@ -135,10 +141,13 @@ class Chaos:
             f"{deed.act.text}: {deed.found}{' - NOT AS IT SHOULD BE' if deed.holds is False else ''}"
             for deed in self.deeds
         ]
-        return lines + [
+        lines += [
             f"{one.node} lost its stake by {one.evidence} although it was honest"
             for one in self.wronged
         ]
+        if self.is_over and len(self.deeds) < len(self.plan):
+            lines.append(f"Not begun, as it ended before: {len(self.plan) - len(self.deeds)} more.")
+        return lines
 
     def _run(self) -> None:
         """Do everything; whatever happens, all nodes run and are honest and in reach at the end."""

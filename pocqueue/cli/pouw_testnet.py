@@ -65,8 +65,9 @@ def run(
 
     Each node is a process with a folder and a key of its own; they talk over loopback. Nothing outlives the command.
     On a terminal a table is renewed every second, elsewhere a line is printed every 5 s; with --json one object
-    at the end. Exit code: 0 if all nodes have one history at the end, 1 if they do not, or one did not stay up, or the
-    network did not do with --chaos what it should; 2 for bad input.
+    at the end. Exit code: 0 if all nodes have one history at the end; 1 if they do not, or one did not stay up, or with
+    --chaos if something was not done before the time was up, or the network did not what it should about it; 2 for bad
+    input.
     """  # fmt: skip
     from pocqueue.processes.tree import stop_signals
 
@@ -77,6 +78,7 @@ def run(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pocqueue-testnet-")))
         tree = stack.enter_context(running(nodes, folder, has_chaos=chaos))
         happens = _chaos(seed, nodes, tree, shown=not as_json) if chaos else None
+        is_interrupted = True
         with (
             suppress(KeyboardInterrupt),
             stop_signals(),
@@ -86,6 +88,7 @@ def run(
             if failure:
                 print_error(failure)
                 raise typer.Exit(EXIT_FAILED)
+            is_interrupted = False
         cheaters = set() if happens is None else happens.cheaters
         found = _settled(nodes, cheaters)
     agreement = verdict(found, cheaters)
@@ -96,7 +99,8 @@ def run(
         for text in [] if happens is None else happens.summary():
             console().print(text)
         console().print(agreement["sentence"])
-    if not agreement["agree"] or not (happens is None or happens.is_well):
+    is_right = happens is None or (happens.is_well and (happens.is_done or is_interrupted))
+    if not agreement["agree"] or not is_right:
         raise typer.Exit(EXIT_FAILED)
 
 

@@ -69,18 +69,12 @@ def verdict(found: list[dict[str, Any]], cheaters: Collection[str] = ()) -> dict
     silent = [one["node_id"] for one in asked if not one["is_running"]]
     height = max((one["blockchain_height"] for one in up), default=0)
     final = max((one["anchor_height"] for one in up), default=0)
-    behind = [one["node_id"] for one in up if one["blockchain_height"] < final - _MAX_BEHIND]
     blocks = _by_number(up, "blocks", "height", lambda node, it: it["height"] <= node["anchor_height"])  # fmt: skip
     slots = _by_number(up, "slots", "turn", lambda _node, _it: True)
     block, block_differs = _common(blocks, len(up), lambda it: (it["id"], it["state"]))
     slot, slot_differs = _common(slots, len(up), lambda it: (it["certificate"], it["theta"]))
-    if slots and not slot:
-        newest = max(slots)
-        behind += [
-            one["node_id"]
-            for one in up
-            if not one["slots"] or one["slots"][0]["turn"] < newest - COMPARED_SLOTS // 2
-        ]
+    newest = None if slot else max(slots, default=None)
+    behind = [one["node_id"] for one in up if _is_behind(one, final, newest)]
     agree = bool(up) and not (silent or behind or block_differs or slot_differs)
     if silent:
         sentence = f"{', '.join(silent)} did not answer at the end."
@@ -104,6 +98,14 @@ def verdict(found: list[dict[str, Any]], cheaters: Collection[str] = ()) -> dict
         "turn": slot.get("turn"),
         "theta": slot.get("theta"),
     }
+
+
+def _is_behind(one: dict[str, Any], final: int, newest: int | None) -> bool:
+    """Say whether a node lacks final blocks; or, where nodes have no slot in common, the slots before the newest turn."""
+    if one["blockchain_height"] < final - _MAX_BEHIND:
+        return True
+    turns = [slot["turn"] for slot in one["slots"]]
+    return newest is not None and max(turns, default=-COMPARED_SLOTS) < newest - COMPARED_SLOTS // 2
 
 
 def _by_number(

@@ -16,7 +16,7 @@ def _said(*, holds: bool) -> dict[str, Any]:
     }
     return {
         "agreement": {"agree": True, "sentence": "9 nodes agree.", "height": 31, "turn": 250},
-        "chaos": {"is_well": holds, "planned": 1, "deeds": [deed]},
+        "chaos": {"is_well": holds, "is_done": True, "planned": 1, "deeds": [deed]},
     }
 
 

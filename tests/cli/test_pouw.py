@@ -361,7 +361,7 @@ def test_testnet_with_chaos(tmp_path: Path) -> None:
         *(("kill", None), ("pause", None), ("cut", None)),
         *(("cheat", "false-maps"), ("cheat", "two-messages")),
     }
-    assert found["chaos"]["is_well"], found["chaos"]["deeds"]
+    assert (found["chaos"]["is_well"], found["chaos"]["is_done"]) == (True, True), done.stdout
     assert found["agreement"]["agree"], found["agreement"]["sentence"]
     assert {one["evidence"] for one in found["chaos"]["slashed"]} == {"Fault", "TwoMessages"}
     assert done.returncode == 0
