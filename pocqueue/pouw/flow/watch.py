@@ -119,13 +119,14 @@ class Watch:
             # Slots that nobody has a message of follow each other more and more slowly.
             is_idle = newest is not None and not newest.certificate.count
             patience_s = _IDLE_SLOTS_S if is_idle else _ISOLATED_S
+            # One that has just come into office had no time to certify anything.
+            has_committee = core.chain.tip.state.committee_in_office is not None
             came = await self._slots.changed.heard(patience_s)
-            state = core.chain.tip.state
-            if not came and state.committee_in_office is not None:
+            if not came and has_committee:
                 if not is_told:
                     core.alert("isolated", f"no certificate came for {patience_s:.0f} s")
                 # Whoever surrounds a node has no say in what the chain names.
-                core.network.dial_all(staked(state, is_local=core.network.is_local))
+                core.network.dial_all(staked(core.chain.tip.state, is_local=core.network.is_local))
             is_told = not came
 
     def _of(self, committee: Committee) -> Attendance:

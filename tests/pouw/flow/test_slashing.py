@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -113,9 +114,48 @@ async def test_a_committee_of_four_throws_a_cheat_out(
     tmp_path: Path, how: Callable[[Core], object], role: int
 ) -> None:
     """A member that contradicts itself on sight, a miner by the word of three; slots go on."""
+    async with _four(tmp_path) as (supervisors, miner):
+        await begin(miner, mine=role == MINER)
+        cheating, watching = miner if role == MINER else supervisors[1], supervisors[2]
+        how(cheating._life._core)  # type: ignore[union-attr]
+        culprit = bytes.fromhex(cheating.get_status()["public_key"])
+        await until(lambda: culprit in _slashes(watching), "the end of its stake")
+        [slash] = _slashes(watching)[culprit]
+        assert slash.role == role
+        assert list(_slashes(watching)) == [culprit]
+        [shown] = await watching.views.security.evidence(culprit.hex())
+        assert shown["holds"]
+        turn = _turn(watching)
+        await until(lambda: _turn(watching) > turn + 3, "more slots")
+
+
+async def test_half_of_a_committee_away_raises_the_alarm(tmp_path: Path) -> None:
+    """At members and at others; while all are there nobody is told of anything."""
+    async with _four(tmp_path) as (supervisors, miner):
+        await begin(miner)
+        everybody, turn = [*supervisors, miner], _turn(miner)
+        await until(lambda: _turn(miner) > turn + 30, "thirty turns")
+        for one in everybody:
+            assert _alerts(one) == []
+            found = await one.views.security.committee()
+            assert [member["is_silent"] for member in found["members"]] == [False] * 4
+        await supervisors[2].stop()
+        await supervisors[3].stop()
+        left = [supervisors[0], supervisors[1], miner]
+        await until(lambda: all("byzantine_fault" in _alerts(one) for one in left), "the alarm")
+        found = await miner.views.security.committee()
+        gone = {supervisors[2].config.key, supervisors[3].config.key}
+        silent = {one["account"] for one in found["members"] if one["is_silent"]}
+        assert silent == {key.public_hex for key in gone if key is not None}
+        assert _slashes(miner) == {}
+
+
+@contextlib.asynccontextmanager
+async def _four(folder: Path) -> AsyncIterator[tuple[list[PoUWNode], PoUWNode]]:
+    """Run four supervisors in office, of whom the first mines, and stop a miner with them that is not started yet."""
     keys = [SigningKey.generate() for _ in range(5)]
     listed = json.dumps([key.public_hex for key in keys[:4]])
-    network = quick_genesis(tmp_path, supervisors=listed, slot_ms=100)
+    network = quick_genesis(folder, supervisors=listed, slot_ms=100)
     first = node("s0", NodeRole.SUPERVISOR, network, key=keys[0])
     async with running(first):
         await begin(first)
@@ -127,20 +167,16 @@ async def test_a_committee_of_four_throws_a_cheat_out(
         async with running(*others, miner):
             for one in others:
                 await begin(one, mine=False)
-            await until(lambda: _committee_size(first) == 4, "a committee in office")
-            await begin(miner, mine=role == MINER)
-            cheat_node = miner if role == MINER else others[0]
-            how(cheat_node._life._core)  # type: ignore[union-attr]
-            culprit = bytes.fromhex(cheat_node.get_status()["public_key"])
-            await until(lambda: culprit in _slashes(others[1]), "the end of its stake")
-            [slash] = _slashes(others[1])[culprit]
-            assert slash.role == role
-            assert list(_slashes(others[1])) == [culprit]
-            [shown] = await others[1].views.security.evidence(culprit.hex())
-            assert shown["holds"]
-            slots = others[1].get_status()["turn"]
-            await until(lambda: others[1].get_status()["turn"] > slots + 3, "more slots")
+            await until(lambda: len(first.get_status()["committee"]) == 4, "a committee in office")
+            yield [first, *others], miner
 
 
-def _committee_size(one: PoUWNode) -> int:
-    return len(one.get_status()["committee"])
+def _turn(one: PoUWNode) -> int:
+    found = one.get_status()["turn"]
+    assert isinstance(found, int)
+    return found
+
+
+def _alerts(one: PoUWNode) -> list[str]:
+    assert one.security_system is not None
+    return [alert["type"] for alert in one.security_system["alerts"]]
