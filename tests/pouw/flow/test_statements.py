@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from pocqueue.pouw.chain.records import MINER, VERIFIER
 from pocqueue.pouw.errors import NotSigned, PeerFault
 from pocqueue.pouw.flow import statements as statements_module
 from pocqueue.pouw.flow.core import Tasks
@@ -18,10 +19,12 @@ from pocqueue.pouw.flow.statements import Statements
 from pocqueue.pouw.p2p.frames import Kind
 from pocqueue.pouw.slots import bls
 from pocqueue.pouw.wire.codec import decode, encode
+from pocqueue.pouw.wire.evidence import Fault
 from pocqueue.pouw.wire.statements import UNSIGNED, StatementShare, statement_digest
-from pocqueue.pouw.wire.transactions import Close
+from pocqueue.pouw.wire.transactions import ROLES, Close
 from tests.pouw.flow.committees import dealt
 from tests.pouw.flow.parts import PEER
+from tests.pouw.offences import found_false
 from tests.pouw.support import GENESIS, account, key
 
 _NAMES = ("first", "second", "third", "fourth")
@@ -32,7 +35,7 @@ Judge = Callable[[Close], Awaitable[bool]]
 
 
 class _State:
-    """A chain's state in which the committee is in office and everybody here has a ticket but "stranger"."""
+    """A chain's state in which the committee is in office; others have the ticket that they are called by, if any."""
 
     office = SimpleNamespace(epoch=0)
 
@@ -40,7 +43,8 @@ class _State:
         return _DEALT.committee if epoch == 0 else None
 
     def live_ticket(self, who: bytes, role: int) -> bytes | None:
-        return None if who == account("stranger") else b"t" * 32
+        own = {account(ROLES[VERIFIER]): VERIFIER, account(ROLES[MINER]): MINER}
+        return b"t" * 32 if who != account("stranger") and own.get(who, role) == role else None
 
 
 class _Node:
@@ -61,7 +65,7 @@ class _Node:
         )
         self.statements = Statements(core, self.tasks, _DEALT.seat(account(name)))
         if judge is not None:
-            self.statements.judges[Close] = judge
+            self.statements.judges |= {Close: judge, Fault: judge}
         hub.append(self)
 
     async def _in_chain(self, work: Callable[..., Any], *args: Any) -> Any:
@@ -111,10 +115,24 @@ async def test_three_of_four_sign_what_a_member_moves() -> None:
         assert _is_signed(await nodes[0].statements.sign(_CLOSE))
 
 
-async def test_somebody_with_a_ticket_may_move() -> None:
-    """Though it is no member; then three of them have to answer."""
+async def test_a_verifier_may_accuse() -> None:
+    """Though it is no member; then three of them have to answer. It closes no task."""
     async with _committee(False, True, True, True, verifier=None) as nodes:
-        assert _is_signed(await nodes[-1].statements.sign(_CLOSE))
+        fault = found_false()
+        signature = await nodes[-1].statements.sign(fault)
+        digest = statement_digest(GENESIS.network, fault)
+        assert bls.verify(_DEALT.committee.group_key, digest, signature)
+        with pytest.raises(NotSigned, match="0 of the 3"):
+            await nodes[-1].statements.sign(_CLOSE, 0.2)
+
+
+async def test_a_miner_accuses_nobody() -> None:
+    """Its motions are neither judged nor passed on."""
+    async with _committee(True, True, True, True, miner=None) as nodes:
+        for statement in (found_false(), _CLOSE):
+            with pytest.raises(NotSigned, match="0 of the 3"):
+                await nodes[-1].statements.sign(statement, 0.2)
+        assert [one.pushed for one in nodes[:-1]] == [[]] * 4
 
 
 async def test_two_of_four_sign_nothing() -> None:
@@ -143,7 +161,7 @@ async def test_each_statement_is_judged_once_and_answered_again(
         asked.append(close)
         return True
 
-    async with _committee(verifier=None, second=judge) as nodes:
+    async with _committee(outsider=None, second=judge) as nodes:
         with pytest.raises(NotSigned, match="1 of the 3"):
             await nodes[0].statements.sign(_CLOSE, 0.3)
         assert asked == [_CLOSE]
