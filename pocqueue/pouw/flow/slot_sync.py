@@ -59,8 +59,10 @@ class SlotSync:
         if (certificate.task, certificate.slot + 1) != (status.task, status.slot):
             raise SlotError("status", f"slot {status.slot} does not follow on its certificate.")
         if await self._slots.is_ahead(status.newest):
-            if await self._is_in_office():
-                # It has signed what is not here: until it is, it must sign nothing.
+            committee = await self._slots.committee()
+            if committee is not None and committee.members == (self._core.account,):
+                # It has signed what is not here: until it is, it must sign nothing. A member of several has its own
+                # words of an open turn on disk, and is behind the others now and then.
                 self._core.is_current.clear()
             await self._catch_up(peer, status.task, status.slot, is_asked=True)
 

@@ -23,7 +23,7 @@ from pocqueue.pouw.p2p.service import PeerInfo
 from pocqueue.pouw.slots import messages
 from pocqueue.pouw.slots.certificate import verify_signed, verify_turn
 from pocqueue.pouw.slots.collector import Collector
-from pocqueue.pouw.slots.history import Advance, Checkpoint, SlotHistory
+from pocqueue.pouw.slots.history import Advance, Checkpoint, SlotHistory, Unsigned
 from pocqueue.pouw.slots.slot_store import KEPT_MAPS, SlotStore
 from pocqueue.pouw.wire.codec import decode
 from pocqueue.pouw.wire.evidence import TwoMessages
@@ -83,6 +83,8 @@ class SlotFlow:
         self._lock = asyncio.Lock()
         self.on_advance: Callable[[SlotHistory, Advance], Coroutine[Any, Any, None]] | None = None
         self.on_contradiction: Callable[[TwoMessages], None] | None = None
+        #: What this node, as a member, has found right of the open turn, by the certificate's id.
+        self.judged: dict[bytes, Unsigned] = {}
         self._collector: tuple[SlotHistory, Collector] | None = None
         # Who is in office at the newest anchor that was asked for.
         self._office: tuple[bytes, Committee] | None = None
@@ -225,7 +227,11 @@ class SlotFlow:
             history = await self.history(certificate.task)
             if certificate.slot != history.next_slot:
                 return False
-            advance = await self.in_slots(history.check, record, messages)
+            judged = self.judged.get(certificate.id)
+            if judged is not None and judged.certificate.previous == history.previous:
+                advance = judged.certified(signed)
+            else:
+                advance = await self.in_slots(history.check, record, messages)
             await self._take_in(history, advance, is_own=False)
         return True
 

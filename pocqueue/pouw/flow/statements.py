@@ -104,7 +104,10 @@ class Statements:
             heard.is_judged = True  # by the caller
         seat = await core.in_chain(self._find_seat, committee)
         if seat is not None:
-            moved.add(seat.place, seat.share.sign(digest))
+            share = seat.share.sign(digest)
+            moved.add(seat.place, share)
+            if heard is not None:  # somebody else may move the same
+                heard.answer = self._answer(seat, digest, share)
         try:
             async with asyncio.timeout(timeout_s):
                 while not moved.enough.is_set():
@@ -170,6 +173,11 @@ class Statements:
             moved.add(share.member, share.share)
         return True
 
+    def _answer(self, seat: Seat, digest: bytes, share: bytes) -> bytes:
+        """Return a share of ours as it is sent."""
+        network, epoch = self._core.genesis.network, seat.committee.epoch
+        return encode(StatementShare(network, epoch, digest, seat.place, share))
+
     def _motion(self, statement: Statement) -> Motion:
         core = self._core
         kind = FaultMotion if isinstance(statement, Fault) else CloseMotion
@@ -220,9 +228,7 @@ class Statements:
                 return
             heard.is_judged = True
         if is_right:
-            share = seat.share.sign(digest)
-            said = StatementShare(core.genesis.network, committee.epoch, digest, seat.place, share)
-            heard.answer = encode(said)
+            heard.answer = self._answer(seat, digest, seat.share.sign(digest))
             core.network.push(Kind.SHARE, heard.answer)
         else:
             _log.warning(

@@ -80,6 +80,7 @@ class OpenTurn:
         self._agreement: Agreement | None = None
         self._early: list[Said] = []  # words from before the agreement began
         self._values: dict[bytes, Unsigned] = {}
+        slots.judged = self._values
         self._judging: dict[bytes, asyncio.Task[None]] = {}
         self._beacon = BeaconShares(seat.committee)
         self._proofs: dict[bytes, bytes] = {}  # signatures of decisions, by their word
@@ -213,6 +214,8 @@ class OpenTurn:
         try:
             self._values[value] = await self._bench.judge.judged(proposal, self._newest)
         except PouwError as exc:
+            if self._bench.slots.next_turn != self.turn.number:
+                return  # the turn is over
             _log.warning(
                 "%s The proposal of member %d for turn %d is not good: %s",
                 *(self._bench.core.name, proposal.head.member, self.turn.number, exc),

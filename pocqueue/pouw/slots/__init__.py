@@ -3,7 +3,8 @@
 How a slot goes through a node; nothing here waits, sends or reads a clock, and `SlotStore` alone touches disk:
 
 1. A message arrives: `messages.check`, then `Collector.add` (the committee) or `SlotHistory.keep`; new ones are passed on.
-2. The committee: `Collector.tick(now)` gives an `Advance`, a closed slot with its certificate; the same until step 4 is done.
+2. The committee: `Collector.closes_at(now)` says when the slot is due, `Collector.value` what a member proposes; the others find
+   the same with `SlotHistory.judge`. What they agree on (`pocqueue.pouw.committee`) is signed, and with it an `Advance`.
    Everybody else: a record arrives, `certificate.verify_signed`, `SlotHistory.check(record, messages)` gives the `Advance`;
    if that misses messages, they are asked for with their slots, as `requests.Slots`.
 3. `SlotStore.write(advance)`: on disk before anybody hears of it, and before memory has it.
@@ -12,6 +13,4 @@ How a slot goes through a node; nothing here waits, sends or reads a clock, and 
    iteration that is due, `Trainer.iterate` makes it, `LaneMiner.message` signs it, `SlotStore.write_sent` keeps it, it is pushed.
 6. After 0.4 s of silence `LaneMiner.current` is pushed again. A restart: `SlotStore.history`, `SlotStore.sent`, and on from 1.
 7. Whoever verifies a winner: `SlotHistory.lap`, or `SlotStore.history(task, slot).lap` for an older one, and `Trainer.reexecute`.
-
-Agreement among several supervisors would stand in place of the collector: it too ends in an `Advance`.
 """
