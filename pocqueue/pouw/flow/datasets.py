@@ -21,18 +21,18 @@ from pocqueue.pouw.data.store import DataStore
 from pocqueue.pouw.economics import NodeRole
 from pocqueue.pouw.errors import DataError, LinkError, NodeDataError, PouwError
 from pocqueue.pouw.flow.core import Bell, Core
-from pocqueue.pouw.flow.fetch import Fetch
+from pocqueue.pouw.flow.fetches import Fetches
 from pocqueue.pouw.wire.codec import encode
 from pocqueue.pouw.wire.data import name_of
 from pocqueue.pouw.wire.requests import Chunk, ChunkRequest
 
 #: A task whose data did not come for so long cannot be trained.
 PATIENCE_S: Final = 600.0
-#: Files that are fetched at a time. One that nothing came of for so long makes way for the next, if there is one.
-_AT_ONCE, _STUCK_S = 4, 30.0
 _LOOK_S = 2.0
-#: What failed for want of room or a trainer is tried again after this.
+#: What failed for want of a trainer is tried again after this.
 _PAUSE_S = 30.0
+#: Data that so many looks in a row ended the trainer, or found no room in it, are no good.
+_TRIES = 4
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Datasets:
 
     def __init__(self, core: Core, store: DataStore) -> None:
         self._core, self._store = core, store
-        self._fetches = _Fetches(core, store)
+        self._fetches = Fetches(core, store)
         #: Files that this node added.
         self._own: set[str] = set()
         #: Tasks whose data are whole and fit, and why others' do not.
@@ -56,6 +56,7 @@ class Datasets:
         #: When a task was first waited for, and when one that failed is tried again, by the monotonic clock.
         self._waits: dict[bytes, float] = {}
         self._pauses: dict[bytes, float] = {}
+        self._failures: Counter[bytes] = Counter()
         self._known: dict[str, Path] = {}  # to the trainer
         #: Files that somebody here waits for.
         self._wished: Counter[str] = Counter()
@@ -122,7 +123,7 @@ class Datasets:
         if task in self._unfit:
             return self._unfit[task]
         waited_s = time.monotonic() - self._waits.get(task, time.monotonic())
-        if waited_s > PATIENCE_S and task not in self._ready:
+        if waited_s > PATIENCE_S:
             return f"nobody gave its data to this node for {waited_s / 60:.0f} min"
         return None
 
@@ -158,7 +159,7 @@ class Datasets:
                 self._fetches.follow(names, self._own)
                 for task, record in tasks.items():
                     await self._judge(task, record)
-                await self._look_again(tasks)
+                self._look_again(tasks)
                 await _first(
                     self._core.chain_changed.heard(_LOOK_S),
                     self._fetches.changed.heard(),
@@ -185,11 +186,12 @@ class Datasets:
     async def _judge(self, task: bytes, record: TaskRecord) -> None:
         """See whether a task can be trained on what has come."""
         now_s = time.monotonic()
-        self._waits.setdefault(task, now_s)
         path = self._store.path(record.data)
         if path is None:
+            self._waits.setdefault(task, now_s)
             self._ready.discard(task)
             return
+        self._waits.pop(task, None)
         if task in self._ready or task in self._unfit or now_s < self._pauses.get(task, 0.0):
             return
         core = self._core
@@ -202,82 +204,26 @@ class Datasets:
             self._unfit[task] = str(exc)
             _log.warning("%s Task %s cannot be trained: %s", core.name, record.name, exc)
         except PouwError as exc:
+            self._failures[task] += 1
             self._pauses[task] = now_s + _PAUSE_S
+            if self._failures[task] == _TRIES:
+                self._unfit[task] = f"looked at {_TRIES} times, each time in vain: {exc}"
             _log.warning("%s Data of task %s wait: %s", core.name, record.name, exc)
         else:
             self._ready.add(task)
             _log.info("%s Data of task %s are here.", core.name, record.name)
             self.changed.ring()
 
-    async def _look_again(self, tasks: dict[bytes, TaskRecord]) -> None:
+    def _look_again(self, tasks: dict[bytes, TaskRecord]) -> None:
         """Forget what was known of tasks that are over, and of files that made way."""
         self._ready &= tasks.keys()
-        for known in (self._unfit, self._waits, self._pauses):
+        for known in (self._unfit, self._waits, self._pauses, self._failures):
             for task in known.keys() - tasks.keys():
                 del known[task]
         for name, path in list(self._known.items()):
             if self._store.path(name) is None:
                 del self._known[name]
                 self._core.trainer.forget(name, path)
-
-
-class _Fetches:
-    """The files that a node fetches, a few at a time."""
-
-    def __init__(self, core: Core, store: DataStore) -> None:
-        self._core, self._store = core, store
-        #: Names of data that make room for nothing. Each fetch has this very set.
-        self.needed: set[str] = set()
-        self._running: dict[str, tuple[asyncio.Task[None], Fetch]] = {}
-        #: When a file was last left for others, or failed, by the monotonic clock.
-        self._left: dict[str, float] = {}
-        #: One more is here, or has failed.
-        self.changed = Bell()
-
-    def follow(self, names: list[str], own: set[str]) -> None:
-        """Fetch these, the first ones first; what else is fetched is not needed any more."""
-        self.needed.clear()
-        self.needed.update(names, own)
-        now_s = time.monotonic()
-        for name in self._running.keys() - set(names):
-            self._running[name][0].cancel()
-        self._left = {name: at_s for name, at_s in self._left.items() if name in names}
-        waiting = [
-            name
-            for name in names
-            if name not in self._running
-            and self._store.path(name) is None
-            and self._left.get(name, -_PAUSE_S) + _PAUSE_S <= now_s
-        ]
-        # What was left longest ago, or never, comes before what was tried just now.
-        waiting.sort(key=lambda name: self._left.get(name, 0.0))
-        if waiting and len(self._running) >= _AT_ONCE:
-            for name, (task, fetch) in self._running.items():
-                if now_s - fetch.heard_s > _STUCK_S:
-                    self._left[name] = now_s
-                    task.cancel()
-        for name in waiting[: _AT_ONCE - len(self._running)]:
-            fetch = Fetch(self._core.network, self._store, name, self.needed)
-            task = asyncio.create_task(self._run(name, fetch))
-            self._running[name] = task, fetch
-
-    async def close(self) -> None:
-        """End all."""
-        tasks = [task for task, _ in self._running.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _run(self, name: str, fetch: Fetch) -> None:
-        try:
-            await fetch.run()
-            _log.debug("%s Data %s are here.", self._core.name, name)
-        except PouwError as exc:
-            self._left[name] = time.monotonic()
-            _log.warning("%s Data %s are not fetched now: %s", self._core.name, name, exc)
-        finally:
-            del self._running[name]
-            self.changed.ring()
 
 
 async def _first(*waits: Coroutine[Any, Any, Any]) -> None:

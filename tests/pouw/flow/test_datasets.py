@@ -18,7 +18,7 @@ from pocqueue.pouw.data.manifest import manifest_of
 from pocqueue.pouw.data.store import DataStore
 from pocqueue.pouw.economics import NodeRole
 from pocqueue.pouw.errors import DataError, LinkError, TrainingError
-from pocqueue.pouw.flow import datasets as datasets_module
+from pocqueue.pouw.flow import datasets as datasets_module, fetches
 from pocqueue.pouw.flow.core import Bell
 from pocqueue.pouw.flow.datasets import Datasets
 from pocqueue.pouw.slots.task import TaskSpec
@@ -196,6 +196,21 @@ async def test_a_trainer_that_fails_is_asked_again(monkeypatch: pytest.MonkeyPat
         assert node.trainer.num_checks == 2
 
 
+async def test_data_that_end_the_trainer_again_and_again_are_unfit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else they would interrupt its other work for as long as their task is open."""
+    monkeypatch.setattr(datasets_module, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(datasets_module, "_LOOK_S", 0.01)
+    state, (task,) = ordered(NAMES[0])
+    async with opened(links=Links({"peer": has(FILES[0])})) as node:
+        node.trainer.problems += [TrainingError("it ended")] * 9
+        node.at(state)
+        await until(lambda: node.datasets.problem(task) is not None, "the problem")
+        assert node.datasets.problem(task) == "looked at 4 times, each time in vain: it ended"
+        assert node.trainer.num_checks == 4
+
+
 async def test_data_that_nobody_gives_are_a_problem_in_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -213,8 +228,8 @@ async def test_data_that_nobody_gives_are_a_problem_in_the_end(
 
 async def test_data_that_nobody_has_hold_up_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that pay more and do not come make way; each has its turn again."""
-    monkeypatch.setattr(datasets_module, "_STUCK_S", 0.05)
-    monkeypatch.setattr(datasets_module, "_PAUSE_S", 0.1)
+    monkeypatch.setattr(fetches, "_STUCK_S", 0.05)
+    monkeypatch.setattr(fetches, "_PAUSE_S", 0.1)
     monkeypatch.setattr(datasets_module, "_LOOK_S", 0.01)
     state, tasks = ordered(*NAMES)
     # The order of turns is that of the ids where all pay the same.
