@@ -1,6 +1,6 @@
 """Makes docs/pouw.svg: the table of a testnet that runs for a while.
 
-`python -m tests.pouw.picture docs/pouw.svg` (`make pouw-picture`) runs a supervisor, three miners and a verifier as `pocqueue
+`python -m tests.pouw.picture docs/pouw.svg` (`make pouw-picture`) runs four supervisors, three miners, a verifier and an evaluator as `pocqueue
 pouw testnet` does, and draws the last table that it would show.
 """
 
@@ -16,9 +16,10 @@ from rich.console import Console
 from pocqueue.cli.pouw_nodes import look, places, running
 from pocqueue.cli.pouw_view import table, verdict
 
-_ROLES = ["supervisor", "miner", "miner", "miner", "verifier"]
+_ROLES = [*["supervisor"] * 4, *["miner"] * 3, "verifier", "evaluator"]
+_COMMAND = "pocqueue pouw testnet --supervisors 4 --miners 3 --verifiers 1 --evaluators 1"
 _WIDTH = 100
-_SECONDS = 70.0
+_SECONDS = 100.0
 
 
 def picture(seconds: float = _SECONDS) -> str:
@@ -37,7 +38,7 @@ def picture(seconds: float = _SECONDS) -> str:
         raise SystemExit(said["sentence"])
     screen = Console(record=True, file=io.StringIO(), force_terminal=True, width=_WIDTH)
     screen.print(table(found, width=_WIDTH, up_s=seconds))
-    return screen.export_svg(title="pocqueue pouw testnet --miners 3 --verifiers 1")
+    return screen.export_svg(title=_COMMAND)
 
 
 if __name__ == "__main__":
