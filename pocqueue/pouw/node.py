@@ -120,6 +120,17 @@ class PoUWNode:
         chosen = self.config.preferences if preferences is None else dict(preferences)
         return self._running.tickets.take(stake_amount, chosen)
 
+    def release_ticket(self) -> None:
+        """Order that the node's ticket ends; its stake is free some blocks later.
+
+        A member of a committee stays in office until another one is, so it should run until then.
+
+        Raises:
+            TicketError: no block has a ticket of this node.
+            NodeStateError: the node does not run.
+        """
+        self._running.tickets.release()
+
     async def connect_to_peer(self, peer_host: str, peer_port: int) -> bool:
         """Link to a node; it is dialled again by itself if that ever worked. False: it cannot be reached."""
         try:

@@ -18,7 +18,7 @@ from pocqueue.pouw.chain.signatures import account_of, sign
 from pocqueue.pouw.wire.blocks import MAX_BLOCK_BYTES, Block, Founding, Header
 from pocqueue.pouw.wire.codec import encode
 from pocqueue.pouw.wire.hashes import ZERO, merkle_root, tagged
-from pocqueue.pouw.wire.transactions import Transaction
+from pocqueue.pouw.wire.transactions import Release, Transaction
 
 #: A candidate is made anew after so long, with the clock's time and the transactions that came in.
 REFRESH_MS: Final = 1000
@@ -82,7 +82,7 @@ def mine_founding(
 
     Returns:
         The block; None: there is nothing to put into it and no committee in the making, whose steps are counted in
-        blocks; or none of `MAX_HASHES` was good.
+        blocks; or the account gives its own ticket back in it, or none of `MAX_HASHES` was good.
     """
     time_ms = max(now_ms, _earliest_ms(tip), tip.header.time_ms + FOUNDING_GAP_MS)
     header, transactions = assemble(
@@ -90,6 +90,8 @@ def mine_founding(
     )
     # The nonce is what the header's bytes end with.
     begin = encode(header)[: -len(header.nonce)]
+    if any(_gives_up(transaction, header.miner) for transaction in transactions):
+        return None  # whoever makes a founding block is a supervisor after it
     is_due = transactions or tip.state.generation is not None
     for number in range(MAX_HASHES if is_due else 0):
         nonce = number.to_bytes(8, "little")
@@ -97,6 +99,10 @@ def mine_founding(
             header = msgspec.structs.replace(header, nonce=nonce)
             return Block(header, transactions, Founding(sign(key, header.id)))
     return None
+
+
+def _gives_up(transaction: Transaction, account: bytes) -> bool:
+    return transaction.sender == account and isinstance(transaction.body, Release)
 
 
 def assemble(

@@ -14,7 +14,7 @@ from pocqueue.pouw.flow.addresses import own_address
 from pocqueue.pouw.flow.core import Core, Tasks
 from pocqueue.pouw.flow.orders import Orders
 from pocqueue.pouw.slots import bls
-from pocqueue.pouw.wire.transactions import ROLES, Faucet, TakeTicket, Transaction
+from pocqueue.pouw.wire.transactions import ROLES, Faucet, Release, TakeTicket, Transaction
 
 _log = logging.getLogger(__name__)
 
@@ -94,6 +94,22 @@ class TicketDesk:
         )
         self._send(transaction)
         return self._taken
+
+    def release(self) -> None:
+        """Order that the ticket ends; see `PoUWNode.release_ticket`."""
+        core, role = self._core, self._core.config.role
+        live = (
+            None
+            if role is NodeRole.PEER
+            else core.chain.tip.state.live_ticket(core.account, ROLES.index(role.value))
+        )
+        if live is None:
+            raise TicketError(f"no block has a live ticket of this {role.value}.")
+        try:
+            transaction = self._orders.make(Release(live))
+        except InvalidTransaction as exc:
+            raise TicketError(str(exc)) from None
+        self._send(transaction)
 
     def _send(self, transaction: Transaction) -> None:
         self._tasks.start(self._sent(transaction))

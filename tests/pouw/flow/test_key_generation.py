@@ -6,15 +6,19 @@ import json
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
+from typing_extensions import override
 
 from pocqueue.node.keys import SigningKey
-from pocqueue.pouw.chain.records import Committee
+from pocqueue.pouw.chain.records import Committee, KeyGeneration
 from pocqueue.pouw.chain.state import State
+from pocqueue.pouw.committee.dealing import Dealer
 from pocqueue.pouw.committee.seats import Seat
 from pocqueue.pouw.economics import NodeRole
 from pocqueue.pouw.flow.key_generation import Seats
 from pocqueue.pouw.node import PoUWNode
 from pocqueue.pouw.slots import bls
+from pocqueue.pouw.wire.transactions import Deal
 from tests.pouw.flow.nodes import begin, height, node, quick_genesis, running, until
 
 _DIGEST = b"d" * 32
@@ -143,3 +147,38 @@ async def test_a_fifth_joins_the_committee(tmp_path: Path) -> None:
                 "blocks that only the new committee can certify",
             )
             assert None not in [await _seat(one) for one in nodes]
+
+
+class _Cheat(Dealer):
+    """Seals nonsense to whoever is last among the others, and is honest when it is asked for it."""
+
+    @override
+    def deal(self, generation: KeyGeneration) -> Deal:
+        deal = super().deal(generation)
+        victim = max(place for place, sealed in enumerate(deal.shares) if sealed)
+        shares = [bytes(48) if place == victim else one for place, one in enumerate(deal.shares)]
+        return replace(deal, shares=tuple(shares))
+
+
+async def test_a_wrong_share_is_put_right(tmp_path: Path) -> None:
+    """Its candidate complains by itself, the dealer answers, and all four are in office with good shares."""
+    network, keys = _listed(tmp_path)
+    first = node("s0", NodeRole.SUPERVISOR, network, key=keys[0])
+    async with running(first):
+        await begin(first, mine=False)
+        assert first._life is not None
+        cheat = _Cheat(keys[0], first._life._core.genesis.network)
+        first._life._key_generation._dealer = cheat
+        others = [
+            node(f"s{place}", NodeRole.SUPERVISOR, network, first, key=keys[place])
+            for place in range(1, 4)
+        ]
+        async with running(*others):
+            for one in others:
+                await begin(one, mine=False)
+            await _check(keys, [first, *others])
+            [((dealer, _), answer)] = _state(first).complaints(0).items()
+            assert answer is not None
+            committee = _committee(first)
+            assert committee is not None
+            assert committee.members[dealer] == cheat.account

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from pocqueue.pouw.chain.chain import Change
+from pocqueue.pouw.chain.records import SUPERVISOR
 from pocqueue.pouw.economics import NodeRole
-from pocqueue.pouw.errors import InvalidTransaction
+from pocqueue.pouw.errors import InvalidTransaction, TicketError
 from pocqueue.pouw.flow.core import Tasks, now_ms
 from pocqueue.pouw.flow.orders import Orders
 from pocqueue.pouw.flow.tickets import TicketDesk
+from pocqueue.pouw.node import PoUWNode
 from pocqueue.pouw.wire.transactions import (
     Complaint,
     Faucet,
@@ -106,6 +108,38 @@ async def test_what_another_process_has_sent_is_followed(own: Parts) -> None:
     change = _mined(own, other, signed("node", 2, Transfer(to, 4)))
     orders.changed(change.disconnected, change.connected)
     assert list(orders.own) == [late.id]
+
+
+def _committee(one: PoUWNode) -> list[str]:
+    found = one.get_status()["committee"]
+    assert isinstance(found, list)
+    return found
+
+
+def _supervisors(one: PoUWNode) -> int:
+    assert one._life is not None
+    return len(one._life._core.chain.tip.state.live_tickets(SUPERVISOR))
+
+
+async def test_a_ticket_is_given_back(tmp_path: Path) -> None:
+    """By whoever has one in a block; the other supervisor makes the block that has it, and is in office then."""
+    network = quick_genesis(tmp_path)
+    first = node("first", NodeRole.SUPERVISOR, network)
+    async with running(first):
+        await first.start()
+        with pytest.raises(TicketError, match="no block has a live ticket of this supervisor"):
+            first.release_ticket()
+        first.stake_and_register(100.0)
+        await until(lambda: bool(_committee(first)), "the first one in office")
+        before = _committee(first)
+        second = node("second", NodeRole.SUPERVISOR, network, first)
+        async with running(second):
+            await begin(second, mine=False)
+            await until(lambda: all(_supervisors(one) == 2 for one in (first, second)), "both")
+            first.release_ticket()
+            await until(lambda: _committee(first) == _committee(second) != before, "another one")
+            with pytest.raises(TicketError, match="no block has a live ticket"):
+                first.release_ticket()
 
 
 async def test_the_number_of_what_is_withdrawn_is_free(own: Parts) -> None:
