@@ -138,6 +138,8 @@ class MadeUpPeers:
     peers: list[PeerInfo] = field(default_factory=lambda: [PEER])
     charged: list[tuple[bytes, str]] = field(default_factory=list)
     asked: list[tuple[bytes, Kind]] = field(default_factory=list)
+    #: Where the node listens.
+    listening: tuple[tuple[str, int], ...] = ()
 
     async def request(self, who: bytes, kind: Kind, body: bytes, timeout_s: float = 10.0) -> bytes:
         """See `Network.request`."""

@@ -153,13 +153,17 @@ async def test_the_number_of_what_is_withdrawn_is_free(own: Parts) -> None:
     assert orders.make(Faucet(), fee=0).sequence == over.sequence
 
 
-async def test_a_ticket_names_no_address(own: Parts) -> None:
-    """A node does not know where others reach it, and what it listens on would have them dial their own machine."""
+@pytest.mark.parametrize(
+    ("listening", "address"), [((), ""), ((("127.0.0.1", 8000),), "127.0.0.1:8000")]
+)
+async def test_a_ticket_names_where_its_node_is_reached(
+    own: Parts, listening: tuple[tuple[str, int], ...], address: str
+) -> None:
+    """If it listens; see `own_address`."""
+    own.net.listening = listening
     orders, tasks = Orders(own.core), Tasks("[node]")
     orders.make(Faucet(), fee=0)
     TicketDesk(own.core, orders, group_key("node"), tasks).take(100.0, {})
     await tasks.close()
-    [address] = [
-        one.body.address for one in orders.own.values() if isinstance(one.body, TakeTicket)
-    ]
-    assert not address
+    [named] = [one.body.address for one in orders.own.values() if isinstance(one.body, TakeTicket)]
+    assert named == address
