@@ -19,6 +19,7 @@ from pocqueue.pouw.flow.slots import SlotFlow
 from pocqueue.pouw.p2p.frames import Kind
 from pocqueue.pouw.p2p.service import PeerInfo
 from pocqueue.pouw.slots import bls
+from pocqueue.pouw.slots.history import Lane
 from pocqueue.pouw.slots.messages import WINDOW
 from pocqueue.pouw.slots.task import LapSlot, TaskSpec
 from pocqueue.pouw.wire.codec import decode, encode
@@ -100,7 +101,13 @@ class Noises:
                 found = open_noise(sealed, member, self._dealer, group_key)
                 if found is not None:
                     _put(self._shown, place, found)
+                    self._slots.heard.ring()
         return True
+
+    def is_shown(self, task: TaskSpec, slot: int, lane: Lane) -> bool:
+        """Say whether a message may be certified: this node, a member, could execute it again."""
+        place = (task.id, slot, *lane)
+        return task.noise is None or lane[0] == self._core.account or place in self._shown
 
     async def may_judge(self, task: TaskSpec) -> bool:
         """Say whether this node can execute messages of a task again: of a private one the committee alone can."""

@@ -77,6 +77,10 @@ class Judge:
             miner, lane = message.iteration.order
             if lane >= limits.get(miner, 0):
                 raise SlotError("lane", f"{miner.hex()} has no lane {lane}.")
+            if not self._core.is_shown(history.task, certificate.slot, (miner, lane)):
+                raise SlotError(
+                    "missing", f"the noise of {miner.hex()} in slot {certificate.slot}."
+                )
         return found
 
 

@@ -67,9 +67,12 @@ async def test_a_member_knows_the_noise_that_it_was_shown() -> None:
         due = [SECRET.sign(noise_digest(GENESIS.network, FILLER, slot, 0)) for slot in (0, 2)]
         assert [slot.noise for slot in found] == [due[0], None, due[1]]
         assert await member.may_judge(task)
+        lanes = [(slot, (account("noisy"), lane)) for slot, lane in ((0, 0), (1, 0), (0, 1))]
+        assert [member.is_shown(task, *at) for at in lanes] == [True, False, False]
         with pytest.raises(ChainError, match=r"the noise of slot 0 of .* is not known"):
             member.filled(task, lap, account("miner"), 0)
         plain = replace(task, noise=None)
+        assert member.is_shown(plain, 5, (account("miner"), 0))
         assert member.filled(plain, lap, account("miner"), 0) == tuple(lap)
 
 
