@@ -102,7 +102,9 @@ class CommitteeDuty:
             while True:
                 changed.clear()
                 seat = await self._own_seat()
-                if seat is None or not await self._readiness.may_sign():
+                if seat is None or not await self._readiness.may_sign(
+                    is_alone=len(seat.committee.members) == 1
+                ):
                     self._bench.open_slot.drop()
                     await wait_for(changed, _IDLE_S)
                     continue

@@ -17,6 +17,7 @@ from pocqueue.pouw.p2p.frames import Kind
 from pocqueue.pouw.p2p.service import PeerInfo
 from pocqueue.pouw.slots import bls
 from pocqueue.pouw.wire.codec import decode, encode
+from pocqueue.pouw.wire.slots import Certificate
 from pocqueue.pouw.wire.votes import BeaconShare, Proposal, Vote
 
 Word = Proposal | Vote | BeaconShare
@@ -69,12 +70,13 @@ class Hearing:
         self._behind: tuple[int, float] | None = None
         self._said_again_s = float("-inf")
 
-    def waiting(self, turn: int) -> list[Word]:
+    def waiting(self, turn: Turn) -> list[Word]:
         """Return what came for a turn before it was open here, once; what is of earlier turns is forgotten."""
-        found = self._waiting.pop(turn, [])
-        for before in [at for at in self._waiting if at < turn]:
+        found = self._waiting.pop(turn.number, [])
+        for before in [at for at in self._waiting if at < turn.number]:
             del self._waiting[before]
-        return found
+        # The committee may be another one than was expected.
+        return [word for word in found if _about(word).epoch == turn.committee.epoch]
 
     async def receive(self, peer: PeerInfo, kind: Kind, body: bytes) -> bool:
         """Take a PROPOSAL, VOTE or BEACON; True if it is a member's, of about this turn, and new."""
@@ -83,7 +85,7 @@ class Hearing:
         except BadEncoding as exc:
             raise PeerFault(_POINTS, str(exc)) from None
         assert isinstance(word, Word)
-        about = word.head.certificate if isinstance(word, Proposal) else word
+        about = _about(word)
         committee = await self._slots.committee()
         if committee is None or (about.network, about.epoch) != (
             *(self._core.genesis.network, committee.epoch),
@@ -138,6 +140,11 @@ class Hearing:
         if record is not None and is_late and now_s - self._said_again_s > _AGAIN_S:
             self._said_again_s = now_s
             self._core.network.push(Kind.RECORD, encode(record))
+
+
+def _about(word: Word) -> Certificate | Vote | BeaconShare:
+    """Return what says of which network, epoch and turn a word is."""
+    return word.head.certificate if isinstance(word, Proposal) else word
 
 
 def check(turn: Turn, word: Word) -> None:

@@ -63,8 +63,13 @@ class Readiness:
         )
         return False
 
-    async def may_sign(self) -> bool:
-        """Say whether this node may certify slots: it may act, and has all slots that blocks of its chain are of."""
+    async def may_sign(self, *, is_alone: bool = True) -> bool:
+        """Say whether this node may certify slots: it may act, and has all slots that blocks of its chain are of.
+
+        Args:
+            is_alone: nobody certifies with it. A member of several need not have all: the others would refuse what does
+                not follow, and what it said itself of an open turn is on its disk.
+        """
         if not self.may_act():
             if self._core.network.peers:
                 self._tell(
@@ -74,7 +79,7 @@ class Readiness:
                 )
             return False
         tip = self._core.chain.tip.id
-        if self._checked == tip:
+        if not is_alone or self._checked == tip:
             return True
         header = await self._core.in_chain(self._newest_trained, tip)
         if header is not None:

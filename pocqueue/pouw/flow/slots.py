@@ -74,7 +74,7 @@ class SlotFlow:
         self._on_missing, self._on_anchor = on_missing, on_anchor
         self._histories = Histories(core, store, self.in_slots)
         self._newest: SignedCertificate | None = None
-        #: The newest slot that came since the start.
+        #: The newest slot; None: it was not the last one that was written before the start.
         self.newest_record: SlotRecord | None = None
         #: When it may be said again that clocks differ, by the monotonic clock.
         self._now = CertificateClock(core, self.in_slots)
@@ -99,6 +99,8 @@ class SlotFlow:
         """Go on from what is on disk."""
         self._newest = await self.in_slots(self._store.newest)
         await self.forget_others()
+        last = await self.in_slots(self._store.last, 1)
+        self.newest_record = next((one for one in last if one.signed == self._newest), None)
         if self._newest is not None:
             self._on_anchor()
 
@@ -328,14 +330,17 @@ class SlotFlow:
         certificate, record = advance.certificate, advance.slot.record
         await self.in_slots(self._written, history, advance, is_own)
         self._tell(history)
-        if self.on_advance is not None:
-            await self.on_advance(history, advance)
-        newest, self.heard_at = self._newest, time.time()
-        if certificate.turn >= self.next_turn:
-            self._newest, self.newest_record = record.signed, record
-            if newest is None or newest.certificate.anchor != certificate.anchor:
-                self._on_anchor()
-        self.changed.ring()
+        try:
+            if self.on_advance is not None:
+                await self.on_advance(history, advance)
+        finally:
+            # It is written: whatever came of that, the next turn is open.
+            newest, self.heard_at = self._newest, time.time()
+            if certificate.turn >= self.next_turn:
+                self._newest, self.newest_record = record.signed, record
+                if newest is None or newest.certificate.anchor != certificate.anchor:
+                    self._on_anchor()
+            self.changed.ring()
 
     def _tell(self, history: SlotHistory) -> None:
         """Tell what contradictions were noticed."""

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -47,6 +47,12 @@ _PAUSE_S = 1.0
 _log = logging.getLogger(__name__)
 
 
+class MaySign(Protocol):
+    """See `Readiness.may_sign`."""
+
+    def __call__(self, *, is_alone: bool) -> Awaitable[bool]: ...
+
+
 @dataclass(eq=False)
 class Bench:
     """What a member works with, turn after turn."""
@@ -57,7 +63,7 @@ class Bench:
     hearing: Hearing
     judge: Judge
     open_slot: OpenSlot
-    may_sign: Callable[[], Awaitable[bool]]
+    may_sign: MaySign
     #: Hears what shows that a member has contradicted itself.
     on_fault: Callable[[TwoVotes | TwoProposals], None]
 
@@ -102,7 +108,7 @@ class OpenTurn:
             if said:
                 self._begin(said)
         hearing.listener = self
-        for word in hearing.waiting(self.turn.number):
+        for word in hearing.waiting(self.turn):
             self._hear_checked(word)
         try:
             with (
@@ -166,7 +172,7 @@ class OpenTurn:
     async def _step(self) -> float | None:
         """Do what is to be done now; return after how many seconds there is more to do, if nothing is heard."""
         bench = self._bench
-        if not await bench.may_sign():
+        if not await bench.may_sign(is_alone=self._is_alone):
             return _PAUSE_S
         if self._agreement is None and not self._is_pressed:
             due_ms = await bench.open_slot.closes_at(self._newest)

@@ -123,6 +123,10 @@ class _Links:
             self._hub.send(self._who, one, kind, body)
         return len(linked)
 
+    def tell(self, kind: Kind, body: bytes) -> None:
+        """Everybody asks for what is told here."""
+        self.push(kind, body)
+
     def announce(self, kind: Kind, *ids: bytes) -> int:
         """Nobody wants what is announced here."""
         return 0

@@ -51,7 +51,7 @@ class _Supervisor:
         return SimpleNamespace(correct=50, total=100, majority=10)
 
 
-async def _always() -> bool:
+async def _always(*, is_alone: bool) -> bool:
     return True
 
 
