@@ -91,6 +91,7 @@ class OpenTurn:
         self._beacon = BeaconShares(seat.committee)
         self._proofs: dict[bytes, bytes] = {}  # signatures of decisions, by their word
         self._own_share: bytes | None = None  # as it is sent
+        self._told: set[int] = set()  # places of members whose shares are wrong
         self._wake = asyncio.Event()
         self._heard_s = time.monotonic()
 
@@ -260,6 +261,11 @@ class OpenTurn:
         if self._own_share is None:
             self._show_share(certificate.word, decided.signature, digest)
         beacon = self._beacon.combined(digest)
+        for place in (self._beacon.liars | agreement.liars) - self._told:
+            self._told.add(place)
+            bench.core.alert(
+                "byzantine_fault", f"member {place} of the committee has given a wrong share"
+            )
         if beacon is None:
             return False
         signed = SignedCertificate(certificate, decided.signature, beacon)

@@ -135,6 +135,15 @@ async def test_a_miner_accuses_nobody() -> None:
         assert [one.pushed for one in nodes[:-1]] == [[]] * 4
 
 
+async def test_two_may_move_the_same() -> None:
+    """Each counts the other one's share, though nobody else is there but a third."""
+    async with _committee(True, True, True) as nodes:
+        both = await asyncio.gather(
+            *(one.statements.sign(_CLOSE, 30.0) for one in nodes[:2]), return_exceptions=True
+        )
+        assert [_is_signed(one) for one in both if isinstance(one, bytes)] == [True, True]
+
+
 async def test_two_of_four_sign_nothing() -> None:
     """Nor is a motion of somebody without a ticket judged or passed on."""
     async with _committee(True, True, False, False, stranger=None) as nodes:
