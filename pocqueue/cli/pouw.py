@@ -20,6 +20,7 @@ from pocqueue.cli.output import (
     show_status,
 )
 from pocqueue.cli.pouw_client import HttpPort, ask, short, task_app
+from pocqueue.cli.pouw_spend import send, ticket_app
 from pocqueue.words import counted
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ def _root() -> None:
     check_packages()
 
 
+app.add_typer(ticket_app, name="ticket", short_help="Give its stake back.")
+app.command("send", short_help="Send coins of the node's account.")(send)
 app.add_typer(task_app, name="task", short_help="Order a model to be trained.")
 app.command("testnet", short_help="A whole network on this machine; Ctrl-C ends it.")(
     pouw_testnet.run

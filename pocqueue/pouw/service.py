@@ -1,4 +1,5 @@
-"""What a node's own commands ask it over HTTP, on loopback: read only, but for the wish to check a block again.
+"""What a node's own commands ask it over HTTP, on loopback: read only, but for the wish to check a block again, and
+for signed transactions that it passes on.
 
 The node lives as long as the application does.
 """
@@ -25,6 +26,8 @@ _MAX_BODY_BYTES = 1024
 
 _Height = Annotated[int, Path(ge=1)]
 _Evidence = Annotated[str, Path(pattern=r"^[0-9a-f]{64}([0-9a-f]{2})?$")]
+#: Of a transfer or a release; nothing longer is sent this way.
+_Transaction = Annotated[str, Path(pattern=r"^([0-9a-f]{2}){1,400}$")]
 _Account = Annotated[str, Path(pattern=r"^[0-9a-f]{66}$")]
 
 
@@ -137,5 +140,10 @@ def _routes(node: PoUWNode) -> APIRouter:
     async def verify(height: _Height) -> dict[str, Any]:
         """Check a block again, its training too."""
         return await node.views.verify_block(height)
+
+    @router.post("/transactions/{transaction}")
+    async def transaction(transaction: _Transaction) -> dict[str, Any]:
+        """Pass on a transaction that somebody has signed, as any node does."""
+        return await node.views.pass_on(transaction)
 
     return router

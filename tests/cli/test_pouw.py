@@ -210,6 +210,41 @@ def test_an_order(node: Running) -> None:
     assert re.search(r"\bmine +digits +50 .*settled", node.asked("tasks").stdout)
 
 
+def test_coins_are_sent(node: Running) -> None:
+    """Signed with the key in the node's folder; a block has it when the command ends."""
+    other = "02" + "79be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798"
+    done = node.asked("send", other, "1.5")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.match(rf"1\.5 PAI to {other}; [\d,.]+ PAI are left\.", done.stdout)
+    assert _facts(node.asked("balance", other).stdout)["balance"] == "1.500000 PAI"
+    for argv, sentence in (
+        ([other, "0"], "amount: a transfer of nothing"),
+        ([other, "0.0000001"], "amount is '0.0000001'; allowed: a number from 0 to"),
+        ([other, "1000000"], "balance: its sender cannot pay for it"),
+        (["me", "1"], "address is 'me'; allowed: 66 hex digits"),
+    ):
+        refused = node.asked("send", *argv)
+        assert refused.returncode == 2, refused.stdout
+        assert sentence in " ".join(refused.stderr.split())
+
+
+def test_a_ticket_is_given_back(node: Running) -> None:
+    """Its own, by default; then it has none. One of nobody is refused."""
+    address, network = f"127.0.0.1:{node.port}", node.variables["POCQUEUE_POUW_NETWORK"]
+    begun = ("--bootstrap", address)
+    with _node("verifier", node.folder / "verifier", *begun, POCQUEUE_POUW_NETWORK=network) as it:
+        wait_ready(it.is_staked, it.process, timeout_s=_PATIENCE_S)
+        wrong = it.asked("ticket", "release", "ab" * 32)
+        assert wrong.returncode == 2
+        assert "is no live ticket of its sender" in " ".join(wrong.stderr.split())
+        done = it.asked("ticket", "release")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert re.match(r"ticket [0-9a-f]{64} given back; [\d,.]+ PAI are left\.", done.stdout)
+        assert not it.is_staked()
+        again = it.asked("ticket", "release")
+        assert "The node on this machine has no ticket." in again.stderr
+
+
 def test_a_node_cannot_start(node: Running, tmp_path: Path) -> None:
     """Port taken, folder in use, too small a stake: a sentence each, no traceback, code 2."""
     given = ["pouw", "node", "--host", "127.0.0.1", "--role", "miner", "--http-port", "0"]

@@ -76,8 +76,7 @@ class Orders:
             InvalidTransaction: our coins do not suffice, those that are on their way counted.
         """
         core = self._core
-        taken = {one.sequence for one in self._own.values()}
-        sequence = core.mempool.next_sequence(core.account, core.chain.tip.state, taken)
+        sequence = self.next_sequence(core.account)
         signed = sign_transaction(
             core.key, core.genesis.network, sequence, self.usual_fee if fee is None else fee, body
         )
@@ -94,6 +93,30 @@ class Orders:
         """Give up those of our own that no block can have any more, whose mempools drop them as well."""
         for one in [one for one in self._own.values() if is_over(one.body)]:
             del self._own[one.id]
+
+    def next_sequence(self, account: bytes) -> int:
+        """Return the number of an account's next transaction: after those that wait, as far as they are known here."""
+        core = self._core
+        taken = {one.sequence for one in self._own.values() if one.sender == account}
+        return core.mempool.next_sequence(account, core.chain.tip.state, taken)
+
+    async def take(self, data: bytes) -> None:
+        """Take a transaction that was signed beside this node, and give it to the network.
+
+        Raises:
+            InvalidTransaction: it is none, or not good here.
+        """
+        try:
+            transaction = decode(data, Transaction)
+        except BadEncoding as exc:
+            raise InvalidTransaction("encoding", str(exc), is_fault=True) from None
+        refused = await self._core.in_chain(self._tried, [transaction])
+        if transaction.id in refused:
+            raise refused[transaction.id]
+        await self._add(transaction)
+        if transaction.sender == self._core.account:
+            self._own[transaction.id] = transaction  # said again until a block has it
+        self._core.network.announce(Kind.TX, transaction.id)
 
     def owned(self) -> int:
         """Return what the account has once everything of its own that waits is in a block, in µPAI."""

@@ -150,6 +150,9 @@ class Views:
         return {
             "account": account,
             "balance": pai(state.account(key).balance),
+            "sequence": state.account(key).sequence,
+            "next_sequence": self._orders.next_sequence(key),
+            "usual_fee": self._orders.usual_fee,
             "staked": pai(sum(record.stake for record in tickets.values())),
             "tickets": [
                 {
@@ -159,6 +162,16 @@ class Views:
                 for ticket, record in tickets.items()
             ],
         }
+
+    async def pass_on(self, transaction: str) -> dict[str, Any]:
+        """Take a signed transaction, its bytes in hex; return its bytes' length.
+
+        Raises:
+            InvalidTransaction: it is not good.
+        """
+        data = bytes.fromhex(transaction)
+        await self._orders.take(data)
+        return {"num_bytes": len(data)}
 
     async def tasks(self) -> list[dict[str, Any]]:
         """Return the clients' tasks, newest first."""
