@@ -87,6 +87,14 @@ def submit(
         str | None,
         typer.Option(help="Of the model's layers, such as 64,32 [default: the architecture's]."),
     ] = None,
+    tau: Annotated[
+        float | None,
+        typer.Option(
+            min=0.000001,
+            max=1,
+            help="A weight moves when it is pulled so far [default: the architecture's].",
+        ),
+    ] = None,
     min_accuracy: Annotated[
         float, typer.Option(min=0, max=1, help="Share of right answers asked for.")
     ] = 0.9,
@@ -116,6 +124,8 @@ def submit(
     requirements: dict[str, Any] = {"min_accuracy": min_accuracy, "max_epochs": max_epochs}
     if architecture is not None:
         requirements["architecture"] = architecture
+    if tau is not None:
+        requirements["tau"] = tau
     if test is not None:
         _check_test(test)
     if widths is not None:

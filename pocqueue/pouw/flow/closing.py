@@ -6,6 +6,7 @@ itself: the same slots, weights and work, and a count of right answers within 2 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ from pocqueue.pouw.flow.slots import SlotFlow
 from pocqueue.pouw.flow.statements import Statements
 from pocqueue.pouw.slots.history import SlotHistory
 from pocqueue.pouw.slots.slot_store import SlotStore
-from pocqueue.pouw.slots.task import LAP
+from pocqueue.pouw.slots.task import LAP, TaskSpec
 from pocqueue.pouw.slots.weights import weights_hash
 from pocqueue.pouw.training.messages import PartName
 from pocqueue.pouw.wire.codec import decode
@@ -30,7 +31,7 @@ from pocqueue.pouw.wire.hashes import ZERO
 from pocqueue.pouw.wire.statements import UNSIGNED
 from pocqueue.pouw.wire.transactions import REASONS, Close
 
-#: If no message of the first so many slots moves a weight, its client has chosen too large a tau.
+#: If messages of the first so many slots move less than a weight each, its client has chosen too large a tau.
 _TRIED = 2 * LAP
 #: Clocks of members differ by so much.
 _CLOCKS_MS = 5000
@@ -74,6 +75,7 @@ class Closings:
         self.accuracy: dict[bytes, float] = {}
         #: Slots and share of right answers (`x_val`) of the newest look, by client's task.
         self._looks: dict[bytes, tuple[int, int]] = {}
+        self._looking = asyncio.Lock()
         #: Whether the first slots moved anything.
         self._tried: dict[bytes, bool] = {}
         #: When a task was found to be over (ms), and until when it is not looked at.
@@ -194,10 +196,10 @@ class Closings:
         return REASONS.index("miners" if is_lonely else "deadline")
 
     async def _moves(self, task: bytes) -> bool:
-        """Some message of the first slots moved a weight, or there was none: then nobody has tried."""
+        """Messages of the first slots moved a weight each, on average; or there were none: then nobody has tried."""
         if task not in self._tried:
             found = await self._slots.in_slots(self._store.entries, task, _TRIED)
-            self._tried[task] = not found or any(found)
+            self._tried[task] = not found or sum(found) >= len(found)
         return self._tried[task]
 
     async def _is_good(self, task: bytes, model: TaskModel, num_slots: int) -> bool:
@@ -209,10 +211,13 @@ class Closings:
         return self._looks.get(task, (0, 0))[1] >= model.min_accuracy
 
     async def _look(self, history: SlotHistory) -> None:
-        task, slot = history.task.id, history.next_slot
-        if self._looks.get(task, (0, 0))[0] == slot:
-            return
-        found = await self._core.trainer.accuracy(history.task, history.theta, "val")
+        task, slot, theta = history.task.id, history.next_slot, history.theta
+        async with self._looking:
+            if self._looks.get(task, (0, 0))[0] < slot:
+                await self._count(history.task, slot, theta)
+
+    async def _count(self, spec: TaskSpec, slot: int, theta: bytes) -> None:
+        task, found = spec.id, await self._core.trainer.accuracy(spec, theta, "val")
         self.accuracy[task] = found.correct / found.total
         self._looks[task] = (slot, found.correct * MILLION // found.total)
         _log.info(

@@ -1,8 +1,8 @@
 """Who trains a slot of a client's task: matched anew for each term of 64 slots, from what is certified.
 
 The beacon of a term is that of the certificate of the turn before its first slot, and the state that of that
-certificate's anchor. So all who have the same certificates match alike; and while too few are matched for a term,
-the next turn's beacon decides anew.
+certificate's anchor. So all who have the same certificates match alike; and while too few miners are matched for a
+term, the next turn's beacon decides anew. If those who are matched do nothing, everybody trains the rest of the term.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
+from pocqueue.pouw.chain.records import MINER
 from pocqueue.pouw.chain.tasks import TaskModel
 from pocqueue.pouw.committee.matching import matched
 from pocqueue.pouw.committee.work import TERM
@@ -21,6 +22,8 @@ from pocqueue.pouw.wire.codec import decode
 from pocqueue.pouw.wire.slots import SignedCertificate
 
 _KEPT: Final = 64
+#: Slots after a term's first one in which those who are matched have to show up.
+_TRIED: Final = 2
 
 
 class Matching:
@@ -32,8 +35,11 @@ class Matching:
 
     def __init__(self, core: Core, slots: SlotFlow, store: SlotStore) -> None:
         self._core, self._slots, self._store = core, slots, store
-        #: By task and certificate whose beacon decided.
-        self._matched: OrderedDict[tuple[bytes, bytes], frozenset[bytes]] = OrderedDict()
+        #: With the number of miners among them, by task and certificate whose beacon decided.
+        self._matched: OrderedDict[tuple[bytes, bytes], tuple[frozenset[bytes], int]] = (
+            OrderedDict()
+        )
+        self._idle: OrderedDict[tuple[bytes, int], bool] = OrderedDict()
         #: What decided terms that have begun, by task and first slot.
         self._begun: OrderedDict[tuple[bytes, int], SignedCertificate | None] = OrderedDict()
 
@@ -53,6 +59,8 @@ class Matching:
         if record is None:
             raise SlotError("missing", f"{task.hex()} is no task of the chain here.")
         first = slot - slot % TERM
+        if slot > first + _TRIED and await self._is_idle(task, first):
+            return None
         before = await self._before(task, first)
         if before is None:  # the very first turn of a network
             return None
@@ -65,14 +73,28 @@ class Matching:
             except ChainError as exc:
                 raise SlotError("missing", str(exc)) from None
             found = await self._core.in_chain(matched, state, before.beacon, task, record)
-            self._matched[key] = found
+            # A supervisor may train as well, but nobody knows whether it does.
+            miners = sum(state.live_ticket(account, MINER) is not None for account in found)
+            self._matched[key] = (found, miners)
             if len(self._matched) > _KEPT:
                 self._matched.popitem(last=False)
-        found = self._matched[key]
+        found, miners = self._matched[key]
         least = decode(record.requirements, TaskModel).min_miners
-        if len(found) < least:
-            raise SlotError("matched", f"{len(found)} of {least} that task {record.name} wants.")
+        if miners < least:
+            raise SlotError("matched", f"{miners} of {least} miners that task {record.name} wants.")
         return found
+
+    async def _is_idle(self, task: bytes, first: int) -> bool:
+        """Nobody had a message in a term's second and third slot; the first one may be closed at once."""
+        if (task, first) not in self._idle:
+            slots = range(first + 1, first + 1 + _TRIED)
+            counts = await self._slots.in_slots(self._store.counts, task, slots)
+            if len(counts) < _TRIED:
+                raise SlotError("missing", f"slots {slots[0]} and {slots[-1]} of {task.hex()}.")
+            self._idle[task, first] = not any(counts)
+            if len(self._idle) > _KEPT:
+                self._idle.popitem(last=False)
+        return self._idle[task, first]
 
     async def _before(self, task: bytes, first: int) -> SignedCertificate | None:
         """Return the certificate of the turn before a term's first slot, which may be open."""

@@ -36,7 +36,7 @@ _WHY = (
     "trained",
     "its deadline passed before it was trained",
     "its data are missing or are not what the order says",
-    "no message of its first slots moved a weight: tau is too large",
+    "messages of its first slots moved next to nothing: tau is too large",
     "nobody trained it",
 )
 

@@ -184,6 +184,13 @@ class SlotStore(NodeFile):
         signed = [self._decode(record, SlotRecord).signed for (record,) in rows]
         return max(signed, key=lambda one: one.certificate.turn, default=None)
 
+    def counts(self, task: bytes, slots: range) -> list[int]:
+        """Return how many messages certified slots in a row have, of those of them that are here."""
+        query = "SELECT record FROM record WHERE task = ? AND slot BETWEEN ? AND ?"
+        with self.transaction() as db:
+            rows = db.execute(query, (task, slots[0], slots[-1])).fetchall()
+        return [self._decode(record, SlotRecord).signed.certificate.count for (record,) in rows]
+
     def before(self, task: bytes, slot: int) -> SignedCertificate | None:
         """Return the certificate of the turn before a certified slot's, of whichever task; None: it was the first turn.
 

@@ -17,7 +17,7 @@ from pocqueue.pouw.flow.matching import Matching
 from pocqueue.pouw.wire.transactions import Faucet
 from tests.pouw.blocks import FILLER, GENESIS, START_MS, sent, trained
 from tests.pouw.flow.parts import Parts, parts
-from tests.pouw.support import order
+from tests.pouw.support import account, order
 
 
 class _Slots:
@@ -27,6 +27,7 @@ class _Slots:
         self.num = 0
         self.newest: tuple[bytes, int, Any] = (FILLER, 1, _signed(0))
         self.anchor = GENESIS.header_id
+        self.messages = 1
 
     async def history(self, task: bytes) -> Any:
         """See `SlotFlow.history`."""
@@ -35,6 +36,10 @@ class _Slots:
     async def in_slots(self, work: Callable[..., Any], *args: Any) -> Any:
         """See `SlotFlow.in_slots`."""
         return work(*args)
+
+    def counts(self, task: bytes, slots: range) -> list[int]:
+        """See `SlotStore.counts`."""
+        return [self.messages for slot in slots if slot < self.num]
 
     def before(self, task: bytes, slot: int) -> Any:
         """See `SlotStore.before`."""
@@ -86,30 +91,51 @@ async def test_everybody_trains_the_filler() -> None:
 async def test_a_term_is_decided_before_its_first_slot() -> None:
     """By the certificate of the turn before, which is the newest one while that slot is open, and its anchor's state."""
     async with _matching() as (node, slots, matching, task):
+
+        async def check(slot: int, number: int) -> None:
+            due = _drawn(node, task, number, slots.anchor)
+            is_enough = account("miner") in due
+            assert await _found(matching, task, slot) == (due if is_enough else frozenset())
+
         for number in range(40):
             slots.newest = (FILLER, 1, _signed(number, slots.anchor))
-            due = _drawn(node, task, number, slots.anchor)
-            assert await _found(matching, task, 0) == due
+            await check(0, number)
         for num, first in ((1, 0), (TERM, 0), (TERM + 1, TERM), (2 * TERM, TERM)):
             slots.num = num
-            due = _drawn(node, task, 1000 + first, slots.anchor)
-            assert await _found(matching, task, num - 1) == due
-        # Two supervisors' words are the same for each slot of the term that is open.
+            await check(num - 1, 1000 + first)
         slots.num, slots.newest = 2 * TERM, (task, 2 * TERM, _signed(7, slots.anchor))
-        assert await _found(matching, task, 2 * TERM) == _drawn(node, task, 7, slots.anchor)
+        await check(2 * TERM, 7)
+
+
+async def test_if_those_who_are_matched_do_nothing_everybody_trains() -> None:
+    """From a term's fourth slot on; the first one is closed at once where another task was trained before."""
+    async with _matching() as (_, slots, matching, task):
+        slots.messages = 0
+        for num in (TERM + 4, TERM + 5):
+            slots.num = num
+            assert await matching.accounts(task, num - 1) is None
+        slots.num = TERM + 3
+        assert await _found(matching, task, TERM + 2) == await _found(matching, task, TERM)
+        slots.num = 2
+        with pytest.raises(SlotError, match="missing: slots 1 and 2 of"):
+            await matching.accounts(task, 3)
 
 
 async def test_too_few_wait_for_the_next_beacon() -> None:
-    """Two accounts have tickets here; with some beacons both are matched."""
-    async with _matching(min_miners=2) as (node, slots, matching, task):
-        found = set()
-        for number in range(40):
+    """A supervisor and a miner have tickets here; only the miner counts."""
+    async with _matching(min_miners=2) as (_, slots, matching, task):
+        slots.newest = (FILLER, 1, _signed(1, slots.anchor))
+        with pytest.raises(SlotError, match=r"matched: [01] of 2 miners that task task wants"):
+            await matching.accounts(task, 0)
+    async with _matching() as (node, slots, matching, task):
+        drawn = {at: _drawn(node, task, at, slots.anchor) for at in range(40)}
+        for number, accounts in drawn.items():
             slots.newest = (FILLER, 1, _signed(number, slots.anchor))
-            found.add(len(await _found(matching, task, 0)))
-        assert found == {0, 2}
-        lonely = next(at for at in range(40) if len(_drawn(node, task, at, slots.anchor)) < 2)
+            due = accounts if account("miner") in accounts else frozenset[bytes]()
+            assert await _found(matching, task, 0) == due
+        lonely = next(at for at, accounts in drawn.items() if account("miner") not in accounts)
         slots.newest = (FILLER, 1, _signed(lonely, slots.anchor))
-        with pytest.raises(SlotError, match=r"matched: [01] of 2 that task task wants"):
+        with pytest.raises(SlotError, match="matched: 0 of 1 miners that task task wants"):
             await matching.accounts(task, 0)
 
 
