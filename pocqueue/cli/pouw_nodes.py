@@ -96,13 +96,14 @@ def found_network(
 
 @contextmanager
 def running(
-    nodes: Sequence[Node], folder: Path, *, has_chaos: bool = False
+    nodes: Sequence[Node], folder: Path, network: str, *, has_chaos: bool = False
 ) -> Iterator[ProcessTree]:
     """Run the nodes' processes within the block; each begins with the supervisors.
 
     Args:
         nodes: of `places`.
         folder: for their folders and logs.
+        network: of `found_network`.
         has_chaos: they can be told to fail and to cheat, and those that are killed come again, however often.
     """
     import os
@@ -111,7 +112,6 @@ def running(
     from pocqueue.processes.child import RestartPolicy
     from pocqueue.processes.tree import ProcessTree, log_files
 
-    network = found_network(nodes, folder)
     program = [sys.executable, "-m", "pocqueue", "pouw", "node"]
     restarts = RestartPolicy()
     if has_chaos:

@@ -14,7 +14,7 @@ import typer
 
 from pocqueue.cli.options import EnvFile, Json
 from pocqueue.cli.output import EXIT_FAILED, console, print_error, print_json
-from pocqueue.cli.pouw_nodes import Node, look, places, running
+from pocqueue.cli.pouw_nodes import Node, found_network, look, places, running
 from pocqueue.cli.pouw_view import COMPARED_BLOCKS, COMPARED_SLOTS, line, table, verdict
 
 if TYPE_CHECKING:
@@ -76,7 +76,15 @@ def run(
     nodes = places([role for role, count in counts.items() for _ in range(count)])
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pocqueue-testnet-")))
-        tree = stack.enter_context(running(nodes, folder, has_chaos=chaos))
+        network = found_network(nodes, folder)
+        tree = stack.enter_context(running(nodes, folder, network, has_chaos=chaos))
+        if not as_json:
+            where = f"--bootstrap 127.0.0.1:{nodes[0].port}"
+            settings = f"POCQUEUE_POUW_NETWORK={network}"
+            console().print(
+                f"To order here: {settings} pocqueue pouw task submit digits {where}",
+                soft_wrap=True,
+            )
         happens = _chaos(seed, nodes, tree, shown=not as_json) if chaos else None
         is_interrupted = True
         with (

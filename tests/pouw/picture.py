@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pocqueue.cli.pouw_nodes import look, places, running
+from pocqueue.cli.pouw_nodes import found_network, look, places, running
 from pocqueue.cli.pouw_view import table, verdict
 
 _ROLES = [*["supervisor"] * 4, *["miner"] * 3, "verifier", "evaluator"]
@@ -27,7 +27,7 @@ def picture(seconds: float = _SECONDS) -> str:
     nodes = places(_ROLES)
     with (
         tempfile.TemporaryDirectory(prefix="pocqueue-testnet-") as folder,
-        running(nodes, Path(folder)) as tree,
+        running(nodes, Path(folder), found_network(nodes, Path(folder))) as tree,
     ):
         failure = tree.wait(seconds)
         if failure is not None:
