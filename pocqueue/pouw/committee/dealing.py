@@ -102,7 +102,7 @@ class Dealer:
             complaints: answers by the places of dealer and candidate.
 
         Returns:
-            None: a share is wrong that it has not complained about in time.
+            None: a share is wrong that it has not complained about in time, or nothing was dealt.
         """
         place, total = self._place(generation), 0
         for dealer, deal in deals.items():
@@ -115,7 +115,7 @@ class Dealer:
             if share is None:
                 return None
             total += share
-        return bls.SecretKey(total % bls.ORDER)
+        return bls.SecretKey(total % bls.ORDER) if total % bls.ORDER else None
 
     def _place(self, generation: KeyGeneration) -> int:
         place = generation.place(self.account)

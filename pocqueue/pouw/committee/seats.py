@@ -50,11 +50,12 @@ def seat_at(state: State, committee: Committee, dealer: Dealer) -> Seat | None:
         dealer: of the account.
     """
     generation = state.generation_of(committee.epoch)
-    if generation is None or dealer.account not in committee.members:
+    # Before it is in office, its members' shares are not there yet.
+    if generation is None or state.committee_in_office != committee:
+        return None
+    if dealer.account not in committee.members:
         return None
     place = committee.members.index(dealer.account)
-    if tuple(one.account for one in generation.candidates) != committee.members:
-        return None
     epoch = generation.epoch
     share = dealer.share(generation, state.deals(epoch), state.complaints(epoch))
     # Of another branch, or of a share that nobody has complained about: it signs nothing.

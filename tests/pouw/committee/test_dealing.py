@@ -101,6 +101,7 @@ def test_a_share_that_was_not_committed_to_is_seen() -> None:
     other = dealers[0].deal(_generation(4, height=8))
     wrong = msgspec.structs.replace(deals[0], commitments=other.commitments)
     assert dealers[3].opened(generation, 0, wrong) is None
+    assert dealers[3].share(generation, {}, {}) is None
     sealed = msgspec.structs.replace(deals[0], shares=(b"", *[bytes(48)] * 3))
     assert dealers[3].share(generation, {**deals, 0: sealed}, {}) is None
     answer = dealers[0].answer(generation, 3)

@@ -104,6 +104,8 @@ def test_a_seat_is_found_where_its_committee_is_in_office() -> None:
     assert seat_at(town.state, committee, dealer) is None
     assert seat_at(before.state, town.committee, dealer) is None
     assert seat_at(town.state, town.committee, dealer) is not None
+    making = begun(4)
+    assert seat_at(making.state, committee, making.dealer(NAMES[0])) is None
     other = msgspec.structs.replace(committee, shares=committee.shares[::-1])
     assert seat_at(before.state, other, dealer) is None
 
