@@ -23,6 +23,8 @@ from pocqueue.pouw.wire.codec import encode
 from pocqueue.pouw.wire.slots import SlotRecord
 
 _LANE = 0
+#: Tasks whose lane is kept: the filler's, and clients' of late. Two residuals each.
+_KEPT_LANES = 4
 #: A message whose slot stays open this long is sent again.
 _REPEAT_S = 1.0
 _NOTE_S = 30.0
@@ -182,8 +184,12 @@ class Mining:
             order = (self._core.account, _LANE)
             sent = await self._slots.in_slots(self._store.sent, task, order)
             lane = LaneMiner(history, self._core.key, _LANE, sent)
-            # What was trained before is over, or its lane is made anew.
-            self._lanes = {task: (history, lane)}
+        # The one used last is at the end. Those of tasks that a committee may turn back to stay: a lane that is made anew
+        # within a lap sits it out, and if all do that nobody trains for as long as slots without messages last.
+        self._lanes.pop(task, None)
+        self._lanes[task] = (history, lane)
+        if len(self._lanes) > _KEPT_LANES:
+            del self._lanes[next(iter(self._lanes))]
         return lane
 
     def _note_waiting(self) -> None:

@@ -7,7 +7,7 @@ from pocqueue.pouw.flow.core import now_ms
 from pocqueue.pouw.flow.matching import Matching
 from pocqueue.pouw.flow.mining import Mining
 from pocqueue.pouw.wire.blocks import Block
-from tests.pouw.blocks import paid, trained
+from tests.pouw.blocks import GENESIS, paid, trained
 from tests.pouw.flow.parts import Parts, parts
 
 
@@ -53,3 +53,18 @@ async def test_a_block_that_cannot_be_written_ends_nothing() -> None:
 
         node.core.chain.add = add  # type: ignore[assignment, method-assign]
         await _mining(node)._found(block)
+
+
+async def test_a_lane_goes_on_when_its_task_comes_back() -> None:
+    """Made anew it would sit a lap out; of tasks that were not trained for long none is kept."""
+    async with parts() as node:
+        mining = _mining(node)
+        fillers = [await node.slots.history(GENESIS.filler_task(number)) for number in range(6)]
+        first = await mining._lane(fillers[0])
+        for other in fillers[1:4]:
+            await mining._lane(other)
+        assert await mining._lane(fillers[0]) is first
+        for other in fillers[4:]:
+            await mining._lane(other)
+        assert await mining._lane(fillers[0]) is first
+        assert list(mining._lanes) == [fillers[at].task.id for at in (3, 4, 5, 0)]
