@@ -29,12 +29,21 @@ _WAYS: dict[str, dict[str, Any]] = {
     "residual of the lap before": {"keeps_residual": True},
 }
 
+#: Those that are tried each time; the others take as long each.
+_QUICK = ("random map", "an eighth of the batch")
+
 
 def _slashes(one: PoUWNode) -> dict[bytes, list[Slash]]:
     return one._life._core.chain.tip.state.slashes()  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("how", _WAYS.values(), ids=_WAYS)
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param(how, marks=() if name in _QUICK else pytest.mark.long, id=name)
+        for name, how in _WAYS.items()
+    ],
+)
 async def test_a_cheat_loses_its_stake(tmp_path: Path, how: dict[str, Any]) -> None:
     """Within 64 slots; a fifth of it goes to who has found it. Supervisor and verifier keep theirs."""
     network = quick_genesis(tmp_path, slot_ms=100)
@@ -109,7 +118,13 @@ _OFFENCES: dict[str, tuple[Callable[[Core], object], int]] = {
 }
 
 
-@pytest.mark.parametrize(("how", "role"), _OFFENCES.values(), ids=_OFFENCES)
+@pytest.mark.parametrize(
+    ("how", "role"),
+    [
+        pytest.param(*one, marks=() if name == "two votes" else pytest.mark.long, id=name)
+        for name, one in _OFFENCES.items()
+    ],
+)
 async def test_a_committee_of_four_throws_a_cheat_out(
     tmp_path: Path, how: Callable[[Core], object], role: int
 ) -> None:
@@ -129,6 +144,7 @@ async def test_a_committee_of_four_throws_a_cheat_out(
         await until(lambda: _turn(watching) > turn + 3, "more slots")
 
 
+@pytest.mark.long
 async def test_half_of_a_committee_away_raises_the_alarm(tmp_path: Path) -> None:
     """At members and at others; while all are there nobody is told of anything."""
     async with _four(tmp_path) as (supervisors, miner):
