@@ -87,8 +87,7 @@ class Cheater:
         residual: bytes | None,
         slot: int,
         miner: bytes,
-        lane: int,
-        parts: int,
+        *rest: Any,
     ) -> IterationResult:
         """Do something else than what is due."""
         trained = msgspec.structs.replace(task, batch_size=task.batch_size // self._batch_share)
@@ -98,7 +97,7 @@ class Cheater:
         if self._copies:
             # As another miner with the same gradient would have it: of other samples than this one's.
             miner = bytes(33)
-        done = await self._trainer.iterate(trained, begun, residual, slot, miner, lane, parts)
+        done = await self._trainer.iterate(trained, begun, residual, slot, miner, *rest)
         self._residual = done.residual
         done = with_map(task, theta, done, decode_map(done.map, task.num_weights, task.cap))
         return done if self._change is None else self._change(task, theta, done)
