@@ -292,7 +292,7 @@ class SlotFlow:
                 return
             for task in await self.in_slots(self._store.forget, epoch):
                 self._histories.forget(task)
-            self._newest = await self.in_slots(self._store.newest)
+            self._newest, self.newest_record = await self.in_slots(self._store.newest), None
             self._collector = None
         _log.warning(
             "%s Slots of epoch %d are forgotten: its committee is another one on the heavier branch, %s",

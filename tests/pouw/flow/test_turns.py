@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from itertools import pairwise
 from pathlib import Path
@@ -138,6 +139,21 @@ async def test_two_of_four_certify_nothing() -> None:
         await _reached(members, due)
         _are_one(members, due)
         _nobody_contradicts(hub)
+
+
+async def test_a_member_that_misses_each_record_asks_for_it() -> None:
+    """It hears the others speak of the next turn, and without it they cannot go on: the fourth is away."""
+    async with four(is_on=False) as (hub, members):
+        deaf = members[0]
+        hub.passes = lambda _source, to, kind: (
+            to != deaf.account or kind not in (Kind.RECORD, Kind.BEACON)
+        )
+        async with contextlib.AsyncExitStack() as stack:
+            for one in members[:3]:
+                going = asyncio.create_task(one.duty.run_slots())
+                stack.callback(going.cancel)
+            await _reached(members[:3], 4)
+        _are_one(members[:3], 4)
 
 
 async def test_a_leader_that_proposes_two_values_gets_one_certified_at_most() -> None:
