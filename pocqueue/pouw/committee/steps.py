@@ -16,8 +16,8 @@ from pocqueue.pouw.wire.transactions import Answer, Complaint, Deal
 _TURN_MS = 1000
 #: So long a block waits for candidates that have not dealt yet.
 _DEALS_MS = 5000
-#: So long for complaints and answers, of which nobody knows whether they come.
-_WORDS_MS = 1000
+#: So long for complaints and answers, of which nobody knows whether they come; who is busy may need it.
+_WORDS_MS = 3000
 
 
 def steps_of(state: State, dealer: Dealer) -> list[Step]:

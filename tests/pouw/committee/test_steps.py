@@ -126,7 +126,7 @@ def test_founders_make_blocks_by_turns() -> None:
 
 
 def test_a_block_waits_for_deals_and_words() -> None:
-    """Five seconds for those that have not dealt, unless their deals are waiting; one for complaints and for answers that are due."""
+    """Five seconds for those that have not dealt, unless their deals are waiting; three for complaints and for answers that are due."""
     town = begun(4)
     turn = NAMES[town.height % 4]
     deals = [(account(name), town.deal(name)[1]) for name in NAMES[:4]]
@@ -143,7 +143,7 @@ def test_a_block_waits_for_deals_and_words() -> None:
         town.block(
             *([town.complaint(NAMES[0], NAMES[1])] if height == 5 else _said(town, NAMES[1]))
         )
-    assert waits == [0, 0, 0, 1, 1, 1, 0, 0, 0]
+    assert waits == [0, 0, 0, 3, 3, 3, 0, 0, 0]
 
 
 @pytest.mark.parametrize("num", [0, 4])
