@@ -39,7 +39,7 @@ _NUM_BLOCKS, _NUM_SLOW_BLOCKS = 100, 30
 _COMMITTEES = {4: 60, 7: 110}
 #: Not counted: until all trainers have begun.
 _FIRST_SLOTS = 25
-#: Not counted: until the difficulty is near what it should be.
+#: Not counted: until trainers of those that only check have begun too, and the difficulty is near what it should be.
 _FIRST_BLOCKS = 20
 #: 3.4 slots a second.
 _PACED_MS = 294
@@ -148,7 +148,7 @@ def _run(
             # What makes nodes and committee comes in founding blocks before the first trained ones.
             begun = network.wait(lambda one: one["slot"] > _FIRST_SLOTS)
             first = max(one["blockchain_height"] for one in begun.values())
-            first += effort.size(_FIRST_BLOCKS) if num_blocks else 0
+            first += effort.size(_FIRST_BLOCKS)
             network.wait(lambda one: one["blockchain_height"] >= first)
             looked = _look(network, effort.seconds(_LOOK_S))
             last = first + effort.runs(num_blocks) if num_blocks else 0
