@@ -200,7 +200,6 @@ def test_an_order(node: Running) -> None:
     assert paid["training"] + paid["bounties"] == 35_750_000
     assert (paid["certifying"], paid["evaluating"]) == (11_000_000, 8_250_000)
     for line in (
-        r"slots 0 to 63 are matched to 0[23][0-9a-f]{10}",
         r"trained: closed by the committee of epoch 0 after \d+ slots; it counts \d+ of 256 right",
         r"evaluator 0[23][0-9a-f]{10} finds \d+ of 256 right",
         r"settled: the median is [\d.]+ % right, so quality is 100.00 %",
