@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import tempfile
 import threading
 from collections.abc import Collection, Iterator
@@ -32,6 +33,11 @@ from pocqueue.pouw.wire.data import CHUNK_BYTES, DATA_NAME, Manifest
 #: Name of the folder in a node's folder.
 FOLDER_NAME: Final = "data"
 _MANIFEST, _PART, _HIDDEN = ".manifest", ".part", ".hidden"
+#: Names of this store's files, and of those that `replace_file` had not finished: all others in the folder are
+#: somebody else's.
+_OURS = re.compile(
+    r"[0-9a-f]{64}(\.(manifest|part|hidden))?|\.[0-9a-f]{64}(\.manifest)?-[a-z0-9_]{8}"
+)
 
 
 class DataStore(Closing):
@@ -210,7 +216,8 @@ class DataStore(Closing):
                 self._made(name, manifest)
         # What has no manifest: somebody's writing was cut short.
         for path in self._folder.iterdir():
-            if "0x" + path.name.partition(".")[0] not in self._manifests:
+            is_ours = _OURS.fullmatch(path.name) is not None and path.is_file()
+            if is_ours and "0x" + path.name.partition(".")[0] not in self._manifests:
                 path.unlink()
 
     def _is_whole(self, name: str, manifest: Manifest) -> bool:

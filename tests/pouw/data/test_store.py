@@ -100,6 +100,27 @@ def test_whatever_a_crash_leaves_behind_is_put_in_order(tmp_path: Path, left: st
     assert sorted(path.suffix for path in folder.iterdir()) == [".manifest", ".part"]
 
 
+def test_what_is_somebody_elses_stays(tmp_path: Path) -> None:
+    """The folder may be that of a project with data of its own; only what is named as ours is goes."""
+    folder, stem = tmp_path / "data", MANIFEST.name[2:]
+    theirs = ["train.csv", "a.part", f"{stem}.csv", f"{stem[1:]}", ".hidden"]
+    ours = [
+        stem,
+        f"{stem}.part",
+        f"{stem}.hidden",
+        f".{stem}-abcd_123",
+        f".{stem}.manifest-abcd_123",
+    ]
+    folder.mkdir()
+    for name in (*theirs, *ours):
+        (folder / name).write_bytes(b"?")
+    for name in ("train", "ab" * 32):
+        (folder / name).mkdir()
+    with DataStore(tmp_path, ROOM) as store:
+        assert store.names == []
+    assert {path.name for path in folder.iterdir()} == {*theirs, "train", "ab" * 32}
+
+
 def test_a_damaged_file_is_not_given_on(tmp_path: Path) -> None:
     """Whoever got such a chunk would hold it against us."""
     with DataStore(tmp_path, ROOM) as store:
