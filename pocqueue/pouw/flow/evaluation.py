@@ -1,8 +1,14 @@
-"""What follows a task's training: its client shows the hidden test part, evaluators say what the weights get right."""
+"""What follows a task's training: its client shows the hidden test part, evaluators say what the weights get right.
+
+Each task is seen to beside the others: one whose files do not come holds up none of them.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Coroutine
+from typing import Any
 
 from pocqueue.pouw.chain.mining import spec_of
 from pocqueue.pouw.chain.records import EVALUATOR, Closing, TaskRecord
@@ -39,15 +45,18 @@ class Evaluation:
         #: What was found, by task and whether on its hidden part; and until when (ms) a task is left.
         self._found: dict[tuple[bytes, bool], Accuracy] = {}
         self._pauses: dict[bytes, int] = {}
+        #: Tasks that are seen to right now.
+        self._busy: set[bytes] = set()
 
     async def run(self) -> None:
         """Show what is asked for of this node's own tasks; evaluate others', with a ticket for it."""
-        while True:
-            await self.step()
-            await self._core.chain_changed.heard(_LOOK_S)
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self.step(group)
+                await self._core.chain_changed.heard(_LOOK_S)
 
-    async def step(self) -> None:
-        """Do what is to be done at the tip of the chain."""
+    def step(self, group: asyncio.TaskGroup) -> None:
+        """Start what is to be done at the tip of the chain, and is not under way."""
         core, state = self._core, self._core.chain.tip.state
         closed = state.closed_tasks()
         self._found = {at: found for at, found in self._found.items() if at[0] in closed}
@@ -55,16 +64,28 @@ class Evaluation:
         is_evaluator = state.live_ticket(core.account, EVALUATOR) is not None
         for task, record in closed.items():
             closing = record.closing
-            if closing is None or now_ms() < self._pauses.get(task, 0):
+            if closing is None or task in self._busy or now_ms() < self._pauses.get(task, 0):
                 continue
-            try:
-                if record.client == core.account:
-                    await self._show(task, record, closing)
-                elif is_evaluator and core.account not in state.results(task):
-                    await self._evaluate(task, record, closing)
-            except PouwError as exc:
-                self._pauses[task] = now_ms() + _PAUSE_MS
-                _log.warning("%s Task %s: %s", core.name, record.name, exc)
+            if record.client == core.account:
+                work = self._show(task, record, closing)
+            elif is_evaluator and core.account not in state.results(task):
+                work = self._evaluate(task, record, closing)
+            else:
+                continue
+            self._busy.add(task)
+            group.create_task(self._see_to(task, record, work))
+
+    async def _see_to(
+        self, task: bytes, record: TaskRecord, work: Coroutine[Any, Any, None]
+    ) -> None:
+        """Do what is to be done of a task; what goes wrong is tried again later."""
+        try:
+            await work
+        except PouwError as exc:
+            self._pauses[task] = now_ms() + _PAUSE_MS
+            _log.warning("%s Task %s: %s", self._core.name, record.name, exc)
+        finally:
+            self._busy.discard(task)
 
     async def _show(self, task: bytes, record: TaskRecord, closing: Closing) -> None:
         """Give the hidden test part to whoever asks, and say so on the chain."""
@@ -78,7 +99,7 @@ class Evaluation:
 
     async def _evaluate(self, task: bytes, record: TaskRecord, closing: Closing) -> None:
         """Say what this node finds, as soon as a block may have it."""
-        if not closing.opens_at <= self._core.chain.tip.height + 1 < closing.pays_at:
+        if not self._counts_now(closing):
             return
         found = self._found.get((task, closing.is_revealed))
         if found is None:
@@ -88,19 +109,25 @@ class Evaluation:
                 "%s Task %s evaluated: %d of %d right",
                 *(self._core.name, record.name, found.correct, found.total),
             )
-        await self._send(Result(task, found.correct, found.total, found.majority))
+        if self._counts_now(closing):  # files take their time
+            await self._send(Result(task, found.correct, found.total, found.majority))
+
+    def _counts_now(self, closing: Closing) -> bool:
+        """The next block may have a result."""
+        return closing.opens_at <= self._core.chain.tip.height + 1 < closing.pays_at
 
     async def _measured(self, task: bytes, record: TaskRecord, closing: Closing) -> Accuracy:
         core = self._core
         spec = spec_of(core.genesis, core.chain.tip.state, task)
-        theta = await self._slot_sync.weights(spec, closing.slots, closing.theta)
         if record.shape is not None and not await self._datasets.ready(record.data, _DATA_S):
             raise DataError(f"its data {record.data} do not come.")
-        name = _test_name(record)
+        name, path = _test_name(record), None
         if name is not None and closing.is_revealed:
             path = await self._datasets.have(name, _DATA_S)
             if path is None:
                 raise DataError(f"its test part {name} does not come.")
+        theta = await self._slot_sync.weights(spec, closing.slots, closing.theta)
+        if path is not None:
             try:
                 return await core.trainer.accuracy(spec, theta, "test", path)
             except DataError as exc:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 from collections.abc import AsyncIterator
@@ -30,6 +31,7 @@ from pocqueue.pouw.wire.requests import WeightsRequest
 from pocqueue.pouw.wire.statements import UNSIGNED, statement_digest
 from pocqueue.pouw.wire.transactions import Body, Close, Faucet, Result, Reveal
 from tests.pouw.blocks import GENESIS, START_MS, sent, trained
+from tests.pouw.flow.nodes import until
 from tests.pouw.flow.parts import Parts, Signed, parts, piece
 from tests.pouw.support import account, group_key, key, order, ticket
 
@@ -53,6 +55,8 @@ class _Evaluator:
     files: dict[str, Path] = field(default_factory=dict)
     shown: list[str] = field(default_factory=list)
     unfit: list[Path] = field(default_factory=list)
+    #: Names of files that nobody gives.
+    kept_back: list[str] = field(default_factory=list)
 
     async def accuracy(
         self, task: object, theta: bytes, part: str, test: Path | None = None
@@ -73,6 +77,8 @@ class _Evaluator:
 
     async def have(self, name: str, timeout_s: float) -> Path | None:
         """See `Datasets.have`."""
+        if name in self.kept_back:
+            await asyncio.Event().wait()
         return self.files.get(name)
 
     async def ready(self, name: str, timeout_s: float) -> bool:
@@ -93,8 +99,9 @@ class _Evaluator:
         return [one.body for one in self.orders.own.values()]
 
     async def step(self) -> list[Body]:
-        """Let it do what is to be done; return what it has sent."""
-        await self.evaluation.step()
+        """Let it do what is to be done, to the end; return what it has sent."""
+        async with asyncio.TaskGroup() as group:
+            self.evaluation.step(group)
         return self.said
 
     def block(self, *transactions: Any) -> None:
@@ -127,11 +134,15 @@ async def _closed(
         names = ("client", "judge", "nobody")
         found.block(*(sent(name, 0, Faucet()) for name in names), ordered)
         found.block(sent("judge", 1, ticket(EVALUATOR, 50 * PAI)))
-        blank = Close(0, ordered.id, 0, 8, bytes(32), 60, 100, 10, (), UNSIGNED)
-        signature = group_key("group").sign(statement_digest(GENESIS.network, blank))
         assert await found.step() == []
-        found.block(sent("supervisor", 2, replace(blank, signature=signature)))
+        found.block(sent("supervisor", 2, _close(ordered.id)))
         yield found
+
+
+def _close(task: bytes) -> Close:
+    blank = Close(0, task, 0, 8, bytes(32), 60, 100, 10, (), UNSIGNED)
+    signature = group_key("group").sign(statement_digest(GENESIS.network, blank))
+    return replace(blank, signature=signature)
 
 
 async def test_an_evaluator_says_what_it_finds_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,6 +174,27 @@ async def test_a_hidden_part_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> N
         at.block(sent("client", 2, Reveal(at.task)))
         assert await at.step() == [Result(at.task, 70, 100, 10)]
         assert at.counted == [("test", Path("test"))]
+
+
+@pytest.mark.parametrize("kept_back", [0, 1])
+async def test_a_file_that_nobody_gives_holds_up_no_other_task(
+    monkeypatch: pytest.MonkeyPatch, kept_back: int
+) -> None:
+    """Whichever of two tasks that are closed comes first."""
+    tests = [_TEST, "ba" * 32]
+    async with _closed(monkeypatch, "judge", test_hash=_TEST) as at:
+        body = order(PAI, PAI, _DEADLINE_MS, architecture="MLP", test_hash=tests[1])
+        second = sent("client", 3, replace(body, data=_DATA, shape=_SHAPE))
+        at.block(sent("client", 2, Reveal(at.task)), second)
+        at.block(sent("supervisor", 3, _close(second.id)))
+        at.block(sent("client", 4, Reveal(second.id)))
+        at.files = {_DATA: Path("data"), **{"0x" + name: Path(name) for name in tests}}
+        at.kept_back = ["0x" + tests[kept_back]]
+        running = asyncio.create_task(at.evaluation.run())
+        await until(lambda: bool(at.said), "a result")
+        assert at.said == [Result((second.id, at.task)[kept_back], 70, 100, 10)]
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_a_part_that_is_no_good_counts_as_if_it_were_not_shown(
