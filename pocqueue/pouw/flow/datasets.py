@@ -75,8 +75,7 @@ class Datasets:
             DataError: it is none; says what is wrong with it.
         """
         await asyncio.to_thread(read, path, TESTING if is_hidden else TRAINING)
-        needed = self._own | self._fetches.needed
-        name = await asyncio.to_thread(self._store.add, path, needed, is_hidden=is_hidden)
+        name = await asyncio.to_thread(self._store.add, path, self._kept, is_hidden=is_hidden)
         self._own.add(name)
         return name
 
@@ -156,7 +155,7 @@ class Datasets:
                 self._wished = +self._wished
                 wanted = (*self._wished, *(record.data for record in tasks.values()))
                 names = list(dict.fromkeys(wanted))
-                self._fetches.follow(names, self._own)
+                self._fetches.follow(names, self._kept)
                 for task, record in tasks.items():
                     await self._judge(task, record)
                 self._look_again(tasks)
@@ -173,6 +172,11 @@ class Datasets:
         for name, path in self._known.items():
             self._core.trainer.forget(name, path)
         self._known.clear()
+
+    @property
+    def _kept(self) -> set[str]:
+        """Return the names of data that make room for nothing: this node's own, and what somebody here waits for."""
+        return self._own | set(+self._wished)
 
     def _tasks(self) -> dict[bytes, TaskRecord]:
         """Return the tasks that are to be trained or looked at on data of their clients', those that pay best first."""

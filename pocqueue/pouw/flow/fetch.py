@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from random import SystemRandom
 from typing import Protocol
 
 from pocqueue.poc.backoff import Backoff
 from pocqueue.pouw.data.store import DataStore
-from pocqueue.pouw.errors import BadEncoding, LinkError, PeerFault
+from pocqueue.pouw.errors import BadEncoding, DataError, LinkError, PeerFault
 from pocqueue.pouw.p2p.frames import Kind
 from pocqueue.pouw.p2p.service import PeerInfo
 from pocqueue.pouw.wire.codec import decode, encode
@@ -54,11 +54,15 @@ class Fetch:
         links: of the node; peers that come later are asked as well.
         store: where its chunks go; those that are there already are not asked for.
         name: of the data.
-        needed: names of data that make room for nothing.
+        needed: says which data make no room for it, once its size is known; None: all others do.
     """
 
     def __init__(
-        self, links: Links, store: DataStore, name: str, needed: Collection[str] = ()
+        self,
+        links: Links,
+        store: DataStore,
+        name: str,
+        needed: Callable[[], Collection[str]] | None = None,
     ) -> None:
         self._links, self._store = links, store
         self._name, self._needed = name, needed
@@ -67,20 +71,21 @@ class Fetch:
         self._rests: dict[bytes, tuple[int, float]] = {}
         #: Who sent what is not what its hash says: asked for nothing more of this file.
         self._liars: set[bytes] = set()
-        #: When something of it came last, by the monotonic clock.
-        self.heard_s = time.monotonic()
+        #: How many chunks of it came.
+        self.num_chunks = 0
 
     async def run(self) -> None:
         """Return when the file is here, however long that takes.
 
         Raises:
-            DataError: there is no room for it.
+            DataError: there is no room for it, or no longer.
             NodeDataError: the disk is in trouble.
         """
         manifest = self._store.manifest(self._name)
         while manifest is None:
             manifest = await self._manifest()
-        left = list(await asyncio.to_thread(self._store.begin, manifest, self._needed))
+        needed = () if self._needed is None else self._needed()
+        left = list(await asyncio.to_thread(self._store.begin, manifest, needed))
         _random.shuffle(left)  # so that several who fetch it have something for each other
         asked: dict[asyncio.Task[bool], int] = {}
         try:
@@ -133,9 +138,11 @@ class Fetch:
             self._lied(peer, str(exc))
             return False
         if not await asyncio.to_thread(self._store.write, self._name, index, chunk):
+            if self._store.manifest(self._name) is None:
+                raise DataError("they made way for data that come before them.")
             self._lied(peer, f"chunk {index} of data {self._name} is not what its hash says")
             return False
-        self.heard_s = time.monotonic()
+        self.num_chunks += 1
         return True
 
     async def _ask(self, peer: PeerInfo, index: int | None) -> bytes | None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from pocqueue.pouw.chain.amounts import PAI
 from pocqueue.pouw.chain.state import State
 from pocqueue.pouw.data.manifest import manifest_of
 from pocqueue.pouw.data.store import DataStore
@@ -21,6 +22,7 @@ from pocqueue.pouw.errors import DataError, LinkError, TrainingError
 from pocqueue.pouw.flow import datasets as datasets_module, fetches
 from pocqueue.pouw.flow.core import Bell
 from pocqueue.pouw.flow.datasets import Datasets
+from pocqueue.pouw.flow.fetch import Fetch
 from pocqueue.pouw.slots.task import TaskSpec
 from pocqueue.pouw.wire.codec import decode, encode
 from pocqueue.pouw.wire.data import MAX_DATA_BYTES, DataShape, Manifest, hash_of
@@ -96,6 +98,7 @@ async def opened(
     role: NodeRole = NodeRole.MINER,
     links: Links | None = None,
     state: State = GENESIS.state,
+    max_bytes: int = 2 * MAX_DATA_BYTES,
 ) -> AsyncIterator[Node]:
     """Run the data of a node."""
     trainer, links = MadeUpTrainer(), links or Links({})
@@ -110,7 +113,7 @@ async def opened(
         trainer=trainer,
         chain_changed=Bell(),
     )
-    with DataStore(folder, 2 * MAX_DATA_BYTES) as store:
+    with DataStore(folder, max_bytes) as store:
         datasets = Datasets(core, store)
         running = asyncio.create_task(datasets.run())
         try:
@@ -241,6 +244,38 @@ async def test_data_that_nobody_has_hold_up_no_others(monkeypatch: pytest.Monkey
         assert asked == {None, 0}
         node.links.answers["peer"] = has(*FILES)
         await until(lambda: all(map(node.datasets.has, tasks)), "all of them")
+
+
+async def test_what_pays_more_makes_what_pays_less_go() -> None:
+    """Also where what is needed is more than there is room for; what pays less finds none."""
+    cheap, tasks = ordered(*NAMES[:2])
+    body = replace(order(), task_type="classification", shape=SHAPE)
+    best = signed("client", replace(body, data=NAMES[2], training_fee=6 * PAI), 3)
+    least = signed("client", replace(body, data=NAMES[3], training_fee=4 * PAI), 4)
+    links = Links({"peer": has(*FILES)})
+    async with opened(links=links, state=cheap, max_bytes=2 * len(FILES[0])) as node:
+        await until(lambda: all(map(node.datasets.has, tasks)), "those that pay little")
+        node.at(after(cheap, best, least))
+        await until(lambda: node.datasets.has(best.id), "what pays best")
+        tried = node.datasets._fetches._left
+        await until(lambda: NAMES[3] in tried and len(tried) == 2, "the others to find no room")
+        assert set(node.store.names) - {*NAMES[:2]} == {NAMES[2]}
+        assert links.charged == []
+
+
+async def test_a_trickle_makes_way() -> None:
+    """A chunk now and then keeps nobody else from their turn."""
+    with DataStore(None, MAX_DATA_BYTES) as store:
+        fetch = Fetch(Links({}), store, NAMES[0])
+        one = fetches._Running(asyncio.create_task(fetch.run()), fetch, looked_s=100.0)
+        fetch.num_chunks = 1
+        assert not one.is_stuck(130.0)
+        assert one.is_stuck(130.1)
+        fetch.num_chunks += 8
+        assert not one.is_stuck(161.0)
+        assert one.is_stuck(192.0)
+        one.task.cancel()
+        await asyncio.gather(one.task, return_exceptions=True)
 
 
 async def _asked(node: Node, name: str, index: int | None) -> bytes:

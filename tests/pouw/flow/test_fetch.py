@@ -212,6 +212,22 @@ async def test_data_that_find_no_room_are_not_fetched(tmp_path: Path) -> None:
         name = store.add(tmp_path / "theirs")
         links = Links({"a": honest})
         with pytest.raises(DataError, match="find no room"):
-            await Fetch(links, store, MANIFEST.name, {name}).run()
+            await Fetch(links, store, MANIFEST.name, lambda: {name}).run()
         await _fetched(links, store)
         assert store.names == [MANIFEST.name]
+
+
+async def test_a_file_that_makes_way_on_its_way_is_held_against_nobody(tmp_path: Path) -> None:
+    """Whoever sends the next chunk of it does not lie."""
+    with DataStore(tmp_path, MAX_DATA_BYTES) as store:
+
+        def gone(request: ChunkRequest) -> bytes:
+            if request.index is not None:
+                store.remove(MANIFEST.name)
+            return honest(request)
+
+        links = Links({"a": gone})
+        async with asyncio.timeout(_DEADLINE_S):
+            with pytest.raises(DataError, match="made way for data that come before"):
+                await Fetch(links, store, MANIFEST.name).run()
+    assert links.charged == []
