@@ -37,7 +37,9 @@ _NUMBER = struct.Struct(">I")
 class _Service:
     """Answers with as many zeros as it is asked for."""
 
-    async def receive(self, peer: PeerInfo, kind: Kind, body: bytes) -> bool:
+    async def receive(
+        self, peer: PeerInfo, kind: Kind, body: bytes, identifier: bytes = b""
+    ) -> bool:
         return False
 
     async def serve(self, peer: PeerInfo, kind: Kind, body: bytes) -> bytes:

@@ -11,7 +11,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 
-from pocqueue.pouw.chain.chain import Change
+from pocqueue.pouw.chain.chain import RE_EXECUTION, Change
 from pocqueue.pouw.chain.mining import spec_of
 from pocqueue.pouw.errors import (
     BadEncoding,
@@ -20,6 +20,7 @@ from pocqueue.pouw.errors import (
     PeerFault,
     TrainingError,
     UnknownParent,
+    UnknownTask,
 )
 from pocqueue.pouw.flow.core import Core, now_ms
 from pocqueue.pouw.flow.noise import Noises
@@ -34,6 +35,8 @@ from pocqueue.pouw.wire.codec import decode
 from pocqueue.pouw.wire.slots import Iteration
 
 _BAD_POINTS = 100
+#: For a block that nobody worked for, or another one than the peer was asked for.
+_UNWORKED_POINTS = 20
 _TRAINER_TRIES = 3
 _MAX_QUEUE = 64
 #: Rules that say nothing against whoever sent the block.
@@ -73,23 +76,35 @@ class BlockFlow:
         self.on_cheat: Callable[[Iteration], None] | None = None
         self._lock = asyncio.Lock()
         self._queue: asyncio.Queue[tuple[Block, PeerInfo]] = asyncio.Queue(_MAX_QUEUE)
+        #: Ids of those in it, and of the one that is being taken.
+        self._queued: set[bytes] = set()
         #: The newest certificate may name a block as final that is here and is not the anchor.
         self._is_anchor_due = asyncio.Event()
         #: The last block that was named as final and contradicts the anchor.
         self._contradicts: bytes | None = None
 
-    def receive(self, peer: PeerInfo, body: bytes) -> None:
-        """Queue a peer's block; where too many wait it is left to sync.
+    def receive(self, peer: PeerInfo, body: bytes, identifier: bytes) -> None:
+        """Queue a peer's block whose parent is here or queued; others, and those that are too many, are left to sync.
 
         Raises:
-            PeerFault: it is no block.
+            PeerFault: it is no block, not the one with this id, or nobody worked for it.
         """
         try:
             block = decode(body, Block)
         except BadEncoding as exc:
             raise PeerFault(_BAD_POINTS, str(exc)) from None
-        with contextlib.suppress(asyncio.QueueFull):
-            self._queue.put_nowait((block, peer))
+        header, chain = block.header, self._core.chain
+        if block.id != identifier or not header.meets_target:
+            raise PeerFault(
+                _UNWORKED_POINTS,
+                f"block {block.id.hex()} for {identifier.hex()}, or not below its target",
+            )
+        if header.parent in self._queued or chain.knows(header.parent):
+            with contextlib.suppress(asyncio.QueueFull):
+                self._queue.put_nowait((block, peer))
+                self._queued.add(block.id)
+        elif header.height > chain.anchor.height:
+            self._on_missing(peer)
 
     async def run(self) -> None:
         """Take what is queued, and make final what certificates name."""
@@ -215,14 +230,14 @@ class BlockFlow:
                     raise
         if not verdict.is_honest:
             raise InvalidBlock(
-                "re-execution",
+                RE_EXECUTION,
                 f"{verdict.violations} of {verdict.compared} entries of its map are not what its samples give; honest "
                 f"work looks so with a chance of {verdict.probability:.1g}.",
             )
         signs = decode_map(own_map, spec.num_weights, spec.cap)
         if weights_end(spec, weights_from(lap[-1].theta), signs) != winner.weights_end:
             raise InvalidBlock(
-                "re-execution", "its weights_end is not what its map makes of the slot's weights."
+                RE_EXECUTION, "its weights_end is not what its map makes of the slot's weights."
             )
         return (
             f"{len(lap)} gradients done over: {verdict.violations} of {verdict.compared} entries differ, weights_end "
@@ -236,6 +251,8 @@ class BlockFlow:
                 await self.take(block, peer)
             except PeerFault as fault:
                 self._core.network.charge(peer.account, fault.points, str(fault))
+            finally:
+                self._queued.discard(block.id)
 
     async def _settle_anchors(self) -> None:
         # Again with each block that comes: a certificate may be here before the block that it names.
@@ -266,12 +283,23 @@ class BlockFlow:
         _log.warning("%s Block %s refused: %s", self._core.name, block.id.hex(), exc)
         if exc.rule in _NOBODYS_FAULT or peer is None:
             return
-        kind = "gradient_poisoning" if exc.rule == "re-execution" else "invalid_block"
+        is_poisoned = exc.rule == RE_EXECUTION
+        # Who is not in the committee passes a private task's block on without having been able to execute it again.
+        may_know = not is_poisoned or self._is_open(block)
         self._core.alert(
-            kind,
+            "gradient_poisoning" if is_poisoned else "invalid_block",
             f"block {block.id.hex()[:16]} of {block.header.miner.hex()[:16]}: {exc}",
-            source=peer.account,
+            source=peer.account if may_know else block.header.miner,
             slot=block.header.slot,
             evidence=block.id,
         )
-        raise PeerFault(_BAD_POINTS, f"a block: {exc}")
+        if may_know:
+            raise PeerFault(_BAD_POINTS, f"a block: {exc}")
+
+    def _is_open(self, block: Block) -> bool:
+        """Say whether everybody can execute a block's messages again."""
+        core = self._core
+        try:
+            return spec_of(core.genesis, core.chain.tip.state, block.header.task).noise is None
+        except UnknownTask:  # the tip is on another branch by now
+            return False

@@ -194,14 +194,16 @@ class Life:
         """Close everything, outside first; may be called again."""
         await self._stack.aclose()
 
-    async def receive(self, peer: PeerInfo, kind: Kind, body: bytes) -> bool:
+    async def receive(
+        self, peer: PeerInfo, kind: Kind, body: bytes, identifier: bytes = b""
+    ) -> bool:
         """See `p2p.service.Service`."""
         self._core.counts.network_messages += 1
         match kind:
             case Kind.TX:
                 return await self._orders.receive(peer, body)
             case Kind.BLOCK:
-                self._blocks.receive(peer, body)
+                self._blocks.receive(peer, body, identifier)
                 return False
             case Kind.ITERATION:
                 return await self._slots.receive_message(peer, body)

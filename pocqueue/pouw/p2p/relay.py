@@ -140,9 +140,8 @@ class Relay:
         identifier, body = body[:ID_BYTES], body[ID_BYTES:]
         if not self._wants.came(link.account, Item(kind, identifier)):
             raise PeerFault(_UNASKED_POINTS, f"it sent a {kind.name} that it was not asked for")
-        if await self._service.receive(link.info, kind, body) and self._service.has(
-            kind, identifier
-        ):
+        is_good = await self._service.receive(link.info, kind, body, identifier)
+        if is_good and self._service.has(kind, identifier):
             self.announce(kind, [identifier], source=link)
 
     async def _take_pushed(self, link: Link, kind: Kind, body: bytes) -> None:

@@ -57,10 +57,12 @@ class PeerInfo:
 class Service(Protocol):
     """What a node does with what its peers send. All of it runs on the event loop."""
 
-    async def receive(self, peer: PeerInfo, kind: Kind, body: bytes) -> bool:
+    async def receive(
+        self, peer: PeerInfo, kind: Kind, body: bytes, identifier: bytes = b""
+    ) -> bool:
         """Take a TX, BLOCK, ITERATION or RECORD; True if it is to be passed on.
 
-        A peer's messages come one after the other, those of several peers at the same time. A TX or BLOCK is
+        `identifier` is what a TX or BLOCK was asked for by; whether it is its id is for the service to see. A peer's messages come one after the other, those of several peers at the same time. A TX or BLOCK is
         passed on only if `has` knows it afterwards.
 
         Raises:

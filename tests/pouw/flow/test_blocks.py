@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from pocqueue.pouw.chain.chain import RE_EXECUTION
+from pocqueue.pouw.chain.mining import spec_of
 from pocqueue.pouw.errors import InvalidBlock, PeerFault
+from pocqueue.pouw.flow import blocks as flow_blocks
 from pocqueue.pouw.flow.core import now_ms
+from pocqueue.pouw.security import SecuritySystem
+from pocqueue.pouw.slots.task import Noise, TaskSpec
+from pocqueue.pouw.wire.blocks import Block
+from pocqueue.pouw.wire.codec import encode
 from pocqueue.pouw.wire.slots import Iteration
 from tests.pouw.blocks import trained
 from tests.pouw.flow.nodes import until
 from tests.pouw.flow.parts import PEER, Parts, Signed, follow, parts
+from tests.pouw.support import account
 
 _DEADLINE_S = 60.0
 
@@ -91,6 +101,85 @@ async def test_a_cheats_block_is_refused_until_it_is_final() -> None:
                 await node.blocks.take(block, PEER)
         assert judged == [10]
         assert await node.blocks.take(block, PEER, is_final=True)
+
+
+async def test_a_cheats_private_block_is_held_against_its_miner_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever has no seat in the committee passes it on in good faith: he could not execute it again."""
+
+    def private(*args: Any) -> TaskSpec:
+        return replace(spec_of(*args), noise=Noise(1.0, 1.0, 4))
+
+    async def may_judge(*_: object) -> bool:
+        return True
+
+    monkeypatch.setattr(flow_blocks, "spec_of", private)
+    async with parts() as node:
+        node.core.security = security = SecuritySystem("node")
+        signed = Signed()
+        signed.go_on(12)
+        node.net.answers = signed.answers()
+        monkeypatch.setattr(node.noises, "may_judge", may_judge)
+        judged = _judged(node, InvalidBlock(RE_EXECUTION, "entries differ."))
+        accused: list[bytes] = []
+        node.blocks.on_cheat = lambda iteration: accused.append(iteration.miner)
+        block = trained(node.core.chain.tip, slot=10)
+        for _ in range(2):
+            assert not await node.blocks.take(block, PEER)
+        assert (judged, accused) == ([10], [account("miner")])
+        assert node.core.chain.tip.height == 1
+        named = {(one["type"], one["source_peer"]) for one in security["alerts"]}
+        assert named == {("gradient_poisoning", account("miner").hex())}
+
+
+async def test_a_block_that_nobody_worked_for_is_charged() -> None:
+    """So is another one than was asked for; neither of them waits for anything."""
+    async with parts() as node:
+        tip = node.core.chain.tip
+        good = trained(tip, slot=10)
+        cheap = trained(tip, slot=10, must_win=False)
+        for block, identifier in ((cheap, cheap.id), (good, bytes(32))):
+            with pytest.raises(PeerFault, match="or not below its target") as fault:
+                node.blocks.receive(PEER, encode(block), identifier)
+            assert fault.value.points == 20
+        with pytest.raises(PeerFault):
+            node.blocks.receive(PEER, b"x", good.id)
+        assert node.blocks._queue.empty()
+        assert node.missing == []
+
+
+async def test_blocks_without_a_parent_here_do_not_fill_the_queue(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Their sender is caught up with, unless they are below the anchor; then nothing is said either."""
+    async with parts() as node, asyncio.timeout(_DEADLINE_S):
+        _judged(node)
+        signed = Signed()
+        signed.go_on(40)
+        node.net.answers = signed.answers()
+        chain = node.core.chain
+        row: list[Block] = []
+        async with parts() as other:
+            side = trained(other.core.chain.tip, slot=30)
+            for slot in (10, 11, 12):
+                row.append(trained(other.core.chain.tip, slot=slot))
+                other.core.chain.add(row[-1], now_ms())
+        assert all(above.header.parent == below.id for below, above in pairwise(row))
+        node.blocks.receive(PEER, encode(row[2]), row[2].id)
+        assert node.blocks._queue.empty()
+        assert node.missing == [PEER]
+        # In their order they wait for each other.
+        for block in row:
+            node.blocks.receive(PEER, encode(block), block.id)
+        running = asyncio.create_task(node.blocks.run())
+        await until(lambda: chain.tip.id == row[2].id, "three blocks")
+        await node.blocks.settle_anchor(row[1].id, row[1].header.height)
+        caplog.clear()
+        node.blocks.receive(PEER, encode(side), side.id)
+        assert node.blocks._queue.empty()
+        assert (caplog.messages, node.missing, node.net.charged) == ([], [PEER], [])
+        running.cancel()
 
 
 async def test_a_block_whose_slots_are_not_to_be_had_waits() -> None:

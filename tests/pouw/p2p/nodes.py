@@ -39,7 +39,9 @@ class Keeper:
         self.answers: dict[bytes, bytes] = {}
         self.gate = asyncio.Event()  #: what is asked for ``wait`` is answered when it is open
 
-    async def receive(self, peer: PeerInfo, kind: Kind, body: bytes) -> bool:
+    async def receive(
+        self, peer: PeerInfo, kind: Kind, body: bytes, identifier: bytes = b""
+    ) -> bool:
         if body.startswith(BAD):
             raise PeerFault(100, "bad")
         self.received.append((kind, body))
