@@ -48,7 +48,7 @@ def training_fee(parameters: Parameters, laps: int, spec: TaskSpec) -> int:
 
     Whatever comes of it this is paid, so nobody holds the network up for nothing.
     """
-    return parameters.lap_fee * laps * (1 + (spec.work() >> 20))
+    return parameters.lap_fee * laps * (1 + (spec.paid_work >> 20))
 
 
 def open_task(genesis: Genesis, draft: Draft, transaction: Transaction) -> None:

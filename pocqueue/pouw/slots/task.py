@@ -15,7 +15,7 @@ import msgspec
 from pocqueue.pouw.errors import InvalidTask
 from pocqueue.pouw.slots.maps import cap_of
 from pocqueue.pouw.wire.data import MAX_DATA_BYTES, DataShape
-from pocqueue.pouw.wire.slots import MAX_LANES
+from pocqueue.pouw.wire.slots import MAX_LANES, MAX_PARTS
 
 #: Slots of a lap, after which residuals begin at zero: R.
 LAP = 8
@@ -23,6 +23,8 @@ LAP = 8
 MAX_WEIGHTS = 1_000_000
 #: Multiply-accumulates of a part's forward pass, at most: 0.1 s or so with what follows.
 MAX_WORK = 1 << 27
+#: Numbers of the gradients of a private task's message, which are each sample's own: a second or two.
+MAX_PRIVATE = 1 << 27
 #: Numbers that go into a part's layers, and that these put out, at most: 8 MiB, of which training keeps a few times
 #: as much.
 MAX_OUTPUTS = 1 << 21
@@ -123,6 +125,12 @@ class TaskSpec(msgspec.Struct, frozen=True, array_like=True, dict=True):
                     f"a mini-batch takes {amount:,} {what}; allowed: {most:,}; take a smaller batch_size, or smaller "
                     "widths in hidden."
                 )
+        private = self.num_weights * self.batch_size * MAX_PARTS
+        if self.noise is not None and private > MAX_PRIVATE:
+            raise InvalidTask(
+                f"the samples of a private message, {self.batch_size * MAX_PARTS:,} at most, have gradients of "
+                f"{private:,} numbers; allowed: {MAX_PRIVATE:,}; take a smaller batch_size, or smaller widths in hidden."
+            )
         for name, value in (("learning_rate", self.learning_rate), ("tau", self.tau)):
             if not 1e-6 <= value <= 1e3:
                 raise InvalidTask(f"{name} is {value}; allowed: 0.000001 to 1000.")
@@ -178,6 +186,12 @@ class TaskSpec(msgspec.Struct, frozen=True, array_like=True, dict=True):
         """Return the multiply-accumulates of an iteration's forward pass, for `draws.allowance`."""
         one = sum(parameter.work for parameter in self.parameters)
         return one * self.batch_size * parts
+
+    @property
+    def paid_work(self) -> int:
+        """Return what its client pays for a mini-batch: multiply-accumulates, or the numbers of private gradients."""
+        private = 0 if self.noise is None else self.num_weights * self.batch_size
+        return max(self.work(), private)
 
     @property
     def num_outputs(self) -> int:

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -49,8 +50,10 @@ from pocqueue.processes import child_exec
 from pocqueue.processes.child import describe_exit
 
 _PAUSES = Backoff(first_s=0.5, longest_s=10.0)
-#: No request takes as long, with those before it; a child that does is stuck.
+#: No request takes as long, once its turn has come; a child that does is stuck.
 _STUCK_S = 300.0
+#: Whoever waits looks so often whether it is.
+_LOOK_S = 10.0
 #: Weights and residual of a small model: the fewer pieces, the fewer turns of two processes.
 _PIPE_BYTES = 256 * 1024
 _TAIL_BYTES = 2000
@@ -79,6 +82,9 @@ class Trainer(Closing):
         self._says: IO[bytes] | None = None  # the child's standard error
         self._failures = 0  # in a row
         self._asked: set[Future[Answer]] = set()  # what goes on or waits
+        self._began_s: float | None = (
+            None  # when the child was given what it does now, by the monotonic clock
+        )
         #: Files of clients' data by name: of each node that shares this trainer its own, all with the same bytes.
         self._files: dict[str, list[Path]] = {}
 
@@ -208,18 +214,25 @@ class Trainer(Closing):
             raise TrainingError(_CLOSED) from None
         self._asked.add(future)
         future.add_done_callback(self._asked.discard)
-        # Of the event loop: a timer with a thread of its own takes as long to start as much of what is asked for.
-        stuck = asyncio.get_running_loop().call_later(_STUCK_S, self._end_child)
+        waiting = asyncio.wrap_future(future)
         try:
-            answer = await asyncio.wrap_future(future)
+            # Of the event loop: a timer with a thread of its own takes as long to start as much of what is asked for.
+            while not (await asyncio.wait([waiting], timeout=_LOOK_S))[0]:
+                self._end_if_stuck()
+            answer = waiting.result()
         finally:
-            stuck.cancel()
+            waiting.cancel()
         if isinstance(answer, Failure):
             if answer.is_test:
                 raise DataError(answer.message)
             raise TrainingError(f"The trainer cannot do it: {answer.message}")
         assert isinstance(answer, kind)
         return answer
+
+    def _end_if_stuck(self) -> None:
+        began_s = self._began_s
+        if began_s is not None and time.monotonic() - began_s > _STUCK_S:
+            self._end_child()
 
     def _end_child(self) -> None:
         with self._lock:
@@ -230,6 +243,7 @@ class Trainer(Closing):
 
     def _call(self, request: Request) -> Answer:
         child = self._child or self._start()
+        self._began_s = time.monotonic()
         try:
             assert child.stdin is not None
             assert child.stdout is not None
@@ -237,6 +251,8 @@ class Trainer(Closing):
             data = read_frame(child.stdout)
         except BrokenPipeError:
             data = None
+        finally:
+            self._began_s = None
         if data is None:
             self._failures += 1
             said = self._reap()

@@ -28,6 +28,7 @@ from tests.pouw.support import (
 
 ORDER = signed("client", order(), 1)
 GRACE_MS = GENESIS.parameters.grace_ms
+PRIVACY = {"noise_multiplier": 16, "max_norm": 0.5, "epsilon": 12, "delta": 1e-6}
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,7 @@ def test_an_order_goes_into_escrow(opened: State) -> None:
         ({"architecture": "CNN"}, 100 * 8 * 2_000),
         ({"max_epochs": 1_000, "batch_size": 1}, 1_000 * 2_000),
         ({"max_epochs": 1_000, "hidden": [900, 900], "batch_size": 100}, 1_000 * 84 * 2_000),
+        ({"max_epochs": 10, "batch_size": 487, "privacy": PRIVACY}, 10 * 9 * 2_000),
     ],
 )
 def test_training_is_paid_for_by_its_laps_and_work(

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from pocqueue.pouw.errors import InvalidTask
-from pocqueue.pouw.slots.task import TaskSpec
+from pocqueue.pouw.slots.task import Noise, TaskSpec
 from pocqueue.pouw.wire.data import DataShape
 
 PICTURES = DataShape(features=49, num_classes=3, num_train=600, side=7, num_buckets=0)
@@ -63,6 +63,21 @@ def test_a_task_that_cannot_be_is_refused(change: dict[str, Any], said: str) -> 
     DIGITS.check()
     with pytest.raises(InvalidTask, match=said):
         msgspec.structs.replace(DIGITS, **change).check()
+
+
+def test_a_private_task_that_takes_too_long_is_refused() -> None:
+    """Each sample has a gradient of its own, of all weights, however little of them it uses; that is paid for, too."""
+    many = DataShape(features=3, num_classes=2, num_train=2_000, side=0, num_buckets=99_000)
+    plain = TaskSpec(bytes(32), "BAG", (10,), OWN, 1024, 3.0, 0.002, many)
+    plain.check()
+    assert plain.paid_work == plain.work() < 2**20
+    private = msgspec.structs.replace(plain, noise=Noise(1.0, 1.0, 4))
+    with pytest.raises(InvalidTask, match="8,192 at most, have gradients of 8,110,260,224 numbers"):
+        private.check()
+    small = msgspec.structs.replace(private, batch_size=16)
+    small.check()
+    assert small.paid_work == 16 * 990_022
+    assert msgspec.structs.replace(DIGITS, noise=small.noise).paid_work == 64 * 17_226
 
 
 def test_sizes_follow_from_the_shape_of_a_clients_data() -> None:

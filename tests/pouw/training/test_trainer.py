@@ -8,9 +8,12 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import IO, Any, cast
 
 import msgspec
 import pytest
@@ -18,8 +21,9 @@ import pytest
 from pocqueue.pouw.errors import TrainingError
 from pocqueue.pouw.slots.task import LapSlot
 from pocqueue.pouw.slots.weights import first_weights, weights_bytes
+from pocqueue.pouw.training import trainer as trainers
 from pocqueue.pouw.training.iterate import iterate
-from pocqueue.pouw.training.messages import Accuracy
+from pocqueue.pouw.training.messages import Accuracy, read_frame, write_frame
 from pocqueue.pouw.training.models import Model
 from pocqueue.pouw.training.trainer import Trainer
 from pocqueue.pouw.wire.slots import MAX_PARTS
@@ -61,6 +65,54 @@ def _wait_for_end(pid: int) -> None:
     while _is_alive(pid):
         assert time.monotonic() < deadline, f"process {pid} goes on"
         time.sleep(0.02)
+
+
+def _made_up_child() -> tuple[Any, IO[bytes], IO[bytes]]:
+    """Return a child that does nothing by itself, what comes to it, and what it answers with."""
+    (asked, to_child), (from_child, answers) = os.pipe(), os.pipe()
+    said = open(answers, "wb")  # noqa: SIM115 - closed when it is killed
+    child = SimpleNamespace(
+        pid=0,
+        stdin=open(to_child, "wb"),  # noqa: SIM115 - the trainer closes both
+        stdout=open(from_child, "rb"),  # noqa: SIM115
+        kill=said.close,
+        wait=lambda: -9,
+    )
+    return child, open(asked, "rb"), said
+
+
+async def test_a_child_is_stuck_by_what_it_does_and_not_by_what_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A request that waited behind others has as long as any other from when its turn comes."""
+    now = SimpleNamespace(s=0.0, looks=0)
+
+    def monotonic() -> float:
+        now.looks += 1
+        return cast(float, now.s)
+
+    async def looked() -> None:
+        seen = now.looks
+        async with asyncio.timeout(60):
+            while now.looks < seen + 4:  # noqa: ASYNC110 - of another thread as well
+                await asyncio.sleep(0)
+
+    child, asked, said = _made_up_child()
+    monkeypatch.setattr(trainers, "_spawn", lambda: (child, tempfile.TemporaryFile()))  # noqa: SIM115
+    monkeypatch.setattr(trainers, "_LOOK_S", 0.001)
+    monkeypatch.setattr(trainers, "time", SimpleNamespace(monotonic=monotonic))
+    with Trainer() as own, asked:
+        calls = [asyncio.create_task(own.accuracy(TASK, THETA, "val")) for _ in range(3)]
+        for number in range(2):
+            assert await asyncio.to_thread(read_frame, asked)
+            now.s += 250.0
+            await looked()
+            write_frame(said, Accuracy(number, 256, 31))
+            assert (await calls[number]).correct == number
+        assert await asyncio.to_thread(read_frame, asked)
+        now.s += 301.0
+        with pytest.raises(TrainingError, match="was killed by SIGKILL"):
+            await calls[2]
 
 
 @pytest.mark.parametrize(
