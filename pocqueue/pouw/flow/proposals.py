@@ -72,6 +72,8 @@ class Judge:
         if certificate.slot > history.next_slot:
             raise SlotError("missing", f"slots {history.next_slot} to {certificate.slot - 1}.")
         found = await self._slots.in_slots(history.judge, certificate, proposal.ids)
+        if not found.messages and not await self._choice.allows_empty(certificate.task, newest):
+            raise SlotError("task", f"nobody trains {certificate.task.hex()}.")
         limits = await self._lanes.limits(certificate.task, certificate.slot)
         for message in found.messages:
             miner, lane = message.iteration.order

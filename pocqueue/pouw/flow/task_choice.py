@@ -20,6 +20,7 @@ from pocqueue.pouw.flow.slots import SlotFlow
 from pocqueue.pouw.slots.history import SlotHistory
 from pocqueue.pouw.slots.task import LAP
 from pocqueue.pouw.wire.codec import decode
+from pocqueue.pouw.wire.slots import Certificate
 
 #: Blocks that are looked at for the newest filler.
 _LOOKED_BACK = 1000
@@ -78,6 +79,25 @@ class TaskChoice:
             current = await self._filler()
             return task in (current, genesis.filler_task((genesis.generation(current) or 0) + 1))
         return task in self._core.chain.anchor.state.open_tasks() and self._is_open(task)
+
+    async def allows_empty(self, task: bytes, newest: Certificate | None) -> bool:
+        """Say whether a leader may choose a task, that `allows` allows, for a slot without a message.
+
+        Such slots count towards what a client pays for. So it has to be the task that this member would choose itself,
+        or the one of the turn before, as long as that neither rests nor is over.
+
+        Args:
+            task: its id.
+            newest: certificate of the turn before.
+        """
+        if self._core.genesis.is_filler(task):
+            return True
+        if newest is None or newest.task != task:
+            return task == await self.chosen()
+        record = self._core.chain.anchor.state.open_tasks().get(task)
+        if record is None or now_ms() < _rests_until(await self._slots.history(task)):
+            return False
+        return not await self._is_over(task, record)
 
     def note(self, history: SlotHistory) -> None:
         """Tell if a client's task is left for a while with the slot that was certified last."""

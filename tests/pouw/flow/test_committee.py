@@ -13,6 +13,7 @@ import pytest
 
 from pocqueue.pouw.chain.amounts import PAI
 from pocqueue.pouw.committee.seats import Seat
+from pocqueue.pouw.errors import SlotError
 from pocqueue.pouw.flow import (
     closing,
     committee,
@@ -27,8 +28,12 @@ from pocqueue.pouw.flow.core import Tasks
 from pocqueue.pouw.flow.hearing import Hearing
 from pocqueue.pouw.flow.matching import Matching
 from pocqueue.pouw.flow.orders import Orders
+from pocqueue.pouw.flow.proposals import deep_anchor
 from pocqueue.pouw.slots import collector
+from pocqueue.pouw.slots.collector import Collector
+from pocqueue.pouw.wire.slots import Certificate
 from pocqueue.pouw.wire.transactions import Faucet
+from pocqueue.pouw.wire.votes import Proposal, ProposalHead
 from tests.pouw.blocks import GENESIS, START_MS, sent, trained
 from tests.pouw.flow.parts import Parts, parts
 from tests.pouw.support import group_key, order
@@ -116,6 +121,55 @@ async def test_a_task_that_nobody_trains_is_left(monkeypatch: pytest.MonkeyPatch
             assert GENESIS.is_filler(await at.duty.choice.chosen())
             at.now_ms += 1
         assert await at.duty.choice.chosen() == at.tasks[0]
+
+
+async def test_a_leader_burns_no_task_that_others_would_not_choose(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An empty slot is good of the task that is chosen, and of the one before while that does not rest and is not over."""
+    monkeypatch.setattr(collector, "IDLE_MS", 0)
+    async with _supervisor(monkeypatch, 2 * PAI, PAI) as at:
+        best, other = at.tasks
+        assert await _is_good(at, best)
+        assert not await _is_good(at, other)
+        for _ in range(16):
+            await _empty_slot(at)
+        at.now_ms = _newest(at).time_ms
+        assert _newest(at).task == best
+        assert await at.duty.choice.chosen() == other
+        assert not await _is_good(at, best)  # it rests
+        assert await _is_good(at, other)
+        await _empty_slot(at)
+        assert _newest(at).task == other
+        at.now_ms = _newest(at).time_ms + 600_000
+        assert await at.duty.choice.chosen() == best
+        assert await _is_good(at, best)
+        assert await _is_good(at, other)
+        at.now_ms = _DEADLINE_MS + 60_000
+        assert not await _is_good(at, other)  # it is over
+
+
+async def _is_good(at: _Supervisor, task: bytes) -> bool:
+    """Say whether a member finds an empty next slot of a task good."""
+    signed, history = at.node.slots.newest[2], await at.node.slots.history(task)
+    newest = None if signed is None else signed.certificate
+    made = Collector(history, slot_ms=1).value(
+        *(at.now_ms, at.seat.committee.epoch, deep_anchor(at.node.core.chain, newest), newest)
+    )
+    head = ProposalHead(made.certificate, None, 0, bytes(64))
+    try:
+        await at.duty._bench.judge._now(Proposal(head, made.ids), newest)
+    except SlotError as exc:
+        if exc.rule != "task":
+            raise
+        return False
+    return True
+
+
+def _newest(at: _Supervisor) -> Certificate:
+    newest = at.node.slots.newest[2]
+    assert newest is not None
+    return newest.certificate
 
 
 async def _empty_slot(at: _Supervisor) -> None:
