@@ -23,6 +23,7 @@ from pocqueue.pouw.chain.records import (
     Work,
     due_key,
     open_key,
+    order_key,
     payments_key,
     result_key,
     task_key,
@@ -98,6 +99,7 @@ def close_task(genesis: Genesis, draft: Draft, transaction: Transaction) -> None
     work = Work(tuple((account, done) for account, done, _ in close.work))
     record = _replace(record, closing=closing)
     draft.put(open_key(record.deadline_ms, close.task), None)
+    draft.put(order_key(record.client, close.task), None)
     if close.reason == TRAINED:
         draft.put(task_key(close.task), record)
         draft.put(work_key(close.task), work)
@@ -169,6 +171,7 @@ def refund_late(parameters: Parameters, draft: Draft, time_ms: int) -> None:
         record = draft.task(task)
         assert record is not None, task.hex()
         draft.put(open_key(deadline_ms, task), None)
+        draft.put(order_key(record.client, task), None)
         _end(draft, task, record, REASONS.index("deadline"), refund(record))
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from pocqueue.pouw.chain.amounts import text
 from pocqueue.pouw.chain.genesis import Genesis, Parameters
 from pocqueue.pouw.chain.records import (
     TaskRecord,
     open_key,
+    order_key,
     task_key,
 )
 from pocqueue.pouw.chain.refusals import fault, refusal
@@ -19,6 +22,9 @@ from pocqueue.pouw.wire.transactions import (
     OrderTask,
     Transaction,
 )
+
+#: Tasks of one account that are to be trained, at most: everybody looks at all of them again and again.
+MAX_OPEN: Final = 32
 
 
 def check_order(parameters: Parameters, order: OrderTask) -> None:
@@ -63,6 +69,11 @@ def open_task(genesis: Genesis, draft: Draft, transaction: Transaction) -> None:
             "deadline",
             f"{order.deadline_ms} is more than {longest_ms} ms after the block's {clock.time_ms}.",
         )
+    if len(draft.scan(order_key(transaction.sender))) >= MAX_OPEN:
+        raise refusal(
+            "open-tasks",
+            f"{MAX_OPEN} of its sender's are to be trained, and no more may be: wait until one is over.",
+        )
     draft.put(
         task_key(transaction.id),
         TaskRecord(
@@ -79,3 +90,4 @@ def open_task(genesis: Genesis, draft: Draft, transaction: Transaction) -> None:
         ),
     )
     draft.put(open_key(order.deadline_ms, transaction.id), b"")
+    draft.put(order_key(transaction.sender, transaction.id), b"")

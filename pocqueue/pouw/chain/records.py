@@ -275,6 +275,11 @@ def open_key(deadline_ms: int, task: bytes) -> bytes:
     return b"o" + _number(deadline_ms) + task
 
 
+def order_key(client: bytes, task: bytes = b"") -> bytes:
+    """Return the key by which an open task stands among its client's, or the prefix of all of them."""
+    return b"q" + client + task
+
+
 def due_key(height: int, task: bytes = b"") -> bytes:
     """Return the key of a task that is paid out at a height, or the prefix of all of them."""
     return b"e" + _number(height) + task

@@ -38,6 +38,8 @@ _CLOCKS_MS = 5000
 #: A task whose end is in trouble is looked at again after this.
 _PAUSE_MS = 30_000
 _LOOK_S = 1.0
+#: Tasks that are looked at at a time.
+_LOOKED_AT = 32
 #: Whoever comes next in a committee says how a task went if the one before has not, after this.
 _TURN_MS = 5000
 
@@ -81,6 +83,8 @@ class Closings:
         #: When a task was found to be over (ms), and until when it is not looked at.
         self._over: dict[bytes, int] = {}
         self._pauses: dict[bytes, int] = {}
+        #: Where to go on among the open tasks.
+        self._place = 0
 
     async def run(self) -> None:
         """Say of each task whose training is over how it went, until a block has it."""
@@ -89,14 +93,18 @@ class Closings:
             await self.close_due()
 
     async def close_due(self) -> None:
-        """Say of the tasks that are over and that the chain has no end of how they went."""
+        """Say of the tasks that are over and that the chain has no end of how they went.
+
+        Of many, some are looked at now and the next ones the next time: it takes the slots' thread for each of them.
+        """
         core = self._core
         committee = await self._slots.committee()
         if committee is None or core.account not in committee.members:
             return
         open_tasks = core.chain.anchor.state.open_tasks()
         self._over = {task: at for task, at in self._over.items() if task in open_tasks}
-        for task, record in open_tasks.items():
+        self._pauses = {task: ms for task, ms in self._pauses.items() if task in open_tasks}
+        for task, record in self._some(list(open_tasks.items())):
             if now_ms() < self._pauses.get(task, 0) or self._is_said(task):
                 continue
             try:
@@ -112,6 +120,14 @@ class Closings:
             except PouwError as exc:
                 self._pauses[task] = now_ms() + _PAUSE_MS
                 _log.error("%s Task %s is not closed yet: %s", core.name, record.name, exc)
+
+    def _some(self, tasks: list[tuple[bytes, TaskRecord]]) -> list[tuple[bytes, TaskRecord]]:
+        """Return those of the open tasks whose turn it is to be looked at."""
+        if len(tasks) <= _LOOKED_AT:
+            return tasks
+        first = self._place % len(tasks)
+        self._place = first + _LOOKED_AT
+        return (tasks[first:] + tasks[:first])[:_LOOKED_AT]
 
     async def is_over(self, task: bytes, record: TaskRecord) -> bool:
         """Say whether a client's task is not to be trained any more.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
 from pocqueue.pouw.chain.records import MINER, TaskRecord
@@ -26,6 +26,8 @@ from pocqueue.pouw.wire.slots import Certificate
 _LOOKED_BACK = 1000
 #: A task that is in trouble is tried again after this.
 _PAUSE_MS = 30_000
+#: Tasks that are looked at for a choice. Where more could be trained, those that were looked at in vain pause.
+_LOOKED_AT: Final = 32
 #: After so many slots in a row without a message a task is left; for this long, and longer each time.
 _EMPTY_SLOTS: Final = 2 * LAP
 _REST_MS: Final = 600_000
@@ -51,19 +53,21 @@ class TaskChoice:
         #: Until when (ms) a client's task is not looked at.
         self._pauses: dict[bytes, int] = {}
         self._generation: int | None = None
+        #: Id of an anchor, and what is open there, what pays best first, with how many miners each wants.
+        self._best: tuple[bytes, list[tuple[bytes, TaskRecord, int]]] = (b"", [])
 
     async def chosen(self) -> bytes:
         """Return what is to be trained: the client's task that is final, not over and pays best for a lap, else the
         filler. What goes wrong with one of them holds up no other.
         """
         core = self._core
-        waiting = core.chain.anchor.state.open_tasks()
-        for task, record in sorted(waiting.items(), key=_turn):
-            if now_ms() < self._pauses.get(task, 0) or not self._is_open(task):
-                continue
+        some = list(itertools.islice(self._possible(), _LOOKED_AT + 1))
+        for task, record in some[:_LOOKED_AT]:
             try:
                 if await self._is_due(task, record):
                     return task
+                if len(some) > _LOOKED_AT:
+                    self._pauses[task] = now_ms() + _PAUSE_MS
             except PouwError as exc:
                 self._pauses[task] = now_ms() + _PAUSE_MS
                 _log.error("%s Task %s waits: %s", core.name, record.name, exc)
@@ -110,17 +114,32 @@ class TaskChoice:
                 history.num_empty // _EMPTY_SLOTS * _REST_MS // 60_000,
             )
 
+    def _possible(self) -> Iterator[tuple[bytes, TaskRecord]]:
+        """Yield the open tasks that there are miners and data for, what pays best first."""
+        chain, now = self._core.chain, now_ms()
+        if self._best[0] != chain.anchor.id:
+            waiting = chain.anchor.state.open_tasks()
+            self._pauses = {task: ms for task, ms in self._pauses.items() if task in waiting}
+            best_first = [
+                (task, record, decode(record.requirements, TaskModel).min_miners)
+                for task, record in sorted(waiting.items(), key=_turn)
+            ]
+            self._best = (chain.anchor.id, best_first)
+        if not self._best[1]:
+            return
+        miners = len(chain.tip.state.live_tickets(MINER))
+        for task, record, min_miners in self._best[1]:
+            if min_miners > miners or now < self._pauses.get(task, 0):
+                continue
+            if self._is_open(task) and self._core.has_data(task):
+                yield task, record
+
     def _is_open(self, task: bytes) -> bool:
         record = self._core.chain.tip.state.task(task)
         return record is not None and not record.closing and record.outcome is None
 
     async def _is_due(self, task: bytes, record: TaskRecord) -> bool:
-        """Say whether a client's task is to be trained."""
-        model = decode(record.requirements, TaskModel)
-        if len(self._core.chain.tip.state.live_tickets(MINER)) < model.min_miners:
-            return False
-        if not self._core.has_data(task):
-            return False
+        """Say whether a client's task that there are miners and data for is to be trained."""
         if await self._is_over(task, record):
             return False
         history = await self._slots.history(task)

@@ -21,6 +21,7 @@ from tests.pouw.support import (
     GENESIS,
     account,
     after,
+    closed,
     founded,
     order,
     signed,
@@ -109,6 +110,24 @@ def test_open_tasks_are_decoded_once(opened: State, monkeypatch: pytest.MonkeyPa
     assert len(read) == 2
     later.open_tasks().clear()  # a copy
     assert len(later.open_tasks()) == 2
+
+
+def test_an_account_has_so_many_open_tasks_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more is taken once one is over, whether it was closed or refunded; others' do not count."""
+    monkeypatch.setattr("pocqueue.pouw.chain.escrow.MAX_OPEN", 2)
+    soon = signed("client", order(deadline_ms=GENESIS.time_ms + DAY_MS // 2), 1)
+    state = after(founded("client", "other"), soon, signed("client", order(), 2))
+    state = after(state, signed("other", order(), 1))
+    third = signed("client", order(), 3)
+    with pytest.raises(InvalidTransaction, match="2 of its sender's are to be trained") as refused:
+        after(state, third)
+    assert (refused.value.rule, refused.value.is_fault) == ("open-tasks", False)
+    closed_one = after(state, signed("supervisor", closed(soon.id, {}), 2))
+    assert third.id in after(closed_one, third).open_tasks()
+    left_ms = GENESIS.time_ms + DAY_MS // 2 + GRACE_MS - state.clock.time_ms
+    refunded = after(state, passed_ms=left_ms + 1)
+    assert soon.id not in refunded.open_tasks()
+    assert third.id in after(refunded, third).open_tasks()
 
 
 @pytest.mark.parametrize(

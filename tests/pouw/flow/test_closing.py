@@ -202,6 +202,26 @@ async def test_trouble_is_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> 
         assert (await at.statement()).slots == 5 * LAP
 
 
+async def test_many_tasks_are_looked_at_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many at a time; each has its turn."""
+    monkeypatch.setattr(closing, "_LOOKED_AT", 2)
+    async with _supervisor(monkeypatch) as at:
+        chain, looked = at.node.core.chain, list[bytes]()
+        more = [sent("client", 2 + number, order(PAI, PAI, _DEADLINE_MS)) for number in range(4)]
+        chain.add(trained(chain.tip, more), START_MS + 60_000)
+        chain.set_anchor(chain.tip.id)
+
+        async def is_over(task: bytes, _record: TaskRecord) -> bool:
+            looked.append(task)
+            return False
+
+        monkeypatch.setattr(at.closings, "is_over", is_over)
+        for number in range(1, 6):
+            await at.closings.close_due()
+            assert len(looked) == 2 * number
+        assert sorted(looked) == sorted([at.task, *(one.id for one in more)] * 2)
+
+
 async def test_who_is_not_in_office_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Others do."""
     async with _supervisor(monkeypatch) as at:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pocqueue.pouw.chain.amounts import PAI
+from pocqueue.pouw.chain.records import MINER
 from pocqueue.pouw.committee.seats import Seat
 from pocqueue.pouw.errors import SlotError
 from pocqueue.pouw.flow import (
@@ -61,11 +62,13 @@ async def _always(*, is_alone: bool) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def _supervisor(monkeypatch: pytest.MonkeyPatch, *fees: int) -> AsyncIterator[_Supervisor]:
+async def _supervisor(
+    monkeypatch: pytest.MonkeyPatch, *fees: int, min_miners: int = 1
+) -> AsyncIterator[_Supervisor]:
     """Open one with a task for each fee."""
     async with parts() as node:
         chain = node.core.chain
-        bodies = [order(PAI, fee, _DEADLINE_MS) for fee in fees]
+        bodies = [order(PAI, fee, _DEADLINE_MS, min_miners=min_miners) for fee in fees]
         orders = [sent("client", 1 + number, body) for number, body in enumerate(bodies)]
         faucets = [sent("client", 0, Faucet()), sent("node", 0, Faucet())]
         chain.add(trained(chain.tip, [*faucets, *orders]), START_MS + 60_000)
@@ -103,6 +106,46 @@ async def test_what_pays_best_for_a_lap_is_first(monkeypatch: pytest.MonkeyPatch
             assert await at.duty.choice.allows(task)
             at.duty.choice._pauses[task] = _DEADLINE_MS
         assert not await at.duty.choice.allows(b"t" * 32)
+
+
+async def test_many_tasks_have_their_turns_to_be_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few for each choice, those that pay best first; the others wait no longer than those are found not to be due."""
+    monkeypatch.setattr(task_choice, "_LOOKED_AT", 2)
+    fees = [fee * PAI for fee in (5, 4, 3, 2, 1)]
+    async with _supervisor(monkeypatch, *fees) as at:
+        choice, looked = at.duty.choice, list[bytes]()
+
+        async def is_due(task: bytes, _record: object) -> bool:
+            looked.append(task)
+            return task == at.tasks[4]
+
+        monkeypatch.setattr(choice, "_is_due", is_due)
+        for _ in range(2):
+            assert GENESIS.is_filler(await choice.chosen())
+        assert looked == at.tasks[:4]
+        for _ in range(2):
+            assert await choice.chosen() == at.tasks[4]
+        assert looked[4:] == [at.tasks[4]] * 2
+        at.now_ms += 30_000
+        assert GENESIS.is_filler(await choice.chosen())
+        assert looked[6:] == at.tasks[:2]
+
+
+async def test_tasks_that_want_more_miners_than_there_are_cost_one_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many they are, and how much they pay: nothing of them is asked of the slots' thread."""
+    async with _supervisor(monkeypatch, *[9 * PAI] * 5, min_miners=16) as at:
+        counts, state = [], at.node.core.chain.tip.state
+        live_tickets = state.live_tickets
+
+        def counted(role: int) -> Any:
+            counts.append(role)
+            return live_tickets(role)
+
+        monkeypatch.setattr(state, "live_tickets", counted)
+        assert GENESIS.is_filler(await at.duty.choice.chosen())
+        assert counts == [MINER]
 
 
 async def test_a_task_that_nobody_trains_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
