@@ -58,6 +58,13 @@ def columns(*left: str, right: Iterable[str] = ()) -> Table:
     return table
 
 
+def plain(*cells: str) -> list[Text]:
+    """Make a table's cells of words that are not ours: brackets in them are no markup."""
+    from rich.text import Text
+
+    return [Text(cell) for cell in cells]
+
+
 def facts(rows: Sequence[tuple[str, str]]) -> Text:
     """Make lines of names and what there is to say of each.
 

@@ -15,6 +15,7 @@ from pocqueue.cli.output import (
     console,
     facts,
     percent,
+    plain,
     print_json,
     seconds,
     show_status,
@@ -40,9 +41,8 @@ def _root() -> None:
     check_packages()
 
 
-app.add_typer(ticket_app, name="ticket", short_help="Give its stake back.")
-app.command("send", short_help="Send coins of the node's account.")(send)
 app.add_typer(task_app, name="task", short_help="Order a model to be trained.")
+app.add_typer(ticket_app, name="ticket", short_help="Give the node's ticket back.")
 app.command("testnet", short_help="A whole network on this machine; Ctrl-C ends it.")(
     pouw_testnet.run
 )
@@ -53,7 +53,8 @@ def node(
     role: Annotated[
         str,
         typer.Option(
-            help="miner (trains), supervisor (certifies, and trains), verifier or evaluator (check blocks), peer (passes on)."
+            help="miner (trains), supervisor (certifies, and trains), verifier (trains others' messages over), evaluator "
+            "(judges clients' models), peer (passes on)."
         ),
     ] = "miner",
     bootstrap: Annotated[
@@ -148,7 +149,7 @@ def tasks(http_port: HttpPort = None, as_json: Json = False, env_file: EnvFile =
     for task in found:
         right = "" if task["accuracy"] is None else percent(task["accuracy"])
         table.add_row(
-            *(short(task["id"]), task["name"], short(task["data"]), f"{task['reward']:g}"),
+            *plain(short(task["id"]), task["name"], short(task["data"]), f"{task['reward']:g}"),
             *(f"{task['slots']:,}", right, task["state"]),
         )
     console().print(table)
@@ -156,7 +157,7 @@ def tasks(http_port: HttpPort = None, as_json: Json = False, env_file: EnvFile =
 
 app.command(short_help="Who certifies, and who of them is away.")(pouw_security.committee)
 app.command(short_help="What the node has noticed about others.")(pouw_security.alerts)
-app.command(short_help="Who was punished, for what.")(pouw_security.evidence)
+app.command(short_help="What somebody was punished for.")(pouw_security.evidence)
 
 
 @app.command(short_help="What an account owns.")
@@ -191,6 +192,9 @@ def balance(
         for one in found["tickets"]
     ]
     console().print(facts(rows))
+
+
+app.command(short_help="Send coins of the node's account.")(send)
 
 
 @app.command(short_help="A block and its proof, line by line.")
@@ -245,7 +249,7 @@ def _print_block(found: dict[str, Any]) -> None:
         table.add_row(
             check["rule"],
             {True: "holds", False: "FAILS", None: "not checked"}[check["holds"]],
-            check["what"],
+            *plain(check["what"]),
         )
     view.print(table)
 

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from pocqueue.cli.options import EnvFile, Json
-from pocqueue.cli.output import EXIT_FAILED, console, interruptible, print_json
-from pocqueue.cli.pouw_story import Story, now
-
-if TYPE_CHECKING:
-    from pocqueue.pouw.blockchain import MLTask
-    from pocqueue.pouw.node import PoUWNode
+from pocqueue.cli.output import EXIT_FAILED, interruptible, print_json
+from pocqueue.cli.pouw_order import BUILT_IN, client_node, order
 
 task_app = typer.Typer(help="Models that the network trains for you.", no_args_is_help=True)
 
@@ -27,21 +23,20 @@ HttpPort = Annotated[
     ),
 ]
 
-_TYPES = {"digits": "image_classification", "words": "text_classification"}
-_LOOK_S = 0.5
-#: A line is said at least this often while an order is watched.
-_LINE_S = 10.0
+#: 30 days: the longest that `dev` takes.
+_MAX_MINUTES = 43_200
 
 
 def ask(http_port: int | None, path: str, *, post: bool = False, timeout_s: float = 60.0) -> Any:
     """Return what the node on this machine answers.
 
     Raises:
-        PouwError: none answers there, or it refuses.
+        NoAnswer: none answers there, or not in time.
+        PouwError: it refuses.
     """
     import httpx
 
-    from pocqueue.pouw.errors import PouwError
+    from pocqueue.pouw.errors import NoAnswer, PouwError
     from pocqueue.settings import PouwSettings
 
     port = PouwSettings.load().http_port if http_port is None else http_port
@@ -50,7 +45,7 @@ def ask(http_port: int | None, path: str, *, post: bool = False, timeout_s: floa
         reply = httpx.request("POST" if post else "GET", url, timeout=timeout_s, trust_env=False)
         answer = reply.json()
     except (httpx.HTTPError, ValueError):
-        raise PouwError(
+        raise NoAnswer(
             f"No node answers at 127.0.0.1:{port}: start one with `pocqueue pouw node`, or name its port with "
             "--http-port."
         ) from None
@@ -78,7 +73,10 @@ def submit(
     ] = 50.0,
     fee: Annotated[float, typer.Option(min=0, help="PAI on top, for the training itself.")] = 5.0,
     name: Annotated[
-        str | None, typer.Option(help="Your name for it [default: DATA and the time].")
+        str | None,
+        typer.Option(
+            help="Your name for it, 1 to 64 characters of ASCII [default: DATA and the time]."
+        ),
     ] = None,
     architecture: Annotated[
         str | None, typer.Option(help="MLP, CNN or BAG [default: by the data].")
@@ -99,12 +97,16 @@ def submit(
         float, typer.Option(min=0, max=1, help="Share of right answers asked for.")
     ] = 0.9,
     max_epochs: Annotated[int, typer.Option(min=1, help="Laps of training at most.")] = 100,
-    minutes: Annotated[float, typer.Option(min=1, help="It has to be done by then.")] = 60.0,
+    minutes: Annotated[
+        float, typer.Option(min=1, max=_MAX_MINUTES, help="It has to be trained within so many.")
+    ] = 60.0,
     bootstrap: Annotated[
         list[str] | None,
         typer.Option(help="HOST:PORT of a node [default on dev: 127.0.0.1:8000]."),
     ] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Stay until it is settled.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Stay until it is paid out, refunded or refused.")
+    ] = False,
     as_json: Json = False,
     env_file: EnvFile = None,
 ) -> None:
@@ -113,13 +115,14 @@ def submit(
     With files it stays until the task is over, as the other nodes have the data from it: images, vectors or words, as the
     file says (docs/pouw.md has its format).
 
-    The account is that of POCQUEUE_POUW_KEY, or of `client-key.pem` in the node's folder. On `dev` it takes what it needs
-    from the faucet. Exit code: 0, 1 if the task was not taken or came to nothing, 2 for bad input, 130 after Ctrl-C.
+    The account is that of POCQUEUE_POUW_KEY, or of `client-key.pem` in the node's folder; one order of it runs at a time.
+    On `dev` it takes what it needs from the faucet. Exit code: 0; 1 if the task was not taken or came to nothing; 2 for
+    bad input, or while another order of the account runs; 130 after Ctrl-C.
     """
     from pocqueue.pouw.blockchain import MLTask
     from pocqueue.pouw.errors import ConfigError
 
-    if data not in _TYPES and not Path(data).is_file():
+    if data not in BUILT_IN and not Path(data).is_file():
         raise ConfigError("data", data, "digits, words, or the path of a file")
     requirements: dict[str, Any] = {"min_accuracy": min_accuracy, "max_epochs": max_epochs}
     if architecture is not None:
@@ -131,41 +134,24 @@ def submit(
     if widths is not None:
         requirements["hidden"] = _widths(widths)
     task = MLTask(
-        task_id=name or f"{Path(data).stem[:40]}_{int(time.time())}",
-        task_type=_TYPES.get(data) or _type_of(Path(data)),
+        task_id=name or _name_for(data),
+        task_type=BUILT_IN.get(data) or _type_of(Path(data)),
         dataset_hash=data,
         model_requirements=requirements,
         reward_amount=reward,
         deadline=int(time.time() + minutes * 60),
     )
-    with interruptible():
-        client = _client(bootstrap or [], reward + fee)
-        found = asyncio.run(_order(client, task, fee, test, watch=watch))
+    with interruptible(), client_node(bootstrap or [], reward + fee) as client:
+        found = asyncio.run(order(client, task, fee, test, watch=watch))
     if as_json:
         print_json(found)
     if found["state"] in {"refused", "refunded"}:
         raise typer.Exit(EXIT_FAILED)
 
 
-def _client(bootstrap: list[str], stake: float) -> PoUWNode:
-    from pocqueue.pouw.config import NodeConfig, parse_peer
-    from pocqueue.pouw.economics import NodeRole
-    from pocqueue.pouw.files import CLIENT_KEY, account_key, data_dir
-    from pocqueue.pouw.node import PoUWNode
-    from pocqueue.settings import PouwSettings
-
-    settings = PouwSettings.load()
-    config = NodeConfig(
-        node_id="client",
-        role=NodeRole.PEER,
-        port=0,
-        # What the faucet is asked for, where there is one.
-        initial_stake=stake,
-        bootstrap_peers=[parse_peer(one) for one in bootstrap],
-        network=settings.network,
-        key=account_key(settings, data_dir(settings), CLIENT_KEY),
-    )
-    return PoUWNode("client", NodeRole.PEER, config=config)
+def _name_for(data: str) -> str:
+    """Return a name for an order of data, of signs that the chain takes."""
+    return f"{re.sub('[^ -~]', '_', Path(data).stem)[:40]}_{int(time.time())}"
 
 
 def _widths(text: str) -> list[int]:
@@ -201,35 +187,3 @@ def _check_test(path: Path) -> None:
     from pocqueue.pouw.data.parts import TESTING, read
 
     read(path, TESTING)
-
-
-async def _order(
-    client: PoUWNode, task: MLTask, fee: float, test: Path | None, *, watch: bool
-) -> dict[str, Any]:
-    """Send an order; return what the chain says of it, at the end if it is to be watched or others need its files."""
-    view, story, said_at = console(stderr=True), Story(), time.monotonic()
-    await client.start()
-    try:
-        if task.dataset_hash not in _TYPES:
-            watch = True
-            task = replace(task, dataset_hash=await client.add_dataset(task.dataset_hash))
-        if test is not None:
-            watch = True
-            shown = {"test_hash": await client.add_dataset(test, is_test=True)}
-            task = replace(task, model_requirements={**task.model_requirements, **shown})
-        if not await client.submit_task(task, fee):
-            return {"name": task.task_id, "state": "refused"}
-        view.print(f"{task.task_id}: sent; {task.reward_amount + fee:g} PAI go into escrow.")
-        while True:
-            found = await client.views.task(task.task_id)
-            lines = story.lines(found)
-            if not lines and time.monotonic() - said_at >= _LINE_S:
-                lines = [now(found)]
-            for line in lines:
-                view.print(line, markup=False, highlight=False, soft_wrap=True)
-                said_at = time.monotonic()
-            if not watch or found["state"] in {"settled", "refunded"}:
-                return found
-            await asyncio.sleep(_LOOK_S)
-    finally:
-        await client.stop()

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from pocqueue.cli.options import EnvFile, Json
-from pocqueue.cli.output import columns, console, facts, percent, print_json, seconds
+from pocqueue.cli.output import columns, console, facts, percent, plain, print_json, seconds
 from pocqueue.cli.pouw_client import HttpPort, ask, short
 from pocqueue.words import counted
 
@@ -70,7 +70,8 @@ def alerts(http_port: HttpPort = None, as_json: Json = False, env_file: EnvFile 
     for one in found["alerts"]:
         moment = datetime.fromisoformat(one["time"]).astimezone()
         table.add_row(
-            f"{moment:%Y-%m-%d %H:%M:%S}", one["type"], short(one["source_peer"]), one["detail"]
+            f"{moment:%Y-%m-%d %H:%M:%S}",
+            *plain(one["type"], short(one["source_peer"]), one["detail"]),
         )
     view.print(table)
 

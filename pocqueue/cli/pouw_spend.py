@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pocqueue.cli.options import EnvFile, Json
-from pocqueue.cli.output import console, print_json
+from pocqueue.cli.output import EXIT_FAILED, console, print_error, print_json
 from pocqueue.cli.pouw_client import HttpPort, ask
 
 if TYPE_CHECKING:
     from pocqueue.pouw.wire.transactions import Body
 
-ticket_app = typer.Typer(help="The stake of the node on this machine.", no_args_is_help=True)
+ticket_app = typer.Typer(
+    help="The ticket of the node on this machine, and with it its stake.", no_args_is_help=True
+)
 
 _LOOK_S = 0.5
 #: So long is waited for a block that has it.
@@ -35,7 +38,7 @@ def send(
 ) -> None:
     """Send coins of the node's account to another one, and wait until a block has it.
 
-    Exit code: 0; 2 for bad input, or if the node refuses it.
+    Exit code: 0; 1 if no block had it within 2 minutes, when it may still be taken; 2 for bad input, or if the node refuses it.
     """
     from pocqueue.pouw.chain.amounts import micro, text
     from pocqueue.pouw.errors import ConfigError
@@ -69,8 +72,8 @@ def release(
 ) -> None:
     """Give a ticket of the node's account back, and wait until a block has it.
 
-    Until its stake is free it can still be taken for what was done with it. Exit code: 0; 2 for bad input, or if there is
-    no such ticket.
+    Until its stake is free it can still be taken for what was done with it. Exit code: 0; 1 if no block had it within
+    2 minutes, when it may still be taken; 2 for bad input, or if there is no such ticket.
     """
     from pocqueue.pouw.errors import ConfigError, PouwError
     from pocqueue.pouw.wire.transactions import Release
@@ -88,10 +91,11 @@ def _spend(http_port: int | None, body: Body, what: str, as_json: bool) -> None:
     """Sign a transaction of the node's account, give it to the node, and wait for a block.
 
     Raises:
-        PouwError: the node refuses it, is another account's, or no block had it in time.
+        PouwError: the node refuses it, or is another account's.
+        typer.Exit: no block had it in time; it is said that it may still be taken.
     """
     from pocqueue.pouw.chain.signatures import account_of, sign_transaction
-    from pocqueue.pouw.errors import PouwError
+    from pocqueue.pouw.errors import NoAnswer, PouwError
     from pocqueue.pouw.files import NODE_KEY, account_key, data_dir
     from pocqueue.pouw.flow.life import genesis_of
     from pocqueue.pouw.wire.codec import encode
@@ -111,13 +115,31 @@ def _spend(http_port: int | None, body: Body, what: str, as_json: bool) -> None:
     signed = sign_transaction(
         key, genesis_of(settings.network).network, found["next_sequence"], found["usual_fee"], body
     )
-    ask(http_port, f"transactions/{encode(signed).hex()}", post=True)
+    with suppress(NoAnswer):  # it may have it all the same
+        ask(http_port, f"transactions/{encode(signed).hex()}", post=True)
+    balance = _balance_after(http_port, account, signed.sequence)
+    if balance is None:
+        print_error(
+            f"{what}: no block has it after {_PATIENCE_S:g} s. It was sent as transaction {signed.id.hex()} and may "
+            "still be taken: do not send it again before `pocqueue pouw balance` shows what became of it."
+        )
+        raise typer.Exit(EXIT_FAILED)
+    _tell({"transaction": signed.id.hex(), "balance": balance}, what, as_json)
+
+
+def _balance_after(http_port: int | None, account: str, sequence: int) -> float | None:
+    """Wait for the block that has an account's transaction of this number; return its balance then, None: none has it
+    in time, or nobody says so."""
+    from pocqueue.pouw.errors import PouwError
+
     deadline = time.monotonic() + _PATIENCE_S
-    while (now := ask(http_port, f"accounts/{account}"))["sequence"] <= signed.sequence:
-        if time.monotonic() > deadline:
-            raise PouwError(f"{what}: sent, but no block has it after {_PATIENCE_S:g} s.")
+    while time.monotonic() < deadline:
+        with suppress(PouwError):  # what is sent is sent, whether the node is there now or not
+            found = ask(http_port, f"accounts/{account}")
+            if found["sequence"] > sequence:
+                return float(found["balance"])
         time.sleep(_LOOK_S)
-    _tell({"transaction": signed.id.hex(), "balance": now["balance"]}, what, as_json)
+    return None
 
 
 def _tell(found: dict[str, Any], what: str, as_json: bool) -> None:

@@ -35,6 +35,9 @@ def _happened(found: dict[str, Any]) -> Iterator[tuple[object, str]]:
     if found["state"] == "sent":
         yield "sent", "sent; no block has it yet"
         return
+    if found["state"] == "refused":
+        yield "refused", f"refused: {found['reason']} Nothing went into escrow."
+        return
     yield "waiting", "in a block; it is trained when it is final and its turn comes"
     if matched := found["matched"]:
         term, accounts = matched["term"], [account[:12] for account in matched["accounts"]]

@@ -34,7 +34,9 @@ def run(
         typer.Option(min=1, max=16, help="Who certifies slots: one alone, or 4 and more together."),
     ] = 1,
     miners: Annotated[int, typer.Option(min=1, max=32, help="Nodes that train and mine.")] = 3,
-    verifiers: Annotated[int, typer.Option(min=0, max=8, help="Nodes that only check blocks.")] = 0,
+    verifiers: Annotated[
+        int, typer.Option(min=0, max=8, help="Nodes that train others' messages over.")
+    ] = 0,
     evaluators: Annotated[
         int,
         typer.Option(min=0, max=8, help="Nodes that judge clients' models once they are trained."),
@@ -49,13 +51,16 @@ def run(
     chaos: Annotated[
         bool,
         typer.Option(
-            "--chaos", help="Kill, pause and cut off nodes, and have some cheat: each kind once."
+            "--chaos",
+            help="Kill, pause and cut off nodes, and have some cheat: each kind once. Takes 3 miners or more.",
         ),
     ] = False,
     seed: Annotated[
         int | None,
         typer.Option(
-            min=0, max=_LARGEST_SEED, help="Of what --chaos does [default: another one each time]."
+            min=0,
+            max=_LARGEST_SEED,
+            help="Of what --chaos does: the same one plans the same [default: another one each time].",
         ),
     ] = None,
     as_json: Json = False,
@@ -66,7 +71,7 @@ def run(
     Each node is a process with a folder and a key of its own; they talk over loopback. Nothing outlives the command.
     On a terminal a table is renewed every second, elsewhere a line is printed every 5 s; with --json one object
     at the end. Exit code: 0 if all nodes have one history at the end; 1 if they do not, or one did not stay up, or with
-    --chaos if something was not done before the time was up, or the network did not what it should about it; 2 for bad
+    --chaos if something was not done before the time was up, or the network did not do what it should about it; 2 for bad
     input.
     """  # fmt: skip
     from pocqueue.processes.tree import stop_signals

@@ -11,7 +11,7 @@ from typing import Any
 class MLTask:
     """A model to be trained, and what that is worth. Checked by `PoUWNode.submit_task`."""
 
-    task_id: str  #: the client's own name of it, 1 to 64 characters
+    task_id: str  #: the client's own name of it, 1 to 64 characters of ASCII, from the space to ~
     task_type: str  #: image_classification, classification, nlp, text_classification
     dataset_hash: str  #: ``digits``, ``words``, or ``0x`` and 64 hex digits
     model_requirements: Mapping[str, Any]  #: architecture, min_accuracy, … (`chain.tasks`)

@@ -16,6 +16,7 @@ PocqueueError
     NotSigned           a committee has not signed what it was asked to
     LinkError           a peer cannot be reached, or broke the protocol (ConnectionError)
       PeerFault         what a peer sent is held against it
+    NoAnswer            the node on this machine does not answer a command
     TrainingError       the trainer failed or is away; the next slot tries again
     NodeDataError       the folder of a node is damaged, in use or another network's
 """
@@ -152,6 +153,10 @@ class SlotError(PouwError, ValueError):
 
 class NotSigned(PouwError):
     """A committee has not signed what it was asked to; it may later."""
+
+
+class NoAnswer(PouwError):
+    """The node on this machine does not answer a command; it may have done all the same what it was asked to."""
 
 
 class LinkError(PouwError, ConnectionError):

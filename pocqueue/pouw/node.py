@@ -174,11 +174,19 @@ class PoUWNode:
             fee: PAI for the training, beside the reward.
         """
         try:
-            await self._running.tasks.submit(task, fee)
+            await self.order_task(task, fee)
         except PouwError as exc:
             _log.error("[%s] Task %s was not submitted: %s", self.config.node_id, task.task_id, exc)
             return False
         return True
+
+    async def order_task(self, task: MLTask, fee: float) -> str:
+        """Order a task as `submit_task` does; return its id, by which `views.task` knows it.
+
+        Raises:
+            PouwError: it was not submitted; says why.
+        """
+        return (await self._running.tasks.submit(task, fee)).hex()
 
     async def start_mining(self) -> None:
         """Mine as soon as the ticket is live. Without a ticket of a role that may mine this says so and does nothing."""

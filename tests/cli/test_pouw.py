@@ -291,6 +291,8 @@ def test_who_certifies_and_what_was_noticed(node: Running) -> None:
             ["task", "submit", "digits", "--widths", "a,b"],
             "--widths is 'a,b'; allowed: whole numbers with commas, such as 64,32.",
         ),
+        (["task", "submit", "digits", "--minutes", "inf"], "Invalid value for '--minutes'"),
+        (["task", "submit", "digits", "--minutes", "1e15"], "Invalid value for '--minutes'"),
         (["task", "submit", __file__], "test_pouw.py: it is no safetensors file"),
         (["testnet", "--miners", "0"], "Invalid value for '--miners'"),
         (["testnet", "--supervisors", "3"], "a committee of 2 or 3 tolerates nobody's failure"),

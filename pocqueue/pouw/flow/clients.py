@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 
 from pocqueue.pouw.blockchain import MLTask
 from pocqueue.pouw.chain.amounts import micro
@@ -17,7 +18,7 @@ from pocqueue.pouw.slots.task import TaskSpec
 from pocqueue.pouw.training.samples import own, own_test
 from pocqueue.pouw.wire.codec import encode
 from pocqueue.pouw.wire.data import DATA_NAME, DataShape, name_of
-from pocqueue.pouw.wire.transactions import OrderTask
+from pocqueue.pouw.wire.transactions import TASK_NAME, OrderTask
 
 #: A peer has so long to ask for an order that it is told of.
 _PASS_S = 10.0
@@ -36,15 +37,17 @@ class TaskDesk:
         self._core, self._orders, self._datasets = core, orders, datasets
         self._has_mempools = False
 
-    async def submit(self, task: MLTask, fee: float) -> None:
-        """Order a task; see `PoUWNode.submit_task`.
+    async def submit(self, task: MLTask, fee: float) -> bytes:
+        """Order a task, see `PoUWNode.submit_task`; return its id.
 
         Raises:
             InvalidTask, ConfigError: a field of it is not allowed; names it.
             InvalidTransaction: it cannot be paid for.
         """
-        if not 1 <= len(task.task_id) <= 64:
-            raise InvalidTask(f"task_id is {task.task_id!r}; allowed: 1 to 64 characters.")
+        if not re.search(TASK_NAME, task.task_id):
+            raise InvalidTask(
+                f"task_id is {task.task_id!r}; allowed: 1 to 64 characters of ASCII, from the space to ~."
+            )
         data, shape = await self._data(task)
         model = parse_requirements(task.model_requirements, data, shape)
         await self._check_samples(model, model.spec(bytes(32), data, shape))
@@ -70,6 +73,7 @@ class TaskDesk:
             raise InvalidTask(
                 f"no peer asked for it within {_PASS_S:.0f} s; this node goes on offering it while it runs."
             )
+        return transaction.id
 
     async def _catch_up(self) -> None:
         """Wait until this node has the chain, and once until its first peers have told what waits."""

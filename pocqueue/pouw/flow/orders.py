@@ -36,6 +36,7 @@ class Orders:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._own: dict[bytes, Transaction] = {}
+        self._given_up: dict[bytes, str] = {}
         self._asked: dict[bytes, asyncio.Event] = {}
         self._sending = asyncio.Lock()
 
@@ -62,6 +63,10 @@ class Orders:
     def is_waiting(self, identifier: bytes) -> bool:
         """Say whether this is one of our own that no block of the chain has."""
         return identifier in self._own
+
+    def why_given_up(self, identifier: bytes) -> str | None:
+        """Return why one of our own was given up since the node was started; None: it was not."""
+        return self._given_up.get(identifier)
 
     @property
     def usual_fee(self) -> int:
@@ -161,7 +166,9 @@ class Orders:
                 if transaction.id in refused:
                     if self._own.pop(transaction.id, None) is None:
                         del refused[transaction.id]  # a block has it meanwhile
-                    elif (filler := self._instead(transaction)) is not None:
+                        continue
+                    self._given_up[transaction.id] = str(refused[transaction.id])
+                    if (filler := self._instead(transaction)) is not None:
                         with contextlib.suppress(InvalidTransaction):
                             await self._add(filler)
         for identifier in list(self._own):
@@ -228,6 +235,7 @@ class Orders:
                     )
                 if one.sender == self._core.account and other == one.id:
                     self._own[one.id] = one
+                    self._given_up.pop(one.id, None)
         for block in entered:
             for one in block.transactions:
                 if one.sender == self._core.account:
@@ -236,8 +244,10 @@ class Orders:
     def _used(self, taken: Transaction) -> None:
         """Let go of what of our own has a number that a block has used up."""
         self._own.pop(taken.id, None)
+        self._given_up.pop(taken.id, None)
         for one in [one for one in self._own.values() if one.sequence == taken.sequence]:
             del self._own[one.id]
+            self._given_up[one.id] = f"another one of this key, {taken.id.hex()}, has its number."
             _log.warning(
                 "%s Transaction %s was given up: another one of this key, %s, has its number.",
                 *(self._core.name, one.id.hex(), taken.id.hex()),

@@ -21,6 +21,7 @@ from pocqueue.pouw.errors import SlotError
 from pocqueue.pouw.flow.closing import Closings
 from pocqueue.pouw.flow.core import Core
 from pocqueue.pouw.flow.matching import Matching
+from pocqueue.pouw.flow.orders import Orders
 from pocqueue.pouw.flow.slots import SlotFlow
 from pocqueue.pouw.wire.transactions import REASONS
 
@@ -45,12 +46,19 @@ class TaskViews:
     """Reads what the chain and this node know of clients' tasks.
 
     Args:
-        core, slots, closings, matching: of the node.
+        core, slots, closings, matching, orders: of the node.
     """
 
-    def __init__(self, core: Core, slots: SlotFlow, closings: Closings, matching: Matching) -> None:
+    def __init__(
+        self,
+        core: Core,
+        slots: SlotFlow,
+        closings: Closings,
+        matching: Matching,
+        orders: Orders,
+    ) -> None:
         self._core, self._slots, self._closings = core, slots, closings
-        self._matching = matching
+        self._matching, self._orders = matching, orders
         # Tip's id, and how many tasks ended there that this node has worked on, well and otherwise.
         self._ended_at: tuple[bytes, tuple[int, int]] = (b"", (0, 0))
 
@@ -61,13 +69,20 @@ class TaskViews:
         newest_first = sorted(found.items(), key=lambda item: -item[1].height)
         return [await self._shown(state, task, record) for task, record in newest_first]
 
-    async def task(self, name: str) -> dict[str, Any]:
-        """Return this node's own task by its client's name, also before a block has it."""
-        state = self._core.chain.tip.state
-        for task, record in (await self._core.in_chain(state.tasks)).items():
-            if record.client == self._core.account and record.name == name:
-                return await self._shown(state, task, record)
-        return {"name": name, "state": "sent", "slots": 0, "accuracy": None}
+    async def task(self, identifier: str) -> dict[str, Any]:
+        """Return a task by its id in hex; one that this node ordered also if no block has it yet, or it was given up.
+
+        By its name it could not be found: a client may have several of the same.
+        """
+        task, state = bytes.fromhex(identifier), self._core.chain.tip.state
+        record = await self._core.in_chain(state.task, task)
+        if record is not None:
+            return await self._shown(state, task, record)
+        reason = self._orders.why_given_up(task)
+        return {
+            **{"id": identifier, "state": "sent" if reason is None else "refused"},
+            **{"slots": 0, "accuracy": None, "reason": reason},
+        }
 
     def ended(self) -> tuple[int, int]:
         """Return how many of the tasks that this node has worked on were settled, and how many refunded."""

@@ -47,7 +47,8 @@ class Views:
     ) -> None:
         self._core, self._slots, self._blocks = core, slots, blocks
         self._orders, self._mining, self._tickets = orders, mining, tickets
-        self._closings, self._tasks = closings, TaskViews(core, slots, closings, matching)
+        self._closings = closings
+        self._tasks = TaskViews(core, slots, closings, matching, orders)
         self.security = SecurityViews(core, slots, watch)
         self._machine = Machine() if core.config.enable_production_features else None
         self._bandwidth = Bandwidth()
@@ -177,9 +178,9 @@ class Views:
         """Return the clients' tasks, newest first."""
         return await self._tasks.tasks()
 
-    async def task(self, name: str) -> dict[str, Any]:
-        """Return this node's own task by its client's name, also before a block has it."""
-        return await self._tasks.task(name)
+    async def task(self, identifier: str) -> dict[str, Any]:
+        """Return a task by its id in hex, an order of this node also before a block has it (`TaskViews.task`)."""
+        return await self._tasks.task(identifier)
 
     async def blocks(self, last: int) -> list[dict[str, Any]]:
         """Return the newest blocks in short, newest first."""

@@ -34,6 +34,9 @@ REASONS = ("trained", "deadline", "data", "tau", "miners")
 #: Roles as `Ticket.role` has them; the order is part of the format.
 ROLES = ("miner", "supervisor", "evaluator", "verifier", "peer")
 
+#: A task's name is printed on everybody's terminals and in logs: ASCII without control characters.
+TASK_NAME = r"\A[ -~]{1,64}\Z"
+
 _Text = Annotated[str, msgspec.Meta(max_length=255)]
 
 
@@ -71,7 +74,7 @@ class Release(Message, tag=3, frozen=True):
 class OrderTask(Message, tag=4, frozen=True):
     """Puts a task and its reward into escrow. The task's id is the transaction's."""
 
-    name: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]  #: the client's `task_id`
+    name: Annotated[str, msgspec.Meta(pattern=TASK_NAME)]  #: the client's `task_id`
     task_type: Annotated[str, msgspec.Meta(min_length=1, max_length=32)]
     #: ``digits`` or ``words``; or the client's own, as `DATA_NAME` has them.
     data: Annotated[str, msgspec.Meta(min_length=1, max_length=66)]

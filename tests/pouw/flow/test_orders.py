@@ -110,6 +110,25 @@ async def test_what_another_process_has_sent_is_followed(own: Parts) -> None:
     assert list(orders.own) == [late.id]
 
 
+async def test_why_one_was_given_up_is_known(own: Parts) -> None:
+    """Of what no block can have any more, and of what lost its number; not of what a fork has brought back."""
+    orders = Orders(own.core)
+    bad = orders.make(Release(bytes(32)), fee=0)
+    with pytest.raises(InvalidTransaction, match="ticket: "):
+        await orders.send(bad)
+    assert not orders.is_waiting(bad.id)
+    assert "ticket: " in str(orders.why_given_up(bad.id))
+
+    lost = orders.make(Faucet(), fee=0)
+    assert orders.why_given_up(lost.id) is None
+    other = trained(own.core.chain.tip, (lost,))
+    change = _mined(own, signed("node", 0, Faucet(), fee=1))
+    orders.changed(change.disconnected, change.connected)
+    assert "has its number" in str(orders.why_given_up(lost.id))
+    orders.changed((other,), ())
+    assert (orders.is_waiting(lost.id), orders.why_given_up(lost.id)) == (True, None)
+
+
 def _committee(one: PoUWNode) -> list[str]:
     found = one.get_status()["committee"]
     assert isinstance(found, list)

@@ -37,10 +37,10 @@ async def test_a_clients_data_are_trained_on(tmp_path: Path) -> None:
                 reward_amount=50.0,
                 deadline=int(time.time() + 3600),
             )
-            assert await client.submit_task(task, fee=5.0)
+            ordered = await client.order_task(task, fee=5.0)
             assert client._life is not None
             async with asyncio.timeout(DEADLINE_S):
-                while (found := await client.views.task("own"))["state"] not in ENDS:
+                while (found := await client.views.task(ordered))["state"] not in ENDS:
                     await client._life._core.chain_changed.heard(1.0)
             assert found["state"] == "settled", found
             assert found["accuracy"] >= MIN_ACCURACY

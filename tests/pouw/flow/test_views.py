@@ -17,6 +17,8 @@ from pocqueue.pouw.chain.records import (
 from pocqueue.pouw.flow.task_views import TaskViews
 
 OWN, CLIENTS = b"n" * 33, b"c" * 33
+#: An order of this node that came to nothing.
+GIVEN_UP = b"g" * 32
 
 
 def _record(reason: int) -> TaskRecord:
@@ -48,6 +50,10 @@ class _Made:
         self.num_read += 1
         return {bytes([at]) * 32: _record(reason) for at, reason in enumerate((0, 0, 1, 0))}
 
+    def task(self, task: bytes) -> TaskRecord | None:
+        """Return one of them."""
+        return self.tasks().get(task)
+
     def payments(self, task: bytes) -> Payments:
         """Return who got what: in three of them this node, in the last one as a client."""
         role = CLIENT if task[0] == 3 else MINER
@@ -69,8 +75,9 @@ def _views(state: _Made, account: bytes = OWN) -> TaskViews:
     core: Any = SimpleNamespace(account=account, chain=SimpleNamespace(tip=tip), in_chain=in_chain)
     slots: Any = SimpleNamespace(num_slots=num_slots, newest=(b"", 0, None))
     closings: Any = SimpleNamespace(accuracy={})
+    orders: Any = SimpleNamespace(why_given_up={GIVEN_UP: "deadline: it is over."}.get)
     nobody: Any = SimpleNamespace()
-    return TaskViews(core, slots, closings, nobody)
+    return TaskViews(core, slots, closings, nobody, orders)
 
 
 def test_tasks_are_counted_once_a_tip() -> None:
@@ -87,7 +94,7 @@ def test_tasks_are_counted_once_a_tip() -> None:
 
 async def test_who_got_what_and_why_is_said() -> None:
     """With the reason for a refund, and for an evaluator that got nothing."""
-    found = await _views(_Made(), CLIENTS).task("mine")
+    found = await _views(_Made(), CLIENTS).task("00" * 32)
     assert (found["state"], found["reason"]) == ("settled", None)
     assert [(one["amount"], one["for"]) for one in found["payouts"]] == [
         (7e-06, "training"),
@@ -95,3 +102,18 @@ async def test_who_got_what_and_why_is_said() -> None:
     ]
     refunded = [one for one in await _views(_Made()).tasks() if one["state"] == "refunded"]
     assert [one["reason"] for one in refunded] == ["its deadline passed before it was trained"]
+
+
+async def test_tasks_of_one_name_are_told_apart() -> None:
+    """Each is found by its own id, an order that no block has by none of them."""
+    views = _views(_Made(), CLIENTS)
+    found = [await views.task(f"{at:02x}" * 32) for at in (0, 2)]
+    assert [one["name"] for one in found] == ["mine", "mine"]
+    assert [one["state"] for one in found] == ["settled", "refunded"]
+    assert (await views.task("ff" * 32))["state"] == "sent"
+
+
+async def test_an_order_that_was_given_up_is_refused() -> None:
+    """With the reason, so that nobody waits for it."""
+    found = await _views(_Made(), CLIENTS).task(GIVEN_UP.hex())
+    assert (found["state"], found["reason"]) == ("refused", "deadline: it is over.")

@@ -12,7 +12,7 @@ from pocqueue.pouw.wire.codec import decode, encode
 from pocqueue.pouw.wire.data import MAX_CHUNKS, MAX_DATA_BYTES, Manifest
 from pocqueue.pouw.wire.requests import Chunk, ChunkRequest
 from pocqueue.pouw.wire.slots import Iteration, SlotRecord
-from pocqueue.pouw.wire.transactions import Transaction, Transfer
+from pocqueue.pouw.wire.transactions import OrderTask, Transaction, Transfer
 
 _TRANSACTION = Transaction(1, bytes(32), bytes(33), 3, 5, Transfer(bytes(33), 7), bytes(64))
 _HEADER = Header(
@@ -110,3 +110,26 @@ def test_a_manifest_of_more_than_64_mib_is_refused() -> None:
     for index in (MAX_CHUNKS, -1, True):
         with pytest.raises(BadEncoding):
             decode(encode((bytes(32), index)), ChunkRequest)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_good"),
+    [
+        ("mine [2] ~", True),
+        ("a" * 64, True),
+        ("", False),
+        ("a" * 65, False),
+        ("mine\n", False),
+        ("\x1b[2J", False),
+        ("Äpfel", False),
+        ("a\u202eb", False),
+    ],
+)
+def test_a_task_has_a_name_that_any_terminal_may_show(name: str, is_good: bool) -> None:
+    """ASCII from the space on: nothing that moves a cursor, ends a line or turns the writing round."""
+    order = OrderTask(name, "image_classification", "digits", b"", 1, 0, 1)
+    if is_good:
+        assert decode(encode(order), OrderTask) == order
+    else:
+        with pytest.raises(BadEncoding):
+            decode(encode(order), OrderTask)
