@@ -164,7 +164,7 @@ def begin_block(genesis: Genesis, draft: Draft, time_ms: int, *, is_founding: bo
     draft.put(CLOCK, clock)
     closing.pay_due(draft, clock.height)
     closing.refund_late(genesis.parameters, draft, clock.time_ms)
-    tickets.free_stakes(draft, clock.height)
+    tickets.free_stakes(genesis.parameters, draft, clock.height)
 
 
 def end_block(

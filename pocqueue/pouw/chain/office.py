@@ -35,6 +35,7 @@ from pocqueue.pouw.chain.records import (
 )
 from pocqueue.pouw.chain.refusals import fault, refusal
 from pocqueue.pouw.chain.state import Draft, State
+from pocqueue.pouw.chain.tickets import put_off
 from pocqueue.pouw.committee.dealing import are_commitments, is_share, sum_of
 from pocqueue.pouw.committee.quorum import quorum
 from pocqueue.pouw.committee.sealing import SEALED_BYTES
@@ -185,7 +186,7 @@ def fill_office(genesis: Genesis, draft: Draft) -> None:
         if past == _LAST_STEP:
             _judge(draft, generation)
         elif past == _LAST_STEP + REST_BLOCKS:
-            _hand_over(draft, generation)
+            _hand_over(genesis, draft, generation)
     if not (genesis.supervisors or _are_several(draft)):
         _pass_on(draft)
     if draft.generation is None:
@@ -252,8 +253,8 @@ def _judge(draft: Draft, generation: KeyGeneration) -> None:
         _begin(draft, [generation.candidates[place] for place in places], generation.chosen)
 
 
-def _hand_over(draft: Draft, generation: KeyGeneration) -> None:
-    """Put a committee in office whose key is made."""
+def _hand_over(genesis: Genesis, draft: Draft, generation: KeyGeneration) -> None:
+    """Put a committee in office whose key is made. Stakes of members that leave are not free at once."""
     deals = draft.deals(generation.epoch)
     numbers = range(1, len(generation.candidates) + 1)
     try:
@@ -266,6 +267,9 @@ def _hand_over(draft: Draft, generation: KeyGeneration) -> None:
         return
     if draft.office is not None:
         _forget(draft, draft.office.epoch)
+    leaving = draft.committee_in_office
+    for ticket in leaving.tickets if leaving else ():
+        put_off(draft, ticket, draft.clock.height + genesis.parameters.unbonding_blocks)
     tickets = tuple(candidate.ticket for candidate in generation.candidates)
     committee = Committee(
         epoch=generation.epoch,

@@ -120,12 +120,29 @@ def release_ticket(genesis: Genesis, draft: Draft, transaction: Transaction) -> 
     draft.put(unbonding_key(free_at, ticket), b"")
 
 
-def free_stakes(draft: Draft, height: int) -> None:
-    """Give back the stakes that are free at this height."""
+def free_stakes(parameters: Parameters, draft: Draft, height: int) -> None:
+    """Give back the stakes that are free at this height; those of members in office are put off.
+
+    A member stays in office without a live ticket, and what it says there has to be able to cost it something.
+    """
+    office = draft.committee_in_office
     for key, _ in draft.scan(unbonding_key(height)):
         ticket = key[-32:]
         record = draft.ticket(ticket)
         assert record is not None, ticket.hex()
+        if office is not None and ticket in office.tickets:
+            put_off(draft, ticket, height + parameters.unbonding_blocks)
+            continue
         draft.credit(record.account, record.stake)
         draft.put(ticket_key(ticket), None)
         draft.put(key, None)
+
+
+def put_off(draft: Draft, ticket: bytes, height: int) -> None:
+    """Let a stake that is on its way back be free at a height, if it would be earlier."""
+    record = draft.ticket(ticket)
+    if record is None or record.free_at is None or record.free_at >= height:
+        return
+    draft.put(unbonding_key(record.free_at, ticket), None)
+    draft.put(unbonding_key(height, ticket), b"")
+    draft.put(ticket_key(ticket), msgspec.structs.replace(record, free_at=height))

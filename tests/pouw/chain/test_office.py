@@ -320,6 +320,27 @@ def test_three_do_not_follow_on_four() -> None:
     assert town.state.generation is None
 
 
+def test_a_member_has_something_to_lose() -> None:
+    """While it is in office without a live ticket, and as long after it as anybody who gives one back."""
+    town = in_office(4)
+    unbonding = town.genesis.parameters.unbonding_blocks
+    left = town.committee.tickets[town.committee.members.index(account(NAMES[1]))]
+    town.block(town.release(NAMES[1]))
+    town.blocks(2 * unbonding)
+    assert town.state.ticket(left) is not None
+    town.block(town.ticket(NAMES[4]))
+    town.until(-(-town.height // 10) * 10)
+    town.block(*town.deals(NAMES[0], *NAMES[2:5]))
+    town.until(town.generation.height + 10)
+    assert left not in town.committee.tickets
+    town.blocks(unbonding - 1)
+    assert town.state.ticket(left) is not None
+    owned = town.state.account(account(NAMES[1])).balance
+    town.blocks(unbonding)
+    assert town.state.ticket(left) is None
+    assert town.state.account(account(NAMES[1])).balance == owned + 100 * PAI
+
+
 def test_who_comes_for_who_goes() -> None:
     """With the next epoch; until then the one that goes is a member."""
     town = in_office(4)
