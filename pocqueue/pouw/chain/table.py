@@ -23,19 +23,21 @@ class SortedTable:
 
     def scan(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
         """Return the keys that begin so, with their values, ascending."""
-        first = bisect_left(self._keys, prefix)
-        end = bisect_left(self._keys, prefix + _AFTER_ALL, first)
-        # Looked up again: another thread may be moving the anchor.
-        found = [(key, self._values.get(key)) for key in self._keys[first:end]]
+        keys = self._keys  # read once: another thread may be moving the anchor
+        first = bisect_left(keys, prefix)
+        end = bisect_left(keys, prefix + _AFTER_ALL, first)
+        found = [(key, self._values.get(key)) for key in keys[first:end]]
         return [(key, value) for key, value in found if value is not None]
 
     def change(self, diff: Mapping[bytes, bytes | None]) -> None:
         """Give keys their new values; None takes a key away."""
+        keys = self._keys.copy()  # whoever scans meanwhile has the list as it was
         for key, value in diff.items():
             if value is None:
                 if self._values.pop(key, None) is not None:
-                    del self._keys[bisect_left(self._keys, key)]
+                    del keys[bisect_left(keys, key)]
             else:
                 if key not in self._values:
-                    insort(self._keys, key)
+                    insort(keys, key)
                 self._values[key] = value
+        self._keys = keys

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from typing import Any
+
+import pytest
 from hypothesis import given, strategies as st
 
+from pocqueue.pouw.chain import table as table_module
 from pocqueue.pouw.chain.state import MemoryTable
 from pocqueue.pouw.chain.table import SortedTable
 
@@ -24,3 +29,20 @@ def test_it_is_a_sorted_dictionary(
             plain.pop(key, None)
     assert table.scan(prefix) == sorted(plain.scan(prefix))
     assert table.get(prefix) == plain.get(prefix)
+
+
+@pytest.mark.parametrize("diff", [{b"a0": b"new"}, {b"a1": None}])
+def test_a_scan_meanwhile_finds_what_was_there(
+    monkeypatch: pytest.MonkeyPatch, diff: dict[bytes, bytes | None]
+) -> None:
+    """Another thread moves the anchor between the two looks for the ends of the range."""
+    table = SortedTable({key: key for key in (b"a1", b"b1", b"b2", b"c1")})
+
+    def found(*args: Any) -> int:
+        monkeypatch.setattr(table_module, "bisect_left", bisect_left)
+        at = bisect_left(*args)
+        table.change(diff)
+        return at
+
+    monkeypatch.setattr(table_module, "bisect_left", found)
+    assert table.scan(b"b") == [(b"b1", b"b1"), (b"b2", b"b2")]
