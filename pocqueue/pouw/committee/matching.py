@@ -42,6 +42,8 @@ _ALIKE = {
 }
 #: From so many weights on a model is large, and from so many multiply-accumulates a part on it wants a GPU.
 _LARGE_WEIGHTS, _HEAVY_WORK = 100_000, 1 << 24
+#: Brackets that preferences may open; those that are known need two.
+_MAX_BRACKETS = 16
 _AMOUNT = re.compile(r"([0-9]{1,9})(\.[0-9]{1,9})? ?([A-Za-z]*)")
 #: How many MB, or Mbps, a unit is.
 _UNITS = {"mb": 1, "gb": 1000, "tb": 1_000_000, "mbps": 1, "gbps": 1000, "": 1000}
@@ -105,12 +107,16 @@ def task_vector(task_type: str, spec: TaskSpec) -> Vector:
 def preference_vector(preferences: bytes) -> Vector:
     """Return what a ticket prefers; what is no JSON object, or says nothing that is known, is neutral.
 
+    So is what opens more than 16 brackets: whether a parser can read those depends on how deep its caller stands.
+
     Known are task_types, gpu_available, gpu_memory or memory ("32GB"), cpu_cores, bandwidth ("10Gbps") and model_size
     ("small" or "large").
     """
+    if preferences.count(b"[") + preferences.count(b"{") > _MAX_BRACKETS:
+        return NEUTRAL
     try:
         said = msgspec.json.decode(preferences)
-    except (msgspec.DecodeError, RecursionError):
+    except msgspec.DecodeError:
         return NEUTRAL
     if not isinstance(said, dict):
         return NEUTRAL

@@ -86,6 +86,15 @@ def test_no_preferences_are_neutral() -> None:
         assert preference_vector(said) == NEUTRAL
 
 
+@pytest.mark.parametrize(("nested", "is_read"), [(15, True), (16, False), (900, False)])
+def test_what_no_preference_needs_is_not_parsed(nested: int, is_read: bool) -> None:
+    """How deep a parser gets depends on its caller, and all members have to match alike."""
+    inner = b"[" * nested + b"]" * nested
+    found = preference_vector(b'{"gpu_available":true,"a":' + inner + b"}")
+    assert (_wanted(found) == {"gpu"}) is is_read
+    assert (found == NEUTRAL) is not is_read
+
+
 def test_a_task_wants_what_its_size_says() -> None:
     """Small ones a small machine, large ones a large one."""
     assert _wanted(task_vector("image_classification", _SMALL)) == {
