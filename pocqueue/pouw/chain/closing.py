@@ -201,8 +201,18 @@ def _pay(draft: Draft, task: bytes, record: TaskRecord, closing: Closing, work: 
     model, committee = decode(record.requirements, TaskModel), draft.committee(closing.epoch)
     assert committee is not None, closing.epoch
     results = draft.results(task)
-    parts = split(record, model, closing, work, results, committee.members)
+    tickets = {who: draft.live_ticket(who, EVALUATOR) for who in results}
+    live = {who: draft.ticket(ticket) for who, ticket in tickets.items() if ticket}
+    stakes = {who: one.stake for who, one in live.items() if one}
+    offenders = _offenders(draft, task, work) if record.slashed else set()
+    parts = split(record, model, closing, work, results, committee.members, stakes, offenders)
     _end(draft, task, record, closing.reason, parts)
+
+
+def _offenders(draft: Draft, task: bytes, work: Work) -> set[bytes]:
+    """Return who has worked on a task and lost a stake to it."""
+    slashes = {who: draft.slashes(who).get(who, []) for who, _ in work.done}
+    return {who for who, found in slashes.items() if any(one.task == task for one in found)}
 
 
 def _end(draft: Draft, task: bytes, record: TaskRecord, reason: int, parts: Split) -> None:

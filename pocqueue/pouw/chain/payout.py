@@ -8,9 +8,11 @@ client. Of a task that could not be trained the pot is the fee for the slots tha
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Container, Mapping, Sequence
 from fractions import Fraction
+from itertools import accumulate
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from pocqueue.pouw.chain.records import (
@@ -34,6 +36,7 @@ TRAINED: Final = REASONS.index("trained")
 MINERS_SHARE, COMMITTEE_SHARE, EVALUATORS_SHARE, POOL_SHARE = 60, 20, 15, 5
 #: An evaluator whose count is further off the median gets nothing.
 _TOLERANCE: Final = Fraction(2, 100)
+_NO_STAKES: Final[Mapping[bytes, int]] = MappingProxyType({})
 
 Count = Result | Close | Closing
 
@@ -59,37 +62,47 @@ def split(
     work: Work,
     results: Mapping[bytes, Result],
     members: Sequence[bytes],
+    stakes: Mapping[bytes, int] = _NO_STAKES,
+    offenders: Container[bytes] = (),
 ) -> Split:
     """Return who gets what of a closed task's escrow, all of it.
 
     Args:
         record, model, closing, work: of the task.
-        results: of evaluators, by account; none: the committee's own count decides.
+        results: of evaluators, by account; of none that counts: the committee's own count decides.
         members: of the committee that closed it.
+        stakes: of evaluators' live tickets, µPAI, by account.
+        offenders: accounts that lost a stake for a fault in its training.
     """
-    counts: list[Count] = [*results.values()] or [closing]
-    counted = median(counts)
+    good = {who: one for who, one in results.items() if _counts(one, closing)}
+    counts: list[tuple[Count, int]] = [(one, stakes.get(who, 0)) for who, one in good.items()]
+    counts = counts or [(closing, 1)]
+    counted = median(counts, accuracy)
     pot, value = record.slashed, 0
     if closing.reason == TRAINED:
-        common = statistics.median_low(Fraction(one.majority, one.total) for one in counts)
+        common = _common(median(counts, _common))
         value = quality(model.min_accuracy, accuracy(counted), common)
         pot += record.training_fee + record.reward * value // MILLION
     else:
         planned = model.max_epochs * LAP
         pot += record.training_fee * min(closing.slots, planned) // planned
-    near = [one for one in sorted(results) if is_near(results[one], counted)]
+    near = [who for who in sorted(good) if is_near(good[who], counted)]
     evaluated = pot * EVALUATORS_SHARE // 100 // len(near) if near else 0
-    done = sum(number for _, number in work.done)
+    worked = [(who, number) for who, number in work.done if number and who not in offenders]
+    done = sum(number for _, number in worked)
     mined = pot * MINERS_SHARE // 100 if done else 0
     certified = pot * COMMITTEE_SHARE // 100 // len(members) if members else 0
-    miners = [Payment(who, MINER, mined * number // done) for who, number in work.done if number]
+    miners = [Payment(who, MINER, mined * number // done) for who, number in worked]
     unshared = mined - sum(line.amount for line in miners)
     lines = [
         *miners,
         *(Payment(who, SUPERVISOR, certified) for who in members),
         *(Payment(who, EVALUATOR, evaluated * (who in near)) for who in sorted(results)),
-        Payment(None, POOL, pot * POOL_SHARE // 100 + unshared),
     ]
+    pooled = pot * POOL_SHARE // 100 + unshared
+    rest = pot - pooled - sum(line.amount for line in lines)
+    pooled += -(-rest * record.slashed // pot) if pot else 0
+    lines.append(Payment(None, POOL, pooled))
     left = record.escrow - sum(line.amount for line in lines)
     lines.append(Payment(record.client, CLIENT, left))
     return Split(counted.correct, counted.total, value, Payments(tuple(lines)))
@@ -109,9 +122,35 @@ def accuracy(count: Count) -> Fraction:
     return Fraction(count.correct, count.total) if count.total else Fraction(0)
 
 
-def median(counts: Sequence[Count]) -> Count:
-    """Return the count in the middle by share of right answers; of two the lower one. There is one at least."""
-    return sorted(counts, key=accuracy)[(len(counts) - 1) // 2]
+def median(counts: Sequence[tuple[Count, int]], share: Callable[[Count], Fraction]) -> Count:
+    """Return the count in the middle by a share of it and by stakes; of two halves the lower one's last.
+
+    Args:
+        counts: with the stake of each; one at least. If nobody has a stake, all weigh the same.
+        share: by which they are compared.
+    """
+    ranked = sorted(counts, key=lambda one: share(one[0]))
+    weights = [weight for _, weight in ranked]
+    weights = weights if any(weights) else [1] * len(ranked)
+    middle = bisect_left([2 * upto for upto in accumulate(weights)], sum(weights))
+    return ranked[middle][0]
+
+
+def _common(count: Count) -> Fraction:
+    """Return the share of the commonest answer; a count of what was trained has some."""
+    return Fraction(count.majority, count.total)
+
+
+def _counts(result: Result, closing: Closing) -> bool:
+    """Say whether a result may decide.
+
+    Unless the client has shown a hidden part, the committee has counted the same answers. Else who has two evaluators'
+    tickets could take a reward back.
+    """
+    if closing.is_revealed:
+        return True
+    is_same = (result.total, result.majority) == (closing.total, closing.majority)
+    return is_same and is_near(result, closing)
 
 
 def is_near(count: Count, other: Count) -> bool:

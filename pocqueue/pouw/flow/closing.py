@@ -162,7 +162,8 @@ class Closings:
         if (reason == TRAINED) != (close.reason == TRAINED):
             return False
         own = await self._statement(close.task, record, close.epoch, close.reason, close.slots)
-        counts = close.reason != TRAINED or (close.total == own.total and is_near(close, own))
+        is_same = (close.total, close.majority) == (own.total, own.majority)
+        counts = close.reason != TRAINED or (is_same and is_near(close, own))
         return counts and (close.slots, close.theta, close.work) == (
             own.slots,
             own.theta,

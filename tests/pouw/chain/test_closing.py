@@ -116,7 +116,7 @@ def test_a_good_model_is_paid_for(opened: State) -> None:
 
 def test_who_got_what_stays_on_the_chain(opened: State) -> None:
     """Line by line, all of what was in escrow; also of an evaluator that got nothing."""
-    state = after(opened, _close(ORDER.id, {account("miner"): 1}))
+    state = after(opened, _close(ORDER.id, {account("miner"): 1}, correct=90))
     state = after(state, _result("e1", 90), _result("e2", 91), _result("e3", 50))
     lines = _passed(state, RESULT).payments(ORDER.id).lines
     assert [(line.role, line.amount) for line in lines if line.role != EVALUATOR] == [
@@ -180,10 +180,10 @@ def test_a_test_part_that_is_not_shown_does_not_count(hidden: State) -> None:
     late = _passed(hidden, REVEAL)
     assert after(_passed(hidden, REVEAL - 1), signed("client", Reveal(HIDDEN.id), 2))
     assert _refused(late, signed("client", Reveal(HIDDEN.id), 2)) == "stage"
-    state = after(late, _result("e1", 70, HIDDEN.id))
+    state = after(late, _result("e1", 94, HIDDEN.id))
     outcome = _record(_passed(state, RESULT), HIDDEN.id).outcome
     assert outcome is not None
-    assert outcome.correct == 70
+    assert outcome.correct == 94
 
 
 def test_only_its_client_shows_a_test_part(hidden: State, opened: State) -> None:

@@ -26,6 +26,7 @@ from tests.pouw.support import (
     GENESIS,
     account,
     after,
+    closed,
     coins,
     founded,
     group_key,
@@ -164,6 +165,24 @@ def test_the_rest_is_an_open_tasks(state: State) -> None:
     assert left.supply.issued == state.supply.issued == coins(left)
     [slash] = left.slashes()[account("miner")]
     assert slash.task == ordered.id
+
+
+def test_a_cheat_with_an_order_of_its_own_gets_nothing_of_its_stake_back(state: State) -> None:
+    """Neither for the work that it has certified there, nor as the client."""
+    state = after(state, ordered := signed("finder", order(), 1))
+    state = _shown(state, found_false(task=ordered.id), 2)
+    close = closed(ordered.id, {account("miner"): 7})
+    before = state = after(state, signed("supervisor", close, 2))
+    for _ in range(GENESIS.parameters.result_blocks + 1):
+        state = after(state)
+    gains = {
+        name: state.account(account(name)).balance - before.account(account(name)).balance
+        for name in ("miner", "supervisor", "finder")
+    }
+    # The reward and the fee are 55, the stake's rest is 80; nobody else has worked, and nobody has evaluated.
+    share = (55 + 80) * PAI // 5
+    assert gains == {"miner": 0, "supervisor": share, "finder": 55 * PAI * 75 // 100}
+    assert coins(state) == state.supply.issued
 
 
 @pytest.mark.parametrize("shown", [found_false(finder="miner"), TWO_MESSAGES])
