@@ -7,7 +7,8 @@ further:
 * A value that a quorum has prevoted for is good, whatever this member found: f + 1 that are not faulty have judged it.
   Without that one member whose chain or weights are behind could hold up a value that others are locked on.
 * Messages are lost here. So all that is held of the open ballot, the one before, and of the ballot of the valid value
-  is repeated, also what others said; and f + 1 members in later ballots are enough, even if they are in different ones.
+  is repeated, also what others said, and by whoever has decided all that the decision rests on; and f + 1 members in
+  later ballots are enough, even if they are in different ones.
 * A precommit is a share of the committee's signature on the certificate with its ballot: those of two ballots are of
   different digests and never mix.
 * A member never says a second thing in a ballot, whatever it forgets: what it said is on its disk before anybody hears
@@ -184,10 +185,11 @@ class Agreement:
             word: of its certificate.
             signature: the committee's over it; the caller has checked that.
         """
-        proposal = self._words.with_word(word)
-        if self.decided is not None or proposal is None:
+        found = self._words.with_word(word)
+        if self.decided is not None or found is None:
             return False
-        self.decided = Decided(proposal.head.certificate, signature, proposal.ids)
+        certificate, ids = found
+        self.decided = Decided(certificate, signature, ids)
         return True
 
     def postpone(self, until_ms: int, now_ms: int) -> None:
@@ -228,12 +230,16 @@ class Agreement:
 
     def repeat(self) -> list[Said]:
         """Return all that is to be said again after a silence: of the open ballot, the one before, and later ones, with
-        the prevotes for the valid value. Also what others said: they may not have reached everybody.
+        the valid value and the prevotes for it; of a decision, what it rests on. Also what others said: they may not
+        have reached everybody. What `drain` has yet to return is left out.
         """
-        said = self._words.since(max(self._ballot - 1, 0))
-        if (valid := self._valid) and valid[0] < self._ballot - 1:
-            said += self._words.votes(valid[0], PREVOTE, valid[1]).values()
-        return said
+        said, good = self._words.since(max(self._ballot - 1, 0)), self._valid
+        if self.decided is not None:
+            certificate = self.decided.certificate
+            good = certificate.ballot, certificate.value
+        if good is not None:
+            said += [one for one in self._words.for_value(*good) if one not in said]
+        return [one for one in said if one not in self._outbox]
 
     def drain_faults(self) -> list[TwoVotes | TwoProposals]:
         """Return what shows anybody that a member said two things; each once."""

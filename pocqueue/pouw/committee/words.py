@@ -1,8 +1,9 @@
 """What was heard of one turn: proposals and votes by ballot, and who said two things.
 
-Of a ballot it keeps two proposals, and of a member, ballot and kind two votes that differ, besides those for a
-value that was proposed: the first counts wherever votes are counted, the second is evidence. A vote for a value that
-was proposed counts in any case: a liar's vote may be one that others have acted upon.
+Of a ballot it keeps two proposals, besides those that somebody who is not faulty has voted for, and of a member, ballot
+and kind two votes that differ, besides those for a value that was proposed: the first counts wherever votes are
+counted, the second is evidence. A vote for a value that was proposed counts in any case: a liar's vote may be one that
+others have acted upon.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
+from msgspec.structs import replace
+
 from pocqueue.pouw.committee.turn import Turn
 from pocqueue.pouw.wire.evidence import TwoProposals, TwoVotes
-from pocqueue.pouw.wire.votes import PREVOTE, Proposal, Said, Vote
+from pocqueue.pouw.wire.slots import Certificate
+from pocqueue.pouw.wire.votes import PRECOMMIT, PREVOTE, Proposal, Said, Vote
 
 #: So many proposals of a ballot, and votes of a member, ballot and kind: one, and one more as evidence.
 _KEPT = 2
@@ -62,10 +66,24 @@ class Words:
         """Return the first proposal of a ballot."""
         return next(iter(self._proposals.get(ballot, ())), None)
 
-    def with_word(self, word: bytes) -> Proposal | None:
-        """Return the proposal whose certificate the committee would sign so."""
-        kept = (one for at_ballot in self._proposals.values() for one in at_ballot)
-        return next((one for one in kept if one.head.certificate.word == word), None)
+    def with_word(self, word: bytes) -> tuple[Certificate, tuple[bytes, ...]] | None:
+        """Return the certificate that the committee would sign so, and the ids under it.
+
+        Its value was proposed here, maybe in another ballot.
+        """
+        ballots = self._proposals.keys() | {ballot for ballot, _ in self._votes}
+        for proposal in self.proposed.values():
+            for ballot in ballots:
+                certificate = replace(proposal.head.certificate, ballot=ballot)
+                if certificate.word == word:
+                    return certificate, proposal.ids
+        return None
+
+    def for_value(self, ballot: int, value: bytes) -> list[Said]:
+        """Return what says of a value that it is good, or decided, in a ballot: it, as it was proposed first, and the
+        votes for it there."""
+        votes = (self.votes(ballot, kind, value).values() for kind in (PREVOTE, PRECOMMIT))
+        return [self.proposed[value], *(vote for found in votes for vote in found)]
 
     def voters(self, ballot: int, kind: int) -> set[int]:
         """Return who has voted in a ballot, for whatever."""
@@ -118,13 +136,26 @@ class Words:
     def _add_proposal(self, proposal: Proposal) -> bool:
         head = proposal.head
         kept = self._proposals.setdefault(head.certificate.ballot, [])
-        if len(kept) >= _KEPT or any(one.head.id == head.id for one in kept):
+        if any(one.head.id == head.id for one in kept):
+            return False
+        value = head.certificate.value
+        if len(kept) >= _KEPT and (
+            any(one.head.certificate.value == value for one in kept) or not self._is_trusted(value)
+        ):
             return False
         kept.append(proposal)
-        self.proposed.setdefault(head.certificate.value, proposal)
+        self.proposed.setdefault(value, proposal)
         if len(kept) > 1:
             self._faults.append(TwoProposals(kept[0].head, head))
         return True
+
+    def _is_trusted(self, value: bytes) -> bool:
+        """Say whether more members than are faulty have voted for a value, in whatever ballots.
+
+        A liar that leads may have shown this member two other proposals before the one that all others know.
+        """
+        votes = (values.get(value, {}) for values in self._votes.values())
+        return len(set[int]().union(*votes)) > self._turn.faults
 
     def _add_vote(self, vote: Vote) -> bool:
         place = (vote.ballot, vote.kind, vote.member)

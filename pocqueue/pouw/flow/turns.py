@@ -20,6 +20,7 @@ from pocqueue.pouw.chain.signatures import sign
 from pocqueue.pouw.committee.agreement import Agreement
 from pocqueue.pouw.committee.seats import Seat
 from pocqueue.pouw.committee.turn import Turn
+from pocqueue.pouw.committee.words import at
 from pocqueue.pouw.errors import PouwError, SlotError
 from pocqueue.pouw.flow.beacons import BeaconShares
 from pocqueue.pouw.flow.core import Core, now_ms, wait_for
@@ -37,8 +38,6 @@ from pocqueue.pouw.wire.votes import BeaconShare, Proposal, Said
 
 #: After so long without a word all that is held of the turn is said again.
 REPEAT_S: Final = 0.4
-#: A turn is decided in one ballot, or in a few by different members.
-_MAX_PROOFS = 8
 #: Turns from one cleaning up to the next.
 _FORGET_EVERY = 32
 #: While this node may not sign, it looks again after this.
@@ -89,7 +88,8 @@ class OpenTurn:
         slots.judged = self._values
         self._judging: dict[bytes, asyncio.Task[None]] = {}
         self._beacon = BeaconShares(seat.committee)
-        self._proofs: dict[bytes, bytes] = {}  # signatures of decisions, by their word
+        #: Words and their signatures as members show them. One that is of another turn says nothing here.
+        self._proofs: dict[int, tuple[bytes, bytes]] = {}
         self._own_share: bytes | None = None  # as it is sent
         self._told: set[int] = set()  # places of members whose shares are wrong
         self._wake = asyncio.Event()
@@ -140,11 +140,7 @@ class OpenTurn:
     def _hear_checked(self, word: Word) -> bool:
         if isinstance(word, BeaconShare):
             is_new = self._beacon.add(word.member, word.share)
-            if self._agreement is None:
-                self._begin([])
-            assert self._agreement is not None
-            if len(self._proofs) < _MAX_PROOFS:
-                self._proofs[word.word] = word.proof
+            self._proofs[word.member] = (word.word, word.proof)
         elif self._agreement is None:
             is_new = word not in self._early
             if is_new:
@@ -158,10 +154,17 @@ class OpenTurn:
 
     @property
     def _is_pressed(self) -> bool:
-        """Others say that the slot is to be closed: one of them has proposed it, or one of them is not faulty."""
-        members = {one.member for one in self._early if not isinstance(one, Proposal)}
-        has_proposal = any(isinstance(one, Proposal) for one in self._early)
-        return has_proposal or len(members) > self.turn.faults
+        """Others say that the slot is to be closed: its leader, or one of them is not faulty.
+
+        A leader of a later ballot alone has nothing to say yet; or one liar could close every slot at once.
+        """
+        spoken = [at(one) for one in self._early]
+        is_proposed = any(
+            isinstance(one, Proposal) and ballot == 0
+            for one, (ballot, _) in zip(self._early, spoken, strict=True)
+        )
+        members = {member for _, member in spoken} | self._proofs.keys()
+        return is_proposed or len(members) > self.turn.faults
 
     def _begin(self, said: list[Said]) -> None:
         seat, core = self._seat, self._bench.core
@@ -185,7 +188,7 @@ class OpenTurn:
         assert agreement is not None
         if agreement.wants_value:
             await self._propose(agreement)
-        for word, proof in self._proofs.items():
+        for word, proof in self._proofs.values():
             agreement.learn(word, proof)
         self._judge(agreement)
         agreement.tick(now_ms())
@@ -232,13 +235,16 @@ class OpenTurn:
         self._wake.set()
 
     async def _say(self, agreement: Agreement) -> None:
-        """Write what this member says, then send it."""
+        """Write what this member says, then send it: all of it, also what it says while that is written.
+
+        On return a decision rests on nothing that is in memory alone.
+        """
         bench = self._bench
-        said = agreement.drain()
-        if said and not self._is_alone:
-            await bench.slots.in_slots(bench.store.write_said, self.turn.number, said)
-            for one in filter(agreement.is_own, said):
-                self._push(one)
+        while said := agreement.drain():
+            if not self._is_alone:
+                await bench.slots.in_slots(bench.store.write_said, self.turn.number, said)
+                for one in filter(agreement.is_own, said):
+                    self._push(one)
         for fault in agreement.drain_faults():
             bench.on_fault(fault)
 

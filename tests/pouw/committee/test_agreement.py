@@ -369,16 +369,60 @@ def test_a_liars_vote_that_others_acted_on_counts() -> None:
 
 
 def test_all_that_is_open_is_repeated() -> None:
-    """Of the open ballot and the one before, also what others said; the valid value's prevotes however old."""
+    """Of the open ballot and the one before, also what others said; the valid value and its votes however old."""
     member, _ = _locked(3)
     said = member.repeat()
     assert {*_prevoted("a", 0, 0, 1, 3), *_precommitted(None, 0, 0, 1, 2)} < set(said)
     assert said[0] == FOUR.proposal("a")
     _hear(member, _prevoted(None, 3, 0, 1), 5000)
     assert member.ballot == 3
-    assert votes(member.repeat())[-3:] == [(0, PREVOTE, A)] * 3
+    member.drain()
+    assert votes(member.repeat())[-4:] == [(0, PREVOTE, A)] * 3 + [(0, PRECOMMIT, A)]
+    assert FOUR.proposal("a") in member.repeat()
     member.tick(10_000)
-    assert [type(one) for one in member.repeat()].count(Proposal) == 1
+    proposed = [one for one in member.repeat() if isinstance(one, Proposal)]
+    assert proposed == [FOUR.proposal("a", 3, valid_ballot=0), FOUR.proposal("a")]
+
+
+def test_what_a_decision_rests_on_is_repeated() -> None:
+    """However old it is: who has missed it is alone with the liars, and decides by it."""
+    member = _locked(3)[0]
+    _hear(member, _prevoted(None, 3, 0, 1), 5000)
+    _hear(member, _precommitted("a", 0, 0, 1), 5000)
+    assert member.decided is not None
+    behind = FOUR.member(2)
+    _hear(behind, member.repeat())
+    assert behind.decided == member.decided
+
+
+def test_what_is_not_written_yet_is_not_repeated() -> None:
+    """It may be forgotten, and then another thing be said."""
+    member = FOUR.member(1)
+    member.hear(FOUR.proposal(), 0)
+    member.judge(A, True, 0)
+    assert member.repeat() == [FOUR.proposal()]
+    said = member.drain()
+    assert member.repeat() == [FOUR.proposal(), *said]
+
+
+def test_a_decision_is_learnt_of_a_ballot_whose_proposal_is_missing() -> None:
+    """The value was proposed in another one, and is the same."""
+    member = FOUR.member(3)
+    _hear(member, [FOUR.proposal("a"), *_prevoted("a", 1, 0, 1)])
+    assert not member.learn(FOUR.certificate("b", 1).word, bytes(96))
+    assert member.learn(FOUR.certificate("a", 1).word, bytes(96))
+    assert member.decided == (FOUR.certificate("a", 1), bytes(96), ids("a"))
+
+
+def test_what_others_vote_for_is_kept_whatever_its_leader_proposed_first() -> None:
+    """Of a leader's third proposal one vote alone says nothing."""
+    member = FOUR.member(3)
+    _hear(member, [FOUR.proposal("b"), FOUR.proposal("c"), *_precommitted("a", 0, 0)])
+    assert not member.hear(FOUR.proposal("a"), 0)
+    _hear(member, _precommitted("a", 0, 1, 2))
+    assert member.hear(FOUR.proposal("a"), 0)
+    assert member.decided is not None
+    assert member.decided.ids == ids("a")
 
 
 def test_a_member_stands_by_what_it_said_after_a_restart() -> None:

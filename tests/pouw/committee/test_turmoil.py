@@ -136,6 +136,36 @@ def test_members_decide_one_thing_in_random_turmoil(n: int, num_liars: int, num_
         _random_run(n, num_liars, random.Random(seed))  # noqa: S311 - a fixed seed
 
 
+def test_a_decision_that_one_liar_withheld_reaches_all() -> None:
+    """One has missed the proposal; the liar lets another decide when all others are ballots further, and is silent."""
+    first, behind, liar, early = range(4)
+    turmoil = Turmoil(4, [liar])
+    assert turmoil.group.turn.leader(0) == first
+    turmoil.cuts = {(first, behind)}
+    turmoil.propose(first)
+    turmoil.cuts = set()
+    turmoil.deliver(early, 0)
+    for place in (first, early):
+        turmoil.judge(place, ok=True)
+    turmoil.lie(liar, PREVOTE, turmoil.names[0], 0, None, turmoil.honest)
+    for place in (first, early):
+        while turmoil.inboxes[place]:
+            turmoil.deliver(place)
+    while any(member.ballot < 2 for member in turmoil.members.values()):
+        turmoil.propose(behind)
+        for place in turmoil.honest:
+            while turmoil.inboxes[place]:
+                turmoil.deliver(place)
+            turmoil.judge(place, ok=True)
+            turmoil.tick(place)
+    turmoil.lie(liar, PRECOMMIT, turmoil.names[0], 0, None, [early])
+    while turmoil.is_in_turn(early):
+        turmoil.deliver(early)
+    turmoil.repeat(early)
+    assert [turmoil.is_in_turn(place) for place in (first, behind)] == [False, True]
+    turmoil.calm_down()
+
+
 def _random_run(n: int, num_liars: int, chance: random.Random) -> None:
     """All go on together, and much is lost on the way: so they get far, each knowing something else."""
     turmoil = Turmoil(n, chance.sample(range(n), num_liars))

@@ -89,7 +89,7 @@ class Turmoil:
                 self.inboxes[place].append(said)
 
     def is_in_turn(self, place: int) -> bool:
-        """Say whether a member still votes: one that has decided is in the next turn."""
+        """Say whether a member still votes: one that has decided says again what it knows."""
         return self.members[place].decided is None
 
     def deliver(self, place: int, index: int = 0, *, is_killed: bool = False) -> None:
@@ -123,9 +123,14 @@ class Turmoil:
             self.act(place, is_killed=is_killed)
 
     def repeat(self, place: int) -> None:
-        """Let a member say everything again."""
-        for one in self.members[place].repeat():
-            self.send(one, self._in_reach(place))
+        """Let a member say everything again, and show the decision if it has it."""
+        member, others = self.members[place], self._in_reach(place)
+        for one in member.repeat():
+            self.send(one, others)
+        if member.decided is not None:
+            certificate, signature, _ = member.decided
+            for other in others:
+                self.members[other].learn(certificate.word, signature)
 
     def restart(self, place: int) -> None:
         """Begin a member again from what is on its disk."""
@@ -186,14 +191,15 @@ class Turmoil:
         self.lie(liar, kind, name, at, None, places)
 
     def calm_down(self, num_rounds: int = 60) -> None:
-        """Deliver everything from now on, with all liars silent, until somebody honest decides.
+        """Deliver everything from now on, with all liars silent, until everybody honest has decided: each of them may
+        be needed for the slot's beacon.
 
         Raises:
-            AssertionError: nobody did.
+            AssertionError: somebody did not.
         """
         self.cuts.clear()
         for _ in range(num_rounds):
-            if self.decisions:
+            if not any(map(self.is_in_turn, self.honest)):
                 return
             for place in self.honest:
                 self.repeat(place)
@@ -209,7 +215,7 @@ class Turmoil:
                 self.members[place].tick(self.now_ms)
                 self.act(place)
         ballots = [member.ballot for member in self.members.values()]
-        raise AssertionError(f"nothing was decided; the members are in ballots {ballots}")
+        raise AssertionError(f"not all have decided; the members are in ballots {ballots}")
 
     def _in_reach(self, place: int) -> list[int]:
         cuts = self.cuts | {(place, place)}

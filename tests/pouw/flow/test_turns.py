@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,23 @@ from msgspec.structs import replace
 
 from pocqueue.pouw.chain.mining import spec_of
 from pocqueue.pouw.chain.signatures import sign
+from pocqueue.pouw.flow.open_slot import OpenSlot
 from pocqueue.pouw.p2p.frames import Kind
-from pocqueue.pouw.slots import collector
+from pocqueue.pouw.slots import bls, collector
 from pocqueue.pouw.slots.maps import encode_map, map_hash
 from pocqueue.pouw.wire.codec import decode, encode
-from pocqueue.pouw.wire.hashes import ZERO
+from pocqueue.pouw.wire.hashes import ZERO, merkle_root
 from pocqueue.pouw.wire.requests import IterationWithMap
-from pocqueue.pouw.wire.slots import Iteration, SlotRecord
-from pocqueue.pouw.wire.votes import BeaconShare, Proposal, ProposalHead, Vote
+from pocqueue.pouw.wire.slots import Certificate, Iteration, SlotRecord
+from pocqueue.pouw.wire.votes import (
+    PRECOMMIT,
+    PREVOTE,
+    BeaconShare,
+    Proposal,
+    ProposalHead,
+    Said,
+    Vote,
+)
 from tests.pouw.flow.members import (
     NAMES,
     Hub,
@@ -283,6 +293,103 @@ async def test_words_of_others_than_members_are_not_passed_on() -> None:
         far = replace(vote, turn=5)
         far = replace(far, signature=sign(key("second"), far.id))
         assert not await one.receive(account("second"), Kind.VOTE, encode(far))
+
+
+async def test_one_member_alone_closes_no_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither with a proposal of a later ballot, nor with its share of a beacon and any signature of the committee; two
+    close it."""
+    looks: Counter[int] = Counter()
+    closes_at = OpenSlot.closes_at
+
+    async def counted(slot: OpenSlot, newest: Certificate | None) -> int:
+        due_ms = await closes_at(slot, newest)
+        looks[id(slot)] += 1
+        return due_ms
+
+    monkeypatch.setattr(OpenSlot, "closes_at", counted)
+    for name in ("IDLE_MS", "MAX_IDLE_MS"):
+        monkeypatch.setattr(collector, name, 3_600_000)
+    async with four(is_on=False) as (hub, members), contextlib.AsyncExitStack() as stack:
+        members = members[:3]
+        for one in members:
+            stack.callback(asyncio.create_task(one.duty.run_slots()).cancel)
+        await until(lambda: len(looks) == len(members), "an open slot")
+        genesis, dealer = members[0].core.genesis, office_genesis()[1]
+        word, numbers = b"w" * 32, dealer.committee.numbers
+        proof = bls.combine({numbers[at]: dealer.shares[at].sign(word) for at in range(3)})
+        blank = BeaconShare(genesis.network, 0, 0, word, proof, 3, bytes(96), bytes(64))
+        certificate = Certificate(
+            network=genesis.network,
+            epoch=0,
+            turn=0,
+            parent=ZERO,
+            task=genesis.filler_task(0),
+            slot=0,
+            ballot=3,
+            previous=ZERO,
+            root=merkle_root(()),
+            count=0,
+            theta=ZERO,
+            anchor=ZERO,
+            anchor_height=0,
+            time_ms=1,
+        )
+        early = Proposal(ProposalHead(certificate, None, 3, bytes(64)), ())
+        spoken: list[tuple[Kind, Proposal | BeaconShare]] = [
+            (Kind.PROPOSAL, _proposed("fourth", early, certificate)),
+            (Kind.BEACON, replace(blank, signature=sign(key("fourth"), blank.id))),
+        ]
+        for kind, said in spoken:
+            looks.clear()
+            for one in members:
+                assert await one.receive(account("fourth"), kind, encode(said))
+            await until(lambda: len(looks) == len(members), "another look at the slot")
+        assert hub.said == []
+        vote = Vote(genesis.network, 0, 0, 0, 1, None, 2, None, bytes(64))
+        signed = replace(vote, signature=sign(key("third"), vote.id))
+        assert await members[0].receive(account("third"), Kind.VOTE, encode(signed))
+        await until(lambda: hub.said != [], "the leader's proposal")
+
+
+async def test_what_a_decision_rests_on_is_on_disk_before_it_is_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also a vote that was made while an earlier one was being written: others are heard meanwhile."""
+    async with four(is_on=False) as (hub, members):
+        slow, loop = members[1], asyncio.get_running_loop()
+        write_said, written = slow.store.write_said, list[int]()
+        shown = list[list[int]]()
+
+        async def others_go_on() -> None:
+            """Wait until another one has shown its share, and this one has heard all that it took."""
+            await until(
+                lambda: any(kind is Kind.BEACON for _, kind, _ in hub.said) and slow.inbox.empty(),
+                "a decision of the others",
+            )
+
+        def write(turn: int, said: list[Said]) -> None:
+            if turn == 0 and not written:
+                asyncio.run_coroutine_threadsafe(others_go_on(), loop).result()
+            write_said(turn, said)
+            written.extend(one.kind for one in said if isinstance(one, Vote) and one.member == 1)
+
+        monkeypatch.setattr(slow.store, "write_said", write)
+
+        def noted(source: bytes, to: bytes, kind: Kind) -> bool:
+            if source == slow.account and kind is Kind.BEACON:
+                shown.append(written[:2])
+            # A record would be waiting for the disk too, and all words after it.
+            return shown != [] or kind is not Kind.RECORD or to != slow.account
+
+        hub.passes = noted
+        async with contextlib.AsyncExitStack() as stack:
+            for one in members:
+                going = asyncio.create_task(one.duty.run_slots())
+                stack.callback(going.cancel)
+            await _reached(members, 1)
+            await until(lambda: shown != [], "its share")
+        assert shown[0] == [PREVOTE, PRECOMMIT]
+        _nobody_contradicts(hub)
 
 
 async def test_a_slot_has_the_messages_that_members_have() -> None:
