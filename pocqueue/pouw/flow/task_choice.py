@@ -87,8 +87,8 @@ class TaskChoice:
     async def allows_empty(self, task: bytes, newest: Certificate | None) -> bool:
         """Say whether a leader may choose a task, that `allows` allows, for a slot without a message.
 
-        Such slots count towards what a client pays for. So it has to be the task that this member would choose itself,
-        or the one of the turn before, as long as that neither rests nor is over.
+        Such slots count towards what a client pays for. So its task neither rests nor is over; and it is that of the
+        turn before, or it pays no less than what this member would choose, which may have put it off.
 
         Args:
             task: its id.
@@ -96,12 +96,17 @@ class TaskChoice:
         """
         if self._core.genesis.is_filler(task):
             return True
-        if newest is None or newest.task != task:
-            return task == await self.chosen()
-        record = self._core.chain.anchor.state.open_tasks().get(task)
+        waiting = self._core.chain.anchor.state.open_tasks()
+        record = waiting.get(task)
         if record is None or now_ms() < _rests_until(await self._slots.history(task)):
             return False
-        return not await self._is_over(task, record)
+        if newest is not None and newest.task == task:
+            return not await self._is_over(task, record)
+        chosen = await self.chosen()
+        better = waiting.get(chosen)
+        if better is not None and _turn((chosen, better)) < _turn((task, record)):
+            return False
+        return chosen == task or await self._is_due(task, record)
 
     def note(self, history: SlotHistory) -> None:
         """Tell if a client's task is left for a while with the slot that was certified last."""

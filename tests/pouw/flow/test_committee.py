@@ -171,10 +171,15 @@ async def test_a_leader_burns_no_task_that_others_would_not_choose(
 ) -> None:
     """An empty slot is good of the task that is chosen, and of the one before while that does not rest and is not over."""
     monkeypatch.setattr(collector, "IDLE_MS", 0)
+    monkeypatch.setattr(Matching, "accounts", _everybody)
     async with _supervisor(monkeypatch, 2 * PAI, PAI) as at:
         best, other = at.tasks
         assert await _is_good(at, best)
         assert not await _is_good(at, other)
+        at.duty.choice._pauses[best] = at.now_ms + 1
+        assert await at.duty.choice.chosen() == other
+        assert await _is_good(at, best)  # for those who have not put it off
+        at.duty.choice._pauses.clear()
         for _ in range(16):
             await _empty_slot(at)
         at.now_ms = _newest(at).time_ms
@@ -190,6 +195,10 @@ async def test_a_leader_burns_no_task_that_others_would_not_choose(
         assert await _is_good(at, other)
         at.now_ms = _DEADLINE_MS + 60_000
         assert not await _is_good(at, other)  # it is over
+
+
+async def _everybody(_matching: Matching, _task: bytes, _slot: int) -> None:
+    return None
 
 
 async def _is_good(at: _Supervisor, task: bytes) -> bool:
