@@ -8,14 +8,20 @@ from itertools import count
 from math import inf
 from typing import NamedTuple
 
-from pocqueue.pouw.chain.apply import apply_transaction, check_transaction, income, spent
+from pocqueue.pouw.chain.apply import (
+    apply_transaction,
+    begin_block,
+    check_transaction,
+    income,
+    spent,
+)
 from pocqueue.pouw.chain.genesis import Genesis
 from pocqueue.pouw.chain.office import Step, check_sender, is_over
 from pocqueue.pouw.chain.refusals import refusal
 from pocqueue.pouw.chain.state import Draft, State
 from pocqueue.pouw.errors import InvalidTransaction
 from pocqueue.pouw.wire.blocks import MAX_BLOCK_TRANSACTIONS
-from pocqueue.pouw.wire.transactions import Transaction
+from pocqueue.pouw.wire.transactions import Transaction, Transfer
 
 MAX_TRANSACTIONS = 20_000
 MAX_BYTES = 8_000_000
@@ -25,6 +31,8 @@ LIFETIME_MS = 2 * 3600 * 1000
 
 #: What may be good in a later block though it is not in this one.
 _MAY_PASS = ("sequence", "balance", "early")
+#: What is so often because the newest block is not here yet that it is taken in: it goes at the next tip.
+_MAY_BE_NEW = (*_MAY_PASS, "stage")
 
 
 class _Entry(NamedTuple):
@@ -87,6 +95,9 @@ class Mempool:
         # First what is cheap to see: signatures and points of curves take a thousand times as long.
         replaced = self._check_place(transaction, state)
         check_transaction(self._genesis, transaction)
+        refused = self._refused(self._begun(state, now_ms), transaction)
+        if refused is not None and refused.rule not in _MAY_BE_NEW:
+            raise refused
         is_step = isinstance(transaction.body, Step)
         rate = inf if is_step else transaction.fee / transaction.size
         self._make_room(transaction.size, rate)
@@ -150,11 +161,42 @@ class Mempool:
                 return
             self._drop(oldest.transaction)
 
+    def retry(self, state: State, now_ms: int) -> None:
+        """Take out what is its sender's next one, and no block on this tip can have any more.
+
+        Transfers are not looked at: they can wait for a balance only.
+        """
+        begun = self._begun(state, now_ms)
+        heads = [head[2] for sender in list(self._queues) if (head := self._head(sender, begun))]
+        for transaction in heads:
+            if isinstance(transaction.body, Transfer):
+                continue
+            refused = self._refused(begun, transaction)
+            if refused is not None and refused.rule not in _MAY_PASS:
+                self._drop(transaction)
+
     def drop_steps(self, height: int) -> None:
         """Take out what is of key generations that the next block, of this height, is too late for."""
         for transaction in self:
             if isinstance(transaction.body, Step) and is_over(transaction.body, height):
                 self._drop(transaction)
+
+    def _begun(self, state: State, now_ms: int) -> State:
+        """Return the state in which the first transaction of a block on this one would be applied."""
+        draft = state.child()
+        begin_block(self._genesis, draft, now_ms, is_founding=True)
+        return draft.seal()
+
+    def _refused(self, begun: State, transaction: Transaction) -> InvalidTransaction | None:
+        """Return why a transaction is not good as the first one of a block; None: it is.
+
+        It costs its sender nothing unless a block has it. So what no block takes is not passed on either.
+        """
+        try:
+            apply_transaction(self._genesis, begun.child(), transaction)
+        except InvalidTransaction as refused:
+            return refused
+        return None
 
     def _check_place(self, transaction: Transaction, state: State) -> _Entry | None:
         """Return what waits with the same sender and sequence, if this one may take its place."""
@@ -209,7 +251,7 @@ class Mempool:
         for transaction in going.values():
             self._drop(transaction)
 
-    def _head(self, sender: bytes, draft: Draft) -> tuple[float, int, Transaction] | None:
+    def _head(self, sender: bytes, draft: State | Draft) -> tuple[float, int, Transaction] | None:
         """Return the sender's next transaction as a heap has it: best paying first, then earliest."""
         transaction_id = self._queues.get(sender, {}).get(draft.account(sender).sequence)
         if transaction_id is None:

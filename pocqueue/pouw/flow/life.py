@@ -362,6 +362,7 @@ class Life:
         for block in change.disconnected:
             core.mempool.readd(block.transactions, core.chain.tip.state, now_ms())
         core.mempool.drop_steps(core.chain.tip.height + 1)
+        core.mempool.retry(core.chain.tip.state, now_ms())
 
 
 def genesis_of(network: str) -> Genesis:

@@ -9,10 +9,10 @@ from pocqueue.pouw.chain import mempool
 from pocqueue.pouw.chain.amounts import PAI
 from pocqueue.pouw.chain.apply import begin_block
 from pocqueue.pouw.chain.mempool import LIFETIME_MS, MAX_AHEAD, Mempool
-from pocqueue.pouw.chain.records import MINER
+from pocqueue.pouw.chain.records import EVALUATOR, MINER
 from pocqueue.pouw.chain.state import State
 from pocqueue.pouw.errors import InvalidTransaction
-from pocqueue.pouw.wire.transactions import Faucet, Transaction
+from pocqueue.pouw.wire.transactions import Faucet, Release, Result, Transaction
 from tests.pouw.support import (
     GENESIS,
     account,
@@ -20,6 +20,7 @@ from tests.pouw.support import (
     closed,
     founded,
     funded,
+    order,
     signed,
     ticket,
     transfer,
@@ -125,9 +126,9 @@ def test_a_sender_pays_for_all_that_waits() -> None:
     pool.add(signed("n", Faucet(), 2), start, 0)
     with pytest.raises(InvalidTransaction, match="balance"):
         pool.add(signed("n", transfer("b", 1901 * PAI), 3), start, 0)
-    pool = _pool(funded("a"), signed("a", Faucet(), 1))
+    pool = _pool(funded("a"), signed("a", Faucet(), 2))
     with pytest.raises(InvalidTransaction, match="balance"):
-        pool.add(signed("a", transfer("b", 2001 * PAI), 2), funded("a"), 0)
+        pool.add(signed("a", transfer("b", 2001 * PAI), 3), funded("a"), 0)
 
 
 def test_the_next_sequence_is_after_what_waits() -> None:
@@ -244,13 +245,45 @@ def test_a_reorganisation_brings_back_what_is_still_good() -> None:
 
 
 def test_what_will_never_be_good_is_dropped() -> None:
-    """An end of a task that the committee did not sign would wait for two hours; what cannot be paid yet does wait."""
+    """A result that nobody waits for would stay for two hours; what cannot be paid yet does stay."""
     state = founded("a", "b")
-    wrong = signed("a", closed(bytes(32), {}), 1)
+    early = signed("a", Result(bytes(32), 1, 2, 1), 1)
     rich = signed("b", transfer("c", 2000 * PAI), 1)
-    pool = _pool(state, wrong, rich)
+    pool = _pool(state, early, rich)
     poorer = after(state, signed("b", ticket(MINER), 1))
     assert _select(pool, state) == [rich]
     assert list(pool) == [rich]
     assert _select(pool, poorer) == []
     assert list(pool) == [rich]
+
+
+def test_what_no_block_takes_is_not_passed_on() -> None:
+    """It would cost its sender nothing: an end of a task that the committee did not sign, somebody else's ticket."""
+    state = founded("a")
+    miners = state.live_ticket(account("miner"), MINER)
+    assert miners is not None
+    pool = Mempool(GENESIS)
+    for body in (closed(bytes(32), {}), Release(miners)):
+        with pytest.raises(InvalidTransaction) as refused:
+            pool.add(signed("a", body, 1), state, 0)
+        assert (refused.value.rule, refused.value.is_fault) in {("task", False), ("ticket", False)}
+    assert len(pool) == 0
+    later = signed("a", Release(miners), 2)
+    assert pool.add(later, state, 0)  # what is before it may make it good
+    pool.retry(state, 0)
+    assert list(pool) == [later]
+    pool.retry(after(state, signed("a", transfer("b"), 1)), 0)
+    assert len(pool) == 0
+
+
+def test_a_new_block_shows_what_is_useless_now() -> None:
+    """Also to a node that makes no blocks; what was ahead of its chain is good by then."""
+    state = founded("client", "e1")
+    ordered = signed("client", order(), 1)
+    state = after(state, ordered, signed("e1", ticket(EVALUATOR, 50 * PAI), 1))
+    ahead = signed("e1", Result(ordered.id, 95, 100, 10), 2)
+    useless = signed("client", Result(bytes(32), 1, 2, 1), 2)
+    pool = _pool(state, ahead, useless)
+    tip = after(state, signed("supervisor", closed(ordered.id, {}), 2))
+    pool.retry(tip, tip.clock.time_ms + 1000)
+    assert list(pool) == [ahead]
