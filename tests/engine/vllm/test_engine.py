@@ -199,6 +199,7 @@ def test_a_model_that_routes_by_token_ids_gets_some(answers: dict[str, Any]) -> 
     assert found["values"] == found["values"][-1:] * 3
 
 
+@pytest.mark.long
 def test_two_ranks_share_a_model(state_dir: Path, torch_distances: list[float]) -> None:
     """Tensor parallelism: each rank makes the inputs for itself, and all agree with one device."""
     answers = _probe(state_dir, size=2)

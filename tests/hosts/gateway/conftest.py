@@ -52,6 +52,12 @@ class LocalMessenger:
         assert relay == "here"
         self._put(lambda: self.service.tell(str(what), node_id, job_id, n))
 
+    def leave(self) -> None:
+        """Take nothing from now on, and return once what was asked before is done."""
+        self.is_away, done = True, threading.Event()
+        self._work.put(done.set)
+        assert done.wait(60)
+
     def end(self) -> None:
         """Run what was asked, and end."""
         self._work.put(None)

@@ -375,7 +375,7 @@ async def test_a_message_that_was_lost_or_comes_twice(make: Callable[..., Gatewa
         token = gateway.store.owners.issue_token(gateway.wallet, proven=True).token
         node_id = await agent.register(token)
         await agent.result(await agent.of_type("job"))
-        gateway.messenger.is_away = True
+        gateway.messenger.leave()
         job_id = gateway.submit()
         turn = gateway.store.places.place(job_id)
         assert turn is not None

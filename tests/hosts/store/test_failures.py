@@ -306,6 +306,7 @@ def play(world: World, steps: list[tuple[int, int, int, int]]) -> Counter[str]:
     return world.failures
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("kind", "num_runs"), [("sqlite", 46), ("postgresql", 3)])
 def test_ten_thousand_failures_and_every_attempt_is_paid_once(
     request: pytest.FixtureRequest, tmp_path: Path, kind: str, num_runs: int

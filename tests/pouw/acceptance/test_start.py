@@ -62,7 +62,7 @@ def test_folder_and_ports_are_one_node_s(tmp_path: Path, made: _Made) -> None:
     assert first.ended() == 0
     stranger = _sentence(made("stranger", "dev", "folder"))
     assert "is of network" in stranger
-    assert "name another folder in POCQUEUE_POUW_DIR" in stranger
+    assert "give each network a folder of its own, by POCQUEUE_POUW_DIR" in stranger
 
 
 def test_a_full_disk_is_told_at_the_start(tmp_path: Path, made: _Made) -> None:

@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from pocqueue.pouw.chain.tasks import parse_requirements
 from pocqueue.pouw.data.parts import TESTING, read
 from pocqueue.pouw.economics import NodeRole
 from pocqueue.pouw.node import PoUWNode
@@ -40,6 +41,8 @@ async def main(document: Path) -> dict[str, Any]:
             await until(lambda: bool(alerts), "an alert")
         finally:
             await supervisor.stop()
+    private = find(texts, "noise_multiplier").names["model_requirements"]
+    laps = parse_requirements(private, "digits").max_epochs
     with tempfile.TemporaryDirectory() as folder:
         find(texts, "make_files").names["make_files"](Path(folder))
         own = read(Path(folder) / "own.safetensors")
@@ -49,6 +52,7 @@ async def main(document: Path) -> dict[str, Any]:
         ]
     return {
         "sizes": sizes,
+        "private laps": laps,
         "num": len(texts),
         "said": said.getvalue().splitlines(),
         "alerts": alerts,

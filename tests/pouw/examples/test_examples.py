@@ -55,10 +55,11 @@ def test_every_example_does_what_it_says() -> None:
 
 
 def test_our_own_programs_do_what_they_say() -> None:
-    """A network until a block was trained, files of data, a client's order, a node that is watched over."""
+    """A network until a block was trained, files of data, a private task, a client's order, a node that is watched over."""
     seen, _log = _seen("tests.pouw.examples.run_own", "docs/pouw.md")
-    assert seen["num"] == 4
+    assert seen["num"] == 5
     assert seen["sizes"] == [1000, 100, 20]
+    assert seen["private laps"] == 40
     [*tickets, height, ordered, escrow] = seen["said"]
     assert [line.partition(" ")[0] for line in tickets] == ["supervisor", "miner"]
     assert height.endswith("of them trained")
