@@ -140,11 +140,10 @@ class BlockFlow:
                 if await self._is_here(block):
                     return False
                 if retrained_for is not None and isinstance(block.proof, Trained):
-                    # Of a private task the committee alone can: others take the block until it makes another one final.
-                    spec = spec_of(
-                        core.genesis, core.chain.tip.state, block.proof.winner.iteration.task
-                    )
-                    if await self._noises.may_judge(spec):
+                    # Of a private task who has certified it alone can: others take the block until another one is final.
+                    winner = block.proof.winner
+                    spec = spec_of(core.genesis, core.chain.tip.state, winner.iteration.task)
+                    if self._noises.may_judge(spec, winner.signed.certificate.epoch):
                         await self._judge(block)
                 change = await core.in_chain(core.chain.add, block, now_ms(), is_final=is_final)
         except UnknownParent:
@@ -218,7 +217,7 @@ class BlockFlow:
         core = self._core
         lap, own_map = await self._slot_sync.lap_of(winner)
         spec = spec_of(core.genesis, core.chain.tip.state, winner.task)
-        lap = self._noises.filled(spec, lap, winner.miner, winner.lane)
+        lap = await self._slots.in_slots(self._noises.filled, spec, lap, winner.miner, winner.lane)
         for tries_left in reversed(range(_TRAINER_TRIES)):
             try:
                 verdict = await core.trainer.reexecute(

@@ -22,8 +22,7 @@ from pocqueue.pouw.security import SecuritySystem
 
 if TYPE_CHECKING:
     from pocqueue.node.keys import SigningKey
-    from pocqueue.pouw.slots.history import Lane
-    from pocqueue.pouw.slots.task import TaskSpec
+    from pocqueue.pouw.slots.history import Lane, SlotHistory
     from pocqueue.pouw.training.trainer import Trainer
 
 _P = ParamSpec("_P")
@@ -100,8 +99,8 @@ class Core:
     #: Says whether a task's data are here, and why they are no good or will not come; see `flow.datasets`.
     has_data: Callable[[bytes], bool] = lambda _task: True
     data_problem: Callable[[bytes], str | None] = lambda _task: None
-    #: Says whether the noise of a private task's message was shown to this node; see `flow.noise`.
-    is_shown: Callable[[TaskSpec, int, Lane], bool] = lambda _task, _slot, _lane: True
+    #: Says, in the slots' thread, whether the noise of a private task's message was shown to this node; see `flow.noise`.
+    is_shown: Callable[[SlotHistory, int, Lane], bool] = lambda _history, _slot, _lane: True
     # One: the chain is not for two threads at a time.
     thread: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="chain")

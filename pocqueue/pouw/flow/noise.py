@@ -1,10 +1,16 @@
-"""The noise of private tasks at a node: a miner's own, and what a member of the committee was shown."""
+"""The noise of private tasks at a node: a miner's own, and what a member of the committee was shown.
+
+A member certifies no message that it could not execute again, with those before it in the lap; what it was shown is
+on its disk before it says so. So whoever has certified a block's messages can judge the block, after a restart too. A
+committee that comes into office within a lap was not shown the slots before: it certifies messages of lanes that have
+none there, and takes the last blocks of the committee before it on that one's word.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Final, TypeVar
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -19,35 +25,41 @@ from pocqueue.pouw.flow.slots import SlotFlow
 from pocqueue.pouw.p2p.frames import Kind
 from pocqueue.pouw.p2p.service import PeerInfo
 from pocqueue.pouw.slots import bls
-from pocqueue.pouw.slots.history import Lane
+from pocqueue.pouw.slots.history import Lane, SlotHistory
 from pocqueue.pouw.slots.messages import WINDOW
+from pocqueue.pouw.slots.slot_store import SlotStore
 from pocqueue.pouw.slots.task import LapSlot, TaskSpec
 from pocqueue.pouw.wire.codec import decode, encode
 from pocqueue.pouw.wire.noise import SealedNoise
 from pocqueue.pouw.wire.slots import noise_digest
 
-_T = TypeVar("_T")
-#: Messages whose noise is kept: some laps of a few tasks.
+#: NOISEs that are remembered as passed on: some laps of a few tasks.
 _KEPT: Final = 4096
 _POINTS = 50
 
-#: Task, slot, miner and lane.
-_Place = tuple[bytes, int, bytes, int]
+#: Epoch of the committee, task, slot, miner and lane.
+_Place = tuple[int, bytes, int, bytes, int]
 
 
 class Noises:
-    """Signatures that noise follows from. Of the node's event loop.
+    """Signatures that noise follows from. Of the node's event loop, but for what says otherwise.
 
     Args:
-        core, slots: of the node.
+        core, slots, store: of the node.
         secret: BLS key of its ticket.
         dealer: of its account.
     """
 
-    def __init__(self, core: Core, slots: SlotFlow, secret: bls.SecretKey, dealer: Dealer) -> None:
-        self._core, self._slots = core, slots
+    def __init__(
+        self,
+        core: Core,
+        slots: SlotFlow,
+        store: SlotStore,
+        secret: bls.SecretKey,
+        dealer: Dealer,
+    ) -> None:
+        self._core, self._slots, self._store = core, slots, store
         self._secret, self._dealer = secret, dealer
-        self._shown: OrderedDict[_Place, bytes] = OrderedDict()
         self._passed: OrderedDict[_Place, None] = OrderedDict()
 
     def own(self, task: TaskSpec, slot: int, lane: int) -> bytes | None:
@@ -79,7 +91,7 @@ class Noises:
             raise PeerFault(_POINTS, str(exc)) from None
         task, slot, _ = self._slots.newest
         committee = await self._slots.committee()
-        place = (sealed.task, sealed.slot, sealed.miner, sealed.lane)
+        place = (sealed.epoch, sealed.task, sealed.slot, sealed.miner, sealed.lane)
         state = self._core.chain.tip.state
         if (
             committee is None
@@ -94,32 +106,41 @@ class Noises:
             check_sealed(sealed)
         except SlotError as exc:
             raise PeerFault(_POINTS, f"a NOISE: {exc}") from None
-        _put(self._passed, place, None)
+        self._passed[place] = None
+        if len(self._passed) > _KEPT:
+            self._passed.popitem(last=False)
         if self._core.account in committee.members:
             member = committee.members.index(self._core.account)
             for group_key in _group_keys(state, sealed.miner):
                 found = open_noise(sealed, member, self._dealer, group_key)
                 if found is not None:
-                    _put(self._shown, place, found)
+                    at = (sealed.task, sealed.slot, (sealed.miner, sealed.lane))
+                    await self._slots.in_slots(self._store.write_noise, *at, found)
                     self._slots.heard.ring()
         return True
 
-    def is_shown(self, task: TaskSpec, slot: int, lane: Lane) -> bool:
-        """Say whether a message may be certified: this node, a member, could execute it again."""
-        place = (task.id, slot, *lane)
-        return task.noise is None or lane[0] == self._core.account or place in self._shown
+    def is_shown(self, history: SlotHistory, slot: int, lane: Lane) -> bool:
+        """Say whether a message of the open slot may be certified: this node, a member, could execute it again.
 
-    async def may_judge(self, task: TaskSpec) -> bool:
-        """Say whether this node can execute messages of a task again: of a private one the committee alone can."""
+        In the history's thread.
+        """
+        if history.task.noise is None or lane[0] == self._core.account:
+            return True
+        slots = (*(one.slot for one in history.own(lane)), slot)
+        return all(self._store.noise(history.task.id, at, lane) is not None for at in slots)
+
+    def may_judge(self, task: TaskSpec, epoch: int) -> bool:
+        """Say whether this node can execute messages again that were certified in an epoch: of a private task whoever
+        was in its committee."""
         if task.noise is None:
             return True
-        committee = await self._slots.committee()
+        committee = self._core.chain.tip.state.committee(epoch)
         return committee is not None and self._core.account in committee.members
 
     def filled(
         self, task: TaskSpec, lap: Sequence[LapSlot], miner: bytes, lane: int
     ) -> tuple[LapSlot, ...]:
-        """Return a lane's lap with its noise.
+        """Return a lane's lap with its noise. In the slots' thread.
 
         Raises:
             ChainError: that of a message is not known here.
@@ -129,25 +150,18 @@ class Noises:
         return tuple(
             one
             if one.map is None and one is not lap[-1]
-            else replace(one, noise=self._known((task.id, one.slot, miner, lane), task))
+            else replace(one, noise=self._known(task, one.slot, (miner, lane)))
             for one in lap
         )
 
-    def _known(self, place: _Place, task: TaskSpec) -> bytes:
-        _, slot, miner, lane = place
-        own = self.own(task, slot, lane) if miner == self._core.account else None
-        found = own or self._shown.get(place)
+    def _known(self, task: TaskSpec, slot: int, lane: Lane) -> bytes:
+        own = self.own(task, slot, lane[1]) if lane[0] == self._core.account else None
+        found = own or self._store.noise(task.id, slot, lane)
         if found is None:
             raise ChainError(
-                f"the noise of slot {slot} of {miner.hex()} is not known here: its miner shows it to the committee."
+                f"the noise of slot {slot} of {lane[0].hex()} is not known here: its miner shows it to the committee."
             )
         return found
-
-
-def _put(known: OrderedDict[_Place, _T], place: _Place, value: _T) -> None:
-    known[place] = value
-    if len(known) > _KEPT:
-        known.popitem(last=False)
 
 
 def _seal_key(state: State, account: bytes) -> bytes | None:

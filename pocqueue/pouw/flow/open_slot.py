@@ -50,15 +50,15 @@ class OpenSlot:
     async def value(self, turn: Turn, anchor: Anchor, newest: Certificate | None) -> Unsigned:
         """Return the slot as it would be proposed now; see `Collector.value`."""
         history, collector = await self._collector()
-        task, slot, is_shown = history.task, history.next_slot, self._core.is_shown
-        limits = await self._lanes.limits(task.id, slot)
+        slot, is_shown = history.next_slot, self._core.is_shown
+        limits = await self._lanes.limits(history.task.id, slot)
         return await self._slots.in_slots(
             collector.value,
             now_ms(),
             turn.committee.epoch,
             anchor,
             newest,
-            lambda lane: lane[1] < limits.get(lane[0], 0) and is_shown(task, slot, lane),
+            lambda lane: lane[1] < limits.get(lane[0], 0) and is_shown(history, slot, lane),
         )
 
     def drop(self) -> None:

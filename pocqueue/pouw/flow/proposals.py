@@ -79,9 +79,10 @@ class Judge:
             miner, lane = message.iteration.order
             if lane >= limits.get(miner, 0):
                 raise SlotError("lane", f"{miner.hex()} has no lane {lane}.")
-            if not self._core.is_shown(history.task, certificate.slot, (miner, lane)):
+            place = (certificate.slot, (miner, lane))
+            if not await self._slots.in_slots(self._core.is_shown, history, *place):
                 raise SlotError(
-                    "missing", f"the noise of {miner.hex()} in slot {certificate.slot}."
+                    "missing", f"the noise of {miner.hex()} up to slot {certificate.slot}."
                 )
         return found
 

@@ -70,7 +70,9 @@ class SlotStore(NodeFile):
 
     def __init__(self, folder: Path | None, network: bytes) -> None:
         self._network = network
-        scripts = [Path(__file__).with_name(name) for name in ("slots.sql", "said.sql")]
+        scripts = [
+            Path(__file__).with_name(name) for name in ("slots.sql", "said.sql", "noise.sql")
+        ]
         super().__init__(folder, SLOTS_NAME, _ROLE, scripts, network)
 
     def write(self, advance: Advance, *, durable: bool = True) -> None:
@@ -271,6 +273,7 @@ class SlotStore(NodeFile):
         with self.transaction() as db:
             db.execute("DELETE FROM map WHERE task = ? AND slot < ?", (task, before))
             db.execute("DELETE FROM theta WHERE task = ? AND slot < ?", (task, before))
+            db.execute("DELETE FROM noise WHERE task = ? AND slot < ?", (task, before))
             if not has_pay:
                 db.execute("DELETE FROM message WHERE task = ? AND slot < ?", (task, before))
                 newest = "SELECT max(slot) FROM record WHERE task = ?"
@@ -313,6 +316,22 @@ class SlotStore(NodeFile):
         with self.transaction() as db:
             row = db.execute(query, (task, *lane)).fetchone()
         return None if row is None else self._decode(row[0], IterationWithMap)
+
+    def write_noise(self, task: bytes, slot: int, lane: Lane, noise: bytes) -> None:
+        """Keep what the noise of a private task's message follows from, as long as its map; what was shown first stays.
+
+        It is on disk before what this node says next of the turn (`write_said`): what is written is written in order.
+        """
+        with self.transaction(durable=False) as db:
+            row = (task, slot, *lane, noise)
+            db.execute("INSERT OR IGNORE INTO noise VALUES (?, ?, ?, ?, ?)", row)
+
+    def noise(self, task: bytes, slot: int, lane: Lane) -> bytes | None:
+        """Return what the noise of a message follows from; None: this node was not shown it."""
+        query = "SELECT noise FROM noise WHERE task = ? AND slot = ? AND miner = ? AND lane = ?"
+        with self.transaction() as db:
+            row = db.execute(query, (task, slot, *lane)).fetchone()
+        return None if row is None else bytes(row[0])
 
     def write_said(self, turn: int, said: Sequence[Said]) -> None:
         """Keep what this node says in a turn of its committee, after what it has said; it is on disk on return.

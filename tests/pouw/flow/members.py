@@ -242,7 +242,8 @@ async def member(
         )
         stack.callback(one.slots.close)
         one.slot_sync = SlotSync(one.core, one.slots, one.store)
-        noises = Noises(one.core, one.slots, group_key(name), Dealer(key(name), genesis.network))
+        dealer = Dealer(key(name), genesis.network)
+        noises = Noises(one.core, one.slots, one.store, group_key(name), dealer)
         blocks = BlockFlow(
             *(one.core, one.slots, one.slot_sync, lambda _: None),
             *(lambda peer: one.sync.wish(peer), noises),

@@ -205,7 +205,7 @@ async def parts(folder: Path | None = None, *, is_founded: bool = True) -> Async
         slots = SlotFlow(core, store, missing.append, lambda: blocks.wish_anchor())
         stack.callback(slots.close)
         slot_sync = SlotSync(core, slots, store)
-        noises = Noises(core, slots, group_key("node"), Dealer(core.key, GENESIS.network))
+        noises = Noises(core, slots, store, group_key("node"), Dealer(core.key, GENESIS.network))
         blocks = BlockFlow(core, slots, slot_sync, changes.append, missing.append, noises)
         sync = Sync(core, blocks, slots, slot_sync)
         await slots.open()

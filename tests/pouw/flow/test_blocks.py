@@ -111,7 +111,7 @@ async def test_a_cheats_private_block_is_held_against_its_miner_alone(
     def private(*args: Any) -> TaskSpec:
         return replace(spec_of(*args), noise=Noise(1.0, 1.0, 4))
 
-    async def may_judge(*_: object) -> bool:
+    def may_judge(*_: object) -> bool:
         return True
 
     monkeypatch.setattr(flow_blocks, "spec_of", private)
