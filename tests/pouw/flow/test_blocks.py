@@ -42,6 +42,11 @@ def _judged(node: Parts, verdict: InvalidBlock | None = None) -> list[int]:
     return slots
 
 
+def _private(*args: Any) -> TaskSpec:
+    """Return a task as `spec_of` does, with noise."""
+    return replace(spec_of(*args), noise=Noise(1.0, 1.0, 4))
+
+
 async def test_a_block_before_its_slot_waits_for_nobody() -> None:
     """Its slots are fetched, one of them names another anchor, and a record comes in while it is trained over."""
     async with parts() as node, asyncio.timeout(_DEADLINE_S):
@@ -108,13 +113,10 @@ async def test_a_cheats_private_block_is_held_against_its_miner_alone(
 ) -> None:
     """Whoever has no seat in the committee passes it on in good faith: he could not execute it again."""
 
-    def private(*args: Any) -> TaskSpec:
-        return replace(spec_of(*args), noise=Noise(1.0, 1.0, 4))
-
     def may_judge(*_: object) -> bool:
         return True
 
-    monkeypatch.setattr(flow_blocks, "spec_of", private)
+    monkeypatch.setattr(flow_blocks, "spec_of", _private)
     async with parts() as node:
         node.core.security = security = SecuritySystem("node")
         signed = Signed()
@@ -131,6 +133,22 @@ async def test_a_cheats_private_block_is_held_against_its_miner_alone(
         assert node.core.chain.tip.height == 1
         named = {(one["type"], one["source_peer"]) for one in security["alerts"]}
         assert named == {("gradient_poisoning", account("miner").hex())}
+
+
+async def test_a_private_block_is_judged_by_those_alone_who_have_certified_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A committee that comes into office cannot: it would wait for ever for noise that it was not shown."""
+    monkeypatch.setattr(flow_blocks, "spec_of", _private)
+    for name, slots in (("supervisor", [10]), ("heir", [])):
+        async with parts() as node:
+            node.core.account = account(name)
+            signed = Signed()
+            signed.go_on(12)
+            node.net.answers = signed.answers()
+            judged = _judged(node)
+            assert await node.blocks.take(trained(node.core.chain.tip, slot=10), PEER)
+            assert judged == slots
 
 
 async def test_a_block_that_nobody_worked_for_is_charged() -> None:
