@@ -8,6 +8,7 @@ peer has the slots between no more.
 from __future__ import annotations
 
 import hashlib
+import time
 
 from pocqueue.pouw.errors import BadEncoding, ChainError, LinkError, SlotError
 from pocqueue.pouw.flow.core import Core
@@ -32,6 +33,8 @@ from pocqueue.pouw.wire.slots import Iteration, SignedCertificate
 
 #: Further behind than so many slots a node takes a checkpoint of another one instead of all slots between.
 _MAX_BEHIND = 512
+#: A peer that takes longer than so for the slots that are missing is left for others: they are to be had of all.
+_TURN_S = 60.0
 #: Slots before the newest one that a newcomer begins at: enough for blocks that are not final yet.
 _HEAD_START = 128
 
@@ -175,8 +178,12 @@ class SlotSync:
         return lap
 
     async def _catch_up(self, peer: PeerInfo, task: bytes, until: int, *, is_asked: bool) -> None:
-        """Take in a task's slots up to one that a peer has; `is_asked` as in `SlotFlow.take`."""
-        history = await self._slots.history(task)
+        """Take in a task's slots up to one that a peer has; `is_asked` as in `SlotFlow.take`.
+
+        Raises:
+            LinkError: it does not answer, or not all of it in time; what it gave is here.
+        """
+        history, until_s = await self._slots.history(task), time.monotonic() + _TURN_S
         if until - history.next_slot > _MAX_BEHIND and not await self._is_in_office():
             history = await self._jump(peer, history, until - _HEAD_START, is_asked=is_asked)
         while history.next_slot < until:
@@ -190,6 +197,8 @@ class SlotSync:
                 history = await self._jump(peer, history, until - _HEAD_START, is_asked=is_asked)
             if history.next_slot == first:
                 return
+            if history.next_slot < until and time.monotonic() >= until_s:
+                raise LinkError(f"it has given slots up to {history.next_slot} in {_TURN_S:.0f} s")
 
     async def _is_in_office(self) -> bool:
         committee = await self._slots.committee()

@@ -327,8 +327,11 @@ class SlotFlow:
         return await self.in_slots(self._store.last, limit)
 
     async def _take_in(self, history: SlotHistory, advance: Advance, *, is_own: bool) -> None:
-        certificate, record = advance.certificate, advance.slot.record
-        await self.in_slots(self._written, history, advance, is_own)
+        certificate, record, last = advance.certificate, advance.slot.record, self._newest
+        # A chain may hold an anchor only after the slot that names it: after a failure of power a member would open
+        # the turn again, in the epoch that the anchor has begun.
+        has_new_anchor = last is None or last.certificate.anchor != certificate.anchor
+        await self.in_slots(self._written, history, advance, is_own or has_new_anchor)
         self._tell(history)
         try:
             if self.on_advance is not None:
@@ -397,8 +400,8 @@ class SlotFlow:
             return committee
         return chain.tip.state.committee(0 if office is None else office.epoch + 1)
 
-    def _written(self, history: SlotHistory, advance: Advance, is_own: bool) -> None:
-        self._store.write(advance, durable=is_own)
+    def _written(self, history: SlotHistory, advance: Advance, is_durable: bool) -> None:
+        self._store.write(advance, durable=is_durable)
         history.add(advance)
 
     def _kept(self, history: SlotHistory, message: IterationWithMap, lanes: int | None) -> bool:

@@ -99,6 +99,29 @@ def changed(status: Status, **fields: Any) -> Any:
     return replace(status.newest, certificate=replace(status.newest.certificate, **fields))
 
 
+async def test_a_peer_that_gives_slot_by_slot_is_left_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What it gave is kept; another one is asked for the rest. Who gives all is not left for the time it took."""
+    monkeypatch.setattr(slot_sync, "_TURN_S", 0.0)
+    async with parts() as node:
+        peer = Signed()
+        peer.go_on(9)
+
+        def one(body: bytes) -> bytes:
+            first = decode(body, SlotsRequest).first
+            return encode(Slots(tuple(peer.slots[first : first + 1])))
+
+        node.net.answers = peer.answers() | {Kind.SLOTS: one}
+        for num_slots in (1, 2):
+            with pytest.raises(LinkError):
+                await node.slot_sync.follow(PEER, peer.status())
+            assert _slot(node) == num_slots
+        node.net.answers = peer.answers()
+        await node.slot_sync.follow(PEER, peer.status())
+        assert _slot(node) == 9
+
+
 async def test_a_peer_that_is_behind_is_not_followed() -> None:
     """Nor does it lose anything for it."""
     async with parts() as node:

@@ -14,7 +14,7 @@ from pocqueue.pouw.chain.records import SUPERVISOR
 from pocqueue.pouw.errors import PeerFault, SlotError
 from pocqueue.pouw.flow.core import now_ms
 from pocqueue.pouw.flow.histories import MAX_HISTORIES
-from pocqueue.pouw.slots.history import KEPT_LAPS
+from pocqueue.pouw.slots.history import KEPT_LAPS, Advance
 from pocqueue.pouw.slots.slot_store import KEPT_MAPS
 from pocqueue.pouw.slots.task import LAP
 from pocqueue.pouw.wire.codec import encode
@@ -45,6 +45,25 @@ async def test_nothing_is_made_of_what_nobody_signed() -> None:
         assert await _broken(node, unknown) == "missing"
         assert [node.slots._histories.get(GENESIS.filler_task(at)) for at in range(2)] == [None] * 2
         assert node.store.tasks() == {}
+
+
+async def test_a_slot_that_names_another_anchor_is_on_disk_before_the_chain_has_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A member that has lost it, but not the anchor, would go on in the wrong epoch."""
+    async with parts() as node:
+        write, found = node.store.write, list[tuple[bytes, bool]]()
+
+        def noted(advance: Advance, *, durable: bool = True) -> None:
+            write(advance, durable=durable)
+            found.append((node.core.chain.anchor.id, durable))
+
+        monkeypatch.setattr(node.store, "write", noted)
+        before, tip, signed = node.core.chain.anchor.id, node.core.chain.tip, Signed()
+        signed.go_on(2)
+        signed.go_on(2, anchor=tip.id, anchor_height=tip.height)
+        await follow(node, signed)
+        assert found == [(before, True), (before, False), (before, True), (before, False)]
 
 
 async def test_few_histories_are_in_memory() -> None:
