@@ -40,6 +40,8 @@ _LOOK_S = 10.0
 _REST_S, _SILENT_REST_S = 1.0, 5.0
 #: Where a peer stands is said at once; all else of one peer takes so long at most before it is another one's turn.
 _STATUS_S, _TURN_S = 5.0, 60.0
+#: A supervisor that signs alone waits so long after its start for more links before it is told that it has all.
+_GATHER_S = 3.0
 _POINTS = 50
 
 _random = SystemRandom()
@@ -57,6 +59,10 @@ class Sync:
         #: When a peer may be asked again, by the monotonic clock.
         self._rests: dict[bytes, float] = {}
         self._look_at_s = time.monotonic() + _LOOK_S
+        self._gathered_at_s = time.monotonic() + _GATHER_S
+        #: Who was asked once, whatever came of it, and the newest turn that a supervisor that signs alone was shown.
+        self._asked: set[bytes] = set()
+        self._signed_turn = -1
 
     def wish(self, peer: PeerInfo) -> None:
         """Catch up with this peer soon."""
@@ -137,13 +143,36 @@ class Sync:
         return _SILENT_REST_S
 
     async def _follow(self, peer: PeerInfo) -> None:
+        self._asked.add(peer.account)
         answer = await self._core.network.request(peer.account, Kind.STATUS, b"", _STATUS_S)
         status = decode(answer, Status)
         if not await self._core.in_chain(self._core.chain.__contains__, status.tip):
             await self._fetch_blocks(peer, status)
+        newest = status.newest
+        if newest is not None and await self._signs_alone() and await self._slots.is_ahead(newest):
+            self._signed_turn = max(newest.certificate.turn, self._signed_turn)
         await self._slot_sync.follow(peer, status)
-        if await self._has_all(status):
+        if await self._has_all(status) and await self._have_all_been_asked():
             self._core.is_current.set()
+
+    async def _signs_alone(self) -> bool:
+        committee = await self._slots.committee()
+        return committee is not None and committee.members == (self._core.account,)
+
+    async def _have_all_been_asked(self) -> bool:
+        """Say whether one peer's word is enough, or there is no other one to ask.
+
+        A supervisor that signs alone and has lost slots would sign them again, and an empty newcomer has nothing newer
+        either. So it asks all that are linked, and leaves some time for more to be. Whoever shows what it has signed
+        may keep it from going on; whoever shows nothing may not.
+        """
+        if not await self._signs_alone() or self._slots.newest[2] is None:
+            return True
+        rest = [one for one in self._core.network.peers if one.account not in self._asked]
+        if time.monotonic() < self._gathered_at_s:
+            rest = self._core.network.peers
+        self._wished |= {one.account: one for one in rest}
+        return not rest and self._slots.next_turn > self._signed_turn
 
     async def _has_all(self, status: Status) -> bool:
         """Say whether a peer has nothing newer than what is here."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from pocqueue.pouw.flow import readiness
+from pocqueue.pouw.flow import readiness, sync
 from pocqueue.pouw.flow.readiness import Readiness
 from pocqueue.pouw.p2p.frames import Kind
 from pocqueue.pouw.wire.codec import encode
@@ -51,6 +51,7 @@ async def test_slots_that_its_chain_has_and_it_has_not_are_not_signed(
 
 async def test_slots_that_a_peer_shows_are_taken_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """An old copy of its slots is here: it stops when a peer shows newer ones, until it has them."""
+    monkeypatch.setattr(sync, "_GATHER_S", 0.0)
     async with parts() as node:
         committee = await node.slots.committee()
         assert committee is not None

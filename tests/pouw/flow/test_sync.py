@@ -20,7 +20,7 @@ from pocqueue.pouw.wire.requests import Blocks, BlocksRequest, Slots, Status
 from pocqueue.pouw.wire.slots import Iteration
 from tests.pouw.blocks import GENESIS, founding_block, trained
 from tests.pouw.flow.nodes import until
-from tests.pouw.flow.parts import PEER, MadeUpPeers, Parts, Signed, parts
+from tests.pouw.flow.parts import PEER, MadeUpPeers, Parts, Signed, follow, parts
 
 
 @contextlib.asynccontextmanager
@@ -227,6 +227,45 @@ async def test_a_peer_that_gives_nothing_makes_nobody_current(blocks: list[Block
             node.net.answers[Kind.STATUS] = _status(blocks[0])
             node.sync.wish(PEER)
             await until(node.core.is_current.is_set, "one that has nothing newer")
+
+
+async def test_a_supervisor_that_signs_alone_asks_all_its_peers(
+    blocks: list[Block], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty newcomer has nothing newer than an old copy of its slots; another one has what it signed since. The first
+    link alone is not all of them."""
+    monkeypatch.setattr(sync_module, "_REST_S", 1000.0)
+    for gather_s in (0.0, 1000.0):
+        monkeypatch.setattr(sync_module, "_GATHER_S", gather_s)
+        async with parts() as node:
+            committee = await node.slots.committee()
+            assert committee is not None
+            [node.core.account] = committee.members
+            signed = Signed()
+            signed.go_on(1)
+            await follow(node, signed)
+            signed.go_on(2)
+            other = replace_account(b"\2" + b"o" * 32)
+            node.net.peers.append(other)
+            by_kind = signed.answers() | {Kind.STATUS: _status(blocks[0], signed)}
+            newcomer = _status(blocks[0])
+
+            async def request(
+                who: bytes, kind: Kind, body: bytes, timeout_s: float = 10.0
+            ) -> bytes:
+                is_newcomer = who == PEER.account  # it is asked for nothing but where it stands
+                return newcomer(body) if is_newcomer else by_kind[kind](body)  # noqa: B023
+
+            monkeypatch.setattr(node.net, "request", request)
+            async with _syncing(node):
+                node.sync.wish(PEER)
+                if gather_s:
+                    await until(lambda: node.slots.newest[1] == 3, "its slots")
+                    await until(lambda: other.account in node.sync._wished, "its end")  # noqa: B023
+                    assert not node.core.is_current.is_set()
+                else:
+                    await until(node.core.is_current.is_set, "all of it")
+                    assert node.slots.newest[1] == 3
 
 
 async def test_slots_that_a_peer_does_not_give_make_nobody_current() -> None:
