@@ -19,9 +19,13 @@ ASK_S = 5.0
 ASK_PUSHED_S = 0.5
 #: After so long nobody is expected to send it any more. A peer that is asked for much gives it piece by piece.
 FORGET_S = 60.0
-#: What is asked for at once: of all peers, and of what one of them announced.
-MAX_WANTS = 16_384
+#: The same for what is pushed: nobody keeps it longer.
+FORGET_PUSHED_S = KEPT_S
+#: What is asked for at once of what one peer announced. There is no limit for all of them together, or a few peers
+#: that announce what they have not could take it up: the number of links is one.
 MAX_WANTS_OF_PEER = 1_024
+#: Questions that are remembered though nobody waits for the answer any more.
+_MAX_LATE = 16_384
 #: Peers that are remembered for one id, beside the one that is asked.
 _MAX_OTHERS = 8
 
@@ -97,6 +101,7 @@ class Wants:
     def __init__(self) -> None:
         self._wants: dict[Item, _Want] = {}
         self._of_peer: Counter[bytes] = Counter()
+        self._late = Seen(_MAX_LATE)
 
     def announced(self, peer: bytes, items: Iterable[Item], now_s: float) -> list[Item]:
         """Note what a peer has and this node has not; return what it is to be asked for now."""
@@ -108,19 +113,26 @@ class Wants:
                     *(want.asked, *want.before, *want.others),
                 ):
                     want.others.append(peer)
-            elif len(self._wants) < MAX_WANTS and self._of_peer[peer] < MAX_WANTS_OF_PEER:
+            elif self._of_peer[peer] < MAX_WANTS_OF_PEER:
                 self._wants[item] = _Want(peer, now_s)
                 self._of_peer[peer] += 1
                 now.append(item)
         return now
 
     def came(self, peer: bytes, item: Item) -> bool:
-        """Note that a body is here; False if that peer was never asked for it."""
+        """Note that a body is here; False if that peer is not asked for it, or not any more."""
         want = self._wants.get(item)
         if want is None or peer not in (want.asked, *want.before):
             return False
-        self._drop(item)
+        self._drop(item, answered_by=peer)
         return True
+
+    def is_late(self, peer: bytes, item: Item) -> bool:
+        """Say, once, whether a peer was asked for what came from another one by now, or what nobody sent in time."""
+        question = _question(peer, item)
+        was_asked = question in self._late
+        self._late.forget(question)
+        return was_asked
 
     def found(self, item: Item) -> None:
         """Note that something is here, from whomever."""
@@ -134,7 +146,8 @@ class Wants:
             if now_s - want.at_s < (ASK_PUSHED_S if item.kind == Kind.PUSHED else ASK_S):
                 continue
             if not want.others:
-                if now_s - want.at_s >= FORGET_S:
+                forget_s = FORGET_PUSHED_S if item.kind == Kind.PUSHED else FORGET_S
+                if now_s - want.at_s >= forget_s:
                     self._drop(item)
                 continue
             self._of_peer[want.asked] -= 1
@@ -152,8 +165,15 @@ class Wants:
             if want.asked == peer:
                 want.at_s = float("-inf")
 
-    def _drop(self, item: Item) -> None:
-        asked = self._wants.pop(item).asked
-        self._of_peer[asked] -= 1
-        if not self._of_peer[asked]:
-            del self._of_peer[asked]
+    def _drop(self, item: Item, answered_by: bytes | None = None) -> None:
+        want = self._wants.pop(item)
+        for peer in (want.asked, *want.before):
+            if peer != answered_by:
+                self._late.add(_question(peer, item))
+        self._of_peer[want.asked] -= 1
+        if not self._of_peer[want.asked]:
+            del self._of_peer[want.asked]
+
+
+def _question(peer: bytes, item: Item) -> bytes:
+    return bytes((item.kind,)) + item.identifier + peer

@@ -12,7 +12,8 @@ import asyncio
 import hashlib
 import random
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 
 from pocqueue.pouw.errors import BadEncoding, PeerFault
 from pocqueue.pouw.p2p.frames import ANNOUNCED, ID_BYTES, PUSHED, TALK, Kind
@@ -22,9 +23,9 @@ from pocqueue.pouw.p2p.messages import MAX_IDS, Ids
 from pocqueue.pouw.p2p.service import Service
 from pocqueue.pouw.wire.codec import decode, encode
 
-#: For a body that was not asked for. It may be an honest answer that came after another peer's.
+#: For a body that was never asked for.
 _UNASKED_POINTS = 2
-#: After so long peers are told of what was pushed to this node; drawn anew each time, so that of two peers that have
+#: After so long peers are told of what came to this node, many ids at once; drawn anew each time, so that of two peers that have
 #: the same one mostly tells the other.
 _TELL_S = (0.02, 0.08)
 _MAX_REFUSED = 10_000
@@ -46,7 +47,7 @@ class Relay:
         self._seen = Seen()
         self._wants = Wants()
         self._kept = Kept()
-        # Pushed messages of others that are not told of yet, or are being looked at, and who has them.
+        # What came from others and is not told of yet, or is being looked at, and who has it.
         self._holders: dict[bytes, set[bytes]] = {}
         self._untold: dict[bytes, Kind] = {}
         # What came too early: nobody is asked for it, but it may be pushed again.
@@ -68,7 +69,7 @@ class Relay:
         identifier = pushed_id(kind, body)
         if self._seen.add(identifier):
             self._holders[identifier] = set()
-            self._tell_soon(identifier, kind, body)
+            self._keep_and_tell(identifier, kind, body)
 
     def announce(
         self,
@@ -81,10 +82,8 @@ class Relay:
         """Tell all peers but one, or one alone, of TXs or BLOCKs that are here; return the number of those told."""
         assert kind in ANNOUNCED
         links = [link for link in self._others(source) if to in (None, link.account)]
-        for first in range(0, len(ids), MAX_IDS):
-            body = encode(Ids(kind, tuple(ids[first : first + MAX_IDS])))
-            for link in links:
-                link.send(Kind.ANNOUNCE, body)
+        for link in links:
+            _send_ids(link, Kind.ANNOUNCE, kind, ids)
         return len(links)
 
     async def take(self, link: Link, kind: Kind, body: bytes) -> None:
@@ -105,10 +104,13 @@ class Relay:
 
     def ask_again(self) -> None:
         """Ask others for what did not come in time. To be called now and then."""
+        again: defaultdict[tuple[bytes, Kind], list[bytes]] = defaultdict(list)
         for account, item in self._wants.overdue(time.monotonic()):
-            link = self._links.get(account)
-            if link is not None and not self._has(item):
-                _ask(link, item.kind, [item.identifier])
+            if not self._has(item):
+                again[account, item.kind].append(item.identifier)
+        for (account, kind), ids in again.items():
+            if (link := self._links.get(account)) is not None:
+                _send_ids(link, Kind.WANT, kind, ids)
 
     def gone(self, link: Link) -> None:
         """Have others asked for what this peer was asked for."""
@@ -116,13 +118,12 @@ class Relay:
 
     def _take_announcement(self, link: Link, body: bytes) -> None:
         kind, ids = _ids(body)
-        if kind == Kind.PUSHED:
-            for each in ids:
-                self._note_holder(link, each)
+        for each in ids:
+            self._note_holder(link, each)
         unknown = [item for each in ids if not self._has(item := Item(kind, each))]
         wanted = self._wants.announced(link.account, unknown, time.monotonic())
         if wanted:
-            _ask(link, kind, [item.identifier for item in wanted])
+            _send_ids(link, Kind.WANT, kind, [item.identifier for item in wanted])
 
     async def _take_want(self, link: Link, body: bytes) -> None:
         kind, ids = _ids(body)
@@ -138,11 +139,19 @@ class Relay:
 
     async def _take_body(self, link: Link, kind: Kind, body: bytes) -> None:
         identifier, body = body[:ID_BYTES], body[ID_BYTES:]
-        if not self._wants.came(link.account, Item(kind, identifier)):
+        item = Item(kind, identifier)
+        if not self._wants.came(link.account, item):
+            if self._wants.is_late(link.account, item):
+                return
             raise PeerFault(_UNASKED_POINTS, f"it sent a {kind.name} that it was not asked for")
         is_good = await self._service.receive(link.info, kind, body, identifier)
-        if is_good and self._service.has(kind, identifier):
+        if not (is_good and self._service.has(kind, identifier)):
+            return
+        if kind == Kind.BLOCK:  # no time is to be lost, and there are few
             self.announce(kind, [identifier], source=link)
+        else:
+            self._holders.setdefault(identifier, set()).add(link.account)
+            self._tell_soon(identifier, kind)
 
     async def _take_pushed(self, link: Link, kind: Kind, body: bytes) -> None:
         identifier = pushed_id(kind, body)
@@ -165,28 +174,29 @@ class Relay:
                     self._refused.add(identifier)
         if not is_good:
             return
-        self._tell_soon(identifier, kind, body)
+        self._keep_and_tell(identifier, kind, body)
 
-    def _tell_soon(self, identifier: bytes, kind: Kind, body: bytes) -> None:
+    def _keep_and_tell(self, identifier: bytes, kind: Kind, body: bytes) -> None:
         self._kept.add(identifier, kind, body, time.monotonic())
+        self._tell_soon(identifier, kind)
+
+    def _tell_soon(self, identifier: bytes, kind: Kind) -> None:
         if not self._untold:
             after_s = random.uniform(*_TELL_S)  # noqa: S311 - no secret
             asyncio.get_running_loop().call_later(after_s, self._tell)
         self._untold[identifier] = kind
 
     def _tell(self) -> None:
-        """Announce what was pushed to this node to those peers that are not known to have it."""
+        """Announce what came to this node to those peers that are not known to have it."""
         untold, self._untold = self._untold, {}
         holders = {identifier: self._holders.pop(identifier) for identifier in untold}
         for link in list(self._links.values()):
-            ids = [
-                identifier
-                for identifier, kind in untold.items()
-                if link.account not in holders[identifier] and self._concerns(kind, link)
-            ]
-            for first in range(0, len(ids), MAX_IDS):
-                body = encode(Ids(Kind.PUSHED, tuple(ids[first : first + MAX_IDS])))
-                link.send(Kind.ANNOUNCE, body)
+            ids: defaultdict[Kind, list[bytes]] = defaultdict(list)
+            for identifier, kind in untold.items():
+                if link.account not in holders[identifier] and self._concerns(kind, link):
+                    ids[kind if kind in ANNOUNCED else Kind.PUSHED].append(identifier)
+            for kind, found in ids.items():
+                _send_ids(link, Kind.ANNOUNCE, kind, found)
 
     def _concerns(self, kind: Kind, link: Link) -> bool:
         """Say whether a peer is to hear of a message of this kind: of a committee's talk others need not, who could but
@@ -207,8 +217,9 @@ class Relay:
         return (link for link in list(self._links.values()) if link is not source)
 
 
-def _ask(link: Link, kind: Kind, ids: Iterable[bytes]) -> None:
-    link.send(Kind.WANT, encode(Ids(kind, tuple(ids))))
+def _send_ids(link: Link, frame: Kind, kind: Kind, ids: Sequence[bytes]) -> None:
+    for first in range(0, len(ids), MAX_IDS):
+        link.send(frame, encode(Ids(kind, tuple(ids[first : first + MAX_IDS]))))
 
 
 def _ids(body: bytes) -> tuple[Kind, tuple[bytes, ...]]:

@@ -6,10 +6,10 @@ from pocqueue.pouw.p2p.frames import Kind
 from pocqueue.pouw.p2p.gossip import (
     ASK_PUSHED_S,
     ASK_S,
+    FORGET_PUSHED_S,
     FORGET_S,
     KEPT_S,
     MAX_KEPT_BYTES,
-    MAX_WANTS,
     MAX_WANTS_OF_PEER,
     Item,
     Kept,
@@ -105,20 +105,47 @@ def test_of_a_peer_that_is_gone_nothing_is_awaited() -> None:
     assert wants.announced(C, [y], 0.2) == [y]
 
 
-def test_there_are_only_so_many_wants() -> None:
-    """Of one peer and of all; they free their places."""
+def _many(first: int, num: int, kind: Kind = Kind.TX) -> list[Item]:
+    return [Item(kind, b"%d" % i) for i in range(first, first + num)]
+
+
+def test_there_are_only_so_many_wants_of_a_peer() -> None:
+    """They free their places."""
     wants = Wants()
-
-    def items(first: int, num: int) -> list[Item]:
-        return [Item(Kind.TX, b"%d" % i) for i in range(first, first + num)]
-
-    assert len(wants.announced(A, items(0, 10_000), 0.0)) == MAX_WANTS_OF_PEER
-    asked = sum(
-        len(wants.announced(b"%d" % peer, items(10_000 * (peer + 1), 10_000), 0.0))
-        for peer in range(99)
-    )
-    assert asked == MAX_WANTS - MAX_WANTS_OF_PEER
-    assert wants.came(A, items(0, 1)[0])
-    assert len(wants.announced(A, items(9_000, 2), 0.0)) == 1
+    assert len(wants.announced(A, _many(0, 10_000), 0.0)) == MAX_WANTS_OF_PEER
+    assert wants.came(A, _many(0, 1)[0])
+    assert len(wants.announced(A, _many(9_000, 2), 0.0)) == 1
     wants.overdue(FORGET_S)
-    assert len(wants.announced(A, items(0, 10_000), FORGET_S)) == MAX_WANTS_OF_PEER
+    assert len(wants.announced(A, _many(0, 10_000), FORGET_S)) == MAX_WANTS_OF_PEER
+
+
+def test_what_many_peers_announce_and_do_not_have_keeps_nothing_else_out() -> None:
+    """However many keys one has, what another peer announces is asked for."""
+    wants, honest = Wants(), _items("x")
+    for peer in range(64):
+        wants.announced(b"%d" % peer, _many(10_000 * peer, MAX_WANTS_OF_PEER), 0.0)
+    assert wants.announced(A, honest, 0.0) == honest
+
+
+def test_what_was_pushed_is_soon_given_up() -> None:
+    """As soon as nobody keeps it; what is announced may take its time."""
+    wants = Wants()
+    pushed, announced = _many(0, 1, Kind.PUSHED), _many(0, 1)
+    wants.announced(A, [*pushed, *announced], 0.0)
+    wants.overdue(FORGET_PUSHED_S)
+    assert wants.announced(B, [*pushed, *announced], FORGET_PUSHED_S) == pushed
+
+
+def test_an_answer_after_another_ones_is_late_and_not_unasked_for() -> None:
+    """Once; and of whoever was asked alone."""
+    wants = Wants()
+    [x, y] = _items("x", "y")
+    wants.announced(A, [x, y], 0.0)
+    wants.announced(B, [x], 0.0)
+    wants.overdue(ASK_S)
+    assert wants.came(B, x)
+    assert not wants.came(A, x)
+    assert [wants.is_late(peer, x) for peer in (A, A, B, C)] == [True, False, False, False]
+    wants.overdue(FORGET_S)
+    assert not wants.came(A, y)
+    assert wants.is_late(A, y), "nobody sent it"

@@ -16,7 +16,7 @@ from pocqueue.pouw.p2p.messages import Ids, Reason
 from pocqueue.pouw.p2p.network import MAX_HALF_OPEN_OF_ADDRESS
 from pocqueue.pouw.p2p.relay import pushed_id
 from pocqueue.pouw.p2p.roster import MAX_INBOUND_OF_ADDRESS
-from pocqueue.pouw.wire.codec import encode
+from pocqueue.pouw.wire.codec import decode, encode
 from tests.pouw.p2p.nodes import Node, id_of, running
 from tests.pouw.p2p.rogue import connected, linked
 from tests.support.waiting import PATIENCE_S, until
@@ -163,6 +163,62 @@ async def test_what_is_announced_is_fetched_and_announced_on() -> None:
         assert {body for kind, body in c.keeper.received if kind == Kind.TX} == set(transactions)
         assert len(b.keeper.received) == 101
         assert not a.keeper.received
+
+
+async def test_who_answers_after_another_one_is_not_held_to_account(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was asked first and had no time; so are all its answers, more than would ban it."""
+    monkeypatch.setattr("pocqueue.pouw.p2p.gossip.ASK_S", 0.0)
+    node, quick = Node("a"), Node("quick")
+    bodies = {id_of(body): body for body in (b"tx %d" % i for i in range(60))}
+    quick.keeper.bodies = dict(bodies)
+    ids = encode(Ids(Kind.TX, tuple(bodies)))
+    async with running(node, quick), linked(*node.where) as slow:
+        await quick.network.connect(*node.where)
+        slow.channel.send(Kind.ANNOUNCE, ids)
+        await slow.next(Kind.WANT)
+        quick.network.announce(Kind.TX, *bodies)
+        await until(lambda: len(node.keeper.received) == 60)
+        for identifier, body in bodies.items():
+            slow.channel.send(Kind.TX, identifier, body)
+        slow.channel.send(Kind.STATUS, b"\0\0\0\1", b"there?")
+        assert await slow.next(answer_to(Kind.STATUS)) == b"\0\0\0\1there?"
+        # Behind them in the same line.
+        slow.channel.send(Kind.VOTE, b"last")
+        await until(lambda: (Kind.VOTE, b"last") in node.keeper.received)
+        assert not node.keeper.charges
+        assert len(node.keeper.received) == 61
+
+
+async def test_transactions_are_announced_on_many_at_once() -> None:
+    """Or who passes on as many as may come would send too many announcements."""
+    a, b = Node("a"), Node("b")
+    a.keeper.bodies = {id_of(body): body for body in (b"tx %d" % i for i in range(200))}
+    async with running(a, b), linked(*b.where) as third:
+        await a.network.connect(*b.where)
+        a.network.announce(Kind.TX, *a.keeper.bodies)
+        told, frames = set[bytes](), 0
+        while len(told) < 200:
+            told |= set(decode(await third.next(Kind.ANNOUNCE), Ids).ids)
+            frames += 1
+        assert told == set(a.keeper.bodies)
+        assert frames < 100
+
+
+async def test_who_is_asked_again_for_much_is_asked_in_few_messages() -> None:
+    """All that another one that is gone did not send."""
+    node = Node("a")
+    bodies = [b"tx %d" % i for i in range(64)]
+    ids = encode(Ids(Kind.TX, tuple(map(id_of, bodies))))
+    async with running(node), linked(*node.where) as second:
+        async with linked(*node.where) as first:
+            first.channel.send(Kind.ANNOUNCE, ids)
+            await first.next(Kind.WANT)
+            second.channel.send(Kind.ANNOUNCE, ids)
+            second.channel.send(Kind.VOTE, b"heard")
+            await until(lambda: (Kind.VOTE, b"heard") in node.keeper.received)
+        assert set(decode(await second.next(Kind.WANT), Ids).ids) == set(map(id_of, bodies))
 
 
 async def test_an_announcement_to_one_peer_is_its_alone() -> None:
