@@ -27,7 +27,7 @@ KINDS: Final[dict[Kind, type[Word]]] = {
     Kind.BEACON: BeaconShare,
 }
 #: Words of one member about one turn that are passed on: some ballots' votes, and two of each that contradict.
-_MAX_WORDS = 64
+MAX_WORDS: Final = 64
 #: A member that speaks of a turn that ended so long ago has missed its record, ...
 _LATE_S = 0.3
 #: ... which is then said again, this often at most. And so long nobody is asked for a turn that may just end.
@@ -116,7 +116,7 @@ class Hearing:
         if any(at < due - 1 for at, _ in self._counts):
             self._counts = Counter({at: n for at, n in self._counts.items() if at[0] >= due - 1})
         self._counts[turn.number, place] += 1
-        if self._counts[turn.number, place] > _MAX_WORDS:
+        if self._counts[turn.number, place] > MAX_WORDS:
             return False
         if turn.number >= due:
             self._waiting[turn.number].append(word)

@@ -7,8 +7,10 @@ peer has the slots between no more.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
+from typing import Final
 
 from pocqueue.pouw.errors import BadEncoding, ChainError, LinkError, SlotError
 from pocqueue.pouw.flow.core import Core
@@ -37,6 +39,8 @@ _MAX_BEHIND = 512
 _TURN_S = 60.0
 #: Slots before the newest one that a newcomer begins at: enough for blocks that are not final yet.
 _HEAD_START = 128
+#: Requests of peers that are in the slots' thread at once; the node's own work waits behind no more of them.
+_MAX_GIVEN: Final = 2
 
 
 class SlotSync:
@@ -48,6 +52,7 @@ class SlotSync:
 
     def __init__(self, core: Core, slots: SlotFlow, store: SlotStore) -> None:
         self._core, self._slots, self._store = core, slots, store
+        self._giving = asyncio.Semaphore(_MAX_GIVEN)
 
     async def follow(self, peer: PeerInfo, status: Status) -> None:
         """Take in what a peer has of the task that it trains, if it is ahead.
@@ -114,19 +119,31 @@ class SlotSync:
     async def slots(self, request: SlotsRequest) -> Slots:
         """Return slots of a task for whoever asks."""
         limits = (MAX_SLOTS, MAX_ANSWER_BYTES)
-        found = await self._slots.in_slots(self._store.slots, request.task, request.first, *limits)
+        async with self._giving:
+            found = await self._slots.in_slots(
+                self._store.slots, request.task, request.first, *limits
+            )
         return Slots(tuple(found))
 
     async def piece(self, request: WeightsRequest) -> Weights:
         """Return a piece of the newest weights at or before a slot.
 
         Raises:
-            LinkError: there are none.
+            LinkError: there are none, or they have fewer pieces.
         """
-        found = await self._slots.in_slots(self._store.checkpoint, request.task, request.slot)
+        async with self._giving:
+            found = await self._slots.in_slots(self._piece, request)
         if found is None:
-            raise LinkError("no weights of that task are here")
+            raise LinkError("no such piece of weights is here")
+        return found
+
+    def _piece(self, request: WeightsRequest) -> Weights | None:
         first = request.piece * PIECE_BYTES
+        # Weights are only read if something of them is given.
+        if first >= self._store.checkpoint_bytes(request.task, request.slot):
+            return None
+        found = self._store.checkpoint(request.task, request.slot)
+        assert found is not None
         return Weights(
             found.slot, found.signed, len(found.theta), found.theta[first : first + PIECE_BYTES]
         )

@@ -24,7 +24,7 @@ from pocqueue.pouw.committee.words import at
 from pocqueue.pouw.errors import PouwError, SlotError
 from pocqueue.pouw.flow.beacons import BeaconShares
 from pocqueue.pouw.flow.core import Core, now_ms, wait_for
-from pocqueue.pouw.flow.hearing import Hearing, Word, check
+from pocqueue.pouw.flow.hearing import MAX_WORDS, Hearing, Word, check
 from pocqueue.pouw.flow.open_slot import OpenSlot
 from pocqueue.pouw.flow.proposals import Judge, deep_anchor
 from pocqueue.pouw.flow.slots import SlotFlow
@@ -142,7 +142,9 @@ class OpenTurn:
             is_new = self._beacon.add(word.member, word.share)
             self._proofs[word.member] = (word.word, word.proof)
         elif self._agreement is None:
-            is_new = word not in self._early
+            place = at(word)[1]
+            said = [one for one in self._early if at(one)[1] == place]
+            is_new = len(said) < MAX_WORDS and word not in said
             if is_new:
                 self._early.append(word)
         else:

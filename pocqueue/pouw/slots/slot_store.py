@@ -149,6 +149,13 @@ class SlotStore(NodeFile):
             row = db.execute(query, (task, slot)).fetchone()
         return None if row is None else Checkpoint(self._decode(row[0], SignedCertificate), row[1])
 
+    def checkpoint_bytes(self, task: bytes, slot: int) -> int:
+        """Return how many bytes the newest weights at or before a slot have, without reading them; 0: as `checkpoint`."""
+        query = "SELECT length(theta) FROM theta WHERE task = ? AND slot <= ? ORDER BY slot DESC LIMIT 1"
+        with self.transaction() as db:
+            row = db.execute(query, (task, slot)).fetchone()
+        return 0 if row is None else int(row[0])
+
     def slots(
         self, task: bytes, first: int, limit: int, max_bytes: int = _LAST, last: int = _LAST
     ) -> list[Slot]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +29,7 @@ from pocqueue.pouw.wire.requests import (
 from tests.pouw.blocks import FILLER, GENESIS, trained
 from tests.pouw.flow.parts import PEER, Parts, Signed, follow, forged, parts, piece, succeeded
 from tests.pouw.slots import support as made
+from tests.support.waiting import PATIENCE_S
 
 
 @pytest.fixture(autouse=True)
@@ -225,8 +228,56 @@ async def test_what_is_asked_for_is_answered() -> None:
         assert len((await node.slot_sync.slots(SlotsRequest(FILLER, 0))).slots) == 64
         found = await node.slot_sync.piece(WeightsRequest(FILLER, 70, 0))
         assert (found.slot, found.num_bytes) == (64, len(peer.history.theta))
-        with pytest.raises(LinkError, match="no weights of that task"):
+        with pytest.raises(LinkError, match="no such piece"):
             await node.slot_sync.piece(WeightsRequest(b"o" * 32, 9, 0))
+
+
+async def test_a_piece_beyond_the_end_is_refused_without_a_look_at_the_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or a peer could have all of them read for an answer of nothing, as often as it may ask."""
+    async with parts() as node:
+        peer = Signed()
+        peer.go_on(70)
+        await follow(node, peer)
+        num_pieces = -(-len(peer.history.theta) // PIECE_BYTES)
+        found = await node.slot_sync.piece(WeightsRequest(FILLER, 70, num_pieces - 1))
+        assert found.piece
+        read = list[int]()
+        monkeypatch.setattr(node.store, "checkpoint", lambda _task, slot: read.append(slot))
+        for beyond in (num_pieces, 2**50):
+            with pytest.raises(LinkError, match="no such piece"):
+                await node.slot_sync.piece(WeightsRequest(FILLER, 70, beyond))
+        assert read == []
+
+
+async def test_who_asks_for_much_at_once_does_not_hold_up_the_node(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its own work waits behind two answers at most, of all that are asked for."""
+    async with parts() as node:
+        peer = Signed()
+        peer.go_on(70)
+        await follow(node, peer)
+        gate, order, read = threading.Event(), list[str](), node.store.checkpoint
+
+        def checkpoint(task: bytes, slot: int) -> Checkpoint | None:
+            gate.wait(PATIENCE_S)
+            order.append("given")
+            return read(task, slot)
+
+        monkeypatch.setattr(node.store, "checkpoint", checkpoint)
+        asked = [
+            asyncio.create_task(node.slot_sync.piece(WeightsRequest(FILLER, 70, 0)))
+            for _ in range(10)
+        ]
+        await asyncio.sleep(0)  # they have all begun
+        own = asyncio.create_task(node.slots.in_slots(order.append, "own"))
+        await asyncio.sleep(0)
+        gate.set()
+        await asyncio.gather(own, *asked)
+        assert order.index("own") <= 2
+        assert order.count("given") == 10
 
 
 async def test_a_committee_without_its_slots_jumps_if_nobody_has_them(

@@ -15,7 +15,9 @@ from msgspec.structs import replace
 
 from pocqueue.pouw.chain.mining import spec_of
 from pocqueue.pouw.chain.signatures import sign
+from pocqueue.pouw.flow.hearing import MAX_WORDS
 from pocqueue.pouw.flow.open_slot import OpenSlot
+from pocqueue.pouw.flow.turns import OpenTurn
 from pocqueue.pouw.p2p.frames import Kind
 from pocqueue.pouw.slots import bls, collector
 from pocqueue.pouw.slots.maps import encode_map, map_hash
@@ -390,6 +392,25 @@ async def test_what_a_decision_rests_on_is_on_disk_before_it_is_shown(
             await until(lambda: shown != [], "its share")
         assert shown[0] == [PREVOTE, PRECOMMIT]
         _nobody_contradicts(hub)
+
+
+async def test_a_member_cannot_fill_a_turn_that_is_not_to_be_closed_yet() -> None:
+    """So many of its words are kept, whatever ballots they are of; the others are heard as before."""
+    async with four(is_on=False) as (_hub, members):
+        one = members[0]
+        seat = await one.duty._own_seat()
+        assert seat is not None
+        turn = OpenTurn(one.duty._bench, seat)
+
+        def vote(place: int, ballot: int) -> Vote:
+            network = one.core.genesis.network
+            blank = Vote(network, 0, 0, ballot, PREVOTE, None, place, None, bytes(64))
+            return replace(blank, signature=sign(key(NAMES[place]), blank.id))
+
+        heard = [turn.hear(vote(1, ballot)) for ballot in range(MAX_WORDS + 20)]
+        assert heard == [True] * MAX_WORDS + [False] * 20
+        assert turn.hear(vote(2, 0))
+        assert not turn.hear(vote(2, 0))
 
 
 async def test_a_slot_has_the_messages_that_members_have() -> None:
