@@ -13,7 +13,7 @@ import msgspec
 
 from pocqueue.pouw.chain.evidence import check_evidence, is_due, offence_of
 from pocqueue.pouw.chain.records import SUPERVISOR, VERIFIER
-from pocqueue.pouw.errors import InvalidBlock, InvalidTransaction, NotSigned, PouwError
+from pocqueue.pouw.errors import ChainError, InvalidBlock, InvalidTransaction, NotSigned, PouwError
 from pocqueue.pouw.flow.core import Core, Tasks
 from pocqueue.pouw.wire.evidence import Fault, TwoMessages, TwoProposals, TwoVotes
 from pocqueue.pouw.wire.slots import Iteration
@@ -120,10 +120,11 @@ class Accusations:
         """Say whether a message is as false as it is accused to be, by training over it.
 
         Raises:
-            PouwError: it cannot be trained over here, now.
+            PouwError: it cannot be trained over here, now; or there is nothing to be had for it: others may have shown
+                it before, so that is held against nobody.
         """
         if not await self._core.in_chain(is_due, self._core.chain.tip.state, Evidence(accused)):
-            return False
+            raise ChainError("what somebody is accused of is paid for, or there is no stake.")
         place = (accused.task, accused.slot, accused.miner, accused.lane)
         iteration = await self._certified.message(*place)
         if iteration.id != accused.message:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from pocqueue.pouw.committee.seats import FindSeat, Seat, share_key
 from pocqueue.pouw.errors import BadEncoding, NotSigned, PeerFault, PouwError
 from pocqueue.pouw.flow.core import Bell, Core, Tasks
 from pocqueue.pouw.p2p.frames import Kind
+from pocqueue.pouw.p2p.limits import Bucket, Conduct
 from pocqueue.pouw.p2p.service import PeerInfo
 from pocqueue.pouw.slots import bls
 from pocqueue.pouw.wire.codec import decode, encode
@@ -36,6 +38,15 @@ REPEAT_S: Final = 2.0
 _PASS_S: Final = 1.5
 #: Motions that are remembered, and those of one account among them.
 _MAX_HEARD, _MAX_OF_SENDER = 1000, 64
+#: So many motions a second are passed on and judged, and so many at once: of one sender that are new, as many of it
+#: that were heard before, so that nobody keeps new ones out who repeats another's old ones; and of all senders. A link
+#: may carry twice as many as the last.
+_OF_SENDER: Final = (1.0, 8)
+_OF_ALL: Final = (10.0, 100)
+_MAX_BUCKETS = 1000
+#: For an accusation that a member has trained over and found wrong: an account with four of them is not heard for a
+#: while (`Conduct`). A member whose own machine is faulty thereby hears nobody, and there are others.
+_WRONG_POINTS = 25
 _POINTS = 50
 _ACCUSERS = (SUPERVISOR, VERIFIER)
 
@@ -75,7 +86,8 @@ class Statements:
 
     Attributes:
         judges: by the statement's type, what says whether one is right. It is asked once for each statement, one
-            at a time; it may raise a PouwError if it cannot say yet, then it is asked again with the next repeat.
+            of a type at a time; it may raise a PouwError if it cannot say yet, then it is asked again with the next
+            repeat.
     """
 
     def __init__(self, core: Core, tasks: Tasks, find_seat: FindSeat) -> None:
@@ -83,7 +95,11 @@ class Statements:
         self.judges: dict[type, Callable[[Any], Awaitable[bool]]] = {}
         self._heard: dict[bytes, _Heard] = {}
         self._moved: dict[bytes, _Moved] = {}
-        self._judging = asyncio.Lock()
+        # By the statement's type: an end of a task does not wait for accusations.
+        self._judging: defaultdict[type, asyncio.Lock] = defaultdict(asyncio.Lock)
+        # By sender, empty for all of them, and whether it is for motions that were heard before.
+        self._buckets: dict[tuple[bytes, bool], Bucket] = {}
+        self._conduct = Conduct()
         #: A judge has said what it thinks of a statement.
         self.judged = Bell()
 
@@ -100,14 +116,12 @@ class Statements:
         digest = statement_digest(core.genesis.network, statement)
         moved = self._moved.setdefault(digest, _Moved(committee))
         heard = self._heard.get(digest) or self._new(digest, core.account)
-        if heard is not None:
-            heard.is_judged = True  # by the caller
+        heard.is_judged = True  # by the caller
         seat = await core.in_chain(self._find_seat, committee)
         if seat is not None:
             share = seat.share.sign(digest)
             moved.add(seat.place, share)
-            if heard is not None:  # somebody else may move the same
-                heard.answer = self._answer(seat, digest, share)
+            heard.answer = self._answer(seat, digest, share)  # somebody else may move the same
         try:
             async with asyncio.timeout(timeout_s):
                 while not moved.enough.is_set():
@@ -135,23 +149,26 @@ class Statements:
         statement, core = motion.asked.statement, self._core
         if motion.network != core.genesis.network:
             raise PeerFault(_POINTS, "a motion of another network")
-        digest = statement_digest(motion.network, statement)
+        digest, now_s = statement_digest(motion.network, statement), time.monotonic()
         heard = self._heard.get(digest)
-        if heard is not None and time.monotonic() - heard.passed_s < _PASS_S:
+        if heard is not None and now_s - heard.passed_s < _PASS_S:
             return False
         committee = self._in_office(statement.epoch)
         if committee is None or not self._may_move(motion):
             return False
+        if self._conduct.is_banned(motion.sender, now_s):
+            return False
         if not verify(motion.sender, motion.id, motion.signature):
             raise PeerFault(_POINTS, "a motion that is not signed by its sender")
+        if not self._allows(motion.sender, now_s, is_repeated=heard is not None):
+            return False
         heard = heard or self._new(digest, motion.sender)
-        if heard is not None:
-            heard.passed_s = time.monotonic()
-            core.network.push(Kind.MOTION, body)
-            if heard.answer is not None:
-                core.network.push(Kind.SHARE, heard.answer)
-            elif not heard.is_judged and type(statement) in self.judges:
-                self._tasks.start(self._judge(statement, committee, digest, heard))
+        heard.passed_s = now_s
+        core.network.push(Kind.MOTION, body)
+        if heard.answer is not None:
+            core.network.push(Kind.SHARE, heard.answer)
+        elif not heard.is_judged and type(statement) in self.judges:
+            self._tasks.start(self._judge(motion, committee, digest, heard))
         return False
 
     def receive_share(self, peer: PeerInfo, body: bytes) -> bool:
@@ -198,12 +215,24 @@ class Statements:
         state = self._core.chain.tip.state
         return any(state.live_ticket(motion.sender, role) is not None for role in roles)
 
-    def _new(self, digest: bytes, sender: bytes) -> _Heard | None:
-        """Remember a motion; None: its sender has too many of them."""
-        if sum(one.sender == sender for one in self._heard.values()) >= _MAX_OF_SENDER:
-            own = [at for at, one in self._heard.items() if one.sender == sender and one.is_judged]
-            if not own:
-                return None
+    def _allows(self, sender: bytes, now_s: float, *, is_repeated: bool) -> bool:
+        """Count a motion; False if it is one too many, of its sender or of all."""
+        for which, (per_second, burst) in (
+            ((sender, is_repeated), _OF_SENDER),
+            ((b"", False), _OF_ALL),
+        ):
+            bucket = self._buckets.pop(which, None) or Bucket(per_second, burst, burst, now_s)
+            self._buckets[which] = bucket  # as the newest one
+            if len(self._buckets) > _MAX_BUCKETS:
+                del self._buckets[next(iter(self._buckets))]
+            if not bucket.take(now_s):
+                return False
+        return True
+
+    def _new(self, digest: bytes, sender: bytes) -> _Heard:
+        """Remember a motion, and forget the oldest one if its sender, or all, have too many."""
+        own = [at for at, one in self._heard.items() if one.sender == sender]
+        if len(own) >= _MAX_OF_SENDER:
             del self._heard[own[0]]
         elif len(self._heard) >= _MAX_HEARD:
             del self._heard[next(iter(self._heard))]
@@ -211,15 +240,15 @@ class Statements:
         return found
 
     async def _judge(
-        self, statement: Statement, committee: Committee, digest: bytes, heard: _Heard
+        self, motion: Motion, committee: Committee, digest: bytes, heard: _Heard
     ) -> None:
         """Say what we think of a statement, if we have a seat in its committee."""
-        core = self._core
+        core, statement = self._core, motion.asked.statement
         seat: Seat | None = await core.in_chain(self._find_seat, committee)
         if seat is None:
             return
-        async with self._judging:
-            if heard.is_judged:
+        async with self._judging[type(statement)]:
+            if heard.is_judged or self._conduct.is_banned(motion.sender, time.monotonic()):
                 return
             try:
                 is_right = await self.judges[type(statement)](statement)
@@ -234,7 +263,9 @@ class Statements:
             _log.warning(
                 "%s A statement of %s is not right: %s",
                 core.name,
-                heard.sender.hex()[:16],
+                motion.sender.hex()[:16],
                 statement,
             )
+            if isinstance(statement, Fault):
+                self._conduct.charge(motion.sender, _WRONG_POINTS, time.monotonic())
         self.judged.ring()

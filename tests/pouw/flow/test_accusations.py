@@ -219,11 +219,13 @@ async def test_a_judge_that_cannot_train_over_says_nothing(state: State) -> None
 
 
 async def test_a_judge_signs_nothing_about_what_is_not_certified_or_paid_for(state: State) -> None:
-    """Another message of the lane, a miner without a stake, an offence that has cost one."""
+    """Another message of the lane; and of a miner without a stake, or an offence that has cost one, it says nothing."""
     node = _Node(state, verdict=InvalidBlock("re-execution", "it is false."))
     async with _running(node, "supervisor") as running:
         assert not await running.accusations.judge(found_false(message=message(loss=5).id))
-        assert not await running.accusations.judge(found_false("nobody"))
+        with pytest.raises(ChainError):
+            await running.accusations.judge(found_false("nobody"))
         running.core.chain.tip.state = after(state, signed("finder", Evidence(TWO_MESSAGES), 2))
-        assert not await running.accusations.judge(found_false())
+        with pytest.raises(ChainError):
+            await running.accusations.judge(found_false())
         assert node.trained == 0

@@ -26,6 +26,7 @@ from tests.pouw.flow.committees import dealt
 from tests.pouw.flow.parts import PEER
 from tests.pouw.offences import found_false
 from tests.pouw.support import GENESIS, account, key
+from tests.support.waiting import PATIENCE_S, until
 
 _NAMES = ("first", "second", "third", "fourth")
 _DEALT = dealt([account(name) for name in _NAMES])
@@ -211,3 +212,89 @@ async def test_what_is_no_motion_is_held_against_its_sender() -> None:
             with pytest.raises(PeerFault):
                 await statements.receive_motion(PEER, body)
         assert decode(encode(motion), type(motion)) == motion
+
+
+def _num_passed(node: _Node) -> int:
+    return [kind for kind, _ in node.pushed].count(Kind.MOTION)
+
+
+async def test_who_moves_much_is_passed_on_at_a_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Far below that of a link, or all that pass it on would be taken for a flood. Its old motions, repeated by anybody,
+    do not keep out a new one, nor another's."""
+    monkeypatch.setattr(statements_module, "_PASS_S", 0.0)
+    async with _committee(True, True, verifier=None) as (member, other, verifier):
+        statements = verifier.statements
+        bodies = [encode(statements._motion(found_false(slot=slot))) for slot in range(64)]
+        for _ in range(4):
+            for body in bodies:
+                await member.statements.receive_motion(PEER, body)
+        began = _num_passed(member)
+        assert 8 <= began < 64
+        await member.statements.receive_motion(PEER, encode(other.statements._motion(_CLOSE)))
+        assert _num_passed(member) == began + 1
+
+
+async def test_old_motions_keep_no_new_one_of_their_sender_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever has heard them may repeat them as often as he likes."""
+    monkeypatch.setattr(statements_module, "_PASS_S", 0.0)
+    async with _committee(True, verifier=None) as nodes:
+        member, statements = nodes[0].statements, nodes[1].statements
+        old, new = (encode(statements._motion(found_false(slot=slot))) for slot in (1, 2))
+        for _ in range(40):
+            await member.receive_motion(PEER, old)
+        assert _num_passed(nodes[0]) < 40
+        await member.receive_motion(PEER, new)
+        assert nodes[0].pushed[-1] == (Kind.MOTION, new)
+
+
+async def test_who_accuses_wrongly_is_not_heard_any_more() -> None:
+    """After four times, of which nobody else is worse off: neither what is already waiting nor what comes is judged."""
+    judged = list[object]()
+
+    async def judge(statement: object) -> bool:
+        judged.append(statement)
+        return False
+
+    async with _committee(verifier=None, first=judge) as (verifier, member):
+        statements = verifier.statements
+        for slot in range(7):
+            body = encode(statements._motion(found_false(slot=slot)))
+            await member.statements.receive_motion(PEER, body)
+        await until(lambda: not member.tasks._running)
+        assert len(judged) == 4
+        num_passed = _num_passed(member)
+        body = encode(statements._motion(found_false(slot=8)))
+        assert not await member.statements.receive_motion(PEER, body)
+        assert (_num_passed(member), member.tasks._running) == (num_passed, set())
+
+
+async def test_the_end_of_a_task_does_not_wait_for_accusations() -> None:
+    """One that takes long to train over, say."""
+    gate = asyncio.Event()
+
+    async def judge(statement: object) -> bool:
+        if isinstance(statement, Fault):
+            await gate.wait()
+        return True
+
+    async with _committee(True, verifier=None, second=judge, third=judge) as nodes:
+        for one in nodes[2:]:
+            body = encode(nodes[1].statements._motion(found_false()))
+            await one.statements.receive_motion(PEER, body)
+        assert _is_signed(await nodes[0].statements.sign(_CLOSE, PATIENCE_S))
+        gate.set()
+
+
+async def test_a_node_that_judges_nothing_passes_on_new_motions_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many their sender has moved before: the oldest are forgotten."""
+    monkeypatch.setattr(statements_module, "_OF_SENDER", (1e9, 1000))
+    monkeypatch.setattr(statements_module, "_OF_ALL", (1e9, 1000))
+    async with _committee(verifier=None, outsider=None) as (verifier, outsider):
+        for slot in range(70):
+            body = encode(verifier.statements._motion(found_false(slot=slot)))
+            await outsider.statements.receive_motion(PEER, body)
+        assert _num_passed(outsider) == 70
