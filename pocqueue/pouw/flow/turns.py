@@ -122,6 +122,8 @@ class OpenTurn:
                     wait_s = await self._step()
                     if slots.next_turn == self.turn.number:
                         await wait_for(wake, wait_s)
+                if slots.newest_record is not None:
+                    bench.open_slot.certified(slots.newest_record)
         finally:
             hearing.listener = None
             for task in self._judging.values():
