@@ -22,6 +22,7 @@ from pocqueue.pouw.errors import (
     SlotError,
     TrainingError,
 )
+from pocqueue.pouw.flow.bench import Bench
 from pocqueue.pouw.flow.blocks import BlockFlow
 from pocqueue.pouw.flow.closing import Closings
 from pocqueue.pouw.flow.core import Core, Tasks, now_ms, wait_for
@@ -33,7 +34,7 @@ from pocqueue.pouw.flow.proposals import Judge
 from pocqueue.pouw.flow.readiness import Readiness
 from pocqueue.pouw.flow.slots import SlotFlow
 from pocqueue.pouw.flow.task_choice import TaskChoice
-from pocqueue.pouw.flow.turns import Bench, OpenTurn
+from pocqueue.pouw.flow.turns import OpenTurn
 from pocqueue.pouw.slots.history import SlotHistory
 from pocqueue.pouw.slots.slot_store import SlotStore
 from pocqueue.pouw.wire.blocks import Block

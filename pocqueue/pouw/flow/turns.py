@@ -10,61 +10,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
-import msgspec
-
-from pocqueue.pouw.chain.signatures import sign
 from pocqueue.pouw.committee.agreement import Agreement
 from pocqueue.pouw.committee.seats import Seat
 from pocqueue.pouw.committee.turn import Turn
 from pocqueue.pouw.committee.words import at
-from pocqueue.pouw.errors import PouwError, SlotError
-from pocqueue.pouw.flow.beacons import BeaconShares
-from pocqueue.pouw.flow.core import Core, now_ms, wait_for
-from pocqueue.pouw.flow.hearing import MAX_WORDS, Hearing, Word, check
-from pocqueue.pouw.flow.open_slot import OpenSlot
-from pocqueue.pouw.flow.proposals import Judge, deep_anchor
-from pocqueue.pouw.flow.slots import SlotFlow
+from pocqueue.pouw.errors import PouwError
+from pocqueue.pouw.flow.bench import Bench
+from pocqueue.pouw.flow.core import now_ms, wait_for
+from pocqueue.pouw.flow.hearing import MAX_WORDS, Word, check
+from pocqueue.pouw.flow.proposals import deep_anchor
+from pocqueue.pouw.flow.turn_end import TurnEnd
 from pocqueue.pouw.p2p.frames import Kind
 from pocqueue.pouw.slots.history import Unsigned
-from pocqueue.pouw.slots.slot_store import SlotStore
 from pocqueue.pouw.wire.codec import encode
-from pocqueue.pouw.wire.evidence import TwoProposals, TwoVotes
-from pocqueue.pouw.wire.slots import SignedCertificate, SlotRecord, beacon_digest
 from pocqueue.pouw.wire.votes import BeaconShare, Proposal, Said
 
 #: After so long without a word all that is held of the turn is said again.
 REPEAT_S: Final = 0.4
-#: Turns from one cleaning up to the next.
-_FORGET_EVERY = 32
 #: While this node may not sign, it looks again after this.
 _PAUSE_S = 1.0
 
 _log = logging.getLogger(__name__)
-
-
-class MaySign(Protocol):
-    """See `Readiness.may_sign`."""
-
-    def __call__(self, *, is_alone: bool) -> Awaitable[bool]: ...
-
-
-@dataclass(eq=False)
-class Bench:
-    """What a member works with, turn after turn."""
-
-    core: Core
-    slots: SlotFlow
-    store: SlotStore
-    hearing: Hearing
-    judge: Judge
-    open_slot: OpenSlot
-    may_sign: MaySign
-    #: Hears what shows that a member has contradicted itself.
-    on_fault: Callable[[TwoVotes | TwoProposals], None]
 
 
 class OpenTurn:
@@ -87,11 +55,7 @@ class OpenTurn:
         self._values: dict[bytes, Unsigned] = {}
         slots.judged = self._values
         self._judging: dict[bytes, asyncio.Task[None]] = {}
-        self._beacon = BeaconShares(seat.committee)
-        #: Words and their signatures as members show them. One that is of another turn says nothing here.
-        self._proofs: dict[int, tuple[bytes, bytes]] = {}
-        self._own_share: bytes | None = None  # as it is sent
-        self._told: set[int] = set()  # places of members whose shares are wrong
+        self._end = TurnEnd(bench, seat, self.turn)
         self._wake = asyncio.Event()
         self._heard_s = time.monotonic()
 
@@ -141,8 +105,7 @@ class OpenTurn:
 
     def _hear_checked(self, word: Word) -> bool:
         if isinstance(word, BeaconShare):
-            is_new = self._beacon.add(word.member, word.share)
-            self._proofs[word.member] = (word.word, word.proof)
+            is_new = self._end.hear(word)
         elif self._agreement is None:
             place = at(word)[1]
             said = [one for one in self._early if at(one)[1] == place]
@@ -162,12 +125,8 @@ class OpenTurn:
 
         A leader of a later ballot alone has nothing to say yet; or one liar could close every slot at once.
         """
-        spoken = [at(one) for one in self._early]
-        is_proposed = any(
-            isinstance(one, Proposal) and ballot == 0
-            for one, (ballot, _) in zip(self._early, spoken, strict=True)
-        )
-        members = {member for _, member in spoken} | self._proofs.keys()
+        is_proposed = any(isinstance(one, Proposal) and at(one)[0] == 0 for one in self._early)
+        members = {at(one)[1] for one in self._early} | self._end.proofs.keys()
         return is_proposed or len(members) > self.turn.faults
 
     def _begin(self, said: list[Said]) -> None:
@@ -192,12 +151,12 @@ class OpenTurn:
         assert agreement is not None
         if agreement.wants_value:
             await self._propose(agreement)
-        for word, proof in self._proofs.values():
+        for word, proof in self._end.proofs.values():
             agreement.learn(word, proof)
         self._judge(agreement)
         agreement.tick(now_ms())
         await self._say(agreement)
-        if agreement.decided is not None and await self._finish(agreement):
+        if agreement.decided is not None and await self._end.finish(agreement, self._values):
             return None
         return None if self._is_alone else self._repeated(agreement)
 
@@ -256,75 +215,13 @@ class OpenTurn:
         kind = Kind.PROPOSAL if isinstance(said, Proposal) else Kind.VOTE
         self._bench.core.network.push(kind, encode(said))
 
-    async def _finish(self, agreement: Agreement) -> bool:
-        """Go on with a decision as far as that can be: show the beacon's share, combine it, take in the slot.
-
-        Returns:
-            Whether the slot is here.
-        """
-        decided, bench = agreement.decided, self._bench
-        assert decided is not None
-        certificate = decided.certificate
-        digest = beacon_digest(
-            certificate.network, certificate.epoch, certificate.task, certificate.slot
-        )
-        if self._own_share is None:
-            self._show_share(certificate.word, decided.signature, digest)
-        beacon = self._beacon.combined(digest)
-        for place in (self._beacon.liars | agreement.liars) - self._told:
-            self._told.add(place)
-            bench.core.alert(
-                "byzantine_fault", f"member {place} of the committee has given a wrong share"
-            )
-        if beacon is None:
-            return False
-        signed = SignedCertificate(certificate, decided.signature, beacon)
-        history = await bench.slots.history(certificate.task)
-        value = self._values.get(certificate.id)
-        if value is None:
-            try:
-                value = await bench.slots.in_slots(history.judge, certificate, decided.ids)
-            except SlotError as exc:
-                _log.debug("%s Turn %d waits: %s", bench.core.name, self.turn.number, exc)
-                return False
-        advance = value.certified(signed)
-        if await bench.slots.decide(history, advance, is_alone=self._is_alone):
-            # All members have the same bytes: one sends them to everybody.
-            is_leader = self.turn.leader(certificate.ballot) == self._seat.place
-            network = bench.core.network
-            say = network.push if is_leader else network.tell
-            say(Kind.RECORD, encode(SlotRecord(signed, decided.ids)))
-            if not self._is_alone and self.turn.number % _FORGET_EVERY == 0:
-                await bench.slots.in_slots(bench.store.forget_said, self.turn.number)
-        return True
-
-    def _show_share(self, word: bytes, proof: bytes, digest: bytes) -> None:
-        turn, seat, core = self.turn, self._seat, self._bench.core
-        share = seat.share.sign(digest)
-        self._beacon.add(seat.place, share)
-        blank = BeaconShare(
-            network=turn.network,
-            epoch=turn.committee.epoch,
-            turn=turn.number,
-            word=word,
-            proof=proof,
-            member=seat.place,
-            share=share,
-            signature=bytes(64),
-        )
-        said = msgspec.structs.replace(blank, signature=sign(core.key, blank.id))
-        self._own_share = encode(said)
-        if not self._is_alone:
-            core.network.push(Kind.BEACON, self._own_share)
-
     def _repeated(self, agreement: Agreement) -> float:
         """Say all again if nothing was heard for long; return after how many seconds there is something to do."""
         if time.monotonic() - self._heard_s >= REPEAT_S:
             self._heard_s = time.monotonic()
             for one in agreement.repeat():
                 self._push(one)
-            if self._own_share is not None:
-                self._bench.core.network.push(Kind.BEACON, self._own_share)
+            self._end.repeat()
         silence_s = max(self._heard_s + REPEAT_S - time.monotonic(), 0.001)
         next_ms = agreement.next_at_ms
         return silence_s if next_ms is None else min(silence_s, max(next_ms - now_ms(), 1) / 1000)
