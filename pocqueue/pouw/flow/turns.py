@@ -29,6 +29,8 @@ from pocqueue.pouw.wire.votes import BeaconShare, Proposal, Said
 
 #: After so long without a word all that is held of the turn is said again.
 REPEAT_S: Final = 0.4
+#: And after so long whatever was heard: one liar can always say something new.
+_REPEAT_AT_LEAST_S = 2.0
 #: While this node may not sign, it looks again after this.
 _PAUSE_S = 1.0
 
@@ -57,7 +59,7 @@ class OpenTurn:
         self._judging: dict[bytes, asyncio.Task[None]] = {}
         self._end = TurnEnd(bench, seat, self.turn)
         self._wake = asyncio.Event()
-        self._heard_s = time.monotonic()
+        self._heard_s = self._repeated_s = time.monotonic()
 
     async def run(self) -> None:
         """Go on until the turn's certificate is here, from this member or from anybody.
@@ -217,8 +219,9 @@ class OpenTurn:
 
     def _repeated(self, agreement: Agreement) -> float:
         """Say all again if nothing was heard for long; return after how many seconds there is something to do."""
-        if time.monotonic() - self._heard_s >= REPEAT_S:
-            self._heard_s = time.monotonic()
+        due_s = min(self._heard_s + REPEAT_S, self._repeated_s + _REPEAT_AT_LEAST_S)
+        if time.monotonic() >= due_s:
+            self._heard_s = self._repeated_s = time.monotonic()
             for one in agreement.repeat():
                 self._push(one)
             self._end.repeat()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +134,34 @@ async def test_a_silent_leader_costs_a_ballot() -> None:
         ballots = [one.ballot for one in members[0].certificates()[:5]]
         assert ballots[2] >= 1
         _nobody_contradicts(hub)
+
+
+async def test_a_liar_that_always_says_something_new_keeps_nobody_from_repeating() -> None:
+    """The first words of one are lost, and the three need each other."""
+    async with four(is_on=False) as (hub, members), contextlib.AsyncExitStack() as stack:
+        lost, liar = set[bytes](), members[3]
+        numbers = count(10)
+
+        def is_through() -> bool:
+            """Say one thing more, unless the turn is over."""
+            network = members[0].core.genesis.network
+            vote = Vote(network, 0, 0, next(numbers), 1, None, 3, None, bytes(64))
+            body = encode(replace(vote, signature=sign(key("fourth"), vote.id)))
+            for one in members[:3]:
+                one.inbox.put_nowait((liar.account, Kind.VOTE, body))
+            return all(one.turn for one in members[:3])
+
+        def passes(source: bytes, _to: bytes, kind: Kind) -> bool:
+            is_first = source == members[1].account and hub.said[-1][2] not in lost
+            if is_first and kind is Kind.VOTE:
+                lost.add(hub.said[-1][2])
+            return not is_first or kind is not Kind.VOTE
+
+        hub.passes = passes
+        for one in members[:3]:
+            stack.callback(asyncio.create_task(one.duty.run_slots()).cancel)
+        await until(is_through, "the turn")
+        assert lost
 
 
 async def test_two_of_four_certify_nothing() -> None:
