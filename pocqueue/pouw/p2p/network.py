@@ -256,7 +256,13 @@ class Network:
             return
         task = asyncio.create_task(self._let_in(connection, host))
         self._half_open[task] = host
-        task.add_done_callback(self._half_open.pop)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            del self._half_open[task]
+            if task.cancelled():  # it may be before its first step
+                connection.close()
+
+        task.add_done_callback(ended)
 
     def _holds_many_open(self, host: str) -> bool:
         held = sum(other == host for other in self._half_open.values())
