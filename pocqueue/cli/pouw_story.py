@@ -17,11 +17,12 @@ class Story:
 
     def lines(self, found: dict[str, Any]) -> list[str]:
         """Return what is new, each line with the order's name before it."""
-        return [
-            f"{found['name']}: {line}"
-            for key, line in _happened(found)
-            if key not in self._told and not self._told.add(key)  # type: ignore[func-returns-value]
-        ]
+        new = []
+        for key, line in _happened(found):
+            if key not in self._told:
+                self._told.add(key)
+                new.append(f"{found['name']}: {line}")
+        return new
 
 
 def now(found: dict[str, Any]) -> str:

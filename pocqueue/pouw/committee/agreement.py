@@ -192,18 +192,6 @@ class Agreement:
         self.decided = Decided(certificate, signature, ids)
         return True
 
-    def postpone(self, until_ms: int, now_ms: int) -> None:
-        """Give the leader time: the open ballot's proposal is not due before then.
-
-        Args:
-            until_ms: Unix time when this member would propose, were it the leader.
-            now_ms: Unix time.
-        """
-        self._look_at_clock(now_ms)
-        is_awaited = self._step == _Step.PROPOSE and not self._words.proposal(self._ballot)
-        if is_awaited and self._step_ms is not None:
-            self._step_ms = max(self._step_ms, until_ms + self._length_ms)
-
     def tick(self, now_ms: int) -> None:
         """Go on without what has not come in time."""
         self._look_at_clock(now_ms)

@@ -153,18 +153,6 @@ def test_a_proposal_is_judged_in_a_time_of_its_own() -> None:
     assert member.next_at_ms == 1100
 
 
-def test_a_proposal_that_is_not_due_yet_is_waited_for() -> None:
-    """As long as its leader may wait for lanes."""
-    member = FOUR.member(1)
-    member.postpone(5000, 100)
-    assert member.next_at_ms == 5600
-    member.postpone(300, 200)
-    assert member.next_at_ms == 5600
-    member.hear(FOUR.proposal(), 1000)
-    member.postpone(9000, 1000)
-    assert member.next_at_ms == 1600
-
-
 def test_a_clock_that_is_set_back_moves_the_times() -> None:
     """Nobody waits an hour more."""
     member = FOUR.member(1, now_ms=3_600_000)
