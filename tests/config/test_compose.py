@@ -305,7 +305,7 @@ def test_the_image_has_what_each_service_takes() -> None:
     )
     names = {re.split(r"[\[<>=]", line)[0] for line in done.stdout.splitlines()}
     assert {"celery", "torch", "sqlalchemy", "alembic", "limits", "pynacl", "psycopg"} <= names
-    assert {"msgspec", "psutil", "pyblst"} <= names
+    assert {"msgspec", "psutil", "pyblst", "wallycore"} <= names
     assert not names & {"pytest", "vllm"}
 
 
