@@ -144,10 +144,13 @@ class Life:
         self._blocks.on_cheat = accusations.accuse
         audits = self._audits = Audits(core, self._blocks, accusations.accuse)
 
+        async def choose(history: SlotHistory, advance: Advance) -> None:
+            audits.add(await self._slots.in_slots(audits.choose, history.task, advance))
+
         async def on_advance(history: SlotHistory, advance: Advance) -> None:
             await self.miner.on_record(history, advance.slot.record)
-            if config.role in _AUDITORS:
-                audits.add(await self._slots.in_slots(audits.choose, history.task, advance))
+            if config.role in _AUDITORS:  # the next slot does not wait for that
+                self._tasks.start(choose(history, advance))
 
         self._slots.on_advance = on_advance
         closings = Closings(core, self._slots, slot_store, self._orders, self._statements)

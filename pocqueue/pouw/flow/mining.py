@@ -80,7 +80,7 @@ class Mining:
         def tries(parts: int, entries: int) -> int:
             return core.config.tries(allowed_draws(core.genesis, task, parts, entries))
 
-        block = await self._slots.in_slots(lane.certified, record, tries)
+        block = await self._slots.with_history(history, lane.certified, record, tries)
         slot = record.signed.certificate.slot
         if self._sent == (task.id, slot):
             self._sent = None
@@ -112,7 +112,7 @@ class Mining:
         lane = await self._lane(history)
         changed = asyncio.ensure_future(self._slots.changed.heard(_REPEAT_S))
         try:
-            work = await self._slots.in_slots(lane.work)
+            work = await self._slots.with_history(history, lane.work)
             if work is not None:
                 await self._compute(history, lane, work)
             elif (current := lane.current) is not None:

@@ -49,7 +49,7 @@ class OpenSlot:
         if newest is not None and newest.task != history.task.id:
             return newest.time_ms + self._core.genesis.parameters.slot_ms
         awaited = await self._lanes.awaited(history.task.id, history.next_slot)
-        return await self._slots.in_slots(collector.closes_at, now_ms(), awaited)
+        return await self._slots.with_history(history, collector.closes_at, now_ms(), awaited)
 
     async def value(self, turn: Turn, anchor: Anchor, newest: Certificate | None) -> Unsigned:
         """Return the slot as it would be proposed now; see `Collector.value`."""
@@ -61,7 +61,8 @@ class OpenSlot:
         left_out = {
             lane for (of, lane), end in self._left_out.items() if of == task.id and slot < end
         }
-        found = await self._slots.in_slots(
+        found = await self._slots.with_history(
+            history,
             collector.value,
             now_ms(),
             turn.committee.epoch,

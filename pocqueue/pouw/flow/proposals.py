@@ -71,7 +71,7 @@ class Judge:
         history = await self._slots.history(certificate.task)
         if certificate.slot > history.next_slot:
             raise SlotError("missing", f"slots {history.next_slot} to {certificate.slot - 1}.")
-        found = await self._slots.in_slots(history.judge, certificate, proposal.ids)
+        found = await self._slots.with_history(history, history.judge, certificate, proposal.ids)
         if not found.messages and not await self._choice.allows_empty(certificate.task, newest):
             raise SlotError("task", f"nobody trains {certificate.task.hex()}.")
         limits = await self._lanes.limits(certificate.task, certificate.slot)
@@ -80,7 +80,9 @@ class Judge:
             if lane >= limits.get(miner, 0):
                 raise SlotError("lane", f"{miner.hex()} has no lane {lane}.")
             place = (certificate.slot, (miner, lane))
-            if not await self._slots.in_slots(self._core.is_shown, history, *place):
+            if history.task.noise is not None and not await self._slots.in_slots(
+                self._core.is_shown, history, *place
+            ):
                 raise SlotError(
                     "missing", f"the noise of {miner.hex()} up to slot {certificate.slot}."
                 )

@@ -1,7 +1,7 @@
 """Certified slots of all tasks: messages and records that arrive, and the weights that follow from them.
 
 What is trained is what the newest certificate is of: a committee that turns to another task certifies an empty
-slot of it, and everybody follows. Histories are used in one thread of their own.
+slot of it, and everybody follows. Histories are used by one thread at a time: their own, or the event loop's (`OneThread`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
 from pocqueue.pouw.chain.mining import lanes_of
@@ -19,6 +18,7 @@ from pocqueue.pouw.errors import BadEncoding, PeerFault, SlotError
 from pocqueue.pouw.flow.certificate_clock import CertificateClock, is_by
 from pocqueue.pouw.flow.core import Bell, Core, now_ms
 from pocqueue.pouw.flow.histories import Histories
+from pocqueue.pouw.flow.one_thread import OneThread
 from pocqueue.pouw.p2p.service import PeerInfo
 from pocqueue.pouw.slots import messages
 from pocqueue.pouw.slots.certificate import verify_signed, verify_turn
@@ -41,6 +41,8 @@ _NOBODYS_FAULT = frozenset(
 #: Rules that only who makes certificates up can break.
 _FORGED = frozenset(("signature", "beacon"))
 _POINTS = 50
+#: What is done with the weights of a model of so many in a slot takes less than a millisecond.
+_SMALL_WEIGHTS = 65_536
 #: A task without slots for so long before the anchor is over.
 _OVER_MS = 600_000
 
@@ -78,7 +80,7 @@ class SlotFlow:
         self.newest_record: SlotRecord | None = None
         #: When it may be said again that clocks differ, by the monotonic clock.
         self._now = CertificateClock(core, self.in_slots)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="slots")
+        self._thread = OneThread("slots")
         #: Slots are taken in one after another. Nobody waits for anything of blocks while he has it.
         self._lock = asyncio.Lock()
         self.on_advance: Callable[[SlotHistory, Advance], Coroutine[Any, Any, None]] | None = None
@@ -139,8 +141,16 @@ class SlotFlow:
 
     async def in_slots(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Do something with histories or their store in their thread."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, lambda: work(*args, **kwargs))
+        return await self._thread.run(work, *args, **kwargs)
+
+    async def with_history(
+        self, history: SlotHistory, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T:
+        """Do with a history what each slot asks for, in memory alone; of a small model at once, if the thread is idle."""
+        # What is shown of a private task is on disk.
+        is_short = history.task.num_weights <= _SMALL_WEIGHTS and history.task.noise is None
+        run = self._thread.run_short if is_short else self._thread.run
+        return await run(work, *args, **kwargs)
 
     async def history(self, task: bytes) -> SlotHistory:
         """Return a task's history as far as this node has it; one that it has nothing of begins at slot 0.
@@ -184,7 +194,8 @@ class SlotFlow:
             SlotError: it breaks a rule.
         """
         lanes = lanes_of(self._core.chain.tip.state, message.iteration.miner)
-        is_new = await self.in_slots(self._kept, history, message, None if is_own else lanes)
+        lanes_or_none = None if is_own else lanes
+        is_new = await self.with_history(history, self._kept, history, message, lanes_or_none)
         self._tell(history)
         if is_new:
             self.heard.ring()
@@ -224,17 +235,21 @@ class SlotFlow:
                 return False
             # Nothing is made of what a stranger may have signed.
             committee = await self._committee_of(certificate, is_asked=is_asked)
-            await self.in_slots(verify_signed, signed, committee)
-            verify_turn(certificate, self._newest.certificate if self._newest else None)
-            history = await self.history(certificate.task)
+            if known is None:
+                await self.in_slots(verify_signed, signed, committee)
+            history = known or await self.history(certificate.task)
             if certificate.slot != history.next_slot:
                 return False
-            judged = self.judged.get(certificate.id)
-            if judged is not None and judged.certificate.previous == history.previous:
-                advance = judged.certified(signed)
-            else:
-                advance = await self.in_slots(history.check, record, messages)
-            await self._take_in(history, advance, is_own=False)
+
+            def checked() -> Advance:
+                verify_signed(signed, committee)
+                verify_turn(certificate, self._newest.certificate if self._newest else None)
+                judged = self.judged.get(certificate.id)
+                if judged is not None and judged.certificate.previous == history.previous:
+                    return judged.certified(signed)
+                return history.check(record, messages)
+
+            await self._take_in(history, certificate, checked, is_own=False)
         return True
 
     async def is_ahead(self, signed: SignedCertificate) -> bool:
@@ -313,25 +328,39 @@ class SlotFlow:
             is_alone: nobody else has it: it is on disk on return.
         """
         async with self._lock:
-            if advance.certificate.previous != history.previous:
+            certificate = advance.certificate
+            if certificate.previous != history.previous:
                 return False
-            await self._take_in(history, advance, is_own=is_alone)
+            await self._take_in(history, certificate, lambda: advance, is_own=is_alone)
         return True
 
     async def num_slots(self, task: bytes) -> int:
         """Return how many slots of a task are certified, as far as this node knows."""
+        known = self._histories.get(task)
+        if known is not None:
+            return known.next_slot
         return await self.in_slots(self._store.num_slots, task)
 
     async def last(self, limit: int) -> list[SlotRecord]:
         """Return the newest slots of all tasks that are here, newest first."""
         return await self.in_slots(self._store.last, limit)
 
-    async def _take_in(self, history: SlotHistory, advance: Advance, *, is_own: bool) -> None:
-        certificate, record, last = advance.certificate, advance.slot.record, self._newest
+    async def _take_in(
+        self,
+        history: SlotHistory,
+        certificate: Certificate,
+        checked: Callable[[], Advance],
+        *,
+        is_own: bool,
+    ) -> None:
+        """Take in a slot; `checked` returns it, in the slots' thread, or raises what is wrong with it."""
+        last = self._newest
         # A chain may hold an anchor only after the slot that names it: after a failure of power a member would open
         # the turn again, in the epoch that the anchor has begun.
         has_new_anchor = last is None or last.certificate.anchor != certificate.anchor
-        await self.in_slots(self._written, history, advance, is_own or has_new_anchor)
+        is_durable = is_own or has_new_anchor
+        advance = await self.in_slots(self._written, history, checked, is_durable)
+        record = advance.slot.record
         self._tell(history)
         try:
             if self.on_advance is not None:
@@ -400,9 +429,13 @@ class SlotFlow:
             return committee
         return chain.tip.state.committee(0 if office is None else office.epoch + 1)
 
-    def _written(self, history: SlotHistory, advance: Advance, is_durable: bool) -> None:
+    def _written(
+        self, history: SlotHistory, checked: Callable[[], Advance], is_durable: bool
+    ) -> Advance:
+        advance = checked()
         self._store.write(advance, durable=is_durable)
         history.add(advance)
+        return advance
 
     def _kept(self, history: SlotHistory, message: IterationWithMap, lanes: int | None) -> bool:
         if lanes is not None:

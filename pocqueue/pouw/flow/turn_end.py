@@ -45,6 +45,7 @@ class TurnEnd:
         self._beacon = BeaconShares(seat.committee)
         self.proofs: dict[int, tuple[bytes, bytes]] = {}
         self._own_share: bytes | None = None  # as it is sent
+        self._is_said = False
         self._told: set[int] = set()  # places of members whose shares are wrong
 
     def hear(self, word: BeaconShare) -> bool:
@@ -84,24 +85,37 @@ class TurnEnd:
         if beacon is None:
             return False
         signed = SignedCertificate(certificate, decided.signature, beacon)
+        if not self._is_alone:
+            self._say_record(
+                signed, decided.ids
+            )  # others have it too, so nobody waits for this disk
         history = await bench.slots.history(certificate.task)
         value = judged.get(certificate.id)
         if value is None:
             try:
-                value = await bench.slots.in_slots(history.judge, certificate, decided.ids)
+                value = await bench.slots.with_history(
+                    history, history.judge, certificate, decided.ids
+                )
             except SlotError as exc:
                 _log.debug("%s Turn %d waits: %s", bench.core.name, self._turn.number, exc)
                 return False
         advance = value.certified(signed)
         if await bench.slots.decide(history, advance, is_alone=self._is_alone):
-            # All members have the same bytes: one sends them to everybody.
-            is_leader = self._turn.leader(certificate.ballot) == self._seat.place
-            network = bench.core.network
-            say = network.push if is_leader else network.tell
-            say(Kind.RECORD, encode(SlotRecord(signed, decided.ids)))
-            if not self._is_alone and self._turn.number % _FORGET_EVERY == 0:
+            if self._is_alone:
+                self._say_record(signed, decided.ids)
+            elif self._turn.number % _FORGET_EVERY == 0:
                 await bench.slots.in_slots(bench.store.forget_said, self._turn.number)
         return True
+
+    def _say_record(self, signed: SignedCertificate, ids: tuple[bytes, ...]) -> None:
+        """Send the slot's record, once: all members have the same bytes, and one sends them to everybody."""
+        if self._is_said:
+            return
+        self._is_said = True
+        is_leader = self._turn.leader(signed.certificate.ballot) == self._seat.place
+        network = self._bench.core.network
+        say = network.push if is_leader else network.tell
+        say(Kind.RECORD, encode(SlotRecord(signed, ids)))
 
     def _show_share(self, word: bytes, proof: bytes, digest: bytes) -> None:
         turn, seat, core = self._turn, self._seat, self._bench.core

@@ -46,7 +46,7 @@ class _Leader:
 
     async def _collector(self) -> tuple[Any, Any]:
         history = SimpleNamespace(
-            task=SimpleNamespace(id=_TASK, noise=self._noise), next_slot=self._slot
+            task=SimpleNamespace(id=_TASK, noise=self._noise, num_weights=1), next_slot=self._slot
         )
         return history, SimpleNamespace(value=self._value)
 
