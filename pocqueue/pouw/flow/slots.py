@@ -18,13 +18,15 @@ from pocqueue.pouw.errors import BadEncoding, PeerFault, SlotError
 from pocqueue.pouw.flow.certificate_clock import CertificateClock, is_by
 from pocqueue.pouw.flow.core import Bell, Core, now_ms
 from pocqueue.pouw.flow.histories import Histories
+from pocqueue.pouw.flow.offices import Offices
 from pocqueue.pouw.flow.one_thread import OneThread
+from pocqueue.pouw.flow.pruning import prune
 from pocqueue.pouw.p2p.service import PeerInfo
 from pocqueue.pouw.slots import messages
 from pocqueue.pouw.slots.certificate import verify_signed, verify_turn
 from pocqueue.pouw.slots.collector import Collector
 from pocqueue.pouw.slots.history import Advance, Checkpoint, SlotHistory, Unsigned
-from pocqueue.pouw.slots.slot_store import KEPT_MAPS, SlotStore
+from pocqueue.pouw.slots.slot_store import SlotStore
 from pocqueue.pouw.wire.codec import decode
 from pocqueue.pouw.wire.evidence import TwoMessages
 from pocqueue.pouw.wire.requests import IterationWithMap
@@ -43,8 +45,6 @@ _FORGED = frozenset(("signature", "beacon"))
 _POINTS = 50
 #: What is done with the weights of a model of so many in a slot takes less than a millisecond.
 _SMALL_WEIGHTS = 65_536
-#: A task without slots for so long before the anchor is over.
-_OVER_MS = 600_000
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -88,8 +88,7 @@ class SlotFlow:
         #: What this node, as a member, has found right of the open turn, by the certificate's id.
         self.judged: dict[bytes, Unsigned] = {}
         self._collector: tuple[SlotHistory, Collector] | None = None
-        # Who is in office at the newest anchor that was asked for.
-        self._office: tuple[bytes, Committee] | None = None
+        self._offices = Offices(core)
         #: A slot more is certified.
         self.changed = Bell()
         #: When the newest one came, in seconds since 1970; 0: none did.
@@ -135,9 +134,7 @@ class SlotFlow:
         block = anchor.id
         if newest is not None and newest.certificate.anchor_height > anchor.height:
             block = newest.certificate.anchor
-        if self._office is None or self._office[0] != block:
-            return await self._core.in_chain(self._in_office, block)
-        return self._office[1]
+        return await self._offices.at(block)
 
     async def in_slots(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Do something with histories or their store in their thread."""
@@ -317,7 +314,7 @@ class SlotFlow:
 
     async def prune(self) -> None:
         """Forget maps and weights that no block above the anchor needs."""
-        await self.in_slots(self._prune)
+        await self.in_slots(prune, self._core, self._store)
 
     async def decide(self, history: SlotHistory, advance: Advance, *, is_alone: bool) -> bool:
         """Take in a slot that this node's own committee has certified; False: somebody's record of it came first.
@@ -417,18 +414,6 @@ class SlotFlow:
         older = self._core.chain.tip.state.committee(certificate.epoch) if is_asked else None
         return older or committee
 
-    def _in_office(self, block: bytes) -> Committee | None:
-        """Return who is in office at a block, or the first one above it."""
-        chain = self._core.chain
-        if not chain.knows(block):
-            return None
-        state = chain.state_at(block)
-        office, committee = state.office, state.committee_in_office
-        if committee is not None:
-            self._office = (block, committee)
-            return committee
-        return chain.tip.state.committee(0 if office is None else office.epoch + 1)
-
     def _written(
         self, history: SlotHistory, checked: Callable[[], Advance], is_durable: bool
     ) -> Advance:
@@ -443,19 +428,3 @@ class SlotFlow:
         if self._collector is not None and self._collector[0] is history:
             return self._collector[1].add(message, now_ms())
         return history.keep(message)
-
-    def _prune(self) -> None:
-        chain, genesis = self._core.chain, self._core.genesis
-        anchor, state = chain.anchor.header, chain.tip.state
-        for task, newest in self._store.tasks().items():
-            record, has_pay = state.task(task), not genesis.is_filler(task)
-            # Ids of fillers are in the order of their generations.
-            is_older = (
-                genesis.is_filler(anchor.task) and genesis.is_filler(task) and task < anchor.task
-            )
-            if task == anchor.task:
-                self._store.prune(task, anchor.slot - KEPT_MAPS, has_pay=has_pay)
-            elif newest.time_ms < anchor.time_ms - _OVER_MS and (
-                is_older or (record is not None and record.outcome is not None)
-            ):
-                self._store.prune(task, newest.slot + 2, has_pay=has_pay)
