@@ -134,7 +134,9 @@ async def _resolved(host: str, port: int) -> list[str]:
 def _listener(address: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
-        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        # By its protocol asyncio knows what it accepts for TCP, and then sends small frames at once (TCP_NODELAY).
+        kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
+        sock = socket.socket(family, kind, socket.IPPROTO_TCP)
     except OSError as exc:
         raise _NoSuchFamily(exc.errno, "no such family") from None
     try:
