@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import threading
 from typing import Any
 
 import pytest
@@ -102,6 +104,21 @@ async def test_who_is_in_office_at_the_anchor_certifies() -> None:
         old.group = "heir"
         assert await node.slots.take(old.go_on(epoch=1, **switch))
         assert node.slots.newest[1] == 3
+
+
+async def test_who_is_in_office_is_looked_for_once() -> None:
+    """It is asked for each word of a turn, and the chain's thread may be busy with a block."""
+    async with parts() as node:
+        found, go_on = await node.slots.committee(), threading.Event()
+        busy = asyncio.create_task(node.core.in_chain(go_on.wait))
+        await asyncio.sleep(0)
+        try:
+            async with asyncio.timeout(60):
+                assert await node.slots.committee() == found
+        finally:
+            go_on.set()
+            await busy
+        assert found is not None
 
 
 async def test_a_slot_on_the_way_may_be_of_an_epoch_that_is_over() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections import Counter
 from itertools import count, pairwise
 from pathlib import Path
@@ -20,6 +21,7 @@ from pocqueue.pouw.flow.open_slot import OpenSlot
 from pocqueue.pouw.flow.turns import OpenTurn
 from pocqueue.pouw.p2p.frames import Kind
 from pocqueue.pouw.slots import bls, collector
+from pocqueue.pouw.slots.history import Advance
 from pocqueue.pouw.slots.maps import encode_map, map_hash
 from pocqueue.pouw.wire.codec import decode, encode
 from pocqueue.pouw.wire.hashes import ZERO, merkle_root
@@ -422,6 +424,31 @@ async def test_what_a_decision_rests_on_is_on_disk_before_it_is_shown(
         _nobody_contradicts(hub)
 
 
+async def test_a_record_does_not_wait_for_the_disk_of_who_sends_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A slot that several have signed is with all of them, so miners need not wait until its leader has written it."""
+    async with four(is_on=False) as (hub, members):
+        leader, go_on = members[0], threading.Event()
+        write = leader.store.write
+
+        def slow(advance: Advance, *, durable: bool = True) -> None:
+            go_on.wait()
+            write(advance, durable=durable)
+
+        monkeypatch.setattr(leader.store, "write", slow)
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(go_on.set)
+            for one in members:
+                going = asyncio.create_task(one.duty.run_slots())
+                stack.callback(going.cancel)
+            await until(lambda: _has_said(hub, leader, Kind.RECORD), "the leader's record")
+            assert leader.turn == 0
+            go_on.set()
+            await _reached(members, 2)
+        _are_one(members, 2)
+
+
 async def test_a_member_cannot_fill_a_turn_that_is_not_to_be_closed_yet() -> None:
     """So many of its words are kept, whatever ballots they are of; the others are heard as before."""
     async with four(is_on=False) as (_hub, members):
@@ -460,6 +487,11 @@ async def test_a_slot_has_the_messages_that_members_have() -> None:
             await _reached(members, due)
             certified = max(one.count for one in members[0].certificates())
         _are_one(members, members[0].certificates()[-1].turn)
+
+
+def _has_said(hub: Hub, one: Member, kind: Kind) -> bool:
+    """Say whether a member has sent something of a kind to all."""
+    return any((who, sent) == (one.account, kind) for who, sent, _ in hub.said)
 
 
 def _proposed(name: str, first: Proposal, certificate: Any) -> Proposal:
