@@ -55,11 +55,12 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-#: Modules of tests/acceptance on a stack of workers that stands once; the others have processes of their own.
-_ON_SHARED_STACK = {
+#: Modules of tests/acceptance on processes that stand once; the others have processes of their own.
+_ON_SHARED_PROCESSES = {
     **dict.fromkeys(("test_artifact_delegation", "test_artifacts", "test_cli"), "stack"),
     **dict.fromkeys(("test_delegation", "test_mlnode"), "stack"),
     **dict.fromkeys(("test_broken_line", "test_failures", "test_rounds"), "quick stack"),
+    **dict.fromkeys(("test_host_agents", "test_hosts"), "hosts"),
 }
 
 
@@ -72,7 +73,7 @@ def _group(nodeid: str) -> str:
     # One clone of the machine.
     if str(path).startswith("tests/deploy/clone/"):
         return "clone"
-    shared = _ON_SHARED_STACK if path.parent.name == "acceptance" else {}
+    shared = _ON_SHARED_PROCESSES if path.parent.name == "acceptance" else {}
     return shared.get(path.stem, str(path))
 
 

@@ -1,7 +1,8 @@
-"""The stacks that acceptance tests share: two workers each, one scheduler, one io worker."""
+"""What acceptance tests share: stacks of two workers, one scheduler, one io worker; a service of GPU hosts."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -9,6 +10,7 @@ from types import MappingProxyType
 import pytest
 
 from pocqueue.rounds.spec import RoundState
+from tests.support.hosts_service import Hosts
 from tests.support.stack import QUICK, Stack
 
 
@@ -34,6 +36,18 @@ def stack(shared_stack: Stack) -> Iterator[Stack]:
 def quick_stack(shared_quick_stack: Stack) -> Iterator[Stack]:
     """The quick one, in the same way."""
     yield from _whole(shared_quick_stack)
+
+
+@pytest.fixture(scope="session")
+def hosts() -> Iterator[Hosts]:
+    """A running service of GPU hosts, its gateway and Redis up whenever a test begins."""
+    # Not below pytest's folder: that path is too long for a socket.
+    with tempfile.TemporaryDirectory(prefix="pq-") as folder:
+        hosts = Hosts(Path(folder))
+        try:
+            yield hosts
+        finally:
+            hosts.end()
 
 
 def _standing(folder: Path, variables: Mapping[str, str] = MappingProxyType({})) -> Iterator[Stack]:

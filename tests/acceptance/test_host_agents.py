@@ -4,34 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import pocqueue.hosts.python_host
-from tests.acceptance.test_hosts import Hosts
 from tests.hosts.parts import new_wallet, sleep
 from tests.support.commands import without_settings
+from tests.support.hosts_service import Hosts
 from tests.support.processes import with_us
 from tests.support.sandbox_process import need
-from tests.support.stack import PATIENCE_S
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE_S, wait_until
 
 SMALL_AGENT = Path(pocqueue.hosts.python_host.__file__).with_name("agent.py")
-
-
-@pytest.fixture(scope="module")
-def hosts() -> Iterator[Hosts]:
-    """A running service."""
-    with tempfile.TemporaryDirectory(prefix="pq-") as folder:
-        hosts = Hosts(Path(folder))
-        try:
-            yield hosts
-        finally:
-            hosts.end()
 
 
 class Machine:
