@@ -12,11 +12,11 @@ import httpx
 import pytest
 from typing_extensions import override
 
-from tests.support.chain import PATIENCE_S, Chain, Participant, Receiver, Stage, play
+from tests.support.chain import Chain, Participant, Receiver, Stage, play
 from tests.support.delegation_parts import SmallNode
 from tests.support.mlnode import PREFIX
 from tests.support.stack import Stack
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_S, until
 
 STAGE = Stage("embedded", seq_len=16)
 

@@ -20,10 +20,9 @@ import pytest
 
 from tests.support.commands import pocqueue, pocqueue_here, without_settings
 from tests.support.processes import running, wait_ready
+from tests.support.waiting import PATIENCE_S
 
 _PROGRAM = [sys.executable, "-m", "pocqueue", "pouw"]
-#: Nodes train, on machines that do other things too.
-_PATIENCE_S = 300.0
 
 
 class Running(NamedTuple):
@@ -75,7 +74,7 @@ def _node(role: str, folder: Path, *more: str, **variables: str) -> Iterator[Run
     argv += ["--port", str(port), "--http-port", str(http_port), *more]
     with running(argv, folder / "log", variables) as process:
         found = Running(process, folder, variables, port, http_port)
-        wait_ready(lambda: found.status() != {}, process, timeout_s=_PATIENCE_S)
+        wait_ready(lambda: found.status() != {}, process)
         yield found
 
 
@@ -95,9 +94,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         text = text.replace(line, quick)
     (folder / "quick.toml").write_text(text)
     with _node("supervisor", folder, POCQUEUE_POUW_NETWORK=str(folder / "quick.toml")) as found:
-        wait_ready(
-            lambda: found.status()["blockchain_height"] > 1, found.process, timeout_s=_PATIENCE_S
-        )
+        wait_ready(lambda: found.status()["blockchain_height"] > 1, found.process)
         yield found
 
 
@@ -157,6 +154,7 @@ def test_blocks(node: Running) -> None:
     assert "There is no block of height 1000000; the newest one is" in beyond.stderr
 
 
+@pytest.mark.long
 def test_an_order(node: Running) -> None:
     """A client orders a model and watches it to the end: matched, trained, closed, evaluated, paid; then it is among
     the tasks."""
@@ -177,11 +175,7 @@ def test_an_order(node: Running) -> None:
         POCQUEUE_POUW_NETWORK=network,
     )
     with miner, evaluator as judge:
-        wait_ready(
-            lambda: judge.is_staked(),
-            judge.process,
-            timeout_s=_PATIENCE_S,
-        )
+        wait_ready(lambda: judge.is_staked(), judge.process)
         done = pocqueue(
             node.folder / "client",
             *("pouw", *order, "--max-epochs", "5", "--bootstrap", address, "--json"),
@@ -232,7 +226,7 @@ def test_a_ticket_is_given_back(node: Running) -> None:
     address, network = f"127.0.0.1:{node.port}", node.variables["POCQUEUE_POUW_NETWORK"]
     begun = ("--bootstrap", address)
     with _node("verifier", node.folder / "verifier", *begun, POCQUEUE_POUW_NETWORK=network) as it:
-        wait_ready(it.is_staked, it.process, timeout_s=_PATIENCE_S)
+        wait_ready(it.is_staked, it.process)
         wrong = it.asked("ticket", "release", "ab" * 32)
         assert wrong.returncode == 2
         assert "is no live ticket of its sender" in " ".join(wrong.stderr.split())
@@ -326,7 +320,7 @@ def test_ctrl_c_and_again(tmp_path: Path) -> None:
         with _node("peer", tmp_path / "peer") as found:
             accounts.append(found.status()["public_key"])
             found.process.send_signal(signal.SIGINT)
-            assert found.process.wait(_PATIENCE_S) == 0, (found.folder / "log").read_text()
+            assert found.process.wait(PATIENCE_S) == 0, (found.folder / "log").read_text()
     assert accounts[0] == accounts[1]
     assert (tmp_path / "peer" / "pouw" / "key.pem").stat().st_mode & 0o077 == 0
 
@@ -342,10 +336,9 @@ def test_testnet(tmp_path: Path) -> None:
                 is not None
             ),
             process,
-            timeout_s=_PATIENCE_S,
         )
         process.send_signal(signal.SIGINT)
-        code = process.wait(_PATIENCE_S)
+        code = process.wait(PATIENCE_S)
     last = log.read_text().splitlines()[-1]
     assert (
         code,

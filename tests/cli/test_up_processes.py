@@ -25,10 +25,7 @@ from pocqueue.settings import Settings
 from tests.support.commands import without_settings
 from tests.support.delegation_parts import free_port
 from tests.support.stack import QUICK
-from tests.support.waiting import wait_until
-
-#: Two cores that import torch several times at once.
-PATIENCE_S = 300.0
+from tests.support.waiting import PATIENCE_S, wait_until
 
 
 class Up:

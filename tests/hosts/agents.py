@@ -16,9 +16,8 @@ from websockets.exceptions import ConnectionClosed
 from pocqueue import __version__
 from pocqueue.hosts.node_keys import NodeKey
 from pocqueue.hosts.wire import origin_of, rotation_text, signed_text
+from tests.support.waiting import PATIENCE_S
 
-#: Generous: the machine may be busy.
-PATIENCE_S = 300.0
 HOST = {
     "hostname": "gpu-rig-01",
     "gpus": [{"name": "NVIDIA RTX 4090", "memory": "24GB"}],

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from tests.hosts.agents import PATIENCE_S
+from tests.support.waiting import PATIENCE_S
 
 
 class PollingClient:

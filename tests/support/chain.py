@@ -22,12 +22,10 @@ import httpx
 from aiohttp import web
 
 from tests.support.callback_receiver import answering
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_S, until
 
 #: By which the chain has artifacts judged where it knows no better.
 STAT_TEST = {"dist_threshold": 0.4, "p_mismatch": 0.1, "p_value_threshold": 0.05}
-#: Generous: other tests may have the cores.
-PATIENCE_S = 300.0
 #: Shortest time that a receiver is away for: a minute, say, is asked for with TEST_OUTAGE_S=60.
 OUTAGE_S = float(os.environ.get("TEST_OUTAGE_S", "0"))
 

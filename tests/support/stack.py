@@ -24,11 +24,9 @@ from pocqueue.rounds.start import decided, deployed_model, draft_spec
 from pocqueue.settings import Settings
 from tests.support import commands
 from tests.support.commands import without_settings
-from tests.support.waiting import pause_s
+from tests.support.waiting import PATIENCE_S, pause_s
 
 ROOT = Path(__file__).parents[2]
-#: Generous: two cores may be busy with everything else of a CI run.
-PATIENCE_S = 300.0
 #: Variables for rounds whose values nobody looks at: no CPU has fewer instructions for this type than for bfloat16, and
 #: many take four times as long for that one.
 QUICK = {"POCQUEUE_DTYPE": "float32"}

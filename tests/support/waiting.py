@@ -13,7 +13,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 #: For what hangs: whatever else the machine does, nothing that works takes that long.
-PATIENCE_S = 300.0
+PATIENCE_S = 900.0
 
 
 def pause_s(waited_s: float, least_s: float = 0.005) -> float:

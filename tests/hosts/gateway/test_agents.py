@@ -6,9 +6,8 @@ import pytest
 
 from pocqueue.hosts.agent.identity import NEXT_KEY_NAME, Identity
 from pocqueue.hosts.leases import JobState
-from tests.hosts.agents import PATIENCE_S
 from tests.hosts.gateway.conftest import Gateway, Machine
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE_S, wait_until
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 

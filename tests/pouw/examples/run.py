@@ -21,11 +21,10 @@ from typing import Any
 from pocqueue.pouw.economics import NodeRole
 from pocqueue.pouw.node import NodeConfig, PoUWNode
 from pocqueue.pouw.training.trainer import Trainer
+from tests.support.waiting import PATIENCE_S
 
 #: Longest sleep of an example, and what stands for an hour.
 _LONGEST_S = 0.35
-#: What is waited for takes seconds; on a busy machine more.
-DEADLINE_S = 300.0
 
 
 def examples(document: Path) -> list[str]:
@@ -55,7 +54,7 @@ class Program:
     async def _sleep(self, seconds: float) -> None:
         """Sleep as an example does; an hour ends when what is waited for is done."""
         if seconds >= 3600:
-            await asyncio.wait_for(self.done.wait(), DEADLINE_S)
+            await asyncio.wait_for(self.done.wait(), PATIENCE_S)
         await asyncio.sleep(min(seconds, _LONGEST_S))
 
 
@@ -73,7 +72,7 @@ async def running(work: Awaitable[Any]) -> AsyncIterator[asyncio.Future[Any]]:
 
 async def until(condition: Callable[[], bool], what: str) -> None:
     """Wait for something; fail if it does not come."""
-    deadline = time.monotonic() + DEADLINE_S
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not come"
         await asyncio.sleep(0.1)
@@ -126,7 +125,7 @@ async def _network(texts: list[str]) -> dict[str, Any]:
 
     program.names |= {"print": lines.append, "PoUWNode": make, "_sleep": sleep}
     [work] = program.coroutines
-    await asyncio.wait_for(work, DEADLINE_S)
+    await asyncio.wait_for(work, PATIENCE_S)
     assert lines[0] == "Test network started successfully"
     return {"first": heights()[0], "last": heights()[-1]}
 
@@ -167,7 +166,7 @@ async def _miner(texts: list[str], said: io.StringIO, supervisor: PoUWNode) -> d
         mining = node.get_status()["is_mining"]
         assert node.security_system is not None
         program.done.set()
-        await asyncio.wait_for(task, DEADLINE_S)
+        await asyncio.wait_for(task, PATIENCE_S)
         return {
             "mining": mining,
             "tuned": node.config.omega_b != omega,
@@ -178,9 +177,9 @@ async def _miner(texts: list[str], said: io.StringIO, supervisor: PoUWNode) -> d
 async def _client(texts: list[str], said: io.StringIO, supervisor: PoUWNode) -> list[str]:
     """The client: its task is in a block of the chain in the end."""
     [work] = find(texts, "submit_training_task").coroutines
-    await asyncio.wait_for(work, DEADLINE_S)
+    await asyncio.wait_for(work, PATIENCE_S)
     assert "submitted successfully" in said.getvalue()
-    deadline = time.monotonic() + DEADLINE_S
+    deadline = time.monotonic() + PATIENCE_S
     while not (tasks := await supervisor.views.tasks()):
         assert time.monotonic() < deadline, "no block has the task"
         await asyncio.sleep(0.1)

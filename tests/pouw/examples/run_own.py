@@ -17,7 +17,8 @@ from pocqueue.pouw.chain.tasks import parse_requirements
 from pocqueue.pouw.data.parts import TESTING, read
 from pocqueue.pouw.economics import NodeRole
 from pocqueue.pouw.node import PoUWNode
-from tests.pouw.examples.run import DEADLINE_S, examples, find, until
+from tests.pouw.examples.run import examples, find, until
+from tests.support.waiting import PATIENCE_S
 
 
 async def main(document: Path) -> dict[str, Any]:
@@ -25,7 +26,7 @@ async def main(document: Path) -> dict[str, Any]:
     texts, said = examples(document), io.StringIO()
     with contextlib.redirect_stdout(said):
         [network] = find(texts, "small_network").coroutines
-        await asyncio.wait_for(network, DEADLINE_S)
+        await asyncio.wait_for(network, PATIENCE_S)
         supervisor = PoUWNode("bootstrap_001", NodeRole.SUPERVISOR)
         await supervisor.start()
         try:
@@ -33,7 +34,7 @@ async def main(document: Path) -> dict[str, Any]:
             find(texts, "watch_over").names["watch_over"](supervisor, alerts.append)
             supervisor.stake_and_register(1000.0)
             [client] = find(texts, "order_a_model").coroutines
-            await asyncio.wait_for(client, DEADLINE_S)
+            await asyncio.wait_for(client, PATIENCE_S)
             assert supervisor.security_system is not None
             supervisor.security_system.tell(
                 "isolated", source_peer="", detail="a try", height=1, slot=0, evidence=""

@@ -51,9 +51,9 @@ from pocqueue.pouw.wire.slots import Certificate, SlotRecord
 from tests.pouw.blocks import GENESIS
 from tests.pouw.flow.committees import Dealt, dealt
 from tests.pouw.support import account, group_key, key
+from tests.support.waiting import PATIENCE_S
 
 NAMES = ("first", "second", "third", "fourth")
-DEADLINE_S = 60.0
 
 
 def office_genesis(*miners: str) -> tuple[Genesis, Dealt]:
@@ -282,7 +282,7 @@ async def four(**fields: Any) -> AsyncIterator[tuple[Hub, list[Member]]]:
 
 async def until(condition: Callable[[], bool], what: str) -> None:
     """Wait for something; fail if it does not come."""
-    deadline = time.monotonic() + DEADLINE_S
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not come"
         await asyncio.sleep(0.01)

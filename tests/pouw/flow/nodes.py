@@ -12,9 +12,8 @@ from typing import Any
 from pocqueue.pouw.chain import genesis as genesis_module
 from pocqueue.pouw.economics import NodeRole
 from pocqueue.pouw.node import NodeConfig, PoUWNode
+from tests.support.waiting import PATIENCE_S
 
-#: What is waited for takes seconds; on a busy machine more.
-DEADLINE_S = 300.0
 _DEV = Path(genesis_module.__file__).with_name("dev.toml")
 
 
@@ -77,7 +76,7 @@ def height(one: PoUWNode) -> int:
 
 async def until(condition: Callable[[], bool], what: str) -> None:
     """Wait for something; fail if it does not come."""
-    deadline = time.monotonic() + DEADLINE_S
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not come"
         await asyncio.sleep(0.05)

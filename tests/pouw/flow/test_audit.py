@@ -18,6 +18,7 @@ from pocqueue.pouw.flow.core import Tasks
 from pocqueue.pouw.security import GradientDetector, SecuritySystem
 from pocqueue.pouw.slots.task import TaskSpec
 from pocqueue.pouw.wire.slots import Iteration
+from tests.support.waiting import PATIENCE_S
 
 
 def _made_up(**fields: Any) -> Any:
@@ -64,7 +65,7 @@ async def test_an_audit_waits_until_the_trainer_has_nothing_else_to_do() -> None
     tasks.start(audits.run())
     try:
         audits.add([Choice(_message(5), 0.0)])
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_S):
             for _ in range(2):
                 trainer.asked.clear()
                 await trainer.asked.wait()
@@ -85,7 +86,7 @@ async def test_a_trainer_that_is_never_idle_audits_all_the_same(
     tasks.start(audits.run())
     try:
         audits.add([Choice(_message(5), 0.0)])
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_S):
             assert await blocks.done.get() == 5
     finally:
         await tasks.close()
@@ -104,7 +105,7 @@ async def test_only_what_was_found_false_is_accused() -> None:
     audits.add([Choice(_message(number), 0.0) for number in range(MAX_WAITING + 5)])
     tasks.start(audits.run())
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_S):
             seen = [await blocks.done.get() for _ in range(MAX_WAITING)]
         assert seen == list(range(MAX_WAITING))
         assert accused == told == [1]

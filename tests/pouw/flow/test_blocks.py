@@ -24,8 +24,7 @@ from tests.pouw.blocks import trained
 from tests.pouw.flow.nodes import until
 from tests.pouw.flow.parts import PEER, Parts, Signed, follow, parts
 from tests.pouw.support import account
-
-_DEADLINE_S = 60.0
+from tests.support.waiting import PATIENCE_S
 
 
 def _judged(node: Parts, verdict: InvalidBlock | None = None) -> list[int]:
@@ -49,7 +48,7 @@ def _private(*args: Any) -> TaskSpec:
 
 async def test_a_block_before_its_slot_waits_for_nobody() -> None:
     """Its slots are fetched, one of them names another anchor, and a record comes in while it is trained over."""
-    async with parts() as node, asyncio.timeout(_DEADLINE_S):
+    async with parts() as node, asyncio.timeout(PATIENCE_S):
         signed = Signed()
         signed.go_on(9)
         chain = node.core.chain
@@ -171,7 +170,7 @@ async def test_blocks_without_a_parent_here_do_not_fill_the_queue(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Their sender is caught up with, unless they are below the anchor; then nothing is said either."""
-    async with parts() as node, asyncio.timeout(_DEADLINE_S):
+    async with parts() as node, asyncio.timeout(PATIENCE_S):
         _judged(node)
         signed = Signed()
         signed.go_on(40)

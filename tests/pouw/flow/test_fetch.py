@@ -23,11 +23,11 @@ from pocqueue.pouw.wire.requests import Chunk, ChunkRequest
 from tests.pouw.flow.nodes import until
 from tests.pouw.flow.parts import PEER
 from tests.pouw.support import account
+from tests.support.waiting import PATIENCE_S
 
 DATA = b"".join(bytes([number]) * CHUNK_BYTES for number in range(1, 10)) + b"end"
 MANIFEST = manifest_of(DATA)
 PIECES = list(chunks(DATA))
-_DEADLINE_S = 60.0
 
 Peer = Callable[[ChunkRequest], bytes]
 
@@ -88,7 +88,7 @@ class Links:
 
 
 async def _fetched(links: Links, store: DataStore) -> None:
-    async with asyncio.timeout(_DEADLINE_S):
+    async with asyncio.timeout(PATIENCE_S):
         await Fetch(links, store, MANIFEST.name).run()
     path = store.path(MANIFEST.name)
     assert path is not None
@@ -190,7 +190,7 @@ async def test_a_restart_in_the_middle_asks_for_the_rest(tmp_path: Path) -> None
 
     with DataStore(tmp_path, MAX_DATA_BYTES) as store:
         fetching = asyncio.create_task(Fetch(Links({"slow": slow}), store, MANIFEST.name).run())
-        async with asyncio.timeout(_DEADLINE_S):
+        async with asyncio.timeout(PATIENCE_S):
             await halfway.wait()
         await until(
             lambda: sum(store.chunk(MANIFEST.name, index) is not None for index in range(10)) == 4,
@@ -227,7 +227,7 @@ async def test_a_file_that_makes_way_on_its_way_is_held_against_nobody(tmp_path:
             return honest(request)
 
         links = Links({"a": gone})
-        async with asyncio.timeout(_DEADLINE_S):
+        async with asyncio.timeout(PATIENCE_S):
             with pytest.raises(DataError, match="made way for data that come before"):
                 await Fetch(links, store, MANIFEST.name).run()
     assert links.charged == []

@@ -27,9 +27,10 @@ from pocqueue.pouw.wire.noise import SealedNoise
 from pocqueue.pouw.wire.slots import noise_digest
 from pocqueue.pouw.wire.transactions import Faucet
 from tests.pouw.blocks import FILLER, GENESIS, sent, trained
-from tests.pouw.flow.nodes import DEADLINE_S, begin, node, quick_genesis, running
+from tests.pouw.flow.nodes import begin, node, quick_genesis, running
 from tests.pouw.flow.parts import PEER, Parts, parts, succeeded
 from tests.pouw.support import account, group_key, key, ticket
+from tests.support.waiting import PATIENCE_S
 
 SECRET = group_key("noisy")
 DEALER = Dealer(key("supervisor"), GENESIS.network)
@@ -194,7 +195,7 @@ async def test_a_private_task_is_trained_and_its_blocks_are_executed_again(tmp_p
                 return said
 
             blocks.train_over = watched  # type: ignore[method-assign]
-            async with asyncio.timeout(DEADLINE_S):
+            async with asyncio.timeout(PATIENCE_S):
                 while not any(not core.genesis.is_filler(task) for task in judged):
                     await core.chain_changed.heard(1.0)
                 found = next(task for task in judged if not core.genesis.is_filler(task))

@@ -9,7 +9,8 @@ from pathlib import Path
 from pocqueue.pouw.blockchain import MLTask
 from pocqueue.pouw.economics import NodeRole
 from tests.pouw.data.files import vectors, write
-from tests.pouw.flow.nodes import DEADLINE_S, begin, node, quick_genesis, running
+from tests.pouw.flow.nodes import begin, node, quick_genesis, running
+from tests.support.waiting import PATIENCE_S
 
 MIN_ACCURACY = 0.75
 ENDS = {"settled", "refunded"}
@@ -39,7 +40,7 @@ async def test_a_clients_data_are_trained_on(tmp_path: Path) -> None:
             )
             ordered = await client.order_task(task, fee=5.0)
             assert client._life is not None
-            async with asyncio.timeout(DEADLINE_S):
+            async with asyncio.timeout(PATIENCE_S):
                 while (found := await client.views.task(ordered))["state"] not in ENDS:
                     await client._life._core.chain_changed.heard(1.0)
             assert found["state"] == "settled", found

@@ -17,6 +17,7 @@ from pocqueue.pouw.security import SecuritySystem
 from pocqueue.pouw.wire.evidence import TwoVotes
 from tests.pouw.offences import vote
 from tests.pouw.support import account
+from tests.support.waiting import PATIENCE_S
 
 _NAMES = ("first", "second", "third", "fourth")
 _COMMITTEE = Committee(
@@ -156,7 +157,7 @@ async def test_a_node_says_for_how_long_no_certificate_came(
     node = _Node()
     node.slots.newest = (b"", 1, SimpleNamespace(certificate=SimpleNamespace(count=count)))
     watching = asyncio.create_task(node.watch.run())
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         await node.dialled.wait()
     assert [one for one in node.alerts if one.startswith("isolated") and said in one]
     watching.cancel()

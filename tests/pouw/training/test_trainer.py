@@ -28,6 +28,7 @@ from pocqueue.pouw.training.models import Model
 from pocqueue.pouw.training.trainer import Trainer
 from pocqueue.pouw.wire.slots import MAX_PARTS
 from tests.pouw.training.in_step import InStep, task_of
+from tests.support.waiting import PATIENCE_S
 
 MINER = b"m" * 33
 TASK = task_of("MLP")
@@ -93,7 +94,7 @@ async def test_a_child_is_stuck_by_what_it_does_and_not_by_what_waits(
 
     async def looked() -> None:
         seen = now.looks
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_S):
             while now.looks < seen + 4:  # noqa: ASYNC110 - of another thread as well
                 await asyncio.sleep(0)
 
