@@ -10,6 +10,8 @@ from pocqueue.rounds.spec import RoundState
 from tests.support.sentinels import FailingOver, failing_over
 from tests.support.stack import QUICK, Stack
 
+pytestmark = pytest.mark.long
+
 NUM_NONCES = 6000
 
 

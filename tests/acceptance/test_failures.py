@@ -72,8 +72,8 @@ def test_another_scheduler_takes_over(stack: Stack) -> None:
     stack.scheduler("standby")
     # A start takes seconds on a busy machine: without this the round could end before it.
     stack.wait(lambda: "stands by" in stack.log("standby").read_text(), "the second scheduler")
-    # More than the GPUs hold when the leader dies, on a fast machine too.
-    num_nonces = 6 * NUM_NONCES
+    # More than the GPUs hold when the leader dies, a second of work each, on a fast machine too.
+    num_nonces = 2 * NUM_NONCES
     round_id = stack.start(max_nonces=num_nonces)
     stack.wait_checked(round_id, 200)
     stack.kill("scheduler")

@@ -19,6 +19,8 @@ from tests.support.delegation_parts import BigNode, Chain, SmallNode
 from tests.support.refusing_redis import REFUSALS, Refusal, RefusingRedis, refusing_redis
 from tests.support.stack import QUICK, ROOT, Stack
 
+pytestmark = pytest.mark.long
+
 NUM_NONCES = 2000
 #: In a few seconds a scheduler, two workers and a delegation are refused so often, also if they do nothing.
 SOME = 15

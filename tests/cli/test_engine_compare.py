@@ -23,6 +23,7 @@ def compare(state_dir: Path, *argv: str, **variables: str) -> subprocess.Complet
     return pocqueue(state_dir, *COMPARE, *argv, **variables)
 
 
+@pytest.mark.long
 def test_torch_and_vllm_agree_on_the_embedded_model(tmp_path: Path) -> None:
     """The JSON, alone on standard output, has both engines and says that float error is all."""
     need_vllm()

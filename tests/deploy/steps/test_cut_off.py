@@ -181,7 +181,6 @@ def undisturbed() -> States:
 
 
 @pytest.mark.long
-@pytest.mark.long
 @pytest.mark.parametrize("how", HOW)
 def test_runs_that_are_interrupted_everywhere_end_as_one_that_is_not(how: How) -> None:
     """Behind each step, and so at the end; nothing that counts happens twice."""

@@ -54,6 +54,7 @@ def test_every_example_does_what_it_says() -> None:
     assert "Failed to connect to peer supervisor_002.pouw.network:8002" in log
 
 
+@pytest.mark.long
 def test_our_own_programs_do_what_they_say() -> None:
     """A network until a block was trained, files of data, a private task, a client's order, a node that is watched over."""
     seen, _log = _seen("tests.pouw.examples.run_own", "docs/pouw.md")

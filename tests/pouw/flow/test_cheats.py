@@ -24,8 +24,12 @@ def _accusations(one: PoUWNode, of: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(
     ("change", "batch_share"),
-    [(random_map, 1), (flipped, 1), (other_weights_end, 1), (None, 8)],
-    ids=["random map", "signs flipped", "other weights_end", "an eighth of the batch"],
+    [
+        pytest.param(random_map, 1, id="random map"),
+        pytest.param(flipped, 1, id="signs flipped", marks=pytest.mark.long),
+        pytest.param(other_weights_end, 1, id="other weights_end", marks=pytest.mark.long),
+        pytest.param(None, 8, id="an eighth of the batch"),
+    ],
 )
 async def test_what_was_not_trained_is_no_block(
     tmp_path: Path, change: Change | None, batch_share: int

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from pocqueue.node.keys import SigningKey
 from pocqueue.pouw.economics import NodeRole
 from pocqueue.pouw.flow.slots import SlotFlow
@@ -39,6 +41,7 @@ async def _go_on(nodes: list[PoUWNode], num_turns: int) -> None:
     await until(lambda: all(_slots(one).next_turn >= due for one in nodes), f"{num_turns} turns")
 
 
+@pytest.mark.long
 async def test_one_hands_over_to_four_and_three_go_on(tmp_path: Path) -> None:
     """On one chain of certificates: alone, four together, three of them, and the fourth again with its own folder."""
     network = quick_genesis(tmp_path, epoch_blocks=4)

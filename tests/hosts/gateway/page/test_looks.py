@@ -53,6 +53,7 @@ async def test_none_and_a_few_machines(gateway: Gateway) -> None:
         await check(browser, gateway, few, 1400, "light", signed_in=False)
 
 
+@pytest.mark.long
 async def test_two_hundred_machines_are_pages(gateway: Gateway) -> None:
     """Of machines, jobs and rows of pay: a page is small, each machine is on one of them, filters count all."""
     wallet = fleet(gateway.store, 200)
