@@ -19,6 +19,7 @@ from pyblst import BlstP1Element, BlstP2Element, final_verify, miller_loop
 from typing_extensions import override
 
 from pocqueue.pouw.errors import SlotError
+from pocqueue.pouw.slots.known import KnownSignatures
 from pocqueue.pouw.wire.hashes import tagged
 
 #: Number of points of either group: secrets are 1 … ORDER - 1.
@@ -32,6 +33,7 @@ _GENERATOR = BlstP1Element.uncompress(
         "6c55e83ff97a1aeffb3af00adb22c6bb"
     )
 )
+_known = KnownSignatures()
 _INFINITY_1, _INFINITY_2 = BlstP1Element(), BlstP2Element()
 # A message must not hash like a key that is proved to be somebody's.
 _SIGNING = b"BLS_SIG_BLS12381G2_XMD:SHA-256_SSWU_RO_POP_"
@@ -100,16 +102,20 @@ class SecretKey:
         raise TypeError("A SecretKey cannot be pickled or copied: its secret stays where it is.")
 
 
-@functools.lru_cache(maxsize=4096)  # a certificate comes in its record and in proofs of blocks
 def verify(public_key: bytes, digest: bytes, signature: bytes) -> bool:
     """Say whether a signature is that key's for this digest.
 
     Points that are no encoding, not of their group or infinity make it False.
     """
-    return _verify(public_key, digest, signature, _SIGNING)
+    one = (public_key, digest, signature)
+    if one in _known:
+        return True
+    is_good = _verify(*one, _SIGNING)
+    if is_good:
+        _known.add(one)
+    return is_good
 
 
-@functools.lru_cache(maxsize=4096)
 def verify_all(public_key: bytes, signed: tuple[tuple[bytes, bytes], ...]) -> bool:
     """Say whether all of these signatures are that key's, each for its digest; faster than one by one.
 
@@ -120,6 +126,9 @@ def verify_all(public_key: bytes, signed: tuple[tuple[bytes, bytes], ...]) -> bo
         public_key: of all of them.
         signed: digests, each with its signature; one or more.
     """
+    signed = tuple(one for one in signed if (public_key, *one) not in _known)
+    if len(signed) <= 1:
+        return all(verify(public_key, *one) for one in signed)
     try:
         key = _read_key(public_key)
         points = [_read_signature(signature) for _, signature in signed]
@@ -131,7 +140,11 @@ def verify_all(public_key: bytes, signed: tuple[tuple[bytes, bytes], ...]) -> bo
         factor = secrets.randbits(64)
         digests += digest.scalar_mul(factor)
         signatures += point.scalar_mul(factor)
-    return bool(final_verify(miller_loop(key, digests), miller_loop(_GENERATOR, signatures)))
+    if not final_verify(miller_loop(key, digests), miller_loop(_GENERATOR, signatures)):
+        return False
+    for one in signed:
+        _known.add((public_key, *one))
+    return True
 
 
 @functools.lru_cache(maxsize=256)

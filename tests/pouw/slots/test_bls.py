@@ -70,6 +70,18 @@ def test_signatures_are_checked_together() -> None:
     assert not bls.verify_all(_INFINITE_KEY, ((_DIGEST, _INFINITE_SIGNATURE),))
 
 
+def test_what_was_found_right_is_not_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By itself or together with others; of several only those that are new are."""
+    digests = [hashlib.sha256(b"known %d" % number).digest() for number in range(3)]
+    first, second, third = ((digest, _KEY.sign(digest)) for digest in digests)
+    assert bls.verify_all(_KEY.public_key, (first, second))
+    assert bls.verify(_KEY.public_key, *third)
+    monkeypatch.setattr(bls, "final_verify", lambda *_: False)
+    assert bls.verify(_KEY.public_key, *first)
+    assert bls.verify_all(_KEY.public_key, (first, second, third))
+    assert not bls.verify_all(_KEY.public_key, (first, (digests[1], third[1])))
+
+
 def test_a_key_cannot_be_shown_as_anothers() -> None:
     """A copied proof is no proof for whoever copied it."""
     proof = _KEY.prove_possession(_ACCOUNT)
