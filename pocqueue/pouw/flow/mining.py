@@ -132,15 +132,21 @@ class Mining:
 
     async def _compute(self, history: SlotHistory, lane: LaneMiner, work: Work) -> None:
         core, parts = self._core, self._core.config.parts
+        tip, next_slot = core.chain.tip.id, (history.task.id, work.slot + 1)
+        # Made meanwhile: afterwards the chain's thread may be busy with a block.
+        making = asyncio.ensure_future(core.in_chain(self._candidate, *next_slot))
         self.is_training = True
         try:
             noise = self._noises.own(history.task, work.slot, _LANE)
             done = await core.trainer.iterate(
                 history.task, work.theta, work.residual, work.slot, *lane.lane, parts, noise
             )
+            candidate = await making
         finally:
             self.is_training = False
-        candidate = await core.in_chain(self._candidate, history.task.id, work.slot + 1)
+            making.cancel()
+        if core.chain.tip.id != tip:
+            candidate = await core.in_chain(self._candidate, *next_slot)
         message = await self._slots.in_slots(
             lane.message, work, done, parts, candidate, self._store.write_sent
         )
