@@ -7,7 +7,6 @@ from typing import ClassVar
 
 from typing_extensions import override
 
-from pocqueue.pouw.p2p.dialing import Failures
 from pocqueue.pouw.p2p.handshake import Refused
 from pocqueue.pouw.p2p.messages import Reason
 from pocqueue.pouw.p2p.network import Network
@@ -36,7 +35,6 @@ def cut(network: Network, accounts: Collection[bytes]) -> None:
             link.close(Reason.UNWANTED)
 
 
-def heal(network: Network) -> None:
-    """Let everybody in again, and dial at once whoever was not to be reached."""
+def heal() -> None:
+    """Let everybody in again. Who dials whom, and when, is the node's own affair, as after any cut."""
     CutRoster.cut = frozenset()
-    network._discovery._failures = Failures()

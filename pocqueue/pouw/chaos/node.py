@@ -51,7 +51,7 @@ def _routes(node: PoUWNode) -> APIRouter:
     @router.post("/heal")
     async def heal() -> bool:
         """Link to everybody again."""
-        links.heal(node._running.network)
+        links.heal()
         return True
 
     @router.post("/cheat/{name}")

@@ -35,6 +35,8 @@ _SAVE_EVERY_S = 60.0
 _FILE_NAME = "peers.json"
 #: A link that ends before is a failed dial.
 _SHORT_S = 10.0
+#: A member of the committee is dialled again after so long at most: a network that was cut in two is to be one soon.
+_MEMBER_PAUSE_S = 4.0
 
 _Where = tuple[str, int]  # host as it was given, port
 
@@ -68,6 +70,8 @@ class Discovery:
         self._dialling: dict[_Where, asyncio.Task[Link]] = {}
         self._said: dict[_Where, str] = {}  # why a link that is wanted for good failed
         self._has_begun = False
+        #: Accounts of the committee.
+        self.members: frozenset[bytes] = frozenset()
 
     async def begin(self, own: list[_Where]) -> None:
         """Read the table from disk and dial the bootstrap peers.
@@ -158,8 +162,13 @@ class Discovery:
         return encode(Addresses(self._table.sample(asker, self._rng)))
 
     def linked(self, link: Link) -> None:
-        """Note where a new peer listens."""
+        """Note where a new peer listens. If it is a member that was out of reach, whatever was between may have been between
+        this node and others, too.
+        """
         peer = link.info
+        came_back = [self._failures.worked(*where) for where in self._places(peer.account)]
+        if peer.account in self.members and any(came_back):
+            self._failures.all_due(time.monotonic())
         if peer.port:
             self._table.seen(Address(peer.host, peer.port), int(time.time()))
             if peer.outbound:  # a peer that dialled may say any port
@@ -245,7 +254,9 @@ class Discovery:
         try:
             link = await self._dial(host, port)
         except LinkError as exc:
-            wait_s = self._failures.failed(host, port, time.monotonic())
+            is_member = self._accounts.get((host, port)) in self.members
+            longest = (_MEMBER_PAUSE_S,) if is_member else ()
+            wait_s = self._failures.failed(host, port, time.monotonic(), *longest)
             self._note_failure(host, port, exc)
             # What is wanted for good is asked of an operator, who is told once.
             is_news = (host, port) in self._kept and self._said.get((host, port)) != str(exc)

@@ -161,8 +161,10 @@ class Network:
         return True
 
     def set_members(self, members: Iterable[bytes]) -> None:
-        """Say who is in the committee: what members say to each other goes to them alone, if this node is linked to all."""
-        self._relay.members = frozenset(members) - {self._account}
+        """Say who is in the committee: what members say to each other goes to them alone, if this node is linked to all; and
+        who of them is out of reach is dialled more often than others.
+        """
+        self._relay.members = self._discovery.members = frozenset(members) - {self._account}
 
     def push(self, kind: Kind, body: bytes) -> int:
         """Send a message of this node's to all peers whom it concerns; return the number of peers."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import sys
+import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -85,6 +86,33 @@ async def test_a_bootstrap_peer_that_comes_later_is_found() -> None:
         again = Node("later", port=port)
         async with running(again):
             await until(lambda: node.names == {"later"})
+
+
+async def test_a_member_that_is_back_brings_the_others() -> None:
+    """After a cut whoever was out of reach is dialled at once when one of the committee has a link again: a stranger that
+    would be waited for a minute, and the member itself after a few seconds."""
+    member, stranger = Node("member"), Node("stranger")
+    keys = member.network._key, stranger.network._key
+    node = Node("a")
+    async with running(node):
+        async with running(member, stranger):
+            places = member.where, stranger.where
+            for host, port in places:
+                await node.network.connect(host, port)
+            node.network.set_members([member.network.account])
+        await until(lambda: not node.network.peers)
+        # As if both had been out of reach for long, and were waited for a minute.
+        failures, now_s = node.network._discovery._failures, time.monotonic()
+        for host, port in places:
+            for _ in range(10):
+                failures.failed(host, port, now_s, 1000.0)
+        again = [
+            Node(name, key, port=port)
+            for name, key, (_, port) in zip(("member", "stranger"), keys, places, strict=True)
+        ]
+        async with running(*again):
+            await again[0].network.connect(*node.where)
+            await until(lambda: node.names == {"member", "stranger"})
 
 
 async def test_why_a_bootstrap_peer_has_no_link_is_said(caplog: pytest.LogCaptureFixture) -> None:
