@@ -34,6 +34,8 @@ def ask(http_port: int | None, path: str, *, post: bool = False, timeout_s: floa
         NoAnswer: none answers there, or not in time.
         PouwError: it refuses.
     """
+    import ssl
+
     import httpx
 
     from pocqueue.pouw.errors import NoAnswer, PouwError
@@ -41,8 +43,11 @@ def ask(http_port: int | None, path: str, *, post: bool = False, timeout_s: floa
 
     port = PouwSettings.load().http_port if http_port is None else http_port
     url = f"http://127.0.0.1:{port}/api/{path}"
+    # Nothing is encrypted on this machine: without a context of ours each call reads all of its authorities, in 30 ms.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    method = "POST" if post else "GET"
     try:
-        reply = httpx.request("POST" if post else "GET", url, timeout=timeout_s, trust_env=False)
+        reply = httpx.request(method, url, timeout=timeout_s, trust_env=False, verify=context)
         answer = reply.json()
     except (httpx.HTTPError, ValueError):
         raise NoAnswer(
