@@ -100,7 +100,7 @@ class Mining:
         """Do what is to be done for the open slot, then wait for the next one."""
         if not self.may_mine or self._core.chain.tip.state.committee_in_office is None:
             self._note_waiting()
-            if self.is_on and not self._is_warm:
+            if (self.is_on or self._core.retrains) and not self._is_warm:
                 await self._warm_up()
             await self._core.chain_changed.heard(_REPEAT_S)
             return
@@ -156,7 +156,9 @@ class Mining:
         await self._slots.keep(history, message, is_own=True)
 
     async def _warm_up(self) -> None:
-        """Have the trainer's child load what takes it seconds, while the ticket is on its way."""
+        """Have the trainer's child load what takes it seconds, while the ticket is on its way, or there is no trained block
+        yet that waits for it.
+        """
         self._is_warm = True
         history = await self._slots.history(self._slots.newest[0])
         await self._core.trainer.accuracy(history.task, history.theta, "val")
