@@ -146,12 +146,20 @@ class Sync:
         self._asked.add(peer.account)
         answer = await self._core.network.request(peer.account, Kind.STATUS, b"", _STATUS_S)
         status = decode(answer, Status)
+        waiting: list[Block] = []
         if not await self._core.in_chain(self._core.chain.__contains__, status.tip):
-            await self._fetch_blocks(peer, status)
+            waiting = await self._fetch_blocks(peer, status)
         newest = status.newest
         if newest is not None and await self._signs_alone() and await self._slots.is_ahead(newest):
             self._signed_turn = max(newest.certificate.turn, self._signed_turn)
-        await self._slot_sync.follow(peer, status)
+        try:
+            # A member that was cut off votes again as soon as it has the slots, and those need no block that is to be trained
+            # over, which takes a busy machine seconds each.
+            await self._slot_sync.follow(peer, status)
+        except (BadEncoding, LinkError, SlotError):
+            await self._take(waiting, peer)
+            raise
+        await self._take(waiting, peer)
         if await self._has_all(status) and await self._have_all_been_asked():
             self._core.is_current.set()
 
@@ -182,8 +190,10 @@ class Sync:
             return False
         return status.newest is None or not await self._slots.is_ahead(status.newest)
 
-    async def _fetch_blocks(self, peer: PeerInfo, status: Status) -> None:
-        """Take a peer's blocks, as long as there are new ones and they are taken."""
+    async def _fetch_blocks(self, peer: PeerInfo, status: Status) -> list[Block]:
+        """Take a peer's blocks, as long as there are new ones and they are taken; return those that follow and are to be
+        trained over.
+        """
         core, waiting = self._core, list[Block]()
         until_s = time.monotonic() + _TURN_S
         while time.monotonic() < until_s:
@@ -200,10 +210,10 @@ class Sync:
                     "its blocks do not follow each other: it may have turned to a branch"
                 )
             if not await self._take_final(waiting, peer, status.newest):
-                return
+                return []
             if len(waiting) > MAX_BLOCKS:
                 break
-        await self._take(waiting, peer)
+        return waiting
 
     async def _take_final(
         self, waiting: list[Block], peer: PeerInfo, newest: SignedCertificate | None

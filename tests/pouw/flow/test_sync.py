@@ -74,7 +74,7 @@ def blocks() -> list[Block]:
 
 
 async def test_final_blocks_are_taken_and_the_anchor_is_set(blocks: list[Block]) -> None:
-    """A newcomer trains none of them over; those behind the anchor it does, and waits for that."""
+    """A newcomer trains none of them over; those behind the anchor it does, and waits for that, but no slot does."""
     async with parts(is_founded=False) as node:
         signed = Signed()
         signed.go_on(40, anchor=blocks[2].id, anchor_height=3)
@@ -82,10 +82,10 @@ async def test_final_blocks_are_taken_and_the_anchor_is_set(blocks: list[Block])
             Kind.STATUS: _status(blocks[4], signed),
             Kind.BLOCKS: _blocks(*blocks),
         }
-        trained_over: list[int] = []
+        trained_over: list[tuple[int, int]] = []
 
         async def train_over(winner: Iteration) -> str:
-            trained_over.append(winner.slot)
+            trained_over.append((winner.slot, node.slots.newest[1]))
             return "good"
 
         node.blocks.train_over = train_over  # type: ignore[method-assign]
@@ -94,7 +94,7 @@ async def test_final_blocks_are_taken_and_the_anchor_is_set(blocks: list[Block])
             await until(node.core.is_current.is_set, "all of it")
         assert node.core.chain.anchor.id == blocks[2].id
         assert node.core.chain.tip.id == blocks[4].id
-        assert trained_over == [29, 39]
+        assert trained_over == [(29, 40), (39, 40)]
         assert node.slots.newest[1] == 40
         assert node.net.charged == []
 
