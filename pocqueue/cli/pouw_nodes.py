@@ -18,8 +18,9 @@ from pocqueue.cli.pouw_view import SHOWN_BLOCKS
 if TYPE_CHECKING:
     from pocqueue.processes.tree import ProcessTree
 
-#: Of a network with several supervisors, unlike `dev`: it is in office after twenty blocks, not after minutes.
-_NUMBERS = {
+#: Numbers of a network with several supervisors, and of one under chaos, unlike `dev`'s: its committee is in office after
+#: twenty blocks, not after minutes, and what is shown of a cheat is soon final.
+QUICK = {
     "block_ms": 2_000,
     "halflife_ms": 40_000,
     "first_target_bits": 249,
@@ -84,7 +85,7 @@ def found_network(
         key.save_pem(folder / node.name / NODE_KEY)
         accounts.append(f'"{key.public_hex}"')
     text = files("pocqueue.pouw.chain").joinpath("dev.toml").read_text("utf-8")
-    own = _NUMBERS if numbers is None else numbers
+    own = QUICK if numbers is None else numbers
     values = {"name": '"testnet"', "supervisors": f"[{', '.join(accounts)}]", **own}
     for name, value in values.items():
         text, num = re.subn(rf"(?m)^({name} = )[^#\n]*", rf"\g<1>{value}", text)

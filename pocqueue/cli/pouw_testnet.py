@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +14,7 @@ import typer
 
 from pocqueue.cli.options import EnvFile, Json
 from pocqueue.cli.output import EXIT_FAILED, console, print_error, print_json
-from pocqueue.cli.pouw_nodes import Node, found_network, look, places, running
+from pocqueue.cli.pouw_nodes import QUICK, Node, found_network, look, places, running
 from pocqueue.cli.pouw_view import COMPARED_BLOCKS, COMPARED_SLOTS, line, table, verdict
 
 if TYPE_CHECKING:
@@ -45,14 +45,14 @@ def run(
         float | None,
         typer.Option(
             min=1,
-            help="End by itself after that long [default: at Ctrl-C; with --chaos when all is done].",
+            help="End by itself after that long [default: at Ctrl-C]; with --chaos when all is done, if that is sooner.",
         ),
     ] = None,
     chaos: Annotated[
         bool,
         typer.Option(
             "--chaos",
-            help="Kill, pause and cut off nodes, and have some cheat: each kind once. Takes 3 miners or more.",
+            help="Kill, pause and cut off nodes, and have some cheat: each kind once. Takes 3 miners or more, and about two minutes.",
         ),
     ] = False,
     seed: Annotated[
@@ -76,12 +76,12 @@ def run(
     """  # fmt: skip
     from pocqueue.processes.tree import stop_signals
 
-    _check(supervisors, miners, chaos=chaos, seed=seed)
     counts = {"supervisor": supervisors, "miner": miners, "verifier": verifiers, "evaluator": evaluators}  # fmt: skip
+    _check(counts, seconds, chaos=chaos, seed=seed)
     nodes = places([role for role, count in counts.items() for _ in range(count)])
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pocqueue-testnet-")))
-        network = found_network(nodes, folder)
+        network = found_network(nodes, folder, QUICK if chaos else None)
         tree = stack.enter_context(running(nodes, folder, network, has_chaos=chaos))
         if not as_json:
             where = f"--bootstrap 127.0.0.1:{nodes[0].port}"
@@ -102,9 +102,9 @@ def run(
                 print_error(failure)
                 raise typer.Exit(EXIT_FAILED)
             is_interrupted = False
-        cheaters = set() if happens is None else happens.cheaters
-        found = _settled(nodes, cheaters)
-    agreement = verdict(found, cheaters)
+        distrusted = set() if happens is None else happens.distrusted
+        found = _settled(nodes, distrusted)
+    agreement = verdict(found, distrusted)
     if as_json:
         said = {} if happens is None else {"chaos": happens.to_json()}
         print_json({"nodes": found, "agreement": agreement, **said})
@@ -117,10 +117,13 @@ def run(
         raise typer.Exit(EXIT_FAILED)
 
 
-def _check(supervisors: int, miners: int, *, chaos: bool, seed: int | None) -> None:
-    from pocqueue.pouw.chaos.plan import LEAST_MINERS
+def _check(
+    counts: Mapping[str, int], seconds: float | None, *, chaos: bool, seed: int | None
+) -> None:
+    from pocqueue.pouw.chaos.plan import LEAST_MINERS, least_s
     from pocqueue.pouw.errors import ConfigError
 
+    supervisors, miners = counts["supervisor"], counts["miner"]
     if supervisors in (2, 3):
         raise ConfigError(
             "--supervisors",
@@ -130,6 +133,13 @@ def _check(supervisors: int, miners: int, *, chaos: bool, seed: int | None) -> N
     if chaos and miners < LEAST_MINERS:
         raise ConfigError(
             "--miners", miners, f"{LEAST_MINERS} and more with --chaos: two of them cheat"
+        )
+    least = least_s(supervisors, sum(counts.values()))
+    if chaos and seconds is not None and seconds < least:
+        raise ConfigError(
+            "--seconds",
+            seconds,
+            f"{least} and more with --chaos and so many nodes, or none: it ends when all is done",
         )
     if seed is not None and not chaos:
         raise ConfigError("--seed", seed, "with --chaos only")
@@ -189,11 +199,11 @@ def _watch(
     return None
 
 
-def _settled(nodes: Sequence[Node], cheaters: set[str]) -> list[dict[str, Any]]:
+def _settled(nodes: Sequence[Node], distrusted: set[str]) -> list[dict[str, Any]]:
     """Return what the nodes say at the end, as soon as they agree; or after a while, whatever they say then."""
     deadline = time.monotonic() + _AGREE_S
     while True:
         found = look(nodes, COMPARED_BLOCKS, COMPARED_SLOTS)
-        if verdict(found, cheaters)["agree"] or time.monotonic() > deadline:
+        if verdict(found, distrusted)["agree"] or time.monotonic() > deadline:
             return found
         time.sleep(_LOOK_S)

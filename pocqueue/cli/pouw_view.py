@@ -52,19 +52,19 @@ def line(found: list[dict[str, Any]]) -> str:
     return f"{len(up)} nodes, height {heights}, slot {slot:,}{_accuracy(up)}"
 
 
-def verdict(found: list[dict[str, Any]], cheaters: Collection[str] = ()) -> dict[str, Any]:
+def verdict(found: list[dict[str, Any]], distrusted: Collection[str] = ()) -> dict[str, Any]:
     """Say whether the honest nodes have one history and all of it.
 
     Args:
         found: of each node its status, with its newest ``blocks`` and ``slots``.
-        cheaters: names of nodes that are not asked.
+        distrusted: names of nodes that are not asked.
 
     Returns:
         ``agree``, a ``sentence``, and what they agree on: ``height`` of the longest chain; ``anchor_height`` and ids of
         the newest block that is final for all, ``anchor``, and of the balances after it, ``state``; the newest ``turn``
         that all have, and the ``theta`` of its certificate. What they have not in common is None.
     """
-    asked = [one for one in found if one["node_id"] not in cheaters]
+    asked = [one for one in found if one["node_id"] not in distrusted]
     up = [one for one in asked if one["is_running"]]
     silent = [one["node_id"] for one in asked if not one["is_running"]]
     height = max((one["blockchain_height"] for one in up), default=0)

@@ -294,6 +294,10 @@ def test_who_certifies_and_what_was_noticed(node: Running) -> None:
             ["testnet", "--chaos", "--miners", "2"],
             "--miners is 2; allowed: 3 and more with --chaos",
         ),
+        (
+            ["testnet", "--chaos", "--supervisors", "4", "--seconds", "60"],
+            "and more with --chaos and so many nodes, or none: it ends when all is done",
+        ),
         (["testnet", "--seed", "1"], "--seed is 1; allowed: with --chaos only."),
     ],
 )

@@ -48,7 +48,7 @@ def test_the_summary() -> None:
         Deed(_PAUSE, "no slots", False), slashed=(Slashed("miner_002", "Fault", 9),)
     ).summary()
     assert lines == [
-        "pause supervisor_001 for 4.0 s: no slots - NOT AS IT SHOULD BE",
+        "pause supervisor_001 for 4.0 s or longer: no slots - NOT AS IT SHOULD BE",
         "miner_002 lost its stake by Fault although it was honest",
         "Not begun, as it ended before: 1 more.",
     ]
