@@ -25,6 +25,9 @@ HttpPort = Annotated[
 
 #: 30 days: the longest that `dev` takes.
 _MAX_MINUTES = 43_200
+#: Of a private task where nothing else is said: chance, the norm that gradients are clipped to, samples of a mini-batch
+#: (noise is on their sum, so more of them have less each).
+_DELTA, _MAX_NORM, _PRIVATE_BATCH = 1e-6, 0.5, 512
 
 
 def ask(http_port: int | None, path: str, *, post: bool = False, timeout_s: float = 60.0) -> Any:
@@ -102,6 +105,23 @@ def submit(
         float, typer.Option(min=0, max=1, help="Share of right answers asked for.")
     ] = 0.9,
     max_epochs: Annotated[int, typer.Option(min=1, help="Laps of training at most.")] = 100,
+    epsilon: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            max=100,
+            help="Train privately: as much as this is the most that messages and weights tell of one sample. Noise follows from "
+            "it and from --max-epochs; fewer laps take less of it.",
+        ),
+    ] = None,
+    delta: Annotated[
+        float | None,
+        typer.Option(
+            min=1e-12,
+            max=0.1,
+            help=f"Chance that they tell more, with --epsilon [default: {_DELTA:g}].",
+        ),
+    ] = None,
     minutes: Annotated[
         float, typer.Option(min=1, max=_MAX_MINUTES, help="It has to be trained within so many.")
     ] = 60.0,
@@ -138,6 +158,10 @@ def submit(
         _check_test(test)
     if widths is not None:
         requirements["hidden"] = _widths(widths)
+    if epsilon is not None:
+        requirements |= _private(epsilon, _DELTA if delta is None else delta, max_epochs)
+    elif delta is not None:
+        raise ConfigError("--delta", delta, "with --epsilon only")
     task = MLTask(
         task_id=name or _name_for(data),
         task_type=BUILT_IN.get(data) or _type_of(Path(data)),
@@ -171,6 +195,37 @@ def _widths(text: str) -> list[int]:
         return [int(width) for width in text.split(",")]
     except ValueError:
         raise ConfigError("--widths", text, "whole numbers with commas, such as 64,32") from None
+
+
+def _private(epsilon: float, delta: float, max_epochs: int) -> dict[str, Any]:
+    """Return what a task has to have so that all of its laps have this epsilon at most.
+
+    Raises:
+        ConfigError: no noise that is allowed is enough for so many laps.
+    """
+    from decimal import Decimal
+
+    from pocqueue.pouw.chain.tasks import MAX_NOISE, PRIVATE_MESSAGES
+    from pocqueue.pouw.errors import ConfigError
+    from pocqueue.pouw.privacy import least_noise
+    from pocqueue.pouw.slots.task import LAP
+
+    num_messages = max_epochs * LAP * PRIVATE_MESSAGES
+    noise = least_noise(num_messages, Decimal(repr(delta)), Decimal(repr(epsilon)), MAX_NOISE)
+    if noise is None:
+        raise ConfigError(
+            "--epsilon",
+            epsilon,
+            f"what a noise of {MAX_NOISE:,} times the norm gives {max_epochs} laps: take more, or a smaller --max-epochs",
+        )
+    privacy = {
+        "noise_multiplier": float(noise),
+        "max_norm": _MAX_NORM,
+        "epsilon": epsilon,
+        "delta": delta,
+        "max_messages": PRIVATE_MESSAGES,
+    }
+    return {"batch_size": _PRIVATE_BATCH, "privacy": privacy}
 
 
 def _type_of(path: Path) -> str:

@@ -66,6 +66,27 @@ def allowed_messages(noise_multiplier: Decimal, delta: Decimal, limit: Decimal) 
     return found
 
 
+def least_noise(num_messages: int, delta: Decimal, limit: Decimal, most: int) -> Decimal | None:
+    """Return the smallest noise multiplier, in thousandths, with which so many messages have no epsilon above a limit.
+
+    Args:
+        num_messages: 1 and up.
+        delta, limit: as of `allowed_messages`.
+        most: the largest that is looked at.
+
+    Returns:
+        None: that one is not enough.
+    """
+    low, high = 0, 1000 * most  # of those, this one alone may be enough
+    if allowed_messages(Decimal(most), delta, limit) < num_messages:
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        is_enough = allowed_messages(Decimal(middle).scaleb(-3), delta, limit) >= num_messages
+        low, high = (low, middle) if is_enough else (middle, high)
+    return Decimal(high).scaleb(-3)
+
+
 def _loss(noise_multiplier: Decimal) -> Decimal:
     """Return what a message adds for each unit of the order: 1 / (2 * noise_multiplier^2)."""
     return _CONTEXT.divide(

@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
+from pocqueue.cli import pouw_client
+from pocqueue.pouw.chain.tasks import parse_requirements
 from tests.support.commands import pocqueue, pocqueue_here, without_settings
 from tests.support.processes import running, wait_ready
 from tests.support.waiting import PATIENCE_S
@@ -288,6 +290,19 @@ def test_who_certifies_and_what_was_noticed(node: Running) -> None:
         (["task", "submit", "digits", "--minutes", "inf"], "Invalid value for '--minutes'"),
         (["task", "submit", "digits", "--minutes", "1e15"], "Invalid value for '--minutes'"),
         (["task", "submit", __file__], "test_pouw.py: it is no safetensors file"),
+        (["task", "submit", "digits", "--epsilon", "0"], "Invalid value for '--epsilon'"),
+        (
+            ["task", "submit", "digits", "--epsilon", "3", "--delta", "1"],
+            "Invalid value for '--delta'",
+        ),
+        (
+            ["task", "submit", "digits", "--delta", "0.1"],
+            "--delta is 0.1; allowed: with --epsilon only.",
+        ),
+        (
+            ["task", "submit", "digits", "--epsilon", "0.001", "--max-epochs", "1000"],
+            "--epsilon is 0.001; allowed: what a noise of 1,000 times the norm gives 1000 laps",
+        ),
         (["testnet", "--miners", "0"], "Invalid value for '--miners'"),
         (["testnet", "--supervisors", "3"], "a committee of 2 or 3 tolerates nobody's failure"),
         (
@@ -306,6 +321,15 @@ def test_bad_input(tmp_path: Path, argv: list[str], sentence: str) -> None:
     done = pocqueue_here(_variables(tmp_path), "pouw", *argv)
     assert done.returncode == 2
     assert sentence in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(("epsilon", "laps"), [(0.5, 1), (12.0, 40), (100.0, 1000)])
+def test_a_private_order_has_noise_for_all_of_its_laps(epsilon: float, laps: int) -> None:
+    """As the chain counts it, and for not one more."""
+    asked = {"max_epochs": laps, **pouw_client._private(epsilon, 1e-6, laps)}
+    model = parse_requirements(asked, "digits")
+    assert model.privacy is not None
+    assert model.privacy.max_laps == laps
 
 
 def test_a_network_cannot_be_read(tmp_path: Path) -> None:

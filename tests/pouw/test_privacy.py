@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from pocqueue.pouw.privacy import allowed_messages, epsilon
+from pocqueue.pouw.privacy import allowed_messages, epsilon, least_noise
 
 #: Noise multiplier, messages, delta, and `RdpAccountant.get_epsilon(delta)` after as many `GaussianDpEvent` of
 #: dp-accounting 0.6.0 with its default orders.
@@ -64,3 +64,14 @@ def test_what_is_allowed_is_the_largest_number(
     number = allowed_messages(noise, delta, limit)
     assert number == 0 or epsilon(noise, number, delta) <= limit
     assert epsilon(noise, number + 1, delta) > limit
+
+
+@pytest.mark.parametrize(("num", "limit"), [(1, "0.5"), (960, "12"), (3200, "3.5")])
+def test_the_least_noise_is_enough_and_less_is_not(num: int, limit: str) -> None:
+    """To the thousandth; and where the largest is not enough there is none."""
+    delta, most = Decimal("1e-6"), Decimal(limit)
+    noise = least_noise(num, delta, most, 1000)
+    assert noise is not None
+    less = noise - Decimal("0.001")
+    assert epsilon(noise, num, delta) <= most < epsilon(less, num, delta)
+    assert least_noise(num, delta, most, int(noise)) is None

@@ -29,6 +29,9 @@ DATA_OF_TYPE = {
     "text_classification": "words",
 }
 
+#: Largest noise multiplier of a private task; and a slot's messages where its client says nothing.
+MAX_NOISE, PRIVATE_MESSAGES = 1000, 4
+
 _Width = Annotated[int, msgspec.Meta(ge=1, le=4096)]
 #: Bounds of a task's numbers, as the chain has them.
 _BOUNDS = {
@@ -41,7 +44,7 @@ _BOUNDS = {
 }
 #: The same of what its privacy is.
 _PRIVACY_BOUNDS = {
-    "noise_multiplier": (100_000, 1000 * MILLION),
+    "noise_multiplier": (100_000, MAX_NOISE * MILLION),
     "max_norm": (1, 1000 * MILLION),
     "epsilon": (1_000, 100 * MILLION),
     "delta": (1, TRILLION // 10),
@@ -218,7 +221,7 @@ def _privacy(value: object) -> Privacy | None:
     known = ", ".join(_PRIVACY_BOUNDS)
     if not isinstance(value, Mapping) or not set(value) <= set(_PRIVACY_BOUNDS):
         raise InvalidTask(f"privacy is {value!r}; allowed: a mapping with {known}.")
-    values = {"max_messages": 4, **value}
+    values = {"max_messages": PRIVATE_MESSAGES, **value}
     if missing := [name for name in _PRIVACY_BOUNDS if name not in values]:
         raise InvalidTask(f"privacy has no {' and no '.join(missing)}; it needs {known}.")
     return Privacy(**{name: _whole(name, values[name]) for name in _PRIVACY_BOUNDS})

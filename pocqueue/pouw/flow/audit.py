@@ -2,6 +2,7 @@
 
 A message is trained over if it stands far from what the others of its slot say, or if the slot's beacon, which its
 miner did not know, chooses it: one of eight, for one of those who audit. One that is found false is told of, and accused.
+Of a private task those alone audit who were shown the noise: its committee.
 """
 
 from __future__ import annotations
@@ -64,7 +65,10 @@ class Audits:
     def choose(self, task: TaskSpec, advance: Advance) -> list[Choice]:
         """Return the messages of a slot that are for us to train over, the most suspicious first. In a thread."""
         core, messages = self._core, advance.slot.messages
-        if not core.config.enable_attack_mitigation:
+        auditors = self._who_audits() if task.noise is None else self._members(advance)
+        if not core.config.enable_attack_mitigation or (
+            task.noise is not None and core.account not in auditors
+        ):
             return []
         if len(messages) > MAX_LOOKED_AT:
             messages = tuple(_random.sample(messages, MAX_LOOKED_AT))
@@ -73,7 +77,6 @@ class Audits:
         maps = [decode_map(one.map, task.num_weights, task.cap) for one in messages]
         scores = detector.scores(maps, task.num_weights)
         beacon, account = advance.slot.record.signed.beacon, core.account
-        auditors = self._who_audits()
         chosen = [
             Choice(one.iteration, score)
             for one, score in zip(messages, scores, strict=True)
@@ -106,6 +109,12 @@ class Audits:
             tickets = [one for role in roles for one in state.live_tickets(role).values()]
             self._auditors = (at.id, sorted({ticket.account for ticket in tickets}))
         return self._auditors[1]
+
+    def _members(self, advance: Advance) -> list[bytes]:
+        """Return who was in office in a slot, ascending."""
+        epoch = advance.slot.record.signed.certificate.epoch
+        committee = self._core.chain.tip.state.committee(epoch)
+        return [] if committee is None else sorted(committee.members)
 
     async def _audit(self, iteration: Iteration, score: float) -> None:
         core = self._core

@@ -16,7 +16,7 @@ from pocqueue.pouw.flow import audit
 from pocqueue.pouw.flow.audit import MAX_LOOKED_AT, MAX_WAITING, Audits, Choice, auditor_of
 from pocqueue.pouw.flow.core import Tasks
 from pocqueue.pouw.security import GradientDetector, SecuritySystem
-from pocqueue.pouw.slots.task import TaskSpec
+from pocqueue.pouw.slots.task import Noise, TaskSpec
 from pocqueue.pouw.wire.slots import Iteration
 from tests.support.waiting import PATIENCE_S
 
@@ -147,7 +147,7 @@ def _advance(messages: list[Iteration]) -> Any:
     )
 
 
-_TASK = cast(TaskSpec, _made_up(num_weights=100, cap=64))
+_TASK = cast(TaskSpec, _made_up(num_weights=100, cap=64, noise=None))
 
 
 @pytest.fixture
@@ -177,6 +177,27 @@ def test_auditors_share_what_the_beacon_chooses_and_all_look_at_what_stands_out(
         found.update(choice.iteration.slot for choice in choices)
     chosen = {one.slot for one in messages if auditor_of(b"beacon", one, auditors)}
     assert found == Counter(dict.fromkeys(chosen, 1)) | Counter({59: 3})
+
+
+@pytest.mark.usefixtures("scored")
+def test_of_a_private_task_its_committee_alone_audits() -> None:
+    """Who was not shown the noise could find nothing; so no message is chosen for one who was not."""
+    members, auditors = (b"b", b"a"), [b"a", b"b", b"verifier"]
+    private = cast(TaskSpec, _made_up(num_weights=100, cap=64, noise=Noise(1.0, 1.0, 4)))
+    messages = [_message(number) for number in range(60)]
+    found = Counter[int]()
+    for account in auditors:
+        audits = _choosing(account, auditors, SecuritySystem("node"))
+        committee = _made_up(members=members)
+        state = _made_up(committee=lambda epoch: committee if epoch == 7 else None)  # noqa: B023
+        cast(Any, audits)._core.chain.tip = _made_up(state=state)
+        advance = _advance(messages)
+        advance.slot.record.signed.certificate = _made_up(epoch=7)
+        choices = audits.choose(private, advance)
+        assert (choices == []) == (account not in members)
+        found.update(choice.iteration.slot for choice in choices)
+    chosen = {one.slot for one in messages if auditor_of(b"beacon", one, sorted(members))}
+    assert found == Counter(dict.fromkeys(chosen, 1)) | Counter({59: 2})
 
 
 @pytest.mark.usefixtures("scored")
