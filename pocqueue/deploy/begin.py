@@ -129,7 +129,7 @@ async def begun(
         retry_delays_s=options.retry_delays_s,
         state_dir=options.state_dir,
     ) as host:
-        yield host
+        yield replace(host, ignored=options.ignored)
 
 
 async def _with_password(conf: Conf, out: Log, options: Options) -> Conf:

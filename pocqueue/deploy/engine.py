@@ -123,6 +123,8 @@ class Host:
     memory: dict[str, Any] = field(default_factory=dict)
     #: What may be lost: the operator was told of exactly these.
     confirmed: set[str] = field(default_factory=set)
+    #: Names of checks that may fail: the operator knows better.
+    ignored: tuple[str, ...] = ()
     #: Of jobs, by name, the last start whose end was there to be seen at the last look.
     jobs: dict[str, str] = field(default_factory=dict)
 

@@ -12,28 +12,35 @@ from pocqueue.deploy.engine import Host
 from pocqueue.deploy.errors import StepFailed
 from pocqueue.deploy.facts.disk import DiskFacts, disk_facts, read_disk
 from pocqueue.deploy.facts.gpu import gpu_facts, read_gpus
+from pocqueue.deploy.facts.image import computing_image
 from pocqueue.deploy.facts.packages import remedy
 from pocqueue.deploy.facts.system import SystemFacts, read_system, system_facts
 from pocqueue.deploy.facts.tried import read_tried, tried_facts
 from pocqueue.deploy.facts.volume import is_mounted
 from pocqueue.deploy.log import Log
+from pocqueue.deploy.node_files import num_gpus
 from pocqueue.deploy.outside import Outside
 from pocqueue.deploy.preflight import Check, Seen, Verdict, Wanted, failures, preflight
+from pocqueue.deploy.steps.all_services import UPSTREAM_FILES, public_ports
 from pocqueue.deploy.steps.model import model_need
+from pocqueue.deploy.steps.mounted import compose_folder
 from pocqueue.deploy.steps.packages import read_software
 from pocqueue.deploy.words import Command
 from pocqueue.words import counted
 
-_GPUS = {"x1": 1, "x8": 8}
 #: Where models and images come from.
 _URLS = ("https://huggingface.co", "https://ghcr.io")
 
 
 def wanted_of(conf: Conf) -> Wanted:
-    """Return what a conf needs of a server; a profile of its own needs a GPU at least."""
+    """Return what a conf needs of a server."""
     urls = (conf.seed_api_url, *_URLS)
-    num = _GPUS.get(str(conf.node_config_profile), 1)
-    return Wanted(num_gpus=num, urls=urls, installs=conf.install == "yes")
+    return Wanted(
+        num_gpus=num_gpus(conf),
+        urls=urls,
+        public_ports=public_ports(conf),
+        installs=conf.install == "yes",
+    )
 
 
 async def look_at_server(
@@ -54,7 +61,7 @@ async def look_at_server(
     system, gpus, software, disk, need = await asyncio.gather(
         _read(host, system_facts(conf.volume_mount, wanted.urls)),
         _read(host, gpu_facts()),
-        read_software(host),
+        read_software(host, compose_folder(conf), UPSTREAM_FILES),
         _read(host, disk_facts(conf.volume_device, conf.volume_mount, samples=False)),
         model_need(host),
     )
@@ -65,6 +72,7 @@ async def look_at_server(
         _read(host, tried_facts(mount)), _public_status(facts, conf, outside)
     )
     tries = read_tried(tried)
+    wanted = replace(wanted, image=computing_image(software.docker.images))
     if need is not None:
         wanted = replace(wanted, model_bytes=need.num_bytes, largest_file_bytes=need.largest_bytes)
     if (size := _size_to_come(volume, conf.volume_mount)) is not None:

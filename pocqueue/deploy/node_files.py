@@ -20,6 +20,7 @@ from pocqueue.deploy.words import Secret
 
 #: Tensor parallelism of the profiles; how many instances run is the GPUs' number over it.
 _PROFILES = {"x1": 1, "x8": 4}
+_GPUS = {"x1": 1, "x8": 8}
 _RPC_SERVERS = ("http://node1.gonka.ai:8000/chain-rpc/", "http://node2.gonka.ai:8000/chain-rpc/")
 
 
@@ -110,6 +111,11 @@ def _lines(values: Mapping[str, str | Secret], before: str) -> Iterator[str | Se
         yield f"{before}{name}='"
         yield value
         yield "'\n"
+
+
+def num_gpus(conf: Conf) -> int:
+    """Return how many GPUs a node needs: those of its profile, or one at least where that is the operator's own file."""
+    return _GPUS.get(str(conf.node_config_profile), 1)
 
 
 def node_config(conf: Conf) -> str:

@@ -13,6 +13,7 @@ from pocqueue.deploy.facts.account import account_address
 from pocqueue.deploy.facts.chain import read_status
 from pocqueue.deploy.facts.docker import DockerFacts, docker_facts, read_docker
 from pocqueue.deploy.facts.http import Answer, http_facts, read_answers
+from pocqueue.deploy.facts.image import MLNODE
 from pocqueue.deploy.facts.node import (
     HEALTH_URL,
     MODELS_URL,
@@ -24,10 +25,11 @@ from pocqueue.deploy.facts.node import (
 )
 from pocqueue.deploy.facts.parts import UnexpectedAnswer, read_parts
 from pocqueue.deploy.facts.system import read_system, system_facts
-from pocqueue.deploy.look import skew_s, wanted_of, write_checks
+from pocqueue.deploy.look import skew_s, write_checks
+from pocqueue.deploy.node_files import num_gpus
 from pocqueue.deploy.outside import Outside
 from pocqueue.deploy.preflight import Check, failures
-from pocqueue.deploy.steps.all_services import ALL_FILES, MLNODE
+from pocqueue.deploy.steps.all_services import ALL_FILES
 from pocqueue.deploy.steps.mounted import compose_folder, looked
 from pocqueue.deploy.steps.registration import participant_url
 from pocqueue.deploy.verification import SeenNode, WantedNode, verification
@@ -145,7 +147,7 @@ def _wanted(conf: Conf) -> WantedNode:
     return WantedNode(
         address=account_address(conf.account_pubkey),
         public_key=conf.account_pubkey,
-        num_gpus=wanted_of(conf).num_gpus,
+        num_gpus=num_gpus(conf),
         model=conf.model_name,
         public_url=conf.public_url.rstrip("/"),
     )

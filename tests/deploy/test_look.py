@@ -11,6 +11,7 @@ import pytest_asyncio
 from pocqueue.deploy.facts.http import Answer
 from pocqueue.deploy.facts.tried import Tried, read_tried, tried_facts
 from pocqueue.deploy.look import look_at_server
+from pocqueue.deploy.steps.repository import Repository
 from pocqueue.deploy.words import script
 from tests.deploy.facts.answers import answer
 from tests.deploy.fake_programs import fake_programs
@@ -49,6 +50,27 @@ async def test_a_container_is_tried_with_an_image_that_is_there(here: OnDisk) ->
     here.fakes.set("gpus", "fails")
     lines = await lines_of(here)
     assert lines["container-gpus"].startswith("FAIL container-gpus: 0 GPUs (docker: Error response")
+
+
+async def test_the_gpus_are_compared_with_the_image(here: OnDisk) -> None:
+    """As soon as the repository names one."""
+    assert (await lines_of(here))["gpu-capability"].startswith("WARN gpu-capability: 9.0, of which")
+    await here.run(Repository())
+    for capability, verdict in (("9.0", "PASS"), ("12.0", "FAIL"), ("7.5", "WARN")):
+        here.fakes.set("gpu-capability", capability)
+        line = (await lines_of(here))["gpu-capability"]
+        assert line.startswith(f"{verdict} gpu-capability: {capability}")
+        assert "ghcr.io/product-science/mlnode:3.0.12" in line
+
+
+async def test_ports_that_containers_have_opened_are_told(here: OnDisk) -> None:
+    """Where somebody has started them without our file; the run's own are closed."""
+    await here.run(Repository())
+    assert "open-ports" not in await lines_of(here)
+    files = ("-f", "docker-compose.yml", "-f", "docker-compose.mlnode.yml")
+    assert here.fakes.run("docker", "compose", *files, "up", "-d", cwd=here.join).returncode == 0
+    line = (await lines_of(here))["open-ports"]
+    assert line.startswith("WARN open-ports: api 9100, mlnode-308 5050, mlnode-308 8080")
 
 
 async def test_a_server_without_the_runtime_is_not_tried(here: OnDisk) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pocqueue.deploy.facts.docker import DockerFacts, PublishedPort
+from pocqueue.deploy.facts.docker import DockerFacts, PublishedPort, Service
 from pocqueue.deploy.facts.gpu import DriverState, GpuDevice, GpuFacts, GpuProcess, Xid
 from pocqueue.deploy.facts.packages import Remedy
 from pocqueue.deploy.facts.system import Listener, SystemFacts
@@ -44,12 +44,15 @@ SYSTEM = SystemFacts(
     tools=frozenset({"sudo", "git", "curl", "python3", "docker", "flock", "findmnt", "ss"}),
     reached=((URLS[0], 200), (URLS[1], 404)),
 )
-DOCKER = DockerFacts("27.3.1", "2.29.7", True, (), (PublishedPort("proxy", 8000, ""),))
+DOCKER = DockerFacts("27.3.1", "2.29.7", True)
 GOOD = Seen(
     SYSTEM, GPUS, DOCKER, now_s=1_001.0, container_gpus=1, write_mb_s=900.0, public_status=200
 )
 WANTED = Wanted(
-    capabilities=("8.0", "9.0"), model_bytes=64 * 10**9, largest_file_bytes=5 * 10**9, urls=URLS
+    image="ghcr.io/product-science/mlnode:3.0.12",
+    model_bytes=64 * 10**9,
+    largest_file_bytes=5 * 10**9,
+    urls=URLS,
 )
 
 
@@ -87,6 +90,11 @@ def port(number: int, program: str, address: str = "127.0.0.1") -> Seen:
     return system(listeners=(Listener(address, number, program, 4242),))
 
 
+def running(*ports: PublishedPort) -> Service:
+    """Return a service that runs and opens these ports."""
+    return Service("mlnode", "mlnode:3", "running", "", 0, 60, ports)
+
+
 #: What is wrong, and the one line that says so.
 TROUBLE: dict[str, tuple[Seen, str]] = {
     "no driver": (
@@ -116,7 +124,14 @@ TROUBLE: dict[str, tuple[Seen, str]] = {
         gpus(state=DriverState.NO_GPU, gpus=(), driver="", said="No devices were found"),
         "FAIL driver: No devices",
     ),
-    "another capability": (gpu(compute_capability="7.5"), "FAIL gpu-capability: 7.5"),
+    "another capability": (
+        gpu(compute_capability="10.0"),
+        "FAIL gpu-capability: 10.0 (wanted: those that ghcr.io/product-science/mlnode:3.0.12 is built for). Set GONKA_REF",
+    ),
+    "a capability that nobody knows": (
+        gpu(compute_capability="7.5"),
+        "WARN gpu-capability: 7.5, of which is not known",
+    ),
     "split": (gpu(is_mig=True), "FAIL gpu-mig:"),
     "a stranger's process": (
         gpus(processes=(GpuProcess("GPU-0", 77, 70000, "/usr/bin/miner"),)),
@@ -145,8 +160,8 @@ TROUBLE: dict[str, tuple[Seen, str]] = {
     ),
     "not tried": (dataclasses.replace(GOOD, container_gpus=None), "WARN container-gpus: not tried"),
     "an open port": (
-        docker(published=(PublishedPort("mlnode", 8080, ""),)),
-        "FAIL open-ports: mlnode 8080",
+        docker(services=(running(PublishedPort("mlnode", 8080, "")),)),
+        "WARN open-ports: mlnode 8080 (wanted: 5000, 8000, 8443 alone)",
     ),
     "a taken port": (port(8080, "apache2"), "FAIL port-8080: apache2 (4242)"),
     "a taken port of nobody known": (
@@ -214,6 +229,22 @@ def test_fewer_gpus_than_the_profile_has() -> None:
     assert str(checks["gpu-count"]).startswith(
         "FAIL gpu-count: 1 (NVIDIA H100 80GB HBM3) (wanted: 8 of the profile)"
     )
+
+
+def test_an_image_that_is_not_named_yet_is_told() -> None:
+    """Before the repository is there, whatever the GPUs are."""
+    checks = {
+        each.name: str(each) for each in preflight(GOOD, dataclasses.replace(WANTED, image=""))
+    }
+    assert checks["gpu-capability"].startswith("WARN gpu-capability: 9.0, of which is not known")
+    assert "the repository of phase 2 names" in checks["gpu-capability"]
+
+
+def test_a_port_of_ones_own_may_be_open() -> None:
+    """API_PORT."""
+    seen = docker(services=(running(PublishedPort("proxy", 8001, "")),))
+    wanted = dataclasses.replace(WANTED, public_ports=WANTED.public_ports | {8001})
+    assert not [each for each in preflight(seen, wanted) if each.verdict is not Verdict.PASS]
 
 
 def test_a_machine_without_gpus_needs_no_driver() -> None:

@@ -85,6 +85,7 @@ class DockerFacts:
         services: None: there is no project yet, or it cannot be read.
         published: by the project's files; None as with `services`.
         names: of the services that those files have; None as with `services`.
+        images: of these services; none as with `services`.
     """
 
     engine: str
@@ -93,6 +94,7 @@ class DockerFacts:
     services: tuple[Service, ...] | None = None
     published: tuple[PublishedPort, ...] | None = None
     names: tuple[str, ...] | None = None
+    images: tuple[str, ...] = ()
 
     def service(self, name: str) -> Service | None:
         """Return the container of a service."""
@@ -129,6 +131,7 @@ def read_docker(text: str) -> DockerFacts:
         services=read_services(services.text) if services and services.exit_code == 0 else None,
         published=read_published(config.text) if config and config.exit_code == 0 else None,
         names=read_names(config.text) if config and config.exit_code == 0 else None,
+        images=read_images(config.text) if config and config.exit_code == 0 else (),
     )
 
 
@@ -227,11 +230,25 @@ def read_names(text: str) -> tuple[str, ...]:
     Raises:
         UnexpectedAnswer: it is no such answer.
     """
+    return tuple(_services_of(text))
+
+
+def read_images(text: str) -> tuple[str, ...]:
+    """Return the images of those services, but for those that are built there.
+
+    Raises:
+        UnexpectedAnswer: it is no such answer.
+    """
+    found = (each.get("image") for each in _services_of(text).values() if isinstance(each, dict))
+    return tuple(str(image) for image in found if image)
+
+
+def _services_of(text: str) -> dict[str, Any]:
     found = read_json("docker compose config", text)
     services = found.get("services") if isinstance(found, dict) else None
     if not isinstance(services, dict):
         raise UnexpectedAnswer("docker compose config", text, "services")
-    return tuple(services)
+    return services
 
 
 def read_published(text: str) -> tuple[PublishedPort, ...]:

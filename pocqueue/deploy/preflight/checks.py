@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from typing_extensions import override
 
-from pocqueue.deploy.facts.docker import DockerFacts
+from pocqueue.deploy.facts.docker import PUBLIC_PORTS, DockerFacts
 from pocqueue.deploy.facts.gpu import GpuFacts
 from pocqueue.deploy.facts.packages import Remedy
 from pocqueue.deploy.facts.system import SystemFacts
@@ -50,13 +50,12 @@ class Wanted:
 
     num_gpus: int = 1
     cuda: int = 12  #: of the images
-    capabilities: tuple[
-        str, ...
-    ] = ()  #: compute capabilities that the images are built for; empty: not known
+    image: str = ""  #: that computes; empty: not known before the repository that names it is there
     model_bytes: int | None = None  #: that are still to be loaded
     largest_file_bytes: int | None = None
     min_write_mb_s: float = 200.0
     urls: tuple[str, ...] = ()  #: that the server has to reach
+    public_ports: frozenset[int] = PUBLIC_PORTS  #: that containers may open to everybody
     roles: frozenset[str] = frozenset({"node"})  #: whose ports have to be free, or ours
     installs: bool = False  #: a run installs what apt has of what is missing
 

@@ -57,16 +57,18 @@ def container_checks(seen: Seen, wanted: Wanted) -> Iterator[Check]:
             if count is None
             else "See nvidia-runtime, and `nvidia-ctk runtime configure --runtime=docker`.",
         )
-    if docker.published is not None:
-        found = open_ports(docker.published)
-        shown = ", ".join(f"{p.service} {p.port or 'any'}" for p in found) or "none"
+    if docker.services:
+        running = (port for service in docker.services for port in service.ports)
+        found = open_ports(running, wanted.public_ports)
+        shown = ", ".join(sorted({f"{p.service} {p.port or 'any'}" for p in found})) or "none"
         yield check(
             "containers",
             "open-ports",
             not found,
             shown,
-            "5000, 8000 and 8443 alone",
-            "A firewall such as ufw does not close them: docker-compose.pocqueue.yml binds them to 127.0.0.1.",
+            f"{', '.join(map(str, sorted(wanted.public_ports)))} alone",
+            "A firewall such as ufw does not close them: run phase 6 again, which binds them to 127.0.0.1.",
+            warn=True,
         )
 
 

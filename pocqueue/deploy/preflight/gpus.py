@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from pocqueue.deploy.facts.docker import numbers
 from pocqueue.deploy.facts.gpu import DriverState
+from pocqueue.deploy.facts.image import CAPABILITY, UNFIT, built_for
 from pocqueue.deploy.preflight.checks import Check, Seen, Wanted, check
 
 #: The first driver of each CUDA that images are built with (NVIDIA's table of minor version compatibility).
@@ -108,16 +109,19 @@ def gpu_checks(seen: Seen, wanted: Wanted) -> Iterator[Check]:
         "Use GPUs of one kind in a node.",
         warn=True,
     )
-    if wanted.capabilities:
-        found = sorted({gpu.compute_capability for gpu in gpus})
-        yield check(
-            "GPUs",
-            "gpu-capability",
-            set(found) <= set(wanted.capabilities),
-            ", ".join(found),
-            f"of {', '.join(wanted.capabilities)}",
-            "Take an image that is built for these GPUs.",
-        )
+    found = sorted({gpu.compute_capability for gpu in gpus})
+    runs = built_for(wanted.image).runs_on(found)
+    shown = ", ".join(found)
+    yield check(
+        "GPUs",
+        CAPABILITY,
+        runs,
+        f"{shown}, of which is not known whether they are among them" if runs is None else shown,
+        f"those that {wanted.image or 'the image, which the repository of phase 2 names,'} is built for",
+        "Look for these GPUs among those that upstream names for it; phase 7 tells whether it computes."
+        if runs is None
+        else UNFIT,
+    )
     yield check(
         "GPUs",
         "gpu-mig",

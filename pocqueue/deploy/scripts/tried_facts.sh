@@ -3,6 +3,7 @@
 export LC_ALL=C
 folder=$1
 . common/parts.sh
+. common/container_gpus.sh
 
 # One that is there, the node's own first: nothing is loaded for this.
 image() {
@@ -14,7 +15,7 @@ gpus() {
   case $(docker info --format '{{json .Runtimes}}' 2> /dev/null) in *nvidia*) ;; *) return 0 ;; esac
   id=$(image)
   [ -n "$id" ] || return 0
-  timeout 60 docker run --rm --pull never --network none --gpus all --entrypoint nvidia-smi "$id" --query-gpu=index --format=csv,noheader 2>&1
+  container_gpus "$id"
 }
 
 # Bytes a second, past the cache, of a file that has no name: it is gone with its program, and its folder is as it was.

@@ -19,11 +19,13 @@ from pocqueue.deploy.facts.docker import (
     open_ports,
     read_docker,
 )
+from pocqueue.deploy.facts.gpu import gpu_facts, read_gpus
 from pocqueue.deploy.facts.http import Answer, http_facts, read_answers
+from pocqueue.deploy.facts.image import CAPABILITY, MLNODE, UNFIT, built_for, computing_image
 from pocqueue.deploy.facts.node import HEALTH_URL, MODELS_URL, served_models
 from pocqueue.deploy.facts.parts import UnexpectedAnswer
 from pocqueue.deploy.journal import Undo
-from pocqueue.deploy.node_files import NodeFile
+from pocqueue.deploy.node_files import NodeFile, num_gpus
 from pocqueue.deploy.remote_job import Job
 from pocqueue.deploy.steps.mounted import compose_folder, looked, need_mounted
 from pocqueue.deploy.steps.node_files import HasNodeFile
@@ -41,8 +43,6 @@ from pocqueue.deploy.words import Command
 UPSTREAM_FILES = ("docker-compose.yml", "docker-compose.mlnode.yml")
 OUR_FILE = "docker-compose.pocqueue.yml"
 ALL_FILES = (*UPSTREAM_FILES, OUR_FILE)
-#: Part of the name of the image that computes; its service is called otherwise in every release.
-MLNODE = "mlnode"
 PULL_S = 1_800
 UP_S = 300
 #: Until services run so long that they count as settled.
@@ -52,7 +52,7 @@ MODEL_S = {"x1": 180}
 MODEL_LONGEST_S = 900
 
 
-def public_ports(conf: Conf) -> Collection[int]:
+def public_ports(conf: Conf) -> frozenset[int]:
     """Return the ports that the world may reach."""
     return PUBLIC_PORTS | {conf.api_port}
 
@@ -120,15 +120,35 @@ class ClosedPorts(HasNodeFile):
 
 @dataclass(frozen=True, slots=True)
 class AllState(ServicesState):
-    """The services as they are, and the ports that the world would reach and should not."""
+    """The services as they are.
+
+    Attributes:
+        open: ports that the world would reach and should not.
+        num_gpus: that the node needs.
+        unfit: why the image that computes does not run on the GPUs, before any of it is loaded; empty: it may.
+    """
 
     open: tuple[PublishedPort, ...]
+    num_gpus: int
+    unfit: str
 
     @property
     def missing(self) -> tuple[str, ...]:
         """Return how those do that are not up."""
         up = {each.name for each in self.docker.services or () if each.is_settled}
         return tuple(self.shown(name) for name in self.docker.names or () if name not in up)
+
+
+async def _unfit(host: Host, docker: DockerFacts) -> str:
+    """Say why the image that computes does not run on the GPUs; empty: it may, or the operator knows better."""
+    image = computing_image(docker.images)
+    if CAPABILITY in host.ignored or not built_for(image).fails:
+        return ""
+    found = read_gpus(await looked(host, "all services", gpu_facts())).gpus
+    capabilities = sorted({gpu.compute_capability for gpu in found})
+    if built_for(image).runs_on(capabilities) is not False:
+        return ""
+    return f"{image} is not built for GPUs of compute capability {', '.join(capabilities)}."
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +174,9 @@ class AllServices:
         logs = await last_lines(host, folder, found, found.names or ())
         opened = (*bare, *open_ports(running, public_ports(host.conf)))
         before = await made_before(host, found)
-        return AllState(folder, found, logs, before, ours_file(host), opened)
+        unfit = "" if found.by_image(MLNODE) else await _unfit(host, found)
+        need = num_gpus(host.conf)
+        return AllState(folder, found, logs, before, ours_file(host), opened, need, unfit)
 
     def told(self, facts: AllState) -> str:
         """Say which run, and what is wrong with the others."""
@@ -170,17 +192,27 @@ class AllServices:
         return has_mlnode and not facts.missing and not facts.open
 
     def plan(self, facts: AllState) -> Plan:
-        """Load the images, then start what does not run, or runs with other settings; nothing is stopped first."""
+        """Load the images, try whether a container sees the GPUs, then start what does not run, or runs with other settings.
+
+        Nothing is stopped first.
+
+        Raises:
+            StepFailed: the image that computes does not run on these GPUs.
+        """
+        if facts.unfit:
+            raise StepFailed(self.name, f"{facts.unfit} {UNFIT}")
         words = (facts.folder, *(word for file in ALL_FILES for word in ("-f", file)))
         pull = Command(
             (*words, "pull", "--policy", "missing"), script="compose", sudo=True, timeout_s=PULL_S
         )
+        image = computing_image(facts.docker.images)
+        tried = Command((image, str(facts.num_gpus)), script="try_gpus", sudo=True, timeout_s=90)
         up = Command((*words, "up", "-d"), script="compose", sudo=True, timeout_s=UP_S)
         names = facts.docker.names or ()
         down = "take the containers down; volumes and data stay"
         return Plan(
             f"{', '.join(names)} of {' '.join(ALL_FILES)}",
-            (Job("6-pull", pull), Job("6-up", up)),
+            (Job("6-pull", pull), *([tried] if image else []), Job("6-up", up)),
             # Never with -v, and not where others have made some of them.
             () if facts.before else (Undo(self.name, down, DOWN, (facts.folder, *ALL_FILES)),),
             notes={BEFORE: list(facts.before)} if facts.before else {},

@@ -7,6 +7,7 @@ the operator's to add: their commands are shown, with the fingerprint of the key
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pocqueue.deploy.engine import Host, Plan
@@ -45,22 +46,27 @@ class Software:
         return missing(self.docker, self.packages)
 
 
-async def read_software(host: Host) -> Software:
+async def read_software(host: Host, folder: str = "", files: Iterable[str] = ()) -> Software:
     """Return what a server has, and what apt offers where something is missing.
+
+    Args:
+        host: is read only.
+        folder: of the compose files; empty: they are not asked for.
+        files: their names, in their order.
 
     Raises:
         StepFailed, UnexpectedAnswer: it cannot be read.
     """
-    docker, packages = await asyncio.gather(_docker(host), _packages(host))
+    docker, packages = await asyncio.gather(_docker(host, folder, files), _packages(host))
     software = Software(docker, packages, host.conf.install == "yes")
     if not software.missing:
         return software
     packages = await _installed(host)
-    return Software(await _docker(host), packages, software.installs)
+    return Software(await _docker(host, folder, files), packages, software.installs)
 
 
-async def _docker(host: Host) -> DockerFacts:
-    return read_docker(await looked(host, _NAME, docker_facts("")))
+async def _docker(host: Host, folder: str, files: Iterable[str]) -> DockerFacts:
+    return read_docker(await looked(host, _NAME, docker_facts(folder, files)))
 
 
 async def _packages(host: Host, *names: str) -> PackageFacts:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
+from pocqueue.deploy.engine import run_steps
 from pocqueue.deploy.errors import StepFailed
 from pocqueue.deploy.facts.docker import PublishedPort, Service
 from pocqueue.deploy.facts.node import HEALTH_URL, MODELS_URL
@@ -23,6 +25,7 @@ from tests.deploy.running_node import models
 from tests.deploy.steps.on_disk import OnDisk, kinds, on_disk
 from tests.support.waiting import until
 
+IMAGE = "ghcr.io/product-science/mlnode:3.0.12"
 CLOSED = """\
 # Made by pocqueue deploy of what the other files publish: inner ports are for the server itself.
 services:
@@ -86,12 +89,13 @@ async def test_inner_ports_are_closed_before_anything_runs(disk: OnDisk) -> None
 
 
 async def test_all_services_come_up(disk: OnDisk) -> None:
-    """Images first, as a job; then all of the three files; the second run finds them. Taking them down leaves volumes."""
+    """Images first, as a job; then a try of the GPUs in a container; then all of the three files; the second run finds them. Taking them down leaves volumes."""
     await disk.run(ClosedPorts())
     lines = await disk.run(AllServices())
     files = "-f docker-compose.yml -f docker-compose.mlnode.yml -f docker-compose.pocqueue.yml"
     assert [line for line in lines if line.startswith("[EXEC]")] == [
         f"[EXEC] Remote: sudo -n compose.sh {join(disk)} {files} pull --policy missing",
+        f"[EXEC] Remote: sudo -n try_gpus.sh {IMAGE} 1",
         f"[EXEC] Remote: sudo -n compose.sh {join(disk)} {files} up -d",
     ]
     assert lines[-1] == "[OK] all services: tmkms, node, api, proxy, mlnode-308 run"
@@ -133,6 +137,50 @@ async def test_images_that_cannot_be_loaded_start_nothing(disk: OnDisk) -> None:
     assert not disk.fakes.state("started")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("gpus", "fails", "could not select device driver"),
+        ("gpu", "no-gpu", "No devices"),
+    ],
+)
+async def test_gpus_are_tried_as_soon_as_an_image_is_there(
+    name: str, value: str, said: str, disk: OnDisk
+) -> None:
+    """Before anything is started that needs them; why a container gets none is said."""
+    await disk.run(ClosedPorts())
+    disk.fakes.set(name, value)
+    with pytest.raises(StepFailed) as raised:
+        await disk.run(AllServices())
+    assert said in "\n".join(raised.value.tail)
+    assert not disk.fakes.state("started")
+    disk.fakes.unset(name)
+    assert (await disk.later().run(AllServices()))[-1].startswith("[OK] all services")
+
+
+async def test_a_container_that_sees_too_few_gpus_is_told(tmp_path: Path) -> None:
+    """Not when the model does not load."""
+    async with on_disk(tmp_path, NODE_CONFIG_PROFILE="x8") as disk:
+        await disk.run(Repository(), ClosedPorts())
+        with pytest.raises(StepFailed) as raised:
+            await disk.run(AllServices())
+        assert "sees 1 of the 8 GPUs" in "\n".join(raised.value.tail)
+
+
+async def test_an_image_for_other_gpus_is_not_loaded(disk: OnDisk) -> None:
+    """It has tens of gigabytes; an operator who knows better is believed."""
+    await disk.run(ClosedPorts())
+    disk.fakes.set("gpu-capability", "12.0")
+    with pytest.raises(
+        StepFailed, match=f"{IMAGE} is not built for GPUs of compute capability 12.0"
+    ):
+        await disk.run(AllServices())
+    assert not [call for call in disk.fakes.calls("docker") if "pull" in call.words]
+    knows = replace(disk.host, ignored=("gpu-capability",))
+    await run_steps(knows, [AllServices()], now=lambda: "2026-01-02 03:04:05")
+    assert "[OK] all services" in disk.console.getvalue()
+
+
 async def test_the_mlnode_is_found_by_its_image(disk: OnDisk) -> None:
     """Whatever its service is called."""
     file = join(disk) / "docker-compose.mlnode.yml"
@@ -169,5 +217,6 @@ async def test_how_long_is_waited_depends_on_the_profile(
 ) -> None:
     """A large model needs longer."""
     async with on_disk(tmp_path, NODE_CONFIG_PROFILE=profile) as disk:
+        disk.fakes.set("gpu", "8")
         await disk.run(Repository(), ClosedPorts(), AllServices())
         assert (await disk.plan(ModelServed())).wait_s == seconds
