@@ -12,6 +12,7 @@ from pocqueue.deploy.engine import Host
 from pocqueue.deploy.errors import StepFailed
 from pocqueue.deploy.facts.disk import DiskFacts, disk_facts, read_disk
 from pocqueue.deploy.facts.gpu import gpu_facts, read_gpus
+from pocqueue.deploy.facts.http import http_facts, read_answers
 from pocqueue.deploy.facts.image import computing_image
 from pocqueue.deploy.facts.packages import remedy
 from pocqueue.deploy.facts.system import SystemFacts, read_system, system_facts
@@ -25,6 +26,7 @@ from pocqueue.deploy.steps.all_services import UPSTREAM_FILES, public_ports
 from pocqueue.deploy.steps.model import model_need
 from pocqueue.deploy.steps.mounted import compose_folder
 from pocqueue.deploy.steps.packages import read_software
+from pocqueue.deploy.steps.registration import participant_url
 from pocqueue.deploy.words import Command
 from pocqueue.words import counted
 
@@ -38,6 +40,7 @@ def wanted_of(conf: Conf) -> Wanted:
     return Wanted(
         num_gpus=num_gpus(conf),
         urls=urls,
+        public_key=conf.account_pubkey,
         public_ports=public_ports(conf),
         installs=conf.install == "yes",
     )
@@ -58,12 +61,14 @@ async def look_at_server(
         UnexpectedAnswer: something is not understood.
     """
     conf, wanted = host.conf, wanted_of(host.conf)
-    system, gpus, software, disk, need = await asyncio.gather(
+    seed = participant_url(conf.seed_api_url, conf.account_pubkey)
+    system, gpus, software, disk, need, answered = await asyncio.gather(
         _read(host, system_facts(conf.volume_mount, wanted.urls)),
         _read(host, gpu_facts()),
         read_software(host, compose_folder(conf), UPSTREAM_FILES),
         _read(host, disk_facts(conf.volume_device, conf.volume_mount, samples=False)),
         model_need(host),
+        _read(host, http_facts((seed,))),
     )
     facts = read_system(system)
     volume = read_disk(conf.volume_device, conf.volume_mount, disk)
@@ -89,6 +94,7 @@ async def look_at_server(
         container_gpus=tries.container_gpus,
         container_said=tries.container_said,
         write_mb_s=tries.write_mb_s,
+        participant=read_answers(answered, (seed,))[seed],
         public_status=status,
         lacks=lacks,
         todo=todo,

@@ -11,6 +11,7 @@ import pytest_asyncio
 from pocqueue.deploy.facts.http import Answer
 from pocqueue.deploy.facts.tried import Tried, read_tried, tried_facts
 from pocqueue.deploy.look import look_at_server
+from pocqueue.deploy.steps.registration import participant_url
 from pocqueue.deploy.steps.repository import Repository
 from pocqueue.deploy.words import script
 from tests.deploy.facts.answers import answer
@@ -89,6 +90,15 @@ async def test_what_the_model_takes_is_asked(here: OnDisk) -> None:
     for url in (Path(here.fakes.folder) / "set" / "http").iterdir():
         url.unlink()
     assert "ram" not in await lines_of(here)
+
+
+async def test_the_network_is_asked_for_the_account(here: OnDisk) -> None:
+    """From the server; an answer of another form is no error before there is anything to register."""
+    conf = here.host.conf
+    assert (await lines_of(here))["participant"].startswith("WARN participant: not reached")
+    url = participant_url(conf.seed_api_url, conf.account_pubkey)
+    here.fakes.answer(url, "{}", 404)
+    assert (await lines_of(here))["participant"].startswith("PASS participant: not registered yet")
 
 
 async def test_the_public_address_is_asked_once_something_listens(

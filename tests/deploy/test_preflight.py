@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import re
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from pocqueue.deploy.facts.docker import DockerFacts, PublishedPort, Service
 from pocqueue.deploy.facts.gpu import DriverState, GpuDevice, GpuFacts, GpuProcess, Xid
+from pocqueue.deploy.facts.http import Answer
 from pocqueue.deploy.facts.packages import Remedy
 from pocqueue.deploy.facts.system import Listener, SystemFacts
 from pocqueue.deploy.ports import PORTS
@@ -45,10 +47,14 @@ SYSTEM = SystemFacts(
     reached=((URLS[0], 200), (URLS[1], 404)),
 )
 DOCKER = DockerFacts("27.3.1", "2.29.7", True)
+KEY, OTHER_KEY = (
+    base64.b64encode(bytes([2, *range(first, 32 + first)])).decode() for first in (0, 1)
+)
 GOOD = Seen(
     SYSTEM, GPUS, DOCKER, now_s=1_001.0, container_gpus=1, write_mb_s=900.0, public_status=200
 )
 WANTED = Wanted(
+    public_key=KEY,
     image="ghcr.io/product-science/mlnode:3.0.12",
     model_bytes=64 * 10**9,
     largest_file_bytes=5 * 10**9,
@@ -88,6 +94,11 @@ def docker(**changes: object) -> Seen:
 def port(number: int, program: str, address: str = "127.0.0.1") -> Seen:
     """Return a good server on which a program listens."""
     return system(listeners=(Listener(address, number, program, 4242),))
+
+
+def participant(status: int, text: str) -> Seen:
+    """Return a good server to which the network says this of the account."""
+    return dataclasses.replace(GOOD, participant=Answer(status, text))
 
 
 def running(*ports: PublishedPort) -> Service:
@@ -190,6 +201,12 @@ TROUBLE: dict[str, tuple[Seen, str]] = {
         "FAIL reach-node2.gonka.ai:8000: HTTP 503",
     ),
     "a hub not tried": (system(reached=((URLS[1], 200),)), "WARN reach-huggingface.co: not tried"),
+    "another's account": (
+        participant(200, f'{{"pubkey": "{OTHER_KEY}"}}'),
+        f"FAIL participant: {OTHER_KEY} (wanted: an answer about the account",
+    ),
+    "a seed that does not answer": (participant(0, ""), "WARN participant: not reached"),
+    "an answer that nobody knows": (participant(200, "<html>"), "WARN participant: HTTP 200"),
     "closed to the world": (
         dataclasses.replace(GOOD, public_status=0),
         "WARN public-url: not reached",
@@ -229,6 +246,16 @@ def test_fewer_gpus_than_the_profile_has() -> None:
     assert str(checks["gpu-count"]).startswith(
         "FAIL gpu-count: 1 (NVIDIA H100 80GB HBM3) (wanted: 8 of the profile)"
     )
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "shown"),
+    [(404, "", "not registered yet"), (200, f'{{"pubkey": "{KEY}"}}', KEY)],
+)
+def test_what_the_network_knows_of_the_account(status: int, text: str, shown: str) -> None:
+    """Nothing yet, or the conf's key."""
+    checks = {each.name: each for each in preflight(participant(status, text), WANTED)}
+    assert checks["participant"].line.startswith(f"PASS participant: {shown} (")
 
 
 def test_an_image_that_is_not_named_yet_is_told() -> None:

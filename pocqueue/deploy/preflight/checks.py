@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from pocqueue.deploy.facts.docker import PUBLIC_PORTS, DockerFacts
 from pocqueue.deploy.facts.gpu import GpuFacts
+from pocqueue.deploy.facts.http import Answer
 from pocqueue.deploy.facts.packages import Remedy
 from pocqueue.deploy.facts.system import SystemFacts
 from pocqueue.deploy.words import one_line
@@ -55,6 +56,7 @@ class Wanted:
     largest_file_bytes: int | None = None
     min_write_mb_s: float = 200.0
     urls: tuple[str, ...] = ()  #: that the server has to reach
+    public_key: str = ""  #: of the account, base64; empty: the network is not asked for it
     public_ports: frozenset[int] = PUBLIC_PORTS  #: that containers may open to everybody
     roles: frozenset[str] = frozenset({"node"})  #: whose ports have to be free, or ours
     installs: bool = False  #: a run installs what apt has of what is missing
@@ -71,6 +73,7 @@ class Seen:
     container_gpus: int | None = None  #: that a container with `--gpus all` found
     container_said: str = ""  #: by one that found none
     write_mb_s: float | None = None
+    participant: Answer | None = None  #: the network's, of the account, to the server
     public_status: int | None = None  #: HTTP status of PUBLIC_URL from here; 0: not reached
     lacks: tuple[str, ...] = ()  #: of the programs that a node needs
     todo: Remedy | None = None  #: about these

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pocqueue.deploy.facts.http import Answer
+from pocqueue.deploy.facts.keys import read_participant
 from pocqueue.deploy.facts.packages import Remedy
+from pocqueue.deploy.facts.parts import UnexpectedAnswer
 from pocqueue.deploy.preflight.checks import Check, Seen, Wanted, check
 
 #: Free beyond the model: the chain's data and images.
@@ -81,6 +84,8 @@ def network_checks(seen: Seen, wanted: Wanted) -> Iterator[Check]:
             f"an answer of {url} to the server",
             "Look at the server's DNS, its routes, and the provider's firewall.",
         )
+    if seen.participant is not None:
+        yield _participant(seen.participant, wanted.public_key)
     if (status := seen.public_status) is not None:
         yield check(
             "network",
@@ -104,6 +109,21 @@ def network_checks(seen: Seen, wanted: Wanted) -> Iterator[Check]:
         yield check(
             "network", "clock-sync", False, "off", "on", "`timedatectl set-ntp true`.", warn=True
         )
+
+
+def _participant(answer: Answer, public_key: str) -> Check:
+    """Say what the network knows of the account, by the rules of the registration."""
+    is_good: bool | None
+    try:
+        known = read_participant(answer.status, answer.text)
+    except UnexpectedAnswer:
+        is_good, shown = None, answer.shown
+        remedy = "Look at it: nothing is registered while it is not understood, nor while the seed does not answer."
+    else:
+        is_good, shown = known in (None, public_key), known or "not registered yet"
+        remedy = "This address has another key there: look at ACCOUNT_PUBKEY and SEED_API_URL."
+    wanted = f"an answer about the account, with no other key than {public_key}"
+    return check("network", "participant", is_good, shown, wanted, remedy)
 
 
 def system_checks(seen: Seen, wanted: Wanted) -> Iterator[Check]:

@@ -1,5 +1,6 @@
 # A file of the node's folder: looks at it, keeps it, or puts it back.
-# Arguments: what; the folder; the file's name; for `restore`, the SHA-256 of ours and of the kept one (`-`: there was none).
+# Arguments: what; the folder; the file's name; for `restore`, the SHA-256 of ours and of the kept one (`-`: there was none); last, for
+# `keep` and `restore`, our file on the server with the SHA-256 of every whole file with a secret that is ours. `keep` reads one more.
 # Exit codes: 0; 66 there is no such folder, or `restore`: somebody changed the file, which stays.
 export LC_ALL=C
 umask 077
@@ -27,6 +28,12 @@ case $what in
     part hash echo "$found"
     [ "$found" = - ] || part text cat -- "$name" ;;
   keep)
+    if [ "$kept_as" = ownership,timestamps ]; then
+      read -r whole
+      # Before ours is there. It lies where the password does, for root alone, and never leaves the server.
+      mkdir -p -- "$(dirname -- "$4")"
+      grep -qxs -- "$whole" "$4" || printf '%s\n' "$whole" >> "$4"
+    fi
     # Named by its content: kept once, however often this runs. Two that differ by a secret alone are two.
     copy=$name.pocqueue-$found
     if [ "$found" != - ] && [ -e "$copy" ] && ! cmp -s -- "$name" "$copy"; then copy=$copy.$(date -u +%Y%m%dT%H%M%SZ)-$$; fi
@@ -40,11 +47,16 @@ case $what in
       [ ! -f "$copy" ] || [ -L "$copy" ] || chmod 600 -- "$copy"
     done ;;
   restore)
-    ours=$4 kept=$5
+    ours=$4 kept=$5 wholes=${6:-}
     # A run that was cut may have put it back already.
     if [ "$found" = "$kept" ] && { [ "$kept" != "$ours" ] || [ ! -e "$name.pocqueue-$kept" ]; }; then
       if [ "$kept" != - ] || { [ ! -e "$name" ] && [ ! -L "$name" ]; }; then exit 0; fi
     fi
-    [ "$found" = "$ours" ] || { echo "$folder/$name was changed since: it stays"; exit 66; }
+    is_ours() {
+      [ "$found" = "$ours" ] || return 1
+      # A secret's line alone may be another one.
+      [ "$kept_as" = mode,ownership,timestamps ] || [ ! -s "$wholes" ] || sha256sum < "$name" | cut -c 1-64 | grep -qxFf - -- "$wholes"
+    }
+    is_ours || { echo "$folder/$name was changed since: it stays"; exit 66; }
     if [ "$kept" = - ]; then rm -f -- "$name"; else mv -f -- "$name.pocqueue-$kept" "$name"; fi ;;
 esac

@@ -14,7 +14,7 @@ from pocqueue.deploy.facts.parts import Part, UnexpectedAnswer, pairs, read_part
 from pocqueue.deploy.journal import Undo
 from pocqueue.deploy.node_files import NodeFile, node_files
 from pocqueue.deploy.steps.mounted import compose_folder, looked, need_mounted
-from pocqueue.deploy.words import Command
+from pocqueue.deploy.words import Command, Secret
 
 #: Whatever an older file has there is a secret, too.
 _PASSWORD_LINE = re.compile(r"^((?:export )?\w*PASSWORD\w*=).*", re.MULTILINE)
@@ -39,6 +39,7 @@ class FileState:
         before: its text, of which values that are not ours are left out: any of them may be a secret.
         local: path of the copy here.
         is_local: it is there, as it is wanted.
+        wholes: path of our file on the server with the hashes of whole files with a secret that were ours; none: this has none.
     """
 
     folder: str
@@ -50,6 +51,7 @@ class FileState:
     before: str
     local: Path
     is_local: bool
+    wholes: tuple[str, ...]
 
     @property
     def wanted_hash(self) -> str:
@@ -102,6 +104,7 @@ class HasNodeFile:
             before=_without_secrets(before, file),
             local=local,
             is_local=is_local,
+            wholes=(f"{host.state_dir}/node-files",) if self.file in _PRIVATE else (),
         )
 
     async def wanted(self, host: Host) -> NodeFile:
@@ -150,13 +153,20 @@ class HasNodeFile:
             self.name,
             f"put {place} back as it was",
             "node_file",
-            ("restore", *words, facts.wanted_hash, facts.hash_hex),
+            ("restore", *words, facts.wanted_hash, facts.hash_hex, *facts.wholes),
         )
+        # A word would be in the server's list of processes.
+        whole = Secret("SHA-256", f"{hashlib.sha256(facts.file.text.encode()).hexdigest()}\n")
         return Plan(
             f"{place}{kept}",
             (
                 local,
-                Command(("keep", *words), script="node_file", sudo=True),
+                Command(
+                    ("keep", *words, *facts.wholes),
+                    stdin=(whole,) if facts.wholes else (),
+                    script="node_file",
+                    sudo=True,
+                ),
                 Upload(str(facts.local), place, facts.file.parts, facts.file.mode),
             ),
             () if facts.is_wanted else (undo,),

@@ -6,13 +6,14 @@ import json
 import shlex
 import stat
 import subprocess
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from dotenv import dotenv_values
 
-from pocqueue.deploy.engine import NotYet
+from pocqueue.deploy.engine import NotYet, run_steps
 from pocqueue.deploy.errors import DeployError, StepFailed
 from pocqueue.deploy.journal import STILL_THERE
 from pocqueue.deploy.node_files import node_config, node_files, variables
@@ -94,6 +95,45 @@ async def test_no_hash_tells_a_password(tmp_path: Path) -> None:
         for _ in range(2):
             assert (await here.host.connection.run(undo.command())).exit_code == 0
             assert (join / "config.env").read_bytes() == other
+
+
+async def test_an_edited_password_is_seen_by_rollback(tmp_path: Path) -> None:
+    """By a hash of the whole file, which lies on the server for its owner alone and is in no word, log or list."""
+    async with on_disk(tmp_path) as here:
+        here.join.mkdir(parents=True)
+        await here.run(STEPS[0])
+        file = here.join / "config.env"
+        first = file.read_text()
+        noted = Path(here.host.state_dir) / "node-files"
+        assert noted.read_text() == f"{sha256(first.encode()).hexdigest()}\n"
+        assert stat.S_IMODE(noted.stat().st_mode) == 0o600
+        [undo] = here.host.journal.undos
+        file.write_text(first.replace(PASSWORD, "another password"))
+        said = await here.host.connection.run(undo.command())
+        assert said.exit_code == STILL_THERE
+        assert "was changed since" in said.stdout
+        assert "another password" in file.read_text()
+        # An undo that an older version wrote down knows of no such file.
+        older = replace(undo, words=undo.words[:-1])
+        assert (await here.host.connection.run(older.command())).exit_code == 0
+        assert not file.exists()
+
+
+async def test_each_file_of_ours_is_taken_back(tmp_path: Path) -> None:
+    """Also behind one with another password."""
+    async with on_disk(tmp_path) as here:
+        here.join.mkdir(parents=True)
+        await here.run(STEPS[2])
+        other = replace(
+            here.host.conf, keyring_password=Secret("KEYRING_PASSWORD", "another password")
+        )
+        here.fakes.secret("another password")
+        await run_steps(replace(here.later().host, conf=other), [STEPS[2]], now=lambda: "now")
+        undos = here.later().host.journal.undos
+        assert len(undos) == 2
+        for undo in undos[::-1]:
+            assert (await here.host.connection.run(undo.command())).exit_code == 0
+        assert list(here.join.iterdir()) == []
 
 
 async def test_a_copy_is_whole_or_is_not(tmp_path: Path) -> None:
