@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from pathlib import Path
 
 from pocqueue.deploy.engine import PHASES
@@ -34,7 +36,9 @@ async def test_all_phases_once(
     assert done.code == 0, done.lines[-20:]
     folder = runs.conf.folder
     before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    begun_s = time.monotonic()
     again = await runs(last=LAST)
+    logging.getLogger(__name__).info("a second run took %.1f s", time.monotonic() - begun_s)
     assert (again.code, again.of("EXEC", "OUTPUT", "ERROR")) == (0, [])
     assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
     planned = await runs(dry_run)

@@ -48,12 +48,34 @@ async def test_a_download_that_died_goes_on(tmp_path: Path) -> None:
 
 
 async def test_a_download_that_stalls_is_begun_anew(tmp_path: Path) -> None:
-    """And goes on; too many requests are waited for."""
+    """And goes on."""
     async with on_disk(tmp_path) as here:
         has_listing(here.fakes)
         here.fakes.set("hf", "stalls-once")
         lines = await here.run(*STEPS)
         assert "[OUTPUT] no byte for 1 s: the download begins anew" in lines
+
+
+async def test_too_many_requests_are_waited_for(tmp_path: Path) -> None:
+    """The hub's word is in the log, and the run goes on."""
+    async with on_disk(tmp_path) as here:
+        has_listing(here.fakes)
+        here.fakes.set("hf", "429")
+        lines = await here.run(*STEPS)
+        assert [line for line in lines if "429 Too Many Requests" in line]
+        assert lines[-1].startswith("[OK] model: ")
+
+
+async def test_a_disk_that_fills_up_stops_the_run(tmp_path: Path) -> None:
+    """With the hub's words; the next run goes on where there is space again."""
+    async with on_disk(tmp_path) as here:
+        has_listing(here.fakes)
+        here.fakes.set("hf", "full")
+        with pytest.raises(StepFailed) as raised:
+            await here.run(HubProgram(), Model(stall_s=0))
+        assert "No space left on device" in "\n".join(raised.value.tail)
+        here.fakes.unset("hf")
+        assert (await here.later().run(*STEPS))[-1].startswith("[OK] model: ")
 
 
 @pytest.mark.parametrize("how", ["flipped", "cut"])
