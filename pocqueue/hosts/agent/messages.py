@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias, dataclass_transform
+
+from typing_extensions import override
 
 from pocqueue.hosts.protocol import PROTOCOL
 
@@ -22,23 +23,51 @@ def _camel(name: str) -> str:
     return first + "".join(word.capitalize() for word in others)
 
 
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+class Value:
+    """A value with the fields that its class names: to whoever checks types a frozen dataclass, whose `repr` has no token in it.
+
+    For each dataclass Python compiles half a dozen functions when it is imported; thirty of them were an eighth of the agent's start.
+    """
+
+    names: ClassVar[tuple[str, ...]] = ()
+
+    @override
+    def __init_subclass__(cls) -> None:
+        cls.names = (*cls.names, *cls.__annotations__)
+
+    def __init__(self, **values: Any) -> None:
+        vars(self).update(values)
+        assert values.keys() <= {*self.names}, values.keys()
+        self.__post_init__()
+
+    def __post_init__(self) -> None:
+        """Make of the values what they are to be."""
+
+    def fields(self) -> dict[str, Any]:
+        """Return all values by name."""
+        return {name: getattr(self, name) for name in self.names}
+
+    @override
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.fields() == other.fields()
+
+
 def to_wire(value: Any) -> Any:
     """Return a value as JSON has it: names in camelCase, nothing that is None."""
-    if is_dataclass(value):
-        pairs = ((one.name, getattr(value, one.name)) for one in fields(value))
-        return {_camel(name): to_wire(kept) for name, kept in pairs if kept is not None}
+    if isinstance(value, Value):
+        kept = {name: one for name, one in value.fields().items() if one is not None}
+        return {_camel(name): to_wire(one) for name, one in kept.items()}
     if isinstance(value, str):
         # Names of files may have half characters, which no JSON reader takes.
         return value.encode("utf-8", "replace").decode()
     return [to_wire(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
-class Message:
+class Message(Value):
     """A JSON object on the wire."""
 
-    __slots__ = ()
-
-    type: ClassVar[str]
+    type = ""
 
     def to_json(self) -> str:
         """Return it as it is sent."""
@@ -48,8 +77,7 @@ class Message:
 # What a machine says of itself
 
 
-@dataclass(frozen=True, slots=True)
-class HostGpu:
+class HostGpu(Value):
     """A GPU of this machine."""
 
     name: str
@@ -62,8 +90,7 @@ class HostGpu:
     reason: str | None = None  #: why not
 
 
-@dataclass(frozen=True, slots=True)
-class HostInfo:
+class HostInfo(Value):
     """This machine."""
 
     hostname: str
@@ -71,8 +98,7 @@ class HostInfo:
     gpus: tuple[HostGpu, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class GpuLoad:
+class GpuLoad(Value):
     """What a GPU does right now. None: it does not say."""
 
     uuid: str
@@ -81,16 +107,14 @@ class GpuLoad:
     temperature: float | None = None  #: degrees Celsius
 
 
-@dataclass(frozen=True, slots=True)
-class JobRef:
+class JobRef(Value):
     """An attempt of a job."""
 
     id: str
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class TestRow:
+class TestRow(Value):
     """A row of a self-test: what was looked at, what was found, what to do about it."""
 
     __test__ = False  # no test of pytest's
@@ -102,16 +126,16 @@ class TestRow:
     remedy: str = ""
     gpu: str | None = None  #: its uuid; None: of the machine
 
+    @override
     def __post_init__(self) -> None:
         for name in ("measured", "wanted", "remedy"):
-            object.__setattr__(self, name, getattr(self, name)[:MAX_TEXT])
+            vars(self)[name] = getattr(self, name)[:MAX_TEXT]
         assert self.state in {"pass", "skip"} or (self.measured and self.remedy), self.name
 
 
 # To the gateway
 
 
-@dataclass(frozen=True, slots=True)
 class Hello(Message):
     """Asks for a challenge, before anything else."""
 
@@ -121,7 +145,6 @@ class Hello(Message):
     protocol: int = PROTOCOL
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Introduction(Message):
     """What `Register` and `Resume` have in common."""
 
@@ -134,15 +157,13 @@ class _Introduction(Message):
     protocol: int = PROTOCOL
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Register(_Introduction):
     """Becomes a node, with a token."""
 
     type = "register"
-    token: str = field(repr=False)
+    token: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Resume(_Introduction):
     """Is a node already."""
 
@@ -153,7 +174,6 @@ class Resume(_Introduction):
     jobs: tuple[JobRef, ...]
 
 
-@dataclass(frozen=True, slots=True)
 class NewKey(Message):
     """Is to be known by another key, which is on its disk."""
 
@@ -162,7 +182,6 @@ class NewKey(Message):
     signature: str  #: by the new key, over `protocol.rotation_text`, as hex
 
 
-@dataclass(frozen=True, slots=True)
 class Heartbeat(Message):
     """Still there."""
 
@@ -173,7 +192,6 @@ class Heartbeat(Message):
     clock_ms: int  #: this machine's clock
 
 
-@dataclass(frozen=True, slots=True)
 class JobStarted(Message):
     """A job runs."""
 
@@ -182,7 +200,6 @@ class JobStarted(Message):
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
 class JobRefused(Message):
     """A job will not be run here; it goes to another node. Refusing often costs reputation."""
 
@@ -192,7 +209,6 @@ class JobRefused(Message):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
 class JobResult(Message):
     """A job has ended."""
 
@@ -200,13 +216,12 @@ class JobResult(Message):
     id: str
     attempt: int
     status: str  #: completed, failed, cancelled or timeout
-    logs: str = field(repr=False)
+    logs: str
     exit_code: int
     seconds: float  #: by this machine's clock; shown, never paid by
     truncated: bool  #: the middle of the logs is left out
 
 
-@dataclass(frozen=True, slots=True)
 class SelfTest(Message):
     """What the machine found out about itself."""
 
@@ -214,14 +229,12 @@ class SelfTest(Message):
     rows: tuple[TestRow, ...]
 
 
-@dataclass(frozen=True, slots=True)
 class Draining(Message):
     """Finishes what it has and takes nothing new."""
 
     type = "draining"
 
 
-@dataclass(frozen=True, slots=True)
 class Bye(Message):
     """Leaves on purpose; what it has goes to others at once."""
 
@@ -231,15 +244,13 @@ class Bye(Message):
 # From the gateway
 
 
-@dataclass(frozen=True, slots=True)
-class Challenge:
+class Challenge(Value):
     """Is to be signed. Good for this socket, once."""
 
     nonce: str
 
 
-@dataclass(frozen=True, slots=True)
-class Registered:
+class Registered(Value):
     """The socket is this node's from now on."""
 
     node_id: str
@@ -247,8 +258,7 @@ class Registered:
     node_key: str | None = None  #: the node's key, as the gateway has it
 
 
-@dataclass(frozen=True, slots=True)
-class JobLimits:
+class JobLimits(Value):
     """What a job may use; beyond it the job is ended."""
 
     seconds: float
@@ -260,8 +270,7 @@ class JobLimits:
     network: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(Value):
     """Is to be run."""
 
     id: str
@@ -273,24 +282,21 @@ class Job:
     gpus: tuple[str, ...] = ()  #: uuids of those that it has to itself
 
 
-@dataclass(frozen=True, slots=True)
-class JobCancel:
+class JobCancel(Value):
     """Is to be ended; its result says ``cancelled``."""
 
     id: str
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class Ack:
+class Ack(Value):
     """A heartbeat came, or, with the attempt of a job, its result is kept and need not be sent again."""
 
     id: str | None = None
     attempt: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Error:
+class Error(Value):
     """A message was refused."""
 
     message: str
@@ -298,27 +304,23 @@ class Error:
     attempt: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RotateKey:
+class RotateKey(Value):
     """Is to make itself a new key."""
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(Value):
     """The node's key from now on."""
 
     node_key: str
 
 
-@dataclass(frozen=True, slots=True)
-class Upgrade:
+class Upgrade(Value):
     """There is a newer agent."""
 
     message: str  #: for the owner
 
 
-@dataclass(frozen=True, slots=True)
-class Drain:
+class Drain(Value):
     """Is to finish what it has; nothing new comes for now."""
 
 
@@ -333,24 +335,25 @@ def read_message(text: str | bytes) -> FromGateway | None:
         said = json.loads(text)
         match said["type"]:
             case "challenge":
-                return Challenge(_text(said, "nonce"))
+                return Challenge(nonce=_text(said, "nonce"))
             case "registered":
                 key = None if said.get("nodeKey") is None else _text(said, "nodeKey")
-                return Registered(_text(said, "nodeId"), str(said.get("message", "")), key)
+                message = str(said.get("message", ""))
+                return Registered(node_id=_text(said, "nodeId"), message=message, node_key=key)
             case "job":
                 return _job(said)
             case "job_cancel":
-                return JobCancel(_text(said, "id"), int(said["attempt"]))
+                return JobCancel(id=_text(said, "id"), attempt=int(said["attempt"]))
             case "ack":
-                return Ack(*_about(said))
+                return Ack(**_about(said))
             case "error":
-                return Error(_text(said, "message"), *_about(said))
+                return Error(message=_text(said, "message"), **_about(said))
             case "rotate_key":
                 return RotateKey()
             case "key":
-                return Key(_text(said, "nodeKey"))
+                return Key(node_key=_text(said, "nodeKey"))
             case "upgrade":
-                return Upgrade(_text(said, "message"))
+                return Upgrade(message=_text(said, "message"))
             case "drain":
                 return Drain()
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -372,26 +375,17 @@ def _job(said: Mapping[str, Any]) -> Job:
 
 
 def _limits(said: Mapping[str, Any]) -> JobLimits:
-    def number(name: str, default: float) -> float:
-        value = float(said.get(name, default))
-        if not 0 <= value < 1e12:
-            raise ValueError(name)
-        return value
-
-    return JobLimits(
-        seconds=max(0.001, number("seconds", said["seconds"])),
-        memory_mib=int(number("memoryMib", 4096)),
-        cpus=number("cpus", 1.0),
-        processes=int(number("processes", 256)),
-        disk_mib=int(number("diskMib", 1024)),
-        output_kib=int(number("outputKib", 256)),
-        network=bool(said.get("network", False)),
-    )
+    given = {name: float(said[_camel(name)]) for name in JobLimits.names if _camel(name) in said}
+    if not all(0 <= value < 1e12 for value in given.values()):
+        raise ValueError(given)
+    seconds = max(0.001, given.pop("seconds"))
+    kinds = {name: type(getattr(JobLimits, name)) for name in given}
+    return JobLimits(seconds=seconds, **{name: kinds[name](given[name]) for name in given})
 
 
-def _about(said: Mapping[str, Any]) -> tuple[str | None, int | None]:
+def _about(said: Mapping[str, Any]) -> dict[str, Any]:
     attempt = said.get("attempt")
-    return (None, None) if attempt is None else (_text(said, "id"), int(attempt))
+    return {} if attempt is None else {"id": _text(said, "id"), "attempt": int(attempt)}
 
 
 def _text(said: Mapping[str, Any], name: str) -> str:
