@@ -6,7 +6,8 @@
   looked at together, once a second at most: a process that sleeps between messages pays for each time that it wakes.
 - One that was told of its end and does not read that keeps no server from ending: uvicorn's would fail then, with all
   other sockets.
-- What an application can do at once, it may be given as it comes.
+- What an application can do at once, it may be given as it comes: a short text that comes by itself is given to it past
+  the steps that any frame takes, which cost more than the rest.
 - A socket's state has the socket, so that its application can ask whether there is still somebody.
 """
 
@@ -20,14 +21,36 @@ from typing import Any
 
 from typing_extensions import override
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.frames import Frame
+from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 from websockets.protocol import State
+from websockets.speedups import apply_mask
 
 #: Most bytes that wait for a client to read them.
 MAX_UNREAD_BYTES = 1 << 20
 #: In the state of a WebSocket (``scope["state"]``): its `LiveSocket`.
 SOCKET = "socket"
+
+
+def text_frame(text: str) -> bytes:
+    """Return a text as it is on its way to a client."""
+    return Frame(Opcode.TEXT, text.encode()).serialize(mask=False)
+
+
+def only_text(data: bytes) -> bytes | None:
+    """Return the text of a client's frame of less than 64 KiB that is all of its message, and all of the data (RFC 6455, 5.2).
+
+    Returns:
+        None: it is something else, or not well-formed.
+    """
+    if len(data) < 6 or data[0] != 0x80 | Opcode.TEXT or data[1] < 0x80:
+        return None
+    begin, length = 2, data[1] & 0x7F
+    if length == 126:
+        begin, length = 4, data[2] << 8 | data[3]
+    if length == 127 or len(data) != begin + 4 + length:
+        return None
+    return apply_mask(data[begin + 4 :], data[begin : begin + 4])
 
 
 class LiveSocket(WebSocketsSansIOProtocol):
@@ -36,7 +59,8 @@ class LiveSocket(WebSocketsSansIOProtocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._asked: dict[bytes, asyncio.Future[bool]] = {}
-        #: Is given each text before the application is, and says whether it is done with: for what comes all the time.
+        #: Is given texts (`only_text`) before the application is, and says whether one is done with: for what comes all
+        #: the time.
         self.take: Callable[[bytes], bool] | None = None
         self._heard_s = 0.0  #: when something came, by the loop's clock
 
@@ -72,14 +96,13 @@ class LiveSocket(WebSocketsSansIOProtocol):
             async with asyncio.timeout(timeout_s):
                 while not self.writable.is_set():
                     await self.writable.wait()
-        return self.say_at_once(text)
+        return self.say_at_once(text_frame(text))
 
-    def say_at_once(self, text: str) -> bool:
-        """Send a text however much the client has not read yet; False: the socket has ended."""
+    def say_at_once(self, frame: bytes) -> bool:
+        """Send a frame (`text_frame`) however much the client has not read yet; False: the socket has ended."""
         if self.conn.state is not State.OPEN or self.transport.is_closing():
             return False
-        self.conn.send_text(text.encode())
-        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.transport.write(frame)
         return True
 
     def abort(self) -> None:
@@ -97,7 +120,18 @@ class LiveSocket(WebSocketsSansIOProtocol):
     @override
     def data_received(self, data: bytes) -> None:
         self._heard_s = self.loop.time()
-        super().data_received(data)
+        if (
+            self.take is None
+            or not self._is_between()
+            or (text := only_text(data)) is None
+            or not self.take(text)
+        ):
+            super().data_received(data)
+
+    def _is_between(self) -> bool:
+        """Say whether the next byte begins a message: nothing of a frame or a message in parts has come before it."""
+        conn = self.conn
+        return conn.state is State.OPEN and not conn.reader.buffer and conn.current_size is None
 
     @override
     def schedule_ping(self) -> None:
@@ -122,11 +156,6 @@ class LiveSocket(WebSocketsSansIOProtocol):
         super().handle_connect(event)
         if hasattr(self, "scope"):  # the handshake is one
             self.scope["state"][SOCKET] = self
-
-    @override
-    def handle_text(self, event: Frame) -> None:
-        if self.take is None or not event.fin or not self.take(bytes(event.data)):
-            super().handle_text(event)
 
     @override
     def handle_ping(self) -> None:

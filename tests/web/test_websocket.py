@@ -21,7 +21,7 @@ from pocqueue.web.app import make_app
 from pocqueue.web.errors import SentenceRoute
 from pocqueue.web.listener import listen
 from pocqueue.web.serve import ServerThread
-from pocqueue.web.websocket import SOCKET, LiveSocket
+from pocqueue.web.websocket import SOCKET, LiveSocket, only_text, text_frame
 
 #: Bytes that no system keeps for a client that does not read them.
 FLOOD = 64 << 20
@@ -48,7 +48,7 @@ def make() -> FastAPI:
     async def live(websocket: WebSocket) -> None:
         await websocket.accept()
         kept: LiveSocket = websocket.scope["state"][SOCKET]
-        kept.take = lambda data: data == b"now" and kept.say_at_once("taken")
+        kept.take = lambda data: data == b"now" and kept.say_at_once(text_frame("taken"))
         async for text in websocket.iter_text():
             assert text != "now"
             if text == "flood":
@@ -99,6 +99,60 @@ def test_what_is_taken_as_it_comes(ports: list[int]) -> None:
             client.recv(timeout=120)
 
 
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [b"\x81\x83\0\0\0\0now"],
+        [b"\x81", b"\x83\0\0", b"\0\0no", b"w"],
+        [b"\x89\x80\0\0\0\0\x81\x83\0\0\0\0now"],
+        [b"\x81\xfe\0\x03\x01\x02\x03\x04omt"],
+    ],
+    ids=["by itself", "in pieces", "behind a ping", "of another length, masked"],
+)
+def test_texts_come_in_any_way(pieces: list[bytes], ports: list[int]) -> None:
+    """What was not taken as it came is the application's, here one that fails: nothing of it is lost or comes twice."""
+    with _handshake(ports[0]) as raw:
+        for piece in pieces:
+            raw.sendall(piece)
+        said = _until_the_end(raw, b"taken")
+        assert said in {b"\x81\x05taken", b"\x8a\0\x81\x05taken"} or b"taken" not in said
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x01\x83\0\0\0\0now\x81\x83\0\0\0\0now",
+        b"\xc1\x83\0\0\0\0now",
+        b"\x81\x03now",
+    ],
+    ids=["within another one", "with an extension that was not agreed on", "not masked"],
+)
+def test_frames_that_are_against_the_protocol(sent: bytes, ports: list[int]) -> None:
+    """Each byte of them comes by itself, then all at once: none is taken, and the socket ends with 1002."""
+    for pieces in ([sent[n : n + 1] for n in range(len(sent))], [sent[:9], sent[9:]]):
+        with _handshake(ports[0]) as raw:
+            with contextlib.suppress(ConnectionError):
+                for piece in pieces:
+                    raw.sendall(piece)
+            said = _until_the_end(raw)
+            assert said[:1] + said[2:4] == b"\x88\x03\xea"
+
+
+def test_what_is_only_a_text() -> None:
+    """Whole, final, masked, of one frame, and nothing before or behind it."""
+    whole = b"\x81\x83\x01\x02\x03\x04" + bytes(
+        a ^ b for a, b in zip(b"now", b"\1\2\3", strict=True)
+    )
+    assert only_text(whole) == b"now"
+    assert only_text(b"\x81\x80\1\2\3\4") == b""
+    long = b"\x81\xfe\xff\xff\0\0\0\0" + 65_535 * b"x"
+    assert only_text(long) == 65_535 * b"x"
+    longer = b"\x81\xff\0\0\0\0\0\1\0\0\0\0\0\0" + 65_536 * b"x"
+    others = [b"", whole + b"x", longer, long + whole, *(whole[:n] for n in range(len(whole)))]
+    others += [bytes([whole[0] ^ bit]) + whole[1:] for bit in (0x80, 0x40, 0x20, 0x10, 1, 3)]
+    assert [only_text(data) for data in others] == len(others) * [None]
+
+
 def _handshake(port: int) -> socket.socket:
     """Return a WebSocket of a client that has no idea of pings."""
     raw = socket.create_connection(("127.0.0.1", port), timeout=60)
@@ -111,6 +165,14 @@ def _handshake(port: int) -> socket.socket:
         head += raw.recv(1)
     assert head.startswith(b"HTTP/1.1 101")
     return raw
+
+
+def _until_the_end(raw: socket.socket, text: bytes = b"no such text") -> bytes:
+    """Return what comes until a text has come or the socket has ended."""
+    said = b""
+    while text not in said and (more := raw.recv(100)):
+        said += more
+    return said
 
 
 def _frame(opcode: int, payload: bytes) -> bytes:

@@ -36,6 +36,8 @@ class Metrics:
             )
             for name, labels in names.items()
         }
+        #: What has been counted, by name and labels: the library takes longer to find it than to count.
+        self._counted = dict[tuple[str, tuple[str, ...]], Counter]()
         self.dispatch = Histogram(
             "pocqueue_hosts_dispatch_seconds",
             "from the choice of a node to the message that its job goes out with",
@@ -55,8 +57,11 @@ class Metrics:
 
     def count(self, name: str, *labels: str, by: float = 1) -> None:
         """Add to a counter."""
-        counter = self._counters[name]
-        (counter.labels(*labels) if labels else counter).inc(by)
+        counter = self._counted.get((name, labels))
+        if counter is None:
+            counter = self._counters[name].labels(*labels) if labels else self._counters[name]
+            self._counted[name, labels] = counter
+        counter.inc(by)
 
     def gauges(
         self,

@@ -25,7 +25,7 @@ from pocqueue.hosts.gateway.socket.conversation import ACK, Conversation
 from pocqueue.hosts.gateway.socket.entrance import Entrance, Refused
 from pocqueue.hosts.records import HostFacts
 from pocqueue.hosts.wire import CloseCode, ErrorText
-from pocqueue.web.websocket import SOCKET, LiveSocket
+from pocqueue.web.websocket import SOCKET, LiveSocket, text_frame
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 _SAID_ONCE = wire.JobRefused | wire.SelfTest | wire.Draining
 #: Longest heartbeat that is taken as it comes: that of a machine with some GPUs and jobs.
 _MAX_BEAT_BYTES: Final = 4096
+_ACK: Final = text_frame(ACK)
 #: Such messages of one socket that wait; more are refused.
 _MAX_LATER: Final = 64
 
@@ -52,6 +53,7 @@ class AgentSocket(Connection):
         "_conversation",
         "_entrance",
         "_later",
+        "_live",
         "_sending",
         "_tasks",
         "_websocket",
@@ -82,6 +84,7 @@ class AgentSocket(Connection):
     async def run(self) -> None:
         """Speak until the socket ends."""
         await self._websocket.accept()
+        self._live: LiveSocket = self._websocket.scope["state"][SOCKET]
         loop = asyncio.get_running_loop()
         self.until_s = loop.time() + self.hub.timings.register_s
         deadline = loop.call_at(self.until_s, self._end_if_nobody)
@@ -159,7 +162,7 @@ class AgentSocket(Connection):
             return False
         self.hub.metrics.count("messages", message.type)
         self._conversation.beats(message)
-        self._live.say_at_once(ACK)
+        self._live.say_at_once(_ACK)
         return True
 
     async def _take(self, text: str | bytes) -> None:
@@ -221,11 +224,6 @@ class AgentSocket(Connection):
         """Say that a message was refused; of a job only to agents that name attempts."""
         about = (job_id, n) if n is not None else (None, None)
         await self.send(wire.Error(message=text, id=about[0], attempt=about[1]))
-
-    @property
-    def _live(self) -> LiveSocket:
-        live: LiveSocket = self._websocket.scope["state"][SOCKET]
-        return live
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Do something for as long as the socket lasts, at most."""
