@@ -30,8 +30,8 @@ ONE_OF = 8
 MAX_LOOKED_AT = 64
 #: Messages that wait to be trained over; more are left to chance.
 MAX_WAITING = 32
-#: The trainer is asked this often whether it has nothing else to do, for so long at most.
-_LOOK_S, _PATIENCE_S = 0.02, 30.0
+#: What follows on a slot, its own iteration and a block, comes to the trainer before its audits.
+_PAUSE_S = 0.02
 
 _random = SystemRandom()
 _log = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ class Audits:
     async def _audit(self, iteration: Iteration, score: float) -> None:
         core = self._core
         try:
-            await self._quiet()
+            await asyncio.sleep(_PAUSE_S)
             await self._blocks.train_over(iteration)
             self.num_done += 1
         except InvalidBlock as exc:
@@ -134,19 +134,6 @@ class Audits:
             self._on_cheat(iteration)
         except (ChainError, TrainingError) as exc:
             _log.debug("%s No audit of slot %d: %s", core.name, iteration.slot, exc)
-
-    async def _quiet(self) -> None:
-        """Wait until the trainer has nothing else to do: mining and blocks come first, this slot's own iteration too.
-
-        Not for ever: one that always has something else to do would never audit.
-        """
-        await asyncio.sleep(_LOOK_S)
-        try:
-            async with asyncio.timeout(_PATIENCE_S):
-                while not self._core.trainer.is_idle:  # noqa: ASYNC110 - it is of many event loops
-                    await asyncio.sleep(_LOOK_S)
-        except TimeoutError:
-            return
 
 
 def auditor_of(beacon: bytes, iteration: Iteration, auditors: Sequence[bytes]) -> bytes | None:

@@ -77,6 +77,7 @@ class Verdict(_Frame, tag="judged", frozen=True):
     compared: int  #: entries of the published map and the recomputed one together
     probability: float  #: that an honest map has so many violations or more
     is_honest: bool
+    weights_end: bytes  #: `Iteration.weights_end` as the published map makes it
 
 
 class Accuracy(_Frame, tag="measured", frozen=True):

@@ -16,7 +16,7 @@ from pocqueue.poc.fraud import fraud_test
 from pocqueue.pouw.errors import TrainingError
 from pocqueue.pouw.slots.maps import SignMap, decode_map
 from pocqueue.pouw.slots.task import LapSlot, TaskSpec
-from pocqueue.pouw.slots.weights import Weights
+from pocqueue.pouw.slots.weights import Weights, weights_end
 from pocqueue.pouw.training.iterate import full_weights, gradient_of, less_map, signs_of
 from pocqueue.pouw.training.messages import Verdict
 from pocqueue.pouw.training.models import Model
@@ -48,11 +48,20 @@ def reexecute(
             left = left + _gradient(model, past, miner, lane)
             left = less_map(task, left, decode_map(past.map, task.num_weights, task.cap))
     left = left + _gradient(model, lap[-1], miner, lane)
-    return judge(task, left, decode_map(published, task.num_weights, task.cap))
+    signs = decode_map(published, task.num_weights, task.cap)
+    end = weights_end(task, full_weights(task, lap[-1].theta), signs)
+    return judge(task, left, signs, end)
 
 
-def judge(task: TaskSpec, left: Weights, published: SignMap) -> Verdict:
-    """Hold a map against what was left over before it: float32 ``[num_weights]``, recomputed."""
+def judge(task: TaskSpec, left: Weights, published: SignMap, end: bytes) -> Verdict:
+    """Hold a map against what was left over before it: float32 ``[num_weights]``, recomputed.
+
+    Args:
+        task: whose map it is.
+        left: of the lane before the map goes out.
+        published: the map.
+        end: `Verdict.weights_end`.
+    """
     tau, size = np.float32(task.tau), np.abs(left)
     pushed = left[published.indices] * published.signs
     # Not `pushed < …`: what is not a number is no reason for an entry.
@@ -69,7 +78,7 @@ def judge(task: TaskSpec, left: Weights, published: SignMap) -> Verdict:
     seen = np.concatenate((published.indices, own.indices, np.flatnonzero(is_missing)))
     compared = len(np.unique(seen))
     probability, is_fraud = fraud_test(violations, compared, FRAUD_THRESHOLD)
-    return Verdict(violations, compared, probability, not is_fraud)
+    return Verdict(violations, compared, probability, not is_fraud, end)
 
 
 def _gradient(model: Model, slot: LapSlot, miner: bytes, lane: int) -> Weights:

@@ -2,7 +2,8 @@
 
 Promises:
 - Nothing of torch is ever in this process; its event loop waits and never computes.
-- There is one child, started at the first call, whatever many nodes share it; calls are answered in their order.
+- There is one child, started at the first call, whatever many nodes share it; calls are answered one at a time:
+  what a block waits for before a slot's iteration, that before all else, and what has waited long before those.
 - A call fails with `TrainingError` if the child ends meanwhile; a later one starts it again, after a pause that
   grows while it fails.
 - The child ends with `close`, and with this process however that ends.
@@ -12,7 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
+import queue
 import subprocess
 import sys
 import tempfile
@@ -21,7 +24,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, ClassVar, TypeVar
+from typing import IO, ClassVar, NamedTuple, TypeVar
 
 import msgspec
 from typing_extensions import override
@@ -49,6 +52,8 @@ from pocqueue.pouw.training.messages import (
 from pocqueue.processes import child_exec
 from pocqueue.processes.child import describe_exit
 
+#: So long a call lets others pass that came later and have less time: a block none, a slot's iteration, all else.
+URGENT_S, _ITERATION_S, PATIENT_S = 0.0, 1.0, 30.0
 _PAUSES = Backoff(first_s=0.5, longest_s=10.0)
 #: No request takes as long, once its turn has come; a child that does is stuck.
 _STUCK_S = 300.0
@@ -62,6 +67,15 @@ _CLOSED = "The trainer is closed."
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 _Result = TypeVar("_Result", bound=Answer)
+
+
+class _Call(NamedTuple):
+    """A call that waits for the child; the first one in order is its next."""
+
+    until_s: float  #: it lets others pass, by the monotonic clock
+    number: int
+    request: Request
+    answer: Future[Answer]
 
 
 class Trainer(Closing):
@@ -81,7 +95,8 @@ class Trainer(Closing):
         self._child: subprocess.Popen[bytes] | None = None
         self._says: IO[bytes] | None = None  # the child's standard error
         self._failures = 0  # in a row
-        self._asked: set[Future[Answer]] = set()  # what goes on or waits
+        self._waiting: queue.PriorityQueue[_Call] = queue.PriorityQueue()
+        self._numbers = itertools.count()
         self._began_s: float | None = (
             None  # when the child was given what it does now, by the monotonic clock
         )
@@ -104,11 +119,6 @@ class Trainer(Closing):
         child = self._child
         return None if child is None else child.pid
 
-    @property
-    def is_idle(self) -> bool:
-        """Say whether it has nothing to do."""
-        return not self._asked
-
     async def iterate(
         self,
         task: TaskSpec,
@@ -126,18 +136,28 @@ class Trainer(Closing):
             TrainingError: the child ended, there is no such model, or a private task's noise is missing.
         """
         request = Iterate(task, theta, residual, slot, miner, lane, parts, self._data(task), noise)
-        return await self._ask(request, IterationResult)
+        return await self._ask(request, IterationResult, _ITERATION_S)
 
     async def reexecute(
-        self, task: TaskSpec, lap: Sequence[LapSlot], miner: bytes, lane: int, published: bytes
+        self,
+        task: TaskSpec,
+        lap: Sequence[LapSlot],
+        miner: bytes,
+        lane: int,
+        published: bytes,
+        patience_s: float = PATIENT_S,
     ) -> Verdict:
         """Judge a lane's map in the last slot of `lap`; `training.reexecute` has the arguments.
+
+        Args:
+            task, lap, miner, lane, published: see there.
+            patience_s: so long it lets others pass, `URGENT_S` to `PATIENT_S`.
 
         Raises:
             TrainingError: the child ended, or there is no such model.
         """
         request = Reexecute(task, tuple(lap), miner, lane, published, self._data(task))
-        return await self._ask(request, Verdict)
+        return await self._ask(request, Verdict, patience_s)
 
     async def accuracy(
         self, task: TaskSpec, theta: bytes, part: PartName, test: Path | None = None
@@ -207,13 +227,16 @@ class Trainer(Closing):
             raise TrainingError(f"The data {task.data} are not here.")
         return str(paths[-1])
 
-    async def _ask(self, request: Request, kind: type[_Result]) -> _Result:
+    async def _ask(
+        self, request: Request, kind: type[_Result], patience_s: float = PATIENT_S
+    ) -> _Result:
+        future: Future[Answer] = Future()
+        until_s = time.monotonic() + patience_s
+        self._waiting.put(_Call(until_s, next(self._numbers), request, future))
         try:
-            future = self._thread.submit(self._call, request)
+            self._thread.submit(self._answer_next)
         except RuntimeError:
             raise TrainingError(_CLOSED) from None
-        self._asked.add(future)
-        future.add_done_callback(self._asked.discard)
         waiting = asyncio.wrap_future(future)
         try:
             # Of the event loop: a timer with a thread of its own takes as long to start as much of what is asked for.
@@ -240,6 +263,16 @@ class Trainer(Closing):
                 self._child.kill()
 
     # What follows runs in the trainer's thread, one call at a time.
+
+    def _answer_next(self) -> None:
+        """Answer the first of the calls that wait: there is one for each time that this is called."""
+        call = self._waiting.get_nowait()
+        if not call.answer.set_running_or_notify_cancel():
+            return  # nobody waits for it any more
+        try:
+            call.answer.set_result(self._call(call.request))
+        except BaseException as exc:  # noqa: BLE001 - whoever called is told
+            call.answer.set_exception(exc)
 
     def _call(self, request: Request) -> Answer:
         child = self._child or self._start()

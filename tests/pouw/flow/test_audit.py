@@ -12,7 +12,6 @@ import pytest
 
 from pocqueue.pouw.chain.records import SUPERVISOR
 from pocqueue.pouw.errors import InvalidBlock, TrainingError
-from pocqueue.pouw.flow import audit
 from pocqueue.pouw.flow.audit import MAX_LOOKED_AT, MAX_WAITING, Audits, Choice, auditor_of
 from pocqueue.pouw.flow.core import Tasks
 from pocqueue.pouw.security import GradientDetector, SecuritySystem
@@ -30,19 +29,6 @@ def _message(number: int, miner: bytes = b"miner") -> Iteration:
     return cast(Iteration, _made_up(id=id_, miner=miner, slot=number))
 
 
-class _Trainer:
-    """A trainer that is asked whether it has something to do."""
-
-    def __init__(self, *, is_busy: bool = False) -> None:
-        self.asked = asyncio.Event()
-        self.is_busy = is_busy
-
-    @property
-    def is_idle(self) -> bool:
-        self.asked.set()
-        return not self.is_busy
-
-
 class _Blocks:
     """Trains over what it is given; some are false, and some cannot be trained over."""
 
@@ -58,45 +44,10 @@ class _Blocks:
         return "it is good."
 
 
-async def test_an_audit_waits_until_the_trainer_has_nothing_else_to_do() -> None:
-    """Mining and blocks are not behind it; once they are done it goes on."""
-    trainer, blocks, tasks = _Trainer(is_busy=True), _Blocks(), Tasks("[node]")
-    audits = Audits(_made_up(trainer=trainer), cast(Any, blocks), lambda _: None)
-    tasks.start(audits.run())
-    try:
-        audits.add([Choice(_message(5), 0.0)])
-        async with asyncio.timeout(PATIENCE_S):
-            for _ in range(2):
-                trainer.asked.clear()
-                await trainer.asked.wait()
-            assert blocks.done.empty()
-            trainer.is_busy = False
-            assert await blocks.done.get() == 5
-    finally:
-        await tasks.close()
-
-
-async def test_a_trainer_that_is_never_idle_audits_all_the_same(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """It has had its time."""
-    monkeypatch.setattr(audit, "_PATIENCE_S", 0.05)
-    blocks, tasks = _Blocks(), Tasks("[node]")
-    audits = Audits(_made_up(trainer=_Trainer(is_busy=True)), cast(Any, blocks), lambda _: None)
-    tasks.start(audits.run())
-    try:
-        audits.add([Choice(_message(5), 0.0)])
-        async with asyncio.timeout(PATIENCE_S):
-            assert await blocks.done.get() == 5
-    finally:
-        await tasks.close()
-
-
 async def test_only_what_was_found_false_is_accused() -> None:
     """Not what is good, and not what could not be trained over; what is too much is left."""
     accused, told = list[int](), list[int]()
     core = _made_up(
-        trainer=_Trainer(),
         name="[node]",
         alert=lambda kind, text, **more: told.append(more["slot"]),
     )

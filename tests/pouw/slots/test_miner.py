@@ -237,6 +237,6 @@ def test_what_a_lane_says_can_be_executed_again() -> None:
             if is_certified:
                 lap = history.lap(slot, miner.lane)
                 verdict = reexecute(model, lap, miner=account, lane=lane, published=done.map)
-                assert verdict == Verdict(0, sent.iteration.entries, 1.0, True)
+                assert verdict == Verdict(0, sent.iteration.entries, 1.0, True, done.weights_end)
             if slot == 4:
                 miner = LaneMiner(history, KEYS[0], sent=sent)

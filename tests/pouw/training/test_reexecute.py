@@ -145,7 +145,7 @@ def test_slots_that_are_not_certified_do_not_count() -> None:
         residual = result.residual if is_certified else residual
         miners.run(1)
     verdict = reexecute(model, lap, miner=miner, lane=0, published=result.map)
-    assert verdict == Verdict(0, verdict.compared, 1.0, True)
+    assert verdict == Verdict(0, verdict.compared, 1.0, True, result.weights_end)
     all_counted = [*lap[:1], LapSlot(1, lap[0].theta, lap[0].map, 2), *lap[2:]]
     assert not reexecute(model, all_counted, miner=miner, lane=0, published=result.map).is_honest
 
@@ -161,24 +161,24 @@ def test_a_few_stray_entries_pass() -> None:
         indices = np.concatenate((own.indices, np.arange(1000, 1000 + number)))
         return SignMap(indices, np.ones(len(indices), dtype=np.int8))
 
-    assert judge(task, left, own).violations == 0
-    two = judge(task, left, with_strays(2))
+    assert judge(task, left, own, b"").violations == 0
+    two = judge(task, left, with_strays(2), b"")
     assert (two.violations, two.compared, two.is_honest) == (2, 342, True)
     assert two.probability == pytest.approx(0.0131, abs=1e-3)
-    assert not judge(task, left, with_strays(3)).is_honest
+    assert not judge(task, left, with_strays(3), b"").is_honest
     left[1000:1003] = np.float32(0.02 * 0.9995)
-    assert judge(task, left, with_strays(3)).violations == 0
+    assert judge(task, left, with_strays(3), b"").violations == 0
     left[1000:1003] = np.nan
-    assert judge(task, left, with_strays(3)).violations == 3
+    assert judge(task, left, with_strays(3), b"").violations == 3
 
 
 def test_a_full_map_has_to_be_of_the_largest() -> None:
     """What is left out counts against the smallest that is in, not against tau."""
     task = task_of("MLP")
     left = np.linspace(0.03, 0.06, task.num_weights, dtype=np.float32)
-    assert judge(task, left, signs_of(task, left)).violations == 0
+    assert judge(task, left, signs_of(task, left), b"").violations == 0
     smallest = SignMap(np.arange(task.cap), np.ones(task.cap, dtype=np.int8))
-    verdict = judge(task, left, smallest)
+    verdict = judge(task, left, smallest, b"")
     assert not verdict.is_honest
     assert verdict.violations <= verdict.compared <= task.num_weights
 

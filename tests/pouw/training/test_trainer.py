@@ -23,9 +23,20 @@ from pocqueue.pouw.slots.task import LapSlot
 from pocqueue.pouw.slots.weights import first_weights, weights_bytes
 from pocqueue.pouw.training import trainer as trainers
 from pocqueue.pouw.training.iterate import iterate
-from pocqueue.pouw.training.messages import Accuracy, read_frame, write_frame
+from pocqueue.pouw.training.messages import (
+    Accuracy,
+    Answer,
+    Iterate,
+    IterationResult,
+    Measure,
+    Reexecute,
+    Request,
+    Verdict,
+    read_frame,
+    write_frame,
+)
 from pocqueue.pouw.training.models import Model
-from pocqueue.pouw.training.trainer import Trainer
+from pocqueue.pouw.training.trainer import PATIENT_S, URGENT_S, Trainer
 from pocqueue.pouw.wire.slots import MAX_PARTS
 from tests.pouw.training.in_step import InStep, task_of
 from tests.support.waiting import PATIENCE_S
@@ -287,11 +298,45 @@ async def test_maps_of_other_instruction_sets_are_honest(monkeypatch: pytest.Mon
                     assert verdict.is_honest
 
 
-async def test_a_trainer_with_nothing_to_do_says_so(trainer: Trainer) -> None:
-    """Not while calls go on or wait."""
-    assert trainer.is_idle
-    call = asyncio.create_task(trainer.accuracy(TASK, THETA, "val"))
-    await asyncio.sleep(0)
-    assert not trainer.is_idle
-    await call
-    assert trainer.is_idle
+async def test_what_a_block_waits_for_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a slot's iteration, that before all else, and what has waited long before those that came later."""
+    now = SimpleNamespace(s=0.0)
+    child, asked, said = _made_up_child()
+    monkeypatch.setattr(trainers, "_spawn", lambda: (child, tempfile.TemporaryFile()))  # noqa: SIM115
+    monkeypatch.setattr(trainers, "time", SimpleNamespace(monotonic=lambda: now.s))
+    result = IterationResult(b"", bytes(32), 0, b"")
+    verdict = Verdict(0, 0, 1.0, True, bytes(32))
+    with Trainer() as own, asked:
+
+        def over(slot: int, patience_s: float = PATIENT_S) -> asyncio.Task[Any]:
+            lap = [LapSlot(slot, b"", b"", 1)]
+            return asyncio.create_task(own.reexecute(TASK, lap, MINER, 0, b"", patience_s))
+
+        async def answered(answer: Answer) -> Request:
+            frame = await asyncio.to_thread(read_frame, asked)
+            assert frame is not None
+            write_frame(said, answer)
+            return msgspec.msgpack.decode(frame, type=Request)
+
+        calls: list[asyncio.Task[Any]]
+        calls = [asyncio.create_task(own.accuracy(TASK, THETA, "val"))]
+        calls += [over(1), asyncio.create_task(own.iterate(TASK, THETA, None, 2, MINER, 0, 1))]
+        calls += [over(3, URGENT_S)]
+        await asyncio.sleep(0)  # they are all asked
+        assert isinstance(await answered(Accuracy(1, 256, 31)), Measure)
+        found = [await answered(answer) for answer in (verdict, result, verdict)]
+        assert [type(one) for one in found] == [Reexecute, Iterate, Reexecute]
+        first, _, last = found
+        assert isinstance(first, Reexecute)
+        assert isinstance(last, Reexecute)
+        assert [one.lap[0].slot for one in (first, last)] == [3, 1]
+        await asyncio.gather(*calls)
+
+        calls = [over(0, URGENT_S), over(1)]
+        await asyncio.sleep(0)
+        now.s += PATIENT_S
+        calls += [over(2, URGENT_S), over(3, URGENT_S)]
+        await asyncio.sleep(0)
+        order = [await answered(verdict) for _ in calls]
+        assert [one.lap[0].slot for one in order if isinstance(one, Reexecute)] == [0, 1, 2, 3]
+        await asyncio.gather(*calls)
