@@ -28,10 +28,9 @@ from pocqueue.pouw.flow.slot_sync import SlotSync
 from pocqueue.pouw.flow.slots import SlotFlow
 from pocqueue.pouw.p2p.frames import Kind
 from pocqueue.pouw.p2p.service import PeerInfo
-from pocqueue.pouw.slots.maps import decode_map
-from pocqueue.pouw.slots.weights import weights_end, weights_from
+from pocqueue.pouw.training.trainer import PATIENT_S, URGENT_S
 from pocqueue.pouw.wire.blocks import Block, Trained
-from pocqueue.pouw.wire.codec import decode
+from pocqueue.pouw.wire.codec import decode, encode
 from pocqueue.pouw.wire.slots import Iteration
 
 _BAD_POINTS = 100
@@ -89,6 +88,8 @@ class BlockFlow:
         Raises:
             PeerFault: it is no block, not the one with this id, or nobody worked for it.
         """
+        if identifier in self._queued:
+            return
         try:
             block = decode(body, Block)
         except BadEncoding as exc:
@@ -128,23 +129,24 @@ class BlockFlow:
             PeerFault: it breaks a rule.
         """
         core = self._core
-        if await self._is_here(block):
-            return False
         retrained_for = None if is_final or not core.retrains else peer
         try:
-            await core.in_chain(core.chain.check, block, now_ms(), is_final=is_final)
+            if not await core.in_chain(self._is_new, block, is_final):
+                return False
+            if peer is None:  # it is good: the others' work on it need not wait for this disk
+                core.network.push_block(block.id, encode(block))
             if retrained_for is not None and isinstance(block.proof, Trained):
                 # Slots are taken in meanwhile, which must not wait for blocks.
                 await self._slot_sync.reach(retrained_for, block.proof.winner.iteration)
             async with self._lock:
-                if await self._is_here(block):
+                if core.chain.knows(block.id):
                     return False
                 if retrained_for is not None and isinstance(block.proof, Trained):
                     # Of a private task who has certified it alone can: others take the block until another one is final.
                     winner = block.proof.winner
                     spec = spec_of(core.genesis, core.chain.tip.state, winner.iteration.task)
                     if self._noises.may_judge(spec, winner.signed.certificate.epoch):
-                        await self._judge(block)
+                        await self._judge(block, winner.iteration)
                 change = await core.in_chain(core.chain.add, block, now_ms(), is_final=is_final)
         except UnknownParent:
             if peer is not None:
@@ -166,7 +168,7 @@ class BlockFlow:
         )
         self._on_change(change)
         self.wish_anchor()
-        if core.retrains or is_final or not isinstance(block.proof, Trained):
+        if peer is not None and (core.retrains or is_final or not isinstance(block.proof, Trained)):
             core.network.announce(Kind.BLOCK, block.id)
         return True
 
@@ -206,8 +208,12 @@ class BlockFlow:
         assert isinstance(block.proof, Trained)
         return await self.train_over(block.proof.winner.iteration)
 
-    async def train_over(self, winner: Iteration) -> str:
+    async def train_over(self, winner: Iteration, patience_s: float = PATIENT_S) -> str:
         """Train the lap of a certified message over; return what came of it in a sentence.
+
+        Args:
+            winner: the message.
+            patience_s: as of `Trainer.reexecute`.
 
         Raises:
             InvalidBlock: the rule ``re-execution``: its map or weights are not what its samples give.
@@ -217,11 +223,13 @@ class BlockFlow:
         core = self._core
         lap, own_map = await self._slot_sync.lap_of(winner)
         spec = spec_of(core.genesis, core.chain.tip.state, winner.task)
-        lap = await self._slots.in_slots(self._noises.filled, spec, lap, winner.miner, winner.lane)
+        if spec.noise is not None:
+            lane = (winner.miner, winner.lane)
+            lap = await self._slots.in_slots(self._noises.filled, spec, lap, *lane)
         for tries_left in reversed(range(_TRAINER_TRIES)):
             try:
                 verdict = await core.trainer.reexecute(
-                    spec, lap, winner.miner, winner.lane, own_map
+                    spec, lap, winner.miner, winner.lane, own_map, patience_s
                 )
                 break
             except TrainingError:
@@ -233,8 +241,7 @@ class BlockFlow:
                 f"{verdict.violations} of {verdict.compared} entries of its map are not what its samples give; honest "
                 f"work looks so with a chance of {verdict.probability:.1g}.",
             )
-        signs = decode_map(own_map, spec.num_weights, spec.cap)
-        if weights_end(spec, weights_from(lap[-1].theta), signs) != winner.weights_end:
+        if verdict.weights_end != winner.weights_end:
             raise InvalidBlock(
                 RE_EXECUTION, "its weights_end is not what its map makes of the slot's weights."
             )
@@ -263,19 +270,22 @@ class BlockFlow:
                 certificate = newest.certificate
                 await self.settle_anchor(certificate.anchor, certificate.anchor_height)
 
-    async def _is_here(self, block: Block) -> bool:
-        # In its thread: it may have to look on the disk, where a block is being written.
-        return await self._core.in_chain(self._core.chain.__contains__, block.id)
+    def _is_new(self, block: Block, is_final: bool) -> bool:
+        """Check a block that is not here; False: it is. In the chain's thread: it may have to look on the disk."""
+        chain = self._core.chain
+        if block.id in chain:
+            return False
+        chain.check(block, now_ms(), is_final=is_final)
+        return True
 
-    async def _judge(self, block: Block) -> None:
+    async def _judge(self, block: Block, winner: Iteration) -> None:
         """Train a block over; what comes of that is remembered if it is bad."""
         try:
-            await self.retrain(block)
+            await self.train_over(winner, URGENT_S)
         except InvalidBlock as exc:
             await self._core.in_chain(self._core.chain.refuse, block, exc)
             if self.on_cheat is not None:
-                assert isinstance(block.proof, Trained)
-                self.on_cheat(block.proof.winner.iteration)
+                self.on_cheat(winner)
             raise
 
     def _refused(self, block: Block, peer: PeerInfo | None, exc: InvalidBlock) -> None:

@@ -140,13 +140,11 @@ class Noises:
     def filled(
         self, task: TaskSpec, lap: Sequence[LapSlot], miner: bytes, lane: int
     ) -> tuple[LapSlot, ...]:
-        """Return a lane's lap with its noise. In the slots' thread.
+        """Return a lane's lap of a private task with its noise. In the slots' thread.
 
         Raises:
             ChainError: that of a message is not known here.
         """
-        if task.noise is None:
-            return tuple(lap)
         return tuple(
             one
             if one.map is None and one is not lap[-1]

@@ -175,6 +175,10 @@ class Network:
         """Let peers have a message that another node pushes as well, if it does not come to them."""
         self._relay.tell(kind, body)
 
+    def push_block(self, identifier: bytes, body: bytes) -> None:
+        """Send a block of this node's to all peers."""
+        self._relay.push_block(identifier, body)
+
     def announce(self, kind: Kind, *ids: bytes, to: bytes | None = None) -> int:
         """Tell peers of TXs or BLOCKs that `Service.body` has; return their number.
 

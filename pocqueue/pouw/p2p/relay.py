@@ -1,9 +1,10 @@
 """Passes messages on.
 
-Who makes an urgent one pushes it to all its peers as it is. All else goes by ids to whoever wants it: bodies that
-are announced, and what was pushed by somebody else. For among nodes that are linked to each other nearly everybody
-has a pushed message when it could be passed on: it is told to those only that are not known to have it, a little
-later, with others. What members of a committee say to each other is said to them alone by who is linked to them all.
+Who makes an urgent one, or a block, pushes it to all its peers as it is. All else goes by ids to whoever wants it:
+bodies that are announced, and what was pushed by somebody else. For among nodes that are linked to each other nearly
+everybody has a pushed message when it could be passed on: it is told to those only that are not known to have it, a
+little later, with others. What members of a committee say to each other is said to them alone by who is linked to them
+all.
 """
 
 from __future__ import annotations
@@ -70,6 +71,11 @@ class Relay:
         if self._seen.add(identifier):
             self._holders[identifier] = set()
             self._keep_and_tell(identifier, kind, body)
+
+    def push_block(self, identifier: bytes, body: bytes) -> None:
+        """Send a block of this node's to all peers: nobody else has it yet."""
+        for link in list(self._links.values()):
+            link.send(Kind.BLOCK, identifier, body)
 
     def announce(
         self,
@@ -143,7 +149,11 @@ class Relay:
         if not self._wants.came(link.account, item):
             if self._wants.is_late(link.account, item):
                 return
-            raise PeerFault(_UNASKED_POINTS, f"it sent a {kind.name} that it was not asked for")
+            if kind != Kind.BLOCK:  # whoever mines one pushes it
+                raise PeerFault(_UNASKED_POINTS, f"it sent a {kind.name} that it was not asked for")
+            if self._has(item):
+                return
+            self._wants.found(item)
         is_good = await self._service.receive(link.info, kind, body, identifier)
         if not (is_good and self._service.has(kind, identifier)):
             return

@@ -138,6 +138,8 @@ class MadeUpPeers:
     peers: list[PeerInfo] = field(default_factory=lambda: [PEER])
     charged: list[tuple[bytes, str]] = field(default_factory=list)
     asked: list[tuple[bytes, Kind]] = field(default_factory=list)
+    #: Ids of blocks that were sent to all.
+    pushed: list[bytes] = field(default_factory=list)
     #: Where the node listens.
     listening: tuple[tuple[str, int], ...] = ()
 
@@ -155,6 +157,10 @@ class MadeUpPeers:
     def push(self, kind: Kind, body: bytes) -> int:
         """See `Network.push`."""
         return len(self.peers)
+
+    def push_block(self, identifier: bytes, body: bytes) -> None:
+        """See `Network.push_block`."""
+        self.pushed.append(identifier)
 
     def announce(self, kind: Kind, *ids: bytes) -> int:
         """See `Network.announce`."""

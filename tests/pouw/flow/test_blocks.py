@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from pocqueue.pouw.chain.chain import RE_EXECUTION
+from pocqueue.pouw.chain.chain import RE_EXECUTION, Change
 from pocqueue.pouw.chain.mining import spec_of
 from pocqueue.pouw.errors import InvalidBlock, PeerFault
 from pocqueue.pouw.flow import blocks as flow_blocks
 from pocqueue.pouw.flow.core import now_ms
 from pocqueue.pouw.security import SecuritySystem
 from pocqueue.pouw.slots.task import Noise, TaskSpec
+from pocqueue.pouw.training.trainer import URGENT_S
 from pocqueue.pouw.wire.blocks import Block
 from pocqueue.pouw.wire.codec import encode
 from pocqueue.pouw.wire.slots import Iteration
@@ -31,7 +32,8 @@ def _judged(node: Parts, verdict: InvalidBlock | None = None) -> list[int]:
     """Have laps judged without training; return the slots of those that were."""
     slots: list[int] = []
 
-    async def train_over(winner: Iteration) -> str:
+    async def train_over(winner: Iteration, patience_s: float = 0.0) -> str:
+        assert patience_s == URGENT_S
         slots.append(winner.slot)
         if verdict is not None:
             raise verdict
@@ -62,6 +64,25 @@ async def test_a_block_before_its_slot_waits_for_nobody() -> None:
         assert chain.tip.id == block.id
         await until(lambda: chain.anchor.height == 1, "the anchor")
         running.cancel()
+
+
+async def test_a_block_of_our_own_goes_out_before_it_is_written() -> None:
+    """If it is good: one that is not is told to nobody."""
+    async with parts() as node:
+        chain = node.core.chain
+        block = trained(chain.tip, slot=10)
+        add, pushed = chain.add, list[bytes]()
+
+        def written(*args: Any, **more: Any) -> Change:
+            pushed.extend(node.net.pushed)
+            return add(*args, **more)
+
+        chain.add = written  # type: ignore[method-assign]
+        other = replace(block, header=replace(block.header, state=bytes(32)))
+        assert not await node.blocks.take(other, None)
+        assert await node.blocks.take(block, None)
+        assert not await node.blocks.take(block, None)
+        assert pushed == node.net.pushed == [block.id]
 
 
 async def test_an_anchor_is_set_when_its_block_comes() -> None:

@@ -84,7 +84,7 @@ async def test_final_blocks_are_taken_and_the_anchor_is_set(blocks: list[Block])
         }
         trained_over: list[tuple[int, int]] = []
 
-        async def train_over(winner: Iteration) -> str:
+        async def train_over(winner: Iteration, patience_s: float = 0.0) -> str:
             trained_over.append((winner.slot, node.slots.newest[1]))
             return "good"
 

@@ -77,7 +77,7 @@ async def test_a_broken_frame_ends_the_link(node: Node, sent: bytes, why: str) -
         (Kind.ANNOUNCE, b"", "no list of ids"),
         (Kind.ANNOUNCE, encode(Ids(Kind.RECORD, (bytes(32),))), "announced or wanted kind 21"),
         (Kind.WANT, encode((int(Kind.TX), (bytes(32),) * (MAX_IDS + 1))), "no list of ids"),
-        (Kind.BLOCK, id_of(b"x") + b"x", "a BLOCK that it was not asked for"),
+        (Kind.BLOCK, id_of(BAD) + BAD, "bad"),
         (Kind.TX, b"", "a TX that it was not asked for"),
         (Kind.ITERATION, BAD, "bad"),
     ],

@@ -165,6 +165,22 @@ async def test_what_is_announced_is_fetched_and_announced_on() -> None:
         assert not a.keeper.received
 
 
+async def test_a_block_of_ones_own_is_sent_without_being_asked_for() -> None:
+    """Once to each peer; who has it from another one by then takes no notice. Others ask for it."""
+    a, b, c = Node("a"), Node("b"), Node("c")
+    block = b"a block"
+    async with running(a, b, c):
+        await a.network.connect(*b.where)
+        await c.network.connect(*b.where)
+        for _ in range(60):  # more than would ban it, were it a fault
+            a.network.push_block(id_of(block), block)
+        a.network.push(Kind.RECORD, b"end")
+        await until(lambda: (Kind.RECORD, b"end") in b.keeper.received)
+        assert b.keeper.received == [(Kind.BLOCK, block), (Kind.RECORD, b"end")]
+        await until(lambda: (Kind.BLOCK, block) in c.keeper.received)
+        assert not b.keeper.charges
+
+
 async def test_who_answers_after_another_one_is_not_held_to_account(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
