@@ -52,7 +52,7 @@ class BlockFlow:
         slots: has the newest certificate.
         slot_sync: has what a winner's lap is trained over with.
         on_change: hears what a block did to the chain.
-        on_missing: hears of a peer that has a block whose parent is not here.
+        on_missing: hears of a peer that has a block whose parent is not here, and of the parent.
         noises: knows the noise of private tasks, if it is shown to this node.
 
     Attributes:
@@ -65,7 +65,7 @@ class BlockFlow:
         slots: SlotFlow,
         slot_sync: SlotSync,
         on_change: Callable[[Change], None],
-        on_missing: Callable[[PeerInfo], None],
+        on_missing: Callable[[PeerInfo, bytes], None],
         noises: Noises,
     ) -> None:
         self._core = core
@@ -105,7 +105,7 @@ class BlockFlow:
                 self._queue.put_nowait((block, peer))
                 self._queued.add(block.id)
         elif header.height > chain.anchor.height:
-            self._on_missing(peer)
+            self._on_missing(peer, header.parent)
 
     async def run(self) -> None:
         """Take what is queued, and make final what certificates name."""
@@ -150,7 +150,7 @@ class BlockFlow:
                 change = await core.in_chain(core.chain.add, block, now_ms(), is_final=is_final)
         except UnknownParent:
             if peer is not None:
-                self._on_missing(peer)
+                self._on_missing(peer, block.header.parent)
             return False
         except InvalidBlock as exc:
             if peer is None and exc.rule == "transactions":

@@ -43,6 +43,8 @@ _STATUS_S, _TURN_S = 5.0, 60.0
 #: A supervisor that signs alone waits so long after its start for more links before it is told that it has all.
 _GATHER_S = 3.0
 _POINTS = 50
+#: For a block whose parent its sender has not either; not more, as it may have turned to another branch since.
+_ORPHAN_POINTS = 20
 
 _random = SystemRandom()
 _log = logging.getLogger(__name__)
@@ -55,6 +57,8 @@ class Sync:
         self._core, self._blocks = core, blocks
         self._slots, self._slot_sync = slots, slot_sync
         self._wished: dict[bytes, PeerInfo] = {}
+        #: The parent of a block that a peer sent and that had none here: the first one since it was followed last.
+        self._owed: dict[bytes, bytes] = {}
         self._is_wished = asyncio.Event()
         #: When a peer may be asked again, by the monotonic clock.
         self._rests: dict[bytes, float] = {}
@@ -64,9 +68,11 @@ class Sync:
         self._asked: set[bytes] = set()
         self._signed_turn = -1
 
-    def wish(self, peer: PeerInfo) -> None:
-        """Catch up with this peer soon."""
+    def wish(self, peer: PeerInfo, parent: bytes | None = None) -> None:
+        """Catch up with this peer soon; `parent`: of a block that it sent, and that is not here."""
         self._wished[peer.account] = peer
+        if parent is not None:
+            self._owed.setdefault(peer.account, parent)
         self._is_wished.set()
 
     async def run(self) -> None:
@@ -118,6 +124,7 @@ class Sync:
                 self._wished |= {peer.account: peer for peer in peers and [_random.choice(peers)]}
             linked = {peer.account for peer in peers}
             self._wished = {at: peer for at, peer in self._wished.items() if at in linked}
+            self._owed = {at: parent for at, parent in self._owed.items() if at in linked}
             self._rests = {at: end_s for at, end_s in self._rests.items() if end_s > now_s}
             ready = [peer for at, peer in self._wished.items() if at not in self._rests]
             if ready:
@@ -144,10 +151,11 @@ class Sync:
 
     async def _follow(self, peer: PeerInfo) -> None:
         self._asked.add(peer.account)
+        owed, contains = self._owed.pop(peer.account, None), self._core.chain.__contains__
         answer = await self._core.network.request(peer.account, Kind.STATUS, b"", _STATUS_S)
         status = decode(answer, Status)
         waiting: list[Block] = []
-        if not await self._core.in_chain(self._core.chain.__contains__, status.tip):
+        if not await self._core.in_chain(contains, status.tip):
             waiting = await self._fetch_blocks(peer, status)
         newest = status.newest
         if newest is not None and await self._signs_alone() and await self._slots.is_ahead(newest):
@@ -160,6 +168,10 @@ class Sync:
             await self._take(waiting, peer)
             raise
         await self._take(waiting, peer)
+        has_tip = owed is not None and await self._core.in_chain(contains, status.tip)
+        if owed is not None and has_tip and not await self._core.in_chain(contains, owed):
+            reason = f"it has no parent {owed.hex()} of a block that it sent"
+            self._core.network.charge(peer.account, _ORPHAN_POINTS, reason)
         if await self._has_all(status) and await self._have_all_been_asked():
             self._core.is_current.set()
 

@@ -212,7 +212,9 @@ async def parts(folder: Path | None = None, *, is_founded: bool = True) -> Async
         stack.callback(slots.close)
         slot_sync = SlotSync(core, slots, store)
         noises = Noises(core, slots, store, group_key("node"), Dealer(core.key, GENESIS.network))
-        blocks = BlockFlow(core, slots, slot_sync, changes.append, missing.append, noises)
+        blocks = BlockFlow(
+            core, slots, slot_sync, changes.append, lambda peer, _: missing.append(peer), noises
+        )
         sync = Sync(core, blocks, slots, slot_sync)
         await slots.open()
         yield Parts(core, net, store, slots, slot_sync, blocks, sync, noises, missing, changes)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import AsyncIterator, Callable
 
 import pytest
 from msgspec.structs import replace
 
+from pocqueue.pouw.errors import ChainError
 from pocqueue.pouw.flow import sync as sync_module
 from pocqueue.pouw.flow.core import now_ms
 from pocqueue.pouw.p2p.frames import Kind
@@ -67,6 +69,20 @@ def _chain() -> list[Block]:
     return asyncio.run(made())
 
 
+def _judging(node: Parts, num_slots: int = 100) -> list[int]:
+    """Have laps judged without training, as far as there are slots; return those that were judged in."""
+    judged: list[int] = []
+
+    async def train_over(winner: Iteration, patience_s: float = 0.0) -> str:
+        if winner.slot >= num_slots:
+            raise ChainError("the lap is not to be had")
+        judged.append(winner.slot)
+        return "good"
+
+    node.blocks.train_over = train_over  # type: ignore[method-assign]
+    return judged
+
+
 @pytest.fixture(scope="module")
 def blocks() -> list[Block]:
     """Five blocks, the first one a founding one."""
@@ -114,6 +130,34 @@ async def test_a_peer_that_gives_the_same_blocks_again_is_left(
             node.sync.wish(PEER)
             await until(lambda: bool(node.sync._rests), "the end")
         assert _asked(node.net, Kind.BLOCKS) <= 2
+
+
+async def test_a_block_whose_parent_its_sender_has_not_is_charged(blocks: list[Block]) -> None:
+    """Not if it gives the parent, nor while a block of its own waits."""
+    nonces = (number.to_bytes(8, "little") for number in itertools.count())
+    drawn = (replace(blocks[4].header, parent=b"?" * 32, nonce=nonce) for nonce in nonces)
+    lost = replace(blocks[4], header=next(header for header in drawn if header.meets_target))
+    signed = Signed()
+    signed.go_on(20)
+    cases = [
+        (lost, blocks[0], blocks[:1], 1),
+        (lost, blocks[3], blocks[:4], 0),  # slots for block 4 are not to be had
+        (blocks[2], blocks[2], blocks[:3], 0),
+    ]
+    for orphan, tip, given, num_charged in cases:
+        async with parts() as node:
+            judged = _judging(node, num_slots=20)
+            node.blocks._on_missing = node.sync.wish
+            node.net.answers = {
+                **signed.answers(),
+                Kind.STATUS: _status(tip, signed),
+                Kind.BLOCKS: _blocks(*given),
+            }
+            async with _syncing(node):
+                node.blocks.receive(PEER, encode(orphan), orphan.id)
+                await until(lambda: PEER.account in node.sync._rests, "the end")
+            assert judged == [block.header.slot for block in given[1:3]]
+            assert [who for who, _ in node.net.charged] == [PEER.account] * num_charged
 
 
 async def test_a_wish_for_whoever_had_nothing_new_waits(
