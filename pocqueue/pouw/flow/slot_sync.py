@@ -35,7 +35,8 @@ from pocqueue.pouw.wire.slots import Iteration, SignedCertificate
 
 #: Further behind than so many slots a node takes a checkpoint of another one instead of all slots between.
 _MAX_BEHIND = 512
-#: A peer that takes longer than so for the slots that are missing is left for others: they are to be had of all.
+#: A peer that takes longer than so for the slots that are missing, or for weights, is left for others: they are to be
+#: had of all.
 _TURN_S = 60.0
 #: Slots before the newest one that a newcomer begins at: enough for blocks that are not final yet.
 _HEAD_START = 128
@@ -233,11 +234,18 @@ class SlotSync:
     async def _weights_of(
         self, peer: PeerInfo, task: TaskSpec, slot: int
     ) -> tuple[SignedCertificate | None, bytes]:
-        """Return the newest weights at or before a slot that a peer has, unchecked, with the certificate before them."""
+        """Return the newest weights at or before a slot that a peer has, unchecked, with the certificate before them.
+
+        Raises:
+            LinkError: it does not answer, or not with all of them in time.
+            BadEncoding, SlotError: what it sends breaks a rule.
+        """
         first: Weights | None = None
         theta = bytearray()
-        due = 4 * task.num_weights
+        due, until_s = 4 * task.num_weights, time.monotonic() + _TURN_S
         while len(theta) < due:
+            if theta and time.monotonic() >= until_s:
+                raise LinkError(f"it has given {len(theta)} of {due} bytes in {_TURN_S:.0f} s")
             request = WeightsRequest(task.id, slot, len(theta) // PIECE_BYTES)
             answer = await self._core.network.request(peer.account, Kind.THETA, encode(request))
             found = decode(answer, Weights)

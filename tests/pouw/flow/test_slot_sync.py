@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -123,6 +124,32 @@ async def test_a_peer_that_gives_slot_by_slot_is_left_in_time(
         node.net.answers = peer.answers()
         await node.slot_sync.follow(PEER, peer.status())
         assert _slot(node) == 9
+
+
+async def test_a_peer_that_gives_weights_piece_by_piece_is_left_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Others have them too; one piece is always waited for."""
+    monkeypatch.setattr(slot_sync, "_TURN_S", 0.0)
+    monkeypatch.setattr(slot_sync, "PIECE_BYTES", 32 * 1024)
+    async with parts() as node:
+        peer, asked = Signed(), list[int]()
+        peer.go_on(9)
+        theta = peer.checkpoints[8].theta
+
+        def slowly(body: bytes) -> bytes:
+            number = decode(body, WeightsRequest).piece
+            asked.append(number)
+            part = theta[number * 32 * 1024 : (number + 1) * 32 * 1024]
+            return encode(piece(peer.checkpoints[8], 0, piece=part))
+
+        node.net.answers = {Kind.THETA: slowly}
+        task = peer.history.task
+        with pytest.raises(SlotError, match="theta: nobody gives the weights"):
+            await node.slot_sync.weights(task, 8, hashlib.sha256(theta).digest())
+        assert asked == [0]
+        monkeypatch.setattr(slot_sync, "_TURN_S", 1000.0)
+        assert await node.slot_sync.weights(task, 8, hashlib.sha256(theta).digest()) == theta
 
 
 async def test_a_peer_that_is_behind_is_not_followed() -> None:
