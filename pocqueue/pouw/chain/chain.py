@@ -6,7 +6,6 @@ Not for two threads at a time, but for `tip` and `anchor`: those may be read fro
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,8 +30,6 @@ _MAX_REFUSED: Final = 4096
 RE_EXECUTION: Final = "re-execution"
 #: Rules that a block may keep later.
 _PASSING: Final = ("parent", "time")
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -194,13 +191,11 @@ class Chain(ChainView):
                 self._genesis, block, old, self.state_at(header.parent), old_times, now_ms
             )
         if is_final or header.height <= self.anchor.height:
-            exc = InvalidBlock(
+            raise InvalidBlock(
                 "anchor",
                 f"block {header.id.hex()} at height {header.height} contradicts the anchor {self.anchor.id.hex()} at "
                 f"height {self.anchor.height}, which is final.",
             )
-            _log.error("%s", exc)
-            raise exc
         raise UnknownParent(header.parent)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Iterator
 from itertools import count, pairwise
@@ -182,8 +181,8 @@ def test_of_equals_the_earlier_slot_wins(chain: Chain) -> None:
         assert other_way.tip.id == best.id
 
 
-def test_nothing_goes_below_an_anchor(chain: Chain, caplog: pytest.LogCaptureFixture) -> None:
-    """A longer side that parts below it is refused, said aloud, and not kept."""
+def test_nothing_goes_below_an_anchor(chain: Chain) -> None:
+    """A longer side that parts below it is refused and not kept."""
     start = chain.tip.id
     here, there = _branch(chain, start, 2), _branch(chain, start, 4)
     for block in (*here, there[0]):
@@ -191,9 +190,8 @@ def test_nothing_goes_below_an_anchor(chain: Chain, caplog: pytest.LogCaptureFix
     assert not chain.set_anchor(here[0].id).tip_changed
     assert there[0].id not in chain
     assert chain.block(there[0].id) is None
-    with caplog.at_level(logging.ERROR), pytest.raises(InvalidBlock, match=r"^anchor: "):
+    with pytest.raises(InvalidBlock, match=r"^anchor: .* contradicts the anchor"):
         _add(chain, there[0])
-    assert "contradicts the anchor" in caplog.text
     with pytest.raises(UnknownParent):
         _add(chain, there[3])
     with pytest.raises(ChainError, match=r"cannot become the anchor.*height 2"):
