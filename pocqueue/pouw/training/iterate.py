@@ -57,12 +57,12 @@ def iterate(
     )
     left = gradient if residual is None else full_weights(task, residual) + gradient
     signs = signs_of(task, left)
-    after = less_map(task, left, signs)
+    take_map(task, left, signs)
     return IterationResult(
         map=encode_map(*signs),
         weights_end=weights_end(task, weights, signs),
         loss=min(_MAX_LOSS, round(loss * _MILLION)) if math.isfinite(loss) else _MAX_LOSS,
-        residual=weights_bytes(after),
+        residual=weights_bytes(left),
     )
 
 
@@ -121,11 +121,9 @@ def signs_of(task: TaskSpec, left: Weights) -> SignMap:
     return SignMap(indices, _signs(left[indices]))
 
 
-def less_map(task: TaskSpec, left: Weights, signs: SignMap) -> Weights:
-    """Return what is left over once a map has gone out: a new array."""
-    after = left.copy()
-    after[signs.indices] -= np.float32(task.tau) * signs.signs.astype(np.float32)
-    return after
+def take_map(task: TaskSpec, left: Weights, signs: SignMap) -> None:
+    """Take from what is left over, in place, what goes out with a map."""
+    left[signs.indices] -= np.float32(task.tau) * signs.signs.astype(np.float32)
 
 
 def _signs(values: Weights) -> npt.NDArray[np.int8]:

@@ -17,7 +17,7 @@ from pocqueue.pouw.errors import TrainingError
 from pocqueue.pouw.slots.maps import SignMap, decode_map
 from pocqueue.pouw.slots.task import LapSlot, TaskSpec
 from pocqueue.pouw.slots.weights import Weights, weights_end
-from pocqueue.pouw.training.iterate import full_weights, gradient_of, less_map, signs_of
+from pocqueue.pouw.training.iterate import full_weights, gradient_of, signs_of, take_map
 from pocqueue.pouw.training.messages import Verdict
 from pocqueue.pouw.training.models import Model
 
@@ -45,9 +45,9 @@ def reexecute(
     left = np.zeros(task.num_weights, dtype=np.float32)
     for past in lap[:-1]:
         if past.map is not None:
-            left = left + _gradient(model, past, miner, lane)
-            left = less_map(task, left, decode_map(past.map, task.num_weights, task.cap))
-    left = left + _gradient(model, lap[-1], miner, lane)
+            left += _gradient(model, past, miner, lane)
+            take_map(task, left, decode_map(past.map, task.num_weights, task.cap))
+    left += _gradient(model, lap[-1], miner, lane)
     signs = decode_map(published, task.num_weights, task.cap)
     end = weights_end(task, full_weights(task, lap[-1].theta), signs)
     return judge(task, left, signs, end)
