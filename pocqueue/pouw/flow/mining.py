@@ -178,7 +178,9 @@ class Mining:
             try:
                 is_new = await self._blocks.take(block, None)
             except PouwError as exc:
-                _log.error("%s Mined block %s is lost: %s", core.name, block.id.hex(), exc)
+                _log.error(
+                    "%s Mined block %s is not taken here: %s", core.name, block.id.hex(), exc
+                )
                 return
         if is_new:
             core.counts.blocks_mined += 1

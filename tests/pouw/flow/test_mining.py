@@ -44,7 +44,7 @@ async def test_transactions_that_its_own_node_refuses_are_dropped() -> None:
 
 
 async def test_a_block_that_cannot_be_written_ends_nothing() -> None:
-    """It is lost, and the log says so."""
+    """The log says so; others may have it by then."""
     async with parts() as node:
         block = trained(node.core.chain.tip, slot=10)
 
