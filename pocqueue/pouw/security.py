@@ -80,7 +80,8 @@ class GradientDetector:
         total = np.zeros(num_weights)
         for one in maps:
             total[one.indices] += one.signs
-        square = float(np.dot(total, total))
+        # Whole numbers, so exact in any order; and without BLAS, whose threads would spin for a core in each node.
+        square = float(np.square(total).sum())
         distances = np.array([1 - _cosine_to_others(one, total, square) for one in maps])
         above = distances - np.median(distances)
         spread = 1.4826 * float(np.median(np.abs(above)))
@@ -181,6 +182,6 @@ class SecuritySystem(dict[str, Any]):
 
 def _cosine_to_others(one: SignMap, total: npt.NDArray[np.float64], square: float) -> float:
     """Return the cosine between a map o and the sum t of the others: o·(t-o) / |o||t-o|, where o·o is its entries."""
-    along, entries = float(np.dot(total[one.indices], one.signs)), len(one.signs)
+    along, entries = float((total[one.indices] * one.signs).sum()), len(one.signs)
     length = np.sqrt(entries * (square - 2 * along + entries))
     return float((along - entries) / length) if length else 0.0
