@@ -51,6 +51,7 @@ async def test_the_first_minute_of_an_owner(hosts: Hosts) -> None:
     assert hosts.store.ledger.differences() == []
 
 
+@pytest.mark.long
 async def test_redis_is_away_for_long(hosts: Hosts) -> None:
     """Longer than gateways are taken for gone: sockets stay, machines join, what ends is kept, the next job comes."""
     token = hosts.store.owners.issue_token(new_wallet(), proven=True).token

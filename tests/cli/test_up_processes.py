@@ -176,6 +176,7 @@ def test_up_and_down(state_dir: Path, ups: list[Up]) -> None:
     assert "Traceback" not in up.log.read_text()
 
 
+@pytest.mark.long
 def test_dead_parts_come_back_and_a_killed_up_leaves_nothing(
     state_dir: Path, ups: list[Up]
 ) -> None:

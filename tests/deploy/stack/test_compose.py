@@ -79,6 +79,7 @@ async def test_an_update_is_one_worker_at_a_time(tmp_path: Path) -> None:
         assert here.pid("worker-gpu1.service") == second
 
 
+@pytest.mark.long
 async def test_the_way_back_is_the_image_before(tmp_path: Path) -> None:
     """As often as it is asked for, one worker after the other; the conf's own image is named, which is the other one still."""
     async with on_server(tmp_path) as here:

@@ -17,6 +17,8 @@ from tests.pouw.flow.nodes import quick_genesis
 from tests.support.commands import pocqueue
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.long
+
 
 class _Network(NamedTuple):
     folder: Path
@@ -105,7 +107,6 @@ def test_a_hidden_part_decides_what_a_model_is_worth(network: _Network) -> None:
     assert max(reputations) > 0.5
 
 
-@pytest.mark.long
 def test_a_tau_that_is_too_large_ends_in_a_refund(network: _Network) -> None:
     """After two laps, with the reason; of the fee only those are paid for."""
     found, told = network.order(

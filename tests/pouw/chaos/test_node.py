@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.pouw.acceptance.history import assert_one_history
 from tests.pouw.acceptance.processes import NodeProcess
 from tests.pouw.flow.nodes import quick_genesis
 from tests.support.waiting import wait_until
 
 
+@pytest.mark.long
 def test_who_is_cut_off_stands_still_until_it_is_healed(tmp_path: Path) -> None:
     """Its links end and none begins, while slots go on elsewhere; then it has them all."""
     network = quick_genesis(tmp_path, slot_ms=100, first_target_bits=252)

@@ -52,10 +52,10 @@ async def test_what_was_not_trained_is_no_block(
             )
             for one in honest:
                 assert "re-execution" in _accusations(one, "block")[0]["detail"]
-            assert height(supervisor) < height(miner)
             await until(lambda: not miner.views.peers(), "the end of its links")
-            [block] = await supervisor.views.blocks(1)
-            assert block["proof"].startswith("founding")
+            # Others may have founded as many meanwhile, so that heights say nothing.
+            for block in await supervisor.views.blocks(1000):
+                assert block["proof"].startswith("founding")
 
 
 async def test_an_audit_finds_who_wins_nothing(tmp_path: Path) -> None:

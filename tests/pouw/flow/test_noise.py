@@ -157,6 +157,7 @@ async def test_what_is_not_of_this_slot_is_not_passed_on() -> None:
             await one.noises.receive(PEER, b"\xc0")
 
 
+@pytest.mark.long
 async def test_a_private_task_is_trained_and_its_blocks_are_executed_again(tmp_path: Path) -> None:
     """By the supervisor, which was shown the noise; the client, a verifier, takes them when they are final."""
     network = quick_genesis(tmp_path)
