@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -21,6 +20,7 @@ from pocqueue.pouw.p2p.messages import Address, Addresses, Reason
 from pocqueue.pouw.p2p.peers import AddressTable
 from pocqueue.pouw.p2p.roster import Roster
 from pocqueue.pouw.p2p.service import NetworkConfig
+from pocqueue.pouw.p2p.sockets import is_address
 from pocqueue.pouw.wire.codec import decode, encode
 
 #: Links that a node dials by itself, if there are so many addresses.
@@ -184,7 +184,7 @@ class Discovery:
         """Dial an account no more."""
         for host, port in self._places(account):
             self._kept.pop((host, port), None)
-            if _is_ip(host):
+            if is_address(host):
                 self._table.forget(Address(host, port))
 
     def _hint(self, address: Address, source: str) -> None:
@@ -271,30 +271,22 @@ class Discovery:
         self._failures.worked(host, port)
         self._said.pop((host, port), None)
         self._accounts[host, port] = link.account
-        if _is_ip(host):
+        if is_address(host):
             self._table.seen(Address(host, port), int(time.time()))
         return link
 
     def _note_failure(self, host: str, port: int, exc: LinkError) -> None:
         if isinstance(exc, Refused) and exc.reason is Reason.SELF:
             self._own.add((host, port))
-            if _is_ip(host):
+            if is_address(host):
                 self._table.forget(Address(host, port))
-        elif _is_ip(host):
+        elif is_address(host):
             self._table.failed(Address(host, port))
 
     def _dialled(self, where: _Where, task: asyncio.Task[Link]) -> None:
         del self._dialling[where]
         if not task.cancelled():
             task.exception()  # is logged, and raised to whoever waits
-
-
-def _is_ip(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _load(path: Path) -> AddressTable:

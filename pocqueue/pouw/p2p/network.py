@@ -278,7 +278,7 @@ class Network:
         channel, is_linked = None, False
         try:
             async with asyncio.timeout(self.config.handshake_s):
-                streams = await over_tls(connection, self._certificate.context)
+                streams = await over_tls(connection, self._certificate.context, server_side=True)
                 channel = Channel(*streams, self.traffic)
                 account, theirs, mine = await accepted(
                     channel,

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import ipaddress
 import os
 import socket
 import ssl
 from collections.abc import Callable
+
+from typing_extensions import override
 
 from pocqueue.pouw.errors import LinkError
 from pocqueue.pouw.p2p.channel import first_words
@@ -56,32 +59,49 @@ async def accept(
     listener: socket.socket, on_connection: Callable[[socket.socket, str], None]
 ) -> None:
     """Hand over each connection with the address that it comes from, until cancelled."""
-    loop = asyncio.get_running_loop()
     while True:
+        await _readable(listener)
         try:
-            connection, address = await loop.sock_accept(listener)
+            # Not the loop's own way: a connection that it hands over in the step in which this ends would be nobody's.
+            connection, address = listener.accept()
+        except BlockingIOError:
+            continue  # who called has gone again
         except OSError:
             await asyncio.sleep(0.5)  # no more files may be open, say; that passes
             continue
+        connection.setblocking(False)
         on_connection(connection, address[0])
 
 
-async def over_tls(connection: socket.socket, context: ssl.SSLContext) -> Streams:
-    """Return the streams of an accepted connection after its handshake.
+async def over_tls(
+    connection: socket.socket, context: ssl.SSLContext, *, server_side: bool
+) -> Streams:
+    """Return the streams of a connection after its handshake; if there are none, it is closed, whenever this is cancelled.
 
     Raises:
         OSError: it is over, or the other side speaks no TLS 1.3.
     """
+    # In two steps: asyncio leaves a connection that is given up before TLS has begun on it to the garbage collector.
     loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader(limit=_READ_BYTES, loop=loop)
-    protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
     try:
-        transport, _ = await loop.connect_accepted_socket(
-            lambda: protocol, connection, ssl=context, ssl_shutdown_timeout=_GOODBYE_S
-        )
+        plain, _ = await loop.create_connection(_Unread, sock=connection)
     except BaseException:
         connection.close()
         raise
+    reader = asyncio.StreamReader(limit=_READ_BYTES, loop=loop)
+    protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+    try:
+        transport = await loop.start_tls(
+            *(plain, protocol, context),
+            server_side=server_side,
+            ssl_shutdown_timeout=_GOODBYE_S,
+        )
+        if transport is None:  # it ended with the handshake
+            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+    except BaseException:
+        plain.abort()
+        raise
+    protocol.connection_made(transport)
     return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
 
@@ -94,14 +114,8 @@ async def dial(host: str, port: int, context: ssl.SSLContext) -> tuple[Streams, 
     reason = "it has no address"
     for address in await _resolved(host, port):
         try:
-            streams = await asyncio.open_connection(
-                address,
-                port,
-                ssl=context,
-                server_hostname="",
-                limit=_READ_BYTES,
-                ssl_shutdown_timeout=_GOODBYE_S,
-            )
+            connection = await _connected(address, port)
+            streams = await over_tls(connection, context, server_side=False)
         except ssl.SSLError:
             reason = "it speaks no TLS 1.3"
         except ConnectionResetError:
@@ -113,6 +127,15 @@ async def dial(host: str, port: int, context: ssl.SSLContext) -> tuple[Streams, 
     raise LinkError(reason)
 
 
+def is_address(host: str) -> bool:
+    """Say whether a host is an IP address and not a name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def os_words(exc: OSError) -> str:
     """Return what an error of the system says; asyncio's own words name all of its tries."""
     return first_words(OSError(exc.errno, os.strerror(exc.errno)) if exc.errno else exc)
@@ -122,7 +145,45 @@ class _NoSuchFamily(OSError):
     """This machine has no addresses of the family."""
 
 
+class _Unread(asyncio.Protocol):
+    """What comes waits for TLS."""
+
+    @override
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.ReadTransport)
+        transport.pause_reading()
+
+
+async def _readable(sock: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(sock, readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(sock)
+
+
+async def _connected(address: str, port: int) -> socket.socket:
+    connection = _socket(address)
+    try:
+        await asyncio.get_running_loop().sock_connect(connection, (address, port))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _socket(address: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    # By its protocol asyncio knows it for TCP, as what it accepts, and then sends small frames at once (TCP_NODELAY).
+    kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
+    return socket.socket(family, kind, socket.IPPROTO_TCP)
+
+
 async def _resolved(host: str, port: int) -> list[str]:
+    if is_address(host):
+        return [host]
     loop = asyncio.get_running_loop()
     try:
         rows = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -132,16 +193,13 @@ async def _resolved(host: str, port: int) -> list[str]:
 
 
 def _listener(address: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
-        # By its protocol asyncio knows what it accepts for TCP, and then sends small frames at once (TCP_NODELAY).
-        kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
-        sock = socket.socket(family, kind, socket.IPPROTO_TCP)
+        sock = _socket(address)
     except OSError as exc:
         raise _NoSuchFamily(exc.errno, "no such family") from None
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
+        if sock.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind((address, port))
         sock.listen(_BACKLOG)

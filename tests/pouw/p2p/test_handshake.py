@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import secrets
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
@@ -20,26 +19,10 @@ from pocqueue.pouw.p2p.network import MAX_HALF_OPEN
 from pocqueue.pouw.p2p.sockets import dial
 from pocqueue.pouw.p2p.tls import Certificate, binding, dialling_context
 from pocqueue.pouw.wire.codec import decode, encode
+from tests.pouw.p2p.listener import listening
 from tests.pouw.p2p.nodes import NETWORK, Node, running
 from tests.pouw.p2p.rogue import connected, identity
 from tests.support.waiting import until
-
-_Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-@contextlib.asynccontextmanager
-async def _listening(talk: _Talk, context: ssl.SSLContext | None) -> AsyncIterator[tuple[str, int]]:
-    """Give a listener that does with each connection what it likes."""
-
-    async def caught(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            await talk(reader, writer)
-        writer.close()
-
-    server = await asyncio.start_server(caught, "127.0.0.1", 0, ssl=context)
-    async with server:
-        host, port = server.sockets[0].getsockname()
-        yield host, port
 
 
 async def _copied(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -61,7 +44,7 @@ async def test_a_man_in_the_middle_gets_no_link() -> None:
         far_writer.write(bytes(seen))
         await asyncio.gather(_copied(reader, far_writer), _copied(far_reader, writer))
 
-    async with running(a, b), _listening(talk, Certificate.generate().context) as middle:
+    async with running(a, b), listening(talk, Certificate.generate().context) as middle:
         with pytest.raises(LinkError, match="key is not proven: somebody may be in between"):
             await a.network.connect(*middle)
         assert NETWORK in bytes(seen)
@@ -88,7 +71,7 @@ async def test_a_listener_has_to_prove_its_key(port: int) -> None:
         kind, body = await channel.read()
         assert (kind, decode(body, Goodbye).reason) == (Kind.GOODBYE, Reason.NOT_PROVEN)
 
-    async with running(node), _listening(talk, Certificate.generate().context) as where:
+    async with running(node), listening(talk, Certificate.generate().context) as where:
         with pytest.raises(LinkError, match=r"^its key is not proven: somebody may be in between$"):
             await node.network.connect(*where)
         assert not node.network.peers
@@ -141,9 +124,9 @@ async def test_why_there_is_no_link_is_said() -> None:
     context = Certificate.generate().context
     async with (
         running(node, twin, other, patient),
-        _listening(silent, None) as mute,
-        _listening(answers_http, None) as http,
-        _listening(says_nonsense, context) as nonsense,
+        listening(silent, None) as mute,
+        listening(answers_http, None) as http,
+        listening(says_nonsense, context) as nonsense,
     ):
         free = twin.where[1]
         await twin.network.stop()

@@ -6,31 +6,46 @@ import asyncio
 import datetime
 import json
 import ssl
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from typing_extensions import override
 
 from pocqueue.hosts.agent.messages import TestRow
 from pocqueue.hosts.agent.self_test.network import network_rows
 from tests.support.tls import make_certificate
 
 
+class _Late(BaseHTTPRequestHandler):
+    """A server that is a day behind and has no route for speed."""
+
+    def do_GET(self) -> None:
+        then = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
+        body = json.dumps({"timestamp": then.isoformat()}).encode()
+        self.send_response(200 if self.path == "/health" else 404)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    @override
+    def log_message(self, format: str, *args: object) -> None: ...
+
+
 async def _rows(tls: ssl.SSLContext | None = None) -> dict[str, TestRow]:
-    """Measure the way to a server that is a day behind and has no route for speed."""
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        request = await reader.readline()
-        if request:
-            then = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
-            body = json.dumps({"timestamp": then.isoformat()})
-            status = "200 OK" if b" /health " in request else "404 Not Found"
-            head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-            writer.write(f"{head}{body}".encode())
-        writer.close()
-
-    async with await asyncio.start_server(answer, "127.0.0.1", 0, ssl=tls) as server:
-        port = server.sockets[0].getsockname()[1]
-        rows = await network_rows(f"{'ws' if tls is None else 'wss'}://127.0.0.1:{port}")
+    """Measure the way to such a server."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Late) as server:
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            scheme = "ws" if tls is None else "wss"
+            rows = await network_rows(f"{scheme}://127.0.0.1:{server.server_port}")
+        finally:
+            await asyncio.to_thread(server.shutdown)
+            serving.join()
     return {row.name: row for row in rows}
 
 

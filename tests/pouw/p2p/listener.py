@@ -1,0 +1,58 @@
+"""Somebody who listens and does with each connection what he likes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from pocqueue.pouw.p2p.sockets import accept, listen, over_tls
+
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@contextlib.asynccontextmanager
+async def listening(talk: Talk, context: ssl.SSLContext | None) -> AsyncIterator[tuple[str, int]]:
+    """Give where; at the end every connection is closed.
+
+    Args:
+        talk: is given the streams of each connection.
+        context: of TLS; None: there is none.
+    """
+
+    def take(connection: socket.socket, _host: str) -> None:
+        task = asyncio.create_task(talk_over(connection))
+        talks.add(task)
+        task.add_done_callback(lambda task: ended(task, connection))
+
+    def ended(task: asyncio.Task[None], connection: socket.socket) -> None:
+        talks.discard(task)
+        if task.cancelled():  # it may be before its first step
+            connection.close()
+
+    async def talk_over(connection: socket.socket) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            if context is None:
+                reader, writer = await asyncio.open_connection(sock=connection)
+            else:
+                reader, writer = await over_tls(connection, context, server_side=True)
+            try:
+                await talk(reader, writer)
+                await writer.drain()
+            finally:
+                writer.close()
+
+    talks: set[asyncio.Task[None]] = set()
+    (listener,) = await listen("127.0.0.1", 0)
+    accepting = asyncio.create_task(accept(listener, take))
+    try:
+        host, port = listener.getsockname()
+        yield host, port
+    finally:
+        ending = [accepting, *talks]
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
+        listener.close()
