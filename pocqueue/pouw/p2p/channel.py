@@ -6,7 +6,15 @@ import asyncio
 from dataclasses import dataclass
 
 from pocqueue.pouw.errors import LinkError
-from pocqueue.pouw.p2p.frames import HEADER_BYTES, Kind, header, parse_header
+from pocqueue.pouw.p2p.deflate import Deflater, Inflater
+from pocqueue.pouw.p2p.frames import (
+    HEADER_BYTES,
+    Kind,
+    header,
+    is_deflated,
+    max_inflated,
+    parse_header,
+)
 from pocqueue.pouw.p2p.messages import Goodbye, Reason
 from pocqueue.pouw.wire.codec import encode
 
@@ -40,6 +48,7 @@ class Channel:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, traffic: Traffic
     ) -> None:
         self._reader, self._writer, self._traffic = reader, writer, traffic
+        self._deflater, self._inflater = Deflater(), Inflater()
 
     @property
     def writer(self) -> asyncio.StreamWriter:
@@ -53,10 +62,12 @@ class Channel:
             PeerFault: it is none that may be sent.
             LinkError: the connection is over.
         """
-        kind, length = parse_header(await self._exactly(HEADER_BYTES))
+        kind, length, deflated = parse_header(await self._exactly(HEADER_BYTES))
         body = await self._exactly(length)
         self._traffic.messages_in += 1
         self._traffic.bytes_in += HEADER_BYTES + length
+        if deflated:
+            body = self._inflater.inflate(body, max_inflated(kind))
         return kind, body
 
     async def _exactly(self, length: int) -> bytes:
@@ -74,16 +85,19 @@ class Channel:
             SlowReader: `MAX_WAITING_BYTES` are in line.
             LinkError: the connection is over.
         """
-        length = sum(len(part) for part in parts)
-        head = header(kind, length)
+        body = b"".join(parts)
+        head = header(kind, len(body))
         transport = self._writer.transport
         if transport.is_closing():
             raise LinkError("the connection is closed")
-        if transport.get_write_buffer_size() + length > MAX_WAITING_BYTES:
+        if transport.get_write_buffer_size() + len(body) > MAX_WAITING_BYTES:
             raise SlowReader("it reads too slowly")
-        self._writer.write(b"".join((head, *parts)))
+        if is_deflated(kind, len(body)):
+            body = self._deflater.deflate(body)
+            head = header(kind, len(body), deflated=True)
+        self._writer.write(head + body)
         self._traffic.messages_out += 1
-        self._traffic.bytes_out += HEADER_BYTES + length
+        self._traffic.bytes_out += len(head) + len(body)
 
     async def has_room(self) -> None:
         """Wait until little is in line.

@@ -1,4 +1,4 @@
-"""Frames: u32 length, u8 kind, as many bytes; big-endian.
+"""Frames: u32 length, u8 kind, as many bytes; big-endian. A kind with the highest bit set: the bytes are deflated.
 
 A frame is judged by its first five bytes, before anything of it is kept: an unknown kind, or a length above
 the kind's limit, ends the link.
@@ -11,16 +11,19 @@ from dataclasses import dataclass
 from enum import IntEnum, unique
 
 from pocqueue.pouw.errors import PeerFault
+from pocqueue.pouw.p2p.deflate import MAX_ADDED_BYTES, MAX_DEFLATED_BYTES
 from pocqueue.pouw.wire.blocks import MAX_BLOCK_BYTES
 from pocqueue.pouw.wire.transactions import MAX_TRANSACTION_BYTES
 
 HEADER_BYTES = 5
 ID_BYTES = 32  #: of what is announced; begins the body of a frame TX or BLOCK
+PUSHED_ID_BYTES = 16  #: of what is pushed: nobody finds two messages of one id
 REQUEST_ID_BYTES = 4  #: begins the body of a request and of its answer
 
 _HEADER = struct.Struct(">IB")
 _KIB = 1024
 _ANSWER = 0x40
+_DEFLATED = 0x80
 
 
 @unique
@@ -64,6 +67,8 @@ PUSHED = frozenset(
         *(Kind.BEACON, Kind.MOTION, Kind.SHARE, Kind.NOISE),
     )
 )
+#: What is public and says much of what was said before. Ids are new each time; noise is a secret, see `deflate`.
+DEFLATED = (ANNOUNCED | PUSHED) - {Kind.NOISE}
 #: What members of a committee say to each other.
 TALK = frozenset({Kind.PROPOSAL, Kind.VOTE, Kind.BEACON})
 REQUESTS = frozenset({Kind.STATUS, Kind.BLOCKS, Kind.SLOTS, Kind.THETA, Kind.PEX, Kind.CHUNK})
@@ -131,30 +136,39 @@ def is_answer(kind: int) -> bool:
     return kind == Kind.REFUSED or (kind & _ANSWER != 0 and kind ^ _ANSWER in MAX_ANSWER_BYTES)
 
 
-def header(kind: int, length: int) -> bytes:
+def is_deflated(kind: int, length: int) -> bool:
+    """Say whether a body of this kind and length goes deflated."""
+    return kind in DEFLATED and length <= MAX_DEFLATED_BYTES
+
+
+def max_inflated(kind: int) -> int:
+    """Return how long a body that comes deflated may be."""
+    return min(LIMITS[kind].max_bytes, MAX_DEFLATED_BYTES)
+
+
+def header(kind: int, length: int, *, deflated: bool = False) -> bytes:
     """Return the bytes before a body.
 
     Raises:
         ValueError: a body of this kind may not be so long. Whoever sends it is to be mended.
     """
-    limit = LIMITS[kind].max_bytes
+    limit = max_inflated(kind) + MAX_ADDED_BYTES if deflated else LIMITS[kind].max_bytes
     if length > limit:
         raise ValueError(f"A frame of kind {kind} has {length} bytes; allowed: up to {limit}.")
-    return _HEADER.pack(length, kind)
+    return _HEADER.pack(length, kind | _DEFLATED if deflated else kind)
 
 
-def parse_header(data: bytes) -> tuple[int, int]:
-    """Return kind and length of the frame that these five bytes begin.
+def parse_header(data: bytes) -> tuple[int, int, bool]:
+    """Return kind and length of the frame that these five bytes begin, and whether it is deflated.
 
     Raises:
         PeerFault: nobody of ours sends such a frame.
     """
-    length, kind = _HEADER.unpack(data)
-    limit = LIMITS.get(kind)
-    if limit is None:
-        raise PeerFault(20, f"it sent a frame of the unknown kind {kind}")
-    if length > limit.max_bytes:
-        raise PeerFault(
-            20, f"it sent {length} bytes as kind {kind}, where {limit.max_bytes} are allowed"
-        )
-    return kind, length
+    length, number = _HEADER.unpack(data)
+    kind, deflated = number & ~_DEFLATED, bool(number & _DEFLATED)
+    if kind not in (DEFLATED if deflated else LIMITS):
+        raise PeerFault(20, f"it sent a frame of the unknown kind {number}")
+    limit = max_inflated(kind) + MAX_ADDED_BYTES if deflated else LIMITS[kind].max_bytes
+    if length > limit:
+        raise PeerFault(20, f"it sent {length} bytes as kind {number}, where {limit} are allowed")
+    return kind, length, deflated

@@ -10,7 +10,7 @@ import msgspec
 from pocqueue.pouw.wire.codec import Account, Hash, Message, Signature, Small
 
 #: Version of everything in this folder that both sides of a link have to agree on.
-VERSION = 1
+VERSION = 2
 MAX_IDS = 64  #: of an `Ids`
 MAX_ADDRESSES = 16  #: of an `Addresses`
 
@@ -96,7 +96,10 @@ class Ids(Message, frozen=True):
     """Of what is announced, or wanted."""
 
     kind: Small
-    ids: Annotated[tuple[Hash, ...], msgspec.Meta(min_length=1, max_length=MAX_IDS)]
+    ids: Annotated[
+        tuple[Annotated[bytes, msgspec.Meta(min_length=16, max_length=32)], ...],
+        msgspec.Meta(min_length=1, max_length=MAX_IDS),
+    ]
 
 
 class Address(Message, frozen=True, order=True):

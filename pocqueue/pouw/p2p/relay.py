@@ -14,10 +14,10 @@ import hashlib
 import random
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from pocqueue.pouw.errors import BadEncoding, PeerFault
-from pocqueue.pouw.p2p.frames import ANNOUNCED, ID_BYTES, PUSHED, TALK, Kind
+from pocqueue.pouw.p2p.frames import ANNOUNCED, ID_BYTES, PUSHED, PUSHED_ID_BYTES, TALK, Kind
 from pocqueue.pouw.p2p.gossip import Item, Kept, Seen, Wants
 from pocqueue.pouw.p2p.link import Link
 from pocqueue.pouw.p2p.messages import MAX_IDS, Ids
@@ -29,6 +29,10 @@ _UNASKED_POINTS = 2
 #: After so long peers are told of what came to this node, many ids at once; drawn anew each time, so that of two peers that have
 #: the same one mostly tells the other.
 _TELL_S = (0.02, 0.08)
+#: The same for what others than members of the committee can do without for a while: whoever has not all of a slot
+#: that is certified asks for it. By then nearly everybody has it of the one that made it.
+_TELL_LATE_S = (0.1, 0.4)
+_LATE = frozenset({Kind.ITERATION, Kind.TX})
 _MAX_REFUSED = 10_000
 
 
@@ -51,6 +55,7 @@ class Relay:
         # What came from others and is not told of yet, or is being looked at, and who has it.
         self._holders: dict[bytes, set[bytes]] = {}
         self._untold: dict[bytes, Kind] = {}
+        self._untold_late: dict[bytes, Kind] = {}
         # What came too early: nobody is asked for it, but it may be pushed again.
         self._refused = Seen(_MAX_REFUSED)
         self.members: frozenset[bytes] = frozenset()
@@ -192,21 +197,41 @@ class Relay:
 
     def _tell_soon(self, identifier: bytes, kind: Kind) -> None:
         if not self._untold:
-            after_s = random.uniform(*_TELL_S)  # noqa: S311 - no secret
-            asyncio.get_running_loop().call_later(after_s, self._tell)
+            _call_within(_TELL_S, self._tell)
         self._untold[identifier] = kind
 
     def _tell(self) -> None:
-        """Announce what came to this node to those peers that are not known to have it."""
+        """Announce what came to this node: what may be late to members alone."""
         untold, self._untold = self._untold, {}
-        holders = {identifier: self._holders.pop(identifier) for identifier in untold}
+        late = {each: kind for each, kind in untold.items() if kind in _LATE}
+        others = {each: kind for each, kind in untold.items() if kind not in _LATE}
         for link in list(self._links.values()):
-            ids: defaultdict[Kind, list[bytes]] = defaultdict(list)
-            for identifier, kind in untold.items():
-                if link.account not in holders[identifier] and self._concerns(kind, link):
-                    ids[kind if kind in ANNOUNCED else Kind.PUSHED].append(identifier)
-            for kind, found in ids.items():
-                _send_ids(link, Kind.ANNOUNCE, kind, found)
+            self._tell_to(link, untold if link.account in self.members else others)
+        self._forget_holders(others)
+        if late and not self._untold_late:
+            _call_within(_TELL_LATE_S, self._tell_late)
+        self._untold_late |= late
+
+    def _tell_late(self) -> None:
+        untold, self._untold_late = self._untold_late, {}
+        for link in list(self._links.values()):
+            self._tell_to(link, untold)
+        self._forget_holders(untold)
+
+    def _tell_to(self, link: Link, untold: dict[bytes, Kind]) -> None:
+        """Announce to a peer what it is not known to have."""
+        ids: defaultdict[Kind, list[bytes]] = defaultdict(list)
+        for identifier, kind in untold.items():
+            holders = self._holders.get(identifier, set())
+            if link.account not in holders and self._concerns(kind, link):
+                ids[kind if kind in ANNOUNCED else Kind.PUSHED].append(identifier)
+                holders.add(link.account)
+        for kind, found in ids.items():
+            _send_ids(link, Kind.ANNOUNCE, kind, found)
+
+    def _forget_holders(self, told: Iterable[bytes]) -> None:
+        for identifier in told:
+            self._holders.pop(identifier, None)
 
     def _concerns(self, kind: Kind, link: Link) -> bool:
         """Say whether a peer is to hear of a message of this kind: of a committee's talk others need not, who could but
@@ -232,6 +257,11 @@ def _send_ids(link: Link, frame: Kind, kind: Kind, ids: Sequence[bytes]) -> None
         link.send(frame, encode(Ids(kind, tuple(ids[first : first + MAX_IDS]))))
 
 
+def _call_within(window_s: tuple[float, float], work: Callable[[], None]) -> None:
+    after_s = random.uniform(*window_s)  # noqa: S311 - no secret
+    asyncio.get_running_loop().call_later(after_s, work)
+
+
 def _ids(body: bytes) -> tuple[Kind, tuple[bytes, ...]]:
     try:
         message = decode(body, Ids)
@@ -239,9 +269,12 @@ def _ids(body: bytes) -> tuple[Kind, tuple[bytes, ...]]:
         raise PeerFault(20, "it sent no list of ids where one is due") from None
     if message.kind not in (*ANNOUNCED, Kind.PUSHED):
         raise PeerFault(20, f"it announced or wanted kind {message.kind}")
+    length = PUSHED_ID_BYTES if message.kind == Kind.PUSHED else ID_BYTES
+    if any(len(each) != length for each in message.ids):
+        raise PeerFault(20, f"it announced or wanted what no id of kind {message.kind} is")
     return Kind(message.kind), message.ids
 
 
 def pushed_id(kind: Kind, body: bytes) -> bytes:
-    """Return the id by which peers are told of a pushed message."""
-    return hashlib.sha256(bytes((kind,)) + body).digest()
+    """Return the id by which peers are told of a pushed message: short, for it is said more often than the message."""
+    return hashlib.sha256(bytes((kind,)) + body).digest()[:PUSHED_ID_BYTES]

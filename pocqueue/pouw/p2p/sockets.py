@@ -9,9 +9,8 @@ import ipaddress
 import os
 import socket
 import ssl
-from collections.abc import Callable
-
-from typing_extensions import override
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from pocqueue.pouw.errors import LinkError
 from pocqueue.pouw.p2p.channel import first_words
@@ -81,27 +80,23 @@ async def over_tls(
     Raises:
         OSError: it is over, or the other side speaks no TLS 1.3.
     """
-    # In two steps: asyncio leaves a connection that is given up before TLS has begun on it to the garbage collector.
     loop = asyncio.get_running_loop()
-    try:
-        plain, _ = await loop.create_connection(_Unread, sock=connection)
-    except BaseException:
-        connection.close()
-        raise
     reader = asyncio.StreamReader(limit=_READ_BYTES, loop=loop)
     protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
-    try:
-        transport = await loop.start_tls(
-            *(plain, protocol, context),
-            server_side=server_side,
+    making: Coroutine[Any, Any, tuple[asyncio.Transport, object]]
+    if server_side:
+        making = loop.connect_accepted_socket(
+            lambda: protocol, connection, ssl=context, ssl_shutdown_timeout=_GOODBYE_S
+        )
+    else:
+        making = loop.create_connection(
+            lambda: protocol,
+            sock=connection,
+            ssl=context,
+            server_hostname="",
             ssl_shutdown_timeout=_GOODBYE_S,
         )
-        if transport is None:  # it ended with the handshake
-            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
-    except BaseException:
-        plain.abort()
-        raise
-    protocol.connection_made(transport)
+    transport = await _made(connection, making)
     return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
 
@@ -145,13 +140,26 @@ class _NoSuchFamily(OSError):
     """This machine has no addresses of the family."""
 
 
-class _Unread(asyncio.Protocol):
-    """What comes waits for TLS."""
-
-    @override
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.ReadTransport)
-        transport.pause_reading()
+async def _made(
+    connection: socket.socket, making: Coroutine[Any, Any, tuple[asyncio.Transport, object]]
+) -> asyncio.Transport:
+    """Return what the loop makes of a connection, or close it."""
+    # asyncio leaves a connection whose making is cancelled in its first step to the garbage collector. So it is not:
+    # it ends as if the other side had gone.
+    task = asyncio.create_task(making)
+    try:
+        return (await asyncio.shield(task))[0]
+    except BaseException:
+        if not task.done():  # this was cancelled
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            await asyncio.wait([task])
+        if not task.cancelled() and task.exception() is None:
+            task.result()[0].abort()
+        else:
+            connection.close()
+            connection.detach()  # uvloop closes one that fails early behind the socket's back, which would do so again
+        raise
 
 
 async def _readable(sock: socket.socket) -> None:

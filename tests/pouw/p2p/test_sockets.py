@@ -19,9 +19,7 @@ async def test_small_frames_go_at_once() -> None:
         dialling = asyncio.create_task(
             dial("127.0.0.1", listener.getsockname()[1], dialling_context())
         )
-        theirs = await over_tls(
-            await accepted.get(), certificate.context, server_side=True
-        )
+        theirs = await over_tls(await accepted.get(), certificate.context, server_side=True)
         ours, _ = await dialling
         assert _sends_at_once(ours)
         assert _sends_at_once(theirs)
