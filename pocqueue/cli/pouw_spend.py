@@ -38,7 +38,8 @@ def send(
 ) -> None:
     """Send coins of the node's account to another one, and wait until a block has it.
 
-    Exit code: 0; 1 if no block had it within 2 minutes, when it may still be taken; 2 for bad input, or if the node refuses it.
+    Exit code: 0; 1 if no block had it within 2 minutes, when it may still be taken, or if another transaction took its
+    place; 2 for bad input, or if the node refuses it.
     """
     from pocqueue.pouw.chain.amounts import micro, text
     from pocqueue.pouw.errors import ConfigError
@@ -92,7 +93,7 @@ def _spend(http_port: int | None, body: Body, what: str, as_json: bool) -> None:
 
     Raises:
         PouwError: the node refuses it, or is another account's.
-        typer.Exit: no block had it in time; it is said that it may still be taken.
+        typer.Exit: no block had it in time, when it is said that it may still be taken, or one had another of its number.
     """
     from pocqueue.pouw.chain.signatures import account_of, sign_transaction
     from pocqueue.pouw.errors import NoAnswer, PouwError
@@ -122,6 +123,13 @@ def _spend(http_port: int | None, body: Body, what: str, as_json: bool) -> None:
         print_error(
             f"{what}: no block has it after {_PATIENCE_S:g} s. It was sent as transaction {signed.id.hex()} and may "
             "still be taken: do not send it again before `pocqueue pouw balance` shows what became of it."
+        )
+        raise typer.Exit(EXIT_FAILED)
+    taken = ask(http_port, f"transactions/{signed.id.hex()}")
+    if taken["height"] is None:
+        why = taken["reason"] or "another one of this key has its number."
+        print_error(
+            f"{what}: it was not done, for transaction {signed.id.hex()} was given up: {why}"
         )
         raise typer.Exit(EXIT_FAILED)
     _tell({"transaction": signed.id.hex(), "balance": balance}, what, as_json)

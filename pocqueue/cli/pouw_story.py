@@ -46,6 +46,11 @@ def _happened(found: dict[str, Any]) -> Iterator[tuple[object, str]]:
             ("matched", term),
             f"slots {term} to {term + matched['slots'] - 1} are matched to {', '.join(accounts)}",
         )
+    if found["state"] == "past its deadline":
+        yield (
+            "late",
+            "its deadline has passed: it is closed or paid back by a later block, and none comes without a committee",
+        )
     closing = found["closing"]
     if closing and not found["reason"]:
         said = f"closed by the committee of epoch {closing['epoch']} after {counted(found['slots'], 'slot')}"

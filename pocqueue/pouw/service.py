@@ -25,6 +25,7 @@ from pocqueue.web.origin import OwnOrigin
 _MAX_BODY_BYTES = 1024
 
 _Height = Annotated[int, Path(ge=1)]
+_Identifier = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
 _Evidence = Annotated[str, Path(pattern=r"^[0-9a-f]{64}([0-9a-f]{2})?$")]
 #: Of a transfer or a release; nothing longer is sent this way.
 _Transaction = Annotated[str, Path(pattern=r"^([0-9a-f]{2}){1,400}$")]
@@ -140,6 +141,11 @@ def _routes(node: PoUWNode) -> APIRouter:
     async def verify(height: _Height) -> dict[str, Any]:
         """Check a block again, its training too."""
         return await node.views.verify_block(height)
+
+    @router.get("/transactions/{identifier}")
+    async def taken(identifier: _Identifier) -> dict[str, Any]:
+        """Return which of the newest blocks has a transaction."""
+        return await node.views.transaction(identifier)
 
     @router.post("/transactions/{transaction}")
     async def transaction(transaction: _Transaction) -> dict[str, Any]:

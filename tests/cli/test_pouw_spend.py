@@ -13,6 +13,8 @@ from pocqueue.cli.output import EXIT_FAILED
 from pocqueue.pouw.chain.signatures import account_of
 from pocqueue.pouw.errors import NoAnswer, PouwError
 from pocqueue.pouw.files import NODE_KEY, account_key
+from pocqueue.pouw.wire.codec import decode
+from pocqueue.pouw.wire.transactions import Transaction
 from pocqueue.settings import PouwSettings
 from tests.pouw.support import account
 
@@ -25,14 +27,20 @@ class _Node:
     def __init__(self, account: str, *, looks: int, refuses: PouwError | None = None) -> None:
         self.account, self.looks, self.refuses = account, looks, refuses
         self.num_sent = 0
+        self.height: int | None = 7
 
     def ask(self, _port: int | None, path: str, *, post: bool = False) -> Any:
         """As `pouw_client.ask`; every other look at the account finds nobody."""
         if post:
             self.num_sent += 1
+            self.sent = path.removeprefix("transactions/")
             if self.refuses:
                 raise self.refuses
             return {"num_bytes": 200}
+        if path.startswith("transactions/"):
+            transaction = decode(bytes.fromhex(self.sent), Transaction)
+            assert path == f"transactions/{transaction.id.hex()}"
+            return {"id": transaction.id.hex(), "height": self.height, "reason": None}
         if path == "status":
             return {"public_key": self.account}
         self.looks -= self.num_sent
@@ -67,6 +75,20 @@ def test_a_node_that_is_away_for_a_moment_does_no_harm(
     pouw_spend.send(_TO, "1.5")
     assert node.num_sent == 1
     assert capsys.readouterr().out == f"1.5 PAI to {_TO}; 3.500000 PAI are left.\n"
+
+
+def test_that_another_one_took_its_place_is_no_success(
+    begun: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its number is used up, and no block has it."""
+    begun(looks=4).height = None
+    with pytest.raises(typer.Exit) as left:
+        pouw_spend.send(_TO, "1.5")
+    assert left.value.exit_code == EXIT_FAILED
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "it was not done" in said.err
+    assert "another one of this key has its number" in said.err
 
 
 def test_what_no_block_has_in_time_is_not_called_a_failure(

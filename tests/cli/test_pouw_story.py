@@ -56,6 +56,16 @@ def test_everything_is_told_once() -> None:
     ]
 
 
+def test_an_order_past_its_deadline_does_not_just_wait() -> None:
+    """Without a committee there is no block that ends it, and that is said once."""
+    story, late = Story(), {**_WAITING, "state": "past its deadline"}
+    assert len(story.lines(_WAITING)) == 1
+    assert story.lines(late) == [
+        "mine: its deadline has passed: it is closed or paid back by a later block, and none comes without a committee"
+    ]
+    assert story.lines(late) == []
+
+
 def test_a_refund_says_why() -> None:
     """And what comes back."""
     why = "nobody trained it"

@@ -22,6 +22,8 @@ from pocqueue.pouw.wire.transactions import MAX_TRANSACTION_BYTES, Body, Transac
 #: Of our own transactions, µPAI; more where the network asks for more.
 FEE = 1000
 _REPEAT_S = 10.0
+#: Blocks in which one is looked for: more than come while somebody waits for it.
+_LOOK_BACK = 200
 #: What passes by itself: a later block may take it, or has it already; `changed` says when its number is used up.
 _MAY_PASS = ("sequence", "balance", "replacement", "full", "early")
 _MALFORMED_POINTS = 50
@@ -67,6 +69,18 @@ class Orders:
     def why_given_up(self, identifier: bytes) -> str | None:
         """Return why one of our own was given up since the node was started; None: it was not."""
         return self._given_up.get(identifier)
+
+    async def height_of(self, identifier: bytes) -> int | None:
+        """Return the height of the block that has a transaction; None: none of the newest has it."""
+        return await self._core.in_chain(self._height_of, identifier)
+
+    def _height_of(self, identifier: bytes) -> int | None:
+        tip = self._core.chain.tip.height
+        for height in range(tip, max(0, tip - _LOOK_BACK), -1):
+            block = self._core.chain.block_at(height)
+            if block is not None and any(one.id == identifier for one in block.transactions):
+                return height
+        return None
 
     @property
     def usual_fee(self) -> int:

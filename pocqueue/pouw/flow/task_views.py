@@ -19,7 +19,7 @@ from pocqueue.pouw.chain.state import State
 from pocqueue.pouw.committee.work import TERM
 from pocqueue.pouw.errors import SlotError
 from pocqueue.pouw.flow.closing import Closings
-from pocqueue.pouw.flow.core import Core
+from pocqueue.pouw.flow.core import Core, now_ms
 from pocqueue.pouw.flow.matching import Matching
 from pocqueue.pouw.flow.orders import Orders
 from pocqueue.pouw.flow.slots import SlotFlow
@@ -112,7 +112,7 @@ class TaskViews:
             "client": record.client.hex(),
             "slots": slots,
             "accuracy": accuracy,
-            "state": "training" if is_trained else _stage(record),
+            "state": "training" if is_trained else _stage(record, now_ms()),
             "height": state.clock.height,
             "reason": _WHY[outcome.reason] if outcome and outcome.reason else None,
             "quality": outcome.quality / 1_000_000 if outcome else None,
@@ -148,13 +148,14 @@ def _has_worked(account: bytes, lines: tuple[Payment, ...]) -> bool:
     return any(line.account == account and line.role != CLIENT for line in lines)
 
 
-def _stage(record: TaskRecord) -> str:
+def _stage(record: TaskRecord, now_ms: int) -> str:
     if record.outcome:
         return "refunded" if record.outcome.reason else "settled"
     if record.closing:
         is_asked = record.closing.asks_until and not record.closing.is_revealed
         return "asked for its test part" if is_asked else "evaluated"
-    return "waiting"
+    # A later block closes it or pays it back; without a committee there is none.
+    return "waiting" if now_ms < record.deadline_ms else "past its deadline"
 
 
 def _closed(closing: Closing) -> dict[str, Any]:

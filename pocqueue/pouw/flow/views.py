@@ -174,6 +174,16 @@ class Views:
         await self._orders.take(data)
         return {"num_bytes": len(data)}
 
+    async def transaction(self, identifier: str) -> dict[str, Any]:
+        """Return in which of the newest blocks a transaction is, by its id in hex, None: in none, and why one of our own
+        was given up."""
+        sought = bytes.fromhex(identifier)
+        return {
+            "id": identifier,
+            "height": await self._orders.height_of(sought),
+            "reason": self._orders.why_given_up(sought),
+        }
+
     async def tasks(self) -> list[dict[str, Any]]:
         """Return the clients' tasks, newest first."""
         return await self._tasks.tasks()

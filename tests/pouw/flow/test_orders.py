@@ -108,6 +108,9 @@ async def test_what_another_process_has_sent_is_followed(own: Parts) -> None:
     change = _mined(own, other, signed("node", 2, Transfer(to, 4)))
     orders.changed(change.disconnected, change.connected)
     assert list(orders.own) == [late.id]
+    assert "has its number" in (orders.why_given_up(sent.id) or "")
+    assert await orders.height_of(sent.id) is None
+    assert await orders.height_of(other.id) == change.connected[0].header.height
 
 
 async def test_why_one_was_given_up_is_known(own: Parts) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
+
 from pocqueue.pouw.chain.records import (
     CLIENT,
     EVALUATOR,
@@ -111,6 +113,17 @@ async def test_tasks_of_one_name_are_told_apart() -> None:
     assert [one["name"] for one in found] == ["mine", "mine"]
     assert [one["state"] for one in found] == ["settled", "refunded"]
     assert (await views.task("ff" * 32))["state"] == "sent"
+
+
+async def test_an_order_past_its_deadline_is_not_called_waiting() -> None:
+    """However long no block comes that could end it."""
+    made = _Made()
+    late = msgspec.structs.replace(_record(0), outcome=None)
+    soon = msgspec.structs.replace(late, deadline_ms=2**62)
+    for record, state in ((late, "past its deadline"), (soon, "waiting")):
+        views = _views(made)
+        made.task = lambda _, record=record: record  # type: ignore[method-assign,misc]
+        assert (await views.task("00" * 32))["state"] == state
 
 
 async def test_an_order_that_was_given_up_is_refused() -> None:

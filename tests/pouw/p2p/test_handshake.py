@@ -14,7 +14,7 @@ from pocqueue.node.keys import SigningKey
 from pocqueue.pouw.errors import LinkError
 from pocqueue.pouw.p2p.channel import Channel, Traffic
 from pocqueue.pouw.p2p.frames import Kind
-from pocqueue.pouw.p2p.messages import Goodbye, Hello, Introduction, Reason
+from pocqueue.pouw.p2p.messages import VERSION, Goodbye, Hello, Introduction, Reason
 from pocqueue.pouw.p2p.network import MAX_HALF_OPEN
 from pocqueue.pouw.p2p.sockets import dial
 from pocqueue.pouw.p2p.tls import Certificate, binding, dialling_context
@@ -64,7 +64,7 @@ async def test_a_listener_has_to_prove_its_key(port: int) -> None:
         await channel.read()
         account = bytes.fromhex(victim.public_hex)
         challenge = secrets.token_bytes(32)
-        channel.send(Kind.INTRODUCTION, encode(Introduction(1, NETWORK, account, challenge)))
+        channel.send(Kind.INTRODUCTION, encode(Introduction(VERSION, NETWORK, account, challenge)))
         await channel.read()
         proof = bytes.fromhex(own.sign(b"whatever"))
         channel.send(Kind.HELLO, encode(Hello(proof, "victim", "miner", port)))
