@@ -3,8 +3,8 @@
 Who makes an urgent one, or a block, pushes it to all its peers as it is. All else goes by ids to whoever wants it:
 bodies that are announced, and what was pushed by somebody else. For among nodes that are linked to each other nearly
 everybody has a pushed message when it could be passed on: it is told to those only that are not known to have it, a
-little later, with others. What members of a committee say to each other is said to them alone by who is linked to them
-all.
+little later, with others; what only the committee waits for, to its members then and to others later still. What members
+of a committee say to each other is said to them alone by who is linked to them all.
 """
 
 from __future__ import annotations
