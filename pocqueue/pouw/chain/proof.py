@@ -60,7 +60,7 @@ def certificates(x: Examination) -> str:
         raise Broken(
             f"the certificate of slot {now.slot} does not follow on that of {before.slot}."
         )
-    _check_term(x.header.height, now, office)
+    _check_term(x.header.height, before, now, office)
     if (x.header.certificate, x.header.task, x.header.slot) != (now.id, now.task, now.slot):
         raise Broken("the certificate is not the one that the header names.")
     return f"slots {before.slot} and {now.slot}, signed by the committee of epoch {now.epoch}."
@@ -128,14 +128,19 @@ def supervisor(x: Examination) -> str:
     return f"{x.header.miner.hex()} has a ticket of a supervisor."
 
 
-def _check_term(height: int, certificate: Certificate, office: Office) -> None:
-    """A committee certifies while it is in office, by the block that is final; and a little longer, until its
-    successor's first block is final."""
-    slot, epoch = certificate.slot, certificate.epoch
-    if epoch == office.epoch and certificate.anchor_height < office.height:
+def _check_term(height: int, before: Certificate, now: Certificate, office: Office) -> None:
+    """A committee certifies while it is in office, by the block that is final: its last slot is the one that says of its
+    successor's first block that it is. What it has certified is heard a little longer."""
+    slot, epoch = now.slot, now.epoch
+    if epoch == office.epoch and now.anchor_height < office.height:
         raise Broken(
-            f"slot {slot} says that block {certificate.anchor_height} is final; allowed in epoch {epoch}: "
+            f"slot {slot} says that block {now.anchor_height} is final; allowed in epoch {epoch}: "
             f"{office.height} and above."
+        )
+    if epoch < office.epoch and before.anchor_height >= office.height:
+        raise Broken(
+            f"slot {slot} is of epoch {epoch}, which was over when slot {before.slot} had said that block "
+            f"{before.anchor_height} is final; {office.epoch} is on since block {office.height}."
         )
     last = office.height + HANDOVER_BLOCKS
     if epoch < office.epoch and (epoch < office.epoch - 1 or height > last):

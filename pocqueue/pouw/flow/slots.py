@@ -89,6 +89,8 @@ class SlotFlow:
         self.judged: dict[bytes, Unsigned] = {}
         self._collector: tuple[SlotHistory, Collector] | None = None
         self._offices = Offices(core)
+        # An anchor, and the epoch of the turn after one that names it.
+        self._next_epoch = (b"", 0)
         #: A slot more is certified.
         self.changed = Bell()
         #: When the newest one came, in seconds since 1970; 0: none did.
@@ -407,12 +409,32 @@ class SlotFlow:
             self._core.alert("forged_history", f"{peer.node_id}: {exc}", source=peer.account)
 
     async def _committee_of(self, certificate: Certificate, *, is_asked: bool) -> Committee:
-        """Return whose signature a certificate has to have."""
+        """Return whose signature a certificate has to have.
+
+        That of an epoch that is over counts for turns up to the one that has ended it: whoever has its keys goes on
+        with nothing after that.
+        """
         committee = await self.committee()
         if committee is None or certificate.epoch > committee.epoch:
             raise SlotError("missing", f"epoch {certificate.epoch} is not known here yet.")
-        older = self._core.chain.tip.state.committee(certificate.epoch) if is_asked else None
-        return older or committee
+        if not is_asked or certificate.epoch == committee.epoch:
+            return committee
+        newest = self._newest.certificate if self._newest else None
+        if newest is not None and newest.turn < certificate.turn:
+            due = await self._core.in_chain(self._epoch_after, newest)
+            if certificate.epoch < due:
+                return committee
+        return self._core.chain.tip.state.committee(certificate.epoch) or committee
+
+    def _epoch_after(self, newest: Certificate) -> int:
+        """Return the epoch of the first turn after one; at least the same, if its anchor is not here."""
+        chain, anchor = self._core.chain, newest.anchor
+        if self._next_epoch[0] != anchor and anchor in chain:
+            state = chain.state_at(anchor)
+            # With nobody in office there it is the one that comes next.
+            due = state.next_epoch - (state.committee_in_office is not None)
+            self._next_epoch = (anchor, due)
+        return max(newest.epoch, self._next_epoch[1] if self._next_epoch[0] == anchor else 0)
 
     def _written(
         self, history: SlotHistory, checked: Callable[[], Advance], is_durable: bool

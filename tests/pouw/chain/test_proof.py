@@ -70,9 +70,13 @@ def test_a_committee_hands_over(tip: Position, before: int, now: int, is_good: b
     assert committee is not None
     for epoch in (1, 2):
         draft.put(committee_key(epoch), _replace(committee, epoch=epoch))
-    draft.put(OFFICE, Office(2, b"t" * 32))
+    draft.put(OFFICE, Office(2, b"t" * 32, height=1))
     on = Position(tip.header, draft.seal(), None, 0, tip.times)
-    block = trained(on, before={"epoch": before}, certificate={"epoch": now})
+    block = trained(
+        on,
+        before={"epoch": before, "anchor_height": 0},
+        certificate={"epoch": now, "anchor_height": 1},
+    )
     found = [check.rule for check in checks(examined(block, on)) if not check.is_kept]
     assert found == ([] if is_good else ["certificates"])
 
@@ -95,8 +99,23 @@ def test_a_committee_has_a_term(
     on = Position(parent, draft.seal(), None, 0, tip.times)
     block = trained(
         on,
-        before={"epoch": epoch},
+        before={"epoch": epoch, "anchor_height": 0},
         certificate={"epoch": epoch, "anchor_height": anchor},
+    )
+    found = [check.rule for check in checks(examined(block, on)) if not check.is_kept]
+    assert found == ([] if is_good else ["certificates"])
+
+
+@pytest.mark.parametrize(("before", "now", "is_good"), [(0, 0, True), (0, 3, True), (3, 3, False)])
+def test_a_committee_ends_itself(tip: Position, before: int, now: int, is_good: bool) -> None:
+    """Its last slot is the one that says that its successor's first block, 3, is final: its keys make none after that."""
+    draft, committee = tip.state.child(), tip.state.committee(0)
+    assert committee is not None
+    draft.put(committee_key(1), _replace(committee, epoch=1))
+    draft.put(OFFICE, Office(1, b"t" * 32, height=3))
+    on = Position(tip.header, draft.seal(), None, 0, tip.times)
+    block = trained(
+        on, before={"anchor_height": before}, certificate={"anchor_height": now, "epoch": 0}
     )
     found = [check.rule for check in checks(examined(block, on)) if not check.is_kept]
     assert found == ([] if is_good else ["certificates"])

@@ -27,9 +27,9 @@ from tests.pouw.flow.parts import PEER, Parts, Signed, follow, forged, parts, su
 from tests.pouw.support import key, ticket
 
 
-async def _broken(node: Parts, record: SlotRecord) -> str:
+async def _broken(node: Parts, record: SlotRecord, *, is_asked: bool = False) -> str:
     with pytest.raises(SlotError) as caught:
-        await node.slots.take(record)
+        await node.slots.take(record, is_asked=is_asked)
     return caught.value.rule
 
 
@@ -130,6 +130,31 @@ async def test_a_slot_on_the_way_may_be_of_an_epoch_that_is_over() -> None:
         await node.blocks.settle_anchor(node.core.chain.tip.id, node.core.chain.tip.height)
         assert await _broken(node, record) == "epoch"
         assert await node.slots.take(record, is_asked=True)
+
+
+@pytest.mark.parametrize("is_final", [False, True])
+async def test_whoever_has_the_keys_of_an_epoch_that_is_over_goes_on_with_nothing(
+    is_final: bool,
+) -> None:
+    """Not with a slot of the task, of another one, or with weights, also for a node that asks for what it has missed;
+    a node that is behind still gets the slots up to the one that ended the epoch."""
+    async with parts() as node:
+        await succeeded(node)
+        tip, old = node.core.chain.tip, Signed()
+        switch: dict[str, Any] = {"anchor": tip.id, "anchor_height": tip.height}
+        assert await node.slots.take(old.go_on())
+        if is_final:
+            await node.blocks.settle_anchor(tip.id, tip.height)
+        assert await node.slots.take(old.go_on(), is_asked=True)
+        assert await node.slots.take(old.go_on(**switch), is_asked=True)
+        assert await _broken(node, old.certified(**switch), is_asked=True) == "epoch"
+        other = Signed(GENESIS.filler_task(1), turn=3)
+        assert await _broken(node, other.certified(**switch), is_asked=True) == "epoch"
+        other.go_on(LAP)
+        with pytest.raises(SlotError, match=r"^epoch"):
+            await node.slots.begin_at(other.checkpoints[LAP], is_asked=True)
+        old.group = "heir"
+        assert await node.slots.take(old.go_on(epoch=1, **switch))
 
 
 async def test_what_is_signed_above_a_block_that_is_not_here_waits_for_it() -> None:
